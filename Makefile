@@ -1,0 +1,43 @@
+# Two things to type: `make demo` and `make test`. Both set up .venv themselves, once.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs/demo
+# Two test processes with one thread each beat one process with two on small models.
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Spillover needs Python 3.11 or newer (set PYTHON=python3.12, say)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch .venv/installed $@
+
+demo: .venv/installed
+	$(BIN)/spillover demo --out $(OUT)
+	@echo "The report: $(abspath $(OUT))/report.html"
+
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# How long a newcomer waits: the start of the command line, then the whole demo.
+bench: .venv/installed
+	@bash -c 'set -e; time $(BIN)/spillover --help > /dev/null; \
+	  time $(BIN)/spillover demo --out runs/bench'
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
