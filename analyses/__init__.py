@@ -1,0 +1,1 @@
+"""Experiments: put ``interp`` and ``unlearning`` together, keep runs, draw, report."""

@@ -1,0 +1,211 @@
+"""Prompt (and response) to token ids with named spans: the only place that renders a template.
+
+Positions elsewhere are span names, never hand-counted indices:
+
+    system | instruction | post_instruction | response_prefix | response
+
+``system`` is everything before the user's words (BOS, the system turn, the user header),
+``post_instruction`` the template's suffix up to the model's turn. The response ends with the
+template's own end-of-turn token.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.errors import ModelError
+
+# Unlikely in any template and left alone by every normaliser we know of.
+_USER_MARK = "⟦spillover-user⟧"
+_ASSISTANT_MARK = "⟦spillover-assistant⟧"
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
+    "{% elif message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\n\n' }}"
+    "{% else %}{{ 'Assistant: ' + message['content'] + eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of one rendered conversation, and where its named spans lie."""
+
+    ids: tuple[int, ...]
+    spans: Mapping[str, slice]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A left-padded batch; the last column is every row's last token."""
+
+    input_ids: Int[Tensor, "batch token"]
+    attention_mask: Int[Tensor, "batch token"]
+    position_ids: Int[Tensor, "batch token"]
+    response_mask: Bool[Tensor, "batch token"]
+
+
+class Chat:
+    """Renders conversations with a tokenizer's chat template.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        template: a Jinja chat template that replaces the tokenizer's own.
+        system: a system message, put before the user's.
+        response_prefix: text that the model's turn is made to begin with.
+        template_arguments: passed to the template, e.g. ``{"enable_thinking": False}``.
+
+    Raises:
+        ModelError: the tokenizer is not a fast one, or the template fails.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        template: str | None = None,
+        system: str | None = None,
+        response_prefix: str = "",
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                f"{type(tokenizer).__name__} is a slow tokenizer, which gives no character "
+                "offsets; load it with use_fast=True or convert it with the tokenizers library"
+            )
+        self.tokenizer = tokenizer
+        own = getattr(tokenizer, "chat_template", None)
+        self.is_fallback = template is None and not own
+        self.template = template or (PLAIN_TEMPLATE if self.is_fallback else None)
+        if self.is_fallback:
+            warnings.warn(
+                "the tokenizer has no chat template: prompts are written as "
+                '"User: …\\n\\nAssistant:"; give --chat-template FILE for another form',
+                stacklevel=2,
+            )
+        self.system = system
+        self.response_prefix = response_prefix
+        self.template_arguments = dict(template_arguments or {})
+        self._before, self._after = self._around_user()
+        self._lead, end_of_turn = self._around_assistant()
+        self._end_of_turn_ids = self._ids(end_of_turn)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that the rendering depends on, for cache keys and manifests."""
+        return {
+            "before": self._before,
+            "after": self._after,
+            "response_prefix": self.response_prefix,
+            "fallback": self.is_fallback,
+        }
+
+    @property
+    def end_of_turn(self) -> tuple[int, ...]:
+        """Token ids that close the model's turn."""
+        return self._end_of_turn_ids
+
+    def encode(self, prompt: str, response: str | Sequence[int] | None = None) -> Tokens:
+        """Token ids of ``prompt`` (and ``response``) with their spans.
+
+        A response given as text is tokenized as the template would place it and closed with the
+        end-of-turn token; one given as token ids is taken as it is.
+        """
+        pieces = (
+            ("system", self._before),
+            ("instruction", prompt.strip()),
+            ("post_instruction", self._after),
+            ("response_prefix", self.response_prefix),
+        )
+        text = "".join(piece for _, piece in pieces)
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, starts = list(encoding["input_ids"]), [a for a, _ in encoding["offset_mapping"]]
+        spans: dict[str, slice] = {}
+        token = character = 0
+        for name, piece in pieces:
+            first, character = token, character + len(piece)
+            # A token that straddles a border belongs to the span that it starts in.
+            while token < len(ids) and starts[token] < character:
+                token += 1
+            spans[name] = slice(first, token)
+        if response is not None:
+            if isinstance(response, str):
+                lead = "" if self.response_prefix else self._lead
+                response = self._ids(lead + response) + self._end_of_turn_ids
+            spans["response"] = slice(len(ids), len(ids) + len(response))
+            ids += [int(i) for i in response]
+        return Tokens(tuple(ids), spans)
+
+    def pad(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> Batch:
+        """Left-pad ``rows`` into one batch, with position ids that start at each row's BOS."""
+        width = max(len(row) for row in rows)
+        pad_id = self.tokenizer.pad_token_id
+        pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
+        ids = torch.full((len(rows), width), pad_id if pad_id is not None else 0)
+        mask = torch.zeros_like(ids)
+        response = torch.zeros_like(ids, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            offset = width - len(row)
+            ids[i, offset:] = torch.tensor(row.ids)
+            mask[i, offset:] = 1
+            if "response" in row.spans:
+                span = row.spans["response"]
+                response[i, offset + span.start : offset + span.stop] = True
+        position = (mask.cumsum(-1) - 1).clamp(min=0)
+        return Batch(*(t.to(device) for t in (ids, mask, position, response)))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _render(self, *, assistant: bool) -> str:
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": _USER_MARK})
+        if assistant:
+            messages.append({"role": "assistant", "content": _ASSISTANT_MARK})
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    chat_template=self.template,
+                    tokenize=False,
+                    add_generation_prompt=not assistant,
+                    **self.template_arguments,
+                )
+            )
+        except Exception as error:  # Jinja raises whatever the template's author chose to.
+            raise ModelError(
+                f"the chat template refused the conversation: {error}; check --system, "
+                "--chat-template and --chat-template-arg against the model's template"
+            ) from error
+
+    def _around_user(self) -> tuple[str, str]:
+        before, mark, after = self._render(assistant=False).rpartition(_USER_MARK)
+        if not mark:
+            raise ModelError(
+                "the chat template does not show the user's message as it is; "
+                "give another with --chat-template"
+            )
+        return before, after
+
+    def _around_assistant(self) -> tuple[str, str]:
+        """Text between the generation prompt and the response, and the end-of-turn text."""
+        eos = self.tokenizer.eos_token or ""
+        opening = self._before + _USER_MARK + self._after
+        conversation = self._render(assistant=True)
+        before, mark, tail = conversation.rpartition(_ASSISTANT_MARK)
+        if not mark or not before.startswith(opening):
+            # Thinking templates rewrite past turns; generation still ends with EOS.
+            return "", eos
+        return before[len(opening) :], tail.strip() or eos

@@ -1,0 +1,37 @@
+"""Readouts: last-position logits to one number per prompt.
+
+Selection, patching, lenses and prediction take a readout as an argument, so that this package
+never learns what the number stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Readout = Callable[[Float[Tensor, "batch vocab"]], Float[Tensor, "batch"]]
+
+
+def class_log_odds(
+    logits: Float[Tensor, "batch vocab"], token_ids: Sequence[int]
+) -> Float[Tensor, "batch"]:
+    """log p(T) − log(1 − p(T)) for the set of tokens T, in float64.
+
+    Computed as logsumexp(logits[T]) − logsumexp(logits[not T]), so that it neither saturates nor
+    loses precision where p(T) is close to 0 or 1. Unit: nats.
+    """
+    inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    inside[torch.as_tensor(list(token_ids), device=logits.device)] = True
+    # MPS has no float64: move there, not here.
+    values = logits.double() if logits.device.type != "mps" else logits.cpu().double()
+    inside = inside.to(values.device)
+    return values[:, inside].logsumexp(-1) - values[:, ~inside].logsumexp(-1)
+
+
+def log_odds(token_ids: Sequence[int]) -> Readout:
+    """A readout: the log-odds that the next token is one of ``token_ids``, in nats."""
+    frozen = tuple(token_ids)
+    return lambda logits: class_log_odds(logits, frozen)

@@ -1,0 +1,1 @@
+"""How a model is changed, and how its behaviour is scored."""
