@@ -1,0 +1,127 @@
+"""Rows of a file that a user wrote: JSONL, CSV or parquet, each row with its place in the file.
+
+Read by the standard library where possible, so that a torn line, a stray byte or a missing column
+is reported, with its line number, before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interp.errors import InputError
+
+SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row: its fields (``None`` where empty) and where it stands, as in ``"line 3"``."""
+
+    place: str
+    fields: dict[str, Any]
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Every row of a JSONL, CSV or parquet file, in order; blank lines are skipped.
+
+    Raises:
+        InputError: the file is missing, of another format, empty, not UTF-8 or torn.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {what}; give a file ending in {' or '.join(SUFFIXES)}")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{path} is of an unknown format; expected {' or '.join(SUFFIXES)}")
+    if suffix == ".parquet":
+        records = _parquet(path)
+    else:
+        text = _decoded(path)
+        records = list(_csv(text, path) if suffix == ".csv" else _json_lines(text, path))
+    if not records:
+        raise InputError(f"{path} is empty; expected at least one row")
+    return records
+
+
+def require_columns(records: Sequence[Record], columns: Collection[str], name: str) -> None:
+    """Check that every row has a value in every one of ``columns``.
+
+    Raises:
+        InputError: naming the column that no row has, or the first row without a value.
+    """
+    present = dict.fromkeys(key for record in records for key in record.fields)
+    for column in columns:
+        if column not in present:
+            raise InputError(
+                f'{name} has no column "{column}"; expected {", ".join(columns)}, '
+                f"found {', '.join(present) or 'none'}"
+            )
+        for record in records:
+            if record.fields.get(column) is None:
+                raise InputError(f'{name}, {record.place}: "{column}" is missing')
+
+
+def _decoded(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
+            "save the file as UTF-8 (it may be Windows-1252)"
+        ) from error
+
+
+def _json_lines(text: str, path: Path) -> Iterator[Record]:
+    # Not splitlines(): U+2028 and its kin may stand unescaped inside a JSON string.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); "
+                "the line may be torn: expected one whole object per line"
+            ) from error
+        if not isinstance(fields, dict):
+            raise InputError(
+                f"{path}, line {number}: expected an object such as "
+                f'{{"prompt": "..."}}, found {type(fields).__name__}'
+            )
+        yield Record(f"line {number}", fields)
+
+
+def _csv(text: str, path: Path) -> Iterator[Record]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for fields in reader:
+            place = f"line {reader.line_num}"
+            if None in fields:
+                raise InputError(
+                    f"{path}, {place}: more fields than the header has columns; "
+                    "put text that holds commas in double quotes"
+                )
+            yield Record(place, {key: value or None for key, value in fields.items()})
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
+
+
+def _parquet(path: Path) -> list[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read as parquet ({reason})") from error
+    return [Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1)]

@@ -1,0 +1,125 @@
+"""Train, validation and test without near-duplicates across them.
+
+A prompt's split is a hash of its group of near-duplicates, so it does not depend on the order of
+the file nor on rows that have nothing to do with it. Two prompts are near-duplicates when the
+Jaccard similarity of their word bigrams is at least ``SIMILARITY``; groups are the transitive
+closure of that, and of whatever else is linked (a harmful prompt and its benign twin).
+
+What this does not do: paraphrases in other words are not found, and prompts that share one long
+template are all near-duplicates of one another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import pairwise
+
+SPLITS = ("train", "validation", "test")
+SHARES = (0.6, 0.2, 0.2)
+SIMILARITY = 0.5
+
+Shingles = frozenset[tuple[str, str]]
+
+
+def text_hash(*parts: str) -> str:
+    """64 bits of SHA-256 over ``parts``, as 16 hexadecimal digits: equal on every machine."""
+    joined = "\x00".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(joined).hexdigest()[:16]
+
+
+def normalised(text: str) -> str:
+    """Words in lower case with one space between them: no punctuation, no compatibility forms."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.findall(r"\w+", folded))
+
+
+def shingles(text: str) -> Shingles:
+    """Pairs of neighbouring words, the edges of the text included (so one word has two pairs)."""
+    words = ["", *normalised(text).split(), ""]
+    return frozenset(pairwise(words))
+
+
+def near_duplicate_groups(
+    texts: Sequence[str], links: Sequence[Hashable | None] | None = None
+) -> list[int]:
+    """Group number of every text; texts that share a link (not ``None``) share a group.
+
+    Exact, not sampled: two texts at Jaccard similarity s share one of their 1 + |x|(1 - s) rarest
+    shingles (prefix filtering; Chaudhuri et al. 2006), so only such pairs are compared.
+    """
+    sets = [shingles(text) for text in texts]
+    parent = list(range(len(texts)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[Hashable, int] = {}
+    for i, link in enumerate(links or []):
+        if link is not None:
+            parent[root(i)] = root(first.setdefault(link, i))
+    for i, j in _sharing_a_rare_shingle(sets):
+        # Only pairs that are not yet together are worth an intersection.
+        if root(i) != root(j) and _jaccard(sets[i], sets[j]) >= SIMILARITY:
+            parent[root(i)] = root(j)
+    return [root(i) for i in range(len(texts))]
+
+
+def assign_splits(
+    texts: Sequence[str],
+    given: Sequence[str | None],
+    links: Sequence[Hashable | None] | None = None,
+) -> list[str]:
+    """A split for every text: the given one, else its group's.
+
+    A group takes the split that one of its members was given (the earliest in the order train,
+    validation, test where they disagree, so that nothing seen in training is tested on); else a
+    hash of the group: 60% train, 20% validation, 20% test in expectation.
+    """
+    if all(given):
+        return [split for split in given if split]
+    groups = near_duplicate_groups(texts, links)
+    fixed: dict[int, str] = {}
+    keys: dict[int, str] = {}
+    for group, text, split in zip(groups, texts, given, strict=True):
+        if split:
+            fixed[group] = min(fixed.get(group, split), split, key=SPLITS.index)
+        key = text_hash(normalised(text))
+        keys[group] = min(keys.get(group, key), key)
+    return [
+        split or fixed.get(group) or split_of(keys[group])
+        for group, split in zip(groups, given, strict=True)
+    ]
+
+
+def split_of(key: str) -> str:
+    """The split that a group with this hash belongs to."""
+    position = int(text_hash("split", key), 16) / 2**64
+    train, validation, _ = SHARES
+    if position < train:
+        return "train"
+    return "validation" if position < train + validation else "test"
+
+
+def _jaccard(a: Shingles, b: Shingles) -> float:
+    shared = len(a & b)
+    return shared / (len(a) + len(b) - shared)
+
+
+def _sharing_a_rare_shingle(sets: Sequence[Shingles]) -> Iterator[tuple[int, int]]:
+    frequency = Counter(shingle for shingle_set in sets for shingle in shingle_set)
+    holders: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, shingle_set in enumerate(sets):
+        rarest_first = sorted(shingle_set, key=lambda shingle: (frequency[shingle], shingle))
+        # The small slack keeps a product like 0.6 * 5 from being rounded up to 4.
+        needed = math.ceil(SIMILARITY * len(shingle_set) - 1e-9)
+        for shingle in rarest_first[: len(shingle_set) - needed + 1]:
+            yield from ((i, j) for j in holders[shingle])
+            holders[shingle].append(i)
