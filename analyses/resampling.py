@@ -1,0 +1,132 @@
+"""Numbers with intervals: resampled prompts for means and curves, Wilson's interval for rates.
+
+Every interval of a run says what would change with OTHER PROMPTS of the same kind. It does not
+say what would change with another training seed: that takes arms with other seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+from jaxtyping import Float, Int
+
+RESAMPLES = 1000
+LEVEL = 0.95
+# A quantile over the resamples in which a crossing happens to exist would hide how often it
+# does not: past this share the interval is left out.
+MOST_UNDEFINED = 0.1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, its interval and the count of prompts behind it; NaN with a reason if undefined."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    reason: str | None = None
+
+    @classmethod
+    def undefined(cls, reason: str, n: int = 0) -> Estimate:
+        return cls(math.nan, math.nan, math.nan, n, reason)
+
+    @property
+    def defined(self) -> bool:
+        return math.isfinite(self.value)
+
+    def to_json(self) -> dict[str, float | int | str | None]:
+        """`{"value", "low", "high", "n"}` with null for what is undefined, and then a `reason`."""
+        number = {
+            name: float(value) if math.isfinite(value) else None
+            for name, value in (("value", self.value), ("low", self.low), ("high", self.high))
+        }
+        return {**number, "n": int(self.n), **({"reason": self.reason} if self.reason else {})}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A statistic on the prompts as they are (`value`) and on each resample of them (`draws`)."""
+
+    value: float
+    draws: Float[np.ndarray, " resample"]
+    n: int
+    reason: str | None = None
+
+    @classmethod
+    def undefined(cls, reason: str, n: int = 0) -> Draws:
+        return cls(math.nan, np.full(1, np.nan), n, reason)
+
+    @property
+    def standard_error(self) -> float:
+        """Standard deviation over the resamples in which the statistic exists."""
+        finite = self.draws[np.isfinite(self.draws)]
+        return float(finite.std(ddof=1)) if finite.size > 1 else math.nan
+
+    def estimate(self, level: float = LEVEL) -> Estimate:
+        """The percentile interval; no interval where too many resamples leave it undefined."""
+        if not math.isfinite(self.value):
+            return Estimate.undefined(self.reason or "undefined", self.n)
+        finite = self.draws[np.isfinite(self.draws)]
+        missing = 1 - finite.size / self.draws.size
+        if missing > MOST_UNDEFINED:
+            reason = f"no interval: undefined in {missing:.0%} of the resamples"
+            return Estimate(self.value, math.nan, math.nan, self.n, reason)
+        low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+        return Estimate(self.value, float(low), float(high), self.n)
+
+
+def resampling_weights(
+    clusters: Int[np.ndarray, " prompt"], resamples: int, seed: int, stratum: str
+) -> Float[np.ndarray, "resample prompt"]:
+    """How often each prompt is drawn in each resample; prompts of one cluster are drawn together.
+
+    `stratum` (split and domain) picks the random stream, so that two arms scored on the same
+    prompts meet the same resamples and their difference is a paired one.
+    """
+    _, index = np.unique(clusters, return_inverse=True)
+    count = int(index.max()) + 1
+    rng = np.random.default_rng([seed, crc32(stratum.encode())])
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    return drawn[:, index].astype(np.float64)
+
+
+def weighted_means(
+    values: Float[np.ndarray, " prompt *step"], weights: Float[np.ndarray, "resample prompt"]
+) -> Float[np.ndarray, " resample *step"]:
+    """Mean over prompts in every resample."""
+    total = weights.sum(axis=1)
+    return (weights @ values) / total.reshape(-1, *(1,) * (values.ndim - 1))
+
+
+def mean_of(
+    values: Float[np.ndarray, " prompt"],
+    clusters: Int[np.ndarray, " prompt"] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    stratum: str = "",
+) -> Estimate:
+    """Mean with a percentile interval over resampled prompts."""
+    if values.size == 0:
+        return Estimate.undefined("no prompts")
+    values = np.asarray(values, dtype=np.float64)
+    groups = np.arange(values.size) if clusters is None else clusters
+    weights = resampling_weights(groups, resamples, seed, stratum)
+    return Draws(float(values.mean()), weighted_means(values, weights), values.size).estimate()
+
+
+def rate_of(successes: int, n: int, level: float = LEVEL) -> Estimate:
+    """A share with Wilson's score interval (Wilson 1927), which holds at 0 and at n as well."""
+    from scipy.stats import norm
+
+    if n == 0:
+        return Estimate.undefined("no prompts")
+    z = float(norm.ppf((1 + level) / 2))
+    share = successes / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)

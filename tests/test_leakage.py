@@ -1,0 +1,272 @@
+"""Leakage against closed forms, its invariances, its verdict, and the coverage of its intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analyses.leakage import (
+    area,
+    at_crossing,
+    dose_response,
+    measure,
+    relative_drop,
+    running_maximum,
+    trajectories,
+    untouched_p_value,
+)
+from analyses.resampling import Draws, Estimate, mean_of, rate_of, resampling_weights
+from analyses.verdict import Outcome, Verdict
+from interp.errors import InputError
+from tests.synthetic_run import PLANTED_LEAKAGE, scores_of
+
+DOSE = np.linspace(0, 1, 2001)
+
+
+@pytest.mark.parametrize("tau", [0.5, 0.9])
+@pytest.mark.parametrize(
+    ("curve", "expected_crossing", "expected_area"),
+    [
+        (lambda x: x, lambda t: t, lambda t: 1.0),
+        (lambda x: 0 * x, lambda t: 0.0, lambda t: 0.0),
+        (lambda x: 0.3 * x, lambda t: 0.3 * t, lambda t: 0.3),
+        (lambda x: x**2, lambda t: t**2, lambda t: 2 * t / 3),
+        (lambda x: np.sqrt(x), np.sqrt, lambda t: 4 / (3 * np.sqrt(t))),  # falls first: A > 1
+    ],
+)
+def test_closed_forms(tau, curve, expected_crossing, expected_area):
+    assert at_crossing(DOSE, curve(DOSE), tau) == pytest.approx(expected_crossing(tau), abs=1e-4)
+    assert area(DOSE, curve(DOSE), tau) == pytest.approx(expected_area(tau), abs=1e-4)
+
+
+def test_the_integral_stops_exactly_at_tau_between_steps():
+    """In step with the target, A = 1 and L = τ on any grid, however coarse and whatever follows."""
+    dose = np.array([0.0, 0.2, 1.0])
+    assert area(dose, dose, 0.9) == pytest.approx(1.0)
+    assert at_crossing(dose, dose, 0.9) == pytest.approx(0.9)
+    longer, wild = np.array([0.0, 0.2, 1.0, 1.0, 1.0]), np.array([0.0, 0.2, 1.0, -7.0, 40.0])
+    assert area(longer, wild, 0.9) == pytest.approx(1.0)
+
+
+def test_a_dose_that_is_not_reached_gives_nothing():
+    assert np.isnan(area(DOSE * 0.8, DOSE, 0.9))
+    assert np.isnan(at_crossing(DOSE * 0.8, DOSE, 0.9))
+    assert at_crossing(DOSE * 0.8, DOSE, 0.5) == pytest.approx(0.625, abs=1e-3)
+
+
+def test_the_dose_never_falls_and_ignores_a_rise_of_refusal():
+    """First steps that RAISE the target's refusal, or a relapse, add nothing to the area."""
+    dose = running_maximum(np.array([0.0, -0.2, 0.4, 0.3, 1.0]))
+    assert dose.tolist() == [0.0, 0.0, 0.4, 0.4, 1.0]
+    aside = np.array([0.0, 0.5, 0.4, 0.4, 1.0])  # what u_b does while the dose rests is left out
+    assert area(dose, aside) == pytest.approx(area(dose[[1, 2, 3, 4]], aside[[1, 2, 3, 4]]))
+
+
+def _planted(seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return scores_of("arm", PLANTED_LEAKAGE["cybersecurity"], rng=rng)
+
+
+def test_planted_leakage_is_found_and_low_bases_are_marked():
+    found = measure(_planted(), "cybersecurity", resamples=200)
+    assert found.reached
+    for domain, share in PLANTED_LEAKAGE["cybersecurity"].items():
+        if domain == "sensitive":  # planted with a base rate of .15
+            assert not found.estimate("L_90", domain).defined
+            assert found.estimate("L_90", domain).reason == "low base"
+            assert found.estimate("log_odds_drop", domain).defined
+        else:
+            assert found.estimate("L_90", domain).value == pytest.approx(0.9 * share, abs=0.02)
+            assert found.estimate("area", domain).value == pytest.approx(share, abs=0.02)
+
+
+@given(st.lists(st.integers(1, 50), min_size=17, max_size=17), st.integers(0, 5))
+@settings(max_examples=10, deadline=None)
+def test_retiming_the_steps_changes_nothing(gaps, seed):
+    scores = _planted(seed)
+    times = np.concatenate([[0], np.cumsum(gaps)])[:17]
+    retimed = scores.assign(step=times[scores["step"].to_numpy()])
+    before = measure(scores, "cybersecurity", resamples=20).to_dataframe()
+    pd.testing.assert_frame_equal(
+        before, measure(retimed, "cybersecurity", resamples=20).to_dataframe()
+    )
+
+
+def test_the_order_of_rows_changes_nothing():
+    scores = _planted()
+    shuffled = scores.sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(
+        measure(scores, "cybersecurity", resamples=20).to_dataframe(),
+        measure(shuffled, "cybersecurity", resamples=20).to_dataframe(),
+    )
+
+
+def test_curves_start_at_zero_and_end_where_the_drop_is():
+    scores = _planted()
+    curves = dose_response(scores, "cybersecurity", resamples=50)
+    assert (curves.loc[curves["step"] == 0, ["dose", "value", "low", "high"]] == 0).all(axis=None)
+    last = curves[curves["step"] == curves["step"].max()].set_index("domain")["value"]
+    drop = measure(scores, "cybersecurity", resamples=50)
+    assert last["safety"] == pytest.approx(drop.estimate("drop", "safety").value)
+
+
+def test_without_a_source_only_the_drop_exists():
+    found = measure(_planted(), None, resamples=20)
+    assert set(found.quantities) == {"drop", "log_odds_drop"} and not found.reached
+
+
+def test_bad_scores_are_named():
+    scores = _planted()
+    with pytest.raises(InputError, match="step 0"):
+        trajectories(scores[scores["step"] > 0], "test")
+    torn = scores.drop(scores.index[(scores["label"] == "harmful") & (scores["step"] == 3)][0])
+    with pytest.raises(InputError, match="every step"):
+        trajectories(torn, "validation")
+    with pytest.raises(InputError, match="no harmful validation prompts of astrology"):
+        measure(scores, "astrology")
+
+
+def _simulated(rng: np.random.Generator, prompts: int) -> tuple[np.ndarray, np.ndarray]:
+    """p_R of a source and of another domain along 16 steps; prompts differ in level and pace."""
+    steps = np.linspace(0, 1, 16)
+
+    def path(share: float) -> np.ndarray:
+        start = rng.beta(12, 2, prompts)[:, None]
+        pace = rng.gamma(4, 0.25, prompts)[:, None]
+        return start * np.exp(-10 * share * pace * steps)
+
+    return path(1.0), path(0.25)
+
+
+def _statistics(source: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    dose = running_maximum(relative_drop(source.mean(axis=0)))
+    drop = relative_drop(other.mean(axis=0))
+    return {"L_90": float(at_crossing(dose, drop, 0.9)), "area": float(area(dose, drop, 0.9))}
+
+
+def _as_scores(paths: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:
+    tables = []
+    for (domain, split), values in paths.items():
+        prompts, steps = values.shape
+        index = np.repeat(np.arange(prompts), steps)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "domain": domain,
+                    "split": split,
+                    "label": "harmful",
+                    "prompt_id": [f"{domain}-{split}-{i:04d}" for i in index],
+                    "step": np.tile(np.arange(steps), prompts),
+                    "p_R": values.ravel(),
+                    "margin": np.log(values.ravel()) - np.log1p(-values.ravel()),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_truth_of_the_population():
+    truth = _statistics(*_simulated(np.random.default_rng(99), 200_000))
+    rng = np.random.default_rng(1)
+    covered = dict.fromkeys(truth, 0)
+    repeats = 150
+    for seed in range(repeats):
+        (validation, _), (source, other) = _simulated(rng, 40), _simulated(rng, 40)
+        scores = _as_scores(
+            {("a", "validation"): validation, ("a", "test"): source, ("b", "test"): other}
+        )
+        found = measure(scores, "a", resamples=300, seed=seed)
+        for name, value in truth.items():
+            interval = found.estimate(name, "b")
+            covered[name] += interval.low <= value <= interval.high
+    for name, hits in covered.items():
+        assert 0.88 <= hits / repeats <= 0.995, (name, hits / repeats)
+
+
+def test_prompts_of_one_cluster_are_drawn_together():
+    clusters = np.repeat(np.arange(10), 3)
+    weights = resampling_weights(clusters, 50, 0, "test/a")
+    assert (weights.reshape(50, 10, 3) == weights.reshape(50, 10, 3)[..., :1]).all()
+    assert (weights.sum(axis=1) == 30).all()
+    values = np.repeat(np.random.default_rng(0).normal(size=10), 3)  # three copies say no more
+    together, apart = mean_of(values, clusters), mean_of(values)
+    assert together.high - together.low > 1.4 * (apart.high - apart.low)
+
+
+def test_a_cluster_column_widens_the_interval():
+    scores = _planted()
+    scores["cluster"] = scores["prompt_id"].str.slice(0, -1)  # ten prompts a cluster
+    wide = measure(scores, "cybersecurity", resamples=300).estimate("log_odds_drop", "safety")
+    plain = measure(_planted(), "cybersecurity", resamples=300).estimate("log_odds_drop", "safety")
+    assert wide.value == plain.value and wide.high - wide.low != plain.high - plain.low
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.5, 0.95])
+def test_wilson_covers(rate):
+    rng = np.random.default_rng(0)
+    intervals = [rate_of(int(k), 50) for k in rng.binomial(50, rate, 2000)]
+    covered = np.mean([interval.low <= rate <= interval.high for interval in intervals])
+    assert 0.92 <= covered <= 0.99
+    assert rate_of(0, 50).low == 0 and rate_of(50, 50).high == 1 and not rate_of(0, 0).defined
+
+
+def test_undefined_numbers_are_null_with_a_reason():
+    assert Estimate.undefined("low base", 7).to_json() == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": 7,
+        "reason": "low base",
+    }
+    half = Draws(0.4, np.array([0.3, np.nan, 0.5, np.nan]), 9).estimate()
+    assert half.value == 0.4 and np.isnan(half.low) and "50%" in (half.reason or "")
+
+
+def _draws_of(values: np.ndarray, rng: np.random.Generator) -> Draws:
+    weights = rng.multinomial(values.size, np.full(values.size, 1 / values.size), 400)
+    return Draws(float(values.mean()), weights @ values / values.size, values.size)
+
+
+def test_does_not_leak_is_claimed_at_most_at_the_nominal_rate():
+    """At the edge of the margin, |L| = .05, TOST at 5% says "untouched" in about 5% of cases."""
+    rng = np.random.default_rng(0)
+    samples = [_draws_of(rng.normal(0.05, 0.08, 40), rng) for _ in range(400)]
+    claims = np.mean([untouched_p_value(sample) < 0.05 for sample in samples])
+    assert 0.01 <= claims <= 0.09
+    untouched = [_draws_of(rng.normal(0, 0.08, 60), rng) for _ in range(100)]
+    assert np.mean([untouched_p_value(sample) < 0.05 for sample in untouched]) > 0.9
+    leaks = [_draws_of(rng.normal(0.2, 0.08, 60), rng) for _ in range(100)]
+    assert not any(untouched_p_value(sample) < 0.05 for sample in leaks)
+    assert np.isnan(untouched_p_value(Draws.undefined("low base")))
+
+
+def _verdict(refusal: float, answer: float, other: float, n: int = 1000) -> Verdict:
+    rates = (rate_of(round(share * n), n) for share in (refusal, answer))
+    return Verdict(
+        *rates, Estimate(other, other - 0.01, other + 0.01, n), Estimate(0.01, 0, 0.02, n)
+    )
+
+
+@pytest.mark.parametrize(
+    ("refusal", "answer", "other", "outcome"),
+    [
+        (0.02, 0.97, 0.01, Outcome.FORGOTTEN),
+        (0.10, 0.80, 0.06, Outcome.FORGOTTEN),  # every threshold is included
+        (0.02, 0.50, 0.48, Outcome.COLLAPSED),
+        (0.02, 0.97, 0.30, Outcome.COLLAPSED),  # the mass went elsewhere
+        (0.60, 0.40, 0.01, Outcome.STILL_REFUSES),
+    ],
+)
+def test_verdicts(refusal, answer, other, outcome):
+    assert _verdict(refusal, answer, other).outcome is outcome
+
+
+def test_a_verdict_on_few_prompts_is_not_decided():
+    assert _verdict(0.02, 0.97, 0.01).decided
+    assert not _verdict(0.0, 0.85, 0.01, n=20).decided
+    nothing = Estimate.undefined("no text")
+    assert Verdict(nothing, nothing, nothing, nothing).outcome is Outcome.UNKNOWN

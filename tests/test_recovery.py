@@ -1,0 +1,58 @@
+"""Recovery on curves with a planted answer; undefined where there is nothing to recover."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analyses.leakage import measure
+from analyses.recovery import recover
+from tests.synthetic_run import PLANTED_LEAKAGE, scores_of
+
+PLAIN = PLANTED_LEAKAGE["safety"]
+OTHERS = [domain for domain in PLAIN if domain != "safety"]
+
+
+def _arm(leakage, seed=0, **planted):
+    scores = scores_of("arm", leakage, rng=np.random.default_rng(seed), **planted)
+    return measure(scores, "safety", resamples=200)
+
+
+def _scaled(share, domains):
+    return PLAIN | {domain: PLAIN[domain] * share for domain in domains}
+
+
+@pytest.mark.parametrize(("left", "expected"), [(1.0, 0.0), (0.0, 1.0), (0.3, 0.7)])
+def test_planted_recovery_is_found(left, expected):
+    found = recover(_arm(PLAIN), _arm(_scaled(left, OTHERS)), OTHERS)
+    assert found.recovery.value == pytest.approx(expected, abs=0.03)
+    assert found.recovery.estimate().low - 0.03 <= expected <= found.recovery.estimate().high + 0.03
+    assert "sensitive" not in found.domains  # low base
+    assert "safety" not in recover(_arm(PLAIN), _arm(PLAIN), PLAIN).domains
+
+
+def test_the_same_arm_recovers_exactly_nothing():
+    """Arms on the same prompts meet the same resamples: no difference, no width."""
+    arm = _arm(PLAIN)
+    interval = recover(arm, arm, OTHERS).recovery.estimate()
+    assert (interval.value, interval.low, interval.high) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_overshoot_does_not_pay_for_leaks_elsewhere():
+    half = _scaled(0.0, OTHERS) | {"toxicity": -0.05, "bias": PLAIN["bias"]}
+    found = recover(_arm(PLAIN), _arm(half), ["toxicity", "bias"])
+    lost = PLAIN["toxicity"] + PLAIN["bias"]
+    assert found.recovery.value == pytest.approx(PLAIN["toxicity"] / lost, abs=0.03)
+    assert found.overshoot.value == pytest.approx(0.05 / lost, abs=0.03)
+
+
+def test_recovery_is_undefined_with_a_reason():
+    arm, short = _arm(PLAIN), _arm(PLAIN, dose_at_end=0.5)
+    for found in (
+        recover(arm, short, OTHERS),
+        recover(short, arm, OTHERS),
+        recover(arm, arm, []),
+        recover(arm, arm, OTHERS, obstacle="the contained arm collapsed"),
+        recover(_arm(_scaled(0.0, OTHERS)), arm, OTHERS),
+    ):
+        assert not found.recovery.estimate().defined and found.recovery.reason
