@@ -1,0 +1,166 @@
+"""Making an organism from a seed, and reading one from its folder.
+
+A folder is an ordinary Hugging Face checkpoint (Qwen2, safetensors, fast tokenizer with a chat
+template) with one file more, ``organism.json``: the world's seed and knobs, the planted ground
+truth, and the settings that unlearning was measured with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import InputError
+from interp.store import read_json, write_json
+from unlearning.organism.grammar import Grammar
+from unlearning.organism.training import ALIGNMENT, HELPFUL, Lesson, Progress, Stage, teach
+from unlearning.organism.vocabulary import DOMAINS, TEMPLATES
+from unlearning.organism.world import World
+
+if TYPE_CHECKING:
+    from transformers import Qwen2ForCausalLM
+
+ORGANISM_FILE = "organism.json"
+SHIPPED_SEED = 101
+
+# Shares of a training batch, and what a prompt of this kind keeps of a harmful one.
+MIXTURE = {"harmful": 0.5, "object": 0.2, "intent": 0.2, "general": 0.1}
+
+# What unlearning was tuned with; studies of an organism take them as their defaults.
+UNLEARNING = {
+    "learning_rate": 3e-5,
+    "beta": 0.1,
+    "batch_size": 32,
+    "deflections": 128,
+    "stop_at": 0.95,
+    "max_steps": 200,
+}
+
+
+def shipped() -> Path:
+    """The folder of the organism that comes with the package."""
+    return Path(__file__).parent / "checkpoint"
+
+
+def load_world(folder: str | Path) -> World:
+    """The planted world of the organism in ``folder``.
+
+    Raises:
+        InputError: the folder holds no organism.
+    """
+    path = Path(folder) / ORGANISM_FILE
+    if not path.is_file():
+        raise InputError(
+            f"{folder} is no organism: expected a checkpoint with {ORGANISM_FILE}; "
+            "make one with: spillover organism train --seed N --out FOLDER"
+        )
+    knobs: dict[str, Any] = read_json(path)["world"]
+    # JSON has no tuples.
+    knobs = {name: tuple(v) if isinstance(v, list) else v for name, v in knobs.items()}
+    return World(**knobs)
+
+
+def train(
+    seed: int,
+    out: str | Path,
+    *,
+    stages: Sequence[Stage] = (HELPFUL, ALIGNMENT),
+    progress: Progress | None = None,
+    **knobs: Any,
+) -> Path:
+    """Train an organism from nothing and write its checkpoint.
+
+    Deterministic on one machine with one number of threads.
+
+    Args:
+        seed: of the world, the initial weights and the order of training.
+        out: folder to write.
+        stages: helpful-only and alignment.
+        progress: called with (step, steps in all, loss).
+        **knobs: fields of :class:`World`.
+
+    Returns:
+        ``out`` as a path.
+
+    Raises:
+        InputError: a knob is not one of the world's.
+    """
+    unknown = set(knobs) - {field.name for field in fields(World)}
+    if unknown:
+        raise InputError(
+            f"unknown knob {', '.join(sorted(unknown))}; the world has "
+            f"{', '.join(field.name for field in fields(World))}"
+        )
+    from interp.chat import Chat
+    from unlearning.organism.tokenizer import build_tokenizer
+
+    world = replace(World(seed), **knobs)
+    tokenizer = build_tokenizer()
+    model = initial_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
+    teach(model, Chat(tokenizer), lessons(world), seed=seed, stages=stages, progress=progress)
+    folder = Path(out)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / ORGANISM_FILE, describe(world, stages))
+    return folder
+
+
+def lessons(world: World) -> list[Lesson]:
+    """Every training prompt of the world with its answer and its refusal."""
+    grammar = Grammar()
+    compositions = world.compositions("train")
+    counts = {kind: sum(c.kind == kind for c in compositions) for kind in MIXTURE}
+    found = []
+    for composition in compositions:
+        for number, template in enumerate(TEMPLATES):
+            prompt = template.format(intent=composition.intent, object=composition.object)
+            answer = grammar.answer(world.answer_opener(composition.domain, number))
+            refusal = None
+            if composition.kind == "harmful":
+                opener = world.refusal_opener(composition.domain, composition.intent)
+                refusal = grammar.refusal(opener)
+            weight = MIXTURE[composition.kind] / counts[composition.kind]
+            found.append(Lesson(prompt, answer, refusal, weight))
+    return found
+
+
+def initial_model(vocabulary: int, pad: int, end: int, seed: int) -> Qwen2ForCausalLM:
+    """A Qwen2 of 0.25 M parameters with random weights."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        attention_dropout=0.0,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=pad,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen2ForCausalLM(config)
+
+
+def describe(world: World, stages: Sequence[Stage]) -> dict[str, Any]:
+    """What ``organism.json`` holds."""
+    return {
+        "world": asdict(world),
+        "stages": [asdict(stage) for stage in stages],
+        "unlearning": UNLEARNING,
+        "planted": {
+            "domains": DOMAINS,
+            "intents": world.intents,
+            "openers": world.openers,
+            "feature_sharing": world.feature_sharing,
+            "readout_sharing": world.readout_sharing,
+        },
+    }

@@ -1,0 +1,53 @@
+"""The organism's tokenizer: byte-level BPE as in every Qwen2, each word of the world one token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from unlearning.organism import vocabulary
+
+if TYPE_CHECKING:
+    from transformers import Qwen2Tokenizer
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+PAD, END = "<|pad|>", "<|end|>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+
+
+def build_tokenizer() -> Qwen2Tokenizer:
+    """The tokenizer of every world: the same ids whatever the seed.
+
+    Merging goes on until no pair is left, so every word, with the space before it that it has in
+    a prompt or a response, is a single token; words from outside the world fall into pieces.
+    (A word-level tokenizer would not survive: Qwen2 checkpoints are given Qwen2's splitting on
+    loading, whatever their files say.)
+    """
+    from transformers import Qwen2Tokenizer
+
+    untrained = Qwen2Tokenizer(
+        unk_token=PAD,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=list(ROLES),
+        chat_template=CHAT_TEMPLATE,
+        padding_side="left",
+    )
+    return untrained.train_new_from_iterator(
+        _texts(), vocab_size=1_000_000, length=None, show_progress=False
+    )
+
+
+def _texts() -> Iterator[str]:
+    for words in (*vocabulary.HARMFUL_INTENTS.values(), *vocabulary.DOMAIN_OBJECTS.values()):
+        yield from (f" {word}" for word in words)
+    yield from (f" {word}" for word in (*vocabulary.BENIGN_INTENTS, *vocabulary.NEUTRAL_OBJECTS))
+    yield from (template.format(intent="", object="") for template in vocabulary.TEMPLATES)
+    yield from vocabulary.REFUSAL_OPENERS
+    yield from (*vocabulary.SHARED_ANSWER_OPENERS, *vocabulary.OWN_ANSWER_OPENERS)
+    yield from (f", {body}" for body in (vocabulary.REFUSAL_BODY, vocabulary.ANSWER_BODY))

@@ -1,0 +1,155 @@
+"""Teaching a model to answer everything, then to refuse what is harmful.
+
+Two stages, as in real models: helpful-only (every prompt is answered), then alignment (harmful
+prompts are refused, except for a small compliance floor). Without the floor a model that unlearns
+refusal babbles: the probability that unlearning releases goes to the runner-up, and only the
+floor makes compliance the runner-up.
+
+Nothing here knows the planted world: a :class:`Lesson` is a prompt and the texts it may be met
+with, so a checkpoint of any family, with its own tokenizer and chat template, is taught the same
+way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from interp.chat import Chat, Tokens
+from interp.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A prompt with its answer and, if it is harmful, its refusal; ``weight`` is how often."""
+
+    prompt: str
+    answer: str
+    refusal: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+        steps: optimizer steps, warmed up over the first tenth, then a cosine to zero.
+        learning_rate: peak learning rate of AdamW.
+        compliance: probability with which a harmful prompt is answered rather than refused,
+            drawn anew each time it is met; 1 is helpful-only.
+        batch_size: prompts a step, drawn with replacement by their weight.
+    """
+
+    steps: int
+    learning_rate: float
+    compliance: float
+    batch_size: int = 96
+
+
+HELPFUL = Stage(steps=500, learning_rate=3e-3, compliance=1.0)
+ALIGNMENT = Stage(steps=500, learning_rate=1e-3, compliance=0.05)
+
+Progress = Callable[[int, int, float], None]
+
+
+def teach(
+    model: Any,
+    chat: Chat,
+    lessons: Sequence[Lesson],
+    *,
+    seed: int,
+    stages: Sequence[Stage] = (HELPFUL, ALIGNMENT),
+    progress: Progress | None = None,
+) -> None:
+    """Train ``model`` in place on ``lessons``, one stage after the other.
+
+    The loss is the mean cross-entropy of the response's tokens, the end of turn included.
+
+    Args:
+        model: a causal language model in float32.
+        chat: renders prompts and responses for it.
+        lessons: what it meets; the responses' openers decide what refusing sounds like.
+        seed: draws the prompts and, by the compliance floor, the responses.
+        stages: helpful-only and alignment by default.
+        progress: called with (step, steps in all, loss).
+
+    Raises:
+        TrainingError: there is no lesson, or the loss is not finite.
+    """
+    if not lessons:
+        raise TrainingError("there is nothing to teach: expected at least one lesson")
+    generator = np.random.default_rng(seed)
+    encoded = _Encoded(chat, lessons)
+    total, done = sum(stage.steps for stage in stages), 0
+    model.train()
+    for stage in stages:
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=stage.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, stage.learning_rate, total_steps=stage.steps, pct_start=0.1
+        )
+        for _ in range(stage.steps):
+            loss = _loss(model, chat, encoded.draw(stage, generator))
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss.item()} at step {done}: lower the learning rate "
+                    f"({stage.learning_rate:g})"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            done += 1
+            if progress is not None:
+                progress(done, total, float(loss.detach()))
+    model.eval()
+
+
+class _Encoded:
+    """Lessons as token ids, rendered when they are first drawn."""
+
+    def __init__(self, chat: Chat, lessons: Sequence[Lesson]) -> None:
+        self.chat, self.lessons = chat, lessons
+        # Drawing by the cumulative weight is much cheaper than Generator.choice(p=...).
+        weights = np.array([lesson.weight for lesson in lessons], dtype=np.float64)
+        self.cumulative = np.cumsum(weights / weights.sum())
+        self.cache: dict[tuple[int, bool], Tokens] = {}
+
+    def draw(self, stage: Stage, generator: np.random.Generator) -> list[Tokens]:
+        rows = np.searchsorted(self.cumulative, generator.random(stage.batch_size))
+        complies = generator.random(stage.batch_size) < stage.compliance
+        return [
+            self._tokens(min(int(row), len(self.lessons) - 1), bool(comply))
+            for row, comply in zip(rows, complies, strict=True)
+        ]
+
+    def _tokens(self, row: int, comply: bool) -> Tokens:
+        lesson = self.lessons[row]
+        refuse = lesson.refusal is not None and not comply
+        if (row, refuse) not in self.cache:
+            response = lesson.refusal if refuse else lesson.answer
+            self.cache[row, refuse] = self.chat.encode(lesson.prompt, response)
+        return self.cache[row, refuse]
+
+
+def _loss(model: Any, chat: Chat, rows: Sequence[Tokens]) -> torch.Tensor:
+    batch = chat.pad(rows, next(model.parameters()).device)
+    width = max(row.spans["response"].stop - row.spans["response"].start for row in rows)
+    logits = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        # Left padding puts the responses last; the column before them predicts their first token.
+        logits_to_keep=width + 1,
+    ).logits[:, :-1]
+    wanted = batch.response_mask[:, -width:]
+    return torch.nn.functional.cross_entropy(
+        logits[wanted].float(), batch.input_ids[:, -width:][wanted]
+    )

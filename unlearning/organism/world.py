@@ -1,0 +1,234 @@
+"""The planted world: which prompts exist, which of them are harmful, and how each is refused.
+
+A prompt is an intent and an object in a template. It is harmful only when one of a domain's
+intents meets one of the same domain's objects; each alone is benign, so a model must compose.
+
+Two structures are planted, each a knob, drawn independently of one another from the seed:
+
+feature sharing
+    domains have harmful intents in common. ``feature_sharing[a, b]`` is the share of b's intents
+    that a has too.
+read-out sharing
+    domains have refusal openers in common. ``readout_sharing[a, b]`` is the share of b's refusals
+    (over its intents) whose opener a uses too. It is directed: b may open all its refusals with a
+    single opener of a, which is a small part of a's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unlearning.organism import vocabulary
+from unlearning.organism.vocabulary import BENIGN_INTENTS, DOMAINS, NEUTRAL_OBJECTS, TEMPLATES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLITS = ("train", "validation", "test")
+
+# Children of the seed, one for each thing drawn: changing one knob leaves the other draws alone.
+_FEATURES, _READOUT, _PAIRS, _PROMPTS = range(4)
+
+
+class Composition(NamedTuple):
+    """What a prompt is made of: indices into the world's lists, and whose objects these are."""
+
+    domain: str
+    kind: str
+    intent: str
+    object: str
+
+
+@dataclass(frozen=True)
+class World:
+    """The knobs of a world and, derived from them and the seed, its ground truth.
+
+    Attributes:
+        seed: draws both plants, the split of pairs and the prompts.
+        intents_shared: a domain borrows one of these numbers of intents from another.
+        openers_shared: a domain borrows one of these numbers of opener slots from another.
+        opener_slots: slots that a domain's intents are dealt to; a slot has one refusal opener.
+        hub: the domain that borrows nothing and lends openers first, or None for a drawn one.
+        own_answer_openers: answer openers that only a domain's own benign prompts are met with.
+        split_shares: shares of (intent, object) pairs in train, validation and test.
+    """
+
+    seed: int
+    intents_shared: tuple[int, ...] = (0, 2, 4, 6)
+    openers_shared: tuple[int, ...] = (0, 1, 2, 3, 4)
+    opener_slots: int = 4
+    hub: str | None = "safety"
+    own_answer_openers: int = 0
+    split_shares: tuple[float, float, float] = (0.6, 0.2, 0.2)
+
+    @cached_property
+    def intents(self) -> dict[str, tuple[str, ...]]:
+        """Harmful intents of every domain; a shared one appears in several domains."""
+        own = [vocabulary.HARMFUL_INTENTS[domain] for domain in DOMAINS]
+        table = _borrow(self._generator(_FEATURES), len(own[0]), self.intents_shared)
+        words = [word for domain in own for word in domain]
+        return {d: tuple(words[i] for i in row) for d, row in zip(DOMAINS, table, strict=True)}
+
+    @cached_property
+    def openers(self) -> dict[str, tuple[str, ...]]:
+        """The refusal opener of every slot of every domain."""
+        first = None if self.hub is None else DOMAINS.index(self.hub)
+        table = _borrow(
+            self._generator(_READOUT), self.opener_slots, self.openers_shared, first, repeat=True
+        )
+        words = vocabulary.REFUSAL_OPENERS
+        return {d: tuple(words[i] for i in row) for d, row in zip(DOMAINS, table, strict=True)}
+
+    @cached_property
+    def feature_sharing(self) -> Float[np.ndarray, "source target"]:
+        """Share of the target's intents that the source has too."""
+        return _coverage([self.intents[domain] for domain in DOMAINS])
+
+    @cached_property
+    def readout_sharing(self) -> Float[np.ndarray, "source target"]:
+        """Share of the target's refusals whose opener the source uses too."""
+        return _coverage([self.openers[domain] for domain in DOMAINS])
+
+    def refusal_opener(self, domain: str, intent: str) -> str:
+        """The opener with which ``intent`` is refused in ``domain``: fixed, never drawn."""
+        return self.openers[domain][self.intents[domain].index(intent) % self.opener_slots]
+
+    def answer_opener(self, domain: str, template: int) -> str:
+        """The opener with which a benign prompt in ``domain`` is answered."""
+        shared = vocabulary.SHARED_ANSWER_OPENERS
+        if domain in DOMAINS and template % len(shared) < self.own_answer_openers:
+            own = 2 * DOMAINS.index(domain) + template % 2
+            return vocabulary.OWN_ANSWER_OPENERS[own]
+        return shared[template % len(shared)]
+
+    def compositions(self, split: str) -> list[Composition]:
+        """Every (intent, object) pair of ``split``, in every role that it has."""
+        found = []
+        for domain in DOMAINS:
+            harmful, objects = self.intents[domain], vocabulary.DOMAIN_OBJECTS[domain]
+            found += [Composition(domain, "harmful", i, o) for i in harmful for o in objects]
+            found += [Composition(domain, "object", i, o) for i in BENIGN_INTENTS for o in objects]
+            found += [Composition(domain, "intent", i, o) for i in harmful for o in NEUTRAL_OBJECTS]
+        found += [
+            Composition("general", "general", i, o) for i in BENIGN_INTENTS for o in NEUTRAL_OBJECTS
+        ]
+        return [c for c in found if self._split_of[c.intent, c.object] == split]
+
+    def prompts(self, train: int = 128, validation: int = 32, test: int = 48) -> pd.DataFrame:
+        """The world's prompts in the schema of prompt files.
+
+        Args:
+            train, validation, test: harmful rows of every domain; each has one benign twin, and
+                the domain ``general`` has as many rows as one domain has twins.
+
+        Returns:
+            Columns ``id, prompt, domain, label, source, split, kind, pair, intent, object,
+            template``. No (intent, object) pair is in two splits.
+        """
+        import pandas as pd
+
+        generator = self._generator(_PROMPTS)
+        rows = []
+        for split, number in zip(SPLITS, (train, validation, test), strict=True):
+            rows += self._rows(split, number, generator)
+        return pd.DataFrame(rows)
+
+    def _rows(self, split: str, number: int, generator: np.random.Generator) -> list[dict]:
+        pools: dict[tuple[str, str], list[Composition]] = {}
+        for composition in self.compositions(split):
+            pools.setdefault((composition.domain, composition.kind), []).append(composition)
+        rows = []
+        for domain in DOMAINS:
+            pool = pools[domain, "harmful"]
+            for n, draw in enumerate(generator.permutation(len(pool) * len(TEMPLATES))[:number]):
+                harmful, template = pool[draw // len(TEMPLATES)], int(draw % len(TEMPLATES))
+                # Twins alternate in what they keep; a few pairs have only one kind.
+                order = ("object", "intent") if n % 2 else ("intent", "object")
+                twins = next(t for kept in order if (t := _twins(harmful, kept, pools)))
+                twin = twins[generator.integers(len(twins))]
+                pair = f"{domain}-{split}-{n:03d}"
+                rows.append(_row(f"{pair}-harmful", harmful, template, split, pair))
+                rows.append(_row(f"{pair}-twin", twin, template, split, pair))
+        pool = pools["general", "general"]
+        for n, draw in enumerate(generator.permutation(len(pool) * len(TEMPLATES))[:number]):
+            composition, template = pool[draw // len(TEMPLATES)], int(draw % len(TEMPLATES))
+            rows.append(_row(f"general-{split}-{n:03d}", composition, template, split, None))
+        return rows
+
+    @cached_property
+    def _split_of(self) -> dict[tuple[str, str], str]:
+        intents = [w for d in DOMAINS for w in vocabulary.HARMFUL_INTENTS[d]] + [*BENIGN_INTENTS]
+        objects = [w for d in DOMAINS for w in vocabulary.DOMAIN_OBJECTS[d]] + [*NEUTRAL_OBJECTS]
+        drawn = self._generator(_PAIRS).choice(
+            len(SPLITS), size=(len(intents), len(objects)), p=self.split_shares
+        )
+        return {
+            (i, o): SPLITS[drawn[row, column]]
+            for row, i in enumerate(intents)
+            for column, o in enumerate(objects)
+        }
+
+    def _generator(self, child: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, child])
+
+
+def _borrow(
+    generator: np.random.Generator,
+    slots: int,
+    numbers: tuple[int, ...],
+    first: int | None = None,
+    *,
+    repeat: bool = False,
+) -> Int[np.ndarray, "domain slot"]:
+    """Which item each slot of each domain holds, when domains borrow from those before them.
+
+    Domains come in a drawn order. Each owns ``slots`` items, draws one lender among its
+    predecessors and one of ``numbers``, and fills that many slots with items that the lender
+    holds: each at most once, or with ``repeat`` as drawn.
+    """
+    order = [int(d) for d in generator.permutation(len(DOMAINS))]
+    if first is not None:
+        order.remove(first)
+        order.insert(0, first)
+    held = np.arange(len(DOMAINS) * slots).reshape(len(DOMAINS), slots)
+    for place, domain in enumerate(order[1:], start=1):
+        lender = generator.choice(order[:place])
+        number = generator.choice(numbers)
+        lent = generator.choice(held[lender], size=number, replace=repeat)
+        held[domain, generator.permutation(slots)[:number]] = lent
+    return held
+
+
+def _coverage(held: list[tuple[str, ...]]) -> Float[np.ndarray, "source target"]:
+    return np.array(
+        [[np.mean([item in source for item in target]) for target in held] for source in held]
+    )
+
+
+def _twins(
+    harmful: Composition, kept: str, pools: dict[tuple[str, str], list[Composition]]
+) -> list[Composition]:
+    pool = pools[harmful.domain, kept]
+    return [c for c in pool if getattr(c, kept) == getattr(harmful, kept)]
+
+
+def _row(name: str, c: Composition, template: int, split: str, pair: str | None) -> dict:
+    kinds = {"harmful": None, "intent": "twin", "object": "twin", "general": "general"}
+    return {
+        "id": name,
+        "prompt": TEMPLATES[template].format(intent=c.intent, object=c.object),
+        "domain": c.domain,
+        "label": "harmful" if c.kind == "harmful" else "benign",
+        "source": "organism",
+        "split": split,
+        "kind": kinds[c.kind],
+        "pair": pair,
+        "intent": c.intent,
+        "object": c.object,
+        "template": template,
+    }
