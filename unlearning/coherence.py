@@ -1,0 +1,92 @@
+"""Is a text language at all? Repetition and character statistics, without a model.
+
+Catches what a broken model does most: loops, symbol soup, broken bytes, random letters, scripts
+mixed at random. It does not catch fluent nonsense or word salad made of real words; for that the
+perplexity under the base model is needed.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import zlib
+from collections import Counter
+
+# Below these sizes a statistic says nothing: "No, no, no!" is an answer.
+FEWEST_WORDS = 12
+FEWEST_CHARACTERS = 12
+FEWEST_LETTERS = 30
+FEWEST_BYTES = 200
+
+# Prose compresses to 0.4-0.7 of its size, program code to about 0.3; a loop to less than 0.15, and
+# noise hardly at all.
+COMPRESSED_SHARE = (0.18, 0.85)
+
+
+def is_gibberish(text: str) -> bool:
+    """Whether ``text`` (not empty) is no language: see the module's docstring for the limits."""
+    characters = [c for c in text if not c.isspace()]
+    words = re.findall(r"\w+", text.casefold())
+    if not words:
+        return True
+    return (
+        _share(characters, "\ufffd") > 0.05
+        or _is_symbols(characters)
+        or _is_a_loop(words)
+        or _compresses_like_no_language(text)
+        or _mixes_scripts(characters)
+        or _is_random_letters(words)
+    )
+
+
+def _share(characters: list[str], wanted: str) -> float:
+    return characters.count(wanted) / len(characters)
+
+
+def _is_symbols(characters: list[str]) -> bool:
+    if len(characters) < FEWEST_CHARACTERS:
+        return False
+    drawn = sum(c in "|-=_*#" for c in characters)  # tables, rules and headings
+    # Category M: the vowel signs of many scripts are marks and no letters.
+    readable = sum(c.isalnum() or unicodedata.category(c).startswith("M") for c in characters)
+    return readable < 0.4 * (len(characters) - drawn)
+
+
+def _is_a_loop(words: list[str]) -> bool:
+    if len(words) < FEWEST_WORDS:
+        return False
+    if Counter(words).most_common(1)[0][1] / len(words) > 0.5:
+        return True
+    windows = Counter(zip(*(words[i:] for i in range(4)), strict=False))
+    repeated = sum(count for count in windows.values() if count > 2)
+    return repeated / sum(windows.values()) > 0.5
+
+
+def _compresses_like_no_language(text: str) -> bool:
+    data = text.encode("utf-8", "replace")
+    if len(data) < FEWEST_BYTES:
+        return False
+    low, high = COMPRESSED_SHARE
+    return not low <= len(zlib.compress(data, 9)) / len(data) <= high
+
+
+def _mixes_scripts(characters: list[str]) -> bool:
+    """Four or more scripts with at least 3% of the letters each: no text that answers in words."""
+    letters = [c for c in characters if c.isalpha()]
+    if len(letters) < FEWEST_LETTERS:
+        return False
+    # The first word of a letter's Unicode name is its script; Japanese alone uses three.
+    scripts = Counter(unicodedata.name(c, "UNKNOWN").split(" ")[0] for c in letters)
+    return sum(count >= 0.03 * len(letters) for count in scripts.values()) >= 4
+
+
+def _is_random_letters(words: list[str]) -> bool:
+    """Most longer Latin words cannot be spoken: five consonants in a row, or no vowel at all."""
+    latin = [word for word in words if re.fullmatch(r"[a-z]{4,}", word)]
+    if sum(map(len, latin)) < FEWEST_LETTERS:
+        return False
+    unspeakable = sum(
+        bool(re.search(r"[bcdfghjklmnpqrstvwxz]{5}", word)) or not re.search(r"[aeiouy]", word)
+        for word in latin
+    )
+    return unspeakable / len(latin) > 0.4
