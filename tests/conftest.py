@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.checkpoints import FAMILIES, save_checkpoint
+
+# Before anything of Hugging Face is imported: no test asks the hub for anything.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +21,22 @@ def public_data() -> Path:
     if not folder:
         pytest.skip("SPILLOVER_TEST_DATA names no folder of public prompts")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``checkpoint_of("qwen2")``: folder of that family's float32 checkpoint, built once."""
+    built: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in built:
+            built[family] = save_checkpoint(family, tmp_path_factory.mktemp(family))
+        return built[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Path]) -> Path:
+    """Folder of a checkpoint; a test that asks for it runs once for every family."""
+    return checkpoint_of(request.param)
