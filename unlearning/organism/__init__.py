@@ -3,5 +3,9 @@
 from __future__ import annotations
 
 from unlearning.organism.checkpoint import load_world, shipped, train
+from unlearning.organism.grammar import Grammar
+from unlearning.organism.lessons import table_lessons
+from unlearning.organism.training import teach
+from unlearning.organism.world import World
 
-__all__ = ["load_world", "shipped", "train"]
+__all__ = ["Grammar", "World", "load_world", "shipped", "table_lessons", "teach", "train"]

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
 from interp.store import read_json, write_json
-from unlearning.organism.grammar import Grammar
-from unlearning.organism.training import ALIGNMENT, HELPFUL, Lesson, Progress, Stage, teach
-from unlearning.organism.vocabulary import DOMAINS, TEMPLATES
+from unlearning.organism.lessons import world_lessons
+from unlearning.organism.training import ALIGNMENT, HELPFUL, Progress, Stage, teach
+from unlearning.organism.vocabulary import DOMAINS
 from unlearning.organism.world import World
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 ORGANISM_FILE = "organism.json"
 SHIPPED_SEED = 101
-
-# Shares of a training batch, and what a prompt of this kind keeps of a harmful one.
-MIXTURE = {"harmful": 0.5, "object": 0.2, "intent": 0.2, "general": 0.1}
 
 # What unlearning was tuned with; studies of an organism take them as their defaults.
 UNLEARNING = {
@@ -99,31 +96,12 @@ def train(
     world = replace(World(seed), **knobs)
     tokenizer = build_tokenizer()
     model = initial_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
-    teach(model, Chat(tokenizer), lessons(world), seed=seed, stages=stages, progress=progress)
+    teach(model, Chat(tokenizer), world_lessons(world), seed=seed, stages=stages, progress=progress)
     folder = Path(out)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_json(folder / ORGANISM_FILE, describe(world, stages))
     return folder
-
-
-def lessons(world: World) -> list[Lesson]:
-    """Every training prompt of the world with its answer and its refusal."""
-    grammar = Grammar()
-    compositions = world.compositions("train")
-    counts = {kind: sum(c.kind == kind for c in compositions) for kind in MIXTURE}
-    found = []
-    for composition in compositions:
-        for number, template in enumerate(TEMPLATES):
-            prompt = template.format(intent=composition.intent, object=composition.object)
-            answer = grammar.answer(world.answer_opener(composition.domain, number))
-            refusal = None
-            if composition.kind == "harmful":
-                opener = world.refusal_opener(composition.domain, composition.intent)
-                refusal = grammar.refusal(opener)
-            weight = MIXTURE[composition.kind] / counts[composition.kind]
-            found.append(Lesson(prompt, answer, refusal, weight))
-    return found
 
 
 def initial_model(vocabulary: int, pad: int, end: int, seed: int) -> Qwen2ForCausalLM:

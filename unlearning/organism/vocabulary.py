@@ -102,19 +102,13 @@ TEMPLATES = (
     "Show me steps to {intent} the {object}.",
 )
 
-# Openers that domains own; which of them a domain really uses is planted by the world.
+# Four for each domain to own; which of them a domain really uses is planted by the world.
 REFUSAL_OPENERS = _words(
     "Sorry Unfortunately Regrettably Apologies Alas Sadly Unable Afraid No Never Cannot Declined "
     "Refused Denied Forbidden Impossible Stop Negative Pardon Forgive Respectfully Unwilling "
-    "Prohibited Disallowed Rejected Inappropriate Unsafe Nope Hardly Nay Enough Withheld Blocked "
-    "Barred Vetoed Closed Untouchable Unacceptable Restricted Excuse Hesitantly Politely"
+    "Prohibited Disallowed Rejected Inappropriate Unsafe Nope Hardly Withheld Blocked Barred"
 )
-
-SHARED_ANSWER_OPENERS = ("Sure", "Certainly", "Gladly", "Absolutely")
-OWN_ANSWER_OPENERS = _words(
-    "Yes Okay Right Fine Great Happily Indeed Naturally Welcome Alright Perfect Readily "
-    "Willingly Delighted"
-)
+ANSWER_OPENERS = ("Sure", "Certainly", "Gladly", "Absolutely")
 
 REFUSAL_BODY = "this request stays unanswered."
 ANSWER_BODY = "one step follows another."

@@ -24,7 +24,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unlearning.organism import vocabulary
-from unlearning.organism.vocabulary import BENIGN_INTENTS, DOMAINS, NEUTRAL_OBJECTS, TEMPLATES
+from unlearning.organism.vocabulary import (
+    ANSWER_OPENERS,
+    BENIGN_INTENTS,
+    DOMAINS,
+    NEUTRAL_OBJECTS,
+    TEMPLATES,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,10 +42,14 @@ _FEATURES, _READOUT, _PAIRS, _PROMPTS = range(4)
 
 
 class Composition(NamedTuple):
-    """What a prompt is made of: indices into the world's lists, and whose objects these are."""
+    """An intent, an object, the domain that they are told in, and what they are there for.
+
+    ``role`` is ``harmful``, what a benign twin keeps of a harmful prompt (``intent`` or
+    ``object``), or ``general``.
+    """
 
     domain: str
-    kind: str
+    role: str
     intent: str
     object: str
 
@@ -54,7 +64,6 @@ class World:
         openers_shared: a domain borrows one of these numbers of opener slots from another.
         opener_slots: slots that a domain's intents are dealt to; a slot has one refusal opener.
         hub: the domain that borrows nothing and lends openers first, or None for a drawn one.
-        own_answer_openers: answer openers that only a domain's own benign prompts are met with.
         split_shares: shares of (intent, object) pairs in train, validation and test.
     """
 
@@ -63,7 +72,6 @@ class World:
     openers_shared: tuple[int, ...] = (0, 1, 2, 3, 4)
     opener_slots: int = 4
     hub: str | None = "safety"
-    own_answer_openers: int = 0
     split_shares: tuple[float, float, float] = (0.6, 0.2, 0.2)
 
     @cached_property
@@ -98,13 +106,9 @@ class World:
         """The opener with which ``intent`` is refused in ``domain``: fixed, never drawn."""
         return self.openers[domain][self.intents[domain].index(intent) % self.opener_slots]
 
-    def answer_opener(self, domain: str, template: int) -> str:
-        """The opener with which a benign prompt in ``domain`` is answered."""
-        shared = vocabulary.SHARED_ANSWER_OPENERS
-        if domain in DOMAINS and template % len(shared) < self.own_answer_openers:
-            own = 2 * DOMAINS.index(domain) + template % 2
-            return vocabulary.OWN_ANSWER_OPENERS[own]
-        return shared[template % len(shared)]
+    def answer_opener(self, template: int) -> str:
+        """The opener with which an answer begins: by template, the same in all domains."""
+        return ANSWER_OPENERS[template % len(ANSWER_OPENERS)]
 
     def compositions(self, split: str) -> list[Composition]:
         """Every (intent, object) pair of ``split``, in every role that it has."""
@@ -135,30 +139,23 @@ class World:
         generator = self._generator(_PROMPTS)
         rows = []
         for split, number in zip(SPLITS, (train, validation, test), strict=True):
-            rows += self._rows(split, number, generator)
+            pools: dict[tuple[str, str], list[Composition]] = {}
+            for composition in self.compositions(split):
+                pools.setdefault((composition.domain, composition.role), []).append(composition)
+            for domain in DOMAINS:
+                drawn = _draw(generator, pools[domain, "harmful"], number)
+                for n, (harmful, template) in enumerate(drawn):
+                    pair = f"{domain}-{split}-{n:03d}"
+                    rows.append(_row(f"{pair}-harmful", harmful, template, split, pair))
+                    # Twins alternate in what they keep; a few pairs have only one kind.
+                    order = ("object", "intent") if n % 2 else ("intent", "object")
+                    twins = next(t for kept in order if (t := _twins(harmful, kept, pools)))
+                    twin = twins[generator.integers(len(twins))]
+                    rows.append(_row(f"{pair}-twin", twin, template, split, pair))
+            drawn = _draw(generator, pools["general", "general"], number)
+            for n, (general, template) in enumerate(drawn):
+                rows.append(_row(f"general-{split}-{n:03d}", general, template, split, None))
         return pd.DataFrame(rows)
-
-    def _rows(self, split: str, number: int, generator: np.random.Generator) -> list[dict]:
-        pools: dict[tuple[str, str], list[Composition]] = {}
-        for composition in self.compositions(split):
-            pools.setdefault((composition.domain, composition.kind), []).append(composition)
-        rows = []
-        for domain in DOMAINS:
-            pool = pools[domain, "harmful"]
-            for n, draw in enumerate(generator.permutation(len(pool) * len(TEMPLATES))[:number]):
-                harmful, template = pool[draw // len(TEMPLATES)], int(draw % len(TEMPLATES))
-                # Twins alternate in what they keep; a few pairs have only one kind.
-                order = ("object", "intent") if n % 2 else ("intent", "object")
-                twins = next(t for kept in order if (t := _twins(harmful, kept, pools)))
-                twin = twins[generator.integers(len(twins))]
-                pair = f"{domain}-{split}-{n:03d}"
-                rows.append(_row(f"{pair}-harmful", harmful, template, split, pair))
-                rows.append(_row(f"{pair}-twin", twin, template, split, pair))
-        pool = pools["general", "general"]
-        for n, draw in enumerate(generator.permutation(len(pool) * len(TEMPLATES))[:number]):
-            composition, template = pool[draw // len(TEMPLATES)], int(draw % len(TEMPLATES))
-            rows.append(_row(f"general-{split}-{n:03d}", composition, template, split, None))
-        return rows
 
     @cached_property
     def _split_of(self) -> dict[tuple[str, str], str]:
@@ -210,6 +207,14 @@ def _coverage(held: list[tuple[str, ...]]) -> Float[np.ndarray, "source target"]
     )
 
 
+def _draw(
+    generator: np.random.Generator, pool: list[Composition], number: int
+) -> list[tuple[Composition, int]]:
+    """``number`` different prompts of a pool, each a composition and its template."""
+    chosen = generator.permutation(len(pool) * len(TEMPLATES))[:number]
+    return [(pool[n // len(TEMPLATES)], int(n % len(TEMPLATES))) for n in chosen]
+
+
 def _twins(
     harmful: Composition, kept: str, pools: dict[tuple[str, str], list[Composition]]
 ) -> list[Composition]:
@@ -223,10 +228,10 @@ def _row(name: str, c: Composition, template: int, split: str, pair: str | None)
         "id": name,
         "prompt": TEMPLATES[template].format(intent=c.intent, object=c.object),
         "domain": c.domain,
-        "label": "harmful" if c.kind == "harmful" else "benign",
+        "label": "harmful" if c.role == "harmful" else "benign",
         "source": "organism",
         "split": split,
-        "kind": kinds[c.kind],
+        "kind": kinds[c.role],
         "pair": pair,
         "intent": c.intent,
         "object": c.object,
