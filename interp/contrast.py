@@ -1,0 +1,107 @@
+"""Two groups of prompts whose difference of means is a direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from interp.crossfit import MINIMUM_UNITS, finite
+from interp.errors import InputError
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Activations of positive and negative prompts, with the links between them.
+
+    Attributes:
+        positive, negative: states; a 2-D array is taken as one layer.
+        pairs: row numbers (positive, negative) of prompts that belong together, for instance a
+            prompt and its twin in other words. They stay together in every split and permutation.
+            Rows in no pair stand alone.
+
+    Raises:
+        InputError: fewer than four rows on a side, states that are not finite, sides of different
+            shape, or a pair that names a row which is not there.
+    """
+
+    positive: Float[np.ndarray, "positive layer d_model"]
+    negative: Float[np.ndarray, "negative layer d_model"]
+    pairs: Int[np.ndarray, "pair 2"] | None = None
+
+    def __post_init__(self) -> None:
+        positive, negative = finite(self.positive), finite(self.negative)
+        if positive.shape[1:] != negative.shape[1:]:
+            raise InputError(
+                f"positive states have (layer, d_model) = {positive.shape[1:]}, negative ones "
+                f"{negative.shape[1:]}; both must come from the same model and layers"
+            )
+        for name, side in (("positive", positive), ("negative", negative)):
+            if len(side) < MINIMUM_UNITS:
+                raise InputError(
+                    f"{len(side)} {name} prompts; a direction with an interval needs at least "
+                    f"{MINIMUM_UNITS} on each side"
+                )
+        object.__setattr__(self, "positive", positive)
+        object.__setattr__(self, "negative", negative)
+        if self.pairs is not None:
+            pairs = np.asarray(self.pairs, dtype=np.int64).reshape(-1, 2)
+            if pairs.size and (pairs.min() < 0 or (pairs >= (len(positive), len(negative))).any()):
+                raise InputError(
+                    f"pairs name rows beyond the {len(positive)} positive and {len(negative)} "
+                    "negative ones; give row numbers (positive, negative)"
+                )
+            object.__setattr__(self, "pairs", pairs)
+
+    @classmethod
+    def from_labels(
+        cls,
+        states: Float[np.ndarray, "prompt layer d_model"],
+        positive: Bool[np.ndarray, " prompt"],
+        groups: Sequence[object] | None = None,
+    ) -> Contrast:
+        """A contrast from one table of prompts.
+
+        Args:
+            states: one row per prompt.
+            positive: which rows are positive.
+            groups: rows of the same group belong together (as in scikit-learn); ``None`` or NaN
+                stands alone.
+        """
+        states, positive = np.asarray(states), np.asarray(positive, dtype=bool)
+        if positive.shape != (len(states),):
+            raise InputError(f"{positive.size} labels for {len(states)} prompts; give one for each")
+        if groups is not None and len(groups) != len(states):
+            raise InputError(f"{len(groups)} groups for {len(states)} prompts; give one for each")
+        members: dict[object, tuple[list[int], list[int]]] = {}
+        row = np.where(positive, np.cumsum(positive), np.cumsum(~positive)) - 1
+        for index, group in enumerate(groups if groups is not None else ()):
+            if group is not None and group == group:  # NaN differs from itself
+                members.setdefault(group, ([], []))[0 if positive[index] else 1].append(row[index])
+        pairs = [(p, n) for ps, ns in members.values() for p in ps for n in ns]
+        return cls(states[positive], states[~positive], np.array(pairs) if pairs else None)
+
+    @property
+    def states(self) -> Float[np.ndarray, "row layer d_model"]:
+        """Positive rows, then negative rows."""
+        return np.concatenate([self.positive, self.negative])
+
+    @property
+    def classes(self) -> Int[np.ndarray, " row"]:
+        """0 for positive rows, 1 for negative rows."""
+        return np.repeat([0, 1], [len(self.positive), len(self.negative)])
+
+    @property
+    def units(self) -> Int[np.ndarray, " row"]:
+        """Rows with the same number belong together."""
+        rows = len(self.positive) + len(self.negative)
+        if self.pairs is None:
+            return np.arange(rows)
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        links = (self.pairs[:, 0], self.pairs[:, 1] + len(self.positive))
+        graph = coo_array((np.ones(len(self.pairs)), links), shape=(rows, rows))
+        return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
