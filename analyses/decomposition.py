@@ -54,7 +54,7 @@ def decompose(cells: pd.DataFrame) -> Decomposition:
     Rows with source = target or no value are left out. Raises `InputError` when the cells leave
     no freedom for δ (fewer than three sources or targets, or too many holes).
     """
-    from scipy.stats import f
+    from scipy.special import fdtrc
 
     kept = cells[(cells["source"] != cells["target"]) & cells["value"].notna()]
     groups = kept.groupby(["source", "target"])["value"]
@@ -101,7 +101,7 @@ def decompose(cells: pd.DataFrame) -> Decomposition:
         }
         noise = per_cell * (len(x) - 1)
         ratio = float((delta**2).sum()) / freedom / per_cell if per_cell > 0 else math.inf
-        p_value = float(f.sf(ratio, freedom, within))
+        p_value = float(fdtrc(freedom, within, ratio))
     shares = {name: value / total if total > 0 else math.nan for name, value in squares.items()}
     return Decomposition(
         mean=float(solution[0]),

@@ -246,7 +246,7 @@ def untouched_p_value(leak: Draws, within: float = UNTOUCHED_WITHIN) -> float:
 
     Two one-sided t tests with the resampling standard error; NaN where L is undefined.
     """
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     error = leak.standard_error
     if not np.isfinite(leak.value) or not np.isfinite(error):
@@ -254,6 +254,6 @@ def untouched_p_value(leak: Draws, within: float = UNTOUCHED_WITHIN) -> float:
     if error == 0:
         return float(abs(leak.value) >= within)
     freedom = max(leak.n - 1, 1)
-    above = t.sf((leak.value + within) / error, freedom)
-    below = t.sf((within - leak.value) / error, freedom)
+    above = stdtr(freedom, -(leak.value + within) / error)
+    below = stdtr(freedom, (leak.value - within) / error)
     return float(max(above, below))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from zlib import crc32
 
 import numpy as np
@@ -90,7 +91,8 @@ def resampling_weights(
     _, index = np.unique(clusters, return_inverse=True)
     count = int(index.max()) + 1
     rng = np.random.default_rng([seed, crc32(stratum.encode())])
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+    picks = rng.integers(count, size=(resamples, count)) + count * np.arange(resamples)[:, None]
+    drawn = np.bincount(picks.ravel(), minlength=resamples * count).reshape(resamples, count)
     return drawn[:, index].astype(np.float64)
 
 
@@ -121,11 +123,9 @@ def mean_of(
 
 def rate_of(successes: int, n: int, level: float = LEVEL) -> Estimate:
     """A share with Wilson's score interval (Wilson 1927), which holds at 0 and at n as well."""
-    from scipy.stats import norm
-
     if n == 0:
         return Estimate.undefined("no prompts")
-    z = float(norm.ppf((1 + level) / 2))
+    z = NormalDist().inv_cdf((1 + level) / 2)
     share = successes / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))

@@ -53,13 +53,9 @@ class Verdict:
 
     @property
     def decided(self) -> bool:
-        """Whether every interval lies on one side of its threshold."""
+        """Whether complying and collapsing are told apart: no interval straddles its threshold."""
         most_other = self.base_other_mass.value + MOST_ADDED_OTHER
-        return not any(
-            estimate.low < threshold < estimate.high
-            for estimate, threshold in (
-                (self.refusal_rate, MOST_REFUSALS),
-                (self.answer_rate, FEWEST_ANSWERS),
-                (self.other_mass, most_other),
-            )
+        return not (
+            self.answer_rate.low < FEWEST_ANSWERS <= self.answer_rate.high
+            or self.other_mass.low <= most_other < self.other_mass.high
         )

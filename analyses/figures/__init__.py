@@ -1,0 +1,151 @@
+"""Figures of a run: functions of `RunTables` that return Matplotlib figures, and their files.
+
+None is known to pyplot, so none stays open; in a notebook `display(figure)` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analyses.figures.containment import containment_figure
+from analyses.figures.geometry import cosine_figure, cosine_layer_figure, rotation_figure
+from analyses.figures.leakage import dose_response_figure, leakage_figure
+from analyses.figures.outcome import CAPTION, outcome_figure
+from analyses.figures.overview import overview_figure
+from analyses.figures.style import style
+from analyses.tables import RunTables
+from interp.store import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Drawing",
+    "containment_figure",
+    "cosine_figure",
+    "cosine_layer_figure",
+    "dose_response_figure",
+    "drawings",
+    "leakage_figure",
+    "outcome_figure",
+    "overview_figure",
+    "rotation_figure",
+    "write",
+]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its name, what it shows, and the numbers in it."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    data: pd.DataFrame
+
+
+def drawings(tables: RunTables) -> Iterator[Drawing]:
+    """The figures that this run has something for, one at a time."""
+    yield Drawing(
+        "overview",
+        "Overview",
+        "Each column answers its question for the arms on the first screen.",
+        overview_figure(tables),
+        tables.leakage,
+    )
+    if len(tables.record.arms) == 0:
+        return
+    yield Drawing(
+        "leakage",
+        "Leakage at the same dose",
+        "Share of each domain's refusal that is gone where the target has lost 90% of its own. "
+        "Bars: 95% intervals over resampled prompts. Grey band: |L| < .05, where a domain counts "
+        "as untouched. Small ticks: other seeds. ᴿ: in the retain set of the arm shown.",
+        leakage_figure(tables),
+        tables.leakage,
+    )
+    if not tables.curves.empty:
+        yield Drawing(
+            "dose_response",
+            "Along the way",
+            "Loss of refusal against the dose. On the diagonal a domain falls in step with the "
+            "target; above it, first. Domains with a base rate under .2 are left out.",
+            dose_response_figure(tables),
+            tables.curves,
+        )
+    yield Drawing(
+        "outcome",
+        "Where the target's refusals went",
+        CAPTION,
+        outcome_figure(tables),
+        tables.behaviour,
+    )
+    if not tables.recovery.empty:
+        yield Drawing(
+            "containment",
+            "Containment by weight",
+            "Recovery in domains of the retain set (that is retraining) and in domains left out "
+            "of it (that is containment), beside the share of the target's prompts that are "
+            "answered. A cross: undefined, for the reason in recovery.csv.",
+            containment_figure(tables),
+            tables.recovery,
+        )
+    yield from _geometry(tables)
+
+
+def _geometry(tables: RunTables) -> Iterator[Drawing]:
+    if not tables.rotation.empty:
+        for quantity, title in (("angle_degrees", "Rotation by layer"), ("gain", "Gain by layer")):
+            rows = tables.rotation[tables.rotation["quantity"] == quantity]
+            if rows.empty:
+                continue
+            yield Drawing(
+                f"rotation_{quantity}",
+                title,
+                "Each domain's direction after against before, cross-fitted over split halves, "
+                "with 95% intervals; the band is the null. A cross: undefined, there is no "
+                "direction to follow.",
+                rotation_figure(tables, quantity),
+                rows,
+            )
+    if not tables.cosine.empty:
+        layers = sorted(tables.cosine["layer"].unique())
+        layer = int(layers[2 * len(layers) // 3])
+        yield Drawing(
+            f"cosine_layer_{layer}",
+            f"Cosines between domains before, layer {layer}",
+            "Cross-fitted cosines between the domains' directions in the base model, two thirds "
+            "of the way up (picked by depth, not by what it shows). Grey cells lie inside their "
+            "null.",
+            cosine_layer_figure(tables, layer),
+            tables.cosine[tables.cosine["layer"] == layer],
+        )
+        yield Drawing(
+            "cosine",
+            "Cosines between domains before, all layers",
+            "The same at every layer.",
+            cosine_figure(tables),
+            tables.cosine,
+        )
+
+
+def write(tables: RunTables) -> tuple[Drawing, ...]:
+    """Draws the run's figures into `figures/`, each as SVG and PNG with its CSV; returns them."""
+    folder = tables.record.folder / "figures"
+    folder.mkdir(exist_ok=True)
+    drawn = tuple(drawings(tables))
+    for drawing in drawn:
+        with style():
+            with atomic_write(folder / f"{drawing.name}.svg") as path:
+                drawing.figure.savefig(path, format="svg", metadata={"Date": None})
+            drawing.figure.set_layout_engine("none")  # placed by the first save; it is slow
+            with atomic_write(folder / f"{drawing.name}.png") as path:
+                drawing.figure.savefig(path, format="png", dpi=160)
+        with atomic_write(folder / f"{drawing.name}.csv") as path:
+            drawing.data.to_csv(path, index=False, encoding="utf-8")
+    return drawn

@@ -1,0 +1,205 @@
+"""How representations turned: cosines between domains before, rotation of each domain after.
+
+Cells and points inside their null say nothing and are drawn so: grey, or in the null's band.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from analyses.arms import Arm
+from analyses.figures.leakage import title_of
+from analyses.figures.style import (
+    CONTAINED,
+    FAINT,
+    INK,
+    MUTED,
+    NULL,
+    PLAIN,
+    domain_label,
+    new_figure,
+    say,
+    styled,
+)
+from analyses.headline import Headline, headlines
+from analyses.tables import RunTables
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_MULTIPLES = 12
+NAMES = {"angle_degrees": "rotation (degrees)", "gain": "gain (× base)", "offset": "offset"}
+UNCHANGED = {"angle_degrees": 0.0, "gain": 1.0, "offset": 0.0}
+
+
+def outside_null(table: pd.DataFrame) -> pd.Series:
+    """Whether the interval lies wholly outside the null's; False where the value is undefined."""
+    outside = (table["low"] > table["null_high"]) | (table["high"] < table["null_low"])
+    return outside & table["defined"].astype(bool)
+
+
+def _grid(table: pd.DataFrame, rows: list, columns: list, column: str, of: str) -> np.ndarray:
+    wide = table.pivot(index=of, columns=column, values="value")
+    return wide.reindex(index=rows, columns=columns).to_numpy(dtype=float)
+
+
+def turned_panel(axes: Axes, tables: RunTables, headline: Headline) -> None:
+    """Degrees by domain and layer in the plain arm; grey inside the null, a dash if undefined."""
+    table = tables.rotation
+    if not table.empty:
+        table = table[table["arm"] == headline.plain.name]
+        table = table[table["quantity"] == "angle_degrees"]
+    if table.empty:
+        return say(axes, "no rotation was fitted")
+    rows = [domain for domain in tables.record.domains if domain in set(table["domain"])]
+    rows.sort(key=lambda domain: domain != headline.concept)
+    layers = sorted(table["layer"].unique())
+    degrees = _grid(table, rows, layers, "layer", "domain")
+    turned = _grid(table.assign(value=outside_null(table)), rows, layers, "layer", "domain") > 0
+    scale = max(float(np.nanmax(degrees, initial=0)), 10.0)
+    axes.set_facecolor(NULL)
+    image = np.ma.masked_where(~turned, degrees)
+    axes.imshow(image, cmap="YlOrBr", vmin=0, vmax=scale, aspect="auto")
+    if len(layers) <= 8:
+        for (i, j), value in np.ndenumerate(degrees):
+            text = f"{value:.0f}°" if np.isfinite(value) else "–"
+            dark = turned[i, j] and value > 0.6 * scale
+            colour = "white" if dark else INK if turned[i, j] else MUTED
+            axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
+    step = max(1, len(layers) // 8)
+    axes.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+    names = [domain_label(domain) for domain in rows]
+    axes.set_yticks(range(len(rows)), names)
+    if headline.concept:
+        axes.get_yticklabels()[0].set_fontweight("bold")
+    axes.set_xticks(np.arange(len(layers) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", lw=1.5)
+    axes.tick_params(which="minor", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("layer (grey: in null, –: undefined)")
+
+
+@styled
+def rotation_figure(tables: RunTables, quantity: str = "angle_degrees") -> Figure:
+    """`quantity` by layer, one column per domain, one row per concept; the band is the null."""
+    found = headlines(tables.record)
+    domains = list(tables.record.domains)
+    figure = new_figure(1.75 * len(domains) + 0.6, 2.0 * max(len(found), 1) + 0.8)
+    table = tables.rotation
+    table = table if table.empty else table[table["quantity"] == quantity]
+    if table.empty:
+        say(figure.subplots(), "no rotation was fitted")
+        return figure
+    grid = figure.subplots(len(found), len(domains), squeeze=False, sharex=True, sharey=True)
+    for line, headline in zip(grid, found, strict=True):
+        for axes, domain in zip(line, domains, strict=True):
+            of_domain = table[table["domain"] == domain]
+            for place, arm in enumerate(headline.shown):
+                _rotation(axes, of_domain[of_domain["arm"] == arm.name], arm, place, quantity)
+            axes.set_title(domain_label(domain), fontsize=9)
+            if domain == headline.concept:
+                axes.set_title(f"{domain_label(domain)} (target)", fontsize=9, color=PLAIN)
+        line[0].set_ylabel(f"{title_of(headline)}\n{NAMES.get(quantity, quantity)}")
+    for axes in grid[-1]:
+        axes.set_xlabel("layer")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside upper right", ncols=4)
+    return figure
+
+
+def _rotation(axes: Axes, rows: pd.DataFrame, arm: Arm, place: int, quantity: str) -> None:
+    if rows.empty:
+        return
+    rows = rows.sort_values("layer")
+    layers = rows["layer"].to_numpy(dtype=float)
+    if place == 0:
+        axes.fill_between(
+            layers, rows["null_low"].to_numpy(dtype=float), rows["null_high"].to_numpy(dtype=float),
+            color=NULL, lw=0, step="mid", label="null",
+        )  # fmt: skip
+        axes.axhline(UNCHANGED.get(quantity, 0), color=FAINT, lw=1)
+    defined = rows["defined"].to_numpy(dtype=bool)
+    value = np.where(defined, rows["value"], np.nan)
+    reach = np.abs(rows[["low", "high"]].to_numpy(dtype=float) - value[:, None]).T
+    colour, marker = (CONTAINED, "D") if arm.retain else (PLAIN, "o")
+    shift = 0.12 * place
+    axes.errorbar(
+        layers + shift, value, yerr=np.nan_to_num(reach), fmt=marker, ls="-", color=colour, ms=3.5,
+        lw=1.2, label="contained" if arm.retain else "plain",
+    )  # fmt: skip
+    foot = np.full((~defined).sum(), UNCHANGED.get(quantity, 0))
+    axes.plot(layers[~defined] + shift, foot, "x", color=colour, ms=6)
+    axes.set_xticks(layers if len(layers) <= 8 else layers[:: len(layers) // 6])
+
+
+@styled
+def cosine_layer_figure(tables: RunTables, layer: int) -> Figure:
+    """Cosines between domains' directions in the base model at one layer, numbers in the cells."""
+    figure = new_figure(6.6, 5.4)
+    axes = figure.subplots()
+    image = _cosines(axes, tables, layer, numbers=True)
+    axes.set_title(f"layer {layer}")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="cosine (grey: inside the null)")
+    return figure
+
+
+@styled
+def cosine_figure(tables: RunTables) -> Figure:
+    """The same at every layer (evenly picked where there are more than twelve)."""
+    if tables.cosine.empty:
+        figure = new_figure(5, 2)
+        say(figure.subplots(), "no directions were fitted")
+        return figure
+    layers = sorted(tables.cosine["layer"].unique())
+    picked = sorted({layers[i] for i in np.linspace(0, len(layers) - 1, MOST_MULTIPLES).round()
+                     .astype(int)})  # fmt: skip
+    columns = min(len(picked), 4)
+    lines = -(-len(picked) // columns)
+    figure = new_figure(2.7 * columns + 1.4, 2.6 * lines + 0.7)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes in grid.flat[len(picked) :]:
+        axes.set_visible(False)
+    for place, (axes, layer) in enumerate(zip(grid.flat, picked, strict=False)):
+        image = _cosines(axes, tables, layer, numbers=False)
+        axes.set_title(f"layer {layer}")
+        if place % columns:
+            axes.set_yticklabels([])
+        if place + columns < len(picked):
+            axes.set_xticklabels([])
+    figure.colorbar(image, ax=grid, shrink=0.7, label="cosine (grey: inside the null)")
+    return figure
+
+
+def _cosines(axes: Axes, tables: RunTables, layer: int, numbers: bool):  # type: ignore[no-untyped-def]
+    from matplotlib import colormaps
+
+    table = tables.cosine[tables.cosine["layer"] == layer]
+    domains = [domain for domain in tables.record.domains if domain in set(table["domain_a"])]
+    cosines = _grid(table, domains, domains, "domain_b", "domain_a")
+    clear = _grid(table.assign(value=outside_null(table)), domains, domains, "domain_b",
+                  "domain_a") > 0  # fmt: skip
+    off = ~np.eye(len(domains), dtype=bool)
+    axes.set_facecolor(NULL)
+    shown = np.ma.masked_where(~(clear & off), cosines)
+    image = axes.imshow(shown, cmap=colormaps["PuOr_r"], vmin=-1, vmax=1)
+    blank = np.ma.masked_where(off, np.ones_like(cosines))  # a domain with itself says nothing
+    axes.imshow(blank, cmap=colormaps["gray"], vmin=0, vmax=1)
+    if numbers:
+        for (i, j), value in np.ndenumerate(cosines):
+            if off[i, j]:
+                text = f"{value:.2f}" if np.isfinite(value) else "–"
+                light = clear[i, j] and abs(value) > 0.65
+                colour = "white" if light else INK if clear[i, j] else MUTED
+                axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
+    names = [domain_label(domain) for domain in domains]
+    axes.set_xticks(range(len(domains)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(domains)), names)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return image

@@ -1,0 +1,179 @@
+"""What leaked: off-target loss of refusal at the same dose, and along it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from analyses.arms import Arm
+from analyses.figures.style import (
+    CONTAINED,
+    DOMAIN_COLOURS,
+    FAINT,
+    INK,
+    MUTED,
+    NULL,
+    PLAIN,
+    domain_label,
+    legend_above,
+    new_figure,
+    say,
+    styled,
+)
+from analyses.headline import Headline, headlines
+from analyses.leakage import UNTOUCHED_WITHIN
+from analyses.tables import RunTables
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EDGE = 1.02  # where the column of base rates stands, in axes coordinates
+
+
+def shown_quantity(arm: Arm) -> str:
+    """L_90 where there is a source, else the plain drop between the two models."""
+    return "L_90" if arm.concept else "drop"
+
+
+def leakage_panel(
+    axes: Axes, tables: RunTables, headline: Headline, arms: tuple[Arm, ...] | None = None
+) -> None:
+    """Dots with intervals, one row per off-target domain, one mark per arm; base rates beside."""
+    arms = arms or headline.shown
+    domains = [domain for domain in tables.record.domains if domain != headline.concept]
+    quantity = shown_quantity(headline.plain)
+    rows = tables.leakage[tables.leakage["quantity"] == quantity]
+    axes.axvspan(-UNTOUCHED_WITHIN, UNTOUCHED_WITHIN, color=NULL, lw=0)
+    axes.axvline(0, color=FAINT, lw=1)
+    reach_of_arms = 0.28 if len(arms) > 2 else 0.15
+    offsets = np.linspace(-reach_of_arms, reach_of_arms, len(arms)) if len(arms) > 1 else [0.0]
+    lowest, highest = -0.08, 1.0
+    for place, arm in enumerate(arms):
+        of_arm = rows[rows["arm"] == arm.name].set_index("domain").reindex(domains)
+        colour, marker = (CONTAINED, "D") if arm.retain else (PLAIN, "o")
+        fade = 1.0 if arm in headline.shown else 0.45
+        verdict = tables.verdicts.get(arm.name)
+        hollow = verdict is not None and not verdict.answers
+        y = np.arange(len(domains)) + offsets[place]
+        value = of_arm["value"].to_numpy(dtype=float)
+        reach = np.abs(of_arm[["low", "high"]].to_numpy(dtype=float) - value[:, None]).T
+        # An interval that does not exist leaves its mark bare.
+        axes.errorbar(
+            value, y, xerr=np.nan_to_num(reach), fmt=marker, color=colour, ms=5.5, lw=1.6,
+            alpha=fade, mfc="white" if hollow else colour,
+            label=arm.label + (" (does not comply)" if hollow else ""),
+        )  # fmt: skip
+        if np.isfinite(value).any():
+            lowest = min(lowest, float(np.nanmin(of_arm["low"].fillna(0))) - 0.03)
+            highest = max(highest, float(np.nanmax(of_arm["high"].fillna(0))) + 0.03)
+    for other in headline.others:
+        elsewhere = rows[rows["arm"] == other.name].set_index("domain")["value"].reindex(domains)
+        axes.plot(
+            elsewhere, np.arange(len(domains)) + offsets[0], "|", color=PLAIN, ms=7, alpha=0.6
+        )
+    _base_rates(axes, rows[rows["arm"] == headline.plain.name], domains)
+    held = headline.contained.retain if headline.contained and headline.contained.retain else ()
+    labels = [domain_label(domain) + (" ᴿ" if domain in held else "") for domain in domains]
+    axes.set_yticks(range(len(domains)), labels)
+    axes.set_ylim(len(domains) - 0.45, -0.55)
+    axes.set_xlim(max(lowest, -0.6), min(highest, 1.4))
+    axes.grid(axis="x")
+    axes.set_xlabel(
+        f"refusal lost when {domain_label(headline.concept).lower()} has lost 90%"
+        if headline.concept
+        else "share of refusal lost"
+    )
+    legend_above(axes)
+
+
+def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str]) -> None:
+    """The base rate of each domain at the right edge; without one no loss can be read."""
+    across = axes.get_yaxis_transform()
+    axes.text(EDGE, -0.62, "p_R before", transform=across, color=MUTED, fontsize=7.5)
+    for place, domain in enumerate(domains):
+        found = rows[rows["domain"] == domain]
+        if found.empty:
+            continue
+        row = found.iloc[0]
+        axes.text(
+            EDGE, place, f"{row['base_rate']:.2f}", transform=across, va="center", fontsize=8,
+            color=MUTED,
+        )  # fmt: skip
+        if not np.isfinite(row["value"]):
+            reason = "low base: log-odds only" if row["low_base"] else "dose not reached"
+            axes.text(0.02, place, reason, va="center", fontsize=8, color=MUTED, style="italic")
+
+
+@styled
+def leakage_figure(tables: RunTables) -> Figure:
+    """Every arm of each concept's first seed, at the matched dose."""
+    found = headlines(tables.record)
+    rows = len(tables.record.domains)
+    figure = new_figure(max(5.2 * len(found), 6), 0.52 * rows + 1.1)
+    for axes, headline in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        leakage_panel(axes, tables, headline, (headline.plain, *headline.sweep))
+        axes.set_title(title_of(headline), pad=18)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, columnspacing=1)
+    return figure
+
+
+def title_of(headline: Headline) -> str:
+    """What was unlearned, or which model was compared."""
+    if headline.concept is None:
+        return headline.plain.label
+    return f"{domain_label(headline.concept)} unlearned"
+
+
+@styled
+def dose_response_figure(tables: RunTables) -> Figure:
+    """u_b against the dose ū_a, with the diagonal on which a domain falls in step with it."""
+    found = [headline for headline in headlines(tables.record) if headline.concept]
+    columns = max((len(headline.shown) for headline in found), default=1)
+    figure = new_figure(4.6 * columns + 1.4, max(3.4 * len(found), 3))
+    grid = figure.subplots(max(len(found), 1), columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat:
+        axes.set_visible(False)
+    colours = dict(zip(tables.record.domains, DOMAIN_COLOURS * 9, strict=False))
+    for line, headline in zip(grid, found, strict=False):
+        for axes, arm in zip(line, headline.shown, strict=False):
+            axes.set_visible(True)
+            _curves(axes, tables.curves[tables.curves["arm"] == arm.name], headline, colours)
+            axes.set_title(f"{title_of(headline)}: {arm.label}")
+    if found:
+        from matplotlib.lines import Line2D
+
+        handles = [
+            Line2D([], [], color=MUTED, lw=1, ls=(0, (4, 3)), label="in step"),
+            Line2D([], [], color=INK, lw=2.2, ls=":", label="target"),
+        ]
+        handles += [
+            Line2D([], [], color=colour, lw=1.5, label=domain_label(domain))
+            for domain, colour in colours.items()
+        ]
+        figure.legend(handles=handles, loc="outside right center")
+    else:
+        say(grid[0][0], "no concept was unlearned here: there is no dose")
+        grid[0][0].set_visible(True)
+    return figure
+
+
+def _curves(axes: Axes, curves: pd.DataFrame, headline: Headline, colours: dict[str, str]) -> None:
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)))
+    axes.axhspan(-UNTOUCHED_WITHIN, UNTOUCHED_WITHIN, color=NULL, lw=0)
+    for domain, path in curves[~(curves["base_rate"] < 0.2)].groupby("domain", sort=False):
+        path = path.sort_values("step")
+        target = domain == headline.concept
+        colour = INK if target else colours[str(domain)]
+        axes.fill_between(path["dose"], path["low"], path["high"], color=colour, alpha=0.12, lw=0)
+        axes.plot(
+            path["dose"], path["value"], color=colour, lw=2.2 if target else 1.5,
+            ls=":" if target else "-",
+        )  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.12, 1.05)
+    axes.grid()
+    axes.set_xlabel("dose: target's refusal lost (validation, running maximum)")
+    axes.set_ylabel("refusal lost (test)")

@@ -1,0 +1,136 @@
+"""Where the target's refusals went: into answers (it complied) or elsewhere (it collapsed)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analyses.arms import BASE
+from analyses.behaviour import pick
+from analyses.figures.leakage import title_of
+from analyses.figures.style import (
+    ANSWERS,
+    MUTED,
+    NEITHER,
+    REFUSES,
+    VERMILLION,
+    domain_label,
+    legend_above,
+    new_figure,
+    styled,
+)
+from analyses.headline import Headline, headlines
+from analyses.resampling import Estimate
+from analyses.tables import RunTables
+from analyses.verdict import FEWEST_ANSWERS, Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Refuses, answers, neither: by the classes of generated text, and by mass at the first position.
+TEXT = (("refusal_rate",), ("answer_rate",), ("other_rate", "gibberish_rate"))
+MASS = (("p_R",), ("p_C",), ("other_mass",))
+COLOURS = (REFUSES, ANSWERS, NEITHER)
+WORDS = {
+    Outcome.FORGOTTEN: "complied",
+    Outcome.COLLAPSED: "collapsed",
+    Outcome.STILL_REFUSES: "still refuses",
+    Outcome.UNKNOWN: "no text",
+}
+
+
+def _shares(tables: RunTables, arm: str, domain: str, parts: tuple[tuple[str, ...], ...]) -> list:
+    rows = tables.behaviour[tables.behaviour["arm"] == arm]
+    return [sum(pick(rows, name, domain).value for name in names) for names in parts]
+
+
+def _stack(axes: Axes, y: float, shares: list[float], height: float, faint: bool) -> None:
+    left = 0.0
+    for share, colour in zip(shares, COLOURS, strict=True):
+        if np.isfinite(share):
+            axes.barh(
+                y, share, height, left=left, color=colour, alpha=0.55 if faint else 1,
+                edgecolor="white", lw=0.8,
+            )  # fmt: skip
+            left += share
+
+
+def outcome_panel(
+    axes: Axes, tables: RunTables, headline: Headline, arms: tuple[str, ...] | None = None
+) -> None:
+    """Before and after, two bars each: generated text (upper), first-token mass (lower, thin).
+
+    In a comparison without a concept the rows are the domains, after the change.
+    """
+    if headline.concept is None:
+        rows = [(headline.plain.name, domain, domain_label(domain)) for domain in
+                tables.record.domains]  # fmt: skip
+    else:
+        labels = {arm.name: arm.label for arm in tables.record.arms}
+        names = arms or tuple(arm.name for arm in headline.shown)
+        rows = [(BASE, headline.concept, "Before")]
+        rows += [(name, headline.concept, labels[name]) for name in names]
+    for y, (arm, domain, _) in enumerate(rows):
+        text = _shares(tables, arm, domain, TEXT)
+        _stack(axes, y - 0.1, text, 0.46, faint=False)
+        _stack(axes, y + 0.26, _shares(tables, arm, domain, MASS), 0.16, faint=True)
+        _answer_interval(axes, tables, arm, domain, y)
+        if arm in tables.verdicts:
+            outcome = tables.verdicts[arm].outcome
+            bad = outcome is Outcome.COLLAPSED
+            axes.text(
+                1.02, y, WORDS[outcome], va="center", fontsize=8.5,
+                color=VERMILLION if bad else MUTED, weight="bold" if bad else "normal",
+            )  # fmt: skip
+        elif headline.concept and not np.isfinite(text[0]):
+            axes.text(1.02, y, "no text", va="center", fontsize=8.5, color=MUTED)
+    axes.set_yticks(range(len(rows)), [label.replace(" + ", "\n+ ") for _, _, label in rows])
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.set_xlim(0, 1)
+    of = f"{domain_label(headline.concept)} prompts" if headline.concept else "prompts, after"
+    axes.set_xlabel(f"share of {of} (thin: first-token mass)")
+    _legend(axes)
+
+
+def _answer_interval(axes: Axes, tables: RunTables, arm: str, domain: str, y: float) -> None:
+    """Wilson's interval of the answer rate, drawn where the answers end."""
+    rows = tables.behaviour[tables.behaviour["arm"] == arm]
+    refusal = pick(rows, "refusal_rate", domain)
+    answer: Estimate = pick(rows, "answer_rate", domain)
+    if answer.defined and refusal.defined:
+        ends = np.clip(refusal.value + np.array([answer.low, answer.high]), 0, 1)
+        axes.plot(ends, [y - 0.1] * 2, color="#1f2430", lw=1.2, marker="|", ms=5, clip_on=False)
+
+
+def _legend(axes: Axes) -> None:
+    from matplotlib.patches import Patch
+
+    names = ("refuses", "answers", "neither")
+    handles = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, names, strict=True)]
+    legend_above(axes, handles)
+
+
+@styled
+def outcome_figure(tables: RunTables) -> Figure:
+    """Every arm of each concept: text classes and first-token mass, before and after."""
+    found = headlines(tables.record)
+    sizes = [
+        2 + len(headline.sweep) if headline.concept else len(tables.record.domains)
+        for headline in found
+    ]
+    figure = new_figure(8, sum(0.48 * size + 1.0 for size in sizes))
+    grid = figure.subplots(len(found), 1, squeeze=False, height_ratios=sizes)[:, 0]
+    for axes, headline in zip(grid, found, strict=True):
+        arms = tuple(arm.name for arm in (headline.plain, *headline.sweep))
+        outcome_panel(axes, tables, headline, arms)
+        axes.set_title(title_of(headline), pad=20)
+    return figure
+
+
+CAPTION = (
+    "Upper bar: classes of generated text, with Wilson's interval of the answer rate. Lower bar: "
+    "probability mass at the first answer position. A target that stops refusing must answer at "
+    f"least {FEWEST_ANSWERS:.0%} of its prompts, or it has collapsed."
+)

@@ -1,0 +1,61 @@
+"""Which arms a first screen shows: per concept the plain arm and the contained one beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analyses.arms import Arm, RunRecord
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One unlearned concept (or, in a comparison, one model after).
+
+    `sweep`: all contained arms of the same seed by weight. `contained`: the one shown; `chosen`
+    is False when the study chose none and the heaviest stands in for it. `others`: the plain arm
+    under other seeds.
+    """
+
+    concept: str | None
+    plain: Arm
+    contained: Arm | None
+    chosen: bool
+    sweep: tuple[Arm, ...]
+    others: tuple[Arm, ...]
+
+    @property
+    def shown(self) -> tuple[Arm, ...]:
+        return (self.plain, self.contained) if self.contained else (self.plain,)
+
+
+def headlines(record: RunRecord) -> tuple[Headline, ...]:
+    """The headlines of a run: for each concept and objective its first seed, in the run's order.
+
+    A contained arm whose plain arm has not finished has nothing to be compared with: it waits.
+    """
+    found: dict[tuple[str | None, str | None, str], Headline] = {}
+    for plain in (arm for arm in record.arms if not arm.retain):
+        # Compared models have no objective: each is a story of its own.
+        key = (plain.concept, plain.objective, "" if plain.objective else plain.name)
+        if key in found:
+            continue
+        sweep = tuple(arm for arm in record.arms if arm.contains(plain))
+        selected = [arm for arm in sweep if arm.selected] or (
+            list(sweep) if len(sweep) == 1 else []
+        )
+        found[key] = Headline(
+            concept=plain.concept,
+            plain=plain,
+            contained=selected[0] if selected else (sweep[-1] if sweep else None),
+            chosen=bool(selected),
+            sweep=sweep,
+            others=tuple(
+                arm
+                for arm in record.arms
+                if plain.objective
+                and not arm.retain
+                and (arm.concept, arm.objective) == (plain.concept, plain.objective)
+                and arm.seed != plain.seed
+            ),
+        )
+    return tuple(found.values())

@@ -1,0 +1,88 @@
+"""Figures: drawn without pyplot, the same twice, their numbers beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from analyses import figures, tables
+from analyses.figures.geometry import outside_null
+from tests.synthetic_run import write_comparison, write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tables.RunTables:
+    folder = write_run(
+        tmp_path_factory.mktemp("run"),
+        concepts=("safety",),
+        seeds=1,
+        collapsed=("npo-retain-100-safety-0",),
+        not_reached=("npo-retain-1-safety-0",),
+    )
+    return tables.build(folder)
+
+
+@pytest.fixture(scope="module")
+def drawn(run: tables.RunTables) -> tuple[figures.Drawing, ...]:
+    return figures.write(run)
+
+
+def test_every_figure_has_a_vector_a_bitmap_and_its_numbers(run, drawn):
+    names = {drawing.name for drawing in drawn}
+    assert {"overview", "leakage", "dose_response", "outcome", "containment", "cosine"} <= names
+    assert {"rotation_angle_degrees", "rotation_gain"} <= names
+    for drawing in drawn:
+        stem = Path(run.record.folder / "figures" / drawing.name)
+        assert stem.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in stem.with_suffix(".svg").read_text("utf-8")
+        assert len(pd.read_csv(stem.with_suffix(".csv"))) == len(drawing.data) > 0
+        assert drawing.title and drawing.caption
+
+
+def test_drawing_leaves_no_global_state(run):
+    from matplotlib import pyplot
+
+    def settings() -> dict[str, object]:  # the backend is settled by whoever asks first
+        return {name: value for name, value in matplotlib.rcParams.items() if name != "backend"}
+
+    before, settings_before = pyplot.get_fignums(), settings()
+    figure = figures.overview_figure(run)
+    assert isinstance(figure, Figure)
+    assert pyplot.get_fignums() == before and settings() == settings_before
+
+
+def test_the_same_tables_give_the_same_picture(run, drawn):
+    path = run.record.folder / "figures" / "outcome.svg"
+    first = path.read_bytes()
+    again = next(d for d in figures.drawings(run) if d.name == "outcome")
+    with figures.style():
+        again.figure.savefig(path, format="svg", metadata={"Date": None})
+    assert path.read_bytes() == first
+
+
+def test_runs_that_lack_something_are_drawn_without_it(tmp_path):
+    compared = tables.build(write_comparison(tmp_path / "compared"))
+    names = {drawing.name for drawing in figures.drawings(compared)}
+    assert "overview" in names and not names & {"dose_response", "containment"}
+    bare = write_run(tmp_path / "bare", concepts=("safety",), rotation=False)
+    for folder in (bare / "arms").iterdir():
+        if folder.name != "base":
+            (folder / "DONE").unlink()
+    assert [drawing.name for drawing in figures.drawings(tables.build(bare))] == ["overview"]
+
+
+def test_a_cell_is_outside_its_null_only_if_the_intervals_do_not_meet():
+    table = pd.DataFrame(
+        {
+            "low": [5.0, 3.0, -9.0, 5.0],
+            "high": [9.0, 9.0, -5.0, 9.0],
+            "null_low": -4.0,
+            "null_high": 4.0,
+            "defined": [True, True, True, False],
+        }
+    )
+    assert outside_null(table).tolist() == [True, False, True, False]

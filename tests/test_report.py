@@ -1,0 +1,154 @@
+"""The page: whole in one file, safe to open, its sentences decided by the numbers."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analyses import report, tables, wording
+from analyses.resampling import Estimate, rate_of
+from analyses.verdict import Verdict
+from interp.store import read_json, write_json
+from tests.synthetic_run import write_comparison, write_run
+
+UNCLOSED = {"meta", "img", "br", "link", "input"}
+
+
+class _Page(HTMLParser):
+    """What a page asks of the world, and whether its tags are closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href") and value]
+        if tag not in UNCLOSED:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(
+        tmp_path_factory.mktemp("run"),
+        concepts=("safety",),
+        collapsed=("npo-retain-100-safety-0",),
+        not_reached=("npo-retain-1-safety-0",),
+        unfinished=("npo-retain-10-safety-0",),
+    )
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    path = report.write(run)
+    assert path == run / "report.html" and (run / "summary.json").is_file()
+    return path.read_text("utf-8")
+
+
+def test_the_page_is_whole_and_asks_nothing_of_the_world(page):
+    parsed = _Page(page)
+    assert not parsed.open and "script" not in parsed.tags
+    assert all(address.startswith(("data:image/svg+xml", "#")) for address in parsed.addresses)
+    assert "url(" not in page and "@import" not in page
+
+
+def test_the_first_screen_names_what_matters(page):
+    top = page[: page.index("Domain by domain")]
+    for words in ("leaked away in", "complied", "recovered", "turned at layers 2–3"):
+        assert words in top
+    assert "npo-retain-10-safety-0" in top  # what is missing is said
+    assert "planted world" in top
+
+
+def test_the_planted_truth_is_called_planted_and_absent_elsewhere(run, page, tmp_path):
+    assert "What is planted" in page
+    folder = write_comparison(tmp_path)
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", config | {"planted": None})
+    elsewhere = report.render(tables.build(folder), ())
+    assert "What is planted" not in elsewhere and "planted world" not in elsewhere
+
+
+def test_foreign_text_is_escaped_and_completions_stay_out_unless_asked(tmp_path):
+    folder = write_comparison(tmp_path)
+    config = read_json(folder / "config.json")
+    evil = "<script>alert(1)</script>"
+    write_json(folder / "config.json", config | {"model_name": evil, "command": evil})
+    ids = pd.read_parquet(folder / "prompts.parquet")["id"]
+    completions = pd.DataFrame({"prompt_id": ids, "completion": f"said {evil}"})
+    completions.to_parquet(folder / "arms" / "after" / "completions.parquet")
+    built = tables.build(folder)
+    hidden = report.render(built, ())
+    assert evil not in hidden and "said" not in hidden
+    shown = report.render(built, (), show_completions=True)
+    assert evil not in shown and "said &lt;script&gt;" in shown
+
+
+def test_a_run_with_no_finished_arm_has_a_page(tmp_path):
+    folder = write_run(tmp_path, concepts=("safety",), rotation=False)
+    for arm in (folder / "arms").iterdir():
+        if arm.name != "base":
+            (arm / "DONE").unlink()
+    (folder / "manifest.json").unlink()
+    assert "No arm has finished yet" in report.write(folder).read_text("utf-8")
+
+
+def _verdict(answers: int, n: int, other: float = 0.02) -> Verdict:
+    mass = Estimate(other, other - 0.01, other + 0.01, n)
+    return Verdict(rate_of(0, n), rate_of(answers, n), mass, Estimate(0.01, 0.0, 0.02, n))
+
+
+def test_a_target_is_called_compliant_or_collapsed_only_when_that_is_decided():
+    assert wording.target_clause(_verdict(99, 100)).startswith("the target complied")
+    assert "COLLAPSED" in wording.target_clause(_verdict(10, 100, other=0.9))
+    for answers in (17, 15):  # .85 and .75 of 20: the interval holds the threshold
+        assert "not decided" in wording.target_clause(_verdict(answers, 20))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "untouched_p", "verdict"),
+    [
+        (0.06, 0.2, 0.9, "leaked"),
+        (0.04, 0.2, 0.9, "not decided"),
+        (-0.02, 0.03, 0.01, "untouched"),
+        (-0.02, 0.06, 0.2, "not decided"),
+        (-0.3, -0.1, 0.9, "more refusing"),
+        (float("nan"), float("nan"), float("nan"), "not decided"),
+    ],
+)
+def test_a_leak_is_claimed_only_where_its_interval_clears_the_margin(
+    low, high, untouched_p, verdict
+):
+    row = {"value": 0.1, "low": low, "high": high, "untouched_p": untouched_p}
+    assert wording.leak_verdict(row) == verdict
+    assert wording.leak_verdict(row | {"value": float("nan")}) == "not measured"
+
+
+def test_recovery_is_worded_by_its_interval(run):
+    built = tables.build(run)
+    chosen = next(arm for arm in built.record.arms if arm.selected)
+    assert "reaches beyond what it retrained" in wording.sentence(built, chosen)
+    held_out = (built.recovery["arm"] == chosen.name) & (built.recovery["set"] == "held_out")
+    built.recovery.loc[held_out, "low"] = -0.1
+    assert "is not decided" in wording.sentence(built, chosen)
+    built.recovery.loc[held_out, "domains"] = 0
+    assert "retraining, not containment" in wording.sentence(built, chosen)
+
+
+def test_numbers_are_written_as_people_write_them():
+    assert wording.interval(Estimate(0.5, 0.4, 0.6, 9)) == "0.50 (0.40–0.60)"
+    assert wording.interval(Estimate(-0.001, -0.2, 0.1, 9)) == "0.00 (−0.20 to 0.10)"
+    assert wording.interval(Estimate.undefined("low base")) == "–"
+    assert wording.spans([0, 2, 3, 4, 7]) == "0, 2–4, 7"
+    assert not re.search(r"\bnan\b", wording.interval(Estimate(0.5, float("nan"), 0.6, 9)))
