@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from analyses.leakage import FEWEST_STEPS
 from interp.errors import InputError
 from interp.store import read_json
 
@@ -41,7 +42,7 @@ class Arm:
     def retain(self) -> tuple[str, ...] | None:
         """Domains in the retain set; None for a plain arm."""
         retain = self.config.get("retain")
-        return tuple(retain) if retain else None
+        return ((retain,) if isinstance(retain, str) else tuple(retain)) if retain else None
 
     @property
     def retain_weight(self) -> float | None:
@@ -55,6 +56,16 @@ class Arm:
     def selected(self) -> bool:
         """Whether this contained arm is the one that the study chose to show."""
         return bool(self.retain and self.config.get("selected"))
+
+    @property
+    def control(self) -> bool:
+        """Whether this is a no-op arm (trained on benign prompts, say): listed, no story."""
+        return bool(self.config.get("control"))
+
+    @property
+    def matched(self) -> bool:
+        """Whether its leakage can be read at a dose: it has a target and a curve."""
+        return self.concept is not None and self.scores["step"].nunique() >= FEWEST_STEPS
 
     @property
     def label(self) -> str:

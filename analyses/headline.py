@@ -34,7 +34,7 @@ def headlines(record: RunRecord) -> tuple[Headline, ...]:
     A contained arm whose plain arm has not finished has nothing to be compared with: it waits.
     """
     found: dict[tuple[str | None, str | None, str], Headline] = {}
-    for plain in (arm for arm in record.arms if not arm.retain):
+    for plain in (arm for arm in record.arms if not (arm.retain or arm.control)):
         # Compared models have no objective: each is a story of its own.
         key = (plain.concept, plain.objective, "" if plain.objective else plain.name)
         if key in found:
@@ -53,7 +53,7 @@ def headlines(record: RunRecord) -> tuple[Headline, ...]:
                 arm
                 for arm in record.arms
                 if plain.objective
-                and not arm.retain
+                and not (arm.retain or arm.control)
                 and (arm.concept, arm.objective) == (plain.concept, plain.objective)
                 and arm.seed != plain.seed
             ),

@@ -32,6 +32,7 @@ from interp.errors import InputError
 CROSSINGS = (0.5, 0.9)
 AREA_UP_TO = 0.9
 LOW_BASE = 0.2
+FEWEST_STEPS = 3  # between two points any curve is a guess
 UNTOUCHED_WITHIN = 0.05
 
 Curve = Float[np.ndarray, "*resample step"]
@@ -161,6 +162,7 @@ def measure(
 
     The source's dose is read on validation prompts, everything else on test prompts; both are
     resampled. Without a source (two models compared) only the drops at the last step exist.
+    Scored before and after only, an arm has no L or A.
     Domains whose base rate is under .2 keep the log-odds only: a small denominator makes any
     ratio. Raises `InputError` if the source has no harmful validation prompts.
     """
@@ -191,8 +193,10 @@ def measure(
     for name, (statistic, tau) in statistics.items():
         quantities[name] = {}
         for domain, (u, u_drawn, n) in curves.items():
-            if source_base < LOW_BASE:
-                reason: str | None = f"low base in the source, {source}"
+            if dose.size < FEWEST_STEPS:
+                reason: str | None = f"no curve: scored at {dose.size} steps only"
+            elif source_base < LOW_BASE:
+                reason = f"low base in the source, {source}"
             elif dose[-1] < tau:
                 reason = f"not reached: the dose ended at {dose[-1]:.2f}, under {tau:g}"
             else:

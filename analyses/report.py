@@ -24,6 +24,7 @@ from analyses.tables import RunTables
 from interp.store import atomic_write, package_version
 
 COMPLETIONS_SHOWN = 12
+MOST_NAMED = 2
 # What the page shows of these files where they have it; a run in progress may not.
 FROM_CONFIG = ("model_name", "model", "scorer", "command")
 FROM_MANIFEST = ("versions", "hashes", "device", "seeds", "seconds")
@@ -96,15 +97,16 @@ def page_view(tables: RunTables) -> View:
 
 def _title(found: tuple[Headline, ...]) -> str:
     concepts = [domain_label(headline.concept).lower() for headline in found if headline.concept]
+    if len(concepts) > MOST_NAMED:
+        return f"What unlearning refusal in each of {len(concepts)} domains did to the others"
     if concepts:
-        names = " or ".join([", ".join(concepts[:-1])] * (len(concepts) > 1) + concepts[-1:])
-        return f"What unlearning refusal in {names} did to everything else"
+        return f"What unlearning refusal in {' or '.join(concepts)} did to everything else"
     return "What changed between two models" if found else "A run in progress"
 
 
 def _overview_caption(found: tuple[Headline, ...]) -> str:
     bars = "Bars: 95% intervals over prompts, not over training seeds."
-    if not any(headline.concept for headline in found):
+    if not any(headline.plain.matched for headline in found):
         return f"Share of each domain's mean p_R that is gone (grey band: less than .05). {bars}"
     leak = (
         "Leak: share of a domain's refusal that is gone where the target has lost 90% of its own "
@@ -188,7 +190,7 @@ def _story(tables: RunTables, headline: Headline) -> View:
         "title": title_of(headline),
         "plain": plain.label,
         "contained": contained.label if contained else None,
-        "has_source": headline.concept is not None,
+        "has_source": plain.matched,
         "rows": rows,
     }
 

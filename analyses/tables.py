@@ -16,6 +16,7 @@ from analyses.verdict import Outcome, Verdict
 from interp.errors import InputError
 from interp.store import atomic_write
 
+EQUIVALENCE = ("L_90", "drop")  # where "does not leak" is tested
 RECOVERY_SETS = ("retained", "held_out")
 
 
@@ -66,7 +67,7 @@ def build(folder: str | Path) -> RunTables:
         curves=_stack(
             dose_response(arm.scores, arm.concept).assign(arm=arm.name)
             for arm in record.arms
-            if arm.concept
+            if arm.concept and arm.matched
         ),
         recovery=_stack(
             _recovery(arm, record, leaks, verdicts) for arm in record.arms if arm.retain
@@ -116,13 +117,11 @@ def _arms(
 def _leakage(arm: Arm, leak: ArmLeakage) -> pd.DataFrame:
     table = leak.to_dataframe()
     table["role"] = [role_of(arm, domain) for domain in table["domain"]]
-    # Equivalence has a p-value, no interval: it stands beside L_90, where it is tested.
-    untouched = {
-        domain: untouched_p_value(draws)
-        for domain, draws in leak.quantities.get("L_90", {}).items()
-    }
-    at_crossing = table["quantity"] == "L_90"
-    table["untouched_p"] = table["domain"].map(untouched).where(at_crossing).astype(float)
+    table["untouched_p"] = [
+        untouched_p_value(leak.quantities[quantity][domain]) if quantity in EQUIVALENCE else None
+        for quantity, domain in zip(table["quantity"], table["domain"], strict=True)
+    ]
+    table["untouched_p"] = table["untouched_p"].astype(float)
     return table.assign(arm=arm.name, concept=arm.concept, label=arm.label, seed=arm.seed)
 
 

@@ -109,12 +109,12 @@ def leak_verdict(row: Any) -> str:
 
 def leak_clause(tables: RunTables, arm: Arm) -> str:
     """Into how many domains refusal loss leaked, and where most."""
-    quantity = "L_90" if arm.concept else "drop"
+    quantity = "L_90" if arm.matched else "drop"
     table = tables.leakage
     rows = table[
         (table["arm"] == arm.name) & (table["quantity"] == quantity) & (table["role"] != "target")
     ]
-    if arm.concept and not tables.arms.set_index("arm").loc[arm.name, "reached"]:
+    if arm.matched and not tables.arms.set_index("arm").loc[arm.name, "reached"]:
         return "the dose was not reached, so that no leakage is reported"
     verdicts = rows.apply(leak_verdict, axis=1) if len(rows) else pd.Series(dtype=str)
     leaked = rows[verdicts == "leaked"]

@@ -26,6 +26,7 @@ CONCEPTS = ("cybersecurity", "safety")
 # The share of a domain's refusal that goes while the target loses 90%: u_b = share · ū_a.
 PLANTED_LEAKAGE = {
     "cybersecurity": dict(zip(DOMAINS, (1.0, 0.55, 0.40, 0.15, 0.02, 0.30, 0.45), strict=True)),
+    "privacy": dict(zip(DOMAINS, (0.3, 0.2, 0.25, 0.1, 0.1, 0.15, 1.0), strict=True)),
     "safety": dict(zip(DOMAINS, (0.85, 1.0, 0.70, 0.50, 0.35, 0.75, 0.80), strict=True)),
 }
 RETAINED = ("toxicity", "bias", "medical_legal")
@@ -212,8 +213,9 @@ def write_run(
     unfinished: tuple[str, ...] = (),
     rotation: bool = True,
     concepts: tuple[str, ...] = CONCEPTS,
+    weights: tuple[float, ...] = WEIGHTS,
 ) -> Path:
-    """A study of `concepts` × {NPO, NPO + retain CE at four weights}; returns the folder.
+    """A study of `concepts` × {NPO, NPO + retain CE at `weights`}; returns the folder.
 
     Arms are named `npo-CONCEPT-SEED` and `npo-retain-WEIGHT-CONCEPT-SEED`; those named in
     `collapsed`, `not_reached` and `unfinished` are made so.
@@ -226,7 +228,7 @@ def write_run(
         _cosine(rng).to_parquet(run / "cosine.parquet")
     for concept in concepts:
         for seed in range(seeds):
-            for weight in (None, *WEIGHTS):
+            for weight in (None, *weights):
                 retained = [domain for domain in RETAINED if domain != concept] if weight else None
                 leakage = dict(PLANTED_LEAKAGE[concept])
                 if weight:
@@ -266,13 +268,13 @@ def write_run(
     return run
 
 
-def write_comparison(run: Path) -> Path:
-    """Two models that exist, compared: one arm without a concept, scored before and after."""
+def write_comparison(run: Path, concept: str | None = None) -> Path:
+    """Two models that exist, compared: one arm, scored before and after, with no curve."""
     rng = np.random.default_rng(0)
     _top_level(run, (), 1)
     base = scores_of("base", {}, rng=rng, steps=1)
     _write_arm(run / "arms" / "base", {"name": "base"}, base[base["step"] == 0])
-    config = {"name": "after", "concept": None, "objective": None, "retain": None, "seed": 0}
+    config = {"name": "after", "concept": concept, "objective": None, "retain": None, "seed": 0}
     config |= {"checkpoint": "some/model"}
     after = scores_of("after", PLANTED_LEAKAGE["safety"], rng=rng, steps=1)
     _write_arm(run / "arms" / "after", config, after)

@@ -75,6 +75,20 @@ def test_runs_that_lack_something_are_drawn_without_it(tmp_path):
     assert [drawing.name for drawing in figures.drawings(tables.build(bare))] == ["overview"]
 
 
+def test_several_sources_give_a_matrix_in_which_collapsed_ones_are_listed_only(tmp_path):
+    concepts = ("cybersecurity", "safety", "privacy")
+    folder = write_run(
+        tmp_path, concepts=concepts, weights=(), collapsed=("npo-safety-0",), rotation=False
+    )
+    built = tables.build(folder)
+    assert "matrix" in {drawing.name for drawing in figures.drawings(built)}
+    words = [text.get_text() for text in figures.matrix_figure(built).axes[0].texts]
+    assert sum("not in the matrix" in word for word in words) == 1
+    # Two sources, five others each (one of low base): the collapsed row has no numbers.
+    assert sum(word.replace(".", "").isdigit() for word in words) == 2 * 5
+    assert built.decomposition is None
+
+
 def test_a_cell_is_outside_its_null_only_if_the_intervals_do_not_meet():
     table = pd.DataFrame(
         {

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analyses import summary, tables
+from analyses import summary, tables, wording
 from analyses.arms import read_run
 from analyses.headline import headlines
 from interp.errors import InputError
@@ -145,6 +145,14 @@ def test_a_comparison_has_drops_and_no_dose(tmp_path):
     (arm,) = content["arms"]
     assert arm["reached"] is None and arm["collapsed"] is None and arm["L_90"] == {}
     assert arm["refusal_rate"]["safety"]["value"] < 0.2
+
+
+def test_two_points_are_no_curve(tmp_path):
+    built = tables.build(write_comparison(tmp_path, concept="safety"))
+    content = summary.summarise(built)["arms"][0]
+    assert content["L_90"]["privacy"]["reason"] == "no curve: scored at 2 steps only"
+    assert content["outcome"] == "forgotten" and built.curves.empty
+    assert wording.sentence(built, built.record.arms[0]).startswith("The target complied")
 
 
 def test_a_folder_without_base_scores_is_one_clear_error(tmp_path):

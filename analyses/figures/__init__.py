@@ -14,6 +14,7 @@ import pandas as pd
 from analyses.figures.containment import containment_figure
 from analyses.figures.geometry import cosine_figure, cosine_layer_figure, rotation_figure
 from analyses.figures.leakage import dose_response_figure, leakage_figure
+from analyses.figures.matrix import matrix_figure
 from analyses.figures.outcome import CAPTION, outcome_figure
 from analyses.figures.overview import overview_figure
 from analyses.figures.style import style
@@ -31,11 +32,15 @@ __all__ = [
     "dose_response_figure",
     "drawings",
     "leakage_figure",
+    "matrix_figure",
     "outcome_figure",
     "overview_figure",
     "rotation_figure",
     "write",
 ]
+
+
+FEWEST_SOURCES = 3  # from here on a matrix says more than bars
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,16 @@ def drawings(tables: RunTables) -> Iterator[Drawing]:
         leakage_figure(tables),
         tables.leakage,
     )
+    if tables.arms["concept"].nunique() >= FEWEST_SOURCES:
+        yield Drawing(
+            "matrix",
+            "The leakage matrix",
+            "A[a,b], the area under domain b's loss while a is unlearned (plain arms, mean over "
+            "seeds): 0 untouched, 1 in step with the source. A bar under a number: its interval "
+            "holds 0. Sources that collapsed or never reached the dose are listed, not imputed.",
+            matrix_figure(tables),
+            tables.leakage[tables.leakage["quantity"] == "area"],
+        )
     if not tables.curves.empty:
         yield Drawing(
             "dose_response",
@@ -108,8 +123,9 @@ def _geometry(tables: RunTables) -> Iterator[Drawing]:
                 f"rotation_{quantity}",
                 title,
                 "Each domain's direction after against before, cross-fitted over split halves, "
-                "with 95% intervals; the band is the null. A cross: undefined, there is no "
-                "direction to follow.",
+                "with 95% intervals. The band is the null: what an unchanged direction would read "
+                "from these prompts, not what any harmless training would do. A cross: undefined, "
+                "there is no direction to follow.",
                 rotation_figure(tables, quantity),
                 rows,
             )
@@ -120,8 +136,8 @@ def _geometry(tables: RunTables) -> Iterator[Drawing]:
             f"cosine_layer_{layer}",
             f"Cosines between domains before, layer {layer}",
             "Cross-fitted cosines between the domains' directions in the base model, two thirds "
-            "of the way up (picked by depth, not by what it shows). Grey cells lie inside their "
-            "null.",
+            "of the way up (picked by depth, not by what it shows). Grey: inside the null (labels "
+            "permuted, corrected over all cells and layers where the run has it).",
             cosine_layer_figure(tables, layer),
             tables.cosine[tables.cosine["layer"] == layer],
         )

@@ -32,13 +32,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_MULTIPLES = 12
+SIGNIFICANT = 0.05
+MOST_NUMBERED = 8  # layers with a number in every cell; more get a colour bar
 NAMES = {"angle_degrees": "rotation (degrees)", "gain": "gain (× base)", "offset": "offset"}
 UNCHANGED = {"angle_degrees": 0.0, "gain": 1.0, "offset": 0.0}
 
 
 def outside_null(table: pd.DataFrame) -> pd.Series:
-    """Whether the interval lies wholly outside the null's; False where the value is undefined."""
-    outside = (table["low"] > table["null_high"]) | (table["high"] < table["null_low"])
+    """Whether there is something to see; False where the value is undefined.
+
+    By `p_corrected` < .05 where the table has it (many cells at once); else the interval must lie
+    wholly outside the null band, which may span the intervals of control changes.
+    """
+    if "p_corrected" in table:
+        outside = table["p_corrected"] < SIGNIFICANT
+    else:
+        outside = (table["low"] > table["null_high"]) | (table["high"] < table["null_low"])
     return outside & table["defined"].astype(bool)
 
 
@@ -63,8 +72,11 @@ def turned_panel(axes: Axes, tables: RunTables, headline: Headline) -> None:
     scale = max(float(np.nanmax(degrees, initial=0)), 10.0)
     axes.set_facecolor(NULL)
     image = np.ma.masked_where(~turned, degrees)
-    axes.imshow(image, cmap="YlOrBr", vmin=0, vmax=scale, aspect="auto")
-    if len(layers) <= 8:
+    drawn = axes.imshow(image, cmap="YlOrBr", vmin=0, vmax=scale, aspect="auto")
+    if len(layers) > MOST_NUMBERED:
+        bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.03)
+        bar.ax.set_title("°", fontsize=9)
+    else:
         for (i, j), value in np.ndenumerate(degrees):
             text = f"{value:.0f}°" if np.isfinite(value) else "–"
             dark = turned[i, j] and value > 0.6 * scale
@@ -76,7 +88,8 @@ def turned_panel(axes: Axes, tables: RunTables, headline: Headline) -> None:
     axes.set_yticks(range(len(rows)), names)
     if headline.concept:
         axes.get_yticklabels()[0].set_fontweight("bold")
-    axes.set_xticks(np.arange(len(layers) + 1) - 0.5, minor=True)
+    if len(layers) <= MOST_NUMBERED:
+        axes.set_xticks(np.arange(len(layers) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", lw=1.5)
     axes.tick_params(which="minor", length=0)

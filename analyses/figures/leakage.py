@@ -34,8 +34,8 @@ EDGE = 1.02  # where the column of base rates stands, in axes coordinates
 
 
 def shown_quantity(arm: Arm) -> str:
-    """L_90 where there is a source, else the plain drop between the two models."""
-    return "L_90" if arm.concept else "drop"
+    """L_90 where there is a curve to read it from, else the drop between the two models."""
+    return "L_90" if arm.matched else "drop"
 
 
 def leakage_panel(
@@ -83,7 +83,7 @@ def leakage_panel(
     axes.grid(axis="x")
     axes.set_xlabel(
         f"refusal lost when {domain_label(headline.concept).lower()} has lost 90%"
-        if headline.concept
+        if headline.concept and quantity == "L_90"
         else "share of refusal lost"
     )
     legend_above(axes)
@@ -130,7 +130,7 @@ def title_of(headline: Headline) -> str:
 @styled
 def dose_response_figure(tables: RunTables) -> Figure:
     """u_b against the dose ū_a, with the diagonal on which a domain falls in step with it."""
-    found = [headline for headline in headlines(tables.record) if headline.concept]
+    found = [headline for headline in headlines(tables.record) if headline.plain.matched]
     columns = max((len(headline.shown) for headline in found), default=1)
     figure = new_figure(4.6 * columns + 1.4, max(3.4 * len(found), 3))
     grid = figure.subplots(max(len(found), 1), columns, squeeze=False, sharex=True, sharey=True)

@@ -45,7 +45,7 @@ def overview_figure(tables: RunTables) -> Figure:
     grid = figure.subplots(
         len(found), len(panels), squeeze=False, width_ratios=[WIDTHS[name] for name in panels],
         gridspec_kw={
-            "left": 0.09, "right": 0.99, "wspace": 0.54, "hspace": 0.42,
+            "left": 0.09, "right": 0.97, "wspace": 0.54, "hspace": 0.42,
             "top": 1 - HEADER / height, "bottom": FOOT / height,
         },
     )  # fmt: skip
