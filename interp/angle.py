@@ -59,7 +59,8 @@ def angle_degrees(products: InnerProducts, confidence: Confidence) -> Estimates:
     plain = (1 + clipped**2) * lengths / 2 - 2 * clipped * products.plain[:, 2] / scale
     at_observed = weights(clipped)
     turning = products.signal_variance(*at_observed) + products.noise_variance(*at_observed) / 2
-    across = np.where(defined, (1 - clipped**2 + plain) / 2, 1.0)
+    # Zero, up to rounding, only for a direction compared with itself: nothing turns it then.
+    across = np.maximum((1 - clipped**2 + plain) / 2, np.finfo(float).eps)
     out_of_plane = np.maximum(turning, 0.0) / across
 
     def accepts(angle: Layers) -> np.ndarray:

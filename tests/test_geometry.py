@@ -1,0 +1,181 @@
+"""Cosines between labels' directions: planted truths, nulls at their level, shared controls."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from interp.errors import InputError
+from interp.geometry import (
+    Contrast,
+    cosine_between,
+    cosine_map,
+    isotropic_null_sd,
+    plain_cosines,
+)
+from interp.permutation import permuted_weights, studentised_products
+
+D_MODEL = 32
+
+
+def paired(n: int) -> np.ndarray:
+    return np.repeat(np.arange(n)[:, None], 2, axis=1)
+
+
+def noise(rng: np.random.Generator, n: int, layers: int) -> np.ndarray:
+    """Anisotropic; two layers share half of it, as in a residual stream, many are worlds apart."""
+    sd = np.arange(1, D_MODEL + 1) ** -0.5
+    shared = rng.normal(size=(n, 1 if layers == 2 else layers, D_MODEL))
+    return 0.7 * sd * (shared + rng.normal(size=(n, layers, D_MODEL)))
+
+
+def contrast(
+    rng: np.random.Generator,
+    direction: np.ndarray | float = 0.0,
+    n: int = 24,
+    layers: int = 2,
+    twins: bool = True,
+) -> Contrast:
+    common = noise(rng, n, layers)
+    positive = common + noise(rng, n, layers) + direction
+    negative = (common if twins else noise(rng, n, layers)) + noise(rng, n, layers)
+    return Contrast(positive, negative, paired(n) if twins else None)
+
+
+@pytest.mark.parametrize("twins", [True, False])
+def test_planted_cosines_are_recovered_and_covered(twins: bool) -> None:
+    rng = np.random.default_rng(0)
+    a, b = np.zeros((2, 300, D_MODEL))
+    a[:, 5] = 2.0
+    b[:, 5], b[:, 9] = 2.0 * 0.6, 2.0 * 0.8
+    found = cosine_between(
+        contrast(rng, a, layers=300, twins=twins), contrast(rng, b, layers=300, twins=twins)
+    )
+    assert np.median(found.value) == pytest.approx(0.6, abs=0.03)
+    # Layers share half of their noise, so that 300 of them count as fewer.
+    assert ((found.low <= 0.6) & (found.high >= 0.6)).mean() >= 0.88
+
+
+def test_the_plain_cosine_of_one_direction_with_itself_is_not_one_and_ours_is() -> None:
+    rng = np.random.default_rng(0)
+    direction = np.eye(D_MODEL)[3] * 1.2
+    a, b = (contrast(rng, direction, layers=200, n=32) for _ in range(2))
+    vectors = np.stack([c.positive.mean(0) - c.negative.mean(0) for c in (a, b)])
+    assert np.median(plain_cosines(vectors)[:, 0, 1]) < 0.93
+    found = cosine_between(a, b)
+    assert np.nanmedian(found.value) > 0.95
+    assert np.nanmean(found.high >= 1 - 1e-9) > 0.9
+
+
+def test_directions_that_share_their_controls_have_a_cosine_of_one_half_on_noise() -> None:
+    rng = np.random.default_rng(0)
+    one, two, controls, others = rng.normal(size=(4, 50, 1, 2000))
+    shared = plain_cosines(np.stack([x.mean(0) - controls.mean(0) for x in (one, two)]))
+    apart = plain_cosines(np.stack([one.mean(0) - controls.mean(0), two.mean(0) - others.mean(0)]))
+    assert shared[0, 0, 1] == pytest.approx(0.5, abs=0.05)
+    assert apart[0, 0, 1] == pytest.approx(0.0, abs=4 * isotropic_null_sd(2000))
+    with pytest.warns(UserWarning, match="share 50 rows"):
+        cosine_map({"a": Contrast(one, controls), "b": Contrast(two, controls)}, permutations=10)
+
+
+@pytest.mark.parametrize("twins", [True, False])
+def test_noise_heatmaps_reject_at_the_nominal_rate(twins: bool) -> None:
+    """Per cell and family-wise over layers × pairs; 400 heatmaps of 2 layers and 3 pairs."""
+    rng = np.random.default_rng(0)
+    cell, family = [], []
+    for _ in range(400):
+        labels = [contrast(rng, n=12, twins=twins) for _ in range(3)]
+        weights = [permuted_weights(c, 100, rng) for c in labels]
+        statistics = np.stack(
+            [
+                studentised_products(labels[i], labels[j], weights[i], weights[j])[0]
+                for i, j in combinations(range(3), 2)
+            ],
+            axis=-1,
+        )
+        sizes = np.abs(statistics)
+        cell.append(((sizes >= sizes[0]).mean(axis=0) <= 0.05).mean())
+        family.append((sizes.max(axis=(1, 2)) >= sizes[0].max()).mean() <= 0.05)
+    assert 0.035 <= np.mean(cell) <= 0.065
+    assert 0.02 <= np.mean(family) <= 0.08
+
+
+def test_real_but_perpendicular_directions_are_not_called_related() -> None:
+    rng = np.random.default_rng(1)
+    a, b = (contrast(rng, 1.5 * np.eye(D_MODEL)[i], n=24, layers=300) for i in (4, 9))
+    found = cosine_map({"a": a, "b": b}, permutations=100)
+    assert found.defined.mean() > 0.9
+    assert 0.02 <= (found.p[found.defined[:, 0, 1], 0, 1] <= 0.05).mean() <= 0.08
+    outside = np.abs(found.value[:, 0, 1]) > found.null_high[:, 0, 1]
+    assert 0.02 <= outside[found.defined[:, 0, 1]].mean() <= 0.08
+
+
+def test_permuted_twins_swap_together_and_class_sizes_stay() -> None:
+    rng = np.random.default_rng(0)
+    twins = contrast(rng, n=10)
+    weights = permuted_weights(twins, 50, rng)
+    np.testing.assert_allclose(weights[:, :10], -weights[:, 10:])
+    np.testing.assert_array_equal(weights[0] > 0, twins.classes == 0)
+    partly = Contrast(twins.positive, twins.negative[:8], twins.pairs[:4])
+    weights = permuted_weights(partly, 50, rng)
+    assert ((weights > 0).sum(axis=1) == 10).all()
+    np.testing.assert_array_equal(weights[:, :4] > 0, weights[:, 10:14] < 0)
+    assert len(np.unique(weights > 0, axis=0)) > 40
+
+
+def test_map_on_noise_is_undefined_and_on_directions_is_right() -> None:
+    rng = np.random.default_rng(0)
+    directions = {"a": np.eye(D_MODEL)[0], "b": np.eye(D_MODEL)[0], "c": np.eye(D_MODEL)[1]}
+    found = cosine_map(
+        {name: contrast(rng, 3 * vector) for name, vector in directions.items()},
+        permutations=200,
+        layers=[4, 7],
+    )
+    assert found.defined.all()
+    np.testing.assert_array_equal(found.value, found.value.transpose(0, 2, 1))
+    assert (found.low[:, 0, 1] > 0.8).all()
+    assert (np.abs(found.value[:, 0, 2]) < 0.4).all()
+    assert (found.p[:, 0, 1] <= 0.02).all()
+    assert (found.p_corrected[:, 0, 1] >= found.p[:, 0, 1]).all()
+    assert (found.value[:, 0, 1] > found.null_high[:, 0, 1]).all()
+    assert (found.reliability > 0.8).all()
+    table = found.to_dataframe()
+    assert list(table.columns) == [
+        *("layer", "label_a", "label_b", "value", "low", "high", "n"),
+        *("null_low", "null_high", "p", "p_corrected", "defined"),
+    ]
+    assert len(table) == 2 * 9
+    assert set(table["layer"]) == {4, 7}
+    row = table.query("layer == 7 and label_a == 'a' and label_b == 'b'")
+    assert row["value"].item() == found.value[1, 0, 1]
+
+    silent = cosine_map({str(i): contrast(rng) for i in range(3)}, permutations=50)
+    off_diagonal = ~np.eye(3, dtype=bool)
+    assert silent.defined[:, off_diagonal].mean() <= 0.1
+    assert np.isnan(silent.value[~silent.defined]).all()
+    assert np.isfinite(silent.p[:, off_diagonal]).all()
+
+
+def test_same_seed_same_map() -> None:
+    labels = {str(i): contrast(np.random.default_rng(i), 1.0) for i in range(2)}
+    one, two = (cosine_map(labels, permutations=50, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(one.p_corrected, two.p_corrected)
+
+
+def test_errors_are_one_line() -> None:
+    rng = np.random.default_rng(0)
+    good = contrast(rng)
+    with pytest.raises(InputError, match="at least two"):
+        cosine_map({"a": good})
+    with pytest.raises(InputError, match="same model and layers"):
+        cosine_between(good, contrast(rng, layers=3))
+    with pytest.raises(InputError, match="3 positive prompts"):
+        Contrast(good.positive[:3], good.negative)
+    with pytest.raises(InputError, match="beyond"):
+        Contrast(good.positive, good.negative, np.array([[0, 99]]))
+    broken = good.positive.copy()
+    broken[2, 0, 0] = np.nan
+    with pytest.raises(InputError, match="NaN or infinite activations in 1 of 24"):
+        Contrast(broken, good.negative)
