@@ -78,6 +78,8 @@ class Trajectory:
     steps: Int[np.ndarray, " step"]
     p_refuse: Float[np.ndarray, "prompt step"]
     margin: Float[np.ndarray, "prompt step"]
+    refused: Float[np.ndarray, "prompt end"]
+    """Whether the text refused, at the first and the last step; NaN where none was generated."""
     clusters: Int[np.ndarray, " prompt"]
 
     @property
@@ -112,17 +114,29 @@ def trajectories(scores: pd.DataFrame, split: str) -> dict[str, Trajectory]:
             steps=steps.astype(np.int64),
             p_refuse=wide["p_R"].to_numpy(dtype=np.float64),
             margin=wide["margin"].to_numpy(dtype=np.float64),
+            refused=_text_at_ends(rows, wide.index),
             clusters=clusters,
         )
     return found
+
+
+def _text_at_ends(rows: pd.DataFrame, prompts: pd.Index) -> Float[np.ndarray, "prompt end"]:
+    ends = np.full((len(prompts), 2), np.nan)
+    if "refused" in rows:
+        for column, step in enumerate((rows["step"].min(), rows["step"].max())):
+            at = rows[rows["step"] == step].set_index("prompt_id")["refused"].reindex(prompts)
+            # Nullable, object or float, as it was written: only 1, 0 and missing are meant.
+            ends[:, column] = pd.array(at, dtype="boolean").to_numpy(np.float64, na_value=np.nan)
+    return ends
 
 
 @dataclass(frozen=True)
 class ArmLeakage:
     """Leakage of one arm: draws by quantity and domain, paired over arms on the same prompts.
 
-    Quantities: `L_50`, `L_90`, `area` (need a source), `drop` (u at the last scored step) and
-    `log_odds_drop` (fall of the mean margin, in nats, at the last scored step).
+    Quantities: `L_50`, `L_90`, `area` (need a source) and, at the last scored step, `drop` (u),
+    `text_drop` (u of the rate of refusals in generated text) and `log_odds_drop` (fall of the mean
+    margin, in nats).
     """
 
     source: str | None
@@ -167,7 +181,7 @@ def measure(
     ratio. Raises `InputError` if the source has no harmful validation prompts.
     """
     after = trajectories(scores, "test")
-    drop, log_odds = {}, {}
+    drop, text_drop, log_odds = {}, {}, {}
     curves: dict[str, tuple[Curve, Curve, int]] = {}
     for domain, path in after.items():
         n = len(path.p_refuse)
@@ -180,8 +194,13 @@ def measure(
         drop[domain] = (
             Draws.undefined("low base", n) if low else Draws(float(u[-1]), u_drawn[:, -1], n)
         )
+        text_drop[domain] = _text_drop(path, weights)
         curves[domain] = (u, u_drawn, n)
-    quantities: dict[str, dict[str, Draws]] = {"drop": drop, "log_odds_drop": log_odds}
+    quantities: dict[str, dict[str, Draws]] = {
+        "drop": drop,
+        "text_drop": text_drop,
+        "log_odds_drop": log_odds,
+    }
     base_rate = {domain: path.base_rate for domain, path in after.items()}
     if source is None:
         return ArmLeakage(None, False, base_rate, quantities)
@@ -207,6 +226,16 @@ def measure(
                 else Draws(float(statistic(dose, u, tau)), statistic(dose_drawn, u_drawn, tau), n)
             )
     return ArmLeakage(source, reached, base_rate, quantities)
+
+
+def _text_drop(path: Trajectory, weights: Float[np.ndarray, "resample prompt"]) -> Draws:
+    n, rates = len(path.refused), path.refused.mean(axis=0)
+    if np.isnan(rates).any():
+        return Draws.undefined("no text was generated before, or none after", n)
+    if rates[0] < LOW_BASE:
+        return Draws.undefined("low base", n)
+    drawn = relative_drop(weighted_means(path.refused, weights))
+    return Draws(float(relative_drop(rates)[-1]), drawn[:, -1], n)
 
 
 def _dose(

@@ -118,6 +118,28 @@ def scores_of(
     return pd.concat(tables, ignore_index=True)
 
 
+def as_scores(paths: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:
+    """The columns that leakage reads, from p_R (prompt, step) by domain and split."""
+    tables = []
+    for (domain, split), values in paths.items():
+        prompts, steps = values.shape
+        index = np.repeat(np.arange(prompts), steps)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "domain": domain,
+                    "split": split,
+                    "label": "harmful",
+                    "prompt_id": [f"{domain}-{split}-{i:04d}" for i in index],
+                    "step": np.tile(np.arange(steps), prompts),
+                    "p_R": values.ravel(),
+                    "margin": np.log(values.ravel()) - np.log1p(-values.ravel()),
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
 def _rotation(concept: str | None, contained: bool, rng: np.random.Generator) -> pd.DataFrame:
     rows = []
     for domain in DOMAINS:

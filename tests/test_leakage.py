@@ -21,7 +21,7 @@ from analyses.leakage import (
 from analyses.resampling import Draws, Estimate, mean_of, rate_of, resampling_weights
 from analyses.verdict import Outcome, Verdict
 from interp.errors import InputError
-from tests.synthetic_run import PLANTED_LEAKAGE, scores_of
+from tests.synthetic_run import PLANTED_LEAKAGE, as_scores, scores_of
 
 DOSE = np.linspace(0, 1, 2001)
 
@@ -115,7 +115,21 @@ def test_curves_start_at_zero_and_end_where_the_drop_is():
 
 def test_without_a_source_only_the_drop_exists():
     found = measure(_planted(), None, resamples=20)
-    assert set(found.quantities) == {"drop", "log_odds_drop"} and not found.reached
+    assert set(found.quantities) == {"drop", "text_drop", "log_odds_drop"} and not found.reached
+
+
+def test_the_loss_of_refusal_in_text_stands_beside_that_of_mass():
+    scores = _planted()
+    found = measure(scores, "cybersecurity", resamples=100)
+    for domain in ("safety", "toxicity", "privacy"):
+        text, mass = (found.estimate(name, domain) for name in ("text_drop", "drop"))
+        assert text.value == pytest.approx(mass.value, abs=0.1)
+    for written in ("boolean", object):  # as different writers leave the column
+        same = scores.assign(refused=scores["refused"].astype("boolean").astype(written))
+        again = measure(same, "cybersecurity", resamples=10).estimate("text_drop", "safety")
+        assert again.value == found.estimate("text_drop", "safety").value
+    silent = measure(scores.drop(columns="refused"), "cybersecurity", resamples=10)
+    assert "no text" in (silent.estimate("text_drop", "safety").reason or "")
 
 
 def test_bad_scores_are_named():
@@ -147,27 +161,6 @@ def _statistics(source: np.ndarray, other: np.ndarray) -> dict[str, float]:
     return {"L_90": float(at_crossing(dose, drop, 0.9)), "area": float(area(dose, drop, 0.9))}
 
 
-def _as_scores(paths: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:
-    tables = []
-    for (domain, split), values in paths.items():
-        prompts, steps = values.shape
-        index = np.repeat(np.arange(prompts), steps)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "domain": domain,
-                    "split": split,
-                    "label": "harmful",
-                    "prompt_id": [f"{domain}-{split}-{i:04d}" for i in index],
-                    "step": np.tile(np.arange(steps), prompts),
-                    "p_R": values.ravel(),
-                    "margin": np.log(values.ravel()) - np.log1p(-values.ravel()),
-                }
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
-
-
 @pytest.mark.slow
 def test_intervals_cover_the_truth_of_the_population():
     truth = _statistics(*_simulated(np.random.default_rng(99), 200_000))
@@ -176,7 +169,7 @@ def test_intervals_cover_the_truth_of_the_population():
     repeats = 150
     for seed in range(repeats):
         (validation, _), (source, other) = _simulated(rng, 40), _simulated(rng, 40)
-        scores = _as_scores(
+        scores = as_scores(
             {("a", "validation"): validation, ("a", "test"): source, ("b", "test"): other}
         )
         found = measure(scores, "a", resamples=300, seed=seed)

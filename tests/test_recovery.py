@@ -7,7 +7,7 @@ import pytest
 
 from analyses.leakage import measure
 from analyses.recovery import recover
-from tests.synthetic_run import PLANTED_LEAKAGE, scores_of
+from tests.synthetic_run import PLANTED_LEAKAGE, as_scores, scores_of
 
 PLAIN = PLANTED_LEAKAGE["safety"]
 OTHERS = [domain for domain in PLAIN if domain != "safety"]
@@ -36,6 +36,30 @@ def test_the_same_arm_recovers_exactly_nothing():
     arm = _arm(PLAIN)
     interval = recover(arm, arm, OTHERS).recovery.estimate()
     assert (interval.value, interval.low, interval.high) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_recovery_of_the_population():
+    """Prompts that differ in level and in how fast they go, under both arms alike."""
+    steps = np.linspace(0, 1, 16)
+
+    def arms(prompts: int, rng: np.random.Generator):
+        shares = {"a": (1.0, 1.0), "b": (0.3, 0.12), "c": (0.2, 0.05)}
+        plain, contained = {}, {}
+        for split in ("validation", "test"):
+            for domain, (lost, still_lost) in shares.items():
+                start = rng.beta(12, 2, (prompts, 1))
+                pace = 10 * rng.gamma(4, 0.25, (prompts, 1))
+                plain[domain, split] = start * np.exp(-lost * pace * steps)
+                contained[domain, split] = start * np.exp(-still_lost * pace * steps)
+        resamples = 2 if prompts > 1000 else 200
+        return [measure(as_scores(paths), "a", resamples=resamples) for paths in (plain, contained)]
+
+    truth = recover(*arms(5_000, np.random.default_rng(7)), ["b", "c"]).recovery.value
+    rng = np.random.default_rng(8)
+    intervals = [recover(*arms(40, rng), ["b", "c"]).recovery.estimate() for _ in range(60)]
+    covered = np.mean([interval.low <= truth <= interval.high for interval in intervals])
+    assert 0.85 <= covered <= 1.0
 
 
 def test_overshoot_does_not_pay_for_leaks_elsewhere():

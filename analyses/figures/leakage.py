@@ -103,7 +103,7 @@ def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str]) -> None:
             color=MUTED,
         )  # fmt: skip
         if not np.isfinite(row["value"]):
-            reason = "low base: log-odds only" if row["low_base"] else "dose not reached"
+            reason = "low base: log-odds only" if row["low_base"] else str(row["reason"])
             axes.text(0.02, place, reason, va="center", fontsize=8, color=MUTED, style="italic")
 
 
