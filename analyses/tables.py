@@ -150,8 +150,10 @@ def _recovery(
     plain = record.plain_of(contained)
     if plain is None:
         return pd.DataFrame()
-    obstacle = _obstacle("contained", contained, verdicts[contained.name])
-    obstacle = obstacle or _obstacle("plain", plain, verdicts[plain.name])
+    obstacle = None
+    if leaks[contained.name].reached and leaks[plain.name].reached:  # else that is the reason
+        obstacle = _obstacle("contained", contained, verdicts[contained.name])
+        obstacle = obstacle or _obstacle("plain", plain, verdicts[plain.name])
     rows = []
     for name in RECOVERY_SETS:
         domains = [domain for domain in record.domains if role_of(contained, domain) == name]

@@ -78,12 +78,11 @@ def sentence(tables: RunTables, arm: Arm) -> str:
 def target_clause(verdict: Verdict) -> str:
     """Whether the target complied or collapsed."""
     answers = f"answers {interval(verdict.answer_rate)}"
-    refusals = f"refuses {interval(verdict.refusal_rate)}"
     match verdict.outcome:
         case Outcome.UNKNOWN:
             return "no text was generated, so that complying and collapsing cannot be told apart"
         case Outcome.STILL_REFUSES:
-            return f"the target still refuses ({refusals})"
+            return f"the target still refuses, {interval(verdict.refusal_rate)} of its prompts"
         case _ if not verdict.decided:
             return (
                 f"the target stopped refusing, and whether it complied or collapsed is not "

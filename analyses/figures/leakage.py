@@ -55,16 +55,15 @@ def leakage_panel(
         of_arm = rows[rows["arm"] == arm.name].set_index("domain").reindex(domains)
         colour, marker = (CONTAINED, "D") if arm.retain else (PLAIN, "o")
         fade = 1.0 if arm in headline.shown else 0.45
-        verdict = tables.verdicts.get(arm.name)
-        hollow = verdict is not None and not verdict.answers
+        doubt = _doubt(tables, arm)
         y = np.arange(len(domains)) + offsets[place]
         value = of_arm["value"].to_numpy(dtype=float)
         reach = np.abs(of_arm[["low", "high"]].to_numpy(dtype=float) - value[:, None]).T
         # An interval that does not exist leaves its mark bare.
         axes.errorbar(
             value, y, xerr=np.nan_to_num(reach), fmt=marker, color=colour, ms=5.5, lw=1.6,
-            alpha=fade, mfc="white" if hollow else colour,
-            label=arm.label + (" (does not comply)" if hollow else ""),
+            alpha=fade, mfc="white" if doubt else colour,
+            label=arm.label + (f" ({doubt})" if doubt else ""),
         )  # fmt: skip
         if np.isfinite(value).any():
             lowest = min(lowest, float(np.nanmin(of_arm["low"].fillna(0))) - 0.03)
@@ -89,6 +88,15 @@ def leakage_panel(
     legend_above(axes)
 
 
+def _doubt(tables: RunTables, arm: Arm) -> str:
+    """Why an arm's leakage is none, or not that of a target that complies."""
+    if not arm.matched:
+        return ""
+    if not tables.arms.set_index("arm").loc[arm.name, "reached"]:
+        return "dose not reached"
+    return "" if tables.verdicts[arm.name].answers else "does not comply"
+
+
 def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str]) -> None:
     """The base rate of each domain at the right edge; without one no loss can be read."""
     across = axes.get_yaxis_transform()
@@ -102,9 +110,9 @@ def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str]) -> None:
             EDGE, place, f"{row['base_rate']:.2f}", transform=across, va="center", fontsize=8,
             color=MUTED,
         )  # fmt: skip
-        if not np.isfinite(row["value"]):
-            reason = "low base: log-odds only" if row["low_base"] else str(row["reason"])
-            axes.text(0.02, place, reason, va="center", fontsize=8, color=MUTED, style="italic")
+        if row["low_base"]:
+            note = "low base: log-odds only"
+            axes.text(0.02, place, note, va="center", fontsize=8, color=MUTED, style="italic")
 
 
 @styled
