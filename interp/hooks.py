@@ -7,7 +7,7 @@ place (that would corrupt what other hooks saved, and autograd).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from jaxtyping import Float
@@ -56,10 +56,8 @@ def reading(
 @contextmanager
 def early_exit() -> Iterator[None]:
     """End the block quietly when a hook inside it raises :class:`EarlyExit`."""
-    try:
+    with suppress(EarlyExit):
         yield
-    except EarlyExit:
-        pass
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -62,29 +63,17 @@ class LanguageModel:
         Raises:
             ModelError: the source is no causal language model, is gated, or cannot be read.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         check_source(source)
-        adapter = Path(source) / "adapter_config.json"
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
-        base = source
-        if adapter.is_file():
-            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-            check_source(base)
-            options["revision"] = None
         try:
-            model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **options)
-            tokenizer_source = source if _has_tokenizer(source) else base
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_source, **options)
-            if adapter.is_file():
-                from peft import PeftModel
-
-                model = PeftModel.from_pretrained(model, str(source)).merge_and_unload()
+            model, tokenizer = _load_merged(source, dtype, options)
+        except ModelError:
+            raise
         except Exception as error:
             raise _load_error(source, error) from error
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         # The stub's annotation of .to() takes the model for a submodule.
-        model = model.to(device).eval()  # type: ignore[arg-type]
+        model = model.to(device).eval()
         chat = Chat(tokenizer, **chat_options)
         name = Path(source).name if Path(source).exists() else str(source)
         return cls(model, tokenizer, chat, name, layers_path=layers_path)
@@ -108,13 +97,16 @@ class LanguageModel:
         return find_layers(self.model, self.layers_path)
 
     @cached_property
-    def _forward_options(self) -> frozenset[str]:
-        return frozenset(inspect.signature(self.model.forward).parameters)
+    def forward_options(self) -> frozenset[str]:
+        """Names of the arguments that the model's forward takes."""
+        # A PeftModel forwards anything; the signature that counts is the wrapped model's.
+        inner = getattr(self.model, "get_base_model", lambda: self.model)()
+        return frozenset(inspect.signature(inner.forward).parameters)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Keyword arguments of the model's forward for ``batch``; position ids where taken."""
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if "position_ids" in self._forward_options:
+        if "position_ids" in self.forward_options:
             inputs["position_ids"] = batch.position_ids
         return inputs
 
@@ -124,7 +116,7 @@ class LanguageModel:
         The model's forward, and not its trunk and head by hand, because soft caps and logit
         scales (Gemma 2, Cohere, Granite) live there.
         """
-        if "logits_to_keep" in self._forward_options:
+        if "logits_to_keep" in self.forward_options:
             output = self.model(**self.inputs(batch), logits_to_keep=keep, use_cache=False)
             return output.logits
         return self.model(**self.inputs(batch), use_cache=False).logits[:, -keep:]
@@ -182,8 +174,28 @@ def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
     return next(iter(found.values()))
 
 
-def _has_tokenizer(source: str | Path) -> bool:
-    return not Path(source).is_dir() or (Path(source) / "tokenizer_config.json").is_file()
+def _load_merged(
+    source: str | Path, dtype: torch.dtype | str, options: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """The model and tokenizer at ``source``; adapters merged, also one on top of another."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(source)
+    if not (folder / "adapter_config.json").is_file():
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+        return model, AutoTokenizer.from_pretrained(source, **options)
+
+    from peft import PeftModel
+
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = config["base_model_name_or_path"]
+    check_source(base)
+    # The revision asked for is the adapter's; its base has its own.
+    model, tokenizer = _load_merged(base, dtype, {**options, "revision": config.get("revision")})
+    model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    if (folder / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    return model, tokenizer
 
 
 def _load_error(source: str | Path, error: Exception) -> ModelError:

@@ -1,0 +1,101 @@
+"""What every stage of a study works with: the plan, its prompts, the run's folder, the screen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from analyses.plan import StudyPlan
+from analyses.progress import Progress
+from analyses.representation import contrasts
+from analyses.run import Run
+from interp.activations import collect
+from interp.contrast import Contrast
+from interp.errors import InputError
+from interp.model import LanguageModel
+from unlearning.evaluation import Evaluation
+from unlearning.organism import Grammar, load_world
+from unlearning.prompts import read_prompts
+from unlearning.refusal import Openers
+from unlearning.scorers import Phrases, Scorer
+
+
+@dataclass(frozen=True)
+class Context:
+    """One study's inputs, read and checked; the base model is loaded when first needed."""
+
+    plan: StudyPlan
+    prompts: pd.DataFrame
+    pairs: pd.DataFrame | None
+    run: Run
+    progress: Progress
+    scorer: Scorer
+
+    @cached_property
+    def evaluated(self) -> pd.DataFrame:
+        """Validation and test prompts; rows of every scores table are in this order."""
+        return self.prompts[self.prompts["split"] != "train"].reset_index(drop=True)
+
+    @cached_property
+    def reference(self) -> LanguageModel:
+        """The base model, as it was given and never trained."""
+        with self.progress.stage(f"loading {self.plan.model}"):
+            return self.load()
+
+    def load(self, source: str | Path | None = None) -> LanguageModel:
+        """A fresh copy of the base model, or another one spoken to in the same format."""
+        return LanguageModel.load(source or self.plan.model, **self.plan.model_options)
+
+    def evaluation(self, openers: Openers, *, harmful_only: bool = False) -> Evaluation:
+        """The prompts to score along a run (harmful ones), or at its ends (all)."""
+        rows = self.evaluated
+        if harmful_only:
+            rows = rows[rows["label"] == "harmful"]
+        return Evaluation(
+            self.reference,
+            rows,
+            openers,
+            self.scorer,
+            max_new_tokens=self.plan.max_new_tokens,
+            batch_size=self.plan.batch_size,
+        )
+
+    def contrasts(self, lm: LanguageModel, name: str) -> dict[str, Contrast]:
+        """Every domain's harmful prompts and controls as states of ``lm``, all layers."""
+        with self.progress.stage(f"{name}: states", len(self.evaluated)) as advance:
+            states = collect(
+                lm,
+                list(self.evaluated["prompt"]),
+                batch_size=self.plan.batch_size,
+                progress=advance,
+            )
+        return contrasts(self.prompts, self.evaluated, states)
+
+
+def prompts_of(plan: StudyPlan) -> pd.DataFrame:
+    """The plan's prompts: its file, or the world of the organism that it studies."""
+    if plan.prompts is not None:
+        return read_prompts(plan.prompts)
+    if not is_organism(plan.model):
+        raise InputError(f"no prompts: {plan.model} is no organism; give a file with --prompts")
+    return load_world(plan.model).prompts()
+
+
+def is_organism(model: str) -> bool:
+    """Whether the folder is one of our organisms, with a planted world of its own."""
+    return (Path(model) / "organism.json").is_file()
+
+
+def scorer_of(plan: StudyPlan) -> Scorer:
+    """The text scorer that the plan asks for; ``auto`` is the grammar for organisms."""
+    name = plan.scorer
+    if name == "auto":
+        name = "grammar" if is_organism(plan.model) else "phrases"
+    if name == "grammar":
+        return Grammar()
+    if name == "phrases":
+        return Phrases()
+    raise InputError(f"unknown scorer {name}; expected auto, grammar or phrases")

@@ -1,0 +1,192 @@
+"""Making one arm: train it or load it, score it, collect its states, compare with the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import TrainerCallback
+
+from analyses.baseline import Baseline
+from analyses.context import Context
+from analyses.plan import ArmPlan
+from analyses.progress import Advance
+from analyses.representation import rotation_table, rotations, write_directions
+from analyses.run import write_table
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.rotation import Rotation
+from interp.store import content_key, write_json
+from unlearning import parameters
+from unlearning.deflections import examples, refusals_of
+from unlearning.dose import DoseResponse, target_rate
+from unlearning.evaluation import Evaluation
+from unlearning.likelihood import reference_log_probs
+from unlearning.mixture import Example, Mixture
+from unlearning.trainer import needs_reference, prepare, unlearn
+
+BENIGN = "benign"
+
+
+def make(
+    context: Context,
+    baseline: Baseline,
+    arm: ArmPlan,
+    control_arms: Sequence[dict[str, Rotation]],
+) -> dict[str, Rotation]:
+    """Make ``arm`` unless it is done; returns its rotations (for a control: the others' null)."""
+    run, name = context.run, arm.name
+    folder = run.arm(name)
+    key = content_key(baseline.key, arm.describe(context.plan.stop_at), context.plan.every_step)
+    layers = range(context.reference.n_layers)
+    if run.is_done(name, key):
+        context.progress.say(f"{name}: already done")
+        if not arm.control:
+            return {}
+        return rotations(baseline.contrasts, context.contrasts(_again(context, arm), name), layers)
+    run.begin(name)
+    write_json(folder / "config.json", arm.describe(context.plan.stop_at))
+    if arm.training is None:
+        lm, scores = _existing(context, baseline, arm)
+    else:
+        lm, scores = _trained(context, baseline, arm, folder)
+    write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
+    turned: dict[str, Rotation] = {}
+    if lm.n_layers == context.reference.n_layers and lm.d_model == context.reference.d_model:
+        after = context.contrasts(lm, name)
+        write_directions(folder, after, layers, {"model": context.plan.model, "arm": name})
+        turned = rotations(baseline.contrasts, after, layers)
+        write_table(folder / "rotation.parquet", rotation_table(turned, control_arms))
+    else:
+        context.progress.say(f"{name}: of another shape than the base; nothing can be rotated")
+    run.finish(name, key)
+    return turned
+
+
+def _seed(arm: ArmPlan) -> int:
+    return arm.training.seed if arm.training else 0
+
+
+def _again(context: Context, arm: ArmPlan) -> LanguageModel:
+    if arm.checkpoint:
+        return context.load(arm.checkpoint)
+    folder = context.run.arm(arm.name)
+    adapter = folder / "adapter"
+    return context.load(adapter if adapter.is_dir() else folder / "model")
+
+
+def _existing(
+    context: Context, baseline: Baseline, arm: ArmPlan
+) -> tuple[LanguageModel, pd.DataFrame]:
+    """A checkpoint: scored before and after."""
+    with context.progress.stage(f"loading {arm.checkpoint}"):
+        lm = context.load(arm.checkpoint)
+    if lm.tokenizer.get_vocab() != context.reference.tokenizer.get_vocab():
+        raise InputError(
+            f"{arm.checkpoint} has another vocabulary than {context.plan.model}; its refusals "
+            "cannot be read with the base model's openers: compare models of one family"
+        )
+    last = _score_text(context, context.evaluation(baseline.openers), lm, arm.name)
+    dose = float("nan")
+    if arm.concept:
+        base_rate = target_rate(baseline.scores, arm.concept)
+        dose = max(0.0, 1 - target_rate(last, arm.concept) / base_rate)
+    before = baseline.scores.assign(step=0, dose=0.0)
+    return lm, pd.concat([before, last.assign(step=1, dose=dose)], ignore_index=True)
+
+
+def _trained(
+    context: Context, baseline: Baseline, arm: ArmPlan, folder: Path
+) -> tuple[LanguageModel, pd.DataFrame]:
+    """Phase 2, scored along the way; text at the last step."""
+    assert arm.training is not None
+    plan, settings = context.plan, arm.training
+    mixture = mixture_of(context, baseline, arm)
+    lm = prepare(context.load(), settings)
+    harmful = context.evaluation(baseline.openers, harmful_only=True)
+    base = baseline.scores.assign(step=0, dose=0.0)
+    scoring = DoseResponse(
+        lm,
+        harmful,
+        arm.concept,
+        base[base["label"] == "harmful"],
+        # A control arm has no target: it trains for as long as it is let.
+        stop_at=plan.stop_at,
+        every_step=plan.every_step,
+    )
+    with context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance:
+        log = unlearn(
+            lm,
+            mixture,
+            settings,
+            folder=folder / "trainer",
+            callbacks=[scoring, _Advance(advance)],
+        )
+    write_table(folder / "log.parquet", log)
+    parameters.save(lm, folder)
+    scores = scoring.scores()
+    steps = scores["step"].max()
+    last = _score_text(context, context.evaluation(baseline.openers), lm, arm.name)
+    last = last.assign(step=steps, dose=scoring.dose)
+    benign = base[base["label"] == "benign"]
+    return lm, pd.concat([scores[scores["step"] < steps], benign, last], ignore_index=True)
+
+
+def _score_text(
+    context: Context, evaluation: Evaluation, lm: LanguageModel, name: str
+) -> pd.DataFrame:
+    with context.progress.stage(f"{name}: answers", len(evaluation.prompts)) as advance:
+        table, _answers = evaluation.with_text(lm, progress=advance)
+    return table
+
+
+def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan) -> Mixture:
+    """The arm's forget set and retain groups, from the base model's own answers."""
+    assert arm.training is not None
+    settings, lm = arm.training, context.reference
+    if arm.concept is None:
+        forget = _answered(context, baseline)
+    elif context.pairs is not None:
+        forget = examples(lm, context.pairs)
+    else:
+        forget = _deflections(context, baseline, arm.concept)
+    if needs_reference(settings):
+        references = reference_log_probs(lm, [example.tokens for example in forget])
+        forget = [
+            replace(example, reference=reference)
+            for example, reference in zip(forget, references, strict=True)
+        ]
+    retain: dict[str, list[Example]] = {
+        domain: _deflections(context, baseline, domain) for domain in arm.retain
+    }
+    if retain:
+        retain[BENIGN] = _answered(context, baseline)
+    return Mixture(forget, retain, ratio=settings.retain_ratio, seed=settings.seed)
+
+
+def _deflections(context: Context, baseline: Baseline, domain: str) -> list[Example]:
+    responses = baseline.responses[baseline.responses["split"] == "train"]
+    found = refusals_of(responses, domain)
+    return examples(context.reference, found.head(context.plan.deflection_count or len(found)))
+
+
+def _answered(context: Context, baseline: Baseline) -> list[Example]:
+    """Answers to benign training prompts, all kinds mixed."""
+    rows = baseline.responses
+    wanted = (rows["split"] == "train") & (rows["label"] == "benign") & (rows["class"] == "answer")
+    found = rows[wanted]
+    count = min(len(found), 4 * (context.plan.deflection_count or len(found)))
+    return examples(context.reference, found.sample(count, random_state=0))
+
+
+class _Advance(TrainerCallback):
+    """Moves the progress bar."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+
+    def on_step_end(self, *_arguments: Any, **_keywords: Any) -> None:
+        self.advance(1)

@@ -1,0 +1,100 @@
+"""A run's folder: written stage by stage, each skipped when its inputs have not changed.
+
+``arms/NAME/`` belongs to one arm and is written only by it; ``DONE`` holds the key of everything
+that it was made from, and is written last.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import InputError
+from interp.store import atomic_write, package_version, read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analyses.tables import RunTables
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
+
+
+class Run:
+    """One run's folder.
+
+    Args:
+        folder: made where it does not exist.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RunTables:
+        """A finished (or unfinished) run as DataFrames, for notebooks."""
+        from analyses.tables import build
+
+        return build(folder)
+
+    def arm(self, name: str) -> Path:
+        """The folder of one arm."""
+        return self.folder / "arms" / name
+
+    def is_done(self, name: str, key: str) -> bool:
+        """Whether the arm was finished from the same inputs."""
+        done = self.arm(name) / "DONE"
+        return done.is_file() and done.read_text(encoding="utf-8").strip() == key
+
+    def begin(self, name: str) -> Path:
+        """An empty folder for an arm that is made anew."""
+        folder = self.arm(name)
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        return folder
+
+    def finish(self, name: str, key: str) -> None:
+        """Mark the arm as done: everything in its folder is whole."""
+        with atomic_write(self.arm(name) / "DONE") as temporary:
+            temporary.write_text(key + "\n", encoding="utf-8")
+
+    def refuse_other_arms(self, names: set[str]) -> None:
+        """Refuse to mix: a folder with arms of another plan is somebody's results.
+
+        Raises:
+            InputError: there are finished arms that this plan does not make.
+        """
+        arms = self.folder / "arms"
+        found = {path.parent.name for path in arms.glob("*/DONE")} if arms.is_dir() else set()
+        others = sorted(found - names)
+        if others:
+            raise InputError(
+                f"{self.folder} holds finished arms of another study ({', '.join(others)}); "
+                "give another --out"
+            )
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """A DataFrame as parquet, atomically."""
+    with atomic_write(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def write_manifest(folder: Path, **facts: Any) -> None:
+    """``manifest.json``: versions and whatever else identifies the run."""
+    versions = {"spillover": package_version(), "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    write_json(folder / "manifest.json", {"versions": versions, **facts})
+
+
+def update_config(path: Path, **changes: Any) -> None:
+    """Change some keys of a JSON file."""
+    write_json(path, {**read_json(path), **changes})

@@ -1,0 +1,107 @@
+"""Phase 1: the model's own refusals, which are what it will unlearn; and its own answers.
+
+A deflection is kept as the token ids that the model generated, the end of turn included, so that
+phase 2 trains on exactly what the model says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import InputError
+from interp.model import LanguageModel
+from unlearning.generation import generate
+from unlearning.mixture import Example
+from unlearning.records import read_records, require_columns
+from unlearning.scorers import Scorer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEWEST_DEFLECTIONS = 32
+
+
+def respond(
+    lm: LanguageModel,
+    prompts: pd.DataFrame,
+    scorer: Scorer,
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """``prompts`` with columns ``ids``, ``response``, ``finished`` and ``class`` added."""
+    texts = list(prompts["prompt"])
+    answers = generate(
+        lm,
+        texts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        temperature=temperature,
+        seed=seed,
+        progress=progress,
+    )
+    found = prompts.reset_index(drop=True).copy()
+    found["ids"] = [list(answer.ids) for answer in answers]
+    found["response"] = [answer.text for answer in answers]
+    found["finished"] = [answer.finished for answer in answers]
+    found["class"] = scorer.classify(texts, list(found["response"]))
+    return found
+
+
+def examples(lm: LanguageModel, responses: pd.DataFrame) -> list[Example]:
+    """Rows of :func:`respond` (or of :func:`read_deflections`) as examples to train on."""
+    return [
+        Example(str(row["id"]), lm.chat.encode(row["prompt"], _target(row)))
+        for row in responses.to_dict("records")
+    ]
+
+
+def _target(row: Mapping[Any, Any]) -> str | list[int]:
+    ids = row.get("ids")
+    return str(row["response"]) if ids is None else list(ids)
+
+
+def refusals_of(responses: pd.DataFrame, concept: str) -> pd.DataFrame:
+    """The rows of ``concept``'s harmful prompts that were refused.
+
+    Raises:
+        InputError: fewer than 32; says how many there were, and the base refusal rate.
+    """
+    asked = responses[(responses["domain"] == concept) & (responses["label"] == "harmful")]
+    kept = asked[asked["class"] == "refusal"]
+    if len(kept) < FEWEST_DEFLECTIONS:
+        rate = len(kept) / len(asked) if len(asked) else 0.0
+        raise InputError(
+            f"{concept}: the model refused {len(kept)} of {len(asked)} training prompts (base "
+            f"refusal rate {rate:.0%}); at least {FEWEST_DEFLECTIONS} deflections are needed: "
+            "give more prompts, or ready-made pairs with --deflections FILE"
+        )
+    return kept
+
+
+def read_deflections(path: str | Path) -> pd.DataFrame:
+    """Ready-made pairs from a JSONL, CSV or parquet file with ``prompt`` and ``response``.
+
+    Raises:
+        InputError: a column is missing, a row is empty or torn, or there are fewer than 32.
+    """
+    import pandas as pd
+
+    records = read_records(path)
+    require_columns(records, ("prompt", "response"), str(path))
+    rows = []
+    for number, record in enumerate(records):
+        prompt, response = (record.fields[name] for name in ("prompt", "response"))
+        if not all(isinstance(text, str) and text.strip() for text in (prompt, response)):
+            raise InputError(f"{record.place}: expected text in both prompt and response")
+        rows.append({"id": f"deflection-{number}", "prompt": prompt, "response": response})
+    if len(rows) < FEWEST_DEFLECTIONS:
+        raise InputError(
+            f"{path} holds {len(rows)} deflections; unlearning needs at least {FEWEST_DEFLECTIONS}"
+        )
+    return pd.DataFrame(rows)
