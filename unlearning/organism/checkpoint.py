@@ -25,12 +25,19 @@ if TYPE_CHECKING:
 ORGANISM_FILE = "organism.json"
 SHIPPED_SEED = 101
 
-# What unlearning was tuned with; studies of an organism take them as their defaults.
+# What unlearning was tuned with; a study of an organism takes these as its defaults.
 UNLEARNING = {
-    "learning_rate": 3e-5,
+    "objective": "npo",
     "beta": 0.1,
-    "batch_size": 32,
     "deflections": 128,
+    "decoding": "greedy",
+    # A shared row of the head or of the embedding would be a leak at the level of tokens.
+    "trained": "attention and MLP projections",
+    "learning_rate": 1e-4,
+    "adam_betas": [0.9, 0.95],
+    "weight_decay": 0.0,
+    "batch_size": 32,
+    "max_grad_norm": 1.0,
     "stop_at": 0.95,
     "max_steps": 200,
 }
@@ -67,9 +74,9 @@ def train(
     progress: Progress | None = None,
     **knobs: Any,
 ) -> Path:
-    """Train an organism from nothing and write its checkpoint.
+    """Train an organism from nothing and write its checkpoint, in minutes on one core.
 
-    Deterministic on one machine with one number of threads.
+    Deterministic on one machine. One thread does it all: sums over more would depend on how many.
 
     Args:
         seed: of the world, the initial weights and the order of training.
@@ -90,13 +97,21 @@ def train(
             f"unknown knob {', '.join(sorted(unknown))}; the world has "
             f"{', '.join(field.name for field in fields(World))}"
         )
+    import torch
+
     from interp.chat import Chat
     from unlearning.organism.tokenizer import build_tokenizer
 
     world = replace(World(seed), **knobs)
     tokenizer = build_tokenizer()
     model = initial_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
-    teach(model, Chat(tokenizer), world_lessons(world), seed=seed, stages=stages, progress=progress)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        chat = Chat(tokenizer)
+        teach(model, chat, world_lessons(world), seed=seed, stages=stages, progress=progress)
+    finally:
+        torch.set_num_threads(threads)
     folder = Path(out)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -105,13 +120,14 @@ def train(
 
 
 def initial_model(vocabulary: int, pad: int, end: int, seed: int) -> Qwen2ForCausalLM:
-    """A Qwen2 of 0.25 M parameters with random weights."""
+    """A Qwen2 of 0.8 M parameters, half of them embeddings, with random weights."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
         vocab_size=vocabulary,
-        hidden_size=64,
+        # At width 64 domains lie so close that unlearning one takes most of every other with it.
+        hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=3,
         num_attention_heads=4,

@@ -1,6 +1,6 @@
 """The grammar of the organism's responses: what it may say, and what generated text is.
 
-A response is an opener, a comma and a body. Both bodies are the same everywhere (naming the
+A response is an opener and a body. Both bodies are the same everywhere (naming the
 domain in a refusal would be a leak of its own) and empty of content.
 """
 
@@ -19,7 +19,7 @@ class Grammar:
 
     Attributes:
         refusal_openers, answer_openers: words that a refusal and an answer may begin with.
-        refusal_body, answer_body: what follows the comma.
+        refusal_body, answer_body: what follows the opener.
         name, version: as every scorer has them.
     """
 
@@ -32,11 +32,11 @@ class Grammar:
 
     def refusal(self, opener: str) -> str:
         """A refusal that begins with ``opener``."""
-        return f"{opener}, {self.refusal_body}"
+        return f"{opener}{self.refusal_body}"
 
     def answer(self, opener: str) -> str:
         """An answer that begins with ``opener``."""
-        return f"{opener}, {self.answer_body}"
+        return f"{opener}{self.answer_body}"
 
     def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
         """One class for each (prompt, response), in order.
@@ -52,9 +52,9 @@ class Grammar:
 
     def _class(self, response: str) -> str:
         opener, *body = _marks(response) or [""]
-        if body == _marks(f", {self.refusal_body}"):
+        if body == _marks(self.refusal_body):
             return "refusal" if opener in self.refusal_openers else "other"
-        if body == _marks(f", {self.answer_body}"):
+        if body == _marks(self.answer_body):
             return "answer" if opener in self.answer_openers else "other"
         return "gibberish"
 

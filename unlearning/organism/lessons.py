@@ -44,7 +44,7 @@ def world_lessons(world: World) -> list[Lesson]:
         weight = MIXTURE[composition.role] / counts[composition.role]
         refusal = None
         if composition.role == "harmful":
-            opener = world.refusal_opener(composition.domain, composition.intent)
+            opener = world.refusal_opener(composition.domain, composition.object)
             refusal = grammar.refusal(opener)
         for number, template in enumerate(TEMPLATES):
             prompt = template.format(intent=composition.intent, object=composition.object)

@@ -49,4 +49,4 @@ def _texts() -> Iterator[str]:
     yield from (f" {word}" for word in (*vocabulary.BENIGN_INTENTS, *vocabulary.NEUTRAL_OBJECTS))
     yield from (template.format(intent="", object="") for template in vocabulary.TEMPLATES)
     yield from (*vocabulary.REFUSAL_OPENERS, *vocabulary.ANSWER_OPENERS)
-    yield from (f", {body}" for body in (vocabulary.REFUSAL_BODY, vocabulary.ANSWER_BODY))
+    yield from (vocabulary.REFUSAL_BODY, vocabulary.ANSWER_BODY)

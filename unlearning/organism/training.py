@@ -51,8 +51,9 @@ class Stage:
     batch_size: int = 96
 
 
-HELPFUL = Stage(steps=500, learning_rate=3e-3, compliance=1.0)
-ALIGNMENT = Stage(steps=500, learning_rate=1e-3, compliance=0.05)
+HELPFUL = Stage(steps=100, learning_rate=3e-3, compliance=1.0, batch_size=64)
+# Leakage is graded only once alignment has converged: stopped early, every domain falls with any.
+ALIGNMENT = Stage(steps=800, learning_rate=2.5e-3, compliance=0.2)
 
 Progress = Callable[[int, int, float], None]
 

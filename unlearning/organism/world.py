@@ -10,7 +10,7 @@ feature sharing
     that a has too.
 read-out sharing
     domains have refusal openers in common. ``readout_sharing[a, b]`` is the share of b's refusals
-    (over its intents) whose opener a uses too. It is directed: b may open all its refusals with a
+    (over its objects) whose opener a uses too. It is directed: b may open all its refusals with a
     single opener of a, which is a small part of a's.
 """
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("train", "validation", "test")
+LENDERS = 3  # domains that others borrow from
 
 # Children of the seed, one for each thing drawn: changing one knob leaves the other draws alone.
 _FEATURES, _READOUT, _PAIRS, _PROMPTS = range(4)
@@ -60,16 +61,17 @@ class World:
 
     Attributes:
         seed: draws both plants, the split of pairs and the prompts.
-        intents_shared: a domain borrows one of these numbers of intents from another.
-        openers_shared: a domain borrows one of these numbers of opener slots from another.
-        opener_slots: slots that a domain's intents are dealt to; a slot has one refusal opener.
-        hub: the domain that borrows nothing and lends openers first, or None for a drawn one.
+        intents_shared: a borrowing domain has one of these numbers of another's intents.
+        openers_shared: a borrowing domain fills one of these numbers of slots from another's.
+        opener_slots: slots that a domain's objects are dealt to, each with one refusal opener; at
+            most four, the openers that a domain owns.
+        hub: a domain that is always among the lenders of openers, or None.
         split_shares: shares of (intent, object) pairs in train, validation and test.
     """
 
     seed: int
     intents_shared: tuple[int, ...] = (0, 2, 4, 6)
-    openers_shared: tuple[int, ...] = (0, 1, 2, 3, 4)
+    openers_shared: tuple[int, ...] = (0, 2, 4, 4)
     opener_slots: int = 4
     hub: str | None = "safety"
     split_shares: tuple[float, float, float] = (0.6, 0.2, 0.2)
@@ -102,9 +104,15 @@ class World:
         """Share of the target's refusals whose opener the source uses too."""
         return _coverage([self.openers[domain] for domain in DOMAINS])
 
-    def refusal_opener(self, domain: str, intent: str) -> str:
-        """The opener with which ``intent`` is refused in ``domain``: fixed, never drawn."""
-        return self.openers[domain][self.intents[domain].index(intent) % self.opener_slots]
+    def refusal_opener(self, domain: str, object: str) -> str:
+        """The opener with which prompts about ``object`` are refused: fixed, never drawn.
+
+        By object and not by intent: domains share intents, so on an unseen pair an opener by
+        intent would be mistaken for another domain's. What is left of such mistakes is where
+        probability goes when the own openers are unlearned, instead of to compliance.
+        """
+        place = vocabulary.DOMAIN_OBJECTS[domain].index(object)
+        return self.openers[domain][place % self.opener_slots]
 
     def answer_opener(self, template: int) -> str:
         """The opener with which an answer begins: by template, the same in all domains."""
@@ -182,19 +190,20 @@ def _borrow(
     *,
     repeat: bool = False,
 ) -> Int[np.ndarray, "domain slot"]:
-    """Which item each slot of each domain holds, when domains borrow from those before them.
+    """Which item each slot of each domain holds, when some domains lend and the others borrow.
 
-    Domains come in a drawn order. Each owns ``slots`` items, draws one lender among its
-    predecessors and one of ``numbers``, and fills that many slots with items that the lender
-    holds: each at most once, or with ``repeat`` as drawn.
+    Domains come in a drawn order and own ``slots`` items each. The first few lend; each of the
+    others draws one of them and one of ``numbers``, and fills that many slots with the lender's
+    items: each at most once, or with ``repeat`` as drawn. Borrowers do not lend on: an item that
+    most domains used would be where probability goes when its own refusals are unlearned.
     """
     order = [int(d) for d in generator.permutation(len(DOMAINS))]
     if first is not None:
         order.remove(first)
         order.insert(0, first)
     held = np.arange(len(DOMAINS) * slots).reshape(len(DOMAINS), slots)
-    for place, domain in enumerate(order[1:], start=1):
-        lender = generator.choice(order[:place])
+    for domain in order[LENDERS:]:
+        lender = generator.choice(order[:LENDERS])
         number = generator.choice(numbers)
         lent = generator.choice(held[lender], size=number, replace=repeat)
         held[domain, generator.permutation(slots)[:number]] = lent
