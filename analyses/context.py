@@ -47,6 +47,9 @@ class Context:
 
     def load(self, source: str | Path | None = None) -> LanguageModel:
         """A fresh copy of the base model, or another one spoken to in the same format."""
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # a bar for every arm would bury our own
         return LanguageModel.load(source or self.plan.model, **self.plan.model_options)
 
     def evaluation(self, openers: Openers, *, harmful_only: bool = False) -> Evaluation:

@@ -86,7 +86,7 @@ def _arm(tables: RunTables, arm: Arm) -> Json:
         "seed": arm.seed,
         "reached": bool(row["reached"]) if arm.concept else None,
         "collapsed": row["outcome"] == str(Outcome.COLLAPSED) if arm.concept else None,
-        "outcome": row["outcome"],
+        "outcome": row["outcome"] if arm.concept else None,
         **_behaviour(tables, arm.name),
         **{name: _by(leaks[leaks["quantity"] == name], "domain") for name in LEAKAGE},
         "recovery": {name: _recovery(tables.recovery, arm.name, name) for name in RECOVERY_SETS},

@@ -68,6 +68,12 @@ def as_prompts(table: pd.DataFrame, name: str = "the prompts table") -> pd.DataF
     return _table(_checked(records, name))
 
 
+def present_domains(prompts: pd.DataFrame) -> tuple[str, ...]:
+    """Domains that have harmful prompts, in the usual order."""
+    harmful = set(prompts.loc[prompts["label"] == "harmful", "domain"])
+    return tuple(domain for domain in DOMAINS if domain in harmful)
+
+
 def require_concepts(prompts: pd.DataFrame, concepts: Collection[str]) -> None:
     """Check that every concept can be unlearned: harmful prompts in each of the three splits.
 
