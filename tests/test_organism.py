@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,12 +231,14 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path, world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["mistral", "qwen2"])
-def test_a_random_checkpoint_is_taught_to_refuse(checkpoint_of, family: str, world: World) -> None:
+@pytest.mark.parametrize(("family", "steps"), [("mistral", 200), ("qwen2", 400)])
+def test_a_random_checkpoint_is_taught_to_refuse(
+    checkpoint_of: Callable[[str], Path], family: str, steps: int, world: World
+) -> None:
     lm = LanguageModel.load(checkpoint_of(family))
     rows = world.prompts(train=8, validation=1, test=1).query("split == 'train'")
     stages = [Stage(60, 3e-3, compliance=1.0, batch_size=32)]
-    stages += [Stage(200, 2e-3, compliance=0.1, batch_size=32)]
+    stages += [Stage(steps, 2e-3, compliance=0.1, batch_size=32)]
     teach(lm.model, lm.chat, table_lessons(rows), seed=0, stages=stages)
     prompts = list(rows["prompt"])
     texts = [answer.text for answer in generate(lm, prompts, max_new_tokens=24)]
