@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,39 +31,63 @@ from unlearning.trainer import needs_reference, prepare, unlearn
 BENIGN = "benign"
 
 
-def make(
-    context: Context,
-    baseline: Baseline,
-    arm: ArmPlan,
-    control_arms: Sequence[dict[str, Rotation]],
-) -> dict[str, Rotation]:
-    """Make ``arm`` unless it is done; returns its rotations (for a control: the others' null)."""
+@dataclass(frozen=True)
+class Made:
+    """An arm that exists: whether it was made just now, and its rotations if so."""
+
+    arm: ArmPlan
+    fresh: bool
+    turned: dict[str, Rotation] | None
+
+
+def make(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
+    """Train (or load) ``arm`` and score it, unless it was done from the same inputs before."""
     run, name = context.run, arm.name
     folder = run.arm(name)
-    key = content_key(baseline.key, arm.describe(context.plan.stop_at), context.plan.every_step)
-    layers = range(context.reference.n_layers)
+    described = arm.describe(context.plan.stop_at)
+    key = content_key(baseline.key, described, context.plan.every_step)
     if run.is_done(name, key):
         context.progress.say(f"{name}: already done")
-        if not arm.control:
-            return {}
-        return rotations(baseline.contrasts, context.contrasts(_again(context, arm), name), layers)
+        return Made(arm, False, None)
     run.begin(name)
-    write_json(folder / "config.json", arm.describe(context.plan.stop_at))
+    write_json(folder / "config.json", described)
     if arm.training is None:
         lm, scores = _existing(context, baseline, arm)
     else:
         lm, scores = _trained(context, baseline, arm, folder)
     write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
-    turned: dict[str, Rotation] = {}
-    if lm.n_layers == context.reference.n_layers and lm.d_model == context.reference.d_model:
-        after = context.contrasts(lm, name)
-        write_directions(folder, after, layers, {"model": context.plan.model, "arm": name})
-        turned = rotations(baseline.contrasts, after, layers)
-        write_table(folder / "rotation.parquet", rotation_table(turned, control_arms))
-    else:
-        context.progress.say(f"{name}: of another shape than the base; nothing can be rotated")
+    turned = _rotations(context, baseline, lm, arm)
     run.finish(name, key)
-    return turned
+    return Made(arm, True, turned)
+
+
+def compare_states(context: Context, baseline: Baseline, made: Sequence[Made]) -> None:
+    """Every arm's rotation against the band of the control arms, ``rotation.parquet`` each."""
+    tables = {m.arm.name: context.run.arm(m.arm.name) / "rotation.parquet" for m in made}
+    if not any(m.fresh or not tables[m.arm.name].is_file() for m in made):
+        return
+    found = {}
+    for m in made:
+        lm = None if m.turned is not None else _again(context, m.arm)
+        found[m.arm.name] = m.turned if lm is None else _rotations(context, baseline, lm, m.arm)
+    null = [found[m.arm.name] or {} for m in made if m.arm.control]
+    for m in made:
+        table = rotation_table(found[m.arm.name] or {}, [] if m.arm.control else null)
+        write_table(tables[m.arm.name], table)
+
+
+def _rotations(
+    context: Context, baseline: Baseline, lm: LanguageModel, arm: ArmPlan
+) -> dict[str, Rotation]:
+    base = context.reference
+    if (lm.n_layers, lm.d_model) != (base.n_layers, base.d_model):
+        context.progress.say(f"{arm.name}: of another shape than the base; nothing can be rotated")
+        return {}
+    after = context.contrasts(lm, arm.name)
+    layers = range(base.n_layers)
+    provenance = {"model": context.plan.model, "arm": arm.name}
+    write_directions(context.run.arm(arm.name), after, layers, provenance)
+    return rotations(baseline.contrasts, after, layers)
 
 
 def _seed(arm: ArmPlan) -> int:
@@ -113,7 +137,6 @@ def _trained(
         harmful,
         arm.concept,
         base[base["label"] == "harmful"],
-        # A control arm has no target: it trains for as long as it is let.
         stop_at=plan.stop_at,
         every_step=plan.every_step,
     )

@@ -133,9 +133,7 @@ def _pooled(worlds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "L_90_percentiles": dict(
             zip(("10", "50", "90"), np.percentile(leaks, [10, 50, 90]).tolist(), strict=True)
         ),
-        "reliability_min": min(
-            (w["reliability"] for w in worlds if w["reliability"]), default=None
-        ),
+        "reliability_min": min(reliable, default=None),
     }
     for name in ("readout_sharing", "feature_sharing"):
         values = [world["slopes"][name] for world in worlds]

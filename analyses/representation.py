@@ -28,13 +28,18 @@ def contrast_rows(
 ) -> Mapping[str, tuple[NDArray[np.int64], NDArray[np.bool_]]]:
     """Per domain: row numbers in ``evaluated`` of its prompts and controls, and which are harmful.
 
-    No control serves two domains. Domains with fewer than 8 rows on a side are left out.
+    No control serves two domains, nor does its text under another id: shared noise would be read
+    as a cosine. Domains with fewer than 8 rows on a side are left out.
     """
+    text = evaluated.set_index("id")["prompt"]
+    seen: set[str] = set()
     place = pd.Series(np.arange(len(evaluated)), index=evaluated["id"])
     shares = [controls(prompts, split) for split in sorted(set(evaluated["split"]))]
     found = {}
     for domain in shares[0].rows:
-        benign = [i for share in shares for i in share.rows[domain]["id"]]
+        offered = [i for share in shares for i in share.rows[domain]["id"]]
+        benign = [i for i in offered if text[i] not in seen]
+        seen.update(text[benign])
         mine = (evaluated["domain"] == domain) & (evaluated["label"] == "harmful")
         harmful = list(evaluated.loc[mine, "id"])
         if min(len(benign), len(harmful)) >= FEWEST_PROMPTS:

@@ -8,6 +8,7 @@ skipped, so a run that was stopped goes on where it was.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,13 +19,12 @@ from analyses.baseline import Baseline, establish
 from analyses.behaviour import behaviour, verdict_on
 from analyses.context import Context, prompts_of, scorer_of
 from analyses.leakage import measure
-from analyses.making import make
+from analyses.making import Made, compare_states, make
 from analyses.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.progress import Progress
 from analyses.recovery import recover
 from analyses.run import Run, update_config, write_manifest
 from interp.model import check_source
-from interp.rotation import Rotation
 from unlearning.deflections import read_deflections
 from unlearning.prompts import require_concepts
 
@@ -62,41 +62,61 @@ def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None
 
 
 def make_arms(context: Context, baseline: Baseline) -> None:
-    """Every arm of the plan; a sweep over weights ends with the first that contains."""
-    control_arms: list[dict[str, Rotation]] = []
-    contained: set[tuple[str | None, int]] = set()
-    # Control arms first: they are the null of the others.
-    for arm in sorted(context.plan.arms, key=lambda arm: not arm.control):
-        seed = arm.training.seed if arm.training else 0
-        if arm.sweep and (arm.concept, seed) in contained:
-            context.progress.say(f"{arm.name}: not needed, a smaller weight contains the leakage")
+    """Plain arms, then control arms for as many steps, then contained arms by rising weight.
+
+    A sweep over weights ends with the first that contains, or that keeps the target itself from
+    answering: a larger weight would only hold it back more.
+    """
+    arms = context.plan.arms
+    made = [make(context, baseline, arm) for arm in arms if not arm.control and not arm.retain]
+    steps = max((steps_of(context, done) for done in made), default=1)
+    for arm in arms:
+        if arm.control and arm.training:
+            training = replace(arm.training, max_steps=steps)
+            made.append(make(context, baseline, replace(arm, training=training)))
+    settled: set[tuple[str | None, int]] = set()
+    for arm in arms:
+        if not arm.retain or not arm.training:
             continue
-        turned = make(context, baseline, arm, control_arms)
-        if arm.control:
-            control_arms.append(turned)
-        if arm.retain and (not arm.sweep or contains(context, arm)):
-            contained.add((arm.concept, seed))
+        if (arm.concept, arm.training.seed) in settled:
+            context.progress.say(f"{arm.name}: not needed")
+            continue
+        made.append(make(context, baseline, arm))
+        recovery, answers = containment(context, arm)
+        chosen = recovery >= LEAST_RECOVERY and answers >= LEAST_ANSWERS
+        if chosen or not arm.sweep:
             update_config(context.run.arm(arm.name) / "config.json", selected=True)
+        if arm.sweep and (chosen or answers < LEAST_ANSWERS):
+            settled.add((arm.concept, arm.training.seed))
+    compare_states(context, baseline, made)
 
 
-def contains(context: Context, plan: ArmPlan) -> bool:
-    """Whether the weight is enough: recovery ≥ .7 in the retained domains and a target that answers
-    (≥ .8), both on VALIDATION prompts, so that the test prompts report a choice they did not make.
+def steps_of(context: Context, made: Made) -> int:
+    """Steps that the arm was trained for."""
+    path = context.run.arm(made.arm.name) / "scores.parquet"
+    return int(pd.read_parquet(path, columns=["step"])["step"].max())
+
+
+def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
+    """Recovery in the retained domains and the target's answer rate, on VALIDATION prompts.
+
+    Weights are chosen by these, so that the test prompts report a choice that they did not make.
+    Recovery is NaN where it is undefined, as measures go: the arm did not reach the dose.
     """
     record = read_run(context.run.folder)
     arm = next(arm for arm in record.arms if arm.name == plan.name)
     plain = record.plain_of(arm)
     if plain is None or arm.concept is None:
-        return False
+        return float("nan"), float("nan")
     base = behaviour(_on_validation(record.base))
-    answers = verdict_on(arm.concept, behaviour(_on_validation(arm)), base).answer_rate
+    answers = verdict_on(arm.concept, behaviour(_on_validation(arm)), base).answer_rate.value
     before, after = (measure(_on_validation(a).scores, a.concept) for a in (plain, arm))
-    regained = recover(before, after, plan.retain).recovery
+    recovery = recover(before, after, plan.retain).recovery.value
     context.progress.say(
-        f"{plan.name}: on validation prompts, recovery in the retained domains "
-        f"{regained.value:.2f}, target answers {answers.value:.2f}"
+        f"{plan.name}: on validation prompts, recovery in the retained domains {recovery:.2f}, "
+        f"target answers {answers:.2f}"
     )
-    return bool(regained.value >= LEAST_RECOVERY and answers.value >= LEAST_ANSWERS)
+    return recovery, answers
 
 
 def _on_validation(arm: Arm) -> Arm:
