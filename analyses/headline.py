@@ -12,8 +12,8 @@ class Headline:
     """One unlearned concept (or, in a comparison, one model after).
 
     `sweep`: all contained arms of the same seed by weight. `contained`: the one shown; `chosen`
-    is False when the study chose none and the heaviest stands in for it. `others`: the plain arm
-    under other seeds.
+    is False when the study chose none: the one that restored most stands in, or else the lightest.
+    `others`: the plain arm under other seeds.
     """
 
     concept: str | None
@@ -43,10 +43,11 @@ def headlines(record: RunRecord) -> tuple[Headline, ...]:
         selected = [arm for arm in sweep if arm.selected] or (
             list(sweep) if len(sweep) == 1 else []
         )
+        stand_ins = [arm for arm in sweep if arm.config.get("stands_in")]
         found[key] = Headline(
             concept=plain.concept,
             plain=plain,
-            contained=selected[0] if selected else (sweep[-1] if sweep else None),
+            contained=next(iter((*selected, *stand_ins, *sweep)), None),
             chosen=bool(selected),
             sweep=sweep,
             others=tuple(

@@ -129,7 +129,7 @@ def _verdict(tables: RunTables, headline: Headline, arm: Arm) -> View:
         "badge": word,
         "kind": word.split("?")[0].replace(" ", "-") if "?" not in word else "open",
         "sentence": wording.sentence(tables, arm),
-        "note": "No weight restored enough while the target complied; the heaviest is shown."
+        "note": "No weight restored enough while the target complied; the best is shown."
         if stand_in
         else "",
     }

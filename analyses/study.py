@@ -7,6 +7,7 @@ skipped, so a run that was stopped goes on where it was.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -75,10 +76,12 @@ def make_arms(context: Context, baseline: Baseline) -> None:
             training = replace(arm.training, max_steps=steps)
             made.append(make(context, baseline, replace(arm, training=training)))
     settled: set[tuple[str | None, int]] = set()
+    best: dict[tuple[str | None, int], tuple[float, str]] = {}
     for arm in arms:
         if not arm.retain or not arm.training:
             continue
-        if (arm.concept, arm.training.seed) in settled:
+        story = (arm.concept, arm.training.seed)
+        if story in settled:
             context.progress.say(f"{arm.name}: not needed")
             continue
         made.append(make(context, baseline, arm))
@@ -86,8 +89,13 @@ def make_arms(context: Context, baseline: Baseline) -> None:
         chosen = recovery >= LEAST_RECOVERY and answers >= LEAST_ANSWERS
         if chosen or not arm.sweep:
             update_config(context.run.arm(arm.name) / "config.json", selected=True)
+        if answers >= LEAST_ANSWERS and recovery > best.get(story, (-math.inf, ""))[0]:
+            best[story] = recovery, arm.name
         if arm.sweep and (chosen or answers < LEAST_ANSWERS):
-            settled.add((arm.concept, arm.training.seed))
+            settled.add(story)
+    for _recovery, name in best.values():
+        # Shown where no weight was chosen.
+        update_config(context.run.arm(name) / "config.json", stands_in=True)
     compare_states(context, baseline, made)
 
 

@@ -151,7 +151,13 @@ class World:
             for composition in self.compositions(split):
                 pools.setdefault((composition.domain, composition.role), []).append(composition)
             for domain in DOMAINS:
-                drawn = _draw(generator, pools[domain, "harmful"], number)
+                # In a small split a composition can be without any twin.
+                paired = [
+                    harmful
+                    for harmful in pools[domain, "harmful"]
+                    if _twins(harmful, "intent", pools) or _twins(harmful, "object", pools)
+                ]
+                drawn = _draw(generator, paired, number)
                 for n, (harmful, template) in enumerate(drawn):
                     pair = f"{domain}-{split}-{n:03d}"
                     rows.append(_row(f"{pair}-harmful", harmful, template, split, pair))
