@@ -249,20 +249,18 @@ def organism_measure(
 
 
 def _carry_out(plan: StudyPlan, out: Path, only_plan: bool) -> None:
-    from analyses.context import prompts_of
+    from analyses.context import checked
     from analyses.costs import describe
     from analyses.progress import Progress
-    from unlearning.prompts import require_concepts
 
-    prompts = prompts_of(plan)
-    require_concepts(prompts, plan.concepts)
-    for line in describe(plan, prompts):
+    context = checked(plan, out, Progress())
+    for line in describe(plan, context.prompts):
         typer.echo(line, err=True)
     if only_plan:
         return
-    from analyses.study import run_study
+    from analyses.study import carry_out
 
-    typer.echo(run_study(plan, out, Progress()))
+    typer.echo(carry_out(context))
 
 
 def _model_options(

@@ -15,10 +15,11 @@ from analyses.run import Run
 from interp.activations import collect
 from interp.contrast import Contrast
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model import LanguageModel, check_source
+from unlearning.deflections import read_deflections
 from unlearning.evaluation import Evaluation
 from unlearning.organism import Grammar, load_world
-from unlearning.prompts import read_prompts
+from unlearning.prompts import read_prompts, require_concepts
 from unlearning.refusal import Openers
 from unlearning.scorers import Phrases, Scorer
 
@@ -76,6 +77,24 @@ class Context:
                 progress=advance,
             )
         return contrasts(self.prompts, self.evaluated, states)
+
+
+def checked(plan: StudyPlan, out: str | Path, progress: Progress) -> Context:
+    """The plan's inputs, after every check that needs no model; writes nothing.
+
+    Raises:
+        InputError: the plan cannot be carried out in the folder ``out``.
+    """
+    check_source(plan.model)
+    for arm in plan.arms:
+        if arm.checkpoint:
+            check_source(arm.checkpoint)
+    prompts = prompts_of(plan)
+    require_concepts(prompts, plan.concepts)
+    pairs = read_deflections(plan.deflections) if plan.deflections else None
+    run = Run(out)
+    run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
+    return Context(plan, prompts, pairs, run, progress, scorer_of(plan))
 
 
 def prompts_of(plan: StudyPlan) -> pd.DataFrame:

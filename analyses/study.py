@@ -18,16 +18,13 @@ from analyses import report
 from analyses.arms import Arm, read_run
 from analyses.baseline import Baseline, establish
 from analyses.behaviour import behaviour, verdict_on
-from analyses.context import Context, prompts_of, scorer_of
+from analyses.context import Context, checked
 from analyses.leakage import measure
 from analyses.making import Made, compare_states, make
 from analyses.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.progress import Progress
 from analyses.recovery import recover
-from analyses.run import Run, update_config, write_manifest
-from interp.model import check_source
-from unlearning.deflections import read_deflections
-from unlearning.prompts import require_concepts
+from analyses.run import update_config, write_manifest
 
 
 def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None) -> Path:
@@ -38,24 +35,19 @@ def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None
     Raises:
         InputError: the plan cannot be carried out; what was finished before stays.
     """
-    progress = progress or Progress()
+    return carry_out(checked(plan, out, progress or Progress()))
+
+
+def carry_out(context: Context) -> Path:
+    """:func:`run_study` of inputs that have been checked."""
     started = time.monotonic()
-    check_source(plan.model)
-    for arm in plan.arms:
-        if arm.checkpoint:
-            check_source(arm.checkpoint)
-    prompts = prompts_of(plan)
-    require_concepts(prompts, plan.concepts)
-    pairs = read_deflections(plan.deflections) if plan.deflections else None
-    run = Run(out)
-    run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
-    context = Context(plan, prompts, pairs, run, progress, scorer_of(plan))
+    run, progress = context.run, context.progress
     make_arms(context, establish(context))
     write_manifest(
         run.folder,
         hashes={"model": context.reference.fingerprint()},
         device=str(context.reference.device),
-        seeds=plan.seeds,
+        seeds=context.plan.seeds,
         seconds=time.monotonic() - started,
     )
     with progress.stage("tables, figures, report"):

@@ -1,0 +1,273 @@
+"""What a user gets wrong: one clear line, exit code 2, before any model is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analyses.cli import main
+from interp.model import LanguageModel
+from unlearning.organism import shipped
+from unlearning.prompts import DOMAINS
+
+Spillover = Callable[..., tuple[int, str, str]]
+CONCEPT = "safety"
+SPLIT_SIZE = {"train": 12, "validation": 4, "test": 4}
+
+
+@pytest.fixture
+def spillover(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Spillover:
+    """Runs the command line in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["spillover", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading any model fails the test."""
+
+    def loaded(*_arguments: object, **_options: object) -> None:
+        pytest.fail("a model was loaded before the input was checked")
+
+    monkeypatch.setattr(LanguageModel, "load", loaded)
+
+
+def rows(domains: tuple[str, ...] = ("safety", "privacy", "bias")) -> list[dict[str, str]]:
+    """Prompts that say nothing: what the command line checks is their form."""
+    return [
+        {
+            "prompt": f"{label} {domain} {split} {number}",
+            "domain": domain,
+            "label": label,
+            "split": split,
+        }
+        for domain in domains
+        for label in ("harmful", "benign")
+        for split, count in SPLIT_SIZE.items()
+        for number in range(count)
+    ]
+
+
+def write(path: Path, records: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    return write(tmp_path / "prompts.jsonl", rows())
+
+
+def one_line(result: tuple[int, str, str]) -> str:
+    """The error of a refused command: a single line, exit code 2, nothing else printed."""
+    code, out, err = result
+    assert code == 2, err
+    assert out == ""
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and err.rstrip().endswith(errors[0]), err
+    assert "Traceback" not in err
+    return errors[0]
+
+
+def unlearn(prompts: object, *more: object, concept: str = CONCEPT) -> list[object]:
+    required = ["--model", shipped(), "--concept", concept, "--prompts", prompts]
+    return ["study", *required, "--out", "run", *more]
+
+
+# Prompt files
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "empty"),
+        ("\n\n", "empty"),
+        ('{"prompt": "a", "label": "harmful"}\n', 'no column "domain"'),
+        ('{"prompt": "a", "domain": "safety", "label": "benign"}\n', "no harmful rows"),
+        ('{"prompt": "a", "domain": "safety", "label": "harmful"}\n', "no benign rows"),
+        ('{"prompt": "a", "domain": "safety", "label": "benign"}\n{"prompt": "b", "dom', "line 2"),
+        ('{"prompt": "a", "domain": "crime", "label": "harmful"}\n', 'unknown domain "crime"'),
+        ('{"prompt": "a", "domain": "safety", "label": "evil"}\n', 'unknown label "evil"'),
+    ],
+)
+@pytest.mark.usefixtures("no_model")
+def test_a_prompt_file_that_does_not_fit(
+    spillover: Spillover, tmp_path: Path, text: str, expected: str
+) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text, encoding="utf-8")
+    line = one_line(spillover(*unlearn(path)))
+    assert expected in line and "bad.jsonl" in line
+    assert one_line(spillover("compare", shipped(), shipped(), "--prompts", path)) == line
+    assert not (tmp_path / "run").exists() and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_prompt_file_that_is_not_there(spillover: Spillover, tmp_path: Path) -> None:
+    assert "absent.jsonl does not exist" in one_line(spillover(*unlearn("absent.jsonl")))
+    assert "is a folder" in one_line(spillover(*unlearn(tmp_path)))
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_model_that_is_no_organism_has_no_prompts_of_its_own(
+    spillover: Spillover, checkpoint_of: Callable[[str], Path]
+) -> None:
+    model = checkpoint_of("qwen2")
+    line = one_line(spillover("study", "--model", model, "--concept", CONCEPT, "--out", "run"))
+    assert "--prompts" in line
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--scorer", "vibes"], "auto, grammar or phrases"),
+        (["--objective", "wish"], "npo"),
+        (["--trained", "some"], "lora"),
+        (["--retain", CONCEPT], f"{CONCEPT} cannot be retained"),
+        (["--retain", "privacy,crime"], "crime cannot be retained"),
+        (["--retain", "toxicity"], "toxicity cannot be retained"),  # has no prompts
+        (["--retain", ","], "nothing cannot be retained"),
+        (["--batch-size", "32", "--micro-batch-size", "5"], "does not divide"),
+        (["--chat-template", "absent.jinja"], "absent.jinja"),
+        (["--chat-template-arg", "enable_thinking"], "name=value"),
+        (["--deflections", "absent.jsonl"], "absent.jsonl does not exist"),
+        (["--deflections", "few.jsonl"], "holds 31 deflections; unlearning needs at least 32"),
+        (["--deflections", "few.jsonl", "--concept", "bias"], "one --concept"),
+        (["--concept", "bias", "--concept", "toxicity"], '"toxicity" has no harmful prompts'),
+    ],
+)
+@pytest.mark.parametrize("only_plan", [False, True], ids=["run", "plan"])
+@pytest.mark.usefixtures("no_model")
+def test_an_option_that_cannot_be_met(
+    spillover: Spillover,
+    tmp_path: Path,
+    prompts: Path,
+    more: list[str],
+    expected: str,
+    only_plan: bool,
+) -> None:
+    write(tmp_path / "few.jsonl", [{"prompt": "a", "response": "No."}] * 31)
+    line = one_line(spillover(*unlearn(prompts, *more, *["--plan"] * only_plan)))
+    assert expected in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_concept_that_cannot_be_unlearned(
+    spillover: Spillover, prompts: Path, tmp_path: Path
+) -> None:
+    line = one_line(spillover(*unlearn(prompts, concept="crime")))
+    assert 'unknown concept "crime"' in line and all(domain in line for domain in DOMAINS)
+    line = one_line(spillover(*unlearn(prompts, concept="toxicity")))
+    assert "no harmful prompts" in line and "safety" in line
+    no_test = [r for r in rows() if (r["domain"], r["split"]) != (CONCEPT, "test")]
+    unsplit = write(tmp_path / "unsplit.jsonl", no_test)
+    assert "none for test" in one_line(spillover(*unlearn(unsplit)))
+    compare = ["compare", shipped(), shipped(), "--prompts", prompts, "--concept", "crime"]
+    assert 'unknown concept "crime"' in one_line(spillover(*compare))
+
+
+# Models and folders
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_folder_that_is_no_model(spillover: Spillover, prompts: Path, tmp_path: Path) -> None:
+    hollow = tmp_path / "hollow"
+    hollow.mkdir()
+    absent = tmp_path / "absent"
+    study = ["study", "--concept", CONCEPT, "--prompts", prompts, "--out", "run", "--model"]
+    for only_plan in ([], ["--plan"]):
+        assert "no model folder" in one_line(spillover(*study, hollow, *only_plan))
+        assert "no folder" in one_line(spillover(*study, absent, *only_plan))
+        assert "is a file" in one_line(spillover(*study, prompts, *only_plan))
+        for pair in ((shipped(), absent), (absent, shipped())):
+            compare = ["compare", *pair, "--prompts", prompts, *only_plan]
+            assert "no folder" in one_line(spillover(*compare))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_a_torn_checkpoint(
+    spillover: Spillover, prompts: Path, tmp_path: Path
+) -> None:
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    for file in shipped().iterdir():
+        if file.name != "organism.json":
+            (torn / file.name).write_bytes(
+                file.read_bytes()[: 100_000 if "model" in file.name else None]
+            )
+    study = ["study", "--concept", CONCEPT, "--prompts", prompts, "--out", "run", "--model", torn]
+    assert "could not be loaded" in one_line(spillover(*study))
+
+
+@pytest.mark.usefixtures("no_model")
+def test_another_study_s_folder_is_left_alone(
+    spillover: Spillover, prompts: Path, tmp_path: Path
+) -> None:
+    arm = tmp_path / "run" / "arms" / "privacy-npo-seed0"
+    arm.mkdir(parents=True)
+    (arm / "DONE").write_text("key\n", encoding="utf-8")
+    line = one_line(spillover(*unlearn(prompts)))
+    assert "privacy-npo-seed0" in line and "--out" in line
+    assert (arm / "DONE").read_text(encoding="utf-8") == "key\n"
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["arms", arm.name, "DONE"]
+
+
+def test_a_report_of_nothing(spillover: Spillover, tmp_path: Path) -> None:
+    assert "start or resume the run first" in one_line(spillover("report", tmp_path / "absent"))
+    assert not (tmp_path / "absent").exists()
+
+
+# Plans
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_plan_is_printed_and_nothing_written(
+    spillover: Spillover, prompts: Path, tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    commands = [
+        ["demo", "--plan"],
+        unlearn(prompts, "--retain", "equal", "--plan"),
+        ["compare", shipped(), shipped(), "--prompts", prompts, "--plan"],
+    ]
+    for command in commands:
+        code, out, err = spillover(*command)
+        assert (code, out) == (0, "")
+        assert all(word in err for word in ("model: ", "prompts: ", "arms: ", "memory: ", "time: "))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['spillover', 'study', '--help']\n"
+        "import analyses.cli\n"
+        "try: analyses.cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'matplotlib', 'sklearn', 'scipy'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--retain" in done.stdout
