@@ -76,6 +76,11 @@ class TrainingSettings:
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise InputError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+        positive = ["beta", "retain_ratio", "lora_rank", "batch_size", "max_steps"]
+        positive += ["micro_batch_size"] if self.micro_batch_size is not None else []
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} is {getattr(self, name)}; expected more than 0")
         if self.batch_size % (self.micro_batch_size or self.batch_size):
             raise InputError(
                 f"micro_batch_size {self.micro_batch_size} does not divide batch_size "
@@ -120,10 +125,17 @@ def unlearn(
         NPO's mean weight W on the forget set, ``grad_norm``, ``learning_rate``.
 
     Raises:
-        TrainingError: the loss is not finite; names the step and the examples.
+        InputError: the objective needs reference log-probs and an example has none.
+        TrainingError: the loss is not finite; names the step.
     """
     import pandas as pd
 
+    bare = [one.id for one in mixture.forget if one.reference is None]
+    if bare and needs_reference(settings):
+        raise InputError(
+            f"{settings.objective} needs the reference log-probs of every forget example; "
+            f"{len(bare)} have none ({bare[0]}, …): add those that reference_log_probs gives"
+        )
     micro = settings.micro_batch_size or settings.batch_size
     arguments = TrainingArguments(
         output_dir=str(folder),
