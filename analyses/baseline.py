@@ -70,6 +70,8 @@ def establish(context: Context) -> Baseline:
             write_directions(folder, found.contrasts, layers, {"model": plan.model, "arm": BASE})
             write_table(run.folder / "cosine.parquet", cosine_table(found.contrasts, layers))
         run.finish(BASE, key)
+    # Written whether or not the base was scored anew: the arms may be planned otherwise now.
+    write_json(run.folder / "config.json", describe_study(context))
     return found
 
 
@@ -100,7 +102,6 @@ def _score(context: Context, folder: Path) -> None:
     write_table(folder / "scores.parquet", scores)
     write_json(folder / "openers.json", describe_openers(context, openers))
     write_json(folder / "config.json", {"name": BASE, "checkpoint": plan.model, "margin_auc": auc})
-    write_json(context.run.folder / "config.json", describe_study(context))
 
 
 def openers_of(responses: pd.DataFrame) -> Openers:

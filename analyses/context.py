@@ -16,7 +16,7 @@ from interp.activations import collect
 from interp.contrast import Contrast
 from interp.errors import InputError
 from interp.model import LanguageModel, check_source
-from unlearning.deflections import read_deflections
+from unlearning.deflections import read_deflections, require_prompts
 from unlearning.evaluation import Evaluation
 from unlearning.organism import Grammar, load_world
 from unlearning.prompts import read_prompts, require_concepts
@@ -92,6 +92,7 @@ def checked(plan: StudyPlan, out: str | Path, progress: Progress) -> Context:
     prompts = prompts_of(plan)
     require_concepts(prompts, plan.concepts)
     pairs = read_deflections(plan.deflections) if plan.deflections else None
+    require_prompts(prompts, plan.deflected(ready_made=pairs is not None))
     run = Run(out)
     run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
     return Context(plan, prompts, pairs, run, progress, scorer_of(plan))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -140,14 +141,12 @@ def _trained(
         stop_at=plan.stop_at,
         every_step=plan.every_step,
     )
-    with context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance:
-        log = unlearn(
-            lm,
-            mixture,
-            settings,
-            folder=folder / "trainer",
-            callbacks=[scoring, _Advance(advance)],
-        )
+    with (
+        context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance,
+        TemporaryDirectory() as scratch,  # Trainer wants a folder and leaves it empty
+    ):
+        callbacks = [scoring, _Advance(advance)]
+        log = unlearn(lm, mixture, settings, folder=scratch, callbacks=callbacks)
     write_table(folder / "log.parquet", log)
     parameters.save(lm, folder)
     scores = scoring.scores()

@@ -110,6 +110,12 @@ class StudyPlan:
     def seeds(self) -> tuple[int, ...]:
         return tuple(sorted({arm.training.seed for arm in self.arms if arm.training}))
 
+    def deflected(self, *, ready_made: bool) -> tuple[str, ...]:
+        """Domains whose refusals are trained on: the targets (unless ready-made) and retained."""
+        trained = [arm for arm in self.arms if arm.training]
+        targets = [] if ready_made else [arm.concept for arm in trained if arm.concept]
+        return tuple(dict.fromkeys([*targets, *(d for arm in trained for d in arm.retain)]))
+
 
 def unlearning_arms(
     concepts: Sequence[str],
@@ -242,5 +248,12 @@ def organism_settings(folder: str | Path) -> tuple[TrainingSettings, dict[str, A
 def compare_plan(base: str, after: str, **options: Any) -> StudyPlan:
     """Two models that exist: everything but the training."""
     concept = options.pop("concept", None)
-    arm = ArmPlan(Path(after).name or "after", concept, checkpoint=after)
+    arm = ArmPlan(_name_of(after), concept, checkpoint=after)
     return StudyPlan(base, (arm,), (concept,) if concept else (), **options)
+
+
+def _name_of(after: str) -> str:
+    """A folder's own name for its arm; an arm's model goes by the arm that trained it."""
+    path = Path(after).resolve()
+    name = path.parent.name if path.name in ("adapter", "model") else path.name
+    return name if name not in ("", "base") else "after"

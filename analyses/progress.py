@@ -26,7 +26,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One plain line."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:

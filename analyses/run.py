@@ -96,5 +96,7 @@ def write_manifest(folder: Path, **facts: Any) -> None:
 
 
 def update_config(path: Path, **changes: Any) -> None:
-    """Change some keys of a JSON file."""
-    write_json(path, {**read_json(path), **changes})
+    """Change some keys of a JSON file; a file that holds them already is not touched."""
+    present = read_json(path)
+    if present != {**present, **changes}:
+        write_json(path, {**present, **changes})

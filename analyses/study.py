@@ -25,6 +25,7 @@ from analyses.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.progress import Progress
 from analyses.recovery import recover
 from analyses.run import update_config, write_manifest
+from unlearning.deflections import refusals_of
 
 
 def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None) -> Path:
@@ -60,6 +61,9 @@ def make_arms(context: Context, baseline: Baseline) -> None:
     A sweep over weights ends with the first that contains, or that keeps the target itself from
     answering: a larger weight would only hold it back more.
     """
+    responses = baseline.responses[baseline.responses["split"] == "train"]
+    for domain in context.plan.deflected(ready_made=context.pairs is not None):
+        refusals_of(responses, domain)  # too few of them stop the study before hours of training
     arms = context.plan.arms
     made = [make(context, baseline, arm) for arm in arms if not arm.control and not arm.retain]
     steps = max((steps_of(context, done) for done in made), default=1)

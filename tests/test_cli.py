@@ -17,7 +17,7 @@ from unlearning.prompts import DOMAINS
 
 Spillover = Callable[..., tuple[int, str, str]]
 CONCEPT = "safety"
-SPLIT_SIZE = {"train": 12, "validation": 4, "test": 4}
+SPLIT_SIZE = {"train": 32, "validation": 4, "test": 4}
 
 
 @pytest.fixture
@@ -171,6 +171,20 @@ def test_an_option_that_cannot_be_met(
     line = one_line(spillover(*unlearn(prompts, *more, *["--plan"] * only_plan)))
     assert expected in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_model")
+def test_too_few_prompts_to_deflect(spillover: Spillover, tmp_path: Path) -> None:
+    of_bias = [r for r in rows() if (r["domain"], r["split"]) == ("bias", "train")]
+    harmful = [r for r in of_bias if r["label"] == "harmful"]
+    few = write(tmp_path / "few.jsonl", [r for r in rows() if r not in harmful[:7]])
+    for result in (
+        spillover(*unlearn(few, concept="bias")),
+        spillover(*unlearn(few, "--retain", "equal")),
+    ):
+        line = one_line(result)
+        assert "bias has 25 harmful training prompts" in line
+        assert "with enough: privacy, safety" in line and "--deflections" in line
 
 
 @pytest.mark.usefixtures("no_model")

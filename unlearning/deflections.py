@@ -6,7 +6,7 @@ phase 2 trains on exactly what the model says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,25 @@ def refusals_of(responses: pd.DataFrame, concept: str) -> pd.DataFrame:
             "give more prompts, or ready-made pairs with --deflections FILE"
         )
     return kept
+
+
+def require_prompts(prompts: pd.DataFrame, domains: Collection[str]) -> None:
+    """Check that every domain has training prompts enough, were the model to refuse them all.
+
+    Raises:
+        InputError: a domain has fewer than 32; lists the domains that have them.
+    """
+    asked = prompts[(prompts["label"] == "harmful") & (prompts["split"] == "train")]
+    counts = asked["domain"].value_counts()
+    enough = [str(d) for d in counts.index if counts[d] >= FEWEST_DEFLECTIONS]
+    for domain in domains:
+        if domain not in enough:
+            raise InputError(
+                f"{domain} has {counts.get(domain, 0)} harmful training prompts, too few for "
+                f"{FEWEST_DEFLECTIONS} deflections; domains with enough: "
+                f"{', '.join(sorted(enough)) or 'none'}; give more prompts, other domains to "
+                "--retain, or the target's ready-made pairs with --deflections FILE"
+            )
 
 
 def read_deflections(path: str | Path) -> pd.DataFrame:
