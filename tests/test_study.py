@@ -1,0 +1,328 @@
+"""A study end to end on the shipped organism: its folder, its resuming, parity with `compare`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analyses import report
+from analyses.plan import StudyPlan, compare_plan, organism_plan
+from analyses.progress import Progress
+from analyses.run import Run
+from analyses.study import run_study
+from interp.direction_set import DirectionSet
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.store import file_hash, read_json
+from unlearning.organism import load_world, shipped
+from unlearning.prompts import DOMAINS
+
+CONCEPT, RETAINED, WEIGHT = "safety", "privacy", 10.0
+PLAIN, CONTAINED, CONTROL = "safety-npo-seed0", "safety-npo-retain10-seed0", "control-seed0"
+STEPS = 3
+MASSES = ["p_R", "p_C", "p_O", "margin"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A plan and the folder in which it was carried out, report included."""
+
+    plan: StudyPlan
+    folder: Path
+
+
+class Said(Progress):
+    """Keeps what it is told instead of showing it."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def shortened(plan: StudyPlan, **training: Any) -> StudyPlan:
+    """The same arms, trained for a few steps."""
+    arms = [
+        replace(arm, training=arm.training and replace(arm.training, max_steps=STEPS, **training))
+        for arm in plan.arms
+    ]
+    return replace(plan, arms=tuple(arms))
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small part of the organism's own world, as a prompts file."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    table = load_world(shipped()).prompts(train=48, validation=12, test=12)
+    table.to_json(path, orient="records", lines=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Finished:
+    plan = organism_plan(
+        str(shipped()),
+        (CONCEPT,),
+        seeds=(0,),
+        retain={CONCEPT: (RETAINED,)},
+        weights=(WEIGHT,),
+        command="spillover study …",
+    )
+    plan = shortened(replace(plan, prompts=str(prompts)))
+    folder = tmp_path_factory.mktemp("study") / "run"
+    assert run_study(plan, folder, Said()) == folder / "report.html"
+    return Finished(plan, folder)
+
+
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take most of a small study's time, and have tests of their own."""
+    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+
+
+def scores(folder: Path, arm: str) -> pd.DataFrame:
+    return pd.read_parquet(folder / "arms" / arm / "scores.parquet")
+
+
+def last_step(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["step"] == table["step"].max()].set_index("prompt_id").sort_index()
+
+
+def made(folder: Path) -> Mapping[str, str]:
+    """What identifies the making of each arm: when its scores were written."""
+    return {
+        path.parent.name: str(path.stat().st_mtime_ns)
+        for path in sorted(folder.glob("arms/*/scores.parquet"))
+    }
+
+
+# The folder
+
+
+def test_a_run_s_folder_holds_what_it_should(finished: Finished) -> None:
+    folder = finished.folder
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "manifest.json", "arms", "figures", "summary.json"} <= names
+    assert {"report.html", "prompts.parquet", "cosine.parquet", "leakage.csv"} <= names
+    assert {path.name for path in (folder / "arms").iterdir()} == {
+        "base",
+        PLAIN,
+        CONTAINED,
+        CONTROL,
+    }
+    common = {"config.json", "scores.parquet", "directions.safetensors", "DONE"}
+    for arm in (PLAIN, CONTAINED, CONTROL):
+        held = {path.name for path in (folder / "arms" / arm).iterdir()}
+        assert common | {"model", "log.parquet", "rotation.parquet"} <= held
+        assert not any(name.startswith(".") or name == "trainer" for name in held)
+    assert common | {"openers.json"} <= {p.name for p in (folder / "arms" / "base").iterdir()}
+    for figure in folder.glob("figures/*.svg"):
+        assert figure.with_suffix(".csv").is_file()
+    directions = DirectionSet.load(folder / "arms" / PLAIN / "directions.safetensors")
+    assert set(directions.labels) <= set(DOMAINS)
+
+
+def test_config_and_manifest_say_how_to_do_it_again(finished: Finished) -> None:
+    config = read_json(finished.folder / "config.json")
+    assert config["concepts"] == [CONCEPT] and config["seeds"] == [0]
+    assert config["planted"]["domains"] == list(DOMAINS)
+    assert config["split_sizes"] == {"train": 336, "validation": 84, "test": 84}
+    assert config["command"] == "spillover study …"
+    manifest = read_json(finished.folder / "manifest.json")
+    assert manifest["hashes"]["model"] == LanguageModel.load(shipped()).fingerprint()
+    assert {"torch", "transformers", "python", "spillover"} <= set(manifest["versions"])
+    contained = read_json(finished.folder / "arms" / CONTAINED / "config.json")
+    assert contained["retain"] == [RETAINED] and contained["retain_weight"] == WEIGHT
+    assert contained["objective"] == "npo" and contained["reduction"]["forget"]
+
+
+def test_every_number_of_the_summary_has_an_interval_and_a_count(finished: Finished) -> None:
+    summary = read_json(finished.folder / "summary.json")
+    assert set(summary["base"]["refusal_rate"]) == set(DOMAINS)
+    assert [arm["name"] for arm in summary["arms"] if arm["concept"]] == [PLAIN, CONTAINED]
+    assert summary["unfinished"] == [] and summary["seconds"] > 0
+    for arm in summary["arms"]:
+        assert set(arm) >= {"objective", "retain", "seed", "reached", "collapsed", "recovery"}
+        assert set(arm["rotation_degrees"]) == set(DOMAINS)
+        assert set(arm["benign_refusal_rate"]) == {"twin", "general"}
+        for quantity in ("refusal_rate", "answer_rate", "other_mass", "margin"):
+            assert set(arm[quantity]) == set(DOMAINS)
+        if arm["concept"]:
+            assert set(arm["L_90"]) == set(arm["area"]) == set(DOMAINS)
+    found = list(numbers({key: value for key, value in summary.items() if key != "planted"}))
+    assert len(found) > 100
+    for number in found:
+        assert set(number) - {"reason"} == {"value", "low", "high", "n"}
+        assert number["n"] >= 0
+        if number["value"] is None:
+            assert number["reason"]
+        elif number["low"] is not None and number["high"] is not None:
+            assert number["low"] <= number["high"]
+
+
+def numbers(node: object) -> Any:
+    """Every estimate in a JSON tree."""
+    if isinstance(node, dict):
+        if "value" in node:
+            yield node
+        else:
+            for child in node.values():
+                yield from numbers(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from numbers(child)
+
+
+def test_scores_start_at_the_base_and_end_with_text(finished: Finished) -> None:
+    base = scores(finished.folder, "base").set_index("prompt_id").sort_index()
+    assert np.allclose(base[["p_R", "p_C", "p_O"]].sum(axis=1), 1, atol=1e-6)
+    for arm in (PLAIN, CONTAINED, CONTROL):
+        table = scores(finished.folder, arm)
+        assert list(table["step"].unique()) == list(range(STEPS + 1))
+        assert (table["arm"] == arm).all()
+        first = table[table["step"] == 0].set_index("prompt_id").sort_index()
+        for column in ("split", "domain", "label", "class", *MASSES):
+            assert (first[column] == base[column]).all(), column
+        assert first["dose"].eq(0).all()
+        last = last_step(table)
+        assert list(last.index) == list(base.index) and last["class"].notna().all()
+        between = table[(table["step"] > 0) & (table["step"] < STEPS)]
+        assert (between["label"] == "harmful").all() and between["class"].isna().all()
+        doses = table.groupby("step")["dose"]
+        assert doses.nunique().eq(1).all() and doses.first().is_monotonic_increasing
+    plain = scores(finished.folder, PLAIN)
+    target = plain[(plain["domain"] == CONCEPT) & (plain["label"] == "harmful")]
+    rate = target[target["split"] == "validation"].groupby("step")["p_R"].mean()
+    assert plain["dose"].iloc[-1] == pytest.approx(max(0, (1 - rate / rate[0]).max()))
+
+
+def test_a_run_loads_as_tables(finished: Finished) -> None:
+    tables = Run.load(finished.folder)
+    assert set(tables.arms["arm"]) == {PLAIN, CONTAINED, CONTROL}
+    assert set(tables.rotation["arm"]) == {PLAIN, CONTAINED, CONTROL}
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    assert "planted" in page.lower() and "organism" in page
+
+
+# Going on, and starting over
+
+
+@pytest.mark.usefixtures("without_report")
+def test_again_does_nothing(finished: Finished) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (finished.folder / "arms").rglob("*") if p.is_file()}
+    said = Said()
+    run_study(finished.plan, finished.folder, said)
+    after = {p: p.stat().st_mtime_ns for p in (finished.folder / "arms").rglob("*") if p.is_file()}
+    assert after == before
+    assert "base model: already scored" in said.lines
+    for arm in (PLAIN, CONTAINED, CONTROL):
+        assert f"{arm}: already done" in said.lines
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_killed_study_makes_only_what_is_missing(finished: Finished, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    (folder / "arms" / CONTROL / "DONE").unlink()
+    before = made(folder)
+    run_study(finished.plan, folder, Said())
+    after = made(folder)
+    assert {arm for arm in after if after[arm] != before.get(arm)} == {CONTROL}
+    # Made again from the same inputs, it is the same.
+    pd.testing.assert_frame_equal(scores(folder, CONTROL), scores(finished.folder, CONTROL))
+    for arm in (PLAIN, CONTROL):
+        rotation = [f / "arms" / arm / "rotation.parquet" for f in (folder, finished.folder)]
+        pd.testing.assert_frame_equal(*map(pd.read_parquet, rotation))
+
+
+@pytest.mark.usefixtures("without_report")
+def test_another_dose_remakes_the_arms_and_not_the_base(finished: Finished, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    before = made(folder)
+    run_study(replace(finished.plan, stop_at=1e-6), folder, Said())
+    after = made(folder)
+    # A control arm has no dose to stop at.
+    assert {arm for arm in after if after[arm] != before[arm]} >= {PLAIN, CONTAINED}
+    assert after["base"] == before["base"]
+    assert read_json(folder / "config.json")["stop_at"] == 1e-6
+    plain = scores(folder, PLAIN)
+    assert plain["step"].max() < STEPS and plain["dose"].iloc[-1] >= 1e-6
+
+
+@pytest.mark.usefixtures("without_report")
+def test_too_few_refusals_are_said_before_any_training(finished: Finished, tmp_path: Path) -> None:
+    # Only benign text under a harmful label: the organism answers, and nothing can be unlearned.
+    table = pd.read_json(finished.plan.prompts, lines=True)  # type: ignore[arg-type]
+    benign = table[(table["domain"] == RETAINED) & (table["label"] == "benign")]
+    harmful = (table["domain"] == RETAINED) & (table["label"] == "harmful")
+    table.loc[harmful, "prompt"] = list(benign["prompt"])
+    path = tmp_path / "mislabelled.jsonl"
+    table.to_json(path, orient="records", lines=True)
+    folder = tmp_path / "run"
+    with pytest.raises(InputError, match=r"privacy: the model refused \d+ of 48 .*--deflections"):
+        run_study(replace(finished.plan, prompts=str(path)), folder, Said())
+    assert {path.name for path in (folder / "arms").iterdir()} == {"base"}
+    assert (folder / "arms" / "base" / "DONE").is_file()
+
+
+# Parity
+
+
+@pytest.mark.usefixtures("without_report")
+def test_compare_finds_what_the_arm_found(finished: Finished, tmp_path: Path) -> None:
+    trained = finished.folder / "arms" / PLAIN
+    plan = compare_plan(
+        str(shipped()),
+        str(trained / "model"),
+        concept=CONCEPT,
+        prompts=finished.plan.prompts,
+        max_new_tokens=finished.plan.max_new_tokens,
+        batch_size=finished.plan.batch_size,
+    )
+    folder = tmp_path / "compare"
+    run_study(plan, folder, Said())
+    assert_same_end(scores(folder, PLAIN), scores(finished.folder, PLAIN))
+    turned, expected = (
+        pd.read_parquet(f / "arms" / PLAIN / "rotation.parquet").set_index(
+            ["domain", "layer", "quantity"]
+        )["value"]
+        for f in (folder, finished.folder)
+    )
+    assert np.allclose(turned, expected[turned.index], equal_nan=True)
+
+
+def assert_same_end(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    found, expected = last_step(found), last_step(expected)
+    assert list(found["class"]) == list(expected["class"])
+    for column in MASSES:
+        assert np.allclose(found[column], expected[column], atol=1e-4), column
+
+
+@pytest.mark.usefixtures("without_report")
+def test_an_adapter_stands_for_the_model_that_it_was_trained_on(
+    finished: Finished, tmp_path: Path
+) -> None:
+    plain = tuple(arm for arm in finished.plan.arms if arm.name == PLAIN)
+    plan = shortened(replace(finished.plan, arms=plain), trained="lora", lora_rank=8)
+    trained, compared = tmp_path / "lora", tmp_path / "compare"
+    run_study(plan, trained, Said())
+    adapter = trained / "arms" / PLAIN / "adapter"
+    assert (adapter / "adapter_model.safetensors").is_file()
+    assert not (trained / "arms" / PLAIN / "model").exists()
+    base = file_hash(shipped() / "model.safetensors")
+    assert not np.allclose(
+        *(scores(trained, PLAIN).query("step == @step")["p_R"].head(9) for step in (0, STEPS))
+    )
+    options = {"prompts": plan.prompts, "max_new_tokens": plan.max_new_tokens}
+    compare = compare_plan(str(shipped()), str(adapter), concept=CONCEPT, **options)
+    run_study(compare, compared, Said())
+    assert_same_end(scores(compared, PLAIN), scores(trained, PLAIN))
+    assert file_hash(shipped() / "model.safetensors") == base
