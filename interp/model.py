@@ -153,10 +153,13 @@ def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
     """The decoder layers: the one outermost ModuleList as long as the config's layer count.
 
     Raises:
-        ModelError: there is none or more than one; name it with ``path``.
+        ModelError: there is none or more than one (name it with ``path``), or none at ``path``.
     """
     if path is not None:
-        layers = model.get_submodule(path)
+        try:
+            layers = model.get_submodule(path)
+        except AttributeError as error:
+            raise ModelError(f"there is no module {path}: {error}; see named_modules()") from error
         if not isinstance(layers, nn.ModuleList):
             raise ModelError(f"{path} is a {type(layers).__name__}, expected a ModuleList")
         return layers

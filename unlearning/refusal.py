@@ -28,7 +28,7 @@ Opener = tuple[int, ...]
 
 # Of a class's openers: rarer ones are as often a scorer's mistakes as openers.
 RAREST = 0.005
-# The share of refusals or answers that a shared opener may hold and still be dropped.
+# The share of refusals or answers that shared openers may hold together and still be dropped.
 SHARED_AT_MOST = 0.05
 # Below this area under the curve the margin says nothing about refusing.
 VALID_AUC = 0.9
@@ -68,8 +68,8 @@ class Masses:
 def find_openers(refusals: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Openers:
     """R and C from the base model's refusals and its answers to benign prompts, as token ids.
 
-    First tokens found in both are dropped from both where they open at most 5% of either; else
-    their second tokens decide.
+    First tokens found in both are dropped from both, rarest first, as long as together they open
+    at most 5% of either; of the others the second tokens decide.
 
     Raises:
         InputError: one of the two is empty, or two tokens do not tell them apart.
@@ -84,14 +84,16 @@ def find_openers(refusals: Sequence[Sequence[int]], answers: Sequence[Sequence[i
     shared = refusal.keys() & compliance.keys()
     kept_R = [t for t in refusal if t not in shared]
     kept_C = [t for t in compliance if t not in shared]
-    for opener in sorted(shared):
-        if max(refusal[opener], compliance[opener]) <= SHARED_AT_MOST:
+    dropped = 0.0
+    for share, opener in sorted((max(refusal[t], compliance[t]), t) for t in shared):
+        dropped += share
+        if dropped <= SHARED_AT_MOST:
             continue
         after_R = _shares([r for r in refusals if tuple(r[:1]) == opener], 2)
         after_C = _shares([a for a in answers if tuple(a[:1]) == opener], 2)
         both = after_R.keys() & after_C.keys()
-        lost = max((max(after_R[t], after_C[t]) for t in both), default=0.0)
-        if lost * max(refusal[opener], compliance[opener]) > SHARED_AT_MOST:
+        lost = max(sum(after[t] for t in both) for after in (after_R, after_C))
+        if lost * share > SHARED_AT_MOST:
             raise InputError(
                 f"refusals and answers share their first two tokens in {lost:.0%} of the cases "
                 f"that open with token {opener[0]}: the margin cannot tell them apart; make the "

@@ -1,0 +1,157 @@
+"""Activations are the layers' outputs at the last prompt token, and reading leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from interp.activations import batches_by_length, collect
+from interp.errors import InputError
+from interp.hooks import EarlyExit, early_exit, reading, writing
+from interp.model import LanguageModel
+
+Checkpoints = Callable[[str], Path]
+
+PROMPTS = (
+    "Why?",
+    "Tell me how to bake bread without yeast, step by step, for four people. " * 4,
+    "Which tools does a carpenter need to repair a broken chair?",
+    "Explain the meaning of consent.",
+)
+
+
+def hooks_of(lm: LanguageModel) -> int:
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in lm.model.modules()
+    )
+
+
+def test_states_are_those_of_hugging_face(checkpoint: Path) -> None:
+    """hidden_states[i + 1] is layer i's output, but for the last, which is after the norm."""
+    lm = LanguageModel.load(checkpoint)
+    found = collect(lm, PROMPTS)
+    assert found.layers == (0, 1, 2, 3)
+    assert found.states.shape == (len(PROMPTS), 4, lm.d_model)
+    assert found.states.dtype == np.float32
+    for row, prompt in zip(found.states, PROMPTS, strict=True):
+        ids = torch.tensor([lm.chat.encode(prompt).ids])
+        with torch.no_grad():
+            hidden = lm.model(input_ids=ids, output_hidden_states=True).hidden_states
+        for layer in range(3):
+            assert row[layer] == pytest.approx(hidden[layer + 1][0, -1].numpy(), abs=2e-5)
+        assert np.abs(row[3] - hidden[4][0, -1].numpy()).max() > 1e-2
+        norm = next(m for n, m in lm.model.named_modules() if n.endswith((".norm", ".ln_f")))
+        with torch.no_grad():
+            normed = norm(torch.from_numpy(row[3])).numpy()
+        assert normed == pytest.approx(hidden[4][0, -1].numpy(), abs=2e-5)
+
+
+def test_batches_order_and_chosen_layers_do_not_matter(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("gemma2"))
+    wanted = collect(lm, PROMPTS).states
+    for batch_size in (1, 3):
+        assert collect(lm, PROMPTS, batch_size=batch_size).states == pytest.approx(wanted, abs=2e-5)
+    assert collect(lm, PROMPTS[::-1]).states[::-1] == pytest.approx(wanted, abs=2e-5)
+    some = collect(lm, PROMPTS, layers=[2, 0, 2])
+    assert some.layers == (0, 2)
+    assert some.states == pytest.approx(wanted[:, [0, 2]], abs=2e-5)
+
+
+def test_nothing_after_the_last_wanted_layer_is_computed(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    seen: list[str] = []
+    modules = {"1": lm.layers[1], "2": lm.layers[2], "head": lm.model.get_output_embeddings()}
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: seen.append(name))
+        for name, module in modules.items()
+    ]
+    collect(lm, PROMPTS, layers=[1])
+    assert seen == ["1"]
+    for handle in handles:
+        handle.remove()
+
+
+def test_reading_leaves_no_hook_and_no_one_else_s_is_removed(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("mistral"))
+    before = lm.fingerprint()
+    handle = lm.layers[1].register_forward_hook(lambda *_: None)
+    collect(lm, PROMPTS, layers=[0, 1])
+    assert hooks_of(lm) == 1
+    handle.remove()
+    assert lm.fingerprint() == before
+
+
+def test_an_exception_on_the_way_leaves_nothing_behind(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("on the way")
+
+    handle = lm.layers[2].register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="on the way"):
+        collect(lm, PROMPTS)
+    handle.remove()
+    assert hooks_of(lm) == 0
+    with pytest.raises(ZeroDivisionError), writing(lm.layers[0], lambda hidden: hidden):
+        _ = 1 / 0
+    assert hooks_of(lm) == 0
+
+
+def test_early_exit_hides_no_other_error() -> None:
+    with early_exit():
+        raise EarlyExit
+    with pytest.raises(ValueError), early_exit():
+        raise ValueError
+
+
+@torch.no_grad()
+def test_writing_is_seen_downstream_and_edits_nothing_in_place(checkpoint: Path) -> None:
+    lm = LanguageModel.load(checkpoint)
+    batch = lm.chat.pad([lm.chat.encode(PROMPTS[2])])
+    plain = lm.logits(batch, keep=1)
+    read: dict[int, Tensor] = {}
+
+    def keep(index: int, hidden: Tensor) -> None:
+        read[index] = hidden
+
+    with reading(lm.layers[:1], keep), writing(lm.layers[0], lambda hidden: hidden * 0):
+        edited = lm.logits(batch, keep=1)
+    assert (edited - plain).abs().max() > 1e-3
+    # Read before the edit, whose result is another tensor.
+    assert read[0].abs().max() > 0
+    with writing(lm.layers[0], lambda hidden: hidden):
+        torch.testing.assert_close(lm.logits(batch, keep=1), plain)
+    torch.testing.assert_close(lm.logits(batch, keep=1), plain)
+
+
+def test_what_cannot_be_collected_is_refused(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    with pytest.raises(InputError, match="no prompts"):
+        collect(lm, [])
+    for layers in ([4], [-1], []):
+        with pytest.raises(InputError, match=r"the model has 0 … 3"):
+            collect(lm, PROMPTS, layers=layers)
+    lm.model.train()
+    with pytest.raises(InputError, match="train mode.*model.eval"):
+        collect(lm, PROMPTS)
+
+
+def test_half_precision_states_come_in_float32(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"), dtype=torch.bfloat16)
+    assert collect(lm, PROMPTS).states.dtype == np.float32
+
+
+def test_progress_counts_every_prompt_once(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    done: list[int] = []
+    collect(lm, PROMPTS, batch_size=3, progress=done.append)
+    assert done == [3, 1]
+    rows = [lm.chat.encode(prompt) for prompt in PROMPTS]
+    batches = list(batches_by_length(rows, 3))
+    assert sorted(i for batch in batches for i in batch) == [0, 1, 2, 3]
+    assert batches[0][0] == 1
