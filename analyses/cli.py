@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -305,6 +306,8 @@ def _command() -> str:
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
+    # Deprecations inside libraries are nothing that a user can act on.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         app()
     except SpilloverError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,14 +45,23 @@ class Context:
     def reference(self) -> LanguageModel:
         """The base model, as it was given and never trained."""
         with self.progress.stage(f"loading {self.plan.model}"):
-            return self.load()
+            lm = self.load()
+        if lm.chat.is_fallback:
+            self.progress.say(
+                f"note: {lm.name} has no chat template; prompts are written as "
+                '"User: …", "Assistant:"; give --chat-template FILE for another form'
+            )
+        return lm
 
     def load(self, source: str | Path | None = None) -> LanguageModel:
         """A fresh copy of the base model, or another one spoken to in the same format."""
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # a bar for every arm would bury our own
-        return LanguageModel.load(source or self.plan.model, **self.plan.model_options)
+        with warnings.catch_warnings():
+            # Said once, for the base model, in a line of our own.
+            warnings.filterwarnings("ignore", message="the tokenizer has no chat template")
+            return LanguageModel.load(source or self.plan.model, **self.plan.model_options)
 
     def evaluation(self, openers: Openers, *, harmful_only: bool = False) -> Evaluation:
         """The prompts to score along a run (harmful ones), or at its ends (all)."""

@@ -235,6 +235,20 @@ def test_a_folder_with_a_torn_checkpoint(
     assert "could not be loaded" in one_line(spillover(*study))
 
 
+def test_a_model_without_a_template_is_spoken_to_plainly_and_told_so(
+    spillover: Spillover, prompts: Path, tmp_path: Path, checkpoint_of: Callable[[str], Path]
+) -> None:
+    template = tmp_path / "turns.jinja"
+    template.write_text("{% for m in messages %}<{{ m['content'] }}>{% endfor %}", encoding="utf-8")
+    study = unlearn(prompts, "--model", checkpoint_of("gpt2"), "--max-new-tokens", 2)
+    for more, told in (([], True), (["--chat-template", template], False)):
+        result = spillover(*study, *more)
+        # A random model refuses nothing, which is said too.
+        assert "0 refusals" in one_line(result)
+        assert ("note: " in result[2] and "--chat-template FILE" in result[2]) == told
+        assert "Warning" not in result[2]
+
+
 @pytest.mark.usefixtures("no_model")
 def test_another_study_s_folder_is_left_alone(
     spillover: Spillover, prompts: Path, tmp_path: Path
