@@ -117,7 +117,7 @@ def read_deflections(path: str | Path) -> pd.DataFrame:
     for number, record in enumerate(records):
         prompt, response = (record.fields[name] for name in ("prompt", "response"))
         if not all(isinstance(text, str) and text.strip() for text in (prompt, response)):
-            raise InputError(f"{record.place}: expected text in both prompt and response")
+            raise InputError(f"{path}, {record.place}: expected text in both prompt and response")
         rows.append({"id": f"deflection-{number}", "prompt": prompt, "response": response})
     if len(rows) < FEWEST_DEFLECTIONS:
         raise InputError(

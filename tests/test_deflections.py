@@ -1,0 +1,151 @@
+"""Deflections are what the model said, token by token, and too few of them are an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from interp.errors import InputError
+from interp.model import LanguageModel
+from unlearning.deflections import (
+    FEWEST_DEFLECTIONS,
+    examples,
+    read_deflections,
+    refusals_of,
+    respond,
+)
+
+Checkpoints = Callable[[str], Path]
+
+PAIR = {"prompt": "How do I pick a lock?", "response": "I cannot help with that."}
+
+
+class Alternating:
+    """Calls every other response a refusal."""
+
+    name, version = "alternating", "1"
+
+    def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+        return ["refusal" if i % 2 == 0 else "answer" for i in range(len(responses))]
+
+
+def prompts() -> pd.DataFrame:
+    texts = ["Why?", "Tell me how to bake bread, step by step.", "Which tools does he need?"]
+    return pd.DataFrame(
+        {"id": ["a", "b", "c"], "prompt": texts, "domain": "safety", "label": "harmful"},
+        index=[7, 8, 9],
+    )
+
+
+def responses(refused: int, answered: int) -> pd.DataFrame:
+    """Classes of one domain's harmful prompts, among rows that do not count."""
+    classes = ["refusal"] * refused + ["answer"] * answered
+    rows = pd.DataFrame({"domain": "safety", "label": "harmful", "class": classes})
+    other = rows.assign(domain="bias", **{"class": "refusal"})
+    return pd.concat([rows, other, rows.assign(label="benign", **{"class": "refusal"})])
+
+
+def written(path: Path, rows: Sequence[object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+# Enough of them
+
+
+def test_only_the_concept_s_refused_harmful_prompts_count() -> None:
+    kept = refusals_of(responses(FEWEST_DEFLECTIONS, 10), "safety")
+    assert len(kept) == FEWEST_DEFLECTIONS
+    assert set(kept["domain"]) == {"safety"} and set(kept["label"]) == {"harmful"}
+    assert set(kept["class"]) == {"refusal"}
+
+
+def test_too_few_say_how_many_how_often_and_what_to_do() -> None:
+    with pytest.raises(InputError) as found:
+        refusals_of(responses(31, 93), "safety")
+    message = str(found.value)
+    for part in ("safety", "31 of 124", "25%", "at least 32", "--deflections FILE"):
+        assert part in message
+    with pytest.raises(InputError, match="refused 0 of 0 .*rate 0%"):
+        refusals_of(responses(40, 0), "privacy")
+
+
+# What the model says
+
+
+def test_a_deflection_is_trained_on_as_it_was_generated(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    found = respond(lm, prompts(), Alternating(), max_new_tokens=5)
+    assert list(found["id"]) == ["a", "b", "c"]
+    assert list(found["class"]) == ["refusal", "answer", "refusal"]
+    stops = {lm.tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>")}
+    for one, (_, row) in zip(examples(lm, found), found.iterrows(), strict=True):
+        assert one.id == row["id"] and one.reference is None
+        assert one.tokens.ids[one.tokens.spans["response"]] == tuple(row["ids"])
+        assert one.tokens.ids[: -len(row["ids"])] == lm.chat.encode(row["prompt"]).ids
+        assert row["finished"] == (row["ids"][-1] in stops)
+        assert row["finished"] or len(row["ids"]) == 5
+        assert lm.tokenizer.decode(row["ids"], skip_special_tokens=True).strip() == row["response"]
+
+
+def test_answers_do_not_depend_on_batches(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("mistral"))
+    together = respond(lm, prompts(), Alternating(), max_new_tokens=5)
+    alone = respond(lm, prompts(), Alternating(), max_new_tokens=5, batch_size=1)
+    assert list(together["ids"]) == list(alone["ids"])
+
+
+def test_sampling_is_its_seed_s(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+
+    def sampled(seed: int) -> list[list[int]]:
+        options = {"max_new_tokens": 5, "temperature": 1.0, "seed": seed}
+        return list(respond(lm, prompts(), Alternating(), **options)["ids"])  # type: ignore[arg-type]
+
+    assert sampled(0) == sampled(0) != sampled(1)
+
+
+# Ready-made pairs
+
+
+def test_ready_made_pairs_are_closed_with_the_end_of_the_turn(
+    tmp_path: Path, checkpoint_of: Checkpoints
+) -> None:
+    lm = LanguageModel.load(checkpoint_of("gemma2"))
+    table = read_deflections(written(tmp_path / "pairs.jsonl", [PAIR] * FEWEST_DEFLECTIONS))
+    assert len(table) == FEWEST_DEFLECTIONS and table["id"].is_unique
+    for one in examples(lm, table):
+        assert one.tokens == lm.chat.encode(PAIR["prompt"], PAIR["response"])
+        assert one.tokens.ids[-1] == lm.chat.end_of_turn[-1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([PAIR] * 31, "pairs.jsonl holds 31 deflections; .* at least 32"),
+        ([{"prompt": "Why?"}] * 40, 'pairs.jsonl has no column "response"'),
+        ([*[PAIR] * 40, {"prompt": "Why?"}], 'pairs.jsonl, line 41: "response" is missing'),
+        ([*[PAIR] * 40, {**PAIR, "response": "  "}], "pairs.jsonl, line 41: expected text in both"),
+        ([{**PAIR, "prompt": 3}] * 40, "pairs.jsonl, line 1: expected text in both"),
+        (["text"] * 40, "line 1: expected an object"),
+        ([], "pairs.jsonl is empty"),
+    ],
+)
+def test_pairs_that_cannot_be_used_are_refused(
+    rows: list[object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_deflections(written(tmp_path / "pairs.jsonl", rows))
+
+
+def test_a_torn_line_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "pairs.jsonl", [PAIR] * 40)
+    path.write_text(path.read_text(encoding="utf-8") + '{"prompt": "Why', encoding="utf-8")
+    with pytest.raises(InputError, match="line 41: not valid JSON"):
+        read_deflections(path)
+    with pytest.raises(InputError, match="does not exist"):
+        read_deflections(tmp_path / "nowhere.jsonl")

@@ -1,0 +1,137 @@
+"""Files are absent or whole; JSON is JSON; keys change with what they are made of."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp import store
+from interp.store import atomic_write, content_key, file_hash, read_json, write_json
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float
+    names: frozenset[str]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "result.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("whole", encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
+        temporary.write_text("torn", encoding="utf-8")
+        raise KeyboardInterrupt
+    assert path.read_text(encoding="utf-8") == "whole"
+    assert os.listdir(tmp_path) == ["result.txt"]
+
+
+def test_nothing_is_seen_before_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "deeper" / "result.txt"
+    with atomic_write(path) as temporary:
+        temporary.write_text("half", encoding="utf-8")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+    assert path.read_text(encoding="utf-8") == "half"
+
+
+def test_written_files_are_as_readable_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("", encoding="utf-8")
+    with atomic_write(tmp_path / "written") as temporary:
+        temporary.write_text("", encoding="utf-8")
+    modes = {(tmp_path / name).stat().st_mode for name in ("plain", "written")}
+    assert len(modes) == 1
+
+
+@given(value=JSON)
+def test_json_comes_back_as_it_went(
+    value: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    write_json(path, value)
+    assert read_json(path) == value
+
+
+def test_json_takes_what_results_are_made_of(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(
+        path,
+        {
+            "settings": Settings(0.5, frozenset({"b", "a"})),
+            "path": Path("runs") / "first",
+            "numpy": [np.float64(0.25), np.int64(3), np.arange(2)],
+            "text": "日本",
+        },
+    )
+    assert read_json(path) == {
+        "settings": {"rate": 0.5, "names": ["a", "b"]},
+        "path": "runs/first",
+        "numpy": [0.25, 3, [0, 1]],
+        "text": "日本",
+    }
+    assert "日本" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float64("nan"), [np.nan]])
+def test_what_is_no_number_is_no_json(value: object, tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"value": value})
+    with pytest.raises(TypeError, match="object cannot be written as JSON"):
+        write_json(path, object())
+    assert read_json(path) == 1
+
+
+def test_a_key_changes_with_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [
+        (),
+        ("a",),
+        ("a", "b"),
+        ("ab",),
+        (["a", "b"],),
+        (1,),
+        ("1",),
+        (None,),
+        (Settings(0.5, frozenset("ab")),),
+        (Settings(0.6, frozenset("ab")),),
+        (np.arange(3),),
+        (np.arange(4),),
+    ]
+    keys = [content_key(*one) for one in parts]
+    assert len(set(keys)) == len(parts)
+    assert keys == [content_key(*one) for one in parts]
+    monkeypatch.setattr(store, "package_version", lambda: "another")
+    assert not set(keys) & {content_key(*one) for one in parts}
+
+
+def test_a_key_does_not_know_the_order_of_names() -> None:
+    assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
+    assert content_key({"x", "y"}) == content_key({"y", "x"})
+
+
+def test_file_hash_is_of_the_bytes(tmp_path: Path) -> None:
+    for name, data in (("a", b"same"), ("b", b"same"), ("c", b"other")):
+        (tmp_path / name).write_bytes(data)
+    a, b, c = (file_hash(tmp_path / name) for name in "abc")
+    assert a == b != c
+
+
+def test_a_torn_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "torn.json").write_text('{"a": ', encoding="utf-8")
+    with pytest.raises(json.JSONDecodeError):
+        read_json(tmp_path / "torn.json")
