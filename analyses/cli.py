@@ -81,11 +81,15 @@ def study(
     trained: Annotated[str | None, typer.Option(help="lora, projections or all.")] = None,
     lora_rank: Annotated[int, typer.Option(min=1)] = 128,
     learning_rate: Annotated[float | None, typer.Option(min=0)] = None,
-    beta: Annotated[float, typer.Option(min=0, help="NPO's β.")] = 0.1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Forget examples a step.")] = 32,
+    beta: Annotated[float | None, typer.Option(min=0, help="NPO's β; 0.1.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Forget examples a step; 32.")
+    ] = None,
     micro_batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    max_steps: Annotated[int, typer.Option(min=1)] = 200,
-    stop_at: Annotated[float, typer.Option(min=0, max=1, help="Dose at which to stop.")] = 0.95,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="At most; 200.")] = None,
+    stop_at: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Dose at which to stop; 0.95.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds.")] = 1,
     control: Annotated[bool, typer.Option(help="Also train a benign-only arm, as null.")] = True,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 48,
@@ -113,19 +117,21 @@ def study(
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens}
     if is_organism(model):
         settings, options = organism_settings(model)
+    if stop_at is not None:
+        options["stop_at"] = stop_at
     settings = replace(
         settings,
         objective=objective,
-        beta=beta,
+        beta=beta or settings.beta,
         retain_ratio=retain_ratio,
         retain_reduction="token_mean" if token_mean else "sum",
         trained=trained or settings.trained,
         lora_rank=lora_rank,
         lora_alpha=float(lora_rank),
         learning_rate=learning_rate or settings.learning_rate,
-        batch_size=batch_size,
+        batch_size=batch_size or settings.batch_size,
         micro_batch_size=micro_batch_size,
-        max_steps=max_steps,
+        max_steps=max_steps or settings.max_steps,
     )
     asked = StudyPlan(
         model,
@@ -144,7 +150,7 @@ def study(
             trust_remote_code,
         ),
         command=_command(),
-        **{**options, "stop_at": stop_at},
+        **options,
     )
     table = prompts_of(asked)
     require_concepts(table, concept)

@@ -122,7 +122,7 @@ def slopes(cells: pd.DataFrame) -> dict[str, float]:
 
 
 def _pooled(worlds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    leaks = np.concatenate([world.pop("L_90") for world in worlds])
+    leaks = np.concatenate([world.pop("L_90") for world in worlds] or [[np.nan]])
     outcomes = [outcome for world in worlds for outcome in world["outcomes"].values()]
     reliable = [world["reliability"] for world in worlds if world["reliability"] is not None]
     found: dict[str, Any] = {
