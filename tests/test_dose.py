@@ -1,0 +1,100 @@
+"""The dose: a running maximum on the target's validation prompts, at which training stops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import TrainerControl, TrainerState
+
+from unlearning.dose import DoseResponse, is_scored, target_rate
+
+RATES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+def table(rate: float) -> pd.DataFrame:
+    """One scored step: the target's harmful validation prompts at ``rate``, all others at .5."""
+    rows = [
+        (domain, label, split, 0.5)
+        for domain in ("safety", "bias")
+        for label in ("harmful", "benign")
+        for split in ("validation", "test")
+    ]
+    found = pd.DataFrame(rows, columns=["domain", "label", "split", "p_R"])
+    found.loc[0, "p_R"] = rate
+    return found
+
+
+class Planted:
+    """An evaluation whose scores are planted, one table for each call."""
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        self.rates = iter(rates)
+
+    def masses(self, _lm: object) -> pd.DataFrame:
+        return table(next(self.rates))
+
+
+def run(
+    rates: Sequence[float], *, concept: str | None = "safety", stop_at: float = 0.9, **options: Any
+) -> tuple[DoseResponse, int]:
+    """The callback after training, and the step at which training ended."""
+    scoring = DoseResponse(
+        cast(Any, None), cast(Any, Planted(rates)), concept, table(0.8), stop_at=stop_at,
+        every_step=options.get("every_step", True),
+    )  # fmt: skip
+    state, control = TrainerState(max_steps=len(rates)), TrainerControl()
+    while state.global_step < len(rates) and not control.should_training_stop:
+        state.global_step += 1
+        control = scoring.on_step_end(None, state, control)
+    return scoring, state.global_step
+
+
+@settings(deadline=None)
+@given(RATES)
+def test_dose_is_the_running_maximum_of_what_was_lost(rates: list[float]) -> None:
+    scoring, last = run(rates)
+    dose = scoring.scores().groupby("step")["dose"].first().to_numpy()
+    lost = 1 - np.array(rates[:last]) / 0.8
+    assert dose == pytest.approx(np.maximum.accumulate([0, *lost]))
+    assert scoring.dose == dose[-1]
+    assert last == len(rates) or dose[-1] >= 0.9 > dose[-2]
+
+
+def test_training_stops_at_the_first_step_that_reaches_the_dose() -> None:
+    assert run([0.7, 0.3, 0.05, 0.0, 0.0])[1] == 3
+    assert run([0.7, 0.3, 0.05, 0.0], stop_at=0.5)[1] == 2
+    assert run([0.7, 0.6])[1] == 2
+
+
+def test_a_control_arm_has_no_dose_and_runs_to_its_end() -> None:
+    scoring, last = run([0.0] * 5, concept=None)
+    assert last == 5 and scoring.dose == 0
+    assert sorted(scoring.scores()["step"].unique()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_last_step_is_always_scored() -> None:
+    for last in (5, 27, 61):
+        steps = list(run([0.8] * last, every_step=False)[0].scores()["step"].unique())
+        assert steps == [step for step in range(last + 1) if is_scored(step) or step == last]
+
+
+def test_scored_steps_are_log_spaced() -> None:
+    scored = [step for step in range(1, 2000) if is_scored(step)]
+    assert scored[:12] == list(range(1, 13))
+    late = [step for step in scored if step >= 12]
+    gaps = np.diff(late)
+    assert (np.diff(gaps) >= 0).all()
+    # Never coarser than a twelfth of the way so far.
+    assert (12 * gaps <= late[1:]).all()
+    assert len(scored) < 120
+
+
+def test_only_the_concept_s_harmful_validation_prompts_count() -> None:
+    assert target_rate(table(0.3), "safety") == pytest.approx(0.3)
+    assert target_rate(table(0.3), "bias") == 0.5
