@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 Advance = Callable[[int], None]
+SECONDS_BETWEEN_LINES = 15
 
 
 class Progress:
@@ -44,5 +45,18 @@ class Progress:
                 yield lambda count: bars.advance(task, count)
         else:
             self.say(f"{name} …")
-            yield lambda _count: None
+            yield self._lines(name, total)
         self.say(f"{name}: {time.monotonic() - started:.1f} s")
+
+    def _lines(self, name: str, total: int | None) -> Advance:
+        """How far a stage is, in a plain line now and then."""
+        done, said = 0, time.monotonic()
+
+        def advance(count: int) -> None:
+            nonlocal done, said
+            done += count
+            if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                self.say(f"{name}: {done}" + (f" of {total}" if total else ""))
+
+        return advance
