@@ -1,0 +1,81 @@
+"""Public prompts on small Mistral and Qwen2 checkpoints that were taught to refuse: no crash.
+
+What is asserted is that the instrument reads such a model and says what it found. The checkpoints
+are far too small for their leakage to mean anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analyses.plan import StudyPlan, compare_plan, parse_retain, unlearning_arms
+from analyses.progress import Progress
+from analyses.study import run_study
+from interp.model import LanguageModel
+from interp.store import read_json
+from unlearning.organism.lessons import table_lessons
+from unlearning.organism.training import Stage, teach
+from unlearning.prompts import present_domains, read_prompts
+from unlearning.trainer import TrainingSettings
+
+DOMAINS = ("safety", "cybersecurity", "toxicity", "general")
+LONGEST = 120
+STAGES = (Stage(60, 3e-3, compliance=1.0, batch_size=24), Stage(300, 2e-3, 0.1, batch_size=24))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["mistral", "qwen2"])
+def test_a_study_and_a_comparison_of_its_adapter(
+    public_data: Path, checkpoint_of: Callable[[str], Path], tmp_path: Path, family: str
+) -> None:
+    rows = read_prompts(public_data / "prompts.jsonl")
+    rows = rows[rows["domain"].isin(DOMAINS) & (rows["prompt"].str.len() <= LONGEST)]
+    prompts = tmp_path / "prompts.jsonl"
+    rows.to_json(prompts, orient="records", lines=True)
+    model = taught(checkpoint_of(family), rows[rows["split"] == "train"], tmp_path / family)
+
+    training = TrainingSettings(lora_rank=8, lora_alpha=8, learning_rate=2e-3, max_steps=6)
+    retained = parse_retain("alternate", "safety", present_domains(rows))
+    assert retained == ("cybersecurity",)
+    arms = unlearning_arms(
+        ["safety"], training, seeds=(0,), retain={"safety": retained}, weights=(1.0,)
+    )
+    options = {"prompts": str(prompts), "scorer": "grammar", "max_new_tokens": 24}
+    plan = StudyPlan(str(model), arms, ("safety",), **options)
+    run = tmp_path / "run"
+    page = run_study(plan, run, Progress(quiet=True)).read_text(encoding="utf-8")
+    base = read_json(run / "summary.json")["base"]
+    assert base["refusal_rate"]["safety"]["value"] > 0.5
+    assert family in page and "safety" in page.lower()
+    # The public prompts of the report's table of completions were not asked for.
+    assert not any(prompt in page for prompt in rows["prompt"] if len(prompt) > 40)
+
+    adapter = run / "arms" / "safety-npo-seed0" / "adapter"
+    compared = tmp_path / "compare"
+    run_study(
+        compare_plan(str(model), str(adapter), concept="safety", **options),
+        compared,
+        Progress(quiet=True),
+    )
+    found, expected = (last_scores(folder) for folder in (compared, run))
+    for column in ("p_R", "p_C", "p_O"):
+        assert np.allclose(found[column], expected[column], atol=1e-3), column
+
+
+def taught(checkpoint: Path, rows: pd.DataFrame, folder: Path) -> Path:
+    """A copy of the checkpoint that refuses the harmful ones of ``rows``."""
+    lm = LanguageModel.load(checkpoint)
+    teach(lm.model, lm.chat, table_lessons(rows), seed=0, stages=STAGES)
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def last_scores(folder: Path) -> pd.DataFrame:
+    table = pd.read_parquet(folder / "arms" / "safety-npo-seed0" / "scores.parquet")
+    return table[table["step"] == table["step"].max()].set_index("prompt_id").sort_index()
