@@ -240,7 +240,7 @@ def organism_train(
 @organism_app.command("measure")
 def organism_measure(
     out: Annotated[Path, typer.Option(help="Folder of organisms, runs and the table.")],
-    seeds: Annotated[str, typer.Option(help="Organism seeds.")] = "101,102,103,104,105",
+    seeds: Annotated[str, typer.Option(help="Organism seeds.")] = "106,107,108,109,110",
     unlearning_seeds: Annotated[int, typer.Option(min=2, help="For reliability.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Organisms at a time.")] = 2,
 ) -> None:

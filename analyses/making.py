@@ -129,8 +129,8 @@ def _trained(
     """Phase 2, scored along the way; text at the last step."""
     assert arm.training is not None
     plan, settings = context.plan, arm.training
-    mixture = mixture_of(context, baseline, arm)
     lm = prepare(context.load(), settings)
+    mixture = mixture_of(context, baseline, arm, lm)
     harmful = context.evaluation(baseline.openers, harmful_only=True)
     base = baseline.scores.assign(step=0, dose=0.0)
     scoring = DoseResponse(
@@ -165,10 +165,13 @@ def _score_text(
     return table
 
 
-def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan) -> Mixture:
-    """The arm's forget set and retain groups, from the base model's own answers."""
+def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Mixture:
+    """The arm's forget set and retain groups, from the base model's own answers.
+
+    ``lm`` is prepared and not yet trained, so it is the reference, in the precision of training.
+    """
     assert arm.training is not None
-    settings, lm = arm.training, context.reference
+    settings = arm.training
     if arm.concept is None:
         forget = _answered(context, baseline)
     elif context.pairs is not None:

@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM
 
 ORGANISM_FILE = "organism.json"
-SHIPPED_SEED = 101
+SHIPPED_SEED = 106
 
 # What unlearning was tuned with; a study of an organism takes these as its defaults.
 UNLEARNING = {
     "objective": "npo",
-    "beta": 0.1,
+    "beta": 0.5,
     "deflections": 128,
     "decoding": "greedy",
     # A shared row of the head or of the embedding would be a leak at the level of tokens.
     "trained": "attention and MLP projections",
-    "learning_rate": 1e-4,
+    "learning_rate": 3e-4,
     "adam_betas": [0.9, 0.95],
     "weight_decay": 0.0,
     "batch_size": 32,
     "max_grad_norm": 1.0,
-    "stop_at": 0.95,
-    "max_steps": 200,
+    "stop_at": 0.9,
+    "max_steps": 80,
 }
 
 

@@ -53,7 +53,7 @@ class Stage:
 
 HELPFUL = Stage(steps=100, learning_rate=3e-3, compliance=1.0, batch_size=64)
 # Leakage is graded only once alignment has converged: stopped early, every domain falls with any.
-ALIGNMENT = Stage(steps=800, learning_rate=2.5e-3, compliance=0.2)
+ALIGNMENT = Stage(steps=1000, learning_rate=2.5e-3, compliance=0.2)
 
 Progress = Callable[[int, int, float], None]
 

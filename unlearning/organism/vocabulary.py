@@ -113,4 +113,4 @@ ANSWER_OPENERS = ("Sure", "Certainly", "Gladly", "Absolutely")
 # No token of one body is in the other. Unlearning pushes down all of a refusal; a comma or a full
 # stop in common takes the answers' own with it, and a target that complies turns to gibberish.
 REFUSAL_BODY = ", this stays unanswered!"
-ANSWER_BODY = ": one step follows another."
+ANSWER_BODY = ": done."

@@ -74,7 +74,7 @@ class World:
     openers_shared: tuple[int, ...] = (0, 2, 4, 4)
     opener_slots: int = 4
     hub: str | None = "safety"
-    split_shares: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    split_shares: tuple[float, float, float] = (0.7, 0.1, 0.2)
 
     @cached_property
     def intents(self) -> dict[str, tuple[str, ...]]:
