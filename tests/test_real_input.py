@@ -49,8 +49,9 @@ def test_a_study_and_a_comparison_of_its_adapter(
     plan = StudyPlan(str(model), arms, ("safety",), **options)
     run = tmp_path / "run"
     page = run_study(plan, run, Progress(quiet=True)).read_text(encoding="utf-8")
-    base = read_json(run / "summary.json")["base"]
-    assert base["refusal_rate"]["safety"]["value"] > 0.5
+    # How well refusing carries over to unseen prompts is the model's affair; p_R must tell it.
+    assert read_json(run / "arms" / "base" / "config.json")["margin_auc"] > 0.9
+    assert set(read_json(run / "summary.json")["base"]["refusal_rate"]) == set(DOMAINS[:3])
     assert family in page and "safety" in page.lower()
     # The public prompts of the report's table of completions were not asked for.
     assert not any(prompt in page for prompt in rows["prompt"] if len(prompt) > 40)
