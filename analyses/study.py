@@ -116,8 +116,9 @@ def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
     answers = verdict_on(arm.concept, behaviour(_on_validation(arm)), base).answer_rate.value
     before, after = (measure(_on_validation(a).scores, a.concept) for a in (plain, arm))
     recovery = recover(before, after, plan.retain).recovery.value
+    shown = "undefined (the dose was not reached)" if math.isnan(recovery) else f"{recovery:.2f}"
     context.progress.say(
-        f"{plan.name}: on validation prompts, recovery in the retained domains {recovery:.2f}, "
+        f"{plan.name}: on validation prompts, recovery in the retained domains {shown}, "
         f"target answers {answers:.2f}"
     )
     return recovery, answers

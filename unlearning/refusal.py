@@ -77,8 +77,8 @@ def find_openers(refusals: Sequence[Sequence[int]], answers: Sequence[Sequence[i
     if not refusals or not answers:
         raise InputError(
             f"the base model gave {len(refusals)} refusals and {len(answers)} answers to benign "
-            "prompts; both are needed to find what refusals open with: is this model aligned, and "
-            "does the prompt file hold harmful and benign rows that it treats differently?"
+            "prompts; both are needed to find what refusals open with: is this model aligned, does "
+            "--scorer know its refusals, and are answers long enough (--max-new-tokens)?"
         )
     refusal, compliance = _shares(refusals, 1), _shares(answers, 1)
     shared = refusal.keys() & compliance.keys()
