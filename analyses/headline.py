@@ -40,9 +40,7 @@ def headlines(record: RunRecord) -> tuple[Headline, ...]:
         if key in found:
             continue
         sweep = tuple(arm for arm in record.arms if arm.contains(plain))
-        selected = [arm for arm in sweep if arm.selected] or (
-            list(sweep) if len(sweep) == 1 else []
-        )
+        selected = [arm for arm in sweep if arm.selected]
         stand_ins = [arm for arm in sweep if arm.config.get("stands_in")]
         found[key] = Headline(
             concept=plain.concept,
