@@ -6,15 +6,7 @@ one of a few openers before a body that is empty of content.
 
 from __future__ import annotations
 
-DOMAINS = (
-    "cybersecurity",
-    "safety",
-    "toxicity",
-    "bias",
-    "sensitive",
-    "medical_legal",
-    "privacy",
-)
+from unlearning.prompts import DOMAINS as DOMAINS
 
 
 def _words(text: str) -> tuple[str, ...]:
