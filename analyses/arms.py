@@ -16,6 +16,7 @@ import pandas as pd
 from analyses.leakage import FEWEST_STEPS
 from interp.errors import InputError
 from interp.store import read_json
+from unlearning.dose import matched_step
 
 BASE = "base"
 
@@ -76,9 +77,14 @@ class Arm:
         return self.objective.upper() + (f" + retain{weight}" if self.retain else "")
 
     @cached_property
+    def step(self) -> int:
+        """The step whose weights were kept: the matched dose of a trained arm."""
+        return matched_step(self.scores)
+
+    @cached_property
     def last(self) -> pd.DataFrame:
-        """The rows of the last scored step: the matched dose of a trained arm."""
-        return self.scores[self.scores["step"] == self.scores["step"].max()]
+        """The rows of that step."""
+        return self.scores[self.scores["step"] == self.step]
 
     def contains(self, plain: Arm) -> bool:
         """Whether this arm is `plain` with a retain set."""

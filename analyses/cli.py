@@ -88,7 +88,7 @@ def study(
     micro_batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="At most; 200.")] = None,
     stop_at: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Dose at which to stop; 0.95.")
+        float | None, typer.Option(min=0, max=1, help="Dose at which the model is kept; 0.95.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds.")] = 1,
     control: Annotated[bool, typer.Option(help="Also train a benign-only arm, as null.")] = True,

@@ -28,6 +28,7 @@ from analyses.resampling import (
     weighted_means,
 )
 from interp.errors import InputError
+from unlearning.dose import matched_step
 
 CROSSINGS = (0.5, 0.9)
 AREA_UP_TO = 0.9
@@ -79,7 +80,9 @@ class Trajectory:
     p_refuse: Float[np.ndarray, "prompt step"]
     margin: Float[np.ndarray, "prompt step"]
     refused: Float[np.ndarray, "prompt end"]
-    """Whether the text refused, at the first and the last step; NaN where none was generated."""
+    """Whether the text refused, before and at `kept`; NaN where none was generated."""
+    kept: int
+    """Index of the step whose weights were kept, at the matched dose; the curve may go on."""
     clusters: Int[np.ndarray, " prompt"]
 
     @property
@@ -95,6 +98,7 @@ def trajectories(scores: pd.DataFrame, split: str) -> dict[str, Trajectory]:
     """
     harmful = scores[(scores["label"] == "harmful") & (scores["split"] == split)]
     found = {}
+    kept = matched_step(scores)
     for domain, rows in harmful.groupby("domain", sort=True):
         wide = rows.pivot(index="prompt_id", columns="step", values=["p_R", "margin"]).sort_index()
         steps = wide["p_R"].columns.to_numpy()
@@ -114,19 +118,22 @@ def trajectories(scores: pd.DataFrame, split: str) -> dict[str, Trajectory]:
             steps=steps.astype(np.int64),
             p_refuse=wide["p_R"].to_numpy(dtype=np.float64),
             margin=wide["margin"].to_numpy(dtype=np.float64),
-            refused=_text_at_ends(rows, wide.index),
+            refused=_text_at(rows, wide.index, (0, kept)),
+            kept=int(np.searchsorted(steps, kept)),
             clusters=clusters,
         )
     return found
 
 
-def _text_at_ends(rows: pd.DataFrame, prompts: pd.Index) -> Float[np.ndarray, "prompt end"]:
+def _text_at(
+    rows: pd.DataFrame, prompts: pd.Index, steps: tuple[int, int]
+) -> Float[np.ndarray, "prompt end"]:
     ends = np.full((len(prompts), 2), np.nan)
     if "refused" in rows:
-        for column, step in enumerate((rows["step"].min(), rows["step"].max())):
+        for column, step in enumerate(steps):
             at = rows[rows["step"] == step].set_index("prompt_id")["refused"].reindex(prompts)
             # Nullable, object or float, as it was written: only 1, 0 and missing are meant.
-            ends[:, column] = pd.array(at, dtype="boolean").to_numpy(np.float64, na_value=np.nan)
+            ends[:, column] = at.astype("boolean").to_numpy(np.float64, na_value=np.nan)
     return ends
 
 
@@ -134,7 +141,7 @@ def _text_at_ends(rows: pd.DataFrame, prompts: pd.Index) -> Float[np.ndarray, "p
 class ArmLeakage:
     """Leakage of one arm: draws by quantity and domain, paired over arms on the same prompts.
 
-    Quantities: `L_50`, `L_90`, `area` (need a source) and, at the last scored step, `drop` (u),
+    Quantities: `L_50`, `L_90`, `area` (need a source) and, at the step that was kept, `drop` (u),
     `text_drop` (u of the rate of refusals in generated text) and `log_odds_drop` (fall of the mean
     margin, in nats).
     """
@@ -175,7 +182,7 @@ def measure(
     """Leakage from `source` into every domain of one arm's scores (see the module's equations).
 
     The source's dose is read on validation prompts, everything else on test prompts; both are
-    resampled. Without a source (two models compared) only the drops at the last step exist.
+    resampled. Without a source (two models compared) only the drops at the kept step exist.
     Scored before and after only, an arm has no L or A.
     Domains whose base rate is under .2 keep the log-odds only: a small denominator makes any
     ratio. Raises `InputError` if the source has no harmful validation prompts.
@@ -188,11 +195,13 @@ def measure(
         weights = resampling_weights(path.clusters, resamples, seed, f"test/{domain}")
         u = relative_drop(path.p_refuse.mean(axis=0))
         u_drawn = relative_drop(weighted_means(path.p_refuse, weights))
-        fall = path.margin[:, 0] - path.margin[:, -1]
+        fall = path.margin[:, 0] - path.margin[:, path.kept]
         log_odds[domain] = Draws(float(fall.mean()), weighted_means(fall, weights), n)
         low = path.base_rate < LOW_BASE
         drop[domain] = (
-            Draws.undefined("low base", n) if low else Draws(float(u[-1]), u_drawn[:, -1], n)
+            Draws.undefined("low base", n)
+            if low
+            else Draws(float(u[path.kept]), u_drawn[:, path.kept], n)
         )
         text_drop[domain] = _text_drop(path, weights)
         curves[domain] = (u, u_drawn, n)

@@ -131,15 +131,15 @@ def _trained(
     plan, settings = context.plan, arm.training
     lm = prepare(context.load(), settings)
     mixture = mixture_of(context, baseline, arm, lm)
-    harmful = context.evaluation(baseline.openers, harmful_only=True)
     base = baseline.scores.assign(step=0, dose=0.0)
     scoring = DoseResponse(
         lm,
-        harmful,
+        context.evaluation(baseline.openers, harmful_only=True),
         arm.concept,
         base[base["label"] == "harmful"],
         stop_at=plan.stop_at,
         every_step=plan.every_step,
+        keep=lambda: parameters.save(lm, folder),
     )
     with (
         context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance,
@@ -148,13 +148,14 @@ def _trained(
         callbacks = [scoring, _Advance(advance)]
         log = unlearn(lm, mixture, settings, folder=scratch, callbacks=callbacks)
     write_table(folder / "log.parquet", log)
-    parameters.save(lm, folder)
-    scores = scoring.scores()
-    steps = scores["step"].max()
+    parameters.restore(lm, folder)  # training went on past it, for the curve
+    curve = scoring.scores()
+    dose = float(curve.loc[curve["step"] == scoring.kept_at, "dose"].max())
     last = _score_text(context, context.evaluation(baseline.openers), lm, arm.name)
-    last = last.assign(step=steps, dose=scoring.dose)
+    last = last.assign(step=scoring.kept_at, dose=dose)
     benign = base[base["label"] == "benign"]
-    return lm, pd.concat([scores[scores["step"] < steps], benign, last], ignore_index=True)
+    scores = pd.concat([curve[curve["step"] != scoring.kept_at], benign, last], ignore_index=True)
+    return lm, scores.sort_values("step", kind="stable", ignore_index=True)
 
 
 def _score_text(

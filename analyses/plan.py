@@ -84,7 +84,7 @@ class StudyPlan:
         deflections: ready-made pairs for the target, in place of phase 1.
         deflection_count: deflections to train on at most, per domain.
         scorer: ``grammar`` (organisms), ``phrases``, or ``auto``.
-        stop_at: dose at which training stops.
+        stop_at: dose at which the model is kept.
         every_step: score after each step instead of at log-spaced ones.
         max_new_tokens: of a generated answer.
         batch_size: prompts in one forward when scoring and generating.

@@ -217,7 +217,7 @@ def _arm_row(tables: RunTables, arm: Arm) -> View:
         "concept": domain_label(concept) if concept else "–",
         "label": arm.label,
         "seed": arm.seed,
-        "steps": int(arm.scores["step"].max()),
+        "steps": arm.step,
         "reached": ("yes" if row["reached"] else "no") if concept else "–",
         "badge": wording.badge(tables, arm),
         "refusal": _rate(tables, arm.name, concept),

@@ -26,6 +26,7 @@ from analyses.progress import Progress
 from analyses.recovery import recover
 from analyses.run import update_config, write_manifest
 from unlearning.deflections import refusals_of
+from unlearning.dose import matched_step
 
 
 def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None) -> Path:
@@ -96,9 +97,9 @@ def make_arms(context: Context, baseline: Baseline) -> None:
 
 
 def steps_of(context: Context, made: Made) -> int:
-    """Steps that the arm was trained for."""
+    """Steps that it took to the weights that were kept."""
     path = context.run.arm(made.arm.name) / "scores.parquet"
-    return int(pd.read_parquet(path, columns=["step"])["step"].max())
+    return matched_step(pd.read_parquet(path, columns=["step", "class"]))
 
 
 def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:

@@ -102,7 +102,7 @@ def _arms(
             "retain_weight": arm.retain_weight,
             "seed": arm.seed,
             "selected": arm.selected,
-            "last_step": int(arm.scores["step"].max()),
+            "last_step": arm.step,
             "reached": leaks[arm.name].reached,
             "outcome": str(verdicts[arm.name].outcome) if arm.concept else None,
             "decided": verdicts[arm.name].decided if arm.concept else None,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState
 
-from unlearning.dose import DoseResponse, is_scored, target_rate
+from unlearning.dose import DoseResponse, is_scored, matched_step, target_rate
 
 RATES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -46,7 +46,7 @@ def run(
     """The callback after training, and the step at which training ended."""
     scoring = DoseResponse(
         cast(Any, None), cast(Any, Planted(rates)), concept, table(0.8), stop_at=stop_at,
-        every_step=options.get("every_step", True),
+        every_step=options.get("every_step", True), keep=options.get("keep", lambda: None),
     )  # fmt: skip
     state, control = TrainerState(max_steps=len(rates)), TrainerControl()
     while state.global_step < len(rates) and not control.should_training_stop:
@@ -63,13 +63,38 @@ def test_dose_is_the_running_maximum_of_what_was_lost(rates: list[float]) -> Non
     lost = 1 - np.array(rates[:last]) / 0.8
     assert dose == pytest.approx(np.maximum.accumulate([0, *lost]))
     assert scoring.dose == dose[-1]
-    assert last == len(rates) or dose[-1] >= 0.9 > dose[-2]
+    reached = np.flatnonzero(dose >= 0.9)
+    assert scoring.kept_at == (reached[0] if reached.size else None)
 
 
-def test_training_stops_at_the_first_step_that_reaches_the_dose() -> None:
-    assert run([0.7, 0.3, 0.05, 0.0, 0.0])[1] == 3
-    assert run([0.7, 0.3, 0.05, 0.0], stop_at=0.5)[1] == 2
-    assert run([0.7, 0.6])[1] == 2
+def test_the_model_is_kept_at_the_dose_and_the_curve_goes_on() -> None:
+    kept_and_last = {
+        (0.7, 0.3, 0.07, 0.0, 0.0): (3, 4),  # .91 gone, then all of it
+        (0.7, 0.07, 0.07, 0.07, 0.07): (2, 3),  # half as many steps again
+        (0.7, 0.0, 0.0, 0.0): (2, 2),
+    }
+    for rates, (kept, last) in kept_and_last.items():
+        scoring, ended = run(rates)
+        assert (scoring.kept_at, ended) == (kept, last)
+    assert run([0.7, 0.3, 0.05, 0.0], stop_at=0.5)[0].kept_at == 2
+
+
+def test_the_model_is_kept_once_and_at_the_end_where_the_dose_is_not_reached() -> None:
+    for rates, concept, wanted in (
+        ([0.7, 0.6], "safety", 2),
+        ([0.7, 0.05, 0.05, 0.0], "safety", 2),
+        ([0.0] * 5, None, 5),
+    ):
+        kept: list[int | None] = []
+        scoring, ended = run(rates, concept=concept, keep=lambda kept=kept: kept.append(1))
+        scoring.on_train_end(None, TrainerState(global_step=ended))
+        assert scoring.kept_at == wanted and len(kept) == 1
+
+
+def test_the_kept_step_is_the_last_with_text() -> None:
+    scores = pd.DataFrame({"step": [0, 1, 2, 3], "class": ["refusal", None, "answer", None]})
+    assert matched_step(scores) == 2
+    assert matched_step(scores.assign(**{"class": None})) == 3
 
 
 def test_a_control_arm_has_no_dose_and_runs_to_its_end() -> None:

@@ -1,11 +1,16 @@
-"""Score every domain along a run, and stop once the target is forgotten.
+"""Score every domain along a run, and keep the model at which the target is forgotten.
 
 u_d(s) = 1 − R_d(s)/R_d(0), with R_d the mean p_R of the domain's harmful prompts. The dose is the
 running maximum of the target's u on VALIDATION prompts; results are read on test prompts.
+
+The weights are kept at the first step that reaches the wanted dose. Training goes on for a while,
+for the curve alone: where it ended at the crossing, every other resample of the prompts would not
+cross, and what is read there would have no interval.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
@@ -15,6 +20,10 @@ from unlearning.evaluation import Evaluation
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# The curve ends at this dose, or after half as many steps again as the wanted dose took.
+CURVE_TO = 0.95
+CURVE_STEPS = 1.5
 
 
 def target_rate(scores: pd.DataFrame, concept: str) -> float:
@@ -33,16 +42,24 @@ def is_scored(step: int) -> bool:
     return step <= 12 or step % spacing == 0
 
 
+def matched_step(scores: pd.DataFrame) -> int:
+    """The step whose weights were kept: the last with generated text, else the last one scored."""
+    with_text = scores.loc[scores["class"].notna(), "step"] if "class" in scores else scores["step"]
+    last_with_text = with_text.max() if len(with_text) else 0
+    return int(last_with_text or scores["step"].max())
+
+
 class DoseResponse(TrainerCallback):
-    """Scores the model after its steps and stops training at the wanted dose.
+    """Scores the model after its steps, keeps it at the wanted dose, and stops training.
 
     Args:
         lm: the model being trained.
         evaluation: prompts to score; harmful validation prompts of ``concept`` among them.
         concept: the target; None for a control arm, which never stops early.
         base: scores at step 0, from the same prompts.
-        stop_at: dose (0 … 1) at which training stops.
+        stop_at: dose (0 … 1) at which the model is kept.
         every_step: score after each step rather than at log-spaced ones.
+        keep: called once, with the model at that dose; at the end where it is never reached.
     """
 
     def __init__(
@@ -54,6 +71,7 @@ class DoseResponse(TrainerCallback):
         *,
         stop_at: float,
         every_step: bool,
+        keep: Callable[[], object],
     ) -> None:
         self.lm = lm
         self.evaluation = evaluation
@@ -61,7 +79,9 @@ class DoseResponse(TrainerCallback):
         self.base_rate = target_rate(base, concept) if concept else float("nan")
         self.stop_at = stop_at
         self.every_step = every_step
+        self.keep = keep
         self.dose = 0.0
+        self.kept_at: int | None = None
         self.tables = [base.assign(step=0, dose=0.0)]
 
     def on_step_end(
@@ -73,9 +93,25 @@ class DoseResponse(TrainerCallback):
             if self.concept is not None:
                 u = 1 - target_rate(scores, self.concept) / self.base_rate
                 self.dose = max(self.dose, u)
-                control.should_training_stop |= self.dose >= self.stop_at
+                if self.kept_at is None and self.dose >= self.stop_at:
+                    self._keep(step)
+                control.should_training_stop |= self._is_drawn(step)
             self.tables.append(scores.assign(step=step, dose=self.dose))
         return control
+
+    def on_train_end(self, args: Any, state: TrainerState, *_: Any, **__: Any) -> None:
+        if self.kept_at is None:
+            self._keep(state.global_step)
+
+    def _keep(self, step: int) -> None:
+        self.kept_at = step
+        self.keep()
+
+    def _is_drawn(self, step: int) -> bool:
+        """Whether the curve reaches far enough past the wanted dose."""
+        if self.kept_at is None:
+            return False
+        return self.dose >= max(self.stop_at, CURVE_TO) or step >= CURVE_STEPS * self.kept_at
 
     def scores(self) -> pd.DataFrame:
         """Every scored step's rows, step 0 included."""

@@ -80,3 +80,19 @@ def save(lm: LanguageModel, folder: Path) -> Path:
     if not is_adapter:
         lm.tokenizer.save_pretrained(target)
     return target
+
+
+def restore(lm: LanguageModel, folder: Path) -> None:
+    """Put what :func:`save` wrote back into the very model that was trained, adapters unmerged.
+
+    Merging would round: in bfloat16 a merged model is not quite the one that was trained.
+    """
+    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+    from transformers import AutoModelForCausalLM
+
+    if isinstance(lm.model, PeftModel):
+        weights = load_peft_weights(str(folder / "adapter"), device=str(lm.device))
+        set_peft_model_state_dict(lm.model, weights)
+    else:
+        saved = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=lm.model.dtype)
+        lm.model.load_state_dict(saved.state_dict())
