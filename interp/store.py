@@ -6,6 +6,7 @@ package's version included, so that a stage can be skipped when its inputs have 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,14 @@ from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# torch.save names no cause: its archive writer only finds itself in the wrong place.
+WRITE_FAILED = (
+    *map(os.strerror, NO_ROOM),
+    ". unexpected pos ",
+    "PytorchStreamWriter failed writing",
+)
 
 
 def package_version() -> str:
@@ -73,6 +82,35 @@ def file_hash(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Wait until every file under ``folder``, and every name, is on the disk and not in a cache.
+
+    A crash may otherwise keep a file that was written last and lose one written before it.
+    """
+    root = Path(folder)
+    for path in (*root.rglob("*"), root):
+        sync_path(path)
+
+
+def sync_path(path: str | Path) -> None:
+    """Wait until one file's bytes, or one folder's list of names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_out_of_room(error: BaseException | None) -> bool:
+    """Whether a full disk, a quota or a size limit caused ``error``, as libraries report it."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in NO_ROOM
+        if full or any(sign in str(error) for sign in WRITE_FAILED):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -13,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import store
-from interp.store import atomic_write, content_key, file_hash, read_json, write_json
+from interp.store import (
+    atomic_write,
+    content_key,
+    file_hash,
+    is_out_of_room,
+    read_json,
+    sync_folder,
+    write_json,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -135,3 +144,47 @@ def test_a_torn_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "torn.json").write_text('{"a": ', encoding="utf-8")
     with pytest.raises(json.JSONDecodeError):
         read_json(tmp_path / "torn.json")
+
+
+def test_a_synced_folder_has_every_file_and_every_name_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "file").write_text("bytes", encoding="utf-8")
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    sync_folder(tmp_path)
+    everything = (tmp_path, tmp_path / "inner", tmp_path / "inner" / "file")
+    assert sorted(synced) == sorted(path.stat().st_ino for path in everything)
+
+
+def test_no_room_is_recognised_however_a_library_reports_it(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    resource = pytest.importorskip("resource")
+    zeros = torch.zeros(100_000)
+    writers = {
+        "plain": lambda path: path.write_bytes(b"0" * 400_000),
+        "torch": lambda path: torch.save(zeros, path),
+        "safetensors": lambda path: save_file({"zeros": zeros}, path),
+    }
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name, write in writers.items():
+        # A limit on one file's size fails where a full disk would, and needs no disk to fill.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            with pytest.raises(Exception) as caught:
+                write(tmp_path / name)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert is_out_of_room(caught.value), name
+
+
+def test_room_is_not_blamed_for_other_errors() -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    outer = RuntimeError("saving failed")
+    outer.__cause__ = full
+    assert is_out_of_room(outer)
+    for error in (None, ValueError("a bug"), FileNotFoundError(errno.ENOENT, "no such file")):
+        assert not is_out_of_room(error)

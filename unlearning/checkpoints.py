@@ -1,0 +1,249 @@
+"""What makes a training checkpoint count, and which one a run goes on from.
+
+``FOLDER/checkpoint-STEP/`` is written by ``transformers.Trainer``, file after file; a kill, a full
+disk or a crash may leave any part of it, and Trainer's own lookup would resume from that part. Here
+a checkpoint counts only once ``complete.json`` is in it, written after every other file is on the
+disk, and only while every file listed there has its size. Contents are not hashed: reading every
+checkpoint back would cost more than it finds.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import distributed
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from interp.errors import InputError, TrainingError
+from interp.store import is_out_of_room, read_json, sync_folder, sync_path, write_json
+
+COMPLETE = "complete.json"
+NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+
+
+class Stateful(Protocol):
+    """Something besides the model whose state a resumed run needs: scores, multipliers, a log."""
+
+    def save_state(self, folder: Path) -> None:
+        """Write the state into ``folder``. Draw nothing at random: that state is saved already."""
+
+    def load_state(self, folder: Path) -> None:
+        """Take up the state that :meth:`save_state` wrote."""
+
+
+def seal(checkpoint: str | Path) -> None:
+    """Declare every file now in ``checkpoint`` to be all of it.
+
+    ``complete.json`` is ``{"step": N, "files": {relative path: bytes}}``. It reaches the disk after
+    the files it lists, and the folder's own name is on the disk when this returns.
+    """
+    checkpoint = Path(checkpoint)
+    sync_folder(checkpoint)
+    sizes = {
+        path.relative_to(checkpoint).as_posix(): path.stat().st_size
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path != checkpoint / COMPLETE
+    }
+    write_json(checkpoint / COMPLETE, {"step": _step(checkpoint), "files": sizes})
+    sync_path(checkpoint)
+    sync_path(checkpoint.parent)
+
+
+def is_complete(checkpoint: str | Path) -> bool:
+    """Whether ``checkpoint`` was sealed and every file listed then still has its size."""
+    checkpoint = Path(checkpoint)
+    try:
+        listed = read_json(checkpoint / COMPLETE)
+        whole = all((checkpoint / n).stat().st_size == size for n, size in listed["files"].items())
+        return whole and bool(listed["files"]) and listed["step"] == _step(checkpoint)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # absent, torn or not ours
+
+
+def newest_complete(folder: str | Path) -> Path | None:
+    """The complete checkpoint of the highest step in ``folder``; None where there is none."""
+    return next((one for one in reversed(_checkpoints(folder)) if is_complete(one)), None)
+
+
+def prune(folder: str | Path, keep: int = 2) -> None:
+    """Delete what is older than the newest complete checkpoint, torn ones too.
+
+    The newest ``keep`` complete ones stay, and whatever is not named ``checkpoint-N``.
+
+    Raises:
+        InputError: ``keep`` is below 1.
+    """
+    if keep < 1:
+        raise InputError(f"keep is {keep}; expected at least 1: the run resumes from the last one")
+    found = _checkpoints(folder)
+    complete = [one for one in found if is_complete(one)]
+    if complete:
+        older = found[: found.index(complete[-1])]
+        _delete(one for one in older if one not in complete[-keep:])
+
+
+def discard_torn(folder: str | Path) -> None:
+    """Delete the unfinished checkpoints newer than the newest complete one; none being written."""
+    found, newest = _checkpoints(folder), newest_complete(folder)
+    _delete(found[found.index(newest) + 1 :] if newest else found)
+
+
+def resume(folder: str | Path, states: Mapping[str, Stateful]) -> Path | None:
+    """Load ``states`` from the newest complete checkpoint.
+
+    Returns:
+        Its path, for ``Trainer.train(resume_from_checkpoint=...)``, which loads the rest; None
+        where no checkpoint is complete, and then nothing is loaded.
+
+    Raises:
+        InputError: the checkpoint lacks one of the states.
+    """
+    checkpoint = newest_complete(folder)
+    if checkpoint is None:
+        return None
+    lacking = [name for name in states if not (checkpoint / name).is_dir()]
+    if lacking:
+        raise InputError(
+            f"{checkpoint} holds no state of {', '.join(lacking)}, which this run keeps; give the "
+            f"command that began the run, or another output folder"
+        )
+    for name, state in states.items():
+        state.load_state(checkpoint / name)
+    return checkpoint
+
+
+class Checkpointing(TrainerCallback):
+    """Completes what Trainer saves: adds ``states``, seals the checkpoint, prunes older ones.
+
+    Trainer's ``on_save`` comes after the last file of the checkpoint and after every callback's
+    ``on_step_end``. Give this callback last, should another write on saving, and leave
+    ``save_total_limit`` unset: Trainer would count torn checkpoints among those it keeps.
+
+    Args:
+        states: name → state, written to ``checkpoint-STEP/NAME/`` by the first process alone.
+        keep: complete checkpoints to keep; one more is on the disk while the next is written.
+
+    Raises:
+        InputError: when training begins, and the folder holds a checkpoint of a later step.
+    """
+
+    def __init__(self, states: Mapping[str, Stateful], *, keep: int = 2) -> None:
+        self.states = dict(states)
+        self.keep = keep
+
+    def on_train_begin(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        newest = newest_complete(args.output_dir)
+        # Else its checkpoints would win over this run's, at pruning and at the next resume.
+        if newest is not None and _step(newest) > state.global_step:
+            raise InputError(
+                f"training begins at step {state.global_step}, but {newest} is of another run or "
+                f"was not resumed from; resume from it, or give another output folder"
+            )
+        if state.is_world_process_zero:
+            discard_torn(args.output_dir)  # else files Trainer does not replace are sealed too
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.world_size > 1:
+            distributed.barrier()  # every process writes its own random state
+        if not state.is_world_process_zero:
+            return
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        for name, one in self.states.items():
+            (checkpoint / name).mkdir(exist_ok=True)
+            one.save_state(checkpoint / name)
+        seal(checkpoint)
+        prune(args.output_dir, self.keep)
+
+
+class StopOnSignal(TrainerCallback):
+    """SIGTERM, as schedulers send it: finish the step, save a checkpoint, stop.
+
+    ``with StopOnSignal() as stop:`` around ``trainer.train()``; outside the main thread, where
+    Python allows no handler, it does nothing. Give it after callbacks that end training themselves.
+
+    Attributes:
+        received: whether this process got the signal.
+        stopped_at: the step at which a signal to any process, and nothing else, ended training.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self.stopped_at: int | None = None
+        self._previous: Any = None
+
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
+
+    def _note(self, *_: object) -> None:
+        self.received = True
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        stop = self.received
+        if args.world_size > 1:  # all must leave at the same step, or the rest hang
+            flag = torch.tensor(int(stop), device=args.device)
+            distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+            stop = bool(flag.item())
+        if stop:
+            self.stopped_at = None if control.should_training_stop else state.global_step
+            control.should_save = control.should_training_stop = True
+        return control
+
+
+@contextmanager
+def reported(folder: str | Path) -> Iterator[None]:
+    """Around ``trainer.train()``: a full disk ends the run with what to do about it.
+
+    Raises:
+        TrainingError: a file could not be written for lack of room. The torn checkpoint, which
+            takes up room and never counts, is deleted. Any other error passes unchanged.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_room(error):
+            raise
+        discard_torn(folder)
+        good = newest_complete(folder)
+        start = f"goes on from {good}" if good else "starts anew, as no checkpoint is complete yet"
+        raise TrainingError(
+            f"no room to write ({error}); make room under {folder} and give the same command "
+            f"again: it {start}"
+        ) from error
+
+
+def _step(checkpoint: Path) -> int:
+    match = NAME.fullmatch(checkpoint.name)
+    if match is None:
+        raise ValueError(f"{checkpoint.name} is no checkpoint's name; expected checkpoint-STEP")
+    return int(match[1])
+
+
+def _checkpoints(folder: str | Path) -> list[Path]:
+    """Every folder named ``checkpoint-STEP``, by step; complete or not."""
+    named = (one for one in Path(folder).glob("checkpoint-*") if NAME.fullmatch(one.name))
+    return sorted((one for one in named if one.is_dir()), key=_step)
+
+
+def _delete(checkpoints: Iterable[Path]) -> None:
+    for one in checkpoints:
+        # What cannot go now (NFS keeps open files) is no longer whole, and goes at a later save.
+        shutil.rmtree(one, ignore_errors=True)
