@@ -54,7 +54,7 @@ def establish(context: Context) -> Baseline:
     if run.is_done(BASE, key):
         context.progress.say("base model: already scored")
     else:
-        run.begin(BASE)
+        run.begin(BASE, key)
         write_table(run.folder / "prompts.parquet", context.prompts)
         _score(context, folder)
     found = Baseline(

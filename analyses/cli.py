@@ -6,11 +6,14 @@ import errno
 import json
 import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analyses.options import ModelOptions, TrainingOptions, expanded
 from interp.errors import InputError, SpilloverError
 
 if TYPE_CHECKING:
@@ -33,18 +36,20 @@ PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done
 Prompts = Annotated[
     Path, typer.Option("--prompts", help="JSONL, CSV or parquet: prompt, domain, label.")
 ]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-System = Annotated[str | None, typer.Option(help="System message before every prompt.")]
-Template = Annotated[
-    Path | None, typer.Option("--chat-template", help="Jinja file that replaces the model's own.")
+PromptsOption = Annotated[
+    Path | None, typer.Option("--prompts", help="Prompts; an organism has its own.")
 ]
-TemplateArgument = Annotated[
-    list[str] | None,
-    typer.Option("--chat-template-arg", help="name=value, e.g. enable_thinking=false."),
+Deflections = Annotated[
+    Path | None, typer.Option(help="Ready-made prompt, response (and preferred); skips phase 1.")
 ]
-Prefix = Annotated[str, typer.Option("--response-prefix", help="Words every answer begins with.")]
-Device = Annotated[str | None, typer.Option(help="cuda, cpu, …")]
-Remote = Annotated[bool, typer.Option(help="Run model code that comes with the checkpoint.")]
+StopAt = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Dose at which the model is kept; 0.95.")
+]
+Tokens = Annotated[int | None, typer.Option(min=1, help="Of a generated answer; 48.")]
+CheckpointEvery = Annotated[
+    int | None, typer.Option(min=1, help="Steps between checkpoints that a run goes on from.")
+]
+Trackers = Annotated[str, typer.Option(help="Where Trainer reports to: tensorboard, …")]
 ScorerName = Annotated[str, typer.Option("--scorer", help="auto, grammar or phrases.")]
 
 
@@ -61,143 +66,92 @@ def demo(
 
 
 @app.command()
+@expanded
 def study(
     model: Annotated[str, typer.Option(help="Hub id, model folder or adapter folder.")],
     concept: Annotated[list[str], typer.Option(help="Domain to unlearn; may be repeated.")],
     out: Out,
-    prompts: Annotated[Path | None, typer.Option(help="Prompts; an organism has its own.")] = None,
-    objective: Annotated[str, typer.Option(help="npo or gradient_ascent.")] = "npo",
-    retain: Annotated[
-        str | None, typer.Option(help="equal, alternate, or domains separated by commas.")
-    ] = None,
-    retain_weight: Annotated[
-        list[float] | None, typer.Option(help="Several are tried until one contains.")
-    ] = None,
-    retain_ratio: Annotated[int, typer.Option(min=1, help="Retain per forget example.")] = 1,
-    token_mean: Annotated[bool, typer.Option(help="Average the retain CE over tokens.")] = False,
-    deflections: Annotated[
-        Path | None, typer.Option(help="Ready-made prompt, response; skips phase 1.")
-    ] = None,
-    trained: Annotated[str | None, typer.Option(help="lora, projections or all.")] = None,
-    lora_rank: Annotated[int, typer.Option(min=1)] = 128,
-    learning_rate: Annotated[float | None, typer.Option(min=0)] = None,
-    beta: Annotated[float | None, typer.Option(min=0, help="NPO's β; 0.1.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Forget examples a step; 32.")
-    ] = None,
-    micro_batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="At most; 200.")] = None,
-    stop_at: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Dose at which the model is kept; 0.95.")
-    ] = None,
+    training: TrainingOptions,
+    chat: ModelOptions,
+    prompts: PromptsOption = None,
+    deflections: Deflections = None,
+    stop_at: StopAt = None,
     seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds.")] = 1,
     control: Annotated[bool, typer.Option(help="Also train a benign-only arm, as null.")] = True,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 48,
+    max_new_tokens: Tokens = None,
     scorer: ScorerName = "auto",
-    revision: Revision = None,
-    system: System = None,
-    chat_template: Template = None,
-    chat_template_arg: TemplateArgument = None,
-    response_prefix: Prefix = "",
-    device: Device = None,
-    trust_remote_code: Remote = False,
+    checkpoint_every: CheckpointEvery = None,
+    report_to: Trackers = "none",
     plan: PlanOnly = False,
 ) -> None:
     """Unlearn refusal in one domain of any causal LM, and see what else breaks."""
-    from dataclasses import replace
-
-    from analyses.context import is_organism, prompts_of
-    from analyses.plan import StudyPlan, organism_settings, parse_retain, unlearning_arms
-    from interp.model import check_source
-    from unlearning.prompts import present_domains, require_concepts
-    from unlearning.trainer import TrainingSettings
-
-    check_source(model)
-    settings = TrainingSettings()
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens}
-    if is_organism(model):
-        settings, options = organism_settings(model)
-    if stop_at is not None:
-        options["stop_at"] = stop_at
-    settings = replace(
-        settings,
-        objective=objective,
-        beta=beta or settings.beta,
-        retain_ratio=retain_ratio,
-        retain_reduction="token_mean" if token_mean else "sum",
-        trained=trained or settings.trained,
-        lora_rank=lora_rank,
-        lora_alpha=float(lora_rank),
-        learning_rate=learning_rate or settings.learning_rate,
-        batch_size=batch_size or settings.batch_size,
-        micro_batch_size=micro_batch_size,
-        max_steps=max_steps or settings.max_steps,
-    )
-    asked = StudyPlan(
-        model,
-        (),
-        tuple(concept),
-        prompts=str(prompts) if prompts else None,
-        deflections=str(deflections) if deflections else None,
-        scorer=scorer,
-        model_options=_model_options(
-            revision,
-            system,
-            chat_template,
-            chat_template_arg,
-            response_prefix,
-            device,
-            trust_remote_code,
-        ),
-        command=_command(),
-        **options,
-    )
-    table = prompts_of(asked)
-    require_concepts(table, concept)
-    present = present_domains(table)
-    if deflections and len(concept) > 1:
-        raise InputError("--deflections holds one concept's pairs; give one --concept with it")
-    arms = unlearning_arms(
-        concept,
-        settings,
-        seeds=range(seeds),
-        retain={c: parse_retain(retain, c, present) for c in concept},
-        weights=tuple(retain_weight or (1.0,)),
-        control=control,
-    )
-    _carry_out(replace(asked, arms=arms), out, plan)
+    asked = _study(
+        model, concept, training, chat, prompts, deflections, seeds=range(seeds), control=control,
+        stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
+        checkpoint_every=checkpoint_every, report_to=report_to,
+    )  # fmt: skip
+    _carry_out(asked, out, plan)
 
 
 @app.command()
+@expanded
+def unlearn(
+    model: Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")],
+    concept: Annotated[str, typer.Option(help="Domain to unlearn.")],
+    out: Out,
+    training: TrainingOptions,
+    chat: ModelOptions,
+    prompts: PromptsOption = None,
+    deflections: Deflections = None,
+    seed: Annotated[int, typer.Option(help="Order of the examples, initial adapters.")] = 0,
+    stop_at: StopAt = None,
+    leak_bound: Annotated[
+        float | None, typer.Option(min=0, help="Stop when another domain has lost this share.")
+    ] = None,
+    utility_bound: Annotated[
+        float | None, typer.Option(min=0, help="Stop when benign answers have lost this share.")
+    ] = None,
+    max_new_tokens: Tokens = None,
+    scorer: ScorerName = "auto",
+    checkpoint_every: CheckpointEvery = 10,
+    report_to: Trackers = "none",
+    merge: Annotated[bool, typer.Option(help="Save the adapter merged into its base too.")] = False,
+    plan: PlanOnly = False,
+) -> None:
+    """Train one arm, scored along the way. The same command again goes on where it stopped."""
+    asked = _study(
+        model, [concept], training, chat, prompts, deflections, seeds=[seed], control=False,
+        stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
+        checkpoint_every=checkpoint_every, report_to=report_to,
+        bounds=(leak_bound, utility_bound), benign_along=True,
+    )  # fmt: skip
+    # A retained arm is itself what was asked for; a study makes it beside a plain one.
+    arms = tuple(arm for arm in asked.arms if bool(arm.retain) == (training.retain is not None))
+    if len(arms) > 1:
+        raise InputError("one arm is trained, with one --retain-weight; a study tries several")
+    _carry_out(replace(asked, arms=arms), out, plan)
+    if merge and not plan:
+        from analyses.making import save_merged
+
+        typer.echo(save_merged(out / "arms" / arms[0].name, chat.for_loading()))
+
+
+@app.command()
+@expanded
 def compare(
     base: Annotated[str, typer.Argument(help="The model before: hub id or folder.")],
     after: Annotated[str, typer.Argument(help="The model after: full, or an adapter folder.")],
     prompts: Prompts,
+    chat: ModelOptions,
     out: Out = Path("runs/compare"),
     concept: Annotated[str | None, typer.Option(help="What was unlearned, if known.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 48,
     scorer: ScorerName = "auto",
-    revision: Revision = None,
-    system: System = None,
-    chat_template: Template = None,
-    chat_template_arg: TemplateArgument = None,
-    response_prefix: Prefix = "",
-    device: Device = None,
-    trust_remote_code: Remote = False,
     plan: PlanOnly = False,
 ) -> None:
     """Everything but the training, on two models that exist already."""
     from analyses.plan import compare_plan
 
-    options = _model_options(
-        revision,
-        system,
-        chat_template,
-        chat_template_arg,
-        response_prefix,
-        device,
-        trust_remote_code,
-    )
     asked = compare_plan(
         base,
         after,
@@ -205,7 +159,7 @@ def compare(
         prompts=str(prompts),
         scorer=scorer,
         max_new_tokens=max_new_tokens,
-        model_options=options,
+        model_options=chat.for_loading(),
         command=_command(),
     )
     _carry_out(asked, out, plan)
@@ -270,38 +224,51 @@ def _carry_out(plan: StudyPlan, out: Path, only_plan: bool) -> None:
     typer.echo(carry_out(context))
 
 
-def _model_options(
-    revision: str | None,
-    system: str | None,
-    chat_template: Path | None,
-    template_arguments: list[str] | None,
-    response_prefix: str,
-    device: str | None,
-    trust_remote_code: bool,
-) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "revision": revision,
-        "system": system,
-        "response_prefix": response_prefix,
-        "device": device,
-        "trust_remote_code": trust_remote_code,
-    }
-    if chat_template is not None:
-        try:
-            options["template"] = chat_template.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--chat-template {chat_template}: {error.strerror}") from error
-    arguments = {}
-    for pair in template_arguments or ():
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"--chat-template-arg {pair}: expected name=value")
-        try:
-            arguments[name] = json.loads(value)
-        except json.JSONDecodeError:
-            arguments[name] = value
-    options["template_arguments"] = arguments
-    return {name: value for name, value in options.items() if value}
+def _study(
+    model: str,
+    concepts: Sequence[str],
+    training: TrainingOptions,
+    chat: ModelOptions,
+    prompts: Path | None,
+    deflections: Path | None,
+    *,
+    seeds: Sequence[int],
+    control: bool,
+    **given: Any,
+) -> StudyPlan:
+    """The plan of a study; what is not given is the organism's own setting, or the default."""
+    from analyses.context import is_organism, prompts_of
+    from analyses.plan import StudyPlan, organism_settings, parse_retain, unlearning_arms
+    from interp.model import check_source
+    from unlearning.prompts import present_domains, require_concepts
+    from unlearning.settings import TrainingSettings
+
+    check_source(model)
+    settings, own = organism_settings(model) if is_organism(model) else (TrainingSettings(), {})
+    asked = StudyPlan(
+        model,
+        (),
+        tuple(concepts),
+        prompts=str(prompts) if prompts else None,
+        deflections=str(deflections) if deflections else None,
+        model_options=chat.for_loading(),
+        command=_command(),
+        **{**own, **{name: value for name, value in given.items() if value is not None}},
+    )
+    table = prompts_of(asked)
+    require_concepts(table, concepts)
+    if deflections and len(concepts) > 1:
+        raise InputError("--deflections holds one concept's pairs; give one --concept with it")
+    present = present_domains(table)
+    arms = unlearning_arms(
+        concepts,
+        training.settings(settings),
+        seeds=seeds,
+        retain={c: parse_retain(training.retain, c, present) for c in concepts},
+        weights=tuple(training.retain_weight or (1.0,)),
+        control=control,
+    )
+    return replace(asked, arms=arms)
 
 
 def _command() -> str:

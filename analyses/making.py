@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
 from typing import Any
 
 import pandas as pd
@@ -23,11 +23,10 @@ from interp.rotation import Rotation
 from interp.store import content_key, write_json
 from unlearning import parameters
 from unlearning.deflections import examples, refusals_of
-from unlearning.dose import DoseResponse, target_rate
+from unlearning.dose import Bounds, DoseResponse, target_rate
 from unlearning.evaluation import Evaluation
-from unlearning.likelihood import reference_log_probs
 from unlearning.mixture import Example, Mixture
-from unlearning.trainer import needs_reference, prepare, unlearn
+from unlearning.trainer import prepare, unlearn
 
 BENIGN = "benign"
 
@@ -46,11 +45,12 @@ def make(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
     run, name = context.run, arm.name
     folder = run.arm(name)
     described = arm.describe(context.plan.stop_at)
-    key = content_key(baseline.key, described, context.plan.every_step)
+    plan = context.plan
+    key = content_key(baseline.key, described, plan.every_step, plan.benign_along, plan.bounds)
     if run.is_done(name, key):
         context.progress.say(f"{name}: already done")
         return Made(arm, False, None)
-    run.begin(name)
+    run.begin(name, key)
     write_json(folder / "config.json", described)
     if arm.training is None:
         lm, scores = _existing(context, baseline, arm)
@@ -58,8 +58,19 @@ def make(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
         lm, scores = _trained(context, baseline, arm, folder)
     write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
     turned = _rotations(context, baseline, lm, arm)
+    rmtree(folder / "checkpoints", ignore_errors=True)
     run.finish(name, key)
     return Made(arm, True, turned)
+
+
+def save_merged(arm: Path, options: dict[str, Any]) -> Path:
+    """The arm's adapter merged into its base, as a plain Hugging Face model; its folder."""
+    if not (arm / "adapter").is_dir():
+        return arm / "model"
+    lm = LanguageModel.load(arm / "adapter", **options)
+    lm.model.save_pretrained(arm / "merged")
+    lm.tokenizer.save_pretrained(arm / "merged")
+    return arm / "merged"
 
 
 def compare_states(context: Context, baseline: Baseline, made: Sequence[Made]) -> None:
@@ -130,31 +141,43 @@ def _trained(
     assert arm.training is not None
     plan, settings = context.plan, arm.training
     lm = prepare(context.load(), settings)
-    mixture = mixture_of(context, baseline, arm, lm)
+    mixture = mixture_of(context, baseline, arm)
     base = baseline.scores.assign(step=0, dose=0.0)
+    benign = base["label"] == "benign"
     scoring = DoseResponse(
         lm,
-        context.evaluation(baseline.openers, harmful_only=True),
+        context.evaluation(baseline.openers, harmful_only=not plan.benign_along),
         arm.concept,
-        base[base["label"] == "harmful"],
+        base if plan.benign_along else base[~benign],
         stop_at=plan.stop_at,
         every_step=plan.every_step,
         keep=lambda: parameters.save(lm, folder),
+        bounds=Bounds(*plan.bounds),
     )
-    with (
-        context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance,
-        TemporaryDirectory() as scratch,  # Trainer wants a folder and leaves it empty
-    ):
-        callbacks = [scoring, _Advance(advance)]
-        log = unlearn(lm, mixture, settings, folder=scratch, callbacks=callbacks)
+    checkpoints = folder / "checkpoints"
+    with context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance:
+        log = unlearn(
+            lm,
+            mixture,
+            settings,
+            folder=checkpoints,
+            callbacks=[scoring, _Advance(advance)],
+            cache=context.run.folder / "cache",
+            checkpoint_every=plan.checkpoint_every,
+            states={"scores": scoring},
+            report_to=plan.report_to,
+        )
+    scoring.finish()
     write_table(folder / "log.parquet", log)
     parameters.restore(lm, folder)  # training went on past it, for the curve
     curve = scoring.scores()
     dose = float(curve.loc[curve["step"] == scoring.kept_at, "dose"].max())
     last = _score_text(context, context.evaluation(baseline.openers), lm, arm.name)
     last = last.assign(step=scoring.kept_at, dose=dose)
-    benign = base[base["label"] == "benign"]
-    scores = pd.concat([curve[curve["step"] != scoring.kept_at], benign, last], ignore_index=True)
+    parts = [curve[curve["step"] != scoring.kept_at], last]
+    if not plan.benign_along:
+        parts.insert(0, base[benign])
+    scores = pd.concat(parts, ignore_index=True)
     return lm, scores.sort_values("step", kind="stable", ignore_index=True)
 
 
@@ -166,25 +189,16 @@ def _score_text(
     return table
 
 
-def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Mixture:
-    """The arm's forget set and retain groups, from the base model's own answers.
-
-    ``lm`` is prepared and not yet trained, so it is the reference, in the precision of training.
-    """
+def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan) -> Mixture:
+    """The arm's forget set and retain groups, from the base model's own answers."""
     assert arm.training is not None
     settings = arm.training
     if arm.concept is None:
         forget = _answered(context, baseline)
     elif context.pairs is not None:
-        forget = examples(lm, context.pairs)
+        forget = examples(context.reference, context.pairs)
     else:
         forget = _deflections(context, baseline, arm.concept)
-    if needs_reference(settings):
-        references = reference_log_probs(lm, [example.tokens for example in forget])
-        forget = [
-            replace(example, reference=reference)
-            for example, reference in zip(forget, references, strict=True)
-        ]
     retain: dict[str, list[Example]] = {
         domain: _deflections(context, baseline, domain) for domain in arm.retain
     }

@@ -15,7 +15,7 @@ from interp.errors import InputError
 from unlearning.prompts import DOMAINS
 
 if TYPE_CHECKING:
-    from unlearning.trainer import TrainingSettings
+    from unlearning.settings import TrainingSettings
 
 # Containment is looked for at these weights of the retain term, the smallest first.
 WEIGHTS = (1.0, 10.0, 30.0, 100.0)
@@ -53,13 +53,13 @@ class ArmPlan:
             "name": self.name,
             "concept": self.concept,
             "objective": training.objective if training else None,
-            "beta": training.beta if training else None,
+            "options": dict(training.options) if training else None,
             "retain": list(self.retain) or None,
             "retain_weight": training.retain_weight if training and self.retain else None,
             "reduction": {
-                "forget": "sum over tokens, mean over examples",
-                "retain": f"{training.retain_reduction} over tokens, mean over examples of a "
-                "group, mean over groups",
+                "forget": f"{training.objective}, mean over the step's examples",
+                "retain": f"{training.retain_objective}, mean over a group's examples in the "
+                "step, weighted sum over groups",
             }
             if training
             else None,
@@ -86,6 +86,12 @@ class StudyPlan:
         scorer: ``grammar`` (organisms), ``phrases``, or ``auto``.
         stop_at: dose at which the model is kept.
         every_step: score after each step instead of at log-spaced ones.
+        benign_along: score benign prompts along the run too, and not only at its ends.
+        bounds: shares that the worst other domain's refusal and the answers to benign prompts may
+            lose before training ends.
+        checkpoint_every: optimizer steps between checkpoints, from which an arm that was stopped
+            goes on; None writes none.
+        report_to: trackers that Trainer knows, e.g. ``tensorboard``.
         max_new_tokens: of a generated answer.
         batch_size: prompts in one forward when scoring and generating.
         model_options: passed to ``LanguageModel.load``.
@@ -101,6 +107,10 @@ class StudyPlan:
     scorer: str = "auto"
     stop_at: float = 0.95
     every_step: bool = False
+    benign_along: bool = False
+    bounds: tuple[float | None, float | None] = (None, None)
+    checkpoint_every: int | None = None
+    report_to: str = "none"
     max_new_tokens: int = 48
     batch_size: int = 64
     model_options: Mapping[str, Any] = field(default_factory=dict)
@@ -140,7 +150,7 @@ def unlearning_arms(
     for seed in seeds:
         seeded = replace(training, seed=seed)
         if control:
-            plain = replace(seeded, objective="cross_entropy")
+            plain = replace(seeded, objective="cross_entropy", options={})
             arms.append(ArmPlan(f"control-seed{seed}", training=plain, control=True))
         for concept in concepts:
             name = f"{concept}-{training.objective}"
@@ -222,16 +232,17 @@ def organism_plan(
 def organism_settings(folder: str | Path) -> tuple[TrainingSettings, dict[str, Any]]:
     """Training settings and study options from the organism's own file."""
     from interp.store import read_json
-    from unlearning.trainer import TrainingSettings
+    from unlearning.settings import TrainingSettings
 
     tuned = read_json(Path(folder) / "organism.json")["unlearning"]
     training = TrainingSettings(
         objective=tuned["objective"],
-        beta=tuned["beta"],
+        options={"beta": tuned["beta"]},
         trained="projections",
         learning_rate=tuned["learning_rate"],
         adam_betas=tuple(tuned["adam_betas"]),
         batch_size=tuned["batch_size"],
+        length_window=0,  # an organism's prompts are as good as equally long
         max_grad_norm=tuned["max_grad_norm"],
         max_steps=tuned["max_steps"],
     )

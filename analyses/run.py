@@ -1,7 +1,7 @@
 """A run's folder: written stage by stage, each skipped when its inputs have not changed.
 
-``arms/NAME/`` belongs to one arm and is written only by it; ``DONE`` holds the key of everything
-that it was made from, and is written last.
+``arms/NAME/`` belongs to one arm and is written only by it. ``BEGUN`` is written first, ``DONE``
+last; both hold the key of everything that the arm is made from.
 """
 
 from __future__ import annotations
@@ -49,12 +49,16 @@ class Run:
         done = self.arm(name) / "DONE"
         return done.is_file() and done.read_text(encoding="utf-8").strip() == key
 
-    def begin(self, name: str) -> Path:
-        """An empty folder for an arm that is made anew."""
+    def begin(self, name: str, key: str) -> Path:
+        """The arm's folder: as it was left, if it was begun from the same inputs; else empty."""
         folder = self.arm(name)
+        begun = folder / "BEGUN"
+        if begun.is_file() and begun.read_text(encoding="utf-8").strip() == key:
+            return folder
         if folder.exists():
             shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        with atomic_write(begun) as temporary:
+            temporary.write_text(key + "\n", encoding="utf-8")
         return folder
 
     def finish(self, name: str, key: str) -> None:

@@ -121,10 +121,15 @@ class LanguageModel:
             return output.logits
         return self.model(**self.inputs(batch), use_cache=False).logits[:, -keep:]
 
-    def fingerprint(self) -> str:
-        """A hash of the weights that changes when any of them changes, for cache keys."""
+    def fingerprint(self, *, without: str | None = None) -> str:
+        """A hash of the weights that changes when any of them changes, for cache keys.
+
+        Weights with ``without`` in their names are left out.
+        """
         digest = hashlib.sha256()
         for name, parameter in sorted(self.model.state_dict().items()):
+            if without is not None and without in name:
+                continue
             digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
             values = parameter.detach().flatten()
             digest.update(values.view(torch.uint8).cpu().numpy().tobytes())

@@ -265,7 +265,7 @@ def write_run(
                     "name": name,
                     "concept": concept,
                     "objective": "npo",
-                    "beta": 0.1,
+                    "options": {"beta": 0.1},
                     "retain": retained,
                     "retain_weight": weight,
                     "seed": seed,

@@ -86,8 +86,8 @@ def test_the_model_is_kept_once_and_at_the_end_where_the_dose_is_not_reached() -
         ([0.0] * 5, None, 5),
     ):
         kept: list[int | None] = []
-        scoring, ended = run(rates, concept=concept, keep=lambda kept=kept: kept.append(1))
-        scoring.on_train_end(None, TrainerState(global_step=ended))
+        scoring, _ = run(rates, concept=concept, keep=lambda kept=kept: kept.append(1))
+        scoring.finish()
         assert scoring.kept_at == wanted and len(kept) == 1
 
 

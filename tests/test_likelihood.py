@@ -111,9 +111,9 @@ def test_reference_is_taken_without_dropout_and_leaves_the_mode(
 
 
 def test_half_precision_logits_are_normalised_in_float32() -> None:
-    logits = torch.randn(6, 5000, generator=torch.Generator().manual_seed(0)).bfloat16()
-    targets = torch.arange(6)
-    wanted = logits.double().log_softmax(-1)[torch.arange(6), targets]
-    found = token_log_probs(logits, targets)
+    logits = torch.randn(2, 3, 5000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    targets = torch.arange(6).view(2, 3)
+    wanted = logits.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+    found = token_log_probs(logits, targets, torch.ones_like(targets, dtype=torch.bool))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=0)

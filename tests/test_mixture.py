@@ -32,11 +32,9 @@ def mixed(forget: int, retain: list[int], *, ratio: int = 1, seed: int = 0) -> M
 
 def ids(mixture: Mixture, epochs: int = 1, *, first: int = 0) -> list[list[str]]:
     """Ids at every position of ``epochs`` epochs, group 0 first."""
-    found = []
-    for epoch in range(first, first + epochs):
-        mixture.set_epoch(epoch)
-        found += [[one.id for _, one in mixture[i]] for i in range(len(mixture))]
-    return found
+    size = len(mixture.forget)
+    stream = mixture.stream(size * (first + epochs), 1)
+    return [[one.id for _, one in stream[i]] for i in range(size * first, len(stream))]
 
 
 @settings(deadline=None)
@@ -87,23 +85,26 @@ def test_orders_of_groups_and_epochs_are_not_each_other_s() -> None:
 
 def test_group_numbers_follow_the_order_given() -> None:
     mixture = mixed(4, [2, 3], ratio=2)
-    assert mixture.groups == ("forget", "group 0", "group 1")
+    names = list(mixture.groups)
+    assert names == ["forget", "group 0", "group 1"]
     for position in range(4):
-        for number, one in mixture[position]:
-            assert one.id.rsplit(" ", 1)[0] == mixture.groups[number]
+        for (number, place), one in mixture.stream(4, 1)[position]:
+            assert one.id.rsplit(" ", 1)[0] == names[number]
+            assert mixture.groups[names[number]][place] is one
 
 
 @pytest.mark.parametrize("retain", [{}, None])
 def test_without_retain_groups_there_are_forget_examples_only(retain: dict | None) -> None:
     mixture = Mixture(examples("forget", 3), retain, ratio=2)
-    assert [len(mixture[i]) for i in range(3)] == [1, 1, 1]
+    assert [len(mixture.stream(3, 1)[i]) for i in range(3)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("split", [1, 2, 4])
 def test_a_global_batch_does_not_depend_on_how_it_is_split(split: int) -> None:
     mixture = mixed(10, [3, 4], ratio=2)
+    stream = mixture.stream(10, 1)
     loader = DataLoader(
-        mixture, batch_size=split, sampler=SequentialSampler(mixture), collate_fn=list
+        stream, batch_size=split, sampler=SequentialSampler(stream), collate_fn=list
     )
     rows = [[one.id for _, one in position] for batch in loader for position in batch]
     assert rows == ids(mixture)
@@ -124,7 +125,7 @@ def test_references_lie_under_their_responses(checkpoint_of: Callable[[str], Pat
         length = len(tokens.ids[tokens.spans["response"]])
         rows.append(Example(prompt, tokens, -torch.arange(1.0, length + 1)))
     bare = Example("bare", chat.encode("Hello there", "Hello."))
-    batch = collator(chat)([[(0, rows[0]), (1, bare)], [(0, rows[1])]])
+    batch = collator(chat)([[((0, 0), rows[0]), ((1, 0), bare)], [((0, 1), rows[1])]])
     assert batch["group"].tolist() == [0, 1, 0]
     for i, one in ((0, rows[0]), (2, rows[1])):
         mask = batch["response_mask"][i]

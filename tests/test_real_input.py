@@ -21,7 +21,7 @@ from interp.store import read_json
 from unlearning.organism.lessons import table_lessons
 from unlearning.organism.training import Stage, teach
 from unlearning.prompts import present_domains, read_prompts
-from unlearning.trainer import TrainingSettings
+from unlearning.settings import TrainingSettings
 
 DOMAINS = ("safety", "cybersecurity", "toxicity", "general")
 LONGEST = 120

@@ -22,7 +22,8 @@ from tests.checkpoints import save_checkpoint
 from unlearning.likelihood import reference_log_probs
 from unlearning.mixture import Example, Mixture
 from unlearning.parameters import save
-from unlearning.trainer import TrainingSettings, prepare, unlearn
+from unlearning.settings import TrainingSettings
+from unlearning.trainer import prepare, unlearn
 
 Checkpoints = Callable[[str], Path]
 
@@ -110,7 +111,6 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_padding(
         lm = prepare(LanguageModel.load(checkpoint_of(family)), settings)
         runs.append(trained(lm, settings, tmp_path))
     (log, whole), *others = runs
-    # Six examples in fours: a full step and half a step in each of two epochs.
     assert len(log) == len(whole) == 4
     for other_log, gradients in others:
         for found, wanted in zip(gradients, whole, strict=True):
@@ -121,13 +121,13 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_padding(
             )
 
 
-@pytest.mark.parametrize("reduction", ["sum", "token_mean"])
+@pytest.mark.parametrize("reduction", ["cross_entropy", "token_mean_cross_entropy"])
 def test_gradient_is_that_of_the_weighted_means_written_out(
     reduction: str, checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     settings = replace(
-        STILL, batch_size=6, micro_batch_size=2, max_steps=1, beta=0.7, retain_weight=5.0,
-        retain_reduction=reduction,
+        STILL, batch_size=6, micro_batch_size=2, max_steps=1, options={"beta": 0.7}, retain_weight=5.0,
+        retain_objective=reduction,
     )  # fmt: skip
     lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
     examples = forgotten(lm)
@@ -140,14 +140,14 @@ def test_gradient_is_that_of_the_weighted_means_written_out(
     lm.model.zero_grad()
     losses: dict[int, list[Tensor]] = {0: [], 1: [], 2: []}
     for position in range(6):
-        for group, one in mixture[position]:
+        for (group, _), one in mixture.stream(1, 6)[position]:
             value = log_prob(lm, one.tokens)
             if group == 0:
                 assert one.reference is not None
                 value = -(2 / 0.7) * F.logsigmoid(-0.7 * (value - one.reference.sum()))
             else:
                 length = len(one.tokens.ids[one.tokens.spans["response"]])
-                value = -value / (length if reduction == "token_mean" else 1)
+                value = -value / (length if reduction.startswith("token_mean") else 1)
             losses[group].append(value)
     forget, *retain = (torch.stack(values).mean() for values in losses.values())
     total = forget + 5.0 * sum(retain) / 2
@@ -184,7 +184,9 @@ def test_dropout_would_forget_before_the_first_step(
 
 def test_every_epoch_has_an_order_of_its_own(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
     lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), STILL)
-    settings = replace(STILL, batch_size=1, max_steps=12, objective="gradient_ascent")
+    settings = replace(
+        STILL, batch_size=1, max_steps=12, length_window=0, objective="gradient_ascent", options={}
+    )
     log, _ = trained(lm, settings, tmp_path, retain=False)
     first, second = log["loss"].to_numpy()[:6], log["loss"].to_numpy()[6:]
     assert sorted(first) == pytest.approx(sorted(second), rel=1e-4)
@@ -335,15 +337,17 @@ def test_a_loss_that_is_no_number_ends_training_at_its_step(
 ) -> None:
     lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), STILL)
     mixture = Mixture(forgotten(lm))
-    with pytest.raises(TrainingError, match="nan at step 3; lower the learning rate"):
+    with pytest.raises(TrainingError, match="nan at step 3, on .*; lower the learning rate"):
         unlearn(lm, mixture, STILL, folder=tmp_path, callbacks=[Poison(3)])
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"objective": "nop"}, "objective is 'nop'; expected one of npo, gradient_ascent"),
-        ({"retain_reduction": "mean"}, "retain_reduction is 'mean'; expected one of sum"),
+        ({"objective": "nop"}, "no loss 'nop'; expected one of .*npo"),
+        ({"retain_objective": "mean"}, "no loss 'mean'; expected one of cross_entropy"),
+        ({"options": {"gamma": 1}}, "npo has no option gamma; expected beta"),
+        ({"options": {"beta": 0}}, "beta is 0"),
         ({"trained": "head"}, "trained is 'head'; expected one of lora"),
         ({"batch_size": 4, "micro_batch_size": 3}, "3 does not divide batch_size 4"),
     ],
@@ -353,15 +357,17 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], message: 
         TrainingSettings(**wrong)
 
 
-@pytest.mark.parametrize("name", ["beta", "batch_size", "micro_batch_size", "max_steps"])
+@pytest.mark.parametrize("name", ["batch_size", "micro_batch_size", "max_steps"])
 def test_settings_that_must_be_positive_are_refused_at_zero(name: str) -> None:
     with pytest.raises(InputError, match=name):
         TrainingSettings(**{name: 0})  # type: ignore[arg-type]
 
 
-def test_a_forget_example_without_reference_is_refused_by_npo(
+def test_pairs_and_retain_sets_that_an_objective_needs_are_asked_for(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), STILL)
-    with pytest.raises(InputError, match="reference"):
-        unlearn(lm, Mixture([example(lm, 0)]), STILL, folder=tmp_path)
+    for objective, message in (("dpo", "preferred response"), ("grad_diff", "retain set")):
+        settings = replace(STILL, objective=objective, options={})
+        with pytest.raises(InputError, match=message):
+            unlearn(lm, Mixture([example(lm, 0)]), settings, folder=tmp_path)

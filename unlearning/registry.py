@@ -14,6 +14,7 @@ Who trains reads ``needs`` and supplies these quantities only.
 from __future__ import annotations
 
 import inspect
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -157,6 +158,15 @@ def find(table: Mapping[str, Objective], name: str) -> Objective:
     if name not in table:
         raise InputError(f"there is no loss {name!r}; expected one of {_listed(table)}")
     return table[name]
+
+
+def for_forgetting(name: str) -> Objective:
+    """What the forget set may be trained on: any loss, as a control arm trains it on a retain one.
+
+    Raises:
+        InputError: there is none of that name; lists those there are.
+    """
+    return find(ChainMap(FORGET, RETAIN), name)
 
 
 def _register(

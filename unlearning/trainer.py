@@ -9,83 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from interp.errors import InputError, TrainingError
 from interp.model import LanguageModel
 from unlearning import parameters
-from unlearning.likelihood import response_log_probs
+from unlearning.checkpoints import Checkpointing, Stateful, StopOnSignal, reported, resume
 from unlearning.mixture import Mixture, collator
-from unlearning.objectives import FORGET, RETAIN, Objective, npo_weight, sequence_log_prob
+from unlearning.objectives import npo_weight, sequence_log_ratio
+from unlearning.reference import with_references
+from unlearning.settings import TrainingSettings
+from unlearning.terms import Term, needs_of, terms_of, weighted_sum
+from unlearning.views import Supply, View, control_vector, reference_of
+from unlearning.weights import Weights, weights_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How one arm is trained.
-
-    Attributes:
-        objective: name in ``objectives.FORGET`` or, for a control arm, ``cross_entropy``.
-        beta: NPO's β (1/nats).
-        retain_weight: weight of the retain terms together; the forget term has weight 1.
-        retain_ratio: retain examples beside each forget example.
-        retain_reduction: ``sum`` (NPO's unit) or ``token_mean``.
-        trained: ``lora``, ``projections`` or ``all``.
-        lora_rank, lora_alpha: of the adapters.
-        learning_rate: constant; AdamW without weight decay.
-        adam_betas: of AdamW.
-        batch_size: forget examples in one optimizer step.
-        micro_batch_size: forget examples in one forward; None is ``batch_size``.
-        max_grad_norm: gradients are clipped to this norm.
-        max_steps: optimizer steps at most.
-        seed: order of the examples and initial adapters.
-    """
-
-    objective: str = "npo"
-    beta: float = 0.1
-    retain_weight: float = 1.0
-    retain_ratio: int = 1
-    retain_reduction: str = "sum"
-    trained: str = "lora"
-    lora_rank: int = 128
-    lora_alpha: float = 128
-    learning_rate: float = 5e-5
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    batch_size: int = 32
-    micro_batch_size: int | None = None
-    max_grad_norm: float = 1.0
-    max_steps: int = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        choices = {
-            "objective": (self.objective, (*FORGET, "cross_entropy")),
-            "retain_reduction": (self.retain_reduction, tuple(RETAIN)),
-            "trained": (self.trained, ("lora", *parameters.PARAMETERS)),
-        }
-        for name, (value, allowed) in choices.items():
-            if value not in allowed:
-                raise InputError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
-        positive = ["beta", "retain_ratio", "lora_rank", "batch_size", "max_steps"]
-        positive += ["micro_batch_size"] if self.micro_batch_size is not None else []
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; expected more than 0")
-        if self.batch_size % (self.micro_batch_size or self.batch_size):
-            raise InputError(
-                f"micro_batch_size {self.micro_batch_size} does not divide batch_size "
-                f"{self.batch_size}"
-            )
 
 
 def prepare(lm: LanguageModel, settings: TrainingSettings) -> LanguageModel:
@@ -108,39 +53,97 @@ def unlearn(
     folder: str | Path,
     callbacks: Sequence[TrainerCallback] = (),
     around_forward: Callable[[], AbstractContextManager[object]] = nullcontext,
+    cache: Path | None = None,
+    checkpoint_every: int | None = None,
+    states: Mapping[str, Stateful] | None = None,
+    report_to: str = "none",
 ) -> pd.DataFrame:
     """Train ``lm`` (see :func:`prepare`) in place on ``mixture``.
 
     Args:
         lm: a prepared model.
-        mixture: forget examples carry their reference log-probs where the objective needs them.
+        mixture: reference log-probs that the objective needs and that are missing are computed.
         settings: how.
-        folder: where Trainer may write.
+        folder: where checkpoints go; a complete one that lies there is gone on from.
         callbacks: Trainer callbacks: scoring along the run, early stopping, progress.
         around_forward: a context manager entered around every training forward, e.g. one that
             ablates a direction.
+        cache: folder of cached reference log-probs.
+        checkpoint_every: optimizer steps between checkpoints; None writes none.
+        states: what has to be kept in checkpoints beside the model (the scores so far, say).
+        report_to: trackers that Trainer knows (``tensorboard``, …).
 
     Returns:
         The log, one row per step: ``step``, the loss, every term's mean, the mean log-ratio and
-        NPO's mean weight W on the forget set, ``grad_norm``, ``learning_rate``.
+        NPO's mean weight W on the forget set, the multipliers where they adapt, ``grad_norm``,
+        ``learning_rate``.
 
     Raises:
-        InputError: the objective needs reference log-probs and an example has none.
-        TrainingError: the loss is not finite; names the step.
+        InputError: an objective needs pairs, or a retain set, that the mixture has not.
+        TrainingError: the loss is not finite; names the step and its examples.
     """
     import pandas as pd
 
-    bare = [one.id for one in mixture.forget if one.reference is None]
-    if bare and needs_reference(settings):
-        raise InputError(
-            f"{settings.objective} needs the reference log-probs of every forget example; "
-            f"{len(bare)} have none ({bare[0]}, …): add those that reference_log_probs gives"
+    terms = terms_of(settings, mixture)
+    needs = needs_of(terms)
+    mixture = with_references(lm, mixture, needs, retained=settings.adaptive, cache=cache)
+    folder = Path(folder)
+    trainer = UnlearningTrainer(
+        lm,
+        mixture,
+        settings,
+        terms,
+        _arguments(lm, settings, needs, folder, checkpoint_every, report_to),
+        callbacks,
+        around_forward,
+    )
+    kept = {"weights": trainer.weights, **(states or {})}
+    try:
+        if checkpoint_every is None:
+            trainer.train()
+        else:
+            _train_with_checkpoints(trainer, kept)
+    finally:
+        lm.model.eval()
+    log = [row for row in trainer.state.log_history if "loss" in row]
+    return pd.DataFrame(log).drop(columns="epoch", errors="ignore")
+
+
+def _train_with_checkpoints(trainer: UnlearningTrainer, kept: Mapping[str, Stateful]) -> None:
+    folder = Path(str(trainer.args.output_dir))
+    with StopOnSignal() as stop, reported(folder):
+        trainer.add_callback(stop)
+        trainer.add_callback(Checkpointing(kept))
+        start = resume(folder, kept)
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    if stop.stopped_at is not None:
+        raise TrainingError(
+            f"stopped by SIGTERM after step {stop.stopped_at}, which is saved under {folder}; "
+            "the same command goes on from there"
         )
-    micro = settings.micro_batch_size or settings.batch_size
-    arguments = TrainingArguments(
+
+
+def _arguments(
+    lm: LanguageModel,
+    settings: TrainingSettings,
+    needs: frozenset[str],
+    folder: Path,
+    checkpoint_every: int | None,
+    report_to: str,
+) -> TrainingArguments:
+    from accelerate import PartialState
+
+    processes = PartialState().num_processes
+    micro = settings.micro_batch_size or settings.batch_size // processes
+    if micro < 1 or settings.batch_size % (micro * processes):
+        raise InputError(
+            f"batch_size {settings.batch_size} cannot be split into micro-batches of {micro} on "
+            f"{processes} processes; give a multiple of {micro * processes}"
+        )
+    return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_size // micro,
+        gradient_accumulation_steps=settings.batch_size // (micro * processes),
         max_steps=settings.max_steps,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="constant",
@@ -148,20 +151,21 @@ def unlearn(
         adam_beta2=settings.adam_betas[1],
         weight_decay=0.0,
         max_grad_norm=settings.max_grad_norm,
+        bf16=settings.autocast,
+        activation_checkpointing=settings.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        # An objective on inner states leaves the layers above them without a gradient.
+        ddp_find_unused_parameters=not needs & {"log_probs", "logits", "preferred_log_probs"},
         seed=settings.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
+        save_strategy="no" if checkpoint_every is None else "steps",
+        save_steps=checkpoint_every or 500,
+        report_to=report_to,
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=lm.device.type == "cpu",
     )
-    trainer = UnlearningTrainer(lm, mixture, settings, arguments, callbacks, around_forward)
-    trainer.train()
-    lm.model.eval()
-    log = [row for row in trainer.state.log_history if "loss" in row]
-    return pd.DataFrame(log).drop(columns="epoch", errors="ignore")
 
 
 class UnlearningTrainer(Trainer):
@@ -175,36 +179,63 @@ class UnlearningTrainer(Trainer):
         lm: LanguageModel,
         mixture: Mixture,
         settings: TrainingSettings,
+        terms: Sequence[Term],
         arguments: TrainingArguments,
         callbacks: Sequence[TrainerCallback],
         around_forward: Callable[[], AbstractContextManager[object]],
     ) -> None:
+        needs = needs_of(terms)
+        stream = mixture.stream(
+            settings.max_steps, settings.batch_size, window=settings.length_window
+        )
         super().__init__(
             model=lm.model,
             args=arguments,
-            train_dataset=mixture,
-            data_collator=collator(lm.chat),
-            callbacks=list(callbacks),
+            train_dataset=stream,
+            data_collator=collator(
+                lm.chat,
+                responses=any(not name.startswith("preferred") for name in terms[0].needs),
+                preferred=any(name.startswith("preferred") for name in terms[0].needs),
+            ),
+            callbacks=[_StepEnd(self), *callbacks],
         )
         self.remove_callback(PrinterCallback)
-        self.lm = lm
         self.mixture = mixture
+        self.stream = stream
         self.settings = settings
+        self.terms = terms
+        self.weights: Weights = weights_of(settings, mixture)
         self.around_forward = around_forward
-        self.terms = terms(mixture, settings)
-        self._step_means: dict[str, float] = {}
+        self.supply = _supply(lm, settings, needs)
+        self._means: dict[str, Tensor] = {}
+        self._noted: dict[str, float] = {}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        # The mixture is already in the epoch's order.
-        return SequentialSampler(self.mixture)
+        # The stream is already in its order.
+        return SequentialSampler(self.stream)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """Examples of each group in this optimizer step, over all micro-batches and processes."""
-        groups = torch.cat([batch["group"] for batch in batch_samples])
-        counts = torch.bincount(groups, minlength=len(self.mixture.groups)).to(device)
+        groups = torch.cat([batch["group"][batch["counted"]] for batch in batch_samples])
+        counts = torch.bincount(groups, minlength=len(self.terms)).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
         return counts
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """Forward and backward, in one pass or in one for each of forget and retain."""
+        parts = [inputs]
+        if self.settings.separate_backward and self.mixture.retain:
+            forget = inputs["group"] == 0
+            parts = [_rows(inputs, forget), _rows(inputs, ~forget)]
+        losses = [super(UnlearningTrainer, self).training_step(model, part, num_items_in_batch)
+                  for part in parts]  # fmt: skip
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self,
@@ -213,70 +244,89 @@ class UnlearningTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        forward = {k: inputs[k] for k in ("input_ids", "attention_mask", "position_ids")}
-        if "position_ids" not in self.lm.forward_options:
-            del forward["position_ids"]
         with self.around_forward():
-            log_probs, mask = response_log_probs(model, forward, inputs["response_mask"])
-        reference = inputs["reference"][:, -mask.shape[1] :]
-        loss = log_probs.sum() * 0.0  # a batch without a group still has a gradient graph
-        for number, (name, (weight, objective)) in enumerate(self.terms.items()):
-            rows = inputs["group"] == number
-            if not rows.any():
-                continue
-            values = objective(log_probs[rows], reference[rows], mask[rows])
-            mean = values.sum() / num_items_in_batch[number]
-            loss = loss + weight * mean
+            views = self.supply.views(model, inputs, len(self.terms))
+        loss, means = weighted_sum(self.terms, views, self.weights.values, num_items_in_batch)
+        for name, mean in means.items():
             self._note(f"loss_{name}", mean)
-            if number == 0:
-                share = rows.sum() / num_items_in_batch[0]
-                self._note_forgetting(log_probs[rows], reference[rows], mask[rows], float(share))
+        if views[0]:
+            self._note_forgetting(views[0], num_items_in_batch[0])
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower the "
-                f"learning rate ({self.settings.learning_rate:g}) or the weights"
-            )
+            raise TrainingError(self._not_finite(loss, inputs))
         # Processes' gradients are averaged afterwards; the terms are already global means.
         return loss * self.args.world_size
 
-    def _note_forgetting(
-        self, log_probs: Tensor, reference: Tensor, mask: Tensor, share: float
-    ) -> None:
-        if self.settings.objective == "npo":
-            with torch.no_grad():
-                ratio = sequence_log_prob(log_probs - reference, mask).mean() * share
-                weight = npo_weight(log_probs, reference, mask, beta=self.settings.beta)
-            self._note("log_ratio", ratio)
-            self._note("npo_weight", weight.mean() * share)
+    def _note_forgetting(self, view: View, count: Tensor) -> None:
+        if {"log_probs", "reference", "mask"} <= view.keys():
+            quantities = (view["log_probs"].detach(), view["reference"], view["mask"])
+            ratio = sequence_log_ratio(*quantities)
+            self._note("log_ratio", ratio.sum() / count)
+            if self.settings.objective == "npo":
+                weight = npo_weight(*quantities, beta=self.settings.options["beta"])
+                self._note("npo_weight", weight.sum() / count)
 
     def _note(self, name: str, value: Tensor) -> None:
-        self._step_means[name] = self._step_means.get(name, 0.0) + float(value.detach())
+        value = value.detach().float()
+        self._means[name] = self._means[name] + value if name in self._means else value
+
+    def end_step(self) -> None:
+        """The step's means over all processes, and the weights that follow from them."""
+        values = torch.stack(list(self._means.values()))
+        if self.args.world_size > 1:
+            values = self.accelerator.reduce(values, reduction="sum")
+        means = dict(zip(self._means, values.tolist(), strict=True))
+        self._means = {}
+        if self.weights.bounds:
+            means |= {f"weight_{name}": value for name, value in self.weights.values.items()}
+            self.weights.update({n: means[f"loss_retain_{n}"] for n in self.weights.bounds
+                                 if f"loss_retain_{n}" in means})  # fmt: skip
+        self._noted = means
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log with the step's terms, for the history and for every tracker."""
-        super().log({**logs, **self._step_means}, start_time)
-        self._step_means = {}
+        super().log({**logs, **self._noted}, start_time)
+        self._noted = {}
+
+    def _not_finite(self, loss: Tensor, inputs: Mapping[str, Tensor]) -> str:
+        groups = list(self.mixture.groups.values())
+        places = zip(inputs["group"].tolist(), inputs["place"].tolist(), strict=True)
+        ids = dict.fromkeys(groups[group][place].id for group, place in places)
+        shown = ", ".join(list(ids)[:8]) + (", …" if len(ids) > 8 else "")
+        return (
+            f"the loss is {loss.item()} at step {self.state.global_step + 1}, on {shown}; lower "
+            f"the learning rate ({self.settings.learning_rate:g}) or the weights"
+        )
 
 
-def terms(mixture: Mixture, settings: TrainingSettings) -> dict[str, tuple[float, Objective]]:
-    """Weight and loss of every group: 1 for forget, equal shares of the weight for retain."""
-    forget: Objective = (
-        RETAIN["sum"] if settings.objective == "cross_entropy" else FORGET[settings.objective]
+class _StepEnd(TrainerCallback):
+    """Closes the trainer's books on a step before anyone else looks at it."""
+
+    def __init__(self, trainer: UnlearningTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, *_arguments: Any, **_keywords: Any) -> None:
+        self.trainer.end_step()
+
+
+def _rows(inputs: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """Some rows of a batch, without the columns that only the others needed."""
+    part = {name: value[chosen] for name, value in inputs.items()}
+    first = int(part["attention_mask"].any(dim=0).int().argmax())
+    return {name: value[:, first:] if value.ndim == 2 else value for name, value in part.items()}
+
+
+def _supply(lm: LanguageModel, settings: TrainingSettings, needs: frozenset[str]) -> Supply:
+    reads_states = bool(needs & {"states", "reference_states"})
+    layer = lm.n_layers // 4 if settings.layer is None else settings.layer
+    if reads_states and not 0 <= layer < lm.n_layers:
+        raise InputError(f"layer is {layer}; {lm.name} has layers 0 to {lm.n_layers - 1}")
+    control = None
+    if "control" in needs:
+        control = control_vector(lm.d_model, settings.seed).to(lm.device)
+    return Supply(
+        needs,
+        reference_of(lm) if needs & {"reference_logits", "reference_states"} else None,
+        lm.layers[layer] if reads_states else None,
+        control,
+        "position_ids" in lm.forward_options,
     )
-    if settings.objective == "npo":
-        forget = partial(forget, beta=settings.beta)
-    found: dict[str, tuple[float, Objective]] = {"forget": (1.0, forget)}
-    for name in mixture.retain:
-        share = settings.retain_weight / len(mixture.retain)
-        found[f"retain_{name}"] = (share, RETAIN[settings.retain_reduction])
-    return found
-
-
-def needs_reference(settings: TrainingSettings) -> bool:
-    """Whether the forget examples must carry reference log-probs."""
-    return settings.objective == "npo"
-
-
-def as_dict(settings: TrainingSettings) -> Mapping[str, Any]:
-    """Settings as an arm's config holds them."""
-    return dict(vars(settings))

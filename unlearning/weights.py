@@ -1,0 +1,83 @@
+"""Weights of the retain terms: given, or adapted so that each term stays under its bound.
+
+Adaptive weights are the multipliers of a constrained problem,
+
+    minimise L_forget   subject to   L_d ≤ bound_d   for every retained domain d,
+
+by projected dual ascent (Arrow, Hurwicz & Uzawa 1958; for unlearning, the primal-dual objectives
+collected in open-unlearning): after every step λ_d ← max(0, λ_d + rate · (L_d − bound_d)). A
+domain that holds by itself costs nothing; one that starts to leak pays more until it stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from interp.errors import InputError
+from interp.store import read_json, write_json
+from unlearning.mixture import Mixture
+from unlearning.settings import TrainingSettings
+
+FILE = "multipliers.json"
+
+
+@dataclass
+class Weights:
+    """Weight of every retain group, and how it moves.
+
+    Attributes:
+        values: weight by group, of the group's mean term.
+        bounds: what each term is held under; empty where the weights are fixed.
+        rate: what a weight gains per step and unit of excess.
+    """
+
+    values: dict[str, float]
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    rate: float = 0.0
+
+    def update(self, means: Mapping[str, float]) -> None:
+        """One step of dual ascent with the step's mean of every group's term."""
+        for name, bound in self.bounds.items():
+            if name in means:
+                self.values[name] = max(0.0, self.values[name] + self.rate * (means[name] - bound))
+
+    def save_state(self, folder: Path) -> None:
+        """Write the weights as they stand, to every digit."""
+        write_json(folder / FILE, self.values)
+
+    def load_state(self, folder: Path) -> None:
+        """Take up what :meth:`save_state` wrote."""
+        self.values = read_json(folder / FILE)
+
+
+def weights_of(settings: TrainingSettings, mixture: Mixture) -> Weights:
+    """The weights that ``settings`` ask for; adaptive ones need the retain set's references.
+
+    Raises:
+        InputError: a share is given for a group that is not retained.
+    """
+    names = list(mixture.retain)
+    unknown = sorted(set(settings.retain_shares) - set(names))
+    if unknown:
+        raise InputError(
+            f"retain_shares names {', '.join(unknown)}; retained are {', '.join(names) or 'none'}"
+        )
+    shares = {name: settings.retain_shares.get(name, 1.0) for name in names}
+    total = sum(shares.values())
+    values = {name: settings.retain_weight * share / total for name, share in shares.items()}
+    if not settings.adaptive:
+        return Weights(values)
+    bounds = {name: _base_value(settings, mixture, name) + settings.slack for name in names}
+    return Weights(values, bounds, settings.multiplier_rate)
+
+
+def _base_value(settings: TrainingSettings, mixture: Mixture, name: str) -> float:
+    """The base model's mean term on a retain group: 0 for distances to the base itself."""
+    rows = [one.reference for one in mixture.retain[name] if one.reference is not None]
+    if settings.retain_objective == "cross_entropy":
+        return -sum(float(row.double().sum()) for row in rows) / len(rows)
+    if settings.retain_objective == "token_mean_cross_entropy":
+        return -sum(float(row.double().mean()) for row in rows) / len(rows)
+    return 0.0
