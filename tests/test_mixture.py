@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from interp.chat import Tokens
 from interp.errors import InputError
 from interp.model import LanguageModel
-from unlearning.mixture import Example, Mixture, collator
+from unlearning.mixture import Example, Mixture, Place, Stream, collator
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 
@@ -108,6 +109,121 @@ def test_a_global_batch_does_not_depend_on_how_it_is_split(split: int) -> None:
     )
     rows = [[one.id for _, one in position] for batch in loader for position in batch]
     assert rows == ids(mixture)
+
+
+# Rows of like length together
+
+
+def long_and_short(forget: int, retain: list[int], *, ratio: int = 1, seed: int = 0) -> Mixture:
+    """A mixture whose rows have 1 to 200 tokens, most of them few, as real responses have."""
+    rng = np.random.default_rng((seed, 7))
+
+    def group(name: str, count: int) -> list[Example]:
+        lengths = np.minimum(rng.geometric(0.03, size=count), 200)
+        return [Example(f"{name} {i}", Tokens((0,) * int(n), {})) for i, n in enumerate(lengths)]
+
+    groups = {f"group {i}": group(f"group {i}", size) for i, size in enumerate(retain)}
+    return Mixture(group("forget", forget), groups, ratio=ratio, seed=seed)
+
+
+def placed(stream: Stream) -> list[list[Place]]:
+    return [[place for place, _ in stream[position]] for position in range(len(stream))]
+
+
+def padding(stream: Stream) -> int:
+    """Tokens that a run adds to its rows, every batch padded to its longest."""
+    size, added = stream.batch_size, 0
+    for start in range(0, len(stream), size):
+        rows = [len(one.tokens) for i in range(start, start + size) for _, one in stream[i]]
+        added += len(rows) * max(rows) - sum(rows)
+    return added
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 20),
+    SIZES,
+    st.integers(1, 3),
+    st.integers(0, 99),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 11),
+)
+def test_a_window_keeps_its_examples_and_each_batch_its_groups(
+    forget: int, retain: list[int], ratio: int, seed: int, window: int, batch: int, steps: int
+) -> None:
+    mixture = long_and_short(forget, retain, ratio=ratio, seed=seed)
+    # Not every number of steps is a multiple of the window: the last one is then short.
+    plain = placed(mixture.stream(steps, batch))
+    sorted_by_length = placed(mixture.stream(steps, batch, window=window))
+    assert len(plain) == len(sorted_by_length) == steps * batch
+    for was, now in zip(plain, sorted_by_length, strict=True):
+        assert [group for group, _ in was] == [group for group, _ in now]
+    for start in range(0, steps * batch, window * batch):
+        inside = slice(start, start + window * batch)
+        assert Counter(chain(*sorted_by_length[inside])) == Counter(chain(*plain[inside]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_windows_save_padding(seed: int) -> None:
+    mixture = long_and_short(60, [40, 25], ratio=2, seed=seed)
+    without, two, eight = (padding(mixture.stream(24, 4, window=w)) for w in (0, 2, 8))
+    assert eight < two < without
+    assert eight < 0.5 * without
+
+
+def test_a_window_of_one_batch_changes_only_who_stands_where_in_it() -> None:
+    mixture = long_and_short(20, [9], seed=2)
+    assert padding(mixture.stream(10, 4, window=1)) == padding(mixture.stream(10, 4))
+
+
+def test_batches_of_a_window_do_not_come_by_length() -> None:
+    """Or training would see its long rows at the same phase of every window."""
+    mixture = long_and_short(64, [], seed=1)
+    stream = mixture.stream(64, 4, window=8)
+    longest = [max(len(one.tokens) for i in range(4 * b, 4 * b + 4) for _, one in stream[i])
+               for b in range(64)]  # fmt: skip
+    ranks = np.argsort(np.argsort(np.reshape(longest, (8, 8)), axis=1), axis=1)
+    assert len({tuple(row) for row in ranks.tolist()}) > 4
+    assert not any((np.diff(row) >= 0).all() or (np.diff(row) <= 0).all() for row in ranks)
+
+
+def test_the_order_in_windows_is_a_function_of_the_seed_only() -> None:
+    def order(seed: int) -> list[list[Place]]:
+        np.random.seed(len(orders))  # noqa: NPY002
+        torch.manual_seed(len(orders))
+        # The same lengths whatever the seed of the order is.
+        drawn = long_and_short(20, [9, 5], ratio=2)
+        mixture = Mixture(drawn.forget, drawn.retain, ratio=2, seed=seed)
+        return placed(mixture.stream(12, 4, window=3))
+
+    orders: list[list[list[Place]]] = []
+    for seed in (0, 0, 1):
+        orders.append(order(seed))
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("window", [0, 1, 3, 100])
+def test_a_run_resumed_by_skipping_positions_sees_the_rows_it_would_have_seen(window: int) -> None:
+    mixture = long_and_short(13, [5, 8], ratio=2, seed=4)
+    whole = placed(mixture.stream(10, 4, window=window))
+    for first in (1, 4, 12, 23, 39):
+        stream = mixture.stream(10, 4, window=window)
+        assert [[place for place, _ in stream[i]] for i in range(first, 40)] == whole[first:]
+    backwards = mixture.stream(10, 4, window=window)
+    assert [[place for place, _ in backwards[i]] for i in reversed(range(40))] == whole[::-1]
+
+
+def test_a_longer_run_begins_as_a_shorter_one_up_to_its_last_whole_window() -> None:
+    mixture = long_and_short(13, [5, 8], ratio=2, seed=4)
+    short, long = (placed(mixture.stream(steps, 4, window=3)) for steps in (10, 25))
+    assert long[:36] == short[:36]
+
+
+@pytest.mark.parametrize("position", [-1, 40, 1000])
+def test_a_stream_ends(position: int) -> None:
+    with pytest.raises(IndexError):
+        mixed(3, [2]).stream(10, 4, window=3)[position]
 
 
 def test_nothing_to_forget_and_empty_groups_are_refused() -> None:
