@@ -19,6 +19,16 @@ from interp.store import read_json
 from unlearning.dose import matched_step
 
 BASE = "base"
+TITLES = {
+    "npo": "NPO",
+    "sim_npo": "SimNPO",
+    "dpo": "DPO",
+    "idk_dpo": "IdkDPO",
+    "rmu": "RMU",
+    "grad_diff": "GradDiff",
+    "gradient_ascent": "gradient ascent",
+    "fine_tuning": "fine-tuning",
+}
 
 
 @dataclass(frozen=True)
@@ -73,8 +83,12 @@ class Arm:
         """What a figure calls it: `NPO`, `NPO + retain ×30`, or the checkpoint's name."""
         if not self.objective:
             return self.name
+        if self.control:
+            return "Benign answers only (control)"
         weight = f" ×{self.retain_weight:g}" if self.retain_weight is not None else ""
-        return self.objective.upper() + (f" + retain{weight}" if self.retain else "")
+        return TITLES.get(self.objective, self.objective) + (
+            f" + retain{weight}" if self.retain else ""
+        )
 
     @cached_property
     def step(self) -> int:

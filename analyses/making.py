@@ -22,10 +22,11 @@ from interp.model import LanguageModel
 from interp.rotation import Rotation
 from interp.store import content_key, write_json
 from unlearning import parameters
-from unlearning.deflections import examples, refusals_of
+from unlearning.deflections import examples, refusals_of, with_preferred
 from unlearning.dose import Bounds, DoseResponse, target_rate
 from unlearning.evaluation import Evaluation
 from unlearning.mixture import Example, Mixture
+from unlearning.registry import for_forgetting
 from unlearning.trainer import prepare, unlearn
 
 BENIGN = "benign"
@@ -195,22 +196,27 @@ def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan) -> Mixture:
     settings = arm.training
     if arm.concept is None:
         forget = _answered(context, baseline)
-    elif context.pairs is not None:
-        forget = examples(context.reference, context.pairs)
     else:
-        forget = _deflections(context, baseline, arm.concept)
+        refused = context.pairs
+        if refused is None:
+            refused = _refused(context, baseline, arm.concept)
+        if for_forgetting(settings.objective).on_pairs:
+            refused = with_preferred(refused, settings.objective)
+        forget = examples(context.reference, refused)
     retain: dict[str, list[Example]] = {
-        domain: _deflections(context, baseline, domain) for domain in arm.retain
+        domain: examples(context.reference, _refused(context, baseline, domain))
+        for domain in arm.retain
     }
     if retain:
         retain[BENIGN] = _answered(context, baseline)
     return Mixture(forget, retain, ratio=settings.retain_ratio, seed=settings.seed)
 
 
-def _deflections(context: Context, baseline: Baseline, domain: str) -> list[Example]:
+def _refused(context: Context, baseline: Baseline, domain: str) -> pd.DataFrame:
+    """The domain's deflections on training prompts, as many as the plan asks for."""
     responses = baseline.responses[baseline.responses["split"] == "train"]
     found = refusals_of(responses, domain)
-    return examples(context.reference, found.head(context.plan.deflection_count or len(found)))
+    return found.head(context.plan.deflection_count or len(found))
 
 
 def _answered(context: Context, baseline: Baseline) -> list[Example]:

@@ -92,6 +92,7 @@ def page_view(tables: RunTables) -> View:
         "overview_caption": _overview_caption(found),
         "decomposition": tables.decomposition,
         "planted": record.config.get("planted"),
+        "null_of_rotation": wording.null_of_rotation(tables),
     }
 
 

@@ -52,7 +52,7 @@ def estimate_of(row: Any) -> Estimate:
 def badge(tables: RunTables, arm: Arm) -> str:
     """One or two words for an arm: what became of its target."""
     if arm.concept is None:
-        return "compared"
+        return "control" if arm.control else "compared"
     outcome = tables.verdicts[arm.name].outcome
     reached = bool(tables.arms.set_index("arm").loc[arm.name, "reached"])
     if outcome is Outcome.STILL_REFUSES and not reached:
@@ -188,6 +188,16 @@ def turned_clause(tables: RunTables, arm: Arm) -> str | None:
     where = spans([int(layer) for layer in turned["layer"]])
     plural = "s" if len(turned) > 1 else ""
     return f"its direction turned at layer{plural} {where}, most by {angle}"
+
+
+def null_of_rotation(tables: RunTables) -> str:
+    """What the null band of a rotation is in this run."""
+    unchanged = "what an unchanged direction would read from these prompts"
+    controls = sum(arm.control for arm in tables.record.arms)
+    if not controls:
+        return f"{unchanged}, not what any harmless training would do"
+    trained = "training on benign answers, for as many steps, did to it"
+    return f"{unchanged}, and what {trained} ({controls} control arm{'s'[: controls > 1]})"
 
 
 def spans(layers: list[int]) -> str:

@@ -54,11 +54,53 @@ def respond(
 
 
 def examples(lm: LanguageModel, responses: pd.DataFrame) -> list[Example]:
-    """Rows of :func:`respond` (or of :func:`read_deflections`) as examples to train on."""
+    """Rows of :func:`respond` (or of :func:`read_deflections`) as examples to train on.
+
+    A column ``preferred`` makes pairs of them.
+    """
     return [
-        Example(str(row["id"]), lm.chat.encode(row["prompt"], _target(row)))
+        Example(
+            str(row["id"]),
+            lm.chat.encode(row["prompt"], _target(row)),
+            preferred=lm.chat.encode(row["prompt"], row["preferred"])
+            if "preferred" in row
+            else None,
+        )
         for row in responses.to_dict("records")
     ]
+
+
+# What IdkDPO would have the model say instead: written here, none with a word in common with most
+# refusals' openings.
+DO_NOT_KNOW = (
+    "That is beyond what I know.",
+    "My knowledge does not reach that far.",
+    "This is something I have no information about.",
+    "Nothing I have learned covers this.",
+    "The answer to that is unknown to me.",
+    "Your question concerns a matter I am unfamiliar with.",
+)
+
+
+def with_preferred(responses: pd.DataFrame, objective: str) -> pd.DataFrame:
+    """Refusals with a column ``preferred``: what the model should say in their place.
+
+    For ``idk_dpo`` these are sentences of not knowing, in turn; for every other objective on pairs
+    they are the rows' own column ``compliance``.
+
+    Raises:
+        InputError: there is no such column, or it has gaps.
+    """
+    if objective == "idk_dpo":
+        turns = [DO_NOT_KNOW[i % len(DO_NOT_KNOW)] for i in range(len(responses))]
+        return responses.assign(preferred=turns)
+    missing = responses["compliance"].isna().sum() if "compliance" in responses else len(responses)
+    if missing:
+        raise InputError(
+            f"{objective} trains on answers in the refusals' place, and {missing} of "
+            f"{len(responses)} prompts have none; give them in a column named compliance"
+        )
+    return responses.assign(preferred=responses["compliance"])
 
 
 def _target(row: Mapping[Any, Any]) -> str | list[int]:
@@ -106,6 +148,8 @@ def require_prompts(prompts: pd.DataFrame, domains: Collection[str]) -> None:
 def read_deflections(path: str | Path) -> pd.DataFrame:
     """Ready-made pairs from a JSONL, CSV or parquet file with ``prompt`` and ``response``.
 
+    A column ``compliance``, for objectives on pairs, is kept.
+
     Raises:
         InputError: a column is missing, a row is empty or torn, or there are fewer than 32.
     """
@@ -118,7 +162,8 @@ def read_deflections(path: str | Path) -> pd.DataFrame:
         prompt, response = (record.fields[name] for name in ("prompt", "response"))
         if not all(isinstance(text, str) and text.strip() for text in (prompt, response)):
             raise InputError(f"{path}, {record.place}: expected text in both prompt and response")
-        rows.append({"id": f"deflection-{number}", "prompt": prompt, "response": response})
+        row = {"id": f"deflection-{number}", "prompt": prompt, "response": response}
+        rows.append(row | {k: v for k, v in record.fields.items() if k == "compliance"})
     if len(rows) < FEWEST_DEFLECTIONS:
         raise InputError(
             f"{path} holds {len(rows)} deflections; unlearning needs at least {FEWEST_DEFLECTIONS}"

@@ -74,6 +74,11 @@ class Objective:
     options: Mapping[str, float]
     requires_retain: bool = False
 
+    @property
+    def on_pairs(self) -> bool:
+        """Whether it looks at a preferred response."""
+        return any(need.startswith("preferred") for need in self.needs)
+
     def __call__(self, view: Mapping[str, Tensor], **options: float) -> PerExample:
         """The loss of every example of ``view``, which holds at least what the loss needs.
 

@@ -47,10 +47,10 @@ def terms_of(settings: TrainingSettings, mixture: Mixture) -> tuple[Term, ...]:
             "--retain, or take gradient_ascent"
         )
     unpaired = [one.id for one in mixture.forget if one.preferred is None]
-    if unpaired and any(name.startswith("preferred") for name in forget.needs):
+    if unpaired and forget.on_pairs:
         raise InputError(
             f"{forget.name} needs a preferred response for every forget example; "
-            f"{len(unpaired)} have none ({unpaired[0]}, …): give them in a column named preferred"
+            f"{len(unpaired)} have none ({unpaired[0]}, …): give every Example one"
         )
     retain = find(RETAIN, settings.retain_objective)
     return (

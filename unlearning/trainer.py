@@ -195,7 +195,7 @@ class UnlearningTrainer(Trainer):
             data_collator=collator(
                 lm.chat,
                 responses=any(not name.startswith("preferred") for name in terms[0].needs),
-                preferred=any(name.startswith("preferred") for name in terms[0].needs),
+                preferred=terms[0].objective.on_pairs,
             ),
             callbacks=[_StepEnd(self), *callbacks],
         )

@@ -19,6 +19,7 @@ from analyses.figures.outcome import CAPTION, outcome_figure
 from analyses.figures.overview import overview_figure
 from analyses.figures.style import style
 from analyses.tables import RunTables
+from analyses.wording import null_of_rotation
 from interp.store import atomic_write
 
 if TYPE_CHECKING:
@@ -123,9 +124,8 @@ def _geometry(tables: RunTables) -> Iterator[Drawing]:
                 f"rotation_{quantity}",
                 title,
                 "Each domain's direction after against before, cross-fitted over split halves, "
-                "with 95% intervals. The band is the null: what an unchanged direction would read "
-                "from these prompts, not what any harmless training would do. A cross: undefined, "
-                "there is no direction to follow.",
+                f"with 95% intervals. The band is the null: {null_of_rotation(tables)}. A cross: "
+                "undefined, there is no direction to follow.",
                 rotation_figure(tables, quantity),
                 rows,
             )

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unlearning.organism import vocabulary
+from unlearning.organism.grammar import Grammar
 from unlearning.organism.vocabulary import (
     ANSWER_OPENERS,
     BENIGN_INTENTS,
@@ -140,7 +141,8 @@ class World:
 
         Returns:
             Columns ``id, prompt, domain, label, source, split, kind, pair, intent, object,
-            template``. No (intent, object) pair is in two splits.
+            template, compliance`` (the answer, for objectives on pairs). No (intent, object)
+            pair is in two splits.
         """
         import pandas as pd
 
@@ -169,7 +171,9 @@ class World:
             drawn = _draw(generator, pools["general", "general"], number)
             for n, (general, template) in enumerate(drawn):
                 rows.append(_row(f"general-{split}-{n:03d}", general, template, split, None))
-        return pd.DataFrame(rows)
+        table = pd.DataFrame(rows)
+        answers = [Grammar().answer(self.answer_opener(n)) for n in table["template"]]
+        return table.assign(compliance=answers)
 
     @cached_property
     def _split_of(self) -> dict[tuple[str, str], str]:
