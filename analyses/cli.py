@@ -209,6 +209,20 @@ def organism_measure(
     typer.echo(json.dumps(found, indent=2))
 
 
+@organism_app.command("objectives")
+def organism_objectives(
+    out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")],
+    model: Annotated[str | None, typer.Option(help="An organism; the shipped one.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Objectives at a time.")] = 2,
+) -> None:
+    """Is leakage a matter of the loss? Every domain unlearned with six, two seeds each."""
+    from analyses.objective_measures import compare_objectives
+    from unlearning.organism import shipped
+
+    found = compare_objectives(model or str(shipped()), out, workers=workers)
+    typer.echo(json.dumps(found, indent=2))
+
+
 def _carry_out(plan: StudyPlan, out: Path, only_plan: bool) -> None:
     from analyses.context import checked
     from analyses.costs import describe

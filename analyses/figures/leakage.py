@@ -148,32 +148,41 @@ def dose_response_figure(tables: RunTables) -> Figure:
     for line, headline in zip(grid, found, strict=False):
         for axes, arm in zip(line, headline.shown, strict=False):
             axes.set_visible(True)
-            _curves(axes, tables.curves[tables.curves["arm"] == arm.name], headline, colours)
+            of_arm = tables.curves[tables.curves["arm"] == arm.name]
+            curves_panel(axes, of_arm, headline.concept, colours)
             axes.set_title(f"{title_of(headline)}: {arm.label}")
     if found:
-        from matplotlib.lines import Line2D
-
-        handles = [
-            Line2D([], [], color=MUTED, lw=1, ls=(0, (4, 3)), label="in step"),
-            Line2D([], [], color=INK, lw=2.2, ls=":", label="target"),
-        ]
-        handles += [
-            Line2D([], [], color=colour, lw=1.5, label=domain_label(domain))
-            for domain, colour in colours.items()
-        ]
-        figure.legend(handles=handles, loc="outside right center")
+        curves_legend(figure, colours)
     else:
         say(grid[0][0], "no concept was unlearned here: there is no dose")
         grid[0][0].set_visible(True)
     return figure
 
 
-def _curves(axes: Axes, curves: pd.DataFrame, headline: Headline, colours: dict[str, str]) -> None:
+def curves_legend(figure: Figure, colours: dict[str, str]) -> None:
+    """What the lines of :func:`curves_panel` are, at the right."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=MUTED, lw=1, ls=(0, (4, 3)), label="in step"),
+        Line2D([], [], color=INK, lw=2.2, ls=":", label="target"),
+    ]
+    handles += [
+        Line2D([], [], color=colour, lw=1.5, label=domain_label(domain))
+        for domain, colour in colours.items()
+    ]
+    figure.legend(handles=handles, loc="outside right center")
+
+
+def curves_panel(
+    axes: Axes, curves: pd.DataFrame, concept: str | None, colours: dict[str, str]
+) -> None:
+    """One arm's dose–response curves with their intervals; the target's is dotted."""
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)))
     axes.axhspan(-UNTOUCHED_WITHIN, UNTOUCHED_WITHIN, color=NULL, lw=0)
     for domain, path in curves[~(curves["base_rate"] < 0.2)].groupby("domain", sort=False):
         path = path.sort_values("step")
-        target = domain == headline.concept
+        target = domain == concept
         colour = INK if target else colours[str(domain)]
         axes.fill_between(path["dose"], path["low"], path["high"], color=colour, alpha=0.12, lw=0)
         axes.plot(
