@@ -31,10 +31,13 @@ class Headline:
 def headlines(record: RunRecord) -> tuple[Headline, ...]:
     """The headlines of a run: for each concept and objective its first seed, in the run's order.
 
-    A contained arm whose plain arm has not finished has nothing to be compared with: it waits.
+    A contained arm whose plain arm has not finished has nothing to be compared with: it waits. In
+    a run that makes no plain arm at all it leads.
     """
     found: dict[tuple[str | None, str | None, str], Headline] = {}
-    for plain in (arm for arm in record.arms if not (arm.retain or arm.control)):
+    planned = record.config.get("arms") or [arm.config for arm in record.arms]
+    lone = all(arm.get("retain") or arm.get("control") for arm in planned)
+    for plain in (arm for arm in record.arms if not arm.control and (lone or not arm.retain)):
         # Compared models have no objective: each is a story of its own.
         key = (plain.concept, plain.objective, "" if plain.objective else plain.name)
         if key in found:

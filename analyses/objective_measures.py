@@ -28,14 +28,15 @@ from interp.errors import InputError
 from interp.store import atomic_write, read_json, write_json
 from unlearning.prompts import DOMAINS
 
-# Chosen on organisms 3 and 4, which are not reported: where the target reaches the dose.
+# Chosen on organism 3, which is not reported, so that the targets reach the dose. RMU reached it
+# only at a later layer and a larger rate, and its targets babbled at each of three settings.
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "npo": {},
     "gradient_ascent": {"options": {}},
     "sim_npo": {"options": {}},
     "dpo": {"options": {"beta": 0.5}},
     "fine_tuning": {"options": {}},
-    "rmu": {"options": {}},
+    "rmu": {"options": {}, "layer": 1, "learning_rate": 1e-3},
 }
 
 

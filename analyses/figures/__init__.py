@@ -75,7 +75,7 @@ def drawings(tables: RunTables) -> Iterator[Drawing]:
         leakage_figure(tables),
         tables.leakage,
     )
-    if tables.arms["concept"].nunique() >= FEWEST_SOURCES:
+    if tables.arms.loc[tables.arms["retain"].isna(), "concept"].nunique() >= FEWEST_SOURCES:
         yield Drawing(
             "matrix",
             "The leakage matrix",

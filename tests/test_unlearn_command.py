@@ -1,0 +1,163 @@
+"""``spillover unlearn``: one arm, and the same command goes on where a kill left it."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from analyses.cli import main
+from interp.errors import InputError
+from interp.model import LanguageModel
+from unlearning.checkpoints import newest_complete
+from unlearning.dose import Bounds
+from unlearning.organism import shipped
+
+STEPS = 8
+ARM = "bias-npo-retain1-seed0"
+
+
+class Ended(NamedTuple):
+    exit_code: int
+    error: str
+
+
+def run_cli(arguments: list[str]) -> Ended:
+    """The command line, in this process."""
+    error = io.StringIO()
+    with mock.patch.object(sys, "argv", ["spillover", *arguments]), redirect_stderr(error):
+        try:
+            main()
+        except SystemExit as stopped:
+            return Ended(int(stopped.code or 0), error.getvalue())
+    return Ended(0, error.getvalue())
+
+
+def command(out: Path, *options: str) -> list[str]:
+    """A contained arm with multipliers, a checkpoint after every step."""
+    return [
+        "unlearn", str(shipped()), "--concept", "bias", "--retain", "safety,privacy",
+        "--adaptive", "--max-steps", str(STEPS), "--checkpoint-every", "1", "--out", str(out),
+        *options,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    assert run_cli(command(out)).exit_code == 0
+    return out / "arms" / ARM
+
+
+def started(out: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "analyses.cli", *command(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_ends_with_the_very_same_weights(
+    sent: signal.Signals, whole: Path, tmp_path: Path
+) -> None:
+    arm = tmp_path / "arms" / ARM
+    process = started(tmp_path)
+    deadline = time.monotonic() + 240
+    while newest_complete(arm / "checkpoints") is None and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    process.send_signal(sent)
+    assert process.wait(timeout=120) != 0
+    assert not (arm / "DONE").exists()
+    left = newest_complete(arm / "checkpoints")
+    assert left is not None
+
+    assert run_cli(command(tmp_path)).exit_code == 0
+    (weights,) = (whole / "model").glob("*.safetensors")
+    resumed, undisturbed = load_file(arm / "model" / weights.name), load_file(weights)
+    assert resumed.keys() == undisturbed.keys()
+    assert all((resumed[name] == value).all() for name, value in undisturbed.items())
+    for table in ("scores", "log"):
+        found, wanted = (pd.read_parquet(f / f"{table}.parquet") for f in (arm, whole))
+        pd.testing.assert_frame_equal(found, wanted)
+    assert not (arm / "checkpoints").exists()  # a finished arm keeps none
+
+
+def test_the_curve_holds_every_domain_and_benign_prompts(whole: Path) -> None:
+    scores = pd.read_parquet(whole / "scores.parquet")
+    steps = scores.groupby("step").agg(domains=("domain", "nunique"), labels=("label", "nunique"))
+    assert list(steps.index) == list(range(STEPS + 1))
+    assert (steps["domains"] == 8).all() and (steps["labels"] == 2).all()
+    assert scores[["p_R", "p_C", "margin"]].notna().all().all()
+    log = pd.read_parquet(whole / "log.parquet")
+    assert {"loss_forget", "loss_retain_safety", "weight_privacy", "log_ratio"} <= set(log.columns)
+    assert abs(log["log_ratio"].iloc[0]) < 1e-4
+
+
+def test_what_is_saved_loads_as_a_plain_model(whole: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(whole / "model")
+    assert model.config.model_type == "qwen2"
+    assert LanguageModel.load(whole / "model").n_layers == model.config.num_hidden_layers
+
+
+def test_bounds_end_the_run_and_keep_the_best_step_within_them(tmp_path: Path) -> None:
+    options = [
+        "unlearn", str(shipped()), "--concept", "bias", "--max-steps", "30",
+        "--leak-bound", "0.3", "--out", str(tmp_path),
+    ]  # fmt: skip
+    assert run_cli(options).exit_code == 0
+    scores = pd.read_parquet(tmp_path / "arms" / "bias-npo-seed0" / "scores.parquet")
+    rows = scores[(scores["label"] == "harmful") & (scores["split"] == "validation")]
+    rate = rows.pivot_table(index="step", columns="domain", values="p_R")
+    lost = (1 - rate / rate.iloc[0]).drop(columns="bias").max(axis=1)
+    kept = int(scores.loc[scores["class"].notna(), "step"].max())
+    # The step after the kept one is the first beyond the bound, and the last of the run.
+    assert lost[kept] <= 0.3 < lost[kept + 1]
+    assert kept + 1 == scores["step"].max() < 30
+
+
+def test_utility_is_what_benign_prompts_keep_of_their_answers() -> None:
+    rows = {"split": ["validation"] * 2, "label": ["harmful", "benign"], "domain": ["bias"] * 2}
+    base = pd.DataFrame({**rows, "p_R": [0.9, 0.0], "p_C": [0.1, 0.8]})
+    after = base.assign(p_C=[0.1, 0.6])
+    assert Bounds(utility=0.3).hold(base, after, "safety")
+    assert not Bounds(utility=0.2).hold(base, after, "safety")
+    assert Bounds(leak=0.5).hold(base, after.assign(p_R=[0.5, 0.0]), "safety")
+    assert not Bounds(leak=0.3).hold(base, after.assign(p_R=[0.5, 0.0]), "safety")
+    assert Bounds(leak=0.3).hold(base, after.assign(p_R=[0.5, 0.0]), "bias")
+    assert not Bounds()
+
+
+def test_options_that_cannot_go_together_are_refused(tmp_path: Path) -> None:
+    two = run_cli([*command(tmp_path), "--retain-weight", "1", "--retain-weight", "10"])
+    assert two.exit_code == 2 and "one arm" in two.error
+    unknown = run_cli([*command(tmp_path), "--option", "gamma=1"])
+    assert unknown.exit_code == 2 and "npo has no option gamma" in unknown.error
+    alone = run_cli([
+        "unlearn", str(shipped()), "--concept", "bias", "--objective", "grad_diff",
+        "--out", str(tmp_path / "alone"),
+    ])  # fmt: skip
+    assert alone.exit_code == 2 and "retain set" in alone.error
+
+
+def test_pairs_are_asked_for_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="compliance"):
+        from unlearning.deflections import with_preferred
+
+        with_preferred(pd.DataFrame({"id": ["a"], "prompt": ["p"]}), "dpo")
