@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from interp.chat import Tokens
@@ -50,9 +51,12 @@ def with_references(
             return reference_log_probs(lm, rows, batch_size=batch_size)
         key = content_key(fingerprint, [[row.ids, row.spans["response"].start] for row in rows])
         path = cache / f"reference-{key}.safetensors"
-        if not path.is_file():
-            write(path, reference_log_probs(lm, rows, batch_size=batch_size))
-        return read(path)
+        try:
+            return read(path)
+        except (OSError, ValueError, RuntimeError, SafetensorError):  # absent or torn
+            values = reference_log_probs(lm, rows, batch_size=batch_size)
+            write(path, values)
+            return values
 
     def filled(examples: Sequence[Example], *, own: bool) -> list[Example]:
         found = list(examples)
@@ -86,7 +90,11 @@ def write(path: Path, values: Sequence[Float[Tensor, " response"]]) -> None:
 
 
 def read(path: Path) -> list[Float[Tensor, " response"]]:
-    """Rows as :func:`write` wrote them."""
+    """Rows as :func:`write` wrote them.
+
+    Raises:
+        OSError, ValueError, RuntimeError, SafetensorError: the file is absent, or not whole.
+    """
     from safetensors.torch import load_file
 
     stored = load_file(path)

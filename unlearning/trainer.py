@@ -26,7 +26,7 @@ from unlearning.objectives import npo_weight, sequence_log_ratio
 from unlearning.reference import with_references
 from unlearning.settings import TrainingSettings
 from unlearning.terms import Term, needs_of, terms_of, weighted_sum
-from unlearning.views import Supply, View, control_vector, reference_of
+from unlearning.views import OF_OUTPUTS, Supply, View, control_vector, reference_of
 from unlearning.weights import Weights, weights_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def unlearn(
         settings: how.
         folder: where checkpoints go; a complete one that lies there is gone on from.
         callbacks: Trainer callbacks: scoring along the run, early stopping, progress.
-        around_forward: a context manager entered around every training forward, e.g. one that
+        around_forward: a context manager entered around every training step, e.g. one that
             ablates a direction.
         cache: folder of cached reference log-probs.
         checkpoint_every: optimizer steps between checkpoints; None writes none.
@@ -133,7 +133,7 @@ def _arguments(
 ) -> TrainingArguments:
     from accelerate import PartialState
 
-    processes = PartialState().num_processes
+    processes = PartialState(cpu=lm.device.type == "cpu").num_processes
     micro = settings.micro_batch_size or settings.batch_size // processes
     if micro < 1 or settings.batch_size % (micro * processes):
         raise InputError(
@@ -155,7 +155,7 @@ def _arguments(
         activation_checkpointing=settings.activation_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         # An objective on inner states leaves the layers above them without a gradient.
-        ddp_find_unused_parameters=not needs & {"log_probs", "logits", "preferred_log_probs"},
+        ddp_find_unused_parameters=not needs & OF_OUTPUTS,
         seed=settings.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -184,7 +184,6 @@ class UnlearningTrainer(Trainer):
         callbacks: Sequence[TrainerCallback],
         around_forward: Callable[[], AbstractContextManager[object]],
     ) -> None:
-        needs = needs_of(terms)
         stream = mixture.stream(
             settings.max_steps, settings.batch_size, window=settings.length_window
         )
@@ -206,7 +205,8 @@ class UnlearningTrainer(Trainer):
         self.terms = terms
         self.weights: Weights = weights_of(settings, mixture)
         self.around_forward = around_forward
-        self.supply = _supply(lm, settings, needs)
+        self.supply = _supply(lm, settings, terms)
+        self._names = [*(f"loss_{term.name}" for term in terms), "log_ratio", "npo_weight"]
         self._means: dict[str, Tensor] = {}
         self._noted: dict[str, float] = {}
 
@@ -229,13 +229,21 @@ class UnlearningTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Tensor:
         """Forward and backward, in one pass or in one for each of forget and retain."""
-        parts = [inputs]
-        if self.settings.separate_backward and self.mixture.retain:
-            forget = inputs["group"] == 0
-            parts = [_rows(inputs, forget), _rows(inputs, ~forget)]
-        losses = [super(UnlearningTrainer, self).training_step(model, part, num_items_in_batch)
-                  for part in parts]  # fmt: skip
-        return torch.stack(losses).sum()
+        # Backward too: it computes checkpointed activations again.
+        with self.around_forward():
+            if self.settings.separate_backward and self.mixture.retain:
+                return self._separate_steps(model, inputs, num_items_in_batch)
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def _separate_steps(self, model: nn.Module, inputs: dict[str, Tensor], counts: Any) -> Tensor:
+        forget = inputs["group"] == 0
+        first, last = _rows(inputs, forget), _rows(inputs, ~forget)
+        # Processes exchange gradients once, after the pass that reaches every parameter.
+        if not needs_of(self.terms[1:]) & OF_OUTPUTS:
+            first, last = last, first
+        with self.accelerator.no_sync(model):
+            loss = super().training_step(model, first, counts)
+        return loss + super().training_step(model, last, counts)
 
     def compute_loss(
         self,
@@ -244,8 +252,7 @@ class UnlearningTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Tensor:
-        with self.around_forward():
-            views = self.supply.views(model, inputs, len(self.terms))
+        views = self.supply.views(model, inputs)
         loss, means = weighted_sum(self.terms, views, self.weights.values, num_items_in_batch)
         for name, mean in means.items():
             self._note(f"loss_{name}", mean)
@@ -267,14 +274,18 @@ class UnlearningTrainer(Trainer):
 
     def _note(self, name: str, value: Tensor) -> None:
         value = value.detach().float()
-        self._means[name] = self._means[name] + value if name in self._means else value
+        noted = torch.stack([value, torch.ones_like(value)])
+        self._means[name] = self._means[name] + noted if name in self._means else noted
 
     def end_step(self) -> None:
         """The step's means over all processes, and the weights that follow from them."""
-        values = torch.stack(list(self._means.values()))
+        # A process may have had no row of some group: every name has its place in what is summed.
+        absent = torch.zeros(2, device=self.args.device)
+        noted = torch.stack([self._means.get(name, absent) for name in self._names])
         if self.args.world_size > 1:
-            values = self.accelerator.reduce(values, reduction="sum")
-        means = dict(zip(self._means, values.tolist(), strict=True))
+            noted = self.accelerator.reduce(noted, reduction="sum")
+        rows = zip(self._names, noted.tolist(), strict=True)
+        means = {name: value for name, (value, times) in rows if times}
         self._means = {}
         if self.weights.bounds:
             means |= {f"weight_{name}": value for name, value in self.weights.values.items()}
@@ -315,7 +326,8 @@ def _rows(inputs: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
     return {name: value[:, first:] if value.ndim == 2 else value for name, value in part.items()}
 
 
-def _supply(lm: LanguageModel, settings: TrainingSettings, needs: frozenset[str]) -> Supply:
+def _supply(lm: LanguageModel, settings: TrainingSettings, terms: Sequence[Term]) -> Supply:
+    needs = needs_of(terms)
     reads_states = bool(needs & {"states", "reference_states"})
     layer = lm.n_layers // 4 if settings.layer is None else settings.layer
     if reads_states and not 0 <= layer < lm.n_layers:
@@ -324,9 +336,11 @@ def _supply(lm: LanguageModel, settings: TrainingSettings, needs: frozenset[str]
     if "control" in needs:
         control = control_vector(lm.d_model, settings.seed).to(lm.device)
     return Supply(
-        needs,
+        [frozenset(term.needs) for term in terms],
         reference_of(lm) if needs & {"reference_logits", "reference_states"} else None,
-        lm.layers[layer] if reads_states else None,
+        next(name for name, module in lm.model.named_modules() if module is lm.layers[layer])
+        if reads_states
+        else "",
         control,
         "position_ids" in lm.forward_options,
     )

@@ -56,7 +56,7 @@ def weights_of(settings: TrainingSettings, mixture: Mixture) -> Weights:
     """The weights that ``settings`` ask for; adaptive ones need the retain set's references.
 
     Raises:
-        InputError: a share is given for a group that is not retained.
+        InputError: a share is given for a group that is not retained, or the shares are no shares.
     """
     names = list(mixture.retain)
     unknown = sorted(set(settings.retain_shares) - set(names))
@@ -66,6 +66,9 @@ def weights_of(settings: TrainingSettings, mixture: Mixture) -> Weights:
         )
     shares = {name: settings.retain_shares.get(name, 1.0) for name in names}
     total = sum(shares.values())
+    if names and (total <= 0 or min(shares.values()) < 0):
+        given = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+        raise InputError(f"retain_shares are {given}; expected none below 0, and one above")
     values = {name: settings.retain_weight * share / total for name, share in shares.items()}
     if not settings.adaptive:
         return Weights(values)
