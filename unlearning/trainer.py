@@ -75,8 +75,8 @@ def unlearn(
 
     Returns:
         The log, one row per step: ``step``, the loss, every term's mean, the mean log-ratio and
-        NPO's mean weight W on the forget set, the multipliers where they adapt, ``grad_norm``,
-        ``learning_rate``.
+        NPO's mean weight W on the forget set, ``grad_norm``, ``learning_rate``; where the weights
+        adapt, every retain term's rise above the base model and its multiplier.
 
     Raises:
         InputError: an objective needs pairs, or a retain set, that the mixture has not.
@@ -86,7 +86,9 @@ def unlearn(
 
     terms = terms_of(settings, mixture)
     needs = needs_of(terms)
-    mixture = with_references(lm, mixture, needs, retained=settings.adaptive, cache=cache)
+    mixture = with_references(
+        lm, mixture, terms[0].needs, retained="reference" in needs_of(terms[1:]), cache=cache
+    )
     folder = Path(folder)
     trainer = UnlearningTrainer(
         lm,
@@ -105,8 +107,9 @@ def unlearn(
             _train_with_checkpoints(trainer, kept)
     finally:
         lm.model.eval()
-    log = [row for row in trainer.state.log_history if "loss" in row]
-    return pd.DataFrame(log).drop(columns="epoch", errors="ignore")
+    log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
+    # A resumed run has read its history from JSON, whose keys are in another order.
+    return log[["step", "loss", *sorted(set(log.columns) - {"step", "loss", "epoch"})]]
 
 
 def _train_with_checkpoints(trainer: UnlearningTrainer, kept: Mapping[str, Stateful]) -> None:
@@ -206,7 +209,12 @@ class UnlearningTrainer(Trainer):
         self.weights: Weights = weights_of(settings, mixture)
         self.around_forward = around_forward
         self.supply = _supply(lm, settings, terms)
-        self._names = [*(f"loss_{term.name}" for term in terms), "log_ratio", "npo_weight"]
+        self._names = [
+            *(f"loss_{term.name}" for term in terms),
+            *(f"rise_{name}" for name in self.weights.bounds),
+            "log_ratio",
+            "npo_weight",
+        ]
         self._means: dict[str, Tensor] = {}
         self._noted: dict[str, float] = {}
 
@@ -256,6 +264,10 @@ class UnlearningTrainer(Trainer):
         loss, means = weighted_sum(self.terms, views, self.weights.values, num_items_in_batch)
         for name, mean in means.items():
             self._note(f"loss_{name}", mean)
+        for term, view, count in zip(self.terms, views, num_items_in_batch, strict=True):
+            if term.is_bounded and view:
+                base = term.base_loss(view).sum() / count
+                self._note(f"rise_{term.group}", means[term.name] - base)
         if views[0]:
             self._note_forgetting(views[0], num_items_in_batch[0])
         if not torch.isfinite(loss):
@@ -288,9 +300,10 @@ class UnlearningTrainer(Trainer):
         means = {name: value for name, (value, times) in rows if times}
         self._means = {}
         if self.weights.bounds:
+            rises = {name: means[f"rise_{name}"] for name in self.weights.bounds
+                     if f"rise_{name}" in means}  # fmt: skip
             means |= {f"weight_{name}": value for name, value in self.weights.values.items()}
-            self.weights.update({n: means[f"loss_retain_{n}"] for n in self.weights.bounds
-                                 if f"loss_retain_{n}" in means})  # fmt: skip
+            self.weights.update(rises)
         self._noted = means
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
