@@ -34,10 +34,9 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# How long a newcomer waits: the start of the command line, then the whole demo.
+# Time and memory against goals, into build/benchmarks.json; BENCH=--demo times the demo as well.
 bench: .venv/installed
-	@bash -c 'set -e; time $(BIN)/spillover --help > /dev/null; \
-	  time $(BIN)/spillover demo --out runs/bench'
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

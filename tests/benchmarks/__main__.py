@@ -1,0 +1,153 @@
+"""Every benchmark that has a goal, into one file: ``make bench``.
+
+    python -m tests.benchmarks --out build/benchmarks.json
+
+Writes ``machine`` and one entry per quantity, ``{"value", "low", "high", "n", "goal", "met"}``:
+medians with 95% bootstrap intervals. The exit code says whether it ran, not whether goals are met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from interp.store import write_json
+from tests.benchmarks.npo_step import in_fresh_process
+from tests.benchmarks.paired import median, ratio
+from tests.benchmarks.workload import Workload
+
+GOALS = {"resident_reference": 0.5, "flattened_cross_entropy": 0.6, "floor": 1.15}
+MEMORY_GOAL = 0.6
+# The other two ratios of full fine-tuning would take the whole past ten minutes.
+AGAINST = {"lora": tuple(GOALS), "full": ("resident_reference",)}
+# LoRA is the engine's default and the headline.
+PREFIX = {"lora": "npo_step", "full": "npo_step.full"}
+
+
+def main() -> None:
+    """Run all, write the file, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks.json"))
+    parser.add_argument("--pairs", type=int, default=20, help="interleaved pairs per time ratio")
+    parser.add_argument("--processes", type=int, default=3, help="fresh processes per peak")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--demo", action="store_true", help="time the whole demo as well")
+    parser.add_argument("--workload", type=json.loads, default={}, help="a smaller one, as JSON")
+    options = parser.parse_args()
+    workload = Workload(**options.workload)
+    start = perf_counter()
+    entries = startup(demo=options.demo)
+    for trained in PREFIX:
+        entries |= step_times(workload, trained, options.pairs, options.threads)
+        entries |= step_memory(workload, trained, options.processes)
+    machine = described(options.threads) | {"seconds": round(perf_counter() - start)}
+    write_json(options.out, {"machine": machine, **entries})
+    console = Console()
+    console.print(table(entries))
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    console.print(f"Written to {options.out}")
+
+
+def startup(*, demo: bool) -> dict[str, Any]:
+    """How long a newcomer waits: the start of the command line, and the whole demo if asked."""
+    found = {"startup.help_seconds": median([_seconds("--help") for _ in range(5)])}
+    if demo:
+        with tempfile.TemporaryDirectory() as folder:
+            found["demo.seconds"] = median([_seconds("demo", "--out", f"{folder}/run")])
+    return found
+
+
+def _seconds(*arguments: str) -> float:
+    command = [str(Path(sys.executable).with_name("spillover")), *arguments]
+    start = perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return perf_counter() - start
+
+
+def step_times(workload: Workload, trained: str, pairs: int, threads: int) -> dict[str, Any]:
+    """Ratios of step times, and the seconds behind them."""
+    against, prefix = AGAINST[trained], PREFIX[trained]
+    arguments = ("time", trained, "--pairs", str(pairs), "--against", *against)
+    (seconds,) = _outputs([in_fresh_process(workload, threads, *arguments)])
+    entries = {
+        f"{prefix}.vs_{other}": ratio(seconds["ours"], seconds[other], GOALS[other])
+        for other in against
+    }
+    for name, values in seconds.items():
+        entries[f"{prefix}.seconds.{name}"] = median(values)
+    return entries
+
+
+def step_memory(workload: Workload, trained: str, processes: int) -> dict[str, Any]:
+    """Ratio of peak memory; two processes at a time, as nothing is timed."""
+    prefix, other = PREFIX[trained], "resident_reference"
+    peaks: dict[str, list[float]] = {"ours": [], other: []}
+    for _ in range(processes):
+        running = [in_fresh_process(workload, 1, "memory", way, trained) for way in peaks]
+        for way, found in zip(peaks, _outputs(running), strict=True):
+            peaks[way].append(found["peak"] - found["common"])
+    return {
+        f"{prefix}.peak_memory_vs_{other}": ratio(peaks["ours"], peaks[other], MEMORY_GOAL),
+        **{f"{prefix}.peak_megabytes.{way}": median(values) for way, values in peaks.items()},
+    }
+
+
+def _outputs(running: list[subprocess.Popen[str]]) -> list[Any]:
+    texts = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        raise SystemExit("a benchmark failed; its message is above")
+    return [json.loads(text.splitlines()[-1]) for text in texts]
+
+
+def described(threads: int) -> dict[str, Any]:
+    """The machine and the versions that the figures belong to."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load_at_end": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def table(entries: dict[str, Any]) -> Table:
+    """The entries as they are read: value, interval, goal."""
+    shown = Table("quantity", "median", "95% interval", "n", "goal", "met")
+    for name, entry in entries.items():
+        shown.add_row(
+            name,
+            f"{entry['value']:.3g}",
+            f"{entry['low']:.3g} – {entry['high']:.3g}",
+            str(entry["n"]),
+            "" if entry["goal"] is None else f"≤ {entry['goal']}",
+            {None: "", True: "yes", False: "NO"}[entry["met"]],
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    main()
