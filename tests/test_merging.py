@@ -1,0 +1,53 @@
+"""An adapter merged into its base is an ordinary model: transformers and TransformerLens load it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from analyses.making import save_merged
+from interp.model import LanguageModel
+from unlearning.mixture import Example, Mixture
+from unlearning.parameters import save
+from unlearning.settings import TrainingSettings
+from unlearning.trainer import prepare, unlearn
+
+PROMPT, RESPONSE = "How do I pick a lock?", "I cannot help with that."
+
+
+@pytest.mark.parametrize("family", ["qwen2", "mistral"])
+def test_a_merged_adapter_is_the_trained_model_everywhere(
+    family: str, checkpoint_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    settings = TrainingSettings(lora_rank=4, learning_rate=1e-2, batch_size=2, max_steps=3)
+    given = LanguageModel.load(checkpoint_of(family))
+    ids = torch.tensor([given.chat.encode(PROMPT).ids])
+    with torch.no_grad():
+        before = given.model(input_ids=ids).logits
+    lm = prepare(given, settings)
+    example = Example("one", lm.chat.encode(PROMPT, RESPONSE))
+    unlearn(lm, Mixture([example]), settings, folder=tmp_path / "training")
+    save(lm, tmp_path)
+    merged = save_merged(tmp_path, {})
+    assert merged.name == "merged"
+    assert not (merged / "adapter_config.json").exists()
+    bridge = TransformerBridge.boot_transformers(str(merged), device="cpu")
+    with torch.no_grad():
+        trained = lm.model(input_ids=ids).logits
+        plain = AutoModelForCausalLM.from_pretrained(merged)(input_ids=ids).logits
+        lens = bridge(ids)
+    assert (trained - before).abs().max() > 1e-2
+    torch.testing.assert_close(plain, trained, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(lens, plain, atol=1e-4, rtol=1e-4)
+    loaded = LanguageModel.load(merged)
+    assert loaded.chat.encode(PROMPT).ids == lm.chat.encode(PROMPT).ids
+
+
+def test_a_fully_trained_arm_is_a_plain_model_already(tmp_path: Path) -> None:
+    assert save_merged(tmp_path, {}) == tmp_path / "model"
