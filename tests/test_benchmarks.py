@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +117,11 @@ def test_model_flops_are_counted_from_the_weights() -> None:
     attention = 6 * config["num_hidden_layers"] * width
     assert gpu_step.flops(model, one) == 8 * matrices + 64 * attention
     assert gpu_step.flops(model, two) == 16 * matrices + 256 * attention
+
+
+def test_model_flops_do_not_depend_on_how_weights_are_stored() -> None:
+    pytest.importorskip("bitsandbytes")
+    workload = gpu_step.GpuWorkload(tokens=8, response=3, rank=2, rows=1, micro_rows=1)
+    plain = gpu_step._model("tiny", workload).model
+    packed = gpu_step._model("tiny", replace(workload, four_bit=True)).model
+    assert gpu_step.flops(packed, workload) == gpu_step.flops(plain, workload)

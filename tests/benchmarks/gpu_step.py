@@ -158,10 +158,10 @@ def flops(model: nn.Module, workload: GpuWorkload) -> float:
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             adapters += parameter.numel()
-        elif ".layers." in name and parameter.numel() > parameter.shape[0]:
-            # A packed 4-bit tensor has two weights in every element.
-            packed = getattr(parameter, "quant_state", None)
-            trunk += int(np.prod(packed.shape)) if packed is not None else parameter.numel()
+        elif ".layers." in name:
+            # A packed 4-bit tensor remembers the shape of its weights.
+            shape = getattr(parameter, "quant_state", parameter).shape
+            trunk += int(np.prod(shape)) if len(shape) == 2 else 0
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     width = config.num_attention_heads * head_dim
     return (
