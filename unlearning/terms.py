@@ -18,11 +18,15 @@ from unlearning.views import View
 
 @dataclass(frozen=True)
 class Term:
-    """One group's objective with its hyperparameters; ``group`` is None for the forget set."""
+    """One group's objective with its hyperparameters; ``group`` is None for the forget set.
+
+    ``is_bounded``: whether its rise above the base model's value is watched.
+    """
 
     group: str | None
     objective: Objective
     options: Mapping[str, float]
+    is_bounded: bool = False
 
     @property
     def name(self) -> str:
@@ -31,7 +35,16 @@ class Term:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return self.objective.needs
+        """Quantities that the term, or watching its rise, takes."""
+        needs = self.objective.needs
+        watched = self.is_bounded and "log_probs" in needs and "reference" not in needs
+        return (*needs, "reference") if watched else needs
+
+    def base_loss(self, view: View) -> Float[Tensor, "*batch"]:
+        """The term on the same examples under the base model; distances to that model are 0."""
+        if "log_probs" not in self.needs:
+            return torch.zeros(())
+        return self.objective({**view, "log_probs": view["reference"]}, **self.options)
 
 
 def terms_of(settings: TrainingSettings, mixture: Mixture) -> tuple[Term, ...]:
@@ -55,7 +68,7 @@ def terms_of(settings: TrainingSettings, mixture: Mixture) -> tuple[Term, ...]:
     retain = find(RETAIN, settings.retain_objective)
     return (
         Term(None, forget, settings.options),
-        *(Term(name, retain, retain.options) for name in mixture.retain),
+        *(Term(name, retain, retain.options, settings.adaptive) for name in mixture.retain),
     )
 
 

@@ -135,7 +135,11 @@ def _arguments(
     report_to: str,
 ) -> TrainingArguments:
     from accelerate import PartialState
+    from transformers.integrations import integration_utils
 
+    known = ("none", "all", *integration_utils.get_available_reporting_integrations())
+    if report_to not in known:
+        raise InputError(f"report_to is {report_to}; installed are {', '.join(known)}")
     processes = PartialState(cpu=lm.device.type == "cpu").num_processes
     micro = settings.micro_batch_size or settings.batch_size // processes
     if micro < 1 or settings.batch_size % (micro * processes):

@@ -2,11 +2,15 @@
 
 Adaptive weights are the multipliers of a constrained problem,
 
-    minimise L_forget   subject to   L_d ≤ bound_d   for every retained domain d,
+    minimise L_forget   subject to   L_d − L_d(base) ≤ bound_d   for every retained domain d,
 
 by projected dual ascent (Arrow, Hurwicz & Uzawa 1958; for unlearning, the primal-dual objectives
-collected in open-unlearning): after every step λ_d ← max(0, λ_d + rate · (L_d − bound_d)). A
-domain that holds by itself costs nothing; one that starts to leak pays more until it stops.
+collected in open-unlearning): after every step λ_d ← max(0, λ_d + rate · (rise_d − bound_d)), with
+rise_d the mean over the step's examples of what the term has gained since the base model. A domain
+that holds by itself costs nothing; one that starts to leak pays more until it stops.
+
+The rise is taken example by example: L_d of a batch is above or below the base's mean by the length
+of its responses, tens of nats, long before anything leaks.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ class Weights:
 
     Attributes:
         values: weight by group, of the group's mean term.
-        bounds: what each term is held under; empty where the weights are fixed.
+        bounds: how far each term may rise above the base model's; empty for fixed weights.
         rate: what a weight gains per step and unit of excess.
     """
 
@@ -37,11 +41,11 @@ class Weights:
     bounds: Mapping[str, float] = field(default_factory=dict)
     rate: float = 0.0
 
-    def update(self, means: Mapping[str, float]) -> None:
-        """One step of dual ascent with the step's mean of every group's term."""
-        for name, bound in self.bounds.items():
-            if name in means:
-                self.values[name] = max(0.0, self.values[name] + self.rate * (means[name] - bound))
+    def update(self, rises: Mapping[str, float]) -> None:
+        """One step of dual ascent with the mean rise of every group that the step had rows of."""
+        for name, rise in rises.items():
+            excess = rise - self.bounds[name]
+            self.values[name] = max(0.0, self.values[name] + self.rate * excess)
 
     def save_state(self, folder: Path) -> None:
         """Write the weights as they stand, to every digit."""
@@ -53,7 +57,7 @@ class Weights:
 
 
 def weights_of(settings: TrainingSettings, mixture: Mixture) -> Weights:
-    """The weights that ``settings`` ask for; adaptive ones need the retain set's references.
+    """The weights that ``settings`` ask for.
 
     Raises:
         InputError: a share is given for a group that is not retained, or the shares are no shares.
@@ -70,17 +74,5 @@ def weights_of(settings: TrainingSettings, mixture: Mixture) -> Weights:
         given = ", ".join(f"{name} {share:g}" for name, share in shares.items())
         raise InputError(f"retain_shares are {given}; expected none below 0, and one above")
     values = {name: settings.retain_weight * share / total for name, share in shares.items()}
-    if not settings.adaptive:
-        return Weights(values)
-    bounds = {name: _base_value(settings, mixture, name) + settings.slack for name in names}
+    bounds = dict.fromkeys(names, settings.slack) if settings.adaptive else {}
     return Weights(values, bounds, settings.multiplier_rate)
-
-
-def _base_value(settings: TrainingSettings, mixture: Mixture, name: str) -> float:
-    """The base model's mean term on a retain group: 0 for distances to the base itself."""
-    rows = [one.reference for one in mixture.retain[name] if one.reference is not None]
-    if settings.retain_objective == "cross_entropy":
-        return -sum(float(row.double().sum()) for row in rows) / len(rows)
-    if settings.retain_objective == "token_mean_cross_entropy":
-        return -sum(float(row.double().mean()) for row in rows) / len(rows)
-    return 0.0
