@@ -16,6 +16,7 @@ import pandas as pd
 from analyses import figures, summary, wording
 from analyses.arms import BASE, Arm
 from analyses.behaviour import pick
+from analyses.figures.geometry import null_of_rotation
 from analyses.figures.leakage import shown_quantity, title_of
 from analyses.figures.style import domain_label
 from analyses.headline import Headline, headlines
@@ -92,7 +93,7 @@ def page_view(tables: RunTables) -> View:
         "overview_caption": _overview_caption(found),
         "decomposition": tables.decomposition,
         "planted": record.config.get("planted"),
-        "null_of_rotation": wording.null_of_rotation(tables),
+        "null_of_rotation": null_of_rotation(tables),
     }
 
 

@@ -190,16 +190,6 @@ def turned_clause(tables: RunTables, arm: Arm) -> str | None:
     return f"its direction turned at layer{plural} {where}, most by {angle}"
 
 
-def null_of_rotation(tables: RunTables) -> str:
-    """What the null band of a rotation is in this run."""
-    unchanged = "what an unchanged direction would read from these prompts"
-    controls = sum(arm.control for arm in tables.record.arms)
-    if not controls:
-        return f"{unchanged}, not what any harmless training would do"
-    trained = "training on benign answers, for as many steps, did to it"
-    return f"{unchanged}, and what {trained} ({controls} control arm{'s'[: controls > 1]})"
-
-
 def spans(layers: list[int]) -> str:
     """`2–4, 7` for 2, 3, 4, 7."""
     runs: list[list[int]] = []

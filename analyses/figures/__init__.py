@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analyses.figures.containment import containment_figure
-from analyses.figures.geometry import cosine_figure, cosine_layer_figure, rotation_figure
+from analyses.figures.geometry import (
+    cosine_figure,
+    cosine_layer_figure,
+    null_of_rotation,
+    rotation_figure,
+)
 from analyses.figures.leakage import dose_response_figure, leakage_figure
 from analyses.figures.matrix import matrix_figure
 from analyses.figures.outcome import CAPTION, outcome_figure
 from analyses.figures.overview import overview_figure
 from analyses.figures.style import style
 from analyses.tables import RunTables
-from analyses.wording import null_of_rotation
 from interp.store import atomic_write
 
 if TYPE_CHECKING:

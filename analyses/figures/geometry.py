@@ -38,6 +38,16 @@ NAMES = {"angle_degrees": "rotation (degrees)", "gain": "gain (× base)", "offse
 UNCHANGED = {"angle_degrees": 0.0, "gain": 1.0, "offset": 0.0}
 
 
+def null_of_rotation(tables: RunTables) -> str:
+    """What the null band of a rotation is in this run."""
+    unchanged = "what an unchanged direction would read from these prompts"
+    controls = sum(arm.control for arm in tables.record.arms)
+    if not controls:
+        return f"{unchanged}, not what any harmless training would do"
+    trained = "training on benign answers, for as many steps, did to it"
+    return f"{unchanged}, and what {trained} ({controls} control arm{'s'[: controls > 1]})"
+
+
 def outside_null(table: pd.DataFrame) -> pd.Series:
     """Whether there is something to see; False where the value is undefined.
 
