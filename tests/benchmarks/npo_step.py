@@ -88,10 +88,10 @@ def _ours(
     return seconds
 
 
-def peak(workload: Workload, way: str, trained: str, steps: int = 3) -> dict[str, float]:
+def peak(workload: Workload, way: str, trained: str, steps: int = 2) -> dict[str, float]:
     """Peak resident memory of THIS process over its memory now, and how much of it any way needs.
 
-    The high-water mark is the kernel's for this very address space (VmHWM): ``ru_maxrss`` would
+    Two steps: AdamW's moments are there from the second on. The high-water mark is the kernel's for this very address space (VmHWM): ``ru_maxrss`` would
     carry the parent's peak across fork and exec.
 
     Returns:
