@@ -32,7 +32,7 @@ from unlearning.trainer import prepare, unlearn
 from unlearning.views import Supply, View, control_vector, reference_of
 
 STEPS = TrainingSettings(
-    trained="projections", batch_size=4, max_steps=3, learning_rate=1e-3, lora_rank=4, layer=2,
+    trained="projections", batch_size=4, max_steps=3, learning_rate=3e-4, lora_rank=4, layer=2,
     max_grad_norm=1e9, retain_weight=2.0,
 )  # fmt: skip
 SEPARATE = {"separate_backward": True}
@@ -114,7 +114,9 @@ def run(name: str, checkpoint: Path, folder: Path) -> dict[str, Any]:
         log = unlearn(lm, mixture_of(lm), RUNS[name], folder=folder / name, callbacks=[steps])
     return {
         "gradients": torch.stack(steps.gradients),
-        "weights": torch.cat([p.detach().flatten() for p in lm.model.parameters()]),
+        "weights": torch.cat(
+            [p.detach().flatten() for p in lm.model.parameters() if p.requires_grad]
+        ),
         "log": log.to_dict("list"),
         "wrappers": wrappers,
     }
