@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from interp.chat import Tokens
 from interp.errors import InputError, TrainingError
 from interp.model import LanguageModel
 from tests.checkpoints import save_checkpoint
-from unlearning.likelihood import reference_log_probs
-from unlearning.mixture import Example, Mixture
+from unlearning.likelihood import reference_log_probs, response_log_probs
+from unlearning.mixture import Example, Mixture, collator
 from unlearning.parameters import save
 from unlearning.settings import TrainingSettings
 from unlearning.trainer import prepare, unlearn
+from unlearning.views import control_vector
 
 Checkpoints = Callable[[str], Path]
 
@@ -126,8 +127,8 @@ def test_gradient_is_that_of_the_weighted_means_written_out(
     reduction: str, checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     settings = replace(
-        STILL, batch_size=6, micro_batch_size=2, max_steps=1, options={"beta": 0.7}, retain_weight=5.0,
-        retain_objective=reduction,
+        STILL, batch_size=6, micro_batch_size=2, max_steps=1, options={"beta": 0.7},
+        retain_weight=5.0, retain_objective=reduction,
     )  # fmt: skip
     lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
     examples = forgotten(lm)
@@ -191,6 +192,373 @@ def test_every_epoch_has_an_order_of_its_own(checkpoint_of: Checkpoints, tmp_pat
     first, second = log["loss"].to_numpy()[:6], log["loss"].to_numpy()[6:]
     assert sorted(first) == pytest.approx(sorted(second), rel=1e-4)
     assert list(first) != pytest.approx(list(second), rel=1e-4)
+
+
+# Every objective, however its gradient is computed
+
+FORGOTTEN = (
+    "gradient_ascent",
+    "grad_diff",
+    "npo",
+    "sim_npo",
+    "dpo",
+    "idk_dpo",
+    "rmu",
+    "fine_tuning",
+)
+COMBINED = [
+    *((objective, "cross_entropy") for objective in FORGOTTEN),
+    *(
+        (objective, retain)
+        for objective in ("npo", "dpo", "rmu")
+        for retain in ("kl", "feature_l2")
+    ),
+]
+LAYER = 2
+
+
+class Moved(TrainerCallback):
+    """Puts the model elsewhere than where its reference was taken, as training would."""
+
+    def on_train_begin(self, *_: Any, model: nn.Module, **__: Any) -> None:
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+
+
+class NamedGradients(TrainerCallback):
+    """The gradient of every trained parameter at the last step."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Tensor | None] = {}
+
+    def on_pre_optimizer_step(self, *_: Any, model: nn.Module, **__: Any) -> None:
+        self.found = {
+            name: None if p.grad is None else p.grad.clone()
+            for name, p in model.named_parameters()
+            if p.requires_grad
+        }
+
+    def vector(self) -> Tensor:
+        return torch.cat([grad.flatten() for grad in self.found.values() if grad is not None])
+
+
+def pairs(lm: LanguageModel) -> list[Example]:
+    """The forget examples, each with a preferred response of another length."""
+    found = with_reference(lm, [example(lm, number) for number in range(6)])
+    chosen = [lm.chat.encode(PROMPTS[i], KEPT[i % 2]) for i in range(6)]
+    references = reference_log_probs(lm, chosen)
+    return [
+        replace(one, preferred=tokens, preferred_reference=values)
+        for one, tokens, values in zip(found, chosen, references, strict=True)
+    ]
+
+
+def moved_gradient(
+    folder: Path, checkpoint: Path, settings: TrainingSettings
+) -> tuple[NamedGradients, pd.DataFrame, LanguageModel]:
+    """One step's gradient away from the reference, its log, and the model there."""
+    lm = prepare(LanguageModel.load(checkpoint), settings)
+    gradients = NamedGradients()
+    mixture = Mixture(pairs(lm), retained(lm), ratio=2, seed=3)
+    log = unlearn(lm, mixture, settings, folder=folder, callbacks=[Moved(), gradients])
+    return gradients, log, lm
+
+
+@pytest.mark.parametrize("parameters", ["projections", "lora"])
+@pytest.mark.parametrize(("objective", "retain"), COMBINED)
+def test_every_way_to_the_gradient_gives_the_same(
+    objective: str, retain: str, parameters: str, checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    """Micro-batches (and so padding), separate passes and checkpointing are ways to save memory."""
+    whole = replace(
+        STILL, objective=objective, retain_objective=retain, options={}, trained=parameters,
+        lora_rank=4, max_steps=1, layer=LAYER, retain_weight=2.0,
+    )  # fmt: skip
+    together = {"separate_backward": True, "activation_checkpointing": True}
+    ways: list[dict[str, Any]] = [{"micro_batch_size": 1}, {"micro_batch_size": 2, **together}]
+    # Adapters go the same ways; checkpointing is the one that trains nothing in other hands.
+    ways = ways[-1:] if parameters == "lora" else ways
+    wanted, wanted_log, _ = moved_gradient(tmp_path, checkpoint_of("qwen2"), whole)
+    reached = {name for name, grad in wanted.found.items() if grad is not None and grad.any()}
+    states_only = objective == "rmu" and retain == "feature_l2"
+    layers = range(LAYER + 1 if states_only else 4)
+    for name in wanted.found:
+        assert (name in reached) == any(f"layers.{i}." in name for i in layers), name
+    assert {"lora_A" in name for name in reached} == (
+        {True, False} if parameters == "lora" else {False}
+    )
+    for way in ways:
+        found, log, _ = moved_gradient(tmp_path, checkpoint_of("qwen2"), replace(whole, **way))
+        assert relative_difference(found.vector(), wanted.vector()) < 1e-5, way
+        for name in reached:
+            assert relative_difference(found.found[name], wanted.found[name]) < 1e-4, name
+        for column in wanted_log.columns:
+            assert log[column].item() == pytest.approx(
+                wanted_log[column].item(), rel=1e-5, abs=1e-6
+            )
+
+
+def response_of(lm: LanguageModel, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Log-softmax "response vocab" and states "response d_model" the plain way."""
+    output = lm.model(input_ids=torch.tensor([tokens.ids]), output_hidden_states=True)
+    span = tokens.spans["response"]
+    predicting = slice(span.start - 1, span.stop - 1)
+    states = output.hidden_states[LAYER + 1][0, predicting]
+    return output.logits[0, predicting].log_softmax(-1), states
+
+
+def by_hand(name: str, lm: LanguageModel, given: LanguageModel, one: Example) -> Tensor:
+    """The paper's equation for one example, from plain forwards of both models."""
+    log_softmax, states = response_of(lm, one.tokens)
+    with torch.no_grad():
+        reference, reference_states = response_of(given, one.tokens)
+    if name == "kl":
+        return (reference.exp() * (reference - log_softmax)).sum()
+    if name == "feature_l2":
+        return (states - reference_states).pow(2).mean()
+    if name == "rmu":
+        return (states - 6.5 * control_vector(lm.d_model, seed=0)).pow(2).mean()
+    own = log_prob(lm, one.tokens)
+    if name == "cross_entropy":
+        return -own
+    if name in ("gradient_ascent", "grad_diff"):
+        return own
+    if name == "sim_npo":
+        length = len(one.tokens.ids[one.tokens.spans["response"]])
+        return -(2 / 4.5) * F.logsigmoid(-4.5 * own / length)
+    assert one.preferred is not None
+    preferred = log_prob(lm, one.preferred)
+    if name == "fine_tuning":
+        return -preferred
+    assert name in ("dpo", "idk_dpo")
+    with torch.no_grad():
+        winner, loser = log_prob(given, one.preferred), log_prob(given, one.tokens)
+    return -F.logsigmoid(0.1 * ((preferred - winner) - (own - loser)))
+
+
+@pytest.mark.parametrize(
+    ("objective", "retain", "parameters"),
+    [
+        *((*one, "projections") for one in COMBINED if one[0] != "npo"),
+        ("dpo", "kl", "lora"),
+        ("rmu", "feature_l2", "lora"),
+    ],
+)
+def test_gradient_is_that_of_the_equations_written_out(
+    objective: str, retain: str, parameters: str, checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    settings = replace(
+        STILL, objective=objective, retain_objective=retain, options={}, trained=parameters,
+        lora_rank=4, batch_size=6, micro_batch_size=3, max_steps=1, layer=LAYER, retain_weight=3.0,
+    )  # fmt: skip
+    found, log, lm = moved_gradient(tmp_path, checkpoint_of("qwen2"), settings)
+    given = LanguageModel.load(checkpoint_of("qwen2"))
+    # Six positions with a ratio of 2: every forget example once, and each group six of its own.
+    groups: dict[int, list[Tensor]] = {0: [], 1: [], 2: []}
+    stream = Mixture(pairs(given), retained(given), ratio=2, seed=3).stream(1, 6)
+    for position in range(6):
+        for (group, _), one in stream[position]:
+            groups[group].append(by_hand(retain if group else objective, lm, given, one))
+    forget, *kept = (torch.stack(values).mean() for values in groups.values())
+    total = forget + 3.0 * sum(kept) / 2
+    lm.model.zero_grad()
+    total.backward()
+    wanted = NamedGradients()
+    wanted.on_pre_optimizer_step(model=lm.model)
+    assert relative_difference(found.vector(), wanted.vector()) < 1e-5
+    assert log["loss"].item() == pytest.approx(total.item(), rel=1e-5)
+    assert log["loss_forget"].item() == pytest.approx(forget.item(), rel=1e-5)
+
+
+def test_checkpointing_computes_activations_again_and_ablated_ones_ablated(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    found = []
+    for checkpointing in (False, True):
+        settings = replace(STILL, activation_checkpointing=checkpointing, max_steps=1)
+        lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        runs: list[int] = []
+        # A layer's own hooks do not run when it is computed again, those inside it do.
+        counter = lm.layers[3].mlp.register_forward_pre_hook(  # type: ignore[union-attr, operator]
+            lambda *_, runs=runs: runs.append(1)
+        )
+
+        @contextmanager
+        def ablated(layer: nn.Module = lm.layers[1].input_layernorm) -> Any:  # type: ignore[assignment]
+            handle = layer.register_forward_hook(lambda _module, _inputs, output: 0.5 * output)
+            yield
+            handle.remove()
+
+        gradients = Gradients()
+        unlearn(lm, Mixture(forgotten(lm)), settings, folder=tmp_path, callbacks=[gradients],
+                around_forward=ablated)  # fmt: skip
+        counter.remove()
+        # Reference log-probs take a forward before training.
+        found.append((len(runs), gradients.steps[0]))
+    (once, wanted), (twice, recomputed) = found
+    assert twice == once + 1
+    assert relative_difference(recomputed, wanted) < 1e-5
+
+
+# Precision
+
+
+def in_same_shape(
+    lm: LanguageModel, mixture: Mixture, settings: TrainingSettings, autocast: bool
+) -> Mixture:
+    """References from the very batch of the first step, in train mode."""
+    stream = mixture.stream(1, settings.batch_size, window=settings.length_window)
+    batch = collator(lm.chat)([stream[i] for i in range(len(stream))])
+    lm.model.train()
+    precision = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
+    names = ("input_ids", "attention_mask", "position_ids")
+    with torch.no_grad(), precision:
+        values, mask = response_log_probs(
+            lm.model, {name: batch[name] for name in names}, batch["response_mask"]
+        )
+    found = {place: row[kept] for place, row, kept in
+             zip(batch["place"].tolist(), values, mask, strict=True)}  # fmt: skip
+    return replaced(mixture, [found[i] for i in range(len(mixture.forget))])
+
+
+def replaced(mixture: Mixture, references: Sequence[Tensor]) -> Mixture:
+    forget = [replace(one, reference=values)
+              for one, values in zip(mixture.forget, references, strict=True)]  # fmt: skip
+    return Mixture(forget, mixture.retain, ratio=mixture.ratio, seed=mixture.seed)
+
+
+PRECISIONS = [
+    pytest.param(torch.float32, "lora", False, id="float32-lora"),
+    pytest.param(torch.float32, "projections", False, id="float32-projections"),
+    pytest.param(torch.float32, "projections", True, id="autocast-projections"),
+    pytest.param(torch.bfloat16, "lora", False, id="bfloat16-lora"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "parameters", "autocast"), PRECISIONS)
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_the_log_ratio_is_exactly_0_against_a_reference_of_the_same_batch(
+    family: str,
+    dtype: torch.dtype,
+    parameters: str,
+    autocast: bool,
+    checkpoint_of: Checkpoints,
+    tmp_path: Path,
+) -> None:
+    settings = replace(
+        STILL, trained=parameters, lora_rank=4, batch_size=6, max_steps=1, autocast=autocast
+    )
+    lm = prepare(LanguageModel.load(checkpoint_of(family), dtype=dtype), settings)
+    bare = Mixture([example(lm, number) for number in range(6)])
+    log = unlearn(lm, in_same_shape(lm, bare, settings, autocast), settings, folder=tmp_path)
+    assert log["log_ratio"].item() == 0.0
+    assert log["npo_weight"].item() == 1.0
+
+
+@pytest.mark.parametrize(("dtype", "parameters", "autocast"), PRECISIONS)
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_the_log_ratio_through_the_cache_is_small(
+    family: str,
+    dtype: torch.dtype,
+    parameters: str,
+    autocast: bool,
+    checkpoint_of: Checkpoints,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """One response a step, so that the log has every response's; the cache has them in batches."""
+    settings = replace(
+        STILL, trained=parameters, lora_rank=4, batch_size=1, max_steps=6, autocast=autocast
+    )
+    lm = prepare(LanguageModel.load(checkpoint_of(family), dtype=dtype), settings)
+    bare = Mixture([example(lm, number) for number in range(6)])
+    log = unlearn(lm, bare, settings, folder=tmp_path, cache=tmp_path / "cache")
+    largest = float(log["log_ratio"].abs().max())
+    record_property("log_ratio", largest)
+    exact = dtype is torch.float32 and not autocast
+    assert largest < (1e-4 if exact else 0.05)
+
+
+class Dtypes(TrainerCallback):
+    """Of the trained parameters, their gradients and the optimizer's moments."""
+
+    def __init__(self) -> None:
+        self.trained: set[torch.dtype] = set()
+        self.moments: set[torch.dtype] = set()
+
+    def on_step_end(self, *_: Any, model: nn.Module, optimizer: Any, **__: Any) -> None:
+        self.trained = {p.dtype for p in model.parameters() if p.requires_grad}
+        self.moments = {
+            value.dtype
+            for state in optimizer.state.values()
+            for name, value in state.items()
+            if name.startswith("exp_avg")
+        }
+
+
+def test_adapters_of_a_half_precision_model_and_their_moments_are_float32(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    settings = replace(MOVING, trained="lora", lora_rank=4, learning_rate=1e-5, max_steps=2)
+    lm = prepare(LanguageModel.load(checkpoint_of("qwen2"), dtype=torch.bfloat16), settings)
+    before = weights(lm)
+    dtypes = Dtypes()
+    mixture = Mixture(forgotten(lm), retained(lm))
+    unlearn(lm, mixture, settings, folder=tmp_path, callbacks=[dtypes])
+    assert dtypes.trained == dtypes.moments == {torch.float32}
+    frozen = {p.dtype for p in lm.model.parameters() if not p.requires_grad}
+    assert frozen == {torch.bfloat16}
+    adapters = {name for name in before if "lora_" in name}
+    assert changed(before, weights(lm)) == adapters
+
+
+def test_autocast_trains_float32_weights_in_a_bfloat16_forward(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    settings = replace(MOVING, autocast=True, learning_rate=1e-5, max_steps=1)
+    lm = prepare(LanguageModel.load(checkpoint_of("qwen2"), dtype=torch.bfloat16), settings)
+    before = weights(lm)
+    seen: list[torch.dtype] = []
+    handle = lm.layers[1].mlp.register_forward_hook(  # type: ignore[union-attr]
+        lambda _module, _inputs, output: seen.append(output.dtype)
+    )
+    dtypes = Dtypes()
+    # References are there already, so every forward is a training one.
+    mixture = Mixture(forgotten(lm))
+    seen.clear()
+    unlearn(lm, mixture, settings, folder=tmp_path, callbacks=[dtypes])
+    handle.remove()
+    assert set(seen) == {torch.bfloat16}
+    assert dtypes.trained == dtypes.moments == {torch.float32}
+    weight = "model.layers.0.mlp.up_proj.weight"
+    was, now = before[weight], weights(lm)[weight]
+    assert (now != was).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("retain", ["cross_entropy", "kl", "feature_l2"])
+def test_a_user_s_own_adapter_is_where_training_starts_from_and_refers_to(
+    retain: str, checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    base, settings = checkpoint_of("llama"), replace(STILL, trained="lora", lora_rank=4)
+    own = prepare(LanguageModel.load(base), settings)
+    Moved().on_train_begin(model=own.model)
+    adapter = save(own, tmp_path / "own")
+    given = LanguageModel.load(adapter)
+    settings = replace(settings, retain_objective=retain, max_steps=2, layer=LAYER)
+    lm = prepare(LanguageModel.load(adapter), settings)
+    mixture = Mixture([example(lm, number) for number in range(6)], retained(lm))
+    log = unlearn(lm, mixture, settings, folder=tmp_path / "run")
+    assert log["log_ratio"].abs().max() < 1e-4
+    if retain != "cross_entropy":  # a distance to the reference: to the base it would not be 0
+        assert log["loss_retain_safety"].abs().max() < 1e-8
+    tokens = example(lm, 0).tokens
+    with torch.no_grad():
+        start = log_prob(lm, tokens)
+        assert float(start - log_prob(given, tokens)) == pytest.approx(0, abs=1e-4)
+        assert abs(float(start - log_prob(LanguageModel.load(base), tokens))) > 0.1
 
 
 # What is trained
