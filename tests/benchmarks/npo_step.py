@@ -91,8 +91,9 @@ def _ours(
 def peak(workload: Workload, way: str, trained: str, steps: int = 2) -> dict[str, float]:
     """Peak resident memory of THIS process over its memory now, and how much of it any way needs.
 
-    Two steps: AdamW's moments are there from the second on. The high-water mark is the kernel's for this very address space (VmHWM): ``ru_maxrss`` would
-    carry the parent's peak across fork and exec.
+    Two steps: AdamW's moments are there from the second on. The high-water mark is the kernel's
+    for this very address space (VmHWM): ``ru_maxrss`` would carry the parent's peak across fork
+    and exec.
 
     Returns:
         ``peak`` and ``common``, in MB: of full fine-tuning, float32 weights, gradients and the
