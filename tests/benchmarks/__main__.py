@@ -136,7 +136,9 @@ def _processor() -> str:
 
 def table(entries: dict[str, Any]) -> Table:
     """The entries as they are read: value, interval, goal."""
-    shown = Table("quantity", "median", "95% interval", "n", "goal", "met")
+    shown = Table()
+    for heading in ("quantity", "median", "95% interval", "n", "goal", "met"):
+        shown.add_column(heading, overflow="fold")
     for name, entry in entries.items():
         shown.add_row(
             name,
