@@ -53,7 +53,7 @@ class ArmPlan:
             "name": self.name,
             "concept": self.concept,
             "objective": training.objective if training else None,
-            "options": dict(training.options) if training else None,
+            "options": training.hyperparameters if training else None,
             "retain": list(self.retain) or None,
             "retain_weight": training.retain_weight if training and self.retain else None,
             "reduction": {

@@ -201,6 +201,8 @@ def _load_merged(
     # The revision asked for is the adapter's; its base has its own.
     model, tokenizer = _load_merged(base, dtype, {**options, "revision": config.get("revision")})
     model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    # An adapter trained on top of this one names its base by it: this folder, not the bare base.
+    model.name_or_path = str(source)
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     return model, tokenizer

@@ -1,4 +1,4 @@
-"""An adapter merged into its base is an ordinary model: transformers and TransformerLens load it."""
+"""An adapter merged into its base is a plain model: transformers and TransformerLens load it."""
 
 from __future__ import annotations
 
@@ -47,6 +47,26 @@ def test_a_merged_adapter_is_the_trained_model_everywhere(
     torch.testing.assert_close(lens, plain, atol=1e-4, rtol=1e-4)
     loaded = LanguageModel.load(merged)
     assert loaded.chat.encode(PROMPT).ids == lm.chat.encode(PROMPT).ids
+
+
+def test_an_adapter_on_a_user_s_own_adapter_is_loaded_with_it(
+    checkpoint_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Two trainings, one upon the other: the second one's folder gives the model of both."""
+    source: Path = checkpoint_of("qwen2")
+    logits = []
+    for name, response in (("first", RESPONSE), ("second", "Sure, gladly.")):
+        settings = TrainingSettings(lora_rank=4, learning_rate=1e-2, batch_size=2, max_steps=3)
+        lm = prepare(LanguageModel.load(source), settings)
+        example = Example(name, lm.chat.encode(PROMPT, response))
+        unlearn(lm, Mixture([example]), settings, folder=tmp_path / "training")
+        source = save(lm, tmp_path / name)
+        with torch.no_grad():
+            ids = torch.tensor([lm.chat.encode(PROMPT).ids])
+            logits.append(lm.model(input_ids=ids).logits)
+            loaded = LanguageModel.load(source).model(input_ids=ids).logits
+        torch.testing.assert_close(loaded, logits[-1], atol=1e-4, rtol=1e-4)
+    assert (logits[1] - logits[0]).abs().max() > 1e-2
 
 
 def test_a_fully_trained_arm_is_a_plain_model_already(tmp_path: Path) -> None:

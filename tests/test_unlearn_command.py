@@ -59,7 +59,8 @@ def command(out: Path, prompts: Path, *options: str) -> list[str]:
     """A contained arm with multipliers, a checkpoint after every step."""
     return [
         "unlearn", str(shipped()), "--concept", "bias", "--retain", "safety,privacy",
-        "--prompts", str(prompts), "--adaptive", "--max-steps", str(STEPS), "--checkpoint-every", "1", "--out", str(out),
+        "--prompts", str(prompts), "--adaptive", "--max-steps", str(STEPS),
+        "--checkpoint-every", "1", "--out", str(out),
         *options,
     ]  # fmt: skip
 

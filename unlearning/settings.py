@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from interp.errors import InputError
 from unlearning import parameters, registry
@@ -74,9 +73,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         objective = registry.for_forgetting(self.objective)
         registry.find(registry.RETAIN, self.retain_objective)
-        # Frozen, so set as dataclasses do: the options are complete from here on.
-        options = MappingProxyType(objective.validated(self.options))
-        object.__setattr__(self, "options", dict(options))
+        options = objective.validated(self.options)
         trained = ("lora", *parameters.PARAMETERS)
         if self.trained not in trained:
             raise InputError(f"trained is {self.trained!r}; expected one of {', '.join(trained)}")
@@ -92,3 +89,8 @@ class TrainingSettings:
                 f"micro_batch_size {self.micro_batch_size} does not divide batch_size "
                 f"{self.batch_size}"
             )
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """The objective's options, its defaults among them."""
+        return registry.for_forgetting(self.objective).validated(self.options)

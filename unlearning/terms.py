@@ -67,7 +67,7 @@ def terms_of(settings: TrainingSettings, mixture: Mixture) -> tuple[Term, ...]:
         )
     retain = find(RETAIN, settings.retain_objective)
     return (
-        Term(None, forget, settings.options),
+        Term(None, forget, settings.hyperparameters),
         *(Term(name, retain, retain.options, settings.adaptive) for name in mixture.retain),
     )
 

@@ -20,7 +20,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from interp.errors import InputError, TrainingError
 from interp.model import LanguageModel
 from unlearning import parameters
-from unlearning.checkpoints import Checkpointing, Stateful, StopOnSignal, reported, resume
+from unlearning.arguments import training_arguments
+from unlearning.checkpoints import (
+    Checkpointing,
+    Stateful,
+    StopOnSignal,
+    newest_complete,
+    reported,
+    resume,
+)
 from unlearning.mixture import Mixture, collator
 from unlearning.objectives import npo_weight, sequence_log_ratio
 from unlearning.reference import with_references
@@ -95,7 +103,7 @@ def unlearn(
         mixture,
         settings,
         terms,
-        _arguments(lm, settings, needs, folder, checkpoint_every, report_to),
+        training_arguments(lm, settings, needs, folder, checkpoint_every, report_to),
         callbacks,
         around_forward,
     )
@@ -124,55 +132,6 @@ def _train_with_checkpoints(trainer: UnlearningTrainer, kept: Mapping[str, State
             f"stopped by SIGTERM after step {stop.stopped_at}, which is saved under {folder}; "
             "the same command goes on from there"
         )
-
-
-def _arguments(
-    lm: LanguageModel,
-    settings: TrainingSettings,
-    needs: frozenset[str],
-    folder: Path,
-    checkpoint_every: int | None,
-    report_to: str,
-) -> TrainingArguments:
-    from accelerate import PartialState
-    from transformers.integrations import integration_utils
-
-    known = ("none", "all", *integration_utils.get_available_reporting_integrations())
-    if report_to not in known:
-        raise InputError(f"report_to is {report_to}; installed are {', '.join(known)}")
-    processes = PartialState(cpu=lm.device.type == "cpu").num_processes
-    micro = settings.micro_batch_size or settings.batch_size // processes
-    if micro < 1 or settings.batch_size % (micro * processes):
-        raise InputError(
-            f"batch_size {settings.batch_size} cannot be split into micro-batches of {micro} on "
-            f"{processes} processes; give a multiple of {micro * processes}"
-        )
-    return TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_size // (micro * processes),
-        max_steps=settings.max_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant",
-        adam_beta1=settings.adam_betas[0],
-        adam_beta2=settings.adam_betas[1],
-        weight_decay=0.0,
-        max_grad_norm=settings.max_grad_norm,
-        bf16=settings.autocast,
-        activation_checkpointing=settings.activation_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        # An objective on inner states leaves the layers above them without a gradient.
-        ddp_find_unused_parameters=not needs & OF_OUTPUTS,
-        seed=settings.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no" if checkpoint_every is None else "steps",
-        save_steps=checkpoint_every or 500,
-        report_to=report_to,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=lm.device.type == "cpu",
-    )
 
 
 class UnlearningTrainer(Trainer):
@@ -285,7 +244,7 @@ class UnlearningTrainer(Trainer):
             ratio = sequence_log_ratio(*quantities)
             self._note("log_ratio", ratio.sum() / count)
             if self.settings.objective == "npo":
-                weight = npo_weight(*quantities, beta=self.settings.options["beta"])
+                weight = npo_weight(*quantities, beta=self.settings.hyperparameters["beta"])
                 self._note("npo_weight", weight.sum() / count)
 
     def _note(self, name: str, value: Tensor) -> None:
@@ -319,10 +278,12 @@ class UnlearningTrainer(Trainer):
         groups = list(self.mixture.groups.values())
         places = zip(inputs["group"].tolist(), inputs["place"].tolist(), strict=True)
         ids = dict.fromkeys(groups[group][place].id for group, place in places)
+        good = newest_complete(str(self.args.output_dir))
         shown = ", ".join(list(ids)[:8]) + (", …" if len(ids) > 8 else "")
         return (
             f"the loss is {loss.item()} at step {self.state.global_step + 1}, on {shown}; lower "
             f"the learning rate ({self.settings.learning_rate:g}) or the weights"
+            + (f"; the last good checkpoint is {good}" if good else "")
         )
 
 
