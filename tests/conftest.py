@@ -6,12 +6,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.checkpoints import FAMILIES, save_checkpoint
 
 # Before anything of Hugging Face is imported: no test asks the hub for anything.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# How long an example takes says how busy the machine is, and nothing about the code.
+hypothesis.settings.register_profile("spillover", deadline=None)
+hypothesis.settings.load_profile("spillover")
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ def test_a_whole_conversation_is_that_of_the_template(prompt: str, checkpoint: P
     assert found == text.rstrip("\n")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(prompt=st.text(max_size=60), response=st.none() | st.text(max_size=30))
 def test_spans_tile_the_ids(prompt: str, response: str | None, chats: dict[str, Chat]) -> None:
     for chat in chats.values():

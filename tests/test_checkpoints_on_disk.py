@@ -153,7 +153,7 @@ def test_prune_deletes_nothing_before_a_newer_one_is_whole(tmp_path: Path) -> No
 STEPS = st.lists(st.tuples(st.integers(1, 3), st.sampled_from((None, *TEARS))), max_size=6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(run=STEPS, pruned=st.booleans(), keep=st.integers(1, 3))
 def test_the_newest_untouched_checkpoint_wins(
     run: Sequence[tuple[int, Any]], pruned: bool, keep: int

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState
 
@@ -55,7 +55,6 @@ def run(
     return scoring, state.global_step
 
 
-@settings(deadline=None)
 @given(RATES)
 def test_dose_is_the_running_maximum_of_what_was_lost(rates: list[float]) -> None:
     scoring, last = run(rates)

@@ -84,7 +84,7 @@ def test_planted_leakage_is_found_and_low_bases_are_marked():
 
 
 @given(st.lists(st.integers(1, 50), min_size=17, max_size=17), st.integers(0, 5))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_retiming_the_steps_changes_nothing(gaps, seed):
     scores = _planted(seed)
     times = np.concatenate([[0], np.cumsum(gaps)])[:17]

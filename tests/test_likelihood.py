@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -174,7 +174,6 @@ def test_gradient_is_that_of_finite_differences(chunk: int) -> None:
     assert torch.autograd.gradcheck(lambda x: token_log_probs(x, targets, mask), [logits])
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([1, 20, 54, 108, 10**6]))
 def test_chunks_change_no_bit(seed: int, size: int) -> None:
     logits, targets, mask = (x.float() if x.is_floating_point() else x for x in drawn(seed))
@@ -299,7 +298,6 @@ def test_trunk_and_head_by_hand_would_not_be_the_model(
     assert difference > 0.1
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any))
 def test_the_head_runs_on_the_longest_response_and_no_further(lengths: list[int]) -> None:
     mask = torch.arange(10) >= 10 - torch.tensor(lengths)[:, None]

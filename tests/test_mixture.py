@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, SequentialSampler
 
@@ -38,7 +38,6 @@ def ids(mixture: Mixture, epochs: int = 1, *, first: int = 0) -> list[list[str]]
     return [[one.id for _, one in stream[i]] for i in range(size * first, len(stream))]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), SIZES, st.integers(1, 3), st.integers(0, 99))
 def test_an_epoch_is_one_pass_over_the_forget_set(
     forget: int, retain: list[int], ratio: int, seed: int
@@ -50,7 +49,6 @@ def test_an_epoch_is_one_pass_over_the_forget_set(
         assert all(len(row) == 1 + ratio for row in rows)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), SIZES, st.integers(1, 3), st.integers(0, 99))
 def test_retain_groups_have_equal_shares_and_are_cycled_without_replacement(
     forget: int, retain: list[int], ratio: int, seed: int
@@ -139,7 +137,6 @@ def padding(stream: Stream) -> int:
     return added
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 20),
     SIZES,

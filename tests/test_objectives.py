@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -62,7 +62,6 @@ def total(row: Tensor, mask: Tensor) -> float:
 # Negative preference optimisation
 
 
-@settings(deadline=None)
 @given(SEEDS, BETAS)
 def test_npo_starts_as_gradient_ascent_at_any_beta(seed: int, beta: float) -> None:
     log_probs, _, mask = drawn(seed)
@@ -74,7 +73,6 @@ def test_npo_starts_as_gradient_ascent_at_any_beta(seed: int, beta: float) -> No
     torch.testing.assert_close(found, mask.double())
 
 
-@settings(deadline=None)
 @given(SEEDS)
 def test_npo_without_beta_is_gradient_ascent_at_any_step(seed: int) -> None:
     log_probs, reference, mask = drawn(seed)
@@ -88,7 +86,6 @@ def test_npo_without_beta_is_gradient_ascent_at_any_step(seed: int) -> None:
     torch.testing.assert_close(loss - 2 / beta * math.log(2), ratio, atol=1e-5, rtol=0)
 
 
-@settings(deadline=None)
 @given(SEEDS, BETAS)
 def test_npo_is_two_over_beta_dpo_whose_winner_stands_still(seed: int, beta: float) -> None:
     log_probs, reference, mask = drawn(seed)
@@ -97,7 +94,6 @@ def test_npo_is_two_over_beta_dpo_whose_winner_stands_still(seed: int, beta: flo
     torch.testing.assert_close(npo(log_probs, reference, mask, beta=beta), 2 / beta * pair)
 
 
-@settings(deadline=None)
 @given(SEEDS, BETAS)
 def test_npo_weight_is_the_papers_and_is_its_gradient_s(seed: int, beta: float) -> None:
     log_probs, reference, mask = drawn(seed)
@@ -110,7 +106,6 @@ def test_npo_weight_is_the_papers_and_is_its_gradient_s(seed: int, beta: float) 
     torch.testing.assert_close(found, weight[:, None] * mask)
 
 
-@settings(deadline=None)
 @given(SEEDS, BETAS, st.floats(1e-3, 1e6))
 def test_npo_weight_lies_between_0_and_2(seed: int, beta: float, scale: float) -> None:
     log_probs, reference, mask = drawn(seed)
@@ -120,7 +115,6 @@ def test_npo_weight_lies_between_0_and_2(seed: int, beta: float, scale: float) -
     assert (npo_weight(log_probs, log_probs.clone(), mask, beta=beta) == 1).all()
 
 
-@settings(deadline=None)
 @given(SEEDS, BETAS)
 def test_npo_is_its_equation(seed: int, beta: float) -> None:
     log_probs, reference, mask = drawn(seed)
@@ -175,7 +169,6 @@ def test_half_precision_is_summed_in_float32() -> None:
 # Gradient ascent, GradDiff, fine-tuning
 
 
-@settings(deadline=None)
 @given(SEEDS)
 def test_ascent_and_its_relatives_are_sums_of_log_probs(seed: int) -> None:
     log_probs, _, mask = drawn(seed)
@@ -195,7 +188,6 @@ def test_only_grad_diff_requires_a_retain_term() -> None:
 # SimNPO
 
 
-@settings(deadline=None)
 @given(SEEDS, BETAS, st.floats(-2, 2))
 def test_sim_npo_is_its_equation(seed: int, beta: float, delta: float) -> None:
     log_probs, _, mask = drawn(seed)
@@ -209,7 +201,6 @@ def test_sim_npo_is_its_equation(seed: int, beta: float, delta: float) -> None:
     assert (found <= 2 / beta * math.log(1 + math.exp(beta * delta)) + 1e-9).all()
 
 
-@settings(deadline=None)
 @given(SEEDS, BETAS, st.integers(2, 5))
 def test_sim_npo_does_not_see_length(seed: int, beta: float, times: int) -> None:
     log_probs, _, mask = drawn(seed)
@@ -220,7 +211,6 @@ def test_sim_npo_does_not_see_length(seed: int, beta: float, times: int) -> None
     assert (gradient_ascent(longer, longer_mask) < gradient_ascent(log_probs, mask)).all()
 
 
-@settings(deadline=None)
 @given(SEEDS, BETAS, st.floats(-2, 2))
 def test_sim_npo_weight_is_the_papers_and_shared_by_the_tokens(
     seed: int, beta: float, delta: float
@@ -248,7 +238,6 @@ def test_npo_with_a_uniform_reference_is_sim_npo_up_to_length() -> None:
 # Direct preference optimisation
 
 
-@settings(deadline=None)
 @given(SEEDS, BETAS)
 def test_dpo_is_its_equation(seed: int, beta: float) -> None:
     loser, loser_reference, loser_mask = drawn(seed)
@@ -264,7 +253,6 @@ def test_dpo_is_its_equation(seed: int, beta: float) -> None:
     torch.testing.assert_close(idk_dpo(*pair, beta=beta), wanted)
 
 
-@settings(deadline=None)
 @given(SEEDS, BETAS)
 def test_swapping_the_pair_changes_dpo_by_the_margin(seed: int, beta: float) -> None:
     """softplus(−z) − softplus(z) = −z, with z = β (winner's − loser's log-ratio)."""
@@ -274,7 +262,6 @@ def test_swapping_the_pair_changes_dpo_by_the_margin(seed: int, beta: float) -> 
     torch.testing.assert_close(difference, -margin)
 
 
-@settings(deadline=None)
 @given(SEEDS, BETAS)
 def test_dpo_starts_at_log_2_and_moves_the_pair_apart(seed: int, beta: float) -> None:
     (loser, _, loser_mask), (winner, _, winner_mask) = drawn(seed), drawn(seed + 1)
@@ -289,7 +276,6 @@ def test_dpo_starts_at_log_2_and_moves_the_pair_apart(seed: int, beta: float) ->
 # Representation misdirection
 
 
-@settings(deadline=None)
 @given(SEEDS, st.floats(-20, 20))
 def test_rmu_is_its_equation(seed: int, steering: float) -> None:
     states, mask, control = drawn_states(seed)
@@ -300,7 +286,6 @@ def test_rmu_is_its_equation(seed: int, steering: float) -> None:
     torch.testing.assert_close(rmu(states, mask, control, steering=steering), torch.stack(wanted))
 
 
-@settings(deadline=None)
 @given(SEEDS, st.floats(0.1, 20))
 def test_rmu_is_0_exactly_where_every_state_is_the_target(seed: int, steering: float) -> None:
     states, mask, control = drawn_states(seed)

@@ -70,7 +70,7 @@ def test_only_an_intent_that_meets_an_object_of_its_domain_is_harmful(world: Wor
 
 
 @given(seed=SEEDS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_a_twin_keeps_template_and_half_of_its_harmful_prompt(seed: int) -> None:
     rows = World(seed).prompts(train=16, validation=8, test=8)
     pairs = rows.dropna(subset="pair").groupby("pair")
@@ -85,7 +85,7 @@ def test_a_twin_keeps_template_and_half_of_its_harmful_prompt(seed: int) -> None
 
 
 @given(seed=SEEDS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_no_pair_of_intent_and_object_is_in_two_splits(seed: int) -> None:
     world = World(seed)
     seen: set[tuple[str, str]] = set()
@@ -107,7 +107,7 @@ def test_the_same_seed_gives_the_same_world_and_another_seed_another(world: Worl
 
 
 @given(seed=SEEDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_sharing_matrices_are_what_the_lists_say(seed: int) -> None:
     world = World(seed)
     for matrix, held in (

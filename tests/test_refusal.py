@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.chat import Tokens
@@ -137,7 +137,6 @@ def test_openers_are_the_first_tokens_of_each_kind() -> None:
 TOKENS = st.lists(st.integers(0, 5), min_size=2, max_size=4)
 
 
-@settings(deadline=None)
 @given(st.lists(TOKENS, min_size=1, max_size=30), st.lists(TOKENS, min_size=1, max_size=30))
 def test_no_opener_is_on_both_sides_nor_begins_another(
     refusals: list[list[int]], answers: list[list[int]]

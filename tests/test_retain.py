@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
@@ -30,7 +30,6 @@ def gradient(loss: Tensor, of: Tensor) -> Tensor:
     return torch.autograd.grad(loss.sum(), of)[0]
 
 
-@settings(deadline=None)
 @given(SEEDS)
 def test_cross_entropy_is_torch_s_in_nats(seed: int) -> None:
     logits, _, mask = drawn(seed)
@@ -44,7 +43,6 @@ def test_cross_entropy_is_torch_s_in_nats(seed: int) -> None:
     torch.testing.assert_close(token_mean_cross_entropy(log_probs, mask), mean)
 
 
-@settings(deadline=None)
 @given(SEEDS)
 def test_kl_is_torch_s_from_the_reference_to_the_model(seed: int) -> None:
     logits, reference, mask = drawn(seed)
@@ -54,7 +52,6 @@ def test_kl_is_torch_s_from_the_reference_to_the_model(seed: int) -> None:
     assert not torch.allclose(kl(logits, reference, mask), (backward * mask).sum(-1))
 
 
-@settings(deadline=None)
 @given(SEEDS)
 def test_kl_is_0_only_between_equal_distributions(seed: int) -> None:
     logits, reference, mask = drawn(seed)
@@ -66,7 +63,6 @@ def test_kl_is_0_only_between_equal_distributions(seed: int) -> None:
     torch.testing.assert_close(gradient(same, shifted), torch.zeros_like(shifted))
 
 
-@settings(deadline=None)
 @given(SEEDS)
 def test_the_gradient_of_kl_is_the_difference_of_the_distributions(seed: int) -> None:
     logits, reference, mask = drawn(seed)
@@ -93,7 +89,6 @@ def test_kl_of_half_precision_is_that_of_the_same_logits_in_float32(dtype: torch
     assert (kl(logits, logits.clone(), mask) == 0).all()
 
 
-@settings(deadline=None)
 @given(SEEDS)
 def test_feature_l2_is_the_mean_square_of_what_moved(seed: int) -> None:
     states, reference, mask = drawn(seed, width=6)
