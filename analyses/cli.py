@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -228,6 +229,11 @@ def _carry_out(plan: StudyPlan, out: Path, only_plan: bool) -> None:
     from analyses.costs import describe
     from analyses.progress import Progress
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "the commands run in one process, which uses one device; several devices train by a "
+            "script of a few lines: see docs/distributed.md"
+        )
     context = checked(plan, out, Progress())
     for line in describe(plan, context.prompts):
         typer.echo(line, err=True)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyses.plan import StudyPlan
+from analyses.plan import ArmPlan, StudyPlan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,12 +57,28 @@ def describe(plan: StudyPlan, prompts: pd.DataFrame) -> list[str]:
     # rank 128 about a tenth of them again with its gradients and moments in float32.
     memory = parameters * 16 if full else held * 1.1 + parameters * 0.08 * 16
     memory = memory if trained else held * 2
+    if full and any(_reads_reference(arm) for arm in trained):
+        memory += parameters * 4
+        lines.append(
+            "reference: a frozen copy of the model is held, as an objective reads its logits or "
+            "states (under LoRA the adapters are switched off instead)"
+        )
     seconds = parameters * (2 * forward + 6 * backward) / (EFFICIENCY * device_speed())
     lines.append(
         f"memory: about {memory / 2**30:.1f} GiB and activations; time: {_span(seconds)} at most "
         "on this device, roughly"
     )
     return lines
+
+
+def _reads_reference(arm: ArmPlan) -> bool:
+    """Whether a term needs more of the reference than log-probs, which are cached."""
+    from unlearning.registry import RETAIN, find, for_forgetting
+
+    assert arm.training is not None
+    terms = [for_forgetting(arm.training.objective)]
+    terms += [find(RETAIN, arm.training.retain_objective)] if arm.retain else []
+    return any(need in ("reference_logits", "reference_states") for t in terms for need in t.needs)
 
 
 def checkpoint_size(model: str) -> tuple[int, int] | None:

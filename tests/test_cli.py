@@ -299,3 +299,41 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--retain" in done.stdout
+
+
+@pytest.mark.usefixtures("no_model")
+def test_the_plan_says_when_a_copy_of_the_model_is_held(spillover: Spillover) -> None:
+    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--plan"]
+    kept = ["--retain", "privacy", "--retain-objective"]
+    assert "frozen copy" not in spillover(*command, *kept, "cross_entropy")[2]
+    assert "frozen copy" in spillover(*command, *kept, "kl")[2]
+    assert "frozen copy" not in spillover(*command, *kept, "kl", "--trained", "lora")[2]
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--option", "gamma=1"), "npo has no option gamma; expected beta"),
+        (("--option", "beta"), "--option beta: expected name=value"),
+        (("--option", "beta=much"), "beta is 'much'; expected a number"),
+        (("--retain-objective", "mse"), "no loss 'mse'; expected one of cross_entropy"),
+    ],
+)
+def test_options_of_objectives_are_checked_first(
+    option: tuple[str, ...], message: str, spillover: Spillover
+) -> None:
+    code, out, error = spillover(
+        "unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--plan", *option
+    )
+    assert code == 2 and not out
+    assert message in error and "Traceback" not in error
+
+
+@pytest.mark.usefixtures("no_model")
+def test_several_processes_are_told_where_to_go(
+    spillover: Spillover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, error = spillover("unlearn", shipped(), "--concept", CONCEPT, "--out", "run")
+    assert code == 2 and "distributed.md" in error
