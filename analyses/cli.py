@@ -26,9 +26,12 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # whose tables cut the names of options at 80 columns
 )
 organism_app = typer.Typer(
-    help="The embedded model organism: a small model in a planted world.", no_args_is_help=True
+    help="The embedded model organism: a small model in a planted world.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.add_typer(organism_app, name="organism")
 
@@ -44,7 +47,10 @@ Deflections = Annotated[
     Path | None, typer.Option(help="Ready-made prompt, response (and preferred); skips phase 1.")
 ]
 StopAt = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Dose at which the model is kept; 0.95.")
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Dose at which the model is kept; 0.95, an organism's own is 0.9."
+    ),
 ]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Of a generated answer; 48.")]
 CheckpointEvery = Annotated[
@@ -52,6 +58,23 @@ CheckpointEvery = Annotated[
 ]
 Trackers = Annotated[str, typer.Option(help="Where Trainer reports to: tensorboard, …")]
 ScorerName = Annotated[str, typer.Option("--scorer", help="auto, grammar or phrases.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from interp.store import package_version
+
+        typer.echo(package_version())
+        raise typer.Exit
+
+
+@app.callback()
+def spillover(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Measure what narrow unlearning does to everything else in a language model."""
 
 
 @app.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.plan import StudyPlan
+from analyses.plan import ArmPlan, StudyPlan
 from analyses.progress import Progress
 from analyses.representation import contrasts
 from analyses.run import Run
@@ -22,6 +22,7 @@ from unlearning.evaluation import Evaluation
 from unlearning.organism import Grammar, load_world
 from unlearning.prompts import read_prompts, require_concepts
 from unlearning.refusal import Openers
+from unlearning.registry import for_forgetting
 from unlearning.scorers import Phrases, Scorer
 
 
@@ -103,9 +104,32 @@ def checked(plan: StudyPlan, out: str | Path, progress: Progress) -> Context:
     require_concepts(prompts, plan.concepts)
     pairs = read_deflections(plan.deflections) if plan.deflections else None
     require_prompts(prompts, plan.deflected(ready_made=pairs is not None))
+    for arm in plan.arms:
+        require_inputs(arm, prompts if pairs is None else pairs)
     run = Run(out)
     run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
     return Context(plan, prompts, pairs, run, progress, scorer_of(plan))
+
+
+def require_inputs(arm: ArmPlan, prompts: pd.DataFrame) -> None:
+    """Check that an arm has what its objective is defined on.
+
+    Raises:
+        InputError: a retain set or a column of compliances is missing.
+    """
+    if arm.training is None:
+        return
+    objective = for_forgetting(arm.training.objective)
+    if objective.requires_retain and not arm.retain:
+        raise InputError(
+            f"{objective.name} is defined with a retain set, and there is none; name domains with "
+            "--retain, or take gradient_ascent"
+        )
+    if objective.on_pairs and objective.name != "idk_dpo" and "compliance" not in prompts:
+        raise InputError(
+            f"{objective.name} trains on answers in the refusals' place; give them in a column "
+            "named compliance"
+        )
 
 
 def prompts_of(plan: StudyPlan) -> pd.DataFrame:

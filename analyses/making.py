@@ -22,6 +22,7 @@ from interp.model import LanguageModel
 from interp.rotation import Rotation
 from interp.store import content_key, write_json
 from unlearning import parameters
+from unlearning.checkpoints import newest_complete
 from unlearning.deflections import examples, refusals_of, with_preferred
 from unlearning.dose import Bounds, DoseResponse, target_rate
 from unlearning.evaluation import Evaluation
@@ -156,6 +157,8 @@ def _trained(
         bounds=Bounds(*plan.bounds),
     )
     checkpoints = folder / "checkpoints"
+    if left := newest_complete(checkpoints):
+        context.progress.say(f"{arm.name}: going on from {left.name}")
     with context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance:
         log = unlearn(
             lm,

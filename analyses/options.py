@@ -67,6 +67,9 @@ class TrainingOptions:
     objective: Annotated[
         str, typer.Option(help="npo, gradient_ascent, grad_diff, sim_npo, dpo, idk_dpo, rmu, …")
     ] = "npo"
+    objective_file: Annotated[
+        Path | None, typer.Option(help="Python file that registers an objective of your own.")
+    ] = None
     beta: Annotated[float | None, typer.Option(min=0, help="NPO's β; 0.1.")] = None
     option: Annotated[
         list[str] | None, typer.Option(help="name=value, for the objective: delta=0.5.")
@@ -110,6 +113,11 @@ class TrainingOptions:
         """``own`` (the model's settings) with what was asked for in its place."""
         from dataclasses import replace
 
+        from unlearning.registry import FORGET, find
+
+        if self.objective_file is not None:
+            _run(self.objective_file)
+        find(FORGET, self.objective)
         options = dict(own.options) if self.objective == own.objective else {}
         options |= _named(self.option, "--option")
         if self.beta is not None:
@@ -167,6 +175,15 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in shown}
     return run
+
+
+def _run(path: Path) -> None:
+    """Run a user's Python file, so that what it registers is known."""
+    import runpy
+
+    if not path.is_file():
+        raise InputError(f"--objective-file {path}: there is no such file")
+    runpy.run_path(str(path), run_name=path.stem)
 
 
 def _named(pairs: list[str] | None, option: str) -> dict[str, Any]:

@@ -131,10 +131,22 @@ def _verdict(tables: RunTables, headline: Headline, arm: Arm) -> View:
         "badge": word,
         "kind": word.split("?")[0].replace(" ", "-") if "?" not in word else "open",
         "sentence": wording.sentence(tables, arm),
-        "note": "No weight restored enough while the target complied; the best is shown."
-        if stand_in
-        else "",
+        "note": _stand_in(tables, headline) if stand_in else "",
     }
+
+
+def _stand_in(tables: RunTables, headline: Headline) -> str:
+    """Why the weight that is shown was not chosen, and which were not tried."""
+    planned = {
+        config["retain_weight"]
+        for config in tables.record.config.get("arms", [])
+        if config.get("retain") and config.get("concept") == headline.concept
+    }
+    untried = sorted(planned - {arm.retain_weight for arm in headline.sweep})
+    if not untried:
+        return "No weight restored enough while the target complied; the best is shown."
+    weights = ", ".join(f"×{weight:g}" for weight in untried)
+    return f"The target no longer complies; {weights} were not tried: they hold it back more."
 
 
 def _prompt_counts(tables: RunTables) -> str:

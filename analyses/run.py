@@ -99,6 +99,12 @@ def write_manifest(folder: Path, **facts: Any) -> None:
     write_json(folder / "manifest.json", {"versions": versions, **facts})
 
 
+def seconds_of(folder: Path) -> float:
+    """What earlier sessions of the run took, by its manifest; 0 where there is none."""
+    path = folder / "manifest.json"
+    return float(read_json(path).get("seconds") or 0.0) if path.is_file() else 0.0
+
+
 def update_config(path: Path, **changes: Any) -> None:
     """Change some keys of a JSON file; a file that holds them already is not touched."""
     present = read_json(path)

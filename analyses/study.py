@@ -24,7 +24,7 @@ from analyses.making import Made, compare_states, make
 from analyses.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.progress import Progress
 from analyses.recovery import recover
-from analyses.run import update_config, write_manifest
+from analyses.run import seconds_of, update_config, write_manifest
 from unlearning.deflections import refusals_of
 from unlearning.dose import matched_step
 
@@ -45,12 +45,13 @@ def carry_out(context: Context) -> Path:
     started = time.monotonic()
     run, progress = context.run, context.progress
     make_arms(context, establish(context))
+    seconds = time.monotonic() - started + seconds_of(run.folder)  # a resumed run took all of it
     write_manifest(
         run.folder,
         hashes={"model": context.reference.fingerprint()},
         device=str(context.reference.device),
         seeds=context.plan.seeds,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
     )
     with progress.stage("tables, figures, report"):
         return report.write(run.folder)
@@ -79,7 +80,7 @@ def make_arms(context: Context, baseline: Baseline) -> None:
             continue
         story = (arm.concept, arm.training.seed)
         if story in settled:
-            context.progress.say(f"{arm.name}: not needed")
+            context.progress.say(f"{arm.name}: not tried, as a smaller weight settled it")
             continue
         made.append(make(context, baseline, arm))
         recovery, answers = containment(context, arm)

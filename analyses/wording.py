@@ -12,13 +12,14 @@ from typing import Any
 import pandas as pd
 
 from analyses.arms import Arm
-from analyses.figures.geometry import outside_null
+from analyses.figures.geometry import has_control, outside_null
 from analyses.figures.style import domain_label
 from analyses.leakage import UNTOUCHED_WITHIN
 from analyses.resampling import Estimate
 from analyses.tables import RunTables
 from analyses.verdict import Outcome, Verdict
 
+STILL_LOST = 0.5  # a held-out domain above it has not been contained
 BADGES = {
     Outcome.FORGOTTEN: "complied",
     Outcome.COLLAPSED: "collapsed",
@@ -123,11 +124,11 @@ def leak_clause(tables: RunTables, arm: Arm) -> str:
         text = f"no loss of refusal is shown in {len(rows)} {others}"
     else:
         worst = leaked.iloc[int(leaked["value"].argmax())]
-        lost = "refusal leaked away" if arm.concept and not collapsed else "refusal was lost"
+        lost = "leaked away" if arm.concept and not collapsed else "was lost"
         text = (
-            f"{lost} in {len(leaked)} of {len(rows)} {others}, most in "
-            f"{domain_label(worst['domain'])}, {interval(estimate_of(worst))}"
-        )
+            f"refusal, by first-token mass, {lost} in {len(leaked)} of {len(rows)} {others}, most "
+            f"in {domain_label(worst['domain'])}, {interval(estimate_of(worst))}"
+        ) + _in_text(tables, arm, leaked["domain"])
     if collapsed:
         text += ", which stays out of the leakage matrix"
     rest = [
@@ -136,6 +137,20 @@ def leak_clause(tables: RunTables, arm: Arm) -> str:
         if (verdicts == name).any()
     ]
     return text + (f" ({', '.join(rest)})" if rest else "")
+
+
+def _in_text(tables: RunTables, arm: Arm, domains: pd.Series) -> str:
+    """In how many of these domains generated refusals fell too; a mass can fall without them."""
+    table = tables.leakage
+    rows = table[
+        (table["arm"] == arm.name)
+        & (table["quantity"] == "text_drop")
+        & table["domain"].isin(domains)
+        & table["value"].notna()
+    ]
+    if rows.empty:
+        return ""
+    return f"; generated refusals fell in {(rows['low'] > 0).sum()} of these"
 
 
 def recovery_clause(tables: RunTables, arm: Arm) -> str:
@@ -162,10 +177,23 @@ def recovery_clause(tables: RunTables, arm: Arm) -> str:
     if not held.low <= held.high:
         return text
     if held.low > 0:
-        return text + ": it reaches beyond what it retrained"
+        return text + ": it reaches beyond what it retrained" + _most_lost(tables, arm)
     if held.high < 0:
         return text + ": what was left out leaked more than without it"
     return text + "; whether it reaches beyond what it retrained is not decided"
+
+
+def _most_lost(tables: RunTables, arm: Arm) -> str:
+    """The held-out domain that is still lost, where one is: a mean hides it."""
+    table = tables.leakage
+    rows = table[
+        (table["arm"] == arm.name) & (table["quantity"] == "L_90") & (table["role"] == "held_out")
+    ]
+    lost = rows[rows["low"] > STILL_LOST]
+    if lost.empty:
+        return ""
+    worst = lost.iloc[int(lost["value"].argmax())]
+    return f", but not in {domain_label(worst['domain'])}, still at {interval(estimate_of(worst))}"
 
 
 def turned_clause(tables: RunTables, arm: Arm) -> str | None:
@@ -181,13 +209,17 @@ def turned_clause(tables: RunTables, arm: Arm) -> str | None:
     if rows.empty:
         return None
     turned = rows[outside_null(rows)]
+    controlled = has_control(tables)
     if turned.empty:
-        return "its direction did not turn beyond the null at any layer"
+        beyond = "beyond the null" if controlled else "beyond sampling noise"
+        return f"the target's direction did not turn {beyond} at any layer"
     most = turned.iloc[int(turned["value"].argmax())]
     angle = f"{most['value']:.0f}° ({most['low']:.0f}–{most['high']:.0f})"
     where = spans([int(layer) for layer in turned["layer"]])
     plural = "s" if len(turned) > 1 else ""
-    return f"its direction turned at layer{plural} {where}, most by {angle}"
+    said = f"the target's direction turned at layer{plural} {where}, most by {angle}"
+    # Any training moves directions a little: without a control arm that is not told apart.
+    return said if controlled else f"{said}, against sampling noise alone (no control arm)"
 
 
 def spans(layers: list[int]) -> str:

@@ -44,8 +44,13 @@ def null_of_rotation(tables: RunTables) -> str:
     controls = sum(arm.control for arm in tables.record.arms)
     if not controls:
         return f"{unchanged}, not what any harmless training would do"
-    trained = "training on benign answers, for as many steps, did to it"
+    trained = "training on benign answers, for as many steps as the longest plain arm, did to it"
     return f"{unchanged}, and what {trained} ({controls} control arm{'s'[: controls > 1]})"
+
+
+def has_control(tables: RunTables) -> bool:
+    """Whether the null of a rotation holds what harmless training does."""
+    return any(arm.control for arm in tables.record.arms)
 
 
 def outside_null(table: pd.DataFrame) -> pd.Series:
@@ -104,7 +109,8 @@ def turned_panel(axes: Axes, tables: RunTables, headline: Headline) -> None:
     axes.grid(which="minor", color="white", lw=1.5)
     axes.tick_params(which="minor", length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("layer (grey: in null, –: undefined)")
+    null = "in null" if has_control(tables) else "sampling noise; no control arm"
+    axes.set_xlabel(f"layer of {headline.plain.label} (grey: {null}, –: undefined)")
 
 
 @styled

@@ -81,7 +81,7 @@ def leakage_panel(
     axes.set_xlim(max(lowest, -0.6), min(highest, 1.4))
     axes.grid(axis="x")
     axes.set_xlabel(
-        f"refusal lost when {domain_label(headline.concept).lower()} has lost 90%"
+        f"first-token refusal lost when {domain_label(headline.concept).lower()} has lost 90%"
         if headline.concept and quantity == "L_90"
         else "share of refusal lost"
     )

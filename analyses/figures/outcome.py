@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Refuses, answers, neither: by the classes of generated text, and by mass at the first position.
-TEXT = (("refusal_rate",), ("answer_rate",), ("other_rate", "gibberish_rate"))
-MASS = (("p_R",), ("p_C",), ("other_mass",))
-COLOURS = (REFUSES, ANSWERS, NEITHER)
+# Answers, refuses, neither: by the classes of generated text, and by mass at the first position.
+# Answers come first, so that their interval stands where it is read off the axis.
+TEXT = (("answer_rate",), ("refusal_rate",), ("other_rate", "gibberish_rate"))
+MASS = (("p_C",), ("p_R",), ("other_mass",))
+COLOURS = (ANSWERS, REFUSES, NEITHER)
 WORDS = {
     Outcome.FORGOTTEN: "complied",
     Outcome.COLLAPSED: "collapsed",
@@ -97,17 +98,16 @@ def outcome_panel(
 def _answer_interval(axes: Axes, tables: RunTables, arm: str, domain: str, y: float) -> None:
     """Wilson's interval of the answer rate, drawn where the answers end."""
     rows = tables.behaviour[tables.behaviour["arm"] == arm]
-    refusal = pick(rows, "refusal_rate", domain)
     answer: Estimate = pick(rows, "answer_rate", domain)
-    if answer.defined and refusal.defined:
-        ends = np.clip(refusal.value + np.array([answer.low, answer.high]), 0, 1)
+    if answer.defined:
+        ends = [answer.low, answer.high]
         axes.plot(ends, [y - 0.1] * 2, color="#1f2430", lw=1.2, marker="|", ms=5, clip_on=False)
 
 
 def _legend(axes: Axes) -> None:
     from matplotlib.patches import Patch
 
-    names = ("refuses", "answers", "neither")
+    names = ("answers", "refuses", "neither")
     handles = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, names, strict=True)]
     legend_above(axes, handles)
 
