@@ -337,3 +337,55 @@ def test_several_processes_are_told_where_to_go(
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, error = spillover("unlearn", shipped(), "--concept", CONCEPT, "--out", "run")
     assert code == 2 and "distributed.md" in error
+
+
+@pytest.mark.usefixtures("no_model")
+def test_an_objective_of_one_s_own_comes_from_a_file(spillover: Spillover, tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from unlearning.registry import objective\n"
+        "@objective\n"
+        "def of_one_s_own(log_probs, mask, *, scale=2.0):\n"
+        "    return scale * (log_probs * mask).sum(-1)\n",
+        encoding="utf-8",
+    )
+    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--plan"]
+    command += ["--objective", "of_one_s_own"]
+    code, _, error = spillover(*command, "--objective-file", own, "--option", "scale=3")
+    assert code == 0, error
+    code, _, error = spillover(*command, "--objective-file", tmp_path / "none.py")
+    assert code == 2 and "there is no such file" in error
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("grad_diff", "defined with a retain set"),
+        ("cross_entropy", "there is no loss 'cross_entropy'"),  # of retain sets and controls
+    ],
+)
+def test_a_plan_is_refused_for_what_training_would_be(
+    objective: str, message: str, spillover: Spillover
+) -> None:
+    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--plan"]
+    code, _, error = spillover(*command, "--objective", objective)
+    assert code == 2 and message in error
+
+
+@pytest.mark.usefixtures("no_model")
+def test_pairs_need_a_column_of_compliances(spillover: Spillover, tmp_path: Path) -> None:
+    prompts = write(tmp_path / "prompts.jsonl", rows())
+    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--plan"]
+    code, _, error = spillover(*command, "--prompts", prompts, "--objective", "dpo")
+    assert code == 2 and "column named compliance" in error
+
+
+def test_help_names_every_option_in_full_at_80_columns(
+    spillover: Spillover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = spillover("study", "--help")
+    for option in ("--retain-objective", "--activation-checkpointing", "--chat-template-arg"):
+        assert option in out
+    assert spillover("--version")[1].strip()
