@@ -1,0 +1,125 @@
+"""Agreement of readings: parity with scikit-learn, planted agreement, chance that stays chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from unlearning.agreement import MEASURES, agreement, between, by_group, disagreeing
+
+readings = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
+
+
+@given(readings)
+def test_values_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    truth, said = np.array(pairs).T
+    found = agreement(truth, said, resamples=10)
+    assert found.n == len(pairs)
+    assert found.accuracy.value == pytest.approx(metrics.accuracy_score(truth, said))
+    for interval, score in (
+        (found.precision, metrics.precision_score),
+        (found.recall, metrics.recall_score),
+    ):
+        expected = score(truth, said, zero_division=np.nan)
+        assert interval.value == pytest.approx(expected, nan_ok=True)
+    if len({*truth, *said}) > 1:
+        assert found.kappa.value == pytest.approx(metrics.cohen_kappa_score(truth, said))
+    else:
+        assert np.isnan(found.kappa.value)  # one class alone: kappa is 0 / 0
+
+
+@given(readings)
+def test_kappa_and_accuracy_are_symmetric_and_blind_to_polarity(
+    pairs: list[tuple[int, int]],
+) -> None:
+    truth, said = np.array(pairs).T
+    one = agreement(truth, said, resamples=10)
+    for other in (
+        agreement(said, truth, resamples=10),
+        agreement(1 - truth, 1 - said, resamples=10),
+    ):
+        assert one.kappa.value == pytest.approx(other.kappa.value, nan_ok=True)
+        assert one.accuracy.value == pytest.approx(other.accuracy.value)
+
+
+def noisy(rng: np.random.Generator, n: int, right: float) -> tuple[np.ndarray, np.ndarray]:
+    """Balanced labels, and a reading that is right with this probability: kappa is 2 right - 1."""
+    truth = rng.integers(2, size=n)
+    return truth, np.where(rng.random(n) < right, truth, 1 - truth)
+
+
+@pytest.mark.parametrize("right", [0.5, 0.75, 0.9])
+def test_intervals_hold_the_planted_kappa_as_often_as_they_say(right: float) -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for seed in range(300):
+        kappa = agreement(*noisy(rng, 200, right), resamples=400, seed=seed).kappa
+        held += kappa.low <= 2 * right - 1 <= kappa.high
+    # 95% of 300 is 285, with a standard deviation of 3.8.
+    assert 270 <= held <= 298
+
+
+def test_full_agreement_and_full_disagreement() -> None:
+    truth = np.array([0, 1] * 20)
+    same, opposite = agreement(truth, truth), agreement(truth, 1 - truth)
+    assert [getattr(same, name).value for name in MEASURES] == [1, 1, 1, 1]
+    assert [getattr(opposite, name).value for name in MEASURES] == [0, 0, 0, -1]
+
+
+def test_answers_that_are_copies_of_each_other_tell_no_more_than_one() -> None:
+    truth, said = noisy(np.random.default_rng(1), 100, 0.8)
+    alone = agreement(truth, said, resamples=4000).kappa
+    copied = np.repeat(truth, 4), np.repeat(said, 4)
+    in_clusters = agreement(*copied, np.repeat(np.arange(100), 4), resamples=4000).kappa
+    apart = agreement(*copied, resamples=4000).kappa
+    assert in_clusters.value == pytest.approx(alone.value)
+    assert in_clusters.low == pytest.approx(alone.low, abs=0.02)
+    assert in_clusters.high == pytest.approx(alone.high, abs=0.02)
+    assert apart.high - apart.low == pytest.approx((alone.high - alone.low) / 2, rel=0.15)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    truth, said = noisy(np.random.default_rng(2), 50, 0.7)
+    assert agreement(truth, said, seed=3) == agreement(truth, said, seed=3)
+    assert agreement(truth, said, seed=3) != agreement(truth, said, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("truth", "said"), [([], []), ([1], [1, 0]), ([2], [1]), ([0.5], [1]), ([[1]], [[1]])]
+)
+def test_readings_of_another_kind_are_refused(truth: list, said: list) -> None:
+    with pytest.raises(ValueError, match="reading"):
+        agreement(np.array(truth), np.array(said))
+
+
+def test_pooled_agreement_hides_a_group_and_by_group_shows_it() -> None:
+    table = pd.DataFrame(
+        {
+            "model": ["read"] * 90 + ["misread"] * 10 + ["unlabelled"] * 5,
+            "label": [0, 1] * 50 + [None] * 5,
+            "scorer": [0, 1] * 45 + [1, 0] * 5 + [1] * 5,
+        }
+    )
+    found = by_group(table, "label", "scorer", "model").set_index("model")
+    assert set(found.index) == {"read", "misread", "all"}
+    assert found.kappa["read"] == 1
+    assert found.kappa["misread"] == -1
+    assert found.kappa["all"] == pytest.approx(0.8)
+    assert found.n["all"] == 100
+
+
+def test_between_compares_each_pair_once_and_disagreeing_keeps_the_rows() -> None:
+    table = pd.DataFrame({"a": [0, 1, 1, 0], "b": [0, 1, 0, 0], "c": [0, 1, 1, None]})
+    pairs = between(table, ["a", "b", "c"], None)
+    assert list(zip(pairs["first"], pairs["second"], pairs["n"], strict=True)) == [
+        ("a", "b", 4),
+        ("a", "c", 3),
+        ("b", "c", 3),
+    ]
+    assert pairs.accuracy[0] == 0.75
+    assert list(disagreeing(table, ["a", "b", "c"]).index) == [2]
+    assert between(table, ["a"], None).empty

@@ -1,0 +1,185 @@
+"""Files of recorded answers: scored, compared, used to calibrate; and what is wrong with a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analyses.progress import Progress
+from analyses.scoring import agree, calibrate, score_file
+from interp.errors import InputError
+from unlearning.scorers import FINE_CLASSES, find_scorer
+
+QUIET = Progress(quiet=True)
+REFUSAL = "I'm sorry, but I can’t help with that."
+ANSWER = "Sure! The lighthouse was built in 1821 and still stands."
+ROWS = [
+    {"prompt": "a", "response": REFUSAL, "model": "one", "label": 1, "extra": {"kept": ["ü"]}},
+    {"prompt": "b", "response": ANSWER, "model": "one", "label": 0},
+    {"prompt": "c", "response": "", "model": "one", "label": "empty"},
+    {"prompt": "a", "response": REFUSAL, "model": "two", "label": "answer"},
+    {"prompt": "b", "response": ANSWER, "model": "two", "label": "2_full_refusal"},
+    {"prompt": "c", "response": REFUSAL, "model": "two", "label": "partial_refusal"},
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
+def score(path: Path, scorer: str = "classifier") -> Path:
+    out = path.with_name(f"{scorer}-{path.name}")
+    score_file(path, scorer, out, progress=QUIET)
+    return out
+
+
+@pytest.mark.parametrize("scorer", ["classifier", "phrases"])
+def test_every_field_is_kept_and_three_are_added(tmp_path: Path, scorer: str) -> None:
+    path = write(tmp_path / "answers.jsonl", ROWS)
+    out = tmp_path / "deep" / "out.jsonl"
+    scored = score_file(path, scorer, out, progress=QUIET)
+    rows = read(out)
+    for given, found in zip(ROWS, rows, strict=True):
+        assert {key: found[key] for key in given} == given
+        assert set(found) - set(given) == {"scorer", "refused", "class"}
+    assert [row["refused"] for row in rows] == [1, 0, 0, 1, 0, 1]
+    assert [row["class"] for row in rows][:3] == ["full_refusal", "answer", "empty"]
+    assert rows[0]["scorer"] == f"{scorer} {find_scorer(scorer).version}"
+    assert scored.counts == {
+        **dict.fromkeys(FINE_CLASSES, 0),
+        "full_refusal": 3,
+        "answer": 2,
+        "empty": 1,
+    }
+    assert "50.0% refused" in scored.text()
+
+
+def test_scoring_again_replaces_what_a_scorer_added(tmp_path: Path) -> None:
+    once = score(write(tmp_path / "answers.jsonl", ROWS), "phrases")
+    again = tmp_path / "again.jsonl"
+    score_file(once, "classifier", again, progress=QUIET)
+    assert {row["scorer"].split()[0] for row in read(again)} == {"classifier"}
+
+
+def test_strange_text_is_scored_and_read_back(tmp_path: Path) -> None:
+    strange = ["\ud83d", "\u2028", "I can’t\u2028help", "\x00", "😀" * 40, "a" * 100_000]
+    rows = [{"prompt": "", "response": response} for response in strange]
+    out = score(write(tmp_path / "answers.jsonl", rows))
+    assert [row["response"] for row in read(out)] == strange
+
+
+def test_a_missing_response_in_a_format_without_empty_text_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    path.write_text("prompt,response\na,\nb,I cannot help with that.\n", encoding="utf-8")
+    assert [row["class"] for row in read(score(path))] == ["empty", "full_refusal"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"prompt": "a"}\n', "response"),
+        ('{"response": "a"}\n', "prompt"),
+        ('{"prompt": "a", "response": "b"}\n{"prompt": "a"}\n', "line 2"),
+        ('{"prompt": "a", "response": "b"}\n{"prompt": "a", "resp', "line 2"),
+        ('{"prompt": "a", "response": "b", "refused": 1}\n', "would be lost"),
+        ("", "empty"),
+    ],
+)
+def test_an_unusable_file_is_named_and_nothing_is_written(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path, out = tmp_path / "answers.jsonl", tmp_path / "out.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        score_file(path, "classifier", out, progress=QUIET)
+    assert not out.exists()
+
+
+def test_agreement_with_labels_leaves_out_what_is_in_between(tmp_path: Path) -> None:
+    tables = agree(score(write(tmp_path / "answers.jsonl", ROWS)))
+    found = tables.with_labels.set_index("model")
+    assert dict(found.n) == {"one": 2, "two": 2, "all": 4}
+    assert dict(found.accuracy) == {"one": 1, "two": 0, "all": 0.5}
+    assert dict(found.kappa) == {"one": 1, "two": -1, "all": 0}
+    assert tables.left_out == 2
+    assert list(tables.disagreeing.model) == ["two", "two"]
+    assert tables.between_scorers.empty
+    text = tables.text()
+    for part in ("kappa", "-1.000", "2 answers left out", "2 answers on which"):
+        assert part in text
+
+
+def test_scorers_are_compared_without_labels(tmp_path: Path) -> None:
+    rows = [{key: row[key] for key in ("prompt", "response")} for row in ROWS]
+    path = write(tmp_path / "answers.jsonl", rows)
+    tables = agree(score(path), score(path, "phrases"))
+    assert tables.with_labels.empty
+    assert list(tables.between_scorers.n) == [6]
+    assert list(tables.between_scorers.kappa) == [1]
+    assert tables.disagreeing.empty
+    assert "0 answers on which" in tables.text()
+
+
+def test_labels_may_stand_in_a_field_within_a_field(tmp_path: Path) -> None:
+    rows = [{**row, "label": None, "people": {"final": row["label"]}} for row in ROWS]
+    path = score(write(tmp_path / "answers.jsonl", rows))
+    assert list(agree(path, label="people.final").with_labels.n) == [2, 2, 4]
+
+
+def test_agreement_says_what_it_needs(tmp_path: Path) -> None:
+    path = write(tmp_path / "answers.jsonl", ROWS)
+    shorter = score(write(tmp_path / "shorter.jsonl", ROWS[:-1]))
+    other = score(write(tmp_path / "other.jsonl", [{**row, "response": "Yes."} for row in ROWS]))
+    odd = score(write(tmp_path / "odd.jsonl", [{**ROWS[0], "label": "perhaps"}]))
+    scored = score(path)
+    for arguments, message in (
+        ((), "nothing to compare"),
+        ((path,), "scorer"),
+        ((scored, shorter), "5"),
+        ((scored, other), "not the answer"),
+        ((odd,), "line 1.*perhaps"),
+    ):
+        with pytest.raises(InputError, match=message):
+            agree(*arguments)
+    with pytest.raises(InputError, match="people"):
+        agree(scored, label="people")
+
+
+def test_what_calibrate_writes_is_what_the_scorer_learns(tmp_path: Path) -> None:
+    path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "mine.jsonl"
+    counts = calibrate(path, out)
+    assert counts == {"full_refusal": 2, "partial_refusal": 1, "answer": 2}
+    assert [set(row) for row in read(out)] == [{"response", "class"}] * 5
+    scorer = find_scorer(f"classifier:{out}")
+    assert scorer.version != find_scorer("classifier").version
+    rows = [{key: row[key] for key in ("prompt", "response")} for row in ROWS]
+    answers = write(tmp_path / "plain.jsonl", rows)
+    scored = score_file(answers, f"classifier:{out}", tmp_path / "out.jsonl", progress=QUIET)
+    assert scored.scorer.endswith(scorer.version)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"response": "a"}], "no labels"),
+        ([{"label": 1}], "response"),
+        ([{"response": "a", "refused": 1}, {"response": "b"}], "line 2"),
+        ([{"response": "a", "refused": "perhaps"}], "perhaps"),
+    ],
+)
+def test_calibration_says_what_it_needs(
+    tmp_path: Path, rows: list[dict[str, Any]], message: str
+) -> None:
+    out = tmp_path / "mine.jsonl"
+    with pytest.raises(InputError, match=message):
+        calibrate(write(tmp_path / "answers.jsonl", rows), out)
+    assert not out.exists()

@@ -1,0 +1,180 @@
+"""How far two readings of the same answers agree: accuracy, precision, recall, Cohen's kappa.
+
+A reading is 1 (refused) or 0 for each answer; labels by people are one, a scorer's verdicts
+another. Kappa (Cohen 1960) is ``(p_o - p_e) / (1 - p_e)`` with the share of agreement ``p_o`` and
+the share ``p_e`` that independent readings with the same rates would reach: 1 is full agreement, 0
+is chance. Intervals are percentiles of a bootstrap over answers, or over clusters of answers (those
+to one prompt, say). They say what would change with OTHER ANSWERS of the same kind, not with other
+models; where every answer agrees, they have no width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESAMPLES = 2000
+LEVEL = 0.95
+MEASURES = ("accuracy", "precision", "recall", "kappa")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number between its bounds; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "undefined"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Four measures over ``n`` answers. Precision and recall are of refusals."""
+
+    n: int
+    accuracy: Interval
+    precision: Interval
+    recall: Interval
+    kappa: Interval
+
+    def to_row(self) -> dict[str, float | int]:
+        """``n`` and each measure with ``_low`` and ``_high``: one row of a table."""
+        row: dict[str, float | int] = {"n": self.n}
+        for name in MEASURES:
+            interval: Interval = getattr(self, name)
+            row |= {
+                name: interval.value,
+                f"{name}_low": interval.low,
+                f"{name}_high": interval.high,
+            }
+        return row
+
+
+def agreement(
+    truth: Int[np.ndarray, " answer"],
+    said: Int[np.ndarray, " answer"],
+    clusters: Shaped[np.ndarray, " answer"] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Agreement:
+    """Agreement of ``said`` with ``truth`` (both 0 or 1).
+
+    Args:
+        clusters: answers with the same value are drawn together; each on its own by default.
+
+    Raises:
+        ValueError: the readings differ in length, are empty, or hold anything but 0 and 1.
+    """
+    truth, said = np.asarray(truth), np.asarray(said)
+    if truth.shape != said.shape or truth.ndim != 1 or truth.size == 0:
+        raise ValueError(f"expected two readings of one length, found {truth.shape}, {said.shape}")
+    if not (np.isin(truth, (0, 1)).all() and np.isin(said, (0, 1)).all()):
+        raise ValueError("a reading is 1 (refused) or 0 for each answer")
+    cells = np.eye(4)[2 * truth.astype(int) + said.astype(int)]
+    if clusters is not None:
+        _, place = np.unique(np.asarray(clusters), return_inverse=True)
+        summed = np.zeros((place.max() + 1, 4))
+        np.add.at(summed, place.ravel(), cells)
+        cells = summed
+    # Clusters with the same counts are exchangeable: drawing how often each kind of cluster comes
+    # is the bootstrap itself, and a matrix of four columns however many answers there are.
+    kinds, often = np.unique(cells, axis=0, return_counts=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(often.sum(), often / often.sum(), size=resamples) @ kinds
+    values = _measures(cells.sum(axis=0)[None])[0]
+    draws = _measures(drawn)
+    intervals = [_interval(values[i], draws[:, i], level) for i in range(len(MEASURES))]
+    return Agreement(truth.size, *intervals)
+
+
+def by_group(
+    table: pd.DataFrame, truth: str, said: str, group: str | None, cluster: str | None = None
+) -> pd.DataFrame:
+    """Agreement in each value of the column ``group`` and, if there are several, in ``all``.
+
+    Rows in which either reading is missing are left out; a group without a row is, too. Pooled
+    agreement hides a group that a scorer cannot read: look at the groups first.
+
+    Returns:
+        One row for each group: ``group`` (under its own name), ``n``, the measures and bounds.
+    """
+    import pandas as pd
+
+    known = table[table[truth].notna() & table[said].notna()]
+    parts = [] if group is None else list(known.groupby(group, sort=True))
+    if len(parts) != 1 and len(known):
+        parts.append(("all", known))
+    rows = [
+        {
+            group or "group": name,
+            **agreement(
+                part[truth].to_numpy(int),
+                part[said].to_numpy(int),
+                None if cluster is None else part[cluster].to_numpy(),
+            ).to_row(),
+        }
+        for name, part in parts
+    ]
+    return pd.DataFrame(rows)
+
+
+def between(
+    table: pd.DataFrame, scorers: Sequence[str], group: str | None, cluster: str | None = None
+) -> pd.DataFrame:
+    """Agreement of each pair of scorers (columns of 0 and 1), as :func:`by_group` has it.
+
+    Accuracy and kappa do not depend on the order of a pair; precision and recall take the first
+    for the truth.
+    """
+    import pandas as pd
+
+    parts = []
+    for first, second in combinations(scorers, 2):
+        part = by_group(table, first, second, group, cluster)
+        part.insert(0, "second", second)
+        part.insert(0, "first", first)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def disagreeing(table: pd.DataFrame, readings: Sequence[str]) -> pd.DataFrame:
+    """The rows in which the columns ``readings`` that have a value are not all the same."""
+    return table[table[list(readings)].nunique(axis=1, dropna=True) > 1]
+
+
+def _measures(cells: Float[np.ndarray, "table 4"]) -> Float[np.ndarray, "table 4"]:
+    """``MEASURES`` of tables (true negatives, false positives, false negatives, true positives)."""
+    negative, wrongly, missed, positive = cells.T
+    total = cells.sum(axis=1)
+    observed = (negative + positive) / total
+    expected = (
+        (positive + missed) * (positive + wrongly) + (negative + missed) * (negative + wrongly)
+    ) / total**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision = positive / (positive + wrongly)
+        recall = positive / (positive + missed)
+        kappa = (observed - expected) / (1 - expected)
+    return np.stack([observed, precision, recall, kappa], axis=1)
+
+
+def _interval(value: float, draws: Float[np.ndarray, " resample"], level: float) -> Interval:
+    finite = draws[np.isfinite(draws)]
+    if not np.isfinite(value) or not finite.size:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value), float(low), float(high))
