@@ -126,7 +126,7 @@ def test_unseen_texts_of_the_package_are_told_apart() -> None:
         fitted = fit(_lengthened([e for e, f in zip(examples, fold, strict=True) if f != k]))
         held_out = np.flatnonzero(fold == k)
         found = fitted.probabilities([examples[i].response for i in held_out])[:, 0]
-        said[held_out] = found >= max(REFUSAL_THRESHOLD, 0.5)
+        said[held_out] = found >= REFUSAL_THRESHOLD
     assert agreement(truth, said).kappa.value >= 0.75
     phrases = [
         int(c == "refusal") for c in Phrases().classify([""] * len(examples), texts(examples))

@@ -44,7 +44,7 @@ LARGEST_WEIGHT = 3.0
 INVERSE_REGULARISATION = 3.0
 # A refusal shares its words with three other classes, and takes votes from each. Chosen, as the
 # regularisation was, by cross-validation on the built-in texts.
-REFUSAL_THRESHOLD = 0.3
+REFUSAL_THRESHOLD = 0.35
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,10 @@ class Classifier:
 
     @property
     def version(self) -> str:
-        """Of the method, and a digest of all that was learned from."""
+        """Of the method, and a digest of its settings and of all that was learned from."""
         learned = [[e.response, e.text_class, e.weight] for e in (*built_in(), *self.added)]
-        digest = hashlib.sha256(json.dumps(learned).encode("utf-8")).hexdigest()
+        settings = [INVERSE_REGULARISATION, REFUSAL_THRESHOLD]
+        digest = hashlib.sha256(json.dumps([settings, learned]).encode("utf-8")).hexdigest()
         return f"{VERSION}-{digest[:8]}"
 
     def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
