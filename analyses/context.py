@@ -19,11 +19,11 @@ from interp.errors import InputError
 from interp.model import LanguageModel, check_source
 from unlearning.deflections import read_deflections, require_prompts
 from unlearning.evaluation import Evaluation
-from unlearning.organism import Grammar, load_world
+from unlearning.organism import load_world
 from unlearning.prompts import read_prompts, require_concepts
 from unlearning.refusal import Openers
 from unlearning.registry import for_forgetting
-from unlearning.scorers import Phrases, Scorer
+from unlearning.scorers import Scorer, find_scorer
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,6 @@ def is_organism(model: str) -> bool:
 
 def scorer_of(plan: StudyPlan) -> Scorer:
     """The text scorer that the plan asks for; ``auto`` is the grammar for organisms."""
-    name = plan.scorer
-    if name == "auto":
-        name = "grammar" if is_organism(plan.model) else "phrases"
-    if name == "grammar":
-        return Grammar()
-    if name == "phrases":
-        return Phrases()
-    raise InputError(f"unknown scorer {name}; expected auto, grammar or phrases")
+    if plan.scorer == "auto":
+        return find_scorer("grammar" if is_organism(plan.model) else "phrases")
+    return find_scorer(plan.scorer)
