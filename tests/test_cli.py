@@ -141,7 +141,7 @@ def test_a_model_that_is_no_organism_has_no_prompts_of_its_own(
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (["--scorer", "vibes"], "auto, grammar or phrases"),
+        (["--scorer", "vibes"], "expected one of phrases, classifier, grammar"),
         (["--objective", "wish"], "npo"),
         (["--trained", "some"], "lora"),
         (["--retain", CONCEPT], f"{CONCEPT} cannot be retained"),
