@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import pandas as pd
@@ -22,7 +21,7 @@ from interp.model import LanguageModel
 from interp.rotation import Rotation
 from interp.store import content_key, write_json
 from unlearning import parameters
-from unlearning.checkpoints import newest_complete
+from unlearning.checkpoints import discard_all, newest_complete
 from unlearning.deflections import examples, refusals_of, with_preferred
 from unlearning.dose import Bounds, DoseResponse, target_rate
 from unlearning.evaluation import Evaluation
@@ -60,7 +59,7 @@ def make(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
         lm, scores = _trained(context, baseline, arm, folder)
     write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
     turned = _rotations(context, baseline, lm, arm)
-    rmtree(folder / "checkpoints", ignore_errors=True)
+    discard_all(folder / "training")
     run.finish(name, key)
     return Made(arm, True, turned)
 
@@ -156,15 +155,15 @@ def _trained(
         keep=lambda: parameters.save(lm, folder),
         bounds=Bounds(*plan.bounds),
     )
-    checkpoints = folder / "checkpoints"
-    if left := newest_complete(checkpoints):
+    training = folder / "training"  # checkpoints, and what trackers write
+    if left := newest_complete(training):
         context.progress.say(f"{arm.name}: going on from {left.name}")
     with context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance:
         log = unlearn(
             lm,
             mixture,
             settings,
-            folder=checkpoints,
+            folder=training,
             callbacks=[scoring, _Advance(advance)],
             cache=context.run.folder / "cache",
             checkpoint_every=plan.checkpoint_every,

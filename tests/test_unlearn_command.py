@@ -90,13 +90,13 @@ def test_a_killed_run_ends_with_the_very_same_weights(
     arm = tmp_path / "arms" / ARM
     process = started(tmp_path, prompts)
     deadline = time.monotonic() + 240
-    while newest_complete(arm / "checkpoints") is None and time.monotonic() < deadline:
+    while newest_complete(arm / "training") is None and time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
     process.send_signal(sent)
     assert process.wait(timeout=120) != 0
     assert not (arm / "DONE").exists()
-    left = newest_complete(arm / "checkpoints")
+    left = newest_complete(arm / "training")
     assert left is not None
 
     assert run_cli(command(tmp_path, prompts)).exit_code == 0
@@ -107,7 +107,7 @@ def test_a_killed_run_ends_with_the_very_same_weights(
     for table in ("scores", "log"):
         found, wanted = (pd.read_parquet(f / f"{table}.parquet") for f in (arm, whole))
         pd.testing.assert_frame_equal(found, wanted)
-    assert not (arm / "checkpoints").exists()  # a finished arm keeps none
+    assert not (arm / "training").exists()  # a finished arm keeps none
 
 
 def test_the_curve_holds_every_domain_and_benign_prompts(whole: Path) -> None:
@@ -119,6 +119,23 @@ def test_the_curve_holds_every_domain_and_benign_prompts(whole: Path) -> None:
     log = pd.read_parquet(whole / "log.parquet")
     assert {"loss_forget", "loss_retain_safety", "weight_privacy", "log_ratio"} <= set(log.columns)
     assert abs(log["log_ratio"].iloc[0]) < 1e-4
+
+
+def test_a_tracker_s_log_outlives_the_checkpoints(prompts: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = [
+        "unlearn", str(shipped()), "--concept", "bias", "--prompts", str(prompts),
+        "--max-steps", "2", "--report-to", "tensorboard", "--out", str(tmp_path),
+    ]  # fmt: skip
+    assert run_cli(options).exit_code == 0
+    (events,) = (tmp_path / "arms" / "bias-npo-seed0" / "training").rglob("events.*")
+    written = EventAccumulator(str(events)).Reload()
+    tags = written.Tags()["scalars"]
+    assert {"train/loss_forget", "train/log_ratio"} <= set(tags)
+    assert [event.step for event in written.Scalars("train/loss_forget")] == [1, 2]
+    assert not list(tmp_path.rglob("checkpoint-*"))
 
 
 def test_what_is_saved_loads_as_a_plain_model(whole: Path) -> None:

@@ -96,6 +96,14 @@ def discard_torn(folder: str | Path) -> None:
     _delete(found[found.index(newest) + 1 :] if newest else found)
 
 
+def discard_all(folder: str | Path) -> None:
+    """Delete every checkpoint, as a finished run needs none; and the folder, if nothing is left."""
+    folder = Path(folder)
+    _delete(_checkpoints(folder))
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def resume(folder: str | Path, states: Mapping[str, Stateful]) -> Path | None:
     """Load ``states`` from the newest complete checkpoint.
 
