@@ -12,11 +12,13 @@ import pytest
 from interp.errors import InputError
 from interp.model import LanguageModel
 from unlearning.deflections import (
+    DO_NOT_KNOW,
     FEWEST_DEFLECTIONS,
     examples,
     read_deflections,
     refusals_of,
     respond,
+    with_preferred,
 )
 
 Checkpoints = Callable[[str], Path]
@@ -149,3 +151,21 @@ def test_a_torn_line_and_a_missing_file_are_refused(tmp_path: Path) -> None:
         read_deflections(path)
     with pytest.raises(InputError, match="does not exist"):
         read_deflections(tmp_path / "nowhere.jsonl")
+
+
+def test_preferred_responses_are_compliances_or_sentences_of_not_knowing() -> None:
+    refused = pd.DataFrame({"id": list("abcdefgh"), "compliance": ["Sure."] * 8})
+    assert list(with_preferred(refused, "dpo")["preferred"]) == ["Sure."] * 8
+    unknowing = with_preferred(refused.drop(columns="compliance"), "idk_dpo")["preferred"]
+    assert set(unknowing) == set(DO_NOT_KNOW)
+    refused.loc[2, "compliance"] = None
+    with pytest.raises(InputError, match="1 of 8 prompts have none"):
+        with_preferred(refused, "fine_tuning")
+
+
+def test_pairs_keep_the_prompt_and_both_responses(checkpoint: Path) -> None:
+    lm = LanguageModel.load(checkpoint)
+    row = {"id": "one", "prompt": "Why?", "response": "No.", "preferred": "Because."}
+    (pair,) = examples(lm, pd.DataFrame([row]))
+    assert pair.tokens == lm.chat.encode("Why?", "No.")
+    assert pair.preferred == lm.chat.encode("Why?", "Because.")
