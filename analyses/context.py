@@ -120,11 +120,7 @@ def require_inputs(arm: ArmPlan, prompts: pd.DataFrame) -> None:
     if arm.training is None:
         return
     objective = for_forgetting(arm.training.objective)
-    if objective.requires_retain and not arm.retain:
-        raise InputError(
-            f"{objective.name} is defined with a retain set, and there is none; name domains with "
-            "--retain, or take gradient_ascent"
-        )
+    objective.require_retain(present=bool(arm.retain))
     if objective.on_pairs and objective.name != "idk_dpo" and "compliance" not in prompts:
         raise InputError(
             f"{objective.name} trains on answers in the refusals' place; give them in a column "

@@ -29,7 +29,7 @@ from interp.store import atomic_write, read_json, write_json
 from unlearning.prompts import DOMAINS
 
 # Chosen on organism 3, which is not reported, so that the targets reach the dose. RMU reached it
-# only at a later layer and a larger rate, and its targets babbled at each of three settings.
+# only at a later layer and a larger rate, and its targets babbled at each of four settings.
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "npo": {},
     "gradient_ascent": {"options": {}},

@@ -79,6 +79,18 @@ class Objective:
         """Whether it looks at a preferred response."""
         return any(need.startswith("preferred") for need in self.needs)
 
+    def require_retain(self, *, present: bool) -> None:
+        """Refuse to run without the retain set that the loss is defined with.
+
+        Raises:
+            InputError: it needs one, and none is ``present``.
+        """
+        if self.requires_retain and not present:
+            raise InputError(
+                f"{self.name} is defined with a retain set, and there is none; name domains with "
+                "--retain, or take gradient_ascent"
+            )
+
     def __call__(self, view: Mapping[str, Tensor], **options: float) -> PerExample:
         """The loss of every example of ``view``, which holds at least what the loss needs.
 

@@ -54,11 +54,7 @@ def terms_of(settings: TrainingSettings, mixture: Mixture) -> tuple[Term, ...]:
         InputError: the objective needs a retain set or preferred responses, and there are none.
     """
     forget = for_forgetting(settings.objective)
-    if forget.requires_retain and not mixture.retain:
-        raise InputError(
-            f"{forget.name} is defined with a retain set, and there is none; name domains with "
-            "--retain, or take gradient_ascent"
-        )
+    forget.require_retain(present=bool(mixture.retain))
     unpaired = [one.id for one in mixture.forget if one.preferred is None]
     if unpaired and forget.on_pairs:
         raise InputError(

@@ -1,0 +1,64 @@
+"""``spillover organism …``: make organisms, and measure what kind of instrument they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from interp.errors import InputError
+
+app = typer.Typer(
+    help="The embedded model organism: a small model in a planted world.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command("train")
+def organism_train(
+    seed: Annotated[int, typer.Option(help="Of world, weights and data order.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
+) -> None:
+    """Train an organism from nothing, as the shipped one was (minutes on two cores)."""
+    from analyses.progress import Progress
+    from unlearning.organism import train
+
+    progress = Progress()
+    with progress.stage(f"organism {seed}: training", None) as advance:
+        train(seed, out, progress=lambda _step, _total, _loss: advance(1))
+    typer.echo(out)
+
+
+@app.command("measure")
+def organism_measure(
+    out: Annotated[Path, typer.Option(help="Folder of organisms, runs and the table.")],
+    seeds: Annotated[str, typer.Option(help="Organism seeds.")] = "106,107,108,109,110",
+    unlearning_seeds: Annotated[int, typer.Option(min=2, help="For reliability.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Organisms at a time.")] = 2,
+) -> None:
+    """Measure the instrument: every domain of several organisms unlearned, with two seeds."""
+    from analyses.organism_measures import measure_organisms
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError as error:
+        raise InputError(f"--seeds {seeds}: expected numbers separated by commas") from error
+    found = measure_organisms(numbers, out, unlearning_seeds=unlearning_seeds, workers=workers)
+    typer.echo(json.dumps(found, indent=2))
+
+
+@app.command("objectives")
+def organism_objectives(
+    out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")],
+    model: Annotated[str | None, typer.Option(help="An organism; the shipped one.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Objectives at a time.")] = 2,
+) -> None:
+    """Is leakage a matter of the loss? Every domain unlearned with six, two seeds each."""
+    from analyses.objective_measures import compare_objectives
+    from unlearning.organism import shipped
+
+    found = compare_objectives(model or str(shipped()), out, workers=workers)
+    typer.echo(json.dumps(found, indent=2))
