@@ -44,6 +44,8 @@ def with_references(
         cache: a folder to read them from and to keep them in; None computes them anew.
         batch_size: rows in one forward.
     """
+    if not (retained or {"reference", "preferred_reference"} & set(needs)):
+        return mixture  # before every weight is hashed
     fingerprint = lm.fingerprint(without=_ADAPTER) if cache is not None else ""
 
     def log_probs(rows: Sequence[Tokens]) -> list[Tensor]:
