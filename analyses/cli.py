@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analyses import organism_commands
+from analyses import organism_commands, prompt_commands
 from analyses.options import ModelOptions, TrainingOptions, expanded
 from interp.errors import InputError, SpilloverError
 
@@ -29,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # whose tables cut the names of options at 80 columns
 )
 app.add_typer(organism_commands.app, name="organism")
+app.add_typer(prompt_commands.app, name="prompts")
 
 Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")]

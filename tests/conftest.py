@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import hypothesis
 import pytest
 
 from tests.checkpoints import FAMILIES, save_checkpoint
+
+#: Runs the command line: arguments in; exit code, standard output and standard error out.
+Spillover = Callable[..., tuple[int, str, str]]
 
 # Before anything of Hugging Face is imported: no test asks the hub for anything.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -44,3 +48,25 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 def checkpoint(request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Path]) -> Path:
     """Folder of a checkpoint; a test that asks for it runs once for every family."""
     return checkpoint_of(request.param)
+
+
+@pytest.fixture
+def spillover(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Spillover:
+    """Runs the command line in an empty folder: exit code, standard output, standard error."""
+    from analyses.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["spillover", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -10,34 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from analyses.cli import main
 from interp.model import LanguageModel
+from tests.conftest import Spillover
 from unlearning.organism import shipped
 from unlearning.prompts import DOMAINS
 
-Spillover = Callable[..., tuple[int, str, str]]
 CONCEPT = "safety"
 SPLIT_SIZE = {"train": 32, "validation": 4, "test": 4}
-
-
-@pytest.fixture
-def spillover(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Spillover:
-    """Runs the command line in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["spillover", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

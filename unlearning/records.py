@@ -1,5 +1,7 @@
 """Rows of a file that a user wrote: JSONL, CSV or parquet, each row with its place in the file.
 
+And rows as JSONL, whole or not at all.
+
 Read by the standard library where possible, so that a torn line, a stray byte or a missing column
 is reported, with its line number, before anything heavy is imported.
 """
@@ -9,12 +11,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from interp.errors import InputError
+from interp.store import atomic_write
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 
@@ -66,6 +69,15 @@ def require_columns(records: Sequence[Record], columns: Collection[str], name: s
         for record in records:
             if record.fields.get(column) is None:
                 raise InputError(f'{name}, {record.place}: "{column}" is missing')
+
+
+def write_records(rows: Iterable[Mapping[Any, Any]], path: str | Path) -> None:
+    """Write JSONL, atomically; what is no UTF-8 (half a surrogate pair) is escaped."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            line = json.dumps(row, ensure_ascii=False, default=str)
+            whole = line.encode("utf-8", "replace").decode("utf-8") == line
+            file.write((line if whole else json.dumps(row, default=str)) + "\n")
 
 
 def _decoded(path: Path) -> str:
