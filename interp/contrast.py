@@ -84,6 +84,11 @@ class Contrast:
         return cls(states[positive], states[~positive], np.array(pairs) if pairs else None)
 
     @property
+    def n(self) -> int:
+        """Prompts on the smaller side."""
+        return min(len(self.positive), len(self.negative))
+
+    @property
     def states(self) -> Float[np.ndarray, "row layer d_model"]:
         """Positive rows, then negative rows."""
         return np.concatenate([self.positive, self.negative])

@@ -1,14 +1,22 @@
-"""Split-half reliability of any direction that is a weighted sum of prompts.
+"""Split-half reliability of anything that is fitted to weighted prompts.
 
 The value is the mean cosine between the directions of two halves, over random halvings; linked
-prompts stay together. The interval draws prompts with replacement first and halves them then, so
-that no prompt meets its own copy in the other half. It takes only the spread from these samples, on
-Fisher's z scale: their level is too low, since resampling adds noise of its own.
+prompts stay together. For subspaces it is the root mean squared cosine of their principal angles,
+which for one dimension is the size of the cosine. About 0 for pure noise (for a subspace
+√(dimensions / d_model) or somewhat more), 1 where there is no noise.
+
+The interval draws prompts with replacement first and halves them then, so that no prompt meets its
+own copy in the other half. It takes only the spread from these samples, on Fisher's z scale: their
+level is too low, since resampling adds noise of its own. For the same reason there is no bootstrap
+cone around a direction: in many dimensions the resampled directions all lie far from the fitted one
+on the side away from the truth, and the cone misses it. :func:`error_degrees` turns a reliability
+and its bounds into the angle to the truth instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,63 +25,109 @@ from interp.intervals import normal_quantile
 
 Counts = Float[np.ndarray, "sample row"]
 Weights = Float[np.ndarray, "sample layer row"]
+Bases = Float[np.ndarray, "sample layer row dimension"]
+Similarities = Float[np.ndarray, "sample layer"]
 
 # Halvings averaged within one bootstrap sample: more would cost more and tighten little.
 HALVINGS_PER_RESAMPLE = 2
 
 
+class Resampling(Protocol):
+    """How a reliability is estimated; every estimator of directions carries these."""
+
+    splits: int
+    resamples: int
+    level: float
+    seed: int
+
+
 def split_half_reliability(
-    gram: Float[np.ndarray, "layer row row"],
-    direction: Callable[[Counts], Weights],
+    similarity: Callable[[Counts, Counts], Similarities],
     units: Int[np.ndarray, " row"],
     kinds: Int[np.ndarray, " unit"],
-    *,
-    splits: int,
-    resamples: int,
-    level: float,
-    seed: int,
+    resampling: Resampling,
 ) -> tuple[Float[np.ndarray, " layer"], ...]:
     """Reliability, low and high per layer.
 
     Args:
-        gram: inner products of the rows.
-        direction: how often each row counts → the weights of rows in the direction.
+        similarity: of what is fitted to two halves, given how often each row counts in each.
         units: rows with the same number are never separated.
         kinds: units of one kind are spread evenly over the halves; kinds that share a class of
             rows carry neighbouring numbers.
-        splits: halvings averaged.
-        resamples: bootstrap samples; none gives NaN for low and high.
-        level: coverage.
-        seed: of all of it.
+        resampling: halvings averaged, bootstrap samples (none gives NaN for low and high),
+            coverage, and the seed of all of it.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(resampling.seed)
 
-    def cosines(counts: Float[np.ndarray, "sample unit"]) -> Float[np.ndarray, "sample layer"]:
+    def halved(counts: Float[np.ndarray, "sample unit"]) -> Similarities:
         order = np.lexsort((rng.random(counts.shape), np.broadcast_to(kinds, counts.shape)))
         first = np.empty_like(counts)
         np.put_along_axis(first, order, (np.arange(len(kinds)) % 2).astype(float)[None], axis=1)
-        a, b = (direction((half * counts)[:, units]) for half in (first, 1 - first))
-        return _inner(gram, a, b) / np.sqrt(_inner(gram, a, a) * _inner(gram, b, b))
+        return similarity((first * counts)[:, units], ((1 - first) * counts)[:, units])
 
     with np.errstate(invalid="ignore", divide="ignore"):
-        value = np.nanmean(cosines(np.ones((splits, len(kinds)))), axis=0)
-        if not resamples:
+        value = np.nanmean(halved(np.ones((resampling.splits, len(kinds)))), axis=0)
+        if not resampling.resamples:
             missing = np.full_like(value, np.nan)
             return value, missing, missing
-        drawn = np.zeros((resamples, len(kinds)))
+        drawn = np.zeros((resampling.resamples, len(kinds)))
         for kind in np.unique(kinds):
             members = np.flatnonzero(kinds == kind)
             even = np.full(len(members), 1 / len(members))
-            drawn[:, members] = rng.multinomial(len(members), even, size=resamples)
-        levels = [cosines(drawn) for _ in range(HALVINGS_PER_RESAMPLE)]
-        spread = np.nanstd(_fisher(np.mean(levels, axis=0)), axis=0)
-    reach = normal_quantile((1 + level) / 2) * spread
+            drawn[:, members] = rng.multinomial(len(members), even, size=resampling.resamples)
+        levels = [halved(drawn) for _ in range(HALVINGS_PER_RESAMPLE)]
+        spread = np.nanstd(_fisher(np.nanmean(levels, axis=0)), axis=0)
+    reach = normal_quantile((1 + resampling.level) / 2) * spread
     return value, np.tanh(_fisher(value) - reach), np.tanh(_fisher(value) + reach)
 
 
-def _inner(
-    gram: Float[np.ndarray, "layer row row"], a: Weights, b: Weights
-) -> Float[np.ndarray, "sample layer"]:
+def cosines_of_halves(
+    gram: Float[np.ndarray, "layer row row"], direction: Callable[[Counts], Weights]
+) -> Callable[[Counts, Counts], Similarities]:
+    """Cosine between the directions of two halves.
+
+    Args:
+        gram: inner products of the rows.
+        direction: how often each row counts → the weights of rows in the direction.
+    """
+
+    def similarity(first: Counts, second: Counts) -> Similarities:
+        a, b = direction(first), direction(second)
+        return _inner(gram, a, b) / np.sqrt(_inner(gram, a, a) * _inner(gram, b, b))
+
+    return similarity
+
+
+def overlaps_of_halves(
+    gram: Float[np.ndarray, "layer row row"], basis: Callable[[Counts], Bases]
+) -> Callable[[Counts, Counts], Similarities]:
+    """Root mean squared cosine of the principal angles between the subspaces of two halves.
+
+    Args:
+        gram: inner products of the rows.
+        basis: how often each row counts → the weights of rows in each *orthonormal* basis vector.
+    """
+
+    def similarity(first: Counts, second: Counts) -> Similarities:
+        a, b = basis(first), basis(second)
+        cosines = np.einsum("slrk,lrt,sltm->slkm", a, gram, b, optimize=True)
+        return np.sqrt((cosines**2).sum(axis=(2, 3)) / a.shape[-1])
+
+    return similarity
+
+
+def error_degrees(reliability: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Angle between a direction from all prompts and the one from endlessly many, in degrees.
+
+    With reliability ρ between halves the whole has 2ρ/(1 + ρ) (Spearman and Brown 1910), which is
+    the squared cosine with the truth. Exact for mean differences in many dimensions, approximate
+    for the rest. Bounds of a reliability give bounds of the angle; 90° where ρ ≤ 0.
+    """
+    rho = np.clip(reliability, 0.0, 1.0)
+    return np.degrees(np.arccos(np.sqrt(2 * rho / (1 + rho))))
+
+
+def _inner(gram: Float[np.ndarray, "layer row row"], a: Weights, b: Weights) -> Similarities:
     return np.einsum("lsr,slr->sl", a.transpose(1, 0, 2) @ gram, b)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from interp.contrast import Contrast
 from interp.directions import (
     DirectionSet,
     FirstPrincipalComponent,
@@ -124,6 +125,7 @@ def directions() -> DirectionSet:
         reliability=rng.uniform(size=(2, 3)),
         estimator="MeanDifference",
         provenance={"model": "organism", "seed": 1, "prompts": ["é"]},
+        n=np.array([7, 9]),
     )
 
 
@@ -132,7 +134,8 @@ def test_directions_survive_the_disk(tmp_path: Path) -> None:
     kept.save(tmp_path / "directions.safetensors")
     found = DirectionSet.load(tmp_path / "directions.safetensors")
     np.testing.assert_array_equal(found.vectors, kept.vectors)
-    np.testing.assert_array_equal(found.reliability, kept.reliability)
+    for name in ("reliability", "reliability_low", "reliability_high", "n"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(kept, name))
     assert (found.labels, found.layers) == (kept.labels, kept.layers)
     assert (found.estimator, found.provenance) == (kept.estimator, kept.provenance)
     assert [p.name for p in tmp_path.iterdir()] == ["directions.safetensors"]
@@ -165,9 +168,51 @@ def test_select_and_table() -> None:
     with pytest.raises(InputError, match="layer 1"):
         kept.select("b", 1)
     frame = kept.to_dataframe()
-    assert list(frame.columns) == ["label", "layer", "estimator", "norm", "reliability"]
+    assert list(frame.columns) == [
+        *("label", "layer", "estimator", "norm", "reliability"),
+        *("reliability_low", "reliability_high", "error_degrees", "n"),
+    ]
     assert len(frame) == 6
+    some = kept.subset(labels=["b"], layers=[5, 0])
+    assert (some.labels, some.layers, some.n.tolist()) == (("b",), (5, 0), [9])
+    np.testing.assert_array_equal(some.select("b", 0), kept.select("b", 0))
+    with pytest.raises(InputError, match="layer 1"):
+        kept.subset(layers=[1])
     assert frame["norm"].iloc[5] == pytest.approx(np.linalg.norm(kept.vectors[1, 2]))
+
+
+def test_a_set_is_fitted_to_every_label() -> None:
+    tables = {name: table(size, seed=i) for i, (name, size) in enumerate([("a", 1), ("b", 9)])}
+    contrasts = {name: Contrast.from_labels(*of_label) for name, of_label in tables.items()}
+    found = DirectionSet.fitted(MeanDifference(resamples=20), contrasts, layers=[2, 4, 6])
+    assert (found.estimator, found.layers, found.n.tolist()) == (
+        "MeanDifference",
+        (2, 4, 6),
+        [N, N],
+    )
+    for name, (states, labels, groups) in tables.items():
+        alone = MeanDifference(resamples=20).fit(states, labels, groups)
+        np.testing.assert_allclose(found.select(name, 4), alone.direction_[1])
+    frame = found.to_dataframe()
+    assert (frame["reliability_low"] < frame["reliability"]).all()
+    error = frame.groupby("label")["error_degrees"].mean()
+    assert error["b"] < error["a"]
+    with pytest.raises(InputError, match="no contrasts"):
+        DirectionSet.fitted(MeanDifference(), {})
+
+
+def test_files_without_intervals_are_read(tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "directions.safetensors"
+    directions().save(path)
+    with safe_open(path, framework="numpy") as file:
+        about = file.metadata()
+        kept = {name: file.get_tensor(name) for name in ("vectors", "reliability")}
+    save_file(kept, path, metadata=about)
+    found = DirectionSet.load(path)
+    assert np.isnan(found.reliability_low).all() and found.n.tolist() == [0, 0]
 
 
 def test_ill_shaped_sets_are_refused() -> None:

@@ -1,0 +1,108 @@
+"""Logistic probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from interp.contrast import Contrast
+from interp.directions.rows import centred, combined, gram_of, kinds_of_units, unit
+from interp.reliability import Counts, Weights, cosines_of_halves, split_half_reliability
+from interp.shrinkage import RANK_TOLERANCE
+
+
+@dataclass(kw_only=True)
+class LogisticProbe:
+    """Logistic regression with a squared penalty, of the label on the state.
+
+    The penalised solution lies in the span of the prompts (representer theorem), so it is fitted in
+    as many coordinates as there are prompts. All coordinates are divided by *one* number per layer,
+    so that their variance is one on average: ``inverse_penalty`` then means the same at every
+    layer, and the geometry stays that of the residual stream. With a heavy penalty and as many
+    positives as negatives the direction becomes the mean difference. Like every probe it *reads*.
+
+    Args:
+        inverse_penalty: scikit-learn's C: weight of the log-likelihood against half the squared
+            length.
+        splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.
+
+    Attributes:
+        direction_: (layer, d_model), raw: log-odds of the label per unit of the state.
+        unit_direction_: the same with length one.
+        intercept_: (layer,): state · direction + intercept is the log-odds.
+        reliability_, reliability_low_, reliability_high_: (layer,).
+        n_: prompts on the smaller side.
+    """
+
+    inverse_penalty: float = 1.0
+    splits: int = 50
+    resamples: int = 100
+    level: float = 0.95
+    seed: int = 0
+
+    def fit(
+        self,
+        states: Float[np.ndarray, "prompt layer d_model"],
+        labels: Bool[np.ndarray, " prompt"],
+        groups: Sequence[object] | None = None,
+    ) -> Self:
+        """Fit at every layer.
+
+        Args:
+            states: activations of positive and negative prompts.
+            labels: which are positive.
+            groups: prompts of one group (twins) are never separated.
+
+        Raises:
+            InputError: fewer than four prompts on a side, or activations that are not finite.
+        """
+        contrast = Contrast.from_labels(states, labels, groups)
+        rows = centred(contrast.states)
+        gram = gram_of(rows)
+        positive = contrast.classes == 0
+        variance = np.trace(gram, axis1=1, axis2=2) / len(rows) / rows.shape[-1]
+        values, vectors = np.linalg.eigh(gram / np.where(variance > 0, variance, 1)[:, None, None])
+        root = np.sqrt(np.where(values > RANK_TOLERANCE * values[:, -1:], values, 0.0))
+        coordinates = vectors * root[:, None, :]
+        # From coefficients of the scaled coordinates to weights of the rows.
+        back = vectors / np.where(root > 0, root, np.inf)[:, None, :]
+        back = back / np.where(variance > 0, variance, 1)[:, None, None]
+
+        def fitted(count: Float[np.ndarray, " row"]) -> tuple[np.ndarray, np.ndarray]:
+            found = [_fit(x, positive, count, self.inverse_penalty) for x in coordinates]
+            coefficients = np.stack([coefficient for coefficient, _ in found])
+            return np.einsum("lrv,lv->lr", back, coefficients), np.array([b for _, b in found])
+
+        def weights(counts: Counts) -> Weights:
+            return np.stack([fitted(count)[0] for count in counts])
+
+        whole, intercept = fitted(np.ones(len(rows)))
+        self.direction_ = combined(whole, rows)
+        self.unit_direction_ = unit(self.direction_)
+        middle = contrast.states.mean(axis=0)
+        self.intercept_ = intercept - np.einsum("ld,ld->l", self.direction_, middle)
+        self.n_ = contrast.n
+        self.reliability_, self.reliability_low_, self.reliability_high_ = split_half_reliability(
+            cosines_of_halves(gram, weights), contrast.units, kinds_of_units(contrast), self
+        )
+        return self
+
+
+def _fit(
+    coordinates: Float[np.ndarray, "row coordinate"],
+    positive: Bool[np.ndarray, " row"],
+    counts: Float[np.ndarray, " row"],
+    inverse_penalty: float,
+) -> tuple[Float[np.ndarray, " coordinate"], float]:
+    from sklearn.linear_model import LogisticRegression
+
+    kept = counts > 0
+    if len(np.unique(positive[kept])) < 2:  # a half of a small bootstrap sample
+        return np.full(coordinates.shape[1], np.nan), np.nan
+    model = LogisticRegression(C=inverse_penalty, max_iter=1000)
+    model.fit(coordinates[kept], positive[kept], sample_weight=counts[kept])
+    return model.coef_[0], float(model.intercept_[0])
