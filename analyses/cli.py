@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analyses import organism_commands, prompt_commands
+from analyses.deflect_command import deflect
 from analyses.options import ModelOptions, TrainingOptions, expanded
 from interp.errors import InputError, SpilloverError
 
@@ -236,6 +237,9 @@ def calibrate(
 
     counts = learn(file, out, label=label)
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
+app.command()(deflect)
 
 
 def _carry_out(plan: StudyPlan, out: Path, only_plan: bool) -> None:
