@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from interp.activations import batches_by_length, collect
+from interp.backends import Forward, States, torch_hooks
+from interp.chat import Batch
 from interp.errors import InputError
-from interp.hooks import EarlyExit, early_exit, reading, writing
 from interp.model import LanguageModel
+from interp.positions import Take, post_instruction
+from interp.sites import MLP_OUT
 
 Checkpoints = Callable[[str], Path]
 
@@ -97,36 +101,6 @@ def test_an_exception_on_the_way_leaves_nothing_behind(checkpoint_of: Checkpoint
         collect(lm, PROMPTS)
     handle.remove()
     assert hooks_of(lm) == 0
-    with pytest.raises(ZeroDivisionError), writing(lm.layers[0], lambda hidden: hidden):
-        _ = 1 / 0
-    assert hooks_of(lm) == 0
-
-
-def test_early_exit_hides_no_other_error() -> None:
-    with early_exit():
-        raise EarlyExit
-    with pytest.raises(ValueError), early_exit():
-        raise ValueError
-
-
-@torch.no_grad()
-def test_writing_is_seen_downstream_and_edits_nothing_in_place(checkpoint: Path) -> None:
-    lm = LanguageModel.load(checkpoint)
-    batch = lm.chat.pad([lm.chat.encode(PROMPTS[2])])
-    plain = lm.logits(batch, keep=1)
-    read: dict[int, Tensor] = {}
-
-    def keep(index: int, hidden: Tensor) -> None:
-        read[index] = hidden
-
-    with reading(lm.layers[:1], keep), writing(lm.layers[0], lambda hidden: hidden * 0):
-        edited = lm.logits(batch, keep=1)
-    assert (edited - plain).abs().max() > 1e-3
-    # Read before the edit, whose result is another tensor.
-    assert read[0].abs().max() > 0
-    with writing(lm.layers[0], lambda hidden: hidden):
-        torch.testing.assert_close(lm.logits(batch, keep=1), plain)
-    torch.testing.assert_close(lm.logits(batch, keep=1), plain)
 
 
 def test_what_cannot_be_collected_is_refused(checkpoint_of: Checkpoints) -> None:
@@ -136,14 +110,56 @@ def test_what_cannot_be_collected_is_refused(checkpoint_of: Checkpoints) -> None
     for layers in ([4], [-1], []):
         with pytest.raises(InputError, match=r"the model has 0 … 3"):
             collect(lm, PROMPTS, layers=layers)
-    lm.model.train()
-    with pytest.raises(InputError, match="train mode.*model.eval"):
-        collect(lm, PROMPTS)
+    with pytest.raises(InputError, match="3 ids for 4 prompts"):
+        collect(lm, PROMPTS, ids=["a", "b", "c"])
 
 
-def test_half_precision_states_come_in_float32(checkpoint_of: Checkpoints) -> None:
+def test_states_are_kept_in_the_dtype_asked_for(checkpoint_of: Checkpoints) -> None:
     lm = LanguageModel.load(checkpoint_of("llama"), dtype=torch.bfloat16)
-    assert collect(lm, PROMPTS).states.dtype == np.float32
+    found = collect(lm, PROMPTS)
+    assert found.dtype == np.float32 and found.computed_in == "bfloat16"
+    half = collect(lm, PROMPTS, dtype=np.float16)
+    assert half.dtype == np.float16
+    # bfloat16 has fewer digits, float16 a smaller range.
+    assert half.states == pytest.approx(found.states, rel=1e-3, abs=1e-6)
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight[:] = 1e5
+    with pytest.raises(InputError, match="reaches 9.98e\\+04, which float16 cannot hold"):
+        collect(lm, PROMPTS, dtype=np.float16)
+
+
+def test_ids_and_tokens_come_with_the_states(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    rows = [lm.chat.encode(prompt) for prompt in PROMPTS]
+    found = collect(lm, PROMPTS, layers=[0], positions=post_instruction, ids=["a", "b", "c", "d"])
+    assert found.ids == ("a", "b", "c", "d")
+    suffix = rows[0].ids[rows[0].spans["post_instruction"]]
+    assert found.token_ids.tolist() == [list(suffix)] * len(PROMPTS)
+    assert found["residual_out"].shape == (len(PROMPTS), 1, len(suffix), lm.d_model)
+    with pytest.raises(InputError, match=f"at {len(suffix)} positions; choose"):
+        _ = found.states
+    with pytest.raises(InputError, match="mlp_out was not collected; there is residual_out"):
+        _ = found[MLP_OUT]
+
+
+def test_what_is_kept_holds_on_to_no_batch(checkpoint_of: Checkpoints) -> None:
+    """A slice would keep the states of all tokens in memory."""
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    sizes: list[int] = []
+
+    @contextmanager
+    def watched(lm: LanguageModel, *choice: Any) -> Iterator[Forward]:
+        with torch_hooks(lm, *choice) as forward:
+
+            def run(batch: Batch, take: Take) -> States:
+                states = forward(batch, take)
+                sizes.extend(s.untyped_storage().nbytes() for s in states["residual_out"])
+                return states
+
+            yield run
+
+    collect(lm, PROMPTS, batch_size=2, backend=watched)
+    assert set(sizes) == {2 * lm.d_model * 4}
 
 
 def test_progress_counts_every_prompt_once(checkpoint_of: Checkpoints) -> None:

@@ -1,0 +1,175 @@
+"""Where states are put: into memory, or onto the disk, where a collection can go on after a cut.
+
+While it is being filled, a folder is called ``NAME.partial``; the whole gets its name in one step.
+Each array is a plain ``.npy`` file, one per site. A row counts as done only after its states are
+on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.lib.format import open_memmap
+
+from interp.errors import InputError
+from interp.store import read_json, sync_folder, sync_path, write_json
+
+Arrays = Mapping[str, Float[np.ndarray, "prompt layer position *width"]]
+"""States by the site's name."""
+
+ABOUT = "about.json"
+WITNESS = "first_prompt.npz"
+DONE = "done"
+TOKENS = "token_ids"
+
+
+class InMemory:
+    """Rows of states in arrays, made when the first rows come."""
+
+    def __init__(self, count: int) -> None:
+        self.pending: Bool[np.ndarray, " prompt"] = np.ones(count, dtype=bool)
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def put(self, rows: Sequence[int], states: Arrays) -> None:
+        """Keep some rows."""
+        for name, values in states.items():
+            if name not in self.arrays:
+                self.arrays[name] = np.empty((len(self.pending), *values.shape[1:]), values.dtype)
+            self.arrays[name][rows] = values
+
+
+class OnDisk:
+    """Rows of states in files of their own, memory-mapped.
+
+    Args:
+        path: folder to be made.
+        about: everything that the states depend on but the model's weights, as JSON can hold it;
+            with the prompts' ``ids``.
+        token_ids: kept beside the states.
+        witness: the first prompt's states, computed now, by site. They stand for the weights, for
+            adapters and for interventions: what is there already must agree with them.
+        tolerance: how far they may be off, as a share of their norm.
+
+    Raises:
+        InputError: the folder holds other activations, or the disk has no room.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        about: Mapping[str, Any],
+        token_ids: Int[np.ndarray, "prompt position"],
+        witness: Arrays,
+        tolerance: float,
+    ) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(f"{self.path.name}.partial")
+        self._files: dict[str, np.memmap] = {}
+        if self.path.exists():
+            reason = _difference(self.path, about, witness, tolerance)
+            if reason:
+                raise InputError(f"{self.path} {reason}; choose another folder, or delete this one")
+            return
+        if self.partial.exists():
+            reason = _difference(self.partial, about, witness, tolerance)
+            if reason:
+                warnings.warn(f"{self.partial} {reason}: it is begun anew", stacklevel=3)
+                shutil.rmtree(self.partial)
+        if not self.partial.exists():
+            self._begin(about, token_ids, witness)
+        self._files = {name: _mapped(self.partial, name, "r+") for name in (*witness, DONE)}
+
+    @property
+    def pending(self) -> Bool[np.ndarray, " prompt"]:
+        """Rows that are still to be computed."""
+        return ~self._files[DONE] if self._files else ~_mapped(self.path, DONE, "r")
+
+    def put(self, rows: Sequence[int], states: Arrays) -> None:
+        """Write some rows."""
+        for name, values in states.items():
+            self._files[name][rows] = values
+            self._files[name].flush()
+        self._files[DONE][rows] = True
+        self._files[DONE].flush()
+
+    @property
+    def arrays(self) -> Arrays:
+        """The states, once no row is pending; they have their name then."""
+        if self._files:
+            self._files.clear()  # Windows moves no folder with an open file in it
+            sync_folder(self.partial)
+            os.replace(self.partial, self.path)
+            sync_path(self.path.parent)
+        return read_folder(self.path)[2]
+
+    def _begin(self, about: Mapping[str, Any], token_ids: np.ndarray, witness: Arrays) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rows = len(about["ids"])
+        # A memory-mapped file that outgrows the disk ends the process without a word.
+        needed = rows * sum(values.nbytes for values in witness.values())
+        free = shutil.disk_usage(self.path.parent).free
+        if needed > free:
+            raise InputError(
+                f"{needed / 2**30:.1f} GiB of activations and {free / 2**30:.1f} GiB of room in "
+                f"{self.path.parent}; collect fewer layers or positions, in float16, or moments"
+            )
+        self.partial.mkdir()
+        for name, values in witness.items():
+            path = self.partial / f"{name}.npy"
+            open_memmap(path, "w+", values.dtype, (rows, *values.shape[1:]))
+        open_memmap(self.partial / f"{DONE}.npy", "w+", np.dtype(bool), (rows,))
+        np.save(self.partial / f"{TOKENS}.npy", token_ids)
+        np.savez(self.partial / WITNESS, **dict[str, Any](witness))
+        # Last: a folder without it was cut off while it was made.
+        write_json(self.partial / ABOUT, {**about, "arrays": list(witness)})
+
+
+def read_folder(
+    path: str | Path,
+) -> tuple[dict[str, Any], Int[np.ndarray, "prompt position"], Arrays]:
+    """What was collected, the positions' tokens, and the states, still on the disk.
+
+    Raises:
+        InputError: there is no finished collection.
+    """
+    folder = Path(path)
+    if not (folder / ABOUT).is_file():
+        unfinished = folder.with_name(f"{folder.name}.partial").exists()
+        hint = "it was not finished: collect again to go on" if unfinished else "collect first"
+        raise InputError(f"{folder} holds no activations; {hint}")
+    about = read_json(folder / ABOUT)
+    arrays = {name: _mapped(folder, name, "r") for name in about["arrays"]}
+    return about, np.load(folder / f"{TOKENS}.npy"), arrays
+
+
+def _mapped(folder: Path, name: str, mode: Any) -> np.memmap:
+    return open_memmap(folder / f"{name}.npy", mode)
+
+
+def _difference(folder: Path, about: Mapping[str, Any], witness: Arrays, tolerance: float) -> str:
+    """Why ``folder`` holds something else, or nothing."""
+    try:
+        found = read_json(folder / ABOUT)
+        with np.load(folder / WITNESS) as file:
+            states = dict(file)
+    except (OSError, ValueError):
+        return "holds no activations, or was cut off when it was made"
+    other = sorted(name for name in about if found.get(name) != about[name])
+    if other:
+        return f"holds activations that differ in {', '.join(other)}"
+    for name, values in witness.items():
+        apart = np.nan_to_num(values.astype(np.float64) - states[name])
+        off = np.linalg.norm(apart) / (np.linalg.norm(np.nan_to_num(values)) or 1.0)
+        if not off <= tolerance:
+            return (
+                f"holds activations of another model: {name} of the first prompt is off by "
+                f"{off:.1e} of its norm"
+            )
+    return ""
