@@ -20,3 +20,7 @@ class ModelError(InputError):
 
 class TrainingError(SpilloverError):
     """Training could not go on, for instance because the loss is not finite."""
+
+
+class MachineError(SpilloverError):
+    """The machine ran out of something: memory, or room on the disk."""

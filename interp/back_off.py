@@ -1,0 +1,91 @@
+"""Batches that fit into memory: one that does not is halved and tried again.
+
+How many rows fit depends on the device, on what else is on it and on the longest row, so a batch
+size is a wish. Rows are taken longest first: memory runs out early or not at all.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from interp.chat import Tokens
+from interp.errors import MachineError
+
+Result = TypeVar("Result")
+
+# What allocators say, in lower case; only CUDA and its kin have an exception class of their own.
+_SIGNS = (
+    "out of memory",  # CUDA, HIP, XPU, MPS
+    "can't allocate memory",  # the CPU allocator on Linux and macOS
+    "not enough memory",  # ... and on Windows
+    "_status_alloc_failed",  # cuBLAS, cuDNN and other libraries beside the allocator
+    "invalid buffer size",  # MPS, for one tensor larger than a buffer may be
+)
+
+
+def in_fitting_batches(
+    rows: Sequence[Tokens], batch_size: int, work: Callable[[list[int]], Result]
+) -> Iterator[tuple[list[int], Result]]:
+    """Do ``work`` on rows of like length, at most ``batch_size`` at a time.
+
+    A batch that runs out of memory is halved, and the smaller size is kept for all that follow.
+
+    Args:
+        rows: what is to be done; only lengths are looked at.
+        batch_size: rows in the first batch.
+        work: takes row numbers. Called again for some of them where memory ran out, so it must
+            not have kept anything by then.
+
+    Yields:
+        Row numbers, longest rows first, and what ``work`` made of them.
+
+    Raises:
+        MachineError: not even one row fits.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+    while order:
+        chosen = order[:batch_size]
+        try:
+            result = work(chosen)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(chosen) == 1:
+                raise MachineError(_nothing_fits(len(rows[chosen[0]]), error)) from error
+            batch_size = len(chosen) // 2
+        else:
+            yield chosen, result
+            order = order[len(chosen) :]
+            continue
+        # Only here is the error gone, and with its frames the tensors that filled the memory.
+        _release()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS)
+
+
+def _nothing_fits(tokens: int, error: BaseException) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"a single prompt of {tokens} tokens does not fit into memory beside the model ({said}); "
+        "end what else uses this device, choose another with --device, or take a smaller or "
+        "quantized model, shorter prompts or fewer new tokens"
+    )
+
+
+def _release() -> None:
+    """Give cached blocks back, so that a smaller batch finds memory in one piece."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
