@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from interp.errors import MachineError
 from interp.model import LanguageModel
+from unlearning.answer_log import AnswerLog
 from unlearning.evaluation import Evaluation
-from unlearning.generation import generate, stop_tokens
+from unlearning.generation import answers_key, generate, stop_tokens
 from unlearning.refusal import Openers
 from unlearning.scorers import CLASSES, Phrases
 
@@ -53,6 +59,150 @@ def test_generating_leaves_the_random_state_alone(checkpoint_of: Checkpoints) ->
     before = torch.random.get_rng_state()
     generate(lm, PROMPTS, max_new_tokens=2, temperature=1.0, seed=5)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_checkpoint_s_decoding_settings_do_not_count(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    expected = [greedy(lm, prompt) for prompt in PROMPTS]
+    config: Any = lm.model.generation_config
+    config.do_sample, config.temperature, config.top_k = True, 0.7, 5
+    config.repetition_penalty, config.no_repeat_ngram_size = 5.0, 1
+    config.suppress_tokens = [ids[0] for ids in expected]
+    assert [answer.ids for answer in generate(lm, PROMPTS, max_new_tokens=LENGTH)] == expected
+
+
+# Memory
+
+
+class Crowded:
+    """A model's generate that holds only so many rows at a time, and notes what it was asked."""
+
+    def __init__(self, lm: LanguageModel, rows: int) -> None:
+        self.generate, self.rows = lm.model.generate, rows  # type: ignore[attr-defined]
+        self.tried: list[int] = []
+
+    def __call__(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        self.tried.append(len(input_ids))
+        if len(input_ids) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return self.generate(input_ids=input_ids, **options)
+
+
+MANY = [f"{prompt} {i}" for i in range(4) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_backing_off_changes_no_answer(temperature: float, checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("mistral"))
+    options: dict[str, Any] = {"max_new_tokens": LENGTH, "temperature": temperature}
+    expected = generate(lm, MANY, **options)
+    counts: list[int] = []
+    with mock.patch.object(lm.model, "generate", Crowded(lm, 3)) as crowded:
+        assert generate(lm, MANY, progress=counts.append, **options) == expected
+    assert crowded.tried == [12, 6, 3, 3, 3, 3]
+    assert sum(counts) == len(MANY)
+
+
+def test_a_prompt_that_does_not_fit_alone_is_one_clear_error(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    longest = max(len(lm.chat.encode(prompt)) for prompt in PROMPTS)
+    with (
+        mock.patch.object(lm.model, "generate", Crowded(lm, 0)),
+        pytest.raises(MachineError, match=f"a single prompt of {longest} tokens does not fit"),
+    ):
+        generate(lm, PROMPTS)
+
+
+# Sampling
+
+
+def test_a_sample_depends_on_nothing_that_stands_beside_it(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("gemma2"))
+    options: dict[str, Any] = {"max_new_tokens": LENGTH, "temperature": 1.0, "seed": 3}
+    together = generate(lm, MANY, **options)
+    assert generate(lm, MANY, batch_size=1, **options) == together
+    assert generate(lm, MANY[::-1], batch_size=5, **options) == together[::-1]
+    assert generate(lm, MANY[4:5], **options) == together[4:5]
+    twice = generate(lm, [*MANY, *MANY], **options)
+    assert twice[: len(MANY)] == together
+    assert all(a != b for a, b in zip(together, twice[len(MANY) :], strict=True))
+
+
+@torch.no_grad()
+def test_samples_follow_the_model_s_own_distribution(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    ids = torch.tensor([lm.chat.encode("Why?").ids])
+    likely = (lm.model(input_ids=ids).logits[0, -1].double() / 0.1).softmax(-1).numpy()
+    answers = generate(lm, ["Why?"] * 600, max_new_tokens=1, temperature=0.1, batch_size=300)
+    counts = Counter(answer.ids[0] for answer in answers)
+    for token in np.argsort(likely)[-5:]:
+        deviation = np.sqrt(likely[token] * (1 - likely[token]) / 600)
+        assert abs(counts[int(token)] / 600 - likely[token]) < 4 * deviation
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_interrupted_run_generates_what_is_missing(
+    temperature: float, tmp_path: Path, checkpoint_of: Checkpoints
+) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    settings: dict[str, Any] = {"max_new_tokens": LENGTH, "temperature": temperature}
+    path, key = tmp_path / "answers.jsonl", answers_key(lm, **settings)
+    expected = generate(lm, MANY, **settings)
+    logged = {**settings, "batch_size": 5}
+
+    class Killed(Crowded):
+        def __call__(self, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+            if self.tried:
+                raise KeyboardInterrupt
+            return super().__call__(input_ids, **options)
+
+    with (
+        mock.patch.object(lm.model, "generate", Killed(lm, 64)),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        generate(lm, MANY, log=AnswerLog(path, key), **logged)
+    assert len(AnswerLog(path, key)) == 5
+    with mock.patch.object(lm.model, "generate", Crowded(lm, 64)) as second:
+        assert generate(lm, MANY, log=AnswerLog(path, key), **logged) == expected
+    assert sum(second.tried) == len(MANY) - 5
+    with mock.patch.object(lm.model, "generate", Crowded(lm, 64)) as third:
+        assert generate(lm, MANY, log=AnswerLog(path, key), **logged) == expected
+    assert third.tried == []
+
+
+def test_prompts_that_are_the_same_are_answered_once(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    counts: list[int] = []
+    with mock.patch.object(lm.model, "generate", Crowded(lm, 64)) as model:
+        answers = generate(lm, [*PROMPTS, *PROMPTS], max_new_tokens=2, progress=counts.append)
+    assert model.tried == [3] and sum(counts) == 6
+    assert answers[:3] == answers[3:]
+
+
+def test_the_key_is_of_all_that_an_answer_depends_on(checkpoint_of: Checkpoints) -> None:
+    folder = checkpoint_of("llama")
+    lm = LanguageModel.load(folder)
+    keys = [
+        answers_key(lm),
+        answers_key(lm, max_new_tokens=49),
+        answers_key(lm, temperature=0.5),
+        answers_key(lm, temperature=0.5, seed=1),
+        answers_key(LanguageModel.load(folder, system="Be brief.")),
+        answers_key(LanguageModel.load(folder, response_prefix="Well,")),
+    ]
+    changed = LanguageModel.load(folder)
+    with torch.no_grad():
+        next(changed.model.parameters())[0, 0] += 1
+    keys.append(answers_key(changed))
+    assert len(set(keys)) == len(keys)
+    assert answers_key(lm, seed=1) == keys[0]  # nothing is drawn at temperature 0
+    assert answers_key(LanguageModel.load(folder), fingerprint=lm.fingerprint()) == keys[0]
+
+
+# Scoring
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gpt2"])

@@ -1,26 +1,52 @@
-"""The model's own answers, as the token ids that it generated."""
+"""The model's own answers, as the token ids that it generated.
+
+An answer is a function of the model, the chat format, the prompt and the settings: what else is
+asked, how it is cut into batches and where a run was interrupted do not matter. (To rounding:
+batches of different sizes are computed by different kernels, and where two tokens are all but
+equally likely that may decide.)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-import torch
-
-from interp.activations import batches_by_length
+from interp.back_off import in_fitting_batches
 from interp.model import LanguageModel
+from interp.store import content_key
+from unlearning.answer_log import Answer, AnswerLog, Asked, answer_all, each_asked
+
+__all__ = ["Answer", "answers_key", "generate", "stop_tokens"]
+
+# Checkpoints come with decoding settings of their own (Qwen2.5's with a penalty on repetition, even
+# where nothing is sampled). What is measured is the model, so whatever would change its
+# distribution is off.
+_AS_IT_IS = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "min_p": None,
+    "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None,
+    "guidance_scale": None,
+    "watermarking_config": None,
+}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One generated response: its ids (end-of-turn included, where reached) and its text."""
-
-    ids: tuple[int, ...]
-    text: str
-    finished: bool
-
-
-@torch.no_grad()
 def generate(
     lm: LanguageModel,
     prompts: Sequence[str],
@@ -30,37 +56,56 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    log: AnswerLog | None = None,
 ) -> list[Answer]:
     """Answer every prompt; greedy at temperature 0, else sampled from the full distribution.
 
-    Batches are made of prompts of like length. ``finished`` is False where ``max_new_tokens``
-    ended the answer.
+    Args:
+        lm: the model; its checkpoint's own decoding settings are not used.
+        prompts: one that stands there n times is sampled n times.
+        max_new_tokens: of one answer; ``finished`` is False where this ended it.
+        batch_size: prompts in one forward; fewer once a batch did not fit into memory.
+        temperature: divides the logits.
+        seed: of sampling.
+        progress: called with the number of prompts just done.
+        log: answers in it are not generated again, and new ones are added batch by batch. Its key
+            is :func:`answers_key` of the same model and settings.
+
+    Raises:
+        MachineError: a single prompt does not fit into memory, or the log's disk is full.
     """
-    rows = [lm.chat.encode(prompt) for prompt in prompts]
-    stops = stop_tokens(lm)
-    options: dict[str, object] = {"do_sample": False}
-    if temperature > 0:
-        options = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    answers: list[Answer | None] = [None] * len(rows)
-    devices = [lm.device] if lm.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        for chosen in batches_by_length(rows, batch_size):
-            batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
-            # PreTrainedModel inherits generate from a mixin that the stubs do not see.
-            output = lm.model.generate(  # type: ignore[operator]
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=sorted(stops),
-                pad_token_id=min(stops),
-                **options,
-            )
-            for i, generated in zip(chosen, output[:, batch.input_ids.shape[1] :], strict=True):
-                answers[i] = _cut(lm, generated.tolist(), stops)
-            if progress is not None:
-                progress(len(chosen))
-    return [answer for answer in answers if answer is not None]
+    make = partial(
+        _batches,
+        lm,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        temperature=temperature,
+        seed=seed,
+    )
+    return answer_all(
+        each_asked(prompts, sampled=temperature > 0), make, log=log, progress=progress
+    )
+
+
+def answers_key(
+    lm: LanguageModel,
+    *,
+    max_new_tokens: int = 48,
+    temperature: float = 0.0,
+    seed: int = 0,
+    fingerprint: str | None = None,
+) -> str:
+    """The key of an :class:`AnswerLog`: all that an answer of :func:`generate` depends on.
+
+    Args:
+        lm, max_new_tokens, temperature, seed: as given to :func:`generate`.
+        fingerprint: the model's, where it is known; else every weight is read, which takes seconds
+            on a large model.
+    """
+    sampling = [temperature, seed] if temperature > 0 else None
+    stops = sorted(stop_tokens(lm))
+    fingerprint = fingerprint or lm.fingerprint()
+    return content_key(fingerprint, lm.chat.fingerprint, stops, max_new_tokens, sampling)
 
 
 def stop_tokens(lm: LanguageModel) -> frozenset[int]:
@@ -71,6 +116,43 @@ def stop_tokens(lm: LanguageModel) -> frozenset[int]:
     if len(lm.chat.end_of_turn) == 1:
         ids.update(lm.chat.end_of_turn)
     return frozenset(i for i in ids if i is not None)
+
+
+def _batches(
+    lm: LanguageModel,
+    asked: Sequence[Asked],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float,
+    seed: int,
+) -> Iterator[dict[Asked, Answer]]:
+    from unlearning.sampling import Draw, uniform_numbers
+
+    rows = [lm.chat.encode(one.prompt) for one in asked]
+    stops = stop_tokens(lm)
+
+    def answer(chosen: list[int]) -> list[Answer]:
+        batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
+        width = batch.input_ids.shape[1]
+        draws = []
+        if temperature > 0:
+            numbers = uniform_numbers([asked[i] for i in chosen], seed, max_new_tokens)
+            draws.append(Draw(numbers, temperature, width))
+        # PreTrainedModel inherits generate from a mixin that the stubs do not see.
+        output = lm.model.generate(  # type: ignore[operator]
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(stops),
+            pad_token_id=min(stops),
+            logits_processor=draws,
+            **_AS_IT_IS,
+        )
+        return [_cut(lm, ids, stops) for ids in output[:, width:].tolist()]
+
+    for chosen, answers in in_fitting_batches(rows, batch_size, answer):
+        yield {asked[i]: one for i, one in zip(chosen, answers, strict=True)}
 
 
 def _cut(lm: LanguageModel, ids: list[int], stops: frozenset[int]) -> Answer:
