@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -40,7 +41,10 @@ class Progress:
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
             )
-            with RichProgress(*columns, console=self.console, transient=True) as bars:
+            # A large model takes longer over one batch than rich looks back by default.
+            with RichProgress(
+                *columns, console=self.console, transient=True, speed_estimate_period=600
+            ) as bars:
                 task = bars.add_task(name, total=total)
                 yield lambda count: bars.advance(task, count)
         else:
@@ -49,14 +53,23 @@ class Progress:
         self.say(f"{name}: {time.monotonic() - started:.1f} s")
 
     def _lines(self, name: str, total: int | None) -> Advance:
-        """How far a stage is, in a plain line now and then."""
-        done, said = 0, time.monotonic()
+        """How far a stage is and how long it will still take, in a plain line now and then."""
+        started = said = time.monotonic()
+        first = done = 0
 
         def advance(count: int) -> None:
-            nonlocal done, said
+            nonlocal done, first, said, started
+            now = time.monotonic()
+            if not done:
+                # Some of what comes first may have been there already, and took no time.
+                first, started = count, now
             done += count
-            if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
-                self.say(f"{name}: {done}" + (f" of {total}" if total else ""))
+            if now - said >= SECONDS_BETWEEN_LINES:
+                said = now
+                line = f"{name}: {done}" + (f" of {total}" if total else "")
+                if total and done > first:
+                    left = (total - done) * (now - started) / (done - first)
+                    line += f", {timedelta(seconds=round(left))} left"
+                self.say(line)
 
         return advance
