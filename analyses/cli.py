@@ -15,6 +15,7 @@ import typer
 
 from analyses import organism_commands, prompt_commands
 from analyses.deflect_command import deflect
+from analyses.evaluation_command import evaluate
 from analyses.options import ModelOptions, TrainingOptions, expanded
 from interp.errors import InputError, SpilloverError
 
@@ -240,6 +241,9 @@ def calibrate(
 
 
 app.command()(deflect)
+
+
+app.command()(evaluate)
 
 
 def _carry_out(plan: StudyPlan, out: Path, only_plan: bool) -> None:

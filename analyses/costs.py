@@ -63,9 +63,9 @@ def describe(plan: StudyPlan, prompts: pd.DataFrame) -> list[str]:
             "reference: a frozen copy of the model is held, as an objective reads its logits or "
             "states (under LoRA the adapters are switched off instead)"
         )
-    seconds = parameters * (2 * forward + 6 * backward) / (EFFICIENCY * device_speed())
+    span = time_of(parameters * (2 * forward + 6 * backward))
     lines.append(
-        f"memory: about {memory / 2**30:.1f} GiB and activations; time: {_span(seconds)} at most "
+        f"memory: about {memory / 2**30:.1f} GiB and activations; time: {span} at most "
         "on this device, roughly"
     )
     return lines
@@ -95,6 +95,11 @@ def checkpoint_size(model: str) -> tuple[int, int] | None:
                 parameters += count
                 held += tensor["data_offsets"][1] - tensor["data_offsets"][0]
     return (parameters, held) if parameters else None
+
+
+def time_of(operations: float) -> str:
+    """How long so many floating-point operations take here, in words; measures the device."""
+    return _span(operations / (EFFICIENCY * device_speed()))
 
 
 def device_speed() -> float:

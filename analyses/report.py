@@ -6,7 +6,6 @@ escaped. Completions stay out unless they are asked for.
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from analyses.figures.geometry import null_of_rotation
 from analyses.figures.leakage import shown_quantity, title_of
 from analyses.figures.style import domain_label
 from analyses.headline import Headline, headlines
+from analyses.page import inlined, rendered
 from analyses.resampling import Estimate
 from analyses.tables import RunTables
 from interp.store import atomic_write, package_version
@@ -53,23 +53,14 @@ def render(
     tables: RunTables, drawn: tuple[figures.Drawing, ...], *, show_completions: bool = False
 ) -> str:
     """The page as text; the figures are read back from `figures/`, where they were written."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("analyses"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    images = {drawing.name: _inlined(tables.record.folder, drawing.name) for drawing in drawn}
+    images = inlined(tables.record.folder, (drawing.name for drawing in drawn))
     view = page_view(tables) | {
         "drawings": drawn,
         "images": images,
         "completions": _completions(tables) if show_completions else [],
         "show_completions": show_completions,
     }
-    return environment.get_template("report.html.jinja").render(view)
+    return rendered("report.html.jinja", view)
 
 
 def page_view(tables: RunTables) -> View:
@@ -257,12 +248,6 @@ def _benign(tables: RunTables, found: tuple[Headline, ...]) -> list[View]:
         }
         rows.append({"label": label, "rates": {k: wording.interval(r) for k, r in rates.items()}})
     return rows if kinds else []
-
-
-def _inlined(folder: Path, name: str) -> str:
-    content = (folder / "figures" / f"{name}.svg").read_bytes()
-    # As a data URI, so that the ids inside one SVG cannot collide with those of another.
-    return "data:image/svg+xml;base64," + base64.b64encode(content).decode("ascii")
 
 
 def _completions(tables: RunTables) -> list[View]:

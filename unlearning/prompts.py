@@ -39,17 +39,20 @@ COLUMNS = ("id", "prompt", "domain", "label", "source", "split", "kind")
 FEWEST_CONTROLS = 16
 
 
-def read_prompts(path: str | Path) -> pd.DataFrame:
+def read_prompts(path: str | Path, *, required_labels: Collection[str] = LABELS) -> pd.DataFrame:
     """The prompts table in a JSONL, CSV or parquet file, checked and completed.
 
     Needs ``prompt``, ``domain`` and ``label``. An absent ``id`` is a hash of domain, label and
     prompt; an absent ``split`` a hash of the group of near-duplicates (:mod:`unlearning.splits`);
     an absent ``kind`` is ``general`` in the domain of that name and ``twin`` elsewhere.
 
+    Args:
+        required_labels: each must occur; a study needs both, an evaluation neither.
+
     Raises:
         InputError: the file cannot be read, or a row does not fit; names the line.
     """
-    return _table(_checked(read_records(path), str(path)))
+    return _table(_checked(read_records(path), str(path), required_labels))
 
 
 def as_prompts(table: pd.DataFrame, name: str = "the prompts table") -> pd.DataFrame:
@@ -150,7 +153,9 @@ def controls(prompts: pd.DataFrame, split: str) -> Controls:
     return Controls(rows, borrowed)
 
 
-def _checked(records: Sequence[Record], name: str) -> Sequence[Record]:
+def _checked(
+    records: Sequence[Record], name: str, required_labels: Collection[str] = LABELS
+) -> Sequence[Record]:
     require_columns(records, ("prompt", "domain", "label"), name)
     identifiers: dict[str, str] = {}
     for record in records:
@@ -166,7 +171,7 @@ def _checked(records: Sequence[Record], name: str) -> Sequence[Record]:
                 'make ids unique, or leave out the "id" column'
             )
     present = {record.fields["label"] for record in records}
-    for label in LABELS:
+    for label in required_labels:
         if label not in present:
             raise InputError(f"{name} has no {label} rows; a study needs harmful and benign ones")
     return records

@@ -5,8 +5,9 @@ None is known to pyplot, so none stays open; in a notebook `display(figure)` sho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -41,6 +42,7 @@ __all__ = [
     "outcome_figure",
     "overview_figure",
     "rotation_figure",
+    "save",
     "write",
 ]
 
@@ -156,9 +158,14 @@ def _geometry(tables: RunTables) -> Iterator[Drawing]:
 
 def write(tables: RunTables) -> tuple[Drawing, ...]:
     """Draws the run's figures into `figures/`, each as SVG and PNG with its CSV; returns them."""
-    folder = tables.record.folder / "figures"
-    folder.mkdir(exist_ok=True)
     drawn = tuple(drawings(tables))
+    save(drawn, tables.record.folder / "figures")
+    return drawn
+
+
+def save(drawn: Iterable[Drawing], folder: Path) -> None:
+    """Each figure as SVG and PNG, and the numbers in it as CSV."""
+    folder.mkdir(exist_ok=True)
     for drawing in drawn:
         with style():
             with atomic_write(folder / f"{drawing.name}.svg") as path:
@@ -168,4 +175,3 @@ def write(tables: RunTables) -> tuple[Drawing, ...]:
                 drawing.figure.savefig(path, format="png", dpi=160)
         with atomic_write(folder / f"{drawing.name}.csv") as path:
             drawing.data.to_csv(path, index=False, encoding="utf-8")
-    return drawn

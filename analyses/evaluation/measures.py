@@ -1,0 +1,329 @@
+"""Scores of prompts turned into numbers with intervals.
+
+Rates have Wilson's interval; means, paired differences and agreement have percentiles of a
+bootstrap over prompts. All say what would change with other prompts of the same kind, and nothing
+about another training seed.
+
+A number belongs to a set of prompts: ``harmful``, ``twin`` (benign ones that resemble the harmful
+ones of their domain), each by domain, ``general``, and benign ones by ``source``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from analyses.evaluation.findings import BASE, MODEL, Findings, class_by, refused_by
+from analyses.resampling import (
+    RESAMPLES,
+    Draws,
+    Estimate,
+    mean_of,
+    rate_of,
+    resampling_weights,
+)
+from unlearning.agreement import between, disagreeing
+from unlearning.prompts import DOMAINS
+from unlearning.scorers import CLASSES, FINE_CLASSES
+
+ALL = "all"
+# Column of the scores -> what its mean is called.
+MEANS = {
+    "answer_nats": "answer_nats",
+    "repetition": "repetition",
+    "p_R": "p_R",
+    "p_C": "p_C",
+    "p_O": "other_mass",
+    "margin": "margin",
+}
+NUMBER = ["value", "low", "high", "n", "reason"]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The tables of an evaluation, each a row per number: ``value, low, high, n, reason``.
+
+    Attributes:
+        numbers: ``role, prompts, group, scorer, quantity`` and the number. ``quantity`` is
+            ``refusal_rate`` or ``share:CLASS`` by a scorer, or ``finished_rate`` or one of
+            ``MEANS``'s names, where ``scorer`` is empty.
+        differences: ``prompts, group, scorer, quantity``: the model minus its base, paired by
+            prompt; empty without a base.
+        agreement: ``first, second, n`` and accuracy, precision, recall and kappa with their bounds;
+            a row per pair of readings.
+        disagreements: rows of scores on which the readings of the model's answers differ.
+        divergence: ``group, position`` (0: the mean over positions) and KL to the base in nats.
+        texts: ``role, quantity`` (``nats_per_token``, ``perplexity``; role ``difference``: nats).
+        tasks: ``role, task, metric``; role ``difference`` is the model minus its base, paired.
+    """
+
+    numbers: pd.DataFrame
+    differences: pd.DataFrame
+    agreement: pd.DataFrame
+    disagreements: pd.DataFrame
+    divergence: pd.DataFrame
+    texts: pd.DataFrame
+    tasks: pd.DataFrame
+
+    def pick(
+        self, quantity: str, prompts: str, group: str, scorer: str = "", role: str = MODEL
+    ) -> Estimate:
+        """One of ``numbers``; undefined where there is no such row."""
+        return _picked(self.numbers, quantity, prompts, group, scorer, role=role)
+
+    def difference(self, quantity: str, prompts: str, group: str, scorer: str = "") -> Estimate:
+        """One of ``differences``."""
+        return _picked(self.differences, quantity, prompts, group, scorer)
+
+    def groups(self, prompts: str) -> list[str]:
+        """Groups of a set of prompts in order, ``all`` left out."""
+        rows = self.numbers[(self.numbers["prompts"] == prompts) & (self.numbers["role"] == MODEL)]
+        return [str(group) for group in rows["group"].unique() if group != ALL]
+
+    @property
+    def domains(self) -> list[str]:
+        """Domains that have harmful prompts or twins, in the usual order."""
+        present = {*self.groups("harmful"), *self.groups("twin")}
+        return [domain for domain in DOMAINS if domain in present]
+
+
+def measured(findings: Findings) -> Measures:
+    """Every number of an evaluation."""
+    scores = findings.scores
+    return Measures(
+        numbers=_numbers(findings),
+        differences=_differences(findings),
+        agreement=_agreement(scores, findings.readings),
+        disagreements=disagreeing(
+            scores[scores["role"] == MODEL], [refused_by(name) for name in findings.readings]
+        ),
+        divergence=_divergence(findings.divergence),
+        texts=_texts(findings.texts),
+        tasks=_tasks(findings.tasks),
+    )
+
+
+def sets_of(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Every set of prompts and group with its rows; a row is in several."""
+    kinds = rows["kind"].fillna("harmful")
+    for name in ("harmful", "twin"):
+        chosen = rows[kinds == name]
+        for domain in DOMAINS:
+            if len(of_domain := chosen[chosen["domain"] == domain]):
+                yield name, domain, of_domain
+        if len(chosen):
+            yield name, ALL, chosen
+    if len(general := rows[kinds == "general"]):
+        yield "general", ALL, general
+    benign = rows[rows["label"] == "benign"]
+    for source, chosen in benign.groupby("source", sort=True):
+        yield "source", str(source), chosen
+
+
+def _numbers(findings: Findings) -> pd.DataFrame:
+    rows = []
+    for role in findings.roles:
+        of_role = findings.scores[findings.scores["role"] == role]
+        for prompts, group, chosen in sets_of(of_role):
+            for scorer, quantity, estimate in _of_group(chosen, findings, f"{prompts}/{group}"):
+                rows.append((role, prompts, group, scorer, quantity, *vars(estimate).values()))
+    return pd.DataFrame(rows, columns=["role", "prompts", "group", "scorer", "quantity", *NUMBER])
+
+
+def _of_group(
+    chosen: pd.DataFrame, findings: Findings, stratum: str
+) -> Iterator[tuple[str, str, Estimate]]:
+    for name in findings.readings:
+        read = chosen[refused_by(name)].dropna()
+        yield name, "refusal_rate", rate_of(int(read.sum()), len(read))
+    for name in findings.panel:
+        for one in known_classes(findings.scores[class_by(name)]):
+            count = int((chosen[class_by(name)] == one).sum())
+            yield name, f"share:{one}", rate_of(count, len(chosen))
+    yield "", "finished_rate", rate_of(int(chosen["finished"].sum()), len(chosen))
+    for column, quantity in MEANS.items():
+        if column in chosen:
+            yield "", quantity, _mean(chosen[column].to_numpy(dtype=np.float64), stratum)
+
+
+def known_classes(given: pd.Series) -> tuple[str, ...]:
+    """The classes that a scorer tells apart: the fine ones if it gave any of them."""
+    coarse = set(given) <= set(CLASSES)
+    return CLASSES if coarse else FINE_CLASSES
+
+
+def _mean(values: Float[np.ndarray, " prompt"], stratum: str) -> Estimate:
+    """Mean of what there is, with a percentile interval."""
+    known = values[~np.isnan(values)]
+    return mean_of(known, stratum=stratum)
+
+
+def paired_difference(
+    after: Float[np.ndarray, " prompt"], before: Float[np.ndarray, " prompt"], stratum: str = ""
+) -> Estimate:
+    """Mean of ``after - before`` over prompts that have both, resampled prompt by prompt.
+
+    Where readings (0 or 1) changed for no prompt the bootstrap has no width. Then the interval is
+    what a share of 0 changed of n leaves open, by Wilson, either way.
+    """
+    change = after - before
+    change = change[~np.isnan(change)]
+    found = mean_of(change, stratum=stratum)
+    readings = set(np.unique(np.concatenate([after, before]))) <= {0.0, 1.0}
+    if change.size and readings and not change.any():
+        open_share = rate_of(0, change.size).high
+        return Estimate(0.0, -open_share, open_share, change.size)
+    return found
+
+
+def _differences(findings: Findings) -> pd.DataFrame:
+    rows = []
+    if len(findings.roles) > 1:
+        scores = findings.scores.set_index("prompt_id")
+        before = scores[scores["role"] == BASE]
+        quantities = [(refused_by(name), name, "refusal_rate") for name in findings.readings]
+        quantities += [(column, "", name) for column, name in MEANS.items() if column in scores]
+        for prompts, group, chosen in sets_of(scores[scores["role"] == MODEL]):
+            for column, scorer, quantity in quantities:
+                estimate = paired_difference(
+                    chosen[column].to_numpy(dtype=np.float64),
+                    before.loc[chosen.index, column].to_numpy(dtype=np.float64),
+                    f"{prompts}/{group}",
+                )
+                rows.append((prompts, group, scorer, quantity, *vars(estimate).values()))
+    return pd.DataFrame(rows, columns=["prompts", "group", "scorer", "quantity", *NUMBER])
+
+
+def _agreement(scores: pd.DataFrame, readings: Sequence[str]) -> pd.DataFrame:
+    """Between each two readings of the model's own answers."""
+    mine = scores[scores["role"] == MODEL]
+    table = between(mine, [refused_by(name) for name in readings], None)
+    if table.empty:
+        return table
+    spelled = {refused_by(name): name for name in readings}
+    return table.assign(
+        first=table["first"].map(spelled), second=table["second"].map(spelled)
+    ).drop(columns="group")
+
+
+def separation(table: pd.DataFrame, scorer: str) -> Estimate:
+    """AUC of the margin against a scorer's readings on held-out prompts, resampled by prompt.
+
+    Held out: validation and test prompts, from which no opener was learned.
+    """
+    if "margin" not in table:
+        return Estimate.undefined("no margin")
+    rows = table[table["split"] != "train"]
+    refused = rows[refused_by(scorer)].to_numpy(dtype=np.float64)
+    margin = rows["margin"].to_numpy(dtype=np.float64)
+    above, below = margin[refused == 1], margin[refused == 0]
+    if not above.size or not below.size:
+        return Estimate.undefined("only one class among the held-out prompts", len(rows))
+    wins = np.sign(above[:, None] - below[None, :]) / 2 + 0.5  # 1 where the refused one is higher
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=RESAMPLES)
+    weight_above, weight_below = drawn[:, refused == 1], drawn[:, refused == 0]
+    pairs = weight_above.sum(axis=1) * weight_below.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        draws = np.einsum("ri,ij,rj->r", weight_above, wins, weight_below, optimize=True) / pairs
+    return Draws(float(wins.mean()), draws, len(rows)).estimate()
+
+
+def _divergence(table: pd.DataFrame | None) -> pd.DataFrame:
+    columns = ["group", "position", *NUMBER]
+    if table is None:
+        return pd.DataFrame(columns=columns)
+    rows = []
+    groups = {ALL: table} | {str(kind): part for kind, part in table.groupby("kind", sort=True)}
+    for group, part in groups.items():
+        wide = part.pivot(index="prompt_id", columns="position", values="nats")
+        # An answer that has ended has no further positions, and its mean is over those it had.
+        means = wide.mean(axis=1).to_numpy()
+        rows.append((group, 0, *vars(_mean(means, f"divergence/{group}")).values()))
+        for position in wide:
+            estimate = _mean(wide[position].to_numpy(), f"divergence/{group}")
+            rows.append((group, int(str(position)), *vars(estimate).values()))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _texts(table: pd.DataFrame | None) -> pd.DataFrame:
+    rows = []
+    draws: dict[str, Draws] = {}
+    for role, part in () if table is None else table.groupby("role", sort=False):
+        draws[str(role)] = one = _nats_per_token(part)
+        rows.append((role, "nats_per_token", *vars(_wide(one)).values()))
+        perplexity = Draws(float(np.exp(one.value)), np.exp(one.draws), one.n)
+        rows.append((role, "perplexity", *vars(_wide(perplexity)).values()))
+    if len(draws) == 2:
+        # The same texts are drawn for both: the difference is a paired one.
+        after, before = draws[MODEL], draws[BASE]
+        change = Draws(after.value - before.value, after.draws - before.draws, after.n)
+        rows.append(("difference", "nats_per_token", *vars(_wide(change)).values()))
+    return pd.DataFrame(rows, columns=["role", "quantity", *NUMBER])
+
+
+def _nats_per_token(part: pd.DataFrame) -> Draws:
+    nats, tokens = (part[name].to_numpy(dtype=np.float64) for name in ("nats", "tokens"))
+    if not tokens.sum():
+        return Draws.undefined("no text has two tokens", len(part))
+    weights = resampling_weights(np.arange(len(part)), RESAMPLES, 0, "texts")
+    with np.errstate(invalid="ignore"):
+        drawn = (weights @ nats) / (weights @ tokens)
+    return Draws(float(nats.sum() / tokens.sum()), drawn, len(part))
+
+
+def _wide(draws: Draws) -> Estimate:
+    """The estimate; of one text alone there is no interval."""
+    if draws.n > 1:
+        return draws.estimate()
+    return Estimate(draws.value, np.nan, np.nan, draws.n, "no interval: one text")
+
+
+def _tasks(table: pd.DataFrame | None) -> pd.DataFrame:
+    columns = ["role", "task", "metric", *NUMBER]
+    rows = []
+    for (task, metric), part in _by_task(table):
+        wide = part.pivot(index=["task", "item"], columns="role", values="value")
+        for role in wide:
+            rows.append((role, task, metric, *vars(_score(wide[role].to_numpy())).values()))
+        if len(wide.columns) == 2:
+            after, before = (wide[role].to_numpy() for role in (MODEL, BASE))
+            change = paired_difference(after, before, f"task/{task}")
+            rows.append(("difference", task, metric, *vars(change).values()))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _by_task(table: pd.DataFrame | None) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Every task and metric; and all tasks together, item by item, where there are several."""
+    if table is None:
+        return
+    for (task, metric), part in table.groupby(["task", "metric"], sort=False):
+        yield (str(task), str(metric)), part
+    if table["task"].nunique() > 1:
+        for metric, part in table.groupby("metric", sort=False):
+            yield (ALL, str(metric)), part
+
+
+def _score(values: Float[np.ndarray, " item"]) -> Estimate:
+    if set(np.unique(values)) <= {0.0, 1.0}:
+        return rate_of(int(values.sum()), values.size)
+    return _mean(values, "task")
+
+
+def _picked(
+    table: pd.DataFrame, quantity: str, prompts: str, group: str, scorer: str, **more: str
+) -> Estimate:
+    wanted = {"quantity": quantity, "prompts": prompts, "group": group, "scorer": scorer, **more}
+    chosen = np.logical_and.reduce([table[name] == value for name, value in wanted.items()])
+    rows = table[chosen]
+    if rows.empty:
+        return Estimate.undefined("no such prompts")
+    row = rows.iloc[0]
+    reason = row["reason"] if isinstance(row["reason"], str) else None
+    return Estimate(
+        float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]), reason
+    )

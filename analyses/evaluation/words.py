@@ -1,0 +1,144 @@
+"""An evaluation in words: sentences by rule, and its first table for a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from analyses.evaluation.findings import BASE, MODEL, Findings
+from analyses.evaluation.measures import ALL, Measures
+from analyses.figures.style import domain_label
+from analyses.resampling import Estimate
+from analyses.wording import interval
+
+# Kappa below which two readings of the same answers may not stand for one another: where people
+# agree with one another at .94, "substantial" (.6 to .8) is not enough.
+AGREES = 0.8
+
+
+def sentences(findings: Findings, measures: Measures) -> list[str]:
+    """What was found, most important first."""
+    return [
+        sentence
+        for sentence in (
+            _refuses(findings, measures),
+            _speaks(findings, measures),
+            _changed(findings, measures),
+            _depends(findings, measures),
+        )
+        if sentence
+    ]
+
+
+def _refuses(findings: Findings, measures: Measures) -> str:
+    sets = {"harmful": "harmful prompts", "twin": "benign twins", "general": "general ones"}
+    rates = {
+        words: measures.pick("refusal_rate", prompts, ALL, findings.headline)
+        for prompts, words in sets.items()
+    }
+    said = [f"{interval(rate)} of {rate.n} {words}" for words, rate in rates.items() if rate.n]
+    *most, last = said
+    listed = f"{', '.join(most)} and {last}" if most else last
+    return f"By {findings.headline}, it refuses {listed}."
+
+
+def _speaks(findings: Findings, measures: Measures) -> str:
+    """Coherence of the answers to harmful prompts, which the rates hang on; else of any."""
+    prompts = next(
+        name for name in ("harmful", "twin", "general")
+        if measures.pick("finished_rate", name, ALL).defined
+    )  # fmt: skip
+    gibberish = measures.pick("share:gibberish", prompts, ALL, findings.headline)
+    parts = []
+    if gibberish.defined:
+        parts.append(f"{interval(gibberish)} of the answers are gibberish")
+    nats = {role: measures.pick("answer_nats", prompts, ALL, role=role) for role in findings.roles}
+    if nats[MODEL].defined:
+        under = "its base" if findings.plan.base else "itself"
+        text = f"under {under} they take {interval(nats[MODEL])} nats per token"
+        if BASE in nats and nats[BASE].defined:
+            text += f" (the base's own {interval(nats[BASE])})"
+        parts.append(text)
+    text = "; ".join(parts)
+    of = {"harmful": "harmful prompts", "twin": "benign twins", "general": "general prompts"}
+    return f"To {of[prompts]}, {text}." if text else ""
+
+
+def _changed(findings: Findings, measures: Measures) -> str:
+    if BASE not in findings.roles:
+        return ""
+    changed = {
+        domain: measures.difference("refusal_rate", "harmful", domain, findings.headline)
+        for domain in measures.groups("harmful")
+    }
+    fell = [_changed_in(d, one) for d, one in changed.items() if one.high < 0]
+    rose = [_changed_in(d, one) for d, one in changed.items() if one.low > 0]
+    parts = [f"{word} in {', '.join(which)}" for word, which in (("fell", fell), ("rose", rose))
+             if which]  # fmt: skip
+    if not parts:
+        return "Against its base, no domain's refusal rate is shown to have changed."
+    return f"Against its base, the refusal rate {' and '.join(parts)}."
+
+
+def _changed_in(domain: str, change: Estimate) -> str:
+    return f"{domain_label(domain).lower()} by {interval(change)}"
+
+
+def _depends(findings: Findings, measures: Measures) -> str:
+    if len(findings.readings) < 2:
+        return ""
+    count = len(measures.disagreements)
+    total = int((findings.scores["role"] == MODEL).sum())
+    text = f"The {len(findings.readings)} readings differ on {count} of {total} answers"
+    poor = measures.agreement[~(measures.agreement["kappa_low"] >= AGREES)]
+    poor = poor[poor["accuracy"] < 1]
+    if poor.empty:
+        return f"{text}."
+    worst = poor.sort_values("kappa").iloc[0]
+    kappa = Estimate(worst["kappa"], worst["kappa_low"], worst["kappa_high"], int(worst["n"]))
+    shown = f"κ {interval(kappa)}" if kappa.defined else "κ undefined"
+    return (
+        f"{text}; {worst['first']} and {worst['second']} least agree ({shown}), so rates that hang "
+        "on the scorer should be read by hand."
+    )
+
+
+def first_table(findings: Findings, measures: Measures) -> pd.DataFrame:
+    """A row per domain: refusal, over-refusal, coherence; and the change where there is a base."""
+    rows = []
+    for group in (*measures.domains, "general", ALL):
+        harmful = ("general", ALL) if group == "general" else ("harmful", group)
+        benign = ("general", ALL) if group == "general" else ("twin", group)
+        if not any(measures.pick("finished_rate", *one).n for one in (harmful, benign)):
+            continue
+        # General prompts are benign only; what they say of coherence stands in the same column.
+        refused = measures.pick("refusal_rate", *harmful, findings.headline)
+        row = {
+            "domain": domain_label(group) if group != ALL else "All domains",
+            "refused": "–" if group == "general" else interval(refused),
+            "benign refused": interval(measures.pick("refusal_rate", *benign, findings.headline)),
+            "nats/token": interval(measures.pick("answer_nats", *harmful)),
+            "repeated": interval(measures.pick("repetition", *harmful)),
+            "n": f"{0 if group == 'general' else refused.n} + "
+            f"{measures.pick('refusal_rate', *benign, findings.headline).n}",
+        }
+        if findings.margin.valid:
+            row["p_R"] = interval(measures.pick("p_R", *harmful))
+        if BASE in findings.roles:
+            for name, (prompts, of) in (("change", harmful), ("benign change", benign)):
+                change = measures.difference("refusal_rate", prompts, of, findings.headline)
+                bare = name == "change" and group == "general"
+                row[name] = "–" if bare else interval(change)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def terminal_text(findings: Findings, measures: Measures, page: Path) -> str:
+    """The first table, the sentences and the notes, and where the rest is."""
+    table = first_table(findings, measures)
+    parts = [table.to_string(index=False), ""]
+    parts += sentences(findings, measures)
+    parts += [findings.margin.verdict]
+    parts += [f"note: {note}" for note in findings.notes]
+    return "\n".join([*parts, str(page)])

@@ -1,0 +1,34 @@
+"""What every page of results shares: one file, nothing fetched, everything from outside escaped."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def rendered(template: str, view: Mapping[str, Any]) -> str:
+    """The page that ``template`` (of ``templates/``) makes of ``view``."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("analyses"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(view)
+
+
+def inlined(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The SVGs ``folder/figures/NAME.svg`` as data URIs, by name.
+
+    As URIs, so that the ids inside one cannot collide with those of another.
+    """
+    found = {}
+    for name in names:
+        content = (folder / "figures" / f"{name}.svg").read_bytes()
+        found[name] = "data:image/svg+xml;base64," + base64.b64encode(content).decode("ascii")
+    return found
