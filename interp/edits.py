@@ -1,0 +1,127 @@
+r"""What an intervention does to a state: pure functions of tensors, none of them in place.
+
+Each maker takes a direction (or a basis) and returns an edit, a function from states to states of
+the same shape. With :math:`\hat r` the unit direction and :math:`s = \langle h, \hat r\rangle`:
+
+======================  =============================================
+``ablating``            :math:`h - s \hat r`
+``adding``              :math:`h + c\, v`
+``setting``             :math:`h + (c - s)\, \hat r`
+``clamping``            :math:`h + (\min(\max(s, a), b) - s)\, \hat r`
+``projecting_onto``     :math:`B^\top B h` for an orthonormal basis B
+``projecting_out``      :math:`h - B^\top B h`
+======================  =============================================
+
+Adding takes its vector as long as it is; everything else looks only at where a direction points.
+The arithmetic is done in float32 at least, and what comes out has the dtype that went in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import InputError
+
+Edit = Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]
+Vector = Float[Tensor, " d_model"] | Float[np.ndarray, " d_model"]
+Vectors = Float[Tensor, "vector d_model"] | Float[np.ndarray, "vector d_model"]
+
+# Of the largest singular value: a direction below it is a linear combination of the others.
+RANK_TOLERANCE = 1e-6
+
+
+def ablating(direction: Vector) -> Edit:
+    """Removes the component along ``direction`` (directional ablation, Arditi et al. 2024)."""
+    return setting(direction, 0.0)
+
+
+def adding(vector: Vector, coefficient: float = 1.0) -> Edit:
+    """Adds ``coefficient`` times the raw ``vector`` (activation addition)."""
+    steer = coefficient * _finite(vector)
+    return lambda states: _edited(states, lambda h: h + steer.to(h))
+
+
+def setting(direction: Vector, value: float) -> Edit:
+    """Sets the component along ``direction`` to ``value``, in the states' own unit.
+
+    With the value that harmless prompts have on average, this is affine concept editing
+    (Marshall et al. 2024); with 0 it is ablation.
+    """
+    unit = _unit(direction)
+
+    def edit(states: Tensor) -> Tensor:
+        axis = unit.to(states)
+        return states + (value - states @ axis).unsqueeze(-1) * axis
+
+    return lambda states: _edited(states, edit)
+
+
+def clamping(direction: Vector, low: float = -np.inf, high: float = np.inf) -> Edit:
+    """Moves the component along ``direction`` into [``low``, ``high``] and no further.
+
+    Raises:
+        InputError: ``low`` is above ``high``.
+    """
+    if low > high:
+        raise InputError(f"clamping to [{low:g}, {high:g}]: the lower bound is above the upper")
+    unit = _unit(direction)
+
+    def edit(states: Tensor) -> Tensor:
+        axis = unit.to(states)
+        along = states @ axis
+        return states + (along.clamp(low, high) - along).unsqueeze(-1) * axis
+
+    return lambda states: _edited(states, edit)
+
+
+def projecting_onto(vectors: Vectors) -> Edit:
+    """Keeps only what lies in the span of ``vectors``, which need not be orthogonal."""
+    basis = orthonormal_basis(vectors)
+    return lambda states: _edited(states, lambda h: (h @ basis.to(h).T) @ basis.to(h))
+
+
+def projecting_out(vectors: Vectors) -> Edit:
+    """Removes what lies in the span of ``vectors``, which need not be orthogonal."""
+    basis = orthonormal_basis(vectors)
+    return lambda states: _edited(states, lambda h: h - (h @ basis.to(h).T) @ basis.to(h))
+
+
+def orthonormal_basis(vectors: Vectors) -> Float[Tensor, "rank d_model"]:
+    """An orthonormal basis of the span of ``vectors``, in float64, of its actual rank.
+
+    Raises:
+        InputError: no vectors, or none that is longer than zero.
+    """
+    rows = _finite(vectors)
+    rows = rows[None] if rows.ndim == 1 else rows
+    _, lengths, basis = torch.linalg.svd(rows, full_matrices=False)
+    rank = int((lengths > RANK_TOLERANCE * lengths.max()).sum()) if lengths.numel() else 0
+    if rank == 0:
+        raise InputError("a subspace of no vectors, or of zeros; give at least one that is not")
+    return basis[:rank]
+
+
+def _edited(states: Tensor, edit: Edit) -> Tensor:
+    wide = torch.promote_types(states.dtype, torch.float32)
+    return edit(states.to(wide)).to(states.dtype)
+
+
+def _unit(direction: Vector) -> Float[Tensor, " d_model"]:
+    vector = _finite(direction)
+    length = vector.norm()
+    if length == 0:
+        raise InputError("a direction of length zero points nowhere; give one that is longer")
+    return vector / length
+
+
+def _finite(vector: Vector | Vectors) -> Tensor:
+    # MPS has no float64.
+    values = torch.as_tensor(vector).detach().cpu().double()
+    if not torch.isfinite(values).all():
+        raise InputError("a direction with NaN or infinite entries; fit it again")
+    return values
