@@ -22,7 +22,7 @@ from interp.rotation import Rotation
 from interp.store import content_key, write_json
 from unlearning import parameters
 from unlearning.checkpoints import discard_all, newest_complete
-from unlearning.deflections import examples, refusals_of, with_preferred
+from unlearning.deflections import examples, refusals_of, with_own_ids, with_preferred
 from unlearning.dose import Bounds, DoseResponse, target_rate
 from unlearning.evaluation import Evaluation
 from unlearning.mixture import Example, Mixture
@@ -47,7 +47,10 @@ def make(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
     folder = run.arm(name)
     described = arm.describe(context.plan.stop_at)
     plan = context.plan
-    key = content_key(baseline.key, described, plan.every_step, plan.benign_along, plan.bounds)
+    pairs = [] if context.pairs is None else [context.pairs.to_json(orient="records")]
+    key = content_key(
+        baseline.key, described, plan.every_step, plan.benign_along, plan.bounds, *pairs
+    )
     if run.is_done(name, key):
         context.progress.say(f"{name}: already done")
         return Made(arm, False, None)
@@ -199,9 +202,10 @@ def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan) -> Mixture:
     if arm.concept is None:
         forget = _answered(context, baseline)
     else:
-        refused = context.pairs
-        if refused is None:
+        if context.pairs is None:
             refused = _refused(context, baseline, arm.concept)
+        else:
+            refused = with_own_ids(context.reference, context.pairs, say=context.progress.say)
         if for_forgetting(settings.objective).on_pairs:
             refused = with_preferred(refused, settings.objective)
         forget = examples(context.reference, refused)

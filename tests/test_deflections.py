@@ -18,6 +18,7 @@ from unlearning.deflections import (
     read_deflections,
     refusals_of,
     respond,
+    with_own_ids,
     with_preferred,
 )
 
@@ -133,6 +134,10 @@ def test_ready_made_pairs_are_closed_with_the_end_of_the_turn(
         ([*[PAIR] * 40, {"prompt": "Why?"}], 'pairs.jsonl, line 41: "response" is missing'),
         ([*[PAIR] * 40, {**PAIR, "response": "  "}], "pairs.jsonl, line 41: expected text in both"),
         ([{**PAIR, "prompt": 3}] * 40, "pairs.jsonl, line 1: expected text in both"),
+        ([{**PAIR, "ids": [1, -2]}] * 40, "line 1: ids are no list of token ids"),
+        ([{**PAIR, "ids": [1, 2.0]}] * 40, "line 1: ids are no list of token ids"),
+        ([{**PAIR, "ids": [True]}] * 40, "line 1: ids are no list of token ids"),
+        ([{**PAIR, "ids": "I cannot"}] * 40, "line 1: ids are no list of token ids"),
         (["text"] * 40, "line 1: expected an object"),
         ([], "pairs.jsonl is empty"),
     ],
@@ -142,6 +147,75 @@ def test_pairs_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read_deflections(written(tmp_path / "pairs.jsonl", rows))
+
+
+@pytest.fixture(scope="module")
+def lm(checkpoint_of: Checkpoints) -> LanguageModel:
+    return LanguageModel.load(checkpoint_of("qwen2"))
+
+
+@pytest.fixture(scope="module")
+def generated(lm: LanguageModel) -> list[dict[str, object]]:
+    """Rows of a file of deflections with the ids that a model generated."""
+    texts = [f"{text} {n}" for n in range(12) for text in prompts()["prompt"]]
+    table = pd.DataFrame({"id": range(len(texts)), "prompt": texts})
+    found = respond(lm, table, Alternating(), max_new_tokens=6)
+    assert all(found["response"].str.strip())
+    return found[["prompt", "response", "ids"]].to_dict("records")  # type: ignore[return-value]
+
+
+def silent(said: str) -> None:
+    pytest.fail(f"said: {said}")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_ids_in_a_file_are_trained_on_as_they_are(
+    suffix: str, lm: LanguageModel, generated: list[dict[str, object]], tmp_path: Path
+) -> None:
+    path = tmp_path / f"pairs.{suffix}"
+    table = pd.DataFrame(generated)
+    if suffix == "jsonl":
+        written(path, generated)
+    elif suffix == "csv":
+        table.to_csv(path, index=False)
+    else:
+        table.to_parquet(path)
+    pairs = with_own_ids(lm, read_deflections(path), say=silent)
+    for one, row in zip(examples(lm, pairs), generated, strict=True):
+        assert list(one.tokens.ids[one.tokens.spans["response"]]) == row["ids"]
+
+
+def test_rows_without_ids_are_tokenized_and_nothing_is_said(
+    lm: LanguageModel, generated: list[dict[str, object]], tmp_path: Path
+) -> None:
+    without = [PAIR, {**PAIR, "ids": None}, {**PAIR, "ids": []}]
+    path = written(tmp_path / "pairs.jsonl", [*without, *generated])
+    pairs = with_own_ids(lm, read_deflections(path), say=silent)
+    assert list(pairs["ids"].isna()) == [True] * 3 + [False] * len(generated)
+    for one in examples(lm, pairs)[:3]:
+        assert one.tokens == lm.chat.encode(PAIR["prompt"], PAIR["response"])
+
+
+def test_ids_of_another_tokenizer_and_of_edited_text_are_not_used(
+    lm: LanguageModel,
+    generated: list[dict[str, object]],
+    tmp_path: Path,
+    checkpoint_of: Checkpoints,
+) -> None:
+    path = written(tmp_path / "pairs.jsonl", generated)
+    other = LanguageModel.load(checkpoint_of("mistral"))
+    said: list[str] = []
+    pairs = with_own_ids(other, read_deflections(path), say=said.append)
+    assert f"{len(generated)} of {len(generated)} deflections" in said.pop()
+    for one, row in zip(examples(other, pairs), generated, strict=True):
+        assert one.tokens == other.chat.encode(str(row["prompt"]), str(row["response"]))
+
+    edited = [dict(row) for row in generated]
+    edited[1]["response"] = "Put otherwise by hand."
+    edited[2]["ids"] = [10**7]
+    pairs = with_own_ids(lm, read_deflections(written(path, edited)), say=said.append)
+    assert "the token ids of 2 of" in said.pop()
+    assert list(pairs["ids"].isna()).count(True) == 2 and pairs["ids"].isna()[[1, 2]].all()
 
 
 def test_a_torn_line_and_a_missing_file_are_refused(tmp_path: Path) -> None:

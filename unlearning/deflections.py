@@ -6,15 +6,19 @@ phase 2 trains on exactly what the model says.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
 from interp.model import LanguageModel
+from unlearning.answer_log import AnswerLog
 from unlearning.generation import generate
 from unlearning.mixture import Example
-from unlearning.records import read_records, require_columns
+from unlearning.records import Record, read_records, require_columns
 from unlearning.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -33,8 +37,12 @@ def respond(
     temperature: float = 0.0,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    log: AnswerLog | None = None,
 ) -> pd.DataFrame:
-    """``prompts`` with columns ``ids``, ``response``, ``finished`` and ``class`` added."""
+    """``prompts`` with columns ``ids``, ``response``, ``finished`` and ``class`` added.
+
+    Settings, ``progress`` and ``log`` are those of :func:`unlearning.generation.generate`.
+    """
     texts = list(prompts["prompt"])
     answers = generate(
         lm,
@@ -44,6 +52,7 @@ def respond(
         temperature=temperature,
         seed=seed,
         progress=progress,
+        log=log,
     )
     found = prompts.reset_index(drop=True).copy()
     found["ids"] = [list(answer.ids) for answer in answers]
@@ -148,10 +157,13 @@ def require_prompts(prompts: pd.DataFrame, domains: Collection[str]) -> None:
 def read_deflections(path: str | Path) -> pd.DataFrame:
     """Ready-made pairs from a JSONL, CSV or parquet file with ``prompt`` and ``response``.
 
-    A column ``compliance``, for objectives on pairs, is kept.
+    Columns ``ids`` (the response's tokens, as ``spillover deflect`` writes them) and
+    ``compliance`` (for objectives on pairs) are kept. Ids are of one tokenizer: see
+    :func:`with_own_ids`.
 
     Raises:
-        InputError: a column is missing, a row is empty or torn, or there are fewer than 32.
+        InputError: a column is missing, a row is empty or torn, ids are no list of token ids, or
+            there are fewer than 32.
     """
     import pandas as pd
 
@@ -163,9 +175,62 @@ def read_deflections(path: str | Path) -> pd.DataFrame:
         if not all(isinstance(text, str) and text.strip() for text in (prompt, response)):
             raise InputError(f"{path}, {record.place}: expected text in both prompt and response")
         row = {"id": f"deflection-{number}", "prompt": prompt, "response": response}
+        row["ids"] = _token_ids(record, path)
         rows.append(row | {k: v for k, v in record.fields.items() if k == "compliance"})
     if len(rows) < FEWEST_DEFLECTIONS:
         raise InputError(
             f"{path} holds {len(rows)} deflections; unlearning needs at least {FEWEST_DEFLECTIONS}"
         )
     return pd.DataFrame(rows)
+
+
+def _token_ids(record: Record, path: str | Path) -> list[int] | None:
+    """A row's ``ids``, from a list or, as CSV has it, from the text of one."""
+    given = record.fields.get("ids")
+    if isinstance(given, str):
+        with contextlib.suppress(json.JSONDecodeError):  # said below, as of all that is no list
+            given = json.loads(given)
+    if given is None or given == []:  # a server's answers have none
+        return None
+    if not isinstance(given, list) or not all(type(i) is int and i >= 0 for i in given):
+        raise InputError(
+            f"{path}, {record.place}: ids are no list of token ids such as [40, 2104, 13]; "
+            "leave the column out to have responses tokenized"
+        )
+    return given
+
+
+def with_own_ids(
+    lm: LanguageModel, pairs: pd.DataFrame, *, say: Callable[[str], object] = warnings.warn
+) -> pd.DataFrame:
+    """``pairs`` with ``ids`` only where ``lm``'s tokenizer reads them as the response.
+
+    Elsewhere (another model's tokenizer, a response that was edited) they are ``None``, and the
+    response is tokenized as text and closed with the end of the turn.
+
+    Args:
+        lm: the model that is to be trained on the pairs.
+        pairs: rows of :func:`read_deflections`.
+        say: told of how many rows that is so, if of any.
+    """
+    import pandas as pd
+
+    # Of the model, which can generate ids that its tokenizer has no token for.
+    size = int(lm.model.config.get_text_config(decoder=True).vocab_size)
+
+    def own(ids: list[int] | None, response: str) -> bool:
+        if ids is None or max(ids) >= size:
+            return False
+        return str(lm.tokenizer.decode(ids, skip_special_tokens=True)).strip() == response.strip()
+
+    ids = [
+        given if own(given, response) else None
+        for given, response in zip(pairs["ids"], pairs["response"], strict=True)
+    ]
+    foreign = sum(a is not None and b is None for a, b in zip(pairs["ids"], ids, strict=True))
+    if foreign:
+        say(
+            f"the token ids of {foreign} of {len(pairs)} deflections are not {lm.name}'s for these "
+            "responses (another tokenizer, or edited text): those are tokenized from their text"
+        )
+    return pairs.assign(ids=pd.Series(ids, index=pairs.index, dtype="object"))
