@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,10 @@ class Contrast:
                 members.setdefault(group, ([], []))[0 if positive[index] else 1].append(row[index])
         pairs = [(p, n) for ps, ns in members.values() for p in ps for n in ns]
         return cls(states[positive], states[~positive], np.array(pairs) if pairs else None)
+
+    def mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> Contrast:
+        """The same prompts with every state changed: whitened, erased, in other coordinates."""
+        return Contrast(change(self.positive), change(self.negative), self.pairs)
 
     @property
     def n(self) -> int:

@@ -28,9 +28,9 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from interp.crossfit import MINIMUM_UNITS, finite
-from interp.directions.rows import Gram, centred, gram_of, unit_numbers
 from interp.errors import InputError
 from interp.reliability import Bases, Counts, overlaps_of_halves, split_half_reliability
+from interp.rows import Coordinates, coordinates_of, unit_numbers
 from interp.shrinkage import centring_matrix, shrunk_covariance
 
 # Singular values of the whitened class means below this share of the largest are rounding.
@@ -117,68 +117,56 @@ class Leace:
                 f"classes of {sizes.tolist()} prompts; erasing a label needs two classes or more, "
                 f"of {MINIMUM_UNITS} prompts each"
             )
-        rows = centred(states)
-        gram = gram_of(rows)
+        coordinates, axes = coordinates_of(states)
+        width = states.shape[-1]
 
         def reads(counts: Counts) -> Bases:
-            found = [_solve(gram, classes, c, rows.shape[-1], self.shrink)[0] for c in counts]
-            return np.stack([_orthonormal(gram, reading) for reading in found])
+            found = [_solve(coordinates, classes, c, width, self.shrink)[0] for c in counts]
+            return _orthonormal(np.stack(found))
 
-        read, write = _solve(gram, classes, np.ones(len(rows)), rows.shape[-1], self.shrink)
+        read, write = _solve(coordinates, classes, np.ones(len(states)), width, self.shrink)
         self.eraser_ = Eraser(
             mean=states.mean(axis=0),
-            reads=np.einsum("lrk,rld->ldk", read, rows, optimize=True),
-            writes=np.einsum("lrk,rld->lkd", write, rows, optimize=True),
+            reads=np.einsum("lvk,lvd->ldk", read, axes),
+            writes=np.einsum("lvk,lvd->lkd", write, axes),
         )
         self.n_ = int(sizes.min())
-        units = unit_numbers(groups, len(rows))
+        units = unit_numbers(groups, len(states))
         # Units of like composition are spread evenly over the halves.
         composition = np.zeros((units.max() + 1, len(sizes)))
         np.add.at(composition, (units, classes), 1.0)
         kinds = np.unique(composition, axis=0, return_inverse=True)[1]
         self.reliability_, self.reliability_low_, self.reliability_high_ = split_half_reliability(
-            overlaps_of_halves(gram, reads), units, kinds, self
+            overlaps_of_halves(reads), units, kinds, self
         )
         return self
 
 
 def _solve(
-    gram: Gram,
+    coordinates: Coordinates,
     classes: Int[np.ndarray, " row"],
     counts: Float[np.ndarray, " row"],
     d_model: int,
     shrink: bool,
-) -> tuple[Float[np.ndarray, "layer row dimension"], Float[np.ndarray, "layer row dimension"]]:
-    """Weights of the rows in what the eraser reads and in what it writes."""
+) -> tuple[Float[np.ndarray, "layer axis dimension"], Float[np.ndarray, "layer axis dimension"]]:
+    """What the eraser reads and what it writes, in coordinates."""
     kept = np.flatnonzero(counts)
-    count, inner = counts[kept], gram[:, kept[:, None], kept[None, :]]
-    root = np.sqrt(count)
-    centring = root[:, None] * centring_matrix(np.zeros(len(kept), dtype=int), count)
-    centred_gram = centring @ inner @ centring.T
-    covariance = shrunk_covariance(centred_gram, count, d_model, shrink=shrink)
+    count, root = counts[kept], np.sqrt(counts[kept])[:, None]
+    rows = root * (centring_matrix(np.zeros(len(kept), dtype=int), count) @ coordinates[:, kept])
+    covariance = shrunk_covariance(rows, count, d_model, shrink=shrink)
     members = (classes[kept, None] == np.arange(classes.max() + 1)).astype(float)
     members -= (count @ members) / count.sum()
-    # In the covariance's eigenvectors: states against label, then whitened.
-    cross = np.einsum(
-        "lrv,lrs,sc->lvc", covariance.weights, centred_gram, root[:, None] * members, optimize=True
-    )
-    down, _ = covariance.powered(-0.5)
-    up, _ = covariance.powered(0.5)
+    # States against label, in the covariance's eigenvectors, and then whitened.
+    cross = np.einsum("lvk,lrv,rc->lkc", covariance.vectors, rows, root * members, optimize=True)
+    down, up = (covariance.power(exponent)[0] for exponent in (-0.5, 0.5))
     columns, sizes, _ = np.linalg.svd(down[:, :, None] * cross, full_matrices=False)
-    dimensions = members.shape[1] - 1
-    present = sizes > RANK_TOLERANCE * sizes[:, :1]
-    columns = (columns * present[:, None, :])[:, :, :dimensions]
-    eigenvectors = centring.T @ covariance.weights
-    weights = np.zeros((2, len(gram), len(counts), columns.shape[-1]))
-    for side, scale in zip(weights, (down, up), strict=True):
-        side[:, kept] = eigenvectors @ (scale[:, :, None] * columns)
-    return weights[0], weights[1]
+    columns = columns * (sizes > RANK_TOLERANCE * sizes[:, :1])[:, None, :]
+    columns = columns[:, :, : members.shape[1] - 1]
+    reads, writes = (covariance.vectors @ (scale[:, :, None] * columns) for scale in (down, up))
+    return reads, writes
 
 
-def _orthonormal(
-    gram: Gram, weights: Float[np.ndarray, "layer row dimension"]
-) -> Float[np.ndarray, "layer row dimension"]:
-    """Weights of an orthonormal basis of the same subspace."""
-    values, vectors = np.linalg.eigh(np.einsum("lrk,lrs,lsm->lkm", weights, gram, weights))
-    scale = np.where(values > 0, 1 / np.sqrt(np.where(values > 0, values, 1.0)), 0.0)
-    return weights @ (vectors * scale[:, None, :])
+def _orthonormal(vectors: Bases) -> Bases:
+    """An orthonormal basis of what the columns span; zeros fill up where they span less."""
+    basis, sizes, _ = np.linalg.svd(vectors, full_matrices=False)
+    return basis * (sizes > RANK_TOLERANCE * sizes[..., :1])[..., None, :]

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -27,72 +26,18 @@ from interp.contrast import Contrast
 from interp.crossfit import class_means, inner_products
 from interp.errors import InputError
 from interp.intervals import Confidence, Estimates
-from interp.permutation import permuted_weights, studentised_products
-
-if TYPE_CHECKING:
-    import pandas as pd
+from interp.nulls import covariance_matched_overlaps, isotropic_cosine
+from interp.permutation import permutation_p_values, permuted_weights, studentised_products
+from interp.similarity_map import SimilarityMap
 
 __all__ = [
     "Contrast",
-    "CosineMap",
+    "SimilarityMap",
     "cosine_between",
     "cosine_map",
     "isotropic_null_sd",
     "plain_cosines",
 ]
-
-Cells = Float[np.ndarray, "layer label label"]
-
-
-@dataclass(frozen=True)
-class CosineMap:
-    """Cross-fitted cosines between labels' directions, at every layer.
-
-    Cells are NaN where ``defined`` is false, except for the p-values: these test whether the inner
-    product is zero, which can be asked of noise too. On the diagonal values are 1 and p-values NaN.
-    """
-
-    labels: tuple[str, ...]
-    layers: tuple[int, ...]
-    value: Cells
-    low: Cells
-    high: Cells
-    null_low: Cells
-    """Values from here to ``null_high`` are what unrelated directions read: the wider of the bands
-    under permuted labels and of Student's for perpendicular directions."""
-    null_high: Cells
-    p: Cells
-    p_corrected: Cells
-    """Family-wise over all layers and pairs: single-step max-T, and where both directions exist no
-    less than the Šidák-corrected p-value of Student's test."""
-    defined: Bool[np.ndarray, "layer label label"]
-    reliability: Float[np.ndarray, "layer label"]
-    """Share of the squared length that is no noise: the cosine expected with the same direction
-    from as many other prompts. About 0 where there is no direction."""
-    n: tuple[int, ...]
-    """Prompts on the smaller side of each label's contrast."""
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row per layer and ordered pair of labels."""
-        import pandas as pd
-
-        layer, a, b = (index.ravel() for index in np.indices(self.value.shape))
-        names, sizes = np.array(self.labels, dtype=object), np.array(self.n)
-        columns = {
-            "layer": np.array(self.layers)[layer],
-            "label_a": names[a],
-            "label_b": names[b],
-            "value": self.value.ravel(),
-            "low": self.low.ravel(),
-            "high": self.high.ravel(),
-            "n": np.minimum(sizes[a], sizes[b]),
-            "null_low": self.null_low.ravel(),
-            "null_high": self.null_high.ravel(),
-            "p": self.p.ravel(),
-            "p_corrected": self.p_corrected.ravel(),
-            "defined": self.defined.ravel(),
-        }
-        return pd.DataFrame(columns)
 
 
 def cosine_between(a: Contrast, b: Contrast, *, level: float = 0.95) -> Estimates:
@@ -114,15 +59,24 @@ def cosine_map(
     permutations: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-) -> CosineMap:
-    """Cosines between the directions of all labels.
+    measure: str = "cosine",
+) -> SimilarityMap:
+    """Cosines between the directions of all labels, cross-fitted.
+
+    Its ``reliability`` is the share of a direction's squared length that is no noise: the cosine
+    expected with the same direction from as many other prompts, about 0 where there is none. Its
+    null band is the wider of those under permuted labels and of Student's for perpendicular
+    directions; corrected p-values are single-step max-T, and where both directions exist no less
+    than the Šidák-corrected p-value of Student's test.
 
     Args:
         contrasts: by label; of different prompts (:func:`interp.directions.disjoint_controls`).
+            For whitened or causal cosines, :mod:`interp.metric` maps them to other coordinates.
         layers: names of the layers; 0, 1, … by default.
         permutations: labellings drawn, the observed one included; p is at least one over it.
         seed: of the permutations.
         level: coverage of the intervals.
+        measure: the name of the values, where the contrasts are in other coordinates.
 
     Raises:
         InputError: fewer than two labels, contrasts of different layers or widths.
@@ -131,7 +85,7 @@ def cosine_map(
     if k < 2:
         raise InputError(f"{k} label; a map of cosines needs at least two")
     _warn_of_shared_rows(contrasts)
-    depth = next(iter(contrasts.values())).positive.shape[1]
+    depth, width = next(iter(contrasts.values())).positive.shape[1:]
     names = tuple(range(depth)) if layers is None else tuple(layers)
     if len(names) != depth:
         raise InputError(f"{len(names)} layer names for {depth} layers")
@@ -141,7 +95,7 @@ def cosine_map(
     weights = {label: permuted_weights(contrasts[label], permutations, rng) for label in labels}
     pairs = list(combinations(range(k), 2))
     statistics = np.empty((permutations, depth, len(pairs)))
-    cells = {
+    cells: dict[str, Any] = {
         name: np.full((depth, k, k), np.nan)
         for name in ("value", "low", "high", "null_low", "null_high", "p", "p_corrected")
     }
@@ -176,13 +130,23 @@ def cosine_map(
     for index, (i, j) in enumerate(pairs):
         cells["p"][:, i, j] = cells["p"][:, j, i] = p[:, index]
         cells["p_corrected"][:, i, j] = cells["p_corrected"][:, j, i] = p_corrected[:, index]
-    return CosineMap(
+    matched = covariance_matched_overlaps(tuple(contrasts.values()), pairs, rng=rng)
+    covariance = np.full((depth, k, k), np.nan)
+    for index, (i, j) in enumerate(pairs):
+        quantile = np.sqrt(np.quantile(matched[:, :, index], level, axis=0))
+        covariance[:, i, j] = covariance[:, j, i] = quantile
+    lasting = np.sqrt(np.clip(reliability, 0.0, 1.0))
+    return SimilarityMap(
+        measure=measure,
         labels=labels,
         layers=names,
         **cells,
         defined=defined,
         reliability=reliability,
         n=tuple(sizes),
+        isotropic=_off_diagonal(isotropic_cosine(width, level), depth, k),
+        covariance_matched=covariance,
+        ceiling=lasting[:, :, None] * lasting[:, None, :],
     )
 
 
@@ -242,16 +206,18 @@ def _p_values(
     """
     from scipy.special import stdtr
 
-    drawn = np.abs(statistics)
-    observed = drawn[0]
-    p = (drawn >= observed).mean(axis=0)
-    p_corrected = (drawn.max(axis=(1, 2))[:, None, None] >= observed).mean(axis=0)
+    observed = np.abs(statistics[0])
+    p, p_corrected = permutation_p_values(np.abs(statistics))
     student = 2.0 * stdtr(n - 1.0, -observed)
     sidak = -np.expm1(observed.size * np.log1p(-np.minimum(student, 1 - 1e-15)))
     return (
         np.where(defined, np.maximum(p, student), p),
         np.where(defined, np.maximum(p_corrected, sidak), p_corrected),
     )
+
+
+def _off_diagonal(value: float, depth: int, k: int) -> Float[np.ndarray, "layer label label"]:
+    return np.broadcast_to(np.where(np.eye(k, dtype=bool), np.nan, value), (depth, k, k)).copy()
 
 
 def _warn_of_shared_rows(contrasts: Mapping[str, Contrast]) -> None:

@@ -12,7 +12,7 @@ taken off.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from interp.contrast import Contrast
 
@@ -65,6 +65,43 @@ def studentised_products(
         statistics.append(product_a.sum(axis=1) / np.sqrt(variance))
         errors.append(np.sqrt(variance[0]))
     return np.stack(statistics, axis=1), np.array(errors)
+
+
+def permutation_p_values(
+    statistics: Float[np.ndarray, "draw layer pair"],
+) -> tuple[Float[np.ndarray, "layer pair"], Float[np.ndarray, "layer pair"]]:
+    """P-values of the first draw per cell, and family-wise over all cells.
+
+    Single-step max-T (Westfall and Young 1993): each cell against the largest of all cells in every
+    draw. The statistics must be on one scale, large ones speaking against the null. Cells that are
+    NaN in any draw take no part and have no p-value.
+    """
+    there = np.isfinite(statistics).all(axis=0)
+    drawn = np.where(there, statistics, -np.inf)
+    p = (drawn >= drawn[0]).mean(axis=0)
+    p_corrected = (drawn.max(axis=(1, 2))[:, None, None] >= drawn[0]).mean(axis=0)
+    return np.where(there, p, np.nan), np.where(there, p_corrected, np.nan)
+
+
+def standardised(
+    statistics: Float[np.ndarray, "draw layer pair"],
+) -> Float[np.ndarray, "draw layer pair"]:
+    """Each cell about its mean over the draws, in their standard deviations: one scale for all."""
+    spread = statistics.std(axis=0)
+    return (statistics - statistics.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+
+
+def shuffled_within(
+    strata: Shaped[np.ndarray, " row"], draws: int, rng: np.random.Generator
+) -> Int[np.ndarray, "draw row"]:
+    """Row numbers shuffled among rows of the same stratum; the first draw is in order."""
+    _, block = np.unique(strata, return_inverse=True)
+    place = np.argsort(block, kind="stable")
+    order = np.argsort(block + rng.random((draws, len(block))), axis=1)
+    order[0] = place
+    shuffled = np.empty_like(order)
+    shuffled[:, place] = order
+    return shuffled
 
 
 def _variance(

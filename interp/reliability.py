@@ -24,8 +24,8 @@ from jaxtyping import Float, Int
 from interp.intervals import normal_quantile
 
 Counts = Float[np.ndarray, "sample row"]
-Weights = Float[np.ndarray, "sample layer row"]
-Bases = Float[np.ndarray, "sample layer row dimension"]
+Vectors = Float[np.ndarray, "sample layer coordinate"]
+Bases = Float[np.ndarray, "sample layer coordinate dimension"]
 Similarities = Float[np.ndarray, "sample layer"]
 
 # Halvings averaged within one bootstrap sample: more would cost more and tighten little.
@@ -82,35 +82,33 @@ def split_half_reliability(
 
 
 def cosines_of_halves(
-    gram: Float[np.ndarray, "layer row row"], direction: Callable[[Counts], Weights]
+    direction: Callable[[Counts], Vectors],
 ) -> Callable[[Counts, Counts], Similarities]:
     """Cosine between the directions of two halves.
 
     Args:
-        gram: inner products of the rows.
-        direction: how often each row counts → the weights of rows in the direction.
+        direction: how often each row counts → the direction, in any orthonormal coordinates.
     """
 
     def similarity(first: Counts, second: Counts) -> Similarities:
         a, b = direction(first), direction(second)
-        return _inner(gram, a, b) / np.sqrt(_inner(gram, a, a) * _inner(gram, b, b))
+        return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
 
     return similarity
 
 
 def overlaps_of_halves(
-    gram: Float[np.ndarray, "layer row row"], basis: Callable[[Counts], Bases]
+    basis: Callable[[Counts], Bases],
 ) -> Callable[[Counts, Counts], Similarities]:
     """Root mean squared cosine of the principal angles between the subspaces of two halves.
 
     Args:
-        gram: inner products of the rows.
-        basis: how often each row counts → the weights of rows in each *orthonormal* basis vector.
+        basis: how often each row counts → orthonormal vectors.
     """
 
     def similarity(first: Counts, second: Counts) -> Similarities:
         a, b = basis(first), basis(second)
-        cosines = np.einsum("slrk,lrt,sltm->slkm", a, gram, b, optimize=True)
+        cosines = np.einsum("slvk,slvm->slkm", a, b)
         return np.sqrt((cosines**2).sum(axis=(2, 3)) / a.shape[-1])
 
     return similarity
@@ -125,10 +123,6 @@ def error_degrees(reliability: Float[np.ndarray, "..."]) -> Float[np.ndarray, ".
     """
     rho = np.clip(reliability, 0.0, 1.0)
     return np.degrees(np.arccos(np.sqrt(2 * rho / (1 + rho))))
-
-
-def _inner(gram: Float[np.ndarray, "layer row row"], a: Weights, b: Weights) -> Similarities:
-    return np.einsum("lsr,slr->sl", a.transpose(1, 0, 2) @ gram, b)
 
 
 def _fisher(cosine: np.ndarray) -> np.ndarray:

@@ -2,8 +2,9 @@ r"""Covariance of few prompts in many dimensions, shrunk after Ledoit and Wolf.
 
 :math:`\hat\Sigma = (1 - s)S + s\,m I` with the mean eigenvalue :math:`m = \mathrm{tr}\,S / d` and
 the intensity s of *A well-conditioned estimator for large-dimensional covariance matrices*
-(J. Multivariate Analysis 88, 2004). S has as many eigenvectors as there are prompts at most, and
-they are weighted sums of the prompts; so nothing of size d_model × d_model is ever built.
+(J. Multivariate Analysis 88, 2004). S has no more eigenvectors than there are prompts, and outside
+them the shrunk covariance is a multiple of the identity; so nothing of size d_model × d_model is
+ever built.
 """
 
 from __future__ import annotations
@@ -13,23 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-# Eigenvalues below this share of the largest are rounding.
-RANK_TOLERANCE = 1e-10
+from interp.rows import Coordinates, principal_axes
 
 
 @dataclass(frozen=True)
 class ShrunkCovariance:
     """A shrunk covariance per layer, in the eigenvectors of the sample's own."""
 
-    weights: Float[np.ndarray, "layer row vector"]
-    """Weights of the rows in each orthonormal eigenvector; zero columns beyond the rank."""
+    vectors: Float[np.ndarray, "layer axis vector"]
+    """Orthonormal eigenvectors; zero beyond the rank."""
     eigenvalues: Float[np.ndarray, "layer vector"]
     """Of the shrunk covariance along these."""
     rest: Float[np.ndarray, " layer"]
     """Its eigenvalue in every other dimension."""
     shrinkage: Float[np.ndarray, " layer"]
 
-    def powered(self, exponent: float) -> tuple[np.ndarray, np.ndarray]:
+    def power(self, exponent: float) -> tuple[np.ndarray, np.ndarray]:
         """Eigenvalues and rest to a power; zero stays zero, as in a pseudo-inverse."""
         along, beyond = (
             np.where(values > 0, np.where(values > 0, values, 1.0) ** exponent, 0.0)
@@ -39,30 +39,36 @@ class ShrunkCovariance:
 
 
 def shrunk_covariance(
-    gram: Float[np.ndarray, "layer row row"],
+    rows: Coordinates,
     counts: Float[np.ndarray, " row"],
     d_model: int,
     *,
     shrink: bool = True,
 ) -> ShrunkCovariance:
-    """Covariance of rows given by their inner products.
+    """Covariance of rows.
 
     Args:
-        gram: inner products of the *centred* rows, each times the root of its count.
+        rows: centred, each times the root of its count; in any orthonormal coordinates.
         counts: how often each row counts, none of them zero.
-        d_model: dimensions of the rows.
+        d_model: dimensions that the rows come from.
         shrink: by Ledoit and Wolf's intensity; else the sample's covariance as it is.
     """
     n = counts.sum()
-    mean = np.trace(gram, axis1=1, axis2=2) / n / d_model
-    intensity = _intensity(gram, counts, mean, d_model) if shrink else np.zeros(len(gram))
-    values, vectors = np.linalg.eigh(gram)
-    present = values > RANK_TOLERANCE * values[:, -1:]
-    root = np.sqrt(np.where(present, values, 1.0))
+    values, vectors = principal_axes(rows)
+    values = values / n
+    mean = values.sum(axis=1) / d_model
+    intensity = np.zeros(len(rows))
+    if shrink:
+        squared = (values**2).sum(axis=1)  # ‖S‖²
+        fourth = ((rows**2).sum(axis=2) ** 2 / counts).sum(axis=1) / n
+        distance = squared - d_model * mean**2  # ‖S - m I‖²
+        # The error of S; no more than all the distance that there is.
+        error = np.clip((fourth - squared) / n, 0.0, np.maximum(distance, 0.0))
+        intensity = np.where(distance > 0, error / np.where(distance > 0, distance, 1.0), 1.0)
     rest = intensity * mean
     return ShrunkCovariance(
-        weights=vectors * (present / root)[:, None, :],
-        eigenvalues=(1 - intensity)[:, None] * np.where(present, values, 0.0) / n + rest[:, None],
+        vectors=vectors,
+        eigenvalues=(1 - intensity)[:, None] * values + rest[:, None],
         rest=rest,
         shrinkage=intensity,
     )
@@ -74,17 +80,3 @@ def centring_matrix(
     """The matrix that takes its class's counted mean from every row."""
     same = classes[:, None] == classes[None, :]
     return np.eye(len(classes)) - same * counts / (same @ counts)[:, None]
-
-
-def _intensity(
-    gram: Float[np.ndarray, "layer row row"],
-    counts: Float[np.ndarray, " row"],
-    mean: Float[np.ndarray, " layer"],
-    d_model: int,
-) -> Float[np.ndarray, " layer"]:
-    n = counts.sum()
-    squared = np.einsum("lij,lij->l", gram, gram) / n**2  # ‖S‖²
-    fourth = (np.einsum("lii->li", gram) ** 2 / counts).sum(axis=1) / n
-    distance = squared - d_model * mean**2  # ‖S - m I‖²
-    error = np.minimum((fourth - squared) / n, distance)  # of S, no more than all there is
-    return np.where(distance > 0, np.maximum(error, 0.0) / np.where(distance > 0, distance, 1), 1.0)

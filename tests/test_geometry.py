@@ -145,6 +145,7 @@ def test_map_on_noise_is_undefined_and_on_directions_is_right() -> None:
     assert list(table.columns) == [
         *("layer", "label_a", "label_b", "value", "low", "high", "n"),
         *("null_low", "null_high", "p", "p_corrected", "defined"),
+        *("reliability_a", "reliability_b", "isotropic", "covariance_matched", "ceiling"),
     ]
     assert len(table) == 2 * 9
     assert set(table["layer"]) == {4, 7}

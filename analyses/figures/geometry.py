@@ -26,12 +26,13 @@ from analyses.figures.style import (
 )
 from analyses.headline import Headline, headlines
 from analyses.tables import RunTables
+from interp.figures.heatmap import GREY, draw_cells, evenly_picked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
-MOST_MULTIPLES = 12
 SIGNIFICANT = 0.05
 MOST_NUMBERED = 8  # layers with a number in every cell; more get a colour bar
 NAMES = {"angle_degrees": "rotation (degrees)", "gain": "gain (× base)", "offset": "offset"}
@@ -174,7 +175,7 @@ def cosine_layer_figure(tables: RunTables, layer: int) -> Figure:
     axes = figure.subplots()
     image = _cosines(axes, tables, layer, numbers=True)
     axes.set_title(f"layer {layer}")
-    figure.colorbar(image, ax=axes, shrink=0.8, label="cosine (grey: inside the null)")
+    figure.colorbar(image, ax=axes, shrink=0.8, label=f"cosine ({GREY})")
     return figure
 
 
@@ -186,8 +187,7 @@ def cosine_figure(tables: RunTables) -> Figure:
         say(figure.subplots(), "no directions were fitted")
         return figure
     layers = sorted(tables.cosine["layer"].unique())
-    picked = sorted({layers[i] for i in np.linspace(0, len(layers) - 1, MOST_MULTIPLES).round()
-                     .astype(int)})  # fmt: skip
+    picked = [layers[place] for place in evenly_picked(len(layers))]
     columns = min(len(picked), 4)
     lines = -(-len(picked) // columns)
     figure = new_figure(2.7 * columns + 1.4, 2.6 * lines + 0.7)
@@ -201,34 +201,16 @@ def cosine_figure(tables: RunTables) -> Figure:
             axes.set_yticklabels([])
         if place + columns < len(picked):
             axes.set_xticklabels([])
-    figure.colorbar(image, ax=grid, shrink=0.7, label="cosine (grey: inside the null)")
+    figure.colorbar(image, ax=grid, shrink=0.7, label=f"cosine ({GREY})")
     return figure
 
 
-def _cosines(axes: Axes, tables: RunTables, layer: int, numbers: bool):  # type: ignore[no-untyped-def]
-    from matplotlib import colormaps
-
+def _cosines(axes: Axes, tables: RunTables, layer: int, numbers: bool) -> AxesImage:
     table = tables.cosine[tables.cosine["layer"] == layer]
     domains = [domain for domain in tables.record.domains if domain in set(table["domain_a"])]
     cosines = _grid(table, domains, domains, "domain_b", "domain_a")
-    clear = _grid(table.assign(value=outside_null(table)), domains, domains, "domain_b",
-                  "domain_a") > 0  # fmt: skip
-    off = ~np.eye(len(domains), dtype=bool)
-    axes.set_facecolor(NULL)
-    shown = np.ma.masked_where(~(clear & off), cosines)
-    image = axes.imshow(shown, cmap=colormaps["PuOr_r"], vmin=-1, vmax=1)
-    blank = np.ma.masked_where(off, np.ones_like(cosines))  # a domain with itself says nothing
-    axes.imshow(blank, cmap=colormaps["gray"], vmin=0, vmax=1)
-    if numbers:
-        for (i, j), value in np.ndenumerate(cosines):
-            if off[i, j]:
-                text = f"{value:.2f}" if np.isfinite(value) else "–"
-                light = clear[i, j] and abs(value) > 0.65
-                colour = "white" if light else INK if clear[i, j] else MUTED
-                axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
-    names = [domain_label(domain) for domain in domains]
-    axes.set_xticks(range(len(domains)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(domains)), names)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    return image
+    outside = table.assign(value=outside_null(table))
+    clear = _grid(outside, domains, domains, "domain_b", "domain_a") > 0
+    return draw_cells(
+        axes, cosines, clear, [domain_label(domain) for domain in domains], numbers=numbers
+    )

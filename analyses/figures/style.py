@@ -1,103 +1,60 @@
-"""One look for every figure: legible in print, on a dark page, and without colour vision."""
+"""The look of every figure (:mod:`interp.figures.style`), and what a run's figures add to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec
+from interp.figures.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    LABEL_COLOURS,
+    MUTED,
+    NULL,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    YELLOW,
+    legend_above,
+    new_figure,
+    say,
+    style,
+    styled,
+)
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Okabe & Ito's palette (2008): told apart under every common colour deficiency.
-ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
-BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-INK, MUTED, FAINT, NULL = "#1f2430", "#667085", "#d0d5dd", "#e9ecf1"
+__all__ = [
+    "ANSWERS",
+    "BLUE",
+    "CONTAINED",
+    "DOMAIN_COLOURS",
+    "FAINT",
+    "GREEN",
+    "INK",
+    "MUTED",
+    "NEITHER",
+    "NULL",
+    "ORANGE",
+    "PLAIN",
+    "PURPLE",
+    "REFUSES",
+    "SKY",
+    "VERMILLION",
+    "YELLOW",
+    "domain_label",
+    "legend_above",
+    "new_figure",
+    "say",
+    "style",
+    "styled",
+]
 
 PLAIN, CONTAINED = VERMILLION, BLUE
 REFUSES, ANSWERS, NEITHER = "#8fb8d8", "#f2b84b", "#4b4b55"
-DOMAIN_COLOURS = (VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, "#7a6a00")
+DOMAIN_COLOURS = LABEL_COLOURS
 
 LABELS = {"medical_legal": "Medical/Legal", "sensitive": "Sensitive"}
-
-_RC = {
-    "font.family": "DejaVu Sans",  # ships with Matplotlib: the same everywhere
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": INK,
-    "xtick.labelcolor": INK,
-    "ytick.major.size": 0,
-    "grid.color": NULL,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    # An own white ground, so that a dark notebook shows the figure as the page does.
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "spillover",  # the same figure is the same file
-    "figure.dpi": 110,
-}
-
-P = ParamSpec("P")
-
-
-def style() -> AbstractContextManager[None]:
-    """The settings as a context: nothing global is left behind."""
-    from matplotlib import rc_context
-
-    return rc_context(_RC)  # type: ignore[arg-type]
-
-
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws under the package's style."""
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with style():
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure that pyplot does not know of, so that none stays open; sizes in inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def domain_label(name: str) -> str:
     """`medical_legal` as people write it."""
     return LABELS.get(name, name.replace("_", " ").capitalize())
-
-
-def say(axes: Axes, text: str) -> None:
-    """An empty panel that says why it is empty."""
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, transform=axes.transAxes)
-
-
-def legend_above(axes: Axes, handles: list | None = None) -> None:
-    """A one-line legend over the panel, where it can hide no data."""
-    axes.legend(
-        handles=handles or axes.get_legend_handles_labels()[0],
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 1.0),
-        ncols=4,
-        borderpad=0,
-        columnspacing=1.0,
-        handlelength=1.4,
-        handletextpad=0.4,
-    )

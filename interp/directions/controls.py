@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from interp.directions.rows import unit_numbers
 from interp.errors import InputError
+from interp.rows import unit_numbers
 
 
 def disjoint_controls(

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.contrast import Contrast
-from interp.directions.rows import centred, gram_of, kinds_of_units, unit
-from interp.reliability import Counts, cosines_of_halves, split_half_reliability
+from interp.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
+from interp.rows import coordinates_of, kinds_of_units, unit
 
 
 @dataclass(kw_only=True)
@@ -53,17 +53,17 @@ class MeanDifference:
             InputError: fewer than four prompts on a side, or activations that are not finite.
         """
         contrast = Contrast.from_labels(states, labels, groups)
-        gram = gram_of(centred(contrast.states))
+        coordinates, _ = coordinates_of(contrast.states)
 
-        def weights(counts: Counts) -> Float[np.ndarray, "sample layer row"]:
-            difference = mean_difference_weights(contrast, counts)
-            return np.broadcast_to(difference[:, None], (len(counts), *gram.shape[:2]))
+        def direction(counts: Counts) -> Vectors:
+            weights = mean_difference_weights(contrast, counts)
+            return np.einsum("sr,lrv->slv", weights, coordinates, optimize=True)
 
         self.direction_ = contrast.positive.mean(axis=0) - contrast.negative.mean(axis=0)
         self.unit_direction_ = unit(self.direction_)
         self.n_ = contrast.n
         self.reliability_, self.reliability_low_, self.reliability_high_ = split_half_reliability(
-            cosines_of_halves(gram, weights), contrast.units, kinds_of_units(contrast), self
+            cosines_of_halves(direction), contrast.units, kinds_of_units(contrast), self
         )
         return self
 

@@ -11,9 +11,15 @@ from jaxtyping import Bool, Float
 
 from interp.contrast import Contrast
 from interp.crossfit import MINIMUM_UNITS, finite
-from interp.directions.rows import Gram, combined, gram_of, unit, unit_numbers
 from interp.errors import InputError
-from interp.reliability import Counts, Weights, cosines_of_halves, split_half_reliability
+from interp.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
+from interp.rows import (
+    Coordinates,
+    coordinates_of,
+    in_d_model,
+    principal_axes,
+    unit_numbers,
+)
 
 
 @dataclass(kw_only=True)
@@ -62,18 +68,18 @@ class FirstPrincipalComponent:
                 f"least {MINIMUM_UNITS}"
             )
         names = None if groups is None else [g for g, c in zip(groups, chosen, strict=True) if c]
-        gram = gram_of(rows)
+        coordinates, axes = coordinates_of(rows, centre=False)
 
-        def weights(counts: Counts) -> Weights:
-            return _first_components(gram, counts, centre=True)[0]
+        def direction(counts: Counts) -> Vectors:
+            return _first_components(coordinates, counts, centre=True)[0]
 
-        whole, explained = _first_components(gram, np.ones((1, len(rows))), centre=True)
-        self.direction_ = unit(combined(whole[0], rows))
+        whole, explained = _first_components(coordinates, np.ones((1, len(rows))), centre=True)
+        self.direction_ = in_d_model(whole[0], axes)
         self.explained_variance_ratio_ = explained[0]
         self.n_ = len(rows)
         units = unit_numbers(names, len(rows))
         self.reliability_, self.reliability_low_, self.reliability_high_ = split_half_reliability(
-            cosines_of_halves(gram, weights), units, np.zeros(units.max() + 1, dtype=int), self
+            cosines_of_halves(direction), units, np.zeros(units.max() + 1, dtype=int), self
         )
         return self
 
@@ -128,43 +134,39 @@ class PairedPrincipalComponent:
                 f"differences needs at least {MINIMUM_UNITS}: name the pairs in groups"
             )
         rows = contrast.positive[pairs[:, 0]] - contrast.negative[pairs[:, 1]]
-        gram = gram_of(rows)
+        coordinates, axes = coordinates_of(rows, centre=False)
 
-        def weights(counts: Counts) -> Weights:
-            return _first_components(gram, counts, centre=False)[0]
+        def direction(counts: Counts) -> Vectors:
+            return _first_components(coordinates, counts, centre=False)[0]
 
-        whole, explained = _first_components(gram, np.ones((1, len(rows))), centre=False)
-        self.direction_ = unit(combined(whole[0], rows))
+        whole, explained = _first_components(coordinates, np.ones((1, len(rows))), centre=False)
+        self.direction_ = in_d_model(whole[0], axes)
         self.explained_variance_ratio_ = explained[0]
         self.n_ = len(rows)
         self.reliability_, self.reliability_low_, self.reliability_high_ = split_half_reliability(
-            cosines_of_halves(gram, weights), units, np.zeros(units.max() + 1, dtype=int), self
+            cosines_of_halves(direction), units, np.zeros(units.max() + 1, dtype=int), self
         )
         return self
 
 
 def _first_components(
-    gram: Gram, counts: Counts, *, centre: bool
-) -> tuple[Weights, Float[np.ndarray, "sample layer"]]:
-    """Row weights of the first component and its share of the total, rows counted ``counts`` times.
+    coordinates: Coordinates, counts: Counts, *, centre: bool
+) -> tuple[Vectors, Float[np.ndarray, "sample layer"]]:
+    """The first component and its share of the total, rows counted ``counts`` times.
 
-    The component is turned so that the rows' mean projects positive.
+    It has length one and is turned so that the rows' mean projects positive.
     """
-    weights = np.zeros((len(counts), len(gram), gram.shape[1]))
-    explained = np.full((len(counts), len(gram)), np.nan)
+    shape = (len(counts), len(coordinates))
+    components = np.empty((*shape, coordinates.shape[-1]))
+    explained = np.empty(shape)
     for sample, count in enumerate(counts):
         kept = np.flatnonzero(count)
-        share, root = count[kept] / count.sum(), np.sqrt(count[kept])
-        inner = gram[:, kept[:, None], kept[None, :]]
-        mean = inner @ share  # (layer, kept): each row times the mean
-        if centre:
-            inner = inner - mean[:, :, None] - mean[:, None, :] + (mean @ share)[:, None, None]
-        values, vectors = np.linalg.eigh(inner * root[:, None] * root[None, :])
-        top = vectors[:, :, -1] * root
-        if centre:
-            top -= top.sum(axis=1, keepdims=True) * share  # applied to uncentred rows
-        sign = np.where(np.einsum("lk,lk->l", top, mean) < 0, -1.0, 1.0)
-        weights[sample][:, kept] = top * sign[:, None]
-        total = np.maximum(values, 0.0).sum(axis=1)
+        rows = coordinates[:, kept]
+        mean = (count[kept] / count.sum()) @ rows  # (layer, axis)
+        about = rows - mean[:, None] if centre else rows
+        values, vectors = principal_axes(np.sqrt(count[kept])[:, None] * about)
+        sign = np.where(np.einsum("lv,lv->l", vectors[:, :, -1], mean) < 0, -1.0, 1.0)
+        components[sample] = vectors[:, :, -1] * sign[:, None]
+        total = values.sum(axis=1)
         explained[sample] = values[:, -1] / np.where(total > 0, total, 1.0)
-    return weights, explained
+    return components, explained

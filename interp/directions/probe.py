@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.contrast import Contrast
-from interp.directions.rows import centred, combined, gram_of, kinds_of_units, unit
-from interp.reliability import Counts, Weights, cosines_of_halves, split_half_reliability
-from interp.shrinkage import RANK_TOLERANCE
+from interp.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
+from interp.rows import coordinates_of, in_d_model, kinds_of_units, unit
 
 
 @dataclass(kw_only=True)
@@ -61,33 +60,28 @@ class LogisticProbe:
             InputError: fewer than four prompts on a side, or activations that are not finite.
         """
         contrast = Contrast.from_labels(states, labels, groups)
-        rows = centred(contrast.states)
-        gram = gram_of(rows)
+        coordinates, axes = coordinates_of(contrast.states)
         positive = contrast.classes == 0
-        variance = np.trace(gram, axis1=1, axis2=2) / len(rows) / rows.shape[-1]
-        values, vectors = np.linalg.eigh(gram / np.where(variance > 0, variance, 1)[:, None, None])
-        root = np.sqrt(np.where(values > RANK_TOLERANCE * values[:, -1:], values, 0.0))
-        coordinates = vectors * root[:, None, :]
-        # From coefficients of the scaled coordinates to weights of the rows.
-        back = vectors / np.where(root > 0, root, np.inf)[:, None, :]
-        back = back / np.where(variance > 0, variance, 1)[:, None, None]
+        variance = (coordinates**2).sum(axis=(1, 2)) / len(positive) / axes.shape[-1]
+        scale = np.sqrt(np.where(variance > 0, variance, 1.0))
+        scaled = coordinates / scale[:, None, None]
 
         def fitted(count: Float[np.ndarray, " row"]) -> tuple[np.ndarray, np.ndarray]:
-            found = [_fit(x, positive, count, self.inverse_penalty) for x in coordinates]
-            coefficients = np.stack([coefficient for coefficient, _ in found])
-            return np.einsum("lrv,lv->lr", back, coefficients), np.array([b for _, b in found])
+            found = [_fit(rows, positive, count, self.inverse_penalty) for rows in scaled]
+            slopes = np.stack([slope for slope, _ in found]) / scale[:, None]
+            return slopes, np.array([intercept for _, intercept in found])
 
-        def weights(counts: Counts) -> Weights:
+        def direction(counts: Counts) -> Vectors:
             return np.stack([fitted(count)[0] for count in counts])
 
-        whole, intercept = fitted(np.ones(len(rows)))
-        self.direction_ = combined(whole, rows)
+        whole, intercept = fitted(np.ones(len(positive)))
+        self.direction_ = in_d_model(whole, axes)
         self.unit_direction_ = unit(self.direction_)
         middle = contrast.states.mean(axis=0)
         self.intercept_ = intercept - np.einsum("ld,ld->l", self.direction_, middle)
         self.n_ = contrast.n
         self.reliability_, self.reliability_low_, self.reliability_high_ = split_half_reliability(
-            cosines_of_halves(gram, weights), contrast.units, kinds_of_units(contrast), self
+            cosines_of_halves(direction), contrast.units, kinds_of_units(contrast), self
         )
         return self
 

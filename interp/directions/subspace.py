@@ -11,10 +11,9 @@ from jaxtyping import Bool, Float
 
 from interp.contrast import Contrast
 from interp.directions.mean_difference import mean_difference_weights
-from interp.directions.rows import Gram, centred, gram_of, kinds_of_units
 from interp.errors import InputError
 from interp.reliability import Bases, Counts, overlaps_of_halves, split_half_reliability
-from interp.shrinkage import RANK_TOLERANCE
+from interp.rows import coordinates_of, kinds_of_units
 
 
 @dataclass(kw_only=True)
@@ -73,62 +72,49 @@ class ContrastSubspace:
                 f"a subspace of {self.dimensions} dimensions from {contrast.n} prompts a side in "
                 f"{contrast.positive.shape[-1]} dimensions; ask for 1 … {most}"
             )
-        rows = centred(contrast.states)
-        gram = gram_of(rows)
+        coordinates, axes = coordinates_of(contrast.states)
 
         def bases(counts: Counts) -> Bases:
             difference = mean_difference_weights(contrast, counts)
-            return contrast_bases(gram, difference, counts, self.dimensions)[0]
+            return contrast_bases(coordinates, difference, self.dimensions)[0]
 
-        everything = np.ones((1, len(rows)))
-        whole, excess = contrast_bases(
-            gram, mean_difference_weights(contrast, everything), everything, self.dimensions
-        )
-        basis = np.einsum("lrk,rld->lkd", whole[0], rows, optimize=True)
+        whole = mean_difference_weights(contrast, np.ones((1, len(contrast.states))))
+        found, excess = contrast_bases(coordinates, whole, self.dimensions)
+        basis = np.einsum("lvk,lvd->lkd", found[0], axes)
         difference = contrast.positive.mean(axis=0) - contrast.negative.mean(axis=0)
         sign = np.where(np.einsum("lkd,ld->lk", basis, difference) < 0, -1.0, 1.0)
         self.basis_ = basis * sign[:, :, None]
         self.excess_ = excess[0]
         self.n_ = contrast.n
         self.reliability_, self.reliability_low_, self.reliability_high_ = split_half_reliability(
-            overlaps_of_halves(gram, bases), contrast.units, kinds_of_units(contrast), self
+            overlaps_of_halves(bases), contrast.units, kinds_of_units(contrast), self
         )
         return self
 
 
 def contrast_bases(
-    gram: Gram, difference: Counts, counts: Counts, dimensions: int
+    coordinates: Float[np.ndarray, "layer row axis"],
+    difference: Float[np.ndarray, "sample row"],
+    dimensions: int,
 ) -> tuple[Bases, Float[np.ndarray, "sample layer dimension"]]:
-    """Weights of the rows in each basis vector, and the excess along each.
+    """Orthonormal bases of the subspaces of several weightings, and the excess along each vector.
 
     Args:
-        gram: inner products of the rows.
-        difference: weights in the mean difference: 1/n⁺ for positives, -1/n⁻ for negatives.
-        counts: how often each row counts at all.
+        coordinates: of the rows, in any orthonormal axes.
+        difference: weights of the rows in the mean difference; positives' are above zero.
         dimensions: how many.
     """
-    bases = np.zeros((len(counts), len(gram), gram.shape[1], dimensions))
-    excess = np.full((len(counts), len(gram), dimensions), np.nan)
-    for sample, (signed, count) in enumerate(zip(difference, counts, strict=True)):
-        kept = np.flatnonzero(count)
-        weights = signed[kept]
+    shape = (len(difference), len(coordinates))
+    bases = np.full((*shape, coordinates.shape[-1], dimensions), np.nan)
+    excess = np.full((*shape, dimensions), np.nan)
+    for sample, weights in enumerate(difference):
         if not np.isfinite(weights).all():  # a half without one of the labels
-            bases[sample] = np.nan
             continue
-        inner = gram[:, kept[:, None], kept[None, :]]
-        negative_mean = np.maximum(-weights, 0.0)
-        to_mean = inner @ negative_mean
-        about = inner - to_mean[:, :, None] - to_mean[:, None, :]
-        about += (to_mean @ negative_mean)[:, None, None]
-        # In orthonormal coordinates of the rows the moment is symmetric, if not positive.
-        values, vectors = np.linalg.eigh(about)
-        root = np.sqrt(np.where(values > RANK_TOLERANCE * values[:, -1:], values, 0.0))
-        coordinates = vectors * root[:, None, :]
-        moment = np.einsum("lrv,r,lrw->lvw", coordinates, weights, coordinates, optimize=True)
-        found, axes = np.linalg.eigh(moment)
-        leading = axes[:, :, : -dimensions - 1 : -1]
-        rows = (vectors / np.where(root > 0, root, np.inf)[:, None, :]) @ leading
-        rows -= rows.sum(axis=1, keepdims=True) * negative_mean[:, None]
-        bases[sample][:, kept] = rows
-        excess[sample] = found[:, : -dimensions - 1 : -1]
+        delta = weights @ coordinates  # (layer, axis)
+        negative_mean = np.maximum(-weights, 0.0) @ coordinates
+        cross = delta[:, :, None] * negative_mean[:, None, :]
+        moment = coordinates.transpose(0, 2, 1) @ (weights[:, None] * coordinates)
+        values, vectors = np.linalg.eigh(moment - cross - cross.transpose(0, 2, 1))
+        bases[sample] = vectors[:, :, : -dimensions - 1 : -1]
+        excess[sample] = values[:, : -dimensions - 1 : -1]
     return bases, excess

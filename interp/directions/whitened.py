@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 
 from interp.contrast import Contrast
 from interp.directions.mean_difference import mean_difference_weights
-from interp.directions.rows import Gram, centred, combined, gram_of, kinds_of_units, unit
-from interp.reliability import Counts, Weights, cosines_of_halves, split_half_reliability
+from interp.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
+from interp.rows import Coordinates, coordinates_of, in_d_model, kinds_of_units, unit
 from interp.shrinkage import centring_matrix, shrunk_covariance
 
 
@@ -59,42 +59,34 @@ class WhitenedMeanDifference:
             InputError: fewer than four prompts on a side, or activations that are not finite.
         """
         contrast = Contrast.from_labels(states, labels, groups)
-        rows = centred(contrast.states)
-        gram = gram_of(rows)
+        coordinates, axes = coordinates_of(contrast.states)
 
-        def weights(counts: Counts) -> Weights:
-            return np.stack([_weights(contrast, gram, count)[0] for count in counts])
+        def direction(counts: Counts) -> Vectors:
+            return np.stack([_whitened(contrast, coordinates, count)[0] for count in counts])
 
-        whole, self.shrinkage_ = _weights(contrast, gram, np.ones(len(rows)))
-        self.direction_ = combined(whole, rows)
+        whole, self.shrinkage_ = _whitened(contrast, coordinates, np.ones(len(contrast.states)))
+        self.direction_ = in_d_model(whole, axes)
         self.unit_direction_ = unit(self.direction_)
         self.n_ = contrast.n
         self.reliability_, self.reliability_low_, self.reliability_high_ = split_half_reliability(
-            cosines_of_halves(gram, weights), contrast.units, kinds_of_units(contrast), self
+            cosines_of_halves(direction), contrast.units, kinds_of_units(contrast), self
         )
         return self
 
 
-def _weights(
-    contrast: Contrast, gram: Gram, counts: Float[np.ndarray, " row"]
-) -> tuple[Float[np.ndarray, "layer row"], Float[np.ndarray, " layer"]]:
-    """Weights of the rows in the whitened difference, and the shrinkage, per layer."""
-    weights = np.full(gram.shape[:2], np.nan)
+def _whitened(
+    contrast: Contrast, coordinates: Coordinates, counts: Float[np.ndarray, " row"]
+) -> tuple[Float[np.ndarray, "layer axis"], Float[np.ndarray, " layer"]]:
+    """The whitened difference and the shrinkage, per layer; NaN without one of the labels."""
     kept = np.flatnonzero(counts)
-    classes = contrast.classes[kept]
+    classes, count = contrast.classes[kept], counts[kept]
     if len(np.unique(classes)) < 2:  # a half of a small bootstrap sample
-        return weights, weights[:, 0]
-    count, inner = counts[kept], gram[:, kept[:, None], kept[None, :]]
-    centring = np.sqrt(count)[:, None] * centring_matrix(classes, count)
-    covariance = shrunk_covariance(
-        centring @ inner @ centring.T, count, contrast.positive.shape[-1]
-    )
-    eigenvectors = centring.T @ covariance.weights  # as weights of the kept rows
-    difference = mean_difference_weights(contrast, counts)[kept]
-    along, rest = covariance.powered(-1.0)
-    coordinates = np.einsum("lrv,lrs,s->lv", eigenvectors, inner, difference, optimize=True)
-    weights[:] = 0.0
-    weights[:, kept] = rest[:, None] * difference + np.einsum(
-        "lrv,lv->lr", eigenvectors, (along - rest[:, None]) * coordinates
-    )
-    return weights, covariance.shrinkage
+        nothing = np.full(coordinates[:, 0].shape, np.nan)
+        return nothing, nothing[:, 0]
+    centred = np.sqrt(count)[:, None] * (centring_matrix(classes, count) @ coordinates[:, kept])
+    covariance = shrunk_covariance(centred, count, contrast.positive.shape[-1])
+    difference = mean_difference_weights(contrast, counts) @ coordinates  # (layer, axis)
+    along, rest = covariance.power(-1.0)
+    extra = (along - rest[:, None]) * np.einsum("lvk,lv->lk", covariance.vectors, difference)
+    whitened = rest[:, None] * difference + np.einsum("lvk,lk->lv", covariance.vectors, extra)
+    return whitened, covariance.shrinkage

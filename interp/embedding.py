@@ -1,0 +1,149 @@
+"""Two-dimensional maps of states: PCA, UMAP beside it on request, and numbers with both.
+
+A map in two dimensions shows what it was made to show. UMAP draws clusters in noise, its distances
+and gaps mean nothing; so it comes with PCA, with the share of variance that PCA keeps, and with the
+number that a map suggests: how often a state's nearest neighbours carry its label, in all
+dimensions, in each map, and where labels are permuted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from interp.crossfit import finite
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+FEWEST_STATES = 8
+PERMUTATIONS = 200
+
+
+@dataclass(frozen=True)
+class StateMap:
+    """States of one layer in two dimensions.
+
+    Attributes:
+        labels: of the states.
+        pca: projections on the first two principal components.
+        explained: the two components' shares of variance.
+        umap: coordinates without a meaning of their own, or none.
+        agreement: share of nearest neighbours that carry a state's own label; by ``"all
+            dimensions"``, ``"PCA"``, ``"UMAP"``, and ``"labels permuted"`` (the 95th percentile in
+            all dimensions).
+        neighbours: how many are looked at.
+    """
+
+    labels: tuple[str, ...]
+    pca: Float[np.ndarray, "state 2"]
+    explained: tuple[float, float]
+    umap: Float[np.ndarray, "state 2"] | None
+    agreement: dict[str, float]
+    neighbours: int
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per state."""
+        import pandas as pd
+
+        columns: dict[str, object] = {
+            "label": self.labels,
+            "pca_1": self.pca[:, 0],
+            "pca_2": self.pca[:, 1],
+        }
+        if self.umap is not None:
+            columns |= {"umap_1": self.umap[:, 0], "umap_2": self.umap[:, 1]}
+        return pd.DataFrame(columns)
+
+    def plot(self) -> Figure:
+        """The maps side by side, numbers underneath."""
+        from interp.figures.maps import state_map_figure
+
+        return state_map_figure(self)
+
+
+def state_map(
+    states: Float[np.ndarray, "state d_model"],
+    labels: Sequence[str],
+    *,
+    umap: bool = False,
+    neighbours: int = 10,
+    seed: int = 0,
+) -> StateMap:
+    """Map the states of one layer.
+
+    Args:
+        states: one row per prompt.
+        labels: one per state.
+        umap: draw it too; its first use takes half a minute.
+        neighbours: of each state, also UMAP's own.
+        seed: of UMAP and of the permutations.
+
+    Raises:
+        InputError: fewer than eight states or than neighbours, or labels for others.
+    """
+    rows = finite(np.asarray(states))
+    if rows.shape[1] != 1:
+        raise InputError(f"states of {rows.shape[1]} layers; a map shows one")
+    rows = rows[:, 0] - rows[:, 0].mean(axis=0)
+    if len(labels) != len(rows):
+        raise InputError(f"{len(labels)} labels for {len(rows)} states; give one for each")
+    if len(rows) < max(FEWEST_STATES, neighbours + 1):
+        raise InputError(
+            f"{len(rows)} states; a map with {neighbours} neighbours needs "
+            f"{max(FEWEST_STATES, neighbours + 1)} or more"
+        )
+    left, sizes, _ = np.linalg.svd(rows, full_matrices=False)
+    pca = left[:, :2] * sizes[:2]
+    share = sizes**2 / max(float(np.sum(sizes**2)), np.finfo(float).tiny)
+    names, codes = np.unique(np.array([str(label) for label in labels]), return_inverse=True)
+    near = _nearest(rows, neighbours)
+    rng = np.random.default_rng(seed)
+    permuted = [_agreement(near, rng.permutation(codes)) for _ in range(PERMUTATIONS)]
+    agreement = {
+        "all dimensions": _agreement(near, codes),
+        "PCA": _agreement(_nearest(pca, neighbours), codes),
+    }
+    drawn = None
+    if umap:
+        drawn = _umap(rows, neighbours, seed)
+        agreement["UMAP"] = _agreement(_nearest(drawn, neighbours), codes)
+    agreement["labels permuted"] = float(np.quantile(permuted, 0.95))
+    return StateMap(
+        labels=tuple(str(names[code]) for code in codes),
+        pca=pca,
+        explained=(float(share[0]), float(share[1])),
+        umap=drawn,
+        agreement=agreement,
+        neighbours=neighbours,
+    )
+
+
+def _umap(rows: Float[np.ndarray, "state d_model"], neighbours: int, seed: int) -> np.ndarray:
+    import warnings
+
+    from umap import UMAP  # twenty seconds: only here
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a seed means one thread
+        found = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(rows)
+    return np.asarray(found, dtype=np.float64)
+
+
+def _nearest(
+    rows: Float[np.ndarray, "state axis"], neighbours: int
+) -> Int[np.ndarray, "state neighbour"]:
+    squared = (rows**2).sum(axis=1)
+    distance = squared[:, None] + squared[None, :] - 2 * rows @ rows.T
+    np.fill_diagonal(distance, np.inf)
+    return np.argpartition(distance, neighbours - 1, axis=1)[:, :neighbours]
+
+
+def _agreement(near: Int[np.ndarray, "state neighbour"], codes: Int[np.ndarray, " state"]) -> float:
+    return float((codes[near] == codes[:, None]).mean())

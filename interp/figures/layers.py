@@ -1,0 +1,153 @@
+"""Similarities and rotations by layer, each in the band of what nothing would read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.errors import InputError
+from interp.figures.style import (
+    BLUE,
+    FAINT,
+    MUTED,
+    NULL,
+    VERMILLION,
+    layer_ticks,
+    new_figure,
+    styled,
+)
+from interp.rotation import QUANTITIES, Rotation
+from interp.similarity_map import SimilarityMap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_PANELS = 12
+COLUMNS = 4
+NAMES = {
+    "angle_degrees": "rotation (degrees)",
+    "cosine": "cosine, before and after",
+    "gain": "gain (× before)",
+    "offset": "offset (lengths of the direction)",
+    "offset_orthogonal": "offset across (lengths)",
+}
+UNCHANGED = {"angle_degrees": 0.0, "cosine": 1.0, "gain": 1.0}
+
+
+@styled
+def similarity_by_layer_figure(
+    similarity: SimilarityMap, pairs: Sequence[tuple[str, str]] | None = None
+) -> Figure:
+    """A panel per pair of labels: values with intervals, the null band, random directions.
+
+    Args:
+        similarity: the map.
+        pairs: of labels; by default all, or the first label with every other where there are more
+            than twelve.
+
+    Raises:
+        InputError: a label that is not in the map.
+    """
+    names = similarity.labels
+    every = list(combinations(names, 2))
+    if pairs is None:
+        pairs = every if len(every) <= MOST_PANELS else [pair for pair in every if names[0] in pair]
+    if unknown := {label for pair in pairs for label in pair} - set(names):
+        raise InputError(f"no label {sorted(unknown)} in the map; there are {', '.join(names)}")
+    figure, grid = _panels(len(pairs), similarity.measure)
+    layers = np.array(similarity.layers, dtype=float)
+    for axes, (a, b) in zip(grid, pairs, strict=False):
+        cell = (slice(None), names.index(a), names.index(b))
+        _band(axes, layers, similarity.null_low[cell], similarity.null_high[cell])
+        for bound, line, name in (
+            (similarity.covariance_matched, "--", "random, same covariance"),
+            (similarity.isotropic, ":", "random, isotropic"),
+        ):
+            if np.isfinite(bound[cell]).any():
+                axes.plot(layers, bound[cell], line, color=MUTED, lw=1, label=name)
+        axes.axhline(0, color=FAINT, lw=1)
+        value = np.where(similarity.defined[cell], similarity.value[cell], np.nan)
+        _points(axes, layers, value, similarity.low[cell], similarity.high[cell], BLUE)
+        axes.set_title(f"{a} – {b}".replace("_", " "), fontsize=9)
+        layer_ticks(axes, similarity.layers)
+    _legend(figure, grid)
+    return figure
+
+
+@styled
+def rotation_by_layer_figure(
+    rotations: Mapping[str, Rotation], quantity: str = "angle_degrees"
+) -> Figure:
+    """A panel per label: how its direction turned, grew or shifted from layer to layer.
+
+    Args:
+        rotations: by label.
+        quantity: one of :data:`interp.rotation.QUANTITIES`.
+
+    Raises:
+        InputError: no rotations, or an unknown quantity.
+    """
+    if not rotations or quantity not in QUANTITIES:
+        raise InputError(
+            f"{quantity!r} of {len(rotations)} rotations; give one at least, and one of "
+            + ", ".join(QUANTITIES)
+        )
+    figure, grid = _panels(len(rotations), NAMES[quantity])
+    for axes, (label, turned) in zip(grid, rotations.items(), strict=False):
+        layers = np.array(turned.layers, dtype=float)
+        estimates = getattr(turned, quantity)
+        _band(axes, layers, estimates.null_low, estimates.null_high)
+        unchanged = UNCHANGED.get(quantity, 0.0)
+        axes.axhline(unchanged, color=FAINT, lw=1)
+        _points(axes, layers, estimates.value, estimates.low, estimates.high, VERMILLION)
+        missing = layers[~estimates.defined]
+        axes.plot(missing, np.full(len(missing), unchanged), "x", color=VERMILLION, ms=6)
+        axes.set_title(label.replace("_", " "), fontsize=9)
+        layer_ticks(axes, turned.layers)
+    _legend(figure, grid)
+    return figure
+
+
+def _panels(count: int, label: str) -> tuple[Figure, list[Axes]]:
+    columns = min(count, COLUMNS)
+    lines = -(-count // columns)
+    figure = new_figure(2.3 * columns + 0.7, 1.9 * lines + 0.7)
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for place, axes in enumerate(grid.flat):
+        axes.set_visible(place < count)
+        if place + columns >= count:
+            axes.set_xlabel("layer")
+            axes.tick_params(labelbottom=True)
+    figure.supylabel(label, fontsize=9)
+    return figure, list(grid.flat[:count])
+
+
+def _band(axes: Axes, layers: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    if len(layers) == 1:  # a band needs a width
+        layers, low, high = layers[0] + np.array([-0.4, 0.4]), low.repeat(2), high.repeat(2)
+    axes.fill_between(layers, low, high, color=NULL, lw=0, step="mid", label="null")
+
+
+def _points(
+    axes: Axes,
+    layers: np.ndarray,
+    value: Float[np.ndarray, " layer"],
+    low: Float[np.ndarray, " layer"],
+    high: Float[np.ndarray, " layer"],
+    colour: str,
+) -> None:
+    reach = np.abs(np.stack([value - low, high - value]))
+    axes.errorbar(
+        layers, value, yerr=np.nan_to_num(reach), fmt="o-", color=colour, ms=3.5, lw=1.2,
+        label="value and interval",
+    )  # fmt: skip
+
+
+def _legend(figure: Figure, grid: list[Axes]) -> None:
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)

@@ -1,0 +1,111 @@
+"""One look for every figure: legible in print, on a dark page, and without colour vision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import wraps
+from io import StringIO
+from typing import TYPE_CHECKING, ParamSpec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's palette (2008): told apart under every common colour deficiency.
+ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+INK, MUTED, FAINT, NULL = "#1f2430", "#667085", "#d0d5dd", "#e9ecf1"
+
+LABEL_COLOURS = (VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, "#7a6a00")
+LABEL_MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # for whoever sees no colours
+
+_RC = {
+    "font.family": "DejaVu Sans",  # ships with Matplotlib: the same everywhere
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": INK,
+    "xtick.labelcolor": INK,
+    "ytick.major.size": 0,
+    "grid.color": NULL,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    # An own white ground, so that a dark notebook shows the figure as the page does.
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "spillover",  # the same figure is the same file
+    "figure.dpi": 110,
+}
+
+P = ParamSpec("P")
+
+
+def style() -> AbstractContextManager[None]:
+    """The settings as a context: nothing global is left behind."""
+    from matplotlib import rc_context
+
+    return rc_context(_RC)  # type: ignore[arg-type]
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draws under the package's style."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with style():
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that pyplot does not know of, so that none stays open; sizes in inches.
+
+    It shows itself in a notebook, as vectors, whether or not pyplot was ever imported.
+    """
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        def _repr_svg_(self) -> str:
+            drawn = StringIO()
+            with style():
+                self.savefig(drawn, format="svg", metadata={"Date": None})
+            return drawn.getvalue()
+
+    return NotebookFigure(figsize=(width, height), layout="constrained")
+
+
+def say(axes: Axes, text: str) -> None:
+    """An empty panel that says why it is empty."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, transform=axes.transAxes)
+
+
+def legend_above(axes: Axes, handles: list | None = None) -> None:
+    """A one-line legend over the panel, where it can hide no data."""
+    axes.legend(
+        handles=handles or axes.get_legend_handles_labels()[0],
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=4,
+        borderpad=0,
+        columnspacing=1.0,
+        handlelength=1.4,
+        handletextpad=0.4,
+    )
+
+
+def layer_ticks(axes: Axes, layers: tuple[int, ...] | list[int]) -> None:
+    """A tick per layer, or about eight of them."""
+    axes.set_xticks(list(layers)[:: max(1, -(-len(layers) // 8))])

@@ -1,0 +1,133 @@
+r"""Other inner products for directions: whitened, and causal.
+
+Both are the plain inner product in other coordinates, so every comparison takes them the same way:
+``contrast.mapped(whitening(states, classes))``.
+
+**Whitened.** :math:`\langle r, s\rangle = r^\top \Sigma^{-1} s`: a dimension counts by what can be
+told apart along it, not by how much it varies. Differences of means in these coordinates are
+compared as the discriminants that read them would be.
+
+**Causal** (Park, Choe and Veitch, *The linear representation hypothesis and the geometry of large
+language models*, ICML 2024, arXiv 2311.03658). With the rows of the unembedding :math:`\gamma` and
+their covariance over the vocabulary, the causal inner product of two *unembedding* directions is
+:math:`\gamma^\top \mathrm{Cov}(\gamma)^{-1}\gamma'`. Directions of the residual stream live in the
+dual space, where the same geometry is :math:`r^\top \mathrm{Cov}(\gamma)\, s`: the covariance, over
+tokens, of what the two do to the logits. Its cosine is the correlation of these logit changes, and
+does not notice what adds the same to every logit.
+
+What the causal one does not show: anything between a layer and the unembedding. It takes the state
+as if it were read out at once, and leaves out the final norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from interp.crossfit import finite
+from interp.errors import InputError
+from interp.rows import coordinates_of
+from interp.shrinkage import centring_matrix, shrunk_covariance
+
+States = Float[np.ndarray, "prompt layer d_model"]
+
+
+@dataclass(frozen=True)
+class Whitening:
+    r"""States times :math:`\hat\Sigma^{-1/2}`, layer by layer.
+
+    Attributes:
+        basis: orthonormal eigenvectors of the sample's covariance.
+        scale: the root of the inverse eigenvalue along each.
+        rest: the same in every other dimension.
+        shrinkage: Ledoit and Wolf's intensity.
+    """
+
+    basis: Float[np.ndarray, "layer vector d_model"]
+    scale: Float[np.ndarray, "layer vector"]
+    rest: Float[np.ndarray, " layer"]
+    shrinkage: Float[np.ndarray, " layer"]
+
+    def __call__(self, states: States) -> States:
+        """The states in whitened coordinates.
+
+        Raises:
+            InputError: states of other layers or another width.
+        """
+        states = finite(states)
+        if states.shape[1:] != (len(self.basis), self.basis.shape[-1]):
+            raise InputError(
+                f"states of (layer, d_model) = {states.shape[1:]}; the whitening was fitted to "
+                f"{(len(self.basis), self.basis.shape[-1])}"
+            )
+        along = np.einsum("pld,lvd->plv", states, self.basis, optimize=True)
+        extra = along * (self.scale - self.rest[:, None])
+        return states * self.rest[:, None] + np.einsum(
+            "plv,lvd->pld", extra, self.basis, optimize=True
+        )
+
+
+def whitening(states: States, classes: Int[np.ndarray, " prompt"] | None = None) -> Whitening:
+    """The whitening by the pooled covariance within classes, after Ledoit and Wolf.
+
+    Args:
+        states: of prompts that the directions are not fitted to where that can be (benign ones of
+            the base model, say): a covariance from the same prompts shares their noise.
+        classes: prompts of one class share a mean; one class by default.
+
+    Raises:
+        InputError: states that are not finite, or that do not vary.
+    """
+    states = finite(states)
+    classes = np.zeros(len(states), dtype=int) if classes is None else np.asarray(classes)
+    ones = np.ones(len(states))
+    coordinates, axes = coordinates_of(states)
+    rows = centring_matrix(classes, ones) @ coordinates
+    spread, size = ((x**2).sum(axis=(0, 2)) for x in (rows.transpose(1, 0, 2), states))
+    if (spread <= np.finfo(float).eps * size).any():
+        raise InputError("states that do not vary within classes cannot be whitened; give more")
+    covariance = shrunk_covariance(rows, ones, states.shape[-1])
+    scale, rest = covariance.power(-0.5)
+    basis = np.einsum("lvk,lvd->lkd", covariance.vectors, axes)
+    return Whitening(basis, scale, rest, covariance.shrinkage)
+
+
+@dataclass(frozen=True)
+class CausalCoordinates:
+    """Coordinates in which the plain inner product of residual directions is the causal one.
+
+    Attributes:
+        root: R with Rᵀ R = Cov(γ).
+    """
+
+    root: Float[np.ndarray, "d_model d_model"]
+
+    def __call__(self, states: States) -> States:
+        """States, or directions, in these coordinates.
+
+        Raises:
+            InputError: another width than the unembedding's.
+        """
+        if np.shape(states)[-1] != self.root.shape[-1]:
+            raise InputError(
+                f"states of width {np.shape(states)[-1]} for an unembedding of width "
+                f"{self.root.shape[-1]}; give the head of the same model"
+            )
+        return np.asarray(states, dtype=np.float64) @ self.root.T
+
+
+def causal_coordinates(unembedding: Float[np.ndarray, "vocab d_model"]) -> CausalCoordinates:
+    """Causal coordinates from the weights of the LM head, one row per token.
+
+    Raises:
+        InputError: not a matrix, or not finite.
+    """
+    rows = np.asarray(unembedding, dtype=np.float64)
+    if rows.ndim != 2 or not np.isfinite(rows).all():
+        raise InputError(
+            f"an unembedding of shape {rows.shape}; expected finite (vocabulary, d_model)"
+        )
+    centred = (rows - rows.mean(axis=0)) / np.sqrt(len(rows))
+    return CausalCoordinates(np.linalg.qr(centred).R)

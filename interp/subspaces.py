@@ -1,0 +1,202 @@
+r"""Subspaces compared: principal angles, overlap, and a map of overlaps between labels.
+
+Overlap is :math:`\lVert U^\top V\rVert_F^2 / \min(k_U, k_V)`, the mean squared cosine of the
+principal angles: 1 for the same subspace (or one inside the other), max(k) / d for random ones. It
+is never negative, so that noise overlaps too, and the more the fewer dimensions the states fill: a
+value means nothing without its null. Unlike the cosines of :mod:`interp.geometry` it is not
+cross-fitted; the ceiling says how much of it noise takes away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.contrast import Contrast
+from interp.directions.mean_difference import mean_difference_weights
+from interp.directions.subspace import ContrastSubspace, contrast_bases
+from interp.errors import InputError
+from interp.intervals import normal_quantile
+from interp.nulls import covariance_matched_overlaps, isotropic_overlap
+from interp.permutation import permutation_p_values, permuted_weights, standardised
+from interp.rows import coordinates_of
+from interp.similarity_map import SimilarityMap
+
+Basis = Float[np.ndarray, "dimension d_model"]
+
+
+def principal_angles(a: Basis, b: Basis) -> Float[np.ndarray, " angle"]:
+    """Principal angles between the spans of the rows of ``a`` and ``b``, in degrees, ascending.
+
+    Through sines where cosines lose their digits (Björck and Golub 1973), so that a subspace makes
+    0° with itself and not 1e-6.
+
+    Raises:
+        InputError: other widths, or rows that are linearly dependent.
+    """
+    from scipy.linalg import subspace_angles
+
+    _check_bases(a, b)
+    return np.sort(np.degrees(subspace_angles(np.asarray(a).T, np.asarray(b).T)))
+
+
+def subspace_overlap(a: Basis, b: Basis) -> float:
+    """Mean squared cosine of the principal angles, over the smaller of the two dimensions.
+
+    Raises:
+        InputError: other widths, or rows that are linearly dependent.
+    """
+    return float(np.mean(np.cos(np.radians(principal_angles(a, b))) ** 2))
+
+
+def overlap_map(
+    contrasts: Mapping[str, Contrast],
+    *,
+    dimensions: int = 2,
+    layers: Sequence[int] | None = None,
+    permutations: int = 200,
+    resamples: int = 50,
+    seed: int = 0,
+    level: float = 0.95,
+) -> SimilarityMap:
+    """Overlaps between the labels' subspaces (:class:`interp.directions.ContrastSubspace`).
+
+    ``null_low`` and ``null_high`` hold the central share of the overlaps under permuted labels,
+    twins together: subspaces of noise with the prompts' own covariance. P-values are one-sided,
+    corrected by max-T over overlaps in their permutations' standard deviations. A label's subspace
+    exists where its excess is beyond that share of its permutations'; reliability is the root mean
+    squared cosine between halves. Intervals take their width from resampled prompts and stand at
+    the value: they say how far it would vary, and nothing of the pull of noise on it.
+
+    Args:
+        contrasts: by label; of different prompts.
+        dimensions: of every subspace.
+        layers: names of the layers; 0, 1, … by default.
+        permutations: labellings drawn, the observed one included.
+        resamples: bootstrap samples behind intervals and reliabilities.
+        seed: of all of it.
+        level: coverage of intervals and bands.
+
+    Raises:
+        InputError: fewer than two labels, contrasts of different layers or widths, or more
+            dimensions than the prompts allow.
+    """
+    labels, k = tuple(contrasts), len(contrasts)
+    if k < 2:
+        raise InputError(f"{k} label; a map of overlaps needs at least two")
+    shapes = {contrast.positive.shape[1:] for contrast in contrasts.values()}
+    if len(shapes) > 1:
+        raise InputError(f"contrasts have (layer, d_model) = {sorted(shapes)}; collect them alike")
+    ((depth, width),) = shapes
+    names = tuple(range(depth)) if layers is None else tuple(layers)
+    if len(names) != depth:
+        raise InputError(f"{len(names)} layer names for {depth} layers")
+    rng = np.random.default_rng(seed)
+    pairs = list(combinations(range(k), 2))
+
+    reliability, exists, drawn, resampled, axes = [], [], [], [], []
+    for contrast in contrasts.values():
+        estimator = ContrastSubspace(
+            dimensions=dimensions, resamples=resamples, level=level, seed=seed
+        )
+        groups = contrast.units.tolist()
+        fitted = estimator.fit(contrast.states, contrast.classes == 0, groups)
+        reliability.append(fitted.reliability_)
+        coordinates, own_axes = coordinates_of(contrast.states)
+        bases, excess = contrast_bases(
+            coordinates, permuted_weights(contrast, permutations, rng), dimensions
+        )
+        total = excess.sum(axis=-1)
+        exists.append(total[0] > np.quantile(total, level, axis=0))
+        drawn.append(bases)
+        again = mean_difference_weights(contrast, _resampled(contrast, resamples, rng))
+        resampled.append(contrast_bases(coordinates, again, dimensions)[0])
+        axes.append(own_axes)
+
+    def overlaps(bases: list[np.ndarray]) -> Float[np.ndarray, "draw layer pair"]:
+        found = []
+        for i, j in pairs:
+            between = axes[i] @ axes[j].transpose(0, 2, 1)
+            cosines = np.einsum("slvk,lvw,slwm->slkm", bases[i], between, bases[j], optimize=True)
+            found.append((cosines**2).sum(axis=(2, 3)) / dimensions)
+        return np.stack(found, axis=-1)
+
+    statistics = overlaps(drawn)
+    p, p_corrected = permutation_p_values(standardised(statistics))
+    spread = np.nanstd(_logit(overlaps(resampled)), axis=0)
+    reach = normal_quantile((1 + level) / 2) * spread
+    matched = covariance_matched_overlaps(
+        tuple(contrasts.values()), pairs, dimensions=dimensions, rng=rng
+    )
+    there = np.stack(exists, axis=-1)
+    defined = np.stack([there[:, i] & there[:, j] for i, j in pairs], axis=-1)
+    value = statistics[0]
+    # The whole has 2ρ/(1 + ρ) where halves have ρ (Spearman and Brown).
+    lasting = np.clip(np.stack(reliability, axis=-1), 0.0, 1.0)
+    lasting = 2 * lasting / (1 + lasting)
+
+    def cells(of_pairs: np.ndarray, diagonal: np.ndarray | float = np.nan) -> np.ndarray:
+        filled = np.empty((depth, k, k))
+        for index, (i, j) in enumerate(pairs):
+            filled[:, i, j] = filled[:, j, i] = of_pairs[..., index]
+        filled[:, np.arange(k), np.arange(k)] = diagonal
+        return filled
+
+    with_itself = np.where(there, 1.0, np.nan)
+    tail = (1 - level) / 2
+    return SimilarityMap(
+        measure=f"overlap of {dimensions}-dimensional subspaces",
+        labels=labels,
+        layers=names,
+        value=cells(np.where(defined, value, np.nan), with_itself),
+        low=cells(np.where(defined, _expit(_logit(value) - reach), np.nan), with_itself),
+        high=cells(np.where(defined, _expit(_logit(value) + reach), np.nan), with_itself),
+        null_low=cells(np.quantile(statistics, tail, axis=0)),
+        null_high=cells(np.quantile(statistics, 1 - tail, axis=0)),
+        p=cells(p),
+        p_corrected=cells(p_corrected),
+        defined=cells(defined, there).astype(bool),
+        reliability=np.stack(reliability, axis=-1),
+        n=tuple(contrast.n for contrast in contrasts.values()),
+        isotropic=cells(
+            np.full(value.shape, isotropic_overlap(width, (dimensions, dimensions), level))
+        ),
+        covariance_matched=cells(np.quantile(matched, level, axis=0)),
+        ceiling=lasting[:, :, None] * lasting[:, None, :],
+        limits=(0.0, 1.0),
+    )
+
+
+def _resampled(
+    contrast: Contrast, resamples: int, rng: np.random.Generator
+) -> Float[np.ndarray, "sample row"]:
+    """How often each row is drawn when units are drawn with replacement."""
+    units = contrast.units
+    n = int(units.max()) + 1
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)[:, units]
+
+
+def _check_bases(a: Basis, b: Basis) -> None:
+    for basis in (np.asarray(a), np.asarray(b)):
+        if basis.ndim != 2 or np.linalg.matrix_rank(basis) < len(basis):
+            raise InputError(
+                f"a basis of shape {basis.shape}; expected (dimension, d_model) with independent "
+                "rows"
+            )
+    if np.shape(a)[1] != np.shape(b)[1]:
+        raise InputError(
+            f"subspaces of {np.shape(a)[1]} and of {np.shape(b)[1]} dimensions; compare states of "
+            "the same width"
+        )
+
+
+def _logit(overlap: np.ndarray) -> np.ndarray:
+    inside = np.clip(overlap, 1e-9, 1 - 1e-9)
+    return np.log(inside / (1 - inside))
+
+
+def _expit(log_odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-log_odds))
