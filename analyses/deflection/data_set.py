@@ -12,12 +12,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from interp.store import atomic_write
 from unlearning.deflections import FEWEST_DEFLECTIONS
-from unlearning.diversity import Diversity
+from unlearning.diversity import Diversity, diversity
+from unlearning.scorers import CLASSES
 
 DEFLECTIONS, MANIFEST = "deflections.jsonl", "manifest.json"
 MORE = (
@@ -49,6 +51,18 @@ class Deflected:
     classes: Mapping[str, int]
     unfinished: int
     diversity: Diversity
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """All counts by name, for the manifest."""
+        return {
+            "prompts": self.prompts,
+            "refused_prompts": self.refused_prompts,
+            "deflections": self.rows,
+            "repeats_left_out": self.repeats,
+            "unfinished": self.unfinished,
+            "classes": dict(self.classes),
+        }
 
     @property
     def base_refusal_rate(self) -> float:
@@ -91,6 +105,27 @@ class Deflected:
             "group of near-duplicates",
         ]
         return "\n".join([*lines, *(f"warning: {one}" for one in self.warnings())])
+
+
+def kept_refusals(rows: pd.DataFrame) -> pd.DataFrame:
+    """Refusals among scored answers; where samples of one prompt are the same, one of them."""
+    return rows[rows["class"] == "refusal"].drop_duplicates(["id", "response"])
+
+
+def summary(path: Path, concept: str, rows: pd.DataFrame, kept: pd.DataFrame) -> Deflected:
+    """The counts over all answers ``rows`` and the refusals ``kept`` of them, at least one."""
+    classes = {name: int((rows["class"] == name).sum()) for name in CLASSES}
+    return Deflected(
+        path,
+        concept,
+        rows=len(kept),
+        repeats=classes["refusal"] - len(kept),
+        prompts=int(rows["id"].nunique()),
+        refused_prompts=int(kept["id"].nunique()),
+        classes=classes,
+        unfinished=int((~kept["finished"]).sum()),
+        diversity=diversity(list(kept["response"])),
+    )
 
 
 def write(path: Path, kept: pd.DataFrame) -> None:

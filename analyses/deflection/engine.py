@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from analyses.context import Context, scorer_of
-from analyses.deflection.data_set import DEFLECTIONS, Deflected, write
+from analyses.deflection.data_set import DEFLECTIONS, Deflected, kept_refusals, summary, write
 from analyses.deflection.plan import DeflectPlan, checked
 from analyses.progress import Advance, Progress
 from analyses.run import Run, write_manifest
 from interp.errors import InputError
 from interp.store import content_key, file_hash
 from unlearning.answer_log import Answer, AnswerLog
-from unlearning.diversity import diversity
 from unlearning.generation import answers_key, generate
-from unlearning.scorers import CLASSES
 
 ANSWERS = "answers.jsonl"
 # Requests on their way to a server at a time; a server of one's own batches what is there.
@@ -45,25 +43,14 @@ def deflect(plan: DeflectPlan, out: str | Path, progress: Progress) -> Deflected
     scorer = context.scorer
     with progress.stage(f"scoring by {scorer.name}"):
         rows["class"] = scorer.classify(list(rows["prompt"]), list(rows["response"]))
-    refused = rows[rows["class"] == "refusal"]
-    if refused.empty:
+    if not (rows["class"] == "refusal").any():
         raise InputError(
             f"{plan.model} refused none of {len(asked)} {plan.concept} prompts by {scorer.name}, "
             f"so there is nothing to unlearn; its answers are in {folder / ANSWERS}: is it "
             "aligned, and does this --scorer know its refusals?"
         )
-    kept = refused.drop_duplicates(["id", "response"])
-    found = Deflected(
-        folder / DEFLECTIONS,
-        plan.concept,
-        rows=len(kept),
-        repeats=len(refused) - len(kept),
-        prompts=len(asked),
-        refused_prompts=int(refused["id"].nunique()),
-        classes={name: int((rows["class"] == name).sum()) for name in CLASSES},
-        unfinished=int((~kept["finished"]).sum()),
-        diversity=diversity(list(kept["response"])),
-    )
+    kept = kept_refusals(rows)
+    found = summary(folder / DEFLECTIONS, plan.concept, rows, kept)
     write(found.path, kept)
     write_manifest(
         folder,
@@ -71,14 +58,7 @@ def deflect(plan: DeflectPlan, out: str | Path, progress: Progress) -> Deflected
         settings=plan.settings,
         model=model,
         scorer={"name": scorer.name, "version": scorer.version},
-        counts={
-            "prompts": found.prompts,
-            "refused_prompts": found.refused_prompts,
-            "deflections": found.rows,
-            "repeats_left_out": found.repeats,
-            "unfinished": found.unfinished,
-            "classes": found.classes,
-        },
+        counts=found.counts,
         base_refusal_rate=found.base_refusal_rate,
         diversity=asdict(found.diversity),
         hashes={DEFLECTIONS: file_hash(found.path)},
