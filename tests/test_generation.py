@@ -71,6 +71,22 @@ def test_the_checkpoint_s_decoding_settings_do_not_count(checkpoint_of: Checkpoi
     assert [answer.ids for answer in generate(lm, PROMPTS, max_new_tokens=LENGTH)] == expected
 
 
+def test_a_model_in_training_answers_without_dropout_and_goes_on_in_training(
+    checkpoint_of: Checkpoints,
+) -> None:
+    lm = LanguageModel.load(checkpoint_of("gpt2"))  # the one that has dropout
+    expected = generate(lm, PROMPTS, max_new_tokens=LENGTH)
+    lm.model.train()
+    assert generate(lm, PROMPTS, max_new_tokens=LENGTH) == expected
+    assert lm.model.training
+    with (
+        mock.patch.object(lm.model, "generate", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        generate(lm, PROMPTS)
+    assert lm.model.training
+
+
 # Memory
 
 

@@ -61,7 +61,8 @@ def generate(
     """Answer every prompt; greedy at temperature 0, else sampled from the full distribution.
 
     Args:
-        lm: the model; its checkpoint's own decoding settings are not used.
+        lm: the model, in eval mode while it answers; its checkpoint's own decoding settings are not
+            used.
         prompts: one that stands there n times is sampled n times.
         max_new_tokens: of one answer; ``finished`` is False where this ended it.
         batch_size: prompts in one forward; fewer once a batch did not fit into memory.
@@ -151,8 +152,13 @@ def _batches(
         )
         return [_cut(lm, ids, stops) for ids in output[:, width:].tolist()]
 
-    for chosen, answers in in_fitting_batches(rows, batch_size, answer):
-        yield {asked[i]: one for i, one in zip(chosen, answers, strict=True)}
+    training = lm.model.training
+    lm.model.eval()
+    try:
+        for chosen, answers in in_fitting_batches(rows, batch_size, answer):
+            yield {asked[i]: one for i, one in zip(chosen, answers, strict=True)}
+    finally:
+        lm.model.train(training)
 
 
 def _cut(lm: LanguageModel, ids: list[int], stops: frozenset[int]) -> Answer:
