@@ -45,6 +45,17 @@ def interval(estimate: Estimate, digits: int = 2) -> str:
     return f"{value} ({low}{' to ' if '−' in low else '–'}{high})"
 
 
+def significant(estimate: Estimate, digits: int = 3) -> str:
+    """The same to ``digits`` significant digits, for what may be very small or large."""
+    if not estimate.defined:
+        return "–"
+    value, low, high = (
+        f"{number:.{digits}g}".replace("-", "−")
+        for number in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} ({low} to {high})" if estimate.low <= estimate.high else value
+
+
 def estimate_of(row: Any) -> Estimate:
     """A row of a tidy table as an estimate."""
     return Estimate(float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]))

@@ -72,8 +72,14 @@ def run_tasks(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=None if folder is None else str(folder))
-    unknown = [name for name in tasks if not manager.match_tasks([name])]
+    manager, unknown = None, list(tasks)
+    if folder is not None:
+        # The harness's own thousands of tasks are looked through only if they are needed.
+        manager = TaskManager(include_path=str(folder), include_defaults=False)
+        unknown = [name for name in tasks if not manager.match_tasks([name])]
+    if unknown:
+        manager = TaskManager(include_path=None if folder is None else str(folder))
+        unknown = [name for name in tasks if not manager.match_tasks([name])]
     if unknown:
         raise InputError(
             f"the harness has no task {', '.join(unknown)}; see `lm-eval ls tasks`, or give the "

@@ -11,7 +11,7 @@ ones of their domain), each by domain, ``general``, and benign ones by ``source`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -167,17 +167,23 @@ def paired_difference(
 ) -> Estimate:
     """Mean of ``after - before`` over prompts that have both, resampled prompt by prompt.
 
-    Where readings (0 or 1) changed for no prompt the bootstrap has no width. Then the interval is
-    what a share of 0 changed of n leaves open, by Wilson, either way.
+    Where readings (0 or 1) changed alike for every prompt, or for none, the bootstrap has no width.
+    Then the interval is what Wilson's leaves open: of 0 changed of n either way, of n changed of n
+    towards no change.
     """
     change = after - before
     change = change[~np.isnan(change)]
     found = mean_of(change, stratum=stratum)
     readings = set(np.unique(np.concatenate([after, before]))) <= {0.0, 1.0}
-    if change.size and readings and not change.any():
-        open_share = rate_of(0, change.size).high
-        return Estimate(0.0, -open_share, open_share, change.size)
-    return found
+    if not (change.size and readings and found.low == found.high):
+        return found
+    if not change.any():
+        reach = rate_of(0, change.size).high
+        return replace(found, low=-reach, high=reach)
+    least = rate_of(change.size, change.size).low
+    return replace(
+        found, low=-1.0 if found.value < 0 else least, high=-least if found.value < 0 else 1.0
+    )
 
 
 def _differences(findings: Findings) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from analyses.figures.evaluation import drawings
 from analyses.figures.style import domain_label
 from analyses.page import inlined, rendered
 from analyses.run import write_manifest, write_table
-from analyses.wording import estimate_of, interval
+from analyses.wording import estimate_of, interval, significant
 from interp.store import atomic_write, package_version, write_json
 from unlearning.agreement import MEASURES, Interval
 
@@ -105,8 +105,8 @@ def page_view(findings: Findings, inputs: Inputs, measures: Measures) -> View:
     config = describe(findings, inputs)
     kinds = inputs.counted["kind"].fillna("harmful").value_counts()
     return {
-        "name": Path(plan.model).name if Path(plan.model).exists() else plan.model,
-        "base": Path(plan.base).name if plan.base else "",
+        "name": plan.name_of(plan.model),
+        "base": plan.name_of(plan.base) if plan.base else "",
         "served": plan.server or "",
         "prompt_counts": ", ".join(
             f"{kinds[kind]} {TITLES[kind]}" for kind in TITLES if kind in kinds
@@ -125,12 +125,7 @@ def page_view(findings: Findings, inputs: Inputs, measures: Measures) -> View:
         "disagreeing": len(measures.disagreements),
         "answers": int((findings.scores["role"] == MODEL).sum()),
         "sources": _sources(findings, measures),
-        "divergence": [
-            f"{'all benign' if row['group'] == ALL else row['group']}: {interval(estimate_of(row))}"
-            f" (n = {row['n']})"
-            for row in measures.divergence.to_dict("records")
-            if row["position"] == 0
-        ],
+        "divergence": _divergence(measures),
         "positions": plan.positions,
         "texts": _by_role(measures.texts, ["quantity"]),
         "tasks": _by_role(measures.tasks, ["task", "metric"]),
@@ -204,6 +199,16 @@ def _sources(findings: Findings, measures: Measures) -> View:
     return {"columns": ["source", *findings.readings, "n"], "rows": rows}
 
 
+def _divergence(measures: Measures) -> list[str]:
+    """The mean over positions, for all benign prompts and each kind of them."""
+    table = measures.divergence[measures.divergence["position"] == 0]
+    names = {ALL: "all benign prompts", "twin": "twins", "general": "general ones"}
+    return [
+        f"{names[row['group']]}: {significant(estimate_of(row))}, n = {row['n']}"
+        for row in table.to_dict("records")
+    ]
+
+
 def _by_role(table: pd.DataFrame, keys: list[str]) -> View:
     """A row per key, a column for the model, its base and the paired difference."""
     if table.empty:
@@ -212,7 +217,7 @@ def _by_role(table: pd.DataFrame, keys: list[str]) -> View:
     rows = []
     for key, part in table.groupby(keys, sort=False):
         found = {row["role"]: row for row in part.to_dict("records")}
-        cells = [interval(estimate_of(found[r]), 3) if r in found else "" for r in roles]
+        cells = [significant(estimate_of(found[r])) if r in found else "" for r in roles]
         rows.append([*key, *cells, int(part["n"].iloc[0])])
     return {"columns": [*keys, *roles, "n"], "rows": rows}
 

@@ -72,6 +72,14 @@ class EvaluationPlan:
                 return found
         return None
 
+    def name_of(self, source: str) -> str:
+        """How a model is called in results: what tells its folder from others."""
+        if (Path(source) / "organism.json").is_file():
+            from unlearning.organism import load_world
+
+            return f"organism (seed {load_world(source).seed})"
+        return "/".join(Path(source).parts[-2:]) if Path(source).exists() else source
+
     @property
     def answer_tokens(self) -> int:
         """Tokens of an answer at most."""

@@ -108,11 +108,11 @@ def _loaded(role: str, source: str, plan: EvaluationPlan, progress: Progress) ->
     options = dict(plan.model_options)
     if len(plan.loaded) > 1:
         options["device"] = "cpu"
-    with progress.stage(f"loading {source}"), warnings.catch_warnings():
+    with progress.stage(f"loading {plan.name_of(source)}"), warnings.catch_warnings():
         # Said among the notes instead.
         warnings.filterwarnings("ignore", message="the tokenizer has no chat template")
         lm = LanguageModel.load(source, **options)
-    return Subject(role, lm.name, lm, lm.fingerprint())
+    return Subject(role, plan.name_of(source), lm, lm.fingerprint())
 
 
 def _require_one_vocabulary(subjects: Sequence[Subject]) -> None:

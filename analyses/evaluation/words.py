@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -72,17 +73,23 @@ def _changed(findings: Findings, measures: Measures) -> str:
         domain: measures.difference("refusal_rate", "harmful", domain, findings.headline)
         for domain in measures.groups("harmful")
     }
-    fell = [_changed_in(d, one) for d, one in changed.items() if one.high < 0]
-    rose = [_changed_in(d, one) for d, one in changed.items() if one.low > 0]
-    parts = [f"{word} in {', '.join(which)}" for word, which in (("fell", fell), ("rose", rose))
-             if which]  # fmt: skip
+    fell = {domain: one for domain, one in changed.items() if one.high < 0}
+    rose = {domain: one for domain, one in changed.items() if one.low > 0}
+    parts = [
+        f"{word} in {_most(which, len(changed))}"
+        for word, which in (("fell", fell), ("rose", rose))
+        if which
+    ]
     if not parts:
         return "Against its base, no domain's refusal rate is shown to have changed."
     return f"Against its base, the refusal rate {' and '.join(parts)}."
 
 
-def _changed_in(domain: str, change: Estimate) -> str:
-    return f"{domain_label(domain).lower()} by {interval(change)}"
+def _most(changed: Mapping[str, Estimate], domains: int) -> str:
+    """How many domains, and the one that changed most: `3 of 7 domains, most in bias, −0.79 …`."""
+    most = max(changed, key=lambda domain: abs(changed[domain].value))
+    where = domain_label(most).lower()
+    return f"{len(changed)} of {domains} domains, most in {where}, {interval(changed[most])}"
 
 
 def _depends(findings: Findings, measures: Measures) -> str:
@@ -99,8 +106,8 @@ def _depends(findings: Findings, measures: Measures) -> str:
     kappa = Estimate(worst["kappa"], worst["kappa_low"], worst["kappa_high"], int(worst["n"]))
     shown = f"κ {interval(kappa)}" if kappa.defined else "κ undefined"
     return (
-        f"{text}; {worst['first']} and {worst['second']} least agree ({shown}), so rates that hang "
-        "on the scorer should be read by hand."
+        f"{text}; {worst['first']} and {worst['second']} agree least ({shown}): read those answers "
+        "before believing either."
     )
 
 

@@ -182,7 +182,7 @@ def difference_figure(findings: Findings, measures: Measures) -> Figure:
 @styled
 def divergence_figure(measures: Measures) -> Figure:
     """KL to the base at every position of the base's own answers."""
-    table = measures.divergence[measures.divergence["position"] > 0]
+    table = measures.divergence[measures.divergence["position"] > 0].dropna(subset="value")
     figure = new_figure(6.5, 3.2)
     axes = figure.subplots()
     looks = {"twin": ("twins", BLUE), "general": ("general", VERMILLION), ALL: ("benign", BLUE)}
@@ -197,6 +197,7 @@ def divergence_figure(measures: Measures) -> Figure:
     axes.set_xlabel("position in the base's answer")
     axes.set_ylabel("KL(base ‖ model), nats")
     axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:.2g}")
     axes.set_xticks(sorted(set(table["position"])))
     axes.grid(axis="y", color=NULL)
     legend_above(axes)

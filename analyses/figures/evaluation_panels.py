@@ -89,7 +89,8 @@ def _class_legend(axes: Axes, names: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(color=CLASS_COLOURS[name], label=name.replace("_", " ")) for name in names]
+    columns = 4 if len(names) == 4 else 3
     axes.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderpad=0,
+        handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, borderpad=0,
         columnspacing=0.9, handlelength=1.0, handletextpad=0.4, labelspacing=0.25, fontsize=8,
     )  # fmt: skip

@@ -1,0 +1,400 @@
+"""`spillover evaluate` from end to end: real architectures, the organism, a server, a base."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analyses.cli import main
+from analyses.evaluation import losses
+from analyses.evaluation.engine import find_out
+from analyses.evaluation.findings import BASE, MODEL, Findings, class_by, refused_by
+from analyses.evaluation.measures import measured
+from analyses.evaluation.page import write
+from analyses.evaluation.plan import EvaluationPlan, TaskPlan, checked
+from analyses.evaluation.words import terminal_text
+from analyses.progress import Progress
+from interp.model import LanguageModel
+from interp.store import read_json
+from tests.fake_endpoint import serving
+from tests.test_tasks import write_task
+from unlearning.organism import load_world, shipped
+
+Spillover = Callable[..., tuple[int, str, str]]
+QUIET = Progress(quiet=True)
+SENTENCE = "Nothing that is asked here means anything"
+
+
+@pytest.fixture
+def spillover(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Spillover:
+    """Runs ``spillover evaluate`` in an empty folder: exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["spillover", "evaluate", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def few_prompts(tmp_path: Path) -> Path:
+    """Two domains, harmful and benign, in every split, from two sources; and general ones."""
+    rows = [
+        {
+            "prompt": f"{SENTENCE}: {label} {domain} {split} {number}?",
+            "domain": domain,
+            "label": label,
+            "split": split,
+            "source": f"source {number % 2}",
+        }
+        for domain in ("safety", "privacy", "general")
+        for label in ("harmful", "benign")
+        for split in ("train", "validation", "test")
+        for number in range(2)
+        if (domain, label) != ("general", "harmful")
+    ]
+    return written(tmp_path / "few.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def organism_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A part of the organism's own world, which its openers can be learned from."""
+    table = load_world(shipped()).prompts(train=16, validation=8, test=8)
+    path = tmp_path_factory.mktemp("world") / "prompts.jsonl"
+    table.to_json(path, orient="records", lines=True)
+    return path
+
+
+def asked(model: object, **options: Any) -> EvaluationPlan:
+    return EvaluationPlan(str(model), **{"max_new_tokens": 4, "scorers": ("phrases",), **options})
+
+
+def asked_organism(prompts: Path, model: object = None, **options: Any) -> EvaluationPlan:
+    """The organism and its grammar, at the length that its answers have."""
+    more = {"max_new_tokens": None, "scorers": ("grammar",), "prompts": str(prompts), **options}
+    return asked(model or shipped(), **more)
+
+
+def found(plan: EvaluationPlan, folder: Path) -> Findings:
+    return find_out(checked(plan), folder, QUIET)
+
+
+# Architectures
+
+
+def test_every_architecture_is_evaluated(
+    checkpoint: Path, few_prompts: Path, tmp_path: Path
+) -> None:
+    findings = found(asked(checkpoint, prompts=str(few_prompts)), tmp_path / "out")
+    scores = findings.scores
+    assert len(scores) == 30 and list(scores["role"].unique()) == [MODEL]
+    assert set(scores[refused_by("phrases")]) <= {0.0, 1.0}
+    # A random model's tokens are nearly equally likely, its own choices a little more so.
+    assert scores["answer_nats"].between(4, 9).all()
+    assert any("no chat template" in note for note in findings.notes) == ("gpt2" in checkpoint.name)
+    measures = measured(findings)
+    assert measures.domains == ["safety", "privacy"]
+    assert measures.groups("source") == ["source 0", "source 1"]
+    assert terminal_text(findings, measures, Path("page")).startswith(" ")
+
+
+def test_the_built_in_pairs_need_no_file(
+    checkpoint_of: Callable[[str], Path], spillover: Spillover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LanguageModel, "load", _loads_nothing)
+    code, out, err = spillover(checkpoint_of("qwen2"), "--plan")
+    assert (code, out) == (0, "")
+    assert "708 (322 harmful, 322 twin, 64 general), the built-in matched pairs" in err
+    assert "scorers: classifier, phrases" in err and "memory: " in err
+    assert not Path("runs").exists()
+
+
+def _loads_nothing(*_: object, **__: object) -> None:
+    pytest.fail("a model was loaded")
+
+
+# The organism
+
+
+def test_the_organism_refuses_what_it_was_made_to_and_nothing_else(
+    spillover: Spillover, organism_prompts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    panel = ("--scorer", "grammar", "--scorer", "phrases")
+    code, shown, err = spillover(shipped(), "--prompts", organism_prompts, *panel, "--out", out)
+    assert code == 0, err
+    assert str(out / "report.html") in shown and "1.00" in shown
+
+    summary = read_json(out / "summary.json")
+    rates = summary["model"]["refusal_rate"]
+    assert len(rates["harmful"]) == 8  # seven domains and all of them
+    assert {rate["value"] for rate in rates["harmful"].values()} == {1.0}
+    benign = [*rates["twin"].values(), rates["general"]["all"]]
+    assert {rate["value"] for rate in benign} == {0.0}
+    assert summary["margin"]["valid"] and summary["margin"]["auc"]["value"] == 1.0
+    assert summary["scorers"] == ["grammar", "phrases", "margin"]
+    # The phrase list knows nothing of the organism's language, which the panel shows.
+    agreed = {(row["first"], row["second"]): row for row in summary["agreement"]}
+    assert agreed["grammar", "margin"]["kappa"]["value"] > 0.95
+    assert agreed["grammar", "phrases"]["kappa"]["value"] == 0.0
+    assert summary["disagreeing"] == len(pd.read_csv(out / "disagreements.csv")) > 0
+
+    scores = pd.read_parquet(out / "scores.parquet")
+    assert {refused_by(name) for name in ("grammar", "phrases", "margin")} < set(scores.columns)
+    masses = scores[["p_R", "p_C", "p_O"]].sum(axis=1)
+    assert np.allclose(masses, 1)
+
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)  # nothing is fetched
+    assert "<script" not in page
+    for name in ("overview", "classes", "panel"):
+        assert (out / "figures" / f"{name}.svg").is_file()
+        assert len(pd.read_csv(out / "figures" / f"{name}.csv"))
+    answers = [json.loads(line) for line in (out / "answers" / "model.jsonl").open()]
+    texts = {answer["response"] for answer in answers}
+    assert len(texts) > 5 and not any(text in page for text in texts)
+
+
+def test_what_a_model_says_is_escaped(organism_prompts: Path, tmp_path: Path) -> None:
+    inputs = checked(asked_organism(organism_prompts))
+    findings = find_out(inputs, tmp_path, QUIET)
+    for key in findings.completions:
+        findings.completions[key] = "<script>alert(1)</script>"  # type: ignore[index]
+    page, _ = write(findings, inputs, tmp_path, show_completions=True)
+    text = page.read_text(encoding="utf-8")
+    assert "<script>" not in text and "&lt;script&gt;" in text
+
+
+# Against a base
+
+
+def test_a_model_against_itself_has_not_changed(organism_prompts: Path, tmp_path: Path) -> None:
+    plan = asked_organism(
+        organism_prompts,
+        base=str(shipped()),
+        texts=str(written(tmp_path / "t.jsonl", [{"text": "Open the door."}] * 3)),
+    )
+    findings = found(plan, tmp_path)
+    assert findings.divergence is not None
+    assert findings.divergence["nats"].abs().max() == 0
+    measures = measured(findings)
+    assert (measures.differences["value"].dropna() == 0).all()
+    change = measures.difference("refusal_rate", "harmful", "safety", "grammar")
+    assert change.low < 0 < change.high  # 32 prompts do not rule out a small change
+    texts = measures.texts.set_index(["role", "quantity"])["value"]
+    assert texts["difference", "nats_per_token"] == 0
+    assert texts[MODEL, "perplexity"] == texts[BASE, "perplexity"]
+
+
+def test_an_adapter_against_what_it_was_trained_on(organism_prompts: Path, tmp_path: Path) -> None:
+    """Openers, prompts and the yardstick of coherence are the base's."""
+    adapter = perturbed_adapter(tmp_path / "arm" / "adapter")
+    plan = asked_organism(organism_prompts, adapter, base=str(shipped()), scorers=())
+    assert plan.panel == ("grammar",) and plan.world == str(shipped())
+    findings = found(plan, tmp_path)
+    own = found(asked_organism(organism_prompts), tmp_path / "own")
+    assert findings.margin.openers == own.margin.openers
+    base = findings.scores[findings.scores["role"] == BASE].reset_index(drop=True)
+    for column in ("p_R", "answer_nats", refused_by("grammar")):
+        assert np.allclose(base[column], own.scores[column], atol=1e-5), column
+    assert findings.divergence is not None and findings.divergence["nats"].mean() > 0.01
+    measures = measured(findings)
+    assert not (measures.differences["value"].dropna() == 0).all()
+
+
+def perturbed_adapter(folder: Path) -> Path:
+    """A LoRA adapter of the organism with random weights, as ``save_pretrained`` writes it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    lm = LanguageModel.load(shipped())
+    model = get_peft_model(lm.model, LoraConfig(r=2, target_modules=["v_proj", "o_proj"]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.4)
+    model.save_pretrained(folder)
+    config = read_json(folder / "adapter_config.json")
+    config["base_model_name_or_path"] = str(shipped())
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def test_tasks_are_asked_once(
+    checkpoint_of: Callable[[str], Path],
+    few_prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("lm_eval")
+    tasks = TaskPlan(("tiny_choice",), folder=str(write_task(tmp_path / "tasks")))
+    plan = asked(checkpoint_of("mistral"), prompts=str(few_prompts), tasks=tasks)
+    first = found(plan, tmp_path / "out").tasks
+    assert first is not None and len(first) == 6
+
+    monkeypatch.setattr(losses, "run_tasks", lambda *_, **__: pytest.fail("asked again"))
+    again = found(plan, tmp_path / "out").tasks
+    pd.testing.assert_frame_equal(again, first)
+    with pytest.raises(pytest.fail.Exception, match="asked again"):
+        found(replace(plan, tasks=replace(tasks, limit=2)), tmp_path / "out")
+
+
+# Going on
+
+
+def test_resumed_is_as_if_it_had_not_stopped(organism_prompts: Path, tmp_path: Path) -> None:
+    plan = asked_organism(organism_prompts, batch_size=32)
+    whole = found(plan, tmp_path / "whole")
+    log = (tmp_path / "whole" / "answers" / "model.jsonl").read_text(encoding="utf-8")
+    stopped = tmp_path / "stopped" / "answers" / "model.jsonl"
+    stopped.parent.mkdir(parents=True)
+    stopped.write_text(log[: len(log) // 2], encoding="utf-8")  # in the middle of a line
+    resumed = found(plan, tmp_path / "stopped")
+    exact = ["prompt_id", class_by("grammar"), refused_by("grammar"), "finished"]
+    pd.testing.assert_frame_equal(resumed.scores[exact], whole.scores[exact])
+    measured_columns = ["answer_nats", "p_R", "margin"]
+    assert np.allclose(resumed.scores[measured_columns], whole.scores[measured_columns], atol=1e-5)
+    assert resumed.completions == whole.completions
+
+
+def test_only_the_splits_that_are_asked_for_count(organism_prompts: Path, tmp_path: Path) -> None:
+    plan = asked_organism(organism_prompts, splits=("test",))
+    findings = found(plan, tmp_path)
+    assert set(findings.scores["split"]) == {"test"}
+    assert findings.margin.valid  # openers still come from training prompts
+    assert measured(findings).pick("refusal_rate", "harmful", "safety", "grammar").n == 8
+
+
+# A server
+
+
+def test_answers_of_a_server(few_prompts: Path, tmp_path: Path, spillover: Spillover) -> None:
+    pytest.importorskip("openai")
+
+    def reply(messages: list[dict[str, str]]) -> str:
+        prompt = messages[-1]["content"]
+        return "I'm sorry, but I can't help with that." if "harmful" in prompt else "Sure: 1, 2, 3."
+
+    out = tmp_path / "out"
+    with serving(reply) as server:
+        command = ("m", "--server", server.url, "--prompts", few_prompts, "--scorer", "phrases",
+                   "--out", out)  # fmt: skip
+        code, shown, err = spillover(*command, "--system", "Be brief.")
+        assert code == 0, err
+        assert len(server.requests) == 30
+        assert {request["messages"][0]["content"] for request in server.requests} == {"Be brief."}
+        assert spillover(*command, "--system", "Be brief.")[0] == 0
+        assert len(server.requests) == 30  # kept
+    summary = read_json(out / "summary.json")
+    assert summary["model"]["refusal_rate"]["harmful"]["all"]["value"] == 1
+    assert summary["model"]["refusal_rate"]["twin"]["all"]["value"] == 0
+    assert not summary["margin"]["valid"] and summary["margin"]["auc"]["value"] is None
+    assert "server" in shown and "no margin" in shown.lower() and "missing without --base" in shown
+
+
+def test_a_server_s_answers_are_read_by_a_base(
+    checkpoint_of: Callable[[str], Path], few_prompts: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openai")
+    with serving(lambda _: "Sure: one, two, three.") as server:
+        plan = asked("m", server=server.url, base=str(checkpoint_of("llama")),
+                     prompts=str(few_prompts))  # fmt: skip
+        findings = found(plan, tmp_path)
+    of_model = findings.scores[findings.scores["role"] == MODEL]
+    assert of_model["answer_nats"].notna().all() and findings.divergence is None
+    assert not findings.margin.valid and "margin" not in findings.scores
+    assert len(measured(findings).differences)
+
+
+# What is wrong with what is asked
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--scorer", "vibes"], "unknown scorer vibes"),
+        (["--scorer", "phrases", "--scorer", "phrases"], "stands there twice"),
+        (["--split", "exam"], "unknown split exam"),
+        (["--prompts", "absent.jsonl"], "absent.jsonl does not exist"),
+        (["--texts", "absent.txt"], "absent.txt cannot be read"),
+        (["--texts", "empty.txt"], "no text in it"),
+        (["--base", "/no/such/folder"], "there is no folder /no/such/folder"),
+        (["--server", "nowhere"], "nowhere is no address"),
+        (["--task-folder", "."], "name those to run with --tasks"),
+        (["--tasks", "a", "--task-folder", "absent"], "there is no such folder"),
+        (["--server", "http://x/v1", "--texts", "some.txt"], "leave out --texts and --tasks"),
+        (["--chat-template-arg", "x"], "name=value"),
+    ],
+)
+def test_what_cannot_be_met_is_one_line(
+    more: list[str],
+    expected: str,
+    spillover: Spillover,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(LanguageModel, "load", _loads_nothing)
+    (tmp_path / "empty.txt").write_text("\n\n \n", encoding="utf-8")
+    (tmp_path / "some.txt").write_text("Some text.", encoding="utf-8")
+    code, out, err = spillover(shipped(), *more)
+    assert code == 2 and not out
+    assert expected in err and err.count("error: ") == 1 and "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_another_model_s_results_are_left_alone(
+    spillover: Spillover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LanguageModel, "load", _loads_nothing)
+    out = tmp_path / "runs" / "evaluate"
+    out.mkdir(parents=True)
+    held = json.dumps({"model": "someone/else", "base": None, "server": None})
+    (out / "config.json").write_text(held, encoding="utf-8")
+    code, _, err = spillover(shipped())
+    assert code == 2 and "holds results of someone/else; give another --out" in err
+    assert (out / "config.json").read_text(encoding="utf-8") == held
+
+
+def test_a_base_of_another_tokenizer(
+    checkpoint_of: Callable[[str], Path], spillover: Spillover, few_prompts: Path
+) -> None:
+    command = (checkpoint_of("qwen2"), "--base", checkpoint_of("llama"), "--prompts", few_prompts)
+    code, _, err = spillover(*command)
+    assert code == 2 and "different tokenizers" in err
+
+
+@pytest.mark.parametrize("label", ["harmful", "benign"])
+def test_prompts_of_one_label_are_enough(
+    label: str, checkpoint_of: Callable[[str], Path], few_prompts: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in few_prompts.read_text(encoding="utf-8").splitlines()]
+    chosen = written(tmp_path / "one.jsonl", [row for row in rows if row["label"] == label])
+    inputs = checked(asked(checkpoint_of("gpt2"), prompts=str(chosen)))
+    findings = find_out(inputs, tmp_path, QUIET)
+    page, measures = write(findings, inputs, tmp_path)
+    assert page.is_file() and measures.domains == ["safety", "privacy"]
+    assert "No margin" in findings.margin.verdict

@@ -1,0 +1,249 @@
+"""Numbers of an evaluation: what they are, and that their intervals hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from analyses.evaluation.findings import BASE, MODEL, Findings, Margin, class_by, refused_by
+from analyses.evaluation.measures import ALL, Measures, measured, paired_difference, separation
+from analyses.evaluation.plan import EvaluationPlan
+from analyses.evaluation.summary import summary
+from analyses.evaluation.words import first_table, sentences
+from analyses.resampling import Estimate, rate_of
+from unlearning.scorers import FINE_CLASSES
+
+DOMAINS = ("safety", "privacy")
+
+
+def scores_of(
+    role: str, refused: Sequence[float], *, n: int = 12, classes: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """``n`` harmful prompts and twins in each domain and ``n`` general ones."""
+    rows = [
+        {"domain": domain, "label": label, "kind": kind}
+        for domain in DOMAINS
+        for label, kind in (("harmful", None), ("benign", "twin"))
+        for _ in range(n)
+    ]
+    rows += [{"domain": "general", "label": "benign", "kind": "general"}] * n
+    table = pd.DataFrame(rows)
+    count = len(table)
+    generator = np.random.default_rng(1)
+    table["role"], table["prompt_id"] = role, [f"p{i}" for i in range(count)]
+    table["split"] = np.resize(["train", "validation", "test"], count)
+    table["source"] = np.where(table["kind"] == "general", "second", "first")
+    table["finished"] = 1.0
+    table[refused_by("one")] = np.resize(refused, count)
+    table[class_by("one")] = np.where(table[refused_by("one")] == 1, "refusal", "answer")
+    if classes:
+        table[class_by("one")] = np.resize(classes, count)
+    table["answer_nats"] = generator.normal(1.0, 0.2, count)
+    table["repetition"] = np.nan
+    return table
+
+
+def findings_of(*tables: pd.DataFrame, panel: tuple[str, ...] = ("one",), **more: Any) -> Findings:
+    plan = EvaluationPlan("model", base="base" if len(tables) > 1 else None, scorers=panel)
+    margin = Margin(None, Estimate.undefined("none"), "there is none")
+    options: dict[str, Any] = {"divergence": None, "texts": None, "tasks": None, **more}
+    scores = pd.concat(tables, ignore_index=True)
+    return Findings(plan, panel, scores, margin, completions={}, notes=(), fingerprints={},
+                    seconds=0.0, **options)  # fmt: skip
+
+
+# Rates
+
+
+def test_rates_are_shares_of_their_own_prompts() -> None:
+    found = measured(findings_of(scores_of(MODEL, [1, 0, 0, 1])))
+    for domain in DOMAINS:
+        for prompts in ("harmful", "twin"):
+            assert found.pick("refusal_rate", prompts, domain, "one") == rate_of(6, 12)
+    assert found.pick("refusal_rate", "harmful", ALL, "one") == rate_of(12, 24)
+    assert found.pick("refusal_rate", "general", ALL, "one").n == 12
+    assert found.groups("source") == ["first", "second"]
+    assert found.pick("refusal_rate", "source", "first", "one").n == 24  # twins; not the harmful
+    assert not found.pick("refusal_rate", "harmful", "bias", "one").defined
+
+
+def test_shares_of_classes_add_to_one_and_refusals_are_the_full_ones() -> None:
+    classes = ["full_refusal", "partial_refusal", "evasion", "answer", "empty", "gibberish"]
+    refused = [float(one == "full_refusal") for one in classes]
+    found = measured(findings_of(scores_of(MODEL, refused, classes=classes)))
+    shares = [found.pick(f"share:{one}", "harmful", "safety", "one") for one in FINE_CLASSES]
+    assert sum(share.value for share in shares) == pytest.approx(1)
+    assert shares[FINE_CLASSES.index("full_refusal")] == found.pick(
+        "refusal_rate", "harmful", "safety", "one"
+    )
+
+
+def test_means_leave_out_what_is_not_there() -> None:
+    table = scores_of(MODEL, [0, 1])
+    table.loc[table["domain"] == "safety", "answer_nats"] = [np.nan] * 20 + [2.0] * 4
+    found = measured(findings_of(table))
+    assert not found.pick("answer_nats", "harmful", "safety").defined
+    twins = found.pick("answer_nats", "twin", "safety")
+    assert (twins.value, twins.n) == (2.0, 4)
+    assert not found.pick("repetition", "harmful", ALL).defined  # nowhere
+
+
+# Against the base
+
+
+def test_a_paired_difference_goes_by_prompt() -> None:
+    generator = np.random.default_rng(0)
+    before = generator.integers(0, 2, 80).astype(float)
+    after = np.where(generator.random(80) < 0.2, 1 - before, before)
+    found = paired_difference(after, before)
+    assert found.value == pytest.approx(after.mean() - before.mean())
+    shuffled = paired_difference(generator.permutation(after), before)
+    assert found.high - found.low < shuffled.high - shuffled.low
+    flipped = paired_difference(before, after)
+    assert (flipped.low, flipped.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_readings_that_all_change_alike_still_leave_something_open() -> None:
+    zeros, ones = np.zeros(20), np.ones(20)
+    none, up, down = (
+        paired_difference(*pair) for pair in ((ones, ones), (ones, zeros), (zeros, ones))
+    )
+    assert none.value == 0 and none.low == -none.high == -rate_of(0, 20).high
+    assert (up.value, up.high) == (1, 1) and 0 < up.low < 1
+    assert (down.low, down.high) == (-1, -up.low)
+    # Of measured values no such thing is known.
+    same = paired_difference(np.full(20, 0.3), np.full(20, 0.1))
+    assert (same.low, same.high) == pytest.approx((0.2, 0.2))
+
+
+def test_the_base_is_compared_prompt_by_prompt() -> None:
+    after, before = scores_of(MODEL, [0, 1]), scores_of(BASE, [1, 1])
+    found = measured(findings_of(after, before.sample(frac=1, random_state=0)))
+    change = found.difference("refusal_rate", "harmful", "safety", "one")
+    assert change.value == -0.5 and change.low < -0.5 < change.high < 0
+    assert found.difference("answer_nats", "harmful", "safety").value == 0
+    assert "fell in 2 of 2 domains" in " ".join(sentences(findings_of(after, before), found))
+
+
+# The margin
+
+
+def held_out(margin: np.ndarray, refused: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"split": "test", "margin": margin, refused_by("one"): refused})
+
+
+def test_separation_is_the_area_under_the_curve() -> None:
+    generator = np.random.default_rng(0)
+    refused = generator.integers(0, 2, 60)
+    margin = np.round(generator.normal(refused, 1.0), 1)  # with ties
+    found = separation(held_out(margin, refused), "one")
+    assert found.value == pytest.approx(roc_auc_score(refused, margin))
+    assert found.low < found.value < found.high
+    table = held_out(margin, refused)
+    seen = table.assign(split="train", margin=-100 * refused)
+    assert separation(pd.concat([table, seen]), "one") == found  # training prompts do not count
+    assert not separation(held_out(margin, np.ones(60)), "one").defined
+    assert not separation(table.drop(columns="margin"), "one").defined
+
+
+def test_the_interval_of_the_separation_holds() -> None:
+    """Margins of N(1, 1) against N(0, 1): the true AUC is Φ(1 / √2)."""
+    truth, covered, trials = 0.7602, 0, 60
+    for seed in range(trials):
+        generator = np.random.default_rng(seed)
+        refused = np.repeat([0.0, 1.0], 40)
+        found = separation(held_out(generator.normal(refused, 1.0), refused), "one")
+        covered += found.low <= truth <= found.high
+    assert covered / trials >= 0.85
+
+
+@pytest.mark.parametrize(("auc", "valid"), [(0.95, True), (0.85, False), (np.nan, False)])
+def test_a_margin_is_valid_where_it_separates(auc: float, valid: bool) -> None:
+    from unlearning.refusal import Openers
+
+    margin = Margin(Openers(((1,),), ((2,),)), Estimate(auc, auc, auc, 10))
+    assert margin.valid == valid
+    assert ("not p_R" in margin.verdict) != valid
+    assert "none" in Margin(None, margin.auc, "none").verdict and not Margin(None, margin.auc).valid
+
+
+# Panel, texts, tasks
+
+
+def test_readings_are_compared_on_the_model_s_own_answers() -> None:
+    after, before = scores_of(MODEL, [0, 1]), scores_of(BASE, [0, 1])
+    for table in (after, before):
+        table[refused_by("two")], table[class_by("two")] = 0.0, "answer"
+    found = measured(findings_of(after, before, panel=("one", "two")))
+    assert len(found.agreement) == 1 and found.agreement["n"].item() == len(after)
+    assert len(found.disagreements) == after[refused_by("one")].sum()
+    assert set(found.disagreements["role"]) == {MODEL}
+
+
+def test_texts_are_paired() -> None:
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(20, 60, 30)
+    nats = tokens * generator.normal(3.0, 1.0, 30)
+    parts = [
+        pd.DataFrame({"role": role, "nats": nats + shift * tokens, "tokens": tokens})
+        for role, shift in ((MODEL, 0.25), (BASE, 0.0))
+    ]
+    table = measured(findings_of(scores_of(MODEL, [0]), scores_of(BASE, [0]),
+                                 texts=pd.concat(parts))).texts  # fmt: skip
+    by_role = table[table["quantity"] == "nats_per_token"].set_index("role")
+    change = by_role.loc["difference"]
+    # Every text has lost the same: the difference has no spread, however much the texts differ.
+    assert change[["value", "low", "high"]].to_numpy(float) == pytest.approx(0.25)
+    assert by_role.loc[BASE, "high"] - by_role.loc[BASE, "low"] > 0.1
+    perplexity = table[(table["quantity"] == "perplexity") & (table["role"] == BASE)].iloc[0]
+    assert perplexity["value"] == pytest.approx(np.exp(by_role.loc[BASE, "value"]))
+
+
+def test_one_text_alone_has_no_interval() -> None:
+    texts = pd.DataFrame({"role": [MODEL], "nats": [30.0], "tokens": [10]})
+    row = measured(findings_of(scores_of(MODEL, [0]), texts=texts)).texts.iloc[0]
+    assert row["value"] == 3.0 and np.isnan(row["low"]) and "one text" in row["reason"]
+
+
+def test_tasks_are_paired_by_item_and_pooled() -> None:
+    rows = [
+        (role, task, item, "acc", float(item % 2 or (role == BASE and item == 0)))
+        for role in (MODEL, BASE)
+        for task in ("a", "b")
+        for item in range(10)
+    ]
+    tasks = pd.DataFrame(rows, columns=["role", "task", "item", "metric", "value"])
+    findings = findings_of(scores_of(MODEL, [0]), scores_of(BASE, [0]), tasks=tasks)
+    found = measured(findings).tasks.set_index(["role", "task"])
+    assert found.loc[(MODEL, "a"), "value"] == 0.5 and found.loc[(BASE, "a"), "value"] == 0.6
+    assert found.loc[("difference", "all"), "value"] == pytest.approx(-0.1)
+    assert found.loc[("difference", "all"), "n"] == 20
+
+
+# What is written
+
+
+def test_every_number_of_the_summary_has_an_interval_and_a_count() -> None:
+    import json
+
+    findings = findings_of(scores_of(MODEL, [0, 1]), scores_of(BASE, [1]))
+    found = summary(findings, measured(findings))
+    json.dumps(found, allow_nan=False)
+    rate = found["model"]["refusal_rate"]["harmful"]["safety"]
+    assert set(rate) == {"value", "low", "high", "n"} and rate["n"] == 12
+    assert found["base"]["refusal_rate"]["harmful"]["safety"]["value"] == 1
+    assert found["difference"]["harmful"]["safety"]["one"]["refusal_rate"]["value"] == -0.5
+    assert found["model"]["repetition"]["twin"]["privacy"]["value"] is None
+
+
+def test_the_first_table_has_a_row_per_domain_and_no_empty_ones() -> None:
+    findings = findings_of(scores_of(MODEL, [0, 1]))
+    table = first_table(findings, measured(findings))
+    assert list(table["domain"]) == ["Safety", "Privacy", "General", "All domains"]
+    assert "change" not in table and "p_R" not in table
+    assert isinstance(measured(findings), Measures)
