@@ -12,7 +12,9 @@ from analyses.representation import cosine_table, write_directions
 from analyses.run import write_table
 from interp.contrast import Contrast
 from interp.store import content_key, read_json, write_json
+from unlearning.answer_log import AnswerLog
 from unlearning.deflections import respond
+from unlearning.generation import answers_key
 from unlearning.organism import load_world
 from unlearning.prompts import controls
 from unlearning.refusal import VALID_AUC, Openers, find_openers, margin_auc
@@ -42,8 +44,9 @@ class Baseline:
 def establish(context: Context) -> Baseline:
     """Score the base model, or read what was written when the inputs have not changed."""
     plan, run, lm = context.plan, context.run, context.reference
+    fingerprint = lm.fingerprint()
     key = content_key(
-        lm.fingerprint(),
+        fingerprint,
         lm.chat.fingerprint,
         context.prompts.to_json(orient="records"),
         context.scorer.name,
@@ -56,7 +59,7 @@ def establish(context: Context) -> Baseline:
     else:
         run.begin(BASE, key)
         write_table(run.folder / "prompts.parquet", context.prompts)
-        _score(context, folder)
+        _score(context, folder, fingerprint)
     found = Baseline(
         key,
         pd.read_parquet(folder / "responses.parquet"),
@@ -75,8 +78,13 @@ def establish(context: Context) -> Baseline:
     return found
 
 
-def _score(context: Context, folder: Path) -> None:
+def _score(context: Context, folder: Path, fingerprint: str) -> None:
     plan, lm = context.plan, context.reference
+    log = AnswerLog(
+        context.run.folder / "cache" / "answers.jsonl",
+        answers_key(lm, max_new_tokens=plan.max_new_tokens, fingerprint=fingerprint),
+        say=context.progress.say,
+    )
     with context.progress.stage("base model: answers", len(context.prompts)) as advance:
         responses = respond(
             lm,
@@ -85,6 +93,7 @@ def _score(context: Context, folder: Path) -> None:
             max_new_tokens=plan.max_new_tokens,
             batch_size=plan.batch_size,
             progress=advance,
+            log=log,
         )
     write_table(folder / "responses.parquet", responses)
     openers = openers_of(responses)
@@ -144,7 +153,7 @@ def describe_study(context: Context) -> dict[str, object]:
         "command": plan.command,
         "model": plan.model,
         "model_name": name,
-        "model_options": {key: str(value) for key, value in plan.model_options.items()},
+        "model_options": dict(plan.model_options),
         "chat": context.reference.chat.fingerprint,
         "prompts": plan.prompts or "the organism's own world",
         "concepts": plan.concepts,
