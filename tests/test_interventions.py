@@ -204,14 +204,6 @@ def test_what_is_entered_first_acts_first(checkpoint_of: Checkpoints) -> None:
         assert found() == pytest.approx(0, abs=1e-5)
     with ablate(lm, direction, **one), set_component(lm, direction, 2.0, **one):
         assert found() == pytest.approx(2, abs=1e-5)
-    # Positions of known prompts go together with sites that have to be found by a forward.
-    rows = [lm.chat.encode(prompt) for prompt in PROMPTS]
-    at_end = positions_of(rows, last_token)
-    with (
-        set_component(lm, direction, 2.0, positions=at_end, **one),
-        add(lm, torch.from_numpy(unit), layers=[1], sites=[MLP_OUT], positions=at_end),
-    ):
-        assert found() == pytest.approx(2, abs=1e-5)
 
 
 # Nothing is left behind
@@ -240,9 +232,11 @@ def test_neither_an_exception_nor_ctrl_c_leaves_a_hook(
 
 def test_what_others_have_read_is_not_changed(checkpoint_of: Checkpoints) -> None:
     lm, kept = LanguageModel.load(checkpoint_of("gpt2")), []
-    with reading([lm.layers[0]], lambda _, hidden: kept.append((hidden, hidden.clone()))):
-        with add(lm, random_direction(), layers=[0]):
-            last_logits(lm)
+    with (
+        reading([lm.layers[0]], lambda _, hidden: kept.append((hidden, hidden.clone()))),
+        add(lm, random_direction(), layers=[0]),
+    ):
+        last_logits(lm)
     assert len(kept) == 1 and torch.equal(*kept[0])
 
 
@@ -293,9 +287,9 @@ def test_generation_is_that_of_a_loop_without_cache_or_padding(
         handle.remove()
         return tuple(ids[length:])
 
-    assert found == [
-        by_hand(prompt)[: len(ids)] for prompt, ids in zip(PROMPTS, found, strict=True)
-    ]
+    # An answer that ended is shorter than the loop, which does not stop.
+    for prompt, ids in zip(PROMPTS, found, strict=True):
+        assert ids == by_hand(prompt)[: len(ids)]
 
 
 def test_padding_and_batches_do_not_matter(checkpoint: Path) -> None:

@@ -1,0 +1,79 @@
+"""Activation patching: run the receiver with one place's states from the donor.
+
+Vig et al. 2020, Meng et al. 2022; good practice from Heimersheim and Nanda 2024. One forward of the
+donor, one of the receiver, and one of the receiver for every cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from interp.activations import batches_by_length
+from interp.hooks import writing
+from interp.patching.alignment import Alignment
+from interp.patching.controls import random_directions, random_move
+from interp.patching.effects import Effects
+from interp.patching.exchange import Exchange
+from interp.patching.places import keeping, places_of, read_out
+from interp.readout import Readout
+from interp.sites import RESIDUAL_OUT, Site
+from interp.undisturbed import undisturbed
+
+
+def patch(
+    exchange: Exchange,
+    readout: Readout,
+    *,
+    sites: Sequence[Site] = (RESIDUAL_OUT,),
+    layers: Sequence[int] | None = None,
+    positions: Sequence[str] | None = None,
+    batch_size: int = 32,
+    controls: int = 0,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Effects:
+    """The readout of the receiver with the donor's states at one place at a time.
+
+    Args:
+        exchange: who gives and who takes.
+        readout: of the logits at the last token.
+        sites: one cell each; the attention heads' (``HEADS``) one for every head.
+        layers: 0-based decoder layers; all by default.
+        positions: names of spans, or ``WHOLE`` for all tokens; every span by default.
+        batch_size: prompts in one forward.
+        controls: random moves per cell (see :mod:`interp.patching.controls`), a forward each.
+        seed: of the controls.
+        progress: called with the number of forwards just done.
+
+    Raises:
+        InputError: a layer, site or position that is not there.
+    """
+    places = places_of(exchange, sites, layers, positions)
+    prompts = len(exchange.receiver_rows)
+    donor, receiver = np.empty(prompts), np.empty(prompts)
+    patched = np.empty((len(places), prompts))
+    moved = np.empty((controls, len(places), prompts))
+    with undisturbed(exchange.donor.model), undisturbed(exchange.receiver.model):
+        axes = random_directions(exchange, places, controls, seed, batch_size)
+        for chosen in batches_by_length(exchange.receiver_rows, batch_size):
+            part = exchange.subset(chosen)
+            with keeping([place.given for place in places], part.donor_rows) as given:
+                donor[chosen] = read_out(part.donor, part.donor_rows, readout)
+            receiver[chosen] = read_out(part.receiver, part.receiver_rows, readout)
+            alignments = {p: Alignment.at(part, p) for p in {place.position for place in places}}
+            for i, place in enumerate(places):
+                states = given[place.given]
+                swap = alignments[place.position].replacing(states, place.features(states))
+                with writing(place.taken, swap):
+                    patched[i, chosen] = read_out(part.receiver, part.receiver_rows, readout)
+                for draw in range(controls):
+                    with writing(place.taken, random_move(swap, axes[draw][i])):
+                        moved[draw, i, chosen] = read_out(
+                            part.receiver, part.receiver_rows, readout
+                        )
+                if progress is not None:
+                    progress(1 + controls)
+    cells = tuple(place.cell for place in places)
+    return Effects(cells, patched, receiver, donor, moved if controls else None)

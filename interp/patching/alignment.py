@@ -1,0 +1,107 @@
+"""Which of the receiver's tokens take a state, and from which of the donor's tokens.
+
+Inside a span tokens are aligned at their ends: where the donor's is shorter, the receiver's first
+tokens all take the donor's first, so that nothing of the receiver's is left in the span; where it
+is longer, the donor's first tokens are not used. Between two models the rows are the same, and so
+is every token's place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.chat import Tokens
+from interp.errors import InputError
+from interp.patching.exchange import WHOLE, Exchange
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """For the left-padded batches of an exchange's rows.
+
+    Attributes:
+        source: the donor's column for each of the receiver's.
+        taken: the receiver's columns that take; the source of others means nothing.
+    """
+
+    source: Int[Tensor, "batch token"]
+    taken: Bool[Tensor, "batch token"]
+
+    @classmethod
+    def at(cls, exchange: Exchange, position: str) -> Alignment:
+        """Of the spans called ``position``; of every token for :data:`~.exchange.WHOLE`.
+
+        A row in which either side has no token of the span takes nothing.
+
+        Raises:
+            InputError: no row has such a span on both sides.
+        """
+        widths = [max(map(len, rows)) for rows in (exchange.donor_rows, exchange.receiver_rows)]
+        source = torch.zeros(len(exchange.receiver_rows), widths[1], dtype=torch.long)
+        taken = torch.zeros_like(source, dtype=torch.bool)
+        pairs = zip(exchange.donor_rows, exchange.receiver_rows, strict=True)
+        for i, (giving, taking) in enumerate(pairs):
+            offsets = widths[0] - len(giving), widths[1] - len(taking)
+            for from_span, to_span in _matched(giving, taking, position):
+                last = from_span.stop - 1
+                for j in range(to_span.start, to_span.stop):
+                    column = max(last - (to_span.stop - 1 - j), from_span.start)
+                    source[i, offsets[1] + j] = offsets[0] + column
+                    taken[i, offsets[1] + j] = True
+        return cls(source, taken)
+
+    def replacing(
+        self, given: Float[Tensor, "batch donor_token width"], features: slice = slice(None)
+    ) -> Replacement:
+        """The edit that puts the donor's states, or some of their features, where they belong."""
+        rows = torch.arange(len(given), device=given.device)[:, None]
+        aligned = given[rows, self.source.to(given.device)]
+        return Replacement(aligned, self.taken, features)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """An edit: the donor's aligned states where they are taken, the receiver's own elsewhere."""
+
+    aligned: Float[Tensor, "batch token width"]
+    taken: Bool[Tensor, "batch token"]
+    features: slice
+
+    def __call__(
+        self, states: Float[Tensor, "*batch_token width"]
+    ) -> Float[Tensor, "*batch_token width"]:
+        within = torch.zeros(states.shape[-1], dtype=torch.bool, device=states.device)
+        within[self.features] = True
+        # Some layers fold batch and token into one axis for their MLP.
+        taken = self.taken.to(states.device).reshape(*states.shape[:-1], 1)
+        return torch.where(taken & within, self.aligned.to(states).reshape(states.shape), states)
+
+
+def _matched(giving: Tokens, taking: Tokens, position: str) -> list[tuple[slice, slice]]:
+    """Pairs of spans, the donor's and the receiver's, none of them empty."""
+    if position == WHOLE:
+        # The rows by their ends, then every span that both have by its own.
+        names = [name for name in taking.spans if name in giving.spans]
+        pairs = [(slice(0, len(giving)), slice(0, len(taking)))]
+    else:
+        names, pairs = [position], []
+    pairs += [(giving.spans[n], taking.spans[n]) for n in names if _there(giving, taking, n)]
+    return [(a, b) for a, b in pairs if a.stop > a.start and b.stop > b.start]
+
+
+def _there(giving: Tokens, taking: Tokens, name: str) -> bool:
+    return name in giving.spans and name in taking.spans
+
+
+def check_positions(exchange: Exchange, positions: tuple[str, ...]) -> None:
+    """Raise :class:`InputError` for a position that no row has on both sides."""
+    known = exchange.positions()
+    missing = [name for name in positions if name not in (*known, WHOLE)]
+    if missing:
+        raise InputError(
+            f"no position {', '.join(missing)} on both sides; there are {', '.join(known)}, {WHOLE}"
+        )

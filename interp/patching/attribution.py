@@ -1,0 +1,102 @@
+r"""Attribution patching: all cells at once from one gradient (Nanda 2023; Syed et al. 2023).
+
+To first order in what a patch changes, :math:`m^{\mathrm{patched}} - m^{\mathrm{receiver}} \approx
+\langle h^{\mathrm{donor}} - h^{\mathrm{receiver}}, \nabla_h m\rangle` with the gradient taken in
+the receiver's run. Exact where the readout is linear in the states; elsewhere it fails where
+something saturates (softmax, norms, large moves), so :func:`~interp.patching.effects.agreement`
+with the exact effects of a few prompts belongs beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations import batches_by_length
+from interp.hooks import Hidden, Point, writing
+from interp.patching.alignment import Alignment
+from interp.patching.effects import Effects
+from interp.patching.exchange import Exchange
+from interp.patching.places import keeping, last_logits, places_of, read_out
+from interp.readout import Readout
+from interp.sites import RESIDUAL_OUT, Site
+from interp.undisturbed import undisturbed
+
+
+def attribute(
+    exchange: Exchange,
+    readout: Readout,
+    *,
+    sites: Sequence[Site] = (RESIDUAL_OUT,),
+    layers: Sequence[int] | None = None,
+    positions: Sequence[str] | None = None,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> Effects:
+    """What :func:`~interp.patching.activation.patch` gives, to first order.
+
+    Two forwards and a backward for all cells, which holds the states of all sites in memory.
+
+    Args:
+        exchange, readout, sites, layers, positions: as for ``patch``; the readout must be
+            differentiable.
+        batch_size: prompts in one forward.
+        progress: called with the number of prompts just done.
+
+    Raises:
+        InputError: a layer, site or position that is not there.
+    """
+    places = places_of(exchange, sites, layers, positions)
+    prompts = len(exchange.receiver_rows)
+    donor, receiver = np.empty(prompts), np.empty(prompts)
+    patched = np.empty((len(places), prompts))
+    with undisturbed(exchange.donor.model), undisturbed(exchange.receiver.model):
+        for chosen in batches_by_length(exchange.receiver_rows, batch_size):
+            part = exchange.subset(chosen)
+            with keeping([place.given for place in places], part.donor_rows) as given:
+                donor[chosen] = read_out(part.donor, part.donor_rows, readout)
+            own, gradients, receiver[chosen] = _gradients(
+                part, [place.taken for place in places], readout
+            )
+            for i, place in enumerate(places):
+                states = given[place.given]
+                swap = Alignment.at(part, place.position).replacing(states, place.features(states))
+                change = swap(own[place.taken]) - own[place.taken]
+                products = change.double() * gradients[place.taken].double()
+                patched[i, chosen] = (
+                    receiver[chosen] + products.reshape(len(chosen), -1).sum(dim=1).cpu().numpy()
+                )
+            if progress is not None:
+                progress(len(chosen))
+    return Effects(tuple(place.cell for place in places), patched, receiver, donor)
+
+
+def _gradients(
+    exchange: Exchange, taken: Sequence[Point], readout: Readout
+) -> tuple[dict[Point, Hidden], dict[Point, Hidden], Float[np.ndarray, " prompt"]]:
+    """The receiver's states at each point, the readout's gradients there, and the readout."""
+    own: dict[Point, Tensor] = {}
+    moves: dict[Point, Tensor] = {}
+
+    def listening(point: Point) -> Callable[[Hidden], Hidden]:
+        def add_nothing(states: Hidden) -> Hidden:
+            own[point] = states.detach()
+            # A leaf of its own, so that frozen and trained models are the same to it.
+            moves[point] = torch.zeros_like(own[point], requires_grad=True)
+            return states + moves[point]
+
+        return add_nothing
+
+    with ExitStack() as stack, torch.enable_grad():
+        for point in dict.fromkeys(taken):
+            stack.enter_context(writing(point, listening(point)))
+        values = readout(last_logits(exchange.receiver, exchange.receiver_rows))
+        # Rows do not see each other: the gradient of the sum is each row's own.
+        gradients = torch.autograd.grad(values.sum(), list(moves.values()))
+    found = dict(zip(moves, gradients, strict=True))
+    return own, found, values.detach().cpu().double().numpy()

@@ -1,0 +1,182 @@
+r"""What exchanging one thing at a time does to a readout: values, intervals, controls.
+
+For every cell (a place whose states or weights were put from a donor into a receiver) and every
+prompt there is the readout :math:`m^{\mathrm{patched}}`, beside the :math:`m^{\mathrm{receiver}}`
+and :math:`m^{\mathrm{donor}}` of the runs that nobody touched:
+
+.. math::
+    \mathrm{effect} = \overline{m^{\mathrm{patched}} - m^{\mathrm{receiver}}}, \qquad
+    \mathrm{fraction} =
+    \frac{\mathrm{effect}}{\overline{m^{\mathrm{donor}} - m^{\mathrm{receiver}}}}
+
+with means over prompts, so that a prompt on which donor and receiver agree does not blow up the
+ratio. Effects of different cells do not add up: what one layer passes on, the next one holds too.
+A large effect says that the cell is enough to move the readout, not that the model uses it alone
+(Makelov et al. 2023, arXiv 2311.17030); read it against the controls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.bootstrap import percentile_interval, resampling_weights
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What was exchanged.
+
+    Attributes:
+        layer: 0-based decoder layer; None outside the layers.
+        component: name of the site or of the module.
+        position: name of the span; None where positions do not apply.
+        head: 0-based attention head; None where all are meant.
+    """
+
+    layer: int | None
+    component: str
+    position: str | None = None
+    head: int | None = None
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Readouts with one cell exchanged at a time.
+
+    Attributes:
+        cells: what was exchanged.
+        patched: readouts with that cell from the donor, in float64.
+        receiver, donor: readouts of the two as they are.
+        controls: readouts of the receiver whose cell was moved as far, in a random direction.
+    """
+
+    cells: tuple[Cell, ...]
+    patched: Float[np.ndarray, "cell prompt"]
+    receiver: Float[np.ndarray, " prompt"]
+    donor: Float[np.ndarray, " prompt"]
+    controls: Float[np.ndarray, "draw cell prompt"] | None = None
+
+    @property
+    def effect(self) -> Float[np.ndarray, " cell"]:
+        """Mean change of the readout, in its own unit."""
+        return (self.patched - self.receiver).mean(axis=1)
+
+    @property
+    def gap(self) -> float:
+        """Mean of donor minus receiver: the change that would make the one the other."""
+        return float((self.donor - self.receiver).mean())
+
+    @property
+    def fraction(self) -> Float[np.ndarray, " cell"]:
+        """Share of the gap that each cell closes: 0 none, 1 all, negative the other way."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.effect / self.gap
+
+    def to_dataframe(
+        self,
+        *,
+        least_gap: float = 1.0,
+        level: float = 0.95,
+        resamples: int = 2000,
+        seed: int = 0,
+        groups: Sequence[object] | None = None,
+    ) -> pd.DataFrame:
+        """One row per cell.
+
+        Args:
+            least_gap: fractions of a smaller gap, in the readout's unit, are not defined (NaN).
+            level: coverage of the intervals and of the controls' band.
+            resamples: of the prompts.
+            seed: of the resamples.
+            groups: prompts of one group are drawn together.
+
+        Returns:
+            Columns ``layer, component, position, head``; ``effect`` and ``fraction``, each with
+            ``_low`` and ``_high`` over prompts; ``defined``; ``n`` prompts. With controls also
+            ``control_low, control_high`` (the band of their effects), ``p`` (two-sided, one cell
+            looked at) and ``p_family_wise`` (the best of all cells looked at).
+        """
+        import pandas as pd
+
+        weights = resampling_weights(
+            len(self.receiver), resamples=resamples, seed=seed, groups=groups
+        )
+        resampled = weights @ (self.patched - self.receiver).T
+        gaps = weights @ (self.donor - self.receiver)
+        defined = abs(self.gap) > least_gap
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = resampled / gaps[:, None]
+        columns: dict[str, object] = {}
+        for name, value, draws, known in (
+            ("effect", self.effect, resampled, True),
+            ("fraction", self.fraction, ratios, defined),
+        ):
+            low, high = percentile_interval(draws, level)
+            for part, numbers in ((name, value), (f"{name}_low", low), (f"{name}_high", high)):
+                columns[part] = numbers if known else np.nan
+        columns |= {"defined": defined, "n": len(self.receiver)}
+        if self.controls is not None:
+            columns |= self._against_controls(level)
+        cells = pd.DataFrame([asdict(cell) for cell in self.cells])
+        # Whole numbers, some of them missing.
+        cells = cells.astype({"layer": "Int64", "head": "Int64"})
+        return pd.concat([cells, pd.DataFrame(columns, index=cells.index)], axis=1)
+
+    def _against_controls(self, level: float) -> dict[str, Float[np.ndarray, " cell"]]:
+        assert self.controls is not None
+        drawn = (self.controls - self.receiver).mean(axis=2)
+        low, high = percentile_interval(drawn, level)
+        # The observed effects are one more draw under the null: row 0.
+        size = np.abs(np.concatenate([self.effect[None], drawn]))
+        scale = np.sqrt(np.mean(size**2, axis=0))
+        studentised = size / np.where(scale > 0, scale, 1.0)
+        largest = studentised.max(axis=1, keepdims=True)
+        return {
+            "control_low": low,
+            "control_high": high,
+            "p": (size >= size[0]).mean(axis=0),
+            # Westfall and Young's max-T: cells are far from independent.
+            "p_family_wise": (largest >= studentised[0]).mean(axis=0),
+        }
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well one set of effects predicts another over the same cells."""
+
+    pearson: float
+    spearman: float
+    n: int
+
+
+def agreement(approximate: Effects, exact: Effects) -> Agreement:
+    """Correlations over cells between the effects of an approximation and the exact ones.
+
+    NaN where all effects on a side are equal.
+
+    Raises:
+        InputError: the cells differ, or there are fewer than three.
+    """
+    if approximate.cells != exact.cells:
+        raise InputError("the two have different cells; give both the same sites and positions")
+    if len(exact.cells) < 3:
+        raise InputError(f"a correlation over {len(exact.cells)} cells says nothing; give three")
+    from scipy.stats import rankdata
+
+    pair = np.stack([approximate.effect, exact.effect])
+    return Agreement(_correlation(pair), _correlation(rankdata(pair, axis=1)), len(exact.cells))
+
+
+def _correlation(pair: Float[np.ndarray, "2 cell"]) -> float:
+    if not np.ptp(pair, axis=1).all():
+        return float("nan")
+    return float(np.corrcoef(pair)[0, 1])

@@ -1,0 +1,136 @@
+"""Pairs of prompts of unequal length, aligned by the roles that their words play.
+
+A pair differs in some of its words. Patching token by token would put the state of one word onto
+another as soon as one of them is a token longer, so positions are roles: what the caller names in
+the text of both (an intent, an object), the stretches between, the template around them, and every
+token after the instruction by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from interp.chat import Chat, Tokens
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.patching.exchange import Exchange, with_each_token
+
+Phrase = str | tuple[int, int]
+"""Words that occur once in a prompt, or their first character and the one after their last."""
+Roles = Mapping[str, Phrase]
+
+
+@dataclass(frozen=True)
+class PromptPairs:
+    """Prompts that show a behaviour and their counterparts that do not.
+
+    Attributes:
+        clean, corrupted: texts, one of each per pair.
+        clean_roles, corrupted_roles: what plays which role in each text; none where left empty.
+
+    Raises:
+        InputError: not as many on both sides, or a pair whose sides name different roles.
+    """
+
+    clean: tuple[str, ...]
+    corrupted: tuple[str, ...]
+    clean_roles: tuple[Roles, ...] = ()
+    corrupted_roles: tuple[Roles, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("clean", "corrupted", "clean_roles", "corrupted_roles"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("clean_roles", "corrupted_roles"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, ({},) * len(self.clean))
+        counts = {len(self.clean), len(self.corrupted)}
+        counts |= {len(self.clean_roles), len(self.corrupted_roles)}
+        if len(counts) > 1 or not self.clean:
+            raise InputError(
+                f"{len(self.clean)} clean and {len(self.corrupted)} corrupted prompts with "
+                f"{len(self.clean_roles)} and {len(self.corrupted_roles)} sets of roles; give as "
+                "many of each, and at least one"
+            )
+        for i, (one, other) in enumerate(zip(self.clean_roles, self.corrupted_roles, strict=True)):
+            if one.keys() != other.keys():
+                raise InputError(
+                    f"pair {i} has the roles {', '.join(one) or 'none'} on its clean side and "
+                    f"{', '.join(other) or 'none'} on the other; name the same on both"
+                )
+
+    def denoising(self, lm: LanguageModel) -> Exchange:
+        """Clean gives, corrupted takes: which states are enough for the behaviour."""
+        clean, corrupted = (
+            tuple(with_roles(lm.chat, *prompt) for prompt in zip(texts, roles, strict=True))
+            for texts, roles in (
+                (self.clean, self.clean_roles),
+                (self.corrupted, self.corrupted_roles),
+            )
+        )
+        return Exchange(lm, clean, lm, corrupted)
+
+    def noising(self, lm: LanguageModel) -> Exchange:
+        """Corrupted gives, clean takes: which states the behaviour needs."""
+        return self.denoising(lm).reversed()
+
+
+def with_roles(chat: Chat, prompt: str, roles: Roles) -> Tokens:
+    """The prompt's tokens with a span for each role, between them, and around them.
+
+    Spans: ``system``; ``before ROLE`` and ``ROLE`` for each role in the order of the text;
+    ``after ROLE`` behind the last; every token after the instruction by itself. A token that holds
+    a letter of a role belongs to it, since many begin with the space before a word.
+
+    Raises:
+        InputError: words that the prompt does not have exactly once, or roles that overlap.
+    """
+    row = chat.encode(prompt)
+    if not roles:
+        return with_each_token(row)
+    text = prompt.strip()
+    ranges = sorted((*_place(text, phrase), name) for name, phrase in roles.items())
+    offsets = _offsets(chat, text, row)
+    spans: dict[str, slice] = {}
+    cursor, name = row.spans["instruction"].start, ""
+    for start, stop, name in ranges:
+        inside = [i for i, (a, b) in enumerate(offsets) if a < stop and b > start]
+        if not inside or (spans and inside[0] < cursor):
+            raise InputError(f"no token of {text[:60]!r} belongs to the role {name!r} alone")
+        # Where the template ends with a space, that space begins the first word's token.
+        cursor = min(cursor, inside[0])
+        spans.setdefault("system", slice(0, cursor))
+        spans[f"before {name}"] = slice(cursor, inside[0])
+        spans[name] = slice(inside[0], inside[-1] + 1)
+        cursor = inside[-1] + 1
+    spans[f"after {name}"] = slice(cursor, max(cursor, row.spans["instruction"].stop))
+    # A token of the last role may reach into the template behind it.
+    behind = row.spans["post_instruction"]
+    spans["post_instruction"] = slice(max(cursor, behind.start), behind.stop)
+    spans["response_prefix"] = row.spans["response_prefix"]
+    return with_each_token(replace(row, spans=spans))
+
+
+def _place(text: str, phrase: Phrase) -> tuple[int, int]:
+    if not isinstance(phrase, str):
+        start, stop = phrase
+        if not 0 <= start < stop <= len(text):
+            raise InputError(f"characters {start}:{stop} are not in {text[:60]!r} ({len(text)})")
+        return start, stop
+    count = text.count(phrase) if phrase else 0
+    if count != 1:
+        raise InputError(
+            f"{phrase!r} occurs {count} times in {text[:60]!r}; give its first and last character"
+        )
+    start = text.index(phrase)
+    return start, start + len(phrase)
+
+
+def _offsets(chat: Chat, text: str, row: Tokens) -> list[tuple[int, int]]:
+    """The characters of ``text`` that each token covers; the template's lie outside of it."""
+    around = chat.fingerprint
+    rendered = around["before"] + text + around["after"] + around["response_prefix"]
+    encoding = chat.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+    assert tuple(encoding["input_ids"]) == row.ids
+    shift = len(around["before"])
+    return [(a - shift, b - shift) for a, b in encoding["offset_mapping"]]

@@ -1,0 +1,142 @@
+"""Weight restoration: run the receiver with one module's weights from the donor.
+
+Base into after, one module at a time, says whose change was needed: put it back and see what comes
+back. Reversed, after into base, keeps only one change and says whose would have been enough. Unlike
+patched states, weights are exact: nothing is moved to where the model would not go by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from interp.activations import batches_by_length
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.patching.effects import Cell, Effects
+from interp.patching.exchange import Exchange
+from interp.patching.places import read_out
+from interp.readout import Readout
+from interp.undisturbed import undisturbed
+
+Grouping = Callable[[LanguageModel], Mapping[Cell, Sequence[str]]]
+
+
+def by_module(lm: LanguageModel) -> dict[Cell, list[str]]:
+    """Parameters by layer and by module in it (attention, MLP, each norm), under its own name.
+
+    What lies outside the layers (embeddings, final norm, head) has its own cells without a layer.
+    """
+    return _grouped(lm, depth=1)
+
+
+def by_layer(lm: LanguageModel) -> dict[Cell, list[str]]:
+    """Parameters by layer, and what lies outside the layers by module."""
+    return _grouped(lm, depth=0)
+
+
+def by_matrix(lm: LanguageModel) -> dict[Cell, list[str]]:
+    """Parameters by layer and innermost module: each projection with its bias."""
+    return _grouped(lm, depth=None)
+
+
+def restore(
+    exchange: Exchange,
+    readout: Readout,
+    *,
+    grouping: Grouping = by_module,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> Effects:
+    """The readout of the receiver with the donor's weights in one group at a time.
+
+    Args:
+        exchange: of two models with the same parameters, adapters merged.
+        readout: of the logits at the last token.
+        grouping: which parameters go together.
+        batch_size: prompts in one forward.
+        progress: called with the number of groups just done.
+
+    Raises:
+        InputError: the models' parameters have different names or shapes.
+    """
+    donor, receiver = exchange.donor, exchange.receiver
+    _check_parameters(donor, receiver)
+    groups = grouping(receiver)
+    with undisturbed(donor.model), undisturbed(receiver.model):
+        given = _read_all(donor, exchange.donor_rows, readout, batch_size)
+        own = _read_all(receiver, exchange.receiver_rows, readout, batch_size)
+        patched = np.empty((len(groups), len(own)))
+        for i, names in enumerate(groups.values()):
+            changed = [name for name in names if _differs(donor.model, receiver.model, name)]
+            with weights_from(donor.model, receiver.model, changed):
+                # What was not changed cannot have an effect.
+                patched[i] = (
+                    own
+                    if not changed
+                    else _read_all(receiver, exchange.receiver_rows, readout, batch_size)
+                )
+            if progress is not None:
+                progress(1)
+    return Effects(tuple(groups), patched, own, given)
+
+
+@contextmanager
+def weights_from(donor: nn.Module, receiver: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Inside the block the named parameters of ``receiver`` have the donor's values.
+
+    Nothing is copied where both are on one device: the receiver's parameters point to the donor's
+    memory and, however the block ends, to their own again. Do not train inside it.
+    """
+    own = {name: receiver.get_parameter(name).data for name in names}
+    try:
+        for name, tensor in own.items():
+            receiver.get_parameter(name).data = donor.get_parameter(name).data.to(tensor)
+        yield
+    finally:
+        for name, tensor in own.items():
+            receiver.get_parameter(name).data = tensor
+
+
+def _grouped(lm: LanguageModel, depth: int | None) -> dict[Cell, list[str]]:
+    """``depth``: how many of the names inside a layer tell groups apart; None: all but the last."""
+    path = next(name for name, module in lm.model.named_modules() if module is lm.layers)
+    groups: dict[Cell, list[str]] = {}
+    for name, _ in lm.model.named_parameters():
+        if name.startswith(f"{path}."):
+            layer, *inside = name.removeprefix(f"{path}.").split(".")
+            kept = inside[:-1] if depth is None else inside[:-1][:depth]
+            cell = Cell(int(layer), ".".join(kept) or "layer")
+        else:
+            cell = Cell(None, name.rpartition(".")[0])
+        groups.setdefault(cell, []).append(name)
+    return groups
+
+
+def _read_all(
+    lm: LanguageModel, rows: Sequence, readout: Readout, batch_size: int
+) -> Float[np.ndarray, " prompt"]:
+    values = np.empty(len(rows))
+    for chosen in batches_by_length(rows, batch_size):
+        values[chosen] = read_out(lm, [rows[i] for i in chosen], readout)
+    return values
+
+
+def _check_parameters(donor: LanguageModel, receiver: LanguageModel) -> None:
+    shapes = [{n: p.shape for n, p in lm.model.named_parameters()} for lm in (donor, receiver)]
+    differing = [n for n in shapes[0] | shapes[1] if shapes[0].get(n) != shapes[1].get(n)]
+    if differing:
+        raise InputError(
+            f"{donor.name} and {receiver.name} differ in {len(differing)} parameters, for instance "
+            f"{differing[0]}; both must be of one architecture, with adapters merged"
+        )
+
+
+def _differs(donor: nn.Module, receiver: nn.Module, name: str) -> bool:
+    given, own = donor.get_parameter(name), receiver.get_parameter(name)
+    return not torch.equal(given.to(own), own)

@@ -1,0 +1,157 @@
+r"""Representation or routing: two models stitched together at a layer.
+
+:math:`M_{ij}(\ell)` is the readout of the model whose layers up to and including :math:`\ell` come
+from i and later ones from j, 0 the base and a the model after it was changed. What the change did
+to the states at :math:`\ell` and what it did to how later layers read them are the two Shapley
+values of a game with two players,
+
+.. math::
+    \mathrm{representation} &= \tfrac12\,\frac{(M_{00} - M_{a0}) + (M_{0a} - M_{aa})}
+        {M_{00} - M_{aa}}, \\
+    \mathrm{routing} &= \tfrac12\,\frac{(M_{00} - M_{0a}) + (M_{a0} - M_{aa})}{M_{00} - M_{aa}},
+
+so they add to one at every layer. Embeddings belong to the lower part, the final norm and the
+unembedding to the upper one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.bootstrap import percentile_interval, resampling_weights
+from interp.model import LanguageModel
+from interp.patching.activation import patch
+from interp.patching.exchange import WHOLE, between_models
+from interp.readout import Readout
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Stitching:
+    """Readouts of base, after and the two stitched models, in float64.
+
+    Attributes:
+        layers: the last layer of the lower part, 0-based.
+        base, after: :math:`M_{00}` and :math:`M_{aa}`.
+        base_below: :math:`M_{0a}`.
+        after_below: :math:`M_{a0}`.
+    """
+
+    layers: tuple[int, ...]
+    base: Float[np.ndarray, " prompt"]
+    after: Float[np.ndarray, " prompt"]
+    base_below: Float[np.ndarray, "layer prompt"]
+    after_below: Float[np.ndarray, "layer prompt"]
+
+    @property
+    def representation(self) -> Float[np.ndarray, " layer"]:
+        """Share of the change that is in the states after each layer."""
+        return self._share(np.ones((1, len(self.base))), self._represented)[0]
+
+    @property
+    def routing(self) -> Float[np.ndarray, " layer"]:
+        """Share of the change that is in how later layers read the states."""
+        return self._share(np.ones((1, len(self.base))), self._routed)[0]
+
+    def to_dataframe(
+        self,
+        *,
+        least_gap: float = 1.0,
+        level: float = 0.95,
+        resamples: int = 2000,
+        seed: int = 0,
+        groups: Sequence[object] | None = None,
+    ) -> pd.DataFrame:
+        """One row per layer: both shares with their intervals over prompts.
+
+        Args:
+            least_gap: shares of a smaller mean change, in the readout's unit, are NaN.
+            level, resamples, seed, groups: of the bootstrap over prompts.
+
+        Returns:
+            Columns ``layer``; ``representation`` and ``routing``, each with ``_low`` and ``_high``;
+            ``base_below`` and ``after_below``, the stitched models' mean readouts; ``defined``;
+            ``n``.
+        """
+        import pandas as pd
+
+        weights = resampling_weights(len(self.base), resamples=resamples, seed=seed, groups=groups)
+        defined = abs(float((self.base - self.after).mean())) > least_gap
+        columns: dict[str, object] = {"layer": self.layers}
+        for name, value, terms in (
+            ("representation", self.representation, self._represented),
+            ("routing", self.routing, self._routed),
+        ):
+            low, high = percentile_interval(self._share(weights, terms), level)
+            for part, numbers in ((name, value), (f"{name}_low", low), (f"{name}_high", high)):
+                columns[part] = numbers if defined else np.nan
+        return pd.DataFrame(columns).assign(
+            base_below=self.base_below.mean(axis=1),
+            after_below=self.after_below.mean(axis=1),
+            defined=defined,
+            n=len(self.base),
+        )
+
+    @property
+    def _represented(self) -> Float[np.ndarray, "layer prompt"]:
+        return (self.base - self.after_below + self.base_below - self.after) / 2
+
+    @property
+    def _routed(self) -> Float[np.ndarray, "layer prompt"]:
+        return (self.base - self.base_below + self.after_below - self.after) / 2
+
+    def _share(
+        self,
+        weights: Float[np.ndarray, "resample prompt"],
+        terms: Float[np.ndarray, "layer prompt"],
+    ) -> Float[np.ndarray, "resample layer"]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (weights @ terms.T) / (weights @ (self.base - self.after))[:, None]
+
+
+def stitch(
+    base: LanguageModel,
+    after: LanguageModel,
+    prompts: Sequence[str],
+    readout: Readout,
+    *,
+    layers: Sequence[int] | None = None,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> Stitching:
+    """Stitch base and after at every layer, both ways round.
+
+    Args:
+        base, after: models of one shape with one tokenizer.
+        prompts: texts.
+        readout: of the logits at the last token.
+        layers: 0-based, the last of the lower part; all by default.
+        batch_size: prompts in one forward.
+        progress: called with the number of forwards just done.
+
+    Raises:
+        InputError: the models do not fit each other, or a layer is not there.
+    """
+    exchange = between_models(base, after, prompts)
+    chosen = tuple(range(base.n_layers)) if layers is None else tuple(layers)
+    base_below, after_below = (
+        patch(
+            direction,
+            readout,
+            layers=chosen,
+            positions=[WHOLE],
+            batch_size=batch_size,
+            progress=progress,
+        )
+        for direction in (exchange, exchange.reversed())
+    )
+    return Stitching(
+        chosen, base_below.donor, base_below.receiver, base_below.patched, after_below.patched
+    )

@@ -1,0 +1,333 @@
+"""Patching everything gives the donor, nothing the receiver, and a planted change is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from interp.chat import Tokens
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.patching import (
+    WHOLE,
+    Cell,
+    Effects,
+    Exchange,
+    agreement,
+    attribute,
+    between_models,
+    patch,
+    stitch,
+)
+from interp.patching.alignment import Replacement
+from interp.patching.controls import random_directions, random_move
+from interp.patching.places import places_of
+from interp.sites import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_IN, RESIDUAL_OUT
+from tests.checkpoints import LAYERS
+from tests.patched_models import PROMPTS, changed, hooks_of, linear_model, some_log_odds
+
+Checkpoints = Callable[[str], Path]
+CHANGED = 2
+
+
+@pytest.fixture(scope="module")
+def llama(checkpoint_of: Checkpoints) -> LanguageModel:
+    return LanguageModel.load(checkpoint_of("llama"))
+
+
+def in_layer(number: int, part: str = "") -> Callable[[str], bool]:
+    return lambda name: f".{number}.{part}" in name
+
+
+def one_layer_changed(lm: LanguageModel, part: str = "", seed: int = 0) -> LanguageModel:
+    return changed(lm, in_layer(CHANGED, part), scale=8.0, seed=seed)
+
+
+# Identities
+
+
+def test_everything_patched_is_the_donor_and_nothing_is_the_receiver(checkpoint: Path) -> None:
+    base = LanguageModel.load(checkpoint)
+    after = changed(base, lambda name: any(in_layer(i)(name) for i in range(LAYERS)))
+    readout = some_log_odds(base)
+    exchange = between_models(base, after, PROMPTS)
+    found = patch(exchange, readout, layers=[LAYERS - 1], positions=[WHOLE, "post_instruction[-1]"])
+    assert np.abs(found.donor - found.receiver).min() > 1e-4
+    assert found.patched[0] == pytest.approx(found.donor, abs=1e-5)
+    # At the last layer only the last token is still looked at.
+    assert found.patched[1] == pytest.approx(found.donor, abs=1e-5)
+    same = patch(between_models(after, after, PROMPTS), readout, sites=[RESIDUAL_OUT, HEADS])
+    assert np.array_equal(same.patched, np.tile(same.receiver, (len(same.cells), 1)))
+    assert hooks_of([base, after]) == 0
+
+
+def test_prompts_of_one_length_can_be_exchanged_whole(llama: LanguageModel) -> None:
+    """The embeddings of another prompt are that prompt."""
+    rows = [llama.chat.encode(prompt) for prompt in PROMPTS[2:]]
+    width = min(map(len, rows))
+    one, other = (Tokens(row.ids[-width:], {"text": slice(0, width)}) for row in rows)
+    exchange = Exchange(llama, (one,), llama, (other,))
+    found = patch(exchange, some_log_odds(llama), sites=[RESIDUAL_IN], layers=[0])
+    assert found.cells == (Cell(0, "residual_in", "text"),)
+    assert found.patched[0] == pytest.approx(found.donor, abs=1e-6)
+    assert abs(found.gap) > 1e-4
+    back = patch(exchange.reversed(), some_log_odds(llama), sites=[RESIDUAL_IN], layers=[0])
+    assert back.patched[0] == pytest.approx(found.receiver, abs=1e-6)
+
+
+def test_padding_and_batches_do_not_matter(checkpoint: Path) -> None:
+    base = LanguageModel.load(checkpoint)
+    exchange = between_models(base, one_layer_changed(base), PROMPTS)
+    readout, options = some_log_odds(base), {"sites": [RESIDUAL_OUT, MLP_OUT], "layers": [1, 2]}
+    together = patch(exchange, readout, **options)
+    alone = patch(exchange, readout, batch_size=1, **options)
+    assert together.cells == alone.cells
+    assert together.patched == pytest.approx(alone.patched, abs=2e-5)
+    approximate = [attribute(exchange, readout, batch_size=n, **options) for n in (1, 4)]
+    assert approximate[0].patched == pytest.approx(approximate[1].patched, abs=1e-4)
+
+
+# A planted change
+
+
+def test_the_changed_layer_is_found(checkpoint: Path) -> None:
+    base = LanguageModel.load(checkpoint)
+    after = one_layer_changed(base)
+    exchange = between_models(base, after, PROMPTS)
+    for direction in (exchange, exchange.reversed()):
+        found = patch(direction, some_log_odds(base), positions=[WHOLE])
+        before = found.patched[:CHANGED]
+        assert before == pytest.approx(np.tile(found.receiver, (CHANGED, 1)), abs=1e-5)
+        behind = found.patched[CHANGED:]
+        assert behind == pytest.approx(np.tile(found.donor, (LAYERS - CHANGED, 1)), abs=1e-5)
+
+
+def test_the_changed_component_is_found(checkpoint: Path) -> None:
+    base = LanguageModel.load(checkpoint)
+    after = one_layer_changed(base, "mlp")
+    found = patch(
+        between_models(base, after, PROMPTS),
+        some_log_odds(base),
+        sites=[ATTENTION_OUT, MLP_OUT],
+        positions=[WHOLE],
+    )
+    by_cell = dict(zip(found.cells, found.patched, strict=True))
+    for layer in range(CHANGED + 1):
+        assert by_cell[Cell(layer, "attention_out", WHOLE)] == pytest.approx(
+            found.receiver, abs=1e-5
+        )
+    assert by_cell[Cell(CHANGED, "mlp_out", WHOLE)] == pytest.approx(found.donor, abs=1e-5)
+    assert by_cell[Cell(0, "mlp_out", WHOLE)] == pytest.approx(found.receiver, abs=1e-5)
+
+
+def test_the_changed_head_is_found(checkpoint_of: Checkpoints) -> None:
+    """GPT-2, where every query head has values of its own."""
+    base = LanguageModel.load(checkpoint_of("gpt2"))
+    after = changed(base, lambda name: name.endswith("h.2.attn.c_attn.weight"), scale=0.0)
+    head, width = 3, 16
+    with torch.no_grad():
+        values = after.layers[CHANGED].attn.c_attn.weight[:, 128:][:, head * width :][:, :width]
+        values += torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
+    found = patch(
+        between_models(base, after, PROMPTS), some_log_odds(base), sites=[HEADS], layers=[CHANGED],
+        positions=[WHOLE],
+    )  # fmt: skip
+    assert [cell.head for cell in found.cells] == [0, 1, 2, 3]
+    assert found.patched[head] == pytest.approx(found.donor, abs=1e-5)
+    for other in {0, 1, 2}:
+        assert found.patched[other] == pytest.approx(found.receiver, abs=1e-6)
+
+
+def test_a_change_at_one_position_is_found_there(llama: LanguageModel) -> None:
+    """Embeddings of the template's tokens differ; at the input nothing else is different."""
+    after = changed(llama, in_layer(0), scale=0.0)
+    row = llama.chat.encode(PROMPTS[0])
+    system = row.ids[row.spans["system"]]
+    others = row.ids[row.spans["instruction"].start :]
+    only_there = next(token for token in system if token not in others)
+    with torch.no_grad():
+        after.model.get_input_embeddings().weight[only_there] *= -3
+    exchange = between_models(llama, after, PROMPTS[:1])
+    found = patch(exchange, some_log_odds(llama), sites=[RESIDUAL_IN], layers=[0])
+    by_position = {
+        cell.position: value[0] for cell, value in zip(found.cells, found.patched, strict=True)
+    }
+    assert by_position.pop("system") == pytest.approx(found.donor[0], abs=1e-6)
+    assert list(by_position.values()) == pytest.approx([found.receiver[0]] * len(by_position))
+    assert abs(found.gap) > 1e-5
+
+
+# Stitching
+
+
+def test_shares_add_to_one_and_name_the_changed_layer(checkpoint: Path) -> None:
+    base = LanguageModel.load(checkpoint)
+    everywhere = changed(base, lambda name: any(in_layer(i)(name) for i in range(LAYERS)))
+    mixed = stitch(base, everywhere, PROMPTS, some_log_odds(base))
+    assert mixed.representation + mixed.routing == pytest.approx(1, abs=1e-5)
+    table = mixed.to_dataframe(least_gap=0.0, resamples=200)
+    assert (table["representation"] + table["routing"]).to_numpy() == pytest.approx(1, abs=1e-5)
+    one = stitch(base, one_layer_changed(base), PROMPTS, some_log_odds(base))
+    assert one.representation == pytest.approx([0, 0, 1, 1], abs=1e-3)
+    assert one.routing == pytest.approx([1, 1, 0, 0], abs=1e-3)
+    tiny = one.to_dataframe(least_gap=1e6)
+    assert not tiny["defined"].any() and tiny["routing_low"].isna().all()
+
+
+# Attribution
+
+
+def test_attribution_is_exact_where_everything_is_linear(llama: LanguageModel) -> None:
+    one, other = (linear_model(llama, seed=seed) for seed in (0, 1))
+    exchange = between_models(one, other, PROMPTS)
+
+    def readout(logits: torch.Tensor) -> torch.Tensor:
+        return logits[:, 7] - 2 * logits[:, 11]
+
+    exact, approximate = patch(exchange, readout), attribute(exchange, readout)
+    assert len(exact.cells) == 3 * len(exchange.positions())
+    assert approximate.patched == pytest.approx(exact.patched, abs=1e-9)
+    assert agreement(approximate, exact).pearson == pytest.approx(1)
+    assert not any(p.grad is not None for p in other.model.parameters())
+
+
+def test_its_error_is_of_second_order(checkpoint: Path) -> None:
+    base = LanguageModel.load(checkpoint, dtype=torch.float64)
+    readout = some_log_odds(base)
+    errors = []
+    for scale in (2e-2, 1e-2):
+        after = changed(base, in_layer(1), scale=scale)
+        exchange = between_models(after, base, PROMPTS[2:])
+        options = {"sites": [RESIDUAL_OUT, MLP_OUT, HEADS], "layers": [1], "positions": [WHOLE]}
+        # One at a time: in float64, transformers' Gemma 2 gives NaN to rows that are padded.
+        options |= {"batch_size": 1}
+        exact = patch(exchange, readout, **options)
+        approximate = attribute(exchange, readout, **options)
+        assert agreement(approximate, exact).pearson > 0.99
+        errors.append(np.abs(approximate.patched - exact.patched).max())
+    assert errors[1] < 0.35 * errors[0]
+
+
+def test_agreement_wants_the_same_cells(llama: LanguageModel) -> None:
+    exchange = between_models(llama, one_layer_changed(llama), PROMPTS[:1])
+    found = [patch(exchange, some_log_odds(llama), layers=[i]) for i in (0, 1)]
+    with pytest.raises(InputError, match="different cells"):
+        agreement(*found)
+    few = patch(exchange, some_log_odds(llama), layers=[0, 1], positions=[WHOLE])
+    with pytest.raises(InputError, match="says nothing"):
+        agreement(few, few)
+
+
+# Controls
+
+
+def test_controls_move_as_far_in_directions_that_states_take(llama: LanguageModel) -> None:
+    exchange = between_models(llama, one_layer_changed(llama), PROMPTS)
+    places = places_of(exchange, [RESIDUAL_OUT, HEADS], [CHANGED], ["instruction", WHOLE])
+    with torch.no_grad():
+        axes = random_directions(exchange, places, 40, seed=0, batch_size=2)
+        again = random_directions(exchange, places, 40, seed=0, batch_size=4)
+    assert [axis.norm().item() for axis in axes[0]] == pytest.approx([1.0] * len(places))
+    for one, other in zip(axes, again, strict=True):
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    # Centred states of four prompts span three dimensions.
+    lengths = torch.linalg.svdvals(torch.stack([axis[0] for axis in axes]))
+    assert lengths[2] > 0.1 and lengths[3] < 1e-4
+    states, given = torch.randn(2, 5, 64), torch.randn(2, 5, 64)
+    taken = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 1, 1]]).bool()
+    for features in (slice(None), slice(16, 32)):
+        swap = Replacement(given, taken, features)
+        axis = axes[0][0][features] / axes[0][0][features].norm()
+        moved = random_move(swap, axis)(states) - states
+        torch.testing.assert_close(moved.norm(dim=-1), (swap(states) - states).norm(dim=-1))
+        along = moved[..., features] @ axis.float()
+        torch.testing.assert_close(along.abs(), moved.norm(dim=-1))
+
+
+def test_controls_come_with_the_effects(llama: LanguageModel) -> None:
+    exchange = between_models(llama, one_layer_changed(llama, "mlp"), PROMPTS)
+    found = patch(exchange, some_log_odds(llama), positions=[WHOLE], controls=3)
+    assert found.controls is not None and found.controls.shape == (3, LAYERS, len(PROMPTS))
+    # Where the patch changes nothing, nothing is moved.
+    assert found.controls[:, 0] == pytest.approx(np.tile(found.receiver, (3, 1)), abs=1e-6)
+    assert np.abs(found.controls[:, CHANGED] - found.receiver).max() > 1e-4
+    table = found.to_dataframe(resamples=100)
+    assert table["p"].tolist()[0] == 1
+    with pytest.raises(InputError, match="two at least"):
+        patch(between_models(llama, llama, PROMPTS[:1]), some_log_odds(llama), controls=1)
+
+
+def noise_effects(rng: np.random.Generator, planted: float = 0.0) -> Effects:
+    """Cells of very different size that share most of their noise."""
+    scale = np.array([0.01, 1.0, 30.0])
+    draws = (rng.normal(size=(40, 1)) + 0.5 * rng.normal(size=(40, 3))) * scale
+    draws[0] += planted * scale * [0, 1, 0]
+    receiver = rng.normal(size=5)
+    values = receiver + np.repeat(draws[..., None], 5, axis=2)
+    cells = tuple(Cell(i, "residual_out") for i in range(3))
+    return Effects(cells, values[0], receiver, receiver + 1, values[1:])
+
+
+def test_random_patches_are_called_so_at_the_nominal_rate() -> None:
+    rng = np.random.default_rng(0)
+    tables = [noise_effects(rng).to_dataframe(resamples=2) for _ in range(400)]
+    single = np.mean([(table["p"] <= 0.05).mean() for table in tables])
+    family = np.mean([(table["p_family_wise"] <= 0.05).any() for table in tables])
+    assert 0.03 < single < 0.075
+    assert 0.02 < family < 0.08
+    planted = [noise_effects(rng, 8.0).to_dataframe(resamples=2) for _ in range(20)]
+    assert all(table["p_family_wise"][1] <= 0.05 for table in planted)
+
+
+# Effects as numbers
+
+
+def test_fractions_are_ratios_of_means_with_their_intervals() -> None:
+    rng = np.random.default_rng(0)
+    receiver = rng.normal(size=60)
+    donor = receiver + 4 + rng.normal(size=60)
+    patched = np.stack([receiver, donor, receiver + 0.25 * (donor - receiver)])
+    cells = tuple(Cell(None, name) for name in ("none", "all", "quarter"))
+    found = Effects(cells, patched, receiver, donor)
+    table = found.to_dataframe()
+    assert table["fraction"].tolist() == pytest.approx([0, 1, 0.25])
+    # A ratio is resampled as one: where every prompt has the same, nothing varies.
+    assert table["fraction_low"].tolist() == pytest.approx([0, 1, 0.25])
+    assert (table["effect_low"] <= table["effect"]).all()
+    assert table["effect_low"][1] < table["effect"][1] - 0.1
+    assert table["layer"].isna().all() and (table["n"] == 60).all()
+    weak = found.to_dataframe(least_gap=10.0)
+    assert not weak["defined"].any() and weak["fraction"].isna().all()
+    assert weak["effect"].notna().all()
+
+
+def test_prompts_that_belong_together_are_resampled_together() -> None:
+    rng = np.random.default_rng(0)
+    values = np.repeat(rng.normal(size=20), 5)
+    found = Effects((Cell(0, "x"),), values[None], np.zeros(100), np.ones(100))
+    alone = found.to_dataframe(least_gap=0)
+    together = found.to_dataframe(least_gap=0, groups=np.repeat(np.arange(20), 5).tolist())
+    widths = [(t["effect_high"] - t["effect_low"]).item() for t in (alone, together)]
+    assert widths[1] == pytest.approx(5**0.5 * widths[0], rel=0.15)
+
+
+# What cannot be patched
+
+
+def test_what_does_not_fit_is_refused(llama: LanguageModel, checkpoint_of: Checkpoints) -> None:
+    exchange = between_models(llama, llama, PROMPTS)
+    with pytest.raises(InputError, match="0 … 3"):
+        patch(exchange, some_log_odds(llama), layers=[4])
+    with pytest.raises(InputError, match=r"no position intent.*there are system"):
+        patch(exchange, some_log_odds(llama), positions=["intent"])
+    with pytest.raises(InputError, match="as different tokens"):
+        between_models(llama, LanguageModel.load(checkpoint_of("mistral")), PROMPTS)
+    with pytest.raises(InputError, match="same shape"):
+        between_models(llama, linear_model(llama), PROMPTS)
+    with pytest.raises(InputError, match="at least one prompt"):
+        between_models(llama, llama, [])
