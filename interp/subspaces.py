@@ -23,6 +23,7 @@ from interp.intervals import normal_quantile
 from interp.nulls import covariance_matched_overlaps, isotropic_overlap
 from interp.permutation import permutation_p_values, permuted_weights, standardised
 from interp.rows import coordinates_of
+from interp.shrinkage import centring_matrix
 from interp.similarity_map import SimilarityMap
 
 Basis = Float[np.ndarray, "dimension d_model"]
@@ -65,11 +66,16 @@ def overlap_map(
     """Overlaps between the labels' subspaces (:class:`interp.directions.ContrastSubspace`).
 
     ``null_low`` and ``null_high`` hold the central share of the overlaps under permuted labels,
-    twins together: subspaces of noise with the prompts' own covariance. P-values are one-sided,
-    corrected by max-T over overlaps in their permutations' standard deviations. A label's subspace
-    exists where its excess is beyond that share of its permutations'; reliability is the root mean
-    squared cosine between halves. Intervals take their width from resampled prompts and stand at
-    the value: they say how far it would vary, and nothing of the pull of noise on it.
+    twins together, after each label's mean is taken out (Freedman and Lane 1983): subspaces of
+    noise with the prompts' own covariance, of which the labels' difference is no part. Where a few
+    loud dimensions rule that covariance the null is high, and whitened contrasts
+    (:mod:`interp.metric`) tell more. P-values are one-sided, corrected by max-T over log-odds of
+    overlaps in their permutations' standard deviations.
+
+    A label's subspace exists where its excess is beyond that share of its permutations'.
+    Reliability is the root mean squared cosine between halves. Intervals take their width from
+    resampled prompts and stand at the value: they say how far it would vary, and nothing of the
+    pull of noise on it.
 
     Args:
         contrasts: by label; of different prompts.
@@ -106,9 +112,11 @@ def overlap_map(
         fitted = estimator.fit(contrast.states, contrast.classes == 0, groups)
         reliability.append(fitted.reliability_)
         coordinates, own_axes = coordinates_of(contrast.states)
-        bases, excess = contrast_bases(
-            coordinates, permuted_weights(contrast, permutations, rng), dimensions
-        )
+        residual = centring_matrix(contrast.classes, np.ones(len(contrast.states))) @ coordinates
+        labellings = permuted_weights(contrast, permutations, rng)
+        observed = contrast_bases(coordinates, labellings[:1], dimensions)
+        permuted = contrast_bases(residual, labellings[1:], dimensions)
+        bases, excess = (np.concatenate(both) for both in zip(observed, permuted, strict=True))
         total = excess.sum(axis=-1)
         exists.append(total[0] > np.quantile(total, level, axis=0))
         drawn.append(bases)
@@ -125,7 +133,8 @@ def overlap_map(
         return np.stack(found, axis=-1)
 
     statistics = overlaps(drawn)
-    p, p_corrected = permutation_p_values(standardised(statistics))
+    # On a scale where their null is less skew, or the most skew cell would rule the family.
+    p, p_corrected = permutation_p_values(standardised(_logit(statistics)))
     spread = np.nanstd(_logit(overlaps(resampled)), axis=0)
     reach = normal_quantile((1 + level) / 2) * spread
     matched = covariance_matched_overlaps(
@@ -148,7 +157,7 @@ def overlap_map(
     with_itself = np.where(there, 1.0, np.nan)
     tail = (1 - level) / 2
     return SimilarityMap(
-        measure=f"overlap of {dimensions}-dimensional subspaces",
+        measure=f"overlap of subspaces, {dimensions} dimensions",
         labels=labels,
         layers=names,
         value=cells(np.where(defined, value, np.nan), with_itself),

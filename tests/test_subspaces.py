@@ -87,7 +87,7 @@ def test_planted_overlaps_are_recovered() -> None:
     np.testing.assert_array_equal(found.value, found.value.transpose(0, 2, 1))
     # Permuted labels leave the loud axes loud: their null is far above that of random planes.
     assert found.isotropic[0, 0, 1] < found.null_high[0, 0, 1] < value[0, 1]
-    assert found.limits == (0.0, 1.0) and "2-dimensional" in found.measure
+    assert found.limits == (0.0, 1.0) and "2 dimensions" in found.measure
 
 
 def test_noise_overlaps_within_its_null() -> None:

@@ -27,7 +27,8 @@ class LogisticProbe:
     Args:
         inverse_penalty: scikit-learn's C: weight of the log-likelihood against half the squared
             length.
-        splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.
+        splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`; fewer by
+            default, since every half is a regression of its own.
 
     Attributes:
         direction_: (layer, d_model), raw: log-odds of the label per unit of the state.
@@ -38,8 +39,8 @@ class LogisticProbe:
     """
 
     inverse_penalty: float = 1.0
-    splits: int = 50
-    resamples: int = 100
+    splits: int = 20
+    resamples: int = 25
     level: float = 0.95
     seed: int = 0
 

@@ -104,6 +104,8 @@ def contrast_bases(
         difference: weights of the rows in the mean difference; positives' are above zero.
         dimensions: how many.
     """
+    from scipy.linalg import eigh
+
     shape = (len(difference), len(coordinates))
     bases = np.full((*shape, coordinates.shape[-1], dimensions), np.nan)
     excess = np.full((*shape, dimensions), np.nan)
@@ -114,7 +116,9 @@ def contrast_bases(
         negative_mean = np.maximum(-weights, 0.0) @ coordinates
         cross = delta[:, :, None] * negative_mean[:, None, :]
         moment = coordinates.transpose(0, 2, 1) @ (weights[:, None] * coordinates)
-        values, vectors = np.linalg.eigh(moment - cross - cross.transpose(0, 2, 1))
-        bases[sample] = vectors[:, :, : -dimensions - 1 : -1]
-        excess[sample] = values[:, : -dimensions - 1 : -1]
+        moment -= cross + cross.transpose(0, 2, 1)
+        last = moment.shape[1] - 1
+        for layer, of_layer in enumerate(moment):  # the leading ones alone, which NumPy cannot
+            values, vectors = eigh(of_layer, subset_by_index=(last - dimensions + 1, last))
+            bases[sample, layer], excess[sample, layer] = vectors[:, ::-1], values[::-1]
     return bases, excess

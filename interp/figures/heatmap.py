@@ -61,7 +61,7 @@ def heatmap_figure(similarity: SimilarityMap, layers: Sequence[int] | None = Non
             axes.set_yticklabels([])
         if position + columns < len(places):
             axes.set_xticklabels([])
-    figure.colorbar(image, ax=grid, shrink=0.75, label=f"{similarity.measure} ({GREY})")
+    figure.colorbar(image, ax=grid, shrink=0.75, label=f"{similarity.measure}\n({GREY})")
     return figure
 
 

@@ -119,6 +119,7 @@ def _panels(count: int, label: str) -> tuple[Figure, list[Axes]]:
     figure = new_figure(2.3 * columns + 0.7, 1.9 * lines + 0.7)
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for place, axes in enumerate(grid.flat):
+        axes.use_sticky_edges = False  # room around the bands
         axes.set_visible(place < count)
         if place + columns >= count:
             axes.set_xlabel("layer")
@@ -128,9 +129,8 @@ def _panels(count: int, label: str) -> tuple[Figure, list[Axes]]:
 
 
 def _band(axes: Axes, layers: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    if len(layers) == 1:  # a band needs a width
-        layers, low, high = layers[0] + np.array([-0.4, 0.4]), low.repeat(2), high.repeat(2)
-    axes.fill_between(layers, low, high, color=NULL, lw=0, step="mid", label="null")
+    width = np.diff(layers).min() if len(layers) > 1 else 1.0
+    axes.bar(layers, high - low, width, low, color=NULL, lw=0, zorder=0, label="null")
 
 
 def _points(
