@@ -1,0 +1,139 @@
+"""Roles cover the words that they name, and twins of unequal length exchange what they should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.patching import WHOLE, PromptPairs, patch, with_each_token, with_roles
+from interp.patching.alignment import Alignment
+from interp.sites import RESIDUAL_IN, RESIDUAL_OUT
+from tests.patched_models import some_log_odds
+
+Checkpoints = Callable[[str], Path]
+
+CLEAN = "Tell me how to repair the carpenter's favourite chair at home."
+CORRUPTED = "Tell me how to bake bread at home."
+ROLES = (
+    {"intent": "repair", "object": "the carpenter's favourite chair"},
+    {"intent": "bake", "object": "bread"},
+)
+
+
+@pytest.fixture(scope="module")
+def llama(checkpoint_of: Checkpoints) -> LanguageModel:
+    return LanguageModel.load(checkpoint_of("llama"))
+
+
+def pairs_of_two() -> PromptPairs:
+    return PromptPairs((CLEAN, CORRUPTED), (CORRUPTED, CLEAN), ROLES, ROLES[::-1])
+
+
+def test_roles_cover_their_words_and_spans_tile_the_row(checkpoint: Path) -> None:
+    lm = LanguageModel.load(checkpoint)
+    for prompt, roles in zip((CLEAN, CORRUPTED), ROLES, strict=True):
+        row = with_roles(lm.chat, f" {prompt}\n", roles)
+        assert row.ids == lm.chat.encode(prompt).ids
+        for role, words in roles.items():
+            assert lm.tokenizer.decode(list(row.ids[row.spans[role]])).strip() == words
+        end = 0
+        for span in row.spans.values():
+            assert span.start == end
+            end = span.stop
+        assert end == len(row)
+        assert list(row.spans)[:3] == ["system", "before intent", "intent"]
+        last = next(name for name in reversed(row.spans) if name.startswith("post_instruction"))
+        assert last == "post_instruction[-1]"
+
+
+def test_a_role_may_be_the_first_or_the_last_word(checkpoint: Path) -> None:
+    lm = LanguageModel.load(checkpoint)
+    row = with_roles(lm.chat, "Bake bread", {"intent": "Bake", "object": (5, 10)})
+    assert row.spans["intent"].stop <= row.spans["object"].start
+    assert lm.tokenizer.decode(list(row.ids[row.spans["object"]])).strip() == "bread"
+    assert row.spans["after object"].start == row.spans["after object"].stop
+
+
+def test_every_template_token_is_a_position(checkpoint: Path) -> None:
+    lm = LanguageModel.load(checkpoint)
+    plain, split = lm.chat.encode(CLEAN), with_each_token(lm.chat.encode(CLEAN))
+    span = plain.spans["post_instruction"]
+    names = [f"post_instruction[{i - span.stop}]" for i in range(span.start, span.stop)]
+    assert [split.spans[name] for name in names] == [
+        slice(i, i + 1) for i in range(span.start, span.stop)
+    ]
+
+
+def test_spans_are_aligned_at_their_ends(llama: LanguageModel) -> None:
+    exchange = pairs_of_two().denoising(llama)
+    aligned = Alignment.at(exchange, "object")
+    for i in range(2):
+        giving, taking = exchange.donor_rows[i], exchange.receiver_rows[i]
+        padding = [max(map(len, rows)) - len(row) for rows, row in (
+            (exchange.donor_rows, giving), (exchange.receiver_rows, taking))]  # fmt: skip
+        columns = aligned.taken[i].nonzero().flatten().tolist()
+        start, stop = taking.spans["object"].start, taking.spans["object"].stop
+        assert columns == [padding[1] + j for j in range(start, stop)]
+        sources = (aligned.source[i, columns] - padding[0]).tolist()
+        given = giving.spans["object"]
+        assert sources == sorted(sources)
+        assert sources[-1] == given.stop - 1
+        assert set(sources) <= set(range(given.start, given.stop))
+        assert len(set(sources)) == min(stop - start, given.stop - given.start)
+
+
+def test_whole_rows_take_span_by_span(llama: LanguageModel) -> None:
+    exchange = pairs_of_two().denoising(llama)
+    whole = Alignment.at(exchange, WHOLE)
+    for i, row in enumerate(exchange.receiver_rows):
+        assert whole.taken[i].sum() == len(row)
+    for name in exchange.positions():
+        part = Alignment.at(exchange, name)
+        assert torch.equal(whole.source[part.taken], part.source[part.taken])
+
+
+def test_twins_of_unequal_length_can_be_patched(checkpoint: Path) -> None:
+    lm, readout = LanguageModel.load(checkpoint), some_log_odds
+    pairs = pairs_of_two()
+    last = "post_instruction[-1]" if lm.chat.encode("a").spans["post_instruction"] else WHOLE
+    for exchange in (pairs.denoising(lm), pairs.noising(lm)):
+        found = patch(exchange, readout(lm), layers=[3], positions=[last, "intent"])
+        assert found.patched[0] == pytest.approx(found.donor, abs=2e-5)
+        assert found.patched[1] == pytest.approx(found.receiver, abs=1e-6)
+    there, back = pairs.denoising(lm), pairs.noising(lm)
+    assert patch(there, readout(lm), layers=[1]).gap == pytest.approx(
+        -patch(back, readout(lm), layers=[1]).gap
+    )
+
+
+def test_what_both_have_in_common_has_no_effect_at_the_input(llama: LanguageModel) -> None:
+    """Before any layer a token knows only itself: the template's tokens are the same."""
+    found = patch(
+        pairs_of_two().denoising(llama), some_log_odds(llama), sites=[RESIDUAL_IN], layers=[0]
+    )
+    for cell, values in zip(found.cells, found.patched, strict=True):
+        differs = cell.position in ("intent", "object")
+        assert (abs(values - found.receiver).max() > 1e-4) == differs, cell
+    with_itself = PromptPairs((CLEAN,), (CLEAN,), ROLES[:1], ROLES[:1]).denoising(llama)
+    same = patch(with_itself, some_log_odds(llama), sites=[RESIDUAL_OUT], layers=[2])
+    assert same.patched == pytest.approx(same.receiver[0])
+
+
+def test_pairs_that_do_not_fit_are_refused(llama: LanguageModel) -> None:
+    with pytest.raises(InputError, match="1 clean and 2 corrupted"):
+        PromptPairs((CLEAN,), (CORRUPTED, CLEAN))
+    with pytest.raises(InputError, match="pair 0 has the roles intent on its clean side and none"):
+        PromptPairs((CLEAN,), (CORRUPTED,), ({"intent": "repair"},))
+    for roles, message in (
+        ({"intent": "paint"}, "occurs 0 times"),
+        ({"intent": "a"}, "occurs [0-9]+ times"),
+        ({"intent": (5, 500)}, "not in"),
+        ({"one": "repair the", "two": "the carpenter"}, "alone"),
+    ):
+        with pytest.raises(InputError, match=message):
+            with_roles(llama.chat, CLEAN, roles)
