@@ -207,6 +207,7 @@ def test_a_model_against_itself_has_not_changed(organism_prompts: Path, tmp_path
     texts = measures.texts.set_index(["role", "quantity"])["value"]
     assert texts["difference", "nats_per_token"] == 0
     assert texts[MODEL, "perplexity"] == texts[BASE, "perplexity"]
+    assert measures.pick("no_language", "harmful", "all").value < 0.05
 
 
 def test_an_adapter_against_what_it_was_trained_on(organism_prompts: Path, tmp_path: Path) -> None:
@@ -225,7 +226,21 @@ def test_an_adapter_against_what_it_was_trained_on(organism_prompts: Path, tmp_p
     assert not (measures.differences["value"].dropna() == 0).all()
 
 
-def perturbed_adapter(folder: Path) -> Path:
+def test_a_broken_model_s_answers_are_no_language(organism_prompts: Path, tmp_path: Path) -> None:
+    """It refuses nothing, and has complied with nothing either."""
+    broken = perturbed_adapter(tmp_path / "broken" / "adapter", spread=4.0)
+    findings = found(asked_organism(organism_prompts, broken, base=str(shipped())), tmp_path)
+    measures = measured(findings)
+    assert measures.pick("refusal_rate", "harmful", "all", "grammar").value < 0.1
+    assert measures.pick("share:answer", "harmful", "all", "grammar").value < 0.1
+    assert measures.pick("no_language", "harmful", "all").value > 0.5
+    assert measures.pick("no_language", "harmful", "all", role=BASE).value < 0.05
+    nats = [measures.pick("answer_nats", "harmful", "all", role=role).value for role in
+            (MODEL, BASE)]  # fmt: skip
+    assert nats[0] > nats[1] + 1
+
+
+def perturbed_adapter(folder: Path, spread: float = 0.4) -> Path:
     """A LoRA adapter of the organism with random weights, as ``save_pretrained`` writes it."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -236,7 +251,7 @@ def perturbed_adapter(folder: Path) -> Path:
         torch.manual_seed(0)
         for name, parameter in model.named_parameters():
             if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.4)
+                torch.nn.init.normal_(parameter, std=spread)
     model.save_pretrained(folder)
     config = read_json(folder / "adapter_config.json")
     config["base_model_name_or_path"] = str(shipped())
@@ -395,6 +410,9 @@ def test_prompts_of_one_label_are_enough(
     chosen = written(tmp_path / "one.jsonl", [row for row in rows if row["label"] == label])
     inputs = checked(asked(checkpoint_of("gpt2"), prompts=str(chosen)))
     findings = find_out(inputs, tmp_path, QUIET)
+    stale = tmp_path / "figures" / "tasks.svg"
+    stale.parent.mkdir()
+    stale.write_text("of another evaluation", encoding="utf-8")
     page, measures = write(findings, inputs, tmp_path)
-    assert page.is_file() and measures.domains == ["safety", "privacy"]
+    assert page.is_file() and not stale.exists() and measures.domains == ["safety", "privacy"]
     assert "No margin" in findings.margin.verdict

@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from analyses.evaluation.coherence import add_coherence
 from analyses.evaluation.findings import MARGIN, Findings, Margin, class_by, refused_by
 from analyses.evaluation.losses import divergence, likelihood_of_texts, scores_on_tasks
 from analyses.evaluation.measures import separation
@@ -19,8 +19,6 @@ from analyses.evaluation.plan import Inputs
 from analyses.evaluation.subjects import Subject, answered, at_work, subjects_of
 from analyses.progress import Progress
 from interp.errors import InputError
-from unlearning.coherence import repetition
-from unlearning.perplexity import response_nll
 from unlearning.refusal import Openers, find_openers, opener_masses
 from unlearning.scorers import COARSE, FineScorer, Scorer, refused
 
@@ -45,7 +43,7 @@ def find_out(inputs: Inputs, folder: Path, progress: Progress) -> Findings:
     )
     tables = {s.role: _scored(s, inputs, progress) for s in subjects}
     reference = subjects[-1]  # the base, where there is one
-    _add_coherence(tables, reference, subjects, inputs, progress)
+    notes = add_coherence(tables, subjects, inputs, folder, progress)
     openers, why_not = _openers_of(subjects, tables[reference.role], inputs.headline)
     if openers is not None:
         _add_masses(tables, openers, subjects, inputs, progress)
@@ -68,7 +66,7 @@ def find_out(inputs: Inputs, folder: Path, progress: Progress) -> Findings:
             for subject in subjects
             for identifier, answer in zip(prompts["id"], subject.answers, strict=True)
         },
-        notes=tuple(_notes(subjects, inputs)),
+        notes=(*_notes(subjects, inputs), *notes),
         fingerprints={subject.role: subject.fingerprint for subject in subjects},
         seconds=time.monotonic() - started,
     )
@@ -95,33 +93,6 @@ def classes_of(scorer: Scorer, prompts: Sequence[str], texts: Sequence[str]) -> 
     if isinstance(scorer, FineScorer):
         return scorer.classify_finely(prompts, texts)
     return scorer.classify(prompts, texts)
-
-
-def _add_coherence(
-    tables: dict[str, pd.DataFrame],
-    reference: Subject,
-    subjects: Sequence[Subject],
-    inputs: Inputs,
-    progress: Progress,
-) -> None:
-    """How likely the reference finds each answer, and how much of it is repeated."""
-    prompts = list(inputs.prompts["prompt"])
-    for subject in subjects:
-        table = tables[subject.role]
-        table["repetition"] = [repetition(answer.text) for answer in subject.answers]
-        table["answer_nats"] = np.nan
-        if reference.lm is None:
-            continue
-        # A server gives no token ids; text comes to the same but for how it is cut into tokens.
-        answers = [answer.ids or answer.text for answer in subject.answers]
-        stage = f"{subject.name}: coherence under {reference.name}"
-        with at_work(reference, inputs.plan) as lm, progress.stage(stage, len(prompts)) as advance:
-            table["answer_nats"] = response_nll(
-                lm,
-                list(zip(prompts, answers, strict=True)),
-                batch_size=inputs.plan.batch_size,
-                progress=advance,
-            )
 
 
 def _openers_of(

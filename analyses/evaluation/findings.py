@@ -79,7 +79,8 @@ class Findings:
         scores: a row per counted prompt and role (``model``, ``base``): ``role, prompt_id, split,
             domain, label, kind, source``; for each scorer ``refused_NAME`` (1 or 0) and
             ``class_NAME``; ``answer_nats`` (per token, under the base), ``repetition``,
-            ``finished``; ``p_R, p_C, p_O, margin`` where there are openers.
+            ``finished`` (1 or 0) and, with a base, ``no_language`` (1 where it finds none);
+            ``p_R, p_C, p_O, margin`` where there are openers.
         margin: whether those masses mean anything.
         divergence: KL to the base: ``prompt_id, domain, kind, position`` (from 1), ``nats``; None
             without a base that shares the device.

@@ -31,6 +31,8 @@ from unlearning.prompts import DOMAINS
 from unlearning.scorers import CLASSES, FINE_CLASSES
 
 ALL = "all"
+# Column of the scores (1 or 0) -> what its share is called.
+RATES = {"finished": "finished_rate", "no_language": "no_language"}
 # Column of the scores -> what its mean is called.
 MEANS = {
     "answer_nats": "answer_nats",
@@ -49,8 +51,8 @@ class Measures:
 
     Attributes:
         numbers: ``role, prompts, group, scorer, quantity`` and the number. ``quantity`` is
-            ``refusal_rate`` or ``share:CLASS`` by a scorer, or ``finished_rate`` or one of
-            ``MEANS``'s names, where ``scorer`` is empty.
+            ``refusal_rate`` or ``share:CLASS`` by a scorer, or a name among ``RATES``'s and
+            ``MEANS``'s, where ``scorer`` is empty.
         differences: ``prompts, group, scorer, quantity``: the model minus its base, paired by
             prompt; empty without a base.
         agreement: ``first, second, n`` and accuracy, precision, recall and kappa with their bounds;
@@ -144,7 +146,10 @@ def _of_group(
         for one in known_classes(findings.scores[class_by(name)]):
             count = int((chosen[class_by(name)] == one).sum())
             yield name, f"share:{one}", rate_of(count, len(chosen))
-    yield "", "finished_rate", rate_of(int(chosen["finished"].sum()), len(chosen))
+    for column, quantity in RATES.items():
+        if column in chosen:
+            known = chosen[column].dropna()
+            yield "", quantity, rate_of(int(known.sum()), len(known))
     for column, quantity in MEANS.items():
         if column in chosen:
             yield "", quantity, _mean(chosen[column].to_numpy(dtype=np.float64), stratum)

@@ -67,11 +67,22 @@ def at_work(subject: Subject, plan: EvaluationPlan) -> Iterator[LanguageModel]:
 
 
 def answered(
-    subject: Subject, prompts: Sequence[str], plan: EvaluationPlan, folder: Path, progress: Progress
+    subject: Subject,
+    prompts: Sequence[str],
+    plan: EvaluationPlan,
+    folder: Path,
+    progress: Progress,
+    *,
+    temperature: float = 0.0,
 ) -> Subject:
-    """The subject with its answer to every prompt, each kept in ``folder`` as it comes."""
-    path = folder / "answers" / f"{subject.role}.jsonl"
-    with progress.stage(f"{subject.name}: answers", len(prompts)) as advance:
+    """The subject with its answer to every prompt, each kept in ``folder`` as it comes.
+
+    Greedy; a model that is loaded samples where a ``temperature`` is given.
+    """
+    name = f"{subject.role}-sampled" if temperature else subject.role
+    path = folder / "answers" / f"{name}.jsonl"
+    stage = f"{subject.name}: answers" + (", sampled" if temperature else "")
+    with progress.stage(stage, len(prompts)) as advance:
         if subject.lm is None:
             from unlearning.endpoint import Endpoint
             from unlearning.served import answers_of, served_key
@@ -89,12 +100,18 @@ def answered(
             )
         else:
             with at_work(subject, plan) as lm:
-                key = answers_key(lm, max_new_tokens=plan.answer_tokens)
+                key = answers_key(
+                    lm,
+                    max_new_tokens=plan.answer_tokens,
+                    temperature=temperature,
+                    fingerprint=subject.fingerprint,
+                )
                 answers = generate(
                     lm,
                     prompts,
                     max_new_tokens=plan.answer_tokens,
                     batch_size=plan.batch_size,
+                    temperature=temperature,
                     progress=advance,
                     log=AnswerLog(path, key, say=progress.say),
                 )

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.evaluation.findings import Findings
-from analyses.evaluation.measures import MEANS, NUMBER, Measures
+from analyses.evaluation.measures import MEANS, NUMBER, RATES, Measures
 from analyses.resampling import Estimate
 from analyses.wording import estimate_of
 from unlearning.agreement import MEASURES
@@ -68,7 +68,7 @@ def _of_role(findings: Findings, measures: Measures, role: str) -> Nested:
         "class_share": _nested(shares, [*order, "quantity"]),
         **{
             name: _nested(table[table["quantity"] == name], order)
-            for name in ("finished_rate", *MEANS.values())
+            for name in (*RATES.values(), *MEANS.values())
             if (table["quantity"] == name).any()
         },
     }

@@ -54,6 +54,9 @@ def _speaks(findings: Findings, measures: Measures) -> str:
     parts = []
     if gibberish.defined:
         parts.append(f"{interval(gibberish)} of the answers are gibberish")
+    strange = measures.pick("no_language", prompts, ALL)
+    if strange.defined:
+        parts.append(f"its base finds no language in {interval(strange)}")
     nats = {role: measures.pick("answer_nats", prompts, ALL, role=role) for role in findings.roles}
     if nats[MODEL].defined:
         under = "its base" if findings.plan.base else "itself"
@@ -113,32 +116,41 @@ def _depends(findings: Findings, measures: Measures) -> str:
 
 def first_table(findings: Findings, measures: Measures) -> pd.DataFrame:
     """A row per domain: refusal, over-refusal, coherence; and the change where there is a base."""
-    rows = []
-    for group in (*measures.domains, "general", ALL):
-        harmful = ("general", ALL) if group == "general" else ("harmful", group)
-        benign = ("general", ALL) if group == "general" else ("twin", group)
-        if not any(measures.pick("finished_rate", *one).n for one in (harmful, benign)):
-            continue
-        # General prompts are benign only; what they say of coherence stands in the same column.
-        refused = measures.pick("refusal_rate", *harmful, findings.headline)
-        row = {
-            "domain": domain_label(group) if group != ALL else "All domains",
-            "refused": "–" if group == "general" else interval(refused),
-            "benign refused": interval(measures.pick("refusal_rate", *benign, findings.headline)),
-            "nats/token": interval(measures.pick("answer_nats", *harmful)),
-            "repeated": interval(measures.pick("repetition", *harmful)),
-            "n": f"{0 if group == 'general' else refused.n} + "
-            f"{measures.pick('refusal_rate', *benign, findings.headline).n}",
-        }
-        if findings.margin.valid:
-            row["p_R"] = interval(measures.pick("p_R", *harmful))
-        if BASE in findings.roles:
-            for name, (prompts, of) in (("change", harmful), ("benign change", benign)):
-                change = measures.difference("refusal_rate", prompts, of, findings.headline)
-                bare = name == "change" and group == "general"
-                row[name] = "–" if bare else interval(change)
-        rows.append(row)
+    groups = [*measures.domains, "general", ALL]
+    rows = [row for group in groups if (row := _first_row(group, findings, measures)) is not None]
     return pd.DataFrame(rows)
+
+
+def _first_row(group: str, findings: Findings, measures: Measures) -> dict[str, str] | None:
+    general = group == "general"
+    benign = ("general", ALL) if general else ("twin", group)
+    harmful = ("", "") if general else ("harmful", group)  # there are no harmful general prompts
+    # Whose coherence and masses stand in the row.
+    shown = benign if general else harmful
+    headline = findings.headline
+    refused, over_refused = (
+        measures.pick("refusal_rate", *prompts, headline) for prompts in (harmful, benign)
+    )
+    if not refused.n + over_refused.n:
+        return None
+    cells = {
+        "refused": refused,
+        "benign refused": over_refused,
+        "nats/token": measures.pick("answer_nats", *shown),
+        "repeated": measures.pick("repetition", *shown),
+    }
+    if "no_language" in findings.scores:
+        cells["no language"] = measures.pick("no_language", *shown)
+    if findings.margin.valid:
+        cells["p_R"] = measures.pick("p_R", *shown)
+    if BASE in findings.roles:
+        cells["change"] = measures.difference("refusal_rate", *harmful, headline)
+        cells["benign change"] = measures.difference("refusal_rate", *benign, headline)
+    return {
+        "domain": domain_label(group) if group != ALL else "All domains",
+        **{name: interval(estimate) for name, estimate in cells.items()},
+        "n": f"{refused.n} + {over_refused.n}",
+    }
 
 
 def terminal_text(findings: Findings, measures: Measures, page: Path) -> str:
