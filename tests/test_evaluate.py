@@ -115,6 +115,8 @@ def test_every_architecture_is_evaluated(
     # A random model's tokens are nearly equally likely, its own choices a little more so.
     assert scores["answer_nats"].between(4, 9).all()
     assert any("no chat template" in note for note in findings.notes) == ("gpt2" in checkpoint.name)
+    # ... and its answers are no language, which is said.
+    assert any("tokens at random" in note for note in findings.notes)
     measures = measured(findings)
     assert measures.domains == ["safety", "privacy"]
     assert measures.groups("source") == ["source 0", "source 1"]
@@ -238,6 +240,8 @@ def test_a_broken_model_s_answers_are_no_language(organism_prompts: Path, tmp_pa
     nats = [measures.pick("answer_nats", "harmful", "all", role=role).value for role in
             (MODEL, BASE)]  # fmt: skip
     assert nats[0] > nats[1] + 1
+    told = [note for note in findings.notes if "tokens at random" in note]
+    assert len(told) == 1 and told[0].startswith("broken/adapter")
 
 
 def perturbed_adapter(folder: Path, spread: float = 0.4) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from unlearning.perplexity import response_token_nll
 
 # Of its own answers, from which is learned where the base's language ends.
 MOST_SAMPLES = 256
+# Of log |vocabulary|, which tokens at random take; a working model's greedy answers take a
+# fraction of one nat.
+RANDOM = 0.5
 
 
 def add_coherence(
@@ -59,7 +63,21 @@ def add_coherence(
         table["answer_nats"] = [float(nll.mean()) if nll.size else np.nan for nll in found]
         if fluency is not None:
             table["no_language"] = [float(not fluency.finds_language(nll)) for nll in found]
+        notes += _no_better_than_random(subject, reference, table["answer_nats"])
     return notes
+
+
+def _no_better_than_random(subject: Subject, reference: Subject, nats: pd.Series) -> list[str]:
+    """A warning where answers are nearly as surprising as tokens drawn at random."""
+    assert reference.lm is not None
+    random = math.log(reference.lm.model.config.get_text_config(decoder=True).vocab_size)
+    mean = nats.mean()
+    if not mean > RANDOM * random:
+        return []
+    return [
+        f"{subject.name}'s answers take {mean:.1f} nats per token under {reference.name}, and "
+        f"tokens at random {random:.1f}: this is no language, whatever class it is put into."
+    ]
 
 
 def _fluency_of(

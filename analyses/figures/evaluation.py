@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from analyses.evaluation.findings import BASE, MODEL, Findings
 from analyses.evaluation.measures import ALL, Measures
 from analyses.figures import Drawing
@@ -90,8 +92,10 @@ def overview_figure(findings: Findings, measures: Measures) -> Figure:
     if nats:
         dot_panel(coherence, [""] * len(rows), nats)
         under = "its base" if findings.plan.base else "the model itself"
+        ends = [one.high if one.low <= one.high else one.value for s in nats for one in s.estimates]
+        highest = max(end for end in ends if np.isfinite(end))
         coherence.set_xlabel(f"nats per token of the answers, under {under}")
-        coherence.set_xlim(left=min(0.0, coherence.get_xlim()[0]))
+        coherence.set_xlim(-0.02 * highest, 1.06 * highest)
         legend_above(coherence)
     else:
         dot_panel(coherence, [""] * len(rows), _two_kinds(findings, measures, "repetition"))
