@@ -35,7 +35,6 @@ __all__ = [
     "SimilarityMap",
     "cosine_between",
     "cosine_map",
-    "isotropic_null_sd",
     "plain_cosines",
 ]
 
@@ -148,15 +147,6 @@ def cosine_map(
         covariance_matched=covariance,
         ceiling=lasting[:, :, None] * lasting[:, None, :],
     )
-
-
-def isotropic_null_sd(d_model: int) -> float:
-    """Standard deviation of the cosine of two random directions, 1/√d.
-
-    A lower bound on the null: activations fill few of their dimensions, and the cosine of two
-    directions drawn from *their* covariance varies by the root of one over the effective number.
-    """
-    return float(1.0 / np.sqrt(d_model))
 
 
 def plain_cosines(

@@ -39,7 +39,11 @@ def isotropic_overlap(d_model: int, dimensions: tuple[int, int], level: float = 
 
 
 def isotropic_cosine(d_model: int, level: float = 0.95) -> float:
-    """Quantile of the size of the cosine of two random directions, about 1.96/√d."""
+    """Quantile of the size of the cosine of two random directions, about 1.96/√d.
+
+    A lower bound on the null: activations fill few of their dimensions, and the cosine of two
+    directions drawn from *their* covariance varies by the root of one over the effective number.
+    """
     return float(np.sqrt(isotropic_overlap(d_model, (1, 1), level)))
 
 

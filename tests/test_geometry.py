@@ -12,9 +12,9 @@ from interp.geometry import (
     Contrast,
     cosine_between,
     cosine_map,
-    isotropic_null_sd,
     plain_cosines,
 )
+from interp.nulls import isotropic_cosine
 from interp.permutation import permuted_weights, studentised_products
 
 D_MODEL = 32
@@ -75,7 +75,7 @@ def test_directions_that_share_their_controls_have_a_cosine_of_one_half_on_noise
     shared = plain_cosines(np.stack([x.mean(0) - controls.mean(0) for x in (one, two)]))
     apart = plain_cosines(np.stack([one.mean(0) - controls.mean(0), two.mean(0) - others.mean(0)]))
     assert shared[0, 0, 1] == pytest.approx(0.5, abs=0.05)
-    assert apart[0, 0, 1] == pytest.approx(0.0, abs=4 * isotropic_null_sd(2000))
+    assert apart[0, 0, 1] == pytest.approx(0.0, abs=2 * isotropic_cosine(2000))
     with pytest.warns(UserWarning, match="share 50 rows"):
         cosine_map({"a": Contrast(one, controls), "b": Contrast(two, controls)}, permutations=10)
 

@@ -133,8 +133,9 @@ def test_intervals_cover_what_was_planted(
 
 
 @pytest.mark.parametrize("same_prompts", [True, False])
-def test_noise_has_no_angle(same_prompts: bool) -> None:
-    found = planted_rotation(Planted(), same_prompts, snr=0.0, worlds=400)
+@pytest.mark.parametrize("n", [32, 128])
+def test_noise_has_no_angle(n: int, same_prompts: bool) -> None:
+    found = planted_rotation(Planted(), same_prompts, snr=0.0, n=n, worlds=400)
     assert found.angle_degrees.defined.mean() <= 0.1
     assert np.isnan(found.angle_degrees.value[~found.angle_degrees.defined]).all()
 

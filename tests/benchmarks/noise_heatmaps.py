@@ -1,56 +1,97 @@
-"""False positives of the cosine map on pure noise.
+"""False positives of the similarity maps on pure noise.
 
     python -m tests.benchmarks.noise_heatmaps --heatmaps 1000
+    python -m tests.benchmarks.noise_heatmaps --measure whitened overlap cka procrustes
 
-Four labels of 24 pairs, three layers that share half of their noise, 32 anisotropic dimensions.
-Prints the share of cells with p ≤ .05, of heatmaps with any corrected p ≤ .05, and of undefined
-cells.
+Four labels of 24 pairs, three layers that share half of their noise, 32 anisotropic dimensions; for
+``cka`` and ``procrustes`` three unrelated representations of 48 prompts. Prints the share of cells
+with p ≤ .05, of heatmaps with any corrected p ≤ .05, and of undefined cells.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import numpy as np
 
+from interp.alignment import cka_map
 from interp.contrast import Contrast
 from interp.geometry import cosine_map
+from interp.metric import whitening
+from interp.procrustes import procrustes_map
+from interp.similarity_map import SimilarityMap
+from interp.subspaces import overlap_map
 
 LABELS, PAIRS, LAYERS, D_MODEL = 4, 24, 3, 32
+SPREAD = np.arange(1, D_MODEL + 1) ** -0.5
+Contrasts = dict[str, Contrast]
+
+
+def noise(rng: np.random.Generator, prompts: int = PAIRS) -> np.ndarray:
+    """States of prompts, half of their noise common to the layers."""
+    shared = rng.normal(size=(prompts, 1, D_MODEL))
+    return SPREAD * (shared + rng.normal(size=(prompts, LAYERS, D_MODEL)))
+
+
+def noise_contrasts(rng: np.random.Generator, twins: bool) -> Contrasts:
+    """Labels that mean nothing."""
+    links = np.repeat(np.arange(PAIRS)[:, None], 2, axis=1) if twins else None
+    contrasts = {}
+    for label in range(LABELS):
+        common = noise(rng) if twins else 0.0
+        contrasts[str(label)] = Contrast(common + noise(rng), common + noise(rng), links)
+    return contrasts
+
+
+def whitened(contrasts: Contrasts, seed: int) -> SimilarityMap:
+    """Whitened by the very prompts that the directions are fitted to: the harder case."""
+    states = np.concatenate([c.states for c in contrasts.values()])
+    classes = np.concatenate([c.classes + 2 * i for i, c in enumerate(contrasts.values())])
+    change = whitening(states, classes)
+    mapped = {label: c.mapped(change) for label, c in contrasts.items()}
+    return cosine_map(mapped, permutations=200, seed=seed)
+
+
+BETWEEN_LABELS: dict[str, Callable[[Contrasts, int], SimilarityMap]] = {
+    "cosine": lambda contrasts, seed: cosine_map(contrasts, permutations=200, seed=seed),
+    "whitened": whitened,
+    "overlap": lambda contrasts, seed: overlap_map(
+        contrasts, permutations=100, resamples=2, seed=seed
+    ),
+}
+BETWEEN_MODELS: dict[str, Callable[[dict[str, np.ndarray], int], SimilarityMap]] = {
+    "cka": lambda states, seed: cka_map(states, permutations=100, seed=seed),
+    "procrustes": lambda states, seed: procrustes_map(states, draws=200, seed=seed),
+}
 
 
 def main() -> None:
     """Run the heatmaps."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--heatmaps", type=int, default=1000)
+    names = [*BETWEEN_LABELS, *BETWEEN_MODELS]
+    parser.add_argument("--measure", nargs="*", choices=names, default=["cosine"])
     options = parser.parse_args()
-    rng = np.random.default_rng(2026)
-    sd = np.arange(1, D_MODEL + 1) ** -0.5
-
-    def noise() -> np.ndarray:
-        shared = rng.normal(size=(PAIRS, 1, D_MODEL))
-        return sd * (shared + rng.normal(size=(PAIRS, LAYERS, D_MODEL)))
-
-    links = np.repeat(np.arange(PAIRS)[:, None], 2, axis=1)
-    off_diagonal = np.triu_indices(LABELS, 1)
-    for twins in (True, False):
-        cell, family, undefined = [], [], []
-        for seed in range(options.heatmaps):
-            contrasts = {}
-            for label in range(LABELS):
-                common = noise() if twins else 0.0
-                contrasts[str(label)] = Contrast(
-                    common + noise(), common + noise(), links if twins else None
-                )
-            found = cosine_map(contrasts, permutations=200, seed=seed)
-            cell.append((found.p[:, *off_diagonal] <= 0.05).mean())
-            family.append((found.p_corrected[:, *off_diagonal] <= 0.05).any())
-            undefined.append(1 - found.defined[:, *off_diagonal].mean())
-        print(
-            f"{'twins' if twins else 'no twins'}: cells {np.mean(cell):.4f}, "
-            f"family {np.mean(family):.4f}, undefined {np.mean(undefined):.4f}",
-            flush=True,
-        )
+    for name in options.measure:
+        for twins in (True, False) if name in BETWEEN_LABELS else (False,):
+            rng = np.random.default_rng(2026)
+            cell, family, undefined = [], [], []
+            for seed in range(options.heatmaps):
+                if name in BETWEEN_LABELS:
+                    found = BETWEEN_LABELS[name](noise_contrasts(rng, twins), seed)
+                else:
+                    models = {str(model): noise(rng, 2 * PAIRS) for model in range(3)}
+                    found = BETWEEN_MODELS[name](models, seed)
+                off_diagonal = np.triu_indices(len(found.labels), 1)
+                cell.append((found.p[:, *off_diagonal] <= 0.05).mean())
+                family.append((found.p_corrected[:, *off_diagonal] <= 0.05).any())
+                undefined.append(1 - found.defined[:, *off_diagonal].mean())
+            print(
+                f"{name}, {'twins' if twins else 'no twins'}: cells {np.mean(cell):.4f}, "
+                f"family {np.mean(family):.4f}, undefined {np.mean(undefined):.4f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
