@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations import chosen_layers
 from interp.chat import Tokens
-from interp.errors import InputError
 from interp.hooks import Hidden, Point, reading
 from interp.model import LanguageModel
 from interp.patching.alignment import check_positions
@@ -57,10 +57,7 @@ def places_of(
     Raises:
         InputError: a layer, site or position that is not there.
     """
-    count = exchange.receiver.n_layers
-    chosen = range(count) if layers is None else layers
-    if not chosen or min(chosen) < 0 or max(chosen) >= count:
-        raise InputError(f"layers {list(chosen)} asked for; the model has 0 … {count - 1}")
+    chosen = chosen_layers(exchange.receiver, layers)
     names = exchange.positions() if positions is None else tuple(positions)
     check_positions(exchange, names)
     given, taken = (points(lm, chosen, sites) for lm in (exchange.donor, exchange.receiver))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from interp.activations import chosen_layers
 from interp.bootstrap import percentile_interval, resampling_weights
 from interp.model import LanguageModel
 from interp.patching.activation import patch
@@ -140,7 +141,7 @@ def stitch(
         InputError: the models do not fit each other, or a layer is not there.
     """
     exchange = between_models(base, after, prompts)
-    chosen = tuple(range(base.n_layers)) if layers is None else tuple(layers)
+    chosen = chosen_layers(base, layers)
     base_below, after_below = (
         patch(
             direction,
