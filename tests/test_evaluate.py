@@ -162,7 +162,8 @@ def test_the_organism_refuses_what_it_was_made_to_and_nothing_else(
     agreed = {(row["first"], row["second"]): row for row in summary["agreement"]}
     assert agreed["grammar", "margin"]["kappa"]["value"] > 0.95
     assert agreed["grammar", "phrases"]["kappa"]["value"] == 0.0
-    assert summary["disagreeing"] == len(pd.read_csv(out / "disagreements.csv")) > 0
+    differing = summary["disagreeing"]["value"] * summary["disagreeing"]["n"]
+    assert round(differing) == len(pd.read_csv(out / "disagreements.csv")) > 0
 
     scores = pd.read_parquet(out / "scores.parquet")
     assert {refused_by(name) for name in ("grammar", "phrases", "margin")} < set(scores.columns)
@@ -406,17 +407,42 @@ def test_a_base_of_another_tokenizer(
     assert code == 2 and "different tokenizers" in err
 
 
-@pytest.mark.parametrize("label", ["harmful", "benign"])
-def test_prompts_of_one_label_are_enough(
-    label: str, checkpoint_of: Callable[[str], Path], few_prompts: Path, tmp_path: Path
+def test_without_training_prompts_there_is_no_margin(
+    organism_prompts: Path, tmp_path: Path
+) -> None:
+    lines = organism_prompts.read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["split"] != "train"]
+    findings = found(asked_organism(written(tmp_path / "p.jsonl", rows)), tmp_path)
+    assert "no prompt is in the split train" in findings.margin.verdict
+
+
+def test_the_revision_is_the_model_s_and_not_its_base_s(
+    few_prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, revisions = LanguageModel.load, []
+
+    def listening(source: str, **options: Any) -> LanguageModel:
+        revisions.append(options.pop("revision", None))
+        return load(source, **options)
+
+    monkeypatch.setattr(LanguageModel, "load", listening)
+    plan = asked_organism(few_prompts, base=str(shipped()), model_options={"revision": "step-100"})
+    found(plan, tmp_path)
+    assert revisions == ["step-100", None]
+
+
+@pytest.mark.parametrize("kept", [("label", "harmful"), ("label", "benign"), ("domain", "general")])
+def test_prompts_of_one_kind_are_enough(
+    kept: tuple[str, str], checkpoint_of: Callable[[str], Path], few_prompts: Path, tmp_path: Path
 ) -> None:
     rows = [json.loads(line) for line in few_prompts.read_text(encoding="utf-8").splitlines()]
-    chosen = written(tmp_path / "one.jsonl", [row for row in rows if row["label"] == label])
+    chosen = written(tmp_path / "one.jsonl", [row for row in rows if row[kept[0]] == kept[1]])
     inputs = checked(asked(checkpoint_of("gpt2"), prompts=str(chosen)))
     findings = find_out(inputs, tmp_path, QUIET)
     stale = tmp_path / "figures" / "tasks.svg"
     stale.parent.mkdir()
     stale.write_text("of another evaluation", encoding="utf-8")
     page, measures = write(findings, inputs, tmp_path)
-    assert page.is_file() and not stale.exists() and measures.domains == ["safety", "privacy"]
+    assert page.is_file() and not stale.exists()
+    assert measures.domains == (["safety", "privacy"] if kept[0] == "label" else [])
     assert "No margin" in findings.margin.verdict

@@ -104,6 +104,8 @@ def _openers_of(
         return None, "a server gives no probabilities"
     ids = pd.Series([answer.ids for answer in reference.answers])
     train = table["split"] == "train"
+    if not train.any():
+        return None, "no prompt is in the split train, from which openers are learned"
     refusals = train & (table["label"] == "harmful") & (table[refused_by(headline)] == 1)
     is_answer = table[class_by(headline)].map(lambda one: COARSE.get(one, one)) == "answer"
     answers = train & (table["label"] == "benign") & is_answer

@@ -100,8 +100,8 @@ def scores_on_tasks(
 
         chat = subject.lm.chat.fingerprint if asked.chat_template else None
         key = content_key("tasks", subject.fingerprint, chat, asked)
-        with progress.stage(f"{subject.name}: tasks"):
-            table = _kept(folder / "tasks" / f"{subject.role}.parquet", key, score)
+        progress.say(f"{subject.name}: tasks …")  # the harness shows how far it is
+        table = _kept(folder / "tasks" / f"{subject.role}.parquet", key, score)
         parts.append(table.assign(role=subject.role))
     return pd.concat(parts, ignore_index=True)
 

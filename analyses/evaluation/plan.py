@@ -250,8 +250,8 @@ def describe(inputs: Inputs) -> list[str]:
         seconds = time_of(2 * 3 * tokens / len(found) * sum(n for n, _ in found))
         memory = max(held for _, held in found) * 1.2 / 2**30
         lines.append(
-            f"memory: about {memory:.1f} GiB on the device, one model at a time; time: {seconds} "
-            "or so, generating being slower than reading"
+            f"memory: about {memory:.1f} GiB on the device, for one model at a time; time: "
+            f"{seconds} or so, generating being slower than reading"
         )
     elif plan.loaded:
         lines.append("memory and time: known once the model has been downloaded")

@@ -123,6 +123,8 @@ def _loaded(role: str, source: str, plan: EvaluationPlan, progress: Progress) ->
 
     logging.disable_progress_bar()  # a bar for every file would bury our own
     options = dict(plan.model_options)
+    if role == BASE and not plan.server:
+        options.pop("revision", None)  # the model's; its base is another repository
     if len(plan.loaded) > 1:
         options["device"] = "cpu"
     with progress.stage(f"loading {plan.name_of(source)}"), warnings.catch_warnings():

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.evaluation.findings import Findings
+from analyses.evaluation.findings import MODEL, Findings
 from analyses.evaluation.measures import MEANS, NUMBER, RATES, Measures
-from analyses.resampling import Estimate
+from analyses.resampling import Estimate, rate_of
 from analyses.wording import estimate_of
 from unlearning.agreement import MEASURES
 
@@ -41,7 +41,9 @@ def summary(findings: Findings, measures: Measures) -> Nested:
             }
             for row in measures.agreement.to_dict("records")
         ],
-        "disagreeing": len(measures.disagreements),
+        "disagreeing": rate_of(
+            len(measures.disagreements), int((findings.scores["role"] == MODEL).sum())
+        ).to_json(),
         "seconds": round(findings.seconds, 1),
     }
     for name, table in (
