@@ -22,7 +22,7 @@ from interp.backends import Backend, Forward, torch_hooks
 from interp.chat import Tokens
 from interp.errors import InputError
 from interp.model import LanguageModel
-from interp.positions import Positions, Take, check_places, last_token
+from interp.positions import Positions, Take, last_token, places_of
 from interp.sites import RESIDUAL_OUT, Site, head_count
 from interp.store import content_key
 
@@ -132,7 +132,7 @@ def collect(
     names = tuple(range(len(rows)) if ids is None else ids)
     if len(names) != len(rows):
         raise InputError(f"{len(names)} ids for {len(rows)} prompts; give one for each")
-    places = [check_places(positions(row), row) for row in rows]
+    places = places_of(rows, positions)
     token_ids = _token_ids(rows, places)
     about: dict[str, Any] = {
         "layers": list(wanted),

@@ -45,24 +45,31 @@ class Parts:
 
 @dataclass(eq=False)
 class _Call:
-    """One call of a module; inner calls are those that it made."""
+    """One call of a module; inner calls are those that it made.
+
+    What it ``made`` and what came ``out`` differ where an intervention edits its output.
+    """
 
     module: nn.Module
     into: Tensor
+    made: Tensor = field(init=False)
     out: Tensor = field(init=False)
     inner: list[_Call] = field(default_factory=list)
 
 
 def dissect(lm: LanguageModel, layers: Sequence[int]) -> Mapping[int, Parts]:
     """The parts of each of ``layers``, from a forward over a few tokens up to the last of them."""
-    ids = torch.tensor([lm.chat.encode("a").ids[:4]], device=lm.device)
+    # Without weights (a model that runs elsewhere) shapes and storages tell the same.
+    offloaded = hasattr(lm.model, "hf_device_map")
+    meta = all(p.is_meta for p in lm.model.parameters()) and not offloaded
+    ids = torch.tensor([lm.chat.encode("a").ids[:4]], device="meta" if meta else lm.device)
     calls: dict[int, list[_Call]] = {i: [] for i in layers}
     with ExitStack() as stack:
         stack.enter_context(undisturbed(lm.model))
         for i in layers:
             _watch(lm.layers[i], calls[i], stack)
         stack.enter_context(stopping_after(lm.layers[max(layers)]))
-        lm.model(input_ids=ids, use_cache=False)
+        lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     types = getattr(lm.model.config.get_text_config(decoder=True), "layer_types", None)
     return {i: _parts(calls[i][0], types is None or types[i] in SOFTMAX_ATTENTION) for i in layers}
 
@@ -77,14 +84,16 @@ def _watch(layer: nn.Module, top: list[_Call], stack: ExitStack) -> None:
         (under_way[-1].inner if under_way else top).append(call := _Call(module, into))
         under_way.append(call)
 
+    def finish(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        under_way[-1].made = hidden_of(output)
+
     def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
         under_way.pop().out = hidden_of(output)
 
     for module in layer.modules():
         stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
-        # Inner modules as an intervention leaves them, the sum before one that edits the layer.
-        first = module is layer
-        stack.callback(module.register_forward_hook(leave, prepend=first).remove)
+        stack.callback(module.register_forward_hook(finish, prepend=True).remove)
+        stack.callback(module.register_forward_hook(leave).remove)
 
 
 def _parts(layer: _Call, softmax: bool) -> Parts:
@@ -101,7 +110,7 @@ def _parts(layer: _Call, softmax: bool) -> Parts:
     with_attention = _flat(layer.into) + _flat(attended)
     attention_adds = parallel or _equal(with_attention, _flat(middle))
     before = with_attention if parallel else _flat(middle)
-    mlp_adds = _equal(before + _flat(fed), _flat(layer.out))
+    mlp_adds = _equal(before + _flat(fed), _flat(layer.made))
     return Parts(
         residual_mid=None if parallel else mid,
         # In parallel there is only one sum to check.
@@ -130,17 +139,19 @@ def _upstream(call: _Call, siblings: Sequence[_Call]) -> tuple[Point, Tensor]:
 
 
 def _downstream(call: _Call, siblings: Sequence[_Call]) -> tuple[Tensor, Point]:
-    """On from a module's output through what is made of it (a norm, a dropout), to the stream."""
+    """On from a module's output through what is made of it (a norm), to the stream."""
     point, tensor = Point(call.module), call.out
     for later in siblings:
-        if later is not call and _same(later.into, tensor):
+        # A dropout changes nothing here, and one module of it may serve attention and MLP (Phi).
+        passes_on = _same(later.into, later.out)
+        if later is not call and not passes_on and _same(later.into, tensor):
             point, tensor = Point(later.module), later.out
     return tensor, point
 
 
 def _before_projection(attention: _Call) -> Point | None:
     """The input of the last module with weights on the way to attention's output."""
-    tensor = attention.out
+    tensor = attention.made
     for call in reversed(attention.inner):
         if _same(call.out, tensor):
             if _has_matrix(call):

@@ -80,7 +80,10 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        """Where inputs go."""
+        device = next(self.model.parameters()).device
+        # Offloaded weights are on the meta device between forwards; accelerate moves the inputs.
+        return torch.device("cpu") if device.type == "meta" else device
 
     @property
     def d_model(self) -> int:

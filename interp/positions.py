@@ -95,24 +95,36 @@ class Take:
         self, states: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch position width"]:
         """In float32, or wider where the states are."""
-        columns, weights = self.columns.to(states.device), self.weights.to(states.device)
-        rows = torch.arange(len(states), device=states.device)[:, None, None]
         # Indexing with tensors copies: a slice would hold on to the whole batch's storage.
-        taken = states[rows, columns]
+        return self.mean(states[self.rows.to(states.device), self.columns.to(states.device)])
+
+    @property
+    def rows(self) -> Int[Tensor, "batch 1 1"]:
+        """Goes with ``columns`` as an index."""
+        return torch.arange(len(self.columns))[:, None, None]
+
+    def mean(
+        self, taken: Float[Tensor, "batch position token width"]
+    ) -> Float[Tensor, "batch position width"]:
+        """Over each position's tokens, once ``columns`` have been taken out."""
         taken = taken.to(torch.promote_types(taken.dtype, torch.float32))
-        return (taken * weights[..., None]).sum(dim=2)
+        return (taken * self.weights.to(taken.device)[..., None]).sum(dim=2)
 
 
-def check_places(slices: Sequence[slice], row: Tokens) -> Sequence[slice]:
-    """The positions of one row, if each is a stretch of its tokens.
+def places_of(rows: Sequence[Tokens], positions: Positions) -> list[Sequence[slice]]:
+    """Every row's positions, each a stretch of its tokens.
 
     Raises:
-        InputError: an empty position, or one beyond the row's ends.
+        InputError: an empty position, one beyond a row's ends, or none in any row.
     """
-    for span in slices:
-        if not 0 <= span.start < span.stop <= len(row):
-            raise InputError(
-                f"the position {span.start}:{span.stop} holds none of the {len(row)} tokens of a "
-                f"prompt with the spans {dict(row.spans)}"
-            )
-    return slices
+    places = [positions(row) for row in rows]
+    if not any(places):
+        raise InputError("no prompt has a position; choose spans that are not empty")
+    for row, slices in zip(rows, places, strict=True):
+        for span in slices:
+            if not 0 <= span.start < span.stop <= len(row):
+                raise InputError(
+                    f"the position {span.start}:{span.stop} holds none of the {len(row)} tokens "
+                    f"of a prompt with the spans {dict(row.spans)}"
+                )
+    return places

@@ -14,7 +14,7 @@ from interp.chat import Tokens
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.moments import Moments, MomentsAccumulator
-from interp.positions import Positions, check_places, last_token
+from interp.positions import Positions, last_token, places_of
 from interp.sites import RESIDUAL_OUT, Site
 
 # Batches that are held at a time: prompts are sorted by length within them, and a covariance is
@@ -57,7 +57,7 @@ def collect_moments(
     with backend(lm, wanted, [site]) as forward:
         read = Reader(lm, forward, [site], np.dtype(np.float32))
         for rows, names in _windows(lm, texts, labels, WINDOW * batch_size):
-            places = [check_places(positions(row), row) for row in rows]
+            places = places_of(rows, positions)
             count = max(map(len, places))
             parts, order = [], []
             for chosen in batches_by_length(rows, batch_size):

@@ -1,0 +1,131 @@
+"""Sites are found without names, and what is found adds up to the layer's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interp.activations import collect
+from interp.errors import InputError
+from interp.hooks import Point, writing
+from interp.model import LanguageModel
+from interp.sites import (
+    ATTENTION_OUT,
+    HEADS,
+    MLP_OUT,
+    RESIDUAL_IN,
+    RESIDUAL_MID,
+    RESIDUAL_OUT,
+    SITES,
+    Site,
+    points,
+)
+from tests.checkpoints import LAYERS
+from tests.more_families import GROUPED, MORE_FAMILIES, WIDTH, random_model
+
+Checkpoints = Callable[[str], Path]
+
+PROMPTS = ("Why?", "Which tools does a carpenter need to repair a broken chair?")
+PARALLEL = {"phi", "gpt_neox"}
+
+
+def assert_adds_up(lm: LanguageModel, *, parallel: bool) -> None:
+    sites = [site for site in SITES.values() if not (parallel and site is RESIDUAL_MID)]
+    found = collect(lm, PROMPTS, sites=sites)
+    into, out = found[RESIDUAL_IN], found[RESIDUAL_OUT]
+    added = found[ATTENTION_OUT], found[MLP_OUT]
+    assert into + sum(added) == pytest.approx(out, rel=1e-5, abs=1e-5)
+    assert into[:, 1:] == pytest.approx(out[:, :-1])
+    assert min(np.abs(part).max() for part in added) > 1e-3
+    if parallel:
+        with pytest.raises(InputError, match=r"layer 0 .* has no residual_mid .*it has residual"):
+            collect(lm, PROMPTS, sites=[RESIDUAL_MID])
+    else:
+        assert into + added[0] == pytest.approx(found[RESIDUAL_MID], rel=1e-5, abs=1e-5)
+
+
+def test_parts_add_up(checkpoint: Path) -> None:
+    assert_adds_up(LanguageModel.load(checkpoint), parallel=False)
+
+
+@pytest.mark.parametrize("family", MORE_FAMILIES)
+def test_parts_add_up_in_other_families(family: str) -> None:
+    assert_adds_up(random_model(*MORE_FAMILIES[family]), parallel=family in PARALLEL)
+
+
+def test_parts_add_up_where_layers_fold_batch_and_token() -> None:
+    settings = {"ffn_dim": 160, "word_embed_proj_dim": 64, "num_attention_heads": 4}
+    settings |= {key: value for key, value in WIDTH.items() if key != "intermediate_size"}
+    assert_adds_up(random_model("OPTConfig", settings), parallel=False)
+
+
+def test_heads_are_what_the_output_projection_mixes(checkpoint: Path) -> None:
+    """Each head alone through its columns of the projection: together, attention's output."""
+    lm = LanguageModel.load(checkpoint)
+    heads = collect(lm, PROMPTS, sites=[HEADS])[HEADS]
+    count = lm.model.config.num_attention_heads
+    assert heads.shape[:4] == (len(PROMPTS), LAYERS, 1, count)
+    ((first, *_),) = points(lm, range(LAYERS), [HEADS])
+    attention = next(m for n, m in lm.layers[0].named_children() if "attn" in n)
+    seen: list[Tensor] = []
+    handle = attention.register_forward_hook(lambda _m, _i, out: seen.append(out[0]))
+    collect(lm, PROMPTS[:1], layers=[0])
+    handle.remove()
+    alone = torch.zeros(count, heads[0, 0, 0].size)
+    for i, row in enumerate(alone.view(count, count, -1)):
+        row[i] = torch.from_numpy(heads[0, 0, 0, i])
+    with torch.no_grad():
+        projected = first.module(alone[:, None])
+        nothing = first.module(torch.zeros_like(alone[:1, None]))
+        whole = (projected - nothing).sum(0) + nothing[0]
+    assert whole[0].numpy() == pytest.approx(seen[0][0, -1].numpy(), abs=1e-5)
+
+
+def test_a_block_that_does_more_than_add_is_refused() -> None:
+    """Granite scales what it adds: the modules' outputs are not what reaches the stream."""
+    lm = random_model("GraniteConfig", {**GROUPED, "residual_multiplier": 0.5})
+    assert collect(lm, PROMPTS, sites=[RESIDUAL_MID, HEADS]).layers == (0, 1, 2, 3)
+    for site in (ATTENTION_OUT, MLP_OUT):
+        with pytest.raises(InputError, match=f"no {site.name} that can be told"):
+            collect(lm, PROMPTS, sites=[site])
+
+
+def test_other_attention_has_no_heads_of_ours(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    lm.model.config.layer_types = ["full_attention", "linear_attention"] * 2
+    assert collect(lm, PROMPTS, sites=[HEADS], layers=[0, 2]).layers == (0, 2)
+    with pytest.raises(InputError, match="layer 1 .* has no heads"):
+        collect(lm, PROMPTS, sites=[HEADS])
+
+
+@pytest.mark.parametrize("site", [RESIDUAL_IN, RESIDUAL_OUT, ATTENTION_OUT, MLP_OUT])
+def test_sites_are_found_inside_an_intervention(checkpoint: Path, site: Site) -> None:
+    lm = LanguageModel.load(checkpoint)
+    plain = points(lm, [0, 1], list(SITES.values()))
+    ((place,),) = points(lm, [1], [site])
+    with writing(place, lambda hidden: hidden * 3 + 1):
+        assert points(lm, [0, 1], list(SITES.values())) == plain
+        edited = collect(lm, PROMPTS, sites=[site])[site]
+    assert edited[:, 1] == pytest.approx(3 * collect(lm, PROMPTS, sites=[site])[site][:, 1] + 1)
+
+
+def test_a_site_of_one_s_own(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    norm = Site("norm", lambda block: Point(block.layer.input_layernorm))
+    (found,) = collect(lm, PROMPTS, sites=[norm]).sites.values()
+    into = torch.from_numpy(collect(lm, PROMPTS, sites=[RESIDUAL_IN]).states)
+    with torch.no_grad():
+        wanted = [layer.input_layernorm(into[:, i]) for i, layer in enumerate(lm.layers)]
+    assert found[:, :, 0] == pytest.approx(torch.stack(wanted, 1).numpy(), abs=1e-5)
+
+
+def test_looking_for_sites_leaves_nothing_behind(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("gemma2"))
+    points(lm, [0, 3], list(SITES.values()))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
+    assert isinstance(lm.layers, nn.ModuleList)
