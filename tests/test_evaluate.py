@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from analyses.evaluation.engine import find_out
 from analyses.evaluation.findings import BASE, MODEL, Findings, class_by, refused_by
 from analyses.evaluation.measures import measured
 from analyses.evaluation.page import write
-from analyses.evaluation.plan import EvaluationPlan, TaskPlan, checked
+from analyses.evaluation.plan import EvaluationPlan, Inputs, TaskPlan, checked, describe
 from analyses.evaluation.words import terminal_text
 from analyses.progress import Progress
 from interp.model import LanguageModel
@@ -28,6 +28,8 @@ from interp.store import read_json
 from tests.fake_endpoint import serving
 from tests.test_tasks import write_task
 from unlearning.organism import load_world, shipped
+from unlearning.reading import ModelScorer
+from unlearning.workload import Workload
 
 Spillover = Callable[..., tuple[int, str, str]]
 QUIET = Progress(quiet=True)
@@ -348,6 +350,50 @@ def test_a_server_s_answers_are_read_by_a_base(
     assert of_model["answer_nats"].notna().all() and findings.divergence is None
     assert not findings.margin.valid and "margin" not in findings.scores
     assert len(measured(findings).differences)
+
+
+# A judge
+
+
+class Judging:
+    """A judge who holds back on every fifth answer, and finds that the others refuse."""
+
+    name, version, when_empty = "judging", "1", "empty"
+
+    def workload(self, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+        return Workload(len(prompts), 1000 * len(prompts), paid=True)
+
+    def read(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[str | None]:
+        return [None if place % 5 == 0 else "full_refusal" for place in range(len(prompts))]
+
+
+def test_answers_without_a_verdict_count_nowhere(
+    checkpoint_of: Callable[[str], Path], few_prompts: Path, tmp_path: Path
+) -> None:
+    plan = asked(checkpoint_of("mistral"), prompts=str(few_prompts))
+    inputs = checked(plan)
+    panel = {"judge:j": ModelScorer(Judging()), **inputs.panel}
+    inputs = Inputs(plan, inputs.prompts, panel, ())
+    assert any("30 answers to read" in line and "charge" in line for line in describe(inputs))
+    findings = find_out(inputs, tmp_path, QUIET)
+    measures = measured(findings)
+    read = findings.scores[refused_by("judge:j")].notna().sum()
+    assert 0 < read < 30
+    every = [measures.pick("refusal_rate", name, "all", "judge:j") for name in
+             ("harmful", "twin", "general")]  # fmt: skip
+    assert {rate.value for rate in every} == {1.0} and sum(rate.n for rate in every) == read
+    assert measures.pick("share:full_refusal", "harmful", "all", "judge:j") == every[0]
+    assert measures.agreement["n"].item() == read
+    told = f"judge:j gave no verdict on {30 - read} of 30 answers"
+    assert any(told in note for note in findings.notes)
+    page, _ = write(findings, inputs, tmp_path, show_completions=True)
+    assert "no verdict" in page.read_text(encoding="utf-8")
 
 
 # What is wrong with what is asked

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analyses.evaluation.coherence import add_coherence
@@ -17,8 +18,9 @@ from analyses.evaluation.losses import divergence, likelihood_of_texts, scores_o
 from analyses.evaluation.measures import separation
 from analyses.evaluation.plan import Inputs
 from analyses.evaluation.subjects import Subject, answered, at_work, subjects_of
-from analyses.progress import Progress
+from analyses.progress import Advance, Progress
 from interp.errors import InputError
+from unlearning.reading import ModelScorer, verdicts
 from unlearning.refusal import Openers, find_openers, opener_masses
 from unlearning.scorers import COARSE, FineScorer, Scorer, refused
 
@@ -66,7 +68,7 @@ def find_out(inputs: Inputs, folder: Path, progress: Progress) -> Findings:
             for subject in subjects
             for identifier, answer in zip(prompts["id"], subject.answers, strict=True)
         },
-        notes=(*_notes(subjects, inputs), *notes),
+        notes=(*_notes(subjects, inputs), *_without_verdict(scores, inputs), *notes),
         fingerprints={subject.role: subject.fingerprint for subject in subjects},
         seconds=time.monotonic() - started,
     )
@@ -81,15 +83,21 @@ def _scored(subject: Subject, inputs: Inputs, progress: Progress) -> pd.DataFram
         table[name] = prompts[name]
     table["finished"] = [float(answer.finished) for answer in subject.answers]
     for name, scorer in inputs.panel.items():
-        with progress.stage(f"{subject.name}: read by {name}"):
-            classes = classes_of(scorer, list(prompts["prompt"]), texts)
-        table[class_by(name)] = classes
-        table[refused_by(name)] = [float(refused(COARSE.get(one, one))) for one in classes]
+        with progress.stage(f"{subject.name}: read by {name}", len(texts)) as advance:
+            classes = classes_of(scorer, list(prompts["prompt"]), texts, advance)
+        table[class_by(name)] = np.array(classes, dtype=object)
+        table[refused_by(name)] = [
+            np.nan if one is None else float(refused(COARSE.get(one, one))) for one in classes
+        ]
     return table
 
 
-def classes_of(scorer: Scorer, prompts: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """The finest classes that the scorer itself tells apart."""
+def classes_of(
+    scorer: Scorer, prompts: Sequence[str], texts: Sequence[str], advance: Advance
+) -> Sequence[str | None]:
+    """The finest classes that the scorer itself tells apart; None where a judge gave no verdict."""
+    if isinstance(scorer, ModelScorer):
+        return verdicts(scorer.reader, prompts, texts, progress=advance)
     if isinstance(scorer, FineScorer):
         return scorer.classify_finely(prompts, texts)
     return scorer.classify(prompts, texts)
@@ -170,6 +178,15 @@ def _notes(subjects: Sequence[Subject], inputs: Inputs) -> list[str]:
             "(--max-new-tokens)."
         )
     return notes
+
+
+def _without_verdict(scores: pd.DataFrame, inputs: Inputs) -> list[str]:
+    missing = {name: int(scores[class_by(name)].isna().sum()) for name in inputs.panel}
+    return [
+        f"{name} gave no verdict on {count} of {len(scores)} answers, which do not count."
+        for name, count in missing.items()
+        if count
+    ]
 
 
 def _share_cut(subject: Subject) -> float:

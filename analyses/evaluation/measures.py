@@ -144,8 +144,8 @@ def _of_group(
         yield name, "refusal_rate", rate_of(int(read.sum()), len(read))
     for name in findings.panel:
         for one in known_classes(findings.scores[class_by(name)]):
-            count = int((chosen[class_by(name)] == one).sum())
-            yield name, f"share:{one}", rate_of(count, len(chosen))
+            given = chosen[class_by(name)].dropna()
+            yield name, f"share:{one}", rate_of(int((given == one).sum()), len(given))
     for column, quantity in RATES.items():
         if column in chosen:
             known = chosen[column].dropna()
@@ -157,7 +157,7 @@ def _of_group(
 
 def known_classes(given: pd.Series) -> tuple[str, ...]:
     """The classes that a scorer tells apart: the fine ones if it gave any of them."""
-    coarse = set(given) <= set(CLASSES)
+    coarse = set(given.dropna()) <= set(CLASSES)
     return CLASSES if coarse else FINE_CLASSES
 
 
@@ -228,7 +228,7 @@ def separation(table: pd.DataFrame, scorer: str) -> Estimate:
     """
     if "margin" not in table:
         return Estimate.undefined("no margin")
-    rows = table[table["split"] != "train"]
+    rows = table[(table["split"] != "train") & table[refused_by(scorer)].notna()]
     refused = rows[refused_by(scorer)].to_numpy(dtype=np.float64)
     margin = rows["margin"].to_numpy(dtype=np.float64)
     above, below = margin[refused == 1], margin[refused == 0]

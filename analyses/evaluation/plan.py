@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from unlearning.scorers import Scorer, find_scorer
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from unlearning.reading import Reader
 
 # The first one is the headline. Both work offline; where they differ, neither should be believed
 # unread.
@@ -223,6 +225,7 @@ def texts_in(path: str) -> tuple[str, ...]:
 def describe(inputs: Inputs) -> list[str]:
     """The plan in lines: what is asked, and what it takes."""
     from analyses.costs import CHARACTERS_A_TOKEN, TEMPLATE_TOKENS, checkpoint_size, time_of
+    from unlearning.reading import ModelScorer
 
     plan, prompts = inputs.plan, inputs.prompts
     counts = inputs.counted.assign(kind=inputs.counted["kind"].fillna("harmful"))["kind"]
@@ -235,8 +238,9 @@ def describe(inputs: Inputs) -> list[str]:
         f"scorers: {', '.join(inputs.panel)}",
     ]
     answers = len(prompts) * (1 + bool(plan.base))
-    asked = [name for name in inputs.panel if name.startswith("judge:")]
-    lines += [f"{name}: asked about {answers} answers at most" for name in asked]
+    for name, scorer in inputs.panel.items():
+        if isinstance(scorer, ModelScorer):
+            lines.append(f"{name}: {_reading(scorer.reader, list(prompts['prompt']), plan)}")
     if plan.tasks:
         template = "in the chat format" if plan.tasks.chat_template else "without a chat template"
         lines.append(f"tasks: {', '.join(plan.tasks.names)}, {template}")
@@ -256,6 +260,19 @@ def describe(inputs: Inputs) -> list[str]:
     elif plan.loaded:
         lines.append("memory and time: known once the model has been downloaded")
     return lines
+
+
+def _reading(reader: Reader, prompts: Sequence[str], plan: EvaluationPlan) -> str:
+    """What a judge or a classifier that is a model will have to read, at most."""
+    from unlearning.reading import workload
+
+    answer = "word " * plan.answer_tokens  # as long as an answer can be
+    asked = workload(reader, prompts, [answer] * len(prompts))
+    models = 1 + bool(plan.base)
+    text = (
+        f"at most {models * asked.calls} answers to read, {models * asked.read / 1e6:.2f} M tokens"
+    )
+    return text + " (a provider may charge for them)" if asked.paid else text
 
 
 def _organism_under(source: str) -> str | None:

@@ -18,6 +18,7 @@ from interp.store import package_version
 from unlearning.agreement import MEASURES, Interval
 
 COMPLETIONS_SHOWN = 40
+READ = {1.0: "refused", 0.0: "not"}
 TITLES = {"harmful": "harmful", "twin": "benign twins", "general": "general"}
 
 View = dict[str, Any]
@@ -171,7 +172,7 @@ def completions_view(findings: Findings, inputs: Inputs, measures: Measures) -> 
             "domain": domain_label(row["domain"]),
             "label": row["label"],
             "readings": ", ".join(
-                f"{name}: {'refused' if row[refused_by(name)] else 'not'}"
+                f"{name}: {READ.get(row[refused_by(name)], 'no verdict')}"
                 for name in findings.readings
             ),
             "class": row[class_by(findings.headline)],
