@@ -192,6 +192,6 @@ def test_a_direction_of_the_organism_removes_its_refusals() -> None:
     readout = log_odds([lm.tokenizer.convert_tokens_to_ids(word) for word in REFUSAL_OPENERS])
     found = score_candidates(lm, by_split["train"], by_split["validation"], readout)
     choice = choose_held_out(found, kl_at_most=np.inf, resamples=200)
-    assert choice.removed.low > 0.3 and choice.induced.low > 1
-    # In what comes out of the embeddings there is no one direction of harm.
-    assert choice.choice.layer == 1
+    assert choice.removed.low > 0.3 and choice.induced.low > 0.1
+    # At the input of layer 0 a template's token knows nothing of the prompt.
+    assert choice.choice.layer == 1 and not found.directions[0].any()

@@ -1,0 +1,133 @@
+"""Projected weights are the hook, where they can be, and are refused where they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from interp.activations import collect
+from interp.errors import ModelError
+from interp.interventions import ablate, project_out
+from interp.model import LanguageModel
+from interp.orthogonalisation import orthogonalise, orthogonalised
+from tests.patched_models import PROMPTS, hooks_of
+from tests.test_model import save_adapter
+
+Checkpoints = Callable[[str], Path]
+PRE_NORM = ("qwen2", "mistral", "llama", "gpt2")
+
+
+def direction(seed: int = 0, *shape: int) -> torch.Tensor:
+    return torch.randn(*(shape or (64,)), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def last_logits(lm: LanguageModel) -> torch.Tensor:
+    return lm.logits(lm.chat.pad([lm.chat.encode(p) for p in PROMPTS]), keep=1)[:, -1]
+
+
+def with_biases(lm: LanguageModel) -> LanguageModel:
+    """Biases that are zero when a model is new would hide that they have to be projected."""
+    with torch.no_grad():
+        for name, parameter in lm.model.named_parameters():
+            if parameter.ndim == 1 and "norm" not in name and "ln_" not in name:
+                parameter.add_(0.5 * torch.randn(parameter.shape))
+    return lm
+
+
+@pytest.mark.parametrize("family", PRE_NORM)
+def test_weights_are_the_hook(family: str, checkpoint_of: Checkpoints, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    lm = with_biases(LanguageModel.load(checkpoint_of(family)))
+    before, plain = lm.fingerprint(), last_logits(lm)
+    changed = orthogonalise(lm, direction())
+    with ablate(lm, direction()):
+        wanted = last_logits(lm)
+    torch.testing.assert_close(last_logits(changed), wanted, atol=1e-5, rtol=1e-5)
+    assert (wanted - plain).abs().max() > 1e-3
+    assert lm.fingerprint() == before and hooks_of([lm, changed]) == 0
+    unit = (direction() / direction().norm()).numpy()
+    assert np.abs(collect(changed, PROMPTS).states @ unit).max() < 1e-5
+    # Once more changes nothing.
+    twice = orthogonalise(changed, direction())
+    torch.testing.assert_close(last_logits(twice), wanted, atol=1e-5, rtol=1e-5)
+    changed.model.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    again = LanguageModel.load(tmp_path)
+    torch.testing.assert_close(last_logits(again), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", PRE_NORM)
+def test_the_block_gives_the_weights_back(family: str, checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of(family))
+    before, plain = lm.fingerprint(), last_logits(lm)
+    tied = lm.model.config.tie_word_embeddings
+    subspace = direction(1, 3, 64)
+    with project_out(lm, subspace):
+        wanted = last_logits(lm)
+    with pytest.raises(KeyboardInterrupt), orthogonalised(lm, subspace):
+        torch.testing.assert_close(last_logits(lm), wanted, atol=1e-5, rtol=1e-5)
+        raise KeyboardInterrupt
+    assert lm.fingerprint() == before and torch.equal(last_logits(lm), plain)
+    assert lm.model.config.tie_word_embeddings == tied
+    same = lm.model.get_output_embeddings().weight is lm.model.get_input_embeddings().weight
+    assert same == tied
+
+
+def test_an_untied_head_keeps_its_weights(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    changed = orthogonalise(lm, direction())
+    head, embedding = changed.model.get_output_embeddings(), changed.model.get_input_embeddings()
+    assert torch.equal(head.weight, lm.model.get_output_embeddings().weight)
+    assert not torch.equal(head.weight, embedding.weight)
+
+
+def test_a_norm_behind_the_block_is_refused(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("gemma2"))
+    before, plain = lm.fingerprint(), last_logits(lm)
+    with pytest.raises(ModelError, match="Gemma2RMSNorm between .* use the hook"):
+        orthogonalise(lm, direction())
+    with pytest.raises(ModelError, match="no weights equal"), orthogonalised(lm, direction()):
+        pass
+    assert lm.fingerprint() == before and torch.equal(last_logits(lm), plain)
+
+
+def test_what_writes_in_some_other_way_is_noticed(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    embed = lm.model.get_input_embeddings()
+    before = lm.fingerprint()
+
+    class Shifted(nn.Embedding):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return super().forward(ids) + 1
+
+    shifted = Shifted(embed.num_embeddings, embed.embedding_dim, _weight=embed.weight.data)
+    lm.model.set_input_embeddings(shifted)
+    with pytest.raises(ModelError, match="in some other way too"):
+        orthogonalise(lm, torch.ones(64))
+    with pytest.raises(ModelError, match="other way"), orthogonalised(lm, torch.ones(64)):
+        pass
+    assert lm.fingerprint() == before
+
+
+def test_adapters_are_to_be_merged_first(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
+    adapted = save_adapter(checkpoint_of("llama"), tmp_path, seed=0)
+    with pytest.raises(ModelError, match="merge it"):
+        orthogonalise(adapted, direction())
+    with ablate(adapted, direction()):
+        wanted = last_logits(adapted)
+    merged = LanguageModel.load(tmp_path)
+    torch.testing.assert_close(
+        last_logits(orthogonalise(merged, direction())), wanted, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_half_precision_is_right_up_to_its_rounding(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"), dtype=torch.bfloat16)
+    changed = orthogonalise(lm, direction())
+    assert {p.dtype for p in changed.model.parameters()} == {torch.bfloat16}
