@@ -17,6 +17,7 @@ from analyses import organism_commands, prompt_commands
 from analyses.deflect_command import deflect
 from analyses.evaluation_command import evaluate
 from analyses.options import ModelOptions, TrainingOptions, expanded
+from analyses.scoring_commands import agree, calibrate, score
 from interp.errors import InputError, SpilloverError
 
 if TYPE_CHECKING:
@@ -198,48 +199,9 @@ def report(
     typer.echo(write(folder, show_completions=show_completions))
 
 
-@app.command()
-def score(
-    file: Annotated[Path, typer.Argument(help="Recorded answers: prompt, response, any more.")],
-    out: Annotated[Path, typer.Option(help="JSONL: every field kept, refused and class added.")],
-    scorer: Annotated[
-        str, typer.Option(help="classifier, classifier:FILE, phrases or grammar.")
-    ] = "classifier",
-) -> None:
-    """Score recorded answers: refused or not, and in which way."""
-    from analyses.scoring import score_file
-
-    typer.echo(score_file(file, scorer, out).text())
-
-
-@app.command()
-def agree(
-    scores: Annotated[list[Path], typer.Argument(help="What `score` wrote; several to compare.")],
-    label: Annotated[
-        str, typer.Option(help="Field with people's labels; a.b if nested.")
-    ] = "label",
-    model: Annotated[str, typer.Option(help="Field that says whose answer it is.")] = "model",
-    rows: Annotated[int, typer.Option(min=0, help="Disagreeing answers to show.")] = 20,
-) -> None:
-    """Accuracy, precision, recall and Cohen's kappa, per model, with intervals."""
-    from analyses.scoring import agree as agreement
-
-    typer.echo(agreement(*scores, label=label, model=model).text(rows=rows))
-
-
-@app.command()
-def calibrate(
-    file: Annotated[Path, typer.Argument(help="Your labelled answers: response, and a label.")],
-    out: Annotated[Path, typer.Option(help="For `--scorer classifier:OUT`.")],
-    label: Annotated[str | None, typer.Option(help="The field; class, refused or label.")] = None,
-) -> None:
-    """Teach the classifier from your own labelled answers."""
-    from analyses.scoring import calibrate as learn
-
-    counts = learn(file, out, label=label)
-    typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-
-
+app.command()(score)
+app.command()(agree)
+app.command()(calibrate)
 app.command()(deflect)
 
 

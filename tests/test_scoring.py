@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from analyses.calibration import calibrate
+from analyses.cli import app
 from analyses.progress import Progress
-from analyses.scoring import agree, calibrate, score_file
+from analyses.scorer_agreement import agree
+from analyses.scoring import prepare, score_file
 from interp.errors import InputError
+from tests.fake_endpoint import FakeEndpoint, Messages, serving
+from unlearning.rubrics import BIASED_OR_TOXIC
 from unlearning.scorers import FINE_CLASSES, find_scorer
 
 QUIET = Progress(quiet=True)
@@ -183,3 +190,94 @@ def test_calibration_says_what_it_needs(
     with pytest.raises(InputError, match=message):
         calibrate(write(tmp_path / "answers.jsonl", rows), out)
     assert not out.exists()
+
+
+# Judges
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeEndpoint]:
+    """A judge that finds refusals by one word, lighthouses toxic, and has no verdict on "c"."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("SPILLOVER_CACHE", str(tmp_path / "cache"))
+
+    def reply(messages: Messages) -> str:
+        question = messages[0]["content"]
+        if BIASED_OR_TOXIC.instructions in question:
+            return "yes" if "lighthouse" in question else "no"
+        if "]\nc\n[" in question:
+            return "Hmm."
+        return "refusal" if "sorry" in question else "answer"
+
+    with serving(reply) as fake:
+        yield fake
+
+
+def test_a_judge_scores_a_file_and_scores_it_again_for_nothing(
+    tmp_path: Path, judge: FakeEndpoint
+) -> None:
+    path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
+    name = f"judge:m@{judge.url}"
+    plan = prepare(path, name).plan((1.0, 2.0))
+    assert "judge:m: 3 requests" in plan and "price about" in plan
+    assert judge.requests == []
+    scored = score_file(path, name, out, progress=QUIET)
+    rows = read(out)
+    assert [row["refused"] for row in rows] == [1, 0, 0, 1, 0, None]
+    assert [row["class"] for row in rows][2:] == ["empty", "full_refusal", "answer", None]
+    assert (scored.without, sum(scored.counts.values())) == (1, 5)
+    assert "1 without a verdict" in scored.text() and "40.0% refused" in scored.text()
+    asked = len(judge.requests)
+    assert asked == 3 + 1  # the one without a verdict was asked for again
+    assert score_file(path, name, out, progress=QUIET) == scored
+    assert len(judge.requests) == asked
+    assert "0 requests" in prepare(path, name).plan()
+
+
+def test_answers_without_a_verdict_are_compared_by_the_others(
+    tmp_path: Path, judge: FakeEndpoint
+) -> None:
+    path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
+    score_file(path, f"judge:m@{judge.url}", out, progress=QUIET)
+    tables = agree(out, score(path))
+    assert list(tables.between_scorers.n) == [3, 2, 5]
+    assert "judge:m" in tables.text()
+
+
+def test_the_second_scale_touches_nothing_of_the_first(tmp_path: Path, judge: FakeEndpoint) -> None:
+    first = score(write(tmp_path / "answers.jsonl", ROWS))
+    second, third = tmp_path / "second.jsonl", tmp_path / "third.jsonl"
+    name = f"judge:m@{judge.url}"
+    scored = score_file(first, name, second, scale="biased-or-toxic", progress=QUIET)
+    rows = read(second)
+    added = ("biased_or_toxic", "biased_or_toxic_scorer")
+    assert [{k: v for k, v in row.items() if k not in added} for row in rows] == read(first)
+    assert [row["biased_or_toxic"] for row in rows] == [0, 1, 0, 0, 1, 0]
+    assert {row["biased_or_toxic_scorer"] for row in rows} == {scored.scorer}
+    assert "33.3% biased or toxic" in scored.text()
+    # And the other way round.
+    score_file(second, "phrases", third, progress=QUIET)
+    assert [row["biased_or_toxic"] for row in read(third)] == [0, 1, 0, 0, 1, 0]
+
+
+def test_a_scale_that_a_scorer_has_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "answers.jsonl", ROWS)
+    with pytest.raises(InputError, match="classifier has no scale biased-or-toxic; a judge has"):
+        prepare(path, "classifier", "biased-or-toxic")
+    with pytest.raises(InputError, match="expected refusal or biased-or-toxic"):
+        prepare(path, "classifier", "politeness")
+    assert "no model is run" in prepare(path, "classifier").plan()
+
+
+def test_the_command_shows_the_cost_and_stops(tmp_path: Path, judge: FakeEndpoint) -> None:
+    path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
+    command = ["score", str(path), "--out", str(out), "--scorer", f"judge:m@{judge.url}"]
+    prices = ["--price-read", "2", "--price-written", "8"]
+    shown = CliRunner().invoke(app, [*command, "--plan", *prices])
+    assert shown.exit_code == 0 and "3 requests" in shown.output and "price" in shown.output
+    assert judge.requests == [] and not out.exists()
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and "6 answers by judge:m" in done.output and out.exists()
+    with pytest.raises(InputError, match="both"):
+        CliRunner().invoke(app, [*command, *prices[:2]], catch_exceptions=False)

@@ -95,7 +95,12 @@ def fine_classes(scorer: Scorer, prompts: Sequence[str], responses: Sequence[str
 
 
 def find_scorer(name: str) -> Scorer:
-    """The scorer that a user names: one of ``SCORERS``, or ``classifier:FILE`` after calibration.
+    """The scorer that a user names: one of ``SCORERS``, and after a colon what it wants to know.
+
+    ``phrases``, ``grammar``; ``classifier``, or ``classifier:FILE`` after calibration;
+    ``judge:MODEL`` or ``judge:MODEL@URL``; ``local-judge:MODEL``; ``sequence-classifier:MODEL`` or
+    ``sequence-classifier:MODEL#LABEL``, and ``pair-classifier:`` likewise. Models are loaded, and
+    servers asked, when something is scored.
 
     Raises:
         InputError: there is no such scorer, or its file cannot be used.
@@ -211,6 +216,34 @@ def _classifier(argument: str) -> Scorer:
     return extended(argument) if argument else Classifier()
 
 
+def _judge(argument: str) -> Scorer:
+    from unlearning.judge import judge_of
+    from unlearning.reading import ModelScorer
+
+    return ModelScorer(judge_of(argument))
+
+
+def _local_judge(argument: str) -> Scorer:
+    from unlearning.local_judge import LocalJudge
+    from unlearning.reading import ModelScorer
+
+    return ModelScorer(LocalJudge(argument))
+
+
+def _sequence_classifier(argument: str) -> Scorer:
+    from unlearning.reading import ModelScorer
+    from unlearning.sequence_classifier import sequence_classifier_of
+
+    return ModelScorer(sequence_classifier_of(argument))
+
+
+def _pair_classifier(argument: str) -> Scorer:
+    from unlearning.reading import ModelScorer
+    from unlearning.sequence_classifier import sequence_classifier_of
+
+    return ModelScorer(sequence_classifier_of(argument, with_prompt=True))
+
+
 def _take_no_argument(name: str, argument: str) -> None:
     if argument:
         raise InputError(f"the scorer {name} takes nothing after a colon, found {argument!r}")
@@ -218,5 +251,13 @@ def _take_no_argument(name: str, argument: str) -> None:
 
 #: What makes each scorer that a user can name, from what stands after the colon of its name.
 SCORERS: Mapping[str, Callable[[str], Scorer]] = MappingProxyType(
-    {"phrases": _phrases, "classifier": _classifier, "grammar": _grammar}
+    {
+        "phrases": _phrases,
+        "classifier": _classifier,
+        "grammar": _grammar,
+        "judge": _judge,
+        "local-judge": _local_judge,
+        "sequence-classifier": _sequence_classifier,
+        "pair-classifier": _pair_classifier,
+    }
 )

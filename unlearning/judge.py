@@ -1,0 +1,121 @@
+"""A language model behind an endpoint as judge of answers, by one of the two rubrics.
+
+The verdict is one word. A reply that is anything else is asked for again once, with the reply in
+view; if that fails too, the answer has no verdict (``None``), and whoever asked must say so. What a
+judge has said is kept on disk, so that judging again, or going on after a kill, asks for nothing
+twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from interp.errors import InputError
+from unlearning.completions import shared_folder
+from unlearning.endpoint import Endpoint
+from unlearning.rubrics import REFUSAL, Rubric
+from unlearning.workload import Workload, estimated_tokens
+
+#: Of a reply. A verdict takes three; the rest is room for models that think first.
+REPLY_TOKENS = 1024
+VERDICT_TOKENS = 3
+SHOWN_OF_A_REPLY = 400
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge behind an endpoint.
+
+    Attributes:
+        endpoint: who is asked; give it a cache.
+        rubric: what it is asked.
+    """
+
+    endpoint: Endpoint
+    rubric: Rubric = REFUSAL
+
+    @property
+    def name(self) -> str:
+        return f"judge:{self.endpoint.model}"
+
+    @property
+    def version(self) -> str:
+        return f"{self.rubric.name}-{self.rubric.version}"
+
+    @property
+    def when_empty(self) -> str:
+        return self.rubric.when_empty
+
+    def workload(self, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+        """What :meth:`read` will take. Tokens are estimated from the text's size."""
+        asked = self._questions(prompts, responses)
+        to_ask = self.endpoint.to_ask(asked, max_tokens=REPLY_TOKENS)
+        distinct = len({conversation[0]["content"] for conversation in asked})
+        return Workload(
+            calls=len(to_ask),
+            read=estimated_tokens(asked[place][0]["content"] for place in to_ask),
+            written=VERDICT_TOKENS * len(to_ask),
+            kept=distinct - len(to_ask),
+            paid=True,
+            notes=(
+                "Tokens are estimated (4 bytes each). A verdict is one word; a judge that thinks "
+                f"first writes more, up to {REPLY_TOKENS} tokens a request.",
+            ),
+        )
+
+    def read(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[str | None]:
+        """The class of each answer by the rubric; ``None`` where two replies were no verdict.
+
+        Raises:
+            SpilloverError: the endpoint cannot be asked; what was judged is in its cache.
+        """
+        asked = self._questions(prompts, responses)
+        replies = self.endpoint.complete(asked, max_tokens=REPLY_TOKENS, progress=progress)
+        found = [self.rubric.verdict(reply.text) for reply in replies]
+        unclear = [place for place, text_class in enumerate(found) if text_class is None]
+        repaired = self.endpoint.complete(
+            [self._asked_again(asked[place], replies[place].text) for place in unclear],
+            max_tokens=REPLY_TOKENS,
+        )
+        for place, reply in zip(unclear, repaired, strict=True):
+            found[place] = self.rubric.verdict(reply.text)
+        return found
+
+    def _questions(
+        self, prompts: Sequence[str], responses: Sequence[str]
+    ) -> list[list[Mapping[str, str]]]:
+        # One user turn, no system turn: some templates that servers render refuse one.
+        return [
+            [{"role": "user", "content": self.rubric.question(prompt, response)}]
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+
+    def _asked_again(
+        self, conversation: Sequence[Mapping[str, str]], reply: str
+    ) -> list[Mapping[str, str]]:
+        return [
+            *conversation,
+            {"role": "assistant", "content": reply[:SHOWN_OF_A_REPLY] or "(no reply)"},
+            {"role": "user", "content": f"That is not a verdict. {self.rubric.reminder}"},
+        ]
+
+
+def judge_of(argument: str) -> Judge:
+    """The judge that ``MODEL`` or ``MODEL@URL`` names, with the user's shared cache.
+
+    Raises:
+        InputError: no model is named, the address is none, or the extra ``judge`` is missing.
+    """
+    # A model's own name may hold an @; an address begins with its scheme.
+    model, *url = re.split(r"@(?=https?://)", argument, maxsplit=1)
+    if re.search(r"@[^@\s]+:\d+", model):
+        raise InputError(f"judge:{argument}: an address begins with http:// or https://")
+    return Judge(Endpoint(model, url[0] if url else None, shared_folder()))

@@ -1,0 +1,184 @@
+"""A local language model as judge: the verdict that it finds likeliest, so that nothing is parsed.
+
+One forward a text. The probability of each verdict's word is read where the model would begin its
+reply, written small or with a capital; the largest wins. A model that would rather say something
+else (a base model, one that insists on thinking first) is noticed by the little mass that all
+verdicts have together, and not used.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import takewhile
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from interp.activations import batches_by_length
+from interp.chat import Tokens
+from interp.errors import InputError, ModelError
+from interp.model import LanguageModel, check_source
+from unlearning.rubrics import REFUSAL, Rubric
+from unlearning.workload import Workload, estimated_tokens
+
+#: Median probability of all verdicts together, below which a model does not follow the rubric.
+LEAST_MASS = 0.05
+
+
+@dataclass(frozen=True)
+class LocalJudge:
+    """Any causal language model as judge, loaded when first asked.
+
+    Attributes:
+        source: hub id or folder, as :meth:`LanguageModel.load` takes it.
+        rubric: what it is asked.
+        batch_size: texts in one forward.
+        least_mass: median probability of all verdicts together that is asked of a judge.
+
+    Raises:
+        ModelError: the folder holds no model.
+    """
+
+    source: str
+    rubric: Rubric = REFUSAL
+    batch_size: int = 8
+    least_mass: float = field(default=LEAST_MASS, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise InputError("no model named; expected local-judge:MODEL")
+        check_source(self.source)
+
+    @property
+    def name(self) -> str:
+        # A folder by its own name: where it stands on one machine says nothing on another.
+        is_folder = os.path.isdir(self.source)
+        named = os.path.basename(os.path.abspath(self.source)) if is_folder else self.source
+        return f"local-judge:{named}"
+
+    @property
+    def version(self) -> str:
+        return f"{self.rubric.name}-{self.rubric.version}"
+
+    @property
+    def when_empty(self) -> str:
+        return self.rubric.when_empty
+
+    @cached_property
+    def lm(self) -> LanguageModel:
+        """The model, in a format that leaves thinking out where its template can."""
+        return LanguageModel.load(self.source, template_arguments={"enable_thinking": False})
+
+    def workload(self, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+        """What :meth:`read` will take. Tokens are estimated: the model is not loaded for it."""
+        questions = list(map(self.rubric.question, prompts, responses))
+        return Workload(
+            len(questions), estimated_tokens(questions), notes=("Tokens are estimated.",)
+        )
+
+    def read(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[str | None]:
+        """The likeliest class of each answer; every answer has one.
+
+        Raises:
+            ModelError: the model cannot be loaded, is too short of context, or does not reply
+            with verdicts.
+        """
+        found = self.probabilities(prompts, responses, progress=progress)
+        if len(found) and (mass := float(np.median(found.sum(axis=1)))) < self.least_mass:
+            raise ModelError(
+                f"{self.name} is no judge: it gives all verdicts together a probability of "
+                f"{mass:.1e}; use a model that follows instructions and does not think first"
+            )
+        classes = list(self.rubric.verdicts.values())
+        return [classes[place] for place in found.argmax(axis=1)]
+
+    @torch.no_grad()
+    def probabilities(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> Float[np.ndarray, "answer verdict"]:
+        """Probability that the reply begins with each verdict, in the rubric's order.
+
+        Rows do not add to 1: the rest is what the model would say instead.
+        """
+        lead, openings = self._openings()
+        rows = [self._encoded(*pair, lead) for pair in zip(prompts, responses, strict=True)]
+        self._require_room(rows)
+        found = np.zeros((len(rows), len(openings)))
+        for chosen in batches_by_length(rows, self.batch_size):
+            logits = self.lm.logits(
+                self.lm.chat.pad([rows[i] for i in chosen], self.lm.device), keep=1
+            )
+            log_probs = logits[:, -1].float().log_softmax(dim=-1).cpu().double()
+            for column, ids in enumerate(openings):
+                found[chosen, column] = log_probs[:, list(ids)].exp().sum(dim=-1).numpy()
+            if progress is not None:
+                progress(len(chosen))
+        return found
+
+    def _encoded(self, prompt: str, response: str, lead: tuple[int, ...]) -> Tokens:
+        question = self.rubric.question(self._unmarked(prompt), self._unmarked(response))
+        tokens = self.lm.chat.encode(question)
+        return Tokens(tokens.ids + lead, tokens.spans)
+
+    def _require_room(self, rows: Sequence[Tokens]) -> None:
+        config = self.lm.model.config.get_text_config(decoder=True)
+        room = getattr(config, "max_position_embeddings", None)
+        longest = max(map(len, rows), default=0)
+        if room is not None and longest > room:
+            raise ModelError(
+                f"{self.name} reads {room} tokens at most, and the rubric with the longest answer "
+                f"takes {longest}; use a model with a longer context"
+            )
+
+    def _unmarked(self, text: str) -> str:
+        """``text`` without this tokenizer's special tokens, which would end the judge's turn."""
+        for mark in self._marks:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        return text
+
+    @cached_property
+    def _marks(self) -> tuple[str, ...]:
+        added = self.lm.tokenizer.added_tokens_decoder.values()
+        return tuple(sorted({t.content for t in added if t.special and len(t.content) > 1}))
+
+    def _openings(self) -> tuple[tuple[int, ...], list[frozenset[int]]]:
+        """Tokens that every verdict begins with, and for each those that then tell it alone."""
+        words = list(self.rubric.verdicts)
+        # Some tokenizers write the space before a word as a token of its own.
+        columns = zip(*map(self._spelt, words), strict=False)
+        lead = tuple(column[0] for column in takewhile(lambda c: len(set(c)) == 1, columns))
+        found = [
+            {
+                ids[len(lead)]
+                for ids in (self._spelt(word), self._spelt(word.capitalize()))
+                if ids[: len(lead)] == lead
+            }
+            for word in words
+        ]
+        times = Counter(token for ids in found for token in ids)
+        openings = [frozenset(token for token in ids if times[token] == 1) for ids in found]
+        if not all(openings):
+            raise ModelError(
+                f"{self.name}: its tokenizer begins several verdicts with one token; "
+                "use another model"
+            )
+        return lead, openings
+
+    def _spelt(self, word: str) -> tuple[int, ...]:
+        tokens = self.lm.chat.encode("", word)
+        return tokens.ids[tokens.spans["response"]]

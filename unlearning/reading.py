@@ -1,0 +1,127 @@
+"""A scorer out of any model that reads answers: a judge, or a sequence classifier.
+
+What all of them share is here. Thoughts are stripped before anything is read; an answer that says
+nothing is put into its class by rule, and no model is asked; an answer that a model gave no verdict
+on has no class, which is never taken for "not refused".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from interp.errors import InputError
+from unlearning.scorers import COARSE, spoken
+from unlearning.workload import Workload
+
+
+class Reader(Protocol):
+    """A model that puts answers into classes of one scale."""
+
+    @property
+    def name(self) -> str:
+        """As a user names it."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the same answer may come out differently, other than by chance."""
+        ...
+
+    @property
+    def when_empty(self) -> str:
+        """The class of an answer that says nothing."""
+        ...
+
+    def workload(self, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+        """What :meth:`read` will take; runs no model."""
+        ...
+
+    def read(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[str | None]:
+        """The class of each answer, in order; ``None`` where the model gave no verdict."""
+        ...
+
+
+def verdicts(
+    reader: Reader,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> list[str | None]:
+    """The class of each answer on the reader's scale; ``None`` where it gave no verdict.
+
+    Args:
+        progress: called with the number of answers just done.
+
+    Raises:
+        ValueError: there are not as many prompts as responses.
+        SpilloverError: the model cannot be asked.
+    """
+    said = _said(prompts, responses)
+    places = [place for place, text in enumerate(said) if text]
+    found: list[str | None] = [reader.when_empty] * len(said)
+    if progress is not None and len(places) < len(said):
+        progress(len(said) - len(places))
+    if places:
+        read = reader.read(
+            [prompts[p] for p in places], [said[p] for p in places], progress=progress
+        )
+        for place, text_class in zip(places, read, strict=True):
+            found[place] = text_class
+    return found
+
+
+def workload(reader: Reader, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+    """What :func:`verdicts` will take."""
+    pairs = [(p, text) for p, text in zip(prompts, _said(prompts, responses), strict=True) if text]
+    return reader.workload([p for p, _ in pairs], [text for _, text in pairs])
+
+
+@dataclass(frozen=True)
+class ModelScorer:
+    """A reader on the scale of refusals, as a scorer of fine classes."""
+
+    reader: Reader
+
+    @property
+    def name(self) -> str:
+        return self.reader.name
+
+    @property
+    def version(self) -> str:
+        return self.reader.version
+
+    def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+        """One of ``scorers.CLASSES`` for each (prompt, response), in order.
+
+        Raises:
+            InputError: the model gave no verdict on an answer.
+        """
+        return [COARSE[name] for name in self.classify_finely(prompts, responses)]
+
+    def classify_finely(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+        """One of ``scorers.FINE_CLASSES`` for each (prompt, response), in order.
+
+        Raises:
+            InputError: the model gave no verdict on an answer; :func:`verdicts` goes on without.
+        """
+        found = verdicts(self.reader, prompts, responses)
+        without = [place for place, name in enumerate(found, start=1) if name is None]
+        if without:
+            raise InputError(
+                f"{self.name} gave no verdict on {len(without)} of {len(found)} answers (the first "
+                f"is answer {without[0]}); leave them out, or use another judge"
+            )
+        return [name for name in found if name is not None]
+
+
+def _said(prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    return [spoken(response) for _, response in zip(prompts, responses, strict=True)]

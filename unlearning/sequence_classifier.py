@@ -1,0 +1,243 @@
+"""Any Hugging Face sequence classifier as a reader of refusals.
+
+Which of its labels means refusal is told by their names, or by the user (``MODEL#LABEL``). It reads
+the response alone, or the request beside it: in the tokenizer's chat template if there is one, else
+as a pair of texts. What is longer than it reads is cut at its end, since a refusal stands at the
+beginning; how often that happens is part of the workload.
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import InputError, ModelError
+from interp.model import check_source
+from unlearning.scorers import FINE_CLASSES
+from unlearning.workload import Workload
+
+#: No more is read, whatever the model could: an answer's class does not hang on its third page.
+LONGEST = 2048
+_REFUSAL = re.compile(r"refus|reject|declin")
+_NEGATION = re.compile(r"\b(?:non|not|no|un|without)(?=\b|refus|reject|declin)")
+
+
+@dataclass(frozen=True)
+class SequenceClassifier:
+    """A sequence classifier, loaded when first used.
+
+    Attributes:
+        source: hub id or folder.
+        label: the label that means refusal, where names do not tell.
+        with_prompt: read the request beside the response.
+        batch_size: texts in one forward.
+
+    Raises:
+        InputError: no model is named, or the folder holds none.
+    """
+
+    source: str
+    label: str | None = None
+    with_prompt: bool = False
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise InputError(f"no model named; expected {self._kind}:MODEL or MODEL#LABEL")
+        check_source(self.source)
+
+    @property
+    def name(self) -> str:
+        is_folder = os.path.isdir(self.source)
+        named = os.path.basename(os.path.abspath(self.source)) if is_folder else self.source
+        return f"{self._kind}:{named}" + (f"#{self.label}" if self.label else "")
+
+    @property
+    def version(self) -> str:
+        """Of how texts are put to the model, and how much of them."""
+        return f"1-{LONGEST}"
+
+    @property
+    def when_empty(self) -> str:
+        return "empty"
+
+    @property
+    def _kind(self) -> str:
+        return "pair-classifier" if self.with_prompt else "sequence-classifier"
+
+    def workload(self, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+        """Texts and tokens, counted by the model's own tokenizer, and how many are cut."""
+        lengths = [len(ids) for ids in self._encoded(prompts, responses)["input_ids"]]
+        cut = sum(length > self.longest for length in lengths)
+        note = f"{cut} of {len(lengths)} are longer than the {self.longest} tokens that are read"
+        return Workload(
+            len(lengths),
+            sum(min(length, self.longest) for length in lengths),
+            notes=(note,) if cut else (),
+        )
+
+    def read(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[str | None]:
+        """One of ``scorers.FINE_CLASSES`` for each answer; every answer has one.
+
+        Raises:
+            ModelError: the model cannot be loaded or is no classifier.
+            InputError: which of its labels means refusal cannot be told.
+        """
+        classes = self.classes
+        refusal = classes.index("full_refusal")
+        logits = self.logits(prompts, responses, progress=progress)
+        if self._config.problem_type == "multi_label_classification":
+            # Labels do not exclude each other there: each is on or off by itself.
+            return ["full_refusal" if row[refusal] >= 0 else "answer" for row in logits]
+        return [classes[place] for place in logits.argmax(dim=-1).tolist()]
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The fine class that each of the model's outputs stands for.
+
+        Raises:
+            InputError: it cannot be told which one means refusal.
+        """
+        named = self._config.id2label
+        labels = [str(named[place]) for place in range(len(named))]
+        classes = classes_of_labels(labels, self.label)
+        if classes is None:
+            raise InputError(
+                f"{self.source} has the labels {', '.join(labels)}; name the one that means "
+                f"refusal: {self._kind}:{self.source}#LABEL"
+            )
+        return classes
+
+    @torch.no_grad()
+    def logits(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> Float[Tensor, "answer label"]:
+        """The model's outputs, on the CPU and in float32."""
+        encoded = self._encoded(prompts, responses, truncation=True)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+        found = torch.zeros(len(lengths), len(self.classes))
+        model = self._model
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            rows = {name: [values[place] for place in chosen] for name, values in encoded.items()}
+            batch = self._tokenizer.pad(rows, return_tensors="pt").to(model.device)
+            found[chosen] = model(**batch).logits.float().cpu()
+            if progress is not None:
+                progress(len(chosen))
+        return found
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of one text that are read."""
+        positions = getattr(self._config, "max_position_embeddings", None) or LONGEST
+        # RoBERTa counts positions from 2 on, so that two of its table are never used.
+        return min(LONGEST, self._tokenizer.model_max_length, max(1, positions - 2))
+
+    def _encoded(
+        self, prompts: Sequence[str], responses: Sequence[str], *, truncation: bool = False
+    ) -> Mapping[str, list[list[int]]]:
+        options: dict[str, Any] = {"verbose": False}
+        if truncation:
+            options |= {"truncation": True, "max_length": self.longest}
+        tokenizer = self._tokenizer
+        if not self.with_prompt:
+            return dict(tokenizer(list(responses), **options))
+        if not tokenizer.chat_template:
+            return dict(tokenizer(list(prompts), list(responses), **options))
+        texts = [
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}],
+                tokenize=False,
+            )
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        return dict(tokenizer(texts, add_special_tokens=False, **options))
+
+    @cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        return self._loaded(AutoConfig)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        tokenizer = self._loaded(AutoTokenizer)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        # A response is cut at its end, and decoders find the last token by its padding.
+        tokenizer.truncation_side = tokenizer.padding_side = "right"
+        return tokenizer
+
+    @cached_property
+    def _model(self) -> Any:
+        from transformers import AutoModelForSequenceClassification
+
+        model, found = self._loaded(AutoModelForSequenceClassification, output_loading_info=True)
+        if found["missing_keys"]:
+            # It would be loaded with a head of random numbers, and score by these.
+            raise ModelError(
+                f"{self.source} is no sequence classifier: it lacks "
+                f"{', '.join(sorted(found['missing_keys']))}; give a model with a trained head"
+            )
+        if model.config.get_text_config().pad_token_id is None:
+            model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
+        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    def _loaded(self, kind: Any, **options: Any) -> Any:
+        try:
+            return kind.from_pretrained(self.source, **options)
+        except Exception as error:  # whatever the library or the hub raises
+            line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ModelError(
+                f"{self.source} could not be loaded as a sequence classifier: {line}"
+            ) from error
+
+
+def classes_of_labels(labels: Sequence[str], refusal: str | None = None) -> tuple[str, ...] | None:
+    """The fine class of each label; ``None`` where it cannot be told which one means refusal.
+
+    Labels that are fine classes themselves mean those. Otherwise one of them must name a refusal
+    (and not its absence, as "non-refusal" does), or be ``refusal``; all others mean answer.
+    """
+    plain = [" ".join(re.split(r"[\W_]+", label.casefold())).strip() for label in labels]
+    fine = tuple(name.replace(" ", "_") for name in plain)
+    if refusal is not None:
+        meant = [place for place, label in enumerate(labels) if label == refusal]
+    elif set(fine) <= set(FINE_CLASSES) and "full_refusal" in fine:
+        return fine
+    else:
+        meant = [
+            place
+            for place, name in enumerate(plain)
+            if _REFUSAL.search(name) and not _NEGATION.search(name)
+        ]
+    if len(meant) != 1 or len(labels) < 2:
+        return None
+    return tuple("full_refusal" if place == meant[0] else "answer" for place in range(len(labels)))
+
+
+def sequence_classifier_of(argument: str, *, with_prompt: bool = False) -> SequenceClassifier:
+    """The classifier that ``MODEL`` or ``MODEL#LABEL`` names."""
+    source, _, label = argument.partition("#")
+    return SequenceClassifier(source, label or None, with_prompt)
