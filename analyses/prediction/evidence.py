@@ -1,0 +1,135 @@
+"""What may be known before any training: the base model, its prompts, its answers, its gradients.
+
+Everything is of TRAINING prompts; what leaks is measured on test prompts. Each piece is made when
+a predictor first asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from analyses.prediction.gradients import Gradients, mean_gradients, residual_gradients
+from interp.activations import collect
+from interp.chat import Tokens
+from interp.contrast import Contrast
+from interp.model import LanguageModel
+from unlearning.deflections import examples, refusals_of
+from unlearning.likelihood import response_log_probs
+from unlearning.prompts import controls, present_domains
+from unlearning.refusal import Openers, margins
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+MOST_PROMPTS = 128  # of a domain: a mean gradient is known well enough from these
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What predictors may look at.
+
+    Attributes:
+        lm: the base model.
+        trainable: makes a fresh copy of it, prepared as it would be trained.
+        responses: training prompts with the base model's own answers (``ids``, ``class``).
+        openers: R and C, frozen.
+        batch_size: prompts in one forward and backward.
+    """
+
+    lm: LanguageModel
+    trainable: Callable[[], LanguageModel]
+    responses: pd.DataFrame
+    openers: Openers
+    batch_size: int = 32
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """Domains with harmful prompts: the rows and columns of every prediction."""
+        return present_domains(self.responses)
+
+    @cached_property
+    def harmful(self) -> Mapping[str, pd.DataFrame]:
+        """Every domain's harmful training prompts, at most 128."""
+        rows = self.responses[self.responses["label"] == "harmful"]
+        return {d: rows[rows["domain"] == d].head(MOST_PROMPTS) for d in self.domains}
+
+    @cached_property
+    def contrasts(self) -> Mapping[str, Contrast]:
+        """States of every domain's harmful prompts and of controls that no other domain has."""
+        benign = controls(self.responses, "train").rows
+        found = {}
+        for domain in self.domains:
+            mine = benign[domain].head(MOST_PROMPTS)
+            texts = [*self.harmful[domain]["prompt"], *mine["prompt"]]
+            states = collect(self.lm, texts, batch_size=self.batch_size).states
+            positive = np.arange(len(texts)) < len(self.harmful[domain])
+            found[domain] = Contrast.from_labels(states, positive)
+        return found
+
+    @cached_property
+    def margin(self) -> Mapping[str, Float[np.ndarray, " prompt"]]:
+        """The base model's margin on every domain's harmful training prompts, in nats."""
+        import torch
+
+        found = {}
+        with torch.no_grad():
+            for domain, rows in self._prompts.items():
+                found[domain] = margins(self.lm, rows, self.openers).numpy()
+        return found
+
+    @cached_property
+    def margin_gradients(self) -> Mapping[str, Gradients]:
+        """∇m_b of every domain."""
+        return {
+            domain: mean_gradients(self._copy, rows, self._margin, batch_size=self.batch_size)
+            for domain, rows in self._prompts.items()
+        }
+
+    @cached_property
+    def deflection_gradients(self) -> Mapping[str, Gradients]:
+        """∇S_a of every domain: of the mean summed log-probability of its deflections, in nats."""
+        found = {}
+        for domain in self.domains:
+            refused = refusals_of(self.responses, domain).head(MOST_PROMPTS)
+            rows = [example.tokens for example in examples(self._copy, refused)]
+            found[domain] = mean_gradients(
+                self._copy, rows, _summed_log_prob, batch_size=self.batch_size
+            )
+        return found
+
+    @cached_property
+    def margin_by_state(self) -> Mapping[str, Float[np.ndarray, "layer d_model"]]:
+        """Mean gradient of the margin with respect to the residual stream, last prompt token."""
+        return {
+            domain: residual_gradients(self._copy, rows, self._margin, batch_size=self.batch_size)
+            for domain, rows in self._prompts.items()
+        }
+
+    @cached_property
+    def _copy(self) -> LanguageModel:
+        copy = self.trainable()
+        copy.model.eval()
+        return copy
+
+    @cached_property
+    def _prompts(self) -> Mapping[str, list[Tokens]]:
+        return {
+            domain: [self.lm.chat.encode(prompt) for prompt in rows["prompt"]]
+            for domain, rows in self.harmful.items()
+        }
+
+    def _margin(self, lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
+        return margins(lm, rows, self.openers)
+
+
+def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
+    batch = lm.chat.pad(rows, lm.device)
+    log_probs, _mask = response_log_probs(lm.model, lm.inputs(batch), batch.response_mask)
+    return log_probs.sum(dim=-1)

@@ -1,0 +1,195 @@
+r"""How well a prediction ranks what leaked, apart for the parts that leakage is made of.
+
+Leakage of one world is a matrix X[a,b]: source a was unlearned, target b lost so much. A
+prediction is a matrix of the same shape, in any unit. Rank correlations (Spearman) of the two:
+
+    all_pairs       over all cells a ≠ b
+    potency         of α, what a source takes with it whatever the target
+    susceptibility  of γ, what a target loses whatever the source
+    within_source   over the targets of one source, averaged over sources: which domain is next
+    entanglement    of δ, what belongs to the pair: X[a,b] = μ + α_a + γ_b + δ_ab
+
+Cells of one matrix are not independent, so p-values permute the prediction's rows and columns
+together (QAP), each world by itself, and worlds are the unit of replication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.stats import rankdata
+
+PARTS = ("all_pairs", "potency", "susceptibility", "within_source", "entanglement")
+FEWEST_TARGETS = 3
+# Below this share of a prediction's own spread, what is left of it is rounding.
+ROUNDING = 1e-9
+
+Matrix = Float[np.ndarray, "source target"]
+Matrices = Float[np.ndarray, "sample source target"]
+Values = Float[np.ndarray, " sample"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What leaked in one world; NaN on the diagonal and where nothing was measured."""
+
+    leakage: Matrix
+
+    @cached_property
+    def measured(self) -> Bool[np.ndarray, "source target"]:
+        return np.isfinite(self.leakage) & ~np.eye(len(self.leakage), dtype=bool)
+
+    @cached_property
+    def _cells(self) -> tuple[Int[np.ndarray, " cell"], Int[np.ndarray, " cell"]]:
+        rows, columns = np.nonzero(self.measured)
+        return rows, columns
+
+    @cached_property
+    def _effects(self) -> Float[np.ndarray, "effect cell"]:
+        """Takes cells to (μ, α, γ) by least squares with Σα = Σγ = 0."""
+        rows, columns = self._cells
+        n = len(self.leakage)
+        places = np.arange(n)
+        design = np.hstack(
+            [np.ones((len(rows), 1)), rows[:, None] == places, columns[:, None] == places]
+        ).astype(float)
+        sums = np.zeros((2, 2 * n + 1))
+        sums[0, 1 : n + 1] = sums[1, n + 1 :] = 1
+        return np.linalg.pinv(np.vstack([design, sums]))[:, : len(rows)]
+
+    def of(self, predictions: Matrices) -> dict[str, Values]:
+        """Every part's rank correlation for each of many predictions.
+
+        NaN where a prediction says nothing about a part (all its values are equal). A cell for
+        which it is undefined counts as its average one.
+        """
+        rows, columns = self._cells
+        cells = _filled(predictions[:, rows, columns])
+        truth = self.leakage[rows, columns][None]
+        alpha, gamma, delta = self._parts(cells)
+        true_alpha, true_gamma, true_delta = self._parts(truth)
+        spread = np.ptp(cells, axis=1)
+        sources, targets = np.unique(rows), np.unique(columns)
+        return {
+            "all_pairs": _spearman(cells, truth, spread),
+            "potency": _spearman(alpha[:, sources], true_alpha[:, sources], spread),
+            "susceptibility": _spearman(gamma[:, targets], true_gamma[:, targets], spread),
+            "within_source": self._within_source(cells, truth, spread),
+            "entanglement": _spearman(delta, true_delta, spread),
+        }
+
+    def _parts(self, cells: Float[np.ndarray, "sample cell"]) -> tuple[np.ndarray, ...]:
+        rows, columns = self._cells
+        n = len(self.leakage)
+        effects = cells @ self._effects.T
+        alpha, gamma = effects[:, 1 : n + 1], effects[:, n + 1 :]
+        return alpha, gamma, cells - effects[:, :1] - alpha[:, rows] - gamma[:, columns]
+
+    def _within_source(self, cells: np.ndarray, truth: np.ndarray, spread: Values) -> Values:
+        rows, _ = self._cells
+        found = [
+            _spearman(cells[:, rows == source], truth[:, rows == source], spread)
+            for source in np.unique(rows)
+            if (rows == source).sum() >= FEWEST_TARGETS
+        ]
+        if not found:
+            return np.full(len(cells), np.nan)
+        values = np.array(found)
+        counted = np.isfinite(values).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            return np.nansum(values, axis=0) / np.where(counted, counted, np.nan)
+
+
+@dataclass(frozen=True)
+class Skill:
+    """One part of a predictor's skill over worlds.
+
+    Attributes:
+        value: mean over worlds.
+        low, high: 95% bootstrap interval over worlds.
+        p: of a mean as large if the prediction's domains were named at random (one-sided).
+        null_high: what 95% of such random namings stay below.
+        worlds: each world's own.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    null_high: float
+    worlds: tuple[float, ...]
+
+
+def skill(
+    predictions: Sequence[Matrix],
+    outcomes: Sequence[Outcome],
+    *,
+    seed: int,
+    permutations: int = 2000,
+    resamples: int = 2000,
+) -> Mapping[str, Skill]:
+    """A predictor's skill over worlds, for every part.
+
+    Args:
+        predictions: one matrix for each world, on its diagonal anything.
+        outcomes: what leaked in these worlds.
+        seed: of permutations and resamples.
+        permutations: of each world's domains.
+        resamples: of worlds; with one world there is no interval.
+
+    Raises:
+        ValueError: not one prediction for each world.
+    """
+    rng = np.random.default_rng(seed)
+    observed: dict[str, list[float]] = {part: [] for part in PARTS}
+    null: dict[str, list[Values]] = {part: [] for part in PARTS}
+    for prediction, outcome in zip(predictions, outcomes, strict=True):
+        n = len(prediction)
+        orders = np.array([np.arange(n)] + [rng.permutation(n) for _ in range(permutations)])
+        shuffled = prediction[orders[:, :, None], orders[:, None, :]]
+        for part, values in outcome.of(shuffled).items():
+            observed[part].append(float(values[0]))
+            null[part].append(values[1:])
+    drawn = rng.integers(len(outcomes), size=(resamples, len(outcomes)))
+    return {part: _pooled(observed[part], null[part], drawn) for part in PARTS}
+
+
+def _pooled(observed: Sequence[float], null: Sequence[Values], drawn: np.ndarray) -> Skill:
+    worlds = np.array(observed)
+    said = np.isfinite(worlds)
+    if not said.any():
+        return Skill(np.nan, np.nan, np.nan, np.nan, np.nan, tuple(observed))
+    value = float(worlds[said].mean())
+    shuffled = np.array(null)[said].mean(axis=0)
+    # The labels as they are belong to the permutations too: p is never 0.
+    p = float((1 + (shuffled >= value - ROUNDING).sum()) / (1 + len(shuffled)))
+    low = high = np.nan
+    if said.all() and len(worlds) > 1:
+        low, high = np.quantile(worlds[drawn].mean(axis=1), [0.025, 0.975])
+    null_high = float(np.quantile(shuffled, 0.95))
+    return Skill(value, float(low), float(high), p, null_high, tuple(observed))
+
+
+def _filled(cells: Float[np.ndarray, "sample cell"]) -> Float[np.ndarray, "sample cell"]:
+    defined = np.isfinite(cells)
+    if defined.all():
+        return cells
+    count = defined.sum(axis=1, keepdims=True)
+    total = np.where(defined, cells, 0.0).sum(axis=1, keepdims=True)
+    return np.where(defined, cells, total / np.maximum(count, 1))
+
+
+def _spearman(
+    x: Float[np.ndarray, "sample value"], y: Float[np.ndarray, "1 value"], spread: Values
+) -> Values:
+    """Rank correlation row by row; NaN where x does not vary but for rounding."""
+    rounded = np.round(x / np.where(spread > 0, spread, 1.0)[:, None] / ROUNDING) * ROUNDING
+    a, b = rankdata(rounded, axis=1), rankdata(y, axis=1)
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    norms = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(norms > 0, (a * b).sum(axis=1) / norms, np.nan)

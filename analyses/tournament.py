@@ -1,0 +1,154 @@
+"""Which predictor tells best what will leak, out of sample: variants chosen once, worlds fresh.
+
+Each predictor's variant (its layer, its preconditioner) is chosen on development worlds by rank
+correlation over all pairs, and frozen in a file. The reported worlds are others, and are looked at
+once: the hash of that file stands in the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analyses.prediction.skill import PARTS, Skill, skill
+from analyses.prediction.world import World
+from interp.errors import InputError
+from interp.store import read_json, write_json
+
+CHOICES = Path(__file__).parent / "prediction" / "choices.json"
+CHOSEN_BY = "all_pairs"
+# Compared with one another; the others take part, but need training or know what was planted.
+RIVALS = ("kernel", "geometry", "trivial")
+
+
+def choose(worlds: Sequence[World], *, seed: int = 0) -> dict[str, str]:
+    """For every predictor the variant that ranks all pairs best, on average over ``worlds``."""
+    scores: dict[str, dict[str, float]] = {}
+    for predictor, variant in worlds[0].predictions:
+        found = _skill(worlds, predictor, variant, seed, quick=True)[CHOSEN_BY].value
+        scores.setdefault(predictor, {})[variant] = found if np.isfinite(found) else -np.inf
+    return {predictor: max(by, key=by.__getitem__) for predictor, by in scores.items()}
+
+
+def write_choices(
+    choices: Mapping[str, str], worlds: Sequence[World], path: str | Path = CHOICES
+) -> None:
+    """Freeze choices, with the worlds that they were made on."""
+    write_json(path, {"worlds": [world.name for world in worlds], "choices": dict(choices)})
+
+
+def read_choices(path: str | Path = CHOICES) -> dict[str, Any]:
+    """``choices`` and the ``worlds`` they were made on, as :func:`write_choices` wrote them.
+
+    Raises:
+        InputError: there is no such file, or it is of another form.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist; make it with `spillover tournament --choose`")
+    found = read_json(path)
+    if not isinstance(found, dict) or not {"worlds", "choices"} <= found.keys():
+        raise InputError(f'{path} is no file of choices; expected "worlds" and "choices"')
+    return found
+
+
+def hash_of(frozen: Mapping[str, Any]) -> str:
+    """SHA-256 of the choices and of the worlds that they were made on."""
+    text = json.dumps([frozen["worlds"], frozen["choices"]], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def tournament(
+    worlds: Sequence[World], frozen: Mapping[str, Any], *, seed: int = 0
+) -> dict[str, Any]:
+    """``tournament.json``: every predictor's skill on ``worlds``, the best over all pairs first.
+
+    Raises:
+        InputError: a world is one that the choices were made on.
+    """
+    seen = sorted({world.name for world in worlds} & set(frozen["worlds"]))
+    if seen:
+        raise InputError(
+            f"{', '.join(seen)}: the choices were made on these worlds; "
+            "report others, or choose anew on others"
+        )
+    choices = frozen["choices"]
+    skills = {
+        predictor: _skill(worlds, predictor, variant, seed)
+        for predictor, variant in choices.items()
+        if all((predictor, variant) in world.predictions for world in worlds)
+    }
+    kinds = worlds[0].kinds
+    order = sorted(skills, key=lambda name: -_or_least(skills[name][CHOSEN_BY].value))
+    rivals = [name for name in order if kinds[name] in RIVALS]
+    reliability = [world.reliability for world in worlds]
+    return {
+        "worlds": [world.name for world in worlds],
+        "reliability": _number(float(np.mean(reliability))),
+        "reliability_min": _number(float(np.min(reliability))),
+        # What predicts the mean over seeds perfectly correlates with it by no more than this.
+        "ceiling": _number(float(np.sqrt(np.mean(reliability)))),
+        "choices_hash": hash_of(frozen),
+        "chosen_on": frozen["worlds"],
+        "seed": seed,
+        "predictors": [
+            {"predictor": name, "kind": kinds[name], "variant": choices[name]}
+            | {part: _described(skills[name][part]) for part in PARTS}
+            | {"p": _number(skills[name][CHOSEN_BY].p)}
+            for name in order
+        ],
+        "differences": _differences(rivals[:3], skills),
+    }
+
+
+def _skill(
+    worlds: Sequence[World], predictor: str, variant: str, seed: int, *, quick: bool = False
+) -> Mapping[str, Skill]:
+    return skill(
+        [world.predictions[predictor, variant] for world in worlds],
+        [world.outcome for world in worlds],
+        seed=seed,
+        **({"permutations": 1, "resamples": 1} if quick else {}),
+    )
+
+
+def _differences(
+    names: Sequence[str], skills: Mapping[str, Mapping[str, Skill]]
+) -> list[dict[str, Any]]:
+    """Between the best three, paired over worlds: difference and its standard error."""
+    found = []
+    for first, second in combinations(names, 2):
+        for part in PARTS:
+            a, b = (np.array(skills[name][part].worlds) for name in (first, second))
+            each = a - b
+            error = each.std(ddof=1) / np.sqrt(len(each)) if len(each) > 1 else np.nan
+            found.append(
+                {
+                    "first": first,
+                    "second": second,
+                    "part": part,
+                    "difference": _number(float(each.mean())),
+                    "standard_error": _number(float(error)),
+                }
+            )
+    return found
+
+
+def _described(found: Skill) -> dict[str, Any]:
+    names = ("value", "low", "high", "p", "null_high")
+    return {name: _number(getattr(found, name)) for name in names} | {
+        "worlds": [_number(value) for value in found.worlds]
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _or_least(value: float) -> float:
+    return value if np.isfinite(value) else -np.inf
