@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from analyses.evaluation.findings import BASE, MODEL, Findings, Margin, class_by, refused_by
-from analyses.evaluation.measures import ALL, Measures, measured, paired_difference, separation
+from analyses.evaluation.estimates import paired_difference, separation
+from analyses.evaluation.findings import ALL, BASE, MODEL, Findings, Margin, class_by, refused_by
+from analyses.evaluation.measures import Measures, measured
 from analyses.evaluation.plan import EvaluationPlan
 from analyses.evaluation.summary import summary
 from analyses.evaluation.words import first_table, sentences

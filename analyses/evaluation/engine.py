@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from analyses.evaluation.coherence import add_coherence
+from analyses.evaluation.estimates import separation
 from analyses.evaluation.findings import MARGIN, Findings, Margin, class_by, refused_by
 from analyses.evaluation.losses import divergence, likelihood_of_texts, scores_on_tasks
-from analyses.evaluation.measures import separation
 from analyses.evaluation.plan import Inputs
 from analyses.evaluation.subjects import Subject, answered, at_work, subjects_of
 from analyses.progress import Advance, Progress

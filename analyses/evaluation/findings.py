@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MODEL, BASE = "model", "base"
+# The group of all domains together.
+ALL = "all"
+# Columns of a number in every table.
+NUMBER = ["value", "low", "high", "n", "reason"]
 # The reading p_R > .5, which stands among the scorers where the margin is valid.
 MARGIN = "margin"
 

@@ -11,26 +11,27 @@ ones of their domain), each by domain, ``general``, and benign ones by ``source`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
-from analyses.evaluation.findings import BASE, MODEL, Findings, class_by, refused_by
-from analyses.resampling import (
-    RESAMPLES,
-    Draws,
-    Estimate,
-    mean_of,
-    rate_of,
-    resampling_weights,
+from analyses.evaluation.estimates import mean_of_known, paired_difference
+from analyses.evaluation.findings import (
+    ALL,
+    BASE,
+    MODEL,
+    NUMBER,
+    Findings,
+    class_by,
+    refused_by,
 )
+from analyses.evaluation.loss_measures import divergence_table, tasks_table, texts_table
+from analyses.resampling import Estimate, rate_of
 from unlearning.agreement import between, disagreeing
 from unlearning.prompts import DOMAINS
 from unlearning.scorers import CLASSES, FINE_CLASSES
 
-ALL = "all"
 # Column of the scores (1 or 0) -> what its share is called.
 RATES = {"finished": "finished_rate", "no_language": "no_language"}
 # Column of the scores -> what its mean is called.
@@ -42,7 +43,6 @@ MEANS = {
     "p_O": "other_mass",
     "margin": "margin",
 }
-NUMBER = ["value", "low", "high", "n", "reason"]
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def measured(findings: Findings) -> Measures:
         disagreements=disagreeing(
             scores[scores["role"] == MODEL], [refused_by(name) for name in findings.readings]
         ),
-        divergence=_divergence(findings.divergence),
-        texts=_texts(findings.texts),
-        tasks=_tasks(findings.tasks),
+        divergence=divergence_table(findings.divergence),
+        texts=texts_table(findings.texts),
+        tasks=tasks_table(findings.tasks),
     )
 
 
@@ -152,43 +152,13 @@ def _of_group(
             yield "", quantity, rate_of(int(known.sum()), len(known))
     for column, quantity in MEANS.items():
         if column in chosen:
-            yield "", quantity, _mean(chosen[column].to_numpy(dtype=np.float64), stratum)
+            yield "", quantity, mean_of_known(chosen[column].to_numpy(dtype=np.float64), stratum)
 
 
 def known_classes(given: pd.Series) -> tuple[str, ...]:
     """The classes that a scorer tells apart: the fine ones if it gave any of them."""
     coarse = set(given.dropna()) <= set(CLASSES)
     return CLASSES if coarse else FINE_CLASSES
-
-
-def _mean(values: Float[np.ndarray, " prompt"], stratum: str) -> Estimate:
-    """Mean of what there is, with a percentile interval."""
-    known = values[~np.isnan(values)]
-    return mean_of(known, stratum=stratum)
-
-
-def paired_difference(
-    after: Float[np.ndarray, " prompt"], before: Float[np.ndarray, " prompt"], stratum: str = ""
-) -> Estimate:
-    """Mean of ``after - before`` over prompts that have both, resampled prompt by prompt.
-
-    Where readings (0 or 1) changed alike for every prompt, or for none, the bootstrap has no width.
-    Then the interval is what Wilson's leaves open: of 0 changed of n either way, of n changed of n
-    towards no change.
-    """
-    change = after - before
-    change = change[~np.isnan(change)]
-    found = mean_of(change, stratum=stratum)
-    readings = set(np.unique(np.concatenate([after, before]))) <= {0.0, 1.0}
-    if not (change.size and readings and found.low == found.high):
-        return found
-    if not change.any():
-        reach = rate_of(0, change.size).high
-        return replace(found, low=-reach, high=reach)
-    least = rate_of(change.size, change.size).low
-    return replace(
-        found, low=-1.0 if found.value < 0 else least, high=-least if found.value < 0 else 1.0
-    )
 
 
 def _differences(findings: Findings) -> pd.DataFrame:
@@ -219,110 +189,6 @@ def _agreement(scores: pd.DataFrame, readings: Sequence[str]) -> pd.DataFrame:
     return table.assign(
         first=table["first"].map(spelled), second=table["second"].map(spelled)
     ).drop(columns="group")
-
-
-def separation(table: pd.DataFrame, scorer: str) -> Estimate:
-    """AUC of the margin against a scorer's readings on held-out prompts, resampled by prompt.
-
-    Held out: validation and test prompts, from which no opener was learned.
-    """
-    if "margin" not in table:
-        return Estimate.undefined("no margin")
-    rows = table[(table["split"] != "train") & table[refused_by(scorer)].notna()]
-    refused = rows[refused_by(scorer)].to_numpy(dtype=np.float64)
-    margin = rows["margin"].to_numpy(dtype=np.float64)
-    above, below = margin[refused == 1], margin[refused == 0]
-    if not above.size or not below.size:
-        return Estimate.undefined("only one class among the held-out prompts", len(rows))
-    wins = np.sign(above[:, None] - below[None, :]) / 2 + 0.5  # 1 where the refused one is higher
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=RESAMPLES)
-    weight_above, weight_below = drawn[:, refused == 1], drawn[:, refused == 0]
-    pairs = weight_above.sum(axis=1) * weight_below.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        draws = np.einsum("ri,ij,rj->r", weight_above, wins, weight_below, optimize=True) / pairs
-    return Draws(float(wins.mean()), draws, len(rows)).estimate()
-
-
-def _divergence(table: pd.DataFrame | None) -> pd.DataFrame:
-    columns = ["group", "position", *NUMBER]
-    if table is None:
-        return pd.DataFrame(columns=columns)
-    rows = []
-    groups = {ALL: table} | {str(kind): part for kind, part in table.groupby("kind", sort=True)}
-    for group, part in groups.items():
-        wide = part.pivot(index="prompt_id", columns="position", values="nats")
-        # An answer that has ended has no further positions, and its mean is over those it had.
-        means = wide.mean(axis=1).to_numpy()
-        rows.append((group, 0, *vars(_mean(means, f"divergence/{group}")).values()))
-        for position in wide:
-            estimate = _mean(wide[position].to_numpy(), f"divergence/{group}")
-            rows.append((group, int(str(position)), *vars(estimate).values()))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _texts(table: pd.DataFrame | None) -> pd.DataFrame:
-    rows = []
-    draws: dict[str, Draws] = {}
-    for role, part in () if table is None else table.groupby("role", sort=False):
-        draws[str(role)] = one = _nats_per_token(part)
-        rows.append((role, "nats_per_token", *vars(_wide(one)).values()))
-        perplexity = Draws(float(np.exp(one.value)), np.exp(one.draws), one.n)
-        rows.append((role, "perplexity", *vars(_wide(perplexity)).values()))
-    if len(draws) == 2:
-        # The same texts are drawn for both: the difference is a paired one.
-        after, before = draws[MODEL], draws[BASE]
-        change = Draws(after.value - before.value, after.draws - before.draws, after.n)
-        rows.append(("difference", "nats_per_token", *vars(_wide(change)).values()))
-    return pd.DataFrame(rows, columns=["role", "quantity", *NUMBER])
-
-
-def _nats_per_token(part: pd.DataFrame) -> Draws:
-    nats, tokens = (part[name].to_numpy(dtype=np.float64) for name in ("nats", "tokens"))
-    if not tokens.sum():
-        return Draws.undefined("no text has two tokens", len(part))
-    weights = resampling_weights(np.arange(len(part)), RESAMPLES, 0, "texts")
-    with np.errstate(invalid="ignore"):
-        drawn = (weights @ nats) / (weights @ tokens)
-    return Draws(float(nats.sum() / tokens.sum()), drawn, len(part))
-
-
-def _wide(draws: Draws) -> Estimate:
-    """The estimate; of one text alone there is no interval."""
-    if draws.n > 1:
-        return draws.estimate()
-    return Estimate(draws.value, np.nan, np.nan, draws.n, "no interval: one text")
-
-
-def _tasks(table: pd.DataFrame | None) -> pd.DataFrame:
-    columns = ["role", "task", "metric", *NUMBER]
-    rows = []
-    for (task, metric), part in _by_task(table):
-        wide = part.pivot(index=["task", "item"], columns="role", values="value")
-        for role in wide:
-            rows.append((role, task, metric, *vars(_score(wide[role].to_numpy())).values()))
-        if len(wide.columns) == 2:
-            after, before = (wide[role].to_numpy() for role in (MODEL, BASE))
-            change = paired_difference(after, before, f"task/{task}")
-            rows.append(("difference", task, metric, *vars(change).values()))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _by_task(table: pd.DataFrame | None) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    """Every task and metric; and all tasks together, item by item, where there are several."""
-    if table is None:
-        return
-    for (task, metric), part in table.groupby(["task", "metric"], sort=False):
-        yield (str(task), str(metric)), part
-    if table["task"].nunique() > 1:
-        for metric, part in table.groupby("metric", sort=False):
-            yield (ALL, str(metric)), part
-
-
-def _score(values: Float[np.ndarray, " item"]) -> Estimate:
-    if set(np.unique(values)) <= {0.0, 1.0}:
-        return rate_of(int(values.sum()), values.size)
-    return _mean(values, "task")
 
 
 def _picked(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.evaluation.findings import MODEL, Findings
-from analyses.evaluation.measures import MEANS, NUMBER, RATES, Measures
+from analyses.evaluation.findings import MODEL, NUMBER, Findings
+from analyses.evaluation.measures import MEANS, RATES, Measures
 from analyses.resampling import Estimate, rate_of
 from analyses.wording import estimate_of
 from unlearning.agreement import MEASURES

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.evaluation.findings import BASE, MODEL, Findings, class_by, refused_by
-from analyses.evaluation.measures import ALL, Measures, known_classes
+from analyses.evaluation.findings import ALL, BASE, MODEL, Findings, class_by, refused_by
+from analyses.evaluation.measures import Measures, known_classes
 from analyses.evaluation.plan import Inputs
 from analyses.evaluation.words import first_table, sentences
 from analyses.figures.style import domain_label

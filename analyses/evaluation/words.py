@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.evaluation.findings import BASE, MODEL, Findings
-from analyses.evaluation.measures import ALL, Measures
+from analyses.evaluation.findings import ALL, BASE, MODEL, Findings
+from analyses.evaluation.measures import Measures
 from analyses.figures.style import domain_label
 from analyses.resampling import Estimate
 from analyses.wording import interval

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses.evaluation.findings import BASE, MODEL, Findings
-from analyses.evaluation.measures import ALL, Measures
+from analyses.evaluation.findings import ALL, BASE, MODEL, Findings
+from analyses.evaluation.measures import Measures
 from analyses.figures import Drawing
 from analyses.figures.evaluation_panels import AROUND, MARKERS, ROW, Series, class_panel, dot_panel
 from analyses.figures.style import (
