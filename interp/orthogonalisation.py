@@ -166,7 +166,8 @@ def _called(lm: LanguageModel) -> list[nn.Module]:
 
 def _untie(lm: LanguageModel) -> None:
     head = lm.model.get_output_embeddings()
-    shared = head.get_parameter("weight")
+    shared = head.weight
+    assert isinstance(shared, nn.Parameter)
     if shared is lm.model.get_input_embeddings().weight:
         head.weight = nn.Parameter(shared.data, requires_grad=shared.requires_grad)
         for config in (lm.model.config, lm.model.config.get_text_config(decoder=True)):
