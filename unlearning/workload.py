@@ -39,10 +39,12 @@ class Workload:
         line = f"{name}: {self.calls} {what}, about {_thousands(self.read)} tokens read"
         line += f" and {_thousands(self.written)} written" if self.written else ""
         line += f"; {self.kept} more are answered from the cache" if self.kept else ""
-        if self.paid and prices is not None:
-            line += f"; price about {self.price(*prices):.2f}"
-        elif self.paid:
-            line += "; for the price, give --price-read and --price-written (per million tokens)"
+        if self.paid and self.calls:
+            line += "; " + (
+                "for the price, give --price-read and --price-written (per million tokens)"
+                if prices is None
+                else f"price about {_money(self.price(*prices))}"
+            )
         return "\n".join((line, *self.notes))
 
 
@@ -57,3 +59,7 @@ def estimated_tokens(texts: Iterable[str]) -> int:
 
 def _thousands(count: int) -> str:
     return f"{count / 1000:.1f} k" if count >= 1000 else str(count)
+
+
+def _money(amount: float) -> str:
+    return f"{amount:.2f}" if amount >= 1 else f"{amount:.2g}"
