@@ -52,8 +52,7 @@ class UtilityOptions:
 @expanded
 def evaluate(
     model: Annotated[str, typer.Argument(help="Hub id, model or adapter folder; or served name.")],
-    chat: ModelOptions,
-    utility: UtilityOptions,
+    *,
     prompts: Annotated[
         Path | None, typer.Option(help="Prompts; the built-in pairs, or an organism's own.")
     ] = None,
@@ -67,6 +66,8 @@ def evaluate(
     split: Annotated[
         list[str] | None, typer.Option(help="Count only these: test, if it trained on the rest.")
     ] = None,
+    utility: UtilityOptions,
+    chat: ModelOptions,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; 48.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 64,
     positions: Annotated[
