@@ -51,7 +51,7 @@ class OnDisk:
     Args:
         path: folder to be made.
         about: everything that the states depend on but the model's weights, as JSON can hold it;
-            with the prompts' ``ids``.
+            with the prompts' ``ids`` and the names of the ``sites``.
         token_ids: kept beside the states.
         witness: the first prompt's states, computed now, by site. They stand for the weights, for
             adapters and for interventions: what is there already must agree with them.
@@ -128,7 +128,7 @@ class OnDisk:
         np.save(self.partial / f"{TOKENS}.npy", token_ids)
         np.savez(self.partial / WITNESS, **dict[str, Any](witness))
         # Last: a folder without it was cut off while it was made.
-        write_json(self.partial / ABOUT, {**about, "arrays": list(witness)})
+        write_json(self.partial / ABOUT, dict(about))
 
 
 def read_folder(
@@ -145,7 +145,7 @@ def read_folder(
         hint = "it was not finished: collect again to go on" if unfinished else "collect first"
         raise InputError(f"{folder} holds no activations; {hint}")
     about = read_json(folder / ABOUT)
-    arrays = {name: _mapped(folder, name, "r") for name in about["arrays"]}
+    arrays = {name: _mapped(folder, name, "r") for name in about["sites"]}
     return about, np.load(folder / f"{TOKENS}.npy"), arrays
 
 

@@ -135,6 +135,7 @@ def collect(
     places = places_of(rows, positions)
     token_ids = _token_ids(rows, places)
     about: dict[str, Any] = {
+        "sites": [site.name for site in sites],
         "layers": list(wanted),
         "ids": list(names),
         "dtype": np.dtype(dtype).name,

@@ -60,7 +60,7 @@ class _Call:
 def dissect(lm: LanguageModel, layers: Sequence[int]) -> Mapping[int, Parts]:
     """The parts of each of ``layers``, from a forward over a few tokens up to the last of them."""
     # Without weights (a model that runs elsewhere) shapes and storages tell the same.
-    offloaded = hasattr(lm.model, "hf_device_map")
+    offloaded = any(hasattr(module, "_hf_hook") for module in lm.model.modules())
     meta = all(p.is_meta for p in lm.model.parameters()) and not offloaded
     ids = torch.tensor([lm.chat.encode("a").ids[:4]], device="meta" if meta else lm.device)
     calls: dict[int, list[_Call]] = {i: [] for i in layers}
