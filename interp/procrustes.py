@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from interp.crossfit import finite
 from interp.errors import InputError
 from interp.intervals import normal_quantile
-from interp.permutation import permutation_p_values
+from interp.permutation import permutation_p_values, standardised
 from interp.rows import unit_numbers
 from interp.similarity_map import SimilarityMap
 
@@ -30,37 +30,32 @@ States = Float[np.ndarray, "prompt layer d_model"]
 
 
 def orthogonal_map(
-    before: Float[np.ndarray, "prompt width"], after: Float[np.ndarray, "prompt width"]
-) -> Float[np.ndarray, "width width"]:
+    before: Float[np.ndarray, "prompt width"], after: Float[np.ndarray, "*draw prompt width"]
+) -> Float[np.ndarray, "*draw width width"]:
     """The orthogonal Q for which ``before @ Q`` is nearest to ``after``, both centred."""
     left, _, right = np.linalg.svd(before.T @ after)
     return left @ right
 
 
 def held_out_errors(
-    before: Float[np.ndarray, "prompt d_model"],
-    after: Float[np.ndarray, "prompt d_model"],
-    *,
-    dimensions: int,
+    before: Float[np.ndarray, "prompt width"],
+    after: Float[np.ndarray, "*draw prompt width"],
     folds: Int[np.ndarray, " prompt"],
-) -> Float[np.ndarray, "error prompt"]:
+) -> Float[np.ndarray, "error *draw prompt"]:
     """Squared errors on prompts held out: of the rotation, of the identity, of the mean alone.
 
     Args:
-        before, after: states of the same prompts.
-        dimensions: principal components, of before and after together, that are kept.
+        before, after: states of the same prompts; ``after`` may come in many orders at once.
         folds: the fold in which each prompt is held out.
     """
-    errors = np.empty((3, len(before)))
+    errors = np.empty((3, *after.shape[:-1]))
     for fold in np.unique(folds):
         held = folds == fold
-        centre_before, centre_after = before[~held].mean(axis=0), after[~held].mean(axis=0)
-        both = np.concatenate([before[~held] - centre_before, after[~held] - centre_after])
-        axes = np.linalg.svd(both, full_matrices=False)[2][:dimensions].T
-        x, y = (before - centre_before) @ axes, (after - centre_after) @ axes
-        turned = x[held] @ orthogonal_map(x[~held], y[~held])
+        x = before - before[~held].mean(axis=0)
+        y = after - after[..., ~held, :].mean(axis=-2, keepdims=True)
+        turned = x[held] @ orthogonal_map(x[~held], y[..., ~held, :])
         for row, predicted in enumerate((turned, x[held], 0.0)):
-            errors[row, held] = np.square(y[held] - predicted).sum(axis=1)
+            errors[row][..., held] = np.square(y[..., held, :] - predicted).sum(axis=-1)
     return errors
 
 
@@ -71,26 +66,27 @@ def procrustes_map(
     folds: int = 5,
     groups: Sequence[object] | None = None,
     layers: Sequence[int] | None = None,
-    draws: int = 1000,
+    draws: int = 200,
     seed: int = 0,
     level: float = 0.95,
 ) -> SimilarityMap:
     """Share of the change from the row's to the column's representation that is a rotation.
 
-    The null is the identity: no rotation beyond chance. It flips, prompt by prompt, which of the
-    two maps had which error (twins together); ``null_low`` … ``null_high`` hold the central share.
-    P-values are one-sided, with max-T over layers and pairs. Where there is a rotation the change
-    is not symmetric in the two, but nearly so. Intervals are the jackknife's over prompts. Random
-    directions and ceilings have no part in it, and are NaN.
+    The null shuffles the prompts of the second one: rotations between what does not belong together
+    gain as much, by chance, as they lose. A change that is no rotation (shifts, noise, growth)
+    reads 0 or less, so that the null is fair to it. ``null_low`` … ``null_high`` hold the central
+    share; p-values are one-sided, with max-T over layers and pairs. Intervals are the jackknife's
+    over prompts. Random directions and ceilings have no part in it, and are NaN.
 
     Args:
         representations: states by name, row i of each from the same prompt, of one width.
-        dimensions: principal components kept; fewer where the prompts do not allow so many.
+        dimensions: principal components, of both together, that are kept. They are those of all
+            prompts: which state belongs to which is no part of them.
         folds: of the cross-validation.
-        groups: prompts of one group are held out together.
+        groups: prompts of one group are held out together, and shuffled with others of their size.
         layers: names of the layers; 0, 1, … by default.
-        draws: flips, the observed errors included.
-        seed: of folds and flips.
+        draws: shuffles, the observed order included.
+        seed: of folds and shuffles.
         level: of bands and intervals.
 
     Raises:
@@ -112,31 +108,21 @@ def procrustes_map(
     rng = np.random.default_rng(seed)
     units = unit_numbers(groups, n)
     held_out_in = rng.permutation(np.arange(units.max() + 1) % folds)[units]
-    flips = rng.choice([-1.0, 1.0], size=(draws, units.max() + 1))
-    flips[0] = 1.0
+    shuffles = np.stack([np.arange(n), *(shuffled_units(units, rng) for _ in range(draws - 1))])
 
     pairs = list(ordered_pairs(range(k), 2))
-    value, error, band = (np.empty((depth, len(pairs))) for _ in range(3))
     statistics = np.empty((draws, depth, len(pairs)))
+    error = np.empty((depth, len(pairs)))
     for layer in range(depth):
         for index, (i, j) in enumerate(pairs):
-            turned, unturned, _ = held_out_errors(
-                states[i][:, layer], states[j][:, layer], dimensions=dimensions, folds=held_out_in
-            )
-            # Sums within units: what is flipped, and left out, together.
-            gained = np.bincount(units, weights=unturned - turned)
-            total = np.bincount(units, weights=unturned)
-            whole = max(float(total.sum()), np.finfo(float).tiny)
-            value[layer, index] = gained.sum() / whole
-            influence = gained - value[layer, index] * total
-            error[layer, index] = np.sqrt(np.sum(influence**2)) / whole
-            drawn = flips @ gained
-            # Rounding is no change: a representation against itself has nothing to gain.
-            size = max(np.sqrt(np.sum(gained**2)), 1e-12 * np.square(states[j][:, layer]).sum())
-            statistics[:, layer, index] = drawn / size
-            band[layer, index] = np.quantile(np.abs(drawn), level) / whole
+            x, y = _reduced(states[i][:, layer], states[j][:, layer], dimensions)
+            turned, unturned, _ = held_out_errors(x, y[shuffles], held_out_in)
+            statistics[:, layer, index] = _share(unturned - turned, unturned)
+            error[layer, index] = _jackknife_error(unturned[0] - turned[0], unturned[0], units)
 
-    p, p_corrected = permutation_p_values(statistics)
+    p, p_corrected = permutation_p_values(standardised(statistics))
+    tail = (1 - level) / 2
+    value = statistics[0]
     reach = normal_quantile((1 + level) / 2) * error
 
     def cells(of_pairs: Float[np.ndarray, "layer pair"]) -> np.ndarray:
@@ -153,8 +139,8 @@ def procrustes_map(
         value=cells(value),
         low=cells(value - reach),
         high=cells(np.minimum(value + reach, 1.0)),
-        null_low=cells(-band),
-        null_high=cells(band),
+        null_low=cells(np.quantile(statistics, tail, axis=0)),
+        null_high=cells(np.quantile(statistics, 1 - tail, axis=0)),
         p=cells(p),
         p_corrected=cells(p_corrected),
         defined=np.broadcast_to(~np.eye(k, dtype=bool), (depth, k, k)).copy(),
@@ -164,3 +150,45 @@ def procrustes_map(
         covariance_matched=missing,
         ceiling=missing,
     )
+
+
+def shuffled_units(
+    units: Int[np.ndarray, " row"], rng: np.random.Generator
+) -> Int[np.ndarray, " row"]:
+    """Row numbers after units have changed places with others of their size."""
+    order = np.arange(len(units))
+    sizes = np.bincount(units)
+    for size in np.unique(sizes):
+        members = np.flatnonzero(sizes[units] == size)
+        rows = members[np.argsort(units[members], kind="stable")].reshape(-1, size)
+        order[rows] = rng.permutation(rows)
+    return order
+
+
+def _reduced(
+    before: Float[np.ndarray, "prompt d_model"],
+    after: Float[np.ndarray, "prompt d_model"],
+    dimensions: int,
+) -> tuple[Float[np.ndarray, "prompt component"], Float[np.ndarray, "prompt component"]]:
+    x, y = (states - states.mean(axis=0) for states in (before, after))
+    axes = np.linalg.svd(np.concatenate([x, y]), full_matrices=False)[2][:dimensions].T
+    return x @ axes, y @ axes
+
+
+def _share(
+    gained: Float[np.ndarray, "*draw prompt"], total: Float[np.ndarray, "*draw prompt"]
+) -> Float[np.ndarray, "*draw"]:
+    """Share of the total that is gained; 0 where there is nothing to gain."""
+    whole = total.sum(axis=-1)
+    return np.where(whole > 0, gained.sum(axis=-1) / np.where(whole > 0, whole, 1.0), 0.0)
+
+
+def _jackknife_error(
+    gained: Float[np.ndarray, " prompt"],
+    total: Float[np.ndarray, " prompt"],
+    units: Int[np.ndarray, " prompt"],
+) -> float:
+    """Standard error of the share, from what each unit pulls at it."""
+    influence = gained - _share(gained, total) * total
+    whole = float(total.sum())
+    return float(np.linalg.norm(np.bincount(units, weights=influence))) / whole if whole else 0.0

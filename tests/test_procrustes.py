@@ -7,7 +7,12 @@ import pytest
 from scipy.linalg import expm
 
 from interp.errors import InputError
-from interp.procrustes import held_out_errors, orthogonal_map, procrustes_map
+from interp.procrustes import (
+    held_out_errors,
+    orthogonal_map,
+    procrustes_map,
+    shuffled_units,
+)
 
 N, WIDTH = 80, 30
 SD = np.arange(1, WIDTH + 1) ** -1.0
@@ -38,10 +43,10 @@ def test_a_planted_rotation_is_seen_and_measured() -> None:
     rng = np.random.default_rng(0)
     before = base(rng)
     after = before @ rotation(1.0) + 4.0 + noise(rng, 0.05)
-    found = procrustes_map({"base": before, "after": after}, draws=400)
+    found = procrustes_map({"base": before, "after": after}, draws=200)
     assert (found.value[0, 0, 1], found.value[0, 1, 0]) > (0.8, 0.8)
     assert found.low[0, 0, 1] > found.null_high[0, 0, 1]
-    assert found.p_corrected[0, 0, 1] < 0.01
+    assert found.p_corrected[0, 0, 1] <= 0.01
     assert np.isnan(found.value[0, 0, 0])
 
 
@@ -49,7 +54,7 @@ def test_a_planted_rotation_is_seen_and_measured() -> None:
 def test_a_shift_and_noise_are_no_rotation(size: float) -> None:
     rng = np.random.default_rng(0)
     before = base(rng)
-    found = procrustes_map({"a": before, "b": before + 3.0 + noise(rng, size)}, draws=400)
+    found = procrustes_map({"a": before, "b": before + 3.0 + noise(rng, size)}, draws=200)
     assert found.value[0, 0, 1] < 0.05
     assert found.p[0, 0, 1] > 0.05
 
@@ -60,12 +65,12 @@ def test_unrelated_representations_are_not_rotations_of_each_other() -> None:
     rejected, in_sample, held_out = [], [], []
     for seed in range(100):
         a, b = base(rng), base(rng)
-        found = procrustes_map({"a": a, "b": b}, draws=100, seed=seed)
+        found = procrustes_map({"a": a, "b": b}, draws=60, seed=seed)
         rejected.append(found.p[0, 0, 1] <= 0.05)
         wide_a, wide_b = (x[:, 0] - x[:, 0].mean(0) for x in (a / SD, b / SD))
         fitted = wide_a @ orthogonal_map(wide_a, wide_b)
         in_sample.append(1 - np.square(wide_b - fitted).sum() / np.square(wide_b).sum())
-        turned, _, mean = held_out_errors(wide_a, wide_b, dimensions=WIDTH, folds=np.arange(N) % 5)
+        turned, _, mean = held_out_errors(wide_a, wide_b, np.arange(N) % 5)
         held_out.append(1 - turned.sum() / mean.sum())
     assert np.mean(rejected) <= 0.1
     assert np.mean(in_sample) > np.mean(held_out) + 0.5
@@ -75,11 +80,11 @@ def test_unrelated_representations_are_not_rotations_of_each_other() -> None:
 def test_the_family_is_all_layers_and_pairs() -> None:
     rng = np.random.default_rng(0)
     family = []
-    for seed in range(60):
+    for seed in range(50):
         models = {
             name: np.concatenate([base(rng) for _ in range(3)], axis=1) for name in ("a", "b")
         }
-        found = procrustes_map(models, draws=100, seed=seed)
+        found = procrustes_map(models, draws=60, seed=seed)
         family.append((found.p_corrected[:, [0, 1], [1, 0]] <= 0.05).any())
         assert np.nanmin(found.p_corrected - found.p) >= 0
     assert np.mean(family) <= 0.12
@@ -89,9 +94,19 @@ def test_twins_are_held_out_together() -> None:
     """A prompt whose twin was fitted is half known; held out apart, noise looks like a rotation."""
     rng = np.random.default_rng(0)
     a, b = (np.repeat(rng.normal(size=(N // 2, 1, WIDTH)), 2, axis=0) for _ in range(2))
-    together = procrustes_map({"a": a, "b": b}, groups=list(np.arange(N) // 2), draws=100)
-    apart = procrustes_map({"a": a, "b": b}, draws=100)
+    together = procrustes_map({"a": a, "b": b}, groups=list(np.arange(N) // 2), draws=60)
+    apart = procrustes_map({"a": a, "b": b}, draws=60)
     assert together.value[0, 0, 1] < 0.1 < apart.value[0, 0, 1]
+
+
+def test_units_change_places_with_units_of_their_size() -> None:
+    units = np.array([0, 0, 1, 2, 2, 3, 4])
+    orders = [shuffled_units(units, np.random.default_rng(seed)) for seed in range(30)]
+    for order in orders:
+        assert sorted(order) == list(range(7))
+        assert {tuple(order[:2]), tuple(order[3:5])} == {(0, 1), (3, 4)}
+        assert set(order[[2, 5, 6]]) == {2, 5, 6}
+    assert len({tuple(order) for order in orders}) > 6
 
 
 def test_errors_are_one_line() -> None:

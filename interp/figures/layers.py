@@ -45,6 +45,8 @@ def similarity_by_layer_figure(
 ) -> Figure:
     """A panel per pair of labels: values with intervals, the null band, random directions.
 
+    A cross marks layers where a direction is missing.
+
     Args:
         similarity: the map.
         pairs: of labels; by default all, or the first label with every other where there are more
@@ -73,6 +75,7 @@ def similarity_by_layer_figure(
         axes.axhline(0, color=FAINT, lw=1)
         value = np.where(similarity.defined[cell], similarity.value[cell], np.nan)
         _points(axes, layers, value, similarity.low[cell], similarity.high[cell], BLUE)
+        _crosses(axes, layers[~similarity.defined[cell]], 0.0, BLUE)
         axes.set_title(f"{a} – {b}".replace("_", " "), fontsize=9)
         layer_ticks(axes, similarity.layers)
     _legend(figure, grid)
@@ -105,8 +108,7 @@ def rotation_by_layer_figure(
         unchanged = UNCHANGED.get(quantity, 0.0)
         axes.axhline(unchanged, color=FAINT, lw=1)
         _points(axes, layers, estimates.value, estimates.low, estimates.high, VERMILLION)
-        missing = layers[~estimates.defined]
-        axes.plot(missing, np.full(len(missing), unchanged), "x", color=VERMILLION, ms=6)
+        _crosses(axes, layers[~estimates.defined], unchanged, VERMILLION)
         axes.set_title(label.replace("_", " "), fontsize=9)
         layer_ticks(axes, turned.layers)
     _legend(figure, grid)
@@ -146,6 +148,11 @@ def _points(
         layers, value, yerr=np.nan_to_num(reach), fmt="o-", color=colour, ms=3.5, lw=1.2,
         label="value and interval",
     )  # fmt: skip
+
+
+def _crosses(axes: Axes, layers: np.ndarray, height: float, colour: str) -> None:
+    """Where nothing is defined."""
+    axes.plot(layers, np.full(len(layers), height), "x", color=colour, ms=6)
 
 
 def _legend(figure: Figure, grid: list[Axes]) -> None:
