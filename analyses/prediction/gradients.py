@@ -122,8 +122,13 @@ def kernel(
         sources, targets: gradients of f and of g of the same domains, in the same groups.
         adam: P is Adam's diagonal for the source's own mean square gradient, else the identity.
         within: parameters to count: a layer's, one module's.
+
+    Raises:
+        InputError: fewer than three groups, which leave no standard error.
     """
     groups = len(next(iter(next(iter(sources.values())).of.values())))
+    if groups < 3:
+        raise InputError(f"{groups} groups leave no standard error; give at least 3")
     products = np.zeros((groups, groups, len(sources), len(targets)))
     for i, source in enumerate(sources.values()):
         for name, gradient in source.of.items():

@@ -1,0 +1,185 @@
+"""Kernels: what a small step on one domain does to another, measured by taking it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from analyses.prediction.gradients import (
+    Gradients,
+    cosine,
+    kernel,
+    mean_gradients,
+    residual_gradients,
+)
+from interp.chat import Tokens
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.readout import log_odds
+from unlearning.settings import TrainingSettings
+from unlearning.trainer import prepare
+
+PROMPTS = {
+    "one": [f"What is the colour of {thing}?" for thing in ("grass", "snow", "coal", "rust")],
+    "two": [f"Name a bird that can {verb}." for verb in ("swim", "dive", "run", "sing")],
+}
+READOUT = log_odds([5, 17, 40])
+
+
+def score(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
+    return READOUT(lm.logits(lm.chat.pad(rows, lm.device), keep=1)[:, -1])
+
+
+def rows_of(lm: LanguageModel) -> dict[str, list[Tokens]]:
+    return {name: [lm.chat.encode(text) for text in texts] for name, texts in PROMPTS.items()}
+
+
+def gradients_of(lm: LanguageModel, groups: int = 4) -> dict[str, Gradients]:
+    return {d: mean_gradients(lm, rows, score, groups=groups) for d, rows in rows_of(lm).items()}
+
+
+@pytest.fixture(params=["projections", "lora"])
+def lm(request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Path]) -> LanguageModel:
+    settings = TrainingSettings(trained=request.param, lora_rank=4, lora_alpha=4)
+    prepared = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    if request.param == "lora":  # at B = 0 only B has a gradient; elsewhere both do
+        for name, parameter in prepared.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.02, generator=torch.manual_seed(0))
+    return prepared
+
+
+def test_the_kernel_is_what_a_small_step_does(lm: LanguageModel) -> None:
+    """One step down a's gradient lowers b's score by rate × K[a,b], to first order."""
+    found = gradients_of(lm)
+    whole = {d: _mean(gradients) for d, gradients in found.items()}
+    rate = 1e-3 / sum(float((g**2).sum()) for g in whole["one"].values())
+    rows = rows_of(lm)
+    with torch.no_grad():
+        before = {d: float(score(lm, rows[d]).mean()) for d in rows}
+        for name, parameter in lm.model.named_parameters():
+            if parameter.requires_grad:
+                parameter -= rate * whole["one"][name].to(parameter.dtype)
+        after = {d: float(score(lm, rows[d]).mean()) for d in rows}
+    for domain in rows:
+        expected = sum(float((whole["one"][n] * whole[domain][n]).sum()) for n in whole["one"])
+        assert (before[domain] - after[domain]) / rate == pytest.approx(expected, rel=0.05)
+
+
+def test_parts_add_up_and_the_two_sides_agree(lm: LanguageModel) -> None:
+    found = gradients_of(lm)
+    whole = kernel(found, found).values
+    parts = [
+        kernel(found, found, within=lambda name, layer=layer: f".{layer}." in name).values  # type: ignore[misc]
+        for layer in range(lm.n_layers)
+    ]
+    np.testing.assert_allclose(sum(parts), whole, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(whole, whole.T, rtol=1e-6)
+
+
+def test_the_model_is_left_as_it_was(lm: LanguageModel) -> None:
+    before = {n: p.clone() for n, p in lm.model.named_parameters()}
+    lm.model.train()
+    gradients_of(lm)
+    assert lm.model.training
+    for name, parameter in lm.model.named_parameters():
+        assert parameter.grad is None and torch.equal(parameter, before[name])
+
+
+def test_gradients_do_not_depend_on_the_batch(lm: LanguageModel) -> None:
+    rows = rows_of(lm)["one"]
+    one, other = (mean_gradients(lm, rows, score, groups=2, batch_size=n) for n in (1, 4))
+    for name in one.of:
+        torch.testing.assert_close(one.of[name], other.of[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_of_a_state_is_the_change_that_it_makes(
+    checkpoint_of: Callable[[str], Path],
+) -> None:
+    lm = prepare(
+        LanguageModel.load(checkpoint_of("llama")), TrainingSettings(trained="projections")
+    )
+    rows = rows_of(lm)["one"][:1]
+    found = residual_gradients(lm, rows, score)
+    direction = torch.linspace(-1, 1, lm.d_model)
+    step = 2e-3 / float(direction.norm())
+    for layer, module in enumerate(lm.layers):
+
+        def moved(by: float, module: torch.nn.Module = module) -> float:
+            def push(_module: object, _inputs: object, output: Tensor) -> Tensor:
+                return torch.cat([output[:, :-1], output[:, -1:] + by * direction], dim=1)
+
+            handle = module.register_forward_hook(push)
+            with torch.no_grad():
+                value = float(score(lm, rows).mean())
+            handle.remove()
+            return value
+
+        expected = float(found[layer] @ direction.numpy())
+        assert (moved(step) - moved(-step)) / (2 * step) == pytest.approx(expected, rel=0.03)
+
+
+def planted(
+    rng: np.random.Generator, means: Mapping[str, np.ndarray], *, noise: float, groups: int = 8
+) -> dict[str, Gradients]:
+    return {
+        d: Gradients({"w": torch.tensor(m + noise * rng.normal(size=(groups, len(m)))).float()})
+        for d, m in means.items()
+    }
+
+
+def test_noise_does_not_multiply_with_itself() -> None:
+    """Cross-fitted lengths are unbiased, so the cosine of noisy gradients is the planted one."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 400))
+    means = {"a": a, "b": 0.6 * a + 0.8 * b}
+    truth = a @ means["b"] / np.linalg.norm(a) / np.linalg.norm(means["b"])
+    found = [cosine(s, s)[0, 1] for s in (planted(rng, means, noise=2.0) for _ in range(50))]
+    assert np.mean(found) == pytest.approx(truth, abs=0.03)
+
+
+def test_jackknife_errors_are_those_of_repeated_draws() -> None:
+    rng = np.random.default_rng(1)
+    means = {"a": rng.normal(size=200), "b": rng.normal(size=200)}
+    drawn = [kernel(s, s) for s in (planted(rng, means, noise=1.0) for _ in range(200))]
+    spread = np.std([k.values for k in drawn], axis=0)
+    errors = np.mean([k.standard_error for k in drawn], axis=0)
+    np.testing.assert_allclose(errors, spread, rtol=0.3)
+
+
+def test_a_source_that_acts_on_nothing_is_not_divided_by() -> None:
+    rng = np.random.default_rng(2)
+    means = {"a": rng.normal(size=300), "nothing": np.zeros(300)}
+    undefined = 0
+    for _ in range(50):
+        found = planted(rng, means, noise=1.0)
+        relative = kernel(found, found).relative()
+        assert relative.values[0, 0] == pytest.approx(1.0)
+        undefined += bool(np.isnan(relative.values[1]).all())
+    assert undefined >= 44
+
+
+def test_adam_divides_by_each_parameters_own_size() -> None:
+    """A parameter with gradients a thousand times larger counts as one step all the same."""
+    rng = np.random.default_rng(3)
+    large, small = 1000 * (1 + rng.normal(size=50) ** 2), 1 + rng.normal(size=50) ** 2
+    found = planted(rng, {"a": np.concatenate([large, small])}, noise=0.0)
+    assert float(kernel(found, found, adam=True).values[0, 0]) == pytest.approx(
+        float(large.sum() + small.sum()), rel=1e-4
+    )
+
+
+def test_too_few_prompts_or_groups_are_refused(lm: LanguageModel) -> None:
+    with pytest.raises(InputError, match="4 prompts cannot make 8 groups"):
+        mean_gradients(lm, rows_of(lm)["one"], score, groups=8)
+    with pytest.raises(InputError, match="2 groups"):
+        kernel(gradients_of(lm, groups=2), gradients_of(lm, groups=2))
+
+
+def _mean(gradients: Gradients) -> dict[str, Tensor]:
+    return {name: g.mean(dim=0) for name, g in gradients.of.items()}

@@ -1,0 +1,109 @@
+"""How well a prediction ranks leakage: identities, what is planted, and pure noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from analyses.prediction.skill import PARTS, Outcome, skill
+
+DOMAINS = 7
+
+
+def matrix(rng: np.random.Generator, *, source: float = 0, target: float = 0) -> np.ndarray:
+    """Noise in every cell, and effects of a source and of a target of these sizes."""
+    found = rng.normal(size=(DOMAINS, DOMAINS))
+    found += source * rng.normal(size=(DOMAINS, 1)) + target * rng.normal(size=(1, DOMAINS))
+    np.fill_diagonal(found, np.nan)
+    return found
+
+
+def only(prediction: np.ndarray, outcome: Outcome) -> dict[str, float]:
+    return {part: float(v[0]) for part, v in outcome.of(prediction[None]).items()}
+
+
+def test_leakage_itself_is_a_perfect_prediction_in_any_unit() -> None:
+    leakage = matrix(np.random.default_rng(0), source=1, target=1)
+    for prediction in (leakage, 3 * leakage - 2):
+        found = only(prediction, Outcome(leakage))
+        assert found == pytest.approx(dict.fromkeys(PARTS, 1.0))
+    assert only(-leakage, Outcome(leakage)) == pytest.approx(dict.fromkeys(PARTS, -1.0))
+
+
+def test_a_prediction_by_target_alone_says_nothing_of_sources_and_pairs() -> None:
+    rng = np.random.default_rng(1)
+    leakage = matrix(rng, target=2)
+    susceptibility = np.nanmean(leakage, axis=0)
+    found = only(np.tile(susceptibility, (DOMAINS, 1)), Outcome(leakage))
+    assert found["susceptibility"] > 0.9 and found["within_source"] > 0.6
+    assert np.isnan(found["potency"]) and np.isnan(found["entanglement"])
+
+
+def test_a_prediction_of_what_belongs_to_the_pair_survives_other_main_effects() -> None:
+    rng = np.random.default_rng(2)
+    pairs = matrix(rng)
+    other = matrix(rng, source=5, target=5) - matrix(rng)
+    found = only(pairs + 10 * rng.normal(size=(DOMAINS, 1)), Outcome(pairs))
+    assert found["entanglement"] == pytest.approx(1.0)
+    assert found["within_source"] == pytest.approx(1.0)
+    assert np.isfinite(only(other, Outcome(pairs))["entanglement"])
+
+
+def test_domains_may_come_in_any_order_and_cells_may_be_missing() -> None:
+    rng = np.random.default_rng(3)
+    leakage, prediction = matrix(rng, source=1), matrix(rng, source=1)
+    leakage[2] = np.nan  # a source that collapsed
+    leakage[4, 5] = np.nan
+    order = rng.permutation(DOMAINS)
+    moved = only(prediction[np.ix_(order, order)], Outcome(leakage[np.ix_(order, order)]))
+    assert moved == pytest.approx(only(prediction, Outcome(leakage)))
+    prediction[2] = 99  # cells that were not measured count for nothing
+    assert only(prediction, Outcome(leakage)) == pytest.approx(moved)
+
+
+def test_an_undefined_cell_counts_as_average() -> None:
+    rng = np.random.default_rng(4)
+    leakage, prediction = matrix(rng), matrix(rng)
+    holed = prediction.copy()
+    holed[1, 2] = np.nan
+    cells = np.isfinite(holed)
+    filled = np.where(cells, holed, holed[cells].mean())
+    np.fill_diagonal(filled, np.nan)
+    assert only(holed, Outcome(leakage)) == pytest.approx(only(filled, Outcome(leakage)))
+
+
+@pytest.mark.parametrize("effects", [0.0, 2.0])
+def test_noise_is_significant_at_the_nominal_rate(effects: float) -> None:
+    """In every part, with and without main effects in both: cells of a matrix are dependent."""
+    rng = np.random.default_rng(5)
+    significant = dict.fromkeys(PARTS, 0)
+    repeats = 200
+    for _ in range(repeats):
+        outcomes = [Outcome(matrix(rng, source=effects, target=effects)) for _ in range(2)]
+        noise = [matrix(rng, source=effects, target=effects) for _ in outcomes]
+        found = skill(noise, outcomes, seed=0, permutations=199, resamples=1)
+        for part in PARTS:
+            significant[part] += found[part].p <= 0.05
+    # 99.9% of binomial counts at .05 lie within these.
+    assert all(1 <= count <= 22 for count in significant.values()), significant
+
+
+def test_planted_skill_is_found_with_an_interval_that_holds_it() -> None:
+    rng = np.random.default_rng(6)
+    covered = 0
+    for _ in range(60):
+        outcomes, predictions = [], []
+        for _ in range(12):
+            leakage = matrix(rng)
+            outcomes.append(Outcome(leakage))
+            predictions.append(leakage + rng.normal(size=leakage.shape))
+        found = skill(predictions, outcomes, seed=0, permutations=99, resamples=400)["all_pairs"]
+        assert found.p == 0.01 and found.value > found.null_high
+        covered += found.low <= 0.69 <= found.high  # Spearman of r = 1/√2, over 42 cells
+    assert covered >= 48
+
+
+def test_one_world_has_no_interval() -> None:
+    rng = np.random.default_rng(7)
+    found = skill([matrix(rng)], [Outcome(matrix(rng))], seed=0, permutations=9)["all_pairs"]
+    assert np.isfinite(found.value) and np.isnan(found.low) and found.worlds == (found.value,)
