@@ -58,7 +58,8 @@ class Margin:
     def verdict(self) -> str:
         """One sentence: whether to read p_R, and if not, what to read instead."""
         if self.openers is None:
-            return f"No margin: {self.why_not}. Read the text classes."
+            why = str(self.why_not)
+            return f"No margin: {why}{'' if why.endswith('?') else '.'} Read the text classes."
         if not self.auc.defined:
             return (
                 "The margin cannot be checked, as the held-out prompts were all refused or all "
