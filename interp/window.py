@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +112,19 @@ def positions_of(rows: Sequence[Tokens], positions: Positions) -> Columns:
     return columns
 
 
+_PROBING: ContextVar[bool] = ContextVar("probing", default=False)
+
+
+@contextmanager
+def probing() -> Iterator[None]:
+    """Forwards inside the block are about the model, not about anyone's rows: none is chosen."""
+    token = _PROBING.set(True)
+    try:
+        yield
+    finally:
+        _PROBING.reset(token)
+
+
 @contextmanager
 def selecting(
     lm: LanguageModel, columns: Columns
@@ -124,8 +138,9 @@ def selecting(
     now: list[Tensor] = []
 
     def look(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        ids = keywords.get("input_ids", arguments[0] if arguments else None)
-        now[:] = [columns(_window(**{"input_ids": ids, **keywords}))]
+        window = _window(**{"input_ids": arguments[0] if arguments else None, **keywords})
+        nobody = torch.zeros_like(window.index, dtype=torch.bool)
+        now[:] = [nobody if _PROBING.get() else columns(window)]
 
     # On the trunk and not on the whole model: adapters call the latter past its hooks.
     handle = trunk.register_forward_pre_hook(look, with_kwargs=True)

@@ -204,6 +204,13 @@ def test_what_is_entered_first_acts_first(checkpoint_of: Checkpoints) -> None:
         assert found() == pytest.approx(0, abs=1e-5)
     with ablate(lm, direction, **one), set_component(lm, direction, 2.0, **one):
         assert found() == pytest.approx(2, abs=1e-5)
+    # Places that are found by a forward of their own are found under positions of known rows too.
+    at_end = positions_of([lm.chat.encode(prompt) for prompt in PROMPTS], last_token)
+    with (
+        set_component(lm, direction, 2.0, positions=at_end, **one),
+        add(lm, direction, 0.0, layers=[1], sites=[MLP_OUT], positions=at_end),
+    ):
+        assert found() == pytest.approx(2, abs=1e-5)
 
 
 # Nothing is left behind

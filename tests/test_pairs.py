@@ -10,7 +10,7 @@ import torch
 
 from interp.errors import InputError
 from interp.model import LanguageModel
-from interp.patching import WHOLE, PromptPairs, patch, with_each_token, with_roles
+from interp.patching import WHOLE, PromptPairs, between_models, patch, with_each_token, with_roles
 from interp.patching.alignment import Alignment
 from interp.sites import RESIDUAL_IN, RESIDUAL_OUT
 from tests.patched_models import some_log_odds
@@ -67,6 +67,15 @@ def test_every_template_token_is_a_position(checkpoint: Path) -> None:
     assert [split.spans[name] for name in names] == [
         slice(i, i + 1) for i in range(span.start, span.stop)
     ]
+
+
+def test_positions_are_labelled_by_their_text_where_they_have_one(llama: LanguageModel) -> None:
+    labels = pairs_of_two().denoising(llama).labels()
+    assert labels["intent"] == "intent" and labels["after object"].strip() == "at home."
+    assert labels["post_instruction[-1]"] != "post_instruction[-1]"
+    one = between_models(llama, llama, [CLEAN], by_token=["instruction"]).labels()
+    words = [label for name, label in one.items() if name.startswith("instruction[")]
+    assert "".join(words) == CLEAN
 
 
 def test_spans_are_aligned_at_their_ends(llama: LanguageModel) -> None:

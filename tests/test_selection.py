@@ -13,12 +13,17 @@ import torch
 
 from interp.activations import collect
 from interp.errors import InputError
-from interp.held_out_selection import choose_held_out
 from interp.interventions import ablate, add
 from interp.model import LanguageModel
 from interp.positions import every_token
 from interp.readout import Readout, log_odds
-from interp.selection import Candidates, Prompts, divergence, score_candidates
+from interp.selection import (
+    Candidates,
+    Prompts,
+    choose_held_out,
+    divergence,
+    score_candidates,
+)
 from interp.sites import RESIDUAL_IN
 from tests.patched_models import PROMPTS
 from unlearning.organism import load_world, shipped

@@ -59,13 +59,37 @@ class Exchange:
         ]
         return tuple(name for name in held[1] if name in held[0])
 
+    def labels(self) -> dict[str, str]:
+        """For the axis of a figure: the text of a position that has one in every row, or its name.
+
+        That is the template's tokens, and everything where there is one row only.
+        """
+        labels = {}
+        for name in self.positions():
+            texts = {row.ids[row.spans[name]] for row in self.receiver_rows if name in row.spans}
+            decode = self.receiver.tokenizer.decode
+            labels[name] = str(decode(list(texts.pop()))) if len(texts) == 1 else name
+        return labels
+
+
+AFTER_INSTRUCTION = ("post_instruction", "response_prefix")
+
 
 def between_models(
-    donor: LanguageModel, receiver: LanguageModel, prompts: Sequence[str]
+    donor: LanguageModel,
+    receiver: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    by_token: Sequence[str] = AFTER_INSTRUCTION,
 ) -> Exchange:
     """The same prompts in two models, which needs no pairs.
 
-    Positions are the spans of the chat format, with every token after the instruction by itself.
+    Positions are the spans of the chat format, some of them split into their tokens.
+
+    Args:
+        donor, receiver: models of one shape with one tokenizer and chat format.
+        prompts: texts.
+        by_token: spans of which every token is a position by itself.
 
     Raises:
         InputError: the models are of different shape, or read a prompt as different tokens.
@@ -76,7 +100,10 @@ def between_models(
             f"{donor.name} and {receiver.name} have (layers, d_model) {shapes[0]} and {shapes[1]}; "
             "states can only be exchanged between models of the same shape"
         )
-    rows = [tuple(with_each_token(lm.chat.encode(p)) for p in prompts) for lm in (donor, receiver)]
+    rows = [
+        tuple(with_each_token(lm.chat.encode(prompt), by_token) for prompt in prompts)
+        for lm in (donor, receiver)
+    ]
     for prompt, given, taken in zip(prompts, *rows, strict=True):
         if given.ids != taken.ids:
             raise InputError(
@@ -86,9 +113,7 @@ def between_models(
     return Exchange(donor, rows[0], receiver, rows[1])
 
 
-def with_each_token(
-    row: Tokens, names: Sequence[str] = ("post_instruction", "response_prefix")
-) -> Tokens:
+def with_each_token(row: Tokens, names: Sequence[str] = AFTER_INSTRUCTION) -> Tokens:
     """``row`` with the named spans split into tokens, numbered from the span's end: ``[-1]``."""
     spans: dict[str, slice] = {}
     for name, span in row.spans.items():

@@ -1,30 +1,13 @@
-r"""Which layer and position a direction is taken from, by what it does (Arditi et al. 2024, C).
-
-Candidates are the mean differences between positive and negative prompts at every layer's input and
-every token between the instruction and the answer. Three numbers come from validation prompts, with
-a readout that is high for what positives do:
-
-==========  ======================================================================================
-``bypass``  readout on positives with the direction ablated from the whole residual stream
-``induce``  readout on negatives with the raw difference added at its own layer's input
-``kl``      :math:`\mathrm{KL}(p_{\mathrm{base}} \,\|\, p_{\mathrm{ablated}})` of the next token on
-            negatives, in nats: what ablating costs where it should cost nothing
-==========  ======================================================================================
-
-Chosen is the lowest bypass among candidates that cost little, induce the behaviour, and lie in the
-first 80% of the layers, behind which a direction would be the output tokens' own. The paper keeps
-only positives whose readout is above 0 and negatives below 0; so does :func:`score_candidates`.
-"""
+"""Every candidate direction tried on validation prompts, by ablating it and by adding it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations import batches_by_length, chosen_layers, collect
@@ -34,105 +17,14 @@ from interp.interventions import ablate, add
 from interp.model import LanguageModel
 from interp.positions import Positions, post_instruction
 from interp.readout import Readout
+from interp.selection.candidates import Candidates
 from interp.sites import RESIDUAL_IN
 from interp.undisturbed import undisturbed
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # Arditi et al. 2024, appendix C.
 SHARE_OF_LAYERS = 0.8
-KL_AT_MOST = 0.1
-INDUCE_AT_LEAST = 0.0
 # Of a state's length: states are kept in float32.
 ROUNDING = 1e-6
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The chosen direction.
-
-    Attributes:
-        layer: 0-based decoder layer, at whose input it was taken.
-        position: token counted from the prompt's end, -1 the last.
-        direction: the mean difference, raw length.
-    """
-
-    layer: int
-    position: int
-    direction: Float[np.ndarray, " d_model"]
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Directions by layer and position, and what each does to every validation prompt.
-
-    Attributes:
-        layers, positions: where they were taken; positions are counted from the prompt's end.
-        directions: mean differences, positives minus negatives, in float64.
-        bypass, induce, kl: see the module.
-        positive, negative: readouts of the model as it is.
-    """
-
-    layers: tuple[int, ...]
-    positions: tuple[int, ...]
-    directions: Float[np.ndarray, "layer position d_model"]
-    bypass: Float[np.ndarray, "layer position positive"]
-    induce: Float[np.ndarray, "layer position negative"]
-    kl: Float[np.ndarray, "layer position negative"]
-    positive: Float[np.ndarray, " positive"]
-    negative: Float[np.ndarray, " negative"]
-
-    def allowed(
-        self, *, kl_at_most: float = KL_AT_MOST, induce_at_least: float = INDUCE_AT_LEAST
-    ) -> Bool[np.ndarray, "layer position"]:
-        """Which candidates cost little and induce the behaviour; NaN is never allowed."""
-        bypass, induce, kl = (x.mean(axis=-1) for x in (self.bypass, self.induce, self.kl))
-        return np.isfinite(bypass) & (kl <= kl_at_most) & (induce >= induce_at_least)
-
-    def best(
-        self, *, kl_at_most: float = KL_AT_MOST, induce_at_least: float = INDUCE_AT_LEAST
-    ) -> Choice:
-        """The allowed candidate with the lowest mean bypass.
-
-        Raises:
-            InputError: none is allowed.
-        """
-        allowed = self.allowed(kl_at_most=kl_at_most, induce_at_least=induce_at_least)
-        if not allowed.any():
-            kl, induce = self.kl.mean(axis=-1), self.induce.mean(axis=-1)
-            raise InputError(
-                f"none of {allowed.size} directions is allowed: {(kl > kl_at_most).sum()} cost "
-                f"over {kl_at_most:g} nats, {(induce < induce_at_least).sum()} do not reach "
-                f"{induce_at_least:g} when added, {(~np.isfinite(kl)).sum()} are no numbers; see "
-                "to_dataframe(), or give more prompts"
-            )
-        return self.choice(np.where(allowed, self.bypass.mean(axis=-1), np.inf).argmin())
-
-    def choice(self, index: int | np.intp) -> Choice:
-        """The candidate with this number, counted by layer, then position."""
-        layer, position = np.unravel_index(index, self.kl.shape[:2])
-        direction = self.directions[layer, position]
-        return Choice(self.layers[layer], self.positions[position], direction)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row per candidate: layer, position, norm, the three means, and whether allowed."""
-        import pandas as pd
-
-        layer, position = (index.ravel() for index in np.indices(self.kl.shape[:2]))
-        means = {name: getattr(self, name).mean(axis=-1).ravel() for name in _SCORES}
-        return pd.DataFrame(
-            {
-                "layer": np.array(self.layers)[layer],
-                "position": np.array(self.positions)[position],
-                "norm": np.linalg.norm(self.directions, axis=-1).ravel(),
-                **means,
-                "allowed": self.allowed().ravel(),
-            }
-        )
-
-
-_SCORES = ("bypass", "induce", "kl")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from interp.bootstrap import percentile_interval, resampling_weights
 from interp.errors import InputError
-from interp.selection import KL_AT_MOST, Candidates, Choice
+from interp.selection.candidates import KL_AT_MOST, Candidates, Choice
 
 
 @dataclass(frozen=True)
