@@ -243,8 +243,9 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# In this one world the cosines follow how domains are *declined*, and not at all what is *asked*:
-# directions of refusal point to words, already in the middle of three layers.
+# In this one world the cosines go with how domains are *declined* and not with what is *asked*,
+# already in the middle of three layers. One world is one draw: whether it holds in others is a
+# question for more of them, not for more prompts.
 #
 # ## Does the estimator matter?
 #
