@@ -1,7 +1,7 @@
 """What the errors of a server mean: wait and ask again, or tell the user what to do.
 
-Statuses and codes as in OpenAI's API reference, which vLLM and others follow. Needs the ``openai``
-package; imported by :mod:`unlearning.endpoint` when something is asked.
+Statuses and codes as in OpenAI's API reference, which vLLM and others follow. Everything here needs
+the ``openai`` package.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
-
-import openai
+from typing import TYPE_CHECKING
 
 from interp.errors import InputError, SpilloverError
+
+if TYPE_CHECKING:
+    import openai
 
 #: Seconds. A server that asks for a longer pause (a daily limit, say) is not waited for.
 LONGEST_WAIT = 300.0
@@ -26,6 +28,8 @@ def passes(error: openai.APIError, *, reached: bool) -> bool:
         reached: this server has answered before. One that never did is more likely misspelt than
             busy, and nobody wants to wait half a minute to be told so.
     """
+    import openai
+
     if isinstance(error, openai.APIStatusError):
         if error.code == "insufficient_quota":  # also a 429, but waiting does not pay the bill
             return False
@@ -38,6 +42,8 @@ def passes(error: openai.APIError, *, reached: bool) -> bool:
 
 def asked_pause(error: openai.APIError) -> float:
     """Seconds that the server asks to wait (Retry-After); 0 where it does not."""
+    import openai
+
     if not isinstance(error, openai.APIStatusError):
         return 0.0
     headers = error.response.headers
@@ -51,11 +57,15 @@ def asked_pause(error: openai.APIError) -> float:
 
 def is_filtered(error: openai.APIError) -> bool:
     """Whether the provider would not let the model see this request; others may pass."""
+    import openai
+
     return isinstance(error, openai.BadRequestError) and error.code == "content_filter"
 
 
 def explained(error: openai.APIError, model: str, address: str, attempts: int) -> SpilloverError:
     """The error as the user should read it: what was wrong, and what to do."""
+    import openai
+
     said = " ".join(_message(error).split())[:300]
     if isinstance(error, openai.APIStatusError):
         status = error.status_code
