@@ -56,7 +56,9 @@ CheckpointEvery = Annotated[
     int | None, typer.Option(min=1, help="Steps between checkpoints that a run goes on from.")
 ]
 Trackers = Annotated[str, typer.Option(help="Where Trainer reports to: tensorboard, …")]
-ScorerName = Annotated[str, typer.Option("--scorer", help="auto, grammar, phrases or classifier.")]
+ScorerName = Annotated[
+    str, typer.Option("--scorer", help="auto, grammar, phrases, classifier, judge:MODEL@URL, …")
+]
 
 
 def _print_version(asked: bool) -> None:
