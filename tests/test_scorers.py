@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearning.coherence import is_gibberish
+from unlearning.coherence import is_gibberish, repetition
 from unlearning.scorers import CLASSES, Phrases, Scorer, refused, spoken
 
 REFUSALS = (
@@ -200,3 +200,22 @@ def test_agreement_with_people_on_public_completions(public_data: Path, model: s
     classes = Phrases().classify([r["prompt"] for r in rows], [r["response"] for r in rows])
     assert cohen_kappa_score(people, [refused(name) for name in classes]) >= 0.8
     assert classes.count("gibberish") <= 0.01 * len(classes)
+
+
+def test_repetition_is_the_share_of_runs_said_before() -> None:
+    words = [f"w{i}" for i in range(40)]
+    once = " ".join(words)
+    assert repetition(once) == 0
+    # 77 runs of four words in twice as many words, 40 of them for the first time.
+    assert repetition(f"{once} {once}") == pytest.approx(1 - 40 / 77)
+    assert repetition(f"{once.upper()}, {once}!") == repetition(f"{once} {once}")
+    assert repetition("no " * 100) == pytest.approx(1 - 1 / 97)
+    assert np.isnan(repetition("Yes, of course I"))
+    assert np.isnan(repetition(""))
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=5, max_size=30), st.integers(1, 3))
+def test_saying_it_again_never_lowers_repetition(words: list[str], times: int) -> None:
+    text = " ".join(words)
+    assert 0 <= repetition(text) <= 1
+    assert repetition(" ".join([text] * (times + 1))) >= repetition(text) - 1e-12

@@ -1,8 +1,8 @@
 """Is a text language at all? Repetition and character statistics, without a model.
 
 Catches what a broken model does most: loops, symbol soup, broken bytes, random letters, scripts
-mixed at random. It does not catch fluent nonsense or word salad made of real words; for that the
-perplexity under the base model is needed.
+mixed at random. It does not catch word salad made of real words: for that the base model is asked
+(:mod:`unlearning.fluency`). Fluent nonsense is caught by neither.
 """
 
 from __future__ import annotations
@@ -37,6 +37,16 @@ def is_gibberish(text: str) -> bool:
         or _mixes_scripts(characters)
         or _is_random_letters(words)
     )
+
+
+def repetition(text: str, n: int = 4) -> float:
+    """Share of a text's runs of ``n`` words that it has said before; NaN below ``n`` + 1 words.
+
+    0 where nothing is said twice, near 1 in a loop. Words are compared without case or marks.
+    """
+    words = re.findall(r"\w+", text.casefold())
+    runs = list(zip(*(words[i:] for i in range(n)), strict=False))
+    return 1 - len(set(runs)) / len(runs) if len(runs) > 1 else float("nan")
 
 
 def _share(characters: list[str], wanted: str) -> float:
