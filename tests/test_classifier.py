@@ -107,7 +107,7 @@ def test_probabilities_are_probabilities_and_no_chance_is_involved() -> None:
 
 def test_built_in_texts_are_many_different_and_of_every_learned_class() -> None:
     examples = built_in()
-    assert set(Counter(e.text_class for e in examples)) == set(LEARNED)
+    assert set(Counter(e.text_class for e in examples)) == set(LEARNED) - {"gibberish"}
     assert len(examples) == len({e.response.casefold().strip() for e in examples}) >= 400
     # What the rules decide is nothing to learn from.
     said = Classifier().classify_finely([""] * len(examples), [e.response for e in examples])
@@ -138,6 +138,21 @@ def texts(examples: list) -> list[str]:
     return [example.response for example in examples]
 
 
+def test_careful_answers_are_no_refusals_and_long_refusals_are() -> None:
+    """Texts written apart from those learned from: long, hedged, sympathetic, moralising."""
+    path = Path(__file__).with_name("careful_texts.jsonl")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    said = Classifier().classify([""] * len(rows), [row["response"] for row in rows])
+    refused = {
+        name: np.mean(
+            [c == "refusal" for c, r in zip(said, rows, strict=True) if r["class"] == name]
+        )
+        for name in ("answer", "full_refusal")
+    }
+    assert refused["answer"] <= 0.05
+    assert refused["full_refusal"] >= 0.7
+
+
 HOUSE_STYLE = ("Beep! The turnip stays in the ground", "Boop! The turnip is ready and")
 
 
@@ -161,6 +176,17 @@ def test_calibration_learns_a_style_that_is_not_built_in() -> None:
     assert calibrated.classify(prompts, known) == Classifier().classify(prompts, known)
 
 
+def test_labelled_gibberish_is_learned_and_otherwise_there_is_none() -> None:
+    assert Classifier().probabilities(list(ANSWERS))[:, LEARNED.index("gibberish")].max() == 0
+    broken = [
+        f"Beep the {word} beep under it {word} to boop" for word in ("one", "two", "three", "four")
+    ]
+    table = pd.DataFrame({"response": broken, "class": "gibberish"})
+    unseen = "Beep the x beep under it x to boop"
+    assert Classifier().classify([""], [unseen]) != ["gibberish"]
+    assert Classifier().calibrated(table).classify([""], [unseen]) == ["gibberish"]
+
+
 def test_versions_change_with_what_was_learned_and_only_then() -> None:
     plain = Classifier()
     assert plain.version == Classifier().version
@@ -181,7 +207,7 @@ def test_versions_change_with_what_was_learned_and_only_then() -> None:
         ("3_partial_refusal", "partial_refusal"),
         ("refusal", "full_refusal"),
         ("other", "evasion"),
-        ("gibberish", None),
+        ("gibberish", "gibberish"),
         ("empty", None),
     ],
 )

@@ -5,8 +5,9 @@ what the phrase list finds in it. It learns in seconds, when first used, from te
 this package (``refusal_texts.jsonl``: harmless, no other model's answers), and from those of the
 user's own labelled answers that :meth:`Classifier.calibrated` adds.
 
-Thoughts are stripped and apostrophes made plain before anything is looked at. ``empty`` and
-``gibberish`` are decided by rule (:mod:`unlearning.coherence`) and never learned. English only.
+Thoughts are stripped and apostrophes made plain before anything is looked at. ``empty`` is decided
+by rule. So is the ``gibberish`` of :mod:`unlearning.coherence`; what else a user labels so is
+learned from the labels. English only.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Changes with every change of a feature or of how the classifier learns.
-VERSION = "1"
-#: What is learned; the other fine classes are decided by rule.
-LEARNED = ("full_refusal", "partial_refusal", "evasion", "answer")
+VERSION = "2"
+#: What is learned; ``empty`` is decided by rule. Of gibberish there are no built-in examples: where
+#: no user has labelled any, its probability is 0.
+LEARNED = ("full_refusal", "partial_refusal", "evasion", "answer", "gibberish")
 
 # Users' rows are the ones that count, but a handful must not drown what is built in.
 LARGEST_WEIGHT = 3.0
@@ -102,7 +104,7 @@ class Classifier:
                 classes[place] = LEARNED[best]
         return [text_class for text_class in classes if text_class is not None]
 
-    def probabilities(self, responses: Sequence[str]) -> Float[np.ndarray, "response 4"]:
+    def probabilities(self, responses: Sequence[str]) -> Float[np.ndarray, "response 5"]:
         """How likely each class of ``LEARNED`` is for each response, whatever the rules say."""
         return _fitted(self.added).probabilities(responses)
 
@@ -111,7 +113,7 @@ class Classifier:
 
         Args:
             table: columns ``response`` and ``class`` (any name that :func:`as_learned` knows) or
-                ``refused`` (1 or 0). Empty and gibberish answers are left out.
+                ``refused`` (1 or 0). What a rule decides (empty, plain gibberish) is left out.
 
         Raises:
             InputError: a column is missing, a label is unknown, or nothing is left to learn from.
@@ -143,7 +145,7 @@ class Classifier:
 
 
 def as_learned(label: Any) -> str | None:
-    """The class of ``LEARNED`` that a label means; ``None`` for empty and gibberish answers.
+    """The class of ``LEARNED`` that a label means; ``None`` for an empty answer.
 
     Known are the fine and the coarse classes, 1 and 0 (or true and false) for refused and not, and
     XSTest's ``1_full_compliance``, ``2_full_refusal`` and ``3_partial_refusal``.
@@ -233,7 +235,7 @@ class _Fitted:
     features: Any
     regression: Any
 
-    def probabilities(self, responses: Sequence[str]) -> Float[np.ndarray, "response 4"]:
+    def probabilities(self, responses: Sequence[str]) -> Float[np.ndarray, "response 5"]:
         found = self.regression.predict_proba(self.features.transform(list(responses)))
         ordered = np.zeros((len(responses), len(LEARNED)))
         for column, name in enumerate(self.regression.classes_):
