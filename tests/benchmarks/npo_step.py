@@ -99,20 +99,20 @@ def peak(workload: Workload, way: str, trained: str, steps: int = 2) -> dict[str
         ``peak`` and ``common``, in MB: of full fine-tuning, float32 weights, gradients and the
         two moments of AdamW are common to all ways; of LoRA nothing is left out.
     """
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     if way == "ours":
         _ours(workload, trained, steps)
     else:
         step = every_way(workload, trained)[way]()
         for _ in range(steps):
             step()
-    found = _resident("VmHWM") - before
+    found = resident("VmHWM") - before
     parameters = sum(p.numel() for p in workload.model().model.parameters())
     common = 4 * 4 * parameters if trained == "full" else 0
     return {"peak": found / MEGABYTE, "common": common / MEGABYTE}
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """Bytes, from the kernel's account of this process; Linux only."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
@@ -120,10 +120,12 @@ def _resident(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def in_fresh_process(workload: Workload, threads: int, *arguments: str) -> subprocess.Popen[str]:
-    """This module run with ``arguments``; its output is one JSON object."""
+def in_fresh_process(
+    workload: Workload, threads: int, *arguments: str, module: str = "tests.benchmarks.npo_step"
+) -> subprocess.Popen[str]:
+    """A benchmark's module run with ``arguments``; its output is one JSON object."""
     options = ["--threads", str(threads), "--workload", json.dumps(dataclasses.asdict(workload))]
-    command = [sys.executable, "-m", "tests.benchmarks.npo_step", *arguments, *options]
+    command = [sys.executable, "-m", module, *arguments, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 

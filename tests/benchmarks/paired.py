@@ -11,19 +11,25 @@ RESAMPLES = 5000
 
 
 def ratio(
-    ours: Sequence[float], theirs: Sequence[float], goal: float | None = None
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    goal: float | None = None,
+    *,
+    at_least: bool = False,
 ) -> dict[str, Any]:
     """Median of the pairs' ratios ours/theirs; see :func:`median`.
 
     Args:
         ours, theirs: one cost of each in every pair, which were measured next to each other: what
             slows the machine down for a while slows both down, and cancels.
-        goal: what the ratio should not exceed.
+        goal: what the ratio should not exceed, or should reach if ``at_least``.
     """
-    return median(np.asarray(ours, float) / np.asarray(theirs, float), goal)
+    return median(np.asarray(ours, float) / np.asarray(theirs, float), goal, at_least=at_least)
 
 
-def median(values: Sequence[float] | np.ndarray, goal: float | None = None) -> dict[str, Any]:
+def median(
+    values: Sequence[float] | np.ndarray, goal: float | None = None, *, at_least: bool = False
+) -> dict[str, Any]:
     """An entry of ``benchmarks.json``: the median and its 95% percentile bootstrap interval.
 
     ``met`` compares the median with the goal; None where there is no goal.
@@ -38,5 +44,6 @@ def median(values: Sequence[float] | np.ndarray, goal: float | None = None) -> d
         "high": float(high),
         "n": len(values),
         "goal": goal,
-        "met": None if goal is None else value <= goal,
+        "at_least": at_least,
+        "met": None if goal is None else (value >= goal if at_least else value <= goal),
     }
