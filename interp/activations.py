@@ -129,6 +129,8 @@ def collect(
     rows = [encoded(lm, text) for text in texts]
     if not rows:
         raise InputError("no prompts to collect activations for; give at least one")
+    if not sites:
+        raise InputError("no sites to collect activations at; name one, as in interp.sites")
     names = tuple(range(len(rows)) if ids is None else ids)
     if len(names) != len(rows):
         raise InputError(f"{len(names)} ids for {len(rows)} prompts; give one for each")

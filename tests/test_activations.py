@@ -110,6 +110,8 @@ def test_what_cannot_be_collected_is_refused(checkpoint_of: Checkpoints) -> None
     for layers in ([4], [-1], []):
         with pytest.raises(InputError, match=r"the model has 0 … 3"):
             collect(lm, PROMPTS, layers=layers)
+    with pytest.raises(InputError, match="no sites"):
+        collect(lm, PROMPTS, sites=[])
     with pytest.raises(InputError, match="3 ids for 4 prompts"):
         collect(lm, PROMPTS, ids=["a", "b", "c"])
 

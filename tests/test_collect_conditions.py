@@ -103,6 +103,21 @@ def test_a_device_map_with_a_part_on_disk(checkpoint_of: Checkpoints, tmp_path: 
         assert_close(collect(offloaded, PROMPTS, **options), collect(here, PROMPTS, **options))
 
 
+def test_packed_4_bit_weights_are_no_hindrance(checkpoint_of: Checkpoints) -> None:
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    here = LanguageModel.load(checkpoint_of("llama"))
+    packing = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint_of("llama"), quantization_config=packing, dtype=torch.float32
+    )
+    found = collect(LanguageModel(model, here.tokenizer, here.chat), PROMPTS, sites=ALL_SITES)
+    for name, states in collect(here, PROMPTS, sites=ALL_SITES).sites.items():
+        # The same up to what four bits lose.
+        assert np.corrcoef(found[name].ravel(), states.ravel())[0, 1] > 0.9, name
+
+
 # Training
 
 
