@@ -62,3 +62,14 @@ def organism_objectives(
 
     found = compare_objectives(model or str(shipped()), out, workers=workers)
     typer.echo(json.dumps(found, indent=2))
+
+
+@app.command("scorers")
+def organism_scorers(
+    out: Annotated[Path, typer.Option(help="Folder of organisms, of what they said, the figures.")],
+    draw: Annotated[int, typer.Option(min=1, help="Seed of the fresh completions.")] = 1,
+) -> None:
+    """How well scorers tell refusals, answers, other text and gibberish apart: by the grammar."""
+    from analyses.scorer_measures import measure_scorers
+
+    typer.echo(json.dumps(measure_scorers(out, draw=draw), indent=2))
