@@ -352,6 +352,31 @@ def test_a_window_counts_a_row_s_own_tokens(llama: LanguageModel) -> None:
     assert seen[1].index.flatten().tolist() == lengths
 
 
+def test_a_sliding_window_forgets_states_and_not_the_count(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("mistral"))
+    length, seen = len(lm.chat.encode(PROMPTS[1] * 8)), []
+    assert length > lm.model.config.sliding_window
+
+    def look(window: Window) -> Tensor:
+        seen.append((window.past, int(window.index[0, -1])))
+        return generated(window)
+
+    with add(lm, random_direction(), layers=[0], positions=look):
+        generate(lm, [PROMPTS[1] * 8], max_new_tokens=3)
+    assert seen == [(0, length - 1), (length, length), (length + 1, length + 1)][: len(seen)]
+
+
+def test_rows_that_cannot_be_told_apart_are_refused(llama: LanguageModel) -> None:
+    ids = torch.tensor([llama.chat.encode(PROMPTS[0]).ids])
+    columns = ids.shape[1]
+    with torch.no_grad(), add(llama, random_direction(), layers=[0], positions=in_prompt):
+        llama.model(input_ids=ids)
+        with pytest.raises(InputError, match="call the model with input_ids"):
+            llama.model(inputs_embeds=llama.model.get_input_embeddings()(ids))
+        with pytest.raises(InputError, match=rf"of shape \(1, 1, {columns}, {columns}\)"):
+            llama.model(input_ids=ids, attention_mask=torch.ones(1, 1, columns, columns))
+
+
 # In training
 
 

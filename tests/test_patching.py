@@ -60,7 +60,13 @@ def test_everything_patched_is_the_donor_and_nothing_is_the_receiver(checkpoint:
     assert found.patched[0] == pytest.approx(found.donor, abs=1e-5)
     # At the last layer only the last token is still looked at.
     assert found.patched[1] == pytest.approx(found.donor, abs=1e-5)
-    same = patch(between_models(after, after, PROMPTS), readout, sites=[RESIDUAL_OUT, HEADS])
+    same = patch(
+        between_models(after, after, PROMPTS),
+        readout,
+        sites=[RESIDUAL_OUT, HEADS],
+        layers=[1],
+        positions=["instruction", WHOLE],
+    )
     assert np.array_equal(same.patched, np.tile(same.receiver, (len(same.cells), 1)))
     assert hooks_of([base, after]) == 0
 
@@ -82,7 +88,7 @@ def test_prompts_of_one_length_can_be_exchanged_whole(llama: LanguageModel) -> N
 def test_padding_and_batches_do_not_matter(checkpoint: Path) -> None:
     base = LanguageModel.load(checkpoint)
     exchange = between_models(base, one_layer_changed(base), PROMPTS)
-    readout, options = some_log_odds(base), {"sites": [RESIDUAL_OUT, MLP_OUT], "layers": [1, 2]}
+    readout, options = some_log_odds(base), {"sites": [RESIDUAL_OUT, MLP_OUT], "layers": [CHANGED]}
     together = patch(exchange, readout, **options)
     alone = patch(exchange, readout, batch_size=1, **options)
     assert together.cells == alone.cells
