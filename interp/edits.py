@@ -42,8 +42,8 @@ def ablating(direction: Vector) -> Edit:
 
 def adding(vector: Vector, coefficient: float = 1.0) -> Edit:
     """Adds ``coefficient`` times the raw ``vector`` (activation addition)."""
-    steer = coefficient * _finite(vector)
-    return lambda states: _edited(states, lambda h: h + steer.to(h))
+    steer = _following(coefficient * _finite(vector))
+    return lambda states: _edited(states, lambda h: h + steer(h))
 
 
 def setting(direction: Vector, value: float) -> Edit:
@@ -52,10 +52,10 @@ def setting(direction: Vector, value: float) -> Edit:
     With the value that harmless prompts have on average, this is affine concept editing
     (Marshall et al. 2024); with 0 it is ablation.
     """
-    unit = _unit(direction)
+    unit = _following(_unit(direction))
 
     def edit(states: Tensor) -> Tensor:
-        axis = unit.to(states)
+        axis = unit(states)
         return states + (value - states @ axis).unsqueeze(-1) * axis
 
     return lambda states: _edited(states, edit)
@@ -69,10 +69,10 @@ def clamping(direction: Vector, low: float = -np.inf, high: float = np.inf) -> E
     """
     if low > high:
         raise InputError(f"clamping to [{low:g}, {high:g}]: the lower bound is above the upper")
-    unit = _unit(direction)
+    unit = _following(_unit(direction))
 
     def edit(states: Tensor) -> Tensor:
-        axis = unit.to(states)
+        axis = unit(states)
         along = states @ axis
         return states + (along.clamp(low, high) - along).unsqueeze(-1) * axis
 
@@ -81,14 +81,14 @@ def clamping(direction: Vector, low: float = -np.inf, high: float = np.inf) -> E
 
 def projecting_onto(vectors: Vectors) -> Edit:
     """Keeps only what lies in the span of ``vectors``, which need not be orthogonal."""
-    basis = orthonormal_basis(vectors)
-    return lambda states: _edited(states, lambda h: (h @ basis.to(h).T) @ basis.to(h))
+    basis = _following(orthonormal_basis(vectors))
+    return lambda states: _edited(states, lambda h: (h @ basis(h).T) @ basis(h))
 
 
 def projecting_out(vectors: Vectors) -> Edit:
     """Removes what lies in the span of ``vectors``, which need not be orthogonal."""
-    basis = orthonormal_basis(vectors)
-    return lambda states: _edited(states, lambda h: h - (h @ basis.to(h).T) @ basis.to(h))
+    basis = _following(orthonormal_basis(vectors))
+    return lambda states: _edited(states, lambda h: h - (h @ basis(h).T) @ basis(h))
 
 
 def orthonormal_basis(vectors: Vectors) -> Float[Tensor, "rank d_model"]:
@@ -109,6 +109,19 @@ def orthonormal_basis(vectors: Vectors) -> Float[Tensor, "rank d_model"]:
 def _edited(states: Tensor, edit: Edit) -> Tensor:
     wide = torch.promote_types(states.dtype, torch.float32)
     return edit(states.to(wide)).to(states.dtype)
+
+
+def _following(vector: Tensor) -> Callable[[Tensor], Tensor]:
+    """The vector as states want it: moved to another device once, and not for every token."""
+    placed = vector
+
+    def like(states: Tensor) -> Tensor:
+        nonlocal placed
+        if (placed.device, placed.dtype) != (states.device, states.dtype):
+            placed = vector.to(states)
+        return placed
+
+    return like
 
 
 def _unit(direction: Vector) -> Float[Tensor, " d_model"]:
