@@ -23,7 +23,8 @@ from interp.crossfit import finite
 from interp.errors import InputError
 from interp.intervals import normal_quantile
 from interp.permutation import permutation_p_values, shuffled_within, standardised
-from interp.similarity_map import SimilarityMap
+from interp.rows import layer_names
+from interp.similarity_map import SimilarityMap, from_pairs
 
 FEWEST_PROMPTS = 8
 Gram = Float[np.ndarray, "row row"]
@@ -90,9 +91,7 @@ def cka_map(
     n, depth = rows[labels[0]].shape[:2]
     if any(states.shape[1] != depth for states in rows.values()):
         raise InputError("representations of different numbers of layers; collect the same ones")
-    names = tuple(range(depth)) if layers is None else tuple(layers)
-    if len(names) != depth:
-        raise InputError(f"{len(names)} layer names for {depth} layers")
+    names = layer_names(layers, depth)
     if strata is not None and len(strata) != n:
         raise InputError(f"{len(strata)} strata for {n} prompts; give one for each")
     blocks = np.zeros(n) if strata is None else np.array([str(stratum) for stratum in strata])
@@ -118,10 +117,7 @@ def cka_map(
     null_high = np.quantile(statistics, 1 - tail, axis=0)
 
     def cells(of_pairs: Float[np.ndarray, "layer pair"], diagonal: float = np.nan) -> np.ndarray:
-        filled = np.full((depth, k, k), diagonal)
-        for index, (i, j) in enumerate(pairs):
-            filled[:, i, j] = filled[:, j, i] = of_pairs[:, index]
-        return filled
+        return from_pairs(of_pairs, pairs, diagonal=diagonal)
 
     return SimilarityMap(
         measure="debiased CKA",

@@ -28,7 +28,8 @@ from interp.errors import InputError
 from interp.intervals import Confidence, Estimates
 from interp.nulls import covariance_matched_overlaps, isotropic_cosine
 from interp.permutation import permutation_p_values, permuted_weights, studentised_products
-from interp.similarity_map import SimilarityMap
+from interp.rows import layer_names
+from interp.similarity_map import SimilarityMap, from_pairs
 
 __all__ = [
     "Contrast",
@@ -85,9 +86,7 @@ def cosine_map(
         raise InputError(f"{k} label; a map of cosines needs at least two")
     _warn_of_shared_rows(contrasts)
     depth, width = next(iter(contrasts.values())).positive.shape[1:]
-    names = tuple(range(depth)) if layers is None else tuple(layers)
-    if len(names) != depth:
-        raise InputError(f"{len(names)} layer names for {depth} layers")
+    names = layer_names(layers, depth)
 
     sizes = [min(len(c.positive), len(c.negative)) for c in contrasts.values()]
     rng = np.random.default_rng(seed)
@@ -96,7 +95,7 @@ def cosine_map(
     statistics = np.empty((permutations, depth, len(pairs)))
     cells: dict[str, Any] = {
         name: np.full((depth, k, k), np.nan)
-        for name in ("value", "low", "high", "null_low", "null_high", "p", "p_corrected")
+        for name in ("value", "low", "high", "null_low", "null_high")
     }
     defined = np.zeros((depth, k, k), dtype=bool)
     reliability = np.empty((depth, k))
@@ -126,14 +125,8 @@ def cosine_map(
     both = np.stack([defined[:, i, j] for i, j in pairs], axis=-1)
     smallest = np.array([min(sizes[i], sizes[j]) for i, j in pairs])
     p, p_corrected = _p_values(statistics, both, smallest)
-    for index, (i, j) in enumerate(pairs):
-        cells["p"][:, i, j] = cells["p"][:, j, i] = p[:, index]
-        cells["p_corrected"][:, i, j] = cells["p_corrected"][:, j, i] = p_corrected[:, index]
+    cells["p"], cells["p_corrected"] = from_pairs(p, pairs), from_pairs(p_corrected, pairs)
     matched = covariance_matched_overlaps(tuple(contrasts.values()), pairs, rng=rng)
-    covariance = np.full((depth, k, k), np.nan)
-    for index, (i, j) in enumerate(pairs):
-        quantile = np.sqrt(np.quantile(matched[:, :, index], level, axis=0))
-        covariance[:, i, j] = covariance[:, j, i] = quantile
     lasting = np.sqrt(np.clip(reliability, 0.0, 1.0))
     return SimilarityMap(
         measure=measure,
@@ -143,8 +136,8 @@ def cosine_map(
         defined=defined,
         reliability=reliability,
         n=tuple(sizes),
-        isotropic=_off_diagonal(isotropic_cosine(width, level), depth, k),
-        covariance_matched=covariance,
+        isotropic=from_pairs(np.full(p.shape, isotropic_cosine(width, level)), pairs),
+        covariance_matched=from_pairs(np.sqrt(np.quantile(matched, level, axis=0)), pairs),
         ceiling=lasting[:, :, None] * lasting[:, None, :],
     )
 
@@ -204,10 +197,6 @@ def _p_values(
         np.where(defined, np.maximum(p, student), p),
         np.where(defined, np.maximum(p_corrected, sidak), p_corrected),
     )
-
-
-def _off_diagonal(value: float, depth: int, k: int) -> Float[np.ndarray, "layer label label"]:
-    return np.broadcast_to(np.where(np.eye(k, dtype=bool), np.nan, value), (depth, k, k)).copy()
 
 
 def _warn_of_shared_rows(contrasts: Mapping[str, Contrast]) -> None:

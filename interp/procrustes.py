@@ -22,8 +22,8 @@ from interp.crossfit import finite
 from interp.errors import InputError
 from interp.intervals import normal_quantile
 from interp.permutation import permutation_p_values, standardised
-from interp.rows import unit_numbers
-from interp.similarity_map import SimilarityMap
+from interp.rows import layer_names, unit_numbers
+from interp.similarity_map import SimilarityMap, from_pairs
 
 FEWEST_PROMPTS = 16
 States = Float[np.ndarray, "prompt layer d_model"]
@@ -102,9 +102,7 @@ def procrustes_map(
     n, depth, _ = states[0].shape
     if n < FEWEST_PROMPTS:
         raise InputError(f"{n} prompts; a held-out rotation needs {FEWEST_PROMPTS} or more")
-    names = tuple(range(depth)) if layers is None else tuple(layers)
-    if len(names) != depth:
-        raise InputError(f"{len(names)} layer names for {depth} layers")
+    names = layer_names(layers, depth)
     rng = np.random.default_rng(seed)
     units = unit_numbers(groups, n)
     held_out_in = rng.permutation(np.arange(units.max() + 1) % folds)[units]
@@ -126,10 +124,7 @@ def procrustes_map(
     reach = normal_quantile((1 + level) / 2) * error
 
     def cells(of_pairs: Float[np.ndarray, "layer pair"]) -> np.ndarray:
-        filled = np.full((depth, k, k), np.nan)
-        for index, (i, j) in enumerate(pairs):
-            filled[:, i, j] = of_pairs[:, index]
-        return filled
+        return from_pairs(of_pairs, pairs, symmetric=False)
 
     missing = np.full((depth, k, k), np.nan)
     return SimilarityMap(

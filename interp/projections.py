@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from interp.contrast import Contrast
 from interp.errors import InputError
-from interp.rows import unit
+from interp.rows import layer_names, unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,9 +79,7 @@ def held_out_projections(
         InputError: a fold that holds every prompt of a side, or names for other layers.
     """
     states, positive, units = contrast.states, contrast.classes == 0, contrast.units
-    names = tuple(range(states.shape[1])) if layers is None else tuple(layers)
-    if len(names) != states.shape[1]:
-        raise InputError(f"{len(names)} layer names for {states.shape[1]} layers")
+    names = layer_names(layers, states.shape[1])
     order = np.random.default_rng(seed).permutation(units.max() + 1)
     held_out_in = (order % folds)[units]
     value = np.empty(states.shape[:2])

@@ -30,6 +30,7 @@ from interp.contrast import Contrast
 from interp.crossfit import InnerProducts, class_means, inner_products
 from interp.errors import InputError
 from interp.intervals import Confidence, Estimates, Layers, last_accepted
+from interp.rows import layer_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,9 +108,7 @@ def rotation(
         InputError: shapes or pairs that do not match.
     """
     _check(before, after, same_prompts)
-    names = tuple(range(before.positive.shape[1])) if layers is None else tuple(layers)
-    if len(names) != before.positive.shape[1]:
-        raise InputError(f"{len(names)} layer names for {before.positive.shape[1]} layers")
+    names = layer_names(layers, before.positive.shape[1])
     paired = replace(after, pairs=before.pairs) if same_prompts else after
     units = before.units
     means = class_means(

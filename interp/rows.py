@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.contrast import Contrast
+from interp.errors import InputError
 
 Rows = Float[np.ndarray, "row layer d_model"]
 Coordinates = Float[np.ndarray, "layer row axis"]
@@ -65,6 +66,18 @@ def kinds_of_units(contrast: Contrast) -> Int[np.ndarray, " unit"]:
     """0 for units with negative prompts alone, 1 for linked prompts, 2 for positive ones alone."""
     sides = [np.bincount(contrast.units, weights=contrast.classes == side) > 0 for side in (0, 1)]
     return 1 + sides[0].astype(int) - sides[1]
+
+
+def layer_names(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
+    """Names of the layers: 0, 1, … where none are given.
+
+    Raises:
+        InputError: another number of names than layers.
+    """
+    names = tuple(range(depth)) if layers is None else tuple(int(layer) for layer in layers)
+    if len(names) != depth:
+        raise InputError(f"{len(names)} layer names for {depth} layers; give one for each")
+    return names
 
 
 def unit_numbers(groups: Sequence[object] | None, rows: int) -> Int[np.ndarray, " row"]:

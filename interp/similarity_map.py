@@ -19,6 +19,31 @@ Cells = Float[np.ndarray, "layer label label"]
 SIGNIFICANT = 0.05
 
 
+def from_pairs(
+    of_pairs: Float[np.ndarray, "layer pair"],
+    pairs: Sequence[tuple[int, int]],
+    *,
+    diagonal: Float[np.ndarray, "layer label"] | float = np.nan,
+    symmetric: bool = True,
+) -> Cells:
+    """Cells from one number per layer and pair of labels.
+
+    Args:
+        of_pairs: the numbers.
+        pairs: numbers of labels, row and column.
+        diagonal: of each label with itself.
+        symmetric: fill the other triangle alike.
+    """
+    k = 1 + max(max(pair) for pair in pairs)
+    cells = np.full((len(of_pairs), k, k), np.nan)
+    rows, columns = np.array(pairs).T
+    cells[:, rows, columns] = of_pairs
+    if symmetric:
+        cells[:, columns, rows] = of_pairs
+    cells[:, np.arange(k), np.arange(k)] = diagonal
+    return cells
+
+
 @dataclass(frozen=True)
 class SimilarityMap:
     """How alike labels' representations are, at every layer.

@@ -10,10 +10,11 @@ cross-fitted; the ceiling says how much of it noise takes away.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from interp.contrast import Contrast
 from interp.directions.mean_difference import mean_difference_weights
@@ -22,9 +23,10 @@ from interp.errors import InputError
 from interp.intervals import normal_quantile
 from interp.nulls import covariance_matched_overlaps, isotropic_overlap
 from interp.permutation import permutation_p_values, permuted_weights, standardised
-from interp.rows import coordinates_of
+from interp.reliability import Bases
+from interp.rows import Axes, coordinates_of, layer_names
 from interp.shrinkage import centring_matrix
-from interp.similarity_map import SimilarityMap
+from interp.similarity_map import SimilarityMap, from_pairs
 
 Basis = Float[np.ndarray, "dimension d_model"]
 
@@ -97,86 +99,105 @@ def overlap_map(
     if len(shapes) > 1:
         raise InputError(f"contrasts have (layer, d_model) = {sorted(shapes)}; collect them alike")
     ((depth, width),) = shapes
-    names = tuple(range(depth)) if layers is None else tuple(layers)
-    if len(names) != depth:
-        raise InputError(f"{len(names)} layer names for {depth} layers")
+    names = layer_names(layers, depth)
     rng = np.random.default_rng(seed)
     pairs = list(combinations(range(k), 2))
 
-    reliability, exists, drawn, resampled, axes = [], [], [], [], []
-    for contrast in contrasts.values():
-        estimator = ContrastSubspace(
-            dimensions=dimensions, resamples=resamples, level=level, seed=seed
-        )
-        groups = contrast.units.tolist()
-        fitted = estimator.fit(contrast.states, contrast.classes == 0, groups)
-        reliability.append(fitted.reliability_)
-        coordinates, own_axes = coordinates_of(contrast.states)
-        residual = centring_matrix(contrast.classes, np.ones(len(contrast.states))) @ coordinates
-        labellings = permuted_weights(contrast, permutations, rng)
-        observed = contrast_bases(coordinates, labellings[:1], dimensions)
-        permuted = contrast_bases(residual, labellings[1:], dimensions)
-        bases, excess = (np.concatenate(both) for both in zip(observed, permuted, strict=True))
-        total = excess.sum(axis=-1)
-        exists.append(total[0] > np.quantile(total, level, axis=0))
-        drawn.append(bases)
-        again = mean_difference_weights(contrast, _resampled(contrast, resamples, rng))
-        resampled.append(contrast_bases(coordinates, again, dimensions)[0])
-        axes.append(own_axes)
-
-    def overlaps(bases: list[np.ndarray]) -> Float[np.ndarray, "draw layer pair"]:
-        found = []
-        for i, j in pairs:
-            between = axes[i] @ axes[j].transpose(0, 2, 1)
-            cosines = np.einsum("slvk,lvw,slwm->slkm", bases[i], between, bases[j], optimize=True)
-            found.append((cosines**2).sum(axis=(2, 3)) / dimensions)
-        return np.stack(found, axis=-1)
-
-    statistics = overlaps(drawn)
+    fits = [
+        _fitted(contrast, dimensions, permutations, resamples, level, seed, rng)
+        for contrast in contrasts.values()
+    ]
+    statistics = _overlaps([(fit.labelled, fit.axes) for fit in fits], pairs)
     # On a scale where their null is less skew, or the most skew cell would rule the family.
     p, p_corrected = permutation_p_values(standardised(_logit(statistics)))
-    spread = np.nanstd(_logit(overlaps(resampled)), axis=0)
-    reach = normal_quantile((1 + level) / 2) * spread
+    again = _overlaps([(fit.resampled, fit.axes) for fit in fits], pairs)
+    reach = normal_quantile((1 + level) / 2) * np.nanstd(_logit(again), axis=0)
     matched = covariance_matched_overlaps(
         tuple(contrasts.values()), pairs, dimensions=dimensions, rng=rng
     )
-    there = np.stack(exists, axis=-1)
-    defined = np.stack([there[:, i] & there[:, j] for i, j in pairs], axis=-1)
-    value = statistics[0]
+    exists = np.stack([fit.exists for fit in fits], axis=-1)
+    defined = np.stack([exists[:, i] & exists[:, j] for i, j in pairs], axis=-1)
+    with_itself = np.where(exists, 1.0, np.nan)
+    reliability = np.stack([fit.reliability for fit in fits], axis=-1)
     # The whole has 2ρ/(1 + ρ) where halves have ρ (Spearman and Brown).
-    lasting = np.clip(np.stack(reliability, axis=-1), 0.0, 1.0)
-    lasting = 2 * lasting / (1 + lasting)
-
-    def cells(of_pairs: np.ndarray, diagonal: np.ndarray | float = np.nan) -> np.ndarray:
-        filled = np.empty((depth, k, k))
-        for index, (i, j) in enumerate(pairs):
-            filled[:, i, j] = filled[:, j, i] = of_pairs[..., index]
-        filled[:, np.arange(k), np.arange(k)] = diagonal
-        return filled
-
-    with_itself = np.where(there, 1.0, np.nan)
+    lasting = 2 * np.clip(reliability, 0.0, 1.0) / (1 + np.clip(reliability, 0.0, 1.0))
     tail = (1 - level) / 2
+
+    def where_defined(of_pairs: Float[np.ndarray, "layer pair"]) -> np.ndarray:
+        return from_pairs(np.where(defined, of_pairs, np.nan), pairs, diagonal=with_itself)
+
+    value = statistics[0]
+    isotropic = isotropic_overlap(width, (dimensions, dimensions), level)
     return SimilarityMap(
         measure=f"overlap of subspaces, {dimensions} dimensions",
         labels=labels,
         layers=names,
-        value=cells(np.where(defined, value, np.nan), with_itself),
-        low=cells(np.where(defined, _expit(_logit(value) - reach), np.nan), with_itself),
-        high=cells(np.where(defined, _expit(_logit(value) + reach), np.nan), with_itself),
-        null_low=cells(np.quantile(statistics, tail, axis=0)),
-        null_high=cells(np.quantile(statistics, 1 - tail, axis=0)),
-        p=cells(p),
-        p_corrected=cells(p_corrected),
-        defined=cells(defined, there).astype(bool),
-        reliability=np.stack(reliability, axis=-1),
+        value=where_defined(value),
+        low=where_defined(_expit(_logit(value) - reach)),
+        high=where_defined(_expit(_logit(value) + reach)),
+        null_low=from_pairs(np.quantile(statistics, tail, axis=0), pairs),
+        null_high=from_pairs(np.quantile(statistics, 1 - tail, axis=0), pairs),
+        p=from_pairs(p, pairs),
+        p_corrected=from_pairs(p_corrected, pairs),
+        defined=from_pairs(defined, pairs, diagonal=exists).astype(bool),
+        reliability=reliability,
         n=tuple(contrast.n for contrast in contrasts.values()),
-        isotropic=cells(
-            np.full(value.shape, isotropic_overlap(width, (dimensions, dimensions), level))
-        ),
-        covariance_matched=cells(np.quantile(matched, level, axis=0)),
+        isotropic=from_pairs(np.full(value.shape, isotropic), pairs),
+        covariance_matched=from_pairs(np.quantile(matched, level, axis=0), pairs),
         ceiling=lasting[:, :, None] * lasting[:, None, :],
         limits=(0.0, 1.0),
     )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One label's subspaces, in its own axes: as labelled, as permuted, from resampled prompts."""
+
+    labelled: Bases  # the observed labelling first
+    resampled: Bases
+    axes: Axes
+    exists: Bool[np.ndarray, " layer"]
+    reliability: Float[np.ndarray, " layer"]
+
+
+def _fitted(
+    contrast: Contrast,
+    dimensions: int,
+    permutations: int,
+    resamples: int,
+    level: float,
+    seed: int,
+    rng: np.random.Generator,
+) -> _Fit:
+    estimator = ContrastSubspace(dimensions=dimensions, resamples=resamples, level=level, seed=seed)
+    estimator.fit(contrast.states, contrast.classes == 0, contrast.units.tolist())
+    coordinates, axes = coordinates_of(contrast.states)
+    residual = centring_matrix(contrast.classes, np.ones(len(contrast.states))) @ coordinates
+    labellings = permuted_weights(contrast, permutations, rng)
+    observed = contrast_bases(coordinates, labellings[:1], dimensions)
+    permuted = contrast_bases(residual, labellings[1:], dimensions)
+    bases, excess = (np.concatenate(both) for both in zip(observed, permuted, strict=True))
+    total = excess.sum(axis=-1)
+    again = mean_difference_weights(contrast, _resampled(contrast, resamples, rng))
+    return _Fit(
+        labelled=bases,
+        resampled=contrast_bases(coordinates, again, dimensions)[0],
+        axes=axes,
+        exists=total[0] > np.quantile(total, level, axis=0),
+        reliability=estimator.reliability_,
+    )
+
+
+def _overlaps(
+    subspaces: Sequence[tuple[Bases, Axes]], pairs: Sequence[tuple[int, int]]
+) -> Float[np.ndarray, "draw layer pair"]:
+    found = []
+    for i, j in pairs:
+        (a, axes_a), (b, axes_b) = subspaces[i], subspaces[j]
+        between = axes_a @ axes_b.transpose(0, 2, 1)
+        cosines = np.einsum("slvk,lvw,slwm->slkm", a, between, b, optimize=True)
+        found.append((cosines**2).sum(axis=(2, 3)) / a.shape[-1])
+    return np.stack(found, axis=-1)
 
 
 def _resampled(
