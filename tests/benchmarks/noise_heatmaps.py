@@ -74,8 +74,8 @@ def main() -> None:
     parser.add_argument("--measure", nargs="*", choices=names, default=["cosine"])
     options = parser.parse_args()
     for name in options.measure:
+        rng = np.random.default_rng(2026)
         for twins in (True, False) if name in BETWEEN_LABELS else (False,):
-            rng = np.random.default_rng(2026)
             cell, family, undefined = [], [], []
             for seed in range(options.heatmaps):
                 if name in BETWEEN_LABELS:
