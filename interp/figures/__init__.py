@@ -8,14 +8,17 @@ from __future__ import annotations
 from interp.figures.heatmap import heatmap_figure
 from interp.figures.layers import rotation_by_layer_figure, similarity_by_layer_figure
 from interp.figures.maps import state_map_figure
+from interp.figures.patching import patching_figure, stitching_figure
 from interp.figures.projections import projection_figure
 from interp.figures.style import style
 
 __all__ = [
     "heatmap_figure",
+    "patching_figure",
     "projection_figure",
     "rotation_by_layer_figure",
     "similarity_by_layer_figure",
     "state_map_figure",
+    "stitching_figure",
     "style",
 ]

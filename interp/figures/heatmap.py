@@ -95,7 +95,7 @@ def draw_cells(
         for (i, j), value in np.ndenumerate(values):
             if off[i, j]:
                 text = f"{value:.2f}" if np.isfinite(value) else "–"
-                colour = _readable_on(colours(scale(value))) if clear[i, j] else MUTED
+                colour = readable_on(colours(scale(value))) if clear[i, j] else MUTED
                 axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
@@ -104,7 +104,7 @@ def draw_cells(
     return image
 
 
-def _readable_on(colour: tuple[float, ...]) -> str:
+def readable_on(colour: tuple[float, ...]) -> str:
     """White or ink, by the luminance of what lies beneath (ITU-R BT.709)."""
     luminance = float(np.dot(colour[:3], (0.2126, 0.7152, 0.0722)))
     return "white" if luminance < 0.45 else INK

@@ -17,7 +17,7 @@ A large effect says that the cell is enough to move the readout, not that the mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from interp.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,9 @@ class Effects:
         Returns:
             Columns ``layer, component, position, head``; ``effect`` and ``fraction``, each with
             ``_low`` and ``_high`` over prompts; ``defined``; ``n`` prompts. With controls also
-            ``control_low, control_high`` (the band of their effects), ``p`` (two-sided, one cell
-            looked at) and ``p_family_wise`` (the best of all cells looked at).
+            ``control_low, control_high`` (the band of their effects, in the effect's unit),
+            ``p`` (two-sided, one cell looked at) and ``p_family_wise`` (the best of all cells
+            looked at).
         """
         import pandas as pd
 
@@ -130,6 +132,18 @@ class Effects:
         # Whole numbers, some of them missing.
         cells = cells.astype({"layer": "Int64", "head": "Int64"})
         return pd.concat([cells, pd.DataFrame(columns, index=cells.index)], axis=1)
+
+    def plot(
+        self,
+        labels: Mapping[str, str] | None = None,
+        *,
+        level: float = 0.95,
+        groups: Sequence[object] | None = None,
+    ) -> Figure:
+        """A heatmap of the cells; see :func:`interp.figures.patching_figure`."""
+        from interp.figures.patching import patching_figure
+
+        return patching_figure(self, labels=labels, level=level, groups=groups)
 
     def _against_controls(self, level: float) -> dict[str, Float[np.ndarray, " cell"]]:
         assert self.controls is not None

@@ -32,6 +32,7 @@ from interp.readout import Readout
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,12 @@ class Stitching:
             defined=defined,
             n=len(self.base),
         )
+
+    def plot(self, *, level: float = 0.95, groups: Sequence[object] | None = None) -> Figure:
+        """Both shares by layer with their intervals over prompts."""
+        from interp.figures.patching import stitching_figure
+
+        return stitching_figure(self, level=level, groups=groups)
 
     @property
     def _represented(self) -> Float[np.ndarray, "layer prompt"]:

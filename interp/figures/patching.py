@@ -1,0 +1,180 @@
+"""What exchanged states or weights did: heatmaps of cells, and shares of stitched models.
+
+A cell is coloured only where it cannot be mistaken for nothing. With controls that is where none of
+random moves of *all* cells stands out as far (max-T); without, where the interval over
+prompts leaves out zero, which says that the effect is there and not that it is special.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from interp.figures.heatmap import readable_on
+from interp.figures.style import (
+    BLUE,
+    FAINT,
+    MUTED,
+    NULL,
+    VERMILLION,
+    layer_ticks,
+    legend_above,
+    new_figure,
+    styled,
+)
+from interp.patching.effects import Cell, Effects
+from interp.patching.stitching import Stitching
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+MOST_NUMBERS = 160
+OUTSIDE = "outside"
+
+
+@styled
+def patching_figure(
+    effects: Effects,
+    *,
+    labels: Mapping[str, str] | None = None,
+    level: float = 0.95,
+    groups: Sequence[object] | None = None,
+) -> Figure:
+    """Share of the gap that each cell closes, by layer; the effect itself where there is no gap.
+
+    Down the side stand positions, with a panel per component; heads where cells are heads, with a
+    panel per position; modules where weights were exchanged, but those alone that differ somewhere.
+
+    Args:
+        effects: from ``patch``, ``attribute`` or ``restore``.
+        labels: text for positions, as ``exchange.labels()`` gives the template's tokens.
+        level: cells inside the null at this level are grey.
+        groups: prompts of one group are drawn together.
+    """
+    table = effects.to_dataframe(level=level, groups=groups)
+    quantity = "fraction" if table["defined"].all() else "effect"
+    if effects.controls is None:
+        clear = (table[f"{quantity}_low"] > 0) | (table[f"{quantity}_high"] < 0)
+        grey = "interval holds 0"
+    else:
+        # 1 - .95 is a rounding error above 1 / 20, but other levels may lie below.
+        clear = table["p_family_wise"] <= 1 - level + 1e-9
+        grey = "inside the null"
+    kept = [i for i, cell in enumerate(effects.cells) if _is_drawn(cell, effects)]
+    values, shown = table[quantity].to_numpy()[kept], clear.to_numpy()[kept]
+    places = [_place(effects.cells[i], labels or {}) for i in kept]
+    panels, rows, columns = (list(dict.fromkeys(names)) for names in zip(*places, strict=True))
+    columns.sort(key=lambda name: (name == OUTSIDE, int(name) if name != OUTSIDE else 0))
+    limit = 1.0 if quantity == "fraction" else float(np.abs(values).max()) or 1.0
+    side = 0.085 * max(map(len, rows)) + 0.2
+    figure = new_figure(
+        (0.52 * len(columns) + 0.3) * len(panels) + side + 1.5, max(0.3 * len(rows) + 1.0, 2.3)
+    )
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, panel in zip(grid, panels, strict=True):
+        cells = np.full((len(rows), len(columns)), np.nan)
+        outside_null = np.zeros(cells.shape, dtype=bool)
+        for place, value, is_clear in zip(places, values, shown, strict=True):
+            if place.panel == panel:
+                at = rows.index(place.row), columns.index(place.column)
+                cells[at], outside_null[at] = value, is_clear
+        image = _draw(axes, cells, outside_null, limit, numbers=len(values) <= MOST_NUMBERS)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xlabel("layer")
+        axes.set_title(panel)
+    name = "share of the gap closed" if quantity == "fraction" else "effect on the readout"
+    figure.colorbar(
+        image,
+        ax=grid,
+        shrink=0.9,
+        extend="both" if np.abs(values).max() > limit else "neither",
+        label=f"{name}\n(grey: {grey})",
+    )
+    return figure
+
+
+@styled
+def stitching_figure(
+    stitching: Stitching, *, level: float = 0.95, groups: Sequence[object] | None = None
+) -> Figure:
+    """Shares of representation and routing by layer, with intervals over prompts; they add to 1."""
+    table = stitching.to_dataframe(level=level, groups=groups)
+    figure = new_figure(0.55 * len(table) + 3.2, 2.7)
+    axes = figure.subplots()
+    for line in (0.0, 1.0):
+        axes.axhline(line, color=FAINT, lw=1, zorder=0)
+    for name, colour, marker, aside in (
+        ("representation", BLUE, "o", -0.04),
+        ("routing", VERMILLION, "s", 0.04),
+    ):
+        value, low, high = (table[f"{name}{part}"].to_numpy() for part in ("", "_low", "_high"))
+        axes.errorbar(
+            table["layer"] + aside, value, yerr=np.abs([value - low, high - value]), color=colour,
+            fmt=f"{marker}-", ms=4, lw=1.3, label=name,
+        )  # fmt: skip
+    layer_ticks(axes, stitching.layers)
+    axes.set_xlabel("layer at which the models are stitched")
+    axes.set_ylabel("share of the change")
+    legend_above(axes)
+    return figure
+
+
+class _Place(NamedTuple):
+    panel: str
+    row: str
+    column: str
+
+
+def _is_drawn(cell: Cell, effects: Effects) -> bool:
+    """Not a module whose weights are the same in both models, in every layer."""
+    moved = (effects.patched != effects.receiver).any(axis=1)
+    alike = [other.component == cell.component for other in effects.cells]
+    return cell.position is not None or not moved.any() or bool(moved[alike].any())
+
+
+def _place(cell: Cell, labels: Mapping[str, str]) -> _Place:
+    """Where a cell is drawn."""
+    column = OUTSIDE if cell.layer is None else str(cell.layer)
+    component = cell.component.replace("_", " ")
+    if cell.position is None:
+        return _Place("weights", component, column)
+    label = labels.get(cell.position, cell.position)
+    position = label.replace("_", " ") if label == cell.position else f"‘{repr(label)[1:-1]}’"
+    if cell.head is not None:
+        return _Place(position, f"head {cell.head}", column)
+    return _Place(component, position, column)
+
+
+def _draw(
+    axes: Axes,
+    values: Float[np.ndarray, "row column"],
+    clear: Bool[np.ndarray, "row column"],
+    limit: float,
+    *,
+    numbers: bool,
+) -> AxesImage:
+    """Colours outside the null, grey inside it, nothing where there is no cell."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap, Normalize
+
+    colours, scale = colormaps["PuOr_r"], Normalize(-limit, limit)
+    axes.imshow(
+        np.ma.masked_invalid(np.where(np.isnan(values), np.nan, 0.0)),
+        cmap=ListedColormap([NULL]), aspect="auto",
+    )  # fmt: skip
+    image = axes.imshow(np.ma.masked_where(~clear, values), cmap=colours, norm=scale, aspect="auto")
+    for (i, j), value in np.ndenumerate(values) if numbers else ():
+        if np.isfinite(value):
+            colour = readable_on(colours(scale(value))) if clear[i, j] else MUTED
+            # No minus before a zero.
+            text = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+            axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color=colour)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return image
