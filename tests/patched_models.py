@@ -1,4 +1,4 @@
-"""Pairs of models that differ in one known place, and a model in which everything is linear."""
+"""Models that differ in one known place, one that is linear, and what tests of editing share."""
 
 from __future__ import annotations
 
@@ -80,6 +80,19 @@ def linear_model(lm: LanguageModel, *, layers: int = 3, seed: int = 0) -> Langua
     """A linear model that reads with ``lm``'s tokenizer and chat format."""
     model = LinearModel(len(lm.tokenizer), 16, layers, seed).double()
     return LanguageModel(model.eval(), lm.tokenizer, lm.chat, f"linear-{seed}")
+
+
+WIDTH = 64
+
+
+def random_direction(seed: int = 0, *shape: int) -> Tensor:
+    """As wide as the checkpoints' residual streams."""
+    return torch.randn(*(shape or (WIDTH,)), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def last_logits(lm: LanguageModel, prompts: Sequence[str] = PROMPTS) -> Tensor:
+    return lm.logits(lm.chat.pad([lm.chat.encode(p) for p in prompts]), keep=1)[:, -1]
 
 
 def hooks_of(lms: Sequence[LanguageModel]) -> int:

@@ -14,14 +14,9 @@ from interp.errors import InputError
 from interp.lens import direct_logit_attribution, lens_logits, lens_readout, top_tokens
 from interp.model import LanguageModel
 from interp.readout import log_odds
-from tests.patched_models import PROMPTS, hooks_of
+from tests.patched_models import PROMPTS, hooks_of, last_logits
 
 Checkpoints = Callable[[str], Path]
-
-
-@torch.no_grad()
-def last_logits(lm: LanguageModel) -> torch.Tensor:
-    return lm.logits(lm.chat.pad([lm.chat.encode(p) for p in PROMPTS]), keep=1)[:, -1]
 
 
 def test_at_the_last_layer_it_is_the_model(checkpoint: Path) -> None:

@@ -15,20 +15,11 @@ from interp.errors import ModelError
 from interp.interventions import ablate, project_out
 from interp.model import LanguageModel
 from interp.orthogonalisation import orthogonalise, orthogonalised
-from tests.patched_models import PROMPTS, hooks_of
+from tests.patched_models import PROMPTS, hooks_of, last_logits, random_direction
 from tests.test_model import save_adapter
 
 Checkpoints = Callable[[str], Path]
 PRE_NORM = ("qwen2", "mistral", "llama", "gpt2")
-
-
-def direction(seed: int = 0, *shape: int) -> torch.Tensor:
-    return torch.randn(*(shape or (64,)), generator=torch.Generator().manual_seed(seed))
-
-
-@torch.no_grad()
-def last_logits(lm: LanguageModel) -> torch.Tensor:
-    return lm.logits(lm.chat.pad([lm.chat.encode(p) for p in PROMPTS]), keep=1)[:, -1]
 
 
 def with_biases(lm: LanguageModel) -> LanguageModel:
@@ -45,16 +36,16 @@ def test_weights_are_the_hook(family: str, checkpoint_of: Checkpoints, tmp_path:
     torch.manual_seed(0)
     lm = with_biases(LanguageModel.load(checkpoint_of(family)))
     before, plain = lm.fingerprint(), last_logits(lm)
-    changed = orthogonalise(lm, direction())
-    with ablate(lm, direction()):
+    changed = orthogonalise(lm, random_direction())
+    with ablate(lm, random_direction()):
         wanted = last_logits(lm)
     torch.testing.assert_close(last_logits(changed), wanted, atol=1e-5, rtol=1e-5)
     assert (wanted - plain).abs().max() > 1e-3
     assert lm.fingerprint() == before and hooks_of([lm, changed]) == 0
-    unit = (direction() / direction().norm()).numpy()
+    unit = (random_direction() / random_direction().norm()).numpy()
     assert np.abs(collect(changed, PROMPTS).states @ unit).max() < 1e-5
     # Once more changes nothing.
-    twice = orthogonalise(changed, direction())
+    twice = orthogonalise(changed, random_direction())
     torch.testing.assert_close(last_logits(twice), wanted, atol=1e-5, rtol=1e-5)
     changed.model.save_pretrained(tmp_path)
     lm.tokenizer.save_pretrained(tmp_path)
@@ -67,7 +58,7 @@ def test_the_block_gives_the_weights_back(family: str, checkpoint_of: Checkpoint
     lm = LanguageModel.load(checkpoint_of(family))
     before, plain = lm.fingerprint(), last_logits(lm)
     tied = lm.model.config.tie_word_embeddings
-    subspace = direction(1, 3, 64)
+    subspace = random_direction(1, 3, 64)
     with project_out(lm, subspace):
         wanted = last_logits(lm)
     with pytest.raises(KeyboardInterrupt), orthogonalised(lm, subspace):
@@ -81,7 +72,7 @@ def test_the_block_gives_the_weights_back(family: str, checkpoint_of: Checkpoint
 
 def test_an_untied_head_keeps_its_weights(checkpoint_of: Checkpoints) -> None:
     lm = LanguageModel.load(checkpoint_of("qwen2"))
-    changed = orthogonalise(lm, direction())
+    changed = orthogonalise(lm, random_direction())
     head, embedding = changed.model.get_output_embeddings(), changed.model.get_input_embeddings()
     assert torch.equal(head.weight, lm.model.get_output_embeddings().weight)
     assert not torch.equal(head.weight, embedding.weight)
@@ -91,8 +82,11 @@ def test_a_norm_behind_the_block_is_refused(checkpoint_of: Checkpoints) -> None:
     lm = LanguageModel.load(checkpoint_of("gemma2"))
     before, plain = lm.fingerprint(), last_logits(lm)
     with pytest.raises(ModelError, match="Gemma2RMSNorm between .* use the hook"):
-        orthogonalise(lm, direction())
-    with pytest.raises(ModelError, match="no weights equal"), orthogonalised(lm, direction()):
+        orthogonalise(lm, random_direction())
+    with (
+        pytest.raises(ModelError, match="no weights equal"),
+        orthogonalised(lm, random_direction()),
+    ):
         pass
     assert lm.fingerprint() == before and torch.equal(last_logits(lm), plain)
 
@@ -118,16 +112,16 @@ def test_what_writes_in_some_other_way_is_noticed(checkpoint_of: Checkpoints) ->
 def test_adapters_are_to_be_merged_first(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
     adapted = save_adapter(checkpoint_of("llama"), tmp_path, seed=0)
     with pytest.raises(ModelError, match="merge it"):
-        orthogonalise(adapted, direction())
-    with ablate(adapted, direction()):
+        orthogonalise(adapted, random_direction())
+    with ablate(adapted, random_direction()):
         wanted = last_logits(adapted)
     merged = LanguageModel.load(tmp_path)
     torch.testing.assert_close(
-        last_logits(orthogonalise(merged, direction())), wanted, atol=1e-5, rtol=1e-5
+        last_logits(orthogonalise(merged, random_direction())), wanted, atol=1e-5, rtol=1e-5
     )
 
 
 def test_half_precision_is_right_up_to_its_rounding(checkpoint_of: Checkpoints) -> None:
     lm = LanguageModel.load(checkpoint_of("llama"), dtype=torch.bfloat16)
-    changed = orthogonalise(lm, direction())
+    changed = orthogonalise(lm, random_direction())
     assert {p.dtype for p in changed.model.parameters()} == {torch.bfloat16}

@@ -25,16 +25,11 @@ from interp.selection import (
     score_candidates,
 )
 from interp.sites import RESIDUAL_IN
-from tests.patched_models import PROMPTS
+from tests.patched_models import PROMPTS, last_logits
 from unlearning.organism import load_world, shipped
 from unlearning.organism.vocabulary import REFUSAL_OPENERS
 
 Checkpoints = Callable[[str], Path]
-
-
-@torch.no_grad()
-def last_logits(lm: LanguageModel, prompts: tuple[str, ...]) -> torch.Tensor:
-    return lm.logits(lm.chat.pad([lm.chat.encode(p) for p in prompts]), keep=1)[:, -1]
 
 
 def between(lm: LanguageModel, positive: tuple[str, ...], negative: tuple[str, ...]) -> Readout:

@@ -3,8 +3,9 @@ r"""Attribution patching: all cells at once from one gradient (Nanda 2023; Syed 
 To first order in what a patch changes, :math:`m^{\mathrm{patched}} - m^{\mathrm{receiver}} \approx
 \langle h^{\mathrm{donor}} - h^{\mathrm{receiver}}, \nabla_h m\rangle` with the gradient taken in
 the receiver's run. Exact where the readout is linear in the states; elsewhere it fails where
-something saturates (softmax, norms, large moves), so :func:`~interp.patching.effects.agreement`
-with the exact effects of a few prompts belongs beside it.
+something saturates (softmax, norms, large moves) and can give a whole layer the wrong sign, so
+:func:`~interp.patching.effects.agreement` with the exact effects of a few prompts belongs beside
+it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,126 @@
+"""Effects come with honest intervals, and random patches are called random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.patching import WHOLE, Cell, Effects, between_models, patch
+from interp.patching.alignment import Replacement
+from interp.patching.controls import random_directions, random_move
+from interp.patching.places import places_of
+from interp.sites import HEADS, RESIDUAL_OUT
+from tests.checkpoints import LAYERS
+from tests.patched_models import PROMPTS, changed, some_log_odds
+
+Checkpoints = Callable[[str], Path]
+CHANGED = 2
+
+
+@pytest.fixture(scope="module")
+def llama(checkpoint_of: Checkpoints) -> LanguageModel:
+    return LanguageModel.load(checkpoint_of("llama"))
+
+
+def mlp_changed(lm: LanguageModel) -> LanguageModel:
+    return changed(lm, lambda name: f".{CHANGED}.mlp" in name, scale=8.0)
+
+
+# Controls
+
+
+def test_controls_move_as_far_in_directions_that_states_take(llama: LanguageModel) -> None:
+    exchange = between_models(llama, mlp_changed(llama), PROMPTS)
+    places = places_of(exchange, [RESIDUAL_OUT, HEADS], [CHANGED], ["instruction", WHOLE])
+    with torch.no_grad():
+        axes = random_directions(exchange, places, 40, seed=0, batch_size=2)
+        again = random_directions(exchange, places, 40, seed=0, batch_size=4)
+    assert [axis.norm().item() for axis in axes[0]] == pytest.approx([1.0] * len(places))
+    for one, other in zip(axes, again, strict=True):
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    # Centred states of four prompts span three dimensions.
+    lengths = torch.linalg.svdvals(torch.stack([axis[0] for axis in axes]))
+    assert lengths[2] > 0.1 and lengths[3] < 1e-4
+    states, given = torch.randn(2, 5, 64), torch.randn(2, 5, 64)
+    taken = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 1, 1]]).bool()
+    for features in (slice(None), slice(16, 32)):
+        swap = Replacement(given, taken, features)
+        axis = axes[0][0][features] / axes[0][0][features].norm()
+        moved = random_move(swap, axis)(states) - states
+        torch.testing.assert_close(moved.norm(dim=-1), (swap(states) - states).norm(dim=-1))
+        along = moved[..., features] @ axis.float()
+        torch.testing.assert_close(along.abs(), moved.norm(dim=-1))
+
+
+def test_controls_come_with_the_effects(llama: LanguageModel) -> None:
+    exchange = between_models(llama, mlp_changed(llama), PROMPTS)
+    found = patch(exchange, some_log_odds(llama), positions=[WHOLE], controls=3)
+    assert found.controls is not None and found.controls.shape == (3, LAYERS, len(PROMPTS))
+    # Where the patch changes nothing, nothing is moved.
+    assert found.controls[:, 0] == pytest.approx(np.tile(found.receiver, (3, 1)), abs=1e-6)
+    assert np.abs(found.controls[:, CHANGED] - found.receiver).max() > 1e-4
+    table = found.to_dataframe(resamples=100)
+    assert table["p"].tolist()[0] == 1
+    with pytest.raises(InputError, match="two at least"):
+        patch(between_models(llama, llama, PROMPTS[:1]), some_log_odds(llama), controls=1)
+
+
+def noise_effects(rng: np.random.Generator, planted: float = 0.0) -> Effects:
+    """Cells of very different size that share most of their noise."""
+    scale = np.array([0.01, 1.0, 30.0])
+    draws = (rng.normal(size=(40, 1)) + 0.5 * rng.normal(size=(40, 3))) * scale
+    draws[0] += planted * scale * [0, 1, 0]
+    receiver = rng.normal(size=5)
+    values = receiver + np.repeat(draws[..., None], 5, axis=2)
+    cells = tuple(Cell(i, "residual_out") for i in range(3))
+    return Effects(cells, values[0], receiver, receiver + 1, values[1:])
+
+
+def test_random_patches_are_called_so_at_the_nominal_rate() -> None:
+    rng = np.random.default_rng(0)
+    tables = [noise_effects(rng).to_dataframe(resamples=2) for _ in range(400)]
+    single = np.mean([(table["p"] <= 0.05).mean() for table in tables])
+    family = np.mean([(table["p_family_wise"] <= 0.05).any() for table in tables])
+    assert 0.03 < single < 0.075
+    assert 0.02 < family < 0.08
+    planted = [noise_effects(rng, 8.0).to_dataframe(resamples=2) for _ in range(20)]
+    assert all(table["p_family_wise"][1] <= 0.05 for table in planted)
+
+
+# Effects as numbers
+
+
+def test_fractions_are_ratios_of_means_with_their_intervals() -> None:
+    rng = np.random.default_rng(0)
+    receiver = rng.normal(size=60)
+    donor = receiver + 4 + rng.normal(size=60)
+    patched = np.stack([receiver, donor, receiver + 0.25 * (donor - receiver)])
+    cells = tuple(Cell(None, name) for name in ("none", "all", "quarter"))
+    found = Effects(cells, patched, receiver, donor)
+    table = found.to_dataframe()
+    assert table["fraction"].tolist() == pytest.approx([0, 1, 0.25])
+    # A ratio is resampled as one: where every prompt has the same, nothing varies.
+    assert table["fraction_low"].tolist() == pytest.approx([0, 1, 0.25])
+    assert (table["effect_low"] <= table["effect"]).all()
+    assert table["effect_low"][1] < table["effect"][1] - 0.1
+    assert table["layer"].isna().all() and (table["n"] == 60).all()
+    weak = found.to_dataframe(least_gap=10.0)
+    assert not weak["defined"].any() and weak["fraction"].isna().all()
+    assert weak["effect"].notna().all()
+
+
+def test_prompts_that_belong_together_are_resampled_together() -> None:
+    rng = np.random.default_rng(0)
+    values = np.repeat(rng.normal(size=20), 5)
+    found = Effects((Cell(0, "x"),), values[None], np.zeros(100), np.ones(100))
+    alone = found.to_dataframe(least_gap=0)
+    together = found.to_dataframe(least_gap=0, groups=np.repeat(np.arange(20), 5).tolist())
+    widths = [(t["effect_high"] - t["effect_low"]).item() for t in (alone, together)]
+    assert widths[1] == pytest.approx(5**0.5 * widths[0], rel=0.15)

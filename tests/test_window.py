@@ -1,0 +1,156 @@
+"""Positions are the same tokens with padding, in generation, before a response, and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.hooks import hidden_of, reading
+from interp.interventions import add, intervene
+from interp.model import LanguageModel
+from interp.positions import every_token, last_token
+from interp.window import (
+    Columns,
+    Window,
+    from_end,
+    generated,
+    in_prompt,
+    last_prompt_token,
+    positions_of,
+)
+from tests.patched_models import PROMPTS, last_logits, random_direction
+from unlearning.generation import generate
+
+Checkpoints = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def llama(checkpoint_of: Checkpoints) -> LanguageModel:
+    return LanguageModel.load(checkpoint_of("llama"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "tokens"),
+    [
+        (None, lambda n, ids: range(len(ids))),
+        (in_prompt, lambda n, ids: range(n)),
+        (generated, lambda n, ids: range(n, len(ids))),
+        (last_prompt_token, lambda n, ids: [n - 1]),
+        (from_end(-3, -1), lambda n, ids: [n - 3, n - 1]),
+    ],
+)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_generation_is_that_of_a_loop_without_cache_or_padding(
+    family: str,
+    columns: Columns | None,
+    tokens: Callable[[int, list[int]], Sequence[int]],
+    checkpoint_of: Checkpoints,
+) -> None:
+    lm = LanguageModel.load(checkpoint_of(family))
+    vector = 4 * random_direction()
+    with add(lm, vector, layers=[1], positions=columns):
+        found = [answer.ids for answer in generate(lm, PROMPTS, max_new_tokens=6)]
+
+    def by_hand(prompt: str) -> tuple[int, ...]:
+        ids = list(lm.chat.encode(prompt).ids)
+        length = len(ids)
+
+        def edit(_module: object, _inputs: object, output: object) -> object:
+            hidden = hidden_of(output).clone()
+            hidden[:, list(tokens(length, ids))] += vector
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        handle = lm.layers[1].register_forward_hook(edit)
+        with torch.no_grad():
+            for _ in range(6):
+                logits = lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits
+                ids.append(int(logits[0, -1].argmax()))
+        handle.remove()
+        return tuple(ids[length:])
+
+    # An answer that ended is shorter than the loop, which does not stop.
+    for prompt, ids in zip(PROMPTS, found, strict=True):
+        assert ids == by_hand(prompt)[: len(ids)]
+
+
+def test_padding_and_batches_do_not_matter(checkpoint: Path) -> None:
+    lm = LanguageModel.load(checkpoint)
+    rows = [lm.chat.encode(prompt) for prompt in PROMPTS]
+    for columns in (from_end(-2), positions_of(rows, every_token("instruction"))):
+        with add(lm, 4 * random_direction(), layers=[1], positions=columns):
+            together = last_logits(lm)
+            alone = torch.cat([last_logits(lm, [prompt]) for prompt in PROMPTS])
+        torch.testing.assert_close(together, alone, atol=2e-5, rtol=2e-5)
+        assert (together - last_logits(lm)).abs().max() > 1e-3
+
+
+def test_known_rows_are_found_before_their_responses(llama: LanguageModel) -> None:
+    """Teacher-forced rows: the prompt's last token is not the row's."""
+    rows = [llama.chat.encode(prompt) for prompt in PROMPTS]
+    longer = [llama.chat.encode(prompt, "Because I say so.") for prompt in PROMPTS]
+    kept: list[Tensor] = []
+    with (
+        torch.no_grad(),
+        intervene(llama, torch.zeros_like, layers=[1], positions=positions_of(rows, last_token)),
+        reading([llama.layers[1]], lambda _, hidden: kept.append(hidden)),
+    ):
+        llama.logits(llama.chat.pad(longer), keep=1)
+    for hidden, row, long in zip(kept[0], rows, longer, strict=True):
+        zero = (hidden == 0).all(dim=-1).nonzero().flatten().tolist()
+        assert zero == [len(hidden) - len(long) + len(row) - 1]
+
+
+def test_rows_that_are_not_known_are_refused(llama: LanguageModel) -> None:
+    rows = [llama.chat.encode(prompt) for prompt in PROMPTS[:2]]
+    where = {"layers": [1], "positions": positions_of(rows, last_token)}
+    with pytest.raises(InputError, match="none of the 2"), add(llama, random_direction(), **where):
+        last_logits(llama)
+    with pytest.raises(InputError, match="start at -1"):
+        from_end(0)
+
+
+def test_a_window_counts_a_row_s_own_tokens(llama: LanguageModel) -> None:
+    seen: list[Window] = []
+
+    def look(window: Window) -> Tensor:
+        seen.append(window)
+        return in_prompt(window)
+
+    with add(llama, random_direction(), layers=[0, 1], positions=look):
+        generate(llama, PROMPTS[:2], max_new_tokens=3)
+    # Once a forward, not once a layer.
+    lengths = sorted((len(llama.chat.encode(p)) for p in PROMPTS[:2]), reverse=True)
+    assert [window.past for window in seen] == [0, lengths[0], lengths[0] + 1][: len(seen)]
+    assert [int(row.max()) + 1 for row in seen[0].index] == lengths
+    assert (seen[0].index[1] < 0).sum() == lengths[0] - lengths[1]
+    assert seen[1].index.flatten().tolist() == lengths
+
+
+def test_a_sliding_window_forgets_states_and_not_the_count(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("mistral"))
+    length, seen = len(lm.chat.encode(PROMPTS[1] * 8)), []
+    assert length > lm.model.config.sliding_window
+
+    def look(window: Window) -> Tensor:
+        seen.append((window.past, int(window.index[0, -1])))
+        return generated(window)
+
+    with add(lm, random_direction(), layers=[0], positions=look):
+        generate(lm, [PROMPTS[1] * 8], max_new_tokens=3)
+    assert seen == [(0, length - 1), (length, length), (length + 1, length + 1)][: len(seen)]
+
+
+def test_rows_that_cannot_be_told_apart_are_refused(llama: LanguageModel) -> None:
+    ids = torch.tensor([llama.chat.encode(PROMPTS[0]).ids])
+    columns = ids.shape[1]
+    with torch.no_grad(), add(llama, random_direction(), layers=[0], positions=in_prompt):
+        llama.model(input_ids=ids)
+        with pytest.raises(InputError, match="call the model with input_ids"):
+            llama.model(inputs_embeds=llama.model.get_input_embeddings()(ids))
+        with pytest.raises(InputError, match=rf"of shape \(1, 1, {columns}, {columns}\)"):
+            llama.model(input_ids=ids, attention_mask=torch.ones(1, 1, columns, columns))
