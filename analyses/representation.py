@@ -74,19 +74,8 @@ def write_directions(
         (MeanDifference(resamples=0), "directions"),
         (FirstPrincipalComponent(resamples=0), "principal_components"),
     ):
-        vectors, reliability = [], []
-        for contrast in found.values():
-            fitted = estimator.fit(contrast.states, contrast.classes, contrast.units.tolist())
-            vectors.append(fitted.direction_)
-            reliability.append(fitted.reliability_)
-        DirectionSet(
-            tuple(found),
-            tuple(layers),
-            np.array(vectors),
-            np.array(reliability),
-            type(estimator).__name__,
-            provenance,
-        ).save(folder / f"{name}.safetensors")
+        fitted = DirectionSet.fitted(estimator, found, layers=layers, provenance=provenance)
+        fitted.save(folder / f"{name}.safetensors")
 
 
 def cosine_table(found: Mapping[str, Contrast], layers: Sequence[int]) -> pd.DataFrame:
