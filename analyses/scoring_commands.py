@@ -20,7 +20,7 @@ def score(
             "local-judge:MODEL, sequence-classifier:MODEL, sequence-classifier:MODEL#LABEL, "
             "pair-classifier:MODEL (reads the prompt too)."
         ),
-    ] = "classifier",
+    ] = "phrases",
     scale: Annotated[
         str, typer.Option(help="refusal (refused, class), or by a judge: biased-or-toxic.")
     ] = "refusal",
