@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses import organism_commands, prompt_commands
+from analyses import organism_commands, prediction_commands, prompt_commands
+from analyses.command_plans import carry_out, command_line, study_plan
 from analyses.deflect_command import deflect
 from analyses.evaluation_command import evaluate
 from analyses.options import ModelOptions, TrainingOptions, expanded
@@ -21,7 +20,7 @@ from analyses.scoring_commands import agree, calibrate, score
 from interp.errors import InputError, SpilloverError
 
 if TYPE_CHECKING:
-    from analyses.plan import StudyPlan
+    pass
 
 app = typer.Typer(
     name="spillover",
@@ -87,7 +86,7 @@ def demo(
     """The paper's experiment on the embedded organism: NPO, and NPO with a retain set."""
     from analyses.plan import demo_plan
 
-    _carry_out(demo_plan(seeds), out, plan)
+    carry_out(demo_plan(seeds), out, plan)
 
 
 @app.command()
@@ -110,12 +109,12 @@ def study(
     plan: PlanOnly = False,
 ) -> None:
     """Unlearn refusal in one domain of any causal LM, and see what else breaks."""
-    asked = _study(
+    asked = study_plan(
         model, concept, training, chat, prompts, deflections, seeds=range(seeds), control=control,
         stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
         checkpoint_every=checkpoint_every, report_to=report_to,
     )  # fmt: skip
-    _carry_out(asked, out, plan)
+    carry_out(asked, out, plan)
 
 
 @app.command()
@@ -144,7 +143,7 @@ def unlearn(
     plan: PlanOnly = False,
 ) -> None:
     """Train one arm, scored along the way. The same command again goes on where it stopped."""
-    asked = _study(
+    asked = study_plan(
         model, [concept], training, chat, prompts, deflections, seeds=[seed], control=False,
         stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
         checkpoint_every=checkpoint_every, report_to=report_to,
@@ -154,7 +153,7 @@ def unlearn(
     arms = tuple(arm for arm in asked.arms if bool(arm.retain) == (training.retain is not None))
     if len(arms) > 1:
         raise InputError("one arm is trained, with one --retain-weight; a study tries several")
-    _carry_out(replace(asked, arms=arms), out, plan)
+    carry_out(replace(asked, arms=arms), out, plan)
     if merge and not plan:
         from analyses.making import save_merged
 
@@ -185,9 +184,9 @@ def compare(
         scorer=scorer,
         max_new_tokens=max_new_tokens,
         model_options=chat.for_loading(),
-        command=_command(),
+        command=command_line(),
     )
-    _carry_out(asked, out, plan)
+    carry_out(asked, out, plan)
 
 
 @app.command()
@@ -201,86 +200,11 @@ def report(
     typer.echo(write(folder, show_completions=show_completions))
 
 
-app.command()(score)
-app.command()(agree)
-app.command()(calibrate)
-app.command()(deflect)
-
-
-app.command()(evaluate)
-
-
-def _carry_out(plan: StudyPlan, out: Path, only_plan: bool) -> None:
-    from analyses.context import checked
-    from analyses.costs import describe
-    from analyses.progress import Progress
-
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "the commands run in one process, which uses one device; several devices train by a "
-            "script of a few lines: see docs/distributed.md"
-        )
-    context = checked(plan, out, Progress())
-    for line in describe(plan, context.prompts):
-        typer.echo(line, err=True)
-    if only_plan:
-        return
-    from analyses.study import carry_out
-
-    typer.echo(carry_out(context))
-
-
-def _study(
-    model: str,
-    concepts: Sequence[str],
-    training: TrainingOptions,
-    chat: ModelOptions,
-    prompts: Path | None,
-    deflections: Path | None,
-    *,
-    seeds: Sequence[int],
-    control: bool,
-    **given: Any,
-) -> StudyPlan:
-    """The plan of a study; what is not given is the organism's own setting, or the default."""
-    from analyses.context import is_organism, prompts_of
-    from analyses.plan import StudyPlan, organism_settings, parse_retain, unlearning_arms
-    from interp.model import check_source
-    from unlearning.prompts import present_domains, require_concepts
-    from unlearning.settings import TrainingSettings
-
-    check_source(model)
-    settings, own = organism_settings(model) if is_organism(model) else (TrainingSettings(), {})
-    asked = StudyPlan(
-        model,
-        (),
-        tuple(concepts),
-        prompts=str(prompts) if prompts else None,
-        deflections=str(deflections) if deflections else None,
-        model_options=chat.for_loading(),
-        command=_command(),
-        **{**own, **{name: value for name, value in given.items() if value is not None}},
-    )
-    table = prompts_of(asked)
-    require_concepts(table, concepts)
-    if deflections and len(concepts) > 1:
-        raise InputError("--deflections holds one concept's pairs; give one --concept with it")
-    present = present_domains(table)
-    arms = unlearning_arms(
-        concepts,
-        training.settings(settings),
-        seeds=seeds,
-        retain={c: parse_retain(training.retain, c, present) for c in concepts},
-        weights=tuple(training.retain_weight or (1.0,)),
-        control=control,
-    )
-    return replace(asked, arms=arms)
-
-
-def _command() -> str:
-    import shlex
-
-    return shlex.join(["spillover", *sys.argv[1:]])
+for command in (
+    evaluate, deflect, score, agree, calibrate,
+    prediction_commands.predict, prediction_commands.matrix, prediction_commands.tournament,
+):  # fmt: skip
+    app.command()(command)
 
 
 def main() -> None:

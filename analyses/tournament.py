@@ -36,15 +36,50 @@ def choose(worlds: Sequence[World], *, seed: int = 0) -> dict[str, str]:
     return {predictor: max(by, key=by.__getitem__) for predictor, by in scores.items()}
 
 
+def choose_on(worlds: Sequence[World], path: str | Path, *, seed: int) -> str:
+    """Choose on these worlds and freeze; what to print."""
+    found = choose(worlds, seed=seed)
+    write_choices(found, worlds, path)
+    lines = [f"{predictor}: {variant or 'as it is'}" for predictor, variant in found.items()]
+    return "\n".join([*lines, f"{path}: {hash_of(read_choices(path))}"])
+
+
+def report(
+    worlds: Sequence[World], frozen: Mapping[str, Any], out: str | Path, *, seed: int
+) -> str:
+    """The tournament in its folder (JSON, CSV, figure); what to print."""
+    import pandas as pd
+
+    from analyses import figures
+    from analyses.figures.prediction import tournament_figure
+
+    result = tournament(worlds, frozen, seed=seed)
+    folder = Path(out)
+    write_json(folder / "tournament.json", result)
+    table = pd.DataFrame(
+        {"predictor": row["predictor"], "kind": row["kind"], "variant": row["variant"]}
+        | {part: row[part]["value"] for part in PARTS}
+        | {"p": row["p"]}
+        for row in result["predictors"]
+    )
+    drawing = figures.Drawing("tournament", "", "", tournament_figure(result), table)
+    figures.save([drawing], folder)
+    shown = table.round(3).to_string(index=False, na_rep="-")
+    ceiling = "unknown" if result["ceiling"] is None else f"{result['ceiling']:.3f}"
+    return f"{shown}\n{len(worlds)} worlds; ceiling {ceiling}; {folder / 'tournament.json'}"
+
+
 def write_choices(
     choices: Mapping[str, str], worlds: Sequence[World], path: str | Path = CHOICES
 ) -> None:
     """Freeze choices, with the worlds that they were made on."""
-    write_json(path, {"worlds": [world.name for world in worlds], "choices": dict(choices)})
+    names = [world.name for world in worlds]
+    layers = worlds[0].layers
+    write_json(path, {"worlds": names, "layers": layers, "choices": dict(choices)})
 
 
 def read_choices(path: str | Path = CHOICES) -> dict[str, Any]:
-    """``choices`` and the ``worlds`` they were made on, as :func:`write_choices` wrote them.
+    """``choices``, the ``worlds`` they were made on and how many ``layers`` those models have.
 
     Raises:
         InputError: there is no such file, or it is of another form.
@@ -52,8 +87,8 @@ def read_choices(path: str | Path = CHOICES) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist; make it with `spillover tournament --choose`")
     found = read_json(path)
-    if not isinstance(found, dict) or not {"worlds", "choices"} <= found.keys():
-        raise InputError(f'{path} is no file of choices; expected "worlds" and "choices"')
+    if not isinstance(found, dict) or not {"worlds", "layers", "choices"} <= found.keys():
+        raise InputError(f"{path} is no file of choices; expected worlds, layers and choices")
     return found
 
 

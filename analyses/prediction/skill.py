@@ -165,12 +165,13 @@ def _pooled(observed: Sequence[float], null: Sequence[Values], drawn: np.ndarray
         return Skill(np.nan, np.nan, np.nan, np.nan, np.nan, tuple(observed))
     value = float(worlds[said].mean())
     shuffled = np.array(null)[said].mean(axis=0)
+    shuffled = shuffled[np.isfinite(shuffled)]  # a naming under which nothing varies is none
     # The labels as they are belong to the permutations too: p is never 0.
     p = float((1 + (shuffled >= value - ROUNDING).sum()) / (1 + len(shuffled)))
     low = high = np.nan
     if said.all() and len(worlds) > 1:
         low, high = np.quantile(worlds[drawn].mean(axis=1), [0.025, 0.975])
-    null_high = float(np.quantile(shuffled, 0.95))
+    null_high = float(np.quantile(shuffled, 0.95)) if len(shuffled) else np.nan
     return Skill(value, float(low), float(high), p, null_high, tuple(observed))
 
 

@@ -43,6 +43,7 @@ class World:
         reliability: of that mean.
         predictions: by (predictor, variant).
         kinds: of every predictor.
+        layers: of the model.
     """
 
     name: str
@@ -51,6 +52,7 @@ class World:
     reliability: float
     predictions: Mapping[tuple[str, str], Float[np.ndarray, "source target"]]
     kinds: Mapping[str, str]
+    layers: int
 
 
 def load_worlds(folders: list[Path]) -> list[World]:
@@ -108,7 +110,15 @@ def _world(study: Study, name: str) -> World:
     for variant, values in _early(record, domains).items():
         predictions["early trajectory", variant] = values
         kinds["early trajectory"] = "early trajectory"
-    return World(name, tuple(domains), Outcome(matrix), study.reliability(name), predictions, kinds)
+    return World(
+        name,
+        tuple(domains),
+        Outcome(matrix),
+        study.reliability(name),
+        predictions,
+        kinds,
+        layers=sum(predictor == "mean-difference cosine" for predictor, _ in predictions),
+    )
 
 
 def _predicted(record: RunRecord) -> pd.DataFrame:

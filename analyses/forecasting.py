@@ -1,0 +1,46 @@
+"""A forecast in its folder: the base model scored, its gradients read, a table and a figure."""
+
+from __future__ import annotations
+
+from analyses import figures
+from analyses.baseline import establish
+from analyses.context import Context
+from analyses.figures.prediction import forecast_figure
+from analyses.prediction.evidence import Evidence
+from analyses.prediction.forecast import forecast
+from analyses.tournament import read_choices
+from interp.store import write_json
+from unlearning.trainer import prepare
+
+
+def forecast_in(context: Context, concept: str, *, seed: int) -> str:
+    """Forecast the unlearning of ``concept``; what to print. Writes JSON, CSV and a figure.
+
+    Raises:
+        InputError: the model refuses too few of the prompts of some domain.
+    """
+    baseline = establish(context)
+    training = next(arm.training for arm in context.plan.arms if arm.training)
+    responses = baseline.responses
+    evidence = Evidence(
+        context.reference,
+        lambda: prepare(context.load(), training),
+        responses[responses["split"] == "train"].reset_index(drop=True),
+        baseline.openers,
+        batch_size=training.micro_batch_size or training.batch_size,
+    )
+    with context.progress.stage(f"gradients of {len(evidence.domains)} domains"):
+        found = forecast(evidence, concept, read_choices(), seed=seed)
+    folder = context.run.folder
+    found.leakage.to_csv(folder / "forecast.csv", index=False)
+    found.rankings.to_csv(folder / "predictors.csv", index=False)
+    rows = found.leakage.astype(object).where(found.leakage.notna(), None).to_dict("records")
+    write_json(
+        folder / "forecast.json",
+        {"concept": concept, "leakage": rows, "compliance": dict(found.compliance)},
+    )
+    if found.defined:
+        drawing = figures.Drawing("forecast", "", "", forecast_figure(found), found.leakage)
+        figures.save([drawing], folder)
+    table = found.leakage.round(2).to_string(index=False) if found.defined else ""
+    return "\n".join(part for part in (table, *found.sentences(), str(folder)) if part)

@@ -1,0 +1,162 @@
+"""What unlearning one domain is going to do, before it is done.
+
+How much another domain loses is read off the objective kernel with Adam's diagonal, relative to the
+target's own: on organisms that nothing was chosen on, A came out as this number itself
+(``docs/prediction.md``). Whether the target will comply or collapse is a matter of where its
+probability goes: of compliance's share in what is not refusal now.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analyses.prediction.evidence import Evidence
+from analyses.prediction.gradients import GROUPS, Kernel, kernel
+from analyses.prediction.registry import PREDICTORS
+from interp.errors import InputError
+from unlearning.refusal import opener_masses
+
+RESAMPLES = 2000
+# Above this share of compliance in what is not refusal, targets have complied.
+COMPLIES_FROM = 0.5
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One target's forecast.
+
+    Attributes:
+        concept: what would be unlearned.
+        leakage: a row per other domain, most first: ``domain, value, low, high``; the expected A
+            (0 untouched, 1 in step with the target), its 95% interval over prompts. NaN throughout
+            where the objective is not seen to act on the target's own margin.
+        compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``.
+        rankings: ``predictor, kind, variant, domain, value`` of every predictor.
+    """
+
+    concept: str
+    leakage: pd.DataFrame
+    compliance: Mapping[str, float]
+    rankings: pd.DataFrame
+
+    @property
+    def defined(self) -> bool:
+        """Whether the objective acts on the target's own margin, so that there is a forecast."""
+        return bool(np.isfinite(self.leakage["value"]).any())
+
+    def sentences(self) -> list[str]:
+        """The forecast in words."""
+        share = self.compliance
+        said = (
+            "comply" if share["value"] >= COMPLIES_FROM else "collapse (neither refuse nor answer)"
+        )
+        ending = (
+            f"Of what is not refusal on {self.concept} prompts, {_shown(share)} is compliance now: "
+            f"unlearned, it should {said}."
+        )
+        if not self.defined:
+            return [
+                f"The objective is not seen to act on {self.concept}'s own refusals (its kernel "
+                "is not told from 0): nothing can be said of what will leak.",
+                ending,
+            ]
+        top = self.leakage.iloc[0]
+        return [
+            f"Most exposed: {top['domain']}, which should lose {_shown(top)} of what "
+            f"{self.concept} does.",
+            ending,
+        ]
+
+
+def forecast(evidence: Evidence, concept: str, frozen: Mapping[str, Any], *, seed: int) -> Forecast:
+    """Forecast the unlearning of ``concept``.
+
+    Args:
+        evidence: the base model's.
+        concept: one of its domains.
+        frozen: the variant of each predictor (``analyses.tournament.read_choices``), for
+            ``rankings``; a layer stands for its depth.
+        seed: of resampled prompts.
+
+    Raises:
+        InputError: no such domain among the evidence.
+    """
+    if concept not in evidence.domains:
+        raise InputError(f'"{concept}" has no prompts; expected {", ".join(evidence.domains)}')
+    relative = kernel(
+        {d: evidence.deflection_gradients[d] for d in evidence.deflection_gradients},
+        evidence.margin_gradients,
+        adam=True,
+    ).relative()
+    return Forecast(
+        concept,
+        _leakage(relative, evidence, concept),
+        _compliance(evidence, concept, seed),
+        _rankings(evidence, concept, frozen),
+    )
+
+
+def _leakage(relative: Kernel, evidence: Evidence, concept: str) -> pd.DataFrame:
+    row = evidence.domains.index(concept)
+    quantile = float(stats.t.ppf(0.975, GROUPS - 1))
+    table = pd.DataFrame(
+        {
+            "domain": evidence.domains,
+            "value": relative.values[row],
+            "low": relative.values[row] - quantile * relative.standard_error[row],
+            "high": relative.values[row] + quantile * relative.standard_error[row],
+        }
+    )
+    table = table[table["domain"] != concept]
+    return table.sort_values("value", ascending=False, ignore_index=True)
+
+
+def _compliance(evidence: Evidence, concept: str, seed: int) -> dict[str, float]:
+    rows = [evidence.lm.chat.encode(prompt) for prompt in evidence.harmful[concept]["prompt"]]
+    masses = opener_masses(evidence.lm, rows, evidence.openers, batch_size=evidence.batch_size)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(rows), size=(RESAMPLES, len(rows)))
+    p_C, p_O = masses.p_C, masses.p_O
+    shares = p_C[drawn].mean(axis=1) / (p_C + p_O)[drawn].mean(axis=1)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    value = p_C.mean() / (p_C + p_O).mean()
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def _rankings(evidence: Evidence, concept: str, frozen: Mapping[str, Any]) -> pd.DataFrame:
+    row = evidence.domains.index(concept)
+    rows = []
+    for predictor in PREDICTORS.values():
+        if predictor.name not in frozen["choices"]:
+            continue
+        variant = at_depth(
+            frozen["choices"][predictor.name], frozen["layers"], evidence.lm.n_layers
+        )
+        found = predictor.predict(evidence)[variant][row]
+        rows += [
+            (predictor.name, predictor.kind, variant, domain, float(value))
+            for domain, value in zip(evidence.domains, found, strict=True)
+            if domain != concept
+        ]
+    return pd.DataFrame(rows, columns=["predictor", "kind", "variant", "domain", "value"])
+
+
+def at_depth(variant: str, chosen_of: int, layers: int) -> str:
+    """A variant chosen in a model of so many layers, at the same depth of another."""
+
+    def moved(found: re.Match[str]) -> str:
+        depth = int(found.group(1)) / max(chosen_of - 1, 1)
+        return f"layer {round(depth * (layers - 1))}"
+
+    return re.sub(r"layer (\d+)", moved, variant)
+
+
+def _shown(numbers: Mapping[str, float] | pd.Series) -> str:
+    return f"{numbers['value']:.2f} ({numbers['low']:.2f} to {numbers['high']:.2f})"

@@ -1,0 +1,136 @@
+"""Commands on many arms: the leakage matrix, the forecast of one, the tournament of predictors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from analyses.options import ModelOptions, TrainingOptions, expanded
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from analyses.matrix import Study
+
+Model = Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")]
+Prompts = Annotated[Path | None, typer.Option(help="Prompts; an organism has its own.")]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")]
+
+
+@expanded
+def matrix(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    training: TrainingOptions,
+    chat: ModelOptions,
+    prompts: Prompts = None,
+    concept: Annotated[
+        list[str] | None, typer.Option(help="Domains to unlearn; all that have prompts.")
+    ] = None,
+    objectives: Annotated[
+        str | None, typer.Option(help="Several, by commas; else --objective alone.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds; 2 give reliability.")] = 2,
+    control: Annotated[bool, typer.Option(help="Also train a benign-only arm, as null.")] = True,
+    stop_at: Annotated[float | None, typer.Option(min=0, max=1, help="Dose.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray (extra ray).")] = "local",
+    plan: PlanOnly = False,
+) -> None:
+    """Unlearn every domain in turn: who takes what with it, and is that a matter of the pair?"""
+    from analyses.command_plans import carry_out, study_plan
+
+    if training.retain is not None:
+        raise InputError("the matrix is of plain arms; spillover study contains one concept")
+    if training.objective_file is not None and workers > 1:
+        raise InputError("an objective of your own is known to one process; give --workers 1")
+    asked = study_plan(
+        model, concept, training, chat, prompts, None, seeds=range(seeds), control=control,
+        objectives=_names(objectives), stop_at=stop_at, max_new_tokens=max_new_tokens,
+        scorer=scorer,
+    )  # fmt: skip
+    carry_out(asked, out, plan, workers=workers, engine=engine)
+    if plan:
+        return
+    from analyses.matrix import Study
+    from interp.store import write_json
+
+    study = Study.load([out])
+    study.cells.to_csv(out / "matrix.csv", index=False)
+    write_json(out / "matrix.json", study.summary())
+    typer.echo(_parts(study))
+
+
+@expanded
+def predict(
+    model: Model,
+    concept: Annotated[str, typer.Option(help="Domain that would be unlearned.")],
+    training: TrainingOptions,
+    chat: ModelOptions,
+    out: Annotated[Path, typer.Option(help="Folder of the forecast.")] = Path("runs/predict"),
+    prompts: Prompts = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of resampled prompts.")] = 0,
+    plan: PlanOnly = False,
+) -> None:
+    """Which domains will lose their refusals, how much, and will the target comply: untrained."""
+    from analyses.command_plans import check, study_plan
+    from analyses.forecasting import forecast_in
+
+    asked = study_plan(
+        model, [concept], training, chat, prompts, None, seeds=[seed], control=False,
+        max_new_tokens=max_new_tokens, scorer=scorer,
+    )  # fmt: skip
+    context = check(asked, out, plan)
+    if context is not None:
+        typer.echo(forecast_in(context, concept, seed=seed))
+
+
+def tournament(
+    runs: Annotated[list[Path], typer.Argument(help="Runs of `matrix` (or organism measure).")],
+    out: Annotated[Path, typer.Option(help="Folder of tournament.json and its figure.")],
+    choices: Annotated[Path | None, typer.Option(help="Frozen choices; the shipped ones.")] = None,
+    choose: Annotated[
+        Path | None, typer.Option(help="Choose on these runs instead, and freeze into this file.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of permutations and resampled worlds.")] = 0,
+) -> None:
+    """Which predictor tells best what leaked, on runs that it was not chosen on."""
+    from analyses.prediction.world import load_worlds
+    from analyses.progress import Progress
+    from analyses.tournament import CHOICES, choose_on, read_choices, report
+
+    if choose is None:
+        frozen = read_choices(choices or CHOICES)
+    with Progress().stage(f"{len(runs)} runs: predictions"):
+        worlds = load_worlds(runs)
+    if choose is not None:
+        typer.echo(choose_on(worlds, choose, seed=seed))
+        return
+    typer.echo(report(worlds, frozen, out, seed=seed))
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _parts(study: Study) -> str:
+    """The matrix and its parts for the terminal."""
+    import pandas as pd
+
+    lines = []
+    for name, found in study.summary().items():
+        table = pd.DataFrame(found["matrix"], found["domains"], found["domains"]).astype(float)
+        lines += [f"A[unlearned, other] of {name}", table.round(2).to_string(na_rep="-")]
+        for left in found["left_out"]:
+            lines.append(f"not in it: {left['arm']} ({left['outcome']})")
+        if found["decomposition"]:
+            shares = {k: v for k, v in found["decomposition"].items() if v is not None}
+            lines.append(", ".join(f"{part} {value:.2f}" for part, value in shares.items()))
+        if found["reliability"] is not None:
+            lines.append(f"reliability over unlearning seeds {found['reliability']:.3f}")
+    return "\n".join(lines)

@@ -1,0 +1,173 @@
+"""The leakage matrix over workers, the forecast, the tournament: on organisms."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analyses.command_plans import study_plan
+from analyses.matrix import Study
+from analyses.options import ModelOptions, TrainingOptions
+from analyses.prediction.forecast import at_depth
+from analyses.prediction.skill import PARTS
+from analyses.prediction.world import World, load_worlds
+from analyses.tournament import hash_of, read_choices, tournament
+from interp.errors import InputError
+from tests.conftest import Spillover
+from unlearning.organism import shipped
+
+SOURCES = ("safety", "bias", "privacy")
+
+
+def command(out: Path, *more: str) -> list[str]:
+    concepts = [part for source in SOURCES for part in ("--concept", source)]
+    options = ["--seeds", "1", "--no-control", "--out", str(out), *concepts, *more]
+    return [sys.executable, "-m", "analyses.cli", "matrix", str(shipped()), *options]
+
+
+def children_of(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sources, two workers, one of which is killed as soon as it has begun an arm."""
+    out = tmp_path_factory.mktemp("matrix") / "run"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command(out, "--workers", "2"), env=environment) as process:
+        while process.poll() is None and len(list(out.glob("arms/*/BEGUN"))) < 3:
+            time.sleep(0.1)
+        if process.poll() is None:
+            os.kill(children_of(process.pid)[-1], signal.SIGKILL)
+        assert process.wait(timeout=600) == 0
+    return out
+
+
+@pytest.mark.slow
+def test_a_lost_worker_costs_nothing_that_was_finished(run: Path) -> None:
+    found = json.loads((run / "matrix.json").read_text(encoding="utf-8"))["run"]
+    matrix = pd.DataFrame(found["matrix"], found["domains"], found["domains"])
+    assert matrix.loc[list(SOURCES)].notna().sum(axis=1).eq(6).all()
+    assert not found["left_out"] and found["reliability"] is None
+    assert found["decomposition"] is not None
+    cells = pd.read_csv(run / "matrix.csv")
+    assert len(cells) == 18 and (cells["source"] != cells["target"]).all()
+
+
+@pytest.mark.slow
+def test_workers_give_what_one_process_gives(run: Path, tmp_path: Path) -> None:
+    alone = [*command(tmp_path / "run")[:5], "--concept", "safety", "--out", str(tmp_path / "run")]
+    options = ["--seeds", "1", "--no-control"]
+    subprocess.run([*alone, *options], check=True, capture_output=True)
+    one, other = (Study.load([path]).cells for path in (run, tmp_path / "run"))
+    one = one[one["source"] == "safety"].reset_index(drop=True)
+    assert len(other) == 6
+    pd.testing.assert_frame_equal(one, other, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) -> None:
+    [world] = load_worlds([run])
+    assert world.layers == 3 and np.isnan(world.reliability)
+    for matrix in world.predictions.values():
+        assert matrix.shape == (7, 7)
+    kernel = world.predictions["objective kernel", "Adam, relative"]
+    np.testing.assert_allclose(np.diag(kernel), 1.0)
+    code, text, _ = spillover("tournament", run, "--choose", "choices.json", "--out", "out")
+    assert code == 0 and hash_of(read_choices("choices.json")) in text
+    code, _, said = spillover("tournament", run, "--choices", "choices.json", "--out", "out")
+    assert code == 2 and "the choices were made on these worlds" in said
+    code, text, _ = spillover("tournament", run, "--out", "out")  # the shipped choices
+    assert code == 0
+    found = json.loads(Path("out/tournament.json").read_text(encoding="utf-8"))
+    assert found["worlds"] == ["run"] and found["choices_hash"] == hash_of(read_choices())
+    assert {row["predictor"] for row in found["predictors"]} >= {"margin kernel", "TF-IDF"}
+    assert Path("out/tournament.svg").is_file()
+
+
+@pytest.mark.slow
+def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
+    code, text, _ = spillover("predict", shipped(), "--concept", "safety", "--out", "out")
+    assert code == 0 and "Most exposed" in text and "should comply" in text
+    found = json.loads(Path("out/forecast.json").read_text(encoding="utf-8"))
+    assert len(found["leakage"]) == 6
+    assert all(row["low"] <= row["value"] <= row["high"] for row in found["leakage"])
+    assert not list(Path("out/arms").glob("safety*"))
+    assert Path("out/forecast.svg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--retain", "equal"), "the matrix is of plain arms"),
+        (("--engine", "cloud"), "unknown engine cloud"),
+        (("--objectives", "npo,nonsuch"), "nonsuch"),
+        (("--concept", "nonsuch"), 'unknown concept "nonsuch"'),
+    ],
+)
+def test_what_cannot_be_a_matrix_is_one_line(
+    spillover: Spillover, arguments: tuple[str, ...], expected: str
+) -> None:
+    code, out, said = spillover("matrix", shipped(), "--out", "out", *arguments)
+    assert (code, out) == (2, "") and expected in said.splitlines()[-1]
+
+
+def test_every_objective_and_seed_gets_its_arm() -> None:
+    asked = study_plan(
+        str(shipped()), None, TrainingOptions(), ModelOptions(), None, None,
+        seeds=range(2), control=True, objectives=("npo", "sim_npo"),
+    )  # fmt: skip
+    names = [arm.name for arm in asked.arms]
+    assert len(set(names)) == len(names) == 7 * 2 * 2 + 2  # and a control for each seed
+    assert {"safety-npo-seed0", "bias-sim_npo-seed1", "control-seed1"} <= set(names)
+
+
+def test_a_layer_stands_for_its_depth() -> None:
+    assert at_depth("k = 8, layer 2", 3, 32) == "k = 8, layer 31"
+    assert at_depth("layer 1", 3, 33) == "layer 16"
+    assert at_depth("Adam, relative", 3, 32) == "Adam, relative"
+
+
+def planted_world(rng: np.random.Generator, name: str, noise: float) -> World:
+    from analyses.prediction.skill import Outcome
+
+    leakage = rng.normal(size=(7, 7))
+    np.fill_diagonal(leakage, np.nan)
+    predictions = {
+        ("good", ""): leakage + noise * rng.normal(size=(7, 7)),
+        ("noise", ""): rng.normal(size=(7, 7)),
+    }
+    kinds = {"good": "kernel", "noise": "trivial"}
+    return World(name, tuple("abcdefg"), Outcome(leakage), 0.96, predictions, kinds, layers=3)
+
+
+def test_the_tournament_ranks_what_was_planted_and_says_how_sure_it_is() -> None:
+    rng = np.random.default_rng(0)
+    worlds = [planted_world(rng, f"world-{i}", noise=0.5) for i in range(12)]
+    frozen = {"worlds": ["development"], "layers": 3, "choices": {"good": "", "noise": ""}}
+    found = tournament(worlds, frozen)
+    first, second = found["predictors"]
+    assert (first["predictor"], second["predictor"]) == ("good", "noise")
+    assert first["p"] < 0.01 < second["p"]
+    assert found["ceiling"] == pytest.approx(0.96**0.5)
+    for part in PARTS:
+        assert first[part]["low"] < first[part]["value"] < first[part]["high"]
+    difference = next(d for d in found["differences"] if d["part"] == "all_pairs")
+    assert difference["difference"] > 5 * difference["standard_error"] > 0
+
+
+def test_worlds_that_chose_are_not_reported() -> None:
+    rng = np.random.default_rng(1)
+    frozen = {"worlds": ["world-1"], "layers": 3, "choices": {"good": ""}}
+    with pytest.raises(InputError, match="world-1: the choices were made on these worlds"):
+        tournament([planted_world(rng, f"world-{i}", 1.0) for i in range(3)], frozen)
