@@ -143,9 +143,7 @@ def opener_masses(
     return Masses(*found.T)
 
 
-def margins(
-    lm: LanguageModel, rows: Sequence[Tokens], openers: Openers
-) -> Float[Tensor, " batch"]:
+def margins(lm: LanguageModel, rows: Sequence[Tokens], openers: Openers) -> Float[Tensor, " batch"]:
     """The margin of every row as one tensor of float64, with its graph: one batch, one forward."""
     log_R, log_not_R, _ = _class_log_probs(lm, rows, openers)
     return log_R - log_not_R
