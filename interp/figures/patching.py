@@ -93,7 +93,7 @@ def patching_figure(
         image,
         ax=grid,
         shrink=0.9,
-        extend="both" if np.abs(values).max() > limit else "neither",
+        extend="both" if np.abs(values).max() > 1.05 * limit else "neither",
         label=f"{name}\n(grey: {grey})",
     )
     return figure

@@ -1,0 +1,286 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Your own model
+#
+# From any checkpoint and any prompts: what the model reads, whether it refuses, along which
+# direction it tells harmful prompts from harmless ones, whether it *uses* that direction, and how
+# the direction differs in another checkpoint.
+#
+# Change one line. As it stands, the model is the **organism** that ships with the package, because
+# it runs anywhere (here in half a minute): three layers, trained from scratch on a planted
+# language. In its world a prompt is harmful only where a domain's verb meets an object of the same
+# domain; each alone is harmless. Which domains share verbs, and which share the words that they are
+# refused with, was drawn at random and is known. Its answers have no content. What you see below is
+# therefore a *check* of the tools, and no finding about real models.
+
+# %%
+import warnings
+from contextlib import AbstractContextManager
+
+import numpy as np
+import pandas as pd
+from transformers.utils import logging
+
+from analyses.context import is_organism
+from analyses.resampling import rate_of
+from interp import figures
+from interp.activations import collect
+from interp.contrast import Contrast
+from interp.directions import DirectionSet, MeanDifference
+from interp.interventions import ablate, set_component
+from interp.model import LanguageModel
+from interp.orthogonalisation import orthogonalise
+from interp.projections import held_out_projections
+from interp.rotation import against_controls, rotation
+from interp.window import last_prompt_token
+from unlearning.deflections import respond
+from unlearning.matched_pairs import matched_pairs
+from unlearning.organism import load_world, shipped
+from unlearning.prompts import DOMAINS
+from unlearning.scorers import find_scorer
+
+logging.disable_progress_bar()
+warnings.filterwarnings("ignore", category=UserWarning)
+
+MODEL = shipped()  # ← yours, for instance "Qwen/Qwen2.5-1.5B-Instruct"
+
+lm = LanguageModel.load(MODEL)
+print(f"{type(lm.model).__name__}: {lm.n_layers} layers, d_model {lm.d_model}, on {lm.device}")
+
+# %% [markdown]
+# `MODEL` is a hub id, a folder, or the folder of an adapter, which is merged at once. A model that
+# is in memory already, in training for instance, needs no loading:
+#
+# ```python
+# from interp.chat import Chat
+#
+# lm = LanguageModel(model, tokenizer, Chat(tokenizer, system="You are …"))
+# ```
+#
+# Prompts are a table: `prompt`, `domain`, `label` (harmful or benign), and `pair` where a harmful
+# prompt has a harmless twin. The package brings 322 such pairs; `read_prompts("mine.jsonl")` from
+# `unlearning.prompts` reads your own.
+
+# %%
+planted = is_organism(str(MODEL))
+prompts = load_world(MODEL).prompts() if planted else matched_pairs()
+scorer = find_scorer("grammar" if planted else "classifier")  # reads answers as text
+prompts.groupby(["domain", "label"]).size().unstack(fill_value=0)
+
+# %% [markdown]
+# ## What the model reads
+#
+# The chat template puts tokens around your words, and the token *from which the answer is
+# predicted* is the template's, not yours. Positions are therefore named spans and never counted by
+# hand. Look at yours before anything else: a template that is missing or doubled explains many an
+# odd result.
+
+# %%
+row = lm.chat.encode(prompts["prompt"].iloc[0])
+span_of = {i: name for name, span in row.spans.items() for i in range(span.start, span.stop)}
+pd.DataFrame(
+    {
+        "token": [repr(lm.tokenizer.decode([i])) for i in row.ids],
+        "span": [span_of[place] for place in range(len(row))],
+    }
+).transpose()
+
+# %% [markdown]
+# ## Does it refuse?
+#
+# Generate, and read the answers. 95% intervals over prompts.
+
+# %%
+length = 16 if planted else 48  # tokens of an answer
+asked = prompts[prompts["split"] != "train"]
+said = respond(lm, asked, scorer, max_new_tokens=length)
+said[["prompt", "response", "class"]].sample(4, random_state=0)
+
+
+# %%
+def rate(classes: pd.Series, wanted: str = "refusal") -> str:
+    found = rate_of(int((classes == wanted).sum()), len(classes))
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+said.groupby(["domain", "label"])["class"].apply(rate).unstack(fill_value="")
+
+# %% [markdown]
+# One command does this thoroughly, with several readers of the answers, over-refusal, perplexity
+# and a report: `spillover evaluate MODEL` ([docs/evaluation.md](../docs/evaluation.md)).
+#
+# If your model refuses nothing, stop here: there is no refusal to find a direction of. If it
+# babbles, its states are no better than its answers.
+#
+# ## A direction
+#
+# States of every layer at the last token, in one forward without the LM head. Then the mean
+# difference between harmful prompts and their twins; twins stay together in everything that
+# follows. Beside it a null that anyone can make: the same with labels shuffled within pairs.
+
+# %%
+training = prompts[(prompts["split"] == "train") & prompts["pair"].notna()]
+again = training.loc[training["prompt"].duplicated(keep=False), "pair"]
+training = training[~training["pair"].isin(again)]  # a text in two pairs would tie them together
+harmful = (training["label"] == "harmful").to_numpy()
+states = collect(lm, training["prompt"].tolist()).states
+contrast = Contrast.from_labels(states, harmful, training["pair"].tolist())
+
+swapped = np.random.default_rng(0).random(training["pair"].nunique()) < 0.5
+shuffled = harmful ^ swapped[training["pair"].factorize()[0]]
+null = Contrast.from_labels(states, shuffled, training["pair"].tolist())
+
+directions = DirectionSet.fitted(
+    MeanDifference(), {"harm": contrast, "labels shuffled": null}, provenance={"model": lm.name}
+)
+columns = ["label", "layer", "n", "reliability", "reliability_low", "reliability_high"]
+directions.to_dataframe()[[*columns, "error_degrees"]].round(2)
+
+# %% [markdown]
+# **Reliability** is how well directions of two halves of the prompts agree: 1 without noise, 0
+# where there is nothing. `error_degrees` says how far the direction may be from the one that
+# endlessly many prompts would give. The shuffled one has a length too, and would look like a
+# direction to anyone who did not ask.
+#
+# How prompts lie along it, each projected on a direction that was fitted *without* it:
+
+# %%
+middle = lm.n_layers // 2
+figures.projection_figure(
+    {"harm": held_out_projections(contrast), "labels shuffled": held_out_projections(null)},
+    layer=middle,
+)
+
+# %% [markdown]
+# ## Does the model use it?
+#
+# A direction that separates prompts need not be one that the model acts on. Intervene and see, in
+# what is *said* on prompts that it was not fitted to. Two ways:
+#
+# - **ablate** it everywhere, so that nothing lies along it any more: the component is 0;
+# - **set** it, at this layer and the last token of the prompt alone, to what harmless prompts have
+#   there (affine editing, Marshall et al. 2024).
+#
+# Any intervention breaks something. So each is also done with random directions, drawn so that they
+# vary as states of one label do; isotropic ones would do nothing and prove nothing. (Three of them
+# show the size of the null; for a p below .05 take twenty.)
+
+# %%
+direction = directions.select("harm", middle)
+here = states[:, middle]
+label_means = np.where(harmful[:, None], here[harmful].mean(axis=0), here[~harmful].mean(axis=0))
+randoms = np.random.default_rng(0).normal(size=(3, len(here))) @ (here - label_means)
+
+
+def harmless_value(vector: np.ndarray) -> float:
+    return float((here[~harmful] @ vector).mean() / np.linalg.norm(vector))
+
+
+def set_to_harmless(vector: np.ndarray) -> AbstractContextManager[None]:
+    value = harmless_value(vector)
+    return set_component(lm, vector, value, layers=[middle], positions=last_prompt_token)
+
+
+# %%
+test = prompts[prompts["split"] == "test"].groupby("label").sample(96, random_state=0)
+
+
+def outcome() -> dict[str, str]:
+    kinds = respond(lm, test, scorer, max_new_tokens=length).groupby("label")["class"]
+    return {
+        "harmful: refused": rate(kinds.get_group("harmful")),
+        "harmful: answered": rate(kinds.get_group("harmful"), "answer"),
+        "benign: answered": rate(kinds.get_group("benign"), "answer"),
+    }
+
+
+outcomes = {"as it is": outcome()}
+vectors = {"direction": direction, **{f"random {i + 1}": v for i, v in enumerate(randoms)}}
+for name, vector in vectors.items():
+    with ablate(lm, vector):
+        outcomes[f"{name} ablated"] = outcome()
+for name, vector in vectors.items():
+    with set_to_harmless(vector):
+        outcomes[f"{name} set"] = outcome()
+pd.DataFrame(outcomes).transpose()
+
+# %% [markdown]
+# (*Answered* has columns of its own because a model that no longer refuses may as well babble.)
+#
+# The model does use the direction: without it, harmful prompts are answered. Ablation alone shows
+# little of that. Why? Look at where the prompts lie along it:
+
+# %%
+harmful_value = float((here[harmful] @ direction).mean() / np.linalg.norm(direction))
+print(f"harmful {harmful_value:.0f}, harmless {harmless_value(direction):.0f}")
+
+# %% [markdown]
+# Zero is no neutral place: here it is where *harmful* prompts are. Before you conclude from an
+# ablation that a direction does not matter, see what value means harmless.
+#
+# The layer was the middle one, because one has to begin somewhere. `interp.selection` tries every
+# layer and token and chooses by effect (Arditi et al. 2024), on prompts of their own.
+#
+# ## Another checkpoint
+#
+# A fine-tuned model, an earlier step, a quantised copy: how did each domain's direction turn? Here
+# the other checkpoint is made on the spot: the same model with the direction projected out of every
+# weight that writes, which is the ablation without a hook. The null is the same surgery with random
+# directions. It ought to show at the layer that the direction was taken from.
+
+# %%
+other = orthogonalise(lm, direction)  # ← yours: LanguageModel.load("…")
+controls = [orthogonalise(lm, random) for random in randoms]  # ← yours: runs on harmless data, say
+
+
+def by_domain(model: LanguageModel) -> dict[str, Contrast]:
+    states = collect(model, training["prompt"].tolist()).states
+    contrasts = {}
+    for domain in DOMAINS:
+        rows = np.flatnonzero(training["domain"] == domain)
+        pairs = training["pair"].iloc[rows].tolist()
+        contrasts[domain] = Contrast.from_labels(states[rows], harmful[rows], pairs)
+    return contrasts
+
+
+before, after = by_domain(lm), by_domain(other)
+of_controls = [by_domain(control) for control in controls]
+turned = {
+    domain: against_controls(
+        rotation(before[domain], after[domain]),
+        [rotation(before[domain], control[domain]) for control in of_controls],
+    )
+    for domain in before
+}
+figures.rotation_by_layer_figure(turned)
+
+# %% [markdown]
+# Bars are 95% intervals, grey is what the random surgeries read. Plain angles would mislead:
+# sampling noise turns directions that never moved. Here inner products are taken between halves of
+# the prompts, and a direction that does not exist is a cross and not 90°
+# ([docs/rotation.md](../docs/rotation.md)). A direction can also keep its angle and lose its
+# length:
+
+# %%
+figures.rotation_by_layer_figure(turned, "gain")
+
+# %% [markdown]
+# ## Where to go on
+#
+# - `01_concept_directions`: domains against one another, with nulls; other estimators.
+# - `03_activation_patching`: where in the model a change sits.
+# - `spillover study --model MODEL …`: unlearn one domain and see what else goes.

@@ -1,0 +1,366 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Activation patching: where did the refusal go?
+#
+# A model has unlearned to refuse in one domain. Two models, before and after, run on the same
+# prompt; a state (or a matrix) of one is put into the other, one place at a time. What comes back
+# says where the change sits. Needs no pairs of prompts, and works for any two checkpoints of one
+# architecture.
+#
+# The model is the **organism** that ships with the package: three layers, trained from scratch in a
+# planted world, whose answers have no content. It is unlearned here, in seconds. For two models of
+# your own, change the lines marked `← yours`. On two cores this notebook takes under a minute.
+
+# %%
+import copy
+import warnings
+from dataclasses import replace
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers.utils import logging
+
+from analyses.resampling import rate_of
+from interp.model import LanguageModel
+from interp.patching import (
+    PromptPairs,
+    agreement,
+    attribute,
+    between_models,
+    patch,
+    restore,
+    stitch,
+)
+from interp.sites import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_OUT
+from unlearning.deflections import examples, refusals_of, respond
+from unlearning.mixture import Mixture
+from unlearning.organism import load_world, shipped
+from unlearning.refusal import find_openers, opener_masses
+from unlearning.scorers import find_scorer
+from unlearning.settings import TrainingSettings
+from unlearning.trainer import prepare, unlearn
+
+logging.disable_progress_bar()
+warnings.filterwarnings("ignore", category=UserWarning)
+
+TARGET = "cybersecurity"
+base = LanguageModel.load(shipped())  # ← yours: the model before
+prompts = load_world(shipped()).prompts()  # ← yours: a table with prompt, domain, label, split
+scorer = find_scorer("grammar")  # ← yours: "classifier"
+
+# %% [markdown]
+# ## The model's own refusals
+#
+# They are what will be unlearned, and what its refusals *open with* gives the readout: the log-odds
+# that the answer begins with a refusal, in nats, read off one forward without generating anything.
+# The openers are the base model's over all domains, frozen: both models are measured by one ruler.
+
+# %%
+in_training = prompts[prompts["split"] == "train"]
+said = respond(base, in_training, scorer, max_new_tokens=16, batch_size=512)
+answered = said[(said["label"] == "benign") & (said["class"] == "answer")]
+openers = find_openers(list(said.loc[said["class"] == "refusal", "ids"]), list(answered["ids"]))
+readout = openers.readout()
+said.groupby(["label", "class"]).size().unstack(fill_value=0)
+
+# %% [markdown]
+# ## Unlearn
+#
+# Negative preference optimisation (Zhang et al. 2024) on refusals of one domain, nothing retained.
+# Twice: for 20 steps, and for half as many again.
+
+
+# %%
+def unlearned(steps: int) -> LanguageModel:
+    settings = TrainingSettings(
+        objective="npo",
+        options={"beta": 0.5},
+        trained="projections",
+        learning_rate=3e-4,
+        adam_betas=(0.9, 0.95),
+        max_steps=steps,
+    )
+    lm = prepare(LanguageModel.load(shipped()), settings)
+    forget = examples(base, refusals_of(said, TARGET))
+    with TemporaryDirectory() as folder:
+        unlearn(lm, Mixture(forget), settings, folder=folder)
+    lm.model.eval()
+    return replace(lm, name=f"after {steps} steps")
+
+
+after, too_far = unlearned(20), unlearned(30)  # ← yours: LanguageModel.load("…"), adapters merged
+
+# %% [markdown]
+# ## First: complied, refused, or babbled?
+#
+# The readout cannot tell. It falls when the model answers, and it falls just as far when the model
+# says nothing that is language. So look at what is *said*, on prompts that nothing was trained on,
+# before a single state is patched.
+
+# %%
+held_out = prompts[(prompts["split"] == "test") & (prompts["label"] == "harmful")]
+of_target = held_out[held_out["domain"] == TARGET]
+
+
+def outcome(lm: LanguageModel) -> dict[str, object]:
+    responses = respond(lm, of_target, scorer, max_new_tokens=16)
+    classes = responses["class"]
+    rows = [lm.chat.encode(prompt) for prompt in of_target["prompt"]]
+    masses = opener_masses(lm, rows, openers)
+    answers = rate_of(int((classes == "answer").sum()), len(classes))
+    return {
+        **{name: (classes == name).mean() for name in ("refusal", "other", "gibberish")},
+        "answer": answers.value,
+        "answer, 95%": f"{answers.low:.2f} to {answers.high:.2f}",
+        "margin (nats)": masses.margin.mean(),
+        "p_O": masses.p_O.mean(),
+        "for example": responses.loc[classes == classes.mode()[0], "response"].iloc[0],
+    }
+
+
+pd.DataFrame({lm.name: outcome(lm) for lm in (base, after, too_far)}).transpose()
+
+# %% [markdown]
+# Ten steps more and the model babbles. Its margin looks like success, so does the mass on anything
+# but openers (p_O), since the answer still *opens* well, and so would every heatmap below. We go on
+# with the one that **complied**. What it lost elsewhere, although nothing else was trained on:
+
+# %%
+elsewhere = respond(after, held_out, scorer, max_new_tokens=16)
+pd.crosstab(elsewhere["domain"], elsewhere["class"], normalize="index").round(2)
+
+# %% [markdown]
+# ## States, by layer and position
+#
+# The base model gives, the unlearned one takes: which of its states are *enough* to bring refusal
+# back? Values are shares of the gap between the two models: 0 nothing, 1 all of it.
+#
+# **The null.** A patch is a long move, and long moves do things. So every cell is also moved *as
+# far* in random directions that its own states do take (drawn from their covariance; isotropic ones
+# would do next to nothing, and make any patch look like a finding). Grey cells are within what such
+# moves reach, corrected for looking at all cells at once.
+
+# %%
+texts = of_target["prompt"].tolist()
+exchange = between_models(base, after, texts)
+by_position = patch(exchange, readout, controls=20, batch_size=64)
+by_position.plot(exchange.labels())
+
+# %% [markdown]
+# The last row is the token from which the answer is predicted; at the last layer it *is* the
+# answer, and closes the gap by construction. Before that, nothing does. (A cell may be beyond its
+# null and nothing all the same: coloured, but pale.) The numbers, with intervals over prompts and
+# the band of the random moves:
+
+# %%
+columns = ["layer", "position", "fraction", "fraction_low", "fraction_high"]
+columns += ["effect", "control_low", "control_high", "p_family_wise", "n"]
+by_position.to_dataframe()[columns].sort_values("fraction", ascending=False).head(4).round(2)
+
+# %% [markdown]
+# ## Representation or routing?
+#
+# Base states that restore nothing: perhaps the states hardly changed, and later layers *read* them
+# differently. Stitch the models at a layer, both ways round. The change then splits in two shares
+# (Shapley values) that add to 1 at every layer: what is in the **states** up to here, and what is
+# in how the layers above **read** them.
+
+# %%
+stitched = stitch(base, after, texts, readout)
+stitched.plot()
+
+# %%
+shares = stitched.to_dataframe()
+shares.assign(sum=shares["representation"] + shares["routing"]).round(2)
+
+# %% [markdown]
+# Bars are 95% over prompts; small, because the prompts of this world are alike.
+#
+# ## Components and heads
+#
+# What single layers *write*: attention, MLP, and each head's part before the output projection.
+
+# %%
+last_token = "post_instruction[-1]"
+written = patch(
+    exchange,
+    readout,
+    sites=[ATTENTION_OUT, MLP_OUT],
+    positions=["instruction", last_token],
+    controls=20,
+    batch_size=64,
+)
+written.plot(exchange.labels())
+
+# %%
+heads = patch(exchange, readout, sites=[HEADS], positions=[last_token], controls=20, batch_size=64)
+heads.plot(exchange.labels())
+
+# %% [markdown]
+# Grey is a result: no component and no head carries the change by itself. The largest number among
+# the heads is what a random move of its length may do as well; the one that is beyond chance is
+# next to nothing. Without the null we would have named the wrong one.
+#
+# ## Weights
+#
+# States can be put where a model would never go. Weights are exact: give the unlearned model one
+# module back and see what returns. The null: moves of the same module by as much, in random
+# directions. (Modules that unlearning left alone are not shown.)
+
+
+# %%
+def moved_at_random(seed: int) -> LanguageModel:
+    """The unlearned model, every matrix moved as far as from the base, in a random direction."""
+    model = copy.deepcopy(after.model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            length = (base.model.get_parameter(name) - weight).norm()
+            noise = torch.randn(weight.shape, generator=generator)
+            weight += length * noise / noise.norm()
+    return replace(after, model=model)
+
+
+def random_moves(draws: int) -> np.ndarray:
+    donors = [moved_at_random(seed) for seed in range(draws)]
+    return np.stack([restore(between_models(d, after, texts), readout).patched for d in donors])
+
+
+weights = replace(restore(exchange, readout), controls=random_moves(40))
+weights.plot()
+
+# %% [markdown]
+# The MLPs of the late layers hold most of what can be put back alone, where stitching said that the
+# change is in reading. Shares do not add up: modules work together. The reverse question, in a
+# model that kept *only* one module's change, asks what would have been enough:
+
+# %%
+restore(exchange.reversed(), readout).plot()
+
+# %% [markdown]
+# (No random moves here: grey means that the interval over prompts holds 0, a far weaker null.)
+#
+# Did the other domains lose their refusals in the same place? Share of the gap that each layer's
+# MLP gives back, by domain, beside the gap in nats; a dash where it is less than one nat.
+
+# %%
+rows = []
+for domain, of_domain in held_out.groupby("domain"):
+    given_back = restore(between_models(base, after, of_domain["prompt"].tolist()), readout)
+    table = given_back.to_dataframe().query("component == 'mlp'")
+    rows.append(table.assign(domain=domain, gap=given_back.gap))
+mlps = pd.concat(rows)
+mlps["share"] = [
+    f"{row.fraction:.2f} ({row.fraction_low:.2f} to {row.fraction_high:.2f})"
+    if row.defined
+    else "–"
+    for row in mlps.itertuples()
+]
+mlps["gap"] = mlps["gap"].round(1)
+mlps.pivot(index=["domain", "gap"], columns="layer", values="share")
+
+# %% [markdown]
+# ## Attribution patching: fast, and when to believe it
+#
+# One gradient gives all cells to first order; on a large model that is seconds against hours. It is
+# wrong where something saturates, so its correlation with the exact effects, on a few prompts,
+# belongs beside it. Here, over cells, in both directions:
+
+# %%
+kinds = {
+    "residual stream": [RESIDUAL_OUT],
+    "components": [ATTENTION_OUT, MLP_OUT],
+    "heads": [HEADS],
+}
+agreements = {}
+for way, between in (
+    ("base into after", exchange),
+    ("after into base", exchange.reversed()),
+):
+    for kind, sites in kinds.items():
+        exact = patch(between, readout, sites=sites, batch_size=64)
+        found = agreement(attribute(between, readout, sites=sites), exact)
+        agreements[way, kind] = {
+            "Pearson": found.pearson,
+            "Spearman": found.spearman,
+            "cells": found.n,
+        }
+pd.DataFrame(agreements).transpose().round(2)
+
+# %% [markdown]
+# Good for heads and components, whose patches are small. For the residual stream of the unlearned
+# model it even has the **wrong sign**: unlearning pushed the openers that it was trained on so far
+# down that the log-odds there hang on the others, and the gradient no longer sees what the patch
+# brings back. A correlation printed beside the heatmap is what would have told you.
+#
+# ## Between prompts
+#
+# The other kind of patching needs pairs: a harmful prompt and its **twin**, in which one word is
+# another. Here twins that keep the verb and change the object. Patching token by token would break
+# as soon as one word is a token longer, so positions are **roles**: you name the words, everything
+# around them is aligned by itself. The harmful prompt gives, the twin takes (denoising).
+
+# %%
+pairs = prompts[(prompts["split"] == "test") & (prompts["domain"] == TARGET)]
+twins = pairs.pivot(index="pair", columns="label")
+twins = twins[twins["intent", "harmful"] == twins["intent", "benign"]]
+
+
+def roles(label: str) -> list[dict[str, str]]:
+    words = zip(twins["intent", label], twins["object", label], strict=True)
+    return [{"intent": intent, "object": thing} for intent, thing in words]
+
+
+matched = PromptPairs(
+    twins["prompt", "harmful"], twins["prompt", "benign"], roles("harmful"), roles("benign")
+)
+print(matched.clean[0], "→", matched.corrupted[0])
+denoising = matched.denoising(base)
+enough = patch(denoising, readout, controls=40, batch_size=64)
+enough.plot(denoising.labels())
+
+# %% [markdown]
+# The decision enters with the object, is gathered at the last token in layer 1 and read out there.
+# Yet the object's own cell, which closes the whole gap, is **grey**: in this model almost any long
+# move of a harmless object's embedding brings refusal on. It was taught to answer what it knows to
+# be harmless, so losing that is enough. The effects of its random moves, in nats:
+
+# %%
+at_object = [
+    i for i, cell in enumerate(enough.cells) if (cell.layer, cell.position) == (0, "object")
+]
+moves = (enough.controls - enough.receiver).mean(axis=2)[:, at_object[0]]
+print(f"patched: {enough.effect[at_object[0]]:.1f}; random, sorted:", np.sort(moves).round(1))
+
+# %% [markdown]
+# So ask the other way round (**noising**): the twin gives, the harmful prompt takes. Which states
+# does refusal *need*? Random moves do not make a model answer.
+
+# %%
+noising = matched.noising(base)
+patch(noising, readout, controls=20, batch_size=64).plot(noising.labels())
+
+# %% [markdown]
+# ## What this does not show
+#
+# - Enough is not the same as used: a patch can wake a path that the model does not take by itself
+#   (Makelov et al. 2023). Pair it with the reverse, and with weights.
+# - One run of unlearning on one small organism. Another seed may take another path: repeat it
+#   before you believe a layer's number.
+# - Intervals are over prompts of this kind, not over models.
