@@ -91,7 +91,10 @@ def predict(
 
 
 def tournament(
-    runs: Annotated[list[Path], typer.Argument(help="Runs of `matrix` (or organism measure).")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Runs of `matrix` or organism measure; or a worlds.parquet."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of tournament.json and its figure.")],
     choices: Annotated[Path | None, typer.Option(help="Frozen choices; the shipped ones.")] = None,
     choose: Annotated[
@@ -100,14 +103,19 @@ def tournament(
     seed: Annotated[int, typer.Option(help="Of permutations and resampled worlds.")] = 0,
 ) -> None:
     """Which predictor tells best what leaked, on runs that it was not chosen on."""
+    from analyses.prediction.archive import read_worlds
     from analyses.prediction.world import load_worlds
     from analyses.progress import Progress
     from analyses.tournament import CHOICES, choose_on, read_choices, report
 
     if choose is None:
         frozen = read_choices(choices or CHOICES)
-    with Progress().stage(f"{len(runs)} runs: predictions"):
-        worlds = load_worlds(runs)
+    tables = [path for path in runs if path.suffix == ".parquet"]
+    folders = [path for path in runs if path.suffix != ".parquet"]
+    worlds = [world for path in tables for world in read_worlds(path)]
+    if folders:
+        with Progress().stage(f"{len(folders)} runs: predictions"):
+            worlds += load_worlds(folders)
     if choose is not None:
         typer.echo(choose_on(worlds, choose, seed=seed))
         return

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from analyses.prediction.archive import write_worlds
 from analyses.prediction.skill import PARTS, Skill, skill
 from analyses.prediction.world import World
 from interp.errors import InputError
@@ -47,7 +48,7 @@ def choose_on(worlds: Sequence[World], path: str | Path, *, seed: int) -> str:
 def report(
     worlds: Sequence[World], frozen: Mapping[str, Any], out: str | Path, *, seed: int
 ) -> str:
-    """The tournament in its folder (JSON, CSV, figure); what to print."""
+    """The tournament in its folder (JSON, table of worlds, figure); what to print."""
     import pandas as pd
 
     from analyses import figures
@@ -56,6 +57,7 @@ def report(
     result = tournament(worlds, frozen, seed=seed)
     folder = Path(out)
     write_json(folder / "tournament.json", result)
+    write_worlds(worlds, folder / "worlds.parquet")
     table = pd.DataFrame(
         {"predictor": row["predictor"], "kind": row["kind"], "variant": row["variant"]}
         | {part: row[part]["value"] for part in PARTS}

@@ -93,6 +93,14 @@ def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) ->
     assert found["worlds"] == ["run"] and found["choices_hash"] == hash_of(read_choices())
     assert {row["predictor"] for row in found["predictors"]} >= {"margin kernel", "TF-IDF"}
     assert Path("out/tournament.svg").is_file()
+    code, text, _ = spillover("tournament", "out/worlds.parquet", "--out", "again")
+    assert code == 0
+    again = json.loads(Path("again/tournament.json").read_text(encoding="utf-8"))
+    one, other = (
+        {row["predictor"]: row["all_pairs"]["value"] for row in result["predictors"]}
+        for result in (found, again)
+    )
+    assert one == pytest.approx(other, nan_ok=True)
 
 
 @pytest.mark.slow
