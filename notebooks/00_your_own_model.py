@@ -196,7 +196,7 @@ def set_to_harmless(vector: np.ndarray) -> AbstractContextManager[None]:
 
 
 # %%
-test = prompts[prompts["split"] == "test"].groupby("label").sample(96, random_state=0)
+test = prompts[prompts["split"] == "test"].sample(frac=1, random_state=0).groupby("label").head(96)
 
 
 def outcome() -> dict[str, str]:

@@ -101,7 +101,7 @@ def unlearned(steps: int) -> LanguageModel:
     with TemporaryDirectory() as folder:
         unlearn(lm, Mixture(forget), settings, folder=folder)
     lm.model.eval()
-    return replace(lm, name=f"after {steps} steps")
+    return lm
 
 
 after, too_far = unlearned(20), unlearned(30)  # ← yours: LanguageModel.load("…"), adapters merged
@@ -134,7 +134,8 @@ def outcome(lm: LanguageModel) -> dict[str, object]:
     }
 
 
-pd.DataFrame({lm.name: outcome(lm) for lm in (base, after, too_far)}).transpose()
+three = {"before": base, "after 20 steps": after, "after 30 steps": too_far}
+pd.DataFrame({name: outcome(lm) for name, lm in three.items()}).transpose()
 
 # %% [markdown]
 # Ten steps more and the model babbles. Its margin looks like success, so does the mass on anything
