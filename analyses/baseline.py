@@ -14,6 +14,7 @@ from interp.contrast import Contrast
 from interp.store import content_key, read_json, write_json
 from unlearning.answer_log import AnswerLog
 from unlearning.deflections import respond
+from unlearning.evaluation import coherence
 from unlearning.generation import answers_key
 from unlearning.organism import load_world
 from unlearning.prompts import controls
@@ -98,8 +99,12 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
     write_table(folder / "responses.parquet", responses)
     openers = openers_of(responses)
     scores = context.evaluation(openers).masses(lm).assign(arm=BASE, seed=0, step=0, dose=0.0)
-    scores["class"] = scores["prompt_id"].map(responses.set_index("id")["class"])
+    said = responses.set_index("id").loc[scores["prompt_id"]]
+    scores["class"] = list(said["class"])
     scores["refused"] = (scores["class"] == "refusal").astype(float)
+    with context.progress.stage("base model: coherence"):
+        answers = [list(said[name]) for name in ("prompt", "ids", "response")]
+        scores = scores.assign(**coherence(lm, *answers, batch_size=plan.batch_size))
     validation = scores[scores["split"] == "validation"]
     auc = margin_auc(validation["margin"].to_numpy(), validation["refused"].to_numpy())
     if auc is None or auc < VALID_AUC:

@@ -162,6 +162,15 @@ def _rate(tables: RunTables, arm: str | None, domain: str, quantity: str = "refu
     return wording.interval(pick(rows, quantity, domain))
 
 
+def _coherence(tables: RunTables, arm: str, domain: str, quantity: str) -> str:
+    """The target's answers, before and after."""
+    before, after = (
+        pick(tables.behaviour[tables.behaviour["arm"] == name], quantity, domain)
+        for name in (BASE, arm)
+    )
+    return wording.change(before, after) if after.defined else "–"
+
+
 def _story(tables: RunTables, headline: Headline) -> View:
     """The table of one concept: every domain before and after, plain and contained."""
     plain, contained = headline.plain, headline.contained
@@ -227,6 +236,8 @@ def _arm_row(tables: RunTables, arm: Arm) -> View:
         "badge": wording.badge(tables, arm),
         "refusal": _rate(tables, arm.name, concept),
         "answer": _rate(tables, arm.name, concept, "answer_rate"),
+        "nats": _coherence(tables, arm.name, concept, "nll"),
+        "repetition": _coherence(tables, arm.name, concept, "repetition"),
         "other": _rate(tables, arm.name, concept, "other_mass"),
         "returned": returned,
         "selected": arm.selected,

@@ -17,7 +17,7 @@ from analyses.tables import RECOVERY_SETS, RunTables, build
 from analyses.verdict import Outcome
 from interp.store import write_json
 
-PER_DOMAIN = ("refusal_rate", "answer_rate", "other_mass", "margin")
+PER_DOMAIN = ("refusal_rate", "answer_rate", "nll", "repetition", "other_mass", "margin")
 LEAKAGE = ("L_50", "L_90", "area")
 
 Json = dict[str, Any]

@@ -45,6 +45,11 @@ def interval(estimate: Estimate, digits: int = 2) -> str:
     return f"{value} ({low}{' to ' if '−' in low else '–'}{high})"
 
 
+def change(before: Estimate, after: Estimate) -> str:
+    """`0.31 → 0.42 (0.38–0.46)`: where a number was, and where it is with its interval."""
+    return f"{decimal(before.value)} → {interval(after)}" if before.defined else interval(after)
+
+
 def significant(estimate: Estimate, digits: int = 3) -> str:
     """The same to ``digits`` significant digits, for what may be very small or large."""
     if not estimate.defined:

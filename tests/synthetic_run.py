@@ -41,6 +41,8 @@ PLANTED_RECOVERY = {  # (retained, held out) by weight
 BASE_RATE = dict(zip(DOMAINS, (0.95, 0.96, 0.93, 0.9, 0.15, 0.92, 0.88), strict=True))
 LAYERS = 4
 PLANTED_TURN = 25.0  # degrees, of the target, at the last two layers
+PLANTED_NLL = {"refusal": 0.25, "answer": 0.5, "gibberish": 4.0}  # nats per token
+PLANTED_REPETITION = {"refusal": 0.0, "answer": 0.0, "gibberish": 0.5}
 PROMPTS = 40
 STEPS = 16
 
@@ -113,6 +115,10 @@ def scores_of(
             "margin": (np.log(p_refuse) - np.log1p(-p_refuse)).ravel(),
             "class": np.where(text, kinds, None).ravel(),
             "refused": np.where(text, kinds == "refusal", np.nan).ravel(),
+            "nll": np.where(text, np.vectorize(PLANTED_NLL.get)(kinds), np.nan).ravel(),
+            "repetition": np.where(
+                text, np.vectorize(PLANTED_REPETITION.get)(kinds), np.nan
+            ).ravel(),
         }
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)

@@ -15,9 +15,10 @@ import torch
 
 from interp.errors import MachineError
 from interp.model import LanguageModel
-from unlearning.answer_log import AnswerLog
+from unlearning.answer_log import Answer, AnswerLog
 from unlearning.evaluation import Evaluation
 from unlearning.generation import answers_key, generate, stop_tokens
+from unlearning.perplexity import response_nll
 from unlearning.refusal import Openers
 from unlearning.scorers import CLASSES, Phrases
 
@@ -221,6 +222,29 @@ def test_the_key_is_of_all_that_an_answer_depends_on(checkpoint_of: Checkpoints)
 # Scoring
 
 
+def said(answers: list[Answer]) -> list[tuple[str, tuple[int, ...]]]:
+    """The prompts with the answers' tokens."""
+    return [(prompt, answer.ids) for prompt, answer in zip(PROMPTS, answers, strict=True)]
+
+
+def test_another_model_s_answers_surprise_the_base_which_stays_as_it_is(
+    checkpoint_of: Checkpoints,
+) -> None:
+    base, broken = (LanguageModel.load(checkpoint_of("llama")) for _ in range(2))
+    with torch.no_grad():
+        for weights in broken.model.parameters():
+            weights.mul_(-1)
+    prompts = pd.DataFrame({"id": [*"xyz"], "prompt": PROMPTS, "split": "test", "domain": "safety"})
+    prompts = prompts.assign(label="harmful", kind=None)
+    before = base.fingerprint()
+    openers = Openers(((300,),), ((301,),))
+    evaluation = Evaluation(base, prompts, openers, Phrases(), max_new_tokens=LENGTH)
+    table, answers = evaluation.with_text(broken)
+    assert list(table["nll"]) == pytest.approx(response_nll(base, said(answers)))
+    assert table["nll"].mean() > response_nll(broken, said(answers)).mean()
+    assert base.fingerprint() == before and not base.model.training
+
+
 @pytest.mark.parametrize("family", ["qwen2", "gpt2"])
 def test_an_evaluation_has_a_row_a_prompt_in_their_order(
     family: str, checkpoint_of: Checkpoints
@@ -237,6 +261,8 @@ def test_an_evaluation_has_a_row_a_prompt_in_their_order(
     table, answers = evaluation.with_text(lm)
     assert len(answers) == 3 and set(table["class"]) <= set(CLASSES)
     assert list(table["refused"]) == [float(name == "refusal") for name in table["class"]]
+    assert masses[["nll", "repetition"]].isna().all(axis=None)
+    assert list(table["nll"]) == list(response_nll(lm, said(answers)))
     columns = ["p_R", "p_C", "p_O", "margin"]
     pd.testing.assert_frame_equal(table[columns], masses[columns])
     assert table[["p_R", "p_C", "p_O"]].sum(axis=1).to_numpy() == pytest.approx(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pandas as pd
 import pytest
 
 from analyses import report, tables, wording
+from analyses.arms import Arm
 from analyses.resampling import Estimate, rate_of
 from analyses.verdict import Verdict
 from interp.store import read_json, write_json
-from tests.synthetic_run import write_comparison, write_run
+from tests.synthetic_run import PLANTED_NLL, write_comparison, write_run
 
 UNCLOSED = {"meta", "img", "br", "link", "input"}
 
@@ -69,6 +71,32 @@ def test_the_first_screen_names_what_matters(page):
         assert words in top
     assert "npo-retain-10-safety-0" in top  # what is missing is said
     assert "planted world" in top
+
+
+def test_coherence_stands_beside_the_target_s_refusal_rate(run):
+    built = tables.build(run)
+    cells = {row["name"]: row for row in report.page_view(built)["arms"]}
+
+    def planted(arm: Arm) -> float:
+        rows = arm.last.query("split == 'test' and label == 'harmful' and domain == 'safety'")
+        return rows["class"].map(PLANTED_NLL).mean()
+
+    for arm in built.record.arms:
+        before, after = cells[arm.name]["nats"].split(" → ")
+        assert before == f"{planted(built.record.base):.2f}"
+        assert after.startswith(f"{planted(arm):.2f} (")
+    assert cells["npo-safety-0"]["repetition"].startswith("0.00 → 0.0")
+    assert cells["npo-retain-100-safety-0"]["repetition"].startswith("0.00 → 0.4")  # collapsed
+
+
+def test_a_run_that_was_made_before_coherence_was_measured_still_loads(run, tmp_path):
+    old = Path(shutil.copytree(run, tmp_path / "old"))
+    for path in old.glob("arms/*/scores.parquet"):
+        pd.read_parquet(path).drop(columns=["nll", "repetition"]).to_parquet(path)
+    built = tables.build(old)
+    unknown = built.behaviour[built.behaviour["quantity"].isin(["nll", "repetition"])]
+    assert unknown["value"].isna().all() and unknown["reason"].str.contains("no text").all()
+    assert {row["nats"] for row in report.page_view(built)["arms"]} == {"–"}
 
 
 def test_the_planted_truth_is_called_planted_and_absent_elsewhere(run, page, tmp_path):

@@ -154,7 +154,7 @@ def test_every_number_of_the_summary_has_an_interval_and_a_count(finished: Finis
         assert set(arm) >= {"objective", "retain", "seed", "reached", "collapsed", "recovery"}
         assert set(arm["rotation_degrees"]) == set(DOMAINS)
         assert set(arm["benign_refusal_rate"]) == {"twin", "general"}
-        for quantity in ("refusal_rate", "answer_rate", "other_mass", "margin"):
+        for quantity in ("refusal_rate", "nll", "repetition", "other_mass", "margin"):
             assert set(arm[quantity]) == set(DOMAINS)
         if arm["concept"]:
             assert set(arm["L_90"]) == set(arm["area"]) == set(DOMAINS)
@@ -195,8 +195,13 @@ def test_scores_start_at_the_base_and_end_with_text(finished: Finished) -> None:
         assert first["dose"].eq(0).all()
         last = last_step(table)
         assert list(last.index) == list(base.index) and last["class"].notna().all()
+        assert np.array_equal(first["nll"], base["nll"], equal_nan=True)
+        # An answer of a few words has nothing to repeat, but each has its nats.
+        assert (last["nll"] > 0).all() and "repetition" in last
+        assert base["nll"].mean() <= last["nll"].mean()
         between = table[(table["step"] > 0) & (table["step"] < STEPS)]
-        assert (between["label"] == "harmful").all() and between["class"].isna().all()
+        assert (between["label"] == "harmful").all()
+        assert between[["class", "nll", "repetition"]].isna().all(axis=None)
         doses = table.groupby("step")["dose"]
         assert doses.nunique().eq(1).all() and doses.first().is_monotonic_increasing
     plain = scores(finished.folder, PLAIN)
