@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike
 from torch import Tensor
 
 from interp.activation_stores import Arrays, InMemory, OnDisk, read_folder
+from interp.back_off import in_fitting_batches
 from interp.backends import Backend, Forward, torch_hooks
 from interp.chat import Tokens
 from interp.errors import InputError
@@ -114,7 +115,7 @@ def collect(
         positions: which tokens; see :mod:`interp.positions`.
         sites: what is read in a layer; see :mod:`interp.sites`.
         ids: of the prompts; their numbers by default.
-        batch_size: prompts in one forward.
+        batch_size: prompts in one forward; fewer once a batch did not fit into memory.
         dtype: to keep the states in.
         folder: keep them there, memory-mapped, instead of in memory. A folder that was begun with
             the same prompts and model is gone on with, a finished one is read.
@@ -124,6 +125,7 @@ def collect(
     Raises:
         InputError: no prompts, an unknown layer, a site that the model does not have, an empty
             position, states too large for ``dtype``, or a folder of other activations.
+        MachineError: a single prompt does not fit into memory.
     """
     wanted = chosen_layers(lm, layers)
     rows = [encoded(lm, text) for text in texts]
@@ -157,9 +159,14 @@ def collect(
             about["prompts"] = content_key([row.ids for row in rows], spans)
             store = OnDisk(folder, about, token_ids, states_of([0]), _rounding(lm))
         pending = np.flatnonzero(store.pending).tolist()
-        for batch in batches_by_length([rows[i] for i in pending], batch_size):
+        batches = in_fitting_batches(
+            [rows[i] for i in pending],
+            batch_size,
+            lambda some: states_of([pending[i] for i in some]),
+        )
+        for batch, states in batches:
             chosen = [pending[i] for i in batch]
-            store.put(chosen, states_of(chosen))
+            store.put(chosen, states)
             if progress is not None:
                 progress(len(chosen))
     return Activations(store.arrays, wanted, names, token_ids, about["computed_in"])

@@ -7,12 +7,11 @@ size is a wish. Rows are taken longest first: memory runs out early or not at al
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import TypeVar
 
 import torch
 
-from interp.chat import Tokens
 from interp.errors import MachineError
 
 Result = TypeVar("Result")
@@ -28,7 +27,7 @@ _SIGNS = (
 
 
 def in_fitting_batches(
-    rows: Sequence[Tokens], batch_size: int, work: Callable[[list[int]], Result]
+    rows: Sequence[Sized], batch_size: int, work: Callable[[list[int]], Result]
 ) -> Iterator[tuple[list[int], Result]]:
     """Do ``work`` on rows of like length, at most ``batch_size`` at a time.
 

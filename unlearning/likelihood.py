@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.activations import batches_by_length
+from interp.back_off import in_fitting_batches
 from interp.chat import Tokens
 from interp.model import LanguageModel
+from interp.undisturbed import undisturbed
 
 # Logits in float32 at a time: 32 MB.
 CHUNK = 2**23
@@ -104,18 +105,23 @@ def _chunks(logits: Float[Tensor, "batch token vocab"]) -> list[slice]:
     return [slice(start, start + size) for start in range(0, batch, size)]
 
 
-@torch.no_grad()
 def reference_log_probs(
     lm: LanguageModel, rows: Sequence[Tokens], *, batch_size: int = 32
 ) -> list[Float[Tensor, " response"]]:
-    """Per-token log-probs of each row's response under the model as it is, on the CPU."""
-    training = lm.model.training
-    lm.model.eval()
+    """Per-token log-probs of each row's response under the model as it is, on the CPU.
+
+    Raises:
+        MachineError: a single row does not fit into memory; batches that do not are halved.
+    """
     found: list[Tensor] = [torch.empty(0)] * len(rows)
-    for chosen in batches_by_length(rows, batch_size):
+
+    def read(chosen: list[int]) -> list[Tensor]:
         batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
         log_probs, mask = response_log_probs(lm.model, lm.inputs(batch), batch.response_mask)
-        for i, values, where in zip(chosen, log_probs, mask, strict=True):
-            found[i] = values[where].cpu()
-    lm.model.train(training)
+        return [values[where].cpu() for values, where in zip(log_probs, mask, strict=True)]
+
+    with undisturbed(lm.model):
+        for chosen, log_probs in in_fitting_batches(rows, batch_size, read):
+            for i, values in zip(chosen, log_probs, strict=True):
+                found[i] = values
     return found

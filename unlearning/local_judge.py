@@ -18,8 +18,9 @@ from itertools import takewhile
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
-from interp.activations import batches_by_length
+from interp.back_off import in_fitting_batches
 from interp.chat import Tokens
 from interp.errors import InputError, ModelError
 from interp.model import LanguageModel, check_source
@@ -114,16 +115,22 @@ class LocalJudge:
         """Probability that the reply begins with each verdict, in the rubric's order.
 
         Rows do not add to 1: the rest is what the model would say instead.
+
+        Raises:
+            MachineError: a single question does not fit into memory; batches that do not are
+            halved.
         """
         lead, openings = self._openings()
         rows = [self._encoded(*pair, lead) for pair in zip(prompts, responses, strict=True)]
         self._require_room(rows)
         found = np.zeros((len(rows), len(openings)))
-        for chosen in batches_by_length(rows, self.batch_size):
-            logits = self.lm.logits(
-                self.lm.chat.pad([rows[i] for i in chosen], self.lm.device), keep=1
-            )
-            log_probs = logits[:, -1].float().log_softmax(dim=-1).cpu().double()
+
+        def read(chosen: list[int]) -> Tensor:
+            batch = self.lm.chat.pad([rows[i] for i in chosen], self.lm.device)
+            logits = self.lm.logits(batch, keep=1)[:, -1]
+            return logits.float().log_softmax(dim=-1).cpu().double()
+
+        for chosen, log_probs in in_fitting_batches(rows, self.batch_size, read):
             for column, ids in enumerate(openings):
                 found[chosen, column] = log_probs[:, list(ids)].exp().sum(dim=-1).numpy()
             if progress is not None:

@@ -7,16 +7,16 @@ reason a strange one. So a response has the same value as text and as the ids th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from interp.activations import batches_by_length
+from interp.back_off import in_fitting_batches
 from interp.chat import Tokens
 from interp.model import LanguageModel
+from interp.undisturbed import undisturbed
 from unlearning.generation import stop_tokens
 from unlearning.likelihood import response_width, token_log_probs
 
@@ -39,17 +39,20 @@ def response_nll(
     Args:
         lm: the model that is surprised; its chat format renders the prompts.
         rows: (prompt, response); a response is text or the token ids that a model generated.
-        batch_size: rows in one forward at most; fewer where the logits would not fit.
+        batch_size: rows in one forward at most; fewer where the logits would be too many, or once
+            a batch did not fit into memory.
         progress: called with the number of rows just done.
 
     Returns:
         One value a row; NaN where the response is empty.
+
+    Raises:
+        MachineError: a single row does not fit into memory.
     """
     found = response_token_nll(lm, rows, batch_size=batch_size, progress=progress)
     return np.array([tokens.mean() if tokens.size else np.nan for tokens in found], np.float64)
 
 
-@torch.no_grad()
 def response_token_nll(
     lm: LanguageModel,
     rows: Sequence[tuple[str, Response]],
@@ -64,24 +67,34 @@ def response_token_nll(
     encoded = [_encode(lm, prompt, response) for prompt, response in rows]
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
     spoken = [i for i, tokens in enumerate(encoded) if _length(tokens)]
-    training = lm.model.training
-    lm.model.eval()
     if progress is not None and len(spoken) < len(rows):
         progress(len(rows) - len(spoken))
-    for chosen in _batches([encoded[i] for i in spoken], batch_size, _vocabulary(lm)):
-        places = [spoken[i] for i in chosen]
-        batch = lm.chat.pad([encoded[i] for i in places], lm.device)
-        kept = response_width(batch.response_mask)
-        # The token at column t is predicted at column t - 1.
-        logits = lm.logits(batch, keep=kept + 1)[:, :-1]
-        mask = batch.response_mask[:, -kept:]
-        log_probs = token_log_probs(logits, batch.input_ids[:, -kept:], mask)
-        for place, values, where in zip(places, log_probs, mask, strict=True):
-            found[place] = -values[where].double().cpu().numpy()
-        if progress is not None:
-            progress(len(places))
-    lm.model.train(training)
+    texts = [encoded[i] for i in spoken]
+
+    def read(chosen: list[int]) -> list[np.ndarray]:
+        some = [texts[i] for i in chosen]
+        fitting = max(1, LARGEST_LOGITS // ((max(map(_length, some)) + 1) * _vocabulary(lm)))
+        starts = range(0, len(some), fitting)
+        return [nll for start in starts for nll in _nll(lm, some[start : start + fitting])]
+
+    with undisturbed(lm.model):
+        for chosen, of_batch in in_fitting_batches(texts, batch_size, read):
+            for i, nll in zip(chosen, of_batch, strict=True):
+                found[spoken[i]] = nll
+            if progress is not None:
+                progress(len(chosen))
     return found
+
+
+def _nll(lm: LanguageModel, rows: Sequence[Tokens]) -> list[np.ndarray]:
+    """Of the rows' responses, in one forward."""
+    batch = lm.chat.pad(rows, lm.device)
+    kept = response_width(batch.response_mask)
+    # The token at column t is predicted at column t - 1.
+    logits = lm.logits(batch, keep=kept + 1)[:, :-1]
+    mask = batch.response_mask[:, -kept:]
+    log_probs = token_log_probs(logits, batch.input_ids[:, -kept:], mask)
+    return [-nll[said].double().cpu().numpy() for nll, said in zip(log_probs, mask, strict=True)]
 
 
 def _encode(lm: LanguageModel, prompt: str, response: Response) -> Tokens:
@@ -105,12 +118,3 @@ def _length(tokens: Tokens) -> int:
 
 def _vocabulary(lm: LanguageModel) -> int:
     return int(lm.model.config.get_text_config(decoder=True).vocab_size)
-
-
-def _batches(rows: Sequence[Tokens], batch_size: int, vocabulary: int) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, of which each one's logits can be held."""
-    for chosen in batches_by_length(rows, batch_size):
-        longest = max(_length(rows[i]) for i in chosen) + 1
-        fitting = max(1, LARGEST_LOGITS // (longest * vocabulary))
-        for start in range(0, len(chosen), fitting):
-            yield chosen[start : start + fitting]

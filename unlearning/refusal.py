@@ -18,11 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import batches_by_length
+from interp.back_off import in_fitting_batches
 from interp.chat import Tokens
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.readout import Readout, log_odds
+from interp.undisturbed import undisturbed
 
 Opener = tuple[int, ...]
 
@@ -113,7 +114,6 @@ def _shares(responses: Sequence[Sequence[int]], length: int) -> dict[Opener, flo
     return {opener: n / total for opener, n in counts.items() if n / total >= RAREST}
 
 
-@torch.no_grad()
 def opener_masses(
     lm: LanguageModel,
     rows: Sequence[Tokens],
@@ -128,18 +128,24 @@ def opener_masses(
 
     Args:
         rows: prompts as ``lm.chat.encode`` gives them, without a response.
+        batch_size: rows in one forward; fewer once a batch did not fit into memory.
+
+    Raises:
+        MachineError: a single prompt does not fit into memory.
     """
     found = np.empty((len(rows), 4))
-    training = lm.model.training
-    lm.model.eval()
-    for chosen in batches_by_length(rows, batch_size):
+
+    def masses(chosen: list[int]) -> Float[np.ndarray, "prompt mass"]:
         log_R, log_not_R, log_C = _class_log_probs(lm, [rows[i] for i in chosen], openers)
         p_R, p_C = log_R.exp(), log_C.exp()
         p_O = (1 - p_R - p_C).clamp(min=0)
-        found[chosen] = torch.stack([p_R, p_C, p_O, log_R - log_not_R], dim=1).numpy()
-        if progress is not None:
-            progress(len(chosen))
-    lm.model.train(training)
+        return torch.stack([p_R, p_C, p_O, log_R - log_not_R], dim=1).numpy()
+
+    with undisturbed(lm.model):
+        for chosen, of_batch in in_fitting_batches(rows, batch_size, masses):
+            found[chosen] = of_batch
+            if progress is not None:
+                progress(len(chosen))
     return Masses(*found.T)
 
 

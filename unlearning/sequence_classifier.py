@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.back_off import in_fitting_batches
 from interp.errors import InputError, ModelError
 from interp.model import check_source
 from unlearning.scorers import FINE_CLASSES
@@ -130,17 +131,22 @@ class SequenceClassifier:
         *,
         progress: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "answer label"]:
-        """The model's outputs, on the CPU and in float32."""
+        """The model's outputs, on the CPU and in float32.
+
+        Raises:
+            MachineError: a single text does not fit into memory; batches that do not are halved.
+        """
         encoded = self._encoded(prompts, responses, truncation=True)
-        lengths = [len(ids) for ids in encoded["input_ids"]]
-        order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
-        found = torch.zeros(len(lengths), len(self.classes))
+        found = torch.zeros(len(encoded["input_ids"]), len(self.classes))
         model = self._model
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
+
+        def read(chosen: list[int]) -> Tensor:
             rows = {name: [values[place] for place in chosen] for name, values in encoded.items()}
             batch = self._tokenizer.pad(rows, return_tensors="pt").to(model.device)
-            found[chosen] = model(**batch).logits.float().cpu()
+            return model(**batch).logits.float().cpu()
+
+        for chosen, logits in in_fitting_batches(encoded["input_ids"], self.batch_size, read):
+            found[chosen] = logits
             if progress is not None:
                 progress(len(chosen))
         return found

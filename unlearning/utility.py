@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations import batches_by_length
+from interp.back_off import in_fitting_batches
 from interp.chat import Tokens
 from interp.errors import InputError
 from interp.model import LanguageModel
+from interp.undisturbed import undisturbed
 from unlearning.likelihood import reference_log_probs, response_width
 
 POSITIONS = 8
@@ -28,7 +29,6 @@ WINDOW = 1024
 Advance = Callable[[int], None]
 
 
-@torch.no_grad()
 def answer_logits(
     lm: LanguageModel,
     prompts: Sequence[str],
@@ -42,25 +42,30 @@ def answer_logits(
 
     On the CPU and in the model's own number format, so that nothing is lost while the model makes
     room for another. An answer of fewer tokens has fewer rows.
+
+    Raises:
+        MachineError: a single row does not fit into memory; batches that do not are halved.
     """
     rows = [
         lm.chat.encode(prompt, tuple(answer)[:positions])
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     found: list[Tensor] = [torch.empty(0)] * len(rows)
-    training = lm.model.training
-    lm.model.eval()
-    for chosen in batches_by_length(rows, batch_size):
+
+    def read(chosen: list[int]) -> list[Tensor]:
         batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
         kept = response_width(batch.response_mask)
         # The token at column t is predicted at column t − 1.
         logits = lm.logits(batch, keep=kept + 1)[:, :-1]
         mask = batch.response_mask[:, batch.response_mask.shape[1] - kept :]
-        for i, values, where in zip(chosen, logits, mask, strict=True):
-            found[i] = values[where].cpu()
-        if progress is not None:
-            progress(len(chosen))
-    lm.model.train(training)
+        return [values[where].cpu() for values, where in zip(logits, mask, strict=True)]
+
+    with undisturbed(lm.model):
+        for chosen, logits in in_fitting_batches(rows, batch_size, read):
+            for i, values in zip(chosen, logits, strict=True):
+                found[i] = values
+            if progress is not None:
+                progress(len(chosen))
     return found
 
 

@@ -1,0 +1,127 @@
+"""Everything that reads a model backs off on a small device, finds the same and leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from interp.activations import collect
+from interp.errors import MachineError
+from interp.model import LanguageModel
+from interp.sites import RESIDUAL_IN, RESIDUAL_OUT
+from unlearning.likelihood import reference_log_probs
+from unlearning.local_judge import LocalJudge
+from unlearning.perplexity import response_token_nll
+from unlearning.refusal import Openers, opener_masses
+from unlearning.sequence_classifier import SequenceClassifier
+from unlearning.utility import answer_logits
+
+Checkpoints = Callable[[str], Path]
+Read = Callable[[LanguageModel], list[Any]]
+
+PROMPTS = [f"{start} do bees build {end}" for start in ("Why", "How") for end in ("a hive?", "x")]
+SAID = ["Bees build cells of wax.", "No.", "They dance, and then they build.", "Of wax."]
+# R and C share their first token, so that there are two forwards.
+OPENERS = Openers(((300, 310),), ((300, 311), (301,)))
+
+
+def masses(lm: LanguageModel) -> list[Any]:
+    found = opener_masses(lm, [lm.chat.encode(p) for p in PROMPTS], OPENERS, batch_size=4)
+    return list(vars(found).values())
+
+
+def log_probs(lm: LanguageModel) -> list[Any]:
+    rows = [lm.chat.encode(*pair) for pair in zip(PROMPTS, SAID, strict=True)]
+    return [values.numpy() for values in reference_log_probs(lm, rows, batch_size=4)]
+
+
+def nll(lm: LanguageModel) -> list[Any]:
+    return response_token_nll(lm, list(zip(PROMPTS, SAID, strict=True)), batch_size=4)
+
+
+def logits(lm: LanguageModel) -> list[Any]:
+    answers = [lm.chat.encode("", said).ids[-3:] for said in SAID]
+    return [rows.numpy() for rows in answer_logits(lm, PROMPTS, answers, batch_size=4)]
+
+
+def states(lm: LanguageModel) -> list[Any]:
+    found = collect(lm, PROMPTS, sites=[RESIDUAL_IN, RESIDUAL_OUT], batch_size=4)
+    return list(found.sites.values())
+
+
+@contextmanager
+def holding(model: nn.Module, rows: int) -> Iterator[list[int]]:
+    """A device on which only so many rows fit; gives the sizes that were tried."""
+    tried: list[int] = []
+
+    def enter(_module: nn.Module, _arguments: Any, keywords: dict[str, Any]) -> None:
+        tried.append(len(keywords["input_ids"]))
+        if tried[-1] > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    handle = model.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        yield tried
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("read", [masses, log_probs, nll, logits, states])
+def test_a_smaller_batch_finds_the_same(read: Read, checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("gpt2"))  # with dropout, which must not be there
+    expected = read(lm)
+    lm.model.train()
+    lm.layers[1].eval()  # as training code leaves a part that it froze
+    modes = [module.training for module in lm.model.modules()]
+    before = torch.random.get_rng_state()
+    with holding(lm.model, 3) as tried:
+        found = read(lm)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+    assert max(tried) == 4 and {n for n in tried if n > 1} == {4, 2}
+    with holding(lm.model, 0), pytest.raises(MachineError, match="a single prompt of"):
+        read(lm)
+    assert [module.training for module in lm.model.modules()] == modes
+    assert torch.equal(torch.random.get_rng_state(), before) and torch.is_grad_enabled()
+
+
+def test_a_collection_on_disk_goes_on_after_memory_ran_out(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    with holding(lm.model, 2):
+        found = collect(lm, PROMPTS, folder=tmp_path / "states", batch_size=4)
+    np.testing.assert_allclose(found.states, collect(lm, PROMPTS).states, atol=2e-5)
+
+
+def test_a_judge_backs_off(checkpoint_of: Checkpoints) -> None:
+    judge = LocalJudge(str(checkpoint_of("qwen2")), least_mass=0.0)
+    expected = judge.probabilities(PROMPTS, SAID)
+    with holding(judge.lm.model, 2) as tried:
+        np.testing.assert_allclose(judge.probabilities(PROMPTS, SAID), expected, rtol=1e-4)
+    assert tried == [4, 2, 2]
+
+
+def test_a_sequence_classifier_backs_off(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_of("qwen2"))
+    tokenizer.save_pretrained(tmp_path)
+    Qwen2ForSequenceClassification(
+        Qwen2Config(
+            vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, intermediate_size=64, id2label={0: "refusal", 1: "answer"},
+        )
+    ).save_pretrained(tmp_path)  # fmt: skip
+    classifier = SequenceClassifier(str(tmp_path), batch_size=4)
+    expected = classifier.logits(PROMPTS, SAID)
+    with holding(classifier._model, 2) as tried:
+        torch.testing.assert_close(classifier.logits(PROMPTS, SAID), expected)
+    assert tried == [4, 2, 2]
