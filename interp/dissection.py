@@ -5,6 +5,9 @@ stream (a norm after attention in Gemma 2, a dropout in GPT-NeoX). What the tens
 everywhere: attention is the module that takes an attention mask, the MLP is the other one with
 weight matrices, and a tensor that leaves one module and enters the next is the same tensor. What is
 found this way is then checked: the parts must add up to the layer's output.
+
+What is found is kept with the model, since interventions ask on every entry, and found again where
+a layer has other modules than it had then (an adapter put in or taken out).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from interp.hooks import Point, hidden_of, stopping_after
 from interp.model import LanguageModel
 from interp.undisturbed import undisturbed
+from interp.window import probing
 
 # Layers of other types (linear attention) have another number of heads than the config says.
 SOFTMAX_ATTENTION = ("attention", "full_attention", "sliding_attention", "chunked_attention")
@@ -43,6 +47,14 @@ class Parts:
     heads: Point | None = None
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A layer's parts, and the modules in which they were found."""
+
+    modules: tuple[object, ...]
+    parts: Parts
+
+
 @dataclass(eq=False)
 class _Call:
     """One call of a module; inner calls are those that it made.
@@ -58,7 +70,25 @@ class _Call:
 
 
 def dissect(lm: LanguageModel, layers: Sequence[int]) -> Mapping[int, Parts]:
-    """The parts of each of ``layers``, from a forward over a few tokens up to the last of them."""
+    """The parts of each of ``layers``, from a forward over a few tokens up to the last of them.
+
+    The forward is nobody's row: interventions at positions choose none of its tokens.
+    """
+    known: dict[int, _Known] = lm.found_out.setdefault("parts", {})
+    built = {i: _modules(lm.layers[i]) for i in layers}
+    changed = [i for i in layers if i not in known or known[i].modules != built[i]]
+    if changed:
+        for i, parts in _dissect(lm, changed).items():
+            known[i] = _Known(built[i], parts)
+    return {i: known[i].parts for i in layers}
+
+
+def _modules(layer: nn.Module) -> tuple[object, ...]:
+    """What a layer's parts depend on; modules are compared by identity."""
+    return *layer.modules(), any(p.is_meta for p in layer.parameters())
+
+
+def _dissect(lm: LanguageModel, layers: Sequence[int]) -> dict[int, Parts]:
     # Without weights (a model that runs elsewhere) shapes and storages tell the same.
     offloaded = any(hasattr(module, "_hf_hook") for module in lm.model.modules())
     meta = all(p.is_meta for p in lm.model.parameters()) and not offloaded
@@ -66,6 +96,7 @@ def dissect(lm: LanguageModel, layers: Sequence[int]) -> Mapping[int, Parts]:
     calls: dict[int, list[_Call]] = {i: [] for i in layers}
     with ExitStack() as stack:
         stack.enter_context(undisturbed(lm.model))
+        stack.enter_context(probing())
         for i in layers:
             _watch(lm.layers[i], calls[i], stack)
         stack.enter_context(stopping_after(lm.layers[max(layers)]))

@@ -31,7 +31,7 @@ from interp.errors import InputError
 from interp.hooks import Hidden, writing
 from interp.model import LanguageModel
 from interp.sites import ATTENTION_OUT, MLP_OUT, RESIDUAL_IN, RESIDUAL_OUT, Site, points
-from interp.window import Columns, probing, selecting
+from interp.window import Columns, selecting
 
 # After an edit at each of these, no block has written what was removed back into the stream.
 ALL_WRITES: tuple[Site, ...] = (RESIDUAL_IN, ATTENTION_OUT, MLP_OUT)
@@ -77,8 +77,7 @@ def intervene(
         raise InputError(
             f"{len(by_layer)} edits for {len(chosen)} layers; give one for each, or one for all"
         )
-    with probing():
-        places = points(lm, chosen, sites)
+    places = points(lm, chosen, sites)
     with ExitStack() as stack:
         columns = stack.enter_context(selecting(lm, positions)) if positions else None
         for at_site in places:

@@ -106,6 +106,11 @@ class LanguageModel:
         inner = getattr(self.model, "get_base_model", lambda: self.model)()
         return frozenset(inspect.signature(inner.forward).parameters)
 
+    @cached_property
+    def found_out(self) -> dict[str, Any]:
+        """What others have found out about the model at a cost, kept for as long as it is."""
+        return {}
+
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Keyword arguments of the model's forward for ``batch``; position ids where taken."""
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}

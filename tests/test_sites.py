@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,8 @@ def test_sites_are_found_inside_an_intervention(checkpoint: Path, site: Site) ->
     plain = points(lm, [0, 1], list(SITES.values()))
     ((place,),) = points(lm, [1], [site])
     with writing(place, lambda hidden: hidden * 3 + 1):
-        assert points(lm, [0, 1], list(SITES.values())) == plain
+        # Another LanguageModel of the same model, which has nothing found out yet.
+        assert points(replace(lm), [0, 1], list(SITES.values())) == plain
         edited = collect(lm, PROMPTS, sites=[site])[site]
     assert edited[:, 1] == pytest.approx(3 * collect(lm, PROMPTS, sites=[site])[site][:, 1] + 1)
 
@@ -129,3 +131,36 @@ def test_looking_for_sites_leaves_nothing_behind(checkpoint_of: Checkpoints) -> 
     points(lm, [0, 3], list(SITES.values()))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
     assert isinstance(lm.layers, nn.ModuleList)
+
+
+def forwards(lm: LanguageModel, find: Callable[[], object]) -> int:
+    """How often the model runs while something is looked for."""
+    counted: list[int] = []
+    handle = lm.model.get_input_embeddings().register_forward_pre_hook(lambda *_: counted.append(1))
+    find()
+    handle.remove()
+    return len(counted)
+
+
+def test_what_was_found_is_looked_for_once(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    sites = list(SITES.values())
+    assert forwards(lm, lambda: points(lm, [0, 2], sites)) == 1
+    assert forwards(lm, lambda: points(lm, [2], sites)) == 0
+    assert forwards(lm, lambda: points(lm, range(LAYERS), sites)) == 1
+    assert points(lm, range(LAYERS), sites) == points(replace(lm), range(LAYERS), sites)
+
+
+def test_adapters_put_in_and_taken_out_are_found_anew(checkpoint_of: Checkpoints) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    plain = points(lm, [1, 2], [HEADS, MLP_OUT])
+    options = {"r": 2, "target_modules": ["o_proj"], "layers_to_transform": [2]}
+    adapted = get_peft_model(lm.model, LoraConfig(**options))  # which changes lm.model itself
+    found = points(lm, [1, 2], [HEADS, MLP_OUT])
+    assert found == points(replace(lm), [1, 2], [HEADS, MLP_OUT])
+    # The adapter reads what the projection reads, so a hook on the bare projection would miss it.
+    assert found[0][0] == plain[0][0] and found[0][1] != plain[0][1]
+    adapted.unload()
+    assert points(lm, [1, 2], [HEADS, MLP_OUT]) == plain

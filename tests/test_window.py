@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from interp.activations import collect
 from interp.errors import InputError
 from interp.hooks import hidden_of, reading
 from interp.interventions import add, intervene
 from interp.model import LanguageModel
 from interp.positions import every_token, last_token
+from interp.sites import ATTENTION_OUT, MLP_OUT, Site
 from interp.window import (
     Columns,
     Window,
@@ -112,6 +114,20 @@ def test_rows_that_are_not_known_are_refused(llama: LanguageModel) -> None:
         last_logits(llama)
     with pytest.raises(InputError, match="start at -1"):
         from_end(0)
+
+
+@pytest.mark.parametrize("site", [MLP_OUT, ATTENTION_OUT])
+def test_sites_are_found_where_only_some_rows_are_known(
+    site: Site, checkpoint_of: Checkpoints
+) -> None:
+    """What is looked for takes a forward of its own, over a row that nobody knows."""
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    rows = [lm.chat.encode(prompt) for prompt in PROMPTS]
+    where = positions_of(rows, last_token)
+    with add(lm, random_direction(), layers=[1], positions=where):
+        inside = collect(lm, rows, sites=[site])[site]
+    outside = collect(lm, rows, sites=[site])[site]
+    assert (inside[:, :2] == outside[:, :2]).all() and (inside[:, 2:] != outside[:, 2:]).any()
 
 
 def test_a_window_counts_a_row_s_own_tokens(llama: LanguageModel) -> None:
