@@ -123,14 +123,8 @@ class Chat:
         A response given as text is tokenized as the template would place it and closed with the
         end-of-turn token; one given as token ids is taken as it is.
         """
-        pieces = (
-            ("system", self._before),
-            ("instruction", prompt.strip()),
-            ("post_instruction", self._after),
-            ("response_prefix", self.response_prefix),
-        )
-        text = "".join(piece for _, piece in pieces)
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        pieces = self._pieces(prompt)
+        encoding = self._with_offsets(pieces)
         ids, starts = list(encoding["input_ids"]), [a for a, _ in encoding["offset_mapping"]]
         spans: dict[str, slice] = {}
         token = character = 0
@@ -147,6 +141,16 @@ class Chat:
             spans["response"] = slice(len(ids), len(ids) + len(response))
             ids += [int(i) for i in response]
         return Tokens(tuple(ids), spans)
+
+    def offsets(self, prompt: str) -> list[tuple[int, int]]:
+        """The characters that each token of ``encode(prompt)`` covers: (token, 2), half-open.
+
+        They count from the first character of ``prompt.strip()``. Tokens of the template lie
+        before 0 or from its length on, or reach across where a token holds some of both.
+        """
+        first = len(self._before)
+        encoding = self._with_offsets(self._pieces(prompt))
+        return [(start - first, stop - first) for start, stop in encoding["offset_mapping"]]
 
     def pad(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> Batch:
         """Left-pad ``rows`` into one batch, with position ids that start at each row's BOS."""
@@ -165,6 +169,19 @@ class Chat:
                 response[i, offset + span.start : offset + span.stop] = True
         position = (mask.cumsum(-1) - 1).clamp(min=0)
         return Batch(*(t.to(device) for t in (ids, mask, position, response)))
+
+    def _pieces(self, prompt: str) -> tuple[tuple[str, str], ...]:
+        """The rendered prompt, by the names of its spans."""
+        return (
+            ("system", self._before),
+            ("instruction", prompt.strip()),
+            ("post_instruction", self._after),
+            ("response_prefix", self.response_prefix),
+        )
+
+    def _with_offsets(self, pieces: Sequence[tuple[str, str]]) -> Any:
+        text = "".join(piece for _, piece in pieces)
+        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])

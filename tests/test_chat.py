@@ -97,6 +97,24 @@ def test_the_instruction_s_span_is_the_prompt(prompt: str, chats: dict[str, Chat
         assert whole == chat.tokenizer.decode(list(tokens.ids))
 
 
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_offsets_are_where_tokens_stand_in_the_prompt(prompt: str, chats: dict[str, Chat]) -> None:
+    for chat in chats.values():
+        tokens, offsets = chat.encode(prompt), chat.offsets(f"  {prompt}\n")
+        assert len(offsets) == len(tokens)
+        assert all(start <= stop for start, stop in offsets)
+        assert [start for start, _ in offsets] == sorted(start for start, _ in offsets)
+        for i, (start, stop) in enumerate(offsets):
+            said = chat.tokenizer.decode([tokens.ids[i]])
+            if start >= 0 and stop <= len(prompt) and said.isascii():
+                assert prompt[start:stop].strip() == said.strip()
+        # Together they cover the prompt, and a token starts in it that its span has.
+        covered = {c for start, stop in offsets for c in range(start, stop)}
+        assert covered >= {c for c, letter in enumerate(prompt) if not letter.isspace()}
+        span = tokens.spans["instruction"]
+        assert all(0 <= start < len(prompt) for start, _ in offsets[span])
+
+
 def test_space_around_the_prompt_is_nothing(chats: dict[str, Chat]) -> None:
     for chat in chats.values():
         assert chat.encode("  Why?\n").ids == chat.encode("Why?").ids

@@ -90,7 +90,7 @@ def with_roles(chat: Chat, prompt: str, roles: Roles) -> Tokens:
         return with_each_token(row)
     text = prompt.strip()
     ranges = sorted((*_place(text, phrase), name) for name, phrase in roles.items())
-    offsets = _offsets(chat, text, row)
+    offsets = chat.offsets(prompt)
     spans: dict[str, slice] = {}
     cursor, name = row.spans["instruction"].start, ""
     for start, stop, name in ranges:
@@ -124,13 +124,3 @@ def _place(text: str, phrase: Phrase) -> tuple[int, int]:
         )
     start = text.index(phrase)
     return start, start + len(phrase)
-
-
-def _offsets(chat: Chat, text: str, row: Tokens) -> list[tuple[int, int]]:
-    """The characters of ``text`` that each token covers; the template's lie outside of it."""
-    around = chat.fingerprint
-    rendered = around["before"] + text + around["after"] + around["response_prefix"]
-    encoding = chat.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    assert tuple(encoding["input_ids"]) == row.ids
-    shift = len(around["before"])
-    return [(a - shift, b - shift) for a, b in encoding["offset_mapping"]]
