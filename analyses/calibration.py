@@ -21,7 +21,8 @@ def calibrate(path: str | Path, out: str | Path, *, label: str | None = None) ->
             ``refused``, else ``label`` by default.
 
     Returns:
-        How many answers of each class were written; empty and gibberish ones are left out.
+        How many answers of each class were written, gibberish among them; left out is only what
+        a rule tells without learning (empty answers, text that is plainly no language).
 
     Raises:
         InputError: a file, a column or a label cannot be used.
