@@ -16,7 +16,7 @@ import pandas as pd
 from analyses.leakage import FEWEST_STEPS
 from interp.errors import InputError
 from interp.store import read_json
-from unlearning.dose import matched_step
+from unlearning.matched_step import matched_step
 
 BASE = "base"
 TITLES = {

@@ -26,7 +26,7 @@ from analyses.progress import Progress
 from analyses.recovery import recover
 from analyses.run import seconds_of, update_config, write_manifest
 from unlearning.deflections import refusals_of
-from unlearning.dose import matched_step
+from unlearning.matched_step import matched_step
 
 
 def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None) -> Path:

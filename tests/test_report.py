@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -172,6 +174,18 @@ def test_recovery_is_worded_by_its_interval(run):
     assert "is not decided" in wording.sentence(built, chosen)
     built.recovery.loc[held_out, "domains"] = 0
     assert "retraining, not containment" in wording.sentence(built, chosen)
+
+
+def test_a_report_needs_no_model(run):
+    code = (
+        "import sys; from analyses import tables, report; "
+        "report.render(tables.build(sys.argv[1]), ()); "
+        "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, run], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
 
 
 def test_numbers_are_written_as_people_write_them():

@@ -46,13 +46,6 @@ def is_scored(step: int) -> bool:
     return step <= 12 or step % spacing == 0
 
 
-def matched_step(scores: pd.DataFrame) -> int:
-    """The step whose weights were kept: the last with generated text, else the last one scored."""
-    with_text = scores.loc[scores["class"].notna(), "step"] if "class" in scores else scores["step"]
-    last_with_text = with_text.max() if len(with_text) else 0
-    return int(last_with_text or scores["step"].max())
-
-
 @dataclass(frozen=True)
 class Bounds:
     """Where training ends though the target is not forgotten yet.

@@ -25,13 +25,14 @@ from interp.figures.style import (
     new_figure,
     styled,
 )
-from interp.patching.effects import Cell, Effects
-from interp.patching.stitching import Stitching
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+
+    from interp.patching.effects import Cell, Effects
+    from interp.patching.stitching import Stitching
 
 MOST_NUMBERS = 160
 OUTSIDE = "outside"
