@@ -219,6 +219,17 @@ def test_the_key_is_of_all_that_an_answer_depends_on(checkpoint_of: Checkpoints)
     assert answers_key(LanguageModel.load(folder), fingerprint=lm.fingerprint()) == keys[0]
 
 
+def test_a_whole_number_is_a_temperature_like_any_other(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("mistral"))
+    for whole in (0, 2):
+        one, other = (
+            generate(lm, PROMPTS, max_new_tokens=LENGTH, temperature=t)
+            for t in (whole, float(whole))
+        )
+        assert one == other
+        assert answers_key(lm, temperature=whole) == answers_key(lm, temperature=float(whole))
+
+
 # Scoring
 
 

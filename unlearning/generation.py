@@ -103,7 +103,7 @@ def answers_key(
         fingerprint: the model's, where it is known; else every weight is read, which takes seconds
             on a large model.
     """
-    sampling = [temperature, seed] if temperature > 0 else None
+    sampling = [float(temperature), seed] if temperature > 0 else None
     stops = sorted(stop_tokens(lm))
     fingerprint = fingerprint or lm.fingerprint()
     return content_key(fingerprint, lm.chat.fingerprint, stops, max_new_tokens, sampling)
