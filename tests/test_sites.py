@@ -156,8 +156,8 @@ def test_adapters_put_in_and_taken_out_are_found_anew(checkpoint_of: Checkpoints
 
     lm = LanguageModel.load(checkpoint_of("llama"))
     plain = points(lm, [1, 2], [HEADS, MLP_OUT])
-    options = {"r": 2, "target_modules": ["o_proj"], "layers_to_transform": [2]}
-    adapted = get_peft_model(lm.model, LoraConfig(**options))  # which changes lm.model itself
+    config = LoraConfig(r=2, target_modules=["o_proj"], layers_to_transform=[2])
+    adapted = get_peft_model(lm.model, config)  # which changes lm.model itself
     found = points(lm, [1, 2], [HEADS, MLP_OUT])
     assert found == points(replace(lm), [1, 2], [HEADS, MLP_OUT])
     # The adapter reads what the projection reads, so a hook on the bare projection would miss it.
