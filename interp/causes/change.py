@@ -1,0 +1,140 @@
+"""One contrast before and after, taken apart into what may have changed of its positive mean."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from interp.contrast import Contrast
+from interp.errors import InputError
+from interp.rotation import rotation
+
+ROTATION, GAIN, OFFSET, ROUTING, REMAINDER = "rotation", "gain", "offset", "routing", "remainder"
+MOVES = (ROTATION, GAIN, OFFSET)
+"""Causes that are moves of a state."""
+CAUSES = (*MOVES, ROUTING)
+PLAYERS = (*CAUSES, REMAINDER)
+
+
+@dataclass(frozen=True)
+class ClassMean:
+    """The mean of the positive class, as midpoint, direction and length of the difference.
+
+    Attributes:
+        direction: unit vector from the negative to the positive mean.
+        length: of the difference, in the states' unit.
+        midpoint: between the two means.
+    """
+
+    direction: Float[np.ndarray, " d_model"]
+    length: float
+    midpoint: Float[np.ndarray, " d_model"]
+
+    @property
+    def state(self) -> Float[np.ndarray, " d_model"]:
+        return self.midpoint + 0.5 * self.length * self.direction
+
+
+@dataclass(frozen=True)
+class Means:
+    """The class mean in base and after, at one layer."""
+
+    base: ClassMean
+    after: ClassMean
+
+    def with_base(self, causes: Collection[str]) -> Float[np.ndarray, " d_model"]:
+        """The after-model's mean in which the named things are the base's."""
+        base, after = self.base, self.after
+        return replace(
+            after,
+            direction=(base if ROTATION in causes else after).direction,
+            length=(base if GAIN in causes else after).length,
+            midpoint=(base if OFFSET in causes else after).midpoint,
+        ).state
+
+    def restoring(self, cause: str) -> Float[np.ndarray, " d_model"]:
+        """The move of the after-model's states that undoes ``cause`` alone."""
+        return self.with_base([cause]) - self.with_base([])
+
+    def removing(self, cause: str) -> Float[np.ndarray, " d_model"]:
+        """Its inverse: the move of the base's states that does ``cause`` alone to them."""
+        return self.with_base([c for c in MOVES if c != cause]) - self.with_base(MOVES)
+
+
+@dataclass(frozen=True)
+class Change:
+    """The states of the same prompts in two models.
+
+    Attributes:
+        base, after: the contrast in each, paired alike, (prompt, layer, d_model).
+        layers: 0-based decoder layers that the states are the outputs of.
+
+    Raises:
+        InputError: the two are not of the same prompts, or of other layers.
+    """
+
+    base: Contrast
+    after: Contrast
+    layers: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        shapes = [(c.positive.shape, c.negative.shape) for c in (self.base, self.after)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"states of shape {shapes[0]} before and {shapes[1]} after; collect the same "
+                "prompts and layers in both models"
+            )
+        if len(self.layers) != self.base.positive.shape[1]:
+            raise InputError(
+                f"{len(self.layers)} layers named for states of {self.base.positive.shape[1]}"
+            )
+
+    def halves(self, seed: int) -> Int[np.ndarray, " row"]:
+        """0 or 1 for every row, positive ones first; what belongs together stays together."""
+        units = self.base.units
+        names = np.unique(units)
+        order = np.random.default_rng(seed).permutation(len(names))
+        side = np.empty(len(names), dtype=np.int64)
+        side[order] = np.arange(len(names)) % 2
+        return side[np.searchsorted(names, units)]
+
+    def means(self, layer: int, rows: Bool[np.ndarray, " row"] | None = None) -> Means:
+        """Class means in both models at one layer, from some of the rows.
+
+        Where the after-model has no direction any more (``undefined`` in
+        :func:`interp.rotation.rotation`), what is left of it is noise, and no rotation: all of
+        the loss along the base's direction counts as gain.
+        """
+        column = self.layers.index(layer)
+        rows = np.ones(len(self.base.classes), dtype=bool) if rows is None else rows
+        positive, negative = (rows & (self.base.classes == c) for c in (0, 1))
+        if not (positive.any() and negative.any()):
+            raise InputError("a half of the prompts has none of one class; give more prompts")
+        base, after = (
+            _class_mean(
+                contrast.states[positive, column].mean(axis=0),
+                contrast.states[negative, column].mean(axis=0),
+            )
+            for contrast in (self.base, self.after)
+        )
+        if not self._directed[column]:
+            along = after.length * float(after.direction @ base.direction)
+            after = replace(after, direction=base.direction, length=along)
+        return Means(base, after)
+
+    @cached_property
+    def _directed(self) -> Bool[np.ndarray, " layer"]:
+        """Where there is a direction in both models."""
+        return rotation(self.base, self.after).angle_degrees.defined
+
+
+def _class_mean(
+    positive: Float[np.ndarray, " d_model"], negative: Float[np.ndarray, " d_model"]
+) -> ClassMean:
+    difference = positive - negative
+    length = float(np.linalg.norm(difference))
+    return ClassMean(difference / max(length, 1e-300), length, (positive + negative) / 2)

@@ -1,0 +1,191 @@
+r"""Moves that mean nothing, as large as the edits that undo a cause.
+
+For a cause that is a move of states: directions drawn from the covariance of the after-model's
+states at the layer, :math:`\sum_i g_i (h_i - \bar h)` with standard normal :math:`g_i` (isotropic
+ones lie where no state does), as long as the edit. For routing: the later layers' weights moved
+by noise, as far as the change moved each parameter. Every draw is done twice, like the edit
+itself: in the after-model, to restore, and in the base, where it should take away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from interp.activations import batches_by_length
+from interp.causes.change import MOVES, Change, Means
+from interp.causes.undoing import exchange_of, read_from, states_at, with_last_moved
+from interp.model import LanguageModel
+from interp.patching.exchange import Exchange
+from interp.patching.places import read_out
+from interp.patching.restoration import by_layer
+from interp.readout import Readout
+from interp.undisturbed import undisturbed
+
+Direction = Float[np.ndarray, " d_model"]
+
+
+def control_effects(
+    base: LanguageModel,
+    after: LanguageModel,
+    texts: Sequence[str],
+    change: Change,
+    readout: Readout,
+    *,
+    layer: int,
+    cause: str,
+    draws: int = 100,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Float[np.ndarray, " draw"]:
+    """Share of the loss that each control move restores, mean of both ways.
+
+    Args:
+        base, after, texts, change, readout: as for :func:`~interp.causes.undoing.undo`.
+        layer: 0-based.
+        cause: one of :data:`~interp.causes.change.CAUSES`; the controls are as large as its edit.
+        draws: how many.
+        batch_size: prompts in one forward.
+        seed: of the draws.
+    """
+    exchange = exchange_of(base, after, texts, change)
+    rng = np.random.default_rng(seed)
+    with undisturbed(base.model), undisturbed(after.model):
+        if cause in MOVES:
+            means = change.means(layer)
+            drawn = _directions(change, layer, draws, rng)
+            return _moved(exchange, layer, means, cause, drawn, readout, batch_size)
+        return _reweighted(exchange, layer, draws, seed, readout, batch_size)
+
+
+def foreign_effect(
+    base: LanguageModel,
+    after: LanguageModel,
+    texts: Sequence[str],
+    change: Change,
+    readout: Readout,
+    foreign: Change,
+    *,
+    layer: int,
+    cause: str,
+    batch_size: int = 64,
+) -> float:
+    """Share restored by the edit that undoes ``cause`` in another contrast, made as long.
+
+    Mean of both ways, like the controls. What it restores is not particular to this contrast.
+    """
+    exchange = exchange_of(base, after, texts, change)
+    direction = _unit(foreign.means(layer).restoring(cause))
+    with undisturbed(base.model), undisturbed(after.model):
+        found = _moved(
+            exchange, layer, change.means(layer), cause, [direction], readout, batch_size
+        )
+    return float(found[0])
+
+
+def _directions(
+    change: Change, layer: int, draws: int, rng: np.random.Generator
+) -> list[Direction]:
+    states = change.after.states[:, change.layers.index(layer)]
+    # About each class's own mean: else the difference that was edited would be most of it.
+    for label in (0, 1):
+        states[change.after.classes == label] -= states[change.after.classes == label].mean(axis=0)
+    return [_unit(rng.normal(size=len(states)) @ states) for _ in range(draws)]
+
+
+def _moved(
+    exchange: Exchange,
+    layer: int,
+    means: Means,
+    cause: str,
+    directions: Sequence[Direction],
+    readout: Readout,
+    batch_size: int,
+) -> Float[np.ndarray, " draw"]:
+    lengths = [float(np.linalg.norm(means.restoring(cause)))]
+    lengths.append(float(np.linalg.norm(means.removing(cause))))
+    gained = np.zeros((len(directions), len(exchange.donor_rows)))
+    gap = np.zeros(len(exchange.donor_rows))
+    for chosen in batches_by_length(exchange.donor_rows, batch_size):
+        part = exchange.subset(chosen)
+        states, own = states_at(part, layer, readout)
+        gap[chosen] = own["base"] - own["after"]
+        for draw, direction in enumerate(directions):
+            for name, sign, length in (("after", 1, lengths[0]), ("base", -1, lengths[1])):
+                move = np.broadcast_to(sign * length * direction, (len(chosen), len(direction)))
+                moved = with_last_moved(states[name], move)
+                values = read_from(part, name, layer, moved, readout)
+                gained[draw, chosen] += sign * (values - own[name]) / 2
+    return gained.mean(axis=1) / gap.mean()
+
+
+def _reweighted(
+    exchange: Exchange, layer: int, draws: int, seed: int, readout: Readout, batch_size: int
+) -> Float[np.ndarray, " draw"]:
+    base, after = exchange.donor.model, exchange.receiver.model
+    lengths = {
+        name: float((base.get_parameter(name) - after.get_parameter(name)).float().norm())
+        for name in _read_later(exchange.donor, layer)
+    }
+    lengths = {name: length for name, length in lengths.items() if length > 0}
+    if not lengths:
+        return np.zeros(draws)
+
+    def read(lm: LanguageModel) -> float:
+        rows = exchange.donor_rows
+        parts = batches_by_length(rows, batch_size)
+        return float(
+            np.concatenate([read_out(lm, [rows[i] for i in p], readout) for p in parts]).mean()
+        )
+
+    own = read(exchange.donor), read(exchange.receiver)
+    found = np.empty(draws)
+    for draw in range(draws):
+        change = 0.0
+        for model, lm, sign, value in (
+            (after, exchange.receiver, 1, own[1]),
+            (base, exchange.donor, -1, own[0]),
+        ):
+            generator = torch.Generator().manual_seed(seed * draws + draw)
+            with _noisy(model, lengths, sign, generator):
+                change += sign * (read(lm) - value) / 2
+        found[draw] = change / (own[0] - own[1])
+    return found
+
+
+def _read_later(lm: LanguageModel, layer: int) -> list[str]:
+    """Parameters of the layers after ``layer``, of the final norm and of the head."""
+    embedding = {id(p) for p in lm.model.get_input_embeddings().parameters()}
+    return [
+        name
+        for cell, names in by_layer(lm).items()
+        for name in names
+        if (cell.layer is not None and cell.layer > layer)
+        or (cell.layer is None and id(lm.model.get_parameter(name)) not in embedding)
+    ]
+
+
+@contextmanager
+def _noisy(
+    model: nn.Module, lengths: Mapping[str, float], sign: int, generator: torch.Generator
+) -> Iterator[None]:
+    """Inside the block each named parameter is moved by noise of the given norm."""
+    own = {name: model.get_parameter(name).data for name in lengths}
+    try:
+        for name, tensor in own.items():
+            noise = torch.randn(tensor.shape, generator=generator)
+            noise *= sign * lengths[name] / noise.norm()
+            model.get_parameter(name).data = (tensor.float() + noise.to(tensor.device)).to(tensor)
+        yield
+    finally:
+        for name, tensor in own.items():
+            model.get_parameter(name).data = tensor
+
+
+def _unit(vector: np.ndarray) -> Direction:
+    return vector / max(float(np.linalg.norm(vector)), 1e-300)

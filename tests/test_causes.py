@@ -1,0 +1,180 @@
+"""Causes: shares that add up, coalitions that are the models themselves, planted causes named."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from interp.causes import CAUSES, PLAYERS, Change, Undone, control_effects, decide, undo
+from interp.causes.change import MOVES
+from interp.causes.shapley import shapley_matrix
+from interp.causes.undoing import COALITIONS
+from interp.contrast import Contrast
+from interp.errors import InputError
+from interp.patching import stitch
+from tests.planted_causes import NOTHING, PLANTS, SCATTER, Ground, explained
+from unlearning.organism import shipped
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def ground() -> Ground:
+    return Ground.load(shipped())
+
+
+def contrast(shift: np.ndarray, *, midpoint: np.ndarray, rows: int = 24) -> Contrast:
+    noise = np.random.default_rng(1).normal(size=(2, rows, 1, len(shift))) * 0.1
+    return Contrast(midpoint + shift / 2 + noise[0], midpoint - shift / 2 + noise[1])
+
+
+def worths(value: dict[str, float], *, noise: float = 0.3, prompts: int = 40) -> np.ndarray:
+    """Of an additive game: every coalition is worth what its players are."""
+    members = np.array([[name in c for name in PLAYERS] for c in COALITIONS])
+    prices = np.array([value.get(name, 0.0) for name in PLAYERS])
+    spread = 1 + noise * np.random.default_rng(2).normal(size=prompts)
+    return (members @ prices)[:, None] * spread
+
+
+def test_shapley_values_are_the_average_over_all_orders() -> None:
+    values = RNG.normal(size=2**4)
+    gains = np.zeros(4)
+    for order in permutations(range(4)):
+        coalition = 0
+        for player in order:
+            gains[player] += values[coalition | 1 << player] - values[coalition]
+            coalition |= 1 << player
+    assert shapley_matrix(4) @ values == pytest.approx(gains / 24)
+
+
+def test_shapley_values_add_up_and_give_a_null_player_nothing() -> None:
+    values = RNG.normal(size=2**5)
+    assert (shapley_matrix(5) @ values).sum() == pytest.approx(values[-1] - values[0])
+    values = np.repeat(RNG.normal(size=2**4), 2)  # player 0 never matters
+    assert (shapley_matrix(5) @ values)[0] == pytest.approx(0)
+
+
+def test_each_move_is_seen_by_its_own_cause_alone() -> None:
+    r, c = np.zeros(16), np.zeros(16)
+    r[0], c[3] = 4.0, 1.0
+    turned, moved = np.zeros(16), np.zeros(16)
+    turned[1], moved[5] = 4.0, 2.0
+    base = contrast(r, midpoint=c)
+    for cause, after in (
+        ("rotation", contrast(turned, midpoint=c)),
+        ("gain", contrast(0.3 * r, midpoint=c)),
+        ("offset", contrast(r, midpoint=c + moved)),
+    ):
+        means = Change(base, after, (0,)).means(0)
+        lengths = {name: np.linalg.norm(means.restoring(name)) for name in MOVES}
+        assert max(lengths, key=lambda name: lengths[name]) == cause
+        assert sum(lengths.values()) - lengths[cause] < 0.1
+        assert means.with_base(MOVES) == pytest.approx(means.base.state)
+
+
+def test_a_direction_that_vanished_did_not_turn() -> None:
+    r, c = np.zeros(64), np.zeros(64)
+    r[0] = 4.0
+    after = Contrast(*np.random.default_rng(3).normal(size=(2, 24, 1, 64)))
+    means = Change(contrast(r, midpoint=c), after, (0,)).means(0)
+    assert np.linalg.norm(means.restoring("rotation")) == pytest.approx(0)
+    assert np.linalg.norm(means.restoring("gain")) == pytest.approx(2.0, abs=0.5)
+
+
+def test_halves_keep_pairs_together() -> None:
+    states = RNG.normal(size=(40, 1, 3))
+    pairs = np.array([[i, i] for i in range(20)])
+    found = Contrast(states[:20], states[20:], pairs)
+    side = Change(found, found, (0,)).halves(seed=0)
+    assert (side[:20] == side[20:]).all()
+    assert side.mean() == pytest.approx(0.5)
+
+
+def test_contrasts_of_other_prompts_are_refused() -> None:
+    states = RNG.normal(size=(12, 1, 3))
+    with pytest.raises(InputError, match="same prompts"):
+        Change(Contrast(states, states), Contrast(states[:8], states), (0,))
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_a_clear_cause_is_named(cause: str) -> None:
+    verdict = decide(Undone(0, worths({cause: 3.0, "remainder": 0.2})), np.full(100, 0.1))
+    assert verdict.cause == cause
+    assert sum(s.value for s in verdict.shares.shapley.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("value", "band", "because"),
+    [
+        ({"gain": 0.5}, 0.1, "not above 1"),
+        ({"gain": 2.0, "offset": 1.95}, 0.1, "alike"),
+        ({"gain": 2.0}, 1.2, "random edits"),
+        ({"remainder": 2.0, "gain": 0.5}, 0.1, "single prompts"),
+    ],
+)
+def test_what_is_not_decided_is_not_named(
+    value: dict[str, float], band: float, because: str
+) -> None:
+    values = worths(value)
+    values[1:-1] += np.random.default_rng(4).normal(size=values[1:-1].shape)
+    verdict = decide(Undone(0, values), np.full(100, band))
+    assert verdict.cause is None
+    assert because in verdict.because
+
+
+def test_an_edit_that_opens_a_dormant_path_is_not_named() -> None:
+    values = worths({"gain": 3.0})
+    has_gain = np.array(["gain" in coalition for coalition in COALITIONS])
+    values[~has_gain] = values[0]
+    values[len(COALITIONS) - 1 ^ 1 << PLAYERS.index("gain")] = values[-1]  # not needed at the end
+    assert "one way only" in decide(Undone(0, values)).because
+
+
+def test_coalitions_agree_with_stitching(ground: Ground) -> None:
+    plant = ground.draw("gain", 0)
+    after = ground.after(plant)
+    harmful = ground.texts(plant.domain, "test")[0]
+    states = [ground.contrast(lm, plant.domain, "test") for lm in (ground.lm, after)]
+    undone = undo(ground.lm, after, harmful, Change(*states, (0, 1, 2)), ground.readout)
+    stitched = stitch(ground.lm, after, harmful, ground.readout)
+    routing, rest = (
+        COALITIONS.index(("routing",)),
+        COALITIONS.index(("rotation", "gain", "offset", "remainder")),
+    )
+    for layer, at_layer in enumerate(undone):
+        assert at_layer.values[0] == pytest.approx(stitched.after, abs=1e-5)
+        assert at_layer.values[-1] == pytest.approx(stitched.base, abs=1e-5)
+        assert at_layer.values[routing] == pytest.approx(stitched.after_below[layer], abs=1e-4)
+        assert at_layer.values[rest] == pytest.approx(stitched.base_below[layer], abs=1e-4)
+
+
+def test_a_model_against_itself_lost_nothing_and_is_left_as_it_was(ground: Ground) -> None:
+    found = ground.base_contrast("bias", "test")
+    harmful = ground.texts("bias", "test")[0]
+    before = ground.lm.fingerprint()
+    change = Change(found, found, (0, 1, 2))
+    for at_layer in undo(ground.lm, ground.lm, harmful, change, ground.readout):
+        assert np.ptp(at_layer.values, axis=0).max() < 1e-4
+        assert decide(at_layer).cause is None
+    plant = ground.draw("routing", 0)
+    after = ground.after(plant)
+    control_effects(
+        ground.lm, after, harmful, change, ground.readout, layer=2, cause="routing", draws=3
+    )
+    assert ground.lm.fingerprint() == before
+
+
+def test_states_need_their_texts(ground: Ground) -> None:
+    found = ground.base_contrast("bias", "test")
+    with pytest.raises(InputError, match="positive states"):
+        undo(ground.lm, ground.lm, ["one"], Change(found, found, (0, 1, 2)), ground.readout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PLANTS)
+def test_planted_causes_are_named_and_nothing_is_not(ground: Ground, kind: str) -> None:
+    """One case of each kind; all twenty: python -m tests.benchmarks.planted_causes."""
+    verdict, _ = explained(ground, ground.draw(kind, 100), draws=25)
+    assert verdict.cause == (None if kind in (NOTHING, SCATTER) else kind), verdict
