@@ -15,6 +15,7 @@ from analyses import organism_commands, prediction_commands, prompt_commands
 from analyses.command_plans import carry_out, command_line, study_plan
 from analyses.deflect_command import deflect
 from analyses.evaluation_command import evaluate
+from analyses.explain_command import explain
 from analyses.options import ModelOptions, TrainingOptions, expanded
 from analyses.scoring_commands import agree, calibrate, score
 from interp.errors import InputError, SpilloverError
@@ -203,6 +204,7 @@ def report(
 for command in (
     evaluate, deflect, score, agree, calibrate,
     prediction_commands.predict, prediction_commands.matrix, prediction_commands.tournament,
+    explain,
 ):  # fmt: skip
     app.command()(command)
 

@@ -1,0 +1,198 @@
+"""Causal tests of one domain's loss between two models: what carries it, and where.
+
+The four causes and the verdict are :mod:`interp.causes`; beside them stand weights put back by
+layer and module, and states put back by layer, position and component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from analyses.representation import contrast_rows, contrasts
+from interp.activations import collect
+from interp.causes import (
+    CAUSES,
+    Change,
+    Undone,
+    Verdict,
+    control_effects,
+    decide,
+    entry_layer,
+    foreign_effect,
+    undo,
+)
+from interp.causes.change import MOVES
+from interp.causes.verdict import leading
+from interp.model import LanguageModel
+from interp.patching import WHOLE, between_models, patch, restore
+from interp.readout import Readout
+from interp.sites import ATTENTION_OUT, MLP_OUT, RESIDUAL_OUT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Two models and the prompts on which they are compared.
+
+    Attributes:
+        base, after: the models.
+        readout: the margin.
+        texts: every domain's harmful prompts.
+        changes: their states and their controls' in both models.
+        groups: which of the texts are near-duplicates; None where none are marked.
+    """
+
+    base: LanguageModel
+    after: LanguageModel
+    readout: Readout
+    texts: Mapping[str, Sequence[str]]
+    changes: Mapping[str, Change]
+    groups: Mapping[str, Sequence[object] | None]
+
+    @classmethod
+    def of(
+        cls,
+        base: LanguageModel,
+        after: LanguageModel,
+        readout: Readout,
+        prompts: pd.DataFrame,
+        *,
+        batch_size: int = 64,
+    ) -> Subject:
+        """From a prompts table; training prompts are not looked at."""
+        evaluated = prompts[prompts["split"] != "train"].reset_index(drop=True)
+        found = []
+        for lm in (base, after):
+            states = collect(lm, list(evaluated["prompt"]), batch_size=batch_size)
+            found.append(contrasts(prompts, evaluated, states))
+        layers = tuple(range(base.n_layers))
+        texts: dict[str, Sequence[str]] = {}
+        groups: dict[str, Sequence[object] | None] = {}
+        for domain, (rows, positive) in contrast_rows(prompts, evaluated).items():
+            harmful = evaluated.iloc[rows[positive]]
+            texts[domain] = list(harmful["prompt"])
+            groups[domain] = None
+            if "group" in harmful:
+                groups[domain] = list(harmful["group"].fillna(harmful["id"]).astype(str))
+        changes = {d: Change(found[0][d], found[1][d], layers) for d in found[0]}
+        return cls(base, after, readout, texts, changes, groups)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was found for one domain.
+
+    Attributes:
+        domain: whose loss it is.
+        verdict: at the layer where the loss has entered the states.
+        undone: every layer.
+        controls: share of the loss that each cause's random moves restore, at that layer.
+        foreign: share restored by the leading cause's edit with another domain's states.
+        weights: base weights put back into the after-model, by layer and module.
+        states: base states put back, by layer, position and component.
+    """
+
+    domain: str
+    verdict: Verdict
+    undone: tuple[Undone, ...]
+    controls: Mapping[str, Float[np.ndarray, " draw"]]
+    foreign: Mapping[str, float]
+    weights: pd.DataFrame
+    states: pd.DataFrame
+
+    @property
+    def at_layer(self) -> Undone:
+        """The layer of the verdict."""
+        return next(u for u in self.undone if u.layer == self.verdict.layer)
+
+
+def explain(
+    subject: Subject, domain: str, *, draws: int = 100, batch_size: int = 64, seed: int = 0
+) -> Explanation:
+    """All causal tests of one domain.
+
+    Args:
+        subject: the models and their prompts.
+        domain: one of the subject's.
+        draws: random moves for each cause.
+        batch_size: prompts in one forward.
+        seed: of halves, draws and resamples.
+    """
+    base, after, readout = subject.base, subject.after, subject.readout
+    texts, change = subject.texts[domain], subject.changes[domain]
+    groups = subject.groups[domain]
+    undone = undo(
+        base, after, texts, change, readout, groups=groups, batch_size=batch_size, seed=seed
+    )
+    chosen = entry_layer(undone)
+    first = leading(chosen.shares(resamples=1))
+    controls = {
+        cause: control_effects(
+            base, after, texts, change, readout, layer=chosen.layer, cause=cause, draws=draws,
+            batch_size=batch_size, seed=seed,
+        )
+        for cause in CAUSES
+    }  # fmt: skip
+    foreign = {
+        other: foreign_effect(
+            base, after, texts, change, readout, subject.changes[other], layer=chosen.layer,
+            cause=first, batch_size=batch_size,
+        )
+        for other in subject.changes
+        if other != domain and first in MOVES
+    }  # fmt: skip
+    exchange = between_models(base, after, texts)
+    weights = restore(exchange, readout, batch_size=batch_size)
+    streams = patch(
+        exchange, readout, positions=[*exchange.positions(), WHOLE], batch_size=batch_size
+    )
+    parts = patch(
+        exchange, readout, sites=[RESIDUAL_OUT, ATTENTION_OUT, MLP_OUT], positions=[WHOLE],
+        batch_size=batch_size,
+    )  # fmt: skip
+    import pandas as pd
+
+    components = parts.to_dataframe(groups=groups)
+    states = pd.concat(
+        [
+            streams.to_dataframe(groups=groups),
+            components[components["component"] != RESIDUAL_OUT.name],
+        ],
+        ignore_index=True,
+    )
+    return Explanation(
+        domain,
+        decide(chosen, controls.get(first), seed=seed),
+        undone,
+        controls,
+        foreign,
+        weights.to_dataframe(groups=groups),
+        states,
+    )
+
+
+def shares_table(found: Explanation) -> pd.DataFrame:
+    """A row per layer and player: the share, and both ways round, with intervals."""
+    import pandas as pd
+
+    rows = []
+    for at_layer in found.undone:
+        shares = at_layer.shares()
+        for player, share in shares.shapley.items():
+            row: dict[str, object] = {"layer": at_layer.layer, "player": player}
+            kinds = (("share", share), ("restored", shares.restored[player]))
+            for name, estimate in (*kinds, ("removed", shares.removed[player])):
+                row |= {name: estimate.value, f"{name}_low": estimate.low}
+                row |= {f"{name}_high": estimate.high}
+            drawn = found.controls.get(player) if at_layer.layer == found.verdict.layer else None
+            for name, quantile in (("control_low", 0.05), ("control_high", 0.95)):
+                row[name] = np.nan if drawn is None else float(np.quantile(drawn, quantile))
+            rows.append(row | {"n": at_layer.values.shape[1]})
+    return pd.DataFrame(rows)

@@ -1,0 +1,98 @@
+"""``spillover explain``: a planted cause is found again in a finished run, and written down."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analyses.explaining import sentence
+from analyses.plan import compare_plan
+from analyses.progress import Progress
+from analyses.study import run_study
+from interp.causes import PLAYERS, Verdict
+from interp.causes.undoing import Estimate, Shares
+from interp.store import read_json
+from tests.conftest import Spillover
+from tests.planted_causes import Ground, Plant
+from unlearning.organism import shipped
+
+PLANTED = Plant("offset", "bias", 1, 0.9, 0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The organism compared with one in which an offset was planted, on two domains."""
+    folder = tmp_path_factory.mktemp("explain")
+    ground = Ground.load(shipped())
+    after = ground.after(PLANTED)
+    after.model.save_pretrained(folder / "after")
+    after.tokenizer.save_pretrained(folder / "after")
+    some = ground.prompts[ground.prompts["domain"].isin(["bias", "privacy"])]
+    some = some.groupby(["domain", "label", "split"]).head(24)
+    some.drop(columns="compliance").to_parquet(folder / "prompts.parquet")
+    plan = compare_plan(
+        str(shipped()), str(folder / "after"), concept=None, scorer="grammar", max_new_tokens=8,
+        prompts=str(folder / "prompts.parquet"), model_options={}, command="",
+    )  # fmt: skip
+    run_study(plan, folder / "run", Progress(quiet=True))
+    return folder / "run"
+
+
+@pytest.mark.slow
+def test_the_planted_cause_is_found_in_a_run(run: Path, spillover: Spillover) -> None:
+    code, out, err = spillover("explain", run, "--draws", 20)
+    assert code == 0, err
+    (arm,) = (run / "causes").iterdir()
+    found = read_json(arm / "bias.json")
+    assert (found["cause"], found["layer"]) == (PLANTED.kind, PLANTED.layer)
+    assert found["sentence"] in out
+    assert sum(share["value"] for share in found["shares"].values()) == pytest.approx(1)
+    assert found["ceiling"] == pytest.approx(1, abs=1e-4)  # nothing changed after that layer
+    weights = pd.read_csv(arm / "bias-weights.csv")
+    restored = weights.loc[weights["fraction"].idxmax()]
+    assert (restored["layer"], restored["component"]) == (PLANTED.layer, "mlp")
+    assert restored["fraction"] == pytest.approx(1, abs=1e-4)
+    shares = pd.read_csv(arm / "bias-shares.csv")
+    assert set(shares["player"]) == set(PLAYERS)
+    assert len(shares) == 3 * len(PLAYERS)
+    assert {"residual_out", "attention_out", "mlp_out"} == set(
+        pd.read_csv(arm / "bias-states.csv")["component"]
+    )
+    assert "<svg" in (arm / "bias.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_what_cannot_be_explained_is_said_in_a_line(
+    run: Path, spillover: Spillover, tmp_path: Path
+) -> None:
+    code, _, err = spillover("explain", run, "--arm", "nobody")
+    assert (code, "no finished arm nobody" in err) == (2, True)
+    copied = tmp_path / "copied"
+    shutil.copytree(run, copied)
+    config = read_json(copied / "config.json")
+    config["model"] = str(run.parent / "after")
+    pd.Series(config).to_json(copied / "config.json")
+    code, _, err = spillover("explain", copied)
+    assert (code, "its weights have changed since" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("cause", "word"),
+    [
+        ("rotation", "points"),
+        ("gain", "length"),
+        ("offset", "shift"),
+        ("routing", "read"),
+        (None, "not decided"),
+    ],
+)
+def test_a_sentence_says_what_was_found(cause: str | None, word: str) -> None:
+    share = {name: Estimate(0.8, 0.7, 0.9) for name in PLAYERS}
+    verdict = Verdict(1, 3.2, Shares(share, share, share), cause, "too close to call", 0.2)
+    said = sentence("medical_legal", "safety", verdict)
+    assert said.startswith("Medical/Legal lost 3.2 nats of margin when safety was unlearned")
+    assert word in said
+    assert ("80%" in said) is bool(cause)
