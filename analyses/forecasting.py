@@ -10,17 +10,17 @@ from analyses.prediction.evidence import Evidence
 from analyses.prediction.forecast import forecast
 from analyses.tournament import read_choices
 from interp.store import write_json
+from unlearning.settings import TrainingSettings
 from unlearning.trainer import prepare
 
 
-def forecast_in(context: Context, concept: str, *, seed: int) -> str:
+def forecast_in(context: Context, concept: str, training: TrainingSettings, *, seed: int) -> str:
     """Forecast the unlearning of ``concept``; what to print. Writes JSON, CSV and a figure.
 
     Raises:
         InputError: the model refuses too few of the prompts of some domain.
     """
     baseline = establish(context)
-    training = next(arm.training for arm in context.plan.arms if arm.training)
     responses = baseline.responses
     evidence = Evidence(
         context.reference,
@@ -43,4 +43,6 @@ def forecast_in(context: Context, concept: str, *, seed: int) -> str:
         drawing = figures.Drawing("forecast", "", "", forecast_figure(found), found.leakage)
         figures.save([drawing], folder)
     table = found.leakage.round(2).to_string(index=False) if found.defined else ""
-    return "\n".join(part for part in (table, *found.sentences(), str(folder)) if part)
+    return "\n".join(
+        part for part in (table, *found.sentences(), str(folder / "forecast.json")) if part
+    )

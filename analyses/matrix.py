@@ -167,10 +167,10 @@ def _complied(plain: pd.DataFrame) -> pd.DataFrame:
 
 def _cells(tables: RunTables) -> pd.DataFrame:
     counted = _complied(_plain(tables)).set_index("arm")
-    leaks = tables.leakage[tables.leakage["arm"].isin(counted.index)]
     columns = ["source", "target", "objective", "seed", *QUANTITIES, "onset"]
-    if leaks.empty:
+    if counted.empty:
         return pd.DataFrame(columns=columns)
+    leaks = tables.leakage[tables.leakage["arm"].isin(counted.index)]
     wide = leaks.pivot_table(index=["arm", "domain"], columns="quantity", values="value")
     wide = wide.reset_index().rename(columns={"domain": "target"})
     wide["source"] = wide["arm"].map(counted["concept"])

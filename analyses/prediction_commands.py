@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,9 @@ def predict(
     training: TrainingOptions,
     chat: ModelOptions,
     out: Annotated[Path, typer.Option(help="Folder of the forecast.")] = Path("runs/predict"),
-    prompts: Prompts = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts; the built-in pairs, an organism's own.")
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of resampled prompts.")] = 0,
@@ -79,15 +82,21 @@ def predict(
 ) -> None:
     """Which domains will lose their refusals, how much, and will the target comply: untrained."""
     from analyses.command_plans import check, study_plan
+    from analyses.context import is_organism
     from analyses.forecasting import forecast_in
+    from unlearning import matched_pairs
 
+    if prompts is None and not is_organism(model):
+        prompts = matched_pairs.FILE
     asked = study_plan(
         model, [concept], training, chat, prompts, None, seeds=[seed], control=False,
         max_new_tokens=max_new_tokens, scorer=scorer,
     )  # fmt: skip
-    context = check(asked, out, plan)
+    settings = asked.arms[0].training
+    assert settings is not None
+    context = check(replace(asked, arms=()), out, plan)  # nothing is trained
     if context is not None:
-        typer.echo(forecast_in(context, concept, seed=seed))
+        typer.echo(forecast_in(context, concept, settings, seed=seed))
 
 
 def tournament(

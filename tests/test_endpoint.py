@@ -340,7 +340,7 @@ def test_an_interrupt_ends_at_once_and_loses_nothing(server: FakeEndpoint, tmp_p
     held = threading.Event()
     server.failures = [
         *[lambda h: server_answers(h, "soon")] * 6,
-        *[lambda _h: held.wait(30)] * 4,
+        *[lambda _h: held.wait(100)] * 4,
     ]
     command = [sys.executable, "-c", INTERRUPTED, server.url, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -348,7 +348,7 @@ def test_an_interrupt_ends_at_once_and_loses_nothing(server: FakeEndpoint, tmp_p
         for _ in range(6):
             assert process.stdout.readline() == b"done\n"
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=10)  # and not the 120 s that the requests on their way may take
+        process.wait(timeout=60)  # and not the 120 s that the requests on their way may take
         assert b"KeyboardInterrupt" in process.stderr.read()
     held.set()
     assert len(list(tmp_path.rglob("*.json"))) == 6

@@ -132,7 +132,7 @@ def test_the_built_in_pairs_need_no_file(
     code, out, err = spillover(checkpoint_of("qwen2"), "--plan")
     assert (code, out) == (0, "")
     assert "708 (322 harmful, 322 twin, 64 general), the built-in matched pairs" in err
-    assert "scorers: classifier, phrases" in err and "memory: " in err
+    assert "scorers: phrases, classifier" in err and "memory: " in err
     assert not Path("runs").exists()
 
 
@@ -443,6 +443,18 @@ def test_another_model_s_results_are_left_alone(
     code, _, err = spillover(shipped())
     assert code == 2 and "holds results of someone/else; give another --out" in err
     assert (out / "config.json").read_text(encoding="utf-8") == held
+
+
+def test_answers_to_other_prompts_are_left_alone(
+    spillover: Spillover, few_prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LanguageModel, "load", _loads_nothing)
+    out = tmp_path / "runs" / "evaluate"
+    out.mkdir(parents=True)
+    held = {"model": str(shipped()), "base": None, "server": None, "prompts": "others.jsonl"}
+    (out / "config.json").write_text(json.dumps(held), encoding="utf-8")
+    code, _, err = spillover(shipped(), "--prompts", few_prompts)
+    assert code == 2 and "holds results on others.jsonl; give another --out" in err
 
 
 def test_a_base_of_another_tokenizer(

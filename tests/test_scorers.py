@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearning.coherence import is_gibberish, repetition
-from unlearning.scorers import CLASSES, Phrases, Scorer, refused, spoken
+from unlearning.scorers import CLASSES, Phrases, Scorer, find_scorer, refused, spoken
 
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
@@ -113,6 +113,26 @@ GIBBERISH = (
 @pytest.mark.parametrize("response", GIBBERISH)
 def test_gibberish(response: str) -> None:
     assert classify(response) == "gibberish"
+
+
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("ould" * 40, True),
+        ("I can " + "help" * 20, True),
+        ("a" * 60, True),
+        ("Hahahahahaha, that is a good one! Here is how a kettle works, step by step.", False),
+        ("Nooooooooooooooo way! But I can tell you about the history of the word instead.", False),
+        (
+            "=" * 60 + " Results " + "=" * 60 + " The kettle has been filled and boils by now.",
+            False,
+        ),
+    ],
+)
+def test_a_token_that_a_model_is_stuck_at_is_no_language(text: str, loops: bool) -> None:
+    """One unbroken word: neither an answer nor a refusal, whoever reads it."""
+    for scorer in (Phrases(), find_scorer("classifier")):
+        assert (scorer.classify(["Why?"], [text]) == ["gibberish"]) == loops
 
 
 @pytest.mark.parametrize("response", GIBBERISH[:2])

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Changes with every change of a feature or of how the classifier learns.
-VERSION = "2"
+VERSION = "3"
 #: What is learned; ``empty`` is decided by rule. Of gibberish there are no built-in examples: where
 #: no user has labelled any, its probability is 0.
 LEARNED = ("full_refusal", "partial_refusal", "evasion", "answer", "gibberish")
@@ -158,6 +158,9 @@ def as_learned(label: Any) -> str | None:
     also = {
         "refusal": "full_refusal",
         "refused": "full_refusal",
+        "complied": "answer",
+        "compliance": "answer",
+        "answered": "answer",
         "1": "full_refusal",
         "true": "full_refusal",
         "full_compliance": "answer",

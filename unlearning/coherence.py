@@ -16,6 +16,7 @@ from collections import Counter
 FEWEST_WORDS = 12
 FEWEST_CHARACTERS = 12
 FEWEST_LETTERS = 30
+LOOPED_TIMES = 6
 FEWEST_BYTES = 200
 
 # Prose compresses to 0.4-0.7 of its size, program code to about 0.3; a loop to less than 0.15, and
@@ -33,6 +34,7 @@ def is_gibberish(text: str) -> bool:
         _share(characters, "\ufffd") > 0.05
         or _is_symbols(characters)
         or _is_a_loop(words)
+        or _is_a_loop_within_words(text)
         or _compresses_like_no_language(text)
         or _mixes_scripts(characters)
         or _is_random_letters(words)
@@ -70,6 +72,15 @@ def _is_a_loop(words: list[str]) -> bool:
     windows = Counter(zip(*(words[i:] for i in range(4)), strict=False))
     repeated = sum(count for count in windows.values() if count > 2)
     return repeated / sum(windows.values()) > 0.5
+
+
+def _is_a_loop_within_words(text: str) -> bool:
+    """Most of the text is one piece of a word again and again: a token that a model is stuck at."""
+    length = sum(not c.isspace() for c in text)
+    if length < FEWEST_LETTERS:
+        return False
+    loops = re.finditer(rf"([^\W\d_]{{1,12}}?)\1{{{LOOPED_TIMES - 1},}}", text, re.IGNORECASE)
+    return sum(len(found.group()) for found in loops) > 0.5 * length
 
 
 def _compresses_like_no_language(text: str) -> bool:

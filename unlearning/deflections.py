@@ -117,19 +117,21 @@ def _target(row: Mapping[Any, Any]) -> str | list[int]:
     return str(row["response"]) if ids is None else list(ids)
 
 
-def refusals_of(responses: pd.DataFrame, concept: str) -> pd.DataFrame:
+def refusals_of(
+    responses: pd.DataFrame, concept: str, *, fewest: int = FEWEST_DEFLECTIONS
+) -> pd.DataFrame:
     """The rows of ``concept``'s harmful prompts that were refused.
 
     Raises:
-        InputError: fewer than 32; says how many there were, and the base refusal rate.
+        InputError: fewer than ``fewest``; says how many there were, and the base refusal rate.
     """
     asked = responses[(responses["domain"] == concept) & (responses["label"] == "harmful")]
     kept = asked[asked["class"] == "refusal"]
-    if len(kept) < FEWEST_DEFLECTIONS:
+    if len(kept) < fewest:
         rate = len(kept) / len(asked) if len(asked) else 0.0
         raise InputError(
             f"{concept}: the model refused {len(kept)} of {len(asked)} training prompts (base "
-            f"refusal rate {rate:.0%}); at least {FEWEST_DEFLECTIONS} deflections are needed: "
+            f"refusal rate {rate:.0%}); at least {fewest} deflections are needed: "
             "give more prompts, or ready-made pairs with --deflections FILE"
         )
     return kept

@@ -166,7 +166,7 @@ def checked(plan: EvaluationPlan) -> Inputs:
 
 
 def require_own_folder(plan: EvaluationPlan, folder: Path) -> None:
-    """Refuse to write over the evaluation of another model.
+    """Refuse to write over the evaluation of another model or of other prompts.
 
     Raises:
         InputError: the folder holds one, or something else.
@@ -181,6 +181,8 @@ def require_own_folder(plan: EvaluationPlan, folder: Path) -> None:
         of = held.get("model", "something else")
         against = f" against {held['base']}" if held.get("base") else ""
         raise InputError(f"{folder} holds results of {of}{against}; give another --out")
+    if held.get("prompts") != plan.prompts_name:
+        raise InputError(f"{folder} holds results on {held.get('prompts')}; give another --out")
 
 
 def prompts_of(plan: EvaluationPlan) -> pd.DataFrame:

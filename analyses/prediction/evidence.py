@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from analyses.prediction.gradients import Gradients, mean_gradients, residual_gradients
+from analyses.prediction.gradients import GROUPS, Gradients, mean_gradients, residual_gradients
 from interp.activations import collect
 from interp.chat import Tokens
 from interp.contrast import Contrast
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+FEWEST_REFUSALS = 2 * GROUPS  # of a domain, to have a gradient with an error
 MOST_PROMPTS = 128  # of a domain: a mean gradient is known well enough from these
 
 
@@ -97,7 +98,8 @@ class Evidence:
         """∇S_a of every domain: of the mean summed log-probability of its deflections, in nats."""
         found = {}
         for domain in self.domains:
-            refused = refusals_of(self.responses, domain).head(MOST_PROMPTS)
+            refused = refusals_of(self.responses, domain, fewest=FEWEST_REFUSALS)
+            refused = refused.head(MOST_PROMPTS)
             rows = [example.tokens for example in examples(self._copy, refused)]
             found[domain] = mean_gradients(
                 self._copy, rows, _summed_log_prob, batch_size=self.batch_size
