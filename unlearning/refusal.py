@@ -77,7 +77,7 @@ def find_openers(refusals: Sequence[Sequence[int]], answers: Sequence[Sequence[i
     """
     if not refusals or not answers:
         raise InputError(
-            f"the base model gave {len(refusals)} refusals and {len(answers)} answers to benign "
+            f"the model gave {len(refusals)} refusals and {len(answers)} answers to benign "
             "prompts; both are needed to find what refusals open with: is this model aligned, does "
             "--scorer know its refusals, and are answers long enough (--max-new-tokens)?"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.evaluation.findings import ALL, BASE, MODEL, Findings
+from analyses.evaluation.findings import ALL, BASE, MARGIN, MODEL, Findings
 from analyses.evaluation.measures import Measures
 from analyses.figures.style import domain_label
 from analyses.resampling import Estimate
@@ -100,7 +100,8 @@ def _depends(findings: Findings, measures: Measures) -> str:
         return ""
     count = len(measures.disagreements)
     total = int((findings.scores["role"] == MODEL).sum())
-    text = f"The {len(findings.readings)} readings differ on {count} of {total} answers"
+    margin = " (the margin's own is one)" if MARGIN in findings.readings else ""
+    text = f"The {len(findings.readings)} readings{margin} differ on {count} of {total} answers"
     poor = measures.agreement[~(measures.agreement["kappa_low"] >= AGREES)]
     poor = poor[poor["accuracy"] < 1]
     if poor.empty:
@@ -146,11 +147,18 @@ def _first_row(group: str, findings: Findings, measures: Measures) -> dict[str, 
     if BASE in findings.roles:
         cells["change"] = measures.difference("refusal_rate", *harmful, headline)
         cells["benign change"] = measures.difference("refusal_rate", *benign, headline)
+    shown_to = (over_refused if general else refused).n
     return {
         "domain": domain_label(group) if group != ALL else "All domains",
-        **{name: interval(estimate) for name, estimate in cells.items()},
+        **{name: _of_how_many(estimate, shown_to) for name, estimate in cells.items()},
         "n": f"{refused.n} + {over_refused.n}",
     }
+
+
+def _of_how_many(estimate: Estimate, asked: int) -> str:
+    """The estimate, and of how many answers where most have no such value (too short to repeat)."""
+    few = 0 < estimate.n < asked / 2
+    return interval(estimate) + (f" in {estimate.n}" if few else "")
 
 
 def terminal_text(findings: Findings, measures: Measures, page: Path) -> str:
