@@ -326,7 +326,8 @@ def test_the_first_error_ends_it() -> None:
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs are started deaf to it
 from unlearning.endpoint import Endpoint
 asks = [[{"role": "user", "content": str(i)}] for i in range(100)]
 Endpoint("m", sys.argv[1], sys.argv[2], concurrency=4).complete(
