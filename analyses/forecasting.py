@@ -5,13 +5,12 @@ from __future__ import annotations
 from analyses import figures
 from analyses.baseline import establish
 from analyses.context import Context
+from analyses.evidence import evidence_of
 from analyses.figures.prediction import forecast_figure
-from analyses.prediction.evidence import Evidence
 from analyses.prediction.forecast import forecast
 from analyses.tournament import read_choices
 from interp.store import write_json
 from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare
 
 
 def forecast_in(context: Context, concept: str, training: TrainingSettings, *, seed: int) -> str:
@@ -21,14 +20,7 @@ def forecast_in(context: Context, concept: str, training: TrainingSettings, *, s
         InputError: the model refuses too few of the prompts of some domain.
     """
     baseline = establish(context)
-    responses = baseline.responses
-    evidence = Evidence(
-        context.reference,
-        lambda: prepare(context.load(), training),
-        responses[responses["split"] == "train"].reset_index(drop=True),
-        baseline.openers,
-        batch_size=training.micro_batch_size or training.batch_size,
-    )
+    evidence = evidence_of(context, baseline, training)
     with context.progress.stage(f"gradients of {len(evidence.domains)} domains"):
         found = forecast(evidence, concept, read_choices(), seed=seed)
     folder = context.run.folder

@@ -88,34 +88,42 @@ class Evidence:
     @cached_property
     def margin_gradients(self) -> Mapping[str, Gradients]:
         """∇m_b of every domain."""
-        return {
-            domain: mean_gradients(self._copy, rows, self._margin, batch_size=self.batch_size)
-            for domain, rows in self._prompts.items()
-        }
+        return {domain: self.gradients_of_margin(domain) for domain in self.domains}
 
     @cached_property
     def deflection_gradients(self) -> Mapping[str, Gradients]:
         """∇S_a of every domain: of the mean summed log-probability of its deflections, in nats."""
-        found = {}
-        for domain in self.domains:
-            refused = refusals_of(self.responses, domain, fewest=FEWEST_REFUSALS)
-            refused = refused.head(MOST_PROMPTS)
-            rows = [example.tokens for example in examples(self._copy, refused)]
-            found[domain] = mean_gradients(
-                self._copy, rows, _summed_log_prob, batch_size=self.batch_size
-            )
-        return found
+        return {domain: self.gradients_of_deflections(domain) for domain in self.domains}
+
+    def gradients_of_margin(self, domain: str) -> Gradients:
+        """∇m_b of one domain."""
+        return mean_gradients(
+            self.untrained, self._prompts[domain], self._margin, batch_size=self.batch_size
+        )
+
+    def gradients_of_deflections(self, domain: str) -> Gradients:
+        """∇S_a of one domain.
+
+        Raises:
+            InputError: the model refuses fewer than eight of its training prompts.
+        """
+        refused = refusals_of(self.responses, domain, fewest=FEWEST_REFUSALS).head(MOST_PROMPTS)
+        rows = [example.tokens for example in examples(self.untrained, refused)]
+        return mean_gradients(
+            self.untrained, rows, _summed_log_prob, batch_size=self.batch_size
+        )
 
     @cached_property
     def margin_by_state(self) -> Mapping[str, Float[np.ndarray, "layer d_model"]]:
         """Mean gradient of the margin with respect to the residual stream, last prompt token."""
         return {
-            domain: residual_gradients(self._copy, rows, self._margin, batch_size=self.batch_size)
+            domain: residual_gradients(self.untrained, rows, self._margin, batch_size=self.batch_size)
             for domain, rows in self._prompts.items()
         }
 
     @cached_property
-    def _copy(self) -> LanguageModel:
+    def untrained(self) -> LanguageModel:
+        """The model as training would begin: its own copy, with what is trained marked so."""
         copy = self.trainable()
         copy.model.eval()
         return copy
