@@ -7,8 +7,10 @@ whatever is unlearned), δ entanglement, the part that belongs to the pair. Miss
 allowed. The shares of potency and susceptibility average the two orders of entry, because
 without the diagonal they are not orthogonal; with δ they add to 1.
 
-Noise in the cells looks like δ. With replicates (unlearning seeds) its share is measured within
-cells and taken out of all three, so that δ's share is 0 on average when there is none.
+Noise in the cells looks like δ. With several unlearning seeds it is measured, part by part: the
+same projections are taken of each seed's deviation from the mean over seeds, and what they find is
+taken out, so that δ's share is 0 on average when there is none. Noise that an arm's targets share
+(it looks like potency) or a seed's sources (like susceptibility) is not held against δ.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -23,13 +26,15 @@ from jaxtyping import Float
 
 from interp.errors import InputError
 
+PARTS = ("potency", "susceptibility", "entanglement")
+
 
 @dataclass(frozen=True)
 class Decomposition:
     """Effects, and the shares of the variance over cells.
 
-    `noise` and `p_value` (F test of δ against the replicates) are NaN without replicates, and
-    then noise is counted in `entanglement_share`.
+    `noise_share` and `p_value` (F test of δ against what seeds differ in of it) are NaN with one
+    seed, or where fewer than two sources have all seeds; noise then counts as entanglement.
     """
 
     mean: float
@@ -43,74 +48,125 @@ class Decomposition:
     p_value: float
 
 
-def _explained(design: Float[np.ndarray, "cell term"], x: Float[np.ndarray, " cell"]) -> float:
-    fitted = design @ np.linalg.lstsq(design, x, rcond=None)[0]
-    return float(((fitted - x.mean()) ** 2).sum())
+@dataclass(frozen=True)
+class _Layout:
+    """Which source and target each cell belongs to, as least squares see it."""
+
+    source: Float[np.ndarray, "cell source"]
+    target: Float[np.ndarray, "cell target"]
+
+    @classmethod
+    def of(cls, cells: pd.Index) -> _Layout:
+        sides = (cells.get_level_values(name) for name in ("source", "target"))
+        return cls(*(pd.get_dummies(side, dtype=np.float64).to_numpy() for side in sides))
+
+    @cached_property
+    def full(self) -> Float[np.ndarray, "cell term"]:
+        return np.hstack([np.ones((len(self.source), 1)), self.source, self.target])
+
+    @cached_property
+    def freedom(self) -> dict[str, int]:
+        """Degrees of freedom of each part; none of δ where main effects cannot be told apart."""
+        sources, targets = self.source.shape[1], self.target.shape[1]
+        rank = int(np.linalg.matrix_rank(self.full)) if len(self.full) else 0
+        told = sources > 1 and rank == sources + targets - 1
+        return {
+            "potency": sources - 1,
+            "susceptibility": targets - 1,
+            "entanglement": len(self.full) - rank if told else 0,
+        }
+
+    def squares(self, x: Float[np.ndarray, " cell"]) -> dict[str, float]:
+        """Each part's sum of squares; together that of the cells about their mean."""
+        one = np.ones((len(x), 1))
+        both = _explained(self.full, x)
+        source, target = (
+            _explained(np.hstack([one, side]), x) for side in (self.source, self.target)
+        )
+        return {
+            "potency": (source + both - target) / 2,
+            "susceptibility": (target + both - source) / 2,
+            "entanglement": float(((x - x.mean()) ** 2).sum()) - both,
+        }
+
+    def effects(self, x: Float[np.ndarray, " cell"]) -> Float[np.ndarray, " term"]:
+        """μ, α and γ: the least-squares solution under two extra exact rows, Σα = Σγ = 0."""
+        sources = self.source.shape[1]
+        held = np.zeros((2, self.full.shape[1]))
+        held[0, 1 : 1 + sources] = held[1, 1 + sources :] = 1
+        stacked, aim = np.vstack([self.full, held]), np.concatenate([x, np.zeros(2)])
+        return np.linalg.lstsq(stacked, aim, rcond=None)[0]
 
 
 def decompose(cells: pd.DataFrame) -> Decomposition:
-    """Decomposes `cells` (`source, target, value`; several rows of one cell are replicates).
+    """Decomposes `cells` (`source, target, value`; a column `seed` names unlearning seeds).
 
-    Rows with source = target or no value are left out. Raises `InputError` when the cells leave
-    no freedom for δ (fewer than three sources or targets, or too many holes).
+    Rows of one cell and seed are averaged; rows with source = target or no value are left out.
+    Raises `InputError` when the cells leave no freedom for δ (fewer than three sources or targets,
+    or too many holes).
     """
-    from scipy.special import fdtrc
-
     kept = cells[(cells["source"] != cells["target"]) & cells["value"].notna()]
-    groups = kept.groupby(["source", "target"])["value"]
-    table = groups.agg(["mean", "size", "var"]).reset_index()
-    x = table["mean"].to_numpy(dtype=np.float64)
-    sources, targets = sorted(set(table["source"])), sorted(set(table["target"]))
-    a = (table["source"].to_numpy()[:, None] == np.array(sources)).astype(np.float64)
-    b = (table["target"].to_numpy()[:, None] == np.array(targets)).astype(np.float64)
-    one = np.ones((len(x), 1))
-    full = np.hstack([one, a, b])
-    rank = int(np.linalg.matrix_rank(full))
-    freedom = len(x) - rank
-    if freedom < 1 or len(sources) < 2 or rank < len(sources) + len(targets) - 1:
+    wide = kept.assign(seed=kept.get("seed", 0)).pivot_table("value", ["source", "target"], "seed")
+    layout = _Layout.of(wide.index)
+    x = wide.mean(axis=1).to_numpy(dtype=np.float64)
+    sources, targets = (list(wide.index.unique(side).sort_values()) for side in wide.index.names)
+    if layout.freedom["entanglement"] < 1:
         raise InputError(
             f"{len(sources)} sources, {len(targets)} targets and {len(x)} cells leave nothing to "
             "tell potency, susceptibility and entanglement apart; unlearn more domains"
         )
+    solution = layout.effects(x)
+    delta = x - layout.full @ solution
+    squares = layout.squares(x)
+    total = sum(squares.values())
+    noise, p_value = _noise(wide, layout, squares["entanglement"])
+    measured = not math.isnan(p_value)
 
-    # Sum-to-zero effects: the least-squares solution under two extra exact rows.
-    held = np.zeros((2, full.shape[1]))
-    held[0, 1 : 1 + len(sources)] = held[1, 1 + len(sources) :] = 1
-    stacked, aim = np.vstack([full, held]), np.concatenate([x, np.zeros(2)])
-    solution = np.linalg.lstsq(stacked, aim, rcond=None)[0]
-    delta = x - full @ solution
+    def share(value: float) -> float:
+        return value / total if total > 0 else math.nan
 
-    total = float(((x - x.mean()) ** 2).sum())
-    both = _explained(full, x)
-    alone_a, alone_b = (_explained(np.hstack([one, part]), x) for part in (a, b))
-    squares = {
-        "potency": (alone_a + both - alone_b) / 2,
-        "susceptibility": (alone_b + both - alone_a) / 2,
-        "entanglement": float((delta**2).sum()),
-    }
-    noise, p_value = math.nan, math.nan
-    repeated = table["size"].to_numpy()
-    within = int((repeated - 1).sum())
-    if within > 0:
-        spread = float((table["var"].fillna(0) * (repeated - 1)).sum()) / within
-        per_cell = spread * float((1 / repeated).mean())  # variance of a cell's mean
-        freedoms = (len(sources) - 1, len(targets) - 1, freedom)
-        squares = {
-            name: value - df * per_cell
-            for (name, value), df in zip(squares.items(), freedoms, strict=True)
-        }
-        noise = per_cell * (len(x) - 1)
-        ratio = float((delta**2).sum()) / freedom / per_cell if per_cell > 0 else math.inf
-        p_value = float(fdtrc(freedom, within, ratio))
-    shares = {name: value / total if total > 0 else math.nan for name, value in squares.items()}
+    shares = {part: share(squares[part] - (noise[part] if measured else 0)) for part in PARTS}
     return Decomposition(
         mean=float(solution[0]),
         potency=dict(zip(sources, solution[1 : 1 + len(sources)].tolist(), strict=True)),
         susceptibility=dict(zip(targets, solution[1 + len(sources) :].tolist(), strict=True)),
-        entanglement=table[["source", "target"]].assign(value=delta),
+        entanglement=wide.index.to_frame(index=False).assign(value=delta),
         potency_share=shares["potency"],
         susceptibility_share=shares["susceptibility"],
         entanglement_share=shares["entanglement"],
-        noise_share=noise / total if total > 0 else math.nan,
+        noise_share=share(sum(noise.values())) if measured else math.nan,
         p_value=p_value,
     )
+
+
+def _noise(wide: pd.DataFrame, layout: _Layout, entangled: float) -> tuple[dict[str, float], float]:
+    """What seeds' noise adds to each part's squares, and p of δ's; NaN where it is not known.
+
+    Read off the cells that every seed has, and scaled to all of them by degrees of freedom.
+    """
+    from scipy.special import fdtrc
+
+    unknown = dict.fromkeys(PARTS, math.nan), math.nan
+    seeds = wide.shape[1]
+    complete = wide.dropna()
+    if seeds < 2 or complete.empty:
+        return unknown
+    within = _Layout.of(complete.index)
+    if within.freedom["entanglement"] < 1:
+        return unknown
+    deviations = complete.sub(complete.mean(axis=1), axis=0).to_numpy(dtype=np.float64)
+    found = [within.squares(deviation) for deviation in deviations.T]
+    per_cell = float((1 / wide.count(axis=1)).mean())  # a cell is a mean over its seeds
+    noise = {}
+    for part in PARTS:
+        freedom = within.freedom[part] * (seeds - 1)
+        mean_square = sum(squares[part] for squares in found) / freedom
+        noise[part] = mean_square * per_cell * layout.freedom[part]
+    ratio = entangled / noise["entanglement"] if noise["entanglement"] > 0 else math.inf
+    freedoms = layout.freedom["entanglement"], within.freedom["entanglement"] * (seeds - 1)
+    return noise, float(fdtrc(*freedoms, ratio))
+
+
+def _explained(design: Float[np.ndarray, "cell term"], x: Float[np.ndarray, " cell"]) -> float:
+    fitted = design @ np.linalg.lstsq(design, x, rcond=None)[0]
+    return float(((fitted - x.mean()) ** 2).sum())

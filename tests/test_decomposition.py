@@ -13,14 +13,14 @@ NAMES = np.array(list("abcdefg"))
 
 
 def _cells(matrix: np.ndarray) -> pd.DataFrame:
-    """Cells off the diagonal of (replicate, source, target)."""
+    """Cells off the diagonal of (seed, source, target)."""
     rows = [
-        (NAMES[i], NAMES[j], value)
-        for replicate in matrix
+        (NAMES[i], NAMES[j], seed, value)
+        for seed, replicate in enumerate(matrix)
         for (i, j), value in np.ndenumerate(replicate)
         if i != j
     ]
-    return pd.DataFrame(rows, columns=["source", "target", "value"])
+    return pd.DataFrame(rows, columns=["source", "target", "seed", "value"])
 
 
 def _effects(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -60,14 +60,20 @@ def test_each_part_alone_takes_the_whole_share(which):
     assert shares[which] > 0.97 and sum(shares.values()) == pytest.approx(1)
 
 
-def test_noise_is_not_taken_for_entanglement():
-    """Two seeds of worlds without δ: its share is 0 on average, its test fires at 5%."""
+@pytest.mark.parametrize("shared", [0.0, 1.0])
+def test_noise_is_not_taken_for_entanglement(shared):
+    """Two seeds of worlds without δ: its share is 0 on average, its test fires at 5%.
+
+    Also where an arm's targets, and a seed's sources, share most of the noise.
+    """
     rng = np.random.default_rng(2)
     shares, fired = [], []
     for _ in range(200):
         alpha, gamma = _effects(rng)
         truth = alpha[:, None] + gamma
-        found = decompose(_cells(truth + rng.normal(0, 0.5, (2, 7, 7))))
+        noise = rng.normal(0, 0.5, (2, 7, 7))
+        noise += shared * (rng.normal(size=(2, 7, 1)) + rng.normal(size=(2, 1, 7)))
+        found = decompose(_cells(truth + noise))
         shares.append(found.entanglement_share)
         fired.append(found.p_value < 0.05)
         total = found.potency_share + found.susceptibility_share + found.entanglement_share
@@ -84,6 +90,30 @@ def test_planted_entanglement_is_found_through_noise():
     exact = decompose(_cells(truth[None]))
     assert noisy.entanglement_share == pytest.approx(exact.entanglement_share, abs=0.05)
     assert noisy.p_value < 1e-6 and np.isnan(exact.p_value)
+
+
+def test_what_arms_share_by_chance_is_not_taken_for_potency():
+    rng = np.random.default_rng(4)
+    gamma = 4 * _effects(rng)[1]
+    found = [
+        decompose(_cells(gamma + rng.normal(size=(2, 7, 1)) + rng.normal(size=(2, 7, 7))))
+        for _ in range(100)
+    ]
+    for part in ("potency_share", "entanglement_share"):
+        assert abs(np.mean([getattr(each, part) for each in found])) < 0.02
+
+
+def test_an_arm_that_collapsed_leaves_the_others_seeds_to_tell_the_noise():
+    """Sources of one seed only: the noise is read off the rest, and still measured rightly."""
+    rng = np.random.default_rng(5)
+    fired = []
+    for _ in range(100):
+        cells = _cells(rng.normal(size=(2, 7, 7)))
+        gone = (cells["seed"] == 1) & cells["source"].isin(["a", "b"])
+        fired.append(decompose(cells[~gone]).p_value < 0.05)
+    assert np.mean(fired) <= 0.12
+    few = _cells(rng.normal(size=(2, 7, 7)))
+    assert np.isnan(decompose(few[(few["seed"] == 0) | (few["source"] == "a")]).noise_share)
 
 
 def test_one_source_cannot_be_decomposed():
