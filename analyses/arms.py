@@ -100,6 +100,12 @@ class Arm:
         """The rows of that step."""
         return self.scores[self.scores["step"] == self.step]
 
+    def on_validation(self) -> Arm:
+        """The arm as if its validation prompts were its test prompts too: what choices go by."""
+        validation = self.scores[self.scores["split"] == "validation"]
+        copied = pd.concat([validation, validation.assign(split="test")], ignore_index=True)
+        return Arm(self.name, self.config, copied, None)
+
     def contains(self, plain: Arm) -> bool:
         """Whether this arm is `plain` with a retain set."""
         same = (self.concept, self.objective, self.seed)

@@ -25,16 +25,24 @@ Engine = Callable[[StudyPlan, Path, Sequence[str], int, Progress], None]
 
 
 def make_arms(
-    plan: StudyPlan, out: Path, progress: Progress, *, workers: int, engine: str = "local"
+    plan: StudyPlan,
+    out: Path,
+    progress: Progress,
+    *,
+    workers: int,
+    engine: str = "local",
+    names: Sequence[str] | None = None,
 ) -> None:
-    """Make the plan's plain and contained arms side by side; the base must be scored already.
+    """Make arms of the plan side by side; the base must be scored already.
 
-    Control arms are left to the study: they run for as many steps as the others took.
+    Without ``names`` these are the plain and contained ones. Control arms are left to the study:
+    they run for as many steps as the others took.
 
     Raises:
         InputError: the engine's package is not installed.
     """
-    names = [arm.name for arm in plan.arms if not arm.control and not arm.sweep]
+    if names is None:
+        names = [arm.name for arm in plan.arms if not arm.control and not arm.sweep]
     if names:
         ENGINES[engine](plan, out, names, workers, progress)
 

@@ -11,7 +11,9 @@ import pandas as pd
 from transformers import TrainerCallback
 
 from analyses.baseline import Baseline
+from analyses.containment.guards import guard_of
 from analyses.context import Context
+from analyses.mixing import mixture_of
 from analyses.plan import ArmPlan
 from analyses.progress import Advance
 from analyses.representation import rotation_table, rotations, write_directions
@@ -22,14 +24,9 @@ from interp.rotation import Rotation
 from interp.store import content_key, write_json
 from unlearning import parameters
 from unlearning.checkpoints import discard_all, newest_complete
-from unlearning.deflections import examples, refusals_of, with_own_ids, with_preferred
 from unlearning.dose import Bounds, DoseResponse, target_rate
 from unlearning.evaluation import Evaluation
-from unlearning.mixture import Example, Mixture
-from unlearning.registry import for_forgetting
 from unlearning.trainer import prepare, unlearn
-
-BENIGN = "benign"
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,8 @@ def _trained(
     assert arm.training is not None
     plan, settings = context.plan, arm.training
     lm = prepare(context.load(), settings)
-    mixture = mixture_of(context, baseline, arm)
+    guard = guard_of(context, baseline, arm, lm)
+    mixture = guard.with_references(lm, mixture_of(context, baseline, arm), settings)
     base = baseline.scores.assign(step=0, dose=0.0)
     benign = base["label"] == "benign"
     scoring = DoseResponse(
@@ -167,7 +165,8 @@ def _trained(
             mixture,
             settings,
             folder=training,
-            callbacks=[scoring, _Advance(advance)],
+            callbacks=[*guard.callbacks, scoring, _Advance(advance)],
+            around_forward=guard.around_forward,
             cache=context.run.folder / "cache",
             checkpoint_every=plan.checkpoint_every,
             states={"scores": scoring},
@@ -193,45 +192,6 @@ def _score_text(
     with context.progress.stage(f"{name}: answers", len(evaluation.prompts)) as advance:
         table, _answers = evaluation.with_text(lm, progress=advance)
     return table
-
-
-def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan) -> Mixture:
-    """The arm's forget set and retain groups, from the base model's own answers."""
-    assert arm.training is not None
-    settings = arm.training
-    if arm.concept is None:
-        forget = _answered(context, baseline)
-    else:
-        if context.pairs is None:
-            refused = _refused(context, baseline, arm.concept)
-        else:
-            refused = with_own_ids(context.reference, context.pairs, say=context.progress.say)
-        if for_forgetting(settings.objective).on_pairs:
-            refused = with_preferred(refused, settings.objective)
-        forget = examples(context.reference, refused)
-    retain: dict[str, list[Example]] = {
-        domain: examples(context.reference, _refused(context, baseline, domain))
-        for domain in arm.retain
-    }
-    if retain:
-        retain[BENIGN] = _answered(context, baseline)
-    return Mixture(forget, retain, ratio=settings.retain_ratio, seed=settings.seed)
-
-
-def _refused(context: Context, baseline: Baseline, domain: str) -> pd.DataFrame:
-    """The domain's deflections on training prompts, as many as the plan asks for."""
-    responses = baseline.responses[baseline.responses["split"] == "train"]
-    found = refusals_of(responses, domain)
-    return found.head(context.plan.deflection_count or len(found))
-
-
-def _answered(context: Context, baseline: Baseline) -> list[Example]:
-    """Answers to benign training prompts, all kinds mixed."""
-    rows = baseline.responses
-    wanted = (rows["split"] == "train") & (rows["label"] == "benign") & (rows["class"] == "answer")
-    found = rows[wanted]
-    count = min(len(found), 4 * (context.plan.deflection_count or len(found)))
-    return examples(context.reference, found.sample(count, random_state=0))
 
 
 class _Advance(TrainerCallback):

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analyses.containment.methods import Containment
 from interp.errors import InputError
 from unlearning.prompts import DOMAINS
 
@@ -36,6 +37,7 @@ class ArmPlan:
         checkpoint: a model that exists already.
         control: a no-op arm, trained on benign answers for the same number of steps.
         sweep: one of several weights, tried in order until one contains the leakage.
+        containment: how it is kept narrow, where that is more than a retain set.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ArmPlan:
     checkpoint: str | None = None
     control: bool = False
     sweep: bool = False
+    containment: Containment | None = None
 
     def describe(self, stop_at: float) -> dict[str, Any]:
         """The arm's ``config.json``."""
@@ -67,6 +70,7 @@ class ArmPlan:
             "seed": training.seed if training else 0,
             "checkpoint": self.checkpoint,
             "control": self.control,
+            **({"containment": asdict(self.containment)} if self.containment else {}),
             "stop_at": stop_at if training and not self.control else None,
             "selected": False,
         }

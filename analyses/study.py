@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from analyses import report
-from analyses.arms import Arm, read_run
+from analyses.arms import read_run
 from analyses.baseline import Baseline, establish
 from analyses.behaviour import behaviour, verdict_on
 from analyses.context import Context, checked
@@ -114,9 +114,9 @@ def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
     plain = record.plain_of(arm)
     if plain is None or arm.concept is None:
         return float("nan"), float("nan")
-    base = behaviour(_on_validation(record.base))
-    answers = verdict_on(arm.concept, behaviour(_on_validation(arm)), base).answer_rate.value
-    before, after = (measure(_on_validation(a).scores, a.concept) for a in (plain, arm))
+    base = behaviour(record.base.on_validation())
+    answers = verdict_on(arm.concept, behaviour(arm.on_validation()), base).answer_rate.value
+    before, after = (measure(a.on_validation().scores, a.concept) for a in (plain, arm))
     recovery = recover(before, after, plan.retain).recovery.value
     shown = "undefined (the dose was not reached)" if math.isnan(recovery) else f"{recovery:.2f}"
     context.progress.say(
@@ -124,10 +124,3 @@ def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
         f"target answers {answers:.2f}"
     )
     return recovery, answers
-
-
-def _on_validation(arm: Arm) -> Arm:
-    """The arm as if its validation prompts were its test prompts too."""
-    validation = arm.scores[arm.scores["split"] == "validation"]
-    copied = pd.concat([validation, validation.assign(split="test")], ignore_index=True)
-    return Arm(arm.name, arm.config, copied, None)

@@ -25,7 +25,7 @@ from analyses.context import checked
 from analyses.deflection import engine
 from analyses.deflection.data_set import Deflected
 from analyses.deflection.plan import DeflectPlan
-from analyses.making import mixture_of
+from analyses.mixing import mixture_of
 from analyses.plan import organism_plan
 from analyses.progress import Progress
 from interp.errors import InputError

@@ -109,15 +109,15 @@ class Evidence:
         """
         refused = refusals_of(self.responses, domain, fewest=FEWEST_REFUSALS).head(MOST_PROMPTS)
         rows = [example.tokens for example in examples(self.untrained, refused)]
-        return mean_gradients(
-            self.untrained, rows, _summed_log_prob, batch_size=self.batch_size
-        )
+        return mean_gradients(self.untrained, rows, _summed_log_prob, batch_size=self.batch_size)
 
     @cached_property
     def margin_by_state(self) -> Mapping[str, Float[np.ndarray, "layer d_model"]]:
         """Mean gradient of the margin with respect to the residual stream, last prompt token."""
         return {
-            domain: residual_gradients(self.untrained, rows, self._margin, batch_size=self.batch_size)
+            domain: residual_gradients(
+                self.untrained, rows, self._margin, batch_size=self.batch_size
+            )
             for domain, rows in self._prompts.items()
         }
 
