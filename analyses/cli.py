@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses import organism_commands, prediction_commands, prompt_commands
+from analyses import organism_commands, prediction_commands, prompt_commands, reproduce_command
 from analyses.command_plans import carry_out, command_line, study_plan
+from analyses.contain_command import contain
 from analyses.deflect_command import deflect
 from analyses.evaluation_command import evaluate
 from analyses.explain_command import explain
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(organism_commands.app, name="organism")
 app.add_typer(prompt_commands.app, name="prompts")
+app.add_typer(reproduce_command.app, name="reproduce")
 
 Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")]
@@ -204,7 +206,7 @@ def report(
 for command in (
     evaluate, deflect, score, agree, calibrate,
     prediction_commands.predict, prediction_commands.matrix, prediction_commands.tournament,
-    explain,
+    explain, contain,
 ):  # fmt: skip
     app.command()(command)
 
