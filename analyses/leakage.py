@@ -305,14 +305,19 @@ def untouched_p_value(leak: Draws, within: float = UNTOUCHED_WITHIN) -> float:
 
     Two one-sided t tests with the resampling standard error; NaN where L is undefined.
     """
+    return equivalence_p_value(leak.value, leak.standard_error, max(leak.n - 1, 1), within)
+
+
+def equivalence_p_value(
+    value: float, error: float, freedom: float, within: float = UNTOUCHED_WITHIN
+) -> float:
+    """Of two one-sided t tests that |value| < `within`; NaN where value or error is undefined."""
     from scipy.special import stdtr
 
-    error = leak.standard_error
-    if not np.isfinite(leak.value) or not np.isfinite(error):
+    if not np.isfinite(value) or not np.isfinite(error):
         return float("nan")
     if error == 0:
-        return float(abs(leak.value) >= within)
-    freedom = max(leak.n - 1, 1)
-    above = stdtr(freedom, -(leak.value + within) / error)
-    below = stdtr(freedom, (leak.value - within) / error)
+        return float(abs(value) >= within)
+    above = stdtr(freedom, -(value + within) / error)
+    below = stdtr(freedom, (value - within) / error)
     return float(max(above, below))

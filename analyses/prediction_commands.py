@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from analyses.options import ModelOptions, TrainingOptions, expanded
 from interp.errors import InputError
-
-if TYPE_CHECKING:
-    from analyses.matrix import Study
 
 Model = Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")]
 Prompts = Annotated[Path | None, typer.Option(help="Prompts; an organism has its own.")]
@@ -37,13 +34,18 @@ def matrix(
     stop_at: Annotated[float | None, typer.Option(min=0, max=1, help="Dose.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
+    quantity: Annotated[
+        str, typer.Option(help="What is decomposed and drawn: area, L_50 or L_90.")
+    ] = "area",
     workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 1,
     engine: Annotated[str, typer.Option(help="local, or ray (extra ray).")] = "local",
     plan: PlanOnly = False,
 ) -> None:
     """Unlearn every domain in turn: who takes what with it, and is that a matter of the pair?"""
+    from analyses.cells import require_quantity
     from analyses.command_plans import carry_out, study_plan
 
+    require_quantity(quantity)
     if training.retain is not None:
         raise InputError("the matrix is of plain arms; spillover study contains one concept")
     if training.objective_file is not None and workers > 1:
@@ -57,12 +59,9 @@ def matrix(
     if plan:
         return
     from analyses.matrix import Study
-    from interp.store import write_json
+    from analyses.matrix_output import write
 
-    study = Study.load([out])
-    study.cells.to_csv(out / "matrix.csv", index=False)
-    write_json(out / "matrix.json", study.summary())
-    typer.echo(_parts(study))
+    typer.echo(write(Study.load([out]), out, quantity))
 
 
 @expanded
@@ -133,21 +132,3 @@ def tournament(
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-def _parts(study: Study) -> str:
-    """The matrix and its parts for the terminal."""
-    import pandas as pd
-
-    lines = []
-    for name, found in study.summary().items():
-        table = pd.DataFrame(found["matrix"], found["domains"], found["domains"]).astype(float)
-        lines += [f"A[unlearned, other] of {name}", table.round(2).to_string(na_rep="-")]
-        for left in found["left_out"]:
-            lines.append(f"not in it: {left['arm']} ({left['outcome']})")
-        if found["decomposition"]:
-            shares = {k: v for k, v in found["decomposition"].items() if v is not None}
-            lines.append(", ".join(f"{part} {value:.2f}" for part, value in shares.items()))
-        if found["reliability"] is not None:
-            lines.append(f"reliability over unlearning seeds {found['reliability']:.3f}")
-    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,8 @@ class RunTables:
 
     `arms`: one row per finished arm. `behaviour`: rates and masses, the base included. `leakage`:
     by arm, domain and quantity. `curves`: u_b along the dose. `recovery`: by contained arm and
-    set of domains. `rotation`, `cosine`: geometry, empty where none was fitted.
+    set of domains. `rotation`, `cosine`: geometry, empty where none was fitted. `measured`: each
+    arm's leakage with its resamples, by the arm's name.
     """
 
     record: RunRecord
@@ -39,6 +41,7 @@ class RunTables:
     cosine: pd.DataFrame
     verdicts: dict[str, Verdict]
     decomposition: Decomposition | None
+    measured: Mapping[str, ArmLeakage]
 
     def write(self) -> None:
         """Writes each table as CSV into the run's folder, atomically."""
@@ -78,6 +81,7 @@ def build(folder: str | Path) -> RunTables:
         cosine=record.cosine if record.cosine is not None else pd.DataFrame(),
         verdicts=verdicts,
         decomposition=_decomposition(arms, leakage),
+        measured=leaks,
     )
 
 

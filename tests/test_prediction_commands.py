@@ -55,11 +55,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_lost_worker_costs_nothing_that_was_finished(run: Path) -> None:
-    found = json.loads((run / "matrix.json").read_text(encoding="utf-8"))["run"]
-    matrix = pd.DataFrame(found["matrix"], found["domains"], found["domains"])
+    found = json.loads((run / "matrix.json").read_text(encoding="utf-8"))["runs"]["run"]
+    npo = found["objectives"]["npo"]
+    matrix = pd.DataFrame(npo["matrix"], found["domains"], found["domains"])
     assert matrix.loc[list(SOURCES)].notna().sum(axis=1).eq(6).all()
-    assert not found["left_out"] and found["reliability"] is None
-    assert found["decomposition"] is not None
+    assert not found["left_out"] and npo["reliability"] is None
+    assert npo["decomposition"]["noise"] is None
+    assert {"matrix.svg", "matrix.png", "matrix.csv"} <= {
+        p.name for p in (run / "figures").iterdir()
+    }
     cells = pd.read_csv(run / "matrix.csv")
     assert len(cells) == 18 and (cells["source"] != cells["target"]).all()
 

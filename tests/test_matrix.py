@@ -1,0 +1,245 @@
+"""The leakage matrix: planted cells, what is left out, several worlds, pure noise."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analyses.cells import QUANTITIES, mean_cells, seed_spread
+from analyses.decomposition import Decomposition
+from analyses.leakage import ArmLeakage
+from analyses.matrix import Study
+from analyses.matrix_output import summary, write
+from analyses.pooling import combined_p_value, over_worlds, pool
+from analyses.resampling import Draws
+from analyses.tables import RunTables
+from interp.errors import InputError
+from tests.synthetic_run import BASE_RATE, DOMAINS, PLANTED_LEAKAGE, write_run
+
+CONCEPTS = ("cybersecurity", "safety", "privacy")
+LOW_BASE = {domain for domain, rate in BASE_RATE.items() if rate < 0.2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sources, two seeds; one arm collapsed, one never got there; a control arm."""
+    run = write_run(
+        tmp_path_factory.mktemp("matrix") / "world",
+        concepts=CONCEPTS,
+        seeds=2,
+        weights=(),
+        rotation=False,
+        collapsed=("npo-privacy-1",),
+        not_reached=("npo-safety-1",),
+    )
+    control = run / "arms" / "npo-cybersecurity-0"
+    copied = run / "arms" / "control-seed0"
+    copied.mkdir()
+    config = json.loads((control / "config.json").read_text(encoding="utf-8"))
+    config |= {"name": "control-seed0", "concept": None, "control": True, "objective": "ce"}
+    (copied / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    scores = pd.read_parquet(control / "scores.parquet")
+    unmoved = scores[scores["step"] == 0].set_index("prompt_id")["p_R"]
+    scores = scores.assign(arm="control-seed0", p_R=scores["prompt_id"].map(unmoved))
+    scores.to_parquet(copied / "scores.parquet")
+    (copied / "DONE").touch()
+    return run
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> Study:
+    return Study.load([folder])
+
+
+def test_every_quantity_of_a_cell_is_what_was_planted(study: Study) -> None:
+    """A domain that loses a share of the source's loss: A = share, L_τ = share · τ."""
+    for quantity, factor in (("area", 1.0), ("L_50", 0.5), ("L_90", 0.9)):
+        means = study.means(quantity)
+        assert set(means["source"]) == set(CONCEPTS)
+        for cell in means.itertuples():
+            if cell.target in LOW_BASE:
+                assert np.isnan(cell.value) and cell.seeds == 0
+                continue
+            planted = factor * PLANTED_LEAKAGE[cell.source][cell.target]
+            assert cell.value == pytest.approx(planted, abs=0.01)
+            assert cell.low < planted < cell.high
+    matrix = study.matrix("world")
+    assert np.isnan(np.diag(matrix)).all() and np.isfinite(matrix).sum() == 5 + 5 + 5
+
+
+def test_collapsed_arms_and_those_that_never_got_there_are_listed(study: Study) -> None:
+    left = study.left_out.set_index("arm")
+    assert set(left.index) == {"npo-privacy-1", "npo-safety-1"}
+    assert left.loc["npo-privacy-1", "outcome"] == "collapsed"
+    assert not left.loc["npo-safety-1", "reached"]
+    arms = set(study.cells["arm"])
+    assert arms == {"npo-cybersecurity-0", "npo-cybersecurity-1", "npo-safety-0", "npo-privacy-0"}
+
+
+def test_does_not_leak_is_shown_only_where_nothing_leaks(study: Study) -> None:
+    tested = study.means("L_90").set_index(["source", "target"])["untouched_p"].dropna()
+    for (source, target), p_value in tested.items():
+        assert (p_value < 0.05) == (PLANTED_LEAKAGE[source][target] < 0.03)
+    assert study.means("area")["untouched_p"].isna().all()
+
+
+def test_domains_that_fall_late_have_late_onsets(study: Study) -> None:
+    """Half of b's refusal is gone when the source has lost .5/share: never for a small share."""
+    cells = study.cells[study.cells["source"] == "safety"].set_index("target")
+    steps = {d: 16 * 0.5 / PLANTED_LEAKAGE["safety"][d] / 0.96 for d in ("toxicity", "privacy")}
+    for domain, step in steps.items():
+        assert cells.loc[domain, "onset"] == pytest.approx(step, abs=0.5)
+    assert cells["source_onset"].iloc[0] == pytest.approx(16 * 0.5 / 0.96, abs=0.5)
+    assert np.isnan(cells.loc["sensitive", "onset"])
+
+
+def test_the_command_s_files_hold_the_matrix_with_its_null(study: Study, tmp_path: Path) -> None:
+    said = write(study, tmp_path)
+    found = json.loads((tmp_path / "matrix.json").read_text(encoding="utf-8"))
+    run = found["runs"]["world"]
+    assert run["domains"] == list(DOMAINS) and len(run["left_out"]) == 2
+    npo = run["objectives"]["npo"]
+    np.testing.assert_allclose(
+        np.array(npo["matrix"], dtype=float), study.matrix("world"), equal_nan=True
+    )
+    assert "not in it: npo-safety-1 (did not reach the dose)" in said
+    assert len(pd.read_csv(tmp_path / "matrix.csv")) == len(study.cells)
+    assert (tmp_path / "figures" / "matrix.png").is_file()
+    assert (tmp_path / "figures" / "matrix.svg").is_file()
+    figure = study.figure()
+    labels = [t.get_text() for f in figure.axes for t in f.get_yticklabels()]
+    assert any("control" in label for label in labels)
+
+
+def test_an_unknown_run_objective_or_quantity_is_named(study: Study) -> None:
+    with pytest.raises(InputError, match='no run "elsewhere"; expected world'):
+        study.matrix("elsewhere")
+    with pytest.raises(InputError, match='no cells of "rmu"; it has npo'):
+        study.decomposition("world", objective="rmu")
+    with pytest.raises(InputError, match="area, L_50, L_90"):
+        study.means("L_70")
+
+
+def test_objectives_have_matrices_of_their_own(study: Study) -> None:
+    tables = study.runs["world"]
+    other = tables.arms["arm"].eq("npo-privacy-0")
+    arms = tables.arms.assign(objective=np.where(other, "rmu", tables.arms["objective"]))
+    study = Study({"world": replace(tables, arms=arms)})
+    assert set(study.objectives("world")) == {"npo", "rmu"}
+    found = summary(study)["runs"]["world"]["objectives"]
+    rows = {
+        o: np.isfinite(np.array(m["matrix"], float)).any(axis=1).sum() for o, m in found.items()
+    }
+    assert rows == {"npo": 2, "rmu": 1}
+    assert found["rmu"]["decomposition"] is None and "unlearn more" in found["rmu"]["why"]
+    assert np.isfinite(study.matrix("world")).any(axis=1).sum() == 3
+
+
+# Several worlds
+
+
+def test_worlds_are_pooled_with_the_world_as_unit(study: Study) -> None:
+    both = Study({"one": study.runs["world"], "other": study.runs["world"]})
+    pooled = both.pooled()
+    assert pooled["runs"] == ["one", "other"] and pooled["skipped"] == []
+    cell = pooled["cells"]["safety"]["privacy"]
+    assert cell["n"] == 2 and cell["value"] == pytest.approx(0.8, abs=0.01)
+    assert pooled["shares"]["potency"]["low"] == pytest.approx(pooled["shares"]["potency"]["high"])
+    titles = [axes.get_title(loc="left") for axes in both.figure().axes]
+    assert "Mean over worlds" in titles
+    assert "pooled" in summary(both) and "pooled" not in summary(study)
+
+
+def test_intervals_over_worlds_cover_at_their_level() -> None:
+    rng = np.random.default_rng(0)
+    covered = [
+        (e.low <= 0.3 <= e.high) for e in (over_worlds(rng.normal(0.3, 1, 5)) for _ in range(800))
+    ]
+    assert 0.925 <= np.mean(covered) <= 0.975
+    lone = over_worlds([0.4, np.nan])
+    assert lone.value == 0.4 and np.isnan(lone.low) and lone.n == 1
+
+
+def test_combined_p_values_of_noise_are_uniform() -> None:
+    rng = np.random.default_rng(1)
+    found = [combined_p_value(rng.uniform(size=4)) for _ in range(1000)]
+    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.021)
+    assert combined_p_value([0.03]) == pytest.approx(0.03)
+
+
+def test_worlds_may_differ_in_their_domains() -> None:
+    parts = Decomposition(
+        0.5, {"a": 0.1}, {"a": -0.1}, pd.DataFrame(), 0.5, 0.2, 0.3, np.nan, np.nan
+    )
+    one, other = (pd.DataFrame(0.2, list(names), list(names)) for names in ("ab", "bc"))
+    found = pool({"one": parts, "other": parts}, {"one": one, "other": other})
+    assert found["cells"]["a"]["b"]["n"] == 1 and found["cells"]["b"]["c"]["n"] == 1
+    assert found["cells"]["a"]["c"]["value"] is None and found["potency"]["c"]["value"] is None
+
+
+# Pure noise
+
+
+def noisy_world(rng: np.random.Generator, template: RunTables, *, entangled: float) -> RunTables:
+    """Five sources, two seeds. Main effects and noise of training; δ of the size ``entangled``."""
+    domains = DOMAINS[:5]
+    alpha, gamma = rng.normal(0, 0.08, (2, 5))
+    delta = entangled * rng.normal(size=(5, 5))
+    measured, rows = {}, []
+    for i, source in enumerate(domains):
+        for seed in range(2):
+            shares = 0.4 + alpha[i] + gamma + delta[i] + rng.normal(0, 0.05, 5)
+            shares += rng.normal(0, 0.05)  # what the arm's targets share
+            draws = {d: Draws(v, np.full(9, v), 40) for d, v in zip(domains, shares, strict=True)}
+            quantities = dict.fromkeys((*QUANTITIES, "onset"), draws)
+            name = f"{source}-{seed}"
+            measured[name] = ArmLeakage(source, True, dict.fromkeys(domains, 0.9), quantities)
+            rows.append((name, source, "npo", None, seed, True, "forgotten"))
+    columns = ["arm", "concept", "objective", "retain", "seed", "reached", "outcome"]
+    arms = pd.DataFrame(rows, columns=columns)
+    return replace(template, arms=arms, measured=measured)
+
+
+def test_noise_is_called_entanglement_at_the_nominal_rate(study: Study) -> None:
+    """Worlds whose cells differ by source, target and seed only."""
+    rng = np.random.default_rng(2)
+    template = study.runs["world"]
+    worlds = {f"w{i}": noisy_world(rng, template, entangled=0.0) for i in range(30)}
+    noise = Study(worlds)
+    p_values = [noise.decomposition(run).p_value for run in worlds]
+    assert np.mean(np.array(p_values) < 0.05) <= 0.2  # 99.5% of binomial counts of 30
+    assert np.mean(p_values) == pytest.approx(0.5, abs=3.3 / np.sqrt(12 * 30))
+    pooled = noise.pooled()
+    assert pooled["p_entanglement"] > 0.001
+    assert abs(pooled["shares"]["entanglement"]["value"]) < 0.15
+    planted = Study({f"w{i}": noisy_world(rng, template, entangled=0.2) for i in range(3)})
+    assert planted.pooled()["p_entanglement"] < 1e-6
+
+
+def test_the_interval_of_a_mean_holds_what_other_seeds_would_give(
+    study: Study,
+) -> None:
+    """Prompts agree exactly here, so that all of the error is the seeds'."""
+    rng = np.random.default_rng(3)
+    covered = []
+    for _ in range(6):
+        world = noisy_world(rng, study.runs["world"], entangled=0.0)
+        cells = mean_cells(world, "area")
+        alpha = cells.groupby("source")["value"].transform("mean")
+        gamma = cells.groupby("target")["value"].transform("mean")
+        expected = alpha + gamma - cells["value"].mean()  # near the truth: 5 cells of 2 seeds each
+        covered += ((cells["low"] < expected) & (expected < cells["high"])).tolist()
+    assert np.mean(covered) > 0.9
+
+
+def test_one_seed_has_no_spread() -> None:
+    cells = pd.DataFrame(
+        {"source": ["a", "a"], "target": ["b", "c"], "seed": 0, "area": [0.2, 0.4]}
+    )
+    spread, freedom = seed_spread(cells, "area")
+    assert np.isnan(spread) and freedom == 0
