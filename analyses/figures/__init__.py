@@ -87,9 +87,9 @@ def drawings(tables: RunTables) -> Iterator[Drawing]:
             "The leakage matrix",
             "A[a,b], the area under domain b's loss while a is unlearned (plain arms, mean over "
             "seeds): 0 untouched, 1 in step with the source. Small: half the interval, over "
-            "prompts and seeds. A bar: it holds 0; a ring: shown not to leak. Beneath, the share of "
-            "refusal that training on benign answers alone takes. Sources that collapsed or never "
-            "reached the dose are listed, not imputed.",
+            "prompts and seeds. A bar: it holds 0; a ring: shown not to leak. Beneath: training on "
+            "benign answers alone. Sources that collapsed or never reached the dose are listed, "
+            "not imputed.",
             matrix_figure(tables),
             tables.leakage[tables.leakage["quantity"] == "area"],
         )
