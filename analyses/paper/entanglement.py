@@ -1,0 +1,139 @@
+r"""R3 as the paper has it, at every layer, with what it lacks: stability and a null.
+
+c_a is the first principal component of concept a's centred states at the last prompt token, signed
+so that their own mean lies on its positive side; the entry is the mean over b's prompts of
+cos(c_a, h_b), h_b raw.
+
+    stability   mean |cos| between the components of two random halves of a's prompts
+    null        the same after the prompts have been permuted between the concepts: what the
+                component of any such set of prompts has in common with any other
+
+Everything is computed from the prompts' Gram matrix, in which a component is a combination of
+prompts: c = Σ_i w_i h̃_i, so that ⟨c, h_j⟩ needs no vector of the model's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+HALVES = 20
+PERMUTATIONS = 100
+
+States = Float[np.ndarray, "prompt d_model"]
+Gram = Float[np.ndarray, "prompt prompt"]
+
+
+@dataclass(frozen=True)
+class Entanglement:
+    """One layer.
+
+    Attributes:
+        domains: rows and columns.
+        cosine: of c_a with the states of b; directed.
+        low, high: of the null, 2.5th and 97.5th percentile, for the entry.
+        stability: of c_a.
+        explained: share of a's variance along c_a.
+    """
+
+    domains: tuple[str, ...]
+    cosine: Float[np.ndarray, "source target"]
+    low: Float[np.ndarray, "source target"]
+    high: Float[np.ndarray, "source target"]
+    stability: Float[np.ndarray, " source"]
+    explained: Float[np.ndarray, " source"]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row per ordered pair, the diagonal included."""
+        return pd.DataFrame(
+            [
+                {
+                    "source": source,
+                    "target": target,
+                    "cosine": self.cosine[a, b],
+                    "null_low": self.low[a, b],
+                    "null_high": self.high[a, b],
+                    "stability": self.stability[a],
+                    "explained": self.explained[a],
+                }
+                for a, source in enumerate(self.domains)
+                for b, target in enumerate(self.domains)
+            ]
+        )
+
+
+def entanglement(
+    states: Mapping[str, States],
+    *,
+    halves: int = HALVES,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> Entanglement:
+    """R3 between the concepts at one layer.
+
+    Args:
+        states: raw states of every concept's prompts, at least four of each.
+        halves: random splits of a concept's prompts for its stability.
+        permutations: of all prompts between the concepts.
+        seed: of both.
+    """
+    stacked = np.concatenate([values.astype(np.float64) for values in states.values()])
+    sizes = [len(values) for values in states.values()]
+    groups = np.split(np.arange(len(stacked)), np.cumsum(sizes)[:-1])
+    gram = stacked @ stacked.T
+    rng = np.random.default_rng(seed)
+    null = np.empty((permutations, len(groups), len(groups)))
+    for draw in range(permutations):
+        null[draw] = _cosines(gram, np.split(rng.permutation(len(gram)), np.cumsum(sizes)[:-1]))
+    low, high = np.quantile(null, [0.025, 0.975], axis=0)
+    return Entanglement(
+        tuple(states),
+        _cosines(gram, groups),
+        low,
+        high,
+        np.array([_stability(gram, group, halves, rng) for group in groups]),
+        np.array([_component(gram, group)[1] for group in groups]),
+    )
+
+
+def layer_of(wanted: int, layers: int, paper_layers: int = 32) -> int:
+    """The paper's layer as a 0-based decoder layer; in a shallow model, the one at its depth."""
+    if layers > wanted:
+        return wanted - 1
+    return max(0, round(wanted * layers / paper_layers) - 1)
+
+
+def _component(gram: Gram, group: Int[np.ndarray, " prompt"]) -> tuple[np.ndarray, float]:
+    """Weights of the group's raw states in its signed unit component, and its variance share."""
+    from scipy.linalg import eigh
+
+    n = len(group)
+    inside = gram[np.ix_(group, group)]
+    centred = inside - inside.mean(axis=0) - inside.mean(axis=1)[:, None] + inside.mean()
+    [value], vectors = eigh(centred, subset_by_index=[n - 1, n - 1])
+    # The centring goes into the weights: c = Σ w_i (h_i − mean) = Σ (w_i − mean w) h_i.
+    weights = vectors[:, 0] - vectors[:, 0].mean()
+    weights /= np.sqrt(max(weights @ inside @ weights, np.finfo(float).tiny))
+    sign = 1.0 if weights @ inside.mean(axis=1) >= 0 else -1.0
+    return sign * weights, float(value / max(np.trace(centred), np.finfo(float).tiny))
+
+
+def _cosines(gram: Gram, groups: list[np.ndarray]) -> Float[np.ndarray, "source target"]:
+    lengths = np.sqrt(np.maximum(np.diag(gram), np.finfo(float).tiny))
+    projected = [_component(gram, group)[0] @ gram[group] / lengths for group in groups]
+    return np.array([[values[group].mean() for group in groups] for values in projected])
+
+
+def _stability(
+    gram: Gram, group: Int[np.ndarray, " prompt"], halves: int, rng: np.random.Generator
+) -> float:
+    found = []
+    for _ in range(halves):
+        first, second = np.array_split(rng.permutation(group), 2)
+        one, other = _component(gram, first)[0], _component(gram, second)[0]
+        found.append(abs(one @ gram[np.ix_(first, second)] @ other))
+    return float(np.mean(found))
