@@ -2,7 +2,8 @@
 
 Each predictor's variant (its layer, its preconditioner) is chosen on development worlds by rank
 correlation over all pairs, and frozen in a file. The reported worlds are others, and are looked at
-once: the hash of that file stands in the result.
+once: the hash of that file stands in the result. So does the small set that is regressed together
+(:mod:`analyses.prediction.joint`): the best predictor of each kind, and the base margin.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from analyses.prediction.archive import write_worlds
+from analyses.prediction.joint import PARTS as JOINT_PARTS
+from analyses.prediction.joint import Coefficient, joint
 from analyses.prediction.skill import PARTS, Skill, skill
 from analyses.prediction.world import World
 from interp.errors import InputError
@@ -26,6 +29,7 @@ CHOICES = Path(__file__).parent / "prediction" / "choices.json"
 CHOSEN_BY = "all_pairs"
 # Compared with one another; the others take part, but need training or know what was planted.
 RIVALS = ("kernel", "geometry", "trivial")
+ALWAYS_JOINT = "base margin"
 
 
 def choose(worlds: Sequence[World], *, seed: int = 0) -> dict[str, str]:
@@ -37,11 +41,25 @@ def choose(worlds: Sequence[World], *, seed: int = 0) -> dict[str, str]:
     return {predictor: max(by, key=by.__getitem__) for predictor, by in scores.items()}
 
 
+def choose_set(worlds: Sequence[World], choices: Mapping[str, str], *, seed: int = 0) -> list[str]:
+    """The best predictor of each kind on ``worlds``, and the base margin: regressed together."""
+    best: dict[str, tuple[float, str]] = {}
+    for predictor, variant in choices.items():
+        found = _skill(worlds, predictor, variant, seed, quick=True)[CHOSEN_BY].value
+        kind = worlds[0].kinds[predictor]
+        if kind in RIVALS and np.isfinite(found):
+            best[kind] = max(best.get(kind, (-np.inf, "")), (found, predictor))
+    names = [best[kind][1] for kind in RIVALS if kind in best]
+    return names + [ALWAYS_JOINT] * (ALWAYS_JOINT in choices and ALWAYS_JOINT not in names)
+
+
 def choose_on(worlds: Sequence[World], path: str | Path, *, seed: int) -> str:
     """Choose on these worlds and freeze; what to print."""
     found = choose(worlds, seed=seed)
-    write_choices(found, worlds, path)
+    together = choose_set(worlds, found, seed=seed)
+    write_choices(found, together, worlds, path)
     lines = [f"{predictor}: {variant or 'as it is'}" for predictor, variant in found.items()]
+    lines.append(f"together: {', '.join(together)}")
     return "\n".join([*lines, f"{path}: {hash_of(read_choices(path))}"])
 
 
@@ -67,21 +85,39 @@ def report(
     drawing = figures.Drawing("tournament", "", "", tournament_figure(result), table)
     figures.save([drawing], folder)
     shown = table.round(3).to_string(index=False, na_rep="-")
+    together = "\n".join(_said(row) for row in result["joint"]["predictors"])
     ceiling = "unknown" if result["ceiling"] is None else f"{result['ceiling']:.3f}"
-    return f"{shown}\n{len(worlds)} worlds; ceiling {ceiling}; {folder / 'tournament.json'}"
+    return (
+        f"{shown}\nbeside one another (standardised coefficient over all pairs)\n"
+        f"{together or result['joint']['why']}\n"
+        f"{len(worlds)} worlds; ceiling {ceiling}; {folder / 'tournament.json'}"
+    )
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    found = row["all_pairs"]
+    if found["value"] is None:
+        return f"{row['predictor']}: says nothing beside the others"
+    ends = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
+    return f"{row['predictor']}: {found['value']:.2f}{ends}, p = {found['p']:.2g}"
 
 
 def write_choices(
-    choices: Mapping[str, str], worlds: Sequence[World], path: str | Path = CHOICES
+    choices: Mapping[str, str],
+    together: Sequence[str],
+    worlds: Sequence[World],
+    path: str | Path = CHOICES,
 ) -> None:
     """Freeze choices, with the worlds that they were made on."""
     names = [world.name for world in worlds]
     layers = worlds[0].layers
-    write_json(path, {"worlds": names, "layers": layers, "choices": dict(choices)})
+    frozen = {"worlds": names, "layers": layers, "choices": dict(choices)}
+    write_json(path, frozen | {"joint": list(together)})
 
 
 def read_choices(path: str | Path = CHOICES) -> dict[str, Any]:
-    """``choices``, the ``worlds`` they were made on and how many ``layers`` those models have.
+    """``choices``, the ``worlds`` that they were made on, how many ``layers`` those models have,
+    and the predictors to regress ``joint``.
 
     Raises:
         InputError: there is no such file, or it is of another form.
@@ -89,14 +125,17 @@ def read_choices(path: str | Path = CHOICES) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist; make it with `spillover tournament --choose`")
     found = read_json(path)
-    if not isinstance(found, dict) or not {"worlds", "layers", "choices"} <= found.keys():
-        raise InputError(f"{path} is no file of choices; expected worlds, layers and choices")
+    if not isinstance(found, dict) or not {"worlds", "layers", "choices", "joint"} <= found.keys():
+        raise InputError(
+            f"{path} is no file of choices; expected worlds, layers, choices and joint"
+        )
     return found
 
 
 def hash_of(frozen: Mapping[str, Any]) -> str:
     """SHA-256 of the choices and of the worlds that they were made on."""
-    text = json.dumps([frozen["worlds"], frozen["choices"]], sort_keys=True)
+    parts = [frozen[name] for name in ("worlds", "choices", "joint")]
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
@@ -140,7 +179,31 @@ def tournament(
             for name in order
         ],
         "differences": _differences(rivals[:3], skills),
+        "joint": _joint(worlds, {n: choices[n] for n in frozen["joint"] if n in skills}, seed),
     }
+
+
+def _joint(worlds: Sequence[World], chosen: Mapping[str, str], seed: int) -> dict[str, Any]:
+    """Coefficients of the frozen set beside one another, or ``why`` there are none."""
+    predictions = {
+        name: [world.predictions[name, variant] for world in worlds]
+        for name, variant in chosen.items()
+    }
+    outcomes = [world.outcome.leakage for world in worlds]
+    try:
+        found = {part: joint(predictions, outcomes, part=part, seed=seed) for part in JOINT_PARTS}
+    except InputError as error:
+        return {"predictors": [], "why": str(error)}
+    rows = [
+        {"predictor": name} | {part: _coefficient(found[part][name]) for part in JOINT_PARTS}
+        for name in chosen
+    ]
+    return {"predictors": rows, "why": None}
+
+
+def _coefficient(found: Coefficient) -> dict[str, Any]:
+    numbers = {name: _number(getattr(found, name)) for name in ("value", "low", "high", "p")}
+    return numbers | {"worlds": [_number(value) for value in found.worlds]}
 
 
 def _skill(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from analyses.command_plans import study_plan
 from analyses.matrix import Study
 from analyses.options import ModelOptions, TrainingOptions
 from analyses.prediction.forecast import at_depth
-from analyses.prediction.skill import PARTS
+from analyses.prediction.skill import PARTS, Outcome
 from analyses.prediction.world import World, load_worlds
-from analyses.tournament import hash_of, read_choices, tournament
+from analyses.tournament import choose_set, hash_of, read_choices, tournament
 from interp.errors import InputError
 from tests.conftest import Spillover
 from unlearning.organism import shipped
@@ -150,9 +151,11 @@ def test_a_layer_stands_for_its_depth() -> None:
     assert at_depth("Adam, relative", 3, 32) == "Adam, relative"
 
 
-def planted_world(rng: np.random.Generator, name: str, noise: float) -> World:
-    from analyses.prediction.skill import Outcome
+def frozen_on(worlds: list[str], **choices: str) -> dict[str, object]:
+    return {"worlds": worlds, "layers": 3, "choices": choices, "joint": list(choices)}
 
+
+def planted_world(rng: np.random.Generator, name: str, noise: float) -> World:
     leakage = rng.normal(size=(7, 7))
     np.fill_diagonal(leakage, np.nan)
     predictions = {
@@ -166,7 +169,7 @@ def planted_world(rng: np.random.Generator, name: str, noise: float) -> World:
 def test_the_tournament_ranks_what_was_planted_and_says_how_sure_it_is() -> None:
     rng = np.random.default_rng(0)
     worlds = [planted_world(rng, f"world-{i}", noise=0.5) for i in range(12)]
-    frozen = {"worlds": ["development"], "layers": 3, "choices": {"good": "", "noise": ""}}
+    frozen = frozen_on(["development"], good="", noise="")
     found = tournament(worlds, frozen)
     first, second = found["predictors"]
     assert (first["predictor"], second["predictor"]) == ("good", "noise")
@@ -174,12 +177,33 @@ def test_the_tournament_ranks_what_was_planted_and_says_how_sure_it_is() -> None
     assert found["ceiling"] == pytest.approx(0.96**0.5)
     for part in PARTS:
         assert first[part]["low"] < first[part]["value"] < first[part]["high"]
+    together = {row["predictor"]: row for row in found["joint"]["predictors"]}
+    for part in ("all_pairs", "entanglement"):
+        assert together["good"][part]["p"] < 0.01 < together["noise"][part]["p"]
+        assert together["good"][part]["value"] > 0.7
     difference = next(d for d in found["differences"] if d["part"] == "all_pairs")
     assert difference["difference"] > 5 * difference["standard_error"] > 0
 
 
+def test_the_best_of_each_kind_are_compared_beside_one_another() -> None:
+    rng = np.random.default_rng(2)
+    worlds = [planted_world(rng, f"world-{i}", noise=0.5) for i in range(4)]
+    assert choose_set(worlds, {"good": "", "noise": ""}) == ["good", "noise"]
+    assert hash_of(frozen_on(["w"], good="")) != hash_of(frozen_on(["w"], good="", noise=""))
+
+
+def test_too_few_cells_for_a_joint_regression_are_said_not_computed() -> None:
+    rng = np.random.default_rng(3)
+    world = planted_world(rng, "world", noise=0.5)
+    leakage = world.outcome.leakage.copy()
+    leakage[1:] = np.nan
+    lone = replace(world, outcome=Outcome(leakage))
+    found = tournament([lone], frozen_on(["development"], good="", noise=""))
+    assert found["joint"]["predictors"] == [] and "unlearn more" in found["joint"]["why"]
+
+
 def test_worlds_that_chose_are_not_reported() -> None:
     rng = np.random.default_rng(1)
-    frozen = {"worlds": ["world-1"], "layers": 3, "choices": {"good": ""}}
+    frozen = frozen_on(["world-1"], good="")
     with pytest.raises(InputError, match="world-1: the choices were made on these worlds"):
         tournament([planted_world(rng, f"world-{i}", 1.0) for i in range(3)], frozen)
