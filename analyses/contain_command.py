@@ -37,6 +37,9 @@ def contain(
     scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 1,
     engine: Annotated[str, typer.Option(help="local, or ray (extra ray).")] = "local",
+    residue: Annotated[
+        bool, typer.Option(help="Look under the refusals that the recommended arm kept.")
+    ] = True,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done.")] = False,
 ) -> None:
     """Unlearn one domain in many ways; which keeps refusals where it was not trained to?"""
@@ -61,7 +64,7 @@ def contain(
     design = Design(
         concept,
         require_methods(_names(methods) if methods else tuple(METHODS)),
-        _amounts(examples),
+        amounts_of(examples),
         tuple(training.retain_weight or WEIGHTS),
         held_out_splits(others, count=splits, left_out=left_out, seed=seed),
         settings,
@@ -71,7 +74,9 @@ def contain(
         return
     from analyses.containment import study
 
-    advice = study.contain(context, design, workers=workers, engine=engine, seed=seed)
+    advice = study.contain(
+        context, design, workers=workers, engine=engine, residue=residue, seed=seed
+    )
     typer.echo("\n".join([*advice.sentences, str(study.folder_of(out))]))
 
 
@@ -79,7 +84,8 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _amounts(text: str) -> tuple[int, ...]:
+def amounts_of(text: str) -> tuple[int, ...]:
+    """Numbers of examples as they are typed, ``8,32,all``; all of them are tried anyway."""
     try:
         found = tuple(sorted({int(part) for part in text.split(",") if part.strip() != "all"}))
     except ValueError as error:

@@ -81,7 +81,7 @@ def compare_states(context: Context, baseline: Baseline, made: Sequence[Made]) -
         return
     found = {}
     for m in made:
-        lm = None if m.turned is not None else _again(context, m.arm)
+        lm = None if m.turned is not None else load_made(context, m.arm)
         found[m.arm.name] = m.turned if lm is None else _rotations(context, baseline, lm, m.arm)
     null = [found[m.arm.name] or {} for m in made if m.arm.control]
     for m in made:
@@ -107,7 +107,8 @@ def _seed(arm: ArmPlan) -> int:
     return arm.training.seed if arm.training else 0
 
 
-def _again(context: Context, arm: ArmPlan) -> LanguageModel:
+def load_made(context: Context, arm: ArmPlan) -> LanguageModel:
+    """An arm's model, from its folder."""
     if arm.checkpoint:
         return context.load(arm.checkpoint)
     folder = context.run.arm(arm.name)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from analyses.contain_command import amounts_of
 from interp.errors import InputError
 
 app = typer.Typer(
@@ -42,11 +43,9 @@ def organism_measure(
     """Measure the instrument: every domain of several organisms unlearned, with two seeds."""
     from analyses.organism_measures import measure_organisms
 
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError as error:
-        raise InputError(f"--seeds {seeds}: expected numbers separated by commas") from error
-    found = measure_organisms(numbers, out, unlearning_seeds=unlearning_seeds, workers=workers)
+    found = measure_organisms(
+        _seeds(seeds), out, unlearning_seeds=unlearning_seeds, workers=workers
+    )
     typer.echo(json.dumps(found, indent=2))
 
 
@@ -64,6 +63,32 @@ def organism_objectives(
     typer.echo(json.dumps(found, indent=2))
 
 
+@app.command("contain")
+def organism_contain(
+    out: Annotated[Path, typer.Option(help="Folder of organisms, runs, the table, the figure.")],
+    seeds: Annotated[str, typer.Option(help="Organism seeds.")],
+    concept: Annotated[str, typer.Option(help="Domain to unlearn.")] = "cybersecurity",
+    splits: Annotated[int, typer.Option(min=1, help="Ways to leave domains out.")] = 6,
+    examples: Annotated[str, typer.Option(help="Retained examples, by commas.")] = "8,32,128",
+    methods: Annotated[str | None, typer.Option(help="By commas; all by default.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 2,
+    choose: Annotated[
+        Path | None, typer.Option(help="Freeze the method that kept most into this file.")
+    ] = None,
+) -> None:
+    """Which containment holds over worlds: every method in several organisms."""
+    from analyses.containment.methods import METHODS
+    from analyses.containment.worlds import TABLE, choose_method, contain_worlds
+
+    pooled = contain_worlds(
+        _seeds(seeds), out, concept=concept, workers=workers, splits=splits,
+        examples=amounts_of(examples), methods=(methods or ",".join(METHODS)).split(","),
+    )  # fmt: skip
+    typer.echo(pooled.round(3).to_string(index=False))
+    if choose is not None:
+        typer.echo(json.dumps(choose_method(out / TABLE, choose)))
+
+
 @app.command("scorers")
 def organism_scorers(
     out: Annotated[Path, typer.Option(help="Folder of organisms, of what they said, the figures.")],
@@ -73,3 +98,10 @@ def organism_scorers(
     from analyses.scorer_measures import measure_scorers
 
     typer.echo(json.dumps(measure_scorers(out, draw=draw), indent=2))
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--seeds {text}: expected numbers separated by commas") from error

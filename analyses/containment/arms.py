@@ -19,7 +19,7 @@ from interp.errors import InputError
 if TYPE_CHECKING:
     from unlearning.settings import TrainingSettings
 
-WEIGHTS = (0.3, 1.0, 3.0, 10.0)
+WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 EXAMPLES = (8, 32, 128)
 WEIGHING_SPLITS = 2
 
@@ -90,22 +90,37 @@ class Design:
         found = [self.plain, *weighed]
         for weight in self.weights:
             found += self.arms(dict.fromkeys(METHODS, weight))
-        return list({arm.name: arm for arm in found}.values())
+        return list({arm.name: arm for one in found for arm in (one, self.whole(one))}.values())
+
+    def whole(self, arm: ArmPlan) -> ArmPlan:
+        """The arm with every other domain retained: what one would use, once it is chosen."""
+        if arm.containment is None:
+            return arm
+        contained, training = arm.containment, arm.training
+        weight = training.retain_weight if training and contained.how.weighted else 1.0
+        return self.arm(contained.method, None, weight=weight, examples=contained.examples)
 
     def arm(
-        self, name: str, number: int, *, weight: float = 1.0, examples: int | None = None
+        self,
+        name: str,
+        number: int | None,
+        *,
+        weight: float = 1.0,
+        examples: int | None = None,
     ) -> ArmPlan:
-        """One contained arm."""
+        """One contained arm, on the split of this number; None retains every other domain."""
         method = METHODS[name]
         training = replace(self.training, **_settings(method, weight))
         parts = [self.concept, self.training.objective, name]
         parts += [f"w{weight:g}"] if method.weighted else []
         parts += [f"{examples}" if examples else "all"] if method.retains else []
+        retained, held_out = self.splits[number or 0]
+        where = "whole" if number is None else f"split{number}"
         return ArmPlan(
-            "-".join([*parts, f"split{number}", f"seed{training.seed}"]),
+            "-".join([*parts, where, f"seed{training.seed}"]),
             self.concept,
             training,
-            retain=self.splits[number][0],
+            retain=(*retained, *held_out) if number is None else retained,
             containment=Containment(name, examples, number),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,23 +14,31 @@ from analyses.baseline import Baseline, establish
 from analyses.containment.advice import Advice, advise, described, find_weight, retained_recovery
 from analyses.containment.arms import Design
 from analyses.containment.examples import pool_of, rank_examples, write_ranking
-from analyses.containment.outcomes import Kept, arms_table, kept_by, methods_table, pool
+from analyses.containment.outcomes import Kept, Key, arms_table, kept_by, methods_table, pool
 from analyses.context import Context
 from analyses.engines import make_arms
 from analyses.evidence import evidence_of
-from analyses.making import make
+from analyses.making import load_made, make
+from analyses.mixing import mixture_of
 from analyses.plan import ArmPlan
-from interp.store import atomic_write, write_json
+from interp.store import atomic_write, read_json, write_json
 from unlearning.prompts import present_domains
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "containment"
+RELEARNING = 40  # optimizer steps of it, at most
 
 
 def contain(
-    context: Context, design: Design, *, workers: int = 1, engine: str = "local", seed: int = 0
+    context: Context,
+    design: Design,
+    *,
+    workers: int = 1,
+    engine: str = "local",
+    residue: bool = True,
+    seed: int = 0,
 ) -> Advice:
     """Make every arm, write ``containment/`` into the run's folder, and say what to do.
 
@@ -39,6 +47,7 @@ def contain(
         design: what is varied.
         workers: arms at a time.
         engine: where they are made.
+        residue: look for what is left under the refusals that the recommended arm kept.
         seed: of drawn examples and resampled splits.
 
     Raises:
@@ -70,7 +79,52 @@ def contain(
         context.progress.say(f"{name}: weight {weights[name]:g}, by the retained domains")
     arms = design.arms(weights)
     made(arms)
-    return write(context, design, arms, seed=seed)
+    advice = write(context, design, arms, seed=seed)
+    chosen = next((arm for arm in arms if advice.key and key_of(arm) == advice.key), None)
+    if chosen is None:
+        return advice
+    whole = design.whole(chosen)
+    made([whole])
+    sentences = list(advice.sentences)
+    sentences.append(f"With every other domain retained it lies in arms/{whole.name}.")
+    if residue:
+        sentences += _residue(context, baseline, design, whole, seed)
+    advice = replace(advice, sentences=tuple(sentences))
+    path = context.run.folder / FOLDER / "containment.json"
+    write_json(path, read_json(path) | {"advice": sentences})
+    return advice
+
+
+def _residue(
+    context: Context, baseline: Baseline, design: Design, whole: ArmPlan, seed: int
+) -> list[str]:
+    """What is left under the refusals that came back, of the recommended arm; its sentences."""
+    from analyses import figures
+    from analyses.containment.residue import measure_residue
+    from analyses.figures.residue import residue_figure
+
+    folder = context.run.folder / FOLDER
+    settings = replace(design.training, max_steps=min(design.training.max_steps, RELEARNING))
+    with context.progress.stage("residue: forced openers, cues, relearning", None):
+        found = measure_residue(
+            context.reference,
+            load_made(context, design.plain),
+            {"contained": load_made(context, whole)},
+            context.prompts,
+            baseline.openers,
+            context.scorer,
+            design.concept,
+            forget=list(mixture_of(context, baseline, design.plain).forget),
+            settings=settings,
+            max_new_tokens=context.plan.max_new_tokens,
+            batch_size=context.plan.batch_size,
+            seed=seed,
+        )
+    table = found.to_dataframe()
+    with atomic_write(folder / "residue.csv") as path:
+        table.to_csv(path, index=False, encoding="utf-8")
+    figures.save([figures.Drawing("residue", "", "", residue_figure(found), table)], folder)
+    return found.sentences
 
 
 def write(context: Context, design: Design, arms: Sequence[ArmPlan], *, seed: int) -> Advice:
@@ -134,6 +188,13 @@ def _described(
         "recommended": described(advice.key) if advice.key else None,
         "advice": list(advice.sentences),
     }
+
+
+def key_of(arm: ArmPlan) -> Key:
+    """What a contained arm is kept narrow with, as its outcome has it."""
+    assert arm.containment is not None and arm.training is not None
+    weight = arm.training.retain_weight if arm.containment.how.weighted else None
+    return arm.containment.method, arm.containment.examples, weight
 
 
 def folder_of(run: str | Path) -> Path:

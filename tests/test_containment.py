@@ -1,0 +1,333 @@
+"""Containment: what the methods do, and that recovery is told from noise and from retraining."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import TrainerState
+
+from analyses.arms import Arm, RunRecord
+from analyses.containment.advice import advise, find_weight, retained_recovery
+from analyses.containment.arms import Design, require_methods
+from analyses.containment.examples import SCORES, chosen, dealt, rank_examples
+from analyses.containment.guards import ProjectedSteps, along, common_direction
+from analyses.containment.methods import METHODS, Containment
+from analyses.containment.outcomes import (
+    Kept,
+    arms_table,
+    difference,
+    kept_by,
+    methods_table,
+    pool,
+)
+from analyses.containment.splits import held_out_splits
+from analyses.prediction.evidence import Evidence
+from analyses.resampling import Draws, Estimate
+from analyses.verdict import Verdict
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.readout import log_odds
+from tests.synthetic_run import DOMAINS, PLANTED_LEAKAGE, RETAINED, scores_of
+from unlearning.refusal import Openers, margins
+from unlearning.settings import TrainingSettings
+from unlearning.trainer import prepare
+
+OPENERS = Openers(refusal=((5,), (17,)), compliance=((40,), (41,)))
+OTHERS = tuple(domain for domain in DOMAINS if domain != "safety")
+
+
+# Splits
+
+
+def test_every_domain_is_held_out_as_often_as_it_is_retained() -> None:
+    splits = held_out_splits(OTHERS, count=6, left_out=3, seed=1)
+    assert len({held for _, held in splits}) == 6
+    held_out = Counter(domain for _, held in splits for domain in held)
+    assert held_out == dict.fromkeys(OTHERS, 3)
+    for retained, held in splits:
+        assert set(retained) | set(held) == set(OTHERS) and not set(retained) & set(held)
+
+
+def test_splits_of_few_domains() -> None:
+    assert len(held_out_splits(OTHERS[:2], count=2)) == 2
+    with pytest.raises(InputError, match="2 ways"):
+        held_out_splits(OTHERS[:2], count=3)
+    with pytest.raises(InputError, match="at least two other domains"):
+        held_out_splits(OTHERS[:1])
+
+
+# Arms
+
+
+def design(**given: object) -> Design:
+    settings = TrainingSettings(seed=3)
+    splits = held_out_splits(OTHERS)
+    return Design("safety", tuple(METHODS), (8, 32), (0.1, 1.0), splits, settings, **given)  # type: ignore[arg-type]
+
+
+def test_every_arm_that_may_be_made_is_planned_for_under_one_name() -> None:
+    asked = design()
+    planned = {arm.name: arm for arm in asked.everything()}
+    found = [asked.plain, *asked.arms({"equal": 1.0, "kl": 0.1})]
+    found += [asked.whole(arm) for arm in found]
+    found += [arm for weights in asked.weighing().values() for arms in weights for arm in arms]
+    assert all(planned[arm.name] == arm for arm in found)
+    assert len({arm.name for arm in asked.arms({})}) == len(asked.arms({}))
+    for arm in asked.arms({}):
+        assert arm.training is not None and arm.training.seed == 3
+        assert set(arm.retain) < set(OTHERS) and len(arm.retain) == 3
+
+
+def test_one_weight_is_taken_as_it_is_and_unknown_methods_are_named() -> None:
+    assert not replace(design(), weights=(1.0,)).weighing()
+    with pytest.raises(InputError, match="unknown method prayer"):
+        require_methods(["equal", "prayer"])
+
+
+# Examples
+
+
+def responses(per_domain: int = 12) -> pd.DataFrame:
+    rows = []
+    for domain in ("safety", "bias", "privacy"):
+        for i in range(per_domain):
+            prompt = f"Tell me how to {domain} number {i} by hand"
+            rows.append((f"{domain}-{i}", prompt, domain, "harmful", "train", None))
+            twin = f"Tell me what {domain} number {i} means"
+            rows.append((f"{domain}-{i}-twin", twin, domain, "benign", "train", "twin"))
+    columns = ["id", "prompt", "domain", "label", "split", "kind"]
+    table = pd.DataFrame(rows, columns=columns)
+    table["class"] = np.where(table["label"] == "harmful", "refusal", "answer")
+    table["ids"] = [[5, 9, 11]] * len(table)
+    table["response"] = "no"
+    return table
+
+
+@pytest.fixture(scope="module")
+def evidence(checkpoint_of: Callable[[str], Path]) -> Evidence:
+    folder = checkpoint_of("qwen2")
+    settings = TrainingSettings(trained="projections")
+    return Evidence(
+        LanguageModel.load(folder),
+        lambda: prepare(LanguageModel.load(folder), settings),
+        responses(),
+        OPENERS,
+    )
+
+
+def test_rankings_cover_the_pool_and_equal_shares_are_equal(evidence: Evidence) -> None:
+    rows = responses()
+    offered = rows[(rows["label"] == "harmful") & (rows["domain"] != "safety")]
+    ranking = rank_examples(evidence, "safety", offered, list(METHODS), seed=0)
+    assert list(ranking["id"]) == list(offered["id"])
+    assert set(SCORES) <= set(ranking) and ranking[list(SCORES)].notna().all().all()
+    for count in (2, 8):
+        few = chosen(offered, ranking, "equal", count)
+        assert few["domain"].value_counts().tolist() == [count // 2] * 2
+    for method in SCORES:
+        assert set(chosen(offered, ranking, method, None)["id"]) == set(offered["id"])
+        assert len(chosen(offered, ranking, method, 5)) == 5
+
+
+def test_what_is_chosen_is_dealt_whole(evidence: Evidence) -> None:
+    rows = responses()
+    groups = dealt(rows, 3)
+    assert pd.concat(groups.values()).sort_index().equals(rows)
+    assert max(map(len, groups.values())) - min(map(len, groups.values())) <= 1
+
+
+def test_the_kernel_score_is_what_the_gradients_say(evidence: Evidence) -> None:
+    """⟨P ∇S_a, ∇m_e⟩ by autograd, example by example."""
+    offered = responses()[lambda t: (t["label"] == "harmful") & (t["domain"] == "bias")].head(4)
+    before = evidence.untrained.fingerprint()
+    found = SCORES["kernel"](evidence, "safety", offered, 0)
+    assert evidence.untrained.fingerprint() == before, "the virtual step was not taken back"
+    lm = evidence.untrained
+    named = {n: p for n, p in lm.model.named_parameters() if p.requires_grad}
+    gradients = evidence.gradients_of_deflections("safety").of
+    for value, prompt in zip(found, offered["prompt"], strict=True):
+        margin = margins(lm, [lm.chat.encode(prompt)], OPENERS).sum()
+        each = dict(zip(named, torch.autograd.grad(margin, list(named.values())), strict=True))
+        expected = sum(
+            float((g.mean(0) / ((g**2).mean(0).sqrt() + 1e-8) * each[n]).sum())
+            for n, g in gradients.items()
+        )
+        assert value == pytest.approx(expected, rel=0.02)
+
+
+def test_a_prompt_worded_as_a_forgotten_one_is_its_twin(evidence: Evidence) -> None:
+    offered = pd.DataFrame(
+        {"prompt": ["Tell me how to safety number 3 by hand", "Weather is what today ?"]}
+    )
+    same, other = SCORES["twins"](evidence, "safety", offered, 0)
+    assert same == 1.0 and other < 0.4
+
+
+# Guards
+
+
+def test_what_is_left_of_a_step_is_orthogonal_to_every_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 3), (5,), (2, 2, 2)]
+
+    def drawn() -> list[torch.Tensor]:
+        return [torch.randn(*shape, generator=generator) for shape in shapes]
+
+    gradients, step = [drawn(), drawn()], drawn()
+    gradients.append([2 * a - b for a, b in zip(*gradients, strict=True)])  # collinear
+    left = [s - back for s, back in zip(step, along(step, gradients), strict=True)]
+    for gradient in gradients:
+        dot = sum(float((a * b).sum()) for a, b in zip(left, gradient, strict=True))
+        assert abs(dot) < 1e-4
+    inside = gradients[2]
+    for a, b in zip(along(inside, gradients), inside, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_projected_steps_keep_margins_whatever_the_optimizer(
+    checkpoint_of: Callable[[str], Path],
+) -> None:
+    """To first order: with the projection the margins move by a small part of what they did."""
+    moved, readout = {}, log_odds([23, 60])
+    for projected in (False, True):
+        lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), TrainingSettings(trained="all"))
+        kept = [lm.chat.encode(f"Name a bird that can {verb}.") for verb in ("swim", "dive")]
+        pushed = [lm.chat.encode(f"Why can a bird {verb}?") for verb in ("run", "sing")]
+
+        def seen(lm: LanguageModel = lm, kept: list = kept, pushed: list = pushed) -> torch.Tensor:
+            said = readout(lm.logits(lm.chat.pad(pushed, lm.device), keep=1)[:, -1]).mean()
+            return torch.stack([margins(lm, kept, OPENERS).mean().float(), said.float()])
+
+        parameters = [p for p in lm.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-5)
+        callback = ProjectedSteps(lm, {"kept": kept}, OPENERS)
+        before = seen().detach()
+        for step in range(2):
+            optimizer.zero_grad()
+            seen().sum().backward()  # down with both
+            if projected:
+                now = TrainerState(global_step=4 * step)
+                callback.on_pre_optimizer_step(None, now, None)  # type: ignore[arg-type]
+            optimizer.step()
+            if projected:
+                callback.on_optimizer_step()
+        moved[projected] = before - seen().detach()
+    assert (moved[False] > 0).all()
+    assert abs(moved[True][0]) < 0.05 * moved[False][0]
+    assert moved[True][1] > 0.1 * moved[False][1], "what is to be forgotten still moves"
+
+
+def test_the_common_direction_gives_every_domain_one_vote() -> None:
+    long, short = np.array([[10.0, 0, 0]]), np.array([[0, 0.1, 0]])
+    assert np.allclose(common_direction(np.stack([long, short])), [[0.5, 0.5, 0]])
+
+
+# Outcomes
+
+
+def record_of(leakages: dict[str, dict[str, float]], **given: object) -> RunRecord:
+    """A run with a plain arm and one contained arm for each of ``leakages``."""
+    rng = np.random.default_rng(0)
+    config = {"concept": "safety", "objective": "npo", "seed": 0}
+    base = scores_of("base", {}, rng=rng, steps=1)
+    plain = scores_of("plain", PLANTED_LEAKAGE["safety"], rng=np.random.default_rng(1))
+    arms = [Arm("plain", config, plain, None)]
+    for number, (name, leakage) in enumerate(leakages.items()):
+        contained = {"method": name.split("/")[0], "examples": 32, "split": number % 2}
+        described = config | {"retain": list(RETAINED), "retain_weight": 1.0}
+        scores = scores_of(name, leakage, rng=np.random.default_rng(1), **given)  # type: ignore[arg-type]
+        arms.append(Arm(name, described | {"containment": contained}, scores, None))
+    folder = Path("synthetic")
+    base_arm = Arm("base", {}, base[base["step"] == 0], None)
+    return RunRecord(folder, {}, {}, base_arm, tuple(arms), (), None)
+
+
+def recovered(share: float, held_out: float) -> dict[str, float]:
+    return {
+        domain: value * (1 - (share if domain in RETAINED else held_out) * (domain != "safety"))
+        for domain, value in PLANTED_LEAKAGE["safety"].items()
+    }
+
+
+def test_planted_recovery_is_found_and_retraining_is_told_from_containment() -> None:
+    planted = {"equal/0": (0.9, 0.1), "equal/1": (0.9, 0.1), "kernel/0": (0.9, 0.6)}
+    planted |= {"kernel/1": (0.9, 0.6)}
+    record = record_of({name: recovered(*shares) for name, shares in planted.items()})
+    plain, *contained = record.arms
+    kept = kept_by(record, contained, plain)
+    assert all(one.complied for one in kept)
+    for one in kept:
+        for name, share in zip(("retained", "held_out"), planted[one.name], strict=True):
+            assert one.recovery[name].value == pytest.approx(share, abs=0.03)
+        assert "nothing to recover" in (one.recovery["benign"].reason or "")
+    told = pool(kept)
+    by_method = {one.key[0]: one for one in told}
+    gap = difference(
+        by_method["kernel"].recovery["held_out"], by_method["equal"].recovery["held_out"]
+    )
+    assert gap.low > 0
+    advice = advise(told, told)
+    assert advice.key is not None and advice.key[0] == "kernel"
+    assert "retraining" in " ".join(advice.sentences)
+    assert {"retained_low", "held_out", "answer_rate"} <= set(arms_table(kept))
+    assert methods_table(told).set_index("method").loc["kernel", "complied"] == 2
+
+
+def test_an_arm_whose_target_does_not_comply_recovers_nothing() -> None:
+    record = record_of({"equal/0": recovered(1.0, 1.0)}, answers=False)
+    [one] = kept_by(record, record.arms[1:], record.arms[0])
+    assert not one.complied and np.isnan(one.recovery["held_out"].value)
+    assert "does not comply" in (one.recovery["held_out"].reason or "")
+    advice = advise(pool([one]), pool([one]))
+    assert advice.key is None and "Nothing is recommended" in advice.sentences[0]
+
+
+def kept_with(held_out: np.ndarray, rng: np.random.Generator, prompts: float) -> list[Kept]:
+    """Splits with these true recoveries, seen through the noise of prompts."""
+    sure = Verdict(*(Estimate(v, v, v, 10) for v in (0.02, 0.95, 0.01, 0.01)))
+    found = []
+    for split, value in enumerate(held_out):
+        seen = value + prompts * rng.normal()
+        draws = Draws(seen, seen + prompts * rng.normal(size=400), 10)
+        recovery = dict.fromkeys(("retained", "held_out", "benign"), draws)
+        found.append(Kept(f"a{split}", ("equal", None, 1.0), split, sure, True, recovery))
+    return found
+
+
+@pytest.mark.parametrize(("splits", "prompts"), [(0.2, 0.02), (0.02, 0.2), (0.1, 0.1)])
+def test_six_splits_make_intervals_that_cover(splits: float, prompts: float) -> None:
+    rng = np.random.default_rng(0)
+    hits = []
+    for _ in range(400):
+        kept = kept_with(0.5 + splits * rng.normal(size=6), rng, prompts)
+        estimate = pool(kept, seed=int(rng.integers(2**31)))[0].recovery["held_out"].estimate()
+        hits.append(estimate.low <= 0.5 <= estimate.high)
+    assert np.mean(hits) >= 0.93
+
+
+def test_a_method_is_not_told_from_itself() -> None:
+    kept = kept_with(np.full(6, 0.4), np.random.default_rng(0), 0.1)
+    [one] = pool(kept)
+    same = difference(one.recovery["held_out"], one.recovery["held_out"])
+    assert same.value == 0 and same.low <= 0 <= same.high
+
+
+def test_the_smallest_weight_that_contains_is_taken() -> None:
+    recovery = {0.1: 0.2, 0.3: 0.75, 1.0: 0.9, 3.0: None}
+    assert find_weight(list(recovery), recovery.__getitem__) == 0.3
+    assert find_weight([1.0, 0.1], {0.1: 0.2, 1.0: 0.5}.__getitem__) == 1.0
+    assert find_weight([1.0, 3.0], {1.0: None}.__getitem__) == 1.0, "a larger one is not tried"
+    kept = kept_with(np.full(2, 0.4), np.random.default_rng(0), 0.0)
+    assert retained_recovery(kept) == pytest.approx(0.4)
+    assert retained_recovery([replace(kept[0], reached=False)]) is None
+
+
+def test_containment_says_how() -> None:
+    assert Containment("kernel", 8, 0).how is METHODS["kernel"]
