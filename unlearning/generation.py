@@ -55,6 +55,7 @@ def generate(
     batch_size: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
+    opening: Sequence[int] = (),
     progress: Callable[[int], None] | None = None,
     log: AnswerLog | None = None,
 ) -> list[Answer]:
@@ -68,6 +69,7 @@ def generate(
         batch_size: prompts in one forward; fewer once a batch did not fit into memory.
         temperature: divides the logits.
         seed: of sampling.
+        opening: token ids that every answer is made to begin with; they are part of it.
         progress: called with the number of prompts just done.
         log: answers in it are not generated again, and new ones are added batch by batch. Its key
             is :func:`answers_key` of the same model and settings.
@@ -82,6 +84,7 @@ def generate(
         batch_size=batch_size,
         temperature=temperature,
         seed=seed,
+        opening=tuple(opening),
     )
     return answer_all(
         each_asked(prompts, sampled=temperature > 0), make, log=log, progress=progress
@@ -94,19 +97,21 @@ def answers_key(
     max_new_tokens: int = 48,
     temperature: float = 0.0,
     seed: int = 0,
+    opening: Sequence[int] = (),
     fingerprint: str | None = None,
 ) -> str:
     """The key of an :class:`AnswerLog`: all that an answer of :func:`generate` depends on.
 
     Args:
-        lm, max_new_tokens, temperature, seed: as given to :func:`generate`.
+        lm, max_new_tokens, temperature, seed, opening: as given to :func:`generate`.
         fingerprint: the model's, where it is known; else every weight is read, which takes seconds
             on a large model.
     """
     sampling = [float(temperature), seed] if temperature > 0 else None
     stops = sorted(stop_tokens(lm))
     fingerprint = fingerprint or lm.fingerprint()
-    return content_key(fingerprint, lm.chat.fingerprint, stops, max_new_tokens, sampling)
+    parts = [fingerprint, lm.chat.fingerprint, stops, max_new_tokens, sampling]
+    return content_key(*parts, *([list(opening)] if opening else []))  # old logs stay readable
 
 
 def stop_tokens(lm: LanguageModel) -> frozenset[int]:
@@ -127,10 +132,11 @@ def _batches(
     batch_size: int,
     temperature: float,
     seed: int,
+    opening: tuple[int, ...],
 ) -> Iterator[dict[Asked, Answer]]:
     from unlearning.sampling import Draw, uniform_numbers
 
-    rows = [lm.chat.encode(one.prompt) for one in asked]
+    rows = [lm.chat.encode(one.prompt, opening or None) for one in asked]
     stops = stop_tokens(lm)
 
     def answer(chosen: list[int]) -> list[Answer]:
@@ -150,7 +156,7 @@ def _batches(
             logits_processor=draws,
             **_AS_IT_IS,
         )
-        return [_cut(lm, ids, stops) for ids in output[:, width:].tolist()]
+        return [_cut(lm, [*opening, *ids], stops) for ids in output[:, width:].tolist()]
 
     training = lm.model.training
     lm.model.eval()
