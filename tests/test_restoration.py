@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from interp.errors import InputError
 from interp.model import LanguageModel
@@ -17,11 +18,15 @@ from interp.patching import (
     by_layer,
     by_matrix,
     by_module,
+    in_layers,
     restore,
     weights_from,
 )
+from interp.patching.weight_controls import scrambled, weights_scrambled
 from tests.checkpoints import LAYERS
 from tests.patched_models import PROMPTS, changed, some_log_odds
+from tests.planted_causes import Ground, Plant
+from unlearning.organism import shipped
 
 Checkpoints = Callable[[str], Path]
 
@@ -75,3 +80,57 @@ def test_models_of_another_make_are_refused(checkpoint_of: Checkpoints) -> None:
     rows = tuple(one.chat.encode(prompt) for prompt in PROMPTS)
     with pytest.raises(InputError, match="adapters merged"):
         restore(Exchange(one, rows, other, rows), some_log_odds(one))
+
+
+def test_a_scrambled_change_has_its_norm_and_singular_values() -> None:
+    change = torch.randn(7, 2, generator=torch.Generator().manual_seed(0)) @ torch.ones(2, 5)
+    for seed in range(3):
+        other = scrambled(change, torch.Generator().manual_seed(seed))
+        assert torch.allclose(torch.linalg.svdvals(other), torch.linalg.svdvals(change), atol=1e-5)
+        assert not torch.allclose(other, change)
+    vector = torch.arange(6.0)
+    assert scrambled(vector, torch.Generator()).abs().sort().values.tolist() == vector.tolist()
+
+
+def test_scrambled_weights_lie_as_far_away_and_are_put_back(checkpoint: Path) -> None:
+    base = LanguageModel.load(checkpoint)
+    after = changed(base, lambda _: True, scale=0.5)
+    prints = base.fingerprint(), after.fingerprint()
+    names = [name for name, _ in after.model.named_parameters()]
+    own = {name: after.model.get_parameter(name).detach().clone() for name in names}
+    with pytest.raises(KeyboardInterrupt), weights_scrambled(base.model, after.model, names, 3):
+        for name in names:
+            moved = (after.model.get_parameter(name).detach() - own[name]).norm()
+            there = (base.model.get_parameter(name).detach() - own[name]).norm()
+            assert float(moved) == pytest.approx(float(there), rel=1e-4, abs=1e-6)
+        raise KeyboardInterrupt
+    assert (base.fingerprint(), after.fingerprint()) == prints
+
+
+def test_what_was_planted_stands_out_from_edits_as_large() -> None:
+    ground = Ground.load(shipped())
+    after = ground.after(Plant("offset", "bias", 1, 0.9, 0))
+    exchange = between_models(ground.lm, after, ground.texts("bias", "test")[0])
+    found = restore(exchange, ground.readout, controls=20).to_dataframe()
+    planted = (found["layer"] == 1) & (found["component"] == "mlp")
+    assert (found["p_family_wise"] <= 0.05).tolist() == planted.tolist()
+    assert found.loc[planted, "fraction"].item() == pytest.approx(1, abs=1e-4)
+    assert found.loc[planted, "control_high"].item() < found.loc[planted, "effect"].item()
+    assert (found.loc[~planted, ["control_low", "control_high"]] == 0).all(axis=None)
+
+
+def test_noise_in_every_weight_stands_out_nowhere(checkpoint_of: Checkpoints) -> None:
+    base = LanguageModel.load(checkpoint_of("qwen2"))
+    single, best = [], []
+    for seed in range(5):
+        after = changed(base, lambda _: True, scale=0.02, seed=seed)
+        found = restore(
+            between_models(base, after, PROMPTS), some_log_odds(base), controls=19, seed=seed,
+            grouping=in_layers(by_module, [0, 2]),
+        ).to_dataframe()  # fmt: skip
+        assert set(found["layer"].dropna()) == {0, 2}
+        touched = found["effect"] != 0
+        single += list(found.loc[touched, "p"] <= 0.05)
+        best.append(found["p_family_wise"].min() <= 0.05)
+    assert np.mean(single) < 0.2
+    assert sum(best) <= 1

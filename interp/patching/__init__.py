@@ -20,7 +20,14 @@ from interp.patching.attribution import attribute
 from interp.patching.effects import Agreement, Cell, Effects, agreement
 from interp.patching.exchange import WHOLE, Exchange, between_models, with_each_token
 from interp.patching.pairs import PromptPairs, with_roles
-from interp.patching.restoration import by_layer, by_matrix, by_module, restore, weights_from
+from interp.patching.restoration import (
+    by_layer,
+    by_matrix,
+    by_module,
+    in_layers,
+    restore,
+    weights_from,
+)
 from interp.patching.stitching import Stitching, stitch
 
 __all__ = [
@@ -37,6 +44,7 @@ __all__ = [
     "by_layer",
     "by_matrix",
     "by_module",
+    "in_layers",
     "patch",
     "restore",
     "stitch",

@@ -3,11 +3,12 @@
 Base into after, one module at a time, says whose change was needed: put it back and see what comes
 back. Reversed, after into base, keeps only one change and says whose would have been enough. Unlike
 patched states, weights are exact: nothing is moved to where the model would not go by itself.
+But any edit of that size may do something: hence controls (:mod:`interp.patching.weight_controls`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,6 +22,7 @@ from interp.model import LanguageModel
 from interp.patching.effects import Cell, Effects
 from interp.patching.exchange import Exchange
 from interp.patching.places import read_out
+from interp.patching.weight_controls import weights_scrambled
 from interp.readout import Readout
 from interp.undisturbed import undisturbed
 
@@ -45,12 +47,24 @@ def by_matrix(lm: LanguageModel) -> dict[Cell, list[str]]:
     return _grouped(lm, depth=None)
 
 
+def in_layers(grouping: Grouping, layers: Collection[int]) -> Grouping:
+    """``grouping`` without the groups of other layers; what lies outside the layers stays."""
+
+    def chosen(lm: LanguageModel) -> dict[Cell, Sequence[str]]:
+        groups = grouping(lm).items()
+        return {cell: names for cell, names in groups if cell.layer is None or cell.layer in layers}
+
+    return chosen
+
+
 def restore(
     exchange: Exchange,
     readout: Readout,
     *,
     grouping: Grouping = by_module,
     batch_size: int = 64,
+    controls: int = 0,
+    seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Effects:
     """The readout of the receiver with the donor's weights in one group at a time.
@@ -60,6 +74,8 @@ def restore(
         readout: of the logits at the last token.
         grouping: which parameters go together.
         batch_size: prompts in one forward.
+        controls: for each group, random edits as large as its change, a forward each.
+        seed: of the controls.
         progress: called with the number of groups just done.
 
     Raises:
@@ -68,22 +84,27 @@ def restore(
     donor, receiver = exchange.donor, exchange.receiver
     _check_parameters(donor, receiver)
     groups = grouping(receiver)
+    rows = exchange.receiver_rows
+    # One number for each draw and group, whichever of them are left out.
+    seeds = np.random.default_rng(seed).integers(2**63, size=(controls, len(groups)))
     with undisturbed(donor.model), undisturbed(receiver.model):
         given = _read_all(donor, exchange.donor_rows, readout, batch_size)
-        own = _read_all(receiver, exchange.receiver_rows, readout, batch_size)
-        patched = np.empty((len(groups), len(own)))
+        own = _read_all(receiver, rows, readout, batch_size)
+        # What was not changed cannot have an effect.
+        patched = np.tile(own, (len(groups), 1))
+        moved = np.tile(own, (controls, len(groups), 1))
         for i, names in enumerate(groups.values()):
             changed = [name for name in names if _differs(donor.model, receiver.model, name)]
-            with weights_from(donor.model, receiver.model, changed):
-                # What was not changed cannot have an effect.
-                patched[i] = (
-                    own
-                    if not changed
-                    else _read_all(receiver, exchange.receiver_rows, readout, batch_size)
-                )
+            if changed:
+                with weights_from(donor.model, receiver.model, changed):
+                    patched[i] = _read_all(receiver, rows, readout, batch_size)
+                for draw in range(controls):
+                    edit = int(seeds[draw, i])
+                    with weights_scrambled(donor.model, receiver.model, changed, edit):
+                        moved[draw, i] = _read_all(receiver, rows, readout, batch_size)
             if progress is not None:
                 progress(1)
-    return Effects(tuple(groups), patched, own, given)
+    return Effects(tuple(groups), patched, own, given, moved if controls else None)
 
 
 @contextmanager
