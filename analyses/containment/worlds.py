@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from analyses.containment.arms import EXAMPLES, WEIGHTS, Design, require_methods
 from analyses.containment.methods import METHODS
 from analyses.containment.splits import held_out_splits
 from analyses.containment.study import FOLDER, contain
 from analyses.plan import StudyPlan, organism_settings
+from analyses.pooling import over_worlds as mean_over
 from analyses.progress import Progress
 from interp.errors import InputError
 from interp.store import atomic_write, read_json, write_json
@@ -114,20 +114,12 @@ def over_worlds(table: pd.DataFrame) -> pd.DataFrame:
             "splits": group["splits"].sum(),
         }
         for name in MEASURES:
-            known = group[name].dropna() if name in group else group["splits"][:0]
-            values = known.to_numpy(dtype=np.float64)
-            low, high = _interval(values)
-            mean = float(values.mean()) if len(values) else float("nan")
-            row |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_n": len(values)}
+            known = group[name] if name in group else group["splits"][:0]
+            found = mean_over(known.dropna().to_numpy(dtype=np.float64))
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            row[f"{name}_n"] = found.n
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
 
 
 def choose_method(path: str | Path, into: str | Path = CHOICES) -> dict[str, Any]:
