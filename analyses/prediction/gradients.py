@@ -97,6 +97,17 @@ class Kernel:
     standard_error: Float[np.ndarray, "source target"]
     left_out: Float[np.ndarray, "group source target"]
 
+    @classmethod
+    def from_products(cls, products: Float[np.ndarray, "group group source target"]) -> Kernel:
+        """From the products of every group of a source with every group of a target.
+
+        Raises:
+            InputError: fewer than three groups, which leave no standard error.
+        """
+        if len(products) < 3:
+            raise InputError(f"{len(products)} groups leave no standard error; give at least 3")
+        return _with_errors(_across(products), _jackknifed(products))
+
     def relative(self) -> Kernel:
         """K[a,b]/K[a,a]; NaN for a source whose K[a,a] is not told from 0."""
         own = np.diag(self.values)
@@ -127,8 +138,6 @@ def kernel(
         InputError: fewer than three groups, which leave no standard error.
     """
     groups = len(next(iter(next(iter(sources.values())).of.values())))
-    if groups < 3:
-        raise InputError(f"{groups} groups leave no standard error; give at least 3")
     products = np.zeros((groups, groups, len(sources), len(targets)))
     for i, source in enumerate(sources.values()):
         for name, gradient in source.of.items():
@@ -140,7 +149,7 @@ def kernel(
             for j, target in enumerate(targets.values()):
                 right = target.of[name].flatten(1)
                 products[:, :, i, j] += (left @ right.T).double().numpy()
-    return _with_errors(_across(products), _jackknifed(products))
+    return Kernel.from_products(products)
 
 
 def cosine(

@@ -1,0 +1,138 @@
+"""Kernels from tokens' inputs and gradients: what stored gradients give, and LoRA's space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from analyses.prediction.gradients import Kernel, kernel, mean_gradients
+from analyses.prediction.streamed import Side, streamed_kernel
+from interp.chat import Tokens
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.readout import log_odds
+from unlearning.likelihood import response_log_probs
+from unlearning.settings import TrainingSettings
+from unlearning.trainer import prepare
+
+GROUPS = 3
+READOUT = log_odds([5, 17, 40])
+PROMPTS = {
+    "one": [f"What is the colour of {thing}?" for thing in ("grass", "snow", "coal", "rust")],
+    "two": [f"Name a bird that can {verb} in the sea." for verb in ("swim", "dive", "run")],
+}
+
+
+def margin(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
+    return READOUT(lm.logits(lm.chat.pad(rows, lm.device), keep=1)[:, -1])
+
+
+def twice(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
+    """A number that takes two forwards, as a margin with openers of two tokens does."""
+    return margin(lm, rows) + 0.5 * margin(lm, [Tokens((*r.ids, 9), r.spans) for r in rows])
+
+
+def log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
+    batch = lm.chat.pad(rows, lm.device)
+    return response_log_probs(lm.model, lm.inputs(batch), batch.response_mask)[0].sum(dim=-1)
+
+
+def sides(lm: LanguageModel) -> tuple[Side, Side]:
+    asked = {d: [lm.chat.encode(text) for text in texts] for d, texts in PROMPTS.items()}
+    answered = {
+        d: [lm.chat.encode(text, "I would rather not say.") for text in texts]
+        for d, texts in PROMPTS.items()
+    }
+    return Side(answered, log_prob), Side(asked, twice)
+
+
+def stored(lm: LanguageModel, sources: Side, targets: Side) -> Kernel:
+    found = [
+        {d: mean_gradients(lm, rows, s.scalar, groups=GROUPS) for d, rows in s.rows.items()}
+        for s in (sources, targets)
+    ]
+    return kernel(*found)
+
+
+def same(one: Kernel, other: Kernel) -> None:
+    scale = np.abs(one.values).max()
+    np.testing.assert_allclose(one.values, other.values, rtol=1e-5, atol=1e-5 * scale)
+    np.testing.assert_allclose(one.left_out, other.left_out, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "mistral", "gemma2", "gpt2"])
+def test_it_is_the_kernel_of_stored_gradients(
+    family: str, checkpoint_of: Callable[[str], Path]
+) -> None:
+    """Biases (Qwen2), sliding windows, soft caps and GPT-2's transposed weights included."""
+    lm = prepare(LanguageModel.load(checkpoint_of(family)), TrainingSettings(trained="projections"))
+    expected = stored(lm, *sides(lm))
+    trainable = {n for n, p in lm.model.named_parameters() if p.requires_grad}
+    same(streamed_kernel(lm, *sides(lm), groups=GROUPS), expected)
+    same(streamed_kernel(lm, *sides(lm), groups=GROUPS, layers_at_once=3, batch_size=1), expected)
+    assert trainable == {n for n, p in lm.model.named_parameters() if p.requires_grad}
+    assert all(p.grad is None for p in lm.model.parameters())
+
+
+def test_a_sketch_is_the_kernel_in_lora_s_space(checkpoint_of: Callable[[str], Path]) -> None:
+    settings = TrainingSettings(lora_rank=4, lora_alpha=8)
+    adapted = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    first = {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.default.weight"): a.detach()
+        for name, a in adapted.model.named_parameters()
+        if "lora_A" in name
+    }
+    base = LanguageModel.load(checkpoint_of("qwen2"))
+    found = streamed_kernel(
+        base, *sides(base), groups=GROUPS, sketch=lambda name, _: 8 / 4 * first[name]
+    )
+    same(found, stored(adapted, *sides(adapted)))
+
+
+def test_over_draws_of_a_lora_s_kernel_becomes_that_of_all_weights(
+    checkpoint_of: Callable[[str], Path],
+) -> None:
+    """Each module weighted by α²/(3 r d_in), and the nearer, the more draws are averaged."""
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    rank, alpha = 16, 16.0
+
+    def drawn(seed: int) -> Callable[[str, int], Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+
+        def a(_name: str, width: int) -> Tensor:  # what PEFT draws: uniform within 1/√width
+            return (
+                alpha / rank * (2 * torch.rand(rank, width, generator=generator) - 1) / width**0.5
+            )
+
+        return a
+
+    def weights(_name: str, width: int) -> Tensor:
+        return math.sqrt(alpha**2 / (3 * rank * width)) * torch.eye(width)
+
+    asked = sides(lm)[1]
+
+    def sketched(sketch: Callable[[str, int], Tensor]) -> np.ndarray:
+        return streamed_kernel(
+            lm, asked, asked, groups=GROUPS, sketch=sketch, layers_at_once=4
+        ).values
+
+    whole = sketched(weights)
+    draws = [sketched(drawn(seed)) for seed in range(8)]
+    errors = [np.linalg.norm(k - whole) for k in draws]
+    assert np.linalg.norm(np.mean(draws, axis=0) - whole) < 0.5 * np.mean(errors)
+    assert np.linalg.norm(np.mean(draws, axis=0) - whole) < 0.15 * np.linalg.norm(whole)
+    assert np.mean(errors) < 0.4 * np.linalg.norm(whole)
+
+
+def test_too_few_prompts_or_groups_are_refused(checkpoint_of: Callable[[str], Path]) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    with pytest.raises(InputError, match="3 prompts of two cannot make 4 groups"):
+        streamed_kernel(lm, *sides(lm), groups=4)
+    with pytest.raises(InputError, match="2 groups"):
+        streamed_kernel(lm, *sides(lm), groups=2)
