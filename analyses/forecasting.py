@@ -7,13 +7,15 @@ from analyses.baseline import establish
 from analyses.context import Context
 from analyses.evidence import evidence_of
 from analyses.figures.prediction import forecast_figure
-from analyses.prediction.forecast import forecast
+from analyses.prediction.forecast import TRAINED, forecast
 from analyses.tournament import read_choices
 from interp.store import write_json
 from unlearning.settings import TrainingSettings
 
 
-def forecast_in(context: Context, concept: str, training: TrainingSettings, *, seed: int) -> str:
+def forecast_in(
+    context: Context, concept: str, training: TrainingSettings, *, seed: int, over: str = TRAINED
+) -> str:
     """Forecast the unlearning of ``concept``; what to print. Writes JSON, CSV and a figure.
 
     Raises:
@@ -22,14 +24,14 @@ def forecast_in(context: Context, concept: str, training: TrainingSettings, *, s
     baseline = establish(context)
     evidence = evidence_of(context, baseline, training)
     with context.progress.stage(f"gradients of {len(evidence.domains)} domains"):
-        found = forecast(evidence, concept, read_choices(), seed=seed)
+        found = forecast(evidence, concept, read_choices(), seed=seed, over=over)
     folder = context.run.folder
     found.leakage.to_csv(folder / "forecast.csv", index=False)
     found.rankings.to_csv(folder / "predictors.csv", index=False)
     rows = found.leakage.astype(object).where(found.leakage.notna(), None).to_dict("records")
     write_json(
         folder / "forecast.json",
-        {"concept": concept, "leakage": rows, "compliance": dict(found.compliance)},
+        {"concept": concept, "kernel": over, "leakage": rows, "compliance": dict(found.compliance)},
     )
     if found.defined:
         drawing = figures.Drawing("forecast", "", "", forecast_figure(found), found.leakage)

@@ -77,14 +77,20 @@ def predict(
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of resampled prompts.")] = 0,
+    kernel: Annotated[
+        str,
+        typer.Option(help="Over what is trained, or over all weights (no gradient is kept)."),
+    ] = "trained",
     plan: PlanOnly = False,
 ) -> None:
     """Which domains will lose their refusals, how much, and will the target comply: untrained."""
     from analyses.command_plans import check, study_plan
     from analyses.context import is_organism
     from analyses.forecasting import forecast_in
+    from analyses.prediction.forecast import require_kernel
     from unlearning import matched_pairs
 
+    require_kernel(kernel)
     if prompts is None and not is_organism(model):
         prompts = matched_pairs.FILE
     asked = study_plan(
@@ -95,7 +101,7 @@ def predict(
     assert settings is not None
     context = check(replace(asked, arms=()), out, plan)  # nothing is trained
     if context is not None:
-        typer.echo(forecast_in(context, concept, settings, seed=seed))
+        typer.echo(forecast_in(context, concept, settings, seed=seed, over=kernel))
 
 
 def tournament(

@@ -117,6 +117,14 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
     assert all(row["low"] <= row["value"] <= row["high"] for row in found["leakage"])
     assert not list(Path("out/arms").glob("safety*"))
     assert Path("out/forecast.svg").is_file()
+    weights = ["--concept", "safety", "--out", "out", "--kernel", "weights"]
+    code, text, _ = spillover("predict", shipped(), *weights)
+    other = json.loads(Path("out/forecast.json").read_text(encoding="utf-8"))
+    assert code == 0 and other["kernel"] == "weights"
+    one, two = ({row["domain"]: row["value"] for row in f["leakage"]} for f in (found, other))
+    assert np.corrcoef([one[d] for d in one], [two[d] for d in one])[0, 1] > 0.9
+    kinds = set(pd.read_csv("out/predictors.csv")["kind"])
+    assert "geometry" in kinds and "kernel" not in kinds
 
 
 @pytest.mark.parametrize(
@@ -133,6 +141,11 @@ def test_what_cannot_be_a_matrix_is_one_line(
 ) -> None:
     code, out, said = spillover("matrix", shipped(), "--out", "out", *arguments)
     assert (code, out) == (2, "") and expected in said.splitlines()[-1]
+
+
+def test_an_unknown_kernel_is_named_before_anything_is_read(spillover: Spillover) -> None:
+    code, out, said = spillover("predict", shipped(), "--concept", "bias", "--kernel", "lora")
+    assert (code, out) == (2, "") and 'no kernel "lora"; expected trained or weights' in said
 
 
 def test_every_objective_and_seed_gets_its_arm() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ import torch
 from torch import Tensor
 
 from analyses.prediction.gradients import Kernel, kernel, mean_gradients
-from analyses.prediction.streamed import Side, streamed_kernel
+from analyses.prediction.streamed import (
+    Side,
+    Traces,
+    pairwise,
+    products,
+    streamed_kernel,
+    through_weights,
+)
 from interp.chat import Tokens
 from interp.errors import InputError
 from interp.model import LanguageModel
@@ -78,6 +86,23 @@ def test_it_is_the_kernel_of_stored_gradients(
     same(streamed_kernel(lm, *sides(lm), groups=GROUPS, layers_at_once=3, batch_size=1), expected)
     assert trainable == {n for n, p in lm.model.named_parameters() if p.requires_grad}
     assert all(p.grad is None for p in lm.model.parameters())
+
+
+def test_both_ways_to_the_products_agree_and_a_bias_is_an_input_of_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def traces(tokens: int, units: int) -> Traces:
+        inputs, gradients = (torch.randn(tokens, n, generator=generator) for n in (6, 5))
+        return Traces(inputs, gradients, torch.arange(tokens) % units)
+
+    a, b = traces(40, 4), traces(30, 3)
+    one, other = (way(a, b, (4, 3)) for way in (pairwise, through_weights))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(one, products(a, b, (4, 3)), rtol=1e-4, atol=1e-4)
+    biased = pairwise(a.with_bias(), b.with_bias(), (4, 3)) - one
+    alone = pairwise(*(replace(side, inputs=torch.ones(len(side.inputs), 1)) for side in (a, b)),
+                     (4, 3))  # fmt: skip
+    np.testing.assert_allclose(biased, alone, rtol=1e-3, atol=1e-3)
 
 
 def test_a_sketch_is_the_kernel_in_lora_s_space(checkpoint_of: Callable[[str], Path]) -> None:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from analyses.prediction.gradients import GROUPS, Gradients, mean_gradients, residual_gradients
+from analyses.prediction.gradients import (
+    GROUPS,
+    Gradients,
+    Kernel,
+    mean_gradients,
+    residual_gradients,
+)
+from analyses.prediction.streamed import Side, streamed_kernel
 from interp.activations import collect
 from interp.chat import Tokens
 from interp.contrast import Contrast
@@ -107,9 +114,18 @@ class Evidence:
         Raises:
             InputError: the model refuses fewer than eight of its training prompts.
         """
-        refused = refusals_of(self.responses, domain, fewest=FEWEST_REFUSALS).head(MOST_PROMPTS)
-        rows = [example.tokens for example in examples(self.untrained, refused)]
+        rows = self._deflections(domain)
         return mean_gradients(self.untrained, rows, _summed_log_prob, batch_size=self.batch_size)
+
+    @cached_property
+    def objective_kernel_of_all_weights(self) -> Kernel:
+        """⟨∇S_a, ∇m_b⟩ over every projection of the layers; no gradient of a weight is kept."""
+        return streamed_kernel(
+            self.lm,
+            Side({d: self._deflections(d) for d in self.domains}, _summed_log_prob),
+            Side(self._prompts, self._margin),
+            batch_size=self.batch_size,
+        )
 
     @cached_property
     def margin_by_state(self) -> Mapping[str, Float[np.ndarray, "layer d_model"]]:
@@ -134,6 +150,10 @@ class Evidence:
             domain: [self.lm.chat.encode(prompt) for prompt in rows["prompt"]]
             for domain, rows in self.harmful.items()
         }
+
+    def _deflections(self, domain: str) -> list[Tokens]:
+        refused = refusals_of(self.responses, domain, fewest=FEWEST_REFUSALS).head(MOST_PROMPTS)
+        return [example.tokens for example in examples(self.lm, refused)]
 
     def _margin(self, lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
         return margins(lm, rows, self.openers)

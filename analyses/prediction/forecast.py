@@ -1,7 +1,8 @@
 """What unlearning one domain is going to do, before it is done.
 
-How much another domain loses is read off the objective kernel with Adam's diagonal, relative to the
-target's own: on organisms that nothing was chosen on, A came out as this number itself
+How much another domain loses is read off the objective kernel, relative to the target's own: with
+Adam's diagonal, over what would be trained; or, where so many gradients do not fit, over all
+weights (:mod:`analyses.prediction.streamed`). On organisms A came out as this number itself
 (``docs/prediction.md``). Whether the target will comply or collapse is a matter of where its
 probability goes: of compliance's share in what is not refusal now.
 """
@@ -24,6 +25,7 @@ from interp.errors import InputError
 from unlearning.refusal import opener_masses
 
 RESAMPLES = 2000
+TRAINED, WEIGHTS = "trained", "weights"
 # Above this share of compliance in what is not refusal, targets have complied.
 COMPLIES_FROM = 0.5
 
@@ -75,7 +77,14 @@ class Forecast:
         ]
 
 
-def forecast(evidence: Evidence, concept: str, frozen: Mapping[str, Any], *, seed: int) -> Forecast:
+def forecast(
+    evidence: Evidence,
+    concept: str,
+    frozen: Mapping[str, Any],
+    *,
+    seed: int,
+    over: str = TRAINED,
+) -> Forecast:
     """Forecast the unlearning of ``concept``.
 
     Args:
@@ -84,23 +93,35 @@ def forecast(evidence: Evidence, concept: str, frozen: Mapping[str, Any], *, see
         frozen: the variant of each predictor (``analyses.tournament.read_choices``), for
             ``rankings``; a layer stands for its depth.
         seed: of resampled prompts.
+        over: the kernel's parameters: ``trained``, whose gradients are kept in main memory, or
+            all ``weights``, with none kept; the other predictors from gradients are then left out.
 
     Raises:
-        InputError: no such domain among the evidence.
+        InputError: no such domain among the evidence, or no such kernel.
     """
+    require_kernel(over)
     if concept not in evidence.domains:
         raise InputError(f'"{concept}" has no prompts; expected {", ".join(evidence.domains)}')
-    relative = kernel(
-        {d: evidence.deflection_gradients[d] for d in evidence.deflection_gradients},
-        evidence.margin_gradients,
-        adam=True,
-    ).relative()
+    if over == WEIGHTS:
+        found = evidence.objective_kernel_of_all_weights
+    else:
+        found = kernel(evidence.deflection_gradients, evidence.margin_gradients, adam=True)
     return Forecast(
         concept,
-        _leakage(relative, evidence, concept),
+        _leakage(found.relative(), evidence, concept),
         _compliance(evidence, concept, seed),
-        _rankings(evidence, concept, frozen),
+        _rankings(evidence, concept, frozen, without="kernel" if over == WEIGHTS else None),
     )
+
+
+def require_kernel(name: str) -> None:
+    """Check the name of a kernel's parameters.
+
+    Raises:
+        InputError: there are none of that name.
+    """
+    if name not in (TRAINED, WEIGHTS):
+        raise InputError(f'no kernel "{name}"; expected {TRAINED} or {WEIGHTS}')
 
 
 def _leakage(relative: Kernel, evidence: Evidence, concept: str) -> pd.DataFrame:
@@ -130,11 +151,13 @@ def _compliance(evidence: Evidence, concept: str, seed: int) -> dict[str, float]
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def _rankings(evidence: Evidence, concept: str, frozen: Mapping[str, Any]) -> pd.DataFrame:
+def _rankings(
+    evidence: Evidence, concept: str, frozen: Mapping[str, Any], *, without: str | None
+) -> pd.DataFrame:
     row = evidence.domains.index(concept)
     rows = []
     for predictor in PREDICTORS.values():
-        if predictor.name not in frozen["choices"]:
+        if predictor.name not in frozen["choices"] or predictor.kind == without:
             continue
         variant = at_depth(
             frozen["choices"][predictor.name], frozen["layers"], evidence.lm.n_layers

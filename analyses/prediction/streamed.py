@@ -1,4 +1,4 @@
-r"""Kernels over all weights of the projections, with no gradient of a weight ever formed.
+r"""Kernels over all weights of the projections, with no gradient of a weight kept.
 
 A linear module's gradient is a sum over tokens of (gradient at its output) × (its input), so that
 
@@ -8,7 +8,8 @@ exactly; a bias adds ⟨g_i, g_j⟩. Held are inputs h and output gradients g of
 a time: the rows go through the model once for every few layers, and below those nothing is kept
 for a backward. Memory is (bytes of a number) × tokens × Σ (d_in + d_out) over the layers' modules:
 at 7B 160 kB a token and layer in bfloat16, 16 GB for 100,000 tokens, where stored gradients of all
-weights are 26 GB for every domain and group.
+weights are 26 GB for every domain and group. Where there are more tokens than weights, the sum over
+i and the sum over j are cheaper by themselves: one module's gradients, formed and dropped.
 
 LoRA's gradient at its start, where B = 0, is that of B alone: (α/r) g (A h)ᵀ. ``sketch`` gives A
 for each module, and K is then the kernel in LoRA's space. As A's entries are independent with
@@ -22,11 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -58,7 +59,16 @@ class Traces:
 
     inputs: Float[Tensor, "token width"]
     gradients: Float[Tensor, "token out"]
-    unit: Float[Tensor, " token"]
+    unit: Int[Tensor, " token"]
+
+    def with_bias(self) -> Traces:
+        """A bias is a weight of an input that is always 1."""
+        one = self.inputs.new_ones(len(self.inputs), 1)
+        return replace(self, inputs=torch.cat([self.inputs, one], dim=1))
+
+    def sketched(self, matrix: Float[Tensor, "rank width"]) -> Traces:
+        """Inputs as LoRA's A passes them on."""
+        return replace(self, inputs=self.inputs.float() @ matrix.to(self.inputs.device).float().T)
 
 
 def streamed_kernel(
@@ -92,8 +102,8 @@ def streamed_kernel(
                 raise InputError(
                     f"{len(rows)} prompts of {domain} cannot make {groups} groups; give more"
                 )
-    shape = len(sources.rows), groups, len(targets.rows), groups
-    products = np.zeros(shape)
+    units = len(sources.rows) * groups, len(targets.rows) * groups
+    found = np.zeros(units)
     training = lm.model.training
     lm.model.eval()
     names = {module: name for name, module in lm.model.named_modules()}
@@ -105,14 +115,19 @@ def streamed_kernel(
                 _traces(lm, side, layers[0], modules, groups, batch_size)
                 for side in (sources, targets)
             )
-            for module, a, b in zip(modules, left, right, strict=True):
-                projection = sketch(names[module], a.inputs.shape[1]) if sketch else None
-                biased = sketch is None and module.bias is not None
-                products += _products(a, b, shape, projection, biased=biased)
+            for module, *seen in zip(modules, left, right, strict=True):
+                if sketch is None:
+                    a, b = (traces.with_bias() if module.bias is not None else traces
+                            for traces in seen)  # fmt: skip
+                else:
+                    matrix = sketch(names[module], seen[0].inputs.shape[1])
+                    a, b = (traces.sketched(matrix) for traces in seen)
+                found += products(a, b, units)
             if progress is not None:
                 progress(len(layers))
     lm.model.train(training)
-    return Kernel.from_products(products.transpose(1, 3, 0, 2))
+    split = found.reshape(len(sources.rows), groups, len(targets.rows), groups)
+    return Kernel.from_products(split.transpose(1, 3, 0, 2))
 
 
 def _is_projection(module: nn.Module) -> bool:
@@ -186,28 +201,40 @@ def _batch(
     return found
 
 
-def _products(
-    a: Traces,
-    b: Traces,
-    shape: tuple[int, int, int, int],
-    sketch: Tensor | None,
-    *,
-    biased: bool,
-) -> Float[np.ndarray, "source group target group"]:
-    """Σ ⟨h_i, h_j⟩⟨g_i, g_j⟩ by the units that i and j belong to, in float32."""
-    units = shape[0] * shape[1], shape[2] * shape[3]
+def products(a: Traces, b: Traces, units: tuple[int, int]) -> Float[np.ndarray, "unit_a unit_b"]:
+    """Σ ⟨h_i, h_j⟩⟨g_i, g_j⟩ by the units that i and j belong to, the way that takes less work."""
+    weights = a.inputs.shape[1] * a.gradients.shape[1]
+    by_pairs = len(a.inputs) * len(b.inputs) * (a.inputs.shape[1] + a.gradients.shape[1])
+    by_weights = (len(a.inputs) + len(b.inputs) + units[0] * units[1]) * weights
+    return (pairwise if by_pairs < by_weights else through_weights)(a, b, units)
+
+
+def pairwise(a: Traces, b: Traces, units: tuple[int, int]) -> Float[np.ndarray, "unit_a unit_b"]:
+    """:func:`products` from pairs of tokens: nothing of a weight's shape is formed."""
     found = torch.zeros(units, dtype=torch.float64, device=a.inputs.device)
-    right_inputs, right_gradients = _sketched(b.inputs, sketch), b.gradients.float()
+    inputs, gradients = b.inputs.float(), b.gradients.float()
     for unit in range(units[0]):
         mine = a.unit == unit
-        near = _sketched(a.inputs[mine], sketch) @ right_inputs.T + float(biased)
-        each = (near * (a.gradients[mine].float() @ right_gradients.T)).sum(dim=0)
-        found[unit].index_add_(0, b.unit, each.double())
-    return found.cpu().numpy().reshape(shape)
+        near = (a.inputs[mine].float() @ inputs.T) * (a.gradients[mine].float() @ gradients.T)
+        found[unit].index_add_(0, b.unit, near.sum(dim=0).double())
+    return found.cpu().numpy()
 
 
-def _sketched(inputs: Tensor, sketch: Tensor | None) -> Tensor:
-    return inputs.float() if sketch is None else inputs.float() @ sketch.to(inputs.device).float().T
+def through_weights(
+    a: Traces, b: Traces, units: tuple[int, int]
+) -> Float[np.ndarray, "unit_a unit_b"]:
+    """:func:`products` from the two sides' gradients of this one module's weights."""
+    left, right = (
+        torch.stack(
+            [
+                (side.gradients[side.unit == unit].float().T
+                 @ side.inputs[side.unit == unit].float()).flatten()
+                for unit in range(count)
+            ]
+        )
+        for side, count in zip((a, b), units, strict=True)
+    )  # fmt: skip
+    return (left @ right.T).double().cpu().numpy()
 
 
 @contextmanager
