@@ -1,0 +1,63 @@
+"""The tournament that is reported, made again from the table that comes with the package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analyses.prediction.archive import read_worlds
+from analyses.prediction.world import World
+from analyses.tournament import CHOICES, hash_of, read_choices, tournament
+
+
+@pytest.fixture(scope="module")
+def worlds() -> list[World]:
+    return read_worlds(CHOICES.with_name("worlds.parquet"))
+
+
+@pytest.fixture(scope="module")
+def result(worlds: list[World]) -> dict[str, Any]:
+    return tournament(worlds, read_choices(), seed=0)
+
+
+def rows(result: dict[str, Any]) -> dict[str, Any]:
+    return {row["predictor"]: row for row in result["predictors"]}
+
+
+def test_no_world_was_chosen_on_and_the_choices_are_the_frozen_ones(result: dict[str, Any]) -> None:
+    assert len(result["worlds"]) == 12
+    assert not set(result["worlds"]) & set(result["chosen_on"])
+    assert result["choices_hash"] == hash_of(read_choices())
+
+
+def test_the_instrument_is_good_enough_to_tell_predictors_apart(result: dict[str, Any]) -> None:
+    assert result["reliability_min"] >= 0.9
+    for difference in result["differences"]:
+        if difference["part"] in ("all_pairs", "entanglement"):
+            assert difference["standard_error"] <= 0.06
+
+
+def test_the_oracle_beats_what_needs_no_mechanism_and_noise_says_nothing(
+    result: dict[str, Any],
+) -> None:
+    found = rows(result)
+    oracle = found["planted read-out"]["all_pairs"]
+    trivial = [row["all_pairs"] for row in found.values() if row["kind"] == "trivial"]
+    assert all(oracle["low"] > each["value"] for each in trivial)
+    assert found["random"]["all_pairs"]["value"] < found["random"]["all_pairs"]["null_high"]
+
+
+def test_the_kernel_ratio_is_the_leakage_with_nothing_fitted(worlds: list[World]) -> None:
+    """What docs/prediction.md says of the forecast's error."""
+    errors = []
+    for world in worlds:
+        told = world.predictions["objective kernel", "Adam, relative"]
+        leaked = world.outcome.leakage
+        both = np.isfinite(leaked) & np.isfinite(told) & ~np.eye(len(leaked), dtype=bool)
+        errors.append((leaked - told)[both])
+    pooled = np.concatenate(errors)
+    assert len(pooled) == 444
+    assert pooled.mean() == pytest.approx(-0.024, abs=0.001)
+    assert pooled.std() == pytest.approx(0.061, abs=0.001)
