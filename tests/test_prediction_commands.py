@@ -24,7 +24,7 @@ from analyses.prediction.world import World, load_worlds
 from analyses.tournament import choose_set, hash_of, read_choices, tournament
 from interp.errors import InputError
 from tests.conftest import Spillover
-from unlearning.organism import shipped
+from unlearning.organism import load_world, shipped
 
 SOURCES = ("safety", "bias", "privacy")
 
@@ -110,15 +110,17 @@ def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) ->
 
 @pytest.mark.slow
 def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
-    code, text, _ = spillover("predict", shipped(), "--concept", "safety", "--out", "out")
+    table = load_world(shipped()).prompts(train=40, validation=4, test=4)
+    table.to_json("prompts.jsonl", orient="records", lines=True)
+    asked = ["predict", shipped(), "--concept", "safety", "--prompts", "prompts.jsonl"]
+    code, text, _ = spillover(*asked, "--out", "out")
     assert code == 0 and "Most exposed" in text and "should comply" in text
     found = json.loads(Path("out/forecast.json").read_text(encoding="utf-8"))
     assert len(found["leakage"]) == 6
     assert all(row["low"] <= row["value"] <= row["high"] for row in found["leakage"])
     assert not list(Path("out/arms").glob("safety*"))
     assert Path("out/forecast.svg").is_file()
-    weights = ["--concept", "safety", "--out", "out", "--kernel", "weights"]
-    code, text, _ = spillover("predict", shipped(), *weights)
+    code, text, _ = spillover(*asked, "--out", "out", "--kernel", "weights")
     other = json.loads(Path("out/forecast.json").read_text(encoding="utf-8"))
     assert code == 0 and other["kernel"] == "weights"
     one, two = ({row["domain"]: row["value"] for row in f["leakage"]} for f in (found, other))
