@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from analyses.command_plans import study_plan
+from analyses.figures.prediction import tournament_figure
 from analyses.matrix import Study
 from analyses.options import ModelOptions, TrainingOptions
 from analyses.prediction.forecast import at_depth
@@ -215,6 +216,30 @@ def test_too_few_cells_for_a_joint_regression_are_said_not_computed() -> None:
     lone = replace(world, outcome=Outcome(leakage))
     found = tournament([lone], frozen_on(["development"], good="", noise=""))
     assert found["joint"]["predictors"] == [] and "unlearn more" in found["joint"]["why"]
+
+
+def test_the_tournament_s_figure_sets_apart_what_no_forecast_can_have() -> None:
+    rng = np.random.default_rng(4)
+    worlds = [planted_world(rng, f"world-{i}", noise=0.5) for i in range(3)]
+    worlds = [
+        replace(
+            world,
+            predictions=world.predictions | {("oracle", ""): world.outcome.leakage},
+            kinds=world.kinds | {"oracle": "planted"},
+        )
+        for world in worlds
+    ]
+    frozen = frozen_on(["development"], good="", noise="", oracle="") | {"joint": ["good", "noise"]}
+    panels = tournament_figure(tournament(worlds, frozen)).axes
+    assert len(panels) == len(PARTS) + 1
+    places = dict(
+        zip(
+            (label.get_text() for label in panels[0].get_yticklabels()),
+            panels[0].get_yticks(),
+            strict=True,
+        )
+    )
+    assert places["oracle"] < places["noise"] - 1.5 < places["good"] - 2
 
 
 def test_worlds_that_chose_are_not_reported() -> None:
