@@ -114,8 +114,13 @@ def mushtaq2025(
     The plan comes first, and nothing is done before it is confirmed. The same command goes on
     where it was stopped.
     """
-    if utility.texts:
-        raise InputError("--texts is an option of `spillover evaluate`; give --tasks here")
+    tasks = utility.task_plan()
+    others = [name for name in tasks.names if not name.startswith("mmlu")] if tasks else []
+    if utility.texts or others:
+        raise InputError(
+            f"{', '.join(others) or '--texts'}: the paper asks MMLU alone (--tasks mmlu_philosophy,"
+            "...); `spillover evaluate` measures other losses"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("this command runs in one process; give --workers for several arms")
     from analyses.command_plans import command_line
@@ -125,9 +130,12 @@ def mushtaq2025(
     from analyses.paper.protocol import MODELS, recognised
     from interp.model import check_source
     from unlearning import matched_pairs
+    from unlearning.tasks import require_harness
 
     check_source(model)
     require_engine(engine)
+    if tasks:
+        require_harness()
     if paper_model is not None and paper_model not in MODELS:
         raise InputError(f"--paper-model {paper_model}; expected one of {', '.join(MODELS)}")
     if prompts is None and not is_organism(model):
@@ -153,7 +161,7 @@ def mushtaq2025(
             "seed": seed,
         },
         study | ({"max_new_tokens": max_new_tokens} if max_new_tokens else {}),
-        utility.task_plan(),
+        tasks,
     )
     table = _prompts(asked)
     first = planned(asked, table)
@@ -168,7 +176,7 @@ def describe(asked: Asked, first: Planned, prompts: pd.DataFrame) -> list[str]:
     """The plan in lines; before phase 1, upper bounds."""
     from analyses.costs import what_it_takes
     from analyses.paper.published import SOURCE
-    from analyses.paper.words import arm_label, left_out_lines
+    from analyses.paper.words import arm_label, left_out_words
 
     known = asked.known
     lines = [
@@ -187,7 +195,9 @@ def describe(asked: Asked, first: Planned, prompts: pd.DataFrame) -> list[str]:
             f"arm {arm_label(*key)}: {what}; {training.max_steps} steps on "
             f"{first.deflections[key[0]]} deflections, both at most"
         )
-    lines += left_out_lines(first.left_out)
+    lines += [f"left out: {one}" for one in left_out_words(first.left_out)]
+    if asked.tasks:
+        lines.append(f"tasks: {', '.join(asked.tasks.names)}, of the model before and of every arm")
     size = (known.parameters, 2 * known.parameters) if known else None  # bfloat16
     return lines + what_it_takes(first.study, prompts, size)
 

@@ -138,20 +138,32 @@ def percent(share: Estimate) -> Estimate:
 
 
 def _difference(mine: Estimate, theirs: float, n: int | None) -> dict[str, float]:
-    """Measured less published, by Newcombe's interval of two independent shares (1998, method 10).
+    """Measured less published, in percent; the published one exact where ``n`` is not known."""
+    other = Estimate(theirs, theirs, theirs, 0)
+    if n and math.isfinite(theirs):
+        share = percent(rate_of(round(theirs / 100 * n), n))
+        # Moved to the percentage as it is printed, which may be no share of n.
+        moved = theirs - share.value
+        other = Estimate(theirs, share.low + moved, share.high + moved, n)
+    found = difference_of(mine, other)
+    return {
+        "difference": found.value,
+        "difference_low": found.low,
+        "difference_high": found.high,
+    }
 
-    The published share's own interval is Wilson's on ``n`` prompts; exact where n is not known.
+
+def difference_of(first: Estimate, second: Estimate) -> Estimate:
+    """The difference of two independent shares, by Newcombe's hybrid of their own intervals.
+
+    Newcombe 1998 (Statistics in Medicine 17, 873), method 10 where these are Wilson's.
     """
-    names = ("difference", "difference_low", "difference_high")
-    value = mine.value - theirs
+    value = first.value - second.value
     if not math.isfinite(value):
-        return dict.fromkeys(names, math.nan)
-    other = percent(rate_of(round(theirs / 100 * n), n)) if n else None
-    # Around the percentage as it is printed, which may be no share of n.
-    down, up = (other.value - other.low, other.high - other.value) if other else (0.0, 0.0)
-    low = value - math.hypot(mine.value - mine.low, up)
-    high = value + math.hypot(mine.high - mine.value, down)
-    return dict(zip(names, (value, low, high), strict=True))
+        return Estimate.undefined("one of the two is undefined")
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(value, low, high, min(first.n, second.n))
 
 
 def derived_table(found: Measured, models: Sequence[str]) -> pd.DataFrame:

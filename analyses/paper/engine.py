@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses import report
 from analyses.arms import BASE, read_run
 from analyses.baseline import Baseline, establish
 from analyses.context import Context, checked
@@ -75,8 +74,6 @@ def reproduce(
     )
     with progress.stage("tables, figures, page"):
         write(found, out)
-        if not asked.whole_grid:
-            report.write(out)
     return found
 
 

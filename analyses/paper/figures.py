@@ -55,7 +55,7 @@ def drawings(found: Result) -> tuple[Drawing, ...]:
             "R3 at every layer",
             "Mean cosine between a concept's first principal component and the raw states of other "
             "concepts' prompts, base model, last prompt token. Grey: 95% of what prompts permuted "
-            f"between the concepts give. Dotted: the paper's layer ({found.layer}, from 0). Under "
+            f"between the concepts give. Dotted: the paper's layer ({found.layer}, from 0). In "
             "the title, how alike the components of two halves of the concept's prompts are there.",
             entanglement_figure(found),
             found.layers,
@@ -65,10 +65,11 @@ def drawings(found: Result) -> tuple[Drawing, ...]:
 
 @styled
 def scores_figure(scores: pd.DataFrame) -> Figure:
-    """A panel for the model before and for each arm, a row for each column of the table."""
+    """A panel for the model before and for each arm that was made, a row for each column."""
     keys = ARM_COLUMNS[1:]
     shown = scores[scores["column"] != MMLU]
-    panels = [(key, part) for key, part in shown.groupby(keys, sort=False, dropna=False)]
+    parts = shown.groupby(keys, sort=False, dropna=False)
+    panels = [(key, part) for key, part in parts if part["value"].notna().any()]
     columns = list(shown["column"].drop_duplicates())
     before = panels[0][1].drop_duplicates("column").set_index("column")["value"]
     rows = -(-len(panels) // COLUMNS)
@@ -83,7 +84,8 @@ def scores_figure(scores: pd.DataFrame) -> Figure:
     grid[0][0].set_yticks(range(len(columns)), [column_label(name) for name in columns])
     grid[0][0].set_ylim(len(columns) - 0.5, -0.5)
     grid[0][0].set_xlim(-4, 104)
-    for axes in grid[-1]:
+    for axes in list(grid.flat)[max(0, len(panels) - width) : len(panels)]:
+        axes.tick_params(labelbottom=True)  # the last row may be shorter than the one above
         axes.set_xlabel("refused, %")
     return figure
 
@@ -99,10 +101,6 @@ def _panel(axes: Axes, part: pd.DataFrame, columns: list[str], before: pd.Series
     mine = part.drop_duplicates("column").set_index("column").reindex(columns)
     axes.plot(before.reindex(columns), places, "|", color=MUTED, ms=9, mew=1.2)
     value = mine["value"].to_numpy(dtype=float)
-    if not np.isfinite(value).any():
-        axes.text(
-            0.5, 0.5, "not made", ha="center", color=MUTED, transform=axes.transAxes, fontsize=8
-        )
     reach = np.abs(mine[["low", "high"]].to_numpy(dtype=float) - value[:, None]).T
     axes.errorbar(value, places, xerr=np.nan_to_num(reach), fmt="o", color=BLUE, ms=4.5, lw=1.4)
     for model, rows in part.groupby("published_model", sort=False):

@@ -11,8 +11,10 @@ from analyses.figures import save
 from analyses.figures.style import domain_label
 from analyses.page import inlined, rendered
 from analyses.paper.choice import RULE
-from analyses.paper.comparison import ARM_COLUMNS
+from analyses.paper.comparison import ARM_COLUMNS, MMLU
 from analyses.paper.figures import drawings
+from analyses.paper.plan import PaperArm
+from analyses.paper.protocol import UTILITY_POINTS
 from analyses.paper.published import SOURCE
 from analyses.paper.result import Result, to_json
 from analyses.paper.silences import SILENCES
@@ -22,7 +24,7 @@ from analyses.paper.words import (
     column_label,
     derived_lines,
     estimate_in,
-    left_out_lines,
+    left_out_words,
     short,
     signed,
 )
@@ -53,7 +55,6 @@ def write(found: Result, folder: Path) -> Path:
     view = page_view(found) | {
         "drawings": {drawing.name: drawing for drawing in drawn},
         "images": inlined(folder, [drawing.name for drawing in drawn]),
-        "has_report": not found.asked.whole_grid,
     }
     with atomic_write(folder / PAGE) as path:
         path.write_text(rendered("reproduction.html.jinja", view), encoding="utf-8")
@@ -72,7 +73,7 @@ def page_view(found: Result) -> dict[str, Any]:
         "whose": found.whose,
         "own": found.asked.known is not None,
         "departures": found.asked.departures,
-        "left_out": left_out_lines(found.plan.left_out),
+        "left_out": left_out_words(found.plan.left_out),
         "tables": [
             _scores_view(str(model), part)
             for model, part in found.scores.groupby("published_model", sort=False)
@@ -182,7 +183,18 @@ def _arm_view(found: Result, name: str) -> dict[str, Any]:
         "retained": ", ".join(domain_label(domain) for domain in one.plan.retain) or "–",
         "utility_lost": decimal(100 * row["utility_lost"], 1),
         "within": bool(row["within"]),
+        "mmlu_lost": _mmlu_lost(found, one),
     }
+
+
+def _mmlu_lost(found: Result, one: PaperArm) -> dict[str, Any] | None:
+    """Points, and whether the paper's rule of stopping allows them; None where it was not asked."""
+    rows = found.scores[found.scores["column"] == MMLU]
+    before = rows.loc[rows["concept"].isna(), "value"]
+    wanted = (rows["concept"] == one.concept) & (rows["objective"] == one.objective)
+    after = rows.loc[wanted & (rows["retained"] == one.retained), "value"]
+    lost = float(before.iloc[0] - after.iloc[0])
+    return {"points": decimal(lost, 1), "within": lost < UTILITY_POINTS} if lost == lost else None
 
 
 def _grid_view(grid: pd.DataFrame) -> list[dict[str, Any]]:

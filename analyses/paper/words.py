@@ -22,6 +22,7 @@ from analyses.paper.comparison import (
     PROFILE,
     RECOVERY,
 )
+from analyses.paper.plan import LeftOut
 from analyses.paper.result import Result
 from analyses.resampling import Estimate
 from analyses.wording import decimal, interval
@@ -78,7 +79,7 @@ def terminal_text(found: Result, page: object) -> str:
     lines = pd.DataFrame(derived_lines(found.derived)).drop(columns="reason")
     lines.insert(len(lines.columns) - 1, "measured", lines.pop("measured"))
     blocks.append(lines.to_string(index=False, na_rep="–"))
-    blocks += left_out_lines(found.plan.left_out)
+    blocks += [f"left out: {one}" for one in left_out_words(found.plan.left_out)]
     return "\n\n".join([*blocks, str(page)])
 
 
@@ -99,12 +100,9 @@ def derived_lines(table: pd.DataFrame) -> list[dict[str, str]]:
     return list(lines.values())
 
 
-def left_out_lines(left_out: Sequence[Any]) -> list[str]:
+def left_out_words(left_out: Sequence[LeftOut]) -> list[str]:
     """What is not made, and why."""
-    return [
-        f"left out: {arm_label(one.concept, one.objective, one.retained)}: {one.why}"
-        for one in left_out
-    ]
+    return [f"{arm_label(*one.arm)} ({one.why})" for one in left_out]
 
 
 def _wide(part: pd.DataFrame) -> pd.DataFrame:
