@@ -158,7 +158,10 @@ def _traces(
                             (len(inputs),), number * groups + group, device=inputs.device
                         )
                         kept.append((inputs, gradients / len(chosen), unit))
-    return [Traces(*(torch.cat(part) for part in zip(*kept, strict=True))) for kept in found]
+    traces = []
+    while found:  # a module's pieces go as soon as they are in one
+        traces.append(Traces(*(torch.cat(part) for part in zip(*found.pop(0), strict=True))))
+    return traces
 
 
 def _batch(
@@ -223,18 +226,20 @@ def pairwise(a: Traces, b: Traces, units: tuple[int, int]) -> Float[np.ndarray, 
 def through_weights(
     a: Traces, b: Traces, units: tuple[int, int]
 ) -> Float[np.ndarray, "unit_a unit_b"]:
-    """:func:`products` from the two sides' gradients of this one module's weights."""
-    left, right = (
-        torch.stack(
-            [
-                (side.gradients[side.unit == unit].float().T
-                 @ side.inputs[side.unit == unit].float()).flatten()
-                for unit in range(count)
-            ]
-        )
-        for side, count in zip((a, b), units, strict=True)
-    )  # fmt: skip
-    return (left @ right.T).double().cpu().numpy()
+    """:func:`products` from this one module's gradients: b's all at once, a's one by one."""
+    shape = b.gradients.shape[1], b.inputs.shape[1]
+    right = torch.empty(units[1], *shape, device=b.inputs.device)
+    for unit in range(units[1]):
+        right[unit] = _weight_gradient(b, unit)
+    found = [
+        torch.einsum("uoi,oi->u", right, _weight_gradient(a, unit)) for unit in range(units[0])
+    ]
+    return torch.stack(found).double().cpu().numpy()
+
+
+def _weight_gradient(traces: Traces, unit: int) -> Float[Tensor, "out width"]:
+    mine = traces.unit == unit
+    return traces.gradients[mine].float().T @ traces.inputs[mine].float()
 
 
 @contextmanager
