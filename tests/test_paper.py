@@ -177,6 +177,9 @@ def test_values_in_the_presets_place_are_named(world: pd.DataFrame) -> None:
     assert {arm.setting.rank for arm in found.arms} == {16}
     departures = Asked("x", axes={"ranks": (16,)}, stop_at=0.9).departures
     assert len(departures) == 2 and "16" in departures[0] and "90%" in departures[1]
+    # A value of the paper's own grid is none, but for the arms that it trained without adapters.
+    assert not Asked("x", MODELS["mistral"], axes={"ranks": (256,)}).departures
+    assert len(Asked("x", MODELS["qwen"], axes={"ranks": (256,)}).departures) == 1
 
 
 def scored(name: str, refused: Mapping[tuple[str, str], float], benign: float = 0.9) -> Arm:

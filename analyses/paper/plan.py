@@ -83,7 +83,10 @@ class Asked:
         found = [
             f"{axis.replace('_', ' ')}: {', '.join(map(str, values))}, as asked for"
             for axis, values in self.axes.items()
+            if not set(values) <= set(getattr(PAPER_GRID, axis))
         ]
+        if self.known and self.known.full_rank and "ranks" in self.axes:
+            found.append(f"{', '.join(self.known.full_rank)}: with LoRA, as asked for")
         if is_organism(self.model):
             own, _options = organism_settings(self.model)
             beta = own.hyperparameters["beta"]
