@@ -13,12 +13,24 @@ def explain(
     arm: Annotated[
         list[str] | None, typer.Option(help="Arm to explain; may be repeated. All by default.")
     ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="0-based, by commas: 4,8,12; fewer take less time.")
+    ] = None,
     draws: Annotated[int, typer.Option(min=20, help="Random moves for each cause.")] = 100,
+    place_draws: Annotated[
+        int, typer.Option(min=0, help="Random edits for each module and position; 0 for none.")
+    ] = 20,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 64,
     seed: Annotated[int, typer.Option(help="Of halves, draws and resamples.")] = 0,
 ) -> None:
-    """Which change carries each loss: rotation, gain, offset, routing, or not decided."""
-    from analyses.explaining import explain_run
+    """Which change carries each loss: rotation, gain, offset, routing, or not decided.
 
-    said = explain_run(folder, arms=arm or (), draws=draws, batch_size=batch_size, seed=seed)
+    A domain that was explained before from the same inputs is not done again.
+    """
+    from analyses.explaining import explain_run, parse_layers
+
+    said = explain_run(
+        folder, arms=arm or (), layers=parse_layers(layers), draws=draws, place_draws=place_draws,
+        batch_size=batch_size, seed=seed,
+    )  # fmt: skip
     typer.echo("\n".join([*said, str(folder / "causes")]))

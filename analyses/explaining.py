@@ -1,4 +1,8 @@
-"""A run's losses explained, into ``RUN/causes/``: a figure, tables and a sentence a domain."""
+"""A run's losses explained, into ``RUN/causes/``: a figure, tables and a sentence a domain.
+
+What an arm and domain was explained from is in the ``key`` of its JSON, which is written last: with
+the same key it is not done again, so that a run that was stopped goes on where it was.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses import report
 from analyses.arms import BASE, Arm, RunRecord, read_run
 from analyses.baseline import read_openers
 from analyses.figures.causes import causes_figure
 from analyses.figures.style import domain_label, style
-from analyses.mediation import Explanation, Subject, explain, shares_table
+from analyses.mediation import Explanation, Subject, explain, forwards_of, shares_table
 from analyses.progress import Progress
+from interp.activations import chosen_layers
 from interp.causes import Verdict
 from interp.causes.verdict import LEAST_GAP
 from interp.errors import InputError
 from interp.model import LanguageModel
-from interp.store import atomic_write, write_json
+from interp.store import atomic_write, content_key, read_json, write_json
 
+METHOD = 2
+"""Raised where the same inputs would be explained otherwise than before."""
 PLACES = {
     "rotation": "in where its direction points after layer {layer} (rotation)",
     "gain": "in the length of its direction after layer {layer} (gain)",
@@ -34,7 +42,9 @@ def explain_run(
     folder: Path,
     *,
     arms: Sequence[str] = (),
+    layers: Sequence[int] | None = None,
     draws: int = 100,
+    place_draws: int = 20,
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
@@ -44,38 +54,77 @@ def explain_run(
     Args:
         folder: a run's; its arms' weights must still be there.
         arms: names of arms; all finished ones that are no controls by default.
+        layers: 0-based decoder layers to look at; all by default.
         draws: random moves for each cause.
+        place_draws: random edits for each place of weights and states.
         batch_size: prompts in one forward.
         seed: of halves, draws and resamples.
         progress: the screen.
 
     Returns:
-        A plain sentence for each arm and domain.
+        A plain sentence for each arm and domain. The run's report, where there is one, is
+        written again and shows them.
 
     Raises:
-        InputError: no such arm, no arm with weights, or a margin that is no readout.
+        InputError: no such arm or layer, no arm with weights, or a margin that is no readout.
     """
     progress = progress or Progress()
     record = read_run(folder)
     chosen = _chosen(record, arms)
-    readout = read_openers(record.folder / "arms" / BASE / "openers.json").readout()
+    openers = read_openers(record.folder / "arms" / BASE / "openers.json")
+    readout = openers.readout()
     prompts = pd.read_parquet(record.folder / "prompts.parquet")
     options = dict(record.config.get("model_options") or {})
     base = _base(record, options)
+    fingerprint = base.fingerprint()
+    wanted = chosen_layers(base, layers)
     sentences: list[str] = []
+    fresh = False
     for arm in chosen:
         after = LanguageModel.load(_weights(record, arm) or "", **options)
-        with progress.stage(f"{arm.name}: states"):
-            subject = Subject.of(base, after, readout, prompts, batch_size=batch_size)
-        said = []
-        for domain, loss in losses(record, arm).items():
-            if domain not in subject.changes or loss <= LEAST_GAP:
-                continue
-            with progress.stage(f"{arm.name}: {domain}"):
-                found = explain(subject, domain, draws=draws, batch_size=batch_size, seed=seed)
-            said.append(_write(record.folder / "causes" / arm.name, arm, found))
-        sentences += said or [f"{arm.name}: no domain lost more than {LEAST_GAP:g} nat of margin."]
+        key = content_key(
+            fingerprint, after.fingerprint(), base.chat.fingerprint, asdict(openers), wanted,
+            prompts.to_json(orient="records"), draws, place_draws, seed, METHOD,
+        )  # fmt: skip
+        to = record.folder / "causes" / arm.name
+        lost = [domain for domain, loss in losses(record, arm).items() if loss > LEAST_GAP]
+        said = {d: known for d in lost if (known := _said_before(to / f"{d}.json", key))}
+        if said:
+            progress.say(f"{arm.name}: {len(said)} of {len(lost)} domains already explained")
+        if left := [domain for domain in lost if domain not in said]:
+            with progress.stage(f"{arm.name}: states"):
+                subject = Subject.of(
+                    base, after, readout, prompts, layers=wanted, batch_size=batch_size
+                )
+            sizes = {"draws": draws, "place_draws": place_draws, "batch_size": batch_size}
+            for domain in left:
+                if domain not in subject.changes:
+                    continue
+                work = forwards_of(subject, domain, **sizes)
+                with progress.stage(f"{arm.name}: {domain}", work) as advance:
+                    found = explain(subject, domain, seed=seed, progress=advance, **sizes)
+                said[domain] = _write(to, arm, found, key)
+                fresh = True
+        nothing = f"{arm.name}: no domain lost more than {LEAST_GAP:g} nat of margin."
+        sentences += [said[domain] for domain in lost if domain in said] or [nothing]
+    if fresh and (record.folder / "report.html").is_file():
+        with progress.stage("report"):
+            report.write(record.folder)
     return sentences
+
+
+def parse_layers(text: str | None) -> tuple[int, ...] | None:
+    """Layers given by commas; None where none are.
+
+    Raises:
+        InputError: something in it is no number.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise InputError(f"layers are {text!r}; expected numbers by commas, as in 4,8,12")
+    return tuple(int(part) for part in parts)
 
 
 def losses(record: RunRecord, arm: Arm) -> dict[str, float]:
@@ -137,20 +186,57 @@ def _weights(record: RunRecord, arm: Arm) -> str | None:
     return next((str(path) for path in kept if path.is_dir()), None)
 
 
-def _write(folder: Path, arm: Arm, found: Explanation) -> str:
-    """JSON, tables and figure of one domain; its sentence."""
+def place(weights: pd.DataFrame) -> str:
+    """Where the weights that carry it lie, as one would say it."""
+    clear = weights[weights["stands_out"] & (weights["fraction"] > 0)]
+    if clear.empty:
+        known = "from random edits as large " if "control_low" in weights else ""
+        return f"No single module's weights stand out {known}both put back and taken away."
+    best = clear.sort_values("fraction").iloc[-1]
+    module = f"{best['component']} of layer {best['layer']}"
+    if pd.isna(best["layer"]):
+        module = str(best["component"])
+    said = (
+        f"The base's weights in {module} alone restore {_share(best, 'fraction')} of it, and "
+        f"taking them from the base removes {_share(best, 'removed')}"
+    )
+    if "control_fraction_high" in best:
+        said += f"; random edits as large restore {max(best['control_fraction_high'], 0):.0%}"
+    return f"{said}."
+
+
+def _share(row: pd.Series, name: str) -> str:
+    return f"{row[name]:.0%} [{row[f'{name}_low']:.0%}, {row[f'{name}_high']:.0%}]"
+
+
+def _said_before(path: Path, key: str) -> str | None:
+    """The sentence of a domain that was explained from the same inputs, all of it written."""
+    if not path.is_file():
+        return None
+    stored = read_json(path)
+    return str(stored["sentence"]) if stored.get("key") == key else None
+
+
+def _write(folder: Path, arm: Arm, found: Explanation, key: str) -> str:
+    """Tables, figure and, last, JSON of one domain; its sentence."""
     said = sentence(found.domain, arm.concept, found.verdict)
     shares = shares_table(found)
-    tables = {"shares": shares, "weights": found.weights, "states": found.states}
+    tables = {
+        "shares": shares,
+        "stitching": found.stitching,
+        "weights": found.weights,
+        "states": found.states,
+    }
     for name, table in tables.items():
         with atomic_write(folder / f"{found.domain}-{name}.csv") as path:
             table.to_csv(path, index=False, encoding="utf-8")
-    write_json(folder / f"{found.domain}.json", _described(arm, found, said))
-    cause = found.verdict.cause or "not decided"
-    title = f"{domain_label(found.domain)}: {cause}"
+    title = f"{domain_label(found.domain)}: {found.verdict.cause or 'not decided'}"
     with atomic_write(folder / f"{found.domain}.svg") as path, style():
-        figure = causes_figure(shares, found.verdict.layer, title)
+        figure = causes_figure(
+            shares, found.stitching, found.weights, found.states, found.verdict.layer, title
+        )
         figure.savefig(path, format="svg", metadata={"Date": None})
+    write_json(folder / f"{found.domain}.json", {"key": key} | _described(arm, found, said))
     return said
 
 
@@ -162,6 +248,7 @@ def _described(arm: Arm, found: Explanation, said: str) -> dict[str, Any]:
         "concept": arm.concept,
         "domain": found.domain,
         "sentence": said,
+        "place": place(found.weights),
         "cause": verdict.cause,
         "because": verdict.because or None,
         "layer": verdict.layer,

@@ -1,20 +1,21 @@
 """Causal tests of one domain's loss between two models: what carries it, and where.
 
-The four causes and the verdict are :mod:`interp.causes`; beside them stand weights put back by
-layer and module, and states put back by layer, position and component.
+The four causes and the verdict are :mod:`interp.causes`; beside them stand the models stitched at
+every layer, and weights and states put back place by place (:mod:`analyses.localising`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
+from analyses.localising import forwards, states_table, stitching_of, weights_table
 from analyses.representation import contrast_rows, contrasts
-from interp.activations import collect
+from interp.activations import chosen_layers, collect
 from interp.causes import (
     CAUSES,
     Change,
@@ -27,14 +28,16 @@ from interp.causes import (
     undo,
 )
 from interp.causes.change import MOVES
+from interp.causes.undoing import COALITIONS
 from interp.causes.verdict import leading
 from interp.model import LanguageModel
-from interp.patching import WHOLE, between_models, patch, restore
+from interp.patching import between_models
 from interp.readout import Readout
-from interp.sites import ATTENTION_OUT, MLP_OUT, RESIDUAL_OUT
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Subject:
         texts: every domain's harmful prompts.
         changes: their states and their controls' in both models.
         groups: which of the texts are near-duplicates; None where none are marked.
+        layers: 0-based decoder layers that are looked at.
     """
 
     base: LanguageModel
@@ -55,6 +59,7 @@ class Subject:
     texts: Mapping[str, Sequence[str]]
     changes: Mapping[str, Change]
     groups: Mapping[str, Sequence[object] | None]
+    layers: tuple[int, ...]
 
     @classmethod
     def of(
@@ -64,15 +69,21 @@ class Subject:
         readout: Readout,
         prompts: pd.DataFrame,
         *,
+        layers: Sequence[int] | None = None,
         batch_size: int = 64,
     ) -> Subject:
-        """From a prompts table; training prompts are not looked at."""
+        """From a prompts table; training prompts are not looked at. All layers by default.
+
+        Raises:
+            InputError: a layer that the models do not have.
+        """
+        wanted = chosen_layers(base, layers)
         evaluated = prompts[prompts["split"] != "train"].reset_index(drop=True)
         found = []
         for lm in (base, after):
-            states = collect(lm, list(evaluated["prompt"]), batch_size=batch_size)
+            texts_read = list(evaluated["prompt"])
+            states = collect(lm, texts_read, layers=wanted, batch_size=batch_size)
             found.append(contrasts(prompts, evaluated, states))
-        layers = tuple(range(base.n_layers))
         texts: dict[str, Sequence[str]] = {}
         groups: dict[str, Sequence[object] | None] = {}
         for domain, (rows, positive) in contrast_rows(prompts, evaluated).items():
@@ -81,8 +92,8 @@ class Subject:
             groups[domain] = None
             if "group" in harmful:
                 groups[domain] = list(harmful["group"].fillna(harmful["id"]).astype(str))
-        changes = {d: Change(found[0][d], found[1][d], layers) for d in found[0]}
-        return cls(base, after, readout, texts, changes, groups)
+        changes = {d: Change(found[0][d], found[1][d], wanted) for d in found[0]}
+        return cls(base, after, readout, texts, changes, groups, wanted)
 
 
 @dataclass(frozen=True)
@@ -95,8 +106,9 @@ class Explanation:
         undone: every layer.
         controls: share of the loss that each cause's random moves restore, at that layer.
         foreign: share restored by the leading cause's edit with another domain's states.
-        weights: base weights put back into the after-model, by layer and module.
-        states: base states put back, by layer, position and component.
+        stitching: shares of states and of their reading, by layer.
+        weights: base weights put back, and taken away, by layer and module.
+        states: base states likewise, by layer, position and component.
     """
 
     domain: str
@@ -104,6 +116,7 @@ class Explanation:
     undone: tuple[Undone, ...]
     controls: Mapping[str, Float[np.ndarray, " draw"]]
     foreign: Mapping[str, float]
+    stitching: pd.DataFrame
     weights: pd.DataFrame
     states: pd.DataFrame
 
@@ -114,7 +127,14 @@ class Explanation:
 
 
 def explain(
-    subject: Subject, domain: str, *, draws: int = 100, batch_size: int = 64, seed: int = 0
+    subject: Subject,
+    domain: str,
+    *,
+    draws: int = 100,
+    place_draws: int = 20,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Advance | None = None,
 ) -> Explanation:
     """All causal tests of one domain.
 
@@ -122,24 +142,29 @@ def explain(
         subject: the models and their prompts.
         domain: one of the subject's.
         draws: random moves for each cause.
+        place_draws: random edits for each place of weights and states.
         batch_size: prompts in one forward.
         seed: of halves, draws and resamples.
+        progress: called with the number of forwards just done, of :func:`forwards_of`.
     """
     base, after, readout = subject.base, subject.after, subject.readout
     texts, change = subject.texts[domain], subject.changes[domain]
     groups = subject.groups[domain]
+    advance = progress or (lambda _count: None)
+    batches = -(-len(texts) // batch_size)
     undone = undo(
-        base, after, texts, change, readout, groups=groups, batch_size=batch_size, seed=seed
-    )
+        base, after, texts, change, readout, groups=groups, batch_size=batch_size, seed=seed,
+        progress=lambda count: advance(count * len(COALITIONS) * batches),
+    )  # fmt: skip
     chosen = entry_layer(undone)
     first = leading(chosen.shares(resamples=1))
-    controls = {
-        cause: control_effects(
+    controls = {}
+    for cause in CAUSES:
+        controls[cause] = control_effects(
             base, after, texts, change, readout, layer=chosen.layer, cause=cause, draws=draws,
             batch_size=batch_size, seed=seed,
-        )
-        for cause in CAUSES
-    }  # fmt: skip
+        )  # fmt: skip
+        advance(2 * draws * batches)
     foreign = {
         other: foreign_effect(
             base, after, texts, change, readout, subject.changes[other], layer=chosen.layer,
@@ -149,33 +174,34 @@ def explain(
         if other != domain and first in MOVES
     }  # fmt: skip
     exchange = between_models(base, after, texts)
-    weights = restore(exchange, readout, batch_size=batch_size)
-    streams = patch(
-        exchange, readout, positions=[*exchange.positions(), WHOLE], batch_size=batch_size
-    )
-    parts = patch(
-        exchange, readout, sites=[RESIDUAL_OUT, ATTENTION_OUT, MLP_OUT], positions=[WHOLE],
-        batch_size=batch_size,
+    weights, states = (
+        table(
+            exchange, readout, layers=subject.layers, groups=groups, controls=place_draws,
+            batch_size=batch_size, seed=seed, progress=progress,
+        )
+        for table in (weights_table, states_table)
     )  # fmt: skip
-    import pandas as pd
-
-    components = parts.to_dataframe(groups=groups)
-    states = pd.concat(
-        [
-            streams.to_dataframe(groups=groups),
-            components[components["component"] != RESIDUAL_OUT.name],
-        ],
-        ignore_index=True,
-    )
     return Explanation(
         domain,
         decide(chosen, controls.get(first), seed=seed),
         undone,
         controls,
         foreign,
-        weights.to_dataframe(groups=groups),
+        stitching_of(undone).to_dataframe(groups=groups),
+        weights,
         states,
     )
+
+
+def forwards_of(
+    subject: Subject, domain: str, *, draws: int, place_draws: int, batch_size: int
+) -> int:
+    """About how many forwards :func:`explain` takes."""
+    texts = subject.texts[domain]
+    batches = -(-len(texts) // batch_size)
+    exchange = between_models(subject.base, subject.after, texts)
+    places = sum(forwards(exchange, subject.layers, place_draws, batch_size))
+    return places + batches * (len(subject.layers) * len(COALITIONS) + 2 * draws * len(CAUSES))
 
 
 def shares_table(found: Explanation) -> pd.DataFrame:

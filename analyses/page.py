@@ -22,13 +22,13 @@ def rendered(template: str, view: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(view)
 
 
-def inlined(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """The SVGs ``folder/figures/NAME.svg`` as data URIs, by name.
+def inlined(folder: Path, names: Iterable[str], *, within: str = "figures") -> dict[str, str]:
+    """The SVGs ``folder/figures/NAME.svg`` (or ``within`` another) as data URIs, by name.
 
     As URIs, so that the ids inside one cannot collide with those of another.
     """
     found = {}
     for name in names:
-        content = (folder / "figures" / f"{name}.svg").read_bytes()
+        content = (folder / within / f"{name}.svg").read_bytes()
         found[name] = "data:image/svg+xml;base64," + base64.b64encode(content).decode("ascii")
     return found

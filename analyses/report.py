@@ -15,6 +15,7 @@ import pandas as pd
 from analyses import figures, summary, wording
 from analyses.arms import BASE, Arm
 from analyses.behaviour import pick
+from analyses.causes_view import causes_view
 from analyses.figures.geometry import null_of_rotation
 from analyses.figures.leakage import shown_quantity, title_of
 from analyses.figures.style import domain_label
@@ -82,6 +83,7 @@ def page_view(tables: RunTables) -> View:
         "arms": [_arm_row(tables, arm) for arm in record.arms],
         "benign": _benign(tables, found),
         "overview_caption": _overview_caption(found),
+        "causes": causes_view(record, [arm.name for headline in found for arm in headline.shown]),
         "decomposition": tables.decomposition,
         "planted": record.config.get("planted"),
         "null_of_rotation": null_of_rotation(tables),
