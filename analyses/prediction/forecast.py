@@ -26,6 +26,8 @@ from unlearning.refusal import opener_masses
 
 RESAMPLES = 2000
 TRAINED, WEIGHTS = "trained", "weights"
+# A of development organisms about their kernels, beyond sampling: what the first step leaves out.
+BEYOND_FIRST_STEP = {TRAINED: 0.045, WEIGHTS: 0.06}
 # Above this share of compliance in what is not refusal, targets have complied.
 COMPLIES_FROM = 0.5
 
@@ -36,9 +38,11 @@ class Forecast:
 
     Attributes:
         concept: what would be unlearned.
-        leakage: a row per other domain, most first: ``domain, value, low, high``; the expected A
-            (0 untouched, 1 in step with the target), its 95% interval over prompts. NaN throughout
-            where the objective is not seen to act on the target's own margin.
+        leakage: a row per other domain, most first: ``domain, value, low, high, error``; the
+            expected A (0 untouched, 1 in step with the target); its standard error over prompts;
+            and a 95% interval of both that and what a first step leaves out of the whole way, as
+            it was on development organisms. NaN throughout where the objective is not seen to act
+            on the target's own margin.
         compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``.
         rankings: ``predictor, kind, variant, domain, value`` of every predictor.
     """
@@ -108,7 +112,7 @@ def forecast(
         found = kernel(evidence.deflection_gradients, evidence.margin_gradients, adam=True)
     return Forecast(
         concept,
-        _leakage(found.relative(), evidence, concept),
+        _leakage(found.relative(), evidence, concept, BEYOND_FIRST_STEP[over]),
         _compliance(evidence, concept, seed),
         _rankings(evidence, concept, frozen, without="kernel" if over == WEIGHTS else None),
     )
@@ -124,17 +128,12 @@ def require_kernel(name: str) -> None:
         raise InputError(f'no kernel "{name}"; expected {TRAINED} or {WEIGHTS}')
 
 
-def _leakage(relative: Kernel, evidence: Evidence, concept: str) -> pd.DataFrame:
+def _leakage(relative: Kernel, evidence: Evidence, concept: str, beyond: float) -> pd.DataFrame:
     row = evidence.domains.index(concept)
-    quantile = float(stats.t.ppf(0.975, GROUPS - 1))
-    table = pd.DataFrame(
-        {
-            "domain": evidence.domains,
-            "value": relative.values[row],
-            "low": relative.values[row] - quantile * relative.standard_error[row],
-            "high": relative.values[row] + quantile * relative.standard_error[row],
-        }
-    )
+    value, error = relative.values[row], relative.standard_error[row]
+    half = np.hypot(stats.t.ppf(0.975, GROUPS - 1) * error, stats.norm.ppf(0.975) * beyond)
+    columns = {"value": value, "low": value - half, "high": value + half, "error": error}
+    table = pd.DataFrame({"domain": evidence.domains, **columns})
     table = table[table["domain"] != concept]
     return table.sort_values("value", ascending=False, ignore_index=True)
 
