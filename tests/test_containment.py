@@ -34,7 +34,9 @@ from analyses.verdict import Verdict
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.readout import log_odds
+from tests.conftest import Spillover
 from tests.synthetic_run import DOMAINS, PLANTED_LEAKAGE, RETAINED, scores_of
+from unlearning.organism import load_world, shipped
 from unlearning.refusal import Openers, margins
 from unlearning.settings import TrainingSettings
 from unlearning.trainer import prepare
@@ -331,3 +333,54 @@ def test_the_smallest_weight_that_contains_is_taken() -> None:
 
 def test_containment_says_how() -> None:
     assert Containment("kernel", 8, 0).how is METHODS["kernel"]
+
+
+# The command
+
+
+@pytest.mark.slow
+def test_the_command_recommends_and_looks_under_what_it_recommends(
+    spillover: Spillover, tmp_path: Path
+) -> None:
+    """On three domains of the organism, a few prompts of each."""
+    world = load_world(shipped()).prompts()
+    domains = ("cybersecurity", "safety", "bias")
+    most = {"train": 64, "validation": 12, "test": 16}
+    rows = world[world["domain"].isin(domains)]
+    kept = [rows[rows["split"] == split].groupby(["domain", "label"]).head(count)
+            for split, count in most.items()]  # fmt: skip
+    pd.concat(kept).to_json(tmp_path / "prompts.jsonl", orient="records", lines=True)
+    command = [
+        "contain", str(shipped()), "--concept", "cybersecurity", "--out", "run",
+        "--prompts", "prompts.jsonl", "--methods", "equal,kernel",
+        "--examples", "8", "--splits", "2", "--retain-weight", "0.1", "--max-steps", "12",
+        "--stop-at", "0.9",
+    ]  # fmt: skip
+    code, said, _ = spillover(*command)
+    folder = tmp_path / "run" / "containment"
+    assert code == 0
+    methods = pd.read_csv(folder / "methods.csv")
+    assert set(methods["method"]) == {"equal", "kernel"}
+    assert (methods["splits"] == 2).all() and (methods["answer_rate"] > 0.8).all()
+    assert methods.loc[methods["method"] == "equal", "examples"].isna().any(), "all of them, too"
+    assert "Recommended: " in said and "-whole-seed0" in said
+    assert len(pd.read_csv(folder / "residue.csv")) >= 3
+    for name in ("containment", "residue"):
+        assert (folder / f"{name}.svg").is_file()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("arms/*/DONE")}
+    assert spillover(*command, "--no-residue")[0] == 0
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("arms/*/DONE")}
+    assert before == after, "what was finished is not done again"
+
+
+def test_the_command_says_what_is_wrong(spillover: Spillover) -> None:
+    model = str(shipped())
+    start = ["contain", model, "--concept", "safety", "--out", "run"]
+    for more, expected in (
+        (["--methods", "equal,prayer"], "unknown method prayer"),
+        (["--examples", "few"], "expected numbers"),
+        (["--retain", "equal"], "what contain varies"),
+        (["--left-out", "5", "--splits", "40"], "ways to leave 3 of them out"),
+    ):
+        code, _, said = spillover(*start, *more)
+        assert code == 2 and expected in said

@@ -82,7 +82,8 @@ def advise(validation: Sequence[Pooled], test: Sequence[Pooled]) -> Advice:
         f"never saw it keeps {_shown(held_out)} of what plain unlearning lost; on those it was "
         f"trained to keep, {_shown(retained)}. The target answers {told.answer_rate:.0%} of its "
         f"prompts, with {told.other_mass:.2f} of the first token on neither refusal nor answer.",
-        _kind(held_out, retained),
+        *_on_test(told),
+        _kind(told),
         *_against(told, by_key, able),
     ]
     return Advice(best.key, tuple(sentences))
@@ -110,15 +111,33 @@ def _nothing(validation: Sequence[Pooled]) -> str:
     )
 
 
-def _kind(held_out: Estimate, retained: Estimate) -> str:
-    """Containment or retraining."""
+def _on_test(told: Pooled) -> list[str]:
+    """Where the test prompts do not bear out what the validation prompts said of complying."""
+    if told.complied == told.arms:
+        return []
+    return [
+        f"On test prompts the target complied on {told.complied} of {told.arms} splits only; the "
+        "recoveries are of those."
+    ]
+
+
+def _kind(told: Pooled) -> str:
+    """Containment, retraining or both."""
+    held_out = told.recovery["held_out"].estimate()
+    retraining = difference(told.recovery["retained"], told.recovery["held_out"])
     if not np.isfinite(held_out.low):
         return "Whether that is containment cannot be told: the interval is undefined."
     if held_out.low <= 0:
-        return "That is not told from no containment: what was not trained on is as lost as before."
-    if np.isfinite(retained.low) and held_out.high < retained.low:
-        return "Part of it is retraining: what was not trained on recovers less."
-    return "What was not trained on recovers with what was: it is containment, not retraining."
+        return "That is not told from no containment at all: what recovers was trained to."
+    if retraining.low > 0:
+        return (
+            "It contains something, and part of it is retraining: domains that it was trained to "
+            f"keep recover {_shown(retraining)} more."
+        )
+    return (
+        "It contains something; that trained domains recover more is not told "
+        f"(difference {_shown(retraining)})."
+    )
 
 
 def _against(told: Pooled, by_key: Mapping[Key, Pooled], able: Sequence[Pooled]) -> list[str]:
