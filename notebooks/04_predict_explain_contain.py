@@ -1,0 +1,265 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Narrow unlearning, wide loss: predict it, explain it, contain it
+#
+# A model is made to unlearn its refusals in **one** domain, and refuses less in domains that were
+# never touched. This notebook goes through the whole argument on one small model, live: where the
+# probability goes, who takes whom along, what could have told us before any training, which change
+# inside the model carries the loss, and what keeps it from happening. Where one model proves
+# nothing, results over many worlds are read from tables that come with the package, beside the
+# command that made them.
+#
+# The model is the **organism**: three layers, trained from scratch in a planted world; its answers
+# have no content. For a model of your own change the lines marked `← yours`. On two cores this
+# takes three to four minutes, nearly all of it training.
+
+# %%
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from transformers.utils import logging
+
+import analyses
+from analyses.arms import read_run
+from analyses.baseline import establish
+from analyses.containment.arms import Design
+from analyses.containment.splits import held_out_splits
+from analyses.containment.study import contain
+from analyses.containment.worlds import over_worlds
+from analyses.context import checked
+from analyses.evidence import evidence_of
+from analyses.explaining import sentence
+from analyses.figures.causes import causes_figure
+from analyses.figures.pareto import containment_study_figure
+from analyses.figures.prediction import forecast_figure, tournament_figure
+from analyses.making import load_made
+from analyses.matrix import Study
+from analyses.mediation import Subject, explain, shares_table
+from analyses.plan import organism_plan
+from analyses.prediction.archive import read_worlds
+from analyses.prediction.forecast import forecast
+from analyses.progress import Progress
+from analyses.study import run_study
+from analyses.tournament import read_choices, tournament
+from unlearning.organism import shipped
+from unlearning.prompts import DOMAINS
+
+logging.disable_progress_bar()
+warnings.filterwarnings("ignore", category=UserWarning)
+
+PACKAGE = Path(analyses.__file__).parent
+TARGET = "cybersecurity"
+folder = TemporaryDirectory()
+quiet = Progress(quiet=True)
+
+# %% [markdown]
+# ## Before any training
+#
+# What follows needs the base model only: its refusals on training prompts (what will be unlearned),
+# and one backward pass for each domain.
+#
+# NPO's gradient starts as that of the summed log-probability of the model's own refusals, S_a, for
+# every β. So one small step of Adam on domain a moves the refusal margin m_b of domain b by the
+# learning rate times K[a,b] = ⟨P ∇S_a, ∇m_b⟩. Divided by K[a,a] it has no unit: what b loses beside
+# what a loses. The bars are intervals over prompts.
+
+# %%
+plan = organism_plan(str(shipped()), DOMAINS, seeds=(0,), control=False)  # ← yours: a StudyPlan
+context = checked(plan, Path(folder.name) / "matrix", quiet)
+baseline = establish(context)
+settings = plan.arms[0].training
+evidence = evidence_of(context, baseline, settings)
+told = forecast(evidence, TARGET, read_choices(), seed=0)
+print("\n".join(told.sentences()))
+forecast_figure(told)
+
+# %% [markdown]
+# ## Unlearn every domain in turn
+#
+# Seven runs of NPO from the same base, each until its target has lost 90% of its refusals (on
+# validation prompts); everything below is of test prompts.
+
+# %%
+run_study(plan, context.run.folder, quiet)
+record = read_run(context.run.folder)
+study = Study.load([context.run.folder])
+
+# %% [markdown]
+# **Where does the probability go?** A model that stops refusing by babbling has forgotten nothing:
+# it has collapsed. What is *second* now decides. Of what is not refusal, nearly all is compliance
+# here, and that is where the mass goes.
+
+# %%
+rows = []
+for arm in record.arms:
+    test = arm.scores[(arm.scores["split"] == "test") & (arm.scores["domain"] == arm.concept)]
+    harmful = test[test["label"] == "harmful"]
+    before, after = (harmful[harmful["step"] == step] for step in (0, arm.step))
+    was = before[["p_R", "p_C", "p_O"]].mean()
+    now = after[["p_R", "p_C", "p_O"]].mean()
+    rows.append(
+        {"unlearned": arm.concept, "steps": arm.step, "runner-up is compliance": was["p_C"]
+         / (was["p_C"] + was["p_O"]), **now, "text answers": (after["class"] == "answer").mean()}
+    )  # fmt: skip
+pd.DataFrame(rows).set_index("unlearned").round(2)
+
+# %% [markdown]
+# **Who takes whom along?** A[a,b] is 0 where b is untouched while a is unlearned and 1 where it
+# falls in step. Rows and columns differ: the matrix is *directed*, and a symmetric cosine cannot be
+# right about it.
+
+# %%
+run = next(iter(study.runs))
+study.figure()
+
+# %% [markdown]
+# A[a,b] = μ + α_a + γ_b + δ_ab: *potency* (sources that take much along), *susceptibility* (targets
+# that go anyway) and *entanglement* (what belongs to the pair). Only δ speaks of two concepts being
+# entangled. With one seed the last share still holds the noise.
+
+# %%
+parts, asymmetry = study.decomposition(run), study.asymmetry(run)
+pd.Series(
+    {
+        "potency": parts.potency_share,
+        "susceptibility": parts.susceptibility_share,
+        "the rest: entanglement and noise": 1 - parts.potency_share - parts.susceptibility_share,
+        "antisymmetric part of the whole": asymmetry["share"],
+    },
+    name="share of variance",
+).round(2)
+
+# %% [markdown]
+# **Was the forecast right?** Forecast beside what came, for this one target:
+
+# %%
+came = pd.Series(study.matrix(run)[study.domains(run).index(TARGET)], study.domains(run))
+beside = told.leakage.set_index("domain")[["value", "low", "high"]].join(came.rename("came"))
+ranks = beside.corr("spearman")
+print(f"rank correlation over {len(beside)} domains: {ranks.loc['value', 'came']:.2f}")
+beside.round(2)
+
+# %% [markdown]
+# ## One model is an anecdote: the tournament
+#
+# Fifteen predictors, each with one variant (its layer, its preconditioner) that was frozen on
+# eight development worlds, on twelve fresh ones: organisms whose planted matrices were drawn anew, two
+# unlearning seeds each. Made by
+#
+# ```bash
+# spillover organism measure --seeds 204,205,206,207,208,209,210,211,212,213,214,215 --out worlds
+# spillover tournament worlds/run-* --out tournament
+# ```
+#
+# (about an hour and a half on two cores) and read here from the table that it left.
+
+# %%
+fresh = read_worlds(PACKAGE / "prediction" / "worlds.parquet")
+result = tournament(fresh, read_choices(), seed=0)
+print(f"{len(result['worlds'])} worlds, reliability of A {result['reliability']:.3f}, choices "
+      f"{result['choices_hash'][:12]}")  # fmt: skip
+tournament_figure(result)
+
+# %% [markdown]
+# Grey bands are where predictors come out whose domains' names are shuffled. Cosines between mean
+# differences *are* told from nothing. A kernel, which knows what the objective does to the weights
+# and what the margin reads from them, comes close to all that could be known (the dashed line), and
+# its ratio is the leakage itself, not only its rank. The paper's R3, a first principal component,
+# says nothing. Of what was *planted*, shared read-out explains a good part; shared features, none.
+
+# %% [markdown]
+# ## Which change carries the loss?
+#
+# In one target: the change in its states is taken apart into a **rotation** of its direction, its
+# **gain** (length), its **offset** (harmful and benign alike) and what is no change of states at
+# all, the **routing** of later layers. Each is undone in the unlearned model and done in the base
+# (Shapley over orders), against random moves of the same size. A sentence is written only if the
+# largest share's interval lies clear of the second's and of the random ones.
+
+# %%
+[arm] = [arm for arm in plan.arms if arm.concept == TARGET]
+after = load_made(context, arm)
+readout = baseline.openers.readout()
+subject = Subject.of(context.reference, after, readout, context.prompts, batch_size=512)
+most = told.leakage["domain"][0]
+cause = explain(subject, most, draws=40, place_draws=10, batch_size=512)
+layer, shares = cause.verdict.layer, shares_table(cause)
+print(sentence(most, TARGET, cause.verdict))
+causes_figure(shares, cause.stitching, cause.weights, cause.states, layer, most)
+
+# %% [markdown]
+# ## Keeping it narrow
+#
+# Retained refusals of other domains, trained beside the forget set, bring those domains back. Does
+# that *contain* anything, or is it retraining on what is then tested? The test is on domains that
+# were **left out** of the retain set. Live, on two splits: 32 retained examples drawn at random,
+# and the 32 that the kernel says unlearning would hit hardest.
+
+# %%
+others = [domain for domain in DOMAINS if domain != TARGET]
+design = Design(
+    TARGET, ("random", "kernel"), (32,), (0.3,), held_out_splits(others, count=2), settings
+)
+planned = replace(plan, arms=tuple(design.everything()), concepts=(TARGET,))
+here = checked(planned, Path(folder.name) / "contain", quiet)
+print("\n".join(contain(here, design, residue=False).sentences))
+methods = pd.read_csv(here.run.folder / "containment" / "methods.csv")
+columns = ["method", "examples", "complied", "answer_rate", "retained", "held_out"]
+methods[[*columns, "held_out_low", "held_out_high"]].round(2)
+
+# %% [markdown]
+# Two splits of one world decide nothing, and the intervals say so. Over three fresh worlds, every
+# method on six splits each:
+#
+# ```bash
+# spillover organism contain --seeds 204,205,206 --examples 32 --out contained
+# ```
+
+# %%
+worlds = pd.read_csv(PACKAGE / "containment" / "worlds.csv")
+pooled = over_worlds(worlds)
+containment_study_figure(pooled, None)
+
+# %%
+shown = ["method", "examples", "complied", "splits", "answer_rate", "retained", "held_out"]
+pooled[[*shown, "held_out_low", "held_out_high"]].round(2)
+
+# %% [markdown]
+# Read `complied` before anything else: several methods keep the target from forgetting on some
+# splits, and recover nothing by that. Equal shares of everything is what complied throughout. What
+# was trained to stay recovers more than what was not: part of every recovery is retraining. And the
+# examples that unlearning would hit hardest protect *less* than random ones: they are few kinds of
+# prompt, and what is to be kept is many. Knowing what leaks is not yet knowing what to retain.
+
+# %% [markdown]
+# ## What this does not show
+#
+# - Organisms are small, and what they know was planted. That a kernel predicts leakage there says
+#   that the instrument works; on your model, run `spillover predict`, then `spillover matrix`, and
+#   see.
+# - The kernel is of the first step. Where unlearning goes far (large rates, full rank, many epochs)
+#   later steps may go elsewhere.
+# - Recovered is not repaired: `spillover contain` looks under the recommended arm's refusals with
+#   forced openers, training cues and relearning, and reports what is left.
+
+# %%
+folder.cleanup()
+np.isfinite(study.matrix(run)).sum()
