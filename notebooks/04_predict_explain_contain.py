@@ -161,8 +161,8 @@ beside.round(2)
 # ## One model is an anecdote: the tournament
 #
 # Fifteen predictors, each with one variant (its layer, its preconditioner) that was frozen on
-# eight development worlds, on twelve fresh ones: organisms whose planted matrices were drawn anew, two
-# unlearning seeds each. Made by
+# eight development worlds, on twelve fresh ones: organisms whose planted matrices were drawn anew,
+# two unlearning seeds each. Made by
 #
 # ```bash
 # spillover organism measure --seeds 204,205,206,207,208,209,210,211,212,213,214,215 --out worlds
