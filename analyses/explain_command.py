@@ -18,7 +18,8 @@ def explain(
     ] = None,
     draws: Annotated[int, typer.Option(min=20, help="Random moves for each cause.")] = 100,
     place_draws: Annotated[
-        int, typer.Option(min=0, help="Random edits for each module and position; 0 for none.")
+        int,
+        typer.Option(min=0, help="Random edits for each module and position; 0, or 19 at least."),
     ] = 20,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 64,
     seed: Annotated[int, typer.Option(help="Of halves, draws and resamples.")] = 0,

@@ -19,13 +19,14 @@ from analyses.arms import BASE, Arm, RunRecord, read_run
 from analyses.baseline import read_openers
 from analyses.figures.causes import causes_figure
 from analyses.figures.style import domain_label, style
+from analyses.kept_models import after_of, base_of, weights_of
+from analyses.localising import require_draws
 from analyses.mediation import Explanation, Subject, explain, forwards_of, shares_table
 from analyses.progress import Progress
 from interp.activations import chosen_layers
 from interp.causes import Verdict
 from interp.causes.verdict import LEAST_GAP
 from interp.errors import InputError
-from interp.model import LanguageModel
 from interp.store import atomic_write, content_key, read_json, write_json
 
 METHOD = 2
@@ -66,22 +67,23 @@ def explain_run(
         written again and shows them.
 
     Raises:
-        InputError: no such arm or layer, no arm with weights, or a margin that is no readout.
+        InputError: no such arm or layer, no arm with weights, too few random edits, or a margin
+            that is no readout.
     """
     progress = progress or Progress()
+    require_draws(place_draws)
     record = read_run(folder)
     chosen = _chosen(record, arms)
     openers = read_openers(record.folder / "arms" / BASE / "openers.json")
     readout = openers.readout()
     prompts = pd.read_parquet(record.folder / "prompts.parquet")
-    options = dict(record.config.get("model_options") or {})
-    base = _base(record, options)
+    base = base_of(record)
     fingerprint = base.fingerprint()
     wanted = chosen_layers(base, layers)
     sentences: list[str] = []
     fresh = False
     for arm in chosen:
-        after = LanguageModel.load(_weights(record, arm) or "", **options)
+        after = after_of(record, arm)
         key = content_key(
             fingerprint, after.fingerprint(), base.chat.fingerprint, asdict(openers), wanted,
             prompts.to_json(orient="records"), draws, place_draws, seed, METHOD,
@@ -157,33 +159,13 @@ def _chosen(record: RunRecord, names: Sequence[str]) -> list[Arm]:
     if missing := [name for name in names if name not in known]:
         raise InputError(f"no finished arm {', '.join(missing)}; there are {', '.join(known)}")
     wanted = [known[name] for name in names] or [a for a in record.arms if not a.control]
-    found = [arm for arm in wanted if _weights(record, arm)]
+    found = [arm for arm in wanted if weights_of(record, arm)]
     if not found:
         raise InputError(
             f"{record.folder} keeps no weights of its arms (adapter/ or model/ in each); the "
             "causes are found by running the models: run the study again and keep them"
         )
     return found
-
-
-def _base(record: RunRecord, options: dict[str, Any]) -> LanguageModel:
-    source = record.config["model"]
-    base = LanguageModel.load(source, **options)
-    was = (record.manifest.get("hashes") or {}).get("model")
-    if was is not None and was != base.fingerprint():
-        raise InputError(
-            f"{source} is not the model that {record.folder} was made from: its weights have "
-            "changed since; put the old ones back, or run the study again"
-        )
-    return base
-
-
-def _weights(record: RunRecord, arm: Arm) -> str | None:
-    if checkpoint := arm.config.get("checkpoint"):
-        return str(checkpoint)
-    folder = record.folder / "arms" / arm.name
-    kept = (folder / name for name in ("adapter", "model"))
-    return next((str(path) for path in kept if path.is_dir()), None)
 
 
 def place(weights: pd.DataFrame) -> str:

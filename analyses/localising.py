@@ -17,6 +17,7 @@ import numpy as np
 from interp.causes import Undone
 from interp.causes.change import MOVES, REMAINDER, ROUTING
 from interp.causes.undoing import COALITIONS
+from interp.errors import InputError
 from interp.patching import (
     WHOLE,
     Effects,
@@ -34,8 +35,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL = 0.95
+# 1 in (1 + draws) is the smallest p; with fewer draws no place could ever stand out.
+FEWEST_DRAWS = 19
 Groups = Sequence[object] | None
 Advance = Callable[[int], None]
+
+
+def require_draws(count: int) -> int:
+    """How many random edits of every place, if they can decide anything.
+
+    Raises:
+        InputError: more than none, but too few for any place to stand out.
+    """
+    if 0 < count < FEWEST_DRAWS:
+        raise InputError(
+            f"{count} random edits of every place cannot tell anything from chance at "
+            f"{1 - LEVEL:.0%}; give at least {FEWEST_DRAWS}, or 0 to go without"
+        )
+    return count
 
 
 def weights_table(

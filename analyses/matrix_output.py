@@ -12,37 +12,55 @@ from analyses.cells import TESTED, seed_spread
 from analyses.decomposition import PARTS
 from analyses.matrix import Study
 from interp.errors import InputError
-from interp.store import atomic_write, write_json
+from interp.store import atomic_write, read_json, write_json
 
 SYMBOLS = {"area": "A", "L_50": "L_.5", "L_90": "L_.9"}
 ALPHA = 0.05
 
 
-def write(study: Study, folder: str | Path, quantity: str = "area") -> str:
+def write(study: Study, folder: str | Path, quantity: str = "area", *, name: str = "matrix") -> str:
     """Write the matrix of one run, or of several runs together; what to print.
 
     ``matrix.csv`` has a row per arm and cell, ``matrix.json`` the means with their parts,
     ``figures/matrix.svg`` and ``.png`` the picture (of several runs ``worlds``, beside one each).
+    Files of another ``name`` stand beside them.
     """
     from analyses import figures
 
     folder = Path(folder)
-    with atomic_write(folder / "matrix.csv") as path:
+    with atomic_write(folder / f"{name}.csv") as path:
         study.cells.to_csv(path, index=False, encoding="utf-8")
     found = summary(study, quantity)
-    write_json(folder / "matrix.json", found)
+    write_json(folder / f"{name}.json", found)
     drawn = []
     for run in study.runs:
         for objective in study.objectives(run):
             parts = [run] * (len(study.runs) > 1) + [objective] * (len(study.objectives(run)) > 1)
             rows = study.means(quantity, run=run, objective=objective)
             drawing = study.figure(run, quantity, objective)
-            drawn.append(figures.Drawing("-".join(["matrix", *parts]), "", "", drawing, rows))
+            drawn.append(figures.Drawing("-".join([name, *parts]), "", "", drawing, rows))
     if len(study.runs) > 1:
         together = study.figure(quantity=quantity)
         drawn.append(figures.Drawing("worlds", "", "", together, study.means(quantity)))
     figures.save(drawn, folder / "figures")
     return text(found)
+
+
+def write_rescaled(along: Study, trained: Study, folder: str | Path, quantity: str = "area") -> str:
+    """Write the matrix along the scaled change beside that along training; what to print."""
+    from analyses.rescaling import agreement
+
+    said = write(along, folder, quantity, name="matrix-rescaled")
+    found = agreement(along, trained, quantity)
+    path = Path(folder) / "matrix-rescaled.json"
+    write_json(path, read_json(path) | {"against_training": found})
+    lines = [f"along the scaled weight change instead of training:\n{said}"]
+    if "correlation" in found:
+        lines.append(
+            f"against training, {found['n']} cells: correlation {found['correlation']:.3f}, mean "
+            f"difference {found['mean']:.3f}, largest {found['largest']:.3f}"
+        )
+    return "\n".join(lines)
 
 
 def summary(study: Study, quantity: str = "area") -> dict[str, Any]:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from analyses.localising import forwards, states_table, stitching_of, weights_table
+from analyses.localising import (
+    forwards,
+    require_draws,
+    states_table,
+    stitching_of,
+    weights_table,
+)
 from analyses.representation import contrast_rows, contrasts
 from interp.activations import chosen_layers, collect
 from interp.causes import (
@@ -146,7 +152,11 @@ def explain(
         batch_size: prompts in one forward.
         seed: of halves, draws and resamples.
         progress: called with the number of forwards just done, of :func:`forwards_of`.
+
+    Raises:
+        InputError: too few random edits of each place to decide anything.
     """
+    require_draws(place_draws)
     base, after, readout = subject.base, subject.after, subject.readout
     texts, change = subject.texts[domain], subject.changes[domain]
     groups = subject.groups[domain]

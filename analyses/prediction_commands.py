@@ -37,6 +37,9 @@ def matrix(
     quantity: Annotated[
         str, typer.Option(help="What is decomposed and drawn: area, L_50 or L_90.")
     ] = "area",
+    rescale: Annotated[
+        bool, typer.Option(help="Read it along the scaled weight change as well.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 1,
     engine: Annotated[str, typer.Option(help="local, or ray (extra ray).")] = "local",
     plan: PlanOnly = False,
@@ -59,9 +62,15 @@ def matrix(
     if plan:
         return
     from analyses.matrix import Study
-    from analyses.matrix_output import write
+    from analyses.matrix_output import write, write_rescaled
 
-    typer.echo(write(Study.load([out]), out, quantity))
+    study = Study.load([out])
+    typer.echo(write(study, out, quantity))
+    if rescale:
+        from analyses.rescaling import rescaled
+
+        along = rescaled(out, batch_size=asked.batch_size)
+        typer.echo(write_rescaled(along, study, out, quantity))
 
 
 @expanded
@@ -79,7 +88,7 @@ def predict(
     seed: Annotated[int, typer.Option(help="Of resampled prompts.")] = 0,
     kernel: Annotated[
         str,
-        typer.Option(help="Over what is trained, or over all weights (no gradient is kept)."),
+        typer.Option(help="Over what is trained; adapters, weights: no gradient is kept."),
     ] = "trained",
     plan: PlanOnly = False,
 ) -> None:

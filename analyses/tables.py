@@ -52,7 +52,11 @@ class RunTables:
 
 def build(folder: str | Path) -> RunTables:
     """All tables of the run in `folder`, over the arms that have finished."""
-    record = read_run(folder)
+    return tables_of(read_run(folder))
+
+
+def tables_of(record: RunRecord) -> RunTables:
+    """All tables of a run that has been read."""
     acts = {arm.name: behaviour(arm) for arm in (record.base, *record.arms)}
     verdicts = {
         arm.name: verdict_on(arm.concept, acts[arm.name], acts[BASE])

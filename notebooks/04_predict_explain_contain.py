@@ -50,6 +50,7 @@ from analyses.explaining import sentence
 from analyses.figures.causes import causes_figure
 from analyses.figures.pareto import containment_study_figure
 from analyses.figures.prediction import forecast_figure, tournament_figure
+from analyses.figures.style import domain_label
 from analyses.making import load_made
 from analyses.matrix import Study
 from analyses.mediation import Subject, explain, shares_table
@@ -200,10 +201,10 @@ after = load_made(context, arm)
 readout = baseline.openers.readout()
 subject = Subject.of(context.reference, after, readout, context.prompts, batch_size=512)
 most = told.leakage["domain"][0]
-cause = explain(subject, most, draws=40, place_draws=10, batch_size=512)
+cause = explain(subject, most, draws=40, place_draws=20, batch_size=512)
 layer, shares = cause.verdict.layer, shares_table(cause)
 print(sentence(most, TARGET, cause.verdict))
-causes_figure(shares, cause.stitching, cause.weights, cause.states, layer, most)
+causes_figure(shares, cause.stitching, cause.weights, cause.states, layer, domain_label(most))
 
 # %% [markdown]
 # ## Keeping it narrow

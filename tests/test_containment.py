@@ -271,10 +271,7 @@ def test_planted_recovery_is_found_and_retraining_is_told_from_containment() -> 
         assert "nothing to recover" in (one.recovery["benign"].reason or "")
     told = pool(kept)
     by_method = {one.key[0]: one for one in told}
-    gap = difference(
-        by_method["kernel"].recovery["held_out"], by_method["equal"].recovery["held_out"]
-    )
-    assert gap.low > 0
+    assert difference(by_method["kernel"], by_method["equal"], "held_out").low > 0
     advice = advise(told, told)
     assert advice.key is not None and advice.key[0] == "kernel"
     assert "retraining" in " ".join(advice.sentences)
@@ -317,8 +314,23 @@ def test_six_splits_make_intervals_that_cover(splits: float, prompts: float) -> 
 def test_a_method_is_not_told_from_itself() -> None:
     kept = kept_with(np.full(6, 0.4), np.random.default_rng(0), 0.1)
     [one] = pool(kept)
-    same = difference(one.recovery["held_out"], one.recovery["held_out"])
+    same = difference(one, one, "held_out")
     assert same.value == 0 and same.low <= 0 <= same.high
+
+
+def test_methods_that_complied_on_different_splits_are_compared_where_both_did() -> None:
+    """Splits differ, the methods do not: the means do, because one method has the easy splits."""
+    truth = np.array([0.1, 0.2, 0.3, 0.7, 0.8, 0.9])
+    rng = np.random.default_rng(0)
+    kept = kept_with(truth, rng, 0.01)
+    lost = dict.fromkeys(("retained", "held_out", "benign"), Draws.undefined("does not comply"))
+    half = [replace(one, recovery=lost) if one.split < 3 else one for one in kept]
+    [every], [easy] = pool(kept), pool(half)
+    gap = easy.recovery["held_out"].value - every.recovery["held_out"].value
+    assert gap > 0.25
+    assert difference(easy, every, "held_out").value == pytest.approx(0, abs=1e-12)
+    none = pool([replace(one, recovery=lost) for one in kept])[0]
+    assert np.isnan(difference(none, every, "held_out").value)
 
 
 def test_the_smallest_weight_that_contains_is_taken() -> None:

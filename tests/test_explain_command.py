@@ -55,6 +55,7 @@ def test_the_planted_cause_is_found_in_a_run(run: Path, spillover: Spillover) ->
     restored = weights.loc[weights["fraction"].idxmax()]
     assert (restored["layer"], restored["component"]) == (PLANTED.layer, "mlp")
     assert restored["fraction"] == pytest.approx(1, abs=1e-4)
+    assert restored["stands_out"] and weights["stands_out"].sum() == 1
     shares = pd.read_csv(arm / "bias-shares.csv")
     assert set(shares["player"]) == set(PLAYERS)
     assert len(shares) == 3 * len(PLAYERS)
@@ -70,6 +71,8 @@ def test_what_cannot_be_explained_is_said_in_a_line(
 ) -> None:
     code, _, err = spillover("explain", run, "--arm", "nobody")
     assert (code, "no finished arm nobody" in err) == (2, True)
+    code, _, err = spillover("explain", run, "--place-draws", 10)
+    assert (code, "give at least 19" in err) == (2, True)
     copied = tmp_path / "copied"
     shutil.copytree(run, copied)
     config = read_json(copied / "config.json")

@@ -18,10 +18,12 @@ import pytest
 from analyses.command_plans import study_plan
 from analyses.figures.prediction import tournament_figure
 from analyses.matrix import Study
+from analyses.matrix_output import write_rescaled
 from analyses.options import ModelOptions, TrainingOptions
 from analyses.prediction.forecast import at_depth
 from analyses.prediction.skill import PARTS, Outcome
 from analyses.prediction.world import World, load_worlds
+from analyses.rescaling import agreement, rescaled
 from analyses.tournament import choose_set, hash_of, read_choices, tournament
 from interp.errors import InputError
 from tests.conftest import Spillover
@@ -82,6 +84,31 @@ def test_workers_give_what_one_process_gives(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_scaled_change_has_the_arms_own_scores_at_its_end(run: Path) -> None:
+    """And what it says of leakage is read from scores of its own, which are kept."""
+    trained = Study.load([run])
+    along = rescaled(run)
+    for arm in along.runs["run"].record.arms:
+        own = next(a for a in trained.runs["run"].record.arms if a.name == arm.name)
+        assert (arm.step, own.step != arm.step) == (1000, True)
+        one, other = (a.last.set_index("prompt_id")["p_R"] for a in (arm, own))
+        assert len(one) == len(other) and (one - other).abs().max() < 1e-4
+    assert len(along.cells) == len(trained.cells) and along.cells["area"].notna().all()
+    told = agreement(along, trained)
+    assert told["n"] == 18 and told["largest"] >= abs(told["mean"])
+    assert agreement(trained, trained) == {
+        "n": 18, "correlation": pytest.approx(1), "mean": 0, "spread": 0, "largest": 0
+    }  # fmt: skip
+    file = run / "arms" / along.cells["arm"][0] / "rescaled.parquet"
+    before = file.stat().st_mtime_ns
+    said = write_rescaled(rescaled(run), trained, run)
+    assert file.stat().st_mtime_ns == before and "correlation" in said
+    assert (run / "matrix-rescaled.csv").is_file() and (
+        run / "figures/matrix-rescaled.svg"
+    ).is_file()
+
+
+@pytest.mark.slow
 def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) -> None:
     [world] = load_worlds([run])
     assert world.layers == 3 and np.isnan(world.reliability)
@@ -128,6 +155,8 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
     assert np.corrcoef([one[d] for d in one], [two[d] for d in one])[0, 1] > 0.9
     kinds = set(pd.read_csv("out/predictors.csv")["kind"])
     assert "geometry" in kinds and "kernel" not in kinds
+    code, _, said = spillover(*asked, "--out", "out", "--kernel", "adapters")
+    assert code == 2 and "no adapters would be trained" in said
 
 
 @pytest.mark.parametrize(

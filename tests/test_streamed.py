@@ -26,6 +26,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.readout import log_odds
 from unlearning.likelihood import response_log_probs
+from unlearning.parameters import adapter_inputs
 from unlearning.settings import TrainingSettings
 from unlearning.trainer import prepare
 
@@ -105,19 +106,18 @@ def test_both_ways_to_the_products_agree_and_a_bias_is_an_input_of_one() -> None
     np.testing.assert_allclose(biased, alone, rtol=1e-3, atol=1e-3)
 
 
-def test_a_sketch_is_the_kernel_in_lora_s_space(checkpoint_of: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_a_sketch_is_the_kernel_in_lora_s_space(
+    family: str, checkpoint_of: Callable[[str], Path]
+) -> None:
     settings = TrainingSettings(lora_rank=4, lora_alpha=8)
-    adapted = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
-    first = {
-        name.removeprefix("base_model.model.").removesuffix(".lora_A.default.weight"): a.detach()
-        for name, a in adapted.model.named_parameters()
-        if "lora_A" in name
-    }
-    base = LanguageModel.load(checkpoint_of("qwen2"))
-    found = streamed_kernel(
-        base, *sides(base), groups=GROUPS, sketch=lambda name, _: 8 / 4 * first[name]
-    )
+    adapted = prepare(LanguageModel.load(checkpoint_of(family)), settings)
+    first = adapter_inputs(adapted)
+    base = LanguageModel.load(checkpoint_of(family))
+    assert {a.shape[0] for a in first.values()} == {4}
+    found = streamed_kernel(base, *sides(base), groups=GROUPS, sketch=lambda name, _: first[name])
     same(found, stored(adapted, *sides(adapted)))
+    assert not adapter_inputs(base)
 
 
 def test_over_draws_of_a_lora_s_kernel_becomes_that_of_all_weights(

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from interp.model import LanguageModel
@@ -33,6 +34,24 @@ def lora(lm: LanguageModel, *, rank: int, alpha: float, seed: int) -> LanguageMo
         torch.manual_seed(seed)
         adapted = get_peft_model(lm.model, config)
     return replace(lm, model=adapted)  # type: ignore[arg-type]
+
+
+def adapter_inputs(lm: LanguageModel) -> dict[str, Float[Tensor, "rank width"]]:
+    """(α/r)·A of every adapted module of a model from :func:`lora`, by its name in the base model.
+
+    Where B is still 0, a gradient in LoRA's space is that of B, and B reads nothing but this times
+    the module's input.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    found = {}
+    for name, module in lm.model.named_modules():
+        if isinstance(module, LoraLayer):
+            [adapter] = module.lora_A
+            first: nn.Module = module.lora_A[adapter]
+            weight = first.get_parameter("weight").detach()
+            found[name.removeprefix("base_model.model.")] = module.scaling[adapter] * weight
+    return found
 
 
 def projections(lm: LanguageModel) -> LanguageModel:

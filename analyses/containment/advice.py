@@ -124,7 +124,7 @@ def _on_test(told: Pooled) -> list[str]:
 def _kind(told: Pooled) -> str:
     """Containment, retraining or both."""
     held_out = told.recovery["held_out"].estimate()
-    retraining = difference(told.recovery["retained"], told.recovery["held_out"])
+    retraining = difference(told, told, "retained", "held_out")
     if not np.isfinite(held_out.low):
         return "Whether that is containment cannot be told: the interval is undefined."
     if held_out.low <= 0:
@@ -147,7 +147,7 @@ def _against(told: Pooled, by_key: Mapping[Key, Pooled], able: Sequence[Pooled])
         (one for key, one in by_key.items() if key[0] == "random" and key[1] == told.key[1]), None
     )
     if chance is not None and told.key[0] != "random":
-        gap = difference(told.recovery["held_out"], chance.recovery["held_out"])
+        gap = difference(told, chance, "held_out")
         found.append(
             "As many examples drawn at random keep "
             f"{_shown(chance.recovery['held_out'].estimate())} (difference {_shown(gap)})."
@@ -156,7 +156,7 @@ def _against(told: Pooled, by_key: Mapping[Key, Pooled], able: Sequence[Pooled])
     for one in able:
         if one.key == told.key or one.key not in by_key:
             continue
-        gap = difference(told.recovery["held_out"], by_key[one.key].recovery["held_out"])
+        gap = difference(told, by_key[one.key], "held_out")
         if not gap.low > 0:
             level.append(described(one.key))
     if level:

@@ -5,14 +5,15 @@
 for `retained` and `held_out` domains, always beside what the target does: an arm whose target does
 not comply, or does not reach the dose, has no recovery. Pooled over splits, intervals are of both
 other prompts and other splits: each resample draws splits anew and reads them on one resample of
-the prompts, the same for all methods, so that differences are paired. What few splits vary by is
-widened as Student's t has it, or six of them would make intervals of 86% out of 95%.
+the prompts, the same for all methods. Differences are paired by split as well. What few splits vary
+by is widened as Student's t has it, or six of them would make intervals of 86% out of 95%.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -164,7 +165,8 @@ class Pooled:
         arms: how many splits it was made on.
         complied: on how many of them the target reached the dose by complying.
         answer_rate, other_mass: of the target, mean over splits.
-        recovery: by set, mean over the splits where it is defined.
+        splits: recovery by set and by the number of the split; undefined with a reason.
+        seed: of resampled splits.
     """
 
     key: Key
@@ -172,7 +174,13 @@ class Pooled:
     complied: int
     answer_rate: float
     other_mass: float
-    recovery: Mapping[str, Draws]
+    splits: Mapping[str, Mapping[int, Draws]]
+    seed: int = 0
+
+    @cached_property
+    def recovery(self) -> Mapping[str, Draws]:
+        """By set, mean over the splits where it is defined."""
+        return {name: _over_splits(found, self.seed) for name, found in self.splits.items()}
 
 
 def pool(kept: Sequence[Kept], *, seed: int = 0) -> list[Pooled]:
@@ -188,23 +196,26 @@ def pool(kept: Sequence[Kept], *, seed: int = 0) -> list[Pooled]:
             sum(one.complied for one in group),
             float(np.mean([one.verdict.answer_rate.value for one in group])),
             float(np.mean([one.verdict.other_mass.value for one in group])),
-            {name: _over_splits(group, name, seed) for name in SETS},
+            {
+                name: {one.split: one.recovery[name] for one in group if one.split is not None}
+                for name in SETS
+            },
+            seed,
         )
         for key, group in groups.items()
     ]
 
 
-def _over_splits(group: Sequence[Kept], name: str, seed: int) -> Draws:
+def _over_splits(found: Mapping[int, Draws], seed: int) -> Draws:
     """The mean, and the mean over resampled splits of one resample of the prompts.
 
     Splits are drawn by their numbers, so that every method meets the same ones.
     """
-    found = {one.split: one.recovery[name] for one in group}
     defined = {s: d for s, d in found.items() if np.isfinite(d.value)}
     if not defined:
         reasons = [d.reason for d in found.values() if d.reason]
         return Draws.undefined(reasons[0] if reasons else "undefined")
-    numbers = sorted(split for split in found if split is not None)
+    numbers = sorted(found)
     draws = np.full((len(numbers), max(d.draws.size for d in defined.values())), np.nan)
     for place, number in enumerate(numbers):
         if number in defined:
@@ -233,11 +244,21 @@ def _widening(count: int) -> float:
     return float(quantiles * np.sqrt(count / (count - 1)))
 
 
-def difference(one: Draws, other: Draws) -> Estimate:
-    """``one`` less ``other``, paired by resample."""
+def difference(one: Pooled, other: Pooled, name: str, than: str | None = None) -> Estimate:
+    """Recovery of ``one`` in the set ``name`` less that of ``other`` (in ``than``, if another set).
+
+    Over the splits on which both are defined, paired by split and resample: methods comply on
+    different splits, and which domains are held out matters more than the method does.
+    """
+    ours, theirs = one.splits[name], other.splits[than or name]
+    gaps = {split: _less(ours[split], theirs[split]) for split in sorted(set(ours) & set(theirs))}
+    return _over_splits(gaps, one.seed).estimate()
+
+
+def _less(one: Draws, other: Draws) -> Draws:
     if not (np.isfinite(one.value) and np.isfinite(other.value)):
-        return Estimate.undefined(one.reason or other.reason or "undefined")
-    return Draws(one.value - other.value, one.draws - other.draws, min(one.n, other.n)).estimate()
+        return Draws.undefined(one.reason or other.reason or "undefined")
+    return Draws(one.value - other.value, one.draws - other.draws, min(one.n, other.n))
 
 
 def methods_table(pooled: Sequence[Pooled]) -> pd.DataFrame:
@@ -255,8 +276,7 @@ def methods_table(pooled: Sequence[Pooled]) -> pd.DataFrame:
             row |= _columns(name, one.recovery[name].estimate())
         chance = random.get(examples)
         if chance is not None and method != "random":
-            against = difference(one.recovery["held_out"], chance.recovery["held_out"])
-            row |= _columns("held_out_less_random", against)
+            row |= _columns("held_out_less_random", difference(one, chance, "held_out"))
         rows.append(row)
     return pd.DataFrame(rows)
 

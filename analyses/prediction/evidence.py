@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from analyses.prediction.gradients import (
@@ -21,13 +22,15 @@ from analyses.prediction.gradients import (
     mean_gradients,
     residual_gradients,
 )
-from analyses.prediction.streamed import Side, streamed_kernel
+from analyses.prediction.streamed import Side, Sketch, streamed_kernel
 from interp.activations import collect
 from interp.chat import Tokens
 from interp.contrast import Contrast
+from interp.errors import InputError
 from interp.model import LanguageModel
 from unlearning.deflections import examples, refusals_of
 from unlearning.likelihood import response_log_probs
+from unlearning.parameters import adapter_inputs
 from unlearning.prompts import controls, present_domains
 from unlearning.refusal import Openers, margins
 
@@ -84,8 +87,6 @@ class Evidence:
     @cached_property
     def margin(self) -> Mapping[str, Float[np.ndarray, " prompt"]]:
         """The base model's margin on every domain's harmful training prompts, in nats."""
-        import torch
-
         found = {}
         with torch.no_grad():
             for domain, rows in self._prompts.items():
@@ -120,11 +121,27 @@ class Evidence:
     @cached_property
     def objective_kernel_of_all_weights(self) -> Kernel:
         """⟨∇S_a, ∇m_b⟩ over every projection of the layers; no gradient of a weight is kept."""
+        return self._streamed(None)
+
+    @cached_property
+    def objective_kernel_of_adapters(self) -> Kernel:
+        """⟨∇S_a, ∇m_b⟩ over the adapters that would be trained; no gradient is kept either.
+
+        Raises:
+            InputError: none would be.
+        """
+        first = adapter_inputs(self.untrained)
+        if not first:
+            raise InputError("no adapters would be trained; ask for the kernel over all weights")
+        return self._streamed(lambda name, width: first.get(name, torch.zeros(1, width)))
+
+    def _streamed(self, sketch: Sketch | None) -> Kernel:
         return streamed_kernel(
             self.lm,
             Side({d: self._deflections(d) for d in self.domains}, _summed_log_prob),
             Side(self._prompts, self._margin),
             batch_size=self.batch_size,
+            sketch=sketch,
         )
 
     @cached_property

@@ -1,10 +1,10 @@
 """What unlearning one domain is going to do, before it is done.
 
 How much another domain loses is read off the objective kernel, relative to the target's own: with
-Adam's diagonal, over what would be trained; or, where so many gradients do not fit, over all
-weights (:mod:`analyses.prediction.streamed`). On organisms A came out as this number itself
-(``docs/prediction.md``). Whether the target will comply or collapse is a matter of where its
-probability goes: of compliance's share in what is not refusal now.
+Adam's diagonal, over what would be trained; or, where so many gradients do not fit, over the
+adapters or over all weights with none kept (:mod:`analyses.prediction.streamed`). On organisms A
+came out as this number itself (``docs/prediction.md``). Whether the target will comply or collapse
+is a matter of where its probability goes: of compliance's share in what is not refusal now.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from interp.errors import InputError
 from unlearning.refusal import opener_masses
 
 RESAMPLES = 2000
-TRAINED, WEIGHTS = "trained", "weights"
+TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trained", "adapters", "weights")
 # A of development organisms about their kernels, beyond sampling: what the first step leaves out.
-BEYOND_FIRST_STEP = {TRAINED: 0.045, WEIGHTS: 0.06}
+BEYOND_FIRST_STEP = {TRAINED: 0.045, ADAPTERS: 0.06, WEIGHTS: 0.06}
 # Above this share of compliance in what is not refusal, targets have complied.
 COMPLIES_FROM = 0.5
 
@@ -97,24 +97,27 @@ def forecast(
         frozen: the variant of each predictor (``analyses.tournament.read_choices``), for
             ``rankings``; a layer stands for its depth.
         seed: of resampled prompts.
-        over: the kernel's parameters: ``trained``, whose gradients are kept in main memory, or
-            all ``weights``, with none kept; the other predictors from gradients are then left out.
+        over: the kernel's parameters: ``trained``, whose gradients are kept in main memory; the
+            LoRA ``adapters`` or all ``weights``, with none kept; the other predictors from
+            gradients are then left out.
 
     Raises:
-        InputError: no such domain among the evidence, or no such kernel.
+        InputError: no such domain among the evidence, no such kernel, or no adapters.
     """
     require_kernel(over)
     if concept not in evidence.domains:
         raise InputError(f'"{concept}" has no prompts; expected {", ".join(evidence.domains)}')
-    if over == WEIGHTS:
-        found = evidence.objective_kernel_of_all_weights
-    else:
+    if over == TRAINED:
         found = kernel(evidence.deflection_gradients, evidence.margin_gradients, adam=True)
+    elif over == ADAPTERS:
+        found = evidence.objective_kernel_of_adapters
+    else:
+        found = evidence.objective_kernel_of_all_weights
     return Forecast(
         concept,
         _leakage(found.relative(), evidence, concept, BEYOND_FIRST_STEP[over]),
         _compliance(evidence, concept, seed),
-        _rankings(evidence, concept, frozen, without="kernel" if over == WEIGHTS else None),
+        _rankings(evidence, concept, frozen, without=None if over == TRAINED else "kernel"),
     )
 
 
@@ -124,8 +127,8 @@ def require_kernel(name: str) -> None:
     Raises:
         InputError: there are none of that name.
     """
-    if name not in (TRAINED, WEIGHTS):
-        raise InputError(f'no kernel "{name}"; expected {TRAINED} or {WEIGHTS}')
+    if name not in KERNELS:
+        raise InputError(f'no kernel "{name}"; expected one of {", ".join(KERNELS)}')
 
 
 def _leakage(relative: Kernel, evidence: Evidence, concept: str, beyond: float) -> pd.DataFrame:
