@@ -90,7 +90,8 @@ def test_margin_goes_on_where_probabilities_stop(checkpoint_of: Checkpoints) -> 
         logits = lm.logits(lm.chat.pad(rows), keep=1)[:, -1].double()
     loud = masses(lm, SINGLES)
     assert np.isfinite(loud.margin).all()
-    assert loud.margin == pytest.approx(class_log_odds(logits, [300, 301, 5]).numpy(), rel=1e-9)
+    # Two forwards in float32, a thousand times as loud: in other batches they differ by rounding.
+    assert loud.margin == pytest.approx(class_log_odds(logits, [300, 301, 5]).numpy(), rel=1e-5)
     assert np.abs(loud.margin).min() > 10 * np.abs(quiet.margin).max()
     # The other way round, refusal all but certain: 1 − p_R is 0 in float64.
     certain = Openers(
