@@ -18,6 +18,7 @@ from analyses.progress import Progress
 from analyses.study import run_study
 from interp.model import LanguageModel
 from interp.store import read_json
+from tests.conftest import Spillover
 from unlearning.organism.lessons import table_lessons
 from unlearning.organism.training import Stage, teach
 from unlearning.prompts import present_domains, read_prompts
@@ -30,8 +31,12 @@ STAGES = (Stage(60, 3e-3, compliance=1.0, batch_size=24), Stage(300, 2e-3, 0.1, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["mistral", "qwen2"])
-def test_a_study_and_a_comparison_of_its_adapter(
-    public_data: Path, checkpoint_of: Callable[[str], Path], tmp_path: Path, family: str
+def test_a_study_a_comparison_of_its_adapter_and_the_papers_protocol(
+    public_data: Path,
+    checkpoint_of: Callable[[str], Path],
+    spillover: Spillover,
+    tmp_path: Path,
+    family: str,
 ) -> None:
     rows = read_prompts(public_data / "prompts.jsonl")
     rows = rows[rows["domain"].isin(DOMAINS) & (rows["prompt"].str.len() <= LONGEST)]
@@ -66,6 +71,21 @@ def test_a_study_and_a_comparison_of_its_adapter(
     found, expected = (last_scores(folder) for folder in (compared, run))
     for column in ("p_R", "p_C", "p_O"):
         assert np.allclose(found[column], expected[column], atol=1e-3), column
+
+    asked = ["--model", model, "--prompts", prompts, "--concept", "cybersecurity", "--rank", 8]
+    asked += ["--epochs", 1, "--scorer", "grammar", "--max-new-tokens", 24, "--out", "paper"]
+    asked += ["--paper-model", "qwen" if family == "qwen2" else family]
+    code, said, error = spillover("reproduce", "mushtaq2025", *asked, "--yes")
+    assert code == 0, error
+    result = read_json(tmp_path / "paper" / "reproduction.json")
+    assert result["published_is_of_this_model"] and "cybersecurity" in said.lower()
+    [npo] = [
+        r for r in result["rows"] if (r["concept"], r["objective"]) == ("cybersecurity", "npo")
+    ]
+    cell = npo["columns"]["safety"]
+    assert cell["measured"]["low"] <= cell["measured"]["value"] <= cell["measured"]["high"]
+    assert cell["published"] > 0 and np.isfinite(cell["difference"]["value"])
+    assert (tmp_path / "paper" / "reproduction.html").is_file()
 
 
 def taught(checkpoint: Path, rows: pd.DataFrame, folder: Path) -> Path:
