@@ -7,22 +7,20 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from analyses import organism_commands, prediction_commands, prompt_commands, reproduce_command
-from analyses.command_plans import carry_out, command_line, study_plan
-from analyses.contain_command import contain
-from analyses.deflect_command import deflect
-from analyses.evaluation_command import evaluate
-from analyses.explain_command import explain
-from analyses.options import ModelOptions, TrainingOptions, expanded
-from analyses.scoring_commands import agree, calibrate, score
+from analyses.commands import organism, prediction, reproduce
+from analyses.commands import prompts as prompt_files
+from analyses.commands.contain import contain
+from analyses.commands.deflect import deflect
+from analyses.commands.evaluate import evaluate
+from analyses.commands.explain import explain
+from analyses.commands.options import ModelOptions, TrainingOptions, expanded
+from analyses.commands.plans import carry_out, command_line, study_plan
+from analyses.commands.scoring import agree, calibrate, score
 from interp.errors import InputError, SpilloverError
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     name="spillover",
@@ -32,9 +30,9 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # whose tables cut the names of options at 80 columns
 )
-app.add_typer(organism_commands.app, name="organism")
-app.add_typer(prompt_commands.app, name="prompts")
-app.add_typer(reproduce_command.app, name="reproduce")
+app.add_typer(organism.app, name="organism")
+app.add_typer(prompt_files.app, name="prompts")
+app.add_typer(reproduce.app, name="reproduce")
 
 Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")]
@@ -205,7 +203,7 @@ def report(
 
 for command in (
     evaluate, deflect, score, agree, calibrate,
-    prediction_commands.predict, prediction_commands.matrix, prediction_commands.tournament,
+    prediction.predict, prediction.matrix, prediction.tournament,
     explain, contain,
 ):  # fmt: skip
     app.command()(command)

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.command_plans import study_plan
+from analyses.commands.options import ModelOptions, TrainingOptions
+from analyses.commands.plans import study_plan
 from analyses.figures.prediction import tournament_figure
 from analyses.matrix import Study
 from analyses.matrix_output import write_rescaled
-from analyses.options import ModelOptions, TrainingOptions
 from analyses.prediction.forecast import at_depth
 from analyses.prediction.skill import PARTS, Outcome
 from analyses.prediction.world import World, load_worlds

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analyses.evaluation_command import UtilityOptions
-from analyses.options import ModelOptions, expanded
+from analyses.commands.evaluate import UtilityOptions
+from analyses.commands.options import ModelOptions, expanded
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def mushtaq2025(
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("this command runs in one process; give --workers for several arms")
-    from analyses.command_plans import command_line
+    from analyses.commands.plans import command_line
     from analyses.context import is_organism
     from analyses.engines import require_engine
     from analyses.paper.plan import Asked, planned

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.options import ModelOptions, TrainingOptions, expanded
+from analyses.commands.options import ModelOptions, TrainingOptions, expanded
 from interp.errors import InputError
 
 
@@ -43,7 +43,7 @@ def contain(
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done.")] = False,
 ) -> None:
     """Unlearn one domain in many ways; which keeps refusals where it was not trained to?"""
-    from analyses.command_plans import check, study_plan
+    from analyses.commands.plans import check, study_plan
     from analyses.containment.arms import WEIGHTS, Design, require_methods
     from analyses.containment.methods import METHODS
     from analyses.containment.splits import held_out_splits

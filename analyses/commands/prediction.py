@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.options import ModelOptions, TrainingOptions, expanded
+from analyses.commands.options import ModelOptions, TrainingOptions, expanded
 from interp.errors import InputError
 
 Model = Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")]
@@ -46,7 +46,7 @@ def matrix(
 ) -> None:
     """Unlearn every domain in turn: who takes what with it, and is that a matter of the pair?"""
     from analyses.cells import require_quantity
-    from analyses.command_plans import carry_out, study_plan
+    from analyses.commands.plans import carry_out, study_plan
 
     require_quantity(quantity)
     if training.retain is not None:
@@ -93,7 +93,7 @@ def predict(
     plan: PlanOnly = False,
 ) -> None:
     """Which domains will lose their refusals, how much, and will the target comply: untrained."""
-    from analyses.command_plans import check, study_plan
+    from analyses.commands.plans import check, study_plan
     from analyses.context import is_organism
     from analyses.forecasting import forecast_in
     from analyses.prediction.forecast import require_kernel

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.contain_command import amounts_of
+from analyses.commands.contain import amounts_of
 from interp.errors import InputError
 
 app = typer.Typer(

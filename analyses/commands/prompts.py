@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.options import expanded
+from analyses.commands.options import expanded
 from interp.errors import InputError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from analyses.options import ModelOptions, TrainingOptions
+from analyses.commands.options import ModelOptions, TrainingOptions
 from interp.errors import InputError
 
 if TYPE_CHECKING:
