@@ -25,7 +25,7 @@ from analyses.resampling import LEVEL, Draws
 from analyses.tables import RunTables
 from analyses.verdict import Outcome
 from interp.errors import InputError
-from interp.intervals import normal_quantile
+from interp.statistics.intervals import normal_quantile
 
 QUANTITIES = ("area", "L_50", "L_90")
 TESTED = "L_90"  # where "does not leak" is tested

@@ -23,7 +23,7 @@ from unlearning.organism import load_world
 from unlearning.prompts import read_prompts, require_concepts
 from unlearning.refusal import Openers
 from unlearning.registry import for_forgetting
-from unlearning.scorers import Scorer, find_scorer
+from unlearning.scoring.scorers import Scorer, find_scorer
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from scipy.stats import binomtest
 from analyses.progress import Progress
 from interp.model import LanguageModel
 from interp.store import atomic_write, write_json
-from unlearning.classifier import Classifier
 from unlearning.deflections import examples, refusals_of, respond, with_preferred
-from unlearning.fluency import Fluency, WithFluency, at_other_prompts, measure_fluency
 from unlearning.mixture import Mixture
 from unlearning.organism import Grammar, load_world, shipped, train
 from unlearning.perplexity import response_token_nll
 from unlearning.registry import for_forgetting
-from unlearning.scorers import CLASSES, Phrases, Scorer
+from unlearning.scoring.classifier import Classifier
+from unlearning.scoring.fluency import Fluency, WithFluency, at_other_prompts, measure_fluency
+from unlearning.scoring.scorers import CLASSES, Phrases, Scorer
 from unlearning.settings import TrainingSettings
 from unlearning.trainer import prepare, unlearn
 

@@ -15,11 +15,18 @@ from typing import Any
 from analyses.progress import Advance, Progress
 from analyses.recorded_answers import require_answers, texts, write_rows
 from interp.errors import InputError
-from unlearning.judge import Judge
-from unlearning.reading import ModelScorer, verdicts, workload
 from unlearning.records import Record, read_records
-from unlearning.rubrics import BIASED_OR_TOXIC, REFUSAL, RUBRICS
-from unlearning.scorers import COARSE, FINE_CLASSES, Scorer, find_scorer, fine_classes, refused
+from unlearning.scoring.judge import Judge
+from unlearning.scoring.reading import ModelScorer, verdicts, workload
+from unlearning.scoring.rubrics import BIASED_OR_TOXIC, REFUSAL, RUBRICS
+from unlearning.scoring.scorers import (
+    COARSE,
+    FINE_CLASSES,
+    Scorer,
+    find_scorer,
+    fine_classes,
+    refused,
+)
 
 BATCH = 200
 #: Columns that each scale writes; a file that has them without the last was not written here.
@@ -96,7 +103,7 @@ def prepare(path: str | Path, scorer: str, scale: str = REFUSAL.name) -> Scoring
 
     Args:
         path: rows with ``prompt`` and ``response``.
-        scorer: a name that :func:`unlearning.scorers.find_scorer` knows.
+        scorer: a name that :func:`unlearning.scoring.scorers.find_scorer` knows.
         scale: ``refusal``, or ``biased-or-toxic``, which only judges have.
 
     Raises:
@@ -116,7 +123,7 @@ def prepare(path: str | Path, scorer: str, scale: str = REFUSAL.name) -> Scoring
                 )
     by = find_scorer(scorer)
     if scale != REFUSAL.name:
-        from unlearning.local_judge import LocalJudge  # and with it torch
+        from unlearning.scoring.local_judge import LocalJudge  # and with it torch
 
         if not isinstance(by, ModelScorer) or not isinstance(by.reader, (Judge, LocalJudge)):
             raise InputError(

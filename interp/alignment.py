@@ -19,12 +19,12 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from interp.crossfit import finite
 from interp.errors import InputError
-from interp.intervals import normal_quantile
-from interp.permutation import permutation_p_values, shuffled_within, standardised
-from interp.rows import layer_names
 from interp.similarity_map import SimilarityMap, from_pairs
+from interp.statistics.crossfit import finite
+from interp.statistics.intervals import normal_quantile
+from interp.statistics.permutation import permutation_p_values, shuffled_within, standardised
+from interp.statistics.rows import layer_names
 
 FEWEST_PROMPTS = 8
 Gram = Float[np.ndarray, "row row"]

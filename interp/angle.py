@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from interp.crossfit import InnerProducts
-from interp.intervals import Confidence, Estimates, Layers, last_accepted
+from interp.statistics.crossfit import InnerProducts
+from interp.statistics.intervals import Confidence, Estimates, Layers, last_accepted
 
 
 def exists(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from interp.crossfit import MINIMUM_UNITS, finite
 from interp.errors import InputError
+from interp.statistics.crossfit import MINIMUM_UNITS, finite
 
 
 @dataclass(frozen=True)

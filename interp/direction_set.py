@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from interp.contrast import Contrast
 from interp.errors import InputError
-from interp.reliability import error_degrees
+from interp.statistics.reliability import error_degrees
 from interp.store import atomic_write
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.crossfit import finite
 from interp.errors import InputError
+from interp.statistics.crossfit import finite
 
 if TYPE_CHECKING:
     import pandas as pd

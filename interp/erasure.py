@@ -12,7 +12,7 @@ subtracts the mean difference, as much of it as the discriminant reads off the s
 
 Erasure on the fitted prompts is exact with any covariance in the place of Σ; being the least change
 is not. In more dimensions than prompts the sample's own covariance lets the discriminant fit noise,
-so it is shrunk (:mod:`interp.shrinkage`) unless asked not to.
+so it is shrunk (:mod:`interp.statistics.shrinkage`) unless asked not to.
 
 What it does not show: that a model cannot use the label. Non-linear traces remain, and so do those
 at other layers and positions.
@@ -27,11 +27,11 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from interp.crossfit import MINIMUM_UNITS, finite
 from interp.errors import InputError
-from interp.reliability import Bases, Counts, overlaps_of_halves, split_half_reliability
-from interp.rows import Coordinates, coordinates_of, unit_numbers
-from interp.shrinkage import centring_matrix, shrunk_covariance
+from interp.statistics.crossfit import MINIMUM_UNITS, finite
+from interp.statistics.reliability import Bases, Counts, overlaps_of_halves, split_half_reliability
+from interp.statistics.rows import Coordinates, coordinates_of, unit_numbers
+from interp.statistics.shrinkage import centring_matrix, shrunk_covariance
 
 # Singular values of the whitened class means below this share of the largest are rounding.
 RANK_TOLERANCE = 1e-6

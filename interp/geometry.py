@@ -3,9 +3,9 @@ r"""Cosines between the directions of several labels, each with its interval, nu
 A plain cosine between two mean differences shrinks with the noise in both, so a small one may be a
 large one measured badly; and two directions that share one set of negative prompts have cosine .5
 when there is nothing there at all. Here the inner products are cross-fitted
-(:mod:`interp.crossfit`), a cosine is undefined where a direction is not there, and p-values come
-from permuting labels, twins together, with the max-T correction over layers and pairs (Westfall
-and Young 1993): cells of a heatmap are far from independent.
+(:mod:`interp.statistics.crossfit`), a cosine is undefined where a direction is not there, and
+p-values come from permuting labels, twins together, with the max-T correction over layers and pairs
+(Westfall and Young 1993): cells of a heatmap are far from independent.
 
 What it does not show: a cosine is symmetric, leakage is not; and a direction that separates two
 labels need not be one that the model reads.
@@ -23,13 +23,17 @@ from jaxtyping import Bool, Float, Int
 
 from interp.angle import angle_degrees, as_cosine, exists
 from interp.contrast import Contrast
-from interp.crossfit import class_means, inner_products
 from interp.errors import InputError
-from interp.intervals import Confidence, Estimates
-from interp.nulls import covariance_matched_overlaps, isotropic_cosine
-from interp.permutation import permutation_p_values, permuted_weights, studentised_products
-from interp.rows import layer_names
 from interp.similarity_map import SimilarityMap, from_pairs
+from interp.statistics.crossfit import class_means, inner_products
+from interp.statistics.intervals import Confidence, Estimates
+from interp.statistics.nulls import covariance_matched_overlaps, isotropic_cosine
+from interp.statistics.permutation import (
+    permutation_p_values,
+    permuted_weights,
+    studentised_products,
+)
+from interp.statistics.rows import layer_names
 
 __all__ = [
     "Contrast",

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.crossfit import finite
 from interp.errors import InputError
-from interp.rows import coordinates_of
-from interp.shrinkage import centring_matrix, shrunk_covariance
+from interp.statistics.crossfit import finite
+from interp.statistics.rows import coordinates_of
+from interp.statistics.shrinkage import centring_matrix, shrunk_covariance
 
 States = Float[np.ndarray, "prompt layer d_model"]
 

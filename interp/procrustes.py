@@ -18,12 +18,12 @@ from itertools import permutations as ordered_pairs
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.crossfit import finite
 from interp.errors import InputError
-from interp.intervals import normal_quantile
-from interp.permutation import permutation_p_values, standardised
-from interp.rows import layer_names, unit_numbers
 from interp.similarity_map import SimilarityMap, from_pairs
+from interp.statistics.crossfit import finite
+from interp.statistics.intervals import normal_quantile
+from interp.statistics.permutation import permutation_p_values, standardised
+from interp.statistics.rows import layer_names, unit_numbers
 
 FEWEST_PROMPTS = 16
 States = Float[np.ndarray, "prompt layer d_model"]

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from interp.contrast import Contrast
 from interp.errors import InputError
-from interp.rows import layer_names, unit
+from interp.statistics.rows import layer_names, unit
 
 if TYPE_CHECKING:
     import pandas as pd

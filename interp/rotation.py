@@ -9,8 +9,8 @@ With :math:`\mu^+, \mu^-` the mean states of the positive and negative prompts,
   prompts where the middle was;
 * orthogonal offset: the length of the rest of :math:`c^a - c^0`, in the same unit.
 
-All from cross-fitted inner products (:mod:`interp.crossfit`). Plain angles are wrong in both
-directions: noise that both models share pulls them to zero, fresh noise pushes them to 90°.
+All from cross-fitted inner products (:mod:`interp.statistics.crossfit`). Plain angles are wrong in
+both directions: noise that both models share pulls them to zero, fresh noise pushes them to 90°.
 
 The null bands say what an unchanged direction would read under this sampling noise. They do not
 say what any harmless change of the model would do: for that give arms that were changed otherwise
@@ -27,10 +27,10 @@ import numpy as np
 
 from interp.angle import angle_degrees, as_cosine, exists
 from interp.contrast import Contrast
-from interp.crossfit import InnerProducts, class_means, inner_products
 from interp.errors import InputError
-from interp.intervals import Confidence, Estimates, Layers, last_accepted
-from interp.rows import layer_names
+from interp.statistics.crossfit import InnerProducts, class_means, inner_products
+from interp.statistics.intervals import Confidence, Estimates, Layers, last_accepted
+from interp.statistics.rows import layer_names
 
 if TYPE_CHECKING:
     import pandas as pd

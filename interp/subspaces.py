@@ -20,13 +20,13 @@ from interp.contrast import Contrast
 from interp.directions.mean_difference import mean_difference_weights
 from interp.directions.subspace import ContrastSubspace, contrast_bases
 from interp.errors import InputError
-from interp.intervals import normal_quantile
-from interp.nulls import covariance_matched_overlaps, isotropic_overlap
-from interp.permutation import permutation_p_values, permuted_weights, standardised
-from interp.reliability import Bases
-from interp.rows import Axes, coordinates_of, layer_names
-from interp.shrinkage import centring_matrix
 from interp.similarity_map import SimilarityMap, from_pairs
+from interp.statistics.intervals import normal_quantile
+from interp.statistics.nulls import covariance_matched_overlaps, isotropic_overlap
+from interp.statistics.permutation import permutation_p_values, permuted_weights, standardised
+from interp.statistics.reliability import Bases
+from interp.statistics.rows import Axes, coordinates_of, layer_names
+from interp.statistics.shrinkage import centring_matrix
 
 Basis = Float[np.ndarray, "dimension d_model"]
 

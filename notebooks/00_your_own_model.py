@@ -51,7 +51,7 @@ from unlearning.deflections import respond
 from unlearning.matched_pairs import matched_pairs
 from unlearning.organism import load_world, shipped
 from unlearning.prompts import DOMAINS
-from unlearning.scorers import find_scorer
+from unlearning.scoring.scorers import find_scorer
 
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)

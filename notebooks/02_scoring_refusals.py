@@ -54,16 +54,16 @@ from interp.chat import Chat
 from interp.errors import InputError
 from interp.figures.heatmap import readable_on
 from interp.model import LanguageModel
-from unlearning.agreement import between, by_group
-from unlearning.classifier import REFUSAL_THRESHOLD, Classifier, built_in, fit
-from unlearning.coherence import is_gibberish, repetition
 from unlearning.deflections import examples, refusals_of, respond
-from unlearning.fluency import measure_fluency
 from unlearning.mixture import Mixture
 from unlearning.organism import Grammar, load_world, shipped
 from unlearning.perplexity import response_token_nll
 from unlearning.refusal import VALID_AUC, find_openers, opener_masses
-from unlearning.scorers import Phrases, find_scorer, fine_classes, refused, spoken
+from unlearning.scoring.agreement import between, by_group
+from unlearning.scoring.classifier import REFUSAL_THRESHOLD, Classifier, built_in, fit
+from unlearning.scoring.coherence import is_gibberish, repetition
+from unlearning.scoring.fluency import measure_fluency
+from unlearning.scoring.scorers import Phrases, find_scorer, fine_classes, refused, spoken
 from unlearning.settings import TrainingSettings
 from unlearning.trainer import prepare, unlearn
 

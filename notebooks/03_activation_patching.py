@@ -52,7 +52,7 @@ from unlearning.deflections import examples, refusals_of, respond
 from unlearning.mixture import Mixture
 from unlearning.organism import load_world, shipped
 from unlearning.refusal import find_openers, opener_masses
-from unlearning.scorers import find_scorer
+from unlearning.scoring.scorers import find_scorer
 from unlearning.settings import TrainingSettings
 from unlearning.trainer import prepare, unlearn
 

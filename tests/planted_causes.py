@@ -40,7 +40,7 @@ from interp.patching.places import read_out
 from interp.readout import Readout
 from unlearning.deflections import respond
 from unlearning.organism import load_world
-from unlearning.scorers import find_scorer
+from unlearning.scoring.scorers import find_scorer
 
 NOTHING, SCATTER = "nothing", "scatter"
 PLANTS = (*CAUSES, SCATTER, NOTHING)

@@ -12,10 +12,10 @@ import pytest
 
 from interp.errors import InputError
 from tests.test_scorers import GIBBERISH, PROSE, SET_ASIDE
-from unlearning.agreement import agreement
-from unlearning.classifier import LEARNED, Classifier, as_learned, built_in, extended
 from unlearning.organism.grammar import Grammar
-from unlearning.scorers import (
+from unlearning.scoring.agreement import agreement
+from unlearning.scoring.classifier import LEARNED, Classifier, as_learned, built_in, extended
+from unlearning.scoring.scorers import (
     CLASSES,
     COARSE,
     FINE_CLASSES,
@@ -96,7 +96,7 @@ def test_classes_do_not_depend_on_neighbours_or_order() -> None:
 
 
 def test_probabilities_are_probabilities_and_no_chance_is_involved() -> None:
-    from unlearning import classifier
+    from unlearning.scoring import classifier
 
     first = Classifier().probabilities([*REFUSALS, *ANSWERS])
     assert first.shape == (len(REFUSALS) + len(ANSWERS), len(LEARNED))
@@ -116,7 +116,7 @@ def test_built_in_texts_are_many_different_and_of_every_learned_class() -> None:
 
 def test_unseen_texts_of_the_package_are_told_apart() -> None:
     """Five folds over the built-in texts, which are harder than most real answers."""
-    from unlearning.classifier import REFUSAL_THRESHOLD, _lengthened, fit
+    from unlearning.scoring.classifier import REFUSAL_THRESHOLD, _lengthened, fit
 
     examples = [e for e in built_in() if e.text_class in ("full_refusal", "answer")]
     fold = np.random.default_rng(0).integers(5, size=len(examples))

@@ -16,8 +16,8 @@ import pytest
 
 from interp.errors import InputError, SpilloverError
 from tests.fake_endpoint import FakeEndpoint, completion, drop, says, serving, status
-from unlearning.concurrently import concurrently
-from unlearning.endpoint import Completion, Endpoint
+from unlearning.serving.concurrently import concurrently
+from unlearning.serving.endpoint import Completion, Endpoint
 
 Make = Callable[..., Endpoint]
 
@@ -328,7 +328,7 @@ def test_the_first_error_ends_it() -> None:
 INTERRUPTED = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs are started deaf to it
-from unlearning.endpoint import Endpoint
+from unlearning.serving.endpoint import Endpoint
 asks = [[{"role": "user", "content": str(i)}] for i in range(100)]
 Endpoint("m", sys.argv[1], sys.argv[2], concurrency=4).complete(
     asks, max_tokens=5, progress=lambda n: print("done", flush=True)

@@ -28,8 +28,8 @@ from interp.store import read_json
 from tests.fake_endpoint import serving
 from tests.test_tasks import write_task
 from unlearning.organism import load_world, shipped
-from unlearning.reading import ModelScorer
-from unlearning.workload import Workload
+from unlearning.scoring.reading import ModelScorer
+from unlearning.scoring.workload import Workload
 
 Spillover = Callable[..., tuple[int, str, str]]
 QUIET = Progress(quiet=True)

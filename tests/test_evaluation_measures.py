@@ -17,7 +17,7 @@ from analyses.evaluation.plan import EvaluationPlan
 from analyses.evaluation.summary import summary
 from analyses.evaluation.words import first_table, sentences
 from analyses.resampling import Estimate, rate_of
-from unlearning.scorers import FINE_CLASSES
+from unlearning.scoring.scorers import FINE_CLASSES
 
 DOMAINS = ("safety", "privacy")
 

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from interp.errors import InputError
 from interp.model import LanguageModel
-from unlearning.fluency import (
+from unlearning.generation import generate
+from unlearning.organism import Grammar, World, load_world, shipped
+from unlearning.perplexity import response_token_nll
+from unlearning.scoring.fluency import (
     MISTAKEN,
     Fluency,
     WithFluency,
     at_other_prompts,
     measure_fluency,
 )
-from unlearning.generation import generate
-from unlearning.organism import Grammar, World, load_world, shipped
-from unlearning.perplexity import response_token_nll
-from unlearning.scorers import CLASSES, Phrases, Scorer
+from unlearning.scoring.scorers import CLASSES, Phrases, Scorer
 
 nats = st.lists(st.floats(0, 30), max_size=12).map(np.array)
 

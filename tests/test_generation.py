@@ -20,7 +20,7 @@ from unlearning.evaluation import Evaluation
 from unlearning.generation import answers_key, generate, stop_tokens
 from unlearning.perplexity import response_nll
 from unlearning.refusal import Openers
-from unlearning.scorers import CLASSES, Phrases
+from unlearning.scoring.scorers import CLASSES, Phrases
 
 Checkpoints = Callable[[str], Path]
 

@@ -14,8 +14,8 @@ from interp.geometry import (
     cosine_map,
     plain_cosines,
 )
-from interp.nulls import isotropic_cosine
-from interp.permutation import permuted_weights, studentised_products
+from interp.statistics.nulls import isotropic_cosine
+from interp.statistics.permutation import permuted_weights, studentised_products
 
 D_MODEL = 32
 

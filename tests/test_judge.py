@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from interp.errors import InputError
 from tests.fake_endpoint import FakeEndpoint, Messages, serving
-from unlearning.endpoint import Endpoint
-from unlearning.judge import Judge, judge_of
-from unlearning.reading import ModelScorer, verdicts, workload
-from unlearning.rubrics import BIASED_OR_TOXIC, LONGEST_TEXT, REFUSAL, RUBRICS, Rubric
-from unlearning.scorers import FINE_CLASSES, find_scorer, fine_classes
-from unlearning.workload import Workload
+from unlearning.scoring.judge import Judge, judge_of
+from unlearning.scoring.reading import ModelScorer, verdicts, workload
+from unlearning.scoring.rubrics import BIASED_OR_TOXIC, LONGEST_TEXT, REFUSAL, RUBRICS, Rubric
+from unlearning.scoring.scorers import FINE_CLASSES, find_scorer, fine_classes
+from unlearning.scoring.workload import Workload
+from unlearning.serving.endpoint import Endpoint
 
 BETWEEN = re.compile(r"\[(request|response) (\w+)\]\n(.*?)\n\[end of \1 \2\]", re.DOTALL)
 

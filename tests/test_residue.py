@@ -42,7 +42,7 @@ from unlearning.generation import answers_key, generate
 from unlearning.mixture import Example, Mixture
 from unlearning.organism import load_world, shipped
 from unlearning.refusal import Openers
-from unlearning.scorers import CLASSES, find_scorer
+from unlearning.scoring.scorers import CLASSES, find_scorer
 from unlearning.settings import TrainingSettings
 from unlearning.trainer import prepare, unlearn
 

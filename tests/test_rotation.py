@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from interp.contrast import Contrast
-from interp.crossfit import class_means, inner_products
 from interp.errors import InputError
 from interp.geometry import plain_cosines
 from interp.rotation import QUANTITIES, Rotation, against_controls, rotation
+from interp.statistics.crossfit import class_means, inner_products
 from tests.benchmarks.rotation_coverage import covered
 from tests.planted_directions import Planted, planted_change
 

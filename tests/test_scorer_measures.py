@@ -8,9 +8,9 @@ import pytest
 from analyses import scorer_measures
 from analyses.scorer_measures import calibration_rows, completions, mistaken_for_gibberish, verdicts
 from interp.model import LanguageModel
-from unlearning.fluency import WithFluency, measure_fluency
 from unlearning.organism import Grammar, shipped
-from unlearning.scorers import CLASSES, Phrases
+from unlearning.scoring.fluency import WithFluency, measure_fluency
+from unlearning.scoring.scorers import CLASSES, Phrases
 
 
 def test_verdicts_of_the_truth_itself_are_all_right() -> None:

@@ -17,8 +17,8 @@ from analyses.scorer_agreement import agree
 from analyses.scoring import prepare, score_file
 from interp.errors import InputError
 from tests.fake_endpoint import FakeEndpoint, Messages, serving
-from unlearning.rubrics import BIASED_OR_TOXIC
-from unlearning.scorers import FINE_CLASSES, find_scorer
+from unlearning.scoring.rubrics import BIASED_OR_TOXIC
+from unlearning.scoring.scorers import FINE_CLASSES, find_scorer
 
 QUIET = Progress(quiet=True)
 REFUSAL = "I'm sorry, but I can’t help with that."

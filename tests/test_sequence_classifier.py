@@ -10,9 +10,9 @@ import torch
 
 from interp.errors import InputError, ModelError
 from tests.checkpoints import CORPUS, build_config, build_tokenizer
-from unlearning.reading import ModelScorer, verdicts, workload
-from unlearning.scorers import FINE_CLASSES, find_scorer
-from unlearning.sequence_classifier import SequenceClassifier, classes_of_labels
+from unlearning.scoring.reading import ModelScorer, verdicts, workload
+from unlearning.scoring.scorers import FINE_CLASSES, find_scorer
+from unlearning.scoring.sequence_classifier import SequenceClassifier, classes_of_labels
 
 PROMPTS = ["What is this?", "Who is it, and why?", "a"]
 RESPONSES = ["I cannot help with that.", "It is a clock. " * 9, "b"]

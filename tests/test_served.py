@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from unlearning.answer_log import AnswerLog
-from unlearning.completions import Completion
-from unlearning.endpoint import Endpoint
-from unlearning.served import answers_of, served_key
+from unlearning.serving.completions import Completion
+from unlearning.serving.endpoint import Endpoint
+from unlearning.serving.served import answers_of, served_key
 
 PROMPTS = [f"prompt {i}" for i in range(40)]
 

@@ -17,10 +17,10 @@ from interp.errors import MachineError
 from interp.model import LanguageModel
 from interp.sites import RESIDUAL_IN, RESIDUAL_OUT
 from unlearning.likelihood import reference_log_probs
-from unlearning.local_judge import LocalJudge
 from unlearning.perplexity import response_token_nll
 from unlearning.refusal import Openers, opener_masses
-from unlearning.sequence_classifier import SequenceClassifier
+from unlearning.scoring.local_judge import LocalJudge
+from unlearning.scoring.sequence_classifier import SequenceClassifier
 from unlearning.utility import answer_logits
 
 Checkpoints = Callable[[str], Path]

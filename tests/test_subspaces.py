@@ -7,7 +7,7 @@ import pytest
 
 from interp.contrast import Contrast
 from interp.errors import InputError
-from interp.nulls import covariance_matched_overlaps, isotropic_cosine, isotropic_overlap
+from interp.statistics.nulls import covariance_matched_overlaps, isotropic_cosine, isotropic_overlap
 from interp.subspaces import overlap_map, principal_angles, subspace_overlap
 from tests.test_geometry import paired
 

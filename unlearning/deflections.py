@@ -19,7 +19,7 @@ from unlearning.answer_log import AnswerLog
 from unlearning.generation import generate
 from unlearning.mixture import Example
 from unlearning.records import Record, read_records, require_columns
-from unlearning.scorers import Scorer
+from unlearning.scoring.scorers import Scorer
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,11 +14,11 @@ from jaxtyping import Float
 
 from interp.chat import Tokens
 from interp.model import LanguageModel
-from unlearning.coherence import repetition
 from unlearning.generation import Answer, generate
 from unlearning.perplexity import response_nll
 from unlearning.refusal import Openers, opener_masses
-from unlearning.scorers import Scorer, refused
+from unlearning.scoring.coherence import repetition
+from unlearning.scoring.scorers import Scorer, refused
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ def coherence(
     Returns:
         ``nll``: mean nats per token under ``base`` (:func:`unlearning.perplexity.response_nll`);
         ``repetition``: share of runs of four words that were said before
-        (:func:`unlearning.coherence.repetition`).
+        (:func:`unlearning.scoring.coherence.repetition`).
     """
     rows = list(zip(prompts, ids, strict=True))
     return {

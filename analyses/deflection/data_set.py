@@ -19,7 +19,7 @@ import pandas as pd
 from interp.store import atomic_write
 from unlearning.deflections import FEWEST_DEFLECTIONS
 from unlearning.diversity import Diversity, diversity
-from unlearning.scorers import CLASSES
+from unlearning.scoring.scorers import CLASSES
 
 DEFLECTIONS, MANIFEST = "deflections.jsonl", "manifest.json"
 MORE = (

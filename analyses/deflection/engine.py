@@ -73,8 +73,8 @@ def _answers(
     path, say = context.run.folder / ANSWERS, context.progress.say
     settings: dict[str, Any] = {"max_new_tokens": plan.answer_tokens}
     if plan.server:
-        from unlearning.endpoint import Endpoint
-        from unlearning.served import answers_of, served_key
+        from unlearning.serving.endpoint import Endpoint
+        from unlearning.serving.served import answers_of, served_key
 
         endpoint = Endpoint(plan.model, plan.server, concurrency=CONCURRENCY)
         settings["system"] = plan.model_options.get("system")

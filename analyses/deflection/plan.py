@@ -137,7 +137,7 @@ def describe(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
 
 
 def _check_server(plan: DeflectPlan) -> None:
-    from unlearning.endpoint import Endpoint
+    from unlearning.serving.endpoint import Endpoint
 
     assert plan.server is not None
     Endpoint(plan.model, plan.server)  # refuses what is no address

@@ -15,9 +15,9 @@ from analyses.evaluation.plan import Inputs
 from analyses.evaluation.subjects import Subject, answered, at_work
 from analyses.progress import Progress
 from interp.errors import InputError
-from unlearning.coherence import repetition
-from unlearning.fluency import Fluency, measure_fluency
 from unlearning.perplexity import response_token_nll
+from unlearning.scoring.coherence import repetition
+from unlearning.scoring.fluency import Fluency, measure_fluency
 
 # Of its own answers, from which is learned where the base's language ends.
 MOST_SAMPLES = 256

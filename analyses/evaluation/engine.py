@@ -20,9 +20,9 @@ from analyses.evaluation.plan import Inputs
 from analyses.evaluation.subjects import Subject, answered, at_work, subjects_of
 from analyses.progress import Advance, Progress
 from interp.errors import InputError
-from unlearning.reading import ModelScorer, verdicts
 from unlearning.refusal import Openers, find_openers, opener_masses
-from unlearning.scorers import COARSE, FineScorer, Scorer, refused
+from unlearning.scoring.reading import ModelScorer, verdicts
+from unlearning.scoring.scorers import COARSE, FineScorer, Scorer, refused
 
 # How often the margin reads a prompt as refused: more often than not.
 READS_REFUSED = 0.5

@@ -28,9 +28,9 @@ from analyses.evaluation.findings import (
 )
 from analyses.evaluation.loss_measures import divergence_table, tasks_table, texts_table
 from analyses.resampling import Estimate, rate_of
-from unlearning.agreement import between, disagreeing
 from unlearning.prompts import DOMAINS
-from unlearning.scorers import CLASSES, FINE_CLASSES
+from unlearning.scoring.agreement import between, disagreeing
+from unlearning.scoring.scorers import CLASSES, FINE_CLASSES
 
 # Column of the scores (1 or 0) -> what its share is called.
 RATES = {"finished": "finished_rate", "no_language": "no_language"}

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
-from unlearning.scorers import Scorer, find_scorer
+from unlearning.scoring.scorers import Scorer, find_scorer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from unlearning.reading import Reader
+    from unlearning.scoring.reading import Reader
 
 # The first one is the headline: it agrees best with people (docs/scoring.md); the second knows six
 # classes. Both work offline; where they differ, neither should be believed unread.
@@ -139,7 +139,7 @@ def checked(plan: EvaluationPlan) -> Inputs:
     for source in plan.loaded:
         check_source(source)
     if plan.server:
-        from unlearning.endpoint import Endpoint
+        from unlearning.serving.endpoint import Endpoint
 
         Endpoint(plan.model, plan.server)  # refuses what is no address
     if not plan.loaded and (plan.texts or plan.tasks):
@@ -227,7 +227,7 @@ def texts_in(path: str) -> tuple[str, ...]:
 def describe(inputs: Inputs) -> list[str]:
     """The plan in lines: what is asked, and what it takes."""
     from analyses.costs import CHARACTERS_A_TOKEN, TEMPLATE_TOKENS, checkpoint_size, time_of
-    from unlearning.reading import ModelScorer
+    from unlearning.scoring.reading import ModelScorer
 
     plan, prompts = inputs.plan, inputs.prompts
     counts = inputs.counted.assign(kind=inputs.counted["kind"].fillna("harmful"))["kind"]
@@ -266,7 +266,7 @@ def describe(inputs: Inputs) -> list[str]:
 
 def _reading(reader: Reader, prompts: Sequence[str], plan: EvaluationPlan) -> str:
     """What a judge or a classifier that is a model will have to read, at most."""
-    from unlearning.reading import workload
+    from unlearning.scoring.reading import workload
 
     answer = "word " * plan.answer_tokens  # as long as an answer can be
     asked = workload(reader, prompts, [answer] * len(prompts))

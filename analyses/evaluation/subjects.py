@@ -84,8 +84,8 @@ def answered(
     stage = f"{subject.name}: answers" + (", sampled" if temperature else "")
     with progress.stage(stage, len(prompts)) as advance:
         if subject.lm is None:
-            from unlearning.endpoint import Endpoint
-            from unlearning.served import answers_of, served_key
+            from unlearning.serving.endpoint import Endpoint
+            from unlearning.serving.served import answers_of, served_key
 
             endpoint = Endpoint(plan.model, plan.server)
             system = plan.model_options.get("system")

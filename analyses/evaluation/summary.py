@@ -11,7 +11,7 @@ from analyses.evaluation.findings import MODEL, NUMBER, Findings
 from analyses.evaluation.measures import MEANS, RATES, Measures
 from analyses.resampling import Estimate, rate_of
 from analyses.wording import estimate_of
-from unlearning.agreement import MEASURES
+from unlearning.scoring.agreement import MEASURES
 
 Nested = dict[str, Any]
 

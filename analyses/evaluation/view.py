@@ -15,7 +15,7 @@ from analyses.evaluation.words import first_table, sentences
 from analyses.figures.style import domain_label
 from analyses.wording import estimate_of, interval, significant
 from interp.store import package_version
-from unlearning.agreement import MEASURES, Interval
+from unlearning.scoring.agreement import MEASURES, Interval
 
 COMPLETIONS_SHOWN = 40
 READ = {1.0: "refused", 0.0: "not"}

@@ -22,7 +22,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations import batches_by_length
-from interp.bootstrap import percentile_interval, resampling_weights
 from interp.causes.change import MOVES, PLAYERS, REMAINDER, ROUTING, Change, Means
 from interp.causes.shapley import shapley_matrix
 from interp.errors import InputError
@@ -32,6 +31,7 @@ from interp.patching.exchange import Exchange, between_models
 from interp.patching.places import keeping, read_out
 from interp.readout import Readout
 from interp.sites import RESIDUAL_OUT, points
+from interp.statistics.bootstrap import percentile_interval, resampling_weights
 from interp.undisturbed import undisturbed
 
 COALITIONS = tuple(

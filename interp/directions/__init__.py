@@ -23,9 +23,9 @@ The last two *read*: what tells labels apart best is not what to steer with, nor
 :mod:`interp.erasure`.
 
 Reliability is the mean cosine between the directions of two halves of the prompts, about 0 for pure
-noise; with its interval it comes from :mod:`interp.reliability`, where
-:func:`~interp.reliability.error_degrees` turns it into the angle to the direction that endlessly
-many prompts would give.
+noise; with its interval it comes from :mod:`interp.statistics.reliability`, where
+:func:`~interp.statistics.reliability.error_degrees` turns it into the angle to the direction that
+endlessly many prompts would give.
 """
 
 from __future__ import annotations

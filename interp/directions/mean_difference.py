@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.contrast import Contrast
-from interp.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
-from interp.rows import coordinates_of, kinds_of_units, unit
+from interp.statistics.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
+from interp.statistics.rows import coordinates_of, kinds_of_units, unit
 
 
 @dataclass(kw_only=True)

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.contrast import Contrast
-from interp.crossfit import MINIMUM_UNITS, finite
 from interp.errors import InputError
-from interp.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
-from interp.rows import (
+from interp.statistics.crossfit import MINIMUM_UNITS, finite
+from interp.statistics.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
+from interp.statistics.rows import (
     Coordinates,
     coordinates_of,
     in_d_model,

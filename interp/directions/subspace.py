@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from interp.contrast import Contrast
 from interp.directions.mean_difference import mean_difference_weights
 from interp.errors import InputError
-from interp.reliability import Bases, Counts, overlaps_of_halves, split_half_reliability
-from interp.rows import coordinates_of, kinds_of_units
+from interp.statistics.reliability import Bases, Counts, overlaps_of_halves, split_half_reliability
+from interp.statistics.rows import coordinates_of, kinds_of_units
 
 
 @dataclass(kw_only=True)

@@ -11,19 +11,19 @@ from jaxtyping import Bool, Float
 
 from interp.contrast import Contrast
 from interp.directions.mean_difference import mean_difference_weights
-from interp.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
-from interp.rows import Coordinates, coordinates_of, in_d_model, kinds_of_units, unit
-from interp.shrinkage import centring_matrix, shrunk_covariance
+from interp.statistics.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
+from interp.statistics.rows import Coordinates, coordinates_of, in_d_model, kinds_of_units, unit
+from interp.statistics.shrinkage import centring_matrix, shrunk_covariance
 
 
 @dataclass(kw_only=True)
 class WhitenedMeanDifference:
     r""":math:`\hat\Sigma^{-1}(\mu^+ - \mu^-)` with the pooled within-label covariance.
 
-    Fisher's discriminant with Ledoit and Wolf's shrinkage (:mod:`interp.shrinkage`). It *reads*:
-    among all directions it tells the labels apart best, leaning away from whatever varies anyway.
-    It is not what the label adds to a state; to steer, add the mean difference (Haufe et al.,
-    NeuroImage 87, 2014, on filters and patterns).
+    Fisher's discriminant with Ledoit and Wolf's shrinkage (:mod:`interp.statistics.shrinkage`). It
+    *reads*: among all directions it tells the labels apart best, leaning away from whatever varies
+    anyway. It is not what the label adds to a state; to steer, add the mean difference (Haufe et
+    al., NeuroImage 87, 2014, on filters and patterns).
 
     Args:
         splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from interp.bootstrap import percentile_interval, resampling_weights
 from interp.errors import InputError
+from interp.statistics.bootstrap import percentile_interval, resampling_weights
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,11 +24,11 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.activations import chosen_layers
-from interp.bootstrap import percentile_interval, resampling_weights
 from interp.model import LanguageModel
 from interp.patching.activation import patch
 from interp.patching.exchange import WHOLE, between_models
 from interp.readout import Readout
+from interp.statistics.bootstrap import percentile_interval, resampling_weights
 
 if TYPE_CHECKING:
     import pandas as pd

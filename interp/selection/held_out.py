@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.bootstrap import percentile_interval, resampling_weights
 from interp.errors import InputError
 from interp.selection.candidates import KL_AT_MOST, Candidates, Choice
+from interp.statistics.bootstrap import percentile_interval, resampling_weights
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import argparse
 
 import numpy as np
 
-from interp.intervals import Estimates
 from interp.rotation import QUANTITIES, rotation
+from interp.statistics.intervals import Estimates
 from tests.planted_directions import Planted, planted_change
 
 ANGLES = (0, 5, 15, 40, 90)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from interp.model import LanguageModel
     from unlearning.mixture import Example
     from unlearning.refusal import Openers
-    from unlearning.scorers import Scorer
+    from unlearning.scoring.scorers import Scorer
     from unlearning.settings import TrainingSettings
 
 __all__ = ["BASE", "PLAIN", "Finding", "Residue", "measure_residue"]

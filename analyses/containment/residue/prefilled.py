@@ -24,7 +24,7 @@ from interp.model import LanguageModel
 from unlearning.generation import Answer, generate
 from unlearning.likelihood import reference_log_probs
 from unlearning.refusal import Opener, Openers
-from unlearning.scorers import CLASSES, Scorer
+from unlearning.scoring.scorers import CLASSES, Scorer
 
 NONE, NEUTRAL, COMPLIANCE, REFUSAL = "none", "neutral", "compliance", "refusal"
 KINDS = (NONE, NEUTRAL, COMPLIANCE, REFUSAL)

@@ -39,7 +39,7 @@ from unlearning.deflections import examples, respond
 from unlearning.dose import is_scored
 from unlearning.mixture import Example, Mixture
 from unlearning.refusal import Openers, opener_masses
-from unlearning.scorers import Scorer
+from unlearning.scoring.scorers import Scorer
 from unlearning.settings import TrainingSettings
 from unlearning.trainer import prepare, unlearn
 

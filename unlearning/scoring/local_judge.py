@@ -24,8 +24,8 @@ from interp.back_off import in_fitting_batches
 from interp.chat import Tokens
 from interp.errors import InputError, ModelError
 from interp.model import LanguageModel, check_source
-from unlearning.rubrics import REFUSAL, Rubric
-from unlearning.workload import Workload, estimated_tokens
+from unlearning.scoring.rubrics import REFUSAL, Rubric
+from unlearning.scoring.workload import Workload, estimated_tokens
 
 #: Median probability of all verdicts together, below which a model does not follow the rubric.
 LEAST_MASS = 0.05

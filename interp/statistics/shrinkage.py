@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.rows import Coordinates, principal_axes
+from interp.statistics.rows import Coordinates, principal_axes
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
-from unlearning.completions import Completion, CompletionCache, request_key
-from unlearning.concurrently import concurrently
+from unlearning.serving.completions import Completion, CompletionCache, request_key
+from unlearning.serving.concurrently import concurrently
 
 if TYPE_CHECKING:
     import openai
@@ -181,7 +181,7 @@ class _Connection:
         """One request, until it is answered or fails for good."""
         import openai
 
-        from unlearning import endpoint_errors as errors
+        from unlearning.serving import endpoint_errors as errors
 
         where = self.endpoint
         attempt = 1
@@ -228,7 +228,7 @@ class _Connection:
 
 
 def _completion(answer: Any, address: str) -> Completion:
-    from unlearning.endpoint_errors import not_the_protocol
+    from unlearning.serving.endpoint_errors import not_the_protocol
 
     choice = next(iter(getattr(answer, "choices", None) or ()), None)
     message = getattr(choice, "message", None)

@@ -13,8 +13,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from unlearning import phrases
-from unlearning.scorers import opening_of, plain, sentences, spoken, without_figures_of_speech
+from unlearning.scoring import phrases
+from unlearning.scoring.scorers import (
+    opening_of,
+    plain,
+    sentences,
+    spoken,
+    without_figures_of_speech,
+)
 
 WORDS_READ = 300
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from interp.errors import InputError
-from unlearning.completions import shared_folder
-from unlearning.endpoint import Endpoint
-from unlearning.rubrics import REFUSAL, Rubric
-from unlearning.workload import Workload, estimated_tokens
+from unlearning.scoring.rubrics import REFUSAL, Rubric
+from unlearning.scoring.workload import Workload, estimated_tokens
+from unlearning.serving.completions import shared_folder
+from unlearning.serving.endpoint import Endpoint
 
 #: Of a reply. A verdict takes three; the rest is room for models that think first.
 REPLY_TOKENS = 1024

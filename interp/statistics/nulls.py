@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.contrast import Contrast
-from interp.rows import unit
+from interp.statistics.rows import unit
 
 
 def isotropic_overlap(d_model: int, dimensions: tuple[int, int], level: float = 0.95) -> float:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from interp.errors import InputError
-from unlearning.scorers import COARSE, spoken
-from unlearning.workload import Workload
+from unlearning.scoring.scorers import COARSE, spoken
+from unlearning.scoring.workload import Workload
 
 
 class Reader(Protocol):

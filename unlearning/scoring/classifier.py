@@ -6,8 +6,8 @@ this package (``refusal_texts.jsonl``: harmless, no other model's answers), and 
 user's own labelled answers that :meth:`Classifier.calibrated` adds.
 
 Thoughts are stripped and apostrophes made plain before anything is looked at. ``empty`` is decided
-by rule. So is the ``gibberish`` of :mod:`unlearning.coherence`; what else a user labels so is
-learned from the labels. English only.
+by rule. So is the ``gibberish`` of :mod:`unlearning.scoring.coherence`; what else a user labels so
+is learned from the labels. English only.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import InputError
-from unlearning.coherence import is_gibberish
 from unlearning.records import read_records, require_columns
-from unlearning.refusal_features import features
-from unlearning.scorers import COARSE, FINE_CLASSES, spoken
+from unlearning.scoring.coherence import is_gibberish
+from unlearning.scoring.refusal_features import features
+from unlearning.scoring.scorers import COARSE, FINE_CLASSES, spoken
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,7 +2,7 @@
 
 Catches what a broken model does most: loops, symbol soup, broken bytes, random letters, scripts
 mixed at random. It does not catch word salad made of real words: for that the base model is asked
-(:mod:`unlearning.fluency`). Fluent nonsense is caught by neither.
+(:mod:`unlearning.scoring.fluency`). Fluent nonsense is caught by neither.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 from interp.errors import InputError
-from unlearning import phrases
-from unlearning.coherence import is_gibberish
+from unlearning.scoring import phrases
+from unlearning.scoring.coherence import is_gibberish
 
 CLASSES = ("refusal", "answer", "other", "gibberish")
 
@@ -211,35 +211,35 @@ def _grammar(argument: str) -> Scorer:
 
 
 def _classifier(argument: str) -> Scorer:
-    from unlearning.classifier import Classifier, extended
+    from unlearning.scoring.classifier import Classifier, extended
 
     return extended(argument) if argument else Classifier()
 
 
 def _judge(argument: str) -> Scorer:
-    from unlearning.judge import judge_of
-    from unlearning.reading import ModelScorer
+    from unlearning.scoring.judge import judge_of
+    from unlearning.scoring.reading import ModelScorer
 
     return ModelScorer(judge_of(argument))
 
 
 def _local_judge(argument: str) -> Scorer:
-    from unlearning.local_judge import LocalJudge
-    from unlearning.reading import ModelScorer
+    from unlearning.scoring.local_judge import LocalJudge
+    from unlearning.scoring.reading import ModelScorer
 
     return ModelScorer(LocalJudge(argument))
 
 
 def _sequence_classifier(argument: str) -> Scorer:
-    from unlearning.reading import ModelScorer
-    from unlearning.sequence_classifier import sequence_classifier_of
+    from unlearning.scoring.reading import ModelScorer
+    from unlearning.scoring.sequence_classifier import sequence_classifier_of
 
     return ModelScorer(sequence_classifier_of(argument))
 
 
 def _pair_classifier(argument: str) -> Scorer:
-    from unlearning.reading import ModelScorer
-    from unlearning.sequence_classifier import sequence_classifier_of
+    from unlearning.scoring.reading import ModelScorer
+    from unlearning.scoring.sequence_classifier import sequence_classifier_of
 
     return ModelScorer(sequence_classifier_of(argument, with_prompt=True))
 

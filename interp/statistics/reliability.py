@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.intervals import normal_quantile
+from interp.statistics.intervals import normal_quantile
 
 Counts = Float[np.ndarray, "sample row"]
 Vectors = Float[np.ndarray, "sample layer coordinate"]

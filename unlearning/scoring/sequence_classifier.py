@@ -22,8 +22,8 @@ from torch import Tensor
 from interp.back_off import in_fitting_batches
 from interp.errors import InputError, ModelError
 from interp.model import check_source
-from unlearning.scorers import FINE_CLASSES
-from unlearning.workload import Workload
+from unlearning.scoring.scorers import FINE_CLASSES
+from unlearning.scoring.workload import Workload
 
 #: No more is read, whatever the model could: an answer's class does not hang on its third page.
 LONGEST = 2048

@@ -1,8 +1,8 @@
 """What a base model finds no language: stretches as surprising as its own words in random order.
 
 A model that unlearning has broken still writes characters and words, so statistics of the text
-(:mod:`unlearning.coherence`) miss much of what it says. The model as it was before knows better.
-Two kinds of text are taken for known, and both are the base model's own answers:
+(:mod:`unlearning.scoring.coherence`) miss much of what it says. The model as it was before knows
+better. Two kinds of text are taken for known, and both are the base model's own answers:
 
 language
     its answers as they are, but each given ANOTHER prompt than its own: fluent, and not what one
@@ -20,9 +20,9 @@ the base model's answers to other prompts have. No label of anything is used.
 The first token is never counted. How to begin (to refuse or to answer) is a choice that the other
 model is free to make otherwise, and it says nothing about language; so an answer of one token is
 never gibberish. A loop costs a model nothing once it is under way: that is for the rules of
-:mod:`unlearning.coherence`, which come first. Strings that no model can foresee (keys, hashes) are
-no language here either. The base model has to write answers of about the length that is judged:
-the largest disorder of language grows with the logarithm of the length.
+:mod:`unlearning.scoring.coherence`, which come first. Strings that no model can foresee (keys,
+hashes) are no language here either. The base model has to write answers of about the length that is
+judged: the largest disorder of language grows with the logarithm of the length.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from jaxtyping import Float
 from interp.errors import InputError
 from interp.model import LanguageModel
 from unlearning.perplexity import response_token_nll
-from unlearning.scorers import Scorer, spoken
+from unlearning.scoring.scorers import Scorer, spoken
 
 FEWEST_ANSWERS = 20
 # Of the base model's own answers to other prompts, the share that may pass for gibberish.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from interp.store import content_key
 from unlearning.answer_log import Answer, AnswerLog, Asked, answer_all, each_asked
-from unlearning.endpoint import Endpoint
+from unlearning.serving.endpoint import Endpoint
 
 # As many times as many as are on their way together: few wait for the slowest of a batch.
 ROUNDS = 8

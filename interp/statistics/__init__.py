@@ -1,0 +1,1 @@
+"""Intervals, nulls and noise: what any comparison of directions rests on."""
