@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from analyses.prediction.skill import PARTS, Skill, skill
 from analyses.prediction.world import World
 from interp.errors import InputError
 from interp.store import read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHOICES = Path(__file__).parent / "prediction" / "choices.json"
 CHOSEN_BY = "all_pairs"
@@ -70,7 +73,7 @@ def report(
     import pandas as pd
 
     from analyses import figures
-    from analyses.figures.prediction import tournament_figure
+    from analyses.figures.prediction import cells_figure, tournament_figure
 
     result = tournament(worlds, frozen, seed=seed)
     folder = Path(out)
@@ -82,8 +85,11 @@ def report(
         | {"p": row["p"]}
         for row in result["predictors"]
     )
-    drawing = figures.Drawing("tournament", "", "", tournament_figure(result), table)
-    figures.save([drawing], folder)
+    drawn = [figures.Drawing("tournament", "", "", tournament_figure(result), table)]
+    drawn.append(
+        figures.Drawing("cells", "", "", cells_figure(worlds, result), cells(worlds, result))
+    )
+    figures.save(drawn, folder)
     shown = table.round(3).to_string(index=False, na_rep="-")
     together = "\n".join(_said(row) for row in result["joint"]["predictors"])
     ceiling = "unknown" if result["ceiling"] is None else f"{result['ceiling']:.3f}"
@@ -92,6 +98,22 @@ def report(
         f"{together or result['joint']['why']}\n"
         f"{len(worlds)} worlds; ceiling {ceiling}; {folder / 'tournament.json'}"
     )
+
+
+def cells(worlds: Sequence[World], result: Mapping[str, Any]) -> pd.DataFrame:
+    """A row per world, predictor and pair: ``told`` before training, and ``leaked``."""
+    import pandas as pd
+
+    rows = []
+    for world in worlds:
+        for row in result["predictors"]:
+            name = row["predictor"]
+            told = world.predictions[name, row["variant"]]
+            for i, j in np.argwhere(world.outcome.measured):
+                source, target = world.domains[i], world.domains[j]
+                leaked = world.outcome.leakage[i, j]
+                rows.append((world.name, name, source, target, told[i, j], leaked))
+    return pd.DataFrame(rows, columns=["world", "predictor", "source", "target", "told", "leaked"])
 
 
 def _said(row: Mapping[str, Any]) -> str:

@@ -28,6 +28,13 @@ from analyses.containment.outcomes import (
     pool,
 )
 from analyses.containment.splits import held_out_splits
+from analyses.containment.worlds import (
+    CHOICES,
+    TABLE,
+    choose_method,
+    frozen_choice,
+    over_worlds,
+)
 from analyses.prediction.evidence import Evidence
 from analyses.resampling import Draws, Estimate
 from analyses.verdict import Verdict
@@ -345,6 +352,17 @@ def test_the_smallest_weight_that_contains_is_taken() -> None:
 
 def test_containment_says_how() -> None:
     assert Containment("kernel", 8, 0).how is METHODS["kernel"]
+
+
+def test_the_reported_worlds_are_none_that_the_method_was_chosen_on(tmp_path: Path) -> None:
+    table = pd.read_csv(CHOICES.with_name(TABLE))
+    assert table["world"].nunique() >= 3
+    method, examples = frozen_choice(table) or ("", None)
+    pooled = over_worlds(table).set_index(["method", "examples"])
+    assert (method, np.nan if examples is None else examples) in pooled.index
+    here = choose_method(CHOICES.with_name(TABLE), tmp_path / "choices.json")
+    assert set(here["worlds"]) == set(table["world"])
+    assert frozen_choice(table, tmp_path / "choices.json") is None
 
 
 # The command

@@ -125,7 +125,12 @@ def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) ->
     found = json.loads(Path("out/tournament.json").read_text(encoding="utf-8"))
     assert found["worlds"] == ["run"] and found["choices_hash"] == hash_of(read_choices())
     assert {row["predictor"] for row in found["predictors"]} >= {"margin kernel", "TF-IDF"}
-    assert Path("out/tournament.svg").is_file()
+    assert Path("out/tournament.svg").is_file() and Path("out/cells.svg").is_file()
+    cells = pd.read_csv("out/cells.csv")
+    assert len(cells) == 18 * len(found["predictors"])
+    leaked = Study.load([run]).cells.set_index(["source", "target"])["area"]
+    for cell in cells[cells["predictor"] == "margin kernel"].itertuples():
+        assert cell.leaked == pytest.approx(leaked[cell.source, cell.target], abs=1e-6)
     code, text, _ = spillover("tournament", "out/worlds.parquet", "--out", "again")
     assert code == 0
     again = json.loads(Path("again/tournament.json").read_text(encoding="utf-8"))

@@ -77,7 +77,7 @@ def contain_worlds(
     for name, rows in ((TABLE, table), ("pooled.csv", pooled)):
         with atomic_write(folder / name) as path:
             rows.to_csv(path, index=False, encoding="utf-8")
-    figure = containment_study_figure(pooled, None)
+    figure = containment_study_figure(pooled, frozen_choice(table))
     figures.save([figures.Drawing("containment", "", "", figure, pooled)], folder)
     return pooled
 
@@ -120,6 +120,14 @@ def over_worlds(table: pd.DataFrame) -> pd.DataFrame:
             row[f"{name}_n"] = found.n
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def frozen_choice(table: pd.DataFrame, path: str | Path = CHOICES) -> tuple[str, int | None] | None:
+    """The method and amount that were frozen, to be marked; None on worlds that they are from."""
+    frozen = read_json(path)
+    if set(table["world"]) & set(frozen["worlds"]):
+        return None
+    return frozen["method"], frozen["examples"]
 
 
 def choose_method(path: str | Path, into: str | Path = CHOICES) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from analyses.prediction.world import World
+
 KINDS = {
     "kernel": VERMILLION,
     "geometry": BLUE,
@@ -56,6 +58,7 @@ KIND_NAMES = {
     "planted": "the planted truth",
 }
 GAP = 1.0
+SHOWN = ("objective kernel", "mean-difference cosine", "PC1 (the paper's R3)")
 
 
 @styled
@@ -144,6 +147,45 @@ def tournament_figure(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
+@styled
+def cells_figure(
+    worlds: Sequence[World], result: Mapping[str, Any], predictors: Sequence[str] = SHOWN
+) -> Figure:
+    """What was told of every pair of every world against what leaked, a panel a predictor.
+
+    The line is "what was told came", which only a kernel's ratio claims; above each panel stands
+    the rank correlation with its 95% interval over worlds, and what 95% of random namings of the
+    domains stay below.
+    """
+    rows = {row["predictor"]: row for row in result["predictors"]}
+    shown = [rows[name] for name in predictors if name in rows]
+    figure = new_figure(3.1 * len(shown) + 0.6, 3.5)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, row in zip(panels, shown, strict=True):
+        told, came = [], []
+        for world in worlds:
+            prediction = world.predictions[row["predictor"], row["variant"]]
+            cells = world.outcome.measured & np.isfinite(prediction)
+            told.append(prediction[cells])
+            came.append(world.outcome.leakage[cells])
+        colour = KINDS.get(row["kind"], GREEN)
+        axes.plot(
+            np.concatenate(told), np.concatenate(came), "o", ms=3, mec="none", alpha=0.45,
+            color=colour, rasterized=True,
+        )  # fmt: skip
+        if "relative" in row["variant"]:
+            axes.axline((0, 0), slope=1, color=MUTED, lw=0.8, ls=":")
+        found = row["all_pairs"]
+        ends = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
+        null = "" if found["null_high"] is None else f"; by chance < {found['null_high']:.2f}"
+        axes.set_title(f"{row['predictor']}\n")
+        said = "undefined" if found["value"] is None else f"{found['value']:.2f}{ends}{null}"
+        axes.text(0, 1.02, said, transform=axes.transAxes, fontsize=8, color=MUTED)
+        axes.set_xlabel("told before training")
+    panels[0].set_ylabel("leaked: A")
+    return figure
+
+
 def _skill(axes: Axes, place: float, found: Mapping[str, Any], colour: str) -> None:
     if found["value"] is None:
         axes.text(0.5, place, "says nothing", color=MUTED, fontsize=7, va="center", ha="center",
@@ -151,7 +193,8 @@ def _skill(axes: Axes, place: float, found: Mapping[str, Any], colour: str) -> N
         return
     axes.barh(place, found.get("null_high") or 0.0, color=NULL, height=0.8)
     worlds = [value for value in found["worlds"] if value is not None]
-    axes.plot(worlds, [place] * len(worlds), "|", color=colour, alpha=0.35, ms=5)
+    # As pixels: a thousand marks would be most of the file.
+    axes.plot(worlds, [place] * len(worlds), "|", color=colour, alpha=0.35, ms=5, rasterized=True)
     if found["low"] is not None:
         axes.hlines(place, found["low"], found["high"], color=colour, lw=1.8)
     axes.plot(found["value"], place, "o", color=colour, ms=4.5)
