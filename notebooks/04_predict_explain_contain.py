@@ -186,12 +186,12 @@ tournament_figure(result)
 cells_figure(fresh, result)
 
 # %% [markdown]
-# Grey bands (above) are where predictors come out whose domains' names are shuffled. Cosines of mean
-# differences *are* told from nothing. A kernel, which knows what the objective does to the weights
-# and what the margin reads from them, comes close to all that could be known (the dashed line), and
-# its ratio is the leakage itself, not only its rank. The paper's R3, a first principal component,
-# comes out near 0. Of what was *planted*, shared read-out explains a good part; shared features,
-# none.
+# Grey bands (above) are where predictors come out whose domains' names are shuffled. Cosines of
+# mean differences *are* told from nothing. A kernel, which knows what the objective does to the
+# weights and what the margin reads from them, comes close to all that could be known (the dashed
+# line), and its ratio is the leakage itself, not only its rank. The paper's R3, a first principal
+# component, comes out near 0. Of what was *planted*, shared read-out explains a good part; shared
+# features, none.
 
 # %% [markdown]
 # ## Which change carries the loss?
