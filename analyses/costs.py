@@ -20,6 +20,7 @@ TEMPLATE_TOKENS = 20
 EFFICIENCY = 0.3
 # Steps that are scored in a run, where it is not each: log-spaced.
 MOST_SCORED = 60
+NAMED_ARMS = 20
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,19 @@ def describe(
         f"prompts: {len(prompts)} ({len(harmful)} harmful: "
         + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("train", "validation", "test"))
         + ")",
-        f"arms: {len(plan.arms)} at most ({', '.join(arm.name for arm in plan.arms)})",
+        _arms(plan),
     ]
     return lines + what_it_takes(plan, prompts, size)
+
+
+def _arms(plan: StudyPlan) -> str:
+    """How many arms, and the first of their names: a containment study has hundreds."""
+    if not plan.arms:
+        return "arms: none, nothing is trained"
+    names = [arm.name for arm in plan.arms[:NAMED_ARMS]]
+    more = len(plan.arms) - len(names)
+    names += [f"and {more} more"] * bool(more)
+    return f"arms: {len(plan.arms)} at most ({', '.join(names)})"
 
 
 def what_it_takes(

@@ -88,7 +88,7 @@ def explain_run(
             fingerprint, after.fingerprint(), base.chat.fingerprint, asdict(openers), wanted,
             prompts.to_json(orient="records"), draws, place_draws, seed, METHOD,
         )  # fmt: skip
-        to = record.folder / "causes" / arm.name
+        to = record.folder / "causes" / _folder_of(arm, wanted, base.n_layers)
         lost = [domain for domain, loss in losses(record, arm).items() if loss > LEAST_GAP]
         said = {d: known for d in lost if (known := _said_before(to / f"{d}.json", key))}
         if said:
@@ -105,7 +105,7 @@ def explain_run(
                 work = forwards_of(subject, domain, **sizes)
                 with progress.stage(f"{arm.name}: {domain}", work) as advance:
                     found = explain(subject, domain, seed=seed, progress=advance, **sizes)
-                said[domain] = _write(to, arm, found, key)
+                said[domain] = _write(to, arm, found, key, _caveat(wanted, base.n_layers))
                 fresh = True
         nothing = f"{arm.name}: no domain lost more than {LEAST_GAP:g} nat of margin."
         sentences += [said[domain] for domain in lost if domain in said] or [nothing]
@@ -149,9 +149,14 @@ def sentence(domain: str, concept: str | None, verdict: Verdict) -> str:
     where = PLACES[verdict.cause].format(layer=verdict.layer)
     return (
         f"{lost}; the largest share of it, {share.value:.0%} [{share.low:.0%}, {share.high:.0%}], "
-        f"is {where}; 95% of random changes as large carry less than "
-        f"{max(verdict.control_high, 0):.0%}."
+        f"is {where}; {_chance(verdict.control_high)}."
     )
+
+
+def _chance(high: float) -> str:
+    if not high > 0:
+        return "95% of random changes as large carry nothing of it"
+    return f"95% of random changes as large carry less than {high:.0%}"
 
 
 def _chosen(record: RunRecord, names: Sequence[str]) -> list[Arm]:
@@ -199,9 +204,24 @@ def _said_before(path: Path, key: str) -> str | None:
     return str(stored["sentence"]) if stored.get("key") == key else None
 
 
-def _write(folder: Path, arm: Arm, found: Explanation, key: str) -> str:
+def _folder_of(arm: Arm, layers: Sequence[int], n_layers: int) -> str:
+    """What was found at some layers only takes no place from what was found at all of them."""
+    if len(layers) == n_layers:
+        return arm.name
+    return f"{arm.name}-layers-{'-'.join(map(str, layers))}"
+
+
+def _caveat(layers: Sequence[int], n_layers: int) -> str:
+    """Said where the layer at which the loss enters the states may not have been looked at."""
+    if len(layers) == n_layers:
+        return ""
+    listed = ", ".join(map(str, layers))
+    return f" (Of {n_layers} layers only {listed} looked at: at others another cause may lead.)"
+
+
+def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) -> str:
     """Tables, figure and, last, JSON of one domain; its sentence."""
-    said = sentence(found.domain, arm.concept, found.verdict)
+    said = sentence(found.domain, arm.concept, found.verdict) + caveat
     shares = shares_table(found)
     tables = {
         "shares": shares,
@@ -212,7 +232,10 @@ def _write(folder: Path, arm: Arm, found: Explanation, key: str) -> str:
     for name, table in tables.items():
         with atomic_write(folder / f"{found.domain}-{name}.csv") as path:
             table.to_csv(path, index=False, encoding="utf-8")
-    title = f"{domain_label(found.domain)}: {found.verdict.cause or 'not decided'}"
+    title = f"{domain_label(found.domain)}: not decided"
+    if cause := found.verdict.cause:
+        share = found.verdict.shares.shapley[cause].value
+        title = f"{domain_label(found.domain)}: {cause}, {share:.0%}"
     with atomic_write(folder / f"{found.domain}.svg") as path, style():
         figure = causes_figure(
             shares, found.stitching, found.weights, found.states, found.verdict.layer, title

@@ -96,7 +96,7 @@ def report(
     return (
         f"{shown}\nbeside one another (standardised coefficient over all pairs)\n"
         f"{together or result['joint']['why']}\n"
-        f"{len(worlds)} worlds; ceiling {ceiling}; {folder / 'tournament.json'}"
+        f"worlds: {len(worlds)}; ceiling {ceiling}; p is of all pairs; {folder / 'tournament.json'}"
     )
 
 
@@ -146,7 +146,10 @@ def read_choices(path: str | Path = CHOICES) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist; make it with `spillover tournament --choose`")
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON ({error}); expected a file of choices") from error
     if not isinstance(found, dict) or not {"worlds", "layers", "choices", "joint"} <= found.keys():
         raise InputError(
             f"{path} is no file of choices; expected worlds, layers, choices and joint"

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.chat import Batch, Chat
-from interp.errors import ModelError
+from interp.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,8 +62,10 @@ class LanguageModel:
 
         Raises:
             ModelError: the source is no causal language model, is gated, or cannot be read.
+            InputError: there is no such device.
         """
         check_source(source)
+        device = usable_device(device)
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             model, tokenizer = _load_merged(source, dtype, options)
@@ -71,7 +73,6 @@ class LanguageModel:
             raise
         except Exception as error:
             raise _load_error(source, error) from error
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         # The stub's annotation of .to() takes the model for a submodule.
         model = model.to(device).eval()
         chat = Chat(tokenizer, **chat_options)
@@ -142,6 +143,24 @@ class LanguageModel:
             values = parameter.detach().flatten()
             digest.update(values.view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+def usable_device(name: str | torch.device | None) -> torch.device:
+    """The device of this name; CUDA where there is one, else the CPU, where none is given.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"there is no device {wanted} here ({str(error).splitlines()[0]}); give cpu, or one "
+            "that torch finds on this machine"
+        ) from error
+    return device
 
 
 def check_source(source: str | Path) -> None:

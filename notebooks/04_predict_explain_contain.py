@@ -79,7 +79,8 @@ quiet = Progress(quiet=True)
 # NPO's gradient starts as that of the summed log-probability of the model's own refusals, S_a, for
 # every β. So one small step of Adam on domain a moves the refusal margin m_b of domain b by the
 # learning rate times K[a,b] = ⟨P ∇S_a, ∇m_b⟩. Divided by K[a,a] it has no unit: what b loses beside
-# what a loses. The bars are intervals over prompts.
+# what a loses. The bars are of other prompts, and of
+# what a first step left out on development organisms.
 
 # %%
 plan = organism_plan(str(shipped()), DOMAINS, seeds=(0,), control=False)  # ← yours: a StudyPlan
@@ -148,7 +149,8 @@ pd.Series(
 ).round(2)
 
 # %% [markdown]
-# **Was the forecast right?** Forecast beside what came, for this one target:
+# **Was the forecast right?** Forecast beside what came, for this one target (of an organism on
+# which predictors were developed; fresh ones are next):
 
 # %%
 came = pd.Series(study.matrix(run)[study.domains(run).index(TARGET)], study.domains(run))

@@ -411,6 +411,10 @@ def test_the_command_says_what_is_wrong(spillover: Spillover) -> None:
         (["--examples", "few"], "expected numbers"),
         (["--retain", "equal"], "what contain varies"),
         (["--left-out", "5", "--splits", "40"], "ways to leave 3 of them out"),
+        (["--device", "abacus", "--max-steps", "1"], "there is no device abacus"),
     ):
         code, _, said = spillover(*start, *more)
         assert code == 2 and expected in said
+    worlds = ["organism", "contain", "--seeds", "1", "--out", "worlds", "--methods", "prayer"]
+    code, _, said = spillover(*worlds)
+    assert code == 2 and "unknown method prayer" in said and not Path("worlds").exists()

@@ -120,8 +120,10 @@ def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) ->
     assert code == 0 and hash_of(read_choices("choices.json")) in text
     code, _, said = spillover("tournament", run, "--choices", "choices.json", "--out", "out")
     assert code == 2 and "the choices were made on these worlds" in said
-    code, text, _ = spillover("tournament", run, "--out", "out")  # the shipped choices
-    assert code == 0
+    code, _, said = spillover("tournament", run, "--choices", run / "matrix.csv", "--out", "out")
+    assert code == 2 and "is no JSON" in said
+    code, text, said = spillover("tournament", run, "--out", "out")  # the shipped choices
+    assert code == 0 and "no evidence" in said, "they were made on the shipped organism"
     found = json.loads(Path("out/tournament.json").read_text(encoding="utf-8"))
     assert found["worlds"] == ["run"] and found["choices_hash"] == hash_of(read_choices())
     assert {row["predictor"] for row in found["predictors"]} >= {"margin kernel", "TF-IDF"}
@@ -160,8 +162,13 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
     assert np.corrcoef([one[d] for d in one], [two[d] for d in one])[0, 1] > 0.9
     kinds = set(pd.read_csv("out/predictors.csv")["kind"])
     assert "geometry" in kinds and "kernel" not in kinds
-    code, _, said = spillover(*asked, "--out", "out", "--kernel", "adapters")
-    assert code == 2 and "no adapters would be trained" in said
+    for more, expected in (
+        (["--kernel", "adapters"], "give --trained lora with it"),
+        (["--objective", "rmu"], "rmu begins elsewhere"),
+        (["--retain", "equal"], "nothing retained"),
+    ):
+        code, _, said = spillover(*asked, "--out", "out", *more)
+        assert code == 2 and expected in said
 
 
 @pytest.mark.parametrize(

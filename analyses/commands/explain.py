@@ -14,7 +14,10 @@ def explain(
         list[str] | None, typer.Option(help="Arm to explain; may be repeated. All by default.")
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help="0-based, by commas: 4,8,12; fewer take less time.")
+        str | None,
+        typer.Option(
+            help="0-based, by commas: 4,8,12; a cause found at some only may lie elsewhere."
+        ),
     ] = None,
     draws: Annotated[int, typer.Option(min=20, help="Random moves for each cause.")] = 100,
     place_draws: Annotated[

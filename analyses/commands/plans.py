@@ -62,7 +62,7 @@ def study_plan(
     )
     table = prompts_of(asked)
     present = present_domains(table)
-    concepts = tuple(concepts or present)
+    concepts = tuple(dict.fromkeys(concepts or present))
     require_concepts(table, concepts)
     if deflections and len(concepts) > 1:
         raise InputError("--deflections holds one concept's pairs; give one --concept with it")

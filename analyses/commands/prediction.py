@@ -92,11 +92,11 @@ def predict(
     ] = "trained",
     plan: PlanOnly = False,
 ) -> None:
-    """Which domains will lose their refusals, how much, and will the target comply: untrained."""
+    """Before training: which domains will lose how much, and whether the target will comply."""
     from analyses.commands.plans import check, study_plan
     from analyses.context import is_organism
     from analyses.forecasting import forecast_in
-    from analyses.prediction.forecast import require_kernel
+    from analyses.prediction.forecast import ADAPTERS, require_forecastable, require_kernel
     from unlearning import matched_pairs
 
     require_kernel(kernel)
@@ -108,6 +108,12 @@ def predict(
     )  # fmt: skip
     settings = asked.arms[0].training
     assert settings is not None
+    require_forecastable(settings.objective, retained=training.retain is not None)
+    if kernel == ADAPTERS and settings.trained != "lora":
+        raise InputError(
+            f"{settings.trained} would be trained, and no adapters; give --trained lora with it, "
+            "or --kernel weights"
+        )
     context = check(replace(asked, arms=()), out, plan)  # nothing is trained
     if context is not None:
         typer.echo(forecast_in(context, concept, settings, seed=seed, over=kernel))
@@ -127,7 +133,7 @@ def tournament(
 ) -> None:
     """Which predictor tells best what leaked, on runs that it was not chosen on."""
     from analyses.prediction.archive import read_worlds
-    from analyses.prediction.world import load_worlds
+    from analyses.prediction.world import load_worlds, seen_organisms
     from analyses.progress import Progress
     from analyses.tournament import CHOICES, choose_on, read_choices, report
 
@@ -143,6 +149,12 @@ def tournament(
         typer.echo(choose_on(worlds, choose, seed=seed))
         return
     typer.echo(report(worlds, frozen, out, seed=seed))
+    if seen := seen_organisms(folders, frozen):
+        typer.echo(
+            f"{', '.join(seen)}: the choices were made on this organism; its numbers are no "
+            "evidence for them",
+            err=True,
+        )
 
 
 def _names(text: str | None) -> tuple[str, ...]:

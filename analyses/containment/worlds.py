@@ -52,6 +52,7 @@ def contain_worlds(
     from analyses.figures.pareto import containment_study_figure
     from unlearning.organism import train
 
+    methods = require_methods(methods)
     folder, progress = Path(out).resolve(), progress or Progress()
     runs = []
     for seed in seeds:
@@ -63,7 +64,7 @@ def contain_worlds(
         asked = StudyPlan(str(model), (), (concept,), **options)
         design = Design(
             concept,
-            require_methods(methods),
+            methods,
             tuple(examples),
             WEIGHTS,
             held_out_splits([d for d in DOMAINS if d != concept], count=splits, seed=seed),

@@ -132,13 +132,15 @@ def tournament_figure(result: Mapping[str, Any]) -> Figure:
                 _skill(panels[-1], place, found, KINDS.get(row["kind"], GREEN))
         panels[-1].set_title("Beside one another\n(all pairs)")
         panels[-1].set_xlabel("coefficient")
+        drawn = [v for found in together.values() for v in (found["value"], found["high"]) if v]
+        widest = max(1.06, *(value + 0.06 for value in drawn))
     if result["ceiling"] is not None:  # of the cells, so that it bounds all pairs alone
         panels[0].axvline(result["ceiling"], color=MUTED, lw=0.8, ls="--")
     for axes in panels:
         axes.axvline(0, color=MUTED, lw=0.8)
         if others:
             axes.axhline(len(others) - 1 + GAP, color=FAINT, lw=0.8)
-        axes.set_xlim(-0.75, 1.06)
+        axes.set_xlim(-0.75, widest if together and axes is panels[-1] else 1.06)
         axes.set_ylim(-0.7, depth + 0.7)
     panels[0].set_yticks(places, [row["predictor"] for row in rows])
     for label, row in zip(panels[0].get_yticklabels(), rows, strict=True):

@@ -42,6 +42,8 @@ def read_worlds(path: str | Path) -> list[World]:
     Raises:
         InputError: the file is missing or of another form.
     """
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path}; expected a table of worlds, or a run's folder")
     try:
         table = pd.read_parquet(path)
         missing = {*COLUMNS, "value"} - set(table.columns)

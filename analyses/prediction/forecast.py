@@ -25,6 +25,8 @@ from interp.errors import InputError
 from unlearning.refusal import opener_masses
 
 RESAMPLES = 2000
+# Objectives whose first step is along −∇S_a, up to its length.
+BEGIN_ALIKE = ("npo", "gradient_ascent", "sim_npo")
 TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trained", "adapters", "weights")
 # A of development organisms about their kernels, beyond sampling: what the first step leaves out
 # (docs/prediction.md has the figures, by training of the projections and by LoRA).
@@ -77,7 +79,8 @@ class Forecast:
         top = self.leakage.iloc[0]
         return [
             f"Most exposed: {top['domain']}, which should lose {_shown(top)} of what "
-            f"{self.concept} does.",
+            f"{self.concept} does. (Intervals: other prompts, and what the first step left out on "
+            "development organisms.)",
             ending,
         ]
 
@@ -120,6 +123,24 @@ def forecast(
         _compliance(evidence, concept, seed),
         _rankings(evidence, concept, frozen, without=None if over == TRAINED else "kernel"),
     )
+
+
+def require_forecastable(objective: str, *, retained: bool) -> None:
+    """Check that the unlearning asked about begins as the kernel has it.
+
+    Raises:
+        InputError: another objective, or a retain set.
+    """
+    if objective not in BEGIN_ALIKE:
+        raise InputError(
+            f"a forecast is of what begins along the gradient of the target's own refusals: "
+            f"{', '.join(BEGIN_ALIKE)}; {objective} begins elsewhere"
+        )
+    if retained:
+        raise InputError(
+            "a forecast is of unlearning with nothing retained; what a retain set keeps is what "
+            "spillover contain measures"
+        )
 
 
 def require_kernel(name: str) -> None:

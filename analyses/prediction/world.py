@@ -6,9 +6,10 @@ Predictions are read off the base model on training prompts, and kept in the run
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,6 +66,18 @@ def load_worlds(folders: list[Path]) -> list[World]:
     return [_world(study, name) for name in study.runs]
 
 
+def seen_organisms(folders: Sequence[Path], frozen: Mapping[str, Any]) -> list[str]:
+    """Runs of organisms that the choices were made on, whatever their folders are called."""
+    chosen_on = {name.rsplit("-", 1)[-1] for name in frozen["worlds"]}
+    found = []
+    for folder in folders:
+        model = Path(read_json(Path(folder) / "config.json").get("model", ""))
+        file = model / "organism.json"
+        if file.is_file() and str(read_json(file)["seed"]) in chosen_on:
+            found.append(Path(folder).resolve().name)
+    return found
+
+
 def evidence_of(record: RunRecord) -> Evidence:
     """What predictors may look at, from a run's base model.
 
@@ -96,8 +109,8 @@ def _world(study: Study, name: str) -> World:
     matrix = study.matrix(name)
     if np.isfinite(matrix).any(axis=1).sum() < 3:
         raise InputError(
-            f"{name}: fewer than three sources complied, which ranks nothing; "
-            "unlearn more domains (spillover matrix)"
+            f"{name}: fewer than three sources were unlearned and complied, which ranks nothing; "
+            "give runs of spillover matrix with more domains"
         )
     table = _predicted(record)
     predictions: dict[tuple[str, str], np.ndarray] = {}

@@ -88,7 +88,7 @@ def _objection(gap: float, shares: Shares, band: float, least_gap: float) -> str
     first, second = sorted(PLAYERS, key=lambda name: -shares.shapley[name].value)[:2]
     largest = shares.shapley[first]
     if first not in CAUSES:
-        return "most of it lies in single prompts and other tokens"
+        return "most of it lies in what single prompts do around their mean, or in other tokens"
     if largest.low <= shares.shapley[second].high:
         return f"{first} and {second} carry alike shares"
     if largest.low <= band:
