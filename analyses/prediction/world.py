@@ -73,7 +73,7 @@ def seen_organisms(folders: Sequence[Path], frozen: Mapping[str, Any]) -> list[s
     for folder in folders:
         model = Path(read_json(Path(folder) / "config.json").get("model", ""))
         file = model / "organism.json"
-        if file.is_file() and str(read_json(file)["seed"]) in chosen_on:
+        if file.is_file() and str(read_json(file)["world"]["seed"]) in chosen_on:
             found.append(Path(folder).resolve().name)
     return found
 
