@@ -216,6 +216,12 @@ print(sentence(most, TARGET, cause.verdict))
 causes_figure(shares, cause.stitching, cause.weights, cause.states, layer, domain_label(most))
 
 # %% [markdown]
+# "Not decided" is an answer too: here no mean moved, rotated or shrank enough to carry the loss.
+# Most of it is what single prompts do around their class's mean, so a story of one direction that
+# turned would be wrong. The lower left is clearer about *where*: of all weights put back, those of
+# the later MLPs restore most, and more than random edits as large.
+
+# %% [markdown]
 # ## Keeping it narrow
 #
 # Retained refusals of other domains, trained beside the forget set, bring those domains back. Does
@@ -253,11 +259,12 @@ shown = ["method", "examples", "complied", "splits", "answer_rate", "retained", 
 pooled[[*shown, "held_out_low", "held_out_high"]].round(2)
 
 # %% [markdown]
-# Read `complied` before anything else: several methods keep the target from forgetting on some
-# splits, and recover nothing by that. Equal shares of everything is what complied throughout. What
-# was trained to stay recovers more than what was not: part of every recovery is retraining. And the
-# examples that unlearning would hit hardest protect *less* than random ones: they are few kinds of
-# prompt, and what is to be kept is many. Knowing what leaks is not yet knowing what to retain.
+# Read `complied` before anything else: some methods keep the target from forgetting, and recover
+# nothing by that; in one of the four worlds hardly any method lets it go. What was trained to stay
+# recovers more than what was not (.20, .12 to .29, over these worlds and three earlier ones, in
+# docs/containment.md): part of every recovery is retraining, and part is not. How many examples
+# there are, and which, hardly matters; those that unlearning would hit hardest are no better than
+# random ones. Knowing what leaks is not yet knowing what to retain.
 
 # %% [markdown]
 # ## What this does not show

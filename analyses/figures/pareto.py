@@ -25,6 +25,7 @@ COLOURS: Mapping[str, str] = dict(
 )  # fmt: skip
 # Between methods whose targets answer alike, as a share of the axis.
 DODGE = 0.01
+LEAST_SHOWN, MOST_SHOWN = -0.6, 1.2
 
 
 @styled
@@ -67,6 +68,8 @@ def _front(axes: Axes, methods: pd.DataFrame, recommended: tuple[Any, ...] | Non
             axes.plot(row["answered"], row["held_out"], "o", ms=size + 7, mfc="none", mec=INK)
     front = _pareto(shown)
     axes.plot(front["answered"], front["held_out"], color=MUTED, lw=1, ls=(0, (3, 2)), zorder=0)
+    # The interval of two worlds would be the whole axis; it runs off instead.
+    axes.set_ylim(max(axes.get_ylim()[0], LEAST_SHOWN), min(axes.get_ylim()[1], MOST_SHOWN))
     axes.set_xlabel(
         "target's prompts answered, at the same dose\n"
         "(filled: complied on every split; size: retained examples)"
