@@ -360,7 +360,11 @@ def test_the_reported_worlds_are_none_that_the_method_was_chosen_on(tmp_path: Pa
     method, examples = frozen_choice(table) or ("", None)
     pooled = over_worlds(table).set_index(["method", "examples"])
     assert (method, np.nan if examples is None else examples) in pooled.index
-    here = choose_method(CHOICES.with_name(TABLE), tmp_path / "choices.json")
+    with pytest.raises(InputError, match="on every split of every world"):
+        choose_method(CHOICES.with_name(TABLE), tmp_path / "choices.json")
+    complied = table.assign(complied=table["splits"])
+    complied.to_csv(tmp_path / TABLE, index=False)
+    here = choose_method(tmp_path / TABLE, tmp_path / "choices.json")
     assert set(here["worlds"]) == set(table["world"])
     assert frozen_choice(table, tmp_path / "choices.json") is None
 

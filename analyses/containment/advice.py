@@ -128,7 +128,9 @@ def _kind(told: Pooled) -> str:
     if not np.isfinite(held_out.low):
         return "Whether that is containment cannot be told: the interval is undefined."
     if held_out.low <= 0:
-        return "That is not told from no containment at all: what recovers was trained to."
+        trained = told.recovery["retained"].estimate().low > 0
+        more = ": only what it was trained to keep is seen to recover" if trained else ""
+        return f"That is not told from no containment at all{more}."
     if retraining.low > 0:
         return (
             "It contains something, and part of it is retraining: domains that it was trained to "
