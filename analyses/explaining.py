@@ -156,7 +156,7 @@ def sentence(domain: str, concept: str | None, verdict: Verdict) -> str:
 def _chance(high: float) -> str:
     if not high > 0:
         return "95% of random changes as large carry nothing of it"
-    return f"95% of random changes as large carry less than {high:.0%}"
+    return f"95% of random changes as large carry less than {max(high, 0.01):.0%}"
 
 
 def _chosen(record: RunRecord, names: Sequence[str]) -> list[Arm]:
