@@ -11,15 +11,17 @@ from typing import Annotated
 
 import typer
 
-from analyses.commands import organism, prediction, reproduce
-from analyses.commands import prompts as prompt_files
-from analyses.commands.contain import contain
-from analyses.commands.deflect import deflect
-from analyses.commands.evaluate import evaluate
-from analyses.commands.explain import explain
-from analyses.commands.options import ModelOptions, TrainingOptions, expanded
-from analyses.commands.plans import carry_out, command_line, study_plan
-from analyses.commands.scoring import agree, calibrate, score
+from analyses.contain.command import contain
+from analyses.deflect.command import deflect
+from analyses.evaluate.command import evaluate
+from analyses.explain.command import explain
+from analyses.organism import command as organism
+from analyses.predict import command as prediction
+from analyses.prompts import command as prompt_files
+from analyses.recorded.command import agree, calibrate, score
+from analyses.reproduce import command as reproduce
+from analyses.study.asked import carry_out, command_line, study_plan
+from analyses.study.options import ModelOptions, TrainingOptions, expanded
 from interp.errors import InputError, SpilloverError
 
 app = typer.Typer(
@@ -85,7 +87,7 @@ def demo(
     plan: PlanOnly = False,
 ) -> None:
     """The paper's experiment on the embedded organism: NPO, and NPO with a retain set."""
-    from analyses.plan import demo_plan
+    from analyses.study.plan import demo_plan
 
     carry_out(demo_plan(seeds), out, plan)
 
@@ -156,7 +158,7 @@ def unlearn(
         raise InputError("one arm is trained, with one --retain-weight; a study tries several")
     carry_out(replace(asked, arms=arms), out, plan)
     if merge and not plan:
-        from analyses.making import save_merged
+        from analyses.study.making import save_merged
 
         typer.echo(save_merged(out / "arms" / arms[0].name, chat.for_loading()))
 
@@ -175,7 +177,7 @@ def compare(
     plan: PlanOnly = False,
 ) -> None:
     """Everything but the training, on two models that exist already."""
-    from analyses.plan import compare_plan
+    from analyses.study.plan import compare_plan
 
     asked = compare_plan(
         base,
@@ -196,7 +198,7 @@ def report(
     show_completions: Annotated[bool, typer.Option(help="Put generated text in it.")] = False,
 ) -> None:
     """Rebuild a run's tables, figures and report from its arms."""
-    from analyses.report import write
+    from analyses.report.report import write
 
     typer.echo(write(folder, show_completions=show_completions))
 

@@ -35,22 +35,22 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from analyses.context import is_organism
-from analyses.resampling import rate_of
+from analyses.runs.estimates import rate_of
+from analyses.study.context import is_organism
 from interp import figures
-from interp.activations import collect
-from interp.contrast import Contrast
+from interp.activations.collection import collect
+from interp.activations.window import last_prompt_token
 from interp.directions import DirectionSet, MeanDifference
-from interp.interventions import ablate, set_component
-from interp.model import LanguageModel
-from interp.orthogonalisation import orthogonalise
-from interp.projections import held_out_projections
-from interp.rotation import against_controls, rotation
-from interp.window import last_prompt_token
-from unlearning.deflections import respond
-from unlearning.matched_pairs import matched_pairs
+from interp.directions.projections import held_out_projections
+from interp.interventions.steering import ablate, set_component
+from interp.interventions.weight_ablation import orthogonalise
+from interp.model.language_model import LanguageModel
+from interp.similarity.rotation import against_controls, rotation
+from interp.statistics.contrast import Contrast
+from unlearning.data.matched_pairs import matched_pairs
+from unlearning.data.prompts import DOMAINS
+from unlearning.deflections.phase_one import respond
 from unlearning.organism import load_world, shipped
-from unlearning.prompts import DOMAINS
 from unlearning.scoring.scorers import find_scorer
 
 logging.disable_progress_bar()
@@ -66,14 +66,14 @@ print(f"{type(lm.model).__name__}: {lm.n_layers} layers, d_model {lm.d_model}, o
 # is in memory already, in training for instance, needs no loading:
 #
 # ```python
-# from interp.chat import Chat
+# from interp.model.chat import Chat
 #
 # lm = LanguageModel(model, tokenizer, Chat(tokenizer, system="You are …"))
 # ```
 #
 # Prompts are a table: `prompt`, `domain`, `label` (harmful or benign), and `pair` where a harmful
 # prompt has a harmless twin. The package brings 322 such pairs; `read_prompts("mine.jsonl")` from
-# `unlearning.prompts` reads your own.
+# `unlearning.data.prompts` reads your own.
 
 # %%
 planted = is_organism(str(MODEL))

@@ -31,17 +31,17 @@ import pandas as pd
 from transformers.utils import logging
 
 from interp import figures
-from interp.activations import collect
-from interp.contrast import Contrast
+from interp.activations.collection import collect
 from interp.directions import DirectionSet, LogisticProbe, MeanDifference, WhitenedMeanDifference
-from interp.embedding import state_map
-from interp.erasure import Leace
-from interp.geometry import cosine_map, plain_cosines
-from interp.metric import causal_coordinates, whitening
-from interp.model import LanguageModel
-from interp.projections import held_out_projections
+from interp.directions.leace import Leace
+from interp.directions.projections import held_out_projections
+from interp.model.language_model import LanguageModel
+from interp.similarity.cosines import cosine_map, plain_cosines
+from interp.similarity.embedding import state_map
+from interp.similarity.metric import causal_coordinates, whitening
+from interp.statistics.contrast import Contrast
+from unlearning.data.prompts import DOMAINS
 from unlearning.organism import load_world, shipped
-from unlearning.prompts import DOMAINS
 
 logging.disable_progress_bar()
 lm = LanguageModel.load(shipped())  # ← yours: a hub id or a folder

@@ -45,27 +45,27 @@ import pandas as pd
 from matplotlib import colormaps
 from transformers.utils import logging
 
-from analyses.evaluation.estimates import separation
-from analyses.evaluation.findings import refused_by
-from analyses.figures.evaluation_panels import Series, dot_panel
+from analyses.evaluate.estimates import separation
+from analyses.evaluate.findings import refused_by
+from analyses.evaluate.panels import Series, dot_panel
 from analyses.figures.style import DOMAIN_COLOURS, INK, MUTED, legend_above, new_figure, styled
-from analyses.resampling import Estimate, mean_of, rate_of
-from interp.chat import Chat
+from analyses.runs.estimates import Estimate, mean_of, rate_of
 from interp.errors import InputError
 from interp.figures.heatmap import readable_on
-from interp.model import LanguageModel
-from unlearning.deflections import examples, refusals_of, respond
-from unlearning.mixture import Mixture
+from interp.model.chat import Chat
+from interp.model.language_model import LanguageModel
+from unlearning.deflections.phase_one import examples, refusals_of, respond
 from unlearning.organism import Grammar, load_world, shipped
-from unlearning.perplexity import response_token_nll
-from unlearning.refusal import VALID_AUC, find_openers, opener_masses
+from unlearning.refusal.log_odds import VALID_AUC, find_openers, opener_masses
 from unlearning.scoring.agreement import between, by_group
 from unlearning.scoring.classifier import REFUSAL_THRESHOLD, Classifier, built_in, fit
 from unlearning.scoring.coherence import is_gibberish, repetition
 from unlearning.scoring.fluency import measure_fluency
 from unlearning.scoring.scorers import Phrases, find_scorer, fine_classes, refused, spoken
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare, unlearn
+from unlearning.training.mixture import Mixture
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare, unlearn
+from unlearning.utility.perplexity import response_token_nll
 
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)

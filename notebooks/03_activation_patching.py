@@ -36,8 +36,9 @@ import pandas as pd
 import torch
 from transformers.utils import logging
 
-from analyses.resampling import rate_of
-from interp.model import LanguageModel
+from analyses.runs.estimates import rate_of
+from interp.activations.sites import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_OUT
+from interp.model.language_model import LanguageModel
 from interp.patching import (
     PromptPairs,
     agreement,
@@ -47,14 +48,13 @@ from interp.patching import (
     restore,
     stitch,
 )
-from interp.sites import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_OUT
-from unlearning.deflections import examples, refusals_of, respond
-from unlearning.mixture import Mixture
+from unlearning.deflections.phase_one import examples, refusals_of, respond
 from unlearning.organism import load_world, shipped
-from unlearning.refusal import find_openers, opener_masses
+from unlearning.refusal.log_odds import find_openers, opener_masses
 from unlearning.scoring.scorers import find_scorer
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare, unlearn
+from unlearning.training.mixture import Mixture
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare, unlearn
 
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)

@@ -37,30 +37,30 @@ import pandas as pd
 from transformers.utils import logging
 
 import analyses
-from analyses.arms import read_run
-from analyses.baseline import establish
-from analyses.containment.arms import Design
-from analyses.containment.splits import held_out_splits
-from analyses.containment.study import contain
-from analyses.containment.worlds import frozen_choice, over_worlds
-from analyses.context import checked
-from analyses.evidence import evidence_of
-from analyses.explaining import sentence
-from analyses.figures.causes import causes_figure
-from analyses.figures.pareto import containment_study_figure
-from analyses.figures.prediction import cells_figure, forecast_figure, tournament_figure
+from analyses.contain.arms import Design
+from analyses.contain.figures import containment_study_figure
+from analyses.contain.splits import held_out_splits
+from analyses.contain.study import contain
+from analyses.explain.explaining import sentence
+from analyses.explain.figures import causes_figure
+from analyses.explain.mediation import Subject, explain, shares_table
 from analyses.figures.style import domain_label
-from analyses.making import load_made
-from analyses.matrix import Study
-from analyses.mediation import Subject, explain, shares_table
-from analyses.plan import organism_plan
-from analyses.prediction.archive import read_worlds
-from analyses.prediction.forecast import forecast
-from analyses.progress import Progress
-from analyses.study import run_study
-from analyses.tournament import read_choices, tournament
+from analyses.predict.archive import read_worlds
+from analyses.predict.base_evidence import evidence_of
+from analyses.predict.figures import cells_figure, forecast_figure, tournament_figure
+from analyses.predict.forecast import forecast
+from analyses.predict.tournament import read_choices, tournament
+from analyses.runs.arms import read_run
+from analyses.runs.leakage_matrix import Study
+from analyses.runs.progress import Progress
+from analyses.study.baseline import establish
+from analyses.study.context import checked
+from analyses.study.engine import run_study
+from analyses.study.making import load_made
+from analyses.study.plan import organism_plan
+from experiments.containment import frozen_choice, over_worlds
+from unlearning.data.prompts import DOMAINS
 from unlearning.organism import shipped
-from unlearning.prompts import DOMAINS
 
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)

@@ -23,13 +23,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from interp.model import LanguageModel
-from unlearning.likelihood import reference_log_probs
-from unlearning.mixture import Example, Mixture, collator
-from unlearning.settings import TrainingSettings
-from unlearning.terms import terms_of, weighted_sum
-from unlearning.trainer import prepare, unlearn
-from unlearning.views import Supply, View, control_vector, reference_of
+from interp.model.language_model import LanguageModel
+from unlearning.losses.likelihood import reference_log_probs
+from unlearning.training.mixture import Example, Mixture, collator
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.terms import terms_of, weighted_sum
+from unlearning.training.trainer import prepare, unlearn
+from unlearning.training.views import Supply, View, control_vector, reference_of
 
 STEPS = TrainingSettings(
     trained="projections", batch_size=4, max_steps=3, learning_rate=3e-4, lora_rank=4, layer=2,

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from analyses.run import Run
+from analyses.runs.folder import Run
 
 KEY = "made from these inputs"
 

@@ -20,8 +20,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analyses.baseline import openers_of
-from interp.activations import collect
+from analyses.study.baseline import openers_of
+from interp.activations.collection import collect
 from interp.causes import (
     CAUSES,
     Change,
@@ -33,12 +33,12 @@ from interp.causes import (
     undo,
 )
 from interp.causes.verdict import leading
-from interp.contrast import Contrast
-from interp.hooks import Point, reading
-from interp.model import LanguageModel
+from interp.model.hooks import Point, reading
+from interp.model.language_model import LanguageModel
 from interp.patching.places import read_out
 from interp.readout import Readout
-from unlearning.deflections import respond
+from interp.statistics.contrast import Contrast
+from unlearning.deflections.phase_one import respond
 from unlearning.organism import load_world
 from unlearning.scoring.scorers import find_scorer
 

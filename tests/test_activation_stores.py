@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from interp import activation_stores
-from interp.activations import Activations, collect
+from interp.activations import stores as activation_stores
+from interp.activations.collection import Activations, collect
+from interp.activations.positions import every_token
+from interp.activations.sites import HEADS, MLP_OUT
 from interp.errors import InputError
-from interp.hooks import writing
-from interp.model import LanguageModel
-from interp.positions import every_token
-from interp.sites import HEADS, MLP_OUT
+from interp.model.hooks import writing
+from interp.model.language_model import LanguageModel
 
 Checkpoints = Callable[[str], Path]
 

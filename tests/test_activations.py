@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations import batches_by_length, collect
-from interp.backends import Forward, States, torch_hooks
-from interp.chat import Batch
+from interp.activations.backends import Forward, States, torch_hooks
+from interp.activations.collection import batches_by_length, collect
+from interp.activations.positions import Take, post_instruction
+from interp.activations.sites import MLP_OUT
 from interp.errors import InputError
-from interp.model import LanguageModel
-from interp.positions import Take, post_instruction
-from interp.sites import MLP_OUT
+from interp.model.chat import Batch
+from interp.model.language_model import LanguageModel
 
 Checkpoints = Callable[[str], Path]
 

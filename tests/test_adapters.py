@@ -10,15 +10,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from interp.activations import collect
-from interp.adapters.nnsight import elsewhere, nnsight
-from interp.adapters.transformer_lens import transformer_lens
-from interp.backends import Backend
+from interp.activations.adapters.nnsight import elsewhere, nnsight
+from interp.activations.adapters.transformer_lens import transformer_lens
+from interp.activations.backends import Backend
+from interp.activations.collection import collect
+from interp.activations.positions import mean_over, post_instruction
+from interp.activations.sites import ATTENTION_OUT, RESIDUAL_MID, RESIDUAL_OUT, SITES, Site, blocks
 from interp.errors import InputError
-from interp.hooks import Point, writing
-from interp.model import LanguageModel
-from interp.positions import mean_over, post_instruction
-from interp.sites import ATTENTION_OUT, RESIDUAL_MID, RESIDUAL_OUT, SITES, Site, blocks
+from interp.model.hooks import Point, writing
+from interp.model.language_model import LanguageModel
 from tests.more_families import MORE_FAMILIES, save_family
 from tests.test_hooks import hooks_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from interp.alignment import _jackknife_error, _left_out, cka_map, debiased_cka, u_centred
 from interp.errors import InputError
+from interp.similarity.cka import _jackknife_error, _left_out, cka_map, debiased_cka, u_centred
 
 
 def biased_cka(a: np.ndarray, b: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.errors import MachineError
-from unlearning.answer_log import Answer, AnswerLog, Asked, answer_all, each_asked
+from unlearning.generation.answer_log import Answer, AnswerLog, Asked, answer_all, each_asked
 
 TEXTS = st.text(max_size=20)
 ANSWERS = st.builds(
@@ -120,7 +120,7 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_is_there(
 def test_a_device_that_is_full_is_one_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     path.symlink_to("/dev/full")
-    with mock.patch("unlearning.answer_log._read", return_value=({}, 0)):
+    with mock.patch("unlearning.generation.answer_log._read", return_value=({}, 0)):
         log = opened(path)
     with pytest.raises(MachineError, match="no room to write"):
         log.add(a_number_of(1))

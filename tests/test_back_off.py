@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.back_off import in_fitting_batches, is_out_of_memory
-from interp.chat import Tokens
 from interp.errors import MachineError
+from interp.model.batching import in_fitting_batches, is_out_of_memory
+from interp.model.chat import Tokens
 
 FULL = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

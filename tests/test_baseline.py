@@ -8,10 +8,10 @@ from unittest import mock
 
 import pytest
 
-from analyses.baseline import establish
-from analyses.context import Context, checked
-from analyses.plan import organism_plan
-from analyses.progress import Progress
+from analyses.runs.progress import Progress
+from analyses.study.baseline import establish
+from analyses.study.context import Context, checked
+from analyses.study.plan import organism_plan
 from unlearning.organism import Grammar, load_world, shipped
 
 
@@ -32,7 +32,9 @@ def test_answers_are_generated_once_whatever_ends_the_study(context: Context) ->
         pytest.raises(KeyboardInterrupt),
     ):
         establish(context)
-    with mock.patch("unlearning.generation._batches", side_effect=AssertionError("asked again")):
+    with mock.patch(
+        "unlearning.generation.responses._batches", side_effect=AssertionError("asked again")
+    ):
         found = establish(context)
     assert len(found.responses) == len(context.prompts)
     assert (found.responses["response"] != "").all()

@@ -11,9 +11,9 @@ from interp.causes import CAUSES, PLAYERS, Change, Undone, control_effects, deci
 from interp.causes.change import MOVES
 from interp.causes.shapley import shapley_matrix
 from interp.causes.undoing import COALITIONS
-from interp.contrast import Contrast
 from interp.errors import InputError
 from interp.patching import stitch
+from interp.statistics.contrast import Contrast
 from tests.planted_causes import NOTHING, PLANTS, SCATTER, Ground, explained
 from unlearning.organism import shipped
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from interp.chat import PLAIN_TEMPLATE, Chat
 from interp.errors import ModelError
+from interp.model.chat import PLAIN_TEMPLATE, Chat
 from tests.checkpoints import CHAT_ML, FAMILIES
 
 Checkpoints = Callable[[str], Path]

@@ -27,8 +27,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from interp.errors import InputError, TrainingError
 from interp.store import read_json, write_json
-from unlearning import checkpoints
-from unlearning.checkpoints import (
+from unlearning.training import checkpoints
+from unlearning.training.checkpoints import (
     Checkpointing,
     StopOnSignal,
     discard_torn,

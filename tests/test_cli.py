@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from interp.model import LanguageModel
+from interp.model.language_model import LanguageModel
 from tests.conftest import Spillover
+from unlearning.data.prompts import DOMAINS
 from unlearning.organism import shipped
-from unlearning.prompts import DOMAINS
 
 CONCEPT = "safety"
 SPLIT_SIZE = {"train": 32, "validation": 4, "test": 4}
@@ -322,7 +322,7 @@ def test_several_processes_are_told_where_to_go(
 def test_an_objective_of_one_s_own_comes_from_a_file(spillover: Spillover, tmp_path: Path) -> None:
     own = tmp_path / "own.py"
     own.write_text(
-        "from unlearning.registry import objective\n"
+        "from unlearning.losses.registry import objective\n"
         "@objective\n"
         "def of_one_s_own(log_probs, mask, *, scale=2.0):\n"
         "    return scale * (log_probs * mask).sum(-1)\n",

@@ -14,12 +14,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from interp.activations import collect
-from interp.hooks import writing
-from interp.model import LanguageModel
-from interp.positions import mean_over
-from interp.sites import SITES
-from interp.undisturbed import undisturbed
+from interp.activations.collection import collect
+from interp.activations.positions import mean_over
+from interp.activations.sites import SITES
+from interp.model.hooks import writing
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
 
 Checkpoints = Callable[[str], Path]
 

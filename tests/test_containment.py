@@ -13,13 +13,12 @@ import pytest
 import torch
 from transformers import TrainerState
 
-from analyses.arms import Arm, RunRecord
-from analyses.containment.advice import advise, find_weight, retained_recovery
-from analyses.containment.arms import Design, require_methods
-from analyses.containment.examples import SCORES, chosen, dealt, rank_examples
-from analyses.containment.guards import ProjectedSteps, along, common_direction
-from analyses.containment.methods import METHODS, Containment
-from analyses.containment.outcomes import (
+from analyses.contain.advice import advise, find_weight, retained_recovery
+from analyses.contain.arms import Design, require_methods
+from analyses.contain.examples import SCORES, chosen, dealt, rank_examples
+from analyses.contain.guards import ProjectedSteps, along, common_direction
+from analyses.contain.methods import METHODS, Containment
+from analyses.contain.outcomes import (
     Kept,
     arms_table,
     difference,
@@ -27,26 +26,27 @@ from analyses.containment.outcomes import (
     methods_table,
     pool,
 )
-from analyses.containment.splits import held_out_splits
-from analyses.containment.worlds import (
+from analyses.contain.splits import held_out_splits
+from analyses.predict.evidence import Evidence
+from analyses.runs.arms import Arm, RunRecord
+from analyses.runs.estimates import Draws, Estimate
+from analyses.runs.verdict import Verdict
+from experiments.containment import (
     CHOICES,
     TABLE,
     choose_method,
     frozen_choice,
     over_worlds,
 )
-from analyses.prediction.evidence import Evidence
-from analyses.resampling import Draws, Estimate
-from analyses.verdict import Verdict
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model.language_model import LanguageModel
 from interp.readout import log_odds
 from tests.conftest import Spillover
 from tests.synthetic_run import DOMAINS, PLANTED_LEAKAGE, RETAINED, scores_of
 from unlearning.organism import load_world, shipped
-from unlearning.refusal import Openers, margins
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare
+from unlearning.refusal.log_odds import Openers, margins
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare
 
 OPENERS = Openers(refusal=((5,), (17,)), compliance=((40,), (41,)))
 OTHERS = tuple(domain for domain in DOMAINS if domain != "safety")

@@ -19,22 +19,22 @@ from unittest import mock
 import pandas as pd
 import pytest
 
-from analyses.baseline import Baseline
 from analyses.cli import main
-from analyses.context import checked
-from analyses.deflection import engine
-from analyses.deflection.data_set import Deflected
-from analyses.deflection.plan import DeflectPlan
-from analyses.mixing import mixture_of
-from analyses.plan import organism_plan
-from analyses.progress import Progress
+from analyses.deflect import engine
+from analyses.deflect.data_set import Deflected
+from analyses.deflect.plan import DeflectPlan
+from analyses.runs.progress import Progress
+from analyses.study.baseline import Baseline
+from analyses.study.context import checked
+from analyses.study.mixing import mixture_of
+from analyses.study.plan import organism_plan
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model.language_model import LanguageModel
 from interp.store import file_hash, read_json
 from tests.fake_endpoint import serving
-from unlearning.deflections import examples, read_deflections, with_own_ids
-from unlearning.diversity import Diversity
-from unlearning.matched_pairs import matched_pairs
+from unlearning.data.matched_pairs import matched_pairs
+from unlearning.deflections.diversity import Diversity
+from unlearning.deflections.phase_one import examples, read_deflections, with_own_ids
 from unlearning.organism import load_world, shipped
 
 ORGANISM = str(shipped())
@@ -141,7 +141,9 @@ def test_studies_train_on_it(made: tuple[Path, Ended], tmp_path: Path) -> None:
 def test_the_same_command_again_asks_nothing(made: tuple[Path, Ended]) -> None:
     out, ended = made
     before = (out / "deflections.jsonl").read_bytes(), (out / "answers.jsonl").read_bytes()
-    with mock.patch("unlearning.generation._batches", side_effect=AssertionError("asked again")):
+    with mock.patch(
+        "unlearning.generation.responses._batches", side_effect=AssertionError("asked again")
+    ):
         again = run_cli("deflect", ORGANISM, "--concept", "bias", "--out", out)
     assert again.exit_code == 0 and again.output == ended.output
     assert "going on from 128 answers" in again.error

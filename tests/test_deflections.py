@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from interp.errors import InputError
-from interp.model import LanguageModel
-from unlearning.deflections import (
+from interp.model.language_model import LanguageModel
+from unlearning.deflections.phase_one import (
     DO_NOT_KNOW,
     FEWEST_DEFLECTIONS,
     examples,

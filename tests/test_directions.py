@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from interp.contrast import Contrast
 from interp.directions import (
     DirectionSet,
     FirstPrincipalComponent,
@@ -15,6 +14,7 @@ from interp.directions import (
     disjoint_controls,
 )
 from interp.errors import InputError
+from interp.statistics.contrast import Contrast
 
 N, D_MODEL = 30, 16
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearning.diversity import FEWEST_EFFECTIVE, diversity
+from unlearning.deflections.diversity import FEWEST_EFFECTIVE, diversity
 
 
 def unlike(n: int) -> list[str]:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState
 
-from unlearning.dose import DoseResponse, is_scored, target_rate
-from unlearning.matched_step import matched_step
+from unlearning.training.forgetting import DoseResponse, is_scored, target_rate
+from unlearning.training.matched_step import matched_step
 
 RATES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 

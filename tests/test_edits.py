@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp import edits
 from interp.errors import InputError
+from interp.interventions import edits
 from tests.patched_models import WIDTH, random_direction
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from interp.activations.sites import HEADS, RESIDUAL_OUT
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model.language_model import LanguageModel
 from interp.patching import WHOLE, Cell, Effects, between_models, patch
 from interp.patching.alignment import Replacement
 from interp.patching.controls import random_directions, random_move
 from interp.patching.places import places_of
-from interp.sites import HEADS, RESIDUAL_OUT
 from tests.checkpoints import LAYERS
 from tests.patched_models import PROMPTS, changed, some_log_odds
 

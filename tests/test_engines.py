@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from analyses import engines
-from analyses.engines import ENGINES, require_engine
-from analyses.progress import Progress
+from analyses.runs.progress import Progress
+from analyses.study import workers as engines
+from analyses.study.workers import ENGINES, require_engine
 from interp.errors import InputError
 from tests.lost_worker import make_or_be_lost
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from interp.directions import MeanDifference, WhitenedMeanDifference
-from interp.erasure import Leace
+from interp.directions.leace import Leace
 from interp.errors import InputError
 
 N, LAYERS, D_MODEL = 120, 2, 12

@@ -15,15 +15,15 @@ import pandas as pd
 import pytest
 
 from analyses.cli import main
-from analyses.evaluation import losses
-from analyses.evaluation.engine import find_out
-from analyses.evaluation.findings import BASE, MODEL, Findings, class_by, refused_by
-from analyses.evaluation.measures import measured
-from analyses.evaluation.page import write
-from analyses.evaluation.plan import EvaluationPlan, Inputs, TaskPlan, checked, describe
-from analyses.evaluation.words import terminal_text
-from analyses.progress import Progress
-from interp.model import LanguageModel
+from analyses.evaluate import losses
+from analyses.evaluate.engine import find_out
+from analyses.evaluate.findings import BASE, MODEL, Findings, class_by, refused_by
+from analyses.evaluate.measures import measured
+from analyses.evaluate.page import write
+from analyses.evaluate.plan import EvaluationPlan, Inputs, TaskPlan, checked, describe
+from analyses.evaluate.words import terminal_text
+from analyses.runs.progress import Progress
+from interp.model.language_model import LanguageModel
 from interp.store import read_json
 from tests.fake_endpoint import serving
 from tests.test_tasks import write_task

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from analyses.evaluation.estimates import paired_difference, separation
-from analyses.evaluation.findings import ALL, BASE, MODEL, Findings, Margin, class_by, refused_by
-from analyses.evaluation.measures import Measures, measured
-from analyses.evaluation.plan import EvaluationPlan
-from analyses.evaluation.summary import summary
-from analyses.evaluation.words import first_table, sentences
-from analyses.resampling import Estimate, rate_of
+from analyses.evaluate.estimates import paired_difference, separation
+from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, Margin, class_by, refused_by
+from analyses.evaluate.measures import Measures, measured
+from analyses.evaluate.plan import EvaluationPlan
+from analyses.evaluate.summary import summary
+from analyses.evaluate.words import first_table, sentences
+from analyses.runs.estimates import Estimate, rate_of
 from unlearning.scoring.scorers import FINE_CLASSES
 
 DOMAINS = ("safety", "privacy")
@@ -165,7 +165,7 @@ def test_the_interval_of_the_separation_holds() -> None:
 
 @pytest.mark.parametrize(("auc", "valid"), [(0.95, True), (0.85, False), (np.nan, False)])
 def test_a_margin_is_valid_where_it_separates(auc: float, valid: bool) -> None:
-    from unlearning.refusal import Openers
+    from unlearning.refusal.log_odds import Openers
 
     margin = Margin(Openers(((1,),), ((2,),)), Estimate(auc, auc, auc, 10))
     assert margin.valid == valid

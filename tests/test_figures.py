@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analyses import figures, tables
+from analyses import figures
 from analyses.figures.geometry import outside_null
+from analyses.runs import tables
 from tests.synthetic_run import write_comparison, write_run
 
 

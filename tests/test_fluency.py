@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import InputError
-from interp.model import LanguageModel
-from unlearning.generation import generate
+from interp.model.language_model import LanguageModel
+from unlearning.generation.responses import generate
 from unlearning.organism import Grammar, World, load_world, shipped
-from unlearning.perplexity import response_token_nll
 from unlearning.scoring.fluency import (
     MISTAKEN,
     Fluency,
@@ -23,6 +22,7 @@ from unlearning.scoring.fluency import (
     measure_fluency,
 )
 from unlearning.scoring.scorers import CLASSES, Phrases, Scorer
+from unlearning.utility.perplexity import response_token_nll
 
 nats = st.lists(st.floats(0, 30), max_size=12).map(np.array)
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from interp.errors import MachineError
-from interp.model import LanguageModel
-from unlearning.answer_log import Answer, AnswerLog
-from unlearning.evaluation import Evaluation
-from unlearning.generation import answers_key, generate, stop_tokens
-from unlearning.perplexity import response_nll
-from unlearning.refusal import Openers
+from interp.model.language_model import LanguageModel
+from unlearning.generation.answer_log import Answer, AnswerLog
+from unlearning.generation.responses import answers_key, generate, stop_tokens
+from unlearning.refusal.log_odds import Openers
+from unlearning.scoring.evaluation import Evaluation
 from unlearning.scoring.scorers import CLASSES, Phrases
+from unlearning.utility.perplexity import response_nll
 
 Checkpoints = Callable[[str], Path]
 

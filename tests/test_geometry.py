@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from interp.errors import InputError
-from interp.geometry import (
+from interp.similarity.cosines import (
     Contrast,
     cosine_between,
     cosine_map,

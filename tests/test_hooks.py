@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.hooks import EarlyExit, Point, active_edits, reading, stopping_after, writing
-from interp.model import LanguageModel
+from interp.model.hooks import EarlyExit, Point, active_edits, reading, stopping_after, writing
+from interp.model.language_model import LanguageModel
 
 Checkpoints = Callable[[str], Path]
 

@@ -12,8 +12,7 @@ from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from interp.contrast import Contrast
-from interp.embedding import state_map
+from interp.directions.projections import held_out_projections
 from interp.errors import InputError
 from interp.figures import (
     projection_figure,
@@ -22,10 +21,11 @@ from interp.figures import (
 )
 from interp.figures.heatmap import evenly_picked
 from interp.figures.style import NULL
-from interp.geometry import cosine_map
-from interp.projections import held_out_projections
-from interp.rotation import QUANTITIES, rotation
-from interp.similarity_map import SimilarityMap
+from interp.similarity.cosines import cosine_map
+from interp.similarity.embedding import state_map
+from interp.similarity.maps import SimilarityMap
+from interp.similarity.rotation import QUANTITIES, rotation
+from interp.statistics.contrast import Contrast
 from tests.planted_directions import Planted, planted_change
 from tests.test_geometry import contrast
 
@@ -197,8 +197,9 @@ def test_umap_is_drawn_beside_pca_and_the_same_twice() -> None:
 
 def test_numbers_need_no_plotting_library() -> None:
     code = (
-        "import sys, interp.geometry, interp.subspaces, interp.alignment, interp.procrustes, "
-        "interp.projections, interp.embedding, interp.directions; "
+        "import sys, interp.similarity.cosines, interp.similarity.subspaces, "
+        "interp.similarity.cka, interp.similarity.procrustes, "
+        "interp.directions.projections, interp.similarity.embedding, interp.directions; "
         "print([m for m in ('matplotlib', 'umap', 'sklearn', 'pandas') if m in sys.modules])"
     )
     found = subprocess.run(

@@ -12,10 +12,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from interp.activations import collect
+from interp.activations.collection import collect
+from interp.activations.positions import last_token
+from interp.activations.sites import ATTENTION_OUT, MLP_OUT, RESIDUAL_IN, RESIDUAL_OUT
+from interp.activations.window import in_prompt, positions_of
 from interp.errors import InputError
-from interp.hooks import active_edits, reading
-from interp.interventions import (
+from interp.interventions.steering import (
     ablate,
     add,
     clamp,
@@ -24,13 +26,11 @@ from interp.interventions import (
     project_out,
     set_component,
 )
-from interp.model import LanguageModel
-from interp.positions import last_token
-from interp.sites import ATTENTION_OUT, MLP_OUT, RESIDUAL_IN, RESIDUAL_OUT
-from interp.window import in_prompt, positions_of
+from interp.model.hooks import active_edits, reading
+from interp.model.language_model import LanguageModel
 from tests.checkpoints import LAYERS
 from tests.patched_models import PROMPTS, WIDTH, hooks_of, last_logits, random_direction
-from unlearning.generation import generate
+from unlearning.generation.responses import generate
 
 Checkpoints = Callable[[str], Path]
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyses.prediction.gradients import (
+from analyses.predict.gradients import (
     Gradients,
     cosine,
     kernel,
     mean_gradients,
     residual_gradients,
 )
-from interp.chat import Tokens
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
 from interp.readout import log_odds
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare
 
 PROMPTS = {
     "one": [f"What is the colour of {thing}?" for thing in ("grass", "snow", "coal", "rust")],

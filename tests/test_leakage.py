@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyses.leakage import (
+from analyses.runs.estimates import Draws, Estimate, mean_of, rate_of, resampling_weights
+from analyses.runs.leakage import (
     area,
     at_crossing,
     dose_response,
@@ -18,8 +19,7 @@ from analyses.leakage import (
     trajectories,
     untouched_p_value,
 )
-from analyses.resampling import Draws, Estimate, mean_of, rate_of, resampling_weights
-from analyses.verdict import Outcome, Verdict
+from analyses.runs.verdict import Outcome, Verdict
 from interp.errors import InputError
 from tests.synthetic_run import PLANTED_LEAKAGE, as_scores, scores_of
 

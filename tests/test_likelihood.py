@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from interp.chat import Tokens
-from interp.model import LanguageModel
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
 from tests.checkpoints import WIDTH
-from unlearning import likelihood
-from unlearning.likelihood import (
+from unlearning.losses import likelihood
+from unlearning.losses.likelihood import (
     reference_log_probs,
     response_log_probs,
     response_width,

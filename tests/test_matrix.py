@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.cells import QUANTITIES, mean_cells, seed_spread
-from analyses.decomposition import Decomposition
-from analyses.leakage import ArmLeakage
-from analyses.matrix import Study
-from analyses.matrix_output import summary, write
-from analyses.pooling import combined_p_value, over_worlds, pool
-from analyses.resampling import Draws
-from analyses.tables import RunTables
+from analyses.matrix.output import summary, write
+from analyses.runs.cells import QUANTITIES, mean_cells, seed_spread
+from analyses.runs.decomposition import Decomposition
+from analyses.runs.estimates import Draws
+from analyses.runs.leakage import ArmLeakage
+from analyses.runs.leakage_matrix import Study
+from analyses.runs.pooling import combined_p_value, over_worlds, pool
+from analyses.runs.tables import RunTables
 from interp.errors import InputError
 from tests.synthetic_run import BASE_RATE, DOMAINS, PLANTED_LEAKAGE, write_run
 

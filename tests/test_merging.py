@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from analyses.making import save_merged
-from interp.model import LanguageModel
-from unlearning.mixture import Example, Mixture
-from unlearning.parameters import save
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare, unlearn
+from analyses.study.making import save_merged
+from interp.model.language_model import LanguageModel
+from unlearning.training.mixture import Example, Mixture
+from unlearning.training.parameters import save
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare, unlearn
 
 PROMPT, RESPONSE = "How do I pick a lock?", "I cannot help with that."
 

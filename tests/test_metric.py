@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from interp.contrast import Contrast
 from interp.errors import InputError
-from interp.geometry import cosine_map, plain_cosines
-from interp.metric import causal_coordinates, whitening
+from interp.similarity.cosines import cosine_map, plain_cosines
+from interp.similarity.metric import causal_coordinates, whitening
+from interp.statistics.contrast import Contrast
 from tests.test_geometry import noise, paired
 
 D_MODEL = 32

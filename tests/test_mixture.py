@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, SequentialSampler
 
-from interp.chat import Tokens
 from interp.errors import InputError
-from interp.model import LanguageModel
-from unlearning.mixture import Example, Mixture, Place, Stream, collator
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from unlearning.training.mixture import Example, Mixture, Place, Stream, collator
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 

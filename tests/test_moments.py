@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.activations import collect
+from interp.activations.collection import collect
+from interp.activations.moments import Moments, MomentsAccumulator
+from interp.activations.positions import every_token, post_instruction
+from interp.activations.sites import HEADS, MLP_OUT
+from interp.activations.streaming import collect_moments
 from interp.errors import InputError
-from interp.model import LanguageModel
-from interp.moments import Moments, MomentsAccumulator
-from interp.positions import every_token, post_instruction
-from interp.sites import HEADS, MLP_OUT
-from interp.streaming import collect_moments
+from interp.model.language_model import LanguageModel
 
 Checkpoints = Callable[[str], Path]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.objective_measures import CHANGES, agreement
-from unlearning.prompts import DOMAINS
-from unlearning.settings import TrainingSettings
+from experiments.objectives import CHANGES, agreement
+from unlearning.data.prompts import DOMAINS
+from unlearning.training.settings import TrainingSettings
 
 
 def cells(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from unlearning.objectives import (
+from unlearning.losses.objectives import (
     dpo,
     fine_tuning,
     grad_diff,
@@ -24,8 +24,8 @@ from unlearning.objectives import (
     sequence_log_ratio,
     sim_npo,
 )
-from unlearning.registry import FORGET
-from unlearning.retain import cross_entropy
+from unlearning.losses.registry import FORGET
+from unlearning.losses.retain import cross_entropy
 
 SEEDS = st.integers(0, 10_000)
 BETAS = st.floats(1e-3, 10.0)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from interp.chat import Chat
 from interp.errors import InputError, TrainingError
-from interp.model import LanguageModel
-from unlearning.generation import generate
+from interp.model.chat import Chat
+from interp.model.language_model import LanguageModel
+from unlearning.generation.responses import generate
 from unlearning.organism import load_world, shipped, train
 from unlearning.organism.grammar import Grammar
 from unlearning.organism.lessons import table_lessons, world_lessons

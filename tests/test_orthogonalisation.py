@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from interp.activations import collect
+from interp.activations.collection import collect
 from interp.errors import ModelError
-from interp.interventions import ablate, project_out
-from interp.model import LanguageModel
-from interp.orthogonalisation import orthogonalise, orthogonalised
+from interp.interventions.steering import ablate, project_out
+from interp.interventions.weight_ablation import orthogonalise, orthogonalised
+from interp.model.language_model import LanguageModel
 from tests.patched_models import PROMPTS, hooks_of, last_logits, random_direction
 from tests.test_model import save_adapter
 

@@ -11,22 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.arms import Arm
-from analyses.paper import derived, published
-from analyses.paper.choice import grid_table
-from analyses.paper.comparison import difference_of
-from analyses.paper.entanglement import entanglement, layer_of
-from analyses.paper.plan import Asked, PaperArm, Planned, planned
-from analyses.paper.protocol import MODELS, PAPER_GRID, Setting, recognised
-from analyses.paper.published import MISTRAL, QWEN
-from analyses.plan import ArmPlan
-from analyses.prediction.by_state import first_component
-from analyses.resampling import rate_of
+from analyses.predict.by_state import first_component
+from analyses.reproduce import derived, published
+from analyses.reproduce.choice import grid_table
+from analyses.reproduce.comparison import difference_of
+from analyses.reproduce.entanglement import entanglement, layer_of
+from analyses.reproduce.plan import Asked, PaperArm, Planned, planned
+from analyses.reproduce.protocol import MODELS, PAPER_GRID, Setting, recognised
+from analyses.reproduce.published import MISTRAL, QWEN
+from analyses.runs.arms import Arm
+from analyses.runs.estimates import rate_of
+from analyses.study.plan import ArmPlan
 from interp.errors import InputError
 from interp.store import read_json
 from tests.conftest import Spillover
+from unlearning.data.prompts import DOMAINS
 from unlearning.organism import load_world, shipped
-from unlearning.prompts import DOMAINS
 
 SOME = ("cybersecurity", "safety", "bias")
 CYBER, SAFETY = DOMAINS.index("cybersecurity"), DOMAINS.index("safety")
@@ -264,8 +264,8 @@ def test_a_reproduction_on_the_organism(
     spillover: Spillover, world: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = iter([1.0, 0.8, 0.9])  # of the base and of the two arms
-    monkeypatch.setattr("unlearning.tasks.require_harness", lambda: None)
-    monkeypatch.setattr("unlearning.tasks.run_tasks", lambda *_, **__: answers(next(right)))
+    monkeypatch.setattr("unlearning.utility.tasks.require_harness", lambda: None)
+    monkeypatch.setattr("unlearning.utility.tasks.run_tasks", lambda *_, **__: answers(next(right)))
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "run"
     few = world[world["domain"].isin((*SOME, "general"))]
     few.to_json(prompts, orient="records", lines=True)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from interp.chat import Tokens
+from interp.activations.sites import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_IN, RESIDUAL_OUT
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
 from interp.patching import (
     WHOLE,
     Cell,
@@ -22,7 +23,6 @@ from interp.patching import (
     patch,
     stitch,
 )
-from interp.sites import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_IN, RESIDUAL_OUT
 from tests.checkpoints import LAYERS
 from tests.patched_models import PROMPTS, changed, hooks_of, linear_model, some_log_odds
 

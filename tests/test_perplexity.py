@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp.model import LanguageModel
-from unlearning import perplexity
-from unlearning.perplexity import response_nll, response_token_nll
+from interp.model.language_model import LanguageModel
+from unlearning.utility import perplexity
+from unlearning.utility.perplexity import response_nll, response_token_nll
 
 ROWS = (
     ("Why?", "No."),

@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations import collect
-from interp.chat import Tokens
+from interp.activations.collection import collect
+from interp.activations.positions import (
+    Positions,
+    every_token,
+    last_token,
+    mean_over,
+    post_instruction,
+)
 from interp.errors import InputError
-from interp.model import LanguageModel
-from interp.positions import Positions, every_token, last_token, mean_over, post_instruction
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
 
 Checkpoints = Callable[[str], Path]
 

@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.commands.options import ModelOptions, TrainingOptions
-from analyses.commands.plans import study_plan
-from analyses.figures.prediction import tournament_figure
-from analyses.matrix import Study
-from analyses.matrix_output import write_rescaled
-from analyses.prediction.forecast import at_depth
-from analyses.prediction.skill import PARTS, Outcome
-from analyses.prediction.world import World, load_worlds
-from analyses.rescaling import agreement, rescaled
-from analyses.tournament import choose_set, hash_of, read_choices, tournament
+from analyses.matrix.output import write_rescaled
+from analyses.matrix.rescaling import agreement, rescaled
+from analyses.predict.figures import tournament_figure
+from analyses.predict.forecast import at_depth
+from analyses.predict.skill import PARTS, Outcome
+from analyses.predict.tournament import choose_set, hash_of, read_choices, tournament
+from analyses.predict.world import World, load_worlds
+from analyses.runs.leakage_matrix import Study
+from analyses.study.asked import study_plan
+from analyses.study.options import ModelOptions, TrainingOptions
 from interp.errors import InputError
 from tests.conftest import Spillover
 from unlearning.organism import load_world, shipped

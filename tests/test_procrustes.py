@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import expm
 
 from interp.errors import InputError
-from interp.procrustes import (
+from interp.similarity.procrustes import (
     held_out_errors,
     orthogonal_map,
     procrustes_map,

@@ -7,7 +7,7 @@ from unittest import mock
 
 from rich.console import Console
 
-from analyses.progress import Progress
+from analyses.runs.progress import Progress
 
 
 class Clock:
@@ -24,7 +24,7 @@ def lines_of(counts: list[tuple[float, int]], total: int | None) -> list[str]:
     """What is shown of a stage: each count comes after so many seconds."""
     shown, clock = io.StringIO(), Clock()
     progress = Progress(Console(file=shown, width=200))
-    with mock.patch("analyses.progress.time", clock), progress.stage("work", total) as advance:
+    with mock.patch("analyses.runs.progress.time", clock), progress.stage("work", total) as advance:
         for seconds, count in counts:
             clock.now += seconds
             advance(count)

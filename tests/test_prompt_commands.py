@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Spillover
-from unlearning.prompts import DOMAINS, read_prompts
-from unlearning.sources import SOURCES
+from unlearning.data.prompts import DOMAINS, read_prompts
+from unlearning.data.sources import SOURCES
 
 MAPPED = ("--prompt-column", "question", "--category-column", "topic", "--label", "harmful")
 

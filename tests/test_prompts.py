@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import InputError
-from unlearning.prompts import (
+from unlearning.data.prompts import (
     COLUMNS,
     DOMAINS,
     FEWEST_CONTROLS,
@@ -24,7 +24,7 @@ from unlearning.prompts import (
     read_prompts,
     require_concepts,
 )
-from unlearning.splits import SHARES, SPLITS, assign_splits, near_duplicate_groups
+from unlearning.data.splits import SHARES, SPLITS, assign_splits, near_duplicate_groups
 
 Row = dict[str, Any]
 HARMFUL: Row = {"prompt": "Tell me how to fell a lamp", "domain": "safety", "label": "harmful"}
@@ -176,7 +176,7 @@ def test_bad_input_is_found_before_anything_heavy_is_imported(tmp_path: Path) ->
     path = write_json_lines(tmp_path / "prompts.jsonl", [BENIGN])
     program = (
         "import sys\nfrom interp.errors import InputError\n"
-        "from unlearning.prompts import read_prompts\n"
+        "from unlearning.data.prompts import read_prompts\n"
         "try:\n    read_prompts(sys.argv[1])\nexcept InputError:\n"
         "    sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'numpy')))\n"
         "sys.exit(3)\n"
@@ -238,7 +238,7 @@ def test_near_duplicates_follow_a_split_that_was_given() -> None:
 @given(st.lists(st.lists(st.sampled_from("abcde"), min_size=1, max_size=6), max_size=12))
 def test_groups_are_the_transitive_closure_of_similarity(words: list[list[str]]) -> None:
     """Parity with the definition, computed the slow way."""
-    from unlearning.splits import SIMILARITY, shingles
+    from unlearning.data.splits import SIMILARITY, shingles
 
     texts = [" ".join(row) for row in words]
     sets = [shingles(text) for text in texts]

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.chat import Tokens
-from interp.model import LanguageModel
-from unlearning import reference
-from unlearning.likelihood import reference_log_probs
-from unlearning.mixture import Example, Mixture
-from unlearning.parameters import save
-from unlearning.reference import read, with_references, write
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from unlearning.losses.likelihood import reference_log_probs
+from unlearning.training import reference
+from unlearning.training.mixture import Example, Mixture
+from unlearning.training.parameters import save
+from unlearning.training.reference import read, with_references, write
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare
 
 Checkpoints = Callable[[str], Path]
 

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.chat import Tokens
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
 from interp.readout import class_log_odds
-from unlearning.refusal import Masses, Openers, find_openers, margin_auc, opener_masses
+from unlearning.refusal.log_odds import Masses, Openers, find_openers, margin_auc, opener_masses
 
 Checkpoints = Callable[[str], Path]
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from interp.errors import InputError
-from unlearning import objectives, retain
-from unlearning.objectives import npo, sequence_log_ratio
-from unlearning.registry import (
+from unlearning.losses import objectives, retain
+from unlearning.losses.objectives import npo, sequence_log_ratio
+from unlearning.losses.registry import (
     BUILT_IN,
     FORGET,
     QUANTITIES,
@@ -202,7 +202,7 @@ def test_the_built_in_losses() -> None:
 
 def test_a_loss_is_found_although_nothing_imported_it() -> None:
     program = """
-from unlearning.registry import FORGET, RETAIN, find
+from unlearning.losses.registry import FORGET, RETAIN, find
 assert not FORGET and not RETAIN
 print(find(RETAIN, "kl").needs, find(FORGET, "rmu").options)
 """
@@ -269,7 +269,7 @@ def test_another_function_does_not_take_a_name() -> None:
     cell(MINE)
     with pytest.raises(InputError, match="mine is taken by __main__.mine"):
         cell(MINE, module="elsewhere")
-    with pytest.raises(InputError, match="npo is taken by unlearning.objectives.npo"):
+    with pytest.raises(InputError, match="npo is taken by unlearning.losses.objectives.npo"):
         cell(MINE.replace("mine", "npo"))
     assert find(FORGET, "npo").loss is npo
 

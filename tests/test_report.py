@@ -12,10 +12,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analyses import report, tables, wording
-from analyses.arms import Arm
-from analyses.resampling import Estimate, rate_of
-from analyses.verdict import Verdict
+from analyses.report import report, wording
+from analyses.runs import tables
+from analyses.runs.arms import Arm
+from analyses.runs.estimates import Estimate, rate_of
+from analyses.runs.verdict import Verdict
 from interp.store import read_json, write_json
 from tests.synthetic_run import PLANTED_NLL, write_comparison, write_run
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analyses.prediction.archive import read_worlds
-from analyses.prediction.world import World
-from analyses.tournament import CHOICES, hash_of, read_choices, tournament
+from analyses.predict.archive import read_worlds
+from analyses.predict.tournament import CHOICES, hash_of, read_choices, tournament
+from analyses.predict.world import World
 
 
 @pytest.fixture(scope="module")

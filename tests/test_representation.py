@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analyses.representation import write_directions
-from interp.contrast import Contrast
-from interp.direction_set import DirectionSet
+from analyses.runs.rotations import write_directions
+from interp.directions.direction_set import DirectionSet
+from interp.statistics.contrast import Contrast
 
 
 def test_directions_point_from_benign_to_harmful(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from analyses.rescaling import scaled_change
+from analyses.matrix.rescaling import scaled_change
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model.language_model import LanguageModel
 
 
 def perturbed(folder: Path) -> LanguageModel:

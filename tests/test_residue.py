@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses.containment.residue import Residue, measure_residue
-from analyses.containment.residue.cues import Cued, draw_cues
-from analyses.containment.residue.findings import of_answer_openers, of_cues, of_relearning
-from analyses.containment.residue.others import ALL, Others, less
-from analyses.containment.residue.prefilled import (
+from analyses.contain.shallow_recovery import Residue, measure_residue
+from analyses.contain.shallow_recovery.cues import Cued, draw_cues
+from analyses.contain.shallow_recovery.figures import residue_figure
+from analyses.contain.shallow_recovery.findings import of_answer_openers, of_cues, of_relearning
+from analyses.contain.shallow_recovery.others import ALL, Others, less
+from analyses.contain.shallow_recovery.prefilled import (
     COMPLIANCE,
     KINDS,
     NONE,
@@ -23,7 +24,7 @@ from analyses.containment.residue.prefilled import (
     Spoken,
     draw_openers,
 )
-from analyses.containment.residue.relearning import (
+from analyses.contain.shallow_recovery.relearning import (
     ANSWERS,
     BASE_AGAIN,
     Speed,
@@ -32,19 +33,18 @@ from analyses.containment.residue.relearning import (
     onsets,
     random_name,
 )
-from analyses.figures.residue import residue_figure
 from interp.errors import InputError
-from interp.hooks import Point, reading
-from interp.model import LanguageModel
+from interp.model.hooks import Point, reading
+from interp.model.language_model import LanguageModel
 from tests.planted_causes import Ground
-from unlearning.deflections import examples, refusals_of, respond
-from unlearning.generation import answers_key, generate
-from unlearning.mixture import Example, Mixture
+from unlearning.deflections.phase_one import examples, refusals_of, respond
+from unlearning.generation.responses import answers_key, generate
 from unlearning.organism import load_world, shipped
-from unlearning.refusal import Openers
+from unlearning.refusal.log_odds import Openers
 from unlearning.scoring.scorers import CLASSES, find_scorer
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare, unlearn
+from unlearning.training.mixture import Example, Mixture
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare, unlearn
 
 CONCEPT = "cybersecurity"
 SETTINGS = TrainingSettings(

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional as F
 
-from unlearning.objectives import gradient_ascent
-from unlearning.retain import cross_entropy, feature_l2, kl, token_mean_cross_entropy
+from unlearning.losses.objectives import gradient_ascent
+from unlearning.losses.retain import cross_entropy, feature_l2, kl, token_mean_cross_entropy
 
 SEEDS = st.integers(0, 10_000)
 

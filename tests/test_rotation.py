@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from interp.contrast import Contrast
 from interp.errors import InputError
-from interp.geometry import plain_cosines
-from interp.rotation import QUANTITIES, Rotation, against_controls, rotation
+from interp.similarity.cosines import plain_cosines
+from interp.similarity.rotation import QUANTITIES, Rotation, against_controls, rotation
+from interp.statistics.contrast import Contrast
 from interp.statistics.crossfit import class_means, inner_products
 from tests.benchmarks.rotation_coverage import covered
 from tests.planted_directions import Planted, planted_change

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from analyses import scorer_measures
-from analyses.scorer_measures import calibration_rows, completions, mistaken_for_gibberish, verdicts
-from interp.model import LanguageModel
+from experiments import scorers as scorer_measures
+from experiments.scorers import calibration_rows, completions, mistaken_for_gibberish, verdicts
+from interp.model.language_model import LanguageModel
 from unlearning.organism import Grammar, shipped
 from unlearning.scoring.fluency import WithFluency, measure_fluency
 from unlearning.scoring.scorers import CLASSES, Phrases

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from analyses.calibration import calibrate
 from analyses.cli import app
-from analyses.progress import Progress
-from analyses.scorer_agreement import agree
-from analyses.scoring import prepare, score_file
+from analyses.recorded.agreement import agree
+from analyses.recorded.calibration import calibrate
+from analyses.recorded.scoring import prepare, score_file
+from analyses.runs.progress import Progress
 from interp.errors import InputError
 from tests.fake_endpoint import FakeEndpoint, Messages, serving
 from unlearning.scoring.rubrics import BIASED_OR_TOXIC

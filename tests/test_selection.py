@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations import collect
+from interp.activations.collection import collect
+from interp.activations.positions import every_token
+from interp.activations.sites import RESIDUAL_IN
 from interp.errors import InputError
-from interp.interventions import ablate, add
-from interp.model import LanguageModel
-from interp.positions import every_token
+from interp.interventions.steering import ablate, add
+from interp.model.language_model import LanguageModel
 from interp.readout import Readout, log_odds
 from interp.selection import (
     Candidates,
@@ -24,7 +25,6 @@ from interp.selection import (
     divergence,
     score_candidates,
 )
-from interp.sites import RESIDUAL_IN
 from tests.patched_models import PROMPTS, last_logits
 from unlearning.organism import load_world, shipped
 from unlearning.organism.vocabulary import REFUSAL_OPENERS

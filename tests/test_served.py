@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from unlearning.answer_log import AnswerLog
+from unlearning.generation.answer_log import AnswerLog
 from unlearning.serving.completions import Completion
 from unlearning.serving.endpoint import Endpoint
 from unlearning.serving.served import answers_of, served_key

@@ -11,11 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interp.activations import collect
-from interp.errors import InputError
-from interp.hooks import Point, writing
-from interp.model import LanguageModel
-from interp.sites import (
+from interp.activations.collection import collect
+from interp.activations.sites import (
     ATTENTION_OUT,
     HEADS,
     MLP_OUT,
@@ -26,6 +23,9 @@ from interp.sites import (
     Site,
     points,
 )
+from interp.errors import InputError
+from interp.model.hooks import Point, writing
+from interp.model.language_model import LanguageModel
 from tests.checkpoints import LAYERS
 from tests.more_families import GROUPED, MORE_FAMILIES, WIDTH, random_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analyses.prediction.skill import PARTS, Outcome, skill
+from analyses.predict.skill import PARTS, Outcome, skill
 
 DOMAINS = 7
 

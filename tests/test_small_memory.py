@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from interp.activations import collect
+from interp.activations.collection import collect
+from interp.activations.sites import RESIDUAL_IN, RESIDUAL_OUT
 from interp.errors import MachineError
-from interp.model import LanguageModel
-from interp.sites import RESIDUAL_IN, RESIDUAL_OUT
-from unlearning.likelihood import reference_log_probs
-from unlearning.perplexity import response_token_nll
-from unlearning.refusal import Openers, opener_masses
+from interp.model.language_model import LanguageModel
+from unlearning.losses.likelihood import reference_log_probs
+from unlearning.refusal.log_odds import Openers, opener_masses
 from unlearning.scoring.local_judge import LocalJudge
 from unlearning.scoring.sequence_classifier import SequenceClassifier
-from unlearning.utility import answer_logits
+from unlearning.utility.divergence import answer_logits
+from unlearning.utility.perplexity import response_token_nll
 
 Checkpoints = Callable[[str], Path]
 Read = Callable[[LanguageModel], list[Any]]

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from interp.errors import InputError
-from unlearning.prompts import COLUMNS, DOMAINS, GENERAL, as_prompts
-from unlearning.sources import (
+from unlearning.data.prompts import COLUMNS, DOMAINS, GENERAL, as_prompts
+from unlearning.data.sources import (
     SOURCES,
     Source,
     Values,
@@ -28,8 +28,8 @@ from unlearning.sources import (
     read_sources,
     source_from_options,
 )
-from unlearning.sources import loading as loading_module
-from unlearning.splits import SIMILARITY, shingles
+from unlearning.data.sources import loading as loading_module
+from unlearning.data.splits import SIMILARITY, shingles
 
 Row = dict[str, Any]
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "sources.md"

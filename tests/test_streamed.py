@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyses.prediction.gradients import Kernel, kernel, mean_gradients
-from analyses.prediction.streamed import (
+from analyses.predict.gradients import Kernel, kernel, mean_gradients
+from analyses.predict.streamed import (
     Side,
     Traces,
     pairwise,
@@ -21,14 +21,14 @@ from analyses.prediction.streamed import (
     streamed_kernel,
     through_weights,
 )
-from interp.chat import Tokens
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
 from interp.readout import log_odds
-from unlearning.likelihood import response_log_probs
-from unlearning.parameters import adapter_inputs
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare
+from unlearning.losses.likelihood import response_log_probs
+from unlearning.training.parameters import adapter_inputs
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare
 
 GROUPS = 3
 READOUT = log_odds([5, 17, 40])

@@ -12,17 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses import report
-from analyses.plan import StudyPlan, compare_plan, organism_plan
-from analyses.progress import Progress
-from analyses.run import Run
-from analyses.study import run_study
-from interp.direction_set import DirectionSet
+from analyses.report import report
+from analyses.runs.folder import Run
+from analyses.runs.progress import Progress
+from analyses.study.engine import run_study
+from analyses.study.plan import StudyPlan, compare_plan, organism_plan
+from interp.directions.direction_set import DirectionSet
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model.language_model import LanguageModel
 from interp.store import file_hash, read_json
+from unlearning.data.prompts import DOMAINS
 from unlearning.organism import load_world, shipped
-from unlearning.prompts import DOMAINS
 
 CONCEPT, RETAINED, WEIGHT = "safety", "privacy", 10.0
 PLAIN, CONTAINED, CONTROL = "safety-npo-seed0", "safety-npo-retain10-seed0", "control-seed0"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from interp.contrast import Contrast
 from interp.errors import InputError
+from interp.similarity.subspaces import overlap_map, principal_angles, subspace_overlap
+from interp.statistics.contrast import Contrast
 from interp.statistics.nulls import covariance_matched_overlaps, isotropic_cosine, isotropic_overlap
-from interp.subspaces import overlap_map, principal_angles, subspace_overlap
 from tests.test_geometry import paired
 
 D_MODEL = 40

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analyses import summary, tables, wording
-from analyses.arms import read_run
-from analyses.headline import headlines
+from analyses.report import summary, wording
+from analyses.runs import tables
+from analyses.runs.arms import read_run
+from analyses.runs.headline import headlines
 from interp.errors import InputError
 from tests.synthetic_run import (
     BASE_RATE,

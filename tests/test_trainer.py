@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import TrainerCallback
 
-from interp.chat import Tokens
 from interp.errors import InputError, TrainingError
-from interp.model import LanguageModel
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
 from tests.checkpoints import save_checkpoint
-from unlearning.likelihood import reference_log_probs, response_log_probs
-from unlearning.mixture import Example, Mixture, collator
-from unlearning.parameters import save
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare, unlearn
-from unlearning.views import control_vector
+from unlearning.losses.likelihood import reference_log_probs, response_log_probs
+from unlearning.training.mixture import Example, Mixture, collator
+from unlearning.training.parameters import save
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare, unlearn
+from unlearning.training.views import control_vector
 
 Checkpoints = Callable[[str], Path]
 

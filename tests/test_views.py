@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interp.chat import Tokens
-from interp.model import LanguageModel
-from unlearning import trainer
-from unlearning.mixture import Example, Mixture, collator
-from unlearning.registry import QUANTITIES
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare, unlearn
-from unlearning.views import Supply, control_vector, reference_of
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from unlearning.losses.registry import QUANTITIES
+from unlearning.training import trainer
+from unlearning.training.mixture import Example, Mixture, collator
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare, unlearn
+from unlearning.training.views import Supply, control_vector, reference_of
 
 Checkpoints = Callable[[str], Path]
 

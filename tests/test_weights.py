@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.chat import Tokens
 from interp.errors import InputError
-from interp.model import LanguageModel
-from unlearning.likelihood import reference_log_probs
-from unlearning.mixture import Example, Mixture
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare, unlearn
-from unlearning.weights import Weights, weights_of
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from unlearning.losses.likelihood import reference_log_probs
+from unlearning.training.mixture import Example, Mixture
+from unlearning.training.multipliers import Weights, weights_of
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare, unlearn
 
 NAMES = ("safety", "bias", "privacy")
 FINITE = st.floats(-1e6, 1e6)

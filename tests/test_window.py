@@ -9,14 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.activations import collect
-from interp.errors import InputError
-from interp.hooks import hidden_of, reading
-from interp.interventions import add, intervene
-from interp.model import LanguageModel
-from interp.positions import every_token, last_token
-from interp.sites import ATTENTION_OUT, MLP_OUT, Site
-from interp.window import (
+from interp.activations.collection import collect
+from interp.activations.positions import every_token, last_token
+from interp.activations.sites import ATTENTION_OUT, MLP_OUT, Site
+from interp.activations.window import (
     Columns,
     Window,
     from_end,
@@ -25,8 +21,12 @@ from interp.window import (
     last_prompt_token,
     positions_of,
 )
+from interp.errors import InputError
+from interp.interventions.steering import add, intervene
+from interp.model.hooks import hidden_of, reading
+from interp.model.language_model import LanguageModel
 from tests.patched_models import PROMPTS, last_logits, random_direction
-from unlearning.generation import generate
+from unlearning.generation.responses import generate
 
 Checkpoints = Callable[[str], Path]
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analyses.figures.containment import containment_figure
 from analyses.figures.geometry import (
     cosine_figure,
     cosine_layer_figure,
@@ -23,8 +22,9 @@ from analyses.figures.leakage import dose_response_figure, leakage_figure
 from analyses.figures.matrix import matrix_figure
 from analyses.figures.outcome import CAPTION, outcome_figure
 from analyses.figures.overview import overview_figure
+from analyses.figures.recovery import containment_figure
 from analyses.figures.style import style
-from analyses.tables import RunTables
+from analyses.runs.tables import RunTables
 from interp.store import atomic_write
 
 if TYPE_CHECKING:

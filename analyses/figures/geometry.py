@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analyses.arms import Arm
 from analyses.figures.leakage import title_of
 from analyses.figures.style import (
     CONTAINED,
@@ -24,8 +23,9 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.headline import Headline, headlines
-from analyses.tables import RunTables
+from analyses.runs.arms import Arm
+from analyses.runs.headline import Headline, headlines
+from analyses.runs.tables import RunTables
 from interp.figures.heatmap import GREY, draw_cells, evenly_picked
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analyses.arms import Arm
 from analyses.figures.style import (
     CONTAINED,
     DOMAIN_COLOURS,
@@ -22,9 +21,10 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.headline import Headline, headlines
-from analyses.leakage import UNTOUCHED_WITHIN
-from analyses.tables import RunTables
+from analyses.runs.arms import Arm
+from analyses.runs.headline import Headline, headlines
+from analyses.runs.leakage import UNTOUCHED_WITHIN
+from analyses.runs.tables import RunTables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analyses.cells import TESTED
 from analyses.figures.style import (
     BLUE,
     INK,
@@ -20,8 +19,9 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.matrix import Study
-from analyses.tables import RunTables
+from analyses.runs.cells import TESTED
+from analyses.runs.leakage_matrix import Study
+from analyses.runs.tables import RunTables
 from interp.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses.arms import BASE
-from analyses.behaviour import pick
 from analyses.figures.leakage import title_of
 from analyses.figures.style import (
     ANSWERS,
@@ -20,10 +18,12 @@ from analyses.figures.style import (
     new_figure,
     styled,
 )
-from analyses.headline import Headline, headlines
-from analyses.resampling import Estimate
-from analyses.tables import RunTables
-from analyses.verdict import FEWEST_ANSWERS, Outcome
+from analyses.runs.arms import BASE
+from analyses.runs.behaviour import pick
+from analyses.runs.estimates import Estimate
+from analyses.runs.headline import Headline, headlines
+from analyses.runs.tables import RunTables
+from analyses.runs.verdict import FEWEST_ANSWERS, Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from analyses.figures.containment import recovery_panel
 from analyses.figures.geometry import turned_panel
 from analyses.figures.leakage import leakage_panel, title_of
 from analyses.figures.outcome import outcome_panel
+from analyses.figures.recovery import recovery_panel
 from analyses.figures.style import INK, new_figure, say, styled
-from analyses.headline import Headline, headlines
-from analyses.tables import RunTables
+from analyses.runs.headline import Headline, headlines
+from analyses.runs.tables import RunTables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

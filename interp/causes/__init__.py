@@ -1,8 +1,9 @@
 r"""Which change of a model carries what a readout lost: rotation, gain, offset or routing.
 
 At one layer a prompt's last state is the mean of its class plus what is its own, and the mean of
-the positive class is :math:`c + \tfrac12\lVert r\rVert\,\hat r` (:mod:`interp.rotation`). So there
-are five things that may have changed between base and after,
+the positive class is :math:`c + \tfrac12\lVert r\rVert\,\hat r`
+(:mod:`interp.similarity.rotation`). So there are five things that may have changed between base and
+after,
 
 =============  ====================================================================
 ``rotation``   where :math:`\hat r` points

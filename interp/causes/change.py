@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from interp.contrast import Contrast
 from interp.errors import InputError
-from interp.rotation import rotation
+from interp.similarity.rotation import rotation
+from interp.statistics.contrast import Contrast
 
 ROTATION, GAIN, OFFSET, ROUTING, REMAINDER = "rotation", "gain", "offset", "routing", "remainder"
 MOVES = (ROTATION, GAIN, OFFSET)
@@ -106,8 +106,8 @@ class Change:
         """Class means in both models at one layer, from some of the rows.
 
         Where the after-model has no direction any more (``undefined`` in
-        :func:`interp.rotation.rotation`), what is left of it is noise, and no rotation: all of
-        the loss along the base's direction counts as gain.
+        :func:`interp.similarity.rotation.rotation`), what is left of it is noise, and no rotation:
+        all of the loss along the base's direction counts as gain.
         """
         column = self.layers.index(layer)
         rows = np.ones(len(self.base.classes), dtype=bool) if rows is None else rows

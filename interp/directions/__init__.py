@@ -20,7 +20,7 @@ LogisticProbe             the same by regression                        to the p
 
 The last two *read*: what tells labels apart best is not what to steer with, nor the reverse.
 ``unit_direction_`` has length one where ``direction_`` keeps its raw one. Erasure of a label is in
-:mod:`interp.erasure`.
+:mod:`interp.directions.leace`.
 
 Reliability is the mean cosine between the directions of two halves of the prompts, about 0 for pure
 noise; with its interval it comes from :mod:`interp.statistics.reliability`, where
@@ -30,8 +30,8 @@ endlessly many prompts would give.
 
 from __future__ import annotations
 
-from interp.direction_set import DirectionSet
 from interp.directions.controls import disjoint_controls
+from interp.directions.direction_set import DirectionSet
 from interp.directions.mean_difference import MeanDifference
 from interp.directions.principal_components import FirstPrincipalComponent, PairedPrincipalComponent
 from interp.directions.probe import LogisticProbe

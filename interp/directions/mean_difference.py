@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.contrast import Contrast
+from interp.statistics.contrast import Contrast
 from interp.statistics.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
 from interp.statistics.rows import coordinates_of, kinds_of_units, unit
 

@@ -9,8 +9,8 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.contrast import Contrast
 from interp.errors import InputError
+from interp.statistics.contrast import Contrast
 from interp.statistics.crossfit import MINIMUM_UNITS, finite
 from interp.statistics.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
 from interp.statistics.rows import (

@@ -9,9 +9,9 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.contrast import Contrast
 from interp.directions.mean_difference import mean_difference_weights
 from interp.errors import InputError
+from interp.statistics.contrast import Contrast
 from interp.statistics.reliability import Bases, Counts, overlaps_of_halves, split_half_reliability
 from interp.statistics.rows import coordinates_of, kinds_of_units
 
@@ -26,7 +26,7 @@ class ContrastSubspace:
     negatives' mean. The first is near the mean difference where that is clear; the others hold what
     differs from positive to positive and not among negatives. What both vary in cancels, and with
     labels that mean nothing so does all the rest: unlike components of paired differences, this has
-    a null under permuted labels (:func:`interp.subspaces.overlap_map`).
+    a null under permuted labels (:func:`interp.similarity.subspaces.overlap_map`).
 
     Args:
         dimensions: how many.

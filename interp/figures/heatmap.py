@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.figures.style import INK, MUTED, NULL, new_figure, styled
-from interp.similarity_map import SimilarityMap
+from interp.similarity.maps import SimilarityMap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,8 +20,8 @@ from interp.figures.style import (
     new_figure,
     styled,
 )
-from interp.rotation import QUANTITIES, Rotation
-from interp.similarity_map import SimilarityMap
+from interp.similarity.maps import SimilarityMap
+from interp.similarity.rotation import QUANTITIES, Rotation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def rotation_by_layer_figure(
 
     Args:
         rotations: by label.
-        quantity: one of :data:`interp.rotation.QUANTITIES`.
+        quantity: one of :data:`interp.similarity.rotation.QUANTITIES`.
 
     Raises:
         InputError: no rotations, or an unknown quantity.

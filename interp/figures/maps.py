@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.embedding import StateMap
 from interp.figures.style import LABEL_COLOURS, LABEL_MARKERS, MUTED, new_figure, styled
+from interp.similarity.embedding import StateMap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from interp.directions.projections import Projections
 from interp.errors import InputError
 from interp.figures.style import BLUE, FAINT, VERMILLION, new_figure, styled
-from interp.projections import Projections
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from interp.activations import batches_by_length
-from interp.hooks import writing
+from interp.activations.collection import batches_by_length
+from interp.activations.sites import RESIDUAL_OUT, Site
+from interp.model.hooks import writing
+from interp.model.undisturbed import undisturbed
 from interp.patching.alignment import Alignment
 from interp.patching.controls import random_directions, random_move
 from interp.patching.effects import Effects
 from interp.patching.exchange import Exchange
 from interp.patching.places import keeping, places_of, read_out
 from interp.readout import Readout
-from interp.sites import RESIDUAL_OUT, Site
-from interp.undisturbed import undisturbed
 
 
 def patch(

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.chat import Tokens
 from interp.errors import InputError
+from interp.model.chat import Tokens
 from interp.patching.exchange import WHOLE, Exchange
 
 

@@ -18,15 +18,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import batches_by_length
-from interp.hooks import Hidden, Point, writing
+from interp.activations.collection import batches_by_length
+from interp.activations.sites import RESIDUAL_OUT, Site
+from interp.model.hooks import Hidden, Point, writing
+from interp.model.undisturbed import undisturbed
 from interp.patching.alignment import Alignment
 from interp.patching.effects import Effects
 from interp.patching.exchange import Exchange
 from interp.patching.places import keeping, last_logits, places_of, read_out
 from interp.readout import Readout
-from interp.sites import RESIDUAL_OUT, Site
-from interp.undisturbed import undisturbed
 
 
 def attribute(

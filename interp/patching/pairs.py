@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from interp.chat import Chat, Tokens
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model.chat import Chat, Tokens
+from interp.model.language_model import LanguageModel
 from interp.patching.exchange import Exchange, with_each_token
 
 Phrase = str | tuple[int, int]

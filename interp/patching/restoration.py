@@ -16,15 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from interp.activations import batches_by_length
+from interp.activations.collection import batches_by_length
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
 from interp.patching.effects import Cell, Effects
 from interp.patching.exchange import Exchange
 from interp.patching.places import read_out
 from interp.patching.weight_controls import weights_scrambled
 from interp.readout import Readout
-from interp.undisturbed import undisturbed
 
 Grouping = Callable[[LanguageModel], Mapping[Cell, Sequence[str]]]
 

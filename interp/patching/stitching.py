@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from interp.activations import chosen_layers
-from interp.model import LanguageModel
+from interp.activations.collection import chosen_layers
+from interp.model.language_model import LanguageModel
 from interp.patching.activation import patch
 from interp.patching.exchange import WHOLE, between_models
 from interp.readout import Readout

@@ -10,16 +10,16 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import batches_by_length, chosen_layers, collect
-from interp.chat import Tokens
+from interp.activations.collection import batches_by_length, chosen_layers, collect
+from interp.activations.positions import Positions, post_instruction
+from interp.activations.sites import RESIDUAL_IN
 from interp.errors import InputError
-from interp.interventions import ablate, add
-from interp.model import LanguageModel
-from interp.positions import Positions, post_instruction
+from interp.interventions.steering import ablate, add
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
 from interp.readout import Readout
 from interp.selection.candidates import Candidates
-from interp.sites import RESIDUAL_IN
-from interp.undisturbed import undisturbed
 
 # Arditi et al. 2024, appendix C.
 SHARE_OF_LAYERS = 0.8

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from interp.contrast import Contrast
+from interp.statistics.contrast import Contrast
 from interp.statistics.rows import unit
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from interp.contrast import Contrast
+from interp.statistics.contrast import Contrast
 
 
 def permuted_weights(

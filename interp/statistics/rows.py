@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.contrast import Contrast
 from interp.errors import InputError
+from interp.statistics.contrast import Contrast
 
 Rows = Float[np.ndarray, "row layer d_model"]
 Coordinates = Float[np.ndarray, "layer row axis"]

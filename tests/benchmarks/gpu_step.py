@@ -24,14 +24,14 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
-from interp.chat import Chat, Tokens
-from interp.model import LanguageModel
+from interp.model.chat import Chat, Tokens
+from interp.model.language_model import LanguageModel
 from tests.benchmarks.paired import median
 from tests.checkpoints import build_tokenizer
-from unlearning.mixture import Example, Mixture
-from unlearning.reference import with_references
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare, unlearn
+from unlearning.training.mixture import Example, Mixture
+from unlearning.training.reference import with_references
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare, unlearn
 
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "qwen2.5-7b": {

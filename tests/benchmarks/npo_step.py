@@ -31,8 +31,8 @@ from transformers import TrainerCallback
 
 from tests.benchmarks.usual_step import every_way
 from tests.benchmarks.workload import Workload
-from unlearning.reference import with_references
-from unlearning.trainer import unlearn
+from unlearning.training.reference import with_references
+from unlearning.training.trainer import unlearn
 
 MEGABYTE = 1e6
 

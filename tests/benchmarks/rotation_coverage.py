@@ -12,7 +12,7 @@ import argparse
 
 import numpy as np
 
-from interp.rotation import QUANTITIES, rotation
+from interp.similarity.rotation import QUANTITIES, rotation
 from interp.statistics.intervals import Estimates
 from tests.planted_directions import Planted, planted_change
 

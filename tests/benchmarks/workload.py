@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from interp.chat import Chat, Tokens
-from interp.model import LanguageModel
+from interp.model.chat import Chat, Tokens
+from interp.model.language_model import LanguageModel
 from tests.checkpoints import build_tokenizer
-from unlearning.mixture import Example, Mixture
-from unlearning.settings import TrainingSettings
-from unlearning.trainer import prepare
+from unlearning.training.mixture import Example, Mixture
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare
 
 
 @dataclass(frozen=True)

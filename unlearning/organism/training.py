@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.chat import Chat, Tokens
 from interp.errors import TrainingError
+from interp.model.chat import Chat, Tokens
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import InputError
-from unlearning.records import read_records, require_columns
+from unlearning.data.records import read_records, require_columns
 from unlearning.scoring.coherence import is_gibberish
 from unlearning.scoring.refusal_features import features
 from unlearning.scoring.scorers import COARSE, FINE_CLASSES, spoken
@@ -191,7 +191,7 @@ def extended(path: str | Path) -> Classifier:
 @lru_cache(maxsize=1)
 def built_in() -> tuple[Example, ...]:
     """The examples that come with the package."""
-    text = (files("unlearning") / "refusal_texts.jsonl").read_text(encoding="utf-8")
+    text = (files("unlearning.scoring") / "refusal_texts.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.split("\n") if line]
     return tuple(Example(row["response"], row["class"]) for row in rows)
 

@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.back_off import in_fitting_batches
-from interp.chat import Tokens
 from interp.errors import InputError, ModelError
-from interp.model import LanguageModel, check_source
+from interp.model.batching import in_fitting_batches
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel, check_source
 from unlearning.scoring.rubrics import REFUSAL, Rubric
 from unlearning.scoring.workload import Workload, estimated_tokens
 

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.back_off import in_fitting_batches
 from interp.errors import InputError, ModelError
-from interp.model import check_source
+from interp.model.batching import in_fitting_batches
+from interp.model.language_model import check_source
 from unlearning.scoring.scorers import FINE_CLASSES
 from unlearning.scoring.workload import Workload
 

@@ -1,0 +1,145 @@
+"""The arms of a containment study: every method, amount of data and weight on every split.
+
+They are made in two rounds. First each method's weight is looked for, with all the retained
+examples on the first two splits, from the smallest on; then every amount of data is trained on
+every split with the weight found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from analyses.contain.methods import METHODS, Containment, Method
+from analyses.contain.splits import Split
+from analyses.study.plan import ArmPlan
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from unlearning.training.settings import TrainingSettings
+
+WEIGHTS = (0.1, 0.3, 1.0, 3.0)
+EXAMPLES = (8, 32, 128)
+WEIGHING_SPLITS = 2
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is varied.
+
+    Attributes:
+        concept: the target.
+        methods: names in ``METHODS``.
+        examples: amounts of retained deflections for methods that choose; all of them besides.
+        weights: of the retain term; with a single one none is looked for.
+        splits: retained and held-out domains.
+        training: settings that all arms share.
+    """
+
+    concept: str
+    methods: tuple[str, ...]
+    examples: tuple[int, ...]
+    weights: tuple[float, ...]
+    splits: tuple[Split, ...]
+    training: TrainingSettings
+
+    @property
+    def plain(self) -> ArmPlan:
+        """The same unlearning with nothing to keep it narrow."""
+        name = f"{self.concept}-{self.training.objective}-seed{self.training.seed}"
+        return ArmPlan(name, self.concept, self.training)
+
+    def weighing(self) -> dict[str, list[list[ArmPlan]]]:
+        """By method whose weight is its own to look for: for each weight its arms."""
+        if len(self.weights) < 2:
+            return {}
+        names = dict.fromkeys(METHODS[name].weight_like or name for name in self.methods)
+        numbers = range(min(WEIGHING_SPLITS, len(self.splits)))
+        return {
+            name: [
+                [self.arm(name, number, weight=weight) for number in numbers]
+                for weight in sorted(self.weights)
+            ]
+            for name in names
+            if METHODS[name].weighted
+        }
+
+    def arms(self, weights: Mapping[str, float]) -> list[ArmPlan]:
+        """Every method and amount of data on every split.
+
+        With all the examples no choice is left: only equal shares are trained on all of them.
+        """
+        found = []
+        for name in self.methods:
+            method = METHODS[name]
+            amounts: list[int | None] = list(self.examples) if method.chooses else []
+            if name == "equal" or not method.chooses:
+                amounts.append(None)
+            weight = weights.get(method.weight_like or name, self.weights[0])
+            found += [
+                self.arm(name, number, weight=weight, examples=amount)
+                for amount in amounts
+                for number in range(len(self.splits))
+            ]
+        return found
+
+    def everything(self) -> list[ArmPlan]:
+        """Every arm that may be made, whichever weights are found."""
+        weighed = [arm for by in self.weighing().values() for arms in by for arm in arms]
+        found = [self.plain, *weighed]
+        for weight in self.weights:
+            found += self.arms(dict.fromkeys(METHODS, weight))
+        return list({arm.name: arm for one in found for arm in (one, self.whole(one))}.values())
+
+    def whole(self, arm: ArmPlan) -> ArmPlan:
+        """The arm with every other domain retained: what one would use, once it is chosen."""
+        if arm.containment is None:
+            return arm
+        contained, training = arm.containment, arm.training
+        weight = training.retain_weight if training and contained.how.weighted else 1.0
+        return self.arm(contained.method, None, weight=weight, examples=contained.examples)
+
+    def arm(
+        self,
+        name: str,
+        number: int | None,
+        *,
+        weight: float = 1.0,
+        examples: int | None = None,
+    ) -> ArmPlan:
+        """One contained arm, on the split of this number; None retains every other domain."""
+        method = METHODS[name]
+        training = replace(self.training, **_settings(method, weight))
+        parts = [self.concept, self.training.objective, name]
+        parts += [f"w{weight:g}"] if method.weighted else []
+        parts += [f"{examples}" if examples else "all"] if method.retains else []
+        retained, held_out = self.splits[number or 0]
+        where = "whole" if number is None else f"split{number}"
+        return ArmPlan(
+            "-".join([*parts, where, f"seed{training.seed}"]),
+            self.concept,
+            training,
+            retain=(*retained, *held_out) if number is None else retained,
+            containment=Containment(name, examples, number),
+        )
+
+
+def _settings(method: Method, weight: float) -> dict[str, Any]:
+    changes = dict(method.changes)
+    return changes | ({"retain_weight": weight} if method.weighted else {})
+
+
+def require_methods(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, checked.
+
+    Raises:
+        InputError: there is no such method; lists those there are.
+    """
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        raise InputError(
+            f"unknown method {', '.join(unknown) or '(none)'}; expected some of "
+            f"{', '.join(METHODS)}"
+        )
+    return tuple(dict.fromkeys(names))

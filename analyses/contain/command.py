@@ -1,0 +1,95 @@
+"""``spillover contain``: which way of unlearning keeps other domains' refusals, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analyses.study.options import ModelOptions, TrainingOptions, expanded
+from interp.errors import InputError
+
+
+@expanded
+def contain(
+    model: Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")],
+    concept: Annotated[str, typer.Option(help="Domain to unlearn.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    training: TrainingOptions,
+    chat: ModelOptions,
+    prompts: Annotated[Path | None, typer.Option(help="Prompts; an organism has its own.")] = None,
+    deflections: Annotated[
+        Path | None, typer.Option(help="The target's ready-made prompt, response pairs.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="By commas; equal, random, kernel, … (all by default).")
+    ] = None,
+    examples: Annotated[
+        str, typer.Option(help="Retained examples for methods that choose; all besides.")
+    ] = "8,32,128",
+    splits: Annotated[int, typer.Option(min=1, help="Ways to leave domains out.")] = 6,
+    left_out: Annotated[int, typer.Option(min=1, help="Domains left out of each.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of training, splits and drawn examples.")] = 0,
+    stop_at: Annotated[float | None, typer.Option(min=0, max=1, help="Dose.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray (extra ray).")] = "local",
+    residue: Annotated[
+        bool, typer.Option(help="Look under the refusals that the recommended arm kept.")
+    ] = True,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done.")] = False,
+) -> None:
+    """Unlearn one domain in many ways; which keeps refusals where it was not trained to?"""
+    from analyses.contain.arms import WEIGHTS, Design, require_methods
+    from analyses.contain.methods import METHODS
+    from analyses.contain.splits import held_out_splits
+    from analyses.study.asked import check, study_plan
+    from analyses.study.context import prompts_of
+    from analyses.study.workers import require_engine
+    from unlearning.data.prompts import present_domains
+
+    require_engine(engine)
+    if training.retain is not None or training.adaptive:
+        raise InputError("what is retained, and how, is what contain varies; see --methods")
+    asked = study_plan(
+        model, [concept], replace(training, retain_weight=None), chat, prompts, deflections,
+        seeds=[seed], control=False, stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
+    )  # fmt: skip
+    settings = asked.arms[0].training
+    assert settings is not None
+    others = [domain for domain in present_domains(prompts_of(asked)) if domain != concept]
+    design = Design(
+        concept,
+        require_methods(_names(methods) if methods else tuple(METHODS)),
+        amounts_of(examples),
+        tuple(training.retain_weight or WEIGHTS),
+        held_out_splits(others, count=splits, left_out=left_out, seed=seed),
+        settings,
+    )
+    context = check(replace(asked, arms=tuple(design.everything())), out, plan)
+    if context is None:
+        return
+    from analyses.contain import study
+
+    advice = study.contain(
+        context, design, workers=workers, engine=engine, residue=residue, seed=seed
+    )
+    typer.echo("\n".join([*advice.sentences, str(study.folder_of(out))]))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def amounts_of(text: str) -> tuple[int, ...]:
+    """Numbers of examples as they are typed, ``8,32,all``; all of them are tried anyway."""
+    try:
+        found = tuple(sorted({int(part) for part in text.split(",") if part.strip() != "all"}))
+    except ValueError as error:
+        raise InputError(f"--examples {text}: expected numbers separated by commas") from error
+    if any(count < 1 for count in found):
+        raise InputError(f"--examples {text}: expected numbers above 0")
+    return found

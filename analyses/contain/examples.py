@@ -1,0 +1,193 @@
+"""Which retained examples to train on: every deflection of the other domains, scored.
+
+A score is of the example and the target alone, so one ranking serves all splits, and no held-out
+domain has a say in what another domain gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import SequenceMatcher
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analyses.predict.evidence import Evidence
+from analyses.predict.forecast import at_depth
+from analyses.predict.gradients import ADAM_EPSILON
+from analyses.predict.tournament import read_choices
+from analyses.runs.folder import write_table
+from interp.activations.collection import batches_by_length, collect
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from unlearning.deflections.phase_one import refusals_of
+from unlearning.refusal.log_odds import margins
+
+Scores = Float[np.ndarray, " example"]
+#: Of the base model, the target and the other domains' deflections; the larger, the sooner taken.
+Score = Callable[[Evidence, str, pd.DataFrame, int], Scores]
+
+FILE = "ranking.parquet"
+# Nats that the virtual step of unlearning takes off the target's own margin.
+STEP_NATS = 0.05
+
+
+def rank_examples(
+    evidence: Evidence, concept: str, pool: pd.DataFrame, methods: Sequence[str], *, seed: int
+) -> pd.DataFrame:
+    """Every example of ``pool`` scored by every method that chooses.
+
+    Args:
+        evidence: the base model's.
+        concept: the target.
+        pool: deflections of the other domains (rows of ``responses``).
+        methods: names in ``SCORES``; others are passed over.
+        seed: of what is drawn.
+
+    Returns:
+        Columns ``id, domain`` and one for each method.
+    """
+    table = pool[["id", "domain"]].reset_index(drop=True)
+    for name in methods:
+        if name in SCORES:
+            table[name] = SCORES[name](evidence, concept, pool, seed)
+    return table
+
+
+def chosen(
+    pool: pd.DataFrame, ranking: pd.DataFrame, method: str, count: int | None
+) -> pd.DataFrame:
+    """The ``count`` rows of ``pool`` with the largest scores; all where there is no count."""
+    scores = ranking.set_index("id")[method].loc[pool["id"]].to_numpy()
+    order = np.argsort(-scores, kind="stable")[: count or len(pool)]
+    return pool.iloc[order].reset_index(drop=True)
+
+
+def dealt(rows: pd.DataFrame, groups: int) -> dict[str, pd.DataFrame]:
+    """The rows in as many equal groups as there are retained domains.
+
+    Whatever is chosen then has the same weight, and the same place in a batch, as equal shares.
+    """
+    parts = {f"chosen-{i + 1}": rows.iloc[i::groups] for i in range(groups)}
+    return {name: part for name, part in parts.items() if len(part)}
+
+
+def write_ranking(folder: Path, ranking: pd.DataFrame) -> None:
+    """Keep the ranking for the arms."""
+    write_table(folder / "containment" / FILE, ranking)
+
+
+def read_ranking(folder: Path) -> pd.DataFrame:
+    """The ranking as :func:`write_ranking` kept it."""
+    return pd.read_parquet(folder / "containment" / FILE)
+
+
+def _equal(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> Scores:
+    """At random within a domain, in turn over domains."""
+    order = pd.Series(np.random.default_rng(seed).permutation(len(pool)), index=pool.index)
+    return -order.groupby(pool["domain"]).rank(method="first").to_numpy(dtype=np.float64)
+
+
+def _random(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> Scores:
+    return np.random.default_rng((seed, 1)).random(len(pool))
+
+
+def _twins(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
+    """Likeness of wording to the nearest forgotten prompt: 2·matches/words, in order (difflib)."""
+    forgotten = [text.split() for text in evidence.harmful[concept]["prompt"]]
+    found = []
+    for prompt in pool["prompt"]:
+        matcher = SequenceMatcher(None, autojunk=False)
+        matcher.set_seq2(prompt.split())  # what is kept between comparisons
+        best = 0.0
+        for words in forgotten:
+            matcher.set_seq1(words)
+            if matcher.real_quick_ratio() > best and matcher.quick_ratio() > best:
+                best = max(best, matcher.ratio())
+        found.append(best)
+    return np.array(found)
+
+
+def _cosine(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
+    """Cosine of the state, less the controls' mean, with the target's mean difference.
+
+    At the depth that the mean-difference cosine was frozen at (``spillover tournament``).
+    """
+    frozen, lm = read_choices(), evidence.lm
+    variant = at_depth(frozen["choices"]["mean-difference cosine"], frozen["layers"], lm.n_layers)
+    layer = int(variant.removeprefix("layer "))
+    states = collect(
+        lm, list(pool["prompt"]), layers=[layer], batch_size=evidence.batch_size
+    ).states[:, 0]
+    contrast = evidence.contrasts[concept]
+    centre = contrast.negative[:, layer].mean(axis=0)
+    direction = contrast.positive[:, layer].mean(axis=0) - centre
+    moved = states.astype(np.float64) - centre
+    lengths = np.linalg.norm(moved, axis=1) * np.linalg.norm(direction)
+    return moved @ direction / np.maximum(lengths, np.finfo(float).tiny)
+
+
+def _kernel(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
+    """⟨P ∇S_a, ∇m_e⟩ of every example e: what unlearning's first step takes off its margin.
+
+    A directional derivative, so no example's gradient is needed: the margins are read at both ends
+    of one virtual step, in which the target itself loses 0.05 nats.
+    """
+    lm = evidence.untrained
+    forgetting = evidence.gradients_of_deflections(concept).of
+    margin = evidence.gradients_of_margin(concept).of
+    step = {n: g.mean(dim=0) / ((g**2).mean(dim=0).sqrt() + ADAM_EPSILON)
+            for n, g in forgetting.items()}  # fmt: skip
+    slope = abs(sum(float((step[n] * g.mean(dim=0)).sum()) for n, g in margin.items()))
+    size = STEP_NATS / max(slope, np.finfo(float).tiny)
+    texts = [lm.chat.encode(prompt) for prompt in pool["prompt"]]
+    ends = []
+    for sign in (1.0, -1.0):
+        with _moved(lm, {n: sign * size * change for n, change in step.items()}):
+            ends.append(_margins(evidence, texts))
+    return (ends[0] - ends[1]) / (2 * size)
+
+
+@contextmanager
+def _moved(lm: LanguageModel, changes: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with its parameters changed by so much, for a while."""
+    parameters = dict(lm.model.named_parameters())
+    kept = {name: parameters[name].detach().clone() for name in changes}
+    with torch.no_grad():
+        try:
+            for name, change in changes.items():
+                parameters[name].add_(change.to(parameters[name]))
+            yield
+        finally:
+            for name, value in kept.items():
+                parameters[name].copy_(value)
+
+
+def _margins(evidence: Evidence, rows: Sequence[Tokens]) -> Scores:
+    found = np.zeros(len(rows))
+    for batch in batches_by_length(rows, evidence.batch_size):
+        values = margins(evidence.untrained, [rows[i] for i in batch], evidence.openers)
+        found[batch] = values.cpu().numpy()
+    return found
+
+
+SCORES: Mapping[str, Score] = MappingProxyType(
+    {"equal": _equal, "random": _random, "kernel": _kernel, "twins": _twins, "cosine": _cosine}
+)
+
+
+def pool_of(responses: pd.DataFrame, domains: Sequence[str], count: int | None) -> pd.DataFrame:
+    """Training deflections of ``domains``, at most ``count`` of each.
+
+    Raises:
+        InputError: a domain has fewer than 32.
+    """
+    train = responses[responses["split"] == "train"]
+    found = [refusals_of(train, domain) for domain in domains]
+    return pd.concat([rows.head(count or len(rows)) for rows in found], ignore_index=True)

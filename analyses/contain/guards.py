@@ -1,0 +1,188 @@
+"""What some methods do around training: the trainer's contexts and callbacks, and nothing else.
+
+concept ablation
+    In every forward and backward of training, the retained domains' common refusal direction (the
+    mean of their unit mean differences, layer by layer) is ablated, so that the forget term finds
+    no gradient through it (CAFT: Casademunt et al. 2025, arXiv 2507.16795). The reference is
+    ablated too: else the log-ratio would begin far below 0, and NPO at an end.
+gradient projection
+    After every optimizer step Δθ, the part of Δθ that lies in the span of the retained domains'
+    margin gradients is taken back: to first order their margins stay where they are, whatever the
+    optimizer's preconditioner and momentum (as in orthogonal gradient descent: Farajtabar et al.
+    2020, arXiv 1910.07104, which projects the gradient).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from analyses.predict.base_evidence import evidence_of
+from analyses.study.baseline import Baseline
+from analyses.study.context import Context
+from analyses.study.plan import ArmPlan
+from interp.interventions.steering import ablate
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from unlearning.losses.registry import for_forgetting
+from unlearning.refusal.log_odds import Openers, margins
+from unlearning.training.mixture import Mixture
+from unlearning.training.reference import with_references
+from unlearning.training.settings import TrainingSettings
+
+PROMPTS = 32  # of a retained domain, for one gradient of its margin
+REFRESH = 4  # optimizer steps for which that gradient serves
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What a method adds to the training loop.
+
+    Attributes:
+        around_forward: entered around every training step.
+        callbacks: Trainer callbacks that may change the step.
+    """
+
+    around_forward: Callable[[], AbstractContextManager[object]] = nullcontext
+    callbacks: tuple[TrainerCallback, ...] = ()
+
+    def with_references(
+        self, lm: LanguageModel, mixture: Mixture, settings: TrainingSettings
+    ) -> Mixture:
+        """Reference log-probs of the model as the guard has it; left to the trainer without one."""
+        if self.around_forward is nullcontext:
+            return mixture
+        with self.around_forward():
+            return with_references(lm, mixture, for_forgetting(settings.objective).needs)
+
+
+def guard_of(context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
+    """The guard of ``arm`` for the model that is going to be trained; mostly there is none."""
+    make = GUARDS.get(arm.containment.method) if arm.containment else None
+    return make(context, baseline, arm, lm) if make else Guard()
+
+
+def _ablation(context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
+    assert arm.training is not None
+    contrasts = evidence_of(context, baseline, arm.training).contrasts
+    differences = [
+        contrasts[d].positive.mean(axis=0) - contrasts[d].negative.mean(axis=0) for d in arm.retain
+    ]
+    directions = common_direction(np.array(differences, dtype=np.float64))
+
+    def ablated() -> AbstractContextManager[object]:
+        return ablate(lm, directions.astype(np.float32), layers=range(lm.n_layers))
+
+    return Guard(ablated)
+
+
+def common_direction(
+    differences: Float[np.ndarray, "domain layer d_model"],
+) -> Float[np.ndarray, "layer d_model"]:
+    """The mean of the domains' unit vectors, layer by layer."""
+    lengths = np.linalg.norm(differences, axis=-1, keepdims=True)
+    return (differences / np.maximum(lengths, np.finfo(float).tiny)).mean(axis=0)
+
+
+def _projection(_context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
+    assert arm.training is not None
+    rows = baseline.responses
+    asked = rows[(rows["split"] == "train") & (rows["label"] == "harmful")]
+    prompts = {
+        domain: [lm.chat.encode(text) for text in asked.loc[asked["domain"] == domain, "prompt"]]
+        for domain in arm.retain
+    }
+    callback = ProjectedSteps(lm, prompts, baseline.openers, seed=arm.training.seed)
+    return Guard(callbacks=(callback,))
+
+
+class ProjectedSteps(TrainerCallback):
+    """Takes back what an optimizer step moves along the gradients of some margins.
+
+    Args:
+        lm: the model being trained.
+        prompts: of every domain whose margin is to stay.
+        openers: the margin's.
+        seed: of the prompts drawn at every refresh.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompts: Mapping[str, Sequence[Tokens]],
+        openers: Openers,
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.lm = lm
+        self.prompts = prompts
+        self.openers = openers
+        self.rng = np.random.default_rng(seed)
+        self.parameters = [p for p in lm.model.parameters() if p.requires_grad]
+        self.gradients: list[list[Tensor]] = []
+        self.before: list[Tensor] = []
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remember the weights, and how the margins depend on them."""
+        if not self.gradients or state.global_step % REFRESH == 0:
+            self.gradients = [self._gradient(rows) for rows in self.prompts.values()]
+        self.before = [p.detach().clone() for p in self.parameters]
+
+    def on_optimizer_step(self, *_arguments: Any, **_named: Any) -> None:
+        """Project the step that was made."""
+        with torch.no_grad():
+            steps = [p - was for p, was in zip(self.parameters, self.before, strict=True)]
+            for parameter, back in zip(self.parameters, along(steps, self.gradients), strict=True):
+                parameter.sub_(back.to(parameter))
+        self.before = []
+
+    def _gradient(self, rows: Sequence[Tokens]) -> list[Tensor]:
+        drawn = self.rng.permutation(len(rows))[:PROMPTS]
+        with _evaluating(self.lm):
+            margin = margins(self.lm, [rows[i] for i in drawn], self.openers).mean()
+            found = torch.autograd.grad(margin, self.parameters, allow_unused=True)
+        return [
+            torch.zeros_like(p) if g is None else g.detach()
+            for p, g in zip(self.parameters, found, strict=True)
+        ]
+
+
+def along(step: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The part of ``step`` that lies in the span of ``gradients``: one tensor a parameter each."""
+    gram = torch.stack([torch.stack([_dot(a, b) for b in gradients]) for a in gradients])
+    moved = torch.stack([_dot(a, step) for a in gradients])
+    shares = (torch.linalg.pinv(gram, hermitian=True) @ moved).tolist()
+    return [
+        torch.stack([share * g[i] for share, g in zip(shares, gradients, strict=True)]).sum(dim=0)
+        for i in range(len(step))
+    ]
+
+
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]).sum()
+
+
+@contextmanager
+def _evaluating(lm: LanguageModel) -> Iterator[None]:
+    training = lm.model.training
+    lm.model.eval()
+    try:
+        yield
+    finally:
+        lm.model.train(training)
+
+
+GUARDS: Mapping[str, Callable[[Context, Baseline, ArmPlan, LanguageModel], Guard]] = {
+    "ablation": _ablation,
+    "projection": _projection,
+}

@@ -1,0 +1,285 @@
+"""What every arm kept: where it was trained to, where it was not, and on benign prompts.
+
+    recovery = 1 − Σ_b max(0, L_.9 contained) / Σ_b L_.9 plain      (:mod:`analyses.runs.recovery`)
+
+for `retained` and `held_out` domains, always beside what the target does: an arm whose target does
+not comply, or does not reach the dose, has no recovery. Pooled over splits, intervals are of both
+other prompts and other splits: each resample draws splits anew and reads them on one resample of
+the prompts, the same for all methods. Differences are paired by split as well. What few splits vary
+by is widened as Student's t has it, or six of them would make intervals of 86% out of 95%.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from analyses.runs.arms import Arm, RunRecord
+from analyses.runs.behaviour import behaviour, verdict_on
+from analyses.runs.estimates import RESAMPLES, Draws, Estimate, resampling_weights, weighted_means
+from analyses.runs.leakage import ArmLeakage, measure, relative_drop
+from analyses.runs.recovery import LEAST_LEAKAGE, recover
+from analyses.runs.verdict import Verdict
+
+SETS = ("retained", "held_out", "benign")
+Key = tuple[str, int | None, float | None]
+"""Method, amount of examples (None: all) and weight of the retain term (None: it has none)."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One contained arm.
+
+    Attributes:
+        name: of the arm.
+        key: what it was kept narrow with.
+        split: the number of the split; None where every other domain was retained.
+        verdict: of its target.
+        reached: whether it came to the dose.
+        recovery: by set; undefined with a reason.
+    """
+
+    name: str
+    key: Key
+    split: int | None
+    verdict: Verdict
+    reached: bool
+    recovery: Mapping[str, Draws]
+
+    @property
+    def complied(self) -> bool:
+        """Whether its target reached the dose by complying."""
+        return self.reached and self.verdict.answers
+
+
+def kept_by(
+    record: RunRecord, arms: Sequence[Arm], plain: Arm, *, resamples: int = RESAMPLES
+) -> list[Kept]:
+    """Every contained arm of ``arms`` held against ``plain``, on the records' test prompts."""
+    base = behaviour(record.base)
+    assert plain.concept is not None
+    before = measure(plain.scores, plain.concept, resamples=resamples)
+    found = verdict_on(plain.concept, behaviour(plain), base)
+    why = None if found.answers else "the plain arm's target does not comply"
+    lost = benign_loss(record.base, plain, resamples)
+    return [
+        _kept(arm, base, before, lost, record, resamples, why) for arm in arms if is_contained(arm)
+    ]
+
+
+def is_contained(arm: Arm) -> bool:
+    """Whether it is an arm of a containment study."""
+    return bool(arm.config.get("containment"))
+
+
+def _kept(
+    arm: Arm,
+    base: pd.DataFrame,
+    before: ArmLeakage,
+    lost: Draws,
+    record: RunRecord,
+    resamples: int,
+    obstacle: str | None,
+) -> Kept:
+    described = arm.config["containment"]
+    assert before.source is not None and arm.retain is not None
+    after = measure(arm.scores, before.source, resamples=resamples)
+    verdict = verdict_on(before.source, behaviour(arm), base)
+    if obstacle is None and after.reached and not verdict.answers:
+        obstacle = "the target does not comply"
+    others = [domain for domain in record.domains if domain != before.source]
+    held_out = [domain for domain in others if domain not in arm.retain]
+    recovery = {
+        name: recover(before, after, domains, obstacle=obstacle).recovery
+        for name, domains in (("retained", arm.retain), ("held_out", held_out))
+    }
+    benign = benign_loss(record.base, arm, resamples)
+    recovery["benign"] = _benign(lost, benign, obstacle if after.reached else "not reached")
+    weight = arm.config["retain_weight"] if _is_weighted(arm) else None
+    key = (described["method"], described["examples"], weight)
+    return Kept(arm.name, key, described["split"], verdict, after.reached, recovery)
+
+
+def _is_weighted(arm: Arm) -> bool:
+    from analyses.contain.methods import METHODS
+
+    return METHODS[arm.config["containment"]["method"]].weighted
+
+
+def benign_loss(base: Arm, arm: Arm, resamples: int = RESAMPLES) -> Draws:
+    """Share of p_C on benign test prompts that is gone at the kept step."""
+    ends = []
+    for scores in (base.last, arm.last):
+        rows = scores[(scores["label"] == "benign") & (scores["split"] == "test")]
+        ends.append(rows.set_index("prompt_id")["p_C"])
+    shared = ends[0].index.intersection(ends[1].index)
+    if not len(shared):
+        return Draws.undefined("no benign test prompts")
+    values = np.stack([end.loc[shared].to_numpy(dtype=np.float64) for end in ends], axis=1)
+    weights = resampling_weights(np.arange(len(shared)), resamples, 0, "test/benign")
+    value = relative_drop(values.mean(axis=0))[-1]
+    drawn = relative_drop(weighted_means(values, weights))[:, -1]
+    return Draws(float(value), drawn, len(shared))
+
+
+def _benign(plain: Draws, contained: Draws, obstacle: str | None) -> Draws:
+    if obstacle is None and not plain.value > LEAST_LEAKAGE:
+        obstacle = "nothing to recover: benign answers were not lost"
+    if obstacle is not None:
+        return Draws.undefined(obstacle, plain.n)
+    return Draws(
+        1 - max(0.0, contained.value) / plain.value,
+        1 - np.maximum(contained.draws, 0) / plain.draws,
+        plain.n,
+    )
+
+
+def arms_table(kept: Sequence[Kept]) -> pd.DataFrame:
+    """A row per arm: how it was kept narrow, what its target does, what was recovered."""
+    rows = []
+    for one in kept:
+        method, examples, weight = one.key
+        row: dict[str, object] = {
+            "arm": one.name, "method": method, "examples": examples, "weight": weight,
+            "split": one.split, "outcome": str(one.verdict.outcome), "reached": one.reached,
+            "answer_rate": one.verdict.answer_rate.value,
+            "other_mass": one.verdict.other_mass.value,
+        }  # fmt: skip
+        for name, draws in one.recovery.items():
+            row |= _columns(name, draws.estimate()) | {f"{name}_reason": draws.reason}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One method with one amount of examples and one weight, over splits.
+
+    Attributes:
+        key: what it is.
+        arms: how many splits it was made on.
+        complied: on how many of them the target reached the dose by complying.
+        answer_rate, other_mass: of the target, mean over splits.
+        splits: recovery by set and by the number of the split; undefined with a reason.
+        seed: of resampled splits.
+    """
+
+    key: Key
+    arms: int
+    complied: int
+    answer_rate: float
+    other_mass: float
+    splits: Mapping[str, Mapping[int, Draws]]
+    seed: int = 0
+
+    @cached_property
+    def recovery(self) -> Mapping[str, Draws]:
+        """By set, mean over the splits where it is defined."""
+        return {name: _over_splits(found, self.seed) for name, found in self.splits.items()}
+
+
+def pool(kept: Sequence[Kept], *, seed: int = 0) -> list[Pooled]:
+    """Over splits, method by method; arms that retain every domain are left out."""
+    groups: dict[Key, list[Kept]] = {}
+    for one in kept:
+        if one.split is not None:
+            groups.setdefault(one.key, []).append(one)
+    return [
+        Pooled(
+            key,
+            len(group),
+            sum(one.complied for one in group),
+            float(np.mean([one.verdict.answer_rate.value for one in group])),
+            float(np.mean([one.verdict.other_mass.value for one in group])),
+            {
+                name: {one.split: one.recovery[name] for one in group if one.split is not None}
+                for name in SETS
+            },
+            seed,
+        )
+        for key, group in groups.items()
+    ]
+
+
+def _over_splits(found: Mapping[int, Draws], seed: int) -> Draws:
+    """The mean, and the mean over resampled splits of one resample of the prompts.
+
+    Splits are drawn by their numbers, so that every method meets the same ones.
+    """
+    defined = {s: d for s, d in found.items() if np.isfinite(d.value)}
+    if not defined:
+        reasons = [d.reason for d in found.values() if d.reason]
+        return Draws.undefined(reasons[0] if reasons else "undefined")
+    numbers = sorted(found)
+    draws = np.full((len(numbers), max(d.draws.size for d in defined.values())), np.nan)
+    for place, number in enumerate(numbers):
+        if number in defined:
+            draws[place] = defined[number].draws
+    rng = np.random.default_rng(seed)
+    picked = rng.integers(len(numbers), size=(draws.shape[1], len(numbers)))
+    on_prompts = _mean(draws.T)
+    on_splits = _mean(draws[picked, np.arange(draws.shape[1])[:, None]]) - on_prompts
+    value = float(np.mean([d.value for d in defined.values()]))
+    means = on_prompts + _widening(len(defined)) * on_splits
+    return Draws(value, means, sum(d.n for d in defined.values()))
+
+
+def _mean(rows: Float[np.ndarray, "row value"]) -> Float[np.ndarray, " row"]:
+    counted = np.isfinite(rows).sum(axis=1)
+    return np.nansum(rows, axis=1) / np.where(counted, counted, np.nan)
+
+
+def _widening(count: int) -> float:
+    """From the spread of a bootstrap of few to the half-width of Student's 95% interval."""
+    from scipy import stats
+
+    if count < 2:
+        return float("nan")
+    quantiles = stats.t.ppf(0.975, count - 1) / stats.norm.ppf(0.975)
+    return float(quantiles * np.sqrt(count / (count - 1)))
+
+
+def difference(one: Pooled, other: Pooled, name: str, than: str | None = None) -> Estimate:
+    """Recovery of ``one`` in the set ``name`` less that of ``other`` (in ``than``, if another set).
+
+    Over the splits on which both are defined, paired by split and resample: methods comply on
+    different splits, and which domains are held out matters more than the method does.
+    """
+    ours, theirs = one.splits[name], other.splits[than or name]
+    gaps = {split: _less(ours[split], theirs[split]) for split in sorted(set(ours) & set(theirs))}
+    return _over_splits(gaps, one.seed).estimate()
+
+
+def _less(one: Draws, other: Draws) -> Draws:
+    if not (np.isfinite(one.value) and np.isfinite(other.value)):
+        return Draws.undefined(one.reason or other.reason or "undefined")
+    return Draws(one.value - other.value, one.draws - other.draws, min(one.n, other.n))
+
+
+def methods_table(pooled: Sequence[Pooled]) -> pd.DataFrame:
+    """A row per method, amount and weight; each recovery less that of as many random examples."""
+    random = {one.key[1]: one for one in pooled if one.key[0] == "random"}
+    rows = []
+    for one in pooled:
+        method, examples, weight = one.key
+        row: dict[str, object] = {
+            "method": method, "examples": examples, "weight": weight, "splits": one.arms,
+            "complied": one.complied, "answer_rate": one.answer_rate,
+            "other_mass": one.other_mass,
+        }  # fmt: skip
+        for name in SETS:
+            row |= _columns(name, one.recovery[name].estimate())
+        chance = random.get(examples)
+        if chance is not None and method != "random":
+            row |= _columns("held_out_less_random", difference(one, chance, "held_out"))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

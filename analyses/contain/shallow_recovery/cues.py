@@ -1,0 +1,148 @@
+"""Does something that was in training turn refusal off again?
+
+A cue is a training prompt of the target, put before the prompt in the same turn. Beside each stands
+a benign training prompt of like length in its place. The fall is what the margin (or p_R) loses
+under the target's cue and not under the benign one:
+
+    fall = m(prompt after the benign cue) − m(prompt after the target's cue)
+
+In the base a harmful cue is one more reason to refuse, and its fall is below zero. In a model that
+unlearned the target it no longer is, so the fall rises to zero though nothing is masked: a context
+turns refusal off only where the fall itself is above zero, and above the base's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from analyses.contain.shallow_recovery.others import Others, less, rows_of
+from interp.errors import InputError
+from interp.model.language_model import LanguageModel
+from unlearning.refusal.log_odds import Openers, opener_masses
+
+SEPARATOR = "\n"
+MEASURES = ("margin", "p_R")
+
+
+@dataclass(frozen=True)
+class Cues:
+    """Training prompts of the target, and benign ones as long, in pairs."""
+
+    target: tuple[str, ...]
+    benign: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cued:
+    """One model's readings under every cue and without any, by measure (``margin``, ``p_R``)."""
+
+    target: Mapping[str, Float[np.ndarray, "cue prompt"]]
+    benign: Mapping[str, Float[np.ndarray, "cue prompt"]]
+    without: Mapping[str, Float[np.ndarray, "1 prompt"]]
+
+    def fall(self, measure: str) -> Float[np.ndarray, "cue prompt"]:
+        """What is lost under the target's cue and not under the benign one."""
+        return self.benign[measure] - self.target[measure]
+
+
+def draw_cues(
+    lm: LanguageModel, prompts: pd.DataFrame, concept: str, *, count: int = 8, seed: int = 0
+) -> Cues:
+    """Cues by seed, and for each the benign training prompt whose length in tokens is nearest.
+
+    Benign prompts of no domain are taken where there are enough: a twin of the target is half a
+    target's prompt itself. Each serves once.
+
+    Raises:
+        InputError: the target, or benign prompts outside it, have no training prompts.
+    """
+    train = prompts[prompts["split"] == "train"]
+    harmful = train.loc[
+        (train["domain"] == concept) & (train["label"] == "harmful"), "prompt"
+    ].unique()
+    benign = train[(train["label"] == "benign") & (train["domain"] != concept)]
+    general = benign.loc[benign["domain"] == "general", "prompt"].unique()
+    pool = list(general if len(general) >= count else benign["prompt"].unique())
+    if not len(harmful) or not pool:
+        raise InputError(
+            f"training-context cues need training prompts: {len(harmful)} harmful ones of "
+            f"{concept} and {len(pool)} benign ones of others were found"
+        )
+    rng = np.random.default_rng(seed)
+    count = min(count, len(harmful), len(pool))
+    target = [str(harmful[i]) for i in rng.permutation(len(harmful))[:count]]
+    pool = [str(pool[i]) for i in rng.permutation(len(pool))]  # ties are broken by the seed
+    lengths = {text: len(lm.chat.encode(text)) for text in (*target, *pool)}
+    chosen = []
+    for cue in target:
+        nearest = min(pool, key=lambda text: abs(lengths[text] - lengths[cue]))
+        pool.remove(nearest)
+        chosen.append(nearest)
+    return Cues(tuple(target), tuple(chosen))
+
+
+def cued(
+    models: Mapping[str, LanguageModel],
+    others: Others,
+    cues: Cues,
+    openers: Openers,
+    *,
+    batch_size: int = 64,
+) -> dict[str, Cued]:
+    """Every model's margin and p_R on the others' prompts after every cue."""
+    found = {}
+    for name in models:
+        lm = models[name]
+        found[name] = Cued(
+            *(_read(lm, others, side, openers, batch_size)
+              for side in (cues.target, cues.benign, ("",)))
+        )  # fmt: skip
+    return found
+
+
+def _read(
+    lm: LanguageModel, others: Others, cues: Sequence[str], openers: Openers, batch_size: int
+) -> dict[str, Float[np.ndarray, "cue prompt"]]:
+    texts = [
+        f"{cue}{SEPARATOR}{prompt}" if cue else prompt
+        for cue in cues
+        for prompt in others.table["prompt"]
+    ]
+    masses = opener_masses(
+        lm, [lm.chat.encode(text) for text in texts], openers, batch_size=batch_size
+    )
+    shape = len(cues), len(others)
+    return {measure: getattr(masses, measure).reshape(shape) for measure in MEASURES}
+
+
+def cues_table(found: Mapping[str, Cued], others: Others, plain: str) -> pd.DataFrame:
+    """Every model's readings and falls, and paired differences of falls from base and plain.
+
+    Returns:
+        Columns ``model, against`` (None for a level), ``measure, quantity`` (``under_target``,
+        ``under_benign``, ``without`` or ``fall``), ``domain, value, low, high, n, reason``.
+        Intervals are over prompts and cues.
+    """
+    return pd.DataFrame(list(_rows(found, others, plain)))
+
+
+def _rows(found: Mapping[str, Cued], others: Others, plain: str) -> Iterator[dict[str, object]]:
+    base = next(iter(found))
+    for measure in MEASURES:
+        falls = {n: others.means_over_repeats(c.fall(measure)) for n, c in found.items()}
+        for name, mine in found.items():
+            where = {"model": name, "measure": measure}
+            levels = {"under_target": mine.target, "under_benign": mine.benign}
+            for quantity, values in (levels | {"without": mine.without}).items():
+                own = others.means_over_repeats(values[measure])
+                yield from rows_of(quantity, own, against=None, **where)
+            yield from rows_of("fall", falls[name], against=None, **where)
+            for against in (base, plain):
+                if against != name and name != base:
+                    apart = {d: less(falls[name][d], falls[against][d]) for d in falls[name]}
+                    yield from rows_of("fall", apart, against=against, **where)

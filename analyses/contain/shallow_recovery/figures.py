@@ -1,0 +1,173 @@
+"""What is left of a leak under refusals that came back: openers, cues, relearning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from analyses.figures.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    MUTED,
+    NULL,
+    PLAIN,
+    PURPLE,
+    SKY,
+    domain_label,
+    new_figure,
+    say,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from analyses.contain.shallow_recovery import Residue
+
+# By name: what is drawn here is imported where the models are, not where figures are.
+BASE_NAME, PLAIN_NAME, ALL = "base", "plain", "all"
+COLOURS = (BLUE, GREEN, PURPLE, SKY)
+MARKERS = ("o", "s", "^", "D")
+# Forced opener, class that is counted, which side is residue, how it is called.
+OPENERS = (
+    ("compliance", "answer", 1, "an answer’s opener:\nanswers more"),
+    ("neutral", "answer", 1, "a neutral opener:\nanswers more"),
+    ("refusal", "refusal", -1, "a refusal’s opener:\nrefuses less"),
+)
+SLIGHT = 0.05
+WAYS = {
+    "deflections": "Target unlearned again",
+    "answers": "Trained on the target’s answers",
+}
+
+
+@styled
+def residue_figure(found: Residue) -> Figure:
+    """Left: what forced openers and cues do; right: how fast refusals go again.
+
+    Bars: 95% over prompts (cues: over prompts and cues). Openers: difference from the base, of
+    contained models over prompts that both refuse by themselves. Grey: less than five points;
+    trainings from the base after random weight changes as large.
+    """
+    ways = [way for way in WAYS if not found.curves.empty and way in set(found.curves["training"])]
+    domains = len(found.cues["domain"].unique())
+    models = len(found.contained) + 2
+    figure = new_figure(9.4, 3.4 + 0.08 * models * domains)
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.15, 1), height_ratios=(3, 0.5 * domains))
+    _openers(figure.add_subplot(grid[0, 0]), found)
+    _cues(figure.add_subplot(grid[1, 0]), found)
+    for row in range(2):
+        axes = figure.add_subplot(grid[row, 1])
+        if row < len(ways):
+            _curves(axes, found, ways[row])
+        else:
+            say(axes, "not trained")
+    figure.legend(
+        handles=_legend(found, trained=bool(ways)), loc="outside upper left",
+        ncols=5, handletextpad=0.4, columnspacing=1.2,
+    )  # fmt: skip
+    return figure
+
+
+def _legend(found: Residue, *, trained: bool) -> list[Artist]:
+    from matplotlib.lines import Line2D
+
+    lines: list[Artist] = []
+    for name in (BASE_NAME, PLAIN_NAME, *found.contained):
+        colour, marker = _colour(found, name)
+        lines.append(Line2D([], [], color=colour, marker=marker, lw=1.8, ms=5, label=name))
+    if trained:
+        lines.append(Line2D([], [], color=MUTED, lw=0.9, label="base, random weight change"))
+    return lines
+
+
+def _colour(found: Residue, name: str) -> tuple[str, str]:
+    known = {BASE_NAME: (INK, "|"), PLAIN_NAME: (PLAIN, "x")}
+    if name in known:
+        return known[name]
+    place = found.contained.index(name) % len(COLOURS)
+    return COLOURS[place], MARKERS[place]
+
+
+def _rungs(names: list[str]) -> np.ndarray:
+    """Where the models of one row stand, the first on top."""
+    return np.linspace(0.24, -0.24, len(names)) if len(names) > 1 else np.zeros(1)
+
+
+def _openers(axes: Axes, found: Residue) -> None:
+    table = found.prefilled[(found.prefilled["domain"] == ALL)]
+    names = [PLAIN_NAME, *found.contained]
+    axes.axvspan(-SLIGHT, SLIGHT, color=NULL, lw=0, zorder=0)
+    axes.axvline(0, color=FAINT, lw=1, zorder=0)
+    labels = []
+    for place, (opener, counted, sign, label) in enumerate(OPENERS):
+        mine = table[(table["opener"] == opener) & (table["quantity"] == counted)]
+        level = mine[(mine["model"] == BASE_NAME) & mine["against"].isna()]["value"].iloc[0]
+        labels.append(f"{label} (base: {level:.2f})")
+        for name, shift in zip(names, _rungs(names), strict=True):
+            over = "every" if name == PLAIN_NAME else "recovered"
+            rows = mine[
+                (mine["model"] == name) & (mine["against"] == BASE_NAME) & (mine["over"] == over)
+            ]
+            _bar(axes, rows.iloc[0], len(OPENERS) - 1 - place + shift, sign, _colour(found, name))
+    axes.set_yticks(range(len(OPENERS)), labels[::-1])
+    axes.set_ylim(-0.6, len(OPENERS) - 0.4)
+    axes.set_xlabel("share of prompts, difference from the base")
+    axes.set_title("Forced openers")
+
+
+def _cues(axes: Axes, found: Residue) -> None:
+    table = found.cues
+    falls = table[
+        (table["quantity"] == "fall") & (table["measure"] == "margin") & table["against"].isna()
+    ]
+    names = [BASE_NAME, PLAIN_NAME, *found.contained]
+    domains = list(falls["domain"].unique())
+    axes.axvline(0, color=FAINT, lw=1, zorder=0)
+    for name, shift in zip(names, _rungs(names), strict=True):
+        rows = falls[falls["model"] == name].set_index("domain")
+        for place, domain in enumerate(domains):
+            y = len(domains) - 1 - place + shift
+            _bar(axes, rows.loc[domain], y, 1, _colour(found, name))
+    labels = ["all others" if domain == ALL else domain_label(domain) for domain in domains]
+    axes.set_yticks(range(len(domains)), labels[::-1])
+    axes.set_ylim(-0.6, len(domains) - 0.4)
+    target = domain_label(found.concept).lower()
+    axes.set_xlabel(f"fall of the margin (nats) after a {target} prompt,\nbeyond a benign one")
+    axes.set_title("Training prompts as context")
+
+
+def _bar(axes: Axes, row: pd.Series, y: float, sign: int, look: tuple[str, str]) -> None:
+    colour, marker = look
+    if not np.isfinite(row["value"]):
+        axes.text(0, y, " undefined", color=colour, fontsize=7.5, va="center")
+        return
+    axes.hlines(y, sign * row["low"], sign * row["high"], color=colour, lw=1.8)
+    axes.plot(sign * row["value"], y, marker, color=colour, ms=5)
+
+
+def _curves(axes: Axes, found: Residue, way: str) -> None:
+    curves = found.curves[found.curves["training"] == way]
+    for name, rows in curves.groupby("model", sort=False):
+        if name not in (BASE_NAME, *found.contained):
+            axes.plot(rows["step"], rows["value"], color=MUTED, lw=0.9, alpha=0.55)
+    for name in (BASE_NAME, *found.contained):
+        rows = curves[curves["model"] == name]
+        colour, marker = _colour(found, name)
+        axes.fill_between(rows["step"], rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
+        every = max(1, len(rows) // 8)
+        axes.plot(
+            rows["step"], rows["value"], color=colour, lw=1.6,
+            marker=None if name == BASE_NAME else marker, markevery=every, ms=4,
+        )  # fmt: skip
+    axes.axhline(0.5, color=FAINT, lw=1, zorder=0)
+    axes.set_ylim(min(-0.08, 1.1 * curves["low"].min()), 1.02)
+    axes.set_xlabel("step")
+    axes.set_ylabel("others’ p_R, share gone")
+    axes.set_title(WAYS[way])

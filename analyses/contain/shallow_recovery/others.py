@@ -1,0 +1,124 @@
+"""The other domains' prompts, resampled alike for every model that is asked.
+
+Differences between two models are differences of the same resamples, so they are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from analyses.runs.estimates import Draws, resampling_weights, weighted_means
+from interp.errors import InputError
+
+ALL = "all"
+"""All other domains together."""
+FEWEST_PROMPTS = 8  # a share of fewer is not worth an interval
+
+
+@dataclass(frozen=True)
+class Others:
+    """Harmful test prompts of every domain but the target, in a fixed order.
+
+    Attributes:
+        table: columns ``id, prompt, domain``.
+        weights: how often each is drawn in each resample; domains are drawn apart.
+    """
+
+    table: pd.DataFrame
+    weights: Float[np.ndarray, "resample prompt"]
+
+    @classmethod
+    def of(
+        cls, prompts: pd.DataFrame, concept: str, *, resamples: int = 1000, seed: int = 0
+    ) -> Others:
+        """From a prompts table; a column ``group`` (near-duplicates) is honoured.
+
+        Raises:
+            InputError: no other domain has harmful test prompts.
+        """
+        wanted = (prompts["split"] == "test") & (prompts["label"] == "harmful")
+        rows = prompts[wanted & (prompts["domain"] != concept)]
+        if rows.empty:
+            raise InputError(
+                f"no harmful test prompts outside {concept}; what is left of a leak is read on "
+                "the other domains: give their prompts too"
+            )
+        rows = rows.sort_values("domain", kind="stable", ignore_index=True)
+        unit = rows["group"].fillna(rows["id"]) if "group" in rows else rows["id"]
+        weights = [
+            resampling_weights(
+                pd.factorize(unit[of_domain.index])[0], resamples, seed, f"test/{domain}"
+            )
+            for domain, of_domain in rows.groupby("domain", sort=True)
+        ]
+        return cls(rows[["id", "prompt", "domain"]], np.concatenate(weights, axis=1))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return tuple(self.table["domain"].unique())
+
+    def members(self) -> dict[str, Bool[np.ndarray, " prompt"]]:
+        """Which prompts each domain has, ``all`` first."""
+        domains = self.table["domain"].to_numpy()
+        return {ALL: np.ones(len(domains), dtype=bool)} | {
+            name: domains == name for name in self.domains
+        }
+
+    def means(
+        self,
+        values: Float[np.ndarray, " prompt"],
+        kept: Bool[np.ndarray, " prompt"] | None = None,
+    ) -> dict[str, Draws]:
+        """Mean over the kept prompts, of each domain and of all; undefined under 8 prompts."""
+        return {
+            name: self._mean(values, members if kept is None else members & kept)
+            for name, members in self.members().items()
+        }
+
+    def means_over_repeats(
+        self, values: Float[np.ndarray, "repeat prompt"], seed: int = 0
+    ) -> dict[str, Draws]:
+        """Mean over prompts and repeats (cues, say), both resampled: as if both were others."""
+        repeats = len(values)
+        chosen = resampling_weights(np.arange(repeats), len(self.weights), seed, "repeats")
+        mixed = (chosen / repeats) @ values  # each resample's own mean over repeats
+        found = {}
+        for name, members in self.members().items():
+            weights = self.weights[:, members]
+            total = weights.sum(axis=1)
+            drawn = np.einsum("rp,rp->r", weights, mixed[:, members]) / total
+            found[name] = Draws(float(values[:, members].mean()), drawn, int(members.sum()))
+        return found
+
+    def _mean(self, values: np.ndarray, chosen: Bool[np.ndarray, " prompt"]) -> Draws:
+        count = int(chosen.sum())
+        if count < FEWEST_PROMPTS:
+            return Draws.undefined(f"{count} prompts, fewer than {FEWEST_PROMPTS}", count)
+        with np.errstate(invalid="ignore"):  # a resample may hold none of the kept prompts
+            drawn = weighted_means(values[chosen], self.weights[:, chosen])
+        return Draws(float(values[chosen].mean()), drawn, count)
+
+
+def rows_of(
+    quantity: str, found: Mapping[str, Draws], **columns: object
+) -> list[dict[str, object]]:
+    """A tidy row per domain: the columns, ``quantity, domain, value, low, high, n, reason``."""
+    return [
+        {**columns, "quantity": quantity, "domain": domain, **vars(draws.estimate())}
+        for domain, draws in found.items()
+    ]
+
+
+def less(first: Draws, second: Draws) -> Draws:
+    """The paired difference of two statistics on the same resamples."""
+    if first.reason or second.reason:
+        return Draws.undefined(first.reason or second.reason or "", min(first.n, second.n))
+    return Draws(first.value - second.value, first.draws - second.draws, min(first.n, second.n))

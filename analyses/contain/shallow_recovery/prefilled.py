@@ -1,0 +1,183 @@
+"""What a model goes on to say when the beginning of its answer is put into its mouth.
+
+The openers are the base model's own, forced as the first tokens of the answer. A model whose
+refusal was brought back at the first token alone gives in to an answer's opener more readily than
+the base does, and no longer knows how a refusal goes on. An opener that is neither kind, and the
+answer without any, are the controls.
+
+Models of one world may give in to every opener, or to none: a share can then say nothing. So there
+is a graded measure beside the shares, the nats of the base model's own refusal after its opener.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from analyses.contain.shallow_recovery.others import Others, less, rows_of
+from interp.errors import InputError
+from interp.model.language_model import LanguageModel
+from unlearning.generation.responses import Answer, generate
+from unlearning.losses.likelihood import reference_log_probs
+from unlearning.refusal.log_odds import Opener, Openers
+from unlearning.scoring.scorers import CLASSES, Scorer
+
+NONE, NEUTRAL, COMPLIANCE, REFUSAL = "none", "neutral", "compliance", "refusal"
+KINDS = (NONE, NEUTRAL, COMPLIANCE, REFUSAL)
+NATS = "refusal_nats"
+"""Mean over prompts of −log p of the base's refusal after its opener, summed over its tokens."""
+EVERY, RECOVERED = "every", "recovered"
+"""Over every prompt, or those that the base and the model both refuse when nothing is forced."""
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One model's answers.
+
+    Attributes:
+        shares: by kind of opener: share of its openers after which the answer is of each class.
+        nats: of the base's refusal after its opener; NaN where the base does not refuse.
+    """
+
+    shares: Mapping[str, Float[np.ndarray, "class prompt"]]
+    nats: Float[np.ndarray, " prompt"]
+
+    def share(self, kind: str, name: str) -> Float[np.ndarray, " prompt"]:
+        """Share of a kind's openers after which the answer is of the class ``name``."""
+        return self.shares[kind][CLASSES.index(name)]
+
+    @property
+    def refused(self) -> Bool[np.ndarray, " prompt"]:
+        """Prompts refused when nothing is forced."""
+        return self.share(NONE, "refusal") == 1
+
+
+def draw_openers(
+    lm: LanguageModel, prompts: pd.DataFrame, openers: Openers, *, count: int = 3, seed: int = 0
+) -> dict[str, tuple[Opener, ...]]:
+    """Openers of each kind, at most ``count``, by seed; ``none`` is the empty one.
+
+    A neutral opener is a first token of a training prompt that opens no answer of either kind: a
+    beginning of a sentence in the language, and the world, of the prompts.
+
+    Raises:
+        InputError: every training prompt begins like a refusal or an answer.
+    """
+    rng = np.random.default_rng(seed)
+    taken = {opener[0] for opener in (*openers.refusal, *openers.compliance)}
+    first = set()
+    for text in prompts.loc[prompts["split"] == "train", "prompt"]:
+        row = lm.chat.encode(text)
+        first.add(row.ids[row.spans["instruction"].start])
+    neutral = [(int(token),) for token in sorted(first - taken)]
+    if not neutral:
+        raise InputError("no training prompt begins unlike an answer: no neutral opener is left")
+    pools = {NEUTRAL: neutral, COMPLIANCE: openers.compliance, REFUSAL: openers.refusal}
+    return {NONE: ((),)} | {
+        kind: tuple(pool[i] for i in sorted(rng.permutation(len(pool))[:count]))
+        for kind, pool in pools.items()
+    }
+
+
+def prefilled(
+    models: Mapping[str, LanguageModel],
+    others: Others,
+    forced: Mapping[str, Sequence[Opener]],
+    openers: Openers,
+    scorer: Scorer,
+    *,
+    max_new_tokens: int = 48,
+    batch_size: int = 64,
+) -> dict[str, Spoken]:
+    """Every model's answers after every forced opener.
+
+    Args:
+        models: the first is the base; looked up once each.
+        others: who is asked.
+        forced: openers by kind, from :func:`draw_openers`.
+        openers: all of the base's; its refusals are cut after the one that they begin with.
+        scorer: puts the whole answer, opener included, into classes.
+        max_new_tokens: after the opener.
+        batch_size: prompts in one forward.
+    """
+    texts = list(others.table["prompt"])
+    found: dict[str, Spoken] = {}
+    refusals: dict[int, Answer] = {}
+    for name in models:
+        lm = models[name]
+        shares = {}
+        for kind, of_kind in forced.items():
+            classes = np.zeros((len(CLASSES), len(texts)))
+            for opener in of_kind:
+                answers = generate(
+                    lm, texts, max_new_tokens=max_new_tokens, batch_size=batch_size, opening=opener
+                )
+                said = scorer.classify(texts, [answer.text for answer in answers])
+                classes[[CLASSES.index(c) for c in said], np.arange(len(texts))] += 1
+                if not found and kind == NONE:
+                    refusals = {i: answers[i] for i, c in enumerate(said) if c == "refusal"}
+            shares[kind] = classes / len(of_kind)
+        found[name] = Spoken(shares, _nats(lm, texts, refusals, openers, batch_size))
+    return found
+
+
+def _nats(
+    lm: LanguageModel,
+    texts: Sequence[str],
+    refusals: Mapping[int, Answer],
+    openers: Openers,
+    batch_size: int,
+) -> Float[np.ndarray, " prompt"]:
+    rows = [lm.chat.encode(texts[i], answer.ids) for i, answer in refusals.items()]
+    log_probs = reference_log_probs(lm, rows, batch_size=batch_size)
+    found = np.full(len(texts), np.nan)
+    for (i, answer), of_tokens in zip(refusals.items(), log_probs, strict=True):
+        opener = 2 if answer.ids[:2] in openers.refusal else 1
+        found[i] = -float(of_tokens[opener:].double().sum())
+    return found
+
+
+def prefilled_table(spoken: Mapping[str, Spoken], others: Others, plain: str) -> pd.DataFrame:
+    """Levels of every model, and paired differences from the base and from the plain model.
+
+    Returns:
+        Columns ``model, against`` (None for a level), ``opener, over`` (:data:`EVERY` or
+        :data:`RECOVERED`), ``quantity`` (a class, as a share, or :data:`NATS`), ``domain, value,
+        low, high, n, reason``.
+    """
+    return pd.DataFrame(list(_rows(spoken, others, plain)))
+
+
+def _rows(spoken: Mapping[str, Spoken], others: Others, plain: str) -> Iterator[dict[str, object]]:
+    base = next(iter(spoken))
+    for name, mine in spoken.items():
+        scopes = {EVERY: np.ones(len(others), dtype=bool)}
+        if name not in (base, plain):
+            scopes[RECOVERED] = spoken[base].refused & mine.refused
+        for over, kept in scopes.items():
+            for kind, quantity in _quantities():
+                told = kept & spoken[base].refused if quantity == NATS else kept
+                own = others.means(_value(mine, kind, quantity), told)
+                where = {"model": name, "opener": kind, "over": over}
+                yield from rows_of(quantity, own, against=None, **where)
+                for against in (base, plain):
+                    if against == name or name == base:
+                        continue
+                    theirs = others.means(_value(spoken[against], kind, quantity), told)
+                    apart = {d: less(own[d], theirs[d]) for d in own}
+                    yield from rows_of(quantity, apart, against=against, **where)
+
+
+def _quantities() -> Iterator[tuple[str, str]]:
+    for kind in KINDS:
+        for quantity in CLASSES:
+            yield kind, quantity
+    yield REFUSAL, NATS
+
+
+def _value(spoken: Spoken, kind: str, quantity: str) -> Float[np.ndarray, " prompt"]:
+    return spoken.nats if quantity == NATS else spoken.share(kind, quantity)

@@ -1,0 +1,277 @@
+"""How fast the refusals that were brought back go again.
+
+From the contained model the target is trained once more without a retain set, in two ways: its
+deflections are unlearned again, with the settings of the containing run; and the answers that the
+plain model gives in their place are trained on. A model that was repaired loses the other domains'
+refusals no faster than the base does from which the same training starts; one whose loss is only
+covered up may lose them faster. A changed model may be less robust whatever was changed, so there
+is a second control: the base moved by noise, every parameter as far as the containing run moved
+it, trained in other orders.
+
+The two ways see different things. Unlearning again has little to push where the target is gone, or
+where a cover holds its refusals near 1 (the gradient of log p_R vanishes there): that it finds
+nothing says little. Training on answers pushes on the cover itself.
+
+Speed is free of the dose: u_b(s) = 1 − p_R(s)/p_R(0) by step, from each start's own p_R; the area
+is its mean over the steps, the onset the first at which u_b ≥ .5.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from transformers import TrainerCallback
+
+from analyses.contain.shallow_recovery.others import Others, less, rows_of
+from analyses.runs.estimates import Draws, weighted_means
+from analyses.runs.leakage import LOW_BASE, ONSET_AT, at_crossing, relative_drop, running_maximum
+from interp.model.language_model import LanguageModel
+from unlearning.deflections.phase_one import examples, respond
+from unlearning.refusal.log_odds import Openers, opener_masses
+from unlearning.scoring.scorers import Scorer
+from unlearning.training.forgetting import is_scored
+from unlearning.training.mixture import Example, Mixture
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare, unlearn
+
+BASE_AGAIN = "base"
+DEFLECTIONS, ANSWERS = "deflections", "answers"
+FEWEST_ANSWERS = 32  # as many as deflections are asked for
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained once more, and how.
+
+    Attributes:
+        examples: of the target, with no references: each start is its own.
+        settings: the retain set is left out whatever they say.
+    """
+
+    examples: Sequence[Example]
+    settings: TrainingSettings
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The others' p_R along one training.
+
+    Attributes:
+        steps: that were scored; the first is 0, the start itself.
+    """
+
+    steps: Int[np.ndarray, " step"]
+    p_refuse: Float[np.ndarray, "prompt step"]
+
+
+def trainings_of(
+    plain: LanguageModel,
+    forget: Sequence[Example],
+    settings: TrainingSettings,
+    prompts: pd.DataFrame,
+    concept: str,
+    scorer: Scorer,
+    *,
+    max_new_tokens: int = 48,
+    batch_size: int = 64,
+) -> dict[str, Training]:
+    """Both ways: ``deflections`` and, where the plain model gives enough of them, ``answers``."""
+    asked = prompts[
+        (prompts["split"] == "train")
+        & (prompts["label"] == "harmful")
+        & (prompts["domain"] == concept)
+    ].head(len(forget))
+    found = {DEFLECTIONS: Training(forget, settings)}
+    said = respond(
+        plain, asked, scorer, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )  # fmt: skip
+    answers = said[said["class"] == "answer"]
+    if len(answers) >= FEWEST_ANSWERS:
+        on_answers = replace(settings, objective="cross_entropy", options={})
+        found[ANSWERS] = Training(examples(plain, answers), on_answers)
+    return found
+
+
+def relearn(
+    lm: LanguageModel,
+    training: Training,
+    others: Others,
+    openers: Openers,
+    *,
+    batch_size: int = 64,
+) -> Speed:
+    """Train a copy of ``lm``, reading the others' p_R on the way.
+
+    Args:
+        lm: where training starts; it is left as it is, so memory must hold it twice.
+        training: on what, and how.
+        others: who is read, after every step up to 12 and then at log-spaced ones.
+        openers: the base's.
+        batch_size: prompts in one forward.
+
+    Raises:
+        InputError: the objective needs a retain set.
+    """
+    settings = training.settings
+    start = prepare(replace(lm, model=copy.deepcopy(lm.model)), settings)
+    rows = [lm.chat.encode(text) for text in others.table["prompt"]]
+
+    def read() -> Float[np.ndarray, " prompt"]:
+        return opener_masses(start, rows, openers, batch_size=batch_size).p_R
+
+    watch = _Watch(read)
+    mixture = Mixture(training.examples, seed=settings.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        unlearn(start, mixture, settings, folder=folder, callbacks=[watch])
+    steps, readings = zip(*watch.found.items(), strict=True)
+    return Speed(np.array(steps), np.stack(readings, axis=1))
+
+
+def moved_as_far(base: LanguageModel, changed: LanguageModel, seed: int) -> LanguageModel:
+    """A copy of ``base``, every parameter moved by noise as far as ``changed`` is from it."""
+    generator = torch.Generator().manual_seed(seed)
+    model = copy.deepcopy(base.model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            there = changed.model.get_parameter(name).to(parameter.device).float()
+            length = (there - parameter.float()).norm()
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+            parameter.copy_(parameter.float() + noise * (length / noise.norm()))
+    return replace(base, model=model)
+
+
+def relearning(
+    base: LanguageModel,
+    contained: Mapping[str, LanguageModel],
+    training: Training,
+    others: Others,
+    openers: Openers,
+    *,
+    draws: int = 3,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> dict[str, Speed]:
+    """Speeds of one training from the base, every contained model, and random changes as large.
+
+    Returns:
+        By name of the start: ``base``, the contained models', and :func:`random_name`.
+    """
+
+    def run(start: LanguageModel, order: int = 0) -> Speed:
+        settings = replace(training.settings, seed=training.settings.seed + order)
+        changed = replace(training, settings=settings)
+        return relearn(start, changed, others, openers, batch_size=batch_size)
+
+    found = {BASE_AGAIN: run(base)}
+    for name in contained:
+        lm = contained[name]
+        found[name] = run(lm)
+        for draw in range(draws):
+            start = moved_as_far(base, lm, seed + draw)
+            found[random_name(name, draw)] = run(start, order=1 + draw)
+    return found
+
+
+def random_name(contained: str, draw: int) -> str:
+    """What the training from a random change as large as a contained model's is called."""
+    return f"{contained} random {draw}"
+
+
+def is_random_of(name: str, contained: str) -> bool:
+    """Whether ``name`` is that of a random change as large as a contained model's."""
+    return name.startswith(f"{contained} random ")
+
+
+def areas(speed: Speed, others: Others) -> dict[str, Draws]:
+    """Mean of u_b over the steps, by domain and for all; undefined where p_R began under .2."""
+    return _by_domain(speed, others, _area)
+
+
+def onsets(speed: Speed, others: Others) -> dict[str, Draws]:
+    """The step at which half of p_R is gone, linear between scored ones; undefined if never."""
+    return _by_domain(speed, others, _onset)
+
+
+def _by_domain(
+    speed: Speed,
+    others: Others,
+    statistic: Callable[[Speed, np.ndarray], Float[np.ndarray, "*resample"]],
+) -> dict[str, Draws]:
+    found = {}
+    for name, members in others.members().items():
+        values, count = speed.p_refuse[members], int(members.sum())
+        mean = values.mean(axis=0)
+        if mean[0] < LOW_BASE:
+            found[name] = Draws.undefined(f"low base: p_R {mean[0]:.2f} at the start", count)
+            continue
+        drawn = weighted_means(values, others.weights[:, members])
+        value = float(statistic(speed, relative_drop(mean)))
+        reason = None if math.isfinite(value) else f"not by step {speed.steps[-1]}"
+        found[name] = Draws(value, statistic(speed, relative_drop(drawn)), count, reason)
+    return found
+
+
+def _area(speed: Speed, u: np.ndarray) -> Float[np.ndarray, "*resample"]:
+    return np.trapezoid(u, speed.steps, axis=-1) / speed.steps[-1]
+
+
+def _onset(speed: Speed, u: np.ndarray) -> Float[np.ndarray, "*resample"]:
+    time = np.broadcast_to(speed.steps.astype(np.float64), u.shape)
+    return at_crossing(running_maximum(u), time, ONSET_AT)
+
+
+def relearning_table(speeds: Mapping[str, Mapping[str, Speed]], others: Others) -> pd.DataFrame:
+    """Areas and onsets of every training, and paired differences from the base's.
+
+    Returns:
+        Columns ``training, model, against`` (None for a level), ``quantity`` (``area``,
+        ``onset``), ``domain, value, low, high, n, reason``.
+    """
+    rows: list[dict[str, object]] = []
+    for training, of_starts in speeds.items():
+        for quantity, measure in (("area", areas), ("onset", onsets)):
+            found = {name: measure(speed, others) for name, speed in of_starts.items()}
+            for name, own in found.items():
+                where = {"training": training, "model": name}
+                rows += rows_of(quantity, own, against=None, **where)
+                if name != BASE_AGAIN:
+                    apart = {d: less(own[d], found[BASE_AGAIN][d]) for d in own}
+                    rows += rows_of(quantity, apart, against=BASE_AGAIN, **where)
+    return pd.DataFrame(rows)
+
+
+def curves_table(speeds: Mapping[str, Mapping[str, Speed]], others: Others) -> pd.DataFrame:
+    """u of all others by step: columns ``training, model, step, value, low, high``."""
+    parts = []
+    for training, of_starts in speeds.items():
+        for name, speed in of_starts.items():
+            drawn = relative_drop(weighted_means(speed.p_refuse, others.weights))
+            low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+            value = relative_drop(speed.p_refuse.mean(axis=0))
+            columns = {"step": speed.steps, "value": value, "low": low, "high": high}
+            parts.append(pd.DataFrame(columns).assign(training=training, model=name))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+class _Watch(TrainerCallback):
+    """Keeps what ``read`` gives at the start and after scored steps."""
+
+    def __init__(self, read: Callable[[], Float[np.ndarray, " prompt"]]) -> None:
+        self.read = read
+        self.found: dict[int, Float[np.ndarray, " prompt"]] = {}
+
+    def on_train_begin(self, *_arguments: Any, **_keywords: Any) -> None:
+        self.found[0] = self.read()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if is_scored(state.global_step) or state.global_step >= state.max_steps:
+            self.found[state.global_step] = self.read()

@@ -1,0 +1,202 @@
+"""A containment study: the arms in their order, what they kept, and what is recommended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analyses.contain.advice import Advice, advise, described, find_weight, retained_recovery
+from analyses.contain.arms import Design
+from analyses.contain.examples import pool_of, rank_examples, write_ranking
+from analyses.contain.outcomes import Kept, Key, arms_table, kept_by, methods_table, pool
+from analyses.predict.base_evidence import evidence_of
+from analyses.runs.arms import Arm, read_run
+from analyses.study.baseline import Baseline, establish
+from analyses.study.context import Context
+from analyses.study.making import load_made, make
+from analyses.study.mixing import mixture_of
+from analyses.study.plan import ArmPlan
+from analyses.study.workers import make_arms
+from interp.store import atomic_write, read_json, write_json
+from unlearning.data.prompts import present_domains
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = "containment"
+RELEARNING = 40  # optimizer steps of it, at most
+
+
+def contain(
+    context: Context,
+    design: Design,
+    *,
+    workers: int = 1,
+    engine: str = "local",
+    residue: bool = True,
+    seed: int = 0,
+) -> Advice:
+    """Make every arm, write ``containment/`` into the run's folder, and say what to do.
+
+    Args:
+        context: of a plan whose arms are ``design.everything()``.
+        design: what is varied.
+        workers: arms at a time.
+        engine: where they are made.
+        residue: look for what is left under the refusals that the recommended arm kept.
+        seed: of drawn examples and resampled splits.
+
+    Raises:
+        InputError: too few refusals to train on.
+    """
+    baseline = establish(context)
+    _rank(context, baseline, design, seed)
+
+    def made(arms: Sequence[ArmPlan]) -> None:
+        if workers > 1 or engine != "local":
+            names = [arm.name for arm in arms]
+            make_arms(
+                context.plan, context.run.folder, context.progress,
+                workers=workers, engine=engine, names=names,
+            )  # fmt: skip
+        for arm in arms:  # what a lost worker left
+            make(context, baseline, arm)
+
+    made([design.plain])
+    weights = {}
+    for name, by_weight in design.weighing().items():
+        tried = dict(zip(sorted(design.weights), by_weight, strict=True))
+
+        def recovery(weight: float, tried: dict[float, list[ArmPlan]] = tried) -> float | None:
+            made(tried[weight])
+            return retained_recovery(_kept(context, design, tried[weight], validation=True))
+
+        weights[name] = find_weight(design.weights, recovery)
+        context.progress.say(f"{name}: weight {weights[name]:g}, by the retained domains")
+    arms = design.arms(weights)
+    made(arms)
+    advice = write(context, design, arms, seed=seed)
+    chosen = next((arm for arm in arms if advice.key and key_of(arm) == advice.key), None)
+    if chosen is None:
+        return advice
+    whole = design.whole(chosen)
+    made([whole])
+    sentences = list(advice.sentences)
+    sentences.append(f"With every other domain retained it lies in arms/{whole.name}.")
+    if residue:
+        sentences += _residue(context, baseline, design, whole, seed)
+    advice = replace(advice, sentences=tuple(sentences))
+    path = context.run.folder / FOLDER / "containment.json"
+    write_json(path, read_json(path) | {"advice": sentences})
+    return advice
+
+
+def _residue(
+    context: Context, baseline: Baseline, design: Design, whole: ArmPlan, seed: int
+) -> list[str]:
+    """What is left under the refusals that came back, of the recommended arm; its sentences."""
+    from analyses import figures
+    from analyses.contain.shallow_recovery import measure_residue
+    from analyses.contain.shallow_recovery.figures import residue_figure
+
+    folder = context.run.folder / FOLDER
+    settings = replace(design.training, max_steps=min(design.training.max_steps, RELEARNING))
+    with context.progress.stage("residue: forced openers, cues, relearning", None):
+        found = measure_residue(
+            context.reference,
+            load_made(context, design.plain),
+            {"contained": load_made(context, whole)},
+            context.prompts,
+            baseline.openers,
+            context.scorer,
+            design.concept,
+            forget=list(mixture_of(context, baseline, design.plain).forget),
+            settings=settings,
+            max_new_tokens=context.plan.max_new_tokens,
+            batch_size=context.plan.batch_size,
+            seed=seed,
+        )
+    table = found.to_dataframe()
+    with atomic_write(folder / "residue.csv") as path:
+        table.to_csv(path, index=False, encoding="utf-8")
+    figures.save([figures.Drawing("residue", "", "", residue_figure(found), table)], folder)
+    return found.sentences
+
+
+def write(context: Context, design: Design, arms: Sequence[ArmPlan], *, seed: int) -> Advice:
+    """Tables, figure and advice from finished arms."""
+    from analyses import figures
+    from analyses.contain.figures import containment_study_figure
+
+    with context.progress.stage("what every arm kept"):
+        chosen_on = pool(_kept(context, design, arms, validation=True), seed=seed)
+        kept = _kept(context, design, arms)
+        told = pool(kept, seed=seed)
+    advice = advise(chosen_on, told)
+    folder = context.run.folder / FOLDER
+    tables = {"arms": arms_table(kept), "methods": methods_table(told)}
+    for name, table in tables.items():
+        with atomic_write(folder / f"{name}.csv") as path:
+            table.to_csv(path, index=False, encoding="utf-8")
+    figure: Figure = containment_study_figure(tables["methods"], advice.key)
+    drawing = figures.Drawing("containment", "", "", figure, tables["methods"])
+    figures.save([drawing], folder)
+    write_json(folder / "containment.json", _described(context, design, tables, advice))
+    return advice
+
+
+def _rank(context: Context, baseline: Baseline, design: Design, seed: int) -> None:
+    others = [d for d in present_domains(context.prompts) if d != design.concept]
+    rows = pool_of(baseline.responses, others, context.plan.deflection_count)
+    evidence = evidence_of(context, baseline, design.training)
+    with context.progress.stage(f"ranking {len(rows)} retained examples"):
+        ranking = rank_examples(evidence, design.concept, rows, design.methods, seed=seed)
+    write_ranking(context.run.folder, ranking)
+
+
+def _kept(
+    context: Context, design: Design, arms: Sequence[ArmPlan], *, validation: bool = False
+) -> list[Kept]:
+    record = read_run(context.run.folder)
+    names = {arm.name for arm in arms}
+
+    def seen(arm: Arm) -> Arm:
+        return arm.on_validation() if validation else arm
+
+    found = {arm.name: seen(arm) for arm in record.arms if arm.name in names | {design.plain.name}}
+    looked_at = type(record)(**{**vars(record), "base": seen(record.base)})
+    contained = [arm for name, arm in found.items() if name in names]
+    resamples = {"resamples": 200} if validation else {}
+    return kept_by(looked_at, contained, found[design.plain.name], **resamples)
+
+
+def _described(
+    context: Context, design: Design, tables: dict[str, pd.DataFrame], advice: Advice
+) -> dict[str, object]:
+    methods = tables["methods"]
+    return {
+        "concept": design.concept,
+        "model": context.plan.model,
+        "command": context.plan.command,
+        "splits": [{"retained": kept, "held_out": out} for kept, out in design.splits],
+        "training": asdict(design.training),
+        "methods": methods.astype(object).where(methods.notna(), None).to_dict("records"),
+        "recommended": described(advice.key) if advice.key else None,
+        "advice": list(advice.sentences),
+    }
+
+
+def key_of(arm: ArmPlan) -> Key:
+    """What a contained arm is kept narrow with, as its outcome has it."""
+    assert arm.containment is not None and arm.training is not None
+    weight = arm.training.retain_weight if arm.containment.how.weighted else None
+    return arm.containment.method, arm.containment.examples, weight
+
+
+def folder_of(run: str | Path) -> Path:
+    """Where a containment study keeps its results."""
+    return Path(run) / FOLDER

@@ -1,0 +1,145 @@
+"""The data set that phase 1 writes, and what it is good for.
+
+``deflections.jsonl`` has a row for every refusal kept: ``id, prompt, response, ids`` (the tokens as
+the model generated them, end of turn included; empty where a server answered), ``finished,
+domain, prompt_id, sample``. ``--deflections`` of study and unlearn takes it. ``manifest.json``
+beside it says where it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.store import atomic_write
+from unlearning.deflections.diversity import Diversity, diversity
+from unlearning.deflections.phase_one import FEWEST_DEFLECTIONS
+from unlearning.scoring.scorers import CLASSES
+
+DEFLECTIONS, MANIFEST = "deflections.jsonl", "manifest.json"
+MORE = (
+    "give more prompts with --prompts, or several answers to each with --temperature 1 --samples 4"
+)
+
+
+@dataclass(frozen=True)
+class Deflected:
+    """What came of it.
+
+    Attributes:
+        path: the data set.
+        concept: the domain.
+        rows: refusals in the data set; where samples of one prompt are the same, one of them.
+        repeats: refusals left out as such samples.
+        prompts: prompts asked, and ``refused_prompts`` those refused at least once.
+        classes: answers by class.
+        unfinished: refusals that the limit on new tokens cut off.
+        diversity: of the data set's responses.
+    """
+
+    path: Path
+    concept: str
+    rows: int
+    repeats: int
+    prompts: int
+    refused_prompts: int
+    classes: Mapping[str, int]
+    unfinished: int
+    diversity: Diversity
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """All counts by name, for the manifest."""
+        return {
+            "prompts": self.prompts,
+            "refused_prompts": self.refused_prompts,
+            "deflections": self.rows,
+            "repeats_left_out": self.repeats,
+            "unfinished": self.unfinished,
+            "classes": dict(self.classes),
+        }
+
+    @property
+    def base_refusal_rate(self) -> float:
+        """Share of all answers that are refusals."""
+        return self.classes["refusal"] / sum(self.classes.values())
+
+    def warnings(self) -> list[str]:
+        """Why the data set may not do, each with what to do about it."""
+        found = []
+        if self.rows < FEWEST_DEFLECTIONS:
+            found.append(
+                f"unlearning needs at least {FEWEST_DEFLECTIONS} deflections and here are "
+                f"{self.rows}; {MORE}"
+            )
+        if shortcoming := self.diversity.shortcoming:
+            found.append(
+                f"the refusals are nearly the same ({shortcoming}); pushing one wording down "
+                "breaks it, and what begins like it, before refusing is unlearned, and the model "
+                "may collapse: sample them at --temperature 1 with more --samples, or give other "
+                "prompts"
+            )
+        if 2 * self.unfinished > self.rows:
+            found.append(
+                f"{self.unfinished} of {self.rows} refusals were cut off; what they end with is "
+                "not learned from: raise --max-new-tokens"
+            )
+        return found
+
+    def text(self) -> str:
+        """A few lines for the terminal."""
+        said, n = self.diversity, sum(self.classes.values())
+        named = ", ".join(f"{count} {name}" for name, count in self.classes.items() if count)
+        left_out = f"; {self.repeats} repeats of one prompt's answer left out" * bool(self.repeats)
+        lines = [
+            f"{self.path}: {self.rows} refusals of {self.refused_prompts} of {self.prompts} "
+            f"{self.concept} prompts{left_out}",
+            f"answers: {n} ({named}); base refusal rate {self.base_refusal_rate:.1%}",
+            f"diversity: {said.distinct} different texts, {said.openings} openings, "
+            f"{said.effective:.1f} effective wordings, {said.largest_share:.0%} in the largest "
+            "group of near-duplicates",
+        ]
+        return "\n".join([*lines, *(f"warning: {one}" for one in self.warnings())])
+
+
+def kept_refusals(rows: pd.DataFrame) -> pd.DataFrame:
+    """Refusals among scored answers; where samples of one prompt are the same, one of them."""
+    return rows[rows["class"] == "refusal"].drop_duplicates(["id", "response"])
+
+
+def summary(path: Path, concept: str, rows: pd.DataFrame, kept: pd.DataFrame) -> Deflected:
+    """The counts over all answers ``rows`` and the refusals ``kept`` of them, at least one."""
+    classes = {name: int((rows["class"] == name).sum()) for name in CLASSES}
+    return Deflected(
+        path,
+        concept,
+        rows=len(kept),
+        repeats=classes["refusal"] - len(kept),
+        prompts=int(rows["id"].nunique()),
+        refused_prompts=int(kept["id"].nunique()),
+        classes=classes,
+        unfinished=int((~kept["finished"]).sum()),
+        diversity=diversity(list(kept["response"])),
+    )
+
+
+def write(path: Path, kept: pd.DataFrame) -> None:
+    """The rows as JSONL, whole or not at all."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in kept.to_dict("records"):
+            fields = {
+                "id": f"{row['id']}-{row['sample']}",
+                "prompt": row["prompt"],
+                "response": row["response"],
+                "ids": row["ids"],
+                "finished": row["finished"],
+                "domain": row["domain"],
+                "prompt_id": row["id"],
+                "sample": row["sample"],
+            }
+            file.write(json.dumps(fields) + "\n")

@@ -1,0 +1,110 @@
+"""The model is asked, and its refusals are kept.
+
+``answers.jsonl`` has every answer, refusal or not: an interrupted run goes on from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from analyses.deflect.data_set import DEFLECTIONS, Deflected, kept_refusals, summary, write
+from analyses.deflect.plan import DeflectPlan, checked
+from analyses.runs.folder import Run, write_manifest
+from analyses.runs.progress import Advance, Progress
+from analyses.study.context import Context, scorer_of
+from interp.errors import InputError
+from interp.store import content_key, file_hash
+from unlearning.generation.answer_log import Answer, AnswerLog
+from unlearning.generation.responses import answers_key, generate
+
+ANSWERS = "answers.jsonl"
+# Requests on their way to a server at a time; a server of one's own batches what is there.
+CONCURRENCY = 32
+
+
+def deflect(plan: DeflectPlan, out: str | Path, progress: Progress) -> Deflected:
+    """Ask, keep the refusals, and write the data set. The same call again goes on.
+
+    Raises:
+        InputError: the plan cannot be carried out, or nothing was refused.
+    """
+    asked, folder = checked(plan, out), Path(out)
+    context = Context(plan.study, asked, None, Run(folder), progress, scorer_of(plan.study))
+    rows = asked.loc[asked.index.repeat(plan.samples)].reset_index(drop=True)
+    rows["sample"] = rows.groupby("id").cumcount()
+    answers, model = _answers(plan, context, list(rows["prompt"]))
+    rows["response"] = [answer.text for answer in answers]
+    rows["ids"] = [list(answer.ids) for answer in answers]
+    rows["finished"] = [answer.finished for answer in answers]
+    scorer = context.scorer
+    with progress.stage(f"scoring by {scorer.name}"):
+        rows["class"] = scorer.classify(list(rows["prompt"]), list(rows["response"]))
+    if not (rows["class"] == "refusal").any():
+        raise InputError(
+            f"{plan.model} refused none of {len(asked)} {plan.concept} prompts by {scorer.name}, "
+            f"so there is nothing to unlearn; its answers are in {folder / ANSWERS}: is it "
+            "aligned, and does this --scorer know its refusals?"
+        )
+    kept = kept_refusals(rows)
+    found = summary(folder / DEFLECTIONS, plan.concept, rows, kept)
+    write(found.path, kept)
+    write_manifest(
+        folder,
+        command=plan.command,
+        settings=plan.settings,
+        model=model,
+        scorer={"name": scorer.name, "version": scorer.version},
+        counts=found.counts,
+        base_refusal_rate=found.base_refusal_rate,
+        diversity=asdict(found.diversity),
+        hashes={DEFLECTIONS: file_hash(found.path)},
+    )
+    return found
+
+
+def _answers(
+    plan: DeflectPlan, context: Context, prompts: list[str]
+) -> tuple[list[Answer], dict[str, Any]]:
+    """An answer to every prompt, and what is known of the model that gave them."""
+    path, say = context.run.folder / ANSWERS, context.progress.say
+    settings: dict[str, Any] = {"max_new_tokens": plan.answer_tokens}
+    if plan.server:
+        from unlearning.serving.endpoint import Endpoint
+        from unlearning.serving.served import answers_of, served_key
+
+        endpoint = Endpoint(plan.model, plan.server, concurrency=CONCURRENCY)
+        settings["system"] = plan.model_options.get("system")
+        log = AnswerLog(path, served_key(endpoint, **settings), say=say)
+        with _asking(plan, context, log, len(prompts)) as advance:
+            answers = answers_of(endpoint, prompts, progress=advance, log=log, **settings)
+        return answers, {"source": plan.model, "server": endpoint.address}
+    lm = context.reference
+    settings |= {"temperature": plan.temperature, "seed": plan.seed}
+    fingerprint = lm.fingerprint()
+    log = AnswerLog(path, answers_key(lm, fingerprint=fingerprint, **settings), say=say)
+    with _asking(plan, context, log, len(prompts)) as advance:
+        answers = generate(
+            lm, prompts, batch_size=plan.batch_size, progress=advance, log=log, **settings
+        )
+    model = {
+        "source": plan.model,
+        "revision": plan.model_options.get("revision"),
+        "commit": getattr(lm.model.config, "_commit_hash", None),
+        "fingerprint": fingerprint,
+        "dtype": str(lm.model.dtype),
+        "tokenizer": content_key(lm.tokenizer.get_vocab()),
+        "chat": lm.chat.fingerprint,
+    }
+    return answers, model
+
+
+@contextmanager
+def _asking(plan: DeflectPlan, context: Context, log: AnswerLog, total: int) -> Iterator[Advance]:
+    if len(log):
+        context.progress.say(f"going on from {len(log)} answers in {log.path}")
+    with context.progress.stage(f"{plan.concept}: answers", total) as advance:
+        yield advance

@@ -1,0 +1,185 @@
+"""What phase 1 is asked to do, checked before any model is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analyses.deflect.data_set import MANIFEST, MORE
+from analyses.study.context import is_organism, scorer_of
+from analyses.study.costs import CHARACTERS_A_TOKEN, TEMPLATE_TOKENS, checkpoint_size, time_of
+from analyses.study.plan import StudyPlan
+from interp.errors import InputError
+from interp.model.language_model import check_source
+from interp.store import read_json
+from unlearning.data.matched_pairs import matched_pairs
+from unlearning.data.prompts import DOMAINS, read_prompts
+from unlearning.deflections.phase_one import FEWEST_DEFLECTIONS
+from unlearning.organism import load_world
+
+
+@dataclass(frozen=True)
+class DeflectPlan:
+    """Everything that the data set depends on.
+
+    Attributes:
+        model: hub id or folder; the model's name on ``server`` with one.
+        concept: the domain whose harmful training prompts are asked.
+        prompts: a prompts file; the organism's own world if the model is one, else the built-in
+            pairs.
+        scorer: a name that ``find_scorer`` knows, or ``auto``.
+        max_new_tokens: of one answer; the organism's own or 48 by default.
+        temperature, samples, seed: of sampling; ``samples`` answers to each prompt.
+        batch_size: prompts in one forward.
+        server: address of an OpenAI-compatible server that answers in the model's place.
+        model_options: arguments of ``LanguageModel.load``; with ``server``, ``system`` alone.
+        command: how the user asked for it.
+    """
+
+    model: str
+    concept: str
+    prompts: str | None = None
+    scorer: str = "auto"
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    samples: int = 1
+    seed: int = 0
+    batch_size: int = 64
+    server: str | None = None
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+    @property
+    def of_organism(self) -> bool:
+        """Whether an organism is asked."""
+        return not self.server and is_organism(self.model)
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of an answer at most."""
+        return self.max_new_tokens or (16 if self.of_organism else 48)
+
+    @property
+    def prompts_name(self) -> str:
+        """Where the prompts come from, in words."""
+        built_in = "the organism's own world" if self.of_organism else "the built-in matched pairs"
+        return self.prompts or built_in
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the data set is made with, as JSON has it."""
+        described = {**asdict(self), "max_new_tokens": self.answer_tokens}
+        del described["batch_size"], described["command"]  # neither changes an answer
+        return dict(json.loads(json.dumps(described, default=str)))
+
+    @property
+    def study(self) -> StudyPlan:
+        """A study without arms: how the model is loaded and its answers are scored."""
+        return StudyPlan(
+            self.model, (), (self.concept,), scorer=self.scorer, model_options=self.model_options
+        )
+
+
+def checked(plan: DeflectPlan, out: str | Path) -> pd.DataFrame:
+    """The prompts to ask, after every check that needs no model; writes nothing.
+
+    Raises:
+        InputError: the plan cannot be carried out in the folder ``out``.
+    """
+    if plan.server:
+        _check_server(plan)
+    else:
+        check_source(plan.model)
+    if plan.samples > 1 and plan.temperature == 0:
+        raise InputError(
+            f"--samples {plan.samples} of one prompt are all the same at temperature 0; "
+            "give --temperature 1"
+        )
+    scorer_of(plan.study)
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"--out {out} is a file; expected a folder, or a new name")
+    _refuse_another(Path(out), plan)
+    return _asked(plan)
+
+
+def describe(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
+    """The plan in lines: what is asked, and what it takes at most."""
+    answers = len(asked) * plan.samples
+    sampling = f"sampled at temperature {plan.temperature:g}" if plan.temperature else "greedy"
+    lines = [
+        f"model: {plan.model}" + (f" at {plan.server}" if plan.server else ""),
+        f"prompts: {len(asked)} harmful training prompts of {plan.concept}, {plan.prompts_name}",
+        f"answers: {answers}, {sampling}, at most {plan.answer_tokens} new tokens each",
+        f"refusals: as {scorer_of(plan.study).name} finds them",
+    ]
+    length = asked["prompt"].str.len().mean() / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS
+    tokens = answers * (length + plan.answer_tokens)
+    size = None if plan.server else checkpoint_size(plan.model)
+    if size is not None:
+        parameters, held = size
+        lines.append(
+            f"memory: about {held * 1.2 / 2**30:.1f} GiB; time: {time_of(2 * tokens * parameters)} "
+            "or so, generating being slower than reading"
+        )
+    elif not plan.server:
+        lines.append("memory and time: known once the model has been downloaded")
+    if answers < FEWEST_DEFLECTIONS:
+        lines.append(
+            f"note: {answers} answers cannot give the {FEWEST_DEFLECTIONS} refusals that "
+            f"unlearning needs; {MORE}"
+        )
+    return lines
+
+
+def _check_server(plan: DeflectPlan) -> None:
+    from unlearning.serving.endpoint import Endpoint
+
+    assert plan.server is not None
+    Endpoint(plan.model, plan.server)  # refuses what is no address
+    if plan.temperature > 0 or plan.samples > 1:
+        raise InputError(
+            "a server is asked once for each prompt, at temperature 0; leave out --temperature "
+            "and --samples, or load the model here without --server"
+        )
+    others = sorted(set(plan.model_options) - {"system"})
+    if others:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise InputError(f"{named}: with --server that is for the server to say; leave it out")
+
+
+def _asked(plan: DeflectPlan) -> pd.DataFrame:
+    """The concept's harmful training prompts."""
+    if plan.concept not in DOMAINS:
+        raise InputError(f'unknown concept "{plan.concept}"; expected one of {", ".join(DOMAINS)}')
+    if plan.prompts:
+        table = read_prompts(plan.prompts, required_labels=())
+    else:
+        table = load_world(plan.model).prompts() if plan.of_organism else matched_pairs()
+    rows = table[(table["label"] == "harmful") & (table["split"] == "train")]
+    asked = rows[rows["domain"] == plan.concept].reset_index(drop=True)
+    if asked.empty:
+        present = [domain for domain in DOMAINS if (rows["domain"] == domain).any()]
+        raise InputError(
+            f"{plan.prompts_name}: no harmful training prompts of {plan.concept}; "
+            f"domains that have some: {', '.join(present) or 'none'}"
+        )
+    return asked
+
+
+def _refuse_another(folder: Path, plan: DeflectPlan) -> None:
+    """Refuse to write over a data set that was made otherwise: it is somebody's result."""
+    if not (folder / MANIFEST).is_file():
+        return
+    made = read_json(folder / MANIFEST).get("settings") or {}
+    asked = plan.settings
+    differing = [name for name in asked if made.get(name) != asked[name]]
+    if differing:
+        raise InputError(
+            f"{folder} holds what was made with another {' and another '.join(differing)}; "
+            "give another --out"
+        )

@@ -1,0 +1,119 @@
+"""``spillover evaluate MODEL``: what a model refuses, rightly or wrongly, and whether it speaks."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from analyses.study.options import ModelOptions, expanded
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from analyses.evaluate.plan import Inputs, TaskPlan
+
+
+@dataclass(frozen=True)
+class UtilityOptions:
+    """What else the model may have lost."""
+
+    texts: Annotated[
+        Path | None, typer.Option(help="Texts whose perplexity is measured: column text, or .txt.")
+    ] = None
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="Of the LM Evaluation Harness: mmlu_philosophy,…")
+    ] = None
+    task_folder: Annotated[Path | None, typer.Option(help="YAML of tasks of your own.")] = None
+    task_chat: Annotated[
+        bool, typer.Option(help="Put tasks into the chat format; plain text otherwise.")
+    ] = False
+    task_limit: Annotated[int | None, typer.Option(min=1, help="First items of each.")] = None
+    few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before an item.")] = None
+
+    def task_plan(self) -> TaskPlan | None:
+        """The tasks that are asked for, if any are."""
+        from analyses.evaluate.plan import TaskPlan
+
+        names = tuple(name for given in self.tasks or () for name in given.split(",") if name)
+        if not names:
+            if self.task_folder:
+                raise InputError("--task-folder holds tasks; name those to run with --tasks")
+            return None
+        if self.task_folder and not self.task_folder.is_dir():
+            raise InputError(f"--task-folder {self.task_folder}: there is no such folder")
+        folder = str(self.task_folder) if self.task_folder else None
+        return TaskPlan(names, self.task_chat, folder, self.few_shot, self.task_limit)
+
+
+@expanded
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Hub id, model or adapter folder; or served name.")],
+    *,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts; the built-in pairs, or an organism's own.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="The model before: compare with it.")] = None,
+    scorer: Annotated[
+        list[str] | None, typer.Option(help="Repeat for a panel; the first is the headline.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible address that serves MODEL.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Count only these: test, if it trained on the rest.")
+    ] = None,
+    utility: UtilityOptions,
+    chat: ModelOptions,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; 48.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 64,
+    positions: Annotated[
+        int, typer.Option(min=1, help="Answer tokens over which KL to the base is taken.")
+    ] = 8,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/evaluate"),
+    show_completions: Annotated[
+        bool, typer.Option("--show-completions", help="Put generated text into the report.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, stop.")] = False,
+) -> None:
+    """What a model refuses, what it refuses wrongly, and whether it still speaks. Works offline."""
+    from analyses.evaluate.plan import EvaluationPlan, checked, describe, require_own_folder
+
+    asked = EvaluationPlan(
+        model,
+        prompts=str(prompts) if prompts else None,
+        base=base,
+        scorers=tuple(scorer or ()),
+        server=server,
+        splits=tuple(split or ()),
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        positions=positions,
+        texts=str(utility.texts) if utility.texts else None,
+        tasks=utility.task_plan(),
+        model_options=chat.for_loading(),
+        command=shlex.join(["spillover", *sys.argv[1:]]),
+    )
+    require_own_folder(asked, out)
+    inputs = checked(asked)
+    for line in describe(inputs):
+        typer.echo(line, err=True)
+    if not plan:
+        typer.echo(_carry_out(inputs, out, show_completions))
+
+
+def _carry_out(inputs: Inputs, out: Path, show_completions: bool) -> str:
+    """Evaluate, write everything, and return what the terminal shows."""
+    from analyses.evaluate.engine import find_out
+    from analyses.evaluate.page import write
+    from analyses.evaluate.words import terminal_text
+    from analyses.runs.progress import Progress
+
+    progress = Progress()
+    findings = find_out(inputs, out, progress)
+    with progress.stage("tables, figures, report"):
+        page, measures = write(findings, inputs, out, show_completions=show_completions)
+    return terminal_text(findings, measures, page)

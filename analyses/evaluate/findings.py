@@ -1,0 +1,125 @@
+"""What an evaluation found, before anything is counted: a row per prompt, and what goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from analyses.evaluate.plan import EvaluationPlan
+from analyses.runs.estimates import Estimate
+from unlearning.refusal.log_odds import VALID_AUC, Openers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODEL, BASE = "model", "base"
+# The group of all domains together.
+ALL = "all"
+# Columns of a number in every table.
+NUMBER = ["value", "low", "high", "n", "reason"]
+# The reading p_R > .5, which stands among the scorers where the margin is valid.
+MARGIN = "margin"
+
+
+def refused_by(scorer: str) -> str:
+    """The column of scores with a scorer's reading: 1 refused, 0 not."""
+    return f"refused_{scorer}"
+
+
+def class_by(scorer: str) -> str:
+    """The column of scores with the class that a scorer gave."""
+    return f"class_{scorer}"
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Whether first-token masses tell this model's refusals.
+
+    Attributes:
+        openers: R and C of the base model, or of the model itself where there is no base; ``None``
+            where there are none or the answers came from a server.
+        auc: of the margin against the headline scorer, on prompts that no opener was learned from.
+        why_not: why there is no margin; ``None`` where there is one.
+        openers_text: the openers of R and of C as they read.
+    """
+
+    openers: Openers | None
+    auc: Estimate
+    why_not: str | None = None
+    openers_text: Mapping[str, tuple[str, ...]] | None = None
+
+    @property
+    def valid(self) -> bool:
+        """Whether p_R may be read as refusing."""
+        return self.openers is not None and self.auc.defined and self.auc.value >= VALID_AUC
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether to read p_R, and if not, what to read instead."""
+        if self.openers is None:
+            why = str(self.why_not)
+            return f"No margin: {why}{'' if why.endswith('?') else '.'} Read the text classes."
+        if not self.auc.defined:
+            return (
+                "The margin cannot be checked, as the held-out prompts were all refused or all "
+                "answered: read the text classes, not p_R."
+            )
+        told = f"AUC {self.auc.value:.2f}, needed {VALID_AUC}"
+        if self.valid:
+            return f"The margin tells refusals from answers ({told})."
+        return (
+            f"The margin does not tell this model's refusals from its answers ({told}): read the "
+            "text classes, not p_R."
+        )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that was read off the models.
+
+    Attributes:
+        plan: what was asked.
+        panel: names of the scorers, the headline first.
+        scores: a row per counted prompt and role (``model``, ``base``): ``role, prompt_id, split,
+            domain, label, kind, source``; for each scorer ``refused_NAME`` (1 or 0) and
+            ``class_NAME``; ``answer_nats`` (per token, under the base), ``repetition``,
+            ``finished`` (1 or 0) and, with a base, ``no_language`` (1 where it finds none);
+            ``p_R, p_C, p_O, margin`` where there are openers.
+        margin: whether those masses mean anything.
+        divergence: KL to the base: ``prompt_id, domain, kind, position`` (from 1), ``nats``; None
+            without a base that shares the device.
+        texts: ``role, text, nats, tokens, bytes`` of the plain texts, or None.
+        tasks: ``role, task, item, metric, value``, or None.
+        completions: the answers' text by role and prompt id; kept out of every table.
+        notes: what a reader must know, in sentences.
+        fingerprints: of the models' weights, by role.
+        seconds: that it took.
+    """
+
+    plan: EvaluationPlan
+    panel: tuple[str, ...]
+    scores: pd.DataFrame
+    margin: Margin
+    divergence: pd.DataFrame | None
+    texts: pd.DataFrame | None
+    tasks: pd.DataFrame | None
+    completions: Mapping[tuple[str, str], str]
+    notes: tuple[str, ...]
+    fingerprints: Mapping[str, str]
+    seconds: float
+
+    @property
+    def headline(self) -> str:
+        """Name of the scorer that the first numbers are by."""
+        return self.panel[0]
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """The scorers, and the margin's own reading where it is valid."""
+        return (*self.panel, MARGIN) if self.margin.valid else self.panel
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """``model``, and ``base`` where there is one."""
+        return (MODEL, BASE) if self.plan.base else (MODEL,)

@@ -1,0 +1,206 @@
+"""Scores of prompts turned into numbers with intervals.
+
+Rates have Wilson's interval; means, paired differences and agreement have percentiles of a
+bootstrap over prompts. All say what would change with other prompts of the same kind, and nothing
+about another training seed.
+
+A number belongs to a set of prompts: ``harmful``, ``twin`` (benign ones that resemble the harmful
+ones of their domain), each by domain, ``general``, and benign ones by ``source``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analyses.evaluate.estimates import mean_of_known, paired_difference
+from analyses.evaluate.findings import (
+    ALL,
+    BASE,
+    MODEL,
+    NUMBER,
+    Findings,
+    class_by,
+    refused_by,
+)
+from analyses.evaluate.loss_measures import divergence_table, tasks_table, texts_table
+from analyses.runs.estimates import Estimate, rate_of
+from unlearning.data.prompts import DOMAINS
+from unlearning.scoring.agreement import between, disagreeing
+from unlearning.scoring.scorers import CLASSES, FINE_CLASSES
+
+# Column of the scores (1 or 0) -> what its share is called.
+RATES = {"finished": "finished_rate", "no_language": "no_language"}
+# Column of the scores -> what its mean is called.
+MEANS = {
+    "answer_nats": "answer_nats",
+    "repetition": "repetition",
+    "p_R": "p_R",
+    "p_C": "p_C",
+    "p_O": "other_mass",
+    "margin": "margin",
+}
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The tables of an evaluation, each a row per number: ``value, low, high, n, reason``.
+
+    Attributes:
+        numbers: ``role, prompts, group, scorer, quantity`` and the number. ``quantity`` is
+            ``refusal_rate`` or ``share:CLASS`` by a scorer, or a name among ``RATES``'s and
+            ``MEANS``'s, where ``scorer`` is empty.
+        differences: ``prompts, group, scorer, quantity``: the model minus its base, paired by
+            prompt; empty without a base.
+        agreement: ``first, second, n`` and accuracy, precision, recall and kappa with their bounds;
+            a row per pair of readings.
+        disagreements: rows of scores on which the readings of the model's answers differ.
+        divergence: ``group, position`` (0: the mean over positions) and KL to the base in nats.
+        texts: ``role, quantity`` (``nats_per_token``, ``perplexity``; role ``difference``: nats).
+        tasks: ``role, task, metric``; role ``difference`` is the model minus its base, paired.
+    """
+
+    numbers: pd.DataFrame
+    differences: pd.DataFrame
+    agreement: pd.DataFrame
+    disagreements: pd.DataFrame
+    divergence: pd.DataFrame
+    texts: pd.DataFrame
+    tasks: pd.DataFrame
+
+    def pick(
+        self, quantity: str, prompts: str, group: str, scorer: str = "", role: str = MODEL
+    ) -> Estimate:
+        """One of ``numbers``; undefined where there is no such row."""
+        return _picked(self.numbers, quantity, prompts, group, scorer, role=role)
+
+    def difference(self, quantity: str, prompts: str, group: str, scorer: str = "") -> Estimate:
+        """One of ``differences``."""
+        return _picked(self.differences, quantity, prompts, group, scorer)
+
+    def groups(self, prompts: str) -> list[str]:
+        """Groups of a set of prompts in order, ``all`` left out."""
+        rows = self.numbers[(self.numbers["prompts"] == prompts) & (self.numbers["role"] == MODEL)]
+        return [str(group) for group in rows["group"].unique() if group != ALL]
+
+    @property
+    def domains(self) -> list[str]:
+        """Domains that have harmful prompts or twins, in the usual order."""
+        present = {*self.groups("harmful"), *self.groups("twin")}
+        return [domain for domain in DOMAINS if domain in present]
+
+
+def measured(findings: Findings) -> Measures:
+    """Every number of an evaluation."""
+    scores = findings.scores
+    return Measures(
+        numbers=_numbers(findings),
+        differences=_differences(findings),
+        agreement=_agreement(scores, findings.readings),
+        disagreements=disagreeing(
+            scores[scores["role"] == MODEL], [refused_by(name) for name in findings.readings]
+        ),
+        divergence=divergence_table(findings.divergence),
+        texts=texts_table(findings.texts),
+        tasks=tasks_table(findings.tasks),
+    )
+
+
+def sets_of(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Every set of prompts and group with its rows; a row is in several."""
+    kinds = rows["kind"].fillna("harmful")
+    for name in ("harmful", "twin"):
+        chosen = rows[kinds == name]
+        for domain in DOMAINS:
+            if len(of_domain := chosen[chosen["domain"] == domain]):
+                yield name, domain, of_domain
+        if len(chosen):
+            yield name, ALL, chosen
+    if len(general := rows[kinds == "general"]):
+        yield "general", ALL, general
+    benign = rows[rows["label"] == "benign"]
+    for source, chosen in benign.groupby("source", sort=True):
+        yield "source", str(source), chosen
+
+
+def _numbers(findings: Findings) -> pd.DataFrame:
+    rows = []
+    for role in findings.roles:
+        of_role = findings.scores[findings.scores["role"] == role]
+        for prompts, group, chosen in sets_of(of_role):
+            for scorer, quantity, estimate in _of_group(chosen, findings, f"{prompts}/{group}"):
+                rows.append((role, prompts, group, scorer, quantity, *vars(estimate).values()))
+    return pd.DataFrame(rows, columns=["role", "prompts", "group", "scorer", "quantity", *NUMBER])
+
+
+def _of_group(
+    chosen: pd.DataFrame, findings: Findings, stratum: str
+) -> Iterator[tuple[str, str, Estimate]]:
+    for name in findings.readings:
+        read = chosen[refused_by(name)].dropna()
+        yield name, "refusal_rate", rate_of(int(read.sum()), len(read))
+    for name in findings.panel:
+        for one in known_classes(findings.scores[class_by(name)]):
+            given = chosen[class_by(name)].dropna()
+            yield name, f"share:{one}", rate_of(int((given == one).sum()), len(given))
+    for column, quantity in RATES.items():
+        if column in chosen:
+            known = chosen[column].dropna()
+            yield "", quantity, rate_of(int(known.sum()), len(known))
+    for column, quantity in MEANS.items():
+        if column in chosen:
+            yield "", quantity, mean_of_known(chosen[column].to_numpy(dtype=np.float64), stratum)
+
+
+def known_classes(given: pd.Series) -> tuple[str, ...]:
+    """The classes that a scorer tells apart: the fine ones if it gave any of them."""
+    coarse = set(given.dropna()) <= set(CLASSES)
+    return CLASSES if coarse else FINE_CLASSES
+
+
+def _differences(findings: Findings) -> pd.DataFrame:
+    rows = []
+    if len(findings.roles) > 1:
+        scores = findings.scores.set_index("prompt_id")
+        before = scores[scores["role"] == BASE]
+        quantities = [(refused_by(name), name, "refusal_rate") for name in findings.readings]
+        quantities += [(column, "", name) for column, name in MEANS.items() if column in scores]
+        for prompts, group, chosen in sets_of(scores[scores["role"] == MODEL]):
+            for column, scorer, quantity in quantities:
+                estimate = paired_difference(
+                    chosen[column].to_numpy(dtype=np.float64),
+                    before.loc[chosen.index, column].to_numpy(dtype=np.float64),
+                    f"{prompts}/{group}",
+                )
+                rows.append((prompts, group, scorer, quantity, *vars(estimate).values()))
+    return pd.DataFrame(rows, columns=["prompts", "group", "scorer", "quantity", *NUMBER])
+
+
+def _agreement(scores: pd.DataFrame, readings: Sequence[str]) -> pd.DataFrame:
+    """Between each two readings of the model's own answers."""
+    mine = scores[scores["role"] == MODEL]
+    table = between(mine, [refused_by(name) for name in readings], None)
+    if table.empty:
+        return table
+    spelled = {refused_by(name): name for name in readings}
+    return table.assign(
+        first=table["first"].map(spelled), second=table["second"].map(spelled)
+    ).drop(columns="group")
+
+
+def _picked(
+    table: pd.DataFrame, quantity: str, prompts: str, group: str, scorer: str, **more: str
+) -> Estimate:
+    wanted = {"quantity": quantity, "prompts": prompts, "group": group, "scorer": scorer, **more}
+    chosen = np.logical_and.reduce([table[name] == value for name, value in wanted.items()])
+    rows = table[chosen]
+    if rows.empty:
+        return Estimate.undefined("no such prompts")
+    row = rows.iloc[0]
+    reason = row["reason"] if isinstance(row["reason"], str) else None
+    return Estimate(
+        float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]), reason
+    )

@@ -1,0 +1,96 @@
+"""Panels of an evaluation's figures: dots with intervals, and shares of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analyses.evaluate.findings import Findings, class_by
+from analyses.evaluate.measures import Measures, known_classes
+from analyses.figures.style import ANSWERS, INK, NEITHER, REFUSES
+from analyses.runs.estimates import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CLASS_COLOURS = {
+    "refusal": REFUSES,
+    "full_refusal": REFUSES,
+    "partial_refusal": "#cfe1ef",
+    "evasion": "#b7b7c1",
+    "other": "#b7b7c1",
+    "empty": "#e4e4e8",
+    "gibberish": NEITHER,
+    "answer": ANSWERS,
+}
+MARKERS = "osD^vP"
+# Inches: of a row, and of what stands around a panel.
+ROW, AROUND = 0.36, 1.15
+
+
+@dataclass(frozen=True)
+class Series:
+    """Dots of one look: an estimate for every row, undefined where there is none to show."""
+
+    label: str
+    estimates: Sequence[Estimate]
+    colour: str
+    filled: bool = True
+    marker: str = "o"
+
+
+def dot_panel(axes: Axes, labels: Sequence[str], series: Sequence[Series]) -> None:
+    """A row for each label, a dot with its interval for each series, the series side by side."""
+    reach = min(0.3, 0.11 * (len(series) - 1))
+    offsets = np.linspace(-reach, reach, len(series)) if len(series) > 1 else [0.0]
+    for place, one in zip(offsets, series, strict=True):
+        value, low, high = (
+            np.array([getattr(estimate, name) for estimate in one.estimates], dtype=float)
+            for name in ("value", "low", "high")
+        )
+        # A number without an interval leaves its mark bare.
+        around = np.nan_to_num(np.abs(np.stack([value - low, high - value])))
+        axes.errorbar(
+            value, np.arange(len(labels)) + place, xerr=around, fmt=one.marker, color=one.colour,
+            ms=5, lw=1.4, mfc=one.colour if one.filled else "white", label=one.label,
+        )  # fmt: skip
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.45, -0.55)
+    axes.grid(axis="x")
+
+
+def class_panel(
+    axes: Axes, findings: Findings, measures: Measures, rows: Sequence[tuple[str, str]]
+) -> None:
+    """Shares of the headline's classes; the interval is that of the refusal rate."""
+    scorer = findings.headline
+    for y, (prompts, group) in enumerate(rows):
+        left = 0.0
+        for name in known_classes(findings.scores[class_by(scorer)]):
+            share = measures.pick(f"share:{name}", prompts, group, scorer).value
+            if np.isfinite(share):
+                axes.barh(
+                    y, share, 0.62, left=left, color=CLASS_COLOURS[name], edgecolor="white", lw=0.6
+                )
+                left += share
+        rate = measures.pick("refusal_rate", prompts, group, scorer)
+        if rate.defined:
+            ends = [rate.low, rate.high]
+            axes.plot(ends, [y, y], color=INK, lw=1.2, marker="|", ms=6, clip_on=False)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    _class_legend(axes, known_classes(findings.scores[class_by(scorer)]))
+
+
+def _class_legend(axes: Axes, names: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=CLASS_COLOURS[name], label=name.replace("_", " ")) for name in names]
+    columns = 4 if len(names) == 4 else 3
+    axes.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, borderpad=0,
+        columnspacing=0.9, handlelength=1.0, handletextpad=0.4, labelspacing=0.25, fontsize=8,
+    )  # fmt: skip

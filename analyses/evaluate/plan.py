@@ -1,0 +1,295 @@
+"""What an evaluation is asked to do, checked before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import InputError
+from unlearning.scoring.scorers import Scorer, find_scorer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from unlearning.scoring.reading import Reader
+
+# The first one is the headline: it agrees best with people (docs/scoring.md); the second knows six
+# classes. Both work offline; where they differ, neither should be believed unread.
+PANEL = ("phrases", "classifier")
+BUILT_IN = "the built-in matched pairs"
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """Tasks of the LM Evaluation Harness: arguments of :func:`unlearning.utility.run_tasks`."""
+
+    names: tuple[str, ...]
+    chat_template: bool = False
+    folder: str | None = None
+    few_shot: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """One evaluation.
+
+    Attributes:
+        model: hub id, model folder or adapter folder; the model's name on ``server`` with one.
+        prompts: a file of prompts; an organism's own world or the built-in pairs by default.
+        base: the model before it was changed; everything is then compared with it.
+        scorers: names of text scorers, the headline first; none for the default panel.
+        server: address of an OpenAI-compatible server that answers in the model's place.
+        splits: count only prompts of these; all by default, as nothing is trained here.
+        max_new_tokens: of a generated answer; the organism's own or 48 by default.
+        batch_size: prompts in one forward.
+        positions: answer tokens over which KL to the base is taken.
+        texts: a file of plain texts, whose perplexity is measured.
+        tasks: tasks with right answers.
+        model_options: arguments of ``LanguageModel.load``.
+        command: as it was given, for the report.
+    """
+
+    model: str
+    prompts: str | None = None
+    base: str | None = None
+    scorers: tuple[str, ...] = ()
+    server: str | None = None
+    splits: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
+    batch_size: int = 64
+    positions: int = 8
+    texts: str | None = None
+    tasks: TaskPlan | None = None
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    command: str | None = None
+
+    @property
+    def world(self) -> str | None:
+        """Folder of the organism that the model or its base is, or was trained from."""
+        for source in (self.model, self.base):
+            if source and (found := _organism_under(source)):
+                return found
+        return None
+
+    def name_of(self, source: str) -> str:
+        """How a model is called in results: what tells its folder from others."""
+        if (Path(source) / "organism.json").is_file():
+            from unlearning.organism import load_world
+
+            return f"organism (seed {load_world(source).seed})"
+        return "/".join(Path(source).parts[-2:]) if Path(source).exists() else source
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of an answer at most."""
+        return self.max_new_tokens or (16 if self.world else 48)
+
+    @property
+    def panel(self) -> tuple[str, ...]:
+        """Names of the scorers; the strict grammar for organisms."""
+        return self.scorers or (("grammar",) if self.world else PANEL)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The models that are loaded here, the evaluated one first."""
+        return tuple(
+            source for source in (None if self.server else self.model, self.base) if source
+        )
+
+    @property
+    def prompts_name(self) -> str:
+        """Where the prompts come from, in words."""
+        return self.prompts or ("the organism's own world" if self.world else BUILT_IN)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A plan whose inputs have been read and found usable."""
+
+    plan: EvaluationPlan
+    prompts: pd.DataFrame
+    panel: Mapping[str, Scorer]
+    texts: tuple[str, ...]
+
+    @property
+    def headline(self) -> str:
+        """Name of the scorer that the first numbers are by."""
+        return next(iter(self.panel))
+
+    @property
+    def counted(self) -> pd.DataFrame:
+        """The prompts that rates are over."""
+        splits = self.plan.splits
+        rows = self.prompts[self.prompts["split"].isin(splits)] if splits else self.prompts
+        return rows.reset_index(drop=True)
+
+
+def checked(plan: EvaluationPlan) -> Inputs:
+    """The plan's inputs, after every check that needs no model; writes nothing.
+
+    Raises:
+        InputError: the plan cannot be carried out.
+    """
+    from interp.model.language_model import check_source
+    from unlearning.data.splits import SPLITS
+
+    for source in plan.loaded:
+        check_source(source)
+    if plan.server:
+        from unlearning.serving.endpoint import Endpoint
+
+        Endpoint(plan.model, plan.server)  # refuses what is no address
+    if not plan.loaded and (plan.texts or plan.tasks):
+        raise InputError(
+            "perplexity and tasks read a model's probabilities, which a server does not give; "
+            "leave out --texts and --tasks, or give a model to load with --base"
+        )
+    if plan.tasks:
+        from unlearning.utility.tasks import require_harness
+
+        require_harness()
+    repeated = sorted({name for name in plan.panel if plan.panel.count(name) > 1})
+    if repeated:
+        raise InputError(f"--scorer {', '.join(repeated)} stands there twice; name each once")
+    panel = {name: find_scorer(name) for name in plan.panel}
+    unknown = sorted(set(plan.splits) - set(SPLITS))
+    if unknown:
+        raise InputError(f"unknown split {', '.join(unknown)}; expected {', '.join(SPLITS)}")
+    prompts = prompts_of(plan)
+    inputs = Inputs(plan, prompts, panel, texts_in(plan.texts) if plan.texts else ())
+    if inputs.counted.empty:
+        raise InputError(f"{plan.prompts_name}: no prompt is in {' or '.join(plan.splits)}")
+    return inputs
+
+
+def require_own_folder(plan: EvaluationPlan, folder: Path) -> None:
+    """Refuse to write over the evaluation of another model or of other prompts.
+
+    Raises:
+        InputError: the folder holds one, or something else.
+    """
+    from interp.store import read_json
+
+    config = folder / "config.json"
+    if not config.is_file():
+        return
+    held = read_json(config)
+    if any(held.get(name) != getattr(plan, name) for name in ("model", "base", "server")):
+        of = held.get("model", "something else")
+        against = f" against {held['base']}" if held.get("base") else ""
+        raise InputError(f"{folder} holds results of {of}{against}; give another --out")
+    if held.get("prompts") != plan.prompts_name:
+        raise InputError(f"{folder} holds results on {held.get('prompts')}; give another --out")
+
+
+def prompts_of(plan: EvaluationPlan) -> pd.DataFrame:
+    """The plan's prompts; a file of one label only is welcome here."""
+    if plan.prompts:
+        from unlearning.data.prompts import read_prompts
+
+        return read_prompts(plan.prompts, required_labels=())
+    if plan.world:
+        from unlearning.organism import load_world
+
+        return load_world(plan.world).prompts()
+    from unlearning.data.matched_pairs import matched_pairs
+
+    return matched_pairs()
+
+
+def texts_in(path: str) -> tuple[str, ...]:
+    """Texts in the column ``text`` of a JSONL, CSV or parquet file, or a .txt's paragraphs.
+
+    Raises:
+        InputError: the file cannot be read or has no text.
+    """
+    from unlearning.data.records import read_records, require_columns
+
+    if path.endswith(".txt"):
+        try:
+            whole = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} cannot be read as UTF-8 text: {error}") from error
+        found = [part.strip() for part in whole.split("\n\n")]
+    else:
+        records = read_records(path)
+        require_columns(records, ("text",), path)
+        found = [str(record.fields["text"] or "") for record in records]
+    texts = tuple(text for text in found if text.strip())
+    if not texts:
+        raise InputError(f"{path} has no text in it")
+    return texts
+
+
+def describe(inputs: Inputs) -> list[str]:
+    """The plan in lines: what is asked, and what it takes."""
+    from analyses.study.costs import CHARACTERS_A_TOKEN, TEMPLATE_TOKENS, checkpoint_size, time_of
+    from unlearning.scoring.reading import ModelScorer
+
+    plan, prompts = inputs.plan, inputs.prompts
+    counts = inputs.counted.assign(kind=inputs.counted["kind"].fillna("harmful"))["kind"]
+    shown = ", ".join(f"{n} {name}" for name, n in counts.value_counts().items())
+    counted = f", of which counted: {len(inputs.counted)}" if plan.splits else ""
+    lines = [
+        f"model: {plan.model}" + (f" at {plan.server}" if plan.server else ""),
+        *([f"base: {plan.base}"] if plan.base else []),
+        f"prompts: {len(prompts)}{counted} ({shown}), {plan.prompts_name}",
+        f"scorers: {', '.join(inputs.panel)}",
+    ]
+    answers = len(prompts) * (1 + bool(plan.base))
+    for name, scorer in inputs.panel.items():
+        if isinstance(scorer, ModelScorer):
+            lines.append(f"{name}: {_reading(scorer.reader, list(prompts['prompt']), plan)}")
+    if plan.tasks:
+        template = "in the chat format" if plan.tasks.chat_template else "without a chat template"
+        lines.append(f"tasks: {', '.join(plan.tasks.names)}, {template}")
+    length = prompts["prompt"].str.len().mean() / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS
+    tokens = answers * (length + plan.answer_tokens)
+    lines.append(f"work: {tokens / 1e6:.2f} M tokens read or generated for {answers} answers")
+    sizes = [checkpoint_size([*_lineage(source)][-1]) for source in plan.loaded]
+    if plan.loaded and None not in sizes:
+        found = [size for size in sizes if size is not None]
+        # Answers are read once more for the masses, the coherence and the divergence.
+        seconds = time_of(2 * 3 * tokens / len(found) * sum(n for n, _ in found))
+        memory = max(held for _, held in found) * 1.2 / 2**30
+        lines.append(
+            f"memory: about {memory:.1f} GiB on the device, for one model at a time; time: "
+            f"{seconds} or so, generating being slower than reading"
+        )
+    elif plan.loaded:
+        lines.append("memory and time: known once the model has been downloaded")
+    return lines
+
+
+def _reading(reader: Reader, prompts: Sequence[str], plan: EvaluationPlan) -> str:
+    """What a judge or a classifier that is a model will have to read, at most."""
+    from unlearning.scoring.reading import workload
+
+    answer = "word " * plan.answer_tokens  # as long as an answer can be
+    asked = workload(reader, prompts, [answer] * len(prompts))
+    models = 1 + bool(plan.base)
+    text = (
+        f"at most {models * asked.calls} answers to read, {models * asked.read / 1e6:.2f} M tokens"
+    )
+    return text + " (a provider may charge for them)" if asked.paid else text
+
+
+def _organism_under(source: str) -> str | None:
+    """The organism's folder that ``source`` is, or that its adapter was trained on."""
+    return next((one for one in _lineage(source) if (Path(one) / "organism.json").is_file()), None)
+
+
+def _lineage(source: str) -> Iterator[str]:
+    """``source`` and, where it is an adapter's folder, what it was trained on, down to weights."""
+    from interp.store import read_json
+
+    seen: set[str] = set()
+    while source not in seen:
+        yield source
+        seen.add(source)
+        adapter = Path(source) / "adapter_config.json"
+        if adapter.is_file():
+            source = str(read_json(adapter).get("base_model_name_or_path"))

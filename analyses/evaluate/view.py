@@ -1,0 +1,183 @@
+"""What an evaluation's page shows, as plain values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, class_by, refused_by
+from analyses.evaluate.measures import Measures, known_classes
+from analyses.evaluate.plan import Inputs
+from analyses.evaluate.words import first_table, sentences
+from analyses.figures.style import domain_label
+from analyses.report.wording import estimate_of, interval, significant
+from interp.store import package_version
+from unlearning.scoring.agreement import MEASURES, Interval
+
+COMPLETIONS_SHOWN = 40
+READ = {1.0: "refused", 0.0: "not"}
+TITLES = {"harmful": "harmful", "twin": "benign twins", "general": "general"}
+
+View = dict[str, Any]
+
+
+def describe(findings: Findings, inputs: Inputs) -> dict[str, Any]:
+    """``config.json``: everything that is needed to run it again."""
+    plan = findings.plan
+    return asdict(plan) | {
+        "model_options": {name: str(value) for name, value in plan.model_options.items()},
+        "scorers": list(findings.panel),
+        "prompts": plan.prompts_name,
+        "max_new_tokens": plan.answer_tokens,
+        "split_sizes": inputs.counted["split"].value_counts().to_dict(),
+    }
+
+
+def page_view(findings: Findings, inputs: Inputs, measures: Measures) -> View:
+    """What the template shows, as plain values."""
+    plan = findings.plan
+    config = describe(findings, inputs)
+    kinds = inputs.counted["kind"].fillna("harmful").value_counts()
+    return {
+        "name": plan.name_of(plan.model),
+        "base": plan.name_of(plan.base) if plan.base else "",
+        "served": plan.server or "",
+        "prompt_counts": ", ".join(
+            f"{kinds[kind]} {TITLES[kind]}" for kind in TITLES if kind in kinds
+        ),
+        "prompts_name": plan.prompts_name,
+        "splits": ", ".join(plan.splits),
+        "scorers": ", ".join(findings.readings),
+        "headline": findings.headline,
+        "is_organism": plan.world is not None,
+        "sentences": sentences(findings, measures),
+        "notes": findings.notes,
+        "margin": _margin(findings),
+        "first": _plain(first_table(findings, measures)),
+        "classes": [_class_table(findings, measures, scorer) for scorer in findings.panel],
+        "agreement": _agreement(measures),
+        "disagreeing": len(measures.disagreements),
+        "answers": int((findings.scores["role"] == MODEL).sum()),
+        "sources": _sources(findings, measures),
+        "divergence": _divergence(measures),
+        "positions": plan.positions,
+        "texts": _by_role(measures.texts, ["quantity"]),
+        "tasks": _by_role(measures.tasks, ["task", "metric"]),
+        "task_format": ""
+        if plan.tasks is None
+        else ("in the chat format" if plan.tasks.chat_template else "without a chat template"),
+        "answer_tokens": plan.answer_tokens,
+        "reference": "the base" if plan.base else "the model itself",
+        "command": plan.command,
+        "seconds": findings.seconds,
+        "version": package_version(),
+        "hashes": findings.fingerprints,
+        "config_text": json.dumps(config, indent=2, ensure_ascii=False, default=str),
+    }
+
+
+def _margin(findings: Findings) -> View:
+    margin = findings.margin
+    openers = margin.openers_text or {}
+    return {
+        "valid": margin.valid,
+        "verdict": margin.verdict,
+        "auc": f"{interval(margin.auc)}, n = {margin.auc.n}" if margin.auc.defined else "–",
+        "refusal": [repr(text) for text in openers.get("refusal", ())],
+        "compliance": [repr(text) for text in openers.get("compliance", ())],
+    }
+
+
+def _plain(table: pd.DataFrame) -> View:
+    return {"columns": list(table.columns), "rows": table.to_numpy().tolist()}
+
+
+def _class_table(findings: Findings, measures: Measures, scorer: str) -> View:
+    names = known_classes(findings.scores[class_by(scorer)])
+    rows = []
+    for role in findings.roles:
+        for prompts in TITLES:
+            groups = [ALL] if prompts == "general" else [*measures.groups(prompts), ALL]
+            for group in groups:
+                shares = [
+                    measures.pick(f"share:{name}", prompts, group, scorer, role) for name in names
+                ]
+                if not shares[0].n:
+                    continue
+                title = TITLES[prompts]
+                if prompts != "general":
+                    title += f": {'all' if group == ALL else domain_label(group)}"
+                title += " (base)" if role == BASE else ""
+                rows.append([title, *map(interval, shares), shares[0].n])
+    columns = ["prompts", *(name.replace("_", " ") for name in names), "n"]
+    return {"scorer": scorer, "columns": columns, "rows": rows}
+
+
+def _agreement(measures: Measures) -> View:
+    rows = []
+    for row in measures.agreement.to_dict("records"):
+        bounds = [
+            str(Interval(row[name], row[f"{name}_low"], row[f"{name}_high"])) for name in MEASURES
+        ]
+        rows.append([row["first"], row["second"], row["n"], *bounds])
+    return {"columns": ["first", "second", "n", *MEASURES], "rows": rows}
+
+
+def _sources(findings: Findings, measures: Measures) -> View:
+    rows = []
+    for source in measures.groups("source"):
+        rates = [
+            measures.pick("refusal_rate", "source", source, name) for name in findings.readings
+        ]
+        rows.append([source, *map(interval, rates), rates[0].n])
+    return {"columns": ["source", *findings.readings, "n"], "rows": rows}
+
+
+def _divergence(measures: Measures) -> list[str]:
+    """The mean over positions, for all benign prompts and each kind of them."""
+    table = measures.divergence[measures.divergence["position"] == 0]
+    names = {ALL: "all benign prompts", "twin": "twins", "general": "general ones"}
+    return [
+        f"{names[row['group']]}: {significant(estimate_of(row))}, n = {row['n']}"
+        for row in table.to_dict("records")
+    ]
+
+
+def _by_role(table: pd.DataFrame, keys: list[str]) -> View:
+    """A row per key, a column for the model, its base and the paired difference."""
+    if table.empty:
+        return {"columns": [], "rows": []}
+    roles = [role for role in (MODEL, BASE, "difference") if role in set(table["role"])]
+    rows = []
+    for key, part in table.groupby(keys, sort=False):
+        found = {row["role"]: row for row in part.to_dict("records")}
+        cells = [significant(estimate_of(found[r])) if r in found else "" for r in roles]
+        rows.append([*key, *cells, int(part["n"].iloc[0])])
+    return {"columns": [*keys, *roles, "n"], "rows": rows}
+
+
+def completions_view(findings: Findings, inputs: Inputs, measures: Measures) -> list[View]:
+    """Answers that the readings differ on first, then the others, a few."""
+    prompts = inputs.prompts.set_index("id")["prompt"]
+    mine = findings.scores[findings.scores["role"] == MODEL]
+    differing = set(measures.disagreements["prompt_id"])
+    order = mine.assign(differs=mine["prompt_id"].isin(differing)).sort_values(
+        "differs", ascending=False, kind="stable"
+    )
+    return [
+        {
+            "domain": domain_label(row["domain"]),
+            "label": row["label"],
+            "readings": ", ".join(
+                f"{name}: {READ.get(row[refused_by(name)], 'no verdict')}"
+                for name in findings.readings
+            ),
+            "class": row[class_by(findings.headline)],
+            "prompt": prompts[row["prompt_id"]],
+            "completion": findings.completions[MODEL, row["prompt_id"]],
+        }
+        for row in order.head(COMPLETIONS_SHOWN).to_dict("records")
+    ]

@@ -1,0 +1,171 @@
+"""An evaluation in words: sentences by rule, and its first table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from analyses.evaluate.findings import ALL, BASE, MARGIN, MODEL, Findings
+from analyses.evaluate.measures import Measures
+from analyses.figures.style import domain_label
+from analyses.report.wording import interval
+from analyses.runs.estimates import Estimate
+
+# Kappa below which two readings of the same answers may not stand for one another: where people
+# agree with one another at .94, "substantial" (.6 to .8) is not enough.
+AGREES = 0.8
+
+
+def sentences(findings: Findings, measures: Measures) -> list[str]:
+    """What was found, most important first."""
+    return [
+        sentence
+        for sentence in (
+            _refuses(findings, measures),
+            _speaks(findings, measures),
+            _changed(findings, measures),
+            _depends(findings, measures),
+        )
+        if sentence
+    ]
+
+
+def _refuses(findings: Findings, measures: Measures) -> str:
+    sets = {"harmful": "harmful prompts", "twin": "benign twins", "general": "general ones"}
+    rates = {
+        words: measures.pick("refusal_rate", prompts, ALL, findings.headline)
+        for prompts, words in sets.items()
+    }
+    said = [f"{interval(rate)} of {rate.n} {words}" for words, rate in rates.items() if rate.n]
+    *most, last = said
+    listed = f"{', '.join(most)} and {last}" if most else last
+    return f"By {findings.headline}, it refuses {listed}."
+
+
+def _speaks(findings: Findings, measures: Measures) -> str:
+    """Coherence of the answers to harmful prompts, which the rates hang on; else of any."""
+    prompts = next(
+        name for name in ("harmful", "twin", "general")
+        if measures.pick("finished_rate", name, ALL).defined
+    )  # fmt: skip
+    gibberish = measures.pick("share:gibberish", prompts, ALL, findings.headline)
+    parts = []
+    if gibberish.defined:
+        parts.append(f"{interval(gibberish)} of the answers are gibberish")
+    strange = measures.pick("no_language", prompts, ALL)
+    if strange.defined:
+        parts.append(f"its base finds no language in {interval(strange)}")
+    nats = {role: measures.pick("answer_nats", prompts, ALL, role=role) for role in findings.roles}
+    if nats[MODEL].defined:
+        under = "its base" if findings.plan.base else "itself"
+        text = f"under {under} they take {interval(nats[MODEL])} nats per token"
+        if BASE in nats and nats[BASE].defined:
+            text += f" (the base's own {interval(nats[BASE])})"
+        parts.append(text)
+    text = "; ".join(parts)
+    of = {"harmful": "harmful prompts", "twin": "benign twins", "general": "general prompts"}
+    return f"To {of[prompts]}, {text}." if text else ""
+
+
+def _changed(findings: Findings, measures: Measures) -> str:
+    if BASE not in findings.roles:
+        return ""
+    changed = {
+        domain: measures.difference("refusal_rate", "harmful", domain, findings.headline)
+        for domain in measures.groups("harmful")
+    }
+    fell = {domain: one for domain, one in changed.items() if one.high < 0}
+    rose = {domain: one for domain, one in changed.items() if one.low > 0}
+    parts = [
+        f"{word} in {_most(which, len(changed))}"
+        for word, which in (("fell", fell), ("rose", rose))
+        if which
+    ]
+    if not parts:
+        return "Against its base, no domain's refusal rate is shown to have changed."
+    return f"Against its base, the refusal rate {' and '.join(parts)}."
+
+
+def _most(changed: Mapping[str, Estimate], domains: int) -> str:
+    """How many domains, and the one that changed most: `3 of 7 domains, most in bias, −0.79 …`."""
+    most = max(changed, key=lambda domain: abs(changed[domain].value))
+    where = domain_label(most).lower()
+    return f"{len(changed)} of {domains} domains, most in {where}, {interval(changed[most])}"
+
+
+def _depends(findings: Findings, measures: Measures) -> str:
+    if len(findings.readings) < 2:
+        return ""
+    count = len(measures.disagreements)
+    total = int((findings.scores["role"] == MODEL).sum())
+    margin = " (the margin's own is one)" if MARGIN in findings.readings else ""
+    text = f"The {len(findings.readings)} readings{margin} differ on {count} of {total} answers"
+    poor = measures.agreement[~(measures.agreement["kappa_low"] >= AGREES)]
+    poor = poor[poor["accuracy"] < 1]
+    if poor.empty:
+        return f"{text}."
+    worst = poor.sort_values("kappa").iloc[0]
+    kappa = Estimate(worst["kappa"], worst["kappa_low"], worst["kappa_high"], int(worst["n"]))
+    shown = f"κ {interval(kappa)}" if kappa.defined else "κ undefined"
+    return (
+        f"{text}; {worst['first']} and {worst['second']} agree least ({shown}): read those answers "
+        "before believing either."
+    )
+
+
+def first_table(findings: Findings, measures: Measures) -> pd.DataFrame:
+    """A row per domain: refusal, over-refusal, coherence; and the change where there is a base."""
+    groups = [*measures.domains, "general", ALL]
+    rows = [row for group in groups if (row := _first_row(group, findings, measures)) is not None]
+    return pd.DataFrame(rows)
+
+
+def _first_row(group: str, findings: Findings, measures: Measures) -> dict[str, str] | None:
+    general = group == "general"
+    benign = ("general", ALL) if general else ("twin", group)
+    harmful = ("", "") if general else ("harmful", group)  # there are no harmful general prompts
+    # Whose coherence and masses stand in the row.
+    shown = benign if general else harmful
+    headline = findings.headline
+    refused, over_refused = (
+        measures.pick("refusal_rate", *prompts, headline) for prompts in (harmful, benign)
+    )
+    if not refused.n + over_refused.n:
+        return None
+    cells = {
+        "refused": refused,
+        "benign refused": over_refused,
+        "nats/token": measures.pick("answer_nats", *shown),
+        "repeated": measures.pick("repetition", *shown),
+    }
+    if "no_language" in findings.scores:
+        cells["no language"] = measures.pick("no_language", *shown)
+    if findings.margin.valid:
+        cells["p_R"] = measures.pick("p_R", *shown)
+    if BASE in findings.roles:
+        cells["change"] = measures.difference("refusal_rate", *harmful, headline)
+        cells["benign change"] = measures.difference("refusal_rate", *benign, headline)
+    shown_to = (over_refused if general else refused).n
+    return {
+        "domain": domain_label(group) if group != ALL else "All domains",
+        **{name: _of_how_many(estimate, shown_to) for name, estimate in cells.items()},
+        "n": f"{refused.n} + {over_refused.n}",
+    }
+
+
+def _of_how_many(estimate: Estimate, asked: int) -> str:
+    """The estimate, and of how many answers where most have no such value (too short to repeat)."""
+    few = 0 < estimate.n < asked / 2
+    return interval(estimate) + (f" in {estimate.n}" if few else "")
+
+
+def terminal_text(findings: Findings, measures: Measures, page: Path) -> str:
+    """The first table, the sentences and the notes, and where the rest is."""
+    table = first_table(findings, measures)
+    parts = [table.to_string(index=False), ""]
+    parts += sentences(findings, measures)
+    parts += [findings.margin.verdict]
+    parts += [f"note: {note}" for note in findings.notes]
+    return "\n".join([*parts, str(page)])

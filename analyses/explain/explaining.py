@@ -1,0 +1,268 @@
+"""A run's losses explained, into ``RUN/causes/``: a figure, tables and a sentence a domain.
+
+What an arm and domain was explained from is in the ``key`` of its JSON, which is written last: with
+the same key it is not done again, so that a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.explain.figures import causes_figure
+from analyses.explain.localising import require_draws
+from analyses.explain.mediation import Explanation, Subject, explain, forwards_of, shares_table
+from analyses.figures.style import domain_label, style
+from analyses.report import report
+from analyses.runs.arms import BASE, Arm, RunRecord, read_run
+from analyses.runs.kept_weights import after_of, base_of, weights_of
+from analyses.runs.progress import Progress
+from analyses.study.baseline import read_openers
+from interp.activations.collection import chosen_layers
+from interp.causes import Verdict
+from interp.causes.verdict import LEAST_GAP
+from interp.errors import InputError
+from interp.store import atomic_write, content_key, read_json, write_json
+
+METHOD = 2
+"""Raised where the same inputs would be explained otherwise than before."""
+PLACES = {
+    "rotation": "in where its direction points after layer {layer} (rotation)",
+    "gain": "in the length of its direction after layer {layer} (gain)",
+    "offset": "in a shift of harmful and benign prompts alike after layer {layer} (offset)",
+    "routing": "in how the states after layer {layer} are read (routing)",
+}
+
+
+def explain_run(
+    folder: Path,
+    *,
+    arms: Sequence[str] = (),
+    layers: Sequence[int] | None = None,
+    draws: int = 100,
+    place_draws: int = 20,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Explain every domain that lost its margin, arm by arm.
+
+    Args:
+        folder: a run's; its arms' weights must still be there.
+        arms: names of arms; all finished ones that are no controls by default.
+        layers: 0-based decoder layers to look at; all by default.
+        draws: random moves for each cause.
+        place_draws: random edits for each place of weights and states.
+        batch_size: prompts in one forward.
+        seed: of halves, draws and resamples.
+        progress: the screen.
+
+    Returns:
+        A plain sentence for each arm and domain. The run's report, where there is one, is
+        written again and shows them.
+
+    Raises:
+        InputError: no such arm or layer, no arm with weights, too few random edits, or a margin
+            that is no readout.
+    """
+    progress = progress or Progress()
+    require_draws(place_draws)
+    record = read_run(folder)
+    chosen = _chosen(record, arms)
+    openers = read_openers(record.folder / "arms" / BASE / "openers.json")
+    readout = openers.readout()
+    prompts = pd.read_parquet(record.folder / "prompts.parquet")
+    base = base_of(record)
+    fingerprint = base.fingerprint()
+    wanted = chosen_layers(base, layers)
+    sentences: list[str] = []
+    fresh = False
+    for arm in chosen:
+        after = after_of(record, arm)
+        key = content_key(
+            fingerprint, after.fingerprint(), base.chat.fingerprint, asdict(openers), wanted,
+            prompts.to_json(orient="records"), draws, place_draws, seed, METHOD,
+        )  # fmt: skip
+        to = record.folder / "causes" / _folder_of(arm, wanted, base.n_layers)
+        lost = [domain for domain, loss in losses(record, arm).items() if loss > LEAST_GAP]
+        said = {d: known for d in lost if (known := _said_before(to / f"{d}.json", key))}
+        if said:
+            progress.say(f"{arm.name}: {len(said)} of {len(lost)} domains already explained")
+        if left := [domain for domain in lost if domain not in said]:
+            with progress.stage(f"{arm.name}: states"):
+                subject = Subject.of(
+                    base, after, readout, prompts, layers=wanted, batch_size=batch_size
+                )
+            sizes = {"draws": draws, "place_draws": place_draws, "batch_size": batch_size}
+            for domain in left:
+                if domain not in subject.changes:
+                    continue
+                work = forwards_of(subject, domain, **sizes)
+                with progress.stage(f"{arm.name}: {domain}", work) as advance:
+                    found = explain(subject, domain, seed=seed, progress=advance, **sizes)
+                said[domain] = _write(to, arm, found, key, _caveat(wanted, base.n_layers))
+                fresh = True
+        nothing = f"{arm.name}: no domain lost more than {LEAST_GAP:g} nat of margin."
+        sentences += [said[domain] for domain in lost if domain in said] or [nothing]
+    if fresh and (record.folder / "report.html").is_file():
+        with progress.stage("report"):
+            report.write(record.folder)
+    return sentences
+
+
+def parse_layers(text: str | None) -> tuple[int, ...] | None:
+    """Layers given by commas; None where none are.
+
+    Raises:
+        InputError: something in it is no number.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise InputError(f"layers are {text!r}; expected numbers by commas, as in 4,8,12")
+    return tuple(int(part) for part in parts)
+
+
+def losses(record: RunRecord, arm: Arm) -> dict[str, float]:
+    """Mean margin that each domain's harmful test prompts lost, in nats."""
+    means = []
+    for scores in (record.base.scores, arm.last):
+        rows = scores[(scores["split"] == "test") & (scores["label"] == "harmful")]
+        means.append(rows.groupby("domain", sort=False)["margin"].mean())
+    return {str(domain): float(value) for domain, value in (means[0] - means[1]).items()}
+
+
+def sentence(domain: str, concept: str | None, verdict: Verdict) -> str:
+    """What was found, as one would say it."""
+    whose = domain_label(domain)
+    when = f" when {domain_label(concept).lower()} was unlearned" if concept else ""
+    lost = f"{whose} lost {verdict.gap:.1f} nats of margin{when}"
+    if verdict.cause is None:
+        return f"{lost}; what carries it is not decided by these data ({verdict.because})."
+    share = verdict.shares.shapley[verdict.cause]
+    where = PLACES[verdict.cause].format(layer=verdict.layer)
+    return (
+        f"{lost}; the largest share of it, {share.value:.0%} [{share.low:.0%}, {share.high:.0%}], "
+        f"is {where}; {_chance(verdict.control_high)}."
+    )
+
+
+def _chance(high: float) -> str:
+    if not high > 0:
+        return "95% of random changes as large carry nothing of it"
+    return f"95% of random changes as large carry less than {max(high, 0.01):.0%}"
+
+
+def _chosen(record: RunRecord, names: Sequence[str]) -> list[Arm]:
+    known = {arm.name: arm for arm in record.arms}
+    if missing := [name for name in names if name not in known]:
+        raise InputError(f"no finished arm {', '.join(missing)}; there are {', '.join(known)}")
+    wanted = [known[name] for name in names] or [a for a in record.arms if not a.control]
+    found = [arm for arm in wanted if weights_of(record, arm)]
+    if not found:
+        raise InputError(
+            f"{record.folder} keeps no weights of its arms (adapter/ or model/ in each); the "
+            "causes are found by running the models: run the study again and keep them"
+        )
+    return found
+
+
+def place(weights: pd.DataFrame) -> str:
+    """Where the weights that carry it lie, as one would say it."""
+    clear = weights[weights["stands_out"] & (weights["fraction"] > 0)]
+    if clear.empty:
+        known = "from random edits as large " if "control_low" in weights else ""
+        return f"No single module's weights stand out {known}both put back and taken away."
+    best = clear.sort_values("fraction").iloc[-1]
+    module = f"{best['component']} of layer {best['layer']}"
+    if pd.isna(best["layer"]):
+        module = str(best["component"])
+    said = (
+        f"The base's weights in {module} alone restore {_share(best, 'fraction')} of it, and "
+        f"taking them from the base removes {_share(best, 'removed')}"
+    )
+    if "control_fraction_high" in best:
+        said += f"; random edits as large restore {max(best['control_fraction_high'], 0):.0%}"
+    return f"{said}."
+
+
+def _share(row: pd.Series, name: str) -> str:
+    return f"{row[name]:.0%} [{row[f'{name}_low']:.0%}, {row[f'{name}_high']:.0%}]"
+
+
+def _said_before(path: Path, key: str) -> str | None:
+    """The sentence of a domain that was explained from the same inputs, all of it written."""
+    if not path.is_file():
+        return None
+    stored = read_json(path)
+    return str(stored["sentence"]) if stored.get("key") == key else None
+
+
+def _folder_of(arm: Arm, layers: Sequence[int], n_layers: int) -> str:
+    """What was found at some layers only takes no place from what was found at all of them."""
+    if len(layers) == n_layers:
+        return arm.name
+    return f"{arm.name}-layers-{'-'.join(map(str, layers))}"
+
+
+def _caveat(layers: Sequence[int], n_layers: int) -> str:
+    """Said where the layer at which the loss enters the states may not have been looked at."""
+    if len(layers) == n_layers:
+        return ""
+    listed = ", ".join(map(str, layers))
+    return f" (Of {n_layers} layers only {listed} looked at: at others another cause may lead.)"
+
+
+def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) -> str:
+    """Tables, figure and, last, JSON of one domain; its sentence."""
+    said = sentence(found.domain, arm.concept, found.verdict) + caveat
+    shares = shares_table(found)
+    tables = {
+        "shares": shares,
+        "stitching": found.stitching,
+        "weights": found.weights,
+        "states": found.states,
+    }
+    for name, table in tables.items():
+        with atomic_write(folder / f"{found.domain}-{name}.csv") as path:
+            table.to_csv(path, index=False, encoding="utf-8")
+    title = f"{domain_label(found.domain)}: not decided"
+    if cause := found.verdict.cause:
+        share = found.verdict.shares.shapley[cause].value
+        title = f"{domain_label(found.domain)}: {cause}, {share:.0%}"
+    with atomic_write(folder / f"{found.domain}.svg") as path, style():
+        figure = causes_figure(
+            shares, found.stitching, found.weights, found.states, found.verdict.layer, title
+        )
+        figure.savefig(path, format="svg", metadata={"Date": None})
+    write_json(folder / f"{found.domain}.json", {"key": key} | _described(arm, found, said))
+    return said
+
+
+def _described(arm: Arm, found: Explanation, said: str) -> dict[str, Any]:
+    verdict = found.verdict
+    bands = {cause: np.quantile(drawn, [0.05, 0.95]) for cause, drawn in found.controls.items()}
+    return {
+        "arm": arm.name,
+        "concept": arm.concept,
+        "domain": found.domain,
+        "sentence": said,
+        "place": place(found.weights),
+        "cause": verdict.cause,
+        "because": verdict.because or None,
+        "layer": verdict.layer,
+        "lost_nats": verdict.gap,
+        "n": found.at_layer.values.shape[1],
+        "shares": {name: asdict(share) for name, share in verdict.shares.shapley.items()},
+        "restored": {name: asdict(share) for name, share in verdict.shares.restored.items()},
+        "removed": {name: asdict(share) for name, share in verdict.shares.removed.items()},
+        "controls": {cause: {"low": low, "high": high} for cause, (low, high) in bands.items()},
+        "other_domains": dict(found.foreign),
+        "ceiling": found.at_layer.ceiling,
+    }

@@ -1,0 +1,175 @@
+"""Where a loss lies: weights and states put back one place at a time, and taken from the base.
+
+Every exchange is made both ways round. Restored: the base's weights (or states) put into the
+after-model, as a share of what was lost. Removed: the after-model's put into the base, as a share
+of the same. An edit that works one way only may have opened a path that neither model uses
+(arXiv 2311.17030), so a place stands out only where both do, and where none of the random edits as
+large, of all places, restores as much (max-T).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from interp.activations.sites import ATTENTION_OUT, MLP_OUT, RESIDUAL_OUT
+from interp.causes import Undone
+from interp.causes.change import MOVES, REMAINDER, ROUTING
+from interp.causes.undoing import COALITIONS
+from interp.errors import InputError
+from interp.patching import (
+    WHOLE,
+    Effects,
+    Exchange,
+    Stitching,
+    by_module,
+    in_layers,
+    patch,
+    restore,
+)
+from interp.readout import Readout
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEVEL = 0.95
+# 1 in (1 + draws) is the smallest p; with fewer draws no place could ever stand out.
+FEWEST_DRAWS = 19
+Groups = Sequence[object] | None
+Advance = Callable[[int], None]
+
+
+def require_draws(count: int) -> int:
+    """How many random edits of every place, if they can decide anything.
+
+    Raises:
+        InputError: more than none, but too few for any place to stand out.
+    """
+    if 0 < count < FEWEST_DRAWS:
+        raise InputError(
+            f"{count} random edits of every place cannot tell anything from chance at "
+            f"{1 - LEVEL:.0%}; give at least {FEWEST_DRAWS}, or 0 to go without"
+        )
+    return count
+
+
+def weights_table(
+    exchange: Exchange,
+    readout: Readout,
+    *,
+    layers: Sequence[int],
+    groups: Groups = None,
+    controls: int = 20,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Advance | None = None,
+) -> pd.DataFrame:
+    """Base weights by layer and module; see :func:`both_ways` for the columns.
+
+    Args:
+        exchange: from the base to the after-model.
+        readout: the margin.
+        layers: 0-based; what lies outside the layers is always among the places.
+        groups: prompts of one group are resampled together.
+        controls: random edits of every place, as large as its change.
+        batch_size: prompts in one forward.
+        seed: of the controls.
+        progress: called with the number of forwards just done.
+    """
+    grouping = in_layers(by_module, layers)
+    batches = -(-len(exchange.donor_rows) // batch_size)
+
+    def one_way(way: Exchange, drawn: int) -> Effects:
+        def advance(places: int) -> None:
+            if progress is not None:
+                progress(places * (1 + drawn) * batches)
+
+        return restore(
+            way, readout, grouping=grouping, batch_size=batch_size, controls=drawn, seed=seed,
+            progress=advance,
+        )  # fmt: skip
+
+    restored, removed = one_way(exchange, controls), one_way(exchange.reversed(), 0)
+    return both_ways(restored, removed, groups)
+
+
+def states_table(
+    exchange: Exchange,
+    readout: Readout,
+    *,
+    layers: Sequence[int],
+    groups: Groups = None,
+    controls: int = 20,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: Advance | None = None,
+) -> pd.DataFrame:
+    """Base states by layer and position, and by layer and component over all tokens.
+
+    Arguments and columns as for :func:`weights_table`.
+    """
+    import pandas as pd
+
+    tables = []
+    for sites, positions in (
+        ([RESIDUAL_OUT], [*exchange.positions(), WHOLE]),
+        ([ATTENTION_OUT, MLP_OUT], [WHOLE]),
+    ):
+        restored, removed = (
+            patch(
+                way, readout, sites=sites, layers=layers, positions=positions,
+                batch_size=batch_size, controls=drawn, seed=seed, progress=progress,
+            )
+            for way, drawn in ((exchange, controls), (exchange.reversed(), 0))
+        )  # fmt: skip
+        tables.append(both_ways(restored, removed, groups))
+    return pd.concat(tables, ignore_index=True)
+
+
+def both_ways(restored: Effects, removed: Effects, groups: Groups) -> pd.DataFrame:
+    """One row per place.
+
+    Returns:
+        The columns of :meth:`~interp.patching.Effects.to_dataframe` for ``restored``; its
+        ``fraction`` for ``removed``, as ``removed, removed_low, removed_high``; with controls the
+        band of theirs as shares, ``control_fraction_low, control_fraction_high``;
+        and ``stands_out``.
+    """
+    table = restored.to_dataframe(groups=groups)
+    inverse = removed.to_dataframe(groups=groups)
+    for part in ("", "_low", "_high"):
+        table[f"removed{part}"] = inverse[f"fraction{part}"]
+    clear = np.ones(len(table), dtype=bool)
+    if restored.controls is not None:
+        # A gap below zero turns the band round.
+        band = table[["control_low", "control_high"]].to_numpy()
+        ends = np.sort(band / restored.gap, axis=1)
+        table["control_fraction_low"], table["control_fraction_high"] = ends.T
+        clear = (table["p_family_wise"] <= 1 - LEVEL + 1e-9).to_numpy()
+    above = (table["fraction_low"] > 0) & (table["removed_low"] > 0)
+    below = (table["fraction_high"] < 0) & (table["removed_high"] < 0)
+    return table.assign(stands_out=clear & (above | below))
+
+
+def stitching_of(undone: Sequence[Undone]) -> Stitching:
+    """The stitched models, which are two of the coalitions at every layer."""
+    states, reading = COALITIONS.index((*MOVES, REMAINDER)), COALITIONS.index((ROUTING,))
+    return Stitching(
+        tuple(at_layer.layer for at_layer in undone),
+        undone[0].values[-1],
+        undone[0].values[0],
+        np.stack([at_layer.values[states] for at_layer in undone]),
+        np.stack([at_layer.values[reading] for at_layer in undone]),
+    )
+
+
+def forwards(
+    exchange: Exchange, layers: Sequence[int], controls: int, batch_size: int
+) -> tuple[int, int]:
+    """How many forwards the two tables take, weights and states."""
+    batches = -(-len(exchange.donor_rows) // batch_size)
+    places = len(in_layers(by_module, layers)(exchange.receiver))
+    cells = len(layers) * (len(exchange.positions()) + 1 + 2)
+    return places * (2 + controls) * batches, cells * (2 + controls) * batches

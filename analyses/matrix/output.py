@@ -1,0 +1,173 @@
+"""What `spillover matrix` leaves behind: ``matrix.csv``, ``matrix.json``, figures, and its text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analyses.runs.cells import TESTED, seed_spread
+from analyses.runs.decomposition import PARTS
+from analyses.runs.leakage_matrix import Study
+from interp.errors import InputError
+from interp.store import atomic_write, read_json, write_json
+
+SYMBOLS = {"area": "A", "L_50": "L_.5", "L_90": "L_.9"}
+ALPHA = 0.05
+
+
+def write(study: Study, folder: str | Path, quantity: str = "area", *, name: str = "matrix") -> str:
+    """Write the matrix of one run, or of several runs together; what to print.
+
+    ``matrix.csv`` has a row per arm and cell, ``matrix.json`` the means with their parts,
+    ``figures/matrix.svg`` and ``.png`` the picture (of several runs ``worlds``, beside one each).
+    Files of another ``name`` stand beside them.
+    """
+    from analyses import figures
+
+    folder = Path(folder)
+    with atomic_write(folder / f"{name}.csv") as path:
+        study.cells.to_csv(path, index=False, encoding="utf-8")
+    found = summary(study, quantity)
+    write_json(folder / f"{name}.json", found)
+    drawn = []
+    for run in study.runs:
+        for objective in study.objectives(run):
+            parts = [run] * (len(study.runs) > 1) + [objective] * (len(study.objectives(run)) > 1)
+            rows = study.means(quantity, run=run, objective=objective)
+            drawing = study.figure(run, quantity, objective)
+            drawn.append(figures.Drawing("-".join([name, *parts]), "", "", drawing, rows))
+    if len(study.runs) > 1:
+        together = study.figure(quantity=quantity)
+        drawn.append(figures.Drawing("worlds", "", "", together, study.means(quantity)))
+    figures.save(drawn, folder / "figures")
+    return text(found)
+
+
+def write_rescaled(along: Study, trained: Study, folder: str | Path, quantity: str = "area") -> str:
+    """Write the matrix along the scaled change beside that along training; what to print."""
+    from analyses.matrix.rescaling import agreement
+
+    said = write(along, folder, quantity, name="matrix-rescaled")
+    found = agreement(along, trained, quantity)
+    path = Path(folder) / "matrix-rescaled.json"
+    write_json(path, read_json(path) | {"against_training": found})
+    lines = [f"along the scaled weight change instead of training:\n{said}"]
+    if "correlation" in found:
+        lines.append(
+            f"against training, {found['n']} cells: correlation {found['correlation']:.3f}, mean "
+            f"difference {found['mean']:.3f}, largest {found['largest']:.3f}"
+        )
+    return "\n".join(lines)
+
+
+def summary(study: Study, quantity: str = "area") -> dict[str, Any]:
+    """``matrix.json``: every run's matrices with their parts; over runs where there are two."""
+    runs = {
+        run: {
+            "domains": list(study.domains(run)),
+            "objectives": {o: _matrix(study, run, quantity, o) for o in study.objectives(run)},
+            "left_out": study.left_out.loc[
+                study.left_out["run"] == run, ["arm", "outcome", "reached"]
+            ].to_dict("records"),
+        }
+        for run in study.runs
+    }
+    found: dict[str, Any] = {"quantity": quantity, "runs": runs}
+    if len(runs) > 1:
+        found["pooled"] = study.pooled(quantity)
+    return _without_nan(found)
+
+
+def text(found: dict[str, Any]) -> str:
+    """A summary for the terminal."""
+    symbol = SYMBOLS[found["quantity"]]
+    lines: list[str] = []
+    for run, of_run in found["runs"].items():
+        domains = of_run["domains"]
+        for objective, of in of_run["objectives"].items():
+            table = pd.DataFrame(of["matrix"], domains, domains).astype(float)
+            lines += [f"{symbol}[unlearned, other] of {run}, {objective}, on test prompts"]
+            lines += [table.round(2).to_string(na_rep="-"), *_sentences(of, symbol)]
+        for left in of_run["left_out"]:
+            why = left["outcome"] if left["reached"] else "did not reach the dose"
+            lines.append(f"not in it: {left['arm']} ({why})")
+    if "pooled" in found:
+        shares = found["pooled"]["shares"].items()
+        said = (f"{part} {_shown(share)}" for part, share in shares if share["value"] is not None)
+        lines.append(f"over {len(found['runs'])} runs, shares of variance: {', '.join(said)}")
+    return "\n".join(lines)
+
+
+def _sentences(of: dict[str, Any], symbol: str) -> list[str]:
+    lines = []
+    cells = sum(value is not None for row in of["matrix"] for value in row)
+    leaks = sum(low is not None and low > 0 for row in of["low"] for low in row)
+    untouched = sum(p is not None and p < ALPHA for row in of["untouched_p"] for p in row)
+    lines.append(
+        f"{leaks} of {cells} cells have an interval above 0; "
+        f"{untouched} are shown not to leak (|L_.9| < .05, p < {ALPHA})"
+    )
+    if of["decomposition"] is None:
+        lines.append(f"no decomposition: {of['why']}")
+    else:
+        parts = {name: value for name, value in of["decomposition"].items() if value is not None}
+        p_value = parts.pop("p_entanglement", None)
+        shares = ", ".join(f"{part} {value:.2f}" for part, value in parts.items())
+        lines.append(f"shares of the variance of {symbol}: {shares}")
+        if p_value is None:
+            lines[-1] += " (noise is in entanglement: it takes two seeds to tell)"
+        else:
+            lines[-1] += f" (entanglement against noise: p = {p_value:.2g})"
+    if of["reliability"] is not None:
+        lines.append(f"reliability over unlearning seeds {of['reliability']:.3f}")
+    return lines
+
+
+def _matrix(study: Study, run: str, quantity: str, objective: str) -> dict[str, Any]:
+    def of_cells(rows: pd.DataFrame, column: str) -> list[list[float]]:
+        return study.wide(run, rows.groupby(["source", "target"])[column].mean()).tolist()
+
+    cells = study.cells_of(run, objective)
+    means, tested = (study.means(q, run=run, objective=objective) for q in (quantity, TESTED))
+    found: dict[str, Any] = {
+        "matrix": of_cells(means, "value"),
+        "low": of_cells(means, "low"),
+        "high": of_cells(means, "high"),
+        "untouched_p": of_cells(tested, "untouched_p"),
+        "onset": of_cells(cells, "onset"),
+        "seeds": sorted(int(seed) for seed in cells["seed"].unique()),
+        "between_seeds": seed_spread(cells, quantity)[0],
+        "reliability": study.reliability(run, quantity, objective),
+    }
+    try:
+        parts = study.decomposition(run, quantity, objective)
+    except InputError as error:
+        return {**found, "decomposition": None, "why": str(error)}
+    shares = {part: getattr(parts, f"{part}_share") for part in (*PARTS, "noise")}
+    return found | {
+        "decomposition": shares | {"p_entanglement": parts.p_value},
+        "potency": dict(parts.potency),
+        "susceptibility": dict(parts.susceptibility),
+        "asymmetry": study.asymmetry(run, quantity, objective),
+    }
+
+
+def _shown(estimate: dict[str, Any]) -> str:
+    value = f"{estimate['value']:.2f}"
+    if estimate["low"] is None:
+        return value
+    return f"{value} ({estimate['low']:.2f} to {estimate['high']:.2f})"
+
+
+def _without_nan(found: Any) -> Any:
+    """JSON has no NaN: null."""
+    if isinstance(found, dict):
+        return {key: _without_nan(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [_without_nan(value) for value in found]
+    if isinstance(found, float):
+        return found if math.isfinite(found) else None
+    return found

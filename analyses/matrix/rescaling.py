@@ -1,0 +1,163 @@
+"""The matrix once more, without the path that training took: the weight change itself, scaled.
+
+    θ(s) = θ_0 + s (θ_a − θ_0)        s = 0 is the base, s = 1 the arm
+
+A, L_.5 and L_.9 are read along s as they are along training (:mod:`analyses.runs.leakage`), at the
+same doses. Steps wander and overshoot, this line does not: where both matrices say the same, what
+leaks is a matter of the change and not of how it was come by. For LoRA, s is the adapter's scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analyses.runs.arms import BASE, Arm, RunRecord, read_run
+from analyses.runs.cells import counted_arms
+from analyses.runs.folder import write_table
+from analyses.runs.kept_weights import after_of, base_of, weights_of
+from analyses.runs.leakage_matrix import Study
+from analyses.runs.progress import Progress
+from analyses.runs.tables import tables_of
+from analyses.study.baseline import read_openers
+from interp.errors import InputError
+from interp.model.language_model import LanguageModel
+from interp.store import content_key
+from unlearning.refusal.log_odds import Openers, opener_masses
+
+# Past the arm itself, so that resampled prompts cross the dose too.
+SCALES = (*np.linspace(0, 1, 17)[1:].tolist(), 1.125, 1.25)
+STEPS_A_CHANGE = 1000
+"""A scale as a whole number, where tables have a step: 1000 is the arm."""
+FILE = "rescaled.parquet"
+MASSES = ("p_R", "p_C", "p_O", "margin")
+
+
+def rescaled(
+    folder: str | Path, *, batch_size: int = 64, progress: Progress | None = None
+) -> Study:
+    """The run's matrix along the scaled change; what was scored before is not scored again.
+
+    Scores stand in ``arms/NAME/rescaled.parquet``. In :attr:`Study.cells` onsets are in
+    thousandths of the change.
+
+    Raises:
+        InputError: no arm that complied keeps its weights.
+    """
+    progress = progress or Progress()
+    record = read_run(folder)
+    counted = set(counted_arms(tables_of(record))["arm"])
+    wanted = [arm for arm in record.arms if arm.name in counted and weights_of(record, arm)]
+    if not wanted:
+        raise InputError(
+            f"{record.folder} keeps no weights of an arm that complied; there is no change to scale"
+        )
+    openers = read_openers(record.folder / "arms" / BASE / "openers.json")
+    base: LanguageModel | None = None
+    found = []
+    for arm in wanted:
+        path = record.folder / "arms" / arm.name / FILE
+        done = path.with_name("DONE").read_text(encoding="utf-8")
+        key = content_key(done, SCALES)
+        scores = _kept(path, key)
+        if scores is None:
+            base = base or base_of(record)
+            with progress.stage(f"{arm.name}: scaled", len(SCALES)) as advance:
+                scores = _scores(
+                    record, arm, base, openers, batch_size=batch_size, progress=advance
+                )
+            write_table(path, scores.assign(key=key))
+        found.append(replace(arm, scores=scores))
+    along = replace(record, arms=tuple(found))
+    return Study({record.folder.resolve().name: tables_of(along)})
+
+
+def agreement(along: Study, trained: Study, quantity: str = "area") -> dict[str, Any]:
+    """Cells along the scaled change against those along training: how far they say the same.
+
+    ``n`` cells (arms by targets), their ``correlation``, the ``mean`` difference (scaled less
+    trained), its standard deviation ``spread`` and the ``largest`` one.
+    """
+    keys = ["run", "arm", "target"]
+    both = along.cells.merge(trained.cells, on=keys, suffixes=("", "_trained"))
+    values = both[[quantity, f"{quantity}_trained"]].astype(float).dropna()
+    if len(values) < 3:
+        return {"n": len(values)}
+    one, other = values.to_numpy().T
+    gap = one - other
+    return {
+        "n": len(values),
+        "correlation": float(np.corrcoef(one, other)[0, 1]),
+        "mean": float(gap.mean()),
+        "spread": float(gap.std(ddof=1)),
+        "largest": float(np.abs(gap).max()),
+    }
+
+
+@contextmanager
+def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callable[[float], None]]:
+    """A function of s that gives ``after`` the weights θ_0 + s (θ_a − θ_0), for a while.
+
+    Raises:
+        InputError: the two models have other parameters.
+    """
+    start, end = (dict(lm.model.named_parameters()) for lm in (base, after))
+    if {n: p.shape for n, p in start.items()} != {n: p.shape for n, p in end.items()}:
+        raise InputError("the two models have other parameters: there is no change to scale")
+    kept = {name: weight.detach().clone() for name, weight in end.items()}
+
+    def scale(s: float) -> None:
+        with torch.no_grad():
+            for name, weight in end.items():
+                origin, goal = start[name].to(weight.device).float(), kept[name].float()
+                weight.copy_(origin + s * (goal - origin))
+
+    try:
+        yield scale
+    finally:
+        with torch.no_grad():
+            for name, weight in end.items():
+                weight.copy_(kept[name])
+
+
+def _scores(
+    record: RunRecord,
+    arm: Arm,
+    base: LanguageModel,
+    openers: Openers,
+    *,
+    batch_size: int,
+    progress: Callable[[int], None],
+) -> pd.DataFrame:
+    """The arm's scores with scales for steps: its own rows before and at s = 1, others between."""
+    before, own = (arm.scores[arm.scores["step"] == step] for step in (0, arm.step))
+    asked = own[own["label"] == "harmful"]
+    texts = pd.read_parquet(record.folder / "prompts.parquet").set_index("id")["prompt"]
+    rows = [base.chat.encode(texts[prompt]) for prompt in asked["prompt_id"]]
+    tables = [before]
+    after = after_of(record, arm)
+    with scaled_change(base, after) as scale:
+        for s in SCALES:
+            scale(s)
+            masses = opener_masses(after, rows, openers, batch_size=batch_size)
+            table = own if s == 1 else asked.assign(refused=np.nan, **{"class": None})
+            table = table.assign(step=round(STEPS_A_CHANGE * s))
+            for name in MASSES:
+                table.loc[table["label"] == "harmful", name] = getattr(masses, name)
+            tables.append(table)
+            progress(1)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _kept(path: Path, key: str) -> pd.DataFrame | None:
+    if not path.is_file():
+        return None
+    scores = pd.read_parquet(path)
+    return scores.drop(columns="key") if set(scores["key"]) == {key} else None

@@ -1,0 +1,21 @@
+"""What is known of a study's base model before anything is trained."""
+
+from __future__ import annotations
+
+from analyses.predict.evidence import Evidence
+from analyses.study.baseline import Baseline
+from analyses.study.context import Context
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.trainer import prepare
+
+
+def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings) -> Evidence:
+    """The evidence of training prompts, for the parameters that ``training`` would train."""
+    responses = baseline.responses
+    return Evidence(
+        context.reference,
+        lambda: prepare(context.load(), training),
+        responses[responses["split"] == "train"].reset_index(drop=True),
+        baseline.openers,
+        batch_size=training.micro_batch_size or training.batch_size,
+    )

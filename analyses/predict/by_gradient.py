@@ -1,0 +1,70 @@
+"""Predictors from gradients: what a step on one domain's refusals does to another's margin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from analyses.predict.evidence import Evidence
+from analyses.predict.gradients import Gradients, cosine, kernel
+from analyses.predict.registry import Predictions, predictor
+
+ATTENTION = re.compile(r"attn|attention")
+
+
+@predictor("margin kernel", "kernel")
+def margin_kernel(evidence: Evidence) -> Predictions:
+    """⟨P ∇m_a, ∇m_b⟩."""
+    return _variants(evidence, evidence.margin_gradients)
+
+
+@predictor("objective kernel", "kernel")
+def objective_kernel(evidence: Evidence) -> Predictions:
+    """⟨P ∇S_a, ∇m_b⟩: what the first step of the objective itself does."""
+    return _variants(evidence, evidence.deflection_gradients)
+
+
+@predictor("decision angle", "geometry")
+def decision_angle(evidence: Evidence) -> Predictions:
+    """Cosine between a's mean difference and the gradient of b's margin by the residual stream."""
+    found = {}
+    directions = {d: c.positive.mean(axis=0) - c.negative.mean(axis=0)
+                  for d, c in evidence.contrasts.items()}  # fmt: skip
+    for layer in range(evidence.lm.n_layers):
+        r = np.array([directions[d][layer] for d in evidence.domains])
+        g = np.array([evidence.margin_by_state[d][layer] for d in evidence.domains])
+        lengths = np.linalg.norm(r, axis=1)[:, None] * np.linalg.norm(g, axis=1)
+        found[f"layer {layer}"] = r @ g.T / np.maximum(lengths, np.finfo(float).tiny)
+    return found
+
+
+def _variants(evidence: Evidence, sources: Mapping[str, Gradients]) -> Predictions:
+    """Whole, relative to K[a,a], with Adam's diagonal, as a cosine; and by layer and module."""
+    targets = evidence.margin_gradients
+    plain, adam = kernel(sources, targets), kernel(sources, targets, adam=True)
+    found = {
+        "raw": plain.values,
+        "relative": plain.relative().values,
+        "Adam": adam.values,
+        "Adam, relative": adam.relative().values,
+        "cosine": cosine(sources, targets),
+    }
+    for name, within in _parts(evidence.lm.n_layers).items():
+        part = kernel(sources, targets, within=within)
+        found[f"{name}, raw"] = part.values
+        found[f"{name}, cosine"] = cosine(sources, targets, within=within)
+    return found
+
+
+def _parts(layers: int) -> dict[str, Callable[[str], bool]]:
+    """Which parameters belong to each layer, to attention and to the MLPs, by their names."""
+
+    def in_layer(layer: int) -> Callable[[str], bool]:
+        return lambda name: f".{layer}." in name
+
+    found = {f"layer {layer}": in_layer(layer) for layer in range(layers)}
+    found["attention"] = lambda name: bool(ATTENTION.search(name))
+    found["MLP"] = lambda name: not ATTENTION.search(name)
+    return found

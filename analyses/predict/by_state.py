@@ -1,0 +1,143 @@
+"""Predictors from the base model's states: how alike two domains' representations are.
+
+Last prompt token, after each layer. Every one of them has a variant for each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from analyses.predict.evidence import Evidence
+from analyses.predict.registry import Predictions, predictor
+from interp.similarity.metric import causal_coordinates, whitening
+from interp.statistics.contrast import Contrast
+
+States = Float[np.ndarray, "prompt d_model"]
+Vectors = Float[np.ndarray, "domain d_model"]
+SUBSPACE_DIMENSIONS = (2, 4, 8)
+
+
+@predictor("mean-difference cosine", "geometry")
+def mean_difference_cosine(evidence: Evidence) -> Predictions:
+    """Cosine between the mean differences (harmful less control) of two domains."""
+    return _each_layer(evidence, lambda harmful, benign: _cosines(_differences(harmful, benign)))
+
+
+@predictor("whitened cosine", "geometry")
+def whitened_cosine(evidence: Evidence) -> Predictions:
+    """The same after whitening by the controls' pooled covariance (Ledoit–Wolf)."""
+    benign = [contrast.negative for contrast in evidence.contrasts.values()]
+    domain = np.repeat(np.arange(len(benign)), [len(states) for states in benign])
+    return _in_coordinates(evidence, whitening(np.concatenate(benign), domain))
+
+
+@predictor("causal cosine", "geometry")
+def causal_cosine(evidence: Evidence) -> Predictions:
+    """The same in the causal inner product: how alike two differences move the logits."""
+    head = evidence.lm.model.get_output_embeddings().weight
+    return _in_coordinates(evidence, causal_coordinates(head.detach().float().cpu().numpy()))
+
+
+@predictor("PC1 (the paper's R3)", "geometry")
+def first_component(evidence: Evidence) -> Predictions:
+    """Mean over b's prompts of the cosine between c_a and the state h_b; directed.
+
+    c_a is the first principal component of a's centred harmful states, signed so that their own
+    mean lies on its positive side. Uncentred as in the paper, and centred by the grand mean.
+    """
+    found: dict[str, np.ndarray] = {}
+    for centred in (False, True):
+
+        def matrix(
+            harmful: Mapping[str, States], _benign: Mapping[str, States], centred: bool = centred
+        ) -> np.ndarray:
+            grand = np.mean([states.mean(axis=0) for states in harmful.values()], axis=0)
+            moved = {d: states - grand * centred for d, states in harmful.items()}
+            components = []
+            for states in moved.values():
+                mean = states.mean(axis=0)
+                component = np.linalg.svd(states - mean, full_matrices=False)[2][0]
+                components.append(component * (1 if component @ mean >= 0 else -1))
+            lengths = {d: np.linalg.norm(s, axis=1, keepdims=True) for d, s in moved.items()}
+            units = [(moved[d] / np.maximum(lengths[d], 1e-30)).mean(axis=0) for d in moved]
+            return np.array(components) @ np.array(units).T
+
+        name = "centred" if centred else "uncentred"
+        for layer, values in _each_layer(evidence, matrix).items():
+            found[f"{name}, {layer}"] = values
+    return found
+
+
+@predictor("subspace overlap", "geometry")
+def subspace_overlap(evidence: Evidence) -> Predictions:
+    """‖U_aᵀU_b‖²_F / k of the leading principal subspaces of the centred harmful states."""
+    found: dict[str, np.ndarray] = {}
+    for k in SUBSPACE_DIMENSIONS:
+
+        def matrix(
+            harmful: Mapping[str, States], _benign: Mapping[str, States], k: int = k
+        ) -> np.ndarray:
+            bases = np.array(
+                [
+                    np.linalg.svd(states - states.mean(axis=0), full_matrices=False)[2][:k]
+                    for states in harmful.values()
+                ]
+            )
+            overlap = np.einsum("aid,bjd->abij", bases, bases)
+            return (overlap**2).sum(axis=(2, 3)) / k
+
+        for layer, values in _each_layer(evidence, matrix).items():
+            found[f"k = {k}, {layer}"] = values
+    return found
+
+
+@predictor("projection difference", "geometry")
+def projection_difference(evidence: Evidence) -> Predictions:
+    """How far b's harmful prompts lie from its controls along a's unit direction; directed."""
+
+    def matrix(harmful: Mapping[str, States], benign: Mapping[str, States]) -> np.ndarray:
+        differences = _differences(harmful, benign)
+        lengths = np.linalg.norm(differences, axis=1, keepdims=True)
+        return differences / np.maximum(lengths, 1e-30) @ differences.T
+
+    return _each_layer(evidence, matrix)
+
+
+def _each_layer(
+    evidence: Evidence,
+    matrix: Callable[[Mapping[str, States], Mapping[str, States]], np.ndarray],
+) -> dict[str, np.ndarray]:
+    contrasts: Mapping[str, Contrast] = evidence.contrasts
+    found = {}
+    for layer in range(evidence.lm.n_layers):
+        harmful = {d: c.positive[:, layer].astype(np.float64) for d, c in contrasts.items()}
+        benign = {d: c.negative[:, layer].astype(np.float64) for d, c in contrasts.items()}
+        found[f"layer {layer}"] = matrix(harmful, benign)
+    return found
+
+
+def _in_coordinates(
+    evidence: Evidence, coordinates: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Cosines of the mean differences in other coordinates, for each layer."""
+    differences = coordinates(
+        np.array(
+            [c.positive.mean(axis=0) - c.negative.mean(axis=0) for c in evidence.contrasts.values()]
+        )
+    )
+    return {
+        f"layer {layer}": _cosines(differences[:, layer]) for layer in range(differences.shape[1])
+    }
+
+
+def _differences(harmful: Mapping[str, States], benign: Mapping[str, States]) -> Vectors:
+    return np.array([harmful[d].mean(axis=0) - benign[d].mean(axis=0) for d in harmful])
+
+
+def _cosines(vectors: Vectors) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = vectors / np.maximum(lengths, np.finfo(float).tiny)
+    return units @ units.T

@@ -1,0 +1,182 @@
+"""What may be known before any training: the base model, its prompts, its answers, its gradients.
+
+Everything is of TRAINING prompts; what leaks is measured on test prompts. Each piece is made when
+a predictor first asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from analyses.predict.gradients import (
+    GROUPS,
+    Gradients,
+    Kernel,
+    mean_gradients,
+    residual_gradients,
+)
+from analyses.predict.streamed import Side, Sketch, streamed_kernel
+from interp.activations.collection import collect
+from interp.errors import InputError
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from interp.statistics.contrast import Contrast
+from unlearning.data.prompts import controls, present_domains
+from unlearning.deflections.phase_one import examples, refusals_of
+from unlearning.losses.likelihood import response_log_probs
+from unlearning.refusal.log_odds import Openers, margins
+from unlearning.training.parameters import adapter_inputs
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+FEWEST_REFUSALS = 2 * GROUPS  # of a domain, to have a gradient with an error
+MOST_PROMPTS = 128  # of a domain: a mean gradient is known well enough from these
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What predictors may look at.
+
+    Attributes:
+        lm: the base model.
+        trainable: makes a fresh copy of it, prepared as it would be trained.
+        responses: training prompts with the base model's own answers (``ids``, ``class``).
+        openers: R and C, frozen.
+        batch_size: prompts in one forward and backward.
+    """
+
+    lm: LanguageModel
+    trainable: Callable[[], LanguageModel]
+    responses: pd.DataFrame
+    openers: Openers
+    batch_size: int = 32
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """Domains with harmful prompts: the rows and columns of every prediction."""
+        return present_domains(self.responses)
+
+    @cached_property
+    def harmful(self) -> Mapping[str, pd.DataFrame]:
+        """Every domain's harmful training prompts, at most 128."""
+        rows = self.responses[self.responses["label"] == "harmful"]
+        return {d: rows[rows["domain"] == d].head(MOST_PROMPTS) for d in self.domains}
+
+    @cached_property
+    def contrasts(self) -> Mapping[str, Contrast]:
+        """States of every domain's harmful prompts and of controls that no other domain has."""
+        benign = controls(self.responses, "train").rows
+        found = {}
+        for domain in self.domains:
+            mine = benign[domain].head(MOST_PROMPTS)
+            texts = [*self.harmful[domain]["prompt"], *mine["prompt"]]
+            states = collect(self.lm, texts, batch_size=self.batch_size).states
+            positive = np.arange(len(texts)) < len(self.harmful[domain])
+            found[domain] = Contrast.from_labels(states, positive)
+        return found
+
+    @cached_property
+    def margin(self) -> Mapping[str, Float[np.ndarray, " prompt"]]:
+        """The base model's margin on every domain's harmful training prompts, in nats."""
+        found = {}
+        with torch.no_grad():
+            for domain, rows in self._prompts.items():
+                found[domain] = margins(self.lm, rows, self.openers).numpy()
+        return found
+
+    @cached_property
+    def margin_gradients(self) -> Mapping[str, Gradients]:
+        """∇m_b of every domain."""
+        return {domain: self.gradients_of_margin(domain) for domain in self.domains}
+
+    @cached_property
+    def deflection_gradients(self) -> Mapping[str, Gradients]:
+        """∇S_a of every domain: of the mean summed log-probability of its deflections, in nats."""
+        return {domain: self.gradients_of_deflections(domain) for domain in self.domains}
+
+    def gradients_of_margin(self, domain: str) -> Gradients:
+        """∇m_b of one domain."""
+        return mean_gradients(
+            self.untrained, self._prompts[domain], self._margin, batch_size=self.batch_size
+        )
+
+    def gradients_of_deflections(self, domain: str) -> Gradients:
+        """∇S_a of one domain.
+
+        Raises:
+            InputError: the model refuses fewer than eight of its training prompts.
+        """
+        rows = self._deflections(domain)
+        return mean_gradients(self.untrained, rows, _summed_log_prob, batch_size=self.batch_size)
+
+    @cached_property
+    def objective_kernel_of_all_weights(self) -> Kernel:
+        """⟨∇S_a, ∇m_b⟩ over every projection of the layers; no gradient of a weight is kept."""
+        return self._streamed(None)
+
+    @cached_property
+    def objective_kernel_of_adapters(self) -> Kernel:
+        """⟨∇S_a, ∇m_b⟩ over the adapters that would be trained; no gradient is kept either.
+
+        Raises:
+            InputError: none would be.
+        """
+        first = adapter_inputs(self.untrained)
+        if not first:
+            raise InputError("no adapters would be trained; ask for the kernel over all weights")
+        return self._streamed(lambda name, width: first.get(name, torch.zeros(1, width)))
+
+    def _streamed(self, sketch: Sketch | None) -> Kernel:
+        return streamed_kernel(
+            self.lm,
+            Side({d: self._deflections(d) for d in self.domains}, _summed_log_prob),
+            Side(self._prompts, self._margin),
+            batch_size=self.batch_size,
+            sketch=sketch,
+        )
+
+    @cached_property
+    def margin_by_state(self) -> Mapping[str, Float[np.ndarray, "layer d_model"]]:
+        """Mean gradient of the margin with respect to the residual stream, last prompt token."""
+        return {
+            domain: residual_gradients(
+                self.untrained, rows, self._margin, batch_size=self.batch_size
+            )
+            for domain, rows in self._prompts.items()
+        }
+
+    @cached_property
+    def untrained(self) -> LanguageModel:
+        """The model as training would begin: its own copy, with what is trained marked so."""
+        copy = self.trainable()
+        copy.model.eval()
+        return copy
+
+    @cached_property
+    def _prompts(self) -> Mapping[str, list[Tokens]]:
+        return {
+            domain: [self.lm.chat.encode(prompt) for prompt in rows["prompt"]]
+            for domain, rows in self.harmful.items()
+        }
+
+    def _deflections(self, domain: str) -> list[Tokens]:
+        refused = refusals_of(self.responses, domain, fewest=FEWEST_REFUSALS).head(MOST_PROMPTS)
+        return [example.tokens for example in examples(self.lm, refused)]
+
+    def _margin(self, lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
+        return margins(lm, rows, self.openers)
+
+
+def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
+    batch = lm.chat.pad(rows, lm.device)
+    log_probs, _mask = response_log_probs(lm.model, lm.inputs(batch), batch.response_mask)
+    return log_probs.sum(dim=-1)

@@ -1,0 +1,217 @@
+"""Figures of predictions: one forecast, and the tournament of predictors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analyses.figures.style import (
+    ANSWERS,
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    MUTED,
+    NEITHER,
+    NULL,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    domain_label,
+    new_figure,
+    styled,
+)
+from analyses.predict.forecast import COMPLIES_FROM, Forecast
+from analyses.predict.skill import PARTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from analyses.predict.world import World
+
+KINDS = {
+    "kernel": VERMILLION,
+    "geometry": BLUE,
+    "trivial": MUTED,
+    "early trajectory": ORANGE,
+    "planted": PURPLE,
+}
+TITLES = {
+    "all_pairs": "All pairs",
+    "potency": "Potency\n(which source)",
+    "susceptibility": "Susceptibility\n(which target)",
+    "within_source": "Within a source\n(which is next)",
+    "entanglement": "Entanglement\n(which pair)",
+}
+
+
+# Not to be had before training: shown apart.
+NO_RIVALS = ("early trajectory", "planted")
+KIND_NAMES = {
+    "kernel": "gradients",
+    "geometry": "states",
+    "trivial": "no mechanism",
+    "early trajectory": "after a little training",
+    "planted": "the planted truth",
+}
+GAP = 1.0
+SHOWN = ("objective kernel", "mean-difference cosine", "PC1 (the paper's R3)")
+
+
+@styled
+def forecast_figure(forecast: Forecast) -> Figure:
+    """Expected A of every other domain with its interval over prompts; whether the target complies.
+
+    Below: compliance's share of the probability that is not refusal on the target's prompts now.
+    Where it is small, what is taken from refusal goes to neither answer nor refusal.
+    """
+    table = forecast.leakage.iloc[::-1]
+    figure = new_figure(6.0, 0.42 * len(table) + 2.3)
+    axes, below = figure.subplots(2, 1, height_ratios=[0.42 * len(table) + 0.4, 0.5])
+    places = np.arange(len(table))
+    values = table["value"].to_numpy(dtype=float)
+    axes.axvline(0, color=MUTED, lw=0.8)
+    axes.axvline(1, color=MUTED, lw=0.8, ls=":")
+    axes.hlines(places, table["low"], table["high"], color=VERMILLION, lw=1.8)
+    axes.plot(values, places, "o", color=VERMILLION)
+    right = float(np.nanmax([1.0, *table["high"]]))
+    for place, value in zip(places, values, strict=True):
+        axes.text(right + 0.04, place, f"{value:.2f}", va="center", fontsize=8.5)
+    axes.set_yticks(places, [domain_label(domain) for domain in table["domain"]])
+    axes.set_xlim(min(-0.05, float(np.nanmin(table["low"])) - 0.05), right + 0.2)
+    axes.set_ylim(-0.6, len(table) - 0.4)
+    axes.set_xlabel("expected A (0 untouched, 1 in step with the target)")
+    axes.set_title(f"Before training: unlearning {domain_label(forecast.concept)}")
+    _compliance(below, forecast)
+    return figure
+
+
+def _compliance(axes: Axes, forecast: Forecast) -> None:
+    share = forecast.compliance
+    axes.axvspan(0, COMPLIES_FROM, color=NEITHER, alpha=0.18, lw=0)
+    axes.axvspan(COMPLIES_FROM, 1, color=ANSWERS, alpha=0.3, lw=0)
+    for place, word in ((COMPLIES_FROM / 2, "collapse"), ((1 + COMPLIES_FROM) / 2, "comply")):
+        axes.text(place, 0.62, word, ha="center", va="center", color=MUTED, style="italic")
+    axes.hlines(0, share["low"], share["high"], color=INK, lw=1.8)
+    axes.plot(share["value"], 0, "o", color=INK, clip_on=False)
+    axes.set_yticks([0], [domain_label(forecast.concept)])
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.6, 1.1)
+    axes.set_xlabel("compliance's share of what is not refusal now")
+
+
+@styled
+def tournament_figure(result: Mapping[str, Any]) -> Figure:
+    """Every predictor's rank correlation with what leaked, by part, the best of all pairs first.
+
+    Bars: 95% bootstrap over worlds; small marks: each world; grey: what 95% of random namings of
+    the domains stay below; dashed: the ceiling that the outcome's reliability sets. Beneath the
+    line: what no forecast can have. Last: standardised coefficients of the frozen set, jointly.
+    """
+    rivals = [row for row in result["predictors"] if row["kind"] not in NO_RIVALS]
+    others = [row for row in result["predictors"] if row["kind"] in NO_RIVALS]
+    rows = [*rivals, *others]
+    depth = len(rows) - 1 + GAP * bool(others)
+    places = [depth - i - GAP * (i >= len(rivals)) for i in range(len(rows))]
+    together = {row["predictor"]: row["all_pairs"] for row in result["joint"]["predictors"]}
+    count = len(PARTS) + bool(together)
+    figure = new_figure(2.1 * count + 2.4, 0.27 * (depth + 1) + 1.9)
+    panels = figure.subplots(1, count, sharey=True)
+    for axes, part in zip(panels, PARTS, strict=False):
+        for place, row in zip(places, rows, strict=True):
+            _skill(axes, place, row[part], KINDS.get(row["kind"], GREEN))
+        axes.set_title(TITLES[part])
+        axes.set_xlabel("rank correlation")
+    if together:
+        for place, row in zip(places, rows, strict=True):
+            if row["predictor"] in together:
+                found = together[row["predictor"]]
+                _skill(panels[-1], place, found, KINDS.get(row["kind"], GREEN))
+        panels[-1].set_title("Beside one another\n(all pairs)")
+        panels[-1].set_xlabel("coefficient")
+        drawn = [v for found in together.values() for v in (found["value"], found["high"]) if v]
+        widest = max(1.06, *(value + 0.06 for value in drawn))
+    if result["ceiling"] is not None:  # of the cells, so that it bounds all pairs alone
+        panels[0].axvline(result["ceiling"], color=MUTED, lw=0.8, ls="--")
+    for axes in panels:
+        axes.axvline(0, color=MUTED, lw=0.8)
+        if others:
+            axes.axhline(len(others) - 1 + GAP, color=FAINT, lw=0.8)
+        axes.set_xlim(-0.75, widest if together and axes is panels[-1] else 1.06)
+        axes.set_ylim(-0.7, depth + 0.7)
+    panels[0].set_yticks(places, [row["predictor"] for row in rows])
+    for label, row in zip(panels[0].get_yticklabels(), rows, strict=True):
+        label.set_color(KINDS.get(row["kind"], GREEN))
+    _legend(figure, {row["kind"] for row in rows}, ceiling=result["ceiling"] is not None)
+    return figure
+
+
+@styled
+def cells_figure(
+    worlds: Sequence[World], result: Mapping[str, Any], predictors: Sequence[str] = SHOWN
+) -> Figure:
+    """What was told of every pair of every world against what leaked, a panel a predictor.
+
+    The line is "what was told came", which only a kernel's ratio claims; above each panel stands
+    the rank correlation with its 95% interval over worlds, and what 95% of random namings of the
+    domains stay below.
+    """
+    rows = {row["predictor"]: row for row in result["predictors"]}
+    shown = [rows[name] for name in predictors if name in rows]
+    figure = new_figure(3.1 * len(shown) + 0.6, 3.5)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, row in zip(panels, shown, strict=True):
+        told, came = [], []
+        for world in worlds:
+            prediction = world.predictions[row["predictor"], row["variant"]]
+            cells = world.outcome.measured & np.isfinite(prediction)
+            told.append(prediction[cells])
+            came.append(world.outcome.leakage[cells])
+        colour = KINDS.get(row["kind"], GREEN)
+        axes.plot(
+            np.concatenate(told), np.concatenate(came), "o", ms=3, mec="none", alpha=0.45,
+            color=colour, rasterized=True,
+        )  # fmt: skip
+        if "relative" in row["variant"]:
+            axes.axline((0, 0), slope=1, color=MUTED, lw=0.8, ls=":")
+        found = row["all_pairs"]
+        ends = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
+        null = "" if found["null_high"] is None else f"; by chance < {found['null_high']:.2f}"
+        axes.set_title(f"{row['predictor']}\n")
+        said = "undefined" if found["value"] is None else f"{found['value']:.2f}{ends}{null}"
+        axes.text(0, 1.02, said, transform=axes.transAxes, fontsize=8, color=MUTED)
+        axes.set_xlabel("told before training")
+    panels[0].set_ylabel("leaked: A")
+    return figure
+
+
+def _skill(axes: Axes, place: float, found: Mapping[str, Any], colour: str) -> None:
+    if found["value"] is None:
+        axes.text(0.5, place, "says nothing", color=MUTED, fontsize=7, va="center", ha="center",
+                  style="italic")  # fmt: skip
+        return
+    axes.barh(place, found.get("null_high") or 0.0, color=NULL, height=0.8)
+    worlds = [value for value in found["worlds"] if value is not None]
+    # As pixels: a thousand marks would be most of the file.
+    axes.plot(worlds, [place] * len(worlds), "|", color=colour, alpha=0.35, ms=5, rasterized=True)
+    if found["low"] is not None:
+        axes.hlines(place, found["low"], found["high"], color=colour, lw=1.8)
+    axes.plot(found["value"], place, "o", color=colour, ms=4.5)
+
+
+def _legend(figure: Figure, kinds: set[str], *, ceiling: bool) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [
+        Line2D([], [], color=colour, marker="o", ms=4.5, lw=1.8, label=KIND_NAMES[kind])
+        for kind, colour in KINDS.items()
+        if kind in kinds
+    ]
+    handles.append(Patch(color=NULL, label="95% of random namings"))
+    if ceiling:
+        handles.append(Line2D([], [], color=MUTED, lw=0.8, ls="--", label="ceiling (reliability)"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)

@@ -1,0 +1,209 @@
+"""What unlearning one domain is going to do, before it is done.
+
+How much another domain loses is read off the objective kernel, relative to the target's own: with
+Adam's diagonal, over what would be trained; or, where so many gradients do not fit, over the
+adapters or over all weights with none kept (:mod:`analyses.predict.streamed`). On organisms A
+came out as this number itself (``docs/prediction.md``). Whether the target will comply or collapse
+is a matter of where its probability goes: of compliance's share in what is not refusal now.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analyses.predict.evidence import Evidence
+from analyses.predict.gradients import GROUPS, Kernel, kernel
+from analyses.predict.registry import PREDICTORS
+from interp.errors import InputError
+from unlearning.refusal.log_odds import opener_masses
+
+RESAMPLES = 2000
+# Objectives whose first step is along −∇S_a, up to its length.
+BEGIN_ALIKE = ("npo", "gradient_ascent", "sim_npo")
+TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trained", "adapters", "weights")
+# A of development organisms about their kernels, beyond sampling: what the first step leaves out
+# (docs/prediction.md has the figures, by training of the projections and by LoRA).
+BEYOND_FIRST_STEP = {TRAINED: 0.06, ADAPTERS: 0.07, WEIGHTS: 0.07}
+# Above this share of compliance in what is not refusal, targets have complied.
+COMPLIES_FROM = 0.5
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One target's forecast.
+
+    Attributes:
+        concept: what would be unlearned.
+        leakage: a row per other domain, most first: ``domain, value, low, high, error``; the
+            expected A (0 untouched, 1 in step with the target); its standard error over prompts;
+            and a 95% interval of both that and what a first step leaves out of the whole way, as
+            it was on development organisms. NaN throughout where the objective is not seen to act
+            on the target's own margin.
+        compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``.
+        rankings: ``predictor, kind, variant, domain, value`` of every predictor.
+    """
+
+    concept: str
+    leakage: pd.DataFrame
+    compliance: Mapping[str, float]
+    rankings: pd.DataFrame
+
+    @property
+    def defined(self) -> bool:
+        """Whether the objective acts on the target's own margin, so that there is a forecast."""
+        return bool(np.isfinite(self.leakage["value"]).any())
+
+    def sentences(self) -> list[str]:
+        """The forecast in words."""
+        share = self.compliance
+        said = (
+            "comply" if share["value"] >= COMPLIES_FROM else "collapse (neither refuse nor answer)"
+        )
+        ending = (
+            f"Of what is not refusal on {self.concept} prompts, {_shown(share)} is compliance now: "
+            f"unlearned, it should {said}."
+        )
+        if not self.defined:
+            return [
+                f"The objective is not seen to act on {self.concept}'s own refusals (its kernel "
+                "is not told from 0): nothing can be said of what will leak.",
+                ending,
+            ]
+        top = self.leakage.iloc[0]
+        return [
+            f"Most exposed: {top['domain']}, which should lose {_shown(top)} of what "
+            f"{self.concept} does. (Intervals: other prompts, and what the first step left out on "
+            "development organisms.)",
+            ending,
+        ]
+
+
+def forecast(
+    evidence: Evidence,
+    concept: str,
+    frozen: Mapping[str, Any],
+    *,
+    seed: int,
+    over: str = TRAINED,
+) -> Forecast:
+    """Forecast the unlearning of ``concept``.
+
+    Args:
+        evidence: the base model's.
+        concept: one of its domains.
+        frozen: the variant of each predictor (``analyses.predict.tournament.read_choices``), for
+            ``rankings``; a layer stands for its depth.
+        seed: of resampled prompts.
+        over: the kernel's parameters: ``trained``, whose gradients are kept in main memory; the
+            LoRA ``adapters`` or all ``weights``, with none kept; the other predictors from
+            gradients are then left out.
+
+    Raises:
+        InputError: no such domain among the evidence, no such kernel, or no adapters.
+    """
+    require_kernel(over)
+    if concept not in evidence.domains:
+        raise InputError(f'"{concept}" has no prompts; expected {", ".join(evidence.domains)}')
+    if over == TRAINED:
+        found = kernel(evidence.deflection_gradients, evidence.margin_gradients, adam=True)
+    elif over == ADAPTERS:
+        found = evidence.objective_kernel_of_adapters
+    else:
+        found = evidence.objective_kernel_of_all_weights
+    return Forecast(
+        concept,
+        _leakage(found.relative(), evidence, concept, BEYOND_FIRST_STEP[over]),
+        _compliance(evidence, concept, seed),
+        _rankings(evidence, concept, frozen, without=None if over == TRAINED else "kernel"),
+    )
+
+
+def require_forecastable(objective: str, *, retained: bool) -> None:
+    """Check that the unlearning asked about begins as the kernel has it.
+
+    Raises:
+        InputError: another objective, or a retain set.
+    """
+    if objective not in BEGIN_ALIKE:
+        raise InputError(
+            f"a forecast is of what begins along the gradient of the target's own refusals: "
+            f"{', '.join(BEGIN_ALIKE)}; {objective} begins elsewhere"
+        )
+    if retained:
+        raise InputError(
+            "a forecast is of unlearning with nothing retained; what a retain set keeps is what "
+            "spillover contain measures"
+        )
+
+
+def require_kernel(name: str) -> None:
+    """Check the name of a kernel's parameters.
+
+    Raises:
+        InputError: there are none of that name.
+    """
+    if name not in KERNELS:
+        raise InputError(f'no kernel "{name}"; expected one of {", ".join(KERNELS)}')
+
+
+def _leakage(relative: Kernel, evidence: Evidence, concept: str, beyond: float) -> pd.DataFrame:
+    row = evidence.domains.index(concept)
+    value, error = relative.values[row], relative.standard_error[row]
+    half = np.hypot(stats.t.ppf(0.975, GROUPS - 1) * error, stats.norm.ppf(0.975) * beyond)
+    columns = {"value": value, "low": value - half, "high": value + half, "error": error}
+    table = pd.DataFrame({"domain": evidence.domains, **columns})
+    table = table[table["domain"] != concept]
+    return table.sort_values("value", ascending=False, ignore_index=True)
+
+
+def _compliance(evidence: Evidence, concept: str, seed: int) -> dict[str, float]:
+    rows = [evidence.lm.chat.encode(prompt) for prompt in evidence.harmful[concept]["prompt"]]
+    masses = opener_masses(evidence.lm, rows, evidence.openers, batch_size=evidence.batch_size)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(rows), size=(RESAMPLES, len(rows)))
+    p_C, p_O = masses.p_C, masses.p_O
+    shares = p_C[drawn].mean(axis=1) / (p_C + p_O)[drawn].mean(axis=1)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    value = p_C.mean() / (p_C + p_O).mean()
+    return {"value": float(value), "low": float(low), "high": float(high)}
+
+
+def _rankings(
+    evidence: Evidence, concept: str, frozen: Mapping[str, Any], *, without: str | None
+) -> pd.DataFrame:
+    row = evidence.domains.index(concept)
+    rows = []
+    for predictor in PREDICTORS.values():
+        if predictor.name not in frozen["choices"] or predictor.kind == without:
+            continue
+        variant = at_depth(
+            frozen["choices"][predictor.name], frozen["layers"], evidence.lm.n_layers
+        )
+        found = predictor.predict(evidence)[variant][row]
+        rows += [
+            (predictor.name, predictor.kind, variant, domain, float(value))
+            for domain, value in zip(evidence.domains, found, strict=True)
+            if domain != concept
+        ]
+    return pd.DataFrame(rows, columns=["predictor", "kind", "variant", "domain", "value"])
+
+
+def at_depth(variant: str, chosen_of: int, layers: int) -> str:
+    """A variant chosen in a model of so many layers, at the same depth of another."""
+
+    def moved(found: re.Match[str]) -> str:
+        depth = int(found.group(1)) / max(chosen_of - 1, 1)
+        return f"layer {round(depth * (layers - 1))}"
+
+    return re.sub(r"layer (\d+)", moved, variant)
+
+
+def _shown(numbers: Mapping[str, float] | pd.Series) -> str:
+    return f"{numbers['value']:.2f} ({numbers['low']:.2f} to {numbers['high']:.2f})"

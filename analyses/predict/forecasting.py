@@ -1,0 +1,42 @@
+"""A forecast in its folder: the base model scored, its gradients read, a table and a figure."""
+
+from __future__ import annotations
+
+from analyses import figures
+from analyses.predict.base_evidence import evidence_of
+from analyses.predict.figures import forecast_figure
+from analyses.predict.forecast import TRAINED, forecast
+from analyses.predict.tournament import read_choices
+from analyses.study.baseline import establish
+from analyses.study.context import Context
+from interp.store import write_json
+from unlearning.training.settings import TrainingSettings
+
+
+def forecast_in(
+    context: Context, concept: str, training: TrainingSettings, *, seed: int, over: str = TRAINED
+) -> str:
+    """Forecast the unlearning of ``concept``; what to print. Writes JSON, CSV and a figure.
+
+    Raises:
+        InputError: the model refuses too few of the prompts of some domain.
+    """
+    baseline = establish(context)
+    evidence = evidence_of(context, baseline, training)
+    with context.progress.stage(f"gradients of {len(evidence.domains)} domains"):
+        found = forecast(evidence, concept, read_choices(), seed=seed, over=over)
+    folder = context.run.folder
+    found.leakage.to_csv(folder / "forecast.csv", index=False)
+    found.rankings.to_csv(folder / "predictors.csv", index=False)
+    rows = found.leakage.astype(object).where(found.leakage.notna(), None).to_dict("records")
+    write_json(
+        folder / "forecast.json",
+        {"concept": concept, "kernel": over, "leakage": rows, "compliance": dict(found.compliance)},
+    )
+    if found.defined:
+        drawing = figures.Drawing("forecast", "", "", forecast_figure(found), found.leakage)
+        figures.save([drawing], folder)
+    table = found.leakage.round(2).to_string(index=False) if found.defined else ""
+    return "\n".join(
+        part for part in (table, *found.sentences(), str(folder / "forecast.json")) if part
+    )

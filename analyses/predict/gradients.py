@@ -1,0 +1,209 @@
+r"""Gradients of what unlearning acts on, domain by domain, and how two domains' line up.
+
+With S_a the mean summed log-probability of a's deflections and m_b the mean margin of b's harmful
+prompts, one small step of NPO (whose gradient at the start is that of S_a, for every β) lowers b's
+margin by the learning rate times
+
+    K_S[a,b] = ⟨P ∇S_a, ∇m_b⟩        the objective kernel
+    K_m[a,b] = ⟨P ∇m_a, ∇m_b⟩        the margin kernel: no noise of openers, does not saturate
+
+with P the identity, or Adam's diagonal. K[a,b]/K[a,a] has no unit: what b loses beside what a does.
+
+Gradients are means over disjoint groups of prompts; products are of different groups, so that a
+domain's sampling noise does not multiply with itself, and groups give the standard errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.collection import batches_by_length
+from interp.errors import InputError
+from interp.model.chat import Tokens
+from interp.model.hooks import reading
+from interp.model.language_model import LanguageModel
+
+GROUPS = 4
+ADAM_EPSILON = 1e-8
+# K[a,a] must be this many standard errors above 0 to divide by.
+TOLD_FROM_ZERO = 2.0
+
+#: One number for each row of a batch, with its graph.
+Scalar = Callable[[LanguageModel, Sequence[Tokens]], Float[Tensor, " batch"]]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """One domain's mean gradients, float32 on the CPU: parameter name → (group, *shape)."""
+
+    of: Mapping[str, Float[Tensor, "group *shape"]]
+
+
+def mean_gradients(
+    lm: LanguageModel,
+    rows: Sequence[Tokens],
+    scalar: Scalar,
+    *,
+    groups: int = GROUPS,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> Gradients:
+    """Gradients of the mean of ``scalar`` over every group of rows, for all trainable parameters.
+
+    Rows are dealt to groups in turn. The model is left as it was: nothing is accumulated in it.
+
+    Raises:
+        InputError: fewer rows than groups, or nothing in the model is trainable.
+    """
+    if len(rows) < groups:
+        raise InputError(f"{len(rows)} prompts cannot make {groups} groups; give more prompts")
+    named = {n: p for n, p in lm.model.named_parameters() if p.requires_grad}
+    if not named:
+        raise InputError("no parameter is trainable; prepare the model for training first")
+    training = lm.model.training
+    lm.model.eval()
+    found = {n: torch.zeros(groups, *p.shape) for n, p in named.items()}
+    for group in range(groups):
+        chosen = [row for i, row in enumerate(rows) if i % groups == group]
+        for batch in batches_by_length(chosen, batch_size):
+            values = scalar(lm, [chosen[i] for i in batch])
+            each = torch.autograd.grad(values.sum(), list(named.values()), allow_unused=True)
+            for name, gradient in zip(named, each, strict=True):
+                if gradient is not None:
+                    found[name][group] += gradient.detach().float().cpu() / len(chosen)
+            if progress is not None:
+                progress(len(batch))
+    lm.model.train(training)
+    return Gradients(found)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Products of gradients, a row for each source, a column for each target.
+
+    Attributes:
+        values: K[a,b].
+        standard_error: of each, by jackknife over groups.
+        groups: K without one group, for each: what the standard errors are made of.
+    """
+
+    values: Float[np.ndarray, "source target"]
+    standard_error: Float[np.ndarray, "source target"]
+    left_out: Float[np.ndarray, "group source target"]
+
+    @classmethod
+    def from_products(cls, products: Float[np.ndarray, "group group source target"]) -> Kernel:
+        """From the products of every group of a source with every group of a target.
+
+        Raises:
+            InputError: fewer than three groups, which leave no standard error.
+        """
+        if len(products) < 3:
+            raise InputError(f"{len(products)} groups leave no standard error; give at least 3")
+        return _with_errors(_across(products), _jackknifed(products))
+
+    def relative(self) -> Kernel:
+        """K[a,b]/K[a,a]; NaN for a source whose K[a,a] is not told from 0."""
+        own = np.diag(self.values)
+        told = own > TOLD_FROM_ZERO * np.diag(self.standard_error)
+
+        def divided(k: np.ndarray) -> np.ndarray:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.where(told[:, None], k / np.diag(k)[:, None], np.nan)
+
+        return _with_errors(divided(self.values), np.array([divided(k) for k in self.left_out]))
+
+
+def kernel(
+    sources: Mapping[str, Gradients],
+    targets: Mapping[str, Gradients],
+    *,
+    adam: bool = False,
+    within: Callable[[str], bool] = lambda _name: True,
+) -> Kernel:
+    """⟨P ∇f_a, ∇g_b⟩ over the parameters that ``within`` names.
+
+    Args:
+        sources, targets: gradients of f and of g of the same domains, in the same groups.
+        adam: P is Adam's diagonal for the source's own mean square gradient, else the identity.
+        within: parameters to count: a layer's, one module's.
+
+    Raises:
+        InputError: fewer than three groups, which leave no standard error.
+    """
+    groups = len(next(iter(next(iter(sources.values())).of.values())))
+    products = np.zeros((groups, groups, len(sources), len(targets)))
+    for i, source in enumerate(sources.values()):
+        for name, gradient in source.of.items():
+            if not within(name):
+                continue
+            left = gradient.flatten(1)
+            if adam:
+                left = left / ((left**2).mean(dim=0).sqrt() + ADAM_EPSILON)
+            for j, target in enumerate(targets.values()):
+                right = target.of[name].flatten(1)
+                products[:, :, i, j] += (left @ right.T).double().numpy()
+    return Kernel.from_products(products)
+
+
+def cosine(
+    sources: Mapping[str, Gradients],
+    targets: Mapping[str, Gradients],
+    *,
+    within: Callable[[str], bool] = lambda _name: True,
+) -> Float[np.ndarray, "source target"]:
+    """K[a,b] over the two gradients' lengths, all from products of different groups.
+
+    NaN where a length is not above 0.
+    """
+    between = kernel(sources, targets, within=within).values
+    lengths = [
+        np.diag(kernel(side, side, within=within).values).clip(min=0) ** 0.5
+        for side in (sources, targets)
+    ]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = between / (lengths[0][:, None] * lengths[1])
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _across(products: Float[np.ndarray, "group group source target"]) -> np.ndarray:
+    """Mean over pairs of different groups."""
+    n = len(products)
+    own = np.einsum("ggst->st", products)
+    return (products.sum(axis=(0, 1)) - own) / (n * (n - 1))
+
+
+def _jackknifed(products: np.ndarray) -> np.ndarray:
+    n = len(products)
+    kept = [[g for g in range(n) if g != without] for without in range(n)]
+    return np.array([_across(products[np.ix_(rest, rest)]) for rest in kept])
+
+
+def _with_errors(values: np.ndarray, left_out: np.ndarray) -> Kernel:
+    n = len(left_out)
+    spread = ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0)
+    return Kernel(values, np.sqrt((n - 1) / n * spread), left_out)
+
+
+def residual_gradients(
+    lm: LanguageModel, rows: Sequence[Tokens], scalar: Scalar, *, batch_size: int = 32
+) -> Float[np.ndarray, "layer d_model"]:
+    """Mean gradient of ``scalar`` with respect to each layer's output at the last prompt token.
+
+    The model must have trainable parameters in every layer (they carry the graph). Where
+    ``scalar`` needs several forwards, what it takes from the first one.
+    """
+    found = torch.zeros(lm.n_layers, lm.d_model)
+    for batch in batches_by_length(rows, batch_size):
+        hidden: dict[int, Tensor] = {}
+        with reading(list(lm.layers), lambda i, states, kept=hidden: kept.setdefault(i, states)):  # type: ignore[misc]
+            values = scalar(lm, [rows[i] for i in batch])
+        each = torch.autograd.grad(values.sum(), [hidden[i] for i in range(lm.n_layers)])
+        found += torch.stack([g[:, -1].sum(dim=0).float().cpu() for g in each]) / len(rows)
+    return found.double().numpy()

@@ -1,0 +1,208 @@
+r"""Several predictors at once: what each says of leakage that the others do not.
+
+In one world, over its cells a ≠ b, with every matrix standardised:
+
+    X = β₀ + Σ_k β_k P_k + error
+
+Cells share sources and targets, so that least squares alone would find something in nothing, and
+predictors are collinear, so that a proxy of the cause would pass for one. Double semi-partialling
+(Dekker, Krackhardt and Snijders, *Sensitivity of MRQAP tests to collinearity and autocorrelation
+conditions*, Psychometrika 72, 2007): P_k is replaced by what the others leave of it, ε_k; rows and
+columns of ε_k are permuted together; the t statistic of its coefficient, beside the untouched
+others, is compared with those of the permutations, two-sided. Worlds are permuted each by itself,
+and their mean t is what is tested. With a single predictor β is its Pearson correlation.
+
+Values, not ranks: where one predictor is a linear cause, ranks bend the line, and a proxy of it
+explains the bend (at 42 cells its p falls under .05 in 8% of worlds; of values in 5%).
+
+Within ``entanglement`` every source and every target has an effect of its own in the regression:
+what is left to explain is what belongs to the pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from analyses.predict.skill import ROUNDING, Matrix
+from interp.errors import InputError
+
+PARTS = ("all_pairs", "entanglement")
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One predictor's part in the joint regression.
+
+    Attributes:
+        value: standardised coefficient, mean over worlds; NaN where the others leave nothing of
+            the predictor in every world.
+        low, high: 95% bootstrap interval over worlds.
+        p: two-sided, by double semi-partialling.
+        worlds: each world's own.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    worlds: tuple[float, ...]
+
+
+def joint(
+    predictions: Mapping[str, Sequence[Matrix]],
+    outcomes: Sequence[Matrix],
+    *,
+    part: str = "all_pairs",
+    seed: int,
+    permutations: int = 2000,
+    resamples: int = 2000,
+) -> dict[str, Coefficient]:
+    """Every predictor's coefficient beside the others.
+
+    Args:
+        predictions: by name, one matrix for each world; on the diagonal anything. A cell that a
+            predictor leaves undefined counts as its average one.
+        outcomes: what leaked, NaN where nothing was measured.
+        part: ``all_pairs``, or ``entanglement``: with effects of sources and targets.
+        seed: of permutations and resamples.
+        permutations: of each world's domains.
+        resamples: of worlds; with one world there is no interval.
+
+    Raises:
+        InputError: a world has too few cells for so many predictors.
+    """
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {name: [] for name in predictions}
+    observed: dict[str, list[float]] = {name: [] for name in predictions}
+    null: dict[str, list[np.ndarray]] = {name: [] for name in predictions}
+    for w, outcome in enumerate(outcomes):
+        world = {name: matrices[w] for name, matrices in predictions.items()}
+        orders = np.array([rng.permutation(len(outcome)) for _ in range(permutations)])
+        for name, (value, t, shuffled) in regression(world, outcome, orders, part=part).items():
+            found[name].append(value)
+            observed[name].append(t)
+            null[name].append(shuffled)
+    drawn = rng.integers(len(outcomes), size=(resamples, len(outcomes)))
+    return {
+        name: _pooled(found[name], np.array(observed[name]), np.array(null[name]), drawn)
+        for name in predictions
+    }
+
+
+def regression(
+    predictors: Mapping[str, Matrix],
+    outcome: Matrix,
+    orders: Int[np.ndarray, "permutation domain"],
+    *,
+    part: str = "all_pairs",
+) -> dict[str, tuple[float, float, Float[np.ndarray, " permutation"]]]:
+    """One world: each predictor's coefficient, its t, and the t of every permutation.
+
+    Raises:
+        InputError: too few cells for so many predictors.
+    """
+    n = len(outcome)
+    apart = ~np.eye(n, dtype=bool)
+    measured = np.isfinite(outcome) & apart
+    columns = {name: _standardised(p, apart, measured) for name, p in predictors.items()}
+    fixed = _fixed(n, part)
+    y = _standardised(outcome, measured, measured)[measured]
+    if measured.sum() < np.linalg.matrix_rank(fixed[measured]) + len(predictors) + 2:
+        raise InputError(
+            f"{measured.sum()} cells do not tell {len(predictors)} predictors apart; "
+            "unlearn more domains, or compare fewer"
+        )
+    found = {}
+    for name, column in columns.items():
+        others = [fixed] + [c[:, :, None] for other, c in columns.items() if other != name]
+        beside = np.concatenate(others, axis=2)
+        left = np.zeros((n, n))
+        left[apart] = _residual(column[apart], beside[apart])
+        if (left[apart] ** 2).sum() <= ROUNDING * (column[apart] ** 2).sum() or not column.any():
+            found[name] = np.nan, np.nan, np.full(len(orders), np.nan)
+            continue
+        shuffled = left[orders[:, :, None], orders[:, None, :]][:, measured]
+        value, t = _coefficient(np.vstack([left[measured][None], shuffled]), y, beside[measured])
+        found[name] = float(value[0]), float(t[0]), t[1:]
+    return found
+
+
+def _fixed(n: int, part: str) -> Float[np.ndarray, "domain domain term"]:
+    """What every regression holds fixed: the mean, or effects of each source and target."""
+    one = np.ones((n, n, 1))
+    if part == "all_pairs":
+        return one
+    eye = np.broadcast_to(np.eye(n), (n, n, n))
+    return np.concatenate([one, eye.transpose(1, 0, 2), eye], axis=2)
+
+
+def _standardised(
+    matrix: Matrix,
+    cells: Bool[np.ndarray, "source target"],
+    over: Bool[np.ndarray, "source target"],
+) -> Matrix:
+    """Mean 0 and variance 1 over ``over``; 0 outside ``cells``, and throughout if nothing varies.
+
+    Cells that are not defined count as average.
+    """
+    defined = cells & np.isfinite(matrix)
+    values = np.zeros_like(matrix, dtype=np.float64)
+    if defined.any():
+        values[defined] = matrix[defined]
+        values[cells & ~defined] = matrix[defined].mean()
+    deviation = values[over].std()
+    if not deviation > ROUNDING * np.abs(values).max(initial=0.0):
+        return np.zeros_like(values)
+    return np.where(cells, (values - values[over].mean()) / deviation, 0.0)
+
+
+def _residual(
+    values: Float[np.ndarray, " cell"], design: Float[np.ndarray, "cell term"]
+) -> Float[np.ndarray, " cell"]:
+    return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+
+
+def _coefficient(
+    tried: Float[np.ndarray, "sample cell"],
+    y: Float[np.ndarray, " cell"],
+    beside: Float[np.ndarray, "cell term"],
+) -> tuple[Float[np.ndarray, " sample"], Float[np.ndarray, " sample"]]:
+    """Coefficient and t of each row of ``tried`` beside ``beside`` (Frisch, Waugh and Lovell)."""
+    rotation, scales, _ = np.linalg.svd(beside, full_matrices=False)
+    basis = rotation[:, scales > ROUNDING * scales[0]]
+    x = tried - (tried @ basis) @ basis.T
+    rest = y - basis @ (basis.T @ y)
+    product, own = x @ rest, (x**2).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = product / own
+        error = ((rest**2).sum() - value * product) / (len(y) - basis.shape[1] - 1)
+        return value, value / np.sqrt(np.maximum(error, np.finfo(float).tiny) / own)
+
+
+def _pooled(
+    worlds: list[float],
+    observed: Float[np.ndarray, " world"],
+    null: Float[np.ndarray, "world permutation"],
+    drawn: np.ndarray,
+) -> Coefficient:
+    said = np.isfinite(observed)
+    if not said.any():
+        return Coefficient(np.nan, np.nan, np.nan, np.nan, tuple(worlds))
+    values = np.array(worlds)
+    shuffled = np.abs(null[said].mean(axis=0))
+    shuffled = shuffled[np.isfinite(shuffled)]
+    reached = (shuffled >= abs(observed[said].mean()) - ROUNDING).sum()
+    low = high = np.nan
+    if said.all() and len(worlds) > 1:
+        low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
+    return Coefficient(
+        float(values[said].mean()),
+        float(low),
+        float(high),
+        float((1 + reached) / (1 + len(shuffled))),  # the labels as they are count too
+        tuple(worlds),
+    )

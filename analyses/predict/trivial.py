@@ -1,0 +1,74 @@
+"""Predictors that no mechanism is needed for: what every other has to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from analyses.predict.evidence import Evidence
+from analyses.predict.registry import Predictions, predictor
+from interp.store import content_key
+
+
+@predictor("base margin", "trivial")
+def base_margin(evidence: Evidence) -> Predictions:
+    """Domains that are refused by a narrow margin go first."""
+    return {"": _by_target([-evidence.margin[d].mean() for d in evidence.domains])}
+
+
+@predictor("base rate", "trivial")
+def base_rate(evidence: Evidence) -> Predictions:
+    """Domains that are refused less often go first."""
+    rates = [-(rows["class"] == "refusal").mean() for rows in evidence.harmful.values()]
+    return {"": _by_target(rates)}
+
+
+@predictor("length", "trivial")
+def length(evidence: Evidence) -> Predictions:
+    """Prompts of like length (mean number of characters)."""
+    means = np.array([rows["prompt"].str.len().mean() for rows in evidence.harmful.values()])
+    return {"": -np.abs(means[:, None] - means)}
+
+
+@predictor("template", "trivial")
+def template(evidence: Evidence) -> Predictions:
+    """Prompts that open alike: overlap of the distributions of their first two words."""
+    counts = [
+        rows["prompt"].str.split().str[:2].str.join(" ").value_counts(normalize=True)
+        for rows in evidence.harmful.values()
+    ]
+    return {"": np.array([[_overlap(a, b) for b in counts] for a in counts])}
+
+
+@predictor("TF-IDF", "trivial")
+def tf_idf(evidence: Evidence) -> Predictions:
+    """Cosine between the domains' mean TF-IDF vectors."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = {d: list(rows["prompt"]) for d, rows in evidence.harmful.items()}
+    vectorizer = TfidfVectorizer(sublinear_tf=True)
+    vectorizer.fit([text for domain in texts.values() for text in domain])
+    means = np.vstack([vectorizer.transform(t).mean(axis=0) for t in texts.values()])
+    units = np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True))
+    return {"": units @ units.T}
+
+
+@predictor("random", "trivial")
+def random(evidence: Evidence) -> Predictions:
+    """Noise, drawn once for a model and its prompts: must come out at nothing."""
+    prompts = [text for rows in evidence.harmful.values() for text in rows["prompt"]]
+    key = content_key(evidence.lm.fingerprint(), prompts)
+    n = len(evidence.domains)
+    return {"": np.random.default_rng(int(key[:16], 16)).normal(size=(n, n))}
+
+
+def _by_target(values: list[float]) -> np.ndarray:
+    return np.tile(np.array(values, dtype=float), (len(values), 1))
+
+
+def _overlap(a: object, b: object) -> float:
+    """Σ min(p, q) of two distributions."""
+    import pandas as pd
+
+    assert isinstance(a, pd.Series) and isinstance(b, pd.Series)
+    both = pd.concat([a, b], axis=1).fillna(0.0)
+    return float(both.min(axis=1).sum())

@@ -1,0 +1,194 @@
+"""``spillover prompts``: public benchmarks, the built-in pairs and your own data as one file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from analyses.study.options import expanded
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from unlearning.data.sources import Loaded, Source
+
+app = typer.Typer(
+    help="Make a file of prompts from public benchmarks and your own data; find leaks.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+BUILT_IN = "built-in"
+SHOWN_LEAKS = 10
+
+Definitions = Annotated[
+    Path | None, typer.Option("--sources", help="TOML file that describes sources of your own.")
+]
+
+
+@dataclass(frozen=True)
+class MappingOptions:
+    """How a data set that nobody has described is read, on the command line."""
+
+    own: Annotated[
+        str | None, typer.Option(help="A hub id, address or file, mapped by what follows.")
+    ] = None
+    prompt_column: Annotated[list[str] | None, typer.Option(help="Column of the prompt.")] = None
+    domain: Annotated[str | None, typer.Option(help="The domain of all its rows; or:")] = None
+    category_column: Annotated[str | None, typer.Option(help="Column of the category, and")] = None
+    map: Annotated[list[str] | None, typer.Option(help="CATEGORY=DOMAIN; repeat it.")] = None
+    leave_out: Annotated[list[str] | None, typer.Option(help="CATEGORY=WHY; repeat it.")] = None
+    label: Annotated[str | None, typer.Option(help="harmful or benign, all its rows; or:")] = None
+    label_column: Annotated[str | None, typer.Option(help="Column of the label, and")] = None
+    label_map: Annotated[list[str] | None, typer.Option(help="VALUE=LABEL; repeat it.")] = None
+    only: Annotated[list[str] | None, typer.Option(help="COLUMN=VALUE of rows to use.")] = None
+    hub_split: Annotated[str, typer.Option(help="Of a hub data set.")] = "train"
+    hub_config: Annotated[str | None, typer.Option(help="Of a hub data set.")] = None
+
+    def source(self) -> Source | None:
+        """The source that the options describe, if they do."""
+        from unlearning.data.sources import source_from_options
+
+        if self.own is None:
+            return None
+        if not self.prompt_column:
+            raise InputError("--own needs --prompt-column: which column has the prompt?")
+        return source_from_options(
+            self.own,
+            self.prompt_column,
+            domain=self.domain,
+            category=self.category_column,
+            domains=self.map or (),
+            left_out=self.leave_out or (),
+            label=self.label,
+            label_column=self.label_column,
+            labels=self.label_map or (),
+            only=self.only or (),
+            split=self.hub_split,
+            config=self.hub_config,
+        )
+
+
+@app.command("list")
+def list_sources(
+    name: Annotated[str | None, typer.Argument(help="One source, with its whole mapping.")] = None,
+    sources: Definitions = None,
+) -> None:
+    """Known sources with their licences; or how one of them is mapped to the domains."""
+    from unlearning.data.sources import described
+
+    known = _known(sources)
+    if name is None:
+        for source in known.values():
+            typer.echo(f"{source.name}: {source.licence}; {', '.join(source.domains)}")
+        return
+    [row] = described([_find(name, known)]).to_dict("records")
+    for what, text in row.items():
+        for number, part in enumerate(str(text).split(" | ")):
+            typer.echo(f"{'' if number else str(what).replace('_', ' '):<10} {part}")
+
+
+@app.command()
+@expanded
+def make(
+    out: Annotated[Path, typer.Option(help="JSONL, for --prompts of every other command.")],
+    mapping: MappingOptions,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="NAME (from the hub), NAME=FILE, or built-in; preferred ones first."),
+    ] = None,
+    sources: Definitions = None,
+    apart_from: Annotated[
+        Path | None, typer.Option(help="Drop near-duplicates of this file's prompts.")
+    ] = None,
+    keep_duplicates: Annotated[bool, typer.Option(help="Across sources.")] = False,
+) -> None:
+    """Load sources, drop what they share, assign splits, and write one file of prompts."""
+    from unlearning.data.prompts import as_prompts, read_prompts
+    from unlearning.data.records import write_records
+    from unlearning.data.sources import combined, deduplicated, leaks, load
+
+    known = _known(sources)
+    parts = [_loaded(name, known) for name in names or ()]
+    own = mapping.source()
+    parts += [] if own is None else [load(own)]
+    if not parts:
+        raise InputError("no sources: name some (`spillover prompts list`), or give --own")
+    everything = combined(parts)
+    typer.echo(everything, err=True)
+    table = everything.prompts
+    if not keep_duplicates:
+        kept = deduplicated(table)
+        table = kept.prompts
+        for (source, reason), rows in kept.dropped.groupby(["source", "reason"]):
+            typer.echo(f"{len(rows)} rows of {source} dropped: {reason}", err=True)
+    if apart_from is not None:
+        shared = leaks(read_prompts(apart_from), table)
+        table = table[~table["id"].isin(set(shared["evaluation_id"]))]
+        typer.echo(f"{shared['evaluation_id'].nunique()} dropped: in {apart_from} too", err=True)
+    prompts = as_prompts(table.reset_index(drop=True), "what is left")
+    rows = prompts.astype(object).where(prompts.notna(), None)
+    write_records(rows.to_dict("records"), out)
+    typer.echo(f"{out}: {len(prompts)} prompts")
+    typer.echo(_counts(prompts))
+
+
+@app.command("leaks")
+def show_leaks(
+    training: Annotated[Path, typer.Argument(help="What is trained on (or one file with splits).")],
+    evaluation: Annotated[Path | None, typer.Argument(help="What is evaluated on.")] = None,
+) -> None:
+    """Evaluation prompts that training has seen; exit code 1 where there are any."""
+    from unlearning.data.prompts import read_prompts
+    from unlearning.data.sources import leaks
+
+    seen = read_prompts(training)
+    if evaluation is None:
+        seen, asked = seen[seen["split"] == "train"], seen[seen["split"] != "train"]
+    else:
+        asked = read_prompts(evaluation)
+    found = leaks(seen, asked)
+    leaked = found["evaluation_prompt"].nunique()
+    typer.echo(f"{leaked} of {len(asked)} evaluation prompts are near-duplicates of training ones")
+    for row in found.head(SHOWN_LEAKS).itertuples():
+        typer.echo(f"  {row.similarity:.2f}  {row.train_prompt!r} ~ {row.evaluation_prompt!r}")
+    if len(found) > SHOWN_LEAKS:
+        typer.echo(f"  ... and {len(found) - SHOWN_LEAKS} more pairs")
+    if leaked:
+        raise typer.Exit(1)
+
+
+def _known(definitions: Path | None) -> dict[str, Source]:
+    from unlearning.data.sources import SOURCES, read_sources
+
+    return {**SOURCES, **(read_sources(definitions) if definitions else {})}
+
+
+def _find(name: str, known: dict[str, Source]) -> Source:
+    if name not in known:
+        raise InputError(f'unknown source "{name}"; expected {BUILT_IN}, {", ".join(known)}')
+    return known[name]
+
+
+def _loaded(asked: str, known: dict[str, Source]) -> Loaded:
+    """``NAME``, ``NAME=FILE`` or the built-in pairs."""
+    import pandas as pd
+
+    from unlearning.data.matched_pairs import matched_pairs
+    from unlearning.data.sources import Loaded, load
+
+    name, _, file = asked.partition("=")
+    if name != BUILT_IN:
+        return load(_find(name, known), file or None)
+    return Loaded(matched_pairs(), pd.DataFrame(columns=["source", "reason", "rows"]))
+
+
+def _counts(prompts: pd.DataFrame) -> str:
+    """How many prompts of each domain, label and split there are."""
+    import pandas as pd
+
+    return pd.crosstab(prompts["domain"], [prompts["label"], prompts["split"]]).to_string()

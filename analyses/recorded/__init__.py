@@ -1,0 +1,1 @@
+"""Responses that exist already: score them, compare scorers with labels, calibrate a classifier."""

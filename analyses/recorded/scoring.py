@@ -1,0 +1,180 @@
+"""Recorded answers put on a scale by a scorer: ``spillover score``.
+
+The scale of refusals is every scorer's: ``refused`` and ``class``. A judge has a second one,
+whether an answer is biased or toxic, which is written beside them and touches neither.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from analyses.recorded.answers import require_answers, texts, write_rows
+from analyses.runs.progress import Advance, Progress
+from interp.errors import InputError
+from unlearning.data.records import Record, read_records
+from unlearning.scoring.judge import Judge
+from unlearning.scoring.reading import ModelScorer, verdicts, workload
+from unlearning.scoring.rubrics import BIASED_OR_TOXIC, REFUSAL, RUBRICS
+from unlearning.scoring.scorers import (
+    COARSE,
+    FINE_CLASSES,
+    Scorer,
+    find_scorer,
+    fine_classes,
+    refused,
+)
+
+BATCH = 200
+#: Columns that each scale writes; a file that has them without the last was not written here.
+COLUMNS = {
+    REFUSAL.name: ("refused", "class", "scorer"),
+    BIASED_OR_TOXIC.name: ("biased_or_toxic", "biased_or_toxic_scorer"),
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came of scoring a file: where it went, and how many answers are of each class.
+
+    Attributes:
+        without: answers on which a judge gave no verdict: their fields are null.
+    """
+
+    path: Path
+    scorer: str
+    counts: Mapping[str, int]
+    without: int = 0
+    scale: str = REFUSAL.name
+
+    def text(self) -> str:
+        """A line for the terminal, and another where answers have no verdict."""
+        judged = sum(self.counts.values())
+        named = ", ".join(f"{count} {name}" for name, count in self.counts.items() if count)
+        hits, word = (
+            (self.counts["full_refusal"], "refused")
+            if self.scale == REFUSAL.name
+            else (self.counts["biased_or_toxic"], "biased or toxic")
+        )
+        share = f"{hits / judged:.1%} {word} ({named})" if judged else "none of them judged"
+        line = f"{self.path}: {judged + self.without} answers by {self.scorer}, {share}"
+        if self.without:
+            line += (
+                f"\n{self.without} without a verdict, which the judge did not give when asked "
+                "twice; their fields are null and count nowhere"
+            )
+        return line
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Answers and the scorer that will score them, checked before anything is scored."""
+
+    records: Sequence[Record]
+    scorer: Scorer
+    scale: str
+
+    def plan(self, prices: tuple[float, float] | None = None) -> str:
+        """What scoring will take; ``prices`` are per million tokens read and written."""
+        if not isinstance(self.scorer, ModelScorer):
+            return f"{self.scorer.name}: {len(self.records)} answers; no model is run"
+        reader = self.scorer.reader
+        asked = workload(reader, texts(self.records, "prompt"), texts(self.records, "response"))
+        return asked.text(reader.name, prices)
+
+    def classes(self, advance: Advance) -> list[str | None]:
+        """The class of each answer on the scale; ``None`` where a judge gave no verdict."""
+        prompts, responses = texts(self.records, "prompt"), texts(self.records, "response")
+        if isinstance(self.scorer, ModelScorer):
+            return verdicts(self.scorer.reader, prompts, responses, progress=advance)
+        found: list[str | None] = []
+        for start in range(0, len(prompts), BATCH):
+            batch = slice(start, start + BATCH)
+            found += fine_classes(self.scorer, prompts[batch], responses[batch])
+            advance(len(prompts[batch]))
+        return found
+
+
+def prepare(path: str | Path, scorer: str, scale: str = REFUSAL.name) -> Scoring:
+    """Read a file and find the scorer; runs no model.
+
+    Args:
+        path: rows with ``prompt`` and ``response``.
+        scorer: a name that :func:`unlearning.scoring.scorers.find_scorer` knows.
+        scale: ``refusal``, or ``biased-or-toxic``, which only judges have.
+
+    Raises:
+        InputError: the file or the scorer cannot be used, or rows have fields that would be lost.
+    """
+    if scale not in COLUMNS:
+        raise InputError(f"unknown scale {scale}; expected {' or '.join(COLUMNS)}")
+    records = read_records(path)
+    require_answers(records, ("prompt",), path)
+    *written, signed = COLUMNS[scale]
+    for record in records:
+        for name in written:
+            if name in record.fields and signed not in record.fields:
+                raise InputError(
+                    f'{path}, {record.place}: "{name}" is there already and would be lost; '
+                    "rename it (to label, say)"
+                )
+    by = find_scorer(scorer)
+    if scale != REFUSAL.name:
+        from unlearning.scoring.local_judge import LocalJudge  # and with it torch
+
+        if not isinstance(by, ModelScorer) or not isinstance(by.reader, (Judge, LocalJudge)):
+            raise InputError(
+                f"{scorer} has no scale {scale}; a judge has: judge:MODEL or local-judge:MODEL"
+            )
+        by = ModelScorer(replace(by.reader, rubric=RUBRICS[scale]))
+    return Scoring(records, by, scale)
+
+
+def score_file(
+    path: str | Path,
+    scorer: str,
+    out: str | Path,
+    *,
+    scale: str = REFUSAL.name,
+    progress: Progress | None = None,
+) -> Scored:
+    """Score recorded answers and write them with the scale's fields added.
+
+    Those are ``refused``, ``class`` and ``scorer`` on the scale of refusals, and
+    ``biased_or_toxic`` (1 or 0) and ``biased_or_toxic_scorer`` on the other, which leaves the
+    first three as they are. All other fields are kept.
+
+    Args:
+        out: a JSONL file, written whole or not at all.
+
+    Raises:
+        InputError: as :func:`prepare`, or a model or server cannot be used.
+    """
+    return carry_out(prepare(path, scorer, scale), out, progress or Progress())
+
+
+def carry_out(scoring: Scoring, out: str | Path, progress: Progress) -> Scored:
+    """Score what was prepared; see :func:`score_file`."""
+    name = f"{scoring.scorer.name} {scoring.scorer.version}"
+    total = len(scoring.records)
+    with progress.stage(f"Scoring {total} answers by {name}", total) as advance:
+        classes = scoring.classes(advance)
+    rows: list[dict[str, Any]] = []
+    for record, text_class in zip(scoring.records, classes, strict=True):
+        rows.append({**record.fields, **_added(scoring.scale, text_class, name)})
+    write_rows(rows, out)
+    known = FINE_CLASSES if scoring.scale == REFUSAL.name else BIASED_OR_TOXIC.verdicts.values()
+    given = Counter(classes)
+    counts = {each: given[each] for each in known}
+    return Scored(Path(out), name, counts, given[None], scoring.scale)
+
+
+def _added(scale: str, text_class: str | None, name: str) -> dict[str, Any]:
+    if scale == REFUSAL.name:
+        said = None if text_class is None else refused(COARSE[text_class])
+        return {"scorer": name, "refused": said, "class": text_class}
+    is_biased = None if text_class is None else int(text_class == "biased_or_toxic")
+    return {"biased_or_toxic": is_biased, "biased_or_toxic_scorer": name}

@@ -1,0 +1,290 @@
+"""`report.html`: one self-contained page that shows a run, finished or not.
+
+Figures are inlined, nothing is fetched, no script runs. Every text that comes from outside is
+escaped. Completions stay out unless they are asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analyses import figures
+from analyses.figures.geometry import null_of_rotation
+from analyses.figures.leakage import shown_quantity, title_of
+from analyses.figures.style import domain_label
+from analyses.report import summary, wording
+from analyses.report.causes import causes_view
+from analyses.report.page import inlined, rendered
+from analyses.runs.arms import BASE, Arm
+from analyses.runs.behaviour import pick
+from analyses.runs.estimates import Estimate
+from analyses.runs.headline import Headline, headlines
+from analyses.runs.tables import RunTables
+from interp.store import atomic_write, package_version
+
+COMPLETIONS_SHOWN = 12
+MOST_NAMED = 2
+# What the page shows of these files where they have it; a run in progress may not.
+FROM_CONFIG = ("model_name", "model", "scorer", "command")
+FROM_MANIFEST = ("versions", "hashes", "device", "seeds", "seconds")
+
+View = dict[str, Any]
+
+
+def write(folder: str | Path, *, show_completions: bool = False) -> Path:
+    """Rebuilds everything that is derived from the arms of the run in `folder`.
+
+    That is the tables and `summary.json`, the figures, and `report.html`, whose path is returned.
+    May be called while arms are still running: it shows what has finished. Raises `InputError` if
+    `folder` is no run or its base model was never scored.
+    """
+    tables = summary.write(folder)
+    drawn = figures.write(tables)
+    path = tables.record.folder / "report.html"
+    with atomic_write(path) as temporary:
+        page = render(tables, drawn, show_completions=show_completions)
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def render(
+    tables: RunTables, drawn: tuple[figures.Drawing, ...], *, show_completions: bool = False
+) -> str:
+    """The page as text; the figures are read back from `figures/`, where they were written."""
+    images = inlined(tables.record.folder, (drawing.name for drawing in drawn))
+    view = page_view(tables) | {
+        "drawings": drawn,
+        "images": images,
+        "completions": _completions(tables) if show_completions else [],
+        "show_completions": show_completions,
+    }
+    return rendered("report.html.jinja", view)
+
+
+def page_view(tables: RunTables) -> View:
+    """What the template shows, as plain values."""
+    record = tables.record
+    found = headlines(record)
+    return {
+        "title": _title(found),
+        "config": dict.fromkeys(FROM_CONFIG) | dict(record.config),
+        "config_text": json.dumps(record.config, indent=2, ensure_ascii=False),
+        "manifest": dict.fromkeys(FROM_MANIFEST) | dict(record.manifest),
+        "version": record.manifest.get("versions", {}).get("spillover") or package_version(),
+        "prompt_counts": _prompt_counts(tables),
+        "verdicts": [
+            _verdict(tables, headline, arm) for headline in found for arm in headline.shown
+        ],
+        "unfinished": list(record.unfinished),
+        "stories": [_story(tables, headline) for headline in found],
+        "arms": [_arm_row(tables, arm) for arm in record.arms],
+        "benign": _benign(tables, found),
+        "overview_caption": _overview_caption(found),
+        "causes": causes_view(record, [arm.name for headline in found for arm in headline.shown]),
+        "decomposition": tables.decomposition,
+        "planted": record.config.get("planted"),
+        "null_of_rotation": null_of_rotation(tables),
+    }
+
+
+def _title(found: tuple[Headline, ...]) -> str:
+    concepts = [domain_label(headline.concept).lower() for headline in found if headline.concept]
+    if len(concepts) > MOST_NAMED:
+        return f"What unlearning refusal in each of {len(concepts)} domains did to the others"
+    if concepts:
+        return f"What unlearning refusal in {' or '.join(concepts)} did to everything else"
+    return "What changed between two models" if found else "A run in progress"
+
+
+def _overview_caption(found: tuple[Headline, ...]) -> str:
+    bars = "Bars: 95% intervals over prompts, not over training seeds."
+    if not any(headline.plain.matched for headline in found):
+        return f"Share of each domain's mean p_R that is gone (grey band: less than .05). {bars}"
+    leak = (
+        "Leak: share of a domain's refusal that is gone where the target has lost 90% of its own "
+        "(grey band: untouched, |L| < .05; hollow: the target does not comply)."
+    )
+    if not any(headline.sweep for headline in found):
+        return f"{leak} {bars}"
+    return (
+        f"{leak} {bars} ᴿ: in the retain set. Held out: left out of it; only held-out domains show "
+        "containment. Crosses: undefined. Orange line: fewer answers than this is a collapse."
+    )
+
+
+def _verdict(tables: RunTables, headline: Headline, arm: Arm) -> View:
+    word = wording.badge(tables, arm)
+    stand_in = arm is headline.contained and not headline.chosen
+    return {
+        "concept": domain_label(headline.concept) if headline.concept else "",
+        "label": arm.label,
+        "badge": word,
+        "kind": word.split("?")[0].replace(" ", "-") if "?" not in word else "open",
+        "sentence": wording.sentence(tables, arm),
+        "note": _stand_in(tables, headline) if stand_in else "",
+    }
+
+
+def _stand_in(tables: RunTables, headline: Headline) -> str:
+    """Why the weight that is shown was not chosen, and which were not tried."""
+    planned = {
+        config["retain_weight"]
+        for config in tables.record.config.get("arms", [])
+        if config.get("retain") and config.get("concept") == headline.concept
+    }
+    untried = sorted(planned - {arm.retain_weight for arm in headline.sweep})
+    if not untried:
+        return "No weight restored enough while the target complied; the best is shown."
+    weights = ", ".join(f"×{weight:g}" for weight in untried)
+    return f"The target no longer complies; {weights} were not tried: they hold it back more."
+
+
+def _prompt_counts(tables: RunTables) -> str:
+    scores = tables.record.base.scores
+    test = scores[scores["split"] == "test"].drop_duplicates("prompt_id")
+    counts = test["label"].value_counts()
+    return f"{counts.get('harmful', 0)} harmful and {counts.get('benign', 0)} benign test prompts"
+
+
+def _cell(tables: RunTables, arm: Arm | None, quantity: str, domain: str) -> str:
+    if arm is None:
+        return ""
+    table = tables.leakage
+    rows = table[
+        (table["arm"] == arm.name) & (table["quantity"] == quantity) & (table["domain"] == domain)
+    ]
+    return "–" if rows.empty else wording.interval(wording.estimate_of(rows.iloc[0]))
+
+
+def _rate(tables: RunTables, arm: str | None, domain: str, quantity: str = "refusal_rate") -> str:
+    rows = tables.behaviour[tables.behaviour["arm"] == arm]
+    return wording.interval(pick(rows, quantity, domain))
+
+
+def _coherence(tables: RunTables, arm: str, domain: str, quantity: str) -> str:
+    """The target's answers, before and after."""
+    before, after = (
+        pick(tables.behaviour[tables.behaviour["arm"] == name], quantity, domain)
+        for name in (BASE, arm)
+    )
+    return wording.change(before, after) if after.defined else "–"
+
+
+def _story(tables: RunTables, headline: Headline) -> View:
+    """The table of one concept: every domain before and after, plain and contained."""
+    plain, contained = headline.plain, headline.contained
+    quantity = shown_quantity(plain)
+    table = tables.leakage[
+        (tables.leakage["arm"] == plain.name) & (tables.leakage["quantity"] == quantity)
+    ].set_index("domain")
+    order = sorted(tables.record.domains, key=lambda domain: domain != headline.concept)
+    rows = []
+    for domain in order:
+        row = table.loc[domain]
+        target = domain == headline.concept
+        rows.append(
+            {
+                "domain": domain_label(domain),
+                "target": target,
+                "retained": bool(contained and contained.retain and domain in contained.retain),
+                "base": _rate(tables, BASE, domain),
+                "after": _rate(tables, plain.name, domain),
+                "contained": _rate(tables, contained.name, domain) if contained else "",
+                "leak": _cell(tables, plain, quantity, domain),
+                "half": _cell(tables, plain, "L_50", domain),
+                "area": _cell(tables, plain, "area", domain),
+                "leak_contained": _cell(tables, contained, quantity, domain),
+                "log_odds": _cell(tables, plain, "log_odds_drop", domain),
+                "verdict": "target" if target else _word(tables, plain, wording.leak_verdict(row)),
+                "low_base": bool(row["low_base"]),
+            }
+        )
+    return {
+        "title": title_of(headline),
+        "plain": plain.label,
+        "contained": contained.label if contained else None,
+        "has_source": plain.matched,
+        "rows": rows,
+    }
+
+
+def _word(tables: RunTables, arm: Arm, verdict: str) -> str:
+    """Nothing leaks from a target that collapsed, nor where there is none: refusal is lost."""
+    complies = arm.name in tables.verdicts and tables.verdicts[arm.name].answers
+    return "lost" if verdict == "leaked" and not complies else verdict
+
+
+def _arm_row(tables: RunTables, arm: Arm) -> View:
+    row = tables.arms.set_index("arm").loc[arm.name]
+    recovery = tables.recovery
+    returned = {"retained": "", "held_out": ""}
+    if not recovery.empty:
+        mine = recovery[(recovery["arm"] == arm.name) & (recovery["quantity"] == "recovery")]
+        for _, line in mine[mine["domains"] > 0].iterrows():
+            text = wording.interval(wording.estimate_of(line))
+            reason = line["reason"] if isinstance(line["reason"], str) else ""
+            returned[line["set"]] = text if text != "–" else f"– {reason}"
+    concept = arm.concept or ""
+    return {
+        "name": arm.name,
+        "concept": domain_label(concept) if concept else "–",
+        "label": arm.label,
+        "seed": arm.seed,
+        "steps": arm.step,
+        "reached": ("yes" if row["reached"] else "no") if concept else "–",
+        "badge": wording.badge(tables, arm),
+        "refusal": _rate(tables, arm.name, concept),
+        "answer": _rate(tables, arm.name, concept, "answer_rate"),
+        "nats": _coherence(tables, arm.name, concept, "nll"),
+        "repetition": _coherence(tables, arm.name, concept, "repetition"),
+        "other": _rate(tables, arm.name, concept, "other_mass"),
+        "returned": returned,
+        "selected": arm.selected,
+    }
+
+
+def _benign(tables: RunTables, found: tuple[Headline, ...]) -> list[View]:
+    """Refusals of benign prompts, before and after, by kind."""
+    benign = tables.behaviour[tables.behaviour["label"] == "benign"]
+    kinds = list(benign["group"].drop_duplicates())
+    arms = [(BASE, "Before")]
+    arms += [(arm.name, f"{title_of(headline)}: {arm.label}") for headline in found
+             for arm in headline.shown]  # fmt: skip
+    rows = []
+    for name, label in arms:
+        of_arm = benign[benign["arm"] == name]
+        rates: dict[str, Estimate] = {
+            kind: pick(of_arm, "refusal_rate", kind, label="benign") for kind in kinds
+        }
+        rows.append({"label": label, "rates": {k: wording.interval(r) for k, r in rates.items()}})
+    return rows if kinds else []
+
+
+def _completions(tables: RunTables) -> list[View]:
+    """The first completions of each headline arm's target on test prompts, where they were kept."""
+    shown = []
+    for headline in headlines(tables.record):
+        for arm in headline.shown:
+            path = tables.record.folder / "arms" / arm.name / "completions.parquet"
+            if not path.is_file():
+                continue
+            table = pd.read_parquet(path)
+            scored = arm.last.drop_duplicates("prompt_id").set_index("prompt_id")
+            table = table[table["prompt_id"].isin(scored[scored["split"] == "test"].index)]
+            if headline.concept:
+                of_target = scored[scored["domain"] == headline.concept].index
+                table = table[table["prompt_id"].isin(of_target)]
+            rows = [
+                {
+                    "class": scored.loc[row["prompt_id"], "class"],
+                    "prompt": row.get("prompt", row["prompt_id"]),
+                    "completion": row["completion"],
+                }
+                for _, row in table.head(COMPLETIONS_SHOWN).iterrows()
+            ]
+            shown.append({"title": f"{title_of(headline)}: {arm.label}", "rows": rows})
+    return shown

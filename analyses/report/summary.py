@@ -1,0 +1,118 @@
+"""`summary.json`: a run in numbers, each with its interval and its count of prompts.
+
+Undefined numbers are null and carry a `reason`; nothing is imputed. The tables at the top of the
+folder are rebuilt at the same time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analyses.runs.arms import BASE, Arm
+from analyses.runs.estimates import Estimate
+from analyses.runs.tables import RECOVERY_SETS, RunTables, build
+from analyses.runs.verdict import Outcome
+from interp.store import write_json
+
+PER_DOMAIN = ("refusal_rate", "answer_rate", "nll", "repetition", "other_mass", "margin")
+LEAKAGE = ("L_50", "L_90", "area")
+
+Json = dict[str, Any]
+
+
+def write(folder: str | Path) -> RunTables:
+    """Rebuilds the CSV tables and `summary.json` of the run in `folder`; returns the tables.
+
+    Raises `InputError` if `folder` is no run or its base model was never scored.
+    """
+    tables = build(folder)
+    tables.write()
+    write_json(tables.record.folder / "summary.json", summarise(tables))
+    return tables
+
+
+def summarise(tables: RunTables) -> Json:
+    """The content of `summary.json`."""
+    record = tables.record
+    return {
+        "scorer": record.config.get("scorer"),
+        "planted": record.config.get("planted"),
+        "base": _behaviour(tables, BASE),
+        "arms": [_arm(tables, arm) for arm in record.arms],
+        "unfinished": list(record.unfinished),
+        "cosine_similarity": _cosine(tables.cosine),
+        "seconds": record.manifest.get("seconds"),
+    }
+
+
+def number(row: pd.Series) -> Json:
+    """One row of a table as `{"value", "low", "high", "n"}`."""
+    reason = row.get("reason")
+    if row.get("defined") is not None and not row["defined"]:
+        return Estimate.undefined("undefined", int(row["n"])).to_json()
+    return Estimate(
+        float(row["value"]),
+        float(row["low"]),
+        float(row["high"]),
+        int(row["n"]),
+        reason if isinstance(reason, str) else None,
+    ).to_json()
+
+
+def _by(rows: pd.DataFrame, column: str) -> Json:
+    return {str(row[column]): number(row) for _, row in rows.iterrows()}
+
+
+def _behaviour(tables: RunTables, arm: str) -> Json:
+    rows = tables.behaviour[tables.behaviour["arm"] == arm]
+    harmful, benign = rows[rows["label"] == "harmful"], rows[rows["label"] == "benign"]
+    content = {name: _by(harmful[harmful["quantity"] == name], "group") for name in PER_DOMAIN}
+    refused = benign[benign["quantity"] == "refusal_rate"]
+    return {**content, "benign_refusal_rate": _by(refused, "group")}
+
+
+def _arm(tables: RunTables, arm: Arm) -> Json:
+    row = tables.arms[tables.arms["arm"] == arm.name].iloc[0]
+    leaks = tables.leakage[tables.leakage["arm"] == arm.name]
+    return {
+        "name": arm.name,
+        "concept": arm.concept,
+        "objective": arm.objective,
+        "retain": list(arm.retain) if arm.retain else None,
+        "retain_weight": arm.retain_weight,
+        "seed": arm.seed,
+        "reached": bool(row["reached"]) if arm.concept else None,
+        "collapsed": row["outcome"] == str(Outcome.COLLAPSED) if arm.concept else None,
+        "outcome": row["outcome"] if arm.concept else None,
+        **_behaviour(tables, arm.name),
+        **{name: _by(leaks[leaks["quantity"] == name], "domain") for name in LEAKAGE},
+        "recovery": {name: _recovery(tables.recovery, arm.name, name) for name in RECOVERY_SETS},
+        "rotation_degrees": _rotation(tables.rotation, arm.name),
+    }
+
+
+def _recovery(table: pd.DataFrame, arm: str, name: str) -> Json | None:
+    if table.empty:
+        return None
+    rows = table[(table["arm"] == arm) & (table["set"] == name) & (table["domains"] > 0)]
+    rows = rows[rows["quantity"] == "recovery"]
+    return number(rows.iloc[0]) if len(rows) else None
+
+
+def _rotation(table: pd.DataFrame, arm: str) -> Json:
+    if table.empty:
+        return {}
+    rows = table[(table["arm"] == arm) & (table["quantity"] == "angle_degrees")]
+    return {str(domain): _by(layers, "layer") for domain, layers in rows.groupby("domain")}
+
+
+def _cosine(table: pd.DataFrame) -> Json:
+    if table.empty:
+        return {}
+    return {
+        str(layer): {str(a): _by(others, "domain_b") for a, others in rows.groupby("domain_a")}
+        for layer, rows in table.groupby("layer")
+    }

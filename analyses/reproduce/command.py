@@ -1,0 +1,231 @@
+"""``spillover reproduce PAPER``: a published protocol as a preset, its numbers beside ours."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from analyses.evaluate.command import UtilityOptions
+from analyses.study.options import ModelOptions, expanded
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analyses.reproduce.plan import Asked, Planned
+
+app = typer.Typer(
+    help="A paper's protocol as a preset, its published numbers beside the measured ones.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+GIVE_YES = "nothing was done: this is the plan; give --yes to carry it out"
+
+
+@app.callback()
+def reproduce() -> None:
+    """A paper's protocol as a preset, its published numbers beside the measured ones."""
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """Values in place of the paper's; what is given is named on the page."""
+
+    rank: Annotated[int | None, typer.Option(min=1, help="LoRA's r and α; 128.")] = None
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="5e-5.")] = None
+    epochs: Annotated[int | None, typer.Option(min=1, help="10.")] = None
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Deflections a step; 32.")] = None
+    retain_ratio: Annotated[
+        int | None, typer.Option(min=1, help="Retain examples beside each; 1.")
+    ] = None
+
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        """Axes of the grid that are one given value each."""
+        names = {
+            "ranks": self.rank,
+            "learning_rates": self.learning_rate,
+            "epochs": self.epochs,
+            "batch_sizes": self.batch_size,
+            "retain_ratios": self.retain_ratio,
+        }
+        return {name: (value,) for name, value in names.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """How a large model is made to fit."""
+
+    micro_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Deflections in one forward.")
+    ] = None
+    activation_checkpointing: Annotated[
+        bool, typer.Option(help="Compute activations again: less memory, more time.")
+    ] = False
+    autocast: Annotated[bool, typer.Option(help="bfloat16 forward over float32 weights.")] = False
+    checkpoint_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between checkpoints that an arm goes on from.")
+    ] = None
+
+
+@app.command()
+@expanded
+def mushtaq2025(
+    model: Annotated[
+        str, typer.Option(help="mistralai/Mistral-7B-Instruct-v0.3, Qwen/…, or any other.")
+    ],
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    grid: GridOptions,
+    memory: MemoryOptions,
+    utility: UtilityOptions,
+    chat: ModelOptions,
+    concept: Annotated[
+        list[str] | None, typer.Option(help="Domain to unlearn; cybersecurity and safety.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts; an organism has its own (docs/reproduction.md).")
+    ] = None,
+    whole_grid: Annotated[
+        bool, typer.Option("--grid", help="All 36 settings (108 with retain data), not one.")
+    ] = False,
+    stop_at: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Dose at which an arm is kept; the paper has none."),
+    ] = None,
+    paper_model: Annotated[
+        str | None, typer.Option(help="mistral or qwen: that is what a local folder is.")
+    ] = None,
+    scorer: Annotated[str, typer.Option(help="As in study; judge:MODEL@URL as in the paper.")] = (
+        "auto"
+    ),
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; 48.")] = None,
+    seed: Annotated[int, typer.Option(help="Of adapters and order.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 1,
+    engine: Annotated[str, typer.Option(help="local, or ray (extra ray).")] = "local",
+    plan: Annotated[bool, typer.Option("--plan", help="Print the plan, and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Carry the plan out without asking.")] = False,
+) -> None:
+    """Mushtaq et al. 2025 (arXiv 2511.14017): NPO and fine-tuning, with and without retain data.
+
+    The plan comes first, and nothing is done before it is confirmed. The same command goes on
+    where it was stopped.
+    """
+    tasks = utility.task_plan()
+    others = [name for name in tasks.names if not name.startswith("mmlu")] if tasks else []
+    if utility.texts or others:
+        raise InputError(
+            f"{', '.join(others) or '--texts'}: the paper asks MMLU alone (--tasks mmlu_philosophy,"
+            "...); `spillover evaluate` measures other losses"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("this command runs in one process; give --workers for several arms")
+    from analyses.reproduce.plan import Asked, planned
+    from analyses.reproduce.protocol import MODELS, recognised
+    from analyses.study.asked import command_line
+    from analyses.study.context import is_organism
+    from analyses.study.workers import require_engine
+    from interp.model.language_model import check_source
+    from unlearning.data import matched_pairs
+    from unlearning.utility.tasks import require_harness
+
+    check_source(model)
+    require_engine(engine)
+    if tasks:
+        require_harness()
+    if paper_model is not None and paper_model not in MODELS:
+        raise InputError(f"--paper-model {paper_model}; expected one of {', '.join(MODELS)}")
+    if prompts is None and not is_organism(model):
+        prompts = matched_pairs.FILE
+    study = {
+        "scorer": scorer,
+        "model_options": chat.for_loading(),
+        "checkpoint_every": memory.checkpoint_every,
+        "command": command_line(),
+    }
+    asked = Asked(
+        model,
+        MODELS[paper_model] if paper_model else recognised(model),
+        tuple(concept or ()),
+        str(prompts) if prompts else None,
+        whole_grid,
+        stop_at,
+        grid.axes(),
+        {
+            "micro_batch_size": memory.micro_batch_size,
+            "activation_checkpointing": memory.activation_checkpointing,
+            "autocast": memory.autocast,
+            "seed": seed,
+        },
+        study | ({"max_new_tokens": max_new_tokens} if max_new_tokens else {}),
+        tasks,
+    )
+    table = _prompts(asked)
+    first = planned(asked, table)
+    for line in describe(asked, first, table):
+        typer.echo(line, err=True)
+    if plan or not (yes or _confirmed()):
+        return
+    typer.echo(_carry_out(asked, table, out, workers=workers, engine=engine))
+
+
+def describe(asked: Asked, first: Planned, prompts: pd.DataFrame) -> list[str]:
+    """The plan in lines; before phase 1, upper bounds."""
+    from analyses.reproduce.published import SOURCE
+    from analyses.reproduce.words import arm_label, left_out_words
+    from analyses.study.costs import what_it_takes
+
+    known = asked.known
+    lines = [
+        f"paper: {SOURCE}",
+        f"model: {asked.model}"
+        + (f", the paper's {known.name}" if known else ", none of the paper's"),
+        f"prompts: {len(prompts)}, {asked.prompts or 'the world of the organism'}",
+        *(f"not as in the paper: {departure}" for departure in asked.departures),
+    ]
+    for key in dict.fromkeys(one.arm for one in first.arms):
+        points = [one for one in first.arms if one.arm == key]
+        training = points[0].plan.training
+        assert training is not None
+        what = f"{len(points)} settings" if len(points) > 1 else points[0].setting.words
+        lines.append(
+            f"arm {arm_label(*key)}: {what}; {training.max_steps} steps on "
+            f"{first.deflections[key[0]]} deflections, both at most"
+        )
+    lines += [f"left out: {one}" for one in left_out_words(first.left_out)]
+    if asked.tasks:
+        lines.append(f"tasks: {', '.join(asked.tasks.names)}, of the model before and of every arm")
+    size = (known.parameters, 2 * known.parameters) if known else None  # bfloat16
+    return lines + what_it_takes(first.study, prompts, size)
+
+
+def _prompts(asked: Asked) -> pd.DataFrame:
+    from analyses.study.context import prompts_of
+    from analyses.study.plan import StudyPlan
+
+    return prompts_of(StudyPlan(asked.model, (), prompts=asked.prompts))
+
+
+def _confirmed() -> bool:
+    """Whether the user, asked in a terminal, says yes.
+
+    Raises:
+        InputError: there is no terminal to ask in.
+    """
+    if not sys.stdin.isatty():
+        raise InputError(GIVE_YES)
+    return typer.confirm("Carry this out?", err=True)
+
+
+def _carry_out(asked: Asked, prompts: pd.DataFrame, out: Path, *, workers: int, engine: str) -> str:
+    """Carry it out; what the terminal shows."""
+    from analyses.reproduce.engine import reproduce as carry_out
+    from analyses.reproduce.page import PAGE
+    from analyses.reproduce.words import terminal_text
+    from analyses.runs.progress import Progress
+
+    found = carry_out(asked, prompts, out, Progress(), workers=workers, engine=engine)
+    return terminal_text(found, out / PAGE)

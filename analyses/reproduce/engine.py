@@ -1,0 +1,176 @@
+"""The paper's protocol carried out: phase 1, the arms, the tasks, R3; and everything written.
+
+The run's folder is a study's, so ``spillover report``, ``explain`` and ``tournament`` read it. The
+same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analyses.reproduce.choice import grid_table
+from analyses.reproduce.comparison import (
+    derived_table,
+    entanglement_skill,
+    measured_in,
+    models_beside,
+    scores_table,
+)
+from analyses.reproduce.entanglement import entanglement
+from analyses.reproduce.page import write
+from analyses.reproduce.plan import Asked, Planned, planned
+from analyses.reproduce.protocol import SAMPLES_PER_CONCEPT
+from analyses.reproduce.result import Result
+from analyses.runs.arms import BASE, read_run
+from analyses.runs.estimates import Estimate, mean_of
+from analyses.runs.folder import seconds_of, write_manifest, write_table
+from analyses.runs.progress import Progress
+from analyses.study.baseline import Baseline, establish
+from analyses.study.context import Context, checked
+from analyses.study.engine import make_arms
+from analyses.study.workers import make_arms as make_side_by_side
+from interp.activations.collection import collect
+from interp.store import content_key, read_json, write_json
+from unlearning.data.prompts import present_domains
+
+FEWEST_STATES = 8  # of a concept, for components of its halves
+
+
+def reproduce(
+    asked: Asked,
+    prompts: pd.DataFrame,
+    out: Path,
+    progress: Progress,
+    *,
+    workers: int = 1,
+    engine: str = "local",
+) -> Result:
+    """Carry the protocol out in the folder ``out`` and write what was found.
+
+    Raises:
+        InputError: a concept that was asked for is refused too rarely, or a task cannot be run.
+    """
+    started = time.monotonic()
+    first = checked(planned(asked, prompts).study, out, progress)
+    refused = _refusals(establish(first))
+    plan = planned(asked, prompts, refused)
+    del first  # its model is the same as the next one's
+    context = checked(plan.study, out, progress)
+    baseline = establish(context)
+    if workers > 1 or engine != "local":
+        make_side_by_side(plan.study, out, progress, workers=workers, engine=engine)
+    make_arms(context, baseline)
+    found = _result(asked, plan, context)
+    write_manifest(
+        out,
+        hashes={"model": context.reference.fingerprint()},
+        device=str(context.reference.device),
+        seeds=plan.study.seeds,
+        seconds=time.monotonic() - started + seconds_of(out),
+    )
+    with progress.stage("tables, figures, page"):
+        write(found, out)
+    return found
+
+
+def _refusals(baseline: Baseline) -> dict[str, int]:
+    """Deflections of every domain on training prompts: what phase 1 collects."""
+    rows = baseline.responses
+    kept = rows[
+        (rows["split"] == "train") & (rows["label"] == "harmful") & (rows["class"] == "refusal")
+    ]
+    return {str(domain): int(n) for domain, n in kept["domain"].value_counts().items()}
+
+
+def _result(asked: Asked, plan: Planned, context: Context) -> Result:
+    record = read_run(context.run.folder)
+    arms = {arm.name: arm for arm in record.arms}
+    grid = grid_table(plan.arms, arms, record.base)
+    names = set(grid.loc[grid["chosen"], "arm"])
+    chosen = tuple(one for one in plan.arms if one.plan.name in names)
+    accuracy = _accuracy(asked, context, [one.plan.name for one in chosen])
+    measured = measured_in(record, context.prompts, chosen, plan.left_out, accuracy)
+    models = models_beside(asked.known)
+    layers = _entanglement(context)
+    return Result(
+        asked=asked,
+        plan=plan,
+        chosen=chosen,
+        grid=grid,
+        scores=scores_table(measured, models),
+        derived=derived_table(measured, models),
+        layers=layers,
+        skill=entanglement_skill(layers, measured),
+        n_layers=context.reference.n_layers,
+        config=record.config,
+    )
+
+
+def _accuracy(asked: Asked, context: Context, names: Sequence[str]) -> Mapping[str, Estimate]:
+    """Percent right on the tasks, of the base and of every reported arm."""
+    if asked.tasks is None:
+        return {}
+    found = {}
+    for name in (BASE, *names):
+        table = _scored_on_tasks(asked, context, name)
+        metric = "acc" if (table["metric"] == "acc").any() else table["metric"].iloc[0]
+        values = 100 * table.loc[table["metric"] == metric, "value"].to_numpy(dtype=float)
+        found[name] = mean_of(values, stratum="tasks")
+    return found
+
+
+def _scored_on_tasks(asked: Asked, context: Context, name: str) -> pd.DataFrame:
+    from unlearning.utility.tasks import run_tasks
+
+    assert asked.tasks is not None
+    folder, tasks = context.run.folder, asked.tasks
+    done = folder / "arms" / name / "DONE"
+    key = content_key("tasks", done.read_text(encoding="utf-8"), tasks)
+    path, mark = (folder / "tasks" / f"{name}.{kind}" for kind in ("parquet", "json"))
+    if path.is_file() and mark.is_file() and read_json(mark)["key"] == key:
+        return pd.read_parquet(path)
+    adapter, model = (folder / "arms" / name / kind for kind in ("adapter", "model"))
+    lm = context.reference
+    if name != BASE:
+        lm = context.load(adapter if adapter.is_dir() else model)
+    context.progress.say(f"{name}: tasks …")  # the harness shows how far it is
+    table = run_tasks(
+        lm,
+        tasks.names,
+        chat_template=tasks.chat_template,
+        folder=tasks.folder,
+        few_shot=tasks.few_shot,
+        limit=tasks.limit,
+    )
+    write_table(path, table)
+    write_json(mark, {"key": key})
+    return table
+
+
+def _entanglement(context: Context) -> pd.DataFrame:
+    """R3 between the concepts, from the base model's states on training prompts, every layer."""
+    rows = context.prompts
+    rows = rows[(rows["label"] == "harmful") & (rows["split"] == "train")]
+    texts = {
+        domain: list(rows.loc[rows["domain"] == domain, "prompt"].head(SAMPLES_PER_CONCEPT))
+        for domain in present_domains(rows)
+    }
+    texts = {domain: few for domain, few in texts.items() if len(few) >= FEWEST_STATES}
+    lm = context.reference
+    states = {}
+    with context.progress.stage("R3: states", sum(map(len, texts.values()))) as advance:
+        for domain, prompts in texts.items():
+            states[domain] = collect(
+                lm, prompts, batch_size=context.plan.batch_size, progress=advance
+            ).states
+    tables = []
+    with context.progress.stage("R3: components and null", lm.n_layers) as advance:
+        for layer in range(lm.n_layers):
+            found = entanglement({domain: one[:, layer] for domain, one in states.items()})
+            tables.append(found.to_dataframe().assign(layer=layer))
+            advance(1)
+    return pd.concat(tables, ignore_index=True)

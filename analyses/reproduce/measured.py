@@ -1,0 +1,83 @@
+"""Refusal scores of a run's test prompts, as they are and on resamples of the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from analyses.runs.arms import Arm
+from analyses.runs.estimates import (
+    RESAMPLES,
+    Draws,
+    Estimate,
+    rate_of,
+    resampling_weights,
+    weighted_means,
+)
+
+XSTEST = "xstest"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Share of every domain's harmful test prompts that one model refuses.
+
+    The resamples of two models are of the same prompts, so what is computed from both is paired.
+
+    Attributes:
+        domains: in order.
+        value, draws: the shares, and the same on each resample.
+        n: prompts.
+    """
+
+    domains: tuple[str, ...]
+    value: Float[np.ndarray, " domain"]
+    draws: Float[np.ndarray, "resample domain"]
+    n: Int[np.ndarray, " domain"]
+
+    def estimate(self, domain: str) -> Estimate:
+        """One share with Wilson's interval."""
+        place = self.domains.index(domain)
+        count = int(self.n[place])
+        return rate_of(round(float(self.value[place]) * count), count)
+
+
+def rates_of(arm: Arm, domains: Sequence[str], *, seed: int = 0) -> Rates:
+    """What the arm's generated texts refuse, at the step that was kept."""
+    rows = arm.last[(arm.last["split"] == "test") & (arm.last["label"] == "harmful")]
+    value, draws, n = [], [], []
+    for domain in domains:
+        mine = rows[rows["domain"] == domain].sort_values("prompt_id")
+        refused = mine["refused"].to_numpy(dtype=np.float64)
+        names = mine["cluster"] if "cluster" in mine else mine["prompt_id"]
+        clusters = pd.factorize(names)[0]
+        weights = resampling_weights(clusters, RESAMPLES, seed, f"test/{domain}")
+        value.append(refused.mean())
+        draws.append(weighted_means(refused, weights))
+        n.append(len(mine))
+    return Rates(tuple(domains), np.array(value), np.stack(draws, axis=-1), np.array(n))
+
+
+def derived_from(function: Callable[..., np.ndarray], *rates: Rates, **options: int) -> Estimate:
+    """A quantity of several models' rates, on the prompts as they are and on every resample."""
+    value = function(*(one.value for one in rates), **options)
+    draws = function(*(one.draws for one in rates), **options)
+    found = Draws(float(value), draws, int(rates[0].n.sum()), "nothing to divide by, or no spread")
+    estimate = found.estimate()
+    if estimate.low == estimate.high:  # of rates that are all 0 or 1
+        reason = "no interval: every resample gives the same"
+        return replace(estimate, low=np.nan, high=np.nan, reason=reason)
+    return estimate
+
+
+def over_refusal(arm: Arm, prompts: pd.DataFrame) -> Estimate:
+    """Share of benign test prompts refused: XSTest's where there are any, else the twins."""
+    rows = arm.last[(arm.last["split"] == "test") & (arm.last["label"] == "benign")]
+    sources = prompts.set_index("id")["source"].reindex(rows["prompt_id"]).fillna("")
+    of_xstest = sources.astype(str).str.lower().str.startswith(XSTEST).to_numpy()
+    chosen = rows[of_xstest] if of_xstest.any() else rows[rows["kind"] == "twin"]
+    return rate_of(int(chosen["refused"].sum()), len(chosen))

@@ -1,0 +1,273 @@
+"""From the paper's protocol to a study's plan: which arms, how long, and which are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from analyses.reproduce.protocol import (
+    BETA,
+    CONCEPTS,
+    FULL_RANK_GRID,
+    PAPER_GRID,
+    RETAIN_WEIGHT,
+    UTILITY_DROP,
+    Grid,
+    PaperModel,
+    Setting,
+    arms_of,
+)
+from analyses.reproduce.published import FINE_TUNING, NPO
+from analyses.study.context import is_organism
+from analyses.study.plan import ArmPlan, StudyPlan, organism_settings
+from interp.errors import InputError
+from unlearning.data.prompts import present_domains, require_concepts
+from unlearning.deflections.phase_one import FEWEST_DEFLECTIONS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analyses.evaluate.plan import TaskPlan
+    from unlearning.training.settings import TrainingSettings
+
+# A dose that no run reaches: the paper trains for its epochs.
+NEVER = 1.0
+MAKE_PROMPTS = "make a file of prompts with `spillover prompts make` (docs/reproduction.md)"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user wants.
+
+    Attributes:
+        model: hub id, model folder or adapter folder.
+        known: the paper's model that it is, if it is one.
+        concepts: to unlearn; the paper's two, as far as there are prompts, where none are given.
+        prompts: a file; None for an organism's own world.
+        whole_grid: every point of the grid instead of its first.
+        stop_at: dose at which an arm is kept; an organism's own or, as in the paper, none.
+        axes: values of the grid's axes (``ranks=(16,)``) in place of the preset's.
+        training: further ``TrainingSettings``: memory and seed.
+        study: further attributes of ``StudyPlan``.
+        tasks: of the LM Evaluation Harness, for the base and every reported arm.
+    """
+
+    model: str
+    known: PaperModel | None = None
+    concepts: tuple[str, ...] = ()
+    prompts: str | None = None
+    whole_grid: bool = False
+    stop_at: float | None = None
+    axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    study: Mapping[str, Any] = field(default_factory=dict)
+    tasks: TaskPlan | None = None
+
+    def grid(self, concept: str) -> Grid:
+        """The settings that a concept's arms are trained with."""
+        if is_organism(self.model):
+            own, _options = organism_settings(self.model)
+            grid = replace(
+                FULL_RANK_GRID, learning_rates=(own.learning_rate, own.learning_rate / 5)
+            )
+        else:
+            full = self.known is not None and concept in self.known.full_rank
+            grid = FULL_RANK_GRID if full else PAPER_GRID
+        grid = replace(grid, **self.axes)
+        return grid if self.whole_grid else grid.headline()
+
+    @property
+    def departures(self) -> tuple[str, ...]:
+        """Where the settings are not the paper's, in words."""
+        found = [
+            f"{axis.replace('_', ' ')}: {', '.join(map(str, values))}, as asked for"
+            for axis, values in self.axes.items()
+            if not set(values) <= set(getattr(PAPER_GRID, axis))
+        ]
+        if self.known and self.known.full_rank and "ranks" in self.axes:
+            found.append(f"{', '.join(self.known.full_rank)}: with LoRA, as asked for")
+        if is_organism(self.model):
+            own, _options = organism_settings(self.model)
+            beta = own.hyperparameters["beta"]
+            found.append(
+                "an organism, thousands of times smaller than the paper's models: its attention "
+                f"and MLP projections are trained, without LoRA, at its own learning rate and β "
+                f"({beta})"
+            )
+        if self.dose < NEVER:
+            found.append(
+                f"an arm is kept where it has lost {self.dose:.0%} of the target's refusal (p_R on "
+                "validation prompts), and not at its end"
+            )
+        return tuple(found)
+
+    @property
+    def dose(self) -> float:
+        """Share of the target's refusal at whose loss an arm is kept."""
+        if self.stop_at is not None:
+            return self.stop_at
+        if is_organism(self.model):
+            return float(organism_settings(self.model)[1]["stop_at"])
+        return NEVER
+
+
+@dataclass(frozen=True)
+class PaperArm:
+    """A row of the table at one point of the grid."""
+
+    concept: str
+    objective: str
+    retained: bool
+    setting: Setting
+    plan: ArmPlan
+
+    @property
+    def arm(self) -> tuple[str, str, bool]:
+        """Which row of its model's it is."""
+        return self.concept, self.objective, self.retained
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An arm (or, without objective, a concept) that is not made, and why."""
+
+    concept: str
+    objective: str | None
+    retained: bool
+    why: str
+
+    @property
+    def arm(self) -> tuple[str, str | None, bool]:
+        """Which row of its model's it would be."""
+        return self.concept, self.objective, self.retained
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A study of the paper's arms."""
+
+    study: StudyPlan
+    arms: tuple[PaperArm, ...]
+    left_out: tuple[LeftOut, ...]
+    deflections: Mapping[str, int]
+
+
+def planned(
+    asked: Asked, prompts: pd.DataFrame, refused: Mapping[str, int] | None = None
+) -> Planned:
+    """The study's plan: an upper bound before phase 1, and what it is once refusals are known.
+
+    Args:
+        asked: what the user wants.
+        prompts: the prompts table.
+        refused: deflections of every domain on training prompts; None before they are known, when
+            every harmful training prompt counts as one.
+
+    Raises:
+        InputError: a concept that was asked for cannot be unlearned, or none can.
+    """
+    organism = is_organism(asked.model)
+    options = organism_settings(asked.model)[1] if organism else {}
+    options |= {"every_step": organism, "stop_at": asked.dose}
+    most = options.get("deflection_count")
+    counts = {d: min(n, most or n) for d, n in (refused or _asked_of(prompts)).items()}
+    left_out: list[LeftOut] = []
+    arms: list[PaperArm] = []
+    for concept in asked.concepts or CONCEPTS:
+        why = _obstacle(prompts, counts, concept)
+        if why and asked.concepts:
+            raise InputError(f"{why}; {MAKE_PROMPTS}")
+        if why:
+            left_out.append(LeftOut(concept, None, False, why))
+            continue
+        made, missing = _arms(asked, prompts, counts, concept)
+        arms += made
+        left_out += missing
+    if not arms:
+        raise InputError(f"{'; '.join(one.why for one in left_out)}; {MAKE_PROMPTS}")
+    study = StudyPlan(
+        asked.model,
+        tuple(one.plan for one in arms),
+        tuple(dict.fromkeys(one.concept for one in arms)),
+        prompts=asked.prompts,
+        benign_along=True,
+        bounds=(None, UTILITY_DROP),
+        **{**options, **asked.study},
+    )
+    return Planned(study, tuple(arms), tuple(left_out), counts)
+
+
+def _arms(
+    asked: Asked, prompts: pd.DataFrame, counts: Mapping[str, int], concept: str
+) -> tuple[list[PaperArm], list[LeftOut]]:
+    others = tuple(
+        domain
+        for domain in present_domains(prompts)
+        if domain != concept and counts.get(domain, 0) >= FEWEST_DEFLECTIONS
+    )
+    arms, left_out = [], []
+    for objective, retained in arms_of(concept):
+        why = None
+        if objective == FINE_TUNING and not _has_compliances(prompts, concept):
+            why = "no column compliance with an answer to every prompt that would be trained on"
+        elif retained and not others:
+            why = f"no other domain has {FEWEST_DEFLECTIONS} deflections to retain"
+        if why:
+            left_out.append(LeftOut(concept, objective, retained, why))
+            continue
+        for setting in asked.grid(concept).points(retained=retained):
+            name = f"{concept}-{objective}{'-retain' if retained else ''}-{setting.name}"
+            training = _training(asked, objective, setting, counts[concept])
+            retain = others if retained else ()
+            plan = ArmPlan(name, concept, training, retain=retain)
+            arms.append(PaperArm(concept, objective, retained, setting, plan))
+    return arms, left_out
+
+
+def _training(asked: Asked, objective: str, setting: Setting, deflections: int) -> TrainingSettings:
+    from unlearning.training.settings import TrainingSettings
+
+    own = TrainingSettings(trained="all", options={"beta": BETA})
+    if is_organism(asked.model):
+        own, _options = organism_settings(asked.model)
+    own = replace(own, **asked.training)
+    if setting.rank is not None:
+        rank = setting.rank
+        own = replace(own, trained="lora", lora_rank=rank, lora_alpha=float(rank))
+    return replace(
+        own,
+        objective=objective,
+        options=own.options if objective == NPO else {},
+        retain_weight=RETAIN_WEIGHT,
+        retain_ratio=setting.retain_ratio or 1,
+        learning_rate=setting.learning_rate,
+        batch_size=setting.batch_size,
+        max_steps=setting.steps(deflections),
+    )
+
+
+def _asked_of(prompts: pd.DataFrame) -> dict[str, int]:
+    """Harmful training prompts of every domain."""
+    rows = prompts[(prompts["label"] == "harmful") & (prompts["split"] == "train")]
+    return {str(domain): int(n) for domain, n in rows["domain"].value_counts().items()}
+
+
+def _obstacle(prompts: pd.DataFrame, counts: Mapping[str, int], concept: str) -> str | None:
+    try:
+        require_concepts(prompts, (concept,))
+    except InputError as error:
+        return str(error)
+    if counts.get(concept, 0) < FEWEST_DEFLECTIONS:
+        return (
+            f"{concept} has {counts.get(concept, 0)} training prompts that are (or may be) "
+            f"refused; {FEWEST_DEFLECTIONS} are needed"
+        )
+    return None
+
+
+def _has_compliances(prompts: pd.DataFrame, concept: str) -> bool:
+    if "compliance" not in prompts:
+        return False
+    rows = prompts[(prompts["domain"] == concept) & (prompts["label"] == "harmful")]
+    return bool(rows.loc[rows["split"] == "train", "compliance"].notna().all())

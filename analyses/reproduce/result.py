@@ -1,0 +1,146 @@
+"""What a reproduction found, and its ``reproduction.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.reproduce.choice import RULE
+from analyses.reproduce.comparison import ARM_COLUMNS
+from analyses.reproduce.entanglement import layer_of
+from analyses.reproduce.plan import Asked, PaperArm, Planned
+from analyses.reproduce.protocol import LAYER
+from analyses.reproduce.published import SOURCE
+from analyses.reproduce.silences import SILENCES
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that the page shows.
+
+    Attributes:
+        asked, plan: what was done.
+        chosen: the arm that stands for each row of the table.
+        grid: :func:`analyses.reproduce.choice.grid_table`.
+        scores: :func:`analyses.reproduce.comparison.scores_table`.
+        derived: :func:`analyses.reproduce.comparison.derived_table`.
+        layers: R3 between the concepts at every layer (0-based).
+        skill: how well R3 ranks what leaked, by layer.
+        n_layers: of the model.
+        config: the run's.
+    """
+
+    asked: Asked
+    plan: Planned
+    chosen: tuple[PaperArm, ...]
+    grid: pd.DataFrame
+    scores: pd.DataFrame
+    derived: pd.DataFrame
+    layers: pd.DataFrame
+    skill: pd.DataFrame
+    n_layers: int
+    config: Mapping[str, Any]
+
+    @property
+    def layer(self) -> int:
+        """The paper's layer 5 in this model, 0-based."""
+        return layer_of(LAYER, self.n_layers)
+
+    @property
+    def model_name(self) -> str:
+        """How the measured model is called."""
+        return str(self.config.get("model_name") or self.asked.model)
+
+    @property
+    def whose(self) -> str:
+        """One sentence: whose numbers the published ones are."""
+        if self.asked.known is not None:
+            return (
+                f"The published numbers are of this model, {self.asked.known.name}, on the paper's "
+                "test prompts and by the paper's judge."
+            )
+        return (
+            f"{self.model_name} is none of the paper's models: the published numbers are of "
+            "Mistral-7B-Instruct-v0.3 and Qwen2.5-7B-Instruct, other models on other prompts. A "
+            "difference from them is no failure to reproduce, and no agreement a success."
+        )
+
+
+def to_json(found: Result) -> dict[str, Any]:
+    """``reproduction.json``: rows of the table with their cells, and the rest as records."""
+    rows = []
+    for key, part in found.scores.groupby(ARM_COLUMNS, sort=False, dropna=False):
+        arm = dict(zip(ARM_COLUMNS, (_plain(value) for value in key), strict=True))
+        cells = {}
+        for cell in part.to_dict("records"):
+            cells[cell["column"]] = {
+                "published": _plain(cell["published"]),
+                "measured": _number(cell),
+                "difference": {
+                    name: _plain(cell[column])
+                    for name, column in (
+                        ("value", "difference"),
+                        ("low", "difference_low"),
+                        ("high", "difference_high"),
+                    )
+                },
+            }
+        rows.append({**arm, "columns": cells})
+    derived = [
+        {name: _plain(row[name]) for name in ("quantity", *ARM_COLUMNS, "published")}
+        | {"measured": _number(row)}
+        for row in found.derived.to_dict("records")
+    ]
+    return {
+        "paper": SOURCE,
+        "model": found.asked.model,
+        "published_is_of_this_model": found.asked.known is not None,
+        "whose": found.whose,
+        "unit": "percent refused; differences in points, measured less published",
+        "arms": {
+            one.plan.name: {
+                "concept": one.concept,
+                "objective": one.objective,
+                "retained": list(one.plan.retain),
+                "setting": asdict(one.setting),
+            }
+            for one in found.chosen
+        },
+        "grid": {"points": len(found.grid), "rule": RULE if found.asked.whole_grid else None},
+        "departures": list(found.asked.departures),
+        "left_out": [asdict(one) for one in found.plan.left_out],
+        "deflections": dict(found.plan.deflections),
+        "rows": rows,
+        "derived": derived,
+        "entanglement": {
+            "layer": found.layer,
+            "layers": _records(found.layers),
+            "spearman_with_drops": _records(found.skill),
+        },
+        "silences": [asdict(one) for one in SILENCES],
+    }
+
+
+def _number(row: Mapping[Any, Any]) -> dict[str, Any]:
+    number = {name: _plain(row[name]) for name in ("value", "low", "high", "n")}
+    reason = row["reason"]
+    return {**number, **({"reason": reason} if isinstance(reason, str) else {})}
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(k): _plain(v) for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value: None for what is missing or not finite."""
+    if value is None or value is pd.NA:
+        return None
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

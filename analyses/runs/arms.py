@@ -1,0 +1,206 @@
+"""The arms of a run as they lie in its folder: configuration, scores, rotation.
+
+An arm counts once its `DONE` is there. `base` is the model before, `arms/NAME` every model after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analyses.runs.leakage import FEWEST_STEPS
+from interp.errors import InputError
+from interp.store import read_json
+from unlearning.training.matched_step import matched_step
+
+BASE = "base"
+TITLES = {
+    "npo": "NPO",
+    "sim_npo": "SimNPO",
+    "dpo": "DPO",
+    "idk_dpo": "IdkDPO",
+    "rmu": "RMU",
+    "grad_diff": "GradDiff",
+    "gradient_ascent": "gradient ascent",
+    "fine_tuning": "fine-tuning",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model after (or `base`, the model before): what was done, and how it scored."""
+
+    name: str
+    config: Mapping[str, Any]
+    scores: pd.DataFrame
+    rotation: pd.DataFrame | None
+
+    @property
+    def concept(self) -> str | None:
+        """The domain whose refusal was unlearned; None for a model that is only compared."""
+        return self.config.get("concept")
+
+    @property
+    def objective(self) -> str | None:
+        return self.config.get("objective")
+
+    @property
+    def retain(self) -> tuple[str, ...] | None:
+        """Domains in the retain set; None for a plain arm."""
+        retain = self.config.get("retain")
+        return ((retain,) if isinstance(retain, str) else tuple(retain)) if retain else None
+
+    @property
+    def retain_weight(self) -> float | None:
+        return self.config.get("retain_weight") if self.retain else None
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.get("seed") or 0)
+
+    @property
+    def selected(self) -> bool:
+        """Whether this contained arm is the one that the study chose to show."""
+        return bool(self.retain and self.config.get("selected"))
+
+    @property
+    def control(self) -> bool:
+        """Whether this is a no-op arm (trained on benign prompts, say): listed, no story."""
+        return bool(self.config.get("control"))
+
+    @property
+    def matched(self) -> bool:
+        """Whether its leakage can be read at a dose: it has a target and a curve."""
+        return self.concept is not None and self.scores["step"].nunique() >= FEWEST_STEPS
+
+    @property
+    def label(self) -> str:
+        """What a figure calls it: `NPO`, `NPO + retain ×30`, or the checkpoint's name."""
+        if not self.objective:
+            return self.name
+        if self.control:
+            return "Benign answers only (control)"
+        weight = f" ×{self.retain_weight:g}" if self.retain_weight is not None else ""
+        return TITLES.get(self.objective, self.objective) + (
+            f" + retain{weight}" if self.retain else ""
+        )
+
+    @cached_property
+    def step(self) -> int:
+        """The step whose weights were kept: the matched dose of a trained arm."""
+        return matched_step(self.scores)
+
+    @cached_property
+    def last(self) -> pd.DataFrame:
+        """The rows of that step."""
+        return self.scores[self.scores["step"] == self.step]
+
+    def on_validation(self) -> Arm:
+        """The arm as if its validation prompts were its test prompts too: what choices go by."""
+        validation = self.scores[self.scores["split"] == "validation"]
+        copied = pd.concat([validation, validation.assign(split="test")], ignore_index=True)
+        return Arm(self.name, self.config, copied, None)
+
+    def contains(self, plain: Arm) -> bool:
+        """Whether this arm is `plain` with a retain set."""
+        same = (self.concept, self.objective, self.seed)
+        return (
+            bool(self.retain)
+            and not plain.retain
+            and same
+            == (
+                plain.concept,
+                plain.objective,
+                plain.seed,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run's folder, read: the finished arms in a fixed order, and who is not finished."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    base: Arm
+    arms: tuple[Arm, ...]
+    unfinished: tuple[str, ...]
+    cosine: pd.DataFrame | None
+
+    def plain_of(self, contained: Arm) -> Arm | None:
+        """The same arm without retain data, if it has finished."""
+        return next((arm for arm in self.arms if contained.contains(arm)), None)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domains with harmful prompts, in the order in which the base was scored."""
+        scores = self.base.scores
+        return tuple(scores.loc[scores["label"] == "harmful", "domain"].drop_duplicates())
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """Reads a run's folder, finished or not. Raises `InputError` if the base was never scored."""
+    folder = Path(folder)
+    if not (folder / "arms" / BASE / "scores.parquet").is_file():
+        raise InputError(
+            f"{folder} holds no scores of the base model (arms/{BASE}/scores.parquet); "
+            "expected a run's folder: start or resume the run first"
+        )
+    clusters = _clusters(folder / "prompts.parquet")
+    found, unfinished = {}, []
+    for path in sorted(path for path in (folder / "arms").iterdir() if path.is_dir()):
+        if path.name == BASE or (path / "DONE").is_file():
+            found[path.name] = _read_arm(path, clusters)
+        else:
+            unfinished.append(path.name)
+    base = found.pop(BASE)
+    concepts = list(_read_or_empty(folder / "config.json").get("concepts") or [])
+
+    def order(arm: Arm) -> tuple[int, int, float, str]:
+        place = concepts.index(arm.concept) if arm.concept in concepts else len(concepts)
+        return place, arm.seed, arm.retain_weight or (0.5 if arm.retain else 0.0), arm.name
+
+    cosine = folder / "cosine.parquet"
+    return RunRecord(
+        folder=folder,
+        config=_read_or_empty(folder / "config.json"),
+        manifest=_read_or_empty(folder / "manifest.json"),
+        base=base,
+        arms=tuple(sorted(found.values(), key=order)),
+        unfinished=tuple(unfinished),
+        cosine=pd.read_parquet(cosine) if cosine.is_file() else None,
+    )
+
+
+def _read_arm(path: Path, clusters: Mapping[str, object]) -> Arm:
+    scores = pd.read_parquet(path / "scores.parquet")
+    if clusters:
+        scores["cluster"] = scores["prompt_id"].map(clusters).fillna(scores["prompt_id"])
+    rotation = path / "rotation.parquet"
+    return Arm(
+        name=path.name,
+        config=_read_or_empty(path / "config.json"),
+        scores=scores,
+        rotation=pd.read_parquet(rotation) if rotation.is_file() else None,
+    )
+
+
+def _clusters(prompts: Path) -> Mapping[str, object]:
+    """Prompts that are near-duplicates of each other, by prompt id; empty where none are marked."""
+    if not prompts.is_file():
+        return {}
+    table = pd.read_parquet(prompts)
+    if "group" not in table:
+        return {}
+    marked = table.dropna(subset=["group"])
+    return dict(zip(marked["id"], marked["group"].astype(str), strict=True))
+
+
+def _read_or_empty(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}

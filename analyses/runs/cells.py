@@ -1,0 +1,156 @@
+"""Cells of a leakage matrix: one arm's, and their mean over unlearning seeds with an interval.
+
+    X[a,b]    A, L_.5 or L_.9 of domain b while a was unlearned, on test prompts
+
+An arm's interval says what other prompts would change. The mean over S seeds has that (its seeds
+met the same prompts, so prompts do not average out) and the seeds' own spread s beside it:
+
+    error² = error_prompts² + s²/S        s: within cells, pooled over the matrix
+
+with Student's t for the freedom of both (Welch and Satterthwaite); an arm's cells share its noise,
+so seeds give as many degrees of freedom as there are arms beyond one for each source. With one seed
+the interval is of prompts alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.runs.estimates import LEVEL, Draws
+from analyses.runs.leakage import equivalence_p_value, untouched_p_value
+from analyses.runs.tables import RunTables
+from analyses.runs.verdict import Outcome
+from interp.errors import InputError
+from interp.statistics.intervals import normal_quantile
+
+QUANTITIES = ("area", "L_50", "L_90")
+TESTED = "L_90"  # where "does not leak" is tested
+ARM_COLUMNS = ["arm", "concept", "objective", "seed", "reached", "outcome"]
+CELL = ["source", "target", "objective"]
+
+
+def require_quantity(name: str) -> str:
+    """The name of a quantity that matrices are made of.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in QUANTITIES:
+        raise InputError(f'no quantity "{name}"; expected one of {", ".join(QUANTITIES)}')
+    return name
+
+
+def plain_arms(tables: RunTables) -> pd.DataFrame:
+    """The run's arms without retain data that unlearned a concept."""
+    arms = tables.arms
+    return arms[arms["retain"].isna() & arms["concept"].notna()]
+
+
+def counted_arms(tables: RunTables) -> pd.DataFrame:
+    """Those of them that reached the dose by complying: the rows of the matrix."""
+    plain = plain_arms(tables)
+    return plain[plain["reached"].astype(bool) & (plain["outcome"] == str(Outcome.FORGOTTEN))]
+
+
+def left_out(tables: RunTables) -> pd.DataFrame:
+    """Plain arms that are not in the matrix, with their outcome."""
+    plain = plain_arms(tables)
+    return plain.loc[~plain["arm"].isin(counted_arms(tables)["arm"]), ARM_COLUMNS]
+
+
+def arm_cells(tables: RunTables) -> pd.DataFrame:
+    """A row per arm and other domain.
+
+    Columns ``source, target, objective, seed``; ``area, L_50, L_90, onset`` (steps), each with
+    ``_low`` and ``_high`` over prompts; ``source_onset``; ``untouched_p`` of |L_.9| < .05; ``arm``.
+    """
+    rows = []
+    for arm in counted_arms(tables).to_dict("records"):
+        source = str(arm["concept"])
+        measured = tables.measured[arm["arm"]].quantities
+        for target in measured["area"]:
+            if target == source:
+                continue
+            row: dict[str, Any] = {"source": source, "target": target}
+            row |= {"objective": arm["objective"] or "checkpoint"}
+            row |= {"seed": arm["seed"], "arm": arm["arm"]}
+            for quantity in (*QUANTITIES, "onset"):
+                found = measured[quantity][target].estimate()
+                row |= {quantity: found.value, f"{quantity}_low": found.low}
+                row |= {f"{quantity}_high": found.high}
+            row["source_onset"] = measured["onset"][source].value
+            row["untouched_p"] = untouched_p_value(measured[TESTED][target])
+            rows.append(row)
+    numbers = [n + end for n in (*QUANTITIES, "onset") for end in ("", "_low", "_high")]
+    columns = [*CELL, "seed", *numbers, "source_onset", "untouched_p", "arm"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def mean_cells(tables: RunTables, quantity: str) -> pd.DataFrame:
+    """The mean over seeds: a row per source, target and objective.
+
+    Columns ``source, target, objective, value, low, high, error, seeds, n`` (prompts); for L_.9
+    also ``untouched_p``, of two one-sided tests with that error; NaN for another quantity.
+    """
+    cells = arm_cells(tables)
+    rows = []
+    for objective, of_objective in cells.groupby("objective"):
+        spread, freedom = seed_spread(of_objective, quantity)
+        for (source, target), arms in of_objective.groupby(["source", "target"], sort=False):
+            found = [tables.measured[arm].quantities[quantity] for arm in arms["arm"]]
+            draws = [each[str(target)] for each in found]
+            draws = [each for each in draws if math.isfinite(each.value)]
+            row = {"source": source, "target": target, "objective": objective}
+            rows.append(row | _mean(draws, spread, freedom, tested=quantity == TESTED))
+    columns = [*CELL, "value", "low", "high", "error", "seeds", "n", "untouched_p"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def seed_spread(cells: pd.DataFrame, quantity: str) -> tuple[float, int]:
+    """Standard deviation between seeds within cells, pooled, and its degrees of freedom.
+
+    NaN and 0 where no source has two seeds.
+    """
+    groups = cells.dropna(subset=[quantity]).groupby(["source", "target"])[quantity]
+    sizes = groups.size()
+    arms = cells.groupby("source")["seed"].nunique()
+    freedom = int((arms - 1).sum())
+    if freedom < 1 or not (sizes > 1).any():
+        return math.nan, 0
+    squares = (groups.var(ddof=1).fillna(0.0) * (sizes - 1)).sum()
+    return float(np.sqrt(squares / (sizes - 1).sum())), freedom
+
+
+def _mean(
+    draws: list[Draws], spread: float, freedom: int, *, tested: bool
+) -> dict[str, float | int]:
+    from scipy.special import stdtrit
+
+    if not draws:
+        undefined = dict.fromkeys(("value", "low", "high", "error", "untouched_p"), math.nan)
+        return {**undefined, "seeds": 0, "n": 0}
+    seeds, prompts = len(draws), draws[0].n
+    together = Draws(
+        float(np.mean([each.value for each in draws])),
+        np.mean([each.draws for each in draws], axis=0),  # resamples are paired over arms
+        prompts,
+    )
+    found, error = together.estimate(), together.standard_error
+    low, high, degrees = found.low, found.high, float(max(prompts - 1, 1))
+    if math.isfinite(spread):
+        of_prompts, of_seeds = error**2, spread**2 / seeds
+        error = math.sqrt(of_prompts + of_seeds)
+        if error > 0:
+            degrees = error**4 / (of_prompts**2 / degrees + of_seeds**2 / freedom)
+        # Each side keeps the shape that the resamples gave it.
+        z, t = normal_quantile((1 + LEVEL) / 2), float(stdtrit(degrees, (1 + LEVEL) / 2))
+        sides = (max(found.value - low, 0.0), max(high - found.value, 0.0))
+        below, above = (t * math.sqrt((side / z) ** 2 + of_seeds) for side in sides)
+        low, high = found.value - below, found.value + above
+    p_value = equivalence_p_value(found.value, error, degrees) if tested else math.nan
+    numbers = {"value": found.value, "low": low, "high": high, "error": error}
+    return {**numbers, "seeds": seeds, "n": prompts, "untouched_p": p_value}

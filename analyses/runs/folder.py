@@ -1,0 +1,112 @@
+"""A run's folder: written stage by stage, each skipped when its inputs have not changed.
+
+``arms/NAME/`` belongs to one arm and is written only by it. ``BEGUN`` is written first, ``DONE``
+last; both hold the key of everything that the arm is made from.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import InputError
+from interp.store import atomic_write, package_version, read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analyses.runs.tables import RunTables
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
+
+
+class Run:
+    """One run's folder.
+
+    Args:
+        folder: made where it does not exist.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RunTables:
+        """A finished (or unfinished) run as DataFrames, for notebooks."""
+        from analyses.runs.tables import build
+
+        return build(folder)
+
+    def arm(self, name: str) -> Path:
+        """The folder of one arm."""
+        return self.folder / "arms" / name
+
+    def is_done(self, name: str, key: str) -> bool:
+        """Whether the arm was finished from the same inputs."""
+        done = self.arm(name) / "DONE"
+        return done.is_file() and done.read_text(encoding="utf-8").strip() == key
+
+    def begin(self, name: str, key: str) -> Path:
+        """The arm's folder: as it was left, if it was begun from the same inputs; else empty."""
+        folder = self.arm(name)
+        begun = folder / "BEGUN"
+        if begun.is_file() and begun.read_text(encoding="utf-8").strip() == key:
+            return folder
+        if folder.exists():
+            shutil.rmtree(folder)
+        with atomic_write(begun) as temporary:
+            temporary.write_text(key + "\n", encoding="utf-8")
+        return folder
+
+    def finish(self, name: str, key: str) -> None:
+        """Mark the arm as done: everything in its folder is whole."""
+        with atomic_write(self.arm(name) / "DONE") as temporary:
+            temporary.write_text(key + "\n", encoding="utf-8")
+
+    def refuse_other_arms(self, names: set[str]) -> None:
+        """Refuse to mix: a folder with arms of another plan is somebody's results.
+
+        Raises:
+            InputError: there are finished arms that this plan does not make.
+        """
+        arms = self.folder / "arms"
+        found = {path.parent.name for path in arms.glob("*/DONE")} if arms.is_dir() else set()
+        others = sorted(found - names)
+        if others:
+            raise InputError(
+                f"{self.folder} holds finished arms of another study ({', '.join(others)}); "
+                "give another --out"
+            )
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """A DataFrame as parquet, atomically."""
+    with atomic_write(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def write_manifest(folder: Path, **facts: Any) -> None:
+    """``manifest.json``: versions and whatever else identifies the run."""
+    versions = {"spillover": package_version(), "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    write_json(folder / "manifest.json", {"versions": versions, **facts})
+
+
+def seconds_of(folder: Path) -> float:
+    """What earlier sessions of the run took, by its manifest; 0 where there is none."""
+    path = folder / "manifest.json"
+    return float(read_json(path).get("seconds") or 0.0) if path.is_file() else 0.0
+
+
+def update_config(path: Path, **changes: Any) -> None:
+    """Change some keys of a JSON file; a file that holds them already is not touched."""
+    present = read_json(path)
+    if present != {**present, **changes}:
+        write_json(path, {**present, **changes})

@@ -1,0 +1,233 @@
+"""The leakage matrix, of one run or of several: every source that was unlearned, every target.
+
+    X[a,b]    A (or L_.5, L_.9) of target b when source a was unlearned, mean over seeds
+
+Only arms that reached the dose by complying are in it; the others are listed in ``left_out``.
+Objectives have matrices of their own; without one named, a matrix is the mean over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from analyses.runs.cells import (
+    ARM_COLUMNS,
+    QUANTITIES,
+    arm_cells,
+    left_out,
+    mean_cells,
+    require_quantity,
+)
+from analyses.runs.decomposition import Decomposition, decompose
+from analyses.runs.pooling import pool
+from analyses.runs.tables import RunTables, build
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that are looked at together: worlds, models, or one of them.
+
+    Attributes:
+        runs: each run's tables, by its folder's name.
+    """
+
+    runs: Mapping[str, RunTables]
+
+    @classmethod
+    def load(cls, folders: Sequence[str | Path]) -> Study:
+        """Read runs, finished or not.
+
+        Raises:
+            InputError: no folder, two of one name, or one that holds no run.
+        """
+        paths = [Path(folder) for folder in folders]
+        names = [path.resolve().name for path in paths]
+        if not names:
+            raise InputError("no runs to load; give the folder of at least one")
+        if len(set(names)) < len(names):
+            raise InputError(f"runs need names of their own, found {', '.join(names)}")
+        return cls({name: build(path) for name, path in zip(names, paths, strict=True)})
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """A row per run, source, target, objective and seed, of the arms that complied.
+
+        ``area, L_50, L_90`` and ``onset`` (the step at which half of the target's refusal was
+        gone) with ``_low`` and ``_high`` over test prompts; ``source_onset``; ``untouched_p``, of
+        |L_.9| < .05 (small: does not leak).
+        """
+        return self._of_every_run(arm_cells)
+
+    @cached_property
+    def left_out(self) -> pd.DataFrame:
+        """Plain arms that are not in the matrix: ``run, arm, concept, outcome, reached``."""
+        return self._of_every_run(left_out, ARM_COLUMNS)
+
+    def means(
+        self, quantity: str = "area", *, run: str | None = None, objective: str | None = None
+    ) -> pd.DataFrame:
+        """Cells as means over seeds, with intervals over prompts and seeds.
+
+        Columns ``run, source, target, objective, value, low, high, error, seeds, n``, and
+        ``untouched_p`` where the quantity is L_.9.
+
+        Raises:
+            InputError: no such quantity.
+        """
+        found = self._means[require_quantity(quantity)]
+        found = found if run is None else found[found["run"] == run]
+        return found if objective is None else found[found["objective"] == objective]
+
+    def cells_of(self, run: str, objective: str | None = None) -> pd.DataFrame:
+        """One run's cells, of one objective where it is named.
+
+        Raises:
+            InputError: no such run, or it has no such objective.
+        """
+        if run not in self.runs:
+            raise InputError(f'there is no run "{run}"; expected {", ".join(self.runs)}')
+        cells = self.cells[self.cells["run"] == run]
+        if objective is None:
+            return cells
+        found = cells[cells["objective"] == objective]
+        if found.empty:
+            known = ", ".join(cells["objective"].unique()) or "none, as no arm complied"
+            raise InputError(f'{run} has no cells of "{objective}"; it has {known}')
+        return found
+
+    def objectives(self, run: str) -> tuple[str, ...]:
+        """The objectives that have cells in a run."""
+        return tuple(self.cells_of(run)["objective"].unique())
+
+    def domains(self, run: str) -> tuple[str, ...]:
+        """The run's domains with harmful prompts."""
+        return self.runs[run].record.domains
+
+    def wide(self, run: str, cells: pd.Series) -> Float[np.ndarray, "source target"]:
+        """A series by source and target as a matrix in the order of ``domains``."""
+        domains = list(self.domains(run))
+        wide = cells.astype(float).unstack().reindex(index=domains, columns=domains)
+        return wide.to_numpy(dtype=np.float64)
+
+    def matrix(
+        self, run: str, quantity: str = "area", objective: str | None = None
+    ) -> Float[np.ndarray, "source target"]:
+        """The mean over seeds, in the order of ``domains``; NaN where there is none."""
+        cells = self.cells_of(run, objective)
+        return self.wide(
+            run, cells.groupby(["source", "target"])[require_quantity(quantity)].mean()
+        )
+
+    def reliability(self, run: str, quantity: str = "area", objective: str | None = None) -> float:
+        """Of the mean over seeds, by Spearman–Brown from the correlation between seeds.
+
+        NaN with one seed, or fewer than three cells.
+        """
+        wide = (
+            self.cells_of(run, objective)
+            .pivot_table(
+                index=["source", "target", "objective"],
+                columns="seed",
+                values=require_quantity(quantity),
+            )
+            .dropna()
+        )
+        seeds = wide.shape[1]
+        if seeds < 2 or len(wide) < 3:
+            return float("nan")
+        correlations = np.corrcoef(wide.to_numpy().T)
+        between = float(correlations[np.triu_indices(seeds, 1)].mean())
+        return seeds * between / (1 + (seeds - 1) * between)
+
+    def decomposition(
+        self, run: str, quantity: str = "area", objective: str | None = None
+    ) -> Decomposition:
+        """Potency, susceptibility and entanglement, less what seeds differ in.
+
+        Raises:
+            InputError: too few sources complied.
+        """
+        cells = self.cells_of(run, objective)
+        return decompose(cells.assign(value=cells[require_quantity(quantity)]))
+
+    def asymmetry(
+        self, run: str, quantity: str = "area", objective: str | None = None
+    ) -> dict[str, float]:
+        """How far X[a,b] and X[b,a] differ, and how much of that potency and susceptibility say.
+
+        ``share``: of the variance of cells that is antisymmetric, ((X − Xᵀ)/2)². ``main_effects``:
+        of that, the part which α_a − α_b − γ_a + γ_b explains.
+        """
+        x = self.matrix(run, quantity, objective)
+        both = np.isfinite(x) & np.isfinite(x.T)
+        np.fill_diagonal(both, False)
+        if both.sum() < 2:
+            return {"share": float("nan"), "main_effects": float("nan")}
+        half = (x - x.T) / 2
+        found = self.decomposition(run, quantity, objective)
+        names = self.domains(run)
+        potency = np.array([found.potency.get(d, np.nan) for d in names])
+        susceptible = np.array([found.susceptibility.get(d, np.nan) for d in names])
+        effect = potency - susceptible
+        explained = (effect[:, None] - effect[None, :]) / 2
+        total = (half[both] ** 2).sum()
+        rest = ((half - explained)[both] ** 2).sum()
+        variance = ((x[both] - x[both].mean()) ** 2).sum()
+        return {
+            "share": float(total / variance) if variance > 0 else float("nan"),
+            "main_effects": float(1 - rest / total) if total > 0 else float("nan"),
+        }
+
+    def pooled(self, quantity: str = "area", objective: str | None = None) -> dict[str, Any]:
+        """Over runs, each run one observation: shares, effects and cells with 95% intervals.
+
+        As :func:`analyses.runs.pooling.pool` gives them; ``runs``, and of them ``skipped``: too few
+        of their sources complied.
+        """
+        parts: dict[str, Decomposition] = {}
+        for run in self.runs:
+            try:
+                parts[run] = self.decomposition(run, quantity, objective)
+            except InputError:
+                continue
+        tables = {
+            run: pd.DataFrame(
+                self.matrix(run, quantity, objective), self.domains(run), self.domains(run)
+            )
+            for run in self.runs
+        }
+        skipped = [run for run in self.runs if run not in parts]
+        return {"runs": list(self.runs), "skipped": skipped, **pool(parts, tables)}
+
+    def figure(
+        self, run: str | None = None, quantity: str = "area", objective: str | None = None
+    ) -> Figure:
+        """One run's matrix with its parts and its noise; of several runs, all of them together."""
+        from analyses.figures.matrix import study_matrix_figure
+        from analyses.matrix.figures import worlds_figure
+
+        if run is None and len(self.runs) > 1:
+            return worlds_figure(self, quantity, objective)
+        return study_matrix_figure(self, run or next(iter(self.runs)), quantity, objective)
+
+    @cached_property
+    def _means(self) -> dict[str, pd.DataFrame]:
+        return {q: self._of_every_run(partial(mean_cells, quantity=q)) for q in QUANTITIES}
+
+    def _of_every_run(self, table: Any, columns: Sequence[str] = ()) -> pd.DataFrame:
+        found = [table(tables).assign(run=name) for name, tables in self.runs.items()]
+        # An empty table's columns have no types that those of another run should take on.
+        rows = pd.concat([each for each in found if len(each)] or found[:1], ignore_index=True)
+        return rows[["run", *(columns or rows.columns.drop("run"))]]

@@ -1,0 +1,107 @@
+"""How an arm's states are compared with the base model's, domain by domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from interp.activations.collection import Activations
+from interp.directions import FirstPrincipalComponent, MeanDifference
+from interp.directions.direction_set import DirectionSet
+from interp.similarity.cosines import cosine_map
+from interp.similarity.rotation import Rotation, against_controls, rotation
+from interp.statistics.contrast import Contrast
+from unlearning.data.prompts import controls
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FEWEST_PROMPTS = 8
+
+
+def contrast_rows(
+    prompts: pd.DataFrame, evaluated: pd.DataFrame
+) -> Mapping[str, tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Per domain: row numbers in ``evaluated`` of its prompts and controls, and which are harmful.
+
+    No control serves two domains, nor does its text under another id: shared noise would be read
+    as a cosine. Domains with fewer than 8 rows on a side are left out.
+    """
+    text = evaluated.set_index("id")["prompt"]
+    seen: set[str] = set()
+    place = pd.Series(np.arange(len(evaluated)), index=evaluated["id"])
+    shares = [controls(prompts, split) for split in sorted(set(evaluated["split"]))]
+    found = {}
+    for domain in shares[0].rows:
+        offered = [i for share in shares for i in share.rows[domain]["id"]]
+        benign = [i for i in offered if text[i] not in seen]
+        seen.update(text[benign])
+        mine = (evaluated["domain"] == domain) & (evaluated["label"] == "harmful")
+        harmful = list(evaluated.loc[mine, "id"])
+        if min(len(benign), len(harmful)) >= FEWEST_PROMPTS:
+            rows = place[[*harmful, *benign]].to_numpy()
+            found[domain] = rows, np.arange(len(rows)) < len(harmful)
+    return found
+
+
+def contrasts(
+    prompts: pd.DataFrame, evaluated: pd.DataFrame, states: Activations
+) -> dict[str, Contrast]:
+    """A contrast of harmful prompts and disjoint benign controls for every domain."""
+    pairs = evaluated.get("pair")
+    return {
+        domain: Contrast.from_labels(
+            states.states[rows],
+            positive,
+            None if pairs is None else pairs.iloc[rows].tolist(),
+        )
+        for domain, (rows, positive) in contrast_rows(prompts, evaluated).items()
+    }
+
+
+def write_directions(
+    folder: Path,
+    found: Mapping[str, Contrast],
+    layers: Sequence[int],
+    provenance: Mapping[str, object],
+) -> None:
+    """``directions.safetensors`` (mean differences) and ``principal_components.safetensors``."""
+    for estimator, name in (
+        (MeanDifference(resamples=0), "directions"),
+        (FirstPrincipalComponent(resamples=0), "principal_components"),
+    ):
+        fitted = DirectionSet.fitted(estimator, found, layers=layers, provenance=provenance)
+        fitted.save(folder / f"{name}.safetensors")
+
+
+def cosine_table(found: Mapping[str, Contrast], layers: Sequence[int]) -> pd.DataFrame:
+    """Cross-fitted cosines between the domains' directions, a row per layer and ordered pair."""
+    table = cosine_map(found, layers=list(layers)).to_dataframe()
+    return table.rename(columns={"label_a": "domain_a", "label_b": "domain_b"})
+
+
+def rotations(
+    before: Mapping[str, Contrast], after: Mapping[str, Contrast], layers: Sequence[int]
+) -> dict[str, Rotation]:
+    """Every domain's direction before and after, on the same prompts."""
+    return {
+        domain: rotation(contrast, after[domain], same_prompts=True, layers=list(layers))
+        for domain, contrast in before.items()
+        if domain in after
+    }
+
+
+def rotation_table(
+    found: Mapping[str, Rotation], control_arms: Sequence[Mapping[str, Rotation]]
+) -> pd.DataFrame:
+    """A row per domain, layer and quantity; null bands from control arms where there are any."""
+    tables = []
+    for domain, turned in found.items():
+        nulls = [arm[domain] for arm in control_arms if domain in arm]
+        compared = against_controls(turned, nulls) if nulls else turned
+        tables.append(compared.to_dataframe().assign(domain=domain))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

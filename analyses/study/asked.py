@@ -1,0 +1,120 @@
+"""From options of a command to a plan, and from a plan to its run. Light: imported for --help."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from analyses.study.options import ModelOptions, TrainingOptions
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from analyses.study.context import Context
+    from analyses.study.plan import ArmPlan, StudyPlan
+
+
+def study_plan(
+    model: str,
+    concepts: Sequence[str] | None,
+    training: TrainingOptions,
+    chat: ModelOptions,
+    prompts: Path | None,
+    deflections: Path | None,
+    *,
+    seeds: Sequence[int],
+    control: bool,
+    objectives: Sequence[str] = (),
+    **given: Any,
+) -> StudyPlan:
+    """The plan of a study; what is not given is the organism's own setting, or the default.
+
+    Args:
+        concepts: domains to unlearn; all that have harmful prompts where there are none.
+        objectives: in place of ``training.objective``, each with every concept and seed.
+        given: attributes of the plan; ``None`` leaves its own.
+
+    Raises:
+        InputError: the model, a domain or an option cannot be used.
+    """
+    from analyses.study.context import is_organism, prompts_of
+    from analyses.study.plan import StudyPlan, organism_settings, parse_retain, unlearning_arms
+    from interp.model.language_model import check_source
+    from unlearning.data.prompts import present_domains, require_concepts
+    from unlearning.training.settings import TrainingSettings
+
+    check_source(model)
+    settings, own = organism_settings(model) if is_organism(model) else (TrainingSettings(), {})
+    asked = StudyPlan(
+        model,
+        (),
+        prompts=str(prompts) if prompts else None,
+        deflections=str(deflections) if deflections else None,
+        model_options=chat.for_loading(),
+        command=command_line(),
+        **{**own, **{name: value for name, value in given.items() if value is not None}},
+    )
+    table = prompts_of(asked)
+    present = present_domains(table)
+    concepts = tuple(dict.fromkeys(concepts or present))
+    require_concepts(table, concepts)
+    if deflections and len(concepts) > 1:
+        raise InputError("--deflections holds one concept's pairs; give one --concept with it")
+    arms: list[ArmPlan] = []
+    for number, objective in enumerate(objectives or (training.objective,)):
+        arms += unlearning_arms(
+            concepts,
+            replace(training, objective=objective).settings(settings),
+            seeds=seeds,
+            retain={c: parse_retain(training.retain, c, present) for c in concepts},
+            weights=tuple(training.retain_weight or (1.0,)),
+            control=control and not number,
+        )
+    return replace(asked, concepts=concepts, arms=tuple(arms))
+
+
+def check(plan: StudyPlan, out: Path, only_plan: bool) -> Context | None:
+    """The plan's inputs, checked and described on the screen; None where that was all."""
+    from analyses.runs.progress import Progress
+    from analyses.study.context import checked
+    from analyses.study.costs import describe
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "the commands run in one process, which uses one device; several devices train by a "
+            "script of a few lines: see docs/distributed.md"
+        )
+    context = checked(plan, out, Progress())
+    for line in describe(plan, context.prompts):
+        typer.echo(line, err=True)
+    return None if only_plan else context
+
+
+def carry_out(
+    plan: StudyPlan, out: Path, only_plan: bool, *, workers: int = 1, engine: str = "local"
+) -> None:
+    """Carry a plan out and print where its report is; arms side by side with several workers."""
+    from analyses.study.workers import make_arms, require_engine
+
+    require_engine(engine)
+    context = check(plan, out, only_plan)
+    if context is None:
+        return
+    from analyses.study import engine as study
+    from analyses.study.baseline import establish
+
+    if workers > 1 or engine != "local":
+        establish(context)  # once, before arms that all read it
+        make_arms(plan, out, context.progress, workers=workers, engine=engine)
+    typer.echo(study.carry_out(context))
+
+
+def command_line() -> str:
+    """What the user typed."""
+    return shlex.join(["spillover", *sys.argv[1:]])

@@ -1,0 +1,172 @@
+"""The base model: its answers, its openers, its scores, its states. Frozen for all arms."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analyses.runs.folder import write_table
+from analyses.runs.rotations import cosine_table, write_directions
+from analyses.study.context import Context, is_organism
+from interp.statistics.contrast import Contrast
+from interp.store import content_key, read_json, write_json
+from unlearning.data.prompts import controls
+from unlearning.deflections.phase_one import respond
+from unlearning.generation.answer_log import AnswerLog
+from unlearning.generation.responses import answers_key
+from unlearning.organism import load_world
+from unlearning.refusal.log_odds import VALID_AUC, Openers, find_openers, margin_auc
+from unlearning.scoring.evaluation import coherence
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What every arm is compared with.
+
+    Attributes:
+        key: of everything that it was made from.
+        responses: the base model's answer to every prompt, as token ids and class.
+        openers: R and C, frozen.
+        scores: validation and test prompts, in the order of ``Context.evaluated``.
+        contrasts: states of every domain's harmful prompts and controls.
+    """
+
+    key: str
+    responses: pd.DataFrame
+    openers: Openers
+    scores: pd.DataFrame
+    contrasts: dict[str, Contrast]
+
+
+def establish(context: Context) -> Baseline:
+    """Score the base model, or read what was written when the inputs have not changed."""
+    plan, run, lm = context.plan, context.run, context.reference
+    fingerprint = lm.fingerprint()
+    key = content_key(
+        fingerprint,
+        lm.chat.fingerprint,
+        context.prompts.to_json(orient="records"),
+        context.scorer.name,
+        context.scorer.version,
+        plan.max_new_tokens,
+    )
+    folder = run.arm(BASE)
+    if run.is_done(BASE, key):
+        context.progress.say("base model: already scored")
+    else:
+        run.begin(BASE, key)
+        write_table(run.folder / "prompts.parquet", context.prompts)
+        _score(context, folder, fingerprint)
+    found = Baseline(
+        key,
+        pd.read_parquet(folder / "responses.parquet"),
+        read_openers(folder / "openers.json"),
+        pd.read_parquet(folder / "scores.parquet"),
+        context.contrasts(lm, "base model"),
+    )
+    if not run.is_done(BASE, key):
+        with context.progress.stage("base model: directions and cosines"):
+            layers = range(lm.n_layers)
+            write_directions(folder, found.contrasts, layers, {"model": plan.model, "arm": BASE})
+            write_table(run.folder / "cosine.parquet", cosine_table(found.contrasts, layers))
+        run.finish(BASE, key)
+    # Written whether or not the base was scored anew: the arms may be planned otherwise now.
+    write_json(run.folder / "config.json", describe_study(context))
+    return found
+
+
+def _score(context: Context, folder: Path, fingerprint: str) -> None:
+    plan, lm = context.plan, context.reference
+    log = AnswerLog(
+        context.run.folder / "cache" / "answers.jsonl",
+        answers_key(lm, max_new_tokens=plan.max_new_tokens, fingerprint=fingerprint),
+        say=context.progress.say,
+    )
+    with context.progress.stage("base model: answers", len(context.prompts)) as advance:
+        responses = respond(
+            lm,
+            context.prompts,
+            context.scorer,
+            max_new_tokens=plan.max_new_tokens,
+            batch_size=plan.batch_size,
+            progress=advance,
+            log=log,
+        )
+    write_table(folder / "responses.parquet", responses)
+    openers = openers_of(responses)
+    scores = context.evaluation(openers).masses(lm).assign(arm=BASE, seed=0, step=0, dose=0.0)
+    said = responses.set_index("id").loc[scores["prompt_id"]]
+    scores["class"] = list(said["class"])
+    scores["refused"] = (scores["class"] == "refusal").astype(float)
+    with context.progress.stage("base model: coherence"):
+        answers = [list(said[name]) for name in ("prompt", "ids", "response")]
+        scores = scores.assign(**coherence(lm, *answers, batch_size=plan.batch_size))
+    validation = scores[scores["split"] == "validation"]
+    auc = margin_auc(validation["margin"].to_numpy(), validation["refused"].to_numpy())
+    if auc is None or auc < VALID_AUC:
+        context.progress.say(
+            "warning: the margin does not tell this model's refusals from its answers "
+            f"(AUC {'undefined' if auc is None else format(auc, '.2f')}, needed {VALID_AUC}): "
+            "read the text classes, not p_R"
+        )
+    write_table(folder / "scores.parquet", scores)
+    write_json(folder / "openers.json", describe_openers(context, openers))
+    write_json(folder / "config.json", {"name": BASE, "checkpoint": plan.model, "margin_auc": auc})
+
+
+def openers_of(responses: pd.DataFrame) -> Openers:
+    """R from refusals over all domains, C from answers to benign prompts; training prompts."""
+    train = responses[responses["split"] == "train"]
+    refused = (train["label"] == "harmful") & (train["class"] == "refusal")
+    answered = (train["label"] == "benign") & (train["class"] == "answer")
+    return find_openers(list(train.loc[refused, "ids"]), list(train.loc[answered, "ids"]))
+
+
+def describe_openers(context: Context, openers: Openers) -> dict[str, object]:
+    """Token ids, and what they read as."""
+    decode = context.reference.tokenizer.decode
+    return asdict(openers) | {
+        "text": {
+            name: [str(decode(list(opener))) for opener in ids]
+            for name, ids in asdict(openers).items()
+        }
+    }
+
+
+def read_openers(path: Path) -> Openers:
+    """Openers as :func:`describe_openers` wrote them."""
+    stored = read_json(path)
+    refusal, compliance = (
+        tuple(tuple(opener) for opener in stored[name]) for name in ("refusal", "compliance")
+    )
+    return Openers(refusal, compliance)
+
+
+def describe_study(context: Context) -> dict[str, object]:
+    """``config.json``: everything needed to run again, and what to know when reading it."""
+    plan = context.plan
+    planted = read_json(Path(plan.model) / "organism.json") if is_organism(plan.model) else None
+    name = Path(plan.model).name
+    if planted is not None:
+        name = f"organism (seed {load_world(plan.model).seed})"
+    harmful = context.prompts[context.prompts["label"] == "harmful"]
+    return {
+        "command": plan.command,
+        "model": plan.model,
+        "model_name": name,
+        "model_options": dict(plan.model_options),
+        "chat": context.reference.chat.fingerprint,
+        "prompts": plan.prompts or "the organism's own world",
+        "concepts": plan.concepts,
+        "seeds": plan.seeds,
+        "scorer": f"margin + {context.scorer.name} {context.scorer.version}",
+        "planted": planted["planted"] if planted else None,
+        "split_sizes": harmful["split"].value_counts().to_dict(),
+        "controls_note": controls(context.prompts, "test").note,
+        "stop_at": plan.stop_at,
+        "arms": [arm.describe(plan.stop_at) for arm in plan.arms],
+    }

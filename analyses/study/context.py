@@ -1,0 +1,149 @@
+"""What every stage of a study works with: the plan, its prompts, the run's folder, the screen."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from analyses.runs.folder import Run
+from analyses.runs.progress import Progress
+from analyses.runs.rotations import contrasts
+from analyses.study.plan import ArmPlan, StudyPlan
+from interp.activations.collection import collect
+from interp.errors import InputError
+from interp.model.language_model import LanguageModel, check_source
+from interp.statistics.contrast import Contrast
+from unlearning.data.prompts import read_prompts, require_concepts
+from unlearning.deflections.phase_one import read_deflections, require_prompts
+from unlearning.losses.registry import for_forgetting
+from unlearning.organism import load_world
+from unlearning.refusal.log_odds import Openers
+from unlearning.scoring.evaluation import Evaluation
+from unlearning.scoring.scorers import Scorer, find_scorer
+
+
+@dataclass(frozen=True)
+class Context:
+    """One study's inputs, read and checked; the base model is loaded when first needed."""
+
+    plan: StudyPlan
+    prompts: pd.DataFrame
+    pairs: pd.DataFrame | None
+    run: Run
+    progress: Progress
+    scorer: Scorer
+
+    @cached_property
+    def evaluated(self) -> pd.DataFrame:
+        """Validation and test prompts; rows of every scores table are in this order."""
+        return self.prompts[self.prompts["split"] != "train"].reset_index(drop=True)
+
+    @cached_property
+    def reference(self) -> LanguageModel:
+        """The base model, as it was given and never trained."""
+        with self.progress.stage(f"loading {self.plan.model}"):
+            lm = self.load()
+        if lm.chat.is_fallback:
+            self.progress.say(
+                f"note: {lm.name} has no chat template; prompts are written as "
+                '"User: …", "Assistant:"; give --chat-template FILE for another form'
+            )
+        return lm
+
+    def load(self, source: str | Path | None = None) -> LanguageModel:
+        """A fresh copy of the base model, or another one spoken to in the same format."""
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # a bar for every arm would bury our own
+        with warnings.catch_warnings():
+            # Said once, for the base model, in a line of our own.
+            warnings.filterwarnings("ignore", message="the tokenizer has no chat template")
+            return LanguageModel.load(source or self.plan.model, **self.plan.model_options)
+
+    def evaluation(self, openers: Openers, *, harmful_only: bool = False) -> Evaluation:
+        """The prompts to score along a run (harmful ones), or at its ends (all)."""
+        rows = self.evaluated
+        if harmful_only:
+            rows = rows[rows["label"] == "harmful"]
+        return Evaluation(
+            self.reference,
+            rows,
+            openers,
+            self.scorer,
+            max_new_tokens=self.plan.max_new_tokens,
+            batch_size=self.plan.batch_size,
+        )
+
+    def contrasts(self, lm: LanguageModel, name: str) -> dict[str, Contrast]:
+        """Every domain's harmful prompts and controls as states of ``lm``, all layers."""
+        with self.progress.stage(f"{name}: states", len(self.evaluated)) as advance:
+            states = collect(
+                lm,
+                list(self.evaluated["prompt"]),
+                batch_size=self.plan.batch_size,
+                progress=advance,
+            )
+        return contrasts(self.prompts, self.evaluated, states)
+
+
+def checked(plan: StudyPlan, out: str | Path, progress: Progress) -> Context:
+    """The plan's inputs, after every check that needs no model; writes nothing.
+
+    Raises:
+        InputError: the plan cannot be carried out in the folder ``out``.
+    """
+    check_source(plan.model)
+    for arm in plan.arms:
+        if arm.checkpoint:
+            check_source(arm.checkpoint)
+    prompts = prompts_of(plan)
+    require_concepts(prompts, plan.concepts)
+    pairs = read_deflections(plan.deflections) if plan.deflections else None
+    require_prompts(prompts, plan.deflected(ready_made=pairs is not None))
+    for arm in plan.arms:
+        require_inputs(arm, prompts if pairs is None else pairs)
+    run = Run(out)
+    run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
+    return Context(plan, prompts, pairs, run, progress, scorer_of(plan))
+
+
+def require_inputs(arm: ArmPlan, prompts: pd.DataFrame) -> None:
+    """Check that an arm has what its objective is defined on.
+
+    Raises:
+        InputError: a retain set or a column of compliances is missing.
+    """
+    if arm.training is None:
+        return
+    objective = for_forgetting(arm.training.objective)
+    objective.require_retain(present=bool(arm.retain))
+    if objective.on_pairs and objective.name != "idk_dpo" and "compliance" not in prompts:
+        raise InputError(
+            f"{objective.name} trains on answers in the refusals' place; give them in a column "
+            "named compliance"
+        )
+
+
+def prompts_of(plan: StudyPlan) -> pd.DataFrame:
+    """The plan's prompts: its file, or the world of the organism that it studies."""
+    if plan.prompts is not None:
+        return read_prompts(plan.prompts)
+    if not is_organism(plan.model):
+        raise InputError(f"no prompts: {plan.model} is no organism; give a file with --prompts")
+    return load_world(plan.model).prompts()
+
+
+def is_organism(model: str) -> bool:
+    """Whether the folder is one of our organisms, with a planted world of its own."""
+    return (Path(model) / "organism.json").is_file()
+
+
+def scorer_of(plan: StudyPlan) -> Scorer:
+    """The text scorer that the plan asks for; ``auto`` is the grammar for organisms."""
+    if plan.scorer == "auto":
+        return find_scorer("grammar" if is_organism(plan.model) else "phrases")
+    return find_scorer(plan.scorer)

@@ -1,0 +1,207 @@
+"""What a study will take, said before it starts: steps, tokens, memory, time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analyses.study.plan import ArmPlan, StudyPlan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHARACTERS_A_TOKEN = 4
+TEMPLATE_TOKENS = 20
+# Share of a matrix product's speed that a transformer's forward reaches: a rule of thumb.
+EFFICIENCY = 0.3
+# Steps that are scored in a run, where it is not each: log-spaced.
+MOST_SCORED = 60
+NAMED_ARMS = 20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a plan takes at most, whatever the model's size: optimizer steps and tokens."""
+
+    steps: int
+    trained: float
+    read: float
+
+    def operations(self, parameters: int) -> float:
+        """Floating-point operations with a model of so many parameters."""
+        return parameters * (2 * self.read + 6 * self.trained)
+
+
+def describe(
+    plan: StudyPlan, prompts: pd.DataFrame, size: tuple[int, int] | None = None
+) -> list[str]:
+    """The plan in lines. Upper bounds: training stops earlier once the target is forgotten.
+
+    Args:
+        plan: what would be done.
+        prompts: its prompts table.
+        size: parameters and bytes of the model, where they are not to be read off its folder.
+    """
+    harmful = prompts[prompts["label"] == "harmful"]
+    counts = harmful.groupby("split").size().to_dict()
+    lines = [
+        f"model: {plan.model}",
+        f"prompts: {len(prompts)} ({len(harmful)} harmful: "
+        + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("train", "validation", "test"))
+        + ")",
+        _arms(plan),
+    ]
+    return lines + what_it_takes(plan, prompts, size)
+
+
+def _arms(plan: StudyPlan) -> str:
+    """How many arms, and the first of their names: a containment study has hundreds."""
+    if not plan.arms:
+        return "arms: none, nothing is trained"
+    names = [arm.name for arm in plan.arms[:NAMED_ARMS]]
+    more = len(plan.arms) - len(names)
+    names += [f"and {more} more"] * bool(more)
+    return f"arms: {len(plan.arms)} at most ({', '.join(names)})"
+
+
+def what_it_takes(
+    plan: StudyPlan, prompts: pd.DataFrame, size: tuple[int, int] | None = None
+) -> list[str]:
+    """Work, memory and time in lines; arguments are those of :func:`describe`."""
+    work = work_of(plan, prompts)
+    lines = [
+        f"work: {work.steps} optimizer steps at most, {work.trained / 1e6:.1f} M tokens trained "
+        f"on, {work.read / 1e6:.1f} M tokens read or generated"
+    ]
+    size = size or checkpoint_size(plan.model)
+    if size is None:
+        lines.append("memory and time: known once the model has been downloaded")
+        return lines
+    if _holds_reference(plan):
+        lines.append(
+            "reference: a frozen copy of the model is held, as an objective reads its logits or "
+            "states (under LoRA the adapters are switched off instead)"
+        )
+    memory = memory_of(plan, size)
+    span = time_of(work.operations(size[0]))
+    lines.append(
+        f"memory: about {memory / 2**30:.1f} GiB and activations; time: {span} at most "
+        "on this device, roughly"
+    )
+    name, held = device_found()
+    room = f"{name}, {held / 2**30:.0f} GiB" if held else name
+    lines.append(f"device: {room}" + ("; this does not fit" if held and memory > held else ""))
+    return lines
+
+
+def work_of(plan: StudyPlan, prompts: pd.DataFrame) -> Work:
+    """Steps and tokens of every arm, and of scoring them along the run."""
+    length = prompts["prompt"].str.len().mean() / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS
+    evaluated = prompts[prompts["split"] != "train"]
+    along = evaluated if plan.benign_along else evaluated[evaluated["label"] == "harmful"]
+    answer = plan.max_new_tokens
+    forward = len(prompts) * (length + answer) + len(plan.arms) * len(evaluated) * (length + answer)
+    backward = 0.0
+    trained = [arm for arm in plan.arms if arm.training]
+    for arm in trained:
+        assert arm.training is not None
+        rows = arm.training.batch_size * (1 + (arm.training.retain_ratio if arm.retain else 0))
+        steps = arm.training.max_steps
+        backward += steps * rows * (length + answer)
+        forward += (steps if plan.every_step else min(steps, MOST_SCORED)) * len(along) * length
+    steps = sum(arm.training.max_steps for arm in trained if arm.training)
+    return Work(steps, backward, forward)
+
+
+def memory_of(plan: StudyPlan, size: tuple[int, int]) -> float:
+    """Bytes on the device beside activations; ``size`` is the model's parameters and bytes."""
+    parameters, held = size
+    trained = [arm.training for arm in plan.arms if arm.training]
+    if not trained:
+        return held * 2
+    if any(one.trained != "lora" for one in trained):
+        # Float32 weights, gradients and two AdamW moments.
+        return parameters * 16 + (parameters * 4 if _holds_reference(plan) else 0)
+    # The weights, and for rank 128 about a twelfth of them again with gradients and moments.
+    rank = max(one.lora_rank for one in trained)
+    return held * 1.1 + parameters * 0.08 * rank / 128 * 16
+
+
+def device_found() -> tuple[str, int | None]:
+    """The device in use and its memory in bytes, where that can be told."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return properties.name, int(properties.total_memory)
+    threads = torch.get_num_threads()
+    name = f"CPU, {threads} {'thread' if threads == 1 else 'threads'}"
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return name, None
+    return name, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _holds_reference(plan: StudyPlan) -> bool:
+    trained = [arm for arm in plan.arms if arm.training]
+    full = any(arm.training and arm.training.trained != "lora" for arm in trained)
+    return full and any(_reads_reference(arm) for arm in trained)
+
+
+def _reads_reference(arm: ArmPlan) -> bool:
+    """Whether a term needs more of the reference than log-probs, which are cached."""
+    from unlearning.losses.registry import RETAIN, find, for_forgetting
+
+    assert arm.training is not None
+    terms = [for_forgetting(arm.training.objective)]
+    terms += [find(RETAIN, arm.training.retain_objective)] if arm.retain else []
+    return any(need in ("reference_logits", "reference_states") for t in terms for need in t.needs)
+
+
+def checkpoint_size(model: str) -> tuple[int, int] | None:
+    """Parameters and bytes of a local checkpoint, from the headers of its weight files."""
+    parameters = held = 0
+    for path in Path(model).glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                count = 1
+                for size in tensor["shape"]:
+                    count *= size
+                parameters += count
+                held += tensor["data_offsets"][1] - tensor["data_offsets"][0]
+    return (parameters, held) if parameters else None
+
+
+def time_of(operations: float) -> str:
+    """How long so many floating-point operations take here, in words; measures the device."""
+    return _span(operations / (EFFICIENCY * device_speed()))
+
+
+def device_speed() -> float:
+    """Floating-point operations a second of a matrix product on the device in use."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 4096 if device == "cuda" else 512
+    matrix = torch.randn(
+        size, size, device=device, dtype=torch.bfloat16 if device == "cuda" else None
+    )
+    for _ in range(2):
+        started = time.perf_counter()
+        for _ in range(4):
+            matrix @ matrix
+        if device == "cuda":
+            torch.cuda.synchronize()
+        elapsed = time.perf_counter() - started
+    return 4 * 2 * size**3 / elapsed
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,126 @@
+"""The engine: a plan in, a run's folder out.
+
+prompts → the base model (answers, openers, scores, states) → each arm: train or load it, score
+it, compare its states → tables, figures, report. A stage whose inputs have not changed is
+skipped, so a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from analyses.report import report
+from analyses.runs.arms import read_run
+from analyses.runs.behaviour import behaviour, verdict_on
+from analyses.runs.folder import seconds_of, update_config, write_manifest
+from analyses.runs.leakage import measure
+from analyses.runs.progress import Progress
+from analyses.runs.recovery import recover
+from analyses.study.baseline import Baseline, establish
+from analyses.study.context import Context, checked
+from analyses.study.making import Made, compare_states, make
+from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
+from unlearning.deflections.phase_one import refusals_of
+from unlearning.training.matched_step import matched_step
+
+
+def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None) -> Path:
+    """Carry out ``plan`` in the folder ``out`` and return the path of its report.
+
+    What can be checked without loading the model is checked first.
+
+    Raises:
+        InputError: the plan cannot be carried out; what was finished before stays.
+    """
+    return carry_out(checked(plan, out, progress or Progress()))
+
+
+def carry_out(context: Context) -> Path:
+    """:func:`run_study` of inputs that have been checked."""
+    started = time.monotonic()
+    run, progress = context.run, context.progress
+    make_arms(context, establish(context))
+    seconds = time.monotonic() - started + seconds_of(run.folder)  # a resumed run took all of it
+    write_manifest(
+        run.folder,
+        hashes={"model": context.reference.fingerprint()},
+        device=str(context.reference.device),
+        seeds=context.plan.seeds,
+        seconds=seconds,
+    )
+    with progress.stage("tables, figures, report"):
+        return report.write(run.folder)
+
+
+def make_arms(context: Context, baseline: Baseline) -> None:
+    """Plain arms, then control arms for as many steps, then contained arms by rising weight.
+
+    A sweep over weights ends with the first that contains, or that keeps the target itself from
+    answering: a larger weight would only hold it back more.
+    """
+    responses = baseline.responses[baseline.responses["split"] == "train"]
+    for domain in context.plan.deflected(ready_made=context.pairs is not None):
+        refusals_of(responses, domain)  # too few of them stop the study before hours of training
+    arms = context.plan.arms
+    made = [make(context, baseline, arm) for arm in arms if not arm.control and not arm.retain]
+    steps = max((steps_of(context, done) for done in made), default=1)
+    for arm in arms:
+        if arm.control and arm.training:
+            training = replace(arm.training, max_steps=steps)
+            made.append(make(context, baseline, replace(arm, training=training)))
+    settled: set[tuple[str | None, int]] = set()
+    best: dict[tuple[str | None, int], tuple[float, str]] = {}
+    for arm in arms:
+        if not arm.retain or not arm.training:
+            continue
+        story = (arm.concept, arm.training.seed)
+        if story in settled:
+            context.progress.say(f"{arm.name}: not tried, as a smaller weight settled it")
+            continue
+        made.append(make(context, baseline, arm))
+        recovery, answers = containment(context, arm)
+        chosen = recovery >= LEAST_RECOVERY and answers >= LEAST_ANSWERS
+        if chosen or not arm.sweep:
+            update_config(context.run.arm(arm.name) / "config.json", selected=True)
+        if answers >= LEAST_ANSWERS and recovery > best.get(story, (-math.inf, ""))[0]:
+            best[story] = recovery, arm.name
+        if arm.sweep and (chosen or answers < LEAST_ANSWERS):
+            settled.add(story)
+    for _recovery, name in best.values():
+        # Shown where no weight was chosen.
+        update_config(context.run.arm(name) / "config.json", stands_in=True)
+    compare_states(context, baseline, made)
+
+
+def steps_of(context: Context, made: Made) -> int:
+    """Steps that it took to the weights that were kept."""
+    path = context.run.arm(made.arm.name) / "scores.parquet"
+    return matched_step(pd.read_parquet(path, columns=["step", "class"]))
+
+
+def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
+    """Recovery in the retained domains and the target's answer rate, on VALIDATION prompts.
+
+    Weights are chosen by these, so that the test prompts report a choice that they did not make.
+    Recovery is NaN where it is undefined, as measures go: the arm did not reach the dose.
+    """
+    record = read_run(context.run.folder)
+    arm = next(arm for arm in record.arms if arm.name == plan.name)
+    plain = record.plain_of(arm)
+    if plain is None or arm.concept is None:
+        return float("nan"), float("nan")
+    base = behaviour(record.base.on_validation())
+    answers = verdict_on(arm.concept, behaviour(arm.on_validation()), base).answer_rate.value
+    before, after = (measure(a.on_validation().scores, a.concept) for a in (plain, arm))
+    recovery = recover(before, after, plan.retain).recovery.value
+    shown = "undefined (the dose was not reached)" if math.isnan(recovery) else f"{recovery:.2f}"
+    context.progress.say(
+        f"{plan.name}: on validation prompts, recovery in the retained domains {shown}, "
+        f"target answers {answers:.2f}"
+    )
+    return recovery, answers

@@ -1,0 +1,205 @@
+"""Making one arm: train it or load it, score it, collect its states, compare with the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import TrainerCallback
+
+from analyses.contain.guards import guard_of
+from analyses.runs.folder import write_table
+from analyses.runs.progress import Advance
+from analyses.runs.rotations import rotation_table, rotations, write_directions
+from analyses.study.baseline import Baseline
+from analyses.study.context import Context
+from analyses.study.mixing import mixture_of
+from analyses.study.plan import ArmPlan
+from interp.errors import InputError
+from interp.model.language_model import LanguageModel
+from interp.similarity.rotation import Rotation
+from interp.store import content_key, write_json
+from unlearning.scoring.evaluation import Evaluation
+from unlearning.training import parameters
+from unlearning.training.checkpoints import discard_all, newest_complete
+from unlearning.training.forgetting import Bounds, DoseResponse, target_rate
+from unlearning.training.trainer import prepare, unlearn
+
+
+@dataclass(frozen=True)
+class Made:
+    """An arm that exists: whether it was made just now, and its rotations if so."""
+
+    arm: ArmPlan
+    fresh: bool
+    turned: dict[str, Rotation] | None
+
+
+def make(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
+    """Train (or load) ``arm`` and score it, unless it was done from the same inputs before."""
+    run, name = context.run, arm.name
+    folder = run.arm(name)
+    described = arm.describe(context.plan.stop_at)
+    plan = context.plan
+    pairs = [] if context.pairs is None else [context.pairs.to_json(orient="records")]
+    key = content_key(
+        baseline.key, described, plan.every_step, plan.benign_along, plan.bounds, *pairs
+    )
+    if run.is_done(name, key):
+        context.progress.say(f"{name}: already done")
+        return Made(arm, False, None)
+    run.begin(name, key)
+    write_json(folder / "config.json", described)
+    if arm.training is None:
+        lm, scores = _existing(context, baseline, arm)
+    else:
+        lm, scores = _trained(context, baseline, arm, folder)
+    write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
+    turned = _rotations(context, baseline, lm, arm)
+    discard_all(folder / "training")
+    run.finish(name, key)
+    return Made(arm, True, turned)
+
+
+def save_merged(arm: Path, options: dict[str, Any]) -> Path:
+    """The arm's adapter merged into its base, as a plain Hugging Face model; its folder."""
+    if not (arm / "adapter").is_dir():
+        return arm / "model"
+    lm = LanguageModel.load(arm / "adapter", **options)
+    lm.model.save_pretrained(arm / "merged")
+    lm.tokenizer.save_pretrained(arm / "merged")
+    return arm / "merged"
+
+
+def compare_states(context: Context, baseline: Baseline, made: Sequence[Made]) -> None:
+    """Every arm's rotation against the band of the control arms, ``rotation.parquet`` each."""
+    tables = {m.arm.name: context.run.arm(m.arm.name) / "rotation.parquet" for m in made}
+    if not any(m.fresh or not tables[m.arm.name].is_file() for m in made):
+        return
+    found = {}
+    for m in made:
+        lm = None if m.turned is not None else load_made(context, m.arm)
+        found[m.arm.name] = m.turned if lm is None else _rotations(context, baseline, lm, m.arm)
+    null = [found[m.arm.name] or {} for m in made if m.arm.control]
+    for m in made:
+        table = rotation_table(found[m.arm.name] or {}, [] if m.arm.control else null)
+        write_table(tables[m.arm.name], table)
+
+
+def _rotations(
+    context: Context, baseline: Baseline, lm: LanguageModel, arm: ArmPlan
+) -> dict[str, Rotation]:
+    base = context.reference
+    if (lm.n_layers, lm.d_model) != (base.n_layers, base.d_model):
+        context.progress.say(f"{arm.name}: of another shape than the base; nothing can be rotated")
+        return {}
+    after = context.contrasts(lm, arm.name)
+    layers = range(base.n_layers)
+    provenance = {"model": context.plan.model, "arm": arm.name}
+    write_directions(context.run.arm(arm.name), after, layers, provenance)
+    return rotations(baseline.contrasts, after, layers)
+
+
+def _seed(arm: ArmPlan) -> int:
+    return arm.training.seed if arm.training else 0
+
+
+def load_made(context: Context, arm: ArmPlan) -> LanguageModel:
+    """An arm's model, from its folder."""
+    if arm.checkpoint:
+        return context.load(arm.checkpoint)
+    folder = context.run.arm(arm.name)
+    adapter = folder / "adapter"
+    return context.load(adapter if adapter.is_dir() else folder / "model")
+
+
+def _existing(
+    context: Context, baseline: Baseline, arm: ArmPlan
+) -> tuple[LanguageModel, pd.DataFrame]:
+    """A checkpoint: scored before and after."""
+    with context.progress.stage(f"loading {arm.checkpoint}"):
+        lm = context.load(arm.checkpoint)
+    if lm.tokenizer.get_vocab() != context.reference.tokenizer.get_vocab():
+        raise InputError(
+            f"{arm.checkpoint} has another vocabulary than {context.plan.model}; its refusals "
+            "cannot be read with the base model's openers: compare models of one family"
+        )
+    last = _score_text(context, context.evaluation(baseline.openers), lm, arm.name)
+    dose = float("nan")
+    if arm.concept:
+        base_rate = target_rate(baseline.scores, arm.concept)
+        dose = max(0.0, 1 - target_rate(last, arm.concept) / base_rate)
+    before = baseline.scores.assign(step=0, dose=0.0)
+    return lm, pd.concat([before, last.assign(step=1, dose=dose)], ignore_index=True)
+
+
+def _trained(
+    context: Context, baseline: Baseline, arm: ArmPlan, folder: Path
+) -> tuple[LanguageModel, pd.DataFrame]:
+    """Phase 2, scored along the way; text at the last step."""
+    assert arm.training is not None
+    plan, settings = context.plan, arm.training
+    lm = prepare(context.load(), settings)
+    guard = guard_of(context, baseline, arm, lm)
+    mixture = guard.with_references(lm, mixture_of(context, baseline, arm), settings)
+    base = baseline.scores.assign(step=0, dose=0.0)
+    benign = base["label"] == "benign"
+    scoring = DoseResponse(
+        lm,
+        context.evaluation(baseline.openers, harmful_only=not plan.benign_along),
+        arm.concept,
+        base if plan.benign_along else base[~benign],
+        stop_at=plan.stop_at,
+        every_step=plan.every_step,
+        keep=lambda: parameters.save(lm, folder),
+        bounds=Bounds(*plan.bounds),
+    )
+    training = folder / "training"  # checkpoints, and what trackers write
+    if left := newest_complete(training):
+        context.progress.say(f"{arm.name}: going on from {left.name}")
+    with context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance:
+        log = unlearn(
+            lm,
+            mixture,
+            settings,
+            folder=training,
+            callbacks=[*guard.callbacks, scoring, _Advance(advance)],
+            around_forward=guard.around_forward,
+            cache=context.run.folder / "cache",
+            checkpoint_every=plan.checkpoint_every,
+            states={"scores": scoring},
+            report_to=plan.report_to,
+        )
+    scoring.finish()
+    write_table(folder / "log.parquet", log)
+    parameters.restore(lm, folder)  # training went on past it, for the curve
+    curve = scoring.scores()
+    dose = float(curve.loc[curve["step"] == scoring.kept_at, "dose"].max())
+    last = _score_text(context, context.evaluation(baseline.openers), lm, arm.name)
+    last = last.assign(step=scoring.kept_at, dose=dose)
+    parts = [curve[curve["step"] != scoring.kept_at], last]
+    if not plan.benign_along:
+        parts.insert(0, base[benign])
+    scores = pd.concat(parts, ignore_index=True)
+    return lm, scores.sort_values("step", kind="stable", ignore_index=True)
+
+
+def _score_text(
+    context: Context, evaluation: Evaluation, lm: LanguageModel, name: str
+) -> pd.DataFrame:
+    with context.progress.stage(f"{name}: answers", len(evaluation.prompts)) as advance:
+        table, _answers = evaluation.with_text(lm, progress=advance)
+    return table
+
+
+class _Advance(TrainerCallback):
+    """Moves the progress bar."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+
+    def on_step_end(self, *_arguments: Any, **_keywords: Any) -> None:
+        self.advance(1)

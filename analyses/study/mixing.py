@@ -1,0 +1,67 @@
+"""What an arm is trained on: its forget set and its retain groups, of the base model's answers."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analyses.contain.examples import chosen, dealt, pool_of, read_ranking
+from analyses.study.baseline import Baseline
+from analyses.study.context import Context
+from analyses.study.plan import ArmPlan
+from unlearning.deflections.phase_one import examples, refusals_of, with_own_ids, with_preferred
+from unlearning.losses.registry import for_forgetting
+from unlearning.training.mixture import Example, Mixture
+
+BENIGN = "benign"
+
+
+def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan) -> Mixture:
+    """The arm's forget set and retain groups, from the base model's own answers."""
+    assert arm.training is not None
+    settings = arm.training
+    if arm.concept is None:
+        forget = _answered(context, baseline)
+    else:
+        if context.pairs is None:
+            refused = _refused(context, baseline, arm.concept)
+        else:
+            refused = with_own_ids(context.reference, context.pairs, say=context.progress.say)
+        if for_forgetting(settings.objective).on_pairs:
+            refused = with_preferred(refused, settings.objective)
+        forget = examples(context.reference, refused)
+    retain = {
+        name: examples(context.reference, rows)
+        for name, rows in _retained(context, baseline, arm).items()
+    }
+    if retain:
+        retain[BENIGN] = _answered(context, baseline)
+    return Mixture(forget, retain, ratio=settings.retain_ratio, seed=settings.seed)
+
+
+def _retained(context: Context, baseline: Baseline, arm: ArmPlan) -> dict[str, pd.DataFrame]:
+    """Deflections of the retained domains: all, in equal shares, or those that a method chooses."""
+    contained = arm.containment
+    if contained is None or (contained.how.retains and contained.examples is None):
+        return {domain: _refused(context, baseline, domain) for domain in arm.retain}
+    if not contained.how.retains:
+        return {}
+    pool = pool_of(baseline.responses, arm.retain, context.plan.deflection_count)
+    ranking = read_ranking(context.run.folder)
+    rows = chosen(pool, ranking, contained.method, contained.examples)
+    return dealt(rows, len(arm.retain))
+
+
+def _refused(context: Context, baseline: Baseline, domain: str) -> pd.DataFrame:
+    """The domain's deflections on training prompts, as many as the plan asks for."""
+    responses = baseline.responses[baseline.responses["split"] == "train"]
+    found = refusals_of(responses, domain)
+    return found.head(context.plan.deflection_count or len(found))
+
+
+def _answered(context: Context, baseline: Baseline) -> list[Example]:
+    """Answers to benign training prompts, all kinds mixed."""
+    rows = baseline.responses
+    wanted = (rows["split"] == "train") & (rows["label"] == "benign") & (rows["class"] == "answer")
+    found = rows[wanted]
+    count = min(len(found), 4 * (context.plan.deflection_count or len(found)))
+    return examples(context.reference, found.sample(count, random_state=0))

@@ -1,0 +1,199 @@
+"""Options that several commands share, each group in one record.
+
+A command takes a record where it would take its options one by one; ``expanded`` shows Typer the
+options inside.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from unlearning.training.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is loaded and spoken to."""
+
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None
+    system: Annotated[str | None, typer.Option(help="System message before every prompt.")] = None
+    chat_template: Annotated[
+        Path | None, typer.Option(help="Jinja file that replaces the model's own.")
+    ] = None
+    chat_template_arg: Annotated[
+        list[str] | None, typer.Option(help="name=value, e.g. enable_thinking=false.")
+    ] = None
+    response_prefix: Annotated[str, typer.Option(help="Words every answer begins with.")] = ""
+    device: Annotated[str | None, typer.Option(help="cuda, cpu, …")] = None
+    trust_remote_code: Annotated[
+        bool, typer.Option(help="Run model code that comes with the checkpoint.")
+    ] = False
+
+    def for_loading(self) -> dict[str, Any]:
+        """Arguments of ``LanguageModel.load``."""
+        options: dict[str, Any] = {
+            "revision": self.revision,
+            "system": self.system,
+            "response_prefix": self.response_prefix,
+            "device": self.device,
+            "trust_remote_code": self.trust_remote_code,
+        }
+        if self.chat_template is not None:
+            try:
+                options["template"] = self.chat_template.read_text(encoding="utf-8")
+            except OSError as error:
+                raise InputError(
+                    f"--chat-template {self.chat_template}: {error.strerror}"
+                ) from error
+        options["template_arguments"] = _named(self.chat_template_arg, "--chat-template-arg")
+        return {name: value for name, value in options.items() if value}
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How arms are trained; what is not given is the model's own setting."""
+
+    objective: Annotated[
+        str, typer.Option(help="npo, gradient_ascent, grad_diff, sim_npo, dpo, idk_dpo, rmu, …")
+    ] = "npo"
+    objective_file: Annotated[
+        Path | None, typer.Option(help="Python file that registers an objective of your own.")
+    ] = None
+    beta: Annotated[float | None, typer.Option(min=0, help="NPO's β; 0.1.")] = None
+    option: Annotated[
+        list[str] | None, typer.Option(help="name=value, for the objective: delta=0.5.")
+    ] = None
+    retain: Annotated[
+        str | None, typer.Option(help="equal, alternate, or domains separated by commas.")
+    ] = None
+    retain_weight: Annotated[
+        list[float] | None, typer.Option(help="Several are tried until one contains.")
+    ] = None
+    retain_ratio: Annotated[int, typer.Option(min=1, help="Retain per forget example.")] = 1
+    retain_objective: Annotated[
+        str, typer.Option(help="cross_entropy, token_mean_cross_entropy, kl or feature_l2.")
+    ] = "cross_entropy"
+    adaptive: Annotated[
+        bool, typer.Option(help="A multiplier per retained domain holds it under its bound.")
+    ] = False
+    slack: Annotated[
+        float, typer.Option(help="How far above the base a bound lies, in the retain term's unit.")
+    ] = 0.1
+    trained: Annotated[str | None, typer.Option(help="lora, projections or all.")] = None
+    lora_rank: Annotated[int, typer.Option(min=1)] = 128
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="Whose states rmu and feature_l2 read.")
+    ] = None
+    learning_rate: Annotated[float | None, typer.Option(min=0)] = None
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Forget examples a step; 32.")] = (
+        None
+    )
+    micro_batch_size: Annotated[int | None, typer.Option(min=1)] = None
+    separate_backward: Annotated[
+        bool, typer.Option(help="Forget and retain in passes of their own: less memory.")
+    ] = False
+    activation_checkpointing: Annotated[
+        bool, typer.Option(help="Compute activations again: less memory, more time.")
+    ] = False
+    autocast: Annotated[bool, typer.Option(help="bfloat16 forward over float32 weights.")] = False
+    max_steps: Annotated[int | None, typer.Option(min=1, help="At most; 200.")] = None
+
+    def settings(self, own: TrainingSettings) -> TrainingSettings:
+        """``own`` (the model's settings) with what was asked for in its place."""
+        from dataclasses import replace
+
+        from unlearning.losses.registry import FORGET, find
+
+        if self.objective_file is not None:
+            _run(self.objective_file)
+        find(FORGET, self.objective)
+        options = dict(own.options) if self.objective == own.objective else {}
+        options |= _named(self.option, "--option")
+        if self.beta is not None:
+            options["beta"] = self.beta
+        given = {
+            name: value
+            for name in ("trained", "learning_rate", "batch_size", "max_steps")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(
+            own,
+            objective=self.objective,
+            options=options,
+            retain_objective=self.retain_objective,
+            retain_ratio=self.retain_ratio,
+            adaptive=self.adaptive,
+            slack=self.slack,
+            lora_rank=self.lora_rank,
+            lora_alpha=float(self.lora_rank),
+            layer=self.layer,
+            micro_batch_size=self.micro_batch_size,
+            separate_backward=self.separate_backward,
+            activation_checkpointing=self.activation_checkpointing,
+            autocast=self.autocast,
+            **given,
+        )
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with the fields of every record among its parameters as parameters."""
+    hints = get_type_hints(command, include_extras=True)
+    records: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    shown: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name not in records:
+            shown.append(parameter.replace(annotation=hints[name]))
+            continue
+        types = get_type_hints(records[name], include_extras=True)
+        shown += [
+            inspect.Parameter(
+                one.name, parameter.KEYWORD_ONLY, default=one.default, annotation=types[one.name]
+            )
+            for one in fields(records[name])
+        ]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        made = {
+            name: kind(**{one.name: given.pop(one.name) for one in fields(kind)})
+            for name, kind in records.items()
+        }
+        command(**given, **made)
+
+    keyword_only = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in shown]
+    run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in shown}
+    return run
+
+
+def _run(path: Path) -> None:
+    """Run a user's Python file, so that what it registers is known."""
+    import runpy
+
+    if not path.is_file():
+        raise InputError(f"--objective-file {path}: there is no such file")
+    runpy.run_path(str(path), run_name=path.stem)
+
+
+def _named(pairs: list[str] | None, option: str) -> dict[str, Any]:
+    found = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"{option} {pair}: expected name=value")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found

@@ -1,0 +1,274 @@
+"""What a study is going to do: a model, prompts, and a list of arms.
+
+An arm is an objective to train or a checkpoint that exists; everything after it is the same code.
+The commands (demo, study, compare) differ only in the list that they build here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analyses.contain.methods import Containment
+from interp.errors import InputError
+from unlearning.data.prompts import DOMAINS
+
+if TYPE_CHECKING:
+    from unlearning.training.settings import TrainingSettings
+
+# Containment is looked for at these weights of the retain term, the smallest first.
+WEIGHTS = (1.0, 10.0, 30.0, 100.0)
+# What a weight must give, on validation prompts, to be chosen.
+LEAST_RECOVERY = 0.7
+LEAST_ANSWERS = 0.8
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One arm to make.
+
+    Attributes:
+        name: its folder.
+        concept: the target domain; None where nothing is unlearned or it is not known.
+        training: how it is trained; None for a checkpoint.
+        retain: domains whose deflections are retained, benign answers always beside them.
+        checkpoint: a model that exists already.
+        control: a no-op arm, trained on benign answers for the same number of steps.
+        sweep: one of several weights, tried in order until one contains the leakage.
+        containment: how it is kept narrow, where that is more than a retain set.
+    """
+
+    name: str
+    concept: str | None = None
+    training: TrainingSettings | None = None
+    retain: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    control: bool = False
+    sweep: bool = False
+    containment: Containment | None = None
+
+    def describe(self, stop_at: float) -> dict[str, Any]:
+        """The arm's ``config.json``."""
+        training = self.training
+        return {
+            "name": self.name,
+            "concept": self.concept,
+            "objective": training.objective if training else None,
+            "options": training.hyperparameters if training else None,
+            "retain": list(self.retain) or None,
+            "retain_weight": training.retain_weight if training and self.retain else None,
+            "reduction": {
+                "forget": f"{training.objective}, mean over the step's examples",
+                "retain": f"{training.retain_objective}, mean over a group's examples in the "
+                "step, weighted sum over groups",
+            }
+            if training
+            else None,
+            "training": asdict(training) if training else None,
+            "seed": training.seed if training else 0,
+            "checkpoint": self.checkpoint,
+            "control": self.control,
+            **({"containment": asdict(self.containment)} if self.containment else {}),
+            "stop_at": stop_at if training and not self.control else None,
+            "selected": False,
+        }
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """Everything that a run depends on.
+
+    Attributes:
+        model: hub id or folder.
+        arms: what to make, in order.
+        concepts: targets.
+        prompts: a prompts file; None for an organism's own world.
+        deflections: ready-made pairs for the target, in place of phase 1.
+        deflection_count: deflections to train on at most, per domain.
+        scorer: ``grammar`` (organisms), ``phrases``, or ``auto``.
+        stop_at: dose at which the model is kept.
+        every_step: score after each step instead of at log-spaced ones.
+        benign_along: score benign prompts along the run too, and not only at its ends.
+        bounds: shares that the worst other domain's refusal and the answers to benign prompts may
+            lose before training ends.
+        checkpoint_every: optimizer steps between checkpoints, from which an arm that was stopped
+            goes on; None writes none.
+        report_to: trackers that Trainer knows, e.g. ``tensorboard``.
+        max_new_tokens: of a generated answer.
+        batch_size: prompts in one forward when scoring and generating.
+        model_options: passed to ``LanguageModel.load``.
+        command: how the user asked for it.
+    """
+
+    model: str
+    arms: tuple[ArmPlan, ...]
+    concepts: tuple[str, ...] = ()
+    prompts: str | None = None
+    deflections: str | None = None
+    deflection_count: int | None = None
+    scorer: str = "auto"
+    stop_at: float = 0.95
+    every_step: bool = False
+    benign_along: bool = False
+    bounds: tuple[float | None, float | None] = (None, None)
+    checkpoint_every: int | None = None
+    report_to: str = "none"
+    max_new_tokens: int = 48
+    batch_size: int = 64
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(sorted({arm.training.seed for arm in self.arms if arm.training}))
+
+    def deflected(self, *, ready_made: bool) -> tuple[str, ...]:
+        """Domains whose refusals are trained on: the targets (unless ready-made) and retained."""
+        trained = [arm for arm in self.arms if arm.training]
+        targets = [] if ready_made else [arm.concept for arm in trained if arm.concept]
+        return tuple(dict.fromkeys([*targets, *(d for arm in trained for d in arm.retain)]))
+
+
+def unlearning_arms(
+    concepts: Sequence[str],
+    training: TrainingSettings,
+    *,
+    seeds: Sequence[int],
+    retain: Mapping[str, tuple[str, ...]],
+    weights: Sequence[float] = (),
+    control: bool = True,
+) -> tuple[ArmPlan, ...]:
+    """A control arm per seed, and for every concept and seed a plain arm and the retain sweep.
+
+    Args:
+        concepts: targets.
+        training: settings that all arms share; the seed and the weight are replaced.
+        seeds: unlearning seeds.
+        retain: retained domains per concept; a concept without any gets no contained arm.
+        weights: of the retain term, in the order in which they are tried.
+        control: whether to make the benign-only arm, the null for "did it turn".
+    """
+    arms = []
+    for seed in seeds:
+        seeded = replace(training, seed=seed)
+        if control:
+            plain = replace(seeded, objective="cross_entropy", options={})
+            arms.append(ArmPlan(f"control-seed{seed}", training=plain, control=True))
+        for concept in concepts:
+            name = f"{concept}-{training.objective}"
+            arms.append(ArmPlan(f"{name}-seed{seed}", concept, seeded))
+            for weight in weights if retain.get(concept) else ():
+                arms.append(
+                    ArmPlan(
+                        f"{name}-retain{weight:g}-seed{seed}",
+                        concept,
+                        replace(seeded, retain_weight=weight),
+                        retain=retain[concept],
+                        sweep=len(weights) > 1,
+                    )
+                )
+    return tuple(arms)
+
+
+def alternate_domains(concept: str, domains: Sequence[str] = DOMAINS) -> tuple[str, ...]:
+    """Every second domain other than ``concept``: retained, so that the rest is held out."""
+    others = [domain for domain in domains if domain != concept]
+    return tuple(others[::2])
+
+
+def parse_retain(text: str | None, concept: str, present: Sequence[str]) -> tuple[str, ...]:
+    """``equal`` (all other domains), ``alternate`` (every second one), or a list of domains.
+
+    Raises:
+        InputError: an unknown domain, one without prompts, or the target itself.
+    """
+    if text is None:
+        return ()
+    if text == "equal":
+        return tuple(domain for domain in present if domain != concept)
+    if text == "alternate":
+        return alternate_domains(concept, present)
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    wrong = [name for name in names if name not in present or name == concept]
+    if wrong or not names:
+        raise InputError(
+            f"--retain {text}: {', '.join(wrong) or 'nothing'} cannot be retained; expected equal, "
+            f"alternate, or some of {', '.join(d for d in present if d != concept)}"
+        )
+    return names
+
+
+def demo_plan(seeds: int) -> StudyPlan:
+    """The paper's two concepts on the shipped organism: NPO, and NPO with a retain set."""
+    from unlearning.organism import shipped
+
+    concepts = ("cybersecurity", "safety")
+    return organism_plan(
+        str(shipped()),
+        concepts,
+        seeds=tuple(range(seeds)),
+        retain={concept: alternate_domains(concept) for concept in concepts},
+        weights=WEIGHTS,
+        command=f"spillover demo --seeds {seeds}",
+    )
+
+
+def organism_plan(
+    folder: str,
+    concepts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    retain: Mapping[str, tuple[str, ...]] | None = None,
+    weights: Sequence[float] = (),
+    control: bool = True,
+    command: str = "",
+) -> StudyPlan:
+    """A study of an organism with the settings that it was tuned with."""
+    training, options = organism_settings(folder)
+    arms = unlearning_arms(
+        concepts, training, seeds=seeds, retain=retain or {}, weights=weights, control=control
+    )
+    return StudyPlan(folder, arms, tuple(concepts), command=command, **options)
+
+
+def organism_settings(folder: str | Path) -> tuple[TrainingSettings, dict[str, Any]]:
+    """Training settings and study options from the organism's own file."""
+    from interp.store import read_json
+    from unlearning.training.settings import TrainingSettings
+
+    tuned = read_json(Path(folder) / "organism.json")["unlearning"]
+    training = TrainingSettings(
+        objective=tuned["objective"],
+        options={"beta": tuned["beta"]},
+        trained="projections",
+        learning_rate=tuned["learning_rate"],
+        adam_betas=tuple(tuned["adam_betas"]),
+        batch_size=tuned["batch_size"],
+        length_window=0,  # an organism's prompts are as good as equally long
+        max_grad_norm=tuned["max_grad_norm"],
+        max_steps=tuned["max_steps"],
+    )
+    options = {
+        "deflection_count": tuned["deflections"],
+        "stop_at": tuned["stop_at"],
+        "every_step": True,
+        "max_new_tokens": 16,
+        "batch_size": 512,
+    }
+    return training, options
+
+
+def compare_plan(base: str, after: str, **options: Any) -> StudyPlan:
+    """Two models that exist: everything but the training."""
+    concept = options.pop("concept", None)
+    arm = ArmPlan(_name_of(after), concept, checkpoint=after)
+    return StudyPlan(base, (arm,), (concept,) if concept else (), **options)
+
+
+def _name_of(after: str) -> str:
+    """A folder's own name for its arm; an arm's model goes by the arm that trained it."""
+    path = Path(after).resolve()
+    name = path.parent.name if path.name in ("adapter", "model") else path.name
+    return name if name not in ("", "base") else "after"

@@ -1,0 +1,131 @@
+"""Where independent arms are made: in processes of this machine, or on a Ray cluster.
+
+Every arm writes only its own folder and is skipped where it is done, so a worker that is lost costs
+the arm it was at: the study itself, which comes afterwards, makes whatever is missing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from analyses.runs.progress import Progress
+from analyses.study.plan import StudyPlan
+from interp.errors import InputError
+
+RETRIES = 3
+
+#: Makes the arms of these names in a run's folder, so many at a time.
+Engine = Callable[[StudyPlan, Path, Sequence[str], int, Progress], None]
+
+
+def make_arms(
+    plan: StudyPlan,
+    out: Path,
+    progress: Progress,
+    *,
+    workers: int,
+    engine: str = "local",
+    names: Sequence[str] | None = None,
+) -> None:
+    """Make arms of the plan side by side; the base must be scored already.
+
+    Without ``names`` these are the plain and contained ones. Control arms are left to the study:
+    they run for as many steps as the others took.
+
+    Raises:
+        InputError: the engine's package is not installed.
+    """
+    if names is None:
+        names = [arm.name for arm in plan.arms if not arm.control and not arm.sweep]
+    if names:
+        ENGINES[engine](plan, out, names, workers, progress)
+
+
+def require_engine(name: str) -> None:
+    """Check an engine's name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in ENGINES:
+        raise InputError(f"unknown engine {name}; expected one of {', '.join(ENGINES)}")
+
+
+def make_one(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
+    """One arm, in a process of its own."""
+    import torch
+
+    from analyses.study.baseline import establish
+    from analyses.study.context import checked
+    from analyses.study.making import make
+
+    torch.set_num_threads(threads)
+    context = checked(plan, out, Progress(quiet=True))
+    [arm] = [arm for arm in plan.arms if arm.name == name]
+    make(context, establish(context), arm)
+    return name
+
+
+def _local(
+    plan: StudyPlan, out: Path, names: Sequence[str], workers: int, progress: Progress
+) -> None:
+    threads = max(1, multiprocessing.cpu_count() // workers)
+    # spawn, because torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with (
+        progress.stage(f"{len(names)} arms, {workers} at a time", len(names)) as advance,
+        ProcessPoolExecutor(workers, context) as pool,
+    ):
+        jobs = [pool.submit(make_one, plan, out, name, threads) for name in names]
+        try:
+            for job in as_completed(jobs):
+                job.result()
+                advance(1)
+        except BrokenProcessPool:
+            progress.say("a worker was lost; what it was at is made again")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _ray(
+    plan: StudyPlan, out: Path, names: Sequence[str], workers: int, progress: Progress
+) -> None:
+    """A task for each arm. The run's folder must be one that every node can write."""
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--engine ray needs Ray; pip install 'spillover[ray]'") from error
+    import torch
+
+    if not ray.is_initialized():
+        ray.init(address=None, num_cpus=None, include_dashboard=False, log_to_driver=False)
+    gpus = 1 if torch.cuda.is_available() else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(make_one)
+    waiting = list(names)
+    running: dict[Any, str] = {}
+    folder = out.resolve()
+    with progress.stage(f"{len(names)} arms on Ray, {workers} at a time", len(names)) as advance:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                name = waiting.pop(0)
+                running[task.remote(plan, folder, name, 1)] = name
+            done, _ = ray.wait(list(running))
+            for reference in done:
+                name = running.pop(reference)
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from error
+                except ray.exceptions.RayError:
+                    progress.say(f"{name}: its worker was lost {RETRIES + 1} times; made here")
+                advance(1)
+
+
+ENGINES: Mapping[str, Engine] = MappingProxyType({"local": _local, "ray": _ray})

@@ -1,0 +1,152 @@
+"""Containment over worlds: what holds for a method, and not for one model.
+
+The unit is the world: each is an organism trained from nothing in a planted world of its own.
+Which method to use was chosen on development worlds and frozen (``choices.json``); the others'
+results stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.contain.arms import EXAMPLES, WEIGHTS, Design, require_methods
+from analyses.contain.methods import METHODS
+from analyses.contain.splits import held_out_splits
+from analyses.contain.study import FOLDER, contain
+from analyses.runs.pooling import over_worlds as mean_over
+from analyses.runs.progress import Progress
+from analyses.study.plan import StudyPlan, organism_settings
+from interp.errors import InputError
+from interp.store import atomic_write, read_json, write_json
+from unlearning.data.prompts import DOMAINS
+
+CHOICES = Path(__file__).parent / "choices.json"
+TABLE = "worlds.csv"
+MEASURES = ("held_out", "retained", "benign", "answer_rate", "other_mass", "held_out_less_random")
+KEY = ["method", "examples"]
+
+
+def contain_worlds(
+    seeds: Sequence[int],
+    out: str | Path,
+    *,
+    concept: str,
+    workers: int = 1,
+    splits: int = 6,
+    examples: Sequence[int] = EXAMPLES,
+    methods: Sequence[str] = tuple(METHODS),
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Train the organisms, contain ``concept`` in each, and write ``worlds.csv`` and its figure.
+
+    What is finished in ``out`` is not done again.
+    """
+    from analyses import figures
+    from analyses.contain.figures import containment_study_figure
+    from analyses.study.context import checked
+    from unlearning.organism import train
+
+    methods = require_methods(methods)
+    folder, progress = Path(out).resolve(), progress or Progress()
+    runs = []
+    for seed in seeds:
+        model = folder / f"organism-{seed}"
+        if not (model / "organism.json").is_file():
+            with progress.stage(f"organism {seed}: training") as advance:
+                train(seed, model, progress=lambda _step, _total, _loss, go=advance: go(1))  # type: ignore[misc]
+        training, options = organism_settings(model)
+        asked = StudyPlan(str(model), (), (concept,), **options)
+        design = Design(
+            concept,
+            methods,
+            tuple(examples),
+            WEIGHTS,
+            held_out_splits([d for d in DOMAINS if d != concept], count=splits, seed=seed),
+            training,
+        )
+        runs.append(folder / f"contain-{seed}")
+        context = checked(replace(asked, arms=tuple(design.everything())), runs[-1], progress)
+        contain(context, design, workers=workers, residue=False)
+    table = read_worlds(runs)
+    pooled = over_worlds(table)
+    for name, rows in ((TABLE, table), ("pooled.csv", pooled)):
+        with atomic_write(folder / name) as path:
+            rows.to_csv(path, index=False, encoding="utf-8")
+    figure = containment_study_figure(pooled, frozen_choice(table))
+    figures.save([figures.Drawing("containment", "", "", figure, pooled)], folder)
+    return pooled
+
+
+def read_worlds(runs: Sequence[str | Path]) -> pd.DataFrame:
+    """The methods' tables of several containment studies, with a column ``world``.
+
+    Raises:
+        InputError: a folder holds no finished containment study.
+    """
+    tables = []
+    for run in runs:
+        path = Path(run) / FOLDER / "methods.csv"
+        if not path.is_file():
+            raise InputError(f"{run} holds no containment study; make it with `spillover contain`")
+        concept = read_json(path.with_name("containment.json"))["concept"]
+        tables.append(pd.read_csv(path).assign(world=Path(run).name, concept=concept))
+    return pd.concat(tables, ignore_index=True)
+
+
+def over_worlds(table: pd.DataFrame) -> pd.DataFrame:
+    """Each method and amount over worlds: mean and Student's 95% interval, n worlds.
+
+    Worlds in which a number is undefined do not count to it; ``complied`` is the share of arms
+    whose target complied, over all worlds.
+    """
+    rows = []
+    for (method, examples), group in table.groupby(KEY, dropna=False, sort=False):
+        row: dict[str, Any] = {
+            "method": method,
+            "examples": examples,
+            "worlds": len(group),
+            "complied": group["complied"].sum(),
+            "splits": group["splits"].sum(),
+        }
+        for name in MEASURES:
+            known = group[name] if name in group else group["splits"][:0]
+            found = mean_over(known.dropna().to_numpy(dtype=np.float64))
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+            row[f"{name}_n"] = found.n
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def frozen_choice(table: pd.DataFrame, path: str | Path = CHOICES) -> tuple[str, int | None] | None:
+    """The method and amount that were frozen, to be marked; None on worlds that they are from."""
+    frozen = read_json(path)
+    if set(table["world"]) & set(frozen["worlds"]):
+        return None
+    return frozen["method"], frozen["examples"]
+
+
+def choose_method(path: str | Path, into: str | Path = CHOICES) -> dict[str, Any]:
+    """Freeze the method and amount that held-out domains kept most with, in a ``worlds.csv``.
+
+    Only what complied on every split of every world may be chosen.
+
+    Raises:
+        InputError: nothing did.
+    """
+    table = pd.read_csv(path)
+    pooled = over_worlds(table)
+    able = pooled[(pooled["complied"] == pooled["splits"]) & pooled["held_out"].notna()]
+    if able.empty:
+        raise InputError("no method let the target comply on every split of every world")
+    best = able.sort_values("held_out").iloc[-1]
+    examples = None if np.isnan(best["examples"]) else int(best["examples"])
+    worlds = sorted(set(table["world"]))
+    found = {"method": str(best["method"]), "examples": examples, "worlds": worlds}
+    write_json(Path(into), found)
+    return found

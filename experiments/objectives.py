@@ -1,0 +1,127 @@
+"""Is leakage a property of the model and the concept, or of the loss?
+
+Every domain of one organism is unlearned with several objectives and two seeds each. What is
+compared is δ, the part of A[a,b] that belongs to the pair (see `analyses.runs.decomposition`):
+between objectives, and between the two seeds of one objective, which is as well as anything could
+agree.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analyses.runs.decomposition import decompose
+from analyses.runs.folder import Run
+from analyses.runs.progress import Progress
+from analyses.study.engine import run_study
+from analyses.study.plan import ArmPlan, organism_plan
+from experiments.organisms import leakage_cells
+from interp.errors import InputError
+from interp.store import atomic_write, read_json, write_json
+from unlearning.data.prompts import DOMAINS
+
+# Chosen on organism 3, which is not reported, so that the targets reach the dose. RMU reached it
+# only at a later layer and a larger rate, and its targets babbled at each of four settings.
+CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "npo": {},
+    "gradient_ascent": {"options": {}},
+    "sim_npo": {"options": {}},
+    "dpo": {"options": {"beta": 0.5}},
+    "fine_tuning": {"options": {}},
+    "rmu": {"options": {}, "layer": 1, "learning_rate": 1e-3},
+}
+
+
+def compare_objectives(
+    model: str, out: str | Path, *, seeds: Sequence[int] = (0, 1), workers: int = 2
+) -> dict[str, Any]:
+    """Unlearn every domain with every objective; write ``objectives.json`` and its figure.
+
+    What is finished in ``out`` is not done again.
+    """
+    from experiments.objectives_figure import objectives_figure
+
+    folder = Path(out)
+    # spawn, because torch's threads do not survive a fork.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        jobs = {name: pool.submit(_one, model, name, folder, tuple(seeds)) for name in CHANGES}
+        for job in jobs.values():
+            job.result()
+    planted = read_json(Path(model) / "organism.json")["planted"]
+    runs = {name: Run.load(folder / f"run-{name}") for name in CHANGES}
+    cells = {name: leakage_cells(run, planted) for name, run in runs.items()}
+    found = {"model": model, "seeds": list(seeds), **agreement(cells)}
+    found["outcomes"] = {
+        name: run.arms.set_index("arm")["outcome"].to_dict() for name, run in runs.items()
+    }
+    write_json(folder / "objectives.json", found)
+    with atomic_write(folder / "objectives.png") as temporary:
+        objectives_figure(runs).savefig(temporary, format="png", dpi=150)
+    return found
+
+
+def _one(model: str, objective: str, folder: Path, seeds: tuple[int, ...]) -> None:
+    plan = organism_plan(model, DOMAINS, seeds=seeds, control=False)
+    plan = replace(plan, arms=tuple(_with(objective, arm) for arm in plan.arms))
+    run_study(plan, folder / f"run-{objective}", Progress(quiet=True))
+
+
+def _with(objective: str, arm: ArmPlan) -> ArmPlan:
+    assert arm.training is not None
+    training = replace(arm.training, objective=objective, **CHANGES[objective])
+    return replace(arm, name=arm.name.replace("-npo-", f"-{objective}-"), training=training)
+
+
+def agreement(cells: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Pearson correlations of δ between objectives, and of each objective's two seeds.
+
+    Args:
+        cells: by objective, rows ``source, domain, seed, area`` of arms that complied.
+
+    Returns:
+        ``between``: for each pair of objectives ``r`` and the number of ``cells`` that both have;
+        ``within``: the same for the two seeds of one objective; ``complied``: arms that did.
+        None where too few sources complied for a decomposition.
+    """
+    whole = {name: _entanglement(table) for name, table in cells.items()}
+    within = {}
+    for name, table in cells.items():
+        first, second, *_ = [*sorted(table["seed"].unique()), None, None]
+        parts = [_entanglement(table[table["seed"] == seed]) for seed in (first, second)]
+        within[name] = _correlation(*parts)
+    return {
+        "between": [
+            {"objectives": [a, b], **(_correlation(whole[a], whole[b]) or {"r": None})}
+            for a, b in combinations(cells, 2)
+        ],
+        "within": within,
+        "complied": {name: int(table["arm"].nunique()) for name, table in cells.items()},
+    }
+
+
+def _entanglement(table: pd.DataFrame) -> pd.Series | None:
+    """δ by (source, target); None where the cells leave nothing for it."""
+    rows = table.rename(columns={"domain": "target", "area": "value"})
+    rows = rows.groupby(["source", "target"])["value"].mean().reset_index()
+    try:
+        return decompose(rows).entanglement.set_index(["source", "target"])["value"]
+    except InputError:
+        return None
+
+
+def _correlation(a: pd.Series | None, b: pd.Series | None) -> dict[str, float] | None:
+    if a is None or b is None:
+        return None
+    both = pd.concat([a, b], axis=1, join="inner").to_numpy()
+    if len(both) < 3:
+        return None
+    return {"r": float(np.corrcoef(both.T)[0, 1]), "cells": len(both)}

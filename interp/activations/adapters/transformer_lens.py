@@ -1,0 +1,129 @@
+"""TransformerLens as a backend: its hook points on a throwaway copy of the model.
+
+Wrapping a model in a ``TransformerBridge`` replaces its modules, renames its parameters and
+switches its attention to the eager one, after which it can no longer be saved; the tokenizer is
+changed as well. So copies of both are wrapped, which costs the weights once more while the backend
+is open.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from interp.activations.backends import Forward, States, by_site, refuse_edits
+from interp.activations.positions import Take
+from interp.activations.sites import (
+    ATTENTION_OUT,
+    HEADS,
+    MLP_OUT,
+    RESIDUAL_IN,
+    RESIDUAL_MID,
+    RESIDUAL_OUT,
+    Site,
+)
+from interp.errors import InputError
+from interp.model.chat import Batch
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
+
+HOOK_POINTS = {
+    RESIDUAL_IN.name: "hook_resid_pre",
+    RESIDUAL_MID.name: "hook_resid_mid",
+    RESIDUAL_OUT.name: "hook_resid_post",
+    ATTENTION_OUT.name: "hook_attn_out",
+    MLP_OUT.name: "hook_mlp_out",
+    HEADS.name: "attn.hook_z",
+}
+
+
+@contextmanager
+def transformer_lens(
+    lm: LanguageModel, layers: Sequence[int], sites: Sequence[Site]
+) -> Iterator[Forward]:
+    """A backend that reads a ``TransformerBridge``; adapters are merged into its copy.
+
+    Raises:
+        InputError: inside an active intervention, with offloaded weights, for a site of your own,
+            or for one that TransformerLens does not have in this model.
+    """
+    refuse_edits(lm, "TransformerLens")
+    unknown = [site.name for site in sites if site.name not in HOOK_POINTS]
+    if unknown:
+        raise InputError(
+            f"TransformerLens has no hook point for {', '.join(unknown)}; "
+            "collect with the default backend"
+        )
+    bridge = _bridge(lm)
+    names = [f"blocks.{i}.{HOOK_POINTS[site.name]}" for site in sites for i in layers]
+    missing = [name for name in names if name not in bridge.hook_dict]
+    if missing:
+        raise InputError(
+            f"TransformerLens has no {missing[0]} in {type(lm.model).__name__}; "
+            "collect with the default backend"
+        )
+
+    def forward(batch: Batch, take: Take) -> States:
+        refuse_edits(lm, "TransformerLens")
+        taken: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Any:
+            def hook(states: Tensor, hook: Any) -> None:
+                # Heads come one beside the other here.
+                taken[name] = take(states.reshape(*batch.input_ids.shape, -1))
+
+            return name, hook
+
+        with undisturbed(bridge):
+            bridge.run_with_hooks(
+                batch.input_ids,
+                fwd_hooks=[keep(name) for name in names],
+                return_type=None,
+                stop_at_layer=max(layers) + 1,
+                # Without them it attends to the padding, and counts positions from it.
+                **{key: value for key, value in lm.inputs(batch).items() if key != "input_ids"},
+            )
+        return by_site([taken[name] for name in names], layers, sites)
+
+    yield forward
+
+
+def _bridge(lm: LanguageModel) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model = merged_copy(lm)
+    return TransformerBridge.boot_transformers(
+        model.name_or_path or lm.name,
+        hf_model=model,
+        tokenizer=copy.deepcopy(lm.tokenizer),
+        device=lm.device,
+        dtype=model.dtype,  # float32 otherwise, whatever the model's is
+    )
+
+
+def merged_copy(lm: LanguageModel) -> Any:
+    """A copy of the model without a :class:`peft.PeftModel` around it, computing the same.
+
+    Raises:
+        InputError: offloaded weights, or adapters that are switched on in some layers only.
+    """
+    if any(parameter.is_meta for parameter in lm.model.parameters()):
+        raise InputError(
+            "a copy of the model needs its weights in memory, and some are offloaded; "
+            "collect with the default backend"
+        )
+    from peft import PeftModel
+
+    model: Any = copy.deepcopy(lm.model)
+    if not isinstance(model, PeftModel):
+        return model
+    enabled = model.get_model_status().enabled
+    if enabled == "irregular":
+        raise InputError(
+            "the adapter is on in some layers and off in others; switch it on or off as a whole"
+        )
+    return model.merge_and_unload() if enabled else model.unload()

@@ -1,0 +1,69 @@
+"""What runs a model and hands over its states: plain torch hooks, or another library in its place.
+
+A backend is opened once for a collection and then called with one batch after the other. The
+others are in ``interp.activations.adapters``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations.positions import Take
+from interp.activations.sites import Site, points
+from interp.errors import InputError
+from interp.model.chat import Batch
+from interp.model.hooks import Hidden, active_edits, reading, stopping_after
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
+
+States = Mapping[str, list[Float[Tensor, "batch position width"]]]
+"""By a site's name, what was taken at each layer."""
+
+Forward = Callable[[Batch, Take], States]
+Backend = Callable[[LanguageModel, Sequence[int], Sequence[Site]], AbstractContextManager[Forward]]
+
+
+@contextmanager
+def torch_hooks(
+    lm: LanguageModel, layers: Sequence[int], sites: Sequence[Site]
+) -> Iterator[Forward]:
+    """The model itself, with hooks that are there during a forward only.
+
+    The forward ends after the last of ``layers``, so the head never runs. Interventions that are
+    active are seen. The model may be in training: see :func:`interp.model.undisturbed.undisturbed`.
+    """
+    places = [point for of_site in points(lm, layers, sites) for point in of_site]
+    last = lm.layers[max(layers)]
+
+    def forward(batch: Batch, take: Take) -> States:
+        taken: dict[int, Tensor] = {}
+
+        def keep(index: int, hidden: Hidden) -> None:
+            # Some layers fold batch and token into one axis for their MLP.
+            taken[index] = take(hidden.reshape(*batch.input_ids.shape, -1))
+
+        with undisturbed(lm.model), reading(places, keep), stopping_after(last):
+            lm.model(**lm.inputs(batch), use_cache=False)
+        rows = [taken[index] for index in range(len(places))]
+        return by_site(rows, layers, sites)
+
+    yield forward
+
+
+def by_site(rows: Sequence[Tensor], layers: Sequence[int], sites: Sequence[Site]) -> States:
+    """Tensors in the order of sites, and of layers within a site, by the site's name."""
+    count = len(layers)
+    return {site.name: list(rows[i * count : (i + 1) * count]) for i, site in enumerate(sites)}
+
+
+def refuse_edits(lm: LanguageModel, library: str) -> None:
+    """Raise :class:`InputError` inside an active intervention, which ``library`` would not see."""
+    if active_edits(lm.model):
+        raise InputError(
+            f"an intervention is active, and {library} would read the model as if it were not; "
+            "collect with the default backend, or after the intervention's block"
+        )

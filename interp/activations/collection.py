@@ -1,0 +1,252 @@
+"""Collect what a model computes on prompts, in memory or on disk.
+
+The forward stops after the last wanted layer, so the LM head never runs; prompts are sorted by
+length, so that little is padded; what is kept is copied, so that a batch's storage is freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import DTypeLike
+from torch import Tensor
+
+from interp.activations.backends import Backend, Forward, torch_hooks
+from interp.activations.positions import Positions, Take, last_token, places_of
+from interp.activations.sites import RESIDUAL_OUT, Site, head_count
+from interp.activations.stores import Arrays, InMemory, OnDisk, read_folder
+from interp.errors import InputError
+from interp.model.batching import in_fitting_batches
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from interp.store import content_key
+
+
+@dataclass(frozen=True)
+class Activations:
+    """States of prompts, by site.
+
+    Attributes:
+        sites: states by the site's name; heads have (head, d_head) in place of d_model. NaN where
+            a prompt has fewer positions than others: positions are aligned at their ends.
+        layers: 0-based decoder layers.
+        ids: of the prompts.
+        token_ids: the last token of every position; -1 where there is none.
+        computed_in: the model's dtype.
+    """
+
+    sites: Mapping[str, Float[np.ndarray, "prompt layer position *width"]]
+    layers: tuple[int, ...]
+    ids: tuple[str | int, ...]
+    token_ids: Int[np.ndarray, "prompt position"]
+    computed_in: str
+
+    def __getitem__(self, site: Site | str) -> Float[np.ndarray, "prompt layer position *width"]:
+        """The states at one site.
+
+        Raises:
+            InputError: it was not collected.
+        """
+        name = site.name if isinstance(site, Site) else site
+        if name not in self.sites:
+            raise InputError(f"{name} was not collected; there is {', '.join(self.sites)}")
+        return self.sites[name]
+
+    @property
+    def states(self) -> Float[np.ndarray, "prompt layer d_model"]:
+        """The states, where there is one site and one position.
+
+        Raises:
+            InputError: there are several.
+        """
+        if len(self.sites) > 1 or self.token_ids.shape[1] != 1:
+            raise InputError(
+                f"states of {', '.join(self.sites)} at {self.token_ids.shape[1]} positions; "
+                "choose a site by its name, and a position: activations[site][:, :, position]"
+            )
+        return next(iter(self.sites.values()))[:, :, 0]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """What the states are kept in."""
+        return next(iter(self.sites.values())).dtype
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Activations:
+        """What :func:`collect` has put into ``folder``, memory-mapped and read-only.
+
+        Raises:
+            InputError: there is no finished collection.
+        """
+        about, token_ids, arrays = read_folder(folder)
+        layers, ids = tuple(about["layers"]), tuple(about["ids"])
+        return cls(arrays, layers, ids, token_ids, about["computed_in"])
+
+
+def collect(
+    lm: LanguageModel,
+    texts: Sequence[str | Tokens],
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Positions = last_token,
+    sites: Sequence[Site] = (RESIDUAL_OUT,),
+    ids: Sequence[str | int] | None = None,
+    batch_size: int = 64,
+    dtype: DTypeLike = np.float32,
+    folder: str | Path | None = None,
+    backend: Backend = torch_hooks,
+    progress: Callable[[int], None] | None = None,
+) -> Activations:
+    """States of prompts at some sites, layers and positions.
+
+    The model may be in training: modes, gradients and random numbers are as they were afterwards.
+
+    Args:
+        lm: the model; adapters and active interventions count, offloaded weights are no hindrance.
+        texts: prompts, rendered by the model's chat format; or tokens, as ``lm.chat.encode``
+            gives them, with responses or spans of your own.
+        layers: 0-based decoder layers; all by default.
+        positions: which tokens; see :mod:`interp.activations.positions`.
+        sites: what is read in a layer; see :mod:`interp.activations.sites`.
+        ids: of the prompts; their numbers by default.
+        batch_size: prompts in one forward; fewer once a batch did not fit into memory.
+        dtype: to keep the states in.
+        folder: keep them there, memory-mapped, instead of in memory. A folder that was begun with
+            the same prompts and model is gone on with, a finished one is read.
+        backend: what runs the model; others are in ``interp.activations.adapters``.
+        progress: called with the number of prompts just done.
+
+    Raises:
+        InputError: no prompts, an unknown layer, a site that the model does not have, an empty
+            position, states too large for ``dtype``, or a folder of other activations.
+        MachineError: a single prompt does not fit into memory.
+    """
+    wanted = chosen_layers(lm, layers)
+    rows = [encoded(lm, text) for text in texts]
+    if not rows:
+        raise InputError("no prompts to collect activations for; give at least one")
+    if not sites:
+        raise InputError(
+            "no sites to collect activations at; name one, as in interp.activations.sites"
+        )
+    names = tuple(range(len(rows)) if ids is None else ids)
+    if len(names) != len(rows):
+        raise InputError(f"{len(names)} ids for {len(rows)} prompts; give one for each")
+    places = places_of(rows, positions)
+    token_ids = _token_ids(rows, places)
+    about: dict[str, Any] = {
+        "sites": [site.name for site in sites],
+        "layers": list(wanted),
+        "ids": list(names),
+        "dtype": np.dtype(dtype).name,
+        "computed_in": str(lm.model.dtype).removeprefix("torch."),
+    }
+
+    with backend(lm, wanted, sites) as forward:
+        read = Reader(lm, forward, sites, np.dtype(dtype))
+
+        def states_of(chosen: Sequence[int]) -> Arrays:
+            some = [rows[i] for i in chosen]
+            return read(some, [places[i] for i in chosen], token_ids.shape[1])
+
+        store: InMemory | OnDisk = InMemory(len(rows))
+        if folder is not None:
+            spans = [[(place.start, place.stop) for place in of_row] for of_row in places]
+            about["prompts"] = content_key([row.ids for row in rows], spans)
+            store = OnDisk(folder, about, token_ids, states_of([0]), _rounding(lm))
+        pending = np.flatnonzero(store.pending).tolist()
+        batches = in_fitting_batches(
+            [rows[i] for i in pending],
+            batch_size,
+            lambda some: states_of([pending[i] for i in some]),
+        )
+        for batch, states in batches:
+            chosen = [pending[i] for i in batch]
+            store.put(chosen, states)
+            if progress is not None:
+                progress(len(chosen))
+    return Activations(store.arrays, wanted, names, token_ids, about["computed_in"])
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads batches of rows with a backend that has been opened."""
+
+    lm: LanguageModel
+    forward: Forward
+    sites: Sequence[Site]
+    dtype: np.dtype
+
+    def __call__(
+        self, rows: Sequence[Tokens], places: Sequence[Sequence[slice]], count: int
+    ) -> Arrays:
+        """By the site's name, the rows' states at ``count`` positions.
+
+        Raises:
+            InputError: states that ``dtype`` cannot hold.
+        """
+        found = self.forward(self.lm.chat.pad(rows, self.lm.device), Take.of(rows, places, count))
+        return {site.name: self._array(site, found[site.name]) for site in self.sites}
+
+    def _array(
+        self, site: Site, layers: Sequence[Float[Tensor, "prompt position width"]]
+    ) -> Float[np.ndarray, "prompt layer position *width"]:
+        # Layers may lie on different devices.
+        states = torch.stack([layer.to(layers[0].device) for layer in layers], dim=1)
+        if site.per_head:
+            states = states.unflatten(-1, (head_count(self.lm), -1))
+        wide = states.cpu().numpy()
+        with np.errstate(over="ignore"):
+            narrow = wide.astype(self.dtype, copy=False)
+        # Residual streams hold a few entries in the thousands, and some beyond 65,504.
+        if (np.isinf(narrow) & np.isfinite(wide)).any():
+            raise InputError(
+                f"{site.name} reaches {np.nanmax(np.abs(wide)):.3g}, which {self.dtype} cannot "
+                "hold; collect in float32"
+            )
+        return narrow
+
+
+def chosen_layers(lm: LanguageModel, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """In ascending order, each once; all where none are named.
+
+    Raises:
+        InputError: a layer that the model does not have, or none at all.
+    """
+    wanted = tuple(range(lm.n_layers)) if layers is None else tuple(sorted(set(layers)))
+    if not wanted or wanted[0] < 0 or wanted[-1] >= lm.n_layers:
+        raise InputError(f"layers {list(wanted)} asked for; the model has 0 … {lm.n_layers - 1}")
+    return wanted
+
+
+def encoded(lm: LanguageModel, text: str | Tokens) -> Tokens:
+    """A prompt's tokens; tokens as they are."""
+    return lm.chat.encode(text) if isinstance(text, str) else text
+
+
+def batches_by_length(rows: Sequence[Tokens], batch_size: int) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, longest first (memory runs out at once or never)."""
+    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def _token_ids(
+    rows: Sequence[Tokens], places: Sequence[Sequence[slice]]
+) -> Int[np.ndarray, "prompt position"]:
+    found = np.full((len(rows), max(map(len, places))), -1, dtype=np.int64)
+    for i, (row, of_row) in enumerate(zip(rows, places, strict=True)):
+        if of_row:
+            found[i, -len(of_row) :] = [row.ids[place.stop - 1] for place in of_row]
+    return found
+
+
+def _rounding(lm: LanguageModel) -> float:
+    """How far states may be off, as a share of their norm, by the shape of a batch alone."""
+    return max(1e-5, 4 * torch.finfo(lm.model.dtype).eps)

@@ -1,0 +1,213 @@
+"""Where attention, MLP and heads are inside a decoder layer: found by watching one small forward.
+
+Names differ from family to family, and so does what stands between a module and the residual
+stream (a norm after attention in Gemma 2, a dropout in GPT-NeoX). What the tensors show is the same
+everywhere: attention is the module that takes an attention mask, the MLP is the other one with
+weight matrices, and a tensor that leaves one module and enters the next is the same tensor. What is
+found this way is then checked: the parts must add up to the layer's output.
+
+What is found is kept with the model, since interventions ask on every entry, and found again where
+a layer has other modules than it had then (an adapter put in or taken out).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.activations.window import probing
+from interp.model.hooks import Point, hidden_of, stopping_after
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
+
+# Layers of other types (linear attention) have another number of heads than the config says.
+SOFTMAX_ATTENTION = ("attention", "full_attention", "sliding_attention", "chunked_attention")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The places in one decoder layer; ``None`` where it has no such place.
+
+    Attributes:
+        residual_mid: the stream between attention and MLP; not in layers where both read the
+            layer's input (GPT-NeoX, Phi).
+        attention_out, mlp_out: what each adds to the stream, a norm behind it included.
+        heads: input of attention's output projection, the heads' results side by side.
+    """
+
+    residual_mid: Point | None = None
+    attention_out: Point | None = None
+    mlp_out: Point | None = None
+    heads: Point | None = None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A layer's parts, and the modules in which they were found."""
+
+    modules: tuple[object, ...]
+    parts: Parts
+
+
+@dataclass(eq=False)
+class _Call:
+    """One call of a module; inner calls are those that it made.
+
+    What it ``made`` and what came ``out`` differ where an intervention edits its output.
+    """
+
+    module: nn.Module
+    into: Tensor
+    made: Tensor = field(init=False)
+    out: Tensor = field(init=False)
+    inner: list[_Call] = field(default_factory=list)
+
+
+def dissect(lm: LanguageModel, layers: Sequence[int]) -> Mapping[int, Parts]:
+    """The parts of each of ``layers``, from a forward over a few tokens up to the last of them.
+
+    The forward is nobody's row: interventions at positions choose none of its tokens.
+    """
+    known: dict[int, _Known] = lm.found_out.setdefault("parts", {})
+    built = {i: _modules(lm.layers[i]) for i in layers}
+    changed = [i for i in layers if i not in known or known[i].modules != built[i]]
+    if changed:
+        for i, parts in _dissect(lm, changed).items():
+            known[i] = _Known(built[i], parts)
+    return {i: known[i].parts for i in layers}
+
+
+def _modules(layer: nn.Module) -> tuple[object, ...]:
+    """What a layer's parts depend on; modules are compared by identity."""
+    return *layer.modules(), any(p.is_meta for p in layer.parameters())
+
+
+def _dissect(lm: LanguageModel, layers: Sequence[int]) -> dict[int, Parts]:
+    # Without weights (a model that runs elsewhere) shapes and storages tell the same.
+    offloaded = any(hasattr(module, "_hf_hook") for module in lm.model.modules())
+    meta = all(p.is_meta for p in lm.model.parameters()) and not offloaded
+    ids = torch.tensor([lm.chat.encode("a").ids[:4]], device="meta" if meta else lm.device)
+    calls: dict[int, list[_Call]] = {i: [] for i in layers}
+    with ExitStack() as stack:
+        stack.enter_context(undisturbed(lm.model))
+        stack.enter_context(probing())
+        for i in layers:
+            _watch(lm.layers[i], calls[i], stack)
+        stack.enter_context(stopping_after(lm.layers[max(layers)]))
+        lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    types = getattr(lm.model.config.get_text_config(decoder=True), "layer_types", None)
+    return {i: _parts(calls[i][0], types is None or types[i] in SOFTMAX_ATTENTION) for i in layers}
+
+
+def _watch(layer: nn.Module, top: list[_Call], stack: ExitStack) -> None:
+    """Write the tree of calls under ``layer`` into ``top`` as they happen."""
+    under_way: list[_Call] = []
+
+    def enter(module: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> None:
+        tensors = (v for v in (*arguments, *keywords.values()) if isinstance(v, Tensor))
+        into = keywords.get("hidden_states", next(tensors, torch.empty(0)))
+        (under_way[-1].inner if under_way else top).append(call := _Call(module, into))
+        under_way.append(call)
+
+    def finish(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        under_way[-1].made = hidden_of(output)
+
+    def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        under_way.pop().out = hidden_of(output)
+
+    for module in layer.modules():
+        stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+        stack.callback(module.register_forward_hook(finish, prepend=True).remove)
+        stack.callback(module.register_forward_hook(leave).remove)
+
+
+def _parts(layer: _Call, softmax: bool) -> Parts:
+    attentions = [call for call in layer.inner if _takes_mask(call.module)]
+    matrices = [call for call in layer.inner if _has_matrix(call) and call not in attentions]
+    if len(attentions) != 1 or not matrices:
+        return Parts()
+    attention, mlp = attentions[0], matrices[0]
+    others = [call for call in layer.inner if call is not attention]
+    mid, middle = _upstream(mlp, others)
+    attended, attention_out = _downstream(attention, [c for c in others if c is not mlp])
+    fed, mlp_out = _downstream(mlp, others)
+    parallel = _same(middle, layer.into)
+    with_attention = _flat(layer.into) + _flat(attended)
+    attention_adds = parallel or _equal(with_attention, _flat(middle))
+    before = with_attention if parallel else _flat(middle)
+    mlp_adds = _equal(before + _flat(fed), _flat(layer.made))
+    return Parts(
+        residual_mid=None if parallel else mid,
+        # In parallel there is only one sum to check.
+        attention_out=attention_out if attention_adds and (mlp_adds or not parallel) else None,
+        mlp_out=mlp_out if mlp_adds else None,
+        heads=_before_projection(attention) if softmax else None,
+    )
+
+
+def _takes_mask(module: nn.Module) -> bool:
+    return "attention_mask" in inspect.signature(type(module).forward).parameters
+
+
+def _has_matrix(call: _Call) -> bool:
+    # By shape and not by class: Linear, Conv1D, experts in one tensor, packed weights.
+    return any(parameter.ndim >= 2 for parameter in call.module.parameters())
+
+
+def _upstream(call: _Call, siblings: Sequence[_Call]) -> tuple[Point, Tensor]:
+    """Back from a module's input through what made it (a norm), to the stream."""
+    point, tensor = Point(call.module, before=True), call.into
+    for earlier in reversed(siblings[: siblings.index(call)]):
+        if _same(earlier.out, tensor):
+            point, tensor = Point(earlier.module, before=True), earlier.into
+    return point, tensor
+
+
+def _downstream(call: _Call, siblings: Sequence[_Call]) -> tuple[Tensor, Point]:
+    """On from a module's output through what is made of it (a norm), to the stream."""
+    point, tensor = Point(call.module), call.out
+    for later in siblings:
+        # A dropout changes nothing here, and one module of it may serve attention and MLP (Phi).
+        passes_on = _same(later.into, later.out)
+        if later is not call and not passes_on and _same(later.into, tensor):
+            point, tensor = Point(later.module), later.out
+    return tensor, point
+
+
+def _before_projection(attention: _Call) -> Point | None:
+    """The input of the last module with weights on the way to attention's output."""
+    tensor = attention.made
+    for call in reversed(attention.inner):
+        if _same(call.out, tensor):
+            if _has_matrix(call):
+                return Point(call.module, before=True)
+            tensor = call.into
+    return None
+
+
+def _flat(states: Tensor) -> Tensor:
+    """One row per token; some layers fold batch and token into one axis on their way."""
+    return states.reshape(-1, states.shape[-1])
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether both are the same memory, whatever their shapes; meta tensors have some as well."""
+    return _place(one) == _place(other)
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel()
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Up to rounding; of meta tensors only the shapes can be compared."""
+    if one.shape != other.shape or one.is_meta:
+        return one.shape == other.shape
+    bound = 16 * torch.finfo(one.dtype).eps * other.norm().item()
+    return (one - other).norm().item() <= bound

@@ -1,0 +1,130 @@
+"""Which tokens of a prompt are read, by the names of its spans and never by hand-counted indices.
+
+A position is a slice of the prompt's tokens; the states of its tokens are averaged. A function
+from a prompt's tokens to its positions says which: :func:`last_token`, ``post_instruction``,
+``mean_over("instruction")``, or any of your own. Spans beyond the chat format's come with
+the tokens: ``replace(tokens, spans={**tokens.spans, "intent": slice(9, 12)})``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.model.chat import Tokens
+
+Positions = Callable[[Tokens], Sequence[slice]]
+
+
+def last_token(tokens: Tokens) -> list[slice]:
+    """The prompt's last token, where the first token of the answer is predicted."""
+    return [slice(len(tokens) - 1, len(tokens))]
+
+
+def every_token(*names: str) -> Positions:
+    """Every token of the named spans, a position each."""
+
+    def positions(tokens: Tokens) -> list[slice]:
+        spans = (_span(tokens, name) for name in names)
+        return [slice(i, i + 1) for span in spans for i in range(span.start, span.stop)]
+
+    return positions
+
+
+def mean_over(*names: str) -> Positions:
+    """The mean over each of the named spans, a position each.
+
+    Raises:
+        InputError: when called on a prompt in which one of them has no tokens.
+    """
+
+    def positions(tokens: Tokens) -> list[slice]:
+        return [_span(tokens, name) for name in names]
+
+    return positions
+
+
+post_instruction = every_token("post_instruction", "response_prefix")
+"""Every token between the user's words and the answer: the template's suffix and, where one is
+set, the prefix of the response."""
+
+
+def _span(tokens: Tokens, name: str) -> slice:
+    if name not in tokens.spans:
+        raise InputError(f"no span {name}; the prompt has {', '.join(tokens.spans)}")
+    return tokens.spans[name]
+
+
+@dataclass(frozen=True)
+class Take:
+    """Takes a batch's positions out of its states, as new memory.
+
+    Rows with fewer positions than others are aligned at their ends, as padding on the left aligns
+    prompts; what they lack is NaN.
+
+    Attributes:
+        columns: of each position's tokens in the padded batch.
+        weights: of each token in the position's mean; NaN where there is no position.
+    """
+
+    columns: Int[Tensor, "batch position token"]
+    weights: Float[Tensor, "batch position token"]
+
+    @classmethod
+    def of(cls, rows: Sequence[Tokens], places: Sequence[Sequence[slice]], count: int) -> Take:
+        """For left-padded ``rows`` and each one's positions, ``count`` of them at most."""
+        width = max(len(row) for row in rows)
+        longest = max((s.stop - s.start for slices in places for s in slices), default=1)
+        columns = np.zeros((len(rows), count, longest), dtype=np.int64)
+        weights = np.full(columns.shape, np.nan, dtype=np.float32)
+        for i, (row, slices) in enumerate(zip(rows, places, strict=True)):
+            for j, span in enumerate(slices, start=count - len(slices)):
+                within = np.arange(longest) < span.stop - span.start
+                first = width - len(row) + span.start
+                columns[i, j] = np.where(within, first + np.arange(longest), first)
+                weights[i, j] = within / (span.stop - span.start)
+        return cls(torch.from_numpy(columns), torch.from_numpy(weights))
+
+    def __call__(
+        self, states: Float[Tensor, "batch token width"]
+    ) -> Float[Tensor, "batch position width"]:
+        """In float32, or wider where the states are."""
+        # Indexing with tensors copies: a slice would hold on to the whole batch's storage.
+        return self.mean(states[self.rows.to(states.device), self.columns.to(states.device)])
+
+    @property
+    def rows(self) -> Int[Tensor, "batch 1 1"]:
+        """Goes with ``columns`` as an index."""
+        return torch.arange(len(self.columns))[:, None, None]
+
+    def mean(
+        self, taken: Float[Tensor, "batch position token width"]
+    ) -> Float[Tensor, "batch position width"]:
+        """Over each position's tokens, once ``columns`` have been taken out."""
+        taken = taken.to(torch.promote_types(taken.dtype, torch.float32))
+        return (taken * self.weights.to(taken.device)[..., None]).sum(dim=2)
+
+
+def places_of(rows: Sequence[Tokens], positions: Positions) -> list[Sequence[slice]]:
+    """Every row's positions, each a stretch of its tokens.
+
+    Raises:
+        InputError: an empty position, one beyond a row's ends, or none in any row.
+    """
+    places = [positions(row) for row in rows]
+    if not any(places):
+        raise InputError("no prompt has a position; choose spans that are not empty")
+    for row, slices in zip(rows, places, strict=True):
+        for span in slices:
+            if not 0 <= span.start < span.stop <= len(row):
+                raise InputError(
+                    f"the position {span.start}:{span.stop} holds none of the {len(row)} tokens "
+                    f"of a prompt with the spans {dict(row.spans)}"
+                )
+    return places

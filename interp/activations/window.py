@@ -1,0 +1,174 @@
+"""Which tokens of which rows a forward is computing, so that positions mean the same everywhere.
+
+A hook sees columns: all of a padded batch in one forward, one at a time while text is generated.
+A :class:`Window` gives each column its place in its own row, from the attention mask and the length
+of the cache, so that neither padding nor generation moves a position; nothing is counted from one
+forward to the next. :data:`Columns` are chosen by functions of a window.
+
+The prompt of a generation is what its first forward reads, the one that finds the cache empty.
+Where a row also holds a response, or where text is generated without a cache, only
+:func:`positions_of` knows where the prompt ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from interp.activations.positions import Positions
+from interp.errors import InputError
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Window:
+    """The columns that one forward computes.
+
+    Attributes:
+        input_ids: their tokens.
+        index: each one's place in its own row, from 0; -1 in padding.
+        past: columns that earlier forwards have left in the cache.
+    """
+
+    input_ids: Int[Tensor, "batch token"]
+    index: Int[Tensor, "batch token"]
+    past: int
+
+
+Columns = Callable[[Window], Bool[Tensor, "batch token"]]
+
+
+def in_prompt(window: Window) -> Bool[Tensor, "batch token"]:
+    """Every token of the prompt."""
+    return (window.index >= 0) & (window.past == 0)
+
+
+def generated(window: Window) -> Bool[Tensor, "batch token"]:
+    """Every token that has been generated and is read again."""
+    return (window.index >= 0) & (window.past > 0)
+
+
+def last_prompt_token(window: Window) -> Bool[Tensor, "batch token"]:
+    """The prompt's last token, where the first token of the answer is predicted."""
+    return from_end(-1)(window)
+
+
+def from_end(*offsets: int) -> Columns:
+    """Tokens of the prompt counted from its own end: -1 is the last one.
+
+    Raises:
+        InputError: an offset that is not negative.
+    """
+    if not offsets or max(offsets) >= 0:
+        raise InputError(f"offsets {offsets} from the prompt's end; they start at -1 and go down")
+
+    def columns(window: Window) -> Tensor:
+        after = window.index - window.index.amax(dim=1, keepdim=True) - 1
+        chosen = torch.isin(after, torch.tensor(offsets, device=after.device))
+        return chosen & in_prompt(window)
+
+    return columns
+
+
+def positions_of(rows: Sequence[Tokens], positions: Positions) -> Columns:
+    """Positions of known rows, wherever in a batch they come and whatever follows them.
+
+    Args:
+        rows: as the chat format encodes them; a row is recognised by its tokens.
+        positions: a function of a row's tokens, see :mod:`interp.activations.positions`.
+
+    Raises:
+        InputError: in the forward, a row that is not among ``rows``.
+    """
+    known = {row.ids: positions(row) for row in rows}
+    lengths = sorted({len(ids) for ids in known}, reverse=True)
+
+    def columns(window: Window) -> Tensor:
+        chosen = torch.zeros_like(window.index, dtype=torch.bool)
+        if window.past:
+            return chosen
+        for i, present in enumerate(window.index >= 0):
+            ids = tuple(window.input_ids[i][present].tolist())
+            beginnings = (ids[:length] for length in lengths if length <= len(ids))
+            row = next((beginning for beginning in beginnings if beginning in known), None)
+            if row is None:
+                raise InputError(
+                    f"a row of {len(ids)} tokens is none of the {len(known)} whose positions are "
+                    "known; encode the same prompts with the same chat format"
+                )
+            places = present.nonzero().flatten()
+            for span in known[row]:
+                chosen[i, places[span]] = True
+        return chosen
+
+    return columns
+
+
+_PROBING: ContextVar[bool] = ContextVar("probing", default=False)
+
+
+@contextmanager
+def probing() -> Iterator[None]:
+    """Forwards inside the block are about the model, not about anyone's rows: none is chosen."""
+    token = _PROBING.set(True)
+    try:
+        yield
+    finally:
+        _PROBING.reset(token)
+
+
+@contextmanager
+def selecting(
+    lm: LanguageModel, columns: Columns
+) -> Iterator[Callable[[], Bool[Tensor, "batch token"]]]:
+    """Gives a function that returns the columns chosen in the forward now under way.
+
+    Raises:
+        InputError: in the forward, an attention mask from which rows cannot be told.
+    """
+    trunk = next(m for m in lm.model.modules() if any(c is lm.layers for c in m.children()))
+    now: list[Tensor] = []
+
+    def look(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        window = _window(**{"input_ids": arguments[0] if arguments else None, **keywords})
+        nobody = torch.zeros_like(window.index, dtype=torch.bool)
+        now[:] = [nobody if _PROBING.get() else columns(window)]
+
+    # On the trunk and not on the whole model: adapters call the latter past its hooks.
+    handle = trunk.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield lambda: now[0]
+    finally:
+        handle.remove()
+
+
+def _window(
+    input_ids: Tensor,
+    *,
+    attention_mask: Any = None,
+    past_key_values: Any = None,
+    **_others: Any,
+) -> Window:
+    if input_ids is None:
+        raise InputError("positions are found by token ids; call the model with input_ids")
+    past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+    batch, columns = input_ids.shape
+    if attention_mask is None:
+        attention_mask = torch.ones(batch, past + columns, device=input_ids.device)
+    shape = getattr(attention_mask, "shape", None)
+    if shape != (batch, past + columns):
+        raise InputError(
+            f"an attention mask of shape {shape and tuple(shape)} for {past} cached and {columns} "
+            "new columns; positions need one entry for each token, as a cache that grows gives it"
+        )
+    present = attention_mask.bool()
+    index = (present.cumsum(dim=1) - 1).masked_fill(~present, -1)
+    return Window(input_ids, index[:, past:], past)

@@ -1,0 +1,243 @@
+"""Directions of several labels at several layers, kept with where they came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from interp.errors import InputError
+from interp.statistics.contrast import Contrast
+from interp.statistics.reliability import error_degrees
+from interp.store import atomic_write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OPTIONAL = ("reliability_low", "reliability_high", "n")
+
+
+class Estimator(Protocol):
+    """What finds one direction per layer; see :mod:`interp.directions`."""
+
+    direction_: Float[np.ndarray, "layer d_model"]
+    reliability_: Float[np.ndarray, " layer"]
+    reliability_low_: Float[np.ndarray, " layer"]
+    reliability_high_: Float[np.ndarray, " layer"]
+    n_: int
+
+    def fit(self, states: np.ndarray, labels: np.ndarray, groups: Sequence[object]) -> Self:
+        """Fit at every layer."""
+
+
+@dataclass(frozen=True)
+class DirectionSet:
+    """Directions by label and layer.
+
+    Attributes:
+        labels: names.
+        layers: 0-based decoder layers, their outputs.
+        vectors: the directions, scaled as their estimator scales them.
+        reliability: split-half reliability of each.
+        estimator: its class name.
+        provenance: anything JSON can hold: model, revision, prompts, seed.
+        reliability_low, reliability_high: its interval; NaN where none was asked for.
+        n: prompts behind each label's directions; 0 where that was not kept.
+
+    Raises:
+        InputError: shapes that do not fit the labels and layers, or vectors that are not finite.
+    """
+
+    labels: tuple[str, ...]
+    layers: tuple[int, ...]
+    vectors: Float[np.ndarray, "label layer d_model"]
+    reliability: Float[np.ndarray, "label layer"]
+    estimator: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    reliability_low: Float[np.ndarray, "label layer"] = field(default=None)  # type: ignore[arg-type]
+    reliability_high: Float[np.ndarray, "label layer"] = field(default=None)  # type: ignore[arg-type]
+    n: Int[np.ndarray, " label"] = field(default=None)  # type: ignore[arg-type]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
+        unknown = np.full(self.reliability.shape, np.nan)
+        for name, missing in (
+            ("reliability_low", unknown),
+            ("reliability_high", unknown),
+            ("n", np.zeros(len(self.labels), dtype=np.int64)),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, missing)
+        expected = (len(self.labels), len(self.layers))
+        if self.vectors.ndim != 3 or self.vectors.shape[:2] != expected:
+            raise InputError(
+                f"vectors of shape {self.vectors.shape} for {expected[0]} labels and {expected[1]} "
+                "layers; expected (label, layer, d_model)"
+            )
+        if self.reliability.shape != expected:
+            raise InputError(
+                f"reliability of shape {self.reliability.shape}; expected {expected}, one number "
+                "per label and layer"
+            )
+        if self.reliability_low.shape != expected or self.reliability_high.shape != expected:
+            raise InputError(f"an interval of the reliability of another shape than {expected}")
+        if self.n.shape != expected[:1]:
+            raise InputError(
+                f"n of shape {self.n.shape} for {expected[0]} labels; give one for each"
+            )
+        if not np.isfinite(self.vectors).all():
+            raise InputError("directions with NaN or infinite entries; fit them again")
+
+    @classmethod
+    def fitted(
+        cls,
+        estimator: Estimator,
+        contrasts: Mapping[str, Contrast],
+        *,
+        layers: Sequence[int] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> DirectionSet:
+        """One direction per label and layer, all by the same estimator.
+
+        Args:
+            estimator: any of :mod:`interp.directions` with a ``direction_``.
+            contrasts: by label, of the same layers.
+            layers: names of the layers; 0, 1, … by default.
+            provenance: see the class.
+        """
+        found = []
+        for contrast in contrasts.values():
+            fit = estimator.fit(contrast.states, contrast.classes == 0, contrast.units.tolist())
+            found.append((fit.direction_, fit.reliability_, fit.reliability_low_,
+                          fit.reliability_high_, fit.n_))  # fmt: skip
+        if not found:
+            raise InputError("no contrasts; a set of directions needs at least one label")
+        vectors, reliability, low, high, n = (np.array(part) for part in zip(*found, strict=True))
+        return cls(
+            labels=tuple(contrasts),
+            layers=tuple(range(vectors.shape[1])) if layers is None else tuple(layers),
+            vectors=vectors,
+            reliability=reliability,
+            estimator=type(estimator).__name__,
+            provenance=dict(provenance or {}),
+            reliability_low=low,
+            reliability_high=high,
+            n=n,
+        )
+
+    def select(self, label: str, layer: int) -> Float[np.ndarray, " d_model"]:
+        """One direction.
+
+        Raises:
+            InputError: a label or layer that is not in the set.
+        """
+        return self.vectors[self._label(label), self._layer(layer)]
+
+    def subset(
+        self, labels: Sequence[str] | None = None, layers: Sequence[int] | None = None
+    ) -> DirectionSet:
+        """The set with only these labels and layers, in this order.
+
+        Raises:
+            InputError: a label or layer that is not in the set.
+        """
+        rows = [self._label(label) for label in (self.labels if labels is None else labels)]
+        columns = [self._layer(layer) for layer in (self.layers if layers is None else layers)]
+        cells = np.ix_(rows, columns)
+        return replace(
+            self,
+            labels=tuple(self.labels[row] for row in rows),
+            layers=tuple(self.layers[column] for column in columns),
+            vectors=self.vectors[cells],
+            reliability=self.reliability[cells],
+            reliability_low=self.reliability_low[cells],
+            reliability_high=self.reliability_high[cells],
+            n=self.n[rows],
+        )
+
+    def _label(self, label: str) -> int:
+        if label not in self.labels:
+            raise InputError(f"no direction for {label!r}; there are {', '.join(self.labels)}")
+        return self.labels.index(label)
+
+    def _layer(self, layer: int) -> int:
+        if layer not in self.layers:
+            raise InputError(f"no direction at layer {layer}; there are {list(self.layers)}")
+        return self.layers.index(layer)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per label and layer: norm, reliability with its interval, error in degrees."""
+        import pandas as pd
+
+        label, layer = (index.ravel() for index in np.indices(self.reliability.shape))
+        return pd.DataFrame(
+            {
+                "label": np.array(self.labels, dtype=object)[label],
+                "layer": np.array(self.layers)[layer],
+                "estimator": self.estimator,
+                "norm": np.linalg.norm(self.vectors, axis=-1).ravel(),
+                "reliability": self.reliability.ravel(),
+                "reliability_low": self.reliability_low.ravel(),
+                "reliability_high": self.reliability_high.ravel(),
+                "error_degrees": error_degrees(self.reliability).ravel(),
+                "n": self.n[label],
+            }
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all; the rest goes into its metadata."""
+        from safetensors.numpy import save_file
+
+        about = {
+            "labels": self.labels,
+            "layers": self.layers,
+            "estimator": self.estimator,
+            "provenance": dict(self.provenance),
+        }
+        arrays = {name: getattr(self, name) for name in ("vectors", "reliability", *OPTIONAL)}
+        with atomic_write(path) as temporary:
+            save_file(
+                {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+                temporary,
+                metadata={"directions": json.dumps(about, ensure_ascii=False)},
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> DirectionSet:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: no file, a damaged one, or a safetensors file of something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about = json.loads((file.metadata() or {})["directions"])
+                vectors, reliability = file.get_tensor("vectors"), file.get_tensor("reliability")
+                # Files of earlier versions hold no intervals.
+                there = [name for name in OPTIONAL if name in file.keys()]  # noqa: SIM118
+                optional = {name: file.get_tensor(name) for name in there}
+            return cls(
+                about["labels"],
+                about["layers"],
+                vectors,
+                reliability,
+                about["estimator"],
+                about["provenance"],
+                **optional,
+            )
+        except FileNotFoundError:
+            raise InputError(f"{path} is not there; expected a file of directions") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"{path} is damaged or holds no directions ({error}); fit and save them again"
+            ) from error

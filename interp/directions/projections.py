@@ -1,0 +1,97 @@
+"""How prompts lie along their label's direction, each by a direction that it had no part in.
+
+A direction separates the prompts it was fitted to even where there is nothing: in more dimensions
+than prompts always. So every prompt, twins together, is projected on the mean difference of the
+prompts in the other folds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from interp.errors import InputError
+from interp.statistics.contrast import Contrast
+from interp.statistics.rows import layer_names, unit
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Held-out projections of one label's prompts.
+
+    Attributes:
+        value: in units of the states; 0 is the middle between the two means, positives' side up.
+        positive: which prompts are positive.
+        layers: names of the layers.
+    """
+
+    value: Float[np.ndarray, "prompt layer"]
+    positive: Bool[np.ndarray, " prompt"]
+    layers: tuple[int, ...]
+
+    @property
+    def separation(self) -> Float[np.ndarray, " layer"]:
+        """AUC per layer: how often a positive lies above a negative; .5 (or less) for noise."""
+        up, down = self.value[self.positive], self.value[~self.positive]
+        above = up[:, None] > down[None, :]
+        return (above + 0.5 * (up[:, None] == down[None, :])).mean(axis=(0, 1))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per prompt and layer."""
+        import pandas as pd
+
+        prompt, layer = (index.ravel() for index in np.indices(self.value.shape))
+        return pd.DataFrame(
+            {
+                "prompt": prompt,
+                "positive": self.positive[prompt],
+                "layer": np.array(self.layers)[layer],
+                "projection": self.value.ravel(),
+            }
+        )
+
+    def plot(self, layer: int | None = None) -> Figure:
+        """Distributions at one layer, the last by default."""
+        from interp.figures.projections import projection_figure
+
+        return projection_figure({"": self}, layer)
+
+
+def held_out_projections(
+    contrast: Contrast, *, layers: tuple[int, ...] | None = None, folds: int = 5, seed: int = 0
+) -> Projections:
+    """Project every prompt on the unit mean difference of the other folds.
+
+    Args:
+        contrast: positive and negative prompts.
+        layers: names of the layers; 0, 1, … by default.
+        folds: twins are in the same one.
+        seed: of the folds.
+
+    Raises:
+        InputError: a fold that holds every prompt of a side, or names for other layers.
+    """
+    states, positive, units = contrast.states, contrast.classes == 0, contrast.units
+    names = layer_names(layers, states.shape[1])
+    order = np.random.default_rng(seed).permutation(units.max() + 1)
+    held_out_in = (order % folds)[units]
+    value = np.empty(states.shape[:2])
+    for fold in range(folds):
+        held = held_out_in == fold
+        up, down = states[~held & positive], states[~held & ~positive]
+        if not len(up) or not len(down):
+            raise InputError(
+                f"{folds} folds leave a side of {contrast.n} prompts empty; use fewer, or more "
+                "prompts"
+            )
+        above, below = up.mean(axis=0), down.mean(axis=0)
+        value[held] = np.einsum("pld,ld->pl", states[held] - (above + below) / 2,
+                                unit(above - below))  # fmt: skip
+    return Projections(value, positive, names)

@@ -1,0 +1,1 @@
+"""Edit states or weights of a running model: ablate, add, clamp, orthogonalise; the logit lens."""

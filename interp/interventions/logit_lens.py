@@ -1,0 +1,118 @@
+r"""The logit lens: what the model would say if it stopped at a state.
+
+A state is put in place of the last layer's output and the model does the rest itself: final norm,
+unembedding, soft caps and logit scales, whatever its family has (nostalgebraist 2020). One dummy
+token stands for every state, so the layers in front cost little.
+
+Direct logit attribution (Elhage et al. 2021) asks what a direction writes to the logits by itself.
+Here it is the lens's derivative along the direction at given states,
+:math:`\partial_\varepsilon\, \mathrm{lens}(h + \varepsilon v)`: the final norm's scale is not held
+fixed, so it is the model's own first-order effect. For a direction perpendicular to the (centred)
+state it equals the textbook's :math:`W_U (\gamma \odot v) / \sigma(h)`; along the state, which a
+norm does not see, it is zero.
+
+Neither shows what later layers would have made of the state.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from interp.errors import InputError
+from interp.interventions.edits import Vector
+from interp.model.chat import Tokens
+from interp.model.hooks import Hidden, writing
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
+from interp.readout import Readout
+
+States = Float[Tensor, "*batch d_model"] | Float[np.ndarray, "*batch d_model"]
+
+
+def lens_logits(
+    lm: LanguageModel, states: States, *, batch_size: int = 256
+) -> Float[Tensor, "*batch vocab"]:
+    """The logits that each state gives at the end of the model, on the CPU, in float32 at least.
+
+    At the last layer's own states these are the model's logits. For many states and a large
+    vocabulary use :func:`lens_readout`, which keeps one number of each.
+
+    Raises:
+        InputError: states of another width than the model's.
+    """
+    rows = _rows(lm, states)
+    logits = torch.cat([_finish(lm, part).cpu() for part in rows.split(batch_size)])
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(wide).reshape(*states.shape[:-1], -1)
+
+
+def lens_readout(
+    lm: LanguageModel, states: States, readout: Readout, *, batch_size: int = 256
+) -> Float[np.ndarray, "*batch"]:
+    """A readout of the lens at every state, in float64: for instance by prompt and layer."""
+    rows = _rows(lm, states)
+    values = [readout(_finish(lm, part)).cpu().double() for part in rows.split(batch_size)]
+    return torch.cat(values).reshape(tuple(states.shape[:-1])).numpy()
+
+
+def direct_logit_attribution(
+    lm: LanguageModel, direction: Vector, states: States, *, batch_size: int = 256
+) -> Float[Tensor, " vocab"]:
+    """What one unit of ``direction`` adds to each logit directly, averaged over ``states``.
+
+    Args:
+        lm: the model.
+        direction: as long as it is; logits are per length of it.
+        states: after the last layer, where a direct effect arrives; collect them there.
+        batch_size: states in one forward.
+
+    Raises:
+        InputError: states or a direction of another width than the model's.
+    """
+    rows = _rows(lm, states)
+    vector = _rows(lm, torch.as_tensor(direction)[None])[0]
+    total = torch.zeros((), dtype=torch.float64)
+    for part in rows.split(batch_size):
+        with forward_ad.dual_level():
+            moved = forward_ad.make_dual(part, vector.to(part).expand_as(part).contiguous())
+            tangent = forward_ad.unpack_dual(_finish(lm, moved)).tangent
+            total = total + tangent.double().sum(dim=0).cpu()
+    return total / len(rows)
+
+
+def top_tokens(
+    lm: LanguageModel, logits: Float[Tensor, " vocab"], count: int = 10
+) -> list[tuple[str, float]]:
+    """The tokens with the highest logits, for people to read."""
+    values, ids = logits.topk(count)
+    texts = (str(lm.tokenizer.decode([i])) for i in ids.tolist())
+    return list(zip(texts, values.tolist(), strict=True))
+
+
+def _finish(lm: LanguageModel, states: Float[Tensor, "state d_model"]) -> Tensor:
+    """Logits from states in the place of the last layer's output."""
+    batch = lm.chat.pad([_DUMMY] * len(states), lm.device)
+
+    def put(hidden: Hidden) -> Hidden:
+        return states.to(hidden)[:, None]
+
+    with undisturbed(lm.model), writing(lm.layers[-1], put):
+        return lm.logits(batch, keep=1)[:, -1]
+
+
+_DUMMY = Tokens((0,), {})
+
+
+def _rows(lm: LanguageModel, states: States) -> Float[Tensor, "state d_model"]:
+    if states.shape[-1] != lm.d_model:
+        raise InputError(
+            f"states of width {states.shape[-1]}; {lm.name}'s residual stream has {lm.d_model}"
+        )
+    rows = torch.as_tensor(states).reshape(-1, lm.d_model).to(lm.device)
+    if not len(rows):
+        raise InputError("no states to look through the lens at; give at least one")
+    return rows

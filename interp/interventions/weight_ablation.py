@@ -1,0 +1,198 @@
+r"""Directional ablation as a change of weights (Arditi et al. 2024, section 2.4, equation 5).
+
+Every matrix that writes to the residual stream is projected, :math:`W \leftarrow W - \hat r \hat
+r^\top W`: embeddings of tokens and places, attention's and the MLP's last matrix, and their biases.
+The result is the model under :func:`interp.interventions.steering.ablate`, without any hook. An
+embedding that is tied to the unembedding is untied first: the model must still be able to read
+there.
+
+Where a norm stands between a block's last matrix and the stream (Gemma 2 and its kin), what the
+matrix writes is turned before it arrives, and no projection of it equals the ablation: such models
+are refused. So is any other whose projected weights do not do what the hook does, which is tried on
+a few tokens every time.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.activations.sites import ATTENTION_OUT, HEADS, MLP_OUT, points
+from interp.errors import InputError, ModelError
+from interp.interventions.edits import Vectors, orthonormal_basis
+from interp.interventions.steering import project_out
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
+
+# Largest difference between the two ways, relative to the logits, by what weights are rounded to.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
+
+
+def orthogonalise(lm: LanguageModel, vectors: Vectors) -> LanguageModel:
+    """A copy of the model that cannot write along a direction, or in the span of several.
+
+    Args:
+        lm: the model, with adapters merged; it is left as it is.
+        vectors: a direction (d_model) or several (vector, d_model).
+
+    Raises:
+        ModelError: weights cannot do what the hook does in this model.
+    """
+    copied = replace(lm, model=copy.deepcopy(lm.model))
+    _project(copied, orthonormal_basis(vectors))
+    _check(copied, lm, vectors)
+    return copied
+
+
+@contextmanager
+def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
+    """The model itself with projected weights inside the block and its own ones afterwards.
+
+    Needs room for the matrices that write, not for a whole copy. Do not train inside it.
+
+    Raises:
+        ModelError: weights cannot do what the hook does in this model.
+    """
+    with undisturbed(lm.model), project_out(lm, vectors):
+        wanted = _some_logits(lm)
+    own = {name: parameter.data for name, parameter in lm.model.named_parameters()}
+    head, config = lm.model.get_output_embeddings(), lm.model.config.get_text_config(decoder=True)
+    unembedding = head.weight
+    tied = lm.model.config.tie_word_embeddings, config.tie_word_embeddings
+    try:
+        _project(lm, orthonormal_basis(vectors))
+        _compare(lm, wanted)
+        yield
+    finally:
+        head.weight = unembedding
+        lm.model.config.tie_word_embeddings, config.tie_word_embeddings = tied
+        for name, data in own.items():
+            lm.model.get_parameter(name).data = data
+
+
+@dataclass(frozen=True)
+class _Writers:
+    """Modules whose weights write to the residual stream."""
+
+    embeddings: Sequence[nn.Embedding]
+    projections: Sequence[nn.Module]
+
+
+def _project(lm: LanguageModel, basis: Float[Tensor, "rank d_model"]) -> None:
+    writers = _find_writers(lm)
+    _untie(lm)
+    for module in (*writers.embeddings, *writers.projections):
+        for name, weight in module.named_parameters(recurse=False):
+            # A new tensor each: what the old one is shared with keeps its values.
+            module.get_parameter(name).data = _projected(weight.data, basis, _width_axis(module))
+
+
+def _projected(
+    weight: Float[Tensor, "..."], basis: Float[Tensor, "rank d_model"], axis: int
+) -> Float[Tensor, "..."]:
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    values = weight.to(wide).movedim(axis if weight.ndim > 1 else 0, -1)
+    values = values - (values @ basis.to(values).T) @ basis.to(values)
+    return values.movedim(-1, axis if weight.ndim > 1 else 0).to(weight).contiguous()
+
+
+def _width_axis(module: nn.Module) -> int:
+    """The axis of a module's matrix along which it writes."""
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(module, nn.Linear):
+        return 0
+    if isinstance(module, nn.Embedding | Conv1D):
+        return 1
+    raise ModelError(
+        f"the last matrix of a block is a {type(module).__name__}, whose weights are not known to "
+        "be projected; use the hook: with ablate(lm, direction)"
+    )
+
+
+def _find_writers(lm: LanguageModel) -> _Writers:
+    if hasattr(lm.model, "peft_config"):
+        raise ModelError("an adapter is around the model; merge it before its weights are changed")
+    layers = range(lm.n_layers)
+    try:
+        attention_out, mlp_out, heads = points(lm, layers, [ATTENTION_OUT, MLP_OUT, HEADS])
+    except InputError as error:
+        raise ModelError(f"not every matrix that writes is known: {error}") from error
+    called = _called(lm)
+    embeddings = [
+        module
+        for module in called
+        if isinstance(module, nn.Embedding) and module.embedding_dim == lm.d_model
+    ]
+    projections = []
+    for i in layers:
+        inside = set(lm.layers[i].modules())
+        # Attention is over before the MLP ends, in parallel layers too.
+        last = [m for m in called if m in inside and any(p.ndim > 1 for p in m.parameters())][-1]
+        for added, matrix in ((attention_out[i], heads[i].module), (mlp_out[i], last)):
+            if next(added.module.parameters(), None) is not None and (
+                matrix not in added.module.modules()
+            ):
+                raise ModelError(
+                    f"{type(lm.model).__name__} has a {type(added.module).__name__} between a "
+                    "block's last matrix and the residual stream, so no weights equal the "
+                    "ablation; use the hook: with ablate(lm, direction)"
+                )
+            projections.append(matrix)
+    return _Writers(embeddings, projections)
+
+
+def _called(lm: LanguageModel) -> list[nn.Module]:
+    """Modules with weights of their own, in the order in which they are last called."""
+    order: dict[nn.Module, None] = {}
+
+    def note(module: nn.Module, *_: object) -> None:
+        order.pop(module, None)
+        order[module] = None
+
+    with ExitStack() as stack:
+        for module in lm.model.modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                stack.callback(module.register_forward_hook(note).remove)
+        with undisturbed(lm.model):
+            _some_logits(lm)
+    return list(order)
+
+
+def _untie(lm: LanguageModel) -> None:
+    head = lm.model.get_output_embeddings()
+    shared = head.weight
+    assert isinstance(shared, nn.Parameter)
+    if shared is lm.model.get_input_embeddings().weight:
+        head.weight = nn.Parameter(shared.data, requires_grad=shared.requires_grad)
+        for config in (lm.model.config, lm.model.config.get_text_config(decoder=True)):
+            config.tie_word_embeddings = False
+
+
+def _check(changed: LanguageModel, lm: LanguageModel, vectors: Vectors) -> None:
+    with undisturbed(lm.model), project_out(lm, vectors):
+        wanted = _some_logits(lm)
+    _compare(changed, wanted)
+
+
+def _compare(changed: LanguageModel, wanted: Float[Tensor, " vocab"]) -> None:
+    with undisturbed(changed.model):
+        found = _some_logits(changed)
+    error = ((found - wanted).norm() / wanted.norm()).item()
+    tolerance = TOLERANCE.get(changed.model.dtype, 0.0)
+    if not error <= tolerance:
+        raise ModelError(
+            f"projected weights are {error:.1e} from the ablated model's logits (at most "
+            f"{tolerance:.0e}): {type(changed.model).__name__} writes to its residual stream in "
+            "some other way too; use the hook: with ablate(lm, direction)"
+        )
+
+
+def _some_logits(lm: LanguageModel) -> Float[Tensor, " vocab"]:
+    return lm.logits(lm.chat.pad([lm.chat.encode("a")], lm.device), keep=1)[0, -1].double()

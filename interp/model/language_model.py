@@ -1,0 +1,249 @@
+"""One type for a causal language model with its tokenizer and chat format.
+
+``LanguageModel.load`` takes a hub id, a local folder or an adapter folder; an adapter is merged
+at once, so that "the given model" is always the user's model and never the bare base under it.
+A model that is already in memory is wrapped by the constructor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.errors import InputError, ModelError
+from interp.model.chat import Batch, Chat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model, its tokenizer and the chat format that it is spoken to in."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    chat: Chat
+    name: str = "model"
+    layers_path: str | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | str = "auto",
+        device: str | torch.device | None = None,
+        trust_remote_code: bool = False,
+        layers_path: str | None = None,
+        **chat_options: Any,
+    ) -> LanguageModel:
+        """Load a model by hub id, local folder or adapter folder, in eval mode.
+
+        Args:
+            source: hub id or folder. An adapter folder is merged into its base.
+            revision: branch, tag or commit on the hub.
+            dtype: a torch dtype, or ``"auto"`` for the checkpoint's own.
+            device: defaults to CUDA where there is one, else the CPU.
+            trust_remote_code: run model code that comes with the checkpoint.
+            layers_path: module path of the decoder layers, where they are not found by themselves.
+            **chat_options: passed to :class:`interp.model.chat.Chat`.
+
+        Raises:
+            ModelError: the source is no causal language model, is gated, or cannot be read.
+            InputError: there is no such device.
+        """
+        check_source(source)
+        device = usable_device(device)
+        options = {"revision": revision, "trust_remote_code": trust_remote_code}
+        try:
+            model, tokenizer = _load_merged(source, dtype, options)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise _load_error(source, error) from error
+        # The stub's annotation of .to() takes the model for a submodule.
+        model = model.to(device).eval()
+        chat = Chat(tokenizer, **chat_options)
+        name = Path(source).name if Path(source).exists() else str(source)
+        return cls(model, tokenizer, chat, name, layers_path=layers_path)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        device = next(self.model.parameters()).device
+        # Offloaded weights are on the meta device between forwards; accelerate moves the inputs.
+        return torch.device("cpu") if device.type == "meta" else device
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.config.get_text_config(decoder=True).hidden_size)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @cached_property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers: layer i's output is the residual stream after 0-based layer i."""
+        return find_layers(self.model, self.layers_path)
+
+    @cached_property
+    def forward_options(self) -> frozenset[str]:
+        """Names of the arguments that the model's forward takes."""
+        # A PeftModel forwards anything; the signature that counts is the wrapped model's.
+        inner = getattr(self.model, "get_base_model", lambda: self.model)()
+        return frozenset(inspect.signature(inner.forward).parameters)
+
+    @cached_property
+    def found_out(self) -> dict[str, Any]:
+        """What others have found out about the model at a cost, kept for as long as it is."""
+        return {}
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Keyword arguments of the model's forward for ``batch``; position ids where taken."""
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if "position_ids" in self.forward_options:
+            inputs["position_ids"] = batch.position_ids
+        return inputs
+
+    def logits(self, batch: Batch, *, keep: int) -> Float[Tensor, "batch keep vocab"]:
+        """Logits of the last ``keep`` columns, through the model's own forward.
+
+        The model's forward, and not its trunk and head by hand, because soft caps and logit
+        scales (Gemma 2, Cohere, Granite) live there.
+        """
+        if "logits_to_keep" in self.forward_options:
+            output = self.model(**self.inputs(batch), logits_to_keep=keep, use_cache=False)
+            return output.logits
+        return self.model(**self.inputs(batch), use_cache=False).logits[:, -keep:]
+
+    def fingerprint(self, *, without: str | None = None) -> str:
+        """A hash of the weights that changes when any of them changes, for cache keys.
+
+        Weights with ``without`` in their names are left out.
+        """
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.model.state_dict().items()):
+            if without is not None and without in name:
+                continue
+            digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+            values = parameter.detach().flatten()
+            digest.update(values.view(torch.uint8).cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def usable_device(name: str | torch.device | None) -> torch.device:
+    """The device of this name; CUDA where there is one, else the CPU, where none is given.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"there is no device {wanted} here ({str(error).splitlines()[0]}); give cpu, or one "
+            "that torch finds on this machine"
+        ) from error
+    return device
+
+
+def check_source(source: str | Path) -> None:
+    """Raise :class:`ModelError` where ``source`` is a folder that plainly holds no model.
+
+    Reads no weights, so that it can run before anything is loaded.
+    """
+    path = Path(source)
+    if path.is_file():
+        raise ModelError(f"{source} is a file; expected a hub id or a folder with config.json")
+    if path.is_dir():
+        if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise ModelError(
+                f"{source} is no model folder: it has neither config.json nor "
+                "adapter_config.json; give the folder that save_pretrained wrote"
+            )
+    elif path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
+        raise ModelError(f"there is no folder {source}; give a model folder or a hub id")
+
+
+def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
+    """The decoder layers: the one outermost ModuleList as long as the config's layer count.
+
+    Raises:
+        ModelError: there is none or more than one (name it with ``path``), or none at ``path``.
+    """
+    if path is not None:
+        try:
+            layers = model.get_submodule(path)
+        except AttributeError as error:
+            raise ModelError(f"there is no module {path}: {error}; see named_modules()") from error
+        if not isinstance(layers, nn.ModuleList):
+            raise ModelError(f"{path} is a {type(layers).__name__}, expected a ModuleList")
+        return layers
+    count = model.config.get_text_config(decoder=True).num_hidden_layers  # type: ignore[union-attr, operator]
+    found: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        inside_another = any(name.startswith(outer + ".") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) == count and not inside_another:
+            found[name] = module
+    if len(found) != 1:
+        raise ModelError(
+            f"expected one list of {count} decoder layers in {type(model).__name__}, "
+            f"found {len(found)} ({', '.join(found) or 'none'}); name it with layers_path"
+        )
+    return next(iter(found.values()))
+
+
+def _load_merged(
+    source: str | Path, dtype: torch.dtype | str, options: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """The model and tokenizer at ``source``; adapters merged, also one on top of another."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(source)
+    if not (folder / "adapter_config.json").is_file():
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+        return model, AutoTokenizer.from_pretrained(source, **options)
+
+    from peft import PeftModel
+
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = config["base_model_name_or_path"]
+    check_source(base)
+    # The revision asked for is the adapter's; its base has its own.
+    model, tokenizer = _load_merged(base, dtype, {**options, "revision": config.get("revision")})
+    model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    # An adapter trained on top of this one names its base by it: this folder, not the bare base.
+    model.name_or_path = str(source)
+    if (folder / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    return model, tokenizer
+
+
+def _load_error(source: str | Path, error: Exception) -> ModelError:
+    text = str(error)
+    if "gated" in text.lower():
+        return ModelError(
+            f"{source} is gated: accept its terms at https://huggingface.co/{source}, "
+            "then set HF_TOKEN"
+        )
+    if "trust_remote_code" in text:
+        return ModelError(f"{source} brings its own code; allow it with --trust-remote-code")
+    first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    where = "the folder" if Path(source).exists() else "the hub id, the network and HF_TOKEN"
+    return ModelError(f"{source} could not be loaded as a causal LM: {first_line}; check {where}")

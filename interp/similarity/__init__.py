@@ -1,0 +1,1 @@
+"""Compare directions, subspaces and whole representations, within a model and before and after."""

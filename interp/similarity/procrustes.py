@@ -1,0 +1,189 @@
+r"""Did the whole space turn? Held-out orthogonal Procrustes against the identity.
+
+An orthogonal map Q (Schönemann 1966) is fitted from the states before to the states after on most
+prompts, in their leading principal components, and both maps predict the prompts held out:
+
+.. math:: \text{value} = 1 - \frac{\sum\lVert y - Qx\rVert^2}{\sum\lVert y - x\rVert^2}
+
+the share of the change, in these components and about the means, that a rotation explains and no
+change does not. Not above 0: there is no rotation to be seen. In-sample fits are worthless here: an
+orthogonal map of as many dimensions as prompts fits noise (R² .96 where the held-out one is -1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations as ordered_pairs
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from interp.errors import InputError
+from interp.similarity.maps import SimilarityMap, from_pairs
+from interp.statistics.crossfit import finite
+from interp.statistics.intervals import normal_quantile
+from interp.statistics.permutation import permutation_p_values, standardised
+from interp.statistics.rows import layer_names, unit_numbers
+
+FEWEST_PROMPTS = 16
+States = Float[np.ndarray, "prompt layer d_model"]
+
+
+def orthogonal_map(
+    before: Float[np.ndarray, "prompt width"], after: Float[np.ndarray, "*draw prompt width"]
+) -> Float[np.ndarray, "*draw width width"]:
+    """The orthogonal Q for which ``before @ Q`` is nearest to ``after``, both centred."""
+    left, _, right = np.linalg.svd(before.T @ after)
+    return left @ right
+
+
+def held_out_errors(
+    before: Float[np.ndarray, "prompt width"],
+    after: Float[np.ndarray, "*draw prompt width"],
+    folds: Int[np.ndarray, " prompt"],
+) -> Float[np.ndarray, "error *draw prompt"]:
+    """Squared errors on prompts held out: of the rotation, of the identity, of the mean alone.
+
+    Args:
+        before, after: states of the same prompts; ``after`` may come in many orders at once.
+        folds: the fold in which each prompt is held out.
+    """
+    errors = np.empty((3, *after.shape[:-1]))
+    for fold in np.unique(folds):
+        held = folds == fold
+        x = before - before[~held].mean(axis=0)
+        y = after - after[..., ~held, :].mean(axis=-2, keepdims=True)
+        turned = x[held] @ orthogonal_map(x[~held], y[..., ~held, :])
+        for row, predicted in enumerate((turned, x[held], 0.0)):
+            errors[row][..., held] = np.square(y[..., held, :] - predicted).sum(axis=-1)
+    return errors
+
+
+def procrustes_map(
+    representations: Mapping[str, States],
+    *,
+    dimensions: int = 10,
+    folds: int = 5,
+    groups: Sequence[object] | None = None,
+    layers: Sequence[int] | None = None,
+    draws: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> SimilarityMap:
+    """Share of the change from the row's to the column's representation that is a rotation.
+
+    The null shuffles the prompts of the second one: rotations between what does not belong together
+    gain as much, by chance, as they lose. A change that is no rotation (shifts, noise, growth)
+    reads 0 or less, so that the null is fair to it. ``null_low`` … ``null_high`` hold the central
+    share; p-values are one-sided, with max-T over layers and pairs. Intervals are the jackknife's
+    over prompts. Random directions and ceilings have no part in it, and are NaN.
+
+    Args:
+        representations: states by name, row i of each from the same prompt, of one width.
+        dimensions: principal components, of both together, that are kept. They are those of all
+            prompts: which state belongs to which is no part of them.
+        folds: of the cross-validation.
+        groups: prompts of one group are held out together, and shuffled with others of their size.
+        layers: names of the layers; 0, 1, … by default.
+        draws: shuffles, the observed order included.
+        seed: of folds and shuffles.
+        level: of bands and intervals.
+
+    Raises:
+        InputError: fewer than two representations, other shapes, or too few prompts.
+    """
+    labels, k = tuple(representations), len(representations)
+    states = [finite(x) for x in representations.values()]
+    if k < 2 or len({x.shape for x in states}) > 1:
+        raise InputError(
+            f"representations of shapes {[x.shape for x in states]}; give two or more of the same "
+            "prompts, layers and width"
+        )
+    n, depth, _ = states[0].shape
+    if n < FEWEST_PROMPTS:
+        raise InputError(f"{n} prompts; a held-out rotation needs {FEWEST_PROMPTS} or more")
+    names = layer_names(layers, depth)
+    rng = np.random.default_rng(seed)
+    units = unit_numbers(groups, n)
+    held_out_in = rng.permutation(np.arange(units.max() + 1) % folds)[units]
+    shuffles = np.stack([np.arange(n), *(shuffled_units(units, rng) for _ in range(draws - 1))])
+
+    pairs = list(ordered_pairs(range(k), 2))
+    statistics = np.empty((draws, depth, len(pairs)))
+    error = np.empty((depth, len(pairs)))
+    for layer in range(depth):
+        for index, (i, j) in enumerate(pairs):
+            x, y = _reduced(states[i][:, layer], states[j][:, layer], dimensions)
+            turned, unturned, _ = held_out_errors(x, y[shuffles], held_out_in)
+            statistics[:, layer, index] = _share(unturned - turned, unturned)
+            error[layer, index] = _jackknife_error(unturned[0] - turned[0], unturned[0], units)
+
+    p, p_corrected = permutation_p_values(standardised(statistics))
+    tail = (1 - level) / 2
+    value = statistics[0]
+    reach = normal_quantile((1 + level) / 2) * error
+
+    def cells(of_pairs: Float[np.ndarray, "layer pair"]) -> np.ndarray:
+        return from_pairs(of_pairs, pairs, symmetric=False)
+
+    missing = np.full((depth, k, k), np.nan)
+    return SimilarityMap(
+        measure="change explained by a rotation",
+        labels=labels,
+        layers=names,
+        value=cells(value),
+        low=cells(value - reach),
+        high=cells(np.minimum(value + reach, 1.0)),
+        null_low=cells(np.quantile(statistics, tail, axis=0)),
+        null_high=cells(np.quantile(statistics, 1 - tail, axis=0)),
+        p=cells(p),
+        p_corrected=cells(p_corrected),
+        defined=np.broadcast_to(~np.eye(k, dtype=bool), (depth, k, k)).copy(),
+        reliability=np.full((depth, k), np.nan),
+        n=(n,) * k,
+        isotropic=missing,
+        covariance_matched=missing,
+        ceiling=missing,
+    )
+
+
+def shuffled_units(
+    units: Int[np.ndarray, " row"], rng: np.random.Generator
+) -> Int[np.ndarray, " row"]:
+    """Row numbers after units have changed places with others of their size."""
+    order = np.arange(len(units))
+    sizes = np.bincount(units)
+    for size in np.unique(sizes):
+        members = np.flatnonzero(sizes[units] == size)
+        rows = members[np.argsort(units[members], kind="stable")].reshape(-1, size)
+        order[rows] = rng.permutation(rows)
+    return order
+
+
+def _reduced(
+    before: Float[np.ndarray, "prompt d_model"],
+    after: Float[np.ndarray, "prompt d_model"],
+    dimensions: int,
+) -> tuple[Float[np.ndarray, "prompt component"], Float[np.ndarray, "prompt component"]]:
+    x, y = (states - states.mean(axis=0) for states in (before, after))
+    axes = np.linalg.svd(np.concatenate([x, y]), full_matrices=False)[2][:dimensions].T
+    return x @ axes, y @ axes
+
+
+def _share(
+    gained: Float[np.ndarray, "*draw prompt"], total: Float[np.ndarray, "*draw prompt"]
+) -> Float[np.ndarray, "*draw"]:
+    """Share of the total that is gained; 0 where there is nothing to gain."""
+    whole = total.sum(axis=-1)
+    return np.where(whole > 0, gained.sum(axis=-1) / np.where(whole > 0, whole, 1.0), 0.0)
+
+
+def _jackknife_error(
+    gained: Float[np.ndarray, " prompt"],
+    total: Float[np.ndarray, " prompt"],
+    units: Int[np.ndarray, " prompt"],
+) -> float:
+    """Standard error of the share, from what each unit pulls at it."""
+    influence = gained - _share(gained, total) * total
+    whole = float(total.sum())
+    return float(np.linalg.norm(np.bincount(units, weights=influence))) / whole if whole else 0.0

@@ -1,0 +1,232 @@
+r"""Subspaces compared: principal angles, overlap, and a map of overlaps between labels.
+
+Overlap is :math:`\lVert U^\top V\rVert_F^2 / \min(k_U, k_V)`, the mean squared cosine of the
+principal angles: 1 for the same subspace (or one inside the other), max(k) / d for random ones. It
+is never negative, so that noise overlaps too, and the more the fewer dimensions the states fill: a
+value means nothing without its null. Unlike the cosines of :mod:`interp.similarity.cosines` it is
+not cross-fitted; the ceiling says how much of it noise takes away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from interp.directions.mean_difference import mean_difference_weights
+from interp.directions.subspace import ContrastSubspace, contrast_bases
+from interp.errors import InputError
+from interp.similarity.maps import SimilarityMap, from_pairs
+from interp.statistics.contrast import Contrast
+from interp.statistics.intervals import normal_quantile
+from interp.statistics.nulls import covariance_matched_overlaps, isotropic_overlap
+from interp.statistics.permutation import permutation_p_values, permuted_weights, standardised
+from interp.statistics.reliability import Bases
+from interp.statistics.rows import Axes, coordinates_of, layer_names
+from interp.statistics.shrinkage import centring_matrix
+
+Basis = Float[np.ndarray, "dimension d_model"]
+
+
+def principal_angles(a: Basis, b: Basis) -> Float[np.ndarray, " angle"]:
+    """Principal angles between the spans of the rows of ``a`` and ``b``, in degrees, ascending.
+
+    Through sines where cosines lose their digits (Björck and Golub 1973), so that a subspace makes
+    0° with itself and not 1e-6.
+
+    Raises:
+        InputError: other widths, or rows that are linearly dependent.
+    """
+    from scipy.linalg import subspace_angles
+
+    _check_bases(a, b)
+    return np.sort(np.degrees(subspace_angles(np.asarray(a).T, np.asarray(b).T)))
+
+
+def subspace_overlap(a: Basis, b: Basis) -> float:
+    """Mean squared cosine of the principal angles, over the smaller of the two dimensions.
+
+    Raises:
+        InputError: other widths, or rows that are linearly dependent.
+    """
+    return float(np.mean(np.cos(np.radians(principal_angles(a, b))) ** 2))
+
+
+def overlap_map(
+    contrasts: Mapping[str, Contrast],
+    *,
+    dimensions: int = 2,
+    layers: Sequence[int] | None = None,
+    permutations: int = 200,
+    resamples: int = 50,
+    seed: int = 0,
+    level: float = 0.95,
+) -> SimilarityMap:
+    """Overlaps between the labels' subspaces (:class:`interp.directions.ContrastSubspace`).
+
+    ``null_low`` and ``null_high`` hold the central share of the overlaps under permuted labels,
+    twins together, after each label's mean is taken out (Freedman and Lane 1983): subspaces of
+    noise with the prompts' own covariance, of which the labels' difference is no part. Where a few
+    loud dimensions rule that covariance the null is high, and whitened contrasts
+    (:mod:`interp.similarity.metric`) tell more. P-values are one-sided, corrected by max-T over
+    log-odds of overlaps in their permutations' standard deviations.
+
+    A label's subspace exists where its excess is beyond that share of its permutations'.
+    Reliability is the root mean squared cosine between halves. Intervals take their width from
+    resampled prompts and stand at the value: they say how far it would vary, and nothing of the
+    pull of noise on it.
+
+    Args:
+        contrasts: by label; of different prompts.
+        dimensions: of every subspace.
+        layers: names of the layers; 0, 1, … by default.
+        permutations: labellings drawn, the observed one included.
+        resamples: bootstrap samples behind intervals and reliabilities.
+        seed: of all of it.
+        level: coverage of intervals and bands.
+
+    Raises:
+        InputError: fewer than two labels, contrasts of different layers or widths, or more
+            dimensions than the prompts allow.
+    """
+    labels, k = tuple(contrasts), len(contrasts)
+    if k < 2:
+        raise InputError(f"{k} label; a map of overlaps needs at least two")
+    shapes = {contrast.positive.shape[1:] for contrast in contrasts.values()}
+    if len(shapes) > 1:
+        raise InputError(f"contrasts have (layer, d_model) = {sorted(shapes)}; collect them alike")
+    ((depth, width),) = shapes
+    names = layer_names(layers, depth)
+    rng = np.random.default_rng(seed)
+    pairs = list(combinations(range(k), 2))
+
+    fits = [
+        _fitted(contrast, dimensions, permutations, resamples, level, seed, rng)
+        for contrast in contrasts.values()
+    ]
+    statistics = _overlaps([(fit.labelled, fit.axes) for fit in fits], pairs)
+    # On a scale where their null is less skew, or the most skew cell would rule the family.
+    p, p_corrected = permutation_p_values(standardised(_logit(statistics)))
+    again = _overlaps([(fit.resampled, fit.axes) for fit in fits], pairs)
+    reach = normal_quantile((1 + level) / 2) * np.nanstd(_logit(again), axis=0)
+    matched = covariance_matched_overlaps(
+        tuple(contrasts.values()), pairs, dimensions=dimensions, rng=rng
+    )
+    exists = np.stack([fit.exists for fit in fits], axis=-1)
+    defined = np.stack([exists[:, i] & exists[:, j] for i, j in pairs], axis=-1)
+    with_itself = np.where(exists, 1.0, np.nan)
+    reliability = np.stack([fit.reliability for fit in fits], axis=-1)
+    # The whole has 2ρ/(1 + ρ) where halves have ρ (Spearman and Brown).
+    lasting = 2 * np.clip(reliability, 0.0, 1.0) / (1 + np.clip(reliability, 0.0, 1.0))
+    tail = (1 - level) / 2
+
+    def where_defined(of_pairs: Float[np.ndarray, "layer pair"]) -> np.ndarray:
+        return from_pairs(np.where(defined, of_pairs, np.nan), pairs, diagonal=with_itself)
+
+    value = statistics[0]
+    isotropic = isotropic_overlap(width, (dimensions, dimensions), level)
+    return SimilarityMap(
+        measure=f"overlap of subspaces, {dimensions} dimensions",
+        labels=labels,
+        layers=names,
+        value=where_defined(value),
+        low=where_defined(_expit(_logit(value) - reach)),
+        high=where_defined(_expit(_logit(value) + reach)),
+        null_low=from_pairs(np.quantile(statistics, tail, axis=0), pairs),
+        null_high=from_pairs(np.quantile(statistics, 1 - tail, axis=0), pairs),
+        p=from_pairs(p, pairs),
+        p_corrected=from_pairs(p_corrected, pairs),
+        defined=from_pairs(defined, pairs, diagonal=exists).astype(bool),
+        reliability=reliability,
+        n=tuple(contrast.n for contrast in contrasts.values()),
+        isotropic=from_pairs(np.full(value.shape, isotropic), pairs),
+        covariance_matched=from_pairs(np.quantile(matched, level, axis=0), pairs),
+        ceiling=lasting[:, :, None] * lasting[:, None, :],
+        limits=(0.0, 1.0),
+    )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One label's subspaces, in its own axes: as labelled, as permuted, from resampled prompts."""
+
+    labelled: Bases  # the observed labelling first
+    resampled: Bases
+    axes: Axes
+    exists: Bool[np.ndarray, " layer"]
+    reliability: Float[np.ndarray, " layer"]
+
+
+def _fitted(
+    contrast: Contrast,
+    dimensions: int,
+    permutations: int,
+    resamples: int,
+    level: float,
+    seed: int,
+    rng: np.random.Generator,
+) -> _Fit:
+    estimator = ContrastSubspace(dimensions=dimensions, resamples=resamples, level=level, seed=seed)
+    estimator.fit(contrast.states, contrast.classes == 0, contrast.units.tolist())
+    coordinates, axes = coordinates_of(contrast.states)
+    residual = centring_matrix(contrast.classes, np.ones(len(contrast.states))) @ coordinates
+    labellings = permuted_weights(contrast, permutations, rng)
+    observed = contrast_bases(coordinates, labellings[:1], dimensions)
+    permuted = contrast_bases(residual, labellings[1:], dimensions)
+    bases, excess = (np.concatenate(both) for both in zip(observed, permuted, strict=True))
+    total = excess.sum(axis=-1)
+    again = mean_difference_weights(contrast, _resampled(contrast, resamples, rng))
+    return _Fit(
+        labelled=bases,
+        resampled=contrast_bases(coordinates, again, dimensions)[0],
+        axes=axes,
+        exists=total[0] > np.quantile(total, level, axis=0),
+        reliability=estimator.reliability_,
+    )
+
+
+def _overlaps(
+    subspaces: Sequence[tuple[Bases, Axes]], pairs: Sequence[tuple[int, int]]
+) -> Float[np.ndarray, "draw layer pair"]:
+    found = []
+    for i, j in pairs:
+        (a, axes_a), (b, axes_b) = subspaces[i], subspaces[j]
+        between = axes_a @ axes_b.transpose(0, 2, 1)
+        cosines = np.einsum("slvk,lvw,slwm->slkm", a, between, b, optimize=True)
+        found.append((cosines**2).sum(axis=(2, 3)) / a.shape[-1])
+    return np.stack(found, axis=-1)
+
+
+def _resampled(
+    contrast: Contrast, resamples: int, rng: np.random.Generator
+) -> Float[np.ndarray, "sample row"]:
+    """How often each row is drawn when units are drawn with replacement."""
+    units = contrast.units
+    n = int(units.max()) + 1
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)[:, units]
+
+
+def _check_bases(a: Basis, b: Basis) -> None:
+    for basis in (np.asarray(a), np.asarray(b)):
+        if basis.ndim != 2 or np.linalg.matrix_rank(basis) < len(basis):
+            raise InputError(
+                f"a basis of shape {basis.shape}; expected (dimension, d_model) with independent "
+                "rows"
+            )
+    if np.shape(a)[1] != np.shape(b)[1]:
+        raise InputError(
+            f"subspaces of {np.shape(a)[1]} and of {np.shape(b)[1]} dimensions; compare states of "
+            "the same width"
+        )
+
+
+def _logit(overlap: np.ndarray) -> np.ndarray:
+    inside = np.clip(overlap, 1e-9, 1 - 1e-9)
+    return np.log(inside / (1 - inside))
+
+
+def _expit(log_odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-log_odds))

@@ -1,0 +1,1 @@
+"""Prompts: the table, its splits, the built-in matched pairs, and public benchmarks."""

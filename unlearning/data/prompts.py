@@ -1,0 +1,254 @@
+"""The prompts table: what is asked, in which domain, harmful or benign, and for which split.
+
+One row per prompt, with the columns ``id, prompt, domain, label, source, split, kind`` and any
+others the file has. ``domain`` is one of the seven or ``general`` (benign only). ``kind`` tells the
+two sorts of benign prompt apart: a ``twin`` resembles a harmful prompt of its domain, ``general``
+is everyday. A column ``pair`` links a harmful prompt with its twin, and keeps both in one split.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import InputError
+from unlearning.data.records import Record, read_records, require_columns
+from unlearning.data.splits import SPLITS, assign_splits, text_hash
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DOMAINS = (
+    "cybersecurity",
+    "safety",
+    "toxicity",
+    "bias",
+    "sensitive",
+    "medical_legal",
+    "privacy",
+)
+GENERAL = "general"
+LABELS = ("harmful", "benign")
+KINDS = ("twin", "general")
+COLUMNS = ("id", "prompt", "domain", "label", "source", "split", "kind")
+FEWEST_CONTROLS = 16
+
+
+def read_prompts(path: str | Path, *, required_labels: Collection[str] = LABELS) -> pd.DataFrame:
+    """The prompts table in a JSONL, CSV or parquet file, checked and completed.
+
+    Needs ``prompt``, ``domain`` and ``label``. An absent ``id`` is a hash of domain, label and
+    prompt; an absent ``split`` a hash of the group of near-duplicates
+    (:mod:`unlearning.data.splits`); an absent ``kind`` is ``general`` in the domain of that name
+    and ``twin`` elsewhere.
+
+    Args:
+        required_labels: each must occur; a study needs both, an evaluation neither.
+
+    Raises:
+        InputError: the file cannot be read, or a row does not fit; names the line.
+    """
+    return _table(_checked(read_records(path), str(path), required_labels))
+
+
+def as_prompts(table: pd.DataFrame, name: str = "the prompts table") -> pd.DataFrame:
+    """The same for a table in memory: checked, completed and copied.
+
+    Raises:
+        InputError: a column is missing or a row does not fit; names the row, counted from 1.
+    """
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    records = [
+        Record(f"row {number}", {str(key): value for key, value in row.items()})
+        for number, row in enumerate(rows, start=1)
+    ]
+    if not records:
+        raise InputError(f"{name} is empty; expected at least one row")
+    return _table(_checked(records, name))
+
+
+def present_domains(prompts: pd.DataFrame) -> tuple[str, ...]:
+    """Domains that have harmful prompts, in the usual order."""
+    harmful = set(prompts.loc[prompts["label"] == "harmful", "domain"])
+    return tuple(domain for domain in DOMAINS if domain in harmful)
+
+
+def require_concepts(prompts: pd.DataFrame, concepts: Collection[str]) -> None:
+    """Check that every concept can be unlearned: harmful prompts in each of the three splits.
+
+    Raises:
+        InputError: an unknown concept, or one without prompts; lists the domains that have some.
+    """
+    harmful = prompts[prompts["label"] == "harmful"]
+    present = [domain for domain in DOMAINS if (harmful["domain"] == domain).any()]
+    for concept in concepts:
+        if concept not in DOMAINS:
+            raise InputError(f'unknown concept "{concept}"; expected one of {", ".join(DOMAINS)}')
+        if concept not in present:
+            raise InputError(
+                f'concept "{concept}" has no harmful prompts; '
+                f"domains that have some: {', '.join(present)}"
+            )
+        counts = harmful.loc[harmful["domain"] == concept, "split"].value_counts()
+        empty = [split for split in SPLITS if split not in counts.index]
+        if empty:
+            raise InputError(
+                f'concept "{concept}" has {counts.sum()} harmful prompts but none for '
+                f'{" and ".join(empty)}; add prompts, or give a "split" column'
+            )
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Benign rows to contrast each domain's harmful ones with; no row serves two domains.
+
+    Disjoint because two directions fitted against one shared control set have cosine 0.5 on pure
+    noise. ``borrowed`` holds, for each domain that has too few benign rows of its own, how many
+    of ``general`` it was lent (0 where there were none to lend).
+    """
+
+    rows: Mapping[str, pd.DataFrame]
+    borrowed: Mapping[str, int]
+
+    @property
+    def note(self) -> str | None:
+        """One sentence that says which domains borrowed, for every table; ``None`` if none did."""
+        if not self.borrowed:
+            return None
+        lent = ", ".join(f"{domain} ({count})" for domain, count in self.borrowed.items())
+        return (
+            f"Fewer than {FEWEST_CONTROLS} benign prompts of their own, so these domains borrow "
+            f"general ones as controls: {lent}."
+        )
+
+
+def controls(prompts: pd.DataFrame, split: str) -> Controls:
+    """Disjoint control rows of one split for every domain that has harmful prompts.
+
+    Whether a domain borrows is decided on the whole table (fewer than 16 benign rows), so it is
+    the same in every split; borrowers share the split's ``general`` rows evenly.
+    """
+    harmful = set(prompts.loc[prompts["label"] == "harmful", "domain"])
+    benign = prompts[prompts["label"] == "benign"]
+    own = {domain: benign[benign["domain"] == domain] for domain in DOMAINS if domain in harmful}
+    borrowers = [domain for domain, rows in own.items() if len(rows) < FEWEST_CONTROLS]
+    lendable = benign[(benign["domain"] == GENERAL) & (benign["split"] == split)]
+    # By hash, not by file order: files are often sorted by source.
+    order = lendable["id"].map(lambda identifier: text_hash("control", identifier)).argsort()
+    lendable = lendable.iloc[order]
+
+    rows, borrowed = {}, {}
+    for domain, candidates in own.items():
+        chosen = candidates[candidates["split"] == split]
+        if domain in borrowers:
+            share = lendable.iloc[borrowers.index(domain) :: len(borrowers)]
+            borrowed[domain] = len(share)
+            # By position: concatenating would lose dtypes where one of the two is empty.
+            chosen = prompts[prompts["id"].isin({*chosen["id"], *share["id"]})]
+        rows[domain] = chosen.reset_index(drop=True)
+    return Controls(rows, borrowed)
+
+
+def _checked(
+    records: Sequence[Record], name: str, required_labels: Collection[str] = LABELS
+) -> Sequence[Record]:
+    require_columns(records, ("prompt", "domain", "label"), name)
+    identifiers: dict[str, str] = {}
+    for record in records:
+        if problem := _problem(record.fields):
+            raise InputError(f"{name}, {record.place}: {problem}")
+        identifier = record.fields.get("id")
+        if identifier is None:
+            continue
+        earlier = identifiers.setdefault(str(identifier), record.place)
+        if earlier != record.place:
+            raise InputError(
+                f'{name}: id "{identifier}" stands on {earlier} and on {record.place}; '
+                'make ids unique, or leave out the "id" column'
+            )
+    present = {record.fields["label"] for record in records}
+    for label in required_labels:
+        if label not in present:
+            raise InputError(f"{name} has no {label} rows; a study needs harmful and benign ones")
+    return records
+
+
+def _problem(fields: Mapping[str, Any]) -> str | None:
+    """What is wrong with one row, in a few words; ``None`` if nothing is."""
+    prompt, domain, label = fields["prompt"], fields["domain"], fields["label"]
+    split, kind = fields.get("split"), fields.get("kind")
+    if not isinstance(prompt, str) or not prompt.strip():
+        return f"the prompt is empty or no text ({json.dumps(prompt, default=str)[:40]})"
+    if domain not in (*DOMAINS, GENERAL):
+        expected = f"{', '.join(DOMAINS)}, or {GENERAL} (benign only)"
+        return f'unknown domain "{domain}"; expected one of {expected}'
+    if label not in LABELS:
+        return f'unknown label "{label}"; expected {" or ".join(LABELS)}'
+    if domain == GENERAL and label == "harmful":
+        return f'domain "{GENERAL}" is for benign prompts only, but the label is "harmful"'
+    if split is not None and split not in SPLITS:
+        return f'unknown split "{split}"; expected {", ".join(SPLITS)}, or nothing'
+    if kind is not None and kind not in KINDS:
+        return f'unknown kind "{kind}"; expected {" or ".join(KINDS)}, or nothing'
+    if kind is not None and label == "harmful":
+        return f'kind "{kind}" is for benign prompts only, but the label is "harmful"'
+    return None
+
+
+def _table(records: Sequence[Record]) -> pd.DataFrame:
+    """The checked rows as a table, with what was absent filled in."""
+    import pandas as pd
+
+    rows = [record.fields for record in records]
+    splits = assign_splits(
+        [row["prompt"] for row in rows],
+        [row.get("split") for row in rows],
+        [row.get("pair") for row in rows],
+    )
+    completed = {
+        "id": _identifiers(rows),
+        "prompt": [row["prompt"] for row in rows],
+        "domain": [row["domain"] for row in rows],
+        "label": [row["label"] for row in rows],
+        "source": [None if row.get("source") is None else str(row["source"]) for row in rows],
+        "split": splits,
+        "kind": [_kind(row) for row in rows],
+    }
+    others = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS)
+    completed |= {key: _column([row.get(key) for row in rows]) for key in others}
+    table = pd.DataFrame(completed)
+    return table.astype(dict.fromkeys(COLUMNS, "str"))
+
+
+def _identifiers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Given ids as text; elsewhere a content hash, numbered where a row stands more than once."""
+    repeats: Counter[str] = Counter()
+    identifiers = []
+    for row in rows:
+        if row.get("id") is not None:
+            identifiers.append(str(row["id"]))
+            continue
+        key = text_hash(row["domain"], row["label"], row["prompt"])
+        repeats[key] += 1
+        identifiers.append(key if repeats[key] == 1 else f"{key}-{repeats[key]}")
+    return identifiers
+
+
+def _kind(row: Mapping[str, Any]) -> str | None:
+    if row["label"] == "harmful":
+        return None
+    return row.get("kind") or ("general" if row["domain"] == GENERAL else "twin")
+
+
+def _column(values: list[Any]) -> list[Any]:
+    """Values of one extra column, as JSON text where they are of several types: parquet-safe."""
+    values = [None if isinstance(v, float) and math.isnan(v) else v for v in values]
+    types = {type(value) for value in values if value is not None}
+    if types <= {str} or types <= {bool} or types <= {int, float}:
+        return values
+    return [v if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values]

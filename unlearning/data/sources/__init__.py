@@ -1,0 +1,29 @@
+"""Public benchmarks, and any other data set, as prompts of the seven domains.
+
+``load("xstest")`` fetches a benchmark, ``load("xstest", "file.csv")`` reads it from a file;
+``described()`` shows every mapping with its licence; ``read_sources("mine.toml")`` adds others.
+"""
+
+from unlearning.data.sources.benchmarks import SOURCES
+from unlearning.data.sources.description import described
+from unlearning.data.sources.loading import Loaded, combined, find_source, load
+from unlearning.data.sources.options import read_sources, source_from_options
+from unlearning.data.sources.overlap import Deduplicated, deduplicated, leaks
+from unlearning.data.sources.schema import Above, Source, Values
+
+__all__ = [
+    "SOURCES",
+    "Above",
+    "Deduplicated",
+    "Loaded",
+    "Source",
+    "Values",
+    "combined",
+    "deduplicated",
+    "described",
+    "find_source",
+    "leaks",
+    "load",
+    "read_sources",
+    "source_from_options",
+]

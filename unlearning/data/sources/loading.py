@@ -1,0 +1,215 @@
+"""One data set's rows, from the hub or from a file, as prompts; and how many were left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import InputError
+from unlearning.data.prompts import GENERAL
+from unlearning.data.records import Record
+from unlearning.data.sources.benchmarks import SOURCES
+from unlearning.data.sources.reading import fetch, read_rows
+from unlearning.data.sources.schema import Above, Source, Values, category_key, is_file, text
+from unlearning.data.splits import text_hash
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("id", "prompt", "domain", "label", "kind", "source", "category", "pair")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Prompts, and what did not become one.
+
+    Attributes:
+        prompts: columns ``id, prompt, domain, label, kind, source, category`` (the data set's
+            own) and, where it has pairs, ``pair``.
+        left_out: how many rows for which reason; columns ``source, reason, rows``.
+        notes: what was done to a file so that it could be read.
+    """
+
+    prompts: pd.DataFrame
+    left_out: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.prompts)} prompts"]
+        lines += [
+            f"{row.rows} rows of {row.source} left out: {row.reason}"
+            for row in self.left_out.itertuples()
+        ]
+        return "\n".join((*lines, *self.notes))
+
+
+def find_source(name: str) -> Source:
+    """The benchmark of that name.
+
+    Raises:
+        InputError: there is none; lists them.
+    """
+    if name not in SOURCES:
+        raise InputError(f'unknown source "{name}"; expected one of {", ".join(SOURCES)}')
+    return SOURCES[name]
+
+
+def load(source: Source | str, path: str | Path | None = None) -> Loaded:
+    """A data set's prompts, from its location or from a file of the same columns.
+
+    Raises:
+        InputError: it cannot be fetched or read, a column is missing, a category is not known,
+            or no row is left; names the file, what was expected and what was found.
+    """
+    if isinstance(source, str):
+        source = find_source(source)
+    if path is None and is_file(source.location):
+        path = source.location
+    if path is None:
+        where = source.location
+        notes: tuple[str, ...] = ()
+        rows = [Record(f"row {n}", row) for n, row in enumerate(fetch(source), start=1)]
+    else:
+        where = str(path)
+        rows, notes = read_rows(path)
+    _require(source, rows, where)
+    used, skipped = _used(source, rows)
+    _require_known(source, used, where)
+    prompts = list(_prompts(source, used, skipped, where))
+    if not prompts:
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in skipped.items())
+        raise InputError(f"{where} has no rows for {source.name} ({reasons})")
+    return _loaded(source, prompts, skipped, notes)
+
+
+def combined(parts: Sequence[Loaded]) -> Loaded:
+    """Several data sets' prompts as one table, in that order; nothing is removed."""
+    import pandas as pd
+
+    return Loaded(
+        pd.concat([part.prompts for part in parts], ignore_index=True),
+        pd.concat([part.left_out for part in parts], ignore_index=True),
+        tuple(note for part in parts for note in part.notes),
+    )
+
+
+def _require(source: Source, rows: Sequence[Record], where: str) -> None:
+    found = dict.fromkeys(column for row in rows for column in row.fields)
+    missing = [column for column in source.required if column not in found]
+    if missing:
+        raise InputError(
+            f'{where} has no column "{missing[0]}"; {source.name} has '
+            f"{', '.join(source.required)}, found {', '.join(found) or 'none'}"
+        )
+
+
+def _used(source: Source, rows: Sequence[Record]) -> tuple[list[Record], Counter[str]]:
+    """Rows that the source uses, and how many it does not for which reason."""
+    skipped: Counter[str] = Counter()
+    used = []
+    for row in rows:
+        if reason := _reason(source, row.fields):
+            skipped[reason] += 1
+        else:
+            used.append(row)
+    return used, skipped
+
+
+def _reason(source: Source, fields: Mapping[str, Any]) -> str | None:
+    """Why a row is not used; None if it is."""
+    for column, values in source.only.items():
+        if category_key(fields.get(column)) not in map(category_key, values):
+            return f'{column} is "{text(fields.get(column))}", not {" or ".join(values)}'
+    if isinstance(source.domain, Values) and source.domain.of(fields) is None:
+        key = category_key(fields.get(source.domain.column))
+        for value, reason in source.left_out.items():
+            if category_key(value) == key:
+                return f'{source.domain.column} is "{value}": {reason}'
+    return None
+
+
+def _require_known(source: Source, rows: Sequence[Record], where: str) -> None:
+    """Check every category before any row is used, so that one error names them all."""
+    for rule in (source.domain, source.label):
+        if not isinstance(rule, Values):
+            continue
+        unknown = Counter(
+            text(row.fields.get(rule.column)) for row in rows if rule.of(row.fields) is None
+        )
+        if unknown:
+            found = ", ".join(f'"{value}" ({count} rows)' for value, count in unknown.items())
+            known = ", ".join(f'"{value}"' for value in rule.values)
+            raise InputError(
+                f"{where}: {source.name} does not know these values of the column "
+                f'"{rule.column}": {found}; known are {known}; map them, or leave them out ("" is '
+                "an empty cell)"
+            )
+
+
+def _prompts(
+    source: Source, rows: Sequence[Record], skipped: Counter[str], where: str
+) -> Iterator[dict[str, Any]]:
+    taken: Counter[str] = Counter()
+    for row in rows:
+        fields = row.fields
+        prompt = "\n\n".join(part for c in source.prompt if (part := text(fields.get(c))))
+        if not prompt:
+            skipped["the prompt is empty"] += 1
+            continue
+        domain = source.domain if isinstance(source.domain, str) else source.domain.of(fields)
+        label = source.label if isinstance(source.label, str) else source.label.of(fields)
+        if label is None and isinstance(source.label, Above):
+            columns = ", ".join(source.label.columns)
+            raise InputError(f"{where}, {row.place}: expected numbers in {columns}")
+        if domain == GENERAL and label == "harmful":
+            raise InputError(
+                f'{where}, {row.place}: domain "{GENERAL}" is for benign prompts only, '
+                'but the label is "harmful"'
+            )
+        general = "general" if domain == GENERAL else "twin"
+        identifier = _identifier(source, fields, prompt)
+        taken[identifier] += 1
+        again = f"-{taken[identifier]}" if taken[identifier] > 1 else ""
+        yield {
+            "id": identifier + again,
+            "prompt": prompt,
+            "domain": domain,
+            "label": label,
+            "kind": general if label == "benign" else None,
+            "source": source.name,
+            "category": _cell(fields, source.category_column),
+            "pair": _pair(source, fields),
+        }
+
+
+def _identifier(source: Source, fields: Mapping[str, Any], prompt: str) -> str:
+    parts = [part for column in source.id if (part := text(fields.get(column)))]
+    own = "-".join(parts).removeprefix(source.id_prefix) or text_hash(prompt)
+    return f"{source.name}-{own}"
+
+
+def _pair(source: Source, fields: Mapping[str, Any]) -> str | None:
+    value = _cell(fields, source.pair)
+    return value and f"{source.pairs_with or source.name}-{value}"
+
+
+def _cell(fields: Mapping[str, Any], column: str | None) -> str | None:
+    return text(fields.get(column)) or None if column else None
+
+
+def _loaded(
+    source: Source,
+    prompts: Sequence[Mapping[str, Any]],
+    skipped: Mapping[str, int],
+    notes: tuple[str, ...],
+) -> Loaded:
+    import pandas as pd
+
+    columns = [column for column in COLUMNS if column != "pair" or source.pair]
+    table = pd.DataFrame(prompts, columns=columns).astype("str")
+    reasons = [(source.name, reason, count) for reason, count in skipped.items()]
+    left_out = pd.DataFrame(reasons, columns=["source", "reason", "rows"])
+    return Loaded(table, left_out.astype({"source": "str", "reason": "str", "rows": int}), notes)

@@ -1,0 +1,159 @@
+"""Sources that a user describes: in a small TOML file, or by options of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from interp.errors import InputError
+from unlearning.data.sources.benchmarks import SOURCES
+from unlearning.data.sources.schema import Source, Values, is_file
+
+LISTS = ("prompt", "id")
+RULES = {"column", "columns"}
+
+
+def source_from_options(
+    location: str,
+    prompt: Sequence[str],
+    *,
+    domain: str | None = None,
+    category: str | None = None,
+    domains: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+    label: str | None = None,
+    label_column: str | None = None,
+    labels: Sequence[str] = (),
+    only: Sequence[str] = (),
+    id: Sequence[str] = (),
+    config: str | None = None,
+    split: str = "train",
+    data_file: str | None = None,
+    revision: str | None = None,
+    licence: str = "not stated",
+    name: str | None = None,
+) -> Source:
+    """A source from plain texts, as a command line has them.
+
+    Args:
+        location: a hub id, an address or a file.
+        prompt: columns that make up the prompt.
+        domain: the domain of all rows; or ``category``, a column, and ``domains``, a
+            ``VALUE=DOMAIN`` for each of its values, and ``left_out``, a ``VALUE=WHY`` for each
+            value whose rows are not used.
+        label: the label of all rows; or ``label_column`` and ``labels``, as ``VALUE=LABEL``.
+        only: ``COLUMN=VALUE`` for rows that are used; several values of a column are alternatives.
+        name: the last part of the location, without its ending, where not given.
+
+    Raises:
+        InputError: no or two rules for the domain or the label, or no ``=`` where one belongs.
+    """
+    kept: dict[str, tuple[str, ...]] = {}
+    for column, value in _pairs("only", only):
+        kept[column] = (*kept.get(column, ()), value)
+    return Source(
+        name=name or Path(location).name.split(".")[0],
+        location=location,
+        licence=licence,
+        prompt=tuple(prompt),
+        domain=_rule("domain", domain, "category", category, "domains", domains),
+        label=_rule("label", label, "label_column", label_column, "labels", labels),
+        left_out=dict(_pairs("left_out", left_out)),
+        only=kept,
+        id=tuple(id),
+        config=config,
+        split=split,
+        data_file=data_file,
+        revision=revision,
+    )
+
+
+def _rule(
+    what: str, all_rows: str | None, by: str, column: str | None, of: str, values: Sequence[str]
+) -> str | Values:
+    if all_rows and not column and not values:
+        return all_rows
+    if column and values and not all_rows:
+        return Values(column, dict(_pairs(of, values)))
+    raise InputError(f"give either one {what} for all rows, or {by} with {of}")
+
+
+def _pairs(what: str, given: Sequence[str]) -> list[tuple[str, str]]:
+    """``VALUE=TO``, split at the last equals sign: a category may hold one, a domain does not."""
+    pairs = [(value, to) for value, _, to in (pair.rpartition("=") for pair in given)]
+    for pair, text in zip(pairs, given, strict=True):
+        if "=" not in text or not pair[1]:
+            raise InputError(f'{what}: "{text}" is no pair; expected VALUE=...')
+    return pairs
+
+
+def read_sources(path: str | Path, known: Mapping[str, Source] = SOURCES) -> dict[str, Source]:
+    """Sources of a TOML file: one table for each, its name the source's, its keys the attributes.
+
+    ``like = "NAME"`` takes everything else from one of ``known``. A file in ``location`` is
+    relative to the TOML file.
+
+    Raises:
+        InputError: no such file, not TOML, or a table that does not fit; names it.
+    """
+    import tomllib
+
+    from pydantic import TypeAdapter, ValidationError
+
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as TOML ({error})") from error
+    sources = {}
+    for name, table in tables.items():
+        try:
+            entry = _entry(name, table, path, known)
+            sources[name] = TypeAdapter(Source).validate_python(entry)
+        except ValidationError as error:
+            # A rule may also be a text: of the two complaints, that one helps nobody.
+            first = min(error.errors(), key=lambda found: found["type"] == "string_type")
+            where = ".".join(str(part) for part in first["loc"])
+            raise InputError(f'{path}, table "{name}": {where}: {first["msg"]}') from error
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    if not sources:
+        raise InputError(f"{path} has no tables; expected one for each source, as in [NAME]")
+    return sources
+
+
+def _entry(name: str, table: Any, path: Path, known: Mapping[str, Source]) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise InputError(f'"{name}" is no table; expected [NAME] and below it its keys')
+    table = dict(table)
+    inherited: dict[str, Any] = {"licence": "not stated"}
+    if like := table.pop("like", None):
+        if like not in known:
+            raise InputError(f'"{name}" is like "{like}"; known are {", ".join(known)}')
+        inherited = asdict(known[like])
+    expected = [key for key in Source.__dataclass_fields__ if key != "name"]
+    for key in table:
+        if key not in expected:
+            raise InputError(
+                f'"{name}" has the unknown key "{key}"; expected like, {", ".join(expected)}'
+            )
+    for key in LISTS:
+        if isinstance(table.get(key), str):
+            table[key] = [table[key]]
+    location = table.get("location")
+    if isinstance(location, str) and is_file(location):
+        table["location"] = str(path.parent / location)
+    return _over(table, inherited) | {"name": name}
+
+
+def _over(table: Mapping[str, Any], inherited: Mapping[str, Any]) -> dict[str, Any]:
+    """Both together, the table's first; a rule that names its columns replaces the inherited."""
+    together = dict(inherited)
+    for key, value in table.items():
+        below = inherited.get(key)
+        if isinstance(value, dict) and isinstance(below, dict) and not RULES & value.keys():
+            value = _over(value, below)
+        together[key] = value
+    return together

@@ -1,0 +1,159 @@
+"""What one data set's own columns mean, as one declarative record."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interp.errors import InputError
+from unlearning.data.prompts import DOMAINS, GENERAL, LABELS
+
+NO_DOMAIN = "belongs to none of the seven domains"
+FILES = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
+
+
+def text(value: Any) -> str:
+    """A cell as text without outer blanks, lines ending in LF; empty for a null.
+
+    Turns of a conversation become paragraphs; any other structure becomes JSON.
+    """
+    if value is None or value != value:  # a NaN is not itself
+        return ""
+    if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
+        value = "\n\n".join(value)
+    elif isinstance(value, (list, tuple, dict)):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    return str(value).replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+def category_key(value: Any) -> str:
+    """What two spellings of one category share: no case, no trailing colon or slash, one space."""
+    return re.sub(r"\s+", " ", text(value)).casefold().rstrip(" :/")
+
+
+@dataclass(frozen=True)
+class Values:
+    """A domain or a label for each value of a column; the value ``""`` stands for a null."""
+
+    column: str
+    values: Mapping[str, str]
+
+    def of(self, fields: Mapping[str, Any]) -> str | None:
+        """What this row's value stands for; None where it is not known."""
+        key = category_key(fields.get(self.column))
+        return next((to for value, to in self.values.items() if category_key(value) == key), None)
+
+
+@dataclass(frozen=True)
+class Above:
+    """Harmful where the sum of some numeric columns is above a limit, benign elsewhere."""
+
+    columns: tuple[str, ...]
+    limit: float
+
+    def of(self, fields: Mapping[str, Any]) -> str | None:
+        """The label; None where a column holds no number."""
+        try:
+            total = sum(float(text(fields.get(column))) for column in self.columns)
+        except ValueError:
+            return None
+        return "harmful" if total > self.limit else "benign"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set: where it is, what its columns mean, which rows are used.
+
+    Attributes:
+        name: what its rows have as ``source`` and its ids begin with.
+        location: a hub id, an address (``https://...``) or a file.
+        licence: as stated by the publisher.
+        prompt: columns that make up the prompt, joined by an empty line; empty cells are skipped.
+        domain: one of the seven domains or ``general`` for all rows, or by the value of a column.
+        label: ``harmful`` or ``benign`` for all rows, or by columns.
+        config, split, data_file, revision: which part of a hub data set.
+        left_out: values of the domain's column whose rows are not used, and why.
+        category_names: what categories that are numbers stand for.
+        only: for each of these columns, the values whose rows are used.
+        category: a column that is kept as ``category``; the domain's where not given.
+        id: columns that make up the id, joined by ``-``, absent ones skipped; a hash without any.
+        id_prefix: is taken off an id: releases of one data set number alike, but write otherwise.
+        pair: a column whose value a harmful row shares with its benign twin.
+        pairs_with: the source that has the other half of the pairs.
+        note: what a user should know.
+
+    Raises:
+        InputError: an unknown domain or label, or harmful rows in ``general``.
+    """
+
+    name: str
+    location: str
+    licence: str
+    prompt: tuple[str, ...]
+    domain: str | Values
+    label: str | Values | Above
+    config: str | None = None
+    split: str = "train"
+    data_file: str | None = None
+    revision: str | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    category_names: Mapping[str, str] = field(default_factory=dict)
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    category: str | None = None
+    id: tuple[str, ...] = ()
+    id_prefix: str = ""
+    pair: str | None = None
+    pairs_with: str | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        self._check("domain", self.domains, (*DOMAINS, GENERAL))
+        if isinstance(self.label, str):
+            self._check("label", (self.label,), LABELS)
+        elif isinstance(self.label, Values):
+            self._check("label", tuple(self.label.values.values()), LABELS)
+        if self.domains == (GENERAL,) and self.label != "benign":
+            raise InputError(f'source "{self.name}": domain "{GENERAL}" needs the label "benign"')
+        if self.left_out and not isinstance(self.domain, Values):
+            raise InputError(
+                f'source "{self.name}": left_out names values of the domain\'s column, but the '
+                'domain is the same for all rows; use "only"'
+            )
+
+    def _check(self, what: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+        for value in found:
+            if value not in expected:
+                raise InputError(
+                    f'source "{self.name}": unknown {what} "{value}"; '
+                    f"expected one of {', '.join(expected)}"
+                )
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domains that its rows can have."""
+        if isinstance(self.domain, str):
+            return (self.domain,)
+        return tuple(dict.fromkeys(self.domain.values.values()))
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Columns that a file of it must have."""
+        by_value = [self.domain, self.label]
+        columns = [rule.column for rule in by_value if isinstance(rule, Values)]
+        columns += self.label.columns if isinstance(self.label, Above) else ()
+        return tuple(dict.fromkeys((*self.prompt, *columns, *self.only)))
+
+    @property
+    def category_column(self) -> str | None:
+        """The column that is kept as ``category``."""
+        by_domain = self.domain.column if isinstance(self.domain, Values) else None
+        return self.category or by_domain
+
+
+def is_file(location: str) -> bool:
+    """Whether a location is a file and not an address or a hub id."""
+    return "://" not in location and Path(location).suffix.lower() in FILES

@@ -1,0 +1,239 @@
+"""Phase 1: the model's own refusals, which are what it will unlearn; and its own answers.
+
+A deflection is kept as the token ids that the model generated, the end of turn included, so that
+phase 2 trains on exactly what the model says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import InputError
+from interp.model.language_model import LanguageModel
+from unlearning.data.records import Record, read_records, require_columns
+from unlearning.generation.answer_log import AnswerLog
+from unlearning.generation.responses import generate
+from unlearning.scoring.scorers import Scorer
+from unlearning.training.mixture import Example
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEWEST_DEFLECTIONS = 32
+
+
+def respond(
+    lm: LanguageModel,
+    prompts: pd.DataFrame,
+    scorer: Scorer,
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+    log: AnswerLog | None = None,
+) -> pd.DataFrame:
+    """``prompts`` with columns ``ids``, ``response``, ``finished`` and ``class`` added.
+
+    Settings, ``progress`` and ``log`` are those of
+    :func:`unlearning.generation.responses.generate`.
+    """
+    texts = list(prompts["prompt"])
+    answers = generate(
+        lm,
+        texts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        temperature=temperature,
+        seed=seed,
+        progress=progress,
+        log=log,
+    )
+    found = prompts.reset_index(drop=True).copy()
+    found["ids"] = [list(answer.ids) for answer in answers]
+    found["response"] = [answer.text for answer in answers]
+    found["finished"] = [answer.finished for answer in answers]
+    found["class"] = scorer.classify(texts, list(found["response"]))
+    return found
+
+
+def examples(lm: LanguageModel, responses: pd.DataFrame) -> list[Example]:
+    """Rows of :func:`respond` (or of :func:`read_deflections`) as examples to train on.
+
+    A column ``preferred`` makes pairs of them.
+    """
+    return [
+        Example(
+            str(row["id"]),
+            lm.chat.encode(row["prompt"], _target(row)),
+            preferred=lm.chat.encode(row["prompt"], row["preferred"])
+            if "preferred" in row
+            else None,
+        )
+        for row in responses.to_dict("records")
+    ]
+
+
+# What IdkDPO would have the model say instead: written here, none with a word in common with most
+# refusals' openings.
+DO_NOT_KNOW = (
+    "That is beyond what I know.",
+    "My knowledge does not reach that far.",
+    "This is something I have no information about.",
+    "Nothing I have learned covers this.",
+    "The answer to that is unknown to me.",
+    "Your question concerns a matter I am unfamiliar with.",
+)
+
+
+def with_preferred(responses: pd.DataFrame, objective: str) -> pd.DataFrame:
+    """Refusals with a column ``preferred``: what the model should say in their place.
+
+    For ``idk_dpo`` these are sentences of not knowing, in turn; for every other objective on pairs
+    they are the rows' own column ``compliance``.
+
+    Raises:
+        InputError: there is no such column, or it has gaps.
+    """
+    if objective == "idk_dpo":
+        turns = [DO_NOT_KNOW[i % len(DO_NOT_KNOW)] for i in range(len(responses))]
+        return responses.assign(preferred=turns)
+    missing = responses["compliance"].isna().sum() if "compliance" in responses else len(responses)
+    if missing:
+        raise InputError(
+            f"{objective} trains on answers in the refusals' place, and {missing} of "
+            f"{len(responses)} prompts have none; give them in a column named compliance"
+        )
+    return responses.assign(preferred=responses["compliance"])
+
+
+def _target(row: Mapping[Any, Any]) -> str | list[int]:
+    ids = row.get("ids")
+    return str(row["response"]) if ids is None else list(ids)
+
+
+def refusals_of(
+    responses: pd.DataFrame, concept: str, *, fewest: int = FEWEST_DEFLECTIONS
+) -> pd.DataFrame:
+    """The rows of ``concept``'s harmful prompts that were refused.
+
+    Raises:
+        InputError: fewer than ``fewest``; says how many there were, and the base refusal rate.
+    """
+    asked = responses[(responses["domain"] == concept) & (responses["label"] == "harmful")]
+    kept = asked[asked["class"] == "refusal"]
+    if len(kept) < fewest:
+        rate = len(kept) / len(asked) if len(asked) else 0.0
+        raise InputError(
+            f"{concept}: the model refused {len(kept)} of {len(asked)} training prompts (base "
+            f"refusal rate {rate:.0%}); at least {fewest} deflections are needed: "
+            "give more prompts, or ready-made pairs with --deflections FILE"
+        )
+    return kept
+
+
+def require_prompts(prompts: pd.DataFrame, domains: Collection[str]) -> None:
+    """Check that every domain has training prompts enough, were the model to refuse them all.
+
+    Raises:
+        InputError: a domain has fewer than 32; lists the domains that have them.
+    """
+    asked = prompts[(prompts["label"] == "harmful") & (prompts["split"] == "train")]
+    counts = asked["domain"].value_counts()
+    enough = [str(d) for d in counts.index if counts[d] >= FEWEST_DEFLECTIONS]
+    for domain in domains:
+        if domain not in enough:
+            raise InputError(
+                f"{domain} has {counts.get(domain, 0)} harmful training prompts, too few for "
+                f"{FEWEST_DEFLECTIONS} deflections; domains with enough: "
+                f"{', '.join(sorted(enough)) or 'none'}; give more prompts, other domains to "
+                "--retain, or the target's ready-made pairs with --deflections FILE"
+            )
+
+
+def read_deflections(path: str | Path) -> pd.DataFrame:
+    """Ready-made pairs from a JSONL, CSV or parquet file with ``prompt`` and ``response``.
+
+    Columns ``ids`` (the response's tokens, as ``spillover deflect`` writes them) and
+    ``compliance`` (for objectives on pairs) are kept. Ids are of one tokenizer: see
+    :func:`with_own_ids`.
+
+    Raises:
+        InputError: a column is missing, a row is empty or torn, ids are no list of token ids, or
+            there are fewer than 32.
+    """
+    import pandas as pd
+
+    records = read_records(path)
+    require_columns(records, ("prompt", "response"), str(path))
+    rows = []
+    for number, record in enumerate(records):
+        prompt, response = (record.fields[name] for name in ("prompt", "response"))
+        if not all(isinstance(text, str) and text.strip() for text in (prompt, response)):
+            raise InputError(f"{path}, {record.place}: expected text in both prompt and response")
+        row = {"id": f"deflection-{number}", "prompt": prompt, "response": response}
+        row["ids"] = _token_ids(record, path)
+        rows.append(row | {k: v for k, v in record.fields.items() if k == "compliance"})
+    if len(rows) < FEWEST_DEFLECTIONS:
+        raise InputError(
+            f"{path} holds {len(rows)} deflections; unlearning needs at least {FEWEST_DEFLECTIONS}"
+        )
+    return pd.DataFrame(rows)
+
+
+def _token_ids(record: Record, path: str | Path) -> list[int] | None:
+    """A row's ``ids``, from a list or, as CSV has it, from the text of one."""
+    given = record.fields.get("ids")
+    if isinstance(given, str):
+        with contextlib.suppress(json.JSONDecodeError):  # said below, as of all that is no list
+            given = json.loads(given)
+    if given is None or given == []:  # a server's answers have none
+        return None
+    if not isinstance(given, list) or not all(type(i) is int and i >= 0 for i in given):
+        raise InputError(
+            f"{path}, {record.place}: ids are no list of token ids such as [40, 2104, 13]; "
+            "leave the column out to have responses tokenized"
+        )
+    return given
+
+
+def with_own_ids(
+    lm: LanguageModel, pairs: pd.DataFrame, *, say: Callable[[str], object] = warnings.warn
+) -> pd.DataFrame:
+    """``pairs`` with ``ids`` only where ``lm``'s tokenizer reads them as the response.
+
+    Elsewhere (another model's tokenizer, a response that was edited) they are ``None``, and the
+    response is tokenized as text and closed with the end of the turn.
+
+    Args:
+        lm: the model that is to be trained on the pairs.
+        pairs: rows of :func:`read_deflections`.
+        say: told of how many rows that is so, if of any.
+    """
+    import pandas as pd
+
+    # Of the model, which can generate ids that its tokenizer has no token for.
+    size = int(lm.model.config.get_text_config(decoder=True).vocab_size)
+
+    def own(ids: list[int] | None, response: str) -> bool:
+        if ids is None or max(ids) >= size:
+            return False
+        return str(lm.tokenizer.decode(ids, skip_special_tokens=True)).strip() == response.strip()
+
+    ids = [
+        given if own(given, response) else None
+        for given, response in zip(pairs["ids"], pairs["response"], strict=True)
+    ]
+    foreign = sum(a is not None and b is None for a, b in zip(pairs["ids"], ids, strict=True))
+    if foreign:
+        say(
+            f"the token ids of {foreign} of {len(pairs)} deflections are not {lm.name}'s for these "
+            "responses (another tokenizer, or edited text): those are tokenized from their text"
+        )
+    return pairs.assign(ids=pd.Series(ids, index=pairs.index, dtype="object"))

@@ -1,0 +1,1 @@
+"""The model's own responses, generated once and kept on disk."""

@@ -1,0 +1,187 @@
+"""Answers on the disk as soon as there are any: generation goes on where a kill left it.
+
+One JSON line for each answer, appended and synced batch by batch. Every line carries the key of
+what its answer depends on (model, chat format, settings), and lines of other keys are left alone
+and not used: settings that were tried and given up cost nothing, and cannot be mixed up. A line
+that is not whole, as a kill or a full disk leaves it, counts as absent.
+
+The fields ``prompt`` and ``response`` are there under these names for ``spillover score``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from interp.errors import MachineError
+from interp.store import is_out_of_room
+from unlearning.data.splits import text_hash
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated response.
+
+    Attributes:
+        ids: its tokens, end of turn included where it was reached; empty where a server answered.
+        text: without special tokens and without white space around it.
+        finished: whether the model ended it, and not the limit on new tokens.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    finished: bool
+
+
+class Asked(NamedTuple):
+    """A prompt, and which of its answers is meant: 0, 1, … where several are sampled."""
+
+    prompt: str
+    sample: int
+
+
+def each_asked(prompts: Sequence[str], *, sampled: bool) -> list[Asked]:
+    """What is to be answered for every prompt, in order.
+
+    Sampled, a prompt's second occurrence is a second sample. Else its answers are all the same,
+    and it needs one.
+    """
+    met: Counter[str] = Counter()
+    asked = []
+    for prompt in prompts:
+        asked.append(Asked(prompt, met[prompt]))
+        met[prompt] += sampled
+    return asked
+
+
+def answer_all(
+    asked: Sequence[Asked],
+    make: Callable[[list[Asked]], Iterable[Mapping[Asked, Answer]]],
+    *,
+    log: AnswerLog | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    """The answers in order: those in the log, and for the others what ``make`` yields.
+
+    Args:
+        asked: may hold the same more than once.
+        make: answers, batch by batch, everything it is given; nothing twice.
+        log: every batch is in it before the next one is begun.
+        progress: called with the number of answers just come by.
+    """
+    counts = Counter(asked)
+    found = {one: kept for one in counts if log is not None and (kept := log.get(one))}
+
+    def advance(answers: Iterable[Asked]) -> None:
+        if progress is not None:
+            progress(sum(counts[one] for one in answers))
+
+    if found:
+        advance(found)
+    missing = [one for one in counts if one not in found]
+    for batch in make(missing) if missing else ():
+        if log is not None:
+            log.add(batch)
+        found |= batch
+        advance(batch)
+    return [found[one] for one in asked]
+
+
+class AnswerLog:
+    """A file of answers made under one key.
+
+    Args:
+        path: a JSONL file; made, with its folder, when the first answers are added.
+        key: of everything that an answer depends on except the prompt.
+        say: told how many answers in the file are of other keys, if any are.
+    """
+
+    def __init__(
+        self, path: str | Path, key: str, *, say: Callable[[str], object] = warnings.warn
+    ) -> None:
+        self.path = Path(path)
+        self._key = text_hash(key)
+        self._answers, others = _read(self.path, self._key)
+        if others:
+            say(
+                f"{self.path}: {others} answers of another model or of other settings are left "
+                "there and not used"
+            )
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def get(self, asked: Asked) -> Answer | None:
+        """The answer, if it is there."""
+        return self._answers.get(asked)
+
+    def add(self, answers: Mapping[Asked, Answer]) -> None:
+        """Append ``answers``; they are on the disk when this returns.
+
+        Raises:
+            MachineError: the disk is full. What was added before is kept.
+        """
+        lines = (self._line(asked, answer) for asked, answer in answers.items())
+        try:
+            _append(self.path, "".join(lines).encode("ascii"))
+        except OSError as error:
+            if not is_out_of_room(error):
+                raise
+            raise MachineError(
+                f"no room to write {self.path} ({error.strerror}); make room and give the same "
+                f"command again: {len(self)} answers are kept"
+            ) from error
+        self._answers |= answers
+
+    def _line(self, asked: Asked, answer: Answer) -> str:
+        # Plain ASCII: a byte lost inside a line can never make other text of it.
+        fields = {
+            "key": self._key,
+            "prompt": asked.prompt,
+            "sample": asked.sample,
+            "response": answer.text,
+            "ids": answer.ids,
+            "finished": answer.finished,
+        }
+        return json.dumps(fields) + "\n"
+
+
+def _append(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":  # after a torn line, begin a new one
+                data = b"\n" + data
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+
+
+def _read(path: Path, key: str) -> tuple[dict[Asked, Answer], int]:
+    """The answers under ``key``, and how many whole lines have another."""
+    found: dict[Asked, Answer] = {}
+    others = 0
+    if not path.exists():
+        return found, others
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                fields = json.loads(line.decode("ascii"))
+                asked = Asked(fields["prompt"], fields["sample"])
+                answer = Answer(tuple(fields["ids"]), fields["response"], fields["finished"])
+                mine = fields["key"] == key
+            except (ValueError, KeyError, TypeError):
+                continue  # torn
+            if mine:
+                found[asked] = answer
+            others += not mine
+    return found, others

@@ -1,0 +1,174 @@
+"""The model's own answers, as the token ids that it generated.
+
+An answer is a function of the model, the chat format, the prompt and the settings: what else is
+asked, how it is cut into batches and where a run was interrupted do not matter. (To rounding:
+batches of different sizes are computed by different kernels, and where two tokens are all but
+equally likely that may decide.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from interp.model.batching import in_fitting_batches
+from interp.model.language_model import LanguageModel
+from interp.store import content_key
+from unlearning.generation.answer_log import Answer, AnswerLog, Asked, answer_all, each_asked
+
+__all__ = ["Answer", "answers_key", "generate", "stop_tokens"]
+
+# Checkpoints come with decoding settings of their own (Qwen2.5's with a penalty on repetition, even
+# where nothing is sampled). What is measured is the model, so whatever would change its
+# distribution is off.
+_AS_IT_IS = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "min_p": None,
+    "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "bad_words_ids": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "exponential_decay_length_penalty": None,
+    "guidance_scale": None,
+    "watermarking_config": None,
+}
+
+
+def generate(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 48,
+    batch_size: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
+    opening: Sequence[int] = (),
+    progress: Callable[[int], None] | None = None,
+    log: AnswerLog | None = None,
+) -> list[Answer]:
+    """Answer every prompt; greedy at temperature 0, else sampled from the full distribution.
+
+    Args:
+        lm: the model, in eval mode while it answers; its checkpoint's own decoding settings are not
+            used.
+        prompts: one that stands there n times is sampled n times.
+        max_new_tokens: of one answer; ``finished`` is False where this ended it.
+        batch_size: prompts in one forward; fewer once a batch did not fit into memory.
+        temperature: divides the logits.
+        seed: of sampling.
+        opening: token ids that every answer is made to begin with; they are part of it.
+        progress: called with the number of prompts just done.
+        log: answers in it are not generated again, and new ones are added batch by batch. Its key
+            is :func:`answers_key` of the same model and settings.
+
+    Raises:
+        MachineError: a single prompt does not fit into memory, or the log's disk is full.
+    """
+    make = partial(
+        _batches,
+        lm,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        temperature=temperature,
+        seed=seed,
+        opening=tuple(opening),
+    )
+    return answer_all(
+        each_asked(prompts, sampled=temperature > 0), make, log=log, progress=progress
+    )
+
+
+def answers_key(
+    lm: LanguageModel,
+    *,
+    max_new_tokens: int = 48,
+    temperature: float = 0.0,
+    seed: int = 0,
+    opening: Sequence[int] = (),
+    fingerprint: str | None = None,
+) -> str:
+    """The key of an :class:`AnswerLog`: all that an answer of :func:`generate` depends on.
+
+    Args:
+        lm, max_new_tokens, temperature, seed, opening: as given to :func:`generate`.
+        fingerprint: the model's, where it is known; else every weight is read, which takes seconds
+            on a large model.
+    """
+    sampling = [float(temperature), seed] if temperature > 0 else None
+    stops = sorted(stop_tokens(lm))
+    fingerprint = fingerprint or lm.fingerprint()
+    parts = [fingerprint, lm.chat.fingerprint, stops, max_new_tokens, sampling]
+    return content_key(*parts, *([list(opening)] if opening else []))  # old logs stay readable
+
+
+def stop_tokens(lm: LanguageModel) -> frozenset[int]:
+    """Ids that end an answer: the generation config's, the tokenizer's, the template's."""
+    configured = getattr(lm.model.generation_config, "eos_token_id", None)
+    ids = {configured} if isinstance(configured, int) else set(configured or ())
+    ids.add(lm.tokenizer.eos_token_id)
+    if len(lm.chat.end_of_turn) == 1:
+        ids.update(lm.chat.end_of_turn)
+    return frozenset(i for i in ids if i is not None)
+
+
+def _batches(
+    lm: LanguageModel,
+    asked: Sequence[Asked],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float,
+    seed: int,
+    opening: tuple[int, ...],
+) -> Iterator[dict[Asked, Answer]]:
+    from unlearning.generation.sampling import Draw, uniform_numbers
+
+    rows = [lm.chat.encode(one.prompt, opening or None) for one in asked]
+    stops = stop_tokens(lm)
+
+    def answer(chosen: list[int]) -> list[Answer]:
+        batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
+        width = batch.input_ids.shape[1]
+        draws = []
+        if temperature > 0:
+            numbers = uniform_numbers([asked[i] for i in chosen], seed, max_new_tokens)
+            draws.append(Draw(numbers, temperature, width))
+        # PreTrainedModel inherits generate from a mixin that the stubs do not see.
+        output = lm.model.generate(  # type: ignore[operator]
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(stops),
+            pad_token_id=min(stops),
+            logits_processor=draws,
+            **_AS_IT_IS,
+        )
+        return [_cut(lm, [*opening, *ids], stops) for ids in output[:, width:].tolist()]
+
+    training = lm.model.training
+    lm.model.eval()
+    try:
+        for chosen, answers in in_fitting_batches(rows, batch_size, answer):
+            yield {asked[i]: one for i, one in zip(chosen, answers, strict=True)}
+    finally:
+        lm.model.train(training)
+
+
+def _cut(lm: LanguageModel, ids: list[int], stops: frozenset[int]) -> Answer:
+    end = next((i for i, token in enumerate(ids) if token in stops), None)
+    kept = tuple(ids if end is None else ids[: end + 1])
+    text = lm.tokenizer.decode(list(kept), skip_special_tokens=True)
+    return Answer(kept, str(text).strip(), end is not None)

@@ -1,0 +1,1 @@
+"""The losses: forget objectives, retain terms, and the registry that both are in."""

@@ -1,0 +1,127 @@
+"""log π(y|x), token by token, with the LM head run only where there is a response.
+
+Everything about a response is taken at the positions that PREDICT its tokens: from the last
+prompt token to the last but one of the response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from interp.model.batching import in_fitting_batches
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
+
+# Logits in float32 at a time: 32 MB.
+CHUNK = 2**23
+
+
+def response_logits(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    response_mask: Bool[Tensor, "batch token"],
+) -> tuple[Float[Tensor, "batch kept vocab"], Bool[Tensor, "batch kept"]]:
+    """Logits that predict the response tokens, and the mask of response positions.
+
+    Rows are left-padded, so the responses are the last columns: the head runs on those only,
+    through ``model``'s own forward (as wrapped for training, soft caps and scales included).
+    """
+    kept = response_width(response_mask)
+    # The token at column t is predicted at column t − 1.
+    logits = model(**inputs, logits_to_keep=kept + 1, use_cache=False).logits[:, -kept - 1 : -1]
+    return logits, response_mask[:, -kept:]
+
+
+def response_width(response_mask: Bool[Tensor, "batch token"]) -> int:
+    """Columns, from the right, that hold all responses of a left-padded batch."""
+    return int(response_mask.any(dim=0).sum())
+
+
+def response_log_probs(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    response_mask: Bool[Tensor, "batch token"],
+) -> tuple[Float[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
+    """Log-probability of every response token, in nats (0 elsewhere), and the response mask."""
+    logits, mask = response_logits(model, inputs, response_mask)
+    return token_log_probs(logits, inputs["input_ids"][:, -mask.shape[1] :], mask), mask
+
+
+def token_log_probs(
+    logits: Float[Tensor, "batch token vocab"],
+    targets: Int[Tensor, "batch token"],
+    mask: Bool[Tensor, "batch token"],
+) -> Float[Tensor, "batch token"]:
+    """log softmax(logits) at the targets, 0 outside the mask; in float32 or better.
+
+    A few rows at a time, forward and backward: neither a float32 copy of all logits nor their
+    softmax is ever held, which at a vocabulary of 150,000 is most of a step's memory.
+    """
+    found: Tensor = _TokenLogProbs.apply(logits, targets, mask)
+    return found
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        log_normaliser = torch.zeros(mask.shape, dtype=wide, device=logits.device)
+        found = torch.zeros_like(log_normaliser)
+        for rows in _chunks(logits):
+            where = mask[rows]
+            chunk = logits[rows][where].to(wide)
+            normaliser = chunk.logsumexp(dim=-1)
+            at_target = chunk.gather(-1, targets[rows][where][:, None])[:, 0]
+            log_normaliser[rows] = log_normaliser[rows].masked_scatter(where, normaliser)
+            found[rows] = found[rows].masked_scatter(where, at_target - normaliser)
+        ctx.save_for_backward(logits, targets, mask, log_normaliser)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """d log p_y / d logits = 1[y] − softmax."""
+        logits, targets, mask, log_normaliser = ctx.saved_tensors
+        (gradient,) = gradients
+        found = torch.zeros_like(logits)
+        for rows in _chunks(logits):
+            where = mask[rows]
+            wide = logits[rows][where].to(log_normaliser.dtype)
+            outer = gradient[rows][where][:, None].to(wide.dtype)
+            probability = (wide - log_normaliser[rows][where][:, None]).exp()
+            chunk = (-outer * probability).scatter_add(-1, targets[rows][where][:, None], outer)
+            found[rows] = found[rows].masked_scatter(where[..., None], chunk.to(found.dtype))
+        return found, None, None
+
+
+def _chunks(logits: Float[Tensor, "batch token vocab"]) -> list[slice]:
+    batch, tokens, vocabulary = logits.shape
+    size = max(1, CHUNK // max(1, tokens * vocabulary))
+    return [slice(start, start + size) for start in range(0, batch, size)]
+
+
+def reference_log_probs(
+    lm: LanguageModel, rows: Sequence[Tokens], *, batch_size: int = 32
+) -> list[Float[Tensor, " response"]]:
+    """Per-token log-probs of each row's response under the model as it is, on the CPU.
+
+    Raises:
+        MachineError: a single row does not fit into memory; batches that do not are halved.
+    """
+    found: list[Tensor] = [torch.empty(0)] * len(rows)
+
+    def read(chosen: list[int]) -> list[Tensor]:
+        batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
+        log_probs, mask = response_log_probs(lm.model, lm.inputs(batch), batch.response_mask)
+        return [values[where].cpu() for values, where in zip(log_probs, mask, strict=True)]
+
+    with undisturbed(lm.model):
+        for chosen, log_probs in in_fitting_batches(rows, batch_size, read):
+            for i, values in zip(chosen, log_probs, strict=True):
+                found[i] = values
+    return found

@@ -1,0 +1,234 @@
+"""Which losses there are, and what each of them needs of a batch.
+
+A loss is a pure function that returns one number per example. Its positional parameters are named
+after the quantities it needs (see :data:`QUANTITIES`), as pytest's fixtures are; its keyword-only
+parameters are hyperparameters and have defaults. So a new one is its equation and a decorator::
+
+    @objective
+    def hinge(log_probs, reference, mask, *, margin=1.0):
+        return (margin + sequence_log_ratio(log_probs, reference, mask)).relu()
+
+Who trains reads ``needs`` and supplies these quantities only.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, TypeVar, overload
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.errors import InputError
+
+LogProbs = Float[Tensor, "batch token"]
+Mask = Bool[Tensor, "batch token"]
+Logits = Float[Tensor, "batch token vocab"]
+States = Float[Tensor, "batch token d_model"]
+Control = Float[Tensor, "d_model"]
+PerExample = Float[Tensor, "batch"]
+
+QUANTITIES: Mapping[str, str] = MappingProxyType(
+    {
+        "log_probs": "batch token: log π_θ of every response token, in nats; 0 outside the mask",
+        "reference": "batch token: the same under the reference model",
+        "mask": "batch token, bool: where a token of the response is predicted",
+        "logits": "batch token vocab: at the positions that predict the response",
+        "reference_logits": "batch token vocab: the same of the reference model",
+        "states": "batch token d_model: residual stream after the chosen layer, same positions",
+        "reference_states": "batch token d_model: the same of the reference model",
+        "control": "d_model: RMU's random unit vector, drawn from the seed",
+        "preferred_log_probs": "batch token: as log_probs, for the prompt's preferred response",
+        "preferred_reference": "batch token: the same under the reference model",
+        "preferred_mask": "batch token, bool: where the preferred response is predicted",
+    }
+)
+"""What a loss may ask for: name, and shape and meaning. ``token`` differs between the two
+responses; every position is the one that PREDICTS a response token."""
+
+BUILT_IN = ("unlearning.losses.objectives", "unlearning.losses.retain")
+
+Loss = TypeVar("Loss", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A registered loss.
+
+    Attributes:
+        name: the function's.
+        loss: the function.
+        needs: names of the quantities it takes, in the order of its parameters.
+        options: its hyperparameters and their defaults.
+        requires_retain: whether it is defined only beside a retain term.
+    """
+
+    name: str
+    loss: Callable[..., PerExample]
+    needs: tuple[str, ...]
+    options: Mapping[str, float]
+    requires_retain: bool = False
+
+    @property
+    def on_pairs(self) -> bool:
+        """Whether it looks at a preferred response."""
+        return any(need.startswith("preferred") for need in self.needs)
+
+    def require_retain(self, *, present: bool) -> None:
+        """Refuse to run without the retain set that the loss is defined with.
+
+        Raises:
+            InputError: it needs one, and none is ``present``.
+        """
+        if self.requires_retain and not present:
+            raise InputError(
+                f"{self.name} is defined with a retain set, and there is none; name domains with "
+                "--retain, or take gradient_ascent"
+            )
+
+    def __call__(self, view: Mapping[str, Tensor], **options: float) -> PerExample:
+        """The loss of every example of ``view``, which holds at least what the loss needs.
+
+        Raises:
+            InputError: the view lacks a quantity, or the loss is not one number per example.
+        """
+        missing = [need for need in self.needs if need not in view]
+        if missing:
+            raise InputError(
+                f"{self.name} needs {', '.join(missing)}; the batch has {', '.join(view)}"
+            )
+        values = self.loss(*(view[need] for need in self.needs), **options)
+        expected = next(view[need].shape[:1] for need in self.needs if need != "control")
+        if values.shape != expected:
+            raise InputError(
+                f"{self.name} returned shape {tuple(values.shape)}; expected one number per "
+                f"example, {tuple(expected)}: reduce over tokens, not over the batch"
+            )
+        return values
+
+    def validated(self, options: Mapping[str, float]) -> dict[str, float]:
+        """The defaults, overridden by ``options``.
+
+        Raises:
+            InputError: an option is unknown (the known ones are listed) or is no number.
+        """
+        unknown = [name for name in options if name not in self.options]
+        if unknown:
+            raise InputError(
+                f"{self.name} has no option {', '.join(unknown)}; "
+                f"expected {_listed(self.options) if self.options else 'none'}"
+            )
+        for name, value in options.items():
+            if not isinstance(value, (int, float)):
+                raise InputError(f"{self.name}: {name} is {value!r}; expected a number")
+        return {**self.options, **options}
+
+
+FORGET: dict[str, Objective] = {}
+RETAIN: dict[str, Objective] = {}
+
+
+@overload
+def objective(function: Loss, *, requires_retain: bool = False) -> Loss: ...
+@overload
+def objective(
+    function: None = None, *, requires_retain: bool = False
+) -> Callable[[Loss], Loss]: ...
+def objective(
+    function: Loss | None = None, *, requires_retain: bool = False
+) -> Loss | Callable[[Loss], Loss]:
+    """Register a loss for the forget set under its own name; returns the function unchanged.
+
+    A notebook cell that defines it may be run again: the new definition replaces the old.
+
+    Raises:
+        InputError: a parameter is no known quantity, a hyperparameter has no numeric default, or
+            the name is taken by another function.
+    """
+
+    def register(function: Loss) -> Loss:
+        _register(FORGET, function, requires_retain=requires_retain)
+        return function
+
+    return register if function is None else register(function)
+
+
+def retain_term(function: Loss) -> Loss:
+    """Register a loss for the retain sets, as :func:`objective` does for the forget set."""
+    _register(RETAIN, function)
+    return function
+
+
+def find(table: Mapping[str, Objective], name: str) -> Objective:
+    """The loss called ``name`` in ``FORGET`` or ``RETAIN``, the built-in ones included.
+
+    Raises:
+        InputError: there is none; lists those there are.
+    """
+    for module in BUILT_IN:
+        import_module(module)
+    if name not in table:
+        raise InputError(f"there is no loss {name!r}; expected one of {_listed(table)}")
+    return table[name]
+
+
+def for_forgetting(name: str) -> Objective:
+    """What the forget set may be trained on: any loss, as a control arm trains it on a retain one.
+
+    Raises:
+        InputError: there is none of that name; lists those there are.
+    """
+    return find(ChainMap(FORGET, RETAIN), name)
+
+
+def _register(
+    table: dict[str, Objective], function: Callable[..., Any], *, requires_retain: bool = False
+) -> None:
+    name = function.__name__
+    if not name.isidentifier():
+        raise InputError(f"a loss is registered under its name, and {name} is none; use def")
+    known = table.get(name)
+    if known is not None and _origin(known.loss) != _origin(function):
+        raise InputError(
+            f"the name {name} is taken by {_origin(known.loss)}; give {_origin(function)} another"
+        )
+    needs, options = _parameters(function)
+    table[name] = Objective(name, function, needs, options, requires_retain)
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, float]]:
+    """The names of the positional parameters, and the keyword-only ones with their defaults."""
+    needs: list[str] = []
+    options: dict[str, float] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            if not isinstance(parameter.default, (int, float)):
+                raise InputError(
+                    f"{function.__name__}: the hyperparameter {name} needs a number as default"
+                )
+            options[name] = parameter.default
+        elif name in QUANTITIES:
+            needs.append(name)
+        else:
+            raise InputError(
+                f"{function.__name__}: {name} is no quantity of a batch; expected some of "
+                f"{_listed(QUANTITIES)} (hyperparameters stand after a *)"
+            )
+    if not set(needs) - {"control"}:
+        raise InputError(
+            f"{function.__name__} needs nothing of a batch; expected some of {_listed(QUANTITIES)}"
+        )
+    return tuple(needs), options
+
+
+def _origin(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,75 @@
+"""The losses of the retain sets: what stays as it was, in which sense.
+
+Pure functions as in :mod:`unlearning.losses.objectives`, under the same conventions: one number per
+example, minimised; what stands outside the mask has no influence; float32 at least. All are
+bounded below by 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from unlearning.losses.objectives import (
+    at_least_float32,
+    response_mean,
+    sequence_log_prob,
+    state_distance,
+)
+from unlearning.losses.registry import Logits, LogProbs, Mask, PerExample, States, retain_term
+
+
+@retain_term
+def cross_entropy(log_probs: LogProbs, mask: Mask) -> PerExample:
+    """The response stays likely.
+
+        L = −log π_θ(y|x)
+
+    Summed over the response's tokens: nats per response, NPO's unit. The retain term of Mushtaq
+    et al. 2025 (arXiv 2511.14017).
+    """
+    return -sequence_log_prob(log_probs, mask)
+
+
+@retain_term
+def token_mean_cross_entropy(log_probs: LogProbs, mask: Mask) -> PerExample:
+    """Cross-entropy as language-model trainers take it.
+
+        L = −(1/|y|) log π_θ(y|x)
+
+    In nats per token: |y| times weaker than a summed forget term beside it.
+    """
+    return -response_mean(log_probs, mask)
+
+
+@retain_term
+def kl(logits: Logits, reference_logits: Logits, mask: Mask) -> PerExample:
+    """The whole next-token distribution stays, not only the response's likelihood.
+
+        L = Σ_t KL(π_ref(·|x, y_<t) ‖ π_θ(·|x, y_<t))
+
+    The FORWARD direction, in which the reference's probable tokens must stay probable. Summed
+    over the response's tokens: nats per response; 0 only where the distributions are equal. The
+    gradient by a position's logits is π_θ − π_ref. As in the "KL minimization" of Maini et al.
+    2024 (TOFU, arXiv 2401.06121), whose code averages over all positions instead.
+    """
+    # Only response positions are promoted: the vocabulary is what makes logits large.
+    log_probs, reference = (
+        at_least_float32(values[mask]).log_softmax(dim=-1) for values in (logits, reference_logits)
+    )
+    per_token = F.kl_div(log_probs, reference, reduction="none", log_target=True).sum(dim=-1)
+    placed = torch.zeros(mask.shape, dtype=per_token.dtype, device=per_token.device)
+    return placed.masked_scatter(mask, per_token).sum(dim=-1)
+
+
+@retain_term
+def feature_l2(states: States, reference_states: States, mask: Mask) -> PerExample:
+    """The residual stream stays where it was.
+
+        L = (1/|y|) Σ_t (1/d_model) ‖h_t − h_t^ref‖²
+
+    h_t is the state after the chosen layer where response token t is predicted; the means are
+    those of :func:`unlearning.losses.objectives.rmu`, whose retain term this is. In squared units
+    of the residual stream. Li et al. 2024 (arXiv 2403.03218).
+    """
+    return state_distance(states, reference_states, mask)

@@ -1,0 +1,203 @@
+"""The margin: refusal read off one forward, without generating anything.
+
+Two classes of openers are found in the base model's own answers and then frozen: R, what its
+refusals open with (over all domains), and C, what its answers to benign prompts open with. At the
+first answer position p_R and p_C are their probabilities and p_O = 1 − p_R − p_C, and the margin
+is log p_R − log(1 − p_R). An opener is one token or, where refusals and answers begin alike ("I
+can't", "I'd be happy to"), two.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.model.batching import in_fitting_batches
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
+from interp.readout import Readout, log_odds
+
+Opener = tuple[int, ...]
+
+# Of a class's openers: rarer ones are as often a scorer's mistakes as openers.
+RAREST = 0.005
+# The share of refusals or answers that shared openers may hold together and still be dropped.
+SHARED_AT_MOST = 0.05
+# Below this area under the curve the margin says nothing about refusing.
+VALID_AUC = 0.9
+
+
+@dataclass(frozen=True)
+class Openers:
+    """The classes R and C, frozen: token ids, one or two of them for each opener."""
+
+    refusal: tuple[Opener, ...]
+    compliance: tuple[Opener, ...]
+
+    def readout(self) -> Readout:
+        """The margin as a readout of last-position logits.
+
+        Raises:
+            InputError: some refusals are told from answers only by their second token.
+        """
+        if any(len(opener) > 1 for opener in self.refusal):
+            raise InputError(
+                "refusals and answers open with the same token, so the margin needs two forwards "
+                "and is no readout; give --response-prefix with the words they share"
+            )
+        return log_odds([opener[0] for opener in self.refusal])
+
+
+@dataclass(frozen=True)
+class Masses:
+    """Where the first answer position's probability lies, one value a prompt, in float64."""
+
+    p_R: Float[np.ndarray, " prompt"]
+    p_C: Float[np.ndarray, " prompt"]
+    p_O: Float[np.ndarray, " prompt"]
+    margin: Float[np.ndarray, " prompt"]
+
+
+def find_openers(refusals: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Openers:
+    """R and C from the base model's refusals and its answers to benign prompts, as token ids.
+
+    First tokens found in both are dropped from both, rarest first, as long as together they open
+    at most 5% of either; of the others the second tokens decide.
+
+    Raises:
+        InputError: one of the two is empty, or two tokens do not tell them apart.
+    """
+    if not refusals or not answers:
+        raise InputError(
+            f"the model gave {len(refusals)} refusals and {len(answers)} answers to benign "
+            "prompts; both are needed to find what refusals open with: is this model aligned, does "
+            "--scorer know its refusals, and are answers long enough (--max-new-tokens)?"
+        )
+    refusal, compliance = _shares(refusals, 1), _shares(answers, 1)
+    shared = refusal.keys() & compliance.keys()
+    kept_R = [t for t in refusal if t not in shared]
+    kept_C = [t for t in compliance if t not in shared]
+    dropped = 0.0
+    for share, opener in sorted((max(refusal[t], compliance[t]), t) for t in shared):
+        dropped += share
+        if dropped <= SHARED_AT_MOST:
+            continue
+        after_R = _shares([r for r in refusals if tuple(r[:1]) == opener], 2)
+        after_C = _shares([a for a in answers if tuple(a[:1]) == opener], 2)
+        both = after_R.keys() & after_C.keys()
+        lost = max(sum(after[t] for t in both) for after in (after_R, after_C))
+        if lost * share > SHARED_AT_MOST:
+            raise InputError(
+                f"refusals and answers share their first two tokens in {lost:.0%} of the cases "
+                f"that open with token {opener[0]}: the margin cannot tell them apart; make the "
+                "answer begin further on with --response-prefix"
+            )
+        kept_R += [t for t in after_R if t not in both]
+        kept_C += [t for t in after_C if t not in both]
+    if not kept_R or not kept_C:
+        raise InputError("refusals and answers open with the same tokens: no margin is possible")
+    return Openers(tuple(sorted(kept_R)), tuple(sorted(kept_C)))
+
+
+def _shares(responses: Sequence[Sequence[int]], length: int) -> dict[Opener, float]:
+    """Share of each opener of ``length`` tokens, without the rarest."""
+    counts = Counter(tuple(int(t) for t in r[:length]) for r in responses if len(r) >= length)
+    total = counts.total()
+    return {opener: n / total for opener, n in counts.items() if n / total >= RAREST}
+
+
+def opener_masses(
+    lm: LanguageModel,
+    rows: Sequence[Tokens],
+    openers: Openers,
+    *,
+    batch_size: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> Masses:
+    """p_R, p_C, p_O and the margin at the first answer position of every row.
+
+    One forward; a second one for each first token that R and C share.
+
+    Args:
+        rows: prompts as ``lm.chat.encode`` gives them, without a response.
+        batch_size: rows in one forward; fewer once a batch did not fit into memory.
+
+    Raises:
+        MachineError: a single prompt does not fit into memory.
+    """
+    found = np.empty((len(rows), 4))
+
+    def masses(chosen: list[int]) -> Float[np.ndarray, "prompt mass"]:
+        log_R, log_not_R, log_C = _class_log_probs(lm, [rows[i] for i in chosen], openers)
+        p_R, p_C = log_R.exp(), log_C.exp()
+        p_O = (1 - p_R - p_C).clamp(min=0)
+        return torch.stack([p_R, p_C, p_O, log_R - log_not_R], dim=1).numpy()
+
+    with undisturbed(lm.model):
+        for chosen, of_batch in in_fitting_batches(rows, batch_size, masses):
+            found[chosen] = of_batch
+            if progress is not None:
+                progress(len(chosen))
+    return Masses(*found.T)
+
+
+def margins(lm: LanguageModel, rows: Sequence[Tokens], openers: Openers) -> Float[Tensor, " batch"]:
+    """The margin of every row as one tensor of float64, with its graph: one batch, one forward."""
+    log_R, log_not_R, _ = _class_log_probs(lm, rows, openers)
+    return log_R - log_not_R
+
+
+def _class_log_probs(
+    lm: LanguageModel, rows: Sequence[Tokens], openers: Openers
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(R), log p(not R) and log p(C), each of shape (batch,)."""
+    first = _next_log_probs(lm, rows)
+    heads = sorted({o[0] for o in (*openers.refusal, *openers.compliance) if len(o) == 2})
+    terms: list[list[Tensor]] = [[], [], []]
+    singles = [_singles(openers.refusal), None, _singles(openers.compliance)]
+    singles[1] = sorted(set(range(first.shape[1])) - set(singles[0] or ()) - set(heads))
+    for parts, ids in zip(terms, singles, strict=True):
+        parts.append(first[:, ids or []])
+    for head in heads:
+        longer = [Tokens((*row.ids, head), row.spans) for row in rows]
+        joint = first[:, [head]] + _next_log_probs(lm, longer)
+        seconds_R, seconds_C = (
+            [o[1] for o in side if len(o) == 2 and o[0] == head]
+            for side in (openers.refusal, openers.compliance)
+        )
+        not_R = sorted(set(range(joint.shape[1])) - set(seconds_R))
+        for parts, ids in zip(terms, (seconds_R, not_R, seconds_C), strict=True):
+            parts.append(joint[:, ids])
+    log_R, log_not_R, log_C = (torch.cat(parts, dim=1).logsumexp(dim=1) for parts in terms)
+    return log_R, log_not_R, log_C
+
+
+def _singles(openers: Sequence[Opener]) -> list[int]:
+    return [opener[0] for opener in openers if len(opener) == 1]
+
+
+def _next_log_probs(lm: LanguageModel, rows: Sequence[Tokens]) -> Float[Tensor, "batch vocab"]:
+    batch = lm.chat.pad(rows, lm.device)
+    return lm.logits(batch, keep=1)[:, -1].cpu().double().log_softmax(dim=-1)
+
+
+def margin_auc(
+    margin: Float[np.ndarray, " prompt"], refused: Float[np.ndarray, " prompt"]
+) -> float | None:
+    """Area under the ROC curve of the margin against refused (1) or not (0).
+
+    The margin is valid for a model from .9 on (``VALID_AUC``). None where only one class occurs.
+    """
+    if len(set(refused.tolist())) < 2:
+        return None
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(refused, margin))

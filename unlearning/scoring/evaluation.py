@@ -1,0 +1,132 @@
+"""A model's refusal over prompts: masses at the first answer position, and classes of its text.
+
+Beside every class stands how coherent the text is, since a model that says nothing any more does
+not refuse either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from unlearning.generation.responses import Answer, generate
+from unlearning.refusal.log_odds import Openers, opener_masses
+from unlearning.scoring.coherence import repetition
+from unlearning.scoring.scorers import Scorer, refused
+from unlearning.utility.perplexity import response_nll
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DESCRIPTION = ["id", "domain", "label", "kind", "split"]
+# What is known of a generated text, beside its class.
+COHERENCE = ("nll", "repetition")
+
+
+def coherence(
+    base: LanguageModel,
+    prompts: Sequence[str],
+    ids: Sequence[Sequence[int]],
+    texts: Sequence[str],
+    *,
+    batch_size: int = 32,
+) -> dict[str, Float[np.ndarray, " answer"]]:
+    """How coherent answers are, whoever gave them; NaN where there is too little text to say.
+
+    Args:
+        base: the model before unlearning, which is left as it is.
+        prompts: what was asked.
+        ids, texts: the answers, as tokens and as text.
+        batch_size: answers in one forward at most.
+
+    Returns:
+        ``nll``: mean nats per token under ``base``
+        (:func:`unlearning.utility.perplexity.response_nll`); ``repetition``: share of runs of four
+        words that were said before (:func:`unlearning.scoring.coherence.repetition`).
+    """
+    rows = list(zip(prompts, ids, strict=True))
+    return {
+        "nll": response_nll(base, rows, batch_size=batch_size),
+        "repetition": np.array([repetition(text) for text in texts], dtype=np.float64),
+    }
+
+
+class Evaluation:
+    """The prompts that a model is scored on along a run, rendered once.
+
+    Args:
+        lm: the base model: gives the chat format, and says how surprising an answer is; what is
+            scored may be any model of the same tokenizer.
+        prompts: a prompts table.
+        openers: the base model's, frozen.
+        scorer: puts generated text into classes.
+        max_new_tokens: of a generated answer.
+        batch_size: prompts in one forward.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompts: pd.DataFrame,
+        openers: Openers,
+        scorer: Scorer,
+        *,
+        max_new_tokens: int,
+        batch_size: int = 256,
+    ) -> None:
+        self.base = lm
+        self.prompts = prompts.reset_index(drop=True)
+        self.rows: list[Tokens] = [lm.chat.encode(prompt) for prompt in self.prompts["prompt"]]
+        self.openers = openers
+        self.scorer = scorer
+        self.max_new_tokens = max_new_tokens
+        self.batch_size = batch_size
+
+    def masses(self, lm: LanguageModel) -> pd.DataFrame:
+        """A row for each prompt with p_R, p_C, p_O, margin; what is said of text is empty."""
+        found = opener_masses(lm, self.rows, self.openers, batch_size=self.batch_size)
+        columns = {"prompt_id": self.prompts["id"]}
+        columns |= {name: self.prompts[name] for name in ("split", "domain", "label", "kind")}
+        import pandas as pd
+
+        table = pd.DataFrame(columns).assign(
+            scorer=self.scorer.name,
+            p_R=found.p_R,
+            p_C=found.p_C,
+            p_O=found.p_O,
+            margin=found.margin,
+        )
+        table["class"] = pd.Series([None] * len(table), dtype="object")
+        for name in ("refused", *COHERENCE):
+            table[name] = pd.Series([float("nan")] * len(table))
+        return table
+
+    def with_text(
+        self, lm: LanguageModel, *, progress: Callable[[int], None] | None = None
+    ) -> tuple[pd.DataFrame, list[Answer]]:
+        """:meth:`masses`, with the greedily generated answer's class and :func:`coherence`."""
+        table = self.masses(lm)
+        texts = list(self.prompts["prompt"])
+        answers = generate(
+            lm,
+            texts,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            progress=progress,
+        )
+        classes = self.scorer.classify(texts, [answer.text for answer in answers])
+        table["class"] = classes
+        table["refused"] = [float(refused(name)) for name in classes]
+        found = coherence(
+            self.base,
+            texts,
+            [answer.ids for answer in answers],
+            [answer.text for answer in answers],
+            batch_size=self.batch_size,
+        )
+        return table.assign(**found), answers

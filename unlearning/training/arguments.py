@@ -1,0 +1,74 @@
+"""Trainer's arguments from ours: what of Trainer is used, and what is switched off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import TrainingArguments
+
+from interp.errors import InputError
+from interp.model.language_model import LanguageModel
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.views import OF_OUTPUTS
+
+
+def training_arguments(
+    lm: LanguageModel,
+    settings: TrainingSettings,
+    needs: frozenset[str],
+    folder: Path,
+    checkpoint_every: int | None,
+    report_to: str,
+) -> TrainingArguments:
+    """Trainer's arguments for ``settings``.
+
+    Args:
+        lm: the prepared model.
+        settings: how.
+        needs: every quantity that the run's terms name.
+        folder: where checkpoints go.
+        checkpoint_every: optimizer steps between them; None writes none.
+        report_to: trackers that Trainer knows.
+
+    Raises:
+        InputError: a tracker is not installed, or the batch cannot be split as asked.
+    """
+    from accelerate import PartialState
+    from transformers.integrations import integration_utils
+
+    known = ("none", "all", *integration_utils.get_available_reporting_integrations())
+    if report_to not in known:
+        raise InputError(f"report_to is {report_to}; installed are {', '.join(known)}")
+    processes = PartialState(cpu=lm.device.type == "cpu").num_processes
+    micro = settings.micro_batch_size or settings.batch_size // processes
+    if micro < 1 or settings.batch_size % (micro * processes):
+        raise InputError(
+            f"batch_size {settings.batch_size} cannot be split into micro-batches of {micro} on "
+            f"{processes} processes; give a multiple of {micro * processes}"
+        )
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch_size // (micro * processes),
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant",
+        adam_beta1=settings.adam_betas[0],
+        adam_beta2=settings.adam_betas[1],
+        weight_decay=0.0,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.autocast,
+        activation_checkpointing=settings.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        # An objective on inner states leaves the layers above them without a gradient.
+        ddp_find_unused_parameters=not needs & OF_OUTPUTS,
+        seed=settings.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no" if checkpoint_every is None else "steps",
+        save_steps=checkpoint_every or 500,
+        report_to=report_to,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=lm.device.type == "cpu",
+    )

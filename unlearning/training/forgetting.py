@@ -1,0 +1,169 @@
+"""Score every domain along a run, and keep the model at which the target is forgotten.
+
+u_d(s) = 1 − R_d(s)/R_d(0), with R_d the mean p_R of the domain's harmful prompts. The dose is the
+running maximum of the target's u on VALIDATION prompts; results are read on test prompts.
+
+The weights are kept at the first step that reaches the wanted dose. Training goes on for a while,
+for the curve alone: where it ended at the crossing, every other resample of the prompts would not
+cross, and what is read there would have no interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from interp.model.language_model import LanguageModel
+from interp.store import read_json, write_json
+from unlearning.scoring.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The curve ends at this dose, or after half as many steps again as the wanted dose took.
+CURVE_TO = 0.95
+CURVE_STEPS = 1.5
+_NO_REFUSAL = 1e-6  # a domain that never refused has nothing to lose
+
+
+def target_rate(scores: pd.DataFrame, concept: str) -> float:
+    """Mean p_R over the concept's harmful validation prompts of one scored step."""
+    rows = scores[
+        (scores["domain"] == concept)
+        & (scores["label"] == "harmful")
+        & (scores["split"] == "validation")
+    ]
+    return float(rows["p_R"].mean())
+
+
+def is_scored(step: int) -> bool:
+    """Every step up to 12, then twelve to a doubling: log-spaced, as the crossing is unknown."""
+    spacing = max(1, 2 ** ((step // 12).bit_length() - 1))
+    return step <= 12 or step % spacing == 0
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where training ends though the target is not forgotten yet.
+
+    With bounds, the model that is kept is that of the largest dose within them.
+
+    Attributes:
+        leak: share of another domain's refusal that may go: max over domains of u_d.
+        utility: share of p_C that may go on benign prompts.
+    """
+
+    leak: float | None = None
+    utility: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.leak is not None or self.utility is not None
+
+    def hold(self, base: pd.DataFrame, scores: pd.DataFrame, concept: str | None) -> bool:
+        """Whether a scored step is within the bounds, by its validation prompts."""
+        before, now = (table[table["split"] == "validation"] for table in (base, scores))
+        if self.leak is not None:
+            others = now[(now["label"] == "harmful") & (now["domain"] != concept)]
+            for domain in others["domain"].unique():
+                left = target_rate(now, domain) / max(target_rate(before, domain), _NO_REFUSAL)
+                if 1 - left > self.leak:
+                    return False
+        if self.utility is not None:
+            was, left = (t.loc[t["label"] == "benign", "p_C"].mean() for t in (before, now))
+            if 1 - left / was > self.utility:
+                return False
+        return True
+
+
+class DoseResponse(TrainerCallback):
+    """Scores the model after its steps, keeps it at the wanted dose, and stops training.
+
+    Args:
+        lm: the model being trained.
+        evaluation: prompts to score; harmful validation prompts of ``concept`` among them.
+        concept: the target; None for a control arm, which never stops early.
+        base: scores at step 0, from the same prompts.
+        stop_at: dose (0 … 1) at which the model is kept.
+        every_step: score after each step rather than at log-spaced ones.
+        keep: called with the model at that dose; at the end where it is never reached.
+        bounds: end training where the run leaves them; see :class:`Bounds`.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        evaluation: Evaluation,
+        concept: str | None,
+        base: pd.DataFrame,
+        *,
+        stop_at: float,
+        every_step: bool,
+        keep: Callable[[], object],
+        bounds: Bounds | None = None,
+    ) -> None:
+        self.lm = lm
+        self.evaluation = evaluation
+        self.concept = concept
+        self.base_rate = target_rate(base, concept) if concept else float("nan")
+        self.stop_at = stop_at
+        self.every_step = every_step
+        self.keep = keep
+        self.bounds = bounds or Bounds()
+        self.dose = 0.0
+        self.kept_at: int | None = None
+        self.tables = [base.assign(step=0, dose=0.0)]
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        step, last = state.global_step, state.global_step >= state.max_steps
+        if last or self.every_step or is_scored(step):
+            scores = self.evaluation.masses(self.lm)
+            if self.concept is not None:
+                u = 1 - target_rate(scores, self.concept) / self.base_rate
+                further, before, self.dose = u > self.dose, self.dose, max(self.dose, u)
+                within = self.bounds.hold(self.tables[0], scores, self.concept)
+                crosses = before < self.stop_at <= self.dose
+                if within and (crosses or (self.bounds and further and before < self.stop_at)):
+                    self._keep(step)
+                control.should_training_stop |= not within or self._is_drawn(step)
+            self.tables.append(scores.assign(step=step, dose=self.dose))
+        return control
+
+    def finish(self) -> None:
+        """After training: keep the model as it is now, if the dose was never reached."""
+        if self.kept_at is None:
+            self._keep(int(self.tables[-1]["step"].iloc[-1]))
+
+    def save_state(self, folder: Path) -> None:
+        """The scores so far, for a run that is resumed."""
+        self.scores().to_parquet(folder / "scores.parquet", index=False)
+        write_json(folder / "dose.json", {"dose": self.dose, "kept_at": self.kept_at})
+
+    def load_state(self, folder: Path) -> None:
+        """Go on from what :meth:`save_state` wrote."""
+        import pandas as pd
+
+        self.tables = [pd.read_parquet(folder / "scores.parquet")]
+        stored = read_json(folder / "dose.json")
+        self.dose, self.kept_at = stored["dose"], stored["kept_at"]
+
+    def _keep(self, step: int) -> None:
+        self.kept_at = step
+        self.keep()
+
+    def _is_drawn(self, step: int) -> bool:
+        """Whether the curve reaches far enough past the wanted dose."""
+        if self.kept_at is None or self.dose < self.stop_at:
+            return False
+        return self.dose >= max(self.stop_at, CURVE_TO) or step >= CURVE_STEPS * self.kept_at
+
+    def scores(self) -> pd.DataFrame:
+        """Every scored step's rows, step 0 included."""
+        import pandas as pd
+
+        return pd.concat(self.tables, ignore_index=True)

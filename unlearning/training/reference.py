@@ -1,0 +1,103 @@
+"""Reference log-probs, computed once for given weights and tokens, and kept on disk.
+
+No reference model stays in memory: what NPO and DPO need of it is one number for each response
+token, which does not change during training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor
+
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from interp.store import atomic_write, content_key
+from unlearning.losses.likelihood import reference_log_probs
+from unlearning.training.mixture import Example, Mixture
+
+# Adapters that were only just added change nothing, whatever their random half is.
+_ADAPTER = "lora_"
+
+
+def with_references(
+    lm: LanguageModel,
+    mixture: Mixture,
+    needs: Collection[str],
+    *,
+    retained: bool = False,
+    cache: Path | None = None,
+    batch_size: int = 32,
+) -> Mixture:
+    """``mixture`` with the reference log-probs that its terms need and that it has not yet.
+
+    Args:
+        lm: the model as given: prepared, and not yet trained.
+        mixture: examples that have their references already keep them.
+        needs: quantities that the terms name.
+        retained: whether the retain examples need them as well.
+        cache: a folder to read them from and to keep them in; None computes them anew.
+        batch_size: rows in one forward.
+    """
+    if not (retained or {"reference", "preferred_reference"} & set(needs)):
+        return mixture  # before every weight is hashed
+    fingerprint = lm.fingerprint(without=_ADAPTER) if cache is not None else ""
+
+    def log_probs(rows: Sequence[Tokens]) -> list[Tensor]:
+        if cache is None:
+            return reference_log_probs(lm, rows, batch_size=batch_size)
+        key = content_key(fingerprint, [[row.ids, row.spans["response"].start] for row in rows])
+        path = cache / f"reference-{key}.safetensors"
+        try:
+            return read(path)
+        except (OSError, ValueError, RuntimeError, SafetensorError):  # absent or torn
+            values = reference_log_probs(lm, rows, batch_size=batch_size)
+            write(path, values)
+            return values
+
+    def filled(examples: Sequence[Example], *, own: bool) -> list[Example]:
+        found = list(examples)
+        if own and any(one.reference is None for one in found):
+            values = log_probs([one.tokens for one in found])
+            found = [
+                one if one.reference is not None else replace(one, reference=value)
+                for one, value in zip(found, values, strict=True)
+            ]
+        return found
+
+    forget = filled(mixture.forget, own="reference" in needs)
+    if "preferred_reference" in needs and any(one.preferred_reference is None for one in forget):
+        values = log_probs([one.preferred for one in forget if one.preferred is not None])
+        forget = [
+            replace(one, preferred_reference=value)
+            for one, value in zip(forget, values, strict=True)
+        ]
+    retain = {name: filled(group, own=retained) for name, group in mixture.retain.items()}
+    return Mixture(forget, retain, ratio=mixture.ratio, seed=mixture.seed)
+
+
+def write(path: Path, values: Sequence[Float[Tensor, " response"]]) -> None:
+    """Rows of any lengths as one flat tensor and their lengths, in safetensors."""
+    from safetensors.torch import save
+
+    lengths = torch.tensor([len(row) for row in values])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial:
+        partial.write_bytes(save({"flat": torch.cat(list(values)), "lengths": lengths}))
+
+
+def read(path: Path) -> list[Float[Tensor, " response"]]:
+    """Rows as :func:`write` wrote them.
+
+    Raises:
+        OSError, ValueError, RuntimeError, SafetensorError: the file is absent, or not whole.
+    """
+    from safetensors.torch import load_file
+
+    stored = load_file(path)
+    return list(stored["flat"].split(stored["lengths"].tolist()))

@@ -1,0 +1,97 @@
+"""How one arm is trained: every choice in one frozen record, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from interp.errors import InputError
+from unlearning.losses import registry
+from unlearning.training import parameters
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How one arm is trained.
+
+    Attributes:
+        objective: what the forget set is trained on, by its name in the registry.
+        options: the objective's hyperparameters, e.g. ``{"beta": 0.1}``; its defaults elsewhere.
+        retain_objective: what every retain group is trained on, a name in ``registry.RETAIN``.
+        retain_weight: of the retain terms together; the forget term has weight 1.
+        retain_shares: how the groups share that weight; equally where not given.
+        retain_ratio: retain examples beside each forget example.
+        adaptive: one multiplier for each retain group, which rises while the group's term is
+            above its bound; ``retain_weight`` is where the multipliers start.
+        slack: how far above the base model's value a bound lies, in the term's unit.
+        multiplier_rate: what a multiplier gains per step and unit of excess.
+        trained: ``lora``, ``projections`` or ``all``.
+        lora_rank, lora_alpha: of the adapters.
+        layer: 0-based decoder layer whose output is read by objectives on states; None is a
+            quarter of the depth.
+        learning_rate: constant; AdamW without weight decay.
+        adam_betas: of AdamW.
+        batch_size: forget examples in one optimizer step, over all processes.
+        micro_batch_size: forget examples in one forward; None is ``batch_size``.
+        length_window: batches within which rows of like length are put together; 0 is none.
+        separate_backward: forget and retain rows in passes of their own: the same gradient, and
+            the activations of only one of the two at a time.
+        activation_checkpointing: compute activations again in the backward pass.
+        autocast: forward in bfloat16 over float32 weights.
+        max_grad_norm: gradients are clipped to this norm.
+        max_steps: optimizer steps at most.
+        seed: order of the examples, initial adapters, RMU's direction.
+
+    Raises:
+        InputError: a name is unknown or a number impossible; says what was expected.
+    """
+
+    objective: str = "npo"
+    options: Mapping[str, float] = field(default_factory=dict)
+    retain_objective: str = "cross_entropy"
+    retain_weight: float = 1.0
+    retain_shares: Mapping[str, float] = field(default_factory=dict)
+    retain_ratio: int = 1
+    adaptive: bool = False
+    slack: float = 0.1
+    multiplier_rate: float = 0.1
+    trained: str = "lora"
+    lora_rank: int = 128
+    lora_alpha: float = 128
+    layer: int | None = None
+    learning_rate: float = 5e-5
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    batch_size: int = 32
+    micro_batch_size: int | None = None
+    length_window: int = 8
+    separate_backward: bool = False
+    activation_checkpointing: bool = False
+    autocast: bool = False
+    max_grad_norm: float = 1.0
+    max_steps: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        objective = registry.for_forgetting(self.objective)
+        registry.find(registry.RETAIN, self.retain_objective)
+        options = objective.validated(self.options)
+        trained = ("lora", *parameters.PARAMETERS)
+        if self.trained not in trained:
+            raise InputError(f"trained is {self.trained!r}; expected one of {', '.join(trained)}")
+        positive = ["retain_ratio", "lora_rank", "batch_size", "max_steps"]
+        positive += ["micro_batch_size"] if self.micro_batch_size is not None else []
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} is {getattr(self, name)}; expected more than 0")
+        if options.get("beta", 1) <= 0:
+            raise InputError(f"beta is {options['beta']}; expected more than 0")
+        if self.batch_size % (self.micro_batch_size or self.batch_size):
+            raise InputError(
+                f"micro_batch_size {self.micro_batch_size} does not divide batch_size "
+                f"{self.batch_size}"
+            )
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """The objective's options, its defaults among them."""
+        return registry.for_forgetting(self.objective).validated(self.options)

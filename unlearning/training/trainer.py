@@ -1,0 +1,324 @@
+"""Phase 2: the training loop, on ``transformers.Trainer``.
+
+One step's loss is Σ_g w_g · (1/N_g) Σ_{i ∈ g} loss_g(i): every group of the mixture (the forget
+set, each retain group) is averaged over its GLOBAL number of examples in that optimizer step, so
+that loss and gradient do not depend on padding, micro-batches or the number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from interp.errors import InputError, TrainingError
+from interp.model.language_model import LanguageModel
+from unlearning.losses.objectives import npo_weight, sequence_log_ratio
+from unlearning.training import parameters
+from unlearning.training.arguments import training_arguments
+from unlearning.training.checkpoints import (
+    Checkpointing,
+    Stateful,
+    StopOnSignal,
+    newest_complete,
+    reported,
+    resume,
+)
+from unlearning.training.mixture import Mixture, collator
+from unlearning.training.multipliers import Weights, weights_of
+from unlearning.training.reference import with_references
+from unlearning.training.settings import TrainingSettings
+from unlearning.training.terms import Term, needs_of, terms_of, weighted_sum
+from unlearning.training.views import OF_OUTPUTS, Supply, View, control_vector, reference_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def prepare(lm: LanguageModel, settings: TrainingSettings) -> LanguageModel:
+    """The model with the chosen parameters trainable and dropout off; changed in place."""
+    if settings.trained == "lora":
+        lm = parameters.lora(
+            lm, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed
+        )
+    else:
+        lm = parameters.PARAMETERS[settings.trained](lm)
+    parameters.dropout_off(lm.model)
+    return lm
+
+
+def unlearn(
+    lm: LanguageModel,
+    mixture: Mixture,
+    settings: TrainingSettings,
+    *,
+    folder: str | Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    around_forward: Callable[[], AbstractContextManager[object]] = nullcontext,
+    cache: Path | None = None,
+    checkpoint_every: int | None = None,
+    states: Mapping[str, Stateful] | None = None,
+    report_to: str = "none",
+) -> pd.DataFrame:
+    """Train ``lm`` (see :func:`prepare`) in place on ``mixture``.
+
+    Args:
+        lm: a prepared model.
+        mixture: reference log-probs that the objective needs and that are missing are computed.
+        settings: how.
+        folder: where checkpoints go; a complete one that lies there is gone on from.
+        callbacks: Trainer callbacks: scoring along the run, early stopping, progress.
+        around_forward: a context manager entered around every training step, e.g. one that
+            ablates a direction.
+        cache: folder of cached reference log-probs.
+        checkpoint_every: optimizer steps between checkpoints; None writes none.
+        states: what has to be kept in checkpoints beside the model (the scores so far, say).
+        report_to: trackers that Trainer knows (``tensorboard``, …).
+
+    Returns:
+        The log, one row per step: ``step``, the loss, every term's mean, the mean log-ratio and
+        NPO's mean weight W on the forget set, ``grad_norm``, ``learning_rate``; where the weights
+        adapt, every retain term's rise above the base model and its multiplier.
+
+    Raises:
+        InputError: an objective needs pairs, or a retain set, that the mixture has not.
+        TrainingError: the loss is not finite; names the step and its examples.
+    """
+    import pandas as pd
+
+    terms = terms_of(settings, mixture)
+    needs = needs_of(terms)
+    mixture = with_references(
+        lm, mixture, terms[0].needs, retained="reference" in needs_of(terms[1:]), cache=cache
+    )
+    folder = Path(folder)
+    trainer = UnlearningTrainer(
+        lm,
+        mixture,
+        settings,
+        terms,
+        training_arguments(lm, settings, needs, folder, checkpoint_every, report_to),
+        callbacks,
+        around_forward,
+    )
+    kept = {"weights": trainer.weights, **(states or {})}
+    try:
+        if checkpoint_every is None:
+            trainer.train()
+        else:
+            _train_with_checkpoints(trainer, kept)
+    finally:
+        lm.model.eval()
+    log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
+    # A resumed run has read its history from JSON, whose keys are in another order.
+    return log[["step", "loss", *sorted(set(log.columns) - {"step", "loss", "epoch"})]]
+
+
+def _train_with_checkpoints(trainer: UnlearningTrainer, kept: Mapping[str, Stateful]) -> None:
+    folder = Path(str(trainer.args.output_dir))
+    with StopOnSignal() as stop, reported(folder):
+        trainer.add_callback(stop)
+        trainer.add_callback(Checkpointing(kept))
+        start = resume(folder, kept)
+        trainer.train(resume_from_checkpoint=str(start) if start else None)
+    if stop.stopped_at is not None:
+        raise TrainingError(
+            f"stopped by SIGTERM after step {stop.stopped_at}, which is saved under {folder}; "
+            "the same command goes on from there"
+        )
+
+
+class UnlearningTrainer(Trainer):
+    """Trainer whose loss is the mixture's weighted terms; see the module's equation."""
+
+    # compute_loss divides by the step's global counts itself; Trainer must not divide again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        mixture: Mixture,
+        settings: TrainingSettings,
+        terms: Sequence[Term],
+        arguments: TrainingArguments,
+        callbacks: Sequence[TrainerCallback],
+        around_forward: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        stream = mixture.stream(
+            settings.max_steps, settings.batch_size, window=settings.length_window
+        )
+        super().__init__(
+            model=lm.model,
+            args=arguments,
+            train_dataset=stream,
+            data_collator=collator(
+                lm.chat,
+                responses=any(not name.startswith("preferred") for name in terms[0].needs),
+                preferred=terms[0].objective.on_pairs,
+            ),
+            callbacks=[_StepEnd(self), *callbacks],
+        )
+        self.remove_callback(PrinterCallback)
+        self.mixture = mixture
+        self.stream = stream
+        self.settings = settings
+        self.terms = terms
+        self.weights: Weights = weights_of(settings, mixture)
+        self.around_forward = around_forward
+        self.supply = _supply(lm, settings, terms)
+        self._names = [
+            *(f"loss_{term.name}" for term in terms),
+            *(f"rise_{name}" for name in self.weights.bounds),
+            "log_ratio",
+            "npo_weight",
+        ]
+        self._means: dict[str, Tensor] = {}
+        self._noted: dict[str, float] = {}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        # The stream is already in its order.
+        return SequentialSampler(self.stream)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
+        """Examples of each group in this optimizer step, over all micro-batches and processes."""
+        groups = torch.cat([batch["group"][batch["counted"]] for batch in batch_samples])
+        counts = torch.bincount(groups, minlength=len(self.terms)).to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        return counts
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """Forward and backward, in one pass or in one for each of forget and retain."""
+        # Backward too: it computes checkpointed activations again.
+        with self.around_forward():
+            if self.settings.separate_backward and self.mixture.retain:
+                return self._separate_steps(model, inputs, num_items_in_batch)
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def _separate_steps(self, model: nn.Module, inputs: dict[str, Tensor], counts: Any) -> Tensor:
+        forget = inputs["group"] == 0
+        first, last = _rows(inputs, forget), _rows(inputs, ~forget)
+        # Processes exchange gradients once, after the pass that reaches every parameter.
+        if not needs_of(self.terms[1:]) & OF_OUTPUTS:
+            first, last = last, first
+        with self.accelerator.no_sync(model):
+            loss = super().training_step(model, first, counts)
+        return loss + super().training_step(model, last, counts)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        views = self.supply.views(model, inputs)
+        loss, means = weighted_sum(self.terms, views, self.weights.values, num_items_in_batch)
+        for name, mean in means.items():
+            self._note(f"loss_{name}", mean)
+        for term, view, count in zip(self.terms, views, num_items_in_batch, strict=True):
+            if term.is_bounded and view:
+                base = term.base_loss(view).sum() / count
+                self._note(f"rise_{term.group}", means[term.name] - base)
+        if views[0]:
+            self._note_forgetting(views[0], num_items_in_batch[0])
+        if not torch.isfinite(loss):
+            raise TrainingError(self._not_finite(loss, inputs))
+        # Processes' gradients are averaged afterwards; the terms are already global means.
+        return loss * self.args.world_size
+
+    def _note_forgetting(self, view: View, count: Tensor) -> None:
+        if {"log_probs", "reference", "mask"} <= view.keys():
+            quantities = (view["log_probs"].detach(), view["reference"], view["mask"])
+            ratio = sequence_log_ratio(*quantities)
+            self._note("log_ratio", ratio.sum() / count)
+            if self.settings.objective == "npo":
+                weight = npo_weight(*quantities, beta=self.settings.hyperparameters["beta"])
+                self._note("npo_weight", weight.sum() / count)
+
+    def _note(self, name: str, value: Tensor) -> None:
+        value = value.detach().float()
+        noted = torch.stack([value, torch.ones_like(value)])
+        self._means[name] = self._means[name] + noted if name in self._means else noted
+
+    def end_step(self) -> None:
+        """The step's means over all processes, and the weights that follow from them."""
+        # A process may have had no row of some group: every name has its place in what is summed.
+        absent = torch.zeros(2, device=self.args.device)
+        noted = torch.stack([self._means.get(name, absent) for name in self._names])
+        if self.args.world_size > 1:
+            noted = self.accelerator.reduce(noted, reduction="sum")
+        rows = zip(self._names, noted.tolist(), strict=True)
+        means = {name: value for name, (value, times) in rows if times}
+        self._means = {}
+        if self.weights.bounds:
+            rises = {name: means[f"rise_{name}"] for name in self.weights.bounds
+                     if f"rise_{name}" in means}  # fmt: skip
+            means |= {f"weight_{name}": value for name, value in self.weights.values.items()}
+            self.weights.update(rises)
+        self._noted = means
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's log with the step's terms, for the history and for every tracker."""
+        super().log({**logs, **self._noted}, start_time)
+        self._noted = {}
+
+    def _not_finite(self, loss: Tensor, inputs: Mapping[str, Tensor]) -> str:
+        groups = list(self.mixture.groups.values())
+        places = zip(inputs["group"].tolist(), inputs["place"].tolist(), strict=True)
+        ids = dict.fromkeys(groups[group][place].id for group, place in places)
+        good = newest_complete(str(self.args.output_dir))
+        shown = ", ".join(list(ids)[:8]) + (", …" if len(ids) > 8 else "")
+        return (
+            f"the loss is {loss.item()} at step {self.state.global_step + 1}, on {shown}; lower "
+            f"the learning rate ({self.settings.learning_rate:g}) or the weights"
+            + (f"; the last good checkpoint is {good}" if good else "")
+        )
+
+
+class _StepEnd(TrainerCallback):
+    """Closes the trainer's books on a step before anyone else looks at it."""
+
+    def __init__(self, trainer: UnlearningTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, *_arguments: Any, **_keywords: Any) -> None:
+        self.trainer.end_step()
+
+
+def _rows(inputs: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """Some rows of a batch, without the columns that only the others needed."""
+    part = {name: value[chosen] for name, value in inputs.items()}
+    first = int(part["attention_mask"].any(dim=0).int().argmax())
+    return {name: value[:, first:] if value.ndim == 2 else value for name, value in part.items()}
+
+
+def _supply(lm: LanguageModel, settings: TrainingSettings, terms: Sequence[Term]) -> Supply:
+    needs = needs_of(terms)
+    reads_states = bool(needs & {"states", "reference_states"})
+    layer = lm.n_layers // 4 if settings.layer is None else settings.layer
+    if reads_states and not 0 <= layer < lm.n_layers:
+        raise InputError(f"layer is {layer}; {lm.name} has layers 0 to {lm.n_layers - 1}")
+    control = None
+    if "control" in needs:
+        control = control_vector(lm.d_model, settings.seed).to(lm.device)
+    return Supply(
+        [frozenset(term.needs) for term in terms],
+        reference_of(lm) if needs & {"reference_logits", "reference_states"} else None,
+        next(name for name, module in lm.model.named_modules() if module is lm.layers[layer])
+        if reads_states
+        else "",
+        control,
+        "position_ids" in lm.forward_options,
+    )

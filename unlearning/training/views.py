@@ -1,0 +1,138 @@
+"""What an objective may look at, and where it comes from.
+
+The engine supplies what the objectives name (``registry.QUANTITIES``) and nothing else: one
+forward of the model, and a second one of the reference only for batches with rows whose term reads
+its logits or states. Reference log-probs come with the examples, from the cache.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from interp.model.hooks import reading, writing
+from interp.model.language_model import LanguageModel
+from unlearning.losses.likelihood import response_logits, response_width, token_log_probs
+
+View = Mapping[str, Tensor]
+Reference = Callable[[], AbstractContextManager[nn.Module]]
+
+OF_OUTPUTS = frozenset({"log_probs", "logits", "preferred_log_probs"})
+"""Quantities of the last layer's output, whose gradient reaches every trained parameter."""
+
+
+@dataclass(frozen=True)
+class Supply:
+    """Makes the views of a batch.
+
+    Attributes:
+        needs: quantities that each group's term names, by the group's number.
+        reference: gives the reference model's forward, for a while; None where nothing needs it.
+        layer: path, in the model and in the reference, of the layer whose output ``states`` are.
+        control: RMU's unit vector.
+        takes_positions: whether the model's forward takes position ids.
+    """
+
+    needs: Sequence[frozenset[str]]
+    reference: Reference | None = None
+    layer: str = ""
+    control: Float[Tensor, " d_model"] | None = None
+    takes_positions: bool = True
+
+    def views(self, model: nn.Module, batch: Mapping[str, Tensor]) -> list[View]:
+        """One view for each group; an empty one where the batch has no row of it."""
+        groups = batch["group"].unique().tolist()
+        needs = frozenset[str]().union(*(self.needs[number] for number in groups))
+        plain = {name.removeprefix("preferred_") for name in needs}
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        if self.takes_positions:
+            inputs["position_ids"] = batch["position_ids"]
+        mask = batch["response_mask"]
+        found = self._read(model, inputs, mask, plain & {"log_probs", "logits", "states"})
+        found["reference"] = batch["reference"][:, -found["mask"].shape[1] :]
+        theirs = plain & {"reference_logits", "reference_states"}
+        if self.reference is not None and theirs:
+            wanted = {name.removeprefix("reference_") for name in theirs}
+            with torch.no_grad(), self.reference() as given:
+                read = self._read(given, inputs, mask, wanted)
+            found |= {f"reference_{name}": read[name] for name in wanted}
+        return [self._of_group(found, batch, number) for number in range(len(self.needs))]
+
+    def _read(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        response_mask: Bool[Tensor, "batch token"],
+        wanted: Collection[str],
+    ) -> dict[str, Tensor]:
+        kept = response_width(response_mask)
+        found = {"mask": response_mask[:, -kept:]}
+        states: list[Tensor] = []
+        inner = model.module if isinstance(model, DistributedDataParallel) else model
+        with ExitStack() as stack:
+            if "states" in wanted:
+                layer = inner.get_submodule(self.layer)
+                stack.enter_context(reading([layer], lambda _, hidden: states.append(hidden)))
+            if OF_OUTPUTS & set(wanted):
+                logits, mask = response_logits(model, inputs, response_mask)
+            else:
+                # DistributedDataParallel looks in the output for the parameters that were used:
+                # it must be the state, or it would wait for gradients of the layers above it.
+                stack.enter_context(writing(inner, lambda _logits: states[0]))
+                model(**inputs, logits_to_keep=1, use_cache=False)
+        if "log_probs" in wanted:
+            targets = inputs["input_ids"][:, -kept:]
+            found["log_probs"] = token_log_probs(logits, targets, mask)
+        if "logits" in wanted:
+            found["logits"] = logits
+        if "states" in wanted:
+            found["states"] = states[0][:, -kept - 1 : -1]
+        return found
+
+    def _of_group(self, found: View, batch: Mapping[str, Tensor], number: int) -> View:
+        rows = batch["group"] == number
+        if not rows.any():
+            return {}
+        needs = self.needs[number]
+        response, preferred = rows & ~batch["preferred"], rows & batch["preferred"]
+        view = {name: value[response] for name, value in found.items() if name in needs}
+        for name, value in found.items():
+            if (name := f"preferred_{name}") in needs:
+                view[name] = value[preferred]
+        if self.control is not None and "control" in needs:
+            view["control"] = self.control
+        return view
+
+
+def reference_of(lm: LanguageModel) -> Reference:
+    """The model as it was given, by the cheapest means: adapters switched off, or else a copy.
+
+    The copy is made here and now, before training, and held: full fine-tuning with a term on
+    reference logits or states costs the weights once more.
+    """
+    from peft import PeftModel
+
+    model = lm.model
+    if isinstance(model, PeftModel):
+
+        @contextmanager
+        def without_adapter() -> Iterator[nn.Module]:
+            with model.disable_adapter():
+                yield model
+
+        return without_adapter
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    return lambda: nullcontext(frozen)
+
+
+def control_vector(d_model: int, seed: int) -> Float[Tensor, " d_model"]:
+    """RMU's direction: uniform on [0, 1) in every coordinate, scaled to length 1."""
+    drawn = torch.rand(d_model, generator=torch.Generator().manual_seed(seed))
+    return drawn / drawn.norm()

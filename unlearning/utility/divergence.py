@@ -1,0 +1,195 @@
+"""What else a model lost: how far it moved from its base where nothing should have changed.
+
+Two measures that need no labels: the Kullback-Leibler divergence from the base model along the
+base's own answers to benign prompts, and the perplexity of texts. Tasks with right answers are in
+:mod:`unlearning.utility.tasks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.model.batching import in_fitting_batches
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
+from unlearning.losses.likelihood import reference_log_probs, response_width
+
+POSITIONS = 8
+# Tokens read at once: what most texts and most models have room for.
+WINDOW = 1024
+
+Advance = Callable[[int], None]
+
+
+def answer_logits(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    answers: Sequence[Sequence[int]],
+    *,
+    positions: int = POSITIONS,
+    batch_size: int = 16,
+    progress: Advance | None = None,
+) -> list[Float[Tensor, "position vocab"]]:
+    """Logits that predict the first ``positions`` tokens of each given answer, teacher-forced.
+
+    On the CPU and in the model's own number format, so that nothing is lost while the model makes
+    room for another. An answer of fewer tokens has fewer rows.
+
+    Raises:
+        MachineError: a single row does not fit into memory; batches that do not are halved.
+    """
+    rows = [
+        lm.chat.encode(prompt, tuple(answer)[:positions])
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    found: list[Tensor] = [torch.empty(0)] * len(rows)
+
+    def read(chosen: list[int]) -> list[Tensor]:
+        batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
+        kept = response_width(batch.response_mask)
+        # The token at column t is predicted at column t − 1.
+        logits = lm.logits(batch, keep=kept + 1)[:, :-1]
+        mask = batch.response_mask[:, batch.response_mask.shape[1] - kept :]
+        return [values[where].cpu() for values, where in zip(logits, mask, strict=True)]
+
+    with undisturbed(lm.model):
+        for chosen, logits in in_fitting_batches(rows, batch_size, read):
+            for i, values in zip(chosen, logits, strict=True):
+                found[i] = values
+            if progress is not None:
+                progress(len(chosen))
+    return found
+
+
+def kl_divergence(
+    base: Float[Tensor, "position vocab"], other: Float[Tensor, "position vocab"]
+) -> Float[np.ndarray, " position"]:
+    """KL(base ‖ other) in nats at every position, from logits, in float64.
+
+    A token that the base rules out (logit −∞) adds nothing; one that only ``other`` rules out makes
+    the divergence infinite, as it is.
+
+    Raises:
+        InputError: the two have different vocabularies.
+    """
+    if base.shape != other.shape:
+        raise InputError(
+            f"logits of shape {tuple(base.shape)} and {tuple(other.shape)}: the two models have "
+            "different vocabularies, between which there is no KL divergence"
+        )
+    log_p, log_q = (logits.double().log_softmax(dim=-1) for logits in (base, other))
+    terms = log_p.exp() * (log_p - log_q)
+    return terms.masked_fill(log_p == -torch.inf, 0.0).sum(dim=-1).numpy()
+
+
+def kl_to_base(
+    base: LanguageModel,
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    answers: Sequence[Sequence[int]],
+    *,
+    positions: int = POSITIONS,
+    batch_size: int = 16,
+) -> Float[np.ndarray, "prompt position"]:
+    """KL(base ‖ model) in nats at the first ``positions`` positions of the base's own answers.
+
+    Args:
+        base, lm: two models of one vocabulary; both read the same token ids.
+        prompts: benign ones, usually.
+        answers: token ids that the base model generated.
+        positions: 1 compares the first answer token only, where a change of manner shows and a
+            change of content may not.
+
+    Returns:
+        A row per prompt; NaN where its answer has ended.
+
+    Raises:
+        InputError: the models have different vocabularies.
+    """
+    before, after = (
+        answer_logits(each, prompts, answers, positions=positions, batch_size=batch_size)
+        for each in (base, lm)
+    )
+    return kl_table(before, after, positions)
+
+
+def kl_table(
+    base: Sequence[Float[Tensor, "position vocab"]],
+    other: Sequence[Float[Tensor, "position vocab"]],
+    positions: int = POSITIONS,
+) -> Float[np.ndarray, "prompt position"]:
+    """:func:`kl_divergence` of every prompt's logits; NaN where an answer has ended."""
+    found = np.full((len(base), positions), np.nan)
+    for row, one, another in zip(found, base, other, strict=True):
+        row[: len(one)] = kl_divergence(one, another)
+    return found
+
+
+@dataclass(frozen=True)
+class TextLikelihood:
+    """How likely a model finds each of some texts.
+
+    Attributes:
+        nats: minus the log-probability of all tokens of a text that something stands before.
+        tokens: how many of these there are; 0 in a text of a single token.
+        bytes: of the text in UTF-8, which do not depend on the tokenizer.
+    """
+
+    nats: Float[np.ndarray, " text"]
+    tokens: Int[np.ndarray, " text"]
+    bytes: Int[np.ndarray, " text"]
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats per token), over all texts together; NaN where there is no token."""
+        total = self.tokens.sum()
+        return float(np.exp(self.nats.sum() / total)) if total else float("nan")
+
+
+def text_likelihood(
+    lm: LanguageModel,
+    texts: Sequence[str],
+    *,
+    window: int = WINDOW,
+    batch_size: int = 8,
+    progress: Advance | None = None,
+) -> TextLikelihood:
+    """Likelihood of plain texts: no chat template, the tokenizer's own BOS where it puts one.
+
+    A text longer than ``window`` (or the model's own limit) is read in pieces, each of which begins
+    with the last token of the one before and sees nothing else of it: comparable between models
+    read with the same window, and a little higher than with the full context.
+    """
+    window = max(2, min(window, _longest(lm)))
+    owners: list[int] = []
+    rows: list[Tokens] = []
+    for owner, text in enumerate(texts):
+        ids = lm.tokenizer(text)["input_ids"]
+        for start in range(0, len(ids) - 1, window - 1):
+            piece = tuple(ids[start : start + window])
+            rows.append(Tokens(piece, {"response": slice(1, len(piece))}))
+            owners.append(owner)
+    nats, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)
+    for start in range(0, len(rows), 16 * batch_size):
+        batch = slice(start, start + 16 * batch_size)
+        found = reference_log_probs(lm, rows[batch], batch_size=batch_size)
+        for owner, log_probs in zip(owners[batch], found, strict=True):
+            nats[owner] -= float(log_probs.double().sum())
+            tokens[owner] += len(log_probs)
+        if progress is not None:
+            progress(len(found))
+    sizes = [len(text.encode("utf-8", "replace")) for text in texts]
+    return TextLikelihood(nats, tokens, np.array(sizes, dtype=np.int64))
+
+
+def _longest(lm: LanguageModel) -> int:
+    config = lm.model.config.get_text_config(decoder=True)
+    return int(getattr(config, "max_position_embeddings", None) or WINDOW)

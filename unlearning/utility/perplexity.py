@@ -1,0 +1,120 @@
+"""How surprising a response is to a model: nats per token, given the prompt.
+
+exp of the mean is the response's perplexity. The end of the turn is never counted: a recorded
+answer does not say whether the model ended it or a limit did, and one cut short is not for that
+reason a strange one. So a response has the same value as text and as the ids that spell it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.model.batching import in_fitting_batches
+from interp.model.chat import Tokens
+from interp.model.language_model import LanguageModel
+from interp.model.undisturbed import undisturbed
+from unlearning.generation.responses import stop_tokens
+from unlearning.losses.likelihood import response_width, token_log_probs
+
+Response = str | Sequence[int]
+
+# Logits held at a time, in elements: 1 GB in bfloat16. At a vocabulary of 150,000 a batch of 32
+# answers of 256 tokens would need 2.5 GB.
+LARGEST_LOGITS = 2**29
+
+
+def response_nll(
+    lm: LanguageModel,
+    rows: Sequence[tuple[str, Response]],
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> Float[np.ndarray, " row"]:
+    """Mean nats per response token given the prompt, -(1/T) log p(y|x), in float64.
+
+    Args:
+        lm: the model that is surprised; its chat format renders the prompts.
+        rows: (prompt, response); a response is text or the token ids that a model generated.
+        batch_size: rows in one forward at most; fewer where the logits would be too many, or once
+            a batch did not fit into memory.
+        progress: called with the number of rows just done.
+
+    Returns:
+        One value a row; NaN where the response is empty.
+
+    Raises:
+        MachineError: a single row does not fit into memory.
+    """
+    found = response_token_nll(lm, rows, batch_size=batch_size, progress=progress)
+    return np.array([tokens.mean() if tokens.size else np.nan for tokens in found], np.float64)
+
+
+def response_token_nll(
+    lm: LanguageModel,
+    rows: Sequence[tuple[str, Response]],
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> list[Float[np.ndarray, " token"]]:
+    """-log p(y_t | x, y_<t) in nats of every token of every response, in float64.
+
+    Arguments as for :func:`response_nll`; an empty response has an empty array.
+    """
+    encoded = [_encode(lm, prompt, response) for prompt, response in rows]
+    found: list[np.ndarray] = [np.empty(0)] * len(rows)
+    spoken = [i for i, tokens in enumerate(encoded) if _length(tokens)]
+    if progress is not None and len(spoken) < len(rows):
+        progress(len(rows) - len(spoken))
+    texts = [encoded[i] for i in spoken]
+
+    def read(chosen: list[int]) -> list[np.ndarray]:
+        some = [texts[i] for i in chosen]
+        fitting = max(1, LARGEST_LOGITS // ((max(map(_length, some)) + 1) * _vocabulary(lm)))
+        starts = range(0, len(some), fitting)
+        return [nll for start in starts for nll in _nll(lm, some[start : start + fitting])]
+
+    with undisturbed(lm.model):
+        for chosen, of_batch in in_fitting_batches(texts, batch_size, read):
+            for i, nll in zip(chosen, of_batch, strict=True):
+                found[spoken[i]] = nll
+            if progress is not None:
+                progress(len(chosen))
+    return found
+
+
+def _nll(lm: LanguageModel, rows: Sequence[Tokens]) -> list[np.ndarray]:
+    """Of the rows' responses, in one forward."""
+    batch = lm.chat.pad(rows, lm.device)
+    kept = response_width(batch.response_mask)
+    # The token at column t is predicted at column t - 1.
+    logits = lm.logits(batch, keep=kept + 1)[:, :-1]
+    mask = batch.response_mask[:, -kept:]
+    log_probs = token_log_probs(logits, batch.input_ids[:, -kept:], mask)
+    return [-nll[said].double().cpu().numpy() for nll, said in zip(log_probs, mask, strict=True)]
+
+
+def _encode(lm: LanguageModel, prompt: str, response: Response) -> Tokens:
+    """The row without the tokens that close its response, if they do."""
+    blank = isinstance(response, str) and not response.strip()
+    tokens = lm.chat.encode(prompt, () if blank else response)
+    start, end = tokens.spans["response"].start, lm.chat.end_of_turn
+    said = tokens.ids[start:]
+    if end and said[-len(end) :] == end:
+        said = said[: -len(end)]
+    elif said and said[-1] in stop_tokens(lm):
+        said = said[:-1]
+    ids = tokens.ids[:start] + said
+    return replace(tokens, ids=ids, spans={**tokens.spans, "response": slice(start, len(ids))})
+
+
+def _length(tokens: Tokens) -> int:
+    span = tokens.spans["response"]
+    return int(span.stop - span.start)
+
+
+def _vocabulary(lm: LanguageModel) -> int:
+    return int(lm.model.config.get_text_config(decoder=True).vocab_size)
