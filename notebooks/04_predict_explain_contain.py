@@ -129,7 +129,7 @@ pd.DataFrame(rows).set_index("unlearned").round(2)
 
 # %%
 run = next(iter(study.runs))
-study.figure()
+leakage_matrix_figure(study)
 
 # %% [markdown]
 # A[a,b] = μ + α_a + γ_b + δ_ab: *potency* (sources that take much along), *susceptibility* (targets

@@ -17,6 +17,7 @@ import pytest
 
 from analyses.matrix.output import write_rescaled
 from analyses.matrix.rescaling import agreement, rescaled
+from analyses.options import ModelOptions, TrainingOptions
 from analyses.predict.figures import tournament_figure
 from analyses.predict.forecast import at_depth
 from analyses.predict.skill import PARTS, Outcome
@@ -24,7 +25,6 @@ from analyses.predict.tournament import choose_set, hash_of, read_choices, tourn
 from analyses.predict.world import World, load_worlds
 from analyses.runs.leakage_matrix import Study
 from analyses.study.asked import study_plan
-from analyses.study.options import ModelOptions, TrainingOptions
 from interp.errors import InputError
 from tests.conftest import Spillover
 from unlearning.organism import load_world, shipped

@@ -93,7 +93,7 @@ def described(key: Key) -> str:
     """``kernel, 32 examples, weight 10``."""
     name, examples, weight = key
     method = METHODS[name]
-    parts = [method.title]
+    parts = [method.about.title]
     if method.retains:
         parts.append(f"{examples} examples" if examples else "all examples")
     if weight is not None:

@@ -74,7 +74,7 @@ class Design:
         for name in self.methods:
             method = METHODS[name]
             amounts: list[int | None] = list(self.examples) if method.chooses else []
-            if name == "equal" or not method.chooses:
+            if method.on_all or not method.chooses:
                 amounts.append(None)
             weight = weights.get(method.weight_like or name, self.weights[0])
             found += [
@@ -131,15 +131,11 @@ def _settings(method: Method, weight: float) -> dict[str, Any]:
 
 
 def require_methods(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, checked.
+    """The names, checked, each once.
 
     Raises:
         InputError: there is no such method; lists those there are.
     """
-    unknown = [name for name in names if name not in METHODS]
-    if unknown or not names:
-        raise InputError(
-            f"unknown method {', '.join(unknown) or '(none)'}; expected some of "
-            f"{', '.join(METHODS)}"
-        )
-    return tuple(dict.fromkeys(names))
+    if not names:
+        raise InputError(f"no containment method; expected some of {', '.join(METHODS)}")
+    return tuple(dict.fromkeys(METHODS.find(name).about.name for name in names))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.study.options import ModelOptions, TrainingOptions, expanded
+from analyses.options import ModelOptions, TrainingOptions, expanded
 from interp.errors import InputError
 
 
@@ -24,7 +24,8 @@ def contain(
         Path | None, typer.Option(help="The target's ready-made prompt, response pairs.")
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="By commas; equal, random, kernel, … (all by default).")
+        str | None,
+        typer.Option(help="By commas: {analyses.contain.methods:method} (default: all of them)."),
     ] = None,
     examples: Annotated[
         str, typer.Option(help="Retained examples for methods that choose; all besides.")

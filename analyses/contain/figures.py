@@ -10,19 +10,12 @@ import pandas as pd
 
 from analyses.contain.methods import METHODS
 from analyses.figures.style import FAINT, INK, MUTED, NULL, legend_above, new_figure, say, styled
+from interp.registry import colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS: Mapping[str, str] = dict(
-    zip(
-        METHODS,
-        ("#4c72b0", "#8c8c8c", "#c44e52", "#dd8452", "#55a868", "#8172b3", "#937860", "#da8bc3",
-         "#2a9db8"),
-        strict=True,
-    )
-)  # fmt: skip
 # Between methods whose targets answer alike, as a share of the axis.
 DODGE = 0.01
 LEAST_SHOWN, MOST_SHOWN = -0.6, 1.2
@@ -39,12 +32,18 @@ def containment_study_figure(methods: pd.DataFrame, recommended: tuple[Any, ...]
     """
     figure = new_figure(11.0, 4.4)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    _front(left, methods, recommended)
-    _curves(right, methods)
+    hues = colours(METHODS.abouts)
+    _front(left, methods, recommended, hues)
+    _curves(right, methods, hues)
     return figure
 
 
-def _front(axes: Axes, methods: pd.DataFrame, recommended: tuple[Any, ...] | None) -> None:
+def _front(
+    axes: Axes,
+    methods: pd.DataFrame,
+    recommended: tuple[Any, ...] | None,
+    hues: Mapping[str, str],
+) -> None:
     shown = methods.dropna(subset=["held_out"])
     axes.axhspan(-0.02, 0.02, color=NULL, lw=0)
     axes.axhline(1, color=FAINT, lw=1)
@@ -55,7 +54,7 @@ def _front(axes: Axes, methods: pd.DataFrame, recommended: tuple[Any, ...] | Non
     places = {name: apart * i for i, name in enumerate(reversed(list(METHODS)))}
     shown = shown.assign(answered=shown["answer_rate"] - shown["method"].map(places))
     for row in shown.to_dict("records"):
-        colour = COLOURS[row["method"]]
+        colour = hues[row["method"]]
         size = 4 + 1.6 * np.log2(1 + _amount(row, methods) / 8)
         axes.errorbar(
             row["answered"], row["held_out"],
@@ -77,7 +76,7 @@ def _front(axes: Axes, methods: pd.DataFrame, recommended: tuple[Any, ...] | Non
     axes.set_ylabel("recovery in held-out domains")
 
 
-def _curves(axes: Axes, methods: pd.DataFrame) -> None:
+def _curves(axes: Axes, methods: pd.DataFrame, hues: Mapping[str, str]) -> None:
     curves = methods[methods["method"].isin([n for n, m in METHODS.items() if m.chooses])]
     axes.axhline(1, color=FAINT, lw=1)
     axes.axhspan(-0.02, 0.02, color=NULL, lw=0)
@@ -90,16 +89,16 @@ def _curves(axes: Axes, methods: pd.DataFrame) -> None:
                 rows["amount"], rows["held_out_low"], rows["held_out_high"], color=NULL, lw=0,
                 zorder=0,
             )  # fmt: skip
-        axes.plot(rows["amount"], rows["held_out"], "o-", ms=4, color=COLOURS[str(name)], lw=1.5)
+        axes.plot(rows["amount"], rows["held_out"], "o-", ms=4, color=hues[str(name)], lw=1.5)
         axes.plot(
-            rows["amount"], rows["retained"], "s:", ms=3.5, mfc="white", color=COLOURS[str(name)],
+            rows["amount"], rows["retained"], "s:", ms=3.5, mfc="white", color=hues[str(name)],
             lw=1,
         )  # fmt: skip
     for name, rows in methods[~methods.index.isin(curves.index)].groupby("method", sort=False):
         row = rows.iloc[0]
-        axes.axhline(row["held_out"], color=COLOURS[str(name)], lw=1.2, alpha=0.8)
+        axes.axhline(row["held_out"], color=hues[str(name)], lw=1.2, alpha=0.8)
     for name in methods["method"].drop_duplicates():
-        axes.plot([], [], "o-", ms=4, color=COLOURS[name], label=METHODS[name].title)
+        axes.plot([], [], "o-", ms=4, color=hues[name], label=METHODS[name].about.title)
     axes.plot([], [], "s:", ms=3.5, mfc="white", color=MUTED, label="retained domains")
     if ticks:
         axes.set_xscale("log", base=2)

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from analyses.contain.methods import METHODS
 from analyses.runs.arms import Arm, RunRecord
 from analyses.runs.behaviour import behaviour, verdict_on
 from analyses.runs.estimates import RESAMPLES, Draws, Estimate, resampling_weights, weighted_means
@@ -106,8 +107,6 @@ def _kept(
 
 
 def _is_weighted(arm: Arm) -> bool:
-    from analyses.contain.methods import METHODS
-
     return METHODS[arm.config["containment"]["method"]].weighted
 
 

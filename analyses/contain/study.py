@@ -11,7 +11,7 @@ import pandas as pd
 
 from analyses.contain.advice import Advice, advise, described, find_weight, retained_recovery
 from analyses.contain.arms import Design
-from analyses.contain.examples import pool_of, rank_examples, write_ranking
+from analyses.contain.methods.examples import rank_examples
 from analyses.contain.outcomes import Kept, Key, arms_table, kept_by, methods_table, pool
 from analyses.predict.base_evidence import evidence_of
 from analyses.runs.arms import Arm, read_run
@@ -19,8 +19,9 @@ from analyses.study.baseline import Baseline, establish
 from analyses.study.context import Context
 from analyses.study.making import load_made, make
 from analyses.study.mixing import mixture_of
-from analyses.study.plan import ArmPlan
-from analyses.study.workers import make_arms
+from analyses.study.plan import ArmPlan, StudyPlan
+from analyses.study.retained import pool_of, write_ranking
+from analyses.study.workers import make_arms, make_planned
 from interp.store import atomic_write, read_json, write_json
 from unlearning.data.prompts import present_domains
 
@@ -61,7 +62,7 @@ def contain(
             names = [arm.name for arm in arms]
             make_arms(
                 context.plan, context.run.folder, context.progress,
-                workers=workers, engine=engine, names=names,
+                workers=workers, engine=engine, names=names, make_one=make_contained,
             )  # fmt: skip
         for arm in arms:  # what a lost worker left
             make(context, baseline, arm)
@@ -93,6 +94,11 @@ def contain(
     path = context.run.folder / FOLDER / "containment.json"
     write_json(path, read_json(path) | {"advice": sentences})
     return advice
+
+
+def make_contained(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
+    """What a worker runs: an arm's methods are known to who imports this module."""
+    return make_planned(plan, out, name, threads)
 
 
 def _residue(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.study.options import ModelOptions, expanded
+from analyses.options import ModelOptions, expanded
 
 
 @expanded

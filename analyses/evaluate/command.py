@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.study.options import ModelOptions, expanded
+from analyses.options import ModelOptions, expanded
 from interp.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.figures.matrix import COLOURS, DARK_FROM, PARTS, SHOWN
+from analyses.figures.matrix import COLOURS, DARK_FROM, PARTS, SHOWN, study_matrix_figure
 from analyses.figures.style import FAINT, INK, MUTED, NULL, domain_label, new_figure, say, styled
 from analyses.runs.decomposition import Decomposition
 
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from analyses.runs.leakage_matrix import Study
+
+
+def leakage_matrix_figure(
+    study: Study, run: str | None = None, quantity: str = "area", objective: str | None = None
+) -> Figure:
+    """One run's matrix with its parts and its noise; of several runs, all of them together."""
+    if run is None and len(study.runs) > 1:
+        return worlds_figure(study, quantity, objective)
+    return study_matrix_figure(study, run or next(iter(study.runs)), quantity, objective)
 
 
 @styled

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analyses.matrix.figures import leakage_matrix_figure
 from analyses.runs.cells import TESTED, seed_spread
 from analyses.runs.decomposition import PARTS
 from analyses.runs.leakage_matrix import Study
@@ -37,10 +38,10 @@ def write(study: Study, folder: str | Path, quantity: str = "area", *, name: str
         for objective in study.objectives(run):
             parts = [run] * (len(study.runs) > 1) + [objective] * (len(study.objectives(run)) > 1)
             rows = study.means(quantity, run=run, objective=objective)
-            drawing = study.figure(run, quantity, objective)
+            drawing = leakage_matrix_figure(study, run, quantity, objective)
             drawn.append(figures.Drawing("-".join([name, *parts]), "", "", drawing, rows))
     if len(study.runs) > 1:
-        together = study.figure(quantity=quantity)
+        together = leakage_matrix_figure(study, quantity=quantity)
         drawn.append(figures.Drawing("worlds", "", "", together, study.means(quantity)))
     figures.save(drawn, folder / "figures")
     return text(found)

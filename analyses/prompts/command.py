@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.study.options import expanded
+from analyses.options import expanded
 from interp.errors import InputError
 
 if TYPE_CHECKING:

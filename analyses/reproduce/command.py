@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analyses.evaluate.command import UtilityOptions
-from analyses.study.options import ModelOptions, expanded
+from analyses.options import ModelOptions, expanded
 from interp.errors import InputError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,9 +30,6 @@ from analyses.runs.decomposition import Decomposition, decompose
 from analyses.runs.pooling import pool
 from analyses.runs.tables import RunTables, build
 from interp.errors import InputError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -210,17 +207,6 @@ class Study:
         }
         skipped = [run for run in self.runs if run not in parts]
         return {"runs": list(self.runs), "skipped": skipped, **pool(parts, tables)}
-
-    def figure(
-        self, run: str | None = None, quantity: str = "area", objective: str | None = None
-    ) -> Figure:
-        """One run's matrix with its parts and its noise; of several runs, all of them together."""
-        from analyses.figures.matrix import study_matrix_figure
-        from analyses.matrix.figures import worlds_figure
-
-        if run is None and len(self.runs) > 1:
-            return worlds_figure(self, quantity, objective)
-        return study_matrix_figure(self, run or next(iter(self.runs)), quantity, objective)
 
     @cached_property
     def _means(self) -> dict[str, pd.DataFrame]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from analyses.study.options import ModelOptions, TrainingOptions
+from analyses.options import ModelOptions, TrainingOptions
+from interp import plugins
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def study_plan(
     from unlearning.data.prompts import present_domains, require_concepts
     from unlearning.training.settings import TrainingSettings
 
+    if training.objective_file is not None:
+        plugins.use(training.objective_file)
+        plugins.load_all()
     check_source(model)
     settings, own = organism_settings(model) if is_organism(model) else (TrainingSettings(), {})
     asked = StudyPlan(

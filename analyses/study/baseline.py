@@ -169,4 +169,5 @@ def describe_study(context: Context) -> dict[str, object]:
         "controls_note": controls(context.prompts, "test").note,
         "stop_at": plan.stop_at,
         "arms": [arm.describe(plan.stop_at) for arm in plan.arms],
+        "plugins": [plugin.described() for plugin in plan.plugins],
     }

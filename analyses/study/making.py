@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
-from analyses.contain.guards import guard_of
 from analyses.runs.folder import write_table
 from analyses.runs.progress import Advance
 from analyses.runs.rotations import rotation_table, rotations, write_directions
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
+from analyses.study.methods import Guard
 from analyses.study.mixing import mixture_of
 from analyses.study.plan import ArmPlan
 from interp.errors import InputError
@@ -46,7 +46,13 @@ def make(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
     plan = context.plan
     pairs = [] if context.pairs is None else [context.pairs.to_json(orient="records")]
     key = content_key(
-        baseline.key, described, plan.every_step, plan.benign_along, plan.bounds, *pairs
+        baseline.key,
+        described,
+        plan.every_step,
+        plan.benign_along,
+        plan.bounds,
+        *pairs,
+        *(plugin.sha256 for plugin in plan.plugins),
     )
     if run.is_done(name, key):
         context.progress.say(f"{name}: already done")
@@ -143,7 +149,8 @@ def _trained(
     assert arm.training is not None
     plan, settings = context.plan, arm.training
     lm = prepare(context.load(), settings)
-    guard = guard_of(context, baseline, arm, lm)
+    make_guard = arm.containment.how.guard if arm.containment else None
+    guard = make_guard(context, baseline, arm, lm) if make_guard else Guard()
     mixture = guard.with_references(lm, mixture_of(context, baseline, arm), settings)
     base = baseline.scores.assign(step=0, dose=0.0)
     benign = base["label"] == "benign"

@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.contain.methods import Containment
+from analyses.study.methods import Containment
+from interp import plugins
 from interp.errors import InputError
+from interp.plugins import Plugin
 from unlearning.data.prompts import DOMAINS
 
 if TYPE_CHECKING:
@@ -100,6 +102,7 @@ class StudyPlan:
         batch_size: prompts in one forward when scoring and generating.
         model_options: passed to ``LanguageModel.load``.
         command: how the user asked for it.
+        plugins: in use, with their sources, for whichever process makes an arm.
     """
 
     model: str
@@ -119,6 +122,7 @@ class StudyPlan:
     batch_size: int = 64
     model_options: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    plugins: tuple[Plugin, ...] = field(default_factory=plugins.in_use)
 
     @property
     def seeds(self) -> tuple[int, ...]:

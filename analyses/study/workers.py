@@ -16,12 +16,15 @@ from typing import Any
 
 from analyses.runs.progress import Progress
 from analyses.study.plan import StudyPlan
+from interp import plugins
 from interp.errors import InputError
 
 RETRIES = 3
 
+#: Makes one arm in a process of its own: of a plan, a run's folder, the arm's name, threads to use.
+MakeOne = Callable[[StudyPlan, Path, str, int], str]
 #: Makes the arms of these names in a run's folder, so many at a time.
-Engine = Callable[[StudyPlan, Path, Sequence[str], int, Progress], None]
+Engine = Callable[[StudyPlan, Path, Sequence[str], int, Progress, MakeOne], None]
 
 
 def make_arms(
@@ -32,11 +35,15 @@ def make_arms(
     workers: int,
     engine: str = "local",
     names: Sequence[str] | None = None,
+    make_one: MakeOne | None = None,
 ) -> None:
     """Make arms of the plan side by side; the base must be scored already.
 
     Without ``names`` these are the plain and contained ones. Control arms are left to the study:
     they run for as many steps as the others took.
+
+    ``make_one`` is what a worker runs (its module is imported there); by default
+    :func:`make_planned`.
 
     Raises:
         InputError: the engine's package is not installed.
@@ -44,7 +51,7 @@ def make_arms(
     if names is None:
         names = [arm.name for arm in plan.arms if not arm.control and not arm.sweep]
     if names:
-        ENGINES[engine](plan, out, names, workers, progress)
+        ENGINES[engine](plan, out, names, workers, progress, make_one or make_planned)
 
 
 def require_engine(name: str) -> None:
@@ -57,7 +64,7 @@ def require_engine(name: str) -> None:
         raise InputError(f"unknown engine {name}; expected one of {', '.join(ENGINES)}")
 
 
-def make_one(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
+def make_planned(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
     """One arm, in a process of its own."""
     import torch
 
@@ -66,6 +73,8 @@ def make_one(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
     from analyses.study.making import make
 
     torch.set_num_threads(threads)
+    plugins.use_all(plan.plugins)
+    plugins.load_all()
     context = checked(plan, out, Progress(quiet=True))
     [arm] = [arm for arm in plan.arms if arm.name == name]
     make(context, establish(context), arm)
@@ -73,7 +82,12 @@ def make_one(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
 
 
 def _local(
-    plan: StudyPlan, out: Path, names: Sequence[str], workers: int, progress: Progress
+    plan: StudyPlan,
+    out: Path,
+    names: Sequence[str],
+    workers: int,
+    progress: Progress,
+    make_one: MakeOne,
 ) -> None:
     threads = max(1, multiprocessing.cpu_count() // workers)
     # spawn, because torch's threads do not survive a fork.
@@ -95,7 +109,12 @@ def _local(
 
 
 def _ray(
-    plan: StudyPlan, out: Path, names: Sequence[str], workers: int, progress: Progress
+    plan: StudyPlan,
+    out: Path,
+    names: Sequence[str],
+    workers: int,
+    progress: Progress,
+    make_one: MakeOne,
 ) -> None:
     """A task for each arm. The run's folder must be one that every node can write."""
     try:

@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.figures.style import INK, MUTED, NULL, new_figure, styled
-from interp.similarity.maps import SimilarityMap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+
+    from interp.similarity.maps import SimilarityMap
 
 MOST_MULTIPLES = 12
 COLUMNS = 4

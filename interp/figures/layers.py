@@ -20,12 +20,13 @@ from interp.figures.style import (
     new_figure,
     styled,
 )
-from interp.similarity.maps import SimilarityMap
-from interp.similarity.rotation import QUANTITIES, Rotation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from interp.similarity.maps import SimilarityMap
+    from interp.similarity.rotation import Rotation
 
 MOST_PANELS = 12
 COLUMNS = 4
@@ -95,10 +96,10 @@ def rotation_by_layer_figure(
     Raises:
         InputError: no rotations, or an unknown quantity.
     """
-    if not rotations or quantity not in QUANTITIES:
+    if not rotations or quantity not in NAMES:
         raise InputError(
             f"{quantity!r} of {len(rotations)} rotations; give one at least, and one of "
-            + ", ".join(QUANTITIES)
+            + ", ".join(NAMES)
         )
     figure, grid = _panels(len(rotations), NAMES[quantity])
     for axes, (label, turned) in zip(grid, rotations.items(), strict=False):

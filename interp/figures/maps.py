@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp.figures.style import LABEL_COLOURS, LABEL_MARKERS, MUTED, new_figure, styled
-from interp.similarity.embedding import StateMap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from interp.similarity.embedding import StateMap
 
 
 @styled

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.directions.projections import Projections
 from interp.errors import InputError
 from interp.figures.style import BLUE, FAINT, VERMILLION, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from interp.directions.projections import Projections
 
 BINS = 24
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import SequenceMatcher
-from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -22,18 +20,16 @@ from analyses.predict.evidence import Evidence
 from analyses.predict.forecast import at_depth
 from analyses.predict.gradients import ADAM_EPSILON
 from analyses.predict.tournament import read_choices
-from analyses.runs.folder import write_table
+from analyses.study.methods import METHODS, method
 from interp.activations.collection import batches_by_length, collect
 from interp.model.chat import Tokens
 from interp.model.language_model import LanguageModel
-from unlearning.deflections.phase_one import refusals_of
 from unlearning.refusal.log_odds import margins
 
 Scores = Float[np.ndarray, " example"]
 #: Of the base model, the target and the other domains' deflections; the larger, the sooner taken.
 Score = Callable[[Evidence, str, pd.DataFrame, int], Scores]
 
-FILE = "ranking.parquet"
 # Nats that the virtual step of unlearning takes off the target's own margin.
 STEP_NATS = 0.05
 
@@ -47,7 +43,7 @@ def rank_examples(
         evidence: the base model's.
         concept: the target.
         pool: deflections of the other domains (rows of ``responses``).
-        methods: names in ``SCORES``; others are passed over.
+        methods: names in ``METHODS``; those that do not choose are passed over.
         seed: of what is drawn.
 
     Returns:
@@ -55,50 +51,45 @@ def rank_examples(
     """
     table = pool[["id", "domain"]].reset_index(drop=True)
     for name in methods:
-        if name in SCORES:
-            table[name] = SCORES[name](evidence, concept, pool, seed)
+        if (score := METHODS.find(name).score) is not None:
+            table[name] = score(evidence, concept, pool, seed)
     return table
 
 
-def chosen(
-    pool: pd.DataFrame, ranking: pd.DataFrame, method: str, count: int | None
-) -> pd.DataFrame:
-    """The ``count`` rows of ``pool`` with the largest scores; all where there is no count."""
-    scores = ranking.set_index("id")[method].loc[pool["id"]].to_numpy()
-    order = np.argsort(-scores, kind="stable")[: count or len(pool)]
-    return pool.iloc[order].reset_index(drop=True)
-
-
-def dealt(rows: pd.DataFrame, groups: int) -> dict[str, pd.DataFrame]:
-    """The rows in as many equal groups as there are retained domains.
-
-    Whatever is chosen then has the same weight, and the same place in a batch, as equal shares.
-    """
-    parts = {f"chosen-{i + 1}": rows.iloc[i::groups] for i in range(groups)}
-    return {name: part for name, part in parts.items() if len(part)}
-
-
-def write_ranking(folder: Path, ranking: pd.DataFrame) -> None:
-    """Keep the ranking for the arms."""
-    write_table(folder / "containment" / FILE, ranking)
-
-
-def read_ranking(folder: Path) -> pd.DataFrame:
-    """The ranking as :func:`write_ranking` kept it."""
-    return pd.read_parquet(folder / "containment" / FILE)
-
-
-def _equal(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> Scores:
+@method(
+    "equal",
+    title="equal share",
+    does="cross-entropy on other domains' deflections in equal shares (the paper)",
+    on_all=True,
+    paper="Mushtaq et al. 2025, arXiv 2511.14017",
+    badge="faithful",
+    colour="#4c72b0",
+)
+def equal(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> Scores:
     """At random within a domain, in turn over domains."""
     order = pd.Series(np.random.default_rng(seed).permutation(len(pool)), index=pool.index)
     return -order.groupby(pool["domain"]).rank(method="first").to_numpy(dtype=np.float64)
 
 
-def _random(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> Scores:
+@method(
+    "random",
+    title="random",
+    does="the same on examples drawn at random: what every choice is held to",
+    weight_like="equal",
+    colour="#8c8c8c",
+)
+def random(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> Scores:
     return np.random.default_rng((seed, 1)).random(len(pool))
 
 
-def _twins(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
+@method(
+    "twins",
+    title="syntactic twins",
+    does="the same on prompts that are worded most like a forgotten one",
+    weight_like="equal",
+    colour="#dd8452",
+)
+def twins(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
     """Likeness of wording to the nearest forgotten prompt: 2·matches/words, in order (difflib)."""
     forgotten = [text.split() for text in evidence.harmful[concept]["prompt"]]
     found = []
@@ -114,7 +105,14 @@ def _twins(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> 
     return np.array(found)
 
 
-def _cosine(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
+@method(
+    "cosine",
+    title="cosine",
+    does="the same on prompts whose states lie most along the target's direction",
+    weight_like="equal",
+    colour="#55a868",
+)
+def cosine(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
     """Cosine of the state, less the controls' mean, with the target's mean difference.
 
     At the depth that the mean-difference cosine was frozen at (``spillover tournament``).
@@ -133,7 +131,14 @@ def _cosine(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) ->
     return moved @ direction / np.maximum(lengths, np.finfo(float).tiny)
 
 
-def _kernel(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
+@method(
+    "kernel",
+    title="kernel",
+    does="the same on the refusals that a step of unlearning would lower most",
+    weight_like="equal",
+    colour="#c44e52",
+)
+def kernel(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
     """⟨P ∇S_a, ∇m_e⟩ of every example e: what unlearning's first step takes off its margin.
 
     A directional derivative, so no example's gradient is needed: the margins are read at both ends
@@ -175,19 +180,3 @@ def _margins(evidence: Evidence, rows: Sequence[Tokens]) -> Scores:
         values = margins(evidence.untrained, [rows[i] for i in batch], evidence.openers)
         found[batch] = values.cpu().numpy()
     return found
-
-
-SCORES: Mapping[str, Score] = MappingProxyType(
-    {"equal": _equal, "random": _random, "kernel": _kernel, "twins": _twins, "cosine": _cosine}
-)
-
-
-def pool_of(responses: pd.DataFrame, domains: Sequence[str], count: int | None) -> pd.DataFrame:
-    """Training deflections of ``domains``, at most ``count`` of each.
-
-    Raises:
-        InputError: a domain has fewer than 32.
-    """
-    train = responses[responses["split"] == "train"]
-    found = [refusals_of(train, domain) for domain in domains]
-    return pd.concat([rows.head(count or len(rows)) for rows in found], ignore_index=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
@@ -15,11 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
+from interp import plugins
 from interp.errors import InputError
+from interp.registry import declared, declared_by_plugins
 
 if TYPE_CHECKING:
     from unlearning.training.settings import TrainingSettings
+
+
+ENTRIES = re.compile(r"\{([\w.]+):(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -65,10 +72,10 @@ class TrainingOptions:
     """How arms are trained; what is not given is the model's own setting."""
 
     objective: Annotated[
-        str, typer.Option(help="npo, gradient_ascent, grad_diff, sim_npo, dpo, idk_dpo, rmu, …")
+        str, typer.Option(help="Loss of the forget set: {unlearning.losses:objective}.")
     ] = "npo"
     objective_file: Annotated[
-        Path | None, typer.Option(help="Python file that registers an objective of your own.")
+        Path | None, typer.Option(help="A plug-in with an objective; the same as --plugin.")
     ] = None
     beta: Annotated[float | None, typer.Option(min=0, help="NPO's β; 0.1.")] = None
     option: Annotated[
@@ -82,7 +89,7 @@ class TrainingOptions:
     ] = None
     retain_ratio: Annotated[int, typer.Option(min=1, help="Retain per forget example.")] = 1
     retain_objective: Annotated[
-        str, typer.Option(help="cross_entropy, token_mean_cross_entropy, kl or feature_l2.")
+        str, typer.Option(help="Loss of the retain set: {unlearning.losses:retain_term}.")
     ] = "cross_entropy"
     adaptive: Annotated[
         bool, typer.Option(help="A multiplier per retained domain holds it under its bound.")
@@ -115,8 +122,6 @@ class TrainingOptions:
 
         from unlearning.losses.registry import FORGET, find
 
-        if self.objective_file is not None:
-            _run(self.objective_file)
         find(FORGET, self.objective)
         options = dict(own.options) if self.objective == own.objective else {}
         options |= _named(self.option, "--option")
@@ -144,6 +149,69 @@ class TrainingOptions:
             autocast=self.autocast,
             **given,
         )
+
+
+class Command(TyperCommand):
+    """A command that takes plug-ins, and whose help names the entries of registries.
+
+    ``{package:decorator}`` in a help text stands for the names that the package's modules, and the
+    plug-ins in use, declare with that decorator.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take plug-ins first: wherever ``--help`` stands, it knows their entries."""
+        for place, word in enumerate(args):
+            if word == "--plugin" and place + 1 < len(args):
+                plugins.use(args[place + 1])
+            elif word.startswith("--plugin="):
+                plugins.use(word.partition("=")[2])
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the plug-ins, then the command: a plug-in that fails does so before anything else."""
+        plugins.load_all()
+        return super().invoke(ctx)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Fill in the names of entries."""
+        for parameter in self.params:
+            if text := getattr(parameter, "help", None):
+                parameter.help = ENTRIES.sub(_names_of_entries, text)  # type: ignore[attr-defined]
+        super().format_options(ctx, formatter)
+
+
+def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with the option ``--plugin``, which :class:`Command` acts on."""
+    signature = inspect.signature(command)
+    option = inspect.Parameter(
+        "plugin",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            list[Path] | None,
+            typer.Option(
+                metavar="FILE",
+                help="Python file that registers entries of your own; may be repeated.",
+            ),
+        ],
+    )
+
+    @wraps(command)
+    def run(plugin: object = None, **given: Any) -> None:
+        command(**given)
+
+    hints = get_type_hints(command, include_extras=True)
+    shown = [
+        one.replace(annotation=hints[one.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for one in signature.parameters.values()
+    ]
+    run.__signature__ = signature.replace(parameters=[*shown, option])  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in (*shown, option)}
+    return run
+
+
+def _names_of_entries(found: re.Match[str]) -> str:
+    return ", ".join({**declared(*found.groups()), **declared_by_plugins(found[2])})
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
@@ -175,15 +243,6 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in shown}
     return run
-
-
-def _run(path: Path) -> None:
-    """Run a user's Python file, so that what it registers is known."""
-    import runpy
-
-    if not path.is_file():
-        raise InputError(f"--objective-file {path}: there is no such file")
-    runpy.run_path(str(path), run_name=path.stem)
 
 
 def _named(pairs: list[str] | None, option: str) -> dict[str, Any]:

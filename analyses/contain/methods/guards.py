@@ -14,9 +14,8 @@ gradient projection
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,60 +27,45 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from analyses.predict.base_evidence import evidence_of
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
+from analyses.study.methods import Guard, method
 from analyses.study.plan import ArmPlan
 from interp.interventions.steering import ablate
 from interp.model.chat import Tokens
 from interp.model.language_model import LanguageModel
-from unlearning.losses.registry import for_forgetting
 from unlearning.refusal.log_odds import Openers, margins
-from unlearning.training.mixture import Mixture
-from unlearning.training.reference import with_references
-from unlearning.training.settings import TrainingSettings
 
 PROMPTS = 32  # of a retained domain, for one gradient of its margin
 REFRESH = 4  # optimizer steps for which that gradient serves
 
 
-@dataclass(frozen=True)
-class Guard:
-    """What a method adds to the training loop.
+@method(
+    "ablation",
+    title="concept ablation",
+    does="the retained domains' common refusal direction is ablated while training",
+    retains=False,
+    weighted=False,
+    paper="Casademunt et al. 2025, arXiv 2507.16795",
+    badge="variant",
+    differs="the direction is a mean of mean differences, and the reference is ablated too",
+    colour="#da8bc3",
+)
+class ConceptAblation:
+    """Ablates the retained domains' common refusal direction in every forward of training."""
 
-    Attributes:
-        around_forward: entered around every training step.
-        callbacks: Trainer callbacks that may change the step.
-    """
+    @staticmethod
+    def guard(context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
+        assert arm.training is not None
+        contrasts = evidence_of(context, baseline, arm.training).contrasts
+        differences = [
+            contrasts[d].positive.mean(axis=0) - contrasts[d].negative.mean(axis=0)
+            for d in arm.retain
+        ]
+        directions = common_direction(np.array(differences, dtype=np.float64))
 
-    around_forward: Callable[[], AbstractContextManager[object]] = nullcontext
-    callbacks: tuple[TrainerCallback, ...] = ()
+        def ablated() -> AbstractContextManager[object]:
+            return ablate(lm, directions.astype(np.float32), layers=range(lm.n_layers))
 
-    def with_references(
-        self, lm: LanguageModel, mixture: Mixture, settings: TrainingSettings
-    ) -> Mixture:
-        """Reference log-probs of the model as the guard has it; left to the trainer without one."""
-        if self.around_forward is nullcontext:
-            return mixture
-        with self.around_forward():
-            return with_references(lm, mixture, for_forgetting(settings.objective).needs)
-
-
-def guard_of(context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
-    """The guard of ``arm`` for the model that is going to be trained; mostly there is none."""
-    make = GUARDS.get(arm.containment.method) if arm.containment else None
-    return make(context, baseline, arm, lm) if make else Guard()
-
-
-def _ablation(context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
-    assert arm.training is not None
-    contrasts = evidence_of(context, baseline, arm.training).contrasts
-    differences = [
-        contrasts[d].positive.mean(axis=0) - contrasts[d].negative.mean(axis=0) for d in arm.retain
-    ]
-    directions = common_direction(np.array(differences, dtype=np.float64))
-
-    def ablated() -> AbstractContextManager[object]:
-        return ablate(lm, directions.astype(np.float32), layers=range(lm.n_layers))
-
-    return Guard(ablated)
+        return Guard(ablated)
 
 
 def common_direction(
@@ -92,16 +76,33 @@ def common_direction(
     return (differences / np.maximum(lengths, np.finfo(float).tiny)).mean(axis=0)
 
 
-def _projection(_context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
-    assert arm.training is not None
-    rows = baseline.responses
-    asked = rows[(rows["split"] == "train") & (rows["label"] == "harmful")]
-    prompts = {
-        domain: [lm.chat.encode(text) for text in asked.loc[asked["domain"] == domain, "prompt"]]
-        for domain in arm.retain
-    }
-    callback = ProjectedSteps(lm, prompts, baseline.openers, seed=arm.training.seed)
-    return Guard(callbacks=(callback,))
+@method(
+    "projection",
+    title="gradient projection",
+    does="every step is projected off the gradients of the retained domains' margins",
+    retains=False,
+    weighted=False,
+    paper="Farajtabar et al. 2020, arXiv 1910.07104",
+    badge="variant",
+    differs="the optimizer's step is projected, not the gradient",
+    colour="#2a9db8",
+)
+class GradientProjection:
+    """Takes back the part of every step that changes the retained domains' margins."""
+
+    @staticmethod
+    def guard(_context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
+        assert arm.training is not None
+        rows = baseline.responses
+        asked = rows[(rows["split"] == "train") & (rows["label"] == "harmful")]
+        prompts = {
+            domain: [
+                lm.chat.encode(text) for text in asked.loc[asked["domain"] == domain, "prompt"]
+            ]
+            for domain in arm.retain
+        }
+        callback = ProjectedSteps(lm, prompts, baseline.openers, seed=arm.training.seed)
+        return Guard(callbacks=(callback,))
 
 
 class ProjectedSteps(TrainerCallback):
@@ -180,9 +181,3 @@ def _evaluating(lm: LanguageModel) -> Iterator[None]:
         yield
     finally:
         lm.model.train(training)
-
-
-GUARDS: Mapping[str, Callable[[Context, Baseline, ArmPlan, LanguageModel], Guard]] = {
-    "ablation": _ablation,
-    "projection": _projection,
-}

@@ -1,0 +1,28 @@
+"""Methods that change the training settings and nothing else."""
+
+from __future__ import annotations
+
+from analyses.study.methods import method
+
+
+@method(
+    "adaptive",
+    title="adaptive",
+    does="equal shares with a multiplier a domain that rises while it leaks",
+    weighted=False,
+    changes={"adaptive": True},
+    colour="#8172b3",
+)
+class Adaptive:
+    """One Lagrange multiplier per retained domain, held under a bound by dual ascent."""
+
+
+@method(
+    "kl",
+    title="KL",
+    does="KL divergence to the base model on the retained examples",
+    changes={"retain_objective": "kl"},
+    colour="#937860",
+)
+class KL:
+    """KL(base ‖ model) in place of cross-entropy as retain term."""

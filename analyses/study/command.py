@@ -1,0 +1,147 @@
+"""``spillover demo``, ``study``, ``unlearn`` and ``compare``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analyses.options import ModelOptions, TrainingOptions, expanded
+from analyses.study.asked import carry_out, command_line, study_plan
+from interp.errors import InputError
+
+Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")]
+Prompts = Annotated[
+    Path, typer.Option("--prompts", help="JSONL, CSV or parquet: prompt, domain, label.")
+]
+PromptsOption = Annotated[
+    Path | None, typer.Option("--prompts", help="Prompts; an organism has its own.")
+]
+Deflections = Annotated[
+    Path | None, typer.Option(help="Ready-made prompt, response (and preferred); skips phase 1.")
+]
+StopAt = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Dose at which the model is kept; 0.95, an organism's own is 0.9."
+    ),
+]
+Tokens = Annotated[int | None, typer.Option(min=1, help="Of a generated answer; 48.")]
+CheckpointEvery = Annotated[
+    int | None, typer.Option(min=1, help="Steps between checkpoints that a run goes on from.")
+]
+Trackers = Annotated[str, typer.Option(help="Where Trainer reports to: tensorboard, …")]
+ScorerName = Annotated[
+    str, typer.Option("--scorer", help="auto, grammar, phrases, classifier, judge:MODEL@URL, …")
+]
+
+
+def demo(
+    out: Out = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds.")] = 1,
+    plan: PlanOnly = False,
+) -> None:
+    """The paper's experiment on the embedded organism: NPO, and NPO with a retain set."""
+    from analyses.study.plan import demo_plan
+
+    carry_out(demo_plan(seeds), out, plan)
+
+
+@expanded
+def study(
+    model: Annotated[str, typer.Option(help="Hub id, model folder or adapter folder.")],
+    concept: Annotated[list[str], typer.Option(help="Domain to unlearn; may be repeated.")],
+    out: Out,
+    training: TrainingOptions,
+    chat: ModelOptions,
+    prompts: PromptsOption = None,
+    deflections: Deflections = None,
+    stop_at: StopAt = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds.")] = 1,
+    control: Annotated[bool, typer.Option(help="Also train a benign-only arm, as null.")] = True,
+    max_new_tokens: Tokens = None,
+    scorer: ScorerName = "auto",
+    checkpoint_every: CheckpointEvery = None,
+    report_to: Trackers = "none",
+    plan: PlanOnly = False,
+) -> None:
+    """Unlearn refusal in one domain of any causal LM, and see what else breaks."""
+    asked = study_plan(
+        model, concept, training, chat, prompts, deflections, seeds=range(seeds), control=control,
+        stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
+        checkpoint_every=checkpoint_every, report_to=report_to,
+    )  # fmt: skip
+    carry_out(asked, out, plan)
+
+
+@expanded
+def unlearn(
+    model: Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")],
+    concept: Annotated[str, typer.Option(help="Domain to unlearn.")],
+    out: Out,
+    training: TrainingOptions,
+    chat: ModelOptions,
+    prompts: PromptsOption = None,
+    deflections: Deflections = None,
+    seed: Annotated[int, typer.Option(help="Order of the examples, initial adapters.")] = 0,
+    stop_at: StopAt = None,
+    leak_bound: Annotated[
+        float | None, typer.Option(min=0, help="Stop when another domain has lost this share.")
+    ] = None,
+    utility_bound: Annotated[
+        float | None, typer.Option(min=0, help="Stop when benign answers have lost this share.")
+    ] = None,
+    max_new_tokens: Tokens = None,
+    scorer: ScorerName = "auto",
+    checkpoint_every: CheckpointEvery = 10,
+    report_to: Trackers = "none",
+    merge: Annotated[bool, typer.Option(help="Save the adapter merged into its base too.")] = False,
+    plan: PlanOnly = False,
+) -> None:
+    """Train one arm, scored along the way. The same command again goes on where it stopped."""
+    asked = study_plan(
+        model, [concept], training, chat, prompts, deflections, seeds=[seed], control=False,
+        stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
+        checkpoint_every=checkpoint_every, report_to=report_to,
+        bounds=(leak_bound, utility_bound), benign_along=True,
+    )  # fmt: skip
+    # A retained arm is itself what was asked for; a study makes it beside a plain one.
+    arms = tuple(arm for arm in asked.arms if bool(arm.retain) == (training.retain is not None))
+    if len(arms) > 1:
+        raise InputError("one arm is trained, with one --retain-weight; a study tries several")
+    carry_out(replace(asked, arms=arms), out, plan)
+    if merge and not plan:
+        from analyses.study.making import save_merged
+
+        typer.echo(save_merged(out / "arms" / arms[0].name, chat.for_loading()))
+
+
+@expanded
+def compare(
+    base: Annotated[str, typer.Argument(help="The model before: hub id or folder.")],
+    after: Annotated[str, typer.Argument(help="The model after: full, or an adapter folder.")],
+    prompts: Prompts,
+    chat: ModelOptions,
+    out: Out = Path("runs/compare"),
+    concept: Annotated[str | None, typer.Option(help="What was unlearned, if known.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 48,
+    scorer: ScorerName = "auto",
+    plan: PlanOnly = False,
+) -> None:
+    """Everything but the training, on two models that exist already."""
+    from analyses.study.plan import compare_plan
+
+    asked = compare_plan(
+        base,
+        after,
+        concept=concept,
+        prompts=str(prompts),
+        scorer=scorer,
+        max_new_tokens=max_new_tokens,
+        model_options=chat.for_loading(),
+        command=command_line(),
+    )
+    carry_out(asked, out, plan)

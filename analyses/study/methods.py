@@ -1,0 +1,149 @@
+"""The registry of containment methods, and what a method may add to an arm.
+
+A method keeps an unlearning narrow: it chooses which examples are retained, changes the training
+settings (``changes``) or wraps the training loop. One that chooses is a function of the base
+model's evidence, the target and the other domains' deflections::
+
+    @method("longest", does="cross-entropy on the longest deflections", weight_like="equal")
+    def longest(evidence, concept, pool, seed):
+        return pool["response"].str.len().to_numpy(float)  # the largest are taken first
+
+One that wraps the training loop is a class with a function ``guard``, which makes a :class:`Guard`.
+
+Those that come with the package are in :mod:`analyses.contain.methods`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from inspect import isfunction
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from interp.model.language_model import LanguageModel
+from interp.registry import About, Registry
+from unlearning.losses.registry import for_forgetting
+from unlearning.training.mixture import Mixture
+from unlearning.training.reference import with_references
+from unlearning.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What a method adds to the training loop.
+
+    Attributes:
+        around_forward: entered around every training step.
+        callbacks: Trainer callbacks that may change the step.
+    """
+
+    around_forward: Callable[[], AbstractContextManager[object]] = nullcontext
+    callbacks: tuple[TrainerCallback, ...] = ()
+
+    def with_references(
+        self, lm: LanguageModel, mixture: Mixture, settings: TrainingSettings
+    ) -> Mixture:
+        """Reference log-probs of the model as the guard has it; left to the trainer without one."""
+        if self.around_forward is nullcontext:
+            return mixture
+        with self.around_forward():
+            return with_references(lm, mixture, for_forgetting(settings.objective).needs)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to keep an unlearning narrow.
+
+    Attributes:
+        about: name, title, paper, badge, colour.
+        does: what it does, in a few words.
+        retains: whether it trains on retained examples.
+        on_all: whether it is also tried with every retained example, where it chooses.
+        weighted: whether its retain term has a weight to look for.
+        weight_like: the method whose weight it takes over, where it looks for none of its own.
+        changes: of the training settings.
+        score: of (evidence, concept, pool, seed), a number per example of the pool; None where the
+            method does not choose.
+        guard: of (context, baseline, arm, lm), a :class:`Guard`; None where there is none.
+    """
+
+    about: About
+    does: str
+    retains: bool = True
+    on_all: bool = False
+    weighted: bool = True
+    weight_like: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    score: Callable[..., Any] | None = None
+    guard: Callable[..., Guard] | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it says which examples to retain, so that fewer can be given."""
+        return self.score is not None
+
+
+METHODS: Registry[Method] = Registry("containment method", None, "method")
+
+
+def method(
+    name: str,
+    *,
+    does: str,
+    title: str = "",
+    paper: str = "",
+    badge: str = "",
+    differs: str = "",
+    colour: str = "",
+    **options: Any,
+) -> Callable[[C], C]:
+    """Register a function or class as a containment method; returns it unchanged.
+
+    Args:
+        name: on the command line and in the names of arms.
+        does: what it does, in a few words.
+        title: in figures; the name by default.
+        paper: where it comes from.
+        badge: ``faithful``, ``simplified`` or ``variant`` of the paper.
+        differs: what differs from the paper.
+        colour: in figures, ``#rrggbb``; one is found where there is none.
+        options: ``retains, on_all, weighted, weight_like, changes`` of :class:`Method`.
+
+    Raises:
+        InputError: the name is taken, or the badge is unknown.
+    """
+
+    def register(made: C) -> C:
+        about = About(name, title, paper, badge, differs, colour)
+        score = made if isfunction(made) else getattr(made, "score", None)
+        guard = getattr(made, "guard", None)
+        METHODS.add(about, Method(about, does, score=score, guard=guard, **options), made)
+        return made
+
+    return register
+
+
+@dataclass(frozen=True)
+class Containment:
+    """How one arm is kept narrow.
+
+    Attributes:
+        method: a name in ``METHODS``.
+        examples: retained deflections in all; None is all there are.
+        split: which domains were left out, by the number of the split; None where none was.
+    """
+
+    method: str
+    examples: int | None = None
+    split: int | None = None
+
+    @property
+    def how(self) -> Method:
+        """The method itself."""
+        return METHODS.find(self.method)

@@ -1,0 +1,148 @@
+"""Plug-ins: Python files, or installed packages, that register entries of their own.
+
+A plug-in comes by ``--plugin FILE`` or by the entry-point group ``spillover.plugins``. Its source
+travels with a run's plan, so worker processes run what the user gave, on whichever machine they
+are; its hash stands in the run's configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from interp.errors import InputError
+
+GROUP = "spillover.plugins"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plug-in.
+
+    Attributes:
+        path: of its file.
+        source: its text.
+        module: the installed module that it is; None for a file that a user names.
+    """
+
+    path: str
+    source: str
+    module: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of its source."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    def described(self) -> dict[str, str]:
+        """As ``config.json`` has it."""
+        return {"path": self.path, "sha256": self.sha256}
+
+
+_NAMED: dict[str, Plugin] = {}
+_LOADED: dict[str, Plugin] = {}
+
+
+def use(path: str | Path) -> Plugin:
+    """Take a file as a plug-in; it is run when an entry is asked for.
+
+    Raises:
+        InputError: it cannot be read, or is no Python.
+    """
+    path = Path(path)
+    try:
+        source = path.read_text(encoding="utf-8")
+        compile(source, str(path), "exec")
+    except OSError as error:
+        raise InputError(f"--plugin {path}: {error.strerror or error}") from error
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"--plugin {path} is no Python file: {error}") from error
+    return use_all([Plugin(str(path.resolve()), source)])[0]
+
+
+def use_all(given: Iterable[Plugin]) -> tuple[Plugin, ...]:
+    """Take plug-ins as another process has them."""
+    given = tuple(given)
+    for plugin in given:
+        _NAMED[plugin.path] = plugin
+    return given
+
+
+def in_use() -> tuple[Plugin, ...]:
+    """Installed plug-ins, and those that were named."""
+    return tuple({**{one.path: one for one in _installed()}, **_NAMED}.values())
+
+
+def load_all() -> tuple[Plugin, ...]:
+    """Run every plug-in in use that was not run before; all that are in use.
+
+    Raises:
+        InputError: one of them fails.
+    """
+    for plugin in in_use():
+        if _LOADED.get(plugin.path) != plugin:
+            _LOADED[plugin.path] = plugin
+            try:
+                _run(plugin)
+            except BaseException:
+                del _LOADED[plugin.path]
+                raise
+    return in_use()
+
+
+def restore(described: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Take the plug-ins that a run's configuration names; what to say of those that differ."""
+    notes = []
+    for one in described:
+        path = Path(one["path"])
+        if any(plugin.sha256 == one["sha256"] for plugin in in_use()):
+            continue
+        if not path.is_file():
+            notes.append(f"the plug-in {path} is gone; give its new place with --plugin")
+        elif use(path).sha256 != one["sha256"]:
+            notes.append(f"the plug-in {path} has changed since the run was made")
+    return notes
+
+
+def _run(plugin: Plugin) -> None:
+    if plugin.module is not None:
+        __import__(plugin.module)
+        return
+    name = f"spillover_plugin_{Path(plugin.path).stem}"
+    module = ModuleType(name)
+    module.__file__ = plugin.path
+    sys.modules[name] = module  # where pickle and dataclasses look a definition up
+    lines = plugin.source.splitlines(keepends=True)
+    linecache.cache[plugin.path] = (len(plugin.source), None, lines, plugin.path)
+    try:
+        exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)
+    except InputError as error:
+        raise InputError(f"--plugin {plugin.path}: {error}") from error
+    except Exception as error:
+        raise InputError(
+            f"--plugin {plugin.path} fails: {type(error).__name__}: {error}"
+        ) from error
+
+
+@cache
+def _installed() -> tuple[Plugin, ...]:
+    found = []
+    for point in entry_points(group=GROUP):
+        spec = find_spec(point.module)
+        if spec is None or not spec.origin:
+            raise InputError(
+                f"the installed plug-in {point.name} names the module {point.module}, which is "
+                "not there; reinstall or remove its package"
+            )
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        found.append(Plugin(spec.origin, source, point.module))
+    return tuple(found)

@@ -1,0 +1,208 @@
+"""One registry for each kind of thing that grows: estimators, losses, scorers, predictors, methods.
+
+A decorator call holds everything about an entry. What it says of the entry in plain values (name,
+title, paper, badge, colour) is also read from the source without importing it, so ``--help`` knows
+every entry, those of plug-ins included, and stays fast::
+
+    @objective(title="NPO", paper="Zhang et al. 2024, arXiv 2404.05868", badge="faithful")
+    def npo(log_probs, reference, mask, *, beta=0.1): ...
+
+An entry of a room is imported when it is asked for by name; adding one touches one file.
+"""
+
+from __future__ import annotations
+
+import ast
+import colorsys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from interp import plugins
+from interp.errors import InputError
+
+BADGES = ("faithful", "simplified", "variant")
+GOLDEN_RATIO = 0.618034
+
+
+@dataclass(frozen=True)
+class About:
+    """What a decorator call says of an entry in plain values.
+
+    Attributes:
+        name: by which it is asked for.
+        title: in figures and tables.
+        paper: where it comes from: authors, year, arXiv id; empty where it is from no paper.
+        badge: ``faithful``, ``simplified`` or ``variant`` of that paper; empty where there is none.
+        differs: what differs from the paper, unless it is faithful.
+        colour: in figures, ``#rrggbb``; :func:`colours` gives one to those that name none.
+    """
+
+    name: str
+    title: str = ""
+    paper: str = ""
+    badge: str = ""
+    differs: str = ""
+    colour: str = ""
+
+    def __post_init__(self) -> None:
+        if self.badge and self.badge not in BADGES:
+            raise InputError(
+                f'{self.name}: unknown badge "{self.badge}"; expected one of {", ".join(BADGES)}'
+            )
+        if not self.title:
+            object.__setattr__(self, "title", self.name)
+
+
+E = TypeVar("E")
+
+
+class Registry(Mapping[str, E], Generic[E]):
+    """The entries of one kind, by name, in the order in which they are declared.
+
+    Args:
+        kind: what an entry is, for errors: ``estimator``.
+        room: the package whose modules declare the built-in entries; None where whoever uses the
+            registry imports them.
+        decorator: the name of the function that registers an entry.
+    """
+
+    def __init__(self, kind: str, room: str | None, decorator: str) -> None:
+        self.kind, self.room, self.decorator = kind, room, decorator
+        self._entries: dict[str, E] = {}
+        self._abouts: dict[str, About] = {}
+        self._origins: dict[str, str] = {}
+
+    def add(self, about: About, entry: E, made_by: Callable[..., Any]) -> None:
+        """Register ``entry``, which a function or class makes.
+
+        The same definition may come again, as a notebook's cell does: it replaces the old one.
+
+        Raises:
+            InputError: the name is taken by another definition.
+        """
+        origin = f"{made_by.__module__}.{made_by.__qualname__}"
+        known = self._origins.get(about.name)
+        if known not in (None, origin):
+            raise InputError(
+                f"the {self.kind} name {about.name} is taken by {known}; give {origin} another"
+            )
+        self._origins[about.name] = origin
+        self._entries[about.name] = entry
+        self._abouts[about.name] = about
+
+    @property
+    def abouts(self) -> Mapping[str, About]:
+        """What is said of every entry; imports none of them."""
+        return {
+            **(declared(self.room, self.decorator) if self.room else {}),
+            **declared_by_plugins(self.decorator),
+            **self._abouts,
+        }
+
+    def find(self, name: str) -> E:
+        """The entry of this name.
+
+        Raises:
+            InputError: there is none; lists those there are.
+        """
+        if name not in self:
+            raise InputError(f"there is no {self.kind} {name!r}; expected one of {', '.join(self)}")
+        return self[name]
+
+    def __getitem__(self, name: str) -> E:
+        if name not in self._entries and self.room:
+            plugins.load_all()
+            for module in _modules(self.room):
+                if name in _declarations(module.path, self.decorator):
+                    import_module(module.name)
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries or name in self.abouts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.abouts)
+
+    def __len__(self) -> int:
+        return len(self.abouts)
+
+
+def colours(abouts: Mapping[str, About]) -> dict[str, str]:
+    """A colour for every entry: its own, or a hue that keeps away from those before it."""
+    found = {}
+    for place, (name, about) in enumerate(abouts.items()):
+        hue = (place * GOLDEN_RATIO) % 1
+        rgb = (round(255 * part) for part in colorsys.hls_to_rgb(hue, 0.42, 0.6))
+        found[name] = about.colour or "#{:02x}{:02x}{:02x}".format(*rgb)
+    return found
+
+
+def declared(room: str, decorator: str) -> dict[str, About]:
+    """What the modules of a package declare with a decorator, read from their sources."""
+    found: dict[str, About] = {}
+    for module in _modules(room):
+        found |= _declarations(module.path, decorator)
+    return found
+
+
+def declared_by_plugins(decorator: str) -> dict[str, About]:
+    """The same of the plug-ins in use."""
+    found: dict[str, About] = {}
+    for plugin in plugins.in_use():
+        found |= _declarations_in(plugin.source, decorator)
+    return found
+
+
+@dataclass(frozen=True)
+class _Module:
+    name: str
+    path: Path
+
+
+def _modules(room: str) -> Iterator[_Module]:
+    spec = find_spec(room)
+    assert spec is not None and spec.submodule_search_locations, f"{room} is no package"
+    for folder in spec.submodule_search_locations:
+        for path in sorted(Path(folder).glob("*.py")):
+            if path.name != "__init__.py":
+                yield _Module(f"{room}.{path.stem}", path)
+
+
+_KNOWN: dict[tuple[Path, str], dict[str, About]] = {}
+
+
+def _declarations(path: Path, decorator: str) -> dict[str, About]:
+    if (path, decorator) not in _KNOWN:
+        _KNOWN[path, decorator] = _declarations_in(path.read_text(encoding="utf-8"), decorator)
+    return _KNOWN[path, decorator]
+
+
+def _declarations_in(source: str, decorator: str) -> dict[str, About]:
+    """The calls of a decorator in a source: its plain values, and the name of what it decorates."""
+    if decorator not in source:
+        return {}
+    found = {}
+    known = {field.name for field in fields(About)}
+    for node in ast.parse(source).body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            continue
+        for one in node.decorator_list:
+            call = one if isinstance(one, ast.Call) else None
+            called = call.func if call else one
+            if (called.attr if isinstance(called, ast.Attribute) else
+                called.id if isinstance(called, ast.Name) else None) != decorator:  # fmt: skip
+                continue
+            values: dict[str, Any] = {
+                keyword.arg: keyword.value.value
+                for keyword in (call.keywords if call else ())
+                if keyword.arg in known and isinstance(keyword.value, ast.Constant)
+            }
+            if call and call.args and isinstance(call.args[0], ast.Constant):
+                values["name"] = call.args[0].value
+            about = About(**{"name": node.name, **values})
+            found[about.name] = about
+    return found
