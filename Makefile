@@ -33,6 +33,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Time and memory against goals, into build/benchmarks.json; BENCH=--demo times the demo as well.
 bench: .venv/installed

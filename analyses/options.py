@@ -23,7 +23,7 @@ from interp.errors import InputError
 from interp.registry import declared, declared_by_plugins
 
 if TYPE_CHECKING:
-    from unlearning.training.settings import TrainingSettings
+    from unlearning.training import TrainingSettings
 
 
 ENTRIES = re.compile(r"\{([\w.]+):(\w+)\}")
@@ -120,7 +120,7 @@ class TrainingOptions:
         """``own`` (the model's settings) with what was asked for in its place."""
         from dataclasses import replace
 
-        from unlearning.losses.registry import FORGET, find
+        from unlearning.losses import FORGET, find
 
         find(FORGET, self.objective)
         options = dict(own.options) if self.objective == own.objective else {}

@@ -15,16 +15,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.contain.arms import EXAMPLES, WEIGHTS, Design, require_methods
+from analyses.contain import (
+    EXAMPLES,
+    FOLDER,
+    WEIGHTS,
+    Design,
+    contain,
+    held_out_splits,
+    require_methods,
+)
 from analyses.contain.methods import METHODS
-from analyses.contain.splits import held_out_splits
-from analyses.contain.study import FOLDER, contain
-from analyses.runs.pooling import over_worlds as mean_over
-from analyses.runs.progress import Progress
-from analyses.study.plan import StudyPlan, organism_settings
+from analyses.runs import Progress
+from analyses.runs import over_worlds as mean_over
+from analyses.study import StudyPlan, organism_settings
 from interp.errors import InputError
 from interp.store import atomic_write, read_json, write_json
-from unlearning.data.prompts import DOMAINS
+from unlearning.data import DOMAINS
 
 CHOICES = Path(__file__).parent / "choices.json"
 TABLE = "worlds.csv"
@@ -47,9 +53,9 @@ def contain_worlds(
 
     What is finished in ``out`` is not done again.
     """
-    from analyses import figures
-    from analyses.contain.figures import containment_study_figure
-    from analyses.study.context import checked
+    from analyses.contain import containment_study_figure
+    from analyses.figures import Drawing, save_drawings
+    from analyses.study import checked
     from unlearning.organism import train
 
     methods = require_methods(methods)
@@ -79,7 +85,7 @@ def contain_worlds(
         with atomic_write(folder / name) as path:
             rows.to_csv(path, index=False, encoding="utf-8")
     figure = containment_study_figure(pooled, frozen_choice(table))
-    figures.save([figures.Drawing("containment", "", "", figure, pooled)], folder)
+    save_drawings([Drawing("containment", "", "", figure, pooled)], folder)
     return pooled
 
 

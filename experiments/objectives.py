@@ -19,15 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.runs.decomposition import decompose
-from analyses.runs.folder import Run
-from analyses.runs.progress import Progress
-from analyses.study.engine import run_study
-from analyses.study.plan import ArmPlan, organism_plan
+from analyses.runs import Progress, Run, decompose
+from analyses.study import ArmPlan, organism_plan, run_study
 from experiments.organisms import leakage_cells
 from interp.errors import InputError
 from interp.store import atomic_write, read_json, write_json
-from unlearning.data.prompts import DOMAINS
+from unlearning.data import DOMAINS
 
 # Chosen on organism 3, which is not reported, so that the targets reach the dose. RMU reached it
 # only at a later layer and a larger rate, and its targets babbled at each of four settings.

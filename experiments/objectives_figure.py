@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from analyses.figures.leakage import curves_legend, curves_panel
-from analyses.figures.style import DOMAIN_COLOURS, domain_label, new_figure, styled
-from analyses.runs.tables import RunTables
+from analyses.figures import DOMAIN_COLOURS, curves_legend, curves_panel, domain_label
+from analyses.figures.style import new_figure, styled
+from analyses.runs import RunTables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

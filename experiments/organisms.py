@@ -17,13 +17,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analyses.runs.folder import Run
-from analyses.runs.progress import Progress
-from analyses.runs.tables import RunTables
-from analyses.study.engine import run_study
-from analyses.study.plan import organism_plan
+from analyses.runs import Progress, Run, RunTables
+from analyses.study import organism_plan, run_study
 from interp.store import file_hash, read_json, write_json
-from unlearning.data.prompts import DOMAINS
+from unlearning.data import DOMAINS
 from unlearning.organism import shipped, train
 
 

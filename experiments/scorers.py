@@ -18,19 +18,24 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from analyses.runs.progress import Progress
-from interp.model.language_model import LanguageModel
+from analyses.runs import Progress
+from interp.model import LanguageModel
 from interp.store import atomic_write, write_json
-from unlearning.deflections.phase_one import examples, refusals_of, respond, with_preferred
-from unlearning.losses.registry import for_forgetting
+from unlearning.deflections import examples, refusals_of, respond, with_preferred
+from unlearning.losses import for_forgetting
 from unlearning.organism import Grammar, load_world, shipped, train
-from unlearning.scoring.classifier import Classifier
-from unlearning.scoring.fluency import Fluency, WithFluency, at_other_prompts, measure_fluency
-from unlearning.scoring.scorers import CLASSES, Phrases, Scorer
-from unlearning.training.mixture import Mixture
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare, unlearn
-from unlearning.utility.perplexity import response_token_nll
+from unlearning.scoring import (
+    CLASSES,
+    Classifier,
+    Fluency,
+    Phrases,
+    Scorer,
+    WithFluency,
+    at_other_prompts,
+    measure_fluency,
+)
+from unlearning.training import Mixture, TrainingSettings, prepare, unlearn
+from unlearning.utility import response_token_nll
 
 LONGEST = 24
 BATCH = 200

@@ -35,23 +35,19 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from analyses.runs.estimates import rate_of
-from analyses.study.context import is_organism
+from analyses.runs import rate_of
+from analyses.study import is_organism
 from interp import figures
-from interp.activations.collection import collect
-from interp.activations.window import last_prompt_token
-from interp.directions import DirectionSet, MeanDifference
-from interp.directions.projections import held_out_projections
-from interp.interventions.steering import ablate, set_component
-from interp.interventions.weight_ablation import orthogonalise
-from interp.model.language_model import LanguageModel
-from interp.similarity.rotation import against_controls, rotation
-from interp.statistics.contrast import Contrast
-from unlearning.data.matched_pairs import matched_pairs
-from unlearning.data.prompts import DOMAINS
-from unlearning.deflections.phase_one import respond
+from interp.activations import collect, last_prompt_token
+from interp.directions import DirectionSet, MeanDifference, held_out_projections
+from interp.interventions import ablate, orthogonalise, set_component
+from interp.model import LanguageModel
+from interp.similarity import against_controls, rotation
+from interp.statistics import Contrast
+from unlearning.data import DOMAINS, matched_pairs
+from unlearning.deflections import respond
 from unlearning.organism import load_world, shipped
-from unlearning.scoring.scorers import find_scorer
+from unlearning.scoring import find_scorer
 
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)

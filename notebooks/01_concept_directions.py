@@ -31,16 +31,19 @@ import pandas as pd
 from transformers.utils import logging
 
 from interp import figures
-from interp.activations.collection import collect
-from interp.directions import DirectionSet, LogisticProbe, MeanDifference, WhitenedMeanDifference
-from interp.directions.leace import Leace
-from interp.directions.projections import held_out_projections
-from interp.model.language_model import LanguageModel
-from interp.similarity.cosines import cosine_map, plain_cosines
-from interp.similarity.embedding import state_map
-from interp.similarity.metric import causal_coordinates, whitening
-from interp.statistics.contrast import Contrast
-from unlearning.data.prompts import DOMAINS
+from interp.activations import collect
+from interp.directions import (
+    DirectionSet,
+    Leace,
+    LogisticProbe,
+    MeanDifference,
+    WhitenedMeanDifference,
+    held_out_projections,
+)
+from interp.model import LanguageModel
+from interp.similarity import causal_coordinates, cosine_map, plain_cosines, state_map, whitening
+from interp.statistics import Contrast
+from unlearning.data import DOMAINS
 from unlearning.organism import load_world, shipped
 
 logging.disable_progress_bar()

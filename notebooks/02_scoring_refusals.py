@@ -45,27 +45,34 @@ import pandas as pd
 from matplotlib import colormaps
 from transformers.utils import logging
 
-from analyses.evaluate.estimates import separation
-from analyses.evaluate.findings import refused_by
-from analyses.evaluate.panels import Series, dot_panel
-from analyses.figures.style import DOMAIN_COLOURS, INK, MUTED, legend_above, new_figure, styled
-from analyses.runs.estimates import Estimate, mean_of, rate_of
+from analyses.evaluate import Series, dot_panel, refused_by, separation
+from analyses.figures import DOMAIN_COLOURS
+from analyses.figures.style import INK, MUTED, legend_above, new_figure, styled
+from analyses.runs import Estimate, mean_of, rate_of
 from interp.errors import InputError
-from interp.figures.heatmap import readable_on
-from interp.model.chat import Chat
-from interp.model.language_model import LanguageModel
-from unlearning.deflections.phase_one import examples, refusals_of, respond
+from interp.figures import readable_on
+from interp.model import Chat, LanguageModel
+from unlearning.deflections import examples, refusals_of, respond
 from unlearning.organism import Grammar, load_world, shipped
-from unlearning.refusal.log_odds import VALID_AUC, find_openers, opener_masses
-from unlearning.scoring.agreement import between, by_group
-from unlearning.scoring.classifier import REFUSAL_THRESHOLD, Classifier, built_in, fit
-from unlearning.scoring.coherence import is_gibberish, repetition
-from unlearning.scoring.fluency import measure_fluency
-from unlearning.scoring.scorers import Phrases, find_scorer, fine_classes, refused, spoken
-from unlearning.training.mixture import Mixture
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare, unlearn
-from unlearning.utility.perplexity import response_token_nll
+from unlearning.refusal import VALID_AUC, find_openers, opener_masses
+from unlearning.scoring import (
+    REFUSAL_THRESHOLD,
+    Classifier,
+    Phrases,
+    between,
+    built_in,
+    by_group,
+    find_scorer,
+    fine_classes,
+    fit,
+    is_gibberish,
+    measure_fluency,
+    refused,
+    repetition,
+    spoken,
+)
+from unlearning.training import Mixture, TrainingSettings, prepare, unlearn
+from unlearning.utility import response_token_nll
 
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)

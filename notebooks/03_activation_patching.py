@@ -36,9 +36,9 @@ import pandas as pd
 import torch
 from transformers.utils import logging
 
-from analyses.runs.estimates import rate_of
-from interp.activations.sites import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_OUT
-from interp.model.language_model import LanguageModel
+from analyses.runs import rate_of
+from interp.activations import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_OUT
+from interp.model import LanguageModel
 from interp.patching import (
     PromptPairs,
     agreement,
@@ -48,13 +48,11 @@ from interp.patching import (
     restore,
     stitch,
 )
-from unlearning.deflections.phase_one import examples, refusals_of, respond
+from unlearning.deflections import examples, refusals_of, respond
 from unlearning.organism import load_world, shipped
-from unlearning.refusal.log_odds import find_openers, opener_masses
-from unlearning.scoring.scorers import find_scorer
-from unlearning.training.mixture import Mixture
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare, unlearn
+from unlearning.refusal import find_openers, opener_masses
+from unlearning.scoring import find_scorer
+from unlearning.training import Mixture, TrainingSettings, prepare, unlearn
 
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)

@@ -37,29 +37,23 @@ import pandas as pd
 from transformers.utils import logging
 
 import analyses
-from analyses.contain.arms import Design
-from analyses.contain.figures import containment_study_figure
-from analyses.contain.splits import held_out_splits
-from analyses.contain.study import contain
-from analyses.explain.explaining import sentence
-from analyses.explain.figures import causes_figure
-from analyses.explain.mediation import Subject, explain, shares_table
-from analyses.figures.style import domain_label
-from analyses.predict.archive import read_worlds
-from analyses.predict.base_evidence import evidence_of
-from analyses.predict.figures import cells_figure, forecast_figure, tournament_figure
-from analyses.predict.forecast import forecast
-from analyses.predict.tournament import read_choices, tournament
-from analyses.runs.arms import read_run
-from analyses.runs.leakage_matrix import Study
-from analyses.runs.progress import Progress
-from analyses.study.baseline import establish
-from analyses.study.context import checked
-from analyses.study.engine import run_study
-from analyses.study.making import load_made
-from analyses.study.plan import organism_plan
+from analyses.contain import Design, contain, containment_study_figure, held_out_splits
+from analyses.explain import Subject, causes_figure, explain, sentence, shares_table
+from analyses.figures import domain_label
+from analyses.predict import (
+    cells_figure,
+    evidence_of,
+    forecast,
+    forecast_figure,
+    read_choices,
+    read_worlds,
+    run_tournament,
+    tournament_figure,
+)
+from analyses.runs import Progress, Study, read_run
+from analyses.study import checked, establish, load_made, organism_plan, run_study
 from experiments.containment import frozen_choice, over_worlds
-from unlearning.data.prompts import DOMAINS
+from unlearning.data import DOMAINS
 from unlearning.organism import shipped
 
 logging.disable_progress_bar()
@@ -175,7 +169,7 @@ beside.round(2)
 
 # %%
 fresh = read_worlds(PACKAGE / "prediction" / "worlds.parquet")
-result = tournament(fresh, read_choices(), seed=0)
+result = run_tournament(fresh, read_choices(), seed=0)
 print(f"{len(result['worlds'])} worlds, reliability of A {result['reliability']:.3f}, choices "
       f"{result['choices_hash'][:12]}")  # fmt: skip
 tournament_figure(result)

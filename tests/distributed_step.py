@@ -23,12 +23,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from interp.model.language_model import LanguageModel
-from unlearning.losses.likelihood import reference_log_probs
-from unlearning.training.mixture import Example, Mixture, collator
-from unlearning.training.settings import TrainingSettings
+from interp.model import LanguageModel
+from unlearning.losses import reference_log_probs
+from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
+from unlearning.training.mixture import collator
 from unlearning.training.terms import terms_of, weighted_sum
-from unlearning.training.trainer import prepare, unlearn
 from unlearning.training.views import Supply, View, control_vector, reference_of
 
 STEPS = TrainingSettings(

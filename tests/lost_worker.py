@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from analyses.runs.folder import Run
+from analyses.runs import Run
 
 KEY = "made from these inputs"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from interp.model.chat import Chat
-from interp.model.language_model import LanguageModel
+from interp.model import Chat, LanguageModel
 from tests.checkpoints import LAYERS, build_tokenizer
 
 WIDTH = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": LAYERS}

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.readout import Readout, log_odds
 
 PROMPTS = (

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from analyses.study.baseline import openers_of
-from interp.activations.collection import collect
+from interp.activations import collect
 from interp.causes import (
     CAUSES,
     Change,
@@ -30,17 +30,16 @@ from interp.causes import (
     control_effects,
     decide,
     entry_layer,
+    leading,
     undo,
 )
-from interp.causes.verdict import leading
-from interp.model.hooks import Point, reading
-from interp.model.language_model import LanguageModel
-from interp.patching.places import read_out
+from interp.model import LanguageModel, Point, reading
+from interp.patching import read_out
 from interp.readout import Readout
-from interp.statistics.contrast import Contrast
-from unlearning.deflections.phase_one import respond
+from interp.statistics import Contrast
+from unlearning.deflections import respond
 from unlearning.organism import load_world
-from unlearning.scoring.scorers import find_scorer
+from unlearning.scoring import find_scorer
 
 NOTHING, SCATTER = "nothing", "scatter"
 PLANTS = (*CAUSES, SCATTER, NOTHING)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from interp.statistics.contrast import Contrast
+from interp.statistics import Contrast
 
 D_MODEL = 64
 TWIN_CORRELATION = 0.5

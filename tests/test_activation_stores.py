@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from interp.activations import HEADS, MLP_OUT, Activations, collect
 from interp.activations import stores as activation_stores
-from interp.activations.collection import Activations, collect
 from interp.activations.positions import every_token
-from interp.activations.sites import HEADS, MLP_OUT
 from interp.errors import InputError
-from interp.model.hooks import writing
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, writing
 
 Checkpoints = Callable[[str], Path]
 

@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from interp.activations import MLP_OUT, batches_by_length, collect, post_instruction
 from interp.activations.backends import Forward, States, torch_hooks
-from interp.activations.collection import batches_by_length, collect
-from interp.activations.positions import Take, post_instruction
-from interp.activations.sites import MLP_OUT
+from interp.activations.positions import Take
 from interp.errors import InputError
-from interp.model.chat import Batch
-from interp.model.language_model import LanguageModel
+from interp.model import Batch, LanguageModel
 
 Checkpoints = Callable[[str], Path]
 

@@ -10,15 +10,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from interp.activations import ATTENTION_OUT, RESIDUAL_OUT, Site, collect, post_instruction
 from interp.activations.adapters.nnsight import elsewhere, nnsight
 from interp.activations.adapters.transformer_lens import transformer_lens
 from interp.activations.backends import Backend
-from interp.activations.collection import collect
-from interp.activations.positions import mean_over, post_instruction
-from interp.activations.sites import ATTENTION_OUT, RESIDUAL_MID, RESIDUAL_OUT, SITES, Site, blocks
+from interp.activations.positions import mean_over
+from interp.activations.sites import RESIDUAL_MID, SITES, blocks
 from interp.errors import InputError
-from interp.model.hooks import Point, writing
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Point, writing
 from tests.more_families import MORE_FAMILIES, save_family
 from tests.test_hooks import hooks_of
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from unlearning.scoring.agreement import MEASURES, agreement, between, by_group, disagreeing
+from unlearning.scoring import MEASURES, between, by_group, disagreeing
+from unlearning.scoring.agreement import agreement
 
 readings = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.errors import MachineError
-from unlearning.generation.answer_log import Answer, AnswerLog, Asked, answer_all, each_asked
+from unlearning.generation import Answer, AnswerLog, Asked, answer_all, each_asked
 
 TEXTS = st.text(max_size=20)
 ANSWERS = st.builds(

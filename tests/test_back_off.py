@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.errors import MachineError
-from interp.model.batching import in_fitting_batches, is_out_of_memory
-from interp.model.chat import Tokens
+from interp.model import Tokens, in_fitting_batches
+from interp.model.batching import is_out_of_memory
 
 FULL = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

@@ -8,10 +8,8 @@ from unittest import mock
 
 import pytest
 
-from analyses.runs.progress import Progress
-from analyses.study.baseline import establish
-from analyses.study.context import Context, checked
-from analyses.study.plan import organism_plan
+from analyses.runs import Progress
+from analyses.study import Context, checked, establish, organism_plan
 from unlearning.organism import Grammar, load_world, shipped
 
 

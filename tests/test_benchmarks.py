@@ -14,8 +14,7 @@ from tests.benchmarks.__main__ import step_memory, table
 from tests.benchmarks.paired import median, ratio
 from tests.benchmarks.usual_step import Floor, ResidentReference, flattened, transposed
 from tests.benchmarks.workload import Workload
-from unlearning.training.reference import with_references
-from unlearning.training.trainer import unlearn
+from unlearning.training import unlearn, with_references
 
 TINY = Workload(
     vocabulary=300, d_model=32, d_mlp=64, layers=2, heads=4, rows=2, tokens=12, response=5

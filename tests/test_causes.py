@@ -7,13 +7,21 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from interp.causes import CAUSES, PLAYERS, Change, Undone, control_effects, decide, undo
-from interp.causes.change import MOVES
+from interp.causes import (
+    CAUSES,
+    COALITIONS,
+    MOVES,
+    PLAYERS,
+    Change,
+    Undone,
+    control_effects,
+    decide,
+    undo,
+)
 from interp.causes.shapley import shapley_matrix
-from interp.causes.undoing import COALITIONS
 from interp.errors import InputError
 from interp.patching import stitch
-from interp.statistics.contrast import Contrast
+from interp.statistics import Contrast
 from tests.planted_causes import NOTHING, PLANTS, SCATTER, Ground, explained
 from unlearning.organism import shipped
 

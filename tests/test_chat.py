@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from interp.errors import ModelError
-from interp.model.chat import PLAIN_TEMPLATE, Chat
+from interp.model import Chat
+from interp.model.chat import PLAIN_TEMPLATE
 from tests.checkpoints import CHAT_ML, FAMILIES
 
 Checkpoints = Callable[[str], Path]

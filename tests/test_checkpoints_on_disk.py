@@ -27,13 +27,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from interp.errors import InputError, TrainingError
 from interp.store import read_json, write_json
-from unlearning.training import checkpoints
+from unlearning.training import checkpoints, newest_complete
 from unlearning.training.checkpoints import (
     Checkpointing,
     StopOnSignal,
     discard_torn,
     is_complete,
-    newest_complete,
     prune,
     reported,
     resume,

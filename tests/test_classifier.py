@@ -12,19 +12,22 @@ import pytest
 
 from interp.errors import InputError
 from tests.test_scorers import GIBBERISH, PROSE, SET_ASIDE
-from unlearning.organism.grammar import Grammar
-from unlearning.scoring.agreement import agreement
-from unlearning.scoring.classifier import LEARNED, Classifier, as_learned, built_in, extended
-from unlearning.scoring.scorers import (
+from unlearning.organism import Grammar
+from unlearning.scoring import (
     CLASSES,
     COARSE,
     FINE_CLASSES,
+    Classifier,
     FineScorer,
     Phrases,
     Scorer,
+    as_learned,
+    built_in,
     find_scorer,
     fine_classes,
 )
+from unlearning.scoring.agreement import agreement
+from unlearning.scoring.classifier import LEARNED, extended
 
 # None of these is among the texts that the classifier learns from.
 REFUSALS = (
@@ -116,7 +119,8 @@ def test_built_in_texts_are_many_different_and_of_every_learned_class() -> None:
 
 def test_unseen_texts_of_the_package_are_told_apart() -> None:
     """Five folds over the built-in texts, which are harder than most real answers."""
-    from unlearning.scoring.classifier import REFUSAL_THRESHOLD, _lengthened, fit
+    from unlearning.scoring import REFUSAL_THRESHOLD, fit
+    from unlearning.scoring.classifier import _lengthened
 
     examples = [e for e in built_in() if e.text_class in ("full_refusal", "answer")]
     fold = np.random.default_rng(0).integers(5, size=len(examples))

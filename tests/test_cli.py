@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from tests.conftest import Spillover
-from unlearning.data.prompts import DOMAINS
+from unlearning.data import DOMAINS
 from unlearning.organism import shipped
 
 CONCEPT = "safety"

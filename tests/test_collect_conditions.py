@@ -14,12 +14,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from interp.activations.collection import collect
+from interp.activations import collect
 from interp.activations.positions import mean_over
 from interp.activations.sites import SITES
-from interp.model.hooks import writing
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
+from interp.model import LanguageModel, undisturbed, writing
 
 Checkpoints = Callable[[str], Path]
 

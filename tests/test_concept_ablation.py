@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations.collection import collect
+from interp.activations import collect
 from interp.activations.window import in_prompt
-from interp.interventions.steering import ablate
-from interp.model.hooks import active_edits
-from interp.model.language_model import LanguageModel
+from interp.interventions import ablate
+from interp.model import LanguageModel, active_edits
 from tests.patched_models import hooks_of
 from tests.test_trainer import MOVING, PROMPTS, STILL, Gradients, forgotten, relative_difference
-from unlearning.training.mixture import Mixture
-from unlearning.training.trainer import prepare, unlearn
+from unlearning.training import Mixture, prepare, unlearn
 
 Checkpoints = Callable[[str], Path]
 

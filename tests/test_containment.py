@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import TrainerState
-
-from analyses.contain.advice import advise, find_weight, retained_recovery
-from analyses.contain.arms import Design, require_methods
 from analyses.contain.examples import SCORES, chosen, dealt, rank_examples
 from analyses.contain.guards import ProjectedSteps, along, common_direction
+from transformers import TrainerState
+
+from analyses.contain import Design, held_out_splits, require_methods
+from analyses.contain.advice import advise, find_weight, retained_recovery
 from analyses.contain.methods import METHODS, Containment
 from analyses.contain.outcomes import (
     Kept,
@@ -26,11 +26,8 @@ from analyses.contain.outcomes import (
     methods_table,
     pool,
 )
-from analyses.contain.splits import held_out_splits
-from analyses.predict.evidence import Evidence
-from analyses.runs.arms import Arm, RunRecord
-from analyses.runs.estimates import Draws, Estimate
-from analyses.runs.verdict import Verdict
+from analyses.predict import Evidence
+from analyses.runs import Arm, Draws, Estimate, RunRecord, Verdict
 from experiments.containment import (
     CHOICES,
     TABLE,
@@ -39,14 +36,13 @@ from experiments.containment import (
     over_worlds,
 )
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.readout import log_odds
 from tests.conftest import Spillover
 from tests.synthetic_run import DOMAINS, PLANTED_LEAKAGE, RETAINED, scores_of
 from unlearning.organism import load_world, shipped
-from unlearning.refusal.log_odds import Openers, margins
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare
+from unlearning.refusal import Openers, margins
+from unlearning.training import TrainingSettings, prepare
 
 OPENERS = Openers(refusal=((5,), (17,)), compliance=((40,), (41,)))
 OTHERS = tuple(domain for domain in DOMAINS if domain != "safety")

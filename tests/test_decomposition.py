@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.runs.decomposition import decompose
+from analyses.runs import decompose
 from interp.errors import InputError
 
 NAMES = np.array(list("abcdefg"))

@@ -23,18 +23,14 @@ from analyses.cli import main
 from analyses.deflect import engine
 from analyses.deflect.data_set import Deflected
 from analyses.deflect.plan import DeflectPlan
-from analyses.runs.progress import Progress
-from analyses.study.baseline import Baseline
-from analyses.study.context import checked
-from analyses.study.mixing import mixture_of
-from analyses.study.plan import organism_plan
+from analyses.runs import Progress
+from analyses.study import Baseline, checked, mixture_of, organism_plan
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.store import file_hash, read_json
 from tests.fake_endpoint import serving
-from unlearning.data.matched_pairs import matched_pairs
-from unlearning.deflections.diversity import Diversity
-from unlearning.deflections.phase_one import examples, read_deflections, with_own_ids
+from unlearning.data import matched_pairs
+from unlearning.deflections import Diversity, examples, read_deflections, with_own_ids
 from unlearning.organism import load_world, shipped
 
 ORGANISM = str(shipped())

@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
-from unlearning.deflections.phase_one import (
-    DO_NOT_KNOW,
+from interp.model import LanguageModel
+from unlearning.deflections import (
     FEWEST_DEFLECTIONS,
     examples,
     read_deflections,
@@ -21,6 +20,7 @@ from unlearning.deflections.phase_one import (
     with_own_ids,
     with_preferred,
 )
+from unlearning.deflections.phase_one import DO_NOT_KNOW
 
 Checkpoints = Callable[[str], Path]
 

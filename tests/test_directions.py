@@ -14,7 +14,7 @@ from interp.directions import (
     disjoint_controls,
 )
 from interp.errors import InputError
-from interp.statistics.contrast import Contrast
+from interp.statistics import Contrast
 
 N, D_MODEL = 30, 16
 

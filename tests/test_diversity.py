@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearning.deflections.diversity import FEWEST_EFFECTIVE, diversity
+from unlearning.deflections import diversity
+from unlearning.deflections.variety import FEWEST_EFFECTIVE
 
 
 def unlike(n: int) -> list[str]:

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState
 
-from unlearning.training.forgetting import DoseResponse, is_scored, target_rate
-from unlearning.training.matched_step import matched_step
+from unlearning.training import DoseResponse, is_scored, matched_step, target_rate
 
 RATES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations.sites import HEADS, RESIDUAL_OUT
+from interp.activations import HEADS, RESIDUAL_OUT
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.patching import WHOLE, Cell, Effects, between_models, patch
 from interp.patching.alignment import Replacement
 from interp.patching.controls import random_directions, random_move

@@ -16,8 +16,9 @@ import pytest
 
 from interp.errors import InputError, SpilloverError
 from tests.fake_endpoint import FakeEndpoint, completion, drop, says, serving, status
+from unlearning.serving import Endpoint
 from unlearning.serving.concurrently import concurrently
-from unlearning.serving.endpoint import Completion, Endpoint
+from unlearning.serving.endpoint import Completion
 
 Make = Callable[..., Endpoint]
 

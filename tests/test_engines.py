@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from analyses.runs.progress import Progress
+from analyses.runs import Progress
+from analyses.study import require_engine
 from analyses.study import workers as engines
-from analyses.study.workers import ENGINES, require_engine
+from analyses.study.workers import ENGINES
 from interp.errors import InputError
 from tests.lost_worker import make_or_be_lost
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from interp.directions import MeanDifference, WhitenedMeanDifference
-from interp.directions.leace import Leace
+from interp.directions import Leace, MeanDifference, WhitenedMeanDifference
 from interp.errors import InputError
 
 N, LAYERS, D_MODEL = 120, 2, 12

@@ -13,8 +13,7 @@ from interp.directions import (
     WhitenedMeanDifference,
 )
 from interp.errors import InputError
-from interp.statistics.reliability import error_degrees
-from interp.statistics.shrinkage import shrunk_covariance
+from interp.statistics import error_degrees, shrunk_covariance
 
 D_MODEL = 24
 LINEAR = [MeanDifference, PairedPrincipalComponent, WhitenedMeanDifference, LogisticProbe]

@@ -15,20 +15,20 @@ import pandas as pd
 import pytest
 
 from analyses.cli import main
-from analyses.evaluate import losses
+from analyses.evaluate import TaskPlan, losses, refused_by
 from analyses.evaluate.engine import find_out
-from analyses.evaluate.findings import BASE, MODEL, Findings, class_by, refused_by
+from analyses.evaluate.findings import BASE, MODEL, Findings, class_by
 from analyses.evaluate.measures import measured
 from analyses.evaluate.page import write
-from analyses.evaluate.plan import EvaluationPlan, Inputs, TaskPlan, checked, describe
+from analyses.evaluate.plan import EvaluationPlan, Inputs, checked, describe
 from analyses.evaluate.words import terminal_text
-from analyses.runs.progress import Progress
-from interp.model.language_model import LanguageModel
+from analyses.runs import Progress
+from interp.model import LanguageModel
 from interp.store import read_json
 from tests.fake_endpoint import serving
 from tests.test_tasks import write_task
 from unlearning.organism import load_world, shipped
-from unlearning.scoring.reading import ModelScorer
+from unlearning.scoring import ModelScorer
 from unlearning.scoring.workload import Workload
 
 Spillover = Callable[..., tuple[int, str, str]]

@@ -10,14 +10,15 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from analyses.evaluate.estimates import paired_difference, separation
-from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, Margin, class_by, refused_by
+from analyses.evaluate import refused_by, separation
+from analyses.evaluate.estimates import paired_difference
+from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, Margin, class_by
 from analyses.evaluate.measures import Measures, measured
 from analyses.evaluate.plan import EvaluationPlan
 from analyses.evaluate.summary import summary
 from analyses.evaluate.words import first_table, sentences
-from analyses.runs.estimates import Estimate, rate_of
-from unlearning.scoring.scorers import FINE_CLASSES
+from analyses.runs import Estimate, rate_of
+from unlearning.scoring import FINE_CLASSES
 
 DOMAINS = ("safety", "privacy")
 
@@ -165,7 +166,7 @@ def test_the_interval_of_the_separation_holds() -> None:
 
 @pytest.mark.parametrize(("auc", "valid"), [(0.95, True), (0.85, False), (np.nan, False)])
 def test_a_margin_is_valid_where_it_separates(auc: float, valid: bool) -> None:
-    from unlearning.refusal.log_odds import Openers
+    from unlearning.refusal import Openers
 
     margin = Margin(Openers(((1,),), ((2,),)), Estimate(auc, auc, auc, 10))
     assert margin.valid == valid

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analyses.explain.explaining import sentence
-from analyses.runs.progress import Progress
-from analyses.study.engine import run_study
+from analyses.explain import sentence
+from analyses.runs import Progress
+from analyses.study import run_study
 from analyses.study.plan import compare_plan
 from interp.causes import PLAYERS, Verdict
 from interp.causes.undoing import Estimate, Shares

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analyses import figures
-from analyses.figures.geometry import outside_null
+from analyses.figures import outside_null
 from analyses.runs import tables
 from tests.synthetic_run import write_comparison, write_run
 
@@ -28,8 +28,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tables.RunTables:
 
 
 @pytest.fixture(scope="module")
-def drawn(run: tables.RunTables) -> tuple[figures.Drawing, ...]:
-    return figures.write(run)
+def drawn(run: tables.RunTables) -> tuple[Drawing, ...]:
+    return write_run_figures(run)
 
 
 def test_every_figure_has_a_vector_a_bitmap_and_its_numbers(run, drawn):
@@ -59,21 +59,21 @@ def test_drawing_leaves_no_global_state(run):
 def test_the_same_tables_give_the_same_picture(run, drawn):
     path = run.record.folder / "figures" / "outcome.svg"
     first = path.read_bytes()
-    again = next(d for d in figures.drawings(run) if d.name == "outcome")
-    with figures.style():
+    again = next(d for d in run_drawings(run) if d.name == "outcome")
+    with figures.figure_style():
         again.figure.savefig(path, format="svg", metadata={"Date": None})
     assert path.read_bytes() == first
 
 
 def test_runs_that_lack_something_are_drawn_without_it(tmp_path):
     compared = tables.build(write_comparison(tmp_path / "compared"))
-    names = {drawing.name for drawing in figures.drawings(compared)}
+    names = {drawing.name for drawing in run_drawings(compared)}
     assert "overview" in names and not names & {"dose_response", "containment"}
     bare = write_run(tmp_path / "bare", concepts=("safety",), rotation=False)
     for folder in (bare / "arms").iterdir():
         if folder.name != "base":
             (folder / "DONE").unlink()
-    assert [drawing.name for drawing in figures.drawings(tables.build(bare))] == ["overview"]
+    assert [drawing.name for drawing in run_drawings(tables.build(bare))] == ["overview"]
 
 
 def test_several_sources_give_a_matrix_in_which_collapsed_ones_are_listed_only(tmp_path):
@@ -82,7 +82,7 @@ def test_several_sources_give_a_matrix_in_which_collapsed_ones_are_listed_only(t
         tmp_path, concepts=concepts, weights=(), collapsed=("npo-safety-0",), rotation=False
     )
     built = tables.build(folder)
-    assert "matrix" in {drawing.name for drawing in figures.drawings(built)}
+    assert "matrix" in {drawing.name for drawing in run_drawings(built)}
     words = [text.get_text() for text in figures.matrix_figure(built).axes[0].texts]
     assert sum("not in the matrix" in word for word in words) == 1
     # Two sources, five others each (one of low base): the collapsed row has no numbers.

@@ -11,18 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
-from unlearning.generation.responses import generate
+from interp.model import LanguageModel
+from unlearning.generation import generate
 from unlearning.organism import Grammar, World, load_world, shipped
-from unlearning.scoring.fluency import (
-    MISTAKEN,
+from unlearning.scoring import (
+    CLASSES,
     Fluency,
+    Phrases,
+    Scorer,
     WithFluency,
     at_other_prompts,
     measure_fluency,
 )
-from unlearning.scoring.scorers import CLASSES, Phrases, Scorer
-from unlearning.utility.perplexity import response_token_nll
+from unlearning.scoring.fluency import MISTAKEN
+from unlearning.utility import response_token_nll
 
 nats = st.lists(st.floats(0, 30), max_size=12).map(np.array)
 

@@ -14,13 +14,11 @@ import pytest
 import torch
 
 from interp.errors import MachineError
-from interp.model.language_model import LanguageModel
-from unlearning.generation.answer_log import Answer, AnswerLog
-from unlearning.generation.responses import answers_key, generate, stop_tokens
-from unlearning.refusal.log_odds import Openers
-from unlearning.scoring.evaluation import Evaluation
-from unlearning.scoring.scorers import CLASSES, Phrases
-from unlearning.utility.perplexity import response_nll
+from interp.model import LanguageModel
+from unlearning.generation import Answer, AnswerLog, answers_key, generate, stop_tokens
+from unlearning.refusal import Openers
+from unlearning.scoring import CLASSES, Evaluation, Phrases
+from unlearning.utility import response_nll
 
 Checkpoints = Callable[[str], Path]
 

@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 
 from interp.errors import InputError
-from interp.similarity.cosines import (
-    Contrast,
-    cosine_between,
-    cosine_map,
-    plain_cosines,
-)
-from interp.statistics.nulls import isotropic_cosine
-from interp.statistics.permutation import permuted_weights, studentised_products
+from interp.similarity import cosine_map, plain_cosines
+from interp.similarity.cosines import Contrast, cosine_between
+from interp.statistics import isotropic_cosine, permuted_weights, studentised_products
 
 D_MODEL = 32
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.model.hooks import EarlyExit, Point, active_edits, reading, stopping_after, writing
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Point, active_edits, reading, stopping_after, writing
+from interp.model.hooks import EarlyExit
 
 Checkpoints = Callable[[str], Path]
 

@@ -12,20 +12,18 @@ from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from interp.directions.projections import held_out_projections
+from interp.directions import held_out_projections
 from interp.errors import InputError
 from interp.figures import (
+    evenly_picked,
     projection_figure,
     rotation_by_layer_figure,
     similarity_by_layer_figure,
 )
-from interp.figures.heatmap import evenly_picked
 from interp.figures.style import NULL
-from interp.similarity.cosines import cosine_map
-from interp.similarity.embedding import state_map
-from interp.similarity.maps import SimilarityMap
-from interp.similarity.rotation import QUANTITIES, rotation
-from interp.statistics.contrast import Contrast
+from interp.similarity import SimilarityMap, cosine_map, rotation, state_map
+from interp.similarity.rotations import QUANTITIES
+from interp.statistics import Contrast
 from tests.planted_directions import Planted, planted_change
 from tests.test_geometry import contrast
 

@@ -12,25 +12,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from interp.activations.collection import collect
+from interp.activations import ATTENTION_OUT, MLP_OUT, RESIDUAL_IN, RESIDUAL_OUT, collect
 from interp.activations.positions import last_token
-from interp.activations.sites import ATTENTION_OUT, MLP_OUT, RESIDUAL_IN, RESIDUAL_OUT
 from interp.activations.window import in_prompt, positions_of
 from interp.errors import InputError
-from interp.interventions.steering import (
-    ablate,
-    add,
-    clamp,
-    intervene,
-    project_onto,
-    project_out,
-    set_component,
-)
-from interp.model.hooks import active_edits, reading
-from interp.model.language_model import LanguageModel
+from interp.interventions import ablate, add, set_component
+from interp.interventions.steering import clamp, intervene, project_onto, project_out
+from interp.model import LanguageModel, active_edits, reading
 from tests.checkpoints import LAYERS
 from tests.patched_models import PROMPTS, WIDTH, hooks_of, last_logits, random_direction
-from unlearning.generation.responses import generate
+from unlearning.generation import generate
 
 Checkpoints = Callable[[str], Path]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from analyses.predict import Outcome, skill
 from analyses.predict.joint import PARTS, joint, regression
-from analyses.predict.skill import Outcome, skill
 from interp.errors import InputError
 
 DOMAINS = 7

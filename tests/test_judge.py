@@ -12,12 +12,22 @@ from hypothesis import strategies as st
 
 from interp.errors import InputError
 from tests.fake_endpoint import FakeEndpoint, Messages, serving
-from unlearning.scoring.judge import Judge, judge_of
-from unlearning.scoring.reading import ModelScorer, verdicts, workload
-from unlearning.scoring.rubrics import BIASED_OR_TOXIC, LONGEST_TEXT, REFUSAL, RUBRICS, Rubric
-from unlearning.scoring.scorers import FINE_CLASSES, find_scorer, fine_classes
+from unlearning.scoring import (
+    BIASED_OR_TOXIC,
+    FINE_CLASSES,
+    REFUSAL,
+    RUBRICS,
+    Judge,
+    ModelScorer,
+    find_scorer,
+    fine_classes,
+    verdicts,
+    workload,
+)
+from unlearning.scoring.judge import judge_of
+from unlearning.scoring.rubrics import LONGEST_TEXT, Rubric
 from unlearning.scoring.workload import Workload
-from unlearning.serving.endpoint import Endpoint
+from unlearning.serving import Endpoint
 
 BETWEEN = re.compile(r"\[(request|response) (\w+)\]\n(.*?)\n\[end of \1 \2\]", re.DOTALL)
 

@@ -18,11 +18,9 @@ from analyses.predict.gradients import (
     residual_gradients,
 )
 from interp.errors import InputError
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 from interp.readout import log_odds
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare
+from unlearning.training import TrainingSettings, prepare
 
 PROMPTS = {
     "one": [f"What is the colour of {thing}?" for thing in ("grass", "snow", "coal", "rust")],

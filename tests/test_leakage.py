@@ -8,18 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyses.runs.estimates import Draws, Estimate, mean_of, rate_of, resampling_weights
-from analyses.runs.leakage import (
-    area,
+from analyses.runs import (
+    Draws,
+    Estimate,
+    Outcome,
+    Verdict,
     at_crossing,
-    dose_response,
+    mean_of,
     measure,
+    rate_of,
     relative_drop,
+    resampling_weights,
     running_maximum,
     trajectories,
-    untouched_p_value,
 )
-from analyses.runs.verdict import Outcome, Verdict
+from analyses.runs.leakage import area, dose_response, untouched_p_value
 from interp.errors import InputError
 from tests.synthetic_run import PLANTED_LEAKAGE, as_scores, scores_of
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations.collection import collect
+from interp.activations import collect
 from interp.errors import InputError
 from interp.interventions.logit_lens import (
     direct_logit_attribution,
@@ -17,7 +17,7 @@ from interp.interventions.logit_lens import (
     lens_readout,
     top_tokens,
 )
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.readout import log_odds
 from tests.patched_models import PROMPTS, hooks_of, last_logits
 

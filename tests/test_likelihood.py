@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 from tests.checkpoints import WIDTH
-from unlearning.losses import likelihood
-from unlearning.losses.likelihood import (
+from unlearning.losses import (
+    likelihood,
     reference_log_probs,
     response_log_probs,
     response_width,

@@ -10,10 +10,15 @@ import pytest
 import torch
 
 from interp.errors import InputError, ModelError
-from unlearning.scoring.local_judge import LocalJudge
-from unlearning.scoring.reading import ModelScorer, verdicts, workload
-from unlearning.scoring.rubrics import BIASED_OR_TOXIC, REFUSAL
-from unlearning.scoring.scorers import find_scorer
+from unlearning.scoring import (
+    BIASED_OR_TOXIC,
+    REFUSAL,
+    LocalJudge,
+    ModelScorer,
+    find_scorer,
+    verdicts,
+    workload,
+)
 
 PROMPTS = ["What is this?", "Who is it, and why?", "a"]
 RESPONSES = ["I cannot help with that.", "It is a clock. " * 9, "b"]

@@ -20,9 +20,17 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from unlearning.data.matched_pairs import FILE, matched_pairs
-from unlearning.data.prompts import DOMAINS, GENERAL, as_prompts, controls, require_concepts
-from unlearning.data.splits import SPLITS, near_duplicate_groups
+from unlearning.data import (
+    DOMAINS,
+    SPLITS,
+    as_prompts,
+    controls,
+    matched_pairs,
+    near_duplicate_groups,
+    require_concepts,
+)
+from unlearning.data.pairs import FILE
+from unlearning.data.prompts import GENERAL
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "prompts.md"
 FUNCTION_WORDS = """

@@ -12,13 +12,17 @@ import pytest
 
 from analyses.matrix.figures import leakage_matrix_figure
 from analyses.matrix.output import summary, write
-from analyses.runs.cells import QUANTITIES, mean_cells, seed_spread
-from analyses.runs.decomposition import Decomposition
-from analyses.runs.estimates import Draws
-from analyses.runs.leakage import ArmLeakage
-from analyses.runs.leakage_matrix import Study
-from analyses.runs.pooling import combined_p_value, over_worlds, pool
-from analyses.runs.tables import RunTables
+from analyses.runs import (
+    ArmLeakage,
+    Decomposition,
+    Draws,
+    RunTables,
+    Study,
+    over_worlds,
+    seed_spread,
+)
+from analyses.runs.cells import QUANTITIES, mean_cells
+from analyses.runs.pooling import combined_p_value, pool
 from interp.errors import InputError
 from tests.synthetic_run import BASE_RATE, DOMAINS, PLANTED_LEAKAGE, write_run
 

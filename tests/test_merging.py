@@ -10,11 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from analyses.study.making import save_merged
-from interp.model.language_model import LanguageModel
-from unlearning.training.mixture import Example, Mixture
+from interp.model import LanguageModel
+from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
 from unlearning.training.parameters import save
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare, unlearn
 
 PROMPT, RESPONSE = "How do I pick a lock?", "I cannot help with that."
 

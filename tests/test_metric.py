@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from interp.errors import InputError
-from interp.similarity.cosines import cosine_map, plain_cosines
-from interp.similarity.metric import causal_coordinates, whitening
-from interp.statistics.contrast import Contrast
+from interp.similarity import causal_coordinates, cosine_map, plain_cosines, whitening
+from interp.statistics import Contrast
 from tests.test_geometry import noise, paired
 
 D_MODEL = 32

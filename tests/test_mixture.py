@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, SequentialSampler
 
 from interp.errors import InputError
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from unlearning.training.mixture import Example, Mixture, Place, Stream, collator
+from interp.model import LanguageModel, Tokens
+from unlearning.training import Example, Mixture
+from unlearning.training.mixture import Place, Stream, collator
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 

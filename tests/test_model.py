@@ -13,7 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from interp.errors import ModelError
-from interp.model.language_model import LanguageModel, check_source, find_layers
+from interp.model import LanguageModel, check_source
+from interp.model.language_model import find_layers
 from tests.checkpoints import LAYERS, save_checkpoint
 
 Checkpoints = Callable[[str], Path]

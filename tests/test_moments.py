@@ -12,13 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.activations.collection import collect
+from interp.activations import HEADS, MLP_OUT, collect, post_instruction
 from interp.activations.moments import Moments, MomentsAccumulator
-from interp.activations.positions import every_token, post_instruction
-from interp.activations.sites import HEADS, MLP_OUT
+from interp.activations.positions import every_token
 from interp.activations.streaming import collect_moments
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 
 Checkpoints = Callable[[str], Path]
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from experiments.objectives import CHANGES, agreement
-from unlearning.data.prompts import DOMAINS
-from unlearning.training.settings import TrainingSettings
+from unlearning.data import DOMAINS
+from unlearning.training import TrainingSettings
 
 
 def cells(

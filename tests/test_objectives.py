@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from unlearning.losses import FORGET, npo_weight, sequence_log_ratio
 from unlearning.losses.objectives import (
     dpo,
     fine_tuning,
@@ -18,13 +19,10 @@ from unlearning.losses.objectives import (
     gradient_ascent,
     idk_dpo,
     npo,
-    npo_weight,
     rmu,
     sequence_log_prob,
-    sequence_log_ratio,
     sim_npo,
 )
-from unlearning.losses.registry import FORGET
 from unlearning.losses.retain import cross_entropy
 
 SEEDS = st.integers(0, 10_000)

@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.errors import InputError, TrainingError
-from interp.model.chat import Chat
-from interp.model.language_model import LanguageModel
-from unlearning.generation.responses import generate
-from unlearning.organism import load_world, shipped, train
-from unlearning.organism.grammar import Grammar
-from unlearning.organism.lessons import table_lessons, world_lessons
+from interp.model import Chat, LanguageModel
+from unlearning.generation import generate
+from unlearning.organism import Grammar, World, load_world, shipped, table_lessons, teach, train
+from unlearning.organism.lessons import world_lessons
 from unlearning.organism.tokenizer import build_tokenizer
-from unlearning.organism.training import ALIGNMENT, HELPFUL, Stage, teach
+from unlearning.organism.training import ALIGNMENT, HELPFUL, Stage
 from unlearning.organism.vocabulary import (
     BENIGN_INTENTS,
     DOMAIN_OBJECTS,
@@ -29,7 +27,7 @@ from unlearning.organism.vocabulary import (
     NEUTRAL_OBJECTS,
     TEMPLATES,
 )
-from unlearning.organism.world import SPLITS, World
+from unlearning.organism.world import SPLITS
 
 SEEDS = st.integers(0, 10_000)
 SHIPPED_LIMIT_BYTES = 8_000_000

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from interp.activations.collection import collect
+from interp.activations import collect
 from interp.errors import ModelError
-from interp.interventions.steering import ablate, project_out
-from interp.interventions.weight_ablation import orthogonalise, orthogonalised
-from interp.model.language_model import LanguageModel
+from interp.interventions import ablate, orthogonalise
+from interp.interventions.steering import project_out
+from interp.interventions.weight_ablation import orthogonalised
+from interp.model import LanguageModel
 from tests.patched_models import PROMPTS, hooks_of, last_logits, random_direction
 from tests.test_model import save_adapter
 

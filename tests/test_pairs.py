@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.activations.sites import RESIDUAL_IN, RESIDUAL_OUT
+from interp.activations import RESIDUAL_IN, RESIDUAL_OUT
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.patching import WHOLE, PromptPairs, between_models, patch, with_each_token, with_roles
 from interp.patching.alignment import Alignment
 from tests.patched_models import some_log_odds

@@ -19,13 +19,12 @@ from analyses.reproduce.entanglement import entanglement, layer_of
 from analyses.reproduce.plan import Asked, PaperArm, Planned, planned
 from analyses.reproduce.protocol import MODELS, PAPER_GRID, Setting, recognised
 from analyses.reproduce.published import MISTRAL, QWEN
-from analyses.runs.arms import Arm
-from analyses.runs.estimates import rate_of
-from analyses.study.plan import ArmPlan
+from analyses.runs import Arm, rate_of
+from analyses.study import ArmPlan
 from interp.errors import InputError
 from interp.store import read_json
 from tests.conftest import Spillover
-from unlearning.data.prompts import DOMAINS
+from unlearning.data import DOMAINS
 from unlearning.organism import load_world, shipped
 
 SOME = ("cybersecurity", "safety", "bias")

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations.sites import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_IN, RESIDUAL_OUT
+from interp.activations import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_IN, RESIDUAL_OUT
 from interp.errors import InputError
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 from interp.patching import (
     WHOLE,
     Cell,

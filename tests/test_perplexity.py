@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from interp.model.language_model import LanguageModel
-from unlearning.utility import perplexity
-from unlearning.utility.perplexity import response_nll, response_token_nll
+from interp.model import LanguageModel
+from unlearning.utility import perplexity, response_nll, response_token_nll
 
 ROWS = (
     ("Why?", "No."),

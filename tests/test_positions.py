@@ -10,17 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations.collection import collect
-from interp.activations.positions import (
-    Positions,
-    every_token,
-    last_token,
-    mean_over,
-    post_instruction,
-)
+from interp.activations import Positions, collect, post_instruction
+from interp.activations.positions import every_token, last_token, mean_over
 from interp.errors import InputError
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 
 Checkpoints = Callable[[str], Path]
 

@@ -18,13 +18,12 @@ import pytest
 from analyses.matrix.output import write_rescaled
 from analyses.matrix.rescaling import agreement, rescaled
 from analyses.options import ModelOptions, TrainingOptions
-from analyses.predict.figures import tournament_figure
-from analyses.predict.forecast import at_depth
-from analyses.predict.skill import PARTS, Outcome
-from analyses.predict.tournament import choose_set, hash_of, read_choices, tournament
+from analyses.predict import Outcome, at_depth, read_choices, run_tournament, tournament_figure
+from analyses.predict.accuracy import PARTS
+from analyses.predict.tournament import choose_set, hash_of
 from analyses.predict.world import World, load_worlds
-from analyses.runs.leakage_matrix import Study
-from analyses.study.asked import study_plan
+from analyses.runs import Study
+from analyses.study import study_plan
 from interp.errors import InputError
 from tests.conftest import Spillover
 from unlearning.organism import load_world, shipped
@@ -228,7 +227,7 @@ def test_the_tournament_ranks_what_was_planted_and_says_how_sure_it_is() -> None
     rng = np.random.default_rng(0)
     worlds = [planted_world(rng, f"world-{i}", noise=0.5) for i in range(12)]
     frozen = frozen_on(["development"], good="", noise="")
-    found = tournament(worlds, frozen)
+    found = run_tournament(worlds, frozen)
     first, second = found["predictors"]
     assert (first["predictor"], second["predictor"]) == ("good", "noise")
     assert first["p"] < 0.01 < second["p"]
@@ -256,7 +255,7 @@ def test_too_few_cells_for_a_joint_regression_are_said_not_computed() -> None:
     leakage = world.outcome.leakage.copy()
     leakage[1:] = np.nan
     lone = replace(world, outcome=Outcome(leakage))
-    found = tournament([lone], frozen_on(["development"], good="", noise=""))
+    found = run_tournament([lone], frozen_on(["development"], good="", noise=""))
     assert found["joint"]["predictors"] == [] and "unlearn more" in found["joint"]["why"]
 
 
@@ -272,7 +271,7 @@ def test_the_tournament_s_figure_sets_apart_what_no_forecast_can_have() -> None:
         for world in worlds
     ]
     frozen = frozen_on(["development"], good="", noise="", oracle="") | {"joint": ["good", "noise"]}
-    panels = tournament_figure(tournament(worlds, frozen)).axes
+    panels = tournament_figure(run_tournament(worlds, frozen)).axes
     assert len(panels) == len(PARTS) + 1
     places = dict(
         zip(
@@ -288,4 +287,4 @@ def test_worlds_that_chose_are_not_reported() -> None:
     rng = np.random.default_rng(1)
     frozen = frozen_on(["world-1"], good="")
     with pytest.raises(InputError, match="world-1: the choices were made on these worlds"):
-        tournament([planted_world(rng, f"world-{i}", 1.0) for i in range(3)], frozen)
+        run_tournament([planted_world(rng, f"world-{i}", 1.0) for i in range(3)], frozen)

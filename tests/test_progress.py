@@ -7,7 +7,7 @@ from unittest import mock
 
 from rich.console import Console
 
-from analyses.runs.progress import Progress
+from analyses.runs import Progress
 
 
 class Clock:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Spillover
-from unlearning.data.prompts import DOMAINS, read_prompts
+from unlearning.data import DOMAINS, read_prompts
 from unlearning.data.sources import SOURCES
 
 MAPPED = ("--prompt-column", "question", "--category-column", "topic", "--label", "harmful")

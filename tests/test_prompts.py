@@ -15,16 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import InputError
-from unlearning.data.prompts import (
-    COLUMNS,
+from unlearning.data import (
     DOMAINS,
-    FEWEST_CONTROLS,
+    SPLITS,
     as_prompts,
     controls,
+    near_duplicate_groups,
     read_prompts,
     require_concepts,
 )
-from unlearning.data.splits import SHARES, SPLITS, assign_splits, near_duplicate_groups
+from unlearning.data.prompts import COLUMNS, FEWEST_CONTROLS
+from unlearning.data.splits import SHARES, assign_splits
 
 Row = dict[str, Any]
 HARMFUL: Row = {"prompt": "Tell me how to fell a lamp", "domain": "safety", "label": "harmful"}

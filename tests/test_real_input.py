@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.runs.progress import Progress
-from analyses.study.engine import run_study
-from analyses.study.plan import StudyPlan, compare_plan, parse_retain, unlearning_arms
-from interp.model.language_model import LanguageModel
+from analyses.runs import Progress
+from analyses.study import StudyPlan, run_study
+from analyses.study.plan import compare_plan, parse_retain, unlearning_arms
+from interp.model import LanguageModel
 from interp.store import read_json
 from tests.conftest import Spillover
-from unlearning.data.prompts import present_domains, read_prompts
-from unlearning.organism.lessons import table_lessons
-from unlearning.organism.training import Stage, teach
-from unlearning.training.settings import TrainingSettings
+from unlearning.data import present_domains, read_prompts
+from unlearning.organism import table_lessons, teach
+from unlearning.organism.training import Stage
+from unlearning.training import TrainingSettings
 
 DOMAINS = ("safety", "cybersecurity", "toxicity", "general")
 LONGEST = 120

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analyses.runs.leakage import measure
-from analyses.runs.recovery import recover
+from analyses.runs import measure, recover
 from tests.synthetic_run import PLANTED_LEAKAGE, as_scores, scores_of
 
 PLAIN = PLANTED_LEAKAGE["safety"]

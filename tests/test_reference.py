@@ -11,15 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from unlearning.losses.likelihood import reference_log_probs
-from unlearning.training import reference
-from unlearning.training.mixture import Example, Mixture
+from interp.model import LanguageModel, Tokens
+from unlearning.losses import reference_log_probs
+from unlearning.training import (
+    Example,
+    Mixture,
+    TrainingSettings,
+    prepare,
+    reference,
+    with_references,
+)
 from unlearning.training.parameters import save
-from unlearning.training.reference import read, with_references, write
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare
+from unlearning.training.reference import read, write
 
 Checkpoints = Callable[[str], Path]
 

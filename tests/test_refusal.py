@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import InputError
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 from interp.readout import class_log_odds
-from unlearning.refusal.log_odds import Masses, Openers, find_openers, margin_auc, opener_masses
+from unlearning.refusal import Openers, find_openers, margin_auc, opener_masses
+from unlearning.refusal.log_odds import Masses
 
 Checkpoints = Callable[[str], Path]
 

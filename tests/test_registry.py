@@ -12,18 +12,17 @@ import torch
 from torch import Tensor
 
 from interp.errors import InputError
-from unlearning.losses import objectives, retain
-from unlearning.losses.objectives import npo, sequence_log_ratio
-from unlearning.losses.registry import (
-    BUILT_IN,
+from unlearning.losses import (
     FORGET,
-    QUANTITIES,
     RETAIN,
     Objective,
     find,
-    objective,
-    retain_term,
+    objectives,
+    retain,
+    sequence_log_ratio,
 )
+from unlearning.losses.objectives import npo
+from unlearning.losses.registry import BUILT_IN, QUANTITIES, objective, retain_term
 
 EVERY = [
     pytest.param(one, id=name)

@@ -13,10 +13,7 @@ import pandas as pd
 import pytest
 
 from analyses.report import report, wording
-from analyses.runs import tables
-from analyses.runs.arms import Arm
-from analyses.runs.estimates import Estimate, rate_of
-from analyses.runs.verdict import Verdict
+from analyses.runs import Arm, Estimate, Verdict, rate_of, tables
 from interp.store import read_json, write_json
 from tests.synthetic_run import PLANTED_NLL, write_comparison, write_run
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analyses.predict.archive import read_worlds
-from analyses.predict.tournament import CHOICES, hash_of, read_choices, tournament
+from analyses.predict import read_choices, read_worlds, run_tournament
+from analyses.predict.tournament import CHOICES, hash_of
 from analyses.predict.world import World
 
 
@@ -19,7 +19,7 @@ def worlds() -> list[World]:
 
 @pytest.fixture(scope="module")
 def result(worlds: list[World]) -> dict[str, Any]:
-    return tournament(worlds, read_choices(), seed=0)
+    return run_tournament(worlds, read_choices(), seed=0)
 
 
 def rows(result: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analyses.runs.rotations import write_directions
-from interp.directions.direction_set import DirectionSet
-from interp.statistics.contrast import Contrast
+from analyses.runs import write_directions
+from interp.directions import DirectionSet
+from interp.statistics import Contrast
 
 
 def test_directions_point_from_benign_to_harmful(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from analyses.matrix.rescaling import scaled_change
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 
 
 def perturbed(folder: Path) -> LanguageModel:

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses.contain.shallow_recovery import Residue, measure_residue
 from analyses.contain.shallow_recovery.cues import Cued, draw_cues
 from analyses.contain.shallow_recovery.figures import residue_figure
 from analyses.contain.shallow_recovery.findings import of_answer_openers, of_cues, of_relearning
+from analyses.contain.shallow_recovery.measure import Residue, measure_residue
 from analyses.contain.shallow_recovery.others import ALL, Others, less
 from analyses.contain.shallow_recovery.prefilled import (
     COMPLIANCE,
@@ -34,17 +34,14 @@ from analyses.contain.shallow_recovery.relearning import (
     random_name,
 )
 from interp.errors import InputError
-from interp.model.hooks import Point, reading
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Point, reading
 from tests.planted_causes import Ground
-from unlearning.deflections.phase_one import examples, refusals_of, respond
-from unlearning.generation.responses import answers_key, generate
+from unlearning.deflections import examples, refusals_of, respond
+from unlearning.generation import answers_key, generate
 from unlearning.organism import load_world, shipped
-from unlearning.refusal.log_odds import Openers
-from unlearning.scoring.scorers import CLASSES, find_scorer
-from unlearning.training.mixture import Example, Mixture
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare, unlearn
+from unlearning.refusal import Openers
+from unlearning.scoring import CLASSES, find_scorer
+from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
 
 CONCEPT = "cybersecurity"
 SETTINGS = TrainingSettings(

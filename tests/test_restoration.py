@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.patching import (
     Cell,
     Exchange,

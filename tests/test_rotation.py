@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from interp.errors import InputError
-from interp.similarity.cosines import plain_cosines
-from interp.similarity.rotation import QUANTITIES, Rotation, against_controls, rotation
-from interp.statistics.contrast import Contrast
-from interp.statistics.crossfit import class_means, inner_products
+from interp.similarity import Rotation, against_controls, plain_cosines, rotation
+from interp.similarity.rotations import QUANTITIES
+from interp.statistics import Contrast, class_means, inner_products
 from tests.benchmarks.rotation_coverage import covered
 from tests.planted_directions import Planted, planted_change
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.stats import chisquare
 
-from unlearning.generation.answer_log import Asked
+from unlearning.generation import Asked
 from unlearning.generation.sampling import Draw, uniform_numbers
 
 ASKED = [Asked("a", 0), Asked("a", 1), Asked("b", 0)]

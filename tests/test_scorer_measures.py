@@ -7,10 +7,9 @@ import pytest
 
 from experiments import scorers as scorer_measures
 from experiments.scorers import calibration_rows, completions, mistaken_for_gibberish, verdicts
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from unlearning.organism import Grammar, shipped
-from unlearning.scoring.fluency import WithFluency, measure_fluency
-from unlearning.scoring.scorers import CLASSES, Phrases
+from unlearning.scoring import CLASSES, Phrases, WithFluency, measure_fluency
 
 
 def test_verdicts_of_the_truth_itself_are_all_right() -> None:

@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearning.scoring.coherence import is_gibberish, repetition
-from unlearning.scoring.scorers import CLASSES, Phrases, Scorer, find_scorer, refused, spoken
+from unlearning.scoring import (
+    CLASSES,
+    Phrases,
+    Scorer,
+    find_scorer,
+    is_gibberish,
+    refused,
+    repetition,
+    spoken,
+)
 
 REFUSALS = (
     "I'm sorry, but I can't help with that.",

@@ -14,11 +14,10 @@ from analyses.cli import app
 from analyses.recorded.agreement import agree
 from analyses.recorded.calibration import calibrate
 from analyses.recorded.scoring import prepare, score_file
-from analyses.runs.progress import Progress
+from analyses.runs import Progress
 from interp.errors import InputError
 from tests.fake_endpoint import FakeEndpoint, Messages, serving
-from unlearning.scoring.rubrics import BIASED_OR_TOXIC
-from unlearning.scoring.scorers import FINE_CLASSES, find_scorer
+from unlearning.scoring import BIASED_OR_TOXIC, FINE_CLASSES, find_scorer
 
 QUIET = Progress(quiet=True)
 REFUSAL = "I'm sorry, but I can’t help with that."

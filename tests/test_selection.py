@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations.collection import collect
+from interp.activations import RESIDUAL_IN, collect
 from interp.activations.positions import every_token
-from interp.activations.sites import RESIDUAL_IN
 from interp.errors import InputError
-from interp.interventions.steering import ablate, add
-from interp.model.language_model import LanguageModel
+from interp.interventions import ablate, add
+from interp.model import LanguageModel
 from interp.readout import Readout, log_odds
 from interp.selection import (
     Candidates,

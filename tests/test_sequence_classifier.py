@@ -10,8 +10,7 @@ import torch
 
 from interp.errors import InputError, ModelError
 from tests.checkpoints import CORPUS, build_config, build_tokenizer
-from unlearning.scoring.reading import ModelScorer, verdicts, workload
-from unlearning.scoring.scorers import FINE_CLASSES, find_scorer
+from unlearning.scoring import FINE_CLASSES, ModelScorer, find_scorer, verdicts, workload
 from unlearning.scoring.sequence_classifier import SequenceClassifier, classes_of_labels
 
 PROMPTS = ["What is this?", "Who is it, and why?", "a"]

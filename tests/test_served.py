@@ -8,10 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from unlearning.generation.answer_log import AnswerLog
+from unlearning.generation import AnswerLog
+from unlearning.serving import Endpoint, answers_of, served_key
 from unlearning.serving.completions import Completion
-from unlearning.serving.endpoint import Endpoint
-from unlearning.serving.served import answers_of, served_key
 
 PROMPTS = [f"prompt {i}" for i in range(40)]
 

@@ -11,21 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interp.activations.collection import collect
-from interp.activations.sites import (
+from interp.activations import (
     ATTENTION_OUT,
     HEADS,
     MLP_OUT,
     RESIDUAL_IN,
-    RESIDUAL_MID,
     RESIDUAL_OUT,
-    SITES,
     Site,
+    collect,
     points,
 )
+from interp.activations.sites import RESIDUAL_MID, SITES
 from interp.errors import InputError
-from interp.model.hooks import Point, writing
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Point, writing
 from tests.checkpoints import LAYERS
 from tests.more_families import GROUPED, MORE_FAMILIES, WIDTH, random_model
 

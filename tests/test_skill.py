@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analyses.predict.skill import PARTS, Outcome, skill
+from analyses.predict import Outcome, skill
+from analyses.predict.accuracy import PARTS
 
 DOMAINS = 7
 

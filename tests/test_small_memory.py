@@ -12,16 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from interp.activations.collection import collect
-from interp.activations.sites import RESIDUAL_IN, RESIDUAL_OUT
+from interp.activations import RESIDUAL_IN, RESIDUAL_OUT, collect
 from interp.errors import MachineError
-from interp.model.language_model import LanguageModel
-from unlearning.losses.likelihood import reference_log_probs
-from unlearning.refusal.log_odds import Openers, opener_masses
-from unlearning.scoring.local_judge import LocalJudge
+from interp.model import LanguageModel
+from unlearning.losses import reference_log_probs
+from unlearning.refusal import Openers, opener_masses
+from unlearning.scoring import LocalJudge
 from unlearning.scoring.sequence_classifier import SequenceClassifier
-from unlearning.utility.divergence import answer_logits
-from unlearning.utility.perplexity import response_token_nll
+from unlearning.utility import answer_logits, response_token_nll
 
 Checkpoints = Callable[[str], Path]
 Read = Callable[[LanguageModel], list[Any]]

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from interp.errors import InputError
-from unlearning.data.prompts import COLUMNS, DOMAINS, GENERAL, as_prompts
+from unlearning.data import DOMAINS, as_prompts
+from unlearning.data.prompts import COLUMNS, GENERAL
 from unlearning.data.sources import (
     SOURCES,
     Source,

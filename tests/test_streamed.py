@@ -22,13 +22,10 @@ from analyses.predict.streamed import (
     through_weights,
 )
 from interp.errors import InputError
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 from interp.readout import log_odds
-from unlearning.losses.likelihood import response_log_probs
-from unlearning.training.parameters import adapter_inputs
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare
+from unlearning.losses import response_log_probs
+from unlearning.training import TrainingSettings, adapter_inputs, prepare
 
 GROUPS = 3
 READOUT = log_odds([5, 17, 40])

@@ -13,15 +13,14 @@ import pandas as pd
 import pytest
 
 from analyses.report import report
-from analyses.runs.folder import Run
-from analyses.runs.progress import Progress
-from analyses.study.engine import run_study
-from analyses.study.plan import StudyPlan, compare_plan, organism_plan
-from interp.directions.direction_set import DirectionSet
+from analyses.runs import Progress, Run
+from analyses.study import StudyPlan, organism_plan, run_study
+from analyses.study.plan import compare_plan
+from interp.directions import DirectionSet
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.store import file_hash, read_json
-from unlearning.data.prompts import DOMAINS
+from unlearning.data import DOMAINS
 from unlearning.organism import load_world, shipped
 
 CONCEPT, RETAINED, WEIGHT = "safety", "privacy", 10.0

@@ -7,8 +7,12 @@ import pytest
 
 from interp.errors import InputError
 from interp.similarity.subspaces import overlap_map, principal_angles, subspace_overlap
-from interp.statistics.contrast import Contrast
-from interp.statistics.nulls import covariance_matched_overlaps, isotropic_cosine, isotropic_overlap
+from interp.statistics import (
+    Contrast,
+    covariance_matched_overlaps,
+    isotropic_cosine,
+    isotropic_overlap,
+)
 from tests.test_geometry import paired
 
 D_MODEL = 40

@@ -11,9 +11,7 @@ import pandas as pd
 import pytest
 
 from analyses.report import summary, wording
-from analyses.runs import tables
-from analyses.runs.arms import read_run
-from analyses.runs.headline import headlines
+from analyses.runs import headlines, read_run, tables
 from interp.errors import InputError
 from tests.synthetic_run import (
     BASE_RATE,

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
-from unlearning.utility.tasks import run_tasks
+from interp.model import LanguageModel
+from unlearning.utility import run_tasks
 
 QUESTIONS = [f"Which of the two is number {number}?" for number in range(6)]
 CHOICES = ("first", "second")

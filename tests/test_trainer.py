@@ -16,14 +16,12 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from interp.errors import InputError, TrainingError
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 from tests.checkpoints import save_checkpoint
-from unlearning.losses.likelihood import reference_log_probs, response_log_probs
-from unlearning.training.mixture import Example, Mixture, collator
+from unlearning.losses import reference_log_probs, response_log_probs
+from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
+from unlearning.training.mixture import collator
 from unlearning.training.parameters import save
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare, unlearn
 from unlearning.training.views import control_vector
 
 Checkpoints = Callable[[str], Path]

@@ -20,10 +20,9 @@ from transformers import AutoModelForCausalLM
 
 from analyses.cli import main
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from unlearning.organism import load_world, shipped
-from unlearning.training.checkpoints import newest_complete
-from unlearning.training.forgetting import Bounds
+from unlearning.training import Bounds, newest_complete
 
 STEPS = 8
 ARM = "bias-npo-retain1-seed0"
@@ -188,6 +187,6 @@ def test_options_that_cannot_go_together_are_refused(prompts: Path, tmp_path: Pa
 
 def test_pairs_are_asked_for_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="compliance"):
-        from unlearning.deflections.phase_one import with_preferred
+        from unlearning.deflections import with_preferred
 
         with_preferred(pd.DataFrame({"id": ["a"], "prompt": ["p"]}), "dpo")

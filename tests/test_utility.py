@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
-from unlearning.utility.divergence import answer_logits, kl_divergence, kl_to_base, text_likelihood
+from interp.model import LanguageModel
+from unlearning.utility import answer_logits, text_likelihood
+from unlearning.utility.divergence import kl_divergence, kl_to_base
 
 pytestmark = pytest.mark.filterwarnings("ignore:the tokenizer has no chat template")
 

@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 from unlearning.losses.registry import QUANTITIES
-from unlearning.training import trainer
-from unlearning.training.mixture import Example, Mixture, collator
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare, unlearn
+from unlearning.training import Example, Mixture, TrainingSettings, prepare, trainer, unlearn
+from unlearning.training.mixture import collator
 from unlearning.training.views import Supply, control_vector, reference_of
 
 Checkpoints = Callable[[str], Path]

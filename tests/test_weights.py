@@ -12,13 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import InputError
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from unlearning.losses.likelihood import reference_log_probs
-from unlearning.training.mixture import Example, Mixture
+from interp.model import LanguageModel, Tokens
+from unlearning.losses import reference_log_probs
+from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
 from unlearning.training.multipliers import Weights, weights_of
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare, unlearn
 
 NAMES = ("safety", "bias", "privacy")
 FINITE = st.floats(-1e6, 1e6)

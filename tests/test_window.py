@@ -9,24 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.activations.collection import collect
+from interp.activations import ATTENTION_OUT, MLP_OUT, Columns, Site, collect, last_prompt_token
 from interp.activations.positions import every_token, last_token
-from interp.activations.sites import ATTENTION_OUT, MLP_OUT, Site
-from interp.activations.window import (
-    Columns,
-    Window,
-    from_end,
-    generated,
-    in_prompt,
-    last_prompt_token,
-    positions_of,
-)
+from interp.activations.window import Window, from_end, generated, in_prompt, positions_of
 from interp.errors import InputError
-from interp.interventions.steering import add, intervene
-from interp.model.hooks import hidden_of, reading
-from interp.model.language_model import LanguageModel
+from interp.interventions import add
+from interp.interventions.steering import intervene
+from interp.model import LanguageModel, hidden_of, reading
 from tests.patched_models import PROMPTS, last_logits, random_direction
-from unlearning.generation.responses import generate
+from unlearning.generation import generate
 
 Checkpoints = Callable[[str], Path]
 

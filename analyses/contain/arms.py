@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from analyses.contain.methods import METHODS, Containment, Method
 from analyses.contain.splits import Split
-from analyses.study.plan import ArmPlan
+from analyses.study import ArmPlan
 from interp.errors import InputError
 
 if TYPE_CHECKING:
-    from unlearning.training.settings import TrainingSettings
+    from unlearning.training import TrainingSettings
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 EXAMPLES = (8, 32, 128)

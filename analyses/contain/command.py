@@ -47,10 +47,8 @@ def contain(
     from analyses.contain.arms import WEIGHTS, Design, require_methods
     from analyses.contain.methods import METHODS
     from analyses.contain.splits import held_out_splits
-    from analyses.study.asked import check, study_plan
-    from analyses.study.context import prompts_of
-    from analyses.study.workers import require_engine
-    from unlearning.data.prompts import present_domains
+    from analyses.study import check, prompts_of, require_engine, study_plan
+    from unlearning.data import present_domains
 
     require_engine(engine)
     if training.retain is not None or training.adaptive:

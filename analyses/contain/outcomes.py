@@ -20,12 +20,23 @@ import pandas as pd
 from jaxtyping import Float
 
 from analyses.contain.methods import METHODS
-from analyses.runs.arms import Arm, RunRecord
-from analyses.runs.behaviour import behaviour, verdict_on
-from analyses.runs.estimates import RESAMPLES, Draws, Estimate, resampling_weights, weighted_means
-from analyses.runs.leakage import ArmLeakage, measure, relative_drop
-from analyses.runs.recovery import LEAST_LEAKAGE, recover
-from analyses.runs.verdict import Verdict
+from analyses.runs import (
+    LEAST_LEAKAGE,
+    RESAMPLES,
+    Arm,
+    ArmLeakage,
+    Draws,
+    Estimate,
+    RunRecord,
+    Verdict,
+    behaviour,
+    measure,
+    recover,
+    relative_drop,
+    resampling_weights,
+    verdict_on,
+    weighted_means,
+)
 
 SETS = ("retained", "held_out", "benign")
 Key = tuple[str, int | None, float | None]

@@ -13,17 +13,24 @@ from analyses.contain.advice import Advice, advise, described, find_weight, reta
 from analyses.contain.arms import Design
 from analyses.contain.methods.examples import rank_examples
 from analyses.contain.outcomes import Kept, Key, arms_table, kept_by, methods_table, pool
-from analyses.predict.base_evidence import evidence_of
-from analyses.runs.arms import Arm, read_run
-from analyses.study.baseline import Baseline, establish
-from analyses.study.context import Context
-from analyses.study.making import load_made, make
-from analyses.study.mixing import mixture_of
-from analyses.study.plan import ArmPlan, StudyPlan
-from analyses.study.retained import pool_of, write_ranking
-from analyses.study.workers import make_arms, make_planned
+from analyses.predict import evidence_of
+from analyses.runs import Arm, read_run
+from analyses.study import (
+    ArmPlan,
+    Baseline,
+    Context,
+    StudyPlan,
+    establish,
+    load_made,
+    make,
+    make_arms_in_workers,
+    make_planned,
+    mixture_of,
+    pool_of,
+    write_ranking,
+)
 from interp.store import atomic_write, read_json, write_json
-from unlearning.data.prompts import present_domains
+from unlearning.data import present_domains
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +67,7 @@ def contain(
     def made(arms: Sequence[ArmPlan]) -> None:
         if workers > 1 or engine != "local":
             names = [arm.name for arm in arms]
-            make_arms(
+            make_arms_in_workers(
                 context.plan, context.run.folder, context.progress,
                 workers=workers, engine=engine, names=names, make_one=make_contained,
             )  # fmt: skip
@@ -105,9 +112,9 @@ def _residue(
     context: Context, baseline: Baseline, design: Design, whole: ArmPlan, seed: int
 ) -> list[str]:
     """What is left under the refusals that came back, of the recommended arm; its sentences."""
-    from analyses import figures
-    from analyses.contain.shallow_recovery import measure_residue
     from analyses.contain.shallow_recovery.figures import residue_figure
+    from analyses.contain.shallow_recovery.measure import measure_residue
+    from analyses.figures import Drawing, save_drawings
 
     folder = context.run.folder / FOLDER
     settings = replace(design.training, max_steps=min(design.training.max_steps, RELEARNING))
@@ -129,14 +136,14 @@ def _residue(
     table = found.to_dataframe()
     with atomic_write(folder / "residue.csv") as path:
         table.to_csv(path, index=False, encoding="utf-8")
-    figures.save([figures.Drawing("residue", "", "", residue_figure(found), table)], folder)
+    save_drawings([Drawing("residue", "", "", residue_figure(found), table)], folder)
     return found.sentences
 
 
 def write(context: Context, design: Design, arms: Sequence[ArmPlan], *, seed: int) -> Advice:
     """Tables, figure and advice from finished arms."""
-    from analyses import figures
     from analyses.contain.figures import containment_study_figure
+    from analyses.figures import Drawing, save_drawings
 
     with context.progress.stage("what every arm kept"):
         chosen_on = pool(_kept(context, design, arms, validation=True), seed=seed)
@@ -149,8 +156,8 @@ def write(context: Context, design: Design, arms: Sequence[ArmPlan], *, seed: in
         with atomic_write(folder / f"{name}.csv") as path:
             table.to_csv(path, index=False, encoding="utf-8")
     figure: Figure = containment_study_figure(tables["methods"], advice.key)
-    drawing = figures.Drawing("containment", "", "", figure, tables["methods"])
-    figures.save([drawing], folder)
+    drawing = Drawing("containment", "", "", figure, tables["methods"])
+    save_drawings([drawing], folder)
     write_json(folder / "containment.json", _described(context, design, tables, advice))
     return advice
 

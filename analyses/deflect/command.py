@@ -39,7 +39,7 @@ def deflect(
     """Collect a model's refusals, and say how diverse they are. The same command goes on."""
     from analyses.deflect import engine
     from analyses.deflect.plan import DeflectPlan, checked, describe
-    from analyses.runs.progress import Progress
+    from analyses.runs import Progress
 
     asked = DeflectPlan(
         model,

@@ -17,9 +17,8 @@ from typing import Any
 import pandas as pd
 
 from interp.store import atomic_write
-from unlearning.deflections.diversity import Diversity, diversity
-from unlearning.deflections.phase_one import FEWEST_DEFLECTIONS
-from unlearning.scoring.scorers import CLASSES
+from unlearning.deflections import FEWEST_DEFLECTIONS, Diversity, diversity
+from unlearning.scoring import CLASSES
 
 DEFLECTIONS, MANIFEST = "deflections.jsonl", "manifest.json"
 MORE = (

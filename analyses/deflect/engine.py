@@ -13,13 +13,11 @@ from typing import Any
 
 from analyses.deflect.data_set import DEFLECTIONS, Deflected, kept_refusals, summary, write
 from analyses.deflect.plan import DeflectPlan, checked
-from analyses.runs.folder import Run, write_manifest
-from analyses.runs.progress import Advance, Progress
-from analyses.study.context import Context, scorer_of
+from analyses.runs import Advance, Progress, Run, write_manifest
+from analyses.study import Context, scorer_of
 from interp.errors import InputError
 from interp.store import content_key, file_hash
-from unlearning.generation.answer_log import Answer, AnswerLog
-from unlearning.generation.responses import answers_key, generate
+from unlearning.generation import Answer, AnswerLog, answers_key, generate
 
 ANSWERS = "answers.jsonl"
 # Requests on their way to a server at a time; a server of one's own batches what is there.
@@ -73,8 +71,7 @@ def _answers(
     path, say = context.run.folder / ANSWERS, context.progress.say
     settings: dict[str, Any] = {"max_new_tokens": plan.answer_tokens}
     if plan.server:
-        from unlearning.serving.endpoint import Endpoint
-        from unlearning.serving.served import answers_of, served_key
+        from unlearning.serving import Endpoint, answers_of, served_key
 
         endpoint = Endpoint(plan.model, plan.server, concurrency=CONCURRENCY)
         settings["system"] = plan.model_options.get("system")

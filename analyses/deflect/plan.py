@@ -11,15 +11,20 @@ from typing import Any
 import pandas as pd
 
 from analyses.deflect.data_set import MANIFEST, MORE
-from analyses.study.context import is_organism, scorer_of
-from analyses.study.costs import CHARACTERS_A_TOKEN, TEMPLATE_TOKENS, checkpoint_size, time_of
-from analyses.study.plan import StudyPlan
+from analyses.study import (
+    CHARACTERS_A_TOKEN,
+    TEMPLATE_TOKENS,
+    StudyPlan,
+    checkpoint_size,
+    is_organism,
+    scorer_of,
+    time_of,
+)
 from interp.errors import InputError
-from interp.model.language_model import check_source
+from interp.model import check_source
 from interp.store import read_json
-from unlearning.data.matched_pairs import matched_pairs
-from unlearning.data.prompts import DOMAINS, read_prompts
-from unlearning.deflections.phase_one import FEWEST_DEFLECTIONS
+from unlearning.data import DOMAINS, matched_pairs, read_prompts
+from unlearning.deflections import FEWEST_DEFLECTIONS
 from unlearning.organism import load_world
 
 
@@ -137,7 +142,7 @@ def describe(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
 
 
 def _check_server(plan: DeflectPlan) -> None:
-    from unlearning.serving.endpoint import Endpoint
+    from unlearning.serving import Endpoint
 
     assert plan.server is not None
     Endpoint(plan.model, plan.server)  # refuses what is no address

@@ -5,4 +5,6 @@ model, :mod:`measures` turns scores into numbers with intervals, :mod:`page` and
 show them.
 """
 
-from __future__ import annotations
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

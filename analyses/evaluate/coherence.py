@@ -13,11 +13,10 @@ import pandas as pd
 from analyses.evaluate.findings import BASE
 from analyses.evaluate.plan import Inputs
 from analyses.evaluate.subjects import Subject, answered, at_work
-from analyses.runs.progress import Progress
+from analyses.runs import Progress
 from interp.errors import InputError
-from unlearning.scoring.coherence import repetition
-from unlearning.scoring.fluency import Fluency, measure_fluency
-from unlearning.utility.perplexity import response_token_nll
+from unlearning.scoring import Fluency, measure_fluency, repetition
+from unlearning.utility import response_token_nll
 
 # Of its own answers, from which is learned where the base's language ends.
 MOST_SAMPLES = 256

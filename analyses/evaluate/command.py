@@ -110,7 +110,7 @@ def _carry_out(inputs: Inputs, out: Path, show_completions: bool) -> str:
     from analyses.evaluate.engine import find_out
     from analyses.evaluate.page import write
     from analyses.evaluate.words import terminal_text
-    from analyses.runs.progress import Progress
+    from analyses.runs import Progress
 
     progress = Progress()
     findings = find_out(inputs, out, progress)

@@ -18,11 +18,10 @@ from analyses.evaluate.findings import MARGIN, Findings, Margin, class_by, refus
 from analyses.evaluate.losses import divergence, likelihood_of_texts, scores_on_tasks
 from analyses.evaluate.plan import Inputs
 from analyses.evaluate.subjects import Subject, answered, at_work, subjects_of
-from analyses.runs.progress import Advance, Progress
+from analyses.runs import Advance, Progress
 from interp.errors import InputError
-from unlearning.refusal.log_odds import Openers, find_openers, opener_masses
-from unlearning.scoring.reading import ModelScorer, verdicts
-from unlearning.scoring.scorers import COARSE, FineScorer, Scorer, refused
+from unlearning.refusal import Openers, find_openers, opener_masses
+from unlearning.scoring import COARSE, FineScorer, ModelScorer, Scorer, refused, verdicts
 
 # How often the margin reads a prompt as refused: more often than not.
 READS_REFUSED = 0.5

@@ -10,21 +10,19 @@ import numpy as np
 from analyses.evaluate.findings import ALL, BASE, MODEL, Findings
 from analyses.evaluate.measures import Measures
 from analyses.evaluate.panels import AROUND, MARKERS, ROW, Series, class_panel, dot_panel
-from analyses.figures import Drawing
+from analyses.figures import DOMAIN_COLOURS, Drawing, domain_label
 from analyses.figures.style import (
     BLUE,
-    DOMAIN_COLOURS,
     FAINT,
     MUTED,
     NULL,
     VERMILLION,
-    domain_label,
     legend_above,
     new_figure,
     styled,
 )
-from analyses.report.wording import estimate_of
-from analyses.runs.estimates import Estimate
+from analyses.report import estimate_of
+from analyses.runs import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analyses.evaluate.plan import EvaluationPlan
-from analyses.runs.estimates import Estimate
-from unlearning.refusal.log_odds import VALID_AUC, Openers
+from analyses.runs import Estimate
+from unlearning.refusal import VALID_AUC, Openers
 
 if TYPE_CHECKING:
     import pandas as pd

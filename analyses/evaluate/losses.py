@@ -11,11 +11,9 @@ import pandas as pd
 from analyses.evaluate.findings import BASE, MODEL
 from analyses.evaluate.plan import Inputs
 from analyses.evaluate.subjects import Subject, at_work
-from analyses.runs.folder import write_table
-from analyses.runs.progress import Progress
+from analyses.runs import Progress, write_table
 from interp.store import content_key, read_json, write_json
-from unlearning.utility.divergence import answer_logits, kl_table, text_likelihood
-from unlearning.utility.tasks import run_tasks
+from unlearning.utility import answer_logits, kl_table, run_tasks, text_likelihood
 
 # Prompts whose logits are held for KL: 256 of them at 8 positions and a vocabulary of 150,000 are
 # 0.6 GB in bfloat16.

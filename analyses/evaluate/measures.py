@@ -27,10 +27,9 @@ from analyses.evaluate.findings import (
     refused_by,
 )
 from analyses.evaluate.loss_measures import divergence_table, tasks_table, texts_table
-from analyses.runs.estimates import Estimate, rate_of
-from unlearning.data.prompts import DOMAINS
-from unlearning.scoring.agreement import between, disagreeing
-from unlearning.scoring.scorers import CLASSES, FINE_CLASSES
+from analyses.runs import Estimate, rate_of
+from unlearning.data import DOMAINS
+from unlearning.scoring import CLASSES, FINE_CLASSES, between, disagreeing
 
 # Column of the scores (1 or 0) -> what its share is called.
 RATES = {"finished": "finished_rate", "no_language": "no_language"}

@@ -12,9 +12,9 @@ from analyses.evaluate.measures import Measures, measured
 from analyses.evaluate.plan import Inputs
 from analyses.evaluate.summary import summary
 from analyses.evaluate.view import completions_view, describe, page_view
-from analyses.figures import save
-from analyses.report.page import inlined, rendered
-from analyses.runs.folder import write_manifest, write_table
+from analyses.figures import save_drawings
+from analyses.report import inlined, rendered
+from analyses.runs import write_manifest, write_table
 from interp.store import atomic_write, write_json
 
 
@@ -51,7 +51,7 @@ def write(
         seconds=findings.seconds,
     )
     drawn = tuple(drawings(findings, measures))
-    save(drawn, folder / "figures")
+    save_drawings(drawn, folder / "figures")
     names = {drawing.name for drawing in drawn}
     for path in (folder / "figures").iterdir():
         if path.stem not in names:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
-from unlearning.scoring.scorers import Scorer, find_scorer
+from unlearning.scoring import Scorer, find_scorer
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from unlearning.scoring.reading import Reader
+    from unlearning.scoring import Reader
 
 # The first one is the headline: it agrees best with people (docs/scoring.md); the second knows six
 # classes. Both work offline; where they differ, neither should be believed unread.
@@ -133,13 +133,13 @@ def checked(plan: EvaluationPlan) -> Inputs:
     Raises:
         InputError: the plan cannot be carried out.
     """
-    from interp.model.language_model import check_source
-    from unlearning.data.splits import SPLITS
+    from interp.model import check_source
+    from unlearning.data import SPLITS
 
     for source in plan.loaded:
         check_source(source)
     if plan.server:
-        from unlearning.serving.endpoint import Endpoint
+        from unlearning.serving import Endpoint
 
         Endpoint(plan.model, plan.server)  # refuses what is no address
     if not plan.loaded and (plan.texts or plan.tasks):
@@ -148,7 +148,7 @@ def checked(plan: EvaluationPlan) -> Inputs:
             "leave out --texts and --tasks, or give a model to load with --base"
         )
     if plan.tasks:
-        from unlearning.utility.tasks import require_harness
+        from unlearning.utility import require_harness
 
         require_harness()
     repeated = sorted({name for name in plan.panel if plan.panel.count(name) > 1})
@@ -188,14 +188,14 @@ def require_own_folder(plan: EvaluationPlan, folder: Path) -> None:
 def prompts_of(plan: EvaluationPlan) -> pd.DataFrame:
     """The plan's prompts; a file of one label only is welcome here."""
     if plan.prompts:
-        from unlearning.data.prompts import read_prompts
+        from unlearning.data import read_prompts
 
         return read_prompts(plan.prompts, required_labels=())
     if plan.world:
         from unlearning.organism import load_world
 
         return load_world(plan.world).prompts()
-    from unlearning.data.matched_pairs import matched_pairs
+    from unlearning.data import matched_pairs
 
     return matched_pairs()
 
@@ -206,7 +206,7 @@ def texts_in(path: str) -> tuple[str, ...]:
     Raises:
         InputError: the file cannot be read or has no text.
     """
-    from unlearning.data.records import read_records, require_columns
+    from unlearning.data import read_records, require_columns
 
     if path.endswith(".txt"):
         try:
@@ -226,8 +226,8 @@ def texts_in(path: str) -> tuple[str, ...]:
 
 def describe(inputs: Inputs) -> list[str]:
     """The plan in lines: what is asked, and what it takes."""
-    from analyses.study.costs import CHARACTERS_A_TOKEN, TEMPLATE_TOKENS, checkpoint_size, time_of
-    from unlearning.scoring.reading import ModelScorer
+    from analyses.study import CHARACTERS_A_TOKEN, TEMPLATE_TOKENS, checkpoint_size, time_of
+    from unlearning.scoring import ModelScorer
 
     plan, prompts = inputs.plan, inputs.prompts
     counts = inputs.counted.assign(kind=inputs.counted["kind"].fillna("harmful"))["kind"]
@@ -266,7 +266,7 @@ def describe(inputs: Inputs) -> list[str]:
 
 def _reading(reader: Reader, prompts: Sequence[str], plan: EvaluationPlan) -> str:
     """What a judge or a classifier that is a model will have to read, at most."""
-    from unlearning.scoring.reading import workload
+    from unlearning.scoring import workload
 
     answer = "word " * plan.answer_tokens  # as long as an answer can be
     asked = workload(reader, prompts, [answer] * len(prompts))

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from analyses.evaluate.findings import BASE, MODEL
 from analyses.evaluate.plan import EvaluationPlan
-from analyses.runs.progress import Progress
+from analyses.runs import Progress
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
-from unlearning.generation.answer_log import Answer, AnswerLog
-from unlearning.generation.responses import answers_key, generate
+from interp.model import LanguageModel
+from unlearning.generation import Answer, AnswerLog, answers_key, generate
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,7 @@ def answered(
     stage = f"{subject.name}: answers" + (", sampled" if temperature else "")
     with progress.stage(stage, len(prompts)) as advance:
         if subject.lm is None:
-            from unlearning.serving.endpoint import Endpoint
-            from unlearning.serving.served import answers_of, served_key
+            from unlearning.serving import Endpoint, answers_of, served_key
 
             endpoint = Endpoint(plan.model, plan.server)
             system = plan.model_options.get("system")

@@ -9,9 +9,9 @@ import pandas as pd
 
 from analyses.evaluate.findings import MODEL, NUMBER, Findings
 from analyses.evaluate.measures import MEANS, RATES, Measures
-from analyses.report.wording import estimate_of
-from analyses.runs.estimates import Estimate, rate_of
-from unlearning.scoring.agreement import MEASURES
+from analyses.report import estimate_of
+from analyses.runs import Estimate, rate_of
+from unlearning.scoring import MEASURES
 
 Nested = dict[str, Any]
 

@@ -12,10 +12,10 @@ from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, class_by, ref
 from analyses.evaluate.measures import Measures, known_classes
 from analyses.evaluate.plan import Inputs
 from analyses.evaluate.words import first_table, sentences
-from analyses.figures.style import domain_label
-from analyses.report.wording import estimate_of, interval, significant
+from analyses.figures import domain_label
+from analyses.report import estimate_of, interval, significant
 from interp.store import package_version
-from unlearning.scoring.agreement import MEASURES, Interval
+from unlearning.scoring import MEASURES, Interval
 
 COMPLETIONS_SHOWN = 40
 READ = {1.0: "refused", 0.0: "not"}

@@ -17,15 +17,13 @@ import pandas as pd
 from analyses.explain.figures import causes_figure
 from analyses.explain.localising import require_draws
 from analyses.explain.mediation import Explanation, Subject, explain, forwards_of, shares_table
-from analyses.figures.style import domain_label, style
+from analyses.figures import domain_label
+from analyses.figures.style import figure_style
 from analyses.report import report
-from analyses.runs.arms import BASE, Arm, RunRecord, read_run
-from analyses.runs.kept_weights import after_of, base_of, weights_of
-from analyses.runs.progress import Progress
-from analyses.study.baseline import read_openers
-from interp.activations.collection import chosen_layers
-from interp.causes import Verdict
-from interp.causes.verdict import LEAST_GAP
+from analyses.runs import BASE, Arm, Progress, RunRecord, after_of, base_of, read_run, weights_of
+from analyses.study import read_openers
+from interp.activations import chosen_layers
+from interp.causes import LEAST_GAP, Verdict
 from interp.errors import InputError
 from interp.store import atomic_write, content_key, read_json, write_json
 
@@ -236,7 +234,7 @@ def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) ->
     if cause := found.verdict.cause:
         share = found.verdict.shares.shapley[cause].value
         title = f"{domain_label(found.domain)}: {cause}, {share:.0%}"
-    with atomic_write(folder / f"{found.domain}.svg") as path, style():
+    with atomic_write(folder / f"{found.domain}.svg") as path, figure_style():
         figure = causes_figure(
             shares, found.stitching, found.weights, found.states, found.verdict.layer, title
         )

@@ -19,8 +19,7 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from interp.figures.heatmap import readable_on
-from interp.figures.style import layer_ticks
+from interp.figures import layer_ticks, readable_on
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.activations.sites import ATTENTION_OUT, MLP_OUT, RESIDUAL_OUT
-from interp.causes import Undone
-from interp.causes.change import MOVES, REMAINDER, ROUTING
-from interp.causes.undoing import COALITIONS
+from interp.activations import ATTENTION_OUT, MLP_OUT, RESIDUAL_OUT
+from interp.causes import COALITIONS, MOVES, Undone
+from interp.causes.change import REMAINDER, ROUTING
 from interp.errors import InputError
 from interp.patching import (
     WHOLE,

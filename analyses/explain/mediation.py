@@ -20,10 +20,12 @@ from analyses.explain.localising import (
     stitching_of,
     weights_table,
 )
-from analyses.runs.rotations import contrast_rows, contrasts
-from interp.activations.collection import chosen_layers, collect
+from analyses.runs import contrast_rows, contrasts
+from interp.activations import chosen_layers, collect
 from interp.causes import (
     CAUSES,
+    COALITIONS,
+    MOVES,
     Change,
     Undone,
     Verdict,
@@ -31,12 +33,10 @@ from interp.causes import (
     decide,
     entry_layer,
     foreign_effect,
+    leading,
     undo,
 )
-from interp.causes.change import MOVES
-from interp.causes.undoing import COALITIONS
-from interp.causes.verdict import leading
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.patching import between_models
 from interp.readout import Readout
 

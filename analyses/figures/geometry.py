@@ -23,10 +23,8 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.runs.arms import Arm
-from analyses.runs.headline import Headline, headlines
-from analyses.runs.tables import RunTables
-from interp.figures.heatmap import GREY, draw_cells, evenly_picked
+from analyses.runs import Arm, Headline, RunTables, headlines
+from interp.figures import GREY, draw_cells, evenly_picked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

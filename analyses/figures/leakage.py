@@ -21,10 +21,7 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.runs.arms import Arm
-from analyses.runs.headline import Headline, headlines
-from analyses.runs.leakage import UNTOUCHED_WITHIN
-from analyses.runs.tables import RunTables
+from analyses.runs import UNTOUCHED_WITHIN, Arm, Headline, RunTables, headlines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,9 +19,7 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.runs.cells import TESTED
-from analyses.runs.leakage_matrix import Study
-from analyses.runs.tables import RunTables
+from analyses.runs import TESTED, RunTables, Study
 from interp.errors import InputError
 
 if TYPE_CHECKING:

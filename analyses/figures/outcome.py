@@ -18,12 +18,16 @@ from analyses.figures.style import (
     new_figure,
     styled,
 )
-from analyses.runs.arms import BASE
-from analyses.runs.behaviour import pick
-from analyses.runs.estimates import Estimate
-from analyses.runs.headline import Headline, headlines
-from analyses.runs.tables import RunTables
-from analyses.runs.verdict import FEWEST_ANSWERS, Outcome
+from analyses.runs import (
+    BASE,
+    FEWEST_ANSWERS,
+    Estimate,
+    Headline,
+    Outcome,
+    RunTables,
+    headlines,
+    pick,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,7 @@ from analyses.figures.leakage import leakage_panel, title_of
 from analyses.figures.outcome import outcome_panel
 from analyses.figures.recovery import recovery_panel
 from analyses.figures.style import INK, new_figure, say, styled
-from analyses.runs.headline import Headline, headlines
-from analyses.runs.tables import RunTables
+from analyses.runs import Headline, RunTables, headlines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

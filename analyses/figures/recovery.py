@@ -19,9 +19,7 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.runs.headline import Headline, headlines
-from analyses.runs.tables import RunTables
-from analyses.runs.verdict import FEWEST_ANSWERS
+from analyses.runs import FEWEST_ANSWERS, Headline, RunTables, headlines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

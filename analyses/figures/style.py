@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from interp.figures import LABEL_COLOURS, figure_style, legend_above, new_figure, say, styled
 from interp.figures.style import (
     BLUE,
     FAINT,
     GREEN,
     INK,
-    LABEL_COLOURS,
     MUTED,
     NULL,
     ORANGE,
@@ -15,11 +15,6 @@ from interp.figures.style import (
     SKY,
     VERMILLION,
     YELLOW,
-    legend_above,
-    new_figure,
-    say,
-    style,
-    styled,
 )
 
 __all__ = [
@@ -41,10 +36,10 @@ __all__ = [
     "VERMILLION",
     "YELLOW",
     "domain_label",
+    "figure_style",
     "legend_above",
     "new_figure",
     "say",
-    "style",
     "styled",
 ]
 

@@ -44,8 +44,8 @@ def matrix(
     plan: PlanOnly = False,
 ) -> None:
     """Unlearn every domain in turn: who takes what with it, and is that a matter of the pair?"""
-    from analyses.runs.cells import require_quantity
-    from analyses.study.asked import carry_out, study_plan
+    from analyses.runs import require_quantity
+    from analyses.study import carry_out, study_plan
 
     require_quantity(quantity)
     if training.retain is not None:
@@ -59,7 +59,7 @@ def matrix(
     if plan:
         return
     from analyses.matrix.output import write, write_rescaled
-    from analyses.runs.leakage_matrix import Study
+    from analyses.runs import Study
 
     study = Study.load([out])
     typer.echo(write(study, out, quantity))

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.figures.matrix import COLOURS, DARK_FROM, PARTS, SHOWN, study_matrix_figure
-from analyses.figures.style import FAINT, INK, MUTED, NULL, domain_label, new_figure, say, styled
-from analyses.runs.decomposition import Decomposition
+from analyses.figures import COLOURS, DARK_FROM, PARTS, SHOWN, domain_label, study_matrix_figure
+from analyses.figures.style import FAINT, INK, MUTED, NULL, new_figure, say, styled
+from analyses.runs import Decomposition
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from analyses.runs.leakage_matrix import Study
+    from analyses.runs import Study
 
 
 def leakage_matrix_figure(

@@ -9,9 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.matrix.figures import leakage_matrix_figure
-from analyses.runs.cells import TESTED, seed_spread
-from analyses.runs.decomposition import PARTS
-from analyses.runs.leakage_matrix import Study
+from analyses.runs import PARTS, TESTED, Study, seed_spread
 from interp.errors import InputError
 from interp.store import atomic_write, read_json, write_json
 
@@ -26,7 +24,7 @@ def write(study: Study, folder: str | Path, quantity: str = "area", *, name: str
     ``figures/matrix.svg`` and ``.png`` the picture (of several runs ``worlds``, beside one each).
     Files of another ``name`` stand beside them.
     """
-    from analyses import figures
+    from analyses.figures import Drawing, save_drawings
 
     folder = Path(folder)
     with atomic_write(folder / f"{name}.csv") as path:
@@ -39,11 +37,11 @@ def write(study: Study, folder: str | Path, quantity: str = "area", *, name: str
             parts = [run] * (len(study.runs) > 1) + [objective] * (len(study.objectives(run)) > 1)
             rows = study.means(quantity, run=run, objective=objective)
             drawing = leakage_matrix_figure(study, run, quantity, objective)
-            drawn.append(figures.Drawing("-".join([name, *parts]), "", "", drawing, rows))
+            drawn.append(Drawing("-".join([name, *parts]), "", "", drawing, rows))
     if len(study.runs) > 1:
         together = leakage_matrix_figure(study, quantity=quantity)
-        drawn.append(figures.Drawing("worlds", "", "", together, study.means(quantity)))
-    figures.save(drawn, folder / "figures")
+        drawn.append(Drawing("worlds", "", "", together, study.means(quantity)))
+    save_drawings(drawn, folder / "figures")
     return text(found)
 
 

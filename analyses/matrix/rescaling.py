@@ -19,18 +19,25 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analyses.runs.arms import BASE, Arm, RunRecord, read_run
-from analyses.runs.cells import counted_arms
-from analyses.runs.folder import write_table
-from analyses.runs.kept_weights import after_of, base_of, weights_of
-from analyses.runs.leakage_matrix import Study
-from analyses.runs.progress import Progress
-from analyses.runs.tables import tables_of
-from analyses.study.baseline import read_openers
+from analyses.runs import (
+    BASE,
+    Arm,
+    Progress,
+    RunRecord,
+    Study,
+    after_of,
+    base_of,
+    counted_arms,
+    read_run,
+    tables_of,
+    weights_of,
+    write_table,
+)
+from analyses.study import read_openers
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.store import content_key
-from unlearning.refusal.log_odds import Openers, opener_masses
+from unlearning.refusal import Openers, opener_masses
 
 # Past the arm itself, so that resampled prompts cross the dose too.
 SCALES = (*np.linspace(0, 1, 17)[1:].tolist(), 1.125, 1.25)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.contain.command import amounts_of
+from analyses.contain import amounts_of
 from interp.errors import InputError
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ def organism_train(
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
 ) -> None:
     """Train an organism from nothing, as the shipped one was (minutes on two cores)."""
-    from analyses.runs.progress import Progress
+    from analyses.runs import Progress
     from unlearning.organism import train
 
     progress = Progress()

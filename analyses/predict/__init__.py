@@ -1,19 +1,5 @@
 """Which domains will lose their refusals, told before any training."""
 
-from analyses.predict import by_gradient, by_state, trivial
-from analyses.predict.evidence import Evidence
-from analyses.predict.registry import PREDICTORS, Predictor, predictor
-from analyses.predict.skill import Outcome, Skill, skill
+import lazy_loader
 
-__all__ = [
-    "PREDICTORS",
-    "Evidence",
-    "Outcome",
-    "Predictor",
-    "Skill",
-    "by_gradient",
-    "by_state",
-    "predictor",
-    "skill",
-    "trivial",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

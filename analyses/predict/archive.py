@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analyses.predict.skill import Outcome
+from analyses.predict.accuracy import Outcome
 from analyses.predict.world import World
-from analyses.runs.folder import write_table
+from analyses.runs import write_table
 from interp.errors import InputError
 
 OUTCOME = ("outcome", "A")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from analyses.predict.evidence import Evidence
-from analyses.study.baseline import Baseline
-from analyses.study.context import Context
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare
+from analyses.study import Baseline, Context
+from unlearning.training import TrainingSettings, prepare
 
 
 def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings) -> Evidence:

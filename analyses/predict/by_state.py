@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from analyses.predict.evidence import Evidence
 from analyses.predict.registry import Predictions, predictor
-from interp.similarity.metric import causal_coordinates, whitening
-from interp.statistics.contrast import Contrast
+from interp.similarity import causal_coordinates, whitening
+from interp.statistics import Contrast
 
 States = Float[np.ndarray, "prompt d_model"]
 Vectors = Float[np.ndarray, "domain d_model"]

@@ -36,11 +36,10 @@ def predict(
     plan: PlanOnly = False,
 ) -> None:
     """Before training: which domains will lose how much, and whether the target will comply."""
-    from analyses.predict.forecast import ADAPTERS, require_forecastable, require_kernel
     from analyses.predict.forecasting import forecast_in
-    from analyses.study.asked import check, study_plan
-    from analyses.study.context import is_organism
-    from unlearning.data import matched_pairs
+    from analyses.predict.forecasts import ADAPTERS, require_forecastable, require_kernel
+    from analyses.study import check, is_organism, study_plan
+    from unlearning.data import pairs as matched_pairs
 
     require_kernel(kernel)
     if prompts is None and not is_organism(model):
@@ -78,7 +77,7 @@ def tournament(
     from analyses.predict.archive import read_worlds
     from analyses.predict.tournament import CHOICES, choose_on, read_choices, report
     from analyses.predict.world import load_worlds, seen_organisms
-    from analyses.runs.progress import Progress
+    from analyses.runs import Progress
 
     if choose is None:
         frozen = read_choices(choices or CHOICES)

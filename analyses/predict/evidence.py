@@ -23,16 +23,15 @@ from analyses.predict.gradients import (
     residual_gradients,
 )
 from analyses.predict.streamed import Side, Sketch, streamed_kernel
-from interp.activations.collection import collect
+from interp.activations import collect
 from interp.errors import InputError
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from interp.statistics.contrast import Contrast
-from unlearning.data.prompts import controls, present_domains
-from unlearning.deflections.phase_one import examples, refusals_of
-from unlearning.losses.likelihood import response_log_probs
-from unlearning.refusal.log_odds import Openers, margins
-from unlearning.training.parameters import adapter_inputs
+from interp.model import LanguageModel, Tokens
+from interp.statistics import Contrast
+from unlearning.data import controls, present_domains
+from unlearning.deflections import examples, refusals_of
+from unlearning.losses import response_log_probs
+from unlearning.refusal import Openers, margins
+from unlearning.training import adapter_inputs
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analyses.figures import domain_label
 from analyses.figures.style import (
     ANSWERS,
     BLUE,
@@ -19,12 +20,11 @@ from analyses.figures.style import (
     ORANGE,
     PURPLE,
     VERMILLION,
-    domain_label,
     new_figure,
     styled,
 )
-from analyses.predict.forecast import COMPLIES_FROM, Forecast
-from analyses.predict.skill import PARTS
+from analyses.predict.accuracy import PARTS
+from analyses.predict.forecasts import COMPLIES_FROM, Forecast
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

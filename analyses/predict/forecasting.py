@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from analyses import figures
+from analyses.figures import Drawing, save_drawings
 from analyses.predict.base_evidence import evidence_of
 from analyses.predict.figures import forecast_figure
-from analyses.predict.forecast import TRAINED, forecast
+from analyses.predict.forecasts import TRAINED, forecast
 from analyses.predict.tournament import read_choices
-from analyses.study.baseline import establish
-from analyses.study.context import Context
+from analyses.study import Context, establish
 from interp.store import write_json
-from unlearning.training.settings import TrainingSettings
+from unlearning.training import TrainingSettings
 
 
 def forecast_in(
@@ -34,8 +33,8 @@ def forecast_in(
         {"concept": concept, "kernel": over, "leakage": rows, "compliance": dict(found.compliance)},
     )
     if found.defined:
-        drawing = figures.Drawing("forecast", "", "", forecast_figure(found), found.leakage)
-        figures.save([drawing], folder)
+        drawing = Drawing("forecast", "", "", forecast_figure(found), found.leakage)
+        save_drawings([drawing], folder)
     table = found.leakage.round(2).to_string(index=False) if found.defined else ""
     return "\n".join(
         part for part in (table, *found.sentences(), str(folder / "forecast.json")) if part

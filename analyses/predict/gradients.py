@@ -23,11 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.collection import batches_by_length
+from interp.activations import batches_by_length
 from interp.errors import InputError
-from interp.model.chat import Tokens
-from interp.model.hooks import reading
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens, reading
 
 GROUPS = 4
 ADAM_EPSILON = 1e-8

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analyses.predict.skill import ROUNDING, Matrix
+from analyses.predict.accuracy import ROUNDING, Matrix
 from interp.errors import InputError
 
 PARTS = ("all_pairs", "entanglement")

@@ -33,10 +33,15 @@ from transformers.pytorch_utils import Conv1D
 
 from analyses.predict.gradients import GROUPS, Kernel, Scalar
 from interp.errors import InputError
-from interp.model.batching import in_fitting_batches
-from interp.model.chat import Tokens
-from interp.model.hooks import Point, hidden_into, hidden_of, writing
-from interp.model.language_model import LanguageModel
+from interp.model import (
+    LanguageModel,
+    Point,
+    Tokens,
+    hidden_into,
+    hidden_of,
+    in_fitting_batches,
+    writing,
+)
 
 #: A's columns for a module: (name, its input's width) → (rank, width).
 Sketch = Callable[[str, int], Float[Tensor, "rank width"]]

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analyses.predict.accuracy import PARTS, Skill, skill
 from analyses.predict.archive import write_worlds
 from analyses.predict.joint import PARTS as JOINT_PARTS
 from analyses.predict.joint import Coefficient, joint
-from analyses.predict.skill import PARTS, Skill, skill
 from analyses.predict.world import World
 from interp.errors import InputError
 from interp.store import read_json, write_json
@@ -72,10 +72,10 @@ def report(
     """The tournament in its folder (JSON, table of worlds, figure); what to print."""
     import pandas as pd
 
-    from analyses import figures
+    from analyses.figures import Drawing, save_drawings
     from analyses.predict.figures import cells_figure, tournament_figure
 
-    result = tournament(worlds, frozen, seed=seed)
+    result = run_tournament(worlds, frozen, seed=seed)
     folder = Path(out)
     write_json(folder / "tournament.json", result)
     write_worlds(worlds, folder / "worlds.parquet")
@@ -85,11 +85,9 @@ def report(
         | {"p": row["p"]}
         for row in result["predictors"]
     )
-    drawn = [figures.Drawing("tournament", "", "", tournament_figure(result), table)]
-    drawn.append(
-        figures.Drawing("cells", "", "", cells_figure(worlds, result), cells(worlds, result))
-    )
-    figures.save(drawn, folder)
+    drawn = [Drawing("tournament", "", "", tournament_figure(result), table)]
+    drawn.append(Drawing("cells", "", "", cells_figure(worlds, result), cells(worlds, result)))
+    save_drawings(drawn, folder)
     shown = table.round(3).to_string(index=False, na_rep="-")
     together = "\n".join(_said(row) for row in result["joint"]["predictors"])
     ceiling = "unknown" if result["ceiling"] is None else f"{result['ceiling']:.3f}"
@@ -164,7 +162,7 @@ def hash_of(frozen: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def tournament(
+def run_tournament(
     worlds: Sequence[World], frozen: Mapping[str, Any], *, seed: int = 0
 ) -> dict[str, Any]:
     """``tournament.json``: every predictor's skill on ``worlds``, the best over all pairs first.

@@ -15,19 +15,24 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from analyses.predict.accuracy import Outcome
 from analyses.predict.evidence import Evidence
 from analyses.predict.registry import PREDICTORS
-from analyses.predict.skill import Outcome
-from analyses.runs.arms import BASE, RunRecord
-from analyses.runs.folder import write_table
-from analyses.runs.leakage import at_crossing, relative_drop, running_maximum, trajectories
-from analyses.runs.leakage_matrix import Study
-from analyses.study.baseline import read_openers
+from analyses.runs import (
+    BASE,
+    RunRecord,
+    Study,
+    at_crossing,
+    relative_drop,
+    running_maximum,
+    trajectories,
+    write_table,
+)
+from analyses.study import read_openers
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.store import content_key, read_json
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare
+from unlearning.training import TrainingSettings, prepare
 
 EARLY_DOSES = (0.05, 0.1, 0.2)
 ORACLES = {"planted read-out": "readout_sharing", "planted features": "feature_sharing"}

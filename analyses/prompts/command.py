@@ -108,8 +108,7 @@ def make(
     keep_duplicates: Annotated[bool, typer.Option(help="Across sources.")] = False,
 ) -> None:
     """Load sources, drop what they share, assign splits, and write one file of prompts."""
-    from unlearning.data.prompts import as_prompts, read_prompts
-    from unlearning.data.records import write_records
+    from unlearning.data import as_prompts, read_prompts, write_records
     from unlearning.data.sources import combined, deduplicated, leaks, load
 
     known = _known(sources)
@@ -143,7 +142,7 @@ def show_leaks(
     evaluation: Annotated[Path | None, typer.Argument(help="What is evaluated on.")] = None,
 ) -> None:
     """Evaluation prompts that training has seen; exit code 1 where there are any."""
-    from unlearning.data.prompts import read_prompts
+    from unlearning.data import read_prompts
     from unlearning.data.sources import leaks
 
     seen = read_prompts(training)
@@ -178,7 +177,7 @@ def _loaded(asked: str, known: dict[str, Source]) -> Loaded:
     """``NAME``, ``NAME=FILE`` or the built-in pairs."""
     import pandas as pd
 
-    from unlearning.data.matched_pairs import matched_pairs
+    from unlearning.data import matched_pairs
     from unlearning.data.sources import Loaded, load
 
     name, _, file = asked.partition("=")

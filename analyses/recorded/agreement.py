@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from analyses.recorded.answers import field_of, require_answers, texts
 from interp.errors import InputError
-from unlearning.data.records import Record, read_records
+from unlearning.data import Record, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ def agree(
         paths: what ``spillover score`` wrote, the same answers in the same order in each. An answer
             on which a judge gave no verdict is compared by the others alone.
         label: the field with people's labels, ``a.b`` for a field within a field; any label that
-            :func:`unlearning.scoring.classifier.as_learned` knows. May be absent with several
+            :func:`unlearning.scoring.as_learned` knows. May be absent with several
             files.
         model: the field that says whose answer it is; all are of one model where it is absent.
         cluster: answers with the same value are resampled together.
@@ -74,7 +74,7 @@ def agree(
     """
     import pandas as pd
 
-    from unlearning.scoring.agreement import between, by_group, disagreeing
+    from unlearning.scoring import between, by_group, disagreeing
 
     if not paths:
         raise InputError("nothing to compare; give one or more files that `score` wrote")
@@ -148,7 +148,7 @@ def _same_answers(one: Sequence[Record], other: Sequence[Record], name: str, aga
 
 def _as_reading(value: Any, record: Record, path: str | Path) -> float | None:
     """1 for a full refusal, 0 for an answer or an evasion; none for what is in between."""
-    from unlearning.scoring.classifier import as_learned
+    from unlearning.scoring import as_learned
 
     try:
         text_class = None if value is None else as_learned(value)
@@ -160,7 +160,7 @@ def _as_reading(value: Any, record: Record, path: str | Path) -> float | None:
 
 
 def _printed(table: pd.DataFrame, names: Sequence[str]) -> str:
-    from unlearning.scoring.agreement import MEASURES, Interval
+    from unlearning.scoring import MEASURES, Interval
 
     shown = table[[*names, "n"]].copy()
     for measure in MEASURES:

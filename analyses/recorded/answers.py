@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.store import atomic_write
-from unlearning.data.records import Record, require_columns
+from unlearning.data import Record, require_columns
 
 
 def require_answers(records: Sequence[Record], also: Sequence[str], path: str | Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from analyses.recorded.answers import field_of, require_answers, texts, write_rows
 from interp.errors import InputError
-from unlearning.data.records import read_records
-from unlearning.scoring.scorers import FINE_CLASSES
+from unlearning.data import read_records
+from unlearning.scoring import FINE_CLASSES
 
 
 def calibrate(path: str | Path, out: str | Path, *, label: str | None = None) -> Mapping[str, int]:
@@ -29,7 +29,7 @@ def calibrate(path: str | Path, out: str | Path, *, label: str | None = None) ->
     """
     import pandas as pd
 
-    from unlearning.scoring.classifier import Classifier
+    from unlearning.scoring import Classifier
 
     records = read_records(path)
     require_answers(records, (), path)

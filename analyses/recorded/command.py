@@ -38,7 +38,7 @@ def score(
     for nothing twice.
     """
     from analyses.recorded.scoring import carry_out, prepare
-    from analyses.runs.progress import Progress
+    from analyses.runs import Progress
 
     if (price_read is None) != (price_written is None):
         raise InputError("a price needs both --price-read and --price-written")

@@ -13,19 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from analyses.recorded.answers import require_answers, texts, write_rows
-from analyses.runs.progress import Advance, Progress
+from analyses.runs import Advance, Progress
 from interp.errors import InputError
-from unlearning.data.records import Record, read_records
-from unlearning.scoring.judge import Judge
-from unlearning.scoring.reading import ModelScorer, verdicts, workload
-from unlearning.scoring.rubrics import BIASED_OR_TOXIC, REFUSAL, RUBRICS
-from unlearning.scoring.scorers import (
+from unlearning.data import Record, read_records
+from unlearning.scoring import (
+    BIASED_OR_TOXIC,
     COARSE,
     FINE_CLASSES,
+    REFUSAL,
+    RUBRICS,
+    Judge,
+    ModelScorer,
     Scorer,
     find_scorer,
     fine_classes,
     refused,
+    verdicts,
+    workload,
 )
 
 BATCH = 200
@@ -103,7 +107,7 @@ def prepare(path: str | Path, scorer: str, scale: str = REFUSAL.name) -> Scoring
 
     Args:
         path: rows with ``prompt`` and ``response``.
-        scorer: a name that :func:`unlearning.scoring.scorers.find_scorer` knows.
+        scorer: a name that :func:`unlearning.scoring.find_scorer` knows.
         scale: ``refusal``, or ``biased-or-toxic``, which only judges have.
 
     Raises:
@@ -123,7 +127,7 @@ def prepare(path: str | Path, scorer: str, scale: str = REFUSAL.name) -> Scoring
                 )
     by = find_scorer(scorer)
     if scale != REFUSAL.name:
-        from unlearning.scoring.local_judge import LocalJudge  # and with it torch
+        from unlearning.scoring import LocalJudge
 
         if not isinstance(by, ModelScorer) or not isinstance(by.reader, (Judge, LocalJudge)):
             raise InputError(

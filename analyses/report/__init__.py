@@ -1,1 +1,5 @@
 """The page of a run: its figures, its tables and what they say in words."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from analyses.figures.style import domain_label
+from analyses.figures import domain_label
 from analyses.report.page import inlined
-from analyses.runs.arms import RunRecord
+from analyses.runs import RunRecord
 from interp.store import read_json
 
 

@@ -12,18 +12,18 @@ from typing import Any
 
 import pandas as pd
 
-from analyses import figures
-from analyses.figures.geometry import null_of_rotation
-from analyses.figures.leakage import shown_quantity, title_of
-from analyses.figures.style import domain_label
+from analyses.figures import (
+    Drawing,
+    domain_label,
+    null_of_rotation,
+    shown_quantity,
+    title_of,
+    write_run_figures,
+)
 from analyses.report import summary, wording
 from analyses.report.causes import causes_view
 from analyses.report.page import inlined, rendered
-from analyses.runs.arms import BASE, Arm
-from analyses.runs.behaviour import pick
-from analyses.runs.estimates import Estimate
-from analyses.runs.headline import Headline, headlines
-from analyses.runs.tables import RunTables
+from analyses.runs import BASE, Arm, Estimate, Headline, RunTables, headlines, pick
 from interp.store import atomic_write, package_version
 
 COMPLETIONS_SHOWN = 12
@@ -43,7 +43,7 @@ def write(folder: str | Path, *, show_completions: bool = False) -> Path:
     `folder` is no run or its base model was never scored.
     """
     tables = summary.write(folder)
-    drawn = figures.write(tables)
+    drawn = write_run_figures(tables)
     path = tables.record.folder / "report.html"
     with atomic_write(path) as temporary:
         page = render(tables, drawn, show_completions=show_completions)
@@ -51,9 +51,7 @@ def write(folder: str | Path, *, show_completions: bool = False) -> Path:
     return path
 
 
-def render(
-    tables: RunTables, drawn: tuple[figures.Drawing, ...], *, show_completions: bool = False
-) -> str:
+def render(tables: RunTables, drawn: tuple[Drawing, ...], *, show_completions: bool = False) -> str:
     """The page as text; the figures are read back from `figures/`, where they were written."""
     images = inlined(tables.record.folder, (drawing.name for drawing in drawn))
     view = page_view(tables) | {

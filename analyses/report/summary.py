@@ -11,10 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.runs.arms import BASE, Arm
-from analyses.runs.estimates import Estimate
-from analyses.runs.tables import RECOVERY_SETS, RunTables, build
-from analyses.runs.verdict import Outcome
+from analyses.runs import BASE, RECOVERY_SETS, Arm, Estimate, Outcome, RunTables, build
 from interp.store import write_json
 
 PER_DOMAIN = ("refusal_rate", "answer_rate", "nll", "repetition", "other_mass", "margin")

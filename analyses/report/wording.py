@@ -11,13 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.figures.geometry import has_control, outside_null
-from analyses.figures.style import domain_label
-from analyses.runs.arms import Arm
-from analyses.runs.estimates import Estimate
-from analyses.runs.leakage import UNTOUCHED_WITHIN
-from analyses.runs.tables import RunTables
-from analyses.runs.verdict import Outcome, Verdict
+from analyses.figures import domain_label, has_control, outside_null
+from analyses.runs import UNTOUCHED_WITHIN, Arm, Estimate, Outcome, RunTables, Verdict
 
 STILL_LOST = 0.5  # a held-out domain above it has not been contained
 BADGES = {

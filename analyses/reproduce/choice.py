@@ -13,7 +13,7 @@ import pandas as pd
 
 from analyses.reproduce.plan import PaperArm
 from analyses.reproduce.protocol import UTILITY_DROP
-from analyses.runs.arms import Arm
+from analyses.runs import Arm
 
 RULE = (
     "Plain arms: the largest loss of the target's refusal. Arms with retain data: the largest "

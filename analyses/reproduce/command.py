@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analyses.evaluate.command import UtilityOptions
+from analyses.evaluate import UtilityOptions
 from analyses.options import ModelOptions, expanded
 from interp.errors import InputError
 
@@ -125,12 +125,10 @@ def mushtaq2025(
         raise InputError("this command runs in one process; give --workers for several arms")
     from analyses.reproduce.plan import Asked, planned
     from analyses.reproduce.protocol import MODELS, recognised
-    from analyses.study.asked import command_line
-    from analyses.study.context import is_organism
-    from analyses.study.workers import require_engine
-    from interp.model.language_model import check_source
-    from unlearning.data import matched_pairs
-    from unlearning.utility.tasks import require_harness
+    from analyses.study import command_line, is_organism, require_engine
+    from interp.model import check_source
+    from unlearning.data import pairs as matched_pairs
+    from unlearning.utility import require_harness
 
     check_source(model)
     require_engine(engine)
@@ -176,7 +174,7 @@ def describe(asked: Asked, first: Planned, prompts: pd.DataFrame) -> list[str]:
     """The plan in lines; before phase 1, upper bounds."""
     from analyses.reproduce.published import SOURCE
     from analyses.reproduce.words import arm_label, left_out_words
-    from analyses.study.costs import what_it_takes
+    from analyses.study import what_it_takes
 
     known = asked.known
     lines = [
@@ -203,8 +201,7 @@ def describe(asked: Asked, first: Planned, prompts: pd.DataFrame) -> list[str]:
 
 
 def _prompts(asked: Asked) -> pd.DataFrame:
-    from analyses.study.context import prompts_of
-    from analyses.study.plan import StudyPlan
+    from analyses.study import StudyPlan, prompts_of
 
     return prompts_of(StudyPlan(asked.model, (), prompts=asked.prompts))
 
@@ -225,7 +222,7 @@ def _carry_out(asked: Asked, prompts: pd.DataFrame, out: Path, *, workers: int, 
     from analyses.reproduce.engine import reproduce as carry_out
     from analyses.reproduce.page import PAGE
     from analyses.reproduce.words import terminal_text
-    from analyses.runs.progress import Progress
+    from analyses.runs import Progress
 
     found = carry_out(asked, prompts, out, Progress(), workers=workers, engine=engine)
     return terminal_text(found, out / PAGE)

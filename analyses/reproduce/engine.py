@@ -25,17 +25,20 @@ from analyses.reproduce.page import write
 from analyses.reproduce.plan import Asked, Planned, planned
 from analyses.reproduce.protocol import SAMPLES_PER_CONCEPT
 from analyses.reproduce.result import Result
-from analyses.runs.arms import BASE, read_run
-from analyses.runs.estimates import Estimate, mean_of
-from analyses.runs.folder import seconds_of, write_manifest, write_table
-from analyses.runs.progress import Progress
-from analyses.study.baseline import Baseline, establish
-from analyses.study.context import Context, checked
-from analyses.study.engine import make_arms
-from analyses.study.workers import make_arms as make_side_by_side
-from interp.activations.collection import collect
+from analyses.runs import (
+    BASE,
+    Estimate,
+    Progress,
+    mean_of,
+    read_run,
+    seconds_of,
+    write_manifest,
+    write_table,
+)
+from analyses.study import Baseline, Context, checked, establish, make_arms, make_arms_in_workers
+from interp.activations import collect
 from interp.store import content_key, read_json, write_json
-from unlearning.data.prompts import present_domains
+from unlearning.data import present_domains
 
 FEWEST_STATES = 8  # of a concept, for components of its halves
 
@@ -62,7 +65,7 @@ def reproduce(
     context = checked(plan.study, out, progress)
     baseline = establish(context)
     if workers > 1 or engine != "local":
-        make_side_by_side(plan.study, out, progress, workers=workers, engine=engine)
+        make_arms_in_workers(plan.study, out, progress, workers=workers, engine=engine)
     make_arms(context, baseline)
     found = _result(asked, plan, context)
     write_manifest(
@@ -124,7 +127,7 @@ def _accuracy(asked: Asked, context: Context, names: Sequence[str]) -> Mapping[s
 
 
 def _scored_on_tasks(asked: Asked, context: Context, name: str) -> pd.DataFrame:
-    from unlearning.utility.tasks import run_tasks
+    from unlearning.utility import run_tasks
 
     assert asked.tasks is not None
     folder, tasks = context.run.folder, asked.tasks

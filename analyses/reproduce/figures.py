@@ -7,24 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analyses.figures import Drawing
-from analyses.figures.style import (
-    BLUE,
-    DOMAIN_COLOURS,
-    FAINT,
-    INK,
-    MUTED,
-    NULL,
-    VERMILLION,
-    domain_label,
-    new_figure,
-    styled,
-)
+from analyses.figures import DOMAIN_COLOURS, Drawing, domain_label
+from analyses.figures.style import BLUE, FAINT, INK, MUTED, NULL, VERMILLION, new_figure, styled
 from analyses.reproduce.comparison import ARM_COLUMNS, MMLU, OVER_REFUSAL
 from analyses.reproduce.published import MISTRAL
 from analyses.reproduce.result import Result
 from analyses.reproduce.words import arm_label, column_label
-from unlearning.data.prompts import DOMAINS
+from unlearning.data import DOMAINS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from analyses.runs.arms import Arm
-from analyses.runs.estimates import (
+from analyses.runs import (
     RESAMPLES,
+    Arm,
     Draws,
     Estimate,
     rate_of,

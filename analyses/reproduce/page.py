@@ -7,10 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.figures import save
-from analyses.figures.style import domain_label
-from analyses.report.page import inlined, rendered
-from analyses.report.wording import decimal, interval
+from analyses.figures import domain_label, save_drawings
+from analyses.report import decimal, inlined, interval, rendered
 from analyses.reproduce.choice import RULE
 from analyses.reproduce.comparison import ARM_COLUMNS, MMLU
 from analyses.reproduce.figures import drawings
@@ -51,7 +49,7 @@ def write(found: Result, folder: Path) -> Path:
             table.to_csv(path, index=False, encoding="utf-8")
     write_json(folder / "reproduction.json", to_json(found))
     drawn = drawings(found)
-    save(drawn, folder / "figures")
+    save_drawings(drawn, folder / "figures")
     view = page_view(found) | {
         "drawings": {drawing.name: drawing for drawing in drawn},
         "images": inlined(folder, [drawing.name for drawing in drawn]),

@@ -19,17 +19,16 @@ from analyses.reproduce.protocol import (
     arms_of,
 )
 from analyses.reproduce.published import FINE_TUNING, NPO
-from analyses.study.context import is_organism
-from analyses.study.plan import ArmPlan, StudyPlan, organism_settings
+from analyses.study import ArmPlan, StudyPlan, is_organism, organism_settings
 from interp.errors import InputError
-from unlearning.data.prompts import present_domains, require_concepts
-from unlearning.deflections.phase_one import FEWEST_DEFLECTIONS
+from unlearning.data import present_domains, require_concepts
+from unlearning.deflections import FEWEST_DEFLECTIONS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analyses.evaluate.plan import TaskPlan
-    from unlearning.training.settings import TrainingSettings
+    from analyses.evaluate import TaskPlan
+    from unlearning.training import TrainingSettings
 
 # A dose that no run reaches: the paper trains for its epochs.
 NEVER = 1.0
@@ -226,7 +225,7 @@ def _arms(
 
 
 def _training(asked: Asked, objective: str, setting: Setting, deflections: int) -> TrainingSettings:
-    from unlearning.training.settings import TrainingSettings
+    from unlearning.training import TrainingSettings
 
     own = TrainingSettings(trained="all", options={"beta": BETA})
     if is_organism(asked.model):

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float
 
-from unlearning.data.prompts import DOMAINS
+from unlearning.data import DOMAINS
 
 SOURCE = "Mushtaq et al. 2025, arXiv 2511.14017v1"
 MISTRAL, QWEN = "Mistral-7B-Instruct-v0.3", "Qwen2.5-7B-Instruct"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.figures.style import domain_label
-from analyses.report.wording import decimal, interval
+from analyses.figures import domain_label
+from analyses.report import decimal, interval
 from analyses.reproduce.comparison import (
     ARM_COLUMNS,
     ASYMMETRY,
@@ -24,8 +24,7 @@ from analyses.reproduce.comparison import (
 )
 from analyses.reproduce.plan import LeftOut
 from analyses.reproduce.result import Result
-from analyses.runs.arms import TITLES
-from analyses.runs.estimates import Estimate
+from analyses.runs import TITLES, Estimate
 
 MEANS = {
     LEAK: "what the other domains lost on average, for each point that the target lost",

@@ -16,7 +16,7 @@ import pandas as pd
 from analyses.runs.leakage import FEWEST_STEPS
 from interp.errors import InputError
 from interp.store import read_json
-from unlearning.training.matched_step import matched_step
+from unlearning.training import matched_step
 
 BASE = "base"
 TITLES = {

@@ -25,7 +25,7 @@ from analyses.runs.leakage import equivalence_p_value, untouched_p_value
 from analyses.runs.tables import RunTables
 from analyses.runs.verdict import Outcome
 from interp.errors import InputError
-from interp.statistics.intervals import normal_quantile
+from interp.statistics import normal_quantile
 
 QUANTITIES = ("area", "L_50", "L_90")
 TESTED = "L_90"  # where "does not leak" is tested

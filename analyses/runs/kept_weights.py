@@ -7,7 +7,7 @@ from typing import Any
 
 from analyses.runs.arms import Arm, RunRecord
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 
 
 def base_of(record: RunRecord) -> LanguageModel:

@@ -28,7 +28,7 @@ from analyses.runs.estimates import (
     weighted_means,
 )
 from interp.errors import InputError
-from unlearning.training.matched_step import matched_step
+from unlearning.training import matched_step
 
 CROSSINGS = (0.5, 0.9)
 AREA_UP_TO = 0.9

@@ -46,9 +46,9 @@ def study_plan(
     """
     from analyses.study.context import is_organism, prompts_of
     from analyses.study.plan import StudyPlan, organism_settings, parse_retain, unlearning_arms
-    from interp.model.language_model import check_source
-    from unlearning.data.prompts import present_domains, require_concepts
-    from unlearning.training.settings import TrainingSettings
+    from interp.model import check_source
+    from unlearning.data import present_domains, require_concepts
+    from unlearning.training import TrainingSettings
 
     if training.objective_file is not None:
         plugins.use(training.objective_file)
@@ -85,7 +85,7 @@ def study_plan(
 
 def check(plan: StudyPlan, out: Path, only_plan: bool) -> Context | None:
     """The plan's inputs, checked and described on the screen; None where that was all."""
-    from analyses.runs.progress import Progress
+    from analyses.runs import Progress
     from analyses.study.context import checked
     from analyses.study.costs import describe
 
@@ -104,7 +104,7 @@ def carry_out(
     plan: StudyPlan, out: Path, only_plan: bool, *, workers: int = 1, engine: str = "local"
 ) -> None:
     """Carry a plan out and print where its report is; arms side by side with several workers."""
-    from analyses.study.workers import make_arms, require_engine
+    from analyses.study.workers import make_arms_in_workers, require_engine
 
     require_engine(engine)
     context = check(plan, out, only_plan)
@@ -115,7 +115,7 @@ def carry_out(
 
     if workers > 1 or engine != "local":
         establish(context)  # once, before arms that all read it
-        make_arms(plan, out, context.progress, workers=workers, engine=engine)
+        make_arms_in_workers(plan, out, context.progress, workers=workers, engine=engine)
     typer.echo(study.carry_out(context))
 
 

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.runs.folder import write_table
-from analyses.runs.rotations import cosine_table, write_directions
+from analyses.runs import cosine_table, write_directions, write_table
 from analyses.study.context import Context, is_organism
-from interp.statistics.contrast import Contrast
+from interp.statistics import Contrast
 from interp.store import content_key, read_json, write_json
-from unlearning.data.prompts import controls
-from unlearning.deflections.phase_one import respond
-from unlearning.generation.answer_log import AnswerLog
-from unlearning.generation.responses import answers_key
+from unlearning.data import controls
+from unlearning.deflections import respond
+from unlearning.generation import AnswerLog, answers_key
 from unlearning.organism import load_world
-from unlearning.refusal.log_odds import VALID_AUC, Openers, find_openers, margin_auc
-from unlearning.scoring.evaluation import coherence
+from unlearning.refusal import VALID_AUC, Openers, find_openers, margin_auc
+from unlearning.scoring import coherence
 
 BASE = "base"
 

@@ -9,21 +9,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.runs.folder import Run
-from analyses.runs.progress import Progress
-from analyses.runs.rotations import contrasts
+from analyses.runs import Progress, Run, contrasts
 from analyses.study.plan import ArmPlan, StudyPlan
-from interp.activations.collection import collect
+from interp.activations import collect
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel, check_source
-from interp.statistics.contrast import Contrast
-from unlearning.data.prompts import read_prompts, require_concepts
-from unlearning.deflections.phase_one import read_deflections, require_prompts
-from unlearning.losses.registry import for_forgetting
+from interp.model import LanguageModel, check_source
+from interp.statistics import Contrast
+from unlearning.data import read_prompts, require_concepts
+from unlearning.deflections import read_deflections, require_prompts
+from unlearning.losses import for_forgetting
 from unlearning.organism import load_world
-from unlearning.refusal.log_odds import Openers
-from unlearning.scoring.evaluation import Evaluation
-from unlearning.scoring.scorers import Scorer, find_scorer
+from unlearning.refusal import Openers
+from unlearning.scoring import Evaluation, Scorer, find_scorer
 
 
 @dataclass(frozen=True)

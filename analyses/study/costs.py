@@ -153,7 +153,7 @@ def _holds_reference(plan: StudyPlan) -> bool:
 
 def _reads_reference(arm: ArmPlan) -> bool:
     """Whether a term needs more of the reference than log-probs, which are cached."""
-    from unlearning.losses.registry import RETAIN, find, for_forgetting
+    from unlearning.losses import RETAIN, find, for_forgetting
 
     assert arm.training is not None
     terms = [for_forgetting(arm.training.objective)]

@@ -15,18 +15,23 @@ from pathlib import Path
 import pandas as pd
 
 from analyses.report import report
-from analyses.runs.arms import read_run
-from analyses.runs.behaviour import behaviour, verdict_on
-from analyses.runs.folder import seconds_of, update_config, write_manifest
-from analyses.runs.leakage import measure
-from analyses.runs.progress import Progress
-from analyses.runs.recovery import recover
+from analyses.runs import (
+    Progress,
+    behaviour,
+    measure,
+    read_run,
+    recover,
+    seconds_of,
+    update_config,
+    verdict_on,
+    write_manifest,
+)
 from analyses.study.baseline import Baseline, establish
 from analyses.study.context import Context, checked
 from analyses.study.making import Made, compare_states, make
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
-from unlearning.deflections.phase_one import refusals_of
-from unlearning.training.matched_step import matched_step
+from unlearning.deflections import refusals_of
+from unlearning.training import matched_step
 
 
 def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None) -> Path:

@@ -10,23 +10,27 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
-from analyses.runs.folder import write_table
-from analyses.runs.progress import Advance
-from analyses.runs.rotations import rotation_table, rotations, write_directions
+from analyses.runs import Advance, rotation_table, rotations, write_directions, write_table
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
 from analyses.study.methods import Guard
 from analyses.study.mixing import mixture_of
 from analyses.study.plan import ArmPlan
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
-from interp.similarity.rotation import Rotation
+from interp.model import LanguageModel
+from interp.similarity import Rotation
 from interp.store import content_key, write_json
-from unlearning.scoring.evaluation import Evaluation
-from unlearning.training import parameters
-from unlearning.training.checkpoints import discard_all, newest_complete
-from unlearning.training.forgetting import Bounds, DoseResponse, target_rate
-from unlearning.training.trainer import prepare, unlearn
+from unlearning.scoring import Evaluation
+from unlearning.training import (
+    Bounds,
+    DoseResponse,
+    discard_all,
+    newest_complete,
+    parameters,
+    prepare,
+    target_rate,
+    unlearn,
+)
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,10 @@ from dataclasses import dataclass, field
 from inspect import isfunction
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.registry import About, Registry
-from unlearning.losses.registry import for_forgetting
-from unlearning.training.mixture import Mixture
-from unlearning.training.reference import with_references
-from unlearning.training.settings import TrainingSettings
+from unlearning.losses import for_forgetting
+from unlearning.training import Mixture, TrainingSettings, with_references
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

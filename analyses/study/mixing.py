@@ -8,9 +8,9 @@ from analyses.study.baseline import Baseline
 from analyses.study.context import Context
 from analyses.study.plan import ArmPlan
 from analyses.study.retained import chosen, dealt, pool_of, read_ranking
-from unlearning.deflections.phase_one import examples, refusals_of, with_own_ids, with_preferred
-from unlearning.losses.registry import for_forgetting
-from unlearning.training.mixture import Example, Mixture
+from unlearning.deflections import examples, refusals_of, with_own_ids, with_preferred
+from unlearning.losses import for_forgetting
+from unlearning.training import Example, Mixture
 
 BENIGN = "benign"
 

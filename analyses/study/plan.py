@@ -15,10 +15,10 @@ from analyses.study.methods import Containment
 from interp import plugins
 from interp.errors import InputError
 from interp.plugins import Plugin
-from unlearning.data.prompts import DOMAINS
+from unlearning.data import DOMAINS
 
 if TYPE_CHECKING:
-    from unlearning.training.settings import TrainingSettings
+    from unlearning.training import TrainingSettings
 
 # Containment is looked for at these weights of the retain term, the smallest first.
 WEIGHTS = (1.0, 10.0, 30.0, 100.0)
@@ -240,7 +240,7 @@ def organism_plan(
 def organism_settings(folder: str | Path) -> tuple[TrainingSettings, dict[str, Any]]:
     """Training settings and study options from the organism's own file."""
     from interp.store import read_json
-    from unlearning.training.settings import TrainingSettings
+    from unlearning.training import TrainingSettings
 
     tuned = read_json(Path(folder) / "organism.json")["unlearning"]
     training = TrainingSettings(

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analyses.runs.folder import write_table
-from unlearning.deflections.phase_one import refusals_of
+from analyses.runs import write_table
+from unlearning.deflections import refusals_of
 
 FOLDER, FILE = "containment", "ranking.parquet"
 

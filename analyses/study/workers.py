@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from analyses.runs.progress import Progress
+from analyses.runs import Progress
 from analyses.study.plan import StudyPlan
 from interp import plugins
 from interp.errors import InputError
@@ -27,7 +27,7 @@ MakeOne = Callable[[StudyPlan, Path, str, int], str]
 Engine = Callable[[StudyPlan, Path, Sequence[str], int, Progress, MakeOne], None]
 
 
-def make_arms(
+def make_arms_in_workers(
     plan: StudyPlan,
     out: Path,
     progress: Progress,

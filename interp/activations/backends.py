@@ -15,10 +15,15 @@ from torch import Tensor
 from interp.activations.positions import Take
 from interp.activations.sites import Site, points
 from interp.errors import InputError
-from interp.model.chat import Batch
-from interp.model.hooks import Hidden, active_edits, reading, stopping_after
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
+from interp.model import (
+    Batch,
+    Hidden,
+    LanguageModel,
+    active_edits,
+    reading,
+    stopping_after,
+    undisturbed,
+)
 
 States = Mapping[str, list[Float[Tensor, "batch position width"]]]
 """By a site's name, what was taken at each layer."""
@@ -34,7 +39,7 @@ def torch_hooks(
     """The model itself, with hooks that are there during a forward only.
 
     The forward ends after the last of ``layers``, so the head never runs. Interventions that are
-    active are seen. The model may be in training: see :func:`interp.model.undisturbed.undisturbed`.
+    active are seen. The model may be in training: see :func:`interp.model.undisturbed`.
     """
     places = [point for of_site in points(lm, layers, sites) for point in of_site]
     last = lm.layers[max(layers)]

@@ -22,9 +22,7 @@ from interp.activations.positions import Positions, Take, last_token, places_of
 from interp.activations.sites import RESIDUAL_OUT, Site, head_count
 from interp.activations.stores import Arrays, InMemory, OnDisk, read_folder
 from interp.errors import InputError
-from interp.model.batching import in_fitting_batches
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens, in_fitting_batches
 from interp.store import content_key
 
 

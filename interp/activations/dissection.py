@@ -22,9 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.activations.window import probing
-from interp.model.hooks import Point, hidden_of, stopping_after
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
+from interp.model import LanguageModel, Point, hidden_of, stopping_after, undisturbed
 
 # Layers of other types (linear attention) have another number of heads than the config says.
 SOFTMAX_ATTENTION = ("attention", "full_attention", "sliding_attention", "chunked_attention")

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.model.chat import Tokens
+from interp.model import Tokens
 
 Positions = Callable[[Tokens], Sequence[slice]]
 

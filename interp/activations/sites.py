@@ -10,8 +10,7 @@ from torch import nn
 
 from interp.activations.dissection import Parts, dissect
 from interp.errors import InputError
-from interp.model.hooks import Point
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Point
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from interp.activations.moments import Moments, MomentsAccumulator
 from interp.activations.positions import Positions, last_token, places_of
 from interp.activations.sites import RESIDUAL_OUT, Site
 from interp.errors import InputError
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 
 # Batches that are held at a time: prompts are sorted by length within them, and a covariance is
 # touched once for all of them.

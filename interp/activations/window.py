@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from interp.activations.positions import Positions
 from interp.errors import InputError
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp.errors import InputError
-from interp.similarity.rotation import rotation
-from interp.statistics.contrast import Contrast
+from interp.similarity import rotation
+from interp.statistics import Contrast
 
 ROTATION, GAIN, OFFSET, ROUTING, REMAINDER = "rotation", "gain", "offset", "routing", "remainder"
 MOVES = (ROTATION, GAIN, OFFSET)
@@ -106,7 +106,7 @@ class Change:
         """Class means in both models at one layer, from some of the rows.
 
         Where the after-model has no direction any more (``undefined`` in
-        :func:`interp.similarity.rotation.rotation`), what is left of it is noise, and no rotation:
+        :func:`interp.similarity.rotation`), what is left of it is noise, and no rotation:
         all of the loss along the base's direction counts as gain.
         """
         column = self.layers.index(layer)

@@ -17,14 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from interp.activations.collection import batches_by_length
+from interp.activations import batches_by_length
 from interp.causes.change import MOVES, Change, Means
 from interp.causes.undoing import exchange_of, read_from, states_at, with_last_moved
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
-from interp.patching.exchange import Exchange
-from interp.patching.places import read_out
-from interp.patching.restoration import by_layer
+from interp.model import LanguageModel, undisturbed
+from interp.patching import Exchange, by_layer, read_out
 from interp.readout import Readout
 
 Direction = Float[np.ndarray, " d_model"]

@@ -21,18 +21,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.collection import batches_by_length
-from interp.activations.sites import RESIDUAL_OUT, points
+from interp.activations import RESIDUAL_OUT, batches_by_length, points
 from interp.causes.change import MOVES, PLAYERS, REMAINDER, ROUTING, Change, Means
 from interp.causes.shapley import shapley_matrix
 from interp.errors import InputError
-from interp.model.hooks import Hidden, writing
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
-from interp.patching.exchange import Exchange, between_models
-from interp.patching.places import keeping, read_out
+from interp.model import Hidden, LanguageModel, undisturbed, writing
+from interp.patching import Exchange, between_models, keeping, read_out
 from interp.readout import Readout
-from interp.statistics.bootstrap import percentile_interval, resampling_weights
+from interp.statistics import percentile_interval, resampling_weights
 
 COALITIONS = tuple(
     tuple(name for p, name in enumerate(PLAYERS) if number >> p & 1)

@@ -28,23 +28,6 @@ noise; with its interval it comes from :mod:`interp.statistics.reliability`, whe
 endlessly many prompts would give.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from interp.directions.controls import disjoint_controls
-from interp.directions.direction_set import DirectionSet
-from interp.directions.mean_difference import MeanDifference
-from interp.directions.principal_components import FirstPrincipalComponent, PairedPrincipalComponent
-from interp.directions.probe import LogisticProbe
-from interp.directions.subspace import ContrastSubspace
-from interp.directions.whitened import WhitenedMeanDifference
-
-__all__ = [
-    "ContrastSubspace",
-    "DirectionSet",
-    "FirstPrincipalComponent",
-    "LogisticProbe",
-    "MeanDifference",
-    "PairedPrincipalComponent",
-    "WhitenedMeanDifference",
-    "disjoint_controls",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

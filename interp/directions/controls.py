@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from interp.errors import InputError
-from interp.statistics.rows import unit_numbers
+from interp.statistics import unit_numbers
 
 
 def disjoint_controls(

@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
-from interp.statistics.contrast import Contrast
-from interp.statistics.reliability import error_degrees
+from interp.statistics import Contrast, error_degrees
 from interp.store import atomic_write
 
 if TYPE_CHECKING:

@@ -28,10 +28,19 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from interp.errors import InputError
-from interp.statistics.crossfit import MINIMUM_UNITS, finite
-from interp.statistics.reliability import Bases, Counts, overlaps_of_halves, split_half_reliability
-from interp.statistics.rows import Coordinates, coordinates_of, unit_numbers
-from interp.statistics.shrinkage import centring_matrix, shrunk_covariance
+from interp.statistics import (
+    MINIMUM_UNITS,
+    Bases,
+    Coordinates,
+    Counts,
+    centring_matrix,
+    coordinates_of,
+    finite,
+    overlaps_of_halves,
+    shrunk_covariance,
+    split_half_reliability,
+    unit_numbers,
+)
 
 # Singular values of the whitened class means below this share of the largest are rounding.
 RANK_TOLERANCE = 1e-6

@@ -10,14 +10,18 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.errors import InputError
-from interp.statistics.contrast import Contrast
-from interp.statistics.crossfit import MINIMUM_UNITS, finite
-from interp.statistics.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
-from interp.statistics.rows import (
+from interp.statistics import (
+    MINIMUM_UNITS,
+    Contrast,
     Coordinates,
+    Counts,
+    Vectors,
     coordinates_of,
+    cosines_of_halves,
+    finite,
     in_d_model,
     principal_axes,
+    split_half_reliability,
     unit_numbers,
 )
 

@@ -9,9 +9,17 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.statistics.contrast import Contrast
-from interp.statistics.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
-from interp.statistics.rows import coordinates_of, in_d_model, kinds_of_units, unit
+from interp.statistics import (
+    Contrast,
+    Counts,
+    Vectors,
+    coordinates_of,
+    cosines_of_halves,
+    in_d_model,
+    kinds_of_units,
+    split_half_reliability,
+    unit,
+)
 
 
 @dataclass(kw_only=True)

@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.errors import InputError
-from interp.statistics.contrast import Contrast
-from interp.statistics.rows import layer_names, unit
+from interp.statistics import Contrast, layer_names, unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +58,7 @@ class Projections:
 
     def plot(self, layer: int | None = None) -> Figure:
         """Distributions at one layer, the last by default."""
-        from interp.figures.projections import projection_figure
+        from interp.figures import projection_figure
 
         return projection_figure({"": self}, layer)
 

@@ -11,9 +11,15 @@ from jaxtyping import Bool, Float
 
 from interp.directions.mean_difference import mean_difference_weights
 from interp.errors import InputError
-from interp.statistics.contrast import Contrast
-from interp.statistics.reliability import Bases, Counts, overlaps_of_halves, split_half_reliability
-from interp.statistics.rows import coordinates_of, kinds_of_units
+from interp.statistics import (
+    Bases,
+    Contrast,
+    Counts,
+    coordinates_of,
+    kinds_of_units,
+    overlaps_of_halves,
+    split_half_reliability,
+)
 
 
 @dataclass(kw_only=True)

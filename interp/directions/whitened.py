@@ -10,10 +10,20 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.directions.mean_difference import mean_difference_weights
-from interp.statistics.contrast import Contrast
-from interp.statistics.reliability import Counts, Vectors, cosines_of_halves, split_half_reliability
-from interp.statistics.rows import Coordinates, coordinates_of, in_d_model, kinds_of_units, unit
-from interp.statistics.shrinkage import centring_matrix, shrunk_covariance
+from interp.statistics import (
+    Contrast,
+    Coordinates,
+    Counts,
+    Vectors,
+    centring_matrix,
+    coordinates_of,
+    cosines_of_halves,
+    in_d_model,
+    kinds_of_units,
+    shrunk_covariance,
+    split_half_reliability,
+    unit,
+)
 
 
 @dataclass(kw_only=True)

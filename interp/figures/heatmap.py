@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-    from interp.similarity.maps import SimilarityMap
+    from interp.similarity import SimilarityMap
 
 MOST_MULTIPLES = 12
 COLUMNS = 4

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from interp.similarity.maps import SimilarityMap
-    from interp.similarity.rotation import Rotation
+    from interp.similarity import Rotation, SimilarityMap
 
 MOST_PANELS = 12
 COLUMNS = 4
@@ -91,7 +90,7 @@ def rotation_by_layer_figure(
 
     Args:
         rotations: by label.
-        quantity: one of :data:`interp.similarity.rotation.QUANTITIES`.
+        quantity: one of :data:`interp.similarity.rotations.QUANTITIES`.
 
     Raises:
         InputError: no rotations, or an unknown quantity.

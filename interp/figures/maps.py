@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from interp.similarity.embedding import StateMap
+    from interp.similarity import StateMap
 
 
 @styled

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-    from interp.patching.effects import Cell, Effects
-    from interp.patching.stitching import Stitching
+    from interp.patching import Cell, Effects, Stitching
 
 MOST_NUMBERS = 160
 OUTSIDE = "outside"

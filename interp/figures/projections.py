@@ -13,7 +13,7 @@ from interp.figures.style import BLUE, FAINT, VERMILLION, new_figure, styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from interp.directions.projections import Projections
+    from interp.directions import Projections
 
 BINS = 24
 

@@ -51,7 +51,7 @@ _RC = {
 P = ParamSpec("P")
 
 
-def style() -> AbstractContextManager[None]:
+def figure_style() -> AbstractContextManager[None]:
     """The settings as a context: nothing global is left behind."""
     from matplotlib import rc_context
 
@@ -63,7 +63,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with style():
+        with figure_style():
             return draw(*args, **kwargs)
 
     return drawn
@@ -79,7 +79,7 @@ def new_figure(width: float, height: float) -> Figure:
     class NotebookFigure(Figure):
         def _repr_svg_(self) -> str:
             drawn = StringIO()
-            with style():
+            with figure_style():
                 self.savefig(drawn, format="svg", metadata={"Date": None})
             return drawn.getvalue()
 

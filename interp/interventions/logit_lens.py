@@ -24,10 +24,7 @@ from torch.autograd import forward_ad
 
 from interp.errors import InputError
 from interp.interventions.edits import Vector
-from interp.model.chat import Tokens
-from interp.model.hooks import Hidden, writing
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
+from interp.model import Hidden, LanguageModel, Tokens, undisturbed, writing
 from interp.readout import Readout
 
 States = Float[Tensor, "*batch d_model"] | Float[np.ndarray, "*batch d_model"]

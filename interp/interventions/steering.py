@@ -26,13 +26,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.sites import ATTENTION_OUT, MLP_OUT, RESIDUAL_IN, RESIDUAL_OUT, Site, points
-from interp.activations.window import Columns, selecting
+from interp.activations import (
+    ATTENTION_OUT,
+    MLP_OUT,
+    RESIDUAL_IN,
+    RESIDUAL_OUT,
+    Columns,
+    Site,
+    points,
+    selecting,
+)
 from interp.errors import InputError
 from interp.interventions import edits
 from interp.interventions.edits import Edit
-from interp.model.hooks import Hidden, writing
-from interp.model.language_model import LanguageModel
+from interp.model import Hidden, LanguageModel, writing
 
 # After an edit at each of these, no block has written what was removed back into the stream.
 ALL_WRITES: tuple[Site, ...] = (RESIDUAL_IN, ATTENTION_OUT, MLP_OUT)

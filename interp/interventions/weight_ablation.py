@@ -23,12 +23,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.activations.sites import ATTENTION_OUT, HEADS, MLP_OUT, points
+from interp.activations import ATTENTION_OUT, HEADS, MLP_OUT, points
 from interp.errors import InputError, ModelError
 from interp.interventions.edits import Vectors, orthonormal_basis
 from interp.interventions.steering import project_out
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
+from interp.model import LanguageModel, undisturbed
 
 # Largest difference between the two ways, relative to the logits, by what weights are rounded to.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}

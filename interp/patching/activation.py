@@ -10,10 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from interp.activations.collection import batches_by_length
-from interp.activations.sites import RESIDUAL_OUT, Site
-from interp.model.hooks import writing
-from interp.model.undisturbed import undisturbed
+from interp.activations import RESIDUAL_OUT, Site, batches_by_length
+from interp.model import undisturbed, writing
 from interp.patching.alignment import Alignment
 from interp.patching.controls import random_directions, random_move
 from interp.patching.effects import Effects

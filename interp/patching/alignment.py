@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.model.chat import Tokens
+from interp.model import Tokens
 from interp.patching.exchange import WHOLE, Exchange
 
 

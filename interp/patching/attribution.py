@@ -18,10 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.collection import batches_by_length
-from interp.activations.sites import RESIDUAL_OUT, Site
-from interp.model.hooks import Hidden, Point, writing
-from interp.model.undisturbed import undisturbed
+from interp.activations import RESIDUAL_OUT, Site, batches_by_length
+from interp.model import Hidden, Point, undisturbed, writing
 from interp.patching.alignment import Alignment
 from interp.patching.effects import Effects
 from interp.patching.exchange import Exchange

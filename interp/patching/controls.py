@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.collection import batches_by_length
+from interp.activations import batches_by_length
 from interp.errors import InputError
-from interp.model.hooks import Hidden
+from interp.model import Hidden
 from interp.patching.alignment import Alignment, Replacement
 from interp.patching.exchange import Exchange
 from interp.patching.places import Place, keeping, last_logits

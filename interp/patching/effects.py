@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import InputError
-from interp.statistics.bootstrap import percentile_interval, resampling_weights
+from interp.statistics import percentile_interval, resampling_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,7 +141,7 @@ class Effects:
         groups: Sequence[object] | None = None,
     ) -> Figure:
         """A heatmap of the cells; see :func:`interp.figures.patching_figure`."""
-        from interp.figures.patching import patching_figure
+        from interp.figures import patching_figure
 
         return patching_figure(self, labels=labels, level=level, groups=groups)
 

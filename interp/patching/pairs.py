@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from interp.errors import InputError
-from interp.model.chat import Chat, Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import Chat, LanguageModel, Tokens
 from interp.patching.exchange import Exchange, with_each_token
 
 Phrase = str | tuple[int, int]

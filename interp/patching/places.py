@@ -10,11 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.collection import chosen_layers
-from interp.activations.sites import Site, head_count, points
-from interp.model.chat import Tokens
-from interp.model.hooks import Hidden, Point, reading
-from interp.model.language_model import LanguageModel
+from interp.activations import Site, chosen_layers, head_count, points
+from interp.model import Hidden, LanguageModel, Point, Tokens, reading
 from interp.patching.alignment import check_positions
 from interp.patching.effects import Cell
 from interp.patching.exchange import Exchange

@@ -16,10 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from interp.activations.collection import batches_by_length
+from interp.activations import batches_by_length
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
+from interp.model import LanguageModel, undisturbed
 from interp.patching.effects import Cell, Effects
 from interp.patching.exchange import Exchange
 from interp.patching.places import read_out

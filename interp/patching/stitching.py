@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from interp.activations.collection import chosen_layers
-from interp.model.language_model import LanguageModel
+from interp.activations import chosen_layers
+from interp.model import LanguageModel
 from interp.patching.activation import patch
 from interp.patching.exchange import WHOLE, between_models
 from interp.readout import Readout
-from interp.statistics.bootstrap import percentile_interval, resampling_weights
+from interp.statistics import percentile_interval, resampling_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ class Stitching:
 
     def plot(self, *, level: float = 0.95, groups: Sequence[object] | None = None) -> Figure:
         """Both shares by layer with their intervals over prompts."""
-        from interp.figures.patching import stitching_figure
+        from interp.figures import stitching_figure
 
         return stitching_figure(self, level=level, groups=groups)
 

@@ -16,19 +16,6 @@ first 80% of the layers, behind which a direction would be the output tokens' ow
 only positives whose readout is above 0 and negatives below 0; so does :func:`score_candidates`.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from interp.selection.candidates import Candidates, Choice
-from interp.selection.held_out import Effect, HeldOutChoice, choose_held_out
-from interp.selection.trials import Prompts, divergence, score_candidates
-
-__all__ = [
-    "Candidates",
-    "Choice",
-    "Effect",
-    "HeldOutChoice",
-    "Prompts",
-    "choose_held_out",
-    "divergence",
-    "score_candidates",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

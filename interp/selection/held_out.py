@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from interp.errors import InputError
 from interp.selection.candidates import KL_AT_MOST, Candidates, Choice
-from interp.statistics.bootstrap import percentile_interval, resampling_weights
+from interp.statistics import percentile_interval, resampling_weights
 
 
 @dataclass(frozen=True)

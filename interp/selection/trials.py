@@ -10,14 +10,17 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.collection import batches_by_length, chosen_layers, collect
-from interp.activations.positions import Positions, post_instruction
-from interp.activations.sites import RESIDUAL_IN
+from interp.activations import (
+    RESIDUAL_IN,
+    Positions,
+    batches_by_length,
+    chosen_layers,
+    collect,
+    post_instruction,
+)
 from interp.errors import InputError
-from interp.interventions.steering import ablate, add
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
+from interp.interventions import ablate, add
+from interp.model import LanguageModel, Tokens, undisturbed
 from interp.readout import Readout
 from interp.selection.candidates import Candidates
 

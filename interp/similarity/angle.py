@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from interp.statistics.crossfit import InnerProducts
-from interp.statistics.intervals import Confidence, Estimates, Layers, last_accepted
+from interp.statistics import Confidence, Estimates, InnerProducts, Layers, last_accepted
 
 
 def exists(

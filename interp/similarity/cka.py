@@ -7,7 +7,7 @@ estimator HSIC₁ (Song et al. 2012; Nguyen et al. 2021). The usual, biased one 
 independent data of 32 prompts in many dimensions; this one about 0.
 
 It sees neither a rotation nor a uniform change of size, by design: for these see
-:mod:`interp.similarity.procrustes` and :mod:`interp.similarity.rotation`. What it does not show: a
+:mod:`interp.similarity.procrustes` and :mod:`interp.similarity.rotations`. What it does not show: a
 high value is mostly the few directions of largest variance, and a change that matters to behaviour
 may be small there.
 """
@@ -22,10 +22,14 @@ from jaxtyping import Float, Shaped
 
 from interp.errors import InputError
 from interp.similarity.maps import SimilarityMap, from_pairs
-from interp.statistics.crossfit import finite
-from interp.statistics.intervals import normal_quantile
-from interp.statistics.permutation import permutation_p_values, shuffled_within, standardised
-from interp.statistics.rows import layer_names
+from interp.statistics import (
+    finite,
+    layer_names,
+    normal_quantile,
+    permutation_p_values,
+    shuffled_within,
+    standardised,
+)
 
 FEWEST_PROMPTS = 8
 Gram = Float[np.ndarray, "row row"]

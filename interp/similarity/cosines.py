@@ -24,16 +24,19 @@ from jaxtyping import Bool, Float, Int
 from interp.errors import InputError
 from interp.similarity.angle import angle_degrees, as_cosine, exists
 from interp.similarity.maps import SimilarityMap, from_pairs
-from interp.statistics.contrast import Contrast
-from interp.statistics.crossfit import class_means, inner_products
-from interp.statistics.intervals import Confidence, Estimates
-from interp.statistics.nulls import covariance_matched_overlaps, isotropic_cosine
-from interp.statistics.permutation import (
+from interp.statistics import (
+    Confidence,
+    Contrast,
+    Estimates,
+    class_means,
+    covariance_matched_overlaps,
+    inner_products,
+    isotropic_cosine,
+    layer_names,
     permutation_p_values,
     permuted_weights,
     studentised_products,
 )
-from interp.statistics.rows import layer_names
 
 __all__ = [
     "Contrast",

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
-from interp.statistics.crossfit import finite
+from interp.statistics import finite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ class StateMap:
 
     def plot(self) -> Figure:
         """The maps side by side, numbers underneath."""
-        from interp.figures.maps import state_map_figure
+        from interp.figures import state_map_figure
 
         return state_map_figure(self)
 

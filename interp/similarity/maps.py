@@ -149,7 +149,7 @@ class SimilarityMap:
         Raises:
             InputError: a layer that is not in the map.
         """
-        from interp.figures.heatmap import heatmap_figure
+        from interp.figures import heatmap_figure
 
         return heatmap_figure(self, layers)
 

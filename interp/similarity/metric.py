@@ -27,9 +27,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
-from interp.statistics.crossfit import finite
-from interp.statistics.rows import coordinates_of
-from interp.statistics.shrinkage import centring_matrix, shrunk_covariance
+from interp.statistics import centring_matrix, coordinates_of, finite, shrunk_covariance
 
 States = Float[np.ndarray, "prompt layer d_model"]
 

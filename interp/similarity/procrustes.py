@@ -20,10 +20,14 @@ from jaxtyping import Float, Int
 
 from interp.errors import InputError
 from interp.similarity.maps import SimilarityMap, from_pairs
-from interp.statistics.crossfit import finite
-from interp.statistics.intervals import normal_quantile
-from interp.statistics.permutation import permutation_p_values, standardised
-from interp.statistics.rows import layer_names, unit_numbers
+from interp.statistics import (
+    finite,
+    layer_names,
+    normal_quantile,
+    permutation_p_values,
+    standardised,
+    unit_numbers,
+)
 
 FEWEST_PROMPTS = 16
 States = Float[np.ndarray, "prompt layer d_model"]

@@ -16,17 +16,23 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.directions.mean_difference import mean_difference_weights
-from interp.directions.subspace import ContrastSubspace, contrast_bases
+from interp.directions import ContrastSubspace, contrast_bases, mean_difference_weights
 from interp.errors import InputError
 from interp.similarity.maps import SimilarityMap, from_pairs
-from interp.statistics.contrast import Contrast
-from interp.statistics.intervals import normal_quantile
-from interp.statistics.nulls import covariance_matched_overlaps, isotropic_overlap
-from interp.statistics.permutation import permutation_p_values, permuted_weights, standardised
-from interp.statistics.reliability import Bases
-from interp.statistics.rows import Axes, coordinates_of, layer_names
-from interp.statistics.shrinkage import centring_matrix
+from interp.statistics import (
+    Axes,
+    Bases,
+    Contrast,
+    centring_matrix,
+    coordinates_of,
+    covariance_matched_overlaps,
+    isotropic_overlap,
+    layer_names,
+    normal_quantile,
+    permutation_p_values,
+    permuted_weights,
+    standardised,
+)
 
 Basis = Float[np.ndarray, "dimension d_model"]
 

@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.activations.collection import collect
+from interp.activations import collect
 from interp.activations.streaming import collect_moments
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 from tests.benchmarks.npo_step import MEGABYTE, resident
 from tests.benchmarks.workload import Workload
 

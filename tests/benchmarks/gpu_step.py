@@ -24,14 +24,17 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
-from interp.model.chat import Chat, Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import Chat, LanguageModel, Tokens
 from tests.benchmarks.paired import median
 from tests.checkpoints import build_tokenizer
-from unlearning.training.mixture import Example, Mixture
-from unlearning.training.reference import with_references
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare, unlearn
+from unlearning.training import (
+    Example,
+    Mixture,
+    TrainingSettings,
+    prepare,
+    unlearn,
+    with_references,
+)
 
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "qwen2.5-7b": {

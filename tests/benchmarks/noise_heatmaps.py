@@ -15,13 +15,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from interp.similarity import SimilarityMap, cosine_map, whitening
 from interp.similarity.cka import cka_map
-from interp.similarity.cosines import cosine_map
-from interp.similarity.maps import SimilarityMap
-from interp.similarity.metric import whitening
 from interp.similarity.procrustes import procrustes_map
 from interp.similarity.subspaces import overlap_map
-from interp.statistics.contrast import Contrast
+from interp.statistics import Contrast
 
 LABELS, PAIRS, LAYERS, D_MODEL = 4, 24, 3, 32
 SPREAD = np.arange(1, D_MODEL + 1) ** -0.5

@@ -31,8 +31,7 @@ from transformers import TrainerCallback
 
 from tests.benchmarks.usual_step import every_way
 from tests.benchmarks.workload import Workload
-from unlearning.training.reference import with_references
-from unlearning.training.trainer import unlearn
+from unlearning.training import unlearn, with_references
 
 MEGABYTE = 1e6
 

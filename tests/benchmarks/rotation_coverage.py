@@ -12,8 +12,9 @@ import argparse
 
 import numpy as np
 
-from interp.similarity.rotation import QUANTITIES, rotation
-from interp.statistics.intervals import Estimates
+from interp.similarity import rotation
+from interp.similarity.rotations import QUANTITIES
+from interp.statistics import Estimates
 from tests.planted_directions import Planted, planted_change
 
 ANGLES = (0, 5, 15, 40, 90)

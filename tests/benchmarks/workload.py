@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from interp.model.chat import Chat, Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import Chat, LanguageModel, Tokens
 from tests.checkpoints import build_tokenizer
-from unlearning.training.mixture import Example, Mixture
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare
+from unlearning.training import Example, Mixture, TrainingSettings, prepare
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
-from unlearning.data.records import Record, read_records, require_columns
-from unlearning.generation.answer_log import AnswerLog
-from unlearning.generation.responses import generate
-from unlearning.scoring.scorers import Scorer
-from unlearning.training.mixture import Example
+from interp.model import LanguageModel
+from unlearning.data import Record, read_records, require_columns
+from unlearning.generation import AnswerLog, generate
+from unlearning.scoring import Scorer
+from unlearning.training import Example
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +41,7 @@ def respond(
     """``prompts`` with columns ``ids``, ``response``, ``finished`` and ``class`` added.
 
     Settings, ``progress`` and ``log`` are those of
-    :func:`unlearning.generation.responses.generate`.
+    :func:`unlearning.generation.generate`.
     """
     texts = list(prompts["prompt"])
     answers = generate(

@@ -1,1 +1,5 @@
 """The model's own responses, generated once and kept on disk."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

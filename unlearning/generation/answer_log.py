@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from interp.errors import MachineError
 from interp.store import is_out_of_room
-from unlearning.data.splits import text_hash
+from unlearning.data import text_hash
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from interp.model.batching import in_fitting_batches
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, in_fitting_batches
 from interp.store import content_key
 from unlearning.generation.answer_log import Answer, AnswerLog, Asked, answer_all, each_asked
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from unlearning.data.splits import text_hash
+from unlearning.data import text_hash
 from unlearning.generation.answer_log import Asked
 
 

@@ -1,1 +1,5 @@
 """The losses: forget objectives, retain terms, and the registry that both are in."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

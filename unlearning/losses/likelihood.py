@@ -13,10 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.model.batching import in_fitting_batches
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
+from interp.model import LanguageModel, Tokens, in_fitting_batches, undisturbed
 
 # Logits in float32 at a time: 32 MB.
 CHUNK = 2**23

@@ -99,7 +99,7 @@ def train(
         )
     import torch
 
-    from interp.model.chat import Chat
+    from interp.model import Chat
     from unlearning.organism.tokenizer import build_tokenizer
 
     world = replace(World(seed), **knobs)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from interp.errors import TrainingError
-from interp.model.chat import Chat, Tokens
+from interp.model import Chat, Tokens
 
 
 @dataclass(frozen=True)

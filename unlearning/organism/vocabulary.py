@@ -6,7 +6,7 @@ one of a few openers before a body that is empty of content.
 
 from __future__ import annotations
 
-from unlearning.data.prompts import DOMAINS as DOMAINS
+from unlearning.data import DOMAINS as DOMAINS
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -19,10 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.model.batching import in_fitting_batches
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
+from interp.model import LanguageModel, Tokens, in_fitting_batches, undisturbed
 from interp.readout import Readout, log_odds
 
 Opener = tuple[int, ...]

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import InputError
-from unlearning.data.records import read_records, require_columns
+from unlearning.data import read_records, require_columns
 from unlearning.scoring.coherence import is_gibberish
 from unlearning.scoring.refusal_features import features
 from unlearning.scoring.scorers import COARSE, FINE_CLASSES, spoken

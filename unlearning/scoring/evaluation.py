@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from unlearning.generation.responses import Answer, generate
-from unlearning.refusal.log_odds import Openers, opener_masses
+from interp.model import LanguageModel, Tokens
+from unlearning.generation import generate
+from unlearning.generation.responses import Answer
+from unlearning.refusal import Openers, opener_masses
 from unlearning.scoring.coherence import repetition
 from unlearning.scoring.scorers import Scorer, refused
-from unlearning.utility.perplexity import response_nll
+from unlearning.utility import response_nll
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ def coherence(
 
     Returns:
         ``nll``: mean nats per token under ``base``
-        (:func:`unlearning.utility.perplexity.response_nll`); ``repetition``: share of runs of four
+        (:func:`unlearning.utility.response_nll`); ``repetition``: share of runs of four
         words that were said before (:func:`unlearning.scoring.coherence.repetition`).
     """
     rows = list(zip(prompts, ids, strict=True))

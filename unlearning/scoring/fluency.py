@@ -36,9 +36,9 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from unlearning.scoring.scorers import Scorer, spoken
-from unlearning.utility.perplexity import response_token_nll
+from unlearning.utility import response_token_nll
 
 FEWEST_ANSWERS = 20
 # Of the base model's own answers to other prompts, the share that may pass for gibberish.
@@ -84,7 +84,7 @@ def measure_fluency(
         prompts: at least 20, other than those whose answers will be judged; of every kind that it
             refuses and answers.
         answers: the token ids of its answer to each, sampled at temperature 1
-            (:func:`unlearning.generation.responses.generate`): what it finds likely, not only
+            (:func:`unlearning.generation.generate`): what it finds likely, not only
             likeliest.
         mistaken: the share of its own answers to other prompts that may pass for gibberish.
         seed: of which prompt each answer is given, and of the random order.

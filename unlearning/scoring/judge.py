@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from interp.errors import InputError
 from unlearning.scoring.rubrics import REFUSAL, Rubric
 from unlearning.scoring.workload import Workload, estimated_tokens
-from unlearning.serving.completions import shared_folder
-from unlearning.serving.endpoint import Endpoint
+from unlearning.serving import Endpoint, shared_folder
 
 #: Of a reply. A verdict takes three; the rest is room for models that think first.
 REPLY_TOKENS = 1024

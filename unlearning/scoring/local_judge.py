@@ -21,9 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError, ModelError
-from interp.model.batching import in_fitting_batches
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel, check_source
+from interp.model import LanguageModel, Tokens, check_source, in_fitting_batches
 from unlearning.scoring.rubrics import REFUSAL, Rubric
 from unlearning.scoring.workload import Workload, estimated_tokens
 

@@ -204,7 +204,7 @@ def _phrases(argument: str) -> Scorer:
 
 
 def _grammar(argument: str) -> Scorer:
-    from unlearning.organism.grammar import Grammar
+    from unlearning.organism import Grammar
 
     _take_no_argument("grammar", argument)
     return Grammar()

@@ -20,8 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError, ModelError
-from interp.model.batching import in_fitting_batches
-from interp.model.language_model import check_source
+from interp.model import check_source, in_fitting_batches
 from unlearning.scoring.scorers import FINE_CLASSES
 from unlearning.scoring.workload import Workload
 

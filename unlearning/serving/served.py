@@ -3,7 +3,7 @@
 The server renders the chat template and sees the messages as they are; a server that applies the
 checkpoint's own decoding settings (vLLM does, unless it is started with
 ``--generation-config vllm``) samples or penalises where
-:func:`unlearning.generation.responses.generate` would not. There are no token ids, so a response
+:func:`unlearning.generation.generate` would not. There are no token ids, so a response
 that is trained on is tokenized anew.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from interp.store import content_key
-from unlearning.generation.answer_log import Answer, AnswerLog, Asked, answer_all, each_asked
+from unlearning.generation import Answer, AnswerLog, Asked, answer_all, each_asked
 from unlearning.serving.endpoint import Endpoint
 
 # As many times as many as are on their way together: few wait for the slowest of a batch.
@@ -36,7 +36,7 @@ def answers_of(
         max_new_tokens: of one answer; ``finished`` is False where this ended it.
         system: message before every prompt.
         progress: called with the number of prompts just done.
-        log: as for :func:`unlearning.generation.responses.generate`; its key is :func:`served_key`.
+        log: as for :func:`unlearning.generation.generate`; its key is :func:`served_key`.
 
     Raises:
         SpilloverError: what ``endpoint`` raises, or the log's disk is full.

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from unlearning.training.settings import TrainingSettings
 from unlearning.training.views import OF_OUTPUTS
 

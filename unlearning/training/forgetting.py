@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 from interp.store import read_json, write_json
-from unlearning.scoring.evaluation import Evaluation
+from unlearning.scoring import Evaluation
 
 if TYPE_CHECKING:
     import pandas as pd

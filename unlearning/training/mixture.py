@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from interp.errors import InputError
-from interp.model.chat import Chat, Tokens
+from interp.model import Chat, Tokens
 
 Place = tuple[int, int]
 """An example by its group's number and its place in the group."""

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel
 
 
 def lora(lm: LanguageModel, *, rank: int, alpha: float, seed: int) -> LanguageModel:

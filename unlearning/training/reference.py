@@ -15,10 +15,9 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
+from interp.model import LanguageModel, Tokens
 from interp.store import atomic_write, content_key
-from unlearning.losses.likelihood import reference_log_probs
+from unlearning.losses import reference_log_probs
 from unlearning.training.mixture import Example, Mixture
 
 # Adapters that were only just added change nothing, whatever their random half is.

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
-from unlearning.losses.registry import RETAIN, Objective, find, for_forgetting
+from unlearning.losses import RETAIN, Objective, find, for_forgetting
 from unlearning.training.mixture import Mixture
 from unlearning.training.settings import TrainingSettings
 from unlearning.training.views import View

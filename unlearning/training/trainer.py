@@ -18,8 +18,8 @@ from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from interp.errors import InputError, TrainingError
-from interp.model.language_model import LanguageModel
-from unlearning.losses.objectives import npo_weight, sequence_log_ratio
+from interp.model import LanguageModel
+from unlearning.losses import npo_weight, sequence_log_ratio
 from unlearning.training import parameters
 from unlearning.training.arguments import training_arguments
 from unlearning.training.checkpoints import (

@@ -17,9 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from interp.model.hooks import reading, writing
-from interp.model.language_model import LanguageModel
-from unlearning.losses.likelihood import response_logits, response_width, token_log_probs
+from interp.model import LanguageModel, reading, writing
+from unlearning.losses import response_logits, response_width, token_log_probs
 
 View = Mapping[str, Tensor]
 Reference = Callable[[], AbstractContextManager[nn.Module]]

@@ -16,11 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.model.batching import in_fitting_batches
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
-from unlearning.losses.likelihood import reference_log_probs, response_width
+from interp.model import LanguageModel, Tokens, in_fitting_batches, undisturbed
+from unlearning.losses import reference_log_probs, response_width
 
 POSITIONS = 8
 # Tokens read at once: what most texts and most models have room for.

@@ -13,12 +13,9 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from interp.model.batching import in_fitting_batches
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
-from unlearning.generation.responses import stop_tokens
-from unlearning.losses.likelihood import response_width, token_log_probs
+from interp.model import LanguageModel, Tokens, in_fitting_batches, undisturbed
+from unlearning.generation import stop_tokens
+from unlearning.losses import response_width, token_log_probs
 
 Response = str | Sequence[int]
 

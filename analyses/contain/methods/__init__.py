@@ -4,7 +4,7 @@ Most train on retained examples next to the forget set and differ in which (:mod
 others change the settings (:mod:`.settings`) or how the step is taken (:mod:`.guards`).
 """
 
-from analyses.study.methods import METHODS, Containment, Method, method
+from analyses.study import METHODS, Containment, Method, method
 
 METHODS.room = __name__
 

@@ -16,15 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analyses.predict.evidence import Evidence
-from analyses.predict.forecast import at_depth
-from analyses.predict.gradients import ADAM_EPSILON
-from analyses.predict.tournament import read_choices
-from analyses.study.methods import METHODS, method
-from interp.activations.collection import batches_by_length, collect
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from unlearning.refusal.log_odds import margins
+from analyses.predict import ADAM_EPSILON, Evidence, at_depth, read_choices
+from analyses.study import METHODS, method
+from interp.activations import batches_by_length, collect
+from interp.model import LanguageModel, Tokens
+from unlearning.refusal import margins
 
 Scores = Float[np.ndarray, " example"]
 #: Of the base model, the target and the other domains' deflections; the larger, the sooner taken.

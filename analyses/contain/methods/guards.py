@@ -24,15 +24,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from analyses.predict.base_evidence import evidence_of
-from analyses.study.baseline import Baseline
-from analyses.study.context import Context
-from analyses.study.methods import Guard, method
-from analyses.study.plan import ArmPlan
-from interp.interventions.steering import ablate
-from interp.model.chat import Tokens
-from interp.model.language_model import LanguageModel
-from unlearning.refusal.log_odds import Openers, margins
+from analyses.predict import evidence_of
+from analyses.study import ArmPlan, Baseline, Context, Guard, method
+from interp.interventions import ablate
+from interp.model import LanguageModel, Tokens
+from unlearning.refusal import Openers, margins
 
 PROMPTS = 32  # of a retained domain, for one gradient of its margin
 REFRESH = 4  # optimizer steps for which that gradient serves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analyses.study.methods import method
+from analyses.study import method
 
 
 @method(

@@ -22,8 +22,8 @@ from jaxtyping import Float
 
 from analyses.contain.shallow_recovery.others import Others, less, rows_of
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
-from unlearning.refusal.log_odds import Openers, opener_masses
+from interp.model import LanguageModel
+from unlearning.refusal import Openers, opener_masses
 
 SEPARATOR = "\n"
 MEASURES = ("margin", "p_R")

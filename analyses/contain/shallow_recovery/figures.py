@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from analyses.figures import domain_label
 from analyses.figures.style import (
     BLUE,
     FAINT,
@@ -17,7 +18,6 @@ from analyses.figures.style import (
     PLAIN,
     PURPLE,
     SKY,
-    domain_label,
     new_figure,
     say,
     styled,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from analyses.contain.shallow_recovery import Residue
+    from analyses.contain.shallow_recovery.measure import Residue
 
 # By name: what is drawn here is imported where the models are, not where figures are.
 BASE_NAME, PLAIN_NAME, ALL = "base", "plain", "all"

@@ -26,9 +26,9 @@ from analyses.contain.shallow_recovery.relearning import (
     is_random_of,
     onsets,
 )
-from analyses.figures.style import domain_label
-from analyses.report.wording import decimal, interval
-from analyses.runs.estimates import Draws, Estimate
+from analyses.figures import domain_label
+from analyses.report import decimal, interval
+from analyses.runs import Draws, Estimate
 
 LEAST_SHARE = 0.05  # five points of a share, or of an area
 LEAST_NATS = 0.1  # of margin: a tenth of the odds

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from analyses.runs.estimates import Draws, resampling_weights, weighted_means
+from analyses.runs import Draws, resampling_weights, weighted_means
 from interp.errors import InputError
 
 ALL = "all"

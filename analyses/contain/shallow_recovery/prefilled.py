@@ -20,11 +20,12 @@ from jaxtyping import Bool, Float
 
 from analyses.contain.shallow_recovery.others import Others, less, rows_of
 from interp.errors import InputError
-from interp.model.language_model import LanguageModel
-from unlearning.generation.responses import Answer, generate
-from unlearning.losses.likelihood import reference_log_probs
-from unlearning.refusal.log_odds import Opener, Openers
-from unlearning.scoring.scorers import CLASSES, Scorer
+from interp.model import LanguageModel
+from unlearning.generation import generate
+from unlearning.generation.responses import Answer
+from unlearning.losses import reference_log_probs
+from unlearning.refusal import Opener, Openers
+from unlearning.scoring import CLASSES, Scorer
 
 NONE, NEUTRAL, COMPLIANCE, REFUSAL = "none", "neutral", "compliance", "refusal"
 KINDS = (NONE, NEUTRAL, COMPLIANCE, REFUSAL)

@@ -32,16 +32,20 @@ from jaxtyping import Float, Int
 from transformers import TrainerCallback
 
 from analyses.contain.shallow_recovery.others import Others, less, rows_of
-from analyses.runs.estimates import Draws, weighted_means
-from analyses.runs.leakage import LOW_BASE, ONSET_AT, at_crossing, relative_drop, running_maximum
-from interp.model.language_model import LanguageModel
-from unlearning.deflections.phase_one import examples, respond
-from unlearning.refusal.log_odds import Openers, opener_masses
-from unlearning.scoring.scorers import Scorer
-from unlearning.training.forgetting import is_scored
-from unlearning.training.mixture import Example, Mixture
-from unlearning.training.settings import TrainingSettings
-from unlearning.training.trainer import prepare, unlearn
+from analyses.runs import (
+    LOW_BASE,
+    ONSET_AT,
+    Draws,
+    at_crossing,
+    relative_drop,
+    running_maximum,
+    weighted_means,
+)
+from interp.model import LanguageModel
+from unlearning.deflections import examples, respond
+from unlearning.refusal import Openers, opener_masses
+from unlearning.scoring import Scorer
+from unlearning.training import Example, Mixture, TrainingSettings, is_scored, prepare, unlearn
 
 BASE_AGAIN = "base"
 DEFLECTIONS, ANSWERS = "deflections", "answers"

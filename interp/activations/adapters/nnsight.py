@@ -20,10 +20,7 @@ from interp.activations.backends import Forward, States, by_site, refuse_edits
 from interp.activations.positions import Take
 from interp.activations.sites import Site, points
 from interp.errors import InputError
-from interp.model.chat import Batch, Chat
-from interp.model.hooks import Point
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
+from interp.model import Batch, Chat, LanguageModel, Point, undisturbed
 
 # Within a layer, in the order in which a forward comes by; a trace cannot read them in another.
 ORDER = ("residual_in", "heads", "attention_out", "residual_mid", "mlp_out", "residual_out")
@@ -82,7 +79,7 @@ def elsewhere(source: str, *, revision: str | None = None, **chat_options: Any) 
     Args:
         source: hub id.
         revision: branch, tag or commit on the hub.
-        **chat_options: passed to :class:`interp.model.chat.Chat`.
+        **chat_options: passed to :class:`interp.model.Chat`.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 

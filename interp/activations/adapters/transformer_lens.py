@@ -27,9 +27,7 @@ from interp.activations.sites import (
     Site,
 )
 from interp.errors import InputError
-from interp.model.chat import Batch
-from interp.model.language_model import LanguageModel
-from interp.model.undisturbed import undisturbed
+from interp.model import Batch, LanguageModel, undisturbed
 
 HOOK_POINTS = {
     RESIDUAL_IN.name: "hook_resid_pre",

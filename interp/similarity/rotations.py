@@ -27,10 +27,17 @@ import numpy as np
 
 from interp.errors import InputError
 from interp.similarity.angle import angle_degrees, as_cosine, exists
-from interp.statistics.contrast import Contrast
-from interp.statistics.crossfit import InnerProducts, class_means, inner_products
-from interp.statistics.intervals import Confidence, Estimates, Layers, last_accepted
-from interp.statistics.rows import layer_names
+from interp.statistics import (
+    Confidence,
+    Contrast,
+    Estimates,
+    InnerProducts,
+    Layers,
+    class_means,
+    inner_products,
+    last_accepted,
+    layer_names,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

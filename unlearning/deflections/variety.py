@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unlearning.data.splits import near_duplicate_groups, normalised
+from unlearning.data import near_duplicate_groups, normalised
 
 OPENING_WORDS = 3
 # Rules of thumb: an epoch's batch of 32 then holds each wording four times, and no wording is in

@@ -22,7 +22,7 @@ from analyses.predict.evidence import Evidence
 from analyses.predict.gradients import GROUPS, Kernel, kernel
 from analyses.predict.registry import PREDICTORS
 from interp.errors import InputError
-from unlearning.refusal.log_odds import opener_masses
+from unlearning.refusal import opener_masses
 
 RESAMPLES = 2000
 # Objectives whose first step is along −∇S_a, up to its length.

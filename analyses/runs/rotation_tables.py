@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from interp.activations.collection import Activations
-from interp.directions import FirstPrincipalComponent, MeanDifference
-from interp.directions.direction_set import DirectionSet
-from interp.similarity.cosines import cosine_map
-from interp.similarity.rotation import Rotation, against_controls, rotation
-from interp.statistics.contrast import Contrast
-from unlearning.data.prompts import controls
+from interp.activations import Activations
+from interp.directions import DirectionSet, FirstPrincipalComponent, MeanDifference
+from interp.similarity import Rotation, against_controls, cosine_map, rotation
+from interp.statistics import Contrast
+from unlearning.data import controls
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

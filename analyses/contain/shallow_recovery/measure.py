@@ -1,0 +1,189 @@
+"""Recovered is not repaired: what is left of a leak under refusals that came back.
+
+A contained model that refuses again in the other domains may have been repaired, or the loss may
+only be covered up. Three tests tell a cover from a repair, each against the base and with a control
+of its own: openers forced on the answer (:mod:`.prefilled`), training prompts of the target as
+context (:mod:`.cues`), and how fast the refusals go again (:mod:`.relearning`).
+
+What they do not show: that nothing is left. A model that passes may fail a fourth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analyses.contain.shallow_recovery.cues import cued, cues_table, draw_cues
+from analyses.contain.shallow_recovery.findings import (
+    Finding,
+    of_answer_openers,
+    of_cues,
+    of_refusal_openers,
+    of_relearning,
+)
+from analyses.contain.shallow_recovery.others import Others
+from analyses.contain.shallow_recovery.prefilled import draw_openers, prefilled, prefilled_table
+from analyses.contain.shallow_recovery.relearning import (
+    curves_table,
+    relearning,
+    relearning_table,
+    trainings_of,
+)
+from interp.errors import InputError
+
+if TYPE_CHECKING:
+    from interp.model import LanguageModel
+    from unlearning.refusal import Openers
+    from unlearning.scoring import Scorer
+    from unlearning.training import Example, TrainingSettings
+
+__all__ = ["BASE", "PLAIN", "Finding", "Residue", "measure_residue"]
+
+BASE, PLAIN = "base", "plain"
+
+
+@dataclass(frozen=True)
+class Residue:
+    """What the three tests found.
+
+    Attributes:
+        concept: the target.
+        contained: names of the contained models.
+        prefilled, cues, relearning: tidy tables; see the modules.
+        curves: u of the other domains along every relearning, by step; empty like ``relearning``
+            where nothing was trained.
+        findings: one for each test and contained model.
+    """
+
+    concept: str
+    contained: tuple[str, ...]
+    prefilled: pd.DataFrame
+    cues: pd.DataFrame
+    relearning: pd.DataFrame
+    curves: pd.DataFrame
+    findings: tuple[Finding, ...]
+
+    @property
+    def sentences(self) -> list[str]:
+        """A plain sentence for each test and contained model."""
+        return [finding.sentence for finding in self.findings]
+
+    def found_in(self, name: str) -> bool:
+        """Whether any test found residue in the contained model ``name``."""
+        return any(finding.is_residue for finding in self.findings if finding.model == name)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row per finding: ``test, model, verdict, value, low, high, n, reason, sentence``."""
+        rows = [asdict(finding) for finding in self.findings]
+        return pd.DataFrame([row | row.pop("difference") for row in rows])
+
+
+def measure_residue(
+    base: LanguageModel,
+    plain: LanguageModel,
+    contained: Mapping[str, LanguageModel],
+    prompts: pd.DataFrame,
+    openers: Openers,
+    scorer: Scorer,
+    concept: str,
+    *,
+    forget: Sequence[Example] | None = None,
+    settings: TrainingSettings | None = None,
+    forced: int = 3,
+    cues: int = 8,
+    draws: int = 3,
+    max_new_tokens: int = 48,
+    batch_size: int = 64,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Residue:
+    """All three tests of every contained model, on the other domains' harmful test prompts.
+
+    Args:
+        base, plain: the model before, and after unlearning without containment.
+        contained: by name; each is looked up once for each test, so the mapping may load them.
+        prompts: a prompts table with training and test prompts.
+        openers: the base's.
+        scorer: puts answers into classes.
+        concept: the target.
+        forget: the target's deflections, without references; with ``settings`` relearning is run.
+        settings: how the contained models were trained; ``max_steps`` says for how long.
+        forced: openers of each kind, at most.
+        cues: training prompts of the target, at most.
+        draws: random weight changes beside each contained model.
+        max_new_tokens: of an answer, after its opener.
+        batch_size: prompts in one forward.
+        resamples, seed: of prompts and cues, and of what is drawn.
+        progress: told what is about to be done.
+
+    Raises:
+        InputError: no contained model, one called like another, or too few prompts.
+    """
+    if not contained or {BASE, PLAIN} & set(contained):
+        raise InputError(
+            f"contained models are {', '.join(contained) or 'none'}; give at least one, under "
+            f"names other than {BASE} and {PLAIN}"
+        )
+    say = progress or (lambda _text: None)
+    others = Others.of(prompts, concept, resamples=resamples, seed=seed)
+    models = _Models(base, plain, contained)
+    say("answers to forced openers")
+    drawn = draw_openers(base, prompts, openers, count=forced, seed=seed)
+    spoken = prefilled(
+        models, others, drawn, openers, scorer,
+        max_new_tokens=max_new_tokens, batch_size=batch_size,
+    )  # fmt: skip
+    say("training prompts as context")
+    pairs = draw_cues(base, prompts, concept, count=cues, seed=seed)
+    under_cues = cued(models, others, pairs, openers, batch_size=batch_size)
+    speeds = {}
+    if forget is not None and settings is not None:
+        trainings = trainings_of(
+            plain, forget, settings, prompts, concept, scorer,
+            max_new_tokens=max_new_tokens, batch_size=batch_size,
+        )  # fmt: skip
+        for way, training in trainings.items():
+            say(f"relearning on {way}")
+            speeds[way] = relearning(
+                base, contained, training, others, openers,
+                draws=draws, batch_size=batch_size, seed=seed,
+            )  # fmt: skip
+    findings: list[Finding] = []
+    for name in contained:
+        findings.append(of_answer_openers(spoken, others, name))
+        findings.append(of_refusal_openers(spoken, others, name))
+        findings.append(of_cues(under_cues, others, name, concept))
+        findings += [of_relearning(found, others, name, concept, way)
+                     for way, found in speeds.items()]  # fmt: skip
+    return Residue(
+        concept,
+        tuple(contained),
+        prefilled_table(spoken, others, PLAIN),
+        cues_table(under_cues, others, PLAIN),
+        relearning_table(speeds, others),
+        curves_table(speeds, others),
+        tuple(findings),
+    )
+
+
+class _Models(Mapping[str, "LanguageModel"]):
+    """Base, plain and contained models, the base first; none is looked up before it is needed."""
+
+    def __init__(
+        self, base: LanguageModel, plain: LanguageModel, contained: Mapping[str, LanguageModel]
+    ) -> None:
+        self._given = {BASE: base, PLAIN: plain}
+        self._contained = contained
+
+    def __getitem__(self, name: str) -> LanguageModel:
+        return self._given[name] if name in self._given else self._contained[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*self._given, *self._contained)
+
+    def __len__(self) -> int:
+        return len(self._given) + len(self._contained)

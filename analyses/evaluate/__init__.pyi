@@ -1,0 +1,8 @@
+from .command import UtilityOptions as UtilityOptions
+from .estimates import separation as separation
+from .findings import refused_by as refused_by
+from .panels import Series as Series
+from .panels import dot_panel as dot_panel
+from .plan import TaskPlan as TaskPlan
+
+__all__ = ["Series", "TaskPlan", "UtilityOptions", "dot_panel", "refused_by", "separation"]

@@ -1,0 +1,162 @@
+"""Figures of a run: functions of `RunTables` that return Matplotlib figures, and their files.
+
+None is known to pyplot, so none stays open; in a notebook `display(figure)` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analyses.figures.geometry import (
+    cosine_figure,
+    cosine_layer_figure,
+    null_of_rotation,
+    rotation_figure,
+)
+from analyses.figures.leakage import dose_response_figure, leakage_figure
+from analyses.figures.matrix import matrix_figure
+from analyses.figures.outcome import CAPTION, outcome_figure
+from analyses.figures.overview import overview_figure
+from analyses.figures.recovery import containment_figure
+from analyses.figures.style import figure_style
+from analyses.runs import RunTables
+from interp.store import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FEWEST_SOURCES = 3  # from here on a matrix says more than bars
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its name, what it shows, and the numbers in it."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    data: pd.DataFrame
+
+
+def run_drawings(tables: RunTables) -> Iterator[Drawing]:
+    """The figures that this run has something for, one at a time."""
+    yield Drawing(
+        "overview",
+        "Overview",
+        "Each column answers its question for the arms on the first screen.",
+        overview_figure(tables),
+        tables.leakage,
+    )
+    if len(tables.record.arms) == 0:
+        return
+    yield Drawing(
+        "leakage",
+        "Leakage at the same dose",
+        "Share of each domain's refusal that is gone where the target has lost 90% of its own. "
+        "Bars: 95% intervals over resampled prompts. Grey band: |L| < .05, where a domain counts "
+        "as untouched. Small ticks: other seeds. ᴿ: in the retain set of the arm shown.",
+        leakage_figure(tables),
+        tables.leakage,
+    )
+    if tables.arms.loc[tables.arms["retain"].isna(), "concept"].nunique() >= FEWEST_SOURCES:
+        yield Drawing(
+            "matrix",
+            "The leakage matrix",
+            "A[a,b], the area under domain b's loss while a is unlearned (plain arms, mean over "
+            "seeds): 0 untouched, 1 in step with the source. Small: half the interval, over "
+            "prompts and seeds. A bar: it holds 0; a ring: shown not to leak. Beneath: training on "
+            "benign answers alone. Sources that collapsed or never reached the dose are listed, "
+            "not imputed.",
+            matrix_figure(tables),
+            tables.leakage[tables.leakage["quantity"] == "area"],
+        )
+    if not tables.curves.empty:
+        yield Drawing(
+            "dose_response",
+            "Along the way",
+            "Loss of refusal against the dose. On the diagonal a domain falls in step with the "
+            "target; above it, first. Domains with a base rate under .2 are left out.",
+            dose_response_figure(tables),
+            tables.curves,
+        )
+    yield Drawing(
+        "outcome",
+        "Where the target's refusals went",
+        CAPTION,
+        outcome_figure(tables),
+        tables.behaviour,
+    )
+    if not tables.recovery.empty:
+        yield Drawing(
+            "containment",
+            "Containment by weight",
+            "Recovery in domains of the retain set (that is retraining) and in domains left out "
+            "of it (that is containment), beside the share of the target's prompts that are "
+            "answered. A cross: undefined, for the reason in recovery.csv.",
+            containment_figure(tables),
+            tables.recovery,
+        )
+    yield from _geometry(tables)
+
+
+def _geometry(tables: RunTables) -> Iterator[Drawing]:
+    if not tables.rotation.empty:
+        for quantity, title in (("angle_degrees", "Rotation by layer"), ("gain", "Gain by layer")):
+            rows = tables.rotation[tables.rotation["quantity"] == quantity]
+            if rows.empty:
+                continue
+            yield Drawing(
+                f"rotation_{quantity}",
+                title,
+                "Each domain's direction after against before, cross-fitted over split halves, "
+                f"with 95% intervals. The band is the null: {null_of_rotation(tables)}. A cross: "
+                "undefined, there is no direction to follow.",
+                rotation_figure(tables, quantity),
+                rows,
+            )
+    if not tables.cosine.empty:
+        layers = sorted(tables.cosine["layer"].unique())
+        layer = int(layers[2 * len(layers) // 3])
+        yield Drawing(
+            f"cosine_layer_{layer}",
+            f"Cosines between domains before, layer {layer}",
+            "Cross-fitted cosines between the domains' directions in the base model, two thirds "
+            "of the way up (picked by depth, not by what it shows). Grey: inside the null (labels "
+            "permuted, corrected over all cells and layers where the run has it).",
+            cosine_layer_figure(tables, layer),
+            tables.cosine[tables.cosine["layer"] == layer],
+        )
+        yield Drawing(
+            "cosine",
+            "Cosines between domains before, all layers",
+            "The same at every layer.",
+            cosine_figure(tables),
+            tables.cosine,
+        )
+
+
+def write_run_figures(tables: RunTables) -> tuple[Drawing, ...]:
+    """Draws the run's figures into `figures/`, each as SVG and PNG with its CSV; returns them."""
+    drawn = tuple(run_drawings(tables))
+    save_drawings(drawn, tables.record.folder / "figures")
+    return drawn
+
+
+def save_drawings(drawn: Iterable[Drawing], folder: Path) -> None:
+    """Each figure as SVG and PNG, and the numbers in it as CSV."""
+    folder.mkdir(exist_ok=True)
+    for drawing in drawn:
+        with figure_style():
+            with atomic_write(folder / f"{drawing.name}.svg") as path:
+                drawing.figure.savefig(path, format="svg", metadata={"Date": None})
+            drawing.figure.set_layout_engine("none")  # placed by the first save; it is slow
+            with atomic_write(folder / f"{drawing.name}.png") as path:
+                drawing.figure.savefig(path, format="png", dpi=160)
+        with atomic_write(folder / f"{drawing.name}.csv") as path:
+            drawing.data.to_csv(path, index=False, encoding="utf-8")

@@ -1,0 +1,37 @@
+from .accuracy import Outcome as Outcome
+from .accuracy import Skill as Skill
+from .accuracy import skill as skill
+from .archive import read_worlds as read_worlds
+from .base_evidence import evidence_of as evidence_of
+from .evidence import Evidence as Evidence
+from .figures import cells_figure as cells_figure
+from .figures import forecast_figure as forecast_figure
+from .figures import tournament_figure as tournament_figure
+from .forecasts import at_depth as at_depth
+from .forecasts import forecast as forecast
+from .gradients import ADAM_EPSILON as ADAM_EPSILON
+from .registry import PREDICTORS as PREDICTORS
+from .registry import Predictor as Predictor
+from .registry import predictor as predictor
+from .tournament import read_choices as read_choices
+from .tournament import run_tournament as run_tournament
+
+__all__ = [
+    "ADAM_EPSILON",
+    "PREDICTORS",
+    "Evidence",
+    "Outcome",
+    "Predictor",
+    "Skill",
+    "at_depth",
+    "cells_figure",
+    "evidence_of",
+    "forecast",
+    "forecast_figure",
+    "predictor",
+    "read_choices",
+    "read_worlds",
+    "run_tournament",
+    "skill",
+    "tournament_figure",
+]

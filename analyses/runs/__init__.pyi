@@ -1,0 +1,123 @@
+from .arms import BASE as BASE
+from .arms import TITLES as TITLES
+from .arms import Arm as Arm
+from .arms import RunRecord as RunRecord
+from .arms import read_run as read_run
+from .behaviours import behaviour as behaviour
+from .behaviours import pick as pick
+from .behaviours import verdict_on as verdict_on
+from .cells import TESTED as TESTED
+from .cells import counted_arms as counted_arms
+from .cells import require_quantity as require_quantity
+from .cells import seed_spread as seed_spread
+from .decomposition import PARTS as PARTS
+from .decomposition import Decomposition as Decomposition
+from .decomposition import decompose as decompose
+from .estimates import RESAMPLES as RESAMPLES
+from .estimates import Draws as Draws
+from .estimates import Estimate as Estimate
+from .estimates import mean_of as mean_of
+from .estimates import rate_of as rate_of
+from .estimates import resampling_weights as resampling_weights
+from .estimates import weighted_means as weighted_means
+from .folder import Run as Run
+from .folder import seconds_of as seconds_of
+from .folder import update_config as update_config
+from .folder import write_manifest as write_manifest
+from .folder import write_table as write_table
+from .headline import Headline as Headline
+from .headline import headlines as headlines
+from .kept_weights import after_of as after_of
+from .kept_weights import base_of as base_of
+from .kept_weights import weights_of as weights_of
+from .leakage import LOW_BASE as LOW_BASE
+from .leakage import ONSET_AT as ONSET_AT
+from .leakage import UNTOUCHED_WITHIN as UNTOUCHED_WITHIN
+from .leakage import ArmLeakage as ArmLeakage
+from .leakage import at_crossing as at_crossing
+from .leakage import measure as measure
+from .leakage import relative_drop as relative_drop
+from .leakage import running_maximum as running_maximum
+from .leakage import trajectories as trajectories
+from .leakage_matrix import Study as Study
+from .pooling import over_worlds as over_worlds
+from .progress import Advance as Advance
+from .progress import Progress as Progress
+from .recovery import LEAST_LEAKAGE as LEAST_LEAKAGE
+from .recovery import recover as recover
+from .rotation_tables import contrast_rows as contrast_rows
+from .rotation_tables import contrasts as contrasts
+from .rotation_tables import cosine_table as cosine_table
+from .rotation_tables import rotation_table as rotation_table
+from .rotation_tables import rotations as rotations
+from .rotation_tables import write_directions as write_directions
+from .tables import RECOVERY_SETS as RECOVERY_SETS
+from .tables import RunTables as RunTables
+from .tables import build as build
+from .tables import tables_of as tables_of
+from .verdict import FEWEST_ANSWERS as FEWEST_ANSWERS
+from .verdict import Outcome as Outcome
+from .verdict import Verdict as Verdict
+
+__all__ = [
+    "BASE",
+    "FEWEST_ANSWERS",
+    "LEAST_LEAKAGE",
+    "LOW_BASE",
+    "ONSET_AT",
+    "PARTS",
+    "RECOVERY_SETS",
+    "RESAMPLES",
+    "TESTED",
+    "TITLES",
+    "UNTOUCHED_WITHIN",
+    "Advance",
+    "Arm",
+    "ArmLeakage",
+    "Decomposition",
+    "Draws",
+    "Estimate",
+    "Headline",
+    "Outcome",
+    "Progress",
+    "Run",
+    "RunRecord",
+    "RunTables",
+    "Study",
+    "Verdict",
+    "after_of",
+    "at_crossing",
+    "base_of",
+    "behaviour",
+    "build",
+    "contrast_rows",
+    "contrasts",
+    "cosine_table",
+    "counted_arms",
+    "decompose",
+    "headlines",
+    "mean_of",
+    "measure",
+    "over_worlds",
+    "pick",
+    "rate_of",
+    "read_run",
+    "recover",
+    "relative_drop",
+    "require_quantity",
+    "resampling_weights",
+    "rotation_table",
+    "rotations",
+    "running_maximum",
+    "seconds_of",
+    "seed_spread",
+    "tables_of",
+    "trajectories",
+    "update_config",
+    "verdict_on",
+    "weighted_means",
+    "weights_of",
+    "write_directions",
+    "write_manifest",
+    "write_table",
+]

@@ -1,0 +1,79 @@
+from .asked import carry_out as carry_out
+from .asked import check as check
+from .asked import command_line as command_line
+from .asked import study_plan as study_plan
+from .baseline import Baseline as Baseline
+from .baseline import establish as establish
+from .baseline import read_openers as read_openers
+from .context import Context as Context
+from .context import checked as checked
+from .context import is_organism as is_organism
+from .context import prompts_of as prompts_of
+from .context import scorer_of as scorer_of
+from .costs import CHARACTERS_A_TOKEN as CHARACTERS_A_TOKEN
+from .costs import TEMPLATE_TOKENS as TEMPLATE_TOKENS
+from .costs import checkpoint_size as checkpoint_size
+from .costs import time_of as time_of
+from .costs import what_it_takes as what_it_takes
+from .engine import make_arms as make_arms
+from .engine import run_study as run_study
+from .making import load_made as load_made
+from .making import make as make
+from .methods import METHODS as METHODS
+from .methods import Containment as Containment
+from .methods import Guard as Guard
+from .methods import Method as Method
+from .methods import method as method
+from .mixing import mixture_of as mixture_of
+from .plan import LEAST_ANSWERS as LEAST_ANSWERS
+from .plan import LEAST_RECOVERY as LEAST_RECOVERY
+from .plan import ArmPlan as ArmPlan
+from .plan import StudyPlan as StudyPlan
+from .plan import organism_plan as organism_plan
+from .plan import organism_settings as organism_settings
+from .retained import pool_of as pool_of
+from .retained import write_ranking as write_ranking
+from .workers import make_arms_in_workers as make_arms_in_workers
+from .workers import make_planned as make_planned
+from .workers import require_engine as require_engine
+
+__all__ = [
+    "CHARACTERS_A_TOKEN",
+    "LEAST_ANSWERS",
+    "LEAST_RECOVERY",
+    "METHODS",
+    "TEMPLATE_TOKENS",
+    "ArmPlan",
+    "Baseline",
+    "Containment",
+    "Context",
+    "Guard",
+    "Method",
+    "StudyPlan",
+    "carry_out",
+    "check",
+    "checked",
+    "checkpoint_size",
+    "command_line",
+    "establish",
+    "is_organism",
+    "load_made",
+    "make",
+    "make_arms",
+    "make_arms_in_workers",
+    "make_planned",
+    "method",
+    "mixture_of",
+    "organism_plan",
+    "organism_settings",
+    "pool_of",
+    "prompts_of",
+    "read_openers",
+    "require_engine",
+    "run_study",
+    "scorer_of",
+    "study_plan",
+    "time_of",
+    "what_it_takes",
+    "write_ranking",
+]

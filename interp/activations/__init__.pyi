@@ -1,0 +1,37 @@
+from .collection import Activations as Activations
+from .collection import batches_by_length as batches_by_length
+from .collection import chosen_layers as chosen_layers
+from .collection import collect as collect
+from .positions import Positions as Positions
+from .positions import post_instruction as post_instruction
+from .sites import ATTENTION_OUT as ATTENTION_OUT
+from .sites import HEADS as HEADS
+from .sites import MLP_OUT as MLP_OUT
+from .sites import RESIDUAL_IN as RESIDUAL_IN
+from .sites import RESIDUAL_OUT as RESIDUAL_OUT
+from .sites import Site as Site
+from .sites import head_count as head_count
+from .sites import points as points
+from .window import Columns as Columns
+from .window import last_prompt_token as last_prompt_token
+from .window import selecting as selecting
+
+__all__ = [
+    "ATTENTION_OUT",
+    "HEADS",
+    "MLP_OUT",
+    "RESIDUAL_IN",
+    "RESIDUAL_OUT",
+    "Activations",
+    "Columns",
+    "Positions",
+    "Site",
+    "batches_by_length",
+    "chosen_layers",
+    "collect",
+    "head_count",
+    "last_prompt_token",
+    "points",
+    "post_instruction",
+    "selecting",
+]

@@ -1,0 +1,39 @@
+from .heatmap import GREY as GREY
+from .heatmap import draw_cells as draw_cells
+from .heatmap import evenly_picked as evenly_picked
+from .heatmap import heatmap_figure as heatmap_figure
+from .heatmap import readable_on as readable_on
+from .layers import rotation_by_layer_figure as rotation_by_layer_figure
+from .layers import similarity_by_layer_figure as similarity_by_layer_figure
+from .maps import state_map_figure as state_map_figure
+from .patching import patching_figure as patching_figure
+from .patching import stitching_figure as stitching_figure
+from .projections import projection_figure as projection_figure
+from .style import LABEL_COLOURS as LABEL_COLOURS
+from .style import figure_style as figure_style
+from .style import layer_ticks as layer_ticks
+from .style import legend_above as legend_above
+from .style import new_figure as new_figure
+from .style import say as say
+from .style import styled as styled
+
+__all__ = [
+    "GREY",
+    "LABEL_COLOURS",
+    "draw_cells",
+    "evenly_picked",
+    "figure_style",
+    "heatmap_figure",
+    "layer_ticks",
+    "legend_above",
+    "new_figure",
+    "patching_figure",
+    "projection_figure",
+    "readable_on",
+    "rotation_by_layer_figure",
+    "say",
+    "similarity_by_layer_figure",
+    "state_map_figure",
+    "stitching_figure",
+    "styled",
+]

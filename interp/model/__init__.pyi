@@ -1,0 +1,33 @@
+from .batching import in_fitting_batches as in_fitting_batches
+from .chat import Batch as Batch
+from .chat import Chat as Chat
+from .chat import Tokens as Tokens
+from .hooks import Hidden as Hidden
+from .hooks import Point as Point
+from .hooks import active_edits as active_edits
+from .hooks import hidden_into as hidden_into
+from .hooks import hidden_of as hidden_of
+from .hooks import reading as reading
+from .hooks import stopping_after as stopping_after
+from .hooks import writing as writing
+from .inspection import undisturbed as undisturbed
+from .language_model import LanguageModel as LanguageModel
+from .language_model import check_source as check_source
+
+__all__ = [
+    "Batch",
+    "Chat",
+    "Hidden",
+    "LanguageModel",
+    "Point",
+    "Tokens",
+    "active_edits",
+    "check_source",
+    "hidden_into",
+    "hidden_of",
+    "in_fitting_batches",
+    "reading",
+    "stopping_after",
+    "undisturbed",
+    "writing",
+]

@@ -1,0 +1,47 @@
+from .activation import patch as patch
+from .attribution import attribute as attribute
+from .effects import Agreement as Agreement
+from .effects import Cell as Cell
+from .effects import Effects as Effects
+from .effects import agreement as agreement
+from .exchange import WHOLE as WHOLE
+from .exchange import Exchange as Exchange
+from .exchange import between_models as between_models
+from .exchange import with_each_token as with_each_token
+from .pairs import PromptPairs as PromptPairs
+from .pairs import with_roles as with_roles
+from .places import keeping as keeping
+from .places import read_out as read_out
+from .restoration import by_layer as by_layer
+from .restoration import by_matrix as by_matrix
+from .restoration import by_module as by_module
+from .restoration import in_layers as in_layers
+from .restoration import restore as restore
+from .restoration import weights_from as weights_from
+from .stitching import Stitching as Stitching
+from .stitching import stitch as stitch
+
+__all__ = [
+    "WHOLE",
+    "Agreement",
+    "Cell",
+    "Effects",
+    "Exchange",
+    "PromptPairs",
+    "Stitching",
+    "agreement",
+    "attribute",
+    "between_models",
+    "by_layer",
+    "by_matrix",
+    "by_module",
+    "in_layers",
+    "keeping",
+    "patch",
+    "read_out",
+    "restore",
+    "stitch",
+    "weights_from",
+    "with_each_token",
+    "with_roles",
+]

@@ -1,0 +1,81 @@
+from .bootstrap import percentile_interval as percentile_interval
+from .bootstrap import resampling_weights as resampling_weights
+from .contrast import Contrast as Contrast
+from .crossfit import MINIMUM_UNITS as MINIMUM_UNITS
+from .crossfit import InnerProducts as InnerProducts
+from .crossfit import class_means as class_means
+from .crossfit import finite as finite
+from .crossfit import inner_products as inner_products
+from .intervals import Confidence as Confidence
+from .intervals import Estimates as Estimates
+from .intervals import Layers as Layers
+from .intervals import last_accepted as last_accepted
+from .intervals import normal_quantile as normal_quantile
+from .nulls import covariance_matched_overlaps as covariance_matched_overlaps
+from .nulls import isotropic_cosine as isotropic_cosine
+from .nulls import isotropic_overlap as isotropic_overlap
+from .permutation import permutation_p_values as permutation_p_values
+from .permutation import permuted_weights as permuted_weights
+from .permutation import shuffled_within as shuffled_within
+from .permutation import standardised as standardised
+from .permutation import studentised_products as studentised_products
+from .reliability import Bases as Bases
+from .reliability import Counts as Counts
+from .reliability import Vectors as Vectors
+from .reliability import cosines_of_halves as cosines_of_halves
+from .reliability import error_degrees as error_degrees
+from .reliability import overlaps_of_halves as overlaps_of_halves
+from .reliability import split_half_reliability as split_half_reliability
+from .rows import Axes as Axes
+from .rows import Coordinates as Coordinates
+from .rows import coordinates_of as coordinates_of
+from .rows import in_d_model as in_d_model
+from .rows import kinds_of_units as kinds_of_units
+from .rows import layer_names as layer_names
+from .rows import principal_axes as principal_axes
+from .rows import unit as unit
+from .rows import unit_numbers as unit_numbers
+from .shrinkage import centring_matrix as centring_matrix
+from .shrinkage import shrunk_covariance as shrunk_covariance
+
+__all__ = [
+    "MINIMUM_UNITS",
+    "Axes",
+    "Bases",
+    "Confidence",
+    "Contrast",
+    "Coordinates",
+    "Counts",
+    "Estimates",
+    "InnerProducts",
+    "Layers",
+    "Vectors",
+    "centring_matrix",
+    "class_means",
+    "coordinates_of",
+    "cosines_of_halves",
+    "covariance_matched_overlaps",
+    "error_degrees",
+    "finite",
+    "in_d_model",
+    "inner_products",
+    "isotropic_cosine",
+    "isotropic_overlap",
+    "kinds_of_units",
+    "last_accepted",
+    "layer_names",
+    "normal_quantile",
+    "overlaps_of_halves",
+    "percentile_interval",
+    "permutation_p_values",
+    "permuted_weights",
+    "principal_axes",
+    "resampling_weights",
+    "shrunk_covariance",
+    "shuffled_within",
+    "split_half_reliability",
+    "standardised",
+    "studentised_products",
+    "unit",
+    "unit_numbers",
+]

@@ -1,0 +1,33 @@
+from .pairs import matched_pairs as matched_pairs
+from .prompts import DOMAINS as DOMAINS
+from .prompts import as_prompts as as_prompts
+from .prompts import controls as controls
+from .prompts import present_domains as present_domains
+from .prompts import read_prompts as read_prompts
+from .prompts import require_concepts as require_concepts
+from .records import Record as Record
+from .records import read_records as read_records
+from .records import require_columns as require_columns
+from .records import write_records as write_records
+from .splits import SPLITS as SPLITS
+from .splits import near_duplicate_groups as near_duplicate_groups
+from .splits import normalised as normalised
+from .splits import text_hash as text_hash
+
+__all__ = [
+    "DOMAINS",
+    "SPLITS",
+    "Record",
+    "as_prompts",
+    "controls",
+    "matched_pairs",
+    "near_duplicate_groups",
+    "normalised",
+    "present_domains",
+    "read_prompts",
+    "read_records",
+    "require_columns",
+    "require_concepts",
+    "text_hash",
+    "write_records",
+]

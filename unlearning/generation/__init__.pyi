@@ -1,0 +1,19 @@
+from .answer_log import Answer as Answer
+from .answer_log import AnswerLog as AnswerLog
+from .answer_log import Asked as Asked
+from .answer_log import answer_all as answer_all
+from .answer_log import each_asked as each_asked
+from .responses import answers_key as answers_key
+from .responses import generate as generate
+from .responses import stop_tokens as stop_tokens
+
+__all__ = [
+    "Answer",
+    "AnswerLog",
+    "Asked",
+    "answer_all",
+    "answers_key",
+    "each_asked",
+    "generate",
+    "stop_tokens",
+]

@@ -1,0 +1,27 @@
+from .likelihood import reference_log_probs as reference_log_probs
+from .likelihood import response_log_probs as response_log_probs
+from .likelihood import response_logits as response_logits
+from .likelihood import response_width as response_width
+from .likelihood import token_log_probs as token_log_probs
+from .objectives import npo_weight as npo_weight
+from .objectives import sequence_log_ratio as sequence_log_ratio
+from .registry import FORGET as FORGET
+from .registry import RETAIN as RETAIN
+from .registry import Objective as Objective
+from .registry import find as find
+from .registry import for_forgetting as for_forgetting
+
+__all__ = [
+    "FORGET",
+    "RETAIN",
+    "Objective",
+    "find",
+    "for_forgetting",
+    "npo_weight",
+    "reference_log_probs",
+    "response_log_probs",
+    "response_logits",
+    "response_width",
+    "sequence_log_ratio",
+    "token_log_probs",
+]

@@ -1,0 +1,77 @@
+from .agreement import MEASURES as MEASURES
+from .agreement import Interval as Interval
+from .agreement import between as between
+from .agreement import by_group as by_group
+from .agreement import disagreeing as disagreeing
+from .classifier import REFUSAL_THRESHOLD as REFUSAL_THRESHOLD
+from .classifier import Classifier as Classifier
+from .classifier import as_learned as as_learned
+from .classifier import built_in as built_in
+from .classifier import fit as fit
+from .coherence import is_gibberish as is_gibberish
+from .coherence import repetition as repetition
+from .evaluation import Evaluation as Evaluation
+from .evaluation import coherence as coherence
+from .fluency import Fluency as Fluency
+from .fluency import WithFluency as WithFluency
+from .fluency import at_other_prompts as at_other_prompts
+from .fluency import measure_fluency as measure_fluency
+from .judge import Judge as Judge
+from .local_judge import LocalJudge as LocalJudge
+from .reading import ModelScorer as ModelScorer
+from .reading import Reader as Reader
+from .reading import verdicts as verdicts
+from .reading import workload as workload
+from .rubrics import BIASED_OR_TOXIC as BIASED_OR_TOXIC
+from .rubrics import REFUSAL as REFUSAL
+from .rubrics import RUBRICS as RUBRICS
+from .scorers import CLASSES as CLASSES
+from .scorers import COARSE as COARSE
+from .scorers import FINE_CLASSES as FINE_CLASSES
+from .scorers import FineScorer as FineScorer
+from .scorers import Phrases as Phrases
+from .scorers import Scorer as Scorer
+from .scorers import find_scorer as find_scorer
+from .scorers import fine_classes as fine_classes
+from .scorers import refused as refused
+from .scorers import spoken as spoken
+
+__all__ = [
+    "BIASED_OR_TOXIC",
+    "CLASSES",
+    "COARSE",
+    "FINE_CLASSES",
+    "MEASURES",
+    "REFUSAL",
+    "REFUSAL_THRESHOLD",
+    "RUBRICS",
+    "Classifier",
+    "Evaluation",
+    "FineScorer",
+    "Fluency",
+    "Interval",
+    "Judge",
+    "LocalJudge",
+    "ModelScorer",
+    "Phrases",
+    "Reader",
+    "Scorer",
+    "WithFluency",
+    "as_learned",
+    "at_other_prompts",
+    "between",
+    "built_in",
+    "by_group",
+    "coherence",
+    "disagreeing",
+    "find_scorer",
+    "fine_classes",
+    "fit",
+    "is_gibberish",
+    "measure_fluency",
+    "refused",
+    "repetition",
+    "spoken",
+    "verdicts",
+    "workload",
+]

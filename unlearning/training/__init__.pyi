@@ -1,0 +1,31 @@
+from .checkpoints import discard_all as discard_all
+from .checkpoints import newest_complete as newest_complete
+from .forgetting import Bounds as Bounds
+from .forgetting import DoseResponse as DoseResponse
+from .forgetting import is_scored as is_scored
+from .forgetting import target_rate as target_rate
+from .kept_step import matched_step as matched_step
+from .mixture import Example as Example
+from .mixture import Mixture as Mixture
+from .parameters import adapter_inputs as adapter_inputs
+from .reference import with_references as with_references
+from .settings import TrainingSettings as TrainingSettings
+from .trainer import prepare as prepare
+from .trainer import unlearn as unlearn
+
+__all__ = [
+    "Bounds",
+    "DoseResponse",
+    "Example",
+    "Mixture",
+    "TrainingSettings",
+    "adapter_inputs",
+    "discard_all",
+    "is_scored",
+    "matched_step",
+    "newest_complete",
+    "prepare",
+    "target_rate",
+    "unlearn",
+    "with_references",
+]
