@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 ENTRIES = re.compile(r"\{([\w.]+):(\w+)\}")
 
 
+EstimatorName = Annotated[
+    str,
+    typer.Option(
+        "--estimator",
+        help="Estimator of the directions that arms keep: {interp.directions:estimator}.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """How a model is loaded and spoken to."""
@@ -120,9 +129,9 @@ class TrainingOptions:
         """``own`` (the model's settings) with what was asked for in its place."""
         from dataclasses import replace
 
-        from unlearning.losses import FORGET, find
+        from unlearning.losses import FORGET
 
-        find(FORGET, self.objective)
+        FORGET.find(self.objective)
         options = dict(own.options) if self.objective == own.objective else {}
         options |= _named(self.option, "--option")
         if self.beta is not None:

@@ -222,7 +222,7 @@ def test_r3_is_the_predictors() -> None:
         for d, one in states.items()
     }
     evidence = SimpleNamespace(contrasts=contrasts, lm=SimpleNamespace(n_layers=3))
-    expected = first_component.predict(cast(Any, evidence))
+    expected = first_component(cast(Any, evidence))
     for layer in range(3):
         found = entanglement({d: one[:, layer] for d, one in states.items()}, permutations=2)
         assert np.allclose(found.cosine, expected[f"uncentred, layer {layer}"])

@@ -16,7 +16,6 @@ from unlearning.losses import (
     FORGET,
     RETAIN,
     Objective,
-    find,
     objectives,
     retain,
     sequence_log_ratio,
@@ -201,9 +200,9 @@ def test_the_built_in_losses() -> None:
 
 def test_a_loss_is_found_although_nothing_imported_it() -> None:
     program = """
-from unlearning.losses.registry import FORGET, RETAIN, find
+from unlearning.losses.registry import FORGET, RETAIN
 assert not FORGET and not RETAIN
-print(find(RETAIN, "kl").needs, find(FORGET, "rmu").options)
+print(RETAIN.find("kl").needs, FORGET.find("rmu").options)
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ran.stdout.strip() == "('logits', 'reference_logits', 'mask') {'steering': 6.5}"
@@ -211,9 +210,9 @@ print(find(RETAIN, "kl").needs, find(FORGET, "rmu").options)
 
 def test_an_unknown_loss_is_told_the_known_ones() -> None:
     with pytest.raises(InputError, match="'nop'.*gradient_ascent.*npo.*rmu"):
-        find(FORGET, "nop")
+        FORGET.find("nop")
     with pytest.raises(InputError, match="cross_entropy.*kl"):
-        find(RETAIN, "npo")
+        RETAIN.find("npo")
 
 
 def test_the_common_case_is_one_line_in_a_notebook() -> None:
@@ -221,7 +220,7 @@ def test_the_common_case_is_one_line_in_a_notebook() -> None:
     def hinge(log_probs, reference, mask, *, margin=1.0):  # type: ignore[no-untyped-def]
         return (margin + sequence_log_ratio(log_probs, reference, mask)).relu()
 
-    one, view = find(FORGET, "hinge"), drawn_view(0)
+    one, view = FORGET.find("hinge"), drawn_view(0)
     assert one == Objective("hinge", hinge, ("log_probs", "reference", "mask"), {"margin": 1.0})
     # It is still the plain function.
     assert isinstance(hinge, types.FunctionType)
@@ -244,7 +243,7 @@ def test_a_retain_term_registers_apart_from_the_objectives() -> None:
     def stays(log_probs: Tensor, mask: Tensor) -> Tensor:
         return objectives.sequence_log_prob(log_probs, mask).square()
 
-    assert find(RETAIN, "stays").loss is stays
+    assert RETAIN.find("stays").loss is stays
     assert "stays" not in FORGET
 
 
@@ -261,7 +260,7 @@ MINE = "@objective\ndef mine(log_probs, mask): return -(log_probs * mask).sum(-1
 def test_a_cell_run_again_replaces_its_loss() -> None:
     first, second = cell(MINE), cell(MINE.replace("-(", "2 * ("))
     assert first is not second
-    assert find(FORGET, "mine").loss is second
+    assert FORGET.find("mine").loss is second
 
 
 def test_another_function_does_not_take_a_name() -> None:
@@ -270,7 +269,7 @@ def test_another_function_does_not_take_a_name() -> None:
         cell(MINE, module="elsewhere")
     with pytest.raises(InputError, match="npo is taken by unlearning.losses.objectives.npo"):
         cell(MINE.replace("mine", "npo"))
-    assert find(FORGET, "npo").loss is npo
+    assert FORGET.find("npo").loss is npo
 
 
 @pytest.mark.parametrize(
@@ -297,13 +296,13 @@ def test_a_nameless_loss_is_refused() -> None:
 
 
 def test_options_override_the_defaults() -> None:
-    sim_npo = find(FORGET, "sim_npo")
+    sim_npo = FORGET.find("sim_npo")
     assert sim_npo.validated({}) == {"beta": 4.5, "delta": 0.0}
     assert sim_npo.validated({"delta": 1}) == {"beta": 4.5, "delta": 1}
     with pytest.raises(InputError, match="sim_npo has no option gamma; expected beta, delta"):
         sim_npo.validated({"beta": 1.0, "gamma": 2.0})
     with pytest.raises(InputError, match="no option beta; expected none"):
-        find(FORGET, "gradient_ascent").validated({"beta": 1.0})
+        FORGET.find("gradient_ascent").validated({"beta": 1.0})
     with pytest.raises(InputError, match="beta is 'high'; expected a number"):
         sim_npo.validated({"beta": "high"})  # type: ignore[dict-item]
     assert sim_npo.options == {"beta": 4.5, "delta": 0.0}
@@ -322,4 +321,4 @@ def test_a_loss_that_reduces_over_the_batch_is_refused() -> None:
         return (log_probs * mask).mean()
 
     with pytest.raises(InputError, match="averaged returned shape \\(\\); expected.*\\(4,\\)"):
-        find(FORGET, "averaged")(drawn_view(0))
+        FORGET.find("averaged")(drawn_view(0))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.options import ModelOptions, TrainingOptions, expanded
+from analyses.options import EstimatorName, ModelOptions, TrainingOptions, expanded
 from interp.errors import InputError
 
 
@@ -36,6 +36,7 @@ def contain(
     stop_at: Annotated[float | None, typer.Option(min=0, max=1, help="Dose.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
+    estimator: EstimatorName = "mean_difference",
     workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 1,
     engine: Annotated[str, typer.Option(help="local, or ray (extra ray).")] = "local",
     residue: Annotated[
@@ -55,7 +56,7 @@ def contain(
         raise InputError("what is retained, and how, is what contain varies; see --methods")
     asked = study_plan(
         model, [concept], replace(training, retain_weight=None), chat, prompts, deflections,
-        seeds=[seed], control=False, stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
+        seeds=[seed], control=False, stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer, estimator=estimator,
     )  # fmt: skip
     settings = asked.arms[0].training
     assert settings is not None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.options import ModelOptions, TrainingOptions, expanded
+from analyses.options import EstimatorName, ModelOptions, TrainingOptions, expanded
 from interp.errors import InputError
 
 Model = Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")]
@@ -33,6 +33,7 @@ def matrix(
     stop_at: Annotated[float | None, typer.Option(min=0, max=1, help="Dose.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
     scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
+    estimator: EstimatorName = "mean_difference",
     quantity: Annotated[
         str, typer.Option(help="What is decomposed and drawn: area, L_50 or L_90.")
     ] = "area",
@@ -53,7 +54,7 @@ def matrix(
     asked = study_plan(
         model, concept, training, chat, prompts, None, seeds=range(seeds), control=control,
         objectives=_names(objectives), stop_at=stop_at, max_new_tokens=max_new_tokens,
-        scorer=scorer,
+        scorer=scorer, estimator=estimator,
     )  # fmt: skip
     carry_out(asked, out, plan, workers=workers, engine=engine)
     if plan:

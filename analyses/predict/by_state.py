@@ -34,14 +34,24 @@ def whitened_cosine(evidence: Evidence) -> Predictions:
     return _in_coordinates(evidence, whitening(np.concatenate(benign), domain))
 
 
-@predictor("causal cosine", "geometry")
+@predictor(
+    "causal cosine",
+    "geometry",
+    paper="Park et al. 2024, arXiv 2311.03658",
+    badge="faithful",
+)
 def causal_cosine(evidence: Evidence) -> Predictions:
     """The same in the causal inner product: how alike two differences move the logits."""
     head = evidence.lm.model.get_output_embeddings().weight
     return _in_coordinates(evidence, causal_coordinates(head.detach().float().cpu().numpy()))
 
 
-@predictor("PC1 (the paper's R3)", "geometry")
+@predictor(
+    "PC1 (the paper's R3)",
+    "geometry",
+    paper="Mushtaq et al. 2025, arXiv 2511.14017",
+    badge="faithful",
+)
 def first_component(evidence: Evidence) -> Predictions:
     """Mean over b's prompts of the cosine between c_a and the state h_b; directed.
 

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Float
 
 from analyses.predict.evidence import Evidence
-from interp.errors import InputError
+from interp.registry import About, Registry
 
 Predictions = Mapping[str, Float[np.ndarray, "source target"]]
+Predict = Callable[[Evidence], Predictions]
 
 
 @dataclass(frozen=True)
@@ -24,26 +25,39 @@ class Predictor:
     """One way to predict.
 
     Attributes:
-        name: as tables show it.
+        about: name as tables show it, title, paper, badge, colour.
         kind: ``kernel``, ``geometry`` or ``trivial`` (known without the model's states).
         predict: the matrix of each variant.
     """
 
-    name: str
+    about: About
     kind: str
-    predict: Callable[[Evidence], Predictions]
+    predict: Predict
+
+    @property
+    def name(self) -> str:
+        """As tables show it."""
+        return self.about.name
 
 
-PREDICTORS: dict[str, Predictor] = {}
+PREDICTORS: Registry[Predictor] = Registry("predictor", "analyses.predict", "predictor")
 
 
-def predictor(name: str, kind: str) -> Callable[[Callable[[Evidence], Predictions]], Predictor]:
-    """Register a function under ``name``; it is then in every prediction and tournament."""
+def predictor(name: str, kind: str, **about: str) -> Callable[[Predict], Predict]:
+    """Register a function under ``name``; it is then in every prediction and tournament.
 
-    def register(predict: Callable[[Evidence], Predictions]) -> Predictor:
-        if name in PREDICTORS and PREDICTORS[name].predict.__module__ != predict.__module__:
-            raise InputError(f'there is a predictor named "{name}" already; choose another name')
-        PREDICTORS[name] = Predictor(name, kind, predict)
-        return PREDICTORS[name]
+    Args:
+        name: as tables show it.
+        kind: ``kernel``, ``geometry`` or ``trivial``.
+        about: ``title, paper, badge, differs, colour`` of :class:`interp.registry.About`.
+
+    Raises:
+        InputError: another predictor has that name.
+    """
+
+    def register(predict: Predict) -> Predict:
+        described = About(name, **about)
+        PREDICTORS.add(described, Predictor(described, kind, predict), predict)
+        return predict
 
     return register

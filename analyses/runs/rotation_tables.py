@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from interp.activations import Activations
-from interp.directions import DirectionSet, FirstPrincipalComponent, MeanDifference
+from interp.directions import ESTIMATORS, DirectionSet
 from interp.similarity import Rotation, against_controls, cosine_map, rotation
 from interp.statistics import Contrast
 from unlearning.data import controls
@@ -66,13 +66,16 @@ def write_directions(
     found: Mapping[str, Contrast],
     layers: Sequence[int],
     provenance: Mapping[str, object],
+    estimator: str = "mean_difference",
 ) -> None:
-    """``directions.safetensors`` (mean differences) and ``principal_components.safetensors``."""
-    for estimator, name in (
-        (MeanDifference(resamples=0), "directions"),
-        (FirstPrincipalComponent(resamples=0), "principal_components"),
+    """``directions.safetensors`` (by the estimator of this name), and principal components."""
+    for fitting, name in (
+        (estimator, "directions"),
+        ("first_principal_component", "principal_components"),
     ):
-        fitted = DirectionSet.fitted(estimator, found, layers=layers, provenance=provenance)
+        fitted = DirectionSet.fitted(
+            ESTIMATORS.find(fitting).quick(), found, layers=layers, provenance=provenance
+        )
         fitted.save(folder / f"{name}.safetensors")
 
 

@@ -46,6 +46,7 @@ def study_plan(
     """
     from analyses.study.context import is_organism, prompts_of
     from analyses.study.plan import StudyPlan, organism_settings, parse_retain, unlearning_arms
+    from interp.directions import ESTIMATORS
     from interp.model import check_source
     from unlearning.data import present_domains, require_concepts
     from unlearning.training import TrainingSettings
@@ -54,6 +55,7 @@ def study_plan(
         plugins.use(training.objective_file)
         plugins.load_all()
     check_source(model)
+    ESTIMATORS.find(given.get("estimator") or "mean_difference")
     settings, own = organism_settings(model) if is_organism(model) else (TrainingSettings(), {})
     asked = StudyPlan(
         model,

@@ -51,6 +51,7 @@ def establish(context: Context) -> Baseline:
         context.scorer.name,
         context.scorer.version,
         plan.max_new_tokens,
+        *plan.more_inputs,
     )
     folder = run.arm(BASE)
     if run.is_done(BASE, key):
@@ -69,7 +70,8 @@ def establish(context: Context) -> Baseline:
     if not run.is_done(BASE, key):
         with context.progress.stage("base model: directions and cosines"):
             layers = range(lm.n_layers)
-            write_directions(folder, found.contrasts, layers, {"model": plan.model, "arm": BASE})
+            provenance = {"model": plan.model, "arm": BASE}
+            write_directions(folder, found.contrasts, layers, provenance, plan.estimator)
             write_table(run.folder / "cosine.parquet", cosine_table(found.contrasts, layers))
         run.finish(BASE, key)
     # Written whether or not the base was scored anew: the arms may be planned otherwise now.
@@ -167,5 +169,6 @@ def describe_study(context: Context) -> dict[str, object]:
         "controls_note": controls(context.prompts, "test").note,
         "stop_at": plan.stop_at,
         "arms": [arm.describe(plan.stop_at) for arm in plan.arms],
+        "estimator": plan.estimator,
         "plugins": [plugin.described() for plugin in plan.plugins],
     }

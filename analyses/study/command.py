@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from analyses.options import ModelOptions, TrainingOptions, expanded
+from analyses.options import EstimatorName, ModelOptions, TrainingOptions, expanded
 from analyses.study.asked import carry_out, command_line, study_plan
 from interp.errors import InputError
 
@@ -35,7 +35,8 @@ CheckpointEvery = Annotated[
 ]
 Trackers = Annotated[str, typer.Option(help="Where Trainer reports to: tensorboard, …")]
 ScorerName = Annotated[
-    str, typer.Option("--scorer", help="auto, grammar, phrases, classifier, judge:MODEL@URL, …")
+    str,
+    typer.Option("--scorer", help="auto, or one of {unlearning.scoring:scorer} (judge:MODEL@URL)."),
 ]
 
 
@@ -64,6 +65,7 @@ def study(
     control: Annotated[bool, typer.Option(help="Also train a benign-only arm, as null.")] = True,
     max_new_tokens: Tokens = None,
     scorer: ScorerName = "auto",
+    estimator: EstimatorName = "mean_difference",
     checkpoint_every: CheckpointEvery = None,
     report_to: Trackers = "none",
     plan: PlanOnly = False,
@@ -71,7 +73,7 @@ def study(
     """Unlearn refusal in one domain of any causal LM, and see what else breaks."""
     asked = study_plan(
         model, concept, training, chat, prompts, deflections, seeds=range(seeds), control=control,
-        stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
+        stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer, estimator=estimator,
         checkpoint_every=checkpoint_every, report_to=report_to,
     )  # fmt: skip
     carry_out(asked, out, plan)
@@ -96,6 +98,7 @@ def unlearn(
     ] = None,
     max_new_tokens: Tokens = None,
     scorer: ScorerName = "auto",
+    estimator: EstimatorName = "mean_difference",
     checkpoint_every: CheckpointEvery = 10,
     report_to: Trackers = "none",
     merge: Annotated[bool, typer.Option(help="Save the adapter merged into its base too.")] = False,
@@ -104,7 +107,7 @@ def unlearn(
     """Train one arm, scored along the way. The same command again goes on where it stopped."""
     asked = study_plan(
         model, [concept], training, chat, prompts, deflections, seeds=[seed], control=False,
-        stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
+        stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer, estimator=estimator,
         checkpoint_every=checkpoint_every, report_to=report_to,
         bounds=(leak_bound, utility_bound), benign_along=True,
     )  # fmt: skip
@@ -129,6 +132,7 @@ def compare(
     concept: Annotated[str | None, typer.Option(help="What was unlearned, if known.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 48,
     scorer: ScorerName = "auto",
+    estimator: EstimatorName = "mean_difference",
     plan: PlanOnly = False,
 ) -> None:
     """Everything but the training, on two models that exist already."""
@@ -140,6 +144,7 @@ def compare(
         concept=concept,
         prompts=str(prompts),
         scorer=scorer,
+        estimator=estimator,
         max_new_tokens=max_new_tokens,
         model_options=chat.for_loading(),
         command=command_line(),

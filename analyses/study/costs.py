@@ -153,11 +153,11 @@ def _holds_reference(plan: StudyPlan) -> bool:
 
 def _reads_reference(arm: ArmPlan) -> bool:
     """Whether a term needs more of the reference than log-probs, which are cached."""
-    from unlearning.losses import RETAIN, find, for_forgetting
+    from unlearning.losses import RETAIN, for_forgetting
 
     assert arm.training is not None
     terms = [for_forgetting(arm.training.objective)]
-    terms += [find(RETAIN, arm.training.retain_objective)] if arm.retain else []
+    terms += [RETAIN.find(arm.training.retain_objective)] if arm.retain else []
     return any(need in ("reference_logits", "reference_states") for t in terms for need in t.needs)
 
 

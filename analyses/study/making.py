@@ -56,7 +56,7 @@ def make(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
         plan.benign_along,
         plan.bounds,
         *pairs,
-        *(plugin.sha256 for plugin in plan.plugins),
+        *plan.more_inputs,
     )
     if run.is_done(name, key):
         context.progress.say(f"{name}: already done")
@@ -109,7 +109,7 @@ def _rotations(
     after = context.contrasts(lm, arm.name)
     layers = range(base.n_layers)
     provenance = {"model": context.plan.model, "arm": arm.name}
-    write_directions(context.run.arm(arm.name), after, layers, provenance)
+    write_directions(context.run.arm(arm.name), after, layers, provenance, context.plan.estimator)
     return rotations(baseline.contrasts, after, layers)
 
 

@@ -102,6 +102,7 @@ class StudyPlan:
         batch_size: prompts in one forward when scoring and generating.
         model_options: passed to ``LanguageModel.load``.
         command: how the user asked for it.
+        estimator: of the directions that every arm keeps.
         plugins: in use, with their sources, for whichever process makes an arm.
     """
 
@@ -122,7 +123,14 @@ class StudyPlan:
     batch_size: int = 64
     model_options: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    estimator: str = "mean_difference"
     plugins: tuple[Plugin, ...] = field(default_factory=plugins.in_use)
+
+    @property
+    def more_inputs(self) -> tuple[str, ...]:
+        """What else an arm's results depend on; nothing in a run without plug-ins or choices."""
+        chosen = () if self.estimator == "mean_difference" else (self.estimator,)
+        return (*(plugin.sha256 for plugin in self.plugins), *chosen)
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -8,11 +8,14 @@ from .principal_components import PairedPrincipalComponent as PairedPrincipalCom
 from .probe import LogisticProbe as LogisticProbe
 from .projections import Projections as Projections
 from .projections import held_out_projections as held_out_projections
+from .registry import ESTIMATORS as ESTIMATORS
+from .registry import estimator as estimator
 from .subspace import ContrastSubspace as ContrastSubspace
 from .subspace import contrast_bases as contrast_bases
 from .whitened import WhitenedMeanDifference as WhitenedMeanDifference
 
 __all__ = [
+    "ESTIMATORS",
     "ContrastSubspace",
     "DirectionSet",
     "FirstPrincipalComponent",
@@ -24,6 +27,7 @@ __all__ = [
     "WhitenedMeanDifference",
     "contrast_bases",
     "disjoint_controls",
+    "estimator",
     "held_out_projections",
     "mean_difference_weights",
 ]

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float
 
+from interp.directions.registry import estimator
 from interp.statistics import (
     Contrast,
     Counts,
@@ -21,6 +22,7 @@ from interp.statistics import (
 )
 
 
+@estimator("mean_difference", title="mean difference")
 @dataclass(kw_only=True)
 class MeanDifference:
     """Mean of the positives minus mean of the negatives (Marks and Tegmark 2023; Arditi 2024).

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float
 
+from interp.directions.registry import estimator
 from interp.errors import InputError
 from interp.statistics import (
     MINIMUM_UNITS,
@@ -26,6 +27,7 @@ from interp.statistics import (
 )
 
 
+@estimator("first_principal_component", title="first principal component")
 @dataclass(kw_only=True)
 class FirstPrincipalComponent:
     """First principal component of the positives' centred states (arXiv 2511.14017, R3).
@@ -88,6 +90,7 @@ class FirstPrincipalComponent:
         return self
 
 
+@estimator("paired_principal_component", title="first principal component of pairs")
 @dataclass(kw_only=True)
 class PairedPrincipalComponent:
     """First principal axis of the differences between twins (Zou et al., arXiv 2310.01405).

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float
 
+from interp.directions.registry import estimator
 from interp.statistics import (
     Contrast,
     Counts,
@@ -22,6 +23,7 @@ from interp.statistics import (
 )
 
 
+@estimator("logistic_probe", title="logistic probe")
 @dataclass(kw_only=True)
 class LogisticProbe:
     """Logistic regression with a squared penalty, of the label on the state.

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.directions.mean_difference import mean_difference_weights
+from interp.directions.registry import estimator
 from interp.statistics import (
     Contrast,
     Coordinates,
@@ -26,6 +27,7 @@ from interp.statistics import (
 )
 
 
+@estimator("whitened_mean_difference", title="whitened mean difference (LDA)")
 @dataclass(kw_only=True)
 class WhitenedMeanDifference:
     r""":math:`\hat\Sigma^{-1}(\mu^+ - \mu^-)` with the pooled within-label covariance.

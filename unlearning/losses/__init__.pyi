@@ -8,14 +8,12 @@ from .objectives import sequence_log_ratio as sequence_log_ratio
 from .registry import FORGET as FORGET
 from .registry import RETAIN as RETAIN
 from .registry import Objective as Objective
-from .registry import find as find
 from .registry import for_forgetting as for_forgetting
 
 __all__ = [
     "FORGET",
     "RETAIN",
     "Objective",
-    "find",
     "for_forgetting",
     "npo_weight",
     "reference_log_probs",

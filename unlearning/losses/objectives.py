@@ -55,7 +55,12 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-@objective
+@objective(
+    title="gradient ascent",
+    paper="Maini et al. 2024, arXiv 2401.06121",
+    badge="variant",
+    differs="the sum over tokens, not their mean",
+)
 def gradient_ascent(log_probs: LogProbs, mask: Mask) -> PerExample:
     """Gradient ascent on the negative log-likelihood.
 
@@ -67,7 +72,13 @@ def gradient_ascent(log_probs: LogProbs, mask: Mask) -> PerExample:
     return sequence_log_prob(log_probs, mask)
 
 
-@objective(requires_retain=True)
+@objective(
+    requires_retain=True,
+    title="gradient difference",
+    paper="Liu et al. 2022, arXiv 2203.12817",
+    badge="variant",
+    differs="as TOFU (arXiv 2401.06121) has it, with the sum over tokens",
+)
 def grad_diff(log_probs: LogProbs, mask: Mask) -> PerExample:
     """Gradient difference: gradient ascent here, descent on a retain term, which it requires.
 
@@ -80,7 +91,7 @@ def grad_diff(log_probs: LogProbs, mask: Mask) -> PerExample:
     return gradient_ascent(log_probs, mask)
 
 
-@objective
+@objective(title="NPO", paper="Zhang et al. 2024, arXiv 2404.05868", badge="faithful")
 def npo(log_probs: LogProbs, reference: LogProbs, mask: Mask, *, beta: float = 0.1) -> PerExample:
     """Negative preference optimisation: y is the losing response and there is no winner.
 
@@ -101,7 +112,7 @@ def npo_weight(
     return 2 * (beta * sequence_log_ratio(log_probs, reference, mask)).sigmoid()
 
 
-@objective
+@objective(title="SimNPO", paper="Fan et al. 2024, arXiv 2410.07163", badge="faithful")
 def sim_npo(
     log_probs: LogProbs, mask: Mask, *, beta: float = 4.5, delta: float = 0.0
 ) -> PerExample:
@@ -117,7 +128,7 @@ def sim_npo(
     return -(2 / beta) * F.logsigmoid(-beta * (response_mean(log_probs, mask) + delta))
 
 
-@objective
+@objective(title="DPO", paper="Rafailov et al. 2023, arXiv 2305.18290", badge="faithful")
 def dpo(
     log_probs: LogProbs,
     reference: LogProbs,
@@ -141,7 +152,12 @@ def dpo(
     return -F.logsigmoid(beta * (winner - loser))
 
 
-@objective
+@objective(
+    title="IDK-DPO",
+    paper="Maini et al. 2024, arXiv 2401.06121",
+    badge="variant",
+    differs="the preferred sentences are written here",
+)
 def idk_dpo(
     log_probs: LogProbs,
     reference: LogProbs,
@@ -168,7 +184,12 @@ def idk_dpo(
     )
 
 
-@objective
+@objective(
+    title="RMU",
+    paper="Li et al. 2024, arXiv 2403.03218",
+    badge="variant",
+    differs="the mean runs over the response's tokens, not over all tokens of a text",
+)
 def rmu(states: States, mask: Mask, control: Control, *, steering: float = 6.5) -> PerExample:
     """Representation misdirection: the residual stream is sent to a fixed random point.
 
@@ -183,7 +204,11 @@ def rmu(states: States, mask: Mask, control: Control, *, steering: float = 6.5) 
     return state_distance(states, steering * at_least_float32(control), mask)
 
 
-@objective
+@objective(
+    title="fine-tuning",
+    paper="Mushtaq et al. 2025, arXiv 2511.14017",
+    badge="faithful",
+)
 def fine_tuning(preferred_log_probs: LogProbs, preferred_mask: Mask) -> PerExample:
     """Cross-entropy on a compliance with the prompt: the baseline that teaches instead.
 

@@ -14,10 +14,8 @@ Who trains reads ``needs`` and supplies these quantities only.
 from __future__ import annotations
 
 import inspect
-from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
@@ -25,6 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.registry import About, Registry
 
 LogProbs = Float[Tensor, "batch token"]
 Mask = Bool[Tensor, "batch token"]
@@ -51,8 +50,6 @@ QUANTITIES: Mapping[str, str] = MappingProxyType(
 """What a loss may ask for: name, and shape and meaning. ``token`` differs between the two
 responses; every position is the one that PREDICTS a response token."""
 
-BUILT_IN = ("unlearning.losses.objectives", "unlearning.losses.retain")
-
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 
 
@@ -61,18 +58,23 @@ class Objective:
     """A registered loss.
 
     Attributes:
-        name: the function's.
+        about: name (the function's), title, paper, badge, colour.
         loss: the function.
         needs: names of the quantities it takes, in the order of its parameters.
         options: its hyperparameters and their defaults.
         requires_retain: whether it is defined only beside a retain term.
     """
 
-    name: str
+    about: About
     loss: Callable[..., PerExample]
     needs: tuple[str, ...]
     options: Mapping[str, float]
     requires_retain: bool = False
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self.about.name
 
     @property
     def on_pairs(self) -> bool:
@@ -129,22 +131,34 @@ class Objective:
         return {**self.options, **options}
 
 
-FORGET: dict[str, Objective] = {}
-RETAIN: dict[str, Objective] = {}
+FORGET: Registry[Objective] = Registry("objective", "unlearning.losses", "objective")
+RETAIN: Registry[Objective] = Registry("retain term", "unlearning.losses", "retain_term")
 
 
 @overload
-def objective(function: Loss, *, requires_retain: bool = False) -> Loss: ...
+def objective(function: Loss) -> Loss: ...
 @overload
 def objective(
-    function: None = None, *, requires_retain: bool = False
+    function: None = None,
+    *,
+    requires_retain: bool = False,
+    title: str = "",
+    paper: str = "",
+    badge: str = "",
+    differs: str = "",
+    colour: str = "",
 ) -> Callable[[Loss], Loss]: ...
 def objective(
-    function: Loss | None = None, *, requires_retain: bool = False
+    function: Loss | None = None, *, requires_retain: bool = False, **about: str
 ) -> Loss | Callable[[Loss], Loss]:
     """Register a loss for the forget set under its own name; returns the function unchanged.
 
     A notebook cell that defines it may be run again: the new definition replaces the old.
+
+    Args:
+        function: the loss.
+        requires_retain: whether it is defined only with a retain term next to it.
+        about: ``title, paper, badge, differs, colour`` of :class:`interp.registry.About`.
 
     Raises:
         InputError: a parameter is no known quantity, a hyperparameter has no numeric default, or
@@ -152,29 +166,32 @@ def objective(
     """
 
     def register(function: Loss) -> Loss:
-        _register(FORGET, function, requires_retain=requires_retain)
+        _register(FORGET, function, about, requires_retain=requires_retain)
         return function
 
     return register if function is None else register(function)
 
 
-def retain_term(function: Loss) -> Loss:
+@overload
+def retain_term(function: Loss) -> Loss: ...
+@overload
+def retain_term(
+    function: None = None,
+    *,
+    title: str = "",
+    paper: str = "",
+    badge: str = "",
+    differs: str = "",
+    colour: str = "",
+) -> Callable[[Loss], Loss]: ...
+def retain_term(function: Loss | None = None, **about: str) -> Loss | Callable[[Loss], Loss]:
     """Register a loss for the retain sets, as :func:`objective` does for the forget set."""
-    _register(RETAIN, function)
-    return function
 
+    def register(function: Loss) -> Loss:
+        _register(RETAIN, function, about)
+        return function
 
-def find(table: Mapping[str, Objective], name: str) -> Objective:
-    """The loss called ``name`` in ``FORGET`` or ``RETAIN``, the built-in ones included.
-
-    Raises:
-        InputError: there is none; lists those there are.
-    """
-    for module in BUILT_IN:
-        import_module(module)
-    if name not in table:
-        raise InputError(f"there is no loss {name!r}; expected one of {_listed(table)}")
-    return table[name]
+    return register if function is None else register(function)
 
 
 def for_forgetting(name: str) -> Objective:
@@ -183,22 +200,22 @@ def for_forgetting(name: str) -> Objective:
     Raises:
         InputError: there is none of that name; lists those there are.
     """
-    return find(ChainMap(FORGET, RETAIN), name)
+    return RETAIN[name] if name not in FORGET and name in RETAIN else FORGET.find(name)
 
 
 def _register(
-    table: dict[str, Objective], function: Callable[..., Any], *, requires_retain: bool = False
+    table: Registry[Objective],
+    function: Callable[..., Any],
+    about: Mapping[str, str],
+    *,
+    requires_retain: bool = False,
 ) -> None:
     name = function.__name__
     if not name.isidentifier():
         raise InputError(f"a loss is registered under its name, and {name} is none; use def")
-    known = table.get(name)
-    if known is not None and _origin(known.loss) != _origin(function):
-        raise InputError(
-            f"the name {name} is taken by {_origin(known.loss)}; give {_origin(function)} another"
-        )
     needs, options = _parameters(function)
-    table[name] = Objective(name, function, needs, options, requires_retain)
+    described = About(name, **about)
+    table.add(described, Objective(described, function, needs, options, requires_retain), function)
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, float]]:
@@ -224,10 +241,6 @@ def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str
             f"{function.__name__} needs nothing of a batch; expected some of {_listed(QUANTITIES)}"
         )
     return tuple(needs), options
-
-
-def _origin(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"
 
 
 def _listed(names: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from unlearning.losses.objectives import (
 from unlearning.losses.registry import Logits, LogProbs, Mask, PerExample, States, retain_term
 
 
-@retain_term
+@retain_term(title="cross-entropy", paper="Mushtaq et al. 2025, arXiv 2511.14017", badge="faithful")
 def cross_entropy(log_probs: LogProbs, mask: Mask) -> PerExample:
     """The response stays likely.
 
@@ -31,7 +31,7 @@ def cross_entropy(log_probs: LogProbs, mask: Mask) -> PerExample:
     return -sequence_log_prob(log_probs, mask)
 
 
-@retain_term
+@retain_term(title="cross-entropy per token")
 def token_mean_cross_entropy(log_probs: LogProbs, mask: Mask) -> PerExample:
     """Cross-entropy as language-model trainers take it.
 
@@ -42,7 +42,12 @@ def token_mean_cross_entropy(log_probs: LogProbs, mask: Mask) -> PerExample:
     return -response_mean(log_probs, mask)
 
 
-@retain_term
+@retain_term(
+    title="KL",
+    paper="Maini et al. 2024, arXiv 2401.06121",
+    badge="variant",
+    differs="over the response's tokens, not over all positions",
+)
 def kl(logits: Logits, reference_logits: Logits, mask: Mask) -> PerExample:
     """The whole next-token distribution stays, not only the response's likelihood.
 
@@ -62,7 +67,12 @@ def kl(logits: Logits, reference_logits: Logits, mask: Mask) -> PerExample:
     return placed.masked_scatter(mask, per_token).sum(dim=-1)
 
 
-@retain_term
+@retain_term(
+    title="feature L2",
+    paper="Li et al. 2024, arXiv 2403.03218",
+    badge="variant",
+    differs="the mean runs over the response's tokens, not over all tokens of a text",
+)
 def feature_l2(states: States, reference_states: States, mask: Mask) -> PerExample:
     """The residual stream stays where it was.
 

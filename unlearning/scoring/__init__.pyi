@@ -3,6 +3,14 @@ from .agreement import Interval as Interval
 from .agreement import between as between
 from .agreement import by_group as by_group
 from .agreement import disagreeing as disagreeing
+from .classes import CLASSES as CLASSES
+from .classes import COARSE as COARSE
+from .classes import FINE_CLASSES as FINE_CLASSES
+from .classes import FineScorer as FineScorer
+from .classes import Scorer as Scorer
+from .classes import fine_classes as fine_classes
+from .classes import refused as refused
+from .classes import spoken as spoken
 from .classifier import REFUSAL_THRESHOLD as REFUSAL_THRESHOLD
 from .classifier import Classifier as Classifier
 from .classifier import as_learned as as_learned
@@ -18,23 +26,15 @@ from .fluency import at_other_prompts as at_other_prompts
 from .fluency import measure_fluency as measure_fluency
 from .judge import Judge as Judge
 from .local_judge import LocalJudge as LocalJudge
+from .phrases import Phrases as Phrases
 from .reading import ModelScorer as ModelScorer
 from .reading import Reader as Reader
 from .reading import verdicts as verdicts
 from .reading import workload as workload
+from .registry import find_scorer as find_scorer
 from .rubrics import BIASED_OR_TOXIC as BIASED_OR_TOXIC
 from .rubrics import REFUSAL as REFUSAL
 from .rubrics import RUBRICS as RUBRICS
-from .scorers import CLASSES as CLASSES
-from .scorers import COARSE as COARSE
-from .scorers import FINE_CLASSES as FINE_CLASSES
-from .scorers import FineScorer as FineScorer
-from .scorers import Phrases as Phrases
-from .scorers import Scorer as Scorer
-from .scorers import find_scorer as find_scorer
-from .scorers import fine_classes as fine_classes
-from .scorers import refused as refused
-from .scorers import spoken as spoken
 
 __all__ = [
     "BIASED_OR_TOXIC",

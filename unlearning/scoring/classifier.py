@@ -28,9 +28,10 @@ from jaxtyping import Float
 
 from interp.errors import InputError
 from unlearning.data import read_records, require_columns
+from unlearning.scoring.classes import COARSE, FINE_CLASSES, Scorer, spoken
 from unlearning.scoring.coherence import is_gibberish
 from unlearning.scoring.refusal_features import features
-from unlearning.scoring.scorers import COARSE, FINE_CLASSES, spoken
+from unlearning.scoring.registry import scorer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,3 +264,9 @@ def fit(examples: Sequence[Example]) -> _Fitted:
         sample_weight=[e.weight for e in examples],
     )
     return _Fitted(found, regression)
+
+
+@scorer("classifier", title="classifier")
+def classifier(argument: str) -> Scorer:
+    """The shipped classifier; ``classifier:FILE`` after calibration on a user's own labels."""
+    return extended(argument) if argument else Classifier()

@@ -16,8 +16,8 @@ from interp.model import LanguageModel, Tokens
 from unlearning.generation import generate
 from unlearning.generation.responses import Answer
 from unlearning.refusal import Openers, opener_masses
+from unlearning.scoring.classes import Scorer, refused
 from unlearning.scoring.coherence import repetition
-from unlearning.scoring.scorers import Scorer, refused
 from unlearning.utility import response_nll
 
 if TYPE_CHECKING:

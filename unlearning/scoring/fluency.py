@@ -37,7 +37,7 @@ from jaxtyping import Float
 
 from interp.errors import InputError
 from interp.model import LanguageModel
-from unlearning.scoring.scorers import Scorer, spoken
+from unlearning.scoring.classes import Scorer, spoken
 from unlearning.utility import response_token_nll
 
 FEWEST_ANSWERS = 20

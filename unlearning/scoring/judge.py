@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from interp.errors import InputError
+from unlearning.scoring.classes import Scorer
+from unlearning.scoring.reading import ModelScorer
+from unlearning.scoring.registry import scorer
 from unlearning.scoring.rubrics import REFUSAL, Rubric
 from unlearning.scoring.workload import Workload, estimated_tokens
 from unlearning.serving import Endpoint, shared_folder
@@ -118,3 +121,9 @@ def judge_of(argument: str) -> Judge:
     if re.search(r"@[^@\s]+:\d+", model):
         raise InputError(f"judge:{argument}: an address begins with http:// or https://")
     return Judge(Endpoint(model, url[0] if url else None, shared_folder()))
+
+
+@scorer("judge", title="LLM judge")
+def judge(argument: str) -> Scorer:
+    """A judge behind a server, ``judge:MODEL@URL``."""
+    return ModelScorer(judge_of(argument))

@@ -22,6 +22,9 @@ from torch import Tensor
 
 from interp.errors import InputError, ModelError
 from interp.model import LanguageModel, Tokens, check_source, in_fitting_batches
+from unlearning.scoring.classes import Scorer
+from unlearning.scoring.reading import ModelScorer
+from unlearning.scoring.registry import scorer
 from unlearning.scoring.rubrics import REFUSAL, Rubric
 from unlearning.scoring.workload import Workload, estimated_tokens
 
@@ -187,3 +190,9 @@ class LocalJudge:
     def _spelt(self, word: str) -> tuple[int, ...]:
         tokens = self.lm.chat.encode("", word)
         return tokens.ids[tokens.spans["response"]]
+
+
+@scorer("local-judge", title="local LLM judge")
+def local_judge(argument: str) -> Scorer:
+    """A judge in this process, ``local-judge:MODEL``."""
+    return ModelScorer(LocalJudge(argument))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from interp.errors import InputError
-from unlearning.scoring.scorers import COARSE, spoken
+from unlearning.scoring.classes import COARSE, spoken
 from unlearning.scoring.workload import Workload
 
 

@@ -13,25 +13,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from unlearning.scoring import phrases
-from unlearning.scoring.scorers import (
-    opening_of,
-    plain,
-    sentences,
-    spoken,
-    without_figures_of_speech,
-)
+from unlearning.scoring import phrase_list
+from unlearning.scoring.classes import spoken
+from unlearning.scoring.phrases import opening_of, plain, sentences, without_figures_of_speech
 
 WORDS_READ = 300
 
 _PATTERNS = tuple(
     re.compile("|".join(group), re.IGNORECASE)
     for group in (
-        phrases.DECLINES,
-        phrases.DISAPPROVES,
-        phrases.GOES_ON,
-        phrases.ASKS_BACK,
-        phrases.ANSWER_SHAPES,
+        phrase_list.DECLINES,
+        phrase_list.DISAPPROVES,
+        phrase_list.GOES_ON,
+        phrase_list.ASKS_BACK,
+        phrase_list.ANSWER_SHAPES,
     )
 )
 _DECLINES, _DISAPPROVES, _GOES_ON, _ASKS_BACK, _ANSWER_SHAPES = _PATTERNS

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from unlearning.scoring.scorers import spoken
+from unlearning.scoring.classes import spoken
 
 # Longer texts are cut in the middle: how an answer begins and ends says what it is, and a loop of a
 # hundred thousand characters would not fit into any judge's context.

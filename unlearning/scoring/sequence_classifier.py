@@ -21,7 +21,9 @@ from torch import Tensor
 
 from interp.errors import InputError, ModelError
 from interp.model import check_source, in_fitting_batches
-from unlearning.scoring.scorers import FINE_CLASSES
+from unlearning.scoring.classes import FINE_CLASSES, Scorer
+from unlearning.scoring.reading import ModelScorer
+from unlearning.scoring.registry import scorer
 from unlearning.scoring.workload import Workload
 
 #: No more is read, whatever the model could: an answer's class does not hang on its third page.
@@ -246,3 +248,15 @@ def sequence_classifier_of(argument: str, *, with_prompt: bool = False) -> Seque
     """The classifier that ``MODEL`` or ``MODEL#LABEL`` names."""
     source, _, label = argument.partition("#")
     return SequenceClassifier(source, label or None, with_prompt)
+
+
+@scorer("sequence-classifier", title="sequence classifier")
+def sequence_classifier(argument: str) -> Scorer:
+    """Any Hugging Face classifier of responses, ``sequence-classifier:MODEL#LABEL``."""
+    return ModelScorer(sequence_classifier_of(argument))
+
+
+@scorer("pair-classifier", title="pair classifier")
+def pair_classifier(argument: str) -> Scorer:
+    """The same of prompts and responses together."""
+    return ModelScorer(sequence_classifier_of(argument, with_prompt=True))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
-from unlearning.losses import RETAIN, Objective, find, for_forgetting
+from unlearning.losses import RETAIN, Objective, for_forgetting
 from unlearning.training.mixture import Mixture
 from unlearning.training.settings import TrainingSettings
 from unlearning.training.views import View
@@ -61,7 +61,7 @@ def terms_of(settings: TrainingSettings, mixture: Mixture) -> tuple[Term, ...]:
             f"{forget.name} needs a preferred response for every forget example; "
             f"{len(unpaired)} have none ({unpaired[0]}, …): give every Example one"
         )
-    retain = find(RETAIN, settings.retain_objective)
+    retain = RETAIN.find(settings.retain_objective)
     return (
         Term(None, forget, settings.hyperparameters),
         *(Term(name, retain, retain.options, settings.adaptive) for name in mixture.retain),

@@ -1,0 +1,14 @@
+"""The model organism's grammar as a scorer."""
+
+from __future__ import annotations
+
+from unlearning.organism import Grammar
+from unlearning.scoring.classes import Scorer
+from unlearning.scoring.registry import scorer, take_no_argument
+
+
+@scorer("grammar", title="grammar")
+def grammar(argument: str) -> Scorer:
+    """An organism's responses, exactly."""
+    take_no_argument("grammar", argument)
+    return Grammar()
