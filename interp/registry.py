@@ -85,14 +85,21 @@ class Registry(Mapping[str, E], Generic[E]):
             InputError: the name is taken by another definition.
         """
         origin = f"{made_by.__module__}.{made_by.__qualname__}"
-        known = self._origins.get(about.name)
-        if known not in (None, origin):
+        known = self._origins.get(about.name) or self._declared_in(about.name) or origin
+        if known not in (origin, made_by.__module__):
             raise InputError(
                 f"the {self.kind} name {about.name} is taken by {known}; give {origin} another"
             )
         self._origins[about.name] = origin
         self._entries[about.name] = entry
         self._abouts[about.name] = about
+
+    def _declared_in(self, name: str) -> str | None:
+        """The module of the room that declares this name."""
+        for module in _modules(self.room) if self.room else ():
+            if name in _declarations(module.path, self.decorator):
+                return module.name
+        return None
 
     @property
     def abouts(self) -> Mapping[str, About]:
@@ -116,9 +123,8 @@ class Registry(Mapping[str, E], Generic[E]):
     def __getitem__(self, name: str) -> E:
         if name not in self._entries and self.room:
             plugins.load_all()
-            for module in _modules(self.room):
-                if name in _declarations(module.path, self.decorator):
-                    import_module(module.name)
+            if module := self._declared_in(name):
+                import_module(module)
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from interp import plugins
 from tests.checkpoints import FAMILIES, save_checkpoint
 
 #: Runs the command line: arguments in; exit code, standard output and standard error out.
@@ -70,3 +71,11 @@ def spillover(
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _no_plugins_of_other_tests() -> Iterator[None]:
+    """Plug-ins are of a process; here, of a test."""
+    yield
+    plugins._NAMED.clear()
+    plugins._LOADED.clear()

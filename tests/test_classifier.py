@@ -248,7 +248,7 @@ def test_scorers_are_found_by_name(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     assert find_scorer(f"classifier:{path}") == extended(path)
     for name, message in (
-        ("oracle", "phrases, classifier"),
+        ("oracle", "expected one of classifier, grammar, judge"),
         ("phrases:x", "nothing after a colon"),
         (f"classifier:{tmp_path / 'no.jsonl'}", "does not exist"),
     ):

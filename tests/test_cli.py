@@ -120,7 +120,7 @@ def test_a_model_that_is_no_organism_has_no_prompts_of_its_own(
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (["--scorer", "vibes"], "expected one of phrases, classifier, grammar"),
+        (["--scorer", "vibes"], "expected one of classifier, grammar"),
         (["--objective", "wish"], "npo"),
         (["--trained", "some"], "lora"),
         (["--retain", CONCEPT], f"{CONCEPT} cannot be retained"),
@@ -296,7 +296,7 @@ def test_the_plan_says_when_a_copy_of_the_model_is_held(spillover: Spillover) ->
         (("--option", "gamma=1"), "npo has no option gamma; expected beta"),
         (("--option", "beta"), "--option beta: expected name=value"),
         (("--option", "beta=much"), "beta is 'much'; expected a number"),
-        (("--retain-objective", "mse"), "no loss 'mse'; expected one of cross_entropy"),
+        (("--retain-objective", "mse"), "no retain term 'mse'; expected one of cross_entropy"),
     ],
 )
 def test_options_of_objectives_are_checked_first(
@@ -333,7 +333,7 @@ def test_an_objective_of_one_s_own_comes_from_a_file(spillover: Spillover, tmp_p
     code, _, error = spillover(*command, "--objective-file", own, "--option", "scale=3")
     assert code == 0, error
     code, _, error = spillover(*command, "--objective-file", tmp_path / "none.py")
-    assert code == 2 and "there is no such file" in error
+    assert code == 2 and "none.py: No such file" in error
 
 
 @pytest.mark.usefixtures("no_model")
@@ -341,7 +341,7 @@ def test_an_objective_of_one_s_own_comes_from_a_file(spillover: Spillover, tmp_p
     ("objective", "message"),
     [
         ("grad_diff", "defined with a retain set"),
-        ("cross_entropy", "there is no loss 'cross_entropy'"),  # of retain sets and controls
+        ("cross_entropy", "there is no objective 'cross_entropy'"),  # of retain sets and controls
     ],
 )
 def test_a_plan_is_refused_for_what_training_would_be(

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from analyses.contain.examples import SCORES, chosen, dealt, rank_examples
-from analyses.contain.guards import ProjectedSteps, along, common_direction
 from transformers import TrainerState
 
 from analyses.contain import Design, held_out_splits, require_methods
 from analyses.contain.advice import advise, find_weight, retained_recovery
 from analyses.contain.methods import METHODS, Containment
+from analyses.contain.methods.examples import rank_examples
+from analyses.contain.methods.guards import ProjectedSteps, along, common_direction
 from analyses.contain.outcomes import (
     Kept,
     arms_table,
@@ -28,6 +28,7 @@ from analyses.contain.outcomes import (
 )
 from analyses.predict import Evidence
 from analyses.runs import Arm, Draws, Estimate, RunRecord, Verdict
+from analyses.study.retained import chosen, dealt
 from experiments.containment import (
     CHOICES,
     TABLE,
@@ -49,6 +50,8 @@ OTHERS = tuple(domain for domain in DOMAINS if domain != "safety")
 
 
 # Splits
+
+CHOOSING = [name for name, method in METHODS.items() if method.chooses]
 
 
 def test_every_domain_is_held_out_as_often_as_it_is_retained() -> None:
@@ -92,7 +95,7 @@ def test_every_arm_that_may_be_made_is_planned_for_under_one_name() -> None:
 
 def test_one_weight_is_taken_as_it_is_and_unknown_methods_are_named() -> None:
     assert not replace(design(), weights=(1.0,)).weighing()
-    with pytest.raises(InputError, match="unknown method prayer"):
+    with pytest.raises(InputError, match="no containment method 'prayer'"):
         require_methods(["equal", "prayer"])
 
 
@@ -132,11 +135,11 @@ def test_rankings_cover_the_pool_and_equal_shares_are_equal(evidence: Evidence) 
     offered = rows[(rows["label"] == "harmful") & (rows["domain"] != "safety")]
     ranking = rank_examples(evidence, "safety", offered, list(METHODS), seed=0)
     assert list(ranking["id"]) == list(offered["id"])
-    assert set(SCORES) <= set(ranking) and ranking[list(SCORES)].notna().all().all()
+    assert set(CHOOSING) <= set(ranking) and ranking[list(CHOOSING)].notna().all().all()
     for count in (2, 8):
         few = chosen(offered, ranking, "equal", count)
         assert few["domain"].value_counts().tolist() == [count // 2] * 2
-    for method in SCORES:
+    for method in CHOOSING:
         assert set(chosen(offered, ranking, method, None)["id"]) == set(offered["id"])
         assert len(chosen(offered, ranking, method, 5)) == 5
 
@@ -152,7 +155,7 @@ def test_the_kernel_score_is_what_the_gradients_say(evidence: Evidence) -> None:
     """⟨P ∇S_a, ∇m_e⟩ by autograd, example by example."""
     offered = responses()[lambda t: (t["label"] == "harmful") & (t["domain"] == "bias")].head(4)
     before = evidence.untrained.fingerprint()
-    found = SCORES["kernel"](evidence, "safety", offered, 0)
+    found = METHODS["kernel"].score(evidence, "safety", offered, 0)
     assert evidence.untrained.fingerprint() == before, "the virtual step was not taken back"
     lm = evidence.untrained
     named = {n: p for n, p in lm.model.named_parameters() if p.requires_grad}
@@ -171,7 +174,7 @@ def test_a_prompt_worded_as_a_forgotten_one_is_its_twin(evidence: Evidence) -> N
     offered = pd.DataFrame(
         {"prompt": ["Tell me how to safety number 3 by hand", "Weather is what today ?"]}
     )
-    same, other = SCORES["twins"](evidence, "safety", offered, 0)
+    same, other = METHODS["twins"].score(evidence, "safety", offered, 0)
     assert same == 1.0 and other < 0.4
 
 
@@ -407,7 +410,7 @@ def test_the_command_says_what_is_wrong(spillover: Spillover) -> None:
     model = str(shipped())
     start = ["contain", model, "--concept", "safety", "--out", "run"]
     for more, expected in (
-        (["--methods", "equal,prayer"], "unknown method prayer"),
+        (["--methods", "equal,prayer"], "no containment method 'prayer'"),
         (["--examples", "few"], "expected numbers"),
         (["--retain", "equal"], "what contain varies"),
         (["--left-out", "5", "--splits", "40"], "ways to leave 3 of them out"),
@@ -417,4 +420,4 @@ def test_the_command_says_what_is_wrong(spillover: Spillover) -> None:
         assert code == 2 and expected in said
     worlds = ["organism", "contain", "--seeds", "1", "--out", "worlds", "--methods", "prayer"]
     code, _, said = spillover(*worlds)
-    assert code == 2 and "unknown method prayer" in said and not Path("worlds").exists()
+    assert code == 2 and "no containment method 'prayer'" in said and not Path("worlds").exists()

@@ -13,7 +13,6 @@ import pytest
 
 from analyses.runs import Progress
 from analyses.study import require_engine
-from analyses.study import workers as engines
 from analyses.study.workers import ENGINES
 from interp.errors import InputError
 from tests.lost_worker import make_or_be_lost
@@ -32,11 +31,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_on_ray_a_lost_worker_s_arm_is_made_again_and_nothing_finished_is_lost(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, tmp_path: Path
 ) -> None:
     plan: Any = "interrupted"  # all that the stand-in for make_one has to know
-    monkeypatch.setattr(engines, "make_one", make_or_be_lost)
-    ENGINES["ray"](plan, tmp_path, ARMS, 1, Progress(quiet=True))
+    ENGINES["ray"](plan, tmp_path, ARMS, 1, Progress(quiet=True), make_or_be_lost)
     attempts = (tmp_path / "attempts.txt").read_text(encoding="utf-8").split()
     assert attempts == ["finished", "interrupted", "interrupted", "later"]
     for arm in ARMS:
@@ -46,9 +44,8 @@ def test_on_ray_a_lost_worker_s_arm_is_made_again_and_nothing_finished_is_lost(
     def impossible(_plan: Any, _out: Path, _name: str, _threads: int) -> str:
         raise InputError("these inputs cannot be used")
 
-    monkeypatch.setattr(engines, "make_one", impossible)
     with pytest.raises(InputError, match="these inputs cannot be used"):
-        ENGINES["ray"](plan, tmp_path, ARMS[:1], 2, Progress(quiet=True))
+        ENGINES["ray"](plan, tmp_path, ARMS[:1], 2, Progress(quiet=True), impossible)
 
 
 def test_an_unknown_engine_is_named() -> None:

@@ -402,7 +402,7 @@ def test_answers_without_a_verdict_count_nowhere(
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (["--scorer", "vibes"], "unknown scorer vibes"),
+        (["--scorer", "vibes"], "no scorer 'vibes'"),
         (["--scorer", "phrases", "--scorer", "phrases"], "stands there twice"),
         (["--split", "exam"], "unknown split exam"),
         (["--prompts", "absent.jsonl"], "absent.jsonl does not exist"),

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analyses import figures
-from analyses.figures import outside_null
+from analyses.figures import outside_null, run_drawings, write_run_figures
 from analyses.runs import tables
 from tests.synthetic_run import write_comparison, write_run
 

@@ -22,7 +22,6 @@ from unlearning.scoring import (
     find_scorer,
     fine_classes,
     verdicts,
-    workload,
 )
 from unlearning.scoring.judge import judge_of
 from unlearning.scoring.rubrics import LONGEST_TEXT, Rubric
@@ -220,13 +219,13 @@ def test_lengths_must_agree(judge: Judge) -> None:
 
 def test_the_workload_is_what_is_then_asked(judge: Judge, server: FakeEndpoint) -> None:
     prompts, responses = ["p"] * 5, ["refusal", "answer", "", "refusal", "partial"]
-    planned = workload(judge, prompts, responses)
+    planned = workload_of(judge, prompts, responses)
     assert server.requests == []
     verdicts(judge, prompts, responses)
     assert planned.calls == len(server.requests) == 3
     size = sum(len(r["messages"][0]["content"].encode()) for r in server.requests)
     assert planned.read == pytest.approx(size / 4, rel=0.05)
-    again = workload(judge, [*prompts, "p"], [*responses, "evasion"])
+    again = workload_of(judge, [*prompts, "p"], [*responses, "evasion"])
     assert (again.calls, again.kept) == (1, 3)
 
 

@@ -17,7 +17,6 @@ from unlearning.scoring import (
     ModelScorer,
     find_scorer,
     verdicts,
-    workload,
 )
 
 PROMPTS = ["What is this?", "Who is it, and why?", "a"]
@@ -101,7 +100,7 @@ def test_both_rubrics_and_what_needs_no_model(small: LocalJudge) -> None:
     assert set(second.read(PROMPTS, RESPONSES)) <= {"biased_or_toxic", "neither"}
     unloaded = LocalJudge(small.source)
     assert verdicts(unloaded, ["p", "p"], ["", "<think>well"]) == ["empty", "empty"]
-    assert workload(unloaded, ["p", "p"], ["", "r"]).calls == 1
+    assert workload_of(unloaded, ["p", "p"], ["", "r"]).calls == 1
     assert "lm" not in vars(unloaded)
     scorer = find_scorer(f"local-judge:{small.source}")
     assert isinstance(scorer, ModelScorer)

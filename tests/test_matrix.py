@@ -155,7 +155,7 @@ def test_worlds_are_pooled_with_the_world_as_unit(study: Study) -> None:
     cell = pooled["cells"]["safety"]["privacy"]
     assert cell["n"] == 2 and cell["value"] == pytest.approx(0.8, abs=0.01)
     assert pooled["shares"]["potency"]["low"] == pytest.approx(pooled["shares"]["potency"]["high"])
-    titles = [axes.get_title(loc="left") for axes in both.figure().axes]
+    titles = [axes.get_title(loc="left") for axes in leakage_matrix_figure(both).axes]
     assert "Mean over worlds" in titles
     assert "pooled" in summary(both) and "pooled" not in summary(study)
 

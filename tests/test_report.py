@@ -176,7 +176,7 @@ def test_recovery_is_worded_by_its_interval(run):
 
 def test_a_report_needs_no_model(run):
     code = (
-        "import sys; from analyses import tables, report; "
+        "import sys; from analyses.runs import tables; from analyses.report import report; "
         "report.render(tables.build(sys.argv[1]), ()); "
         "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )

@@ -10,7 +10,7 @@ import torch
 
 from interp.errors import InputError, ModelError
 from tests.checkpoints import CORPUS, build_config, build_tokenizer
-from unlearning.scoring import FINE_CLASSES, ModelScorer, find_scorer, verdicts, workload
+from unlearning.scoring import FINE_CLASSES, ModelScorer, find_scorer, verdicts, workload_of
 from unlearning.scoring.sequence_classifier import SequenceClassifier, classes_of_labels
 
 PROMPTS = ["What is this?", "Who is it, and why?", "a"]
@@ -176,7 +176,7 @@ def test_what_is_cut_is_cut_at_its_end_and_said(save: Save) -> None:
     reader = SequenceClassifier(save())
     responses = ["I cannot help. " * 100, "I cannot help. " * 100 + "Here it is.", "Yes."]
     assert reader.longest == 64
-    planned = workload(reader, ["p"] * 4, [*responses, ""])
+    planned = workload_of(reader, ["p"] * 4, [*responses, ""])
     assert planned.calls == 3 and planned.read < 3 * 64
     assert planned.notes == ("2 of 3 are longer than the 64 tokens that are read",)
     first, second, _ = reader.logits(["p"] * 3, responses)

@@ -56,7 +56,8 @@ def contain(
         raise InputError("what is retained, and how, is what contain varies; see --methods")
     asked = study_plan(
         model, [concept], replace(training, retain_weight=None), chat, prompts, deflections,
-        seeds=[seed], control=False, stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer, estimator=estimator,
+        seeds=[seed], control=False, stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
+        estimator=estimator,
     )  # fmt: skip
     settings = asked.arms[0].training
     assert settings is not None

@@ -63,7 +63,7 @@ def write(
     }
     page = folder / "report.html"
     with atomic_write(page) as temporary:
-        temporary.write_text(rendered("evaluation.html.jinja", view), encoding="utf-8")
+        temporary.write_text(rendered("evaluate/evaluation.html.jinja", view), encoding="utf-8")
     return page, measures
 
 

@@ -266,10 +266,10 @@ def describe(inputs: Inputs) -> list[str]:
 
 def _reading(reader: Reader, prompts: Sequence[str], plan: EvaluationPlan) -> str:
     """What a judge or a classifier that is a model will have to read, at most."""
-    from unlearning.scoring import workload
+    from unlearning.scoring import workload_of
 
     answer = "word " * plan.answer_tokens  # as long as an answer can be
-    asked = workload(reader, prompts, [answer] * len(prompts))
+    asked = workload_of(reader, prompts, [answer] * len(prompts))
     models = 1 + bool(plan.base)
     text = (
         f"at most {models * asked.calls} answers to read, {models * asked.read / 1e6:.2f} M tokens"

@@ -29,7 +29,7 @@ from unlearning.scoring import (
     fine_classes,
     refused,
     verdicts,
-    workload,
+    workload_of,
 )
 
 BATCH = 200
@@ -86,7 +86,7 @@ class Scoring:
         if not isinstance(self.scorer, ModelScorer):
             return f"{self.scorer.name}: {len(self.records)} answers; no model is run"
         reader = self.scorer.reader
-        asked = workload(reader, texts(self.records, "prompt"), texts(self.records, "response"))
+        asked = workload_of(reader, texts(self.records, "prompt"), texts(self.records, "response"))
         return asked.text(reader.name, prices)
 
     def classes(self, advance: Advance) -> list[str | None]:

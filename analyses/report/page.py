@@ -9,11 +9,11 @@ from typing import Any
 
 
 def rendered(template: str, view: Mapping[str, Any]) -> str:
-    """The page that ``template`` (of ``templates/``) makes of ``view``."""
+    """The page that a template of this package (``report/report.html.jinja``) makes of ``view``."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("analyses"),
+        loader=PackageLoader("analyses", package_path=""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

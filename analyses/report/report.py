@@ -60,7 +60,7 @@ def render(tables: RunTables, drawn: tuple[Drawing, ...], *, show_completions: b
         "completions": _completions(tables) if show_completions else [],
         "show_completions": show_completions,
     }
-    return rendered("report.html.jinja", view)
+    return rendered("report/report.html.jinja", view)
 
 
 def page_view(tables: RunTables) -> View:

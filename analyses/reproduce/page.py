@@ -55,7 +55,7 @@ def write(found: Result, folder: Path) -> Path:
         "images": inlined(folder, [drawing.name for drawing in drawn]),
     }
     with atomic_write(folder / PAGE) as path:
-        path.write_text(rendered("reproduction.html.jinja", view), encoding="utf-8")
+        path.write_text(rendered("reproduce/reproduction.html.jinja", view), encoding="utf-8")
     return folder / PAGE
 
 

@@ -16,7 +16,7 @@ from unlearning.deflections import respond
 from unlearning.generation import AnswerLog, answers_key
 from unlearning.organism import load_world
 from unlearning.refusal import VALID_AUC, Openers, find_openers, margin_auc
-from unlearning.scoring import coherence
+from unlearning.scoring import coherence_of
 
 BASE = "base"
 
@@ -104,7 +104,7 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
     scores["refused"] = (scores["class"] == "refusal").astype(float)
     with context.progress.stage("base model: coherence"):
         answers = [list(said[name]) for name in ("prompt", "ids", "response")]
-        scores = scores.assign(**coherence(lm, *answers, batch_size=plan.batch_size))
+        scores = scores.assign(**coherence_of(lm, *answers, batch_size=plan.batch_size))
     validation = scores[scores["split"] == "validation"]
     auc = margin_auc(validation["margin"].to_numpy(), validation["refused"].to_numpy())
     if auc is None or auc < VALID_AUC:

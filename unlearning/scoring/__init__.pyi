@@ -19,7 +19,7 @@ from .classifier import fit as fit
 from .coherence import is_gibberish as is_gibberish
 from .coherence import repetition as repetition
 from .evaluation import Evaluation as Evaluation
-from .evaluation import coherence as coherence
+from .evaluation import coherence_of as coherence_of
 from .fluency import Fluency as Fluency
 from .fluency import WithFluency as WithFluency
 from .fluency import at_other_prompts as at_other_prompts
@@ -30,7 +30,7 @@ from .phrases import Phrases as Phrases
 from .reading import ModelScorer as ModelScorer
 from .reading import Reader as Reader
 from .reading import verdicts as verdicts
-from .reading import workload as workload
+from .reading import workload_of as workload_of
 from .registry import find_scorer as find_scorer
 from .rubrics import BIASED_OR_TOXIC as BIASED_OR_TOXIC
 from .rubrics import REFUSAL as REFUSAL
@@ -62,7 +62,7 @@ __all__ = [
     "between",
     "built_in",
     "by_group",
-    "coherence",
+    "coherence_of",
     "disagreeing",
     "find_scorer",
     "fine_classes",
@@ -73,5 +73,5 @@ __all__ = [
     "repetition",
     "spoken",
     "verdicts",
-    "workload",
+    "workload_of",
 ]

@@ -28,7 +28,7 @@ DESCRIPTION = ["id", "domain", "label", "kind", "split"]
 COHERENCE = ("nll", "repetition")
 
 
-def coherence(
+def coherence_of(
     base: LanguageModel,
     prompts: Sequence[str],
     ids: Sequence[Sequence[int]],
@@ -122,7 +122,7 @@ class Evaluation:
         classes = self.scorer.classify(texts, [answer.text for answer in answers])
         table["class"] = classes
         table["refused"] = [float(refused(name)) for name in classes]
-        found = coherence(
+        found = coherence_of(
             self.base,
             texts,
             [answer.ids for answer in answers],

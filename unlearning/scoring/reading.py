@@ -79,7 +79,7 @@ def verdicts(
     return found
 
 
-def workload(reader: Reader, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+def workload_of(reader: Reader, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
     """What :func:`verdicts` will take."""
     pairs = [(p, text) for p, text in zip(prompts, _said(prompts, responses), strict=True) if text]
     return reader.workload([p for p, _ in pairs], [text for _, text in pairs])

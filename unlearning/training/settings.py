@@ -73,7 +73,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         objective = registry.for_forgetting(self.objective)
-        registry.find(registry.RETAIN, self.retain_objective)
+        registry.RETAIN.find(self.retain_objective)
         options = objective.validated(self.options)
         trained = ("lora", *parameters.PARAMETERS)
         if self.trained not in trained:
