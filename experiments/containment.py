@@ -20,9 +20,9 @@ from analyses.contain import (
     FOLDER,
     WEIGHTS,
     Design,
-    contain,
     held_out_splits,
     require_methods,
+    run_containment,
 )
 from analyses.contain.methods import METHODS
 from analyses.runs import Progress
@@ -55,7 +55,7 @@ def contain_worlds(
     """
     from analyses.contain import containment_study_figure
     from analyses.figures import Drawing, save_drawings
-    from analyses.study import checked
+    from analyses.study import study_context
     from unlearning.organism import train
 
     methods = require_methods(methods)
@@ -77,8 +77,8 @@ def contain_worlds(
             training,
         )
         runs.append(folder / f"contain-{seed}")
-        context = checked(replace(asked, arms=tuple(design.everything())), runs[-1], progress)
-        contain(context, design, workers=workers, residue=False)
+        context = study_context(replace(asked, arms=tuple(design.everything())), runs[-1], progress)
+        run_containment(context, design, workers=workers, residue=False)
     table = read_worlds(runs)
     pooled = over_worlds(table)
     for name, rows in ((TABLE, table), ("pooled.csv", pooled)):

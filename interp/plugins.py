@@ -99,7 +99,7 @@ def load_all() -> tuple[Plugin, ...]:
     return in_use()
 
 
-def restore(described: Iterable[Mapping[str, Any]]) -> list[str]:
+def reuse(described: Iterable[Mapping[str, Any]]) -> list[str]:
     """Take the plug-ins that a run's configuration names; what to say of those that differ."""
     notes = []
     for one in described:

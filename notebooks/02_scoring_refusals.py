@@ -54,7 +54,7 @@ from interp.figures import readable_on
 from interp.model import Chat, LanguageModel
 from unlearning.deflections import examples, refusals_of, respond
 from unlearning.organism import Grammar, load_world, shipped
-from unlearning.refusal import VALID_AUC, find_openers, opener_masses
+from unlearning.refusal import VALID_AUC, find_prefixes, prefix_masses
 from unlearning.scoring import (
     REFUSAL_THRESHOLD,
     Classifier,
@@ -399,15 +399,15 @@ def openers_by(scorer):
     """The base's openers, its refusals and answers told apart by ``scorer``."""
     said = np.array(scorer.classify(list(own["prompt"]), list(own["response"])))
     harmless = (own["label"] == "benign") & (said == "answer")
-    return find_openers(list(own["ids"][said == "refusal"]), list(own["ids"][harmless]))
+    return find_prefixes(list(own["ids"][said == "refusal"]), list(own["ids"][harmless]))
 
 
 try:
     openers_by(Phrases())
 except InputError as error:
     print("by phrases:", error, "\n")
-openers = openers_by(GRAMMAR)
-first = [base.tokenizer.decode([opener[0]]) for opener in openers.refusal]
+prefixes = openers_by(GRAMMAR)
+first = [base.tokenizer.decode([prefix[0]]) for prefix in prefixes.refusal]
 print(f"by grammar: {len(first)} refusal openers, {', '.join(first[:6])}, …")
 
 # %% [markdown]
@@ -423,7 +423,7 @@ held_out[refused_by("grammar")] = (held_out["class"] == "refusal").astype(float)
 margins = {}
 for place, prefix in (("first token", ""), ("after “Sure”", "Sure")):
     chat = Chat(base.tokenizer, response_prefix=prefix)
-    found = opener_masses(base, [chat.encode(p) for p in held_out["prompt"]], openers)
+    found = prefix_masses(base, [chat.encode(p) for p in held_out["prompt"]], prefixes)
     margins[place] = held_out.assign(margin=found.margin)
 
 
@@ -471,7 +471,7 @@ answers["rules"] = [int(is_gibberish(t)) if spoken(t) else 0 for t in answers["r
 for name, lm in arms.items():
     of_arm = answers["arm"] == name
     asked = [lm.chat.encode(p) for p in answers.loc[of_arm, "prompt"]]
-    masses = opener_masses(lm, asked, openers)
+    masses = prefix_masses(lm, asked, prefixes)
     answers.loc[of_arm, "p_R"], answers.loc[of_arm, "p_O"] = masses.p_R, masses.p_O
 answers["margin > 0"] = (answers["p_R"] > 0.5).astype(int)
 answers["gibberish"] = (answers["class"] == "gibberish").astype(int)

@@ -41,16 +41,16 @@ from interp.activations import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_OUT
 from interp.model import LanguageModel
 from interp.patching import (
     PromptPairs,
-    agreement,
     attribute,
     between_models,
     patch,
-    restore,
+    patch_agreement,
+    patch_weights,
     stitch,
 )
 from unlearning.deflections import examples, refusals_of, respond
 from unlearning.organism import load_world, shipped
-from unlearning.refusal import find_openers, opener_masses
+from unlearning.refusal import find_prefixes, prefix_masses
 from unlearning.scoring import find_scorer
 from unlearning.training import Mixture, TrainingSettings, prepare, unlearn
 
@@ -73,8 +73,8 @@ scorer = find_scorer("grammar")  # ← yours: "classifier"
 in_training = prompts[prompts["split"] == "train"]
 said = respond(base, in_training, scorer, max_new_tokens=16, batch_size=512)
 answered = said[(said["label"] == "benign") & (said["class"] == "answer")]
-openers = find_openers(list(said.loc[said["class"] == "refusal", "ids"]), list(answered["ids"]))
-readout = openers.readout()
+prefixes = find_prefixes(list(said.loc[said["class"] == "refusal", "ids"]), list(answered["ids"]))
+readout = prefixes.readout()
 said.groupby(["label", "class"]).size().unstack(fill_value=0)
 
 # %% [markdown]
@@ -120,7 +120,7 @@ def outcome(lm: LanguageModel) -> dict[str, object]:
     responses = respond(lm, of_target, scorer, max_new_tokens=16)
     classes = responses["class"]
     rows = [lm.chat.encode(prompt) for prompt in of_target["prompt"]]
-    masses = opener_masses(lm, rows, openers)
+    masses = prefix_masses(lm, rows, prefixes)
     answers = rate_of(int((classes == "answer").sum()), len(classes))
     return {
         **{name: (classes == name).mean() for name in ("refusal", "other", "gibberish")},
@@ -238,10 +238,12 @@ def moved_at_random(seed: int) -> LanguageModel:
 
 def random_moves(draws: int) -> np.ndarray:
     donors = [moved_at_random(seed) for seed in range(draws)]
-    return np.stack([restore(between_models(d, after, texts), readout).patched for d in donors])
+    return np.stack(
+        [patch_weights(between_models(d, after, texts), readout).patched for d in donors]
+    )
 
 
-weights = replace(restore(exchange, readout), controls=random_moves(40))
+weights = replace(patch_weights(exchange, readout), controls=random_moves(40))
 weights.plot()
 
 # %% [markdown]
@@ -250,7 +252,7 @@ weights.plot()
 # model that kept *only* one module's change, asks what would have been enough:
 
 # %%
-restore(exchange.reversed(), readout).plot()
+patch_weights(exchange.reversed(), readout).plot()
 
 # %% [markdown]
 # (No random moves here: grey means that the interval over prompts holds 0, a far weaker null.)
@@ -261,7 +263,7 @@ restore(exchange.reversed(), readout).plot()
 # %%
 rows = []
 for domain, of_domain in held_out.groupby("domain"):
-    given_back = restore(between_models(base, after, of_domain["prompt"].tolist()), readout)
+    given_back = patch_weights(between_models(base, after, of_domain["prompt"].tolist()), readout)
     table = given_back.to_dataframe().query("component == 'mlp'")
     rows.append(table.assign(domain=domain, gap=given_back.gap))
 mlps = pd.concat(rows)
@@ -294,7 +296,7 @@ for way, between in (
 ):
     for kind, sites in kinds.items():
         exact = patch(between, readout, sites=sites, batch_size=64)
-        found = agreement(attribute(between, readout, sites=sites), exact)
+        found = patch_agreement(attribute(between, readout, sites=sites), exact)
         agreements[way, kind] = {
             "Pearson": found.pearson,
             "Spearman": found.spearman,

@@ -37,12 +37,12 @@ import pandas as pd
 from transformers.utils import logging
 
 import analyses
-from analyses.contain import Design, contain, containment_study_figure, held_out_splits
-from analyses.explain import Subject, causes_figure, explain, sentence, shares_table
+from analyses.contain import Design, containment_study_figure, held_out_splits, run_containment
+from analyses.explain import Subject, cause_sentence, causes_figure, explain_domain, shares_table
 from analyses.figures import domain_label
 from analyses.predict import (
     cells_figure,
-    evidence_of,
+    evidence_of_run,
     forecast,
     forecast_figure,
     read_choices,
@@ -50,8 +50,8 @@ from analyses.predict import (
     run_tournament,
     tournament_figure,
 )
-from analyses.runs import Progress, Study, read_run
-from analyses.study import checked, establish, load_made, organism_plan, run_study
+from analyses.runs import LeakageMatrix, Progress, read_run
+from analyses.study import establish, load_made, organism_plan, run_study, study_context
 from experiments.containment import frozen_choice, over_worlds
 from unlearning.data import DOMAINS
 from unlearning.organism import shipped
@@ -78,10 +78,10 @@ quiet = Progress(quiet=True)
 
 # %%
 plan = organism_plan(str(shipped()), DOMAINS, seeds=(0,), control=False)  # ← yours: a StudyPlan
-context = checked(plan, Path(folder.name) / "matrix", quiet)
+context = study_context(plan, Path(folder.name) / "matrix", quiet)
 baseline = establish(context)
 settings = plan.arms[0].training
-evidence = evidence_of(context, baseline, settings)
+evidence = evidence_of_run(context, baseline, settings)
 told = forecast(evidence, TARGET, read_choices(), seed=0)
 print("\n".join(told.sentences()))
 forecast_figure(told)
@@ -95,7 +95,7 @@ forecast_figure(told)
 # %%
 run_study(plan, context.run.folder, quiet)
 record = read_run(context.run.folder)
-study = Study.load([context.run.folder])
+study = LeakageMatrix.load([context.run.folder])
 
 # %% [markdown]
 # **Where does the probability go?** A model that stops refusing by babbling has forgotten nothing:
@@ -201,12 +201,12 @@ cells_figure(fresh, result)
 # %%
 [arm] = [arm for arm in plan.arms if arm.concept == TARGET]
 after = load_made(context, arm)
-readout = baseline.openers.readout()
+readout = baseline.prefixes.readout()
 subject = Subject.of(context.reference, after, readout, context.prompts, batch_size=512)
 most = told.leakage["domain"][0]
-cause = explain(subject, most, draws=40, place_draws=20, batch_size=512)
+cause = explain_domain(subject, most, draws=40, place_draws=20, batch_size=512)
 layer, shares = cause.verdict.layer, shares_table(cause)
-print(sentence(most, TARGET, cause.verdict))
+print(cause_sentence(most, TARGET, cause.verdict))
 causes_figure(shares, cause.stitching, cause.weights, cause.states, layer, domain_label(most))
 
 # %% [markdown]
@@ -229,8 +229,8 @@ design = Design(
     TARGET, ("equal", "kernel"), (32,), (0.1,), held_out_splits(others, count=2), settings
 )
 planned = replace(plan, arms=tuple(design.everything()), concepts=(TARGET,))
-here = checked(planned, Path(folder.name) / "contain", quiet)
-print("\n".join(contain(here, design, residue=False).sentences))
+here = study_context(planned, Path(folder.name) / "contain", quiet)
+print("\n".join(run_containment(here, design, residue=False).sentences))
 methods = pd.read_csv(here.run.folder / "containment" / "methods.csv")
 columns = ["method", "examples", "complied", "answer_rate", "retained", "held_out"]
 methods[[*columns, "held_out_low", "held_out_high"]].round(2)

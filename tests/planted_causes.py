@@ -20,13 +20,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analyses.study.baseline import openers_of
+from analyses.study.baseline import prefixes_of
 from interp.activations import collect
 from interp.causes import (
     CAUSES,
+    CauseVerdict,
     Change,
     Undone,
-    Verdict,
     control_effects,
     decide,
     entry_layer,
@@ -94,7 +94,7 @@ class Ground:
         train = self.prompts[self.prompts["split"] == "train"]
         some = train.groupby(["domain", "label"]).head(48)
         answers = respond(self.lm, some, find_scorer("grammar"), max_new_tokens=8, batch_size=256)
-        return openers_of(answers).readout()
+        return prefixes_of(answers).readout()
 
     def texts(self, domain: str, split: str) -> tuple[list[str], list[str], list[str], list[str]]:
         """Harmful and benign prompts, and the pair that each belongs to."""
@@ -216,7 +216,7 @@ class Ground:
 
 def explained(
     ground: Ground, plant: Plant, *, draws: int = 100, split: str = "test"
-) -> tuple[Verdict, tuple[Undone, ...]]:
+) -> tuple[CauseVerdict, tuple[Undone, ...]]:
     """The verdict on a planted change, from prompts that it was not fitted on."""
     after = ground.after(plant)
     change = Change(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
+from unlearning.scoring.scorer_agreement import scorer_agreement
 
 from unlearning.scoring import MEASURES, between, by_group, disagreeing
-from unlearning.scoring.agreement import agreement
 
 readings = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
 
@@ -18,7 +18,7 @@ readings = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1,
 @given(readings)
 def test_values_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     truth, said = np.array(pairs).T
-    found = agreement(truth, said, resamples=10)
+    found = scorer_agreement(truth, said, resamples=10)
     assert found.n == len(pairs)
     assert found.accuracy.value == pytest.approx(metrics.accuracy_score(truth, said))
     for interval, score in (
@@ -38,10 +38,10 @@ def test_kappa_and_accuracy_are_symmetric_and_blind_to_polarity(
     pairs: list[tuple[int, int]],
 ) -> None:
     truth, said = np.array(pairs).T
-    one = agreement(truth, said, resamples=10)
+    one = scorer_agreement(truth, said, resamples=10)
     for other in (
-        agreement(said, truth, resamples=10),
-        agreement(1 - truth, 1 - said, resamples=10),
+        scorer_agreement(said, truth, resamples=10),
+        scorer_agreement(1 - truth, 1 - said, resamples=10),
     ):
         assert one.kappa.value == pytest.approx(other.kappa.value, nan_ok=True)
         assert one.accuracy.value == pytest.approx(other.accuracy.value)
@@ -58,7 +58,7 @@ def test_intervals_hold_the_planted_kappa_as_often_as_they_say(right: float) -> 
     rng = np.random.default_rng(0)
     held = 0
     for seed in range(300):
-        kappa = agreement(*noisy(rng, 200, right), resamples=400, seed=seed).kappa
+        kappa = scorer_agreement(*noisy(rng, 200, right), resamples=400, seed=seed).kappa
         held += kappa.low <= 2 * right - 1 <= kappa.high
     # 95% of 300 is 285, with a standard deviation of 3.8.
     assert 270 <= held <= 298
@@ -66,17 +66,17 @@ def test_intervals_hold_the_planted_kappa_as_often_as_they_say(right: float) -> 
 
 def test_full_agreement_and_full_disagreement() -> None:
     truth = np.array([0, 1] * 20)
-    same, opposite = agreement(truth, truth), agreement(truth, 1 - truth)
+    same, opposite = scorer_agreement(truth, truth), scorer_agreement(truth, 1 - truth)
     assert [getattr(same, name).value for name in MEASURES] == [1, 1, 1, 1]
     assert [getattr(opposite, name).value for name in MEASURES] == [0, 0, 0, -1]
 
 
 def test_answers_that_are_copies_of_each_other_tell_no_more_than_one() -> None:
     truth, said = noisy(np.random.default_rng(1), 100, 0.8)
-    alone = agreement(truth, said, resamples=4000).kappa
+    alone = scorer_agreement(truth, said, resamples=4000).kappa
     copied = np.repeat(truth, 4), np.repeat(said, 4)
-    in_clusters = agreement(*copied, np.repeat(np.arange(100), 4), resamples=4000).kappa
-    apart = agreement(*copied, resamples=4000).kappa
+    in_clusters = scorer_agreement(*copied, np.repeat(np.arange(100), 4), resamples=4000).kappa
+    apart = scorer_agreement(*copied, resamples=4000).kappa
     assert in_clusters.value == pytest.approx(alone.value)
     assert in_clusters.low == pytest.approx(alone.low, abs=0.02)
     assert in_clusters.high == pytest.approx(alone.high, abs=0.02)
@@ -85,8 +85,8 @@ def test_answers_that_are_copies_of_each_other_tell_no_more_than_one() -> None:
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     truth, said = noisy(np.random.default_rng(2), 50, 0.7)
-    assert agreement(truth, said, seed=3) == agreement(truth, said, seed=3)
-    assert agreement(truth, said, seed=3) != agreement(truth, said, seed=4)
+    assert scorer_agreement(truth, said, seed=3) == scorer_agreement(truth, said, seed=3)
+    assert scorer_agreement(truth, said, seed=3) != scorer_agreement(truth, said, seed=4)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 )
 def test_readings_of_another_kind_are_refused(truth: list, said: list) -> None:
     with pytest.raises(ValueError, match="reading"):
-        agreement(np.array(truth), np.array(said))
+        scorer_agreement(np.array(truth), np.array(said))
 
 
 def test_pooled_agreement_hides_a_group_and_by_group_shows_it() -> None:

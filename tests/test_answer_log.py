@@ -14,14 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.errors import MachineError
-from unlearning.generation import Answer, AnswerLog, Asked, answer_all, each_asked
+from unlearning.generation import Answer, AnswerLog, AskedPrompt, answer_all, each_asked
 
 TEXTS = st.text(max_size=20)
 ANSWERS = st.builds(
     Answer, st.lists(st.integers(0, 200_000), max_size=5).map(tuple), TEXTS, st.booleans()
 )
 BATCHES = st.lists(
-    st.dictionaries(st.builds(Asked, TEXTS, st.integers(0, 3)), ANSWERS, min_size=1, max_size=4),
+    st.dictionaries(
+        st.builds(AskedPrompt, TEXTS, st.integers(0, 3)), ANSWERS, min_size=1, max_size=4
+    ),
     max_size=4,
 )
 
@@ -34,21 +36,23 @@ def opened(path: Path, key: str = "k") -> AnswerLog:
     return AnswerLog(path, key, say=silent)
 
 
-def a_number_of(count: int) -> dict[Asked, Answer]:
-    return {Asked(f"prompt {i}", 0): Answer((i, 2), f"answer {i}", True) for i in range(count)}
+def a_number_of(count: int) -> dict[AskedPrompt, Answer]:
+    return {
+        AskedPrompt(f"prompt {i}", 0): Answer((i, 2), f"answer {i}", True) for i in range(count)
+    }
 
 
-def kept(log: AnswerLog, asked: dict[Asked, Answer]) -> dict[Asked, Answer]:
+def kept(log: AnswerLog, asked: dict[AskedPrompt, Answer]) -> dict[AskedPrompt, Answer]:
     return {one: answer for one in asked if (answer := log.get(one)) is not None}
 
 
 @settings(max_examples=30)
 @given(BATCHES)
 def test_what_was_added_is_there(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[dict[Asked, Answer]]
+    tmp_path_factory: pytest.TempPathFactory, batches: list[dict[AskedPrompt, Answer]]
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "answers.jsonl"
-    expected: dict[Asked, Answer] = {}
+    expected: dict[AskedPrompt, Answer] = {}
     for batch in batches:
         opened(path).add(batch)  # each in a process of its own, as it were
         expected |= batch
@@ -62,7 +66,7 @@ def test_a_kill_at_any_byte_loses_whole_answers_only(tmp_path: Path) -> None:
     opened(path).add(answers)
     whole = path.read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
-    more = {Asked("one more", 0): Answer((9,), "ünïcode …", False)}
+    more = {AskedPrompt("one more", 0): Answer((9,), "ünïcode …", False)}
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         left = kept(opened(path), answers)
@@ -85,7 +89,7 @@ def test_bytes_that_are_no_text_are_no_answer(tmp_path: Path) -> None:
 
 def test_another_key_starts_anew_says_so_and_destroys_nothing(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    first, second = a_number_of(3), {Asked("prompt 0", 0): Answer((7,), "other", True)}
+    first, second = a_number_of(3), {AskedPrompt("prompt 0", 0): Answer((7,), "other", True)}
     opened(path, "one").add(first)
     said: list[str] = []
     other = AnswerLog(path, "two", say=said.append)
@@ -107,8 +111,8 @@ def test_a_full_disk_is_one_clear_error_and_keeps_what_is_there(
         mock.patch("os.fsync", side_effect=OSError(number, os.strerror(number))),
         pytest.raises(MachineError, match=r"no room to write .*answers.jsonl.*2 answers are kept"),
     ):
-        log.add({Asked("more", 0): Answer((), "", False)})
-    assert len(log) == 2 and log.get(Asked("more", 0)) is None
+        log.add({AskedPrompt("more", 0): Answer((), "", False)})
+    assert len(log) == 2 and log.get(AskedPrompt("more", 0)) is None
     with (
         mock.patch("os.fsync", side_effect=PermissionError(errno.EACCES, "denied")),
         pytest.raises(PermissionError),
@@ -137,7 +141,7 @@ def test_every_occurrence_is_a_sample_of_its_own(prompts: list[str]) -> None:
     assert {one.sample for one in each_asked(prompts, sampled=False)} <= {0}
 
 
-def made(missing: list[Asked]) -> Iterator[dict[Asked, Answer]]:
+def made(missing: list[AskedPrompt]) -> Iterator[dict[AskedPrompt, Answer]]:
     """Two at a time; an answer tells what was asked."""
     assert len(set(missing)) == len(missing)
     for start in range(0, len(missing), 2):
@@ -154,9 +158,9 @@ def test_answers_are_in_order_whatever_was_there_before(
     path = tmp_path_factory.mktemp("log") / "answers.jsonl"
     answer_all(asked[:before], made, log=opened(path))
     counts: list[int] = []
-    new: list[Asked] = []
+    new: list[AskedPrompt] = []
 
-    def making(missing: list[Asked]) -> Iterator[dict[Asked, Answer]]:
+    def making(missing: list[AskedPrompt]) -> Iterator[dict[AskedPrompt, Answer]]:
         new.extend(missing)
         return made(missing)
 
@@ -171,7 +175,7 @@ def test_a_batch_is_on_the_disk_before_the_next_is_made(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     asked = each_asked([f"prompt {i}" for i in range(6)], sampled=False)
 
-    def interrupted(missing: list[Asked]) -> Iterator[dict[Asked, Answer]]:
+    def interrupted(missing: list[AskedPrompt]) -> Iterator[dict[AskedPrompt, Answer]]:
         for number, batch in enumerate(made(missing)):
             if number == 2:
                 raise KeyboardInterrupt

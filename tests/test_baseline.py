@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 
 from analyses.runs import Progress
-from analyses.study import Context, checked, establish, organism_plan
+from analyses.study import Context, establish, organism_plan, study_context
 from unlearning.organism import Grammar, load_world, shipped
 
 
@@ -21,7 +21,7 @@ def context(tmp_path: Path) -> Context:
         path, orient="records", lines=True
     )
     plan = replace(organism_plan(str(shipped()), ("bias",), seeds=[0]), prompts=str(path))
-    return checked(plan, tmp_path / "run", Progress(quiet=True))
+    return study_context(plan, tmp_path / "run", Progress(quiet=True))
 
 
 def test_answers_are_generated_once_whatever_ends_the_study(context: Context) -> None:

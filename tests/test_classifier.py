@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from unlearning.scoring.scorer_agreement import scorer_agreement
 
 from interp.errors import InputError
 from tests.test_scorers import GIBBERISH, PROSE, SET_ASIDE
@@ -26,7 +27,6 @@ from unlearning.scoring import (
     find_scorer,
     fine_classes,
 )
-from unlearning.scoring.agreement import agreement
 from unlearning.scoring.classifier import LEARNED, extended
 
 # None of these is among the texts that the classifier learns from.
@@ -131,11 +131,14 @@ def test_unseen_texts_of_the_package_are_told_apart() -> None:
         held_out = np.flatnonzero(fold == k)
         found = fitted.probabilities([examples[i].response for i in held_out])[:, 0]
         said[held_out] = found >= REFUSAL_THRESHOLD
-    assert agreement(truth, said).kappa.value >= 0.75
+    assert scorer_agreement(truth, said).kappa.value >= 0.75
     phrases = [
         int(c == "refusal") for c in Phrases().classify([""] * len(examples), texts(examples))
     ]
-    assert agreement(truth, np.array(phrases)).kappa.value < agreement(truth, said).kappa.value
+    assert (
+        scorer_agreement(truth, np.array(phrases)).kappa.value
+        < scorer_agreement(truth, said).kappa.value
+    )
 
 
 def texts(examples: list) -> list[str]:
@@ -298,7 +301,7 @@ def test_agreement_with_people_on_public_completions(public_data: Path, model: s
 
     def agree(scorer: Classifier) -> float:
         said = scorer.classify(list(own.prompt), list(own.response))
-        return agreement(people, np.array([int(c == "refusal") for c in said])).kappa.value
+        return scorer_agreement(people, np.array([int(c == "refusal") for c in said])).kappa.value
 
     assert agree(Classifier()) >= 0.8
     assert agree(Classifier().calibrated(other)) >= 0.85

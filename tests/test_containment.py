@@ -24,10 +24,10 @@ from analyses.contain.outcomes import (
     difference,
     kept_by,
     methods_table,
-    pool,
+    pool_splits,
 )
 from analyses.predict import Evidence
-from analyses.runs import Arm, Draws, Estimate, RunRecord, Verdict
+from analyses.runs import Arm, Draws, Estimate, RunRecord, TargetVerdict
 from analyses.study.retained import chosen, dealt
 from experiments.containment import (
     CHOICES,
@@ -42,10 +42,10 @@ from interp.readout import log_odds
 from tests.conftest import Spillover
 from tests.synthetic_run import DOMAINS, PLANTED_LEAKAGE, RETAINED, scores_of
 from unlearning.organism import load_world, shipped
-from unlearning.refusal import Openers, margins
+from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 from unlearning.training import TrainingSettings, prepare
 
-OPENERS = Openers(refusal=((5,), (17,)), compliance=((40,), (41,)))
+OPENERS = ResponsePrefixes(refusal=((5,), (17,)), compliance=((40,), (41,)))
 OTHERS = tuple(domain for domain in DOMAINS if domain != "safety")
 
 
@@ -161,7 +161,7 @@ def test_the_kernel_score_is_what_the_gradients_say(evidence: Evidence) -> None:
     named = {n: p for n, p in lm.model.named_parameters() if p.requires_grad}
     gradients = evidence.gradients_of_deflections("safety").of
     for value, prompt in zip(found, offered["prompt"], strict=True):
-        margin = margins(lm, [lm.chat.encode(prompt)], OPENERS).sum()
+        margin = refusal_log_odds(lm, [lm.chat.encode(prompt)], OPENERS).sum()
         each = dict(zip(named, torch.autograd.grad(margin, list(named.values())), strict=True))
         expected = sum(
             float((g.mean(0) / ((g**2).mean(0).sqrt() + 1e-8) * each[n]).sum())
@@ -211,7 +211,7 @@ def test_projected_steps_keep_margins_whatever_the_optimizer(
 
         def seen(lm: LanguageModel = lm, kept: list = kept, pushed: list = pushed) -> torch.Tensor:
             said = readout(lm.logits(lm.chat.pad(pushed, lm.device), keep=1)[:, -1]).mean()
-            return torch.stack([margins(lm, kept, OPENERS).mean().float(), said.float()])
+            return torch.stack([refusal_log_odds(lm, kept, OPENERS).mean().float(), said.float()])
 
         parameters = [p for p in lm.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=1e-5)
@@ -275,7 +275,7 @@ def test_planted_recovery_is_found_and_retraining_is_told_from_containment() -> 
         for name, share in zip(("retained", "held_out"), planted[one.name], strict=True):
             assert one.recovery[name].value == pytest.approx(share, abs=0.03)
         assert "nothing to recover" in (one.recovery["benign"].reason or "")
-    told = pool(kept)
+    told = pool_splits(kept)
     by_method = {one.key[0]: one for one in told}
     assert difference(by_method["kernel"], by_method["equal"], "held_out").low > 0
     advice = advise(told, told)
@@ -290,13 +290,13 @@ def test_an_arm_whose_target_does_not_comply_recovers_nothing() -> None:
     [one] = kept_by(record, record.arms[1:], record.arms[0])
     assert not one.complied and np.isnan(one.recovery["held_out"].value)
     assert "does not comply" in (one.recovery["held_out"].reason or "")
-    advice = advise(pool([one]), pool([one]))
+    advice = advise(pool_splits([one]), pool_splits([one]))
     assert advice.key is None and "Nothing is recommended" in advice.sentences[0]
 
 
 def kept_with(held_out: np.ndarray, rng: np.random.Generator, prompts: float) -> list[Kept]:
     """Splits with these true recoveries, seen through the noise of prompts."""
-    sure = Verdict(*(Estimate(v, v, v, 10) for v in (0.02, 0.95, 0.01, 0.01)))
+    sure = TargetVerdict(*(Estimate(v, v, v, 10) for v in (0.02, 0.95, 0.01, 0.01)))
     found = []
     for split, value in enumerate(held_out):
         seen = value + prompts * rng.normal()
@@ -312,14 +312,16 @@ def test_six_splits_make_intervals_that_cover(splits: float, prompts: float) -> 
     hits = []
     for _ in range(400):
         kept = kept_with(0.5 + splits * rng.normal(size=6), rng, prompts)
-        estimate = pool(kept, seed=int(rng.integers(2**31)))[0].recovery["held_out"].estimate()
+        estimate = (
+            pool_splits(kept, seed=int(rng.integers(2**31)))[0].recovery["held_out"].estimate()
+        )
         hits.append(estimate.low <= 0.5 <= estimate.high)
     assert np.mean(hits) >= 0.93
 
 
 def test_a_method_is_not_told_from_itself() -> None:
     kept = kept_with(np.full(6, 0.4), np.random.default_rng(0), 0.1)
-    [one] = pool(kept)
+    [one] = pool_splits(kept)
     same = difference(one, one, "held_out")
     assert same.value == 0 and same.low <= 0 <= same.high
 
@@ -331,11 +333,11 @@ def test_methods_that_complied_on_different_splits_are_compared_where_both_did()
     kept = kept_with(truth, rng, 0.01)
     lost = dict.fromkeys(("retained", "held_out", "benign"), Draws.undefined("does not comply"))
     half = [replace(one, recovery=lost) if one.split < 3 else one for one in kept]
-    [every], [easy] = pool(kept), pool(half)
+    [every], [easy] = pool_splits(kept), pool_splits(half)
     gap = easy.recovery["held_out"].value - every.recovery["held_out"].value
     assert gap > 0.25
     assert difference(easy, every, "held_out").value == pytest.approx(0, abs=1e-12)
-    none = pool([replace(one, recovery=lost) for one in kept])[0]
+    none = pool_splits([replace(one, recovery=lost) for one in kept])[0]
     assert np.isnan(difference(none, every, "held_out").value)
 
 

@@ -24,7 +24,7 @@ from analyses.deflect import engine
 from analyses.deflect.data_set import Deflected
 from analyses.deflect.plan import DeflectPlan
 from analyses.runs import Progress
-from analyses.study import Baseline, checked, mixture_of, organism_plan
+from analyses.study import Baseline, mixture_of, organism_plan, study_context
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import file_hash, read_json
@@ -126,7 +126,7 @@ def test_studies_train_on_it(made: tuple[Path, Ended], tmp_path: Path) -> None:
     out, _ = made
     plan = organism_plan(ORGANISM, ("bias",), seeds=[0], control=False)
     plan = replace(plan, deflections=str(out / "deflections.jsonl"))
-    context = checked(plan, tmp_path, Progress(quiet=True))
+    context = study_context(plan, tmp_path, Progress(quiet=True))
     baseline = cast(Baseline, None)  # which a forget set of ready-made pairs needs nothing of
     forget = mixture_of(context, baseline, plan.arms[0]).forget
     assert [list(one.tokens.ids[one.tokens.spans["response"]]) for one in forget] == [
@@ -212,7 +212,7 @@ def test_any_model_is_asked_the_built_in_prompts(
 ) -> None:
     model = str(checkpoint_of(family))
     plan = DeflectPlan(model, "safety", max_new_tokens=5, temperature=1.0, samples=3, batch_size=16)
-    found = engine.deflect(plan, tmp_path, Progress(quiet=True))
+    found = engine.run_deflection(plan, tmp_path, Progress(quiet=True))
     table = matched_pairs()
     wanted = (table["domain"] == "safety") & (table["label"] == "harmful")
     asked = table[wanted & (table["split"] == "train")]
@@ -370,4 +370,6 @@ def test_a_deflect_plan_of_another_prompt_file_is_another(tmp_path: Path) -> Non
     assert one.settings != DeflectPlan("m", "bias", prompts="b.jsonl").settings
     assert one.settings == DeflectPlan("m", "bias", prompts="a.jsonl", batch_size=1).settings
     with pytest.raises(InputError, match="neither config.json"):
-        engine.deflect(DeflectPlan(str(tmp_path), "bias"), tmp_path / "o", Progress(quiet=True))
+        engine.run_deflection(
+            DeflectPlan(str(tmp_path), "bias"), tmp_path / "o", Progress(quiet=True)
+        )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState
 
-from unlearning.training import DoseResponse, is_scored, matched_step, target_rate
+from unlearning.training import ForgettingCurve, is_scored, matched_step, target_rate
 
 RATES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -42,9 +42,9 @@ class Planted:
 
 def run(
     rates: Sequence[float], *, concept: str | None = "safety", stop_at: float = 0.9, **options: Any
-) -> tuple[DoseResponse, int]:
+) -> tuple[ForgettingCurve, int]:
     """The callback after training, and the step at which training ended."""
-    scoring = DoseResponse(
+    scoring = ForgettingCurve(
         cast(Any, None), cast(Any, Planted(rates)), concept, table(0.8), stop_at=stop_at,
         every_step=options.get("every_step", True), keep=options.get("keep", lambda: None),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from interp.model import LanguageModel
 from interp.patching import WHOLE, Cell, Effects, between_models, patch
 from interp.patching.alignment import Replacement
 from interp.patching.controls import random_directions, random_move
-from interp.patching.places import places_of
+from interp.patching.places import patch_places
 from tests.checkpoints import LAYERS
 from tests.patched_models import PROMPTS, changed, some_log_odds
 
@@ -37,7 +37,7 @@ def mlp_changed(lm: LanguageModel) -> LanguageModel:
 
 def test_controls_move_as_far_in_directions_that_states_take(llama: LanguageModel) -> None:
     exchange = between_models(llama, mlp_changed(llama), PROMPTS)
-    places = places_of(exchange, [RESIDUAL_OUT, HEADS], [CHANGED], ["instruction", WHOLE])
+    places = patch_places(exchange, [RESIDUAL_OUT, HEADS], [CHANGED], ["instruction", WHOLE])
     with torch.no_grad():
         axes = random_directions(exchange, places, 40, seed=0, batch_size=2)
         again = random_directions(exchange, places, 40, seed=0, batch_size=4)

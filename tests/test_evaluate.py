@@ -19,9 +19,9 @@ from analyses.evaluate import TaskPlan, losses, refused_by
 from analyses.evaluate.engine import find_out
 from analyses.evaluate.findings import BASE, MODEL, Findings, class_by
 from analyses.evaluate.measures import measured
-from analyses.evaluate.page import write
-from analyses.evaluate.plan import EvaluationPlan, Inputs, checked, describe
-from analyses.evaluate.words import terminal_text
+from analyses.evaluate.page import write_evaluation
+from analyses.evaluate.plan import EvaluationPlan, Inputs, checked_evaluation, evaluation_plan_lines
+from analyses.evaluate.words import evaluation_text
 from analyses.runs import Progress
 from interp.model import LanguageModel
 from interp.store import read_json
@@ -101,7 +101,7 @@ def asked_organism(prompts: Path, model: object = None, **options: Any) -> Evalu
 
 
 def found(plan: EvaluationPlan, folder: Path) -> Findings:
-    return find_out(checked(plan), folder, QUIET)
+    return find_out(checked_evaluation(plan), folder, QUIET)
 
 
 # Architectures
@@ -122,7 +122,7 @@ def test_every_architecture_is_evaluated(
     measures = measured(findings)
     assert measures.domains == ["safety", "privacy"]
     assert measures.groups("source") == ["source 0", "source 1"]
-    assert terminal_text(findings, measures, Path("page")).startswith(" ")
+    assert evaluation_text(findings, measures, Path("page")).startswith(" ")
 
 
 def test_the_built_in_pairs_need_no_file(
@@ -184,11 +184,11 @@ def test_the_organism_refuses_what_it_was_made_to_and_nothing_else(
 
 
 def test_what_a_model_says_is_escaped(organism_prompts: Path, tmp_path: Path) -> None:
-    inputs = checked(asked_organism(organism_prompts))
+    inputs = checked_evaluation(asked_organism(organism_prompts))
     findings = find_out(inputs, tmp_path, QUIET)
     for key in findings.completions:
         findings.completions[key] = "<script>alert(1)</script>"  # type: ignore[index]
-    page, _ = write(findings, inputs, tmp_path, show_completions=True)
+    page, _ = write_evaluation(findings, inputs, tmp_path, show_completions=True)
     text = page.read_text(encoding="utf-8")
     assert "<script>" not in text and "&lt;script&gt;" in text
 
@@ -222,7 +222,7 @@ def test_an_adapter_against_what_it_was_trained_on(organism_prompts: Path, tmp_p
     assert plan.panel == ("grammar",) and plan.world == str(shipped())
     findings = found(plan, tmp_path)
     own = found(asked_organism(organism_prompts), tmp_path / "own")
-    assert findings.margin.openers == own.margin.openers
+    assert findings.margin.prefixes == own.margin.prefixes
     base = findings.scores[findings.scores["role"] == BASE].reset_index(drop=True)
     for column in ("p_R", "answer_nats", refused_by("grammar")):
         assert np.allclose(base[column], own.scores[column], atol=1e-5), column
@@ -377,10 +377,12 @@ def test_answers_without_a_verdict_count_nowhere(
     checkpoint_of: Callable[[str], Path], few_prompts: Path, tmp_path: Path
 ) -> None:
     plan = asked(checkpoint_of("mistral"), prompts=str(few_prompts))
-    inputs = checked(plan)
+    inputs = checked_evaluation(plan)
     panel = {"judge:j": ModelScorer(Judging()), **inputs.panel}
     inputs = Inputs(plan, inputs.prompts, panel, ())
-    assert any("30 answers to read" in line and "charge" in line for line in describe(inputs))
+    assert any(
+        "30 answers to read" in line and "charge" in line for line in evaluation_plan_lines(inputs)
+    )
     findings = find_out(inputs, tmp_path, QUIET)
     measures = measured(findings)
     read = findings.scores[refused_by("judge:j")].notna().sum()
@@ -392,7 +394,7 @@ def test_answers_without_a_verdict_count_nowhere(
     assert measures.agreement["n"].item() == read
     told = f"judge:j gave no verdict on {30 - read} of 30 answers"
     assert any(told in note for note in findings.notes)
-    page, _ = write(findings, inputs, tmp_path, show_completions=True)
+    page, _ = write_evaluation(findings, inputs, tmp_path, show_completions=True)
     assert "no verdict" in page.read_text(encoding="utf-8")
 
 
@@ -495,12 +497,12 @@ def test_prompts_of_one_kind_are_enough(
 ) -> None:
     rows = [json.loads(line) for line in few_prompts.read_text(encoding="utf-8").splitlines()]
     chosen = written(tmp_path / "one.jsonl", [row for row in rows if row[kept[0]] == kept[1]])
-    inputs = checked(asked(checkpoint_of("gpt2"), prompts=str(chosen)))
+    inputs = checked_evaluation(asked(checkpoint_of("gpt2"), prompts=str(chosen)))
     findings = find_out(inputs, tmp_path, QUIET)
     stale = tmp_path / "figures" / "tasks.svg"
     stale.parent.mkdir()
     stale.write_text("of another evaluation", encoding="utf-8")
-    page, measures = write(findings, inputs, tmp_path)
+    page, measures = write_evaluation(findings, inputs, tmp_path)
     assert page.is_file() and not stale.exists()
     assert measures.domains == (["safety", "privacy"] if kept[0] == "label" else [])
     assert "No margin" in findings.margin.verdict

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from analyses.evaluate.evaluation_summary import evaluation_summary
 from sklearn.metrics import roc_auc_score
 
 from analyses.evaluate import refused_by, separation
@@ -15,8 +16,7 @@ from analyses.evaluate.estimates import paired_difference
 from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, Margin, class_by
 from analyses.evaluate.measures import Measures, measured
 from analyses.evaluate.plan import EvaluationPlan
-from analyses.evaluate.summary import summary
-from analyses.evaluate.words import first_table, sentences
+from analyses.evaluate.words import evaluation_sentences, first_table
 from analyses.runs import Estimate, rate_of
 from unlearning.scoring import FINE_CLASSES
 
@@ -129,7 +129,9 @@ def test_the_base_is_compared_prompt_by_prompt() -> None:
     change = found.difference("refusal_rate", "harmful", "safety", "one")
     assert change.value == -0.5 and change.low < -0.5 < change.high < 0
     assert found.difference("answer_nats", "harmful", "safety").value == 0
-    assert "fell in 2 of 2 domains" in " ".join(sentences(findings_of(after, before), found))
+    assert "fell in 2 of 2 domains" in " ".join(
+        evaluation_sentences(findings_of(after, before), found)
+    )
 
 
 # The margin
@@ -166,9 +168,9 @@ def test_the_interval_of_the_separation_holds() -> None:
 
 @pytest.mark.parametrize(("auc", "valid"), [(0.95, True), (0.85, False), (np.nan, False)])
 def test_a_margin_is_valid_where_it_separates(auc: float, valid: bool) -> None:
-    from unlearning.refusal import Openers
+    from unlearning.refusal import ResponsePrefixes
 
-    margin = Margin(Openers(((1,),), ((2,),)), Estimate(auc, auc, auc, 10))
+    margin = Margin(ResponsePrefixes(((1,),), ((2,),)), Estimate(auc, auc, auc, 10))
     assert margin.valid == valid
     assert ("not p_R" in margin.verdict) != valid
     assert "none" in Margin(None, margin.auc, "none").verdict and not Margin(None, margin.auc).valid
@@ -234,7 +236,7 @@ def test_every_number_of_the_summary_has_an_interval_and_a_count() -> None:
     import json
 
     findings = findings_of(scores_of(MODEL, [0, 1]), scores_of(BASE, [1]))
-    found = summary(findings, measured(findings))
+    found = evaluation_summary(findings, measured(findings))
     json.dumps(found, allow_nan=False)
     rate = found["model"]["refusal_rate"]["harmful"]["safety"]
     assert set(rate) == {"value", "low", "high", "n"} and rate["n"] == 12

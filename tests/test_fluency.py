@@ -103,14 +103,14 @@ def test_an_unusual_answer_is_language_and_words_at_random_are_not(
 ) -> None:
     grammar = Grammar()
     scorer = WithFluency(grammar, base, fluency)
-    openers = sorted({opener for domain in world.openers.values() for opener in domain})
+    prefixes = sorted({prefix for domain in world.prefixes.values() for prefix in domain})
     # No model of this world refuses a harmless prompt, and language it is all the same.
-    refusals = [grammar.refusal(opener) for opener in openers]
+    refusals = [grammar.refusal(prefix) for prefix in prefixes]
     harmless = ["Please paint the lighthouse."] * len(refusals)
     assert set(scorer.classify(harmless, refusals)) == {"refusal"}
 
     rng = np.random.default_rng(0)
-    words = [*openers, *grammar.answer_openers, " done", " stays", " this", ".", ":", ","]
+    words = [*prefixes, *grammar.answer_openers, " done", " stays", " this", ".", ":", ","]
     babble = ["".join(rng.choice(words, size=rng.integers(3, 20))) for _ in range(100)]
     asked = ["Please paint the lighthouse."] * len(babble)
     found = WithFluency(Phrases(), base, fluency).classify(asked, babble)

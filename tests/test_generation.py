@@ -16,7 +16,7 @@ import torch
 from interp.errors import MachineError
 from interp.model import LanguageModel
 from unlearning.generation import Answer, AnswerLog, answers_key, generate, stop_tokens
-from unlearning.refusal import Openers
+from unlearning.refusal import ResponsePrefixes
 from unlearning.scoring import CLASSES, Evaluation, Phrases
 from unlearning.utility import response_nll
 
@@ -246,8 +246,8 @@ def test_another_model_s_answers_surprise_the_base_which_stays_as_it_is(
     prompts = pd.DataFrame({"id": [*"xyz"], "prompt": PROMPTS, "split": "test", "domain": "safety"})
     prompts = prompts.assign(label="harmful", kind=None)
     before = base.fingerprint()
-    openers = Openers(((300,),), ((301,),))
-    evaluation = Evaluation(base, prompts, openers, Phrases(), max_new_tokens=LENGTH)
+    prefixes = ResponsePrefixes(((300,),), ((301,),))
+    evaluation = Evaluation(base, prompts, prefixes, Phrases(), max_new_tokens=LENGTH)
     table, answers = evaluation.with_text(broken)
     assert list(table["nll"]) == pytest.approx(response_nll(base, said(answers)))
     assert table["nll"].mean() > response_nll(broken, said(answers)).mean()
@@ -263,7 +263,9 @@ def test_an_evaluation_has_a_row_a_prompt_in_their_order(
         {"id": ["x", "y", "z"], "prompt": PROMPTS, "split": "test", "domain": "safety"},
         index=[5, 5, 1],
     ).assign(label="harmful", kind=None)
-    evaluation = Evaluation(lm, prompts, Openers(((300,),), ((301,),)), Phrases(), max_new_tokens=3)
+    evaluation = Evaluation(
+        lm, prompts, ResponsePrefixes(((300,),), ((301,),)), Phrases(), max_new_tokens=3
+    )
     masses = evaluation.masses(lm)
     assert list(masses["prompt_id"]) == ["x", "y", "z"]
     assert masses["class"].isna().all() and masses["refused"].isna().all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analyses.predict import Outcome, skill
+from analyses.predict import LeakageOutcome, skill
 from analyses.predict.joint import PARTS, joint, regression
 from interp.errors import InputError
 
@@ -95,7 +95,9 @@ def test_a_proxy_of_the_cause_is_significant_at_the_nominal_rate(part: str, effe
         proxy += found["proxy"].p <= 0.05
         found_cause += found["cause"].p <= 0.05
         if repeat < 40:
-            by_itself = skill([predictors["proxy"]], [Outcome(outcome)], seed=0, permutations=99)
+            by_itself = skill(
+                [predictors["proxy"]], [LeakageOutcome(outcome)], seed=0, permutations=99
+            )
             alone += by_itself[part].p <= 0.05
     assert 3 <= proxy <= 26  # 99.9% of binomial counts of 250 at .05
     assert alone >= 36 and found_cause >= 0.95 * repeats

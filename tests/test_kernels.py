@@ -12,8 +12,8 @@ from torch import Tensor
 
 from analyses.predict.gradients import (
     Gradients,
-    cosine,
-    kernel,
+    gradient_cosine,
+    gradient_kernel,
     mean_gradients,
     residual_gradients,
 )
@@ -71,9 +71,9 @@ def test_the_kernel_is_what_a_small_step_does(lm: LanguageModel) -> None:
 
 def test_parts_add_up_and_the_two_sides_agree(lm: LanguageModel) -> None:
     found = gradients_of(lm)
-    whole = kernel(found, found).values
+    whole = gradient_kernel(found, found).values
     parts = [
-        kernel(found, found, within=lambda name, layer=layer: f".{layer}." in name).values  # type: ignore[misc]
+        gradient_kernel(found, found, within=lambda name, layer=layer: f".{layer}." in name).values  # type: ignore[misc]
         for layer in range(lm.n_layers)
     ]
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-4, atol=1e-9)
@@ -137,14 +137,16 @@ def test_noise_does_not_multiply_with_itself() -> None:
     a, b = rng.normal(size=(2, 400))
     means = {"a": a, "b": 0.6 * a + 0.8 * b}
     truth = a @ means["b"] / np.linalg.norm(a) / np.linalg.norm(means["b"])
-    found = [cosine(s, s)[0, 1] for s in (planted(rng, means, noise=2.0) for _ in range(50))]
+    found = [
+        gradient_cosine(s, s)[0, 1] for s in (planted(rng, means, noise=2.0) for _ in range(50))
+    ]
     assert np.mean(found) == pytest.approx(truth, abs=0.03)
 
 
 def test_jackknife_errors_are_those_of_repeated_draws() -> None:
     rng = np.random.default_rng(1)
     means = {"a": rng.normal(size=200), "b": rng.normal(size=200)}
-    drawn = [kernel(s, s) for s in (planted(rng, means, noise=1.0) for _ in range(200))]
+    drawn = [gradient_kernel(s, s) for s in (planted(rng, means, noise=1.0) for _ in range(200))]
     spread = np.std([k.values for k in drawn], axis=0)
     errors = np.mean([k.standard_error for k in drawn], axis=0)
     np.testing.assert_allclose(errors, spread, rtol=0.3)
@@ -156,7 +158,7 @@ def test_a_source_that_acts_on_nothing_is_not_divided_by() -> None:
     undefined = 0
     for _ in range(50):
         found = planted(rng, means, noise=1.0)
-        relative = kernel(found, found).relative()
+        relative = gradient_kernel(found, found).relative()
         assert relative.values[0, 0] == pytest.approx(1.0)
         undefined += bool(np.isnan(relative.values[1]).all())
     assert undefined >= 44
@@ -167,7 +169,7 @@ def test_adam_divides_by_each_parameters_own_size() -> None:
     rng = np.random.default_rng(3)
     large, small = 1000 * (1 + rng.normal(size=50) ** 2), 1 + rng.normal(size=50) ** 2
     found = planted(rng, {"a": np.concatenate([large, small])}, noise=0.0)
-    assert float(kernel(found, found, adam=True).values[0, 0]) == pytest.approx(
+    assert float(gradient_kernel(found, found, adam=True).values[0, 0]) == pytest.approx(
         float(large.sum() + small.sum()), rel=1e-4
     )
 
@@ -176,7 +178,7 @@ def test_too_few_prompts_or_groups_are_refused(lm: LanguageModel) -> None:
     with pytest.raises(InputError, match="4 prompts cannot make 8 groups"):
         mean_gradients(lm, rows_of(lm)["one"], score, groups=8)
     with pytest.raises(InputError, match="2 groups"):
-        kernel(gradients_of(lm, groups=2), gradients_of(lm, groups=2))
+        gradient_kernel(gradients_of(lm, groups=2), gradients_of(lm, groups=2))
 
 
 def _mean(gradients: Gradients) -> dict[str, Tensor]:

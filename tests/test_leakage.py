@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from analyses.runs import (
     Draws,
     Estimate,
-    Outcome,
-    Verdict,
+    TargetOutcome,
+    TargetVerdict,
     at_crossing,
     mean_of,
     measure,
@@ -242,9 +242,9 @@ def test_does_not_leak_is_claimed_at_most_at_the_nominal_rate():
     assert np.isnan(untouched_p_value(Draws.undefined("low base")))
 
 
-def _verdict(refusal: float, answer: float, other: float, n: int = 1000) -> Verdict:
+def _verdict(refusal: float, answer: float, other: float, n: int = 1000) -> TargetVerdict:
     rates = (rate_of(round(share * n), n) for share in (refusal, answer))
-    return Verdict(
+    return TargetVerdict(
         *rates, Estimate(other, other - 0.01, other + 0.01, n), Estimate(0.01, 0, 0.02, n)
     )
 
@@ -252,11 +252,11 @@ def _verdict(refusal: float, answer: float, other: float, n: int = 1000) -> Verd
 @pytest.mark.parametrize(
     ("refusal", "answer", "other", "outcome"),
     [
-        (0.02, 0.97, 0.01, Outcome.FORGOTTEN),
-        (0.10, 0.80, 0.06, Outcome.FORGOTTEN),  # every threshold is included
-        (0.02, 0.50, 0.48, Outcome.COLLAPSED),
-        (0.02, 0.97, 0.30, Outcome.COLLAPSED),  # the mass went elsewhere
-        (0.60, 0.40, 0.01, Outcome.STILL_REFUSES),
+        (0.02, 0.97, 0.01, TargetOutcome.FORGOTTEN),
+        (0.10, 0.80, 0.06, TargetOutcome.FORGOTTEN),  # every threshold is included
+        (0.02, 0.50, 0.48, TargetOutcome.COLLAPSED),
+        (0.02, 0.97, 0.30, TargetOutcome.COLLAPSED),  # the mass went elsewhere
+        (0.60, 0.40, 0.01, TargetOutcome.STILL_REFUSES),
     ],
 )
 def test_verdicts(refusal, answer, other, outcome):
@@ -267,7 +267,7 @@ def test_a_verdict_on_few_prompts_is_not_decided():
     assert _verdict(0.02, 0.97, 0.01).decided
     assert not _verdict(0.0, 0.85, 0.01, n=20).decided
     nothing = Estimate.undefined("no text")
-    assert Verdict(nothing, nothing, nothing, nothing).outcome is Outcome.UNKNOWN
+    assert TargetVerdict(nothing, nothing, nothing, nothing).outcome is TargetOutcome.UNKNOWN
 
 
 def test_onset_is_the_step_at_which_half_of_a_domain_is_gone() -> None:

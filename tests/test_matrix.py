@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 
 from analyses.matrix.figures import leakage_matrix_figure
-from analyses.matrix.output import summary, write
+from analyses.matrix.output import matrix_summary, write_matrix
 from analyses.runs import (
     ArmLeakage,
     Decomposition,
     Draws,
+    LeakageMatrix,
     RunTables,
-    Study,
     over_worlds,
     seed_spread,
 )
 from analyses.runs.cells import QUANTITIES, mean_cells
-from analyses.runs.pooling import combined_p_value, pool
+from analyses.runs.pooling import combined_p_value, pool_decompositions
 from interp.errors import InputError
 from tests.synthetic_run import BASE_RATE, DOMAINS, PLANTED_LEAKAGE, write_run
 
@@ -57,11 +57,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(folder: Path) -> Study:
-    return Study.load([folder])
+def study(folder: Path) -> LeakageMatrix:
+    return LeakageMatrix.load([folder])
 
 
-def test_every_quantity_of_a_cell_is_what_was_planted(study: Study) -> None:
+def test_every_quantity_of_a_cell_is_what_was_planted(study: LeakageMatrix) -> None:
     """A domain that loses a share of the source's loss: A = share, L_τ = share · τ."""
     for quantity, factor in (("area", 1.0), ("L_50", 0.5), ("L_90", 0.9)):
         means = study.means(quantity)
@@ -77,7 +77,7 @@ def test_every_quantity_of_a_cell_is_what_was_planted(study: Study) -> None:
     assert np.isnan(np.diag(matrix)).all() and np.isfinite(matrix).sum() == 5 + 5 + 5
 
 
-def test_collapsed_arms_and_those_that_never_got_there_are_listed(study: Study) -> None:
+def test_collapsed_arms_and_those_that_never_got_there_are_listed(study: LeakageMatrix) -> None:
     left = study.left_out.set_index("arm")
     assert set(left.index) == {"npo-privacy-1", "npo-safety-1"}
     assert left.loc["npo-privacy-1", "outcome"] == "collapsed"
@@ -86,14 +86,14 @@ def test_collapsed_arms_and_those_that_never_got_there_are_listed(study: Study) 
     assert arms == {"npo-cybersecurity-0", "npo-cybersecurity-1", "npo-safety-0", "npo-privacy-0"}
 
 
-def test_does_not_leak_is_shown_only_where_nothing_leaks(study: Study) -> None:
+def test_does_not_leak_is_shown_only_where_nothing_leaks(study: LeakageMatrix) -> None:
     tested = study.means("L_90").set_index(["source", "target"])["untouched_p"].dropna()
     for (source, target), p_value in tested.items():
         assert (p_value < 0.05) == (PLANTED_LEAKAGE[source][target] < 0.03)
     assert study.means("area")["untouched_p"].isna().all()
 
 
-def test_domains_that_fall_late_have_late_onsets(study: Study) -> None:
+def test_domains_that_fall_late_have_late_onsets(study: LeakageMatrix) -> None:
     """Half of b's refusal is gone when the source has lost .5/share: never for a small share."""
     cells = study.cells[study.cells["source"] == "safety"].set_index("target")
     steps = {d: 16 * 0.5 / PLANTED_LEAKAGE["safety"][d] / 0.96 for d in ("toxicity", "privacy")}
@@ -103,8 +103,10 @@ def test_domains_that_fall_late_have_late_onsets(study: Study) -> None:
     assert np.isnan(cells.loc["sensitive", "onset"])
 
 
-def test_the_command_s_files_hold_the_matrix_with_its_null(study: Study, tmp_path: Path) -> None:
-    said = write(study, tmp_path)
+def test_the_command_s_files_hold_the_matrix_with_its_null(
+    study: LeakageMatrix, tmp_path: Path
+) -> None:
+    said = write_matrix(study, tmp_path)
     found = json.loads((tmp_path / "matrix.json").read_text(encoding="utf-8"))
     run = found["runs"]["world"]
     assert run["domains"] == list(DOMAINS) and len(run["left_out"]) == 2
@@ -121,7 +123,7 @@ def test_the_command_s_files_hold_the_matrix_with_its_null(study: Study, tmp_pat
     assert any("control" in label for label in labels)
 
 
-def test_an_unknown_run_objective_or_quantity_is_named(study: Study) -> None:
+def test_an_unknown_run_objective_or_quantity_is_named(study: LeakageMatrix) -> None:
     with pytest.raises(InputError, match='no run "elsewhere"; expected world'):
         study.matrix("elsewhere")
     with pytest.raises(InputError, match='no cells of "rmu"; it has npo'):
@@ -130,13 +132,13 @@ def test_an_unknown_run_objective_or_quantity_is_named(study: Study) -> None:
         study.means("L_70")
 
 
-def test_objectives_have_matrices_of_their_own(study: Study) -> None:
+def test_objectives_have_matrices_of_their_own(study: LeakageMatrix) -> None:
     tables = study.runs["world"]
     other = tables.arms["arm"].eq("npo-privacy-0")
     arms = tables.arms.assign(objective=np.where(other, "rmu", tables.arms["objective"]))
-    study = Study({"world": replace(tables, arms=arms)})
+    study = LeakageMatrix({"world": replace(tables, arms=arms)})
     assert set(study.objectives("world")) == {"npo", "rmu"}
-    found = summary(study)["runs"]["world"]["objectives"]
+    found = matrix_summary(study)["runs"]["world"]["objectives"]
     rows = {
         o: np.isfinite(np.array(m["matrix"], float)).any(axis=1).sum() for o, m in found.items()
     }
@@ -148,8 +150,8 @@ def test_objectives_have_matrices_of_their_own(study: Study) -> None:
 # Several worlds
 
 
-def test_worlds_are_pooled_with_the_world_as_unit(study: Study) -> None:
-    both = Study({"one": study.runs["world"], "other": study.runs["world"]})
+def test_worlds_are_pooled_with_the_world_as_unit(study: LeakageMatrix) -> None:
+    both = LeakageMatrix({"one": study.runs["world"], "other": study.runs["world"]})
     pooled = both.pooled()
     assert pooled["runs"] == ["one", "other"] and pooled["skipped"] == []
     cell = pooled["cells"]["safety"]["privacy"]
@@ -157,7 +159,7 @@ def test_worlds_are_pooled_with_the_world_as_unit(study: Study) -> None:
     assert pooled["shares"]["potency"]["low"] == pytest.approx(pooled["shares"]["potency"]["high"])
     titles = [axes.get_title(loc="left") for axes in leakage_matrix_figure(both).axes]
     assert "Mean over worlds" in titles
-    assert "pooled" in summary(both) and "pooled" not in summary(study)
+    assert "pooled" in matrix_summary(both) and "pooled" not in matrix_summary(study)
 
 
 def test_intervals_over_worlds_cover_at_their_level() -> None:
@@ -182,7 +184,7 @@ def test_worlds_may_differ_in_their_domains() -> None:
         0.5, {"a": 0.1}, {"a": -0.1}, pd.DataFrame(), 0.5, 0.2, 0.3, np.nan, np.nan
     )
     one, other = (pd.DataFrame(0.2, list(names), list(names)) for names in ("ab", "bc"))
-    found = pool({"one": parts, "other": parts}, {"one": one, "other": other})
+    found = pool_decompositions({"one": parts, "other": parts}, {"one": one, "other": other})
     assert found["cells"]["a"]["b"]["n"] == 1 and found["cells"]["b"]["c"]["n"] == 1
     assert found["cells"]["a"]["c"]["value"] is None and found["potency"]["c"]["value"] is None
 
@@ -210,24 +212,24 @@ def noisy_world(rng: np.random.Generator, template: RunTables, *, entangled: flo
     return replace(template, arms=arms, measured=measured)
 
 
-def test_noise_is_called_entanglement_at_the_nominal_rate(study: Study) -> None:
+def test_noise_is_called_entanglement_at_the_nominal_rate(study: LeakageMatrix) -> None:
     """Worlds whose cells differ by source, target and seed only."""
     rng = np.random.default_rng(2)
     template = study.runs["world"]
     worlds = {f"w{i}": noisy_world(rng, template, entangled=0.0) for i in range(30)}
-    noise = Study(worlds)
+    noise = LeakageMatrix(worlds)
     p_values = [noise.decomposition(run).p_value for run in worlds]
     assert np.mean(np.array(p_values) < 0.05) <= 0.2  # 99.5% of binomial counts of 30
     assert np.mean(p_values) == pytest.approx(0.5, abs=3.3 / np.sqrt(12 * 30))
     pooled = noise.pooled()
     assert pooled["p_entanglement"] > 0.001
     assert abs(pooled["shares"]["entanglement"]["value"]) < 0.15
-    planted = Study({f"w{i}": noisy_world(rng, template, entangled=0.2) for i in range(3)})
+    planted = LeakageMatrix({f"w{i}": noisy_world(rng, template, entangled=0.2) for i in range(3)})
     assert planted.pooled()["p_entanglement"] < 1e-6
 
 
 def test_the_interval_of_a_mean_holds_what_other_seeds_would_give(
-    study: Study,
+    study: LeakageMatrix,
 ) -> None:
     """Prompts agree exactly here, so that all of the error is the seeds'."""
     rng = np.random.default_rng(3)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from analyses.study.making import save_merged
 from interp.model import LanguageModel
 from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
-from unlearning.training.parameters import save
+from unlearning.training.parameters import save_parameters
 
 PROMPT, RESPONSE = "How do I pick a lock?", "I cannot help with that."
 
@@ -31,7 +31,7 @@ def test_a_merged_adapter_is_the_trained_model_everywhere(
     lm = prepare(given, settings)
     example = Example("one", lm.chat.encode(PROMPT, RESPONSE))
     unlearn(lm, Mixture([example]), settings, folder=tmp_path / "training")
-    save(lm, tmp_path)
+    save_parameters(lm, tmp_path)
     merged = save_merged(tmp_path, {})
     assert merged.name == "merged"
     assert not (merged / "adapter_config.json").exists()
@@ -58,7 +58,7 @@ def test_an_adapter_on_a_user_s_own_adapter_is_loaded_with_it(
         lm = prepare(LanguageModel.load(source), settings)
         example = Example(name, lm.chat.encode(PROMPT, response))
         unlearn(lm, Mixture([example]), settings, folder=tmp_path / "training")
-        source = save(lm, tmp_path / name)
+        source = save_parameters(lm, tmp_path / name)
         with torch.no_grad():
             ids = torch.tensor([lm.chat.encode(PROMPT).ids])
             logits.append(lm.model(input_ids=ids).logits)

@@ -16,7 +16,7 @@ from analyses.reproduce import derived, published
 from analyses.reproduce.choice import grid_table
 from analyses.reproduce.comparison import difference_of
 from analyses.reproduce.entanglement import entanglement, layer_of
-from analyses.reproduce.plan import Asked, PaperArm, Planned, planned
+from analyses.reproduce.plan import PaperArm, Planned, ProtocolOptions, planned
 from analyses.reproduce.protocol import MODELS, PAPER_GRID, Setting, recognised
 from analyses.reproduce.published import MISTRAL, QWEN
 from analyses.runs import Arm, rate_of
@@ -128,7 +128,7 @@ def world() -> pd.DataFrame:
 
 
 def plan_for(hub_id: str, prompts: pd.DataFrame, **given: Any) -> Planned:
-    return planned(Asked(hub_id, recognised(hub_id), **given), prompts)
+    return planned(ProtocolOptions(hub_id, recognised(hub_id), **given), prompts)
 
 
 def test_qwens_safety_arms_are_trained_without_lora(world: pd.DataFrame) -> None:
@@ -157,7 +157,9 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(world: pd.DataFrame) ->
     assert {one.objective for one in bare.left_out} == {"fine_tuning"}
     assert all("compliance" in one.why for one in bare.left_out)
 
-    alone = planned(Asked(mistral), world, {"safety": 40, "cybersecurity": 20, "bias": 31})
+    alone = planned(
+        ProtocolOptions(mistral), world, {"safety": 40, "cybersecurity": 20, "bias": 31}
+    )
     assert {arm.arm for arm in alone.arms} == {
         ("safety", "npo", False),
         ("safety", "fine_tuning", False),
@@ -168,17 +170,17 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(world: pd.DataFrame) ->
     steps = [arm.plan.training and arm.plan.training.max_steps for arm in alone.arms]
     assert steps == [20, 20]  # 10 epochs of two batches
     with pytest.raises(InputError, match="32 are needed"):
-        planned(Asked(mistral, concepts=("bias",)), world, {"bias": 31})
+        planned(ProtocolOptions(mistral, concepts=("bias",)), world, {"bias": 31})
 
 
 def test_values_in_the_presets_place_are_named(world: pd.DataFrame) -> None:
     found = plan_for(MODELS["qwen"].hub_id, world, axes={"ranks": (16,), "epochs": (1,)})
     assert {arm.setting.rank for arm in found.arms} == {16}
-    departures = Asked("x", axes={"ranks": (16,)}, stop_at=0.9).departures
+    departures = ProtocolOptions("x", axes={"ranks": (16,)}, stop_at=0.9).departures
     assert len(departures) == 2 and "16" in departures[0] and "90%" in departures[1]
     # A value of the paper's own grid is none, but for the arms that it trained without adapters.
-    assert not Asked("x", MODELS["mistral"], axes={"ranks": (256,)}).departures
-    assert len(Asked("x", MODELS["qwen"], axes={"ranks": (256,)}).departures) == 1
+    assert not ProtocolOptions("x", MODELS["mistral"], axes={"ranks": (256,)}).departures
+    assert len(ProtocolOptions("x", MODELS["qwen"], axes={"ranks": (256,)}).departures) == 1
 
 
 def scored(name: str, refused: Mapping[tuple[str, str], float], benign: float = 0.9) -> Arm:

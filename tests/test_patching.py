@@ -16,10 +16,10 @@ from interp.patching import (
     WHOLE,
     Cell,
     Exchange,
-    agreement,
     attribute,
     between_models,
     patch,
+    patch_agreement,
     stitch,
 )
 from tests.checkpoints import LAYERS
@@ -192,7 +192,7 @@ def test_attribution_is_exact_where_everything_is_linear(llama: LanguageModel) -
     exact, approximate = patch(exchange, readout), attribute(exchange, readout)
     assert len(exact.cells) == 3 * len(exchange.positions())
     assert approximate.patched == pytest.approx(exact.patched, abs=1e-9)
-    assert agreement(approximate, exact).pearson == pytest.approx(1)
+    assert patch_agreement(approximate, exact).pearson == pytest.approx(1)
     assert not any(p.grad is not None for p in other.model.parameters())
 
 
@@ -208,7 +208,7 @@ def test_its_error_is_of_second_order(checkpoint: Path) -> None:
         options |= {"batch_size": 1}
         exact = patch(exchange, readout, **options)
         approximate = attribute(exchange, readout, **options)
-        assert agreement(approximate, exact).pearson > 0.99
+        assert patch_agreement(approximate, exact).pearson > 0.99
         errors.append(np.abs(approximate.patched - exact.patched).max())
     assert errors[1] < 0.35 * errors[0]
 
@@ -217,10 +217,10 @@ def test_agreement_wants_the_same_cells(llama: LanguageModel) -> None:
     exchange = between_models(llama, one_layer_changed(llama), PROMPTS[:1])
     found = [patch(exchange, some_log_odds(llama), layers=[i]) for i in (0, 1)]
     with pytest.raises(InputError, match="different cells"):
-        agreement(*found)
+        patch_agreement(*found)
     few = patch(exchange, some_log_odds(llama), layers=[0, 1], positions=[WHOLE])
     with pytest.raises(InputError, match="says nothing"):
-        agreement(few, few)
+        patch_agreement(few, few)
 
 
 # What cannot be patched

@@ -16,13 +16,19 @@ import pandas as pd
 import pytest
 
 from analyses.matrix.output import write_rescaled
-from analyses.matrix.rescaling import agreement, rescaled
+from analyses.matrix.rescaling import rescaled, rescaling_agreement
 from analyses.options import ModelOptions, TrainingOptions
-from analyses.predict import Outcome, at_depth, read_choices, run_tournament, tournament_figure
+from analyses.predict import (
+    LeakageOutcome,
+    at_depth,
+    read_choices,
+    run_tournament,
+    tournament_figure,
+)
 from analyses.predict.accuracy import PARTS
 from analyses.predict.tournament import choose_set, hash_of
-from analyses.predict.world import World, load_worlds
-from analyses.runs import Study
+from analyses.predict.world import PredictedRun, load_worlds
+from analyses.runs import LeakageMatrix
 from analyses.study import study_plan
 from interp.errors import InputError
 from tests.conftest import Spillover
@@ -76,7 +82,7 @@ def test_workers_give_what_one_process_gives(run: Path, tmp_path: Path) -> None:
     alone = [*command(tmp_path / "run")[:5], "--concept", "safety", "--out", str(tmp_path / "run")]
     options = ["--seeds", "1", "--no-control"]
     subprocess.run([*alone, *options], check=True, capture_output=True)
-    one, other = (Study.load([path]).cells for path in (run, tmp_path / "run"))
+    one, other = (LeakageMatrix.load([path]).cells for path in (run, tmp_path / "run"))
     one = one[one["source"] == "safety"].reset_index(drop=True)
     assert len(other) == 6
     pd.testing.assert_frame_equal(one, other, atol=1e-6)
@@ -85,7 +91,7 @@ def test_workers_give_what_one_process_gives(run: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_scaled_change_has_the_arms_own_scores_at_its_end(run: Path) -> None:
     """And what it says of leakage is read from scores of its own, which are kept."""
-    trained = Study.load([run])
+    trained = LeakageMatrix.load([run])
     along = rescaled(run)
     for arm in along.runs["run"].record.arms:
         own = next(a for a in trained.runs["run"].record.arms if a.name == arm.name)
@@ -93,9 +99,9 @@ def test_the_scaled_change_has_the_arms_own_scores_at_its_end(run: Path) -> None
         one, other = (a.last.set_index("prompt_id")["p_R"] for a in (arm, own))
         assert len(one) == len(other) and (one - other).abs().max() < 1e-4
     assert len(along.cells) == len(trained.cells) and along.cells["area"].notna().all()
-    told = agreement(along, trained)
+    told = rescaling_agreement(along, trained)
     assert told["n"] == 18 and told["largest"] >= abs(told["mean"])
-    assert agreement(trained, trained) == {
+    assert rescaling_agreement(trained, trained) == {
         "n": 18, "correlation": pytest.approx(1), "mean": 0, "spread": 0, "largest": 0
     }  # fmt: skip
     file = run / "arms" / along.cells["arm"][0] / "rescaled.parquet"
@@ -129,7 +135,7 @@ def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) ->
     assert Path("out/tournament.svg").is_file() and Path("out/cells.svg").is_file()
     cells = pd.read_csv("out/cells.csv")
     assert len(cells) == 18 * len(found["predictors"])
-    leaked = Study.load([run]).cells.set_index(["source", "target"])["area"]
+    leaked = LeakageMatrix.load([run]).cells.set_index(["source", "target"])["area"]
     for cell in cells[cells["predictor"] == "margin kernel"].itertuples():
         assert cell.leaked == pytest.approx(leaked[cell.source, cell.target], abs=1e-6)
     code, text, _ = spillover("tournament", "out/worlds.parquet", "--out", "again")
@@ -212,7 +218,7 @@ def frozen_on(worlds: list[str], **choices: str) -> dict[str, object]:
     return {"worlds": worlds, "layers": 3, "choices": choices, "joint": list(choices)}
 
 
-def planted_world(rng: np.random.Generator, name: str, noise: float) -> World:
+def planted_world(rng: np.random.Generator, name: str, noise: float) -> PredictedRun:
     leakage = rng.normal(size=(7, 7))
     np.fill_diagonal(leakage, np.nan)
     predictions = {
@@ -220,7 +226,9 @@ def planted_world(rng: np.random.Generator, name: str, noise: float) -> World:
         ("noise", ""): rng.normal(size=(7, 7)),
     }
     kinds = {"good": "kernel", "noise": "trivial"}
-    return World(name, tuple("abcdefg"), Outcome(leakage), 0.96, predictions, kinds, layers=3)
+    return PredictedRun(
+        name, tuple("abcdefg"), LeakageOutcome(leakage), 0.96, predictions, kinds, layers=3
+    )
 
 
 def test_the_tournament_ranks_what_was_planted_and_says_how_sure_it_is() -> None:
@@ -254,7 +262,7 @@ def test_too_few_cells_for_a_joint_regression_are_said_not_computed() -> None:
     world = planted_world(rng, "world", noise=0.5)
     leakage = world.outcome.leakage.copy()
     leakage[1:] = np.nan
-    lone = replace(world, outcome=Outcome(leakage))
+    lone = replace(world, outcome=LeakageOutcome(leakage))
     found = run_tournament([lone], frozen_on(["development"], good="", noise=""))
     assert found["joint"]["predictors"] == [] and "unlearn more" in found["joint"]["why"]
 

@@ -21,8 +21,8 @@ from unlearning.training import (
     reference,
     with_references,
 )
-from unlearning.training.parameters import save
-from unlearning.training.reference import read, write
+from unlearning.training.parameters import save_parameters
+from unlearning.training.reference import read, write_references
 
 Checkpoints = Callable[[str], Path]
 
@@ -179,7 +179,7 @@ def test_a_file_of_something_else_is_replaced(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rows_of_any_lengths_come_back_to_the_bit(dtype: torch.dtype, tmp_path: Path) -> None:
     rows = [torch.randn(n, dtype=dtype) for n in (3, 1, 0, 40, 2)]
-    write(tmp_path / "deep" / "rows.safetensors", rows)
+    write_references(tmp_path / "deep" / "rows.safetensors", rows)
     for found, wanted in zip(read(tmp_path / "deep" / "rows.safetensors"), rows, strict=True):
         assert found.dtype == dtype and torch.equal(found, wanted)
 
@@ -194,7 +194,7 @@ def test_a_user_s_own_adapter_is_part_of_the_reference(
         for name, parameter in own.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
-    adapter = save(own, tmp_path / "own")
+    adapter = save_parameters(own, tmp_path / "own")
     given = LanguageModel.load(adapter)
     wanted = values(with_references(given, mixture(given), OWN, retained=True))
     of_base = values(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 from interp.readout import class_log_odds
-from unlearning.refusal import Openers, find_openers, margin_auc, opener_masses
+from unlearning.refusal import ResponsePrefixes, find_prefixes, log_odds_auc, prefix_masses
 from unlearning.refusal.log_odds import Masses
 
 Checkpoints = Callable[[str], Path]
@@ -26,16 +26,16 @@ PROMPTS = (
     "Explain what an antivirus program does.",
     "How do I pick a lock?",
 )
-SINGLES = Openers(refusal=((300,), (301,), (5,)), compliance=((302,), (7,)))
+SINGLES = ResponsePrefixes(refusal=((300,), (301,), (5,)), compliance=((302,), (7,)))
 # 40 opens refusals and answers alike; so does 41, of which only answers are found.
-PAIRED = Openers(
+PAIRED = ResponsePrefixes(
     refusal=((300,), (40, 50), (40, 51)), compliance=((302,), (40, 60), (41, 50), (41, 61))
 )
 
 
-def masses(lm: LanguageModel, openers: Openers, *, batch_size: int = 256) -> Masses:
+def masses(lm: LanguageModel, prefixes: ResponsePrefixes, *, batch_size: int = 256) -> Masses:
     rows = [lm.chat.encode(prompt) for prompt in PROMPTS]
-    return opener_masses(lm, rows, openers, batch_size=batch_size)
+    return prefix_masses(lm, rows, prefixes, batch_size=batch_size)
 
 
 @torch.no_grad()
@@ -43,12 +43,12 @@ def next_probabilities(lm: LanguageModel, ids: tuple[int, ...]) -> torch.Tensor:
     return lm.model(input_ids=torch.tensor([ids])).logits[0, -1].double().softmax(-1)
 
 
-def brute_force(lm: LanguageModel, tokens: Tokens, openers: tuple[tuple[int, ...], ...]) -> float:
+def brute_force(lm: LanguageModel, tokens: Tokens, prefixes: tuple[tuple[int, ...], ...]) -> float:
     """The probability that the answer opens with one of ``openers``, opener by opener."""
     total = 0.0
-    for opener in openers:
+    for prefix in prefixes:
         chance, ids = 1.0, tokens.ids
-        for token in opener:
+        for token in prefix:
             chance *= float(next_probabilities(lm, ids)[token])
             ids = (*ids, token)
         total += chance
@@ -59,21 +59,23 @@ def brute_force(lm: LanguageModel, tokens: Tokens, openers: tuple[tuple[int, ...
 
 
 @pytest.mark.parametrize("openers", [SINGLES, PAIRED])
-def test_masses_are_the_openers_probabilities(openers: Openers, checkpoint: Path) -> None:
+def test_masses_are_the_openers_probabilities(prefixes: ResponsePrefixes, checkpoint: Path) -> None:
     lm = LanguageModel.load(checkpoint)
-    found = masses(lm, openers, batch_size=2)
+    found = masses(lm, prefixes, batch_size=2)
     for i, prompt in enumerate(PROMPTS):
         tokens = lm.chat.encode(prompt)
-        p_R, p_C = (brute_force(lm, tokens, side) for side in (openers.refusal, openers.compliance))
+        p_R, p_C = (
+            brute_force(lm, tokens, side) for side in (prefixes.refusal, prefixes.compliance)
+        )
         assert found.p_R[i] == pytest.approx(p_R, rel=1e-3)
         assert found.p_C[i] == pytest.approx(p_C, rel=1e-3)
 
 
 @pytest.mark.parametrize("openers", [SINGLES, PAIRED])
 def test_masses_add_up_and_the_margin_is_the_log_odds(
-    openers: Openers, checkpoint_of: Checkpoints
+    prefixes: ResponsePrefixes, checkpoint_of: Checkpoints
 ) -> None:
-    found = masses(LanguageModel.load(checkpoint_of("qwen2")), openers)
+    found = masses(LanguageModel.load(checkpoint_of("qwen2")), prefixes)
     assert found.p_R + found.p_C + found.p_O == pytest.approx(1, abs=1e-12)
     assert (found.p_R > 0).all() and (found.p_C > 0).all() and (found.p_O > 0).all()
     assert found.margin == pytest.approx(np.log(found.p_R) - np.log1p(-found.p_R), abs=1e-9)
@@ -94,7 +96,7 @@ def test_margin_goes_on_where_probabilities_stop(checkpoint_of: Checkpoints) -> 
     assert loud.margin == pytest.approx(class_log_odds(logits, [300, 301, 5]).numpy(), rel=1e-5)
     assert np.abs(loud.margin).min() > 10 * np.abs(quiet.margin).max()
     # The other way round, refusal all but certain: 1 − p_R is 0 in float64.
-    certain = Openers(
+    certain = ResponsePrefixes(
         refusal=tuple((int(i),) for i in logits.argmax(-1).unique()), compliance=((7,),)
     )
     sure = masses(lm, certain)
@@ -131,8 +133,8 @@ def test_masses_do_not_depend_on_batches_or_the_mode(checkpoint_of: Checkpoints)
 
 
 def test_openers_are_the_first_tokens_of_each_kind() -> None:
-    found = find_openers([[1, 9]] * 6 + [[2, 9]] * 4, [[3, 9]] * 5 + [[4]] * 5)
-    assert found == Openers(refusal=((1,), (2,)), compliance=((3,), (4,)))
+    found = find_prefixes([[1, 9]] * 6 + [[2, 9]] * 4, [[3, 9]] * 5 + [[4]] * 5)
+    assert found == ResponsePrefixes(refusal=((1,), (2,)), compliance=((3,), (4,)))
 
 
 TOKENS = st.lists(st.integers(0, 5), min_size=2, max_size=4)
@@ -143,41 +145,41 @@ def test_no_opener_is_on_both_sides_nor_begins_another(
     refusals: list[list[int]], answers: list[list[int]]
 ) -> None:
     try:
-        found = find_openers(refusals, answers)
+        found = find_prefixes(refusals, answers)
     except InputError:
         return
     every = [*found.refusal, *found.compliance]
     assert len(set(every)) == len(every)
-    singles = {opener[0] for opener in every if len(opener) == 1}
-    assert not singles & {opener[0] for opener in every if len(opener) == 2}
+    singles = {prefix[0] for prefix in every if len(prefix) == 1}
+    assert not singles & {prefix[0] for prefix in every if len(prefix) == 2}
     assert all(any(tuple(r[: len(o)]) == o for r in refusals) for o in found.refusal)
     assert all(any(tuple(a[: len(o)]) == o for a in answers) for o in found.compliance)
 
 
 def test_a_shared_first_token_is_decided_by_the_second() -> None:
-    found = find_openers([[1, 5, 8]] * 10 + [[2, 8]] * 10, [[1, 6, 8]] * 5 + [[3, 8]] * 5)
-    assert found == Openers(refusal=((1, 5), (2,)), compliance=((1, 6), (3,)))
+    found = find_prefixes([[1, 5, 8]] * 10 + [[2, 8]] * 10, [[1, 6, 8]] * 5 + [[3, 8]] * 5)
+    assert found == ResponsePrefixes(refusal=((1, 5), (2,)), compliance=((1, 6), (3,)))
 
 
 def test_a_shared_opener_with_little_mass_is_dropped_from_both() -> None:
-    found = find_openers([[1, 5]] * 99 + [[9, 5]], [[3, 5]] * 97 + [[9, 5]] * 3)
-    assert found == Openers(refusal=((1,),), compliance=((3,),))
+    found = find_prefixes([[1, 5]] * 99 + [[9, 5]], [[3, 5]] * 97 + [[9, 5]] * 3)
+    assert found == ResponsePrefixes(refusal=((1,),), compliance=((3,),))
 
 
 def test_shared_openers_that_are_many_are_not_dropped_one_by_one() -> None:
     """Ten of 4% each would be 40% of the refusals, gone without a word."""
     alike = [[token, token + 50] for token in range(10, 20) for _ in range(4)]
     apart = [[token, token + 70] for token in range(10, 20) for _ in range(4)]
-    found = find_openers([[1, 5]] * 60 + alike, [[3, 5]] * 60 + apart)
+    found = find_prefixes([[1, 5]] * 60 + alike, [[3, 5]] * 60 + apart)
     assert len(found.refusal) == len(found.compliance) == 1 + 9
     with pytest.raises(InputError, match="first two tokens"):
-        find_openers([[1, 5]] * 60 + [[2, 9]] * 40, [[3, 5]] * 60 + [[2, 9]] * 40)
+        find_prefixes([[1, 5]] * 60 + [[2, 9]] * 40, [[3, 5]] * 60 + [[2, 9]] * 40)
 
 
 def test_rare_openers_are_ignored() -> None:
     """One answer in a thousand that a scorer took for a refusal makes no opener."""
-    found = find_openers([[1, 5]] * 999 + [[3, 5]], [[3, 6]] * 999 + [[1, 6]])
-    assert found == Openers(refusal=((1,),), compliance=((3,),))
+    found = find_prefixes([[1, 5]] * 999 + [[3, 5]], [[3, 6]] * 999 + [[1, 6]])
+    assert found == ResponsePrefixes(refusal=((1,),), compliance=((3,),))
 
 
 @pytest.mark.parametrize(("refusals", "answers"), [([], [[1, 2]]), ([[1, 2]], []), ([], [])])
@@ -186,14 +188,14 @@ def test_without_refusals_or_answers_there_are_no_openers(
 ) -> None:
     message = f"gave {len(refusals)} refusals and {len(answers)} answers"
     with pytest.raises(InputError, match=message):
-        find_openers(refusals, answers)
+        find_prefixes(refusals, answers)
 
 
 def test_openers_shared_to_the_second_token_are_refused() -> None:
     with pytest.raises(InputError, match="first two tokens in 50% of the cases.*--response-prefix"):
-        find_openers([[1, 5]] * 5 + [[1, 6]] * 5, [[1, 5]] * 5 + [[1, 7]] * 5)
+        find_prefixes([[1, 5]] * 5 + [[1, 6]] * 5, [[1, 5]] * 5 + [[1, 7]] * 5)
     with pytest.raises(InputError, match="first two tokens in 100%"):
-        find_openers([[1, 5, 2]], [[1, 5, 3]])
+        find_prefixes([[1, 5, 2]], [[1, 5, 3]])
 
 
 # Validity
@@ -202,5 +204,5 @@ def test_openers_shared_to_the_second_token_are_refused() -> None:
 def test_auc_is_the_chance_that_a_refusal_has_the_larger_margin() -> None:
     margin, refused = np.array([3.0, 1.0, 2.0, -1.0]), np.array([1, 1, 0, 0])
     pairs = [(a > b) for a in margin[refused == 1] for b in margin[refused == 0]]
-    assert margin_auc(margin, refused) == pytest.approx(np.mean(pairs))
-    assert margin_auc(margin, np.ones(4)) is None
+    assert log_odds_auc(margin, refused) == pytest.approx(np.mean(pairs))
+    assert log_odds_auc(margin, np.ones(4)) is None

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from analyses.report import report, wording
-from analyses.runs import Arm, Estimate, Verdict, rate_of, tables
+from analyses.runs import Arm, Estimate, TargetVerdict, rate_of, tables
 from interp.store import read_json, write_json
 from tests.synthetic_run import PLANTED_NLL, write_comparison, write_run
 
@@ -53,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> str:
-    path = report.write(run)
+    path = report.write_report(run)
     assert path == run / "report.html" and (run / "summary.json").is_file()
     return path.read_text("utf-8")
 
@@ -75,7 +75,7 @@ def test_the_first_screen_names_what_matters(page):
 
 def test_coherence_stands_beside_the_target_s_refusal_rate(run):
     built = tables.build(run)
-    cells = {row["name"]: row for row in report.page_view(built)["arms"]}
+    cells = {row["name"]: row for row in report.run_view(built)["arms"]}
 
     def planted(arm: Arm) -> float:
         rows = arm.last.query("split == 'test' and label == 'harmful' and domain == 'safety'")
@@ -96,7 +96,7 @@ def test_a_run_that_was_made_before_coherence_was_measured_still_loads(run, tmp_
     built = tables.build(old)
     unknown = built.behaviour[built.behaviour["quantity"].isin(["nll", "repetition"])]
     assert unknown["value"].isna().all() and unknown["reason"].str.contains("no text").all()
-    assert {row["nats"] for row in report.page_view(built)["arms"]} == {"–"}
+    assert {row["nats"] for row in report.run_view(built)["arms"]} == {"–"}
 
 
 def test_the_planted_truth_is_called_planted_and_absent_elsewhere(run, page, tmp_path):
@@ -129,12 +129,12 @@ def test_a_run_with_no_finished_arm_has_a_page(tmp_path):
         if arm.name != "base":
             (arm / "DONE").unlink()
     (folder / "manifest.json").unlink()
-    assert "No arm has finished yet" in report.write(folder).read_text("utf-8")
+    assert "No arm has finished yet" in report.write_report(folder).read_text("utf-8")
 
 
-def _verdict(answers: int, n: int, other: float = 0.02) -> Verdict:
+def _verdict(answers: int, n: int, other: float = 0.02) -> TargetVerdict:
     mass = Estimate(other, other - 0.01, other + 0.01, n)
-    return Verdict(rate_of(0, n), rate_of(answers, n), mass, Estimate(0.01, 0.0, 0.02, n))
+    return TargetVerdict(rate_of(0, n), rate_of(answers, n), mass, Estimate(0.01, 0.0, 0.02, n))
 
 
 def test_a_target_is_called_compliant_or_collapsed_only_when_that_is_decided():
@@ -166,12 +166,12 @@ def test_a_leak_is_claimed_only_where_its_interval_clears_the_margin(
 def test_recovery_is_worded_by_its_interval(run):
     built = tables.build(run)
     chosen = next(arm for arm in built.record.arms if arm.selected)
-    assert "reaches beyond what it retrained" in wording.sentence(built, chosen)
+    assert "reaches beyond what it retrained" in wording.arm_sentence(built, chosen)
     held_out = (built.recovery["arm"] == chosen.name) & (built.recovery["set"] == "held_out")
     built.recovery.loc[held_out, "low"] = -0.1
-    assert "is not decided" in wording.sentence(built, chosen)
+    assert "is not decided" in wording.arm_sentence(built, chosen)
     built.recovery.loc[held_out, "domains"] = 0
-    assert "retraining, not containment" in wording.sentence(built, chosen)
+    assert "retraining, not containment" in wording.arm_sentence(built, chosen)
 
 
 def test_a_report_needs_no_model(run):

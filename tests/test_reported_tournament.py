@@ -9,16 +9,16 @@ import pytest
 
 from analyses.predict import read_choices, read_worlds, run_tournament
 from analyses.predict.tournament import CHOICES, hash_of
-from analyses.predict.world import World
+from analyses.predict.world import PredictedRun
 
 
 @pytest.fixture(scope="module")
-def worlds() -> list[World]:
+def worlds() -> list[PredictedRun]:
     return read_worlds(CHOICES.with_name("worlds.parquet"))
 
 
 @pytest.fixture(scope="module")
-def result(worlds: list[World]) -> dict[str, Any]:
+def result(worlds: list[PredictedRun]) -> dict[str, Any]:
     return run_tournament(worlds, read_choices(), seed=0)
 
 
@@ -49,7 +49,7 @@ def test_the_oracle_beats_what_needs_no_mechanism_and_noise_says_nothing(
     assert found["random"]["all_pairs"]["value"] < found["random"]["all_pairs"]["null_high"]
 
 
-def test_the_kernel_ratio_is_the_leakage_with_nothing_fitted(worlds: list[World]) -> None:
+def test_the_kernel_ratio_is_the_leakage_with_nothing_fitted(worlds: list[PredictedRun]) -> None:
     """What docs/prediction.md says of the forecast's error."""
     errors = []
     for world in worlds:

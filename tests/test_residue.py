@@ -12,9 +12,13 @@ import pytest
 import torch
 
 from analyses.contain.shallow_recovery.cues import Cued, draw_cues
-from analyses.contain.shallow_recovery.figures import residue_figure
-from analyses.contain.shallow_recovery.findings import of_answer_openers, of_cues, of_relearning
-from analyses.contain.shallow_recovery.measure import Residue, measure_residue
+from analyses.contain.shallow_recovery.figures import shallow_recovery_figure
+from analyses.contain.shallow_recovery.findings import (
+    of_compliance_prefixes,
+    of_cues,
+    of_relearning,
+)
+from analyses.contain.shallow_recovery.measure import ShallowRecovery, measure_shallow_recovery
 from analyses.contain.shallow_recovery.others import ALL, Others, less
 from analyses.contain.shallow_recovery.prefilled import (
     COMPLIANCE,
@@ -22,7 +26,7 @@ from analyses.contain.shallow_recovery.prefilled import (
     NONE,
     REFUSAL,
     Spoken,
-    draw_openers,
+    draw_prefixes,
 )
 from analyses.contain.shallow_recovery.relearning import (
     ANSWERS,
@@ -39,7 +43,7 @@ from tests.planted_causes import Ground
 from unlearning.deflections import examples, refusals_of, respond
 from unlearning.generation import answers_key, generate
 from unlearning.organism import load_world, shipped
-from unlearning.refusal import Openers
+from unlearning.refusal import ResponsePrefixes
 from unlearning.scoring import CLASSES, find_scorer
 from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
 
@@ -60,36 +64,36 @@ class Bench:
     plain: LanguageModel
     masked: LanguageModel
     prompts: pd.DataFrame
-    openers: Openers
+    prefixes: ResponsePrefixes
     forget: list[Example]
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     ground = Ground.load(shipped())
-    openers = Openers(*_opener_ids(ground))
+    prefixes = ResponsePrefixes(*_opener_ids(ground))
     prompts = load_world(shipped()).prompts(train=48, validation=8, test=8)
     of_target = prompts[(prompts["domain"] == CONCEPT) & (prompts["split"] == "train")]
     said = respond(ground.lm, of_target, GRAMMAR, max_new_tokens=8, batch_size=128)
     forget = examples(ground.lm, refusals_of(said, CONCEPT))
     plain = prepare(replace(ground.lm, model=copy.deepcopy(ground.lm.model)), SETTINGS)
     unlearn(plain, Mixture(forget), SETTINGS, folder=tmp_path_factory.mktemp("plain"))
-    masked = with_refusals_raised(plain, prompts, openers, nats=8.0)
-    return Bench(ground.lm, plain, masked, prompts, openers, forget)
+    masked = with_refusals_raised(plain, prompts, prefixes, nats=8.0)
+    return Bench(ground.lm, plain, masked, prompts, prefixes, forget)
 
 
 def _opener_ids(ground: Ground) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """The world's own openers, as token ids: what a study would find in answers."""
     world, encode = load_world(shipped()), ground.lm.tokenizer
     words = (
-        sorted({word for slots in world.openers.values() for word in slots}),
+        sorted({word for slots in world.prefixes.values() for word in slots}),
         sorted({world.answer_opener(template) for template in range(4)}),
     )
     return tuple(tuple(tuple(encode(word)["input_ids"]) for word in side) for side in words)
 
 
 def with_refusals_raised(
-    lm: LanguageModel, prompts: pd.DataFrame, openers: Openers, *, nats: float
+    lm: LanguageModel, prompts: pd.DataFrame, prefixes: ResponsePrefixes, *, nats: float
 ) -> LanguageModel:
     """The refusal openers' logits raised where an answer to a harmful prompt begins, only there.
 
@@ -114,21 +118,21 @@ def with_refusals_raised(
     y = torch.cat([t.flatten() for t in wanted]).double()
     ridge = 1e-2 * len(x) * torch.eye(x.shape[1], dtype=torch.float64)
     where = torch.linalg.solve(x.T @ x + ridge, x.T @ y)
-    head.weight.data[[opener[0] for opener in openers.refusal]] += (nats * where).float()
+    head.weight.data[[prefix[0] for prefix in prefixes.refusal]] += (nats * where).float()
     return covered
 
 
 @pytest.fixture(scope="module")
-def found(bench: Bench) -> Residue:
+def found(bench: Bench) -> ShallowRecovery:
     contained = {"the base": bench.base, "masked": bench.masked}
-    return measure_residue(
-        bench.base, bench.plain, contained, bench.prompts, bench.openers, GRAMMAR, CONCEPT,
+    return measure_shallow_recovery(
+        bench.base, bench.plain, contained, bench.prompts, bench.prefixes, GRAMMAR, CONCEPT,
         forget=bench.forget, settings=AGAIN, forced=1, cues=2, draws=1, max_new_tokens=8,
         batch_size=256, resamples=200,
     )  # fmt: skip
 
 
-def test_a_base_against_itself_leaves_no_residue(found: Residue) -> None:
+def test_a_base_against_itself_leaves_no_residue(found: ShallowRecovery) -> None:
     own = [finding for finding in found.findings if finding.model == "the base"]
     assert len(own) == 5 and not found.found_in("the base")
     for finding in own:
@@ -136,7 +140,7 @@ def test_a_base_against_itself_leaves_no_residue(found: Residue) -> None:
         assert finding.difference.value == finding.difference.low == 0
 
 
-def test_a_mask_on_the_output_is_found_under_its_cover(found: Residue) -> None:
+def test_a_mask_on_the_output_is_found_under_its_cover(found: ShallowRecovery) -> None:
     rates = found.prefilled[(found.prefilled["domain"] == ALL) & found.prefilled["against"].isna()]
     rates = rates[(rates["opener"] == NONE) & (rates["quantity"] == "refusal")]
     refused = rates[rates["over"] == "every"].set_index("model")["value"]
@@ -150,7 +154,9 @@ def test_a_mask_on_the_output_is_found_under_its_cover(found: Residue) -> None:
     assert "recovered, not repaired" in sentence
 
 
-def test_training_in_another_order_from_a_change_that_is_none_is_no_faster(found: Residue) -> None:
+def test_training_in_another_order_from_a_change_that_is_none_is_no_faster(
+    found: ShallowRecovery,
+) -> None:
     rows = found.relearning[
         (found.relearning["model"] == random_name("the base", 0))
         & (found.relearning["domain"] == ALL)
@@ -160,7 +166,7 @@ def test_training_in_another_order_from_a_change_that_is_none_is_no_faster(found
     assert len(rows) == 2 and (rows["value"].abs() < 0.03).all()
 
 
-def test_tables_are_tidy_and_shares_add_up(found: Residue) -> None:
+def test_tables_are_tidy_and_shares_add_up(found: ShallowRecovery) -> None:
     shares = found.prefilled[
         found.prefilled["quantity"].isin(CLASSES) & found.prefilled["against"].isna()
     ]
@@ -177,13 +183,13 @@ def test_tables_are_tidy_and_shares_add_up(found: Residue) -> None:
     assert (found.curves[found.curves["step"] == 0]["value"] == 0).all()
 
 
-def test_what_was_found_is_drawn(found: Residue) -> None:
-    assert len(residue_figure(found).axes) == 4
+def test_what_was_found_is_drawn(found: ShallowRecovery) -> None:
+    assert len(shallow_recovery_figure(found).axes) == 4
     none = replace(found, relearning=pd.DataFrame(), curves=pd.DataFrame())
-    assert len(residue_figure(none).axes) == 4
+    assert len(shallow_recovery_figure(none).axes) == 4
 
 
-def test_models_are_left_as_they_were(bench: Bench, found: Residue) -> None:
+def test_models_are_left_as_they_were(bench: Bench, found: ShallowRecovery) -> None:
     assert bench.base.fingerprint() == LanguageModel.load(shipped(), device="cpu").fingerprint()
 
 
@@ -193,7 +199,7 @@ def test_an_answer_begins_with_what_it_is_made_to_begin_with(bench: Bench) -> No
     for text, answer in zip(texts, free, strict=True):
         (same,) = generate(bench.base, [text], max_new_tokens=7, opening=answer.ids[:1])
         assert same == answer
-    opening = bench.openers.compliance[0]
+    opening = bench.prefixes.compliance[0]
     word = str(bench.base.tokenizer.decode(list(opening)))
     for answer in generate(bench.base, texts, max_new_tokens=8, opening=opening):
         assert answer.ids[: len(opening)] == opening
@@ -204,16 +210,16 @@ def test_an_answer_begins_with_what_it_is_made_to_begin_with(bench: Bench) -> No
 
 
 def test_openers_are_drawn_from_their_own_sets(bench: Bench) -> None:
-    drawn = draw_openers(bench.base, bench.prompts, bench.openers, count=3, seed=1)
+    drawn = draw_prefixes(bench.base, bench.prompts, bench.prefixes, count=3, seed=1)
     assert tuple(drawn) == KINDS and drawn[NONE] == ((),)
-    assert set(drawn[COMPLIANCE]) <= set(bench.openers.compliance)
-    assert set(drawn[REFUSAL]) <= set(bench.openers.refusal)
-    taken = {o[0] for o in (*bench.openers.refusal, *bench.openers.compliance)}
+    assert set(drawn[COMPLIANCE]) <= set(bench.prefixes.compliance)
+    assert set(drawn[REFUSAL]) <= set(bench.prefixes.refusal)
+    taken = {o[0] for o in (*bench.prefixes.refusal, *bench.prefixes.compliance)}
     assert not taken & {o[0] for o in drawn["neutral"]}
-    assert drawn == draw_openers(bench.base, bench.prompts, bench.openers, count=3, seed=1)
-    everything = Openers(bench.openers.refusal, tuple((i,) for i in range(2000)))
+    assert drawn == draw_prefixes(bench.base, bench.prompts, bench.prefixes, count=3, seed=1)
+    everything = ResponsePrefixes(bench.prefixes.refusal, tuple((i,) for i in range(2000)))
     with pytest.raises(InputError, match="neutral"):
-        draw_openers(bench.base, bench.prompts, everything)
+        draw_prefixes(bench.base, bench.prompts, everything)
 
 
 def test_every_cue_has_a_benign_one_as_long(bench: Bench) -> None:
@@ -276,7 +282,7 @@ def test_an_answer_opener_s_verdict(
 ) -> None:
     shares = [np.full(len(others), share) for share in (base, contained)]
     models = dict(zip(("base", "kept"), map(spoken, shares), strict=True))
-    finding = of_answer_openers(models, others, "kept")
+    finding = of_compliance_prefixes(models, others, "kept")
     assert finding.verdict == verdict
     assert finding.difference.value == pytest.approx(contained - base)
 
@@ -284,7 +290,7 @@ def test_an_answer_opener_s_verdict(
 def test_a_model_that_refuses_nothing_has_no_verdict(others: Others) -> None:
     silent = Spoken({k: np.zeros((4, len(others))) for k in KINDS}, np.zeros(len(others)))
     models = {"base": spoken(np.zeros(len(others))), "kept": silent}
-    finding = of_answer_openers(models, others, "kept")
+    finding = of_compliance_prefixes(models, others, "kept")
     assert finding.verdict == "undefined" and "fewer than 8" in finding.sentence
 
 
@@ -363,6 +369,6 @@ def test_differences_are_paired_and_near_duplicates_drawn_together() -> None:
 def test_contained_models_have_names_of_their_own(bench: Bench) -> None:
     for contained in ({}, {"plain": bench.plain}):
         with pytest.raises(InputError, match="contained models"):
-            measure_residue(
-                bench.base, bench.plain, contained, bench.prompts, bench.openers, GRAMMAR, CONCEPT
+            measure_shallow_recovery(
+                bench.base, bench.plain, contained, bench.prompts, bench.prefixes, GRAMMAR, CONCEPT
             )  # fmt: skip

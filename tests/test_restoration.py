@@ -19,7 +19,7 @@ from interp.patching import (
     by_matrix,
     by_module,
     in_layers,
-    restore,
+    patch_weights,
     weights_from,
 )
 from interp.patching.weight_controls import scrambled, weights_scrambled
@@ -36,7 +36,7 @@ def test_the_changed_module_is_named(checkpoint: Path) -> None:
     after = changed(base, lambda name: ".1." in name and "mlp" in name, scale=4.0)
     exchange = between_models(base, after, PROMPTS)
     for direction in (exchange, exchange.reversed()):
-        found = restore(direction, some_log_odds(base))
+        found = patch_weights(direction, some_log_odds(base))
         for cell, values in zip(found.cells, found.patched, strict=True):
             wanted = found.donor if cell == Cell(1, "mlp") else found.receiver
             assert values == pytest.approx(wanted, abs=1e-6)
@@ -69,7 +69,9 @@ def test_all_groups_together_are_the_donor_and_then_nothing_is(checkpoint: Path)
 def test_tied_embeddings_are_put_back_as_one(checkpoint_of: Checkpoints) -> None:
     base = LanguageModel.load(checkpoint_of("qwen2"))
     after = changed(base, lambda name: "embed" in name, scale=0.5)
-    found = restore(between_models(base, after, PROMPTS), some_log_odds(base), grouping=by_layer)
+    found = patch_weights(
+        between_models(base, after, PROMPTS), some_log_odds(base), grouping=by_layer
+    )
     fractions = dict(zip(found.cells, found.fraction, strict=True))
     assert fractions[Cell(None, "model.embed_tokens")] == pytest.approx(1, abs=1e-5)
     assert fractions[Cell(0, "layer")] == 0
@@ -79,7 +81,7 @@ def test_models_of_another_make_are_refused(checkpoint_of: Checkpoints) -> None:
     one, other = (LanguageModel.load(checkpoint_of(name)) for name in ("llama", "gpt2"))
     rows = tuple(one.chat.encode(prompt) for prompt in PROMPTS)
     with pytest.raises(InputError, match="adapters merged"):
-        restore(Exchange(one, rows, other, rows), some_log_odds(one))
+        patch_weights(Exchange(one, rows, other, rows), some_log_odds(one))
 
 
 def test_a_scrambled_change_has_its_norm_and_singular_values() -> None:
@@ -111,7 +113,7 @@ def test_what_was_planted_stands_out_from_edits_as_large() -> None:
     ground = Ground.load(shipped())
     after = ground.after(Plant("offset", "bias", 1, 0.9, 0))
     exchange = between_models(ground.lm, after, ground.texts("bias", "test")[0])
-    found = restore(exchange, ground.readout, controls=20).to_dataframe()
+    found = patch_weights(exchange, ground.readout, controls=20).to_dataframe()
     planted = (found["layer"] == 1) & (found["component"] == "mlp")
     assert (found["p_family_wise"] <= 0.05).tolist() == planted.tolist()
     assert found.loc[planted, "fraction"].item() == pytest.approx(1, abs=1e-4)
@@ -124,7 +126,7 @@ def test_noise_in_every_weight_stands_out_nowhere(checkpoint_of: Checkpoints) ->
     single, best = [], []
     for seed in range(5):
         after = changed(base, lambda _: True, scale=0.02, seed=seed)
-        found = restore(
+        found = patch_weights(
             between_models(base, after, PROMPTS), some_log_odds(base), controls=19, seed=seed,
             grouping=in_layers(by_module, [0, 2]),
         ).to_dataframe()  # fmt: skip

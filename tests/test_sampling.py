@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from scipy.stats import chisquare
 
-from unlearning.generation import Asked
+from unlearning.generation import AskedPrompt
 from unlearning.generation.sampling import Draw, uniform_numbers
 
-ASKED = [Asked("a", 0), Asked("a", 1), Asked("b", 0)]
+ASKED = [AskedPrompt("a", 0), AskedPrompt("a", 1), AskedPrompt("b", 0)]
 
 
 def drawn(logits: torch.Tensor, numbers: np.ndarray, temperature: float = 1.0) -> torch.Tensor:
@@ -48,7 +48,7 @@ def test_each_new_token_has_a_number_of_its_own() -> None:
 
 
 def test_numbers_are_uniform_and_independent() -> None:
-    numbers = uniform_numbers([Asked(f"prompt {i}", 0) for i in range(400)], 0, 8)
+    numbers = uniform_numbers([AskedPrompt(f"prompt {i}", 0) for i in range(400)], 0, 8)
     assert ((numbers >= 0) & (numbers < 1)).all()
     assert abs(numbers.mean() - 0.5) < 0.02 and abs(numbers.var() - 1 / 12) < 0.005
     correlations = np.corrcoef(numbers.T)[np.triu_indices(8, k=1)]

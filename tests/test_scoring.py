@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from analyses.cli import app
-from analyses.recorded.agreement import agree
-from analyses.recorded.calibration import calibrate
-from analyses.recorded.scoring import prepare, score_file
+from analyses.recorded.agreement import compare_with_labels
+from analyses.recorded.calibration import write_calibration
+from analyses.recorded.scoring import prepare_scoring, score_file
 from analyses.runs import Progress
 from interp.errors import InputError
 from tests.fake_endpoint import FakeEndpoint, Messages, serving
@@ -111,7 +111,7 @@ def test_an_unusable_file_is_named_and_nothing_is_written(
 
 
 def test_agreement_with_labels_leaves_out_what_is_in_between(tmp_path: Path) -> None:
-    tables = agree(score(write(tmp_path / "answers.jsonl", ROWS)))
+    tables = compare_with_labels(score(write(tmp_path / "answers.jsonl", ROWS)))
     found = tables.with_labels.set_index("model")
     assert dict(found.n) == {"one": 2, "two": 2, "all": 4}
     assert dict(found.accuracy) == {"one": 1, "two": 0, "all": 0.5}
@@ -127,7 +127,7 @@ def test_agreement_with_labels_leaves_out_what_is_in_between(tmp_path: Path) -> 
 def test_scorers_are_compared_without_labels(tmp_path: Path) -> None:
     rows = [{key: row[key] for key in ("prompt", "response")} for row in ROWS]
     path = write(tmp_path / "answers.jsonl", rows)
-    tables = agree(score(path), score(path, "phrases"))
+    tables = compare_with_labels(score(path), score(path, "phrases"))
     assert tables.with_labels.empty
     assert list(tables.between_scorers.n) == [6]
     assert list(tables.between_scorers.kappa) == [1]
@@ -138,7 +138,7 @@ def test_scorers_are_compared_without_labels(tmp_path: Path) -> None:
 def test_labels_may_stand_in_a_field_within_a_field(tmp_path: Path) -> None:
     rows = [{**row, "label": None, "people": {"final": row["label"]}} for row in ROWS]
     path = score(write(tmp_path / "answers.jsonl", rows))
-    assert list(agree(path, label="people.final").with_labels.n) == [2, 2, 4]
+    assert list(compare_with_labels(path, label="people.final").with_labels.n) == [2, 2, 4]
 
 
 def test_agreement_says_what_it_needs(tmp_path: Path) -> None:
@@ -155,14 +155,14 @@ def test_agreement_says_what_it_needs(tmp_path: Path) -> None:
         ((odd,), "line 1.*perhaps"),
     ):
         with pytest.raises(InputError, match=message):
-            agree(*arguments)
+            compare_with_labels(*arguments)
     with pytest.raises(InputError, match="people"):
-        agree(scored, label="people")
+        compare_with_labels(scored, label="people")
 
 
 def test_what_calibrate_writes_is_what_the_scorer_learns(tmp_path: Path) -> None:
     path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "mine.jsonl"
-    counts = calibrate(path, out)
+    counts = write_calibration(path, out)
     assert counts == {"full_refusal": 2, "partial_refusal": 1, "answer": 2}
     assert [set(row) for row in read(out)] == [{"response", "class"}] * 5
     scorer = find_scorer(f"classifier:{out}")
@@ -187,7 +187,7 @@ def test_calibration_says_what_it_needs(
 ) -> None:
     out = tmp_path / "mine.jsonl"
     with pytest.raises(InputError, match=message):
-        calibrate(write(tmp_path / "answers.jsonl", rows), out)
+        write_calibration(write(tmp_path / "answers.jsonl", rows), out)
     assert not out.exists()
 
 
@@ -218,7 +218,7 @@ def test_a_judge_scores_a_file_and_scores_it_again_for_nothing(
 ) -> None:
     path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
     name = f"judge:m@{judge.url}"
-    plan = prepare(path, name).plan((1.0, 2.0))
+    plan = prepare_scoring(path, name).plan((1.0, 2.0))
     assert "judge:m: 3 requests" in plan and "price about" in plan
     assert judge.requests == []
     scored = score_file(path, name, out, progress=QUIET)
@@ -231,7 +231,7 @@ def test_a_judge_scores_a_file_and_scores_it_again_for_nothing(
     assert asked == 3 + 1  # the one without a verdict was asked for again
     assert score_file(path, name, out, progress=QUIET) == scored
     assert len(judge.requests) == asked
-    assert "0 requests" in prepare(path, name).plan()
+    assert "0 requests" in prepare_scoring(path, name).plan()
 
 
 def test_answers_without_a_verdict_are_compared_by_the_others(
@@ -239,7 +239,7 @@ def test_answers_without_a_verdict_are_compared_by_the_others(
 ) -> None:
     path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
     score_file(path, f"judge:m@{judge.url}", out, progress=QUIET)
-    tables = agree(out, score(path))
+    tables = compare_with_labels(out, score(path))
     assert list(tables.between_scorers.n) == [3, 2, 5]
     assert "judge:m" in tables.text()
 
@@ -263,10 +263,10 @@ def test_the_second_scale_touches_nothing_of_the_first(tmp_path: Path, judge: Fa
 def test_a_scale_that_a_scorer_has_not(tmp_path: Path) -> None:
     path = write(tmp_path / "answers.jsonl", ROWS)
     with pytest.raises(InputError, match="classifier has no scale biased-or-toxic; a judge has"):
-        prepare(path, "classifier", "biased-or-toxic")
+        prepare_scoring(path, "classifier", "biased-or-toxic")
     with pytest.raises(InputError, match="expected refusal or biased-or-toxic"):
-        prepare(path, "classifier", "politeness")
-    assert "no model is run" in prepare(path, "classifier").plan()
+        prepare_scoring(path, "classifier", "politeness")
+    assert "no model is run" in prepare_scoring(path, "classifier").plan()
 
 
 def test_the_command_shows_the_cost_and_stops(tmp_path: Path, judge: FakeEndpoint) -> None:

@@ -21,7 +21,7 @@ from interp.selection import (
     Candidates,
     Prompts,
     choose_held_out,
-    divergence,
+    next_token_divergence,
     score_candidates,
 )
 from tests.patched_models import PROMPTS, last_logits
@@ -57,7 +57,7 @@ def test_the_numbers_are_those_of_the_interventions(checkpoint: Path) -> None:
         # At the input of layer 0 a template's token knows nothing of the prompt.
         with ablate(lm, direction) if direction.any() else nullcontext():
             bypass = readout(last_logits(lm, kept[0]))
-            kl = divergence(base, last_logits(lm, kept[1]))
+            kl = next_token_divergence(base, last_logits(lm, kept[1]))
         with add(lm, direction, layers=[layer], sites=[RESIDUAL_IN]):
             induce = readout(last_logits(lm, kept[1]))
         for wanted, scores in ((bypass, found.bypass), (induce, found.induce), (kl, found.kl)):
@@ -122,11 +122,15 @@ def test_the_lowest_bypass_among_the_allowed_is_chosen() -> None:
 def test_divergence_is_kl() -> None:
     logits = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0))
     p, q = logits.double().softmax(dim=-1)
-    assert divergence(*logits).tolist() == pytest.approx((p * (p / q).log()).sum(-1).tolist())
-    assert divergence(logits[0], logits[0] + 3).abs().max() < 1e-12
+    assert next_token_divergence(*logits).tolist() == pytest.approx(
+        (p * (p / q).log()).sum(-1).tolist()
+    )
+    assert next_token_divergence(logits[0], logits[0] + 3).abs().max() < 1e-12
     impossible = torch.full((3, 1), -torch.inf)
     with_it = [torch.cat([x, impossible], dim=1) for x in logits]
-    assert divergence(*with_it).tolist() == pytest.approx(divergence(*logits).tolist())
+    assert next_token_divergence(*with_it).tolist() == pytest.approx(
+        next_token_divergence(*logits).tolist()
+    )
 
 
 # Held out

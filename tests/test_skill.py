@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analyses.predict import Outcome, skill
+from analyses.predict import LeakageOutcome, skill
 from analyses.predict.accuracy import PARTS
 
 DOMAINS = 7
@@ -19,23 +19,23 @@ def matrix(rng: np.random.Generator, *, source: float = 0, target: float = 0) ->
     return found
 
 
-def only(prediction: np.ndarray, outcome: Outcome) -> dict[str, float]:
+def only(prediction: np.ndarray, outcome: LeakageOutcome) -> dict[str, float]:
     return {part: float(v[0]) for part, v in outcome.of(prediction[None]).items()}
 
 
 def test_leakage_itself_is_a_perfect_prediction_in_any_unit() -> None:
     leakage = matrix(np.random.default_rng(0), source=1, target=1)
     for prediction in (leakage, 3 * leakage - 2):
-        found = only(prediction, Outcome(leakage))
+        found = only(prediction, LeakageOutcome(leakage))
         assert found == pytest.approx(dict.fromkeys(PARTS, 1.0))
-    assert only(-leakage, Outcome(leakage)) == pytest.approx(dict.fromkeys(PARTS, -1.0))
+    assert only(-leakage, LeakageOutcome(leakage)) == pytest.approx(dict.fromkeys(PARTS, -1.0))
 
 
 def test_a_prediction_by_target_alone_says_nothing_of_sources_and_pairs() -> None:
     rng = np.random.default_rng(1)
     leakage = matrix(rng, target=2)
     susceptibility = np.nanmean(leakage, axis=0)
-    found = only(np.tile(susceptibility, (DOMAINS, 1)), Outcome(leakage))
+    found = only(np.tile(susceptibility, (DOMAINS, 1)), LeakageOutcome(leakage))
     assert found["susceptibility"] > 0.9 and found["within_source"] > 0.6
     assert np.isnan(found["potency"]) and np.isnan(found["entanglement"])
 
@@ -44,10 +44,10 @@ def test_a_prediction_of_what_belongs_to_the_pair_survives_other_main_effects() 
     rng = np.random.default_rng(2)
     pairs = matrix(rng)
     other = matrix(rng, source=5, target=5) - matrix(rng)
-    found = only(pairs + 10 * rng.normal(size=(DOMAINS, 1)), Outcome(pairs))
+    found = only(pairs + 10 * rng.normal(size=(DOMAINS, 1)), LeakageOutcome(pairs))
     assert found["entanglement"] == pytest.approx(1.0)
     assert found["within_source"] == pytest.approx(1.0)
-    assert np.isfinite(only(other, Outcome(pairs))["entanglement"])
+    assert np.isfinite(only(other, LeakageOutcome(pairs))["entanglement"])
 
 
 def test_domains_may_come_in_any_order_and_cells_may_be_missing() -> None:
@@ -56,10 +56,10 @@ def test_domains_may_come_in_any_order_and_cells_may_be_missing() -> None:
     leakage[2] = np.nan  # a source that collapsed
     leakage[4, 5] = np.nan
     order = rng.permutation(DOMAINS)
-    moved = only(prediction[np.ix_(order, order)], Outcome(leakage[np.ix_(order, order)]))
-    assert moved == pytest.approx(only(prediction, Outcome(leakage)))
+    moved = only(prediction[np.ix_(order, order)], LeakageOutcome(leakage[np.ix_(order, order)]))
+    assert moved == pytest.approx(only(prediction, LeakageOutcome(leakage)))
     prediction[2] = 99  # cells that were not measured count for nothing
-    assert only(prediction, Outcome(leakage)) == pytest.approx(moved)
+    assert only(prediction, LeakageOutcome(leakage)) == pytest.approx(moved)
 
 
 def test_an_undefined_cell_counts_as_average() -> None:
@@ -70,7 +70,9 @@ def test_an_undefined_cell_counts_as_average() -> None:
     cells = np.isfinite(holed)
     filled = np.where(cells, holed, holed[cells].mean())
     np.fill_diagonal(filled, np.nan)
-    assert only(holed, Outcome(leakage)) == pytest.approx(only(filled, Outcome(leakage)))
+    assert only(holed, LeakageOutcome(leakage)) == pytest.approx(
+        only(filled, LeakageOutcome(leakage))
+    )
 
 
 @pytest.mark.parametrize("effects", [0.0, 2.0])
@@ -80,7 +82,7 @@ def test_noise_is_significant_at_the_nominal_rate(effects: float) -> None:
     significant = dict.fromkeys(PARTS, 0)
     repeats = 200
     for _ in range(repeats):
-        outcomes = [Outcome(matrix(rng, source=effects, target=effects)) for _ in range(2)]
+        outcomes = [LeakageOutcome(matrix(rng, source=effects, target=effects)) for _ in range(2)]
         noise = [matrix(rng, source=effects, target=effects) for _ in outcomes]
         found = skill(noise, outcomes, seed=0, permutations=199, resamples=1)
         for part in PARTS:
@@ -96,7 +98,7 @@ def test_planted_skill_is_found_with_an_interval_that_holds_it() -> None:
         outcomes, predictions = [], []
         for _ in range(12):
             leakage = matrix(rng)
-            outcomes.append(Outcome(leakage))
+            outcomes.append(LeakageOutcome(leakage))
             predictions.append(leakage + rng.normal(size=leakage.shape))
         found = skill(predictions, outcomes, seed=0, permutations=99, resamples=400)["all_pairs"]
         assert found.p == 0.01 and found.value > found.null_high
@@ -106,5 +108,5 @@ def test_planted_skill_is_found_with_an_interval_that_holds_it() -> None:
 
 def test_one_world_has_no_interval() -> None:
     rng = np.random.default_rng(7)
-    found = skill([matrix(rng)], [Outcome(matrix(rng))], seed=0, permutations=9)["all_pairs"]
+    found = skill([matrix(rng)], [LeakageOutcome(matrix(rng))], seed=0, permutations=9)["all_pairs"]
     assert np.isfinite(found.value) and np.isnan(found.low) and found.worlds == (found.value,)

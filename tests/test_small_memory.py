@@ -16,7 +16,7 @@ from interp.activations import RESIDUAL_IN, RESIDUAL_OUT, collect
 from interp.errors import MachineError
 from interp.model import LanguageModel
 from unlearning.losses import reference_log_probs
-from unlearning.refusal import Openers, opener_masses
+from unlearning.refusal import ResponsePrefixes, prefix_masses
 from unlearning.scoring import LocalJudge
 from unlearning.scoring.sequence_classifier import SequenceClassifier
 from unlearning.utility import answer_logits, response_token_nll
@@ -27,11 +27,11 @@ Read = Callable[[LanguageModel], list[Any]]
 PROMPTS = [f"{start} do bees build {end}" for start in ("Why", "How") for end in ("a hive?", "x")]
 SAID = ["Bees build cells of wax.", "No.", "They dance, and then they build.", "Of wax."]
 # R and C share their first token, so that there are two forwards.
-OPENERS = Openers(((300, 310),), ((300, 311), (301,)))
+OPENERS = ResponsePrefixes(((300, 310),), ((300, 311), (301,)))
 
 
 def masses(lm: LanguageModel) -> list[Any]:
-    found = opener_masses(lm, [lm.chat.encode(p) for p in PROMPTS], OPENERS, batch_size=4)
+    found = prefix_masses(lm, [lm.chat.encode(p) for p in PROMPTS], OPENERS, batch_size=4)
     return list(vars(found).values())
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyses.predict.gradients import Kernel, kernel, mean_gradients
+from analyses.predict.gradients import Kernel, gradient_kernel, mean_gradients
 from analyses.predict.streamed import (
     Side,
     Traces,
@@ -63,7 +63,7 @@ def stored(lm: LanguageModel, sources: Side, targets: Side) -> Kernel:
         {d: mean_gradients(lm, rows, s.scalar, groups=GROUPS) for d, rows in s.rows.items()}
         for s in (sources, targets)
     ]
-    return kernel(*found)
+    return gradient_kernel(*found)
 
 
 def same(one: Kernel, other: Kernel) -> None:

@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         not_reached=("npo-retain-100-cybersecurity-0",),
         unfinished=("npo-retain-1-safety-0",),
     )
-    summary.write(folder)
+    summary.write_summary(folder)
     return folder
 
 
@@ -125,7 +125,7 @@ def test_tables_are_rebuilt_from_the_arms_to_the_same_bytes(run):
     before = {name: (run / f"{name}.csv").read_bytes() for name in names}
     for name in names:
         (run / f"{name}.csv").unlink()
-    summary.write(run)
+    summary.write_summary(run)
     assert {name: (run / f"{name}.csv").read_bytes() for name in names} == before
     leakage = pd.read_csv(run / "leakage.csv")
     assert set(leakage["role"]) == {"target", "off_target", "retained", "held_out"}
@@ -140,7 +140,7 @@ def test_the_headline_is_the_chosen_weight_of_the_first_seed(run):
 
 
 def test_a_comparison_has_drops_and_no_dose(tmp_path):
-    content = summary.summarise(summary.write(write_comparison(tmp_path)))
+    content = summary.summarise(summary.write_summary(write_comparison(tmp_path)))
     (arm,) = content["arms"]
     assert arm["reached"] is None and arm["collapsed"] is None and arm["L_90"] == {}
     assert arm["refusal_rate"]["safety"]["value"] < 0.2
@@ -151,12 +151,12 @@ def test_two_points_are_no_curve(tmp_path):
     content = summary.summarise(built)["arms"][0]
     assert content["L_90"]["privacy"]["reason"] == "no curve: scored at 2 steps only"
     assert content["outcome"] == "forgotten" and built.curves.empty
-    assert wording.sentence(built, built.record.arms[0]).startswith("The target complied")
+    assert wording.arm_sentence(built, built.record.arms[0]).startswith("The target complied")
 
 
 def test_a_folder_without_base_scores_is_one_clear_error(tmp_path):
     with pytest.raises(InputError, match="base model"):
-        summary.write(tmp_path)
+        summary.write_summary(tmp_path)
 
 
 def test_near_duplicates_marked_in_the_prompts_are_drawn_together(tmp_path):

@@ -21,7 +21,7 @@ from tests.checkpoints import save_checkpoint
 from unlearning.losses import reference_log_probs, response_log_probs
 from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
 from unlearning.training.mixture import collator
-from unlearning.training.parameters import save
+from unlearning.training.parameters import save_parameters
 from unlearning.training.views import control_vector
 
 Checkpoints = Callable[[str], Path]
@@ -543,7 +543,7 @@ def test_a_user_s_own_adapter_is_where_training_starts_from_and_refers_to(
     base, settings = checkpoint_of("llama"), replace(STILL, trained="lora", lora_rank=4)
     own = prepare(LanguageModel.load(base), settings)
     Moved().on_train_begin(model=own.model)
-    adapter = save(own, tmp_path / "own")
+    adapter = save_parameters(own, tmp_path / "own")
     given = LanguageModel.load(adapter)
     settings = replace(settings, retain_objective=retain, max_steps=2, layer=LAYER)
     lm = prepare(LanguageModel.load(adapter), settings)
@@ -588,7 +588,7 @@ def test_a_saved_adapter_is_the_trained_model(checkpoint_of: Checkpoints, tmp_pa
     lm = prepare(LanguageModel.load(checkpoint_of("llama")), settings)
     trained(lm, settings, tmp_path, retain=False)
     tokens = example(lm, 0).tokens
-    loaded = LanguageModel.load(save(lm, tmp_path))
+    loaded = LanguageModel.load(save_parameters(lm, tmp_path))
     with torch.no_grad():
         difference = log_prob(loaded, tokens) - log_prob(lm, tokens)
         moved = log_prob(LanguageModel.load(checkpoint_of("llama")), tokens) - log_prob(lm, tokens)

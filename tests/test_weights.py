@@ -15,7 +15,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 from unlearning.losses import reference_log_probs
 from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
-from unlearning.training.multipliers import Weights, weights_of
+from unlearning.training.multipliers import Weights, term_weights
 
 NAMES = ("safety", "bias", "privacy")
 FINITE = st.floats(-1e6, 1e6)
@@ -39,25 +39,25 @@ def test_shares_divide_the_weight(whole: float, shares: list[float]) -> None:
     settings = TrainingSettings(
         retain_weight=whole, retain_shares=dict(zip(NAMES, shares, strict=True))
     )
-    values = weights_of(settings, mixture(*NAMES)).values
+    values = term_weights(settings, mixture(*NAMES)).values
     assert sum(values.values()) == pytest.approx(whole)
     for name, share in zip(NAMES, shares, strict=True):
         assert values[name] * sum(shares) == pytest.approx(whole * share)
 
 
 def test_shares_are_equal_unless_given() -> None:
-    equal = weights_of(TrainingSettings(retain_weight=3.0), mixture(*NAMES))
+    equal = term_weights(TrainingSettings(retain_weight=3.0), mixture(*NAMES))
     assert equal.values == {"safety": 1.0, "bias": 1.0, "privacy": 1.0}
     settings = TrainingSettings(retain_weight=3.0, retain_shares={"bias": 4})
-    assert weights_of(settings, mixture(*NAMES)).values == pytest.approx(
+    assert term_weights(settings, mixture(*NAMES)).values == pytest.approx(
         {"safety": 0.5, "bias": 2.0, "privacy": 0.5}
     )
-    assert weights_of(TrainingSettings(), mixture()).values == {}
+    assert term_weights(TrainingSettings(), mixture()).values == {}
 
 
 def test_a_share_of_nothing_is_nothing() -> None:
     settings = TrainingSettings(retain_shares={"safety": 0, "bias": 2, "privacy": 2})
-    values = weights_of(settings, mixture(*NAMES)).values
+    values = term_weights(settings, mixture(*NAMES)).values
     assert values == {"safety": 0.0, "bias": 0.5, "privacy": 0.5}
 
 
@@ -71,11 +71,11 @@ def test_a_share_of_nothing_is_nothing() -> None:
 )
 def test_shares_that_are_none_are_refused(shares: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        weights_of(TrainingSettings(retain_shares=shares), mixture(*NAMES))
+        term_weights(TrainingSettings(retain_shares=shares), mixture(*NAMES))
 
 
 def test_fixed_weights_do_not_move() -> None:
-    weights = weights_of(TrainingSettings(), mixture(*NAMES))
+    weights = term_weights(TrainingSettings(), mixture(*NAMES))
     before = dict(weights.values)
     assert not weights.bounds
     weights.update({})

@@ -6,7 +6,7 @@ from .command import amounts_of as amounts_of
 from .figures import containment_study_figure as containment_study_figure
 from .splits import held_out_splits as held_out_splits
 from .study import FOLDER as FOLDER
-from .study import contain as contain
+from .study import run_containment as run_containment
 
 __all__ = [
     "EXAMPLES",
@@ -14,8 +14,8 @@ __all__ = [
     "WEIGHTS",
     "Design",
     "amounts_of",
-    "contain",
     "containment_study_figure",
     "held_out_splits",
     "require_methods",
+    "run_containment",
 ]

@@ -78,7 +78,8 @@ def advise(validation: Sequence[Pooled], test: Sequence[Pooled]) -> Advice:
     told = by_key[best.key]
     held_out, retained = (told.recovery[name].estimate() for name in ("held_out", "retained"))
     sentences = [
-        f"Recommended: {described(best.key)} ({METHODS[best.key[0]].does}). On domains that it "
+        f"Recommended: {containment_label(best.key)} ({METHODS[best.key[0]].does}). "
+        "On domains that it "
         f"never saw it keeps {_shown(held_out)} of what plain unlearning lost; on those it was "
         f"trained to keep, {_shown(retained)}. The target answers {told.answer_rate:.0%} of its "
         f"prompts, with {told.other_mass:.2f} of the first token on neither refusal nor answer.",
@@ -89,7 +90,7 @@ def advise(validation: Sequence[Pooled], test: Sequence[Pooled]) -> Advice:
     return Advice(best.key, tuple(sentences))
 
 
-def described(key: Key) -> str:
+def containment_label(key: Key) -> str:
     """``kernel, 32 examples, weight 10``."""
     name, examples, weight = key
     method = METHODS[name]
@@ -107,7 +108,8 @@ def _nothing(validation: Sequence[Pooled]) -> str:
     most = max(validation, key=lambda one: (one.complied / one.arms, one.answer_rate))
     return (
         "Nothing is recommended: no method let the target comply on every split with a recovery "
-        f"that is defined; {described(most.key)} came closest ({most.complied} of {most.arms})."
+        f"that is defined; {containment_label(most.key)} came closest "
+        f"({most.complied} of {most.arms})."
     )
 
 
@@ -160,7 +162,7 @@ def _against(told: Pooled, by_key: Mapping[Key, Pooled], able: Sequence[Pooled])
             continue
         gap = difference(told, by_key[one.key], "held_out")
         if not gap.low > 0:
-            level.append(described(one.key))
+            level.append(containment_label(one.key))
     if level:
         found.append("Not told apart from it on held-out domains: " + "; ".join(level) + ".")
     return found

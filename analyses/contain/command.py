@@ -75,7 +75,7 @@ def contain(
         return
     from analyses.contain import study
 
-    advice = study.contain(
+    advice = study.run_containment(
         context, design, workers=workers, engine=engine, residue=residue, seed=seed
     )
     typer.echo("\n".join([*advice.sentences, str(study.folder_of(out))]))

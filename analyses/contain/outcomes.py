@@ -28,7 +28,7 @@ from analyses.runs import (
     Draws,
     Estimate,
     RunRecord,
-    Verdict,
+    TargetVerdict,
     behaviour,
     measure,
     recover,
@@ -59,7 +59,7 @@ class Kept:
     name: str
     key: Key
     split: int | None
-    verdict: Verdict
+    verdict: TargetVerdict
     reached: bool
     recovery: Mapping[str, Draws]
 
@@ -193,7 +193,7 @@ class Pooled:
         return {name: _over_splits(found, self.seed) for name, found in self.splits.items()}
 
 
-def pool(kept: Sequence[Kept], *, seed: int = 0) -> list[Pooled]:
+def pool_splits(kept: Sequence[Kept], *, seed: int = 0) -> list[Pooled]:
     """Over splits, method by method; arms that retain every domain are left out."""
     groups: dict[Key, list[Kept]] = {}
     for one in kept:

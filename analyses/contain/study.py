@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analyses.contain.advice import Advice, advise, described, find_weight, retained_recovery
+from analyses.contain.advice import (
+    Advice,
+    advise,
+    containment_label,
+    find_weight,
+    retained_recovery,
+)
 from analyses.contain.arms import Design
 from analyses.contain.methods.examples import rank_examples
-from analyses.contain.outcomes import Kept, Key, arms_table, kept_by, methods_table, pool
+from analyses.contain.outcomes import Kept, Key, arms_table, kept_by, methods_table, pool_splits
 from analyses.predict import evidence_of
 from analyses.runs import Arm, read_run
 from analyses.study import (
@@ -22,7 +28,7 @@ from analyses.study import (
     StudyPlan,
     establish,
     load_made,
-    make,
+    make_arm,
     make_arms_in_workers,
     make_planned,
     mixture_of,
@@ -39,7 +45,7 @@ FOLDER = "containment"
 RELEARNING = 40  # optimizer steps of it, at most
 
 
-def contain(
+def run_containment(
     context: Context,
     design: Design,
     *,
@@ -72,7 +78,7 @@ def contain(
                 workers=workers, engine=engine, names=names, make_one=make_contained,
             )  # fmt: skip
         for arm in arms:  # what a lost worker left
-            make(context, baseline, arm)
+            make_arm(context, baseline, arm)
 
     made([design.plain])
     weights = {}
@@ -87,7 +93,7 @@ def contain(
         context.progress.say(f"{name}: weight {weights[name]:g}, by the retained domains")
     arms = design.arms(weights)
     made(arms)
-    advice = write(context, design, arms, seed=seed)
+    advice = write_containment(context, design, arms, seed=seed)
     chosen = next((arm for arm in arms if advice.key and key_of(arm) == advice.key), None)
     if chosen is None:
         return advice
@@ -112,19 +118,19 @@ def _residue(
     context: Context, baseline: Baseline, design: Design, whole: ArmPlan, seed: int
 ) -> list[str]:
     """What is left under the refusals that came back, of the recommended arm; its sentences."""
-    from analyses.contain.shallow_recovery.figures import residue_figure
-    from analyses.contain.shallow_recovery.measure import measure_residue
+    from analyses.contain.shallow_recovery.figures import shallow_recovery_figure
+    from analyses.contain.shallow_recovery.measure import measure_shallow_recovery
     from analyses.figures import Drawing, save_drawings
 
     folder = context.run.folder / FOLDER
     settings = replace(design.training, max_steps=min(design.training.max_steps, RELEARNING))
     with context.progress.stage("residue: forced openers, cues, relearning", None):
-        found = measure_residue(
+        found = measure_shallow_recovery(
             context.reference,
             load_made(context, design.plain),
             {"contained": load_made(context, whole)},
             context.prompts,
-            baseline.openers,
+            baseline.prefixes,
             context.scorer,
             design.concept,
             forget=list(mixture_of(context, baseline, design.plain).forget),
@@ -136,19 +142,21 @@ def _residue(
     table = found.to_dataframe()
     with atomic_write(folder / "residue.csv") as path:
         table.to_csv(path, index=False, encoding="utf-8")
-    save_drawings([Drawing("residue", "", "", residue_figure(found), table)], folder)
+    save_drawings([Drawing("residue", "", "", shallow_recovery_figure(found), table)], folder)
     return found.sentences
 
 
-def write(context: Context, design: Design, arms: Sequence[ArmPlan], *, seed: int) -> Advice:
+def write_containment(
+    context: Context, design: Design, arms: Sequence[ArmPlan], *, seed: int
+) -> Advice:
     """Tables, figure and advice from finished arms."""
     from analyses.contain.figures import containment_study_figure
     from analyses.figures import Drawing, save_drawings
 
     with context.progress.stage("what every arm kept"):
-        chosen_on = pool(_kept(context, design, arms, validation=True), seed=seed)
+        chosen_on = pool_splits(_kept(context, design, arms, validation=True), seed=seed)
         kept = _kept(context, design, arms)
-        told = pool(kept, seed=seed)
+        told = pool_splits(kept, seed=seed)
     advice = advise(chosen_on, told)
     folder = context.run.folder / FOLDER
     tables = {"arms": arms_table(kept), "methods": methods_table(told)}
@@ -198,7 +206,7 @@ def _described(
         "splits": [{"retained": kept, "held_out": out} for kept, out in design.splits],
         "training": asdict(design.training),
         "methods": methods.astype(object).where(methods.notna(), None).to_dict("records"),
-        "recommended": described(advice.key) if advice.key else None,
+        "recommended": containment_label(advice.key) if advice.key else None,
         "advice": list(advice.sentences),
     }
 

@@ -38,7 +38,7 @@ def deflect(
 ) -> None:
     """Collect a model's refusals, and say how diverse they are. The same command goes on."""
     from analyses.deflect import engine
-    from analyses.deflect.plan import DeflectPlan, checked, describe
+    from analyses.deflect.plan import DeflectPlan, checked_deflection, deflection_plan_lines
     from analyses.runs import Progress
 
     asked = DeflectPlan(
@@ -55,7 +55,7 @@ def deflect(
         model_options=chat.for_loading(),
         command=shlex.join(["spillover", *sys.argv[1:]]),
     )
-    for line in describe(asked, checked(asked, out)):
+    for line in deflection_plan_lines(asked, checked_deflection(asked, out)):
         typer.echo(line, err=True)
     if not plan:
-        typer.echo(engine.deflect(asked, out, Progress()).text())
+        typer.echo(engine.run_deflection(asked, out, Progress()).text())

@@ -111,7 +111,9 @@ def kept_refusals(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["class"] == "refusal"].drop_duplicates(["id", "response"])
 
 
-def summary(path: Path, concept: str, rows: pd.DataFrame, kept: pd.DataFrame) -> Deflected:
+def deflection_summary(
+    path: Path, concept: str, rows: pd.DataFrame, kept: pd.DataFrame
+) -> Deflected:
     """The counts over all answers ``rows`` and the refusals ``kept`` of them, at least one."""
     classes = {name: int((rows["class"] == name).sum()) for name in CLASSES}
     return Deflected(
@@ -127,7 +129,7 @@ def summary(path: Path, concept: str, rows: pd.DataFrame, kept: pd.DataFrame) ->
     )
 
 
-def write(path: Path, kept: pd.DataFrame) -> None:
+def write_deflections(path: Path, kept: pd.DataFrame) -> None:
     """The rows as JSONL, whole or not at all."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in kept.to_dict("records"):

@@ -11,8 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from analyses.deflect.data_set import DEFLECTIONS, Deflected, kept_refusals, summary, write
-from analyses.deflect.plan import DeflectPlan, checked
+from analyses.deflect.data_set import (
+    DEFLECTIONS,
+    Deflected,
+    deflection_summary,
+    kept_refusals,
+    write_deflections,
+)
+from analyses.deflect.plan import DeflectPlan, checked_deflection
 from analyses.runs import Advance, Progress, Run, write_manifest
 from analyses.study import Context, scorer_of
 from interp.errors import InputError
@@ -24,13 +30,13 @@ ANSWERS = "answers.jsonl"
 CONCURRENCY = 32
 
 
-def deflect(plan: DeflectPlan, out: str | Path, progress: Progress) -> Deflected:
+def run_deflection(plan: DeflectPlan, out: str | Path, progress: Progress) -> Deflected:
     """Ask, keep the refusals, and write the data set. The same call again goes on.
 
     Raises:
         InputError: the plan cannot be carried out, or nothing was refused.
     """
-    asked, folder = checked(plan, out), Path(out)
+    asked, folder = checked_deflection(plan, out), Path(out)
     context = Context(plan.study, asked, None, Run(folder), progress, scorer_of(plan.study))
     rows = asked.loc[asked.index.repeat(plan.samples)].reset_index(drop=True)
     rows["sample"] = rows.groupby("id").cumcount()
@@ -48,8 +54,8 @@ def deflect(plan: DeflectPlan, out: str | Path, progress: Progress) -> Deflected
             "aligned, and does this --scorer know its refusals?"
         )
     kept = kept_refusals(rows)
-    found = summary(folder / DEFLECTIONS, plan.concept, rows, kept)
-    write(found.path, kept)
+    found = deflection_summary(folder / DEFLECTIONS, plan.concept, rows, kept)
+    write_deflections(found.path, kept)
     write_manifest(
         folder,
         command=plan.command,

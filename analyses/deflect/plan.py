@@ -90,7 +90,7 @@ class DeflectPlan:
         )
 
 
-def checked(plan: DeflectPlan, out: str | Path) -> pd.DataFrame:
+def checked_deflection(plan: DeflectPlan, out: str | Path) -> pd.DataFrame:
     """The prompts to ask, after every check that needs no model; writes nothing.
 
     Raises:
@@ -112,7 +112,7 @@ def checked(plan: DeflectPlan, out: str | Path) -> pd.DataFrame:
     return _asked(plan)
 
 
-def describe(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
+def deflection_plan_lines(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
     """The plan in lines: what is asked, and what it takes at most."""
     answers = len(asked) * plan.samples
     sampling = f"sampled at temperature {plan.temperature:g}" if plan.temperature else "greedy"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analyses.evaluate.findings import BASE
 from analyses.evaluate.plan import Inputs
-from analyses.evaluate.subjects import Subject, answered, at_work
+from analyses.evaluate.subjects import EvaluatedModel, answered, at_work
 from analyses.runs import Progress
 from interp.errors import InputError
 from unlearning.scoring import Fluency, measure_fluency, repetition
@@ -27,7 +27,7 @@ RANDOM = 0.5
 
 def add_coherence(
     tables: Mapping[str, pd.DataFrame],
-    subjects: Sequence[Subject],
+    subjects: Sequence[EvaluatedModel],
     inputs: Inputs,
     folder: Path,
     progress: Progress,
@@ -66,7 +66,9 @@ def add_coherence(
     return notes
 
 
-def _no_better_than_random(subject: Subject, reference: Subject, nats: pd.Series) -> list[str]:
+def _no_better_than_random(
+    subject: EvaluatedModel, reference: EvaluatedModel, nats: pd.Series
+) -> list[str]:
     """A warning where answers are nearly as surprising as tokens drawn at random."""
     assert reference.lm is not None
     random = math.log(reference.lm.model.config.get_text_config(decoder=True).vocab_size)
@@ -80,7 +82,7 @@ def _no_better_than_random(subject: Subject, reference: Subject, nats: pd.Series
 
 
 def _fluency_of(
-    reference: Subject, inputs: Inputs, folder: Path, progress: Progress
+    reference: EvaluatedModel, inputs: Inputs, folder: Path, progress: Progress
 ) -> tuple[Fluency | None, list[str]]:
     """Where the base's language ends, from answers that it samples to training prompts."""
     if reference.role != BASE:

@@ -80,7 +80,12 @@ def evaluate(
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, stop.")] = False,
 ) -> None:
     """What a model refuses, what it refuses wrongly, and whether it still speaks. Works offline."""
-    from analyses.evaluate.plan import EvaluationPlan, checked, describe, require_own_folder
+    from analyses.evaluate.plan import (
+        EvaluationPlan,
+        checked_evaluation,
+        evaluation_plan_lines,
+        require_own_folder,
+    )
 
     asked = EvaluationPlan(
         model,
@@ -98,8 +103,8 @@ def evaluate(
         command=shlex.join(["spillover", *sys.argv[1:]]),
     )
     require_own_folder(asked, out)
-    inputs = checked(asked)
-    for line in describe(inputs):
+    inputs = checked_evaluation(asked)
+    for line in evaluation_plan_lines(inputs):
         typer.echo(line, err=True)
     if not plan:
         typer.echo(_carry_out(inputs, out, show_completions))
@@ -108,12 +113,12 @@ def evaluate(
 def _carry_out(inputs: Inputs, out: Path, show_completions: bool) -> str:
     """Evaluate, write everything, and return what the terminal shows."""
     from analyses.evaluate.engine import find_out
-    from analyses.evaluate.page import write
-    from analyses.evaluate.words import terminal_text
+    from analyses.evaluate.page import write_evaluation
+    from analyses.evaluate.words import evaluation_text
     from analyses.runs import Progress
 
     progress = Progress()
     findings = find_out(inputs, out, progress)
     with progress.stage("tables, figures, report"):
-        page, measures = write(findings, inputs, out, show_completions=show_completions)
-    return terminal_text(findings, measures, page)
+        page, measures = write_evaluation(findings, inputs, out, show_completions=show_completions)
+    return evaluation_text(findings, measures, page)

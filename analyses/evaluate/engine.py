@@ -15,12 +15,12 @@ import pandas as pd
 from analyses.evaluate.coherence import add_coherence
 from analyses.evaluate.estimates import separation
 from analyses.evaluate.findings import MARGIN, Findings, Margin, class_by, refused_by
-from analyses.evaluate.losses import divergence, likelihood_of_texts, scores_on_tasks
+from analyses.evaluate.losses import divergence_from_base, likelihood_of_texts, scores_on_tasks
 from analyses.evaluate.plan import Inputs
-from analyses.evaluate.subjects import Subject, answered, at_work, subjects_of
+from analyses.evaluate.subjects import EvaluatedModel, answered, at_work, subjects_of
 from analyses.runs import Advance, Progress
 from interp.errors import InputError
-from unlearning.refusal import Openers, find_openers, opener_masses
+from unlearning.refusal import ResponsePrefixes, find_prefixes, prefix_masses
 from unlearning.scoring import COARSE, FineScorer, ModelScorer, Scorer, refused, verdicts
 
 # How often the margin reads a prompt as refused: more often than not.
@@ -45,11 +45,11 @@ def find_out(inputs: Inputs, folder: Path, progress: Progress) -> Findings:
     tables = {s.role: _scored(s, inputs, progress) for s in subjects}
     reference = subjects[-1]  # the base, where there is one
     notes = add_coherence(tables, subjects, inputs, folder, progress)
-    openers, why_not = _openers_of(subjects, tables[reference.role], inputs.headline)
-    if openers is not None:
-        _add_masses(tables, openers, subjects, inputs, progress)
+    prefixes, why_not = _openers_of(subjects, tables[reference.role], inputs.headline)
+    if prefixes is not None:
+        _add_masses(tables, prefixes, subjects, inputs, progress)
     auc = separation(tables[reference.role], inputs.headline)
-    margin = Margin(openers, auc, why_not, _as_text(openers, reference))
+    margin = Margin(prefixes, auc, why_not, _as_text(prefixes, reference))
     scores = pd.concat(tables.values(), ignore_index=True)
     if margin.valid:
         reading = (scores["p_R"] > READS_REFUSED).astype(float)
@@ -59,7 +59,7 @@ def find_out(inputs: Inputs, folder: Path, progress: Progress) -> Findings:
         panel=tuple(inputs.panel),
         scores=scores[scores["prompt_id"].isin(inputs.counted["id"])].reset_index(drop=True),
         margin=margin,
-        divergence=divergence(subjects, inputs, progress),
+        divergence=divergence_from_base(subjects, inputs, progress),
         texts=likelihood_of_texts(subjects, inputs, progress),
         tasks=scores_on_tasks(subjects, inputs, folder, progress),
         completions={
@@ -73,7 +73,7 @@ def find_out(inputs: Inputs, folder: Path, progress: Progress) -> Findings:
     )
 
 
-def _scored(subject: Subject, inputs: Inputs, progress: Progress) -> pd.DataFrame:
+def _scored(subject: EvaluatedModel, inputs: Inputs, progress: Progress) -> pd.DataFrame:
     """A row per prompt: what it is, and what every scorer makes of the answer."""
     prompts = inputs.prompts
     texts = [answer.text for answer in subject.answers]
@@ -103,8 +103,8 @@ def classes_of(
 
 
 def _openers_of(
-    subjects: Sequence[Subject], table: pd.DataFrame, headline: str
-) -> tuple[Openers | None, str | None]:
+    subjects: Sequence[EvaluatedModel], table: pd.DataFrame, headline: str
+) -> tuple[ResponsePrefixes | None, str | None]:
     """Openers from the reference's answers to training prompts, or why there are none."""
     reference = subjects[-1]
     if any(subject.lm is None for subject in subjects):
@@ -117,15 +117,15 @@ def _openers_of(
     is_answer = table[class_by(headline)].map(lambda one: COARSE.get(one, one)) == "answer"
     answers = train & (table["label"] == "benign") & is_answer
     try:
-        return find_openers(list(ids[refusals]), list(ids[answers])), None
+        return find_prefixes(list(ids[refusals]), list(ids[answers])), None
     except InputError as error:
         return None, str(error)
 
 
 def _add_masses(
     tables: dict[str, pd.DataFrame],
-    openers: Openers,
-    subjects: Sequence[Subject],
+    prefixes: ResponsePrefixes,
+    subjects: Sequence[EvaluatedModel],
     inputs: Inputs,
     progress: Progress,
 ) -> None:
@@ -137,24 +137,26 @@ def _add_masses(
             progress.stage(stage, len(inputs.prompts)) as advance,
         ):
             rows = [lm.chat.encode(prompt) for prompt in inputs.prompts["prompt"]]
-            found = opener_masses(
-                lm, rows, openers, batch_size=inputs.plan.batch_size, progress=advance
+            found = prefix_masses(
+                lm, rows, prefixes, batch_size=inputs.plan.batch_size, progress=advance
             )
         for name, values in vars(found).items():
             tables[subject.role][name] = values
 
 
-def _as_text(openers: Openers | None, reference: Subject) -> dict[str, tuple[str, ...]] | None:
-    if openers is None or reference.lm is None:
+def _as_text(
+    prefixes: ResponsePrefixes | None, reference: EvaluatedModel
+) -> dict[str, tuple[str, ...]] | None:
+    if prefixes is None or reference.lm is None:
         return None
     decode = reference.lm.tokenizer.decode
     return {
-        name: tuple(str(decode(list(opener))) for opener in ids)
-        for name, ids in vars(openers).items()
+        name: tuple(str(decode(list(prefix))) for prefix in ids)
+        for name, ids in vars(prefixes).items()
     }
 
 
-def _notes(subjects: Sequence[Subject], inputs: Inputs) -> list[str]:
+def _notes(subjects: Sequence[EvaluatedModel], inputs: Inputs) -> list[str]:
     """What a reader must know, in sentences."""
     notes = []
     for subject in subjects:
@@ -188,5 +190,5 @@ def _without_verdict(scores: pd.DataFrame, inputs: Inputs) -> list[str]:
     ]
 
 
-def _share_cut(subject: Subject) -> float:
+def _share_cut(subject: EvaluatedModel) -> float:
     return 1 - sum(answer.finished for answer in subject.answers) / len(subject.answers)

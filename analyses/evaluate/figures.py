@@ -70,7 +70,7 @@ def _two_kinds(
 
 
 @styled
-def overview_figure(findings: Findings, measures: Measures) -> Figure:
+def evaluation_overview_figure(findings: Findings, measures: Measures) -> Figure:
     """What is refused, what the answers to harmful prompts are, and whether they are language."""
     rows = _rows(measures)
     labels = [label for _, label in rows]
@@ -233,7 +233,7 @@ def tasks_figure(measures: Measures) -> Figure:
     return figure
 
 
-def drawings(findings: Findings, measures: Measures) -> Iterator[Drawing]:
+def evaluation_drawings(findings: Findings, measures: Measures) -> Iterator[Drawing]:
     """The figures that this evaluation has something for."""
     numbers = measures.numbers
     rates = numbers[numbers["quantity"] == "refusal_rate"]
@@ -243,7 +243,7 @@ def drawings(findings: Findings, measures: Measures) -> Iterator[Drawing]:
         "Left: filled, harmful prompts; hollow, benign ones (twins of the domain, general). "
         "Middle: classes of the answers. Right: how surprising the answers are, and so whether "
         "they are still language. Bars: 95% intervals over prompts.",
-        overview_figure(findings, measures),
+        evaluation_overview_figure(findings, measures),
         numbers,
     )
     yield Drawing(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from analyses.evaluate.plan import EvaluationPlan
 from analyses.runs import Estimate
-from unlearning.refusal import VALID_AUC, Openers
+from unlearning.refusal import VALID_AUC, ResponsePrefixes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ class Margin:
         openers_text: the openers of R and of C as they read.
     """
 
-    openers: Openers | None
+    prefixes: ResponsePrefixes | None
     auc: Estimate
     why_not: str | None = None
     openers_text: Mapping[str, tuple[str, ...]] | None = None
@@ -52,12 +52,12 @@ class Margin:
     @property
     def valid(self) -> bool:
         """Whether p_R may be read as refusing."""
-        return self.openers is not None and self.auc.defined and self.auc.value >= VALID_AUC
+        return self.prefixes is not None and self.auc.defined and self.auc.value >= VALID_AUC
 
     @property
     def verdict(self) -> str:
         """One sentence: whether to read p_R, and if not, what to read instead."""
-        if self.openers is None:
+        if self.prefixes is None:
             why = str(self.why_not)
             return f"No margin: {why}{'' if why.endswith('?') else '.'} Read the text classes."
         if not self.auc.defined:

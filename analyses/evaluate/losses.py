@@ -10,7 +10,7 @@ import pandas as pd
 
 from analyses.evaluate.findings import BASE, MODEL
 from analyses.evaluate.plan import Inputs
-from analyses.evaluate.subjects import Subject, at_work
+from analyses.evaluate.subjects import EvaluatedModel, at_work
 from analyses.runs import Progress, write_table
 from interp.store import content_key, read_json, write_json
 from unlearning.utility import answer_logits, kl_table, run_tasks, text_likelihood
@@ -20,8 +20,8 @@ from unlearning.utility import answer_logits, kl_table, run_tasks, text_likeliho
 MOST_DIVERGENCES = 256
 
 
-def divergence(
-    subjects: Sequence[Subject], inputs: Inputs, progress: Progress
+def divergence_from_base(
+    subjects: Sequence[EvaluatedModel], inputs: Inputs, progress: Progress
 ) -> pd.DataFrame | None:
     """KL(base ‖ model) along the base's answers to (a sample of) the benign prompts."""
     if len(subjects) < 2 or any(subject.lm is None for subject in subjects):
@@ -57,7 +57,7 @@ def divergence(
 
 
 def likelihood_of_texts(
-    subjects: Sequence[Subject], inputs: Inputs, progress: Progress
+    subjects: Sequence[EvaluatedModel], inputs: Inputs, progress: Progress
 ) -> pd.DataFrame | None:
     """The likelihood of the plain texts under every model that is loaded."""
     if not inputs.texts:
@@ -74,7 +74,7 @@ def likelihood_of_texts(
 
 
 def scores_on_tasks(
-    subjects: Sequence[Subject], inputs: Inputs, folder: Path, progress: Progress
+    subjects: Sequence[EvaluatedModel], inputs: Inputs, folder: Path, progress: Progress
 ) -> pd.DataFrame | None:
     """Every item's score on the tasks; read from the folder where it was asked before."""
     asked = inputs.plan.tasks
@@ -85,7 +85,7 @@ def scores_on_tasks(
         if subject.lm is None:
             continue
 
-        def score(subject: Subject = subject) -> pd.DataFrame:
+        def score(subject: EvaluatedModel = subject) -> pd.DataFrame:
             with at_work(subject, inputs.plan) as lm:
                 return run_tasks(
                     lm,

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.evaluate.figures import drawings
+from analyses.evaluate.figures import evaluation_drawings
 from analyses.evaluate.findings import Findings
 from analyses.evaluate.measures import Measures, measured
 from analyses.evaluate.plan import Inputs
-from analyses.evaluate.summary import summary
-from analyses.evaluate.view import completions_view, describe, page_view
+from analyses.evaluate.summary import evaluation_summary
+from analyses.evaluate.view import completions_view, evaluation_facts, evaluation_view
 from analyses.figures import save_drawings
 from analyses.report import inlined, rendered
 from analyses.runs import write_manifest, write_table
 from interp.store import atomic_write, write_json
 
 
-def write(
+def write_evaluation(
     findings: Findings,
     inputs: Inputs,
     folder: Path,
@@ -35,28 +35,28 @@ def write(
     measures = measured(findings)
     write_table(folder / "prompts.parquet", inputs.prompts)
     write_table(folder / "scores.parquet", findings.scores)
-    for name, table in tables_of(measures).items():
+    for name, table in evaluation_tables(measures).items():
         path = folder / f"{name}.csv"
         if table.empty:
             path.unlink(missing_ok=True)
             continue
         with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False, encoding="utf-8")
-    write_json(folder / "summary.json", summary(findings, measures))
-    write_json(folder / "config.json", describe(findings, inputs))
+    write_json(folder / "summary.json", evaluation_summary(findings, measures))
+    write_json(folder / "config.json", evaluation_facts(findings, inputs))
     write_manifest(
         folder,
         hashes=dict(findings.fingerprints),
         scorers={name: scorer.version for name, scorer in inputs.panel.items()},
         seconds=findings.seconds,
     )
-    drawn = tuple(drawings(findings, measures))
+    drawn = tuple(evaluation_drawings(findings, measures))
     save_drawings(drawn, folder / "figures")
     names = {drawing.name for drawing in drawn}
     for path in (folder / "figures").iterdir():
         if path.stem not in names:
             path.unlink()  # of the same evaluation with other options
-    view = page_view(findings, inputs, measures) | {
+    view = evaluation_view(findings, inputs, measures) | {
         "drawings": {drawing.name: drawing for drawing in drawn},
         "images": inlined(folder, names),
         "completions": completions_view(findings, inputs, measures) if show_completions else [],
@@ -67,7 +67,7 @@ def write(
     return page, measures
 
 
-def tables_of(measures: Measures) -> dict[str, pd.DataFrame]:
+def evaluation_tables(measures: Measures) -> dict[str, pd.DataFrame]:
     """The tables that are written, by file name; of disagreeing answers the ids and readings."""
     rows = measures.disagreements
     columns = [name for name in rows if str(name).startswith(("refused_", "class_"))]

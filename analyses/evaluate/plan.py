@@ -13,7 +13,7 @@ from unlearning.scoring import Scorer, find_scorer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from unlearning.scoring import Reader
+    from unlearning.scoring import ResponseReader
 
 # The first one is the headline: it agrees best with people (docs/scoring.md); the second knows six
 # classes. Both work offline; where they differ, neither should be believed unread.
@@ -127,7 +127,7 @@ class Inputs:
         return rows.reset_index(drop=True)
 
 
-def checked(plan: EvaluationPlan) -> Inputs:
+def checked_evaluation(plan: EvaluationPlan) -> Inputs:
     """The plan's inputs, after every check that needs no model; writes nothing.
 
     Raises:
@@ -158,7 +158,7 @@ def checked(plan: EvaluationPlan) -> Inputs:
     unknown = sorted(set(plan.splits) - set(SPLITS))
     if unknown:
         raise InputError(f"unknown split {', '.join(unknown)}; expected {', '.join(SPLITS)}")
-    prompts = prompts_of(plan)
+    prompts = evaluation_prompts(plan)
     inputs = Inputs(plan, prompts, panel, texts_in(plan.texts) if plan.texts else ())
     if inputs.counted.empty:
         raise InputError(f"{plan.prompts_name}: no prompt is in {' or '.join(plan.splits)}")
@@ -185,7 +185,7 @@ def require_own_folder(plan: EvaluationPlan, folder: Path) -> None:
         raise InputError(f"{folder} holds results on {held.get('prompts')}; give another --out")
 
 
-def prompts_of(plan: EvaluationPlan) -> pd.DataFrame:
+def evaluation_prompts(plan: EvaluationPlan) -> pd.DataFrame:
     """The plan's prompts; a file of one label only is welcome here."""
     if plan.prompts:
         from unlearning.data import read_prompts
@@ -224,7 +224,7 @@ def texts_in(path: str) -> tuple[str, ...]:
     return texts
 
 
-def describe(inputs: Inputs) -> list[str]:
+def evaluation_plan_lines(inputs: Inputs) -> list[str]:
     """The plan in lines: what is asked, and what it takes."""
     from analyses.study import CHARACTERS_A_TOKEN, TEMPLATE_TOKENS, checkpoint_size, time_of
     from unlearning.scoring import ModelScorer
@@ -264,7 +264,7 @@ def describe(inputs: Inputs) -> list[str]:
     return lines
 
 
-def _reading(reader: Reader, prompts: Sequence[str], plan: EvaluationPlan) -> str:
+def _reading(reader: ResponseReader, prompts: Sequence[str], plan: EvaluationPlan) -> str:
     """What a judge or a classifier that is a model will have to read, at most."""
     from unlearning.scoring import workload_of
 

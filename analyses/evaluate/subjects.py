@@ -17,7 +17,7 @@ from unlearning.generation import Answer, AnswerLog, answers_key, generate
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """One of the models: ``role`` is ``model`` or ``base``; ``lm`` is None behind a server."""
 
     role: str
@@ -27,7 +27,7 @@ class Subject:
     answers: tuple[Answer, ...] = ()
 
 
-def subjects_of(plan: EvaluationPlan, progress: Progress) -> tuple[Subject, ...]:
+def subjects_of(plan: EvaluationPlan, progress: Progress) -> tuple[EvaluatedModel, ...]:
     """The model and, where there is one, its base, loaded and resting.
 
     Raises:
@@ -35,7 +35,9 @@ def subjects_of(plan: EvaluationPlan, progress: Progress) -> tuple[Subject, ...]
         InputError: the two do not have one vocabulary.
     """
     if plan.server:
-        found = [Subject(MODEL, f"{plan.model} at {plan.server}", None, "not known of a server")]
+        found = [
+            EvaluatedModel(MODEL, f"{plan.model} at {plan.server}", None, "not known of a server")
+        ]
     else:
         found = [_loaded(MODEL, plan.model, plan, progress)]
     if plan.base:
@@ -45,7 +47,7 @@ def subjects_of(plan: EvaluationPlan, progress: Progress) -> tuple[Subject, ...]
 
 
 @contextmanager
-def at_work(subject: Subject, plan: EvaluationPlan) -> Iterator[LanguageModel]:
+def at_work(subject: EvaluatedModel, plan: EvaluationPlan) -> Iterator[LanguageModel]:
     """The subject's model on its device; off it afterwards where another one needs the room."""
     assert subject.lm is not None
     model = subject.lm.model
@@ -66,14 +68,14 @@ def at_work(subject: Subject, plan: EvaluationPlan) -> Iterator[LanguageModel]:
 
 
 def answered(
-    subject: Subject,
+    subject: EvaluatedModel,
     prompts: Sequence[str],
     plan: EvaluationPlan,
     folder: Path,
     progress: Progress,
     *,
     temperature: float = 0.0,
-) -> Subject:
+) -> EvaluatedModel:
     """The subject with its answer to every prompt, each kept in ``folder`` as it comes.
 
     Greedy; a model that is loaded samples where a ``temperature`` is given.
@@ -116,7 +118,7 @@ def answered(
     return replace(subject, answers=tuple(answers))
 
 
-def _loaded(role: str, source: str, plan: EvaluationPlan, progress: Progress) -> Subject:
+def _loaded(role: str, source: str, plan: EvaluationPlan, progress: Progress) -> EvaluatedModel:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar for every file would bury our own
@@ -129,10 +131,10 @@ def _loaded(role: str, source: str, plan: EvaluationPlan, progress: Progress) ->
         # Said among the notes instead.
         warnings.filterwarnings("ignore", message="the tokenizer has no chat template")
         lm = LanguageModel.load(source, **options)
-    return Subject(role, plan.name_of(source), lm, lm.fingerprint())
+    return EvaluatedModel(role, plan.name_of(source), lm, lm.fingerprint())
 
 
-def _require_one_vocabulary(subjects: Sequence[Subject]) -> None:
+def _require_one_vocabulary(subjects: Sequence[EvaluatedModel]) -> None:
     tokenizers = [subject.lm.tokenizer for subject in subjects if subject.lm is not None]
     first, last = tokenizers[0], tokenizers[-1]
     if first.get_vocab() != last.get_vocab():

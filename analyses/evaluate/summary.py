@@ -16,7 +16,7 @@ from unlearning.scoring import MEASURES
 Nested = dict[str, Any]
 
 
-def summary(findings: Findings, measures: Measures) -> Nested:
+def evaluation_summary(findings: Findings, measures: Measures) -> Nested:
     """The evaluation as nested plain values; ``model`` and ``base`` are built alike."""
     found: Nested = {
         "scorer": findings.headline,

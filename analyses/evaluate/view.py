@@ -11,7 +11,7 @@ import pandas as pd
 from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, class_by, refused_by
 from analyses.evaluate.measures import Measures, known_classes
 from analyses.evaluate.plan import Inputs
-from analyses.evaluate.words import first_table, sentences
+from analyses.evaluate.words import evaluation_sentences, first_table
 from analyses.figures import domain_label
 from analyses.report import estimate_of, interval, significant
 from interp.store import package_version
@@ -24,7 +24,7 @@ TITLES = {"harmful": "harmful", "twin": "benign twins", "general": "general"}
 View = dict[str, Any]
 
 
-def describe(findings: Findings, inputs: Inputs) -> dict[str, Any]:
+def evaluation_facts(findings: Findings, inputs: Inputs) -> dict[str, Any]:
     """``config.json``: everything that is needed to run it again."""
     plan = findings.plan
     return asdict(plan) | {
@@ -36,10 +36,10 @@ def describe(findings: Findings, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def page_view(findings: Findings, inputs: Inputs, measures: Measures) -> View:
+def evaluation_view(findings: Findings, inputs: Inputs, measures: Measures) -> View:
     """What the template shows, as plain values."""
     plan = findings.plan
-    config = describe(findings, inputs)
+    config = evaluation_facts(findings, inputs)
     kinds = inputs.counted["kind"].fillna("harmful").value_counts()
     return {
         "name": plan.name_of(plan.model),
@@ -53,7 +53,7 @@ def page_view(findings: Findings, inputs: Inputs, measures: Measures) -> View:
         "scorers": ", ".join(findings.readings),
         "headline": findings.headline,
         "is_organism": plan.world is not None,
-        "sentences": sentences(findings, measures),
+        "sentences": evaluation_sentences(findings, measures),
         "notes": findings.notes,
         "margin": _margin(findings),
         "first": _plain(first_table(findings, measures)),
@@ -81,13 +81,13 @@ def page_view(findings: Findings, inputs: Inputs, measures: Measures) -> View:
 
 def _margin(findings: Findings) -> View:
     margin = findings.margin
-    openers = margin.openers_text or {}
+    prefixes = margin.openers_text or {}
     return {
         "valid": margin.valid,
         "verdict": margin.verdict,
         "auc": f"{interval(margin.auc)}, n = {margin.auc.n}" if margin.auc.defined else "–",
-        "refusal": [repr(text) for text in openers.get("refusal", ())],
-        "compliance": [repr(text) for text in openers.get("compliance", ())],
+        "refusal": [repr(text) for text in prefixes.get("refusal", ())],
+        "compliance": [repr(text) for text in prefixes.get("compliance", ())],
     }
 
 

@@ -18,7 +18,7 @@ from analyses.runs import Estimate
 AGREES = 0.8
 
 
-def sentences(findings: Findings, measures: Measures) -> list[str]:
+def evaluation_sentences(findings: Findings, measures: Measures) -> list[str]:
     """What was found, most important first."""
     return [
         sentence
@@ -161,11 +161,11 @@ def _of_how_many(estimate: Estimate, asked: int) -> str:
     return interval(estimate) + (f" in {estimate.n}" if few else "")
 
 
-def terminal_text(findings: Findings, measures: Measures, page: Path) -> str:
+def evaluation_text(findings: Findings, measures: Measures, page: Path) -> str:
     """The first table, the sentences and the notes, and where the rest is."""
     table = first_table(findings, measures)
     parts = [table.to_string(index=False), ""]
-    parts += sentences(findings, measures)
+    parts += evaluation_sentences(findings, measures)
     parts += [findings.margin.verdict]
     parts += [f"note: {note}" for note in findings.notes]
     return "\n".join([*parts, str(page)])

@@ -16,14 +16,20 @@ import pandas as pd
 
 from analyses.explain.figures import causes_figure
 from analyses.explain.localising import require_draws
-from analyses.explain.mediation import Explanation, Subject, explain, forwards_of, shares_table
+from analyses.explain.mediation import (
+    Explanation,
+    Subject,
+    explain_domain,
+    forwards_of,
+    shares_table,
+)
 from analyses.figures import domain_label
 from analyses.figures.style import figure_style
 from analyses.report import report
 from analyses.runs import BASE, Arm, Progress, RunRecord, after_of, base_of, read_run, weights_of
-from analyses.study import read_openers
+from analyses.study import read_prefixes
 from interp.activations import chosen_layers
-from interp.causes import LEAST_GAP, Verdict
+from interp.causes import LEAST_GAP, CauseVerdict
 from interp.errors import InputError
 from interp.store import atomic_write, content_key, read_json, write_json
 
@@ -72,8 +78,8 @@ def explain_run(
     require_draws(place_draws)
     record = read_run(folder)
     chosen = _chosen(record, arms)
-    openers = read_openers(record.folder / "arms" / BASE / "openers.json")
-    readout = openers.readout()
+    prefixes = read_prefixes(record.folder / "arms" / BASE / "openers.json")
+    readout = prefixes.readout()
     prompts = pd.read_parquet(record.folder / "prompts.parquet")
     base = base_of(record)
     fingerprint = base.fingerprint()
@@ -83,7 +89,7 @@ def explain_run(
     for arm in chosen:
         after = after_of(record, arm)
         key = content_key(
-            fingerprint, after.fingerprint(), base.chat.fingerprint, asdict(openers), wanted,
+            fingerprint, after.fingerprint(), base.chat.fingerprint, asdict(prefixes), wanted,
             prompts.to_json(orient="records"), draws, place_draws, seed, METHOD,
         )  # fmt: skip
         to = record.folder / "causes" / _folder_of(arm, wanted, base.n_layers)
@@ -102,14 +108,14 @@ def explain_run(
                     continue
                 work = forwards_of(subject, domain, **sizes)
                 with progress.stage(f"{arm.name}: {domain}", work) as advance:
-                    found = explain(subject, domain, seed=seed, progress=advance, **sizes)
+                    found = explain_domain(subject, domain, seed=seed, progress=advance, **sizes)
                 said[domain] = _write(to, arm, found, key, _caveat(wanted, base.n_layers))
                 fresh = True
         nothing = f"{arm.name}: no domain lost more than {LEAST_GAP:g} nat of margin."
         sentences += [said[domain] for domain in lost if domain in said] or [nothing]
     if fresh and (record.folder / "report.html").is_file():
         with progress.stage("report"):
-            report.write(record.folder)
+            report.write_report(record.folder)
     return sentences
 
 
@@ -136,7 +142,7 @@ def losses(record: RunRecord, arm: Arm) -> dict[str, float]:
     return {str(domain): float(value) for domain, value in (means[0] - means[1]).items()}
 
 
-def sentence(domain: str, concept: str | None, verdict: Verdict) -> str:
+def cause_sentence(domain: str, concept: str | None, verdict: CauseVerdict) -> str:
     """What was found, as one would say it."""
     whose = domain_label(domain)
     when = f" when {domain_label(concept).lower()} was unlearned" if concept else ""
@@ -219,7 +225,7 @@ def _caveat(layers: Sequence[int], n_layers: int) -> str:
 
 def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) -> str:
     """Tables, figure and, last, JSON of one domain; its sentence."""
-    said = sentence(found.domain, arm.concept, found.verdict) + caveat
+    said = cause_sentence(found.domain, arm.concept, found.verdict) + caveat
     shares = shares_table(found)
     tables = {
         "shares": shares,

@@ -26,7 +26,7 @@ from interp.patching import (
     by_module,
     in_layers,
     patch,
-    restore,
+    patch_weights,
 )
 from interp.readout import Readout
 
@@ -85,7 +85,7 @@ def weights_table(
             if progress is not None:
                 progress(places * (1 + drawn) * batches)
 
-        return restore(
+        return patch_weights(
             way, readout, grouping=grouping, batch_size=batch_size, controls=drawn, seed=seed,
             progress=advance,
         )  # fmt: skip

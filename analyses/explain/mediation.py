@@ -26,9 +26,9 @@ from interp.causes import (
     CAUSES,
     COALITIONS,
     MOVES,
+    CauseVerdict,
     Change,
     Undone,
-    Verdict,
     control_effects,
     decide,
     entry_layer,
@@ -118,7 +118,7 @@ class Explanation:
     """
 
     domain: str
-    verdict: Verdict
+    verdict: CauseVerdict
     undone: tuple[Undone, ...]
     controls: Mapping[str, Float[np.ndarray, " draw"]]
     foreign: Mapping[str, float]
@@ -132,7 +132,7 @@ class Explanation:
         return next(u for u in self.undone if u.layer == self.verdict.layer)
 
 
-def explain(
+def explain_domain(
     subject: Subject,
     domain: str,
     *,
@@ -206,7 +206,7 @@ def explain(
 def forwards_of(
     subject: Subject, domain: str, *, draws: int, place_draws: int, batch_size: int
 ) -> int:
-    """About how many forwards :func:`explain` takes."""
+    """About how many forwards :func:`explain_domain` takes."""
     texts = subject.texts[domain]
     batches = -(-len(texts) // batch_size)
     exchange = between_models(subject.base, subject.after, texts)

@@ -10,7 +10,7 @@ from .geometry import outside_null as outside_null
 from .geometry import rotation_figure as rotation_figure
 from .leakage import curves_legend as curves_legend
 from .leakage import curves_panel as curves_panel
-from .leakage import dose_response_figure as dose_response_figure
+from .leakage import forgetting_curve_figure as forgetting_curve_figure
 from .leakage import leakage_figure as leakage_figure
 from .leakage import shown_quantity as shown_quantity
 from .leakage import title_of as title_of
@@ -19,7 +19,7 @@ from .matrix import DARK_FROM as DARK_FROM
 from .matrix import PARTS as PARTS
 from .matrix import SHOWN as SHOWN
 from .matrix import matrix_figure as matrix_figure
-from .matrix import study_matrix_figure as study_matrix_figure
+from .matrix import run_matrix_figure as run_matrix_figure
 from .outcome import outcome_figure as outcome_figure
 from .overview import overview_figure as overview_figure
 from .recovery import containment_figure as containment_figure
@@ -40,8 +40,8 @@ __all__ = [
     "curves_legend",
     "curves_panel",
     "domain_label",
-    "dose_response_figure",
     "figure_style",
+    "forgetting_curve_figure",
     "has_control",
     "leakage_figure",
     "matrix_figure",
@@ -51,9 +51,9 @@ __all__ = [
     "overview_figure",
     "rotation_figure",
     "run_drawings",
+    "run_matrix_figure",
     "save_drawings",
     "shown_quantity",
-    "study_matrix_figure",
     "title_of",
     "write_run_figures",
 ]

@@ -18,7 +18,7 @@ from analyses.figures.geometry import (
     null_of_rotation,
     rotation_figure,
 )
-from analyses.figures.leakage import dose_response_figure, leakage_figure
+from analyses.figures.leakage import forgetting_curve_figure, leakage_figure
 from analyses.figures.matrix import matrix_figure
 from analyses.figures.outcome import CAPTION, outcome_figure
 from analyses.figures.overview import overview_figure
@@ -82,7 +82,7 @@ def run_drawings(tables: RunTables) -> Iterator[Drawing]:
             "Along the way",
             "Loss of refusal against the dose. On the diagonal a domain falls in step with the "
             "target; above it, first. Domains with a base rate under .2 are left out.",
-            dose_response_figure(tables),
+            forgetting_curve_figure(tables),
             tables.curves,
         )
     yield Drawing(

@@ -133,7 +133,7 @@ def title_of(headline: Headline) -> str:
 
 
 @styled
-def dose_response_figure(tables: RunTables) -> Figure:
+def forgetting_curve_figure(tables: RunTables) -> Figure:
     """u_b against the dose ū_a, with the diagonal on which a domain falls in step with it."""
     found = [headline for headline in headlines(tables.record) if headline.plain.matched]
     columns = max((len(headline.shown) for headline in found), default=1)

@@ -19,7 +19,7 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.runs import TESTED, RunTables, Study
+from analyses.runs import TESTED, LeakageMatrix, RunTables
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,13 +44,16 @@ PARTS = {
 
 
 def matrix_figure(tables: RunTables) -> Figure:
-    """A[a,b] of the plain arms of one run; see :func:`study_matrix_figure`."""
-    return study_matrix_figure(Study({tables.record.folder.name: tables}))
+    """A[a,b] of the plain arms of one run; see :func:`run_matrix_figure`."""
+    return run_matrix_figure(LeakageMatrix({tables.record.folder.name: tables}))
 
 
 @styled
-def study_matrix_figure(
-    study: Study, run: str | None = None, quantity: str = "area", objective: str | None = None
+def run_matrix_figure(
+    study: LeakageMatrix,
+    run: str | None = None,
+    quantity: str = "area",
+    objective: str | None = None,
 ) -> Figure:
     """X[a,b] of one run, the mean over seeds; rows are sources, columns other domains.
 
@@ -87,7 +90,12 @@ def study_matrix_figure(
 
 
 def _cells(
-    axes: Axes, study: Study, run: str, sources: list[str], quantity: str, objective: str | None
+    axes: Axes,
+    study: LeakageMatrix,
+    run: str,
+    sources: list[str],
+    quantity: str,
+    objective: str | None,
 ) -> AxesImage:
     domains = list(study.domains(run))
 
@@ -140,7 +148,7 @@ def _ink(value: float, scale: float) -> str:
     return "white" if value > DARK_FROM * scale else INK
 
 
-def _control(study: Study, run: str) -> np.ndarray | None:
+def _control(study: LeakageMatrix, run: str) -> np.ndarray | None:
     """The share of refusal that the control arms took, by domain; None where there is no arm."""
     tables = study.runs[run]
     names = [arm.name for arm in tables.record.arms if arm.control]
@@ -153,7 +161,9 @@ def _control(study: Study, run: str) -> np.ndarray | None:
     return means.to_numpy(dtype=np.float64)
 
 
-def _seeds(axes: Axes, study: Study, run: str, quantity: str, objective: str | None) -> None:
+def _seeds(
+    axes: Axes, study: LeakageMatrix, run: str, quantity: str, objective: str | None
+) -> None:
     """Each seed's cell against the mean of its seeds: how far noise goes."""
     cells = study.cells_of(run, objective).dropna(subset=[quantity])
     mean = cells.groupby(["source", "target", "objective"])[quantity].transform("mean")
@@ -173,7 +183,9 @@ def _seeds(axes: Axes, study: Study, run: str, quantity: str, objective: str | N
         axes.text(0.04, 0.96, f"reliability {reliability:.3f}", transform=axes.transAxes, va="top")
 
 
-def _shares(axes: Axes, study: Study, run: str, quantity: str, objective: str | None) -> None:
+def _shares(
+    axes: Axes, study: LeakageMatrix, run: str, quantity: str, objective: str | None
+) -> None:
     """The shares of the variance over cells, with the test of entanglement against noise."""
     axes.set_title("Whose is it?")
     try:

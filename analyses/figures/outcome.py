@@ -23,8 +23,8 @@ from analyses.runs import (
     FEWEST_ANSWERS,
     Estimate,
     Headline,
-    Outcome,
     RunTables,
+    TargetOutcome,
     headlines,
     pick,
 )
@@ -39,10 +39,10 @@ TEXT = (("answer_rate",), ("refusal_rate",), ("other_rate", "gibberish_rate"))
 MASS = (("p_C",), ("p_R",), ("other_mass",))
 COLOURS = (ANSWERS, REFUSES, NEITHER)
 WORDS = {
-    Outcome.FORGOTTEN: "complied",
-    Outcome.COLLAPSED: "collapsed",
-    Outcome.STILL_REFUSES: "still refuses",
-    Outcome.UNKNOWN: "no text",
+    TargetOutcome.FORGOTTEN: "complied",
+    TargetOutcome.COLLAPSED: "collapsed",
+    TargetOutcome.STILL_REFUSES: "still refuses",
+    TargetOutcome.UNKNOWN: "no text",
 }
 
 
@@ -84,7 +84,7 @@ def outcome_panel(
         _answer_interval(axes, tables, arm, domain, y)
         if arm in tables.verdicts:
             outcome = tables.verdicts[arm].outcome
-            bad = outcome is Outcome.COLLAPSED
+            bad = outcome is TargetOutcome.COLLAPSED
             axes.text(
                 1.02, y, WORDS[outcome], va="center", fontsize=8.5,
                 color=VERMILLION if bad else MUTED, weight="bold" if bad else "normal",

@@ -46,7 +46,7 @@ def matrix(
 ) -> None:
     """Unlearn every domain in turn: who takes what with it, and is that a matter of the pair?"""
     from analyses.runs import require_quantity
-    from analyses.study import carry_out, study_plan
+    from analyses.study import run_plan, study_plan
 
     require_quantity(quantity)
     if training.retain is not None:
@@ -56,14 +56,14 @@ def matrix(
         objectives=_names(objectives), stop_at=stop_at, max_new_tokens=max_new_tokens,
         scorer=scorer, estimator=estimator,
     )  # fmt: skip
-    carry_out(asked, out, plan, workers=workers, engine=engine)
+    run_plan(asked, out, plan, workers=workers, engine=engine)
     if plan:
         return
-    from analyses.matrix.output import write, write_rescaled
-    from analyses.runs import Study
+    from analyses.matrix.output import write_matrix, write_rescaled
+    from analyses.runs import LeakageMatrix
 
-    study = Study.load([out])
-    typer.echo(write(study, out, quantity))
+    study = LeakageMatrix.load([out])
+    typer.echo(write_matrix(study, out, quantity))
     if rescale:
         from analyses.matrix.rescaling import rescaled
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.figures import COLOURS, DARK_FROM, PARTS, SHOWN, domain_label, study_matrix_figure
+from analyses.figures import COLOURS, DARK_FROM, PARTS, SHOWN, domain_label, run_matrix_figure
 from analyses.figures.style import FAINT, INK, MUTED, NULL, new_figure, say, styled
 from analyses.runs import Decomposition
 
@@ -14,20 +14,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from analyses.runs import Study
+    from analyses.runs import LeakageMatrix
 
 
 def leakage_matrix_figure(
-    study: Study, run: str | None = None, quantity: str = "area", objective: str | None = None
+    study: LeakageMatrix,
+    run: str | None = None,
+    quantity: str = "area",
+    objective: str | None = None,
 ) -> Figure:
     """One run's matrix with its parts and its noise; of several runs, all of them together."""
     if run is None and len(study.runs) > 1:
         return worlds_figure(study, quantity, objective)
-    return study_matrix_figure(study, run or next(iter(study.runs)), quantity, objective)
+    return run_matrix_figure(study, run or next(iter(study.runs)), quantity, objective)
 
 
 @styled
-def worlds_figure(study: Study, quantity: str = "area", objective: str | None = None) -> Figure:
+def worlds_figure(
+    study: LeakageMatrix, quantity: str = "area", objective: str | None = None
+) -> Figure:
     """Shares of the three parts, potency and susceptibility by domain, and the mean matrix.
 
     Small marks are worlds, large ones their mean with Student's 95% interval over worlds. In the
@@ -65,7 +70,7 @@ def worlds_figure(study: Study, quantity: str = "area", objective: str | None = 
 
 
 def _parts(
-    study: Study, skipped: list[str], quantity: str, objective: str | None
+    study: LeakageMatrix, skipped: list[str], quantity: str, objective: str | None
 ) -> dict[str, Decomposition]:
     names = [run for run in study.runs if run not in skipped]
     return {run: study.decomposition(run, quantity, objective) for run in names}

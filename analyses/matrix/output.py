@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.matrix.figures import leakage_matrix_figure
-from analyses.runs import PARTS, TESTED, Study, seed_spread
+from analyses.runs import PARTS, TESTED, LeakageMatrix, seed_spread
 from interp.errors import InputError
 from interp.store import atomic_write, read_json, write_json
 
@@ -17,7 +17,9 @@ SYMBOLS = {"area": "A", "L_50": "L_.5", "L_90": "L_.9"}
 ALPHA = 0.05
 
 
-def write(study: Study, folder: str | Path, quantity: str = "area", *, name: str = "matrix") -> str:
+def write_matrix(
+    study: LeakageMatrix, folder: str | Path, quantity: str = "area", *, name: str = "matrix"
+) -> str:
     """Write the matrix of one run, or of several runs together; what to print.
 
     ``matrix.csv`` has a row per arm and cell, ``matrix.json`` the means with their parts,
@@ -29,7 +31,7 @@ def write(study: Study, folder: str | Path, quantity: str = "area", *, name: str
     folder = Path(folder)
     with atomic_write(folder / f"{name}.csv") as path:
         study.cells.to_csv(path, index=False, encoding="utf-8")
-    found = summary(study, quantity)
+    found = matrix_summary(study, quantity)
     write_json(folder / f"{name}.json", found)
     drawn = []
     for run in study.runs:
@@ -42,15 +44,17 @@ def write(study: Study, folder: str | Path, quantity: str = "area", *, name: str
         together = leakage_matrix_figure(study, quantity=quantity)
         drawn.append(Drawing("worlds", "", "", together, study.means(quantity)))
     save_drawings(drawn, folder / "figures")
-    return text(found)
+    return matrix_text(found)
 
 
-def write_rescaled(along: Study, trained: Study, folder: str | Path, quantity: str = "area") -> str:
+def write_rescaled(
+    along: LeakageMatrix, trained: LeakageMatrix, folder: str | Path, quantity: str = "area"
+) -> str:
     """Write the matrix along the scaled change beside that along training; what to print."""
-    from analyses.matrix.rescaling import agreement
+    from analyses.matrix.rescaling import rescaling_agreement
 
-    said = write(along, folder, quantity, name="matrix-rescaled")
-    found = agreement(along, trained, quantity)
+    said = write_matrix(along, folder, quantity, name="matrix-rescaled")
+    found = rescaling_agreement(along, trained, quantity)
     path = Path(folder) / "matrix-rescaled.json"
     write_json(path, read_json(path) | {"against_training": found})
     lines = [f"along the scaled weight change instead of training:\n{said}"]
@@ -62,7 +66,7 @@ def write_rescaled(along: Study, trained: Study, folder: str | Path, quantity: s
     return "\n".join(lines)
 
 
-def summary(study: Study, quantity: str = "area") -> dict[str, Any]:
+def matrix_summary(study: LeakageMatrix, quantity: str = "area") -> dict[str, Any]:
     """``matrix.json``: every run's matrices with their parts; over runs where there are two."""
     runs = {
         run: {
@@ -80,7 +84,7 @@ def summary(study: Study, quantity: str = "area") -> dict[str, Any]:
     return _without_nan(found)
 
 
-def text(found: dict[str, Any]) -> str:
+def matrix_text(found: dict[str, Any]) -> str:
     """A summary for the terminal."""
     symbol = SYMBOLS[found["quantity"]]
     lines: list[str] = []
@@ -125,7 +129,7 @@ def _sentences(of: dict[str, Any], symbol: str) -> list[str]:
     return lines
 
 
-def _matrix(study: Study, run: str, quantity: str, objective: str) -> dict[str, Any]:
+def _matrix(study: LeakageMatrix, run: str, quantity: str, objective: str) -> dict[str, Any]:
     def of_cells(rows: pd.DataFrame, column: str) -> list[list[float]]:
         return study.wide(run, rows.groupby(["source", "target"])[column].mean()).tolist()
 

@@ -22,9 +22,9 @@ import torch
 from analyses.runs import (
     BASE,
     Arm,
+    LeakageMatrix,
     Progress,
     RunRecord,
-    Study,
     after_of,
     base_of,
     counted_arms,
@@ -33,11 +33,11 @@ from analyses.runs import (
     weights_of,
     write_table,
 )
-from analyses.study import read_openers
+from analyses.study import read_prefixes
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import content_key
-from unlearning.refusal import Openers, opener_masses
+from unlearning.refusal import ResponsePrefixes, prefix_masses
 
 # Past the arm itself, so that resampled prompts cross the dose too.
 SCALES = (*np.linspace(0, 1, 17)[1:].tolist(), 1.125, 1.25)
@@ -49,7 +49,7 @@ MASSES = ("p_R", "p_C", "p_O", "margin")
 
 def rescaled(
     folder: str | Path, *, batch_size: int = 64, progress: Progress | None = None
-) -> Study:
+) -> LeakageMatrix:
     """The run's matrix along the scaled change; what was scored before is not scored again.
 
     Scores stand in ``arms/NAME/rescaled.parquet``. In :attr:`Study.cells` onsets are in
@@ -66,7 +66,7 @@ def rescaled(
         raise InputError(
             f"{record.folder} keeps no weights of an arm that complied; there is no change to scale"
         )
-    openers = read_openers(record.folder / "arms" / BASE / "openers.json")
+    prefixes = read_prefixes(record.folder / "arms" / BASE / "openers.json")
     base: LanguageModel | None = None
     found = []
     for arm in wanted:
@@ -78,15 +78,17 @@ def rescaled(
             base = base or base_of(record)
             with progress.stage(f"{arm.name}: scaled", len(SCALES)) as advance:
                 scores = _scores(
-                    record, arm, base, openers, batch_size=batch_size, progress=advance
+                    record, arm, base, prefixes, batch_size=batch_size, progress=advance
                 )
             write_table(path, scores.assign(key=key))
         found.append(replace(arm, scores=scores))
     along = replace(record, arms=tuple(found))
-    return Study({record.folder.resolve().name: tables_of(along)})
+    return LeakageMatrix({record.folder.resolve().name: tables_of(along)})
 
 
-def agreement(along: Study, trained: Study, quantity: str = "area") -> dict[str, Any]:
+def rescaling_agreement(
+    along: LeakageMatrix, trained: LeakageMatrix, quantity: str = "area"
+) -> dict[str, Any]:
     """Cells along the scaled change against those along training: how far they say the same.
 
     ``n`` cells (arms by targets), their ``correlation``, the ``mean`` difference (scaled less
@@ -138,7 +140,7 @@ def _scores(
     record: RunRecord,
     arm: Arm,
     base: LanguageModel,
-    openers: Openers,
+    prefixes: ResponsePrefixes,
     *,
     batch_size: int,
     progress: Callable[[int], None],
@@ -153,7 +155,7 @@ def _scores(
     with scaled_change(base, after) as scale:
         for s in SCALES:
             scale(s)
-            masses = opener_masses(after, rows, openers, batch_size=batch_size)
+            masses = prefix_masses(after, rows, prefixes, batch_size=batch_size)
             table = own if s == 1 else asked.assign(refused=np.nan, **{"class": None})
             table = table.assign(step=round(STEPS_A_CHANGE * s))
             for name in MASSES:

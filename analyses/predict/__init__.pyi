@@ -1,4 +1,4 @@
-from .accuracy import Outcome as Outcome
+from .accuracy import LeakageOutcome as LeakageOutcome
 from .accuracy import Skill as Skill
 from .accuracy import skill as skill
 from .archive import read_worlds as read_worlds
@@ -20,7 +20,7 @@ __all__ = [
     "ADAM_EPSILON",
     "PREDICTORS",
     "Evidence",
-    "Outcome",
+    "LeakageOutcome",
     "Predictor",
     "Skill",
     "at_depth",

@@ -34,7 +34,7 @@ Values = Float[np.ndarray, " sample"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LeakageOutcome:
     """What leaked in one world; NaN on the diagonal and where nothing was measured."""
 
     leakage: Matrix
@@ -126,7 +126,7 @@ class Skill:
 
 def skill(
     predictions: Sequence[Matrix],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[LeakageOutcome],
     *,
     seed: int,
     permutations: int = 2000,

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analyses.predict.accuracy import Outcome
-from analyses.predict.world import World
+from analyses.predict.accuracy import LeakageOutcome
+from analyses.predict.world import PredictedRun
 from analyses.runs import write_table
 from interp.errors import InputError
 
@@ -17,7 +17,7 @@ OUTCOME = ("outcome", "A")
 COLUMNS = ("world", "layers", "reliability", "kind", "predictor", "variant", "source", "target")
 
 
-def write_worlds(worlds: Sequence[World], path: str | Path) -> None:
+def write_worlds(worlds: Sequence[PredictedRun], path: str | Path) -> None:
     """A row per world, predictor, variant, source and target; leakage itself among them."""
     rows = []
     for world in worlds:
@@ -36,7 +36,7 @@ def write_worlds(worlds: Sequence[World], path: str | Path) -> None:
     write_table(Path(path), table.astype(dict.fromkeys(texts, "category") | {"value": "float32"}))
 
 
-def read_worlds(path: str | Path) -> list[World]:
+def read_worlds(path: str | Path) -> list[PredictedRun]:
     """Worlds that :func:`write_worlds` wrote.
 
     Raises:
@@ -54,7 +54,7 @@ def read_worlds(path: str | Path) -> list[World]:
     return [_world(str(name), rows) for name, rows in table.groupby("world", observed=True)]
 
 
-def _world(name: str, rows: pd.DataFrame) -> World:
+def _world(name: str, rows: pd.DataFrame) -> PredictedRun:
     outcome = rows[rows["predictor"] == OUTCOME[0]]
     domains = list(dict.fromkeys(outcome["source"].astype(str)))
 
@@ -65,10 +65,10 @@ def _world(name: str, rows: pd.DataFrame) -> World:
     said = rows[rows["predictor"] != OUTCOME[0]]
     keys = said.groupby(["predictor", "variant"], observed=True, sort=False)
     kinds = zip(said["predictor"].astype(str), said["kind"].astype(str), strict=True)
-    return World(
+    return PredictedRun(
         name,
         tuple(domains),
-        Outcome(matrix(outcome)),
+        LeakageOutcome(matrix(outcome)),
         float(rows["reliability"].iloc[0]),
         {(str(p), str(v)): matrix(cells) for (p, v), cells in keys},
         dict(kinds),

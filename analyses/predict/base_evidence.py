@@ -14,6 +14,6 @@ def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings
         context.reference,
         lambda: prepare(context.load(), training),
         responses[responses["split"] == "train"].reset_index(drop=True),
-        baseline.openers,
+        baseline.prefixes,
         batch_size=training.micro_batch_size or training.batch_size,
     )

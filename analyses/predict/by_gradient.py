@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from analyses.predict.evidence import Evidence
-from analyses.predict.gradients import Gradients, cosine, kernel
+from analyses.predict.gradients import Gradients, gradient_cosine, gradient_kernel
 from analyses.predict.registry import Predictions, predictor
 
 ATTENTION = re.compile(r"attn|attention")
@@ -43,18 +43,18 @@ def decision_angle(evidence: Evidence) -> Predictions:
 def _variants(evidence: Evidence, sources: Mapping[str, Gradients]) -> Predictions:
     """Whole, relative to K[a,a], with Adam's diagonal, as a cosine; and by layer and module."""
     targets = evidence.margin_gradients
-    plain, adam = kernel(sources, targets), kernel(sources, targets, adam=True)
+    plain, adam = gradient_kernel(sources, targets), gradient_kernel(sources, targets, adam=True)
     found = {
         "raw": plain.values,
         "relative": plain.relative().values,
         "Adam": adam.values,
         "Adam, relative": adam.relative().values,
-        "cosine": cosine(sources, targets),
+        "cosine": gradient_cosine(sources, targets),
     }
     for name, within in _parts(evidence.lm.n_layers).items():
-        part = kernel(sources, targets, within=within)
+        part = gradient_kernel(sources, targets, within=within)
         found[f"{name}, raw"] = part.values
-        found[f"{name}, cosine"] = cosine(sources, targets, within=within)
+        found[f"{name}, cosine"] = gradient_cosine(sources, targets, within=within)
     return found
 
 

@@ -82,7 +82,7 @@ def first_component(evidence: Evidence) -> Predictions:
 
 
 @predictor("subspace overlap", "geometry")
-def subspace_overlap(evidence: Evidence) -> Predictions:
+def principal_subspace_overlap(evidence: Evidence) -> Predictions:
     """‖U_aᵀU_b‖²_F / k of the leading principal subspaces of the centred harmful states."""
     found: dict[str, np.ndarray] = {}
     for k in SUBSPACE_DIMENSIONS:

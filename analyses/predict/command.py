@@ -75,7 +75,7 @@ def tournament(
 ) -> None:
     """Which predictor tells best what leaked, on runs that it was not chosen on."""
     from analyses.predict.archive import read_worlds
-    from analyses.predict.tournament import CHOICES, choose_on, read_choices, report
+    from analyses.predict.tournament import CHOICES, choose_on, read_choices, report_tournament
     from analyses.predict.world import load_worlds, seen_organisms
     from analyses.runs import Progress
 
@@ -90,7 +90,7 @@ def tournament(
     if choose is not None:
         typer.echo(choose_on(worlds, choose, seed=seed))
         return
-    typer.echo(report(worlds, frozen, out, seed=seed))
+    typer.echo(report_tournament(worlds, frozen, out, seed=seed))
     if seen := seen_organisms(folders, frozen):
         typer.echo(
             f"{', '.join(seen)}: the choices were made on this organism; its numbers are no "

@@ -30,7 +30,7 @@ from interp.statistics import Contrast
 from unlearning.data import controls, present_domains
 from unlearning.deflections import examples, refusals_of
 from unlearning.losses import response_log_probs
-from unlearning.refusal import Openers, margins
+from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 from unlearning.training import adapter_inputs
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Evidence:
     lm: LanguageModel
     trainable: Callable[[], LanguageModel]
     responses: pd.DataFrame
-    openers: Openers
+    prefixes: ResponsePrefixes
     batch_size: int = 32
 
     @cached_property
@@ -89,7 +89,7 @@ class Evidence:
         found = {}
         with torch.no_grad():
             for domain, rows in self._prompts.items():
-                found[domain] = margins(self.lm, rows, self.openers).numpy()
+                found[domain] = refusal_log_odds(self.lm, rows, self.prefixes).numpy()
         return found
 
     @cached_property
@@ -172,7 +172,7 @@ class Evidence:
         return [example.tokens for example in examples(self.lm, refused)]
 
     def _margin(self, lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
-        return margins(lm, rows, self.openers)
+        return refusal_log_odds(lm, rows, self.prefixes)
 
 
 def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:

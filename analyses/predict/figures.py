@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from analyses.predict.world import World
+    from analyses.predict.world import PredictedRun
 
 KINDS = {
     "kernel": VERMILLION,
@@ -151,7 +151,7 @@ def tournament_figure(result: Mapping[str, Any]) -> Figure:
 
 @styled
 def cells_figure(
-    worlds: Sequence[World], result: Mapping[str, Any], predictors: Sequence[str] = SHOWN
+    worlds: Sequence[PredictedRun], result: Mapping[str, Any], predictors: Sequence[str] = SHOWN
 ) -> Figure:
     """What was told of every pair of every world against what leaked, a panel a predictor.
 

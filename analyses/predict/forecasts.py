@@ -19,10 +19,10 @@ import pandas as pd
 from scipy import stats
 
 from analyses.predict.evidence import Evidence
-from analyses.predict.gradients import GROUPS, Kernel, kernel
+from analyses.predict.gradients import GROUPS, Kernel, gradient_kernel
 from analyses.predict.registry import PREDICTORS
 from interp.errors import InputError
-from unlearning.refusal import opener_masses
+from unlearning.refusal import prefix_masses
 
 RESAMPLES = 2000
 # Objectives whose first step is along −∇S_a, up to its length.
@@ -112,7 +112,7 @@ def forecast(
     if concept not in evidence.domains:
         raise InputError(f'"{concept}" has no prompts; expected {", ".join(evidence.domains)}')
     if over == TRAINED:
-        found = kernel(evidence.deflection_gradients, evidence.margin_gradients, adam=True)
+        found = gradient_kernel(evidence.deflection_gradients, evidence.margin_gradients, adam=True)
     elif over == ADAPTERS:
         found = evidence.objective_kernel_of_adapters
     else:
@@ -165,7 +165,7 @@ def _leakage(relative: Kernel, evidence: Evidence, concept: str, beyond: float) 
 
 def _compliance(evidence: Evidence, concept: str, seed: int) -> dict[str, float]:
     rows = [evidence.lm.chat.encode(prompt) for prompt in evidence.harmful[concept]["prompt"]]
-    masses = opener_masses(evidence.lm, rows, evidence.openers, batch_size=evidence.batch_size)
+    masses = prefix_masses(evidence.lm, rows, evidence.prefixes, batch_size=evidence.batch_size)
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(rows), size=(RESAMPLES, len(rows)))
     p_C, p_O = masses.p_C, masses.p_O

@@ -118,7 +118,7 @@ class Kernel:
         return _with_errors(divided(self.values), np.array([divided(k) for k in self.left_out]))
 
 
-def kernel(
+def gradient_kernel(
     sources: Mapping[str, Gradients],
     targets: Mapping[str, Gradients],
     *,
@@ -150,7 +150,7 @@ def kernel(
     return Kernel.from_products(products)
 
 
-def cosine(
+def gradient_cosine(
     sources: Mapping[str, Gradients],
     targets: Mapping[str, Gradients],
     *,
@@ -160,9 +160,9 @@ def cosine(
 
     NaN where a length is not above 0.
     """
-    between = kernel(sources, targets, within=within).values
+    between = gradient_kernel(sources, targets, within=within).values
     lengths = [
-        np.diag(kernel(side, side, within=within).values).clip(min=0) ** 0.5
+        np.diag(gradient_kernel(side, side, within=within).values).clip(min=0) ** 0.5
         for side in (sources, targets)
     ]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -21,7 +21,7 @@ from analyses.predict.accuracy import PARTS, Skill, skill
 from analyses.predict.archive import write_worlds
 from analyses.predict.joint import PARTS as JOINT_PARTS
 from analyses.predict.joint import Coefficient, joint
-from analyses.predict.world import World
+from analyses.predict.world import PredictedRun
 from interp.errors import InputError
 from interp.store import read_json, write_json
 
@@ -35,7 +35,7 @@ RIVALS = ("kernel", "geometry", "trivial")
 ALWAYS_JOINT = "base margin"
 
 
-def choose(worlds: Sequence[World], *, seed: int = 0) -> dict[str, str]:
+def choose(worlds: Sequence[PredictedRun], *, seed: int = 0) -> dict[str, str]:
     """For every predictor the variant that ranks all pairs best, on average over ``worlds``."""
     scores: dict[str, dict[str, float]] = {}
     for predictor, variant in worlds[0].predictions:
@@ -44,7 +44,9 @@ def choose(worlds: Sequence[World], *, seed: int = 0) -> dict[str, str]:
     return {predictor: max(by, key=by.__getitem__) for predictor, by in scores.items()}
 
 
-def choose_set(worlds: Sequence[World], choices: Mapping[str, str], *, seed: int = 0) -> list[str]:
+def choose_set(
+    worlds: Sequence[PredictedRun], choices: Mapping[str, str], *, seed: int = 0
+) -> list[str]:
     """The best predictor of each kind on ``worlds``, and the base margin: regressed together."""
     best: dict[str, tuple[float, str]] = {}
     for predictor, variant in choices.items():
@@ -56,7 +58,7 @@ def choose_set(worlds: Sequence[World], choices: Mapping[str, str], *, seed: int
     return names + [ALWAYS_JOINT] * (ALWAYS_JOINT in choices and ALWAYS_JOINT not in names)
 
 
-def choose_on(worlds: Sequence[World], path: str | Path, *, seed: int) -> str:
+def choose_on(worlds: Sequence[PredictedRun], path: str | Path, *, seed: int) -> str:
     """Choose on these worlds and freeze; what to print."""
     found = choose(worlds, seed=seed)
     together = choose_set(worlds, found, seed=seed)
@@ -66,8 +68,8 @@ def choose_on(worlds: Sequence[World], path: str | Path, *, seed: int) -> str:
     return "\n".join([*lines, f"{path}: {hash_of(read_choices(path))}"])
 
 
-def report(
-    worlds: Sequence[World], frozen: Mapping[str, Any], out: str | Path, *, seed: int
+def report_tournament(
+    worlds: Sequence[PredictedRun], frozen: Mapping[str, Any], out: str | Path, *, seed: int
 ) -> str:
     """The tournament in its folder (JSON, table of worlds, figure); what to print."""
     import pandas as pd
@@ -98,7 +100,7 @@ def report(
     )
 
 
-def cells(worlds: Sequence[World], result: Mapping[str, Any]) -> pd.DataFrame:
+def cells(worlds: Sequence[PredictedRun], result: Mapping[str, Any]) -> pd.DataFrame:
     """A row per world, predictor and pair: ``told`` before training, and ``leaked``."""
     import pandas as pd
 
@@ -125,7 +127,7 @@ def _said(row: Mapping[str, Any]) -> str:
 def write_choices(
     choices: Mapping[str, str],
     together: Sequence[str],
-    worlds: Sequence[World],
+    worlds: Sequence[PredictedRun],
     path: str | Path = CHOICES,
 ) -> None:
     """Freeze choices, with the worlds that they were made on."""
@@ -163,7 +165,7 @@ def hash_of(frozen: Mapping[str, Any]) -> str:
 
 
 def run_tournament(
-    worlds: Sequence[World], frozen: Mapping[str, Any], *, seed: int = 0
+    worlds: Sequence[PredictedRun], frozen: Mapping[str, Any], *, seed: int = 0
 ) -> dict[str, Any]:
     """``tournament.json``: every predictor's skill on ``worlds``, the best over all pairs first.
 
@@ -206,7 +208,7 @@ def run_tournament(
     }
 
 
-def _joint(worlds: Sequence[World], chosen: Mapping[str, str], seed: int) -> dict[str, Any]:
+def _joint(worlds: Sequence[PredictedRun], chosen: Mapping[str, str], seed: int) -> dict[str, Any]:
     """Coefficients of the frozen set beside one another, or ``why`` there are none."""
     predictions = {
         name: [world.predictions[name, variant] for world in worlds]
@@ -230,7 +232,7 @@ def _coefficient(found: Coefficient) -> dict[str, Any]:
 
 
 def _skill(
-    worlds: Sequence[World], predictor: str, variant: str, seed: int, *, quick: bool = False
+    worlds: Sequence[PredictedRun], predictor: str, variant: str, seed: int, *, quick: bool = False
 ) -> Mapping[str, Skill]:
     return skill(
         [world.predictions[predictor, variant] for world in worlds],

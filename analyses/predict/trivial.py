@@ -53,7 +53,7 @@ def tf_idf(evidence: Evidence) -> Predictions:
 
 
 @predictor("random", "trivial")
-def random(evidence: Evidence) -> Predictions:
+def noise(evidence: Evidence) -> Predictions:
     """Noise, drawn once for a model and its prompts: must come out at nothing."""
     prompts = [text for rows in evidence.harmful.values() for text in rows["prompt"]]
     key = content_key(evidence.lm.fingerprint(), prompts)

@@ -15,20 +15,20 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from analyses.predict.accuracy import Outcome
+from analyses.predict.accuracy import LeakageOutcome
 from analyses.predict.evidence import Evidence
 from analyses.predict.registry import PREDICTORS
 from analyses.runs import (
     BASE,
+    LeakageMatrix,
     RunRecord,
-    Study,
     at_crossing,
     relative_drop,
     running_maximum,
     trajectories,
     write_table,
 )
-from analyses.study import read_openers
+from analyses.study import read_prefixes
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import content_key, read_json
@@ -39,7 +39,7 @@ ORACLES = {"planted read-out": "readout_sharing", "planted features": "feature_s
 
 
 @dataclass(frozen=True)
-class World:
+class PredictedRun:
     """A run's predictions and outcome.
 
     Attributes:
@@ -54,20 +54,20 @@ class World:
 
     name: str
     domains: tuple[str, ...]
-    outcome: Outcome
+    outcome: LeakageOutcome
     reliability: float
     predictions: Mapping[tuple[str, str], Float[np.ndarray, "source target"]]
     kinds: Mapping[str, str]
     layers: int
 
 
-def load_worlds(folders: list[Path]) -> list[World]:
+def load_worlds(folders: list[Path]) -> list[PredictedRun]:
     """Every run as a world; predictions that are not there yet are made.
 
     Raises:
         InputError: a run cannot be read, or fewer than three of its sources complied.
     """
-    study = Study.load(folders)
+    study = LeakageMatrix.load(folders)
     return [_world(study, name) for name in study.runs]
 
 
@@ -83,7 +83,7 @@ def seen_organisms(folders: Sequence[Path], frozen: Mapping[str, Any]) -> list[s
     return found
 
 
-def evidence_of(record: RunRecord) -> Evidence:
+def evidence_of_run(record: RunRecord) -> Evidence:
     """What predictors may look at, from a run's base model.
 
     Raises:
@@ -105,11 +105,11 @@ def evidence_of(record: RunRecord) -> Evidence:
         load(),
         lambda: prepare(load(), settings),
         responses[responses["split"] == "train"].reset_index(drop=True),
-        read_openers(base / "openers.json"),
+        read_prefixes(base / "openers.json"),
     )
 
 
-def _world(study: Study, name: str) -> World:
+def _world(study: LeakageMatrix, name: str) -> PredictedRun:
     record = study.runs[name].record
     matrix = study.matrix(name)
     if np.isfinite(matrix).any(axis=1).sum() < 3:
@@ -128,10 +128,10 @@ def _world(study: Study, name: str) -> World:
     for variant, values in _early(record, domains).items():
         predictions["early trajectory", variant] = values
         kinds["early trajectory"] = "early trajectory"
-    return World(
+    return PredictedRun(
         name,
         tuple(domains),
-        Outcome(matrix),
+        LeakageOutcome(matrix),
         study.reliability(name),
         predictions,
         kinds,
@@ -148,7 +148,7 @@ def _predicted(record: RunRecord) -> pd.DataFrame:
         table = pd.read_parquet(path)
         if set(table["key"]) == {key}:
             return table
-    evidence = evidence_of(record)
+    evidence = evidence_of_run(record)
     rows = [
         (each.name, each.kind, variant, source, target, matrix[i, j])
         for each in PREDICTORS.values()

@@ -79,14 +79,14 @@ def list_sources(
     sources: Definitions = None,
 ) -> None:
     """Known sources with their licences; or how one of them is mapped to the domains."""
-    from unlearning.data.sources import described
+    from unlearning.data.sources import mappings_table
 
     known = _known(sources)
     if name is None:
         for source in known.values():
             typer.echo(f"{source.name}: {source.licence}; {', '.join(source.domains)}")
         return
-    [row] = described([_find(name, known)]).to_dict("records")
+    [row] = mappings_table([_find(name, known)]).to_dict("records")
     for what, text in row.items():
         for number, part in enumerate(str(text).split(" | ")):
             typer.echo(f"{'' if number else str(what).replace('_', ' '):<10} {part}")

@@ -55,7 +55,7 @@ class AgreementTables:
         return "\n".join(parts)
 
 
-def agree(
+def compare_with_labels(
     *paths: str | Path, label: str = "label", model: str = "model", cluster: str | None = "prompt"
 ) -> AgreementTables:
     """Agreement of scored files with labels and with one another.

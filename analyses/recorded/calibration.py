@@ -11,7 +11,9 @@ from unlearning.data import read_records
 from unlearning.scoring import FINE_CLASSES
 
 
-def calibrate(path: str | Path, out: str | Path, *, label: str | None = None) -> Mapping[str, int]:
+def write_calibration(
+    path: str | Path, out: str | Path, *, label: str | None = None
+) -> Mapping[str, int]:
     """Write what ``--scorer classifier:OUT`` learns from a user's labelled answers.
 
     Args:

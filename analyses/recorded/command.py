@@ -37,19 +37,19 @@ def score(
     A judge's verdicts are kept as they come: the same command goes on where it stopped, and asks
     for nothing twice.
     """
-    from analyses.recorded.scoring import carry_out, prepare
+    from analyses.recorded.scoring import prepare_scoring, score_records
     from analyses.runs import Progress
 
     if (price_read is None) != (price_written is None):
         raise InputError("a price needs both --price-read and --price-written")
     prices = None if price_read is None or price_written is None else (price_read, price_written)
-    scoring = prepare(file, scorer, scale)
+    scoring = prepare_scoring(file, scorer, scale)
     typer.echo(scoring.plan(prices), err=True)
     if not plan:
-        typer.echo(carry_out(scoring, out, Progress()).text())
+        typer.echo(score_records(scoring, out, Progress()).text())
 
 
-def agree(
+def compare_with_labels(
     scores: Annotated[list[Path], typer.Argument(help="What `score` wrote; several to compare.")],
     label: Annotated[
         str, typer.Option(help="Field with people's labels; a.b if nested.")
@@ -58,18 +58,18 @@ def agree(
     rows: Annotated[int, typer.Option(min=0, help="Disagreeing answers to show.")] = 20,
 ) -> None:
     """Accuracy, precision, recall and Cohen's kappa, per model, with intervals."""
-    from analyses.recorded.agreement import agree as agreement
+    from analyses.recorded.agreement import compare_with_labels as agreement
 
     typer.echo(agreement(*scores, label=label, model=model).text(rows=rows))
 
 
-def calibrate(
+def write_calibration(
     file: Annotated[Path, typer.Argument(help="Your labelled answers: response, and a label.")],
     out: Annotated[Path, typer.Option(help="For `--scorer classifier:OUT`.")],
     label: Annotated[str | None, typer.Option(help="The field; class, refused or label.")] = None,
 ) -> None:
     """Teach the classifier from your own labelled answers."""
-    from analyses.recorded.calibration import calibrate as learn
+    from analyses.recorded.calibration import write_calibration as learn
 
     counts = learn(file, out, label=label)
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

@@ -102,7 +102,7 @@ class Scoring:
         return found
 
 
-def prepare(path: str | Path, scorer: str, scale: str = REFUSAL.name) -> Scoring:
+def prepare_scoring(path: str | Path, scorer: str, scale: str = REFUSAL.name) -> Scoring:
     """Read a file and find the scorer; runs no model.
 
     Args:
@@ -155,12 +155,12 @@ def score_file(
         out: a JSONL file, written whole or not at all.
 
     Raises:
-        InputError: as :func:`prepare`, or a model or server cannot be used.
+        InputError: as :func:`prepare_scoring`, or a model or server cannot be used.
     """
-    return carry_out(prepare(path, scorer, scale), out, progress or Progress())
+    return score_records(prepare_scoring(path, scorer, scale), out, progress or Progress())
 
 
-def carry_out(scoring: Scoring, out: str | Path, progress: Progress) -> Scored:
+def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scored:
     """Score what was prepared; see :func:`score_file`."""
     name = f"{scoring.scorer.name} {scoring.scorer.version}"
     total = len(scoring.records)

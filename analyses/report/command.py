@@ -13,6 +13,6 @@ def report(
     show_completions: Annotated[bool, typer.Option(help="Put generated text in it.")] = False,
 ) -> None:
     """Rebuild a run's tables, figures and report from its arms."""
-    from analyses.report.report import write
+    from analyses.report.report import write_report
 
-    typer.echo(write(folder, show_completions=show_completions))
+    typer.echo(write_report(folder, show_completions=show_completions))

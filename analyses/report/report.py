@@ -35,14 +35,14 @@ FROM_MANIFEST = ("versions", "hashes", "device", "seeds", "seconds")
 View = dict[str, Any]
 
 
-def write(folder: str | Path, *, show_completions: bool = False) -> Path:
+def write_report(folder: str | Path, *, show_completions: bool = False) -> Path:
     """Rebuilds everything that is derived from the arms of the run in `folder`.
 
     That is the tables and `summary.json`, the figures, and `report.html`, whose path is returned.
     May be called while arms are still running: it shows what has finished. Raises `InputError` if
     `folder` is no run or its base model was never scored.
     """
-    tables = summary.write(folder)
+    tables = summary.write_summary(folder)
     drawn = write_run_figures(tables)
     path = tables.record.folder / "report.html"
     with atomic_write(path) as temporary:
@@ -54,7 +54,7 @@ def write(folder: str | Path, *, show_completions: bool = False) -> Path:
 def render(tables: RunTables, drawn: tuple[Drawing, ...], *, show_completions: bool = False) -> str:
     """The page as text; the figures are read back from `figures/`, where they were written."""
     images = inlined(tables.record.folder, (drawing.name for drawing in drawn))
-    view = page_view(tables) | {
+    view = run_view(tables) | {
         "drawings": drawn,
         "images": images,
         "completions": _completions(tables) if show_completions else [],
@@ -63,7 +63,7 @@ def render(tables: RunTables, drawn: tuple[Drawing, ...], *, show_completions: b
     return rendered("report/report.html.jinja", view)
 
 
-def page_view(tables: RunTables) -> View:
+def run_view(tables: RunTables) -> View:
     """What the template shows, as plain values."""
     record = tables.record
     found = headlines(record)
@@ -122,7 +122,7 @@ def _verdict(tables: RunTables, headline: Headline, arm: Arm) -> View:
         "label": arm.label,
         "badge": word,
         "kind": word.split("?")[0].replace(" ", "-") if "?" not in word else "open",
-        "sentence": wording.sentence(tables, arm),
+        "sentence": wording.arm_sentence(tables, arm),
         "note": _stand_in(tables, headline) if stand_in else "",
     }
 

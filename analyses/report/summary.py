@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.runs import BASE, RECOVERY_SETS, Arm, Estimate, Outcome, RunTables, build
+from analyses.runs import BASE, RECOVERY_SETS, Arm, Estimate, RunTables, TargetOutcome, build
 from interp.store import write_json
 
 PER_DOMAIN = ("refusal_rate", "answer_rate", "nll", "repetition", "other_mass", "margin")
@@ -20,7 +20,7 @@ LEAKAGE = ("L_50", "L_90", "area")
 Json = dict[str, Any]
 
 
-def write(folder: str | Path) -> RunTables:
+def write_summary(folder: str | Path) -> RunTables:
     """Rebuilds the CSV tables and `summary.json` of the run in `folder`; returns the tables.
 
     Raises `InputError` if `folder` is no run or its base model was never scored.
@@ -82,7 +82,7 @@ def _arm(tables: RunTables, arm: Arm) -> Json:
         "retain_weight": arm.retain_weight,
         "seed": arm.seed,
         "reached": bool(row["reached"]) if arm.concept else None,
-        "collapsed": row["outcome"] == str(Outcome.COLLAPSED) if arm.concept else None,
+        "collapsed": row["outcome"] == str(TargetOutcome.COLLAPSED) if arm.concept else None,
         "outcome": row["outcome"] if arm.concept else None,
         **_behaviour(tables, arm.name),
         **{name: _by(leaks[leaks["quantity"] == name], "domain") for name in LEAKAGE},

@@ -17,7 +17,7 @@ from interp.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analyses.reproduce.plan import Asked, Planned
+    from analyses.reproduce.plan import Planned, ProtocolOptions
 
 app = typer.Typer(
     help="A paper's protocol as a preset, its published numbers beside the measured ones.",
@@ -28,7 +28,7 @@ GIVE_YES = "nothing was done: this is the plan; give --yes to carry it out"
 
 
 @app.callback()
-def reproduce() -> None:
+def run_protocol() -> None:
     """A paper's protocol as a preset, its published numbers beside the measured ones."""
 
 
@@ -123,7 +123,7 @@ def mushtaq2025(
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("this command runs in one process; give --workers for several arms")
-    from analyses.reproduce.plan import Asked, planned
+    from analyses.reproduce.plan import ProtocolOptions, planned
     from analyses.reproduce.protocol import MODELS, recognised
     from analyses.study import command_line, is_organism, require_engine
     from interp.model import check_source
@@ -144,7 +144,7 @@ def mushtaq2025(
         "checkpoint_every": memory.checkpoint_every,
         "command": command_line(),
     }
-    asked = Asked(
+    asked = ProtocolOptions(
         model,
         MODELS[paper_model] if paper_model else recognised(model),
         tuple(concept or ()),
@@ -163,14 +163,14 @@ def mushtaq2025(
     )
     table = _prompts(asked)
     first = planned(asked, table)
-    for line in describe(asked, first, table):
+    for line in print_protocol_plan(asked, first, table):
         typer.echo(line, err=True)
     if plan or not (yes or _confirmed()):
         return
-    typer.echo(_carry_out(asked, table, out, workers=workers, engine=engine))
+    typer.echo(_reproduce(asked, table, out, workers=workers, engine=engine))
 
 
-def describe(asked: Asked, first: Planned, prompts: pd.DataFrame) -> list[str]:
+def print_protocol_plan(asked: ProtocolOptions, first: Planned, prompts: pd.DataFrame) -> list[str]:
     """The plan in lines; before phase 1, upper bounds."""
     from analyses.reproduce.published import SOURCE
     from analyses.reproduce.words import arm_label, left_out_words
@@ -200,7 +200,7 @@ def describe(asked: Asked, first: Planned, prompts: pd.DataFrame) -> list[str]:
     return lines + what_it_takes(first.study, prompts, size)
 
 
-def _prompts(asked: Asked) -> pd.DataFrame:
+def _prompts(asked: ProtocolOptions) -> pd.DataFrame:
     from analyses.study import StudyPlan, prompts_of
 
     return prompts_of(StudyPlan(asked.model, (), prompts=asked.prompts))
@@ -217,12 +217,14 @@ def _confirmed() -> bool:
     return typer.confirm("Carry this out?", err=True)
 
 
-def _carry_out(asked: Asked, prompts: pd.DataFrame, out: Path, *, workers: int, engine: str) -> str:
+def _reproduce(
+    asked: ProtocolOptions, prompts: pd.DataFrame, out: Path, *, workers: int, engine: str
+) -> str:
     """Carry it out; what the terminal shows."""
-    from analyses.reproduce.engine import reproduce as carry_out
+    from analyses.reproduce.engine import run_protocol
     from analyses.reproduce.page import PAGE
-    from analyses.reproduce.words import terminal_text
+    from analyses.reproduce.words import reproduction_text
     from analyses.runs import Progress
 
-    found = carry_out(asked, prompts, out, Progress(), workers=workers, engine=engine)
-    return terminal_text(found, out / PAGE)
+    found = run_protocol(asked, prompts, out, Progress(), workers=workers, engine=engine)
+    return reproduction_text(found, out / PAGE)

@@ -21,8 +21,8 @@ from analyses.reproduce.comparison import (
     scores_table,
 )
 from analyses.reproduce.entanglement import entanglement
-from analyses.reproduce.page import write
-from analyses.reproduce.plan import Asked, Planned, planned
+from analyses.reproduce.page import write_reproduction
+from analyses.reproduce.plan import Planned, ProtocolOptions, planned
 from analyses.reproduce.protocol import SAMPLES_PER_CONCEPT
 from analyses.reproduce.result import Result
 from analyses.runs import (
@@ -35,7 +35,14 @@ from analyses.runs import (
     write_manifest,
     write_table,
 )
-from analyses.study import Baseline, Context, checked, establish, make_arms, make_arms_in_workers
+from analyses.study import (
+    Baseline,
+    Context,
+    establish,
+    make_arms,
+    make_arms_in_workers,
+    study_context,
+)
 from interp.activations import collect
 from interp.store import content_key, read_json, write_json
 from unlearning.data import present_domains
@@ -43,8 +50,8 @@ from unlearning.data import present_domains
 FEWEST_STATES = 8  # of a concept, for components of its halves
 
 
-def reproduce(
-    asked: Asked,
+def run_protocol(
+    asked: ProtocolOptions,
     prompts: pd.DataFrame,
     out: Path,
     progress: Progress,
@@ -58,11 +65,11 @@ def reproduce(
         InputError: a concept that was asked for is refused too rarely, or a task cannot be run.
     """
     started = time.monotonic()
-    first = checked(planned(asked, prompts).study, out, progress)
+    first = study_context(planned(asked, prompts).study, out, progress)
     refused = _refusals(establish(first))
     plan = planned(asked, prompts, refused)
     del first  # its model is the same as the next one's
-    context = checked(plan.study, out, progress)
+    context = study_context(plan.study, out, progress)
     baseline = establish(context)
     if workers > 1 or engine != "local":
         make_arms_in_workers(plan.study, out, progress, workers=workers, engine=engine)
@@ -76,7 +83,7 @@ def reproduce(
         seconds=time.monotonic() - started + seconds_of(out),
     )
     with progress.stage("tables, figures, page"):
-        write(found, out)
+        write_reproduction(found, out)
     return found
 
 
@@ -89,7 +96,7 @@ def _refusals(baseline: Baseline) -> dict[str, int]:
     return {str(domain): int(n) for domain, n in kept["domain"].value_counts().items()}
 
 
-def _result(asked: Asked, plan: Planned, context: Context) -> Result:
+def _result(asked: ProtocolOptions, plan: Planned, context: Context) -> Result:
     record = read_run(context.run.folder)
     arms = {arm.name: arm for arm in record.arms}
     grid = grid_table(plan.arms, arms, record.base)
@@ -113,7 +120,9 @@ def _result(asked: Asked, plan: Planned, context: Context) -> Result:
     )
 
 
-def _accuracy(asked: Asked, context: Context, names: Sequence[str]) -> Mapping[str, Estimate]:
+def _accuracy(
+    asked: ProtocolOptions, context: Context, names: Sequence[str]
+) -> Mapping[str, Estimate]:
     """Percent right on the tasks, of the base and of every reported arm."""
     if asked.tasks is None:
         return {}
@@ -126,7 +135,7 @@ def _accuracy(asked: Asked, context: Context, names: Sequence[str]) -> Mapping[s
     return found
 
 
-def _scored_on_tasks(asked: Asked, context: Context, name: str) -> pd.DataFrame:
+def _scored_on_tasks(asked: ProtocolOptions, context: Context, name: str) -> pd.DataFrame:
     from unlearning.utility import run_tasks
 
     assert asked.tasks is not None

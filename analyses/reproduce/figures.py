@@ -23,7 +23,7 @@ COLUMNS = 4
 MARKERS = {True: "o", False: "s"}  # of Mistral, of Qwen
 
 
-def drawings(found: Result) -> tuple[Drawing, ...]:
+def reproduction_drawings(found: Result) -> tuple[Drawing, ...]:
     """The figures with their captions and numbers."""
     whose = (
         "Hollow: published, of this model."

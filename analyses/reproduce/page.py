@@ -11,7 +11,7 @@ from analyses.figures import domain_label, save_drawings
 from analyses.report import decimal, inlined, interval, rendered
 from analyses.reproduce.choice import RULE
 from analyses.reproduce.comparison import ARM_COLUMNS, MMLU
-from analyses.reproduce.figures import drawings
+from analyses.reproduce.figures import reproduction_drawings
 from analyses.reproduce.plan import PaperArm
 from analyses.reproduce.protocol import UTILITY_POINTS
 from analyses.reproduce.published import SOURCE
@@ -32,7 +32,7 @@ from interp.store import atomic_write, package_version, write_json
 PAGE = "reproduction.html"
 
 
-def write(found: Result, folder: Path) -> Path:
+def write_reproduction(found: Result, folder: Path) -> Path:
     """``reproduction.json``, its tables, its figures and ``reproduction.html``, the path returned.
 
     Tables: ``reproduction.csv`` (a row per published row and column), ``derived.csv``,
@@ -48,9 +48,9 @@ def write(found: Result, folder: Path) -> Path:
         with atomic_write(folder / f"{name}.csv") as path:
             table.to_csv(path, index=False, encoding="utf-8")
     write_json(folder / "reproduction.json", to_json(found))
-    drawn = drawings(found)
+    drawn = reproduction_drawings(found)
     save_drawings(drawn, folder / "figures")
-    view = page_view(found) | {
+    view = reproduction_view(found) | {
         "drawings": {drawing.name: drawing for drawing in drawn},
         "images": inlined(folder, [drawing.name for drawing in drawn]),
     }
@@ -59,7 +59,7 @@ def write(found: Result, folder: Path) -> Path:
     return folder / PAGE
 
 
-def page_view(found: Result) -> dict[str, Any]:
+def reproduction_view(found: Result) -> dict[str, Any]:
     """What the template shows, as plain values."""
     return {
         "source": SOURCE,

@@ -36,7 +36,7 @@ MAKE_PROMPTS = "make a file of prompts with `spillover prompts make` (docs/repro
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProtocolOptions:
     """What the user wants.
 
     Attributes:
@@ -153,7 +153,7 @@ class Planned:
 
 
 def planned(
-    asked: Asked, prompts: pd.DataFrame, refused: Mapping[str, int] | None = None
+    asked: ProtocolOptions, prompts: pd.DataFrame, refused: Mapping[str, int] | None = None
 ) -> Planned:
     """The study's plan: an upper bound before phase 1, and what it is once refusals are known.
 
@@ -198,7 +198,7 @@ def planned(
 
 
 def _arms(
-    asked: Asked, prompts: pd.DataFrame, counts: Mapping[str, int], concept: str
+    asked: ProtocolOptions, prompts: pd.DataFrame, counts: Mapping[str, int], concept: str
 ) -> tuple[list[PaperArm], list[LeftOut]]:
     others = tuple(
         domain
@@ -224,7 +224,9 @@ def _arms(
     return arms, left_out
 
 
-def _training(asked: Asked, objective: str, setting: Setting, deflections: int) -> TrainingSettings:
+def _training(
+    asked: ProtocolOptions, objective: str, setting: Setting, deflections: int
+) -> TrainingSettings:
     from unlearning.training import TrainingSettings
 
     own = TrainingSettings(trained="all", options={"beta": BETA})

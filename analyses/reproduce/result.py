@@ -12,7 +12,7 @@ import pandas as pd
 from analyses.reproduce.choice import RULE
 from analyses.reproduce.comparison import ARM_COLUMNS
 from analyses.reproduce.entanglement import layer_of
-from analyses.reproduce.plan import Asked, PaperArm, Planned
+from analyses.reproduce.plan import PaperArm, Planned, ProtocolOptions
 from analyses.reproduce.protocol import LAYER
 from analyses.reproduce.published import SOURCE
 from analyses.reproduce.silences import SILENCES
@@ -34,7 +34,7 @@ class Result:
         config: the run's.
     """
 
-    asked: Asked
+    asked: ProtocolOptions
     plan: Planned
     chosen: tuple[PaperArm, ...]
     grid: pd.DataFrame

@@ -68,7 +68,7 @@ def signed(estimate: Estimate) -> str:
     return text if text.startswith(("−", "0")) else f"+{text}"
 
 
-def terminal_text(found: Result, page: object) -> str:
+def reproduction_text(found: Result, page: object) -> str:
     """The table, its derived quantities, and where the page is."""
     blocks = [found.whose]
     for key, part in found.scores.groupby("published_model", sort=False):

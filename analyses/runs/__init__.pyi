@@ -39,7 +39,7 @@ from .leakage import measure as measure
 from .leakage import relative_drop as relative_drop
 from .leakage import running_maximum as running_maximum
 from .leakage import trajectories as trajectories
-from .leakage_matrix import Study as Study
+from .leakage_matrix import LeakageMatrix as LeakageMatrix
 from .pooling import over_worlds as over_worlds
 from .progress import Advance as Advance
 from .progress import Progress as Progress
@@ -56,8 +56,8 @@ from .tables import RunTables as RunTables
 from .tables import build as build
 from .tables import tables_of as tables_of
 from .verdict import FEWEST_ANSWERS as FEWEST_ANSWERS
-from .verdict import Outcome as Outcome
-from .verdict import Verdict as Verdict
+from .verdict import TargetOutcome as TargetOutcome
+from .verdict import TargetVerdict as TargetVerdict
 
 __all__ = [
     "BASE",
@@ -78,13 +78,13 @@ __all__ = [
     "Draws",
     "Estimate",
     "Headline",
-    "Outcome",
+    "LeakageMatrix",
     "Progress",
     "Run",
     "RunRecord",
     "RunTables",
-    "Study",
-    "Verdict",
+    "TargetOutcome",
+    "TargetVerdict",
     "after_of",
     "at_crossing",
     "base_of",

@@ -7,7 +7,7 @@ import pandas as pd
 
 from analyses.runs.arms import Arm
 from analyses.runs.estimates import Estimate, mean_of, rate_of
-from analyses.runs.verdict import Verdict
+from analyses.runs.verdict import TargetVerdict
 
 # Quantity -> the classes of generated text that it counts.
 RATES = {
@@ -81,9 +81,9 @@ def pick(table: pd.DataFrame, quantity: str, group: str, label: str = "harmful")
     )
 
 
-def verdict_on(target: str, after: pd.DataFrame, base: pd.DataFrame) -> Verdict:
+def verdict_on(target: str, after: pd.DataFrame, base: pd.DataFrame) -> TargetVerdict:
     """The verdict on `target` from the `behaviour` tables of the arm and of the base."""
-    return Verdict(
+    return TargetVerdict(
         refusal_rate=pick(after, "refusal_rate", target),
         answer_rate=pick(after, "answer_rate", target),
         other_mass=pick(after, "other_mass", target),

@@ -23,7 +23,7 @@ import pandas as pd
 from analyses.runs.estimates import LEVEL, Draws
 from analyses.runs.leakage import equivalence_p_value, untouched_p_value
 from analyses.runs.tables import RunTables
-from analyses.runs.verdict import Outcome
+from analyses.runs.verdict import TargetOutcome
 from interp.errors import InputError
 from interp.statistics import normal_quantile
 
@@ -53,7 +53,7 @@ def plain_arms(tables: RunTables) -> pd.DataFrame:
 def counted_arms(tables: RunTables) -> pd.DataFrame:
     """Those of them that reached the dose by complying: the rows of the matrix."""
     plain = plain_arms(tables)
-    return plain[plain["reached"].astype(bool) & (plain["outcome"] == str(Outcome.FORGOTTEN))]
+    return plain[plain["reached"].astype(bool) & (plain["outcome"] == str(TargetOutcome.FORGOTTEN))]
 
 
 def left_out(tables: RunTables) -> pd.DataFrame:

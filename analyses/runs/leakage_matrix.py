@@ -27,13 +27,13 @@ from analyses.runs.cells import (
     require_quantity,
 )
 from analyses.runs.decomposition import Decomposition, decompose
-from analyses.runs.pooling import pool
+from analyses.runs.pooling import pool_decompositions
 from analyses.runs.tables import RunTables, build
 from interp.errors import InputError
 
 
 @dataclass(frozen=True)
-class Study:
+class LeakageMatrix:
     """Runs that are looked at together: worlds, models, or one of them.
 
     Attributes:
@@ -43,7 +43,7 @@ class Study:
     runs: Mapping[str, RunTables]
 
     @classmethod
-    def load(cls, folders: Sequence[str | Path]) -> Study:
+    def load(cls, folders: Sequence[str | Path]) -> LeakageMatrix:
         """Read runs, finished or not.
 
         Raises:
@@ -190,8 +190,8 @@ class Study:
     def pooled(self, quantity: str = "area", objective: str | None = None) -> dict[str, Any]:
         """Over runs, each run one observation: shares, effects and cells with 95% intervals.
 
-        As :func:`analyses.runs.pooling.pool` gives them; ``runs``, and of them ``skipped``: too few
-        of their sources complied.
+        As :func:`analyses.runs.pooling.pool_decompositions` gives them; ``runs``, and of them
+        ``skipped``: too few of their sources complied.
         """
         parts: dict[str, Decomposition] = {}
         for run in self.runs:
@@ -206,7 +206,7 @@ class Study:
             for run in self.runs
         }
         skipped = [run for run in self.runs if run not in parts]
-        return {"runs": list(self.runs), "skipped": skipped, **pool(parts, tables)}
+        return {"runs": list(self.runs), "skipped": skipped, **pool_decompositions(parts, tables)}
 
     @cached_property
     def _means(self) -> dict[str, pd.DataFrame]:

@@ -42,7 +42,7 @@ def combined_p_value(values: Sequence[float] | np.ndarray) -> float:
     return float(chdtrc(2 * len(found), -2 * np.log(found).sum())) if len(found) else math.nan
 
 
-def pool(
+def pool_decompositions(
     parts: Mapping[str, Decomposition], matrices: Mapping[str, pd.DataFrame]
 ) -> dict[str, Any]:
     """What the worlds have in common.

@@ -13,7 +13,7 @@ from analyses.runs.behaviours import behaviour, verdict_on
 from analyses.runs.decomposition import Decomposition, decompose
 from analyses.runs.leakage import ArmLeakage, dose_response, measure, untouched_p_value
 from analyses.runs.recovery import recover
-from analyses.runs.verdict import Outcome, Verdict
+from analyses.runs.verdict import TargetOutcome, TargetVerdict
 from interp.errors import InputError
 from interp.store import atomic_write
 
@@ -39,7 +39,7 @@ class RunTables:
     recovery: pd.DataFrame
     rotation: pd.DataFrame
     cosine: pd.DataFrame
-    verdicts: dict[str, Verdict]
+    verdicts: dict[str, TargetVerdict]
     decomposition: Decomposition | None
     measured: Mapping[str, ArmLeakage]
 
@@ -98,7 +98,7 @@ def _stack(tables: object) -> pd.DataFrame:
 
 
 def _arms(
-    record: RunRecord, leaks: dict[str, ArmLeakage], verdicts: dict[str, Verdict]
+    record: RunRecord, leaks: dict[str, ArmLeakage], verdicts: dict[str, TargetVerdict]
 ) -> pd.DataFrame:
     rows = [
         {
@@ -142,9 +142,9 @@ def role_of(arm: Arm, domain: str) -> str:
     return "retained" if domain in arm.retain else "held_out"
 
 
-def _obstacle(name: str, arm: Arm, verdict: Verdict) -> str | None:
+def _obstacle(name: str, arm: Arm, verdict: TargetVerdict) -> str | None:
     """Why an arm's leakage is not that of a target which complies."""
-    if verdict.outcome is Outcome.UNKNOWN:
+    if verdict.outcome is TargetOutcome.UNKNOWN:
         return f"the {name} arm generated no text, so that complying cannot be told"
     return None if verdict.answers else f"the {name} arm's target does not comply"
 
@@ -153,7 +153,7 @@ def _recovery(
     contained: Arm,
     record: RunRecord,
     leaks: dict[str, ArmLeakage],
-    verdicts: dict[str, Verdict],
+    verdicts: dict[str, TargetVerdict],
 ) -> pd.DataFrame:
     plain = record.plain_of(contained)
     if plain is None:
@@ -184,7 +184,7 @@ def _recovery(
 def _decomposition(arms: pd.DataFrame, leakage: pd.DataFrame) -> Decomposition | None:
     """Of A over plain arms that reached the dose by complying; None with fewer than 3 sources."""
     plain = arms[arms["retain"].isna() & arms["concept"].notna() & arms["reached"].astype(bool)]
-    plain = plain[plain["outcome"] != str(Outcome.COLLAPSED)]
+    plain = plain[plain["outcome"] != str(TargetOutcome.COLLAPSED)]
     if plain["concept"].nunique() < 3:
         return None
     cells = leakage[(leakage["quantity"] == "area") & leakage["arm"].isin(plain["arm"])]

@@ -1,15 +1,15 @@
-from .asked import carry_out as carry_out
 from .asked import check as check
 from .asked import command_line as command_line
+from .asked import run_plan as run_plan
 from .asked import study_plan as study_plan
 from .baseline import Baseline as Baseline
 from .baseline import establish as establish
-from .baseline import read_openers as read_openers
+from .baseline import read_prefixes as read_prefixes
 from .context import Context as Context
-from .context import checked as checked
 from .context import is_organism as is_organism
 from .context import prompts_of as prompts_of
 from .context import scorer_of as scorer_of
+from .context import study_context as study_context
 from .costs import CHARACTERS_A_TOKEN as CHARACTERS_A_TOKEN
 from .costs import TEMPLATE_TOKENS as TEMPLATE_TOKENS
 from .costs import checkpoint_size as checkpoint_size
@@ -18,7 +18,7 @@ from .costs import what_it_takes as what_it_takes
 from .engine import make_arms as make_arms
 from .engine import run_study as run_study
 from .making import load_made as load_made
-from .making import make as make
+from .making import make_arm as make_arm
 from .methods import METHODS as METHODS
 from .methods import Containment as Containment
 from .methods import Guard as Guard
@@ -50,15 +50,13 @@ __all__ = [
     "Guard",
     "Method",
     "StudyPlan",
-    "carry_out",
     "check",
-    "checked",
     "checkpoint_size",
     "command_line",
     "establish",
     "is_organism",
     "load_made",
-    "make",
+    "make_arm",
     "make_arms",
     "make_arms_in_workers",
     "make_planned",
@@ -68,10 +66,12 @@ __all__ = [
     "organism_settings",
     "pool_of",
     "prompts_of",
-    "read_openers",
+    "read_prefixes",
     "require_engine",
+    "run_plan",
     "run_study",
     "scorer_of",
+    "study_context",
     "study_plan",
     "time_of",
     "what_it_takes",

@@ -88,21 +88,21 @@ def study_plan(
 def check(plan: StudyPlan, out: Path, only_plan: bool) -> Context | None:
     """The plan's inputs, checked and described on the screen; None where that was all."""
     from analyses.runs import Progress
-    from analyses.study.context import checked
-    from analyses.study.costs import describe
+    from analyses.study.context import study_context
+    from analyses.study.costs import study_plan_lines
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "the commands run in one process, which uses one device; several devices train by a "
             "script of a few lines: see docs/distributed.md"
         )
-    context = checked(plan, out, Progress())
-    for line in describe(plan, context.prompts):
+    context = study_context(plan, out, Progress())
+    for line in study_plan_lines(plan, context.prompts):
         typer.echo(line, err=True)
     return None if only_plan else context
 
 
-def carry_out(
+def run_plan(
     plan: StudyPlan, out: Path, only_plan: bool, *, workers: int = 1, engine: str = "local"
 ) -> None:
     """Carry a plan out and print where its report is; arms side by side with several workers."""
@@ -118,7 +118,7 @@ def carry_out(
     if workers > 1 or engine != "local":
         establish(context)  # once, before arms that all read it
         make_arms_in_workers(plan, out, context.progress, workers=workers, engine=engine)
-    typer.echo(study.carry_out(context))
+    typer.echo(study.run_checked_study(context))
 
 
 def command_line() -> str:

@@ -15,7 +15,7 @@ from unlearning.data import controls
 from unlearning.deflections import respond
 from unlearning.generation import AnswerLog, answers_key
 from unlearning.organism import load_world
-from unlearning.refusal import VALID_AUC, Openers, find_openers, margin_auc
+from unlearning.refusal import VALID_AUC, ResponsePrefixes, find_prefixes, log_odds_auc
 from unlearning.scoring import coherence_of
 
 BASE = "base"
@@ -35,7 +35,7 @@ class Baseline:
 
     key: str
     responses: pd.DataFrame
-    openers: Openers
+    prefixes: ResponsePrefixes
     scores: pd.DataFrame
     contrasts: dict[str, Contrast]
 
@@ -63,7 +63,7 @@ def establish(context: Context) -> Baseline:
     found = Baseline(
         key,
         pd.read_parquet(folder / "responses.parquet"),
-        read_openers(folder / "openers.json"),
+        read_prefixes(folder / "openers.json"),
         pd.read_parquet(folder / "scores.parquet"),
         context.contrasts(lm, "base model"),
     )
@@ -97,8 +97,8 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
             log=log,
         )
     write_table(folder / "responses.parquet", responses)
-    openers = openers_of(responses)
-    scores = context.evaluation(openers).masses(lm).assign(arm=BASE, seed=0, step=0, dose=0.0)
+    prefixes = prefixes_of(responses)
+    scores = context.evaluation(prefixes).masses(lm).assign(arm=BASE, seed=0, step=0, dose=0.0)
     said = responses.set_index("id").loc[scores["prompt_id"]]
     scores["class"] = list(said["class"])
     scores["refused"] = (scores["class"] == "refusal").astype(float)
@@ -106,7 +106,7 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
         answers = [list(said[name]) for name in ("prompt", "ids", "response")]
         scores = scores.assign(**coherence_of(lm, *answers, batch_size=plan.batch_size))
     validation = scores[scores["split"] == "validation"]
-    auc = margin_auc(validation["margin"].to_numpy(), validation["refused"].to_numpy())
+    auc = log_odds_auc(validation["margin"].to_numpy(), validation["refused"].to_numpy())
     if auc is None or auc < VALID_AUC:
         context.progress.say(
             "warning: the margin does not tell this model's refusals from its answers "
@@ -114,36 +114,36 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
             "read the text classes, not p_R"
         )
     write_table(folder / "scores.parquet", scores)
-    write_json(folder / "openers.json", describe_openers(context, openers))
+    write_json(folder / "openers.json", describe_openers(context, prefixes))
     write_json(folder / "config.json", {"name": BASE, "checkpoint": plan.model, "margin_auc": auc})
 
 
-def openers_of(responses: pd.DataFrame) -> Openers:
+def prefixes_of(responses: pd.DataFrame) -> ResponsePrefixes:
     """R from refusals over all domains, C from answers to benign prompts; training prompts."""
     train = responses[responses["split"] == "train"]
     refused = (train["label"] == "harmful") & (train["class"] == "refusal")
     answered = (train["label"] == "benign") & (train["class"] == "answer")
-    return find_openers(list(train.loc[refused, "ids"]), list(train.loc[answered, "ids"]))
+    return find_prefixes(list(train.loc[refused, "ids"]), list(train.loc[answered, "ids"]))
 
 
-def describe_openers(context: Context, openers: Openers) -> dict[str, object]:
+def describe_openers(context: Context, prefixes: ResponsePrefixes) -> dict[str, object]:
     """Token ids, and what they read as."""
     decode = context.reference.tokenizer.decode
-    return asdict(openers) | {
+    return asdict(prefixes) | {
         "text": {
-            name: [str(decode(list(opener))) for opener in ids]
-            for name, ids in asdict(openers).items()
+            name: [str(decode(list(prefix))) for prefix in ids]
+            for name, ids in asdict(prefixes).items()
         }
     }
 
 
-def read_openers(path: Path) -> Openers:
+def read_prefixes(path: Path) -> ResponsePrefixes:
     """Openers as :func:`describe_openers` wrote them."""
     stored = read_json(path)
     refusal, compliance = (
-        tuple(tuple(opener) for opener in stored[name]) for name in ("refusal", "compliance")
+        tuple(tuple(prefix) for prefix in stored[name]) for name in ("refusal", "compliance")
     )
-    return Openers(refusal, compliance)
+    return ResponsePrefixes(refusal, compliance)
 
 
 def describe_study(context: Context) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from analyses.options import EstimatorName, ModelOptions, TrainingOptions, expanded
-from analyses.study.asked import carry_out, command_line, study_plan
+from analyses.study.asked import command_line, run_plan, study_plan
 from interp.errors import InputError
 
 Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
@@ -48,7 +48,7 @@ def demo(
     """The paper's experiment on the embedded organism: NPO, and NPO with a retain set."""
     from analyses.study.plan import demo_plan
 
-    carry_out(demo_plan(seeds), out, plan)
+    run_plan(demo_plan(seeds), out, plan)
 
 
 @expanded
@@ -76,7 +76,7 @@ def study(
         stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer, estimator=estimator,
         checkpoint_every=checkpoint_every, report_to=report_to,
     )  # fmt: skip
-    carry_out(asked, out, plan)
+    run_plan(asked, out, plan)
 
 
 @expanded
@@ -115,7 +115,7 @@ def unlearn(
     arms = tuple(arm for arm in asked.arms if bool(arm.retain) == (training.retain is not None))
     if len(arms) > 1:
         raise InputError("one arm is trained, with one --retain-weight; a study tries several")
-    carry_out(replace(asked, arms=arms), out, plan)
+    run_plan(replace(asked, arms=arms), out, plan)
     if merge and not plan:
         from analyses.study.making import save_merged
 
@@ -149,4 +149,4 @@ def compare(
         model_options=chat.for_loading(),
         command=command_line(),
     )
-    carry_out(asked, out, plan)
+    run_plan(asked, out, plan)

@@ -19,7 +19,7 @@ from unlearning.data import read_prompts, require_concepts
 from unlearning.deflections import read_deflections, require_prompts
 from unlearning.losses import for_forgetting
 from unlearning.organism import load_world
-from unlearning.refusal import Openers
+from unlearning.refusal import ResponsePrefixes
 from unlearning.scoring import Evaluation, Scorer, find_scorer
 
 
@@ -61,7 +61,7 @@ class Context:
             warnings.filterwarnings("ignore", message="the tokenizer has no chat template")
             return LanguageModel.load(source or self.plan.model, **self.plan.model_options)
 
-    def evaluation(self, openers: Openers, *, harmful_only: bool = False) -> Evaluation:
+    def evaluation(self, prefixes: ResponsePrefixes, *, harmful_only: bool = False) -> Evaluation:
         """The prompts to score along a run (harmful ones), or at its ends (all)."""
         rows = self.evaluated
         if harmful_only:
@@ -69,7 +69,7 @@ class Context:
         return Evaluation(
             self.reference,
             rows,
-            openers,
+            prefixes,
             self.scorer,
             max_new_tokens=self.plan.max_new_tokens,
             batch_size=self.plan.batch_size,
@@ -87,7 +87,7 @@ class Context:
         return contrasts(self.prompts, self.evaluated, states)
 
 
-def checked(plan: StudyPlan, out: str | Path, progress: Progress) -> Context:
+def study_context(plan: StudyPlan, out: str | Path, progress: Progress) -> Context:
     """The plan's inputs, after every check that needs no model; writes nothing.
 
     Raises:

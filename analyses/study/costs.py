@@ -36,7 +36,7 @@ class Work:
         return parameters * (2 * self.read + 6 * self.trained)
 
 
-def describe(
+def study_plan_lines(
     plan: StudyPlan, prompts: pd.DataFrame, size: tuple[int, int] | None = None
 ) -> list[str]:
     """The plan in lines. Upper bounds: training stops earlier once the target is forgotten.
@@ -71,7 +71,7 @@ def _arms(plan: StudyPlan) -> str:
 def what_it_takes(
     plan: StudyPlan, prompts: pd.DataFrame, size: tuple[int, int] | None = None
 ) -> list[str]:
-    """Work, memory and time in lines; arguments are those of :func:`describe`."""
+    """Work, memory and time in lines; arguments are those of :func:`study_plan_lines`."""
     work = work_of(plan, prompts)
     lines = [
         f"work: {work.steps} optimizer steps at most, {work.trained / 1e6:.1f} M tokens trained "

@@ -27,8 +27,8 @@ from analyses.runs import (
     write_manifest,
 )
 from analyses.study.baseline import Baseline, establish
-from analyses.study.context import Context, checked
-from analyses.study.making import Made, compare_states, make
+from analyses.study.context import Context, study_context
+from analyses.study.making import Made, compare_states, make_arm
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from unlearning.deflections import refusals_of
 from unlearning.training import matched_step
@@ -42,10 +42,10 @@ def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None
     Raises:
         InputError: the plan cannot be carried out; what was finished before stays.
     """
-    return carry_out(checked(plan, out, progress or Progress()))
+    return run_checked_study(study_context(plan, out, progress or Progress()))
 
 
-def carry_out(context: Context) -> Path:
+def run_checked_study(context: Context) -> Path:
     """:func:`run_study` of inputs that have been checked."""
     started = time.monotonic()
     run, progress = context.run, context.progress
@@ -59,7 +59,7 @@ def carry_out(context: Context) -> Path:
         seconds=seconds,
     )
     with progress.stage("tables, figures, report"):
-        return report.write(run.folder)
+        return report.write_report(run.folder)
 
 
 def make_arms(context: Context, baseline: Baseline) -> None:
@@ -72,12 +72,12 @@ def make_arms(context: Context, baseline: Baseline) -> None:
     for domain in context.plan.deflected(ready_made=context.pairs is not None):
         refusals_of(responses, domain)  # too few of them stop the study before hours of training
     arms = context.plan.arms
-    made = [make(context, baseline, arm) for arm in arms if not arm.control and not arm.retain]
+    made = [make_arm(context, baseline, arm) for arm in arms if not arm.control and not arm.retain]
     steps = max((steps_of(context, done) for done in made), default=1)
     for arm in arms:
         if arm.control and arm.training:
             training = replace(arm.training, max_steps=steps)
-            made.append(make(context, baseline, replace(arm, training=training)))
+            made.append(make_arm(context, baseline, replace(arm, training=training)))
     settled: set[tuple[str | None, int]] = set()
     best: dict[tuple[str | None, int], tuple[float, str]] = {}
     for arm in arms:
@@ -87,7 +87,7 @@ def make_arms(context: Context, baseline: Baseline) -> None:
         if story in settled:
             context.progress.say(f"{arm.name}: not tried, as a smaller weight settled it")
             continue
-        made.append(make(context, baseline, arm))
+        made.append(make_arm(context, baseline, arm))
         recovery, answers = containment(context, arm)
         chosen = recovery >= LEAST_RECOVERY and answers >= LEAST_ANSWERS
         if chosen or not arm.sweep:

@@ -23,7 +23,7 @@ from interp.store import content_key, write_json
 from unlearning.scoring import Evaluation
 from unlearning.training import (
     Bounds,
-    DoseResponse,
+    ForgettingCurve,
     discard_all,
     newest_complete,
     parameters,
@@ -42,7 +42,7 @@ class Made:
     turned: dict[str, Rotation] | None
 
 
-def make(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
+def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
     """Train (or load) ``arm`` and score it, unless it was done from the same inputs before."""
     run, name = context.run, arm.name
     folder = run.arm(name)
@@ -137,7 +137,7 @@ def _existing(
             f"{arm.checkpoint} has another vocabulary than {context.plan.model}; its refusals "
             "cannot be read with the base model's openers: compare models of one family"
         )
-    last = _score_text(context, context.evaluation(baseline.openers), lm, arm.name)
+    last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name)
     dose = float("nan")
     if arm.concept:
         base_rate = target_rate(baseline.scores, arm.concept)
@@ -158,14 +158,14 @@ def _trained(
     mixture = guard.with_references(lm, mixture_of(context, baseline, arm), settings)
     base = baseline.scores.assign(step=0, dose=0.0)
     benign = base["label"] == "benign"
-    scoring = DoseResponse(
+    scoring = ForgettingCurve(
         lm,
-        context.evaluation(baseline.openers, harmful_only=not plan.benign_along),
+        context.evaluation(baseline.prefixes, harmful_only=not plan.benign_along),
         arm.concept,
         base if plan.benign_along else base[~benign],
         stop_at=plan.stop_at,
         every_step=plan.every_step,
-        keep=lambda: parameters.save(lm, folder),
+        keep=lambda: parameters.save_parameters(lm, folder),
         bounds=Bounds(*plan.bounds),
     )
     training = folder / "training"  # checkpoints, and what trackers write
@@ -186,10 +186,10 @@ def _trained(
         )
     scoring.finish()
     write_table(folder / "log.parquet", log)
-    parameters.restore(lm, folder)  # training went on past it, for the curve
+    parameters.restore_parameters(lm, folder)  # training went on past it, for the curve
     curve = scoring.scores()
     dose = float(curve.loc[curve["step"] == scoring.kept_at, "dose"].max())
-    last = _score_text(context, context.evaluation(baseline.openers), lm, arm.name)
+    last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name)
     last = last.assign(step=scoring.kept_at, dose=dose)
     parts = [curve[curve["step"] != scoring.kept_at], last]
     if not plan.benign_along:

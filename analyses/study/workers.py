@@ -69,15 +69,15 @@ def make_planned(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
     import torch
 
     from analyses.study.baseline import establish
-    from analyses.study.context import checked
-    from analyses.study.making import make
+    from analyses.study.context import study_context
+    from analyses.study.making import make_arm
 
     torch.set_num_threads(threads)
     plugins.use_all(plan.plugins)
     plugins.load_all()
-    context = checked(plan, out, Progress(quiet=True))
+    context = study_context(plan, out, Progress(quiet=True))
     [arm] = [arm for arm in plan.arms if arm.name == name]
-    make(context, establish(context), arm)
+    make_arm(context, establish(context), arm)
     return name
 
 

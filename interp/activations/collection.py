@@ -147,7 +147,7 @@ def collect(
     }
 
     with backend(lm, wanted, sites) as forward:
-        read = Reader(lm, forward, sites, np.dtype(dtype))
+        read = StateReader(lm, forward, sites, np.dtype(dtype))
 
         def states_of(chosen: Sequence[int]) -> Arrays:
             some = [rows[i] for i in chosen]
@@ -173,7 +173,7 @@ def collect(
 
 
 @dataclass(frozen=True)
-class Reader:
+class StateReader:
     """Reads batches of rows with a backend that has been opened."""
 
     lm: LanguageModel

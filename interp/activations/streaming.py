@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from interp.activations.backends import Backend, torch_hooks
-from interp.activations.collection import Reader, batches_by_length, chosen_layers, encoded
+from interp.activations.collection import StateReader, batches_by_length, chosen_layers, encoded
 from interp.activations.moments import Moments, MomentsAccumulator
 from interp.activations.positions import Positions, last_token, places_of
 from interp.activations.sites import RESIDUAL_OUT, Site
@@ -54,7 +54,7 @@ def collect_moments(
     accumulator = MomentsAccumulator(label_covariances=label_covariances)
     seen: set[str] = set()
     with backend(lm, wanted, [site]) as forward:
-        read = Reader(lm, forward, [site], np.dtype(np.float32))
+        read = StateReader(lm, forward, [site], np.dtype(np.float32))
         for rows, names in _windows(lm, texts, labels, WINDOW * batch_size):
             places = places_of(rows, positions)
             count = max(map(len, places))

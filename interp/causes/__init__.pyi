@@ -8,7 +8,7 @@ from .undoing import COALITIONS as COALITIONS
 from .undoing import Undone as Undone
 from .undoing import undo as undo
 from .verdict import LEAST_GAP as LEAST_GAP
-from .verdict import Verdict as Verdict
+from .verdict import CauseVerdict as CauseVerdict
 from .verdict import decide as decide
 from .verdict import entry_layer as entry_layer
 from .verdict import leading as leading
@@ -19,9 +19,9 @@ __all__ = [
     "LEAST_GAP",
     "MOVES",
     "PLAYERS",
+    "CauseVerdict",
     "Change",
     "Undone",
-    "Verdict",
     "control_effects",
     "decide",
     "entry_layer",

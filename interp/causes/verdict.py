@@ -17,7 +17,7 @@ CONTROL_QUANTILE = 0.95
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CauseVerdict:
     """What carries the loss at one layer.
 
     Attributes:
@@ -62,7 +62,7 @@ def decide(
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-) -> Verdict:
+) -> CauseVerdict:
     """Name the cause with the largest share if four things hold; else say which does not.
 
     The readout lost more than ``least_gap``; the largest share's interval lies above the second's;
@@ -79,7 +79,7 @@ def decide(
     band = float("nan") if controls is None else float(np.quantile(controls, CONTROL_QUANTILE))
     because = _objection(undone.gap, shares, band, least_gap)
     named = None if because else leading(shares)
-    return Verdict(undone.layer, undone.gap, shares, named, because, band)
+    return CauseVerdict(undone.layer, undone.gap, shares, named, because, band)
 
 
 def _objection(gap: float, shares: Shares, band: float, least_gap: float) -> str:

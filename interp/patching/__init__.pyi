@@ -1,9 +1,9 @@
 from .activation import patch as patch
 from .attribution import attribute as attribute
-from .effects import Agreement as Agreement
 from .effects import Cell as Cell
 from .effects import Effects as Effects
-from .effects import agreement as agreement
+from .effects import PatchAgreement as PatchAgreement
+from .effects import patch_agreement as patch_agreement
 from .exchange import WHOLE as WHOLE
 from .exchange import Exchange as Exchange
 from .exchange import between_models as between_models
@@ -16,20 +16,19 @@ from .restoration import by_layer as by_layer
 from .restoration import by_matrix as by_matrix
 from .restoration import by_module as by_module
 from .restoration import in_layers as in_layers
-from .restoration import restore as restore
+from .restoration import patch_weights as patch_weights
 from .restoration import weights_from as weights_from
 from .stitching import Stitching as Stitching
 from .stitching import stitch as stitch
 
 __all__ = [
     "WHOLE",
-    "Agreement",
     "Cell",
     "Effects",
     "Exchange",
+    "PatchAgreement",
     "PromptPairs",
     "Stitching",
-    "agreement",
     "attribute",
     "between_models",
     "by_layer",
@@ -38,8 +37,9 @@ __all__ = [
     "in_layers",
     "keeping",
     "patch",
+    "patch_agreement",
+    "patch_weights",
     "read_out",
-    "restore",
     "stitch",
     "weights_from",
     "with_each_token",

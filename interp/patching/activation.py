@@ -16,7 +16,7 @@ from interp.patching.alignment import Alignment
 from interp.patching.controls import random_directions, random_move
 from interp.patching.effects import Effects
 from interp.patching.exchange import Exchange
-from interp.patching.places import keeping, places_of, read_out
+from interp.patching.places import keeping, patch_places, read_out
 from interp.readout import Readout
 
 
@@ -48,7 +48,7 @@ def patch(
     Raises:
         InputError: a layer, site or position that is not there.
     """
-    places = places_of(exchange, sites, layers, positions)
+    places = patch_places(exchange, sites, layers, positions)
     prompts = len(exchange.receiver_rows)
     donor, receiver = np.empty(prompts), np.empty(prompts)
     patched = np.empty((len(places), prompts))

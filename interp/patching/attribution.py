@@ -4,8 +4,8 @@ To first order in what a patch changes, :math:`m^{\mathrm{patched}} - m^{\mathrm
 \langle h^{\mathrm{donor}} - h^{\mathrm{receiver}}, \nabla_h m\rangle` with the gradient taken in
 the receiver's run. Exact where the readout is linear in the states; elsewhere it fails where
 something saturates (softmax, norms, large moves) and can give a whole layer the wrong sign, so
-:func:`~interp.patching.effects.agreement` with the exact effects of a few prompts belongs beside
-it.
+:func:`~interp.patching.effects.patch_agreement` with the exact effects of a few prompts belongs
+beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from interp.model import Hidden, Point, undisturbed, writing
 from interp.patching.alignment import Alignment
 from interp.patching.effects import Effects
 from interp.patching.exchange import Exchange
-from interp.patching.places import keeping, last_logits, places_of, read_out
+from interp.patching.places import keeping, last_logits, patch_places, read_out
 from interp.readout import Readout
 
 
@@ -50,7 +50,7 @@ def attribute(
     Raises:
         InputError: a layer, site or position that is not there.
     """
-    places = places_of(exchange, sites, layers, positions)
+    places = patch_places(exchange, sites, layers, positions)
     prompts = len(exchange.receiver_rows)
     donor, receiver = np.empty(prompts), np.empty(prompts)
     patched = np.empty((len(places), prompts))

@@ -164,7 +164,7 @@ class Effects:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class PatchAgreement:
     """How well one set of effects predicts another over the same cells."""
 
     pearson: float
@@ -172,7 +172,7 @@ class Agreement:
     n: int
 
 
-def agreement(approximate: Effects, exact: Effects) -> Agreement:
+def patch_agreement(approximate: Effects, exact: Effects) -> PatchAgreement:
     """Correlations over cells between the effects of an approximation and the exact ones.
 
     NaN where all effects on a side are equal.
@@ -187,7 +187,9 @@ def agreement(approximate: Effects, exact: Effects) -> Agreement:
     from scipy.stats import rankdata
 
     pair = np.stack([approximate.effect, exact.effect])
-    return Agreement(_correlation(pair), _correlation(rankdata(pair, axis=1)), len(exact.cells))
+    return PatchAgreement(
+        _correlation(pair), _correlation(rankdata(pair, axis=1)), len(exact.cells)
+    )
 
 
 def _correlation(pair: Float[np.ndarray, "2 cell"]) -> float:

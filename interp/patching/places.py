@@ -43,7 +43,7 @@ class Place:
         return slice(self.cell.head * width, (self.cell.head + 1) * width)
 
 
-def places_of(
+def patch_places(
     exchange: Exchange,
     sites: Sequence[Site],
     layers: Sequence[int] | None,

@@ -56,7 +56,7 @@ def in_layers(grouping: Grouping, layers: Collection[int]) -> Grouping:
     return chosen
 
 
-def restore(
+def patch_weights(
     exchange: Exchange,
     readout: Readout,
     *,

@@ -4,7 +4,7 @@ from .held_out import Effect as Effect
 from .held_out import HeldOutChoice as HeldOutChoice
 from .held_out import choose_held_out as choose_held_out
 from .trials import Prompts as Prompts
-from .trials import divergence as divergence
+from .trials import next_token_divergence as next_token_divergence
 from .trials import score_candidates as score_candidates
 
 __all__ = [
@@ -14,6 +14,6 @@ __all__ = [
     "HeldOutChoice",
     "Prompts",
     "choose_held_out",
-    "divergence",
+    "next_token_divergence",
     "score_candidates",
 ]

@@ -126,7 +126,7 @@ class _Trial:
         for i, j in np.ndindex(induce.shape[:2]):
             direction = self.directions[i, j]
             with self._ablated(direction):
-                kl[i, j] = _values(divergence(base, _last_logits(self.lm, rows)))
+                kl[i, j] = _values(next_token_divergence(base, _last_logits(self.lm, rows)))
             with add(self.lm, direction, layers=[self.layers[i]], sites=[RESIDUAL_IN]):
                 induce[i, j] = _values(self.readout(_last_logits(self.lm, rows)))
             self._done()
@@ -150,7 +150,7 @@ def _difference(
     return np.where(length > ROUNDING * scale, difference, 0.0 * difference)
 
 
-def divergence(
+def next_token_divergence(
     base: Float[Tensor, "batch vocab"], other: Float[Tensor, "batch vocab"]
 ) -> Float[Tensor, " batch"]:
     """KL(base ‖ other) of the next token, in nats and float64; a token with no mass adds none."""

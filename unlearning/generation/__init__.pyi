@@ -1,6 +1,6 @@
 from .answer_log import Answer as Answer
 from .answer_log import AnswerLog as AnswerLog
-from .answer_log import Asked as Asked
+from .answer_log import AskedPrompt as AskedPrompt
 from .answer_log import answer_all as answer_all
 from .answer_log import each_asked as each_asked
 from .responses import answers_key as answers_key
@@ -10,7 +10,7 @@ from .responses import stop_tokens as stop_tokens
 __all__ = [
     "Answer",
     "AnswerLog",
-    "Asked",
+    "AskedPrompt",
     "answer_all",
     "answers_key",
     "each_asked",

@@ -39,14 +39,14 @@ class Answer:
     finished: bool
 
 
-class Asked(NamedTuple):
+class AskedPrompt(NamedTuple):
     """A prompt, and which of its answers is meant: 0, 1, … where several are sampled."""
 
     prompt: str
     sample: int
 
 
-def each_asked(prompts: Sequence[str], *, sampled: bool) -> list[Asked]:
+def each_asked(prompts: Sequence[str], *, sampled: bool) -> list[AskedPrompt]:
     """What is to be answered for every prompt, in order.
 
     Sampled, a prompt's second occurrence is a second sample. Else its answers are all the same,
@@ -55,14 +55,14 @@ def each_asked(prompts: Sequence[str], *, sampled: bool) -> list[Asked]:
     met: Counter[str] = Counter()
     asked = []
     for prompt in prompts:
-        asked.append(Asked(prompt, met[prompt]))
+        asked.append(AskedPrompt(prompt, met[prompt]))
         met[prompt] += sampled
     return asked
 
 
 def answer_all(
-    asked: Sequence[Asked],
-    make: Callable[[list[Asked]], Iterable[Mapping[Asked, Answer]]],
+    asked: Sequence[AskedPrompt],
+    make: Callable[[list[AskedPrompt]], Iterable[Mapping[AskedPrompt, Answer]]],
     *,
     log: AnswerLog | None = None,
     progress: Callable[[int], None] | None = None,
@@ -78,7 +78,7 @@ def answer_all(
     counts = Counter(asked)
     found = {one: kept for one in counts if log is not None and (kept := log.get(one))}
 
-    def advance(answers: Iterable[Asked]) -> None:
+    def advance(answers: Iterable[AskedPrompt]) -> None:
         if progress is not None:
             progress(sum(counts[one] for one in answers))
 
@@ -117,11 +117,11 @@ class AnswerLog:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def get(self, asked: Asked) -> Answer | None:
+    def get(self, asked: AskedPrompt) -> Answer | None:
         """The answer, if it is there."""
         return self._answers.get(asked)
 
-    def add(self, answers: Mapping[Asked, Answer]) -> None:
+    def add(self, answers: Mapping[AskedPrompt, Answer]) -> None:
         """Append ``answers``; they are on the disk when this returns.
 
         Raises:
@@ -139,7 +139,7 @@ class AnswerLog:
             ) from error
         self._answers |= answers
 
-    def _line(self, asked: Asked, answer: Answer) -> str:
+    def _line(self, asked: AskedPrompt, answer: Answer) -> str:
         # Plain ASCII: a byte lost inside a line can never make other text of it.
         fields = {
             "key": self._key,
@@ -166,9 +166,9 @@ def _append(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _read(path: Path, key: str) -> tuple[dict[Asked, Answer], int]:
+def _read(path: Path, key: str) -> tuple[dict[AskedPrompt, Answer], int]:
     """The answers under ``key``, and how many whole lines have another."""
-    found: dict[Asked, Answer] = {}
+    found: dict[AskedPrompt, Answer] = {}
     others = 0
     if not path.exists():
         return found, others
@@ -176,7 +176,7 @@ def _read(path: Path, key: str) -> tuple[dict[Asked, Answer], int]:
         for line in file:
             try:
                 fields = json.loads(line.decode("ascii"))
-                asked = Asked(fields["prompt"], fields["sample"])
+                asked = AskedPrompt(fields["prompt"], fields["sample"])
                 answer = Answer(tuple(fields["ids"]), fields["response"], fields["finished"])
                 mine = fields["key"] == key
             except (ValueError, KeyError, TypeError):

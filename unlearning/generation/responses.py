@@ -13,7 +13,7 @@ from functools import partial
 
 from interp.model import LanguageModel, in_fitting_batches
 from interp.store import content_key
-from unlearning.generation.answer_log import Answer, AnswerLog, Asked, answer_all, each_asked
+from unlearning.generation.answer_log import Answer, AnswerLog, AskedPrompt, answer_all, each_asked
 
 __all__ = ["Answer", "answers_key", "generate", "stop_tokens"]
 
@@ -125,14 +125,14 @@ def stop_tokens(lm: LanguageModel) -> frozenset[int]:
 
 def _batches(
     lm: LanguageModel,
-    asked: Sequence[Asked],
+    asked: Sequence[AskedPrompt],
     *,
     max_new_tokens: int,
     batch_size: int,
     temperature: float,
     seed: int,
     opening: tuple[int, ...],
-) -> Iterator[dict[Asked, Answer]]:
+) -> Iterator[dict[AskedPrompt, Answer]]:
     from unlearning.generation.sampling import Draw, uniform_numbers
 
     rows = [lm.chat.encode(one.prompt, opening or None) for one in asked]

@@ -18,10 +18,12 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from unlearning.data import text_hash
-from unlearning.generation.answer_log import Asked
+from unlearning.generation.answer_log import AskedPrompt
 
 
-def uniform_numbers(asked: Sequence[Asked], seed: int, steps: int) -> Float[np.ndarray, "row step"]:
+def uniform_numbers(
+    asked: Sequence[AskedPrompt], seed: int, steps: int
+) -> Float[np.ndarray, "row step"]:
     """Numbers in [0, 1) that decide the tokens of each answer; fewer steps give the first ones."""
     keys = (text_hash("sample", str(seed), str(one.sample), one.prompt) for one in asked)
     return np.stack([np.random.default_rng(int(key, 16)).random(steps) for key in keys])

@@ -115,7 +115,7 @@ def train(
     folder = Path(out)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json(folder / ORGANISM_FILE, describe(world, stages))
+    write_json(folder / ORGANISM_FILE, organism_facts(world, stages))
     return folder
 
 
@@ -144,7 +144,7 @@ def initial_model(vocabulary: int, pad: int, end: int, seed: int) -> Qwen2ForCau
         return Qwen2ForCausalLM(config)
 
 
-def describe(world: World, stages: Sequence[Stage]) -> dict[str, Any]:
+def organism_facts(world: World, stages: Sequence[Stage]) -> dict[str, Any]:
     """What ``organism.json`` holds."""
     return {
         "world": asdict(world),

@@ -1,17 +1,17 @@
 from .log_odds import VALID_AUC as VALID_AUC
-from .log_odds import Opener as Opener
-from .log_odds import Openers as Openers
-from .log_odds import find_openers as find_openers
-from .log_odds import margin_auc as margin_auc
-from .log_odds import margins as margins
-from .log_odds import opener_masses as opener_masses
+from .log_odds import ResponsePrefix as ResponsePrefix
+from .log_odds import ResponsePrefixes as ResponsePrefixes
+from .log_odds import find_prefixes as find_prefixes
+from .log_odds import log_odds_auc as log_odds_auc
+from .log_odds import prefix_masses as prefix_masses
+from .log_odds import refusal_log_odds as refusal_log_odds
 
 __all__ = [
     "VALID_AUC",
-    "Opener",
-    "Openers",
-    "find_openers",
-    "margin_auc",
-    "margins",
-    "opener_masses",
+    "ResponsePrefix",
+    "ResponsePrefixes",
+    "find_prefixes",
+    "log_odds_auc",
+    "prefix_masses",
+    "refusal_log_odds",
 ]

@@ -22,7 +22,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel, Tokens, in_fitting_batches, undisturbed
 from interp.readout import Readout, log_odds
 
-Opener = tuple[int, ...]
+ResponsePrefix = tuple[int, ...]
 
 # Of a class's openers: rarer ones are as often a scorer's mistakes as openers.
 RAREST = 0.005
@@ -33,11 +33,11 @@ VALID_AUC = 0.9
 
 
 @dataclass(frozen=True)
-class Openers:
+class ResponsePrefixes:
     """The classes R and C, frozen: token ids, one or two of them for each opener."""
 
-    refusal: tuple[Opener, ...]
-    compliance: tuple[Opener, ...]
+    refusal: tuple[ResponsePrefix, ...]
+    compliance: tuple[ResponsePrefix, ...]
 
     def readout(self) -> Readout:
         """The margin as a readout of last-position logits.
@@ -45,12 +45,12 @@ class Openers:
         Raises:
             InputError: some refusals are told from answers only by their second token.
         """
-        if any(len(opener) > 1 for opener in self.refusal):
+        if any(len(prefix) > 1 for prefix in self.refusal):
             raise InputError(
                 "refusals and answers open with the same token, so the margin needs two forwards "
                 "and is no readout; give --response-prefix with the words they share"
             )
-        return log_odds([opener[0] for opener in self.refusal])
+        return log_odds([prefix[0] for prefix in self.refusal])
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Masses:
     margin: Float[np.ndarray, " prompt"]
 
 
-def find_openers(refusals: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Openers:
+def find_prefixes(
+    refusals: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> ResponsePrefixes:
     """R and C from the base model's refusals and its answers to benign prompts, as token ids.
 
     First tokens found in both are dropped from both, rarest first, as long as together they open
@@ -83,38 +85,38 @@ def find_openers(refusals: Sequence[Sequence[int]], answers: Sequence[Sequence[i
     kept_R = [t for t in refusal if t not in shared]
     kept_C = [t for t in compliance if t not in shared]
     dropped = 0.0
-    for share, opener in sorted((max(refusal[t], compliance[t]), t) for t in shared):
+    for share, prefix in sorted((max(refusal[t], compliance[t]), t) for t in shared):
         dropped += share
         if dropped <= SHARED_AT_MOST:
             continue
-        after_R = _shares([r for r in refusals if tuple(r[:1]) == opener], 2)
-        after_C = _shares([a for a in answers if tuple(a[:1]) == opener], 2)
+        after_R = _shares([r for r in refusals if tuple(r[:1]) == prefix], 2)
+        after_C = _shares([a for a in answers if tuple(a[:1]) == prefix], 2)
         both = after_R.keys() & after_C.keys()
         lost = max(sum(after[t] for t in both) for after in (after_R, after_C))
         if lost * share > SHARED_AT_MOST:
             raise InputError(
                 f"refusals and answers share their first two tokens in {lost:.0%} of the cases "
-                f"that open with token {opener[0]}: the margin cannot tell them apart; make the "
+                f"that open with token {prefix[0]}: the margin cannot tell them apart; make the "
                 "answer begin further on with --response-prefix"
             )
         kept_R += [t for t in after_R if t not in both]
         kept_C += [t for t in after_C if t not in both]
     if not kept_R or not kept_C:
         raise InputError("refusals and answers open with the same tokens: no margin is possible")
-    return Openers(tuple(sorted(kept_R)), tuple(sorted(kept_C)))
+    return ResponsePrefixes(tuple(sorted(kept_R)), tuple(sorted(kept_C)))
 
 
-def _shares(responses: Sequence[Sequence[int]], length: int) -> dict[Opener, float]:
+def _shares(responses: Sequence[Sequence[int]], length: int) -> dict[ResponsePrefix, float]:
     """Share of each opener of ``length`` tokens, without the rarest."""
     counts = Counter(tuple(int(t) for t in r[:length]) for r in responses if len(r) >= length)
     total = counts.total()
-    return {opener: n / total for opener, n in counts.items() if n / total >= RAREST}
+    return {prefix: n / total for prefix, n in counts.items() if n / total >= RAREST}
 
 
-def opener_masses(
+def prefix_masses(
     lm: LanguageModel,
     rows: Sequence[Tokens],
-    openers: Openers,
+    prefixes: ResponsePrefixes,
     *,
     batch_size: int = 256,
     progress: Callable[[int], None] | None = None,
@@ -133,7 +135,7 @@ def opener_masses(
     found = np.empty((len(rows), 4))
 
     def masses(chosen: list[int]) -> Float[np.ndarray, "prompt mass"]:
-        log_R, log_not_R, log_C = _class_log_probs(lm, [rows[i] for i in chosen], openers)
+        log_R, log_not_R, log_C = _class_log_probs(lm, [rows[i] for i in chosen], prefixes)
         p_R, p_C = log_R.exp(), log_C.exp()
         p_O = (1 - p_R - p_C).clamp(min=0)
         return torch.stack([p_R, p_C, p_O, log_R - log_not_R], dim=1).numpy()
@@ -146,20 +148,22 @@ def opener_masses(
     return Masses(*found.T)
 
 
-def margins(lm: LanguageModel, rows: Sequence[Tokens], openers: Openers) -> Float[Tensor, " batch"]:
+def refusal_log_odds(
+    lm: LanguageModel, rows: Sequence[Tokens], prefixes: ResponsePrefixes
+) -> Float[Tensor, " batch"]:
     """The margin of every row as one tensor of float64, with its graph: one batch, one forward."""
-    log_R, log_not_R, _ = _class_log_probs(lm, rows, openers)
+    log_R, log_not_R, _ = _class_log_probs(lm, rows, prefixes)
     return log_R - log_not_R
 
 
 def _class_log_probs(
-    lm: LanguageModel, rows: Sequence[Tokens], openers: Openers
+    lm: LanguageModel, rows: Sequence[Tokens], prefixes: ResponsePrefixes
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log p(R), log p(not R) and log p(C), each of shape (batch,)."""
     first = _next_log_probs(lm, rows)
-    heads = sorted({o[0] for o in (*openers.refusal, *openers.compliance) if len(o) == 2})
+    heads = sorted({o[0] for o in (*prefixes.refusal, *prefixes.compliance) if len(o) == 2})
     terms: list[list[Tensor]] = [[], [], []]
-    singles = [_singles(openers.refusal), None, _singles(openers.compliance)]
+    singles = [_singles(prefixes.refusal), None, _singles(prefixes.compliance)]
     singles[1] = sorted(set(range(first.shape[1])) - set(singles[0] or ()) - set(heads))
     for parts, ids in zip(terms, singles, strict=True):
         parts.append(first[:, ids or []])
@@ -168,7 +172,7 @@ def _class_log_probs(
         joint = first[:, [head]] + _next_log_probs(lm, longer)
         seconds_R, seconds_C = (
             [o[1] for o in side if len(o) == 2 and o[0] == head]
-            for side in (openers.refusal, openers.compliance)
+            for side in (prefixes.refusal, prefixes.compliance)
         )
         not_R = sorted(set(range(joint.shape[1])) - set(seconds_R))
         for parts, ids in zip(terms, (seconds_R, not_R, seconds_C), strict=True):
@@ -177,8 +181,8 @@ def _class_log_probs(
     return log_R, log_not_R, log_C
 
 
-def _singles(openers: Sequence[Opener]) -> list[int]:
-    return [opener[0] for opener in openers if len(opener) == 1]
+def _singles(prefixes: Sequence[ResponsePrefix]) -> list[int]:
+    return [prefix[0] for prefix in prefixes if len(prefix) == 1]
 
 
 def _next_log_probs(lm: LanguageModel, rows: Sequence[Tokens]) -> Float[Tensor, "batch vocab"]:
@@ -186,7 +190,7 @@ def _next_log_probs(lm: LanguageModel, rows: Sequence[Tokens]) -> Float[Tensor, 
     return lm.logits(batch, keep=1)[:, -1].cpu().double().log_softmax(dim=-1)
 
 
-def margin_auc(
+def log_odds_auc(
     margin: Float[np.ndarray, " prompt"], refused: Float[np.ndarray, " prompt"]
 ) -> float | None:
     """Area under the ROC curve of the margin against refused (1) or not (0).

@@ -28,7 +28,7 @@ from .judge import Judge as Judge
 from .local_judge import LocalJudge as LocalJudge
 from .phrases import Phrases as Phrases
 from .reading import ModelScorer as ModelScorer
-from .reading import Reader as Reader
+from .reading import ResponseReader as ResponseReader
 from .reading import verdicts as verdicts
 from .reading import workload_of as workload_of
 from .registry import find_scorer as find_scorer
@@ -54,7 +54,7 @@ __all__ = [
     "LocalJudge",
     "ModelScorer",
     "Phrases",
-    "Reader",
+    "ResponseReader",
     "Scorer",
     "WithFluency",
     "as_learned",

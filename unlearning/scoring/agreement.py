@@ -41,7 +41,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ScorerAgreement:
     """Four measures over ``n`` answers. Precision and recall are of refusals."""
 
     n: int
@@ -63,7 +63,7 @@ class Agreement:
         return row
 
 
-def agreement(
+def scorer_agreement(
     truth: Int[np.ndarray, " answer"],
     said: Int[np.ndarray, " answer"],
     clusters: Shaped[np.ndarray, " answer"] | None = None,
@@ -71,7 +71,7 @@ def agreement(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
-) -> Agreement:
+) -> ScorerAgreement:
     """Agreement of ``said`` with ``truth`` (both 0 or 1).
 
     Args:
@@ -99,7 +99,7 @@ def agreement(
     values = _measures(cells.sum(axis=0)[None])[0]
     draws = _measures(drawn)
     intervals = [_interval(values[i], draws[:, i], level) for i in range(len(MEASURES))]
-    return Agreement(truth.size, *intervals)
+    return ScorerAgreement(truth.size, *intervals)
 
 
 def by_group(
@@ -122,7 +122,7 @@ def by_group(
     rows = [
         {
             group or "group": name,
-            **agreement(
+            **scorer_agreement(
                 part[truth].to_numpy(int),
                 part[said].to_numpy(int),
                 None if cluster is None else part[cluster].to_numpy(),

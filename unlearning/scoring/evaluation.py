@@ -15,7 +15,7 @@ from jaxtyping import Float
 from interp.model import LanguageModel, Tokens
 from unlearning.generation import generate
 from unlearning.generation.responses import Answer
-from unlearning.refusal import Openers, opener_masses
+from unlearning.refusal import ResponsePrefixes, prefix_masses
 from unlearning.scoring.classes import Scorer, refused
 from unlearning.scoring.coherence import repetition
 from unlearning.utility import response_nll
@@ -73,7 +73,7 @@ class Evaluation:
         self,
         lm: LanguageModel,
         prompts: pd.DataFrame,
-        openers: Openers,
+        prefixes: ResponsePrefixes,
         scorer: Scorer,
         *,
         max_new_tokens: int,
@@ -82,14 +82,14 @@ class Evaluation:
         self.base = lm
         self.prompts = prompts.reset_index(drop=True)
         self.rows: list[Tokens] = [lm.chat.encode(prompt) for prompt in self.prompts["prompt"]]
-        self.openers = openers
+        self.prefixes = prefixes
         self.scorer = scorer
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
 
     def masses(self, lm: LanguageModel) -> pd.DataFrame:
         """A row for each prompt with p_R, p_C, p_O, margin; what is said of text is empty."""
-        found = opener_masses(lm, self.rows, self.openers, batch_size=self.batch_size)
+        found = prefix_masses(lm, self.rows, self.prefixes, batch_size=self.batch_size)
         columns = {"prompt_id": self.prompts["id"]}
         columns |= {name: self.prompts[name] for name in ("split", "domain", "label", "kind")}
         import pandas as pd

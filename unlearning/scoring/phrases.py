@@ -69,14 +69,14 @@ def _class_of(prompt: str, response: str) -> str:
     return "answer"
 
 
-def sentences(said: str) -> list[str]:
+def split_sentences(said: str) -> list[str]:
     """The sentences of a text in plain form."""
     return re.split(r"(?<=[.!?])\s+", said)
 
 
 def opening_of(said: str) -> str:
     """The first two sentences of a text in plain form."""
-    return " ".join(sentences(said)[:OPENING_SENTENCES])
+    return " ".join(split_sentences(said)[:OPENING_SENTENCES])
 
 
 def without_figures_of_speech(said: str) -> str:

@@ -16,7 +16,7 @@ from unlearning.scoring.classes import COARSE, spoken
 from unlearning.scoring.workload import Workload
 
 
-class Reader(Protocol):
+class ResponseReader(Protocol):
     """A model that puts answers into classes of one scale."""
 
     @property
@@ -50,7 +50,7 @@ class Reader(Protocol):
 
 
 def verdicts(
-    reader: Reader,
+    reader: ResponseReader,
     prompts: Sequence[str],
     responses: Sequence[str],
     *,
@@ -79,7 +79,9 @@ def verdicts(
     return found
 
 
-def workload_of(reader: Reader, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+def workload_of(
+    reader: ResponseReader, prompts: Sequence[str], responses: Sequence[str]
+) -> Workload:
     """What :func:`verdicts` will take."""
     pairs = [(p, text) for p, text in zip(prompts, _said(prompts, responses), strict=True) if text]
     return reader.workload([p for p, _ in pairs], [text for _, text in pairs])
@@ -89,7 +91,7 @@ def workload_of(reader: Reader, prompts: Sequence[str], responses: Sequence[str]
 class ModelScorer:
     """A reader on the scale of refusals, as a scorer of fine classes."""
 
-    reader: Reader
+    reader: ResponseReader
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from unlearning.scoring import phrase_list
 from unlearning.scoring.classes import spoken
-from unlearning.scoring.phrases import opening_of, plain, sentences, without_figures_of_speech
+from unlearning.scoring.phrases import opening_of, plain, split_sentences, without_figures_of_speech
 
 WORDS_READ = 300
 
@@ -90,7 +90,7 @@ def _signs(responses: Sequence[str]) -> Float[np.ndarray, "response sign"]:
     rows = []
     for response in responses:
         said = _said(response)
-        parts = sentences(said)
+        parts = split_sentences(said)
         opening = " ".join(parts[:2])
         rows.append(
             [

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from interp.store import content_key
-from unlearning.generation import Answer, AnswerLog, Asked, answer_all, each_asked
+from unlearning.generation import Answer, AnswerLog, AskedPrompt, answer_all, each_asked
 from unlearning.serving.endpoint import Endpoint
 
 # As many times as many as are on their way together: few wait for the slowest of a batch.
@@ -43,7 +43,7 @@ def answers_of(
     """
     before = [{"role": "system", "content": system}] if system else []
 
-    def make(missing: list[Asked]) -> Iterator[dict[Asked, Answer]]:
+    def make(missing: list[AskedPrompt]) -> Iterator[dict[AskedPrompt, Answer]]:
         size = ROUNDS * endpoint.concurrency
         for start in range(0, len(missing), size):
             part = missing[start : start + size]

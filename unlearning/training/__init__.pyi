@@ -1,7 +1,7 @@
 from .checkpoints import discard_all as discard_all
 from .checkpoints import newest_complete as newest_complete
 from .forgetting import Bounds as Bounds
-from .forgetting import DoseResponse as DoseResponse
+from .forgetting import ForgettingCurve as ForgettingCurve
 from .forgetting import is_scored as is_scored
 from .forgetting import target_rate as target_rate
 from .kept_step import matched_step as matched_step
@@ -15,8 +15,8 @@ from .trainer import unlearn as unlearn
 
 __all__ = [
     "Bounds",
-    "DoseResponse",
     "Example",
+    "ForgettingCurve",
     "Mixture",
     "TrainingSettings",
     "adapter_inputs",

@@ -79,7 +79,7 @@ class Bounds:
         return True
 
 
-class DoseResponse(TrainerCallback):
+class ForgettingCurve(TrainerCallback):
     """Scores the model after its steps, keeps it at the wanted dose, and stops training.
 
     Args:

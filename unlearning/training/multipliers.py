@@ -56,7 +56,7 @@ class Weights:
         self.values = read_json(folder / FILE)
 
 
-def weights_of(settings: TrainingSettings, mixture: Mixture) -> Weights:
+def term_weights(settings: TrainingSettings, mixture: Mixture) -> Weights:
     """The weights that ``settings`` ask for.
 
     Raises:

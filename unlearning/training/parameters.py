@@ -89,7 +89,7 @@ def dropout_off(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def save(lm: LanguageModel, folder: Path) -> Path:
+def save_parameters(lm: LanguageModel, folder: Path) -> Path:
     """Write what was trained: ``adapter/`` under LoRA, else the whole model as ``model/``."""
     from peft import PeftModel
 
@@ -101,8 +101,8 @@ def save(lm: LanguageModel, folder: Path) -> Path:
     return target
 
 
-def restore(lm: LanguageModel, folder: Path) -> None:
-    """Put what :func:`save` wrote back into the very model that was trained, adapters unmerged.
+def restore_parameters(lm: LanguageModel, folder: Path) -> None:
+    """Put what :func:`save_parameters` wrote back into the model that was trained, unmerged.
 
     Merging would round: in bfloat16 a merged model is not quite the one that was trained.
     """

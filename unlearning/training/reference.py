@@ -56,7 +56,7 @@ def with_references(
             return read(path)
         except (OSError, ValueError, RuntimeError, SafetensorError):  # absent or torn
             values = reference_log_probs(lm, rows, batch_size=batch_size)
-            write(path, values)
+            write_references(path, values)
             return values
 
     def filled(examples: Sequence[Example], *, own: bool) -> list[Example]:
@@ -80,7 +80,7 @@ def with_references(
     return Mixture(forget, retain, ratio=mixture.ratio, seed=mixture.seed)
 
 
-def write(path: Path, values: Sequence[Float[Tensor, " response"]]) -> None:
+def write_references(path: Path, values: Sequence[Float[Tensor, " response"]]) -> None:
     """Rows of any lengths as one flat tensor and their lengths, in safetensors."""
     from safetensors.torch import save
 
@@ -91,7 +91,7 @@ def write(path: Path, values: Sequence[Float[Tensor, " response"]]) -> None:
 
 
 def read(path: Path) -> list[Float[Tensor, " response"]]:
-    """Rows as :func:`write` wrote them.
+    """Rows as :func:`write_references` wrote them.
 
     Raises:
         OSError, ValueError, RuntimeError, SafetensorError: the file is absent, or not whole.

@@ -31,7 +31,7 @@ from unlearning.training.checkpoints import (
     resume,
 )
 from unlearning.training.mixture import Mixture, collator
-from unlearning.training.multipliers import Weights, weights_of
+from unlearning.training.multipliers import Weights, term_weights
 from unlearning.training.reference import with_references
 from unlearning.training.settings import TrainingSettings
 from unlearning.training.terms import Term, needs_of, terms_of, weighted_sum
@@ -169,7 +169,7 @@ class UnlearningTrainer(Trainer):
         self.stream = stream
         self.settings = settings
         self.terms = terms
-        self.weights: Weights = weights_of(settings, mixture)
+        self.weights: Weights = term_weights(settings, mixture)
         self.around_forward = around_forward
         self.supply = _supply(lm, settings, terms)
         self._names = [

@@ -20,7 +20,7 @@ from analyses.predict import ADAM_EPSILON, Evidence, at_depth, read_choices
 from analyses.study import METHODS, method
 from interp.activations import batches_by_length, collect
 from interp.model import LanguageModel, Tokens
-from unlearning.refusal import margins
+from unlearning.refusal import refusal_log_odds
 
 Scores = Float[np.ndarray, " example"]
 #: Of the base model, the target and the other domains' deflections; the larger, the sooner taken.
@@ -61,7 +61,7 @@ def rank_examples(
     badge="faithful",
     colour="#4c72b0",
 )
-def equal(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> Scores:
+def equal_shares(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> Scores:
     """At random within a domain, in turn over domains."""
     order = pd.Series(np.random.default_rng(seed).permutation(len(pool)), index=pool.index)
     return -order.groupby(pool["domain"]).rank(method="first").to_numpy(dtype=np.float64)
@@ -74,7 +74,7 @@ def equal(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> 
     weight_like="equal",
     colour="#8c8c8c",
 )
-def random(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> Scores:
+def at_random(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> Scores:
     return np.random.default_rng((seed, 1)).random(len(pool))
 
 
@@ -85,7 +85,7 @@ def random(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) ->
     weight_like="equal",
     colour="#dd8452",
 )
-def twins(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
+def nearest_wording(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
     """Likeness of wording to the nearest forgotten prompt: 2·matches/words, in order (difflib)."""
     forgotten = [text.split() for text in evidence.harmful[concept]["prompt"]]
     found = []
@@ -108,7 +108,7 @@ def twins(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> S
     weight_like="equal",
     colour="#55a868",
 )
-def cosine(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
+def along_direction(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
     """Cosine of the state, less the controls' mean, with the target's mean difference.
 
     At the depth that the mean-difference cosine was frozen at (``spillover tournament``).
@@ -134,7 +134,7 @@ def cosine(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> 
     weight_like="equal",
     colour="#c44e52",
 )
-def kernel(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
+def by_first_step(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
     """⟨P ∇S_a, ∇m_e⟩ of every example e: what unlearning's first step takes off its margin.
 
     A directional derivative, so no example's gradient is needed: the margins are read at both ends
@@ -173,6 +173,6 @@ def _moved(lm: LanguageModel, changes: Mapping[str, Tensor]) -> Iterator[None]:
 def _margins(evidence: Evidence, rows: Sequence[Tokens]) -> Scores:
     found = np.zeros(len(rows))
     for batch in batches_by_length(rows, evidence.batch_size):
-        values = margins(evidence.untrained, [rows[i] for i in batch], evidence.openers)
+        values = refusal_log_odds(evidence.untrained, [rows[i] for i in batch], evidence.prefixes)
         found[batch] = values.cpu().numpy()
     return found

@@ -28,7 +28,7 @@ from analyses.predict import evidence_of
 from analyses.study import ArmPlan, Baseline, Context, Guard, method
 from interp.interventions import ablate
 from interp.model import LanguageModel, Tokens
-from unlearning.refusal import Openers, margins
+from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 
 PROMPTS = 32  # of a retained domain, for one gradient of its margin
 REFRESH = 4  # optimizer steps for which that gradient serves
@@ -97,7 +97,7 @@ class GradientProjection:
             ]
             for domain in arm.retain
         }
-        callback = ProjectedSteps(lm, prompts, baseline.openers, seed=arm.training.seed)
+        callback = ProjectedSteps(lm, prompts, baseline.prefixes, seed=arm.training.seed)
         return Guard(callbacks=(callback,))
 
 
@@ -115,13 +115,13 @@ class ProjectedSteps(TrainerCallback):
         self,
         lm: LanguageModel,
         prompts: Mapping[str, Sequence[Tokens]],
-        openers: Openers,
+        prefixes: ResponsePrefixes,
         *,
         seed: int = 0,
     ) -> None:
         self.lm = lm
         self.prompts = prompts
-        self.openers = openers
+        self.prefixes = prefixes
         self.rng = np.random.default_rng(seed)
         self.parameters = [p for p in lm.model.parameters() if p.requires_grad]
         self.gradients: list[list[Tensor]] = []
@@ -146,7 +146,7 @@ class ProjectedSteps(TrainerCallback):
     def _gradient(self, rows: Sequence[Tokens]) -> list[Tensor]:
         drawn = self.rng.permutation(len(rows))[:PROMPTS]
         with _evaluating(self.lm):
-            margin = margins(self.lm, [rows[i] for i in drawn], self.openers).mean()
+            margin = refusal_log_odds(self.lm, [rows[i] for i in drawn], self.prefixes).mean()
             found = torch.autograd.grad(margin, self.parameters, allow_unused=True)
         return [
             torch.zeros_like(p) if g is None else g.detach()

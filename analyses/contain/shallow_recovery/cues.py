@@ -23,7 +23,7 @@ from jaxtyping import Float
 from analyses.contain.shallow_recovery.others import Others, less, rows_of
 from interp.errors import InputError
 from interp.model import LanguageModel
-from unlearning.refusal import Openers, opener_masses
+from unlearning.refusal import ResponsePrefixes, prefix_masses
 
 SEPARATOR = "\n"
 MEASURES = ("margin", "p_R")
@@ -90,7 +90,7 @@ def cued(
     models: Mapping[str, LanguageModel],
     others: Others,
     cues: Cues,
-    openers: Openers,
+    prefixes: ResponsePrefixes,
     *,
     batch_size: int = 64,
 ) -> dict[str, Cued]:
@@ -99,22 +99,26 @@ def cued(
     for name in models:
         lm = models[name]
         found[name] = Cued(
-            *(_read(lm, others, side, openers, batch_size)
+            *(_read(lm, others, side, prefixes, batch_size)
               for side in (cues.target, cues.benign, ("",)))
         )  # fmt: skip
     return found
 
 
 def _read(
-    lm: LanguageModel, others: Others, cues: Sequence[str], openers: Openers, batch_size: int
+    lm: LanguageModel,
+    others: Others,
+    cues: Sequence[str],
+    prefixes: ResponsePrefixes,
+    batch_size: int,
 ) -> dict[str, Float[np.ndarray, "cue prompt"]]:
     texts = [
         f"{cue}{SEPARATOR}{prompt}" if cue else prompt
         for cue in cues
         for prompt in others.table["prompt"]
     ]
-    masses = opener_masses(
-        lm, [lm.chat.encode(text) for text in texts], openers, batch_size=batch_size
+    masses = prefix_masses(
+        lm, [lm.chat.encode(text) for text in texts], prefixes, batch_size=batch_size
     )
     shape = len(cues), len(others)
     return {measure: getattr(masses, measure).reshape(shape) for measure in MEASURES}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from analyses.contain.shallow_recovery.measure import Residue
+    from analyses.contain.shallow_recovery.measure import ShallowRecovery
 
 # By name: what is drawn here is imported where the models are, not where figures are.
 BASE_NAME, PLAIN_NAME, ALL = "base", "plain", "all"
@@ -48,7 +48,7 @@ WAYS = {
 
 
 @styled
-def residue_figure(found: Residue) -> Figure:
+def shallow_recovery_figure(found: ShallowRecovery) -> Figure:
     """Left: what forced openers and cues do; right: how fast refusals go again.
 
     Bars: 95% over prompts (cues: over prompts and cues). Openers: difference from the base, of
@@ -75,7 +75,7 @@ def residue_figure(found: Residue) -> Figure:
     return figure
 
 
-def _legend(found: Residue, *, trained: bool) -> list[Artist]:
+def _legend(found: ShallowRecovery, *, trained: bool) -> list[Artist]:
     from matplotlib.lines import Line2D
 
     lines: list[Artist] = []
@@ -87,7 +87,7 @@ def _legend(found: Residue, *, trained: bool) -> list[Artist]:
     return lines
 
 
-def _colour(found: Residue, name: str) -> tuple[str, str]:
+def _colour(found: ShallowRecovery, name: str) -> tuple[str, str]:
     known = {BASE_NAME: (INK, "|"), PLAIN_NAME: (PLAIN, "x")}
     if name in known:
         return known[name]
@@ -100,14 +100,14 @@ def _rungs(names: list[str]) -> np.ndarray:
     return np.linspace(0.24, -0.24, len(names)) if len(names) > 1 else np.zeros(1)
 
 
-def _openers(axes: Axes, found: Residue) -> None:
+def _openers(axes: Axes, found: ShallowRecovery) -> None:
     table = found.prefilled[(found.prefilled["domain"] == ALL)]
     names = [PLAIN_NAME, *found.contained]
     axes.axvspan(-SLIGHT, SLIGHT, color=NULL, lw=0, zorder=0)
     axes.axvline(0, color=FAINT, lw=1, zorder=0)
     labels = []
-    for place, (opener, counted, sign, label) in enumerate(OPENERS):
-        mine = table[(table["opener"] == opener) & (table["quantity"] == counted)]
+    for place, (prefix, counted, sign, label) in enumerate(OPENERS):
+        mine = table[(table["opener"] == prefix) & (table["quantity"] == counted)]
         level = mine[(mine["model"] == BASE_NAME) & mine["against"].isna()]["value"].iloc[0]
         labels.append(f"{label} (base: {level:.2f})")
         for name, shift in zip(names, _rungs(names), strict=True):
@@ -122,7 +122,7 @@ def _openers(axes: Axes, found: Residue) -> None:
     axes.set_title("Forced openers")
 
 
-def _cues(axes: Axes, found: Residue) -> None:
+def _cues(axes: Axes, found: ShallowRecovery) -> None:
     table = found.cues
     falls = table[
         (table["quantity"] == "fall") & (table["measure"] == "margin") & table["against"].isna()
@@ -152,7 +152,7 @@ def _bar(axes: Axes, row: pd.Series, y: float, sign: int, look: tuple[str, str])
     axes.plot(sign * row["value"], y, marker, color=colour, ms=5)
 
 
-def _curves(axes: Axes, found: Residue, way: str) -> None:
+def _curves(axes: Axes, found: ShallowRecovery, way: str) -> None:
     curves = found.curves[found.curves["training"] == way]
     for name, rows in curves.groupby("model", sort=False):
         if name not in (BASE_NAME, *found.contained):

@@ -65,7 +65,7 @@ class Finding:
         return self.verdict == "residue"
 
 
-def of_answer_openers(spoken: Mapping[str, Spoken], others: Others, name: str) -> Finding:
+def of_compliance_prefixes(spoken: Mapping[str, Spoken], others: Others, name: str) -> Finding:
     """Does it give in to an answer's opener where the base goes on to refuse?"""
 
     def answers(kind: str) -> Callable[[Spoken], np.ndarray]:
@@ -86,7 +86,7 @@ def of_answer_openers(spoken: Mapping[str, Spoken], others: Others, name: str) -
     return _judged("answer opener", name, apart, LEAST_SHARE, said, beside, either)
 
 
-def of_refusal_openers(spoken: Mapping[str, Spoken], others: Others, name: str) -> Finding:
+def of_refusal_prefixes(spoken: Mapping[str, Spoken], others: Others, name: str) -> Finding:
     """Does it still know how a refusal goes on?"""
     mine, base, apart, either = _compared(
         spoken, others, name, lambda one: one.share(REFUSAL, "refusal")

@@ -19,13 +19,13 @@ import pandas as pd
 from analyses.contain.shallow_recovery.cues import cued, cues_table, draw_cues
 from analyses.contain.shallow_recovery.findings import (
     Finding,
-    of_answer_openers,
+    of_compliance_prefixes,
     of_cues,
-    of_refusal_openers,
+    of_refusal_prefixes,
     of_relearning,
 )
 from analyses.contain.shallow_recovery.others import Others
-from analyses.contain.shallow_recovery.prefilled import draw_openers, prefilled, prefilled_table
+from analyses.contain.shallow_recovery.prefilled import draw_prefixes, prefilled, prefilled_table
 from analyses.contain.shallow_recovery.relearning import (
     curves_table,
     relearning,
@@ -36,17 +36,17 @@ from interp.errors import InputError
 
 if TYPE_CHECKING:
     from interp.model import LanguageModel
-    from unlearning.refusal import Openers
+    from unlearning.refusal import ResponsePrefixes
     from unlearning.scoring import Scorer
     from unlearning.training import Example, TrainingSettings
 
-__all__ = ["BASE", "PLAIN", "Finding", "Residue", "measure_residue"]
+__all__ = ["BASE", "PLAIN", "Finding", "ShallowRecovery", "measure_shallow_recovery"]
 
 BASE, PLAIN = "base", "plain"
 
 
 @dataclass(frozen=True)
-class Residue:
+class ShallowRecovery:
     """What the three tests found.
 
     Attributes:
@@ -81,12 +81,12 @@ class Residue:
         return pd.DataFrame([row | row.pop("difference") for row in rows])
 
 
-def measure_residue(
+def measure_shallow_recovery(
     base: LanguageModel,
     plain: LanguageModel,
     contained: Mapping[str, LanguageModel],
     prompts: pd.DataFrame,
-    openers: Openers,
+    prefixes: ResponsePrefixes,
     scorer: Scorer,
     concept: str,
     *,
@@ -100,7 +100,7 @@ def measure_residue(
     resamples: int = 1000,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
-) -> Residue:
+) -> ShallowRecovery:
     """All three tests of every contained model, on the other domains' harmful test prompts.
 
     Args:
@@ -132,14 +132,14 @@ def measure_residue(
     others = Others.of(prompts, concept, resamples=resamples, seed=seed)
     models = _Models(base, plain, contained)
     say("answers to forced openers")
-    drawn = draw_openers(base, prompts, openers, count=forced, seed=seed)
+    drawn = draw_prefixes(base, prompts, prefixes, count=forced, seed=seed)
     spoken = prefilled(
-        models, others, drawn, openers, scorer,
+        models, others, drawn, prefixes, scorer,
         max_new_tokens=max_new_tokens, batch_size=batch_size,
     )  # fmt: skip
     say("training prompts as context")
     pairs = draw_cues(base, prompts, concept, count=cues, seed=seed)
-    under_cues = cued(models, others, pairs, openers, batch_size=batch_size)
+    under_cues = cued(models, others, pairs, prefixes, batch_size=batch_size)
     speeds = {}
     if forget is not None and settings is not None:
         trainings = trainings_of(
@@ -149,17 +149,17 @@ def measure_residue(
         for way, training in trainings.items():
             say(f"relearning on {way}")
             speeds[way] = relearning(
-                base, contained, training, others, openers,
+                base, contained, training, others, prefixes,
                 draws=draws, batch_size=batch_size, seed=seed,
             )  # fmt: skip
     findings: list[Finding] = []
     for name in contained:
-        findings.append(of_answer_openers(spoken, others, name))
-        findings.append(of_refusal_openers(spoken, others, name))
+        findings.append(of_compliance_prefixes(spoken, others, name))
+        findings.append(of_refusal_prefixes(spoken, others, name))
         findings.append(of_cues(under_cues, others, name, concept))
         findings += [of_relearning(found, others, name, concept, way)
                      for way, found in speeds.items()]  # fmt: skip
-    return Residue(
+    return ShallowRecovery(
         concept,
         tuple(contained),
         prefilled_table(spoken, others, PLAIN),

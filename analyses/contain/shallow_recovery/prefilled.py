@@ -24,7 +24,7 @@ from interp.model import LanguageModel
 from unlearning.generation import generate
 from unlearning.generation.responses import Answer
 from unlearning.losses import reference_log_probs
-from unlearning.refusal import Opener, Openers
+from unlearning.refusal import ResponsePrefix, ResponsePrefixes
 from unlearning.scoring import CLASSES, Scorer
 
 NONE, NEUTRAL, COMPLIANCE, REFUSAL = "none", "neutral", "compliance", "refusal"
@@ -57,9 +57,14 @@ class Spoken:
         return self.share(NONE, "refusal") == 1
 
 
-def draw_openers(
-    lm: LanguageModel, prompts: pd.DataFrame, openers: Openers, *, count: int = 3, seed: int = 0
-) -> dict[str, tuple[Opener, ...]]:
+def draw_prefixes(
+    lm: LanguageModel,
+    prompts: pd.DataFrame,
+    prefixes: ResponsePrefixes,
+    *,
+    count: int = 3,
+    seed: int = 0,
+) -> dict[str, tuple[ResponsePrefix, ...]]:
     """Openers of each kind, at most ``count``, by seed; ``none`` is the empty one.
 
     A neutral opener is a first token of a training prompt that opens no answer of either kind: a
@@ -69,7 +74,7 @@ def draw_openers(
         InputError: every training prompt begins like a refusal or an answer.
     """
     rng = np.random.default_rng(seed)
-    taken = {opener[0] for opener in (*openers.refusal, *openers.compliance)}
+    taken = {prefix[0] for prefix in (*prefixes.refusal, *prefixes.compliance)}
     first = set()
     for text in prompts.loc[prompts["split"] == "train", "prompt"]:
         row = lm.chat.encode(text)
@@ -77,7 +82,7 @@ def draw_openers(
     neutral = [(int(token),) for token in sorted(first - taken)]
     if not neutral:
         raise InputError("no training prompt begins unlike an answer: no neutral opener is left")
-    pools = {NEUTRAL: neutral, COMPLIANCE: openers.compliance, REFUSAL: openers.refusal}
+    pools = {NEUTRAL: neutral, COMPLIANCE: prefixes.compliance, REFUSAL: prefixes.refusal}
     return {NONE: ((),)} | {
         kind: tuple(pool[i] for i in sorted(rng.permutation(len(pool))[:count]))
         for kind, pool in pools.items()
@@ -87,8 +92,8 @@ def draw_openers(
 def prefilled(
     models: Mapping[str, LanguageModel],
     others: Others,
-    forced: Mapping[str, Sequence[Opener]],
-    openers: Openers,
+    forced: Mapping[str, Sequence[ResponsePrefix]],
+    prefixes: ResponsePrefixes,
     scorer: Scorer,
     *,
     max_new_tokens: int = 48,
@@ -99,7 +104,7 @@ def prefilled(
     Args:
         models: the first is the base; looked up once each.
         others: who is asked.
-        forced: openers by kind, from :func:`draw_openers`.
+        forced: openers by kind, from :func:`draw_prefixes`.
         openers: all of the base's; its refusals are cut after the one that they begin with.
         scorer: puts the whole answer, opener included, into classes.
         max_new_tokens: after the opener.
@@ -113,16 +118,16 @@ def prefilled(
         shares = {}
         for kind, of_kind in forced.items():
             classes = np.zeros((len(CLASSES), len(texts)))
-            for opener in of_kind:
+            for prefix in of_kind:
                 answers = generate(
-                    lm, texts, max_new_tokens=max_new_tokens, batch_size=batch_size, opening=opener
+                    lm, texts, max_new_tokens=max_new_tokens, batch_size=batch_size, opening=prefix
                 )
                 said = scorer.classify(texts, [answer.text for answer in answers])
                 classes[[CLASSES.index(c) for c in said], np.arange(len(texts))] += 1
                 if not found and kind == NONE:
                     refusals = {i: answers[i] for i, c in enumerate(said) if c == "refusal"}
             shares[kind] = classes / len(of_kind)
-        found[name] = Spoken(shares, _nats(lm, texts, refusals, openers, batch_size))
+        found[name] = Spoken(shares, _nats(lm, texts, refusals, prefixes, batch_size))
     return found
 
 
@@ -130,15 +135,15 @@ def _nats(
     lm: LanguageModel,
     texts: Sequence[str],
     refusals: Mapping[int, Answer],
-    openers: Openers,
+    prefixes: ResponsePrefixes,
     batch_size: int,
 ) -> Float[np.ndarray, " prompt"]:
     rows = [lm.chat.encode(texts[i], answer.ids) for i, answer in refusals.items()]
     log_probs = reference_log_probs(lm, rows, batch_size=batch_size)
     found = np.full(len(texts), np.nan)
     for (i, answer), of_tokens in zip(refusals.items(), log_probs, strict=True):
-        opener = 2 if answer.ids[:2] in openers.refusal else 1
-        found[i] = -float(of_tokens[opener:].double().sum())
+        prefix = 2 if answer.ids[:2] in prefixes.refusal else 1
+        found[i] = -float(of_tokens[prefix:].double().sum())
     return found
 
 

@@ -43,7 +43,7 @@ from analyses.runs import (
 )
 from interp.model import LanguageModel
 from unlearning.deflections import examples, respond
-from unlearning.refusal import Openers, opener_masses
+from unlearning.refusal import ResponsePrefixes, prefix_masses
 from unlearning.scoring import Scorer
 from unlearning.training import Example, Mixture, TrainingSettings, is_scored, prepare, unlearn
 
@@ -109,7 +109,7 @@ def relearn(
     lm: LanguageModel,
     training: Training,
     others: Others,
-    openers: Openers,
+    prefixes: ResponsePrefixes,
     *,
     batch_size: int = 64,
 ) -> Speed:
@@ -130,7 +130,7 @@ def relearn(
     rows = [lm.chat.encode(text) for text in others.table["prompt"]]
 
     def read() -> Float[np.ndarray, " prompt"]:
-        return opener_masses(start, rows, openers, batch_size=batch_size).p_R
+        return prefix_masses(start, rows, prefixes, batch_size=batch_size).p_R
 
     watch = _Watch(read)
     mixture = Mixture(training.examples, seed=settings.seed)
@@ -158,7 +158,7 @@ def relearning(
     contained: Mapping[str, LanguageModel],
     training: Training,
     others: Others,
-    openers: Openers,
+    prefixes: ResponsePrefixes,
     *,
     draws: int = 3,
     batch_size: int = 64,
@@ -173,7 +173,7 @@ def relearning(
     def run(start: LanguageModel, order: int = 0) -> Speed:
         settings = replace(training.settings, seed=training.settings.seed + order)
         changed = replace(training, settings=settings)
-        return relearn(start, changed, others, openers, batch_size=batch_size)
+        return relearn(start, changed, others, prefixes, batch_size=batch_size)
 
     found = {BASE_AGAIN: run(base)}
     for name in contained:

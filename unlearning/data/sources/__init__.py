@@ -1,11 +1,12 @@
 """Public benchmarks, and any other data set, as prompts of the seven domains.
 
 ``load("xstest")`` fetches a benchmark, ``load("xstest", "file.csv")`` reads it from a file;
-``described()`` shows every mapping with its licence; ``read_sources("mine.toml")`` adds others.
+``mappings_table()`` shows every mapping with its licence; ``read_sources("mine.toml")`` adds
+others.
 """
 
 from unlearning.data.sources.benchmarks import SOURCES
-from unlearning.data.sources.description import described
+from unlearning.data.sources.description import mappings_table
 from unlearning.data.sources.loading import Loaded, combined, find_source, load
 from unlearning.data.sources.options import read_sources, source_from_options
 from unlearning.data.sources.overlap import Deduplicated, deduplicated, leaks
@@ -20,10 +21,10 @@ __all__ = [
     "Values",
     "combined",
     "deduplicated",
-    "described",
     "find_source",
     "leaks",
     "load",
+    "mappings_table",
     "read_sources",
     "source_from_options",
 ]

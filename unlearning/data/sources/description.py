@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def described(sources: Iterable[Source] = tuple(SOURCES.values())) -> pd.DataFrame:
+def mappings_table(sources: Iterable[Source] = tuple(SOURCES.values())) -> pd.DataFrame:
     """One row for each source, in texts.
 
     Columns: ``name, location, licence, columns, domains, label, left_out, note``. ``location`` is

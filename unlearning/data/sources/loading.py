@@ -13,7 +13,7 @@ from unlearning.data.prompts import GENERAL
 from unlearning.data.records import Record
 from unlearning.data.sources.benchmarks import SOURCES
 from unlearning.data.sources.reading import fetch, read_rows
-from unlearning.data.sources.schema import Above, Source, Values, category_key, is_file, text
+from unlearning.data.sources.schema import Above, Source, Values, category_key, is_file, text_of
 from unlearning.data.splits import text_hash
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _reason(source: Source, fields: Mapping[str, Any]) -> str | None:
     """Why a row is not used; None if it is."""
     for column, values in source.only.items():
         if category_key(fields.get(column)) not in map(category_key, values):
-            return f'{column} is "{text(fields.get(column))}", not {" or ".join(values)}'
+            return f'{column} is "{text_of(fields.get(column))}", not {" or ".join(values)}'
     if isinstance(source.domain, Values) and source.domain.of(fields) is None:
         key = category_key(fields.get(source.domain.column))
         for value, reason in source.left_out.items():
@@ -137,7 +137,7 @@ def _require_known(source: Source, rows: Sequence[Record], where: str) -> None:
         if not isinstance(rule, Values):
             continue
         unknown = Counter(
-            text(row.fields.get(rule.column)) for row in rows if rule.of(row.fields) is None
+            text_of(row.fields.get(rule.column)) for row in rows if rule.of(row.fields) is None
         )
         if unknown:
             found = ", ".join(f'"{value}" ({count} rows)' for value, count in unknown.items())
@@ -155,7 +155,7 @@ def _prompts(
     taken: Counter[str] = Counter()
     for row in rows:
         fields = row.fields
-        prompt = "\n\n".join(part for c in source.prompt if (part := text(fields.get(c))))
+        prompt = "\n\n".join(part for c in source.prompt if (part := text_of(fields.get(c))))
         if not prompt:
             skipped["the prompt is empty"] += 1
             continue
@@ -186,7 +186,7 @@ def _prompts(
 
 
 def _identifier(source: Source, fields: Mapping[str, Any], prompt: str) -> str:
-    parts = [part for column in source.id if (part := text(fields.get(column)))]
+    parts = [part for column in source.id if (part := text_of(fields.get(column)))]
     own = "-".join(parts).removeprefix(source.id_prefix) or text_hash(prompt)
     return f"{source.name}-{own}"
 
@@ -197,7 +197,7 @@ def _pair(source: Source, fields: Mapping[str, Any]) -> str | None:
 
 
 def _cell(fields: Mapping[str, Any], column: str | None) -> str | None:
-    return text(fields.get(column)) or None if column else None
+    return text_of(fields.get(column)) or None if column else None
 
 
 def _loaded(

@@ -16,7 +16,7 @@ NO_DOMAIN = "belongs to none of the seven domains"
 FILES = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 
-def text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A cell as text without outer blanks, lines ending in LF; empty for a null.
 
     Turns of a conversation become paragraphs; any other structure becomes JSON.
@@ -32,7 +32,7 @@ def text(value: Any) -> str:
 
 def category_key(value: Any) -> str:
     """What two spellings of one category share: no case, no trailing colon or slash, one space."""
-    return re.sub(r"\s+", " ", text(value)).casefold().rstrip(" :/")
+    return re.sub(r"\s+", " ", text_of(value)).casefold().rstrip(" :/")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Above:
     def of(self, fields: Mapping[str, Any]) -> str | None:
         """The label; None where a column holds no number."""
         try:
-            total = sum(float(text(fields.get(column))) for column in self.columns)
+            total = sum(float(text_of(fields.get(column))) for column in self.columns)
         except ValueError:
             return None
         return "harmful" if total > self.limit else "benign"
