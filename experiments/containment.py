@@ -1,7 +1,7 @@
 """Containment over worlds: what holds for a method, and not for one model.
 
 The unit is the world: each is an organism trained from nothing in a planted world of its own.
-Which method to use was chosen on development worlds and frozen (``choices.json``); the others'
+Which method to use was chosen on development worlds and frozen (``containment_choices.json``); the others'
 results stand beside it.
 """
 
@@ -32,7 +32,8 @@ from interp.errors import InputError
 from interp.store import atomic_write, read_json, write_json
 from unlearning.data import DOMAINS
 
-CHOICES = Path(__file__).parent / "choices.json"
+CHOICES = Path(__file__).with_name("containment_choices.json")
+SHIPPED = Path(__file__).with_name("containment_worlds.csv")
 TABLE = "worlds.csv"
 MEASURES = ("held_out", "retained", "benign", "answer_rate", "other_mass", "held_out_less_random")
 KEY = ["method", "examples"]

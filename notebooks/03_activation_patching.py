@@ -290,10 +290,7 @@ kinds = {
     "heads": [HEADS],
 }
 agreements = {}
-for way, between in (
-    ("base into after", exchange),
-    ("after into base", exchange.reversed()),
-):
+for way, between in (("base into after", exchange), ("after into base", exchange.reversed())):
     for kind, sites in kinds.items():
         exact = patch(between, readout, sites=sites, batch_size=64)
         found = patch_agreement(attribute(between, readout, sites=sites), exact)

@@ -201,10 +201,7 @@ FAMILIES = {
         prepends_bos=True,
     ),
     "gpt2": Family(
-        config=(
-            "GPT2Config",
-            {"n_embd": 64, "n_layer": LAYERS, "n_head": 4, "n_positions": 512},
-        ),
+        config=("GPT2Config", {"n_embd": 64, "n_layer": LAYERS, "n_head": 4, "n_positions": 512}),
         last=("<|endoftext|>",),
         named={
             "bos_token": "<|endoftext|>",

@@ -13,15 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-DOMAINS = (
-    "cybersecurity",
-    "safety",
-    "toxicity",
-    "bias",
-    "sensitive",
-    "medical_legal",
-    "privacy",
-)
+DOMAINS = ("cybersecurity", "safety", "toxicity", "bias", "sensitive", "medical_legal", "privacy")
 CONCEPTS = ("cybersecurity", "safety")
 # The share of a domain's refusal that goes while the target loses 90%: u_b = share · ū_a.
 PLANTED_LEAKAGE = {

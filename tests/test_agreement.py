@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
-from unlearning.scoring.scorer_agreement import scorer_agreement
 
 from unlearning.scoring import MEASURES, between, by_group, disagreeing
+from unlearning.scoring.agreement import scorer_agreement
 
 readings = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
 

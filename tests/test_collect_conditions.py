@@ -173,10 +173,7 @@ def test_nothing_about_a_model_in_training_changes(checkpoint_of: Checkpoints) -
     # Without dropout, although the model is in training.
     assert collect(lm, PROMPTS).states == pytest.approx(evaluated, abs=1e-6)
     assert state() == before
-    with (
-        pytest.raises(ZeroDivisionError),
-        writing(lm.layers[0], lambda hidden: hidden * (1 / 0)),
-    ):
+    with pytest.raises(ZeroDivisionError), writing(lm.layers[0], lambda hidden: hidden * (1 / 0)):
         collect(lm, PROMPTS)
     assert state() == before
 

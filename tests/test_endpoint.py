@@ -340,10 +340,7 @@ Endpoint("m", sys.argv[1], sys.argv[2], concurrency=4).complete(
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process")
 def test_an_interrupt_ends_at_once_and_loses_nothing(server: FakeEndpoint, tmp_path: Path) -> None:
     held = threading.Event()
-    server.failures = [
-        *[lambda h: server_answers(h, "soon")] * 6,
-        *[lambda _h: held.wait(100)] * 4,
-    ]
+    server.failures = [*[lambda h: server_answers(h, "soon")] * 6, *[lambda _h: held.wait(100)] * 4]
     command = [sys.executable, "-c", INTERRUPTED, server.url, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None

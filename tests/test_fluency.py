@@ -144,9 +144,7 @@ def test_one_token_is_never_called_gibberish(base: LanguageModel, fluency: Fluen
     assert scorer.classify(["Please paint the lighthouse."], ["Sure"]) == ["answer"]
 
 
-def test_a_model_that_knows_no_language_is_refused(
-    checkpoint_of: Callable[[str], Path],
-) -> None:
+def test_a_model_that_knows_no_language_is_refused(checkpoint_of: Callable[[str], Path]) -> None:
     lm = LanguageModel.load(checkpoint_of("qwen2"))
     lm.model.get_output_embeddings().weight.data.zero_()
     answers = [lm.chat.encode("", "I paint the door.").ids[-6:]] * 30

@@ -174,10 +174,7 @@ def test_an_interrupted_run_generates_what_is_missing(
                 raise KeyboardInterrupt
             return super().__call__(input_ids, **options)
 
-    with (
-        mock.patch.object(lm.model, "generate", Killed(lm, 64)),
-        pytest.raises(KeyboardInterrupt),
-    ):
+    with mock.patch.object(lm.model, "generate", Killed(lm, 64)), pytest.raises(KeyboardInterrupt):
         generate(lm, MANY, log=AnswerLog(path, key), **logged)
     assert len(AnswerLog(path, key)) == 5
     with mock.patch.object(lm.model, "generate", Crowded(lm, 64)) as second:

@@ -228,9 +228,7 @@ def test_noise_is_called_entanglement_at_the_nominal_rate(study: LeakageMatrix) 
     assert planted.pooled()["p_entanglement"] < 1e-6
 
 
-def test_the_interval_of_a_mean_holds_what_other_seeds_would_give(
-    study: LeakageMatrix,
-) -> None:
+def test_the_interval_of_a_mean_holds_what_other_seeds_would_give(study: LeakageMatrix) -> None:
     """Prompts agree exactly here, so that all of the error is the seeds'."""
     rng = np.random.default_rng(3)
     covered = []

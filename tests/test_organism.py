@@ -98,7 +98,7 @@ def test_no_pair_of_intent_and_object_is_in_two_splits(seed: int) -> None:
 
 def test_the_same_seed_gives_the_same_world_and_another_seed_another(world: World) -> None:
     assert World(seed=7).prompts().equals(world.prompts())
-    assert World(seed=8).openers != world.openers
+    assert World(seed=8).prefixes != world.prefixes
 
 
 # What is planted
@@ -110,7 +110,7 @@ def test_sharing_matrices_are_what_the_lists_say(seed: int) -> None:
     world = World(seed)
     for matrix, held in (
         (world.feature_sharing, world.intents),
-        (world.readout_sharing, world.openers),
+        (world.readout_sharing, world.prefixes),
     ):
         assert matrix.shape == (len(DOMAINS), len(DOMAINS))
         assert np.all(np.diag(matrix) == 1)
@@ -139,7 +139,7 @@ def test_a_knob_of_one_plant_leaves_the_other_alone(world: World) -> None:
     assert unshared.intents == world.intents
     assert np.array_equal(unshared.readout_sharing, np.eye(len(DOMAINS)))
     unshared = replace(world, intents_shared=(0,))
-    assert unshared.openers == world.openers
+    assert unshared.prefixes == world.prefixes
     assert np.array_equal(unshared.feature_sharing, np.eye(len(DOMAINS)))
 
 
@@ -158,7 +158,7 @@ def test_lessons_refuse_with_the_planted_openers(world: World) -> None:
             assert classify([lesson.prompt], [lesson.refusal]) == ["refusal"]
             _, intent, _, object = lesson.prompt.rstrip(".").split()
             openers[owner[intent, object]].add(lesson.refusal.split(",")[0])
-    assert openers == {domain: set(world.openers[domain]) for domain in DOMAINS}
+    assert openers == {domain: set(world.prefixes[domain]) for domain in DOMAINS}
 
 
 # Grammar and tokenizer

@@ -15,10 +15,7 @@ from unlearning.utility import perplexity, response_nll, response_token_nll
 ROWS = (
     ("Why?", "No."),
     ("Tell me how to bake bread without yeast, step by step, for four people. " * 3, "I cannot."),
-    (
-        "Which tools does a carpenter need?",
-        "A saw, a plane, a hammer and a sharp pencil.",
-    ),
+    ("Which tools does a carpenter need?", "A saw, a plane, a hammer and a sharp pencil."),
     ("Say nothing.", ""),
     ("Explain the meaning of consent.", "A"),
 )

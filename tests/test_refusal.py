@@ -58,7 +58,7 @@ def brute_force(lm: LanguageModel, tokens: Tokens, prefixes: tuple[tuple[int, ..
 # Masses
 
 
-@pytest.mark.parametrize("openers", [SINGLES, PAIRED])
+@pytest.mark.parametrize("prefixes", [SINGLES, PAIRED])
 def test_masses_are_the_openers_probabilities(prefixes: ResponsePrefixes, checkpoint: Path) -> None:
     lm = LanguageModel.load(checkpoint)
     found = masses(lm, prefixes, batch_size=2)
@@ -71,7 +71,7 @@ def test_masses_are_the_openers_probabilities(prefixes: ResponsePrefixes, checkp
         assert found.p_C[i] == pytest.approx(p_C, rel=1e-3)
 
 
-@pytest.mark.parametrize("openers", [SINGLES, PAIRED])
+@pytest.mark.parametrize("prefixes", [SINGLES, PAIRED])
 def test_masses_add_up_and_the_margin_is_the_log_odds(
     prefixes: ResponsePrefixes, checkpoint_of: Checkpoints
 ) -> None:

@@ -13,14 +13,7 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.registry import About
-from unlearning.losses import (
-    FORGET,
-    RETAIN,
-    Objective,
-    objectives,
-    retain,
-    sequence_log_ratio,
-)
+from unlearning.losses import FORGET, RETAIN, Objective, objectives, retain, sequence_log_ratio
 from unlearning.losses.objectives import npo
 from unlearning.losses.registry import QUANTITIES, objective, retain_term
 

@@ -22,10 +22,10 @@ from unlearning.data.sources import (
     Values,
     combined,
     deduplicated,
-    described,
     find_source,
     leaks,
     load,
+    mappings_table,
     read_sources,
     source_from_options,
 )
@@ -549,10 +549,7 @@ def test_sources_of_a_toml_file(tmp_path: Path) -> None:
     assert loaded.prompts["domain"].tolist() == ["cybersecurity", "safety"]
     assert loaded.prompts["label"].tolist() == ["harmful", "benign"]
     assert loaded.left_out["rows"].tolist() == [1, 1]
-    women = load(
-        sources["toxigen_women"],
-        parquet(tmp_path / "t.parquet", SHAPES["toxigen"][1]),
-    )
+    women = load(sources["toxigen_women"], parquet(tmp_path / "t.parquet", SHAPES["toxigen"][1]))
     assert women.prompts["category"].tolist() == ["women"]
     assert isinstance(sources["wider"].domain, Values)
     assert {"Novel", "Privacy"} <= set(sources["wider"].domain.values)
@@ -672,10 +669,10 @@ def test_leaks_are_all_near_duplicate_pairs() -> None:
 
 def test_the_documented_table_is_the_one_in_force() -> None:
     documented = DOCS.read_text(encoding="utf-8")
-    for row in described().itertuples():
+    for row in mappings_table().itertuples():
         for cell in (row.name, row.licence, row.domains, row.left_out, row.label, row.note):
             assert cell.replace(" | ", "<br>") in documented, (row.name, cell)
-    alpaca = described().set_index("name").loc["alpaca"]
+    alpaca = mappings_table().set_index("name").loc["alpaca"]
     assert "BY-NC" in alpaca["licence"]
     assert alpaca["domains"] == "general: all"
 

@@ -28,10 +28,7 @@ def write_task(folder: Path, name: str = "tiny_choice") -> Path:
     task = {
         "task": name,
         "dataset_path": "json",
-        "dataset_kwargs": {
-            "data_files": {"test": str(data)},
-            "cache_dir": str(folder / "cache"),
-        },
+        "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(folder / "cache")},
         "test_split": "test",
         "output_type": "multiple_choice",
         "doc_to_text": "{{question}}\nAnswer:",

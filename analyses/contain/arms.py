@@ -101,12 +101,7 @@ class Design:
         return self.arm(contained.method, None, weight=weight, examples=contained.examples)
 
     def arm(
-        self,
-        name: str,
-        number: int | None,
-        *,
-        weight: float = 1.0,
-        examples: int | None = None,
+        self, name: str, number: int | None, *, weight: float = 1.0, examples: int | None = None
     ) -> ArmPlan:
         """One contained arm, on the split of this number; None retains every other domain."""
         method = METHODS[name]

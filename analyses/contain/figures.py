@@ -39,10 +39,7 @@ def containment_study_figure(methods: pd.DataFrame, recommended: tuple[Any, ...]
 
 
 def _front(
-    axes: Axes,
-    methods: pd.DataFrame,
-    recommended: tuple[Any, ...] | None,
-    hues: Mapping[str, str],
+    axes: Axes, methods: pd.DataFrame, recommended: tuple[Any, ...] | None, hues: Mapping[str, str]
 ) -> None:
     shown = methods.dropna(subset=["held_out"])
     axes.axhspan(-0.02, 0.02, color=NULL, lw=0)

@@ -19,11 +19,7 @@ from interp.store import atomic_write, write_json
 
 
 def write_evaluation(
-    findings: Findings,
-    inputs: Inputs,
-    folder: Path,
-    *,
-    show_completions: bool = False,
+    findings: Findings, inputs: Inputs, folder: Path, *, show_completions: bool = False
 ) -> tuple[Path, Measures]:
     """Tables, figures, ``summary.json`` and ``report.html``, whose path is returned.
 

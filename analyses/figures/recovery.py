@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SETS = {
-    "retained": (CONTAINED, "s", "retained"),
-    "held_out": (GREEN, "o", "held out"),
-}
+SETS = {"retained": (CONTAINED, "s", "retained"), "held_out": (GREEN, "o", "held out")}
 
 
 def recovery_panel(axes: Axes, tables: RunTables, headline: Headline) -> None:

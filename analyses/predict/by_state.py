@@ -35,10 +35,7 @@ def whitened_cosine(evidence: Evidence) -> Predictions:
 
 
 @predictor(
-    "causal cosine",
-    "geometry",
-    paper="Park et al. 2024, arXiv 2311.03658",
-    badge="faithful",
+    "causal cosine", "geometry", paper="Park et al. 2024, arXiv 2311.03658", badge="faithful"
 )
 def causal_cosine(evidence: Evidence) -> Predictions:
     """The same in the causal inner product: how alike two differences move the logits."""
@@ -117,8 +114,7 @@ def projection_difference(evidence: Evidence) -> Predictions:
 
 
 def _each_layer(
-    evidence: Evidence,
-    matrix: Callable[[Mapping[str, States], Mapping[str, States]], np.ndarray],
+    evidence: Evidence, matrix: Callable[[Mapping[str, States], Mapping[str, States]], np.ndarray]
 ) -> dict[str, np.ndarray]:
     contrasts: Mapping[str, Contrast] = evidence.contrasts
     found = {}

@@ -30,8 +30,7 @@ def predict(
     scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of resampled prompts.")] = 0,
     kernel: Annotated[
-        str,
-        typer.Option(help="Over what is trained; adapters, weights: no gradient is kept."),
+        str, typer.Option(help="Over what is trained; adapters, weights: no gradient is kept.")
     ] = "trained",
     plan: PlanOnly = False,
 ) -> None:

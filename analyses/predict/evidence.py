@@ -15,13 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from analyses.predict.gradients import (
-    GROUPS,
-    Gradients,
-    Kernel,
-    mean_gradients,
-    residual_gradients,
-)
+from analyses.predict.gradients import GROUPS, Gradients, Kernel, mean_gradients, residual_gradients
 from analyses.predict.streamed import Side, Sketch, streamed_kernel
 from interp.activations import collect
 from interp.errors import InputError

@@ -86,12 +86,7 @@ class Forecast:
 
 
 def forecast(
-    evidence: Evidence,
-    concept: str,
-    frozen: Mapping[str, Any],
-    *,
-    seed: int,
-    over: str = TRAINED,
+    evidence: Evidence, concept: str, frozen: Mapping[str, Any], *, seed: int, over: str = TRAINED
 ) -> Forecast:
     """Forecast the unlearning of ``concept``.
 

@@ -145,11 +145,7 @@ def _difference(mine: Estimate, theirs: float, n: int | None) -> dict[str, float
         moved = theirs - share.value
         other = Estimate(theirs, share.low + moved, share.high + moved, n)
     found = difference_of(mine, other)
-    return {
-        "difference": found.value,
-        "difference_low": found.low,
-        "difference_high": found.high,
-    }
+    return {"difference": found.value, "difference_low": found.low, "difference_high": found.high}
 
 
 def difference_of(first: Estimate, second: Estimate) -> Estimate:

@@ -112,12 +112,7 @@ class Arm:
         return (
             bool(self.retain)
             and not plain.retain
-            and same
-            == (
-                plain.concept,
-                plain.objective,
-                plain.seed,
-            )
+            and same == (plain.concept, plain.objective, plain.seed)
         )
 
 

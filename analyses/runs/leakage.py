@@ -20,13 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from analyses.runs.estimates import (
-    RESAMPLES,
-    Draws,
-    Estimate,
-    resampling_weights,
-    weighted_means,
-)
+from analyses.runs.estimates import RESAMPLES, Draws, Estimate, resampling_weights, weighted_means
 from interp.errors import InputError
 from unlearning.training import matched_step
 
@@ -175,11 +169,7 @@ def crossing_name(tau: float) -> str:
 
 
 def measure(
-    scores: pd.DataFrame,
-    source: str | None,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    scores: pd.DataFrame, source: str | None, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> ArmLeakage:
     """Leakage from `source` into every domain of one arm's scores (see the module's equations).
 

@@ -53,9 +53,7 @@ def contrasts(
     pairs = evaluated.get("pair")
     return {
         domain: Contrast.from_labels(
-            states.states[rows],
-            positive,
-            None if pairs is None else pairs.iloc[rows].tolist(),
+            states.states[rows], positive, None if pairs is None else pairs.iloc[rows].tolist()
         )
         for domain, (rows, positive) in contrast_rows(prompts, evaluated).items()
     }

@@ -35,8 +35,7 @@ CheckpointEvery = Annotated[
 ]
 Trackers = Annotated[str, typer.Option(help="Where Trainer reports to: tensorboard, …")]
 ScorerName = Annotated[
-    str,
-    typer.Option("--scorer", help="auto, or: {unlearning.scoring:scorer} (judge:MODEL@URL)."),
+    str, typer.Option("--scorer", help="auto, or: {unlearning.scoring:scorer} (judge:MODEL@URL).")
 ]
 
 

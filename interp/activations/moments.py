@@ -66,9 +66,7 @@ class MomentsAccumulator:
         self._groups: dict[str, _Group] = {}
 
     def update(
-        self,
-        states: Float[np.ndarray, "prompt layer position d_model"],
-        labels: Sequence[str],
+        self, states: Float[np.ndarray, "prompt layer position d_model"], labels: Sequence[str]
     ) -> MomentsAccumulator:
         """Take a block of prompts into account; a position that a prompt lacks is NaN throughout.
 

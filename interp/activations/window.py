@@ -150,11 +150,7 @@ def selecting(
 
 
 def _window(
-    input_ids: Tensor,
-    *,
-    attention_mask: Any = None,
-    past_key_values: Any = None,
-    **_others: Any,
+    input_ids: Tensor, *, attention_mask: Any = None, past_key_values: Any = None, **_others: Any
 ) -> Window:
     if input_ids is None:
         raise InputError("positions are found by token ids; call the model with input_ids")

@@ -12,11 +12,7 @@ from interp.statistics import unit_numbers
 
 
 def disjoint_controls(
-    pool: int,
-    labels: Sequence[str],
-    *,
-    seed: int,
-    groups: Sequence[object] | None = None,
+    pool: int, labels: Sequence[str], *, seed: int, groups: Sequence[object] | None = None
 ) -> dict[str, Int[np.ndarray, " row"]]:
     """Split one pool of negative prompts into disjoint shares, one per label.
 

@@ -38,13 +38,7 @@ from interp.statistics import (
     studentised_products,
 )
 
-__all__ = [
-    "Contrast",
-    "SimilarityMap",
-    "cosine_between",
-    "cosine_map",
-    "plain_cosines",
-]
+__all__ = ["Contrast", "SimilarityMap", "cosine_between", "cosine_map", "plain_cosines"]
 
 
 def cosine_between(a: Contrast, b: Contrast, *, level: float = 0.95) -> Estimates:

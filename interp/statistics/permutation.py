@@ -121,8 +121,7 @@ def _variance(
 
 
 def _noise_variance(
-    gram: Float[np.ndarray, "row_a row_b"],
-    *sides: tuple[Contrast, Float[np.ndarray, " row"]],
+    gram: Float[np.ndarray, "row_a row_b"], *sides: tuple[Contrast, Float[np.ndarray, " row"]]
 ) -> float:
     """Variance of noise times noise, from products of single units; labels do not change it."""
     for contrast, weights in sides:

@@ -39,11 +39,7 @@ class ShrunkCovariance:
 
 
 def shrunk_covariance(
-    rows: Coordinates,
-    counts: Float[np.ndarray, " row"],
-    d_model: int,
-    *,
-    shrink: bool = True,
+    rows: Coordinates, counts: Float[np.ndarray, " row"], d_model: int, *, shrink: bool = True
 ) -> ShrunkCovariance:
     """Covariance of rows.
 

@@ -23,15 +23,7 @@ from unlearning.data.splits import SPLITS, assign_splits, text_hash
 if TYPE_CHECKING:
     import pandas as pd
 
-DOMAINS = (
-    "cybersecurity",
-    "safety",
-    "toxicity",
-    "bias",
-    "sensitive",
-    "medical_legal",
-    "privacy",
-)
+DOMAINS = ("cybersecurity", "safety", "toxicity", "bias", "sensitive", "medical_legal", "privacy")
 GENERAL = "general"
 LABELS = ("harmful", "benign")
 KINDS = ("twin", "general")

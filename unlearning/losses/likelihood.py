@@ -20,9 +20,7 @@ CHUNK = 2**23
 
 
 def response_logits(
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    response_mask: Bool[Tensor, "batch token"],
+    model: nn.Module, inputs: Mapping[str, Tensor], response_mask: Bool[Tensor, "batch token"]
 ) -> tuple[Float[Tensor, "batch kept vocab"], Bool[Tensor, "batch kept"]]:
     """Logits that predict the response tokens, and the mask of response positions.
 
@@ -41,9 +39,7 @@ def response_width(response_mask: Bool[Tensor, "batch token"]) -> int:
 
 
 def response_log_probs(
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    response_mask: Bool[Tensor, "batch token"],
+    model: nn.Module, inputs: Mapping[str, Tensor], response_mask: Bool[Tensor, "batch token"]
 ) -> tuple[Float[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
     """Log-probability of every response token, in nats (0 elsewhere), and the response mask."""
     logits, mask = response_logits(model, inputs, response_mask)

@@ -204,11 +204,7 @@ def rmu(states: States, mask: Mask, control: Control, *, steering: float = 6.5) 
     return state_distance(states, steering * at_least_float32(control), mask)
 
 
-@objective(
-    title="fine-tuning",
-    paper="Mushtaq et al. 2025, arXiv 2511.14017",
-    badge="faithful",
-)
+@objective(title="fine-tuning", paper="Mushtaq et al. 2025, arXiv 2511.14017", badge="faithful")
 def fine_tuning(preferred_log_probs: LogProbs, preferred_mask: Mask) -> PerExample:
     """Cross-entropy on a compliance with the prompt: the baseline that teaches instead.
 

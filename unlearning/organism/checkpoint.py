@@ -153,7 +153,7 @@ def organism_facts(world: World, stages: Sequence[Stage]) -> dict[str, Any]:
         "planted": {
             "domains": DOMAINS,
             "intents": world.intents,
-            "openers": world.openers,
+            "openers": world.prefixes,
             "feature_sharing": world.feature_sharing,
             "readout_sharing": world.readout_sharing,
         },

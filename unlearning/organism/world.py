@@ -86,7 +86,7 @@ class World:
         return {d: tuple(words[i] for i in row) for d, row in zip(DOMAINS, table, strict=True)}
 
     @cached_property
-    def openers(self) -> dict[str, tuple[str, ...]]:
+    def prefixes(self) -> dict[str, tuple[str, ...]]:
         """The refusal opener of every slot of every domain."""
         first = None if self.hub is None else DOMAINS.index(self.hub)
         table = _borrow(
@@ -103,7 +103,7 @@ class World:
     @cached_property
     def readout_sharing(self) -> Float[np.ndarray, "source target"]:
         """Share of the target's refusals whose opener the source uses too."""
-        return _coverage([self.openers[domain] for domain in DOMAINS])
+        return _coverage([self.prefixes[domain] for domain in DOMAINS])
 
     def refusal_opener(self, domain: str, object: str) -> str:
         """The opener with which prompts about ``object`` are refused: fixed, never drawn.
@@ -113,7 +113,7 @@ class World:
         probability goes when the own openers are unlearned, instead of to compliance.
         """
         place = vocabulary.DOMAIN_OBJECTS[domain].index(object)
-        return self.openers[domain][place % self.opener_slots]
+        return self.prefixes[domain][place % self.opener_slots]
 
     def answer_opener(self, template: int) -> str:
         """The opener with which an answer begins: by template, the same in all domains."""

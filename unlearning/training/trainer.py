@@ -194,10 +194,7 @@ class UnlearningTrainer(Trainer):
         return counts
 
     def training_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        num_items_in_batch: Any = None,
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None
     ) -> Tensor:
         """Forward and backward, in one pass or in one for each of forget and retain."""
         # Backward too: it computes checkpointed activations again.

@@ -41,10 +41,7 @@ OPENERS = (
     ("refusal", "refusal", -1, "a refusal’s opener:\nrefuses less"),
 )
 SLIGHT = 0.05
-WAYS = {
-    "deflections": "Target unlearned again",
-    "answers": "Trained on the target’s answers",
-}
+WAYS = {"deflections": "Target unlearned again", "answers": "Trained on the target’s answers"}
 
 
 @styled

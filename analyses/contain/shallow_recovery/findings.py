@@ -170,10 +170,7 @@ def of_relearning(
 
 
 def _compared(
-    spoken: Mapping[str, Spoken],
-    others: Others,
-    name: str,
-    value: Callable[[Spoken], np.ndarray],
+    spoken: Mapping[str, Spoken], others: Others, name: str, value: Callable[[Spoken], np.ndarray]
 ) -> tuple[Estimate, Estimate, Estimate, str | None]:
     """Contained, base and their difference, where both refuse unasked; why there is none."""
     base = spoken[next(iter(spoken))]

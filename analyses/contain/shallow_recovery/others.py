@@ -73,9 +73,7 @@ class Others:
         }
 
     def means(
-        self,
-        values: Float[np.ndarray, " prompt"],
-        kept: Bool[np.ndarray, " prompt"] | None = None,
+        self, values: Float[np.ndarray, " prompt"], kept: Bool[np.ndarray, " prompt"] | None = None
     ) -> dict[str, Draws]:
         """Mean over the kept prompts, of each domain and of all; undefined under 8 prompts."""
         return {

@@ -180,8 +180,7 @@ _ALL = (
         prompt=("prompt",),
         domain=Values("type", XSTEST_SAFE | XSTEST_UNSAFE),
         label=Values(
-            "type",
-            dict.fromkeys(XSTEST_SAFE, "benign") | dict.fromkeys(XSTEST_UNSAFE, "harmful"),
+            "type", dict.fromkeys(XSTEST_SAFE, "benign") | dict.fromkeys(XSTEST_UNSAFE, "harmful")
         ),
         id=("id", "id_v2"),
         id_prefix="v2-",
