@@ -1,8 +1,8 @@
 """Containment over worlds: what holds for a method, and not for one model.
 
 The unit is the world: each is an organism trained from nothing in a planted world of its own.
-Which method to use was chosen on development worlds and frozen (``containment_choices.json``); the others'
-results stand beside it.
+Which method to use was chosen on development worlds and frozen
+(``containment_choices.json``); the others' results stand beside it.
 """
 
 from __future__ import annotations
