@@ -17,7 +17,6 @@ import pytest
 from interp.errors import InputError, SpilloverError
 from tests.fake_endpoint import FakeEndpoint, completion, drop, says, serving, status
 from unlearning.serving import Endpoint
-from unlearning.serving.concurrently import concurrently
 from unlearning.serving.endpoint import Completion
 
 Make = Callable[..., Endpoint]
@@ -28,6 +27,7 @@ def plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "SPILLOVER_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def server() -> Iterator[FakeEndpoint]:
 @pytest.fixture
 def endpoint(server: FakeEndpoint) -> Make:
     def make(**options: Any) -> Endpoint:
-        return Endpoint("m", server.url, **{"first_wait": 0.01, **options})
+        return Endpoint("m", server.url, **options)
 
     return make
 
@@ -175,13 +175,6 @@ def test_the_server_says_how_long_to_wait(endpoint: Make, server: FakeEndpoint) 
     assert second - first >= 0.4
 
 
-def test_waits_are_doubled(endpoint: Make, server: FakeEndpoint) -> None:
-    server.failures = [status(500)] * 3
-    endpoint(first_wait=0.1).complete(asks("a"), max_tokens=5)
-    gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
-    assert all(gap >= least for gap, least in zip(gaps, (0.05, 0.1, 0.2), strict=True))
-
-
 def test_attempts_are_counted(endpoint: Make, server: FakeEndpoint) -> None:
     server.failures = [status(500)] * 9
     with pytest.raises(SpilloverError, match="failed 3 times.*500.*try again") as caught:
@@ -236,7 +229,7 @@ def test_nobody_there() -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     with pytest.raises(InputError, match=f"nothing answers at {url}"):
-        Endpoint("m", url, first_wait=60).complete(asks("a"), max_tokens=5)
+        Endpoint("m", url, attempts=100).complete(asks("a"), max_tokens=5)
 
 
 @pytest.mark.parametrize(
@@ -312,18 +305,12 @@ def test_an_answer_that_a_limit_or_a_filter_ended(endpoint: Make, server: FakeEn
 # Stopping
 
 
-def test_the_first_error_ends_it() -> None:
-    started: list[int] = []
-
-    def work(item: int, stop: threading.Event) -> int:
-        started.append(item)
-        if item == 3:
-            raise ValueError("three")
-        return item
-
-    with pytest.raises(ValueError, match="three"):
-        list(concurrently(work, range(100), 1))
-    assert started[:4] == [0, 1, 2, 3] and len(started) < 100
+def test_the_first_error_ends_it(endpoint: Make, server: FakeEndpoint) -> None:
+    server.failures = [*[lambda h: server_answers(h, "soon")] * 3, status(400)]
+    server.seconds = 0.01
+    with pytest.raises(InputError, match="did not take a request"):
+        endpoint(concurrency=1).complete(asks(*map(str, range(100))), max_tokens=5)
+    assert 4 <= len(server.requests) < 100
 
 
 INTERRUPTED = """

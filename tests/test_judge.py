@@ -22,6 +22,7 @@ from unlearning.scoring import (
     find_scorer,
     fine_classes,
     verdicts,
+    workload_of,
 )
 from unlearning.scoring.judge import judge_of
 from unlearning.scoring.rubrics import LONGEST_TEXT, Rubric
@@ -58,7 +59,7 @@ def server() -> Iterator[FakeEndpoint]:
 
 @pytest.fixture
 def judge(server: FakeEndpoint, tmp_path: Path) -> Judge:
-    return Judge(Endpoint("m", server.url, tmp_path / "kept", first_wait=0.01))
+    return Judge(Endpoint("m", server.url, tmp_path / "kept"))
 
 
 # Verdicts

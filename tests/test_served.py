@@ -10,7 +10,7 @@ import pytest
 
 from unlearning.generation import AnswerLog
 from unlearning.serving import Endpoint, answers_of, served_key
-from unlearning.serving.completions import Completion
+from unlearning.serving.endpoint import Completion
 
 PROMPTS = [f"prompt {i}" for i in range(40)]
 

@@ -1,8 +1,13 @@
 """A server that speaks OpenAI's chat completions, a provider's or one's own (vLLM and others).
 
 Many conversations are asked at a time, but never more than ``concurrency``; what was answered is on
-disk before it is returned and is not asked again; passing failures are retried with exponential
-back-off, or after as long as the server says; every other failure is one clear error at once.
+disk before it is returned and is not asked again; the ``openai`` client retries passing failures
+with exponential back-off, or after as long as the server says; every other failure is one clear
+error at once.
+
+A kept answer is one small file, written atomically under a hash of the whole request: processes may
+share a folder, and a run that is killed has everything that it was answered. Requests themselves
+are not kept. A model that changes behind its name is not noticed: delete the folder to ask again.
 
 Needs the extra ``judge``. The key is ``OPENAI_API_KEY``, the address ``url``, else
 ``OPENAI_BASE_URL``, else OpenAI's own.
@@ -10,28 +15,42 @@ Needs the extra ``judge``. The key is ``OPENAI_API_KEY``, the address ``url``, e
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import random
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
-from unlearning.serving.completions import Completion, CompletionCache, request_key
-from unlearning.serving.concurrently import concurrently
+from interp.store import read_json, write_json
 
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["Completion", "Endpoint"]
-
 #: Messages of one conversation: ``{"role": "user", "content": "..."}`` and so on.
 Conversation = Sequence[Mapping[str, str]]
 OPENAI = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer of a server.
+
+    Attributes:
+        text: empty where the server gave none.
+        finished: the model ended it; False where a limit or a filter did.
+        prompt_tokens, completion_tokens: as the server counts them; 0 where it does not say.
+    """
+
+    text: str
+    finished: bool
+    prompt_tokens: int
+    completion_tokens: int
 
 
 @dataclass(frozen=True)
@@ -44,7 +63,6 @@ class Endpoint:
         cache: folder of what was answered; nothing is kept where it is ``None``.
         concurrency: requests on their way at a time.
         attempts: of one request, before it is given up.
-        first_wait: seconds before the second attempt; doubled before every further one.
         timeout: seconds until a request counts as lost.
 
     Raises:
@@ -55,8 +73,7 @@ class Endpoint:
     url: str | None = None
     cache: str | Path | None = None
     concurrency: int = 8
-    attempts: int = 7
-    first_wait: float = 1.0
+    attempts: int = 10
     timeout: float = 120.0
 
     def __post_init__(self) -> None:
@@ -94,18 +111,17 @@ class Endpoint:
             InputError: no or a wrong key, an unknown model, nobody there, or no such API.
             SpilloverError: passing failures that did not pass; what was answered is kept.
         """
-        requests = [self._request(c, max_tokens, temperature) for c in conversations]
-        keys = [request_key(self.address, request) for request in requests]
-        wanted = Counter(keys)
+        keyed = [self._request(c, max_tokens, temperature) for c in conversations]
+        wanted = Counter(key for key, _ in keyed)
         done = {key: kept for key in wanted if (kept := self._kept(key)) is not None}
-        missing = {k: r for k, r in zip(keys, requests, strict=True) if k not in done}
+        missing = {key: request for key, request in keyed if key not in done}
         advance = progress or (lambda _count: None)
         if done:
             advance(sum(wanted[key] for key in done))
         for key, completion in self._ask_all(missing):
             done[key] = completion
             advance(wanted[key])
-        return [done[key] for key in keys]
+        return [done[key] for key, _ in keyed]
 
     def to_ask(
         self, conversations: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0
@@ -113,118 +129,122 @@ class Endpoint:
         """Places of the conversations that :meth:`complete` would have to ask the server."""
         places: dict[str, int] = {}
         for place, conversation in enumerate(conversations):
-            request = self._request(conversation, max_tokens, temperature)
-            places.setdefault(request_key(self.address, request), place)
-        store = self._store
-        return [p for key, p in places.items() if store is None or key not in store]
-
-    @property
-    def _store(self) -> CompletionCache | None:
-        return None if self.cache is None else CompletionCache(Path(self.cache))
-
-    def _kept(self, key: str) -> Completion | None:
-        return None if self._store is None else self._store.get(key)
+            places.setdefault(self._request(conversation, max_tokens, temperature)[0], place)
+        return [p for key, p in places.items() if not self.cache or not self._file(key).is_file()]
 
     def _request(
         self, conversation: Conversation, max_tokens: int, temperature: float
-    ) -> dict[str, Any]:
-        messages = [{name: _whole(text) for name, text in m.items()} for m in conversation]
-        return {
+    ) -> tuple[str, dict[str, Any]]:
+        """A request, and before it a hexadecimal key of everything that its answer depends on.
+
+        Unlike ``interp.store.content_key`` it leaves the package's version out: a new version asks
+        the same question, and the old answer has been paid for.
+        """
+        request = {
             "model": self.model,
-            "messages": messages,
+            "messages": [{name: _whole(text) for name, text in m.items()} for m in conversation],
             "max_tokens": max_tokens,
             "temperature": temperature,
         }
+        text = json.dumps([self.address, request], sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest(), request
+
+    def _file(self, key: str) -> Path:
+        # Two levels: a folder with a hundred thousand files is slow to list.
+        return Path(self.cache or "") / key[:2] / f"{key}.json"
+
+    def _kept(self, key: str) -> Completion | None:
+        """What was kept under ``key``; ``None`` if nothing was, or nothing that can be read."""
+        try:
+            return Completion(**read_json(self._file(key))) if self.cache else None
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
 
     def _ask_all(self, requests: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Completion]]:
+        """Each key with the answer to its request, in the order in which they come."""
         if not requests:
             return
-        store = self._store
         with self._client() as client:
-            connection = _Connection(self, client)
+            self._reach(client)
+            not_taken: set[str] = set()
 
-            def ask_and_keep(key: str, stop: threading.Event) -> Completion:
-                completion = connection.ask(requests[key], stop)
-                if store is not None:
-                    store.put(key, completion)
-                return completion
+            def ask_and_keep(key: str) -> tuple[str, Completion]:
+                completion = self._ask(client, requests[key], not_taken)
+                if self.cache:
+                    write_json(self._file(key), asdict(completion))
+                return key, completion
 
-            yield from concurrently(ask_and_keep, list(requests), self.concurrency)
+            # Its threads are daemons: after Ctrl-C nothing waits for the requests on their way,
+            # for which concurrent.futures would.
+            with ThreadPool(min(self.concurrency, len(requests))) as pool:
+                yield from pool.imap_unordered(ask_and_keep, requests)
 
     def _client(self) -> openai.OpenAI:
         import openai
+
+        from unlearning.serving.endpoint_errors import mark_hopeless
 
         key = os.environ.get("OPENAI_API_KEY")
         if not key and self.address == OPENAI:
             raise InputError(
                 f"{OPENAI} wants a key; set OPENAI_API_KEY, or name another server (MODEL@URL)"
             )
-        # Retries are ours: the client's own know neither a longest wait nor a user who gave up.
         return openai.OpenAI(
-            api_key=key or "none", base_url=self.address, timeout=self.timeout, max_retries=0
+            api_key=key or "none",
+            base_url=self.address,
+            timeout=self.timeout,
+            max_retries=self.attempts - 1,
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [mark_hopeless]}),
         )
 
-
-@dataclass
-class _Connection:
-    """What is learned of a server while it is asked: that it is there, and what it will not take.
-
-    Threads share it; each of its facts only ever goes from unknown to known.
-    """
-
-    endpoint: Endpoint
-    client: openai.OpenAI
-    reached: bool = False
-    not_taken: set[str] = field(default_factory=set)
-
-    def ask(self, request: Mapping[str, Any], stop: threading.Event) -> Completion:
-        """One request, until it is answered or fails for good."""
+    def _reach(self, client: openai.OpenAI) -> None:
+        """Ask once for anything: a misspelt address is told at once, and not after all retries."""
         import openai
 
         from unlearning.serving import endpoint_errors as errors
 
-        where = self.endpoint
-        attempt = 1
-        while True:
-            sent = self._in_dialect(request)
-            try:
-                answer: Any = self.client.chat.completions.create(**sent)
-            except openai.APIError as error:
-                self.reached = self.reached or isinstance(error, openai.APIStatusError)
-                if errors.is_filtered(error):
-                    return Completion("", False, 0, 0)
-                if self._learns(error, sent):
-                    continue
-                passing = errors.passes(error, reached=self.reached)
-                if not passing or attempt == where.attempts or stop.is_set():
-                    raise errors.explained(error, where.model, where.address, attempt) from error
-                # Spread out, or all that failed together would come back together.
-                backed_off = where.first_wait * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
-                stop.wait(max(errors.asked_pause(error), min(backed_off, errors.LONGEST_WAIT)))
-                attempt += 1
-            except ValueError as error:  # a body that calls itself JSON and is not
-                raise errors.not_the_protocol(where.address, error) from error
-            else:
-                self.reached = True
-                return _completion(answer, where.address)
+        try:
+            client.with_options(max_retries=0).models.with_raw_response.list()
+        except openai.APIConnectionError as error:
+            if errors.is_unreachable(error):
+                raise errors.explained(error, self.model, self.address, 1) from error
+        except openai.APIError:
+            pass  # there is a server, whatever it thinks of the question
 
-    def _learns(self, error: openai.APIError, sent: Mapping[str, Any]) -> bool:
-        """Whether the error names a parameter that can be put otherwise; remembered if so."""
-        if getattr(error, "status_code", None) not in (400, 422):
-            return False
-        for name in ("max_tokens", "temperature"):
-            if name in sent and (error.param == name or name in error.message):
-                self.not_taken.add(name)
-                return True
-        return False
+    def _ask(
+        self, client: openai.OpenAI, request: Mapping[str, Any], not_taken: set[str]
+    ) -> Completion:
+        """The answer to one request; ``not_taken`` gathers parameters that the model refuses."""
+        import openai
 
-    def _in_dialect(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        from unlearning.serving import endpoint_errors as errors
+
         sent = dict(request)
-        if "max_tokens" in self.not_taken:
+        if "max_tokens" in not_taken:
             sent["max_completion_tokens"] = sent.pop("max_tokens")
-        if "temperature" in self.not_taken:
+        if "temperature" in not_taken:
             del sent["temperature"]
-        return sent
+        try:
+            return _completion(client.chat.completions.create(**sent), self.address)
+        except openai.APIError as error:
+            if errors.is_filtered(error):
+                return Completion("", False, 0, 0)
+            refused = errors.refused_parameter(error, sent)
+            if refused is None:
+                raise errors.explained(error, self.model, self.address, self.attempts) from error
+            not_taken.add(refused)
+            return self._ask(client, request, not_taken)
+        except ValueError as error:  # a body that calls itself JSON and is not
+            raise errors.not_the_protocol(self.address, error) from error
+
+
+def shared_folder() -> Path:
+    """``$SPILLOVER_CACHE``, else ``spillover`` in the user's cache folder."""
+    given = os.environ.get("SPILLOVER_CACHE")
+    if given:
+        return Path(given) / "completions"
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "spillover" / "completions"
 
 
 def _completion(answer: Any, address: str) -> Completion:
@@ -232,10 +252,8 @@ def _completion(answer: Any, address: str) -> Completion:
 
     choice = next(iter(getattr(answer, "choices", None) or ()), None)
     message = getattr(choice, "message", None)
-    if choice is None or message is None:
-        raise not_the_protocol(address, answer)
-    text = message.content or getattr(message, "refusal", None) or ""
-    if not isinstance(text, str):
+    text = message and (message.content or getattr(message, "refusal", None) or "")
+    if choice is None or not isinstance(text, str):
         raise not_the_protocol(address, answer)
     usage = getattr(answer, "usage", None)
     return Completion(

@@ -1,4 +1,4 @@
-"""What the errors of a server mean: wait and ask again, or tell the user what to do.
+"""What the errors of a server mean, and what the user is to do about each.
 
 Statuses and codes as in OpenAI's API reference, which vLLM and others follow. Everything here needs
 the ``openai`` package.
@@ -8,51 +8,34 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError, SpilloverError
 
 if TYPE_CHECKING:
     import openai
 
-#: Seconds. A server that asks for a longer pause (a daily limit, say) is not waited for.
-LONGEST_WAIT = 300.0
-PASSING_STATUSES = (408, 409, 425, 429)
+#: Seconds. openai's client does not wait for a server that asks for more (a daily limit, say).
+LONGEST_PAUSE = 120.0
+RETRIED = (408, 409, 429)  # by openai's client, as is everything from 500 on
 
 
-def passes(error: openai.APIError, *, reached: bool) -> bool:
-    """Whether the same request may succeed a little later.
+def mark_hopeless(response: Any) -> None:
+    """Keep openai's client from retrying where an account is empty: waiting does not pay the bill.
 
-    Args:
-        reached: this server has answered before. One that never did is more likely misspelt than
-            busy, and nobody wants to wait half a minute to be told so.
+    A hook on the responses of its HTTP client, which heeds the header that is set here.
     """
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
-        if error.code == "insufficient_quota":  # also a 429, but waiting does not pay the bill
-            return False
-        passing = error.status_code in PASSING_STATUSES or error.status_code >= 500
-        return passing and asked_pause(error) <= LONGEST_WAIT
-    if isinstance(error, openai.APITimeoutError):
-        return True
-    return isinstance(error, openai.APIConnectionError) and (reached or not _unreachable(error))
+    if response.status_code == 429 and b"insufficient_quota" in response.read():
+        response.headers["x-should-retry"] = "false"
 
 
-def asked_pause(error: openai.APIError) -> float:
+def asked_pause(error: openai.APIStatusError) -> float:
     """Seconds that the server asks to wait (Retry-After); 0 where it does not."""
-    import openai
-
-    if not isinstance(error, openai.APIStatusError):
+    try:
+        return float(error.response.headers["retry-after"])
+    except (KeyError, ValueError):
         return 0.0
-    headers = error.response.headers
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(headers[name]) * unit)
-        except (KeyError, ValueError):
-            continue
-    return 0.0
 
 
 def is_filtered(error: openai.APIError) -> bool:
@@ -60,6 +43,14 @@ def is_filtered(error: openai.APIError) -> bool:
     import openai
 
     return isinstance(error, openai.BadRequestError) and error.code == "content_filter"
+
+
+def refused_parameter(error: openai.APIError, sent: Mapping[str, Any]) -> str | None:
+    """The parameter that the error names, of those that can be put otherwise."""
+    if getattr(error, "status_code", None) not in (400, 422):
+        return None
+    names = (name for name in ("max_tokens", "temperature") if name in sent)
+    return next((name for name in names if error.param == name or name in error.message), None)
 
 
 def explained(error: openai.APIError, model: str, address: str, attempts: int) -> SpilloverError:
@@ -80,18 +71,18 @@ def explained(error: openai.APIError, model: str, address: str, attempts: int) -
             )
         if error.code == "insufficient_quota":
             return InputError(f"the account at {address} has nothing left to spend ({said})")
-        if asked_pause(error) > LONGEST_WAIT:
+        if status in RETRIED and asked_pause(error) > LONGEST_PAUSE:
             return SpilloverError(
                 f"{address} asks to wait {asked_pause(error):.0f} s ({said}); what was answered is "
                 "kept: give the same command again then"
             )
-        if status < 500 and status not in PASSING_STATUSES:
+        if status < 500 and status not in RETRIED:
             return InputError(f"{address} did not take a request for {model} ({status}: {said})")
         return SpilloverError(
             f"{address} failed {attempts} times in a row ({status}: {said}); what was answered is "
             "kept: give the same command again later, or ask less at a time"
         )
-    if isinstance(error, openai.APIConnectionError) and _unreachable(error):
+    if isinstance(error, openai.APIConnectionError) and is_unreachable(error):
         return InputError(
             f"nothing answers at {address} ({_root(error)}); check the address, and that the "
             "server is up"
@@ -123,7 +114,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _unreachable(error: BaseException) -> bool:
+def is_unreachable(error: BaseException) -> bool:
+    """Whether nobody is there: more likely a misspelt address than a busy server."""
     kinds = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError)
     return any(isinstance(cause, kinds) for cause in _causes(error))
 
