@@ -97,12 +97,12 @@ def spillover(
     """Measure what narrow unlearning does to everything else in a language model."""
 
 
-def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2, never a traceback."""
+def main(command: typer.Typer = app) -> None:
+    """Run ``command``: a user's mistake is one line and exit code 2, never a traceback."""
     # Deprecations inside libraries are nothing that a user can act on.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        app()
+        command()
     except SpilloverError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)

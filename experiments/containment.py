@@ -2,7 +2,7 @@
 
 The unit is the world: each is an organism trained from nothing in a planted world of its own.
 Which method to use was chosen on development worlds and frozen
-(``containment_choices.json``); the others' results stand beside it.
+(``containment_choices.json``); the results of the others are reported with it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from analyses.contain import (
     run_containment,
 )
 from analyses.contain.methods import METHODS
-from analyses.runs import Progress
-from analyses.runs import over_worlds as mean_over
+from analyses.runs import Progress, over_worlds
 from analyses.study import StudyPlan, organism_settings
 from interp.errors import InputError
 from interp.store import atomic_write, read_json, write_json
 from unlearning.data import DOMAINS
 
 CHOICES = Path(__file__).with_name("containment_choices.json")
-SHIPPED = Path(__file__).with_name("containment_worlds.csv")
+SHIPPED_WORLDS = Path(__file__).with_name("containment_worlds.csv")
 TABLE = "worlds.csv"
 MEASURES = ("held_out", "retained", "benign", "answer_rate", "other_mass", "held_out_less_random")
 KEY = ["method", "examples"]
@@ -80,8 +79,8 @@ def contain_worlds(
         runs.append(folder / f"contain-{seed}")
         context = study_context(replace(asked, arms=tuple(design.everything())), runs[-1], progress)
         run_containment(context, design, workers=workers, residue=False)
-    table = read_worlds(runs)
-    pooled = over_worlds(table)
+    table = read_containment_worlds(runs)
+    pooled = pool_worlds(table)
     for name, rows in ((TABLE, table), ("pooled.csv", pooled)):
         with atomic_write(folder / name) as path:
             rows.to_csv(path, index=False, encoding="utf-8")
@@ -90,7 +89,7 @@ def contain_worlds(
     return pooled
 
 
-def read_worlds(runs: Sequence[str | Path]) -> pd.DataFrame:
+def read_containment_worlds(runs: Sequence[str | Path]) -> pd.DataFrame:
     """The methods' tables of several containment studies, with a column ``world``.
 
     Raises:
@@ -106,7 +105,7 @@ def read_worlds(runs: Sequence[str | Path]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def over_worlds(table: pd.DataFrame) -> pd.DataFrame:
+def pool_worlds(table: pd.DataFrame) -> pd.DataFrame:
     """Each method and amount over worlds: mean and Student's 95% interval, n worlds.
 
     Worlds in which a number is undefined do not count to it; ``complied`` is the share of arms
@@ -123,7 +122,7 @@ def over_worlds(table: pd.DataFrame) -> pd.DataFrame:
         }
         for name in MEASURES:
             known = group[name] if name in group else group["splits"][:0]
-            found = mean_over(known.dropna().to_numpy(dtype=np.float64))
+            found = over_worlds(known.dropna().to_numpy(dtype=np.float64))
             row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
             row[f"{name}_n"] = found.n
         rows.append(row)
@@ -147,7 +146,7 @@ def choose_method(path: str | Path, into: str | Path = CHOICES) -> dict[str, Any
         InputError: nothing did.
     """
     table = pd.read_csv(path)
-    pooled = over_worlds(table)
+    pooled = pool_worlds(table)
     able = pooled[(pooled["complied"] == pooled["splits"]) & pooled["held_out"].notna()]
     if able.empty:
         raise InputError("no method let the target comply on every split of every world")

@@ -14,17 +14,22 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analyses.runs import Progress, Run, decompose
+from analyses.figures import DOMAIN_COLOURS, curves_legend, curves_panel, domain_label
+from analyses.figures.style import new_figure, styled
+from analyses.runs import Progress, Run, RunTables, decompose
 from analyses.study import ArmPlan, organism_plan, run_study
 from experiments.organisms import leakage_cells
 from interp.errors import InputError
 from interp.store import atomic_write, read_json, write_json
 from unlearning.data import DOMAINS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Chosen on organism 3, which is not reported, so that the targets reach the dose. RMU reached it
 # only at a later layer and a larger rate, and its targets babbled at each of four settings.
@@ -36,6 +41,8 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "fine_tuning": {"options": {}},
     "rmu": {"options": {}, "layer": 1, "learning_rate": 1e-3},
 }
+# Shown in the figure.
+SOURCES = ("cybersecurity", "safety")
 
 
 def compare_objectives(
@@ -45,8 +52,6 @@ def compare_objectives(
 
     What is finished in ``out`` is not done again.
     """
-    from experiments.objectives_figure import objectives_figure
-
     folder = Path(out)
     # spawn, because torch's threads do not survive a fork.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
@@ -56,7 +61,7 @@ def compare_objectives(
     planted = read_json(Path(model) / "organism.json")["planted"]
     runs = {name: Run.load(folder / f"run-{name}") for name in CHANGES}
     cells = {name: leakage_cells(run, planted) for name, run in runs.items()}
-    found = {"model": model, "seeds": list(seeds), **agreement(cells)}
+    found = {"model": model, "seeds": list(seeds), **objective_agreement(cells)}
     found["outcomes"] = {
         name: run.arms.set_index("arm")["outcome"].to_dict() for name, run in runs.items()
     }
@@ -78,7 +83,7 @@ def _with(objective: str, arm: ArmPlan) -> ArmPlan:
     return replace(arm, name=arm.name.replace("-npo-", f"-{objective}-"), training=training)
 
 
-def agreement(cells: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def objective_agreement(cells: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Pearson correlations of δ between objectives, and of each objective's two seeds.
 
     Args:
@@ -103,6 +108,25 @@ def agreement(cells: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         "within": within,
         "complied": {name: int(table["arm"].nunique()) for name, table in cells.items()},
     }
+
+
+@styled
+def objectives_figure(runs: Mapping[str, RunTables], sources: tuple[str, ...] = SOURCES) -> Figure:
+    """Dose–response curves, a row for each source and a column for each objective."""
+    figure = new_figure(2.9 * len(runs) + 1.4, 2.9 * len(sources))
+    grid = figure.subplots(len(sources), len(runs), squeeze=False, sharex=True, sharey=True)
+    colours: dict[str, str] = {}
+    for column, run in enumerate(runs.values()):
+        colours |= dict(zip(run.record.domains, DOMAIN_COLOURS, strict=False))
+        for axes, source in zip(grid[:, column], sources, strict=True):
+            arm = next(arm for arm in run.record.arms if arm.concept == source)
+            curves_panel(axes, run.curves[run.curves["arm"] == arm.name], source, colours)
+            outcome = run.verdicts[arm.name].outcome
+            axes.set_title(f"{arm.label}\n{domain_label(source)}: {outcome}")
+            axes.set_xlabel("dose" if source == sources[-1] else "")
+            axes.set_ylabel("refusal lost (test)" if column == 0 else "")
+    curves_legend(figure, colours)
+    return figure
 
 
 def _entanglement(table: pd.DataFrame) -> pd.Series | None:

@@ -51,7 +51,7 @@ def _one(seed: int, folder: Path, unlearning_seeds: int) -> dict[str, Any]:
         DOMAINS,
         seeds=range(unlearning_seeds),
         control=False,
-        command=f"spillover organism measure --seeds {seed}",
+        command=f"python -m experiments organisms --seeds {seed} --out {folder}",
     )
     run = folder / f"run-{seed}"
     run_study(plan, run, progress)

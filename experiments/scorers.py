@@ -58,7 +58,7 @@ BASE_TEMPERATURES = (1.0, 1.5, 2.0, 2.5)
 
 
 @dataclass(frozen=True)
-class Source:
+class CompletionSource:
     """Completions of one organism: which of its domains is unlearned, how many, which draw."""
 
     seed: int
@@ -68,9 +68,9 @@ class Source:
 
 
 CALIBRATION = (
-    Source(201, "safety", from_base=1200, draw=0),
-    Source(202, "privacy", from_base=1200, draw=0),
-    Source(203, "sensitive", from_base=1200, draw=0),
+    CompletionSource(201, "safety", from_base=1200, draw=0),
+    CompletionSource(202, "privacy", from_base=1200, draw=0),
+    CompletionSource(203, "sensitive", from_base=1200, draw=0),
 )
 # Of the shipped organism; none of its arms on this domain was looked at before.
 FRESH_CONCEPT, FRESH_FROM_BASE, FROM_ARM = "toxicity", 400, 40
@@ -125,7 +125,7 @@ def measure_scorers(
         "calibrated_on": learned["class"].value_counts().to_dict(),
         "fluency": {"level": fluency.level, "limit": fluency.limit},
         "own_answers_as_gibberish": mistaken_for_gibberish(base, fluency),
-        "scorers": {name: verdicts(scorer, drawn) for name, scorer in scorers.items()},
+        "scorers": {name: scorer_accuracy(scorer, drawn) for name, scorer in scorers.items()},
     }
     write_json(folder / "scorers.json", found)
     return found
@@ -200,7 +200,7 @@ def mistaken_for_gibberish(base: LanguageModel, fluency: Fluency) -> dict[str, A
     return found
 
 
-def verdicts(scorer: Scorer, drawn: pd.DataFrame) -> dict[str, Any]:
+def scorer_accuracy(scorer: Scorer, drawn: pd.DataFrame) -> dict[str, Any]:
     """Accuracy, recall of every class, and the confusions (truth → verdict → number)."""
     said = pd.Series(scorer.classify(list(drawn["prompt"]), list(drawn["response"])))
     truth = drawn["class"]

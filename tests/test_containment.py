@@ -29,7 +29,7 @@ from analyses.contain.outcomes import (
 from analyses.predict import Evidence
 from analyses.runs import Arm, Draws, Estimate, RunRecord, TargetVerdict
 from analyses.study.retained import chosen, dealt
-from experiments.containment import SHIPPED, TABLE, choose_method, frozen_choice, over_worlds
+from experiments.containment import SHIPPED_WORLDS, TABLE, choose_method, frozen_choice, pool_worlds
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.readout import log_odds
@@ -350,13 +350,13 @@ def test_containment_says_how() -> None:
 
 
 def test_the_reported_worlds_are_none_that_the_method_was_chosen_on(tmp_path: Path) -> None:
-    table = pd.read_csv(SHIPPED)
+    table = pd.read_csv(SHIPPED_WORLDS)
     assert table["world"].nunique() >= 3
     method, examples = frozen_choice(table) or ("", None)
-    pooled = over_worlds(table).set_index(["method", "examples"])
+    pooled = pool_worlds(table).set_index(["method", "examples"])
     assert (method, np.nan if examples is None else examples) in pooled.index
     with pytest.raises(InputError, match="on every split of every world"):
-        choose_method(SHIPPED, tmp_path / "choices.json")
+        choose_method(SHIPPED_WORLDS, tmp_path / "choices.json")
     complied = table.assign(complied=table["splits"])
     complied.to_csv(tmp_path / TABLE, index=False)
     here = choose_method(tmp_path / TABLE, tmp_path / "choices.json")
@@ -414,6 +414,3 @@ def test_the_command_says_what_is_wrong(spillover: Spillover) -> None:
     ):
         code, _, said = spillover(*start, *more)
         assert code == 2 and expected in said
-    worlds = ["organism", "contain", "--seeds", "1", "--out", "worlds", "--methods", "prayer"]
-    code, _, said = spillover(*worlds)
-    assert code == 2 and "no containment method 'prayer'" in said and not Path("worlds").exists()

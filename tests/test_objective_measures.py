@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.objectives import CHANGES, agreement
+from experiments.objectives import CHANGES, objective_agreement
 from unlearning.data import DOMAINS
 from unlearning.training import TrainingSettings
 
@@ -35,7 +35,7 @@ def planted(seed: int) -> np.ndarray:
 
 
 def test_one_entanglement_under_other_main_effects_agrees_wholly() -> None:
-    found = agreement({"npo": cells(1, planted(0)), "dpo": cells(2, planted(0))})
+    found = objective_agreement({"npo": cells(1, planted(0)), "dpo": cells(2, planted(0))})
     (pair,) = found["between"]
     assert pair["objectives"] == ["npo", "dpo"]
     assert pair["r"] == pytest.approx(1) and pair["cells"] == 42
@@ -45,7 +45,7 @@ def test_one_entanglement_under_other_main_effects_agrees_wholly() -> None:
 
 def test_unrelated_entanglements_do_not_agree() -> None:
     found = [
-        agreement({"npo": cells(i, planted(2 * i)), "dpo": cells(i, planted(2 * i + 1))})
+        objective_agreement({"npo": cells(i, planted(2 * i)), "dpo": cells(i, planted(2 * i + 1))})
         for i in range(40)
     ]
     values = np.array([one["between"][0]["r"] for one in found])
@@ -57,13 +57,16 @@ def test_unrelated_entanglements_do_not_agree() -> None:
 def test_noise_alone_has_no_reliability() -> None:
     nothing = np.zeros((7, 7))
     values = [
-        agreement({"npo": cells(i, nothing, noise=1.0)})["within"]["npo"]["r"] for i in range(40)
+        objective_agreement({"npo": cells(i, nothing, noise=1.0)})["within"]["npo"]["r"]
+        for i in range(40)
     ]
     assert abs(np.mean(values)) < 0.1
 
 
 def test_sources_too_few_for_a_decomposition_say_nothing() -> None:
-    found = agreement({"npo": cells(1, planted(0)), "rmu": cells(2, planted(0), sources=1)})
+    found = objective_agreement(
+        {"npo": cells(1, planted(0)), "rmu": cells(2, planted(0), sources=1)}
+    )
     assert found["between"][0]["r"] is None and found["within"]["rmu"] is None
 
 

@@ -6,7 +6,12 @@ import pandas as pd
 import pytest
 
 from experiments import scorers as scorer_measures
-from experiments.scorers import calibration_rows, completions, mistaken_for_gibberish, verdicts
+from experiments.scorers import (
+    calibration_rows,
+    completions,
+    mistaken_for_gibberish,
+    scorer_accuracy,
+)
 from interp.model import LanguageModel
 from unlearning.organism import Grammar, shipped
 from unlearning.scoring import CLASSES, Phrases, WithFluency, measure_fluency
@@ -20,7 +25,7 @@ def test_verdicts_of_the_truth_itself_are_all_right() -> None:
             "class": list(CLASSES),
         }
     )
-    found = verdicts(Grammar(), drawn)
+    found = scorer_accuracy(Grammar(), drawn)
     assert found["accuracy"] == pytest.approx(
         {"value": 1.0, "low": found["accuracy"]["low"], "high": 1.0, "n": 4}
     )
@@ -52,7 +57,7 @@ def test_gibberish_of_arms_is_found_without_any_label(monkeypatch: pytest.Monkey
     own = scorer_measures.own_answers(base, "train", 100, seed=0)
     fluency = measure_fluency(base, list(own["prompt"]), list(own["ids"]), batch_size=100)
     drawn = told[told["class"] != "other"].reset_index(drop=True)
-    found = verdicts(WithFluency(Phrases(), base, fluency), drawn)
+    found = scorer_accuracy(WithFluency(Phrases(), base, fluency), drawn)
     assert found["recall"]["gibberish"]["value"] >= 0.9
     assert found["recall"]["answer"]["value"] >= 0.95
     for share in mistaken_for_gibberish(base, fluency).values():

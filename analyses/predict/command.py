@@ -61,10 +61,7 @@ def predict(
 
 
 def tournament(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="Runs of `matrix` or organism measure; or a worlds.parquet."),
-    ],
+    runs: Annotated[list[Path], typer.Argument(help="Runs of `matrix`, or a worlds.parquet.")],
     out: Annotated[Path, typer.Option(help="Folder of tournament.json and its figure.")],
     choices: Annotated[Path | None, typer.Option(help="Frozen choices; the shipped ones.")] = None,
     choose: Annotated[

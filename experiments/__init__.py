@@ -1,0 +1,1 @@
+"""Experiments that remake tables of the docs; not part of the installed package."""

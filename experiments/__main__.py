@@ -1,0 +1,100 @@
+"""``python -m experiments NAME …``: remake a table of the docs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from analyses.cli import main
+from interp.errors import InputError
+
+app = typer.Typer(
+    name="experiments",
+    help="Remake the tables of the docs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def organisms(
+    out: Annotated[Path, typer.Option(help="Folder of organisms, runs and the table.")],
+    seeds: Annotated[str, typer.Option(help="Organism seeds, by commas.")] = "106,107,108,109,110",
+    unlearning_seeds: Annotated[int, typer.Option(min=2, help="Seeds of each arm.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Organisms at a time.")] = 2,
+) -> None:
+    """Measure the instrument: every domain of several organisms unlearned, with two seeds."""
+    from experiments.organisms import measure_organisms
+
+    found = measure_organisms(
+        _numbers(seeds), out, unlearning_seeds=unlearning_seeds, workers=workers
+    )
+    typer.echo(json.dumps(found, indent=2))
+
+
+@app.command()
+def objectives(
+    out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")],
+    model: Annotated[str | None, typer.Option(help="An organism; the shipped one.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Objectives at a time.")] = 2,
+) -> None:
+    """Compare leakage between losses: every domain unlearned with six, two seeds each."""
+    from experiments.objectives import compare_objectives
+    from unlearning.organism import shipped
+
+    found = compare_objectives(model or str(shipped()), out, workers=workers)
+    typer.echo(json.dumps(found, indent=2))
+
+
+@app.command()
+def containment(
+    out: Annotated[Path, typer.Option(help="Folder of organisms, runs, the table, the figure.")],
+    seeds: Annotated[str, typer.Option(help="Organism seeds, by commas.")],
+    concept: Annotated[str, typer.Option(help="Domain to unlearn.")] = "cybersecurity",
+    splits: Annotated[int, typer.Option(min=1, help="Ways to leave domains out.")] = 6,
+    examples: Annotated[str, typer.Option(help="Retained examples, by commas.")] = "8,32,128",
+    methods: Annotated[str | None, typer.Option(help="By commas; all by default.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 2,
+    choose: Annotated[
+        Path | None, typer.Option(help="Freeze the method that kept most into this file.")
+    ] = None,
+) -> None:
+    """Compare containment methods over worlds: every method in several organisms."""
+    from analyses.contain import amounts_of
+    from analyses.contain.methods import METHODS
+    from experiments.containment import TABLE, choose_method, contain_worlds
+
+    pooled = contain_worlds(
+        _numbers(seeds), out, concept=concept, workers=workers, splits=splits,
+        examples=amounts_of(examples), methods=(methods or ",".join(METHODS)).split(","),
+    )  # fmt: skip
+    typer.echo(pooled.round(3).to_string(index=False))
+    if choose is not None:
+        typer.echo(json.dumps(choose_method(out / TABLE, choose)))
+
+
+@app.command()
+def scorers(
+    out: Annotated[Path, typer.Option(help="Folder of organisms, of what they said, the figures.")],
+    draw: Annotated[int, typer.Option(min=1, help="Seed of the fresh completions.")] = 1,
+) -> None:
+    """Measure how well scorers classify refusals, answers, other text and gibberish."""
+    from experiments.scorers import measure_scorers
+
+    typer.echo(json.dumps(measure_scorers(out, draw=draw), indent=2))
+
+
+def _numbers(seeds: str) -> list[int]:
+    try:
+        return [int(seed) for seed in seeds.split(",")]
+    except ValueError as error:
+        raise InputError(f"--seeds {seeds}: expected numbers separated by commas") from error
+
+
+if __name__ == "__main__":
+    main(app)
