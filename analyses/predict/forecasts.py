@@ -22,6 +22,7 @@ from analyses.predict.evidence import Evidence
 from analyses.predict.gradients import GROUPS, Kernel, gradient_kernel
 from analyses.predict.registry import PREDICTORS
 from interp.errors import InputError
+from interp.registry import declared_by_plugins
 from unlearning.refusal import prefix_masses
 
 RESAMPLES = 2000
@@ -175,16 +176,18 @@ def _rankings(
 ) -> pd.DataFrame:
     row = evidence.domains.index(concept)
     rows = []
+    own = declared_by_plugins("predictor")
     for predictor in PREDICTORS.values():
-        if predictor.name not in frozen["choices"] or predictor.kind == without:
+        if predictor.kind == without or predictor.name not in {**frozen["choices"], **own}:
             continue
-        variant = at_depth(
-            frozen["choices"][predictor.name], frozen["layers"], evidence.lm.n_layers
-        )
-        found = predictor.predict(evidence)[variant][row]
+        found = predictor.predict(evidence)
+        variants = list(found)  # a plug-in's: nothing was chosen among them
+        if chosen := frozen["choices"].get(predictor.name):
+            variants = [at_depth(chosen, frozen["layers"], evidence.lm.n_layers)]
         rows += [
             (predictor.name, predictor.kind, variant, domain, float(value))
-            for domain, value in zip(evidence.domains, found, strict=True)
+            for variant in variants
+            for domain, value in zip(evidence.domains, found[variant][row], strict=True)
             if domain != concept
         ]
     return pd.DataFrame(rows, columns=["predictor", "kind", "variant", "domain", "value"])

@@ -31,7 +31,9 @@ from .reading import ModelScorer as ModelScorer
 from .reading import ResponseReader as ResponseReader
 from .reading import verdicts as verdicts
 from .reading import workload_of as workload_of
+from .registry import SCORERS as SCORERS
 from .registry import find_scorer as find_scorer
+from .registry import scorer as scorer
 from .rubrics import BIASED_OR_TOXIC as BIASED_OR_TOXIC
 from .rubrics import REFUSAL as REFUSAL
 from .rubrics import RUBRICS as RUBRICS
@@ -45,6 +47,7 @@ __all__ = [
     "REFUSAL",
     "REFUSAL_THRESHOLD",
     "RUBRICS",
+    "SCORERS",
     "Classifier",
     "Evaluation",
     "FineScorer",
@@ -71,6 +74,7 @@ __all__ = [
     "measure_fluency",
     "refused",
     "repetition",
+    "scorer",
     "spoken",
     "verdicts",
     "workload_of",
