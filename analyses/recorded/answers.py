@@ -1,13 +1,11 @@
-"""Files of recorded answers: what must be in them, how fields are found, how they are written."""
+"""Files of recorded answers: what must be in them and how fields are found."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.store import atomic_write
 from unlearning.data import Record, require_columns
 
 
@@ -40,13 +38,3 @@ def texts(records: Sequence[Record], column: str) -> list[str]:
     return [
         "" if record.fields[column] is None else str(record.fields[column]) for record in records
     ]
-
-
-def write_rows(rows: Iterable[Mapping[str, Any]], out: str | Path) -> None:
-    """Write a JSONL file, whole or not at all."""
-    with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for row in rows:
-            line = json.dumps(row, ensure_ascii=False, default=str)
-            # Half a surrogate pair, which a truncated answer may end in, is no UTF-8.
-            whole = line.encode("utf-8", "replace").decode("utf-8") == line
-            file.write((line if whole else json.dumps(row, default=str)) + "\n")

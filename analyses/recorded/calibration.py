@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from analyses.recorded.answers import field_of, require_answers, texts, write_rows
+from analyses.recorded.answers import field_of, require_answers, texts
 from interp.errors import InputError
-from unlearning.data import read_records
+from unlearning.data import read_records, write_records
 from unlearning.scoring import FINE_CLASSES
 
 
@@ -45,6 +45,6 @@ def write_calibration(
     labels = [field_of(record, found) for record in records]
     table = pd.DataFrame({"response": texts(records, "response"), "class": labels})
     learned = Classifier().calibrated(table).added
-    write_rows(({"response": e.response, "class": e.text_class} for e in learned), out)
+    write_records(({"response": e.response, "class": e.text_class} for e in learned), out)
     given = [example.text_class for example in learned]
     return {name: given.count(name) for name in FINE_CLASSES if name in given}

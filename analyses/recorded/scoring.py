@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from analyses.recorded.answers import require_answers, texts, write_rows
+from analyses.recorded.answers import require_answers, texts
 from analyses.runs import Advance, Progress
 from interp.errors import InputError
-from unlearning.data import Record, read_records
+from unlearning.data import Record, read_records, write_records
 from unlearning.scoring import (
     BIASED_OR_TOXIC,
     COARSE,
@@ -169,7 +169,7 @@ def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scor
     rows: list[dict[str, Any]] = []
     for record, text_class in zip(scoring.records, classes, strict=True):
         rows.append({**record.fields, **_added(scoring.scale, text_class, name)})
-    write_rows(rows, out)
+    write_records(rows, out)
     known = FINE_CLASSES if scoring.scale == REFUSAL.name else BIASED_OR_TOXIC.verdicts.values()
     given = Counter(classes)
     counts = {each: given[each] for each in known}

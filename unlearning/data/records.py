@@ -1,4 +1,4 @@
-"""Rows of a file that a user wrote: JSONL, CSV or parquet, each row with its place in the file.
+"""Rows of a file that a user wrote, JSONL, JSON, CSV or parquet, each with its place in the file.
 
 And rows as JSONL, whole or not at all.
 
@@ -19,7 +19,8 @@ from typing import Any
 from interp.errors import InputError
 from interp.store import atomic_write
 
-SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+UTF8, WINDOWS = "utf-8-sig", "cp1252"  # what people save files in
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,11 @@ class Record:
     fields: dict[str, Any]
 
 
-def read_records(path: str | Path) -> list[Record]:
-    """Every row of a JSONL, CSV or parquet file, in order; blank lines are skipped.
+def read_records(path: str | Path, *, encoding: str = UTF8) -> list[Record]:
+    """Every row of a JSONL, JSON (one list), CSV or parquet file, in order; blank lines skipped.
 
     Raises:
-        InputError: the file is missing, of another format, empty, not UTF-8 or torn.
+        InputError: the file is missing, of another format, empty, torn or not of the encoding.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,8 +47,8 @@ def read_records(path: str | Path) -> list[Record]:
     if suffix == ".parquet":
         records = _parquet(path)
     else:
-        text = _decoded(path)
-        records = list(_csv(text, path) if suffix == ".csv" else _json_lines(text, path))
+        parse = {".csv": _csv, ".json": _json_list}.get(suffix, _json_lines)
+        records = list(parse(_decoded(path, encoding), path))
     if not records:
         raise InputError(f"{path} is empty; expected at least one row")
     return records
@@ -59,16 +60,26 @@ def require_columns(records: Sequence[Record], columns: Collection[str], name: s
     Raises:
         InputError: naming the column that no row has, or the first row without a value.
     """
-    present = dict.fromkeys(key for record in records for key in record.fields)
+    require_named(columns, dict.fromkeys(key for record in records for key in record.fields), name)
     for column in columns:
-        if column not in present:
-            raise InputError(
-                f'{name} has no column "{column}"; expected {", ".join(columns)}, '
-                f"found {', '.join(present) or 'none'}"
-            )
         for record in records:
             if record.fields.get(column) is None:
                 raise InputError(f'{name}, {record.place}: "{column}" is missing')
+
+
+def require_named(columns: Collection[str], found: Iterable[Any], name: str) -> None:
+    """Check that every one of ``columns`` is among those ``found``.
+
+    Raises:
+        InputError: naming the first that is not, and all that are.
+    """
+    found = list(found)
+    for column in columns:
+        if column not in found:
+            raise InputError(
+                f'{name} has no column "{column}"; expected {", ".join(columns)}, '
+                f"found {', '.join(map(str, found)) or 'none'}"
+            )
 
 
 def write_records(rows: Iterable[Mapping[Any, Any]], path: str | Path) -> None:
@@ -80,16 +91,28 @@ def write_records(rows: Iterable[Mapping[Any, Any]], path: str | Path) -> None:
             file.write((line if whole else json.dumps(row, default=str)) + "\n")
 
 
-def _decoded(path: Path) -> str:
+def _decoded(path: Path, encoding: str) -> str:
     data = path.read_bytes()
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
+        byte = f"{path}, line {line}: byte 0x{data[error.start]:02x}"
+        if encoding != UTF8:
+            raise InputError(f"{byte} is neither UTF-8 nor Windows-1252; save as UTF-8") from error
         raise InputError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
-            "save the file as UTF-8 (it may be Windows-1252)"
+            f"{byte} is not UTF-8; save the file as UTF-8 (it may be Windows-1252)"
         ) from error
+
+
+def _json_list(text: str, path: Path) -> Iterator[Record]:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path} is no list of objects; expected [{{...}}, ...], or a JSONL file")
+    return (Record(f"row {number}", row) for number, row in enumerate(rows, start=1))
 
 
 def _json_lines(text: str, path: Path) -> Iterator[Record]:

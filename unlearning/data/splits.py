@@ -67,7 +67,7 @@ def near_duplicate_groups(
             parent[root(i)] = root(first.setdefault(link, i))
     for i, j in _sharing_a_rare_shingle(sets):
         # Only pairs that are not yet together are worth an intersection.
-        if root(i) != root(j) and _jaccard(sets[i], sets[j]) >= SIMILARITY:
+        if root(i) != root(j) and jaccard(sets[i], sets[j]) >= SIMILARITY:
             parent[root(i)] = root(j)
     return [root(i) for i in range(len(texts))]
 
@@ -108,7 +108,8 @@ def split_of(key: str) -> str:
     return "validation" if position < train + validation else "test"
 
 
-def _jaccard(a: Shingles, b: Shingles) -> float:
+def jaccard(a: Shingles, b: Shingles) -> float:
+    """Jaccard similarity: the share of all shingles of two texts that both have."""
     shared = len(a & b)
     return shared / (len(a) + len(b) - shared)
 

@@ -5,10 +5,14 @@
 others.
 """
 
-from unlearning.data.sources.benchmarks import SOURCES
+from unlearning.data.sources.definitions import (
+    SOURCES,
+    find_source,
+    read_sources,
+    source_from_options,
+)
 from unlearning.data.sources.description import mappings_table
-from unlearning.data.sources.loading import Loaded, combined, find_source, load
-from unlearning.data.sources.options import read_sources, source_from_options
+from unlearning.data.sources.loading import Loaded, combined, load
 from unlearning.data.sources.overlap import Deduplicated, deduplicated, leaks
 from unlearning.data.sources.schema import Above, Source, Values
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from unlearning.data.sources.benchmarks import SOURCES
+from unlearning.data.sources.definitions import SOURCES
 from unlearning.data.sources.schema import Above, Source, Values
 
 if TYPE_CHECKING:

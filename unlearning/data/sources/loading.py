@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
 from unlearning.data.prompts import GENERAL
-from unlearning.data.records import Record
-from unlearning.data.sources.benchmarks import SOURCES
+from unlearning.data.records import Record, require_named
+from unlearning.data.sources.definitions import find_source
 from unlearning.data.sources.reading import fetch, read_rows
 from unlearning.data.sources.schema import Above, Source, Values, category_key, is_file, text_of
 from unlearning.data.splits import text_hash
@@ -46,17 +46,6 @@ class Loaded:
         return "\n".join((*lines, *self.notes))
 
 
-def find_source(name: str) -> Source:
-    """The benchmark of that name.
-
-    Raises:
-        InputError: there is none; lists them.
-    """
-    if name not in SOURCES:
-        raise InputError(f'unknown source "{name}"; expected one of {", ".join(SOURCES)}')
-    return SOURCES[name]
-
-
 def load(source: Source | str, path: str | Path | None = None) -> Loaded:
     """A data set's prompts, from its location or from a file of the same columns.
 
@@ -75,7 +64,8 @@ def load(source: Source | str, path: str | Path | None = None) -> Loaded:
     else:
         where = str(path)
         rows, notes = read_rows(path)
-    _require(source, rows, where)
+    found = dict.fromkeys(column for row in rows for column in row.fields)
+    require_named(source.required, found, where)
     used, skipped = _used(source, rows)
     _require_known(source, used, where)
     prompts = list(_prompts(source, used, skipped, where))
@@ -94,16 +84,6 @@ def combined(parts: Sequence[Loaded]) -> Loaded:
         pd.concat([part.left_out for part in parts], ignore_index=True),
         tuple(note for part in parts for note in part.notes),
     )
-
-
-def _require(source: Source, rows: Sequence[Record], where: str) -> None:
-    found = dict.fromkeys(column for row in rows for column in row.fields)
-    missing = [column for column in source.required if column not in found]
-    if missing:
-        raise InputError(
-            f'{where} has no column "{missing[0]}"; {source.name} has '
-            f"{', '.join(source.required)}, found {', '.join(found) or 'none'}"
-        )
 
 
 def _used(source: Source, rows: Sequence[Record]) -> tuple[list[Record], Counter[str]]:

@@ -11,8 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import InputError
-from unlearning.data.splits import SIMILARITY, Shingles, near_duplicate_groups, normalised, shingles
+from unlearning.data.records import require_named
+from unlearning.data.splits import (
+    SIMILARITY,
+    Shingles,
+    jaccard,
+    near_duplicate_groups,
+    normalised,
+    shingles,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +61,7 @@ def deduplicated(prompts: pd.DataFrame) -> Deduplicated:
     """
     import pandas as pd
 
-    _require(prompts, ("id", "prompt", "label", "source"), "the prompts table")
+    require_named(("id", "prompt", "label", "source"), prompts, "the prompts table")
     rows = prompts[["id", "source", "label"]].to_dict("records")
     texts = prompts["prompt"].tolist()
     words = [normalised(prompt) for prompt in texts]
@@ -91,8 +98,8 @@ def leaks(train: pd.DataFrame, evaluation: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    _require(train, ("prompt",), "the training table")
-    _require(evaluation, ("prompt",), "the evaluation table")
+    require_named(("prompt",), train, "the training table")
+    require_named(("prompt",), evaluation, "the evaluation table")
     texts = [*train["prompt"], *evaluation["prompt"]]
     sets = [shingles(prompt) for prompt in texts]
     rows = []
@@ -101,7 +108,7 @@ def leaks(train: pd.DataFrame, evaluation: pd.DataFrame) -> pd.DataFrame:
         asked = [i - len(train) for i in members if i >= len(train)]
         for i in seen:
             for j in asked:
-                similarity = _jaccard(sets[i], sets[len(train) + j])
+                similarity = jaccard(sets[i], sets[len(train) + j])
                 if similarity >= SIMILARITY:
                     rows.append((similarity, *_named(train, i), *_named(evaluation, j)))
     table = pd.DataFrame(rows, columns=list(LEAKS)).astype({"similarity": float})
@@ -123,25 +130,11 @@ def _repeats(
     alike = row["label"] == kept["label"]
     if same:
         return "the same words" if alike else f"the same words, there {kept['label']}"
-    if alike and row["source"] != kept["source"] and _jaccard(words, kept_words) >= SIMILARITY:
+    if alike and row["source"] != kept["source"] and jaccard(words, kept_words) >= SIMILARITY:
         return "near-duplicate"
     return None
-
-
-def _jaccard(a: Shingles, b: Shingles) -> float:
-    shared = len(a & b)
-    return shared / (len(a) + len(b) - shared)
 
 
 def _named(table: pd.DataFrame, position: int) -> tuple[Any, Any, Any]:
     row = table.iloc[position]
     return row.get("id"), row.get("source"), row["prompt"]
-
-
-def _require(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
-    for column in columns:
-        if column not in table:
-            found = ", ".join(map(str, table.columns)) or "none"
-            raise InputError(
-                f'{name} has no column "{column}"; expected {", ".join(columns)}, found {found}'
-            )

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from interp.errors import InputError
-from unlearning.data.records import Record, read_records
+from unlearning.data.records import SUFFIXES, UTF8, WINDOWS, Record, read_records
 from unlearning.data.sources.schema import Source
 
-BUILDERS = {
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".parquet": "parquet",
-}
-FALLBACK = "cp1252"  # Windows-1252: what files that people saved are in where not in UTF-8
+# By datasets' names for formats; all others are JSON to it.
+BUILDERS = {".csv": "csv", ".parquet": "parquet"}
 
 
 def fetch(source: Source) -> list[dict[str, Any]]:
@@ -31,9 +23,10 @@ def fetch(source: Source) -> list[dict[str, Any]]:
 
     try:
         if "://" in source.location:
-            builder = BUILDERS.get(Path(source.location).suffix.lower())
-            if builder is None:
-                raise ValueError(f"expected an address that ends in {' or '.join(BUILDERS)}")
+            suffix = Path(source.location).suffix.lower()
+            if suffix not in SUFFIXES:
+                raise ValueError(f"expected an address that ends in {' or '.join(SUFFIXES)}")
+            builder = BUILDERS.get(suffix, "json")
             table = datasets.load_dataset(builder, data_files=source.location, split="train")
         else:
             table = datasets.load_dataset(
@@ -66,45 +59,12 @@ def read_rows(path: str | Path) -> tuple[list[Record], tuple[str, ...]]:
         InputError: the file is missing, of another format, empty, torn or in neither encoding.
     """
     path = Path(path)
-    if not path.is_file() or path.suffix.lower() == ".parquet":
-        return read_records(path), ()
-    content, notes = _decoded(path)
-    if path.suffix.lower() == ".json":
-        return _json_list(content, path), notes
-    if not notes:
-        return read_records(path), ()
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        copy.write_text(content, encoding="utf-8", newline="")
+    if path.is_file() and path.suffix.lower() != ".parquet":
+        data = path.read_bytes()
         try:
-            return read_records(copy), notes
-        except InputError as error:
-            raise InputError(str(error).replace(str(copy), str(path))) from error
-
-
-def _decoded(path: Path) -> tuple[str, tuple[str, ...]]:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig"), ()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        note = f"{path} is not UTF-8 (line {line}); it was read as Windows-1252"
-    try:
-        return data.decode(FALLBACK), (note,)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is neither UTF-8 nor Windows-1252 (byte 0x{data[error.start]:02x} at "
-            f"{error.start}); save it as UTF-8"
-        ) from error
-
-
-def _json_list(content: str, path: Path) -> list[Record]:
-    try:
-        rows = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path} is no list of objects; expected [{{...}}, ...], or a JSONL file")
-    if not rows:
-        raise InputError(f"{path} is empty; expected at least one row")
-    return [Record(f"row {number}", row) for number, row in enumerate(rows, start=1)]
+            data.decode(UTF8)
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            note = f"{path} is not UTF-8 (line {line}); it was read as Windows-1252"
+            return read_records(path, encoding=WINDOWS), (note,)
+    return read_records(path), ()

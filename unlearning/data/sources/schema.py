@@ -11,9 +11,7 @@ from typing import Any
 
 from interp.errors import InputError
 from unlearning.data.prompts import DOMAINS, GENERAL, LABELS
-
-NO_DOMAIN = "belongs to none of the seven domains"
-FILES = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
+from unlearning.data.records import SUFFIXES
 
 
 def text_of(value: Any) -> str:
@@ -156,4 +154,4 @@ class Source:
 
 def is_file(location: str) -> bool:
     """Whether a location is a file and not an address or a hub id."""
-    return "://" not in location and Path(location).suffix.lower() in FILES
+    return "://" not in location and Path(location).suffix.lower() in SUFFIXES

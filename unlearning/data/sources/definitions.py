@@ -1,4 +1,4 @@
-"""Sources that a user describes: in a small TOML file, or by options of a command."""
+"""Sources: the public benchmarks, a user's in a small TOML file, or one by options of a command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import InputError
-from unlearning.data.sources.benchmarks import SOURCES
 from unlearning.data.sources.schema import Source, Values, is_file
 
 LISTS = ("prompt", "id")
@@ -89,11 +88,11 @@ def _pairs(what: str, given: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def read_sources(path: str | Path, known: Mapping[str, Source] = SOURCES) -> dict[str, Source]:
+def read_sources(path: str | Path, known: Mapping[str, Source] | None = None) -> dict[str, Source]:
     """Sources of a TOML file: one table for each, its name the source's, its keys the attributes.
 
-    ``like = "NAME"`` takes everything else from one of ``known``. A file in ``location`` is
-    relative to the TOML file.
+    ``like = "NAME"`` takes everything else from one of ``known`` (the public benchmarks where not
+    given) or from an earlier table. A file in ``location`` is relative to the TOML file.
 
     Raises:
         InputError: no such file, not TOML, or a table that does not fit; names it.
@@ -107,11 +106,12 @@ def read_sources(path: str | Path, known: Mapping[str, Source] = SOURCES) -> dic
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as TOML ({error})") from error
-    sources = {}
+    sources: dict[str, Source] = {}
+    known, adapter = SOURCES if known is None else known, TypeAdapter(Source)
     for name, table in tables.items():
         try:
-            entry = _entry(name, table, path, known)
-            sources[name] = TypeAdapter(Source).validate_python(entry)
+            entry = _entry(name, table, path, {**known, **sources})
+            sources[name] = adapter.validate_python(entry)
         except ValidationError as error:
             # A rule may also be a text: of the two complaints, that one helps nobody.
             first = min(error.errors(), key=lambda found: found["type"] == "string_type")
@@ -157,3 +157,18 @@ def _over(table: Mapping[str, Any], inherited: Mapping[str, Any]) -> dict[str, A
             value = _over(value, below)
         together[key] = value
     return together
+
+
+#: Public benchmarks by name.
+SOURCES: Mapping[str, Source] = read_sources(Path(__file__).with_name("benchmarks.toml"), {})
+
+
+def find_source(name: str) -> Source:
+    """The benchmark of that name.
+
+    Raises:
+        InputError: there is none; lists them.
+    """
+    if name not in SOURCES:
+        raise InputError(f'unknown source "{name}"; expected one of {", ".join(SOURCES)}')
+    return SOURCES[name]
