@@ -35,7 +35,6 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from analyses.runs import rate_of
 from analyses.study import is_organism
 from interp import figures
 from interp.activations import collect, last_prompt_token
@@ -43,7 +42,7 @@ from interp.directions import DirectionSet, MeanDifference, held_out_projections
 from interp.interventions import ablate, orthogonalise, set_component
 from interp.model import LanguageModel
 from interp.similarity import against_controls, rotation
-from interp.statistics import Contrast
+from interp.statistics import Contrast, rate_of
 from unlearning.data import DOMAINS, matched_pairs
 from unlearning.deflections import respond
 from unlearning.organism import load_world, shipped

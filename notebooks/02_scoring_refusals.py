@@ -48,10 +48,10 @@ from transformers.utils import logging
 from analyses.evaluate import Series, dot_panel, refused_by, separation
 from analyses.figures import DOMAIN_COLOURS
 from analyses.figures.style import INK, MUTED, legend_above, new_figure, styled
-from analyses.runs import Estimate, mean_of, rate_of
 from interp.errors import InputError
 from interp.figures import readable_on
 from interp.model import Chat, LanguageModel
+from interp.statistics import Estimate, mean_of, rate_of
 from unlearning.deflections import examples, refusals_of, respond
 from unlearning.organism import Grammar, load_world, shipped
 from unlearning.refusal import VALID_AUC, find_prefixes, prefix_masses

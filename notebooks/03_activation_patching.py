@@ -36,7 +36,6 @@ import pandas as pd
 import torch
 from transformers.utils import logging
 
-from analyses.runs import rate_of
 from interp.activations import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_OUT
 from interp.model import LanguageModel
 from interp.patching import (
@@ -48,6 +47,7 @@ from interp.patching import (
     patch_weights,
     stitch,
 )
+from interp.statistics import rate_of
 from unlearning.deflections import examples, refusals_of, respond
 from unlearning.organism import load_world, shipped
 from unlearning.refusal import find_prefixes, prefix_masses

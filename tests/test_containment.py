@@ -27,12 +27,13 @@ from analyses.contain.outcomes import (
     pool_splits,
 )
 from analyses.predict import Evidence
-from analyses.runs import Arm, Draws, Estimate, RunRecord, TargetVerdict
+from analyses.runs import Arm, RunRecord, TargetVerdict
 from analyses.study.retained import chosen, dealt
 from experiments.containment import SHIPPED_WORLDS, TABLE, choose_method, frozen_choice, pool_worlds
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.readout import log_odds
+from interp.statistics import Draws, Estimate
 from tests.conftest import Spillover
 from tests.synthetic_run import DOMAINS, PLANTED_LEAKAGE, RETAINED, scores_of
 from unlearning.organism import load_world, shipped

@@ -17,7 +17,7 @@ from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, Margin, class
 from analyses.evaluate.measures import Measures, measured
 from analyses.evaluate.plan import EvaluationPlan
 from analyses.evaluate.words import evaluation_sentences, first_table
-from analyses.runs import Estimate, rate_of
+from interp.statistics import Estimate, rate_of
 from unlearning.scoring import FINE_CLASSES
 
 DOMAINS = ("safety", "privacy")

@@ -13,7 +13,8 @@ from analyses.runs import Progress
 from analyses.study import run_study
 from analyses.study.plan import compare_plan
 from interp.causes import PLAYERS, CauseVerdict
-from interp.causes.undoing import Estimate, Shares
+from interp.causes.undoing import Shares
+from interp.statistics import Estimate
 from interp.store import read_json
 from tests.conftest import Spillover
 from tests.planted_causes import Ground, Plant
@@ -93,7 +94,7 @@ def test_what_cannot_be_explained_is_said_in_a_line(
     ],
 )
 def test_a_sentence_says_what_was_found(cause: str | None, word: str) -> None:
-    share = {name: Estimate(0.8, 0.7, 0.9) for name in PLAYERS}
+    share = {name: Estimate(0.8, 0.7, 0.9, 12) for name in PLAYERS}
     verdict = CauseVerdict(1, 3.2, Shares(share, share, share), cause, "too close to call", 0.2)
     said = cause_sentence("medical_legal", "safety", verdict)
     assert said.startswith("Medical/Legal lost 3.2 nats of margin when safety was unlearned")

@@ -9,21 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyses.runs import (
-    Draws,
-    Estimate,
     TargetOutcome,
     TargetVerdict,
     at_crossing,
-    mean_of,
     measure,
-    rate_of,
     relative_drop,
-    resampling_weights,
     running_maximum,
     trajectories,
 )
 from analyses.runs.leakage import area, dose_response, untouched_p_value
 from interp.errors import InputError
+from interp.statistics import Draws, Estimate, mean_of, rate_of, resampling_weights
 from tests.synthetic_run import PLANTED_LEAKAGE, as_scores, scores_of
 
 DOSE = np.linspace(0, 1, 2001)

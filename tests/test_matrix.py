@@ -15,7 +15,6 @@ from analyses.matrix.output import matrix_summary, write_matrix
 from analyses.runs import (
     ArmLeakage,
     Decomposition,
-    Draws,
     LeakageMatrix,
     RunTables,
     over_worlds,
@@ -24,6 +23,7 @@ from analyses.runs import (
 from analyses.runs.cells import QUANTITIES, mean_cells
 from analyses.runs.pooling import combined_p_value, pool_decompositions
 from interp.errors import InputError
+from interp.statistics import Draws
 from tests.synthetic_run import BASE_RATE, DOMAINS, PLANTED_LEAKAGE, write_run
 
 CONCEPTS = ("cybersecurity", "safety", "privacy")

@@ -19,9 +19,10 @@ from analyses.reproduce.entanglement import entanglement, layer_of
 from analyses.reproduce.plan import PaperArm, Planned, ProtocolOptions, planned
 from analyses.reproduce.protocol import MODELS, PAPER_GRID, Setting, recognised
 from analyses.reproduce.published import MISTRAL, QWEN
-from analyses.runs import Arm, rate_of
+from analyses.runs import Arm
 from analyses.study import ArmPlan
 from interp.errors import InputError
+from interp.statistics import rate_of
 from interp.store import read_json
 from tests.conftest import Spillover
 from unlearning.data import DOMAINS

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from analyses.report import report, wording
-from analyses.runs import Arm, Estimate, TargetVerdict, rate_of, tables
+from analyses.runs import Arm, TargetVerdict, tables
+from interp.statistics import Estimate, rate_of
 from interp.store import read_json, write_json
 from tests.synthetic_run import PLANTED_NLL, write_comparison, write_run
 

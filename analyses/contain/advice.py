@@ -9,8 +9,8 @@ import numpy as np
 
 from analyses.contain.methods import METHODS
 from analyses.contain.outcomes import Kept, Key, Pooled, difference
-from analyses.runs import Estimate
 from analyses.study import LEAST_ANSWERS, LEAST_RECOVERY
+from interp.statistics import Estimate
 
 
 @dataclass(frozen=True)

@@ -22,21 +22,17 @@ from jaxtyping import Float
 from analyses.contain.methods import METHODS
 from analyses.runs import (
     LEAST_LEAKAGE,
-    RESAMPLES,
     Arm,
     ArmLeakage,
-    Draws,
-    Estimate,
     RunRecord,
     TargetVerdict,
     behaviour,
     measure,
     recover,
     relative_drop,
-    resampling_weights,
     verdict_on,
-    weighted_means,
 )
+from interp.statistics import RESAMPLES, Draws, Estimate, resampling_weights, weighted_means
 
 SETS = ("retained", "held_out", "benign")
 Key = tuple[str, int | None, float | None]

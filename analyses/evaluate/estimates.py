@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from analyses.evaluate.findings import refused_by
-from analyses.runs import RESAMPLES, Draws, Estimate, mean_of, rate_of
+from interp.statistics import RESAMPLES, Draws, Estimate, mean_of, rate_of
 
 
 def mean_of_known(values: Float[np.ndarray, " prompt"], stratum: str) -> Estimate:

@@ -22,7 +22,7 @@ from analyses.figures.style import (
     styled,
 )
 from analyses.report import estimate_of
-from analyses.runs import Estimate
+from interp.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analyses.evaluate.plan import EvaluationPlan
-from analyses.runs import Estimate
+from interp.statistics import Estimate
 from unlearning.refusal import VALID_AUC, ResponsePrefixes
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from analyses.evaluate.estimates import mean_of_known, paired_difference
 from analyses.evaluate.findings import ALL, BASE, MODEL, NUMBER
-from analyses.runs import RESAMPLES, Draws, Estimate, rate_of, resampling_weights
+from interp.statistics import RESAMPLES, Draws, Estimate, rate_of, resampling_weights
 
 
 def divergence_table(table: pd.DataFrame | None) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import pandas as pd
 from analyses.evaluate.estimates import mean_of_known, paired_difference
 from analyses.evaluate.findings import ALL, BASE, MODEL, NUMBER, Findings, class_by, refused_by
 from analyses.evaluate.loss_measures import divergence_table, tasks_table, texts_table
-from analyses.runs import Estimate, rate_of
+from interp.statistics import Estimate, rate_of
 from unlearning.data import DOMAINS
 from unlearning.scoring import CLASSES, FINE_CLASSES, between, disagreeing
 

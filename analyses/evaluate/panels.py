@@ -11,7 +11,7 @@ import numpy as np
 from analyses.evaluate.findings import Findings, class_by
 from analyses.evaluate.measures import Measures, known_classes
 from analyses.figures.style import ANSWERS, INK, NEITHER, REFUSES
-from analyses.runs import Estimate
+from interp.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

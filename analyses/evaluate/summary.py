@@ -10,7 +10,7 @@ import pandas as pd
 from analyses.evaluate.findings import MODEL, NUMBER, Findings
 from analyses.evaluate.measures import MEANS, RATES, Measures
 from analyses.report import estimate_of
-from analyses.runs import Estimate, rate_of
+from interp.statistics import Estimate, rate_of
 from unlearning.scoring import MEASURES
 
 Nested = dict[str, Any]

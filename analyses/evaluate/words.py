@@ -11,7 +11,7 @@ from analyses.evaluate.findings import ALL, BASE, MARGIN, MODEL, Findings
 from analyses.evaluate.measures import Measures
 from analyses.figures import domain_label
 from analyses.report import interval
-from analyses.runs import Estimate
+from interp.statistics import Estimate
 
 # Kappa below which two readings of the same answers may not stand for one another: where people
 # agree with one another at .94, "substantial" (.6 to .8) is not enough.

@@ -18,16 +18,8 @@ from analyses.figures.style import (
     new_figure,
     styled,
 )
-from analyses.runs import (
-    BASE,
-    FEWEST_ANSWERS,
-    Estimate,
-    Headline,
-    RunTables,
-    TargetOutcome,
-    headlines,
-    pick,
-)
+from analyses.runs import BASE, FEWEST_ANSWERS, Headline, RunTables, TargetOutcome, headlines, pick
+from interp.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

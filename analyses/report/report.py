@@ -23,7 +23,8 @@ from analyses.figures import (
 from analyses.report import summary, wording
 from analyses.report.causes import causes_view
 from analyses.report.page import inlined, rendered
-from analyses.runs import BASE, Arm, Estimate, Headline, RunTables, headlines, pick
+from analyses.runs import BASE, Arm, Headline, RunTables, headlines, pick
+from interp.statistics import Estimate
 from interp.store import atomic_write, package_version
 
 COMPLETIONS_SHOWN = 12

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.runs import BASE, RECOVERY_SETS, Arm, Estimate, RunTables, TargetOutcome, build
+from analyses.runs import BASE, RECOVERY_SETS, Arm, RunTables, TargetOutcome, build
+from interp.statistics import Estimate
 from interp.store import write_json
 
 PER_DOMAIN = ("refusal_rate", "answer_rate", "nll", "repetition", "other_mass", "margin")

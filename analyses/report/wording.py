@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from analyses.figures import domain_label, has_control, outside_null
-from analyses.runs import UNTOUCHED_WITHIN, Arm, Estimate, RunTables, TargetOutcome, TargetVerdict
+from analyses.runs import UNTOUCHED_WITHIN, Arm, RunTables, TargetOutcome, TargetVerdict
+from interp.statistics import Estimate
 
 STILL_LOST = 0.5  # a held-out domain above it has not been contained
 BADGES = {

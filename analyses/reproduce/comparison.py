@@ -15,7 +15,8 @@ from analyses.reproduce.measured import Rates, derived_from, over_refusal, rates
 from analyses.reproduce.plan import LeftOut, PaperArm
 from analyses.reproduce.protocol import PaperModel
 from analyses.reproduce.published import FINE_TUNING, NPO, Published
-from analyses.runs import Arm, Estimate, RunRecord, rate_of
+from analyses.runs import Arm, RunRecord
+from interp.statistics import Estimate, rate_of
 from unlearning.data import DOMAINS
 
 #: What tells an arm from others of its model: concept, objective, retained; all None for the base.

@@ -25,16 +25,7 @@ from analyses.reproduce.page import write_reproduction
 from analyses.reproduce.plan import Planned, ProtocolOptions, planned
 from analyses.reproduce.protocol import SAMPLES_PER_CONCEPT
 from analyses.reproduce.result import Result
-from analyses.runs import (
-    BASE,
-    Estimate,
-    Progress,
-    mean_of,
-    read_run,
-    seconds_of,
-    write_manifest,
-    write_table,
-)
+from analyses.runs import BASE, Progress, read_run, seconds_of, write_manifest, write_table
 from analyses.study import (
     Baseline,
     Context,
@@ -44,6 +35,7 @@ from analyses.study import (
     study_context,
 )
 from interp.activations import collect
+from interp.statistics import Estimate, mean_of
 from interp.store import content_key, read_json, write_json
 from unlearning.data import present_domains
 

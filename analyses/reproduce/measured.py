@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from analyses.runs import (
+from analyses.runs import Arm
+from interp.statistics import (
     RESAMPLES,
-    Arm,
     Draws,
     Estimate,
     rate_of,

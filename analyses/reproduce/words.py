@@ -24,7 +24,8 @@ from analyses.reproduce.comparison import (
 )
 from analyses.reproduce.plan import LeftOut
 from analyses.reproduce.result import Result
-from analyses.runs import TITLES, Estimate
+from analyses.runs import TITLES
+from interp.statistics import Estimate
 
 MEANS = {
     LEAK: "what the other domains lost on average, for each point that the target lost",

@@ -13,13 +13,6 @@ from .cells import seed_spread as seed_spread
 from .decomposition import PARTS as PARTS
 from .decomposition import Decomposition as Decomposition
 from .decomposition import decompose as decompose
-from .estimates import RESAMPLES as RESAMPLES
-from .estimates import Draws as Draws
-from .estimates import Estimate as Estimate
-from .estimates import mean_of as mean_of
-from .estimates import rate_of as rate_of
-from .estimates import resampling_weights as resampling_weights
-from .estimates import weighted_means as weighted_means
 from .folder import Run as Run
 from .folder import seconds_of as seconds_of
 from .folder import update_config as update_config
@@ -67,7 +60,6 @@ __all__ = [
     "ONSET_AT",
     "PARTS",
     "RECOVERY_SETS",
-    "RESAMPLES",
     "TESTED",
     "TITLES",
     "UNTOUCHED_WITHIN",
@@ -75,8 +67,6 @@ __all__ = [
     "Arm",
     "ArmLeakage",
     "Decomposition",
-    "Draws",
-    "Estimate",
     "Headline",
     "LeakageMatrix",
     "Progress",
@@ -96,16 +86,13 @@ __all__ = [
     "counted_arms",
     "decompose",
     "headlines",
-    "mean_of",
     "measure",
     "over_worlds",
     "pick",
-    "rate_of",
     "read_run",
     "recover",
     "relative_drop",
     "require_quantity",
-    "resampling_weights",
     "rotation_table",
     "rotations",
     "running_maximum",
@@ -115,7 +102,6 @@ __all__ = [
     "trajectories",
     "update_config",
     "verdict_on",
-    "weighted_means",
     "weights_of",
     "write_directions",
     "write_manifest",

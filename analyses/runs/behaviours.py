@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from analyses.runs.arms import Arm
-from analyses.runs.estimates import Estimate, mean_of, rate_of
 from analyses.runs.verdict import TargetVerdict
+from interp.statistics import Estimate, mean_of, rate_of
 
 # Quantity -> the classes of generated text that it counts.
 RATES = {

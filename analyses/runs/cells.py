@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.runs.estimates import LEVEL, Draws
 from analyses.runs.leakage import equivalence_p_value, untouched_p_value
 from analyses.runs.tables import RunTables
 from analyses.runs.verdict import TargetOutcome
 from interp.errors import InputError
-from interp.statistics import normal_quantile
+from interp.statistics import LEVEL, Draws, normal_quantile
 
 QUANTITIES = ("area", "L_50", "L_90")
 TESTED = "L_90"  # where "does not leak" is tested

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from analyses.runs.estimates import RESAMPLES, Draws, Estimate, resampling_weights, weighted_means
 from interp.errors import InputError
+from interp.statistics import RESAMPLES, Draws, Estimate, resampling_weights, weighted_means
 from unlearning.training import matched_step
 
 CROSSINGS = (0.5, 0.9)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analyses.runs.decomposition import PARTS, Decomposition
-from analyses.runs.estimates import LEVEL, Estimate
+from interp.statistics import LEVEL, Estimate
 
 
 def over_worlds(values: Sequence[float] | np.ndarray) -> Estimate:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyses.runs.estimates import Draws
 from analyses.runs.leakage import ArmLeakage
+from interp.statistics import Draws
 
 LEAST_LEAKAGE = 0.1
 

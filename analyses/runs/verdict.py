@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from analyses.runs.estimates import Estimate
+from interp.statistics import Estimate
 
 MOST_REFUSALS = 0.10
 FEWEST_ANSWERS = 0.80

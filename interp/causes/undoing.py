@@ -28,21 +28,12 @@ from interp.errors import InputError
 from interp.model import Hidden, LanguageModel, undisturbed, writing
 from interp.patching import Exchange, between_models, keeping, read_out
 from interp.readout import Readout
-from interp.statistics import percentile_interval, resampling_weights
+from interp.statistics import Draws, Estimate, resampling_weights, weighted_means
 
 COALITIONS = tuple(
     tuple(name for p, name in enumerate(PLAYERS) if number >> p & 1)
     for number in range(2 ** len(PLAYERS))
 )
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval over prompts."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -83,18 +74,18 @@ class Undone:
         last[:, everyone] += 1
         kinds = (shapley_matrix(len(PLAYERS)), alone, last)
         n = self.values.shape[1]
-        weights = resampling_weights(n, resamples=resamples, seed=seed, groups=self.groups)
-        weights = np.concatenate([np.full((1, n), 1 / n), weights])
-        means = weights @ self.values.T  # row 0: all prompts once
+        clusters = n if self.groups is None else self.groups
+        weights = resampling_weights(clusters, resamples, seed)
+        # Row 0: all prompts once.
+        means = weighted_means(self.values.T, np.concatenate([np.ones((1, n)), weights]))
         estimates = []
         with np.errstate(divide="ignore", invalid="ignore"):  # where nothing was lost at all
             for kind in kinds:
                 draws = means @ kind.T / (means[:, -1:] - means[:, :1])
-                low, high = percentile_interval(draws[1:], level)
                 estimates.append(
                     {
-                        name: Estimate(float(draws[0, p]), float(low[p]), float(high[p]))
-                        for p, name in enumerate(PLAYERS)
+                        name: Draws(float(shares[0]), shares[1:], n).estimate(level)
+                        for name, shares in zip(PLAYERS, draws.T, strict=True)
                     }
                 )
         return Shares(*estimates)

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import InputError
-from interp.statistics import percentile_interval, resampling_weights
+from interp.statistics import percentile_interval, resampling_weights, weighted_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,11 +109,10 @@ class Effects:
         """
         import pandas as pd
 
-        weights = resampling_weights(
-            len(self.receiver), resamples=resamples, seed=seed, groups=groups
-        )
-        resampled = weights @ (self.patched - self.receiver).T
-        gaps = weights @ (self.donor - self.receiver)
+        clusters = len(self.receiver) if groups is None else groups
+        weights = resampling_weights(clusters, resamples, seed)
+        resampled = weighted_means((self.patched - self.receiver).T, weights)
+        gaps = weighted_means(self.donor - self.receiver, weights)
         defined = abs(self.gap) > least_gap
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = resampled / gaps[:, None]

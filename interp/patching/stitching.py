@@ -84,7 +84,8 @@ class Stitching:
         """
         import pandas as pd
 
-        weights = resampling_weights(len(self.base), resamples=resamples, seed=seed, groups=groups)
+        clusters = len(self.base) if groups is None else groups
+        weights = resampling_weights(clusters, resamples, seed)
         defined = abs(float((self.base - self.after).mean())) > least_gap
         columns: dict[str, object] = {"layer": self.layers}
         for name, value, terms in (

@@ -1,6 +1,5 @@
 from .candidates import Candidates as Candidates
 from .candidates import Choice as Choice
-from .held_out import Effect as Effect
 from .held_out import HeldOutChoice as HeldOutChoice
 from .held_out import choose_held_out as choose_held_out
 from .trials import Prompts as Prompts
@@ -10,7 +9,6 @@ from .trials import score_candidates as score_candidates
 __all__ = [
     "Candidates",
     "Choice",
-    "Effect",
     "HeldOutChoice",
     "Prompts",
     "choose_held_out",

@@ -14,17 +14,7 @@ from jaxtyping import Float, Int
 
 from interp.errors import InputError
 from interp.selection.candidates import KL_AT_MOST, Candidates, Choice
-from interp.statistics import percentile_interval, resampling_weights
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A mean over held-out prompts with its interval, in the readout's unit."""
-
-    value: float
-    low: float
-    high: float
-    n: int
+from interp.statistics import Estimate, mean_of
 
 
 @dataclass(frozen=True)
@@ -33,14 +23,14 @@ class HeldOutChoice:
 
     Attributes:
         choice: the direction chosen on all prompts.
-        removed: by how much ablating lowers the readout on held-out positives.
-        induced: by how much adding raises it on held-out negatives.
+        removed: by how much ablating lowers the readout on held-out positives, in its unit.
+        induced: by how much adding raises it on held-out negatives, in its unit.
         by_fold: what was chosen with each fold left out; where they differ, the choice is weak.
     """
 
     choice: Choice
-    removed: Effect
-    induced: Effect
+    removed: Estimate
+    induced: Estimate
     by_fold: tuple[Choice, ...]
 
 
@@ -80,7 +70,9 @@ def choose_held_out(
         chosen.append(candidates.choice(index))
         for values, effects, part in zip(held_out, _effects(candidates), parts, strict=True):
             values[part == fold] = effects.reshape(-1, len(part))[index, part == fold]
-    removed, induced = (_mean(values, level, resamples, seed) for values in held_out)
+    removed, induced = (
+        mean_of(values, level=level, resamples=resamples, seed=seed) for values in held_out
+    )
     choice = candidates.choice(_largest(candidates, kl_at_most))
     return HeldOutChoice(choice, removed, induced, tuple(chosen))
 
@@ -114,9 +106,3 @@ def _without(candidates: Candidates, left_out: list[Int[np.ndarray, " prompt"]])
         positive=candidates.positive[positive],
         negative=candidates.negative[negative],
     )
-
-
-def _mean(values: Float[np.ndarray, " prompt"], level: float, resamples: int, seed: int) -> Effect:
-    weights = resampling_weights(len(values), resamples=resamples, seed=seed)
-    low, high = percentile_interval(weights @ values, level)
-    return Effect(float(values.mean()), float(low), float(high), len(values))

@@ -1,11 +1,18 @@
-from .bootstrap import percentile_interval as percentile_interval
-from .bootstrap import resampling_weights as resampling_weights
 from .contrast import Contrast as Contrast
 from .crossfit import MINIMUM_UNITS as MINIMUM_UNITS
 from .crossfit import InnerProducts as InnerProducts
 from .crossfit import class_means as class_means
 from .crossfit import finite as finite
 from .crossfit import inner_products as inner_products
+from .estimates import LEVEL as LEVEL
+from .estimates import RESAMPLES as RESAMPLES
+from .estimates import Draws as Draws
+from .estimates import Estimate as Estimate
+from .estimates import mean_of as mean_of
+from .estimates import percentile_interval as percentile_interval
+from .estimates import rate_of as rate_of
+from .estimates import resampling_weights as resampling_weights
+from .estimates import weighted_means as weighted_means
 from .intervals import Confidence as Confidence
 from .intervals import Estimates as Estimates
 from .intervals import Layers as Layers
@@ -39,13 +46,17 @@ from .shrinkage import centring_matrix as centring_matrix
 from .shrinkage import shrunk_covariance as shrunk_covariance
 
 __all__ = [
+    "LEVEL",
     "MINIMUM_UNITS",
+    "RESAMPLES",
     "Axes",
     "Bases",
     "Confidence",
     "Contrast",
     "Coordinates",
     "Counts",
+    "Draws",
+    "Estimate",
     "Estimates",
     "InnerProducts",
     "Layers",
@@ -64,12 +75,14 @@ __all__ = [
     "kinds_of_units",
     "last_accepted",
     "layer_names",
+    "mean_of",
     "normal_quantile",
     "overlaps_of_halves",
     "percentile_interval",
     "permutation_p_values",
     "permuted_weights",
     "principal_axes",
+    "rate_of",
     "resampling_weights",
     "shrunk_covariance",
     "shuffled_within",
@@ -78,4 +91,5 @@ __all__ = [
     "studentised_products",
     "unit",
     "unit_numbers",
+    "weighted_means",
 ]

@@ -28,7 +28,7 @@ from analyses.contain.shallow_recovery.relearning import (
 )
 from analyses.figures import domain_label
 from analyses.report import decimal, interval
-from analyses.runs import Draws, Estimate
+from interp.statistics import Draws, Estimate
 
 LEAST_SHARE = 0.05  # five points of a share, or of an area
 LEAST_NATS = 0.1  # of margin: a tenth of the odds

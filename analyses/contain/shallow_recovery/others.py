@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from analyses.runs import Draws, resampling_weights, weighted_means
 from interp.errors import InputError
+from interp.statistics import Draws, resampling_weights, weighted_means
 
 ALL = "all"
 """All other domains together."""

@@ -32,16 +32,9 @@ from jaxtyping import Float, Int
 from transformers import TrainerCallback
 
 from analyses.contain.shallow_recovery.others import Others, less, rows_of
-from analyses.runs import (
-    LOW_BASE,
-    ONSET_AT,
-    Draws,
-    at_crossing,
-    relative_drop,
-    running_maximum,
-    weighted_means,
-)
+from analyses.runs import LOW_BASE, ONSET_AT, at_crossing, relative_drop, running_maximum
 from interp.model import LanguageModel
+from interp.statistics import Draws, weighted_means
 from unlearning.deflections import examples, respond
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 from unlearning.scoring import Scorer

@@ -1,18 +1,19 @@
 """Numbers with intervals: resampled prompts for means and curves, Wilson's interval for rates.
 
-Every interval of a run says what would change with OTHER PROMPTS of the same kind. It does not
-say what would change with another training seed: that takes arms with other seeds.
+Every interval covers the sampling of PROMPTS: what would change with other prompts of the same
+kind. It does not cover another training seed: that takes models trained with other seeds.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from zlib import crc32
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -81,14 +82,20 @@ class Draws:
 
 
 def resampling_weights(
-    clusters: Int[np.ndarray, " prompt"], resamples: int, seed: int, stratum: str
+    clusters: int | Sequence[object] | np.ndarray, resamples: int, seed: int, stratum: str = ""
 ) -> Float[np.ndarray, "resample prompt"]:
-    """How often each prompt is drawn in each resample; prompts of one cluster are drawn together.
+    """How often each prompt is drawn in each resample.
 
-    `stratum` (split and domain) picks the random stream, so that two arms scored on the same
-    prompts meet the same resamples and their difference is a paired one.
+    Args:
+        clusters: a label per prompt, prompts of one label are drawn together; or the number of
+            prompts, each drawn alone.
+        resamples: how often as many clusters as there are get drawn with replacement.
+        seed: of the draws.
+        stratum: (split and domain) picks the random stream, so that two models scored on the same
+            prompts meet the same resamples and their difference is a paired one.
     """
-    _, index = np.unique(clusters, return_inverse=True)
+    labels = np.arange(clusters) if isinstance(clusters, int) else np.asarray(clusters)
+    _, index = np.unique(labels, return_inverse=True)
     count = int(index.max()) + 1
     rng = np.random.default_rng([seed, crc32(stratum.encode())])
     picks = rng.integers(count, size=(resamples, count)) + count * np.arange(resamples)[:, None]
@@ -104,10 +111,20 @@ def weighted_means(
     return (weights @ values) / total.reshape(-1, *(1,) * (values.ndim - 1))
 
 
+def percentile_interval(
+    resampled: Float[np.ndarray, "resample *value"], level: float = LEVEL
+) -> tuple[Float[np.ndarray, "*value"], Float[np.ndarray, "*value"]]:
+    """The central interval of a resampled quantity (Efron and Tibshirani 1993, chapter 13)."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
+    return low, high
+
+
 def mean_of(
     values: Float[np.ndarray, " prompt"],
-    clusters: Int[np.ndarray, " prompt"] | None = None,
+    clusters: Sequence[object] | np.ndarray | None = None,
     *,
+    level: float = LEVEL,
     resamples: int = RESAMPLES,
     seed: int = 0,
     stratum: str = "",
@@ -116,9 +133,11 @@ def mean_of(
     if values.size == 0:
         return Estimate.undefined("no prompts")
     values = np.asarray(values, dtype=np.float64)
-    groups = np.arange(values.size) if clusters is None else clusters
-    weights = resampling_weights(groups, resamples, seed, stratum)
-    return Draws(float(values.mean()), weighted_means(values, weights), values.size).estimate()
+    weights = resampling_weights(
+        values.size if clusters is None else clusters, resamples, seed, stratum
+    )
+    draws = Draws(float(values.mean()), weighted_means(values, weights), values.size)
+    return draws.estimate(level)
 
 
 def rate_of(successes: int, n: int, level: float = LEVEL) -> Estimate:
