@@ -45,8 +45,11 @@ class _Imported(MutableMapping[str, Any]):
         found = getattr(import_module(module), attribute)
         if not isinstance(found, typer.Typer):
             alone = typer.Typer(rich_markup_mode=None, add_completion=False)
-            alone.command(name, cls=Command)(with_plugins(found))
+            alone.command(name)(found)
             found = alone
+        for one in found.registered_commands:
+            if one.cls is not Command and one.callback:
+                one.cls, one.callback = Command, with_plugins(one.callback)
         return typer.main.get_command(found)
 
     def __setitem__(self, name: str, command: Any) -> None:

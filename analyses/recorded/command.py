@@ -49,7 +49,7 @@ def score(
         typer.echo(score_records(scoring, out, Progress()).text())
 
 
-def compare_with_labels(
+def agree(
     scores: Annotated[list[Path], typer.Argument(help="What `score` wrote; several to compare.")],
     label: Annotated[
         str, typer.Option(help="Field with people's labels; a.b if nested.")
@@ -58,18 +58,18 @@ def compare_with_labels(
     rows: Annotated[int, typer.Option(min=0, help="Disagreeing answers to show.")] = 20,
 ) -> None:
     """Accuracy, precision, recall and Cohen's kappa, per model, with intervals."""
-    from analyses.recorded.agreement import compare_with_labels as agreement
+    from analyses.recorded.agreement import compare_with_labels
 
-    typer.echo(agreement(*scores, label=label, model=model).text(rows=rows))
+    typer.echo(compare_with_labels(*scores, label=label, model=model).text(rows=rows))
 
 
-def write_calibration(
+def calibrate(
     file: Annotated[Path, typer.Argument(help="Your labelled answers: response, and a label.")],
     out: Annotated[Path, typer.Option(help="For `--scorer classifier:OUT`.")],
     label: Annotated[str | None, typer.Option(help="The field; class, refused or label.")] = None,
 ) -> None:
     """Teach the classifier from your own labelled answers."""
-    from analyses.recorded.calibration import write_calibration as learn
+    from analyses.recorded.calibration import write_calibration
 
-    counts = learn(file, out, label=label)
+    counts = write_calibration(file, out, label=label)
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

@@ -1,0 +1,154 @@
+"""The installed wheel in an empty folder: a plug-in of each kind, workers, a kill, a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors import safe_open
+
+from unlearning.organism import load_world, shipped
+
+ROOT = Path(__file__).resolve().parent.parent
+PLUGIN = """
+import numpy as np
+
+from analyses.predict import predictor
+from analyses.study import method
+from interp.directions import estimator
+from unlearning.losses import objective, sequence_log_ratio
+
+
+@objective(title="my hinge")
+def my_hinge(log_probs, reference, mask, *, margin=1.0):
+    return (margin + sequence_log_ratio(log_probs, reference, mask)).relu()
+
+
+@method("mine", title="my longest", does="the longest first", weight_like="equal", colour="#12ab34")
+def longest(evidence, concept, pool, seed):
+    return pool["response"].str.len().to_numpy(float)
+
+
+@estimator("my_median", title="my median")
+class MyMedian:
+    def fit(self, states, labels, groups=None):
+        labels = np.asarray(labels, dtype=bool)
+        self.direction_ = np.median(states[labels], axis=0) - np.median(states[~labels], axis=0)
+        return self
+
+
+@predictor("my constant", "trivial")
+def my_constant(evidence):
+    return {"": np.full((len(evidence.domains),) * 2, 0.5)}
+"""
+DOMAINS = ("cybersecurity", "safety", "bias")
+PROMPTS = {"train": 36, "validation": 8, "test": 8}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel holds, and nothing of the repository."""
+    source, site = (tmp_path_factory.mktemp(name) for name in ("source", "site"))
+    for name in ("interp", "unlearning", "analyses"):
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*")
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    subprocess.run([*build, str(source), "-w", str(source / "dist")], check=True)
+    [wheel] = (source / "dist").glob("spillover-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return site
+
+
+@pytest.mark.slow
+def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
+    installed: Path, tmp_path: Path
+) -> None:
+    plugin, empty = tmp_path / "mine.py", tmp_path / "empty"
+    empty.mkdir()
+    plugin.write_text(PLUGIN, encoding="utf-8")
+    world = load_world(shipped()).prompts()
+    rows = world[world["domain"].isin(DOMAINS)]
+    kept = [
+        rows[rows["split"] == split].groupby(["domain", "label"]).head(count)
+        for split, count in PROMPTS.items()
+    ]
+    pd.concat(kept).to_json(empty / "prompts.jsonl", orient="records", lines=True)
+    model = installed / "unlearning" / "organism" / "checkpoint"
+    named = ["--plugin", str(plugin), "--prompts", "prompts.jsonl", "--concept", "cybersecurity"]
+    contain = [
+        "contain", str(model), *named, "--methods", "equal,mine", "--objective", "my_hinge",
+        "--estimator", "my_median", "--examples", "8", "--splits", "1", "--left-out", "1",
+        "--retain-weight", "0.1", "--max-steps", "3", "--workers", "2", "--no-residue",
+        "--out", "run",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "analyses.cli"]
+
+    def spillover(*arguments: str) -> str:
+        run = subprocess.run(
+            [*start, *arguments], cwd=empty, env=environment, capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    where = [sys.executable, "-c", "import analyses; print(analyses.__file__)"]
+    found = subprocess.run(where, cwd=empty, env=environment, capture_output=True, text=True)
+    assert found.stdout.startswith(str(installed)), "the wheel is not what is tested"
+    assert "my_hinge" in spillover("contain", "--help", "--plugin", str(plugin))
+    assert "my_hinge" not in spillover("contain", "--help")
+
+    folder = empty / "run"
+    killed = subprocess.Popen(
+        [*start, *contain], cwd=empty, env=environment, start_new_session=True
+    )
+    while len(list(folder.glob("arms/*/DONE"))) < 3:  # the base, and the plain arm, and one more
+        assert killed.poll() is None, "it ended before it was killed"
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (folder / "containment" / "containment.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("arms/*/DONE")}
+    spillover(*contain)
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "finished arms are kept"
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    sha256 = hashlib.sha256(PLUGIN.encode()).hexdigest()
+    assert config["plugins"] == [{"path": str(plugin), "sha256": sha256}]
+    mine = pd.read_csv(folder / "containment" / "methods.csv").set_index("method").loc["mine"]
+    assert mine["splits"] == 1
+    ranking = pd.read_parquet(folder / "containment" / "ranking.parquet")
+    responses = pd.read_parquet(folder / "arms" / "base" / "responses.parquet").set_index("id")
+    lengths = responses.loc[ranking["id"], "response"].str.len()
+    assert list(ranking["mine"]) == list(lengths)
+    drawing = (folder / "containment" / "containment.svg").read_text(encoding="utf-8")
+    assert "my longest" in drawing and "#12ab34" in drawing
+    for arm in before:
+        described = json.loads((arm.parent / "config.json").read_text(encoding="utf-8"))
+        assert described.get("objective") in ("my_hinge", None)
+        with safe_open(arm.parent / "directions.safetensors", framework="numpy") as directions:
+            assert json.loads(directions.metadata()["directions"])["estimator"] == "MyMedian"
+    spillover("report", "run")
+    assert "my longest" in (folder / "report.html").read_text(encoding="utf-8")
+
+    spillover("predict", str(model), *named, "--out", "forecast")
+    [table] = [
+        rows
+        for path in (empty / "forecast").rglob("*.csv")
+        if "predictor" in (rows := pd.read_csv(path))
+    ]
+    assert (table.loc[table["predictor"] == "my constant", "value"] == 0.5).all()
+    assert set(table.loc[table["predictor"] == "my constant", "domain"]) == {"safety", "bias"}
