@@ -117,7 +117,8 @@ def _run(plugin: Plugin) -> None:
     if plugin.module is not None:
         __import__(plugin.module)
         return
-    name = f"spillover_plugin_{Path(plugin.path).stem}"
+    place = hashlib.sha256(plugin.path.encode()).hexdigest()[:8]
+    name = f"spillover_plugin_{Path(plugin.path).stem}_{place}"
     module = ModuleType(name)
     module.__file__ = plugin.path
     sys.modules[name] = module  # where pickle and dataclasses look a definition up

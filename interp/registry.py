@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import colorsys
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -25,7 +26,8 @@ from interp import plugins
 from interp.errors import InputError
 
 BADGES = ("faithful", "simplified", "variant")
-GOLDEN_RATIO = 0.618034
+COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+HUES = 360
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class About:
             raise InputError(
                 f'{self.name}: unknown badge "{self.badge}"; expected one of {", ".join(BADGES)}'
             )
+        if self.colour and not COLOUR.fullmatch(self.colour):
+            raise InputError(f'{self.name}: colour "{self.colour}"; expected one like #1f77b4')
         if not self.title:
             object.__setattr__(self, "title", self.name)
 
@@ -138,13 +142,23 @@ class Registry(Mapping[str, E], Generic[E]):
 
 
 def colours(abouts: Mapping[str, About]) -> dict[str, str]:
-    """A colour for every entry: its own, or a hue that keeps away from those before it."""
-    found = {}
-    for place, (name, about) in enumerate(abouts.items()):
-        hue = (place * GOLDEN_RATIO) % 1
-        rgb = (round(255 * part) for part in colorsys.hls_to_rgb(hue, 0.42, 0.6))
-        found[name] = about.colour or "#{:02x}{:02x}{:02x}".format(*rgb)
-    return found
+    """A colour for every entry: its own, else the hue that is farthest from those in use."""
+    found = {name: about.colour for name, about in abouts.items() if about.colour}
+    for name in abouts:
+        if name not in found:
+            used = [_hue(colour) for colour in found.values()] or [0.0]
+            best = max(
+                (step / HUES for step in range(HUES)),
+                key=lambda hue: min(min(abs(hue - u), 1 - abs(hue - u)) for u in used),
+            )
+            rgb = (round(255 * part) for part in colorsys.hls_to_rgb(best, 0.42, 0.6))
+            found[name] = "#{:02x}{:02x}{:02x}".format(*rgb)
+    return {name: found[name] for name in abouts}
+
+
+def _hue(colour: str) -> float:
+    rgb = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    return colorsys.rgb_to_hls(*rgb)[0]
 
 
 def declared(room: str, decorator: str) -> dict[str, About]:
