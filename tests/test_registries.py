@@ -81,7 +81,8 @@ def test_two_files_of_one_name_do_not_take_each_other_s_entries(tmp_path: Path) 
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(
             "from unlearning.losses import objective\n\n"
-            f"@objective\ndef twice_named(log_probs, mask):\n    return {value} * log_probs.sum(-1)\n"
+            "@objective\ndef twice_named(log_probs, mask):\n"
+            f"    return {value} * log_probs.sum(-1)\n"
         )
         plugins.use(tmp_path / folder / "mine.py")
     with pytest.raises(InputError, match="the objective name twice_named is taken by"):
