@@ -10,6 +10,7 @@ import numpy as np
 from analyses.predict.evidence import Evidence
 from analyses.predict.gradients import Gradients, gradient_cosine, gradient_kernel
 from analyses.predict.registry import Predictions, predictor
+from interp.directions import mean_difference
 
 ATTENTION = re.compile(r"attn|attention")
 
@@ -30,8 +31,8 @@ def objective_kernel(evidence: Evidence) -> Predictions:
 def decision_angle(evidence: Evidence) -> Predictions:
     """Cosine between a's mean difference and the gradient of b's margin by the residual stream."""
     found = {}
-    directions = {d: c.positive.mean(axis=0) - c.negative.mean(axis=0)
-                  for d, c in evidence.contrasts.items()}  # fmt: skip
+    contrasts = evidence.contrasts.items()
+    directions = {d: mean_difference(c.positive, c.negative) for d, c in contrasts}
     for layer in range(evidence.lm.n_layers):
         r = np.array([directions[d][layer] for d in evidence.domains])
         g = np.array([evidence.margin_by_state[d][layer] for d in evidence.domains])

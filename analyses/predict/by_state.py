@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from analyses.predict.evidence import Evidence
 from analyses.predict.registry import Predictions, predictor
+from interp.directions import mean_difference
 from interp.similarity import causal_coordinates, whitening
 from interp.statistics import Contrast
 
@@ -130,9 +131,7 @@ def _in_coordinates(
 ) -> dict[str, np.ndarray]:
     """Cosines of the mean differences in other coordinates, for each layer."""
     differences = coordinates(
-        np.array(
-            [c.positive.mean(axis=0) - c.negative.mean(axis=0) for c in evidence.contrasts.values()]
-        )
+        np.array([mean_difference(c.positive, c.negative) for c in evidence.contrasts.values()])
     )
     return {
         f"layer {layer}": _cosines(differences[:, layer]) for layer in range(differences.shape[1])
@@ -140,7 +139,7 @@ def _in_coordinates(
 
 
 def _differences(harmful: Mapping[str, States], benign: Mapping[str, States]) -> Vectors:
-    return np.array([harmful[d].mean(axis=0) - benign[d].mean(axis=0) for d in harmful])
+    return np.array([mean_difference(harmful[d], benign[d]) for d in harmful])
 
 
 def _cosines(vectors: Vectors) -> np.ndarray:

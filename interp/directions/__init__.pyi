@@ -1,18 +1,19 @@
 from .controls import disjoint_controls as disjoint_controls
 from .direction_set import DirectionSet as DirectionSet
+from .estimators import FirstPrincipalComponent as FirstPrincipalComponent
+from .estimators import LogisticProbe as LogisticProbe
+from .estimators import MeanDifference as MeanDifference
+from .estimators import PairedPrincipalComponent as PairedPrincipalComponent
+from .estimators import WhitenedMeanDifference as WhitenedMeanDifference
+from .fitting import mean_difference as mean_difference
+from .fitting import mean_difference_weights as mean_difference_weights
 from .leace import Leace as Leace
-from .mean_difference import MeanDifference as MeanDifference
-from .mean_difference import mean_difference_weights as mean_difference_weights
-from .principal_components import FirstPrincipalComponent as FirstPrincipalComponent
-from .principal_components import PairedPrincipalComponent as PairedPrincipalComponent
-from .probe import LogisticProbe as LogisticProbe
 from .projections import Projections as Projections
 from .projections import held_out_projections as held_out_projections
 from .registry import ESTIMATORS as ESTIMATORS
 from .registry import estimator as estimator
 from .subspace import ContrastSubspace as ContrastSubspace
 from .subspace import contrast_bases as contrast_bases
-from .whitened import WhitenedMeanDifference as WhitenedMeanDifference
 
 __all__ = [
     "ESTIMATORS",
@@ -29,5 +30,6 @@ __all__ = [
     "disjoint_controls",
     "estimator",
     "held_out_projections",
+    "mean_difference",
     "mean_difference_weights",
 ]

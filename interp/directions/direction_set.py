@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from interp.directions.fitting import Estimator, refitted_reliability
 from interp.errors import InputError
 from interp.statistics import Contrast, error_degrees
 from interp.store import atomic_write
@@ -19,19 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OPTIONAL = ("reliability_low", "reliability_high", "n")
-
-
-class Estimator(Protocol):
-    """What finds one direction per layer; see :mod:`interp.directions`."""
-
-    direction_: Float[np.ndarray, "layer d_model"]
-    reliability_: Float[np.ndarray, " layer"]
-    reliability_low_: Float[np.ndarray, " layer"]
-    reliability_high_: Float[np.ndarray, " layer"]
-    n_: int
-
-    def fit(self, states: np.ndarray, labels: np.ndarray, groups: Sequence[object]) -> Self:
-        """Fit at every layer."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +93,8 @@ class DirectionSet:
         """One direction per label and layer, all by the same estimator.
 
         Args:
-            estimator: any of :mod:`interp.directions` with a ``direction_``.
+            estimator: its ``fit(states, labels, groups)`` sets ``direction_``. Where it sets no
+                ``reliability_``, copies of it are fitted to halves of the prompts.
             contrasts: by label, of the same layers.
             layers: names of the layers; 0, 1, … by default.
             provenance: see the class.
@@ -113,8 +102,12 @@ class DirectionSet:
         found = []
         for contrast in contrasts.values():
             fit = estimator.fit(contrast.states, contrast.classes == 0, contrast.units.tolist())
-            found.append((fit.direction_, fit.reliability_, fit.reliability_low_,
-                          fit.reliability_high_, fit.n_))  # fmt: skip
+            reliability = getattr(fit, "reliability_", None)
+            if reliability is None:
+                reliability = refitted_reliability(estimator, contrast)
+            unknown = np.full(len(reliability), np.nan)
+            bounds = (getattr(fit, f"reliability_{end}_", unknown) for end in ("low", "high"))
+            found.append((fit.direction_, reliability, *bounds, getattr(fit, "n_", contrast.n)))
         if not found:
             raise InputError("no contrasts; a set of directions needs at least one label")
         vectors, reliability, low, high, n = (np.array(part) for part in zip(*found, strict=True))

@@ -27,6 +27,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from interp.directions.fitting import Reliable, Sample, States, fit_reliability
 from interp.errors import InputError
 from interp.statistics import (
     MINIMUM_UNITS,
@@ -38,7 +39,6 @@ from interp.statistics import (
     finite,
     overlaps_of_halves,
     shrunk_covariance,
-    split_half_reliability,
     unit_numbers,
 )
 
@@ -79,7 +79,7 @@ class Eraser:
 
 
 @dataclass(kw_only=True)
-class Leace:
+class Leace(Reliable):
     """Fits the eraser of a label with two or more classes.
 
     Args:
@@ -101,7 +101,7 @@ class Leace:
 
     def fit(
         self,
-        states: Float[np.ndarray, "prompt layer d_model"],
+        states: States,
         labels: Shaped[np.ndarray, " prompt"],
         groups: Sequence[object] | None = None,
     ) -> Self:
@@ -126,6 +126,11 @@ class Leace:
                 f"classes of {sizes.tolist()} prompts; erasing a label needs two classes or more, "
                 f"of {MINIMUM_UNITS} prompts each"
             )
+        units = unit_numbers(groups, len(states))
+        # Units of like composition are spread evenly over the halves.
+        composition = np.zeros((units.max() + 1, len(sizes)))
+        np.add.at(composition, (units, classes), 1.0)
+        kinds = np.unique(composition, axis=0, return_inverse=True)[1]
         coordinates, axes = coordinates_of(states)
         width = states.shape[-1]
 
@@ -139,15 +144,8 @@ class Leace:
             reads=np.einsum("lvk,lvd->ldk", read, axes),
             writes=np.einsum("lvk,lvd->lkd", write, axes),
         )
-        self.n_ = int(sizes.min())
-        units = unit_numbers(groups, len(states))
-        # Units of like composition are spread evenly over the halves.
-        composition = np.zeros((units.max() + 1, len(sizes)))
-        np.add.at(composition, (units, classes), 1.0)
-        kinds = np.unique(composition, axis=0, return_inverse=True)[1]
-        self.reliability_, self.reliability_low_, self.reliability_high_ = split_half_reliability(
-            overlaps_of_halves(reads), units, kinds, self
-        )
+        sample = Sample(coordinates, axes, units, kinds, int(sizes.min()))
+        fit_reliability(self, sample, overlaps_of_halves(reads))
         return self
 
 

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from interp.directions.mean_difference import mean_difference_weights
-from interp.errors import InputError
-from interp.statistics import (
-    Bases,
-    Contrast,
-    Counts,
-    coordinates_of,
-    kinds_of_units,
-    overlaps_of_halves,
-    split_half_reliability,
+from interp.directions.fitting import (
+    Labels,
+    Reliable,
+    Sample,
+    States,
+    fit_reliability,
+    mean_difference,
+    mean_difference_weights,
 )
+from interp.errors import InputError
+from interp.statistics import Bases, Contrast, Counts, overlaps_of_halves
 
 
 @dataclass(kw_only=True)
-class ContrastSubspace:
+class ContrastSubspace(Reliable):
     r"""The dimensions in which positives lie off the negatives' mean and negatives do not.
 
     The leading eigenvectors of :math:`E[(x^+ - \mu^-)(x^+ - \mu^-)^\top] - \Sigma^-`, that is of
@@ -54,12 +54,7 @@ class ContrastSubspace:
     level: float = 0.95
     seed: int = 0
 
-    def fit(
-        self,
-        states: Float[np.ndarray, "prompt layer d_model"],
-        labels: Bool[np.ndarray, " prompt"],
-        groups: Sequence[object] | None = None,
-    ) -> Self:
+    def fit(self, states: States, labels: Labels, groups: Sequence[object] | None = None) -> Self:
         """Fit at every layer.
 
         Args:
@@ -78,23 +73,19 @@ class ContrastSubspace:
                 f"a subspace of {self.dimensions} dimensions from {contrast.n} prompts a side in "
                 f"{contrast.positive.shape[-1]} dimensions; ask for 1 … {most}"
             )
-        coordinates, axes = coordinates_of(contrast.states)
+        sample = Sample.of_contrast(contrast)
 
-        def bases(counts: Counts) -> Bases:
+        def bases(counts: Counts) -> tuple[Bases, Float[np.ndarray, "sample layer dimension"]]:
             difference = mean_difference_weights(contrast, counts)
-            return contrast_bases(coordinates, difference, self.dimensions)[0]
+            return contrast_bases(sample.coordinates, difference, self.dimensions)
 
-        whole = mean_difference_weights(contrast, np.ones((1, len(contrast.states))))
-        found, excess = contrast_bases(coordinates, whole, self.dimensions)
-        basis = np.einsum("lvk,lvd->lkd", found[0], axes)
-        difference = contrast.positive.mean(axis=0) - contrast.negative.mean(axis=0)
+        found, excess = bases(np.ones((1, len(contrast.states))))
+        basis = np.einsum("lvk,lvd->lkd", found[0], sample.axes)
+        difference = mean_difference(contrast.positive, contrast.negative)
         sign = np.where(np.einsum("lkd,ld->lk", basis, difference) < 0, -1.0, 1.0)
         self.basis_ = basis * sign[:, :, None]
         self.excess_ = excess[0]
-        self.n_ = contrast.n
-        self.reliability_, self.reliability_low_, self.reliability_high_ = split_half_reliability(
-            overlaps_of_halves(bases), contrast.units, kinds_of_units(contrast), self
-        )
+        fit_reliability(self, sample, overlaps_of_halves(lambda counts: bases(counts)[0]))
         return self
 
 

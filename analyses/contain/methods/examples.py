@@ -19,6 +19,7 @@ from torch import Tensor
 from analyses.predict import ADAM_EPSILON, Evidence, at_depth, read_choices
 from analyses.study import METHODS, method
 from interp.activations import batches_by_length, collect
+from interp.directions import mean_difference
 from interp.model import LanguageModel, Tokens
 from unlearning.refusal import refusal_log_odds
 
@@ -121,7 +122,7 @@ def along_direction(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
     ).states[:, 0]
     contrast = evidence.contrasts[concept]
     centre = contrast.negative[:, layer].mean(axis=0)
-    direction = contrast.positive[:, layer].mean(axis=0) - centre
+    direction = mean_difference(contrast.positive[:, layer], contrast.negative[:, layer])
     moved = states.astype(np.float64) - centre
     lengths = np.linalg.norm(moved, axis=1) * np.linalg.norm(direction)
     return moved @ direction / np.maximum(lengths, np.finfo(float).tiny)

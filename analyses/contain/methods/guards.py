@@ -26,6 +26,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from analyses.predict import evidence_of
 from analyses.study import ArmPlan, Baseline, Context, Guard, method
+from interp.directions import mean_difference
 from interp.interventions import ablate
 from interp.model import LanguageModel, Tokens
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
@@ -53,8 +54,7 @@ class ConceptAblation:
         assert arm.training is not None
         contrasts = evidence_of(context, baseline, arm.training).contrasts
         differences = [
-            contrasts[d].positive.mean(axis=0) - contrasts[d].negative.mean(axis=0)
-            for d in arm.retain
+            mean_difference(contrasts[d].positive, contrasts[d].negative) for d in arm.retain
         ]
         directions = common_direction(np.array(differences, dtype=np.float64))
 

@@ -1,0 +1,355 @@
+"""Estimators of one direction per layer; :mod:`interp.directions` says which to choose.
+
+To add one, register a class with :func:`~interp.directions.estimator` whose
+``fit(states, labels, groups)`` sets ``direction_`` and returns the estimator. A
+:class:`~interp.directions.DirectionSet` computes its reliability by fitting copies to halves of the
+prompts; :func:`~interp.directions.fitting.fit_direction` does so faster, and with an interval, for
+an estimator that can weight its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from interp.directions.fitting import (
+    Directed,
+    Labels,
+    Sample,
+    States,
+    fit_direction,
+    mean_difference,
+    mean_difference_weights,
+    one_by_one,
+)
+from interp.directions.registry import estimator
+from interp.errors import InputError
+from interp.statistics import (
+    MINIMUM_UNITS,
+    Contrast,
+    Coordinates,
+    Counts,
+    Vectors,
+    centring_matrix,
+    finite,
+    principal_axes,
+    shrunk_covariance,
+    unit,
+    unit_numbers,
+)
+
+
+@estimator("mean_difference", title="mean difference")
+@dataclass(kw_only=True)
+class MeanDifference(Directed):
+    """Mean of the positives minus mean of the negatives (Marks and Tegmark 2023; Arditi 2024).
+
+    Args:
+        splits: random halvings that the reliability averages.
+        resamples: bootstrap samples behind its interval; 0 leaves it out (NaN).
+        level: coverage of that interval.
+        seed: of halvings and resamples.
+
+    Attributes:
+        direction_: (layer, d_model), raw length.
+        unit_direction_: the same with length one; zero where the difference is zero.
+        reliability_, reliability_low_, reliability_high_: (layer,).
+        n_: prompts on the smaller side.
+    """
+
+    splits: int = 50
+    resamples: int = 100
+    level: float = 0.95
+    seed: int = 0
+
+    def fit(self, states: States, labels: Labels, groups: Sequence[object] | None = None) -> Self:
+        """Fit at every layer.
+
+        Args:
+            states: activations of positive and negative prompts.
+            labels: which are positive.
+            groups: prompts of one group (twins) are never separated.
+
+        Raises:
+            InputError: fewer than four prompts on a side, or activations that are not finite.
+        """
+        contrast = Contrast.from_labels(states, labels, groups)
+        sample = Sample.of_contrast(contrast)
+
+        def differences(counts: Counts) -> tuple[Vectors, Float[np.ndarray, "sample layer"]]:
+            weights = mean_difference_weights(contrast, counts)
+            found = np.einsum("sr,lrv->slv", weights, sample.coordinates, optimize=True)
+            return found, np.linalg.norm(found, axis=-1)
+
+        fit_direction(self, sample, differences)
+        self.direction_ = mean_difference(contrast.positive, contrast.negative)
+        self.unit_direction_ = unit(self.direction_)
+        return self
+
+
+@estimator("first_principal_component", title="first principal component")
+@dataclass(kw_only=True)
+class FirstPrincipalComponent(Directed):
+    """First principal component of the positives' centred states (arXiv 2511.14017, R3).
+
+    It knows nothing of the negatives: it is the axis on which the label's prompts differ most among
+    themselves, which need not be the one that tells them from others.
+
+    Args:
+        splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.
+
+    Attributes:
+        direction_: (layer, d_model), length one; the positives' own mean projects positive.
+        explained_variance_ratio_: (layer,), its share of the positives' variance.
+        reliability_, reliability_low_, reliability_high_: (layer,).
+        n_: positive prompts.
+    """
+
+    splits: int = 50
+    resamples: int = 100
+    level: float = 0.95
+    seed: int = 0
+
+    def fit(
+        self, states: States, labels: Labels | None = None, groups: Sequence[object] | None = None
+    ) -> Self:
+        """Fit at every layer.
+
+        Args:
+            states: activations; only the positive rows are used.
+            labels: which are positive; all by default.
+            groups: prompts of one group are never separated.
+
+        Raises:
+            InputError: fewer than four positive prompts, or activations that are not finite.
+        """
+        chosen = np.ones(len(states), bool) if labels is None else np.asarray(labels, dtype=bool)
+        rows = finite(np.asarray(states)[chosen])
+        if len(rows) < MINIMUM_UNITS:
+            raise InputError(
+                f"{len(rows)} positive prompts; a principal component with a reliability needs at "
+                f"least {MINIMUM_UNITS}"
+            )
+        names = None if groups is None else [g for g, c in zip(groups, chosen, strict=True) if c]
+        self.explained_variance_ratio_ = _fit_component(
+            self, Sample.of_rows(rows, unit_numbers(names, len(rows))), centre=True
+        )
+        return self
+
+
+@estimator("paired_principal_component", title="first principal component of pairs")
+@dataclass(kw_only=True)
+class PairedPrincipalComponent(Directed):
+    """First principal axis of the differences between twins (Zou et al., arXiv 2310.01405).
+
+    The differences are not centred: the axis is that of their second moment, which is what centring
+    after random flips of each pair's sign comes to, without the chance of the flips. What twins
+    share cancels; what remains is the label and whatever else differs within pairs. Since flips
+    change nothing, permuting twins' labels is no null for it.
+
+    Args:
+        splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.
+
+    Attributes:
+        direction_: (layer, d_model), length one; the mean of the differences projects positive.
+        explained_variance_ratio_: (layer,), its share of the differences' squared length.
+        reliability_, reliability_low_, reliability_high_: (layer,).
+        n_: pairs.
+    """
+
+    splits: int = 50
+    resamples: int = 100
+    level: float = 0.95
+    seed: int = 0
+
+    def fit(self, states: States, labels: Labels, groups: Sequence[object]) -> Self:
+        """Fit at every layer.
+
+        Args:
+            states: activations of positive and negative prompts.
+            labels: which are positive.
+            groups: every positive is paired with every negative of its group; prompts without a
+                partner are left out.
+
+        Raises:
+            InputError: fewer than four pairs, or activations that are not finite.
+        """
+        contrast = Contrast.from_labels(states, labels, groups)
+        pairs = np.empty((0, 2), dtype=int) if contrast.pairs is None else contrast.pairs
+        _, units = np.unique(contrast.units[pairs[:, 0]], return_inverse=True)
+        if not len(pairs) or units.max() + 1 < MINIMUM_UNITS:
+            raise InputError(
+                f"{len(np.unique(units))} separate pairs of prompts; a component of paired "
+                f"differences needs at least {MINIMUM_UNITS}: name the pairs in groups"
+            )
+        rows = contrast.positive[pairs[:, 0]] - contrast.negative[pairs[:, 1]]
+        self.explained_variance_ratio_ = _fit_component(
+            self, Sample.of_rows(rows, units), centre=False
+        )
+        return self
+
+
+@estimator("whitened_mean_difference", title="whitened mean difference (LDA)")
+@dataclass(kw_only=True)
+class WhitenedMeanDifference(Directed):
+    r""":math:`\hat\Sigma^{-1}(\mu^+ - \mu^-)` with the pooled within-label covariance.
+
+    Fisher's discriminant with Ledoit and Wolf's shrinkage (:mod:`interp.statistics.shrinkage`). It
+    *reads*: among all directions it tells the labels apart best, leaning away from whatever varies
+    anyway. It is not what the label adds to a state; to steer, add the mean difference (Haufe et
+    al., NeuroImage 87, 2014, on filters and patterns).
+
+    Args:
+        splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.
+
+    Attributes:
+        direction_: (layer, d_model), raw: its product with a state is the log-odds of the label,
+            up to a constant, where both labels are normal with the same covariance.
+        unit_direction_: the same with length one.
+        shrinkage_: (layer,), 0 the sample's covariance, 1 a multiple of the identity.
+        reliability_, reliability_low_, reliability_high_: (layer,); every half whitens by itself.
+        n_: prompts on the smaller side.
+    """
+
+    splits: int = 50
+    resamples: int = 100
+    level: float = 0.95
+    seed: int = 0
+
+    def fit(self, states: States, labels: Labels, groups: Sequence[object] | None = None) -> Self:
+        """Fit at every layer.
+
+        Args:
+            states: activations of positive and negative prompts.
+            labels: which are positive.
+            groups: prompts of one group (twins) are never separated.
+
+        Raises:
+            InputError: fewer than four prompts on a side, or activations that are not finite.
+        """
+        contrast = Contrast.from_labels(states, labels, groups)
+        sample = Sample.of_contrast(contrast)
+        self.shrinkage_ = fit_direction(
+            self, sample, one_by_one(partial(_whitened, contrast, sample.coordinates))
+        )
+        return self
+
+
+@estimator("logistic_probe", title="logistic probe")
+@dataclass(kw_only=True)
+class LogisticProbe(Directed):
+    """Logistic regression with a squared penalty, of the label on the state.
+
+    The penalised solution lies in the span of the prompts (representer theorem), so it is fitted in
+    as many coordinates as there are prompts. All coordinates are divided by *one* number per layer,
+    so that their variance is one on average: ``inverse_penalty`` then means the same at every
+    layer, and the geometry stays that of the residual stream. With a heavy penalty and as many
+    positives as negatives the direction becomes the mean difference. Like every probe it *reads*.
+
+    Args:
+        inverse_penalty: scikit-learn's C: weight of the log-likelihood against half the squared
+            length.
+        splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`; fewer by
+            default, since every half is a regression of its own.
+
+    Attributes:
+        direction_: (layer, d_model), raw: log-odds of the label per unit of the state.
+        unit_direction_: the same with length one.
+        intercept_: (layer,): state · direction + intercept is the log-odds.
+        reliability_, reliability_low_, reliability_high_: (layer,).
+        n_: prompts on the smaller side.
+    """
+
+    inverse_penalty: float = 1.0
+    splits: int = 20
+    resamples: int = 25
+    level: float = 0.95
+    seed: int = 0
+
+    def fit(self, states: States, labels: Labels, groups: Sequence[object] | None = None) -> Self:
+        """Fit at every layer.
+
+        Args:
+            states: activations of positive and negative prompts.
+            labels: which are positive.
+            groups: prompts of one group (twins) are never separated.
+
+        Raises:
+            InputError: fewer than four prompts on a side, or activations that are not finite.
+        """
+        contrast = Contrast.from_labels(states, labels, groups)
+        sample = Sample.of_contrast(contrast)
+        positive = contrast.classes == 0
+        variance = (sample.coordinates**2).sum(axis=(1, 2)) / len(positive) / sample.axes.shape[-1]
+        scale = np.sqrt(np.where(variance > 0, variance, 1.0))
+        scaled = sample.coordinates / scale[:, None, None]
+
+        def fitted(count: Float[np.ndarray, " row"]) -> tuple[np.ndarray, np.ndarray]:
+            found = [_regression(rows, positive, count, self.inverse_penalty) for rows in scaled]
+            slopes = np.stack([slope for slope, _ in found]) / scale[:, None]
+            return slopes, np.array([intercept for _, intercept in found])
+
+        intercept = fit_direction(self, sample, one_by_one(fitted))
+        middle = contrast.states.mean(axis=0)
+        self.intercept_ = intercept - np.einsum("ld,ld->l", self.direction_, middle)
+        return self
+
+
+def _fit_component(
+    estimator: Directed, sample: Sample, *, centre: bool
+) -> Float[np.ndarray, " layer"]:
+    """Fit the first principal component; returns its share of the total.
+
+    It has length one and is turned so that the rows' mean projects positive.
+    """
+
+    def component(count: Float[np.ndarray, " row"]) -> tuple[np.ndarray, np.ndarray]:
+        kept = np.flatnonzero(count)
+        rows = sample.coordinates[:, kept]
+        mean = (count[kept] / count.sum()) @ rows  # (layer, axis)
+        about = rows - mean[:, None] if centre else rows
+        values, vectors = principal_axes(np.sqrt(count[kept])[:, None] * about)
+        sign = np.where(np.einsum("lv,lv->l", vectors[:, :, -1], mean) < 0, -1.0, 1.0)
+        total = values.sum(axis=1)
+        return vectors[:, :, -1] * sign[:, None], values[:, -1] / np.where(total > 0, total, 1.0)
+
+    return fit_direction(estimator, sample, one_by_one(component))
+
+
+def _whitened(
+    contrast: Contrast, coordinates: Coordinates, counts: Float[np.ndarray, " row"]
+) -> tuple[Float[np.ndarray, "layer axis"], Float[np.ndarray, " layer"]]:
+    """The whitened difference and the shrinkage, per layer; NaN without one of the labels."""
+    kept = np.flatnonzero(counts)
+    classes, count = contrast.classes[kept], counts[kept]
+    if len(np.unique(classes)) < 2:  # a half of a small bootstrap sample
+        nothing = np.full(coordinates[:, 0].shape, np.nan)
+        return nothing, nothing[:, 0]
+    centred = np.sqrt(count)[:, None] * (centring_matrix(classes, count) @ coordinates[:, kept])
+    covariance = shrunk_covariance(centred, count, contrast.positive.shape[-1])
+    difference = mean_difference_weights(contrast, counts) @ coordinates  # (layer, axis)
+    along, rest = covariance.power(-1.0)
+    extra = (along - rest[:, None]) * np.einsum("lvk,lv->lk", covariance.vectors, difference)
+    whitened = rest[:, None] * difference + np.einsum("lvk,lk->lv", covariance.vectors, extra)
+    return whitened, covariance.shrinkage
+
+
+def _regression(
+    coordinates: Float[np.ndarray, "row coordinate"],
+    positive: Bool[np.ndarray, " row"],
+    counts: Float[np.ndarray, " row"],
+    inverse_penalty: float,
+) -> tuple[Float[np.ndarray, " coordinate"], float]:
+    from sklearn.linear_model import LogisticRegression
+
+    kept = counts > 0
+    if len(np.unique(positive[kept])) < 2:  # a half of a small bootstrap sample
+        return np.full(coordinates.shape[1], np.nan), np.nan
+    model = LogisticRegression(C=inverse_penalty, max_iter=1000)
+    model.fit(coordinates[kept], positive[kept], sample_weight=counts[kept])
+    return model.coef_[0], float(model.intercept_[0])

@@ -1,0 +1,190 @@
+"""What all estimators share: rows in coordinates, and the split-half reliability of what is fitted.
+
+An estimator says how its direction follows from rows that count so and so often each. The functions
+here fit it to all rows and to halves of them. For an estimator that sets nothing but
+``direction_``, :func:`refitted_reliability` fits copies of it to the halves instead.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Protocol, Self
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from interp.errors import InputError
+from interp.statistics import (
+    Axes,
+    Contrast,
+    Coordinates,
+    Counts,
+    Vectors,
+    coordinates_of,
+    cosines_of_halves,
+    in_d_model,
+    kinds_of_units,
+    split_half_reliability,
+    unit,
+)
+
+States = Float[np.ndarray, "prompt layer d_model"]
+Labels = Bool[np.ndarray, " prompt"]
+Solve = Callable[[Counts], tuple[Vectors, Float[np.ndarray, "sample layer"]]]
+
+# Halvings for an estimator that is refitted: each is two fits.
+REFITTED_SPLITS = 10
+
+
+class Estimator(Protocol):
+    """What finds one direction per layer; see :mod:`interp.directions`."""
+
+    direction_: Float[np.ndarray, "layer d_model"]
+
+    def fit(self, states: np.ndarray, labels: np.ndarray, groups: Sequence[object]) -> Self:
+        """Fit at every layer."""
+
+
+class Reliable:
+    """Declares what :func:`fit_reliability` needs and what it sets."""
+
+    splits: int
+    resamples: int
+    level: float
+    seed: int
+    reliability_: Float[np.ndarray, " layer"]
+    reliability_low_: Float[np.ndarray, " layer"]
+    reliability_high_: Float[np.ndarray, " layer"]
+    n_: int
+
+
+class Directed(Reliable):
+    """Declares what :func:`fit_direction` sets."""
+
+    direction_: Float[np.ndarray, "layer d_model"]
+    unit_direction_: Float[np.ndarray, "layer d_model"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The rows that an estimator is fitted to.
+
+    Attributes:
+        coordinates: of the rows, in orthonormal ``axes`` of their span.
+        units: rows with the same number are never separated.
+        kinds: units of one kind are spread evenly over the halves.
+        n: prompts that the estimator reports.
+    """
+
+    coordinates: Coordinates
+    axes: Axes
+    units: Int[np.ndarray, " row"]
+    kinds: Int[np.ndarray, " unit"]
+    n: int
+
+    @classmethod
+    def of_contrast(cls, contrast: Contrast) -> Sample:
+        """Positive rows, then negative rows, about their common mean."""
+        coordinates, axes = coordinates_of(contrast.states)
+        return cls(coordinates, axes, contrast.units, kinds_of_units(contrast), contrast.n)
+
+    @classmethod
+    def of_rows(cls, rows: States, units: Int[np.ndarray, " row"]) -> Sample:
+        """Rows of one kind, about zero."""
+        coordinates, axes = coordinates_of(rows, centre=False)
+        return cls(coordinates, axes, units, np.zeros(units.max() + 1, dtype=int), len(rows))
+
+
+def fit_direction(estimator: Directed, sample: Sample, solve: Solve) -> Float[np.ndarray, " layer"]:
+    """Set what every estimator of a direction has learned, except what is its own.
+
+    Sets ``direction_``, ``unit_direction_``, ``n_``, ``reliability_``, ``reliability_low_`` and
+    ``reliability_high_``.
+
+    Args:
+        estimator: the one that is fitted.
+        sample: what it is fitted to.
+        solve: how often each row counts → the directions in the sample's coordinates, and one more
+            number per layer.
+
+    Returns:
+        That number, of all rows.
+    """
+    (whole,), (number,) = solve(np.ones((1, len(sample.units))))
+    estimator.direction_ = in_d_model(whole, sample.axes)
+    estimator.unit_direction_ = unit(estimator.direction_)
+    fit_reliability(estimator, sample, cosines_of_halves(lambda counts: solve(counts)[0]))
+    return number
+
+
+def fit_reliability(
+    estimator: Reliable, sample: Sample, similarity: Callable[[Counts, Counts], np.ndarray]
+) -> None:
+    """Set ``n_`` and the split-half reliability with its interval.
+
+    Args:
+        estimator: the one that is fitted.
+        sample: what it is fitted to.
+        similarity: of what is fitted to two halves, (sample, layer).
+    """
+    estimator.n_ = sample.n
+    found = split_half_reliability(similarity, sample.units, sample.kinds, estimator)
+    estimator.reliability_, estimator.reliability_low_, estimator.reliability_high_ = found
+
+
+def one_by_one(
+    solve: Callable[[Float[np.ndarray, " row"]], tuple[np.ndarray, np.ndarray]],
+) -> Solve:
+    """A solver of one sample, applied to each of several."""
+
+    def solved(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+        vectors, numbers = zip(*map(solve, counts), strict=True)
+        return np.stack(vectors), np.stack(numbers)
+
+    return solved
+
+
+def refitted_reliability(
+    estimator: Estimator, contrast: Contrast, *, splits: int = REFITTED_SPLITS, seed: int = 0
+) -> Float[np.ndarray, " layer"]:
+    """Split-half reliability of an estimator of which nothing is known, by refitting copies of it.
+
+    NaN where it cannot be fitted to half of the prompts (``InputError``, ``ValueError``).
+    """
+    states, positive, units = contrast.states, contrast.classes == 0, contrast.units
+
+    def refitted(counts: Counts) -> Vectors:
+        directions = np.full((len(counts), *states.shape[1:]), np.nan)
+        for direction, count in zip(directions, counts, strict=True):
+            rows = np.flatnonzero(count)
+            try:
+                half = deepcopy(estimator).fit(states[rows], positive[rows], units[rows].tolist())
+            except (InputError, ValueError):
+                continue
+            direction[:] = half.direction_
+        return directions
+
+    halving = SimpleNamespace(splits=splits, resamples=0, seed=seed)
+    similarity = cosines_of_halves(refitted)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")
+        return split_half_reliability(similarity, units, kinds_of_units(contrast), halving)[0]
+
+
+def mean_difference(
+    positive: Shaped[np.ndarray, "positive *state"], negative: Shaped[np.ndarray, "negative *state"]
+) -> Shaped[np.ndarray, "*state"]:
+    """Mean of the positive rows minus mean of the negative rows."""
+    return positive.mean(axis=0) - negative.mean(axis=0)
+
+
+def mean_difference_weights(
+    contrast: Contrast, counts: Float[np.ndarray, "*sample row"]
+) -> Float[np.ndarray, "*sample row"]:
+    """Weights of the rows in the mean difference where each counts so often; they add to 0."""
+    up, down = counts * (contrast.classes == 0), counts * (contrast.classes == 1)
+    return up / up.sum(-1, keepdims=True) - down / down.sum(-1, keepdims=True)
