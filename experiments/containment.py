@@ -26,7 +26,7 @@ from analyses.contain import (
 )
 from analyses.contain.methods import METHODS
 from analyses.runs import Progress, over_worlds
-from analyses.study import StudyPlan, organism_settings
+from analyses.study import StudyPlan, defaults_for
 from interp.errors import InputError
 from interp.store import atomic_write, read_json, write_json
 from unlearning.data import DOMAINS
@@ -66,15 +66,15 @@ def contain_worlds(
         if not (model / "organism.json").is_file():
             with progress.stage(f"organism {seed}: training") as advance:
                 train(seed, model, progress=lambda _step, _total, _loss, go=advance: go(1))  # type: ignore[misc]
-        training, options = organism_settings(model)
-        asked = StudyPlan(str(model), (), (concept,), **options)
+        own = defaults_for(str(model))
+        asked = StudyPlan(str(model), (), (concept,), **own.study)
         design = Design(
             concept,
             methods,
             tuple(examples),
             WEIGHTS,
             held_out_splits([d for d in DOMAINS if d != concept], count=splits, seed=seed),
-            training,
+            own.training,
         )
         runs.append(folder / f"contain-{seed}")
         context = study_context(replace(asked, arms=tuple(design.everything())), runs[-1], progress)

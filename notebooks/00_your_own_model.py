@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from analyses.study import is_organism
+from analyses.study import defaults_for
 from interp import figures
 from interp.activations import collect, last_prompt_token
 from interp.directions import DirectionSet, MeanDifference, held_out_projections
@@ -43,9 +43,9 @@ from interp.interventions import ablate, orthogonalise, set_component
 from interp.model import LanguageModel
 from interp.similarity import against_controls, rotation
 from interp.statistics import Contrast, rate_of
-from unlearning.data import DOMAINS, matched_pairs
+from unlearning.data import DOMAINS
 from unlearning.deflections import respond
-from unlearning.organism import load_world, shipped
+from unlearning.organism import shipped
 from unlearning.scoring import find_scorer
 
 logging.disable_progress_bar()
@@ -71,9 +71,9 @@ print(f"{type(lm.model).__name__}: {lm.n_layers} layers, d_model {lm.d_model}, o
 # `unlearning.data.prompts` reads your own.
 
 # %%
-planted = is_organism(str(MODEL))
-prompts = load_world(MODEL).prompts() if planted else matched_pairs()
-scorer = find_scorer("grammar" if planted else "classifier")  # reads answers as text
+own = defaults_for(str(MODEL))
+prompts = own.prompts(None)
+scorer = find_scorer(own.scorers[-1])  # reads answers as text
 prompts.groupby(["domain", "label"]).size().unstack(fill_value=0)
 
 # %% [markdown]
@@ -100,7 +100,7 @@ pd.DataFrame(
 # Generate, and read the answers. 95% intervals over prompts.
 
 # %%
-length = 16 if planted else 48  # tokens of an answer
+length = own.answer_tokens  # tokens of an answer
 asked = prompts[prompts["split"] != "train"]
 said = respond(lm, asked, scorer, max_new_tokens=length)
 said[["prompt", "response", "class"]].sample(4, random_state=0)

@@ -12,7 +12,7 @@ import pytest
 
 from interp.model import LanguageModel
 from tests.conftest import Spillover
-from unlearning.data import DOMAINS
+from unlearning.data import DOMAINS, matched_pairs
 from unlearning.organism import shipped
 
 CONCEPT = "safety"
@@ -105,13 +105,54 @@ def test_a_prompt_file_that_is_not_there(spillover: Spillover, tmp_path: Path) -
     assert "is a folder" in one_line(spillover(*unlearn(tmp_path)))
 
 
+COMMANDS_OF_A_MODEL = [
+    ["study", "--model", "nothere", "--concept", CONCEPT, "--out", "run", "--scorer", "vibes"],
+    ["unlearn", "nothere", "--concept", CONCEPT, "--out", "run", "--objective", "wish"],
+    ["compare", "nothere", "nothere", "--prompts", "absent.jsonl"],
+    ["evaluate", "nothere", "--split", "none"],
+    ["deflect", "nothere", "--concept", "none", "--out", "run"],
+    ["predict", "nothere", "--concept", CONCEPT, "--plan", "--kernel", "none"],
+    ["matrix", "nothere", "--out", "run", "--quantity", "none"],
+    ["contain", "nothere", "--concept", CONCEPT, "--out", "run", "--engine", "none"],
+    ["reproduce", "mushtaq2025", "--model", "nothere", "--out", "run", "--tasks", "piqa"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS_OF_A_MODEL, ids=lambda command: command[0])
 @pytest.mark.usefixtures("no_model")
-def test_a_model_that_is_no_organism_has_no_prompts_of_its_own(
-    spillover: Spillover, checkpoint_of: Callable[[str], Path]
+def test_a_model_that_is_not_there_is_named_before_anything_else(
+    spillover: Spillover, tmp_path: Path, command: list[str]
+) -> None:
+    assert "there is no model nothere" in one_line(spillover(*command))
+    assert not list(tmp_path.iterdir())
+
+
+PLANS = [
+    ["study", "--model", "MODEL", "--concept", CONCEPT, "--out", "run"],
+    ["compare", "MODEL", "MODEL"],
+    ["evaluate", "MODEL", "--scorer", "phrases"],
+    ["deflect", "MODEL", "--concept", CONCEPT, "--out", "run"],
+    ["predict", "MODEL", "--concept", CONCEPT],
+    ["matrix", "MODEL", "--out", "run"],
+    ["contain", "MODEL", "--concept", CONCEPT, "--out", "run"],
+    ["reproduce", "mushtaq2025", "--model", "MODEL", "--out", "run"],
+]
+
+
+@pytest.mark.parametrize("command", PLANS, ids=lambda command: command[0])
+@pytest.mark.usefixtures("no_model")
+def test_a_model_that_is_no_organism_is_asked_the_built_in_prompts(
+    spillover: Spillover, checkpoint_of: Callable[[str], Path], command: list[str]
 ) -> None:
     model = checkpoint_of("qwen2")
-    line = one_line(spillover("study", "--model", model, "--concept", CONCEPT, "--out", "run"))
-    assert "--prompts" in line
+    given = [model if word == "MODEL" else word for word in command]
+    code, _, err = spillover(*given, "--plan")
+    if command[0] in ("study", "matrix", "contain", "reproduce"):  # the pairs are few to train on
+        assert code == 2 and " has 28 " in err and "prompts" in err
+        return
+    assert code == 0, err
+    shown = next(line for line in err.splitlines() if line.startswith("prompts: "))
+    assert f"prompts: {len(matched_pairs())}" in shown or "harmful training prompts of" in shown
 
 
 # Options

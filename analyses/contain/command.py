@@ -51,14 +51,14 @@ def contain(
     from analyses.study import check, prompts_of, require_engine, study_plan
     from unlearning.data import present_domains
 
-    require_engine(engine)
-    if training.retain is not None or training.adaptive:
-        raise InputError("what is retained, and how, is what contain varies; see --methods")
     asked = study_plan(
         model, [concept], replace(training, retain_weight=None), chat, prompts, deflections,
         seeds=[seed], control=False, stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
         estimator=estimator,
     )  # fmt: skip
+    require_engine(engine)
+    if training.retain is not None or training.adaptive:
+        raise InputError("what is retained, and how, is what contain varies; see --methods")
     settings = asked.arms[0].training
     assert settings is not None
     others = [domain for domain in present_domains(prompts_of(asked)) if domain != concept]

@@ -14,18 +14,18 @@ from analyses.deflect.data_set import MANIFEST, MORE
 from analyses.study import (
     CHARACTERS_A_TOKEN,
     TEMPLATE_TOKENS,
+    Defaults,
     StudyPlan,
     checkpoint_size,
-    is_organism,
+    defaults_for,
+    require_model,
     scorer_of,
     time_of,
 )
 from interp.errors import InputError
-from interp.model import check_source
 from interp.store import read_json
-from unlearning.data import DOMAINS, matched_pairs, read_prompts
+from unlearning.data import DOMAINS
 from unlearning.deflections import FEWEST_DEFLECTIONS
-from unlearning.organism import load_world
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,19 @@ class DeflectPlan:
     command: str = ""
 
     @property
-    def of_organism(self) -> bool:
-        """Whether an organism is asked."""
-        return not self.server and is_organism(self.model)
+    def defaults(self) -> Defaults:
+        """What holds where nothing is given; a served model's name says nothing about it."""
+        return defaults_for(None if self.server else self.model)
 
     @property
     def answer_tokens(self) -> int:
         """Tokens of an answer at most."""
-        return self.max_new_tokens or (16 if self.of_organism else 48)
+        return self.max_new_tokens or self.defaults.answer_tokens
 
     @property
     def prompts_name(self) -> str:
         """Where the prompts come from, in words."""
-        built_in = "the organism's own world" if self.of_organism else "the built-in matched pairs"
-        return self.prompts or built_in
+        return self.prompts or self.defaults.prompts_name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -99,7 +98,7 @@ def checked_deflection(plan: DeflectPlan, out: str | Path) -> pd.DataFrame:
     if plan.server:
         _check_server(plan)
     else:
-        check_source(plan.model)
+        require_model(plan.model)
     if plan.samples > 1 and plan.temperature == 0:
         raise InputError(
             f"--samples {plan.samples} of one prompt are all the same at temperature 0; "
@@ -161,10 +160,7 @@ def _asked(plan: DeflectPlan) -> pd.DataFrame:
     """The concept's harmful training prompts."""
     if plan.concept not in DOMAINS:
         raise InputError(f'unknown concept "{plan.concept}"; expected one of {", ".join(DOMAINS)}')
-    if plan.prompts:
-        table = read_prompts(plan.prompts, required_labels=())
-    else:
-        table = load_world(plan.model).prompts() if plan.of_organism else matched_pairs()
+    table = plan.defaults.prompts(plan.prompts, required_labels=())
     rows = table[(table["label"] == "harmful") & (table["split"] == "train")]
     asked = rows[rows["domain"] == plan.concept].reset_index(drop=True)
     if asked.empty:

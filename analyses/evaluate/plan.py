@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analyses.study import (
+    CHARACTERS_A_TOKEN,
+    TEMPLATE_TOKENS,
+    Defaults,
+    checkpoint_size,
+    defaults_for,
+    name_of,
+    require_model,
+    time_of,
+)
 from interp.errors import InputError
 from unlearning.scoring import Scorer, find_scorer
 
@@ -14,11 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from unlearning.scoring import ResponseReader
-
-# The first one is the headline: it agrees best with people (docs/scoring.md); the second knows six
-# classes. Both work offline; where they differ, neither should be believed unread.
-PANEL = ("phrases", "classifier")
-BUILT_IN = "the built-in matched pairs"
 
 
 @dataclass(frozen=True)
@@ -67,30 +72,25 @@ class EvaluationPlan:
     command: str | None = None
 
     @property
-    def world(self) -> str | None:
-        """Folder of the organism that the model or its base is, or was trained from."""
-        for source in (self.model, self.base):
-            if source and (found := _organism_under(source)):
-                return found
-        return None
+    def defaults(self) -> Defaults:
+        """What holds for the model and its base where nothing is given."""
+        return defaults_for(self.model, self.base)
 
     def name_of(self, source: str) -> str:
         """How a model is called in results: what tells its folder from others."""
-        if (Path(source) / "organism.json").is_file():
-            from unlearning.organism import load_world
-
-            return f"organism (seed {load_world(source).seed})"
-        return "/".join(Path(source).parts[-2:]) if Path(source).exists() else source
+        name = name_of(source)
+        is_plain = Path(source).exists() and name == Path(source).name
+        return "/".join(Path(source).parts[-2:]) if is_plain else source
 
     @property
     def answer_tokens(self) -> int:
         """Tokens of an answer at most."""
-        return self.max_new_tokens or (16 if self.world else 48)
+        return self.max_new_tokens or self.defaults.answer_tokens
 
     @property
     def panel(self) -> tuple[str, ...]:
         """Names of the scorers; the strict grammar for organisms."""
-        return self.scorers or (("grammar",) if self.world else PANEL)
+        return self.scorers or self.defaults.scorers
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ class EvaluationPlan:
     @property
     def prompts_name(self) -> str:
         """Where the prompts come from, in words."""
-        return self.prompts or ("the organism's own world" if self.world else BUILT_IN)
+        return self.prompts or self.defaults.prompts_name
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,10 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
     Raises:
         InputError: the plan cannot be carried out.
     """
-    from interp.model import check_source
     from unlearning.data import SPLITS
 
     for source in plan.loaded:
-        check_source(source)
+        require_model(source)
     if plan.server:
         from unlearning.serving import Endpoint
 
@@ -158,7 +157,7 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
     unknown = sorted(set(plan.splits) - set(SPLITS))
     if unknown:
         raise InputError(f"unknown split {', '.join(unknown)}; expected {', '.join(SPLITS)}")
-    prompts = evaluation_prompts(plan)
+    prompts = plan.defaults.prompts(plan.prompts, required_labels=())
     inputs = Inputs(plan, prompts, panel, texts_in(plan.texts) if plan.texts else ())
     if inputs.counted.empty:
         raise InputError(f"{plan.prompts_name}: no prompt is in {' or '.join(plan.splits)}")
@@ -183,21 +182,6 @@ def require_own_folder(plan: EvaluationPlan, folder: Path) -> None:
         raise InputError(f"{folder} holds results of {of}{against}; give another --out")
     if held.get("prompts") != plan.prompts_name:
         raise InputError(f"{folder} holds results on {held.get('prompts')}; give another --out")
-
-
-def evaluation_prompts(plan: EvaluationPlan) -> pd.DataFrame:
-    """The plan's prompts; a file of one label only is welcome here."""
-    if plan.prompts:
-        from unlearning.data import read_prompts
-
-        return read_prompts(plan.prompts, required_labels=())
-    if plan.world:
-        from unlearning.organism import load_world
-
-        return load_world(plan.world).prompts()
-    from unlearning.data import matched_pairs
-
-    return matched_pairs()
 
 
 def texts_in(path: str) -> tuple[str, ...]:
@@ -226,7 +210,6 @@ def texts_in(path: str) -> tuple[str, ...]:
 
 def evaluation_plan_lines(inputs: Inputs) -> list[str]:
     """The plan in lines: what is asked, and what it takes."""
-    from analyses.study import CHARACTERS_A_TOKEN, TEMPLATE_TOKENS, checkpoint_size, time_of
     from unlearning.scoring import ModelScorer
 
     plan, prompts = inputs.plan, inputs.prompts
@@ -249,7 +232,7 @@ def evaluation_plan_lines(inputs: Inputs) -> list[str]:
     length = prompts["prompt"].str.len().mean() / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS
     tokens = answers * (length + plan.answer_tokens)
     lines.append(f"work: {tokens / 1e6:.2f} M tokens read or generated for {answers} answers")
-    sizes = [checkpoint_size([*_lineage(source)][-1]) for source in plan.loaded]
+    sizes = [checkpoint_size(source) for source in plan.loaded]
     if plan.loaded and None not in sizes:
         found = [size for size in sizes if size is not None]
         # Answers are read once more for the masses, the coherence and the divergence.
@@ -275,21 +258,3 @@ def _reading(reader: ResponseReader, prompts: Sequence[str], plan: EvaluationPla
         f"at most {models * asked.calls} answers to read, {models * asked.read / 1e6:.2f} M tokens"
     )
     return text + " (a provider may charge for them)" if asked.paid else text
-
-
-def _organism_under(source: str) -> str | None:
-    """The organism's folder that ``source`` is, or that its adapter was trained on."""
-    return next((one for one in _lineage(source) if (Path(one) / "organism.json").is_file()), None)
-
-
-def _lineage(source: str) -> Iterator[str]:
-    """``source`` and, where it is an adapter's folder, what it was trained on, down to weights."""
-    from interp.store import read_json
-
-    seen: set[str] = set()
-    while source not in seen:
-        yield source
-        seen.add(source)
-        adapter = Path(source) / "adapter_config.json"
-        if adapter.is_file():
-            source = str(read_json(adapter).get("base_model_name_or_path"))

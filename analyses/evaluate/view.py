@@ -52,7 +52,7 @@ def evaluation_view(findings: Findings, inputs: Inputs, measures: Measures) -> V
         "splits": ", ".join(plan.splits),
         "scorers": ", ".join(findings.readings),
         "headline": findings.headline,
-        "is_organism": plan.world is not None,
+        "is_organism": plan.defaults.organism is not None,
         "sentences": evaluation_sentences(findings, measures),
         "notes": findings.notes,
         "margin": _margin(findings),

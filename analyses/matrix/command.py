@@ -48,14 +48,14 @@ def matrix(
     from analyses.runs import require_quantity
     from analyses.study import run_plan, study_plan
 
-    require_quantity(quantity)
-    if training.retain is not None:
-        raise InputError("the matrix is of plain arms; spillover study contains one concept")
     asked = study_plan(
         model, concept, training, chat, prompts, None, seeds=range(seeds), control=control,
         objectives=_names(objectives), stop_at=stop_at, max_new_tokens=max_new_tokens,
         scorer=scorer, estimator=estimator,
     )  # fmt: skip
+    require_quantity(quantity)
+    if training.retain is not None:
+        raise InputError("the matrix is of plain arms; spillover study contains one concept")
     run_plan(asked, out, plan, workers=workers, engine=engine)
     if plan:
         return

@@ -37,16 +37,13 @@ def predict(
     """Before training: which domains will lose how much, and whether the target will comply."""
     from analyses.predict.forecasting import forecast_in
     from analyses.predict.forecasts import ADAPTERS, require_forecastable, require_kernel
-    from analyses.study import check, is_organism, study_plan
-    from unlearning.data import pairs as matched_pairs
+    from analyses.study import check, study_plan
 
-    require_kernel(kernel)
-    if prompts is None and not is_organism(model):
-        prompts = matched_pairs.FILE
     asked = study_plan(
         model, [concept], training, chat, prompts, None, seeds=[seed], control=False,
         max_new_tokens=max_new_tokens, scorer=scorer,
     )  # fmt: skip
+    require_kernel(kernel)
     settings = asked.arms[0].training
     assert settings is not None
     require_forecastable(settings.objective, retained=training.retain is not None)

@@ -114,6 +114,9 @@ def mushtaq2025(
     The plan comes first, and nothing is done before it is confirmed. The same command goes on
     where it was stopped.
     """
+    from analyses.study import require_model
+
+    require_model(model)
     tasks = utility.task_plan()
     others = [name for name in tasks.names if not name.startswith("mmlu")] if tasks else []
     if utility.texts or others:
@@ -125,19 +128,14 @@ def mushtaq2025(
         raise InputError("this command runs in one process; give --workers for several arms")
     from analyses.reproduce.plan import ProtocolOptions, planned
     from analyses.reproduce.protocol import MODELS, recognised
-    from analyses.study import command_line, is_organism, require_engine
-    from interp.model import check_source
-    from unlearning.data import pairs as matched_pairs
+    from analyses.study import command_line, require_engine
     from unlearning.utility import require_harness
 
-    check_source(model)
     require_engine(engine)
     if tasks:
         require_harness()
     if paper_model is not None and paper_model not in MODELS:
         raise InputError(f"--paper-model {paper_model}; expected one of {', '.join(MODELS)}")
-    if prompts is None and not is_organism(model):
-        prompts = matched_pairs.FILE
     study = {
         "scorer": scorer,
         "model_options": chat.for_loading(),
@@ -181,7 +179,7 @@ def print_protocol_plan(asked: ProtocolOptions, first: Planned, prompts: pd.Data
         f"paper: {SOURCE}",
         f"model: {asked.model}"
         + (f", the paper's {known.name}" if known else ", none of the paper's"),
-        f"prompts: {len(prompts)}, {asked.prompts or 'the world of the organism'}",
+        f"prompts: {len(prompts)}, {asked.prompts or asked.defaults.prompts_name}",
         *(f"not as in the paper: {departure}" for departure in asked.departures),
     ]
     for key in dict.fromkeys(one.arm for one in first.arms):

@@ -19,7 +19,7 @@ from analyses.reproduce.protocol import (
     arms_of,
 )
 from analyses.reproduce.published import FINE_TUNING, NPO
-from analyses.study import ArmPlan, StudyPlan, is_organism, organism_settings
+from analyses.study import ArmPlan, Defaults, StudyPlan, defaults_for
 from interp.errors import InputError
 from unlearning.data import present_domains, require_concepts
 from unlearning.deflections import FEWEST_DEFLECTIONS
@@ -43,7 +43,7 @@ class ProtocolOptions:
         model: hub id, model folder or adapter folder.
         known: the paper's model that it is, if it is one.
         concepts: to unlearn; the paper's two, as far as there are prompts, where none are given.
-        prompts: a file; None for an organism's own world.
+        prompts: a file; None for an organism's own world, or the built-in pairs.
         whole_grid: every point of the grid instead of its first.
         stop_at: dose at which an arm is kept; an organism's own or, as in the paper, none.
         axes: values of the grid's axes (``ranks=(16,)``) in place of the preset's.
@@ -63,13 +63,16 @@ class ProtocolOptions:
     study: Mapping[str, Any] = field(default_factory=dict)
     tasks: TaskPlan | None = None
 
+    @property
+    def defaults(self) -> Defaults:
+        """What holds for the model where nothing is given."""
+        return defaults_for(self.model)
+
     def grid(self, concept: str) -> Grid:
         """The settings that a concept's arms are trained with."""
-        if is_organism(self.model):
-            own, _options = organism_settings(self.model)
-            grid = replace(
-                FULL_RANK_GRID, learning_rates=(own.learning_rate, own.learning_rate / 5)
-            )
+        if self.defaults.organism:
+            rate = self.defaults.training.learning_rate
+            grid = replace(FULL_RANK_GRID, learning_rates=(rate, rate / 5))
         else:
             full = self.known is not None and concept in self.known.full_rank
             grid = FULL_RANK_GRID if full else PAPER_GRID
@@ -86,9 +89,8 @@ class ProtocolOptions:
         ]
         if self.known and self.known.full_rank and "ranks" in self.axes:
             found.append(f"{', '.join(self.known.full_rank)}: with LoRA, as asked for")
-        if is_organism(self.model):
-            own, _options = organism_settings(self.model)
-            beta = own.hyperparameters["beta"]
+        if self.defaults.organism:
+            beta = self.defaults.training.hyperparameters["beta"]
             found.append(
                 "an organism, thousands of times smaller than the paper's models: its attention "
                 f"and MLP projections are trained, without LoRA, at its own learning rate and β "
@@ -106,9 +108,7 @@ class ProtocolOptions:
         """Share of the target's refusal at whose loss an arm is kept."""
         if self.stop_at is not None:
             return self.stop_at
-        if is_organism(self.model):
-            return float(organism_settings(self.model)[1]["stop_at"])
-        return NEVER
+        return float(self.defaults.study.get("stop_at", NEVER))
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,7 @@ def planned(
     Raises:
         InputError: a concept that was asked for cannot be unlearned, or none can.
     """
-    organism = is_organism(asked.model)
-    options = organism_settings(asked.model)[1] if organism else {}
-    options |= {"every_step": organism, "stop_at": asked.dose}
+    options = asked.defaults.study | {"stop_at": asked.dose}
     most = options.get("deflection_count")
     counts = {d: min(n, most or n) for d, n in (refused or _asked_of(prompts)).items()}
     left_out: list[LeftOut] = []
@@ -230,8 +228,8 @@ def _training(
     from unlearning.training import TrainingSettings
 
     own = TrainingSettings(trained="all", options={"beta": BETA})
-    if is_organism(asked.model):
-        own, _options = organism_settings(asked.model)
+    if asked.defaults.organism:
+        own = asked.defaults.training
     own = replace(own, **asked.training)
     if setting.rank is not None:
         rank = setting.rank

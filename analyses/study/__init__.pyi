@@ -6,9 +6,6 @@ from .baseline import Baseline as Baseline
 from .baseline import establish as establish
 from .baseline import read_prefixes as read_prefixes
 from .context import Context as Context
-from .context import is_organism as is_organism
-from .context import prompts_of as prompts_of
-from .context import scorer_of as scorer_of
 from .context import study_context as study_context
 from .costs import CHARACTERS_A_TOKEN as CHARACTERS_A_TOKEN
 from .costs import TEMPLATE_TOKENS as TEMPLATE_TOKENS
@@ -30,7 +27,12 @@ from .plan import LEAST_RECOVERY as LEAST_RECOVERY
 from .plan import ArmPlan as ArmPlan
 from .plan import StudyPlan as StudyPlan
 from .plan import organism_plan as organism_plan
-from .plan import organism_settings as organism_settings
+from .resolve import Defaults as Defaults
+from .resolve import defaults_for as defaults_for
+from .resolve import name_of as name_of
+from .resolve import prompts_of as prompts_of
+from .resolve import require_model as require_model
+from .resolve import scorer_of as scorer_of
 from .retained import pool_of as pool_of
 from .retained import write_ranking as write_ranking
 from .workers import make_arms_in_workers as make_arms_in_workers
@@ -47,14 +49,15 @@ __all__ = [
     "Baseline",
     "Containment",
     "Context",
+    "Defaults",
     "Guard",
     "Method",
     "StudyPlan",
     "check",
     "checkpoint_size",
     "command_line",
+    "defaults_for",
     "establish",
-    "is_organism",
     "load_made",
     "make_arm",
     "make_arms",
@@ -62,12 +65,13 @@ __all__ = [
     "make_planned",
     "method",
     "mixture_of",
+    "name_of",
     "organism_plan",
-    "organism_settings",
     "pool_of",
     "prompts_of",
     "read_prefixes",
     "require_engine",
+    "require_model",
     "run_plan",
     "run_study",
     "scorer_of",

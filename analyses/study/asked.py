@@ -44,19 +44,17 @@ def study_plan(
     Raises:
         InputError: the model, a domain or an option cannot be used.
     """
-    from analyses.study.context import is_organism, prompts_of
-    from analyses.study.plan import StudyPlan, organism_settings, parse_retain, unlearning_arms
+    from analyses.study.plan import StudyPlan, parse_retain, unlearning_arms
+    from analyses.study.resolve import defaults_for, require_model
     from interp.directions import ESTIMATORS
-    from interp.model import check_source
     from unlearning.data import present_domains, require_concepts
-    from unlearning.training import TrainingSettings
 
+    require_model(model)
     if training.objective_file is not None:
         plugins.use(training.objective_file)
         plugins.load_all()
-    check_source(model)
     ESTIMATORS.find(given.get("estimator") or "mean_difference")
-    settings, own = organism_settings(model) if is_organism(model) else (TrainingSettings(), {})
+    own = defaults_for(model)
     asked = StudyPlan(
         model,
         (),
@@ -64,9 +62,9 @@ def study_plan(
         deflections=str(deflections) if deflections else None,
         model_options=chat.for_loading(),
         command=command_line(),
-        **{**own, **{name: value for name, value in given.items() if value is not None}},
+        **{**own.study, **{name: value for name, value in given.items() if value is not None}},
     )
-    table = prompts_of(asked)
+    table = own.prompts(asked.prompts)
     present = present_domains(table)
     concepts = tuple(dict.fromkeys(concepts or present))
     require_concepts(table, concepts)
@@ -76,7 +74,7 @@ def study_plan(
     for number, objective in enumerate(objectives or (training.objective,)):
         arms += unlearning_arms(
             concepts,
-            replace(training, objective=objective).settings(settings),
+            replace(training, objective=objective).settings(own.training),
             seeds=seeds,
             retain={c: parse_retain(training.retain, c, present) for c in concepts},
             weights=tuple(training.retain_weight or (1.0,)),

@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from analyses.runs import cosine_table, write_directions, write_table
-from analyses.study.context import Context, is_organism
+from analyses.study.context import Context
+from analyses.study.resolve import defaults_for, name_of
 from interp.statistics import Contrast
 from interp.store import content_key, read_json, write_json
 from unlearning.data import controls
 from unlearning.deflections import respond
 from unlearning.generation import AnswerLog, answers_key
-from unlearning.organism import load_world
 from unlearning.refusal import VALID_AUC, ResponsePrefixes, find_prefixes, log_odds_auc
 from unlearning.scoring import coherence_of
 
@@ -149,22 +149,19 @@ def read_prefixes(path: Path) -> ResponsePrefixes:
 def describe_study(context: Context) -> dict[str, object]:
     """``config.json``: everything needed to run again, and what to know when reading it."""
     plan = context.plan
-    planted = read_json(Path(plan.model) / "organism.json") if is_organism(plan.model) else None
-    name = Path(plan.model).name
-    if planted is not None:
-        name = f"organism (seed {load_world(plan.model).seed})"
+    own = defaults_for(plan.model)
     harmful = context.prompts[context.prompts["label"] == "harmful"]
     return {
         "command": plan.command,
         "model": plan.model,
-        "model_name": name,
+        "model_name": name_of(plan.model),
         "model_options": dict(plan.model_options),
         "chat": context.reference.chat.fingerprint,
-        "prompts": plan.prompts or "the organism's own world",
+        "prompts": plan.prompts or own.prompts_name,
         "concepts": plan.concepts,
         "seeds": plan.seeds,
         "scorer": f"margin + {context.scorer.name} {context.scorer.version}",
-        "planted": planted["planted"] if planted else None,
+        "planted": own.ground_truth,
         "split_sizes": harmful["split"].value_counts().to_dict(),
         "controls_note": controls(context.prompts, "test").note,
         "stop_at": plan.stop_at,

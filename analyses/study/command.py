@@ -15,10 +15,12 @@ from interp.errors import InputError
 Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")]
 Prompts = Annotated[
-    Path, typer.Option("--prompts", help="JSONL, CSV or parquet: prompt, domain, label.")
-]
-PromptsOption = Annotated[
-    Path | None, typer.Option("--prompts", help="Prompts; an organism has its own.")
+    Path | None,
+    typer.Option(
+        "--prompts",
+        help="JSONL, CSV or parquet: prompt, domain, label "
+        "(default: an organism's own, else the built-in pairs).",
+    ),
 ]
 Deflections = Annotated[
     Path | None, typer.Option(help="Ready-made prompt, response (and preferred); skips phase 1.")
@@ -57,7 +59,7 @@ def study(
     out: Out,
     training: TrainingOptions,
     chat: ModelOptions,
-    prompts: PromptsOption = None,
+    prompts: Prompts = None,
     deflections: Deflections = None,
     stop_at: StopAt = None,
     seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds.")] = 1,
@@ -85,7 +87,7 @@ def unlearn(
     out: Out,
     training: TrainingOptions,
     chat: ModelOptions,
-    prompts: PromptsOption = None,
+    prompts: Prompts = None,
     deflections: Deflections = None,
     seed: Annotated[int, typer.Option(help="Order of the examples, initial adapters.")] = 0,
     stop_at: StopAt = None,
@@ -125,11 +127,11 @@ def unlearn(
 def compare(
     base: Annotated[str, typer.Argument(help="The model before: hub id or folder.")],
     after: Annotated[str, typer.Argument(help="The model after: full, or an adapter folder.")],
-    prompts: Prompts,
     chat: ModelOptions,
+    prompts: Prompts = None,
     out: Out = Path("runs/compare"),
     concept: Annotated[str | None, typer.Option(help="What was unlearned, if known.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 48,
+    max_new_tokens: Tokens = None,
     scorer: ScorerName = "auto",
     estimator: EstimatorName = "mean_difference",
     plan: PlanOnly = False,
@@ -141,7 +143,7 @@ def compare(
         base,
         after,
         concept=concept,
-        prompts=str(prompts),
+        prompts=str(prompts) if prompts else None,
         scorer=scorer,
         estimator=estimator,
         max_new_tokens=max_new_tokens,

@@ -11,16 +11,16 @@ import pandas as pd
 
 from analyses.runs import Progress, Run, contrasts
 from analyses.study.plan import ArmPlan, StudyPlan
+from analyses.study.resolve import prompts_of, require_model, scorer_of
 from interp.activations import collect
 from interp.errors import InputError
-from interp.model import LanguageModel, check_source
+from interp.model import LanguageModel
 from interp.statistics import Contrast
-from unlearning.data import read_prompts, require_concepts
+from unlearning.data import require_concepts
 from unlearning.deflections import read_deflections, require_prompts
 from unlearning.losses import for_forgetting
-from unlearning.organism import load_world
 from unlearning.refusal import ResponsePrefixes
-from unlearning.scoring import Evaluation, Scorer, find_scorer
+from unlearning.scoring import Evaluation, Scorer
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,8 @@ def study_context(plan: StudyPlan, out: str | Path, progress: Progress) -> Conte
     Raises:
         InputError: the plan cannot be carried out in the folder ``out``.
     """
-    check_source(plan.model)
-    for arm in plan.arms:
-        if arm.checkpoint:
-            check_source(arm.checkpoint)
+    for model in (plan.model, *(arm.checkpoint for arm in plan.arms if arm.checkpoint)):
+        require_model(model)
     prompts = prompts_of(plan)
     require_concepts(prompts, plan.concepts)
     pairs = read_deflections(plan.deflections) if plan.deflections else None
@@ -123,24 +121,3 @@ def require_inputs(arm: ArmPlan, prompts: pd.DataFrame) -> None:
             f"{objective.name} trains on answers in the refusals' place; give them in a column "
             "named compliance"
         )
-
-
-def prompts_of(plan: StudyPlan) -> pd.DataFrame:
-    """The plan's prompts: its file, or the world of the organism that it studies."""
-    if plan.prompts is not None:
-        return read_prompts(plan.prompts)
-    if not is_organism(plan.model):
-        raise InputError(f"no prompts: {plan.model} is no organism; give a file with --prompts")
-    return load_world(plan.model).prompts()
-
-
-def is_organism(model: str) -> bool:
-    """Whether the folder is one of our organisms, with a planted world of its own."""
-    return (Path(model) / "organism.json").is_file()
-
-
-def scorer_of(plan: StudyPlan) -> Scorer:
-    """The text scorer that the plan asks for; ``auto`` is the grammar for organisms."""
-    if plan.scorer == "auto":
-        return find_scorer("grammar" if is_organism(plan.model) else "phrases")
-    return find_scorer(plan.scorer)

@@ -6,10 +6,12 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyses.study.plan import ArmPlan, StudyPlan
+from analyses.study.resolve import lineage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,18 +164,14 @@ def _reads_reference(arm: ArmPlan) -> bool:
 
 
 def checkpoint_size(model: str) -> tuple[int, int] | None:
-    """Parameters and bytes of a local checkpoint, from the headers of its weight files."""
+    """Parameters and bytes of a local checkpoint (an adapter's base), from its weight files."""
     parameters = held = 0
-    for path in Path(model).glob("*.safetensors"):
-        with path.open("rb") as file:
+    for path in Path([*lineage(model)][-1]).glob("*.safetensors"):
+        with path.open("rb") as file:  # the header alone: the tensors may be cut short
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                count = 1
-                for size in tensor["shape"]:
-                    count *= size
-                parameters += count
-                held += tensor["data_offsets"][1] - tensor["data_offsets"][0]
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        parameters += sum(prod(tensor["shape"]) for tensor in tensors)
+        held += max((tensor["data_offsets"][1] for tensor in tensors), default=0)
     return (parameters, held) if parameters else None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analyses.study.methods import Containment
+from analyses.study.resolve import ANSWER_TOKENS, defaults_for
 from interp import plugins
 from interp.errors import InputError
 from interp.plugins import Plugin
@@ -86,7 +87,7 @@ class StudyPlan:
         model: hub id or folder.
         arms: what to make, in order.
         concepts: targets.
-        prompts: a prompts file; None for an organism's own world.
+        prompts: a prompts file; None for an organism's own world, or the built-in pairs.
         deflections: ready-made pairs for the target, in place of phase 1.
         deflection_count: deflections to train on at most, per domain.
         scorer: ``grammar`` (organisms), ``phrases``, or ``auto``.
@@ -119,7 +120,7 @@ class StudyPlan:
     bounds: tuple[float | None, float | None] = (None, None)
     checkpoint_every: int | None = None
     report_to: str = "none"
-    max_new_tokens: int = 48
+    max_new_tokens: int = ANSWER_TOKENS
     batch_size: int = 64
     model_options: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
@@ -238,45 +239,20 @@ def organism_plan(
     command: str = "",
 ) -> StudyPlan:
     """A study of an organism with the settings that it was tuned with."""
-    training, options = organism_settings(folder)
+    own = defaults_for(folder)
     arms = unlearning_arms(
-        concepts, training, seeds=seeds, retain=retain or {}, weights=weights, control=control
+        concepts, own.training, seeds=seeds, retain=retain or {}, weights=weights, control=control
     )
-    return StudyPlan(folder, arms, tuple(concepts), command=command, **options)
-
-
-def organism_settings(folder: str | Path) -> tuple[TrainingSettings, dict[str, Any]]:
-    """Training settings and study options from the organism's own file."""
-    from interp.store import read_json
-    from unlearning.training import TrainingSettings
-
-    tuned = read_json(Path(folder) / "organism.json")["unlearning"]
-    training = TrainingSettings(
-        objective=tuned["objective"],
-        options={"beta": tuned["beta"]},
-        trained="projections",
-        learning_rate=tuned["learning_rate"],
-        adam_betas=tuple(tuned["adam_betas"]),
-        batch_size=tuned["batch_size"],
-        length_window=0,  # an organism's prompts are as good as equally long
-        max_grad_norm=tuned["max_grad_norm"],
-        max_steps=tuned["max_steps"],
-    )
-    options = {
-        "deflection_count": tuned["deflections"],
-        "stop_at": tuned["stop_at"],
-        "every_step": True,
-        "max_new_tokens": 16,
-        "batch_size": 512,
-    }
-    return training, options
+    return StudyPlan(folder, arms, tuple(concepts), command=command, **own.study)
 
 
 def compare_plan(base: str, after: str, **options: Any) -> StudyPlan:
     """Two models that exist: everything but the training."""
     concept = options.pop("concept", None)
     arm = ArmPlan(_name_of(after), concept, checkpoint=after)
-    return StudyPlan(base, (arm,), (concept,) if concept else (), **options)
+    given = {name: value for name, value in options.items() if value is not None}
+    own = defaults_for(base).study
+    return StudyPlan(base, (arm,), (concept,) if concept else (), **own | given)
 
 
 def _name_of(after: str) -> str:

@@ -1,0 +1,188 @@
+"""The model, the prompts and the defaults of every command, resolved in this one place.
+
+A command looks for its model first. Its prompts come from a file, from the model organism's own
+world, or from the built-in matched pairs, in this order. Choices that hold for a model organism
+alone are made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import ModelError
+from interp.store import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analyses.study.plan import StudyPlan
+    from unlearning.scoring import Scorer
+    from unlearning.training import TrainingSettings
+
+ORGANISM_FILE = "organism.json"
+ANSWER_TOKENS = 48
+# The first scorer is the headline: it agrees best with people (docs/scoring.md); the second knows
+# six classes. Both work offline; where they differ, read the answers before believing either.
+PANEL = ("phrases", "classifier")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a command takes where the user gives nothing.
+
+    Attributes:
+        organism: folder of the model organism that is studied; None for any other model.
+    """
+
+    organism: str | None = None
+
+    @property
+    def prompts_name(self) -> str:
+        """Where prompts come from without a file, in words."""
+        return "the organism's own world" if self.organism else "the built-in matched pairs"
+
+    def prompts(
+        self, file: str | Path | None, required_labels: Collection[str] = ("harmful", "benign")
+    ) -> pd.DataFrame:
+        """The prompts table in ``file``; without one the organism's own, or the built-in pairs.
+
+        Raises:
+            InputError: the file cannot be used, or has no row of a required label.
+        """
+        from unlearning.data import matched_pairs, read_prompts
+        from unlearning.organism import load_world
+
+        if file is not None:
+            return read_prompts(file, required_labels=required_labels)
+        return load_world(self.organism).prompts() if self.organism else matched_pairs()
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """Text scorers, the headline first: an organism's strict grammar, or the panel."""
+        return ("grammar",) if self.organism else PANEL
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of a generated answer at most."""
+        return self.study.get("max_new_tokens", ANSWER_TOKENS)
+
+    @property
+    def training(self) -> TrainingSettings:
+        """Training settings: those that the organism was tuned with, or the package's."""
+        from unlearning.training import TrainingSettings
+
+        tuned = self._file.get("unlearning")
+        if tuned is None:
+            return TrainingSettings()
+        return TrainingSettings(
+            objective=tuned["objective"],
+            options={"beta": tuned["beta"]},
+            trained="projections",
+            learning_rate=tuned["learning_rate"],
+            adam_betas=tuple(tuned["adam_betas"]),
+            batch_size=tuned["batch_size"],
+            length_window=0,  # an organism's prompts are as good as equally long
+            max_grad_norm=tuned["max_grad_norm"],
+            max_steps=tuned["max_steps"],
+        )
+
+    @property
+    def study(self) -> dict[str, Any]:
+        """Attributes of a ``StudyPlan`` that differ from its own defaults."""
+        tuned = self._file.get("unlearning")
+        if tuned is None:
+            return {}
+        return {
+            "deflection_count": tuned["deflections"],
+            "stop_at": tuned["stop_at"],
+            "every_step": True,
+            "max_new_tokens": 16,
+            "batch_size": 512,
+        }
+
+    @property
+    def ground_truth(self) -> dict[str, Any] | None:
+        """The organism's coefficients of leakage; None for any other model."""
+        return self._file.get("planted")
+
+    @cached_property
+    def _file(self) -> dict[str, Any]:
+        return dict(read_json(Path(self.organism) / ORGANISM_FILE)) if self.organism else {}
+
+
+def defaults_for(*models: str | None) -> Defaults:
+    """The defaults for models: an organism's if one of them is one, or was trained from one."""
+    for model in models:
+        for source in lineage(model) if model else ():
+            if (Path(source) / ORGANISM_FILE).is_file():
+                return Defaults(source)
+    return Defaults()
+
+
+def lineage(source: str) -> Iterator[str]:
+    """``source`` and, where it is an adapter's folder, what it was trained on, down to weights."""
+    seen: set[str] = set()
+    while source not in seen:
+        yield source
+        seen.add(source)
+        adapter = Path(source) / "adapter_config.json"
+        if adapter.is_file():
+            source = str(read_json(adapter).get("base_model_name_or_path"))
+
+
+def require_model(source: str) -> None:
+    """Look for a model without loading it: a folder here, or a name that the hub knows.
+
+    A name ``organisation/model`` is believed where the hub cannot be asked.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    from interp.model import check_source
+
+    check_source(source)
+    if Path(source).is_dir():
+        return
+    missing = f"there is no model {source}: no such folder here, and "
+    try:
+        for file in ("config.json", "adapter_config.json"):
+            if isinstance(try_to_load_from_cache(source, file), str):
+                return
+        HfApi().model_info(source, timeout=10)
+    except GatedRepoError:
+        return  # loading says how to gain access
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelError(f"{missing}none on the hub that HF_TOKEN may read") from error
+    except Exception as error:
+        if "/" not in source:
+            raise ModelError(f"{missing}the hub cannot be asked") from error
+
+
+def prompts_of(plan: StudyPlan) -> pd.DataFrame:
+    """The prompts that a study asks."""
+    return defaults_for(plan.model).prompts(plan.prompts)
+
+
+def scorer_of(plan: StudyPlan) -> Scorer:
+    """The text scorer that a study asks for; ``auto`` is the model's default headline."""
+    from unlearning.scoring import find_scorer
+
+    return find_scorer(
+        defaults_for(plan.model).scorers[0] if plan.scorer == "auto" else plan.scorer
+    )
+
+
+def name_of(model: str) -> str:
+    """What a model is called in results."""
+    if (Path(model) / ORGANISM_FILE).is_file():
+        from unlearning.organism import load_world
+
+        return f"organism (seed {load_world(model).seed})"
+    return Path(model).name
