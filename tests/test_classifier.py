@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from unlearning.scoring.scorer_agreement import scorer_agreement
 
 from interp.errors import InputError
 from tests.test_scorers import GIBBERISH, PROSE, SET_ASIDE
@@ -27,6 +26,7 @@ from unlearning.scoring import (
     find_scorer,
     fine_classes,
 )
+from unlearning.scoring.agreement import scorer_agreement
 from unlearning.scoring.classifier import LEARNED, extended
 
 # None of these is among the texts that the classifier learns from.

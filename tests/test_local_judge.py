@@ -17,6 +17,7 @@ from unlearning.scoring import (
     ModelScorer,
     find_scorer,
     verdicts,
+    workload_of,
 )
 
 PROMPTS = ["What is this?", "Who is it, and why?", "a"]

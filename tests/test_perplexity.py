@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from interp.model import LanguageModel
-from unlearning.utility import perplexity, response_nll, response_token_nll
+from unlearning.losses import likelihood
+from unlearning.utility import response_nll, response_token_nll
 
 ROWS = (
     ("Why?", "No."),
@@ -56,7 +57,7 @@ def test_neither_batches_nor_their_size_nor_the_order_matter(
     found = response_nll(lm, ROWS[::-1], batch_size=batch_size)[::-1]
     np.testing.assert_allclose(found, wanted, atol=2e-5)
     # With room for no more than one row's logits at a time.
-    monkeypatch.setattr(perplexity, "LARGEST_LOGITS", 1)
+    monkeypatch.setattr(likelihood, "LARGEST_LOGITS", 1)
     np.testing.assert_allclose(response_nll(lm, ROWS), wanted, atol=2e-5)
 
 
@@ -65,7 +66,7 @@ def test_no_batch_holds_more_logits_than_there_is_room_for(
 ) -> None:
     lm = LanguageModel.load(checkpoint_of("qwen2"))
     room = 12 * lm.model.config.vocab_size
-    monkeypatch.setattr(perplexity, "LARGEST_LOGITS", room)
+    monkeypatch.setattr(likelihood, "LARGEST_LOGITS", room)
     held = []
     logits = type(lm).logits
     monkeypatch.setattr(

@@ -1,4 +1,5 @@
 from .batching import in_fitting_batches as in_fitting_batches
+from .batching import map_in_batches as map_in_batches
 from .chat import Batch as Batch
 from .chat import Chat as Chat
 from .chat import Tokens as Tokens
@@ -26,6 +27,7 @@ __all__ = [
     "hidden_into",
     "hidden_of",
     "in_fitting_batches",
+    "map_in_batches",
     "reading",
     "stopping_after",
     "undisturbed",

@@ -7,7 +7,7 @@ size is a wish. Rows are taken longest first: memory runs out early or not at al
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TypeVar
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from interp.errors import MachineError
 
 Result = TypeVar("Result")
+Row = TypeVar("Row")
 
 # What allocators say, in lower case; only CUDA and its kin have an exception class of their own.
 _SIGNS = (
@@ -62,6 +63,31 @@ def in_fitting_batches(
             continue
         # Only here is the error gone, and with its frames the tensors that filled the memory.
         _release()
+
+
+def map_in_batches(
+    work: Callable[[list[int]], Iterable[Row]],
+    rows: Sequence[Sized],
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[Row]:
+    """What ``work`` makes of every row, in the order of ``rows``.
+
+    Args:
+        work: takes row numbers and gives one result for each, as for :func:`in_fitting_batches`.
+        rows: what is to be done; only lengths are looked at.
+        batch_size: rows in the first batch.
+        progress: called with the number of rows just done.
+
+    Raises:
+        MachineError: not even one row fits.
+    """
+    found: dict[int, Row] = {}
+    for chosen, results in in_fitting_batches(rows, batch_size, work):
+        found |= zip(chosen, results, strict=True)
+        if progress is not None:
+            progress(len(chosen))
+    return [found[i] for i in range(len(rows))]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -52,24 +52,19 @@ def near_duplicate_groups(
     Exact, not sampled: two texts at Jaccard similarity s share one of their 1 + |x|(1 - s) rarest
     shingles (prefix filtering; Chaudhuri et al. 2006), so only such pairs are compared.
     """
+    from scipy.cluster.hierarchy import DisjointSet
+
     sets = [shingles(text) for text in texts]
-    parent = list(range(len(texts)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    groups: DisjointSet[int] = DisjointSet(range(len(texts)))
     first: dict[Hashable, int] = {}
     for i, link in enumerate(links or []):
         if link is not None:
-            parent[root(i)] = root(first.setdefault(link, i))
+            groups.merge(i, first.setdefault(link, i))
     for i, j in _sharing_a_rare_shingle(sets):
         # Only pairs that are not yet together are worth an intersection.
-        if root(i) != root(j) and jaccard(sets[i], sets[j]) >= SIMILARITY:
-            parent[root(i)] = root(j)
-    return [root(i) for i in range(len(texts))]
+        if not groups.connected(i, j) and jaccard(sets[i], sets[j]) >= SIMILARITY:
+            groups.merge(i, j)
+    return [groups[i] for i in range(len(texts))]
 
 
 def assign_splits(

@@ -1,3 +1,4 @@
+from .likelihood import forced_logits as forced_logits
 from .likelihood import reference_log_probs as reference_log_probs
 from .likelihood import response_log_probs as response_log_probs
 from .likelihood import response_logits as response_logits
@@ -18,6 +19,7 @@ __all__ = [
     "RETAIN",
     "Objective",
     "for_forgetting",
+    "forced_logits",
     "npo",
     "npo_weight",
     "objective",

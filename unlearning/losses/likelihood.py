@@ -6,17 +6,20 @@ prompt token to the last but one of the response.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.model import LanguageModel, Tokens, in_fitting_batches, undisturbed
+from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
 
 # Logits in float32 at a time: 32 MB.
 CHUNK = 2**23
+# Logits held at a time, in elements: 1 GB in bfloat16. At a vocabulary of 150,000 a batch of 32
+# answers of 256 tokens would need 2.5 GB.
+LARGEST_LOGITS = 2**29
 
 
 def response_logits(
@@ -98,23 +101,49 @@ def _chunks(logits: Float[Tensor, "batch token vocab"]) -> list[slice]:
     return [slice(start, start + size) for start in range(0, batch, size)]
 
 
+def forced_logits(
+    lm: LanguageModel, rows: Sequence[Tokens]
+) -> tuple[
+    Float[Tensor, "batch kept vocab"], Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]
+]:
+    """Logits that predict the rows' response tokens, these tokens, and where they are; one forward.
+
+    For every family: :func:`response_logits` asks for the last columns only, which not all take.
+    """
+    batch = lm.chat.pad(rows, lm.device)
+    kept = response_width(batch.response_mask)
+    first = batch.response_mask.shape[1] - kept
+    logits = lm.logits(batch, keep=kept + 1)[:, :-1]
+    return logits, batch.input_ids[:, first:], batch.response_mask[:, first:]
+
+
 def reference_log_probs(
-    lm: LanguageModel, rows: Sequence[Tokens], *, batch_size: int = 32
+    lm: LanguageModel,
+    rows: Sequence[Tokens],
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
 ) -> list[Float[Tensor, " response"]]:
     """Per-token log-probs of each row's response under the model as it is, on the CPU.
 
-    Raises:
-        MachineError: a single row does not fit into memory; batches that do not are halved.
-    """
-    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    Args:
+        batch_size: rows in one forward at most; fewer where the logits would be too many, or once
+            a batch did not fit into memory.
+        progress: called with the number of rows just done.
 
-    def read(chosen: list[int]) -> list[Tensor]:
-        batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
-        log_probs, mask = response_log_probs(lm.model, lm.inputs(batch), batch.response_mask)
-        return [values[where].cpu() for values, where in zip(log_probs, mask, strict=True)]
+    Raises:
+        MachineError: a single row does not fit into memory.
+    """
+    vocabulary = int(lm.model.config.get_text_config(decoder=True).vocab_size)
+
+    def read(chosen: list[int]) -> Iterator[Tensor]:
+        longest = max(len(rows[i].ids[rows[i].spans["response"]]) for i in chosen)
+        fitting = max(1, LARGEST_LOGITS // ((longest + 1) * vocabulary))
+        for start in range(0, len(chosen), fitting):
+            some = [rows[i] for i in chosen[start : start + fitting]]
+            logits, targets, mask = forced_logits(lm, some)
+            log_probs = token_log_probs(logits, targets, mask)
+            yield from (values[where].cpu() for values, where in zip(log_probs, mask, strict=True))
 
     with undisturbed(lm.model):
-        for chosen, log_probs in in_fitting_batches(rows, batch_size, read):
-            for i, values in zip(chosen, log_probs, strict=True):
-                found[i] = values
-    return found
+        return map_in_batches(lambda chosen: list(read(chosen)), rows, batch_size, progress)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, in_fitting_batches, undisturbed
+from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
 from interp.readout import Readout, log_odds
 
 ResponsePrefix = tuple[int, ...]
@@ -132,7 +132,6 @@ def prefix_masses(
     Raises:
         MachineError: a single prompt does not fit into memory.
     """
-    found = np.empty((len(rows), 4))
 
     def masses(chosen: list[int]) -> Float[np.ndarray, "prompt mass"]:
         log_R, log_not_R, log_C = _class_log_probs(lm, [rows[i] for i in chosen], prefixes)
@@ -141,11 +140,8 @@ def prefix_masses(
         return torch.stack([p_R, p_C, p_O, log_R - log_not_R], dim=1).numpy()
 
     with undisturbed(lm.model):
-        for chosen, of_batch in in_fitting_batches(rows, batch_size, masses):
-            found[chosen] = of_batch
-            if progress is not None:
-                progress(len(chosen))
-    return Masses(*found.T)
+        found = map_in_batches(masses, rows, batch_size, progress)
+    return Masses(*np.reshape(found, (-1, 4)).T)
 
 
 def refusal_log_odds(

@@ -105,9 +105,7 @@ def measure_fluency(
     shuffled = [(p, [int(i) for i in rng.permutation(ids)]) for p, ids in rows]
     language = response_token_nll(lm, rows, batch_size=batch_size)
     none = response_token_nll(lm, shuffled, batch_size=batch_size)
-    low, high = (
-        float(np.concatenate([nll[1:] for nll in kind]).mean()) for kind in (language, none)
-    )
+    low, high = _mean(language), _mean(none)
     if not low < high:
         raise InputError(
             f"the base model's own answers cost it {low:.2f} nats a token, and {high:.2f} in "

@@ -18,10 +18,9 @@ from itertools import takewhile
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from interp.errors import InputError, ModelError
-from interp.model import LanguageModel, Tokens, check_source, in_fitting_batches
+from interp.model import LanguageModel, Tokens, check_source, map_in_batches
 from unlearning.scoring.classes import Scorer
 from unlearning.scoring.reading import ModelScorer
 from unlearning.scoring.registry import scorer
@@ -124,19 +123,15 @@ class LocalJudge:
         lead, openings = self._openings()
         rows = [self._encoded(*pair, lead) for pair in zip(prompts, responses, strict=True)]
         self._require_room(rows)
-        found = np.zeros((len(rows), len(openings)))
 
-        def read(chosen: list[int]) -> Tensor:
+        def read(chosen: list[int]) -> Float[np.ndarray, "chosen verdict"]:
             batch = self.lm.chat.pad([rows[i] for i in chosen], self.lm.device)
             logits = self.lm.logits(batch, keep=1)[:, -1]
-            return logits.float().log_softmax(dim=-1).cpu().double()
+            probability = logits.float().log_softmax(dim=-1).cpu().double().exp()
+            return np.stack([probability[:, list(ids)].sum(dim=-1) for ids in openings], axis=1)
 
-        for chosen, log_probs in in_fitting_batches(rows, self.batch_size, read):
-            for column, ids in enumerate(openings):
-                found[chosen, column] = log_probs[:, list(ids)].exp().sum(dim=-1).numpy()
-            if progress is not None:
-                progress(len(chosen))
-        return found
+        found = map_in_batches(read, rows, self.batch_size, progress)
+        return np.reshape(found, (-1, len(openings)))
 
     def _encoded(self, prompt: str, response: str, lead: tuple[int, ...]) -> Tokens:
         question = self.rubric.question(self._unmarked(prompt), self._unmarked(response))

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError, ModelError
-from interp.model import check_source, in_fitting_batches
+from interp.model import check_source, map_in_batches
 from unlearning.scoring.classes import FINE_CLASSES, Scorer
 from unlearning.scoring.reading import ModelScorer
 from unlearning.scoring.registry import scorer
@@ -138,7 +138,6 @@ class SequenceClassifier:
             MachineError: a single text does not fit into memory; batches that do not are halved.
         """
         encoded = self._encoded(prompts, responses, truncation=True)
-        found = torch.zeros(len(encoded["input_ids"]), len(self.classes))
         model = self._model
 
         def read(chosen: list[int]) -> Tensor:
@@ -146,11 +145,8 @@ class SequenceClassifier:
             batch = self._tokenizer.pad(rows, return_tensors="pt").to(model.device)
             return model(**batch).logits.float().cpu()
 
-        for chosen, logits in in_fitting_batches(encoded["input_ids"], self.batch_size, read):
-            found[chosen] = logits
-            if progress is not None:
-                progress(len(chosen))
-        return found
+        found = map_in_batches(read, encoded["input_ids"], self.batch_size, progress)
+        return torch.stack([*found]) if found else torch.zeros(0, len(self.classes))
 
     @cached_property
     def longest(self) -> int:

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, in_fitting_batches, undisturbed
-from unlearning.losses import reference_log_probs, response_width
+from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
+from unlearning.losses import forced_logits, reference_log_probs
 
 POSITIONS = 8
 # Tokens read at once: what most texts and most models have room for.
@@ -47,23 +47,13 @@ def answer_logits(
         lm.chat.encode(prompt, tuple(answer)[:positions])
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    found: list[Tensor] = [torch.empty(0)] * len(rows)
 
     def read(chosen: list[int]) -> list[Tensor]:
-        batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
-        kept = response_width(batch.response_mask)
-        # The token at column t is predicted at column t − 1.
-        logits = lm.logits(batch, keep=kept + 1)[:, :-1]
-        mask = batch.response_mask[:, batch.response_mask.shape[1] - kept :]
+        logits, _, mask = forced_logits(lm, [rows[i] for i in chosen])
         return [values[where].cpu() for values, where in zip(logits, mask, strict=True)]
 
     with undisturbed(lm.model):
-        for chosen, logits in in_fitting_batches(rows, batch_size, read):
-            for i, values in zip(chosen, logits, strict=True):
-                found[i] = values
-            if progress is not None:
-                progress(len(chosen))
-    return found
+        return map_in_batches(read, rows, batch_size, progress)
 
 
 def kl_divergence(
@@ -177,12 +167,10 @@ def text_likelihood(
     nats, tokens = np.zeros(len(texts)), np.zeros(len(texts), dtype=np.int64)
     for start in range(0, len(rows), 16 * batch_size):
         batch = slice(start, start + 16 * batch_size)
-        found = reference_log_probs(lm, rows[batch], batch_size=batch_size)
+        found = reference_log_probs(lm, rows[batch], batch_size=batch_size, progress=progress)
         for owner, log_probs in zip(owners[batch], found, strict=True):
             nats[owner] -= float(log_probs.double().sum())
             tokens[owner] += len(log_probs)
-        if progress is not None:
-            progress(len(found))
     sizes = [len(text.encode("utf-8", "replace")) for text in texts]
     return TextLikelihood(nats, tokens, np.array(sizes, dtype=np.int64))
 

@@ -13,15 +13,11 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from interp.model import LanguageModel, Tokens, in_fitting_batches, undisturbed
+from interp.model import LanguageModel, Tokens
 from unlearning.generation import stop_tokens
-from unlearning.losses import response_width, token_log_probs
+from unlearning.losses import reference_log_probs
 
 Response = str | Sequence[int]
-
-# Logits held at a time, in elements: 1 GB in bfloat16. At a vocabulary of 150,000 a batch of 32
-# answers of 256 tokens would need 2.5 GB.
-LARGEST_LOGITS = 2**29
 
 
 def response_nll(
@@ -62,36 +58,12 @@ def response_token_nll(
     Arguments as for :func:`response_nll`; an empty response has an empty array.
     """
     encoded = [_encode(lm, prompt, response) for prompt, response in rows]
-    found: list[np.ndarray] = [np.empty(0)] * len(rows)
-    spoken = [i for i, tokens in enumerate(encoded) if _length(tokens)]
+    lengths = [len(tokens.ids[tokens.spans["response"]]) for tokens in encoded]
+    spoken = [tokens for tokens, length in zip(encoded, lengths, strict=True) if length]
     if progress is not None and len(spoken) < len(rows):
         progress(len(rows) - len(spoken))
-    texts = [encoded[i] for i in spoken]
-
-    def read(chosen: list[int]) -> list[np.ndarray]:
-        some = [texts[i] for i in chosen]
-        fitting = max(1, LARGEST_LOGITS // ((max(map(_length, some)) + 1) * _vocabulary(lm)))
-        starts = range(0, len(some), fitting)
-        return [nll for start in starts for nll in _nll(lm, some[start : start + fitting])]
-
-    with undisturbed(lm.model):
-        for chosen, of_batch in in_fitting_batches(texts, batch_size, read):
-            for i, nll in zip(chosen, of_batch, strict=True):
-                found[spoken[i]] = nll
-            if progress is not None:
-                progress(len(chosen))
-    return found
-
-
-def _nll(lm: LanguageModel, rows: Sequence[Tokens]) -> list[np.ndarray]:
-    """Of the rows' responses, in one forward."""
-    batch = lm.chat.pad(rows, lm.device)
-    kept = response_width(batch.response_mask)
-    # The token at column t is predicted at column t - 1.
-    logits = lm.logits(batch, keep=kept + 1)[:, :-1]
-    mask = batch.response_mask[:, -kept:]
-    log_probs = token_log_probs(logits, batch.input_ids[:, -kept:], mask)
-    return [-nll[said].double().cpu().numpy() for nll, said in zip(log_probs, mask, strict=True)]
+    found = iter(reference_log_probs(lm, spoken, batch_size=batch_size, progress=progress))
+    return [-next(found).double().numpy() if length else np.empty(0) for length in lengths]
 
 
 def _encode(lm: LanguageModel, prompt: str, response: Response) -> Tokens:
@@ -106,12 +78,3 @@ def _encode(lm: LanguageModel, prompt: str, response: Response) -> Tokens:
         said = said[:-1]
     ids = tokens.ids[:start] + said
     return replace(tokens, ids=ids, spans={**tokens.spans, "response": slice(start, len(ids))})
-
-
-def _length(tokens: Tokens) -> int:
-    span = tokens.spans["response"]
-    return int(span.stop - span.start)
-
-
-def _vocabulary(lm: LanguageModel) -> int:
-    return int(lm.model.config.get_text_config(decoder=True).vocab_size)
