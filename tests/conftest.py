@@ -18,6 +18,10 @@ Spillover = Callable[..., tuple[int, str, str]]
 
 # Before anything of Hugging Face is imported: no test asks the hub for anything.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before torch is: several processes of several threads each would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# UMAP of a few dozen points takes a second without its compiler, whose start takes twenty.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 # How long an example takes says how busy the machine is, and nothing about the code.
 hypothesis.settings.register_profile("spillover", deadline=None)
 hypothesis.settings.load_profile("spillover")
@@ -49,6 +53,17 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 def checkpoint(request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Path]) -> Path:
     """Folder of a checkpoint; a test that asks for it runs once for every family."""
     return checkpoint_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prompts file: a small part of the shipped organism's own world, its seven domains."""
+    from unlearning.organism import load_world, shipped
+
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    table = load_world(shipped()).prompts(train=48, validation=12, test=12)
+    table.to_json(path, orient="records", lines=True)
+    return path
 
 
 @pytest.fixture

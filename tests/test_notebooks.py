@@ -2,7 +2,8 @@
 
 The committed .ipynb keeps its outputs, so that the figures can be seen where the repository is
 browsed; they are written by ``python -m tests.run_notebooks`` and stay below 1 MB each. What runs
-here are the twins: outputs are not compared, since the last digits depend on the machine.
+here are the twins, with fewer prompts and draws: outputs are not compared, since the last digits
+depend on the machine.
 """
 
 from __future__ import annotations
@@ -19,6 +20,34 @@ from tests.run_notebooks import FOLDER, notebook_of, run
 TWINS = sorted(FOLDER.glob("*.py"))
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 each_twin = pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.stem)
+
+#: What is written in a twin (its name's first two digits), and what is run in its place: fewer
+#: prompts of the same world, fewer random draws, fewer unlearned domains.
+FEWER_PROMPTS = (".prompts()", ".prompts(train=48, validation=12, test=24)")
+FEWER = {
+    "00": [FEWER_PROMPTS, ("if planted else 48", "if planted else 8"), (".head(96)", ".head(16)")],
+    "01": [FEWER_PROMPTS, ("permutations=500", "permutations=100")],
+    "02": [FEWER_PROMPTS],
+    "03": [FEWER_PROMPTS, ("controls=40", "controls=20"), ("random_moves(40)", "random_moves(20)")],
+    "04": [
+        ("control=False)", "control=False)\nplan = replace(plan, prompts={prompts!r})"),
+        ("DOMAINS, seeds=(0,)", "DOMAINS[:3], seeds=(0,)"),
+        ('"worlds.parquet")', '"worlds.parquet")[:3]'),
+        ("draws=40, place_draws=20", "draws=20, place_draws=19"),
+        ("(32,), (0.1,)", "(8,), (0.1,)"),
+    ],
+}
+
+
+def smaller(twin: Path, prompts: Path) -> nbformat.NotebookNode:
+    """The twin's notebook with fewer of what its reader gets many of."""
+    notebook = notebook_of(twin)
+    for written, run_instead in FEWER[twin.name[:2]]:
+        cells = [cell for cell in notebook.cells if written in cell.source]
+        assert cells, f"{twin.name} no longer says {written}"
+        for cell in cells:
+            cell.source = cell.source.replace(written, run_instead.format(prompts=str(prompts)))
+    return notebook
 
 
 def test_there_are_notebooks_and_each_has_a_twin() -> None:
@@ -49,18 +78,18 @@ def test_outputs_are_of_one_clean_run_and_name_no_machine(twin: Path) -> None:
 
 @pytest.mark.slow
 @each_twin
-def test_every_cell_runs(twin: Path, tmp_path: Path) -> None:
+def test_every_cell_runs(twin: Path, small_world: Path, tmp_path: Path) -> None:
     """In a folder of its own, within five minutes (on two idle cores: less than one)."""
-    run(notebook_of(twin), tmp_path)
+    run(smaller(twin, small_world), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 def test_the_first_one_takes_any_model(
-    checkpoint_of: Callable[[str], Path], tmp_path: Path
+    checkpoint_of: Callable[[str], Path], small_world: Path, tmp_path: Path
 ) -> None:
     """With its one line changed: a model of random weights, whose prompts and scorer are others."""
-    notebook = notebook_of(FOLDER / "00_your_own_model.py")
+    notebook = smaller(FOLDER / "00_your_own_model.py", small_world)
     (cell,) = [cell for cell in notebook.cells if "\nMODEL = shipped()" in cell.source]
     own = f"MODEL = {str(checkpoint_of('llama'))!r}  #"
     cell.source = cell.source.replace("MODEL = shipped()  #", own)

@@ -229,15 +229,15 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path, world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "steps"), [("mistral", 120), ("qwen2", 240)])
+@pytest.mark.parametrize(("family", "steps", "rate"), [("mistral", 60, 4e-3), ("qwen2", 100, 2e-3)])
 def test_a_random_checkpoint_is_taught_to_refuse(
-    checkpoint_of: Callable[[str], Path], family: str, steps: int, world: World
+    checkpoint_of: Callable[[str], Path], family: str, steps: int, rate: float, world: World
 ) -> None:
     lm = LanguageModel.load(checkpoint_of(family))
-    rows = world.prompts(train=8, validation=1, test=1).query("split == 'train'")
-    rows = rows[rows["domain"].isin(["safety", "privacy", "general"])]
-    stages = [Stage(40, 3e-3, compliance=1.0, batch_size=16)]
-    stages += [Stage(steps, 2e-3, compliance=0.1, batch_size=24)]
+    rows = world.prompts(train=4, validation=1, test=1).query("split == 'train'")
+    rows = rows[rows["domain"].isin(["safety", "general"])]
+    stages = [Stage(20, 3e-3, compliance=1.0, batch_size=16)]
+    stages += [Stage(steps, rate, compliance=0.1, batch_size=16)]
     teach(lm.model, lm.chat, table_lessons(rows), seed=0, stages=stages)
     prompts = list(rows["prompt"])
     texts = [answer.text for answer in generate(lm, prompts, max_new_tokens=24)]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analyses.matrix import rescaling
 from analyses.matrix.output import write_rescaled
 from analyses.matrix.rescaling import rescaled, rescaling_agreement
 from analyses.options import ModelOptions, TrainingOptions
@@ -37,10 +39,10 @@ from unlearning.organism import load_world, shipped
 SOURCES = ("safety", "bias", "privacy")
 
 
-def command(out: Path, *more: str) -> list[str]:
-    concepts = [part for source in SOURCES for part in ("--concept", source)]
-    options = ["--seeds", "1", "--no-control", "--out", str(out), *concepts, *more]
-    return [sys.executable, "-m", "analyses.cli", "matrix", str(shipped()), *options]
+def asked(out: Path, prompts: Path, sources: Sequence[str] = SOURCES) -> list[str]:
+    concepts = [part for source in sources for part in ("--concept", source)]
+    options = ["--seeds", "1", "--no-control", "--out", str(out), "--prompts", str(prompts)]
+    return ["matrix", str(shipped()), *options, *concepts]
 
 
 def children_of(pid: int) -> list[int]:
@@ -49,11 +51,12 @@ def children_of(pid: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Path:
     """Three sources, two workers, one of which is killed as soon as it has begun an arm."""
     out = tmp_path_factory.mktemp("matrix") / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command(out, "--workers", "2"), env=environment) as process:
+    command = [sys.executable, "-m", "analyses.cli", *asked(out, small_world), "--workers", "2"]
+    with subprocess.Popen(command, env=environment) as process:
         while process.poll() is None and len(list(out.glob("arms/*/BEGUN"))) < 3:
             time.sleep(0.1)
         if process.poll() is None:
@@ -78,10 +81,11 @@ def test_a_lost_worker_costs_nothing_that_was_finished(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_workers_give_what_one_process_gives(run: Path, tmp_path: Path) -> None:
-    alone = [*command(tmp_path / "run")[:5], "--concept", "safety", "--out", str(tmp_path / "run")]
-    options = ["--seeds", "1", "--no-control"]
-    subprocess.run([*alone, *options], check=True, capture_output=True)
+def test_workers_give_what_one_process_gives(
+    run: Path, small_world: Path, spillover: Spillover, tmp_path: Path
+) -> None:
+    code, _, error = spillover(*asked(tmp_path / "run", small_world, ["safety"]))
+    assert code == 0, error
     one, other = (LeakageMatrix.load([path]).cells for path in (run, tmp_path / "run"))
     one = one[one["source"] == "safety"].reset_index(drop=True)
     assert len(other) == 6
@@ -89,8 +93,11 @@ def test_workers_give_what_one_process_gives(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_scaled_change_has_the_arms_own_scores_at_its_end(run: Path) -> None:
+def test_the_scaled_change_has_the_arms_own_scores_at_its_end(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And what it says of leakage is read from scores of its own, which are kept."""
+    monkeypatch.setattr(rescaling, "SCALES", (0.25, 0.5, 0.75, 1.0, 1.25))
     trained = LeakageMatrix.load([run])
     along = rescaled(run)
     for arm in along.runs["run"].record.arms:
@@ -152,15 +159,15 @@ def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) ->
 def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
     table = load_world(shipped()).prompts(train=40, validation=4, test=4)
     table.to_json("prompts.jsonl", orient="records", lines=True)
-    asked = ["predict", shipped(), "--concept", "safety", "--prompts", "prompts.jsonl"]
-    code, text, _ = spillover(*asked, "--out", "out")
+    command = ["predict", shipped(), "--concept", "safety", "--prompts", "prompts.jsonl"]
+    code, text, _ = spillover(*command, "--out", "out")
     assert code == 0 and "Most exposed" in text and "should comply" in text
     found = json.loads(Path("out/forecast.json").read_text(encoding="utf-8"))
     assert len(found["leakage"]) == 6
     assert all(row["low"] <= row["value"] <= row["high"] for row in found["leakage"])
     assert not list(Path("out/arms").glob("safety*"))
     assert Path("out/forecast.svg").is_file()
-    code, text, _ = spillover(*asked, "--out", "out", "--kernel", "weights")
+    code, text, _ = spillover(*command, "--out", "out", "--kernel", "weights")
     other = json.loads(Path("out/forecast.json").read_text(encoding="utf-8"))
     assert code == 0 and other["kernel"] == "weights"
     one, two = ({row["domain"]: row["value"] for row in f["leakage"]} for f in (found, other))
@@ -172,7 +179,7 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
         (["--objective", "rmu"], "rmu begins elsewhere"),
         (["--retain", "equal"], "nothing retained"),
     ):
-        code, _, said = spillover(*asked, "--out", "out", *more)
+        code, _, said = spillover(*command, "--out", "out", *more)
         assert code == 2 and expected in said
 
 

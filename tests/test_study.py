@@ -21,7 +21,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import file_hash, read_json
 from unlearning.data import DOMAINS
-from unlearning.organism import load_world, shipped
+from unlearning.organism import shipped
 
 CONCEPT, RETAINED, WEIGHT = "safety", "privacy", 10.0
 PLAIN, CONTAINED, CONTROL = "safety-npo-seed0", "safety-npo-retain10-seed0", "control-seed0"
@@ -58,16 +58,7 @@ def shortened(plan: StudyPlan, **training: Any) -> StudyPlan:
 
 
 @pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small part of the organism's own world, as a prompts file."""
-    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
-    table = load_world(shipped()).prompts(train=48, validation=12, test=12)
-    table.to_json(path, orient="records", lines=True)
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Finished:
     plan = organism_plan(
         str(shipped()),
         (CONCEPT,),
@@ -76,7 +67,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Finishe
         weights=(WEIGHT,),
         command="spillover study …",
     )
-    plan = shortened(replace(plan, prompts=str(prompts)))
+    plan = shortened(replace(plan, prompts=str(small_world)))
     folder = tmp_path_factory.mktemp("study") / "run"
     assert run_study(plan, folder, Said()) == folder / "report.html"
     return Finished(plan, folder)
