@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -114,9 +115,20 @@ def reuse(described: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _run(plugin: Plugin) -> None:
-    if plugin.module is not None:
-        __import__(plugin.module)
-        return
+    try:
+        if plugin.module is None:
+            _run_file(plugin)
+        else:
+            import_module(plugin.module)
+    except InputError as error:
+        raise InputError(f"--plugin {plugin.path}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"--plugin {plugin.path} fails: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _run_file(plugin: Plugin) -> None:
     place = hashlib.sha256(plugin.path.encode()).hexdigest()[:8]
     name = f"spillover_plugin_{Path(plugin.path).stem}_{place}"
     module = ModuleType(name)
@@ -124,14 +136,7 @@ def _run(plugin: Plugin) -> None:
     sys.modules[name] = module  # where pickle and dataclasses look a definition up
     lines = plugin.source.splitlines(keepends=True)
     linecache.cache[plugin.path] = (len(plugin.source), None, lines, plugin.path)
-    try:
-        exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)
-    except InputError as error:
-        raise InputError(f"--plugin {plugin.path}: {error}") from error
-    except Exception as error:
-        raise InputError(
-            f"--plugin {plugin.path} fails: {type(error).__name__}: {error}"
-        ) from error
+    exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)
 
 
 @cache

@@ -69,8 +69,8 @@ class Registry(Mapping[str, E], Generic[E]):
 
     Args:
         kind: what an entry is, for errors: ``estimator``.
-        room: the package whose modules declare the built-in entries; None where whoever uses the
-            registry imports them.
+        room: the package whose modules declare the built-in entries; None where that package
+            calls :meth:`open_room`.
         decorator: the name of the function that registers an entry.
     """
 
@@ -89,14 +89,27 @@ class Registry(Mapping[str, E], Generic[E]):
             InputError: the name is taken by another definition.
         """
         origin = f"{made_by.__module__}.{made_by.__qualname__}"
-        known = self._origins.get(about.name) or self._declared_in(about.name) or origin
-        if known not in (origin, made_by.__module__):
-            raise InputError(
-                f"the {self.kind} name {about.name} is taken by {known}; give {origin} another"
-            )
+        known = self._origins.get(about.name) or self._declared_in(about.name)
+        self._require_free(about.name, origin, known)
         self._origins[about.name] = origin
         self._entries[about.name] = entry
         self._abouts[about.name] = about
+
+    def open_room(self, room: str) -> None:
+        """Take the entries that the modules of a package declare.
+
+        Raises:
+            InputError: a plug-in has the name of one of them.
+        """
+        self.room = room
+        for name, origin in self._origins.items():
+            self._require_free(name, origin, self._declared_in(name))
+
+    def _require_free(self, name: str, origin: str, known: str | None) -> None:
+        if known and origin != known and not origin.startswith(f"{known}."):
+            raise InputError(
+                f"the {self.kind} name {name} is taken by {known}; give {origin} another"
+            )
 
     def _declared_in(self, name: str) -> str | None:
         """The module of the room that declares this name."""

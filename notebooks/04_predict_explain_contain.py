@@ -28,6 +28,7 @@
 # takes three to four minutes, nearly all of it training.
 
 # %%
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -40,9 +41,10 @@ import analyses
 from analyses.contain import Design, containment_study_figure, held_out_splits, run_containment
 from analyses.explain import Subject, cause_sentence, causes_figure, explain_domain, shares_table
 from analyses.figures import domain_label
+from analyses.matrix import leakage_matrix_figure
 from analyses.predict import (
     cells_figure,
-    evidence_of_run,
+    evidence_of,
     forecast,
     forecast_figure,
     read_choices,
@@ -52,14 +54,15 @@ from analyses.predict import (
 )
 from analyses.runs import LeakageMatrix, Progress, read_run
 from analyses.study import establish, load_made, organism_plan, run_study, study_context
-from experiments.containment import frozen_choice, over_worlds
 from unlearning.data import DOMAINS
 from unlearning.organism import shipped
+
+sys.path.append(str(Path(analyses.__file__).parents[1]))  # the repository, which has experiments/
+from experiments.containment import SHIPPED_WORLDS, frozen_choice, pool_worlds
 
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)
 
-PACKAGE = Path(analyses.__file__).parent
 TARGET = "cybersecurity"
 folder = TemporaryDirectory()
 quiet = Progress(quiet=True)
@@ -81,7 +84,7 @@ plan = organism_plan(str(shipped()), DOMAINS, seeds=(0,), control=False)  # ← 
 context = study_context(plan, Path(folder.name) / "matrix", quiet)
 baseline = establish(context)
 settings = plan.arms[0].training
-evidence = evidence_of_run(context, baseline, settings)
+evidence = evidence_of(context, baseline, settings)
 told = forecast(evidence, TARGET, read_choices(), seed=0)
 print("\n".join(told.sentences()))
 forecast_figure(told)
@@ -161,14 +164,15 @@ beside.round(2)
 # two unlearning seeds each. Made by
 #
 # ```bash
-# spillover organism measure --seeds 204,205,206,207,208,209,210,211,212,213,214,215 --out worlds
+# python -m experiments organisms --out worlds \
+#     --seeds 204,205,206,207,208,209,210,211,212,213,214,215
 # spillover tournament worlds/run-* --out tournament
 # ```
 #
 # (about an hour and a half on two cores) and read here from the table that it left.
 
 # %%
-fresh = read_worlds(PACKAGE / "prediction" / "worlds.parquet")
+fresh = read_worlds()
 result = run_tournament(fresh, read_choices(), seed=0)
 print(f"{len(result['worlds'])} worlds, reliability of A {result['reliability']:.3f}, choices "
       f"{result['choices_hash'][:12]}")  # fmt: skip
@@ -240,12 +244,12 @@ methods[[*columns, "held_out_low", "held_out_high"]].round(2)
 # method on six splits each; the method that was frozen on three development worlds has a ring:
 #
 # ```bash
-# spillover organism contain --seeds 207,208,209,210 --examples 8,32,128 --out contained
+# python -m experiments containment --seeds 207,208,209,210 --examples 8,32,128 --out contained
 # ```
 
 # %%
-worlds = pd.read_csv(PACKAGE / "containment" / "worlds.csv")
-pooled = over_worlds(worlds)
+worlds = pd.read_csv(SHIPPED_WORLDS)
+pooled = pool_worlds(worlds)
 containment_study_figure(pooled, frozen_choice(worlds))
 
 # %%

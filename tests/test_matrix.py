@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.matrix.figures import leakage_matrix_figure
-from analyses.matrix.output import matrix_summary, write_matrix
+from analyses.matrix import leakage_matrix_figure, matrix_summary, write_matrix
 from analyses.runs import (
     ArmLeakage,
     Decomposition,

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from analyses.predict import read_choices, read_worlds, run_tournament
-from analyses.predict.tournament import CHOICES, hash_of
+from analyses.predict.tournament import hash_of
 from analyses.predict.world import PredictedRun
 
 
 @pytest.fixture(scope="module")
 def worlds() -> list[PredictedRun]:
-    return read_worlds(CHOICES.with_name("worlds.parquet"))
+    return read_worlds()
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,8 @@ def evaluate(
     ] = None,
     base: Annotated[str | None, typer.Option(help="The model before: compare with it.")] = None,
     scorer: Annotated[
-        list[str] | None, typer.Option(help="Repeat for a panel; the first is the headline.")
+        list[str] | None,
+        typer.Option(help="Repeat for a panel, the headline first: {unlearning.scoring:scorer}."),
     ] = None,
     server: Annotated[
         str | None, typer.Option(help="OpenAI-compatible address that serves MODEL.")

@@ -14,6 +14,8 @@ from analyses.runs import write_table
 from interp.errors import InputError
 
 OUTCOME = ("outcome", "A")
+# Twelve fresh organisms, two unlearning seeds each: what docs/prediction.md reports.
+SHIPPED_WORLDS = Path(__file__).with_name("worlds.parquet")
 COLUMNS = ("world", "layers", "reliability", "kind", "predictor", "variant", "source", "target")
 
 
@@ -36,8 +38,8 @@ def write_worlds(worlds: Sequence[PredictedRun], path: str | Path) -> None:
     write_table(Path(path), table.astype(dict.fromkeys(texts, "category") | {"value": "float32"}))
 
 
-def read_worlds(path: str | Path) -> list[PredictedRun]:
-    """Worlds that :func:`write_worlds` wrote.
+def read_worlds(path: str | Path = SHIPPED_WORLDS) -> list[PredictedRun]:
+    """Worlds that :func:`write_worlds` wrote; by default those that come with the package.
 
     Raises:
         InputError: the file is missing or of another form.

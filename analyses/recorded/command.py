@@ -16,9 +16,8 @@ def score(
     scorer: Annotated[
         str,
         typer.Option(
-            help="classifier, classifier:FILE, phrases, grammar, judge:MODEL, judge:MODEL@URL, "
-            "local-judge:MODEL, sequence-classifier:MODEL, sequence-classifier:MODEL#LABEL, "
-            "pair-classifier:MODEL (reads the prompt too)."
+            help="{unlearning.scoring:scorer}. After a colon: classifier:FILE, judge:MODEL@URL, "
+            "local-judge:MODEL, sequence-classifier:MODEL#LABEL, pair-classifier:MODEL."
         ),
     ] = "phrases",
     scale: Annotated[

@@ -6,6 +6,6 @@ others change the settings (:mod:`.settings`) or how the step is taken (:mod:`.g
 
 from analyses.study import METHODS, Containment, Method, method
 
-METHODS.room = __name__
+METHODS.open_room(__name__)
 
 __all__ = ["METHODS", "Containment", "Method", "method"]

@@ -1,0 +1,5 @@
+from .figures import leakage_matrix_figure as leakage_matrix_figure
+from .output import matrix_summary as matrix_summary
+from .output import write_matrix as write_matrix
+
+__all__ = ["leakage_matrix_figure", "matrix_summary", "write_matrix"]
