@@ -424,7 +424,7 @@ margins = {}
 for place, prefix in (("first token", ""), ("after “Sure”", "Sure")):
     chat = Chat(base.tokenizer, response_prefix=prefix)
     found = prefix_masses(base, [chat.encode(p) for p in held_out["prompt"]], prefixes)
-    margins[place] = held_out.assign(margin=found.margin)
+    margins[place] = held_out.assign(margin=found.log_odds)
 
 
 @styled

@@ -126,7 +126,7 @@ def outcome(lm: LanguageModel) -> dict[str, object]:
         **{name: (classes == name).mean() for name in ("refusal", "other", "gibberish")},
         "answer": answers.value,
         "answer, 95%": f"{answers.low:.2f} to {answers.high:.2f}",
-        "margin (nats)": masses.margin.mean(),
+        "margin (nats)": masses.log_odds.mean(),
         "p_O": masses.p_O.mean(),
         "for example": responses.loc[classes == classes.mode()[0], "response"].iloc[0],
     }

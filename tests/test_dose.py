@@ -61,7 +61,7 @@ def test_dose_is_the_running_maximum_of_what_was_lost(rates: list[float]) -> Non
     dose = scoring.scores().groupby("step")["dose"].first().to_numpy()
     lost = 1 - np.array(rates[:last]) / 0.8
     assert dose == pytest.approx(np.maximum.accumulate([0, *lost]))
-    assert scoring.dose == dose[-1]
+    assert scoring.level == dose[-1]
     reached = np.flatnonzero(dose >= 0.9)
     assert scoring.kept_at == (reached[0] if reached.size else None)
 
@@ -98,7 +98,7 @@ def test_the_kept_step_is_the_last_with_text() -> None:
 
 def test_a_control_arm_has_no_dose_and_runs_to_its_end() -> None:
     scoring, last = run([0.0] * 5, concept=None)
-    assert last == 5 and scoring.dose == 0
+    assert last == 5 and scoring.level == 0
     assert sorted(scoring.scores()["step"].unique()) == [0, 1, 2, 3, 4, 5]
 
 

@@ -92,9 +92,8 @@ def test_group_numbers_follow_the_order_given() -> None:
             assert mixture.groups[names[number]][place] is one
 
 
-@pytest.mark.parametrize("retain", [{}, None])
-def test_without_retain_groups_there_are_forget_examples_only(retain: dict | None) -> None:
-    mixture = Mixture(examples("forget", 3), retain, ratio=2)
+def test_without_retain_groups_there_are_forget_examples_only() -> None:
+    mixture = Mixture(examples("forget", 3), ratio=2)
     assert [len(mixture.stream(3, 1)[i]) for i in range(3)] == [1, 1, 1]
 
 

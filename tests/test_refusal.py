@@ -78,8 +78,8 @@ def test_masses_add_up_and_the_margin_is_the_log_odds(
     found = masses(LanguageModel.load(checkpoint_of("qwen2")), prefixes)
     assert found.p_R + found.p_C + found.p_O == pytest.approx(1, abs=1e-12)
     assert (found.p_R > 0).all() and (found.p_C > 0).all() and (found.p_O > 0).all()
-    assert found.margin == pytest.approx(np.log(found.p_R) - np.log1p(-found.p_R), abs=1e-9)
-    assert found.margin.dtype == np.float64
+    assert found.log_odds == pytest.approx(np.log(found.p_R) - np.log1p(-found.p_R), abs=1e-9)
+    assert found.log_odds.dtype == np.float64
 
 
 def test_margin_goes_on_where_probabilities_stop(checkpoint_of: Checkpoints) -> None:
@@ -91,17 +91,17 @@ def test_margin_goes_on_where_probabilities_stop(checkpoint_of: Checkpoints) -> 
         rows = [lm.chat.encode(prompt) for prompt in PROMPTS]
         logits = lm.logits(lm.chat.pad(rows), keep=1)[:, -1].double()
     loud = masses(lm, SINGLES)
-    assert np.isfinite(loud.margin).all()
+    assert np.isfinite(loud.log_odds).all()
     # Two forwards in float32, a thousand times as loud: in other batches they differ by rounding.
-    assert loud.margin == pytest.approx(class_log_odds(logits, [300, 301, 5]).numpy(), rel=1e-5)
-    assert np.abs(loud.margin).min() > 10 * np.abs(quiet.margin).max()
+    assert loud.log_odds == pytest.approx(class_log_odds(logits, [300, 301, 5]).numpy(), rel=1e-5)
+    assert np.abs(loud.log_odds).min() > 10 * np.abs(quiet.log_odds).max()
     # The other way round, refusal all but certain: 1 − p_R is 0 in float64.
     certain = ResponsePrefixes(
         refusal=tuple((int(i),) for i in logits.argmax(-1).unique()), compliance=((7,),)
     )
     sure = masses(lm, certain)
     assert (sure.p_R == 1).any()
-    assert np.isfinite(sure.margin).all() and (sure.margin[sure.p_R == 1] > 30).all()
+    assert np.isfinite(sure.log_odds).all() and (sure.log_odds[sure.p_R == 1] > 30).all()
 
 
 def test_the_readout_is_the_margin(checkpoint: Path) -> None:
@@ -111,7 +111,7 @@ def test_the_readout_is_the_margin(checkpoint: Path) -> None:
     with torch.no_grad():
         found = readout(lm.logits(lm.chat.pad(rows), keep=1)[:, -1])
     assert found.dtype == torch.float64
-    assert found.numpy() == pytest.approx(masses(lm, SINGLES).margin, abs=1e-9)
+    assert found.numpy() == pytest.approx(masses(lm, SINGLES).log_odds, abs=1e-9)
 
 
 def test_openers_of_two_tokens_are_no_readout() -> None:
@@ -126,7 +126,7 @@ def test_masses_do_not_depend_on_batches_or_the_mode(checkpoint_of: Checkpoints)
     found = masses(lm, PAIRED, batch_size=2)
     assert lm.model.training
     assert found.p_R == pytest.approx(wanted.p_R, rel=1e-4)
-    assert found.margin == pytest.approx(wanted.margin, abs=1e-4)
+    assert found.log_odds == pytest.approx(wanted.log_odds, abs=1e-4)
 
 
 # Openers

@@ -80,7 +80,7 @@ def trained(
 ) -> tuple[pd.DataFrame, list[Tensor]]:
     """The log and every step's gradient of a run over six forget examples."""
     gradients = Gradients()
-    mixture = Mixture(forgotten(lm), retained(lm) if retain else None, ratio=2, seed=3)
+    mixture = Mixture(forgotten(lm), retained(lm) if retain else {}, ratio=2, seed=3)
     log = unlearn(lm, mixture, settings, folder=folder, callbacks=[gradients])
     return log, gradients.steps
 

@@ -140,7 +140,7 @@ def _add_masses(
             found = prefix_masses(
                 lm, rows, prefixes, batch_size=inputs.plan.batch_size, progress=advance
             )
-        for name, values in vars(found).items():
+        for name, values in found.columns().items():
             tables[subject.role][name] = values
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,13 +163,14 @@ def _reads_reference(arm: ArmPlan) -> bool:
 
 def checkpoint_size(model: str) -> tuple[int, int] | None:
     """Parameters and bytes of a local checkpoint (an adapter's base), from its weight files."""
+    from huggingface_hub import parse_local_safetensors_file_metadata
+
     parameters = held = 0
     for path in Path([*lineage(model)][-1]).glob("*.safetensors"):
-        with path.open("rb") as file:  # the header alone: the tensors may be cut short
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        parameters += sum(prod(tensor["shape"]) for tensor in tensors)
-        held += max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        # The header alone: the tensors may be cut short.
+        tensors = parse_local_safetensors_file_metadata(path).tensors.values()
+        parameters += sum(tensor.parameter_count for tensor in tensors)
+        held += max((tensor.data_offsets[1] for tensor in tensors), default=0)
     return (parameters, held) if parameters else None
 
 

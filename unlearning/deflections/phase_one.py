@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import InputError
 from interp.model import LanguageModel
 from unlearning.data import Record, read_records, require_columns
-from unlearning.generation import AnswerLog, generate
+from unlearning.generation import generate
 from unlearning.scoring import Scorer
 from unlearning.training import Example
 
@@ -32,34 +32,23 @@ def respond(
     scorer: Scorer,
     *,
     max_new_tokens: int,
-    batch_size: int = 64,
-    temperature: float = 0.0,
-    seed: int = 0,
-    progress: Callable[[int], None] | None = None,
-    log: AnswerLog | None = None,
+    **settings: Any,
 ) -> pd.DataFrame:
     """``prompts`` with columns ``ids``, ``response``, ``finished`` and ``class`` added.
 
-    Settings, ``progress`` and ``log`` are those of
-    :func:`unlearning.generation.generate`.
+    ``max_new_tokens`` and ``settings`` (``batch_size``, ``temperature``, ``seed``, ``progress``,
+    ``log``) are those of :func:`unlearning.generation.generate`.
     """
     texts = list(prompts["prompt"])
-    answers = generate(
-        lm,
-        texts,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        temperature=temperature,
-        seed=seed,
-        progress=progress,
-        log=log,
-    )
-    found = prompts.reset_index(drop=True).copy()
-    found["ids"] = [list(answer.ids) for answer in answers]
-    found["response"] = [answer.text for answer in answers]
-    found["finished"] = [answer.finished for answer in answers]
-    found["class"] = scorer.classify(texts, list(found["response"]))
-    return found
+    answers = generate(lm, texts, max_new_tokens=max_new_tokens, **settings)
+    responses = [answer.text for answer in answers]
+    found: dict[str, Any] = {
+        "ids": [list(answer.ids) for answer in answers],
+        "response": responses,
+        "finished": [answer.finished for answer in answers],
+        "class": scorer.classify(texts, responses),
+    }
+    return prompts.reset_index(drop=True).assign(**found)
 
 
 def examples(lm: LanguageModel, responses: pd.DataFrame) -> list[Example]:

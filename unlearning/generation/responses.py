@@ -9,7 +9,6 @@ equally likely that may decide.)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 from interp.model import LanguageModel, in_fitting_batches
 from interp.store import content_key
@@ -76,18 +75,42 @@ def generate(
     Raises:
         MachineError: a single prompt does not fit into memory, or the log's disk is full.
     """
-    make = partial(
-        _batches,
-        lm,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        temperature=temperature,
-        seed=seed,
-        opening=tuple(opening),
-    )
-    return answer_all(
-        each_asked(prompts, sampled=temperature > 0), make, log=log, progress=progress
-    )
+    from unlearning.generation.sampling import Draw, uniform_numbers
+
+    stops = stop_tokens(lm)
+
+    def batches(asked: Sequence[AskedPrompt]) -> Iterator[dict[AskedPrompt, Answer]]:
+        rows = [lm.chat.encode(one.prompt, tuple(opening) or None) for one in asked]
+
+        def answer(chosen: list[int]) -> list[Answer]:
+            batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
+            width = batch.input_ids.shape[1]
+            draws = []
+            if temperature > 0:
+                numbers = uniform_numbers([asked[i] for i in chosen], seed, max_new_tokens)
+                draws.append(Draw(numbers, temperature, width))
+            # PreTrainedModel inherits generate from a mixin that the stubs do not see.
+            output = lm.model.generate(  # type: ignore[operator]
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=sorted(stops),
+                pad_token_id=min(stops),
+                logits_processor=draws,
+                **_AS_IT_IS,
+            )
+            return [_cut(lm, [*opening, *ids], stops) for ids in output[:, width:].tolist()]
+
+        training = lm.model.training
+        lm.model.eval()
+        try:
+            for chosen, answers in in_fitting_batches(rows, batch_size, answer):
+                yield {asked[i]: one for i, one in zip(chosen, answers, strict=True)}
+        finally:
+            lm.model.train(training)
+
+    asked = each_asked(prompts, sampled=temperature > 0)
+    return answer_all(asked, batches, log=log, progress=progress)
 
 
 def answers_key(
@@ -121,49 +144,6 @@ def stop_tokens(lm: LanguageModel) -> frozenset[int]:
     if len(lm.chat.end_of_turn) == 1:
         ids.update(lm.chat.end_of_turn)
     return frozenset(i for i in ids if i is not None)
-
-
-def _batches(
-    lm: LanguageModel,
-    asked: Sequence[AskedPrompt],
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    temperature: float,
-    seed: int,
-    opening: tuple[int, ...],
-) -> Iterator[dict[AskedPrompt, Answer]]:
-    from unlearning.generation.sampling import Draw, uniform_numbers
-
-    rows = [lm.chat.encode(one.prompt, opening or None) for one in asked]
-    stops = stop_tokens(lm)
-
-    def answer(chosen: list[int]) -> list[Answer]:
-        batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
-        width = batch.input_ids.shape[1]
-        draws = []
-        if temperature > 0:
-            numbers = uniform_numbers([asked[i] for i in chosen], seed, max_new_tokens)
-            draws.append(Draw(numbers, temperature, width))
-        # PreTrainedModel inherits generate from a mixin that the stubs do not see.
-        output = lm.model.generate(  # type: ignore[operator]
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=sorted(stops),
-            pad_token_id=min(stops),
-            logits_processor=draws,
-            **_AS_IT_IS,
-        )
-        return [_cut(lm, [*opening, *ids], stops) for ids in output[:, width:].tolist()]
-
-    training = lm.model.training
-    lm.model.eval()
-    try:
-        for chosen, answers in in_fitting_batches(rows, batch_size, answer):
-            yield {asked[i]: one for i, one in zip(chosen, answers, strict=True)}
-    finally:
-        lm.model.train(training)
 
 
 def _cut(lm: LanguageModel, ids: list[int], stops: frozenset[int]) -> Answer:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
@@ -139,14 +140,7 @@ RETAIN: Registry[Objective] = Registry("retain term", "unlearning.losses", "reta
 def objective(function: Loss) -> Loss: ...
 @overload
 def objective(
-    function: None = None,
-    *,
-    requires_retain: bool = False,
-    title: str = "",
-    paper: str = "",
-    badge: str = "",
-    differs: str = "",
-    colour: str = "",
+    function: None = None, *, requires_retain: bool = False, **about: str
 ) -> Callable[[Loss], Loss]: ...
 def objective(
     function: Loss | None = None, *, requires_retain: bool = False, **about: str
@@ -164,33 +158,17 @@ def objective(
         InputError: a parameter is no known quantity, a hyperparameter has no numeric default, or
             the name is taken by another function.
     """
-
-    def register(function: Loss) -> Loss:
-        _register(FORGET, function, about, requires_retain=requires_retain)
-        return function
-
+    register = partial(_register, FORGET, about, requires_retain)
     return register if function is None else register(function)
 
 
 @overload
 def retain_term(function: Loss) -> Loss: ...
 @overload
-def retain_term(
-    function: None = None,
-    *,
-    title: str = "",
-    paper: str = "",
-    badge: str = "",
-    differs: str = "",
-    colour: str = "",
-) -> Callable[[Loss], Loss]: ...
+def retain_term(function: None = None, **about: str) -> Callable[[Loss], Loss]: ...
 def retain_term(function: Loss | None = None, **about: str) -> Loss | Callable[[Loss], Loss]:
     """Register a loss for the retain sets, as :func:`objective` does for the forget set."""
-
-    def register(function: Loss) -> Loss:
-        _register(RETAIN, function, about)
-        return function
-
+    register = partial(_register, RETAIN, about, False)
     return register if function is None else register(function)
 
 
@@ -204,18 +182,15 @@ def for_forgetting(name: str) -> Objective:
 
 
 def _register(
-    table: Registry[Objective],
-    function: Callable[..., Any],
-    about: Mapping[str, str],
-    *,
-    requires_retain: bool = False,
-) -> None:
+    table: Registry[Objective], about: Mapping[str, str], requires_retain: bool, function: Loss
+) -> Loss:
     name = function.__name__
     if not name.isidentifier():
         raise InputError(f"a loss is registered under its name, and {name} is none; use def")
     needs, options = _parameters(function)
     described = About(name, **about)
     table.add(described, Objective(described, function, needs, options, requires_retain), function)
+    return function
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, float]]:

@@ -1,10 +1,10 @@
-"""The margin: refusal read off one forward, without generating anything.
+"""The refusal log-odds: refusal read off one forward, without generating anything.
 
-Two classes of openers are found in the base model's own answers and then frozen: R, what its
-refusals open with (over all domains), and C, what its answers to benign prompts open with. At the
-first answer position p_R and p_C are their probabilities and p_O = 1 − p_R − p_C, and the margin
-is log p_R − log(1 − p_R). An opener is one token or, where refusals and answers begin alike ("I
-can't", "I'd be happy to"), two.
+Two classes of prefixes are found in the base model's own answers and then frozen: R, what its
+refusals begin with (over all domains), and C, what its answers to benign prompts begin with. At the
+first answer position p_R and p_C are their probabilities and p_O = 1 − p_R − p_C, and the refusal
+log-odds are log p_R − log(1 − p_R), in nats. A prefix is one token or, where refusals and answers
+begin alike ("I can't", "I'd be happy to"), two.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from interp.readout import Readout, log_odds
 
 ResponsePrefix = tuple[int, ...]
 
-# Of a class's openers: rarer ones are as often a scorer's mistakes as openers.
+# Of a class's prefixes: rarer ones are as often a scorer's mistakes as prefixes.
 RAREST = 0.005
-# The share of refusals or answers that shared openers may hold together and still be dropped.
+# The share of refusals or answers that shared prefixes may hold together and still be dropped.
 SHARED_AT_MOST = 0.05
-# Below this area under the curve the margin says nothing about refusing.
+# Below this area under the curve the log-odds say nothing about refusing.
 VALID_AUC = 0.9
 
 
 @dataclass(frozen=True)
 class ResponsePrefixes:
-    """The classes R and C, frozen: token ids, one or two of them for each opener."""
+    """The classes R and C, frozen: token ids, one or two of them for each prefix."""
 
     refusal: tuple[ResponsePrefix, ...]
     compliance: tuple[ResponsePrefix, ...]
 
     def readout(self) -> Readout:
-        """The margin as a readout of last-position logits.
+        """The refusal log-odds as a readout of last-position logits.
 
         Raises:
             InputError: some refusals are told from answers only by their second token.
         """
         if any(len(prefix) > 1 for prefix in self.refusal):
             raise InputError(
-                "refusals and answers open with the same token, so the margin needs two forwards "
-                "and is no readout; give --response-prefix with the words they share"
+                "refusals and answers begin with the same token, so the log-odds need two "
+                "forwards and are no readout; give --response-prefix with the words they share"
             )
         return log_odds([prefix[0] for prefix in self.refusal])
 
@@ -60,7 +60,11 @@ class Masses:
     p_R: Float[np.ndarray, " prompt"]
     p_C: Float[np.ndarray, " prompt"]
     p_O: Float[np.ndarray, " prompt"]
-    margin: Float[np.ndarray, " prompt"]
+    log_odds: Float[np.ndarray, " prompt"]
+
+    def columns(self) -> dict[str, Float[np.ndarray, " prompt"]]:
+        """The four as a table of scores names them, where the log-odds are ``margin``."""
+        return {"p_R": self.p_R, "p_C": self.p_C, "p_O": self.p_O, "margin": self.log_odds}
 
 
 def find_prefixes(
@@ -96,18 +100,18 @@ def find_prefixes(
         if lost * share > SHARED_AT_MOST:
             raise InputError(
                 f"refusals and answers share their first two tokens in {lost:.0%} of the cases "
-                f"that open with token {prefix[0]}: the margin cannot tell them apart; make the "
+                f"that begin with token {prefix[0]}: log-odds cannot tell them apart; make the "
                 "answer begin further on with --response-prefix"
             )
         kept_R += [t for t in after_R if t not in both]
         kept_C += [t for t in after_C if t not in both]
     if not kept_R or not kept_C:
-        raise InputError("refusals and answers open with the same tokens: no margin is possible")
+        raise InputError("refusals and answers begin alike: no log-odds are possible")
     return ResponsePrefixes(tuple(sorted(kept_R)), tuple(sorted(kept_C)))
 
 
 def _shares(responses: Sequence[Sequence[int]], length: int) -> dict[ResponsePrefix, float]:
-    """Share of each opener of ``length`` tokens, without the rarest."""
+    """Share of each prefix of ``length`` tokens, without the rarest."""
     counts = Counter(tuple(int(t) for t in r[:length]) for r in responses if len(r) >= length)
     total = counts.total()
     return {prefix: n / total for prefix, n in counts.items() if n / total >= RAREST}
@@ -121,7 +125,7 @@ def prefix_masses(
     batch_size: int = 256,
     progress: Callable[[int], None] | None = None,
 ) -> Masses:
-    """p_R, p_C, p_O and the margin at the first answer position of every row.
+    """p_R, p_C, p_O and the refusal log-odds at the first answer position of every row.
 
     One forward; a second one for each first token that R and C share.
 
@@ -147,7 +151,7 @@ def prefix_masses(
 def refusal_log_odds(
     lm: LanguageModel, rows: Sequence[Tokens], prefixes: ResponsePrefixes
 ) -> Float[Tensor, " batch"]:
-    """The margin of every row as one tensor of float64, with its graph: one batch, one forward."""
+    """The log-odds of every row as one float64 tensor, with its graph: one batch, one forward."""
     log_R, log_not_R, _ = _class_log_probs(lm, rows, prefixes)
     return log_R - log_not_R
 
@@ -187,14 +191,14 @@ def _next_log_probs(lm: LanguageModel, rows: Sequence[Tokens]) -> Float[Tensor, 
 
 
 def log_odds_auc(
-    margin: Float[np.ndarray, " prompt"], refused: Float[np.ndarray, " prompt"]
+    refusal_log_odds: Float[np.ndarray, " prompt"], refused: Float[np.ndarray, " prompt"]
 ) -> float | None:
-    """Area under the ROC curve of the margin against refused (1) or not (0).
+    """Area under the ROC curve of the refusal log-odds against refused (1) or not (0).
 
-    The margin is valid for a model from .9 on (``VALID_AUC``). None where only one class occurs.
+    The log-odds are valid for a model from .9 on (``VALID_AUC``). None where only one class occurs.
     """
     if len(set(refused.tolist())) < 2:
         return None
     from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(refused, margin))
+    return float(roc_auc_score(refused, refusal_log_odds))

@@ -63,7 +63,7 @@ class Evaluation:
         lm: the base model: gives the chat format, and says how surprising an answer is; what is
             scored may be any model of the same tokenizer.
         prompts: a prompts table.
-        openers: the base model's, frozen.
+        prefixes: the base model's, frozen.
         scorer: puts generated text into classes.
         max_new_tokens: of a generated answer.
         batch_size: prompts in one forward.
@@ -90,20 +90,13 @@ class Evaluation:
     def masses(self, lm: LanguageModel) -> pd.DataFrame:
         """A row for each prompt with p_R, p_C, p_O, margin; what is said of text is empty."""
         found = prefix_masses(lm, self.rows, self.prefixes, batch_size=self.batch_size)
-        columns = {"prompt_id": self.prompts["id"]}
-        columns |= {name: self.prompts[name] for name in ("split", "domain", "label", "kind")}
-        import pandas as pd
-
-        table = pd.DataFrame(columns).assign(
-            scorer=self.scorer.name,
-            p_R=found.p_R,
-            p_C=found.p_C,
-            p_O=found.p_O,
-            margin=found.margin,
+        described = self.prompts[["id", "split", "domain", "label", "kind"]]
+        table = described.rename(columns={"id": "prompt_id"}).assign(
+            scorer=self.scorer.name, **found.columns()
         )
-        table["class"] = pd.Series([None] * len(table), dtype="object")
+        table["class"] = np.full(len(table), None)
         for name in ("refused", *COHERENCE):
-            table[name] = pd.Series([float("nan")] * len(table))
+            table[name] = np.nan
         return table
 
     def with_text(

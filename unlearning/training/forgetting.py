@@ -1,9 +1,10 @@
 """Score every domain along a run, and keep the model at which the target is forgotten.
 
-u_d(s) = 1 − R_d(s)/R_d(0), with R_d the mean p_R of the domain's harmful prompts. The dose is the
-running maximum of the target's u on VALIDATION prompts; results are read on test prompts.
+u_d(s) = 1 − R_d(s)/R_d(0), with R_d the mean p_R of the domain's harmful prompts. The forgetting
+level is the running maximum of the target's u on VALIDATION prompts; results are read on test
+prompts.
 
-The weights are kept at the first step that reaches the wanted dose. Training goes on for a while,
+The weights are kept at the first step that reaches the wanted level. Training goes on for a while,
 for the curve alone: where it ended at the crossing, every other resample of the prompts would not
 cross, and what is read there would have no interval.
 """
@@ -24,7 +25,7 @@ from unlearning.scoring import Evaluation
 if TYPE_CHECKING:
     import pandas as pd
 
-# The curve ends at this dose, or after half as many steps again as the wanted dose took.
+# The curve ends at this level, or after half as many steps again as the wanted level took.
 CURVE_TO = 0.95
 CURVE_STEPS = 1.5
 _NO_REFUSAL = 1e-6  # a domain that never refused has nothing to lose
@@ -50,7 +51,7 @@ def is_scored(step: int) -> bool:
 class Bounds:
     """Where training ends though the target is not forgotten yet.
 
-    With bounds, the model that is kept is that of the largest dose within them.
+    With bounds, the model that is kept is that of the highest level within them.
 
     Attributes:
         leak: share of another domain's refusal that may go: max over domains of u_d.
@@ -80,16 +81,16 @@ class Bounds:
 
 
 class ForgettingCurve(TrainerCallback):
-    """Scores the model after its steps, keeps it at the wanted dose, and stops training.
+    """Scores the model after its steps, keeps it at the wanted level, and stops training.
 
     Args:
         lm: the model being trained.
         evaluation: prompts to score; harmful validation prompts of ``concept`` among them.
         concept: the target; None for a control arm, which never stops early.
         base: scores at step 0, from the same prompts.
-        stop_at: dose (0 … 1) at which the model is kept.
+        stop_at: forgetting level (0 … 1) at which the model is kept.
         every_step: score after each step rather than at log-spaced ones.
-        keep: called with the model at that dose; at the end where it is never reached.
+        keep: called with the model at that level; at the end where it is never reached.
         bounds: end training where the run leaves them; see :class:`Bounds`.
     """
 
@@ -113,7 +114,7 @@ class ForgettingCurve(TrainerCallback):
         self.every_step = every_step
         self.keep = keep
         self.bounds = bounds or Bounds()
-        self.dose = 0.0
+        self.level = 0.0
         self.kept_at: int | None = None
         self.tables = [base.assign(step=0, dose=0.0)]
 
@@ -125,24 +126,24 @@ class ForgettingCurve(TrainerCallback):
             scores = self.evaluation.masses(self.lm)
             if self.concept is not None:
                 u = 1 - target_rate(scores, self.concept) / self.base_rate
-                further, before, self.dose = u > self.dose, self.dose, max(self.dose, u)
+                further, before, self.level = u > self.level, self.level, max(self.level, u)
                 within = self.bounds.hold(self.tables[0], scores, self.concept)
-                crosses = before < self.stop_at <= self.dose
+                crosses = before < self.stop_at <= self.level
                 if within and (crosses or (self.bounds and further and before < self.stop_at)):
                     self._keep(step)
                 control.should_training_stop |= not within or self._is_drawn(step)
-            self.tables.append(scores.assign(step=step, dose=self.dose))
+            self.tables.append(scores.assign(step=step, dose=self.level))
         return control
 
     def finish(self) -> None:
-        """After training: keep the model as it is now, if the dose was never reached."""
+        """After training: keep the model as it is now, if the level was never reached."""
         if self.kept_at is None:
             self._keep(int(self.tables[-1]["step"].iloc[-1]))
 
     def save_state(self, folder: Path) -> None:
         """The scores so far, for a run that is resumed."""
         self.scores().to_parquet(folder / "scores.parquet", index=False)
-        write_json(folder / "dose.json", {"dose": self.dose, "kept_at": self.kept_at})
+        write_json(folder / "dose.json", {"dose": self.level, "kept_at": self.kept_at})
 
     def load_state(self, folder: Path) -> None:
         """Go on from what :meth:`save_state` wrote."""
@@ -150,17 +151,17 @@ class ForgettingCurve(TrainerCallback):
 
         self.tables = [pd.read_parquet(folder / "scores.parquet")]
         stored = read_json(folder / "dose.json")
-        self.dose, self.kept_at = stored["dose"], stored["kept_at"]
+        self.level, self.kept_at = stored["dose"], stored["kept_at"]
 
     def _keep(self, step: int) -> None:
         self.kept_at = step
         self.keep()
 
     def _is_drawn(self, step: int) -> bool:
-        """Whether the curve reaches far enough past the wanted dose."""
-        if self.kept_at is None or self.dose < self.stop_at:
+        """Whether the curve reaches far enough past the wanted level."""
+        if self.kept_at is None or self.level < self.stop_at:
             return False
-        return self.dose >= max(self.stop_at, CURVE_TO) or step >= CURVE_STEPS * self.kept_at
+        return self.level >= max(self.stop_at, CURVE_TO) or step >= CURVE_STEPS * self.kept_at
 
     def scores(self) -> pd.DataFrame:
         """Every scored step's rows, step 0 included."""

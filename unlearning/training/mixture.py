@@ -14,7 +14,7 @@ examples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -58,27 +58,16 @@ class Mixture:
     """
 
     forget: Sequence[Example]
-    retain: Mapping[str, Sequence[Example]]
-    ratio: int
-    seed: int
+    retain: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    ratio: int = field(default=1, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
 
-    def __init__(
-        self,
-        forget: Sequence[Example],
-        retain: Mapping[str, Sequence[Example]] | None = None,
-        *,
-        ratio: int = 1,
-        seed: int = 0,
-    ) -> None:
-        if not forget:
+    def __post_init__(self) -> None:
+        if not self.forget:
             raise InputError("nothing to forget: the forget set has no examples")
-        empty = [name for name, examples in (retain or {}).items() if not examples]
+        empty = [name for name, examples in self.retain.items() if not examples]
         if empty:
             raise InputError(f"retain groups without examples: {', '.join(empty)}; leave them out")
-        object.__setattr__(self, "forget", tuple(forget))
-        object.__setattr__(self, "retain", {k: tuple(v) for k, v in (retain or {}).items()})
-        object.__setattr__(self, "ratio", ratio)
-        object.__setattr__(self, "seed", seed)
 
     @property
     def groups(self) -> dict[str, Sequence[Example]]:

@@ -121,7 +121,7 @@ def _read(
         lm, [lm.chat.encode(text) for text in texts], prefixes, batch_size=batch_size
     )
     shape = len(cues), len(others)
-    return {measure: getattr(masses, measure).reshape(shape) for measure in MEASURES}
+    return {measure: masses.columns()[measure].reshape(shape) for measure in MEASURES}
 
 
 def cues_table(found: Mapping[str, Cued], others: Others, plain: str) -> pd.DataFrame:
