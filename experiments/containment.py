@@ -28,7 +28,7 @@ from analyses.contain.methods import METHODS
 from analyses.runs import Progress, over_worlds
 from analyses.study import StudyPlan, defaults_for
 from interp.errors import InputError
-from interp.store import atomic_write, read_json, write_json
+from interp.store import read_json, write_json
 from unlearning.data import DOMAINS
 
 CHOICES = Path(__file__).with_name("containment_choices.json")
@@ -54,7 +54,7 @@ def contain_worlds(
     What is finished in ``out`` is not done again.
     """
     from analyses.contain import containment_study_figure
-    from analyses.figures import Drawing, save_drawings
+    from analyses.figures import Drawing, write_results
     from analyses.study import study_context
     from unlearning.organism import train
 
@@ -81,11 +81,10 @@ def contain_worlds(
         run_containment(context, design, workers=workers, residue=False)
     table = read_containment_worlds(runs)
     pooled = pool_worlds(table)
-    for name, rows in ((TABLE, table), ("pooled.csv", pooled)):
-        with atomic_write(folder / name) as path:
-            rows.to_csv(path, index=False, encoding="utf-8")
     figure = containment_study_figure(pooled, frozen_choice(table))
-    save_drawings([Drawing("containment", "", "", figure, pooled)], folder)
+    drawing = Drawing("containment", "", "", figure, pooled)
+    tables = {Path(TABLE).stem: table, "pooled": pooled}
+    write_results(folder, tables=tables, drawings=[drawing], figures="")
     return pooled
 
 

@@ -16,7 +16,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch.save names no cause: its archive writer only finds itself in the wrong place.
@@ -65,6 +68,12 @@ def write_json(path: str | Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a DataFrame as CSV without its index, atomically."""
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False, encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:

@@ -397,6 +397,9 @@ def test_the_command_recommends_and_looks_under_what_it_recommends(
     assert len(pd.read_csv(folder / "residue.csv")) >= 3
     for name in ("containment", "residue"):
         assert (folder / f"{name}.svg").is_file()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Containment of Cybersecurity" in page
+    assert all(f"<td>{METHODS[name].about.title}</td>" in page for name in ("equal", "kernel"))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("arms/*/DONE")}
     assert spillover(*command, "--no-residue")[0] == 0
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("arms/*/DONE")}

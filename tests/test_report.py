@@ -124,6 +124,28 @@ def test_foreign_text_is_escaped_and_completions_stay_out_unless_asked(tmp_path)
     assert evil not in shown and "said &lt;script&gt;" in shown
 
 
+def test_every_containment_method_is_in_the_report(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    assert "<h2>Containment" not in report.render(tables.build(folder), ())
+    (folder / "containment").mkdir()
+    (folder / "containment" / "containment.svg").write_text("<svg/>")
+    recovery = {"held_out": 0.5, "held_out_low": 0.25, "held_out_high": 0.75, "retained": None}
+    counts = {"examples": None, "weight": None, "splits": 6, "complied": 5, "answer_rate": None}
+    stored = {
+        "concept": "medical_legal",
+        "titles": {"mine": "<b>Mine</b>"},
+        "methods": [recovery | counts | {"method": name} for name in ("mine", "gone")],
+        "advice": ["Take <i>mine</i>."],
+    }
+    write_json(folder / "containment" / "containment.json", stored)
+    page = report.render(tables.build(folder), ())
+    for part in (
+        "Containment of Medical/Legal", "&lt;b&gt;Mine&lt;/b&gt;", "<td>gone</td>",
+        "0.50 (0.25–0.75)", "5 of 6", "Take &lt;i&gt;mine", "data:image/svg+xml;base64,PHN2Zy8+",
+    ):  # fmt: skip
+        assert part in page
+
+
 def test_a_run_with_no_finished_arm_has_a_page(tmp_path):
     folder = write_run(tmp_path, concepts=("safety",), rotation=False)
     for arm in (folder / "arms").iterdir():

@@ -20,8 +20,10 @@ from analyses.contain.arms import Design
 from analyses.contain.methods.examples import rank_examples
 from analyses.contain.outcomes import Kept, Key, arms_table, kept_by, methods_table, pool_splits
 from analyses.predict import evidence_of
+from analyses.report import write_report
 from analyses.runs import Arm, read_run
 from analyses.study import (
+    METHODS,
     ArmPlan,
     Baseline,
     Context,
@@ -35,7 +37,7 @@ from analyses.study import (
     pool_of,
     write_ranking,
 )
-from interp.store import atomic_write, read_json, write_json
+from interp.store import read_json, write_json
 from unlearning.data import present_domains
 
 if TYPE_CHECKING:
@@ -95,17 +97,18 @@ def run_containment(
     made(arms)
     advice = write_containment(context, design, arms, seed=seed)
     chosen = next((arm for arm in arms if advice.key and key_of(arm) == advice.key), None)
-    if chosen is None:
-        return advice
-    whole = design.whole(chosen)
-    made([whole])
-    sentences = list(advice.sentences)
-    sentences.append(f"With every other domain retained it lies in arms/{whole.name}.")
-    if residue:
-        sentences += _residue(context, baseline, design, whole, seed)
-    advice = replace(advice, sentences=tuple(sentences))
-    path = context.run.folder / FOLDER / "containment.json"
-    write_json(path, read_json(path) | {"advice": sentences})
+    if chosen is not None:
+        whole = design.whole(chosen)
+        made([whole])
+        sentences = list(advice.sentences)
+        sentences.append(f"With every other domain retained it lies in arms/{whole.name}.")
+        if residue:
+            sentences += _residue(context, baseline, design, whole, seed)
+        advice = replace(advice, sentences=tuple(sentences))
+        path = context.run.folder / FOLDER / "containment.json"
+        write_json(path, read_json(path) | {"advice": sentences})
+    with context.progress.stage("tables, figures, report"):
+        write_report(context.run.folder)
     return advice
 
 
@@ -140,8 +143,6 @@ def _residue(
             seed=seed,
         )
     table = found.to_dataframe()
-    with atomic_write(folder / "residue.csv") as path:
-        table.to_csv(path, index=False, encoding="utf-8")
     save_drawings([Drawing("residue", "", "", shallow_recovery_figure(found), table)], folder)
     return found.sentences
 
@@ -151,7 +152,7 @@ def write_containment(
 ) -> Advice:
     """Tables, figure and advice from finished arms."""
     from analyses.contain.figures import containment_study_figure
-    from analyses.figures import Drawing, save_drawings
+    from analyses.figures import Drawing, write_results
 
     with context.progress.stage("what every arm kept"):
         chosen_on = pool_splits(_kept(context, design, arms, validation=True), seed=seed)
@@ -160,13 +161,10 @@ def write_containment(
     advice = advise(chosen_on, told)
     folder = context.run.folder / FOLDER
     tables = {"arms": arms_table(kept), "methods": methods_table(told)}
-    for name, table in tables.items():
-        with atomic_write(folder / f"{name}.csv") as path:
-            table.to_csv(path, index=False, encoding="utf-8")
     figure: Figure = containment_study_figure(tables["methods"], advice.key)
     drawing = Drawing("containment", "", "", figure, tables["methods"])
-    save_drawings([drawing], folder)
-    write_json(folder / "containment.json", _described(context, design, tables, advice))
+    facts = {"containment": _described(context, design, tables, advice)}
+    write_results(folder, tables=tables, facts=facts, drawings=[drawing], figures="")
     return advice
 
 
@@ -206,6 +204,7 @@ def _described(
         "splits": [{"retained": kept, "held_out": out} for kept, out in design.splits],
         "training": asdict(design.training),
         "methods": methods.astype(object).where(methods.notna(), None).to_dict("records"),
+        "titles": {name: METHODS[name].about.title for name in methods["method"].unique()},
         "recommended": containment_label(advice.key) if advice.key else None,
         "advice": list(advice.sentences),
     }

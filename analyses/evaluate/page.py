@@ -13,9 +13,9 @@ from analyses.evaluate.plan import Inputs
 from analyses.evaluate.summary import evaluation_summary
 from analyses.evaluate.view import completions_view, evaluation_facts, evaluation_view
 from analyses.figures import save_drawings
-from analyses.report import inlined, rendered
+from analyses.report import inlined, write_page
 from analyses.runs import write_manifest, write_table
-from interp.store import atomic_write, write_json
+from interp.store import write_csv, write_json
 
 
 def write_evaluation(
@@ -36,8 +36,7 @@ def write_evaluation(
         if table.empty:
             path.unlink(missing_ok=True)
             continue
-        with atomic_write(path) as temporary:
-            table.to_csv(temporary, index=False, encoding="utf-8")
+        write_csv(path, table)
     write_json(folder / "summary.json", evaluation_summary(findings, measures))
     write_json(folder / "config.json", evaluation_facts(findings, inputs))
     write_manifest(
@@ -57,10 +56,7 @@ def write_evaluation(
         "images": inlined(folder, names),
         "completions": completions_view(findings, inputs, measures) if show_completions else [],
     }
-    page = folder / "report.html"
-    with atomic_write(page) as temporary:
-        temporary.write_text(rendered("evaluate/evaluation.html.jinja", view), encoding="utf-8")
-    return page, measures
+    return write_page(folder / "report.html", "evaluate/evaluation.html.jinja", view), measures
 
 
 def evaluation_tables(measures: Measures) -> dict[str, pd.DataFrame]:

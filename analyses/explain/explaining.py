@@ -31,7 +31,7 @@ from analyses.study import read_prefixes
 from interp.activations import chosen_layers
 from interp.causes import LEAST_GAP, CauseVerdict
 from interp.errors import InputError
-from interp.store import atomic_write, content_key, read_json, write_json
+from interp.store import atomic_write, content_key, read_json, write_csv, write_json
 
 METHOD = 2
 """Raised where the same inputs would be explained otherwise than before."""
@@ -234,8 +234,7 @@ def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) ->
         "states": found.states,
     }
     for name, table in tables.items():
-        with atomic_write(folder / f"{found.domain}-{name}.csv") as path:
-            table.to_csv(path, index=False, encoding="utf-8")
+        write_csv(folder / f"{found.domain}-{name}.csv", table)
     title = f"{domain_label(found.domain)}: not decided"
     if cause := found.verdict.cause:
         share = found.verdict.shares.shapley[cause].value

@@ -1,6 +1,7 @@
 from .drawings import Drawing as Drawing
 from .drawings import run_drawings as run_drawings
 from .drawings import save_drawings as save_drawings
+from .drawings import write_results as write_results
 from .drawings import write_run_figures as write_run_figures
 from .geometry import cosine_figure as cosine_figure
 from .geometry import cosine_layer_figure as cosine_layer_figure
@@ -55,5 +56,6 @@ __all__ = [
     "save_drawings",
     "shown_quantity",
     "title_of",
+    "write_results",
     "write_run_figures",
 ]

@@ -5,10 +5,10 @@ None is known to pyplot, so none stays open; in a notebook `display(figure)` sho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -25,7 +25,7 @@ from analyses.figures.overview import overview_figure
 from analyses.figures.recovery import containment_figure
 from analyses.figures.style import figure_style
 from analyses.runs import RunTables
-from interp.store import atomic_write
+from interp.store import atomic_write, write_csv, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,7 +150,6 @@ def write_run_figures(tables: RunTables) -> tuple[Drawing, ...]:
 
 def save_drawings(drawn: Iterable[Drawing], folder: Path) -> None:
     """Each figure as SVG and PNG, and the numbers in it as CSV."""
-    folder.mkdir(exist_ok=True)
     for drawing in drawn:
         with figure_style():
             with atomic_write(folder / f"{drawing.name}.svg") as path:
@@ -158,5 +157,29 @@ def save_drawings(drawn: Iterable[Drawing], folder: Path) -> None:
             drawing.figure.set_layout_engine("none")  # placed by the first save; it is slow
             with atomic_write(folder / f"{drawing.name}.png") as path:
                 drawing.figure.savefig(path, format="png", dpi=160)
-        with atomic_write(folder / f"{drawing.name}.csv") as path:
-            drawing.data.to_csv(path, index=False, encoding="utf-8")
+        write_csv(folder / f"{drawing.name}.csv", drawing.data)
+
+
+def write_results(
+    folder: Path,
+    *,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    drawings: Iterable[Drawing] = (),
+    figures: str = "figures",
+) -> None:
+    """What an analysis found, in its folder, each file whole or absent.
+
+    Args:
+        folder: of the results; made where it does not exist.
+        tables: written as ``NAME.csv``.
+        facts: written as ``NAME.json``, after the tables and the figures: their presence says that
+            the rest is complete.
+        drawings: saved by :func:`save_drawings`.
+        figures: folder of the drawings inside ``folder``; empty for ``folder`` itself.
+    """
+    for name, table in (tables or {}).items():
+        write_csv(folder / f"{name}.csv", table)
+    save_drawings(drawings, folder / figures)
+    for name, found in (facts or {}).items():
+        write_json(folder / f"{name}.json", found)

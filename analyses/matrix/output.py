@@ -11,7 +11,7 @@ import pandas as pd
 from analyses.matrix.figures import leakage_matrix_figure
 from analyses.runs import PARTS, TESTED, LeakageMatrix, seed_spread
 from interp.errors import InputError
-from interp.store import atomic_write, read_json, write_json
+from interp.store import read_json, write_json
 
 SYMBOLS = {"area": "A", "L_50": "L_.5", "L_90": "L_.9"}
 ALPHA = 0.05
@@ -26,13 +26,10 @@ def write_matrix(
     ``figures/matrix.svg`` and ``.png`` the picture (of several runs ``worlds``, beside one each).
     Files of another ``name`` stand beside them.
     """
-    from analyses.figures import Drawing, save_drawings
+    from analyses.figures import Drawing, write_results
 
     folder = Path(folder)
-    with atomic_write(folder / f"{name}.csv") as path:
-        study.cells.to_csv(path, index=False, encoding="utf-8")
     found = matrix_summary(study, quantity)
-    write_json(folder / f"{name}.json", found)
     drawn = []
     for run in study.runs:
         for objective in study.objectives(run):
@@ -43,7 +40,7 @@ def write_matrix(
     if len(study.runs) > 1:
         together = leakage_matrix_figure(study, quantity=quantity)
         drawn.append(Drawing("worlds", "", "", together, study.means(quantity)))
-    save_drawings(drawn, folder / "figures")
+    write_results(folder, tables={name: study.cells}, facts={name: found}, drawings=drawn)
     return matrix_text(found)
 
 

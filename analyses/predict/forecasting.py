@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from analyses.figures import Drawing, save_drawings
+from analyses.figures import Drawing, write_results
 from analyses.predict.base_evidence import evidence_of
 from analyses.predict.figures import forecast_figure
 from analyses.predict.forecasts import TRAINED, forecast
 from analyses.predict.tournament import read_choices
 from analyses.study import Context, establish
-from interp.store import write_json
 from unlearning.training import TrainingSettings
 
 
@@ -25,16 +24,14 @@ def forecast_in(
     with context.progress.stage(f"gradients of {len(evidence.domains)} domains"):
         found = forecast(evidence, concept, read_choices(), seed=seed, over=over)
     folder = context.run.folder
-    found.leakage.to_csv(folder / "forecast.csv", index=False)
-    found.rankings.to_csv(folder / "predictors.csv", index=False)
     rows = found.leakage.astype(object).where(found.leakage.notna(), None).to_dict("records")
-    write_json(
-        folder / "forecast.json",
-        {"concept": concept, "kernel": over, "leakage": rows, "compliance": dict(found.compliance)},
-    )
+    said = {"concept": concept, "kernel": over, "leakage": rows}
+    facts = {"forecast": said | {"compliance": dict(found.compliance)}}
+    drawn = []
     if found.defined:
-        drawing = Drawing("forecast", "", "", forecast_figure(found), found.leakage)
-        save_drawings([drawing], folder)
+        drawn.append(Drawing("forecast", "", "", forecast_figure(found), found.leakage))
+    tables = {"forecast": found.leakage, "predictors": found.rankings}
+    write_results(folder, tables=tables, facts=facts, drawings=drawn, figures="")
     table = found.leakage.round(2).to_string(index=False) if found.defined else ""
     return "\n".join(
         part for part in (table, *found.sentences(), str(folder / "forecast.json")) if part

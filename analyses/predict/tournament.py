@@ -74,12 +74,11 @@ def report_tournament(
     """The tournament in its folder (JSON, table of worlds, figure); what to print."""
     import pandas as pd
 
-    from analyses.figures import Drawing, save_drawings
+    from analyses.figures import Drawing, write_results
     from analyses.predict.figures import cells_figure, tournament_figure
 
     result = run_tournament(worlds, frozen, seed=seed)
     folder = Path(out)
-    write_json(folder / "tournament.json", result)
     write_worlds(worlds, folder / "worlds.parquet")
     table = pd.DataFrame(
         {"predictor": row["predictor"], "kind": row["kind"], "variant": row["variant"]}
@@ -89,7 +88,7 @@ def report_tournament(
     )
     drawn = [Drawing("tournament", "", "", tournament_figure(result), table)]
     drawn.append(Drawing("cells", "", "", cells_figure(worlds, result), cells(worlds, result)))
-    save_drawings(drawn, folder)
+    write_results(folder, facts={"tournament": result}, drawings=drawn, figures="")
     shown = table.round(3).to_string(index=False, na_rep="-")
     together = "\n".join(_said(row) for row in result["joint"]["predictors"])
     ceiling = "unknown" if result["ceiling"] is None else f"{result['ceiling']:.3f}"

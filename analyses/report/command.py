@@ -14,5 +14,10 @@ def report(
 ) -> None:
     """Rebuild a run's tables, figures and report from its arms."""
     from analyses.report.report import write_report
+    from interp import plugins
+    from interp.store import read_json
 
+    config = folder / "config.json"
+    for note in plugins.reuse(read_json(config).get("plugins", ()) if config.is_file() else ()):
+        typer.echo(f"note: {note}", err=True)
     typer.echo(write_report(folder, show_completions=show_completions))

@@ -7,6 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from interp.store import atomic_write
+
+
+def write_page(path: Path, template: str, view: Mapping[str, Any]) -> Path:
+    """Write the page that :func:`rendered` makes; return ``path``."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(rendered(template, view), encoding="utf-8")
+    return path
+
 
 def rendered(template: str, view: Mapping[str, Any]) -> str:
     """The page that a template of this package (``report/report.html.jinja``) makes of ``view``."""

@@ -21,8 +21,8 @@ from analyses.figures import (
     write_run_figures,
 )
 from analyses.report import summary, wording
-from analyses.report.causes import causes_view
 from analyses.report.page import inlined, rendered
+from analyses.report.sections import causes_view, containment_view
 from analyses.runs import BASE, Arm, Headline, RunTables, headlines, pick
 from interp.statistics import Estimate
 from interp.store import atomic_write, package_version
@@ -84,6 +84,7 @@ def run_view(tables: RunTables) -> View:
         "benign": _benign(tables, found),
         "overview_caption": _overview_caption(found),
         "causes": causes_view(record, [arm.name for headline in found for arm in headline.shown]),
+        "containment": containment_view(record),
         "decomposition": tables.decomposition,
         "planted": record.config.get("planted"),
         "null_of_rotation": null_of_rotation(tables),

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.figures import domain_label, save_drawings
-from analyses.report import decimal, inlined, interval, rendered
+from analyses.figures import domain_label, write_results
+from analyses.report import decimal, inlined, interval, write_page
 from analyses.reproduce.choice import RULE
 from analyses.reproduce.comparison import ARM_COLUMNS, MMLU
 from analyses.reproduce.figures import reproduction_drawings
@@ -27,7 +27,7 @@ from analyses.reproduce.words import (
     short,
     signed,
 )
-from interp.store import atomic_write, package_version, write_json
+from interp.store import package_version
 
 PAGE = "reproduction.html"
 
@@ -44,19 +44,13 @@ def write_reproduction(found: Result, folder: Path) -> Path:
         "entanglement": found.layers,
         "grid": found.grid,
     }
-    for name, table in tables.items():
-        with atomic_write(folder / f"{name}.csv") as path:
-            table.to_csv(path, index=False, encoding="utf-8")
-    write_json(folder / "reproduction.json", to_json(found))
     drawn = reproduction_drawings(found)
-    save_drawings(drawn, folder / "figures")
+    write_results(folder, tables=tables, facts={"reproduction": to_json(found)}, drawings=drawn)
     view = reproduction_view(found) | {
         "drawings": {drawing.name: drawing for drawing in drawn},
         "images": inlined(folder, [drawing.name for drawing in drawn]),
     }
-    with atomic_write(folder / PAGE) as path:
-        path.write_text(rendered("reproduce/reproduction.html.jinja", view), encoding="utf-8")
-    return folder / PAGE
+    return write_page(folder / PAGE, "reproduce/reproduction.html.jinja", view)
 
 
 def reproduction_view(found: Result) -> dict[str, Any]:

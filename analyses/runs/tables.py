@@ -15,7 +15,7 @@ from analyses.runs.leakage import ArmLeakage, dose_response, measure, untouched_
 from analyses.runs.recovery import recover
 from analyses.runs.verdict import TargetOutcome, TargetVerdict
 from interp.errors import InputError
-from interp.store import atomic_write
+from interp.store import write_csv
 
 EQUIVALENCE = ("L_90", "drop")  # where "does not leak" is tested
 RECOVERY_SETS = ("retained", "held_out")
@@ -46,8 +46,7 @@ class RunTables:
     def write(self) -> None:
         """Writes each table as CSV into the run's folder, atomically."""
         for name in ("arms", "behaviour", "leakage", "recovery", "rotation", "cosine"):
-            with atomic_write(self.record.folder / f"{name}.csv") as path:
-                getattr(self, name).to_csv(path, index=False, encoding="utf-8")
+            write_csv(self.record.folder / f"{name}.csv", getattr(self, name))
 
 
 def build(folder: str | Path) -> RunTables:
