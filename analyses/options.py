@@ -29,6 +29,34 @@ if TYPE_CHECKING:
 ENTRIES = re.compile(r"\{([\w.]+):(\w+)\}")
 
 
+Model = Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")]
+Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        help="JSONL, CSV or parquet: prompt, domain, label "
+        "(default: an organism's own, else the built-in pairs).",
+    ),
+]
+Deflections = Annotated[
+    Path | None,
+    typer.Option(help="The target's ready-made prompt, response (and preferred); skips phase 1."),
+]
+Control = Annotated[bool, typer.Option(help="Also train a benign-only arm, as null.")]
+AnswerTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens", min=1, help="Of a generated answer (default: 48; an organism's own 16)."
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option(min=1, help="Prompts in one forward; halved where they do not fit.")
+]
+ScorerName = Annotated[
+    str, typer.Option("--scorer", help="auto, or: {unlearning.scoring:scorer} (judge:MODEL@URL).")
+]
 EstimatorName = Annotated[
     str,
     typer.Option(
@@ -36,6 +64,39 @@ EstimatorName = Annotated[
         help="Estimator of the directions that arms keep: {interp.directions:estimator}.",
     ),
 ]
+CheckpointEvery = Annotated[
+    int | None, typer.Option(min=1, help="Steps between checkpoints that a run goes on from.")
+]
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Attributes of a ``StudyPlan`` that every study may change; ``None`` leaves its own."""
+
+    stop_at: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Forgetting level at which the model is kept (default: 0.95, or an organism's "
+            "own 0.9).",
+        ),
+    ] = None
+    max_new_tokens: AnswerTokens = None
+    scorer: ScorerName = "auto"
+    estimator: EstimatorName = "mean_difference"
+    checkpoint_every: CheckpointEvery = None
+    report_to: Annotated[str, typer.Option(help="Where Trainer reports to: tensorboard, …")] = (
+        "none"
+    )
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Where arms are made."""
+
+    workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 1
+    engine: Annotated[str, typer.Option(help="local, or ray (extra ray).")] = "local"
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from analyses.options import EstimatorName, ModelOptions, TrainingOptions, expanded
+from analyses.options import (
+    Deflections,
+    Model,
+    ModelOptions,
+    Out,
+    PlanOnly,
+    Prompts,
+    StudyOptions,
+    TrainingOptions,
+    WorkerOptions,
+    expanded,
+)
 from interp.errors import InputError
 
 
 @expanded
 def contain(
-    model: Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")],
+    model: Model,
     concept: Annotated[str, typer.Option(help="Domain to unlearn.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    out: Out,
     training: TrainingOptions,
+    options: StudyOptions,
+    made: WorkerOptions,
     chat: ModelOptions,
-    prompts: Annotated[Path | None, typer.Option(help="Prompts; an organism has its own.")] = None,
-    deflections: Annotated[
-        Path | None, typer.Option(help="The target's ready-made prompt, response pairs.")
-    ] = None,
+    prompts: Prompts = None,
+    deflections: Deflections = None,
     methods: Annotated[
         str | None,
         typer.Option(help="By commas: {analyses.contain.methods:method} (default: all of them)."),
@@ -33,16 +43,10 @@ def contain(
     splits: Annotated[int, typer.Option(min=1, help="Ways to leave domains out.")] = 6,
     left_out: Annotated[int, typer.Option(min=1, help="Domains left out of each.")] = 3,
     seed: Annotated[int, typer.Option(help="Of training, splits and drawn examples.")] = 0,
-    stop_at: Annotated[float | None, typer.Option(min=0, max=1, help="Dose.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
-    estimator: EstimatorName = "mean_difference",
-    workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 1,
-    engine: Annotated[str, typer.Option(help="local, or ray (extra ray).")] = "local",
     residue: Annotated[
         bool, typer.Option(help="Look under the refusals that the recommended arm kept.")
     ] = True,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done.")] = False,
+    plan: PlanOnly = False,
 ) -> None:
     """Unlearn one domain in many ways; which keeps refusals where it was not trained to?"""
     from analyses.contain.arms import WEIGHTS, Design, require_methods
@@ -53,10 +57,9 @@ def contain(
 
     asked = study_plan(
         model, [concept], replace(training, retain_weight=None), chat, prompts, deflections,
-        seeds=[seed], control=False, stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer,
-        estimator=estimator,
+        seeds=[seed], control=False, **vars(options),
     )  # fmt: skip
-    require_engine(engine)
+    require_engine(made.engine)
     if training.retain is not None or training.adaptive:
         raise InputError("what is retained, and how, is what contain varies; see --methods")
     settings = asked.arms[0].training
@@ -75,9 +78,7 @@ def contain(
         return
     from analyses.contain import study
 
-    advice = study.run_containment(
-        context, design, workers=workers, engine=engine, residue=residue, seed=seed
-    )
+    advice = study.run_containment(context, design, residue=residue, seed=seed, **vars(made))
     typer.echo("\n".join([*advice.sentences, str(study.folder_of(out))]))
 
 

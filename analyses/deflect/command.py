@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from analyses.options import ModelOptions, expanded
+from analyses.options import (
+    AnswerTokens,
+    BatchSize,
+    Model,
+    ModelOptions,
+    Out,
+    PlanOnly,
+    Prompts,
+    ScorerName,
+    expanded,
+)
 
 
 @expanded
 def deflect(
-    model: Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")],
+    model: Model,
     concept: Annotated[str, typer.Option(help="Domain whose refusals are wanted.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the data set.")],
+    out: Out,
     chat: ModelOptions,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Prompts; an organism's own, or the built-in pairs.")
-    ] = None,
-    scorer: Annotated[str, typer.Option(help="auto, or one that `score` knows.")] = "auto",
+    prompts: Prompts = None,
+    scorer: ScorerName = "auto",
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     samples: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; 48.")] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Halved by itself where it does not fit.")
-    ] = 64,
+    max_new_tokens: AnswerTokens = None,
+    batch_size: BatchSize = 64,
     server: Annotated[
         str | None, typer.Option(help="An OpenAI-compatible server (vLLM) that has MODEL.")
     ] = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Print what would be done, and stop.")
-    ] = False,
+    plan: PlanOnly = False,
 ) -> None:
     """Collect a model's refusals, and say how diverse they are. The same command goes on."""
     from analyses.deflect import engine

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.options import ModelOptions, expanded
+from analyses.options import AnswerTokens, BatchSize, ModelOptions, Out, PlanOnly, Prompts, expanded
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ class UtilityOptions:
 def evaluate(
     model: Annotated[str, typer.Argument(help="Hub id, model or adapter folder; or served name.")],
     *,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Prompts; the built-in pairs, or an organism's own.")
-    ] = None,
+    prompts: Prompts = None,
     base: Annotated[str | None, typer.Option(help="The model before: compare with it.")] = None,
     scorer: Annotated[
         list[str] | None,
@@ -69,16 +67,16 @@ def evaluate(
     ] = None,
     utility: UtilityOptions,
     chat: ModelOptions,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; 48.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 64,
+    max_new_tokens: AnswerTokens = None,
+    batch_size: BatchSize = 64,
     positions: Annotated[
         int, typer.Option(min=1, help="Answer tokens over which KL to the base is taken.")
     ] = 8,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/evaluate"),
+    out: Out = Path("runs/evaluate"),
     show_completions: Annotated[
         bool, typer.Option("--show-completions", help="Put generated text into the report.")
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, stop.")] = False,
+    plan: PlanOnly = False,
 ) -> None:
     """What a model refuses, what it refuses wrongly, and whether it still speaks. Works offline."""
     from analyses.evaluate.plan import (

@@ -8,12 +8,17 @@ from typing import Annotated
 
 import typer
 
-from analyses.options import ModelOptions, TrainingOptions, expanded
+from analyses.options import (
+    AnswerTokens,
+    Model,
+    ModelOptions,
+    PlanOnly,
+    Prompts,
+    ScorerName,
+    TrainingOptions,
+    expanded,
+)
 from interp.errors import InputError
-
-Model = Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")]
-Prompts = Annotated[Path | None, typer.Option(help="Prompts; an organism has its own.")]
-PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")]
 
 
 @expanded
@@ -23,11 +28,9 @@ def predict(
     training: TrainingOptions,
     chat: ModelOptions,
     out: Annotated[Path, typer.Option(help="Folder of the forecast.")] = Path("runs/predict"),
-    prompts: Annotated[
-        Path | None, typer.Option(help="Prompts; the built-in pairs, an organism's own.")
-    ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    scorer: Annotated[str, typer.Option(help="As in study.")] = "auto",
+    prompts: Prompts = None,
+    max_new_tokens: AnswerTokens = None,
+    scorer: ScorerName = "auto",
     seed: Annotated[int, typer.Option(help="Of resampled prompts.")] = 0,
     kernel: Annotated[
         str, typer.Option(help="Over what is trained; adapters, weights: no gradient is kept.")

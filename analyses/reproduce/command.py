@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analyses.evaluate import UtilityOptions
-from analyses.options import ModelOptions, expanded
+from analyses.options import (
+    AnswerTokens,
+    CheckpointEvery,
+    ModelOptions,
+    Out,
+    PlanOnly,
+    Prompts,
+    ScorerName,
+    WorkerOptions,
+    expanded,
+)
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,9 +77,7 @@ class MemoryOptions:
         bool, typer.Option(help="Compute activations again: less memory, more time.")
     ] = False
     autocast: Annotated[bool, typer.Option(help="bfloat16 forward over float32 weights.")] = False
-    checkpoint_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between checkpoints that an arm goes on from.")
-    ] = None
+    checkpoint_every: CheckpointEvery = None
 
 
 @app.command()
@@ -78,17 +86,16 @@ def mushtaq2025(
     model: Annotated[
         str, typer.Option(help="mistralai/Mistral-7B-Instruct-v0.3, Qwen/…, or any other.")
     ],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    out: Out,
     grid: GridOptions,
     memory: MemoryOptions,
+    made: WorkerOptions,
     utility: UtilityOptions,
     chat: ModelOptions,
     concept: Annotated[
         list[str] | None, typer.Option(help="Domain to unlearn; cybersecurity and safety.")
     ] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Prompts; an organism has its own (docs/reproduction.md).")
-    ] = None,
+    prompts: Prompts = None,
     whole_grid: Annotated[
         bool, typer.Option("--grid", help="All 36 settings (108 with retain data), not one.")
     ] = False,
@@ -99,14 +106,10 @@ def mushtaq2025(
     paper_model: Annotated[
         str | None, typer.Option(help="mistral or qwen: that is what a local folder is.")
     ] = None,
-    scorer: Annotated[str, typer.Option(help="As in study; judge:MODEL@URL as in the paper.")] = (
-        "auto"
-    ),
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; 48.")] = None,
+    scorer: ScorerName = "auto",
+    max_new_tokens: AnswerTokens = None,
     seed: Annotated[int, typer.Option(help="Of adapters and order.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 1,
-    engine: Annotated[str, typer.Option(help="local, or ray (extra ray).")] = "local",
-    plan: Annotated[bool, typer.Option("--plan", help="Print the plan, and stop.")] = False,
+    plan: PlanOnly = False,
     yes: Annotated[bool, typer.Option("--yes", help="Carry the plan out without asking.")] = False,
 ) -> None:
     """Mushtaq et al. 2025 (arXiv 2511.14017): NPO and fine-tuning, with and without retain data.
@@ -131,7 +134,7 @@ def mushtaq2025(
     from analyses.study import command_line, require_engine
     from unlearning.utility import require_harness
 
-    require_engine(engine)
+    require_engine(made.engine)
     if tasks:
         require_harness()
     if paper_model is not None and paper_model not in MODELS:
@@ -165,7 +168,7 @@ def mushtaq2025(
         typer.echo(line, err=True)
     if plan or not (yes or _confirmed()):
         return
-    typer.echo(_reproduce(asked, table, out, workers=workers, engine=engine))
+    typer.echo(_reproduce(asked, table, out, made))
 
 
 def print_protocol_plan(asked: ProtocolOptions, first: Planned, prompts: pd.DataFrame) -> list[str]:
@@ -216,7 +219,7 @@ def _confirmed() -> bool:
 
 
 def _reproduce(
-    asked: ProtocolOptions, prompts: pd.DataFrame, out: Path, *, workers: int, engine: str
+    asked: ProtocolOptions, prompts: pd.DataFrame, out: Path, made: WorkerOptions
 ) -> str:
     """Carry it out; what the terminal shows."""
     from analyses.reproduce.engine import run_protocol
@@ -224,5 +227,5 @@ def _reproduce(
     from analyses.reproduce.words import reproduction_text
     from analyses.runs import Progress
 
-    found = run_protocol(asked, prompts, out, Progress(), workers=workers, engine=engine)
+    found = run_protocol(asked, prompts, out, Progress(), **vars(made))
     return reproduction_text(found, out / PAGE)

@@ -8,37 +8,25 @@ from typing import Annotated
 
 import typer
 
-from analyses.options import EstimatorName, ModelOptions, TrainingOptions, expanded
+from analyses.options import (
+    AnswerTokens,
+    Control,
+    Deflections,
+    EstimatorName,
+    Model,
+    ModelOptions,
+    Out,
+    PlanOnly,
+    Prompts,
+    ScorerName,
+    StudyOptions,
+    TrainingOptions,
+    expanded,
+)
 from analyses.study.asked import command_line, run_plan, study_plan
 from interp.errors import InputError
 
-Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
-PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")]
-Prompts = Annotated[
-    Path | None,
-    typer.Option(
-        "--prompts",
-        help="JSONL, CSV or parquet: prompt, domain, label "
-        "(default: an organism's own, else the built-in pairs).",
-    ),
-]
-Deflections = Annotated[
-    Path | None, typer.Option(help="Ready-made prompt, response (and preferred); skips phase 1.")
-]
-StopAt = Annotated[
-    float | None,
-    typer.Option(
-        min=0, max=1, help="Dose at which the model is kept; 0.95, an organism's own is 0.9."
-    ),
-]
-Tokens = Annotated[int | None, typer.Option(min=1, help="Of a generated answer; 48.")]
-CheckpointEvery = Annotated[
-    int | None, typer.Option(min=1, help="Steps between checkpoints that a run goes on from.")
-]
-Trackers = Annotated[str, typer.Option(help="Where Trainer reports to: tensorboard, …")]
-ScorerName = Annotated[
-    str, typer.Option("--scorer", help="auto, or: {unlearning.scoring:scorer} (judge:MODEL@URL).")
-]
+CHECKPOINT_EVERY = 10  # steps, of one arm that is trained by itself
 
 
 def demo(
@@ -58,58 +46,46 @@ def study(
     concept: Annotated[list[str], typer.Option(help="Domain to unlearn; may be repeated.")],
     out: Out,
     training: TrainingOptions,
+    options: StudyOptions,
     chat: ModelOptions,
     prompts: Prompts = None,
     deflections: Deflections = None,
-    stop_at: StopAt = None,
     seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds.")] = 1,
-    control: Annotated[bool, typer.Option(help="Also train a benign-only arm, as null.")] = True,
-    max_new_tokens: Tokens = None,
-    scorer: ScorerName = "auto",
-    estimator: EstimatorName = "mean_difference",
-    checkpoint_every: CheckpointEvery = None,
-    report_to: Trackers = "none",
+    control: Control = True,
     plan: PlanOnly = False,
 ) -> None:
     """Unlearn refusal in one domain of any causal LM, and see what else breaks."""
     asked = study_plan(
         model, concept, training, chat, prompts, deflections, seeds=range(seeds), control=control,
-        stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer, estimator=estimator,
-        checkpoint_every=checkpoint_every, report_to=report_to,
+        **vars(options),
     )  # fmt: skip
     run_plan(asked, out, plan)
 
 
 @expanded
 def unlearn(
-    model: Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")],
+    model: Model,
     concept: Annotated[str, typer.Option(help="Domain to unlearn.")],
     out: Out,
     training: TrainingOptions,
+    options: StudyOptions,
     chat: ModelOptions,
     prompts: Prompts = None,
     deflections: Deflections = None,
     seed: Annotated[int, typer.Option(help="Order of the examples, initial adapters.")] = 0,
-    stop_at: StopAt = None,
     leak_bound: Annotated[
         float | None, typer.Option(min=0, help="Stop when another domain has lost this share.")
     ] = None,
     utility_bound: Annotated[
         float | None, typer.Option(min=0, help="Stop when benign answers have lost this share.")
     ] = None,
-    max_new_tokens: Tokens = None,
-    scorer: ScorerName = "auto",
-    estimator: EstimatorName = "mean_difference",
-    checkpoint_every: CheckpointEvery = 10,
-    report_to: Trackers = "none",
     merge: Annotated[bool, typer.Option(help="Save the adapter merged into its base too.")] = False,
     plan: PlanOnly = False,
 ) -> None:
     """Train one arm, scored along the way. The same command again goes on where it stopped."""
     asked = study_plan(
         model, [concept], training, chat, prompts, deflections, seeds=[seed], control=False,
-        stop_at=stop_at, max_new_tokens=max_new_tokens, scorer=scorer, estimator=estimator,
-        checkpoint_every=checkpoint_every, report_to=report_to,
+        **vars(options) | {"checkpoint_every": options.checkpoint_every or CHECKPOINT_EVERY},
         bounds=(leak_bound, utility_bound), benign_along=True,
     )  # fmt: skip
     # A retained arm is itself what was asked for; a study makes it beside a plain one.
@@ -131,7 +107,7 @@ def compare(
     prompts: Prompts = None,
     out: Out = Path("runs/compare"),
     concept: Annotated[str | None, typer.Option(help="What was unlearned, if known.")] = None,
-    max_new_tokens: Tokens = None,
+    max_new_tokens: AnswerTokens = None,
     scorer: ScorerName = "auto",
     estimator: EstimatorName = "mean_difference",
     plan: PlanOnly = False,
