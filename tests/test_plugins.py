@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from interp.registry import Registry, colours, declared_by_plugins
 from tests.conftest import Spillover
 from tests.test_docs import code_blocks
 from unlearning.losses import FORGET, RETAIN
-from unlearning.organism import shipped
+from unlearning.organism import load_world, shipped
 from unlearning.scoring import SCORERS, find_scorer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,7 +208,7 @@ def test_a_file_that_is_not_there_is_one_line(spillover: Spillover) -> None:
 # What is imported
 
 
-def loaded_after(*commands: list[str]) -> set[str]:
+def loaded_after(*commands: list[str], folder: Path = ROOT) -> set[str]:
     """Modules of a fresh process after these command lines."""
     program = (
         "import io, sys\nfrom contextlib import redirect_stdout\nfrom analyses.cli import main\n"
@@ -218,9 +219,12 @@ def loaded_after(*commands: list[str]) -> set[str]:
         "    except SystemExit as stopped:\n        assert not stopped.code, words\n"
         "print(*sys.modules)\n"
     )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, env=environment
+    )
     assert ran.returncode == 0, ran.stderr
-    return set(ran.stdout.split())
+    return set(ran.stdout.splitlines()[-1].split())
 
 
 def test_no_help_loads_anything_heavy(tmp_path: Path) -> None:
@@ -235,8 +239,17 @@ def test_no_help_loads_anything_heavy(tmp_path: Path) -> None:
 
 
 def test_a_study_imports_nothing_of_what_builds_on_it(tmp_path: Path) -> None:
-    later = ("analyses.contain", "analyses.predict.tournament", "analyses.reproduce")
-    study = ["study", "--model", str(shipped()), "--concept", "safety"]
-    loaded = loaded_after(["study", "--help"], [*study, "--out", str(tmp_path / "run"), "--plan"])
-    assert "analyses.study.context" in loaded
-    assert not [name for name in loaded if name.startswith(later)]
+    """From its help to its report: a circle behind a late import would show here."""
+    world = load_world(shipped()).prompts()
+    rows = world[world["domain"].isin(("safety", "bias"))]
+    few = [
+        rows[rows["split"] == split].groupby(["domain", "label"]).head(count)
+        for split, count in (("train", 34), ("validation", 8), ("test", 8))
+    ]
+    pd.concat(few).to_json(tmp_path / "prompts.jsonl", orient="records", lines=True)
+    study = ["study", "--model", str(shipped()), "--concept", "safety", "--out", "run"]
+    study += ["--prompts", "prompts.jsonl", "--max-steps", "1", "--no-control"]
+    loaded = loaded_after(["study", "--help"], [str(word) for word in study], folder=tmp_path)
+    assert (tmp_path / "run" / "report.html").is_file() and "analyses.study.making" in loaded
+    later = ("contain", "predict", "explain", "evaluate", "reproduce", "matrix", "deflect")
+    assert not [name for name in loaded if name.startswith(tuple(f"analyses.{x}" for x in later))]
