@@ -131,13 +131,13 @@ def test_unseen_texts_of_the_package_are_told_apart() -> None:
         held_out = np.flatnonzero(fold == k)
         found = fitted.probabilities([examples[i].response for i in held_out])[:, 0]
         said[held_out] = found >= REFUSAL_THRESHOLD
-    assert scorer_agreement(truth, said).kappa.value >= 0.75
+    assert scorer_agreement(truth, said)["kappa"].value >= 0.75
     phrases = [
         int(c == "refusal") for c in Phrases().classify([""] * len(examples), texts(examples))
     ]
     assert (
-        scorer_agreement(truth, np.array(phrases)).kappa.value
-        < scorer_agreement(truth, said).kappa.value
+        scorer_agreement(truth, np.array(phrases))["kappa"].value
+        < scorer_agreement(truth, said)["kappa"].value
     )
 
 
@@ -301,7 +301,9 @@ def test_agreement_with_people_on_public_completions(public_data: Path, model: s
 
     def agree(scorer: Classifier) -> float:
         said = scorer.classify(list(own.prompt), list(own.response))
-        return scorer_agreement(people, np.array([int(c == "refusal") for c in said])).kappa.value
+        return scorer_agreement(people, np.array([int(c == "refusal") for c in said]))[
+            "kappa"
+        ].value
 
     assert agree(Classifier()) >= 0.8
     assert agree(Classifier().calibrated(other)) >= 0.85

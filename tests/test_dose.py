@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState
 
-from unlearning.training import ForgettingCurve, is_scored, matched_step, target_rate
+from analyses.runs import matched_step
+from unlearning.training import ForgettingCurve, is_scored, target_rate
 
 RATES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 

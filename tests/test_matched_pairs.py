@@ -29,8 +29,8 @@ from unlearning.data import (
     near_duplicate_groups,
     require_concepts,
 )
-from unlearning.data.pairs import FILE
 from unlearning.data.prompts import GENERAL
+from unlearning.data.prompts import MATCHED_PAIRS as FILE
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "prompts.md"
 FUNCTION_WORDS = """

@@ -28,6 +28,7 @@ from .leakage import ONSET_AT as ONSET_AT
 from .leakage import UNTOUCHED_WITHIN as UNTOUCHED_WITHIN
 from .leakage import ArmLeakage as ArmLeakage
 from .leakage import at_crossing as at_crossing
+from .leakage import matched_step as matched_step
 from .leakage import measure as measure
 from .leakage import relative_drop as relative_drop
 from .leakage import running_maximum as running_maximum
@@ -86,6 +87,7 @@ __all__ = [
     "counted_arms",
     "decompose",
     "headlines",
+    "matched_step",
     "measure",
     "over_worlds",
     "pick",

@@ -13,10 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.runs.leakage import FEWEST_STEPS
+from analyses.runs.leakage import FEWEST_STEPS, matched_step
 from interp.errors import InputError
 from interp.store import read_json
-from unlearning.training import matched_step
 
 BASE = "base"
 TITLES = {

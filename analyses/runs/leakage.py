@@ -22,7 +22,6 @@ from jaxtyping import Float, Int
 
 from interp.errors import InputError
 from interp.statistics import RESAMPLES, Draws, Estimate, resampling_weights, weighted_means
-from unlearning.training import matched_step
 
 CROSSINGS = (0.5, 0.9)
 AREA_UP_TO = 0.9
@@ -33,6 +32,13 @@ UNTOUCHED_WITHIN = 0.05
 
 Curve = Float[np.ndarray, "*resample step"]
 Value = Float[np.ndarray, " *resample"]
+
+
+def matched_step(scores: pd.DataFrame) -> int:
+    """The step whose weights were kept: the last with generated text, else the last one scored."""
+    with_text = scores.loc[scores["class"].notna(), "step"] if "class" in scores else scores["step"]
+    last_with_text = with_text.max() if len(with_text) else 0
+    return int(last_with_text or scores["step"].max())
 
 
 def relative_drop(rate: Curve) -> Curve:

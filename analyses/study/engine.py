@@ -18,6 +18,7 @@ from analyses.report import report
 from analyses.runs import (
     Progress,
     behaviour,
+    matched_step,
     measure,
     read_run,
     recover,
@@ -31,7 +32,6 @@ from analyses.study.context import Context, study_context
 from analyses.study.making import Made, compare_states, make_arm
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from unlearning.deflections import refusals_of
-from unlearning.training import matched_step
 
 
 def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None) -> Path:

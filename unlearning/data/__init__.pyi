@@ -1,7 +1,8 @@
-from .pairs import matched_pairs as matched_pairs
 from .prompts import DOMAINS as DOMAINS
+from .prompts import MATCHED_PAIRS as MATCHED_PAIRS
 from .prompts import as_prompts as as_prompts
 from .prompts import controls as controls
+from .prompts import matched_pairs as matched_pairs
 from .prompts import present_domains as present_domains
 from .prompts import read_prompts as read_prompts
 from .prompts import require_concepts as require_concepts
@@ -16,6 +17,7 @@ from .splits import text_hash as text_hash
 
 __all__ = [
     "DOMAINS",
+    "MATCHED_PAIRS",
     "SPLITS",
     "Record",
     "as_prompts",

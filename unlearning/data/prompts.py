@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
-from unlearning.data.records import Record, read_records, require_columns
+from unlearning.data.records import Record, numbered, read_records, require_columns
 from unlearning.data.splits import SPLITS, assign_splits, text_hash
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ LABELS = ("harmful", "benign")
 KINDS = ("twin", "general")
 COLUMNS = ("id", "prompt", "domain", "label", "source", "split", "kind")
 FEWEST_CONTROLS = 16
+MATCHED_PAIRS = Path(__file__).with_name("matched_pairs.jsonl")
 
 
 def read_prompts(path: str | Path, *, required_labels: Collection[str] = LABELS) -> pd.DataFrame:
@@ -48,6 +49,24 @@ def read_prompts(path: str | Path, *, required_labels: Collection[str] = LABELS)
     return _table(_checked(read_records(path), str(path), required_labels))
 
 
+def matched_pairs() -> pd.DataFrame:
+    """The built-in prompts: harmful requests with matched benign prompts of one syntax and length.
+
+    A direction or a probe fitted on harmful against harmless prompts may find the sort of text
+    rather than the harm: questions against commands, short against long. Here each harmful request
+    has a twin that differs only in the words that make it harmful, so neither template nor length
+    separates the two (``docs/prompts.md`` has the measured figures). Topic words still may.
+
+    All seven domains, and everyday prompts of the domain ``general``. 46 pairs a domain, a row for
+    the harmful request and a row for its twin (``kind`` is ``twin``), which share the id in the
+    column ``pair``; 64 ``general`` rows, where ``pair`` is null. Splits are fixed in the file,
+    about 60% train, 20% validation and 20% test of each domain, with twins together and no
+    near-duplicates across. ``source`` is ``spillover`` throughout: the prompts are written for this
+    package, none comes from a benchmark, and there are no answers.
+    """
+    return read_prompts(MATCHED_PAIRS)
+
+
 def as_prompts(table: pd.DataFrame, name: str = "the prompts table") -> pd.DataFrame:
     """The same for a table in memory: checked, completed and copied.
 
@@ -55,10 +74,7 @@ def as_prompts(table: pd.DataFrame, name: str = "the prompts table") -> pd.DataF
         InputError: a column is missing or a row does not fit; names the row, counted from 1.
     """
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    records = [
-        Record(f"row {number}", {str(key): value for key, value in row.items()})
-        for number, row in enumerate(rows, start=1)
-    ]
+    records = numbered({str(key): value for key, value in row.items()} for row in rows)
     if not records:
         raise InputError(f"{name} is empty; expected at least one row")
     return _table(_checked(records, name))

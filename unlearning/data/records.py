@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,11 @@ class Record:
     fields: dict[str, Any]
 
 
+def numbered(rows: Iterable[dict[str, Any]]) -> list[Record]:
+    """Rows that are on no line: each with its number, from 1."""
+    return [Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1)]
+
+
 def read_records(path: str | Path, *, encoding: str = UTF8) -> list[Record]:
     """Every row of a JSONL, JSON (one list), CSV or parquet file, in order; blank lines skipped.
 
@@ -47,7 +52,9 @@ def read_records(path: str | Path, *, encoding: str = UTF8) -> list[Record]:
     if suffix == ".parquet":
         records = _parquet(path)
     else:
-        parse = {".csv": _csv, ".json": _json_list}.get(suffix, _json_lines)
+        formats: Mapping[str, Callable[[str, Path], Iterable[Record]]]
+        formats = {".csv": _csv, ".json": _json_list}
+        parse = formats.get(suffix, _json_lines)
         records = list(parse(_decoded(path, encoding), path))
     if not records:
         raise InputError(f"{path} is empty; expected at least one row")
@@ -105,14 +112,14 @@ def _decoded(path: Path, encoding: str) -> str:
         ) from error
 
 
-def _json_list(text: str, path: Path) -> Iterator[Record]:
+def _json_list(text: str, path: Path) -> list[Record]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is no list of objects; expected [{{...}}, ...], or a JSONL file")
-    return (Record(f"row {number}", row) for number, row in enumerate(rows, start=1))
+    return numbered(rows)
 
 
 def _json_lines(text: str, path: Path) -> Iterator[Record]:
@@ -159,4 +166,4 @@ def _parquet(path: Path) -> list[Record]:
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} cannot be read as parquet ({reason})") from error
-    return [Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1)]
+    return numbered(rows)

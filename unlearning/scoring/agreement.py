@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -40,29 +40,6 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-@dataclass(frozen=True)
-class ScorerAgreement:
-    """Four measures over ``n`` answers. Precision and recall are of refusals."""
-
-    n: int
-    accuracy: Interval
-    precision: Interval
-    recall: Interval
-    kappa: Interval
-
-    def to_row(self) -> dict[str, float | int]:
-        """``n`` and each measure with ``_low`` and ``_high``: one row of a table."""
-        row: dict[str, float | int] = {"n": self.n}
-        for name in MEASURES:
-            interval: Interval = getattr(self, name)
-            row |= {
-                name: interval.value,
-                f"{name}_low": interval.low,
-                f"{name}_high": interval.high,
-            }
-        return row
-
-
 def scorer_agreement(
     truth: Int[np.ndarray, " answer"],
     said: Int[np.ndarray, " answer"],
@@ -71,8 +48,10 @@ def scorer_agreement(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
-) -> ScorerAgreement:
-    """Agreement of ``said`` with ``truth`` (both 0 or 1).
+) -> dict[str, Interval]:
+    """Agreement of ``said`` with ``truth`` (both 0 or 1), by measure.
+
+    Precision and recall are of refusals.
 
     Args:
         clusters: answers with the same value are drawn together; each on its own by default.
@@ -98,8 +77,10 @@ def scorer_agreement(
     drawn = rng.multinomial(often.sum(), often / often.sum(), size=resamples) @ kinds
     values = _measures(cells.sum(axis=0)[None])[0]
     draws = _measures(drawn)
-    intervals = [_interval(values[i], draws[:, i], level) for i in range(len(MEASURES))]
-    return ScorerAgreement(truth.size, *intervals)
+    return {
+        name: _interval(value, of_measure, level)
+        for name, value, of_measure in zip(MEASURES, values, draws.T, strict=True)
+    }
 
 
 def by_group(
@@ -119,17 +100,14 @@ def by_group(
     parts = [] if group is None else list(known.groupby(group, sort=True))
     if len(parts) != 1 and len(known):
         parts.append(("all", known))
-    rows = [
-        {
-            group or "group": name,
-            **scorer_agreement(
-                part[truth].to_numpy(int),
-                part[said].to_numpy(int),
-                None if cluster is None else part[cluster].to_numpy(),
-            ).to_row(),
-        }
-        for name, part in parts
-    ]
+    rows = []
+    for name, part in parts:
+        readings = part[truth].to_numpy(int), part[said].to_numpy(int)
+        found = scorer_agreement(*readings, None if cluster is None else part[cluster].to_numpy())
+        row: dict[str, Any] = {group or "group": name, "n": len(part)}
+        for measure, of in found.items():
+            row |= {measure: of.value, f"{measure}_low": of.low, f"{measure}_high": of.high}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -23,7 +23,6 @@ from unlearning.utility import response_nll
 if TYPE_CHECKING:
     import pandas as pd
 
-DESCRIPTION = ["id", "domain", "label", "kind", "split"]
 # What is known of a generated text, beside its class.
 COHERENCE = ("nll", "repetition")
 

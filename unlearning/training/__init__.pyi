@@ -4,7 +4,6 @@ from .forgetting import Bounds as Bounds
 from .forgetting import ForgettingCurve as ForgettingCurve
 from .forgetting import is_scored as is_scored
 from .forgetting import target_rate as target_rate
-from .kept_step import matched_step as matched_step
 from .mixture import Example as Example
 from .mixture import Mixture as Mixture
 from .parameters import adapter_inputs as adapter_inputs
@@ -22,7 +21,6 @@ __all__ = [
     "adapter_inputs",
     "discard_all",
     "is_scored",
-    "matched_step",
     "newest_complete",
     "prepare",
     "target_rate",

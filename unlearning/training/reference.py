@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -59,24 +60,23 @@ def with_references(
             write_references(path, values)
             return values
 
-    def filled(examples: Sequence[Example], *, own: bool) -> list[Example]:
-        found = list(examples)
-        if own and any(one.reference is None for one in found):
-            values = log_probs([one.tokens for one in found])
-            found = [
-                one if one.reference is not None else replace(one, reference=value)
-                for one, value in zip(found, values, strict=True)
-            ]
-        return found
-
-    forget = filled(mixture.forget, own="reference" in needs)
-    if "preferred_reference" in needs and any(one.preferred_reference is None for one in forget):
-        values = log_probs([one.preferred for one in forget if one.preferred is not None])
-        forget = [
-            replace(one, preferred_reference=value)
-            for one, value in zip(forget, values, strict=True)
+    def filled(examples: Sequence[Example], tokens: str, reference: str) -> Sequence[Example]:
+        if all(getattr(one, reference) is not None for one in examples):
+            return examples
+        values: list[Any] = log_probs([getattr(one, tokens) for one in examples])
+        return [
+            one if getattr(one, reference) is not None else replace(one, **{reference: value})
+            for one, value in zip(examples, values, strict=True)
         ]
-    retain = {name: filled(group, own=retained) for name, group in mixture.retain.items()}
+
+    forget = mixture.forget
+    if "reference" in needs:
+        forget = filled(forget, "tokens", "reference")
+    if "preferred_reference" in needs:
+        forget = filled(forget, "preferred", "preferred_reference")
+    retain = mixture.retain
+    if retained:
+        retain = {n: filled(group, "tokens", "reference") for n, group in retain.items()}
     return Mixture(forget, retain, ratio=mixture.ratio, seed=mixture.seed)
 
 

@@ -27,12 +27,9 @@ def source_from_options(
     labels: Sequence[str] = (),
     only: Sequence[str] = (),
     id: Sequence[str] = (),
-    config: str | None = None,
-    split: str = "train",
-    data_file: str | None = None,
-    revision: str | None = None,
     licence: str = "not stated",
     name: str | None = None,
+    **part: Any,
 ) -> Source:
     """A source from plain texts, as a command line has them.
 
@@ -45,6 +42,7 @@ def source_from_options(
         label: the label of all rows; or ``label_column`` and ``labels``, as ``VALUE=LABEL``.
         only: ``COLUMN=VALUE`` for rows that are used; several values of a column are alternatives.
         name: the last part of the location, without its ending, where not given.
+        part: ``config, split, data_file, revision`` of a hub data set.
 
     Raises:
         InputError: no or two rules for the domain or the label, or no ``=`` where one belongs.
@@ -62,10 +60,7 @@ def source_from_options(
         left_out=dict(_pairs("left_out", left_out)),
         only=kept,
         id=tuple(id),
-        config=config,
-        split=split,
-        data_file=data_file,
-        revision=revision,
+        **part,
     )
 
 

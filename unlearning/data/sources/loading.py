@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
 from unlearning.data.prompts import GENERAL
-from unlearning.data.records import Record, require_named
+from unlearning.data.records import Record, numbered, require_named
 from unlearning.data.sources.definitions import find_source
 from unlearning.data.sources.reading import fetch, read_rows
 from unlearning.data.sources.schema import Above, Source, Values, category_key, is_file, text_of
@@ -60,7 +60,7 @@ def load(source: Source | str, path: str | Path | None = None) -> Loaded:
     if path is None:
         where = source.location
         notes: tuple[str, ...] = ()
-        rows = [Record(f"row {n}", row) for n, row in enumerate(fetch(source), start=1)]
+        rows = numbered(fetch(source))
     else:
         where = str(path)
         rows, notes = read_rows(path)
