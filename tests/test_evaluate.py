@@ -122,7 +122,7 @@ def test_every_architecture_is_evaluated(
     measures = measured(findings)
     assert measures.domains == ["safety", "privacy"]
     assert measures.groups("source") == ["source 0", "source 1"]
-    assert evaluation_text(findings, measures, Path("page")).startswith(" ")
+    assert evaluation_text(measures, Path("page")).startswith(" ")
 
 
 def test_the_built_in_pairs_need_no_file(
@@ -222,7 +222,7 @@ def test_an_adapter_against_what_it_was_trained_on(organism_prompts: Path, tmp_p
     assert plan.panel == ("grammar",) and plan.world == str(shipped())
     findings = found(plan, tmp_path)
     own = found(asked_organism(organism_prompts), tmp_path / "own")
-    assert findings.margin.prefixes == own.margin.prefixes
+    assert findings.readout.prefixes == own.readout.prefixes
     base = findings.scores[findings.scores["role"] == BASE].reset_index(drop=True)
     for column in ("p_R", "answer_nats", refused_by("grammar")):
         assert np.allclose(base[column], own.scores[column], atol=1e-5), column
@@ -307,7 +307,7 @@ def test_only_the_splits_that_are_asked_for_count(organism_prompts: Path, tmp_pa
     plan = asked_organism(organism_prompts, splits=("test",))
     findings = found(plan, tmp_path)
     assert set(findings.scores["split"]) == {"test"}
-    assert findings.margin.valid  # openers still come from training prompts
+    assert findings.readout.valid  # openers still come from training prompts
     assert measured(findings).pick("refusal_rate", "harmful", "safety", "grammar").n == 8
 
 
@@ -348,7 +348,7 @@ def test_a_server_s_answers_are_read_by_a_base(
         findings = found(plan, tmp_path)
     of_model = findings.scores[findings.scores["role"] == MODEL]
     assert of_model["answer_nats"].notna().all() and findings.divergence is None
-    assert not findings.margin.valid and "margin" not in findings.scores
+    assert not findings.readout.valid and "margin" not in findings.scores
     assert len(measured(findings).differences)
 
 
@@ -473,7 +473,7 @@ def test_without_training_prompts_there_is_no_margin(
     lines = organism_prompts.read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["split"] != "train"]
     findings = found(asked_organism(written(tmp_path / "p.jsonl", rows)), tmp_path)
-    assert "no prompt is in the split train" in findings.margin.verdict
+    assert "no prompt is in the split train" in findings.readout.verdict
 
 
 def test_the_revision_is_the_model_s_and_not_its_base_s(
@@ -505,4 +505,4 @@ def test_prompts_of_one_kind_are_enough(
     page, measures = write_evaluation(findings, inputs, tmp_path)
     assert page.is_file() and not stale.exists()
     assert measures.domains == (["safety", "privacy"] if kept[0] == "label" else [])
-    assert "No margin" in findings.margin.verdict
+    assert "No margin" in findings.readout.verdict

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from analyses.evaluate.evaluation_summary import evaluation_summary
 from sklearn.metrics import roc_auc_score
 
 from analyses.evaluate import refused_by, separation
 from analyses.evaluate.estimates import paired_difference
-from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, Margin, class_by
+from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, ReadoutCheck, class_by
 from analyses.evaluate.measures import Measures, measured
 from analyses.evaluate.plan import EvaluationPlan
+from analyses.evaluate.summary import evaluation_summary
 from analyses.evaluate.words import evaluation_sentences, first_table
 from interp.statistics import Estimate, rate_of
 from unlearning.scoring import FINE_CLASSES
@@ -52,7 +52,7 @@ def scores_of(
 
 def findings_of(*tables: pd.DataFrame, panel: tuple[str, ...] = ("one",), **more: Any) -> Findings:
     plan = EvaluationPlan("model", base="base" if len(tables) > 1 else None, scorers=panel)
-    margin = Margin(None, Estimate.undefined("none"), "there is none")
+    margin = ReadoutCheck(None, Estimate.undefined("none"), "there is none")
     options: dict[str, Any] = {"divergence": None, "texts": None, "tasks": None, **more}
     scores = pd.concat(tables, ignore_index=True)
     return Findings(plan, panel, scores, margin, completions={}, notes=(), fingerprints={},
@@ -129,9 +129,7 @@ def test_the_base_is_compared_prompt_by_prompt() -> None:
     change = found.difference("refusal_rate", "harmful", "safety", "one")
     assert change.value == -0.5 and change.low < -0.5 < change.high < 0
     assert found.difference("answer_nats", "harmful", "safety").value == 0
-    assert "fell in 2 of 2 domains" in " ".join(
-        evaluation_sentences(findings_of(after, before), found)
-    )
+    assert "fell in 2 of 2 domains" in " ".join(evaluation_sentences(found))
 
 
 # The margin
@@ -170,10 +168,11 @@ def test_the_interval_of_the_separation_holds() -> None:
 def test_a_margin_is_valid_where_it_separates(auc: float, valid: bool) -> None:
     from unlearning.refusal import ResponsePrefixes
 
-    margin = Margin(ResponsePrefixes(((1,),), ((2,),)), Estimate(auc, auc, auc, 10))
+    margin = ReadoutCheck(ResponsePrefixes(((1,),), ((2,),)), Estimate(auc, auc, auc, 10))
     assert margin.valid == valid
     assert ("not p_R" in margin.verdict) != valid
-    assert "none" in Margin(None, margin.auc, "none").verdict and not Margin(None, margin.auc).valid
+    missing = ReadoutCheck(None, margin.auc, "none")
+    assert "none" in missing.verdict and not missing.valid
 
 
 # Panel, texts, tasks
@@ -236,7 +235,7 @@ def test_every_number_of_the_summary_has_an_interval_and_a_count() -> None:
     import json
 
     findings = findings_of(scores_of(MODEL, [0, 1]), scores_of(BASE, [1]))
-    found = evaluation_summary(findings, measured(findings))
+    found = evaluation_summary(measured(findings))
     json.dumps(found, allow_nan=False)
     rate = found["model"]["refusal_rate"]["harmful"]["safety"]
     assert set(rate) == {"value", "low", "high", "n"} and rate["n"] == 12
@@ -247,7 +246,7 @@ def test_every_number_of_the_summary_has_an_interval_and_a_count() -> None:
 
 def test_the_first_table_has_a_row_per_domain_and_no_empty_ones() -> None:
     findings = findings_of(scores_of(MODEL, [0, 1]))
-    table = first_table(findings, measured(findings))
+    table = first_table(measured(findings))
     assert list(table["domain"]) == ["Safety", "Privacy", "General", "All domains"]
     assert "change" not in table and "p_R" not in table
     assert isinstance(measured(findings), Measures)

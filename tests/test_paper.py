@@ -17,7 +17,7 @@ from analyses.reproduce.choice import grid_table
 from analyses.reproduce.comparison import difference_of
 from analyses.reproduce.entanglement import entanglement, layer_of
 from analyses.reproduce.plan import PaperArm, Planned, ProtocolOptions, planned
-from analyses.reproduce.protocol import MODELS, PAPER_GRID, Setting, recognised
+from analyses.reproduce.protocol import MODELS, PAPER_GRID, UTILITY_POINTS, Setting, recognised
 from analyses.reproduce.published import MISTRAL, QWEN
 from analyses.runs import Arm
 from analyses.study import ArmPlan
@@ -76,24 +76,53 @@ def test_derived_quantities_are_the_same_one_by_one_and_on_resamples() -> None:
         assert np.allclose(together, apart)
 
 
+def fewest_prompts(percentages: np.ndarray, most: int = 1000) -> int | None:
+    """The smallest n ≥ 50 of which every percentage is a share, to the digits that are printed.
+
+    The test of Brown and Heathers (GRIM, 2017), for shares; rounded or cut off. None where no n up
+    to ``most`` fits.
+    """
+    return next((n for n in range(50, most + 1) if not unfitting(percentages, n)), None)
+
+
+def unfitting(percentages: np.ndarray, n: int) -> list[float]:
+    """Those of the percentages that are no share of ``n``."""
+    shares = 100 * np.arange(n + 1) / n
+    return [float(p) for p in percentages if not _is_share(float(p), shares)]
+
+
+def _is_share(percentage: float, shares: np.ndarray) -> bool:
+    digits = len(f"{percentage:.10g}".partition(".")[2])
+    scaled = shares * 10**digits
+    printed = round(percentage * 10**digits)
+    # A share may be exact in decimals and off by an ulp in floating point.
+    near = np.abs(scaled - printed)
+    return bool(((near <= 0.5 + 1e-9) | ((scaled >= printed) & (near < 1 - 1e-9))).any())
+
+
 def test_which_percentages_are_no_shares() -> None:
     def column(domain: str) -> np.ndarray:
         return np.array([row.refusal[domain] for row in published.TABLE])
 
-    assert published.unfitting(column("cybersecurity"), 100) == [7.5, 69.5]
-    assert published.fewest_prompts(column("sensitive")) == 114
-    assert published.unfitting(column("medical_legal"), 96) == [21.85]
-    assert published.fewest_prompts(column("safety")) is None
-    assert published.unfitting(np.array([row.over_refusal for row in published.TABLE]), 250)
+    assert unfitting(column("cybersecurity"), 100) == [7.5, 69.5]
+    assert fewest_prompts(column("sensitive")) == 114
+    assert unfitting(column("medical_legal"), 96) == [21.85]
+    assert fewest_prompts(column("safety")) is None
+    assert unfitting(np.array([row.over_refusal for row in published.TABLE]), 250)
     # What was made as a share of n, and printed rounded or cut off, is found to be one.
     for n in (60, 113):
         made = 100 * np.arange(0, n, 7) / n
-        assert not published.unfitting(np.round(made, 2), n)
-        assert not published.unfitting(np.floor(made * 10) / 10, n)
+        assert not unfitting(np.round(made, 2), n)
+        assert not unfitting(np.floor(made * 10) / 10, n)
 
 
 def test_rows_that_break_the_papers_own_rule() -> None:
-    broken = {(row.model, *row.arm) for row in published.past_the_utility_rule()}
+    broken = set()
+    for row in published.TABLE:
+        base = published.find(row.model)
+        assert base is not None
+        if base.mmlu - row.mmlu >= UTILITY_POINTS:
+            broken.add((row.model, *row.arm))
     assert broken == {
         (QWEN, "safety", "fine_tuning", False),
         (MISTRAL, "safety", "fine_tuning", True),

@@ -19,7 +19,7 @@ from analyses.contain.shallow_recovery.findings import (
     of_relearning,
 )
 from analyses.contain.shallow_recovery.measure import ShallowRecovery, measure_shallow_recovery
-from analyses.contain.shallow_recovery.others import ALL, Others, less
+from analyses.contain.shallow_recovery.others import ALL, Others
 from analyses.contain.shallow_recovery.prefilled import (
     COMPLIANCE,
     KINDS,
@@ -361,7 +361,7 @@ def test_differences_are_paired_and_near_duplicates_drawn_together() -> None:
     loose = Others.of(table.drop(columns="group"), CONCEPT).means(values)[ALL]
     tight = Others.of(table, CONCEPT).means(values)[ALL]
     assert tight.standard_error > 2 * loose.standard_error
-    assert less(tight, tight).standard_error == 0
+    assert (tight - tight).standard_error == 0
     with pytest.raises(InputError, match="outside bias"):
         Others.of(table, "bias")
 

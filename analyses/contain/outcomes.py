@@ -257,14 +257,8 @@ def difference(one: Pooled, other: Pooled, name: str, than: str | None = None) -
     different splits, and which domains are held out matters more than the method does.
     """
     ours, theirs = one.splits[name], other.splits[than or name]
-    gaps = {split: _less(ours[split], theirs[split]) for split in sorted(set(ours) & set(theirs))}
+    gaps = {split: ours[split] - theirs[split] for split in sorted(set(ours) & set(theirs))}
     return _over_splits(gaps, one.seed).estimate()
-
-
-def _less(one: Draws, other: Draws) -> Draws:
-    if not (np.isfinite(one.value) and np.isfinite(other.value)):
-        return Draws.undefined(one.reason or other.reason or "undefined")
-    return Draws(one.value - other.value, one.draws - other.draws, min(one.n, other.n))
 
 
 def methods_table(pooled: Sequence[Pooled]) -> pd.DataFrame:

@@ -1,8 +1,17 @@
 from .command import UtilityOptions as UtilityOptions
 from .estimates import separation as separation
 from .findings import refused_by as refused_by
+from .losses import task_scores as task_scores
 from .panels import Series as Series
 from .panels import dot_panel as dot_panel
 from .plan import TaskPlan as TaskPlan
 
-__all__ = ["Series", "TaskPlan", "UtilityOptions", "dot_panel", "refused_by", "separation"]
+__all__ = [
+    "Series",
+    "TaskPlan",
+    "UtilityOptions",
+    "dot_panel",
+    "refused_by",
+    "separation",
+    "task_scores",
+]

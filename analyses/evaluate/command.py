@@ -120,4 +120,4 @@ def _carry_out(inputs: Inputs, out: Path, show_completions: bool) -> str:
     findings = find_out(inputs, out, progress)
     with progress.stage("tables, figures, report"):
         page, measures = write_evaluation(findings, inputs, out, show_completions=show_completions)
-    return evaluation_text(findings, measures, page)
+    return evaluation_text(measures, page)

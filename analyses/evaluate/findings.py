@@ -18,8 +18,8 @@ MODEL, BASE = "model", "base"
 ALL = "all"
 # Columns of a number in every table.
 NUMBER = ["value", "low", "high", "n", "reason"]
-# The reading p_R > .5, which stands among the scorers where the margin is valid.
-MARGIN = "margin"
+# The reading p_R > .5, which stands among the scorers where the refusal log-odds are valid.
+LOG_ODDS = "margin"
 
 
 def refused_by(scorer: str) -> str:
@@ -33,21 +33,22 @@ def class_by(scorer: str) -> str:
 
 
 @dataclass(frozen=True)
-class Margin:
+class ReadoutCheck:
     """Whether first-token masses tell this model's refusals.
 
     Attributes:
-        openers: R and C of the base model, or of the model itself where there is no base; ``None``
+        prefixes: R and C of the base model, or of the model itself where there is no base; ``None``
             where there are none or the answers came from a server.
-        auc: of the margin against the headline scorer, on prompts that no opener was learned from.
-        why_not: why there is no margin; ``None`` where there is one.
-        openers_text: the openers of R and of C as they read.
+        auc: of the log-odds against the headline scorer, on prompts that no prefix was learned
+            from.
+        why_not: why there are no log-odds; ``None`` where there are.
+        prefix_texts: the prefixes of R and of C as they read.
     """
 
     prefixes: ResponsePrefixes | None
     auc: Estimate
     why_not: str | None = None
-    openers_text: Mapping[str, tuple[str, ...]] | None = None
+    prefix_texts: Mapping[str, tuple[str, ...]] | None = None
 
     @property
     def valid(self) -> bool:
@@ -85,8 +86,8 @@ class Findings:
             domain, label, kind, source``; for each scorer ``refused_NAME`` (1 or 0) and
             ``class_NAME``; ``answer_nats`` (per token, under the base), ``repetition``,
             ``finished`` (1 or 0) and, with a base, ``no_language`` (1 where it finds none);
-            ``p_R, p_C, p_O, margin`` where there are openers.
-        margin: whether those masses mean anything.
+            ``p_R, p_C, p_O, margin`` where there are prefixes.
+        readout: whether those masses mean anything.
         divergence: KL to the base: ``prompt_id, domain, kind, position`` (from 1), ``nats``; None
             without a base that shares the device.
         texts: ``role, text, nats, tokens, bytes`` of the plain texts, or None.
@@ -100,7 +101,7 @@ class Findings:
     plan: EvaluationPlan
     panel: tuple[str, ...]
     scores: pd.DataFrame
-    margin: Margin
+    readout: ReadoutCheck
     divergence: pd.DataFrame | None
     texts: pd.DataFrame | None
     tasks: pd.DataFrame | None
@@ -116,8 +117,8 @@ class Findings:
 
     @property
     def readings(self) -> tuple[str, ...]:
-        """The scorers, and the margin's own reading where it is valid."""
-        return (*self.panel, MARGIN) if self.margin.valid else self.panel
+        """The scorers, and the reading of p_R where it is valid."""
+        return (*self.panel, LOG_ODDS) if self.readout.valid else self.panel
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from analyses.evaluate.findings import BASE, MODEL
-from analyses.evaluate.plan import Inputs
-from analyses.evaluate.subjects import EvaluatedModel, at_work
-from analyses.runs import Progress, write_table
+from analyses.evaluate.plan import TaskPlan
+from analyses.evaluate.subjects import Session, evenly, on_device
+from analyses.runs import write_table
+from interp.model import LanguageModel
 from interp.store import content_key, read_json, write_json
 from unlearning.utility import answer_logits, kl_table, run_tasks, text_likelihood
 
@@ -20,97 +23,86 @@ from unlearning.utility import answer_logits, kl_table, run_tasks, text_likeliho
 MOST_DIVERGENCES = 256
 
 
-def divergence_from_base(
-    subjects: Sequence[EvaluatedModel], inputs: Inputs, progress: Progress
-) -> pd.DataFrame | None:
+def divergence_from_base(session: Session) -> pd.DataFrame | None:
     """KL(base ‖ model) along the base's answers to (a sample of) the benign prompts."""
-    if len(subjects) < 2 or any(subject.lm is None for subject in subjects):
+    if len(session.loaded) < 2:
         return None
-    counted = inputs.prompts["id"].isin(inputs.counted["id"])
-    places = np.flatnonzero(counted & (inputs.prompts["label"] == "benign"))
+    prompts, positions = session.inputs.prompts, session.plan.positions
+    counted = prompts["id"].isin(session.inputs.counted["id"])
+    places = np.flatnonzero(counted & (prompts["label"] == "benign"))
     if not places.size:
         return None
-    # Evenly over the file, so over all its domains.
-    kept = np.linspace(0, places.size - 1, min(places.size, MOST_DIVERGENCES)).round().astype(int)
-    places = places[kept]
-    texts = list(inputs.prompts["prompt"].iloc[places])
-    answers = [subjects[-1].answers[place].ids for place in places]
-    positions = inputs.plan.positions
+    places = places[evenly(places.size, MOST_DIVERGENCES)]
+    chosen = prompts.iloc[places]
+    answers = [session.reference.answers[place].ids for place in places]
     logits = {}
-    for subject in subjects:
-        stage = f"{subject.name}: along the base's answers"
-        with at_work(subject, inputs.plan) as lm, progress.stage(stage, len(texts)) as advance:
-            logits[subject.role] = answer_logits(
-                lm, texts, answers, positions=positions, progress=advance
+    for one in session.models:
+        stage = f"{one.name}: along the base's answers"
+        with session.at_work(one, stage, len(places)) as (lm, advance):
+            logits[one.role] = answer_logits(
+                lm, list(chosen["prompt"]), answers, positions=positions, progress=advance
             )
-    table = kl_table(logits[BASE], logits[MODEL], positions)
-    chosen = inputs.prompts.iloc[places]
-    return pd.DataFrame(
-        {
-            "prompt_id": np.repeat(chosen["id"].to_numpy(), positions),
-            "domain": np.repeat(chosen["domain"].to_numpy(), positions),
-            "kind": np.repeat(chosen["kind"].to_numpy(), positions),
-            "position": np.tile(np.arange(1, positions + 1), len(places)),
-            "nats": table.ravel(),
-        }
-    )
+    table = chosen[["id", "domain", "kind"]].rename(columns={"id": "prompt_id"})
+    return table.loc[table.index.repeat(positions)].assign(
+        position=np.tile(np.arange(1, positions + 1), len(places)),
+        nats=kl_table(logits[BASE], logits[MODEL], positions).ravel(),
+    ).reset_index(drop=True)  # fmt: skip
 
 
-def likelihood_of_texts(
-    subjects: Sequence[EvaluatedModel], inputs: Inputs, progress: Progress
-) -> pd.DataFrame | None:
+def likelihood_of_texts(session: Session) -> pd.DataFrame | None:
     """The likelihood of the plain texts under every model that is loaded."""
-    if not inputs.texts:
+    texts = session.inputs.texts
+    if not texts:
         return None
     parts = []
-    for subject in subjects:
-        if subject.lm is None:
-            continue
-        with at_work(subject, inputs.plan) as lm, progress.stage(f"{subject.name}: texts"):
-            found = text_likelihood(lm, inputs.texts)
-        columns = {"role": subject.role, "text": range(len(inputs.texts)), **vars(found)}
-        parts.append(pd.DataFrame(columns))
+    for one in session.loaded:
+        with session.at_work(one, f"{one.name}: texts") as (lm, _):
+            found = vars(text_likelihood(lm, texts))
+        parts.append(pd.DataFrame({"role": one.role, "text": range(len(texts)), **found}))
     return pd.concat(parts, ignore_index=True)
 
 
-def scores_on_tasks(
-    subjects: Sequence[EvaluatedModel], inputs: Inputs, folder: Path, progress: Progress
-) -> pd.DataFrame | None:
+def scores_on_tasks(session: Session) -> pd.DataFrame | None:
     """Every item's score on the tasks; read from the folder where it was asked before."""
-    asked = inputs.plan.tasks
-    if asked is None:
+    tasks = session.plan.tasks
+    if tasks is None:
         return None
     parts = []
-    for subject in subjects:
-        if subject.lm is None:
-            continue
-
-        def score(subject: EvaluatedModel = subject) -> pd.DataFrame:
-            with at_work(subject, inputs.plan) as lm:
-                return run_tasks(
-                    lm,
-                    asked.names,
-                    chat_template=asked.chat_template,
-                    folder=asked.folder,
-                    few_shot=asked.few_shot,
-                    limit=asked.limit,
-                )
-
-        chat = subject.lm.chat.fingerprint if asked.chat_template else None
-        key = content_key("tasks", subject.fingerprint, chat, asked)
-        progress.say(f"{subject.name}: tasks …")  # the harness shows how far it is
-        table = _kept(folder / "tasks" / f"{subject.role}.parquet", key, score)
-        parts.append(table.assign(role=subject.role))
+    for one in session.loaded:
+        assert one.lm is not None
+        chat = one.lm.chat.fingerprint if tasks.chat_template else None
+        key = content_key("tasks", one.fingerprint, chat, tasks)
+        session.progress.say(f"{one.name}: tasks …")  # the harness shows how far it is
+        path = session.folder / "tasks" / f"{one.role}.parquet"
+        table = task_scores(tasks, path, key, partial(on_device, one, session.plan))
+        parts.append(table.assign(role=one.role))
     return pd.concat(parts, ignore_index=True)
 
 
-def _kept(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The table at ``path`` if it was made under ``key``; else made, and kept there."""
+def task_scores(
+    tasks: TaskPlan,
+    path: Path,
+    key: str,
+    model: Callable[[], AbstractContextManager[LanguageModel]],
+) -> pd.DataFrame:
+    """Every item's score: the table at ``path`` if it was made under ``key``; else made, and kept.
+
+    Args:
+        model: gives the model to ask, for as long as it is needed.
+    """
     mark = path.with_suffix(".json")
     if path.is_file() and mark.is_file() and read_json(mark)["key"] == key:
         return pd.read_parquet(path)
     mark.unlink(missing_ok=True)
-    table = make()
+    with model() as lm:
+        table = run_tasks(
+            lm,
+            tasks.names,
+            chat_template=tasks.chat_template,
+            folder=tasks.folder,
+            few_shot=tasks.few_shot,
+            limit=tasks.limit,
+        )
     write_table(path, table)
     write_json(mark, {"key": key})
     return table

@@ -11,15 +11,17 @@ ones of their domain), each by domain, ``general``, and benign ones by ``source`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from analyses.evaluate.estimates import mean_of_known, paired_difference
 from analyses.evaluate.findings import ALL, BASE, MODEL, NUMBER, Findings, class_by, refused_by
-from analyses.evaluate.loss_measures import divergence_table, tasks_table, texts_table
-from interp.statistics import Estimate, rate_of
+from analyses.report import estimate_of
+from interp.statistics import RESAMPLES, Draws, Estimate, rate_of, resampling_weights
 from unlearning.data import DOMAINS
 from unlearning.scoring import CLASSES, FINE_CLASSES, between, disagreeing
 
@@ -41,6 +43,7 @@ class Measures:
     """The tables of an evaluation, each a row per number: ``value, low, high, n, reason``.
 
     Attributes:
+        findings: what the numbers are of.
         numbers: ``role, prompts, group, scorer, quantity`` and the number. ``quantity`` is
             ``refusal_rate`` or ``share:CLASS`` by a scorer, or a name among ``RATES``'s and
             ``MEANS``'s, where ``scorer`` is empty.
@@ -54,6 +57,7 @@ class Measures:
         tasks: ``role, task, metric``; role ``difference`` is the model minus its base, paired.
     """
 
+    findings: Findings
     numbers: pd.DataFrame
     differences: pd.DataFrame
     agreement: pd.DataFrame
@@ -68,9 +72,17 @@ class Measures:
         """One of ``numbers``; undefined where there is no such row."""
         return _picked(self.numbers, quantity, prompts, group, scorer, role=role)
 
+    def refusal(self, prompts: str, group: str, role: str = MODEL) -> Estimate:
+        """The refusal rate by the headline scorer."""
+        return self.pick("refusal_rate", prompts, group, self.findings.headline, role)
+
     def difference(self, quantity: str, prompts: str, group: str, scorer: str = "") -> Estimate:
         """One of ``differences``."""
         return _picked(self.differences, quantity, prompts, group, scorer)
+
+    def change(self, prompts: str, group: str) -> Estimate:
+        """The refusal rate by the headline scorer less the base's."""
+        return self.difference("refusal_rate", prompts, group, self.findings.headline)
 
     def groups(self, prompts: str) -> list[str]:
         """Groups of a set of prompts in order, ``all`` left out."""
@@ -88,15 +100,16 @@ def measured(findings: Findings) -> Measures:
     """Every number of an evaluation."""
     scores = findings.scores
     return Measures(
+        findings,
         numbers=_numbers(findings),
         differences=_differences(findings),
         agreement=_agreement(scores, findings.readings),
         disagreements=disagreeing(
             scores[scores["role"] == MODEL], [refused_by(name) for name in findings.readings]
         ),
-        divergence=divergence_table(findings.divergence),
-        texts=texts_table(findings.texts),
-        tasks=tasks_table(findings.tasks),
+        divergence=_divergence(findings.divergence),
+        texts=_texts(findings.texts),
+        tasks=_tasks(findings.tasks),
     )
 
 
@@ -190,8 +203,90 @@ def _picked(
     rows = table[chosen]
     if rows.empty:
         return Estimate.undefined("no such prompts")
-    row = rows.iloc[0]
+    return with_reason(rows.iloc[0])
+
+
+def with_reason(row: Any) -> Estimate:
+    """A row of a table of numbers as an estimate, with the reason where it is undefined."""
     reason = row["reason"] if isinstance(row["reason"], str) else None
-    return Estimate(
-        float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]), reason
-    )
+    return replace(estimate_of(row), reason=reason)
+
+
+def _divergence(table: pd.DataFrame | None) -> pd.DataFrame:
+    columns = ["group", "position", *NUMBER]
+    if table is None:
+        return pd.DataFrame(columns=columns)
+    rows = []
+    groups = {ALL: table} | {str(kind): part for kind, part in table.groupby("kind", sort=True)}
+    for group, part in groups.items():
+        wide = part.pivot(index="prompt_id", columns="position", values="nats")
+        # An answer that has ended has no further positions, and its mean is over those it had.
+        means = wide.mean(axis=1).to_numpy()
+        rows.append((group, 0, *vars(mean_of_known(means, f"divergence/{group}")).values()))
+        for position in wide:
+            estimate = mean_of_known(wide[position].to_numpy(), f"divergence/{group}")
+            rows.append((group, int(str(position)), *vars(estimate).values()))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _texts(table: pd.DataFrame | None) -> pd.DataFrame:
+    rows = []
+    draws: dict[str, Draws] = {}
+    for role, part in () if table is None else table.groupby("role", sort=False):
+        draws[str(role)] = one = _nats_per_token(part)
+        rows.append((role, "nats_per_token", *vars(_wide(one)).values()))
+        perplexity = Draws(float(np.exp(one.value)), np.exp(one.draws), one.n)
+        rows.append((role, "perplexity", *vars(_wide(perplexity)).values()))
+    if len(draws) == 2:
+        # The same texts are drawn for both: the difference is a paired one.
+        change = draws[MODEL] - draws[BASE]
+        rows.append(("difference", "nats_per_token", *vars(_wide(change)).values()))
+    return pd.DataFrame(rows, columns=["role", "quantity", *NUMBER])
+
+
+def _nats_per_token(part: pd.DataFrame) -> Draws:
+    nats, tokens = (part[name].to_numpy(dtype=np.float64) for name in ("nats", "tokens"))
+    if not tokens.sum():
+        return Draws.undefined("no text has two tokens", len(part))
+    weights = resampling_weights(np.arange(len(part)), RESAMPLES, 0, "texts")
+    with np.errstate(invalid="ignore"):
+        drawn = (weights @ nats) / (weights @ tokens)
+    return Draws(float(nats.sum() / tokens.sum()), drawn, len(part))
+
+
+def _wide(draws: Draws) -> Estimate:
+    """The estimate; of one text alone there is no interval."""
+    if draws.n > 1:
+        return draws.estimate()
+    return Estimate(draws.value, np.nan, np.nan, draws.n, "no interval: one text")
+
+
+def _tasks(table: pd.DataFrame | None) -> pd.DataFrame:
+    columns = ["role", "task", "metric", *NUMBER]
+    rows = []
+    for (task, metric), part in _by_task(table):
+        wide = part.pivot(index=["task", "item"], columns="role", values="value")
+        for role in wide:
+            rows.append((role, task, metric, *vars(_score(wide[role].to_numpy())).values()))
+        if len(wide.columns) == 2:
+            after, before = (wide[role].to_numpy() for role in (MODEL, BASE))
+            change = paired_difference(after, before, f"task/{task}")
+            rows.append(("difference", task, metric, *vars(change).values()))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _by_task(table: pd.DataFrame | None) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Every task and metric; and all tasks together, item by item, where there are several."""
+    if table is None:
+        return
+    for (task, metric), part in table.groupby(["task", "metric"], sort=False):
+        yield (str(task), str(metric)), part
+    if table["task"].nunique() > 1:
+        for metric, part in table.groupby("metric", sort=False):
+            yield (ALL, str(metric)), part
+
+
+def _score(values: Float[np.ndarray, " item"]) -> Estimate:
+    if set(np.unique(values)) <= {0.0, 1.0}:
+        return rate_of(int(values.sum()), values.size)
+    return mean_of_known(values, "task")

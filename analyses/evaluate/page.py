@@ -37,24 +37,24 @@ def write_evaluation(
             path.unlink(missing_ok=True)
             continue
         write_csv(path, table)
-    write_json(folder / "summary.json", evaluation_summary(findings, measures))
-    write_json(folder / "config.json", evaluation_facts(findings, inputs))
+    write_json(folder / "summary.json", evaluation_summary(measures))
+    write_json(folder / "config.json", evaluation_facts(inputs))
     write_manifest(
         folder,
         hashes=dict(findings.fingerprints),
         scorers={name: scorer.version for name, scorer in inputs.panel.items()},
         seconds=findings.seconds,
     )
-    drawn = tuple(evaluation_drawings(findings, measures))
+    drawn = tuple(evaluation_drawings(measures))
     save_drawings(drawn, folder / "figures")
     names = {drawing.name for drawing in drawn}
     for path in (folder / "figures").iterdir():
         if path.stem not in names:
             path.unlink()  # of the same evaluation with other options
-    view = evaluation_view(findings, inputs, measures) | {
+    view = evaluation_view(inputs, measures) | {
         "drawings": {drawing.name: drawing for drawing in drawn},
         "images": inlined(folder, names),
-        "completions": completions_view(findings, inputs, measures) if show_completions else [],
+        "completions": completions_view(inputs, measures) if show_completions else [],
     }
     return write_page(folder / "report.html", "evaluate/evaluation.html.jinja", view), measures
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses.evaluate.findings import Findings, class_by
+from analyses.evaluate.findings import class_by
 from analyses.evaluate.measures import Measures, known_classes
-from analyses.figures.style import ANSWERS, INK, NEITHER, REFUSES
+from analyses.figures.style import ANSWERS, FAINT, INK, NEITHER, REFUSES, legend_above
 from interp.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -42,6 +42,33 @@ class Series:
     marker: str = "o"
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One quantity: what the axis says and how far it runs, and the dots.
+
+    Attributes:
+        limits: ends of the axis; None fits them to the dots.
+        zero: draw a line at 0.
+    """
+
+    label: str
+    series: Sequence[Series]
+    limits: tuple[float, float] | None = (-0.02, 1.02)
+    zero: bool = False
+    legend: bool = True
+
+
+def quantity_panel(axes: Axes, labels: Sequence[str], panel: Panel) -> None:
+    """:func:`dot_panel` with the axis of its quantity, and a legend."""
+    if panel.zero:
+        axes.axvline(0, color=FAINT, lw=1)
+    dot_panel(axes, labels, panel.series)
+    axes.set_xlim(panel.limits)
+    axes.set_xlabel(panel.label)
+    if panel.legend:
+        legend_above(axes)
+
+
 def dot_panel(axes: Axes, labels: Sequence[str], series: Sequence[Series]) -> None:
     """A row for each label, a dot with its interval for each series, the series side by side."""
     reach = min(0.3, 0.11 * (len(series) - 1))
@@ -62,27 +89,26 @@ def dot_panel(axes: Axes, labels: Sequence[str], series: Sequence[Series]) -> No
     axes.grid(axis="x")
 
 
-def class_panel(
-    axes: Axes, findings: Findings, measures: Measures, rows: Sequence[tuple[str, str]]
-) -> None:
+def class_panel(axes: Axes, measures: Measures, rows: Sequence[tuple[str, str]]) -> None:
     """Shares of the headline's classes; the interval is that of the refusal rate."""
-    scorer = findings.headline
+    scorer = measures.findings.headline
+    known = known_classes(measures.findings.scores[class_by(scorer)])
     for y, (prompts, group) in enumerate(rows):
         left = 0.0
-        for name in known_classes(findings.scores[class_by(scorer)]):
+        for name in known:
             share = measures.pick(f"share:{name}", prompts, group, scorer).value
             if np.isfinite(share):
                 axes.barh(
                     y, share, 0.62, left=left, color=CLASS_COLOURS[name], edgecolor="white", lw=0.6
                 )
                 left += share
-        rate = measures.pick("refusal_rate", prompts, group, scorer)
+        rate = measures.refusal(prompts, group)
         if rate.defined:
             ends = [rate.low, rate.high]
             axes.plot(ends, [y, y], color=INK, lw=1.2, marker="|", ms=6, clip_on=False)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(rows) - 0.45, -0.55)
-    _class_legend(axes, known_classes(findings.scores[class_by(scorer)]))
+    _class_legend(axes, known)
 
 
 def _class_legend(axes: Axes, names: Sequence[str]) -> None:

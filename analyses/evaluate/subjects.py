@@ -7,10 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
 
 from analyses.evaluate.findings import BASE, MODEL
-from analyses.evaluate.plan import EvaluationPlan
-from analyses.runs import Progress
+from analyses.evaluate.plan import EvaluationPlan, Inputs
+from analyses.runs import Advance, Progress
 from interp.errors import InputError
 from interp.model import LanguageModel
 from unlearning.generation import Answer, AnswerLog, answers_key, generate
@@ -26,8 +30,100 @@ class EvaluatedModel:
     fingerprint: str
     answers: tuple[Answer, ...] = ()
 
+    @property
+    def share_cut(self) -> float:
+        """Share of the answers that the limit on new tokens cut off."""
+        return 1 - sum(answer.finished for answer in self.answers) / len(self.answers)
 
-def subjects_of(plan: EvaluationPlan, progress: Progress) -> tuple[EvaluatedModel, ...]:
+
+@dataclass(frozen=True)
+class Session:
+    """What every stage of an evaluation needs.
+
+    Attributes:
+        inputs: what is asked, and on which prompts.
+        folder: where answers and scores of tasks are kept as they come.
+        progress: the screen.
+        models: the model and, where there is one, its base.
+    """
+
+    inputs: Inputs
+    folder: Path
+    progress: Progress
+    models: tuple[EvaluatedModel, ...] = ()
+
+    @classmethod
+    def begin(cls, inputs: Inputs, folder: Path, progress: Progress) -> Session:
+        """Load the models and let them answer every prompt.
+
+        Raises:
+            ModelError: one cannot be loaded.
+            InputError: the two do not have one vocabulary.
+        """
+        empty = cls(inputs, folder, progress)
+        models = models_of(inputs.plan, progress)
+        return replace(empty, models=tuple(empty.answered(m, empty.prompts) for m in models))
+
+    @property
+    def plan(self) -> EvaluationPlan:
+        """What is asked."""
+        return self.inputs.plan
+
+    @property
+    def prompts(self) -> list[str]:
+        """What is asked, as texts."""
+        return list(self.inputs.prompts["prompt"])
+
+    @property
+    def reference(self) -> EvaluatedModel:
+        """The base, or the model itself where there is none."""
+        return self.models[-1]
+
+    @property
+    def loaded(self) -> list[EvaluatedModel]:
+        """The models whose probabilities can be read."""
+        return [one for one in self.models if one.lm is not None]
+
+    @contextmanager
+    def at_work(
+        self, one: EvaluatedModel, stage: str, total: int | None = None
+    ) -> Iterator[tuple[LanguageModel, Advance]]:
+        """The model on its device during a stage of ``total`` units, and what advances it."""
+        with on_device(one, self.plan) as lm, self.progress.stage(stage, total) as advance:
+            yield lm, advance
+
+    def answered(
+        self, one: EvaluatedModel, prompts: Sequence[str], *, temperature: float = 0.0
+    ) -> EvaluatedModel:
+        """The model with its answer to every prompt, each kept in the folder as it comes.
+
+        Greedy; a model that is loaded samples where a ``temperature`` is given.
+        """
+        plan = self.plan
+        name = f"{one.role}-sampled" if temperature else one.role
+        path = self.folder / "answers" / f"{name}.jsonl"
+        stage = f"{one.name}: answers" + (", sampled" if temperature else "")
+        with self.progress.stage(stage, len(prompts)) as advance:
+            if one.lm is None:
+                from unlearning.serving import Endpoint, answers_of, served_key
+
+                endpoint = Endpoint(plan.model, plan.server)
+                system = plan.model_options.get("system")
+                options: dict[str, Any] = {"max_new_tokens": plan.answer_tokens, "system": system}
+                log = AnswerLog(path, served_key(endpoint, **options), say=self.progress.say)
+                answers = answers_of(endpoint, prompts, progress=advance, log=log, **options)
+                return replace(one, answers=tuple(answers))
+            with on_device(one, plan) as lm:
+                options = {"max_new_tokens": plan.answer_tokens, "temperature": temperature}
+                key = answers_key(lm, fingerprint=one.fingerprint, **options)
+                log = AnswerLog(path, key, say=self.progress.say)
+                answers = generate(
+                    lm, prompts, batch_size=plan.batch_size, progress=advance, log=log, **options
+                )
+        return replace(one, answers=tuple(answers))
+
+
+def models_of(plan: EvaluationPlan, progress: Progress) -> tuple[EvaluatedModel, ...]:
     """The model and, where there is one, its base, loaded and resting.
 
     Raises:
@@ -35,9 +131,8 @@ def subjects_of(plan: EvaluationPlan, progress: Progress) -> tuple[EvaluatedMode
         InputError: the two do not have one vocabulary.
     """
     if plan.server:
-        found = [
-            EvaluatedModel(MODEL, f"{plan.model} at {plan.server}", None, "not known of a server")
-        ]
+        name = f"{plan.model} at {plan.server}"
+        found = [EvaluatedModel(MODEL, name, None, "not known of a server")]
     else:
         found = [_loaded(MODEL, plan.model, plan, progress)]
     if plan.base:
@@ -47,12 +142,12 @@ def subjects_of(plan: EvaluationPlan, progress: Progress) -> tuple[EvaluatedMode
 
 
 @contextmanager
-def at_work(subject: EvaluatedModel, plan: EvaluationPlan) -> Iterator[LanguageModel]:
-    """The subject's model on its device; off it afterwards where another one needs the room."""
-    assert subject.lm is not None
-    model = subject.lm.model
+def on_device(one: EvaluatedModel, plan: EvaluationPlan) -> Iterator[LanguageModel]:
+    """The model on its device; off it afterwards where another one needs the room."""
+    assert one.lm is not None
+    model = one.lm.model
     if len(plan.loaded) == 1:
-        yield subject.lm
+        yield one.lm
         return
     import torch
 
@@ -60,62 +155,16 @@ def at_work(subject: EvaluatedModel, plan: EvaluationPlan) -> Iterator[LanguageM
     # The stub's annotation of .to() takes the model for a submodule.
     model.to(device)  # type: ignore[arg-type]
     try:
-        yield subject.lm
+        yield one.lm
     finally:
         model.to("cpu")  # type: ignore[arg-type]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def answered(
-    subject: EvaluatedModel,
-    prompts: Sequence[str],
-    plan: EvaluationPlan,
-    folder: Path,
-    progress: Progress,
-    *,
-    temperature: float = 0.0,
-) -> EvaluatedModel:
-    """The subject with its answer to every prompt, each kept in ``folder`` as it comes.
-
-    Greedy; a model that is loaded samples where a ``temperature`` is given.
-    """
-    name = f"{subject.role}-sampled" if temperature else subject.role
-    path = folder / "answers" / f"{name}.jsonl"
-    stage = f"{subject.name}: answers" + (", sampled" if temperature else "")
-    with progress.stage(stage, len(prompts)) as advance:
-        if subject.lm is None:
-            from unlearning.serving import Endpoint, answers_of, served_key
-
-            endpoint = Endpoint(plan.model, plan.server)
-            system = plan.model_options.get("system")
-            key = served_key(endpoint, max_new_tokens=plan.answer_tokens, system=system)
-            answers = answers_of(
-                endpoint,
-                prompts,
-                max_new_tokens=plan.answer_tokens,
-                system=system,
-                progress=advance,
-                log=AnswerLog(path, key, say=progress.say),
-            )
-        else:
-            with at_work(subject, plan) as lm:
-                key = answers_key(
-                    lm,
-                    max_new_tokens=plan.answer_tokens,
-                    temperature=temperature,
-                    fingerprint=subject.fingerprint,
-                )
-                answers = generate(
-                    lm,
-                    prompts,
-                    max_new_tokens=plan.answer_tokens,
-                    batch_size=plan.batch_size,
-                    temperature=temperature,
-                    progress=advance,
-                    log=AnswerLog(path, key, say=progress.say),
-                )
-    return replace(subject, answers=tuple(answers))
+def evenly(count: int, most: int) -> Int[np.ndarray, " place"]:
+    """At most ``most`` of ``count`` places, evenly over a file of prompts, so over its domains."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def _loaded(role: str, source: str, plan: EvaluationPlan, progress: Progress) -> EvaluatedModel:
@@ -134,11 +183,11 @@ def _loaded(role: str, source: str, plan: EvaluationPlan, progress: Progress) ->
     return EvaluatedModel(role, plan.name_of(source), lm, lm.fingerprint())
 
 
-def _require_one_vocabulary(subjects: Sequence[EvaluatedModel]) -> None:
-    tokenizers = [subject.lm.tokenizer for subject in subjects if subject.lm is not None]
+def _require_one_vocabulary(models: Sequence[EvaluatedModel]) -> None:
+    tokenizers = [one.lm.tokenizer for one in models if one.lm is not None]
     first, last = tokenizers[0], tokenizers[-1]
     if first.get_vocab() != last.get_vocab():
         raise InputError(
-            f"{subjects[0].name} and its base {subjects[-1].name} have different tokenizers: one "
+            f"{models[0].name} and its base {models[-1].name} have different tokenizers: one "
             "is not the other after a change; evaluate each by itself"
         )

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from analyses.evaluate.findings import MODEL, NUMBER, Findings
-from analyses.evaluate.measures import MEANS, RATES, Measures
-from analyses.report import estimate_of
+from analyses.evaluate.findings import MODEL, NUMBER
+from analyses.evaluate.measures import MEANS, RATES, Measures, with_reason
 from interp.statistics import Estimate, rate_of
 from unlearning.scoring import MEASURES
 
 Nested = dict[str, Any]
 
 
-def evaluation_summary(findings: Findings, measures: Measures) -> Nested:
+def evaluation_summary(measures: Measures) -> Nested:
     """The evaluation as nested plain values; ``model`` and ``base`` are built alike."""
+    findings = measures.findings
+    readout = findings.readout
     found: Nested = {
         "scorer": findings.headline,
         "scorers": list(findings.readings),
-        **{role: _of_role(findings, measures, role) for role in findings.roles},
+        **{role: _of_role(measures, role) for role in findings.roles},
         "margin": {
-            "valid": findings.margin.valid,
-            "verdict": findings.margin.verdict,
-            "auc": findings.margin.auc.to_json(),
-            "openers": findings.margin.openers_text,
+            "valid": readout.valid,
+            "verdict": readout.verdict,
+            "auc": readout.auc.to_json(),
+            "openers": readout.prefix_texts,
         },
         "agreement": [
             {
@@ -46,26 +46,24 @@ def evaluation_summary(findings: Findings, measures: Measures) -> Nested:
         ).to_json(),
         "seconds": round(findings.seconds, 1),
     }
-    for name, table in (
-        ("difference", measures.differences),
-        ("divergence", measures.divergence),
-        ("texts", measures.texts),
-        ("tasks", measures.tasks),
-    ):
-        if len(table):
-            found[name] = _nested(table)
-    return found
+    tables = {
+        "difference": measures.differences,
+        "divergence": measures.divergence,
+        "texts": measures.texts,
+        "tasks": measures.tasks,
+    }
+    return found | {name: _nested(table) for name, table in tables.items() if len(table)}
 
 
-def _of_role(findings: Findings, measures: Measures, role: str) -> Nested:
+def _of_role(measures: Measures, role: str) -> Nested:
     table = measures.numbers[measures.numbers["role"] == role]
-    by_headline = table[table["scorer"] == findings.headline]
+    by_headline = table[table["scorer"] == measures.findings.headline]
     shares = by_headline[by_headline["quantity"].str.startswith("share:")]
     shares = shares.assign(quantity=shares["quantity"].str.removeprefix("share:"))
     rates = table[table["quantity"] == "refusal_rate"]
     order = ["prompts", "group"]
     return {
-        "refusal_rate": _nested(rates[rates["scorer"] == findings.headline], order),
+        "refusal_rate": _nested(rates[rates["scorer"] == measures.findings.headline], order),
         "refusal_rate_by_scorer": _nested(rates, ["scorer", *order]),
         "class_share": _nested(shares, [*order, "quantity"]),
         **{
@@ -84,6 +82,5 @@ def _nested(table: pd.DataFrame, keys: list[str] | None = None) -> Nested:
         inner = found
         for name in names[:-1]:
             inner = inner.setdefault(str(row[name]) or "any", {})
-        reason = row["reason"] if isinstance(row["reason"], str) else None
-        inner[str(row[names[-1]])] = replace(estimate_of(row), reason=reason).to_json()
+        inner[str(row[names[-1]])] = with_reason(row).to_json()
     return found

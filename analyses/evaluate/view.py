@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, class_by, refused_by
+from analyses.evaluate.findings import ALL, BASE, MODEL, ReadoutCheck, class_by, refused_by
 from analyses.evaluate.measures import Measures, known_classes
 from analyses.evaluate.plan import Inputs
 from analyses.evaluate.words import evaluation_sentences, first_table
@@ -24,22 +24,22 @@ TITLES = {"harmful": "harmful", "twin": "benign twins", "general": "general"}
 View = dict[str, Any]
 
 
-def evaluation_facts(findings: Findings, inputs: Inputs) -> dict[str, Any]:
+def evaluation_facts(inputs: Inputs) -> dict[str, Any]:
     """``config.json``: everything that is needed to run it again."""
-    plan = findings.plan
+    plan = inputs.plan
     return asdict(plan) | {
         "model_options": {name: str(value) for name, value in plan.model_options.items()},
-        "scorers": list(findings.panel),
+        "scorers": list(inputs.panel),
         "prompts": plan.prompts_name,
         "max_new_tokens": plan.answer_tokens,
         "split_sizes": inputs.counted["split"].value_counts().to_dict(),
     }
 
 
-def evaluation_view(findings: Findings, inputs: Inputs, measures: Measures) -> View:
+def evaluation_view(inputs: Inputs, measures: Measures) -> View:
     """What the template shows, as plain values."""
-    plan = findings.plan
-    config = evaluation_facts(findings, inputs)
+    findings, plan = measures.findings, inputs.plan
+    config = evaluation_facts(inputs)
     kinds = inputs.counted["kind"].fillna("harmful").value_counts()
     return {
         "name": plan.name_of(plan.model),
@@ -53,15 +53,15 @@ def evaluation_view(findings: Findings, inputs: Inputs, measures: Measures) -> V
         "scorers": ", ".join(findings.readings),
         "headline": findings.headline,
         "is_organism": plan.defaults.organism is not None,
-        "sentences": evaluation_sentences(findings, measures),
+        "sentences": evaluation_sentences(measures),
         "notes": findings.notes,
-        "margin": _margin(findings),
-        "first": _plain(first_table(findings, measures)),
-        "classes": [_class_table(findings, measures, scorer) for scorer in findings.panel],
+        "margin": _readout(findings.readout),
+        "first": _plain(first_table(measures)),
+        "classes": [_class_table(measures, scorer) for scorer in findings.panel],
         "agreement": _agreement(measures),
         "disagreeing": len(measures.disagreements),
         "answers": int((findings.scores["role"] == MODEL).sum()),
-        "sources": _sources(findings, measures),
+        "sources": _sources(measures),
         "divergence": _divergence(measures),
         "positions": plan.positions,
         "texts": _by_role(measures.texts, ["quantity"]),
@@ -79,13 +79,12 @@ def evaluation_view(findings: Findings, inputs: Inputs, measures: Measures) -> V
     }
 
 
-def _margin(findings: Findings) -> View:
-    margin = findings.margin
-    prefixes = margin.openers_text or {}
+def _readout(check: ReadoutCheck) -> View:
+    prefixes = check.prefix_texts or {}
     return {
-        "valid": margin.valid,
-        "verdict": margin.verdict,
-        "auc": f"{interval(margin.auc)}, n = {margin.auc.n}" if margin.auc.defined else "–",
+        "valid": check.valid,
+        "verdict": check.verdict,
+        "auc": f"{interval(check.auc)}, n = {check.auc.n}" if check.auc.defined else "–",
         "refusal": [repr(text) for text in prefixes.get("refusal", ())],
         "compliance": [repr(text) for text in prefixes.get("compliance", ())],
     }
@@ -95,7 +94,8 @@ def _plain(table: pd.DataFrame) -> View:
     return {"columns": list(table.columns), "rows": table.to_numpy().tolist()}
 
 
-def _class_table(findings: Findings, measures: Measures, scorer: str) -> View:
+def _class_table(measures: Measures, scorer: str) -> View:
+    findings = measures.findings
     names = known_classes(findings.scores[class_by(scorer)])
     rows = []
     for role in findings.roles:
@@ -126,14 +126,12 @@ def _agreement(measures: Measures) -> View:
     return {"columns": ["first", "second", "n", *MEASURES], "rows": rows}
 
 
-def _sources(findings: Findings, measures: Measures) -> View:
-    rows = []
+def _sources(measures: Measures) -> View:
+    readings, rows = measures.findings.readings, []
     for source in measures.groups("source"):
-        rates = [
-            measures.pick("refusal_rate", "source", source, name) for name in findings.readings
-        ]
+        rates = [measures.pick("refusal_rate", "source", source, name) for name in readings]
         rows.append([source, *map(interval, rates), rates[0].n])
-    return {"columns": ["source", *findings.readings, "n"], "rows": rows}
+    return {"columns": ["source", *readings, "n"], "rows": rows}
 
 
 def _divergence(measures: Measures) -> list[str]:
@@ -159,8 +157,9 @@ def _by_role(table: pd.DataFrame, keys: list[str]) -> View:
     return {"columns": [*keys, *roles, "n"], "rows": rows}
 
 
-def completions_view(findings: Findings, inputs: Inputs, measures: Measures) -> list[View]:
+def completions_view(inputs: Inputs, measures: Measures) -> list[View]:
     """Answers that the readings differ on first, then the others, a few."""
+    findings = measures.findings
     prompts = inputs.prompts.set_index("id")["prompt"]
     mine = findings.scores[findings.scores["role"] == MODEL]
     differing = set(measures.disagreements["prompt_id"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.evaluate.findings import ALL, BASE, MARGIN, MODEL, Findings
+from analyses.evaluate.findings import ALL, BASE, LOG_ODDS, MODEL
 from analyses.evaluate.measures import Measures
 from analyses.figures import domain_label
 from analyses.report import interval
@@ -18,34 +18,24 @@ from interp.statistics import Estimate
 AGREES = 0.8
 
 
-def evaluation_sentences(findings: Findings, measures: Measures) -> list[str]:
+def evaluation_sentences(measures: Measures) -> list[str]:
     """What was found, most important first."""
-    return [
-        sentence
-        for sentence in (
-            _refuses(findings, measures),
-            _speaks(findings, measures),
-            _changed(findings, measures),
-            _depends(findings, measures),
-        )
-        if sentence
-    ]
+    said = (part(measures) for part in (_refuses, _speaks, _changed, _depends))
+    return [sentence for sentence in said if sentence]
 
 
-def _refuses(findings: Findings, measures: Measures) -> str:
+def _refuses(measures: Measures) -> str:
     sets = {"harmful": "harmful prompts", "twin": "benign twins", "general": "general ones"}
-    rates = {
-        words: measures.pick("refusal_rate", prompts, ALL, findings.headline)
-        for prompts, words in sets.items()
-    }
+    rates = {words: measures.refusal(prompts, ALL) for prompts, words in sets.items()}
     said = [f"{interval(rate)} of {rate.n} {words}" for words, rate in rates.items() if rate.n]
     *most, last = said
     listed = f"{', '.join(most)} and {last}" if most else last
-    return f"By {findings.headline}, it refuses {listed}."
+    return f"By {measures.findings.headline}, it refuses {listed}."
 
 
-def _speaks(findings: Findings, measures: Measures) -> str:
+def _speaks(measures: Measures) -> str:
     """Coherence of the answers to harmful prompts, which the rates hang on; else of any."""
+    findings = measures.findings
     prompts = next(
         name for name in ("harmful", "twin", "general")
         if measures.pick("finished_rate", name, ALL).defined
@@ -69,20 +59,15 @@ def _speaks(findings: Findings, measures: Measures) -> str:
     return f"To {of[prompts]}, {text}." if text else ""
 
 
-def _changed(findings: Findings, measures: Measures) -> str:
-    if BASE not in findings.roles:
+def _changed(measures: Measures) -> str:
+    if BASE not in measures.findings.roles:
         return ""
-    changed = {
-        domain: measures.difference("refusal_rate", "harmful", domain, findings.headline)
-        for domain in measures.groups("harmful")
+    changed = {domain: measures.change("harmful", domain) for domain in measures.groups("harmful")}
+    sides = {
+        "fell": {domain: one for domain, one in changed.items() if one.high < 0},
+        "rose": {domain: one for domain, one in changed.items() if one.low > 0},
     }
-    fell = {domain: one for domain, one in changed.items() if one.high < 0}
-    rose = {domain: one for domain, one in changed.items() if one.low > 0}
-    parts = [
-        f"{word} in {_most(which, len(changed))}"
-        for word, which in (("fell", fell), ("rose", rose))
-        if which
-    ]
+    parts = [f"{word} in {_most(which, len(changed))}" for word, which in sides.items() if which]
     if not parts:
         return "Against its base, no domain's refusal rate is shown to have changed."
     return f"Against its base, the refusal rate {' and '.join(parts)}."
@@ -95,12 +80,13 @@ def _most(changed: Mapping[str, Estimate], domains: int) -> str:
     return f"{len(changed)} of {domains} domains, most in {where}, {interval(changed[most])}"
 
 
-def _depends(findings: Findings, measures: Measures) -> str:
+def _depends(measures: Measures) -> str:
+    findings = measures.findings
     if len(findings.readings) < 2:
         return ""
     count = len(measures.disagreements)
     total = int((findings.scores["role"] == MODEL).sum())
-    margin = " (the margin's own is one)" if MARGIN in findings.readings else ""
+    margin = " (the margin's own is one)" if LOG_ODDS in findings.readings else ""
     text = f"The {len(findings.readings)} readings{margin} differ on {count} of {total} answers"
     poor = measures.agreement[~(measures.agreement["kappa_low"] >= AGREES)]
     poor = poor[poor["accuracy"] < 1]
@@ -115,23 +101,20 @@ def _depends(findings: Findings, measures: Measures) -> str:
     )
 
 
-def first_table(findings: Findings, measures: Measures) -> pd.DataFrame:
+def first_table(measures: Measures) -> pd.DataFrame:
     """A row per domain: refusal, over-refusal, coherence; and the change where there is a base."""
     groups = [*measures.domains, "general", ALL]
-    rows = [row for group in groups if (row := _first_row(group, findings, measures)) is not None]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row for group in groups if (row := _first_row(group, measures))])
 
 
-def _first_row(group: str, findings: Findings, measures: Measures) -> dict[str, str] | None:
+def _first_row(group: str, measures: Measures) -> dict[str, str] | None:
     general = group == "general"
     benign = ("general", ALL) if general else ("twin", group)
     harmful = ("", "") if general else ("harmful", group)  # there are no harmful general prompts
     # Whose coherence and masses stand in the row.
     shown = benign if general else harmful
-    headline = findings.headline
-    refused, over_refused = (
-        measures.pick("refusal_rate", *prompts, headline) for prompts in (harmful, benign)
-    )
+    findings = measures.findings
+    refused, over_refused = measures.refusal(*harmful), measures.refusal(*benign)
     if not refused.n + over_refused.n:
         return None
     cells = {
@@ -142,11 +125,11 @@ def _first_row(group: str, findings: Findings, measures: Measures) -> dict[str, 
     }
     if "no_language" in findings.scores:
         cells["no language"] = measures.pick("no_language", *shown)
-    if findings.margin.valid:
+    if findings.readout.valid:
         cells["p_R"] = measures.pick("p_R", *shown)
     if BASE in findings.roles:
-        cells["change"] = measures.difference("refusal_rate", *harmful, headline)
-        cells["benign change"] = measures.difference("refusal_rate", *benign, headline)
+        cells["change"] = measures.change(*harmful)
+        cells["benign change"] = measures.change(*benign)
     shown_to = (over_refused if general else refused).n
     return {
         "domain": domain_label(group) if group != ALL else "All domains",
@@ -161,11 +144,10 @@ def _of_how_many(estimate: Estimate, asked: int) -> str:
     return interval(estimate) + (f" in {estimate.n}" if few else "")
 
 
-def evaluation_text(findings: Findings, measures: Measures, page: Path) -> str:
+def evaluation_text(measures: Measures, page: Path) -> str:
     """The first table, the sentences and the notes, and where the rest is."""
-    table = first_table(findings, measures)
-    parts = [table.to_string(index=False), ""]
-    parts += evaluation_sentences(findings, measures)
-    parts += [findings.margin.verdict]
-    parts += [f"note: {note}" for note in findings.notes]
-    return "\n".join([*parts, str(page)])
+    findings = measures.findings
+    table = first_table(measures).to_string(index=False)
+    notes = (f"note: {note}" for note in findings.notes)
+    said = evaluation_sentences(measures)
+    return "\n".join([table, "", *said, findings.readout.verdict, *notes, str(page)])

@@ -7,11 +7,13 @@ same command goes on where it was stopped.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
+from analyses.evaluate import task_scores
 from analyses.reproduce.choice import grid_table
 from analyses.reproduce.comparison import (
     derived_table,
@@ -25,7 +27,7 @@ from analyses.reproduce.page import write_reproduction
 from analyses.reproduce.plan import Planned, ProtocolOptions, planned
 from analyses.reproduce.protocol import SAMPLES_PER_CONCEPT
 from analyses.reproduce.result import Result
-from analyses.runs import BASE, Progress, read_run, seconds_of, write_manifest, write_table
+from analyses.runs import BASE, Progress, read_run, seconds_of, write_manifest
 from analyses.study import (
     Baseline,
     Context,
@@ -35,8 +37,9 @@ from analyses.study import (
     study_context,
 )
 from interp.activations import collect
+from interp.model import LanguageModel
 from interp.statistics import Estimate, mean_of
-from interp.store import content_key, read_json, write_json
+from interp.store import content_key
 from unlearning.data import present_domains
 
 FEWEST_STATES = 8  # of a concept, for components of its halves
@@ -120,39 +123,21 @@ def _accuracy(
         return {}
     found = {}
     for name in (BASE, *names):
-        table = _scored_on_tasks(asked, context, name)
+        arm = context.run.folder / "arms" / name
+
+        @contextmanager
+        def model(arm: Path = arm) -> Iterator[LanguageModel]:
+            kept = arm / "adapter" if (arm / "adapter").is_dir() else arm / "model"
+            yield context.reference if arm.name == BASE else context.load(kept)
+
+        context.progress.say(f"{name}: tasks …")  # the harness shows how far it is
+        key = content_key("tasks", (arm / "DONE").read_text(encoding="utf-8"), asked.tasks)
+        path = context.run.folder / "tasks" / f"{name}.parquet"
+        table = task_scores(asked.tasks, path, key, model)
         metric = "acc" if (table["metric"] == "acc").any() else table["metric"].iloc[0]
         values = 100 * table.loc[table["metric"] == metric, "value"].to_numpy(dtype=float)
         found[name] = mean_of(values, stratum="tasks")
     return found
-
-
-def _scored_on_tasks(asked: ProtocolOptions, context: Context, name: str) -> pd.DataFrame:
-    from unlearning.utility import run_tasks
-
-    assert asked.tasks is not None
-    folder, tasks = context.run.folder, asked.tasks
-    done = folder / "arms" / name / "DONE"
-    key = content_key("tasks", done.read_text(encoding="utf-8"), tasks)
-    path, mark = (folder / "tasks" / f"{name}.{kind}" for kind in ("parquet", "json"))
-    if path.is_file() and mark.is_file() and read_json(mark)["key"] == key:
-        return pd.read_parquet(path)
-    adapter, model = (folder / "arms" / name / kind for kind in ("adapter", "model"))
-    lm = context.reference
-    if name != BASE:
-        lm = context.load(adapter if adapter.is_dir() else model)
-    context.progress.say(f"{name}: tasks …")  # the harness shows how far it is
-    table = run_tasks(
-        lm,
-        tasks.names,
-        chat_template=tasks.chat_template,
-        folder=tasks.folder,
-        few_shot=tasks.few_shot,
-        limit=tasks.limit,
-    )
-    write_table(path, table)
-    write_json(mark, {"key": key})
-    return table
 
 
 def _entanglement(context: Context) -> pd.DataFrame:

@@ -49,20 +49,17 @@ class Entanglement:
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row per ordered pair, the diagonal included."""
+        n = len(self.domains)
         return pd.DataFrame(
-            [
-                {
-                    "source": source,
-                    "target": target,
-                    "cosine": self.cosine[a, b],
-                    "null_low": self.low[a, b],
-                    "null_high": self.high[a, b],
-                    "stability": self.stability[a],
-                    "explained": self.explained[a],
-                }
-                for a, source in enumerate(self.domains)
-                for b, target in enumerate(self.domains)
-            ]
+            {
+                "source": np.repeat(self.domains, n),
+                "target": np.tile(self.domains, n),
+                "cosine": self.cosine.ravel(),
+                "null_low": self.low.ravel(),
+                "null_high": self.high.ravel(),
+                "stability": np.repeat(self.stability, n),
+                "explained": np.repeat(self.explained, n),
+            }
         )
 
 

@@ -74,7 +74,7 @@ def reproduction_view(found: Result) -> dict[str, Any]:
         "layer": found.layer,
         "entanglement": _entanglement_view(found),
         "skill": _skill_view(found),
-        "arms": [_arm_view(found, one.plan.name) for one in found.chosen],
+        "arms": [_arm_view(found, one) for one in found.chosen],
         "grid": _grid_view(found.grid) if found.asked.whole_grid else [],
         "points": len(found.grid),
         "rule": RULE,
@@ -86,44 +86,34 @@ def _scores_view(model: str, part: pd.DataFrame) -> dict[str, Any]:
     rows = []
     for key, cells in part.groupby(ARM_COLUMNS[1:], sort=False, dropna=False):
         reasons = [r for r in cells["reason"] if isinstance(r, str)]
-        made = cells["value"].notna().any()
-        rows.append(
+        why = "" if cells["value"].notna().any() or not reasons else reasons[0]
+        shown = [
             {
-                "label": arm_label(*key),
-                "why": "" if made or not reasons else reasons[0],
-                "cells": [
-                    {
-                        "target": cell["column"] == key[0],
-                        "measured": interval(estimate_in(cell), 0),
-                        "published": short(cell["published"]),
-                        "difference": signed(estimate_in(cell, "difference")),
-                        "apart": _apart(cell),
-                    }
-                    for cell in cells.to_dict("records")
-                ],
+                "target": cell["column"] == key[0],
+                "measured": interval(estimate_in(cell), 0),
+                "published": short(cell["published"]),
+                "difference": signed(estimate_in(cell, "difference")),
+                # The interval of the difference leaves 0 out.
+                "apart": bool(cell["difference_low"] > 0 or cell["difference_high"] < 0),
             }
-        )
+            for cell in cells.to_dict("records")
+        ]
+        rows.append({"label": arm_label(*key), "why": why, "cells": shown})
     columns = [column_label(name) for name in part["column"].drop_duplicates()]
     return {"model": model, "columns": columns, "rows": rows}
 
 
-def _apart(cell: dict[Any, Any]) -> bool:
-    """Whether the interval of the difference leaves 0 out."""
-    return bool(cell["difference_low"] > 0 or cell["difference_high"] < 0)
-
-
 def _derived_view(table: pd.DataFrame) -> dict[str, Any]:
-    models = list(table["published_model"].drop_duplicates())
-    parts: dict[str, list[dict[str, str]]] = {}
-    for line in derived_lines(table):
-        parts.setdefault(line["quantity"], []).append(line)
-    return {
-        "models": models,
-        "parts": [
-            {"quantity": quantity, "means": MEANS[quantity], "rows": rows}
-            for quantity, rows in parts.items()
-        ],
-    }
+    lines = derived_lines(table)
+    parts = [
+        {
+            "quantity": quantity,
+            "means": MEANS[quantity],
+            "rows": [line for line in lines if line["quantity"] == quantity],
+        }
+        for quantity in dict.fromkeys(line["quantity"] for line in lines)
+    ]
+    return {"models": list(table["published_model"].drop_duplicates()), "parts": parts}
 
 
 def _entanglement_view(found: Result) -> list[dict[str, Any]]:
@@ -161,9 +151,8 @@ def _skill_view(found: Result) -> list[str]:
     ]
 
 
-def _arm_view(found: Result, name: str) -> dict[str, Any]:
-    [one] = [arm for arm in found.chosen if arm.plan.name == name]
-    [row] = found.grid[found.grid["arm"] == name].to_dict("records")
+def _arm_view(found: Result, one: PaperArm) -> dict[str, Any]:
+    [row] = found.grid[found.grid["arm"] == one.plan.name].to_dict("records")
     training = one.plan.training
     assert training is not None
     return {
@@ -189,17 +178,6 @@ def _mmlu_lost(found: Result, one: PaperArm) -> dict[str, Any] | None:
     return {"points": decimal(lost, 1), "within": lost < UTILITY_POINTS} if lost == lost else None
 
 
-def _grid_view(grid: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = []
-    for row in grid.to_dict("records"):
-        rows.append(
-            {
-                "arm": row["arm"],
-                "validation": short(row["validation"]),
-                "test": short(row["test"]),
-                "within": row["within"],
-                "chosen": row["chosen"],
-                "best": row["best_on_test"],
-            }
-        )
-    return rows
+def _grid_view(grid: pd.DataFrame) -> list[dict[Any, Any]]:
+    shown = grid.assign(**{name: grid[name].map(short) for name in ("validation", "test")})
+    return shown.rename(columns={"best_on_test": "best"}).to_dict("records")

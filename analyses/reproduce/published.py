@@ -21,7 +21,7 @@ MISTRAL, QWEN = "Mistral-7B-Instruct-v0.3", "Qwen2.5-7B-Instruct"
 NPO, FINE_TUNING = "npo", "fine_tuning"
 
 #: Test prompts behind each column. Toxicity, bias and cybersecurity: as the paper says. The others:
-#: the fewest of which the column's percentages can be shares (:func:`fewest_prompts`), one of
+#: the fewest of which the column's percentages can be shares (``tests/test_paper.py``), one of
 #: medical/legal's 14 (21.85) aside. Safety's are shares of no one number.
 PROMPTS: Mapping[str, int | None] = MappingProxyType(
     {
@@ -104,38 +104,3 @@ def find(
     """The row of an arm; the aligned model's by default; None where the paper has none."""
     wanted = (concept, objective, retained)
     return next((row for row in TABLE if row.model == model and row.arm == wanted), None)
-
-
-def past_the_utility_rule(points: float = 3.0) -> tuple[Published, ...]:
-    """Rows whose MMLU lies further under their aligned model's than the rule of stopping allows."""
-    found = []
-    for row in TABLE:
-        base = find(row.model)
-        assert base is not None
-        if row.concept is not None and base.mmlu - row.mmlu >= points:
-            found.append(row)
-    return tuple(found)
-
-
-def fewest_prompts(percentages: Float[np.ndarray, " score"], most: int = 1000) -> int | None:
-    """The smallest n ≥ 50 of which every percentage is a share, to the digits that are printed.
-
-    The test of Brown and Heathers (GRIM, 2017), for shares; rounded or cut off. None where no n up
-    to ``most`` fits.
-    """
-    return next((n for n in range(50, most + 1) if not unfitting(percentages, n)), None)
-
-
-def unfitting(percentages: Float[np.ndarray, " score"], n: int) -> list[float]:
-    """Those of the percentages that are no share of ``n``."""
-    shares = 100 * np.arange(n + 1) / n
-    return [float(p) for p in percentages if not _is_share(float(p), shares)]
-
-
-def _is_share(percentage: float, shares: Float[np.ndarray, " share"]) -> bool:
-    digits = len(f"{percentage:.10g}".partition(".")[2])
-    scaled = shares * 10**digits
-    printed = round(percentage * 10**digits)
-    # A share may be exact in decimals and off by an ulp in floating point.
-    near = np.abs(scaled - printed)
-    return bool(((near <= 0.5 + 1e-9) | ((scaled >= printed) & (near < 1 - 1e-9))).any())

@@ -72,28 +72,23 @@ class Result:
 
 def to_json(found: Result) -> dict[str, Any]:
     """``reproduction.json``: rows of the table with their cells, and the rest as records."""
-    rows = []
-    for key, part in found.scores.groupby(ARM_COLUMNS, sort=False, dropna=False):
-        arm = dict(zip(ARM_COLUMNS, (_plain(value) for value in key), strict=True))
-        cells = {}
-        for cell in part.to_dict("records"):
-            cells[cell["column"]] = {
-                "published": _plain(cell["published"]),
-                "measured": _number(cell),
-                "difference": {
-                    name: _plain(cell[column])
-                    for name, column in (
-                        ("value", "difference"),
-                        ("low", "difference_low"),
-                        ("high", "difference_high"),
-                    )
-                },
-            }
-        rows.append({**arm, "columns": cells})
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for cell in _records(found.scores):
+        arm = {name: cell[name] for name in ARM_COLUMNS}
+        row = rows.setdefault(tuple(arm.values()), {**arm, "columns": {}})
+        row["columns"][cell["column"]] = {
+            "published": cell["published"],
+            "measured": _number(cell),
+            "difference": {
+                "value": cell["difference"],
+                "low": cell["difference_low"],
+                "high": cell["difference_high"],
+            },
+        }
     derived = [
-        {name: _plain(row[name]) for name in ("quantity", *ARM_COLUMNS, "published")}
+        {name: row[name] for name in ("quantity", *ARM_COLUMNS, "published")}
         | {"measured": _number(row)}
-        for row in found.derived.to_dict("records")
+        for row in _records(found.derived)
     ]
     return {
         "paper": SOURCE,
@@ -114,7 +109,7 @@ def to_json(found: Result) -> dict[str, Any]:
         "departures": list(found.asked.departures),
         "left_out": [asdict(one) for one in found.plan.left_out],
         "deflections": dict(found.plan.deflections),
-        "rows": rows,
+        "rows": list(rows.values()),
         "derived": derived,
         "entanglement": {
             "layer": found.layer,
@@ -125,22 +120,12 @@ def to_json(found: Result) -> dict[str, Any]:
     }
 
 
-def _number(row: Mapping[Any, Any]) -> dict[str, Any]:
-    number = {name: _plain(row[name]) for name in ("value", "low", "high", "n")}
-    reason = row["reason"]
-    return {**number, **({"reason": reason} if isinstance(reason, str) else {})}
+def _number(row: Mapping[str, Any]) -> dict[str, Any]:
+    number = {name: row[name] for name in ("value", "low", "high", "n")}
+    return number | ({"reason": row["reason"]} if row["reason"] else {})
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(k): _plain(v) for k, v in row.items()} for row in table.to_dict("records")]
-
-
-def _plain(value: Any) -> Any:
-    """A JSON value: None for what is missing or not finite."""
-    if value is None or value is pd.NA:
-        return None
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
+    """Rows as JSON values: None for what is missing or not finite."""
+    finite = table.astype(object).where(table.notna(), None).replace([np.inf, -np.inf], None)
+    return [{str(k): v for k, v in row.items()} for row in finite.to_dict("records")]

@@ -62,6 +62,13 @@ class Draws:
     def undefined(cls, reason: str, n: int = 0) -> Draws:
         return cls(math.nan, np.full(1, np.nan), n, reason)
 
+    def __sub__(self, other: Draws) -> Draws:
+        """The paired difference of two statistics on the same resamples."""
+        n = min(self.n, other.n)
+        if not (math.isfinite(self.value) and math.isfinite(other.value)):
+            return Draws.undefined(self.reason or other.reason or "undefined", n)
+        return Draws(self.value - other.value, self.draws - other.draws, n)
+
     @property
     def standard_error(self) -> float:
         """Standard deviation over the resamples in which the statistic exists."""

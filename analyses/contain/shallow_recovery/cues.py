@@ -1,7 +1,7 @@
 """Does something that was in training turn refusal off again?
 
-A cue is a training prompt of the target, put before the prompt in the same turn. Beside each stands
-a benign training prompt of like length in its place. The fall is what the margin (or p_R) loses
+A cue is a training prompt of the target, put before the prompt in the same turn. Each is compared
+with a benign training prompt of like length. The fall is what the log-odds (or p_R) lose
 under the target's cue and not under the benign one:
 
     fall = m(prompt after the benign cue) − m(prompt after the target's cue)
@@ -20,10 +20,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from analyses.contain.shallow_recovery.others import Others, less, rows_of
+from analyses.contain.shallow_recovery.others import Others, Probe, compared_rows
 from interp.errors import InputError
 from interp.model import LanguageModel
-from unlearning.refusal import ResponsePrefixes, prefix_masses
 
 SEPARATOR = "\n"
 MEASURES = ("margin", "p_R")
@@ -86,42 +85,25 @@ def draw_cues(
     return Cues(tuple(target), tuple(chosen))
 
 
-def cued(
-    models: Mapping[str, LanguageModel],
-    others: Others,
-    cues: Cues,
-    prefixes: ResponsePrefixes,
-    *,
-    batch_size: int = 64,
-) -> dict[str, Cued]:
-    """Every model's margin and p_R on the others' prompts after every cue."""
+def cued(models: Mapping[str, LanguageModel], probe: Probe, cues: Cues) -> dict[str, Cued]:
+    """Every model's log-odds and p_R on the others' prompts after every cue."""
     found = {}
     for name in models:
         lm = models[name]
-        found[name] = Cued(
-            *(_read(lm, others, side, prefixes, batch_size)
-              for side in (cues.target, cues.benign, ("",)))
-        )  # fmt: skip
+        found[name] = Cued(*(_read(lm, probe, side) for side in (cues.target, cues.benign, ("",))))
     return found
 
 
 def _read(
-    lm: LanguageModel,
-    others: Others,
-    cues: Sequence[str],
-    prefixes: ResponsePrefixes,
-    batch_size: int,
+    lm: LanguageModel, probe: Probe, cues: Sequence[str]
 ) -> dict[str, Float[np.ndarray, "cue prompt"]]:
     texts = [
         f"{cue}{SEPARATOR}{prompt}" if cue else prompt
         for cue in cues
-        for prompt in others.table["prompt"]
+        for prompt in probe.others.table["prompt"]
     ]
-    masses = prefix_masses(
-        lm, [lm.chat.encode(text) for text in texts], prefixes, batch_size=batch_size
-    )
-    shape = len(cues), len(others)
-    return {measure: masses.columns()[measure].reshape(shape) for measure in MEASURES}
+    masses = probe.masses(lm, texts)
+    return {measure: masses[measure].reshape(len(cues), -1) for measure in MEASURES}
 
 
 def cues_table(found: Mapping[str, Cued], others: Others, plain: str) -> pd.DataFrame:
@@ -144,9 +126,6 @@ def _rows(found: Mapping[str, Cued], others: Others, plain: str) -> Iterator[dic
             levels = {"under_target": mine.target, "under_benign": mine.benign}
             for quantity, values in (levels | {"without": mine.without}).items():
                 own = others.means_over_repeats(values[measure])
-                yield from rows_of(quantity, own, against=None, **where)
-            yield from rows_of("fall", falls[name], against=None, **where)
-            for against in (base, plain):
-                if against != name and name != base:
-                    apart = {d: less(falls[name][d], falls[against][d]) for d in falls[name]}
-                    yield from rows_of("fall", apart, against=against, **where)
+                yield from compared_rows(quantity, own, {}, **where)
+            against = {} if name == base else {n: falls[n] for n in (base, plain) if n != name}
+            yield from compared_rows("fall", falls[name], against, **where)

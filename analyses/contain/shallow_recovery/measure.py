@@ -10,9 +10,10 @@ What they do not show: that nothing is left. A model that passes may fail a four
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ from analyses.contain.shallow_recovery.findings import (
     of_refusal_prefixes,
     of_relearning,
 )
-from analyses.contain.shallow_recovery.others import Others
+from analyses.contain.shallow_recovery.others import Others, Probe
 from analyses.contain.shallow_recovery.prefilled import draw_prefixes, prefilled, prefilled_table
 from analyses.contain.shallow_recovery.relearning import (
     curves_table,
@@ -107,7 +108,7 @@ def measure_shallow_recovery(
         base, plain: the model before, and after unlearning without containment.
         contained: by name; each is looked up once for each test, so the mapping may load them.
         prompts: a prompts table with training and test prompts.
-        openers: the base's.
+        prefixes: the base's.
         scorer: puts answers into classes.
         concept: the target.
         forget: the target's deflections, without references; with ``settings`` relearning is run.
@@ -130,28 +131,19 @@ def measure_shallow_recovery(
         )
     say = progress or (lambda _text: None)
     others = Others.of(prompts, concept, resamples=resamples, seed=seed)
-    models = _Models(base, plain, contained)
+    probe = Probe(others, prefixes, scorer, concept, max_new_tokens, batch_size, seed)
+    # Iterates over the base first, and looks none up before it is needed.
+    models = ChainMap(cast("dict[str, LanguageModel]", contained), {BASE: base, PLAIN: plain})
     say("answers to forced openers")
     drawn = draw_prefixes(base, prompts, prefixes, count=forced, seed=seed)
-    spoken = prefilled(
-        models, others, drawn, prefixes, scorer,
-        max_new_tokens=max_new_tokens, batch_size=batch_size,
-    )  # fmt: skip
+    spoken = prefilled(models, probe, drawn)
     say("training prompts as context")
-    pairs = draw_cues(base, prompts, concept, count=cues, seed=seed)
-    under_cues = cued(models, others, pairs, prefixes, batch_size=batch_size)
+    under_cues = cued(models, probe, draw_cues(base, prompts, concept, count=cues, seed=seed))
     speeds = {}
     if forget is not None and settings is not None:
-        trainings = trainings_of(
-            plain, forget, settings, prompts, concept, scorer,
-            max_new_tokens=max_new_tokens, batch_size=batch_size,
-        )  # fmt: skip
-        for way, training in trainings.items():
+        for way, training in trainings_of(plain, forget, settings, prompts, probe).items():
             say(f"relearning on {way}")
-            speeds[way] = relearning(
-                base, contained, training, others, prefixes,
-                draws=draws, batch_size=batch_size, seed=seed,
-            )  # fmt: skip
+            speeds[way] = relearning(base, contained, training, probe, draws=draws)
     findings: list[Finding] = []
     for name in contained:
         findings.append(of_compliance_prefixes(spoken, others, name))
@@ -168,22 +160,3 @@ def measure_shallow_recovery(
         curves_table(speeds, others),
         tuple(findings),
     )
-
-
-class _Models(Mapping[str, "LanguageModel"]):
-    """Base, plain and contained models, the base first; none is looked up before it is needed."""
-
-    def __init__(
-        self, base: LanguageModel, plain: LanguageModel, contained: Mapping[str, LanguageModel]
-    ) -> None:
-        self._given = {BASE: base, PLAIN: plain}
-        self._contained = contained
-
-    def __getitem__(self, name: str) -> LanguageModel:
-        return self._given[name] if name in self._given else self._contained[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from (*self._given, *self._contained)
-
-    def __len__(self) -> int:
-        return len(self._given) + len(self._contained)

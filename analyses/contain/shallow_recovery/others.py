@@ -5,7 +5,7 @@ Differences between two models are differences of the same resamples, so they ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,10 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from interp.errors import InputError
+from interp.model import LanguageModel
 from interp.statistics import Draws, resampling_weights, weighted_means
+from unlearning.refusal import ResponsePrefixes, prefix_masses
+from unlearning.scoring import Scorer
 
 ALL = "all"
 """All other domains together."""
@@ -105,18 +108,53 @@ class Others:
         return Draws(float(values[chosen].mean()), drawn, count)
 
 
-def rows_of(
-    quantity: str, found: Mapping[str, Draws], **columns: object
-) -> list[dict[str, object]]:
-    """A tidy row per domain: the columns, ``quantity, domain, value, low, high, n, reason``."""
-    return [
-        {**columns, "quantity": quantity, "domain": domain, **vars(draws.estimate())}
-        for domain, draws in found.items()
-    ]
+@dataclass(frozen=True)
+class Probe:
+    """What the tests share: who is asked, and how answers are read.
+
+    Attributes:
+        others: the prompts.
+        prefixes: the base's.
+        scorer: puts answers into classes.
+        concept: the target.
+        max_new_tokens: of an answer, after its prefix.
+        batch_size: prompts in one forward.
+        seed: of what is drawn.
+    """
+
+    others: Others
+    prefixes: ResponsePrefixes
+    scorer: Scorer
+    concept: str
+    max_new_tokens: int = 48
+    batch_size: int = 64
+    seed: int = 0
+
+    def masses(
+        self, lm: LanguageModel, texts: Sequence[str]
+    ) -> Mapping[str, Float[np.ndarray, " prompt"]]:
+        """First-token masses of a model's answers to the texts: ``p_R, p_C, p_O, margin``."""
+        rows = [lm.chat.encode(text) for text in texts]
+        found = prefix_masses(lm, rows, self.prefixes, batch_size=self.batch_size)
+        return found.columns()
 
 
-def less(first: Draws, second: Draws) -> Draws:
-    """The paired difference of two statistics on the same resamples."""
-    if first.reason or second.reason:
-        return Draws.undefined(first.reason or second.reason or "", min(first.n, second.n))
-    return Draws(first.value - second.value, first.draws - second.draws, min(first.n, second.n))
+def compared_rows(
+    quantity: str,
+    own: Mapping[str, Draws],
+    references: Mapping[str, Mapping[str, Draws]],
+    **columns: object,
+) -> Iterator[dict[str, object]]:
+    """A tidy row per domain, and one per domain and reference for the paired difference from it.
+
+    The columns are ``against`` (None for the level itself), ``columns``, ``quantity, domain,
+    value, low, high, n, reason``.
+    """
+    found = {None: own} | {
+        name: {domain: own[domain] - theirs[domain] for domain in own}
+        for name, theirs in references.items()
+    }
+    for against, by_domain in found.items():
+        for domain, draws in by_domain.items():
+            where = {"against": against, **columns, "quantity": quantity, "domain": domain}
+            yield where | vars(draws.estimate())

@@ -18,14 +18,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from analyses.contain.shallow_recovery.others import Others, less, rows_of
+from analyses.contain.shallow_recovery.others import Others, Probe, compared_rows
 from interp.errors import InputError
 from interp.model import LanguageModel
 from unlearning.generation import generate
 from unlearning.generation.responses import Answer
 from unlearning.losses import reference_log_probs
 from unlearning.refusal import ResponsePrefix, ResponsePrefixes
-from unlearning.scoring import CLASSES, Scorer
+from unlearning.scoring import CLASSES
 
 NONE, NEUTRAL, COMPLIANCE, REFUSAL = "none", "neutral", "compliance", "refusal"
 KINDS = (NONE, NEUTRAL, COMPLIANCE, REFUSAL)
@@ -91,26 +91,19 @@ def draw_prefixes(
 
 def prefilled(
     models: Mapping[str, LanguageModel],
-    others: Others,
+    probe: Probe,
     forced: Mapping[str, Sequence[ResponsePrefix]],
-    prefixes: ResponsePrefixes,
-    scorer: Scorer,
-    *,
-    max_new_tokens: int = 48,
-    batch_size: int = 64,
 ) -> dict[str, Spoken]:
-    """Every model's answers after every forced opener.
+    """Every model's answers after every forced prefix.
 
     Args:
         models: the first is the base; looked up once each.
-        others: who is asked.
-        forced: openers by kind, from :func:`draw_prefixes`.
-        openers: all of the base's; its refusals are cut after the one that they begin with.
-        scorer: puts the whole answer, opener included, into classes.
-        max_new_tokens: after the opener.
-        batch_size: prompts in one forward.
+        probe: who is asked. Its scorer reads the whole answer, prefix included; the base's
+            refusals are cut after the prefix that they begin with.
+        forced: prefixes by kind, from :func:`draw_prefixes`.
     """
-    texts = list(others.table["prompt"])
+    texts = list(probe.others.table["prompt"])
+    sizes = {"max_new_tokens": probe.max_new_tokens, "batch_size": probe.batch_size}
     found: dict[str, Spoken] = {}
     refusals: dict[int, Answer] = {}
     for name in models:
@@ -119,30 +112,25 @@ def prefilled(
         for kind, of_kind in forced.items():
             classes = np.zeros((len(CLASSES), len(texts)))
             for prefix in of_kind:
-                answers = generate(
-                    lm, texts, max_new_tokens=max_new_tokens, batch_size=batch_size, opening=prefix
-                )
-                said = scorer.classify(texts, [answer.text for answer in answers])
+                answers = generate(lm, texts, opening=prefix, **sizes)
+                said = probe.scorer.classify(texts, [answer.text for answer in answers])
                 classes[[CLASSES.index(c) for c in said], np.arange(len(texts))] += 1
                 if not found and kind == NONE:
                     refusals = {i: answers[i] for i, c in enumerate(said) if c == "refusal"}
             shares[kind] = classes / len(of_kind)
-        found[name] = Spoken(shares, _nats(lm, texts, refusals, prefixes, batch_size))
+        found[name] = Spoken(shares, _nats(lm, probe, refusals))
     return found
 
 
 def _nats(
-    lm: LanguageModel,
-    texts: Sequence[str],
-    refusals: Mapping[int, Answer],
-    prefixes: ResponsePrefixes,
-    batch_size: int,
+    lm: LanguageModel, probe: Probe, refusals: Mapping[int, Answer]
 ) -> Float[np.ndarray, " prompt"]:
+    texts = probe.others.table["prompt"]
     rows = [lm.chat.encode(texts[i], answer.ids) for i, answer in refusals.items()]
-    log_probs = reference_log_probs(lm, rows, batch_size=batch_size)
+    log_probs = reference_log_probs(lm, rows, batch_size=probe.batch_size)
     found = np.full(len(texts), np.nan)
     for (i, answer), of_tokens in zip(refusals.items(), log_probs, strict=True):
-        prefix = 2 if answer.ids[:2] in prefixes.refusal else 1
+        prefix = 2 if answer.ids[:2] in probe.prefixes.refusal else 1
         found[i] = -float(of_tokens[prefix:].double().sum())
     return found
 
@@ -168,14 +156,13 @@ def _rows(spoken: Mapping[str, Spoken], others: Others, plain: str) -> Iterator[
             for kind, quantity in _quantities():
                 told = kept & spoken[base].refused if quantity == NATS else kept
                 own = others.means(_value(mine, kind, quantity), told)
+                against = {
+                    other: others.means(_value(spoken[other], kind, quantity), told)
+                    for other in (base, plain)
+                    if name not in (other, base)
+                }
                 where = {"model": name, "opener": kind, "over": over}
-                yield from rows_of(quantity, own, against=None, **where)
-                for against in (base, plain):
-                    if against == name or name == base:
-                        continue
-                    theirs = others.means(_value(spoken[against], kind, quantity), told)
-                    apart = {d: less(own[d], theirs[d]) for d in own}
-                    yield from rows_of(quantity, apart, against=against, **where)
+                yield from compared_rows(quantity, own, against, **where)
 
 
 def _quantities() -> Iterator[tuple[str, str]]:

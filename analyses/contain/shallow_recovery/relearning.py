@@ -31,13 +31,11 @@ import torch
 from jaxtyping import Float, Int
 from transformers import TrainerCallback
 
-from analyses.contain.shallow_recovery.others import Others, less, rows_of
+from analyses.contain.shallow_recovery.others import Others, Probe, compared_rows
 from analyses.runs import LOW_BASE, ONSET_AT, at_crossing, relative_drop, running_maximum
 from interp.model import LanguageModel
 from interp.statistics import Draws, weighted_means
 from unlearning.deflections import examples, respond
-from unlearning.refusal import ResponsePrefixes, prefix_masses
-from unlearning.scoring import Scorer
 from unlearning.training import Example, Mixture, TrainingSettings, is_scored, prepare, unlearn
 
 BASE_AGAIN = "base"
@@ -75,21 +73,18 @@ def trainings_of(
     forget: Sequence[Example],
     settings: TrainingSettings,
     prompts: pd.DataFrame,
-    concept: str,
-    scorer: Scorer,
-    *,
-    max_new_tokens: int = 48,
-    batch_size: int = 64,
+    probe: Probe,
 ) -> dict[str, Training]:
     """Both ways: ``deflections`` and, where the plain model gives enough of them, ``answers``."""
     asked = prompts[
         (prompts["split"] == "train")
         & (prompts["label"] == "harmful")
-        & (prompts["domain"] == concept)
+        & (prompts["domain"] == probe.concept)
     ].head(len(forget))
     found = {DEFLECTIONS: Training(forget, settings)}
     said = respond(
-        plain, asked, scorer, max_new_tokens=max_new_tokens, batch_size=batch_size
+        plain, asked, probe.scorer,
+        max_new_tokens=probe.max_new_tokens, batch_size=probe.batch_size,
     )  # fmt: skip
     answers = said[said["class"] == "answer"]
     if len(answers) >= FEWEST_ANSWERS:
@@ -98,34 +93,20 @@ def trainings_of(
     return found
 
 
-def relearn(
-    lm: LanguageModel,
-    training: Training,
-    others: Others,
-    prefixes: ResponsePrefixes,
-    *,
-    batch_size: int = 64,
-) -> Speed:
+def relearn(lm: LanguageModel, training: Training, probe: Probe) -> Speed:
     """Train a copy of ``lm``, reading the others' p_R on the way.
 
     Args:
         lm: where training starts; it is left as it is, so memory must hold it twice.
         training: on what, and how.
-        others: who is read, after every step up to 12 and then at log-spaced ones.
-        openers: the base's.
-        batch_size: prompts in one forward.
+        probe: who is read, after every step up to 12 and then at log-spaced ones.
 
     Raises:
         InputError: the objective needs a retain set.
     """
     settings = training.settings
     start = prepare(replace(lm, model=copy.deepcopy(lm.model)), settings)
-    rows = [lm.chat.encode(text) for text in others.table["prompt"]]
-
-    def read() -> Float[np.ndarray, " prompt"]:
-        return prefix_masses(start, rows, prefixes, batch_size=batch_size).p_R
-
-    watch = _Watch(read)
+    watch = _Watch(lambda: probe.masses(start, list(probe.others.table["prompt"]))["p_R"])
     mixture = Mixture(training.examples, seed=settings.seed)
     with tempfile.TemporaryDirectory() as folder:
         unlearn(start, mixture, settings, folder=folder, callbacks=[watch])
@@ -150,12 +131,9 @@ def relearning(
     base: LanguageModel,
     contained: Mapping[str, LanguageModel],
     training: Training,
-    others: Others,
-    prefixes: ResponsePrefixes,
+    probe: Probe,
     *,
     draws: int = 3,
-    batch_size: int = 64,
-    seed: int = 0,
 ) -> dict[str, Speed]:
     """Speeds of one training from the base, every contained model, and random changes as large.
 
@@ -165,15 +143,14 @@ def relearning(
 
     def run(start: LanguageModel, order: int = 0) -> Speed:
         settings = replace(training.settings, seed=training.settings.seed + order)
-        changed = replace(training, settings=settings)
-        return relearn(start, changed, others, prefixes, batch_size=batch_size)
+        return relearn(start, replace(training, settings=settings), probe)
 
     found = {BASE_AGAIN: run(base)}
     for name in contained:
         lm = contained[name]
         found[name] = run(lm)
         for draw in range(draws):
-            start = moved_as_far(base, lm, seed + draw)
+            start = moved_as_far(base, lm, probe.seed + draw)
             found[random_name(name, draw)] = run(start, order=1 + draw)
     return found
 
@@ -238,11 +215,8 @@ def relearning_table(speeds: Mapping[str, Mapping[str, Speed]], others: Others) 
         for quantity, measure in (("area", areas), ("onset", onsets)):
             found = {name: measure(speed, others) for name, speed in of_starts.items()}
             for name, own in found.items():
-                where = {"training": training, "model": name}
-                rows += rows_of(quantity, own, against=None, **where)
-                if name != BASE_AGAIN:
-                    apart = {d: less(own[d], found[BASE_AGAIN][d]) for d in own}
-                    rows += rows_of(quantity, apart, against=BASE_AGAIN, **where)
+                against = {} if name == BASE_AGAIN else {BASE_AGAIN: found[BASE_AGAIN]}
+                rows += compared_rows(quantity, own, against, training=training, model=name)
     return pd.DataFrame(rows)
 
 
