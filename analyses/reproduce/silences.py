@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analyses.reproduce.protocol import BETA, RETAIN_WEIGHT, UTILITY_DROP, UTILITY_POINTS
 
@@ -39,13 +40,14 @@ SETTINGS = {
 def read_silences() -> tuple[Silence, ...]:
     """Every point in ``silences.toml``, with our own settings filled in."""
     rows = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["silence"]
-    return tuple(
-        Silence(
-            *(row[name].format(**SETTINGS) for name in ("about", "paper", "here", "why")),
-            inconsistent=row.get("inconsistent", False),
-        )
-        for row in rows
-    )
+    return tuple(Silence(**_filled(row)) for row in rows)
+
+
+def _filled(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.format(**SETTINGS) if isinstance(value, str) else value
+        for name, value in row.items()
+    }
 
 
 SILENCES = read_silences()

@@ -103,7 +103,6 @@ def prefilled(
         forced: prefixes by kind, from :func:`draw_prefixes`.
     """
     texts = list(probe.others.table["prompt"])
-    sizes = {"max_new_tokens": probe.max_new_tokens, "batch_size": probe.batch_size}
     found: dict[str, Spoken] = {}
     refusals: dict[int, Answer] = {}
     for name in models:
@@ -112,7 +111,10 @@ def prefilled(
         for kind, of_kind in forced.items():
             classes = np.zeros((len(CLASSES), len(texts)))
             for prefix in of_kind:
-                answers = generate(lm, texts, opening=prefix, **sizes)
+                answers = generate(
+                    lm, texts, opening=prefix,
+                    max_new_tokens=probe.max_new_tokens, batch_size=probe.batch_size,
+                )  # fmt: skip
                 said = probe.scorer.classify(texts, [answer.text for answer in answers])
                 classes[[CLASSES.index(c) for c in said], np.arange(len(texts))] += 1
                 if not found and kind == NONE:
