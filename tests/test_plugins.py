@@ -18,10 +18,13 @@ import torch
 from analyses.cli import COMMANDS
 from analyses.contain.methods import METHODS
 from analyses.predict import PREDICTORS
+from analyses.runs import read_run
 from interp import plugins
 from interp.directions import ESTIMATORS
 from interp.registry import Registry, colours, declared_by_plugins
+from interp.store import read_json, write_json
 from tests.conftest import Spillover
+from tests.synthetic_run import write_run
 from tests.test_docs import code_blocks
 from unlearning.losses import FORGET, RETAIN
 from unlearning.organism import load_world, shipped
@@ -37,15 +40,13 @@ IMPORT = "from analyses.study import method\n"
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    parts = [
-        getattr(table, part) for table in REGISTRIES for part in ("_entries", "_abouts", "_origins")
-    ]
-    before = [dict(part) for part in parts]
+    """What a test's plug-ins register is gone after it."""
     yield
-    for part, known in zip(parts, before, strict=True):
-        part.clear()
-        part.update(known)
+    for table in REGISTRIES:
+        for name, origin in list(table._origins.items()):
+            if origin.startswith(("spillover_plugin_", "installed_hinge.")):
+                for part in (table._entries, table._abouts, table._origins):
+                    del part[name]
 
 
 def file_of(folder: Path, source: str, name: str = "mine.py") -> Path:
@@ -253,3 +254,33 @@ def test_a_study_imports_nothing_of_what_builds_on_it(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").is_file() and "analyses.study.making" in loaded
     later = ("contain", "predict", "explain", "evaluate", "reproduce", "matrix", "deflect")
     assert not [name for name in loaded if name.startswith(tuple(f"analyses.{x}" for x in later))]
+
+
+# A run that a plug-in made
+
+
+def test_a_report_takes_the_plug_ins_of_its_run_again(
+    spillover: Spillover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", concepts=("safety",), weights=(), rotation=False)
+    source = EXAMPLES["hinge.py"].replace('title="hinge"', 'title="hinge of mine"')
+    file = file_of(tmp_path, source)
+    described = plugins.use(file).described()
+    write_json(run / "config.json", read_json(run / "config.json") | {"plugins": [described]})
+    arm = run / "arms" / "npo-safety-0" / "config.json"
+    write_json(arm, read_json(arm) | {"objective": "hinge"})
+
+    def labels(folder: Path, **_options: object) -> str:
+        return ", ".join(arm.label for arm in read_run(folder).arms)
+
+    monkeypatch.setattr("analyses.report.report.write_report", labels)
+    plugins._NAMED.clear()
+    assert spillover("report", run) == (0, "hinge of mine\n", "")
+    for change, expected in (
+        (lambda: file_of(tmp_path, source + "\n"), "has changed since the run was made"),
+        (file.unlink, "is gone; give its new place with --plugin"),
+    ):
+        plugins._NAMED.clear()
+        change()
+        code, _, err = spillover("report", run)
+        assert code == 0 and err == f"note: the plug-in {file} {expected}\n"

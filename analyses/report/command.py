@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from interp import plugins
+
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.")],
@@ -14,7 +16,6 @@ def report(
 ) -> None:
     """Rebuild a run's tables, figures and report from its arms."""
     from analyses.report.report import write_report
-    from interp import plugins
     from interp.store import read_json
 
     config = folder / "config.json"

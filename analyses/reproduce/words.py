@@ -24,7 +24,7 @@ from analyses.reproduce.comparison import (
 )
 from analyses.reproduce.plan import LeftOut
 from analyses.reproduce.result import Result
-from analyses.runs import TITLES
+from analyses.runs import objective_title
 from interp.statistics import Estimate
 
 MEANS = {
@@ -41,7 +41,7 @@ def arm_label(concept: Any, objective: Any, retained: Any) -> str:
     """`Safety: NPO + retain`; `Before` for the aligned model."""
     named = [domain_label(concept)] if isinstance(concept, str) else []
     if isinstance(objective, str):
-        named.append(TITLES.get(objective, objective) + (" + retain" if retained else ""))
+        named.append(objective_title(objective) + (" + retain" if retained else ""))
     return ": ".join(named) or "Before"
 
 

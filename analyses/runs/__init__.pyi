@@ -1,7 +1,7 @@
 from .arms import BASE as BASE
-from .arms import TITLES as TITLES
 from .arms import Arm as Arm
 from .arms import RunRecord as RunRecord
+from .arms import objective_title as objective_title
 from .arms import read_run as read_run
 from .behaviours import behaviour as behaviour
 from .behaviours import pick as pick
@@ -62,7 +62,6 @@ __all__ = [
     "PARTS",
     "RECOVERY_SETS",
     "TESTED",
-    "TITLES",
     "UNTOUCHED_WITHIN",
     "Advance",
     "Arm",
@@ -89,6 +88,7 @@ __all__ = [
     "headlines",
     "matched_step",
     "measure",
+    "objective_title",
     "over_worlds",
     "pick",
     "read_run",

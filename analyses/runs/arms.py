@@ -15,19 +15,10 @@ import pandas as pd
 
 from analyses.runs.leakage import FEWEST_STEPS, matched_step
 from interp.errors import InputError
+from interp.registry import declared, declared_by_plugins
 from interp.store import read_json
 
 BASE = "base"
-TITLES = {
-    "npo": "NPO",
-    "sim_npo": "SimNPO",
-    "dpo": "DPO",
-    "idk_dpo": "IdkDPO",
-    "rmu": "RMU",
-    "grad_diff": "GradDiff",
-    "gradient_ascent": "gradient ascent",
-    "fine_tuning": "fine-tuning",
-}
 
 
 @dataclass(frozen=True)
@@ -85,9 +76,7 @@ class Arm:
         if self.control:
             return "Benign answers only (control)"
         weight = f" ×{self.retain_weight:g}" if self.retain_weight is not None else ""
-        return TITLES.get(self.objective, self.objective) + (
-            f" + retain{weight}" if self.retain else ""
-        )
+        return objective_title(self.objective) + (f" + retain{weight}" if self.retain else "")
 
     @cached_property
     def step(self) -> int:
@@ -136,6 +125,12 @@ class RunRecord:
         """Domains with harmful prompts, in the order in which the base was scored."""
         scores = self.base.scores
         return tuple(scores.loc[scores["label"] == "harmful", "domain"].drop_duplicates())
+
+
+def objective_title(name: str) -> str:
+    """What figures and the report call an objective: its registered title, if it has one."""
+    abouts = declared("unlearning.losses", "objective") | declared_by_plugins("objective")
+    return abouts[name].title if name in abouts else name
 
 
 def read_run(folder: str | Path) -> RunRecord:

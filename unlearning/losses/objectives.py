@@ -74,7 +74,7 @@ def gradient_ascent(log_probs: LogProbs, mask: Mask) -> PerExample:
 
 @objective(
     requires_retain=True,
-    title="gradient difference",
+    title="GradDiff",
     paper="Liu et al. 2022, arXiv 2203.12817",
     badge="variant",
     differs="as TOFU (arXiv 2401.06121) has it, with the sum over tokens",
@@ -153,7 +153,7 @@ def dpo(
 
 
 @objective(
-    title="IDK-DPO",
+    title="IdkDPO",
     paper="Maini et al. 2024, arXiv 2401.06121",
     badge="variant",
     differs="the preferred sentences are written here",
