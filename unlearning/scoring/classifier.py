@@ -79,7 +79,7 @@ class Classifier:
         return f"{VERSION}-{digest[:8]}"
 
     def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
-        """One of ``scorers.CLASSES`` for each (prompt, response), in order.
+        """One of ``CLASSES`` for each (prompt, response), in order.
 
         Raises:
             ValueError: there are not as many prompts as responses.
@@ -87,7 +87,7 @@ class Classifier:
         return [COARSE[name] for name in self.classify_finely(prompts, responses)]
 
     def classify_finely(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
-        """One of ``scorers.FINE_CLASSES`` for each (prompt, response), in order.
+        """One of ``FINE_CLASSES`` for each (prompt, response), in order.
 
         A prompt matters only where the response does nothing but repeat it (``evasion``).
 

@@ -170,7 +170,7 @@ class WithFluency:
         return f"{self.scorer.version}-{digest[:8]}"
 
     def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
-        """One of ``scorers.CLASSES`` for each (prompt, response), in order.
+        """One of ``CLASSES`` for each (prompt, response), in order.
 
         Raises:
             ValueError: there are not as many prompts as responses.

@@ -8,7 +8,6 @@ verdicts have together, and not used.
 
 from __future__ import annotations
 
-import os.path
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from jaxtyping import Float
 from interp.errors import InputError, ModelError
 from interp.model import LanguageModel, Tokens, check_source, map_in_batches
 from unlearning.scoring.classes import Scorer
-from unlearning.scoring.reading import ModelScorer
+from unlearning.scoring.reading import ModelScorer, model_name
 from unlearning.scoring.registry import scorer
 from unlearning.scoring.rubrics import REFUSAL, Rubric
 from unlearning.scoring.workload import Workload, estimated_tokens
@@ -57,10 +56,7 @@ class LocalJudge:
 
     @property
     def name(self) -> str:
-        # A folder by its own name: where it stands on one machine says nothing on another.
-        is_folder = os.path.isdir(self.source)
-        named = os.path.basename(os.path.abspath(self.source)) if is_folder else self.source
-        return f"local-judge:{named}"
+        return f"local-judge:{model_name(self.source)}"
 
     @property
     def version(self) -> str:

@@ -7,6 +7,7 @@ on has no class, which is never taken for "not refused".
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -102,7 +103,7 @@ class ModelScorer:
         return self.reader.version
 
     def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
-        """One of ``scorers.CLASSES`` for each (prompt, response), in order.
+        """One of ``CLASSES`` for each (prompt, response), in order.
 
         Raises:
             InputError: the model gave no verdict on an answer.
@@ -110,7 +111,7 @@ class ModelScorer:
         return [COARSE[name] for name in self.classify_finely(prompts, responses)]
 
     def classify_finely(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
-        """One of ``scorers.FINE_CLASSES`` for each (prompt, response), in order.
+        """One of ``FINE_CLASSES`` for each (prompt, response), in order.
 
         Raises:
             InputError: the model gave no verdict on an answer; :func:`verdicts` goes on without.
@@ -123,6 +124,12 @@ class ModelScorer:
                 f"is answer {without[0]}); leave them out, or use another judge"
             )
         return [name for name in found if name is not None]
+
+
+def model_name(source: str) -> str:
+    """A hub id as it is; a folder by its last name: the rest of its path is one machine's."""
+    is_folder = os.path.isdir(source)
+    return os.path.basename(os.path.abspath(source)) if is_folder else source
 
 
 def _said(prompts: Sequence[str], responses: Sequence[str]) -> list[str]:

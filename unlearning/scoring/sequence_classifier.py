@@ -8,7 +8,6 @@ beginning; how often that happens is part of the workload.
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch import Tensor
 from interp.errors import InputError, ModelError
 from interp.model import check_source, map_in_batches
 from unlearning.scoring.classes import FINE_CLASSES, Scorer
-from unlearning.scoring.reading import ModelScorer
+from unlearning.scoring.reading import ModelScorer, model_name
 from unlearning.scoring.registry import scorer
 from unlearning.scoring.workload import Workload
 
@@ -58,9 +57,8 @@ class SequenceClassifier:
 
     @property
     def name(self) -> str:
-        is_folder = os.path.isdir(self.source)
-        named = os.path.basename(os.path.abspath(self.source)) if is_folder else self.source
-        return f"{self._kind}:{named}" + (f"#{self.label}" if self.label else "")
+        named = f"{self._kind}:{model_name(self.source)}"
+        return f"{named}#{self.label}" if self.label else named
 
     @property
     def version(self) -> str:
@@ -93,7 +91,7 @@ class SequenceClassifier:
         *,
         progress: Callable[[int], None] | None = None,
     ) -> list[str | None]:
-        """One of ``scorers.FINE_CLASSES`` for each answer; every answer has one.
+        """One of ``FINE_CLASSES`` for each answer; every answer has one.
 
         Raises:
             ModelError: the model cannot be loaded or is no classifier.

@@ -66,7 +66,9 @@ def load(source: Source | str, path: str | Path | None = None) -> Loaded:
         rows, notes = read_rows(path)
     found = dict.fromkeys(column for row in rows for column in row.fields)
     require_named(source.required, found, where)
-    used, skipped = _used(source, rows)
+    why_not = [_reason(source, row.fields) for row in rows]
+    skipped = Counter(reason for reason in why_not if reason)
+    used = [row for row, reason in zip(rows, why_not, strict=True) if not reason]
     _require_known(source, used, where)
     prompts = list(_prompts(source, used, skipped, where))
     if not prompts:
@@ -84,18 +86,6 @@ def combined(parts: Sequence[Loaded]) -> Loaded:
         pd.concat([part.left_out for part in parts], ignore_index=True),
         tuple(note for part in parts for note in part.notes),
     )
-
-
-def _used(source: Source, rows: Sequence[Record]) -> tuple[list[Record], Counter[str]]:
-    """Rows that the source uses, and how many it does not for which reason."""
-    skipped: Counter[str] = Counter()
-    used = []
-    for row in rows:
-        if reason := _reason(source, row.fields):
-            skipped[reason] += 1
-        else:
-            used.append(row)
-    return used, skipped
 
 
 def _reason(source: Source, fields: Mapping[str, Any]) -> str | None:
