@@ -6,7 +6,7 @@ OUT ?= runs/demo
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test tests-only lint bench clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -26,8 +26,10 @@ demo: .venv/installed
 	$(BIN)/spillover demo --out $(OUT)
 	@echo "The report: $(abspath $(OUT))/report.html"
 
-test: lint
-	$(BIN)/python -m pytest -n $(WORKERS)
+test: lint tests-only
+
+tests-only: .venv/installed-dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,6 +87,16 @@ def spillover(
         return code, captured.out, captured.err
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of many slow tests first, then of many tests: processes that share files end together.
+
+    A file stays in one process (``--dist loadfile``), so what it makes once is made once.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (-slow[item.path], -tests[item.path], item.path))
 
 
 @pytest.fixture(autouse=True)
