@@ -67,6 +67,19 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def leave_out_report(patched: pytest.MonkeyPatch) -> None:
+    """Figures take most of a small study's time, and have tests of their own."""
+    from analyses.report import report
+
+    patched.setattr(report, "write_report", lambda folder: folder / "report.html")
+
+
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies of this test end before their figures and report."""
+    leave_out_report(monkeypatch)
+
+
 @pytest.fixture
 def spillover(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -16,7 +16,7 @@ from interp.causes import PLAYERS, CauseVerdict
 from interp.causes.undoing import Shares
 from interp.statistics import Estimate
 from interp.store import read_json
-from tests.conftest import Spillover
+from tests.conftest import Spillover, leave_out_report
 from tests.planted_causes import Ground, Plant
 from unlearning.organism import shipped
 
@@ -38,7 +38,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(shipped()), str(folder / "after"), concept=None, scorer="grammar", max_new_tokens=8,
         prompts=str(folder / "prompts.parquet"), model_options={}, command="",
     )  # fmt: skip
-    run_study(plan, folder / "run", Progress(quiet=True))
+    with pytest.MonkeyPatch.context() as patched:
+        leave_out_report(patched)
+        run_study(plan, folder / "run", Progress(quiet=True))
     return folder / "run"
 
 

@@ -25,14 +25,25 @@ each_twin = pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.stem)
 #: prompts of the same world, fewer random draws, fewer unlearned domains.
 FEWER_PROMPTS = (".prompts()", ".prompts(train=48, validation=12, test=24)")
 FEWER = {
-    "00": [FEWER_PROMPTS, ("if planted else 48", "if planted else 8"), (".head(96)", ".head(16)")],
+    "00": [
+        (
+            "prompts = own.prompts(None)",
+            "prompts = own.prompts(None)\n"
+            'prompts = prompts[prompts["pair"].isin(prompts["pair"].dropna().unique()[::2])]',
+        ),
+        ("own.answer_tokens", "min(own.answer_tokens, 16)"),
+        (".head(96)", ".head(16)"),
+    ],
     "01": [FEWER_PROMPTS, ("permutations=500", "permutations=100")],
     "02": [FEWER_PROMPTS],
     "03": [FEWER_PROMPTS, ("controls=40", "controls=20"), ("random_moves(40)", "random_moves(20)")],
     "04": [
-        ("control=False)", "control=False)\nplan = replace(plan, prompts={prompts!r})"),
+        (
+            "control=False)",
+            "control=False)\nplan = replace(plan, prompts={prompts!r}, every_step=False)",
+        ),
         ("DOMAINS, seeds=(0,)", "DOMAINS[:3], seeds=(0,)"),
-        ('"worlds.parquet")', '"worlds.parquet")[:3]'),
+        ("read_worlds()", "read_worlds()[:3]"),
         ("draws=40, place_draws=20", "draws=20, place_draws=19"),
         ("(32,), (0.1,)", "(8,), (0.1,)"),
     ],

@@ -81,6 +81,7 @@ def test_a_lost_worker_costs_nothing_that_was_finished(run: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 def test_workers_give_what_one_process_gives(
     run: Path, small_world: Path, spillover: Spillover, tmp_path: Path
 ) -> None:

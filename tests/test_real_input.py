@@ -18,14 +18,14 @@ from analyses.study import StudyPlan, run_study
 from analyses.study.plan import compare_plan, parse_retain, unlearning_arms
 from interp.model import LanguageModel
 from interp.store import read_json
-from tests.conftest import Spillover
+from tests.conftest import Spillover, leave_out_report
 from unlearning.data import present_domains, read_prompts
 from unlearning.organism import table_lessons, teach
 from unlearning.organism.training import Stage
 from unlearning.training import TrainingSettings
 
 DOMAINS = ("safety", "cybersecurity", "toxicity", "general")
-LONGEST = 120
+LONGEST, MOST = 120, 120  # characters of a prompt; prompts of a domain and label
 STAGES = (Stage(60, 3e-3, compliance=1.0, batch_size=24), Stage(300, 2e-3, 0.1, batch_size=24))
 
 
@@ -40,6 +40,7 @@ def test_a_study_a_comparison_of_its_adapter_and_the_papers_protocol(
 ) -> None:
     rows = read_prompts(public_data / "prompts.jsonl")
     rows = rows[rows["domain"].isin(DOMAINS) & (rows["prompt"].str.len() <= LONGEST)]
+    rows = rows.groupby(["domain", "label"]).head(MOST)
     prompts = tmp_path / "prompts.jsonl"
     rows.to_json(prompts, orient="records", lines=True)
     model = taught(checkpoint_of(family), rows[rows["split"] == "train"], tmp_path / family)
@@ -63,11 +64,10 @@ def test_a_study_a_comparison_of_its_adapter_and_the_papers_protocol(
 
     adapter = run / "arms" / "safety-npo-seed0" / "adapter"
     compared = tmp_path / "compare"
-    run_study(
-        compare_plan(str(model), str(adapter), concept="safety", **options),
-        compared,
-        Progress(quiet=True),
-    )
+    compare = compare_plan(str(model), str(adapter), concept="safety", **options)
+    with pytest.MonkeyPatch.context() as patched:
+        leave_out_report(patched)
+        run_study(compare, compared, Progress(quiet=True))
     found, expected = (last_scores(folder) for folder in (compared, run))
     for column in ("p_R", "p_C", "p_O"):
         assert np.allclose(found[column], expected[column], atol=1e-3), column

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.report import report
 from analyses.runs import Progress, Run
 from analyses.study import StudyPlan, organism_plan, run_study
 from analyses.study.plan import compare_plan
@@ -71,12 +70,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Fin
     folder = tmp_path_factory.mktemp("study") / "run"
     assert run_study(plan, folder, Said()) == folder / "report.html"
     return Finished(plan, folder)
-
-
-@pytest.fixture
-def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures take most of a small study's time, and have tests of their own."""
-    monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
 
 
 def scores(folder: Path, arm: str) -> pd.DataFrame:
