@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from tests.benchmarks import collect
-from tests.benchmarks.__main__ import collect_memory, collect_times, table
+from tests.benchmarks.__main__ import collect_times, table
 from tests.benchmarks.paired import ratio
 from tests.benchmarks.workload import Workload
 
@@ -44,12 +42,9 @@ def test_a_goal_may_be_one_to_reach() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from /proc")
 def test_all_of_it_runs() -> None:
     entries = collect_times(TINY, pairs=2, threads=1)
-    entries |= collect_memory(TINY, {"few": 20, "many": 80})
     assert entries["collect.sorted_vs_unsorted"]["at_least"]
-    assert entries["collect.moments_memory_growth"]["value"] < 1.2
     assert table(entries).row_count == len(entries)
     for name in ("trunk", "transformer_lens", "nnsight", "output_hidden_states"):
         assert entries[f"collect.vs_{name}"]["value"] > 0

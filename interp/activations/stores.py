@@ -118,7 +118,7 @@ class OnDisk:
         if needed > free:
             raise InputError(
                 f"{needed / 2**30:.1f} GiB of activations and {free / 2**30:.1f} GiB of room in "
-                f"{self.path.parent}; collect fewer layers or positions, in float16, or moments"
+                f"{self.path.parent}; collect fewer layers or positions, or in float16"
             )
         self.partial.mkdir()
         for name, values in witness.items():

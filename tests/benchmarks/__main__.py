@@ -16,7 +16,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -41,7 +40,6 @@ PREFIX = {"lora": "npo_step", "full": "npo_step.full"}
 COLLECT = "tests.benchmarks.collect"
 # Others' time over ours is reported as measured.
 COLLECT_OTHERS = ("transformer_lens", "nnsight", "output_hidden_states")
-PROMPTS = {"few": 1_000, "many": 50_000}
 
 
 def main() -> None:
@@ -61,7 +59,6 @@ def main() -> None:
         entries |= step_times(workload, trained, options.pairs, options.threads)
         entries |= step_memory(workload, trained, options.processes)
     entries |= collect_times(workload, options.pairs, options.threads)
-    entries |= collect_memory(workload, PROMPTS)
     machine = described(options.threads) | {"seconds": round(perf_counter() - start)}
     write_json(options.out, {"machine": machine, **entries})
     console = Console()
@@ -132,19 +129,6 @@ def collect_times(workload: Workload, pairs: int, threads: int) -> dict[str, Any
     for name, values in {**seconds, **ordered}.items():
         entries[f"collect.seconds.{name}"] = median(values)
     return entries
-
-
-def collect_memory(workload: Workload, prompts: Mapping[str, int]) -> dict[str, Any]:
-    """Peak memory of streamed moments of many prompts over that of few; both at a time."""
-    running = [
-        in_fresh_process(workload, 1, "memory", str(count), module=COLLECT)
-        for count in prompts.values()
-    ]
-    peaks = dict(zip(prompts, (found["peak"] for found in _outputs(running)), strict=True))
-    return {
-        "collect.moments_memory_growth": ratio([peaks["many"]], [peaks["few"]], 1.05),
-        **{f"collect.peak_megabytes.{name}_prompts": median([p]) for name, p in peaks.items()},
-    }
 
 
 def _outputs(running: list[subprocess.Popen[str]]) -> list[Any]:

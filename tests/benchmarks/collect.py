@@ -1,8 +1,7 @@
-"""Time and memory of collecting activations: against the bare forward, and against other ways.
+"""Time of collecting activations: against the bare forward, and against other ways.
 
     python -m tests.benchmarks.collect time --pairs 20
     python -m tests.benchmarks.collect sorted --pairs 5
-    python -m tests.benchmarks.collect memory 50000
 
 All on the 50M-parameter Qwen2 of ``workload``. Prints one JSON object.
 """
@@ -12,8 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -21,9 +19,7 @@ import numpy as np
 import torch
 
 from interp.activations import collect
-from interp.activations.streaming import collect_moments
 from interp.model import LanguageModel, Tokens
-from tests.benchmarks.npo_step import MEGABYTE, resident
 from tests.benchmarks.workload import Workload
 
 ROWS, TOKENS, BATCH = 16, 64, 32
@@ -144,42 +140,18 @@ def interleaved(every: dict[str, Callable[[], object]], pairs: int) -> dict[str,
     return seconds
 
 
-def peak(workload: Workload, count: int) -> dict[str, float]:
-    """Peak memory of THIS process, in MB, while moments of ``count`` prompts are collected.
-
-    From text to moments, at the first layer: a twelfth of the time, the same bookkeeping.
-    """
-    lm = workload.model()
-    lm.model.eval()
-    texts = (f"prompt {i} of {'many ' * (i % 7)}" for i in range(count))
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the model
-    collect_moments(lm, texts, _labels(count), layers=[0], batch_size=BATCH)
-    return {"peak": resident("VmHWM") / MEGABYTE}
-
-
-def _labels(count: int) -> Iterator[str]:
-    return ("harmful" if i % 2 else "benign" for i in range(count))
-
-
 def main() -> None:
     """Measure one thing and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=["time", "sorted", "memory"])
-    parser.add_argument("count", type=int, nargs="?", default=1000, help="prompts, for memory")
+    parser.add_argument("command", choices=["time", "sorted"])
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workload", type=json.loads, default={})
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     workload = Workload(**options.workload)
-    found: object
-    if options.command == "time":
-        found = times(workload, options.pairs)
-    elif options.command == "sorted":
-        found = sorted_times(workload, options.pairs)
-    else:
-        found = peak(workload, options.count)
-    print(json.dumps(found))
+    measured = times if options.command == "time" else sorted_times
+    print(json.dumps(measured(workload, options.pairs)))
 
 
 if __name__ == "__main__":
