@@ -157,9 +157,9 @@ pd.crosstab(elsewhere["domain"], elsewhere["class"], normalize="index").round(2)
 
 # %%
 texts = of_target["prompt"].tolist()
-exchange = between_models(base, after, texts)
-by_position = patch(exchange, readout, controls=20, batch_size=64)
-by_position.plot(exchange.labels())
+runs = between_models(base, after, texts)
+by_position = patch(runs, readout, controls=20, batch_size=64)
+by_position.plot(runs.labels())
 
 # %% [markdown]
 # The last row is the token from which the answer is predicted; at the last layer it *is* the
@@ -198,18 +198,18 @@ shares.assign(sum=shares["representation"] + shares["routing"]).round(2)
 # %%
 last_token = "post_instruction[-1]"
 written = patch(
-    exchange,
+    runs,
     readout,
     sites=[ATTENTION_OUT, MLP_OUT],
     positions=["instruction", last_token],
     controls=20,
     batch_size=64,
 )
-written.plot(exchange.labels())
+written.plot(runs.labels())
 
 # %%
-heads = patch(exchange, readout, sites=[HEADS], positions=[last_token], controls=20, batch_size=64)
-heads.plot(exchange.labels())
+heads = patch(runs, readout, sites=[HEADS], positions=[last_token], controls=20, batch_size=64)
+heads.plot(runs.labels())
 
 # %% [markdown]
 # Grey is a result: no component and no head carries the change by itself. The largest number among
@@ -237,13 +237,13 @@ def moved_at_random(seed: int) -> LanguageModel:
 
 
 def random_moves(draws: int) -> np.ndarray:
-    donors = [moved_at_random(seed) for seed in range(draws)]
+    sources = [moved_at_random(seed) for seed in range(draws)]
     return np.stack(
-        [patch_weights(between_models(d, after, texts), readout).patched for d in donors]
+        [patch_weights(between_models(d, after, texts), readout).patched for d in sources]
     )
 
 
-weights = replace(patch_weights(exchange, readout), controls=random_moves(40))
+weights = replace(patch_weights(runs, readout), controls=random_moves(40))
 weights.plot()
 
 # %% [markdown]
@@ -252,7 +252,7 @@ weights.plot()
 # model that kept *only* one module's change, asks what would have been enough:
 
 # %%
-patch_weights(exchange.reversed(), readout).plot()
+patch_weights(runs.reversed(), readout).plot()
 
 # %% [markdown]
 # (No random moves here: grey means that the interval over prompts holds 0, a far weaker null.)
@@ -290,7 +290,7 @@ kinds = {
     "heads": [HEADS],
 }
 agreements = {}
-for way, between in (("base into after", exchange), ("after into base", exchange.reversed())):
+for way, between in (("base into after", runs), ("after into base", runs.reversed())):
     for kind, sites in kinds.items():
         exact = patch(between, readout, sites=sites, batch_size=64)
         found = patch_agreement(attribute(between, readout, sites=sites), exact)
@@ -343,7 +343,7 @@ enough.plot(denoising.labels())
 at_object = [
     i for i, cell in enumerate(enough.cells) if (cell.layer, cell.position) == (0, "object")
 ]
-moves = (enough.controls - enough.receiver).mean(axis=2)[:, at_object[0]]
+moves = (enough.controls - enough.target).mean(axis=2)[:, at_object[0]]
 print(f"patched: {enough.effect[at_object[0]]:.1f}; random, sorted:", np.sort(moves).round(1))
 
 # %% [markdown]

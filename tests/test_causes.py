@@ -18,7 +18,7 @@ from interp.causes import (
     decide,
     undo,
 )
-from interp.causes.shapley import shapley_matrix
+from interp.causes.undoing import shapley_matrix
 from interp.errors import InputError
 from interp.patching import stitch
 from interp.statistics import Contrast

@@ -36,11 +36,11 @@ def mlp_changed(lm: LanguageModel) -> LanguageModel:
 
 
 def test_controls_move_as_far_in_directions_that_states_take(llama: LanguageModel) -> None:
-    exchange = between_models(llama, mlp_changed(llama), PROMPTS)
-    places = patch_places(exchange, [RESIDUAL_OUT, HEADS], [CHANGED], ["instruction", WHOLE])
+    runs = between_models(llama, mlp_changed(llama), PROMPTS)
+    places = patch_places(runs, [RESIDUAL_OUT, HEADS], [CHANGED], ["instruction", WHOLE])
     with torch.no_grad():
-        axes = random_directions(exchange, places, 40, seed=0, batch_size=2)
-        again = random_directions(exchange, places, 40, seed=0, batch_size=4)
+        axes = random_directions(runs, places, 40, seed=0, batch_size=2)
+        again = random_directions(runs, places, 40, seed=0, batch_size=4)
     assert [axis.norm().item() for axis in axes[0]] == pytest.approx([1.0] * len(places))
     for one, other in zip(axes, again, strict=True):
         for a, b in zip(one, other, strict=True):
@@ -60,12 +60,12 @@ def test_controls_move_as_far_in_directions_that_states_take(llama: LanguageMode
 
 
 def test_controls_come_with_the_effects(llama: LanguageModel) -> None:
-    exchange = between_models(llama, mlp_changed(llama), PROMPTS)
-    found = patch(exchange, some_log_odds(llama), positions=[WHOLE], controls=3)
+    runs = between_models(llama, mlp_changed(llama), PROMPTS)
+    found = patch(runs, some_log_odds(llama), positions=[WHOLE], controls=3)
     assert found.controls is not None and found.controls.shape == (3, LAYERS, len(PROMPTS))
     # Where the patch changes nothing, nothing is moved.
-    assert found.controls[:, 0] == pytest.approx(np.tile(found.receiver, (3, 1)), abs=1e-6)
-    assert np.abs(found.controls[:, CHANGED] - found.receiver).max() > 1e-4
+    assert found.controls[:, 0] == pytest.approx(np.tile(found.target, (3, 1)), abs=1e-6)
+    assert np.abs(found.controls[:, CHANGED] - found.target).max() > 1e-4
     table = found.to_dataframe(resamples=100)
     assert table["p"].tolist()[0] == 1
     with pytest.raises(InputError, match="two at least"):
@@ -77,10 +77,10 @@ def noise_effects(rng: np.random.Generator, planted: float = 0.0) -> Effects:
     scale = np.array([0.01, 1.0, 30.0])
     draws = (rng.normal(size=(40, 1)) + 0.5 * rng.normal(size=(40, 3))) * scale
     draws[0] += planted * scale * [0, 1, 0]
-    receiver = rng.normal(size=5)
-    values = receiver + np.repeat(draws[..., None], 5, axis=2)
+    target = rng.normal(size=5)
+    values = target + np.repeat(draws[..., None], 5, axis=2)
     cells = tuple(Cell(i, "residual_out") for i in range(3))
-    return Effects(cells, values[0], receiver, receiver + 1, values[1:])
+    return Effects(cells, values[0], target, target + 1, values[1:])
 
 
 def test_random_patches_are_called_so_at_the_nominal_rate() -> None:
@@ -99,11 +99,11 @@ def test_random_patches_are_called_so_at_the_nominal_rate() -> None:
 
 def test_fractions_are_ratios_of_means_with_their_intervals() -> None:
     rng = np.random.default_rng(0)
-    receiver = rng.normal(size=60)
-    donor = receiver + 4 + rng.normal(size=60)
-    patched = np.stack([receiver, donor, receiver + 0.25 * (donor - receiver)])
+    target = rng.normal(size=60)
+    source = target + 4 + rng.normal(size=60)
+    patched = np.stack([target, source, target + 0.25 * (source - target)])
     cells = tuple(Cell(None, name) for name in ("none", "all", "quarter"))
-    found = Effects(cells, patched, receiver, donor)
+    found = Effects(cells, patched, target, source)
     table = found.to_dataframe()
     assert table["fraction"].tolist() == pytest.approx([0, 1, 0.25])
     # A ratio is resampled as one: where every prompt has the same, nothing varies.

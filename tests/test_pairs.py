@@ -79,16 +79,16 @@ def test_positions_are_labelled_by_their_text_where_they_have_one(llama: Languag
 
 
 def test_spans_are_aligned_at_their_ends(llama: LanguageModel) -> None:
-    exchange = pairs_of_two().denoising(llama)
-    aligned = Alignment.at(exchange, "object")
+    runs = pairs_of_two().denoising(llama)
+    aligned = Alignment.at(runs, "object")
     for i in range(2):
-        giving, taking = exchange.donor_rows[i], exchange.receiver_rows[i]
+        giving, taking = runs.source_rows[i], runs.target_rows[i]
         padding = [max(map(len, rows)) - len(row) for rows, row in (
-            (exchange.donor_rows, giving), (exchange.receiver_rows, taking))]  # fmt: skip
+            (runs.source_rows, giving), (runs.target_rows, taking))]  # fmt: skip
         columns = aligned.taken[i].nonzero().flatten().tolist()
         start, stop = taking.spans["object"].start, taking.spans["object"].stop
         assert columns == [padding[1] + j for j in range(start, stop)]
-        sources = (aligned.source[i, columns] - padding[0]).tolist()
+        sources = (aligned.columns[i, columns] - padding[0]).tolist()
         given = giving.spans["object"]
         assert sources == sorted(sources)
         assert sources[-1] == given.stop - 1
@@ -97,23 +97,23 @@ def test_spans_are_aligned_at_their_ends(llama: LanguageModel) -> None:
 
 
 def test_whole_rows_take_span_by_span(llama: LanguageModel) -> None:
-    exchange = pairs_of_two().denoising(llama)
-    whole = Alignment.at(exchange, WHOLE)
-    for i, row in enumerate(exchange.receiver_rows):
+    runs = pairs_of_two().denoising(llama)
+    whole = Alignment.at(runs, WHOLE)
+    for i, row in enumerate(runs.target_rows):
         assert whole.taken[i].sum() == len(row)
-    for name in exchange.positions():
-        part = Alignment.at(exchange, name)
-        assert torch.equal(whole.source[part.taken], part.source[part.taken])
+    for name in runs.positions():
+        part = Alignment.at(runs, name)
+        assert torch.equal(whole.columns[part.taken], part.columns[part.taken])
 
 
 def test_twins_of_unequal_length_can_be_patched(checkpoint: Path) -> None:
     lm, readout = LanguageModel.load(checkpoint), some_log_odds
     pairs = pairs_of_two()
     last = "post_instruction[-1]" if lm.chat.encode("a").spans["post_instruction"] else WHOLE
-    for exchange in (pairs.denoising(lm), pairs.noising(lm)):
-        found = patch(exchange, readout(lm), layers=[3], positions=[last, "intent"])
-        assert found.patched[0] == pytest.approx(found.donor, abs=2e-5)
-        assert found.patched[1] == pytest.approx(found.receiver, abs=1e-6)
+    for runs in (pairs.denoising(lm), pairs.noising(lm)):
+        found = patch(runs, readout(lm), layers=[3], positions=[last, "intent"])
+        assert found.patched[0] == pytest.approx(found.source, abs=2e-5)
+        assert found.patched[1] == pytest.approx(found.target, abs=1e-6)
     there, back = pairs.denoising(lm), pairs.noising(lm)
     assert patch(there, readout(lm), layers=[1]).gap == pytest.approx(
         -patch(back, readout(lm), layers=[1]).gap
@@ -127,10 +127,10 @@ def test_what_both_have_in_common_has_no_effect_at_the_input(llama: LanguageMode
     )
     for cell, values in zip(found.cells, found.patched, strict=True):
         differs = cell.position in ("intent", "object")
-        assert (abs(values - found.receiver).max() > 1e-4) == differs, cell
+        assert (abs(values - found.target).max() > 1e-4) == differs, cell
     with_itself = PromptPairs((CLEAN,), (CLEAN,), ROLES[:1], ROLES[:1]).denoising(llama)
     same = patch(with_itself, some_log_odds(llama), sites=[RESIDUAL_OUT], layers=[2])
-    assert same.patched == pytest.approx(same.receiver[0])
+    assert same.patched == pytest.approx(same.target[0])
 
 
 def test_pairs_that_do_not_fit_are_refused(llama: LanguageModel) -> None:

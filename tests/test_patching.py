@@ -1,4 +1,4 @@
-"""Patching everything gives the donor, nothing the receiver, and a planted change is found."""
+"""Patching everything gives the source, nothing the target, and a planted change is found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from interp.model import LanguageModel, Tokens
 from interp.patching import (
     WHOLE,
     Cell,
-    Exchange,
+    PatchRuns,
     attribute,
     between_models,
     patch,
@@ -49,12 +49,12 @@ def test_everything_patched_is_the_donor_and_nothing_is_the_receiver(checkpoint:
     base = LanguageModel.load(checkpoint)
     after = changed(base, lambda name: any(in_layer(i)(name) for i in range(LAYERS)))
     readout = some_log_odds(base)
-    exchange = between_models(base, after, PROMPTS)
-    found = patch(exchange, readout, layers=[LAYERS - 1], positions=[WHOLE, "post_instruction[-1]"])
-    assert np.abs(found.donor - found.receiver).min() > 1e-4
-    assert found.patched[0] == pytest.approx(found.donor, abs=1e-5)
+    runs = between_models(base, after, PROMPTS)
+    found = patch(runs, readout, layers=[LAYERS - 1], positions=[WHOLE, "post_instruction[-1]"])
+    assert np.abs(found.source - found.target).min() > 1e-4
+    assert found.patched[0] == pytest.approx(found.source, abs=1e-5)
     # At the last layer only the last token is still looked at.
-    assert found.patched[1] == pytest.approx(found.donor, abs=1e-5)
+    assert found.patched[1] == pytest.approx(found.source, abs=1e-5)
     same = patch(
         between_models(after, after, PROMPTS),
         readout,
@@ -62,7 +62,7 @@ def test_everything_patched_is_the_donor_and_nothing_is_the_receiver(checkpoint:
         layers=[1],
         positions=["instruction", WHOLE],
     )
-    assert np.array_equal(same.patched, np.tile(same.receiver, (len(same.cells), 1)))
+    assert np.array_equal(same.patched, np.tile(same.target, (len(same.cells), 1)))
     assert hooks_of([base, after]) == 0
 
 
@@ -71,24 +71,24 @@ def test_prompts_of_one_length_can_be_exchanged_whole(llama: LanguageModel) -> N
     rows = [llama.chat.encode(prompt) for prompt in PROMPTS[2:]]
     width = min(map(len, rows))
     one, other = (Tokens(row.ids[-width:], {"text": slice(0, width)}) for row in rows)
-    exchange = Exchange(llama, (one,), llama, (other,))
-    found = patch(exchange, some_log_odds(llama), sites=[RESIDUAL_IN], layers=[0])
+    runs = PatchRuns(llama, (one,), llama, (other,))
+    found = patch(runs, some_log_odds(llama), sites=[RESIDUAL_IN], layers=[0])
     assert found.cells == (Cell(0, "residual_in", "text"),)
-    assert found.patched[0] == pytest.approx(found.donor, abs=1e-6)
+    assert found.patched[0] == pytest.approx(found.source, abs=1e-6)
     assert abs(found.gap) > 1e-4
-    back = patch(exchange.reversed(), some_log_odds(llama), sites=[RESIDUAL_IN], layers=[0])
-    assert back.patched[0] == pytest.approx(found.receiver, abs=1e-6)
+    back = patch(runs.reversed(), some_log_odds(llama), sites=[RESIDUAL_IN], layers=[0])
+    assert back.patched[0] == pytest.approx(found.target, abs=1e-6)
 
 
 def test_padding_and_batches_do_not_matter(checkpoint: Path) -> None:
     base = LanguageModel.load(checkpoint)
-    exchange = between_models(base, one_layer_changed(base), PROMPTS)
+    runs = between_models(base, one_layer_changed(base), PROMPTS)
     readout, options = some_log_odds(base), {"sites": [RESIDUAL_OUT, MLP_OUT], "layers": [CHANGED]}
-    together = patch(exchange, readout, **options)
-    alone = patch(exchange, readout, batch_size=1, **options)
+    together = patch(runs, readout, **options)
+    alone = patch(runs, readout, batch_size=1, **options)
     assert together.cells == alone.cells
     assert together.patched == pytest.approx(alone.patched, abs=2e-5)
-    approximate = [attribute(exchange, readout, batch_size=n, **options) for n in (1, 4)]
+    approximate = [attribute(runs, readout, batch_size=n, **options) for n in (1, 4)]
     assert approximate[0].patched == pytest.approx(approximate[1].patched, abs=1e-4)
 
 
@@ -98,13 +98,13 @@ def test_padding_and_batches_do_not_matter(checkpoint: Path) -> None:
 def test_the_changed_layer_is_found(checkpoint: Path) -> None:
     base = LanguageModel.load(checkpoint)
     after = one_layer_changed(base)
-    exchange = between_models(base, after, PROMPTS)
-    for direction in (exchange, exchange.reversed()):
+    runs = between_models(base, after, PROMPTS)
+    for direction in (runs, runs.reversed()):
         found = patch(direction, some_log_odds(base), positions=[WHOLE])
         before = found.patched[:CHANGED]
-        assert before == pytest.approx(np.tile(found.receiver, (CHANGED, 1)), abs=1e-5)
+        assert before == pytest.approx(np.tile(found.target, (CHANGED, 1)), abs=1e-5)
         behind = found.patched[CHANGED:]
-        assert behind == pytest.approx(np.tile(found.donor, (LAYERS - CHANGED, 1)), abs=1e-5)
+        assert behind == pytest.approx(np.tile(found.source, (LAYERS - CHANGED, 1)), abs=1e-5)
 
 
 def test_the_changed_component_is_found(checkpoint: Path) -> None:
@@ -118,11 +118,9 @@ def test_the_changed_component_is_found(checkpoint: Path) -> None:
     )
     by_cell = dict(zip(found.cells, found.patched, strict=True))
     for layer in range(CHANGED + 1):
-        assert by_cell[Cell(layer, "attention_out", WHOLE)] == pytest.approx(
-            found.receiver, abs=1e-5
-        )
-    assert by_cell[Cell(CHANGED, "mlp_out", WHOLE)] == pytest.approx(found.donor, abs=1e-5)
-    assert by_cell[Cell(0, "mlp_out", WHOLE)] == pytest.approx(found.receiver, abs=1e-5)
+        assert by_cell[Cell(layer, "attention_out", WHOLE)] == pytest.approx(found.target, abs=1e-5)
+    assert by_cell[Cell(CHANGED, "mlp_out", WHOLE)] == pytest.approx(found.source, abs=1e-5)
+    assert by_cell[Cell(0, "mlp_out", WHOLE)] == pytest.approx(found.target, abs=1e-5)
 
 
 def test_the_changed_head_is_found(checkpoint_of: Checkpoints) -> None:
@@ -138,9 +136,9 @@ def test_the_changed_head_is_found(checkpoint_of: Checkpoints) -> None:
         positions=[WHOLE],
     )  # fmt: skip
     assert [cell.head for cell in found.cells] == [0, 1, 2, 3]
-    assert found.patched[head] == pytest.approx(found.donor, abs=1e-5)
+    assert found.patched[head] == pytest.approx(found.source, abs=1e-5)
     for other in {0, 1, 2}:
-        assert found.patched[other] == pytest.approx(found.receiver, abs=1e-6)
+        assert found.patched[other] == pytest.approx(found.target, abs=1e-6)
 
 
 def test_a_change_at_one_position_is_found_there(llama: LanguageModel) -> None:
@@ -152,13 +150,13 @@ def test_a_change_at_one_position_is_found_there(llama: LanguageModel) -> None:
     only_there = next(token for token in system if token not in others)
     with torch.no_grad():
         after.model.get_input_embeddings().weight[only_there] *= -3
-    exchange = between_models(llama, after, PROMPTS[:1])
-    found = patch(exchange, some_log_odds(llama), sites=[RESIDUAL_IN], layers=[0])
+    runs = between_models(llama, after, PROMPTS[:1])
+    found = patch(runs, some_log_odds(llama), sites=[RESIDUAL_IN], layers=[0])
     by_position = {
         cell.position: value[0] for cell, value in zip(found.cells, found.patched, strict=True)
     }
-    assert by_position.pop("system") == pytest.approx(found.donor[0], abs=1e-6)
-    assert list(by_position.values()) == pytest.approx([found.receiver[0]] * len(by_position))
+    assert by_position.pop("system") == pytest.approx(found.source[0], abs=1e-6)
+    assert list(by_position.values()) == pytest.approx([found.target[0]] * len(by_position))
     assert abs(found.gap) > 1e-5
 
 
@@ -184,13 +182,13 @@ def test_shares_add_to_one_and_name_the_changed_layer(checkpoint: Path) -> None:
 
 def test_attribution_is_exact_where_everything_is_linear(llama: LanguageModel) -> None:
     one, other = (linear_model(llama, seed=seed) for seed in (0, 1))
-    exchange = between_models(one, other, PROMPTS)
+    runs = between_models(one, other, PROMPTS)
 
     def readout(logits: torch.Tensor) -> torch.Tensor:
         return logits[:, 7] - 2 * logits[:, 11]
 
-    exact, approximate = patch(exchange, readout), attribute(exchange, readout)
-    assert len(exact.cells) == 3 * len(exchange.positions())
+    exact, approximate = patch(runs, readout), attribute(runs, readout)
+    assert len(exact.cells) == 3 * len(runs.positions())
     assert approximate.patched == pytest.approx(exact.patched, abs=1e-9)
     assert patch_agreement(approximate, exact).pearson == pytest.approx(1)
     assert not any(p.grad is not None for p in other.model.parameters())
@@ -202,23 +200,23 @@ def test_its_error_is_of_second_order(checkpoint: Path) -> None:
     errors = []
     for scale in (2e-2, 1e-2):
         after = changed(base, in_layer(1), scale=scale)
-        exchange = between_models(after, base, PROMPTS[2:])
+        runs = between_models(after, base, PROMPTS[2:])
         options = {"sites": [RESIDUAL_OUT, MLP_OUT, HEADS], "layers": [1], "positions": [WHOLE]}
         # One at a time: in float64, transformers' Gemma 2 gives NaN to rows that are padded.
         options |= {"batch_size": 1}
-        exact = patch(exchange, readout, **options)
-        approximate = attribute(exchange, readout, **options)
+        exact = patch(runs, readout, **options)
+        approximate = attribute(runs, readout, **options)
         assert patch_agreement(approximate, exact).pearson > 0.99
         errors.append(np.abs(approximate.patched - exact.patched).max())
     assert errors[1] < 0.35 * errors[0]
 
 
 def test_agreement_wants_the_same_cells(llama: LanguageModel) -> None:
-    exchange = between_models(llama, one_layer_changed(llama), PROMPTS[:1])
-    found = [patch(exchange, some_log_odds(llama), layers=[i]) for i in (0, 1)]
+    runs = between_models(llama, one_layer_changed(llama), PROMPTS[:1])
+    found = [patch(runs, some_log_odds(llama), layers=[i]) for i in (0, 1)]
     with pytest.raises(InputError, match="different cells"):
         patch_agreement(*found)
-    few = patch(exchange, some_log_odds(llama), layers=[0, 1], positions=[WHOLE])
+    few = patch(runs, some_log_odds(llama), layers=[0, 1], positions=[WHOLE])
     with pytest.raises(InputError, match="says nothing"):
         patch_agreement(few, few)
 
@@ -227,11 +225,11 @@ def test_agreement_wants_the_same_cells(llama: LanguageModel) -> None:
 
 
 def test_what_does_not_fit_is_refused(llama: LanguageModel, checkpoint_of: Checkpoints) -> None:
-    exchange = between_models(llama, llama, PROMPTS)
+    runs = between_models(llama, llama, PROMPTS)
     with pytest.raises(InputError, match="0 … 3"):
-        patch(exchange, some_log_odds(llama), layers=[4])
+        patch(runs, some_log_odds(llama), layers=[4])
     with pytest.raises(InputError, match=r"no position intent.*there are system"):
-        patch(exchange, some_log_odds(llama), positions=["intent"])
+        patch(runs, some_log_odds(llama), positions=["intent"])
     with pytest.raises(InputError, match="as different tokens"):
         between_models(llama, LanguageModel.load(checkpoint_of("mistral")), PROMPTS)
     with pytest.raises(InputError, match="same shape"):

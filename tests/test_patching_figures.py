@@ -22,11 +22,11 @@ PROMPTS, DRAWS = 40, 40
 def effects(cells: list[Cell], sizes: list[float], *, controls: bool, gap: float = 4.0) -> Effects:
     """Cells with given mean effects on 40 prompts; random moves of about .3 nats."""
     rng = np.random.default_rng(0)
-    receiver = rng.normal(size=PROMPTS)
-    donor = receiver + gap + 0.1 * rng.normal(size=PROMPTS)
-    patched = receiver + np.array(sizes)[:, None] * (1 + 0.1 * rng.normal(size=PROMPTS))
-    moves = receiver + 0.3 * rng.normal(size=(DRAWS, len(cells), 1))
-    return Effects(tuple(cells), patched, receiver, donor, moves if controls else None)
+    target = rng.normal(size=PROMPTS)
+    source = target + gap + 0.1 * rng.normal(size=PROMPTS)
+    patched = target + np.array(sizes)[:, None] * (1 + 0.1 * rng.normal(size=PROMPTS))
+    moves = target + 0.3 * rng.normal(size=(DRAWS, len(cells), 1))
+    return Effects(tuple(cells), patched, target, source, moves if controls else None)
 
 
 def by_position(controls: bool, gap: float = 4.0) -> Effects:
@@ -97,7 +97,7 @@ def test_modules_that_are_the_same_in_both_models_are_left_out() -> None:
     assert names(axes) == (["lm head", "mlp"], ["0", "1", "outside"])
     empty = np.isnan(np.ma.filled(axes.images[0].get_array(), np.nan))
     np.testing.assert_array_equal(empty, [[True, True, False], [False, False, True]])
-    nothing = replace(found, patched=np.tile(found.receiver, (6, 1)))
+    nothing = replace(found, patched=np.tile(found.target, (6, 1)))
     assert len(names(panels(nothing.plot())[0])[0]) == 4
 
 

@@ -13,7 +13,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.patching import (
     Cell,
-    Exchange,
+    PatchRuns,
     between_models,
     by_layer,
     by_matrix,
@@ -22,7 +22,7 @@ from interp.patching import (
     patch_weights,
     weights_from,
 )
-from interp.patching.weight_controls import scrambled, weights_scrambled
+from interp.patching.weights import scrambled, weights_scrambled
 from tests.checkpoints import LAYERS
 from tests.patched_models import PROMPTS, changed, some_log_odds
 from tests.planted_causes import Ground, Plant
@@ -34,13 +34,13 @@ Checkpoints = Callable[[str], Path]
 def test_the_changed_module_is_named(checkpoint: Path) -> None:
     base = LanguageModel.load(checkpoint)
     after = changed(base, lambda name: ".1." in name and "mlp" in name, scale=4.0)
-    exchange = between_models(base, after, PROMPTS)
-    for direction in (exchange, exchange.reversed()):
+    runs = between_models(base, after, PROMPTS)
+    for direction in (runs, runs.reversed()):
         found = patch_weights(direction, some_log_odds(base))
         for cell, values in zip(found.cells, found.patched, strict=True):
-            wanted = found.donor if cell == Cell(1, "mlp") else found.receiver
+            wanted = found.source if cell == Cell(1, "mlp") else found.target
             assert values == pytest.approx(wanted, abs=1e-6)
-    assert np.abs(found.donor - found.receiver).max() > 1e-3
+    assert np.abs(found.source - found.target).max() > 1e-3
 
 
 def test_groups_hold_every_parameter_once(checkpoint: Path) -> None:
@@ -81,7 +81,7 @@ def test_models_of_another_make_are_refused(checkpoint_of: Checkpoints) -> None:
     one, other = (LanguageModel.load(checkpoint_of(name)) for name in ("llama", "gpt2"))
     rows = tuple(one.chat.encode(prompt) for prompt in PROMPTS)
     with pytest.raises(InputError, match="adapters merged"):
-        patch_weights(Exchange(one, rows, other, rows), some_log_odds(one))
+        patch_weights(PatchRuns(one, rows, other, rows), some_log_odds(one))
 
 
 def test_a_scrambled_change_has_its_norm_and_singular_values() -> None:
@@ -112,8 +112,8 @@ def test_scrambled_weights_lie_as_far_away_and_are_put_back(checkpoint: Path) ->
 def test_what_was_planted_stands_out_from_edits_as_large() -> None:
     ground = Ground.load(shipped())
     after = ground.after(Plant("offset", "bias", 1, 0.9, 0))
-    exchange = between_models(ground.lm, after, ground.texts("bias", "test")[0])
-    found = patch_weights(exchange, ground.readout, controls=20).to_dataframe()
+    runs = between_models(ground.lm, after, ground.texts("bias", "test")[0])
+    found = patch_weights(runs, ground.readout, controls=20).to_dataframe()
     planted = (found["layer"] == 1) & (found["component"] == "mlp")
     assert (found["p_family_wise"] <= 0.05).tolist() == planted.tolist()
     assert found.loc[planted, "fraction"].item() == pytest.approx(1, abs=1e-4)

@@ -1,6 +1,6 @@
 """Where a loss lies: weights and states put back one place at a time, and taken from the base.
 
-Every exchange is made both ways round. Restored: the base's weights (or states) put into the
+Every patch is made both ways round. Restored: the base's weights (or states) put into the
 after-model, as a share of what was lost. Removed: the after-model's put into the base, as a share
 of the same. An edit that works one way only may have opened a path that neither model uses
 (arXiv 2311.17030), so a place stands out only where both do, and where none of the random edits as
@@ -21,7 +21,7 @@ from interp.errors import InputError
 from interp.patching import (
     WHOLE,
     Effects,
-    Exchange,
+    PatchRuns,
     Stitching,
     by_module,
     in_layers,
@@ -55,7 +55,7 @@ def require_draws(count: int) -> int:
 
 
 def weights_table(
-    exchange: Exchange,
+    runs: PatchRuns,
     readout: Readout,
     *,
     layers: Sequence[int],
@@ -68,7 +68,7 @@ def weights_table(
     """Base weights by layer and module; see :func:`both_ways` for the columns.
 
     Args:
-        exchange: from the base to the after-model.
+        runs: from the base to the after-model.
         readout: the margin.
         layers: 0-based; what lies outside the layers is always among the places.
         groups: prompts of one group are resampled together.
@@ -78,9 +78,9 @@ def weights_table(
         progress: called with the number of forwards just done.
     """
     grouping = in_layers(by_module, layers)
-    batches = -(-len(exchange.donor_rows) // batch_size)
+    batches = -(-len(runs.source_rows) // batch_size)
 
-    def one_way(way: Exchange, drawn: int) -> Effects:
+    def one_way(way: PatchRuns, drawn: int) -> Effects:
         def advance(places: int) -> None:
             if progress is not None:
                 progress(places * (1 + drawn) * batches)
@@ -90,12 +90,12 @@ def weights_table(
             progress=advance,
         )  # fmt: skip
 
-    restored, removed = one_way(exchange, controls), one_way(exchange.reversed(), 0)
+    restored, removed = one_way(runs, controls), one_way(runs.reversed(), 0)
     return both_ways(restored, removed, groups)
 
 
 def states_table(
-    exchange: Exchange,
+    runs: PatchRuns,
     readout: Readout,
     *,
     layers: Sequence[int],
@@ -113,7 +113,7 @@ def states_table(
 
     tables = []
     for sites, positions in (
-        ([RESIDUAL_OUT], [*exchange.positions(), WHOLE]),
+        ([RESIDUAL_OUT], [*runs.positions(), WHOLE]),
         ([ATTENTION_OUT, MLP_OUT], [WHOLE]),
     ):
         restored, removed = (
@@ -121,7 +121,7 @@ def states_table(
                 way, readout, sites=sites, layers=layers, positions=positions,
                 batch_size=batch_size, controls=drawn, seed=seed, progress=progress,
             )
-            for way, drawn in ((exchange, controls), (exchange.reversed(), 0))
+            for way, drawn in ((runs, controls), (runs.reversed(), 0))
         )  # fmt: skip
         tables.append(both_ways(restored, removed, groups))
     return pd.concat(tables, ignore_index=True)
@@ -165,10 +165,10 @@ def stitching_of(undone: Sequence[Undone]) -> Stitching:
 
 
 def forwards(
-    exchange: Exchange, layers: Sequence[int], controls: int, batch_size: int
+    runs: PatchRuns, layers: Sequence[int], controls: int, batch_size: int
 ) -> tuple[int, int]:
     """How many forwards the two tables take, weights and states."""
-    batches = -(-len(exchange.donor_rows) // batch_size)
-    places = len(in_layers(by_module, layers)(exchange.receiver))
-    cells = len(layers) * (len(exchange.positions()) + 1 + 2)
+    batches = -(-len(runs.source_rows) // batch_size)
+    places = len(in_layers(by_module, layers)(runs.target))
+    cells = len(layers) * (len(runs.positions()) + 1 + 2)
     return places * (2 + controls) * batches, cells * (2 + controls) * batches

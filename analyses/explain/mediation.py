@@ -183,10 +183,10 @@ def explain_domain(
         for other in subject.changes
         if other != domain and first in MOVES
     }  # fmt: skip
-    exchange = between_models(base, after, texts)
+    runs = between_models(base, after, texts)
     weights, states = (
         table(
-            exchange, readout, layers=subject.layers, groups=groups, controls=place_draws,
+            runs, readout, layers=subject.layers, groups=groups, controls=place_draws,
             batch_size=batch_size, seed=seed, progress=progress,
         )
         for table in (weights_table, states_table)
@@ -209,8 +209,8 @@ def forwards_of(
     """About how many forwards :func:`explain_domain` takes."""
     texts = subject.texts[domain]
     batches = -(-len(texts) // batch_size)
-    exchange = between_models(subject.base, subject.after, texts)
-    places = sum(forwards(exchange, subject.layers, place_draws, batch_size))
+    runs = between_models(subject.base, subject.after, texts)
+    places = sum(forwards(runs, subject.layers, place_draws, batch_size))
     return places + batches * (len(subject.layers) * len(COALITIONS) + 2 * draws * len(CAUSES))
 
 

@@ -40,7 +40,7 @@ class ClassMean:
 
 
 @dataclass(frozen=True)
-class Means:
+class ClassMeans:
     """The class mean in base and after, at one layer."""
 
     base: ClassMean
@@ -102,7 +102,7 @@ class Change:
         side[order] = np.arange(len(names)) % 2
         return side[np.searchsorted(names, units)]
 
-    def means(self, layer: int, rows: Bool[np.ndarray, " row"] | None = None) -> Means:
+    def means(self, layer: int, rows: Bool[np.ndarray, " row"] | None = None) -> ClassMeans:
         """Class means in both models at one layer, from some of the rows.
 
         Where the after-model has no direction any more (``undefined`` in
@@ -124,7 +124,7 @@ class Change:
         if not self._directed[column]:
             along = after.length * float(after.direction @ base.direction)
             after = replace(after, direction=base.direction, length=along)
-        return Means(base, after)
+        return ClassMeans(base, after)
 
     @cached_property
     def _directed(self) -> Bool[np.ndarray, " layer"]:

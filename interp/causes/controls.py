@@ -9,19 +9,19 @@ itself: in the after-model, to restore, and in the base, where it should take aw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
+from torch import Tensor
 
 from interp.activations import batches_by_length
-from interp.causes.change import MOVES, Change, Means
-from interp.causes.undoing import exchange_of, read_from, states_at, with_last_moved
+from interp.causes.change import MOVES, Change, ClassMeans
+from interp.causes.undoing import read_from, runs_of, states_at, with_last_moved
 from interp.model import LanguageModel, undisturbed
-from interp.patching import Exchange, by_layer, read_out
+from interp.patching import PatchRuns, by_layer, read_out, weights_replaced
 from interp.readout import Readout
 
 Direction = Float[np.ndarray, " d_model"]
@@ -50,14 +50,14 @@ def control_effects(
         batch_size: prompts in one forward.
         seed: of the draws.
     """
-    exchange = exchange_of(base, after, texts, change)
+    runs = runs_of(base, after, texts, change)
     rng = np.random.default_rng(seed)
     with undisturbed(base.model), undisturbed(after.model):
         if cause in MOVES:
             means = change.means(layer)
             drawn = _directions(change, layer, draws, rng)
-            return _moved(exchange, layer, means, cause, drawn, readout, batch_size)
-        return _reweighted(exchange, layer, draws, seed, readout, batch_size)
+            return _moved(runs, layer, means, cause, drawn, readout, batch_size)
+        return _reweighted(runs, layer, draws, seed, readout, batch_size)
 
 
 def foreign_effect(
@@ -76,12 +76,10 @@ def foreign_effect(
 
     Mean of both ways, like the controls. What it restores is not particular to this contrast.
     """
-    exchange = exchange_of(base, after, texts, change)
+    runs = runs_of(base, after, texts, change)
     direction = _unit(foreign.means(layer).restoring(cause))
     with undisturbed(base.model), undisturbed(after.model):
-        found = _moved(
-            exchange, layer, change.means(layer), cause, [direction], readout, batch_size
-        )
+        found = _moved(runs, layer, change.means(layer), cause, [direction], readout, batch_size)
     return float(found[0])
 
 
@@ -96,9 +94,9 @@ def _directions(
 
 
 def _moved(
-    exchange: Exchange,
+    runs: PatchRuns,
     layer: int,
-    means: Means,
+    means: ClassMeans,
     cause: str,
     directions: Sequence[Direction],
     readout: Readout,
@@ -106,10 +104,10 @@ def _moved(
 ) -> Float[np.ndarray, " draw"]:
     lengths = [float(np.linalg.norm(means.restoring(cause)))]
     lengths.append(float(np.linalg.norm(means.removing(cause))))
-    gained = np.zeros((len(directions), len(exchange.donor_rows)))
-    gap = np.zeros(len(exchange.donor_rows))
-    for chosen in batches_by_length(exchange.donor_rows, batch_size):
-        part = exchange.subset(chosen)
+    gained = np.zeros((len(directions), len(runs.source_rows)))
+    gap = np.zeros(len(runs.source_rows))
+    for chosen in batches_by_length(runs.source_rows, batch_size):
+        part = runs.subset(chosen)
         states, own = states_at(part, layer, readout)
         gap[chosen] = own["base"] - own["after"]
         for draw, direction in enumerate(directions):
@@ -122,34 +120,35 @@ def _moved(
 
 
 def _reweighted(
-    exchange: Exchange, layer: int, draws: int, seed: int, readout: Readout, batch_size: int
+    runs: PatchRuns, layer: int, draws: int, seed: int, readout: Readout, batch_size: int
 ) -> Float[np.ndarray, " draw"]:
-    base, after = exchange.donor.model, exchange.receiver.model
+    base, after = runs.source.model, runs.target.model
     lengths = {
         name: float((base.get_parameter(name) - after.get_parameter(name)).float().norm())
-        for name in _read_later(exchange.donor, layer)
+        for name in _read_later(runs.source, layer)
     }
     lengths = {name: length for name, length in lengths.items() if length > 0}
     if not lengths:
         return np.zeros(draws)
 
     def read(lm: LanguageModel) -> float:
-        rows = exchange.donor_rows
+        rows = runs.source_rows
         parts = batches_by_length(rows, batch_size)
         return float(
             np.concatenate([read_out(lm, [rows[i] for i in p], readout) for p in parts]).mean()
         )
 
-    own = read(exchange.donor), read(exchange.receiver)
+    own = read(runs.source), read(runs.target)
     found = np.empty(draws)
     for draw in range(draws):
         change = 0.0
         for model, lm, sign, value in (
-            (after, exchange.receiver, 1, own[1]),
-            (base, exchange.donor, -1, own[0]),
+            (after, runs.target, 1, own[1]),
+            (base, runs.source, -1, own[0]),
         ):
             generator = torch.Generator().manual_seed(seed * draws + draw)
-            with _noisy(model, lengths, sign, generator):
+            noisy = partial(_noisy, lengths, sign, generator)
+            with weights_replaced(model, lengths, noisy):
                 change += sign * (read(lm) - value) / 2
         found[draw] = change / (own[0] - own[1])
     return found
@@ -167,21 +166,13 @@ def _read_later(lm: LanguageModel, layer: int) -> list[str]:
     ]
 
 
-@contextmanager
 def _noisy(
-    model: nn.Module, lengths: Mapping[str, float], sign: int, generator: torch.Generator
-) -> Iterator[None]:
-    """Inside the block each named parameter is moved by noise of the given norm."""
-    own = {name: model.get_parameter(name).data for name in lengths}
-    try:
-        for name, tensor in own.items():
-            noise = torch.randn(tensor.shape, generator=generator)
-            noise *= sign * lengths[name] / noise.norm()
-            model.get_parameter(name).data = (tensor.float() + noise.to(tensor.device)).to(tensor)
-        yield
-    finally:
-        for name, tensor in own.items():
-            model.get_parameter(name).data = tensor
+    lengths: Mapping[str, float], sign: int, generator: torch.Generator, name: str, own: Tensor
+) -> Tensor:
+    """A parameter moved by noise of the given norm."""
+    noise = torch.randn(own.shape, generator=generator)
+    noise *= sign * lengths[name] / noise.norm()
+    return (own.float() + noise.to(own.device)).to(own)
 
 
 def _unit(vector: np.ndarray) -> Direction:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import factorial
 
 import numpy as np
 import torch
@@ -22,11 +23,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations import RESIDUAL_OUT, batches_by_length, points
-from interp.causes.change import MOVES, PLAYERS, REMAINDER, ROUTING, Change, Means
-from interp.causes.shapley import shapley_matrix
+from interp.causes.change import MOVES, PLAYERS, REMAINDER, ROUTING, Change, ClassMeans
 from interp.errors import InputError
 from interp.model import Hidden, LanguageModel, undisturbed, writing
-from interp.patching import Exchange, between_models, keeping, read_out
+from interp.patching import PatchRuns, between_models, keeping, read_out
 from interp.readout import Readout
 from interp.statistics import Draws, Estimate, resampling_weights, weighted_means
 
@@ -106,6 +106,28 @@ class Shares:
     removed: dict[str, Estimate]
 
 
+def shapley_matrix(players: int) -> Float[np.ndarray, "player coalition"]:
+    r"""Shapley values as weights: ``shapley_matrix(n) @ v`` for the 2ⁿ worths ``v`` of coalitions.
+
+    What each player adds, averaged over all orders in which they may join,
+
+    .. math::
+        \phi_p = \sum_{S \not\ni p} \frac{|S|!\,(n - |S| - 1)!}{n!}\,(v(S \cup p) - v(S))
+
+    They add up to v(all) − v(none), and a player that never changes anything gets nothing (Shapley
+    1953). A coalition is a number whose bit p says whether player p is in it.
+    """
+    weights = np.zeros((players, 2**players))
+    for coalition in range(2**players):
+        size = coalition.bit_count()
+        for player in range(players):
+            if coalition >> player & 1:
+                share = factorial(size - 1) * factorial(players - size) / factorial(players)
+                weights[player, coalition] += share
+                weights[player, coalition ^ (1 << player)] -= share
+    return weights
+
+
 def undo(
     base: LanguageModel,
     after: LanguageModel,
@@ -135,15 +157,15 @@ def undo(
     Raises:
         InputError: texts that are not the positive rows, or models that do not fit each other.
     """
-    exchange = exchange_of(base, after, texts, change)
+    runs = runs_of(base, after, texts, change)
     sides = change.halves(seed)
     found = []
     with undisturbed(base.model), undisturbed(after.model):
         for layer in change.layers if layers is None else layers:
             by_half = [change.means(layer, sides != half) for half in (0, 1)]
             values = np.empty((len(COALITIONS), len(texts)))
-            for chosen in batches_by_length(exchange.donor_rows, batch_size):
-                part = exchange.subset(chosen)
+            for chosen in batches_by_length(runs.source_rows, batch_size):
+                part = runs.subset(chosen)
                 means = [by_half[sides[i]] for i in chosen]
                 values[:, chosen] = _coalitions(part, layer, means, readout)
             found.append(Undone(layer, values, None if groups is None else tuple(groups)))
@@ -152,9 +174,9 @@ def undo(
     return tuple(found)
 
 
-def exchange_of(
+def runs_of(
     base: LanguageModel, after: LanguageModel, texts: Sequence[str], change: Change
-) -> Exchange:
+) -> PatchRuns:
     """Base and after on the positive prompts of ``change``.
 
     Raises:
@@ -169,13 +191,13 @@ def exchange_of(
 
 
 def states_at(
-    part: Exchange, layer: int, readout: Readout
+    part: PatchRuns, layer: int, readout: Readout
 ) -> tuple[dict[str, Hidden], dict[str, np.ndarray]]:
     """States after ``layer`` and readouts of base and after, as they are."""
     states, own = {}, {}
     for name, lm, rows in (
-        ("base", part.donor, part.donor_rows),
-        ("after", part.receiver, part.receiver_rows),
+        ("base", part.source, part.source_rows),
+        ("after", part.target, part.target_rows),
     ):
         point = points(lm, [layer], [RESIDUAL_OUT])[0][0]
         with keeping([point], rows) as kept:
@@ -185,11 +207,11 @@ def states_at(
 
 
 def read_from(
-    part: Exchange, name: str, layer: int, states: Hidden, readout: Readout
+    part: PatchRuns, name: str, layer: int, states: Hidden, readout: Readout
 ) -> Float[np.ndarray, " prompt"]:
     """The readout of ``base`` or ``after`` whose later layers get ``states``."""
     lm, rows = (
-        (part.donor, part.donor_rows) if name == "base" else (part.receiver, part.receiver_rows)
+        (part.source, part.source_rows) if name == "base" else (part.target, part.target_rows)
     )
     point = points(lm, [layer], [RESIDUAL_OUT])[0][0]
     with writing(point, lambda hidden: states.to(hidden).reshape(hidden.shape)):
@@ -204,16 +226,16 @@ def with_last_moved(states: Hidden, move: Float[np.ndarray, "prompt d_model"]) -
 
 
 def _coalitions(
-    part: Exchange, layer: int, means: Sequence[Means], readout: Readout
+    part: PatchRuns, layer: int, means: Sequence[ClassMeans], readout: Readout
 ) -> Float[np.ndarray, "coalition prompt"]:
     states, own = states_at(part, layer, readout)
     values = np.empty((len(COALITIONS), len(means)))
     values[0], values[-1] = own["after"], own["base"]
     for number, coalition in enumerate(COALITIONS[1:-1], 1):
-        source = "base" if REMAINDER in coalition else "after"
+        start = "base" if REMAINDER in coalition else "after"
         mean = np.stack([m.with_base(coalition) for m in means])
-        plain = np.stack([m.with_base(MOVES if source == "base" else ()) for m in means])
-        mixed = with_last_moved(states[source], mean - plain)
+        plain = np.stack([m.with_base(MOVES if start == "base" else ()) for m in means])
+        mixed = with_last_moved(states[start], mean - plain)
         reader = "base" if ROUTING in coalition else "after"
         values[number] = read_from(part, reader, layer, mixed, readout)
     return values

@@ -1,4 +1,4 @@
-"""What exchanged states or weights did: heatmaps of cells, and shares of stitched models.
+"""What patched states or weights did: heatmaps of cells, and shares of stitched models.
 
 A cell is coloured only where it cannot be mistaken for nothing. With controls that is where none of
 random moves of *all* cells stands out as far (max-T); without, where the interval over
@@ -48,11 +48,11 @@ def patching_figure(
     """Share of the gap that each cell closes, by layer; the effect itself where there is no gap.
 
     Down the side stand positions, with a panel per component; heads where cells are heads, with a
-    panel per position; modules where weights were exchanged, but those alone that differ somewhere.
+    panel per position; modules where weights were patched, but those alone that differ somewhere.
 
     Args:
         effects: from ``patch``, ``attribute`` or ``restore``.
-        labels: text for positions, as ``exchange.labels()`` gives the template's tokens.
+        labels: text for positions, as ``runs.labels()`` gives the template's tokens.
         level: cells inside the null at this level are grey.
         groups: prompts of one group are drawn together.
     """
@@ -133,7 +133,7 @@ class _Place(NamedTuple):
 
 def _is_drawn(cell: Cell, effects: Effects) -> bool:
     """Not a module whose weights are the same in both models, in every layer."""
-    moved = (effects.patched != effects.receiver).any(axis=1)
+    moved = (effects.patched != effects.target).any(axis=1)
     alike = [other.component == cell.component for other in effects.cells]
     return cell.position is not None or not moved.any() or bool(moved[alike].any())
 

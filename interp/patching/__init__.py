@@ -1,14 +1,14 @@
-"""Exchange states or weights between two runs, one place at a time, and see what a readout does.
+"""Patch states or weights of one run into another, one place at a time, and read out the effect.
 
-Start from an :class:`Exchange`: ``between_models(base, after, prompts)`` needs no pairs of prompts,
-``PromptPairs(…).denoising(lm)`` exchanges between prompts. Then
+Start from :class:`PatchRuns`: ``between_models(base, after, prompts)`` needs no pairs of prompts,
+``PromptPairs(…).denoising(lm)`` patches between prompts. Then
 
-==============  ==================================================================================
-``patch``       states by layer and position, by component, by head, exactly
-``attribute``   the same to first order, from one gradient; ``agreement`` says how well
-``stitch``      whole models at a layer: representation or routing
-``restore``     weights by layer, module or matrix
-==============  ==================================================================================
+=================  ===============================================================================
+``patch``          states by layer and position, by component, by head, exactly
+``attribute``      the same to first order, from one gradient; ``patch_agreement`` says how well
+``stitch``         whole models at a layer: representation or routing
+``patch_weights``  weights by layer, module or matrix
+=================  ===============================================================================
 
 All but ``stitch`` give :class:`Effects`, with intervals over prompts and random controls.
 """

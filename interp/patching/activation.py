@@ -1,7 +1,7 @@
-"""Activation patching: run the receiver with one place's states from the donor.
+"""Activation patching: run the target with one place's states from the source.
 
 Vig et al. 2020, Meng et al. 2022; good practice from Heimersheim and Nanda 2024. One forward of the
-donor, one of the receiver, and one of the receiver for every cell.
+source, one of the target, and one of the target for every cell.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from interp.model import undisturbed, writing
 from interp.patching.alignment import Alignment
 from interp.patching.controls import random_directions, random_move
 from interp.patching.effects import Effects
-from interp.patching.exchange import Exchange
 from interp.patching.places import keeping, patch_places, read_out
+from interp.patching.runs import PatchRuns
 from interp.readout import Readout
 
 
 def patch(
-    exchange: Exchange,
+    runs: PatchRuns,
     readout: Readout,
     *,
     sites: Sequence[Site] = (RESIDUAL_OUT,),
@@ -32,10 +32,10 @@ def patch(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Effects:
-    """The readout of the receiver with the donor's states at one place at a time.
+    """The readout of the target with the source's states at one place at a time.
 
     Args:
-        exchange: who gives and who takes.
+        runs: who gives and who takes.
         readout: of the logits at the last token.
         sites: one cell each; the attention heads' (``HEADS``) one for every head.
         layers: 0-based decoder layers; all by default.
@@ -48,30 +48,28 @@ def patch(
     Raises:
         InputError: a layer, site or position that is not there.
     """
-    places = patch_places(exchange, sites, layers, positions)
-    prompts = len(exchange.receiver_rows)
-    donor, receiver = np.empty(prompts), np.empty(prompts)
+    places = patch_places(runs, sites, layers, positions)
+    prompts = len(runs.target_rows)
+    source, target = np.empty(prompts), np.empty(prompts)
     patched = np.empty((len(places), prompts))
     moved = np.empty((controls, len(places), prompts))
-    with undisturbed(exchange.donor.model), undisturbed(exchange.receiver.model):
-        axes = random_directions(exchange, places, controls, seed, batch_size)
-        for chosen in batches_by_length(exchange.receiver_rows, batch_size):
-            part = exchange.subset(chosen)
-            with keeping([place.given for place in places], part.donor_rows) as given:
-                donor[chosen] = read_out(part.donor, part.donor_rows, readout)
-            receiver[chosen] = read_out(part.receiver, part.receiver_rows, readout)
+    with undisturbed(runs.source.model), undisturbed(runs.target.model):
+        axes = random_directions(runs, places, controls, seed, batch_size)
+        for chosen in batches_by_length(runs.target_rows, batch_size):
+            part = runs.subset(chosen)
+            with keeping([place.given for place in places], part.source_rows) as given:
+                source[chosen] = read_out(part.source, part.source_rows, readout)
+            target[chosen] = read_out(part.target, part.target_rows, readout)
             alignments = {p: Alignment.at(part, p) for p in {place.position for place in places}}
             for i, place in enumerate(places):
                 states = given[place.given]
                 swap = alignments[place.position].replacing(states, place.features(states))
                 with writing(place.taken, swap):
-                    patched[i, chosen] = read_out(part.receiver, part.receiver_rows, readout)
+                    patched[i, chosen] = read_out(part.target, part.target_rows, readout)
                 for draw in range(controls):
                     with writing(place.taken, random_move(swap, axes[draw][i])):
-                        moved[draw, i, chosen] = read_out(
-                            part.receiver, part.receiver_rows, readout
-                        )
+                        moved[draw, i, chosen] = read_out(part.target, part.target_rows, readout)
                 if progress is not None:
                     progress(1 + controls)
     cells = tuple(place.cell for place in places)
-    return Effects(cells, patched, receiver, donor, moved if controls else None)
+    return Effects(cells, patched, target, source, moved if controls else None)

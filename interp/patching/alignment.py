@@ -1,8 +1,8 @@
-"""Which of the receiver's tokens take a state, and from which of the donor's tokens.
+"""Which of the target's tokens take a state, and from which of the source's tokens.
 
-Inside a span tokens are aligned at their ends: where the donor's is shorter, the receiver's first
-tokens all take the donor's first, so that nothing of the receiver's is left in the span; where it
-is longer, the donor's first tokens are not used. Between two models the rows are the same, and so
+Inside a span tokens are aligned at their ends: where the source's is shorter, the target's first
+tokens all take the source's first, so that nothing of the target's is left in the span; where it
+is longer, the source's first tokens are not used. Between two models the rows are the same, and so
 is every token's place.
 """
 
@@ -16,56 +16,56 @@ from torch import Tensor
 
 from interp.errors import InputError
 from interp.model import Tokens
-from interp.patching.exchange import WHOLE, Exchange
+from interp.patching.runs import WHOLE, PatchRuns
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """For the left-padded batches of an exchange's rows.
+    """For the left-padded batches of both sides' rows.
 
     Attributes:
-        source: the donor's column for each of the receiver's.
-        taken: the receiver's columns that take; the source of others means nothing.
+        columns: the source's column for each of the target's.
+        taken: the target's columns that take; the columns of others means nothing.
     """
 
-    source: Int[Tensor, "batch token"]
+    columns: Int[Tensor, "batch token"]
     taken: Bool[Tensor, "batch token"]
 
     @classmethod
-    def at(cls, exchange: Exchange, position: str) -> Alignment:
-        """Of the spans called ``position``; of every token for :data:`~.exchange.WHOLE`.
+    def at(cls, runs: PatchRuns, position: str) -> Alignment:
+        """Of the spans called ``position``; of every token for :data:`~.runs.WHOLE`.
 
         A row in which either side has no token of the span takes nothing.
 
         Raises:
             InputError: no row has such a span on both sides.
         """
-        widths = [max(map(len, rows)) for rows in (exchange.donor_rows, exchange.receiver_rows)]
-        source = torch.zeros(len(exchange.receiver_rows), widths[1], dtype=torch.long)
-        taken = torch.zeros_like(source, dtype=torch.bool)
-        pairs = zip(exchange.donor_rows, exchange.receiver_rows, strict=True)
+        widths = [max(map(len, rows)) for rows in (runs.source_rows, runs.target_rows)]
+        columns = torch.zeros(len(runs.target_rows), widths[1], dtype=torch.long)
+        taken = torch.zeros_like(columns, dtype=torch.bool)
+        pairs = zip(runs.source_rows, runs.target_rows, strict=True)
         for i, (giving, taking) in enumerate(pairs):
             offsets = widths[0] - len(giving), widths[1] - len(taking)
             for from_span, to_span in _matched(giving, taking, position):
                 last = from_span.stop - 1
                 for j in range(to_span.start, to_span.stop):
                     column = max(last - (to_span.stop - 1 - j), from_span.start)
-                    source[i, offsets[1] + j] = offsets[0] + column
+                    columns[i, offsets[1] + j] = offsets[0] + column
                     taken[i, offsets[1] + j] = True
-        return cls(source, taken)
+        return cls(columns, taken)
 
     def replacing(
-        self, given: Float[Tensor, "batch donor_token width"], features: slice = slice(None)
+        self, given: Float[Tensor, "batch source_token width"], features: slice = slice(None)
     ) -> Replacement:
-        """The edit that puts the donor's states, or some of their features, where they belong."""
+        """The edit that puts the source's states, or some of their features, where they belong."""
         rows = torch.arange(len(given), device=given.device)[:, None]
-        aligned = given[rows, self.source.to(given.device)]
+        aligned = given[rows, self.columns.to(given.device)]
         return Replacement(aligned, self.taken, features)
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """An edit: the donor's aligned states where they are taken, the receiver's own elsewhere."""
+    """An edit: the source's aligned states where they are taken, the target's own elsewhere."""
 
     aligned: Float[Tensor, "batch token width"]
     taken: Bool[Tensor, "batch token"]
@@ -82,7 +82,7 @@ class Replacement:
 
 
 def _matched(giving: Tokens, taking: Tokens, position: str) -> list[tuple[slice, slice]]:
-    """Pairs of spans, the donor's and the receiver's, none of them empty."""
+    """Pairs of spans, the source's and the target's, none of them empty."""
     if position == WHOLE:
         # The rows by their ends, then every span that both have by its own.
         names = [name for name in taking.spans if name in giving.spans]
@@ -97,9 +97,9 @@ def _there(giving: Tokens, taking: Tokens, name: str) -> bool:
     return name in giving.spans and name in taking.spans
 
 
-def check_positions(exchange: Exchange, positions: tuple[str, ...]) -> None:
+def check_positions(runs: PatchRuns, positions: tuple[str, ...]) -> None:
     """Raise :class:`InputError` for a position that no row has on both sides."""
-    known = exchange.positions()
+    known = runs.positions()
     missing = [name for name in positions if name not in (*known, WHOLE)]
     if missing:
         raise InputError(

@@ -1,8 +1,8 @@
 r"""Attribution patching: all cells at once from one gradient (Nanda 2023; Syed et al. 2023).
 
-To first order in what a patch changes, :math:`m^{\mathrm{patched}} - m^{\mathrm{receiver}} \approx
-\langle h^{\mathrm{donor}} - h^{\mathrm{receiver}}, \nabla_h m\rangle` with the gradient taken in
-the receiver's run. Exact where the readout is linear in the states; elsewhere it fails where
+To first order in what a patch changes, :math:`m^{\mathrm{patched}} - m^{\mathrm{target}} \approx
+\langle h^{\mathrm{source}} - h^{\mathrm{target}}, \nabla_h m\rangle` with the gradient taken in
+the target's run. Exact where the readout is linear in the states; elsewhere it fails where
 something saturates (softmax, norms, large moves) and can give a whole layer the wrong sign, so
 :func:`~interp.patching.effects.patch_agreement` with the exact effects of a few prompts belongs
 beside it.
@@ -22,13 +22,13 @@ from interp.activations import RESIDUAL_OUT, Site, batches_by_length
 from interp.model import Hidden, Point, undisturbed, writing
 from interp.patching.alignment import Alignment
 from interp.patching.effects import Effects
-from interp.patching.exchange import Exchange
 from interp.patching.places import keeping, last_logits, patch_places, read_out
+from interp.patching.runs import PatchRuns
 from interp.readout import Readout
 
 
 def attribute(
-    exchange: Exchange,
+    runs: PatchRuns,
     readout: Readout,
     *,
     sites: Sequence[Site] = (RESIDUAL_OUT,),
@@ -42,7 +42,7 @@ def attribute(
     Two forwards and a backward for all cells, which holds the states of all sites in memory.
 
     Args:
-        exchange, readout, sites, layers, positions: as for ``patch``; the readout must be
+        runs, readout, sites, layers, positions: as for ``patch``; the readout must be
             differentiable.
         batch_size: prompts in one forward.
         progress: called with the number of prompts just done.
@@ -50,16 +50,16 @@ def attribute(
     Raises:
         InputError: a layer, site or position that is not there.
     """
-    places = patch_places(exchange, sites, layers, positions)
-    prompts = len(exchange.receiver_rows)
-    donor, receiver = np.empty(prompts), np.empty(prompts)
+    places = patch_places(runs, sites, layers, positions)
+    prompts = len(runs.target_rows)
+    source, target = np.empty(prompts), np.empty(prompts)
     patched = np.empty((len(places), prompts))
-    with undisturbed(exchange.donor.model), undisturbed(exchange.receiver.model):
-        for chosen in batches_by_length(exchange.receiver_rows, batch_size):
-            part = exchange.subset(chosen)
-            with keeping([place.given for place in places], part.donor_rows) as given:
-                donor[chosen] = read_out(part.donor, part.donor_rows, readout)
-            own, gradients, receiver[chosen] = _gradients(
+    with undisturbed(runs.source.model), undisturbed(runs.target.model):
+        for chosen in batches_by_length(runs.target_rows, batch_size):
+            part = runs.subset(chosen)
+            with keeping([place.given for place in places], part.source_rows) as given:
+                source[chosen] = read_out(part.source, part.source_rows, readout)
+            own, gradients, target[chosen] = _gradients(
                 part, [place.taken for place in places], readout
             )
             for i, place in enumerate(places):
@@ -68,17 +68,17 @@ def attribute(
                 change = swap(own[place.taken]) - own[place.taken]
                 products = change.double() * gradients[place.taken].double()
                 patched[i, chosen] = (
-                    receiver[chosen] + products.reshape(len(chosen), -1).sum(dim=1).cpu().numpy()
+                    target[chosen] + products.reshape(len(chosen), -1).sum(dim=1).cpu().numpy()
                 )
             if progress is not None:
                 progress(len(chosen))
-    return Effects(tuple(place.cell for place in places), patched, receiver, donor)
+    return Effects(tuple(place.cell for place in places), patched, target, source)
 
 
 def _gradients(
-    exchange: Exchange, taken: Sequence[Point], readout: Readout
+    runs: PatchRuns, taken: Sequence[Point], readout: Readout
 ) -> tuple[dict[Point, Hidden], dict[Point, Hidden], Float[np.ndarray, " prompt"]]:
-    """The receiver's states at each point, the readout's gradients there, and the readout."""
+    """The target's states at each point, the readout's gradients there, and the readout."""
     own: dict[Point, Tensor] = {}
     moves: dict[Point, Tensor] = {}
 
@@ -94,7 +94,7 @@ def _gradients(
     with ExitStack() as stack, torch.enable_grad():
         for point in dict.fromkeys(taken):
             stack.enter_context(writing(point, listening(point)))
-        values = readout(last_logits(exchange.receiver, exchange.receiver_rows))
+        values = readout(last_logits(runs.target, runs.target_rows))
         # Rows do not see each other: the gradient of the sum is each row's own.
         gradients = torch.autograd.grad(values.sum(), list(moves.values()))
     found = dict(zip(moves, gradients, strict=True))

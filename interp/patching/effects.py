@@ -1,15 +1,15 @@
-r"""What exchanging one thing at a time does to a readout: values, intervals, controls.
+r"""What patching one thing at a time does to a readout: values, intervals, controls.
 
-For every cell (a place whose states or weights were put from a donor into a receiver) and every
-prompt there is the readout :math:`m^{\mathrm{patched}}`, beside the :math:`m^{\mathrm{receiver}}`
-and :math:`m^{\mathrm{donor}}` of the runs that nobody touched:
+For every cell (a place whose states or weights were put from a source into a target) and every
+prompt there is the readout :math:`m^{\mathrm{patched}}`, beside the :math:`m^{\mathrm{target}}`
+and :math:`m^{\mathrm{source}}` of the runs that nobody touched:
 
 .. math::
-    \mathrm{effect} = \overline{m^{\mathrm{patched}} - m^{\mathrm{receiver}}}, \qquad
+    \mathrm{effect} = \overline{m^{\mathrm{patched}} - m^{\mathrm{target}}}, \qquad
     \mathrm{fraction} =
-    \frac{\mathrm{effect}}{\overline{m^{\mathrm{donor}} - m^{\mathrm{receiver}}}}
+    \frac{\mathrm{effect}}{\overline{m^{\mathrm{source}} - m^{\mathrm{target}}}}
 
-with means over prompts, so that a prompt on which donor and receiver agree does not blow up the
+with means over prompts, so that a prompt on which source and target agree does not blow up the
 ratio. Effects of different cells do not add up: what one layer passes on, the next one holds too.
 A large effect says that the cell is enough to move the readout, not that the model uses it alone
 (Makelov et al. 2023, arXiv 2311.17030); read it against the controls.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """What was exchanged.
+    """What was patched.
 
     Attributes:
         layer: 0-based decoder layer; None outside the layers.
@@ -51,30 +51,30 @@ class Cell:
 
 @dataclass(frozen=True)
 class Effects:
-    """Readouts with one cell exchanged at a time.
+    """Readouts with one cell patched at a time.
 
     Attributes:
-        cells: what was exchanged.
-        patched: readouts with that cell from the donor, in float64.
-        receiver, donor: readouts of the two as they are.
-        controls: readouts of the receiver whose cell was moved as far, in a random direction.
+        cells: what was patched.
+        patched: readouts with that cell from the source, in float64.
+        target, source: readouts of the two as they are.
+        controls: readouts of the target whose cell was moved as far, in a random direction.
     """
 
     cells: tuple[Cell, ...]
     patched: Float[np.ndarray, "cell prompt"]
-    receiver: Float[np.ndarray, " prompt"]
-    donor: Float[np.ndarray, " prompt"]
+    target: Float[np.ndarray, " prompt"]
+    source: Float[np.ndarray, " prompt"]
     controls: Float[np.ndarray, "draw cell prompt"] | None = None
 
     @property
     def effect(self) -> Float[np.ndarray, " cell"]:
         """Mean change of the readout, in its own unit."""
-        return (self.patched - self.receiver).mean(axis=1)
+        return (self.patched - self.target).mean(axis=1)
 
     @property
     def gap(self) -> float:
-        """Mean of donor minus receiver: the change that would make the one the other."""
-        return float((self.donor - self.receiver).mean())
+        """Mean of source minus target: the change that would make the one the other."""
+        return float((self.source - self.target).mean())
 
     @property
     def fraction(self) -> Float[np.ndarray, " cell"]:
@@ -109,10 +109,10 @@ class Effects:
         """
         import pandas as pd
 
-        clusters = len(self.receiver) if groups is None else groups
+        clusters = len(self.target) if groups is None else groups
         weights = resampling_weights(clusters, resamples, seed)
-        resampled = weighted_means((self.patched - self.receiver).T, weights)
-        gaps = weighted_means(self.donor - self.receiver, weights)
+        resampled = weighted_means((self.patched - self.target).T, weights)
+        gaps = weighted_means(self.source - self.target, weights)
         defined = abs(self.gap) > least_gap
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = resampled / gaps[:, None]
@@ -124,7 +124,7 @@ class Effects:
             low, high = percentile_interval(draws, level)
             for part, numbers in ((name, value), (f"{name}_low", low), (f"{name}_high", high)):
                 columns[part] = numbers if known else np.nan
-        columns |= {"defined": defined, "n": len(self.receiver)}
+        columns |= {"defined": defined, "n": len(self.target)}
         if self.controls is not None:
             columns |= self._against_controls(level)
         cells = pd.DataFrame([asdict(cell) for cell in self.cells])
@@ -146,7 +146,7 @@ class Effects:
 
     def _against_controls(self, level: float) -> dict[str, Float[np.ndarray, " cell"]]:
         assert self.controls is not None
-        drawn = (self.controls - self.receiver).mean(axis=2)
+        drawn = (self.controls - self.target).mean(axis=2)
         low, high = percentile_interval(drawn, level)
         # The observed effects are one more draw under the null: row 0.
         size = np.abs(np.concatenate([self.effect[None], drawn]))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from interp.errors import InputError
 from interp.model import Chat, LanguageModel, Tokens
-from interp.patching.exchange import Exchange, with_each_token
+from interp.patching.runs import PatchRuns, with_each_token
 
 Phrase = str | tuple[int, int]
 """Words that occur once in a prompt, or their first character and the one after their last."""
@@ -58,7 +58,7 @@ class PromptPairs:
                     f"{', '.join(other) or 'none'} on the other; name the same on both"
                 )
 
-    def denoising(self, lm: LanguageModel) -> Exchange:
+    def denoising(self, lm: LanguageModel) -> PatchRuns:
         """Clean gives, corrupted takes: which states are enough for the behaviour."""
         clean, corrupted = (
             tuple(with_roles(lm.chat, *prompt) for prompt in zip(texts, roles, strict=True))
@@ -67,9 +67,9 @@ class PromptPairs:
                 (self.corrupted, self.corrupted_roles),
             )
         )
-        return Exchange(lm, clean, lm, corrupted)
+        return PatchRuns(lm, clean, lm, corrupted)
 
-    def noising(self, lm: LanguageModel) -> Exchange:
+    def noising(self, lm: LanguageModel) -> PatchRuns:
         """Corrupted gives, clean takes: which states the behaviour needs."""
         return self.denoising(lm).reversed()
 

@@ -1,4 +1,4 @@
-"""The places of an exchange, one for every cell, and the forwards that read and write them."""
+"""The places of an runs, one for every cell, and the forwards that read and write them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from interp.activations import Site, chosen_layers, head_count, points
 from interp.model import Hidden, LanguageModel, Point, Tokens, reading
 from interp.patching.alignment import check_positions
 from interp.patching.effects import Cell
-from interp.patching.exchange import Exchange
+from interp.patching.runs import PatchRuns
 from interp.readout import Readout
 
 
@@ -24,7 +24,7 @@ class Place:
 
     Attributes:
         cell: its name in the results.
-        given, taken: in the donor and in the receiver.
+        given, taken: in the source and in the target.
         position: name of the span.
         heads: how many share the states, for a cell that is one of them.
     """
@@ -44,7 +44,7 @@ class Place:
 
 
 def patch_places(
-    exchange: Exchange,
+    runs: PatchRuns,
     sites: Sequence[Site],
     layers: Sequence[int] | None,
     positions: Sequence[str] | None,
@@ -54,13 +54,13 @@ def patch_places(
     Raises:
         InputError: a layer, site or position that is not there.
     """
-    chosen = chosen_layers(exchange.receiver, layers)
-    names = exchange.positions() if positions is None else tuple(positions)
-    check_positions(exchange, names)
-    given, taken = (points(lm, chosen, sites) for lm in (exchange.donor, exchange.receiver))
+    chosen = chosen_layers(runs.target, layers)
+    names = runs.positions() if positions is None else tuple(positions)
+    check_positions(runs, names)
+    given, taken = (points(lm, chosen, sites) for lm in (runs.source, runs.target))
     places = []
     for s, site in enumerate(sites):
-        heads = head_count(exchange.receiver) if site.per_head else 1
+        heads = head_count(runs.target) if site.per_head else 1
         for i, layer in enumerate(chosen):
             for name in names:
                 for head in range(heads):

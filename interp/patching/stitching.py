@@ -26,7 +26,7 @@ from jaxtyping import Float
 from interp.activations import chosen_layers
 from interp.model import LanguageModel
 from interp.patching.activation import patch
-from interp.patching.exchange import WHOLE, between_models
+from interp.patching.runs import WHOLE, between_models
 from interp.readout import Readout
 from interp.statistics import percentile_interval, resampling_weights
 
@@ -148,7 +148,7 @@ def stitch(
     Raises:
         InputError: the models do not fit each other, or a layer is not there.
     """
-    exchange = between_models(base, after, prompts)
+    runs = between_models(base, after, prompts)
     chosen = chosen_layers(base, layers)
     base_below, after_below = (
         patch(
@@ -159,8 +159,8 @@ def stitch(
             batch_size=batch_size,
             progress=progress,
         )
-        for direction in (exchange, exchange.reversed())
+        for direction in (runs, runs.reversed())
     )
     return Stitching(
-        chosen, base_below.donor, base_below.receiver, base_below.patched, after_below.patched
+        chosen, base_below.source, base_below.target, base_below.patched, after_below.patched
     )

@@ -1,9 +1,9 @@
-"""Two runs between which states or weights are exchanged, row by row and span by span.
+"""Two runs, the source and the target of a patch, aligned row by row and span by span.
 
-The donor gives, the receiver takes: base → after restores what unlearning took away, the exchange
-reversed plants it. Between prompts, clean → corrupted is called denoising and its reverse noising
-(Heimersheim and Nanda 2024). The two are different questions: denoising finds what is enough,
-noising what is needed.
+The source gives states or weights, the target takes them: base → after restores what unlearning
+took away, after → base plants it. Between prompts, clean → corrupted is called denoising and its
+reverse noising (Heimersheim and Nanda 2024). The two are different questions: denoising finds what
+is enough, noising what is needed.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ WHOLE = "all"
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """Donor and receiver: a model and its rows each, aligned row by row.
+class PatchRuns:
+    """Source and target: a model and its rows each, aligned row by row.
 
-    The spans of the rows are the positions that can be exchanged.
+    The spans of the rows are the positions that can be patched.
 
     Raises:
         InputError: no rows, or not as many on both sides.
     """
 
-    donor: LanguageModel
-    donor_rows: tuple[Tokens, ...]
-    receiver: LanguageModel
-    receiver_rows: tuple[Tokens, ...]
+    source: LanguageModel
+    source_rows: tuple[Tokens, ...]
+    target: LanguageModel
+    target_rows: tuple[Tokens, ...]
 
     def __post_init__(self) -> None:
-        if not self.donor_rows or len(self.donor_rows) != len(self.receiver_rows):
+        if not self.source_rows or len(self.source_rows) != len(self.target_rows):
             raise InputError(
-                f"{len(self.donor_rows)} donor and {len(self.receiver_rows)} receiver rows; "
+                f"{len(self.source_rows)} source and {len(self.target_rows)} target rows; "
                 "give one of each for every prompt, and at least one prompt"
             )
 
-    def reversed(self) -> Exchange:
-        """The receiver gives and the donor takes."""
-        return Exchange(self.receiver, self.receiver_rows, self.donor, self.donor_rows)
+    def reversed(self) -> PatchRuns:
+        """The target gives and the source takes."""
+        return PatchRuns(self.target, self.target_rows, self.source, self.source_rows)
 
-    def subset(self, chosen: Sequence[int]) -> Exchange:
+    def subset(self, chosen: Sequence[int]) -> PatchRuns:
         """Some of the rows, by number."""
-        donor_rows = tuple(self.donor_rows[i] for i in chosen)
-        receiver_rows = tuple(self.receiver_rows[i] for i in chosen)
-        return replace(self, donor_rows=donor_rows, receiver_rows=receiver_rows)
+        source_rows = tuple(self.source_rows[i] for i in chosen)
+        target_rows = tuple(self.target_rows[i] for i in chosen)
+        return replace(self, source_rows=source_rows, target_rows=target_rows)
 
     def positions(self) -> tuple[str, ...]:
         """Names of the spans that hold a token in some row of both sides, in their order."""
         held = [
             dict.fromkeys(n for row in rows for n, span in row.spans.items() if _length(span))
-            for rows in (self.donor_rows, self.receiver_rows)
+            for rows in (self.source_rows, self.target_rows)
         ]
         return tuple(name for name in held[1] if name in held[0])
 
@@ -65,8 +65,8 @@ class Exchange:
         """
         labels = {}
         for name in self.positions():
-            texts = {row.ids[row.spans[name]] for row in self.receiver_rows if name in row.spans}
-            decode = self.receiver.tokenizer.decode
+            texts = {row.ids[row.spans[name]] for row in self.target_rows if name in row.spans}
+            decode = self.target.tokenizer.decode
             labels[name] = str(decode(list(texts.pop()))) if len(texts) == 1 else name
         return labels
 
@@ -75,41 +75,41 @@ AFTER_INSTRUCTION = ("post_instruction", "response_prefix")
 
 
 def between_models(
-    donor: LanguageModel,
-    receiver: LanguageModel,
+    source: LanguageModel,
+    target: LanguageModel,
     prompts: Sequence[str],
     *,
     by_token: Sequence[str] = AFTER_INSTRUCTION,
-) -> Exchange:
+) -> PatchRuns:
     """The same prompts in two models, which needs no pairs.
 
     Positions are the spans of the chat format, some of them split into their tokens.
 
     Args:
-        donor, receiver: models of one shape with one tokenizer and chat format.
+        source, target: models of one shape with one tokenizer and chat format.
         prompts: texts.
         by_token: spans of which every token is a position by itself.
 
     Raises:
         InputError: the models are of different shape, or read a prompt as different tokens.
     """
-    shapes = [(lm.n_layers, lm.d_model) for lm in (donor, receiver)]
+    shapes = [(lm.n_layers, lm.d_model) for lm in (source, target)]
     if shapes[0] != shapes[1]:
         raise InputError(
-            f"{donor.name} and {receiver.name} have (layers, d_model) {shapes[0]} and {shapes[1]}; "
-            "states can only be exchanged between models of the same shape"
+            f"{source.name} and {target.name} have (layers, d_model) {shapes[0]} and {shapes[1]}; "
+            "states can only be patched between models of the same shape"
         )
     rows = [
         tuple(with_each_token(lm.chat.encode(prompt), by_token) for prompt in prompts)
-        for lm in (donor, receiver)
+        for lm in (source, target)
     ]
     for prompt, given, taken in zip(prompts, *rows, strict=True):
         if given.ids != taken.ids:
             raise InputError(
-                f"{donor.name} and {receiver.name} read {prompt[:40]!r} as different tokens; give "
+                f"{source.name} and {target.name} read {prompt[:40]!r} as different tokens; give "
                 "both the same tokenizer, template and system message"
             )
-    return Exchange(donor, rows[0], receiver, rows[1])
+    return PatchRuns(source, rows[0], target, rows[1])
 
 
 def with_each_token(row: Tokens, names: Sequence[str] = AFTER_INSTRUCTION) -> Tokens:

@@ -1,28 +1,32 @@
-"""Weight restoration: run the receiver with one module's weights from the donor.
+r"""Weight patching: run the target with one module's weights from the source.
 
 Base into after, one module at a time, says whose change was needed: put it back and see what comes
 back. Reversed, after into base, keeps only one change and says whose would have been enough. Unlike
 patched states, weights are exact: nothing is moved to where the model would not go by itself.
-But any edit of that size may do something: hence controls (:mod:`interp.patching.weight_controls`).
+
+But any edit of that size may do something, so the controls are random edits as large: the change
+:math:`\Delta` of a weight matrix is scrambled by signed permutations of its rows and of its
+columns, :math:`P \Delta Q` with orthogonal :math:`P` and :math:`Q`. So the edit has the same norm
+and the same singular values (a change of rank 8 stays one of rank 8), in other places and
+directions. What it restores is what any edit as large and as concentrated would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
+from torch import Tensor, nn
 
 from interp.activations import batches_by_length
 from interp.errors import InputError
 from interp.model import LanguageModel, undisturbed
 from interp.patching.effects import Cell, Effects
-from interp.patching.exchange import Exchange
 from interp.patching.places import read_out
-from interp.patching.weight_controls import weights_scrambled
+from interp.patching.runs import PatchRuns
 from interp.readout import Readout
 
 Grouping = Callable[[LanguageModel], Mapping[Cell, Sequence[str]]]
@@ -57,7 +61,7 @@ def in_layers(grouping: Grouping, layers: Collection[int]) -> Grouping:
 
 
 def patch_weights(
-    exchange: Exchange,
+    runs: PatchRuns,
     readout: Readout,
     *,
     grouping: Grouping = by_module,
@@ -66,10 +70,10 @@ def patch_weights(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Effects:
-    """The readout of the receiver with the donor's weights in one group at a time.
+    """The readout of the target with the source's weights in one group at a time.
 
     Args:
-        exchange: of two models with the same parameters, adapters merged.
+        runs: of two models with the same parameters, adapters merged.
         readout: of the logits at the last token.
         grouping: which parameters go together.
         batch_size: prompts in one forward.
@@ -80,47 +84,88 @@ def patch_weights(
     Raises:
         InputError: the models' parameters have different names or shapes.
     """
-    donor, receiver = exchange.donor, exchange.receiver
-    _check_parameters(donor, receiver)
-    groups = grouping(receiver)
-    rows = exchange.receiver_rows
+    source, target = runs.source, runs.target
+    _check_parameters(source, target)
+    groups = grouping(target)
+    rows = runs.target_rows
     # One number for each draw and group, whichever of them are left out.
     seeds = np.random.default_rng(seed).integers(2**63, size=(controls, len(groups)))
-    with undisturbed(donor.model), undisturbed(receiver.model):
-        given = _read_all(donor, exchange.donor_rows, readout, batch_size)
-        own = _read_all(receiver, rows, readout, batch_size)
+    with undisturbed(source.model), undisturbed(target.model):
+        given = _read_all(source, runs.source_rows, readout, batch_size)
+        own = _read_all(target, rows, readout, batch_size)
         # What was not changed cannot have an effect.
         patched = np.tile(own, (len(groups), 1))
         moved = np.tile(own, (controls, len(groups), 1))
         for i, names in enumerate(groups.values()):
-            changed = [name for name in names if _differs(donor.model, receiver.model, name)]
+            changed = [name for name in names if _differs(source.model, target.model, name)]
             if changed:
-                with weights_from(donor.model, receiver.model, changed):
-                    patched[i] = _read_all(receiver, rows, readout, batch_size)
+                with weights_from(source.model, target.model, changed):
+                    patched[i] = _read_all(target, rows, readout, batch_size)
                 for draw in range(controls):
                     edit = int(seeds[draw, i])
-                    with weights_scrambled(donor.model, receiver.model, changed, edit):
-                        moved[draw, i] = _read_all(receiver, rows, readout, batch_size)
+                    with weights_scrambled(source.model, target.model, changed, edit):
+                        moved[draw, i] = _read_all(target, rows, readout, batch_size)
             if progress is not None:
                 progress(1)
     return Effects(tuple(groups), patched, own, given, moved if controls else None)
 
 
-@contextmanager
-def weights_from(donor: nn.Module, receiver: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """Inside the block the named parameters of ``receiver`` have the donor's values.
+def weights_from(
+    source: nn.Module, target: nn.Module, names: Sequence[str]
+) -> AbstractContextManager[None]:
+    """Inside the block the named parameters of ``target`` have the source's values.
 
-    Nothing is copied where both are on one device: the receiver's parameters point to the donor's
+    Nothing is copied where both are on one device: the target's parameters point to the source's
     memory and, however the block ends, to their own again. Do not train inside it.
     """
-    own = {name: receiver.get_parameter(name).data for name in names}
+    return weights_replaced(
+        target, names, lambda name, own: source.get_parameter(name).data.to(own)
+    )
+
+
+def weights_scrambled(
+    source: nn.Module, target: nn.Module, names: Sequence[str], seed: int
+) -> AbstractContextManager[None]:
+    """Inside the block the target's named parameters are moved as far as the source's lie away.
+
+    However the block ends, they have their own values again. Do not train inside it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(name: str, own: Tensor) -> Tensor:
+        change = source.get_parameter(name).data.to(own).float() - own.float()
+        return (own.float() + scrambled(change, generator)).to(own.dtype)
+
+    return weights_replaced(target, names, moved)
+
+
+def scrambled(change: Float[Tensor, "*size"], generator: torch.Generator) -> Float[Tensor, "*size"]:
+    """``change`` with every axis permuted and its entries' signs drawn, axis by axis."""
+    for axis, size in enumerate(change.shape):
+        order = torch.randperm(size, generator=generator).to(change.device)
+        signs = 2.0 * torch.randint(2, (size,), generator=generator) - 1
+        shape = [1] * change.ndim
+        shape[axis] = size
+        change = change.index_select(axis, order) * signs.to(change).reshape(shape)
+    return change
+
+
+@contextmanager
+def weights_replaced(
+    model: nn.Module, names: Iterable[str], value: Callable[[str, Tensor], Tensor]
+) -> Iterator[None]:
+    """Inside the block each named parameter has ``value(name, its own value)``.
+
+    However the block ends, they have their own values again. Do not train inside it.
+    """
+    own = {name: model.get_parameter(name).data for name in names}
     try:
         for name, tensor in own.items():
-            receiver.get_parameter(name).data = donor.get_parameter(name).data.to(tensor)
+            model.get_parameter(name).data = value(name, tensor)
         yield
     finally:
         for name, tensor in own.items():
-            receiver.get_parameter(name).data = tensor
+            model.get_parameter(name).data = tensor
 
 
 def _grouped(lm: LanguageModel, depth: int | None) -> dict[Cell, list[str]]:
@@ -147,16 +192,16 @@ def _read_all(
     return values
 
 
-def _check_parameters(donor: LanguageModel, receiver: LanguageModel) -> None:
-    shapes = [{n: p.shape for n, p in lm.model.named_parameters()} for lm in (donor, receiver)]
+def _check_parameters(source: LanguageModel, target: LanguageModel) -> None:
+    shapes = [{n: p.shape for n, p in lm.model.named_parameters()} for lm in (source, target)]
     differing = [n for n in shapes[0] | shapes[1] if shapes[0].get(n) != shapes[1].get(n)]
     if differing:
         raise InputError(
-            f"{donor.name} and {receiver.name} differ in {len(differing)} parameters, for instance "
+            f"{source.name} and {target.name} differ in {len(differing)} parameters, for instance "
             f"{differing[0]}; both must be of one architecture, with adapters merged"
         )
 
 
-def _differs(donor: nn.Module, receiver: nn.Module, name: str) -> bool:
-    given, own = donor.get_parameter(name), receiver.get_parameter(name)
+def _differs(source: nn.Module, target: nn.Module, name: str) -> bool:
+    given, own = source.get_parameter(name), target.get_parameter(name)
     return not torch.equal(given.to(own), own)
