@@ -11,25 +11,13 @@ import numpy as np
 import pandas as pd
 
 from analyses.figures.leakage import title_of
-from analyses.figures.style import (
-    CONTAINED,
-    FAINT,
-    INK,
-    MUTED,
-    NULL,
-    PLAIN,
-    domain_label,
-    new_figure,
-    say,
-    styled,
-)
+from analyses.figures.style import CONTAINED, FAINT, PLAIN, domain_label, new_figure, say, styled
 from analyses.runs import Arm, Headline, RunTables, headlines
-from interp.figures import GREY, draw_cells, evenly_picked
+from interp.figures import draw_by_layer, draw_cells, draw_null, evenly_picked, layer_heatmaps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 SIGNIFICANT = 0.05
 MOST_NUMBERED = 8  # layers with a number in every cell; more get a colour bar
@@ -84,30 +72,25 @@ def turned_panel(axes: Axes, tables: RunTables, headline: Headline) -> None:
     degrees = _grid(table, rows, layers, "layer", "domain")
     turned = _grid(table.assign(value=outside_null(table)), rows, layers, "layer", "domain") > 0
     scale = max(float(np.nanmax(degrees, initial=0)), 10.0)
-    axes.set_facecolor(NULL)
-    image = np.ma.masked_where(~turned, degrees)
-    drawn = axes.imshow(image, cmap="YlOrBr", vmin=0, vmax=scale, aspect="auto")
-    if len(layers) > MOST_NUMBERED:
+    numbered = len(layers) <= MOST_NUMBERED
+    drawn = draw_cells(
+        axes, degrees, turned, np.ones(degrees.shape, dtype=bool), colours="YlOrBr",
+        limits=(0, scale), text="{:.0f}°".format if numbered else None, aspect="auto",
+    )  # fmt: skip
+    if not numbered:
         bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.03)
         bar.ax.set_title("°", fontsize=9)
-    else:
-        for (i, j), value in np.ndenumerate(degrees):
-            text = f"{value:.0f}°" if np.isfinite(value) else "–"
-            dark = turned[i, j] and value > 0.6 * scale
-            colour = "white" if dark else INK if turned[i, j] else MUTED
-            axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
     step = max(1, len(layers) // 8)
     axes.set_xticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
     names = [domain_label(domain) for domain in rows]
     axes.set_yticks(range(len(rows)), names)
     if headline.concept:
         axes.get_yticklabels()[0].set_fontweight("bold")
-    if len(layers) <= MOST_NUMBERED:
+    if numbered:
         axes.set_xticks(np.arange(len(layers) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", lw=1.5)
     axes.tick_params(which="minor", length=0)
-    axes.spines[:].set_visible(False)
     null = "in null" if has_control(tables) else "sampling noise; no control arm"
     axes.set_xlabel(f"layer of {headline.plain.label} (grey: {null}, –: undefined)")
 
@@ -145,36 +128,25 @@ def _rotation(axes: Axes, rows: pd.DataFrame, arm: Arm, place: int, quantity: st
     if rows.empty:
         return
     rows = rows.sort_values("layer")
-    layers = rows["layer"].to_numpy(dtype=float)
+    layers, value, low, high, null_low, null_high = (
+        rows[name].to_numpy(dtype=float)
+        for name in ("layer", "value", "low", "high", "null_low", "null_high")
+    )
+    unchanged = UNCHANGED.get(quantity, 0.0)
     if place == 0:
-        axes.fill_between(
-            layers, rows["null_low"].to_numpy(dtype=float), rows["null_high"].to_numpy(dtype=float),
-            color=NULL, lw=0, step="mid", label="null",
-        )  # fmt: skip
-        axes.axhline(UNCHANGED.get(quantity, 0), color=FAINT, lw=1)
-    defined = rows["defined"].to_numpy(dtype=bool)
-    value = np.where(defined, rows["value"], np.nan)
-    reach = np.abs(rows[["low", "high"]].to_numpy(dtype=float) - value[:, None]).T
+        draw_null(axes, layers, null_low, null_high)
+        axes.axhline(unchanged, color=FAINT, lw=1)
     colour, marker = (CONTAINED, "D") if arm.retain else (PLAIN, "o")
-    shift = 0.12 * place
-    axes.errorbar(
-        layers + shift, value, yerr=np.nan_to_num(reach), fmt=marker, ls="-", color=colour, ms=3.5,
-        lw=1.2, label="contained" if arm.retain else "plain",
+    draw_by_layer(
+        axes, layers + 0.12 * place, value, low, high, rows["defined"].to_numpy(dtype=bool),
+        foot=unchanged, colour=colour, marker=marker, label="contained" if arm.retain else "plain",
     )  # fmt: skip
-    foot = np.full((~defined).sum(), UNCHANGED.get(quantity, 0))
-    axes.plot(layers[~defined] + shift, foot, "x", color=colour, ms=6)
     axes.set_xticks(layers if len(layers) <= 8 else layers[:: len(layers) // 6])
 
 
-@styled
 def cosine_layer_figure(tables: RunTables, layer: int) -> Figure:
     """Cosines between domains' directions in the base model at one layer, numbers in the cells."""
-    figure = new_figure(6.6, 5.4)
-    axes = figure.subplots()
-    image = _cosines(axes, tables, layer, numbers=True)
-    axes.set_title(f"layer {layer}")
-    figure.colorbar(image, ax=axes, shrink=0.8, label=f"cosine ({GREY})")
-    return figure
+    return _cosines(tables, [layer])
 
 
 @styled
@@ -185,30 +157,18 @@ def cosine_figure(tables: RunTables) -> Figure:
         say(figure.subplots(), "no directions were fitted")
         return figure
     layers = sorted(tables.cosine["layer"].unique())
-    picked = [layers[place] for place in evenly_picked(len(layers))]
-    columns = min(len(picked), 4)
-    lines = -(-len(picked) // columns)
-    figure = new_figure(2.7 * columns + 1.4, 2.6 * lines + 0.7)
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axes in grid.flat[len(picked) :]:
-        axes.set_visible(False)
-    for place, (axes, layer) in enumerate(zip(grid.flat, picked, strict=False)):
-        image = _cosines(axes, tables, layer, numbers=False)
-        axes.set_title(f"layer {layer}")
-        if place % columns:
-            axes.set_yticklabels([])
-        if place + columns < len(picked):
-            axes.set_xticklabels([])
-    figure.colorbar(image, ax=grid, shrink=0.7, label=f"cosine ({GREY})")
-    return figure
+    return _cosines(tables, [layers[place] for place in evenly_picked(len(layers))])
 
 
-def _cosines(axes: Axes, tables: RunTables, layer: int, numbers: bool) -> AxesImage:
-    table = tables.cosine[tables.cosine["layer"] == layer]
+def _cosines(tables: RunTables, layers: list[int]) -> Figure:
+    table = tables.cosine
     domains = [domain for domain in tables.record.domains if domain in set(table["domain_a"])]
-    cosines = _grid(table, domains, domains, "domain_b", "domain_a")
-    outside = table.assign(value=outside_null(table))
-    clear = _grid(outside, domains, domains, "domain_b", "domain_a") > 0
-    return draw_cells(
-        axes, cosines, clear, [domain_label(domain) for domain in domains], numbers=numbers
+    cosines, clear = (
+        np.stack([_grid(rows, domains, domains, "domain_b", "domain_a") for rows in of_layers])
+        for of_layers in (
+            [values[values["layer"] == layer] for layer in layers]
+            for values in (table, table.assign(value=outside_null(table)))
+        )
     )
+    names = [domain_label(domain) for domain in domains]
+    return layer_heatmaps(cosines, clear > 0, layers, names, measure="cosine")

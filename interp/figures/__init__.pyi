@@ -1,14 +1,16 @@
-from .heatmap import GREY as GREY
 from .heatmap import draw_cells as draw_cells
 from .heatmap import evenly_picked as evenly_picked
 from .heatmap import heatmap_figure as heatmap_figure
+from .heatmap import layer_heatmaps as layer_heatmaps
 from .heatmap import readable_on as readable_on
+from .layers import draw_by_layer as draw_by_layer
+from .layers import draw_null as draw_null
 from .layers import rotation_by_layer_figure as rotation_by_layer_figure
 from .layers import similarity_by_layer_figure as similarity_by_layer_figure
-from .maps import state_map_figure as state_map_figure
 from .patching import patching_figure as patching_figure
 from .patching import stitching_figure as stitching_figure
 from .projections import projection_figure as projection_figure
+from .projections import state_map_figure as state_map_figure
 from .style import LABEL_COLOURS as LABEL_COLOURS
 from .style import figure_style as figure_style
 from .style import layer_ticks as layer_ticks
@@ -18,12 +20,14 @@ from .style import say as say
 from .style import styled as styled
 
 __all__ = [
-    "GREY",
     "LABEL_COLOURS",
+    "draw_by_layer",
     "draw_cells",
+    "draw_null",
     "evenly_picked",
     "figure_style",
     "heatmap_figure",
+    "layer_heatmaps",
     "layer_ticks",
     "legend_above",
     "new_figure",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,7 +22,6 @@ COLUMNS = 4
 GREY = "grey: inside the null"
 
 
-@styled
 def heatmap_figure(similarity: SimilarityMap, layers: Sequence[int] | None = None) -> Figure:
     """The map at these layers: one with a number in every cell, several as small multiples.
 
@@ -38,31 +37,67 @@ def heatmap_figure(similarity: SimilarityMap, layers: Sequence[int] | None = Non
         if layers is None
         else [similarity.at(layer) for layer in layers]
     )
-    k = len(similarity.labels)
-    names = [label.replace("_", " ") for label in similarity.labels]
-    alone = len(places) == 1
-    columns = min(len(places), COLUMNS)
-    lines = -(-len(places) // columns)
+    return layer_heatmaps(
+        similarity.value[places],
+        similarity.outside_null[places],
+        [similarity.layers[place] for place in places],
+        [label.replace("_", " ") for label in similarity.labels],
+        limits=similarity.limits,
+        measure=similarity.measure,
+    )
+
+
+@styled
+def layer_heatmaps(
+    values: Float[np.ndarray, "layer label label"],
+    clear: Bool[np.ndarray, "layer label label"],
+    layers: Sequence[int],
+    names: Sequence[str],
+    *,
+    limits: tuple[float, float] = (-1.0, 1.0),
+    measure: str,
+) -> Figure:
+    """A heatmap per layer, none on the diagonal; a single one has a number in every cell.
+
+    Args:
+        values: of each pair of labels.
+        clear: which lie outside their null.
+        layers: names of the layers.
+        names: of the labels.
+        limits: the range that the measure can take, for colours.
+        measure: what the values are.
+    """
+    k = len(names)
+    alone = len(layers) == 1
+    columns = min(len(layers), COLUMNS)
+    lines = -(-len(layers) // columns)
     side = max(2.0, 0.62 * k + 1.3) if alone else max(1.8, 0.28 * k + 0.9)
     figure = new_figure(side * columns + 1.5, side * lines + 0.6)
     grid = figure.subplots(lines, columns, squeeze=False)
-    for axes in grid.flat[len(places) :]:
+    for axes in grid.flat[len(layers) :]:
         axes.set_visible(False)
-    for position, (axes, place) in enumerate(zip(grid.flat, places, strict=False)):
+    colours = "PuOr_r" if limits[0] < 0 else "YlOrBr"
+    # A label with itself says nothing.
+    shown = ~np.eye(k, dtype=bool)
+    text = "{:.2f}".format if alone else None
+    for position, (axes, layer) in enumerate(zip(grid.flat, layers, strict=False)):
         image = draw_cells(
             axes,
-            similarity.value[place],
-            similarity.outside_null[place],
-            names,
-            limits=similarity.limits,
-            numbers=alone,
+            values[position],
+            clear[position],
+            shown,
+            colours=colours,
+            limits=limits,
+            text=text,
         )
-        axes.set_title(f"layer {similarity.layers[place]}")
+        axes.set_xticks(range(k), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(k), names)
+        axes.set_title(f"layer {layer}")
         if position % columns:
             axes.set_yticklabels([])
-        if position + columns < len(places):
+        if position + columns < len(layers):
             axes.set_xticklabels([])
-    figure.colorbar(image, ax=grid, shrink=0.75, label=f"{similarity.measure}\n({GREY})")
+    figure.colorbar(image, ax=grid, shrink=0.75, label=f"{measure}\n({GREY})")
     return figure
 
 
@@ -73,33 +108,42 @@ def evenly_picked(depth: int, most: int = MOST_MULTIPLES) -> list[int]:
 
 def draw_cells(
     axes: Axes,
-    values: Float[np.ndarray, "label label"],
-    clear: Bool[np.ndarray, "label label"],
-    names: Sequence[str],
+    values: Float[np.ndarray, "row column"],
+    clear: Bool[np.ndarray, "row column"],
+    shown: Bool[np.ndarray, "row column"],
     *,
+    colours: str = "PuOr_r",
     limits: tuple[float, float] = (-1.0, 1.0),
-    numbers: bool,
+    text: Callable[[float], str] | None = None,
+    aspect: Literal["equal", "auto"] = "equal",
 ) -> AxesImage:
-    """One heatmap; colours for cells outside their null alone, none on the diagonal."""
-    from matplotlib import colormaps
-    from matplotlib.colors import Normalize
+    """One heatmap: colours for cells outside their null, grey inside it, nothing where not shown.
 
-    colours = colormaps["PuOr_r" if limits[0] < 0 else "YlOrBr"]
-    scale = Normalize(*limits)
-    off = ~np.eye(len(names), dtype=bool)
-    axes.set_facecolor(NULL)
-    image = axes.imshow(np.ma.masked_where(~(clear & off), values), cmap=colours, norm=scale)
-    # A label with itself says nothing.
-    blank = np.ma.masked_where(off, np.ones(values.shape))
-    axes.imshow(blank, cmap=colormaps["gray"], vmin=0, vmax=1)
-    if numbers:
-        for (i, j), value in np.ndenumerate(values):
-            if off[i, j]:
-                text = f"{value:.2f}" if np.isfinite(value) else "–"
-                colour = readable_on(colours(scale(value))) if clear[i, j] else MUTED
-                axes.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
+    Args:
+        axes: to draw into.
+        values: NaN where undefined.
+        clear: which lie outside their null.
+        shown: which are cells at all.
+        colours: the name of a colour map.
+        limits: the values at its ends.
+        text: a cell's number as text; a dash stands for an undefined one. None: no text.
+        aspect: of the cells.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap, Normalize
+
+    cmap, scale = colormaps[colours], Normalize(*limits)
+    grey = np.ma.masked_where(~shown, np.zeros(values.shape))
+    axes.imshow(grey, cmap=ListedColormap([NULL]), aspect=aspect)
+    coloured = np.ma.masked_where(~(clear & shown), values)
+    image = axes.imshow(coloured, cmap=cmap, norm=scale, aspect=aspect)
+    if text is not None:
+        for i, j in np.argwhere(shown):
+            number = text(values[i, j]) if np.isfinite(values[i, j]) else "–"
+            # No minus before a zero.
+            number = number.replace("-0.00", "0.00").replace("-", "−")
+            colour = readable_on(cmap(scale(values[i, j]))) if clear[i, j] else MUTED
+            axes.text(j, i, number, ha="center", va="center", fontsize=8, color=colour)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return image

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from interp.errors import InputError
 from interp.figures.style import (
@@ -65,7 +65,7 @@ def similarity_by_layer_figure(
     layers = np.array(similarity.layers, dtype=float)
     for axes, (a, b) in zip(grid, pairs, strict=False):
         cell = (slice(None), names.index(a), names.index(b))
-        _band(axes, layers, similarity.null_low[cell], similarity.null_high[cell])
+        draw_null(axes, layers, similarity.null_low[cell], similarity.null_high[cell])
         for bound, line, name in (
             (similarity.covariance_matched, "--", "random, same covariance"),
             (similarity.isotropic, ":", "random, isotropic"),
@@ -73,9 +73,10 @@ def similarity_by_layer_figure(
             if np.isfinite(bound[cell]).any():
                 axes.plot(layers, bound[cell], line, color=MUTED, lw=1, label=name)
         axes.axhline(0, color=FAINT, lw=1)
-        value = np.where(similarity.defined[cell], similarity.value[cell], np.nan)
-        _points(axes, layers, value, similarity.low[cell], similarity.high[cell], BLUE)
-        _crosses(axes, layers[~similarity.defined[cell]], 0.0, BLUE)
+        draw_by_layer(
+            axes, layers, similarity.value[cell], similarity.low[cell], similarity.high[cell],
+            similarity.defined[cell], foot=0.0, colour=BLUE,
+        )  # fmt: skip
         axes.set_title(f"{a} – {b}".replace("_", " "), fontsize=9)
         layer_ticks(axes, similarity.layers)
     _legend(figure, grid)
@@ -104,11 +105,13 @@ def rotation_by_layer_figure(
     for axes, (label, turned) in zip(grid, rotations.items(), strict=False):
         layers = np.array(turned.layers, dtype=float)
         estimates = getattr(turned, quantity)
-        _band(axes, layers, estimates.null_low, estimates.null_high)
+        draw_null(axes, layers, estimates.null_low, estimates.null_high)
         unchanged = UNCHANGED.get(quantity, 0.0)
         axes.axhline(unchanged, color=FAINT, lw=1)
-        _points(axes, layers, estimates.value, estimates.low, estimates.high, VERMILLION)
-        _crosses(axes, layers[~estimates.defined], unchanged, VERMILLION)
+        draw_by_layer(
+            axes, layers, estimates.value, estimates.low, estimates.high, estimates.defined,
+            foot=unchanged, colour=VERMILLION,
+        )  # fmt: skip
         axes.set_title(label.replace("_", " "), fontsize=9)
         layer_ticks(axes, turned.layers)
     _legend(figure, grid)
@@ -130,29 +133,33 @@ def _panels(count: int, label: str) -> tuple[Figure, list[Axes]]:
     return figure, list(grid.flat[:count])
 
 
-def _band(axes: Axes, layers: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+def draw_null(axes: Axes, layers: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """The band of what nothing would read, by layer."""
     width = np.diff(layers).min() if len(layers) > 1 else 1.0
     axes.bar(layers, high - low, width, low, color=NULL, lw=0, zorder=0, label="null")
 
 
-def _points(
+def draw_by_layer(
     axes: Axes,
     layers: np.ndarray,
     value: Float[np.ndarray, " layer"],
     low: Float[np.ndarray, " layer"],
     high: Float[np.ndarray, " layer"],
+    defined: Bool[np.ndarray, " layer"],
+    *,
+    foot: float,
     colour: str,
+    marker: str = "o",
+    label: str = "value and interval",
 ) -> None:
+    """Values with their intervals by layer; a cross at height ``foot`` where undefined."""
+    value = np.where(defined, value, np.nan)
     reach = np.abs(np.stack([value - low, high - value]))
     axes.errorbar(
-        layers, value, yerr=np.nan_to_num(reach), fmt="o-", color=colour, ms=3.5, lw=1.2,
-        label="value and interval",
+        layers, value, yerr=np.nan_to_num(reach), fmt=f"{marker}-", color=colour, ms=3.5, lw=1.2,
+        label=label,
     )  # fmt: skip
-
-
-def _crosses(axes: Axes, layers: np.ndarray, height: float, colour: str) -> None:
-    """Where nothing is defined."""
-    axes.plot(layers, np.full(len(layers), height), "x", color=colour, ms=6)
+    axes.plot(layers[~defined], np.full((~defined).sum(), foot), "x", color=colour, ms=6)
 
 
 def _legend(figure: Figure, grid: list[Axes]) -> None:

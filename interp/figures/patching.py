@@ -8,17 +8,14 @@ prompts leaves out zero, which says that the effect is there and not that it is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float
 
-from interp.figures.heatmap import readable_on
+from interp.figures.heatmap import draw_cells
 from interp.figures.style import (
     BLUE,
     FAINT,
-    MUTED,
-    NULL,
     VERMILLION,
     layer_ticks,
     legend_above,
@@ -27,9 +24,7 @@ from interp.figures.style import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
     from interp.patching import Cell, Effects, Stitching
 
@@ -51,11 +46,13 @@ def patching_figure(
     panel per position; modules where weights were patched, but those alone that differ somewhere.
 
     Args:
-        effects: from ``patch``, ``attribute`` or ``restore``.
+        effects: from ``patch``, ``attribute`` or ``patch_weights``.
         labels: text for positions, as ``runs.labels()`` gives the template's tokens.
         level: cells inside the null at this level are grey.
         groups: prompts of one group are drawn together.
     """
+    import pandas as pd
+
     table = effects.to_dataframe(level=level, groups=groups)
     quantity = "fraction" if table["defined"].all() else "effect"
     if effects.controls is None:
@@ -67,8 +64,10 @@ def patching_figure(
         grey = "inside the null"
     kept = [i for i, cell in enumerate(effects.cells) if _is_drawn(cell, effects)]
     values, shown = table[quantity].to_numpy()[kept], clear.to_numpy()[kept]
-    places = [_place(effects.cells[i], labels or {}) for i in kept]
-    panels, rows, columns = (list(dict.fromkeys(names)) for names in zip(*places, strict=True))
+    parts = ["panel", "row", "column"]
+    cells = pd.DataFrame([_place(effects.cells[i], labels or {}) for i in kept], columns=parts)
+    cells = cells.assign(value=values, clear=shown)
+    panels, rows, columns = (list(cells[part].unique()) for part in parts)
     columns.sort(key=lambda name: (name == OUTSIDE, int(name) if name != OUTSIDE else 0))
     limit = 1.0 if quantity == "fraction" else float(np.abs(values).max()) or 1.0
     side = 0.085 * max(map(len, rows)) + 0.2
@@ -77,13 +76,15 @@ def patching_figure(
     )
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, panel in zip(grid, panels, strict=True):
-        cells = np.full((len(rows), len(columns)), np.nan)
-        outside_null = np.zeros(cells.shape, dtype=bool)
-        for place, value, is_clear in zip(places, values, shown, strict=True):
-            if place.panel == panel:
-                at = rows.index(place.row), columns.index(place.column)
-                cells[at], outside_null[at] = value, is_clear
-        image = _draw(axes, cells, outside_null, limit, numbers=len(values) <= MOST_NUMBERS)
+        wide = cells[cells["panel"] == panel].pivot(index="row", columns="column")
+        drawn, outside_null = (
+            wide[part].reindex(index=rows, columns=columns).to_numpy(dtype=float)
+            for part in ("value", "clear")
+        )
+        image = draw_cells(
+            axes, drawn, outside_null > 0, np.isfinite(drawn), limits=(-limit, limit),
+            text="{:.2f}".format if len(values) <= MOST_NUMBERS else None, aspect="auto",
+        )  # fmt: skip
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows)
         axes.set_xlabel("layer")
@@ -125,12 +126,6 @@ def stitching_figure(
     return figure
 
 
-class _Place(NamedTuple):
-    panel: str
-    row: str
-    column: str
-
-
 def _is_drawn(cell: Cell, effects: Effects) -> bool:
     """Not a module whose weights are the same in both models, in every layer."""
     moved = (effects.patched != effects.target).any(axis=1)
@@ -138,43 +133,14 @@ def _is_drawn(cell: Cell, effects: Effects) -> bool:
     return cell.position is not None or not moved.any() or bool(moved[alike].any())
 
 
-def _place(cell: Cell, labels: Mapping[str, str]) -> _Place:
-    """Where a cell is drawn."""
+def _place(cell: Cell, labels: Mapping[str, str]) -> tuple[str, str, str]:
+    """Panel, row and column that a cell is drawn in."""
     column = OUTSIDE if cell.layer is None else str(cell.layer)
     component = cell.component.replace("_", " ")
     if cell.position is None:
-        return _Place("weights", component, column)
+        return "weights", component, column
     label = labels.get(cell.position, cell.position)
     position = label.replace("_", " ") if label == cell.position else f"‘{repr(label)[1:-1]}’"
     if cell.head is not None:
-        return _Place(position, f"head {cell.head}", column)
-    return _Place(component, position, column)
-
-
-def _draw(
-    axes: Axes,
-    values: Float[np.ndarray, "row column"],
-    clear: Bool[np.ndarray, "row column"],
-    limit: float,
-    *,
-    numbers: bool,
-) -> AxesImage:
-    """Colours outside the null, grey inside it, nothing where there is no cell."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap, Normalize
-
-    colours, scale = colormaps["PuOr_r"], Normalize(-limit, limit)
-    axes.imshow(
-        np.ma.masked_invalid(np.where(np.isnan(values), np.nan, 0.0)),
-        cmap=ListedColormap([NULL]), aspect="auto",
-    )  # fmt: skip
-    image = axes.imshow(np.ma.masked_where(~clear, values), cmap=colours, norm=scale, aspect="auto")
-    for (i, j), value in np.ndenumerate(values) if numbers else ():
-        if np.isfinite(value):
-            colour = readable_on(colours(scale(value))) if clear[i, j] else MUTED
-            # No minus before a zero.
-            text = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
-            axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color=colour)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    return image
+        return position, f"head {cell.head}", column
+    return component, position, column
