@@ -21,15 +21,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from interp.errors import InputError
-from interp.similarity.maps import SimilarityMap, from_pairs
-from interp.statistics import (
-    finite,
-    layer_names,
-    normal_quantile,
-    permutation_p_values,
-    shuffled_within,
-    standardised,
-)
+from interp.similarity.maps import SimilarityMap, from_pairs, permutation_nulls
+from interp.statistics import finite, layer_names, normal_quantile, shuffled_within
 
 FEWEST_PROMPTS = 8
 Gram = Float[np.ndarray, "row row"]
@@ -115,11 +108,9 @@ def cka_map(
                 statistics[draw, layer, index] = np.vdot(kernels[i], shuffled) / scale
             spread[layer, index] = _jackknife_error(grams[i], grams[j])
 
-    p, p_corrected = permutation_p_values(standardised(statistics))
     value = statistics[0]
     reach = normal_quantile((1 + level) / 2) * spread
-    tail = (1 - level) / 2
-    null_high = np.quantile(statistics, 1 - tail, axis=0)
+    nulls = permutation_nulls(statistics, pairs, level)
 
     def cells(of_pairs: Float[np.ndarray, "layer pair"], diagonal: float = np.nan) -> np.ndarray:
         return from_pairs(of_pairs, pairs, diagonal=diagonal)
@@ -131,10 +122,7 @@ def cka_map(
         value=cells(value, 1.0),
         low=cells(np.tanh(np.arctanh(_open(value)) - reach), 1.0),
         high=cells(np.tanh(np.arctanh(_open(value)) + reach), 1.0),
-        null_low=cells(np.quantile(statistics, tail, axis=0)),
-        null_high=cells(null_high),
-        p=cells(p),
-        p_corrected=cells(p_corrected),
+        **nulls,
         defined=np.ones((depth, k, k), dtype=bool),
         reliability=np.ones((depth, k)),
         n=(n,) * k,
@@ -142,7 +130,7 @@ def cka_map(
         isotropic=cells(
             np.full(value.shape, normal_quantile((1 + level) / 2) * np.sqrt(2 / (n * (n - 3))))
         ),
-        covariance_matched=cells(null_high),
+        covariance_matched=nulls["null_high"],
         ceiling=np.ones((depth, k, k)),
     )
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -95,13 +94,9 @@ def cosine_map(
     weights = {label: permuted_weights(contrasts[label], permutations, rng) for label in labels}
     pairs = list(combinations(range(k), 2))
     statistics = np.empty((permutations, depth, len(pairs)))
-    cells: dict[str, Any] = {
-        name: np.full((depth, k, k), np.nan)
-        for name in ("value", "low", "high", "null_low", "null_high")
-    }
-    defined = np.zeros((depth, k, k), dtype=bool)
+    found = []
+    exist = np.empty((depth, k), dtype=bool)
     reliability = np.empty((depth, k))
-
     for index, (i, j) in enumerate(pairs):
         a, b = contrasts[labels[i]], contrasts[labels[j]]
         cosine, there, reliable, lengths = _cosine(a, b, level)
@@ -111,31 +106,28 @@ def cosine_map(
         drawn = np.quantile(np.abs(statistics[:, :, index]), level, axis=0)
         limit = Confidence(level, min(sizes[i], sizes[j])).two_sided
         band = np.maximum(drawn, limit) * error / lengths
+        found.append((cosine.value, cosine.low, cosine.high, band, cosine.defined))
         reliability[:, [i, j]] = reliable
-        for x, y in ((i, j), (j, i)):
-            cells["value"][:, x, y] = cosine.value
-            cells["low"][:, x, y] = cosine.low
-            cells["high"][:, x, y] = cosine.high
-            cells["null_low"][:, x, y] = -band
-            cells["null_high"][:, x, y] = band
-            defined[:, x, y] = cosine.defined
-        for x, here in zip((i, j), there, strict=True):
-            defined[:, x, x] = here
-            for name in ("value", "low", "high"):
-                cells[name][:, x, x] = np.where(here, 1.0, np.nan)
+        exist[:, [i, j]] = np.stack(there, axis=-1)
 
-    both = np.stack([defined[:, i, j] for i, j in pairs], axis=-1)
+    value, low, high, band, both = (np.stack(part, axis=-1) for part in zip(*found, strict=True))
     smallest = np.array([min(sizes[i], sizes[j]) for i, j in pairs])
     p, p_corrected = _p_values(statistics, both, smallest)
-    cells["p"], cells["p_corrected"] = from_pairs(p, pairs), from_pairs(p_corrected, pairs)
+    with_itself = np.where(exist, 1.0, np.nan)
     matched = covariance_matched_overlaps(tuple(contrasts.values()), pairs, rng=rng)
     lasting = np.sqrt(np.clip(reliability, 0.0, 1.0))
     return SimilarityMap(
         measure=measure,
         labels=labels,
         layers=names,
-        **cells,
-        defined=defined,
+        value=from_pairs(value, pairs, diagonal=with_itself),
+        low=from_pairs(low, pairs, diagonal=with_itself),
+        high=from_pairs(high, pairs, diagonal=with_itself),
+        null_low=from_pairs(-band, pairs),
+        null_high=from_pairs(band, pairs),
+        p=from_pairs(p, pairs),
+        p_corrected=from_pairs(p_corrected, pairs),
+        defined=from_pairs(both, pairs, diagonal=exist).astype(bool),
         reliability=reliability,
         n=tuple(sizes),
         isotropic=from_pairs(np.full(p.shape, isotropic_cosine(width, level)), pairs),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.errors import InputError
+from interp.statistics import percentile_interval, permutation_p_values, standardised
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,32 @@ def from_pairs(
         cells[:, columns, rows] = of_pairs
     cells[:, np.arange(k), np.arange(k)] = diagonal
     return cells
+
+
+def permutation_nulls(
+    statistics: Float[np.ndarray, "draw layer pair"],
+    pairs: Sequence[tuple[int, int]],
+    level: float,
+    *,
+    scaled: Float[np.ndarray, "draw layer pair"] | None = None,
+    symmetric: bool = True,
+) -> dict[str, Any]:
+    """``null_low`` … ``null_high`` (the central share), ``p`` and ``p_corrected`` of a map.
+
+    P-values are one-sided, with max-T over layers and pairs, each cell in its own standard
+    deviations.
+
+    Args:
+        statistics: under permutations, the observed ones first.
+        pairs: numbers of labels, row and column.
+        level: of the central share.
+        scaled: the statistics on a scale where their null is less skew, for the p-values.
+        symmetric: fill the other triangle alike.
+    """
+    p, p_corrected = permutation_p_values(standardised(statistics if scaled is None else scaled))
+    low, high = percentile_interval(statistics, level)
+    found = {"null_low": low, "null_high": high, "p": p, "p_corrected": p_corrected}
+    return {name: from_pairs(part, pairs, symmetric=symmetric) for name, part in found.items()}
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
-from interp.similarity.maps import SimilarityMap, from_pairs
-from interp.statistics import (
-    finite,
-    layer_names,
-    normal_quantile,
-    permutation_p_values,
-    standardised,
-    unit_numbers,
-)
+from interp.similarity.maps import SimilarityMap, from_pairs, permutation_nulls
+from interp.statistics import finite, layer_names, normal_quantile, unit_numbers
 
 FEWEST_PROMPTS = 16
 States = Float[np.ndarray, "prompt layer d_model"]
@@ -122,8 +115,6 @@ def procrustes_map(
             statistics[:, layer, index] = _share(unturned - turned, unturned)
             error[layer, index] = _jackknife_error(unturned[0] - turned[0], unturned[0], units)
 
-    p, p_corrected = permutation_p_values(standardised(statistics))
-    tail = (1 - level) / 2
     value = statistics[0]
     reach = normal_quantile((1 + level) / 2) * error
 
@@ -138,10 +129,7 @@ def procrustes_map(
         value=cells(value),
         low=cells(value - reach),
         high=cells(np.minimum(value + reach, 1.0)),
-        null_low=cells(np.quantile(statistics, tail, axis=0)),
-        null_high=cells(np.quantile(statistics, 1 - tail, axis=0)),
-        p=cells(p),
-        p_corrected=cells(p_corrected),
+        **permutation_nulls(statistics, pairs, level, symmetric=False),
         defined=np.broadcast_to(~np.eye(k, dtype=bool), (depth, k, k)).copy(),
         reliability=np.full((depth, k), np.nan),
         n=(n,) * k,

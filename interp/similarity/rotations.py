@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,6 +42,7 @@ from interp.statistics import (
 if TYPE_CHECKING:
     import pandas as pd
 
+COLUMNS = ["layer", "quantity", "value", "low", "high", "n", "null_low", "null_high", "defined"]
 QUANTITIES = ("angle_degrees", "cosine", "gain", "offset", "offset_orthogonal")
 
 # Weights of the class means (before +, before -, after +, after -) in r0, ra and ca - c0.
@@ -63,29 +64,20 @@ class Rotation:
     n: int
     """Rows of the smallest of the four groups."""
 
+    @property
+    def estimates(self) -> dict[str, Estimates]:
+        """By quantity, in the order of :data:`QUANTITIES`."""
+        return {name: getattr(self, name) for name in QUANTITIES}
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per layer and quantity; NaN where ``defined`` is false."""
         import pandas as pd
 
-        tables = []
-        for quantity in QUANTITIES:
-            estimates: Estimates = getattr(self, quantity)
-            tables.append(
-                pd.DataFrame(
-                    {
-                        "layer": self.layers,
-                        "quantity": quantity,
-                        "value": estimates.value,
-                        "low": estimates.low,
-                        "high": estimates.high,
-                        "n": self.n,
-                        "null_low": estimates.null_low,
-                        "null_high": estimates.null_high,
-                        "defined": estimates.defined,
-                    }
-                )
-            )
-        return pd.concat(tables, ignore_index=True)
+        tables = [
+            pd.DataFrame({"layer": self.layers, "quantity": name, "n": self.n, **vars(estimates)})
+            for name, estimates in self.estimates.items()
+        ]
+        return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
 def rotation(
@@ -159,24 +151,16 @@ def against_controls(turned: Rotation, controls: Sequence[Rotation]) -> Rotation
     if any(control.layers != turned.layers for control in controls):
         raise InputError("the controls were measured at other layers; use the same ones")
 
-    def widened(quantity: str) -> Estimates:
-        own: Estimates = getattr(turned, quantity)
-        others: list[Estimates] = [getattr(control, quantity) for control in controls]
+    def widened(quantity: str, own: Estimates) -> Estimates:
+        others = [control.estimates[quantity] for control in controls]
         return replace(
             own,
             null_low=np.fmin.reduce([own.null_low, *(other.low for other in others)]),
             null_high=np.fmax.reduce([own.null_high, *(other.high for other in others)]),
         )
 
-    return Rotation(
-        layers=turned.layers,
-        angle_degrees=widened("angle_degrees"),
-        cosine=widened("cosine"),
-        gain=widened("gain"),
-        offset=widened("offset"),
-        offset_orthogonal=widened("offset_orthogonal"),
-        n=turned.n,
-    )
+    bands: dict[str, Any] = {name: widened(name, own) for name, own in turned.estimates.items()}
+    return replace(turned, **bands)
 
 
 def _gain(products: InnerProducts, confidence: Confidence) -> Estimates:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 
 from interp.directions import ContrastSubspace, contrast_bases, mean_difference_weights
 from interp.errors import InputError
-from interp.similarity.maps import SimilarityMap, from_pairs
+from interp.similarity.maps import SimilarityMap, from_pairs, permutation_nulls
 from interp.statistics import (
     Axes,
     Bases,
@@ -29,9 +29,7 @@ from interp.statistics import (
     isotropic_overlap,
     layer_names,
     normal_quantile,
-    permutation_p_values,
     permuted_weights,
-    standardised,
 )
 
 Basis = Float[np.ndarray, "dimension d_model"]
@@ -98,6 +96,8 @@ def overlap_map(
         InputError: fewer than two labels, contrasts of different layers or widths, or more
             dimensions than the prompts allow.
     """
+    from scipy.special import expit
+
     labels, k = tuple(contrasts), len(contrasts)
     if k < 2:
         raise InputError(f"{k} label; a map of overlaps needs at least two")
@@ -115,7 +115,7 @@ def overlap_map(
     ]
     statistics = _overlaps([(fit.labelled, fit.axes) for fit in fits], pairs)
     # On a scale where their null is less skew, or the most skew cell would rule the family.
-    p, p_corrected = permutation_p_values(standardised(_logit(statistics)))
+    nulls = permutation_nulls(statistics, pairs, level, scaled=_logit(statistics))
     again = _overlaps([(fit.resampled, fit.axes) for fit in fits], pairs)
     reach = normal_quantile((1 + level) / 2) * np.nanstd(_logit(again), axis=0)
     matched = covariance_matched_overlaps(
@@ -127,7 +127,6 @@ def overlap_map(
     reliability = np.stack([fit.reliability for fit in fits], axis=-1)
     # The whole has 2ρ/(1 + ρ) where halves have ρ (Spearman and Brown).
     lasting = 2 * np.clip(reliability, 0.0, 1.0) / (1 + np.clip(reliability, 0.0, 1.0))
-    tail = (1 - level) / 2
 
     def where_defined(of_pairs: Float[np.ndarray, "layer pair"]) -> np.ndarray:
         return from_pairs(np.where(defined, of_pairs, np.nan), pairs, diagonal=with_itself)
@@ -139,12 +138,9 @@ def overlap_map(
         labels=labels,
         layers=names,
         value=where_defined(value),
-        low=where_defined(_expit(_logit(value) - reach)),
-        high=where_defined(_expit(_logit(value) + reach)),
-        null_low=from_pairs(np.quantile(statistics, tail, axis=0), pairs),
-        null_high=from_pairs(np.quantile(statistics, 1 - tail, axis=0), pairs),
-        p=from_pairs(p, pairs),
-        p_corrected=from_pairs(p_corrected, pairs),
+        low=where_defined(expit(_logit(value) - reach)),
+        high=where_defined(expit(_logit(value) + reach)),
+        **nulls,
         defined=from_pairs(defined, pairs, diagonal=exists).astype(bool),
         reliability=reliability,
         n=tuple(contrast.n for contrast in contrasts.values()),
@@ -230,9 +226,6 @@ def _check_bases(a: Basis, b: Basis) -> None:
 
 
 def _logit(overlap: np.ndarray) -> np.ndarray:
-    inside = np.clip(overlap, 1e-9, 1 - 1e-9)
-    return np.log(inside / (1 - inside))
+    from scipy.special import logit
 
-
-def _expit(log_odds: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-log_odds))
+    return logit(np.clip(overlap, 1e-9, 1 - 1e-9))
