@@ -46,11 +46,13 @@ def test_cells_inside_the_null_are_grey_and_the_diagonal_is_blank(
 ) -> None:
     figure = similarity.plot([9])
     axes = figure.axes[0]
-    shown = ~np.ma.getmaskarray(axes.images[0].get_array())
-    expected = similarity.outside_null[1] & ~np.eye(4, dtype=bool)
-    np.testing.assert_array_equal(shown, expected)
+    grey, coloured = axes.images
+    shown = ~np.ma.getmaskarray(coloured.get_array())
+    diagonal = np.eye(4, dtype=bool)
+    np.testing.assert_array_equal(shown, similarity.outside_null[1] & ~diagonal)
     assert shown[0, 1] and not shown[0, 2]
-    assert to_rgb(axes.get_facecolor()) == to_rgb(NULL)
+    np.testing.assert_array_equal(np.ma.getmaskarray(grey.get_array()), diagonal)
+    assert to_rgb(grey.get_cmap()(0)[:3]) == to_rgb(NULL)
     assert len(texts(figure)) == 12 and f"{similarity.value[1, 0, 1]:.2f}" in texts(figure)
     undefined = (~np.isfinite(similarity.value[1])).sum() - (~similarity.defined[1, 3, 3])
     assert texts(figure).count("–") == undefined > 0

@@ -21,7 +21,7 @@ from interp.activations import batches_by_length
 from interp.causes.change import MOVES, Change, ClassMeans
 from interp.causes.undoing import read_from, runs_of, states_at, with_last_moved
 from interp.model import LanguageModel, undisturbed
-from interp.patching import PatchRuns, by_layer, read_out, weights_replaced
+from interp.patching import PatchRuns, by_layer, read_all, weights_replaced
 from interp.readout import Readout
 
 Direction = Float[np.ndarray, " d_model"]
@@ -132,11 +132,7 @@ def _reweighted(
         return np.zeros(draws)
 
     def read(lm: LanguageModel) -> float:
-        rows = runs.source_rows
-        parts = batches_by_length(rows, batch_size)
-        return float(
-            np.concatenate([read_out(lm, [rows[i] for i in p], readout) for p in parts]).mean()
-        )
+        return float(read_all(lm, runs.source_rows, readout, batch_size).mean())
 
     own = read(runs.source), read(runs.target)
     found = np.empty(draws)

@@ -7,6 +7,7 @@ from .effects import patch_agreement as patch_agreement
 from .pairs import PromptPairs as PromptPairs
 from .pairs import with_roles as with_roles
 from .places import keeping as keeping
+from .places import read_all as read_all
 from .places import read_out as read_out
 from .runs import WHOLE as WHOLE
 from .runs import PatchRuns as PatchRuns
@@ -40,6 +41,7 @@ __all__ = [
     "patch",
     "patch_agreement",
     "patch_weights",
+    "read_all",
     "read_out",
     "stitch",
     "weights_from",

@@ -25,7 +25,12 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import InputError
-from interp.statistics import percentile_interval, resampling_weights, weighted_means
+from interp.statistics import (
+    interval_columns,
+    percentile_interval,
+    resampling_weights,
+    weighted_means,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,21 +121,15 @@ class Effects:
         defined = abs(self.gap) > least_gap
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = resampled / gaps[:, None]
-        columns: dict[str, object] = {}
-        for name, value, draws, known in (
-            ("effect", self.effect, resampled, True),
-            ("fraction", self.fraction, ratios, defined),
-        ):
-            low, high = percentile_interval(draws, level)
-            for part, numbers in ((name, value), (f"{name}_low", low), (f"{name}_high", high)):
-                columns[part] = numbers if known else np.nan
-        columns |= {"defined": defined, "n": len(self.target)}
-        if self.controls is not None:
-            columns |= self._against_controls(level)
-        cells = pd.DataFrame([asdict(cell) for cell in self.cells])
+        effects = interval_columns("effect", self.effect, resampled, level)
+        fractions = interval_columns("fraction", self.fraction, ratios, level)
         # Whole numbers, some of them missing.
-        cells = cells.astype({"layer": "Int64", "head": "Int64"})
-        return pd.concat([cells, pd.DataFrame(columns, index=cells.index)], axis=1)
+        cells = pd.DataFrame([asdict(cell) for cell in self.cells])
+        cells = cells.astype({"layer": "Int64", "head": "Int64"}).assign(**effects, **fractions)
+        if not defined:
+            cells[list(fractions)] = np.nan
+        cells = cells.assign(defined=defined, n=len(self.target))
+        return cells if self.controls is None else cells.assign(**self._against_controls(level))
 
     def plot(
         self,

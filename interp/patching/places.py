@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import Site, chosen_layers, head_count, points
+from interp.activations import Site, batches_by_length, chosen_layers, head_count, points
 from interp.model import Hidden, LanguageModel, Point, Tokens, reading
 from interp.patching.alignment import check_positions
 from interp.patching.effects import Cell
@@ -79,6 +79,16 @@ def read_out(
 ) -> Float[np.ndarray, " prompt"]:
     """The readout of each row, in float64."""
     return readout(last_logits(lm, rows)).cpu().double().numpy()
+
+
+def read_all(
+    lm: LanguageModel, rows: Sequence[Tokens], readout: Readout, batch_size: int
+) -> Float[np.ndarray, " prompt"]:
+    """The readout of each row, in float64, from batches of like length."""
+    values = np.empty(len(rows))
+    for chosen in batches_by_length(rows, batch_size):
+        values[chosen] = read_out(lm, [rows[i] for i in chosen], readout)
+    return values
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from interp.model import LanguageModel
 from interp.patching.activation import patch
 from interp.patching.runs import WHOLE, between_models
 from interp.readout import Readout
-from interp.statistics import percentile_interval, resampling_weights
+from interp.statistics import interval_columns, resampling_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,15 +87,17 @@ class Stitching:
         clusters = len(self.base) if groups is None else groups
         weights = resampling_weights(clusters, resamples, seed)
         defined = abs(float((self.base - self.after).mean())) > least_gap
-        columns: dict[str, object] = {"layer": self.layers}
-        for name, value, terms in (
-            ("representation", self.representation, self._represented),
-            ("routing", self.routing, self._routed),
-        ):
-            low, high = percentile_interval(self._share(weights, terms), level)
-            for part, numbers in ((name, value), (f"{name}_low", low), (f"{name}_high", high)):
-                columns[part] = numbers if defined else np.nan
-        return pd.DataFrame(columns).assign(
+        shares = {
+            part: numbers if defined else np.nan
+            for name, value, terms in (
+                ("representation", self.representation, self._represented),
+                ("routing", self.routing, self._routed),
+            )
+            for part, numbers in interval_columns(
+                name, value, self._share(weights, terms), level
+            ).items()
+        }
+        return pd.DataFrame({"layer": self.layers, **shares}).assign(
             base_below=self.base_below.mean(axis=1),
             after_below=self.after_below.mean(axis=1),
             defined=defined,

@@ -21,11 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.activations import batches_by_length
 from interp.errors import InputError
 from interp.model import LanguageModel, undisturbed
 from interp.patching.effects import Cell, Effects
-from interp.patching.places import read_out
+from interp.patching.places import read_all
 from interp.patching.runs import PatchRuns
 from interp.readout import Readout
 
@@ -91,8 +90,8 @@ def patch_weights(
     # One number for each draw and group, whichever of them are left out.
     seeds = np.random.default_rng(seed).integers(2**63, size=(controls, len(groups)))
     with undisturbed(source.model), undisturbed(target.model):
-        given = _read_all(source, runs.source_rows, readout, batch_size)
-        own = _read_all(target, rows, readout, batch_size)
+        given = read_all(source, runs.source_rows, readout, batch_size)
+        own = read_all(target, rows, readout, batch_size)
         # What was not changed cannot have an effect.
         patched = np.tile(own, (len(groups), 1))
         moved = np.tile(own, (controls, len(groups), 1))
@@ -100,11 +99,11 @@ def patch_weights(
             changed = [name for name in names if _differs(source.model, target.model, name)]
             if changed:
                 with weights_from(source.model, target.model, changed):
-                    patched[i] = _read_all(target, rows, readout, batch_size)
+                    patched[i] = read_all(target, rows, readout, batch_size)
                 for draw in range(controls):
                     edit = int(seeds[draw, i])
                     with weights_scrambled(source.model, target.model, changed, edit):
-                        moved[draw, i] = _read_all(target, rows, readout, batch_size)
+                        moved[draw, i] = read_all(target, rows, readout, batch_size)
             if progress is not None:
                 progress(1)
     return Effects(tuple(groups), patched, own, given, moved if controls else None)
@@ -181,15 +180,6 @@ def _grouped(lm: LanguageModel, depth: int | None) -> dict[Cell, list[str]]:
             cell = Cell(None, name.rpartition(".")[0])
         groups.setdefault(cell, []).append(name)
     return groups
-
-
-def _read_all(
-    lm: LanguageModel, rows: Sequence, readout: Readout, batch_size: int
-) -> Float[np.ndarray, " prompt"]:
-    values = np.empty(len(rows))
-    for chosen in batches_by_length(rows, batch_size):
-        values[chosen] = read_out(lm, [rows[i] for i in chosen], readout)
-    return values
 
 
 def _check_parameters(source: LanguageModel, target: LanguageModel) -> None:

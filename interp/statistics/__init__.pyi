@@ -8,6 +8,7 @@ from .estimates import LEVEL as LEVEL
 from .estimates import RESAMPLES as RESAMPLES
 from .estimates import Draws as Draws
 from .estimates import Estimate as Estimate
+from .estimates import interval_columns as interval_columns
 from .estimates import mean_of as mean_of
 from .estimates import percentile_interval as percentile_interval
 from .estimates import rate_of as rate_of
@@ -70,6 +71,7 @@ __all__ = [
     "finite",
     "in_d_model",
     "inner_products",
+    "interval_columns",
     "isotropic_cosine",
     "isotropic_overlap",
     "kinds_of_units",

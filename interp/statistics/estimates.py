@@ -127,6 +127,21 @@ def percentile_interval(
     return low, high
 
 
+def interval_columns(
+    name: str, value: Float[np.ndarray, "*value"], resampled: np.ndarray, level: float
+) -> dict[str, Float[np.ndarray, "*value"]]:
+    """A table's columns ``name``, ``name_low`` and ``name_high``.
+
+    Args:
+        name: of the quantity.
+        value: of the prompts as they are.
+        resampled: the same in every resample, (resample, *value).
+        level: coverage of the interval.
+    """
+    low, high = percentile_interval(resampled, level)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
 def mean_of(
     values: Float[np.ndarray, " prompt"],
     clusters: Sequence[object] | np.ndarray | None = None,
