@@ -1,6 +1,6 @@
 """Containment over worlds: what holds for a method, and not for one model.
 
-The unit is the world: each is an organism trained from nothing in a planted world of its own.
+The unit is the world: each is an organism trained from nothing in its own planted world.
 Which method to use was chosen on development worlds and frozen
 (``containment_choices.json``); the results of the others are reported with it.
 """
