@@ -14,18 +14,46 @@ different weights.
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 
-from interp.statistics import Confidence, Estimates, InnerProducts, Layers, last_accepted
+from interp.statistics import (
+    Confidence,
+    Contrast,
+    Estimates,
+    InnerProducts,
+    Layers,
+    Means,
+    class_means,
+    last_accepted,
+)
+
+
+def joint_means(
+    a: Contrast, b: Contrast, vectors: Float[np.ndarray, "vector 4"], *, same_units: bool = False
+) -> Means:
+    """Weighted sums of the four class means (a +, a -, b +, b -).
+
+    Args:
+        a, b: contrasts of the same layers and width.
+        vectors: the weight of each class mean in each vector.
+        same_units: rows with the same unit in both are never separated; else all units differ.
+    """
+    return class_means(
+        np.concatenate([a.states, b.states]),
+        np.concatenate([a.classes, b.classes + 2]),
+        np.concatenate([a.units, b.units + (0 if same_units else a.units.max() + 1)]),
+        vectors,
+    )
 
 
 def exists(
     products: InnerProducts, index: int, confidence: Confidence
 ) -> tuple[Layers, np.ndarray]:
-    """The squared length number ``index`` and whether its lower bound is above zero."""
+    """The squared length number ``index`` and whether its lower bound is above zero; else 1."""
     squared = products.value[:, index]
-    weights = [float(i == index) for i in range(products.value.shape[1])]
-    bound = squared - confidence.two_sided * np.sqrt(products.variance(*weights))
-    return squared, bound > 0
+    variance = products.variance(*(0.0,) * index, 1.0)
+    there = squared > confidence.two_sided * np.sqrt(variance)
+    return np.where(there, squared, 1.0), there
 
 
 def angle_degrees(products: InnerProducts, confidence: Confidence) -> Estimates:
@@ -40,14 +68,11 @@ def angle_degrees(products: InnerProducts, confidence: Confidence) -> Estimates:
         one-sided bound. It speaks of sampling alone.
     """
     (a, has_a), (b, has_b) = (exists(products, index, confidence) for index in (0, 1))
-    defined = has_a & has_b
-    a, b = np.where(defined, a, 1.0), np.where(defined, b, 1.0)
     scale, ratio = np.sqrt(a * b), np.sqrt(b / a)
-    rest = (0.0,) * (products.value.shape[1] - 3)
 
     def weights(cosine: Layers) -> tuple[Layers | float, ...]:
         # The derivatives of c - cosine * sqrt(ab) by a, b and c.
-        return (-cosine * ratio / 2, -cosine / ratio / 2, 1.0, *rest)
+        return (-cosine * ratio / 2, -cosine / ratio / 2, 1.0)
 
     observed = products.value[:, 2] / scale
     clipped = np.clip(observed, -1.0, 1.0)
@@ -73,7 +98,7 @@ def angle_degrees(products: InnerProducts, confidence: Confidence) -> Estimates:
     value = np.arccos(clipped)
     parallel = confidence.one_sided * np.sqrt(products.noise_variance(*weights(np.ones_like(a))))
     return Estimates.where(
-        defined,
+        has_a & has_b,
         value=np.degrees(value),
         low=np.degrees(last_accepted(accepts, value, np.zeros_like(value))),
         high=np.degrees(last_accepted(accepts, value, np.full_like(value, np.pi))),

@@ -21,8 +21,15 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from interp.errors import InputError
-from interp.similarity.maps import SimilarityMap, from_pairs, permutation_nulls
-from interp.statistics import finite, layer_names, normal_quantile, shuffled_within
+from interp.similarity.maps import SimilarityMap, from_pairs, permuted_null
+from interp.statistics import (
+    finite,
+    fisher_interval,
+    fisher_z,
+    layer_names,
+    normal_quantile,
+    shuffled_within,
+)
 
 FEWEST_PROMPTS = 8
 Gram = Float[np.ndarray, "row row"]
@@ -108,29 +115,20 @@ def cka_map(
                 statistics[draw, layer, index] = np.vdot(kernels[i], shuffled) / scale
             spread[layer, index] = _jackknife_error(grams[i], grams[j])
 
-    value = statistics[0]
-    reach = normal_quantile((1 + level) / 2) * spread
-    nulls = permutation_nulls(statistics, pairs, level)
-
-    def cells(of_pairs: Float[np.ndarray, "layer pair"], diagonal: float = np.nan) -> np.ndarray:
-        return from_pairs(of_pairs, pairs, diagonal=diagonal)
-
+    low, high = fisher_interval(statistics[0], spread, level)
+    null = permuted_null(statistics, level)
+    # U-centred products of isotropic states are uncorrelated: n(n - 3)/2 of them are free.
+    isotropic = normal_quantile((1 + level) / 2) * np.sqrt(2 / (n * (n - 3)))
     return SimilarityMap(
         measure="debiased CKA",
         labels=labels,
         layers=names,
-        value=cells(value, 1.0),
-        low=cells(np.tanh(np.arctanh(_open(value)) - reach), 1.0),
-        high=cells(np.tanh(np.arctanh(_open(value)) + reach), 1.0),
-        **nulls,
+        **from_pairs(pairs, 1.0, value=statistics[0], low=low, high=high),
+        **from_pairs(pairs, **null, covariance_matched=null["null_high"]),
+        **from_pairs(pairs, isotropic=np.full(low.shape, isotropic)),
         defined=np.ones((depth, k, k), dtype=bool),
         reliability=np.ones((depth, k)),
         n=(n,) * k,
-        # U-centred products of isotropic states are uncorrelated: n(n - 3)/2 of them are free.
-        isotropic=cells(
-            np.full(value.shape, normal_quantile((1 + level) / 2) * np.sqrt(2 / (n * (n - 3))))
-        ),
-        covariance_matched=nulls["null_high"],
         ceiling=np.ones((depth, k, k)),
     )
 
@@ -149,7 +147,7 @@ def _jackknife_error(a: Gram, b: Gram) -> float:
     n = len(a)
     products = [_left_out(x, y) for x, y in ((a, b), (a, a), (b, b))]
     with np.errstate(invalid="ignore", divide="ignore"):
-        z = np.arctanh(_open(products[0] / np.sqrt(products[1] * products[2])))
+        z = fisher_z(products[0] / np.sqrt(products[1] * products[2]))
     return float(np.sqrt((n - 1) * np.var(z)))
 
 
@@ -163,10 +161,6 @@ def _left_out(a: Gram, b: Gram) -> Float[np.ndarray, " row"]:
     # Σ_{j≠i} (a_j - A_ji)(b_j - B_ji), with rows that lack prompt i.
     rows = rows_a @ rows_b - rows_a * rows_b - a @ rows_b - b @ rows_a + product.sum(axis=1)
     return traces + totals / ((n - 1) * (n - 2)) - 2 * rows / (n - 2)
-
-
-def _open(correlation: np.ndarray) -> np.ndarray:
-    return np.clip(correlation, -1 + 1e-12, 1 - 1e-12)
 
 
 def _check_prompts(representations: Mapping[str, Shaped[np.ndarray, "prompt ..."]]) -> None:

@@ -16,18 +16,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp.errors import InputError
-from interp.similarity.angle import angle_degrees, as_cosine, exists
+from interp.similarity.angle import angle_degrees, as_cosine, exists, joint_means
 from interp.similarity.maps import SimilarityMap, from_pairs
 from interp.statistics import (
     Confidence,
     Contrast,
     Estimates,
-    class_means,
     covariance_matched_overlaps,
     inner_products,
     isotropic_cosine,
@@ -89,49 +89,47 @@ def cosine_map(
     depth, width = next(iter(contrasts.values())).positive.shape[1:]
     names = layer_names(layers, depth)
 
-    sizes = [min(len(c.positive), len(c.negative)) for c in contrasts.values()]
+    sides, sizes = tuple(contrasts.values()), tuple(c.n for c in contrasts.values())
     rng = np.random.default_rng(seed)
-    weights = {label: permuted_weights(contrasts[label], permutations, rng) for label in labels}
+    weights = [permuted_weights(contrast, permutations, rng) for contrast in sides]
     pairs = list(combinations(range(k), 2))
-    statistics = np.empty((permutations, depth, len(pairs)))
-    found = []
-    exist = np.empty((depth, k), dtype=bool)
-    reliability = np.empty((depth, k))
-    for index, (i, j) in enumerate(pairs):
-        a, b = contrasts[labels[i]], contrasts[labels[j]]
-        cosine, there, reliable, lengths = _cosine(a, b, level)
-        statistics[:, :, index], error = studentised_products(
-            a, b, weights[labels[i]], weights[labels[j]]
-        )
-        drawn = np.quantile(np.abs(statistics[:, :, index]), level, axis=0)
-        limit = Confidence(level, min(sizes[i], sizes[j])).two_sided
-        band = np.maximum(drawn, limit) * error / lengths
-        found.append((cosine.value, cosine.low, cosine.high, band, cosine.defined))
-        reliability[:, [i, j]] = reliable
-        exist[:, [i, j]] = np.stack(there, axis=-1)
-
-    value, low, high, band, both = (np.stack(part, axis=-1) for part in zip(*found, strict=True))
     smallest = np.array([min(sizes[i], sizes[j]) for i, j in pairs])
-    p, p_corrected = _p_values(statistics, both, smallest)
-    with_itself = np.where(exist, 1.0, np.nan)
-    matched = covariance_matched_overlaps(tuple(contrasts.values()), pairs, rng=rng)
+    cosines: dict[str, Any] = {}
+    statistics, bands, reliability = [], [], np.empty((depth, k))
+    there = np.empty((depth, k), dtype=bool)
+    for (i, j), n in zip(pairs, smallest, strict=True):
+        cosine, there[:, [i, j]], reliability[:, [i, j]], lengths = _cosine(
+            sides[i], sides[j], level
+        )
+        drawn, error = studentised_products(sides[i], sides[j], weights[i], weights[j])
+        beyond = np.quantile(np.abs(drawn), level, axis=0)
+        bands.append(np.maximum(beyond, Confidence(level, n).two_sided) * error / lengths)
+        statistics.append(drawn)
+        for name in ("value", "low", "high", "defined"):
+            cosines.setdefault(name, []).append(getattr(cosine, name))
+
+    cosines = {name: np.stack(values, axis=-1) for name, values in cosines.items()}
+    band, defined = np.stack(bands, axis=-1), cosines.pop("defined")
+    p, p_corrected = _p_values(np.stack(statistics, axis=-1), defined, smallest)
+    matched = covariance_matched_overlaps(sides, pairs, rng=rng)
     lasting = np.sqrt(np.clip(reliability, 0.0, 1.0))
     return SimilarityMap(
         measure=measure,
         labels=labels,
         layers=names,
-        value=from_pairs(value, pairs, diagonal=with_itself),
-        low=from_pairs(low, pairs, diagonal=with_itself),
-        high=from_pairs(high, pairs, diagonal=with_itself),
-        null_low=from_pairs(-band, pairs),
-        null_high=from_pairs(band, pairs),
-        p=from_pairs(p, pairs),
-        p_corrected=from_pairs(p_corrected, pairs),
-        defined=from_pairs(both, pairs, diagonal=exist).astype(bool),
+        **from_pairs(pairs, np.where(there, 1.0, np.nan), **cosines),
+        **from_pairs(pairs, there, defined=defined),
+        **from_pairs(
+            pairs,
+            null_low=-band,
+            null_high=band,
+            p=p,
+            p_corrected=p_corrected,
+            isotropic=np.full(p.shape, isotropic_cosine(width, level)),
+            covariance_matched=np.sqrt(np.quantile(matched, level, axis=0)),
+        ),
         reliability=reliability,
-        n=tuple(sizes),
-        isotropic=from_pairs(np.full(p.shape, isotropic_cosine(width, level)), pairs),
-        covariance_matched=from_pairs(np.sqrt(np.quantile(matched, level, axis=0)), pairs),
+        n=sizes,
         ceiling=lasting[:, :, None] * lasting[:, None, :],
     )
 
@@ -147,23 +145,18 @@ def plain_cosines(
 
 def _cosine(
     a: Contrast, b: Contrast, level: float
-) -> tuple[Estimates, tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
+) -> tuple[Estimates, np.ndarray, np.ndarray, np.ndarray]:
     """Cosine, which of the directions exist, their reliabilities, product of their lengths."""
     if a.positive.shape[1:] != b.positive.shape[1:]:
         raise InputError(
             f"contrasts have (layer, d_model) = {a.positive.shape[1:]} and {b.positive.shape[1:]}; "
             "collect both from the same model and layers"
         )
-    means = class_means(
-        np.concatenate([a.states, b.states]),
-        np.concatenate([a.classes, b.classes + 2]),
-        np.concatenate([a.units, b.units + a.units.max() + 1]),
-        np.array([[1, -1, 0, 0], [0, 0, 1, -1]]),
-    )
+    means = joint_means(a, b, np.array([[1, -1, 0, 0], [0, 0, 1, -1]]))
     products = inner_products(means, [(0, 0), (1, 1), (0, 1)])
     confidence = Confidence(level, means.n)
     cosine = as_cosine(angle_degrees(products, confidence))
-    there = (exists(products, 0, confidence)[1], exists(products, 1, confidence)[1])
+    there = np.stack([exists(products, index, confidence)[1] for index in (0, 1)], axis=1)
     plain = np.maximum(products.plain[:, :2], np.finfo(float).tiny)
     lengths = np.sqrt(np.prod(np.maximum(products.value[:, :2], 0.0), axis=1))
     lengths = np.where(cosine.defined, lengths, np.nan)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from interp.errors import InputError
 from interp.statistics import percentile_interval, permutation_p_values, standardised
@@ -21,54 +21,49 @@ SIGNIFICANT = 0.05
 
 
 def from_pairs(
-    of_pairs: Float[np.ndarray, "layer pair"],
     pairs: Sequence[tuple[int, int]],
+    diagonal: Shaped[np.ndarray, "layer label"] | float = np.nan,
     *,
-    diagonal: Float[np.ndarray, "layer label"] | float = np.nan,
     symmetric: bool = True,
-) -> Cells:
-    """Cells from one number per layer and pair of labels.
+    **of_pairs: Shaped[np.ndarray, "layer pair"],
+) -> dict[str, Any]:
+    """Cells, by name, from one number per layer and pair of labels.
 
     Args:
-        of_pairs: the numbers.
-        pairs: numbers of labels, row and column.
+        pairs: numbers of all labels, row and column.
         diagonal: of each label with itself.
         symmetric: fill the other triangle alike.
+        **of_pairs: the numbers.
     """
     k = 1 + max(max(pair) for pair in pairs)
-    cells = np.full((len(of_pairs), k, k), np.nan)
     rows, columns = np.array(pairs).T
-    cells[:, rows, columns] = of_pairs
-    if symmetric:
-        cells[:, columns, rows] = of_pairs
-    cells[:, np.arange(k), np.arange(k)] = diagonal
-    return cells
+    found = {}
+    for name, values in of_pairs.items():
+        cells = np.empty((len(values), k, k), values.dtype)
+        cells[:, rows, columns] = values
+        if symmetric:
+            cells[:, columns, rows] = values
+        cells[:, np.arange(k), np.arange(k)] = diagonal
+        found[name] = cells
+    return found
 
 
-def permutation_nulls(
+def permuted_null(
     statistics: Float[np.ndarray, "draw layer pair"],
-    pairs: Sequence[tuple[int, int]],
     level: float,
-    *,
-    scaled: Float[np.ndarray, "draw layer pair"] | None = None,
-    symmetric: bool = True,
+    scale: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> dict[str, Any]:
-    """``null_low`` … ``null_high`` (the central share), ``p`` and ``p_corrected`` of a map.
-
-    P-values are one-sided, with max-T over layers and pairs, each cell in its own standard
-    deviations.
+    """The central share of the draws and one-sided p-values of the first, by the map's names.
 
     Args:
-        statistics: under permutations, the observed ones first.
-        pairs: numbers of labels, row and column.
-        level: of the central share.
-        scaled: the statistics on a scale where their null is less skew, for the p-values.
-        symmetric: fill the other triangle alike.
+        statistics: of every draw, the observed one first.
+        level: share of the draws within the band.
+        scale: takes the statistics to the scale on which max-T compares the cells; the more skew
+            ones would rule the family otherwise.
     """
-    p, p_corrected = permutation_p_values(standardised(statistics if scaled is None else scaled))
     low, high = percentile_interval(statistics, level)
-    found = {"null_low": low, "null_high": high, "p": p, "p_corrected": p_corrected}
-    return {name: from_pairs(part, pairs, symmetric=symmetric) for name, part in found.items()}
+    p, p_corrected = permutation_p_values(standardised(scale(statistics)))
+    return {"null_low": low, "null_high": high, "p": p, "p_corrected": p_corrected}
 
 
 @dataclass(frozen=True)
@@ -129,26 +124,23 @@ class SimilarityMap:
 
         layer, a, b = (index.ravel() for index in np.indices(self.value.shape))
         names, sizes = np.array(self.labels, dtype=object), np.array(self.n)
-        columns = {
-            "layer": np.array(self.layers)[layer],
-            "label_a": names[a],
-            "label_b": names[b],
-            "value": self.value.ravel(),
-            "low": self.low.ravel(),
-            "high": self.high.ravel(),
-            "n": np.minimum(sizes[a], sizes[b]),
-            "null_low": self.null_low.ravel(),
-            "null_high": self.null_high.ravel(),
-            "p": self.p.ravel(),
-            "p_corrected": self.p_corrected.ravel(),
-            "defined": self.defined.ravel(),
-            "reliability_a": self.reliability[layer, a],
-            "reliability_b": self.reliability[layer, b],
-            "isotropic": self.isotropic.ravel(),
-            "covariance_matched": self.covariance_matched.ravel(),
-            "ceiling": self.ceiling.ravel(),
-        }
-        return pd.DataFrame(columns)
+
+        def cells(*columns: str) -> dict[str, np.ndarray]:
+            return {name: getattr(self, name).ravel() for name in columns}
+
+        return pd.DataFrame(
+            {
+                "layer": np.array(self.layers)[layer],
+                "label_a": names[a],
+                "label_b": names[b],
+                **cells("value", "low", "high"),
+                "n": np.minimum(sizes[a], sizes[b]),
+                **cells("null_low", "null_high", "p", "p_corrected", "defined"),
+                "reliability_a": self.reliability[layer, a],
+                "reliability_b": self.reliability[layer, b],
+                **cells("isotropic", "covariance_matched", "ceiling"),
+            }
+        )
 
     def to_latex(self, layer: int | None = None) -> str:
         """A booktabs table of one layer (the last by default).
@@ -156,19 +148,16 @@ class SimilarityMap:
         Cells inside the null are grey (``xcolor``), undefined ones a dash; the last column is the
         reliability of the row's label.
         """
+        import pandas as pd
+
         depth = len(self.layers) - 1 if layer is None else self.at(layer)
-        names = [_escaped(label) for label in self.labels]
-        lines = [
-            rf"\begin{{tabular}}{{l{'r' * len(names)}r}}",
-            r"\toprule",
-            f"{_escaped(self.measure)} & " + " & ".join(names) + r" & reliability \\",
-            r"\midrule",
+        names, k = [_escaped(label) for label in self.labels], len(self.labels)
+        rows = [
+            [name, *(self._latex_cell(depth, a, b) for b in range(k)), self.reliability[depth, a]]
+            for a, name in enumerate(names)
         ]
-        for a, name in enumerate(names):
-            cells = [self._latex_cell(depth, a, b) for b in range(len(names))]
-            lines.append(f"{name} & " + " & ".join(cells) + f" & {self.reliability[depth, a]:.2f}")
-            lines[-1] += r" \\"
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        table = pd.DataFrame(rows, columns=[_escaped(self.measure), *names, "reliability"])
+        return table.to_latex(index=False, float_format="%.2f", column_format="l" + "r" * (k + 1))
 
     def plot(self, layers: Sequence[int] | None = None) -> Figure:
         """Heatmaps of these layers, all by default; cells inside the null are grey.

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
-from interp.similarity.maps import SimilarityMap, from_pairs, permutation_nulls
+from interp.similarity.maps import SimilarityMap, from_pairs, permuted_null
 from interp.statistics import finite, layer_names, normal_quantile, unit_numbers
 
 FEWEST_PROMPTS = 16
@@ -115,21 +115,21 @@ def procrustes_map(
             statistics[:, layer, index] = _share(unturned - turned, unturned)
             error[layer, index] = _jackknife_error(unturned[0] - turned[0], unturned[0], units)
 
-    value = statistics[0]
-    reach = normal_quantile((1 + level) / 2) * error
-
-    def cells(of_pairs: Float[np.ndarray, "layer pair"]) -> np.ndarray:
-        return from_pairs(of_pairs, pairs, symmetric=False)
-
+    value, reach = statistics[0], normal_quantile((1 + level) / 2) * error
+    cells = from_pairs(
+        pairs,
+        symmetric=False,
+        value=value,
+        low=value - reach,
+        high=np.minimum(value + reach, 1.0),
+        **permuted_null(statistics, level),
+    )
     missing = np.full((depth, k, k), np.nan)
     return SimilarityMap(
         measure="change explained by a rotation",
         labels=labels,
         layers=names,
-        value=cells(value),
-        low=cells(value - reach),
-        high=cells(np.minimum(value + reach, 1.0)),
-        **permutation_nulls(statistics, pairs, level, symmetric=False),
+        **cells,
         defined=np.broadcast_to(~np.eye(k, dtype=bool), (depth, k, k)).copy(),
         reliability=np.full((depth, k), np.nan),
         n=(n,) * k,

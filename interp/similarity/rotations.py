@@ -26,14 +26,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.errors import InputError
-from interp.similarity.angle import angle_degrees, as_cosine, exists
+from interp.similarity.angle import angle_degrees, as_cosine, exists, joint_means
 from interp.statistics import (
     Confidence,
     Contrast,
     Estimates,
     InnerProducts,
     Layers,
-    class_means,
     inner_products,
     last_accepted,
     layer_names,
@@ -109,13 +108,7 @@ def rotation(
     _check(before, after, same_prompts)
     names = layer_names(layers, before.positive.shape[1])
     paired = replace(after, pairs=before.pairs) if same_prompts else after
-    units = before.units
-    means = class_means(
-        np.concatenate([before.states, paired.states]),
-        np.concatenate([before.classes, paired.classes + 2]),
-        np.concatenate([units, paired.units + (0 if same_prompts else units.max() + 1)]),
-        VECTORS,
-    )
+    means = joint_means(before, paired, VECTORS, same_units=same_prompts)
     products = inner_products(means, PRODUCTS)
     confidence = Confidence(level, means.n)
     angle = angle_degrees(products, confidence)
@@ -165,17 +158,17 @@ def against_controls(turned: Rotation, controls: Sequence[Rotation]) -> Rotation
 
 def _gain(products: InnerProducts, confidence: Confidence) -> Estimates:
     a, before = exists(products, 0, confidence)
-    b, after = exists(products, 1, confidence)
-    a = np.where(before, a, 1.0)
+    _, after = exists(products, 1, confidence)
+    b = products.value[:, 1]
 
     def accepts(gain: Layers) -> np.ndarray:
-        bound = confidence.two_sided * np.sqrt(products.variance(-(gain**2), 1.0, 0.0, 0.0, 0.0))
+        bound = confidence.two_sided * np.sqrt(products.variance(-(gain**2), 1.0))
         return np.abs(b - gain**2 * a) <= bound
 
     value = np.sqrt(np.maximum(b, 0.0) / a)
     low = last_accepted(accepts, value, np.zeros_like(value))
     high = last_accepted(accepts, value, 1e3 * (1 + value))
-    unchanged = confidence.two_sided * np.sqrt(products.variance(-1.0, 1.0, 0.0, 0.0, 0.0)) / a
+    unchanged = confidence.two_sided * np.sqrt(products.variance(-1.0, 1.0)) / a
     return Estimates(
         value=np.where(before & after, value, np.nan),
         low=np.where(before, np.where(after, low, 0.0), np.nan),
@@ -188,16 +181,15 @@ def _gain(products: InnerProducts, confidence: Confidence) -> Estimates:
 
 def _offset(products: InnerProducts, confidence: Confidence) -> Estimates:
     a, defined = exists(products, 0, confidence)
-    a = np.where(defined, a, 1.0)
     along = products.value[:, 3]
 
     def accepts(offset: Layers) -> np.ndarray:
-        bound = confidence.two_sided * np.sqrt(products.variance(-offset, 0.0, 0.0, 1.0, 0.0))
+        bound = confidence.two_sided * np.sqrt(products.variance(-offset, 0.0, 0.0, 1.0))
         return np.abs(along - offset * a) <= bound
 
     value = along / a
     far = 1e3 * (1 + np.abs(value))
-    unchanged = confidence.two_sided * np.sqrt(products.variance(0.0, 0.0, 0.0, 1.0, 0.0)) / a
+    unchanged = confidence.two_sided * np.sqrt(products.variance(0.0, 0.0, 0.0, 1.0)) / a
     return Estimates.where(
         defined,
         value=value,
@@ -210,7 +202,6 @@ def _offset(products: InnerProducts, confidence: Confidence) -> Estimates:
 
 def _offset_orthogonal(products: InnerProducts, confidence: Confidence) -> Estimates:
     a, defined = exists(products, 0, confidence)
-    a = np.where(defined, a, 1.0)
     offset = products.value[:, 3] / a
     weights = (offset**2, 0.0, 0.0, -2 * offset, 1.0)  # of ‖(ca - c0) - offset r0‖²
     observed = sum(w * products.value[:, i] for i, w in enumerate(weights)) / a

@@ -15,10 +15,12 @@ from itertools import combinations
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.linalg import subspace_angles
+from scipy.special import expit, logit
 
 from interp.directions import ContrastSubspace, contrast_bases, mean_difference_weights
 from interp.errors import InputError
-from interp.similarity.maps import SimilarityMap, from_pairs, permutation_nulls
+from interp.similarity.maps import SimilarityMap, from_pairs, permuted_null
 from interp.statistics import (
     Axes,
     Bases,
@@ -44,8 +46,6 @@ def principal_angles(a: Basis, b: Basis) -> Float[np.ndarray, " angle"]:
     Raises:
         InputError: other widths, or rows that are linearly dependent.
     """
-    from scipy.linalg import subspace_angles
-
     _check_bases(a, b)
     return np.sort(np.degrees(subspace_angles(np.asarray(a).T, np.asarray(b).T)))
 
@@ -96,8 +96,6 @@ def overlap_map(
         InputError: fewer than two labels, contrasts of different layers or widths, or more
             dimensions than the prompts allow.
     """
-    from scipy.special import expit
-
     labels, k = tuple(contrasts), len(contrasts)
     if k < 2:
         raise InputError(f"{k} label; a map of overlaps needs at least two")
@@ -114,8 +112,6 @@ def overlap_map(
         for contrast in contrasts.values()
     ]
     statistics = _overlaps([(fit.labelled, fit.axes) for fit in fits], pairs)
-    # On a scale where their null is less skew, or the most skew cell would rule the family.
-    nulls = permutation_nulls(statistics, pairs, level, scaled=_logit(statistics))
     again = _overlaps([(fit.resampled, fit.axes) for fit in fits], pairs)
     reach = normal_quantile((1 + level) / 2) * np.nanstd(_logit(again), axis=0)
     matched = covariance_matched_overlaps(
@@ -123,29 +119,27 @@ def overlap_map(
     )
     exists = np.stack([fit.exists for fit in fits], axis=-1)
     defined = np.stack([exists[:, i] & exists[:, j] for i, j in pairs], axis=-1)
-    with_itself = np.where(exists, 1.0, np.nan)
     reliability = np.stack([fit.reliability for fit in fits], axis=-1)
     # The whole has 2ρ/(1 + ρ) where halves have ρ (Spearman and Brown).
     lasting = 2 * np.clip(reliability, 0.0, 1.0) / (1 + np.clip(reliability, 0.0, 1.0))
-
-    def where_defined(of_pairs: Float[np.ndarray, "layer pair"]) -> np.ndarray:
-        return from_pairs(np.where(defined, of_pairs, np.nan), pairs, diagonal=with_itself)
-
-    value = statistics[0]
-    isotropic = isotropic_overlap(width, (dimensions, dimensions), level)
+    value, isotropic = statistics[0], isotropic_overlap(width, (dimensions, dimensions), level)
+    log_odds = _logit(value)
+    values = {"value": value, "low": expit(log_odds - reach), "high": expit(log_odds + reach)}
+    values = {name: np.where(defined, of_pairs, np.nan) for name, of_pairs in values.items()}
     return SimilarityMap(
         measure=f"overlap of subspaces, {dimensions} dimensions",
         labels=labels,
         layers=names,
-        value=where_defined(value),
-        low=where_defined(expit(_logit(value) - reach)),
-        high=where_defined(expit(_logit(value) + reach)),
-        **nulls,
-        defined=from_pairs(defined, pairs, diagonal=exists).astype(bool),
+        **from_pairs(pairs, np.where(exists, 1.0, np.nan), **values),
+        **from_pairs(pairs, exists, defined=defined),
+        **from_pairs(
+            pairs,
+            **permuted_null(statistics, level, scale=_logit),
+            isotropic=np.full(value.shape, isotropic),
+            covariance_matched=np.quantile(matched, level, axis=0),
+        ),
         reliability=reliability,
         n=tuple(contrast.n for contrast in contrasts.values()),
-        isotropic=from_pairs(np.full(value.shape, isotropic), pairs),
-        covariance_matched=from_pairs(np.quantile(matched, level, axis=0), pairs),
         ceiling=lasting[:, :, None] * lasting[:, None, :],
         limits=(0.0, 1.0),
     )
@@ -226,6 +220,5 @@ def _check_bases(a: Basis, b: Basis) -> None:
 
 
 def _logit(overlap: np.ndarray) -> np.ndarray:
-    from scipy.special import logit
-
+    """Log-odds, on which the null of overlaps is less skew."""
     return logit(np.clip(overlap, 1e-9, 1 - 1e-9))

@@ -1,6 +1,8 @@
 from .contrast import Contrast as Contrast
+from .contrast import unit_numbers as unit_numbers
 from .crossfit import MINIMUM_UNITS as MINIMUM_UNITS
 from .crossfit import InnerProducts as InnerProducts
+from .crossfit import Means as Means
 from .crossfit import class_means as class_means
 from .crossfit import finite as finite
 from .crossfit import inner_products as inner_products
@@ -17,16 +19,18 @@ from .estimates import weighted_means as weighted_means
 from .intervals import Confidence as Confidence
 from .intervals import Estimates as Estimates
 from .intervals import Layers as Layers
+from .intervals import fisher_interval as fisher_interval
+from .intervals import fisher_z as fisher_z
 from .intervals import last_accepted as last_accepted
 from .intervals import normal_quantile as normal_quantile
 from .nulls import covariance_matched_overlaps as covariance_matched_overlaps
 from .nulls import isotropic_cosine as isotropic_cosine
 from .nulls import isotropic_overlap as isotropic_overlap
-from .permutation import permutation_p_values as permutation_p_values
-from .permutation import permuted_weights as permuted_weights
-from .permutation import shuffled_within as shuffled_within
-from .permutation import standardised as standardised
-from .permutation import studentised_products as studentised_products
+from .nulls import permutation_p_values as permutation_p_values
+from .nulls import permuted_weights as permuted_weights
+from .nulls import shuffled_within as shuffled_within
+from .nulls import standardised as standardised
+from .nulls import studentised_products as studentised_products
 from .reliability import Bases as Bases
 from .reliability import Counts as Counts
 from .reliability import Vectors as Vectors
@@ -36,15 +40,14 @@ from .reliability import overlaps_of_halves as overlaps_of_halves
 from .reliability import split_half_reliability as split_half_reliability
 from .rows import Axes as Axes
 from .rows import Coordinates as Coordinates
+from .rows import centring_matrix as centring_matrix
 from .rows import coordinates_of as coordinates_of
 from .rows import in_d_model as in_d_model
 from .rows import kinds_of_units as kinds_of_units
 from .rows import layer_names as layer_names
 from .rows import principal_axes as principal_axes
+from .rows import shrunk_covariance as shrunk_covariance
 from .rows import unit as unit
-from .rows import unit_numbers as unit_numbers
-from .shrinkage import centring_matrix as centring_matrix
-from .shrinkage import shrunk_covariance as shrunk_covariance
 
 __all__ = [
     "LEVEL",
@@ -61,6 +64,7 @@ __all__ = [
     "Estimates",
     "InnerProducts",
     "Layers",
+    "Means",
     "Vectors",
     "centring_matrix",
     "class_means",
@@ -69,6 +73,8 @@ __all__ = [
     "covariance_matched_overlaps",
     "error_degrees",
     "finite",
+    "fisher_interval",
+    "fisher_z",
     "in_d_model",
     "inner_products",
     "interval_columns",

@@ -75,13 +75,9 @@ class Contrast:
             raise InputError(f"{positive.size} labels for {len(states)} prompts; give one for each")
         if groups is not None and len(groups) != len(states):
             raise InputError(f"{len(groups)} groups for {len(states)} prompts; give one for each")
-        members: dict[object, tuple[list[int], list[int]]] = {}
-        row = np.where(positive, np.cumsum(positive), np.cumsum(~positive)) - 1
-        for index, group in enumerate(groups if groups is not None else ()):
-            if group is not None and group == group:  # NaN differs from itself
-                members.setdefault(group, ([], []))[0 if positive[index] else 1].append(row[index])
-        pairs = [(p, n) for ps, ns in members.values() for p in ps for n in ns]
-        return cls(states[positive], states[~positive], np.array(pairs) if pairs else None)
+        units = unit_numbers(groups, len(states))
+        pairs = np.argwhere(units[positive][:, None] == units[~positive])
+        return cls(states[positive], states[~positive], pairs if len(pairs) else None)
 
     def mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> Contrast:
         """The same prompts with every state changed: whitened, erased, in other coordinates."""
@@ -114,3 +110,14 @@ class Contrast:
         links = (self.pairs[:, 0], self.pairs[:, 1] + len(self.positive))
         graph = coo_array((np.ones(len(self.pairs)), links), shape=(rows, rows))
         return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def unit_numbers(groups: Sequence[object] | None, rows: int) -> Int[np.ndarray, " row"]:
+    """A number per row; rows of the same group share it, ``None`` and NaN stand alone."""
+    import pandas as pd
+
+    if groups is None:
+        return np.arange(rows)
+    codes = pd.factorize(pd.Series(list(groups), dtype=object))[0]
+    # A row that stands alone has the code -1; numbers go by the first row of each unit.
+    return pd.factorize(np.where(codes < 0, -1 - np.arange(len(codes)), codes))[0]

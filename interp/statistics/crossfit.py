@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
@@ -61,7 +62,7 @@ class InnerProducts:
     """Covariance from noise times noise; positive semi-definite."""
 
     def variance(self, *weights: Weight) -> Float[np.ndarray, " layer"]:
-        """Variance of a weighted sum of the products (one weight per product)."""
+        """Variance of a weighted sum of the products; weights left out at the end are 0."""
         return np.maximum(self.signal_variance(*weights), 0.0) + self.noise_variance(*weights)
 
     def signal_variance(self, *weights: Weight) -> Float[np.ndarray, " layer"]:
@@ -76,8 +77,8 @@ class InnerProducts:
         self, matrix: Float[np.ndarray, "layer product product"], weights: tuple[Weight, ...]
     ) -> Float[np.ndarray, " layer"]:
         columns = [np.broadcast_to(np.asarray(w, np.float64), len(matrix)) for w in weights]
-        stacked = np.stack(columns, axis=1)
-        return np.einsum("lp,lpq,lq->l", stacked, matrix, stacked)
+        stacked, given = np.stack(columns, axis=1), slice(len(weights))
+        return np.einsum("lp,lpq,lq->l", stacked, matrix[:, given, given], stacked)
 
 
 def class_means(
@@ -113,23 +114,22 @@ def class_means(
     means = np.einsum("rc,rld->lcd", membership / sizes, states)
     centred = states - means.transpose(1, 0, 2)[classes]
     scale = 1.0 / np.sqrt(sizes * (sizes - 1.0))
-
-    order = np.argsort(units, kind="stable")
-    starts = np.searchsorted(units[order], np.arange(units.max() + 1))
-    residual = np.stack(
-        [
-            np.add.reduceat(
-                centred[order] * (w * scale)[classes[order], None, None], starts, axis=0
-            )
-            for w in vectors
-        ]
-    )  # vector unit layer d_model
+    residuals = [sums_by_unit(centred * (w * scale)[classes, None, None], units) for w in vectors]
     return Means(
         mean=np.einsum("vc,lcd->lvd", vectors, means),
-        residual=residual.transpose(2, 0, 1, 3),
+        residual=rearrange(residuals, "vector unit layer d -> layer vector unit d"),
         stratum=stratum,
         n=int(sizes.min()),
     )
+
+
+def sums_by_unit(
+    values: Float[np.ndarray, "row *rest"], units: Int[np.ndarray, " row"]
+) -> Float[np.ndarray, "unit *rest"]:
+    """Sums over the rows of every unit, by ascending number."""
+    order = np.argsort(units, kind="stable")
+    _, starts = np.unique(units[order], return_index=True)
+    return np.add.reduceat(values[order], starts, axis=0)
 
 
 def inner_products(means: Means, products: Sequence[tuple[int, int]]) -> InnerProducts:

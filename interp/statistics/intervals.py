@@ -90,6 +90,19 @@ def normal_quantile(probability: float) -> float:
     return float(ndtri(probability))
 
 
+def fisher_z(correlation: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Fisher's scale, on which a correlation's spread depends little on its size."""
+    return np.arctanh(np.clip(correlation, -1 + 1e-12, 1 - 1e-12))
+
+
+def fisher_interval(
+    correlation: Float[np.ndarray, "..."], spread: Float[np.ndarray, "..."], level: float
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Low and high of correlations whose standard errors on Fisher's scale are ``spread``."""
+    z, reach = fisher_z(correlation), normal_quantile((1 + level) / 2) * spread
+    return np.tanh(z - reach), np.tanh(z + reach)
+
+
 def last_accepted(
     accepts: Callable[[Layers], Accepted], inside: Layers, outside: Layers, steps: int = 60
 ) -> Layers:

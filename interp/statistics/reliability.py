@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.statistics.intervals import normal_quantile
+from interp.statistics.intervals import fisher_interval, fisher_z
 
 Counts = Float[np.ndarray, "sample row"]
 Vectors = Float[np.ndarray, "sample layer coordinate"]
@@ -76,9 +76,8 @@ def split_half_reliability(
             even = np.full(len(members), 1 / len(members))
             drawn[:, members] = rng.multinomial(len(members), even, size=resampling.resamples)
         levels = [halved(drawn) for _ in range(HALVINGS_PER_RESAMPLE)]
-        spread = np.nanstd(_fisher(np.nanmean(levels, axis=0)), axis=0)
-    reach = normal_quantile((1 + resampling.level) / 2) * spread
-    return value, np.tanh(_fisher(value) - reach), np.tanh(_fisher(value) + reach)
+        spread = np.nanstd(fisher_z(np.nanmean(levels, axis=0)), axis=0)
+    return value, *fisher_interval(value, spread, resampling.level)
 
 
 def cosines_of_halves(
@@ -125,7 +124,3 @@ def error_degrees(reliability: Float[np.ndarray, "..."]) -> Float[np.ndarray, ".
     """
     rho = np.clip(reliability, 0.0, 1.0)
     return np.degrees(np.arccos(np.sqrt(2 * rho / (1 + rho))))
-
-
-def _fisher(cosine: np.ndarray) -> np.ndarray:
-    return np.arctanh(np.clip(cosine, -1 + 1e-12, 1 - 1e-12))
