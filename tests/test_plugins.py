@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -199,6 +200,13 @@ def test_what_is_wrong_with_a_file_is_one_line(
     assert code == 2 and out == "", err
     assert err.startswith("error: ") and err.count("\n") == 1 and expected in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("group", ["organism", "prompts", "reproduce"])
+def test_help_of_a_group_offers_its_commands_alone(group: str, spillover: Spillover) -> None:
+    code, said, _ = spillover(group, "--help")
+    assert code == 0 and "Commands:" in said
+    assert re.findall(r"--[\w-]+", said.partition("Commands:")[0]) == ["--help"]
 
 
 def test_a_file_that_is_not_there_is_one_line(spillover: Spillover) -> None:

@@ -10,6 +10,7 @@ import typer
 app = typer.Typer(
     help="The embedded model organism: a small model in a planted world.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

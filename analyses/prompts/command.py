@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Make a file of prompts from public benchmarks and your own data; find leaks.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="A paper's protocol as a preset, its published numbers beside the measured ones.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 GIVE_YES = "nothing was done: this is the plan; give --yes to carry it out"
