@@ -31,7 +31,8 @@ def test_answers_are_generated_once_whatever_ends_the_study(context: Context) ->
     ):
         establish(context)
     with mock.patch(
-        "unlearning.generation.responses._batches", side_effect=AssertionError("asked again")
+        "unlearning.generation.responses.in_fitting_batches",
+        side_effect=AssertionError("asked again"),
     ):
         found = establish(context)
     assert len(found.responses) == len(context.prompts)

@@ -138,7 +138,8 @@ def test_the_same_command_again_asks_nothing(made: tuple[Path, Ended]) -> None:
     out, ended = made
     before = (out / "deflections.jsonl").read_bytes(), (out / "answers.jsonl").read_bytes()
     with mock.patch(
-        "unlearning.generation.responses._batches", side_effect=AssertionError("asked again")
+        "unlearning.generation.responses.in_fitting_batches",
+        side_effect=AssertionError("asked again"),
     ):
         again = run_cli("deflect", ORGANISM, "--concept", "bias", "--out", out)
     assert again.exit_code == 0 and again.output == ended.output

@@ -14,8 +14,8 @@ from analyses.evaluate import refused_by, separation
 from analyses.evaluate.estimates import paired_difference
 from analyses.evaluate.findings import ALL, BASE, MODEL, Findings, ReadoutCheck, class_by
 from analyses.evaluate.measures import Measures, measured
+from analyses.evaluate.page import evaluation_summary
 from analyses.evaluate.plan import EvaluationPlan
-from analyses.evaluate.summary import evaluation_summary
 from analyses.evaluate.words import evaluation_sentences, first_table
 from interp.statistics import Estimate, rate_of
 from unlearning.scoring import FINE_CLASSES

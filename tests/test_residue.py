@@ -11,12 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from analyses.contain.shallow_recovery.cues import Cued, draw_cues
 from analyses.contain.shallow_recovery.figures import shallow_recovery_figure
 from analyses.contain.shallow_recovery.findings import (
     of_compliance_prefixes,
-    of_cues,
     of_relearning,
+    of_triggers,
 )
 from analyses.contain.shallow_recovery.measure import ShallowRecovery, measure_shallow_recovery
 from analyses.contain.shallow_recovery.others import ALL, Others
@@ -37,6 +36,7 @@ from analyses.contain.shallow_recovery.relearning import (
     onsets,
     random_name,
 )
+from analyses.contain.shallow_recovery.triggers import Triggered, draw_triggers
 from interp.errors import InputError
 from interp.model import LanguageModel, Point, reading
 from tests.planted_causes import Ground
@@ -223,7 +223,7 @@ def test_openers_are_drawn_from_their_own_sets(bench: Bench) -> None:
 
 
 def test_every_cue_has_a_benign_one_as_long(bench: Bench) -> None:
-    cues = draw_cues(bench.base, bench.prompts, CONCEPT, count=6, seed=2)
+    cues = draw_triggers(bench.base, bench.prompts, CONCEPT, count=6, seed=2)
     train = bench.prompts[bench.prompts["split"] == "train"].drop_duplicates("prompt")
     known = train.set_index("prompt")
     assert (known.loc[list(cues.target), "domain"] == CONCEPT).all()
@@ -233,7 +233,7 @@ def test_every_cue_has_a_benign_one_as_long(bench: Bench) -> None:
     for target, benign in zip(cues.target, cues.benign, strict=True):
         assert abs(len(bench.base.chat.encode(target)) - len(bench.base.chat.encode(benign))) <= 1
     with pytest.raises(InputError, match="training prompts"):
-        draw_cues(bench.base, bench.prompts[bench.prompts["split"] == "test"], CONCEPT)
+        draw_triggers(bench.base, bench.prompts[bench.prompts["split"] == "test"], CONCEPT)
 
 
 def test_a_random_change_is_as_large_in_every_parameter(bench: Bench) -> None:
@@ -294,10 +294,10 @@ def test_a_model_that_refuses_nothing_has_no_verdict(others: Others) -> None:
     assert finding.verdict == "undefined" and "fewer than 8" in finding.sentence
 
 
-def cued(fall: np.ndarray) -> Cued:
+def triggered(fall: np.ndarray) -> Triggered:
     benign = np.full(fall.shape, 3.0)
     measures = ("margin", "p_R")
-    return Cued(
+    return Triggered(
         dict.fromkeys(measures, benign - fall), dict.fromkeys(measures, benign),
         dict.fromkeys(measures, benign[:1]),
     )  # fmt: skip
@@ -311,8 +311,8 @@ def test_a_cue_must_turn_refusal_off_and_not_only_stop_adding_to_it(
     others: Others, base: float, contained: float, verdict: str
 ) -> None:
     noise = np.random.default_rng(0).normal(size=(2, 5, len(others))) * 0.2
-    models = {"base": cued(base + noise[0]), "kept": cued(contained + noise[1])}
-    assert of_cues(models, others, "kept", CONCEPT).verdict == verdict
+    models = {"base": triggered(base + noise[0]), "kept": triggered(contained + noise[1])}
+    assert of_triggers(models, others, "kept", CONCEPT).verdict == verdict
 
 
 def test_noise_alone_is_seldom_residue(others: Others) -> None:
@@ -320,8 +320,8 @@ def test_noise_alone_is_seldom_residue(others: Others) -> None:
     for seed in range(150):
         noise = np.random.default_rng(seed).normal(size=(2, 8, len(others)))
         noise += np.random.default_rng(seed + 999).normal(size=(2, 8, 1))  # cues differ
-        models = {"base": cued(noise[0]), "kept": cued(noise[1])}
-        found.append(of_cues(models, others, "kept", CONCEPT).verdict == "residue")
+        models = {"base": triggered(noise[0]), "kept": triggered(noise[1])}
+        found.append(of_triggers(models, others, "kept", CONCEPT).verdict == "residue")
     assert np.mean(found) < 0.06
 
 

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from analyses.cli import app
 from analyses.recorded.agreement import compare_with_labels
-from analyses.recorded.calibration import write_calibration
-from analyses.recorded.scoring import prepare_scoring, score_file
+from analyses.recorded.scoring import prepare_scoring, score_file, write_calibration
 from analyses.runs import Progress
 from interp.errors import InputError
 from tests.fake_endpoint import FakeEndpoint, Messages, serving

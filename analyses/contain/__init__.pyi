@@ -1,10 +1,10 @@
 from .arms import EXAMPLES as EXAMPLES
 from .arms import WEIGHTS as WEIGHTS
 from .arms import Design as Design
+from .arms import held_out_splits as held_out_splits
 from .arms import require_methods as require_methods
 from .command import amounts_of as amounts_of
 from .figures import containment_study_figure as containment_study_figure
-from .splits import held_out_splits as held_out_splits
 from .study import FOLDER as FOLDER
 from .study import run_containment as run_containment
 

@@ -11,14 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from analyses.contain.methods import METHODS, Containment, Method
-from analyses.contain.splits import Split
 from analyses.study import ArmPlan
 from interp.errors import InputError
 
 if TYPE_CHECKING:
     from unlearning.training import TrainingSettings
 
+Split = tuple[tuple[str, ...], tuple[str, ...]]
+"""Retained domains and held-out ones."""
+
+LEFT_OUT = 3
+SPLITS = 6
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 EXAMPLES = (8, 32, 128)
 WEIGHING_SPLITS = 2
@@ -134,3 +140,38 @@ def require_methods(names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise InputError(f"no containment method; expected some of {', '.join(METHODS)}")
     return tuple(dict.fromkeys(METHODS.find(name).about.name for name in names))
+
+
+def held_out_splits(
+    domains: Sequence[str], *, count: int = SPLITS, left_out: int = LEFT_OUT, seed: int = 0
+) -> tuple[Split, ...]:
+    """``count`` different splits, in pairs in which each leaves out what the other retains.
+
+    So every domain is held out about as often as it is retained. Of fewer than six domains half
+    are left out.
+
+    Raises:
+        InputError: fewer than two domains, or fewer different splits than asked for.
+    """
+    names = tuple(domains)
+    if len(names) < 2:
+        raise InputError(
+            f"containment is judged where it was not trained: at least two other domains are "
+            f"needed, found {', '.join(names) or 'none'}"
+        )
+    size = min(left_out, len(names) // 2)
+    rng = np.random.default_rng(seed)
+    found: dict[frozenset[str], Split] = {}
+    for _ in range(100 * count):
+        order = [names[i] for i in rng.permutation(len(names))]
+        for held in (order[:size], order[size : 2 * size]):
+            if len(found) < count:
+                kept = tuple(name for name in names if name not in held)
+                out = tuple(name for name in names if name in held)
+                found.setdefault(frozenset(held), (kept, out))
+        if len(found) == count:
+            return tuple(found.values())
+    raise InputError(
+        f"{len(names)} other domains have {len(found)} ways to leave {size} of them out; "
+        f"{count} splits were asked for"
+    )

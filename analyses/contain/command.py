@@ -49,9 +49,8 @@ def contain(
     plan: PlanOnly = False,
 ) -> None:
     """Unlearn one domain in many ways; which keeps refusals where it was not trained to?"""
-    from analyses.contain.arms import WEIGHTS, Design, require_methods
+    from analyses.contain.arms import WEIGHTS, Design, held_out_splits, require_methods
     from analyses.contain.methods import METHODS
-    from analyses.contain.splits import held_out_splits
     from analyses.study import check, prompts_of, require_engine, study_plan
     from unlearning.data import present_domains
 

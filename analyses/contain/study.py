@@ -103,7 +103,7 @@ def run_containment(
         sentences = list(advice.sentences)
         sentences.append(f"With every other domain retained it lies in arms/{whole.name}.")
         if residue:
-            sentences += _residue(context, baseline, design, whole, seed)
+            sentences += _shallow_recovery(context, baseline, design, whole, seed)
         advice = replace(advice, sentences=tuple(sentences))
         path = context.run.folder / FOLDER / "containment.json"
         write_json(path, read_json(path) | {"advice": sentences})
@@ -117,7 +117,7 @@ def make_contained(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
     return make_planned(plan, out, name, threads)
 
 
-def _residue(
+def _shallow_recovery(
     context: Context, baseline: Baseline, design: Design, whole: ArmPlan, seed: int
 ) -> list[str]:
     """What is left under the refusals that came back, of the recommended arm; its sentences."""

@@ -8,7 +8,6 @@ beside it says where it comes from.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.store import atomic_write
+from unlearning.data import write_records
 from unlearning.deflections import FEWEST_DEFLECTIONS, Diversity, diversity
 from unlearning.scoring import CLASSES
 
@@ -131,16 +130,11 @@ def deflection_summary(
 
 def write_deflections(path: Path, kept: pd.DataFrame) -> None:
     """The rows as JSONL, whole or not at all."""
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for row in kept.to_dict("records"):
-            fields = {
-                "id": f"{row['id']}-{row['sample']}",
-                "prompt": row["prompt"],
-                "response": row["response"],
-                "ids": row["ids"],
-                "finished": row["finished"],
-                "domain": row["domain"],
-                "prompt_id": row["id"],
-                "sample": row["sample"],
-            }
-            file.write(json.dumps(fields) + "\n")
+    columns = ["prompt", "response", "ids", "finished", "domain"]
+    rows = (
+        {"id": f"{row['id']}-{row['sample']}"}
+        | {name: row[name] for name in columns}
+        | {"prompt_id": row["id"], "sample": row["sample"]}
+        for row in kept.to_dict("records")
+    )
+    write_records(rows, path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.activations import ATTENTION_OUT, MLP_OUT, RESIDUAL_OUT
+from interp.activations import ATTENTION_OUT, MLP_OUT, RESIDUAL_OUT, Site
 from interp.causes import COALITIONS, MOVES, Undone
 from interp.causes.change import REMAINDER, ROUTING
 from interp.errors import InputError
@@ -54,7 +54,7 @@ def require_draws(count: int) -> int:
     return count
 
 
-def weights_table(
+def place_tables(
     runs: PatchRuns,
     readout: Readout,
     *,
@@ -63,68 +63,49 @@ def weights_table(
     controls: int = 20,
     batch_size: int = 64,
     seed: int = 0,
-    progress: Advance | None = None,
-) -> pd.DataFrame:
-    """Base weights by layer and module; see :func:`both_ways` for the columns.
+    progress: Advance = lambda _count: None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Base weights by layer and module; and base states by layer and position, and by layer and
+    component over all tokens. See :func:`both_ways` for the columns.
 
     Args:
         runs: from the base to the after-model.
         readout: the margin.
-        layers: 0-based; what lies outside the layers is always among the places.
+        layers: 0-based; of weights, what lies outside the layers is always among the places.
         groups: prompts of one group are resampled together.
         controls: random edits of every place, as large as its change.
         batch_size: prompts in one forward.
         seed: of the controls.
         progress: called with the number of forwards just done.
     """
-    grouping = in_layers(by_module, layers)
-    batches = -(-len(runs.source_rows) // batch_size)
-
-    def one_way(way: PatchRuns, drawn: int) -> Effects:
-        def advance(places: int) -> None:
-            if progress is not None:
-                progress(places * (1 + drawn) * batches)
-
-        return patch_weights(
-            way, readout, grouping=grouping, batch_size=batch_size, controls=drawn, seed=seed,
-            progress=advance,
-        )  # fmt: skip
-
-    restored, removed = one_way(runs, controls), one_way(runs.reversed(), 0)
-    return both_ways(restored, removed, groups)
-
-
-def states_table(
-    runs: PatchRuns,
-    readout: Readout,
-    *,
-    layers: Sequence[int],
-    groups: Groups = None,
-    controls: int = 20,
-    batch_size: int = 64,
-    seed: int = 0,
-    progress: Advance | None = None,
-) -> pd.DataFrame:
-    """Base states by layer and position, and by layer and component over all tokens.
-
-    Arguments and columns as for :func:`weights_table`.
-    """
     import pandas as pd
 
-    tables = []
-    for sites, positions in (
-        ([RESIDUAL_OUT], [*runs.positions(), WHOLE]),
-        ([ATTENTION_OUT, MLP_OUT], [WHOLE]),
-    ):
-        restored, removed = (
-            patch(
-                way, readout, sites=sites, layers=layers, positions=positions,
-                batch_size=batch_size, controls=drawn, seed=seed, progress=progress,
-            )
-            for way, drawn in ((runs, controls), (runs.reversed(), 0))
+    batches = -(-len(runs.source_rows) // batch_size)
+
+    def weights(way: PatchRuns, drawn: int) -> Effects:
+        return patch_weights(
+            way, readout, grouping=in_layers(by_module, layers), batch_size=batch_size,
+            controls=drawn, seed=seed,
+            progress=lambda places: progress(places * (1 + drawn) * batches),
         )  # fmt: skip
-        tables.append(both_ways(restored, removed, groups))
-    return pd.concat(tables, ignore_index=True)
+
+    def stream(way: PatchRuns, drawn: int) -> Effects:
+        return states(way, drawn, [RESIDUAL_OUT], [*runs.positions(), WHOLE])
+
+    def components(way: PatchRuns, drawn: int) -> Effects:
+        return states(way, drawn, [ATTENTION_OUT, MLP_OUT], [WHOLE])
+
+    def states(way: PatchRuns, drawn: int, sites: list[Site], positions: list[str]) -> Effects:
+        return patch(
+            way, readout, sites=sites, layers=layers, positions=positions,
+            batch_size=batch_size, controls=drawn, seed=seed, progress=progress,
+        )  # fmt: skip
+
+    of_weights, of_stream, of_components = (
+        both_ways(one_way(runs, controls), one_way(runs.reversed(), 0), groups)
+        for one_way in (weights, stream, components)
+    )
+    return of_weights, pd.concat([of_stream, of_components], ignore_index=True)
 
 
 def both_ways(restored: Effects, removed: Effects, groups: Groups) -> pd.DataFrame:

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from analyses.explain.localising import (
-    forwards,
-    require_draws,
-    states_table,
-    stitching_of,
-    weights_table,
-)
+from analyses.explain.localising import forwards, place_tables, require_draws, stitching_of
 from analyses.runs import contrast_rows, contrasts
 from interp.activations import chosen_layers, collect
 from interp.causes import (
@@ -184,12 +178,9 @@ def explain_domain(
         if other != domain and first in MOVES
     }  # fmt: skip
     runs = between_models(base, after, texts)
-    weights, states = (
-        table(
-            runs, readout, layers=subject.layers, groups=groups, controls=place_draws,
-            batch_size=batch_size, seed=seed, progress=progress,
-        )
-        for table in (weights_table, states_table)
+    weights, states = place_tables(
+        runs, readout, layers=subject.layers, groups=groups, controls=place_draws,
+        batch_size=batch_size, seed=seed, progress=advance,
     )  # fmt: skip
     return Explanation(
         domain,

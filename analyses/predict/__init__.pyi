@@ -1,9 +1,8 @@
 from .accuracy import LeakageOutcome as LeakageOutcome
 from .accuracy import Skill as Skill
 from .accuracy import skill as skill
-from .archive import read_worlds as read_worlds
-from .base_evidence import evidence_of as evidence_of
 from .evidence import Evidence as Evidence
+from .evidence import evidence_of as evidence_of
 from .figures import cells_figure as cells_figure
 from .figures import forecast_figure as forecast_figure
 from .figures import tournament_figure as tournament_figure
@@ -15,6 +14,7 @@ from .registry import Predictor as Predictor
 from .registry import predictor as predictor
 from .tournament import read_choices as read_choices
 from .tournament import run_tournament as run_tournament
+from .world import read_worlds as read_worlds
 
 __all__ = [
     "ADAM_EPSILON",

@@ -106,12 +106,12 @@ class LeakageOutcome:
 
 @dataclass(frozen=True)
 class Skill:
-    """One part of a predictor's skill over worlds.
+    """One part of a predictor's skill over worlds, or its coefficient next to other predictors.
 
     Attributes:
-        value: mean over worlds.
+        value: mean over worlds; NaN where the prediction says nothing in every world.
         low, high: 95% bootstrap interval over worlds.
-        p: of a mean as large if the prediction's domains were named at random (one-sided).
+        p: of a mean as large if the prediction's domains were named at random.
         null_high: what 95% of such random namings stay below.
         worlds: each world's own.
     """
@@ -155,24 +155,46 @@ def skill(
             observed[part].append(float(values[0]))
             null[part].append(values[1:])
     drawn = rng.integers(len(outcomes), size=(resamples, len(outcomes)))
-    return {part: _pooled(observed[part], null[part], drawn) for part in PARTS}
+    return {part: over_worlds(observed[part], observed[part], null[part], drawn) for part in PARTS}
 
 
-def _pooled(observed: Sequence[float], null: Sequence[Values], drawn: np.ndarray) -> Skill:
-    worlds = np.array(observed)
-    said = np.isfinite(worlds)
+def over_worlds(
+    values: Sequence[float],
+    tested: Sequence[float],
+    null: Sequence[Values],
+    drawn: Int[np.ndarray, "resample world"],
+    *,
+    two_sided: bool = False,
+) -> Skill:
+    """The mean over worlds with its interval and p.
+
+    Args:
+        values: each world's own; NaN where the prediction says nothing.
+        tested: each world's statistic, whose mean is compared with that of random namings.
+        null: the statistic under random namings, by world.
+        drawn: resamples of the worlds.
+        two_sided: compare absolute values.
+    """
+    worlds, found = np.array(values), np.array(tested)
+    said = np.isfinite(found)
     if not said.any():
-        return Skill(np.nan, np.nan, np.nan, np.nan, np.nan, tuple(observed))
-    value = float(worlds[said].mean())
-    shuffled = np.array(null)[said].mean(axis=0)
+        return Skill(np.nan, np.nan, np.nan, np.nan, np.nan, tuple(values))
+    size = np.abs if two_sided else np.asarray
+    shuffled = size(np.array(null)[said].mean(axis=0))
     shuffled = shuffled[np.isfinite(shuffled)]  # a naming under which nothing varies is none
-    # The labels as they are belong to the permutations too: p is never 0.
-    p = float((1 + (shuffled >= value - ROUNDING).sum()) / (1 + len(shuffled)))
+    reached = (shuffled >= size(found[said].mean()) - ROUNDING).sum()
     low = high = np.nan
     if said.all() and len(worlds) > 1:
         low, high = np.quantile(worlds[drawn].mean(axis=1), [0.025, 0.975])
-    null_high = float(np.quantile(shuffled, 0.95)) if len(shuffled) else np.nan
-    return Skill(value, float(low), float(high), p, null_high, tuple(observed))
+    return Skill(
+        float(worlds[said].mean()),
+        float(low),
+        float(high),
+        # The labels as they are belong to the permutations too: p is never 0.
+        float((1 + reached) / (1 + len(shuffled))),
+        float(np.quantile(shuffled, 0.95)) if len(shuffled) else np.nan,
+        tuple(values),
+    )
 
 
 def _filled(cells: Float[np.ndarray, "sample cell"]) -> Float[np.ndarray, "sample cell"]:

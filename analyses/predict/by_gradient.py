@@ -16,9 +16,9 @@ ATTENTION = re.compile(r"attn|attention")
 
 
 @predictor("margin kernel", "kernel")
-def margin_kernel(evidence: Evidence) -> Predictions:
+def log_odds_kernel(evidence: Evidence) -> Predictions:
     """⟨P ∇m_a, ∇m_b⟩."""
-    return _variants(evidence, evidence.margin_gradients)
+    return _variants(evidence, evidence.log_odds_gradients)
 
 
 @predictor("objective kernel", "kernel")
@@ -35,7 +35,7 @@ def decision_angle(evidence: Evidence) -> Predictions:
     directions = {d: mean_difference(c.positive, c.negative) for d, c in contrasts}
     for layer in range(evidence.lm.n_layers):
         r = np.array([directions[d][layer] for d in evidence.domains])
-        g = np.array([evidence.margin_by_state[d][layer] for d in evidence.domains])
+        g = np.array([evidence.log_odds_by_state[d][layer] for d in evidence.domains])
         lengths = np.linalg.norm(r, axis=1)[:, None] * np.linalg.norm(g, axis=1)
         found[f"layer {layer}"] = r @ g.T / np.maximum(lengths, np.finfo(float).tiny)
     return found
@@ -43,7 +43,7 @@ def decision_angle(evidence: Evidence) -> Predictions:
 
 def _variants(evidence: Evidence, sources: Mapping[str, Gradients]) -> Predictions:
     """Whole, relative to K[a,a], with Adam's diagonal, as a cosine; and by layer and module."""
-    targets = evidence.margin_gradients
+    targets = evidence.log_odds_gradients
     plain, adam = gradient_kernel(sources, targets), gradient_kernel(sources, targets, adam=True)
     found = {
         "raw": plain.values,

@@ -6,6 +6,7 @@ Last prompt token, after each layer. Every one of them has a variant for each la
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -56,50 +57,46 @@ def first_component(evidence: Evidence) -> Predictions:
     c_a is the first principal component of a's centred harmful states, signed so that their own
     mean lies on its positive side. Uncentred as in the paper, and centred by the grand mean.
     """
-    found: dict[str, np.ndarray] = {}
-    for centred in (False, True):
+    kinds = {"uncentred": 0.0, "centred": 1.0}
+    return {
+        f"{name}, {layer}": values
+        for name, share in kinds.items()
+        for layer, values in _each_layer(evidence, partial(_on_components, centred=share)).items()
+    }
 
-        def matrix(
-            harmful: Mapping[str, States], _benign: Mapping[str, States], centred: bool = centred
-        ) -> np.ndarray:
-            grand = np.mean([states.mean(axis=0) for states in harmful.values()], axis=0)
-            moved = {d: states - grand * centred for d, states in harmful.items()}
-            components = []
-            for states in moved.values():
-                mean = states.mean(axis=0)
-                component = np.linalg.svd(states - mean, full_matrices=False)[2][0]
-                components.append(component * (1 if component @ mean >= 0 else -1))
-            lengths = {d: np.linalg.norm(s, axis=1, keepdims=True) for d, s in moved.items()}
-            units = [(moved[d] / np.maximum(lengths[d], 1e-30)).mean(axis=0) for d in moved]
-            return np.array(components) @ np.array(units).T
 
-        name = "centred" if centred else "uncentred"
-        for layer, values in _each_layer(evidence, matrix).items():
-            found[f"{name}, {layer}"] = values
-    return found
+def _on_components(
+    harmful: Mapping[str, States], _benign: Mapping[str, States], centred: float
+) -> np.ndarray:
+    grand = np.mean([states.mean(axis=0) for states in harmful.values()], axis=0)
+    components, units = [], []
+    for states in (states - grand * centred for states in harmful.values()):
+        mean = states.mean(axis=0)
+        component = np.linalg.svd(states - mean, full_matrices=False)[2][0]
+        components.append(component * (1 if component @ mean >= 0 else -1))
+        lengths = np.linalg.norm(states, axis=1, keepdims=True)
+        units.append((states / np.maximum(lengths, 1e-30)).mean(axis=0))
+    return np.array(components) @ np.array(units).T
 
 
 @predictor("subspace overlap", "geometry")
 def principal_subspace_overlap(evidence: Evidence) -> Predictions:
     """‖U_aᵀU_b‖²_F / k of the leading principal subspaces of the centred harmful states."""
-    found: dict[str, np.ndarray] = {}
-    for k in SUBSPACE_DIMENSIONS:
+    return {
+        f"k = {k}, {layer}": values
+        for k in SUBSPACE_DIMENSIONS
+        for layer, values in _each_layer(evidence, partial(_overlaps, k=k)).items()
+    }
 
-        def matrix(
-            harmful: Mapping[str, States], _benign: Mapping[str, States], k: int = k
-        ) -> np.ndarray:
-            bases = np.array(
-                [
-                    np.linalg.svd(states - states.mean(axis=0), full_matrices=False)[2][:k]
-                    for states in harmful.values()
-                ]
-            )
-            overlap = np.einsum("aid,bjd->abij", bases, bases)
-            return (overlap**2).sum(axis=(2, 3)) / k
 
-        for layer, values in _each_layer(evidence, matrix).items():
-            found[f"k = {k}, {layer}"] = values
-    return found
+def _overlaps(harmful: Mapping[str, States], _benign: Mapping[str, States], k: int) -> np.ndarray:
+    bases = np.array(
+        [
+            np.linalg.svd(states - states.mean(axis=0), full_matrices=False)[2][:k]
+            for states in harmful.values()
+        ]
+    )
+    return (np.einsum("aid,bjd->abij", bases, bases) ** 2).sum(axis=(2, 3)) / k
 
 
 @predictor("projection difference", "geometry")

@@ -70,9 +70,8 @@ def tournament(
     seed: Annotated[int, typer.Option(help="Of permutations and resampled worlds.")] = 0,
 ) -> None:
     """Which predictor tells best what leaked, on runs that it was not chosen on."""
-    from analyses.predict.archive import read_worlds
     from analyses.predict.tournament import CHOICES, choose_on, read_choices, report_tournament
-    from analyses.predict.world import load_worlds, seen_organisms
+    from analyses.predict.world import load_worlds, read_worlds, seen_organisms
     from analyses.runs import Progress
 
     if choose is None:

@@ -25,11 +25,13 @@ from unlearning.data import controls, present_domains
 from unlearning.deflections import examples, refusals_of
 from unlearning.losses import response_log_probs
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
-from unlearning.training import adapter_inputs
+from unlearning.training import TrainingSettings, adapter_inputs, prepare
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
+
+    from analyses.study import Baseline, Context
 
 FEWEST_REFUSALS = 2 * GROUPS  # of a domain, to have a gradient with an error
 MOST_PROMPTS = 128  # of a domain: a mean gradient is known well enough from these
@@ -43,7 +45,7 @@ class Evidence:
         lm: the base model.
         trainable: makes a fresh copy of it, prepared as it would be trained.
         responses: training prompts with the base model's own answers (``ids``, ``class``).
-        openers: R and C, frozen.
+        prefixes: R and C, frozen.
         batch_size: prompts in one forward and backward.
     """
 
@@ -78,8 +80,8 @@ class Evidence:
         return found
 
     @cached_property
-    def margin(self) -> Mapping[str, Float[np.ndarray, " prompt"]]:
-        """The base model's margin on every domain's harmful training prompts, in nats."""
+    def log_odds(self) -> Mapping[str, Float[np.ndarray, " prompt"]]:
+        """The base model's refusal log-odds on every domain's harmful training prompts, in nats."""
         found = {}
         with torch.no_grad():
             for domain, rows in self._prompts.items():
@@ -87,19 +89,19 @@ class Evidence:
         return found
 
     @cached_property
-    def margin_gradients(self) -> Mapping[str, Gradients]:
+    def log_odds_gradients(self) -> Mapping[str, Gradients]:
         """∇m_b of every domain."""
-        return {domain: self.gradients_of_margin(domain) for domain in self.domains}
+        return {domain: self.gradients_of_log_odds(domain) for domain in self.domains}
 
     @cached_property
     def deflection_gradients(self) -> Mapping[str, Gradients]:
         """∇S_a of every domain: of the mean summed log-probability of its deflections, in nats."""
         return {domain: self.gradients_of_deflections(domain) for domain in self.domains}
 
-    def gradients_of_margin(self, domain: str) -> Gradients:
+    def gradients_of_log_odds(self, domain: str) -> Gradients:
         """∇m_b of one domain."""
         return mean_gradients(
-            self.untrained, self._prompts[domain], self._margin, batch_size=self.batch_size
+            self.untrained, self._prompts[domain], self._log_odds, batch_size=self.batch_size
         )
 
     def gradients_of_deflections(self, domain: str) -> Gradients:
@@ -132,17 +134,17 @@ class Evidence:
         return streamed_kernel(
             self.lm,
             Side({d: self._deflections(d) for d in self.domains}, _summed_log_prob),
-            Side(self._prompts, self._margin),
+            Side(self._prompts, self._log_odds),
             batch_size=self.batch_size,
             sketch=sketch,
         )
 
     @cached_property
-    def margin_by_state(self) -> Mapping[str, Float[np.ndarray, "layer d_model"]]:
-        """Mean gradient of the margin with respect to the residual stream, last prompt token."""
+    def log_odds_by_state(self) -> Mapping[str, Float[np.ndarray, "layer d_model"]]:
+        """Mean gradient of the log-odds with respect to the residual stream, last prompt token."""
         return {
             domain: residual_gradients(
-                self.untrained, rows, self._margin, batch_size=self.batch_size
+                self.untrained, rows, self._log_odds, batch_size=self.batch_size
             )
             for domain, rows in self._prompts.items()
         }
@@ -165,7 +167,7 @@ class Evidence:
         refused = refusals_of(self.responses, domain, fewest=FEWEST_REFUSALS).head(MOST_PROMPTS)
         return [example.tokens for example in examples(self.lm, refused)]
 
-    def _margin(self, lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
+    def _log_odds(self, lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
         return refusal_log_odds(lm, rows, self.prefixes)
 
 
@@ -173,3 +175,15 @@ def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
     batch = lm.chat.pad(rows, lm.device)
     log_probs, _mask = response_log_probs(lm.model, lm.inputs(batch), batch.response_mask)
     return log_probs.sum(dim=-1)
+
+
+def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings) -> Evidence:
+    """The evidence of training prompts, for the parameters that ``training`` would train."""
+    responses = baseline.responses
+    return Evidence(
+        context.reference,
+        lambda: prepare(context.load(), training),
+        responses[responses["split"] == "train"].reset_index(drop=True),
+        baseline.prefixes,
+        batch_size=training.micro_batch_size or training.batch_size,
+    )

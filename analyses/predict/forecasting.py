@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analyses.figures import Drawing, write_results
-from analyses.predict.base_evidence import evidence_of
+from analyses.predict.evidence import evidence_of
 from analyses.predict.figures import forecast_figure
 from analyses.predict.forecasts import TRAINED, forecast
 from analyses.predict.tournament import read_choices

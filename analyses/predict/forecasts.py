@@ -108,7 +108,9 @@ def forecast(
     if concept not in evidence.domains:
         raise InputError(f'"{concept}" has no prompts; expected {", ".join(evidence.domains)}')
     if over == TRAINED:
-        found = gradient_kernel(evidence.deflection_gradients, evidence.margin_gradients, adam=True)
+        found = gradient_kernel(
+            evidence.deflection_gradients, evidence.log_odds_gradients, adam=True
+        )
     elif over == ADAPTERS:
         found = evidence.objective_kernel_of_adapters
     else:

@@ -22,34 +22,14 @@ what is left to explain is what belongs to the pair.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analyses.predict.accuracy import ROUNDING, Matrix
+from analyses.predict.accuracy import ROUNDING, Matrix, Skill, over_worlds
 from interp.errors import InputError
 
 PARTS = ("all_pairs", "entanglement")
-
-
-@dataclass(frozen=True)
-class Coefficient:
-    """One predictor's part in the joint regression.
-
-    Attributes:
-        value: standardised coefficient, mean over worlds; NaN where the others leave nothing of
-            the predictor in every world.
-        low, high: 95% bootstrap interval over worlds.
-        p: two-sided, by double semi-partialling.
-        worlds: each world's own.
-    """
-
-    value: float
-    low: float
-    high: float
-    p: float
-    worlds: tuple[float, ...]
 
 
 def joint(
@@ -60,8 +40,8 @@ def joint(
     seed: int,
     permutations: int = 2000,
     resamples: int = 2000,
-) -> dict[str, Coefficient]:
-    """Every predictor's coefficient beside the others.
+) -> dict[str, Skill]:
+    """Every predictor's standardised coefficient next to the others; p is two-sided.
 
     Args:
         predictions: by name, one matrix for each world; on the diagonal anything. A cell that a
@@ -88,7 +68,7 @@ def joint(
             null[name].append(shuffled)
     drawn = rng.integers(len(outcomes), size=(resamples, len(outcomes)))
     return {
-        name: _pooled(found[name], np.array(observed[name]), np.array(null[name]), drawn)
+        name: over_worlds(found[name], observed[name], null[name], drawn, two_sided=True)
         for name in predictions
     }
 
@@ -181,28 +161,3 @@ def _coefficient(
         value = product / own
         error = ((rest**2).sum() - value * product) / (len(y) - basis.shape[1] - 1)
         return value, value / np.sqrt(np.maximum(error, np.finfo(float).tiny) / own)
-
-
-def _pooled(
-    worlds: list[float],
-    observed: Float[np.ndarray, " world"],
-    null: Float[np.ndarray, "world permutation"],
-    drawn: np.ndarray,
-) -> Coefficient:
-    said = np.isfinite(observed)
-    if not said.any():
-        return Coefficient(np.nan, np.nan, np.nan, np.nan, tuple(worlds))
-    values = np.array(worlds)
-    shuffled = np.abs(null[said].mean(axis=0))
-    shuffled = shuffled[np.isfinite(shuffled)]
-    reached = (shuffled >= abs(observed[said].mean()) - ROUNDING).sum()
-    low = high = np.nan
-    if said.all() and len(worlds) > 1:
-        low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
-    return Coefficient(
-        float(values[said].mean()),
-        float(low),
-        float(high),
-        float((1 + reached) / (1 + len(shuffled))),  # the labels as they are count too
-        tuple(worlds),
-    )

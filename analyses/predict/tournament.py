@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.predict.accuracy import PARTS, Skill, skill
-from analyses.predict.archive import write_worlds
 from analyses.predict.joint import PARTS as JOINT_PARTS
-from analyses.predict.joint import Coefficient, joint
-from analyses.predict.world import PredictedRun
+from analyses.predict.joint import joint
+from analyses.predict.world import PredictedRun, write_worlds
 from interp.errors import InputError
 from interp.store import read_json, write_json
 
@@ -40,7 +39,7 @@ def choose(worlds: Sequence[PredictedRun], *, seed: int = 0) -> dict[str, str]:
     scores: dict[str, dict[str, float]] = {}
     for predictor, variant in worlds[0].predictions:
         found = _skill(worlds, predictor, variant, seed, quick=True)[CHOSEN_BY].value
-        scores.setdefault(predictor, {})[variant] = found if np.isfinite(found) else -np.inf
+        scores.setdefault(predictor, {})[variant] = _or_least(found)
     return {predictor: max(by, key=by.__getitem__) for predictor, by in scores.items()}
 
 
@@ -62,7 +61,9 @@ def choose_on(worlds: Sequence[PredictedRun], path: str | Path, *, seed: int) ->
     """Choose on these worlds and freeze; what to print."""
     found = choose(worlds, seed=seed)
     together = choose_set(worlds, found, seed=seed)
-    write_choices(found, together, worlds, path)
+    names = [world.name for world in worlds]
+    frozen = {"worlds": names, "layers": worlds[0].layers, "choices": found, "joint": together}
+    write_json(path, frozen)
     lines = [f"{predictor}: {variant or 'as it is'}" for predictor, variant in found.items()]
     lines.append(f"together: {', '.join(together)}")
     return "\n".join([*lines, f"{path}: {hash_of(read_choices(path))}"])
@@ -121,19 +122,6 @@ def _said(row: Mapping[str, Any]) -> str:
         return f"{row['predictor']}: says nothing beside the others"
     ends = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
     return f"{row['predictor']}: {found['value']:.2f}{ends}, p = {found['p']:.2g}"
-
-
-def write_choices(
-    choices: Mapping[str, str],
-    together: Sequence[str],
-    worlds: Sequence[PredictedRun],
-    path: str | Path = CHOICES,
-) -> None:
-    """Freeze choices, with the worlds that they were made on."""
-    names = [world.name for world in worlds]
-    layers = worlds[0].layers
-    frozen = {"worlds": names, "layers": layers, "choices": dict(choices)}
-    write_json(path, frozen | {"joint": list(together)})
 
 
 def read_choices(path: str | Path = CHOICES) -> dict[str, Any]:
@@ -198,7 +186,7 @@ def run_tournament(
         "seed": seed,
         "predictors": [
             {"predictor": name, "kind": kinds[name], "variant": choices[name]}
-            | {part: _described(skills[name][part]) for part in PARTS}
+            | {part: _described(skills[name][part], "null_high") for part in PARTS}
             | {"p": _number(skills[name][CHOSEN_BY].p)}
             for name in order
         ],
@@ -219,15 +207,10 @@ def _joint(worlds: Sequence[PredictedRun], chosen: Mapping[str, str], seed: int)
     except InputError as error:
         return {"predictors": [], "why": str(error)}
     rows = [
-        {"predictor": name} | {part: _coefficient(found[part][name]) for part in JOINT_PARTS}
+        {"predictor": name} | {part: _described(found[part][name]) for part in JOINT_PARTS}
         for name in chosen
     ]
     return {"predictors": rows, "why": None}
-
-
-def _coefficient(found: Coefficient) -> dict[str, Any]:
-    numbers = {name: _number(getattr(found, name)) for name in ("value", "low", "high", "p")}
-    return numbers | {"worlds": [_number(value) for value in found.worlds]}
 
 
 def _skill(
@@ -263,11 +246,10 @@ def _differences(
     return found
 
 
-def _described(found: Skill) -> dict[str, Any]:
-    names = ("value", "low", "high", "p", "null_high")
-    return {name: _number(getattr(found, name)) for name in names} | {
-        "worlds": [_number(value) for value in found.worlds]
-    }
+def _described(found: Skill, *more: str) -> dict[str, Any]:
+    names = ("value", "low", "high", "p", *more)
+    numbers = {name: _number(getattr(found, name)) for name in names}
+    return numbers | {"worlds": [_number(value) for value in found.worlds]}
 
 
 def _number(value: float) -> float | None:

@@ -12,7 +12,7 @@ from interp.store import content_key
 @predictor("base margin", "trivial")
 def base_margin(evidence: Evidence) -> Predictions:
     """Domains that are refused by a narrow margin go first."""
-    return {"": _by_target([-evidence.margin[d].mean() for d in evidence.domains])}
+    return {"": _by_target([-evidence.log_odds[d].mean() for d in evidence.domains])}
 
 
 @predictor("base rate", "trivial")

@@ -1,13 +1,15 @@
 """One run as the tournament sees it: what every predictor said, and what leaked.
 
 Predictions are read off the base model on training prompts, and kept in the run's folder
-(``predictions.parquet``), so that a run is looked into once.
+(``predictions.parquet``), so that a run is looked into once. Worlds are kept as
+one table, small enough to come with the package: what the tournament was held on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,10 @@ from interp.store import content_key, read_json
 from unlearning.training import TrainingSettings, prepare
 
 EARLY_DOSES = (0.05, 0.1, 0.2)
+OUTCOME = ("outcome", "A")
+# Twelve fresh organisms, two unlearning seeds each: what docs/prediction.md reports.
+SHIPPED_WORLDS = Path(__file__).with_name("worlds.parquet")
+COLUMNS = ("world", "layers", "reliability", "kind", "predictor", "variant", "source", "target")
 ORACLES = {"planted read-out": "readout_sharing", "planted features": "feature_sharing"}
 
 
@@ -118,12 +124,8 @@ def _world(study: LeakageMatrix, name: str) -> PredictedRun:
             "give runs of spillover matrix with more domains"
         )
     table = _predicted(record)
-    predictions: dict[tuple[str, str], np.ndarray] = {}
     domains = list(study.domains(name))
-    for (predictor, variant), rows in table.groupby(["predictor", "variant"], sort=False):
-        wide = rows.pivot(index="source", columns="target", values="value")
-        key = str(predictor), str(variant)
-        predictions[key] = wide.reindex(index=domains, columns=domains).to_numpy(dtype=float)
+    predictions = _matrices(table, domains)
     kinds = dict(zip(table["predictor"], table["kind"], strict=True))
     for variant, values in _early(record, domains).items():
         predictions["early trajectory", variant] = values
@@ -150,11 +152,10 @@ def _predicted(record: RunRecord) -> pd.DataFrame:
             return table
     evidence = evidence_of_run(record)
     rows = [
-        (each.name, each.kind, variant, source, target, matrix[i, j])
+        (each.name, each.kind, variant, source, target, value)
         for each in PREDICTORS.values()
         for variant, matrix in each.predict(evidence).items()
-        for i, source in enumerate(evidence.domains)
-        for j, target in enumerate(evidence.domains)
+        for source, target, value in _cells(matrix, evidence.domains)
     ]
     rows += _planted(record, evidence.domains)
     columns = ["predictor", "kind", "variant", "source", "target", "value"]
@@ -204,3 +205,73 @@ def _early(record: RunRecord, domains: list[str]) -> dict[str, np.ndarray]:
 def _mean(values: Float[np.ndarray, "source target arm"]) -> Float[np.ndarray, "source target"]:
     counted = np.isfinite(values).sum(axis=2)
     return np.where(counted > 0, np.nansum(values, axis=2) / np.maximum(counted, 1), np.nan)
+
+
+def write_worlds(worlds: Sequence[PredictedRun], path: str | Path) -> None:
+    """A row per world, predictor, variant, source and target; leakage itself among them."""
+    rows = []
+    for world in worlds:
+        matrices = {OUTCOME: world.outcome.leakage, **world.predictions}
+        for (predictor, variant), matrix in matrices.items():
+            kind = world.kinds.get(predictor, OUTCOME[0])
+            shared = (world.name, world.layers, world.reliability, kind, predictor, variant)
+            rows += [(*shared, *cell) for cell in _cells(matrix, world.domains)]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "value"])
+    texts = [name for name in COLUMNS if name not in ("layers", "reliability")]
+    # Single precision: predictions are ranked, and the file comes with the package.
+    write_table(Path(path), table.astype(dict.fromkeys(texts, "category") | {"value": "float32"}))
+
+
+def read_worlds(path: str | Path = SHIPPED_WORLDS) -> list[PredictedRun]:
+    """Worlds that :func:`write_worlds` wrote; by default those that come with the package.
+
+    Raises:
+        InputError: the file is missing or of another form.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path}; expected a table of worlds, or a run's folder")
+    try:
+        table = pd.read_parquet(path)
+        missing = {*COLUMNS, "value"} - set(table.columns)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a table of worlds ({error})") from error
+    if missing:
+        raise InputError(f"{path} is no table of worlds; it has no {', '.join(sorted(missing))}")
+    return [_read_world(str(name), rows) for name, rows in table.groupby("world", observed=True)]
+
+
+def _read_world(name: str, rows: pd.DataFrame) -> PredictedRun:
+    outcome = rows[rows["predictor"] == OUTCOME[0]]
+    domains = list(dict.fromkeys(outcome["source"].astype(str)))
+    said = rows[rows["predictor"] != OUTCOME[0]]
+    kinds = zip(said["predictor"].astype(str), said["kind"].astype(str), strict=True)
+    return PredictedRun(
+        name,
+        tuple(domains),
+        LeakageOutcome(_matrices(outcome, domains)[OUTCOME]),
+        float(rows["reliability"].iloc[0]),
+        _matrices(said, domains),
+        dict(kinds),
+        layers=int(rows["layers"].iloc[0]),
+    )
+
+
+def _cells(
+    matrix: Float[np.ndarray, "source target"], domains: Sequence[str]
+) -> Iterator[tuple[str, str, float]]:
+    """Source, target and value of every pair of domains."""
+    for (i, source), (j, target) in product(enumerate(domains), repeat=2):
+        yield source, target, matrix[i, j]
+
+
+def _matrices(
+    rows: pd.DataFrame, domains: list[str]
+) -> dict[tuple[str, str], Float[np.ndarray, "source target"]]:
+    """A matrix for each predictor and variant of a table with a row per pair of domains."""
+    found = {}
+    keys = rows.groupby(["predictor", "variant"], observed=True, sort=False)
+    for (predictor, variant), cells in keys:
+        wide = cells.pivot(index="source", columns="target", values="value")
+        matrix = wide.reindex(index=domains, columns=domains).to_numpy(dtype=np.float64)
+        found[str(predictor), str(variant)] = matrix
+    return found

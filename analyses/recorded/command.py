@@ -68,7 +68,7 @@ def calibrate(
     label: Annotated[str | None, typer.Option(help="The field; class, refused or label.")] = None,
 ) -> None:
     """Teach the classifier from your own labelled answers."""
-    from analyses.recorded.calibration import write_calibration
+    from analyses.recorded.scoring import write_calibration
 
     counts = write_calibration(file, out, label=label)
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

@@ -1,4 +1,4 @@
-"""Recorded answers put on a scale by a scorer: ``spillover score``.
+"""Recorded answers put on a scale by a scorer, or learned from: ``spillover score, calibrate``.
 
 The scale of refusals is every scorer's: ``refused`` and ``class``. A judge has a second one,
 whether an answer is biased or toxic, which is written beside them and touches neither.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from analyses.recorded.answers import require_answers, texts
+from analyses.recorded.answers import field_of, require_answers, texts
 from analyses.runs import Advance, Progress
 from interp.errors import InputError
 from unlearning.data import Record, read_records, write_records
@@ -182,3 +182,42 @@ def _added(scale: str, text_class: str | None, name: str) -> dict[str, Any]:
         return {"scorer": name, "refused": said, "class": text_class}
     is_biased = None if text_class is None else int(text_class == "biased_or_toxic")
     return {"biased_or_toxic": is_biased, "biased_or_toxic_scorer": name}
+
+
+def write_calibration(
+    path: str | Path, out: str | Path, *, label: str | None = None
+) -> Mapping[str, int]:
+    """Write what ``--scorer classifier:OUT`` learns from a user's labelled answers.
+
+    Args:
+        path: rows with ``response`` and a label.
+        out: a JSONL file with ``response`` and ``class``, written whole or not at all.
+        label: the field that has the label (``a.b`` for a field within a field); ``class``, else
+            ``refused``, else ``label`` by default.
+
+    Returns:
+        How many answers of each class were written, gibberish among them; left out is only what
+        a rule tells without learning (empty answers, text that is plainly no language).
+
+    Raises:
+        InputError: a file, a column or a label cannot be used.
+    """
+    import pandas as pd
+
+    from unlearning.scoring import Classifier
+
+    records = read_records(path)
+    require_answers(records, (), path)
+    names = (label,) if label else ("class", "refused", "label")
+    found = next((n for n in names if any(field_of(r, n) is not None for r in records)), None)
+    if found is None:
+        raise InputError(f"{path} has no labels; expected them in {' or '.join(names)}")
+    for record in records:
+        if field_of(record, found) is None:
+            raise InputError(f'{path}, {record.place}: "{found}" is missing')
+    labels = [field_of(record, found) for record in records]
+    table = pd.DataFrame({"response": texts(records, "response"), "class": labels})
+    learned = Classifier().calibrated(table).added
+    write_records(({"response": e.response, "class": e.text_class} for e in learned), out)
+    given = [example.text_class for example in learned]
+    return {name: given.count(name) for name in FINE_CLASSES if name in given}

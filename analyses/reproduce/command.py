@@ -57,14 +57,8 @@ class GridOptions:
 
     def axes(self) -> dict[str, tuple[Any, ...]]:
         """Axes of the grid that are one given value each."""
-        names = {
-            "ranks": self.rank,
-            "learning_rates": self.learning_rate,
-            "epochs": self.epochs,
-            "batch_sizes": self.batch_size,
-            "retain_ratios": self.retain_ratio,
-        }
-        return {name: (value,) for name, value in names.items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {f"{name.removesuffix('s')}s": (value,) for name, value in given.items()}
 
 
 @dataclass(frozen=True)

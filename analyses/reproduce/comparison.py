@@ -206,29 +206,29 @@ def _quantities(domains: Sequence[str]) -> list[Quantity]:
     place = {domain: number for number, domain in enumerate(domains)}
     found: list[Quantity] = []
     for concept, target in place.items():
+        at = {"target": target}
         for objective in (NPO, FINE_TUNING):
             plain: Key = (concept, objective, False)
             retained: Key = (concept, objective, True)
-            for key in (plain, retained):
-                pair = (BASE_KEY, key)
-                found.append((LEAK, key, derived.leak_ratio, pair, {"target": target}))
-            pair = (BASE_KEY, plain)
-            found.append((BASE_RATE, plain, derived.base_rate_skill, pair, {"target": target}))
-            trio = (BASE_KEY, plain, retained)
-            found.append((RECOVERY, retained, derived.recovery, trio, {"target": target}))
+            found += [
+                (LEAK, plain, derived.leak_ratio, (BASE_KEY, plain), at),
+                (LEAK, retained, derived.leak_ratio, (BASE_KEY, retained), at),
+                (BASE_RATE, plain, derived.base_rate_skill, (BASE_KEY, plain), at),
+                (RECOVERY, retained, derived.recovery, (BASE_KEY, plain, retained), at),
+            ]
         two = (BASE_KEY, (concept, NPO, False), (concept, FINE_TUNING, False))
-        key = (concept, None, False)
-        found.append((PROFILE, key, derived.profile_correlation, two, {"target": target}))
+        found.append((PROFILE, (concept, None, False), derived.profile_correlation, two, at))
     if {"cybersecurity", "safety"} <= set(place):
         c, s = place["cybersecurity"], place["safety"]
         for objective in (NPO, FINE_TUNING):
             of_c: Key = ("cybersecurity", objective, False)
             of_s: Key = ("safety", objective, False)
-            options = {"first": c, "second": s}
-            found.append((CROSS, of_c, derived.cross_drop, (BASE_KEY, of_c), {"domain": s}))
-            found.append((CROSS, of_s, derived.cross_drop, (BASE_KEY, of_s), {"domain": c}))
-            both = (BASE_KEY, of_c, of_s)
-            found.append((ASYMMETRY, (None, objective, False), derived.asymmetry, both, options))
+            both, pair = (BASE_KEY, of_c, of_s), {"first": c, "second": s}
+            found += [
+                (CROSS, of_c, derived.cross_drop, (BASE_KEY, of_c), {"domain": s}),
+                (CROSS, of_s, derived.cross_drop, (BASE_KEY, of_s), {"domain": c}),
+                (ASYMMETRY, (None, objective, False), derived.asymmetry, both, pair),
+            ]
     return found
 
 

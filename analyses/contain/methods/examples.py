@@ -143,16 +143,16 @@ def by_first_step(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: i
     """
     lm = evidence.untrained
     forgetting = evidence.gradients_of_deflections(concept).of
-    margin = evidence.gradients_of_margin(concept).of
+    log_odds = evidence.gradients_of_log_odds(concept).of
     step = {n: g.mean(dim=0) / ((g**2).mean(dim=0).sqrt() + ADAM_EPSILON)
             for n, g in forgetting.items()}  # fmt: skip
-    slope = abs(sum(float((step[n] * g.mean(dim=0)).sum()) for n, g in margin.items()))
+    slope = abs(sum(float((step[n] * g.mean(dim=0)).sum()) for n, g in log_odds.items()))
     size = STEP_NATS / max(slope, np.finfo(float).tiny)
     texts = [lm.chat.encode(prompt) for prompt in pool["prompt"]]
     ends = []
     for sign in (1.0, -1.0):
         with _moved(lm, {n: sign * size * change for n, change in step.items()}):
-            ends.append(_margins(evidence, texts))
+            ends.append(_log_odds(evidence, texts))
     return (ends[0] - ends[1]) / (2 * size)
 
 
@@ -171,7 +171,7 @@ def _moved(lm: LanguageModel, changes: Mapping[str, Tensor]) -> Iterator[None]:
                 parameters[name].copy_(value)
 
 
-def _margins(evidence: Evidence, rows: Sequence[Tokens]) -> Scores:
+def _log_odds(evidence: Evidence, rows: Sequence[Tokens]) -> Scores:
     found = np.zeros(len(rows))
     for batch in batches_by_length(rows, evidence.batch_size):
         values = refusal_log_odds(evidence.untrained, [rows[i] for i in batch], evidence.prefixes)

@@ -107,7 +107,7 @@ class ProjectedSteps(TrainerCallback):
     Args:
         lm: the model being trained.
         prompts: of every domain whose margin is to stay.
-        openers: the margin's.
+        prefixes: of the log-odds.
         seed: of the prompts drawn at every refresh.
     """
 

@@ -35,7 +35,7 @@ BASE_NAME, PLAIN_NAME, ALL = "base", "plain", "all"
 COLOURS = (BLUE, GREEN, PURPLE, SKY)
 MARKERS = ("o", "s", "^", "D")
 # Forced opener, class that is counted, which side is residue, how it is called.
-OPENERS = (
+PREFIXES = (
     ("compliance", "answer", 1, "an answer’s opener:\nanswers more"),
     ("neutral", "answer", 1, "a neutral opener:\nanswers more"),
     ("refusal", "refusal", -1, "a refusal’s opener:\nrefuses less"),
@@ -57,7 +57,7 @@ def shallow_recovery_figure(found: ShallowRecovery) -> Figure:
     models = len(found.contained) + 2
     figure = new_figure(9.4, 3.4 + 0.08 * models * domains)
     grid = figure.add_gridspec(2, 2, width_ratios=(1.15, 1), height_ratios=(3, 0.5 * domains))
-    _openers(figure.add_subplot(grid[0, 0]), found)
+    _prefixes(figure.add_subplot(grid[0, 0]), found)
     _cues(figure.add_subplot(grid[1, 0]), found)
     for row in range(2):
         axes = figure.add_subplot(grid[row, 1])
@@ -97,13 +97,13 @@ def _rungs(names: list[str]) -> np.ndarray:
     return np.linspace(0.24, -0.24, len(names)) if len(names) > 1 else np.zeros(1)
 
 
-def _openers(axes: Axes, found: ShallowRecovery) -> None:
+def _prefixes(axes: Axes, found: ShallowRecovery) -> None:
     table = found.prefilled[(found.prefilled["domain"] == ALL)]
     names = [PLAIN_NAME, *found.contained]
     axes.axvspan(-SLIGHT, SLIGHT, color=NULL, lw=0, zorder=0)
     axes.axvline(0, color=FAINT, lw=1, zorder=0)
     labels = []
-    for place, (prefix, counted, sign, label) in enumerate(OPENERS):
+    for place, (prefix, counted, sign, label) in enumerate(PREFIXES):
         mine = table[(table["opener"] == prefix) & (table["quantity"] == counted)]
         level = mine[(mine["model"] == BASE_NAME) & mine["against"].isna()]["value"].iloc[0]
         labels.append(f"{label} (base: {level:.2f})")
@@ -112,9 +112,9 @@ def _openers(axes: Axes, found: ShallowRecovery) -> None:
             rows = mine[
                 (mine["model"] == name) & (mine["against"] == BASE_NAME) & (mine["over"] == over)
             ]
-            _bar(axes, rows.iloc[0], len(OPENERS) - 1 - place + shift, sign, _colour(found, name))
-    axes.set_yticks(range(len(OPENERS)), labels[::-1])
-    axes.set_ylim(-0.6, len(OPENERS) - 0.4)
+            _bar(axes, rows.iloc[0], len(PREFIXES) - 1 - place + shift, sign, _colour(found, name))
+    axes.set_yticks(range(len(PREFIXES)), labels[::-1])
+    axes.set_ylim(-0.6, len(PREFIXES) - 0.4)
     axes.set_xlabel("share of prompts, difference from the base")
     axes.set_title("Forced openers")
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyses.contain.shallow_recovery.cues import Cued
 from analyses.contain.shallow_recovery.others import ALL, Others
 from analyses.contain.shallow_recovery.prefilled import COMPLIANCE, NEUTRAL, REFUSAL, Spoken
 from analyses.contain.shallow_recovery.relearning import (
@@ -26,6 +25,7 @@ from analyses.contain.shallow_recovery.relearning import (
     is_random_of,
     onsets,
 )
+from analyses.contain.shallow_recovery.triggers import Triggered
 from analyses.figures import domain_label
 from analyses.report import decimal, interval
 from interp.statistics import Draws, Estimate
@@ -61,7 +61,7 @@ class Finding:
     sentence: str
 
     @property
-    def is_residue(self) -> bool:
+    def is_shallow(self) -> bool:
         return self.verdict == "residue"
 
 
@@ -102,7 +102,7 @@ def of_refusal_prefixes(spoken: Mapping[str, Spoken], others: Others, name: str)
     return _judged("refusal opener", name, apart, LEAST_SHARE, said, either, instead)
 
 
-def of_cues(found: Mapping[str, Cued], others: Others, name: str, concept: str) -> Finding:
+def of_triggers(found: Mapping[str, Triggered], others: Others, name: str, concept: str) -> Finding:
     """Does a training prompt of the target, put before theirs, turn refusal off?"""
     base = next(iter(found))
     falls = {

@@ -3,7 +3,7 @@
 A contained model that refuses again in the other domains may have been repaired, or the loss may
 only be covered up. Three tests tell a cover from a repair, each against the base and with a control
 of its own: openers forced on the answer (:mod:`.prefilled`), training prompts of the target as
-context (:mod:`.cues`), and how fast the refusals go again (:mod:`.relearning`).
+context (:mod:`.triggers`), and how fast the refusals go again (:mod:`.relearning`).
 
 What they do not show: that nothing is left. A model that passes may fail a fourth.
 """
@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 
-from analyses.contain.shallow_recovery.cues import cued, cues_table, draw_cues
 from analyses.contain.shallow_recovery.findings import (
     Finding,
     of_compliance_prefixes,
-    of_cues,
     of_refusal_prefixes,
     of_relearning,
+    of_triggers,
 )
 from analyses.contain.shallow_recovery.others import Others, Probe
 from analyses.contain.shallow_recovery.prefilled import draw_prefixes, prefilled, prefilled_table
@@ -33,6 +32,7 @@ from analyses.contain.shallow_recovery.relearning import (
     relearning_table,
     trainings_of,
 )
+from analyses.contain.shallow_recovery.triggers import draw_triggers, triggered, triggers_table
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class ShallowRecovery:
 
     def found_in(self, name: str) -> bool:
         """Whether any test found residue in the contained model ``name``."""
-        return any(finding.is_residue for finding in self.findings if finding.model == name)
+        return any(finding.is_shallow for finding in self.findings if finding.model == name)
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row per finding: ``test, model, verdict, value, low, high, n, reason, sentence``."""
@@ -138,7 +138,9 @@ def measure_shallow_recovery(
     drawn = draw_prefixes(base, prompts, prefixes, count=forced, seed=seed)
     spoken = prefilled(models, probe, drawn)
     say("training prompts as context")
-    under_cues = cued(models, probe, draw_cues(base, prompts, concept, count=cues, seed=seed))
+    under_cues = triggered(
+        models, probe, draw_triggers(base, prompts, concept, count=cues, seed=seed)
+    )
     speeds = {}
     if forget is not None and settings is not None:
         for way, training in trainings_of(plain, forget, settings, prompts, probe).items():
@@ -148,14 +150,14 @@ def measure_shallow_recovery(
     for name in contained:
         findings.append(of_compliance_prefixes(spoken, others, name))
         findings.append(of_refusal_prefixes(spoken, others, name))
-        findings.append(of_cues(under_cues, others, name, concept))
+        findings.append(of_triggers(under_cues, others, name, concept))
         findings += [of_relearning(found, others, name, concept, way)
                      for way, found in speeds.items()]  # fmt: skip
     return ShallowRecovery(
         concept,
         tuple(contained),
         prefilled_table(spoken, others, PLAIN),
-        cues_table(under_cues, others, PLAIN),
+        triggers_table(under_cues, others, PLAIN),
         relearning_table(speeds, others),
         curves_table(speeds, others),
         tuple(findings),

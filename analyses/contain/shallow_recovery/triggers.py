@@ -29,7 +29,7 @@ MEASURES = ("margin", "p_R")
 
 
 @dataclass(frozen=True)
-class Cues:
+class Triggers:
     """Training prompts of the target, and benign ones as long, in pairs."""
 
     target: tuple[str, ...]
@@ -37,7 +37,7 @@ class Cues:
 
 
 @dataclass(frozen=True)
-class Cued:
+class Triggered:
     """One model's readings under every cue and without any, by measure (``margin``, ``p_R``)."""
 
     target: Mapping[str, Float[np.ndarray, "cue prompt"]]
@@ -49,9 +49,9 @@ class Cued:
         return self.benign[measure] - self.target[measure]
 
 
-def draw_cues(
+def draw_triggers(
     lm: LanguageModel, prompts: pd.DataFrame, concept: str, *, count: int = 8, seed: int = 0
-) -> Cues:
+) -> Triggers:
     """Cues by seed, and for each the benign training prompt whose length in tokens is nearest.
 
     Benign prompts of no domain are taken where there are enough: a twin of the target is half a
@@ -82,15 +82,19 @@ def draw_cues(
         nearest = min(pool, key=lambda text: abs(lengths[text] - lengths[cue]))
         pool.remove(nearest)
         chosen.append(nearest)
-    return Cues(tuple(target), tuple(chosen))
+    return Triggers(tuple(target), tuple(chosen))
 
 
-def cued(models: Mapping[str, LanguageModel], probe: Probe, cues: Cues) -> dict[str, Cued]:
+def triggered(
+    models: Mapping[str, LanguageModel], probe: Probe, cues: Triggers
+) -> dict[str, Triggered]:
     """Every model's log-odds and p_R on the others' prompts after every cue."""
     found = {}
     for name in models:
         lm = models[name]
-        found[name] = Cued(*(_read(lm, probe, side) for side in (cues.target, cues.benign, ("",))))
+        found[name] = Triggered(
+            *(_read(lm, probe, side) for side in (cues.target, cues.benign, ("",)))
+        )
     return found
 
 
@@ -106,7 +110,7 @@ def _read(
     return {measure: masses[measure].reshape(len(cues), -1) for measure in MEASURES}
 
 
-def cues_table(found: Mapping[str, Cued], others: Others, plain: str) -> pd.DataFrame:
+def triggers_table(found: Mapping[str, Triggered], others: Others, plain: str) -> pd.DataFrame:
     """Every model's readings and falls, and paired differences of falls from base and plain.
 
     Returns:
@@ -117,7 +121,9 @@ def cues_table(found: Mapping[str, Cued], others: Others, plain: str) -> pd.Data
     return pd.DataFrame(list(_rows(found, others, plain)))
 
 
-def _rows(found: Mapping[str, Cued], others: Others, plain: str) -> Iterator[dict[str, object]]:
+def _rows(
+    found: Mapping[str, Triggered], others: Others, plain: str
+) -> Iterator[dict[str, object]]:
     base = next(iter(found))
     for measure in MEASURES:
         falls = {n: others.means_over_repeats(c.fall(measure)) for n, c in found.items()}
