@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from analyses.options import Command, with_plugins
+from analyses.options import Command, expanded
 from interp.errors import InputError, SpilloverError
 
 COMMANDS = {
@@ -37,7 +37,7 @@ COMMANDS = {
 }
 
 
-class _Imported(MutableMapping[str, Any]):
+class _Imported(Mapping[str, Any]):
     """The commands by name, each imported when it is looked up."""
 
     def __getitem__(self, name: str) -> Any:
@@ -49,14 +49,8 @@ class _Imported(MutableMapping[str, Any]):
             found = alone
         for one in found.registered_commands:
             if one.cls is not Command and one.callback:
-                one.cls, one.callback = Command, with_plugins(one.callback)
+                one.cls, one.callback = Command, expanded(one.callback)
         return typer.main.get_command(found)
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        raise TypeError("commands are listed in COMMANDS")
-
-    def __delitem__(self, name: str) -> None:
-        raise TypeError("commands are listed in COMMANDS")
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)
@@ -69,7 +63,8 @@ class Commands(TyperGroup):
     """All commands."""
 
     def __init__(self, **given: Any) -> None:
-        super().__init__(**given | {"commands": _Imported()})
+        super().__init__(**given)
+        self.commands = _Imported()  # type: ignore[assignment]
 
 
 app = typer.Typer(

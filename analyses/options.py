@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 ENTRIES = re.compile(r"\{([\w.]+):(\w+)\}")
 
-
 Model = Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")]
 Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")]
@@ -66,6 +65,13 @@ EstimatorName = Annotated[
 ]
 CheckpointEvery = Annotated[
     int | None, typer.Option(min=1, help="Steps between checkpoints that a run goes on from.")
+]
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="Python file that registers entries of your own; may be repeated."
+    ),
 ]
 
 
@@ -250,69 +256,42 @@ class Command(TyperCommand):
         super().format_options(ctx, formatter)
 
 
-def with_plugins(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with the option ``--plugin``, which :class:`Command` acts on."""
-    signature = inspect.signature(command)
-    option = inspect.Parameter(
-        "plugin",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[
-            list[Path] | None,
-            typer.Option(
-                metavar="FILE",
-                help="Python file that registers entries of your own; may be repeated.",
-            ),
-        ],
-    )
-
-    @wraps(command)
-    def run(plugin: object = None, **given: Any) -> None:
-        command(**given)
-
-    hints = get_type_hints(command, include_extras=True)
-    shown = [
-        one.replace(annotation=hints[one.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for one in signature.parameters.values()
-    ]
-    run.__signature__ = signature.replace(parameters=[*shown, option])  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in (*shown, option)}
-    return run
-
-
 def _names_of_entries(found: re.Match[str]) -> str:
     return ", ".join({**declared(*found.groups()), **declared_by_plugins(found[2])})
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with the fields of every record among its parameters as parameters."""
+    """``command`` as Typer takes it: the fields of records as options, and ``--plugin``.
+
+    Records are the dataclasses among its parameters; :class:`Command` acts on ``--plugin``.
+    """
     hints = get_type_hints(command, include_extras=True)
     records: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
-    shown: list[inspect.Parameter] = []
+    shown = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name not in records:
-            shown.append(parameter.replace(annotation=hints[name]))
+            shown.append(parameter.replace(annotation=hints[name], kind=parameter.KEYWORD_ONLY))
             continue
         types = get_type_hints(records[name], include_extras=True)
-        shown += [
-            inspect.Parameter(
-                one.name, parameter.KEYWORD_ONLY, default=one.default, annotation=types[one.name]
-            )
-            for one in fields(records[name])
-        ]
+        shown += [_option(one.name, types[one.name], one.default) for one in fields(records[name])]
+    shown.append(_option("plugin", Plugins, None))
 
     @wraps(command)
-    def run(**given: Any) -> None:
+    def run(plugin: object, **given: Any) -> None:
         made = {
             name: kind(**{one.name: given.pop(one.name) for one in fields(kind)})
             for name, kind in records.items()
         }
         command(**given, **made)
 
-    keyword_only = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in shown]
-    run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in shown}
     return run
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
 def _named(pairs: list[str] | None, option: str) -> dict[str, Any]:

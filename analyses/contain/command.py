@@ -17,12 +17,10 @@ from analyses.options import (
     StudyOptions,
     TrainingOptions,
     WorkerOptions,
-    expanded,
 )
 from interp.errors import InputError
 
 
-@expanded
 def contain(
     model: Model,
     concept: Annotated[str, typer.Option(help="Domain to unlearn.")],

@@ -17,11 +17,9 @@ from analyses.options import (
     PlanOnly,
     Prompts,
     ScorerName,
-    expanded,
 )
 
 
-@expanded
 def deflect(
     model: Model,
     concept: Annotated[str, typer.Option(help="Domain whose refusals are wanted.")],

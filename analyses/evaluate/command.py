@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.options import AnswerTokens, BatchSize, ModelOptions, Out, PlanOnly, Prompts, expanded
+from analyses.options import AnswerTokens, BatchSize, ModelOptions, Out, PlanOnly, Prompts
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ class UtilityOptions:
         return TaskPlan(names, self.task_chat, folder, self.few_shot, self.task_limit)
 
 
-@expanded
 def evaluate(
     model: Annotated[str, typer.Argument(help="Hub id, model or adapter folder; or served name.")],
     *,

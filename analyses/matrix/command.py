@@ -16,12 +16,10 @@ from analyses.options import (
     StudyOptions,
     TrainingOptions,
     WorkerOptions,
-    expanded,
 )
 from interp.errors import InputError
 
 
-@expanded
 def matrix(
     model: Model,
     out: Out,

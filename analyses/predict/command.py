@@ -16,12 +16,10 @@ from analyses.options import (
     Prompts,
     ScorerName,
     TrainingOptions,
-    expanded,
 )
 from interp.errors import InputError
 
 
-@expanded
 def predict(
     model: Model,
     concept: Annotated[str, typer.Option(help="Domain that would be unlearned.")],

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.options import expanded
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,7 +93,6 @@ def list_sources(
 
 
 @app.command()
-@expanded
 def make(
     out: Annotated[Path, typer.Option(help="JSONL, for --prompts of every other command.")],
     mapping: MappingOptions,

@@ -20,7 +20,6 @@ from analyses.options import (
     Prompts,
     ScorerName,
     WorkerOptions,
-    expanded,
 )
 from interp.errors import InputError
 
@@ -76,7 +75,6 @@ class MemoryOptions:
 
 
 @app.command()
-@expanded
 def mushtaq2025(
     model: Annotated[
         str, typer.Option(help="mistralai/Mistral-7B-Instruct-v0.3, Qwen/…, or any other.")

@@ -21,7 +21,6 @@ from analyses.options import (
     ScorerName,
     StudyOptions,
     TrainingOptions,
-    expanded,
 )
 from analyses.study.asked import command_line, run_plan, study_plan
 from interp.errors import InputError
@@ -40,7 +39,6 @@ def demo(
     run_plan(demo_plan(seeds), out, plan)
 
 
-@expanded
 def study(
     model: Annotated[str, typer.Option(help="Hub id, model folder or adapter folder.")],
     concept: Annotated[list[str], typer.Option(help="Domain to unlearn; may be repeated.")],
@@ -62,7 +60,6 @@ def study(
     run_plan(asked, out, plan)
 
 
-@expanded
 def unlearn(
     model: Model,
     concept: Annotated[str, typer.Option(help="Domain to unlearn.")],
@@ -99,7 +96,6 @@ def unlearn(
         typer.echo(save_merged(out / "arms" / arms[0].name, chat.for_loading()))
 
 
-@expanded
 def compare(
     base: Annotated[str, typer.Argument(help="The model before: hub id or folder.")],
     after: Annotated[str, typer.Argument(help="The model after: full, or an adapter folder.")],
