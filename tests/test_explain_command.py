@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from html import unescape
 from pathlib import Path
 
 import pandas as pd
@@ -40,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patched:
         leave_out_report(patched)
-        run_study(plan, folder / "run", Progress(quiet=True))
+        run_study(plan, folder / "run", Progress(quiet=True)).touch()
     return folder / "run"
 
 
@@ -66,6 +67,8 @@ def test_the_planted_cause_is_found_in_a_run(run: Path, spillover: Spillover) ->
         pd.read_csv(arm / "bias-states.csv")["component"]
     )
     assert "<svg" in (arm / "bias.svg").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert found["sentence"] in unescape(page), "a run that has a report has it written again"
 
 
 @pytest.mark.slow

@@ -46,6 +46,7 @@ FEWER = {
         ("read_worlds()", "read_worlds()[:3]"),
         ("draws=40, place_draws=20", "draws=20, place_draws=19"),
         ("(32,), (0.1,)", "(8,), (0.1,)"),
+        ("count=2", "count=1"),
     ],
 }
 
