@@ -42,8 +42,7 @@ def ablating(direction: Vector) -> Edit:
 
 def adding(vector: Vector, coefficient: float = 1.0) -> Edit:
     """Adds ``coefficient`` times the raw ``vector`` (activation addition)."""
-    steer = _following(coefficient * _finite(vector))
-    return lambda states: _edited(states, lambda h: h + steer(h))
+    return _edit(coefficient * _finite(vector), torch.add)
 
 
 def setting(direction: Vector, value: float) -> Edit:
@@ -52,13 +51,7 @@ def setting(direction: Vector, value: float) -> Edit:
     With the value that harmless prompts have on average, this is affine concept editing
     (Marshall et al. 2024); with 0 it is ablation.
     """
-    unit = _following(_unit(direction))
-
-    def edit(states: Tensor) -> Tensor:
-        axis = unit(states)
-        return states + (value - states @ axis).unsqueeze(-1) * axis
-
-    return lambda states: _edited(states, edit)
+    return _edit(_unit(direction), lambda h, axis: h + (value - h @ axis).unsqueeze(-1) * axis)
 
 
 def clamping(direction: Vector, low: float = -np.inf, high: float = np.inf) -> Edit:
@@ -69,26 +62,22 @@ def clamping(direction: Vector, low: float = -np.inf, high: float = np.inf) -> E
     """
     if low > high:
         raise InputError(f"clamping to [{low:g}, {high:g}]: the lower bound is above the upper")
-    unit = _following(_unit(direction))
 
-    def edit(states: Tensor) -> Tensor:
-        axis = unit(states)
-        along = states @ axis
-        return states + (along.clamp(low, high) - along).unsqueeze(-1) * axis
+    def move(h: Tensor, axis: Tensor) -> Tensor:
+        along = h @ axis
+        return h + (along.clamp(low, high) - along).unsqueeze(-1) * axis
 
-    return lambda states: _edited(states, edit)
+    return _edit(_unit(direction), move)
 
 
 def projecting_onto(vectors: Vectors) -> Edit:
     """Keeps only what lies in the span of ``vectors``, which need not be orthogonal."""
-    basis = _following(orthonormal_basis(vectors))
-    return lambda states: _edited(states, lambda h: (h @ basis(h).T) @ basis(h))
+    return _edit(orthonormal_basis(vectors), lambda h, basis: (h @ basis.T) @ basis)
 
 
 def projecting_out(vectors: Vectors) -> Edit:
     """Removes what lies in the span of ``vectors``, which need not be orthogonal."""
-    basis = _following(orthonormal_basis(vectors))
-    return lambda states: _edited(states, lambda h: h - (h @ basis(h).T) @ basis(h))
+    return _edit(orthonormal_basis(vectors), lambda h, basis: h - (h @ basis.T) @ basis)
 
 
 def orthonormal_basis(vectors: Vectors) -> Float[Tensor, "rank d_model"]:
@@ -106,22 +95,21 @@ def orthonormal_basis(vectors: Vectors) -> Float[Tensor, "rank d_model"]:
     return basis[:rank]
 
 
-def _edited(states: Tensor, edit: Edit) -> Tensor:
-    wide = torch.promote_types(states.dtype, torch.float32)
-    return edit(states.to(wide)).to(states.dtype)
+def _edit(vectors: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Edit:
+    """``change`` of states and vectors, in float32 at least.
 
+    Vectors move to the states' device once, and not for every token.
+    """
+    placed = vectors
 
-def _following(vector: Tensor) -> Callable[[Tensor], Tensor]:
-    """The vector as states want it: moved to another device once, and not for every token."""
-    placed = vector
-
-    def like(states: Tensor) -> Tensor:
+    def edit(states: Tensor) -> Tensor:
         nonlocal placed
-        if (placed.device, placed.dtype) != (states.device, states.dtype):
-            placed = vector.to(states)
-        return placed
+        wide = states.to(torch.promote_types(states.dtype, torch.float32))
+        if (placed.device, placed.dtype) != (wide.device, wide.dtype):
+            placed = vectors.to(wide)
+        return change(wide, placed).to(states.dtype)
 
-    return like
+    return edit
 
 
 def _unit(direction: Vector) -> Float[Tensor, " d_model"]:

@@ -15,9 +15,9 @@ a few tokens every time.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -45,7 +45,7 @@ def orthogonalise(lm: LanguageModel, vectors: Vectors) -> LanguageModel:
     """
     copied = replace(lm, model=copy.deepcopy(lm.model))
     _project(copied, orthonormal_basis(vectors))
-    _check(copied, lm, vectors)
+    _compare(copied, _ablated_logits(lm, vectors))
     return copied
 
 
@@ -58,8 +58,7 @@ def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
     Raises:
         ModelError: weights cannot do what the hook does in this model.
     """
-    with undisturbed(lm.model), project_out(lm, vectors):
-        wanted = _some_logits(lm)
+    wanted = _ablated_logits(lm, vectors)
     own = {name: parameter.data for name, parameter in lm.model.named_parameters()}
     head, config = lm.model.get_output_embeddings(), lm.model.config.get_text_config(decoder=True)
     unembedding = head.weight
@@ -75,18 +74,10 @@ def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
             lm.model.get_parameter(name).data = data
 
 
-@dataclass(frozen=True)
-class _Writers:
-    """Modules whose weights write to the residual stream."""
-
-    embeddings: Sequence[nn.Embedding]
-    projections: Sequence[nn.Module]
-
-
 def _project(lm: LanguageModel, basis: Float[Tensor, "rank d_model"]) -> None:
     writers = _find_writers(lm)
     _untie(lm)
-    for module in (*writers.embeddings, *writers.projections):
+    for module in writers:
         for name, weight in module.named_parameters(recurse=False):
             # A new tensor each: what the old one is shared with keeps its values.
             module.get_parameter(name).data = _projected(weight.data, basis, _width_axis(module))
@@ -115,7 +106,8 @@ def _width_axis(module: nn.Module) -> int:
     )
 
 
-def _find_writers(lm: LanguageModel) -> _Writers:
+def _find_writers(lm: LanguageModel) -> list[nn.Module]:
+    """Modules whose weights write to the residual stream."""
     if hasattr(lm.model, "peft_config"):
         raise ModelError("an adapter is around the model; merge it before its weights are changed")
     layers = range(lm.n_layers)
@@ -124,12 +116,11 @@ def _find_writers(lm: LanguageModel) -> _Writers:
     except InputError as error:
         raise ModelError(f"not every matrix that writes is known: {error}") from error
     called = _called(lm)
-    embeddings = [
+    writers: list[nn.Module] = [
         module
         for module in called
         if isinstance(module, nn.Embedding) and module.embedding_dim == lm.d_model
     ]
-    projections = []
     for i in layers:
         inside = set(lm.layers[i].modules())
         # Attention is over before the MLP ends, in parallel layers too.
@@ -143,8 +134,8 @@ def _find_writers(lm: LanguageModel) -> _Writers:
                     "block's last matrix and the residual stream, so no weights equal the "
                     "ablation; use the hook: with ablate(lm, direction)"
                 )
-            projections.append(matrix)
-    return _Writers(embeddings, projections)
+            writers.append(matrix)
+    return writers
 
 
 def _called(lm: LanguageModel) -> list[nn.Module]:
@@ -159,8 +150,7 @@ def _called(lm: LanguageModel) -> list[nn.Module]:
         for module in lm.model.modules():
             if any(True for _ in module.parameters(recurse=False)):
                 stack.callback(module.register_forward_hook(note).remove)
-        with undisturbed(lm.model):
-            _some_logits(lm)
+        _some_logits(lm)
     return list(order)
 
 
@@ -174,16 +164,13 @@ def _untie(lm: LanguageModel) -> None:
             config.tie_word_embeddings = False
 
 
-def _check(changed: LanguageModel, lm: LanguageModel, vectors: Vectors) -> None:
-    with undisturbed(lm.model), project_out(lm, vectors):
-        wanted = _some_logits(lm)
-    _compare(changed, wanted)
+def _ablated_logits(lm: LanguageModel, vectors: Vectors) -> Float[Tensor, " vocab"]:
+    with project_out(lm, vectors):
+        return _some_logits(lm)
 
 
 def _compare(changed: LanguageModel, wanted: Float[Tensor, " vocab"]) -> None:
-    with undisturbed(changed.model):
-        found = _some_logits(changed)
-    error = ((found - wanted).norm() / wanted.norm()).item()
+    error = ((_some_logits(changed) - wanted).norm() / wanted.norm()).item()
     tolerance = TOLERANCE.get(changed.model.dtype, 0.0)
     if not error <= tolerance:
         raise ModelError(
@@ -194,4 +181,5 @@ def _compare(changed: LanguageModel, wanted: Float[Tensor, " vocab"]) -> None:
 
 
 def _some_logits(lm: LanguageModel) -> Float[Tensor, " vocab"]:
-    return lm.logits(lm.chat.pad([lm.chat.encode("a")], lm.device), keep=1)[0, -1].double()
+    with undisturbed(lm.model):
+        return lm.logits(lm.chat.pad([lm.chat.encode("a")], lm.device), keep=1)[0, -1].double()

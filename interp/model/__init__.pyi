@@ -10,8 +10,8 @@ from .hooks import hidden_into as hidden_into
 from .hooks import hidden_of as hidden_of
 from .hooks import reading as reading
 from .hooks import stopping_after as stopping_after
+from .hooks import undisturbed as undisturbed
 from .hooks import writing as writing
-from .inspection import undisturbed as undisturbed
 from .language_model import LanguageModel as LanguageModel
 from .language_model import check_source as check_source
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -67,6 +69,9 @@ class Chat:
         response_prefix: text that the model's turn is made to begin with.
         template_arguments: passed to the template, e.g. ``{"enable_thinking": False}``.
 
+    Attributes:
+        end_of_turn: token ids that close the model's turn.
+
     Raises:
         ModelError: the tokenizer is not a fast one, or the template fails.
     """
@@ -100,7 +105,7 @@ class Chat:
         self.template_arguments = dict(template_arguments or {})
         self._before, self._after = self._around_user()
         self._lead, end_of_turn = self._around_assistant()
-        self._end_of_turn_ids = self._ids(end_of_turn)
+        self.end_of_turn = self._ids(end_of_turn)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -112,11 +117,6 @@ class Chat:
             "fallback": self.is_fallback,
         }
 
-    @property
-    def end_of_turn(self) -> tuple[int, ...]:
-        """Token ids that close the model's turn."""
-        return self._end_of_turn_ids
-
     def encode(self, prompt: str, response: str | Sequence[int] | None = None) -> Tokens:
         """Token ids of ``prompt`` (and ``response``) with their spans.
 
@@ -126,18 +126,16 @@ class Chat:
         pieces = self._pieces(prompt)
         encoding = self._with_offsets(pieces)
         ids, starts = list(encoding["input_ids"]), [a for a, _ in encoding["offset_mapping"]]
-        spans: dict[str, slice] = {}
-        token = character = 0
-        for name, piece in pieces:
-            first, character = token, character + len(piece)
-            # A token that straddles a border belongs to the span that it starts in.
-            while token < len(ids) and starts[token] < character:
-                token += 1
-            spans[name] = slice(first, token)
+        # A token that straddles a border belongs to the span that it starts in.
+        borders = np.searchsorted(starts, np.cumsum([0, *(len(piece) for _, piece in pieces)]))
+        spans = {
+            name: slice(first, last)
+            for (name, _), (first, last) in zip(pieces, pairwise(borders.tolist()), strict=True)
+        }
         if response is not None:
             if isinstance(response, str):
                 lead = "" if self.response_prefix else self._lead
-                response = self._ids(lead + response) + self._end_of_turn_ids
+                response = self._ids(lead + response) + self.end_of_turn
             spans["response"] = slice(len(ids), len(ids) + len(response))
             ids += [int(i) for i in response]
         return Tokens(tuple(ids), spans)

@@ -1,8 +1,8 @@
-"""Read and write hooks as context managers: plain torch, exact, gone when the block ends.
+"""Look at a model and edit its states by context managers; all is as it was when the block ends.
 
-They work on the very model that is being trained, survive saving, and never edit a tensor in
-place (that would corrupt what other hooks saved, and autograd). Each sees what the hooks that were
-there before it have made of the tensor.
+Hooks that read and write are plain torch and exact. They work on the very model that is being
+trained, survive saving, and never edit a tensor in place (that would corrupt what other hooks
+saved, and autograd). Each sees what the hooks that were there before it have made of the tensor.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -56,15 +58,9 @@ def reading(
             a slice holds on to the whole batch's storage.
     """
 
-    def reader(index: int) -> Callable[[Hidden], None]:
-        def act(hidden: Hidden) -> None:
-            read(index, hidden)  # whatever it returns is no edit
-
-        return act
-
     with ExitStack() as stack:
         for i, point in enumerate(points):
-            stack.callback(_register(_point(point), reader(i)).remove)
+            stack.callback(_register(point, partial(read, i), edits=False).remove)
         yield
 
 
@@ -90,7 +86,7 @@ def writing(point: Point | nn.Module, edit: Callable[[Hidden], Hidden]) -> Itera
 
     A module stands for its output. While the block runs, :func:`active_edits` says so.
     """
-    handle = _register(_point(point), _Edit(edit))
+    handle = _register(point, edit, edits=True)
     try:
         yield
     finally:
@@ -103,52 +99,56 @@ def active_edits(model: nn.Module) -> bool:
     Asked of the hooks themselves, so that no list of them can be out of date.
     """
     return any(
-        isinstance(getattr(hook, "act", None), _Edit)
+        isinstance(owner := getattr(hook, "__self__", None), _Hook) and owner.edits
         for module in model.modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     )
 
 
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients for a while; afterwards every module is in its own mode again.
+
+    Without dropout no random number is drawn. Modes are kept module by module, because training
+    code leaves some parts of a model in eval mode on purpose.
+    """
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 @dataclass(frozen=True)
-class _Edit:
-    edit: Callable[[Hidden], Hidden]
+class _Hook:
+    """Calls ``act`` with the hidden states; what it returns replaces them where it ``edits``."""
 
-    def __call__(self, hidden: Hidden) -> Hidden:
-        return self.edit(hidden)
+    act: Callable[[Hidden], Any]
+    edits: bool
 
-
-Act = Callable[[Hidden], Hidden | None]
-
-
-@dataclass(frozen=True)
-class _After:
-    act: Act
-
-    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+    def after(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
         new = self.act(hidden_of(output))
-        if new is None:
+        if not self.edits:
             return None
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
-
-@dataclass(frozen=True)
-class _Before:
-    act: Act
-
-    def __call__(self, _module: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> Any:
+    def before(self, _module: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> Any:
         new = self.act(hidden_into(arguments, keywords))
-        if new is None:
+        if not self.edits:
             return None
         if arguments:
             return (new, *arguments[1:]), keywords
         return arguments, {**keywords, "hidden_states": new}
 
 
-def _point(point: Point | nn.Module) -> Point:
-    return point if isinstance(point, Point) else Point(point)
-
-
-def _register(point: Point, act: Act) -> RemovableHandle:
+def _register(
+    point: Point | nn.Module, act: Callable[[Hidden], Any], *, edits: bool
+) -> RemovableHandle:
+    point, hook = point if isinstance(point, Point) else Point(point), _Hook(act, edits)
     if point.before:
-        return point.module.register_forward_pre_hook(_Before(act), with_kwargs=True)
-    return point.module.register_forward_hook(_After(act))
+        return point.module.register_forward_pre_hook(hook.before, with_kwargs=True)
+    return point.module.register_forward_hook(hook.after)

@@ -122,14 +122,13 @@ def _likelihood_ratio_limits(level: float) -> tuple[np.ndarray, np.ndarray]:
     from scipy.special import ndtr
 
     distance = np.linspace(0.0, 4.0, 401)
-    low = np.full_like(distance, normal_quantile(level) ** 2)
-    high = np.full_like(distance, normal_quantile((1 + level) / 2) ** 2)
-    for _ in range(60):
-        limit = (low + high) / 2
+
+    def covers(limit: np.ndarray) -> np.ndarray:
         root = np.sqrt(limit)
         with np.errstate(divide="ignore"):
             beyond = (limit + distance**2) / (2 * distance)
-        upper = np.where(root <= distance, root, beyond)
-        enough = ndtr(upper) - ndtr(-root) >= level
-        low, high = np.where(enough, low, limit), np.where(enough, limit, high)
-    return distance, (low + high) / 2
+        return ndtr(np.where(root <= distance, root, beyond)) - ndtr(-root) >= level
+
+    one_sided, two_sided = (normal_quantile(p) ** 2 for p in (level, (1 + level) / 2))
+    widest = np.full_like(distance, two_sided)
+    return distance, last_accepted(covers, widest, np.full_like(distance, one_sided))
