@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from numpy.typing import DTypeLike
 from torch import Tensor
@@ -198,7 +199,9 @@ class StateReader:
         # Layers may lie on different devices.
         states = torch.stack([layer.to(layers[0].device) for layer in layers], dim=1)
         if site.per_head:
-            states = states.unflatten(-1, (head_count(self.lm), -1))
+            states = rearrange(
+                states, "... (head width) -> ... head width", head=head_count(self.lm)
+            )
         wide = states.cpu().numpy()
         with np.errstate(over="ignore"):
             narrow = wide.astype(self.dtype, copy=False)

@@ -53,13 +53,10 @@ class DirectionSet:
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(self.labels))
         object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
-        unknown = np.full(self.reliability.shape, np.nan)
-        for name, missing in (
-            ("reliability_low", unknown),
-            ("reliability_high", unknown),
-            ("n", np.zeros(len(self.labels), dtype=np.int64)),
-        ):
+        for name in OPTIONAL:
             if getattr(self, name) is None:
+                count = np.zeros(len(self.labels), dtype=np.int64)
+                missing = count if name == "n" else np.full(self.reliability.shape, np.nan)
                 object.__setattr__(self, name, missing)
         expected = (len(self.labels), len(self.layers))
         if self.vectors.ndim != 3 or self.vectors.shape[:2] != expected:
@@ -67,17 +64,13 @@ class DirectionSet:
                 f"vectors of shape {self.vectors.shape} for {expected[0]} labels and {expected[1]} "
                 "layers; expected (label, layer, d_model)"
             )
-        if self.reliability.shape != expected:
-            raise InputError(
-                f"reliability of shape {self.reliability.shape}; expected {expected}, one number "
-                "per label and layer"
-            )
-        if self.reliability_low.shape != expected or self.reliability_high.shape != expected:
-            raise InputError(f"an interval of the reliability of another shape than {expected}")
-        if self.n.shape != expected[:1]:
-            raise InputError(
-                f"n of shape {self.n.shape} for {expected[0]} labels; give one for each"
-            )
+        for name in ("reliability", *OPTIONAL):
+            shape, wanted = getattr(self, name).shape, expected[:1] if name == "n" else expected
+            if shape != wanted:
+                raise InputError(
+                    f"{name} of shape {shape} for {expected[0]} labels and {expected[1]} layers; "
+                    f"expected {wanted}"
+                )
         if not np.isfinite(self.vectors).all():
             raise InputError("directions with NaN or infinite entries; fit them again")
 
@@ -142,16 +135,11 @@ class DirectionSet:
         rows = [self._label(label) for label in (self.labels if labels is None else labels)]
         columns = [self._layer(layer) for layer in (self.layers if layers is None else layers)]
         cells = np.ix_(rows, columns)
-        return replace(
-            self,
-            labels=tuple(self.labels[row] for row in rows),
-            layers=tuple(self.layers[column] for column in columns),
-            vectors=self.vectors[cells],
-            reliability=self.reliability[cells],
-            reliability_low=self.reliability_low[cells],
-            reliability_high=self.reliability_high[cells],
-            n=self.n[rows],
-        )
+        arrays = ("vectors", "reliability", "reliability_low", "reliability_high")
+        chosen: dict[str, Any] = {name: getattr(self, name)[cells] for name in arrays}
+        chosen["labels"] = tuple(self.labels[row] for row in rows)
+        chosen["layers"] = tuple(self.layers[column] for column in columns)
+        return replace(self, n=self.n[rows], **chosen)
 
     def _label(self, label: str) -> int:
         if label not in self.labels:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float
 
 from interp.directions.fitting import (
@@ -112,8 +113,9 @@ def contrast_bases(
         delta = weights @ coordinates  # (layer, axis)
         negative_mean = np.maximum(-weights, 0.0) @ coordinates
         cross = delta[:, :, None] * negative_mean[:, None, :]
-        moment = coordinates.transpose(0, 2, 1) @ (weights[:, None] * coordinates)
-        moment -= cross + cross.transpose(0, 2, 1)
+        turned = rearrange(coordinates, "layer row coordinate -> layer coordinate row")
+        moment = turned @ (weights[:, None] * coordinates)
+        moment -= cross + rearrange(cross, "layer coordinate other -> layer other coordinate")
         last = moment.shape[1] - 1
         for layer, of_layer in enumerate(moment):  # the leading ones alone, which NumPy cannot
             values, vectors = eigh(of_layer, subset_by_index=(last - dimensions + 1, last))

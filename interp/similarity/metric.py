@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from einops import reduce
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
@@ -83,7 +84,8 @@ def whitening(states: States, classes: Int[np.ndarray, " prompt"] | None = None)
     ones = np.ones(len(states))
     coordinates, axes = coordinates_of(states)
     rows = centring_matrix(classes, ones) @ coordinates
-    spread, size = ((x**2).sum(axis=(0, 2)) for x in (rows.transpose(1, 0, 2), states))
+    spread = reduce(rows**2, "layer row coordinate -> layer", "sum")
+    size = reduce(states**2, "prompt layer d_model -> layer", "sum")
     if (spread <= np.finfo(float).eps * size).any():
         raise InputError("states that do not vary within classes cannot be whitened; give more")
     covariance = shrunk_covariance(rows, ones, states.shape[-1])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Bool, Float
 from scipy.linalg import subspace_angles
 from scipy.special import expit, logit
@@ -190,7 +191,7 @@ def _overlaps(
     found = []
     for i, j in pairs:
         (a, axes_a), (b, axes_b) = subspaces[i], subspaces[j]
-        between = axes_a @ axes_b.transpose(0, 2, 1)
+        between = axes_a @ rearrange(axes_b, "layer coordinate d_model -> layer d_model coordinate")
         cosines = np.einsum("slvk,lvw,slwm->slkm", a, between, b, optimize=True)
         found.append((cosines**2).sum(axis=(2, 3)) / a.shape[-1])
     return np.stack(found, axis=-1)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 
 from interp.statistics.contrast import Contrast
@@ -193,7 +194,9 @@ def covariance_matched_overlaps(
         for contrast, weights in zip(contrasts, normal, strict=True):
             sides = (contrast.positive[:, layer], contrast.negative[:, layer])
             residual = np.concatenate([side - side.mean(axis=0) for side in sides])
-            spanned = (weights @ residual).transpose(0, 2, 1)
+            spanned = rearrange(
+                weights @ residual, "draw coordinate d_model -> draw d_model coordinate"
+            )
             # A line needs no more than its length, and QR of many lines is slow.
             lines = dimensions == 1
             bases.append(unit(spanned, axis=1) if lines else np.linalg.qr(spanned)[0])

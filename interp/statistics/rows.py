@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
@@ -35,7 +36,9 @@ def coordinates_of(rows: Rows, *, centre: bool = True) -> tuple[Coordinates, Axe
     About their mean by default, where no digits are lost to an offset that all rows share.
     """
     about = rows - rows.mean(axis=0) if centre else rows
-    left, sizes, axes = np.linalg.svd(about.transpose(1, 0, 2), full_matrices=False)
+    left, sizes, axes = np.linalg.svd(
+        rearrange(about, "row layer d_model -> layer row d_model"), full_matrices=False
+    )
     return left * sizes[:, None, :], axes
 
 
@@ -46,7 +49,7 @@ def principal_axes(
 
     Solved on the smaller side. Beyond the rank, values and vectors are zero.
     """
-    turned = rows.transpose(0, 2, 1)
+    turned = rearrange(rows, "layer row coordinate -> layer coordinate row")
     if rows.shape[1] >= rows.shape[2]:
         values, vectors = np.linalg.eigh(turned @ rows)
     else:
