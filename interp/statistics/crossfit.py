@@ -112,7 +112,7 @@ def class_means(
     sizes = counts.sum(axis=0)
     membership = (classes[:, None] == np.arange(n_classes)).astype(np.float64)
     means = np.einsum("rc,rld->lcd", membership / sizes, states)
-    centred = states - rearrange(means, "layer class d_model -> class layer d_model")[classes]
+    centred = states - rearrange(means, "layer label d_model -> label layer d_model")[classes]
     scale = 1.0 / np.sqrt(sizes * (sizes - 1.0))
     residuals = [sums_by_unit(centred * (w * scale)[classes, None, None], units) for w in vectors]
     return Means(
