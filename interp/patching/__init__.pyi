@@ -7,6 +7,7 @@ from .effects import patch_agreement as patch_agreement
 from .pairs import PromptPairs as PromptPairs
 from .pairs import with_roles as with_roles
 from .places import keeping as keeping
+from .places import last_logits as last_logits
 from .places import read_all as read_all
 from .places import read_out as read_out
 from .runs import WHOLE as WHOLE
@@ -38,6 +39,7 @@ __all__ = [
     "by_module",
     "in_layers",
     "keeping",
+    "last_logits",
     "patch",
     "patch_agreement",
     "patch_weights",

@@ -21,6 +21,7 @@ from interp.activations import (
 from interp.errors import InputError
 from interp.interventions import ablate, add
 from interp.model import LanguageModel, Tokens, undisturbed
+from interp.patching import last_logits, read_all, read_out
 from interp.readout import Readout
 from interp.selection.candidates import Candidates
 
@@ -90,11 +91,12 @@ def score_candidates(
     bypass = np.empty((*directions.shape[:2], len(positive)))
     induce, kl = np.empty((2, *directions.shape[:2], len(negative)))
     trial = _Trial(lm, readout, directions, tried, progress)
-    for chosen in batches_by_length(rows_positive, batch_size):
-        bypass[:, :, chosen] = trial.on_positives([rows_positive[i] for i in chosen])
-    for chosen in batches_by_length(rows_negative, batch_size):
-        found = trial.on_negatives([rows_negative[i] for i in chosen])
-        induce[:, :, chosen], kl[:, :, chosen] = found
+    with undisturbed(lm.model):
+        for chosen in batches_by_length(rows_positive, batch_size):
+            bypass[:, :, chosen] = trial.on_positives([rows_positive[i] for i in chosen])
+        for chosen in batches_by_length(rows_negative, batch_size):
+            found = trial.on_negatives([rows_negative[i] for i in chosen])
+            induce[:, :, chosen], kl[:, :, chosen] = found
     return Candidates(tried, offsets, directions, bypass, induce, kl, positive, negative)
 
 
@@ -112,7 +114,7 @@ class _Trial:
         bypass = np.empty((*self.directions.shape[:2], len(rows)))
         for i, j in np.ndindex(bypass.shape[:2]):
             with self._ablated(self.directions[i, j]):
-                bypass[i, j] = _values(self.readout(_last_logits(self.lm, rows)))
+                bypass[i, j] = read_out(self.lm, rows, self.readout)
             self._done()
         return bypass
 
@@ -122,13 +124,13 @@ class _Trial:
         Float[np.ndarray, "layer position prompt"], Float[np.ndarray, "layer position prompt"]
     ]:
         induce, kl = np.empty((2, *self.directions.shape[:2], len(rows)))
-        base = _last_logits(self.lm, rows)
+        base = last_logits(self.lm, rows)
         for i, j in np.ndindex(induce.shape[:2]):
             direction = self.directions[i, j]
             with self._ablated(direction):
-                kl[i, j] = _values(next_token_divergence(base, _last_logits(self.lm, rows)))
+                kl[i, j] = next_token_divergence(base, last_logits(self.lm, rows)).numpy()
             with add(self.lm, direction, layers=[self.layers[i]], sites=[RESIDUAL_IN]):
-                induce[i, j] = _values(self.readout(_last_logits(self.lm, rows)))
+                induce[i, j] = read_out(self.lm, rows, self.readout)
             self._done()
         return induce, kl
 
@@ -163,20 +165,10 @@ def _right_side(
     lm: LanguageModel, prompts: Sequence[str], sign: int, readout: Readout, batch_size: int
 ) -> tuple[list[Tokens], Float[np.ndarray, " kept"]]:
     rows = [lm.chat.encode(prompt) for prompt in prompts]
-    values = np.empty(len(rows))
-    for chosen in batches_by_length(rows, batch_size):
-        values[chosen] = _values(readout(_last_logits(lm, [rows[i] for i in chosen])))
+    with undisturbed(lm.model):
+        values = read_all(lm, rows, readout, batch_size)
     kept = np.flatnonzero(sign * values > 0)
     if not len(kept):
         kind = "positive prompts has a readout above" if sign > 0 else "negative ones has one below"
         raise InputError(f"none of {len(rows)} {kind} 0: the model does not tell them apart")
     return [rows[i] for i in kept], values[kept]
-
-
-def _last_logits(lm: LanguageModel, rows: Sequence[Tokens]) -> Float[Tensor, "batch vocab"]:
-    with undisturbed(lm.model):
-        return lm.logits(lm.chat.pad(rows, lm.device), keep=1)[:, -1]
-
-
-def _values(values: Tensor) -> Float[np.ndarray, " batch"]:
-    return values.detach().cpu().double().numpy()
