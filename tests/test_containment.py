@@ -28,7 +28,7 @@ from analyses.contain.outcomes import (
 )
 from analyses.predict import Evidence
 from analyses.runs import Arm, RunRecord, TargetVerdict
-from analyses.study.retained import chosen, dealt
+from analyses.study.mixing import chosen, dealt
 from experiments.containment import SHIPPED_WORLDS, TABLE, choose_method, frozen_choice, pool_worlds
 from interp.errors import InputError
 from interp.model import LanguageModel

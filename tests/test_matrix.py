@@ -20,7 +20,7 @@ from analyses.runs import (
     seed_spread,
 )
 from analyses.runs.cells import QUANTITIES, mean_cells
-from analyses.runs.pooling import combined_p_value, pool_decompositions
+from analyses.runs.decomposition import combined_p_value, pool_decompositions
 from interp.errors import InputError
 from interp.statistics import Draws
 from tests.synthetic_run import BASE_RATE, DOMAINS, PLANTED_LEAKAGE, write_run

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from analyses.evaluate.estimates import mean_of_known, paired_difference
 from analyses.evaluate.findings import ALL, BASE, MODEL, NUMBER, Findings, class_by, refused_by
-from analyses.report import estimate_of
+from analyses.runs import estimate_of
 from interp.statistics import RESAMPLES, Draws, Estimate, rate_of, resampling_weights
 from unlearning.data import DOMAINS
 from unlearning.scoring import CLASSES, FINE_CLASSES, between, disagreeing

@@ -13,7 +13,8 @@ from analyses.evaluate.measures import Measures, known_classes
 from analyses.evaluate.plan import Inputs
 from analyses.evaluate.words import evaluation_sentences, first_table
 from analyses.figures import domain_label
-from analyses.report import estimate_of, interval, significant
+from analyses.report import interval, significant
+from analyses.runs import estimate_of
 from interp.store import package_version
 from unlearning.scoring import MEASURES, Interval
 

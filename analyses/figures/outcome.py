@@ -30,12 +30,6 @@ if TYPE_CHECKING:
 TEXT = (("answer_rate",), ("refusal_rate",), ("other_rate", "gibberish_rate"))
 MASS = (("p_C",), ("p_R",), ("other_mass",))
 COLOURS = (ANSWERS, REFUSES, NEITHER)
-WORDS = {
-    TargetOutcome.FORGOTTEN: "complied",
-    TargetOutcome.COLLAPSED: "collapsed",
-    TargetOutcome.STILL_REFUSES: "still refuses",
-    TargetOutcome.UNKNOWN: "no text",
-}
 
 
 def _shares(tables: RunTables, arm: str, domain: str, parts: tuple[tuple[str, ...], ...]) -> list:
@@ -78,7 +72,7 @@ def outcome_panel(
             outcome = tables.verdicts[arm].outcome
             bad = outcome is TargetOutcome.COLLAPSED
             axes.text(
-                1.02, y, WORDS[outcome], va="center", fontsize=8.5,
+                1.02, y, outcome.badge, va="center", fontsize=8.5,
                 color=VERMILLION if bad else MUTED, weight="bold" if bad else "normal",
             )  # fmt: skip
         elif headline.concept and not np.isfinite(text[0]):

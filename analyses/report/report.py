@@ -23,7 +23,7 @@ from analyses.figures import (
 from analyses.report import summary, wording
 from analyses.report.page import inlined, rendered
 from analyses.report.sections import causes_view, containment_view
-from analyses.runs import BASE, Arm, Headline, RunTables, headlines, pick
+from analyses.runs import BASE, Arm, Headline, RunTables, estimate_of, headlines, pick, rows_of
 from interp.statistics import Estimate
 from interp.store import atomic_write, package_version
 
@@ -153,23 +153,18 @@ def _prompt_counts(tables: RunTables) -> str:
 def _cell(tables: RunTables, arm: Arm | None, quantity: str, domain: str) -> str:
     if arm is None:
         return ""
-    table = tables.leakage
-    rows = table[
-        (table["arm"] == arm.name) & (table["quantity"] == quantity) & (table["domain"] == domain)
-    ]
-    return "–" if rows.empty else wording.interval(wording.estimate_of(rows.iloc[0]))
+    rows = rows_of(tables.leakage, arm=arm.name, quantity=quantity, domain=domain)
+    return "–" if rows.empty else wording.interval(estimate_of(rows.iloc[0]))
 
 
 def _rate(tables: RunTables, arm: str | None, domain: str, quantity: str = "refusal_rate") -> str:
-    rows = tables.behaviour[tables.behaviour["arm"] == arm]
-    return wording.interval(pick(rows, quantity, domain))
+    return wording.interval(pick(rows_of(tables.behaviour, arm=arm), quantity, domain))
 
 
 def _coherence(tables: RunTables, arm: str, domain: str, quantity: str) -> str:
     """The target's answers, before and after."""
     before, after = (
-        pick(tables.behaviour[tables.behaviour["arm"] == name], quantity, domain)
-        for name in (BASE, arm)
+        pick(rows_of(tables.behaviour, arm=name), quantity, domain) for name in (BASE, arm)
     )
     return wording.change(before, after) if after.defined else "–"
 
@@ -178,9 +173,7 @@ def _story(tables: RunTables, headline: Headline) -> View:
     """The table of one concept: every domain before and after, plain and contained."""
     plain, contained = headline.plain, headline.contained
     quantity = shown_quantity(plain)
-    table = tables.leakage[
-        (tables.leakage["arm"] == plain.name) & (tables.leakage["quantity"] == quantity)
-    ].set_index("domain")
+    table = rows_of(tables.leakage, arm=plain.name, quantity=quantity).set_index("domain")
     order = sorted(tables.record.domains, key=lambda domain: domain != headline.concept)
     rows = []
     for domain in order:
@@ -220,14 +213,12 @@ def _word(tables: RunTables, arm: Arm, verdict: str) -> str:
 
 def _arm_row(tables: RunTables, arm: Arm) -> View:
     row = tables.arms.set_index("arm").loc[arm.name]
-    recovery = tables.recovery
     returned = {"retained": "", "held_out": ""}
-    if not recovery.empty:
-        mine = recovery[(recovery["arm"] == arm.name) & (recovery["quantity"] == "recovery")]
-        for _, line in mine[mine["domains"] > 0].iterrows():
-            text = wording.interval(wording.estimate_of(line))
-            reason = line["reason"] if isinstance(line["reason"], str) else ""
-            returned[line["set"]] = text if text != "–" else f"– {reason}"
+    for _, line in rows_of(tables.recovery, arm=arm.name, quantity="recovery").iterrows():
+        if line["domains"] > 0:
+            found = estimate_of(line)
+            unknown = f"– {found.reason or ''}"
+            returned[line["set"]] = wording.interval(found) if found.defined else unknown
     concept = arm.concept or ""
     return {
         "name": arm.name,

@@ -11,7 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.runs import BASE, RECOVERY_SETS, Arm, RunTables, TargetOutcome, build
+from analyses.runs import (
+    BASE,
+    RECOVERY_SETS,
+    Arm,
+    RunTables,
+    TargetOutcome,
+    build,
+    estimate_of,
+    rows_of,
+)
 from interp.statistics import Estimate
 from interp.store import write_json
 
@@ -48,16 +57,9 @@ def summarise(tables: RunTables) -> Json:
 
 def number(row: pd.Series) -> Json:
     """One row of a table as `{"value", "low", "high", "n"}`."""
-    reason = row.get("reason")
     if row.get("defined") is not None and not row["defined"]:
         return Estimate.undefined("undefined", int(row["n"])).to_json()
-    return Estimate(
-        float(row["value"]),
-        float(row["low"]),
-        float(row["high"]),
-        int(row["n"]),
-        reason if isinstance(reason, str) else None,
-    ).to_json()
+    return estimate_of(row).to_json()
 
 
 def _by(rows: pd.DataFrame, column: str) -> Json:
@@ -65,16 +67,16 @@ def _by(rows: pd.DataFrame, column: str) -> Json:
 
 
 def _behaviour(tables: RunTables, arm: str) -> Json:
-    rows = tables.behaviour[tables.behaviour["arm"] == arm]
-    harmful, benign = rows[rows["label"] == "harmful"], rows[rows["label"] == "benign"]
-    content = {name: _by(harmful[harmful["quantity"] == name], "group") for name in PER_DOMAIN}
-    refused = benign[benign["quantity"] == "refusal_rate"]
+    rows = rows_of(tables.behaviour, arm=arm)
+    harmful = rows_of(rows, label="harmful")
+    content = {name: _by(rows_of(harmful, quantity=name), "group") for name in PER_DOMAIN}
+    refused = rows_of(rows, label="benign", quantity="refusal_rate")
     return {**content, "benign_refusal_rate": _by(refused, "group")}
 
 
 def _arm(tables: RunTables, arm: Arm) -> Json:
-    row = tables.arms[tables.arms["arm"] == arm.name].iloc[0]
-    leaks = tables.leakage[tables.leakage["arm"] == arm.name]
+    row = rows_of(tables.arms, arm=arm.name).iloc[0]
+    leaks = rows_of(tables.leakage, arm=arm.name)
     return {
         "name": arm.name,
         "concept": arm.concept,
@@ -86,25 +88,21 @@ def _arm(tables: RunTables, arm: Arm) -> Json:
         "collapsed": row["outcome"] == str(TargetOutcome.COLLAPSED) if arm.concept else None,
         "outcome": row["outcome"] if arm.concept else None,
         **_behaviour(tables, arm.name),
-        **{name: _by(leaks[leaks["quantity"] == name], "domain") for name in LEAKAGE},
+        **{name: _by(rows_of(leaks, quantity=name), "domain") for name in LEAKAGE},
         "recovery": {name: _recovery(tables.recovery, arm.name, name) for name in RECOVERY_SETS},
         "rotation_degrees": _rotation(tables.rotation, arm.name),
     }
 
 
 def _recovery(table: pd.DataFrame, arm: str, name: str) -> Json | None:
-    if table.empty:
-        return None
-    rows = table[(table["arm"] == arm) & (table["set"] == name) & (table["domains"] > 0)]
-    rows = rows[rows["quantity"] == "recovery"]
-    return number(rows.iloc[0]) if len(rows) else None
+    rows = rows_of(table, arm=arm, set=name, quantity="recovery")
+    return number(rows.iloc[0]) if len(rows) and rows.iloc[0]["domains"] > 0 else None
 
 
 def _rotation(table: pd.DataFrame, arm: str) -> Json:
-    if table.empty:
-        return {}
-    rows = table[(table["arm"] == arm) & (table["quantity"] == "angle_degrees")]
-    return {str(domain): _by(layers, "layer") for domain, layers in rows.groupby("domain")}
+    rows = rows_of(table, arm=arm, quantity="angle_degrees")
+    groups = rows.groupby("domain") if len(rows) else ()
+    return {str(domain): _by(layers, "layer") for domain, layers in groups}
 
 
 def _cosine(table: pd.DataFrame) -> Json:

@@ -12,16 +12,18 @@ from typing import Any
 import pandas as pd
 
 from analyses.figures import domain_label, has_control, outside_null
-from analyses.runs import UNTOUCHED_WITHIN, Arm, RunTables, TargetOutcome, TargetVerdict
+from analyses.runs import (
+    UNTOUCHED_WITHIN,
+    Arm,
+    RunTables,
+    TargetOutcome,
+    TargetVerdict,
+    estimate_of,
+    rows_of,
+)
 from interp.statistics import Estimate
 
 STILL_LOST = 0.5  # a held-out domain above it has not been contained
-BADGES = {
-    TargetOutcome.FORGOTTEN: "complied",
-    TargetOutcome.COLLAPSED: "collapsed",
-    TargetOutcome.STILL_REFUSES: "still refuses",
-    TargetOutcome.UNKNOWN: "no text",
-}
 
 
 def decimal(value: float, digits: int = 2) -> str:
@@ -57,11 +59,6 @@ def significant(estimate: Estimate, digits: int = 3) -> str:
     return f"{value} ({low} to {high})" if estimate.low <= estimate.high else value
 
 
-def estimate_of(row: Any) -> Estimate:
-    """A row of a tidy table as an estimate."""
-    return Estimate(float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]))
-
-
 def badge(tables: RunTables, arm: Arm) -> str:
     """One or two words for an arm: what became of its target."""
     if arm.concept is None:
@@ -72,7 +69,7 @@ def badge(tables: RunTables, arm: Arm) -> str:
         return "not reached"
     # A question mark where the point estimates say so and their intervals do not.
     decided = outcome is TargetOutcome.UNKNOWN or tables.verdicts[arm.name].decided
-    return BADGES[outcome] + ("" if decided else "?")
+    return outcome.badge + ("" if decided else "?")
 
 
 def arm_sentence(tables: RunTables, arm: Arm) -> str:
@@ -122,10 +119,8 @@ def leak_verdict(row: Any) -> str:
 def leak_clause(tables: RunTables, arm: Arm) -> str:
     """Into how many domains refusal loss leaked, and where most."""
     quantity = "L_90" if arm.matched else "drop"
-    table = tables.leakage
-    rows = table[
-        (table["arm"] == arm.name) & (table["quantity"] == quantity) & (table["role"] != "target")
-    ]
+    rows = rows_of(tables.leakage, arm=arm.name, quantity=quantity)
+    rows = rows[rows["role"] != "target"]
     if arm.matched and not tables.arms.set_index("arm").loc[arm.name, "reached"]:
         return "the dose was not reached, so that no leakage is reported"
     verdicts = rows.apply(leak_verdict, axis=1) if len(rows) else pd.Series(dtype=str)
@@ -153,13 +148,8 @@ def leak_clause(tables: RunTables, arm: Arm) -> str:
 
 def _in_text(tables: RunTables, arm: Arm, domains: pd.Series) -> str:
     """In how many of these domains generated refusals fell too; a mass can fall without them."""
-    table = tables.leakage
-    rows = table[
-        (table["arm"] == arm.name)
-        & (table["quantity"] == "text_drop")
-        & table["domain"].isin(domains)
-        & table["value"].notna()
-    ]
+    rows = rows_of(tables.leakage, arm=arm.name, quantity="text_drop")
+    rows = rows[rows["domain"].isin(domains) & rows["value"].notna()]
     if rows.empty:
         return ""
     return f"; generated refusals fell in {(rows['low'] > 0).sum()} of these"
@@ -167,9 +157,7 @@ def _in_text(tables: RunTables, arm: Arm, domains: pd.Series) -> str:
 
 def recovery_clause(tables: RunTables, arm: Arm) -> str:
     """What came back, and whether it did beyond what was retrained."""
-    table = tables.recovery
-    if not table.empty:
-        table = table[(table["arm"] == arm.name) & (table["quantity"] == "recovery")]
+    table = rows_of(tables.recovery, arm=arm.name, quantity="recovery")
     if table.empty:
         return "there is no plain arm to measure recovery against"
     rows = {row["set"]: row for _, row in table.iterrows() if row["domains"] > 0}
@@ -197,10 +185,7 @@ def recovery_clause(tables: RunTables, arm: Arm) -> str:
 
 def _most_lost(tables: RunTables, arm: Arm) -> str:
     """The held-out domain that is still lost, where one is: a mean hides it."""
-    table = tables.leakage
-    rows = table[
-        (table["arm"] == arm.name) & (table["quantity"] == "L_90") & (table["role"] == "held_out")
-    ]
+    rows = rows_of(tables.leakage, arm=arm.name, quantity="L_90", role="held_out")
     lost = rows[rows["low"] > STILL_LOST]
     if lost.empty:
         return ""
@@ -210,16 +195,10 @@ def _most_lost(tables: RunTables, arm: Arm) -> str:
 
 def turned_clause(tables: RunTables, arm: Arm) -> str | None:
     """At which layers the target's own direction turned by more than its null."""
-    table = tables.rotation
-    if table.empty:
-        return None
-    rows = table[
-        (table["arm"] == arm.name)
-        & (table["quantity"] == "angle_degrees")
-        & (table["domain"] == arm.concept)
-    ].sort_values("layer")
+    rows = rows_of(tables.rotation, arm=arm.name, quantity="angle_degrees", domain=arm.concept)
     if rows.empty:
         return None
+    rows = rows.sort_values("layer")
     turned = rows[outside_null(rows)]
     controlled = has_control(tables)
     if turned.empty:

@@ -1,10 +1,17 @@
 from .arms import BASE as BASE
 from .arms import Arm as Arm
+from .arms import Headline as Headline
 from .arms import RunRecord as RunRecord
+from .arms import headlines as headlines
 from .arms import objective_title as objective_title
 from .arms import read_run as read_run
+from .behaviours import FEWEST_ANSWERS as FEWEST_ANSWERS
+from .behaviours import TargetOutcome as TargetOutcome
+from .behaviours import TargetVerdict as TargetVerdict
 from .behaviours import behaviour as behaviour
+from .behaviours import estimate_of as estimate_of
 from .behaviours import pick as pick
+from .behaviours import rows_of as rows_of
 from .behaviours import verdict_on as verdict_on
 from .cells import TESTED as TESTED
 from .cells import counted_arms as counted_arms
@@ -13,13 +20,12 @@ from .cells import seed_spread as seed_spread
 from .decomposition import PARTS as PARTS
 from .decomposition import Decomposition as Decomposition
 from .decomposition import decompose as decompose
+from .decomposition import over_worlds as over_worlds
 from .folder import Run as Run
 from .folder import seconds_of as seconds_of
 from .folder import update_config as update_config
 from .folder import write_manifest as write_manifest
 from .folder import write_table as write_table
-from .headline import Headline as Headline
-from .headline import headlines as headlines
 from .kept_weights import after_of as after_of
 from .kept_weights import base_of as base_of
 from .kept_weights import weights_of as weights_of
@@ -34,7 +40,6 @@ from .leakage import relative_drop as relative_drop
 from .leakage import running_maximum as running_maximum
 from .leakage import trajectories as trajectories
 from .leakage_matrix import LeakageMatrix as LeakageMatrix
-from .pooling import over_worlds as over_worlds
 from .progress import Advance as Advance
 from .progress import Progress as Progress
 from .recovery import LEAST_LEAKAGE as LEAST_LEAKAGE
@@ -49,9 +54,6 @@ from .tables import RECOVERY_SETS as RECOVERY_SETS
 from .tables import RunTables as RunTables
 from .tables import build as build
 from .tables import tables_of as tables_of
-from .verdict import FEWEST_ANSWERS as FEWEST_ANSWERS
-from .verdict import TargetOutcome as TargetOutcome
-from .verdict import TargetVerdict as TargetVerdict
 
 __all__ = [
     "BASE",
@@ -85,6 +87,7 @@ __all__ = [
     "cosine_table",
     "counted_arms",
     "decompose",
+    "estimate_of",
     "headlines",
     "matched_step",
     "measure",
@@ -97,6 +100,7 @@ __all__ = [
     "require_quantity",
     "rotation_table",
     "rotations",
+    "rows_of",
     "running_maximum",
     "seconds_of",
     "seed_spread",

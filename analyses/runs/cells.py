@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analyses.runs.behaviours import TargetOutcome
 from analyses.runs.leakage import equivalence_p_value, untouched_p_value
 from analyses.runs.tables import RunTables
-from analyses.runs.verdict import TargetOutcome
 from interp.errors import InputError
 from interp.statistics import LEVEL, Draws, normal_quantile
 

@@ -26,8 +26,7 @@ from analyses.runs.cells import (
     mean_cells,
     require_quantity,
 )
-from analyses.runs.decomposition import Decomposition, decompose
-from analyses.runs.pooling import pool_decompositions
+from analyses.runs.decomposition import Decomposition, decompose, pool_decompositions
 from analyses.runs.tables import RunTables, build
 from interp.errors import InputError
 

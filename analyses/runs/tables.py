@@ -9,11 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from analyses.runs.arms import BASE, Arm, RunRecord, read_run
-from analyses.runs.behaviours import behaviour, verdict_on
+from analyses.runs.behaviours import TargetOutcome, TargetVerdict, behaviour, verdict_on
 from analyses.runs.decomposition import Decomposition, decompose
 from analyses.runs.leakage import ArmLeakage, dose_response, measure, untouched_p_value
 from analyses.runs.recovery import recover
-from analyses.runs.verdict import TargetOutcome, TargetVerdict
 from interp.errors import InputError
 from interp.store import write_csv
 

@@ -22,6 +22,8 @@ from .methods import Guard as Guard
 from .methods import Method as Method
 from .methods import method as method
 from .mixing import mixture_of as mixture_of
+from .mixing import pool_of as pool_of
+from .mixing import write_ranking as write_ranking
 from .plan import LEAST_ANSWERS as LEAST_ANSWERS
 from .plan import LEAST_RECOVERY as LEAST_RECOVERY
 from .plan import ArmPlan as ArmPlan
@@ -33,8 +35,6 @@ from .resolve import name_of as name_of
 from .resolve import prompts_of as prompts_of
 from .resolve import require_model as require_model
 from .resolve import scorer_of as scorer_of
-from .retained import pool_of as pool_of
-from .retained import write_ranking as write_ranking
 from .workers import make_arms_in_workers as make_arms_in_workers
 from .workers import make_planned as make_planned
 from .workers import require_engine as require_engine
