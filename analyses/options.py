@@ -203,28 +203,11 @@ class TrainingOptions:
         options |= _named(self.option, "--option")
         if self.beta is not None:
             options["beta"] = self.beta
-        given = {
-            name: value
-            for name in ("trained", "learning_rate", "batch_size", "max_steps")
-            if (value := getattr(self, name)) is not None
-        }
-        return replace(
-            own,
-            objective=self.objective,
-            options=options,
-            retain_objective=self.retain_objective,
-            retain_ratio=self.retain_ratio,
-            adaptive=self.adaptive,
-            slack=self.slack,
-            lora_rank=self.lora_rank,
-            lora_alpha=float(self.lora_rank),
-            layer=self.layer,
-            micro_batch_size=self.micro_batch_size,
-            separate_backward=self.separate_backward,
-            activation_checkpointing=self.activation_checkpointing,
-            autocast=self.autocast,
-            **given,
-        )
+        # Fields of one name mean the same; of the weights, several may be given, an arm has one.
+        shared = {one.name for one in fields(own)} & vars(self).keys() - {"retain_weight"}
+        given = {name: getattr(self, name) for name in shared}
+        given = {name: value for name, value in given.items() if value is not None}
+        return replace(own, options=options, lora_alpha=float(self.lora_rank), **given)
 
 
 class Command(TyperCommand):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyses.evaluate.findings import ALL, BASE, MODEL
-from analyses.evaluate.measures import Measures, with_reason
+from analyses.evaluate.measures import Measures
 from analyses.evaluate.panels import (
     AROUND,
     MARKERS,
@@ -20,6 +20,7 @@ from analyses.evaluate.panels import (
 )
 from analyses.figures import DOMAIN_COLOURS, Drawing, domain_label
 from analyses.figures.style import BLUE, MUTED, NULL, VERMILLION, legend_above, new_figure, styled
+from analyses.runs import estimate_of
 from interp.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def tasks_figure(measures: Measures) -> Figure:
     keys = list(table.index.unique())
     series = []
     for role, colour, marker in ((MODEL, VERMILLION, "o"), (BASE, MUTED, "s")):
-        known = {key: with_reason(row) for key, row in table[table["role"] == role].iterrows()}
+        known = {key: estimate_of(row) for key, row in table[table["role"] == role].iterrows()}
         if known:
             estimates = [known.get(key, Estimate.undefined("no such score")) for key in keys]
             series.append(Series(role, estimates, colour, marker=marker))

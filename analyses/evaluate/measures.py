@@ -11,8 +11,7 @@ ones of their domain), each by domain, ``general``, and benign ones by ``source`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -203,13 +202,7 @@ def _picked(
     rows = table[chosen]
     if rows.empty:
         return Estimate.undefined("no such prompts")
-    return with_reason(rows.iloc[0])
-
-
-def with_reason(row: Any) -> Estimate:
-    """A row of a table of numbers as an estimate, with the reason where it is undefined."""
-    reason = row["reason"] if isinstance(row["reason"], str) else None
-    return replace(estimate_of(row), reason=reason)
+    return estimate_of(rows.iloc[0])
 
 
 def _divergence(table: pd.DataFrame | None) -> pd.DataFrame:

@@ -12,12 +12,12 @@ import pandas as pd
 
 from analyses.evaluate.figures import evaluation_drawings
 from analyses.evaluate.findings import MODEL, NUMBER, Findings
-from analyses.evaluate.measures import MEANS, RATES, Measures, measured, with_reason
+from analyses.evaluate.measures import MEANS, RATES, Measures, measured
 from analyses.evaluate.plan import Inputs
 from analyses.evaluate.view import completions_view, evaluation_facts, evaluation_view
 from analyses.figures import save_drawings
 from analyses.report import inlined, write_page
-from analyses.runs import write_manifest, write_table
+from analyses.runs import estimate_of, write_manifest, write_table
 from interp.statistics import Estimate, rate_of
 from interp.store import write_csv, write_json
 from unlearning.scoring import MEASURES
@@ -149,5 +149,5 @@ def _nested(table: pd.DataFrame, keys: list[str] | None = None) -> Nested:
         inner = found
         for name in names[:-1]:
             inner = inner.setdefault(str(row[name]) or "any", {})
-        inner[str(row[names[-1]])] = with_reason(row).to_json()
+        inner[str(row[names[-1]])] = estimate_of(row).to_json()
     return found
