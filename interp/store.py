@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -74,6 +75,17 @@ def write_csv(path: str | Path, table: pd.DataFrame) -> None:
     """Write a DataFrame as CSV without its index, atomically."""
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, encoding="utf-8")
+
+
+def without_nan(value: Any) -> Any:
+    """``value`` with ``None`` for every float in it that is not finite, as JSON needs it."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def read_json(path: str | Path) -> Any:

@@ -4,10 +4,10 @@ Leakage of one world is a matrix X[a,b]: source a was unlearned, target b lost s
 prediction is a matrix of the same shape, in any unit. Rank correlations (Spearman) of the two:
 
     all_pairs       over all cells a ≠ b
-    potency         of α, what a source takes with it whatever the target
-    susceptibility  of γ, what a target loses whatever the source
+    potency         of the source effect α, what a source takes with it whatever the target
+    susceptibility  of the target effect γ, what a target loses whatever the source
     within_source   over the targets of one source, averaged over sources: which domain is next
-    entanglement    of δ, what belongs to the pair: X[a,b] = μ + α_a + γ_b + δ_ab
+    entanglement    of the interaction δ of a pair: X[a,b] = μ + α_a + γ_b + δ_ab
 
 Cells of one matrix are not independent, so p-values permute the prediction's rows and columns
 together (QAP), each world by itself, and worlds are the unit of replication.

@@ -36,8 +36,13 @@ def predict(
     plan: PlanOnly = False,
 ) -> None:
     """Before training: which domains will lose how much, and whether the target will comply."""
-    from analyses.predict.forecasting import forecast_in
-    from analyses.predict.forecasts import ADAPTERS, require_forecastable, require_kernel
+    from analyses.predict.forecasts import (
+        ADAPTERS,
+        report_forecast,
+        require_forecastable,
+        require_kernel,
+    )
+    from analyses.predict.tournament import read_choices
     from analyses.study import check, study_plan
 
     asked = study_plan(
@@ -55,7 +60,8 @@ def predict(
         )
     context = check(replace(asked, arms=()), out, plan)  # nothing is trained
     if context is not None:
-        typer.echo(forecast_in(context, concept, settings, seed=seed, over=kernel))
+        said = report_forecast(context, concept, settings, read_choices(), seed=seed, over=kernel)
+        typer.echo(said)
 
 
 def tournament(

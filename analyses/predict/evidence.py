@@ -12,11 +12,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 
 from analyses.predict.gradients import GROUPS, Gradients, Kernel, mean_gradients, residual_gradients
 from analyses.predict.streamed import Side, Sketch, streamed_kernel
+from analyses.runs import BASE, RunRecord
+from analyses.study import read_prefixes
 from interp.activations import collect
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
@@ -28,7 +31,6 @@ from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 from unlearning.training import TrainingSettings, adapter_inputs, prepare
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import Tensor
 
     from analyses.study import Baseline, Context
@@ -179,11 +181,39 @@ def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
 
 def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings) -> Evidence:
     """The evidence of training prompts, for the parameters that ``training`` would train."""
-    responses = baseline.responses
     return Evidence(
         context.reference,
         lambda: prepare(context.load(), training),
-        responses[responses["split"] == "train"].reset_index(drop=True),
+        _training_rows(baseline.responses),
         baseline.prefixes,
         batch_size=training.micro_batch_size or training.batch_size,
     )
+
+
+def evidence_of_run(record: RunRecord) -> Evidence:
+    """What predictors may look at, from a run's base model.
+
+    Raises:
+        InputError: the run trained nothing, so it is not known which parameters would be.
+    """
+    config = record.config
+    trained = [arm.config["training"] for arm in record.arms if arm.config.get("training")]
+    if not trained:
+        raise InputError(f"{record.folder} trained no arm; a prediction has nothing to be held to")
+    settings = TrainingSettings(**{**trained[0], "adam_betas": tuple(trained[0]["adam_betas"])})
+    options = dict(config.get("model_options") or {})
+
+    def load() -> LanguageModel:
+        return LanguageModel.load(config["model"], **options)
+
+    base = record.folder / "arms" / BASE
+    return Evidence(
+        load(),
+        lambda: prepare(load(), settings),
+        _training_rows(pd.read_parquet(base / "responses.parquet")),
+        read_prefixes(base / "openers.json"),
+    )
+
+
+def _training_rows(responses: pd.DataFrame) -> pd.DataFrame:
+    return responses[responses["split"] == "train"].reset_index(drop=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.figures import domain_label
 from analyses.figures.style import (
@@ -24,14 +25,16 @@ from analyses.figures.style import (
     styled,
 )
 from analyses.predict.accuracy import PARTS
-from analyses.predict.forecasts import COMPLIES_FROM, Forecast
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from analyses.predict.forecasts import Forecast
     from analyses.predict.world import PredictedRun
 
+# Above this share of compliance in what is not refusal, targets have complied.
+COMPLIES_FROM = 0.5
 KINDS = {
     "kernel": VERMILLION,
     "geometry": BLUE,
@@ -163,16 +166,12 @@ def cells_figure(
     shown = [rows[name] for name in predictors if name in rows]
     figure = new_figure(3.1 * len(shown) + 0.6, 3.5)
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    table = cells_table(worlds, {"predictors": shown}).dropna()
     for axes, row in zip(panels, shown, strict=True):
-        told, came = [], []
-        for world in worlds:
-            prediction = world.predictions[row["predictor"], row["variant"]]
-            cells = world.outcome.measured & np.isfinite(prediction)
-            told.append(prediction[cells])
-            came.append(world.outcome.leakage[cells])
+        cells = table[table["predictor"] == row["predictor"]]
         colour = KINDS.get(row["kind"], GREEN)
         axes.plot(
-            np.concatenate(told), np.concatenate(came), "o", ms=3, mec="none", alpha=0.45,
+            cells["told"], cells["leaked"], "o", ms=3, mec="none", alpha=0.45,
             color=colour, rasterized=True,
         )  # fmt: skip
         if "relative" in row["variant"]:
@@ -186,6 +185,20 @@ def cells_figure(
         axes.set_xlabel("told before training")
     panels[0].set_ylabel("leaked: A")
     return figure
+
+
+def cells_table(worlds: Sequence[PredictedRun], result: Mapping[str, Any]) -> pd.DataFrame:
+    """A row per world, predictor and pair: ``told`` before training, and ``leaked``."""
+    rows = []
+    for world in worlds:
+        for row in result["predictors"]:
+            name = row["predictor"]
+            told = world.predictions[name, row["variant"]]
+            for i, j in np.argwhere(world.outcome.measured):
+                source, target = world.domains[i], world.domains[j]
+                leaked = world.outcome.leakage[i, j]
+                rows.append((world.name, name, source, target, told[i, j], leaked))
+    return pd.DataFrame(rows, columns=["world", "predictor", "source", "target", "told", "leaked"])
 
 
 def _skill(axes: Axes, place: float, found: Mapping[str, Any], colour: str) -> None:

@@ -12,18 +12,26 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analyses.predict.evidence import Evidence
+from analyses.figures import Drawing, write_results
+from analyses.predict.evidence import Evidence, evidence_of
+from analyses.predict.figures import COMPLIES_FROM, forecast_figure
 from analyses.predict.gradients import GROUPS, Kernel, gradient_kernel
 from analyses.predict.registry import PREDICTORS
+from analyses.study import establish
 from interp.errors import InputError
 from interp.registry import declared_by_plugins
+from interp.store import without_nan
 from unlearning.refusal import prefix_masses
+
+if TYPE_CHECKING:
+    from analyses.study import Context
+    from unlearning.training import TrainingSettings
 
 RESAMPLES = 2000
 # Objectives whose first step is along −∇S_a, up to its length.
@@ -32,8 +40,6 @@ TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trained", "adapters", "weights")
 # A of development organisms about their kernels, beyond sampling: what the first step leaves out
 # (docs/prediction.md has the figures, by training of the projections and by LoRA).
 BEYOND_FIRST_STEP = {TRAINED: 0.06, ADAPTERS: 0.07, WEIGHTS: 0.07}
-# Above this share of compliance in what is not refusal, targets have complied.
-COMPLIES_FROM = 0.5
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,41 @@ def forecast(
         _compliance(evidence, concept, seed),
         _rankings(evidence, concept, frozen, without=None if over == TRAINED else "kernel"),
     )
+
+
+def report_forecast(
+    context: Context,
+    concept: str,
+    training: TrainingSettings,
+    frozen: Mapping[str, Any],
+    *,
+    seed: int,
+    over: str = TRAINED,
+) -> str:
+    """Forecast the unlearning of ``concept``; what to print. Writes JSON, CSV and a figure.
+
+    Raises:
+        InputError: the model refuses too few of the prompts of some domain.
+    """
+    evidence = evidence_of(context, establish(context), training)
+    with context.progress.stage(f"gradients of {len(evidence.domains)} domains"):
+        found = forecast(evidence, concept, frozen, seed=seed, over=over)
+    folder = context.run.folder
+    rows = found.leakage.to_dict("records")
+    facts = {"concept": concept, "kernel": over, "leakage": rows, "compliance": found.compliance}
+    drawn, table = [], ""
+    if found.defined:
+        drawn.append(Drawing("forecast", "", "", forecast_figure(found), found.leakage))
+        table = found.leakage.round(2).to_string(index=False)
+    write_results(
+        folder,
+        tables={"forecast": found.leakage, "predictors": found.rankings},
+        facts={"forecast": without_nan(facts)},
+        drawings=drawn,
+        figures="",
+    )
+    said = (table, *found.sentences(), str(folder / "forecast.json"))
+    return "\n".join(part for part in said if part)
 
 
 def require_forecastable(objective: str, *, retained: bool) -> None:

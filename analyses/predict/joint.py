@@ -56,21 +56,17 @@ def joint(
         InputError: a world has too few cells for so many predictors.
     """
     rng = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {name: [] for name in predictions}
-    observed: dict[str, list[float]] = {name: [] for name in predictions}
-    null: dict[str, list[np.ndarray]] = {name: [] for name in predictions}
+    worlds = []
     for w, outcome in enumerate(outcomes):
         world = {name: matrices[w] for name, matrices in predictions.items()}
         orders = np.array([rng.permutation(len(outcome)) for _ in range(permutations)])
-        for name, (value, t, shuffled) in regression(world, outcome, orders, part=part).items():
-            found[name].append(value)
-            observed[name].append(t)
-            null[name].append(shuffled)
+        worlds.append(regression(world, outcome, orders, part=part))
     drawn = rng.integers(len(outcomes), size=(resamples, len(outcomes)))
-    return {
-        name: over_worlds(found[name], observed[name], null[name], drawn, two_sided=True)
-        for name in predictions
-    }
+    found = {}
+    for name in predictions:
+        values, tested, null = zip(*(world[name] for world in worlds), strict=True)
+        found[name] = over_worlds(values, tested, null, drawn, two_sided=True)
+    return found
 
 
 def regression(

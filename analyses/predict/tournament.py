@@ -11,21 +11,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from analyses.figures import Drawing, write_results
 from analyses.predict.accuracy import PARTS, Skill, skill
+from analyses.predict.figures import cells_figure, cells_table, tournament_figure
 from analyses.predict.joint import PARTS as JOINT_PARTS
 from analyses.predict.joint import joint
 from analyses.predict.world import PredictedRun, write_worlds
 from interp.errors import InputError
-from interp.store import read_json, write_json
-
-if TYPE_CHECKING:
-    import pandas as pd
+from interp.store import read_json, without_nan, write_json
 
 CHOICES = Path(__file__).with_name("choices.json")
 CHOSEN_BY = "all_pairs"
@@ -36,34 +37,28 @@ ALWAYS_JOINT = "base margin"
 
 def choose(worlds: Sequence[PredictedRun], *, seed: int = 0) -> dict[str, str]:
     """For every predictor the variant that ranks all pairs best, on average over ``worlds``."""
-    scores: dict[str, dict[str, float]] = {}
-    for predictor, variant in worlds[0].predictions:
-        found = _skill(worlds, predictor, variant, seed, quick=True)[CHOSEN_BY].value
-        scores.setdefault(predictor, {})[variant] = _or_least(found)
-    return {predictor: max(by, key=by.__getitem__) for predictor, by in scores.items()}
+    found = pd.Series({key: _chosen_by(worlds, *key, seed) for key in worlds[0].predictions})
+    return dict(found.groupby(level=0, sort=False).idxmax())
 
 
 def choose_set(
     worlds: Sequence[PredictedRun], choices: Mapping[str, str], *, seed: int = 0
 ) -> list[str]:
     """The best predictor of each kind on ``worlds``, and the base margin: regressed together."""
-    best: dict[str, tuple[float, str]] = {}
-    for predictor, variant in choices.items():
-        found = _skill(worlds, predictor, variant, seed, quick=True)[CHOSEN_BY].value
-        kind = worlds[0].kinds[predictor]
-        if kind in RIVALS and np.isfinite(found):
-            best[kind] = max(best.get(kind, (-np.inf, "")), (found, predictor))
-    names = [best[kind][1] for kind in RIVALS if kind in best]
+    found = pd.Series({name: _chosen_by(worlds, name, v, seed) for name, v in choices.items()})
+    found = found[np.isfinite(found)]
+    best = found.groupby([worlds[0].kinds[name] for name in found.index]).idxmax()
+    names = [best[kind] for kind in RIVALS if kind in best]
     return names + [ALWAYS_JOINT] * (ALWAYS_JOINT in choices and ALWAYS_JOINT not in names)
 
 
 def choose_on(worlds: Sequence[PredictedRun], path: str | Path, *, seed: int) -> str:
-    """Choose on these worlds and freeze; what to print."""
+    """Choose on these worlds and freeze, with the worlds' names; what to print."""
     found = choose(worlds, seed=seed)
     together = choose_set(worlds, found, seed=seed)
     names = [world.name for world in worlds]
-    frozen = {"worlds": names, "layers": worlds[0].layers, "choices": found, "joint": together}
-    write_json(path, frozen)
+    layers = worlds[0].layers
+    write_json(path, {"worlds": names, "layers": layers, "choices": found, "joint": together})
     lines = [f"{predictor}: {variant or 'as it is'}" for predictor, variant in found.items()]
     lines.append(f"together: {', '.join(together)}")
     return "\n".join([*lines, f"{path}: {hash_of(read_choices(path))}"])
@@ -73,11 +68,6 @@ def report_tournament(
     worlds: Sequence[PredictedRun], frozen: Mapping[str, Any], out: str | Path, *, seed: int
 ) -> str:
     """The tournament in its folder (JSON, table of worlds, figure); what to print."""
-    import pandas as pd
-
-    from analyses.figures import Drawing, write_results
-    from analyses.predict.figures import cells_figure, tournament_figure
-
     result = run_tournament(worlds, frozen, seed=seed)
     folder = Path(out)
     write_worlds(worlds, folder / "worlds.parquet")
@@ -88,7 +78,9 @@ def report_tournament(
         for row in result["predictors"]
     )
     drawn = [Drawing("tournament", "", "", tournament_figure(result), table)]
-    drawn.append(Drawing("cells", "", "", cells_figure(worlds, result), cells(worlds, result)))
+    drawn.append(
+        Drawing("cells", "", "", cells_figure(worlds, result), cells_table(worlds, result))
+    )
     write_results(folder, facts={"tournament": result}, drawings=drawn, figures="")
     shown = table.round(3).to_string(index=False, na_rep="-")
     together = "\n".join(_said(row) for row in result["joint"]["predictors"])
@@ -98,22 +90,6 @@ def report_tournament(
         f"{together or result['joint']['why']}\n"
         f"worlds: {len(worlds)}; ceiling {ceiling}; p is of all pairs; {folder / 'tournament.json'}"
     )
-
-
-def cells(worlds: Sequence[PredictedRun], result: Mapping[str, Any]) -> pd.DataFrame:
-    """A row per world, predictor and pair: ``told`` before training, and ``leaked``."""
-    import pandas as pd
-
-    rows = []
-    for world in worlds:
-        for row in result["predictors"]:
-            name = row["predictor"]
-            told = world.predictions[name, row["variant"]]
-            for i, j in np.argwhere(world.outcome.measured):
-                source, target = world.domains[i], world.domains[j]
-                leaked = world.outcome.leakage[i, j]
-                rows.append((world.name, name, source, target, told[i, j], leaked))
-    return pd.DataFrame(rows, columns=["world", "predictor", "source", "target", "told", "leaked"])
 
 
 def _said(row: Mapping[str, Any]) -> str:
@@ -172,31 +148,39 @@ def run_tournament(
         if all((predictor, variant) in world.predictions for world in worlds)
     }
     kinds = worlds[0].kinds
-    order = sorted(skills, key=lambda name: -_or_least(skills[name][CHOSEN_BY].value))
+    order = sorted(
+        skills, key=lambda name: -np.nan_to_num(skills[name][CHOSEN_BY].value, nan=-np.inf)
+    )
     rivals = [name for name in order if kinds[name] in RIVALS]
     reliability = [world.reliability for world in worlds]
-    return {
+    found = {
         "worlds": [world.name for world in worlds],
-        "reliability": _number(float(np.mean(reliability))),
-        "reliability_min": _number(float(np.min(reliability))),
+        "reliability": float(np.mean(reliability)),
+        "reliability_min": float(np.min(reliability)),
         # What predicts the mean over seeds perfectly correlates with it by no more than this.
-        "ceiling": _number(float(np.sqrt(np.mean(reliability)))),
+        "ceiling": float(np.sqrt(np.mean(reliability))),
         "choices_hash": hash_of(frozen),
         "chosen_on": frozen["worlds"],
         "seed": seed,
         "predictors": [
             {"predictor": name, "kind": kinds[name], "variant": choices[name]}
-            | {part: _described(skills[name][part], "null_high") for part in PARTS}
-            | {"p": _number(skills[name][CHOSEN_BY].p)}
+            | {part: asdict(skills[name][part]) for part in PARTS}
+            | {"p": skills[name][CHOSEN_BY].p}
             for name in order
         ],
-        "differences": _differences(rivals[:3], skills),
+        "differences": [
+            {"first": first, "second": second, "part": part}
+            | _difference(skills[first][part], skills[second][part])
+            for first, second in combinations(rivals[:3], 2)
+            for part in PARTS
+        ],
         "joint": _joint(worlds, {n: choices[n] for n in frozen["joint"] if n in skills}, seed),
     }
+    return without_nan(found)
 
 
 def _joint(worlds: Sequence[PredictedRun], chosen: Mapping[str, str], seed: int) -> dict[str, Any]:
-    """Coefficients of the frozen set beside one another, or ``why`` there are none."""
+    """Coefficients of the frozen set in one regression, or ``why`` there are none."""
     predictions = {
         name: [world.predictions[name, variant] for world in worlds]
         for name, variant in chosen.items()
@@ -206,55 +190,29 @@ def _joint(worlds: Sequence[PredictedRun], chosen: Mapping[str, str], seed: int)
         found = {part: joint(predictions, outcomes, part=part, seed=seed) for part in JOINT_PARTS}
     except InputError as error:
         return {"predictors": [], "why": str(error)}
-    rows = [
-        {"predictor": name} | {part: _described(found[part][name]) for part in JOINT_PARTS}
-        for name in chosen
-    ]
+    rows: list[dict[str, Any]] = [{"predictor": name} for name in chosen]
+    for part in JOINT_PARTS:
+        for row in rows:
+            row[part] = asdict(found[part][row["predictor"]])
+            del row[part]["null_high"]  # of t, not of the coefficient
     return {"predictors": rows, "why": None}
 
 
 def _skill(
-    worlds: Sequence[PredictedRun], predictor: str, variant: str, seed: int, *, quick: bool = False
+    worlds: Sequence[PredictedRun], predictor: str, variant: str, seed: int, **sizes: int
 ) -> Mapping[str, Skill]:
-    return skill(
-        [world.predictions[predictor, variant] for world in worlds],
-        [world.outcome for world in worlds],
-        seed=seed,
-        **({"permutations": 1, "resamples": 1} if quick else {}),
-    )
+    predictions = [world.predictions[predictor, variant] for world in worlds]
+    return skill(predictions, [world.outcome for world in worlds], seed=seed, **sizes)
 
 
-def _differences(
-    names: Sequence[str], skills: Mapping[str, Mapping[str, Skill]]
-) -> list[dict[str, Any]]:
-    """Between the best three, paired over worlds: difference and its standard error."""
-    found = []
-    for first, second in combinations(names, 2):
-        for part in PARTS:
-            a, b = (np.array(skills[name][part].worlds) for name in (first, second))
-            each = a - b
-            error = each.std(ddof=1) / np.sqrt(len(each)) if len(each) > 1 else np.nan
-            found.append(
-                {
-                    "first": first,
-                    "second": second,
-                    "part": part,
-                    "difference": _number(float(each.mean())),
-                    "standard_error": _number(float(error)),
-                }
-            )
-    return found
+def _chosen_by(worlds: Sequence[PredictedRun], predictor: str, variant: str, seed: int) -> float:
+    """What choices are made by; the least there is where it is undefined."""
+    found = _skill(worlds, predictor, variant, seed, permutations=1, resamples=1)
+    return float(np.nan_to_num(found[CHOSEN_BY].value, nan=-np.inf))
 
 
-def _described(found: Skill, *more: str) -> dict[str, Any]:
-    names = ("value", "low", "high", "p", *more)
-    numbers = {name: _number(getattr(found, name)) for name in names}
-    return numbers | {"worlds": [_number(value) for value in found.worlds]}
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _or_least(value: float) -> float:
-    return value if np.isfinite(value) else -np.inf
+def _difference(first: Skill, second: Skill) -> dict[str, float]:
+    """Of two predictors, paired over worlds, with its standard error."""
+    each = np.subtract(first.worlds, second.worlds)
+    error = each.std(ddof=1) / np.sqrt(len(each)) if len(each) > 1 else np.nan
+    return {"difference": float(each.mean()), "standard_error": float(error)}

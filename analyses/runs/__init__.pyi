@@ -22,6 +22,7 @@ from .decomposition import Decomposition as Decomposition
 from .decomposition import decompose as decompose
 from .decomposition import over_worlds as over_worlds
 from .folder import Run as Run
+from .folder import kept_table as kept_table
 from .folder import seconds_of as seconds_of
 from .folder import update_config as update_config
 from .folder import write_manifest as write_manifest
@@ -89,6 +90,7 @@ __all__ = [
     "decompose",
     "estimate_of",
     "headlines",
+    "kept_table",
     "matched_step",
     "measure",
     "objective_title",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,19 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """A DataFrame as parquet, atomically."""
     with atomic_write(path) as temporary:
         table.to_parquet(temporary, index=False)
+
+
+def kept_table(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The parquet table at ``path`` if it was made with ``key``; else it is made and kept."""
+    import pandas as pd
+
+    if path.is_file():
+        table = pd.read_parquet(path)
+        if set(table["key"]) == {key}:
+            return table.drop(columns="key")
+    table = make()
+    write_table(path, table.assign(key=key))
+    return table
 
 
 def write_manifest(folder: Path, **facts: Any) -> None:
