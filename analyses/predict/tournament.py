@@ -38,7 +38,7 @@ ALWAYS_JOINT = "base margin"
 def choose(worlds: Sequence[PredictedRun], *, seed: int = 0) -> dict[str, str]:
     """For every predictor the variant that ranks all pairs best, on average over ``worlds``."""
     found = pd.Series({key: _chosen_by(worlds, *key, seed) for key in worlds[0].predictions})
-    return dict(found.groupby(level=0, sort=False).idxmax())
+    return dict(found.groupby(level=0, sort=False).idxmax().to_list())
 
 
 def choose_set(
