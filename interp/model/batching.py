@@ -55,7 +55,13 @@ def in_fitting_batches(
             if not is_out_of_memory(error):
                 raise
             if len(chosen) == 1:
-                raise MachineError(_nothing_fits(len(rows[chosen[0]]), error)) from error
+                said = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise MachineError(
+                    f"a single prompt of {len(rows[chosen[0]])} tokens does not fit into memory "
+                    f"beside the model ({said}); end what else uses this device, choose another "
+                    "with --device, or take a smaller or quantized model, shorter prompts or fewer "
+                    "new tokens"
+                ) from error
             batch_size = len(chosen) // 2
         else:
             yield chosen, result
@@ -96,15 +102,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS)
-
-
-def _nothing_fits(tokens: int, error: BaseException) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return (
-        f"a single prompt of {tokens} tokens does not fit into memory beside the model ({said}); "
-        "end what else uses this device, choose another with --device, or take a smaller or "
-        "quantized model, shorter prompts or fewer new tokens"
-    )
 
 
 def _release() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -29,6 +30,10 @@ from interp.selection.candidates import Candidates
 SHARE_OF_LAYERS = 0.8
 # Of a state's length: states are kept in float32.
 ROUNDING = 1e-6
+
+
+# Layer, position and prompts tried; the prompts; logits as they are and with the direction ablated.
+_Ablation = tuple[tuple[int, int, list[int]], list[Tokens], Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -69,18 +74,14 @@ def score_candidates(
     )
     kept = [
         _right_side(lm, prompts, sign, readout, batch_size)
-        for prompts, sign in (
-            (train.positive, 1),
-            (train.negative, -1),
-            (validation.positive, 1),
-            (validation.negative, -1),
-        )
+        for part in (train, validation)
+        for prompts, sign in ((part.positive, 1), (part.negative, -1))
     ]
-    means = []
-    for rows, _ in kept[:2]:
-        options = {"layers": tried, "positions": positions, "sites": [RESIDUAL_IN]}
-        states = collect(lm, rows, batch_size=batch_size, **options)[RESIDUAL_IN]  # type: ignore[arg-type]
-        means.append(states.mean(axis=0, dtype=np.float64))
+    where: dict[str, Any] = {"layers": tried, "positions": positions, "sites": [RESIDUAL_IN]}
+    means = [
+        collect(lm, rows, batch_size=batch_size, **where)[RESIDUAL_IN].mean(axis=0, dtype=float)
+        for rows, _ in kept[:2]
+    ]
     # Positions are aligned at the prompts' ends; some have more of them than others.
     count = min(mean.shape[1] for mean in means)
     directions = _difference(*(mean[:, -count:] for mean in means))
@@ -90,56 +91,27 @@ def score_candidates(
     (rows_positive, positive), (rows_negative, negative) = kept[2:]
     bypass = np.empty((*directions.shape[:2], len(positive)))
     induce, kl = np.empty((2, *directions.shape[:2], len(negative)))
-    trial = _Trial(lm, readout, directions, tried, progress)
+
+    def ablations(rows: Sequence[Tokens]) -> Iterator[_Ablation]:
+        for chosen in batches_by_length(rows, batch_size):
+            batch = [rows[i] for i in chosen]
+            base = last_logits(lm, batch)
+            for i, j in np.ndindex(directions.shape[:2]):
+                with ablate(lm, directions[i, j]) if directions[i, j].any() else nullcontext():
+                    ablated = last_logits(lm, batch)
+                yield (i, j, chosen), batch, base, ablated
+                if progress is not None:
+                    progress(1)
+
     with undisturbed(lm.model):
-        for chosen in batches_by_length(rows_positive, batch_size):
-            bypass[:, :, chosen] = trial.on_positives([rows_positive[i] for i in chosen])
-        for chosen in batches_by_length(rows_negative, batch_size):
-            found = trial.on_negatives([rows_negative[i] for i in chosen])
-            induce[:, :, chosen], kl[:, :, chosen] = found
+        for place, _, _, ablated in ablations(rows_positive):
+            bypass[place] = readout(ablated).cpu().double().numpy()
+        for place, batch, base, ablated in ablations(rows_negative):
+            kl[place] = next_token_divergence(base, ablated).numpy()
+            layer, position, _ = place
+            with add(lm, directions[layer, position], layers=[tried[layer]], sites=[RESIDUAL_IN]):
+                induce[place] = read_out(lm, batch, readout)
     return Candidates(tried, offsets, directions, bypass, induce, kl, positive, negative)
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """All candidates on one batch of prompts."""
-
-    lm: LanguageModel
-    readout: Readout
-    directions: Float[np.ndarray, "layer position d_model"]
-    layers: tuple[int, ...]
-    progress: Callable[[int], None] | None
-
-    def on_positives(self, rows: Sequence[Tokens]) -> Float[np.ndarray, "layer position prompt"]:
-        bypass = np.empty((*self.directions.shape[:2], len(rows)))
-        for i, j in np.ndindex(bypass.shape[:2]):
-            with self._ablated(self.directions[i, j]):
-                bypass[i, j] = read_out(self.lm, rows, self.readout)
-            self._done()
-        return bypass
-
-    def on_negatives(
-        self, rows: Sequence[Tokens]
-    ) -> tuple[
-        Float[np.ndarray, "layer position prompt"], Float[np.ndarray, "layer position prompt"]
-    ]:
-        induce, kl = np.empty((2, *self.directions.shape[:2], len(rows)))
-        base = last_logits(self.lm, rows)
-        for i, j in np.ndindex(induce.shape[:2]):
-            direction = self.directions[i, j]
-            with self._ablated(direction):
-                kl[i, j] = next_token_divergence(base, last_logits(self.lm, rows)).numpy()
-            with add(self.lm, direction, layers=[self.layers[i]], sites=[RESIDUAL_IN]):
-                induce[i, j] = read_out(self.lm, rows, self.readout)
-            self._done()
-        return induce, kl
-
-    def _ablated(self, direction: Float[np.ndarray, " d_model"]) -> AbstractContextManager[None]:
-        return ablate(self.lm, direction) if direction.any() else nullcontext()
-
-    def _done(self) -> None:
-        if self.progress is not None:
-            self.progress(1)
 
 
 def _difference(

@@ -108,10 +108,8 @@ def overlap_map(
     rng = np.random.default_rng(seed)
     pairs = list(combinations(range(k), 2))
 
-    fits = [
-        _fitted(contrast, dimensions, permutations, resamples, level, seed, rng)
-        for contrast in contrasts.values()
-    ]
+    estimator = ContrastSubspace(dimensions=dimensions, resamples=resamples, level=level, seed=seed)
+    fits = [_fitted(contrast, estimator, permutations, rng) for contrast in contrasts.values()]
     statistics = _overlaps([(fit.labelled, fit.axes) for fit in fits], pairs)
     again = _overlaps([(fit.resampled, fit.axes) for fit in fits], pairs)
     reach = normal_quantile((1 + level) / 2) * np.nanstd(_logit(again), axis=0)
@@ -158,15 +156,9 @@ class _Fit:
 
 
 def _fitted(
-    contrast: Contrast,
-    dimensions: int,
-    permutations: int,
-    resamples: int,
-    level: float,
-    seed: int,
-    rng: np.random.Generator,
+    contrast: Contrast, estimator: ContrastSubspace, permutations: int, rng: np.random.Generator
 ) -> _Fit:
-    estimator = ContrastSubspace(dimensions=dimensions, resamples=resamples, level=level, seed=seed)
+    dimensions = estimator.dimensions
     estimator.fit(contrast.states, contrast.classes == 0, contrast.units.tolist())
     coordinates, axes = coordinates_of(contrast.states)
     residual = centring_matrix(contrast.classes, np.ones(len(contrast.states))) @ coordinates
@@ -175,12 +167,12 @@ def _fitted(
     permuted = contrast_bases(residual, labellings[1:], dimensions)
     bases, excess = (np.concatenate(both) for both in zip(observed, permuted, strict=True))
     total = excess.sum(axis=-1)
-    again = mean_difference_weights(contrast, _resampled(contrast, resamples, rng))
+    again = mean_difference_weights(contrast, _resampled(contrast, estimator.resamples, rng))
     return _Fit(
         labelled=bases,
         resampled=contrast_bases(coordinates, again, dimensions)[0],
         axes=axes,
-        exists=total[0] > np.quantile(total, level, axis=0),
+        exists=total[0] > np.quantile(total, estimator.level, axis=0),
         reliability=estimator.reliability_,
     )
 
