@@ -61,13 +61,13 @@ def matrix(
     from analyses.matrix.output import write_matrix, write_rescaled
     from analyses.runs import LeakageMatrix
 
-    study = LeakageMatrix.load([out])
-    typer.echo(write_matrix(study, out, quantity))
+    trained = LeakageMatrix.load([out])
+    typer.echo(write_matrix(trained, out, quantity))
     if rescale:
         from analyses.matrix.rescaling import rescaled
 
         along = rescaled(out, batch_size=asked.batch_size)
-        typer.echo(write_rescaled(along, study, out, quantity))
+        typer.echo(write_rescaled(along, trained, out, quantity))
 
 
 def _names(text: str | None) -> tuple[str, ...]:

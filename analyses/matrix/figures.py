@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 
 
 def leakage_matrix_figure(
-    study: LeakageMatrix,
+    matrix: LeakageMatrix,
     run: str | None = None,
     quantity: str = "area",
     objective: str | None = None,
 ) -> Figure:
     """One run's matrix with its parts and its noise; of several runs, all of them together."""
-    if run is None and len(study.runs) > 1:
-        return worlds_figure(study, quantity, objective)
-    return run_matrix_figure(study, run or next(iter(study.runs)), quantity, objective)
+    if run is None and len(matrix.runs) > 1:
+        return worlds_figure(matrix, quantity, objective)
+    return run_matrix_figure(matrix, run or next(iter(matrix.runs)), quantity, objective)
 
 
 @styled
 def worlds_figure(
-    study: LeakageMatrix, quantity: str = "area", objective: str | None = None
+    matrix: LeakageMatrix, quantity: str = "area", objective: str | None = None
 ) -> Figure:
-    """Shares of the three parts, potency and susceptibility by domain, and the mean matrix.
+    """Shares of the three parts, source and target effects by domain, and the mean matrix.
 
     Small marks are worlds, large ones their mean with Student's 95% interval over worlds. In the
     matrix a bar beneath a number: the interval holds 0.
     """
-    pooled = study.pooled(quantity, objective)
-    parts = _parts(study, pooled["skipped"], quantity, objective)
+    pooled = matrix.pooled(quantity, objective)
+    parts = _parts(matrix, pooled["skipped"], quantity, objective)
     domains = list(pooled["cells"])
     figure = new_figure(0.62 * len(domains) + 7.2, 0.36 * len(domains) + 4.2)
     if not parts:
         say(figure.subplots(), "too few sources complied in every run")
         return figure
     panels = figure.subplots(2, 2, width_ratios=[1, 1.45], height_ratios=[1, 1.15])
-    (shares, matrix), (potency, susceptibility) = panels
+    (shares, mean), (source_effects, target_effects) = panels
     shares.set_title(f"Shares of the variance, {len(parts)} worlds")
     rows = [name for name in PARTS if pooled["shares"][name]["value"] is not None]
     for place, name in enumerate(reversed(rows)):
@@ -55,8 +55,8 @@ def worlds_figure(
     shares.set_yticks(range(len(rows)), [PARTS[name][0] for name in reversed(rows)])
     shares.set_xlabel("share of the variance over cells")
     for axes, which, title in (
-        (potency, "potency", "Potency: what a source takes with it"),
-        (susceptibility, "susceptibility", "Susceptibility: what a domain loses anyway"),
+        (source_effects, "potency", "Source effect: what a source takes with it"),
+        (target_effects, "susceptibility", "Target effect: what a domain loses anyway"),
     ):
         for place, domain in enumerate(reversed(domains)):
             each = [getattr(found, which).get(domain, np.nan) for found in parts.values()]
@@ -65,15 +65,15 @@ def worlds_figure(
         axes.set_yticks(range(len(domains)), names)
         axes.set_title(title)
         axes.set_xlabel("above or below the mean cell")
-    _mean_matrix(matrix, pooled["cells"], quantity)
+    _mean_matrix(mean, pooled["cells"], quantity)
     return figure
 
 
 def _parts(
-    study: LeakageMatrix, skipped: list[str], quantity: str, objective: str | None
+    matrix: LeakageMatrix, skipped: list[str], quantity: str, objective: str | None
 ) -> dict[str, Decomposition]:
-    names = [run for run in study.runs if run not in skipped]
-    return {run: study.decomposition(run, quantity, objective) for run in names}
+    names = [run for run in matrix.runs if run not in skipped]
+    return {run: matrix.decomposition(run, quantity, objective) for run in names}
 
 
 def _row(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ import pandas as pd
 from analyses.matrix.figures import leakage_matrix_figure
 from analyses.runs import PARTS, TESTED, LeakageMatrix, seed_spread
 from interp.errors import InputError
-from interp.store import read_json, write_json
+from interp.store import read_json, without_nan, write_json
 
 SYMBOLS = {"area": "A", "L_50": "L_.5", "L_90": "L_.9"}
 ALPHA = 0.05
 
 
 def write_matrix(
-    study: LeakageMatrix, folder: str | Path, quantity: str = "area", *, name: str = "matrix"
+    matrix: LeakageMatrix, folder: str | Path, quantity: str = "area", *, name: str = "matrix"
 ) -> str:
     """Write the matrix of one run, or of several runs together; what to print.
 
@@ -29,18 +28,18 @@ def write_matrix(
     from analyses.figures import Drawing, write_results
 
     folder = Path(folder)
-    found = matrix_summary(study, quantity)
+    found = matrix_summary(matrix, quantity)
     drawn = []
-    for run in study.runs:
-        for objective in study.objectives(run):
-            parts = [run] * (len(study.runs) > 1) + [objective] * (len(study.objectives(run)) > 1)
-            rows = study.means(quantity, run=run, objective=objective)
-            drawing = leakage_matrix_figure(study, run, quantity, objective)
+    for run in matrix.runs:
+        for objective in matrix.objectives(run):
+            parts = [run] * (len(matrix.runs) > 1) + [objective] * (len(matrix.objectives(run)) > 1)
+            rows = matrix.means(quantity, run=run, objective=objective)
+            drawing = leakage_matrix_figure(matrix, run, quantity, objective)
             drawn.append(Drawing("-".join([name, *parts]), "", "", drawing, rows))
-    if len(study.runs) > 1:
-        together = leakage_matrix_figure(study, quantity=quantity)
-        drawn.append(Drawing("worlds", "", "", together, study.means(quantity)))
-    write_results(folder, tables={name: study.cells}, facts={name: found}, drawings=drawn)
+    if len(matrix.runs) > 1:
+        together = leakage_matrix_figure(matrix, quantity=quantity)
+        drawn.append(Drawing("worlds", "", "", together, matrix.means(quantity)))
+    write_results(folder, tables={name: matrix.cells}, facts={name: found}, drawings=drawn)
     return matrix_text(found)
 
 
@@ -63,22 +62,22 @@ def write_rescaled(
     return "\n".join(lines)
 
 
-def matrix_summary(study: LeakageMatrix, quantity: str = "area") -> dict[str, Any]:
+def matrix_summary(matrix: LeakageMatrix, quantity: str = "area") -> dict[str, Any]:
     """``matrix.json``: every run's matrices with their parts; over runs where there are two."""
     runs = {
         run: {
-            "domains": list(study.domains(run)),
-            "objectives": {o: _matrix(study, run, quantity, o) for o in study.objectives(run)},
-            "left_out": study.left_out.loc[
-                study.left_out["run"] == run, ["arm", "outcome", "reached"]
+            "domains": list(matrix.domains(run)),
+            "objectives": {o: _matrix(matrix, run, quantity, o) for o in matrix.objectives(run)},
+            "left_out": matrix.left_out.loc[
+                matrix.left_out["run"] == run, ["arm", "outcome", "reached"]
             ].to_dict("records"),
         }
-        for run in study.runs
+        for run in matrix.runs
     }
     found: dict[str, Any] = {"quantity": quantity, "runs": runs}
     if len(runs) > 1:
-        found["pooled"] = study.pooled(quantity)
-    return _without_nan(found)
+        found["pooled"] = matrix.pooled(quantity)
+    return without_nan(found)
 
 
 def matrix_text(found: dict[str, Any]) -> str:
@@ -126,12 +125,12 @@ def _sentences(of: dict[str, Any], symbol: str) -> list[str]:
     return lines
 
 
-def _matrix(study: LeakageMatrix, run: str, quantity: str, objective: str) -> dict[str, Any]:
+def _matrix(matrix: LeakageMatrix, run: str, quantity: str, objective: str) -> dict[str, Any]:
     def of_cells(rows: pd.DataFrame, column: str) -> list[list[float]]:
-        return study.wide(run, rows.groupby(["source", "target"])[column].mean()).tolist()
+        return matrix.wide(run, rows.groupby(["source", "target"])[column].mean()).tolist()
 
-    cells = study.cells_of(run, objective)
-    means, tested = (study.means(q, run=run, objective=objective) for q in (quantity, TESTED))
+    cells = matrix.cells_of(run, objective)
+    means, tested = (matrix.means(q, run=run, objective=objective) for q in (quantity, TESTED))
     found: dict[str, Any] = {
         "matrix": of_cells(means, "value"),
         "low": of_cells(means, "low"),
@@ -140,10 +139,10 @@ def _matrix(study: LeakageMatrix, run: str, quantity: str, objective: str) -> di
         "onset": of_cells(cells, "onset"),
         "seeds": sorted(int(seed) for seed in cells["seed"].unique()),
         "between_seeds": seed_spread(cells, quantity)[0],
-        "reliability": study.reliability(run, quantity, objective),
+        "reliability": matrix.reliability(run, quantity, objective),
     }
     try:
-        parts = study.decomposition(run, quantity, objective)
+        parts = matrix.decomposition(run, quantity, objective)
     except InputError as error:
         return {**found, "decomposition": None, "why": str(error)}
     shares = {part: getattr(parts, f"{part}_share") for part in (*PARTS, "noise")}
@@ -151,7 +150,7 @@ def _matrix(study: LeakageMatrix, run: str, quantity: str, objective: str) -> di
         "decomposition": shares | {"p_entanglement": parts.p_value},
         "potency": dict(parts.potency),
         "susceptibility": dict(parts.susceptibility),
-        "asymmetry": study.asymmetry(run, quantity, objective),
+        "asymmetry": matrix.asymmetry(run, quantity, objective),
     }
 
 
@@ -160,14 +159,3 @@ def _shown(estimate: dict[str, Any]) -> str:
     if estimate["low"] is None:
         return value
     return f"{value} ({estimate['low']:.2f} to {estimate['high']:.2f})"
-
-
-def _without_nan(found: Any) -> Any:
-    """JSON has no NaN: null."""
-    if isinstance(found, dict):
-        return {key: _without_nan(value) for key, value in found.items()}
-    if isinstance(found, list):
-        return [_without_nan(value) for value in found]
-    if isinstance(found, float):
-        return found if math.isfinite(found) else None
-    return found

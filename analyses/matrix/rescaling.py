@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from analyses.runs import (
     after_of,
     base_of,
     counted_arms,
+    kept_table,
     read_run,
     tables_of,
     weights_of,
-    write_table,
 )
 from analyses.study import read_prefixes
 from interp.errors import InputError
@@ -44,7 +45,6 @@ SCALES = (*np.linspace(0, 1, 17)[1:].tolist(), 1.125, 1.25)
 STEPS_A_CHANGE = 1000
 """A scale as a whole number, where tables have a step: 1000 is the arm."""
 FILE = "rescaled.parquet"
-MASSES = ("p_R", "p_C", "p_O", "margin")
 
 
 def rescaled(
@@ -52,7 +52,7 @@ def rescaled(
 ) -> LeakageMatrix:
     """The run's matrix along the scaled change; what was scored before is not scored again.
 
-    Scores stand in ``arms/NAME/rescaled.parquet``. In :attr:`Study.cells` onsets are in
+    Scores stand in ``arms/NAME/rescaled.parquet``. In :attr:`LeakageMatrix.cells` onsets are in
     thousandths of the change.
 
     Raises:
@@ -67,21 +67,19 @@ def rescaled(
             f"{record.folder} keeps no weights of an arm that complied; there is no change to scale"
         )
     prefixes = read_prefixes(record.folder / "arms" / BASE / "openers.json")
-    base: LanguageModel | None = None
+    base = cache(lambda: base_of(record))  # read only where something is scored
     found = []
     for arm in wanted:
         path = record.folder / "arms" / arm.name / FILE
         done = path.with_name("DONE").read_text(encoding="utf-8")
-        key = content_key(done, SCALES)
-        scores = _kept(path, key)
-        if scores is None:
-            base = base or base_of(record)
+
+        def scaled(arm: Arm = arm) -> pd.DataFrame:
             with progress.stage(f"{arm.name}: scaled", len(SCALES)) as advance:
-                scores = _scores(
-                    record, arm, base, prefixes, batch_size=batch_size, progress=advance
+                return _scores(
+                    record, arm, base(), prefixes, batch_size=batch_size, progress=advance
                 )
-            write_table(path, scores.assign(key=key))
-        found.append(replace(arm, scores=scores))
+
+        found.append(replace(arm, scores=kept_table(path, content_key(done, SCALES), scaled)))
     along = replace(record, arms=tuple(found))
     return LeakageMatrix({record.folder.resolve().name: tables_of(along)})
 
@@ -158,15 +156,8 @@ def _scores(
             masses = prefix_masses(after, rows, prefixes, batch_size=batch_size)
             table = own if s == 1 else asked.assign(refused=np.nan, **{"class": None})
             table = table.assign(step=round(STEPS_A_CHANGE * s))
-            for name in MASSES:
-                table.loc[table["label"] == "harmful", name] = getattr(masses, name)
+            for name, column in masses.columns().items():
+                table.loc[table["label"] == "harmful", name] = column
             tables.append(table)
             progress(1)
     return pd.concat(tables, ignore_index=True)
-
-
-def _kept(path: Path, key: str) -> pd.DataFrame | None:
-    if not path.is_file():
-        return None
-    scores = pd.read_parquet(path)
-    return scores.drop(columns="key") if set(scores["key"]) == {key} else None

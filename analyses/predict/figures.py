@@ -44,10 +44,10 @@ KINDS = {
 }
 TITLES = {
     "all_pairs": "All pairs",
-    "potency": "Potency\n(which source)",
-    "susceptibility": "Susceptibility\n(which target)",
+    "potency": "Source effect\n(which source)",
+    "susceptibility": "Target effect\n(which target)",
     "within_source": "Within a source\n(which is next)",
-    "entanglement": "Entanglement\n(which pair)",
+    "entanglement": "Interaction\n(which pair)",
 }
 
 
