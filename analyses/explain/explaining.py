@@ -54,7 +54,7 @@ def explain_run(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Explain every domain that lost its margin, arm by arm.
+    """Explain every domain that lost refusal log-odds, arm by arm.
 
     Args:
         folder: a run's; its arms' weights must still be there.
@@ -134,7 +134,7 @@ def parse_layers(text: str | None) -> tuple[int, ...] | None:
 
 
 def losses(record: RunRecord, arm: Arm) -> dict[str, float]:
-    """Mean margin that each domain's harmful test prompts lost, in nats."""
+    """Mean refusal log-odds that each domain's harmful test prompts lost, in nats."""
     means = []
     for scores in (record.base.scores, arm.last):
         rows = scores[(scores["split"] == "test") & (scores["label"] == "harmful")]

@@ -70,7 +70,7 @@ def place_tables(
 
     Args:
         runs: from the base to the after-model.
-        readout: the margin.
+        readout: the refusal log-odds.
         layers: 0-based; of weights, what lies outside the layers is always among the places.
         groups: prompts of one group are resampled together.
         controls: random edits of every place, as large as its change.

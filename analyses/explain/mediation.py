@@ -46,7 +46,7 @@ class Subject:
 
     Attributes:
         base, after: the models.
-        readout: the margin.
+        readout: the refusal log-odds.
         texts: every domain's harmful prompts.
         changes: their states and their controls' in both models.
         groups: which of the texts are near-duplicates; None where none are marked.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from analyses.predict.evidence import Evidence
 from analyses.predict.registry import Predictions, predictor
@@ -32,11 +33,12 @@ def length(evidence: Evidence) -> Predictions:
 @predictor("template", "trivial")
 def template(evidence: Evidence) -> Predictions:
     """Prompts that open alike: overlap of the distributions of their first two words."""
-    counts = [
+    openings = [
         rows["prompt"].str.split().str[:2].str.join(" ").value_counts(normalize=True)
         for rows in evidence.harmful.values()
     ]
-    return {"": np.array([[_overlap(a, b) for b in counts] for a in counts])}
+    shares = pd.concat(openings, axis=1).fillna(0.0).to_numpy()
+    return {"": np.minimum(shares[:, :, None], shares[:, None, :]).sum(axis=0)}  # Σ min(p, q)
 
 
 @predictor("TF-IDF", "trivial")
@@ -63,12 +65,3 @@ def noise(evidence: Evidence) -> Predictions:
 
 def _by_target(values: list[float]) -> np.ndarray:
     return np.tile(np.array(values, dtype=float), (len(values), 1))
-
-
-def _overlap(a: object, b: object) -> float:
-    """Σ min(p, q) of two distributions."""
-    import pandas as pd
-
-    assert isinstance(a, pd.Series) and isinstance(b, pd.Series)
-    both = pd.concat([a, b], axis=1).fillna(0.0)
-    return float(both.min(axis=1).sum())
