@@ -149,7 +149,7 @@ def _called(lm: LanguageModel) -> list[nn.Module]:
     with ExitStack() as stack:
         for module in lm.model.modules():
             if any(True for _ in module.parameters(recurse=False)):
-                stack.callback(module.register_forward_hook(note).remove)
+                stack.enter_context(module.register_forward_hook(note))
         _some_logits(lm)
     return list(order)
 

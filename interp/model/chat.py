@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from interp.errors import ModelError
 
@@ -152,21 +153,22 @@ class Chat:
 
     def pad(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> Batch:
         """Left-pad ``rows`` into one batch, with position ids that start at each row's BOS."""
-        width = max(len(row) for row in rows)
         pad_id = self.tokenizer.pad_token_id
         pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
-        ids = torch.full((len(rows), width), pad_id if pad_id is not None else 0)
-        mask = torch.zeros_like(ids)
-        response = torch.zeros_like(ids, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            offset = width - len(row)
-            ids[i, offset:] = torch.tensor(row.ids)
-            mask[i, offset:] = 1
-            if "response" in row.spans:
-                span = row.spans["response"]
-                response[i, offset + span.start : offset + span.stop] = True
-        position = (mask.cumsum(-1) - 1).clamp(min=0)
-        return Batch(*(t.to(device) for t in (ids, mask, position, response)))
+        ids = pad_sequence(
+            [torch.tensor(row.ids, dtype=torch.long) for row in rows],
+            batch_first=True,
+            padding_value=pad_id or 0,
+            padding_side="left",
+        )
+        spans = [row.spans.get("response", slice(0, 0)) for row in rows]
+        length, start, stop = torch.tensor(
+            [(len(row), span.start, span.stop) for row, span in zip(rows, spans, strict=True)]
+        ).T[..., None]
+        place = torch.arange(ids.shape[1]) - (ids.shape[1] - length)  # negative for padding
+        response = (start <= place) & (place < stop)
+        tensors = ids, (place >= 0).long(), place.clamp(min=0), response
+        return Batch(*(t.to(device) for t in tensors))
 
     def _pieces(self, prompt: str) -> tuple[tuple[str, str], ...]:
         """The rendered prompt, by the names of its spans."""

@@ -8,7 +8,7 @@ saved, and autograd). Each sees what the hooks that were there before it have ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -60,7 +60,7 @@ def reading(
 
     with ExitStack() as stack:
         for i, point in enumerate(points):
-            stack.callback(_register(point, partial(read, i), edits=False).remove)
+            stack.enter_context(_register(point, partial(read, i), edits=False))
         yield
 
 
@@ -71,13 +71,8 @@ def stopping_after(module: nn.Module) -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise EarlyExit
 
-    handle = module.register_forward_hook(stop)
-    try:
+    with suppress(EarlyExit), module.register_forward_hook(stop):
         yield
-    except EarlyExit:
-        pass
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -86,11 +81,8 @@ def writing(point: Point | nn.Module, edit: Callable[[Hidden], Hidden]) -> Itera
 
     A module stands for its output. While the block runs, :func:`active_edits` says so.
     """
-    handle = _register(point, edit, edits=True)
-    try:
+    with _register(point, edit, edits=True):
         yield
-    finally:
-        handle.remove()
 
 
 def active_edits(model: nn.Module) -> bool:

@@ -125,10 +125,8 @@ class LanguageModel:
         The model's forward, and not its trunk and head by hand, because soft caps and logit
         scales (Gemma 2, Cohere, Granite) live there.
         """
-        if "logits_to_keep" in self.forward_options:
-            output = self.model(**self.inputs(batch), logits_to_keep=keep, use_cache=False)
-            return output.logits
-        return self.model(**self.inputs(batch), use_cache=False).logits[:, -keep:]
+        options = {"logits_to_keep": keep} if "logits_to_keep" in self.forward_options else {}
+        return self.model(**self.inputs(batch), **options, use_cache=False).logits[:, -keep:]
 
     def fingerprint(self, *, without: str | None = None) -> str:
         """A hash of the weights that changes when any of them changes, for cache keys.

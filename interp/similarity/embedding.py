@@ -106,20 +106,16 @@ def state_map(
     near = _nearest(rows, neighbours)
     rng = np.random.default_rng(seed)
     permuted = [_agreement(near, rng.permutation(codes)) for _ in range(PERMUTATIONS)]
-    agreement = {
-        "all dimensions": _agreement(near, codes),
-        "PCA": _agreement(_nearest(pca, neighbours), codes),
-    }
-    drawn = None
-    if umap:
-        drawn = _umap(rows, neighbours, seed)
-        agreement["UMAP"] = _agreement(_nearest(drawn, neighbours), codes)
+    maps = {"PCA": pca} | ({"UMAP": _umap(rows, neighbours, seed)} if umap else {})
+    agreement = {"all dimensions": _agreement(near, codes)}
+    for name, drawn in maps.items():
+        agreement[name] = _agreement(_nearest(drawn, neighbours), codes)
     agreement["labels permuted"] = float(np.quantile(permuted, 0.95))
     return StateMap(
         labels=tuple(str(names[code]) for code in codes),
         pca=pca,
         explained=(float(share[0]), float(share[1])),
-        umap=drawn,
+        umap=maps.get("UMAP"),
         agreement=agreement,
         neighbours=neighbours,
     )
