@@ -199,7 +199,7 @@ class PairedPrincipalComponent(Directed):
 class WhitenedMeanDifference(Directed):
     r""":math:`\hat\Sigma^{-1}(\mu^+ - \mu^-)` with the pooled within-label covariance.
 
-    Fisher's discriminant with Ledoit and Wolf's shrinkage (:mod:`interp.statistics.shrinkage`). It
+    Fisher's discriminant with Ledoit and Wolf's shrinkage (:mod:`interp.statistics.rows`). It
     *reads*: among all directions it tells the labels apart best, leaning away from whatever varies
     anyway. It is not what the label adds to a state; to steer, add the mean difference (Haufe et
     al., NeuroImage 87, 2014, on filters and patterns).

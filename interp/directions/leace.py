@@ -12,7 +12,7 @@ subtracts the mean difference, as much of it as the discriminant reads off the s
 
 Erasure on the fitted prompts is exact with any covariance in the place of Σ; being the least change
 is not. In more dimensions than prompts the sample's own covariance lets the discriminant fit noise,
-so it is shrunk (:mod:`interp.statistics.shrinkage`) unless asked not to.
+so it is shrunk (:mod:`interp.statistics.rows`) unless asked not to.
 
 What it does not show: that a model cannot use the label. Non-linear traces remain, and so do those
 at other layers and positions.
