@@ -18,8 +18,9 @@ from analyses.evaluate.findings import LOG_ODDS, Findings, ReadoutCheck, class_b
 from analyses.evaluate.losses import divergence_from_base, likelihood_of_texts, scores_on_tasks
 from analyses.evaluate.plan import Inputs
 from analyses.evaluate.subjects import EvaluatedModel, Session
-from analyses.runs import Advance, Progress
+from analyses.runs import Progress
 from interp.errors import InputError
+from interp.model import Advance
 from unlearning.refusal import ResponsePrefixes, find_prefixes, prefix_masses
 from unlearning.scoring import COARSE, FineScorer, ModelScorer, Scorer, refused, verdicts
 

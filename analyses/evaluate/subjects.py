@@ -14,9 +14,9 @@ from jaxtyping import Int
 
 from analyses.evaluate.findings import BASE, MODEL
 from analyses.evaluate.plan import EvaluationPlan, Inputs
-from analyses.runs import Advance, Progress
+from analyses.runs import Progress
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model import Advance, LanguageModel
 from unlearning.generation import Answer, AnswerLog, answers_key, generate
 
 

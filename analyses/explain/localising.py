@@ -9,7 +9,7 @@ large, of all places, restores as much (max-T).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from interp.activations import ATTENTION_OUT, MLP_OUT, RESIDUAL_OUT, Site
 from interp.causes import COALITIONS, MOVES, Undone
 from interp.causes.change import REMAINDER, ROUTING
 from interp.errors import InputError
+from interp.model import Advance
 from interp.patching import (
     WHOLE,
     Effects,
@@ -37,7 +38,6 @@ LEVEL = 0.95
 # 1 in (1 + draws) is the smallest p; with fewer draws no place could ever stand out.
 FEWEST_DRAWS = 19
 Groups = Sequence[object] | None
-Advance = Callable[[int], None]
 
 
 def require_draws(count: int) -> int:

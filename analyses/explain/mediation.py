@@ -6,7 +6,7 @@ every layer, and weights and states put back place by place (:mod:`analyses.expl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,14 +30,12 @@ from interp.causes import (
     leading,
     undo,
 )
-from interp.model import LanguageModel
+from interp.model import Advance, LanguageModel
 from interp.patching import between_models
 from interp.readout import Readout
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from analyses.runs import (
 )
 from analyses.study import read_prefixes
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model import Advance, LanguageModel
 from interp.store import content_key
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 
@@ -141,7 +141,7 @@ def _scores(
     prefixes: ResponsePrefixes,
     *,
     batch_size: int,
-    progress: Callable[[int], None],
+    progress: Advance,
 ) -> pd.DataFrame:
     """The arm's scores with scales for steps: its own rows before and at s = 1, others between."""
     before, own = (arm.scores[arm.scores["step"] == step] for step in (0, arm.step))

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from interp.activations import batches_by_length
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, reading
+from interp.model import Advance, LanguageModel, Tokens, reading
 
 GROUPS = 4
 ADAM_EPSILON = 1e-8
@@ -50,7 +50,7 @@ def mean_gradients(
     *,
     groups: int = GROUPS,
     batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Gradients:
     """Gradients of the mean of ``scalar`` over every group of rows, for all trainable parameters.
 

@@ -34,6 +34,7 @@ from transformers.pytorch_utils import Conv1D
 from analyses.predict.gradients import GROUPS, Kernel, Scalar
 from interp.errors import InputError
 from interp.model import (
+    Advance,
     LanguageModel,
     Point,
     Tokens,
@@ -85,7 +86,7 @@ def streamed_kernel(
     batch_size: int = 32,
     layers_at_once: int = 1,
     sketch: Sketch | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Kernel:
     """⟨∇f_a, ∇g_b⟩ over the projections of all layers, from rows of different groups.
 

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analyses.recorded.answers import field_of, require_answers, texts
-from analyses.runs import Advance, Progress
+from analyses.runs import Progress
 from interp.errors import InputError
 from unlearning.data import Record, read_records, write_records
 from unlearning.scoring import (
@@ -31,6 +31,9 @@ from unlearning.scoring import (
     verdicts,
     workload_of,
 )
+
+if TYPE_CHECKING:
+    from interp.model import Advance
 
 BATCH = 200
 #: Columns that each scale writes; a file that has them without the last was not written here.

@@ -41,7 +41,6 @@ from .leakage import relative_drop as relative_drop
 from .leakage import running_maximum as running_maximum
 from .leakage import trajectories as trajectories
 from .leakage_matrix import LeakageMatrix as LeakageMatrix
-from .progress import Advance as Advance
 from .progress import Progress as Progress
 from .recovery import LEAST_LEAKAGE as LEAST_LEAKAGE
 from .recovery import recover as recover
@@ -66,7 +65,6 @@ __all__ = [
     "RECOVERY_SETS",
     "TESTED",
     "UNTOUCHED_WITHIN",
-    "Advance",
     "Arm",
     "ArmLeakage",
     "Decomposition",

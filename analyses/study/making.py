@@ -10,14 +10,14 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
-from analyses.runs import Advance, rotation_table, rotations, write_directions, write_table
+from analyses.runs import rotation_table, rotations, write_directions, write_table
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
 from analyses.study.methods import Guard
 from analyses.study.mixing import mixture_of
 from analyses.study.plan import ArmPlan
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model import Advance, LanguageModel
 from interp.similarity import Rotation
 from interp.store import content_key, write_json
 from unlearning.scoring import Evaluation

@@ -6,7 +6,7 @@ length, so that little is padded; what is kept is copied, so that a batch's stor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from interp.activations.positions import Positions, Take, last_token, places_of
 from interp.activations.sites import RESIDUAL_OUT, Site, head_count
 from interp.activations.stores import Arrays, InMemory, OnDisk, read_folder
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, in_fitting_batches
+from interp.model import Advance, LanguageModel, Tokens, in_fitting_batches
 from interp.store import content_key
 
 
@@ -100,7 +100,7 @@ def collect(
     dtype: DTypeLike = np.float32,
     folder: str | Path | None = None,
     backend: Backend = torch_hooks,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Activations:
     """States of prompts at some sites, layers and positions.
 

@@ -13,7 +13,7 @@ the same change done to the base.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import factorial
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from interp.activations import RESIDUAL_OUT, batches_by_length, points
 from interp.causes.change import MOVES, PLAYERS, REMAINDER, ROUTING, Change, ClassMeans
 from interp.errors import InputError
-from interp.model import Hidden, LanguageModel, undisturbed, writing
+from interp.model import Advance, Hidden, LanguageModel, undisturbed, writing
 from interp.patching import PatchRuns, between_models, keeping, read_out
 from interp.readout import Readout
 from interp.statistics import Draws, Estimate, resampling_weights, weighted_means
@@ -139,7 +139,7 @@ def undo(
     groups: Sequence[object] | None = None,
     batch_size: int = 64,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> tuple[Undone, ...]:
     """Readouts with every combination of changes undone, layer by layer.
 

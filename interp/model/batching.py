@@ -26,6 +26,9 @@ _SIGNS = (
     "invalid buffer size",  # MPS, for one tensor larger than a buffer may be
 )
 
+#: Called with how many more are done.
+Advance = Callable[[int], None]
+
 
 def in_fitting_batches(
     rows: Sequence[Sized], batch_size: int, work: Callable[[list[int]], Result]
@@ -75,7 +78,7 @@ def map_in_batches(
     work: Callable[[list[int]], Iterable[Row]],
     rows: Sequence[Sized],
     batch_size: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> list[Row]:
     """What ``work`` makes of every row, in the order of ``rows``.
 

@@ -6,12 +6,12 @@ source, one of the target, and one of the target for every cell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from interp.activations import RESIDUAL_OUT, Site, batches_by_length
-from interp.model import undisturbed, writing
+from interp.model import Advance, undisturbed, writing
 from interp.patching.alignment import Alignment
 from interp.patching.controls import random_directions, random_move
 from interp.patching.effects import Effects
@@ -30,7 +30,7 @@ def patch(
     batch_size: int = 32,
     controls: int = 0,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Effects:
     """The readout of the target with the source's states at one place at a time.
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations import RESIDUAL_OUT, Site, batches_by_length
-from interp.model import Hidden, Point, undisturbed, writing
+from interp.model import Advance, Hidden, Point, undisturbed, writing
 from interp.patching.alignment import Alignment
 from interp.patching.effects import Effects
 from interp.patching.places import keeping, last_logits, patch_places, read_out
@@ -35,7 +35,7 @@ def attribute(
     layers: Sequence[int] | None = None,
     positions: Sequence[str] | None = None,
     batch_size: int = 16,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Effects:
     """What :func:`~interp.patching.activation.patch` gives, to first order.
 

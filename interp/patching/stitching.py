@@ -16,7 +16,7 @@ unembedding to the upper one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.activations import chosen_layers
-from interp.model import LanguageModel
+from interp.model import Advance, LanguageModel
 from interp.patching.activation import patch
 from interp.patching.runs import WHOLE, between_models
 from interp.readout import Readout
@@ -135,7 +135,7 @@ def stitch(
     *,
     layers: Sequence[int] | None = None,
     batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Stitching:
     """Stitch base and after at every layer, both ways round.
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import InputError
-from interp.model import LanguageModel, undisturbed
+from interp.model import Advance, LanguageModel, undisturbed
 from interp.patching.effects import Cell, Effects
 from interp.patching.places import read_all
 from interp.patching.runs import PatchRuns
@@ -67,7 +67,7 @@ def patch_weights(
     batch_size: int = 64,
     controls: int = 0,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Effects:
     """The readout of the target with the source's weights in one group at a time.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from interp.activations import (
 )
 from interp.errors import InputError
 from interp.interventions import ablate, add
-from interp.model import LanguageModel, Tokens, undisturbed
+from interp.model import Advance, LanguageModel, Tokens, undisturbed
 from interp.patching import last_logits, read_all, read_out
 from interp.readout import Readout
 from interp.selection.candidates import Candidates
@@ -53,7 +53,7 @@ def score_candidates(
     layers: Sequence[int] | None = None,
     positions: Positions = post_instruction,
     batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Candidates:
     """Fit a direction at every layer and position on ``train``, and try each on ``validation``.
 

@@ -17,11 +17,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from interp.errors import MachineError
 from interp.store import is_out_of_room
 from unlearning.data import text_hash
+
+if TYPE_CHECKING:
+    from interp.model import Advance
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def answer_all(
     make: Callable[[list[AskedPrompt]], Iterable[Mapping[AskedPrompt, Answer]]],
     *,
     log: AnswerLog | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> list[Answer]:
     """The answers in order: those in the log, and for the others what ``make`` yields.
 

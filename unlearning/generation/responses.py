@@ -8,9 +8,9 @@ equally likely that may decide.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from interp.model import LanguageModel, in_fitting_batches
+from interp.model import Advance, LanguageModel, in_fitting_batches
 from interp.store import content_key
 from unlearning.generation.answer_log import Answer, AnswerLog, AskedPrompt, answer_all, each_asked
 
@@ -54,7 +54,7 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     opening: Sequence[int] = (),
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
     log: AnswerLog | None = None,
 ) -> list[Answer]:
     """Answer every prompt; greedy at temperature 0, else sampled from the full distribution.

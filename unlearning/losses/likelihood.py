@@ -6,14 +6,14 @@ prompt token to the last but one of the response.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.model import Advance, LanguageModel, Tokens, map_in_batches, undisturbed
 
 # Logits in float32 at a time: 32 MB.
 CHUNK = 2**23
@@ -122,7 +122,7 @@ def reference_log_probs(
     rows: Sequence[Tokens],
     *,
     batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> list[Float[Tensor, " response"]]:
     """Per-token log-probs of each row's response under the model as it is, on the CPU.
 

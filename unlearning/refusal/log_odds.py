@@ -10,7 +10,7 @@ begin alike ("I can't", "I'd be happy to"), two.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.model import Advance, LanguageModel, Tokens, map_in_batches, undisturbed
 from interp.readout import Readout, log_odds
 
 ResponsePrefix = tuple[int, ...]
@@ -123,7 +123,7 @@ def prefix_masses(
     prefixes: ResponsePrefixes,
     *,
     batch_size: int = 256,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Masses:
     """p_R, p_C, p_O and the refusal log-odds at the first answer position of every row.
 

@@ -6,13 +6,13 @@ not refuse either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from interp.model import LanguageModel, Tokens
+from interp.model import Advance, LanguageModel, Tokens
 from unlearning.generation import generate
 from unlearning.generation.responses import Answer
 from unlearning.refusal import ResponsePrefixes, prefix_masses
@@ -99,7 +99,7 @@ class Evaluation:
         return table
 
     def with_text(
-        self, lm: LanguageModel, *, progress: Callable[[int], None] | None = None
+        self, lm: LanguageModel, *, progress: Advance | None = None
     ) -> tuple[pd.DataFrame, list[Answer]]:
         """:meth:`masses`, with the greedily generated answer's class and :func:`coherence`."""
         table = self.masses(lm)

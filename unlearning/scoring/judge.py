@@ -9,8 +9,9 @@ twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from interp.errors import InputError
 from unlearning.scoring.classes import Scorer
@@ -19,6 +20,9 @@ from unlearning.scoring.registry import scorer
 from unlearning.scoring.rubrics import REFUSAL, Rubric
 from unlearning.scoring.workload import Workload, estimated_tokens
 from unlearning.serving import Endpoint, shared_folder
+
+if TYPE_CHECKING:
+    from interp.model import Advance
 
 #: Of a reply. A verdict takes three; the rest is room for models that think first.
 REPLY_TOKENS = 1024
@@ -68,11 +72,7 @@ class Judge:
         )
 
     def read(
-        self,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        *,
-        progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
     ) -> list[str | None]:
         """The class of each answer by the rubric; ``None`` where two replies were no verdict.
 

@@ -9,7 +9,7 @@ verdicts have together, and not used.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 
 from interp.errors import InputError, ModelError
-from interp.model import LanguageModel, Tokens, check_source, map_in_batches
+from interp.model import Advance, LanguageModel, Tokens, check_source, map_in_batches
 from unlearning.scoring.classes import Scorer
 from unlearning.scoring.reading import ModelScorer, model_name
 from unlearning.scoring.registry import scorer
@@ -79,11 +79,7 @@ class LocalJudge:
         )
 
     def read(
-        self,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        *,
-        progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
     ) -> list[str | None]:
         """The likeliest class of each answer; every answer has one.
 
@@ -102,11 +98,7 @@ class LocalJudge:
 
     @torch.no_grad()
     def probabilities(
-        self,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        *,
-        progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
     ) -> Float[np.ndarray, "answer verdict"]:
         """Probability that the reply begins with each verdict, in the rubric's order.
 

@@ -8,13 +8,16 @@ on has no class, which is never taken for "not refused".
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from interp.errors import InputError
 from unlearning.scoring.classes import COARSE, spoken
 from unlearning.scoring.workload import Workload
+
+if TYPE_CHECKING:
+    from interp.model import Advance
 
 
 class ResponseReader(Protocol):
@@ -40,11 +43,7 @@ class ResponseReader(Protocol):
         ...
 
     def read(
-        self,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        *,
-        progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
     ) -> list[str | None]:
         """The class of each answer, in order; ``None`` where the model gave no verdict."""
         ...
@@ -55,7 +54,7 @@ def verdicts(
     prompts: Sequence[str],
     responses: Sequence[str],
     *,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> list[str | None]:
     """The class of each answer on the reader's scale; ``None`` where it gave no verdict.
 

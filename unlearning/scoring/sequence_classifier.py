@@ -9,7 +9,7 @@ beginning; how often that happens is part of the workload.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError, ModelError
-from interp.model import check_source, map_in_batches
+from interp.model import Advance, check_source, map_in_batches
 from unlearning.scoring.classes import FINE_CLASSES, Scorer
 from unlearning.scoring.reading import ModelScorer, model_name
 from unlearning.scoring.registry import scorer
@@ -85,11 +85,7 @@ class SequenceClassifier:
         )
 
     def read(
-        self,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        *,
-        progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
     ) -> list[str | None]:
         """One of ``FINE_CLASSES`` for each answer; every answer has one.
 
@@ -124,11 +120,7 @@ class SequenceClassifier:
 
     @torch.no_grad()
     def logits(
-        self,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        *,
-        progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
     ) -> Float[Tensor, "answer label"]:
         """The model's outputs, on the CPU and in float32.
 

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from multiprocessing.pool import ThreadPool
@@ -31,6 +31,8 @@ from interp.store import read_json, write_json
 
 if TYPE_CHECKING:
     import openai
+
+    from interp.model import Advance
 
 #: Messages of one conversation: ``{"role": "user", "content": "..."}`` and so on.
 Conversation = Sequence[Mapping[str, str]]
@@ -95,7 +97,7 @@ class Endpoint:
         *,
         max_tokens: int,
         temperature: float = 0.0,
-        progress: Callable[[int], None] | None = None,
+        progress: Advance | None = None,
     ) -> list[Completion]:
         """The model's next message in each conversation, in order.
 

@@ -7,7 +7,7 @@ base's own answers to benign prompts, and the perplexity of texts. Tasks with ri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.model import Advance, LanguageModel, Tokens, map_in_batches, undisturbed
 from unlearning.losses import forced_logits, reference_log_probs
 
 POSITIONS = 8
 # Tokens read at once: what most texts and most models have room for.
 WINDOW = 1024
-
-Advance = Callable[[int], None]
 
 
 def answer_logits(

@@ -7,13 +7,13 @@ reason a strange one. So a response has the same value as text and as the ids th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 
-from interp.model import LanguageModel, Tokens
+from interp.model import Advance, LanguageModel, Tokens
 from unlearning.generation import stop_tokens
 from unlearning.losses import reference_log_probs
 
@@ -25,7 +25,7 @@ def response_nll(
     rows: Sequence[tuple[str, Response]],
     *,
     batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> Float[np.ndarray, " row"]:
     """Mean nats per response token given the prompt, -(1/T) log p(y|x), in float64.
 
@@ -51,7 +51,7 @@ def response_token_nll(
     rows: Sequence[tuple[str, Response]],
     *,
     batch_size: int = 32,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> list[Float[np.ndarray, " token"]]:
     """-log p(y_t | x, y_<t) in nats of every token of every response, in float64.
 
