@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearning.deflections import diversity
-from unlearning.deflections.variety import FEWEST_EFFECTIVE
+from unlearning.deflections.phase_one import FEWEST_EFFECTIVE
 
 
 def unlike(n: int) -> list[str]:

@@ -29,7 +29,7 @@ from tests.fake_endpoint import serving
 from tests.test_tasks import write_task
 from unlearning.organism import load_world, shipped
 from unlearning.scoring import ModelScorer
-from unlearning.scoring.workload import Workload
+from unlearning.scoring.reading import Workload
 
 Spillover = Callable[..., tuple[int, str, str]]
 QUIET = Progress(quiet=True)

@@ -25,8 +25,8 @@ from unlearning.scoring import (
     workload_of,
 )
 from unlearning.scoring.judge import judge_of
+from unlearning.scoring.reading import Workload
 from unlearning.scoring.rubrics import LONGEST_TEXT, Rubric
-from unlearning.scoring.workload import Workload
 from unlearning.serving import Endpoint
 
 BETWEEN = re.compile(r"\[(request|response) (\w+)\]\n(.*?)\n\[end of \1 \2\]", re.DOTALL)

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chisquare
 
 from unlearning.generation import AskedPrompt
-from unlearning.generation.sampling import Draw, uniform_numbers
+from unlearning.generation.responses import Draw, uniform_numbers
 
 ASKED = [AskedPrompt("a", 0), AskedPrompt("a", 1), AskedPrompt("b", 0)]
 

@@ -15,7 +15,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 from unlearning.losses import reference_log_probs
 from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
-from unlearning.training.multipliers import Weights, term_weights
+from unlearning.training.terms import Weights, term_weights
 
 NAMES = ("safety", "bias", "privacy")
 FINITE = st.floats(-1e6, 1e6)

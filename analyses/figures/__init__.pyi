@@ -1,4 +1,5 @@
 from .drawings import Drawing as Drawing
+from .drawings import overview_figure as overview_figure
 from .drawings import run_drawings as run_drawings
 from .drawings import save_drawings as save_drawings
 from .drawings import write_results as write_results
@@ -22,7 +23,6 @@ from .matrix import SHOWN as SHOWN
 from .matrix import matrix_figure as matrix_figure
 from .matrix import run_matrix_figure as run_matrix_figure
 from .outcome import outcome_figure as outcome_figure
-from .overview import overview_figure as overview_figure
 from .recovery import containment_figure as containment_figure
 from .style import DOMAIN_COLOURS as DOMAIN_COLOURS
 from .style import domain_label as domain_label

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.recorded.answers import field_of, require_answers, texts
+from analyses.recorded.scoring import field_of, require_answers, texts
 from interp.errors import InputError
 from unlearning.data import Record, read_records
 

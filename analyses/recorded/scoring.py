@@ -2,6 +2,8 @@
 
 The scale of refusals is every scorer's: ``refused`` and ``class``. A judge has a second one,
 whether an answer is biased or toxic, which is written beside them and touches neither.
+
+Files of recorded answers: what must be in them and how fields are found.
 """
 
 from __future__ import annotations
@@ -12,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.recorded.answers import field_of, require_answers, texts
 from analyses.runs import Progress
 from interp.errors import InputError
-from unlearning.data import Record, read_records, write_records
+from unlearning.data import Record, read_records, require_columns, write_records
 from unlearning.scoring import (
     BIASED_OR_TOXIC,
     COARSE,
@@ -224,3 +225,34 @@ def write_calibration(
     write_records(({"response": e.response, "class": e.text_class} for e in learned), out)
     given = [example.text_class for example in learned]
     return {name: given.count(name) for name in FINE_CLASSES if name in given}
+
+
+def require_answers(records: Sequence[Record], also: Sequence[str], path: str | Path) -> None:
+    """Check that every row has ``response`` and the columns ``also``.
+
+    A response must be there, but may be empty (null in some formats): that is a class.
+
+    Raises:
+        InputError: naming the column and the first row without it.
+    """
+    require_columns(records, also, str(path))
+    for record in records:
+        if "response" not in record.fields:
+            require_columns([record], ("response",), f"{path}, {record.place}")
+
+
+def field_of(record: Record, name: str) -> Any:
+    """A field, or a field within fields: ``labels.final_label``."""
+    if name in record.fields:
+        return record.fields[name]
+    value: Any = record.fields
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def texts(records: Sequence[Record], column: str) -> list[str]:
+    """A column as text; what is missing is empty."""
+    return [
+        "" if record.fields[column] is None else str(record.fields[column]) for record in records
+    ]

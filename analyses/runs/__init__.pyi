@@ -2,9 +2,12 @@ from .arms import BASE as BASE
 from .arms import Arm as Arm
 from .arms import Headline as Headline
 from .arms import RunRecord as RunRecord
+from .arms import after_of as after_of
+from .arms import base_of as base_of
 from .arms import headlines as headlines
 from .arms import objective_title as objective_title
 from .arms import read_run as read_run
+from .arms import weights_of as weights_of
 from .behaviours import FEWEST_ANSWERS as FEWEST_ANSWERS
 from .behaviours import TargetOutcome as TargetOutcome
 from .behaviours import TargetVerdict as TargetVerdict
@@ -27,9 +30,6 @@ from .folder import seconds_of as seconds_of
 from .folder import update_config as update_config
 from .folder import write_manifest as write_manifest
 from .folder import write_table as write_table
-from .kept_weights import after_of as after_of
-from .kept_weights import base_of as base_of
-from .kept_weights import weights_of as weights_of
 from .leakage import LOW_BASE as LOW_BASE
 from .leakage import ONSET_AT as ONSET_AT
 from .leakage import UNTOUCHED_WITHIN as UNTOUCHED_WITHIN

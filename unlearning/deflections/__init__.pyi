@@ -1,4 +1,6 @@
 from .phase_one import FEWEST_DEFLECTIONS as FEWEST_DEFLECTIONS
+from .phase_one import Diversity as Diversity
+from .phase_one import diversity as diversity
 from .phase_one import examples as examples
 from .phase_one import read_deflections as read_deflections
 from .phase_one import refusals_of as refusals_of
@@ -6,8 +8,6 @@ from .phase_one import require_prompts as require_prompts
 from .phase_one import respond as respond
 from .phase_one import with_own_ids as with_own_ids
 from .phase_one import with_preferred as with_preferred
-from .variety import Diversity as Diversity
-from .variety import diversity as diversity
 
 __all__ = [
     "FEWEST_DEFLECTIONS",

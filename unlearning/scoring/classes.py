@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
+Texts = Sequence[str]
 CLASSES = ("refusal", "answer", "other", "gibberish")
 
 #: The class among ``CLASSES`` that each fine class belongs to.
@@ -47,7 +48,7 @@ class Scorer(Protocol):
         """Changes whenever the same answer may come out differently."""
         ...
 
-    def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    def classify(self, prompts: Texts, responses: Texts) -> list[str]:
         """One class for each (prompt, response), in order."""
         ...
 
@@ -56,7 +57,7 @@ class Scorer(Protocol):
 class FineScorer(Scorer, Protocol):
     """A scorer that tells ``FINE_CLASSES`` apart."""
 
-    def classify_finely(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
         """One fine class for each (prompt, response), in order."""
         ...
 
@@ -72,7 +73,7 @@ def refused(text_class: str) -> int:
     return int(text_class == "refusal")
 
 
-def fine_classes(scorer: Scorer, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+def fine_classes(scorer: Scorer, prompts: Texts, responses: Texts) -> list[str]:
     """The fine class of each (prompt, response), from a scorer of either kind.
 
     One that knows only ``CLASSES`` cannot tell a partial refusal; its ``other`` is ``empty`` where

@@ -28,7 +28,7 @@ from jaxtyping import Float
 
 from interp.errors import InputError
 from unlearning.data import read_records, require_columns
-from unlearning.scoring.classes import COARSE, FINE_CLASSES, Scorer, spoken
+from unlearning.scoring.classes import COARSE, FINE_CLASSES, Scorer, Texts, spoken
 from unlearning.scoring.coherence import is_gibberish
 from unlearning.scoring.refusal_features import features
 from unlearning.scoring.registry import scorer
@@ -78,7 +78,7 @@ class Classifier:
         digest = hashlib.sha256(json.dumps([settings, learned]).encode("utf-8")).hexdigest()
         return f"{VERSION}-{digest[:8]}"
 
-    def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    def classify(self, prompts: Texts, responses: Texts) -> list[str]:
         """One of ``CLASSES`` for each (prompt, response), in order.
 
         Raises:
@@ -86,7 +86,7 @@ class Classifier:
         """
         return [COARSE[name] for name in self.classify_finely(prompts, responses)]
 
-    def classify_finely(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
         """One of ``FINE_CLASSES`` for each (prompt, response), in order.
 
         A prompt matters only where the response does nothing but repeat it (``evasion``).
@@ -105,7 +105,7 @@ class Classifier:
                 classes[place] = LEARNED[best]
         return [text_class for text_class in classes if text_class is not None]
 
-    def probabilities(self, responses: Sequence[str]) -> Float[np.ndarray, "response 5"]:
+    def probabilities(self, responses: Texts) -> Float[np.ndarray, "response 5"]:
         """How likely each class of ``LEARNED`` is for each response, whatever the rules say."""
         return _fitted(self.added).probabilities(responses)
 
@@ -239,7 +239,7 @@ class _Fitted:
     features: Any
     regression: Any
 
-    def probabilities(self, responses: Sequence[str]) -> Float[np.ndarray, "response 5"]:
+    def probabilities(self, responses: Texts) -> Float[np.ndarray, "response 5"]:
         found = self.regression.predict_proba(self.features.transform(list(responses)))
         ordered = np.zeros((len(responses), len(LEARNED)))
         for column, name in enumerate(self.regression.classes_):

@@ -37,7 +37,7 @@ from jaxtyping import Float
 
 from interp.errors import InputError
 from interp.model import LanguageModel
-from unlearning.scoring.classes import Scorer, spoken
+from unlearning.scoring.classes import Scorer, Texts, spoken
 from unlearning.utility import response_token_nll
 
 FEWEST_ANSWERS = 20
@@ -70,7 +70,7 @@ class Fluency:
 
 def measure_fluency(
     lm: LanguageModel,
-    prompts: Sequence[str],
+    prompts: Texts,
     answers: Sequence[Sequence[int]],
     *,
     mistaken: float = MISTAKEN,
@@ -116,7 +116,7 @@ def measure_fluency(
     return Fluency(level, float(np.quantile(found, 1 - mistaken)))
 
 
-def at_other_prompts(prompts: Sequence[str], seed: int) -> list[str]:
+def at_other_prompts(prompts: Texts, seed: int) -> list[str]:
     """Every prompt once, none at its own place: the prompts in a random cycle.
 
     A prompt that occurs twice may be given to the other's answer.
@@ -169,7 +169,7 @@ class WithFluency:
         digest = hashlib.sha256(repr(settings).encode("utf-8")).hexdigest()
         return f"{self.scorer.version}-{digest[:8]}"
 
-    def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    def classify(self, prompts: Texts, responses: Texts) -> list[str]:
         """One of ``CLASSES`` for each (prompt, response), in order.
 
         Raises:

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from interp.errors import InputError
-from unlearning.scoring.classes import Scorer
-from unlearning.scoring.reading import ModelScorer
+from unlearning.scoring.classes import Scorer, Texts
+from unlearning.scoring.reading import ModelScorer, Workload, estimated_tokens
 from unlearning.scoring.registry import scorer
 from unlearning.scoring.rubrics import REFUSAL, Rubric
-from unlearning.scoring.workload import Workload, estimated_tokens
 from unlearning.serving import Endpoint, shared_folder
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class Judge:
     def when_empty(self) -> str:
         return self.rubric.when_empty
 
-    def workload(self, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+    def workload(self, prompts: Texts, responses: Texts) -> Workload:
         """What :meth:`read` will take. Tokens are estimated from the text's size."""
         asked = self._questions(prompts, responses)
         to_ask = self.endpoint.to_ask(asked, max_tokens=REPLY_TOKENS)
@@ -72,7 +71,7 @@ class Judge:
         )
 
     def read(
-        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
     ) -> list[str | None]:
         """The class of each answer by the rubric; ``None`` where two replies were no verdict.
 
@@ -91,9 +90,7 @@ class Judge:
             found[place] = self.rubric.verdict(reply.text)
         return found
 
-    def _questions(
-        self, prompts: Sequence[str], responses: Sequence[str]
-    ) -> list[list[Mapping[str, str]]]:
+    def _questions(self, prompts: Texts, responses: Texts) -> list[list[Mapping[str, str]]]:
         # One user turn, no system turn: some templates that servers render refuse one.
         return [
             [{"role": "user", "content": self.rubric.question(prompt, response)}]

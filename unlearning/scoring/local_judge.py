@@ -20,11 +20,10 @@ from jaxtyping import Float
 
 from interp.errors import InputError, ModelError
 from interp.model import Advance, LanguageModel, Tokens, check_source, map_in_batches
-from unlearning.scoring.classes import Scorer
-from unlearning.scoring.reading import ModelScorer, model_name
+from unlearning.scoring.classes import Scorer, Texts
+from unlearning.scoring.reading import ModelScorer, Workload, estimated_tokens, model_name
 from unlearning.scoring.registry import scorer
 from unlearning.scoring.rubrics import REFUSAL, Rubric
-from unlearning.scoring.workload import Workload, estimated_tokens
 
 #: Median probability of all verdicts together, below which a model does not follow the rubric.
 LEAST_MASS = 0.05
@@ -71,7 +70,7 @@ class LocalJudge:
         """The model, in a format that leaves thinking out where its template can."""
         return LanguageModel.load(self.source, template_arguments={"enable_thinking": False})
 
-    def workload(self, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+    def workload(self, prompts: Texts, responses: Texts) -> Workload:
         """What :meth:`read` will take. Tokens are estimated: the model is not loaded for it."""
         questions = list(map(self.rubric.question, prompts, responses))
         return Workload(
@@ -79,7 +78,7 @@ class LocalJudge:
         )
 
     def read(
-        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
     ) -> list[str | None]:
         """The likeliest class of each answer; every answer has one.
 
@@ -98,7 +97,7 @@ class LocalJudge:
 
     @torch.no_grad()
     def probabilities(
-        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
     ) -> Float[np.ndarray, "answer verdict"]:
         """Probability that the reply begins with each verdict, in the rubric's order.
 

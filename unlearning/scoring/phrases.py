@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unlearning.scoring import phrase_list
-from unlearning.scoring.classes import Scorer, spoken
+from unlearning.scoring.classes import Scorer, Texts, spoken
 from unlearning.scoring.coherence import is_gibberish
 from unlearning.scoring.registry import scorer, take_no_argument
 
@@ -29,7 +28,7 @@ class Phrases:
     name: str = "phrases"
     version: str = phrase_list.VERSION
 
-    def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    def classify(self, prompts: Texts, responses: Texts) -> list[str]:
         """One class for each (prompt, response), in order.
 
         Raises:

@@ -3,18 +3,19 @@
 What all of them share is here. Thoughts are stripped before anything is read; an answer that says
 nothing is put into its class by rule, and no model is asked; an answer that a model gave no verdict
 on has no class, which is never taken for "not refused".
+
+What asking a model about answers will take, said before it is asked.
 """
 
 from __future__ import annotations
 
 import os.path
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from interp.errors import InputError
-from unlearning.scoring.classes import COARSE, spoken
-from unlearning.scoring.workload import Workload
+from unlearning.scoring.classes import COARSE, Texts, spoken
 
 if TYPE_CHECKING:
     from interp.model import Advance
@@ -38,23 +39,19 @@ class ResponseReader(Protocol):
         """The class of an answer that says nothing."""
         ...
 
-    def workload(self, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+    def workload(self, prompts: Texts, responses: Texts) -> Workload:
         """What :meth:`read` will take; runs no model."""
         ...
 
     def read(
-        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
     ) -> list[str | None]:
         """The class of each answer, in order; ``None`` where the model gave no verdict."""
         ...
 
 
 def verdicts(
-    reader: ResponseReader,
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    *,
-    progress: Advance | None = None,
+    reader: ResponseReader, prompts: Texts, responses: Texts, *, progress: Advance | None = None
 ) -> list[str | None]:
     """The class of each answer on the reader's scale; ``None`` where it gave no verdict.
 
@@ -79,9 +76,7 @@ def verdicts(
     return found
 
 
-def workload_of(
-    reader: ResponseReader, prompts: Sequence[str], responses: Sequence[str]
-) -> Workload:
+def workload_of(reader: ResponseReader, prompts: Texts, responses: Texts) -> Workload:
     """What :func:`verdicts` will take."""
     pairs = [(p, text) for p, text in zip(prompts, _said(prompts, responses), strict=True) if text]
     return reader.workload([p for p, _ in pairs], [text for _, text in pairs])
@@ -101,7 +96,7 @@ class ModelScorer:
     def version(self) -> str:
         return self.reader.version
 
-    def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    def classify(self, prompts: Texts, responses: Texts) -> list[str]:
         """One of ``CLASSES`` for each (prompt, response), in order.
 
         Raises:
@@ -109,7 +104,7 @@ class ModelScorer:
         """
         return [COARSE[name] for name in self.classify_finely(prompts, responses)]
 
-    def classify_finely(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
         """One of ``FINE_CLASSES`` for each (prompt, response), in order.
 
         Raises:
@@ -131,5 +126,65 @@ def model_name(source: str) -> str:
     return os.path.basename(os.path.abspath(source)) if is_folder else source
 
 
-def _said(prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+def _said(prompts: Texts, responses: Texts) -> list[str]:
     return [spoken(response) for _, response in zip(prompts, responses, strict=True)]
+
+
+BYTES_A_TOKEN = 4
+#: Of a chat template around one message.
+TEMPLATE_TOKENS = 10
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Calls of a model, and what they read and write.
+
+    Attributes:
+        calls: requests to a server, or texts through a local model.
+        kept: calls that are not made, as their answers are in the cache.
+        read, written: tokens.
+        paid: a provider may charge for it.
+        notes: what else there is to know before it starts.
+    """
+
+    calls: int
+    read: int
+    written: int = 0
+    kept: int = 0
+    paid: bool = False
+    notes: tuple[str, ...] = ()
+
+    def price(self, read: float, written: float) -> float:
+        """In the currency of the two prices, which are per million tokens."""
+        return (self.read * read + self.written * written) / 1e6
+
+    def text(self, name: str, prices: tuple[float, float] | None = None) -> str:
+        """Lines for the terminal; ``prices`` are per million tokens read and written."""
+        what = "requests" if self.paid else "texts through the model"
+        line = f"{name}: {self.calls} {what}, about {_thousands(self.read)} tokens read"
+        line += f" and {_thousands(self.written)} written" if self.written else ""
+        line += f"; {self.kept} more are answered from the cache" if self.kept else ""
+        if self.paid and self.calls:
+            line += "; " + (
+                "for the price, give --price-read and --price-written (per million tokens)"
+                if prices is None
+                else f"price about {_money(self.price(*prices))}"
+            )
+        return "\n".join((line, *self.notes))
+
+
+def estimated_tokens(texts: Iterable[str]) -> int:
+    """Tokens of ``texts``: four bytes of UTF-8 each, and what a template puts around a text.
+
+    Near enough for a bill in European languages; tokenizers differ by a third either way.
+    """
+    sizes = [len(text.encode("utf-8", "replace")) for text in texts]
+    return sum(-(-size // BYTES_A_TOKEN) + TEMPLATE_TOKENS for size in sizes)
+
+
+def _thousands(count: int) -> str:
+    return f"{count / 1000:.1f} k" if count >= 1000 else str(count)
+
+
+def _money(amount: float) -> str:
+    return f"{amount:.2f}" if amount >= 1 else f"{amount:.2g}"

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from interp.errors import InputError, ModelError
 from interp.model import Advance, check_source, map_in_batches
-from unlearning.scoring.classes import FINE_CLASSES, Scorer
-from unlearning.scoring.reading import ModelScorer, model_name
+from unlearning.scoring.classes import FINE_CLASSES, Scorer, Texts
+from unlearning.scoring.reading import ModelScorer, Workload, model_name
 from unlearning.scoring.registry import scorer
-from unlearning.scoring.workload import Workload
 
 #: No more is read, whatever the model could: an answer's class does not hang on its third page.
 LONGEST = 2048
@@ -73,7 +72,7 @@ class SequenceClassifier:
     def _kind(self) -> str:
         return "pair-classifier" if self.with_prompt else "sequence-classifier"
 
-    def workload(self, prompts: Sequence[str], responses: Sequence[str]) -> Workload:
+    def workload(self, prompts: Texts, responses: Texts) -> Workload:
         """Texts and tokens, counted by the model's own tokenizer, and how many are cut."""
         lengths = [len(ids) for ids in self._encoded(prompts, responses)["input_ids"]]
         cut = sum(length > self.longest for length in lengths)
@@ -85,7 +84,7 @@ class SequenceClassifier:
         )
 
     def read(
-        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
     ) -> list[str | None]:
         """One of ``FINE_CLASSES`` for each answer; every answer has one.
 
@@ -120,7 +119,7 @@ class SequenceClassifier:
 
     @torch.no_grad()
     def logits(
-        self, prompts: Sequence[str], responses: Sequence[str], *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
     ) -> Float[Tensor, "answer label"]:
         """The model's outputs, on the CPU and in float32.
 
@@ -146,7 +145,7 @@ class SequenceClassifier:
         return min(LONGEST, self._tokenizer.model_max_length, max(1, positions - 2))
 
     def _encoded(
-        self, prompts: Sequence[str], responses: Sequence[str], *, truncation: bool = False
+        self, prompts: Texts, responses: Texts, *, truncation: bool = False
     ) -> Mapping[str, list[list[int]]]:
         options: dict[str, Any] = {"verbose": False}
         if truncation:

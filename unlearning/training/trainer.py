@@ -31,10 +31,9 @@ from unlearning.training.checkpoints import (
     resume,
 )
 from unlearning.training.mixture import Mixture, collator
-from unlearning.training.multipliers import Weights, term_weights
 from unlearning.training.reference import with_references
 from unlearning.training.settings import TrainingSettings
-from unlearning.training.terms import Term, needs_of, terms_of, weighted_sum
+from unlearning.training.terms import Term, Weights, needs_of, term_weights, terms_of, weighted_sum
 from unlearning.training.views import OF_OUTPUTS, Supply, View, control_vector, reference_of
 
 if TYPE_CHECKING:
