@@ -14,8 +14,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.patching import WHOLE, Cell, Effects, between_models, patch
 from interp.patching.alignment import Replacement
-from interp.patching.controls import random_directions, random_move
-from interp.patching.places import patch_places
+from interp.patching.places import patch_places, random_directions, random_move
 from tests.checkpoints import LAYERS
 from tests.patched_models import PROMPTS, changed, some_log_odds
 

@@ -1,5 +1,5 @@
+from .activation import attribute as attribute
 from .activation import patch as patch
-from .attribution import attribute as attribute
 from .effects import Cell as Cell
 from .effects import Effects as Effects
 from .effects import PatchAgreement as PatchAgreement

@@ -1,21 +1,40 @@
-"""Activation patching: run the target with one place's states from the source.
+r"""Activation patching: run the target with one place's states from the source.
 
 Vig et al. 2020, Meng et al. 2022; good practice from Heimersheim and Nanda 2024. One forward of the
 source, one of the target, and one of the target for every cell.
+
+Attribution patching: all cells at once from one gradient (Nanda 2023; Syed et al. 2023).
+
+To first order in what a patch changes, :math:`m^{\mathrm{patched}} - m^{\mathrm{target}} \approx
+\langle h^{\mathrm{source}} - h^{\mathrm{target}}, \nabla_h m\rangle` with the gradient taken in
+the target's run. Exact where the readout is linear in the states; elsewhere it fails where
+something saturates (softmax, norms, large moves) and can give a whole layer the wrong sign, so
+:func:`~interp.patching.effects.patch_agreement` with the exact effects of a few prompts belongs
+beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.activations import RESIDUAL_OUT, Site, batches_by_length
-from interp.model import Advance, undisturbed, writing
+from interp.model import Advance, Hidden, Point, undisturbed, writing
 from interp.patching.alignment import Alignment
-from interp.patching.controls import random_directions, random_move
 from interp.patching.effects import Effects
-from interp.patching.places import keeping, patch_places, read_out
+from interp.patching.places import (
+    keeping,
+    last_logits,
+    patch_places,
+    random_directions,
+    random_move,
+    read_out,
+)
 from interp.patching.runs import PatchRuns
 from interp.readout import Readout
 
@@ -41,7 +60,7 @@ def patch(
         layers: 0-based decoder layers; all by default.
         positions: names of spans, or ``WHOLE`` for all tokens; every span by default.
         batch_size: prompts in one forward.
-        controls: random moves per cell (see :mod:`interp.patching.controls`), a forward each.
+        controls: random moves per cell (see :mod:`interp.patching.places`), a forward each.
         seed: of the controls.
         progress: called with the number of forwards just done.
 
@@ -73,3 +92,77 @@ def patch(
                     progress(1 + controls)
     cells = tuple(place.cell for place in places)
     return Effects(cells, patched, target, source, moved if controls else None)
+
+
+def attribute(
+    runs: PatchRuns,
+    readout: Readout,
+    *,
+    sites: Sequence[Site] = (RESIDUAL_OUT,),
+    layers: Sequence[int] | None = None,
+    positions: Sequence[str] | None = None,
+    batch_size: int = 16,
+    progress: Advance | None = None,
+) -> Effects:
+    """What :func:`~interp.patching.activation.patch` gives, to first order.
+
+    Two forwards and a backward for all cells, which holds the states of all sites in memory.
+
+    Args:
+        runs, readout, sites, layers, positions: as for ``patch``; the readout must be
+            differentiable.
+        batch_size: prompts in one forward.
+        progress: called with the number of prompts just done.
+
+    Raises:
+        InputError: a layer, site or position that is not there.
+    """
+    places = patch_places(runs, sites, layers, positions)
+    prompts = len(runs.target_rows)
+    source, target = np.empty(prompts), np.empty(prompts)
+    patched = np.empty((len(places), prompts))
+    with undisturbed(runs.source.model), undisturbed(runs.target.model):
+        for chosen in batches_by_length(runs.target_rows, batch_size):
+            part = runs.subset(chosen)
+            with keeping([place.given for place in places], part.source_rows) as given:
+                source[chosen] = read_out(part.source, part.source_rows, readout)
+            own, gradients, target[chosen] = _gradients(
+                part, [place.taken for place in places], readout
+            )
+            for i, place in enumerate(places):
+                states = given[place.given]
+                swap = Alignment.at(part, place.position).replacing(states, place.features(states))
+                change = swap(own[place.taken]) - own[place.taken]
+                products = change.double() * gradients[place.taken].double()
+                patched[i, chosen] = (
+                    target[chosen] + products.reshape(len(chosen), -1).sum(dim=1).cpu().numpy()
+                )
+            if progress is not None:
+                progress(len(chosen))
+    return Effects(tuple(place.cell for place in places), patched, target, source)
+
+
+def _gradients(
+    runs: PatchRuns, taken: Sequence[Point], readout: Readout
+) -> tuple[dict[Point, Hidden], dict[Point, Hidden], Float[np.ndarray, " prompt"]]:
+    """The target's states at each point, the readout's gradients there, and the readout."""
+    own: dict[Point, Tensor] = {}
+    moves: dict[Point, Tensor] = {}
+
+    def listening(point: Point) -> Callable[[Hidden], Hidden]:
+        def add_nothing(states: Hidden) -> Hidden:
+            own[point] = states.detach()
+            # A leaf of its own, so that frozen and trained models are the same to it.
+            moves[point] = torch.zeros_like(own[point], requires_grad=True)
+            return states + moves[point]
+
+        return add_nothing
+
+    with ExitStack() as stack, torch.enable_grad():
+        for point in dict.fromkeys(taken):
+            stack.enter_context(writing(point, listening(point)))
+        values = readout(last_logits(runs.target, runs.target_rows))
+        # Rows do not see each other: the gradient of the sum is each row's own.
+        gradients = torch.autograd.grad(values.sum(), list(moves.values()))
+    found = dict(zip(moves, gradients, strict=True))
+    return own, found, values.detach().cpu().double().numpy()

@@ -8,10 +8,10 @@ others.
 from unlearning.data.sources.definitions import (
     SOURCES,
     find_source,
+    mappings_table,
     read_sources,
     source_from_options,
 )
-from unlearning.data.sources.description import mappings_table
 from unlearning.data.sources.loading import Loaded, combined, load
 from unlearning.data.sources.overlap import Deduplicated, deduplicated, leaks
 from unlearning.data.sources.schema import Above, Source, Values
