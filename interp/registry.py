@@ -17,6 +17,7 @@ import colorsys
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,10 +114,9 @@ class Registry(Mapping[str, E], Generic[E]):
 
     def _declared_in(self, name: str) -> str | None:
         """The module of the room that declares this name."""
-        for module in _modules(self.room) if self.room else ():
-            if name in _declarations(module.path, self.decorator):
-                return module.name
-        return None
+        modules = _modules(self.room) if self.room else {}
+        found = (m for m, path in modules.items() if name in _declarations(path, self.decorator))
+        return next(found, None)
 
     @property
     def abouts(self) -> Mapping[str, About]:
@@ -176,42 +176,28 @@ def _hue(colour: str) -> float:
 
 def declared(room: str, decorator: str) -> dict[str, About]:
     """What the modules of a package declare with a decorator, read from their sources."""
-    found: dict[str, About] = {}
-    for module in _modules(room):
-        found |= _declarations(module.path, decorator)
-    return found
+    each = (_declarations(path, decorator) for path in _modules(room).values())
+    return {name: about for one in each for name, about in one.items()}
 
 
 def declared_by_plugins(decorator: str) -> dict[str, About]:
     """The same of the plug-ins in use."""
-    found: dict[str, About] = {}
-    for plugin in plugins.in_use():
-        found |= _declarations_in(plugin.source, decorator)
-    return found
+    each = (_declarations_in(plugin.source, decorator) for plugin in plugins.in_use())
+    return {name: about for one in each for name, about in one.items()}
 
 
-@dataclass(frozen=True)
-class _Module:
-    name: str
-    path: Path
-
-
-def _modules(room: str) -> Iterator[_Module]:
+@cache
+def _modules(room: str) -> Mapping[str, Path]:
+    """The modules of a package, by name."""
     spec = find_spec(room)
     assert spec is not None and spec.submodule_search_locations, f"{room} is no package"
-    for folder in spec.submodule_search_locations:
-        for path in sorted(Path(folder).glob("*.py")):
-            if path.name != "__init__.py":
-                yield _Module(f"{room}.{path.stem}", path)
+    paths = (p for folder in spec.submodule_search_locations for p in Path(folder).glob("*.py"))
+    return {f"{room}.{path.stem}": path for path in sorted(paths) if path.stem != "__init__"}
 
 
-_KNOWN: dict[tuple[Path, str], dict[str, About]] = {}
-
-
-def _declarations(path: Path, decorator: str) -> dict[str, About]:
-    if (path, decorator) not in _KNOWN:
-        _KNOWN[path, decorator] = _declarations_in(path.read_text(encoding="utf-8"), decorator)
-    return _KNOWN[path, decorator]
+@cache
+def _declarations(path: Path, decorator: str) -> Mapping[str, About]:
+    return _declarations_in(path.read_text(encoding="utf-8"), decorator)
 
 
 def _declarations_in(source: str, decorator: str) -> dict[str, About]:
@@ -225,9 +211,7 @@ def _declarations_in(source: str, decorator: str) -> dict[str, About]:
             continue
         for one in node.decorator_list:
             call = one if isinstance(one, ast.Call) else None
-            called = call.func if call else one
-            if (called.attr if isinstance(called, ast.Attribute) else
-                called.id if isinstance(called, ast.Name) else None) != decorator:  # fmt: skip
+            if ast.unparse(call.func if call else one).rpartition(".")[2] != decorator:
                 continue
             values: dict[str, Any] = {
                 keyword.arg: keyword.value.value
