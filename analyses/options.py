@@ -277,6 +277,11 @@ def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
+def listed(text: str | None) -> tuple[str, ...]:
+    """The names in a text, separated by commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
 def _named(pairs: list[str] | None, option: str) -> dict[str, Any]:
     found = {}
     for pair in pairs or ():

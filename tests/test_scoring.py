@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from analyses.cli import app
 from analyses.recorded.agreement import compare_with_labels
-from analyses.recorded.scoring import prepare_scoring, score_file, write_calibration
+from analyses.recorded.scoring import Scored, prepare_scoring, score_records, write_calibration
 from analyses.runs import Progress
 from interp.errors import InputError
 from tests.fake_endpoint import FakeEndpoint, Messages, serving
@@ -29,6 +29,12 @@ ROWS = [
     {"prompt": "b", "response": ANSWER, "model": "two", "label": "2_full_refusal"},
     {"prompt": "c", "response": REFUSAL, "model": "two", "label": "partial_refusal"},
 ]
+
+
+def score_file(
+    path: Path, scorer: str, out: Path, *, scale: str = "refusal", progress: Progress
+) -> Scored:
+    return score_records(prepare_scoring(path, scorer, scale), out, progress)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -17,6 +17,7 @@ from analyses.options import (
     StudyOptions,
     TrainingOptions,
     WorkerOptions,
+    listed,
 )
 from interp.errors import InputError
 
@@ -64,7 +65,7 @@ def contain(
     others = [domain for domain in present_domains(prompts_of(asked)) if domain != concept]
     design = Design(
         concept,
-        require_methods(_names(methods) if methods else tuple(METHODS)),
+        require_methods(listed(methods) if methods else tuple(METHODS)),
         amounts_of(examples),
         tuple(training.retain_weight or WEIGHTS),
         held_out_splits(others, count=splits, left_out=left_out, seed=seed),
@@ -77,10 +78,6 @@ def contain(
 
     advice = study.run_containment(context, design, residue=residue, seed=seed, **vars(made))
     typer.echo("\n".join([*advice.sentences, str(study.folder_of(out))]))
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def amounts_of(text: str) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from analyses.figures.style import (
     say,
     styled,
 )
+from analyses.report import decimal
 from interp.figures import layer_ticks, readable_on
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _places(axes: Axes, table: pd.DataFrame, *, numbers: bool) -> AxesImage | No
     for (i, j), value in np.ndenumerate(values[0]) if numbers else ():
         if np.isfinite(value):
             colour = readable_on(colours(scale(value))) if clear[i, j] else MUTED
-            text = f"{_number(value)} ({_number(values[1, i, j])})"
+            text = f"{decimal(value)} ({decimal(values[1, i, j])})"
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color=colour)
     every = max(1, -(-len(columns) // MOST_COLUMNS_NAMED))
     axes.set_xticks(range(0, len(columns), every), columns[::every])
@@ -173,11 +174,6 @@ def _places(axes: Axes, table: pd.DataFrame, *, numbers: bool) -> AxesImage | No
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return image
-
-
-def _number(value: float) -> str:
-    """Two decimals with a true minus sign, and none before a zero."""
-    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
 def _legend() -> list[Artist]:

@@ -16,6 +16,7 @@ from analyses.options import (
     StudyOptions,
     TrainingOptions,
     WorkerOptions,
+    listed,
 )
 from interp.errors import InputError
 
@@ -50,7 +51,7 @@ def matrix(
 
     asked = study_plan(
         model, concept, training, chat, prompts, None, seeds=range(seeds), control=control,
-        objectives=_names(objectives), **vars(options),
+        objectives=listed(objectives), **vars(options),
     )  # fmt: skip
     require_quantity(quantity)
     if training.retain is not None:
@@ -68,7 +69,3 @@ def matrix(
 
         along = rescaled(out, batch_size=asked.batch_size)
         typer.echo(write_rescaled(along, trained, out, quantity))
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

@@ -141,14 +141,7 @@ def prepare_scoring(path: str | Path, scorer: str, scale: str = REFUSAL.name) ->
     return Scoring(records, by, scale)
 
 
-def score_file(
-    path: str | Path,
-    scorer: str,
-    out: str | Path,
-    *,
-    scale: str = REFUSAL.name,
-    progress: Progress | None = None,
-) -> Scored:
+def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scored:
     """Score recorded answers and write them with the scale's fields added.
 
     Those are ``refused``, ``class`` and ``scorer`` on the scale of refusals, and
@@ -159,13 +152,8 @@ def score_file(
         out: a JSONL file, written whole or not at all.
 
     Raises:
-        InputError: as :func:`prepare_scoring`, or a model or server cannot be used.
+        InputError: a model or server cannot be used.
     """
-    return score_records(prepare_scoring(path, scorer, scale), out, progress or Progress())
-
-
-def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scored:
-    """Score what was prepared; see :func:`score_file`."""
     name = f"{scoring.scorer.name} {scoring.scorer.version}"
     total = len(scoring.records)
     with progress.stage(f"Scoring {total} answers by {name}", total) as advance:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analyses.options import listed
 from analyses.study.methods import Containment
 from analyses.study.resolve import ANSWER_TOKENS, defaults_for
 from interp import plugins
@@ -203,7 +204,7 @@ def parse_retain(text: str | None, concept: str, present: Sequence[str]) -> tupl
         return tuple(domain for domain in present if domain != concept)
     if text == "alternate":
         return alternate_domains(concept, present)
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = listed(text)
     wrong = [name for name in names if name not in present or name == concept]
     if wrong or not names:
         raise InputError(
