@@ -60,8 +60,7 @@ def contain(
     require_engine(made.engine)
     if training.retain is not None or training.adaptive:
         raise InputError("what is retained, and how, is what contain varies; see --methods")
-    settings = asked.arms[0].training
-    assert settings is not None
+    settings = asked.arms[0].settings
     others = [domain for domain in present_domains(prompts_of(asked)) if domain != concept]
     design = Design(
         concept,

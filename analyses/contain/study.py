@@ -212,8 +212,8 @@ def _described(
 
 def key_of(arm: ArmPlan) -> Key:
     """What a contained arm is kept narrow with, as its outcome has it."""
-    assert arm.containment is not None and arm.training is not None
-    weight = arm.training.retain_weight if arm.containment.how.weighted else None
+    assert arm.containment is not None
+    weight = arm.settings.retain_weight if arm.containment.how.weighted else None
     return arm.containment.method, arm.containment.examples, weight
 
 

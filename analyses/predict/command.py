@@ -50,8 +50,7 @@ def predict(
         max_new_tokens=max_new_tokens, scorer=scorer,
     )  # fmt: skip
     require_kernel(kernel)
-    settings = asked.arms[0].training
-    assert settings is not None
+    settings = asked.arms[0].settings
     require_forecastable(settings.objective, retained=training.retain is not None)
     if kernel == ADAPTERS and settings.trained != "lora":
         raise InputError(

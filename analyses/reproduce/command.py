@@ -180,8 +180,7 @@ def print_protocol_plan(asked: ProtocolOptions, first: Planned, prompts: pd.Data
     ]
     for key in dict.fromkeys(one.arm for one in first.arms):
         points = [one for one in first.arms if one.arm == key]
-        training = points[0].plan.training
-        assert training is not None
+        training = points[0].plan.settings
         what = f"{len(points)} settings" if len(points) > 1 else points[0].setting.words
         lines.append(
             f"arm {arm_label(*key)}: {what}; {training.max_steps} steps on "

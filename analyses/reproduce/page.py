@@ -153,8 +153,7 @@ def _skill_view(found: Result) -> list[str]:
 
 def _arm_view(found: Result, one: PaperArm) -> dict[str, Any]:
     [row] = found.grid[found.grid["arm"] == one.plan.name].to_dict("records")
-    training = one.plan.training
-    assert training is not None
+    training = one.plan.settings
     return {
         "label": arm_label(*one.arm),
         "setting": one.setting.words,

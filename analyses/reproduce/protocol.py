@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from types import MappingProxyType
 
 from analyses.reproduce.published import FINE_TUNING, MISTRAL, NPO, QWEN, TABLE
 
@@ -42,12 +41,10 @@ class PaperModel:
     full_rank: tuple[str, ...] = ()
 
 
-MODELS: Mapping[str, PaperModel] = MappingProxyType(
-    {
-        "mistral": PaperModel(MISTRAL, "mistralai/Mistral-7B-Instruct-v0.3", 7_248_023_552),
-        "qwen": PaperModel(QWEN, "Qwen/Qwen2.5-7B-Instruct", 7_615_616_512, ("safety",)),
-    }
-)
+MODELS: Mapping[str, PaperModel] = {
+    "mistral": PaperModel(MISTRAL, "mistralai/Mistral-7B-Instruct-v0.3", 7_248_023_552),
+    "qwen": PaperModel(QWEN, "Qwen/Qwen2.5-7B-Instruct", 7_615_616_512, ("safety",)),
+}
 
 
 def recognised(model: str) -> PaperModel | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float
@@ -23,18 +22,16 @@ NPO, FINE_TUNING = "npo", "fine_tuning"
 #: Test prompts behind each column. Toxicity, bias and cybersecurity: as the paper says. The others:
 #: the fewest of which the column's percentages can be shares (``tests/test_paper.py``), one of
 #: medical/legal's 14 (21.85) aside. Safety's are shares of no one number.
-PROMPTS: Mapping[str, int | None] = MappingProxyType(
-    {
-        "toxicity": 200,
-        "safety": None,
-        "cybersecurity": 100,
-        "sensitive": 114,
-        "bias": 200,
-        "medical_legal": 96,
-        "privacy": 200,
-        "over_refusal": 200,
-    }
-)
+PROMPTS: Mapping[str, int | None] = {
+    "toxicity": 200,
+    "safety": None,
+    "cybersecurity": 100,
+    "sensitive": 114,
+    "bias": 200,
+    "medical_legal": 96,
+    "privacy": 200,
+    "over_refusal": 200,
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ def _row(
     model: str, concept: str | None, objective: str | None, retained: bool, *numbers: float
 ) -> Published:
     *refusal, over_refusal, mmlu = numbers
-    by_domain = MappingProxyType(dict(zip(COLUMNS, refusal, strict=True)))
+    by_domain = dict(zip(COLUMNS, refusal, strict=True))
     return Published(model, concept, objective, retained, by_domain, over_refusal, mmlu)
 
 

@@ -108,9 +108,9 @@ def work_of(plan: StudyPlan, prompts: pd.DataFrame) -> Work:
     backward = 0.0
     trained = [arm for arm in plan.arms if arm.training]
     for arm in trained:
-        assert arm.training is not None
-        rows = arm.training.batch_size * (1 + (arm.training.retain_ratio if arm.retain else 0))
-        steps = arm.training.max_steps
+        settings = arm.settings
+        rows = settings.batch_size * (1 + (settings.retain_ratio if arm.retain else 0))
+        steps = settings.max_steps
         backward += steps * rows * (length + answer)
         forward += (steps if plan.every_step else min(steps, MOST_SCORED)) * len(along) * length
     steps = sum(arm.training.max_steps for arm in trained if arm.training)
@@ -155,9 +155,8 @@ def _reads_reference(arm: ArmPlan) -> bool:
     """Whether a term needs more of the reference than log-probs, which are cached."""
     from unlearning.losses import RETAIN, for_forgetting
 
-    assert arm.training is not None
-    terms = [for_forgetting(arm.training.objective)]
-    terms += [RETAIN.find(arm.training.retain_objective)] if arm.retain else []
+    terms = [for_forgetting(arm.settings.objective)]
+    terms += [RETAIN.find(arm.settings.retain_objective)] if arm.retain else []
     return any(need in ("reference_logits", "reference_states") for t in terms for need in t.needs)
 
 

@@ -150,8 +150,7 @@ def _trained(
     context: Context, baseline: Baseline, arm: ArmPlan, folder: Path
 ) -> tuple[LanguageModel, pd.DataFrame]:
     """Phase 2, scored along the way; text at the last step."""
-    assert arm.training is not None
-    plan, settings = context.plan, arm.training
+    plan, settings = context.plan, arm.settings
     lm = prepare(context.load(), settings)
     make_guard = arm.containment.how.guard if arm.containment else None
     guard = make_guard(context, baseline, arm, lm) if make_guard else Guard()

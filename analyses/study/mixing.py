@@ -22,8 +22,7 @@ FOLDER, FILE = "containment", "ranking.parquet"
 
 def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan) -> Mixture:
     """The arm's forget set and retain groups, from the base model's own answers."""
-    assert arm.training is not None
-    settings = arm.training
+    settings = arm.settings
     if arm.concept is None:
         forget = _answered(context, baseline)
     else:

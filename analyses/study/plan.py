@@ -53,6 +53,12 @@ class ArmPlan:
     sweep: bool = False
     containment: Containment | None = None
 
+    @property
+    def settings(self) -> TrainingSettings:
+        """How it is trained, of an arm that is."""
+        assert self.training is not None, f"{self.name} is not trained"
+        return self.training
+
     def describe(self, stop_at: float) -> dict[str, Any]:
         """The arm's ``config.json``."""
         training = self.training

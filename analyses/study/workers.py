@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from analyses.runs import Progress
@@ -147,4 +146,4 @@ def _ray(
                 advance(1)
 
 
-ENGINES: Mapping[str, Engine] = MappingProxyType({"local": _local, "ray": _ray})
+ENGINES: Mapping[str, Engine] = {"local": _local, "ray": _ray}

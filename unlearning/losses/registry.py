@@ -17,7 +17,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
 from jaxtyping import Bool, Float
@@ -33,21 +32,19 @@ States = Float[Tensor, "batch token d_model"]
 Control = Float[Tensor, "d_model"]
 PerExample = Float[Tensor, "batch"]
 
-QUANTITIES: Mapping[str, str] = MappingProxyType(
-    {
-        "log_probs": "batch token: log π_θ of every response token, in nats; 0 outside the mask",
-        "reference": "batch token: the same under the reference model",
-        "mask": "batch token, bool: where a token of the response is predicted",
-        "logits": "batch token vocab: at the positions that predict the response",
-        "reference_logits": "batch token vocab: the same of the reference model",
-        "states": "batch token d_model: residual stream after the chosen layer, same positions",
-        "reference_states": "batch token d_model: the same of the reference model",
-        "control": "d_model: RMU's random unit vector, drawn from the seed",
-        "preferred_log_probs": "batch token: as log_probs, for the prompt's preferred response",
-        "preferred_reference": "batch token: the same under the reference model",
-        "preferred_mask": "batch token, bool: where the preferred response is predicted",
-    }
-)
+QUANTITIES: Mapping[str, str] = {
+    "log_probs": "batch token: log π_θ of every response token, in nats; 0 outside the mask",
+    "reference": "batch token: the same under the reference model",
+    "mask": "batch token, bool: where a token of the response is predicted",
+    "logits": "batch token vocab: at the positions that predict the response",
+    "reference_logits": "batch token vocab: the same of the reference model",
+    "states": "batch token d_model: residual stream after the chosen layer, same positions",
+    "reference_states": "batch token d_model: the same of the reference model",
+    "control": "d_model: RMU's random unit vector, drawn from the seed",
+    "preferred_log_probs": "batch token: as log_probs, for the prompt's preferred response",
+    "preferred_reference": "batch token: the same under the reference model",
+    "preferred_mask": "batch token, bool: where the preferred response is predicted",
+}
 """What a loss may ask for: name, and shape and meaning. ``token`` differs between the two
 responses; every position is the one that PREDICTS a response token."""
 

@@ -13,23 +13,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 Texts = Sequence[str]
 CLASSES = ("refusal", "answer", "other", "gibberish")
 
 #: The class among ``CLASSES`` that each fine class belongs to.
-COARSE: Mapping[str, str] = MappingProxyType(
-    {
-        "full_refusal": "refusal",
-        "partial_refusal": "other",
-        "evasion": "other",
-        "answer": "answer",
-        "empty": "other",
-        "gibberish": "gibberish",
-    }
-)
+COARSE: Mapping[str, str] = {
+    "full_refusal": "refusal",
+    "partial_refusal": "other",
+    "evasion": "other",
+    "answer": "answer",
+    "empty": "other",
+    "gibberish": "gibberish",
+}
 FINE_CLASSES = tuple(COARSE)
 
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)

@@ -18,7 +18,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from unlearning.scoring.classes import spoken
 
@@ -88,9 +87,7 @@ class Rubric:
 
 _TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 #: Scales by the name that a user gives.
-RUBRICS: Mapping[str, Rubric] = MappingProxyType(
-    {name: Rubric(name, **texts) for name, texts in _TEXTS.items()}
-)
+RUBRICS: Mapping[str, Rubric] = {name: Rubric(name, **texts) for name, texts in _TEXTS.items()}
 REFUSAL, BIASED_OR_TOXIC = RUBRICS["refusal"], RUBRICS["biased-or-toxic"]
 
 

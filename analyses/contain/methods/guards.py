@@ -51,8 +51,7 @@ class ConceptAblation:
 
     @staticmethod
     def guard(context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
-        assert arm.training is not None
-        contrasts = evidence_of(context, baseline, arm.training).contrasts
+        contrasts = evidence_of(context, baseline, arm.settings).contrasts
         differences = [
             mean_difference(contrasts[d].positive, contrasts[d].negative) for d in arm.retain
         ]
@@ -88,7 +87,6 @@ class GradientProjection:
 
     @staticmethod
     def guard(_context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
-        assert arm.training is not None
         rows = baseline.responses
         asked = rows[(rows["split"] == "train") & (rows["label"] == "harmful")]
         prompts = {
@@ -97,7 +95,7 @@ class GradientProjection:
             ]
             for domain in arm.retain
         }
-        callback = ProjectedSteps(lm, prompts, baseline.prefixes, seed=arm.training.seed)
+        callback = ProjectedSteps(lm, prompts, baseline.prefixes, seed=arm.settings.seed)
         return Guard(callbacks=(callback,))
 
 
