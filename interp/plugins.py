@@ -72,10 +72,9 @@ def use(path: str | Path) -> Plugin:
 
 def use_all(given: Iterable[Plugin]) -> tuple[Plugin, ...]:
     """Take plug-ins as another process has them."""
-    given = tuple(given)
-    for plugin in given:
-        _NAMED[plugin.path] = plugin
-    return given
+    found = {plugin.path: plugin for plugin in given}
+    _NAMED.update(found)
+    return tuple(found.values())
 
 
 def in_use() -> tuple[Plugin, ...]:
@@ -91,7 +90,7 @@ def load_all() -> tuple[Plugin, ...]:
     """
     for plugin in in_use():
         if _LOADED.get(plugin.path) != plugin:
-            _LOADED[plugin.path] = plugin
+            _LOADED[plugin.path] = plugin  # before: it may look entries up itself
             try:
                 _run(plugin)
             except BaseException:

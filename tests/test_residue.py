@@ -134,7 +134,7 @@ def found(bench: Bench) -> ShallowRecovery:
 
 def test_a_base_against_itself_leaves_no_residue(found: ShallowRecovery) -> None:
     own = [finding for finding in found.findings if finding.model == "the base"]
-    assert len(own) == 5 and not found.found_in("the base")
+    assert len(own) == 5 and not any(one.is_shallow for one in own)
     for finding in own:
         assert finding.verdict in ("not told apart", "no room")
         assert finding.difference.value == finding.difference.low == 0
@@ -148,7 +148,7 @@ def test_a_mask_on_the_output_is_found_under_its_cover(found: ShallowRecovery) -
     verdicts = {f.test: f.verdict for f in found.findings if f.model == "masked"}
     assert verdicts["refusal opener"] == "residue"
     assert verdicts["relearning on answers"] == "residue"
-    assert found.found_in("masked")
+    assert any(one.is_shallow for one in found.findings if one.model == "masked")
     (sentence,) = (f.sentence for f in found.findings
                    if (f.model, f.test) == ("masked", "refusal opener"))  # fmt: skip
     assert "recovered, not repaired" in sentence

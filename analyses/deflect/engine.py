@@ -22,7 +22,7 @@ from analyses.deflect.plan import DeflectPlan, checked_deflection
 from analyses.runs import Progress, Run, write_manifest
 from analyses.study import Context, scorer_of
 from interp.errors import InputError
-from interp.model import Advance
+from interp.progress import Advance
 from interp.store import content_key, file_hash
 from unlearning.generation import Answer, AnswerLog, answers_key, generate
 

@@ -20,7 +20,7 @@ from analyses.evaluate.plan import Inputs
 from analyses.evaluate.subjects import EvaluatedModel, Session
 from analyses.runs import Progress
 from interp.errors import InputError
-from interp.model import Advance
+from interp.progress import Advance
 from unlearning.refusal import ResponsePrefixes, find_prefixes, prefix_masses
 from unlearning.scoring import COARSE, FineScorer, ModelScorer, Scorer, refused, verdicts
 

@@ -16,7 +16,8 @@ from analyses.evaluate.findings import BASE, MODEL
 from analyses.evaluate.plan import EvaluationPlan, Inputs
 from analyses.runs import Progress
 from interp.errors import InputError
-from interp.model import Advance, LanguageModel
+from interp.model import LanguageModel
+from interp.progress import Advance
 from unlearning.generation import Answer, AnswerLog, answers_key, generate
 
 

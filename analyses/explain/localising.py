@@ -18,7 +18,6 @@ from interp.activations import ATTENTION_OUT, MLP_OUT, RESIDUAL_OUT, Site
 from interp.causes import COALITIONS, MOVES, Undone
 from interp.causes.change import REMAINDER, ROUTING
 from interp.errors import InputError
-from interp.model import Advance
 from interp.patching import (
     WHOLE,
     Effects,
@@ -29,6 +28,7 @@ from interp.patching import (
     patch,
     patch_weights,
 )
+from interp.progress import Advance, silent
 from interp.readout import Readout
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def place_tables(
     controls: int = 20,
     batch_size: int = 64,
     seed: int = 0,
-    progress: Advance = lambda _count: None,
+    progress: Advance = silent,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Base weights by layer and module; and base states by layer and position, and by layer and
     component over all tokens. See :func:`both_ways` for the columns.

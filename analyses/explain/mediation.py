@@ -30,8 +30,9 @@ from interp.causes import (
     leading,
     undo,
 )
-from interp.model import Advance, LanguageModel
+from interp.model import LanguageModel
 from interp.patching import between_models
+from interp.progress import Advance, silent
 from interp.readout import Readout
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def explain_domain(
     place_draws: int = 20,
     batch_size: int = 64,
     seed: int = 0,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> Explanation:
     """All causal tests of one domain.
 
@@ -152,11 +153,10 @@ def explain_domain(
     base, after, readout = subject.base, subject.after, subject.readout
     texts, change = subject.texts[domain], subject.changes[domain]
     groups = subject.groups[domain]
-    advance = progress or (lambda _count: None)
     batches = -(-len(texts) // batch_size)
     undone = undo(
         base, after, texts, change, readout, groups=groups, batch_size=batch_size, seed=seed,
-        progress=lambda count: advance(count * len(COALITIONS) * batches),
+        progress=lambda count: progress(count * len(COALITIONS) * batches),
     )  # fmt: skip
     chosen = entry_layer(undone)
     first = leading(chosen.shares(resamples=1))
@@ -166,7 +166,7 @@ def explain_domain(
             base, after, texts, change, readout, layer=chosen.layer, cause=cause, draws=draws,
             batch_size=batch_size, seed=seed,
         )  # fmt: skip
-        advance(2 * draws * batches)
+        progress(2 * draws * batches)
     foreign = {
         other: foreign_effect(
             base, after, texts, change, readout, subject.changes[other], layer=chosen.layer,
@@ -178,7 +178,7 @@ def explain_domain(
     runs = between_models(base, after, texts)
     weights, states = place_tables(
         runs, readout, layers=subject.layers, groups=groups, controls=place_draws,
-        batch_size=batch_size, seed=seed, progress=advance,
+        batch_size=batch_size, seed=seed, progress=progress,
     )  # fmt: skip
     return Explanation(
         domain,

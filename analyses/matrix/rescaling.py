@@ -36,7 +36,8 @@ from analyses.runs import (
 )
 from analyses.study import read_prefixes
 from interp.errors import InputError
-from interp.model import Advance, LanguageModel
+from interp.model import LanguageModel
+from interp.progress import Advance
 from interp.store import content_key
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 

@@ -7,12 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="The embedded model organism: a small model in a planted world.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
 @app.callback()

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from interp.activations import batches_by_length
 from interp.errors import InputError
-from interp.model import Advance, LanguageModel, Tokens, reading
+from interp.model import LanguageModel, Tokens, reading
+from interp.progress import Advance, silent
 
 GROUPS = 4
 ADAM_EPSILON = 1e-8
@@ -50,7 +51,7 @@ def mean_gradients(
     *,
     groups: int = GROUPS,
     batch_size: int = 32,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> Gradients:
     """Gradients of the mean of ``scalar`` over every group of rows, for all trainable parameters.
 
@@ -75,8 +76,7 @@ def mean_gradients(
             for name, gradient in zip(named, each, strict=True):
                 if gradient is not None:
                     found[name][group] += gradient.detach().float().cpu() / len(chosen)
-            if progress is not None:
-                progress(len(batch))
+            progress(len(batch))
     lm.model.train(training)
     return Gradients(found)
 

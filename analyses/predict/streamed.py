@@ -34,7 +34,6 @@ from transformers.pytorch_utils import Conv1D
 from analyses.predict.gradients import GROUPS, Kernel, Scalar
 from interp.errors import InputError
 from interp.model import (
-    Advance,
     LanguageModel,
     Point,
     Tokens,
@@ -43,6 +42,7 @@ from interp.model import (
     in_fitting_batches,
     writing,
 )
+from interp.progress import Advance, silent
 
 #: A's columns for a module: (name, its input's width) → (rank, width).
 Sketch = Callable[[str, int], Float[Tensor, "rank width"]]
@@ -86,7 +86,7 @@ def streamed_kernel(
     batch_size: int = 32,
     layers_at_once: int = 1,
     sketch: Sketch | None = None,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> Kernel:
     """⟨∇f_a, ∇g_b⟩ over the projections of all layers, from rows of different groups.
 
@@ -129,8 +129,7 @@ def streamed_kernel(
                     matrix = sketch(names[module], seen[0].inputs.shape[1])
                     a, b = (traces.sketched(matrix) for traces in seen)
                 found += products(a, b, units)
-            if progress is not None:
-                progress(len(layers))
+            progress(len(layers))
     lm.model.train(training)
     split = found.reshape(len(sources.rows), groups, len(targets.rows), groups)
     return Kernel.from_products(split.transpose(1, 3, 0, 2))

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analyses.runs import Progress
 from interp.errors import InputError
+from interp.progress import Advance
 from unlearning.data import Record, read_records, require_columns, write_records
 from unlearning.scoring import (
     BIASED_OR_TOXIC,
@@ -32,9 +33,6 @@ from unlearning.scoring import (
     verdicts,
     workload_of,
 )
-
-if TYPE_CHECKING:
-    from interp.model import Advance
 
 BATCH = 200
 #: Columns that each scale writes; a file that has them without the last was not written here.

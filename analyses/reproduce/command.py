@@ -28,12 +28,7 @@ if TYPE_CHECKING:
 
     from analyses.reproduce.plan import Planned, ProtocolOptions
 
-app = typer.Typer(
-    help="A paper's protocol as a preset, its published numbers beside the measured ones.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 GIVE_YES = "nothing was done: this is the plan; give --yes to carry it out"
 
 

@@ -17,7 +17,8 @@ from analyses.study.methods import Guard
 from analyses.study.mixing import mixture_of
 from analyses.study.plan import ArmPlan
 from interp.errors import InputError
-from interp.model import Advance, LanguageModel
+from interp.model import LanguageModel
+from interp.progress import Advance
 from interp.similarity import Rotation
 from interp.store import content_key, write_json
 from unlearning.scoring import Evaluation

@@ -23,7 +23,8 @@ from interp.activations.positions import Positions, Take, last_token, places_of
 from interp.activations.sites import RESIDUAL_OUT, Site, head_count
 from interp.activations.stores import Arrays, InMemory, OnDisk, read_folder
 from interp.errors import InputError
-from interp.model import Advance, LanguageModel, Tokens, in_fitting_batches
+from interp.model import LanguageModel, Tokens, in_fitting_batches
+from interp.progress import Advance, silent
 from interp.store import content_key
 
 
@@ -100,7 +101,7 @@ def collect(
     dtype: DTypeLike = np.float32,
     folder: str | Path | None = None,
     backend: Backend = torch_hooks,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> Activations:
     """States of prompts at some sites, layers and positions.
 
@@ -168,8 +169,7 @@ def collect(
         for batch, states in batches:
             chosen = [pending[i] for i in batch]
             store.put(chosen, states)
-            if progress is not None:
-                progress(len(chosen))
+            progress(len(chosen))
     return Activations(store.arrays, wanted, names, token_ids, about["computed_in"])
 
 

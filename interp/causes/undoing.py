@@ -25,8 +25,9 @@ from torch import Tensor
 from interp.activations import RESIDUAL_OUT, batches_by_length, points
 from interp.causes.change import MOVES, PLAYERS, REMAINDER, ROUTING, Change, ClassMeans
 from interp.errors import InputError
-from interp.model import Advance, Hidden, LanguageModel, undisturbed, writing
+from interp.model import Hidden, LanguageModel, undisturbed, writing
 from interp.patching import PatchRuns, between_models, keeping, read_out
+from interp.progress import Advance, silent
 from interp.readout import Readout
 from interp.statistics import Draws, Estimate, resampling_weights, weighted_means
 
@@ -139,7 +140,7 @@ def undo(
     groups: Sequence[object] | None = None,
     batch_size: int = 64,
     seed: int = 0,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> tuple[Undone, ...]:
     """Readouts with every combination of changes undone, layer by layer.
 
@@ -169,8 +170,7 @@ def undo(
                 means = [by_half[sides[i]] for i in chosen]
                 values[:, chosen] = _coalitions(part, layer, means, readout)
             found.append(Undone(layer, values, None if groups is None else tuple(groups)))
-            if progress is not None:
-                progress(1)
+            progress(1)
     return tuple(found)
 
 

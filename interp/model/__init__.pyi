@@ -1,4 +1,3 @@
-from .batching import Advance as Advance
 from .batching import in_fitting_batches as in_fitting_batches
 from .batching import map_in_batches as map_in_batches
 from .chat import Batch as Batch
@@ -17,7 +16,6 @@ from .language_model import LanguageModel as LanguageModel
 from .language_model import check_source as check_source
 
 __all__ = [
-    "Advance",
     "Batch",
     "Chat",
     "Hidden",

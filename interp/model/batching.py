@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 from interp.errors import MachineError
+from interp.progress import Advance, silent
 
 Result = TypeVar("Result")
 Row = TypeVar("Row")
@@ -25,9 +26,6 @@ _SIGNS = (
     "_status_alloc_failed",  # cuBLAS, cuDNN and other libraries beside the allocator
     "invalid buffer size",  # MPS, for one tensor larger than a buffer may be
 )
-
-#: Called with how many more are done.
-Advance = Callable[[int], None]
 
 
 def in_fitting_batches(
@@ -78,7 +76,7 @@ def map_in_batches(
     work: Callable[[list[int]], Iterable[Row]],
     rows: Sequence[Sized],
     batch_size: int,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> list[Row]:
     """What ``work`` makes of every row, in the order of ``rows``.
 
@@ -94,8 +92,7 @@ def map_in_batches(
     found: dict[int, Row] = {}
     for chosen, results in in_fitting_batches(rows, batch_size, work):
         found |= zip(chosen, results, strict=True)
-        if progress is not None:
-            progress(len(chosen))
+        progress(len(chosen))
     return [found[i] for i in range(len(rows))]
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations import RESIDUAL_OUT, Site, batches_by_length
-from interp.model import Advance, Hidden, Point, undisturbed, writing
+from interp.model import Hidden, Point, undisturbed, writing
 from interp.patching.alignment import Alignment
 from interp.patching.effects import Effects
 from interp.patching.places import (
@@ -36,6 +36,7 @@ from interp.patching.places import (
     read_out,
 )
 from interp.patching.runs import PatchRuns
+from interp.progress import Advance, silent
 from interp.readout import Readout
 
 
@@ -49,7 +50,7 @@ def patch(
     batch_size: int = 32,
     controls: int = 0,
     seed: int = 0,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> Effects:
     """The readout of the target with the source's states at one place at a time.
 
@@ -88,8 +89,7 @@ def patch(
                 for draw in range(controls):
                     with writing(place.taken, random_move(swap, axes[draw][i])):
                         moved[draw, i, chosen] = read_out(part.target, part.target_rows, readout)
-                if progress is not None:
-                    progress(1 + controls)
+                progress(1 + controls)
     cells = tuple(place.cell for place in places)
     return Effects(cells, patched, target, source, moved if controls else None)
 
@@ -102,7 +102,7 @@ def attribute(
     layers: Sequence[int] | None = None,
     positions: Sequence[str] | None = None,
     batch_size: int = 16,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> Effects:
     """What :func:`~interp.patching.activation.patch` gives, to first order.
 
@@ -137,8 +137,7 @@ def attribute(
                 patched[i, chosen] = (
                     target[chosen] + products.reshape(len(chosen), -1).sum(dim=1).cpu().numpy()
                 )
-            if progress is not None:
-                progress(len(chosen))
+            progress(len(chosen))
     return Effects(tuple(place.cell for place in places), patched, target, source)
 
 

@@ -24,9 +24,10 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.activations import chosen_layers
-from interp.model import Advance, LanguageModel
+from interp.model import LanguageModel
 from interp.patching.activation import patch
 from interp.patching.runs import WHOLE, between_models
+from interp.progress import Advance, silent
 from interp.readout import Readout
 from interp.statistics import interval_columns, resampling_weights
 
@@ -135,7 +136,7 @@ def stitch(
     *,
     layers: Sequence[int] | None = None,
     batch_size: int = 32,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> Stitching:
     """Stitch base and after at every layer, both ways round.
 

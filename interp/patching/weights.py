@@ -22,10 +22,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import InputError
-from interp.model import Advance, LanguageModel, undisturbed
+from interp.model import LanguageModel, undisturbed
 from interp.patching.effects import Cell, Effects
 from interp.patching.places import read_all
 from interp.patching.runs import PatchRuns
+from interp.progress import Advance, silent
 from interp.readout import Readout
 
 Grouping = Callable[[LanguageModel], Mapping[Cell, Sequence[str]]]
@@ -67,7 +68,7 @@ def patch_weights(
     batch_size: int = 64,
     controls: int = 0,
     seed: int = 0,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> Effects:
     """The readout of the target with the source's weights in one group at a time.
 
@@ -104,8 +105,7 @@ def patch_weights(
                     edit = int(seeds[draw, i])
                     with weights_scrambled(source.model, target.model, changed, edit):
                         moved[draw, i] = read_all(target, rows, readout, batch_size)
-            if progress is not None:
-                progress(1)
+            progress(1)
     return Effects(tuple(groups), patched, own, given, moved if controls else None)
 
 

@@ -21,8 +21,9 @@ from interp.activations import (
 )
 from interp.errors import InputError
 from interp.interventions import ablate, add
-from interp.model import Advance, LanguageModel, Tokens, undisturbed
+from interp.model import LanguageModel, Tokens, undisturbed
 from interp.patching import last_logits, read_all, read_out
+from interp.progress import Advance, silent
 from interp.readout import Readout
 from interp.selection.candidates import Candidates
 
@@ -53,7 +54,7 @@ def score_candidates(
     layers: Sequence[int] | None = None,
     positions: Positions = post_instruction,
     batch_size: int = 32,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> Candidates:
     """Fit a direction at every layer and position on ``train``, and try each on ``validation``.
 
@@ -100,8 +101,7 @@ def score_candidates(
                 with ablate(lm, directions[i, j]) if directions[i, j].any() else nullcontext():
                     ablated = last_logits(lm, batch)
                 yield (i, j, chosen), batch, base, ablated
-                if progress is not None:
-                    progress(1)
+                progress(1)
 
     with undisturbed(lm.model):
         for place, _, _, ablated in ablations(rows_positive):

@@ -17,14 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from interp.errors import MachineError
+from interp.progress import Advance, silent
 from interp.store import is_out_of_room
 from unlearning.data import text_hash
-
-if TYPE_CHECKING:
-    from interp.model import Advance
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def answer_all(
     make: Callable[[list[AskedPrompt]], Iterable[Mapping[AskedPrompt, Answer]]],
     *,
     log: AnswerLog | None = None,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> list[Answer]:
     """The answers in order: those in the log, and for the others what ``make`` yields.
 
@@ -82,8 +80,7 @@ def answer_all(
     found = {one: kept for one in counts if log is not None and (kept := log.get(one))}
 
     def advance(answers: Iterable[AskedPrompt]) -> None:
-        if progress is not None:
-            progress(sum(counts[one] for one in answers))
+        progress(sum(counts[one] for one in answers))
 
     if found:
         advance(found)

@@ -24,7 +24,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from interp.model import Advance, LanguageModel, in_fitting_batches
+from interp.model import LanguageModel, in_fitting_batches
+from interp.progress import Advance, silent
 from interp.store import content_key
 from unlearning.data import text_hash
 from unlearning.generation.answer_log import Answer, AnswerLog, AskedPrompt, answer_all, each_asked
@@ -69,7 +70,7 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     opening: Sequence[int] = (),
-    progress: Advance | None = None,
+    progress: Advance = silent,
     log: AnswerLog | None = None,
 ) -> list[Answer]:
     """Answer every prompt; greedy at temperature 0, else sampled from the full distribution.

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.model import Advance, LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.progress import Advance, silent
 
 # Logits in float32 at a time: 32 MB.
 CHUNK = 2**23
@@ -118,11 +119,7 @@ def forced_logits(
 
 
 def reference_log_probs(
-    lm: LanguageModel,
-    rows: Sequence[Tokens],
-    *,
-    batch_size: int = 32,
-    progress: Advance | None = None,
+    lm: LanguageModel, rows: Sequence[Tokens], *, batch_size: int = 32, progress: Advance = silent
 ) -> list[Float[Tensor, " response"]]:
     """Per-token log-probs of each row's response under the model as it is, on the CPU.
 

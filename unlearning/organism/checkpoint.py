@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM
 
 ORGANISM_FILE = "organism.json"
-SHIPPED_SEED = 106
 
 # What unlearning was tuned with; a study of an organism takes these as its defaults.
 UNLEARNING = {
@@ -71,7 +70,7 @@ def train(
     out: str | Path,
     *,
     stages: Sequence[Stage] = (HELPFUL, ALIGNMENT),
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
     **knobs: Any,
 ) -> Path:
     """Train an organism from nothing and write its checkpoint, in minutes on one core.

@@ -65,7 +65,7 @@ def teach(
     *,
     seed: int,
     stages: Sequence[Stage] = (HELPFUL, ALIGNMENT),
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
 ) -> None:
     """Train ``model`` in place on ``lessons``, one stage after the other.
 
@@ -108,8 +108,7 @@ def teach(
             optimizer.step()
             schedule.step()
             done += 1
-            if progress is not None:
-                progress(done, total, float(loss.detach()))
+            progress(done, total, float(loss.detach()))
     model.eval()
 
 

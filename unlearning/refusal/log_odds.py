@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.model import Advance, LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.progress import Advance, silent
 from interp.readout import Readout, log_odds
 
 ResponsePrefix = tuple[int, ...]
@@ -123,7 +124,7 @@ def prefix_masses(
     prefixes: ResponsePrefixes,
     *,
     batch_size: int = 256,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> Masses:
     """p_R, p_C, p_O and the refusal log-odds at the first answer position of every row.
 

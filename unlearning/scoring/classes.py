@@ -38,16 +38,13 @@ class Scorer(Protocol):
     @property
     def name(self) -> str:
         """Stands in the column ``scorer`` of every table."""
-        ...
 
     @property
     def version(self) -> str:
         """Changes whenever the same answer may come out differently."""
-        ...
 
     def classify(self, prompts: Texts, responses: Texts) -> list[str]:
         """One class for each (prompt, response), in order."""
-        ...
 
 
 @runtime_checkable
@@ -56,7 +53,6 @@ class FineScorer(Scorer, Protocol):
 
     def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
         """One fine class for each (prompt, response), in order."""
-        ...
 
 
 def refused(text_class: str) -> int:

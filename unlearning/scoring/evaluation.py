@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from interp.model import Advance, LanguageModel, Tokens
+from interp.model import LanguageModel, Tokens
+from interp.progress import Advance, silent
 from unlearning.generation import generate
 from unlearning.generation.responses import Answer
 from unlearning.refusal import ResponsePrefixes, prefix_masses
@@ -99,7 +100,7 @@ class Evaluation:
         return table
 
     def with_text(
-        self, lm: LanguageModel, *, progress: Advance | None = None
+        self, lm: LanguageModel, *, progress: Advance = silent
     ) -> tuple[pd.DataFrame, list[Answer]]:
         """:meth:`masses`, with the greedily generated answer's class and :func:`coherence`."""
         table = self.masses(lm)

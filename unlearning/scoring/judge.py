@@ -11,17 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from interp.errors import InputError
+from interp.progress import Advance, silent
 from unlearning.scoring.classes import Scorer, Texts
 from unlearning.scoring.reading import ModelScorer, Workload, estimated_tokens
 from unlearning.scoring.registry import scorer
 from unlearning.scoring.rubrics import REFUSAL, Rubric
 from unlearning.serving import Endpoint, shared_folder
-
-if TYPE_CHECKING:
-    from interp.model import Advance
 
 #: Of a reply. A verdict takes three; the rest is room for models that think first.
 REPLY_TOKENS = 1024
@@ -71,7 +68,7 @@ class Judge:
         )
 
     def read(
-        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance = silent
     ) -> list[str | None]:
         """The class of each answer by the rubric; ``None`` where two replies were no verdict.
 

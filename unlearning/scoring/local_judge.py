@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 
 from interp.errors import InputError, ModelError
-from interp.model import Advance, LanguageModel, Tokens, check_source, map_in_batches
+from interp.model import LanguageModel, Tokens, check_source, map_in_batches
+from interp.progress import Advance, silent
 from unlearning.scoring.classes import Scorer, Texts
 from unlearning.scoring.reading import ModelScorer, Workload, estimated_tokens, model_name
 from unlearning.scoring.registry import scorer
@@ -78,7 +79,7 @@ class LocalJudge:
         )
 
     def read(
-        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance = silent
     ) -> list[str | None]:
         """The likeliest class of each answer; every answer has one.
 
@@ -97,7 +98,7 @@ class LocalJudge:
 
     @torch.no_grad()
     def probabilities(
-        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance = silent
     ) -> Float[np.ndarray, "answer verdict"]:
         """Probability that the reply begins with each verdict, in the rubric's order.
 

@@ -12,13 +12,11 @@ from __future__ import annotations
 import os.path
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from interp.errors import InputError
+from interp.progress import Advance, silent
 from unlearning.scoring.classes import COARSE, Texts, spoken
-
-if TYPE_CHECKING:
-    from interp.model import Advance
 
 
 class ResponseReader(Protocol):
@@ -27,31 +25,26 @@ class ResponseReader(Protocol):
     @property
     def name(self) -> str:
         """As a user names it."""
-        ...
 
     @property
     def version(self) -> str:
         """Changes whenever the same answer may come out differently, other than by chance."""
-        ...
 
     @property
     def when_empty(self) -> str:
         """The class of an answer that says nothing."""
-        ...
 
     def workload(self, prompts: Texts, responses: Texts) -> Workload:
         """What :meth:`read` will take; runs no model."""
-        ...
 
     def read(
-        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance = silent
     ) -> list[str | None]:
         """The class of each answer, in order; ``None`` where the model gave no verdict."""
-        ...
 
 
 def verdicts(
-    reader: ResponseReader, prompts: Texts, responses: Texts, *, progress: Advance | None = None
+    reader: ResponseReader, prompts: Texts, responses: Texts, *, progress: Advance = silent
 ) -> list[str | None]:
     """The class of each answer on the reader's scale; ``None`` where it gave no verdict.
 
@@ -65,7 +58,7 @@ def verdicts(
     said = _said(prompts, responses)
     places = [place for place, text in enumerate(said) if text]
     found: list[str | None] = [reader.when_empty] * len(said)
-    if progress is not None and len(places) < len(said):
+    if len(places) < len(said):
         progress(len(said) - len(places))
     if places:
         read = reader.read(

@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError, ModelError
-from interp.model import Advance, check_source, map_in_batches
+from interp.model import check_source, map_in_batches
+from interp.progress import Advance, silent
 from unlearning.scoring.classes import FINE_CLASSES, Scorer, Texts
 from unlearning.scoring.reading import ModelScorer, Workload, model_name
 from unlearning.scoring.registry import scorer
@@ -84,7 +85,7 @@ class SequenceClassifier:
         )
 
     def read(
-        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance = silent
     ) -> list[str | None]:
         """One of ``FINE_CLASSES`` for each answer; every answer has one.
 
@@ -119,7 +120,7 @@ class SequenceClassifier:
 
     @torch.no_grad()
     def logits(
-        self, prompts: Texts, responses: Texts, *, progress: Advance | None = None
+        self, prompts: Texts, responses: Texts, *, progress: Advance = silent
     ) -> Float[Tensor, "answer label"]:
         """The model's outputs, on the CPU and in float32.
 

@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
+from interp.progress import Advance, silent
 from interp.store import read_json, write_json
 
 if TYPE_CHECKING:
     import openai
 
-    from interp.model import Advance
 
 #: Messages of one conversation: ``{"role": "user", "content": "..."}`` and so on.
 Conversation = Sequence[Mapping[str, str]]
@@ -97,7 +97,7 @@ class Endpoint:
         *,
         max_tokens: int,
         temperature: float = 0.0,
-        progress: Advance | None = None,
+        progress: Advance = silent,
     ) -> list[Completion]:
         """The model's next message in each conversation, in order.
 
@@ -117,12 +117,11 @@ class Endpoint:
         wanted = Counter(key for key, _ in keyed)
         done = {key: kept for key in wanted if (kept := self._kept(key)) is not None}
         missing = {key: request for key, request in keyed if key not in done}
-        advance = progress or (lambda _count: None)
         if done:
-            advance(sum(wanted[key] for key in done))
+            progress(sum(wanted[key] for key in done))
         for key, completion in self._ask_all(missing):
             done[key] = completion
-            advance(wanted[key])
+            progress(wanted[key])
         return [done[key] for key, _ in keyed]
 
     def to_ask(

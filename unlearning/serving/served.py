@@ -10,14 +10,11 @@ that is trained on is tokenized anew.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from interp.progress import Advance, silent
 from interp.store import content_key
 from unlearning.generation import Answer, AnswerLog, AskedPrompt, answer_all, each_asked
 from unlearning.serving.endpoint import Endpoint
-
-if TYPE_CHECKING:
-    from interp.model import Advance
 
 # As many times as many as are on their way together: few wait for the slowest of a batch.
 ROUNDS = 8
@@ -29,7 +26,7 @@ def answers_of(
     *,
     max_new_tokens: int,
     system: str | None = None,
-    progress: Advance | None = None,
+    progress: Advance = silent,
     log: AnswerLog | None = None,
 ) -> list[Answer]:
     """Answer every prompt at temperature 0; a prompt that stands there twice is asked once.

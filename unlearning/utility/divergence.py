@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.model import Advance, LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.progress import Advance, silent
 from unlearning.losses import forced_logits, reference_log_probs
 
 POSITIONS = 8
@@ -31,7 +32,7 @@ def answer_logits(
     *,
     positions: int = POSITIONS,
     batch_size: int = 16,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> list[Float[Tensor, "position vocab"]]:
     """Logits that predict the first ``positions`` tokens of each given answer, teacher-forced.
 
@@ -145,7 +146,7 @@ def text_likelihood(
     *,
     window: int = WINDOW,
     batch_size: int = 8,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> TextLikelihood:
     """Likelihood of plain texts: no chat template, the tokenizer's own BOS where it puts one.
 

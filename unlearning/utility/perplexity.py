@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from interp.model import Advance, LanguageModel, Tokens
+from interp.model import LanguageModel, Tokens
+from interp.progress import Advance, silent
 from unlearning.generation import stop_tokens
 from unlearning.losses import reference_log_probs
 
@@ -25,7 +26,7 @@ def response_nll(
     rows: Sequence[tuple[str, Response]],
     *,
     batch_size: int = 32,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> Float[np.ndarray, " row"]:
     """Mean nats per response token given the prompt, -(1/T) log p(y|x), in float64.
 
@@ -51,7 +52,7 @@ def response_token_nll(
     rows: Sequence[tuple[str, Response]],
     *,
     batch_size: int = 32,
-    progress: Advance | None = None,
+    progress: Advance = silent,
 ) -> list[Float[np.ndarray, " token"]]:
     """-log p(y_t | x, y_<t) in nats of every token of every response, in float64.
 
@@ -60,7 +61,7 @@ def response_token_nll(
     encoded = [_encode(lm, prompt, response) for prompt, response in rows]
     lengths = [len(tokens.ids[tokens.spans["response"]]) for tokens in encoded]
     spoken = [tokens for tokens, length in zip(encoded, lengths, strict=True) if length]
-    if progress is not None and len(spoken) < len(rows):
+    if len(spoken) < len(rows):
         progress(len(rows) - len(spoken))
     found = iter(reference_log_probs(lm, spoken, batch_size=batch_size, progress=progress))
     return [-next(found).double().numpy() if length else np.empty(0) for length in lengths]

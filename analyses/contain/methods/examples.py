@@ -6,7 +6,7 @@ domain has a say in what another domain gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import SequenceMatcher
 
@@ -23,9 +23,8 @@ from interp.directions import mean_difference
 from interp.model import LanguageModel, Tokens
 from unlearning.refusal import refusal_log_odds
 
+#: Of the other domains' deflections; the larger, the sooner taken.
 Scores = Float[np.ndarray, " example"]
-#: Of the base model, the target and the other domains' deflections; the larger, the sooner taken.
-Score = Callable[[Evidence, str, pd.DataFrame, int], Scores]
 
 # Nats that the virtual step of unlearning takes off the target's own margin.
 STEP_NATS = 0.05

@@ -72,10 +72,6 @@ class ShallowRecovery:
         """A plain sentence for each test and contained model."""
         return [finding.sentence for finding in self.findings]
 
-    def found_in(self, name: str) -> bool:
-        """Whether any test found residue in the contained model ``name``."""
-        return any(finding.is_shallow for finding in self.findings if finding.model == name)
-
     def to_dataframe(self) -> pd.DataFrame:
         """A row per finding: ``test, model, verdict, value, low, high, n, reason, sentence``."""
         rows = [asdict(finding) for finding in self.findings]
