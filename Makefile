@@ -26,7 +26,11 @@ demo: .venv/installed
 	$(BIN)/spillover demo --out $(OUT)
 	@echo "The report: $(abspath $(OUT))/report.html"
 
-test: lint tests-only
+# Prints what each part took.
+test: .venv/installed-dev
+	@began=$$(date +%s); $(MAKE) lint && linted=$$(date +%s) && $(MAKE) tests-only; code=$$?; \
+	  echo "lint $$(($${linted:-$$(date +%s)} - began)) s, tests $$(($$(date +%s) - $${linted:-$$(date +%s)})) s"; \
+	  exit $$code
 
 tests-only: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
