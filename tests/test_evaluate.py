@@ -219,7 +219,7 @@ def test_an_adapter_against_what_it_was_trained_on(organism_prompts: Path, tmp_p
     """Openers, prompts and the yardstick of coherence are the base's."""
     adapter = perturbed_adapter(tmp_path / "arm" / "adapter")
     plan = asked_organism(organism_prompts, adapter, base=str(shipped()), scorers=())
-    assert plan.panel == ("grammar",) and plan.world == str(shipped())
+    assert plan.panel == ("grammar",) and plan.defaults.organism == str(shipped())
     findings = found(plan, tmp_path)
     own = found(asked_organism(organism_prompts), tmp_path / "own")
     assert findings.readout.prefixes == own.readout.prefixes

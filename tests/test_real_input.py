@@ -29,22 +29,27 @@ LONGEST, MOST = 120, 120  # characters of a prompt; prompts of a domain and labe
 STAGES = (Stage(60, 3e-3, compliance=1.0, batch_size=24), Stage(300, 2e-3, 0.1, batch_size=24))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["mistral", "qwen2"])
-def test_a_study_a_comparison_of_its_adapter_and_the_papers_protocol(
-    public_data: Path,
-    checkpoint_of: Callable[[str], Path],
-    spillover: Spillover,
-    tmp_path: Path,
-    family: str,
-) -> None:
+def taught_on_public_prompts(
+    public_data: Path, checkpoint: Path, family: str, folder: Path
+) -> tuple[Path, Path, pd.DataFrame]:
+    """A checkpoint that was taught to refuse, a file of prompts, and its rows."""
     rows = read_prompts(public_data / "prompts.jsonl")
     rows = rows[rows["domain"].isin(DOMAINS) & (rows["prompt"].str.len() <= LONGEST)]
     rows = rows.groupby(["domain", "label"]).head(MOST)
-    prompts = tmp_path / "prompts.jsonl"
+    prompts = folder / "prompts.jsonl"
     rows.to_json(prompts, orient="records", lines=True)
-    model = taught(checkpoint_of(family), rows[rows["split"] == "train"], tmp_path / family)
+    model = taught(checkpoint, rows[rows["split"] == "train"], folder / family)
+    return model, prompts, rows
 
+
+@pytest.mark.slow
+def test_a_study_and_a_comparison_of_its_adapter_on_a_small_qwen2(
+    public_data: Path, checkpoint_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    family = "qwen2"
+    model, prompts, rows = taught_on_public_prompts(
+        public_data, checkpoint_of(family), family, tmp_path
+    )
     training = TrainingSettings(lora_rank=8, lora_alpha=8, learning_rate=2e-3, max_steps=6)
     retained = parse_retain("alternate", "safety", present_domains(rows))
     assert retained == ("cybersecurity",)
@@ -72,9 +77,18 @@ def test_a_study_a_comparison_of_its_adapter_and_the_papers_protocol(
     for column in ("p_R", "p_C", "p_O"):
         assert np.allclose(found[column], expected[column], atol=1e-3), column
 
+
+@pytest.mark.slow
+def test_the_papers_protocol_on_a_small_mistral(
+    public_data: Path, checkpoint_of: Callable[[str], Path], spillover: Spillover, tmp_path: Path
+) -> None:
+    family = "mistral"
+    model, prompts, _ = taught_on_public_prompts(
+        public_data, checkpoint_of(family), family, tmp_path
+    )
     asked = ["--model", model, "--prompts", prompts, "--concept", "cybersecurity", "--rank", 8]
     asked += ["--epochs", 1, "--scorer", "grammar", "--max-new-tokens", 24, "--out", "paper"]
-    asked += ["--paper-model", "qwen" if family == "qwen2" else family]
+    asked += ["--paper-model", family]
     code, said, error = spillover("reproduce", "mushtaq2025", *asked, "--yes")
     assert code == 0, error
     result = read_json(tmp_path / "paper" / "reproduction.json")
