@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from analyses.runs.leakage import FEWEST_STEPS, matched_step
 from interp.errors import InputError
-from interp.model import LanguageModel
 from interp.registry import declared, declared_by_plugins
 from interp.store import read_json
+
+if TYPE_CHECKING:
+    from interp.model import LanguageModel
 
 BASE = "base"
 
@@ -260,6 +262,8 @@ def base_of(record: RunRecord) -> LanguageModel:
     Raises:
         InputError: its weights have changed since.
     """
+    from interp.model import LanguageModel  # a report of a run needs no torch
+
     source = record.config["model"]
     base = LanguageModel.load(source, **_options(record))
     was = (record.manifest.get("hashes") or {}).get("model")
@@ -277,6 +281,8 @@ def after_of(record: RunRecord, arm: Arm) -> LanguageModel:
     Raises:
         InputError: its weights are not there any more.
     """
+    from interp.model import LanguageModel
+
     source = weights_of(record, arm)
     if source is None:
         raise InputError(
