@@ -75,12 +75,18 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """What a figure calls it: `NPO`, `NPO + retain ×30`, or the checkpoint's name."""
+        """What a figure calls it: `NPO`, `NPO + retain ×30`, or the checkpoint's name.
+
+        A containment arm adds method, examples and split: `NPO + retain kernel (8, split 1) ×1`.
+        """
         if not self.objective:
             return self.name
         if self.control:
             return "Benign answers only (control)"
         weight = f" ×{self.retain_weight:g}" if self.retain_weight is not None else ""
+        if how := self.config.get("containment"):
+            split = "" if how["split"] is None else f", split {how['split'] + 1}"
+            weight = f" {how['method']} ({how['examples'] or 'all'}{split}){weight}"
         return objective_title(self.objective) + (f" + retain{weight}" if self.retain else "")
 
     @cached_property
@@ -235,7 +241,8 @@ def headlines(record: RunRecord) -> tuple[Headline, ...]:
         key = (plain.concept, plain.objective, "" if plain.objective else plain.name)
         if key in found:
             continue
-        sweep = tuple(arm for arm in record.arms if arm.contains(plain))
+        # Arms of a containment study have a section of their own: there may be hundreds.
+        sweep = tuple(a for a in record.arms if a.contains(plain) and "containment" not in a.config)
         selected = [arm for arm in sweep if arm.selected]
         stand_ins = [arm for arm in sweep if arm.config.get("stands_in")]
         found[key] = Headline(
