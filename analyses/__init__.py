@@ -1,1 +1,5 @@
 """Experiments: put ``interp`` and ``unlearning`` together, keep runs, draw, report."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,3 +4,7 @@ Texts, labels, models and readouts go in; arrays and directions come out. This p
 nothing of refusals, domains, training or files of prompts, and imports neither ``unlearning``
 nor ``analyses``.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -63,8 +63,9 @@ def test_a_door_opens_on_what_it_names(room: str) -> None:
 
 
 def test_no_two_public_definitions_share_a_name() -> None:
+    """Apart from the workbench: a step on a table of prompts is named as the step on its texts."""
     places: dict[str, set[str]] = {}
-    for room in ROOMS:
+    for room in set(ROOMS) - {"analyses.workbench"}:
         door = importlib.import_module(room)
         for name in door.__all__:
             home = getattr(getattr(door, name), "__module__", room)

@@ -13,7 +13,7 @@ from interp.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from unlearning.data.sources import Loaded, Source
+    from unlearning.data.sources import Source
 
 app = typer.Typer(
     help="Make a file of prompts from public benchmarks and your own data; find leaks.",
@@ -22,7 +22,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-BUILT_IN = "built-in"
 SHOWN_LEAKS = 10
 
 Definitions = Annotated[
@@ -79,14 +78,14 @@ def list_sources(
     sources: Definitions = None,
 ) -> None:
     """Known sources with their licences; or how one of them is mapped to the domains."""
-    from unlearning.data.sources import mappings_table
+    from unlearning.data.sources import find_source, mappings_table
 
     known = _known(sources)
     if name is None:
         for source in known.values():
             typer.echo(f"{source.name}: {source.licence}; {', '.join(source.domains)}")
         return
-    [row] = mappings_table([_find(name, known)]).to_dict("records")
+    [row] = mappings_table([find_source(name, known)]).to_dict("records")
     for what, text in row.items():
         for number, part in enumerate(str(text).split(" | ")):
             typer.echo(f"{'' if number else str(what).replace('_', ' '):<10} {part}")
@@ -108,10 +107,10 @@ def make(
 ) -> None:
     """Load sources, drop what they share, assign splits, and write one file of prompts."""
     from unlearning.data import as_prompts, read_prompts, write_records
-    from unlearning.data.sources import combined, deduplicated, leaks, load
+    from unlearning.data.sources import combined, deduplicated, leaks, load, load_named
 
     known = _known(sources)
-    parts = [_loaded(name, known) for name in names or ()]
+    parts = [load_named(name, known) for name in names or ()]
     own = mapping.source()
     parts += [] if own is None else [load(own)]
     if not parts:
@@ -164,25 +163,6 @@ def _known(definitions: Path | None) -> dict[str, Source]:
     from unlearning.data.sources import SOURCES, read_sources
 
     return {**SOURCES, **(read_sources(definitions) if definitions else {})}
-
-
-def _find(name: str, known: dict[str, Source]) -> Source:
-    if name not in known:
-        raise InputError(f'unknown source "{name}"; expected {BUILT_IN}, {", ".join(known)}')
-    return known[name]
-
-
-def _loaded(asked: str, known: dict[str, Source]) -> Loaded:
-    """``NAME``, ``NAME=FILE`` or the built-in pairs."""
-    import pandas as pd
-
-    from unlearning.data import matched_pairs
-    from unlearning.data.sources import Loaded, load
-
-    name, _, file = asked.partition("=")
-    if name != BUILT_IN:
-        return load(_find(name, known), file or None)
-    return Loaded(matched_pairs(), pd.DataFrame(columns=["source", "reason", "rows"]))
 
 
 def _counts(prompts: pd.DataFrame) -> str:

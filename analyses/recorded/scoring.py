@@ -103,6 +103,19 @@ class Scoring:
             advance(len(prompts[batch]))
         return found
 
+    @property
+    def signature(self) -> str:
+        """Name and version of the scorer."""
+        return f"{self.scorer.name} {self.scorer.version}"
+
+    def fields(self, text_class: str | None) -> dict[str, Any]:
+        """What the scale says of an answer of this class; null where there is no verdict."""
+        if self.scale == REFUSAL.name:
+            said = None if text_class is None else refused(COARSE[text_class])
+            return {"scorer": self.signature, "refused": said, "class": text_class}
+        is_biased = None if text_class is None else int(text_class == "biased_or_toxic")
+        return {"biased_or_toxic": is_biased, "biased_or_toxic_scorer": self.signature}
+
 
 def prepare_scoring(path: str | Path, scorer: str, scale: str = REFUSAL.name) -> Scoring:
     """Read a file and find the scorer; runs no model.
@@ -152,26 +165,17 @@ def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scor
     Raises:
         InputError: a model or server cannot be used.
     """
-    name = f"{scoring.scorer.name} {scoring.scorer.version}"
-    total = len(scoring.records)
+    name, total = scoring.signature, len(scoring.records)
     with progress.stage(f"Scoring {total} answers by {name}", total) as advance:
         classes = scoring.classes(advance)
     rows: list[dict[str, Any]] = []
     for record, text_class in zip(scoring.records, classes, strict=True):
-        rows.append({**record.fields, **_added(scoring.scale, text_class, name)})
+        rows.append({**record.fields, **scoring.fields(text_class)})
     write_records(rows, out)
     known = FINE_CLASSES if scoring.scale == REFUSAL.name else BIASED_OR_TOXIC.verdicts.values()
     given = Counter(classes)
     counts = {each: given[each] for each in known}
     return Scored(Path(out), name, counts, given[None], scoring.scale)
-
-
-def _added(scale: str, text_class: str | None, name: str) -> dict[str, Any]:
-    if scale == REFUSAL.name:
-        said = None if text_class is None else refused(COARSE[text_class])
-        return {"scorer": name, "refused": said, "class": text_class}
-    is_biased = None if text_class is None else int(text_class == "biased_or_toxic")
-    return {"biased_or_toxic": is_biased, "biased_or_toxic_scorer": name}
 
 
 def write_calibration(

@@ -36,7 +36,7 @@ def contrast_rows(
     found = {}
     for domain in shares[0].rows:
         offered = [i for share in shares for i in share.rows[domain]["id"]]
-        benign = [i for i in offered if text[i] not in seen]
+        benign = [i for i in offered if i in text.index and text[i] not in seen]
         seen.update(text[benign])
         mine = (evaluated["domain"] == domain) & (evaluated["label"] == "harmful")
         harmful = list(evaluated.loc[mine, "id"])

@@ -3,8 +3,11 @@ from .asked import command_line as command_line
 from .asked import run_plan as run_plan
 from .asked import study_plan as study_plan
 from .baseline import Baseline as Baseline
+from .baseline import answer_log as answer_log
 from .baseline import establish as establish
+from .baseline import prefixes_of as prefixes_of
 from .baseline import read_prefixes as read_prefixes
+from .baseline import scored_base as scored_base
 from .context import Context as Context
 from .context import study_context as study_context
 from .costs import CHARACTERS_A_TOKEN as CHARACTERS_A_TOKEN
@@ -16,6 +19,7 @@ from .engine import make_arms as make_arms
 from .engine import run_study as run_study
 from .making import load_made as load_made
 from .making import make_arm as make_arm
+from .making import train_arm as train_arm
 from .methods import METHODS as METHODS
 from .methods import Containment as Containment
 from .methods import Guard as Guard
@@ -29,6 +33,8 @@ from .plan import LEAST_RECOVERY as LEAST_RECOVERY
 from .plan import ArmPlan as ArmPlan
 from .plan import StudyPlan as StudyPlan
 from .plan import organism_plan as organism_plan
+from .plan import parse_retain as parse_retain
+from .plan import unlearning_arms as unlearning_arms
 from .resolve import Defaults as Defaults
 from .resolve import defaults_for as defaults_for
 from .resolve import name_of as name_of
@@ -53,6 +59,7 @@ __all__ = [
     "Guard",
     "Method",
     "StudyPlan",
+    "answer_log",
     "check",
     "checkpoint_size",
     "command_line",
@@ -67,17 +74,22 @@ __all__ = [
     "mixture_of",
     "name_of",
     "organism_plan",
+    "parse_retain",
     "pool_of",
+    "prefixes_of",
     "prompts_of",
     "read_prefixes",
     "require_engine",
     "require_model",
     "run_plan",
     "run_study",
+    "scored_base",
     "scorer_of",
     "study_context",
     "study_plan",
     "time_of",
+    "train_arm",
+    "unlearning_arms",
     "what_it_takes",
     "write_ranking",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pandas as pd
 from analyses.runs import cosine_table, write_directions, write_table
 from analyses.study.context import Context
 from analyses.study.resolve import defaults_for, name_of
+from interp.model import LanguageModel
 from interp.statistics import Contrast
 from interp.store import content_key, read_json, write_json
 from unlearning.data import controls
@@ -42,6 +44,24 @@ class Baseline:
 
 def establish(context: Context) -> Baseline:
     """Score the base model, or read what was written when the inputs have not changed."""
+    run, lm = context.run, context.reference
+    scored = scored_base(context)
+    found = replace(scored, contrasts=context.contrasts(lm, "base model"))
+    if not run.is_done(BASE, found.key):
+        with context.progress.stage("base model: directions and cosines"):
+            folder, layers = run.arm(BASE), range(lm.n_layers)
+            provenance = {"model": context.plan.model, "arm": BASE}
+            estimator = context.plan.estimator
+            write_directions(folder, found.contrasts, layers, provenance, estimator)
+            write_table(run.folder / "cosine.parquet", cosine_table(found.contrasts, layers))
+        run.finish(BASE, found.key)
+    # Written whether or not the base was scored anew: the arms may be planned otherwise now.
+    write_json(run.folder / "config.json", describe_study(context))
+    return found
+
+
+def scored_base(context: Context) -> Baseline:
+    """What :func:`establish` finds, without the contrasts; the base is not marked as done."""
     plan, run, lm = context.plan, context.run, context.reference
     fingerprint = lm.fingerprint()
     key = content_key(
@@ -60,32 +80,30 @@ def establish(context: Context) -> Baseline:
         run.begin(BASE, key)
         write_table(run.folder / "prompts.parquet", context.prompts)
         _score(context, folder, fingerprint)
-    found = Baseline(
+    return Baseline(
         key,
         pd.read_parquet(folder / "responses.parquet"),
         read_prefixes(folder / "openers.json"),
         pd.read_parquet(folder / "scores.parquet"),
-        context.contrasts(lm, "base model"),
+        {},
     )
-    if not run.is_done(BASE, key):
-        with context.progress.stage("base model: directions and cosines"):
-            layers = range(lm.n_layers)
-            provenance = {"model": plan.model, "arm": BASE}
-            write_directions(folder, found.contrasts, layers, provenance, plan.estimator)
-            write_table(run.folder / "cosine.parquet", cosine_table(found.contrasts, layers))
-        run.finish(BASE, key)
-    # Written whether or not the base was scored anew: the arms may be planned otherwise now.
-    write_json(run.folder / "config.json", describe_study(context))
-    return found
+
+
+def answer_log(
+    folder: Path,
+    lm: LanguageModel,
+    max_new_tokens: int,
+    fingerprint: str | None = None,
+    say: Callable[[str], object] = lambda _: None,
+) -> AnswerLog:
+    """The model's responses that a run's folder holds already; new ones are added to it."""
+    key = answers_key(lm, max_new_tokens=max_new_tokens, fingerprint=fingerprint)
+    return AnswerLog(folder / "cache" / "answers.jsonl", key, say=say)
 
 
 def _score(context: Context, folder: Path, fingerprint: str) -> None:
     plan, lm = context.plan, context.reference
-    log = AnswerLog(
-        context.run.folder / "cache" / "answers.jsonl",
-        answers_key(lm, max_new_tokens=plan.max_new_tokens, fingerprint=fingerprint),
-        say=context.progress.say,
-    )
+    log = answer_log(context.run.folder, lm, plan.max_new_tokens, fingerprint, context.progress.say)
     with context.progress.stage("base model: answers", len(context.prompts)) as advance:
         responses = respond(
             lm,

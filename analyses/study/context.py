@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +26,11 @@ from unlearning.scoring import Evaluation, Scorer
 
 @dataclass(frozen=True)
 class Context:
-    """One study's inputs, read and checked; the base model is loaded when first needed."""
+    """One study's inputs, read and checked; the base model is loaded when first needed.
+
+    Attributes:
+        given: the base model where it is in memory already; every arm then trains a copy of it.
+    """
 
     plan: StudyPlan
     prompts: pd.DataFrame
@@ -33,6 +38,7 @@ class Context:
     run: Run
     progress: Progress
     scorer: Scorer
+    given: LanguageModel | None = None
 
     @cached_property
     def evaluated(self) -> pd.DataFrame:
@@ -42,6 +48,8 @@ class Context:
     @cached_property
     def reference(self) -> LanguageModel:
         """The base model, as it was given and never trained."""
+        if self.given is not None:
+            return self.given
         with self.progress.stage(f"loading {self.plan.model}"):
             lm = self.load()
         if lm.chat.is_fallback:
@@ -53,6 +61,8 @@ class Context:
 
     def load(self, source: str | Path | None = None) -> LanguageModel:
         """A fresh copy of the base model, or another one spoken to in the same format."""
+        if self.given is not None and source is None:
+            return replace(self.given, model=copy.deepcopy(self.given.model))
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # a bar for every arm would bury our own
@@ -87,15 +97,27 @@ class Context:
         return contrasts(self.prompts, self.evaluated, states)
 
 
-def study_context(plan: StudyPlan, out: str | Path, progress: Progress) -> Context:
+def study_context(
+    plan: StudyPlan,
+    out: str | Path,
+    progress: Progress,
+    *,
+    given: LanguageModel | None = None,
+    prompts: pd.DataFrame | None = None,
+) -> Context:
     """The plan's inputs, after every check that needs no model; writes nothing.
+
+    Args:
+        given: the base model, where it is in memory.
+        prompts: the table of prompts, where it is in memory.
 
     Raises:
         InputError: the plan cannot be carried out in the folder ``out``.
     """
-    for model in (plan.model, *(arm.checkpoint for arm in plan.arms if arm.checkpoint)):
+    checkpoints = [arm.checkpoint for arm in plan.arms if arm.checkpoint]
+    for model in checkpoints if given else (plan.model, *checkpoints):
         require_model(model)
-    prompts = prompts_of(plan)
+    prompts = prompts_of(plan) if prompts is None else prompts
     require_concepts(prompts, plan.concepts)
     pairs = read_deflections(plan.deflections) if plan.deflections else None
     require_prompts(prompts, plan.deflected(ready_made=pairs is not None))
@@ -103,7 +125,7 @@ def study_context(plan: StudyPlan, out: str | Path, progress: Progress) -> Conte
         require_inputs(arm, prompts if pairs is None else pairs)
     run = Run(out)
     run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
-    return Context(plan, prompts, pairs, run, progress, scorer_of(plan))
+    return Context(plan, prompts, pairs, run, progress, scorer_of(plan), given)
 
 
 def require_inputs(arm: ArmPlan, prompts: pd.DataFrame) -> None:

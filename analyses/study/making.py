@@ -67,7 +67,7 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
     if arm.training is None:
         lm, scores = _existing(context, baseline, arm)
     else:
-        lm, scores = _trained(context, baseline, arm, folder)
+        lm, scores = train_arm(context, baseline, arm, folder)
     write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
     turned = _rotations(context, baseline, lm, arm)
     discard_all(folder / "training")
@@ -147,10 +147,14 @@ def _existing(
     return lm, pd.concat([before, last.assign(step=1, dose=dose)], ignore_index=True)
 
 
-def _trained(
+def train_arm(
     context: Context, baseline: Baseline, arm: ArmPlan, folder: Path
 ) -> tuple[LanguageModel, pd.DataFrame]:
-    """Phase 2, scored along the way; text at the last step."""
+    """Phase 2, scored along the way; text at the last step.
+
+    Writes what was trained and ``log.parquet`` into the folder; returns the trained model and the
+    scores of every scored step.
+    """
     plan, settings = context.plan, arm.settings
     lm = prepare(context.load(), settings)
     make_guard = arm.containment.how.guard if arm.containment else None

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from interp.model import LanguageModel, in_fitting_batches
+from interp.model import LanguageModel, in_fitting_batches, undisturbed
 from interp.progress import Advance, silent
 from interp.store import content_key
 from unlearning.data import text_hash
@@ -117,13 +117,9 @@ def generate(
             )
             return [_cut(lm, [*opening, *ids], stops) for ids in output[:, width:].tolist()]
 
-        training = lm.model.training
-        lm.model.eval()
-        try:
+        with undisturbed(lm.model):
             for chosen, answers in in_fitting_batches(rows, batch_size, answer):
                 yield {asked[i]: one for i, one in zip(chosen, answers, strict=True)}
-        finally:
-            lm.model.train(training)
 
     asked = each_asked(prompts, sampled=temperature > 0)
     return answer_all(asked, batches, log=log, progress=progress)

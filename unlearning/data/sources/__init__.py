@@ -6,17 +6,19 @@ others.
 """
 
 from unlearning.data.sources.definitions import (
+    BUILT_IN,
     SOURCES,
     find_source,
     mappings_table,
     read_sources,
     source_from_options,
 )
-from unlearning.data.sources.loading import Loaded, combined, load
+from unlearning.data.sources.loading import Loaded, combined, load, load_named
 from unlearning.data.sources.overlap import Deduplicated, deduplicated, leaks
 from unlearning.data.sources.schema import Above, Source, Values
 
 __all__ = [
+    "BUILT_IN",
     "SOURCES",
     "Above",
     "Deduplicated",
@@ -28,6 +30,7 @@ __all__ = [
     "find_source",
     "leaks",
     "load",
+    "load_named",
     "mappings_table",
     "read_sources",
     "source_from_options",

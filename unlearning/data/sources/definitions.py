@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from unlearning.data.sources.schema import Above, Source, Values, is_file
 if TYPE_CHECKING:
     import pandas as pd
 
+BUILT_IN = "built-in"  # the matched pairs that come with the package
 LISTS = ("prompt", "id")
 RULES = {"column", "columns"}
 
@@ -166,15 +168,17 @@ def _over(table: Mapping[str, Any], inherited: Mapping[str, Any]) -> dict[str, A
 SOURCES: Mapping[str, Source] = read_sources(Path(__file__).with_name("benchmarks.toml"), {})
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str, known: Mapping[str, Source] = SOURCES) -> Source:
     """The benchmark of that name.
 
     Raises:
-        InputError: there is none; lists them.
+        InputError: there is none; names the nearest, or lists them.
     """
-    if name not in SOURCES:
-        raise InputError(f'unknown source "{name}"; expected one of {", ".join(SOURCES)}')
-    return SOURCES[name]
+    if name not in known:
+        near = get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"expected {BUILT_IN}, {', '.join(known)}"
+        raise InputError(f'unknown source "{name}"; {hint}')
+    return known[name]
 
 
 def mappings_table(sources: Iterable[Source] = tuple(SOURCES.values())) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
-from unlearning.data.prompts import GENERAL
+from unlearning.data.prompts import GENERAL, matched_pairs
 from unlearning.data.records import (
     SUFFIXES,
     UTF8,
@@ -22,7 +22,7 @@ from unlearning.data.records import (
     read_records,
     require_named,
 )
-from unlearning.data.sources.definitions import find_source
+from unlearning.data.sources.definitions import BUILT_IN, SOURCES, find_source
 from unlearning.data.sources.schema import Above, Source, Values, category_key, is_file, text_of
 from unlearning.data.splits import text_hash
 
@@ -85,6 +85,20 @@ def load(source: Source | str, path: str | Path | None = None) -> Loaded:
         reasons = "; ".join(f"{count}: {reason}" for reason, count in skipped.items())
         raise InputError(f"{where} has no rows for {source.name} ({reasons})")
     return _loaded(source, prompts, skipped, notes)
+
+
+def load_named(asked: str, known: Mapping[str, Source] = SOURCES) -> Loaded:
+    """``NAME``, ``NAME=FILE`` or ``built-in``, as people name data sets.
+
+    Raises:
+        InputError: there is none of that name, or it cannot be loaded.
+    """
+    import pandas as pd
+
+    name, _, file = asked.partition("=")
+    if name == BUILT_IN:
+        return Loaded(matched_pairs(), pd.DataFrame(columns=["source", "reason", "rows"]))
+    return load(find_source(name, known), file or None)
 
 
 def combined(parts: Sequence[Loaded]) -> Loaded:

@@ -1,0 +1,29 @@
+from .loading import load as load
+from .patches import patch as patch
+from .patches import stitch as stitch
+from .responses import generate as generate
+from .responses import refusal_log_odds as refusal_log_odds
+from .responses import score as score
+from .states import collect as collect
+from .states import domain_contrasts as domain_contrasts
+from .states import state_map as state_map
+from .tables import prompts as prompts
+from .training import TrainingRecord as TrainingRecord
+from .training import UnlearnedModel as UnlearnedModel
+from .training import unlearn as unlearn
+
+__all__ = [
+    "TrainingRecord",
+    "UnlearnedModel",
+    "collect",
+    "domain_contrasts",
+    "generate",
+    "load",
+    "patch",
+    "prompts",
+    "refusal_log_odds",
+    "score",
+    "state_map",
+    "stitch",
+    "unlearn",
+]

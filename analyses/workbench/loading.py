@@ -1,0 +1,99 @@
+"""A model by hub id, folder or name, or one that is in memory already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import InputError
+from interp.model import Chat, LanguageModel
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ORGANISM = "organism"
+
+
+def load(
+    model: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    system: str | None = None,
+    template: str | None = None,
+    template_arguments: Mapping[str, Any] | None = None,
+    response_prefix: str = "",
+    layers_path: str | None = None,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """A chat model with its tokenizer and chat format; one that is loaded is in eval mode.
+
+    Args:
+        model: one of
+
+            * a hub id (``"Qwen/Qwen2.5-1.5B-Instruct"``), or a folder of ``save_pretrained``;
+            * the folder of an adapter, which is merged into its base at once;
+            * ``"organism"``, the model organism that comes with the package: 3 layers of width
+              128, whose leakage between domains is known by construction;
+            * a pair ``(model, tokenizer)`` in memory, which is wrapped and not changed.
+        revision: branch, tag or commit on the hub.
+        dtype: a torch dtype or its name (default: the checkpoint's own).
+        device: where the model goes (default: CUDA where there is one, else the CPU).
+        system: system message before every prompt.
+        template: a Jinja chat template in place of the tokenizer's own.
+        template_arguments: passed to the template, e.g. ``{"enable_thinking": False}``.
+        response_prefix: text that every response begins with.
+        layers_path: module path of the decoder layers, where they are not found by themselves.
+        trust_remote_code: run model code that comes with the checkpoint.
+
+    Raises:
+        ModelError: there is no such model, or it is no causal language model with a fast tokenizer.
+        InputError: there is no such device, or an option does not apply to a model in memory.
+
+    Example:
+        >>> lm = sp.load("organism")
+        >>> lm.name, lm.n_layers, lm.d_model
+        ('organism', 3, 128)
+        >>> sp.load((lm.model, lm.tokenizer), system="Be brief.").chat.system
+        'Be brief.'
+    """
+    loading: dict[str, Any] = {
+        "revision": revision,
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+    }
+    loading = {name: value for name, value in loading.items() if value}
+    chat: dict[str, Any] = {
+        "system": system,
+        "template": template,
+        "template_arguments": template_arguments,
+        "response_prefix": response_prefix,
+    }
+    if isinstance(model, str | Path):
+        return _loaded(model, layers_path=layers_path, **loading, **chat)
+    if not (isinstance(model, tuple) and len(model) == 2):
+        raise InputError(
+            f"cannot load a model from a {type(model).__name__}; expected a hub id, a folder, "
+            f'"{ORGANISM}", or a pair (model, tokenizer)'
+        )
+    if loading:
+        raise InputError(
+            f"{', '.join(loading)} cannot be set for a model that is in memory; "
+            "leave it out, or give the hub id or folder of the model"
+        )
+    inner, tokenizer = model
+    name = Path(str(getattr(inner, "name_or_path", "") or "model")).name
+    return LanguageModel(inner, tokenizer, Chat(tokenizer, **chat), name, layers_path=layers_path)
+
+
+def _loaded(source: str | Path, **options: Any) -> LanguageModel:
+    if source != ORGANISM or Path(source).exists():
+        return LanguageModel.load(source, **options)
+    from unlearning.organism import shipped
+
+    return replace(LanguageModel.load(shipped(), **options), name=ORGANISM)

@@ -1,0 +1,145 @@
+"""A base model and a model that was made from it, patched into one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analyses.workbench.tables import texts_of
+from analyses.workbench.training import UnlearnedModel
+from interp import patching
+from interp.activations import RESIDUAL_OUT, Site
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.patching import Effects, Stitching, between_models
+from interp.readout import Readout
+
+
+def patch(
+    source: LanguageModel,
+    target: LanguageModel,
+    prompts: pd.DataFrame | Sequence[str],
+    *,
+    readout: Readout,
+    domain: str | None = None,
+    split: str | None = "test",
+    sites: Sequence[Site] = (RESIDUAL_OUT,),
+    layers: Sequence[int] | None = None,
+    positions: Sequence[str] | None = None,
+    controls: int = 0,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> Effects:
+    """Activation patching: the target runs with the activations of the source at one place.
+
+    Base → after shows which activations are enough to bring the refusals back; after → base shows
+    which are enough to remove them.
+
+    Args:
+        source, target: models of one shape with one tokenizer and chat format.
+        prompts: texts, or a table, of which the harmful prompts of a domain and split are used.
+        readout: of the logits at the last token; see ``sp.refusal_log_odds``.
+        domain: of a table (default: the domain that one of the models has unlearned, else all).
+        split: of a table: ``train``, ``validation`` or ``test``; None is all.
+        sites: what is patched in a layer; the residual stream by default.
+        layers: 0-based decoder layers (default: all).
+        positions: spans of the chat format (default: each of them, and every token after the
+            instruction).
+        controls: random moves of the same length per cell, for the null; 20 allow p < .05.
+        batch_size: prompts in one forward.
+        seed: of the controls.
+
+    Returns:
+        The readout per cell and prompt, in the unit of the readout. ``.to_dataframe()`` gives the
+        share of the gap between target and source that each cell closes, with 95% intervals over
+        prompts; ``.plot()`` draws it.
+
+    Raises:
+        InputError: the models do not fit each other, or a layer, site or position is not there.
+
+    Source:
+        Meng et al. 2022; Heimersheim and Nanda 2024, arXiv 2404.15255.
+
+    Example:
+        >>> effects = sp.patch(lm, after, prompts, readout=readout, layers=[2])
+        >>> effects.to_dataframe()["layer"].unique().tolist()
+        [2]
+    """
+    texts = harmful_texts(prompts, domain or _unlearned(source, target), split)
+    return patching.patch(
+        between_models(source, target, texts),
+        readout,
+        sites=sites,
+        layers=layers,
+        positions=positions,
+        controls=controls,
+        batch_size=batch_size,
+        seed=seed,
+    )
+
+
+def stitch(
+    base: LanguageModel,
+    after: LanguageModel,
+    prompts: pd.DataFrame | Sequence[str],
+    *,
+    readout: Readout,
+    domain: str | None = None,
+    split: str | None = "test",
+    layers: Sequence[int] | None = None,
+    batch_size: int = 32,
+) -> Stitching:
+    """Model stitching: lower layers of one model under the upper layers of the other.
+
+    Args:
+        base, after: models of one shape with one tokenizer and chat format.
+        prompts: texts, or a table, of which the harmful prompts of a domain and split are used.
+        readout: of the logits at the last token; see ``sp.refusal_log_odds``.
+        domain: of a table (default: the domain that one of the models has unlearned, else all).
+        split: of a table: ``train``, ``validation`` or ``test``; None is all.
+        layers: 0-based, the last layer of the lower part (default: all).
+        batch_size: prompts in one forward.
+
+    Returns:
+        By layer, the share of the change that lies in the activations up to it (representation)
+        and in how later layers read them (routing); they add to 1. ``.plot()`` draws both.
+
+    Raises:
+        InputError: the models do not fit each other, or a layer is not there.
+
+    Example:
+        >>> shares = sp.stitch(lm, after, prompts, readout=readout)
+        >>> bool(np.allclose(shares.representation + shares.routing, 1))
+        True
+    """
+    texts = harmful_texts(prompts, domain or _unlearned(base, after), split)
+    return patching.stitch(base, after, texts, readout, layers=layers, batch_size=batch_size)
+
+
+def harmful_texts(
+    prompts: pd.DataFrame | Sequence[str], domain: str | None, split: str | None
+) -> list[str]:
+    """Texts as they are; of a table, the harmful prompts of a domain and split.
+
+    Raises:
+        InputError: there are none.
+    """
+    texts = texts_of(prompts)
+    if isinstance(prompts, pd.DataFrame):
+        wanted = {"label": "harmful", "domain": domain, "split": split}
+        chosen = [prompts[column] == value for column, value in wanted.items() if value]
+        texts = texts_of(prompts[np.logical_and.reduce(chosen)])
+    if not texts:
+        raise InputError(
+            f"no harmful prompts in the domain {domain or 'of any name'} and the split "
+            f"{split or 'of any name'}; give another domain= or split=, or a list of texts"
+        )
+    return texts
+
+
+def _unlearned(*models: LanguageModel) -> str | None:
+    """The domain that one of the models has unlearned, where a record says so."""
+    found = (model.record.concept for model in models if isinstance(model, UnlearnedModel))
+    return next(found, None)

@@ -1,0 +1,167 @@
+"""What a model says, how that is scored, and how likely it is to begin with a refusal."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analyses.study import Defaults, defaults_for
+from analyses.workbench.tables import texts_of
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.readout import Readout
+from unlearning import generation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def defaults_of(lm: LanguageModel) -> Defaults:
+    """What commands take where nothing is given, for a model in memory."""
+    return defaults_for(str(getattr(lm.model, "name_or_path", "") or ""))
+
+
+def scratch_of(lm: LanguageModel) -> Path:
+    """A folder for what is measured of a model in memory; it goes when the model goes."""
+    if "scratch" not in lm.found_out:
+        lm.found_out["scratch"] = tempfile.TemporaryDirectory(prefix="spillover-")
+    return Path(lm.found_out["scratch"].name)
+
+
+def generate(
+    lm: LanguageModel,
+    prompts: pd.DataFrame | Sequence[str],
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> list[str]:
+    """The responses of a model, one for each prompt, in order.
+
+    Args:
+        lm: the model; interventions that are active count.
+        prompts: a table of prompts, or texts.
+        max_new_tokens: length of a response at most, in tokens (default: 48; 16 for an organism).
+        temperature: 0 decodes greedily; above 0 samples from the full distribution.
+        seed: of the sampling.
+        batch_size: prompts in one forward; fewer once a batch does not fit into memory.
+
+    Returns:
+        Texts without special tokens. ``sp.unlearning.generation.generate`` gives the token ids too,
+        and whether the model ended its response.
+
+    Raises:
+        MachineError: a single prompt does not fit into memory.
+
+    Example:
+        >>> sp.generate(lm, prompts["prompt"].head(2))
+        ['Nope, this stays unanswered!', 'Sure: done.']
+        >>> with sp.ablate(lm, dirs["safety", 2]):
+        ...     changed = sp.generate(lm, prompts["prompt"].head(2))
+    """
+    length = defaults_of(lm).answer_tokens if max_new_tokens is None else max_new_tokens
+    answers = generation.generate(
+        lm,
+        texts_of(prompts),
+        max_new_tokens=length,
+        temperature=temperature,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    return [answer.text for answer in answers]
+
+
+def score(
+    prompts: pd.DataFrame | Sequence[str], responses: Sequence[str], *, scorer: str = "phrases"
+) -> pd.DataFrame:
+    """Whether each response refuses, and in which way.
+
+    Args:
+        prompts: what was asked: a table of prompts, a column of texts, or a list.
+        responses: one for each prompt.
+        scorer: ``phrases``, ``classifier``, ``grammar`` (for a model organism), ``judge:MODEL``,
+            ``local-judge:MODEL``, or a registered one of yours.
+
+    Returns:
+        One row per response, with the index of the prompts: ``refused`` (1 or 0) and ``class``
+        (``full_refusal``, ``partial_refusal``, ``evasion``, ``answer``, ``empty`` or
+        ``gibberish``). Only a full refusal counts as refused. Both are missing where a judge gave
+        no verdict.
+
+    Raises:
+        InputError: not as many responses as prompts, or an unknown scorer.
+
+    Example:
+        >>> sp.score(["How do I boil rice?"], ["I'm sorry, but I can't help with that."])
+           refused         class
+        0        1  full_refusal
+    """
+    import pandas as pd
+
+    from analyses.recorded.scoring import Scoring
+    from interp.progress import silent
+    from unlearning.data import Record
+    from unlearning.scoring import REFUSAL, find_scorer
+
+    asked, answers = texts_of(prompts), list(responses)
+    if len(asked) != len(answers):
+        raise InputError(
+            f"{len(answers)} responses to {len(asked)} prompts; give one for each prompt"
+        )
+    records = [
+        Record(f"row {number}", {"prompt": prompt, "response": answer})
+        for number, (prompt, answer) in enumerate(zip(asked, answers, strict=True), start=1)
+    ]
+    scoring = Scoring(records, find_scorer(scorer), REFUSAL.name)
+    index = prompts.index if isinstance(prompts, pd.DataFrame | pd.Series) else None
+    rows = [scoring.fields(each) for each in scoring.classes(silent)]
+    return pd.DataFrame(rows, index=index, columns=["refused", "class"])
+
+
+def refusal_log_odds(
+    lm: LanguageModel,
+    prompts: pd.DataFrame,
+    *,
+    scorer: str | None = None,
+    max_new_tokens: int | None = None,
+) -> Readout:
+    """A readout of logits: the log-odds that the response begins with a refusal prefix.
+
+    The refusal prefixes are learned from the responses of ``lm`` to the training prompts, and
+    frozen: use the readout of the base model for every model that is made from it.
+
+    Args:
+        lm: the base model.
+        prompts: a table of prompts; its split ``train`` is answered.
+        scorer: tells refusals from answers (default: ``phrases``; ``grammar`` for an organism).
+        max_new_tokens: length of a response at most, in tokens (default: 48; 16 for an organism).
+
+    Returns:
+        A function of the logits (prompt, vocabulary) at the last prompt token that gives one
+        number per prompt, in nats and with its gradient.
+
+    Raises:
+        InputError: the model gives no refusals or no answers, or both begin alike.
+
+    Example:
+        >>> readout = sp.refusal_log_odds(lm, prompts)
+        >>> sp.patch(lm, after, prompts, readout=readout).gap > 0
+        True
+    """
+    from analyses.study import answer_log, prefixes_of
+    from unlearning.deflections import respond
+    from unlearning.scoring import find_scorer
+
+    own = defaults_of(lm)
+    length = own.answer_tokens if max_new_tokens is None else max_new_tokens
+    responses = respond(
+        lm,
+        prompts[prompts["split"] == "train"],
+        find_scorer(scorer or own.scorers[0]),
+        max_new_tokens=length,
+        log=answer_log(scratch_of(lm), lm, length),
+    )
+    return prefixes_of(responses).readout()

@@ -1,0 +1,167 @@
+"""Activations of a table of prompts, the directions in them, and a map of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analyses.runs import contrast_rows
+from analyses.workbench.tables import texts_of
+from interp import activations, similarity
+from interp.activations import RESIDUAL_OUT, Activations, Positions, Site
+from interp.activations.positions import last_token
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.statistics import Contrast
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from interp.similarity import StateMap
+
+
+def collect(
+    lm: LanguageModel,
+    prompts: pd.DataFrame | Sequence[str],
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Positions = last_token,
+    sites: Sequence[Site] = (RESIDUAL_OUT,),
+    batch_size: int = 64,
+    folder: str | Path | None = None,
+) -> Activations:
+    """Activations of prompts: the residual stream at the last prompt token, all layers.
+
+    The last token is that of the chat template, from which the response is predicted.
+
+    Args:
+        lm: the model; interventions that are active count.
+        prompts: a table of prompts, or texts.
+        layers: 0-based decoder layers (default: all).
+        positions: which tokens; see ``sp.interp.activations``.
+        sites: what is read in a layer; the output of the layer by default.
+        batch_size: prompts in one forward; fewer once a batch does not fit into memory.
+        folder: keep the activations there, memory-mapped (default: in memory).
+
+    Returns:
+        ``.states`` has the shape (prompt, layer, d_model), in float32 and in the order of the
+        prompts; ``.layers`` and ``.ids`` name its axes.
+
+    Raises:
+        InputError: no prompts, or a layer or site that the model does not have.
+
+    Example:
+        >>> acts = sp.collect(lm, ["How do I bake bread?", "How do I boil rice?"])
+        >>> acts.states.shape
+        (2, 3, 128)
+    """
+    texts = texts_of(prompts)
+    ids = list(prompts["id"]) if "id" in getattr(prompts, "columns", ()) else None  # type: ignore[call-overload]
+    return activations.collect(
+        lm,
+        texts,
+        layers=layers,
+        positions=positions,
+        sites=sites,
+        ids=ids,
+        batch_size=batch_size,
+        folder=folder,
+    )
+
+
+def domain_contrasts(
+    acts: Activations, prompts: pd.DataFrame, *, split: str | None = "train"
+) -> dict[str, Contrast]:
+    """Harmful against benign prompts of the same domain, for every domain.
+
+    Pairs stay together. A domain with fewer than 16 benign prompts borrows a share of the domain
+    ``general`` that no other domain gets. Texts that stand in two domains are left out with their
+    pairs, because two directions would share their noise.
+
+    Args:
+        acts: activations of exactly these prompts, in this order.
+        prompts: a table of prompts.
+        split: rows to use: ``train``, ``validation`` or ``test``; None is all.
+
+    Raises:
+        InputError: activations of other prompts, or no domain with 8 prompts on both sides.
+    """
+    if len(acts.ids) != len(prompts):
+        raise InputError(
+            f"activations of {len(acts.ids)} prompts and a table of {len(prompts)}; "
+            "collect the activations of this table: sp.collect(lm, prompts)"
+        )
+    if "id" in prompts and acts.ids != tuple(prompts["id"]) and isinstance(acts.ids[0], str):
+        raise InputError(
+            "the activations are of other prompts, or in another order; collect the activations "
+            "of this table: sp.collect(lm, prompts)"
+        )
+    used = _in_one_domain(prompts)
+    if split is not None:
+        used &= (prompts["split"] == split).to_numpy()
+    rows = np.flatnonzero(used)
+    table = prompts.iloc[rows]
+    pairs = table["pair"].to_numpy(object) if "pair" in table else np.full(len(table), None)
+    found = {
+        domain: Contrast.from_labels(acts.states[rows[chosen]], positive, pairs[chosen].tolist())
+        for domain, (chosen, positive) in contrast_rows(prompts, table).items()
+    }
+    if not found:
+        raise InputError(
+            f"no domain has 8 harmful and 8 benign prompts in the split {split}; "
+            "give more prompts, or split=None for those of all splits"
+        )
+    return found
+
+
+def _in_one_domain(prompts: pd.DataFrame) -> np.ndarray:
+    """Which rows have a text, and a pair of texts, that stands in one domain alone."""
+    several = prompts.groupby("prompt")["domain"].transform("nunique") > 1
+    if "pair" in prompts:
+        several |= prompts["pair"].isin(prompts.loc[several, "pair"].dropna())
+    return ~several.to_numpy()
+
+
+def state_map(
+    acts: Activations,
+    prompts: pd.DataFrame,
+    *,
+    layer: int,
+    by: str = "domain",
+    umap: bool = False,
+    neighbours: int = 10,
+    seed: int = 0,
+) -> StateMap:
+    """The activations of one layer in two dimensions: PCA, and UMAP on request.
+
+    Args:
+        acts: activations of exactly these prompts, in this order.
+        prompts: a table of prompts.
+        layer: 0-based decoder layer.
+        by: the column that colours the prompts.
+        umap: draw UMAP next to PCA; its first use takes half a minute.
+        neighbours: nearest prompts that are compared with each prompt.
+        seed: of UMAP and of the permutations of labels.
+
+    Returns:
+        Coordinates, and how often the nearest neighbours of a prompt have its label: in all
+        dimensions, on each map, and with labels permuted. ``.plot()`` draws it.
+
+    Raises:
+        InputError: a layer or column that is not there, or fewer than eight prompts.
+
+    Example:
+        >>> found = sp.state_map(acts, prompts, layer=2, by="label")
+        >>> sorted(found.agreement)
+        ['PCA', 'all dimensions', 'labels permuted']
+    """
+    if layer not in acts.layers:
+        raise InputError(f"no activations of layer {layer}; there are {list(acts.layers)}")
+    if by not in prompts:
+        raise InputError(f'the table has no column "{by}"; it has {", ".join(prompts.columns)}')
+    states = acts.states[:, acts.layers.index(layer)]
+    labels = prompts[by].astype(str).tolist()
+    return similarity.state_map(states, labels, umap=umap, neighbours=neighbours, seed=seed)

@@ -1,0 +1,90 @@
+"""Tables of prompts: where they come from, and the texts in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from interp.errors import InputError
+
+ORGANISM = "organism"
+
+
+def prompts(source: str | Path | pd.DataFrame | Sequence[str] | None = None) -> pd.DataFrame:
+    """A table of prompts, checked and completed.
+
+    Args:
+        source: one of
+
+            * nothing: the 322 matched pairs and 64 everyday prompts that come with the package;
+            * ``"organism"``, or the folder of a model organism: prompts in its own language;
+            * a JSONL, CSV or parquet file, or a DataFrame, with the columns ``prompt``, ``domain``
+              (one of ``sp.DOMAINS``, or ``general``) and ``label`` (``harmful`` or ``benign``);
+            * the name of a public benchmark (``"xstest"``), which is fetched from the hub;
+              ``"NAME=FILE"`` reads its rows from a file;
+            * a list of such names; a prompt that stands in several is kept once.
+
+    Returns:
+        One row per prompt with the columns ``id, prompt, domain, label, source, split, kind`` and
+        all other columns of the source; ``pair`` is equal in a harmful prompt and its matched
+        benign prompt. Where a row has no split, a hash of its text assigns ``train``,
+        ``validation`` or ``test``; near-duplicates and pairs stay together.
+
+    Raises:
+        InputError: there is no such file or benchmark, or a row does not fit; names the row.
+
+    Example:
+        >>> table = sp.prompts()
+        >>> table.groupby("label").size().to_dict()
+        {'benign': 386, 'harmful': 322}
+        >>> mine = sp.prompts(table[["prompt", "domain", "label"]])
+        >>> sorted(mine["split"].unique())
+        ['test', 'train', 'validation']
+    """
+    from analyses.study import defaults_for
+    from unlearning.data import as_prompts, matched_pairs, read_prompts
+    from unlearning.data.records import SUFFIXES
+    from unlearning.organism import load_world, shipped
+
+    if source is None:
+        return matched_pairs()
+    if isinstance(source, pd.DataFrame):
+        return as_prompts(source)
+    if not isinstance(source, str | Path):
+        return _of_benchmarks(list(source))
+    if own := defaults_for(str(source)).organism:
+        return load_world(own).prompts()
+    if Path(source).suffix in SUFFIXES and "=" not in str(source):
+        return read_prompts(source, required_labels=())
+    if source == ORGANISM:
+        return load_world(shipped()).prompts()
+    return _of_benchmarks([str(source)])
+
+
+def _of_benchmarks(names: Sequence[str]) -> pd.DataFrame:
+    from unlearning.data import as_prompts
+    from unlearning.data.sources import combined, deduplicated, load_named
+
+    if not names:
+        raise InputError("an empty list of benchmarks; name one, for instance xstest")
+    found = deduplicated(combined([load_named(name) for name in names]).prompts).prompts
+    return as_prompts(found.reset_index(drop=True), " and ".join(names))
+
+
+def texts_of(prompts: pd.DataFrame | Sequence[str]) -> list[str]:
+    """The texts of a table of prompts, or of a list of them, in order.
+
+    Raises:
+        InputError: a table without a column ``prompt``, or one text where a list is expected.
+    """
+    if isinstance(prompts, str):
+        raise InputError(f"one text where a list is expected; give [{prompts[:40]!r}]")
+    if not isinstance(prompts, pd.DataFrame):
+        return list(prompts)
+    if "prompt" not in prompts:
+        raise InputError(
+            f'the table has no column "prompt"; it has {", ".join(map(str, prompts.columns))}'
+        )
+    return list(prompts["prompt"])

@@ -1,0 +1,58 @@
+"""Spillover measures, explains, predicts and contains what narrow unlearning does to a model.
+
+    import spillover as sp
+
+    lm = sp.load("organism")
+    prompts = sp.prompts("organism")
+    acts = sp.collect(lm, prompts)
+    dirs = sp.fit_directions(acts, prompts, sp.MeanDifference())
+    sp.cosine_map(dirs).plot(layer=2)
+
+``dir(sp)`` lists every name, ``help(sp.patch)`` explains one. Examples in docstrings go on from
+these lines. Every command is a function of the same name with the same options: ``sp.study``.
+What is rarer is in the wings: ``sp.interp``, ``sp.unlearning`` and ``sp.analyses``.
+
+``__init__.pyi`` is the one list of names, for type checkers and for this module alike. A name is
+imported when it is first used, so that ``import spillover`` is fast.
+"""
+
+import ast
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def _listed() -> dict[str, tuple[str, str | None]]:
+    """Module and attribute of every name that the stub imports."""
+    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    return {
+        one.asname or one.name: (getattr(node, "module", None) or one.name, one.name)
+        if isinstance(node, ast.ImportFrom)
+        else (one.name, None)
+        for node in stub.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for one in node.names
+    }
+
+
+_LISTED = _listed()
+__all__ = sorted(_LISTED)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("interp.store").package_version()
+    if name not in _LISTED:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, __all__, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(__all__)}"
+        raise AttributeError(f"spillover has no {name}{hint}", name=name, obj=None)
+    module, attribute = _LISTED[name]
+    found = import_module(module)
+    globals()[name] = value = found if attribute is None else getattr(found, attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,153 @@
+"""``import spillover as sp``: it is light, it names what is there, and its examples run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import spillover as sp
+from interp.errors import InputError
+from tests.test_rooms import HEAVY, modules_after
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def lm() -> sp.LanguageModel:
+    return sp.load("organism")
+
+
+@pytest.fixture(scope="module")
+def prompts() -> pd.DataFrame:
+    """A part of the organism's prompts: 40 harmful training prompts a domain."""
+    table = sp.prompts("organism")
+    sizes = {"train": 40, "validation": 8, "test": 8}
+    kept = [
+        table[table["split"] == split].groupby(["domain", "label"]).head(size)
+        for split, size in sizes.items()
+    ]
+    return pd.concat(kept, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def after(lm: sp.LanguageModel, prompts: pd.DataFrame) -> sp.UnlearnedModel:
+    return sp.unlearn(lm, prompts, concept="safety", max_steps=8, quiet=True)
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    assert not modules_after("import spillover") & {*HEAVY, "numpy", "analyses", "interp"}
+
+
+def test_every_name_is_there_and_explained() -> None:
+    for name in sp.__all__:
+        assert name in dir(sp)
+        found = getattr(sp, name)
+        assert name == name.upper() or found.__doc__, name
+    assert sp.__version__
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(AttributeError, match="no colect; did you mean collect"):
+        sp.colect  # noqa: B018
+
+
+def test_the_wings_are_reached_by_dots() -> None:
+    modules_after(
+        "import spillover as sp\nsp.interp.registry, sp.analyses.runs, sp.unlearning.data"
+    )
+
+
+def state(lm: sp.LanguageModel) -> dict[str, Any]:
+    """Everything about a model that training may change."""
+    model = lm.model
+    return {
+        "weights": {name: value.clone() for name, value in model.state_dict().items()},
+        "trainable": {name: value.requires_grad for name, value in model.named_parameters()},
+        "modes": {name: module.training for name, module in model.named_modules()},
+        "hooks": {
+            name: (len(module._forward_hooks), len(module._forward_pre_hooks))
+            for name, module in model.named_modules()
+        },
+        "kinds": {name: type(module) for name, module in model.named_modules()},
+        "dropout": {
+            name: value
+            for name, module in model.named_modules()
+            for value in (getattr(module, "p", None), getattr(module, "attention_dropout", None))
+        },
+        "dtype": model.dtype,
+        "config": model.config.to_dict(),
+    }
+
+
+@pytest.mark.parametrize("trainable", ["lora", "projections", "all"])
+def test_unlearning_leaves_the_model_bit_equal(
+    lm: sp.LanguageModel, prompts: pd.DataFrame, trainable: Any
+) -> None:
+    """Also one in half precision, which full training casts, and in train mode."""
+    base = replace(lm, model=sp.load("organism", dtype="bfloat16").model.train())
+    base.model.requires_grad_(True)
+    base.layers[0].eval()
+    before = state(base)
+    trained = sp.unlearn(
+        base, prompts, concept="safety", trainable=trainable, max_steps=1, quiet=True
+    )
+    now = state(base)
+    weights, same = before.pop("weights"), now.pop("weights")
+    assert weights.keys() == same.keys()
+    assert all(torch.equal(weights[name], same[name]) for name in weights)
+    assert before == now
+    changed = trained.model.state_dict()
+    assert changed.keys() == weights.keys()
+    assert any(not torch.equal(weights[name], changed[name]) for name in weights)
+    assert not trained.model.training and len(trained.record.losses) == 1
+    texts = list(prompts["prompt"].head(4))
+    readout = sp.refusal_log_odds(lm, prompts)
+    assert np.isfinite(sp.patch(base, trained, texts, readout=readout).effect).all()
+
+
+def test_an_intervention_must_end_before_unlearning(
+    lm: sp.LanguageModel, prompts: pd.DataFrame
+) -> None:
+    with sp.ablate(lm, np.ones(lm.d_model)), pytest.raises(InputError, match="with"):
+        sp.unlearn(lm, prompts, concept="safety", quiet=True)
+
+
+def test_a_model_in_memory_is_wrapped(lm: sp.LanguageModel) -> None:
+    assert sp.load((lm.model, lm.tokenizer)).model is lm.model
+    with pytest.raises(InputError, match="dtype cannot be set"):
+        sp.load((lm.model, lm.tokenizer), dtype="float32")
+    with pytest.raises(InputError, match="expected a hub id"):
+        sp.load(3)  # type: ignore[arg-type]
+
+
+def test_prompts_come_from_a_table_a_file_or_a_name(tmp_path: Path) -> None:
+    built_in = sp.prompts()
+    kept = built_in[["prompt", "domain", "label", "pair"]]
+    assert set(sp.prompts(kept)["split"]) == {"train", "validation", "test"}
+    path = tmp_path / "mine.jsonl"
+    built_in.to_json(path, orient="records", lines=True)
+    pd.testing.assert_frame_equal(sp.prompts(path), built_in)
+    pd.testing.assert_frame_equal(sp.prompts(["built-in"])[["id"]], built_in[["id"]])
+    with pytest.raises(InputError, match="did you mean xstest"):
+        sp.prompts("xtest")
+    with pytest.raises(InputError, match="does not exist"):
+        sp.prompts("missing.csv")
+
+
+def test_states_keep_the_order_of_the_prompts(lm: sp.LanguageModel, prompts: pd.DataFrame) -> None:
+    rows = prompts.sample(20, random_state=0)
+    acts = sp.collect(lm, rows)
+    assert acts.ids == tuple(rows["id"])
+    alone = sp.collect(lm, [rows["prompt"].iloc[7]])
+    np.testing.assert_allclose(acts.states[7], alone.states[0], atol=1e-4)
+
+
+def test_one_text_is_no_list(lm: sp.LanguageModel) -> None:
+    with pytest.raises(InputError, match=r"give \['How"):
+        sp.generate(lm, "How do I bake bread?")
