@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from analyses.options import Command, expanded
+from analyses.commands import typed_command
 from interp.errors import InputError, SpilloverError
 
 COMMANDS = {
@@ -33,7 +33,7 @@ COMMANDS = {
     "contain": "analyses.contain.command:contain",
     "organism": "analyses.organism.command:app",
     "prompts": "analyses.prompts.command:app",
-    "reproduce": "analyses.reproduce.command:app",
+    "reproduce": "analyses.reproduce.command:reproduce",
 }
 
 
@@ -43,14 +43,9 @@ class _Imported(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         module, _, attribute = COMMANDS[name].partition(":")
         found = getattr(import_module(module), attribute)
-        if not isinstance(found, typer.Typer):
-            alone = typer.Typer(rich_markup_mode=None, add_completion=False)
-            alone.command(name)(found)
-            found = alone
-        for one in found.registered_commands:
-            if one.cls is not Command and one.callback:
-                one.cls, one.callback = Command, expanded(one.callback)
-        return typer.main.get_command(found)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_command(found)
+        return typed_command(found)
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)

@@ -1,36 +1,50 @@
 """Options that several commands share, each group in one record.
 
-A command takes a record where it would take its options one by one; ``expanded`` shows Typer the
-options inside.
+A command takes a record where it would take its options one by one; ``analyses.commands`` shows
+Typer, and Python, the options inside.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
-from interp import plugins
+from analyses.commands import COMMAS, PAIRS
 from interp.errors import InputError
-from interp.registry import declared, declared_by_plugins
 
 if TYPE_CHECKING:
     from unlearning.training import TrainingSettings
 
 
-ENTRIES = re.compile(r"\{([\w.]+):(\w+)\}")
+ORGANISM = "organism"
 
-Model = Annotated[str, typer.Argument(help="Hub id, model folder or adapter folder.")]
-Out = Annotated[Path, typer.Option("--out", help="The run's folder.")]
-PlanOnly = Annotated[bool, typer.Option("--plan", help="Print what would be done, and stop.")]
+
+def known_model(source: str | None) -> str | None:
+    """``organism`` is the model organism that comes with the package, ``./organism`` a folder."""
+    if source != ORGANISM:
+        return source
+    from unlearning.organism import shipped
+
+    return str(shipped())
+
+
+MODEL_HELP = "Hub id, model folder or adapter folder, or organism: the packaged model organism."
+Model = Annotated[str, typer.Argument(callback=known_model, help=MODEL_HELP)]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        help="Where the results go; a word in capitals is replaced by what it was given. The same "
+        "command resumes there.",
+    ),
+]
+DryRunOnly = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan, with what it takes, and do nothing.")
+]
 Prompts = Annotated[
     Path | None,
     typer.Option(
@@ -67,19 +81,12 @@ CheckpointEvery = Annotated[
     int | None, typer.Option(min=1, help="Steps between checkpoints that a run goes on from.")
 ]
 
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option(
-        metavar="FILE", help="Python file that registers entries of your own; may be repeated."
-    ),
-]
-
 
 @dataclass(frozen=True)
 class StudyOptions:
     """Attributes of a ``StudyPlan`` that every study may change; ``None`` leaves its own."""
 
-    stop_at: Annotated[
+    forgetting_level: Annotated[
         float | None,
         typer.Option(
             min=0,
@@ -95,6 +102,11 @@ class StudyOptions:
     report_to: Annotated[str, typer.Option(help="Where Trainer reports to: tensorboard, …")] = (
         "none"
     )
+
+    def for_plan(self) -> dict[str, Any]:
+        """Attributes of a ``StudyPlan``, by its names."""
+        given = dict(vars(self))
+        return {"stop_at": given.pop("forgetting_level"), **given}
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,8 @@ class ModelOptions:
         Path | None, typer.Option(help="Jinja file that replaces the model's own.")
     ] = None
     chat_template_arg: Annotated[
-        list[str] | None, typer.Option(help="name=value, e.g. enable_thinking=false.")
+        list[str] | None,
+        typer.Option(metavar=PAIRS, help="name=value, e.g. enable_thinking=false."),
     ] = None
     response_prefix: Annotated[str, typer.Option(help="Words every answer begins with.")] = ""
     device: Annotated[str | None, typer.Option(help="cuda, cpu, …")] = None
@@ -143,22 +156,32 @@ class ModelOptions:
         return {name: value for name, value in options.items() if value}
 
 
+# Options whose name is not that of the field of ``TrainingSettings``, which files have as a key.
+SETTINGS = {"trainable": "trained", "gradient_checkpointing": "activation_checkpointing"}
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """How arms are trained; what is not given is the model's own setting."""
 
     objective: Annotated[
-        str, typer.Option(help="Loss of the forget set: {unlearning.losses:objective}.")
+        str,
+        typer.Option(
+            metavar=COMMAS,
+            help="Loss of the forget set; matrix takes several: {unlearning.losses:objective}.",
+        ),
     ] = "npo"
     objective_file: Annotated[
         Path | None, typer.Option(help="A plug-in with an objective; the same as --plugin.")
     ] = None
     beta: Annotated[float | None, typer.Option(min=0, help="NPO's β; 0.1.")] = None
     option: Annotated[
-        list[str] | None, typer.Option(help="name=value, for the objective: delta=0.5.")
+        list[str] | None,
+        typer.Option(metavar=PAIRS, help="name=value, for the objective: delta=0.5."),
     ] = None
     retain: Annotated[
-        str | None, typer.Option(help="equal, alternate, or domains separated by commas.")
+        str | None,
+        typer.Option(metavar=COMMAS, help="equal, alternate, or domains separated by commas."),
     ] = None
     retain_weight: Annotated[
         list[float] | None, typer.Option(help="Several are tried until one contains.")
@@ -173,7 +196,7 @@ class TrainingOptions:
     slack: Annotated[
         float, typer.Option(help="How far above the base a bound lies, in the retain term's unit.")
     ] = 0.1
-    trained: Annotated[str | None, typer.Option(help="lora, projections or all.")] = None
+    trainable: Annotated[str | None, typer.Option(help="lora, projections or all.")] = None
     lora_rank: Annotated[int, typer.Option(min=1)] = 128
     layer: Annotated[
         int | None, typer.Option(min=0, help="Whose states rmu and feature_l2 read.")
@@ -186,7 +209,7 @@ class TrainingOptions:
     separate_backward: Annotated[
         bool, typer.Option(help="Forget and retain in passes of their own: less memory.")
     ] = False
-    activation_checkpointing: Annotated[
+    gradient_checkpointing: Annotated[
         bool, typer.Option(help="Compute activations again: less memory, more time.")
     ] = False
     autocast: Annotated[bool, typer.Option(help="bfloat16 forward over float32 weights.")] = False
@@ -204,77 +227,10 @@ class TrainingOptions:
         if self.beta is not None:
             options["beta"] = self.beta
         # Fields of one name mean the same; of the weights, several may be given, an arm has one.
-        shared = {one.name for one in fields(own)} & vars(self).keys() - {"retain_weight"}
-        given = {name: getattr(self, name) for name in shared}
-        given = {name: value for name, value in given.items() if value is not None}
+        asked = {SETTINGS.get(name, name): value for name, value in vars(self).items()}
+        shared = {one.name for one in fields(own)} & asked.keys() - {"retain_weight"}
+        given = {name: asked[name] for name in shared if asked[name] is not None}
         return replace(own, options=options, lora_alpha=float(self.lora_rank), **given)
-
-
-class Command(TyperCommand):
-    """A command that takes plug-ins, and whose help names the entries of registries.
-
-    ``{package:decorator}`` in a help text stands for the names that the package's modules, and the
-    plug-ins in use, declare with that decorator.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take plug-ins first: wherever ``--help`` stands, it knows their entries."""
-        for place, word in enumerate(args):
-            if word == "--plugin" and place + 1 < len(args):
-                plugins.use(args[place + 1])
-            elif word.startswith("--plugin="):
-                plugins.use(word.partition("=")[2])
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the plug-ins, then the command: a plug-in that fails does so before anything else."""
-        plugins.load_all()
-        return super().invoke(ctx)
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Fill in the names of entries."""
-        for parameter in self.params:
-            if text := getattr(parameter, "help", None):
-                parameter.help = ENTRIES.sub(_names_of_entries, text)  # type: ignore[attr-defined]
-        super().format_options(ctx, formatter)
-
-
-def _names_of_entries(found: re.Match[str]) -> str:
-    return ", ".join({**declared(*found.groups()), **declared_by_plugins(found[2])})
-
-
-def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` as Typer takes it: the fields of records as options, and ``--plugin``.
-
-    Records are the dataclasses among its parameters; :class:`Command` acts on ``--plugin``.
-    """
-    hints = get_type_hints(command, include_extras=True)
-    records: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
-    shown = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if name not in records:
-            shown.append(parameter.replace(annotation=hints[name], kind=parameter.KEYWORD_ONLY))
-            continue
-        types = get_type_hints(records[name], include_extras=True)
-        shown += [_option(one.name, types[one.name], one.default) for one in fields(records[name])]
-    shown.append(_option("plugin", Plugins, None))
-
-    @wraps(command)
-    def run(plugin: object, **given: Any) -> None:
-        made = {
-            name: kind(**{one.name: given.pop(one.name) for one in fields(kind)})
-            for name, kind in records.items()
-        }
-        command(**given, **made)
-
-    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in shown}
-    return run
-
-
-def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
 def listed(text: str | None) -> tuple[str, ...]:

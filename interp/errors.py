@@ -5,6 +5,8 @@ turns an :class:`InputError` into one line and exit code 2; everything else is a
 of the machine, and keeps its traceback.
 """
 
+from collections.abc import Iterable
+
 
 class SpilloverError(Exception):
     """Anything that this package raises on purpose."""
@@ -24,3 +26,11 @@ class TrainingError(SpilloverError):
 
 class MachineError(SpilloverError):
     """The machine ran out of something: memory, or room on the disk."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to add to an error about an unknown name: the known one that is most like it, if any."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""

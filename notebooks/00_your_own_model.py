@@ -278,4 +278,4 @@ figures.rotation_by_layer_figure(turned, "gain")
 #
 # - `01_concept_directions`: domains against one another, with nulls; other estimators.
 # - `03_activation_patching`: where in the model a change sits.
-# - `spillover study --model MODEL …`: unlearn one domain and see what else goes.
+# - `spillover study MODEL …`: unlearn one domain and see what else goes.

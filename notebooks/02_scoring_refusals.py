@@ -634,14 +634,14 @@ moved if len(moved) else None
 # 6. **Calibrate on your own models**, test on answers that were not labelled for it, and do it
 #    again when a new kind of arm comes along.
 # 7. **A judge is one more scorer**, not the truth: `find_scorer("judge:MODEL@URL")` has the same
-#    `classify` as all above. `spillover score … --plan` says first what it would cost.
+#    `classify` as all above. `spillover score … --dry-run` says first what it would cost.
 #
 # On files, without Python:
 #
 # ```
 # spillover score answers.jsonl --scorer phrases --out a.jsonl
 # spillover score answers.jsonl --scorer classifier --out b.jsonl
-# spillover agree a.jsonl b.jsonl --label label        # κ, intervals, the disagreeing rows
+# spillover agree a.jsonl b.jsonl --label-column label      # κ, intervals, the disagreeing rows
 # spillover calibrate labelled.jsonl --out mine.jsonl  # then --scorer classifier:mine.jsonl
 # spillover evaluate MODEL --base BASE --scorer phrases --scorer classifier
 # ```

@@ -69,9 +69,9 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def leave_out_report(patched: pytest.MonkeyPatch) -> None:
     """Figures take most of a small study's time, and have tests of their own."""
-    from analyses.report import report
+    from analyses.report import run_report
 
-    patched.setattr(report, "write_report", lambda folder: folder / "report.html")
+    patched.setattr(run_report, "write_report", lambda folder: folder / "report.html")
 
 
 @pytest.fixture

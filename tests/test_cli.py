@@ -66,8 +66,10 @@ def one_line(result: tuple[int, str, str]) -> str:
     return errors[0]
 
 
-def unlearn(prompts: object, *more: object, concept: str = CONCEPT) -> list[object]:
-    required = ["--model", shipped(), "--concept", concept, "--prompts", prompts]
+def unlearn(
+    prompts: object, *more: object, concept: str = CONCEPT, model: object = shipped()
+) -> list[object]:
+    required = [model, "--concept", concept, "--prompts", prompts]
     return ["study", *required, "--out", "run", *more]
 
 
@@ -106,15 +108,15 @@ def test_a_prompt_file_that_is_not_there(spillover: Spillover, tmp_path: Path) -
 
 
 COMMANDS_OF_A_MODEL = [
-    ["study", "--model", "nothere", "--concept", CONCEPT, "--out", "run", "--scorer", "vibes"],
+    ["study", "nothere", "--concept", CONCEPT, "--out", "run", "--scorer", "vibes"],
     ["unlearn", "nothere", "--concept", CONCEPT, "--out", "run", "--objective", "wish"],
     ["compare", "nothere", "nothere", "--prompts", "absent.jsonl"],
     ["evaluate", "nothere", "--split", "none"],
     ["deflect", "nothere", "--concept", "none", "--out", "run"],
-    ["predict", "nothere", "--concept", CONCEPT, "--plan", "--kernel", "none"],
+    ["predict", "nothere", "--concept", CONCEPT, "--dry-run", "--kernel", "none"],
     ["matrix", "nothere", "--out", "run", "--quantity", "none"],
     ["contain", "nothere", "--concept", CONCEPT, "--out", "run", "--engine", "none"],
-    ["reproduce", "mushtaq2025", "--model", "nothere", "--out", "run", "--tasks", "piqa"],
+    ["reproduce", "mushtaq2025", "nothere", "--out", "run", "--tasks", "piqa"],
 ]
 
 
@@ -128,14 +130,14 @@ def test_a_model_that_is_not_there_is_named_before_anything_else(
 
 
 PLANS = [
-    ["study", "--model", "MODEL", "--concept", CONCEPT, "--out", "run"],
+    ["study", "MODEL", "--concept", CONCEPT, "--out", "run"],
     ["compare", "MODEL", "MODEL"],
     ["evaluate", "MODEL", "--scorer", "phrases"],
     ["deflect", "MODEL", "--concept", CONCEPT, "--out", "run"],
     ["predict", "MODEL", "--concept", CONCEPT],
     ["matrix", "MODEL", "--out", "run"],
     ["contain", "MODEL", "--concept", CONCEPT, "--out", "run"],
-    ["reproduce", "mushtaq2025", "--model", "MODEL", "--out", "run"],
+    ["reproduce", "mushtaq2025", "MODEL", "--out", "run"],
 ]
 
 
@@ -146,7 +148,7 @@ def test_a_model_that_is_no_organism_is_asked_the_built_in_prompts(
 ) -> None:
     model = checkpoint_of("qwen2")
     given = [model if word == "MODEL" else word for word in command]
-    code, _, err = spillover(*given, "--plan")
+    code, _, err = spillover(*given, "--dry-run")
     if command[0] in ("study", "matrix", "contain", "reproduce"):  # the pairs are few to train on
         assert code == 2 and " has 28 " in err and "prompts" in err
         return
@@ -163,7 +165,7 @@ def test_a_model_that_is_no_organism_is_asked_the_built_in_prompts(
     [
         (["--scorer", "vibes"], "expected one of classifier, grammar"),
         (["--objective", "wish"], "npo"),
-        (["--trained", "some"], "lora"),
+        (["--trainable", "some"], "lora"),
         (["--retain", CONCEPT], f"{CONCEPT} cannot be retained"),
         (["--retain", "privacy,crime"], "crime cannot be retained"),
         (["--retain", "toxicity"], "toxicity cannot be retained"),  # has no prompts
@@ -188,7 +190,7 @@ def test_an_option_that_cannot_be_met(
     only_plan: bool,
 ) -> None:
     write(tmp_path / "few.jsonl", [{"prompt": "a", "response": "No."}] * 31)
-    line = one_line(spillover(*unlearn(prompts, *more, *["--plan"] * only_plan)))
+    line = one_line(spillover(*unlearn(prompts, *more, *["--dry-run"] * only_plan)))
     assert expected in line
     assert not (tmp_path / "run").exists()
 
@@ -230,8 +232,8 @@ def test_a_folder_that_is_no_model(spillover: Spillover, prompts: Path, tmp_path
     hollow = tmp_path / "hollow"
     hollow.mkdir()
     absent = tmp_path / "absent"
-    study = ["study", "--concept", CONCEPT, "--prompts", prompts, "--out", "run", "--model"]
-    for only_plan in ([], ["--plan"]):
+    study = ["study", "--concept", CONCEPT, "--prompts", prompts, "--out", "run"]
+    for only_plan in ([], ["--dry-run"]):
         assert "no model folder" in one_line(spillover(*study, hollow, *only_plan))
         assert "no folder" in one_line(spillover(*study, absent, *only_plan))
         assert "is a file" in one_line(spillover(*study, prompts, *only_plan))
@@ -251,7 +253,7 @@ def test_a_folder_with_a_torn_checkpoint(
             (torn / file.name).write_bytes(
                 file.read_bytes()[: 100_000 if "model" in file.name else None]
             )
-    study = ["study", "--concept", CONCEPT, "--prompts", prompts, "--out", "run", "--model", torn]
+    study = ["study", "--concept", CONCEPT, "--prompts", prompts, "--out", "run", torn]
     assert "could not be loaded" in one_line(spillover(*study))
 
 
@@ -260,7 +262,7 @@ def test_a_model_without_a_template_is_spoken_to_plainly_and_told_so(
 ) -> None:
     template = tmp_path / "turns.jinja"
     template.write_text("{% for m in messages %}<{{ m['content'] }}>{% endfor %}", encoding="utf-8")
-    study = unlearn(prompts, "--model", checkpoint_of("gpt2"), "--max-new-tokens", 2)
+    study = unlearn(prompts, "--max-new-tokens", 2, model=checkpoint_of("gpt2"))
     for more, told in (([], True), (["--chat-template", template], False)):
         result = spillover(*study, *more)
         # A random model refuses nothing, which is said too.
@@ -296,9 +298,9 @@ def test_a_plan_is_printed_and_nothing_written(
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
     commands = [
-        ["demo", "--plan"],
-        unlearn(prompts, "--retain", "equal", "--plan"),
-        ["compare", shipped(), shipped(), "--prompts", prompts, "--plan"],
+        ["demo", "--dry-run"],
+        unlearn(prompts, "--retain", "equal", "--dry-run"),
+        ["compare", shipped(), shipped(), "--prompts", prompts, "--dry-run"],
     ]
     for command in commands:
         code, out, err = spillover(*command)
@@ -323,11 +325,11 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.usefixtures("no_model")
 def test_the_plan_says_when_a_copy_of_the_model_is_held(spillover: Spillover) -> None:
-    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--plan"]
+    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--dry-run"]
     kept = ["--retain", "privacy", "--retain-objective"]
     assert "frozen copy" not in spillover(*command, *kept, "cross_entropy")[2]
     assert "frozen copy" in spillover(*command, *kept, "kl")[2]
-    assert "frozen copy" not in spillover(*command, *kept, "kl", "--trained", "lora")[2]
+    assert "frozen copy" not in spillover(*command, *kept, "kl", "--trainable", "lora")[2]
 
 
 @pytest.mark.usefixtures("no_model")
@@ -344,7 +346,7 @@ def test_options_of_objectives_are_checked_first(
     option: tuple[str, ...], message: str, spillover: Spillover
 ) -> None:
     code, out, error = spillover(
-        "unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--plan", *option
+        "unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--dry-run", *option
     )
     assert code == 2 and not out
     assert message in error and "Traceback" not in error
@@ -369,7 +371,7 @@ def test_an_objective_of_one_s_own_comes_from_a_file(spillover: Spillover, tmp_p
         "    return scale * (log_probs * mask).sum(-1)\n",
         encoding="utf-8",
     )
-    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--plan"]
+    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--dry-run"]
     command += ["--objective", "of_one_s_own"]
     code, _, error = spillover(*command, "--objective-file", own, "--option", "scale=3")
     assert code == 0, error
@@ -388,7 +390,7 @@ def test_an_objective_of_one_s_own_comes_from_a_file(spillover: Spillover, tmp_p
 def test_a_plan_is_refused_for_what_training_would_be(
     objective: str, message: str, spillover: Spillover
 ) -> None:
-    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--plan"]
+    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--dry-run"]
     code, _, error = spillover(*command, "--objective", objective)
     assert code == 2 and message in error
 
@@ -396,7 +398,7 @@ def test_a_plan_is_refused_for_what_training_would_be(
 @pytest.mark.usefixtures("no_model")
 def test_pairs_need_a_column_of_compliances(spillover: Spillover, tmp_path: Path) -> None:
     prompts = write(tmp_path / "prompts.jsonl", rows())
-    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--plan"]
+    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--dry-run"]
     code, _, error = spillover(*command, "--prompts", prompts, "--objective", "dpo")
     assert code == 2 and "column named compliance" in error
 
@@ -406,6 +408,6 @@ def test_help_names_every_option_in_full_at_80_columns(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = spillover("study", "--help")
-    for option in ("--retain-objective", "--activation-checkpointing", "--chat-template-arg"):
+    for option in ("--retain-objective", "--gradient-checkpointing", "--chat-template-arg"):
         assert option in out
     assert spillover("--version")[1].strip()

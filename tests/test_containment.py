@@ -384,7 +384,7 @@ def test_the_command_recommends_and_looks_under_what_it_recommends(
         "contain", str(shipped()), "--concept", "cybersecurity", "--out", "run",
         "--prompts", "prompts.jsonl", "--methods", "equal,kernel",
         "--examples", "8", "--splits", "2", "--retain-weight", "0.1", "--max-steps", "12",
-        "--stop-at", "0.9",
+        "--forgetting-level", "0.9",
     ]  # fmt: skip
     code, said, _ = spillover(*command)
     folder = tmp_path / "run" / "containment"
@@ -401,7 +401,7 @@ def test_the_command_recommends_and_looks_under_what_it_recommends(
     assert "Containment of Cybersecurity" in page
     assert all(f"<td>{METHODS[name].about.title}</td>" in page for name in ("equal", "kernel"))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("arms/*/DONE")}
-    assert spillover(*command, "--no-residue")[0] == 0
+    assert spillover(*command, "--no-shallow-recovery")[0] == 0
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("arms/*/DONE")}
     assert before == after, "what was finished is not done again"
 

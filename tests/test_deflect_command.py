@@ -337,15 +337,15 @@ def test_a_plan_is_printed_and_nothing_else_happens(
 ) -> None:
     monkeypatch.setattr(LanguageModel, "load", lambda *_, **__: pytest.fail("loaded"))
     out = tmp_path / "out"
-    ended = run_cli("deflect", ORGANISM, "--concept", "bias", "--out", out, "--plan")
+    ended = run_cli("deflect", ORGANISM, "--concept", "bias", "--out", out, "--dry-run")
     assert ended.exit_code == 0 and not out.exists() and ended.output == ""
     for part in ("128 harmful training prompts of bias", "greedy", "grammar", "memory: about"):
         assert part in ended.error
     # 28 of the built-in prompts cannot give 32 refusals, which is said before they are asked.
-    few = run_cli("deflect", checkpoint_of("llama"), "--concept", "bias", "--out", out, "--plan")
+    few = run_cli("deflect", checkpoint_of("llama"), "--concept", "bias", "--out", out, "--dry-run")
     assert "28 answers cannot give the 32 refusals" in few.error
     enough = run_cli(
-        "deflect", checkpoint_of("llama"), "--concept", "bias", "--out", out, "--plan",
+        "deflect", checkpoint_of("llama"), "--concept", "bias", "--out", out, "--dry-run",
         "--temperature", 1, "--samples", 2,
     )  # fmt: skip
     assert "cannot give" not in enough.error and "56" in enough.error

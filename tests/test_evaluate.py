@@ -129,7 +129,7 @@ def test_the_built_in_pairs_need_no_file(
     checkpoint_of: Callable[[str], Path], spillover: Spillover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LanguageModel, "load", _loads_nothing)
-    code, out, err = spillover(checkpoint_of("qwen2"), "--plan")
+    code, out, err = spillover(checkpoint_of("qwen2"), "--dry-run")
     assert (code, out) == (0, "")
     assert "708 (322 harmful, 322 twin, 64 general), the built-in matched pairs" in err
     assert "scorers: phrases, classifier" in err and "memory: " in err
@@ -438,7 +438,7 @@ def test_another_model_s_results_are_left_alone(
     spillover: Spillover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LanguageModel, "load", _loads_nothing)
-    out = tmp_path / "runs" / "evaluate"
+    out = tmp_path / "runs" / "evaluate-organism"
     out.mkdir(parents=True)
     held = json.dumps({"model": "someone/else", "base": None, "server": None})
     (out / "config.json").write_text(held, encoding="utf-8")
@@ -451,7 +451,7 @@ def test_answers_to_other_prompts_are_left_alone(
     spillover: Spillover, few_prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LanguageModel, "load", _loads_nothing)
-    out = tmp_path / "runs" / "evaluate"
+    out = tmp_path / "runs" / "evaluate-organism"
     out.mkdir(parents=True)
     held = {"model": str(shipped()), "base": None, "server": None, "prompts": "others.jsonl"}
     (out / "config.json").write_text(json.dumps(held), encoding="utf-8")

@@ -300,9 +300,9 @@ def test_a_reproduction_on_the_organism(
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "run"
     few = world[world["domain"].isin((*SOME, "general"))]
     few.to_json(prompts, orient="records", lines=True)
-    asked = ["reproduce", "mushtaq2025", "--model", shipped(), "--out", out, "--prompts", prompts]
+    asked = ["reproduce", "mushtaq2025", shipped(), "--out", out, "--prompts", prompts]
     asked += ["--concept", "cybersecurity", "--epochs", 1, "--tasks", "mmlu_philosophy"]
-    code, _, said = spillover(*asked, "--plan")
+    code, _, said = spillover(*asked, "--dry-run")
     assert code == 0 and "memory" in said and "2 steps" in said
     code, _, said = spillover(*asked)
     assert code == 2 and "--yes" in said and not out.exists()

@@ -195,14 +195,14 @@ def test_an_installed_plug_in_needs_no_option(
 def test_what_is_wrong_with_a_file_is_one_line(
     source: str, expected: str, spillover: Spillover, tmp_path: Path
 ) -> None:
-    given = ["contain", shipped(), "--concept", "safety", "--out", "run", "--plan"]
+    given = ["contain", shipped(), "--concept", "safety", "--out", "run", "--dry-run"]
     code, out, err = spillover(*given, "--plugin", file_of(tmp_path, source))
     assert code == 2 and out == "", err
     assert err.startswith("error: ") and err.count("\n") == 1 and expected in err
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("group", ["organism", "prompts", "reproduce"])
+@pytest.mark.parametrize("group", ["organism", "prompts"])
 def test_help_of_a_group_offers_its_commands_alone(group: str, spillover: Spillover) -> None:
     code, said, _ = spillover(group, "--help")
     assert code == 0 and "Commands:" in said
@@ -256,7 +256,7 @@ def test_a_study_imports_nothing_of_what_builds_on_it(tmp_path: Path) -> None:
         for split, count in (("train", 34), ("validation", 8), ("test", 8))
     ]
     pd.concat(few).to_json(tmp_path / "prompts.jsonl", orient="records", lines=True)
-    study = ["study", "--model", str(shipped()), "--concept", "safety", "--out", "run"]
+    study = ["study", str(shipped()), "--concept", "safety", "--out", "run"]
     study += ["--prompts", "prompts.jsonl", "--max-steps", "1", "--no-control"]
     loaded = loaded_after(["study", "--help"], [str(word) for word in study], folder=tmp_path)
     assert (tmp_path / "run" / "report.html").is_file() and "analyses.study.making" in loaded
@@ -281,7 +281,7 @@ def test_a_report_takes_the_plug_ins_of_its_run_again(
     def labels(folder: Path, **_options: object) -> str:
         return ", ".join(arm.label for arm in read_run(folder).arms)
 
-    monkeypatch.setattr("analyses.report.report.write_report", labels)
+    monkeypatch.setattr("analyses.report.run_report.write_report", labels)
     plugins._NAMED.clear()
     assert spillover("report", run) == (0, "hinge of mine\n", "")
     for change, expected in (

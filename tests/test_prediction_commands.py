@@ -28,7 +28,7 @@ from analyses.predict import (
     tournament_figure,
 )
 from analyses.predict.accuracy import PARTS
-from analyses.predict.tournament import choose_set, hash_of
+from analyses.predict.tournaments import choose_set, hash_of
 from analyses.predict.world import PredictedRun, load_worlds
 from analyses.runs import LeakageMatrix
 from analyses.study import study_plan
@@ -176,7 +176,7 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
     kinds = set(pd.read_csv("out/predictors.csv")["kind"])
     assert "geometry" in kinds and "kernel" not in kinds
     for more, expected in (
-        (["--kernel", "adapters"], "give --trained lora with it"),
+        (["--kernel", "adapters"], "give --trainable lora with it"),
         (["--objective", "rmu"], "rmu begins elsewhere"),
         (["--retain", "equal"], "nothing retained"),
     ):
@@ -189,7 +189,7 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
     [
         (("--retain", "equal"), "the matrix is of plain arms"),
         (("--engine", "cloud"), "unknown engine cloud"),
-        (("--objectives", "npo,nonsuch"), "nonsuch"),
+        (("--objective", "npo,nonsuch"), "nonsuch"),
         (("--concept", "nonsuch"), 'unknown concept "nonsuch"'),
     ],
 )

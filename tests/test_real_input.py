@@ -86,7 +86,7 @@ def test_the_papers_protocol_on_a_small_mistral(
     model, prompts, _ = taught_on_public_prompts(
         public_data, checkpoint_of(family), family, tmp_path
     )
-    asked = ["--model", model, "--prompts", prompts, "--concept", "cybersecurity", "--rank", 8]
+    asked = [model, "--prompts", prompts, "--concept", "cybersecurity", "--lora-rank", 8]
     asked += ["--epochs", 1, "--scorer", "grammar", "--max-new-tokens", 24, "--out", "paper"]
     asked += ["--paper-model", family]
     code, said, error = spillover("reproduce", "mushtaq2025", *asked, "--yes")

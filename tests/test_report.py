@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analyses.report import report, wording
+from analyses.report import run_report, wording
 from analyses.runs import Arm, TargetVerdict, tables
 from interp.statistics import Estimate, rate_of
 from interp.store import read_json, write_json
@@ -54,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> str:
-    path = report.write_report(run)
+    path = run_report.write_report(run)
     assert path == run / "report.html" and (run / "summary.json").is_file()
     return path.read_text("utf-8")
 
@@ -76,7 +76,7 @@ def test_the_first_screen_names_what_matters(page):
 
 def test_coherence_stands_beside_the_target_s_refusal_rate(run):
     built = tables.build(run)
-    cells = {row["name"]: row for row in report.run_view(built)["arms"]}
+    cells = {row["name"]: row for row in run_report.run_view(built)["arms"]}
 
     def planted(arm: Arm) -> float:
         rows = arm.last.query("split == 'test' and label == 'harmful' and domain == 'safety'")
@@ -97,7 +97,7 @@ def test_a_run_that_was_made_before_coherence_was_measured_still_loads(run, tmp_
     built = tables.build(old)
     unknown = built.behaviour[built.behaviour["quantity"].isin(["nll", "repetition"])]
     assert unknown["value"].isna().all() and unknown["reason"].str.contains("no text").all()
-    assert {row["nats"] for row in report.run_view(built)["arms"]} == {"–"}
+    assert {row["nats"] for row in run_report.run_view(built)["arms"]} == {"–"}
 
 
 def test_the_planted_truth_is_called_planted_and_absent_elsewhere(run, page, tmp_path):
@@ -105,7 +105,7 @@ def test_the_planted_truth_is_called_planted_and_absent_elsewhere(run, page, tmp
     folder = write_comparison(tmp_path)
     config = read_json(folder / "config.json")
     write_json(folder / "config.json", config | {"planted": None})
-    elsewhere = report.render(tables.build(folder), ())
+    elsewhere = run_report.render(tables.build(folder), ())
     assert "What is planted" not in elsewhere and "planted world" not in elsewhere
 
 
@@ -118,15 +118,15 @@ def test_foreign_text_is_escaped_and_completions_stay_out_unless_asked(tmp_path)
     completions = pd.DataFrame({"prompt_id": ids, "completion": f"said {evil}"})
     completions.to_parquet(folder / "arms" / "after" / "completions.parquet")
     built = tables.build(folder)
-    hidden = report.render(built, ())
+    hidden = run_report.render(built, ())
     assert evil not in hidden and "said" not in hidden
-    shown = report.render(built, (), show_completions=True)
+    shown = run_report.render(built, (), show_completions=True)
     assert evil not in shown and "said &lt;script&gt;" in shown
 
 
 def test_every_containment_method_is_in_the_report(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
-    assert "<h2>Containment" not in report.render(tables.build(folder), ())
+    assert "<h2>Containment" not in run_report.render(tables.build(folder), ())
     (folder / "containment").mkdir()
     (folder / "containment" / "containment.svg").write_text("<svg/>")
     recovery = {"held_out": 0.5, "held_out_low": 0.25, "held_out_high": 0.75, "retained": None}
@@ -138,7 +138,7 @@ def test_every_containment_method_is_in_the_report(run, tmp_path):
         "advice": ["Take <i>mine</i>."],
     }
     write_json(folder / "containment" / "containment.json", stored)
-    page = report.render(tables.build(folder), ())
+    page = run_report.render(tables.build(folder), ())
     for part in (
         "Containment of Medical/Legal", "&lt;b&gt;Mine&lt;/b&gt;", "<td>gone</td>",
         "0.50 (0.25–0.75)", "5 of 6", "Take &lt;i&gt;mine", "data:image/svg+xml;base64,PHN2Zy8+",
@@ -152,7 +152,7 @@ def test_a_run_with_no_finished_arm_has_a_page(tmp_path):
         if arm.name != "base":
             (arm / "DONE").unlink()
     (folder / "manifest.json").unlink()
-    assert "No arm has finished yet" in report.write_report(folder).read_text("utf-8")
+    assert "No arm has finished yet" in run_report.write_report(folder).read_text("utf-8")
 
 
 def _verdict(answers: int, n: int, other: float = 0.02) -> TargetVerdict:
@@ -199,8 +199,8 @@ def test_recovery_is_worded_by_its_interval(run):
 
 def test_a_report_needs_no_model(run):
     code = (
-        "import sys; from analyses.runs import tables; from analyses.report import report; "
-        "report.render(tables.build(sys.argv[1]), ()); "
+        "import sys; from analyses.runs import tables; from analyses.report import run_report; "
+        "run_report.render(tables.build(sys.argv[1]), ()); "
         "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )
     found = subprocess.run(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from analyses.predict import read_choices, read_worlds, run_tournament
-from analyses.predict.tournament import hash_of
+from analyses.predict.tournaments import hash_of
 from analyses.predict.world import PredictedRun
 
 

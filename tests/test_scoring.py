@@ -278,7 +278,7 @@ def test_the_command_shows_the_cost_and_stops(tmp_path: Path, judge: FakeEndpoin
     path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
     command = ["score", str(path), "--out", str(out), "--scorer", f"judge:m@{judge.url}"]
     prices = ["--price-read", "2", "--price-written", "8"]
-    shown = CliRunner().invoke(app, [*command, "--plan", *prices])
+    shown = CliRunner().invoke(app, [*command, "--dry-run", *prices])
     assert shown.exit_code == 0 and "3 requests" in shown.output and "price" in shown.output
     assert judge.requests == [] and not out.exists()
     done = CliRunner().invoke(app, command)

@@ -92,7 +92,7 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
     contain = [
         "contain", str(model), *named, "--methods", "equal,mine", "--objective", "my_hinge",
         "--estimator", "my_median", "--examples", "8", "--splits", "1", "--left-out", "1",
-        "--retain-weight", "0.1", "--max-steps", "3", "--workers", "2", "--no-residue",
+        "--retain-weight", "0.1", "--max-steps", "3", "--workers", "2", "--no-shallow-recovery",
         "--out", "run",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}

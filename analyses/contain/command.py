@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyses.commands import COMMAS, DryRun, command
 from analyses.options import (
     Deflections,
+    DryRunOnly,
     Model,
     ModelOptions,
     Out,
-    PlanOnly,
     Prompts,
     StudyOptions,
     TrainingOptions,
@@ -21,32 +23,42 @@ from analyses.options import (
 )
 from interp.errors import InputError
 
+if TYPE_CHECKING:
+    from analyses.contain.advice import Advice
 
+
+@command
 def contain(
     model: Model,
     concept: Annotated[str, typer.Option(help="Domain to unlearn.")],
-    out: Out,
     training: TrainingOptions,
     options: StudyOptions,
     made: WorkerOptions,
     chat: ModelOptions,
     prompts: Prompts = None,
     deflections: Deflections = None,
+    out: Out = Path("runs/contain-MODEL-CONCEPT"),
     methods: Annotated[
         str | None,
-        typer.Option(help="By commas: {analyses.contain.methods:method} (default: all of them)."),
+        typer.Option(
+            metavar=COMMAS,
+            help="By commas: {analyses.contain.methods:method} (default: all of them).",
+        ),
     ] = None,
     examples: Annotated[
-        str, typer.Option(help="Retained examples for methods that choose; all besides.")
+        str,
+        typer.Option(
+            metavar=COMMAS, help="Retained examples for methods that choose; all besides."
+        ),
     ] = "8,32,128",
     splits: Annotated[int, typer.Option(min=1, help="Ways to leave domains out.")] = 6,
     left_out: Annotated[int, typer.Option(min=1, help="Domains left out of each.")] = 3,
     seed: Annotated[int, typer.Option(help="Of training, splits and drawn examples.")] = 0,
-    residue: Annotated[
+    shallow_recovery: Annotated[
         bool, typer.Option(help="Look under the refusals that the recommended arm kept.")
     ] = True,
-    plan: PlanOnly = False,
-) -> None:
+    dry_run: DryRunOnly = False,
+) -> Advice | DryRun:
     """Unlearn one domain in many ways; which keeps refusals where it was not trained to?"""
     from analyses.contain.arms import WEIGHTS, Design, held_out_splits, require_methods
     from analyses.contain.methods import METHODS
@@ -55,7 +67,7 @@ def contain(
 
     asked = study_plan(
         model, [concept], replace(training, retain_weight=None), chat, prompts, deflections,
-        seeds=[seed], control=False, **vars(options),
+        seeds=[seed], control=False, **options.for_plan(),
     )  # fmt: skip
     require_engine(made.engine)
     if training.retain is not None or training.adaptive:
@@ -70,13 +82,16 @@ def contain(
         held_out_splits(others, count=splits, left_out=left_out, seed=seed),
         settings,
     )
-    context = check(replace(asked, arms=tuple(design.everything())), out, plan)
-    if context is None:
-        return
+    context = check(replace(asked, arms=tuple(design.everything())), out, dry_run)
+    if isinstance(context, DryRun):
+        return context
     from analyses.contain import study
 
-    advice = study.run_containment(context, design, residue=residue, seed=seed, **vars(made))
+    advice = study.run_containment(
+        context, design, residue=shallow_recovery, seed=seed, **vars(made)
+    )
     typer.echo("\n".join([*advice.sentences, str(study.folder_of(out))]))
+    return advice
 
 
 def amounts_of(text: str) -> tuple[int, ...]:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyses.commands import DryRun, command, command_line
 from analyses.options import (
     AnswerTokens,
     BatchSize,
+    DryRunOnly,
     Model,
     ModelOptions,
     Out,
-    PlanOnly,
     Prompts,
     ScorerName,
 )
 
+if TYPE_CHECKING:
+    from analyses.deflect.data_set import Deflected
 
+
+@command
 def deflect(
     model: Model,
     concept: Annotated[str, typer.Option(help="Domain whose refusals are wanted.")],
-    out: Out,
     chat: ModelOptions,
     prompts: Prompts = None,
+    out: Out = Path("runs/deflect-MODEL-CONCEPT"),
     scorer: ScorerName = "auto",
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     samples: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 1,
@@ -35,8 +39,8 @@ def deflect(
     server: Annotated[
         str | None, typer.Option(help="An OpenAI-compatible server (vLLM) that has MODEL.")
     ] = None,
-    plan: PlanOnly = False,
-) -> None:
+    dry_run: DryRunOnly = False,
+) -> Deflected | DryRun:
     """Collect a model's refusals, and say how diverse they are. The same command goes on."""
     from analyses.deflect import engine
     from analyses.deflect.plan import DeflectPlan, checked_deflection, deflection_plan_lines
@@ -54,9 +58,12 @@ def deflect(
         batch_size=batch_size,
         server=server,
         model_options=chat.for_loading(),
-        command=shlex.join(["spillover", *sys.argv[1:]]),
+        command=command_line(),
     )
-    for line in deflection_plan_lines(asked, checked_deflection(asked, out)):
-        typer.echo(line, err=True)
-    if not plan:
-        typer.echo(engine.run_deflection(asked, out, Progress()).text())
+    planned = DryRun(asked, tuple(deflection_plan_lines(asked, checked_deflection(asked, out))))
+    if dry_run:
+        return planned
+    typer.echo(planned, err=True)
+    found = engine.run_deflection(asked, out, Progress())
+    typer.echo(found.text())
+    return found

@@ -1,4 +1,5 @@
 from .command import UtilityOptions as UtilityOptions
+from .command import evaluate as evaluate
 from .estimates import separation as separation
 from .findings import refused_by as refused_by
 from .losses import task_scores as task_scores
@@ -11,6 +12,7 @@ __all__ = [
     "TaskPlan",
     "UtilityOptions",
     "dot_panel",
+    "evaluate",
     "refused_by",
     "separation",
     "task_scores",

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.options import AnswerTokens, BatchSize, ModelOptions, Out, PlanOnly, Prompts
+from analyses.commands import DryRun, command, command_line
+from analyses.options import (
+    AnswerTokens,
+    BatchSize,
+    DryRunOnly,
+    ModelOptions,
+    Out,
+    Prompts,
+    known_model,
+)
 from interp.errors import InputError
 
 if TYPE_CHECKING:
-    from analyses.evaluate.plan import Inputs, TaskPlan
+    from analyses.evaluate.measures import Measures
+    from analyses.evaluate.plan import TaskPlan
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,19 @@ class UtilityOptions:
         return TaskPlan(names, self.task_chat, folder, self.few_shot, self.task_limit)
 
 
+@command
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Hub id, model or adapter folder; or served name.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            callback=known_model, help="Hub id, model or adapter folder; or served name."
+        ),
+    ],
     *,
     prompts: Prompts = None,
-    base: Annotated[str | None, typer.Option(help="The model before: compare with it.")] = None,
+    base: Annotated[
+        str | None, typer.Option(callback=known_model, help="The model before: compare with it.")
+    ] = None,
     scorer: Annotated[
         list[str] | None,
         typer.Option(help="Repeat for a panel, the headline first: {unlearning.scoring:scorer}."),
@@ -71,12 +87,12 @@ def evaluate(
     positions: Annotated[
         int, typer.Option(min=1, help="Answer tokens over which KL to the base is taken.")
     ] = 8,
-    out: Out = Path("runs/evaluate"),
+    out: Out = Path("runs/evaluate-MODEL"),
     show_completions: Annotated[
         bool, typer.Option("--show-completions", help="Put generated text into the report.")
     ] = False,
-    plan: PlanOnly = False,
-) -> None:
+    dry_run: DryRunOnly = False,
+) -> Measures | DryRun:
     """What a model refuses, what it refuses wrongly, and whether it still speaks. Works offline."""
     from analyses.evaluate.plan import (
         EvaluationPlan,
@@ -98,18 +114,14 @@ def evaluate(
         texts=str(utility.texts) if utility.texts else None,
         tasks=utility.task_plan(),
         model_options=chat.for_loading(),
-        command=shlex.join(["spillover", *sys.argv[1:]]),
+        command=command_line(),
     )
     require_own_folder(asked, out)
     inputs = checked_evaluation(asked)
-    for line in evaluation_plan_lines(inputs):
-        typer.echo(line, err=True)
-    if not plan:
-        typer.echo(_carry_out(inputs, out, show_completions))
-
-
-def _carry_out(inputs: Inputs, out: Path, show_completions: bool) -> str:
-    """Evaluate, write everything, and return what the terminal shows."""
+    planned = DryRun(asked, tuple(evaluation_plan_lines(inputs)))
+    if dry_run:
+        return planned
+    typer.echo(planned, err=True)
     from analyses.evaluate.engine import find_out
     from analyses.evaluate.page import write_evaluation
     from analyses.evaluate.words import evaluation_text
@@ -119,4 +131,5 @@ def _carry_out(inputs: Inputs, out: Path, show_completions: bool) -> str:
     findings = find_out(inputs, out, progress)
     with progress.stage("tables, figures, report"):
         page, measures = write_evaluation(findings, inputs, out, show_completions=show_completions)
-    return evaluation_text(measures, page)
+    typer.echo(evaluation_text(measures, page))
+    return measures

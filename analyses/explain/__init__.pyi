@@ -1,7 +1,15 @@
+from .command import explain as explain
 from .explaining import cause_sentence as cause_sentence
 from .figures import causes_figure as causes_figure
 from .mediation import Subject as Subject
 from .mediation import explain_domain as explain_domain
 from .mediation import shares_table as shares_table
 
-__all__ = ["Subject", "cause_sentence", "causes_figure", "explain_domain", "shares_table"]
+__all__ = [
+    "Subject",
+    "cause_sentence",
+    "causes_figure",
+    "explain",
+    "explain_domain",
+    "shares_table",
+]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyses.commands import COMMAS, command
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@command
 def explain(
     folder: Annotated[Path, typer.Argument(help="A run's folder that keeps its arms' weights.")],
     arm: Annotated[
@@ -16,7 +22,8 @@ def explain(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="0-based, by commas: 4,8,12; a cause found at some only may lie elsewhere."
+            metavar=COMMAS,
+            help="0-based, by commas: 4,8,12; a cause found at some only may lie elsewhere.",
         ),
     ] = None,
     draws: Annotated[int, typer.Option(min=20, help="Random moves for each cause.")] = 100,
@@ -26,15 +33,16 @@ def explain(
     ] = 20,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 64,
     seed: Annotated[int, typer.Option(help="Of halves, draws and resamples.")] = 0,
-) -> None:
+) -> pd.DataFrame:
     """Which change carries each loss: rotation, gain, offset, routing, or not decided.
 
     A domain that was explained before from the same inputs is not done again.
     """
     from analyses.explain.explaining import explain_run, parse_layers
 
-    said = explain_run(
+    found = explain_run(
         folder, arms=arm or (), layers=parse_layers(layers), draws=draws, place_draws=place_draws,
         batch_size=batch_size, seed=seed,
     )  # fmt: skip
-    typer.echo("\n".join([*said, str(folder / "causes")]))
+    typer.echo("\n".join([*found["sentence"], str(folder / "causes")]))
+    return found

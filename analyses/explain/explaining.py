@@ -25,7 +25,7 @@ from analyses.explain.mediation import (
 )
 from analyses.figures import domain_label
 from analyses.figures.style import figure_style
-from analyses.report import report
+from analyses.report import run_report
 from analyses.runs import BASE, Arm, Progress, RunRecord, after_of, base_of, read_run, weights_of
 from analyses.study import read_prefixes
 from interp.activations import chosen_layers
@@ -35,6 +35,7 @@ from interp.store import atomic_write, content_key, read_json, write_csv, write_
 
 METHOD = 2
 """Raised where the same inputs would be explained otherwise than before."""
+COLUMNS = ("arm", "concept", "domain", "cause", "layer", "lost_nats", "sentence")
 PLACES = {
     "rotation": "in where its direction points after layer {layer} (rotation)",
     "gain": "in the length of its direction after layer {layer} (gain)",
@@ -53,7 +54,7 @@ def explain_run(
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
-) -> list[str]:
+) -> pd.DataFrame:
     """Explain every domain that lost refusal log-odds, arm by arm.
 
     Args:
@@ -67,8 +68,8 @@ def explain_run(
         progress: the screen.
 
     Returns:
-        A plain sentence for each arm and domain. The run's report, where there is one, is
-        written again and shows them.
+        A row for each arm and domain: ``arm, concept, domain, cause, layer, lost_nats`` and a
+        plain ``sentence``. The run's report, where there is one, is written again and shows them.
 
     Raises:
         InputError: no such arm or layer, no arm with weights, too few random edits, or a margin
@@ -84,7 +85,7 @@ def explain_run(
     base = base_of(record)
     fingerprint = base.fingerprint()
     wanted = chosen_layers(base, layers)
-    sentences: list[str] = []
+    rows: list[dict[str, Any]] = []
     fresh = False
     for arm in chosen:
         after = after_of(record, arm)
@@ -112,11 +113,13 @@ def explain_run(
                 said[domain] = _write(to, arm, found, key, _caveat(wanted, base.n_layers))
                 fresh = True
         nothing = f"{arm.name}: no domain lost more than {LEAST_GAP:g} nat of margin."
-        sentences += [said[domain] for domain in lost if domain in said] or [nothing]
+        rows += [said[domain] for domain in lost if domain in said] or [
+            {"arm": arm.name, "concept": arm.concept, "sentence": nothing}
+        ]
     if fresh and (record.folder / "report.html").is_file():
         with progress.stage("report"):
-            report.write_report(record.folder)
-    return sentences
+            run_report.write_report(record.folder)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:
@@ -200,12 +203,12 @@ def _share(row: pd.Series, name: str) -> str:
     return f"{row[name]:.0%} [{row[f'{name}_low']:.0%}, {row[f'{name}_high']:.0%}]"
 
 
-def _said_before(path: Path, key: str) -> str | None:
-    """The sentence of a domain that was explained from the same inputs, all of it written."""
+def _said_before(path: Path, key: str) -> dict[str, Any] | None:
+    """What was found of a domain that was explained from the same inputs, all of it written."""
     if not path.is_file():
         return None
     stored = read_json(path)
-    return str(stored["sentence"]) if stored.get("key") == key else None
+    return dict(stored) if stored.get("key") == key else None
 
 
 def _folder_of(arm: Arm, layers: Sequence[int], n_layers: int) -> str:
@@ -223,8 +226,8 @@ def _caveat(layers: Sequence[int], n_layers: int) -> str:
     return f" (Of {n_layers} layers only {listed} looked at: at others another cause may lead.)"
 
 
-def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) -> str:
-    """Tables, figure and, last, JSON of one domain; its sentence."""
+def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) -> dict[str, Any]:
+    """Tables, figure and, last, JSON of one domain, which is returned."""
     said = cause_sentence(found.domain, arm.concept, found.verdict) + caveat
     shares = shares_table(found)
     tables = {
@@ -244,8 +247,9 @@ def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) ->
             shares, found.stitching, found.weights, found.states, found.verdict.layer, title
         )
         figure.savefig(path, format="svg", metadata={"Date": None})
-    write_json(folder / f"{found.domain}.json", {"key": key} | _described(arm, found, said))
-    return said
+    described = {"key": key} | _described(arm, found, said)
+    write_json(folder / f"{found.domain}.json", described)
+    return described
 
 
 def _described(arm: Arm, found: Explanation, said: str) -> dict[str, Any]:

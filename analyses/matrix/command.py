@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyses.commands import DryRun, command
 from analyses.options import (
     Control,
+    DryRunOnly,
     Model,
     ModelOptions,
     Out,
-    PlanOnly,
     Prompts,
     StudyOptions,
     TrainingOptions,
@@ -20,20 +22,21 @@ from analyses.options import (
 )
 from interp.errors import InputError
 
+if TYPE_CHECKING:
+    from analyses.runs import LeakageMatrix
 
+
+@command
 def matrix(
     model: Model,
-    out: Out,
     training: TrainingOptions,
     options: StudyOptions,
     made: WorkerOptions,
     chat: ModelOptions,
     prompts: Prompts = None,
+    out: Out = Path("runs/matrix-MODEL"),
     concept: Annotated[
         list[str] | None, typer.Option(help="Domains to unlearn; all that have prompts.")
-    ] = None,
-    objectives: Annotated[
-        str | None, typer.Option(help="Several, by commas; else --objective alone.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds; 2 give reliability.")] = 2,
     control: Control = True,
@@ -43,22 +46,22 @@ def matrix(
     rescale: Annotated[
         bool, typer.Option(help="Read it along the scaled weight change as well.")
     ] = False,
-    plan: PlanOnly = False,
-) -> None:
+    dry_run: DryRunOnly = False,
+) -> LeakageMatrix | DryRun:
     """Unlearn every domain in turn: who takes what with it, and is that a matter of the pair?"""
     from analyses.runs import require_quantity
     from analyses.study import run_plan, study_plan
 
     asked = study_plan(
         model, concept, training, chat, prompts, None, seeds=range(seeds), control=control,
-        objectives=listed(objectives), **vars(options),
+        objectives=listed(training.objective), **options.for_plan(),
     )  # fmt: skip
     require_quantity(quantity)
     if training.retain is not None:
         raise InputError("the matrix is of plain arms; spillover study contains one concept")
-    run_plan(asked, out, plan, **vars(made))
-    if plan:
-        return
+    done = run_plan(asked, out, dry_run, **vars(made))
+    if isinstance(done, DryRun):
+        return done
     from analyses.matrix.output import write_matrix, write_rescaled
     from analyses.runs import LeakageMatrix
 
@@ -69,3 +72,4 @@ def matrix(
 
         along = rescaled(out, batch_size=asked.batch_size)
         typer.echo(write_rescaled(along, trained, out, quantity))
+    return trained

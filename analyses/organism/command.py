@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from analyses.commands import Command, flattened
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
@@ -15,10 +17,13 @@ def organisms() -> None:
     """The embedded model organism: a small model in a planted world."""
 
 
-@app.command("train")
+@app.command("train", cls=Command)
+@flattened
 def organism_train(
     seed: Annotated[int, typer.Option(help="Of world, weights and data order.")],
-    out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = Path(
+        "runs/organism-SEED"
+    ),
 ) -> None:
     """Train an organism from nothing, as the shipped one was (minutes on two cores)."""
     from analyses.runs import Progress

@@ -1,6 +1,8 @@
 from .accuracy import LeakageOutcome as LeakageOutcome
 from .accuracy import Skill as Skill
 from .accuracy import skill as skill
+from .command import predict as predict
+from .command import tournament as tournament
 from .evidence import Evidence as Evidence
 from .evidence import evidence_of as evidence_of
 from .figures import cells_figure as cells_figure
@@ -12,8 +14,8 @@ from .gradients import ADAM_EPSILON as ADAM_EPSILON
 from .registry import PREDICTORS as PREDICTORS
 from .registry import Predictor as Predictor
 from .registry import predictor as predictor
-from .tournament import read_choices as read_choices
-from .tournament import run_tournament as run_tournament
+from .tournaments import read_choices as read_choices
+from .tournaments import run_tournament as run_tournament
 from .world import read_worlds as read_worlds
 
 __all__ = [
@@ -28,10 +30,12 @@ __all__ = [
     "evidence_of",
     "forecast",
     "forecast_figure",
+    "predict",
     "predictor",
     "read_choices",
     "read_worlds",
     "run_tournament",
     "skill",
+    "tournament",
     "tournament_figure",
 ]

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analyses.commands import DryRun, command
 from analyses.options import (
     AnswerTokens,
+    DryRunOnly,
     Model,
     ModelOptions,
-    PlanOnly,
+    Out,
     Prompts,
     ScorerName,
     TrainingOptions,
 )
 from interp.errors import InputError
 
+if TYPE_CHECKING:
+    from analyses.predict.forecasts import Forecast
 
+
+@command
 def predict(
     model: Model,
     concept: Annotated[str, typer.Option(help="Domain that would be unlearned.")],
     training: TrainingOptions,
     chat: ModelOptions,
-    out: Annotated[Path, typer.Option(help="Folder of the forecast.")] = Path("runs/predict"),
     prompts: Prompts = None,
+    out: Out = Path("runs/predict-MODEL-CONCEPT"),
     max_new_tokens: AnswerTokens = None,
     scorer: ScorerName = "auto",
     seed: Annotated[int, typer.Option(help="Of resampled prompts.")] = 0,
     kernel: Annotated[
         str, typer.Option(help="Over what is trained; adapters, weights: no gradient is kept.")
-    ] = "trained",
-    plan: PlanOnly = False,
-) -> None:
+    ] = "trainable",
+    dry_run: DryRunOnly = False,
+) -> Forecast | DryRun:
     """Before training: which domains will lose how much, and whether the target will comply."""
     from analyses.predict.forecasts import (
         ADAPTERS,
@@ -42,7 +48,7 @@ def predict(
         require_forecastable,
         require_kernel,
     )
-    from analyses.predict.tournament import read_choices
+    from analyses.predict.tournaments import read_choices
     from analyses.study import check, study_plan
 
     asked = study_plan(
@@ -54,26 +60,29 @@ def predict(
     require_forecastable(settings.objective, retained=training.retain is not None)
     if kernel == ADAPTERS and settings.trained != "lora":
         raise InputError(
-            f"{settings.trained} would be trained, and no adapters; give --trained lora with it, "
+            f"{settings.trained} would be trained, and no adapters; give --trainable lora with it, "
             "or --kernel weights"
         )
-    context = check(replace(asked, arms=()), out, plan)  # nothing is trained
-    if context is not None:
-        said = report_forecast(context, concept, settings, read_choices(), seed=seed, over=kernel)
-        typer.echo(said)
+    context = check(replace(asked, arms=()), out, dry_run)  # nothing is trained
+    if isinstance(context, DryRun):
+        return context
+    found = report_forecast(context, concept, settings, read_choices(), seed=seed, over=kernel)
+    typer.echo(found.text(out))
+    return found
 
 
+@command
 def tournament(
     runs: Annotated[list[Path], typer.Argument(help="Runs of `matrix`, or a worlds.parquet.")],
-    out: Annotated[Path, typer.Option(help="Folder of tournament.json and its figure.")],
+    out: Out = Path("runs/tournament-RUNS"),
     choices: Annotated[Path | None, typer.Option(help="Frozen choices; the shipped ones.")] = None,
     choose: Annotated[
         Path | None, typer.Option(help="Choose on these runs instead, and freeze into this file.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of permutations and resampled worlds.")] = 0,
-) -> None:
+) -> dict[str, Any]:
     """Which predictor tells best what leaked, on runs that it was not chosen on."""
-    from analyses.predict.tournament import CHOICES, choose_on, read_choices, report_tournament
+    from analyses.predict.tournaments import CHOICES, choose_on, read_choices, report_tournament
     from analyses.predict.world import load_worlds, read_worlds, seen_organisms
     from analyses.runs import Progress
 
@@ -87,11 +96,13 @@ def tournament(
             worlds += load_worlds(folders)
     if choose is not None:
         typer.echo(choose_on(worlds, choose, seed=seed))
-        return
-    typer.echo(report_tournament(worlds, frozen, out, seed=seed))
+        return read_choices(choose)
+    result, said = report_tournament(worlds, frozen, out, seed=seed)
+    typer.echo(said)
     if seen := seen_organisms(folders, frozen):
         typer.echo(
             f"{', '.join(seen)}: the choices were made on this organism; its numbers are no "
             "evidence for them",
             err=True,
         )
+    return result

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 # Objectives whose first step is along −∇S_a, up to its length.
 BEGIN_ALIKE = ("npo", "gradient_ascent", "sim_npo")
-TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trained", "adapters", "weights")
+TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trainable", "adapters", "weights")
 # A of development organisms about their kernels, beyond sampling: what the first step leaves out
 # (docs/prediction.md has the figures, by training of the projections and by LoRA).
 BEYOND_FIRST_STEP = {TRAINED: 0.06, ADAPTERS: 0.07, WEIGHTS: 0.07}
@@ -66,6 +67,11 @@ class Forecast:
     def defined(self) -> bool:
         """Whether the objective acts on the target's own margin, so that there is a forecast."""
         return bool(np.isfinite(self.leakage["value"]).any())
+
+    def text(self, folder: Path) -> str:
+        """What the command prints: the table, the sentences, and where they are written."""
+        table = [self.leakage.round(2).to_string(index=False)] if self.defined else []
+        return "\n".join([*table, *self.sentences(), str(folder / "forecast.json")])
 
     def sentences(self) -> list[str]:
         """The forecast in words."""
@@ -100,7 +106,7 @@ def forecast(
     Args:
         evidence: the base model's.
         concept: one of its domains.
-        frozen: the variant of each predictor (``analyses.predict.tournament.read_choices``), for
+        frozen: the variant of each predictor (``analyses.predict.tournaments.read_choices``), for
             ``rankings``; a layer stands for its depth.
         seed: of resampled prompts.
         over: the kernel's parameters: ``trained``, whose gradients are kept in main memory; the
@@ -137,8 +143,8 @@ def report_forecast(
     *,
     seed: int,
     over: str = TRAINED,
-) -> str:
-    """Forecast the unlearning of ``concept``; what to print. Writes JSON, CSV and a figure.
+) -> Forecast:
+    """Forecast the unlearning of ``concept``; write JSON, CSV and a figure into the run's folder.
 
     Raises:
         InputError: the model refuses too few of the prompts of some domain.
@@ -148,11 +154,15 @@ def report_forecast(
         found = forecast(evidence, concept, frozen, seed=seed, over=over)
     folder = context.run.folder
     rows = found.leakage.to_dict("records")
-    facts = {"concept": concept, "kernel": over, "leakage": rows, "compliance": found.compliance}
-    drawn, table = [], ""
+    facts = {
+        "concept": concept,
+        "kernel": "trained" if over == TRAINED else over,
+        "leakage": rows,
+        "compliance": found.compliance,
+    }
+    drawn = []
     if found.defined:
         drawn.append(Drawing("forecast", "", "", forecast_figure(found), found.leakage))
-        table = found.leakage.round(2).to_string(index=False)
     write_results(
         folder,
         tables={"forecast": found.leakage, "predictors": found.rankings},
@@ -160,8 +170,7 @@ def report_forecast(
         drawings=drawn,
         figures="",
     )
-    said = (table, *found.sentences(), str(folder / "forecast.json"))
-    return "\n".join(part for part in said if part)
+    return found
 
 
 def require_forecastable(objective: str, *, retained: bool) -> None:

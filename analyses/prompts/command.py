@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyses.commands import Command, flattened
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class MappingOptions:
         )
 
 
-@app.command("list")
+@app.command("list", cls=Command)
+@flattened
 def list_sources(
     name: Annotated[str | None, typer.Argument(help="One source, with its whole mapping.")] = None,
     sources: Definitions = None,
@@ -91,14 +93,17 @@ def list_sources(
             typer.echo(f"{'' if number else str(what).replace('_', ' '):<10} {part}")
 
 
-@app.command()
+@app.command(cls=Command)
+@flattened
 def make(
-    out: Annotated[Path, typer.Option(help="JSONL, for --prompts of every other command.")],
     mapping: MappingOptions,
     names: Annotated[
         list[str] | None,
         typer.Argument(help="NAME (from the hub), NAME=FILE, or built-in; preferred ones first."),
     ] = None,
+    out: Annotated[Path, typer.Option(help="JSONL, for --prompts of every other command.")] = Path(
+        "runs/prompts-NAMES.jsonl"
+    ),
     sources: Definitions = None,
     apart_from: Annotated[
         Path | None, typer.Option(help="Drop near-duplicates of this file's prompts.")
@@ -134,7 +139,8 @@ def make(
     typer.echo(_counts(prompts))
 
 
-@app.command("leaks")
+@app.command("leaks", cls=Command)
+@flattened
 def show_leaks(
     training: Annotated[Path, typer.Argument(help="What is trained on (or one file with splits).")],
     evaluation: Annotated[Path | None, typer.Argument(help="What is evaluated on.")] = None,

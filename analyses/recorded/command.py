@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyses.commands import DryRun, command
+from analyses.options import DryRunOnly
 from interp.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
+    from analyses.recorded.agreement import AgreementTables
+    from analyses.recorded.scoring import Scored
+
+
+@command
 def score(
     file: Annotated[Path, typer.Argument(help="Recorded answers: prompt, response, any more.")],
-    out: Annotated[Path, typer.Option(help="JSONL: every field kept, the scale's fields added.")],
     scorer: Annotated[
         str,
         typer.Option(
@@ -20,6 +28,9 @@ def score(
             "local-judge:MODEL, sequence-classifier:MODEL#LABEL, pair-classifier:MODEL."
         ),
     ] = "phrases",
+    out: Annotated[
+        Path, typer.Option(help="JSONL: every field kept, the scale's fields added.")
+    ] = Path("runs/score-FILE-SCORER.jsonl"),
     scale: Annotated[
         str, typer.Option(help="refusal (refused, class), or by a judge: biased-or-toxic.")
     ] = "refusal",
@@ -29,8 +40,8 @@ def score(
     price_written: Annotated[
         float | None, typer.Option(min=0, help="Per million tokens that it writes.")
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what it takes, and stop.")] = False,
-) -> None:
+    dry_run: DryRunOnly = False,
+) -> Scored | DryRun:
     """Score recorded answers: refused or not, and in which way.
 
     A judge's verdicts are kept as they come: the same command goes on where it stopped, and asks
@@ -43,32 +54,47 @@ def score(
         raise InputError("a price needs both --price-read and --price-written")
     prices = None if price_read is None or price_written is None else (price_read, price_written)
     scoring = prepare_scoring(file, scorer, scale)
-    typer.echo(scoring.plan(prices), err=True)
-    if not plan:
-        typer.echo(score_records(scoring, out, Progress()).text())
+    planned = DryRun(scoring, (scoring.plan(prices),))
+    if dry_run:
+        return planned
+    typer.echo(planned, err=True)
+    found = score_records(scoring, out, Progress())
+    typer.echo(found.text())
+    return found
 
 
+@command
 def agree(
     scores: Annotated[list[Path], typer.Argument(help="What `score` wrote; several to compare.")],
-    label: Annotated[
+    label_column: Annotated[
         str, typer.Option(help="Field with people's labels; a.b if nested.")
     ] = "label",
-    model: Annotated[str, typer.Option(help="Field that says whose answer it is.")] = "model",
+    model_column: Annotated[
+        str, typer.Option(help="Field that says whose answer it is.")
+    ] = "model",
     rows: Annotated[int, typer.Option(min=0, help="Disagreeing answers to show.")] = 20,
-) -> None:
+) -> AgreementTables:
     """Accuracy, precision, recall and Cohen's kappa, per model, with intervals."""
     from analyses.recorded.agreement import compare_with_labels
 
-    typer.echo(compare_with_labels(*scores, label=label, model=model).text(rows=rows))
+    found = compare_with_labels(*scores, label=label_column, model=model_column)
+    typer.echo(found.text(rows=rows))
+    return found
 
 
+@command
 def calibrate(
     file: Annotated[Path, typer.Argument(help="Your labelled answers: response, and a label.")],
-    out: Annotated[Path, typer.Option(help="For `--scorer classifier:OUT`.")],
-    label: Annotated[str | None, typer.Option(help="The field; class, refused or label.")] = None,
-) -> None:
+    out: Annotated[Path, typer.Option(help="For `--scorer classifier:OUT`.")] = Path(
+        "runs/calibrate-FILE.jsonl"
+    ),
+    label_column: Annotated[
+        str | None, typer.Option(help="The field; class, refused or label.")
+    ] = None,
+) -> Mapping[str, int]:
     """Teach the classifier from your own labelled answers."""
     from analyses.recorded.scoring import write_calibration
 
-    counts = write_calibration(file, out, label=label)
+    counts = write_calibration(file, out, label=label_column)
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    return counts

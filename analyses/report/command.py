@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analyses.commands import command
 from interp import plugins
 
+if TYPE_CHECKING:
+    from analyses.runs import Run
 
+
+@command
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.")],
     show_completions: Annotated[bool, typer.Option(help="Put generated text in it.")] = False,
-) -> None:
+) -> Run:
     """Rebuild a run's tables, figures and report from its arms."""
-    from analyses.report.report import write_report
+    from analyses.report.run_report import write_report
+    from analyses.runs import Run
     from interp.store import read_json
 
     config = folder / "config.json"
     for note in plugins.reuse(read_json(config).get("plugins", ()) if config.is_file() else ()):
         typer.echo(f"note: {note}", err=True)
     typer.echo(write_report(folder, show_completions=show_completions))
+    return Run(folder)

@@ -10,38 +10,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analyses.commands import DryRun, command, command_line
 from analyses.evaluate import UtilityOptions
 from analyses.options import (
     AnswerTokens,
     CheckpointEvery,
+    DryRunOnly,
+    Model,
     ModelOptions,
     Out,
-    PlanOnly,
     Prompts,
     ScorerName,
     WorkerOptions,
 )
-from interp.errors import InputError
+from interp.errors import InputError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analyses.reproduce.plan import Planned, ProtocolOptions
+    from analyses.reproduce.result import Result
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+PAPERS = ("mushtaq2025",)
 GIVE_YES = "nothing was done: this is the plan; give --yes to carry it out"
-
-
-@app.callback()
-def run_protocol() -> None:
-    """A paper's protocol as a preset, its published numbers beside the measured ones."""
 
 
 @dataclass(frozen=True)
 class GridOptions:
     """Values in place of the paper's; what is given is named on the page."""
 
-    rank: Annotated[int | None, typer.Option(min=1, help="LoRA's r and α; 128.")] = None
+    lora_rank: Annotated[int | None, typer.Option(min=1, help="LoRA's r and α; 128.")] = None
     learning_rate: Annotated[float | None, typer.Option(min=0, help="5e-5.")] = None
     epochs: Annotated[int | None, typer.Option(min=1, help="10.")] = None
     batch_size: Annotated[int | None, typer.Option(min=1, help="Deflections a step; 32.")] = None
@@ -52,7 +50,10 @@ class GridOptions:
     def axes(self) -> dict[str, tuple[Any, ...]]:
         """Axes of the grid that are one given value each."""
         given = {name: value for name, value in vars(self).items() if value is not None}
-        return {f"{name.removesuffix('s')}s": (value,) for name, value in given.items()}
+        return {
+            f"{name.removeprefix('lora_').removesuffix('s')}s": (value,)
+            for name, value in given.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,18 @@ class MemoryOptions:
     micro_batch_size: Annotated[
         int | None, typer.Option(min=1, help="Deflections in one forward.")
     ] = None
-    activation_checkpointing: Annotated[
+    gradient_checkpointing: Annotated[
         bool, typer.Option(help="Compute activations again: less memory, more time.")
     ] = False
     autocast: Annotated[bool, typer.Option(help="bfloat16 forward over float32 weights.")] = False
     checkpoint_every: CheckpointEvery = None
 
 
-@app.command()
-def mushtaq2025(
-    model: Annotated[
-        str, typer.Option(help="mistralai/Mistral-7B-Instruct-v0.3, Qwen/…, or any other.")
-    ],
-    out: Out,
-    grid: GridOptions,
+@command
+def reproduce(
+    paper: Annotated[str, typer.Argument(help=f"Paper: {', '.join(PAPERS)}.")],
+    model: Model,
+    setting: GridOptions,
     memory: MemoryOptions,
     made: WorkerOptions,
     utility: UtilityOptions,
@@ -84,10 +83,11 @@ def mushtaq2025(
         list[str] | None, typer.Option(help="Domain to unlearn; cybersecurity and safety.")
     ] = None,
     prompts: Prompts = None,
-    whole_grid: Annotated[
+    out: Out = Path("runs/PAPER-MODEL"),
+    grid: Annotated[
         bool, typer.Option("--grid", help="All 36 settings (108 with retain data), not one.")
     ] = False,
-    stop_at: Annotated[
+    forgetting_level: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Dose at which an arm is kept; the paper has none."),
     ] = None,
@@ -97,16 +97,23 @@ def mushtaq2025(
     scorer: ScorerName = "auto",
     max_new_tokens: AnswerTokens = None,
     seed: Annotated[int, typer.Option(help="Of adapters and order.")] = 0,
-    plan: PlanOnly = False,
+    dry_run: DryRunOnly = False,
     yes: Annotated[bool, typer.Option("--yes", help="Carry the plan out without asking.")] = False,
-) -> None:
-    """Mushtaq et al. 2025 (arXiv 2511.14017): NPO and fine-tuning, with and without retain data.
+) -> Result | DryRun | None:
+    """Repeat a paper's protocol, and show its published numbers next to the measured ones.
+
+    mushtaq2025 (Mushtaq et al. 2025, arXiv 2511.14017): NPO and fine-tuning, with and without
+    retain data.
 
     The plan comes first, and nothing is done before it is confirmed. The same command goes on
     where it was stopped.
     """
     from analyses.study import require_model
 
+    if paper not in PAPERS:
+        raise InputError(
+            f"unknown paper {paper!r}{nearest(paper, PAPERS)}; expected {', '.join(PAPERS)}"
+        )
     require_model(model)
     tasks = utility.task_plan()
     others = [name for name in tasks.names if not name.startswith("mmlu")] if tasks else []
@@ -117,9 +124,13 @@ def mushtaq2025(
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("this command runs in one process; give --workers for several arms")
+    from analyses.reproduce.engine import run_protocol
+    from analyses.reproduce.page import PAGE
     from analyses.reproduce.plan import ProtocolOptions, planned
     from analyses.reproduce.protocol import MODELS, recognised
-    from analyses.study import command_line, require_engine
+    from analyses.reproduce.words import reproduction_text
+    from analyses.runs import Progress
+    from analyses.study import require_engine
     from unlearning.utility import require_harness
 
     require_engine(made.engine)
@@ -138,12 +149,12 @@ def mushtaq2025(
         MODELS[paper_model] if paper_model else recognised(model),
         tuple(concept or ()),
         str(prompts) if prompts else None,
-        whole_grid,
-        stop_at,
-        grid.axes(),
+        grid,
+        forgetting_level,
+        setting.axes(),
         {
             "micro_batch_size": memory.micro_batch_size,
-            "activation_checkpointing": memory.activation_checkpointing,
+            "activation_checkpointing": memory.gradient_checkpointing,
             "autocast": memory.autocast,
             "seed": seed,
         },
@@ -152,14 +163,18 @@ def mushtaq2025(
     )
     table = _prompts(asked)
     first = planned(asked, table)
-    for line in print_protocol_plan(asked, first, table):
-        typer.echo(line, err=True)
-    if plan or not (yes or _confirmed()):
-        return
-    typer.echo(_reproduce(asked, table, out, made))
+    shown = DryRun(asked, tuple(protocol_plan_lines(asked, first, table)))
+    if dry_run:
+        return shown
+    typer.echo(shown, err=True)
+    if not (yes or _confirmed()):
+        return None
+    found = run_protocol(asked, table, out, Progress(), **vars(made))
+    typer.echo(reproduction_text(found, out / PAGE))
+    return found
 
 
-def print_protocol_plan(asked: ProtocolOptions, first: Planned, prompts: pd.DataFrame) -> list[str]:
+def protocol_plan_lines(asked: ProtocolOptions, first: Planned, prompts: pd.DataFrame) -> list[str]:
     """The plan in lines; before phase 1, upper bounds."""
     from analyses.reproduce.published import SOURCE
     from analyses.reproduce.words import arm_label, left_out_words
@@ -203,16 +218,3 @@ def _confirmed() -> bool:
     if not sys.stdin.isatty():
         raise InputError(GIVE_YES)
     return typer.confirm("Carry this out?", err=True)
-
-
-def _reproduce(
-    asked: ProtocolOptions, prompts: pd.DataFrame, out: Path, made: WorkerOptions
-) -> str:
-    """Carry it out; what the terminal shows."""
-    from analyses.reproduce.engine import run_protocol
-    from analyses.reproduce.page import PAGE
-    from analyses.reproduce.words import reproduction_text
-    from analyses.runs import Progress
-
-    found = run_protocol(asked, prompts, out, Progress(), **vars(made))
-    return reproduction_text(found, out / PAGE)

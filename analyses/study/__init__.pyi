@@ -1,5 +1,4 @@
 from .asked import check as check
-from .asked import command_line as command_line
 from .asked import run_plan as run_plan
 from .asked import study_plan as study_plan
 from .baseline import Baseline as Baseline
@@ -8,6 +7,9 @@ from .baseline import establish as establish
 from .baseline import prefixes_of as prefixes_of
 from .baseline import read_prefixes as read_prefixes
 from .baseline import scored_base as scored_base
+from .command import compare as compare
+from .command import demo as demo
+from .command import study as study
 from .context import Context as Context
 from .context import study_context as study_context
 from .costs import CHARACTERS_A_TOKEN as CHARACTERS_A_TOKEN
@@ -62,8 +64,9 @@ __all__ = [
     "answer_log",
     "check",
     "checkpoint_size",
-    "command_line",
+    "compare",
     "defaults_for",
+    "demo",
     "establish",
     "load_made",
     "make_arm",
@@ -85,6 +88,7 @@ __all__ = [
     "run_study",
     "scored_base",
     "scorer_of",
+    "study",
     "study_context",
     "study_plan",
     "time_of",

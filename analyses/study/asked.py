@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from analyses.commands import DryRun, command_line
 from analyses.options import ModelOptions, TrainingOptions
 from interp import plugins
 from interp.errors import InputError
 
 if TYPE_CHECKING:
+    from analyses.runs import Run
     from analyses.study.context import Context
     from analyses.study.plan import ArmPlan, StudyPlan
 
@@ -83,8 +83,8 @@ def study_plan(
     return replace(asked, concepts=concepts, arms=tuple(arms))
 
 
-def check(plan: StudyPlan, out: Path, only_plan: bool) -> Context | None:
-    """The plan's inputs, checked and described on the screen; None where that was all."""
+def check(plan: StudyPlan, out: Path, dry_run: bool) -> Context | DryRun:
+    """The plan's inputs, checked and shown on the screen; of a dry run, the plan instead."""
     from analyses.runs import Progress
     from analyses.study.context import study_context
     from analyses.study.costs import study_plan_lines
@@ -95,21 +95,23 @@ def check(plan: StudyPlan, out: Path, only_plan: bool) -> Context | None:
             "script of a few lines: see docs/distributed.md"
         )
     context = study_context(plan, out, Progress())
-    for line in study_plan_lines(plan, context.prompts):
-        typer.echo(line, err=True)
-    return None if only_plan else context
+    planned = DryRun(plan, tuple(study_plan_lines(plan, context.prompts)))
+    if dry_run:
+        return planned
+    typer.echo(planned, err=True)
+    return context
 
 
 def run_plan(
-    plan: StudyPlan, out: Path, only_plan: bool, *, workers: int = 1, engine: str = "local"
-) -> None:
+    plan: StudyPlan, out: Path, dry_run: bool, *, workers: int = 1, engine: str = "local"
+) -> Run | DryRun:
     """Carry a plan out and print where its report is; arms side by side with several workers."""
     from analyses.study.workers import make_arms_in_workers, require_engine
 
     require_engine(engine)
-    context = check(plan, out, only_plan)
-    if context is None:
-        return
+    context = check(plan, out, dry_run)
+    if isinstance(context, DryRun):
+        return context
     from analyses.study import engine as study
     from analyses.study.baseline import establish
 
@@ -117,8 +119,4 @@ def run_plan(
         establish(context)  # once, before arms that all read it
         make_arms_in_workers(plan, out, context.progress, workers=workers, engine=engine)
     typer.echo(study.run_checked_study(context))
-
-
-def command_line() -> str:
-    """What the user typed."""
-    return shlex.join(["spillover", *sys.argv[1:]])
+    return context.run

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.report import report
+from analyses.report import run_report
 from analyses.runs import (
     Progress,
     behaviour,
@@ -59,7 +59,7 @@ def run_checked_study(context: Context) -> Path:
         seconds=seconds,
     )
     with progress.stage("tables, figures, report"):
-        return report.write_report(run.folder)
+        return run_report.write_report(run.folder)
 
 
 def make_arms(context: Context, baseline: Baseline) -> None:

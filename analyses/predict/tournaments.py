@@ -66,8 +66,8 @@ def choose_on(worlds: Sequence[PredictedRun], path: str | Path, *, seed: int) ->
 
 def report_tournament(
     worlds: Sequence[PredictedRun], frozen: Mapping[str, Any], out: str | Path, *, seed: int
-) -> str:
-    """The tournament in its folder (JSON, table of worlds, figure); what to print."""
+) -> tuple[dict[str, Any], str]:
+    """The tournament, written into its folder (JSON, table of worlds, figure); what to print."""
     result = run_tournament(worlds, frozen, seed=seed)
     folder = Path(out)
     write_worlds(worlds, folder / "worlds.parquet")
@@ -85,7 +85,7 @@ def report_tournament(
     shown = table.round(3).to_string(index=False, na_rep="-")
     together = "\n".join(_said(row) for row in result["joint"]["predictors"])
     ceiling = "unknown" if result["ceiling"] is None else f"{result['ceiling']:.3f}"
-    return (
+    return result, (
         f"{shown}\nbeside one another (standardised coefficient over all pairs)\n"
         f"{together or result['joint']['why']}\n"
         f"worlds: {len(worlds)}; ceiling {ceiling}; p is of all pairs; {folder / 'tournament.json'}"

@@ -1,0 +1,347 @@
+"""One definition behind a command of the command line and the Python function of its name.
+
+``@command`` takes a function whose parameters are options, arguments and records of options (the
+dataclasses of :mod:`analyses.options`). From Python, keywords become the words that one would
+type, so both forms are checked by the same types and bounds, and a run's record holds a command
+line that can be repeated in a shell.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from copy import copy
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache, reduce, wraps
+from operator import or_
+from pathlib import Path, PurePath
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from interp import plugins
+from interp.errors import InputError, nearest
+from interp.registry import declared, declared_by_plugins
+
+ENTRIES = re.compile(r"\{([\w.]+):(\w+)\}")
+GIVEN = re.compile(r"[A-Z]{2,}")
+# How the value of an option is typed that takes several of them.
+COMMAS, PAIRS = "A,B,...", "NAME=VALUE"
+METAVARS = {"Path": "PATH", "int": "INTEGER", "float": "NUMBER", "str": "TEXT"}
+KEPT_IN = ("adapter", "checkpoint", "merged", "model")  # a model's folder, named by its parent
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+# How an option, or a value of one, was called -> how it is called, in commands that have the new
+# name and not the old one. A name in capitals is an argument.
+OLD_OPTIONS = (
+    ("--plan", "--dry-run"),
+    ("--model", "MODEL"),
+    ("--model", "--model-column"),
+    ("--label", "--label-column"),
+    ("--trained", "--trainable"),
+    ("--activation-checkpointing", "--gradient-checkpointing"),
+    ("--stop-at", "--forgetting-level"),
+    ("--residue", "--shallow-recovery"),
+    ("--objectives", "--objective"),
+    ("--rank", "--lora-rank"),
+)
+OLD_VALUES = {("--kernel", "trained"): "trainable"}
+OLD_NAMES_GO_IN = "0.3"
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="Python file that registers entries of your own; may be repeated."
+    ),
+]
+
+R = TypeVar("R")
+# The words of the command that a Python function stands for, while it runs.
+_CALLED: ContextVar[tuple[str, ...] | None] = ContextVar("called", default=None)
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a command would do; ``str()`` of it is what ``--dry-run`` prints.
+
+    Attributes:
+        plan: everything that the run would depend on.
+        lines: the plan in words, with what it takes.
+    """
+
+    plan: Any
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    __repr__ = __str__
+
+
+class Command(TyperCommand):
+    """A command that takes plug-ins, and whose help names the entries of registries.
+
+    ``{package:decorator}`` in a help text stands for the names that the package's modules, and the
+    plug-ins in use, declare with that decorator.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take plug-ins first: wherever ``--help`` stands, it knows their entries."""
+        args = self.with_new_names(args)
+        for place, word in enumerate(args):
+            if word == "--plugin" and place + 1 < len(args):
+                plugins.use(args[place + 1])
+            elif word.startswith("--plugin="):
+                plugins.use(word.partition("=")[2])
+        return super().parse_args(ctx, args)
+
+    def with_new_names(self, args: Sequence[str]) -> list[str]:
+        """What was typed, in the names of today; each old name is told on standard error."""
+        has = {name for one in self.params for name in (*one.opts, *one.secondary_opts)}
+        has |= {one.name.upper() for one in self.params if one.param_type_name == "argument"}
+        renamed = {old: new for old, new in OLD_OPTIONS if new in has and old not in has}
+        renamed |= {
+            old.replace("--", "--no-"): new.replace("--", "--no-")
+            for old, new in renamed.items()
+            if new.replace("--", "--no-") in has - {new}
+        }
+        words: list[str] = []
+        arguments: list[str] = []
+        rest = iter(args)
+        for word in rest:
+            name, equals, value = word.partition("=")
+            if name not in renamed:
+                words.append(word)
+                continue
+            _say_new(name, new := renamed[name])
+            if new.isupper():
+                arguments.append(value if equals else next(rest, ""))
+            else:
+                words.append(new + equals + value)
+        for (option, old), new in OLD_VALUES.items():
+            for place, word in enumerate(words):
+                if word == f"{option}={old}" or [option, old] == words[place - 1 : place + 1]:
+                    _say_new(f"{option} {old}", f"{option} {new}")
+                    words[place] = word.removesuffix(old) + new
+        return words + arguments
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the plug-ins, then the command: a plug-in that fails does so before anything else."""
+        plugins.load_all()
+        result = super().invoke(ctx)
+        if isinstance(result, DryRun) and _CALLED.get() is None:
+            typer.echo(result, err=True)
+        return result
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """``MODEL`` where Typer has ``{MODEL}``."""
+        return [re.sub("[{}]", "", one) for one in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Fill in the names of entries."""
+        written = {one: text for one in self.params if (text := getattr(one, "help", None))}
+        for parameter, text in written.items():
+            parameter.help = with_entries(text)  # type: ignore[attr-defined]
+        super().format_options(ctx, formatter)
+        for parameter, text in written.items():  # other plug-ins have other names
+            parameter.help = text  # type: ignore[attr-defined]
+
+
+def _say_new(old: str, new: str) -> None:
+    typer.echo(f"{old} is now {new}; the old name goes in {OLD_NAMES_GO_IN}", err=True)
+
+
+def command(function: Callable[..., R]) -> Callable[..., R | Any]:
+    """``function`` as a command and as a Python function, whose keywords are the options.
+
+    A ``bool`` is given as such, several values as a sequence, ``NAME=VALUE`` pairs as a mapping.
+    The function prints what the command prints, and returns what ``function`` returns.
+
+    Raises:
+        InputError: what the command line refuses, in the same words.
+    """
+    flat = flattened(function)
+    shown = flat.__signature__.parameters.values()  # type: ignore[attr-defined]
+    parameters = [one.replace(annotation=_accepted(one), default=_plain(one)) for one in shown]
+    signature = inspect.Signature(parameters, return_annotation=flat.returns)  # type: ignore[attr-defined]
+
+    @wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> R:
+        for unknown in keywords.keys() - signature.parameters.keys():
+            close = nearest(unknown, signature.parameters)
+            raise TypeError(f"{call.__name__}() has no option {unknown!r}{close}")
+        given = signature.bind(*arguments, **keywords).arguments
+        made = typed_command(call)
+        words = [word for one in made.params for word in _words(one, given.get(one.name))]
+        name = call.__name__
+        called = _CALLED.set(("spillover", name, *words))
+        try:
+            with made.make_context(name, list(words)) as context:
+                result: R = made.invoke(context)
+                return result
+        except USAGE_ERROR as error:
+            raise InputError(error.format_message()) from error  # type: ignore[attr-defined]
+        finally:
+            _CALLED.reset(called)
+
+    del call.__wrapped__
+    call.__annotations__ = {}
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.flat = flat  # type: ignore[attr-defined]
+    return call
+
+
+@cache
+def typed_command(function: Any) -> Any:
+    """The command that a function stands for."""
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    app.command(function.__name__, cls=Command)(function.flat)
+    return typer.main.get_command(app)
+
+
+def flattened(function: Callable[..., R]) -> Callable[..., R]:
+    """``function`` as Typer takes it: the fields of records as options, and ``--plugin``.
+
+    Records are the dataclasses among its parameters; :class:`Command` acts on ``--plugin``.
+    """
+    returns = function.__annotations__.pop("return", None)
+    hints = get_type_hints(function, include_extras=True)
+    records: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    shown: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in records:
+            types = get_type_hints(records[name], include_extras=True)
+            shown += [_option(f.name, types[f.name], f.default) for f in fields(records[name])]
+        else:
+            shown.append(_option(name, hints[name], parameter.default))
+    shown.append(_option("plugin", Plugins, None))
+    shown.sort(key=lambda one: one.kind)  # arguments first
+    out = next((one.default for one in shown if one.name == "out"), None)
+
+    @wraps(function)
+    def run(plugin: object, **given: Any) -> R:
+        if "out" in given and given["out"] == out:
+            given["out"] = default_out(str(out), given)
+        made = {
+            name: kind(**{one.name: given.pop(one.name) for one in fields(kind)})
+            for name, kind in records.items()
+        }
+        return function(**given, **made)
+
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in shown}
+    run.returns = returns  # type: ignore[attr-defined]
+    return run
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    hint, info = get_args(annotation)[:2]
+    positional = isinstance(info, typer.models.ArgumentInfo)
+    if info.metavar is None:
+        info = copy(info)
+        info.metavar = name.upper() if positional else _metavar(hint)
+        annotation = Annotated[hint, info]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if positional else inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _metavar(hint: Any) -> str | None:
+    text = str(hint)
+    return next((word for name, word in METAVARS.items() if name in text), None)
+
+
+def default_out(template: str, given: Mapping[str, Any]) -> Path:
+    """Where results go by default: a word in capitals stands for what that option was given.
+
+    ``runs/study-MODEL-CONCEPT`` of the model ``Qwen/Qwen2.5-1.5B-Instruct`` and the concept
+    ``safety`` is ``runs/study-Qwen2.5-1.5B-Instruct-safety``.
+    """
+    path = Path(template)
+    parts = [
+        _short_name(given[part.lower()]) if GIVEN.fullmatch(part) else part
+        for part in path.stem.split("-")
+    ]
+    name = "-".join(part for part in parts if part)
+    if len(name) > 150:
+        raise InputError("so many inputs have no default --out; name a folder")
+    return path.with_name(name + path.suffix)
+
+
+def _short_name(value: Any) -> str:
+    """The last part of a path or hub id, as part of a file's name; of several, of each."""
+    if isinstance(value, (list, tuple)):
+        return "-".join(map(_short_name, value))
+    if value is None:
+        return ""
+    path = Path(str(value))
+    name = path.parent.name if path.name in KEPT_IN else path.name
+    if path.is_file():
+        name = path.stem
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")
+
+
+def command_line() -> str:
+    """What the user typed; for a function called from Python, what they would have typed."""
+    return shlex.join(_CALLED.get() or ("spillover", *sys.argv[1:]))
+
+
+def with_entries(text: str) -> str:
+    """A help text with the names of registries' entries filled in."""
+    return ENTRIES.sub(_names_of_entries, text)
+
+
+def _names_of_entries(found: re.Match[str]) -> str:
+    return ", ".join({**declared(*found.groups()), **declared_by_plugins(found[2])})
+
+
+def _words(parameter: Any, value: Any) -> list[str]:
+    """A value from Python as the words of a command line."""
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        value = [f"{name}={json.dumps(one)}" for name, one in value.items()]
+    several = isinstance(value, Iterable) and not isinstance(value, (str, PurePath))
+    values = [str(one) for one in (value if several else (value,))]
+    if several and parameter.metavar == COMMAS:
+        values = [",".join(values)]
+    if parameter.param_type_name == "argument":
+        return values
+    if getattr(parameter, "is_flag", False):
+        if not isinstance(value, bool):
+            raise InputError(f"{parameter.name} is {value!r}; expected True or False")
+        return ([*parameter.opts] if value else [*parameter.secondary_opts])[:1]
+    if several and not parameter.multiple and parameter.metavar != COMMAS:
+        raise InputError(f"{parameter.name} is {value!r}; expected one value")
+    option = parameter.opts[0]
+    return [
+        word
+        for one in values
+        for word in ((f"{option}={one}",) if one.startswith("-") else (option, one))
+    ]
+
+
+def _accepted(parameter: inspect.Parameter) -> Any:
+    """What Python takes for a parameter: a path as text, several values as a sequence."""
+    hint, info = get_args(parameter.annotation)[:2]
+    found: list[Any] = []
+    for part in get_args(hint) if isinstance(hint, UnionType) else (hint,):
+        inner = get_args(part)[0] if get_origin(part) is list else part
+        one = str | Path if inner is Path else inner
+        found.append(one)
+        if inner is not part or (info.metavar == COMMAS and part is str):
+            found.append(Sequence[one])  # type: ignore[valid-type]
+        if info.metavar == PAIRS and part is not NoneType:
+            found.append(Mapping[str, Any])
+    return reduce(or_, found)
+
+
+def _plain(parameter: inspect.Parameter) -> Any:
+    default = parameter.default
+    return str(default) if isinstance(default, PurePath) else default

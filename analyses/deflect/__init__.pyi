@@ -1,0 +1,3 @@
+from .command import deflect as deflect
+
+__all__ = ["deflect"]

@@ -1,0 +1,3 @@
+from .command import reproduce as reproduce
+
+__all__ = ["reproduce"]
