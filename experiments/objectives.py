@@ -21,7 +21,7 @@ import pandas as pd
 
 from analyses.figures import DOMAIN_COLOURS, curves_legend, curves_panel, domain_label
 from analyses.figures.style import new_figure, styled
-from analyses.runs import Progress, Run, RunTables, decompose
+from analyses.runs import Progress, Run, decompose
 from analyses.study import ArmPlan, organism_plan, run_study
 from experiments.organisms import leakage_cells
 from interp.errors import InputError
@@ -59,7 +59,7 @@ def compare_objectives(
         for job in jobs.values():
             job.result()
     planted = read_json(Path(model) / "organism.json")["planted"]
-    runs = {name: Run.load(folder / f"run-{name}") for name in CHANGES}
+    runs = {name: Run(folder / f"run-{name}") for name in CHANGES}
     cells = {name: leakage_cells(run, planted) for name, run in runs.items()}
     found = {"model": model, "seeds": list(seeds), **objective_agreement(cells)}
     found["outcomes"] = {
@@ -111,7 +111,7 @@ def objective_agreement(cells: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 
 
 @styled
-def objectives_figure(runs: Mapping[str, RunTables], sources: tuple[str, ...] = SOURCES) -> Figure:
+def objectives_figure(runs: Mapping[str, Run], sources: tuple[str, ...] = SOURCES) -> Figure:
     """Dose–response curves, a row for each source and a column for each objective."""
     figure = new_figure(2.9 * len(runs) + 1.4, 2.9 * len(sources))
     grid = figure.subplots(len(sources), len(runs), squeeze=False, sharex=True, sharey=True)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analyses.runs import Progress, Run, RunTables
+from analyses.runs import Progress, Run
 from analyses.study import organism_plan, run_study
 from interp.store import file_hash, read_json, write_json
 from unlearning.data import DOMAINS
@@ -59,11 +59,11 @@ def _one(seed: int, folder: Path, unlearning_seeds: int) -> dict[str, Any]:
         "seed": seed,
         "is_shipped": file_hash(model / "model.safetensors")
         == file_hash(shipped() / "model.safetensors"),
-        **describe_world(Run.load(run), read_json(model / "organism.json")["planted"]),
+        **describe_world(Run(run), read_json(model / "organism.json")["planted"]),
     }
 
 
-def describe_world(tables: RunTables, planted: dict[str, Any]) -> dict[str, Any]:
+def describe_world(tables: Run, planted: dict[str, Any]) -> dict[str, Any]:
     """One organism's figures: the base model, what became of each source, leakage, slopes."""
     base = tables.behaviour[tables.behaviour["arm"] == "base"]
     rates = base.pivot_table(index=["label", "group"], columns="quantity", values="value")
@@ -83,7 +83,7 @@ def describe_world(tables: RunTables, planted: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def leakage_cells(tables: RunTables, planted: dict[str, Any]) -> pd.DataFrame:
+def leakage_cells(tables: Run, planted: dict[str, Any]) -> pd.DataFrame:
     """A row per complying arm and off-target domain: A, L_.9 and what is planted."""
     arms = tables.arms.set_index("arm")
     wide = tables.leakage.pivot_table(

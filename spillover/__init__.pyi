@@ -1,6 +1,7 @@
 import analyses as analyses
 import interp as interp
 import unlearning as unlearning
+from analyses.runs import Run as Run
 from analyses.workbench import TrainingRecord as TrainingRecord
 from analyses.workbench import UnlearnedModel as UnlearnedModel
 from analyses.workbench import collect as collect

@@ -6,14 +6,14 @@ import os
 import signal
 from pathlib import Path
 
-from analyses.runs import Run
+from analyses.runs import RunFolder
 
 KEY = "made from these inputs"
 
 
 def make_or_be_lost(lost: str, out: Path, name: str, _threads: int) -> str:
     """One arm's folder, as an arm is made; the first worker that begins ``lost`` is killed."""
-    run = Run(out)
+    run = RunFolder(out)
     with (out / "attempts.txt").open("a", encoding="utf-8") as attempts:
         attempts.write(f"{name}\n")
     if run.is_done(name, KEY):

@@ -16,7 +16,7 @@ from tests.synthetic_run import write_comparison, write_run
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tables.RunTables:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tables.Run:
     folder = write_run(
         tmp_path_factory.mktemp("run"),
         concepts=("safety",),
@@ -24,11 +24,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tables.RunTables:
         collapsed=("npo-retain-100-safety-0",),
         not_reached=("npo-retain-1-safety-0",),
     )
-    return tables.build(folder)
+    return tables.Run(folder)
 
 
 @pytest.fixture(scope="module")
-def drawn(run: tables.RunTables) -> tuple[Drawing, ...]:
+def drawn(run: tables.Run) -> tuple[Drawing, ...]:
     return write_run_figures(run)
 
 
@@ -66,14 +66,14 @@ def test_the_same_tables_give_the_same_picture(run, drawn):
 
 
 def test_runs_that_lack_something_are_drawn_without_it(tmp_path):
-    compared = tables.build(write_comparison(tmp_path / "compared"))
+    compared = tables.Run(write_comparison(tmp_path / "compared"))
     names = {drawing.name for drawing in run_drawings(compared)}
     assert "overview" in names and not names & {"dose_response", "containment"}
     bare = write_run(tmp_path / "bare", concepts=("safety",), rotation=False)
     for folder in (bare / "arms").iterdir():
         if folder.name != "base":
             (folder / "DONE").unlink()
-    assert [drawing.name for drawing in run_drawings(tables.build(bare))] == ["overview"]
+    assert [drawing.name for drawing in run_drawings(tables.Run(bare))] == ["overview"]
 
 
 def test_several_sources_give_a_matrix_in_which_collapsed_ones_are_listed_only(tmp_path):
@@ -81,7 +81,7 @@ def test_several_sources_give_a_matrix_in_which_collapsed_ones_are_listed_only(t
     folder = write_run(
         tmp_path, concepts=concepts, weights=(), collapsed=("npo-safety-0",), rotation=False
     )
-    built = tables.build(folder)
+    built = tables.Run(folder)
     assert "matrix" in {drawing.name for drawing in run_drawings(built)}
     words = [text.get_text() for text in figures.matrix_figure(built).axes[0].texts]
     assert sum("not in the matrix" in word for word in words) == 1

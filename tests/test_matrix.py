@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analyses.matrix import leakage_matrix_figure, matrix_summary, write_matrix
-from analyses.runs import (
-    ArmLeakage,
-    Decomposition,
-    LeakageMatrix,
-    RunTables,
-    over_worlds,
-    seed_spread,
-)
+from analyses.runs import ArmLeakage, Decomposition, LeakageMatrix, Run, over_worlds, seed_spread
 from analyses.runs.cells import QUANTITIES, mean_cells
 from analyses.runs.decomposition import combined_p_value, pool_decompositions
 from interp.errors import InputError
@@ -135,7 +129,7 @@ def test_objectives_have_matrices_of_their_own(study: LeakageMatrix) -> None:
     tables = study.runs["world"]
     other = tables.arms["arm"].eq("npo-privacy-0")
     arms = tables.arms.assign(objective=np.where(other, "rmu", tables.arms["objective"]))
-    study = LeakageMatrix({"world": replace(tables, arms=arms)})
+    study = LeakageMatrix({"world": with_tables(tables, arms=arms)})
     assert set(study.objectives("world")) == {"npo", "rmu"}
     found = matrix_summary(study)["runs"]["world"]["objectives"]
     rows = {
@@ -191,7 +185,14 @@ def test_worlds_may_differ_in_their_domains() -> None:
 # Pure noise
 
 
-def noisy_world(rng: np.random.Generator, template: RunTables, *, entangled: float) -> RunTables:
+def with_tables(run: Run, **tables: Any) -> Run:
+    """The run with other tables in place of its own."""
+    changed = copy.copy(run)
+    vars(changed).update(tables)
+    return changed
+
+
+def noisy_world(rng: np.random.Generator, template: Run, *, entangled: float) -> Run:
     """Five sources, two seeds. Main effects and noise of training; δ of the size ``entangled``."""
     domains = DOMAINS[:5]
     alpha, gamma = rng.normal(0, 0.08, (2, 5))
@@ -208,7 +209,7 @@ def noisy_world(rng: np.random.Generator, template: RunTables, *, entangled: flo
             rows.append((name, source, "npo", None, seed, True, "forgotten"))
     columns = ["arm", "concept", "objective", "retain", "seed", "reached", "outcome"]
     arms = pd.DataFrame(rows, columns=columns)
-    return replace(template, arms=arms, measured=measured)
+    return with_tables(template, arms=arms, measured=measured)
 
 
 def test_noise_is_called_entanglement_at_the_nominal_rate(study: LeakageMatrix) -> None:

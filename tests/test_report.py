@@ -75,7 +75,7 @@ def test_the_first_screen_names_what_matters(page):
 
 
 def test_coherence_stands_beside_the_target_s_refusal_rate(run):
-    built = tables.build(run)
+    built = tables.Run(run)
     cells = {row["name"]: row for row in run_report.run_view(built)["arms"]}
 
     def planted(arm: Arm) -> float:
@@ -94,7 +94,7 @@ def test_a_run_that_was_made_before_coherence_was_measured_still_loads(run, tmp_
     old = Path(shutil.copytree(run, tmp_path / "old"))
     for path in old.glob("arms/*/scores.parquet"):
         pd.read_parquet(path).drop(columns=["nll", "repetition"]).to_parquet(path)
-    built = tables.build(old)
+    built = tables.Run(old)
     unknown = built.behaviour[built.behaviour["quantity"].isin(["nll", "repetition"])]
     assert unknown["value"].isna().all() and unknown["reason"].str.contains("no text").all()
     assert {row["nats"] for row in run_report.run_view(built)["arms"]} == {"–"}
@@ -105,7 +105,7 @@ def test_the_planted_truth_is_called_planted_and_absent_elsewhere(run, page, tmp
     folder = write_comparison(tmp_path)
     config = read_json(folder / "config.json")
     write_json(folder / "config.json", config | {"planted": None})
-    elsewhere = run_report.render(tables.build(folder), ())
+    elsewhere = run_report.render(tables.Run(folder), ())
     assert "What is planted" not in elsewhere and "planted world" not in elsewhere
 
 
@@ -117,7 +117,7 @@ def test_foreign_text_is_escaped_and_completions_stay_out_unless_asked(tmp_path)
     ids = pd.read_parquet(folder / "prompts.parquet")["id"]
     completions = pd.DataFrame({"prompt_id": ids, "completion": f"said {evil}"})
     completions.to_parquet(folder / "arms" / "after" / "completions.parquet")
-    built = tables.build(folder)
+    built = tables.Run(folder)
     hidden = run_report.render(built, ())
     assert evil not in hidden and "said" not in hidden
     shown = run_report.render(built, (), show_completions=True)
@@ -126,7 +126,7 @@ def test_foreign_text_is_escaped_and_completions_stay_out_unless_asked(tmp_path)
 
 def test_every_containment_method_is_in_the_report(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "run")
-    assert "<h2>Containment" not in run_report.render(tables.build(folder), ())
+    assert "<h2>Containment" not in run_report.render(tables.Run(folder), ())
     (folder / "containment").mkdir()
     (folder / "containment" / "containment.svg").write_text("<svg/>")
     recovery = {"held_out": 0.5, "held_out_low": 0.25, "held_out_high": 0.75, "retained": None}
@@ -138,7 +138,7 @@ def test_every_containment_method_is_in_the_report(run, tmp_path):
         "advice": ["Take <i>mine</i>."],
     }
     write_json(folder / "containment" / "containment.json", stored)
-    page = run_report.render(tables.build(folder), ())
+    page = run_report.render(tables.Run(folder), ())
     for part in (
         "Containment of Medical/Legal", "&lt;b&gt;Mine&lt;/b&gt;", "<td>gone</td>",
         "0.50 (0.25–0.75)", "5 of 6", "Take &lt;i&gt;mine", "data:image/svg+xml;base64,PHN2Zy8+",
@@ -187,7 +187,7 @@ def test_a_leak_is_claimed_only_where_its_interval_clears_the_margin(
 
 
 def test_recovery_is_worded_by_its_interval(run):
-    built = tables.build(run)
+    built = tables.Run(run)
     chosen = next(arm for arm in built.record.arms if arm.selected)
     assert "reaches beyond what it retrained" in wording.arm_sentence(built, chosen)
     held_out = (built.recovery["arm"] == chosen.name) & (built.recovery["set"] == "held_out")
@@ -200,7 +200,7 @@ def test_recovery_is_worded_by_its_interval(run):
 def test_a_report_needs_no_model(run):
     code = (
         "import sys; from analyses.runs import tables; from analyses.report import run_report; "
-        "run_report.render(tables.build(sys.argv[1]), ()); "
+        "run_report.render(tables.Run(sys.argv[1]), ()); "
         "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )
     found = subprocess.run(

@@ -194,7 +194,7 @@ def test_scores_start_at_the_base_and_end_with_text(finished: Finished) -> None:
 
 
 def test_a_run_loads_as_tables(finished: Finished) -> None:
-    tables = Run.load(finished.folder)
+    tables = Run(finished.folder)
     assert set(tables.arms["arm"]) == {PLAIN, CONTAINED, CONTROL}
     assert set(tables.rotation["arm"]) == {PLAIN, CONTAINED, CONTROL}
     page = (finished.folder / "report.html").read_text(encoding="utf-8")

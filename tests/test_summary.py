@@ -147,7 +147,7 @@ def test_a_comparison_has_drops_and_no_dose(tmp_path):
 
 
 def test_two_points_are_no_curve(tmp_path):
-    built = tables.build(write_comparison(tmp_path, concept="safety"))
+    built = tables.Run(write_comparison(tmp_path, concept="safety"))
     content = summary.summarise(built)["arms"][0]
     assert content["L_90"]["privacy"]["reason"] == "no curve: scored at 2 steps only"
     assert content["outcome"] == "forgotten" and built.curves.empty
@@ -161,11 +161,11 @@ def test_a_folder_without_base_scores_is_one_clear_error(tmp_path):
 
 def test_near_duplicates_marked_in_the_prompts_are_drawn_together(tmp_path):
     folder = write_comparison(tmp_path)
-    alone = tables.build(folder).leakage.set_index(["quantity", "domain"])
+    alone = tables.Run(folder).leakage.set_index(["quantity", "domain"])
     prompts = pd.read_parquet(folder / "prompts.parquet")
     prompts["group"] = prompts["id"].str.slice(0, -1)  # ten prompts a group
     prompts.to_parquet(folder / "prompts.parquet")
-    grouped = tables.build(folder).leakage.set_index(["quantity", "domain"])
+    grouped = tables.Run(folder).leakage.set_index(["quantity", "domain"])
     key = ("log_odds_drop", "safety")
     assert grouped.loc[key, "value"] == pytest.approx(alone.loc[key, "value"])
     assert not math.isclose(grouped.loc[key, "low"], alone.loc[key, "low"])

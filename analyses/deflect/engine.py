@@ -19,7 +19,7 @@ from analyses.deflect.data_set import (
     write_deflections,
 )
 from analyses.deflect.plan import DeflectPlan, checked_deflection
-from analyses.runs import Progress, Run, write_manifest
+from analyses.runs import Progress, RunFolder, write_manifest
 from analyses.study import Context, scorer_of
 from interp.errors import InputError
 from interp.progress import Advance
@@ -38,7 +38,7 @@ def run_deflection(plan: DeflectPlan, out: str | Path, progress: Progress) -> De
         InputError: the plan cannot be carried out, or nothing was refused.
     """
     asked, folder = checked_deflection(plan, out), Path(out)
-    context = Context(plan.study, asked, None, Run(folder), progress, scorer_of(plan.study))
+    context = Context(plan.study, asked, None, RunFolder(folder), progress, scorer_of(plan.study))
     rows = asked.loc[asked.index.repeat(plan.samples)].reset_index(drop=True)
     rows["sample"] = rows.groupby("id").cumcount()
     answers, model = _answers(plan, context, list(rows["prompt"]))

@@ -1,4 +1,4 @@
-"""Figures of a run: functions of `RunTables` that return Matplotlib figures, and their files.
+"""Figures of a run: functions of `Run` that return Matplotlib figures, and their files.
 
 None is known to pyplot, so none stays open; in a notebook `display(figure)` shows it.
 
@@ -31,7 +31,7 @@ from analyses.figures.matrix import matrix_figure
 from analyses.figures.outcome import CAPTION, outcome_figure, outcome_panel
 from analyses.figures.recovery import containment_figure, recovery_panel
 from analyses.figures.style import INK, figure_style, new_figure, say, styled
-from analyses.runs import Headline, RunTables, headlines
+from analyses.runs import Headline, Run, headlines
 from interp.store import atomic_write, write_csv, write_json
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Drawing:
     data: pd.DataFrame
 
 
-def run_drawings(tables: RunTables) -> Iterator[Drawing]:
+def run_drawings(tables: Run) -> Iterator[Drawing]:
     """The figures that this run has something for, one at a time."""
     yield Drawing(
         "overview",
@@ -113,7 +113,7 @@ def run_drawings(tables: RunTables) -> Iterator[Drawing]:
     yield from _geometry(tables)
 
 
-def _geometry(tables: RunTables) -> Iterator[Drawing]:
+def _geometry(tables: Run) -> Iterator[Drawing]:
     if not tables.rotation.empty:
         for quantity, title in (("angle_degrees", "Rotation by layer"), ("gain", "Gain by layer")):
             rows = tables.rotation[tables.rotation["quantity"] == quantity]
@@ -149,7 +149,7 @@ def _geometry(tables: RunTables) -> Iterator[Drawing]:
         )
 
 
-def write_run_figures(tables: RunTables) -> tuple[Drawing, ...]:
+def write_run_figures(tables: Run) -> tuple[Drawing, ...]:
     """Draws the run's figures into `figures/`, each as SVG and PNG with its CSV; returns them."""
     drawn = tuple(run_drawings(tables))
     save_drawings(drawn, tables.record.folder / "figures")
@@ -193,7 +193,7 @@ def write_results(
         write_json(folder / f"{name}.json", found)
 
 
-Panel = Callable[["Axes", RunTables, Headline], None]
+Panel = Callable[["Axes", Run, Headline], None]
 
 PANELS: dict[str, Panel] = {
     "What leaked?": leakage_panel,
@@ -206,7 +206,7 @@ ROW, HEADER, FOOT = 2.75, 0.55, 0.5  # inches
 
 
 @styled
-def overview_figure(tables: RunTables) -> Figure:
+def overview_figure(tables: Run) -> Figure:
     """One row per unlearned concept (or compared model), one column per question."""
     found = headlines(tables.record)
     height = ROW * max(len(found), 1) + HEADER
@@ -241,7 +241,7 @@ def overview_figure(tables: RunTables) -> Figure:
     return figure
 
 
-def _panels(tables: RunTables, found: tuple[Headline, ...]) -> dict[str, Panel]:
+def _panels(tables: Run, found: tuple[Headline, ...]) -> dict[str, Panel]:
     """The questions that this run can answer at all."""
     panels = dict(PANELS)
     if not any(headline.sweep for headline in found):

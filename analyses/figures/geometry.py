@@ -12,7 +12,7 @@ import pandas as pd
 
 from analyses.figures.leakage import title_of
 from analyses.figures.style import CONTAINED, FAINT, PLAIN, domain_label, new_figure, say, styled
-from analyses.runs import Arm, Headline, RunTables, headlines
+from analyses.runs import Arm, Headline, Run, headlines
 from interp.figures import draw_by_layer, draw_cells, draw_null, evenly_picked, layer_heatmaps
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ NAMES = {"angle_degrees": "rotation (degrees)", "gain": "gain (× base)", "offse
 UNCHANGED = {"angle_degrees": 0.0, "gain": 1.0, "offset": 0.0}
 
 
-def null_of_rotation(tables: RunTables) -> str:
+def null_of_rotation(tables: Run) -> str:
     """What the null band of a rotation is in this run."""
     unchanged = "what an unchanged direction would read from these prompts"
     controls = sum(arm.control for arm in tables.record.arms)
@@ -35,7 +35,7 @@ def null_of_rotation(tables: RunTables) -> str:
     return f"{unchanged}, and what {trained} ({controls} control arm{'s'[: controls > 1]})"
 
 
-def has_control(tables: RunTables) -> bool:
+def has_control(tables: Run) -> bool:
     """Whether the null of a rotation holds what harmless training does."""
     return any(arm.control for arm in tables.record.arms)
 
@@ -58,7 +58,7 @@ def _grid(table: pd.DataFrame, rows: list, columns: list, column: str, of: str) 
     return wide.reindex(index=rows, columns=columns).to_numpy(dtype=float)
 
 
-def turned_panel(axes: Axes, tables: RunTables, headline: Headline) -> None:
+def turned_panel(axes: Axes, tables: Run, headline: Headline) -> None:
     """Degrees by domain and layer in the plain arm; grey inside the null, a dash if undefined."""
     table = tables.rotation
     if not table.empty:
@@ -96,7 +96,7 @@ def turned_panel(axes: Axes, tables: RunTables, headline: Headline) -> None:
 
 
 @styled
-def rotation_figure(tables: RunTables, quantity: str = "angle_degrees") -> Figure:
+def rotation_figure(tables: Run, quantity: str = "angle_degrees") -> Figure:
     """`quantity` by layer, one column per domain, one row per concept; the band is the null."""
     found = headlines(tables.record)
     domains = list(tables.record.domains)
@@ -144,13 +144,13 @@ def _rotation(axes: Axes, rows: pd.DataFrame, arm: Arm, place: int, quantity: st
     axes.set_xticks(layers if len(layers) <= 8 else layers[:: len(layers) // 6])
 
 
-def cosine_layer_figure(tables: RunTables, layer: int) -> Figure:
+def cosine_layer_figure(tables: Run, layer: int) -> Figure:
     """Cosines between domains' directions in the base model at one layer, numbers in the cells."""
     return _cosines(tables, [layer])
 
 
 @styled
-def cosine_figure(tables: RunTables) -> Figure:
+def cosine_figure(tables: Run) -> Figure:
     """The same at every layer (evenly picked where there are more than twelve)."""
     if tables.cosine.empty:
         figure = new_figure(5, 2)
@@ -160,7 +160,7 @@ def cosine_figure(tables: RunTables) -> Figure:
     return _cosines(tables, [layers[place] for place in evenly_picked(len(layers))])
 
 
-def _cosines(tables: RunTables, layers: list[int]) -> Figure:
+def _cosines(tables: Run, layers: list[int]) -> Figure:
     table = tables.cosine
     domains = [domain for domain in tables.record.domains if domain in set(table["domain_a"])]
     cosines, clear = (

@@ -21,7 +21,7 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.runs import UNTOUCHED_WITHIN, Arm, Headline, RunTables, headlines
+from analyses.runs import UNTOUCHED_WITHIN, Arm, Headline, Run, headlines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def shown_quantity(arm: Arm) -> str:
 
 
 def leakage_panel(
-    axes: Axes, tables: RunTables, headline: Headline, arms: tuple[Arm, ...] | None = None
+    axes: Axes, tables: Run, headline: Headline, arms: tuple[Arm, ...] | None = None
 ) -> None:
     """Dots with intervals, one row per off-target domain, one mark per arm; base rates beside."""
     arms = arms or headline.shown
@@ -85,7 +85,7 @@ def leakage_panel(
     legend_above(axes)
 
 
-def _doubt(tables: RunTables, arm: Arm) -> str:
+def _doubt(tables: Run, arm: Arm) -> str:
     """Why an arm's leakage is none, or not that of a target that complies."""
     if not arm.matched:
         return ""
@@ -113,7 +113,7 @@ def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str]) -> None:
 
 
 @styled
-def leakage_figure(tables: RunTables) -> Figure:
+def leakage_figure(tables: Run) -> Figure:
     """Every arm of each concept's first seed, at the matched dose."""
     found = headlines(tables.record)
     rows = len(tables.record.domains)
@@ -133,7 +133,7 @@ def title_of(headline: Headline) -> str:
 
 
 @styled
-def forgetting_curve_figure(tables: RunTables) -> Figure:
+def forgetting_curve_figure(tables: Run) -> Figure:
     """u_b against the dose ū_a, with the diagonal on which a domain falls in step with it."""
     found = [headline for headline in headlines(tables.record) if headline.plain.matched]
     columns = max((len(headline.shown) for headline in found), default=1)

@@ -19,7 +19,7 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.runs import TESTED, LeakageMatrix, RunTables
+from analyses.runs import TESTED, LeakageMatrix, Run
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ PARTS = {
 }
 
 
-def matrix_figure(tables: RunTables) -> Figure:
+def matrix_figure(tables: Run) -> Figure:
     """A[a,b] of the plain arms of one run; see :func:`run_matrix_figure`."""
     return run_matrix_figure(LeakageMatrix({tables.record.folder.name: tables}))
 

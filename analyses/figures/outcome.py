@@ -18,7 +18,7 @@ from analyses.figures.style import (
     new_figure,
     styled,
 )
-from analyses.runs import BASE, FEWEST_ANSWERS, Headline, RunTables, TargetOutcome, headlines, pick
+from analyses.runs import BASE, FEWEST_ANSWERS, Headline, Run, TargetOutcome, headlines, pick
 from interp.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MASS = (("p_C",), ("p_R",), ("other_mass",))
 COLOURS = (ANSWERS, REFUSES, NEITHER)
 
 
-def _shares(tables: RunTables, arm: str, domain: str, parts: tuple[tuple[str, ...], ...]) -> list:
+def _shares(tables: Run, arm: str, domain: str, parts: tuple[tuple[str, ...], ...]) -> list:
     rows = tables.behaviour[tables.behaviour["arm"] == arm]
     return [sum(pick(rows, name, domain).value for name in names) for names in parts]
 
@@ -49,7 +49,7 @@ def _stack(axes: Axes, y: float, shares: list[float], height: float, faint: bool
 
 
 def outcome_panel(
-    axes: Axes, tables: RunTables, headline: Headline, arms: tuple[str, ...] | None = None
+    axes: Axes, tables: Run, headline: Headline, arms: tuple[str, ...] | None = None
 ) -> None:
     """Before and after, two bars each: generated text (upper), first-token mass (lower, thin).
 
@@ -85,7 +85,7 @@ def outcome_panel(
     _legend(axes)
 
 
-def _answer_interval(axes: Axes, tables: RunTables, arm: str, domain: str, y: float) -> None:
+def _answer_interval(axes: Axes, tables: Run, arm: str, domain: str, y: float) -> None:
     """Wilson's interval of the answer rate, drawn where the answers end."""
     rows = tables.behaviour[tables.behaviour["arm"] == arm]
     answer: Estimate = pick(rows, "answer_rate", domain)
@@ -103,7 +103,7 @@ def _legend(axes: Axes) -> None:
 
 
 @styled
-def outcome_figure(tables: RunTables) -> Figure:
+def outcome_figure(tables: Run) -> Figure:
     """Every arm of each concept: text classes and first-token mass, before and after."""
     found = headlines(tables.record)
     sizes = [

@@ -19,7 +19,7 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.runs import FEWEST_ANSWERS, Headline, RunTables, headlines
+from analyses.runs import FEWEST_ANSWERS, Headline, Run, headlines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SETS = {"retained": (CONTAINED, "s", "retained"), "held_out": (GREEN, "o", "held out")}
 
 
-def recovery_panel(axes: Axes, tables: RunTables, headline: Headline) -> None:
+def recovery_panel(axes: Axes, tables: Run, headline: Headline) -> None:
     """Recovery with intervals by retain weight, and the answer rate of the target beside it."""
     if headline.concept is None or not headline.sweep:
         return say(axes, "no containment arm")
@@ -74,7 +74,7 @@ def recovery_panel(axes: Axes, tables: RunTables, headline: Headline) -> None:
 
 
 @styled
-def containment_figure(tables: RunTables) -> Figure:
+def containment_figure(tables: Run) -> Figure:
     """The weight sweep of every concept. A cross: undefined, for a reason given in the table."""
     found = [headline for headline in headlines(tables.record) if headline.sweep]
     figure = new_figure(max(5.6 * len(found), 5.6), 3.4)

@@ -25,13 +25,13 @@ from analyses.runs import (
     Arm,
     LeakageMatrix,
     Progress,
+    Run,
     RunRecord,
     after_of,
     base_of,
     counted_arms,
     kept_table,
     read_run,
-    tables_of,
     weights_of,
 )
 from analyses.study import read_prefixes
@@ -61,7 +61,7 @@ def rescaled(
     """
     progress = progress or Progress()
     record = read_run(folder)
-    counted = set(counted_arms(tables_of(record))["arm"])
+    counted = set(counted_arms(Run(record))["arm"])
     wanted = [arm for arm in record.arms if arm.name in counted and weights_of(record, arm)]
     if not wanted:
         raise InputError(
@@ -82,7 +82,7 @@ def rescaled(
 
         found.append(replace(arm, scores=kept_table(path, content_key(done, SCALES), scaled)))
     along = replace(record, arms=tuple(found))
-    return LeakageMatrix({record.folder.resolve().name: tables_of(along)})
+    return LeakageMatrix({record.folder.resolve().name: Run(along)})
 
 
 def rescaling_agreement(

@@ -23,7 +23,7 @@ from analyses.figures import (
 from analyses.report import summary, wording
 from analyses.report.page import inlined, rendered
 from analyses.report.sections import causes_view, containment_view
-from analyses.runs import BASE, Arm, Headline, RunTables, estimate_of, headlines, pick, rows_of
+from analyses.runs import BASE, Arm, Headline, Run, estimate_of, headlines, pick, rows_of
 from interp.statistics import Estimate
 from interp.store import atomic_write, package_version
 
@@ -52,7 +52,7 @@ def write_report(folder: str | Path, *, show_completions: bool = False) -> Path:
     return path
 
 
-def render(tables: RunTables, drawn: tuple[Drawing, ...], *, show_completions: bool = False) -> str:
+def render(tables: Run, drawn: tuple[Drawing, ...], *, show_completions: bool = False) -> str:
     """The page as text; the figures are read back from `figures/`, where they were written."""
     images = inlined(tables.record.folder, (drawing.name for drawing in drawn))
     view = run_view(tables) | {
@@ -64,7 +64,7 @@ def render(tables: RunTables, drawn: tuple[Drawing, ...], *, show_completions: b
     return rendered("report/report.html.jinja", view)
 
 
-def run_view(tables: RunTables) -> View:
+def run_view(tables: Run) -> View:
     """What the template shows, as plain values."""
     record = tables.record
     found = headlines(record)
@@ -116,7 +116,7 @@ def _overview_caption(found: tuple[Headline, ...]) -> str:
     )
 
 
-def _verdict(tables: RunTables, headline: Headline, arm: Arm) -> View:
+def _verdict(tables: Run, headline: Headline, arm: Arm) -> View:
     word = wording.badge(tables, arm)
     stand_in = arm is headline.contained and not headline.chosen
     return {
@@ -129,7 +129,7 @@ def _verdict(tables: RunTables, headline: Headline, arm: Arm) -> View:
     }
 
 
-def _stand_in(tables: RunTables, headline: Headline) -> str:
+def _stand_in(tables: Run, headline: Headline) -> str:
     """Why the weight that is shown was not chosen, and which were not tried."""
     planned = {
         config["retain_weight"]
@@ -143,25 +143,25 @@ def _stand_in(tables: RunTables, headline: Headline) -> str:
     return f"The target no longer complies; {weights} were not tried: they hold it back more."
 
 
-def _prompt_counts(tables: RunTables) -> str:
+def _prompt_counts(tables: Run) -> str:
     scores = tables.record.base.scores
     test = scores[scores["split"] == "test"].drop_duplicates("prompt_id")
     counts = test["label"].value_counts()
     return f"{counts.get('harmful', 0)} harmful and {counts.get('benign', 0)} benign test prompts"
 
 
-def _cell(tables: RunTables, arm: Arm | None, quantity: str, domain: str) -> str:
+def _cell(tables: Run, arm: Arm | None, quantity: str, domain: str) -> str:
     if arm is None:
         return ""
     rows = rows_of(tables.leakage, arm=arm.name, quantity=quantity, domain=domain)
     return "–" if rows.empty else wording.interval(estimate_of(rows.iloc[0]))
 
 
-def _rate(tables: RunTables, arm: str | None, domain: str, quantity: str = "refusal_rate") -> str:
+def _rate(tables: Run, arm: str | None, domain: str, quantity: str = "refusal_rate") -> str:
     return wording.interval(pick(rows_of(tables.behaviour, arm=arm), quantity, domain))
 
 
-def _coherence(tables: RunTables, arm: str, domain: str, quantity: str) -> str:
+def _coherence(tables: Run, arm: str, domain: str, quantity: str) -> str:
     """The target's answers, before and after."""
     before, after = (
         pick(rows_of(tables.behaviour, arm=name), quantity, domain) for name in (BASE, arm)
@@ -169,7 +169,7 @@ def _coherence(tables: RunTables, arm: str, domain: str, quantity: str) -> str:
     return wording.change(before, after) if after.defined else "–"
 
 
-def _story(tables: RunTables, headline: Headline) -> View:
+def _story(tables: Run, headline: Headline) -> View:
     """The table of one concept: every domain before and after, plain and contained."""
     plain, contained = headline.plain, headline.contained
     quantity = shown_quantity(plain)
@@ -205,13 +205,13 @@ def _story(tables: RunTables, headline: Headline) -> View:
     }
 
 
-def _word(tables: RunTables, arm: Arm, verdict: str) -> str:
+def _word(tables: Run, arm: Arm, verdict: str) -> str:
     """Nothing leaks from a target that collapsed, nor where there is none: refusal is lost."""
     complies = arm.name in tables.verdicts and tables.verdicts[arm.name].answers
     return "lost" if verdict == "leaked" and not complies else verdict
 
 
-def _arm_row(tables: RunTables, arm: Arm) -> View:
+def _arm_row(tables: Run, arm: Arm) -> View:
     row = tables.arms.set_index("arm").loc[arm.name]
     returned = {"retained": "", "held_out": ""}
     for _, line in rows_of(tables.recovery, arm=arm.name, quantity="recovery").iterrows():
@@ -238,7 +238,7 @@ def _arm_row(tables: RunTables, arm: Arm) -> View:
     }
 
 
-def _benign(tables: RunTables, found: tuple[Headline, ...]) -> list[View]:
+def _benign(tables: Run, found: tuple[Headline, ...]) -> list[View]:
     """Refusals of benign prompts, before and after, by kind."""
     benign = tables.behaviour[tables.behaviour["label"] == "benign"]
     kinds = list(benign["group"].drop_duplicates())
@@ -255,7 +255,7 @@ def _benign(tables: RunTables, found: tuple[Headline, ...]) -> list[View]:
     return rows if kinds else []
 
 
-def _completions(tables: RunTables) -> list[View]:
+def _completions(tables: Run) -> list[View]:
     """The first completions of each headline arm's target on test prompts, where they were kept."""
     shown = []
     for headline in headlines(tables.record):

@@ -11,16 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.runs import (
-    BASE,
-    RECOVERY_SETS,
-    Arm,
-    RunTables,
-    TargetOutcome,
-    build,
-    estimate_of,
-    rows_of,
-)
+from analyses.runs import BASE, RECOVERY_SETS, Arm, Run, TargetOutcome, estimate_of, rows_of
 from interp.statistics import Estimate
 from interp.store import write_json
 
@@ -30,18 +21,18 @@ LEAKAGE = ("L_50", "L_90", "area")
 Json = dict[str, Any]
 
 
-def write_summary(folder: str | Path) -> RunTables:
+def write_summary(folder: str | Path) -> Run:
     """Rebuilds the CSV tables and `summary.json` of the run in `folder`; returns the tables.
 
     Raises `InputError` if `folder` is no run or its base model was never scored.
     """
-    tables = build(folder)
+    tables = Run(folder)
     tables.write()
     write_json(tables.record.folder / "summary.json", summarise(tables))
     return tables
 
 
-def summarise(tables: RunTables) -> Json:
+def summarise(tables: Run) -> Json:
     """The content of `summary.json`."""
     record = tables.record
     return {
@@ -66,7 +57,7 @@ def _by(rows: pd.DataFrame, column: str) -> Json:
     return {str(row[column]): number(row) for _, row in rows.iterrows()}
 
 
-def _behaviour(tables: RunTables, arm: str) -> Json:
+def _behaviour(tables: Run, arm: str) -> Json:
     rows = rows_of(tables.behaviour, arm=arm)
     harmful = rows_of(rows, label="harmful")
     content = {name: _by(rows_of(harmful, quantity=name), "group") for name in PER_DOMAIN}
@@ -74,7 +65,7 @@ def _behaviour(tables: RunTables, arm: str) -> Json:
     return {**content, "benign_refusal_rate": _by(refused, "group")}
 
 
-def _arm(tables: RunTables, arm: Arm) -> Json:
+def _arm(tables: Run, arm: Arm) -> Json:
     row = rows_of(tables.arms, arm=arm.name).iloc[0]
     leaks = rows_of(tables.leakage, arm=arm.name)
     return {

@@ -15,7 +15,7 @@ from analyses.figures import domain_label, has_control, outside_null
 from analyses.runs import (
     UNTOUCHED_WITHIN,
     Arm,
-    RunTables,
+    Run,
     TargetOutcome,
     TargetVerdict,
     estimate_of,
@@ -59,7 +59,7 @@ def significant(estimate: Estimate, digits: int = 3) -> str:
     return f"{value} ({low} to {high})" if estimate.low <= estimate.high else value
 
 
-def badge(tables: RunTables, arm: Arm) -> str:
+def badge(tables: Run, arm: Arm) -> str:
     """One or two words for an arm: what became of its target."""
     if arm.concept is None:
         return "control" if arm.control else "compared"
@@ -72,7 +72,7 @@ def badge(tables: RunTables, arm: Arm) -> str:
     return outcome.badge + ("" if decided else "?")
 
 
-def arm_sentence(tables: RunTables, arm: Arm) -> str:
+def arm_sentence(tables: Run, arm: Arm) -> str:
     """The arm's verdict in one sentence."""
     parts = [leak_clause(tables, arm)]
     if arm.concept:
@@ -116,7 +116,7 @@ def leak_verdict(row: Any) -> str:
     return "untouched" if row.get("untouched_p", 1.0) < 0.05 else "not decided"
 
 
-def leak_clause(tables: RunTables, arm: Arm) -> str:
+def leak_clause(tables: Run, arm: Arm) -> str:
     """Into how many domains refusal loss leaked, and where most."""
     quantity = "L_90" if arm.matched else "drop"
     rows = rows_of(tables.leakage, arm=arm.name, quantity=quantity)
@@ -146,7 +146,7 @@ def leak_clause(tables: RunTables, arm: Arm) -> str:
     return text + (f" ({', '.join(rest)})" if rest else "")
 
 
-def _in_text(tables: RunTables, arm: Arm, domains: pd.Series) -> str:
+def _in_text(tables: Run, arm: Arm, domains: pd.Series) -> str:
     """In how many of these domains generated refusals fell too; a mass can fall without them."""
     rows = rows_of(tables.leakage, arm=arm.name, quantity="text_drop")
     rows = rows[rows["domain"].isin(domains) & rows["value"].notna()]
@@ -155,7 +155,7 @@ def _in_text(tables: RunTables, arm: Arm, domains: pd.Series) -> str:
     return f"; generated refusals fell in {(rows['low'] > 0).sum()} of these"
 
 
-def recovery_clause(tables: RunTables, arm: Arm) -> str:
+def recovery_clause(tables: Run, arm: Arm) -> str:
     """What came back, and whether it did beyond what was retrained."""
     table = rows_of(tables.recovery, arm=arm.name, quantity="recovery")
     if table.empty:
@@ -183,7 +183,7 @@ def recovery_clause(tables: RunTables, arm: Arm) -> str:
     return text + "; whether it reaches beyond what it retrained is not decided"
 
 
-def _most_lost(tables: RunTables, arm: Arm) -> str:
+def _most_lost(tables: Run, arm: Arm) -> str:
     """The held-out domain that is still lost, where one is: a mean hides it."""
     rows = rows_of(tables.leakage, arm=arm.name, quantity="L_90", role="held_out")
     lost = rows[rows["low"] > STILL_LOST]
@@ -193,7 +193,7 @@ def _most_lost(tables: RunTables, arm: Arm) -> str:
     return f", but not in {domain_label(worst['domain'])}, still at {interval(estimate_of(worst))}"
 
 
-def turned_clause(tables: RunTables, arm: Arm) -> str | None:
+def turned_clause(tables: Run, arm: Arm) -> str | None:
     """At which layers the target's own direction turned by more than its null."""
     rows = rows_of(tables.rotation, arm=arm.name, quantity="angle_degrees", domain=arm.concept)
     if rows.empty:

@@ -24,7 +24,7 @@ from .decomposition import PARTS as PARTS
 from .decomposition import Decomposition as Decomposition
 from .decomposition import decompose as decompose
 from .decomposition import over_worlds as over_worlds
-from .folder import Run as Run
+from .folder import RunFolder as RunFolder
 from .folder import kept_table as kept_table
 from .folder import seconds_of as seconds_of
 from .folder import update_config as update_config
@@ -51,9 +51,7 @@ from .rotation_tables import rotation_table as rotation_table
 from .rotation_tables import rotations as rotations
 from .rotation_tables import write_directions as write_directions
 from .tables import RECOVERY_SETS as RECOVERY_SETS
-from .tables import RunTables as RunTables
-from .tables import build as build
-from .tables import tables_of as tables_of
+from .tables import Run as Run
 
 __all__ = [
     "BASE",
@@ -72,15 +70,14 @@ __all__ = [
     "LeakageMatrix",
     "Progress",
     "Run",
+    "RunFolder",
     "RunRecord",
-    "RunTables",
     "TargetOutcome",
     "TargetVerdict",
     "after_of",
     "at_crossing",
     "base_of",
     "behaviour",
-    "build",
     "contrast_rows",
     "contrasts",
     "cosine_table",
@@ -104,7 +101,6 @@ __all__ = [
     "running_maximum",
     "seconds_of",
     "seed_spread",
-    "tables_of",
     "trajectories",
     "update_config",
     "verdict_on",

@@ -22,7 +22,7 @@ import pandas as pd
 
 from analyses.runs.behaviours import TargetOutcome
 from analyses.runs.leakage import equivalence_p_value, untouched_p_value
-from analyses.runs.tables import RunTables
+from analyses.runs.tables import Run
 from interp.errors import InputError
 from interp.statistics import LEVEL, Draws, normal_quantile
 
@@ -43,25 +43,25 @@ def require_quantity(name: str) -> str:
     return name
 
 
-def plain_arms(tables: RunTables) -> pd.DataFrame:
+def plain_arms(tables: Run) -> pd.DataFrame:
     """The run's arms without retain data that unlearned a concept."""
     arms = tables.arms
     return arms[arms["retain"].isna() & arms["concept"].notna()]
 
 
-def counted_arms(tables: RunTables) -> pd.DataFrame:
+def counted_arms(tables: Run) -> pd.DataFrame:
     """Those of them that reached the dose by complying: the rows of the matrix."""
     plain = plain_arms(tables)
     return plain[plain["reached"].astype(bool) & (plain["outcome"] == str(TargetOutcome.FORGOTTEN))]
 
 
-def left_out(tables: RunTables) -> pd.DataFrame:
+def left_out(tables: Run) -> pd.DataFrame:
     """Plain arms that are not in the matrix, with their outcome."""
     plain = plain_arms(tables)
     return plain.loc[~plain["arm"].isin(counted_arms(tables)["arm"]), ARM_COLUMNS]
 
 
-def arm_cells(tables: RunTables) -> pd.DataFrame:
+def arm_cells(tables: Run) -> pd.DataFrame:
     """A row per arm and other domain.
 
     Columns ``source, target, objective, seed``; ``area, L_50, L_90, onset`` (steps), each with
@@ -89,7 +89,7 @@ def arm_cells(tables: RunTables) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def mean_cells(tables: RunTables, quantity: str) -> pd.DataFrame:
+def mean_cells(tables: Run, quantity: str) -> pd.DataFrame:
     """The mean over seeds: a row per source, target and objective.
 
     Columns ``source, target, objective, value, low, high, error, seeds, n`` (prompts); for L_.9

@@ -19,13 +19,11 @@ from interp.store import atomic_write, package_version, read_json, write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analyses.runs.tables import RunTables
-
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
 
 
-class Run:
-    """One run's folder.
+class RunFolder:
+    """One run's folder, as it is written; :class:`analyses.runs.Run` reads it.
 
     Args:
         folder: made where it does not exist.
@@ -33,13 +31,6 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> RunTables:
-        """A finished (or unfinished) run as DataFrames, for notebooks."""
-        from analyses.runs.tables import build
-
-        return build(folder)
 
     def arm(self, name: str) -> Path:
         """The folder of one arm."""

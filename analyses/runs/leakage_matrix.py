@@ -27,7 +27,7 @@ from analyses.runs.cells import (
     require_quantity,
 )
 from analyses.runs.decomposition import Decomposition, decompose, pool_decompositions
-from analyses.runs.tables import RunTables, build
+from analyses.runs.tables import Run
 from interp.errors import InputError
 
 
@@ -39,7 +39,7 @@ class LeakageMatrix:
         runs: each run's tables, by its folder's name.
     """
 
-    runs: Mapping[str, RunTables]
+    runs: Mapping[str, Run]
 
     @classmethod
     def load(cls, folders: Sequence[str | Path]) -> LeakageMatrix:
@@ -54,7 +54,7 @@ class LeakageMatrix:
             raise InputError("no runs to load; give the folder of at least one")
         if len(set(names)) < len(names):
             raise InputError(f"runs need names of their own, found {', '.join(names)}")
-        return cls({name: build(path) for name, path in zip(names, paths, strict=True)})
+        return cls({name: Run(path) for name, path in zip(names, paths, strict=True)})
 
     @cached_property
     def cells(self) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -20,71 +20,110 @@ EQUIVALENCE = ("L_90", "drop")  # where "does not leak" is tested
 RECOVERY_SETS = ("retained", "held_out")
 
 
-@dataclass(frozen=True)
-class RunTables:
-    """Tidy tables of a run; every number stands beside its `low`, `high` and `n`.
+class Run:
+    """A run's folder as DataFrames; every number has its ``low``, ``high`` and ``n``.
 
-    `arms`: one row per finished arm. `behaviour`: rates and masses, the base included. `leakage`:
-    by arm, domain and quantity. `curves`: u_b along the dose. `recovery`: by contained arm and
-    set of domains. `rotation`, `cosine`: geometry, empty where none was fitted. `measured`: each
-    arm's leakage with its resamples, by the arm's name.
+    A table is made when it is first asked for, over the arms that have finished by the time that
+    the run is read. Rates, shares and probabilities lie between 0 and 1, angles are in degrees,
+    log-odds in nats.
+
+    Args:
+        folder: what a command wrote with ``--out``, or its record.
+
+    Attributes:
+        record: configuration, manifest and arms, as they lie in the folder.
+
+    Raises:
+        InputError: the folder holds no scores of a base model.
+
+    Example:
+        >>> run = sp.example_run()
+        >>> at_90 = run.leakage.query("quantity == 'L_90'")
+        >>> at_90[["arm", "domain", "value", "low", "high", "n"]].shape[1]
+        6
     """
 
-    record: RunRecord
-    arms: pd.DataFrame
-    behaviour: pd.DataFrame
-    leakage: pd.DataFrame
-    curves: pd.DataFrame
-    recovery: pd.DataFrame
-    rotation: pd.DataFrame
-    cosine: pd.DataFrame
-    verdicts: dict[str, TargetVerdict]
-    decomposition: Decomposition | None
-    measured: Mapping[str, ArmLeakage]
+    def __init__(self, folder: str | Path | RunRecord) -> None:
+        self.record = folder if isinstance(folder, RunRecord) else read_run(folder)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.record.folder)!r}): {len(self.record.arms)} arms"
+
+    @cached_property
+    def arms(self) -> pd.DataFrame:
+        """One row per finished arm: what was trained, and what came of it."""
+        return _arms(self.record, self.measured, self.verdicts)
+
+    @cached_property
+    def behaviour(self) -> pd.DataFrame:
+        """Rates and probabilities by arm, group of prompts and quantity; the base included."""
+        return _stack(self._behaviours.values())
+
+    @cached_property
+    def leakage(self) -> pd.DataFrame:
+        """Lost refusal by arm, domain and quantity: ``L_90``, ``drop``, ``area``, ``onset``."""
+        return _stack(_leakage(arm, self.measured[arm.name]) for arm in self.record.arms)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """Lost refusal of every domain along the forgetting level of the target."""
+        return _stack(
+            dose_response(arm.scores, arm.concept).assign(arm=arm.name)
+            for arm in self.record.arms
+            if arm.concept and arm.matched
+        )
+
+    @cached_property
+    def recovery(self) -> pd.DataFrame:
+        """What a retain set restores, by contained arm and set of domains."""
+        return _stack(
+            _recovery(arm, self.record, self.measured, self.verdicts)
+            for arm in self.record.arms
+            if arm.retain
+        )
+
+    @cached_property
+    def rotation(self) -> pd.DataFrame:
+        """Rotation, gain and offset of every domain's direction, by arm and layer."""
+        return _stack(
+            arm.rotation.assign(arm=arm.name)
+            for arm in self.record.arms
+            if arm.rotation is not None
+        )
+
+    @cached_property
+    def cosine(self) -> pd.DataFrame:
+        """Cosines between the base model's directions, by layer and pair of domains."""
+        return self.record.cosine if self.record.cosine is not None else pd.DataFrame()
+
+    @cached_property
+    def verdicts(self) -> dict[str, TargetVerdict]:
+        """Whether the target of an arm complies, by the arm's name."""
+        acts = self._behaviours
+        return {
+            arm.name: verdict_on(arm.concept, acts[arm.name], acts[BASE])
+            for arm in self.record.arms
+            if arm.concept
+        }
+
+    @cached_property
+    def decomposition(self) -> Decomposition | None:
+        """Source, target and interaction effects; None with fewer than three sources."""
+        return _decomposition(self.arms, self.leakage)
+
+    @cached_property
+    def measured(self) -> Mapping[str, ArmLeakage]:
+        """Each arm's leakage with its resamples, by the arm's name."""
+        return {arm.name: measure(arm.scores, arm.concept) for arm in self.record.arms}
+
+    @cached_property
+    def _behaviours(self) -> dict[str, pd.DataFrame]:
+        return {arm.name: behaviour(arm) for arm in (self.record.base, *self.record.arms)}
 
     def write(self) -> None:
-        """Writes each table as CSV into the run's folder, atomically."""
+        """Write each table as CSV into the run's folder, atomically."""
         for name in ("arms", "behaviour", "leakage", "recovery", "rotation", "cosine"):
             write_csv(self.record.folder / f"{name}.csv", getattr(self, name))
-
-
-def build(folder: str | Path) -> RunTables:
-    """All tables of the run in `folder`, over the arms that have finished."""
-    return tables_of(read_run(folder))
-
-
-def tables_of(record: RunRecord) -> RunTables:
-    """All tables of a run that has been read."""
-    acts = {arm.name: behaviour(arm) for arm in (record.base, *record.arms)}
-    verdicts = {
-        arm.name: verdict_on(arm.concept, acts[arm.name], acts[BASE])
-        for arm in record.arms
-        if arm.concept
-    }
-    leaks = {arm.name: measure(arm.scores, arm.concept) for arm in record.arms}
-    arms = _arms(record, leaks, verdicts)
-    leakage = _stack(_leakage(arm, leaks[arm.name]) for arm in record.arms)
-    return RunTables(
-        record=record,
-        arms=arms,
-        behaviour=_stack(acts.values()),
-        leakage=leakage,
-        curves=_stack(
-            dose_response(arm.scores, arm.concept).assign(arm=arm.name)
-            for arm in record.arms
-            if arm.concept and arm.matched
-        ),
-        recovery=_stack(
-            _recovery(arm, record, leaks, verdicts) for arm in record.arms if arm.retain
-        ),
-        rotation=_stack(
-            arm.rotation.assign(arm=arm.name) for arm in record.arms if arm.rotation is not None
-        ),
-        cosine=record.cosine if record.cosine is not None else pd.DataFrame(),
-        verdicts=verdicts,
-        decomposition=_decomposition(arms, leakage),
-        measured=leaks,
-    )
 
 
 def _stack(tables: object) -> pd.DataFrame:
@@ -96,7 +135,7 @@ def _stack(tables: object) -> pd.DataFrame:
 
 
 def _arms(
-    record: RunRecord, leaks: dict[str, ArmLeakage], verdicts: dict[str, TargetVerdict]
+    record: RunRecord, leaks: Mapping[str, ArmLeakage], verdicts: dict[str, TargetVerdict]
 ) -> pd.DataFrame:
     rows = [
         {
@@ -150,7 +189,7 @@ def _obstacle(name: str, arm: Arm, verdict: TargetVerdict) -> str | None:
 def _recovery(
     contained: Arm,
     record: RunRecord,
-    leaks: dict[str, ArmLeakage],
+    leaks: Mapping[str, ArmLeakage],
     verdicts: dict[str, TargetVerdict],
 ) -> pd.DataFrame:
     plain = record.plain_of(contained)

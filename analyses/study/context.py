@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.runs import Progress, Run, contrasts
+from analyses.runs import Progress, RunFolder, contrasts
 from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.resolve import prompts_of, require_model, scorer_of
 from interp.activations import collect
@@ -35,7 +35,7 @@ class Context:
     plan: StudyPlan
     prompts: pd.DataFrame
     pairs: pd.DataFrame | None
-    run: Run
+    run: RunFolder
     progress: Progress
     scorer: Scorer
     given: LanguageModel | None = None
@@ -123,7 +123,7 @@ def study_context(
     require_prompts(prompts, plan.deflected(ready_made=pairs is not None))
     for arm in plan.arms:
         require_inputs(arm, prompts if pairs is None else pairs)
-    run = Run(out)
+    run = RunFolder(out)
     run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
     return Context(plan, prompts, pairs, run, progress, scorer_of(plan), given)
 
