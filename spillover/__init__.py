@@ -43,11 +43,8 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("interp.store").package_version()
     if name not in _LISTED:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, __all__, 1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(__all__)}"
-        raise AttributeError(f"spillover has no {name}{hint}", name=name, obj=None)
+        close = import_module("interp.errors").nearest(name, __all__)
+        raise AttributeError(f"spillover has no {name}{close or '; see dir(spillover)'}")
     module, attribute = _LISTED[name]
     found = import_module(module)
     globals()[name] = value = found if attribute is None else getattr(found, attribute)

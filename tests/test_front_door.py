@@ -53,7 +53,7 @@ def test_every_name_is_there_and_explained() -> None:
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(AttributeError, match="no colect; did you mean collect"):
+    with pytest.raises(AttributeError, match="no colect; did you mean 'collect'"):
         sp.colect  # noqa: B018
 
 
@@ -134,7 +134,7 @@ def test_prompts_come_from_a_table_a_file_or_a_name(tmp_path: Path) -> None:
     built_in.to_json(path, orient="records", lines=True)
     pd.testing.assert_frame_equal(sp.prompts(path), built_in)
     pd.testing.assert_frame_equal(sp.prompts(["built-in"])[["id"]], built_in[["id"]])
-    with pytest.raises(InputError, match="did you mean xstest"):
+    with pytest.raises(InputError, match="did you mean 'xstest'"):
         sp.prompts("xtest")
     with pytest.raises(InputError, match="does not exist"):
         sp.prompts("missing.csv")

@@ -112,6 +112,7 @@ def run_plan(
     context = check(plan, out, dry_run)
     if isinstance(context, DryRun):
         return context
+    from analyses.runs import Run
     from analyses.study import engine as study
     from analyses.study.baseline import establish
 
@@ -119,4 +120,4 @@ def run_plan(
         establish(context)  # once, before arms that all read it
         make_arms_in_workers(plan, out, context.progress, workers=workers, engine=engine)
     typer.echo(study.run_checked_study(context))
-    return context.run
+    return Run(out)

@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analyses.options import ORGANISM, known_model
 from interp.errors import InputError
 from interp.model import Chat, LanguageModel
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-ORGANISM = "organism"
 
 
 def load(
@@ -75,7 +74,9 @@ def load(
         "response_prefix": response_prefix,
     }
     if isinstance(model, str | Path):
-        return _loaded(model, layers_path=layers_path, **loading, **chat)
+        source = known_model(str(model)) or str(model)
+        lm = LanguageModel.load(source, layers_path=layers_path, **loading, **chat)
+        return replace(lm, name=ORGANISM) if model == ORGANISM else lm
     if not (isinstance(model, tuple) and len(model) == 2):
         raise InputError(
             f"cannot load a model from a {type(model).__name__}; expected a hub id, a folder, "
@@ -89,11 +90,3 @@ def load(
     inner, tokenizer = model
     name = Path(str(getattr(inner, "name_or_path", "") or "model")).name
     return LanguageModel(inner, tokenizer, Chat(tokenizer, **chat), name, layers_path=layers_path)
-
-
-def _loaded(source: str | Path, **options: Any) -> LanguageModel:
-    if source != ORGANISM or Path(source).exists():
-        return LanguageModel.load(source, **options)
-    from unlearning.organism import shipped
-
-    return replace(LanguageModel.load(shipped(), **options), name=ORGANISM)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from analyses.options import known_model
 from interp.errors import InputError
-
-ORGANISM = "organism"
 
 
 def prompts(source: str | Path | pd.DataFrame | Sequence[str] | None = None) -> pd.DataFrame:
@@ -46,7 +45,7 @@ def prompts(source: str | Path | pd.DataFrame | Sequence[str] | None = None) -> 
     from analyses.study import defaults_for
     from unlearning.data import as_prompts, matched_pairs, read_prompts
     from unlearning.data.records import SUFFIXES
-    from unlearning.organism import load_world, shipped
+    from unlearning.organism import load_world
 
     if source is None:
         return matched_pairs()
@@ -54,12 +53,10 @@ def prompts(source: str | Path | pd.DataFrame | Sequence[str] | None = None) -> 
         return as_prompts(source)
     if not isinstance(source, str | Path):
         return _of_benchmarks(list(source))
-    if own := defaults_for(str(source)).organism:
+    if own := defaults_for(known_model(str(source))).organism:
         return load_world(own).prompts()
     if Path(source).suffix in SUFFIXES and "=" not in str(source):
         return read_prompts(source, required_labels=())
-    if source == ORGANISM:
-        return load_world(shipped()).prompts()
     return _of_benchmarks([str(source)])
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import InputError
+from interp.errors import InputError, nearest
 from unlearning.data.sources.schema import Above, Source, Values, is_file
 
 if TYPE_CHECKING:
@@ -175,9 +174,8 @@ def find_source(name: str, known: Mapping[str, Source] = SOURCES) -> Source:
         InputError: there is none; names the nearest, or lists them.
     """
     if name not in known:
-        near = get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"expected {BUILT_IN}, {', '.join(known)}"
-        raise InputError(f'unknown source "{name}"; {hint}')
+        listed = f"; expected {BUILT_IN}, {', '.join(known)}"
+        raise InputError(f'unknown source "{name}"{nearest(name, known) or listed}')
     return known[name]
 
 
