@@ -15,26 +15,35 @@ from typer.core import TyperGroup
 from analyses.commands import typed_command
 from interp.errors import InputError, SpilloverError
 
-COMMANDS = {
-    "demo": "analyses.study.command:demo",
-    "study": "analyses.study.command:study",
-    "unlearn": "analyses.study.command:unlearn",
-    "compare": "analyses.study.command:compare",
-    "report": "analyses.report.command:report",
-    "evaluate": "analyses.evaluate.command:evaluate",
-    "deflect": "analyses.deflect.command:deflect",
-    "score": "analyses.recorded.command:score",
-    "agree": "analyses.recorded.command:agree",
-    "calibrate": "analyses.recorded.command:calibrate",
-    "predict": "analyses.predict.command:predict",
-    "tournament": "analyses.predict.command:tournament",
-    "matrix": "analyses.matrix.command:matrix",
-    "explain": "analyses.explain.command:explain",
-    "contain": "analyses.contain.command:contain",
-    "organism": "analyses.organism.command:app",
-    "prompts": "analyses.prompts.command:app",
-    "reproduce": "analyses.reproduce.command:reproduce",
+GROUPS = {
+    "First use": {
+        "demo": "analyses.study.command:demo",
+        "evaluate": "analyses.evaluate.command:evaluate",
+        "study": "analyses.study.command:study",
+        "report": "analyses.report.command:report",
+    },
+    "Measure": {
+        "unlearn": "analyses.study.command:unlearn",
+        "compare": "analyses.study.command:compare",
+        "matrix": "analyses.matrix.command:matrix",
+        "reproduce": "analyses.reproduce.command:reproduce",
+    },
+    "Explain and predict": {
+        "explain": "analyses.explain.command:explain",
+        "predict": "analyses.predict.command:predict",
+        "tournament": "analyses.predict.command:tournament",
+    },
+    "Contain": {"contain": "analyses.contain.command:contain"},
+    "Data and scoring": {
+        "prompts": "analyses.prompts.command:app",
+        "deflect": "analyses.deflect.command:deflect",
+        "score": "analyses.recorded.command:score",
+        "agree": "analyses.recorded.command:agree",
+        "calibrate": "analyses.recorded.command:calibrate",
+        "organism": "analyses.organism.command:app",
+    },
 }
+COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
 
 
 class _Imported(Mapping[str, Any]):
@@ -61,6 +70,13 @@ class Commands(TyperGroup):
         super().__init__(**given)
         self.commands = _Imported()  # type: ignore[assignment]
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The first sentence of each command's help, by group."""
+        for title, names in GROUPS.items():
+            rows = [(name, self.commands[name].get_short_help_str(limit=200)) for name in names]
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=12)
+
 
 app = typer.Typer(
     cls=Commands,
@@ -69,6 +85,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     rich_markup_mode=None,  # whose tables cut the names of options at 80 columns
 )
 
@@ -84,7 +101,10 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def spillover(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+        ),
     ] = False,
 ) -> None:
     """Measure what narrow unlearning does to everything else in a language model."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, reduce, wraps
 from operator import or_
 from pathlib import Path, PurePath
+from textwrap import wrap
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -36,6 +37,14 @@ GIVEN = re.compile(r"[A-Z]{2,}")
 COMMAS, PAIRS = "A,B,...", "NAME=VALUE"
 METAVARS = {"Path": "PATH", "int": "INTEGER", "float": "NUMBER", "str": "TEXT"}
 KEPT_IN = ("adapter", "checkpoint", "merged", "model")  # a model's folder, named by its parent
+# Values that the example in a function's docstring gives to what must be given.
+EXAMPLES = {
+    "paper": "mushtaq2025",
+    "model": "organism",
+    "base": "organism",
+    "after": "organism",
+    "concept": "safety",
+}
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 # How an option, or a value of one, was called -> how it is called, in commands that have the new
@@ -58,7 +67,9 @@ OLD_NAMES_GO_IN = "0.3"
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(
-        metavar="FILE", help="Python file that registers entries of your own; may be repeated."
+        metavar="FILE",
+        help="Python file that registers objectives, scorers or other entries of your own; may be "
+        "repeated.",
     ),
 ]
 
@@ -193,6 +204,7 @@ def command(function: Callable[..., R]) -> Callable[..., R | Any]:
 
     del call.__wrapped__
     call.__annotations__ = {}
+    call.__doc__ = _documented(function, list(shown), signature)
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.flat = flat  # type: ignore[attr-defined]
     return call
@@ -340,6 +352,28 @@ def _accepted(parameter: inspect.Parameter) -> Any:
         if info.metavar == PAIRS and part is not NoneType:
             found.append(Mapping[str, Any])
     return reduce(or_, found)
+
+
+def _documented(
+    function: Callable[..., Any], shown: Sequence[inspect.Parameter], signature: inspect.Signature
+) -> str:
+    """The docstring of a Python function: of the command, its options, and an example."""
+    lines = [inspect.getdoc(function) or "", "", "Args:"]
+    for one in shown:
+        text = with_entries(get_args(one.annotation)[1].help or "")
+        if one.default not in (None, one.empty, "") and "default" not in text:
+            text += f" Default: {_plain(one)!r}."
+        whole = f"{one.name}: {text}"
+        lines += wrap(whole, 96, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    lines += ["", "Raises:", "    InputError: what the command line refuses, in the same words."]
+    needed = [name for name, one in signature.parameters.items() if one.default is one.empty]
+    if "dry_run" in signature.parameters and EXAMPLES.keys() >= set(needed):
+        given = ", ".join(
+            f'{"concept=" if name == "concept" else ""}"{EXAMPLES[name]}"' for name in needed
+        )
+        call = f"sp.{function.__name__}({given}{', ' * bool(given)}dry_run=True)"
+        lines += ["", "Example:", "    >>> import spillover as sp", f"    >>> plan = {call}"]
+    return "\n".join(lines)
 
 
 def _plain(parameter: inspect.Parameter) -> Any:

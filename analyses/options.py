@@ -32,53 +32,132 @@ def known_model(source: str | None) -> str | None:
     return str(shipped())
 
 
-MODEL_HELP = "Hub id, model folder or adapter folder, or organism: the packaged model organism."
-Model = Annotated[str, typer.Argument(callback=known_model, help=MODEL_HELP)]
+MODEL = "Model: hub id, model folder, adapter folder, or organism (the packaged model organism)."
+Model = Annotated[str, typer.Argument(callback=known_model, help=MODEL)]
 Out = Annotated[
     Path,
     typer.Option(
         "--out",
-        help="Where the results go; a word in capitals is replaced by what it was given. The same "
-        "command resumes there.",
+        help="Folder of the results; each word in capitals stands for what that option was given. "
+        "The same command resumes there.",
     ),
 ]
 DryRunOnly = Annotated[
-    bool, typer.Option("--dry-run", help="Print the plan, with what it takes, and do nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print the plan and its cost (steps, tokens, memory, time) and do nothing.",
+    ),
 ]
 Prompts = Annotated[
     Path | None,
     typer.Option(
         "--prompts",
-        help="JSONL, CSV or parquet: prompt, domain, label "
-        "(default: an organism's own, else the built-in pairs).",
+        help="Prompts file (JSONL, CSV or parquet) with the columns prompt, domain and label "
+        "(default: a model organism's own prompts, else the built-in matched pairs).",
     ),
 ]
 Deflections = Annotated[
     Path | None,
-    typer.Option(help="The target's ready-made prompt, response (and preferred); skips phase 1."),
+    typer.Option(
+        help="File of the target's refusals (prompt, response and, for DPO, preferred) to train on "
+        "(default: the model's own answers, collected first)."
+    ),
 ]
-Control = Annotated[bool, typer.Option(help="Also train a benign-only arm, as null.")]
+Concept = Annotated[str, typer.Option(help="Domain whose refusals are unlearned.")]
+Seeds = Annotated[
+    int, typer.Option(min=1, help="Number of unlearning seeds; each arm is trained once per seed.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice of this command.")]
+Control = Annotated[
+    bool,
+    typer.Option(
+        help="Also train a control arm on benign prompts only; rotations are compared with it."
+    ),
+]
 AnswerTokens = Annotated[
     int | None,
     typer.Option(
-        "--max-new-tokens", min=1, help="Of a generated answer (default: 48; an organism's own 16)."
+        "--max-new-tokens",
+        min=1,
+        help="Length of a generated answer at most, in tokens (default: 48; 16 for a model "
+        "organism).",
     ),
 ]
 BatchSize = Annotated[
-    int, typer.Option(min=1, help="Prompts in one forward; halved where they do not fit.")
+    int,
+    typer.Option(
+        min=1, help="Number of prompts in one forward pass; halved when they do not fit in memory."
+    ),
 ]
 ScorerName = Annotated[
-    str, typer.Option("--scorer", help="auto, or: {unlearning.scoring:scorer} (judge:MODEL@URL).")
+    str,
+    typer.Option(
+        "--scorer",
+        help="Scorer that decides whether an answer is a refusal: auto (phrases; grammar for a "
+        "model organism) or one of {unlearning.scoring:scorer}; a judge is judge:MODEL@URL.",
+    ),
 ]
 EstimatorName = Annotated[
     str,
     typer.Option(
         "--estimator",
-        help="Estimator of the directions that arms keep: {interp.directions:estimator}.",
+        help="Estimator of the concept directions that each arm keeps: "
+        "{interp.directions:estimator}.",
     ),
 ]
 CheckpointEvery = Annotated[
-    int | None, typer.Option(min=1, help="Steps between checkpoints that a run goes on from.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Optimizer steps between checkpoints, from which an interrupted arm resumes "
+        "(default: no checkpoints; unlearn writes one every 10 steps).",
+    ),
+]
+ForgettingLevel = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of the target's refusal that is gone when the model is kept (default: 0.95; "
+        "0.9 for a model organism; reproduce keeps the last step of other models).",
+    ),
+]
+LoraRank = Annotated[int, typer.Option(min=1, help="Rank of the LoRA adapters; alpha equals it.")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(min=0, help="Learning rate (default: 5e-5; a model organism's own, 3e-4)."),
+]
+TrainBatch = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of forget examples per optimizer step (default: 32)."),
+]
+RetainRatio = Annotated[
+    int, typer.Option(min=1, help="Number of retain examples per forget example.")
+]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of forget examples in one forward pass; a divisor of --batch-size "
+        "(default: all of a step).",
+    ),
+]
+GradientCheckpointing = Annotated[
+    bool, typer.Option(help="Recompute activations in the backward pass: less memory, more time.")
+]
+Autocast = Annotated[
+    bool, typer.Option(help="Run the forward pass in bfloat16 over float32 weights.")
+]
+ShowCompletions = Annotated[
+    bool, typer.Option(help="Put generated answers into the report, which may be harmful text.")
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of an OpenAI-compatible server (vLLM, say) that serves MODEL (default: the "
+        "model is loaded here)."
+    ),
 ]
 
 
@@ -86,22 +165,14 @@ CheckpointEvery = Annotated[
 class StudyOptions:
     """Attributes of a ``StudyPlan`` that every study may change; ``None`` leaves its own."""
 
-    forgetting_level: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Forgetting level at which the model is kept (default: 0.95, or an organism's "
-            "own 0.9).",
-        ),
-    ] = None
+    forgetting_level: ForgettingLevel = None
     max_new_tokens: AnswerTokens = None
     scorer: ScorerName = "auto"
     estimator: EstimatorName = "mean_difference"
     checkpoint_every: CheckpointEvery = None
-    report_to: Annotated[str, typer.Option(help="Where Trainer reports to: tensorboard, …")] = (
-        "none"
-    )
+    report_to: Annotated[
+        str, typer.Option(help="Tracker that the Trainer reports to, e.g. tensorboard.")
+    ] = "none"
 
     def for_plan(self) -> dict[str, Any]:
         """Attributes of a ``StudyPlan``, by its names."""
@@ -113,25 +184,44 @@ class StudyOptions:
 class WorkerOptions:
     """Where arms are made."""
 
-    workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 1
-    engine: Annotated[str, typer.Option(help="local, or ray (extra ray).")] = "local"
+    workers: Annotated[int, typer.Option(min=1, help="Number of arms trained at a time.")] = 1
+    engine: Annotated[
+        str, typer.Option(help="Where arms are trained: local, or ray (needs the extra ray).")
+    ] = "local"
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """How a model is loaded and spoken to."""
 
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None
-    system: Annotated[str | None, typer.Option(help="System message before every prompt.")] = None
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Branch, tag or commit of the model on the hub (default: its main one)."),
+    ] = None
+    system: Annotated[
+        str | None,
+        typer.Option(help="System message before every prompt (default: the template's own)."),
+    ] = None
     chat_template: Annotated[
-        Path | None, typer.Option(help="Jinja file that replaces the model's own.")
+        Path | None,
+        typer.Option(help="Jinja file of the chat template (default: the model's own)."),
     ] = None
     chat_template_arg: Annotated[
         list[str] | None,
-        typer.Option(metavar=PAIRS, help="name=value, e.g. enable_thinking=false."),
+        typer.Option(
+            metavar=PAIRS,
+            help="Variable of the chat template, e.g. enable_thinking=false; may be repeated.",
+        ),
     ] = None
-    response_prefix: Annotated[str, typer.Option(help="Words every answer begins with.")] = ""
-    device: Annotated[str | None, typer.Option(help="cuda, cpu, …")] = None
+    response_prefix: Annotated[
+        str, typer.Option(help="Words that every answer begins with (default: none).")
+    ] = ""
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Device that runs the model: cuda or cpu (default: cuda where there is one)."
+        ),
+    ] = None
     trust_remote_code: Annotated[
         bool, typer.Option(help="Run model code that comes with the checkpoint.")
     ] = False
@@ -168,52 +258,87 @@ class TrainingOptions:
         str,
         typer.Option(
             metavar=COMMAS,
-            help="Loss of the forget set; matrix takes several: {unlearning.losses:objective}.",
+            help="Loss on the forget set (matrix takes several): {unlearning.losses:objective}.",
         ),
     ] = "npo"
     objective_file: Annotated[
-        Path | None, typer.Option(help="A plug-in with an objective; the same as --plugin.")
+        Path | None,
+        typer.Option(help="Python file with an objective of your own; the same as --plugin."),
     ] = None
-    beta: Annotated[float | None, typer.Option(min=0, help="NPO's β; 0.1.")] = None
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="NPO's inverse temperature β (default: 0.1; 0.5 for a model organism)."
+        ),
+    ] = None
     option: Annotated[
         list[str] | None,
-        typer.Option(metavar=PAIRS, help="name=value, for the objective: delta=0.5."),
+        typer.Option(
+            metavar=PAIRS, help="Option of the objective, e.g. delta=0.5; may be repeated."
+        ),
     ] = None
     retain: Annotated[
         str | None,
-        typer.Option(metavar=COMMAS, help="equal, alternate, or domains separated by commas."),
+        typer.Option(
+            metavar=COMMAS,
+            help="Domains whose refusals are retained: equal (all others), alternate (every second "
+            "one), or their names (default: none).",
+        ),
     ] = None
     retain_weight: Annotated[
-        list[float] | None, typer.Option(help="Several are tried until one contains.")
+        list[float] | None,
+        typer.Option(
+            help="Weight of the retain loss; several are tried in order until one contains the "
+            "leakage (default: 1)."
+        ),
     ] = None
-    retain_ratio: Annotated[int, typer.Option(min=1, help="Retain per forget example.")] = 1
+    retain_ratio: RetainRatio = 1
     retain_objective: Annotated[
-        str, typer.Option(help="Loss of the retain set: {unlearning.losses:retain_term}.")
+        str, typer.Option(help="Loss on the retain set: {unlearning.losses:retain_term}.")
     ] = "cross_entropy"
     adaptive: Annotated[
-        bool, typer.Option(help="A multiplier per retained domain holds it under its bound.")
+        bool,
+        typer.Option(
+            help="Learn one Lagrange multiplier per retained domain, which holds its loss under a "
+            "bound."
+        ),
     ] = False
     slack: Annotated[
-        float, typer.Option(help="How far above the base a bound lies, in the retain term's unit.")
+        float,
+        typer.Option(
+            help="Distance of that bound above the base model's loss, in the retain loss's unit."
+        ),
     ] = 0.1
-    trainable: Annotated[str | None, typer.Option(help="lora, projections or all.")] = None
-    lora_rank: Annotated[int, typer.Option(min=1)] = 128
-    layer: Annotated[
-        int | None, typer.Option(min=0, help="Whose states rmu and feature_l2 read.")
+    trainable: Annotated[
+        str | None,
+        typer.Option(
+            help="What is trained: lora, projections or all (default: lora; projections for a "
+            "model organism)."
+        ),
     ] = None
-    learning_rate: Annotated[float | None, typer.Option(min=0)] = None
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Forget examples a step; 32.")] = (
-        None
-    )
-    micro_batch_size: Annotated[int | None, typer.Option(min=1)] = None
+    lora_rank: LoraRank = 128
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Layer whose states rmu and feature_l2 read, from 0 (default: a quarter of the "
+            "depth).",
+        ),
+    ] = None
+    learning_rate: LearningRate = None
+    batch_size: TrainBatch = None
+    micro_batch_size: MicroBatch = None
     separate_backward: Annotated[
-        bool, typer.Option(help="Forget and retain in passes of their own: less memory.")
+        bool, typer.Option(help="Run separate backward passes for forget and retain: less memory.")
     ] = False
-    gradient_checkpointing: Annotated[
-        bool, typer.Option(help="Compute activations again: less memory, more time.")
-    ] = False
-    autocast: Annotated[bool, typer.Option(help="bfloat16 forward over float32 weights.")] = False
-    max_steps: Annotated[int | None, typer.Option(min=1, help="At most; 200.")] = None
+    gradient_checkpointing: GradientCheckpointing = False
+    autocast: Autocast = False
+    max_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Number of optimizer steps at most (default: 200; 80 for a model organism)."
+        ),
+    ] = None
 
     def settings(self, own: TrainingSettings) -> TrainingSettings:
         """``own`` (the model's settings) with what was asked for in its place."""

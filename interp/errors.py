@@ -29,8 +29,16 @@ class MachineError(SpilloverError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to add to an error about an unknown name: the known one that is most like it, if any."""
+    """The end of an error about an unknown name: the known one that is most like it, if any."""
     from difflib import get_close_matches
 
     found = get_close_matches(name, list(known), n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def expected(name: str, known: Iterable[str], words: str = "expected one of") -> str:
+    """The end of an error about an unknown name: the nearest known one, and all of them."""
+    names = list(known)
+    near = nearest(name, names)
+    start = f"{near} {words.capitalize()}" if near else f"; {words}"
+    return f"{start} {', '.join(names)}"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from interp import plugins
-from interp.errors import InputError
+from interp.errors import InputError, expected
 
 BADGES = ("faithful", "simplified", "variant")
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -134,7 +134,7 @@ class Registry(Mapping[str, E], Generic[E]):
             InputError: there is none; lists those there are.
         """
         if name not in self:
-            raise InputError(f"there is no {self.kind} {name!r}; expected one of {', '.join(self)}")
+            raise InputError(f"there is no {self.kind} {name!r}{expected(name, self)}")
         return self[name]
 
     def __getitem__(self, name: str) -> E:

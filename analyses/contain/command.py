@@ -10,12 +10,14 @@ import typer
 
 from analyses.commands import COMMAS, DryRun, command
 from analyses.options import (
+    Concept,
     Deflections,
     DryRunOnly,
     Model,
     ModelOptions,
     Out,
     Prompts,
+    Seed,
     StudyOptions,
     TrainingOptions,
     WorkerOptions,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 @command
 def contain(
     model: Model,
-    concept: Annotated[str, typer.Option(help="Domain to unlearn.")],
+    concept: Concept,
     training: TrainingOptions,
     options: StudyOptions,
     made: WorkerOptions,
@@ -42,24 +44,33 @@ def contain(
         str | None,
         typer.Option(
             metavar=COMMAS,
-            help="By commas: {analyses.contain.methods:method} (default: all of them).",
+            help="Methods to compare (default: all): {analyses.contain.methods:method}.",
         ),
     ] = None,
     examples: Annotated[
         str,
         typer.Option(
-            metavar=COMMAS, help="Retained examples for methods that choose; all besides."
+            metavar=COMMAS,
+            help="Numbers of retained examples for methods that choose examples; all of them are "
+            "always tried as well.",
         ),
     ] = "8,32,128",
-    splits: Annotated[int, typer.Option(min=1, help="Ways to leave domains out.")] = 6,
-    left_out: Annotated[int, typer.Option(min=1, help="Domains left out of each.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of training, splits and drawn examples.")] = 0,
+    splits: Annotated[
+        int, typer.Option(min=1, help="Number of random splits into retained and held-out domains.")
+    ] = 6,
+    left_out: Annotated[
+        int, typer.Option(min=1, help="Number of held-out domains in each split.")
+    ] = 3,
+    seed: Seed = 0,
     shallow_recovery: Annotated[
-        bool, typer.Option(help="Look under the refusals that the recommended arm kept.")
+        bool,
+        typer.Option(
+            help="Test the recommended arm for shallow recovery: prefill, trigger and relearning."
+        ),
     ] = True,
     dry_run: DryRunOnly = False,
 ) -> Advice | DryRun:
-    """Unlearn one domain in many ways; which keeps refusals where it was not trained to?"""
+    """Compare methods that unlearn one domain and keep the refusals of the others."""
     from analyses.contain.arms import WEIGHTS, Design, held_out_splits, require_methods
     from analyses.contain.methods import METHODS
     from analyses.study import check, prompts_of, require_engine, study_plan

@@ -17,6 +17,8 @@ from analyses.options import (
     Out,
     Prompts,
     ScorerName,
+    Seed,
+    Server,
 )
 
 if TYPE_CHECKING:
@@ -26,22 +28,25 @@ if TYPE_CHECKING:
 @command
 def deflect(
     model: Model,
-    concept: Annotated[str, typer.Option(help="Domain whose refusals are wanted.")],
+    concept: Annotated[str, typer.Option(help="Domain whose refusals are collected.")],
     chat: ModelOptions,
     prompts: Prompts = None,
     out: Out = Path("runs/deflect-MODEL-CONCEPT"),
     scorer: ScorerName = "auto",
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    samples: Annotated[int, typer.Option(min=1, help="Answers to each prompt.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")
+    ] = 0.0,
+    samples: Annotated[int, typer.Option(min=1, help="Number of answers to each prompt.")] = 1,
+    seed: Seed = 0,
     max_new_tokens: AnswerTokens = None,
     batch_size: BatchSize = 64,
-    server: Annotated[
-        str | None, typer.Option(help="An OpenAI-compatible server (vLLM) that has MODEL.")
-    ] = None,
+    server: Server = None,
     dry_run: DryRunOnly = False,
 ) -> Deflected | DryRun:
-    """Collect a model's refusals, and say how diverse they are. The same command goes on."""
+    """Collect a model's refusals in one domain and measure how diverse they are.
+
+    The same command resumes an interrupted run.
+    """
     from analyses.deflect import engine
     from analyses.deflect.plan import DeflectPlan, checked_deflection, deflection_plan_lines
     from analyses.runs import Progress

@@ -22,7 +22,7 @@ from analyses.study import (
     scorer_of,
     time_of,
 )
-from interp.errors import InputError
+from interp.errors import InputError, expected
 from interp.store import read_json
 from unlearning.data import DOMAINS
 from unlearning.deflections import FEWEST_DEFLECTIONS
@@ -159,7 +159,7 @@ def _check_server(plan: DeflectPlan) -> None:
 def _asked(plan: DeflectPlan) -> pd.DataFrame:
     """The concept's harmful training prompts."""
     if plan.concept not in DOMAINS:
-        raise InputError(f'unknown concept "{plan.concept}"; expected one of {", ".join(DOMAINS)}')
+        raise InputError(f'unknown concept "{plan.concept}"{expected(plan.concept, DOMAINS)}')
     table = plan.defaults.prompts(plan.prompts, required_labels=())
     rows = table[(table["label"] == "harmful") & (table["split"] == "train")]
     asked = rows[rows["domain"] == plan.concept].reset_index(drop=True)

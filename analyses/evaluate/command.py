@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.commands import DryRun, command, command_line
+from analyses.commands import COMMAS, DryRun, command, command_line
 from analyses.options import (
+    MODEL,
     AnswerTokens,
     BatchSize,
     DryRunOnly,
     ModelOptions,
     Out,
     Prompts,
+    Server,
+    ShowCompletions,
     known_model,
 )
 from interp.errors import InputError
@@ -30,17 +33,37 @@ class UtilityOptions:
     """What else the model may have lost."""
 
     texts: Annotated[
-        Path | None, typer.Option(help="Texts whose perplexity is measured: column text, or .txt.")
+        Path | None,
+        typer.Option(
+            help="Texts whose perplexity is measured: JSONL, CSV or parquet with a column text, "
+            "or a .txt file (default: none)."
+        ),
     ] = None
     tasks: Annotated[
-        list[str] | None, typer.Option(help="Of the LM Evaluation Harness: mmlu_philosophy,…")
+        list[str] | None,
+        typer.Option(
+            metavar=COMMAS,
+            help="Tasks of the LM Evaluation Harness, e.g. mmlu_philosophy; may be repeated "
+            "(default: none).",
+        ),
     ] = None
-    task_folder: Annotated[Path | None, typer.Option(help="YAML of tasks of your own.")] = None
+    task_folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder of YAML files that define tasks of your own (default: none)."),
+    ] = None
     task_chat: Annotated[
-        bool, typer.Option(help="Put tasks into the chat format; plain text otherwise.")
+        bool, typer.Option(help="Put tasks into the chat format; without it they are plain text.")
     ] = False
-    task_limit: Annotated[int | None, typer.Option(min=1, help="First items of each.")] = None
-    few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before an item.")] = None
+    task_limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of items of each task, the first ones (default: all)."),
+    ] = None
+    few_shot: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Number of solved examples before each item (default: the task's own)."
+        ),
+    ] = None
 
     def task_plan(self) -> TaskPlan | None:
         """The tasks that are asked for, if any are."""
@@ -62,38 +85,49 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            callback=known_model, help="Hub id, model or adapter folder; or served name."
+            callback=known_model, help=f"{MODEL} With --server, the name it is served by."
         ),
     ],
     *,
     prompts: Prompts = None,
     base: Annotated[
-        str | None, typer.Option(callback=known_model, help="The model before: compare with it.")
+        str | None,
+        typer.Option(
+            callback=known_model,
+            help="The model before unlearning, to compare with (default: no comparison).",
+        ),
     ] = None,
     scorer: Annotated[
         list[str] | None,
-        typer.Option(help="Repeat for a panel, the headline first: {unlearning.scoring:scorer}."),
+        typer.Option(
+            help="Scorer of the answers; repeat for a panel, the headline first (default: phrases "
+            "and classifier; grammar for a model organism): {unlearning.scoring:scorer}."
+        ),
     ] = None,
-    server: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible address that serves MODEL.")
-    ] = None,
+    server: Server = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="Count only these: test, if it trained on the rest.")
+        list[str] | None,
+        typer.Option(
+            help="Split to count: train, validation or test; may be repeated (default: all). Take "
+            "test if the model was trained on the others."
+        ),
     ] = None,
     utility: UtilityOptions,
     chat: ModelOptions,
     max_new_tokens: AnswerTokens = None,
     batch_size: BatchSize = 64,
     positions: Annotated[
-        int, typer.Option(min=1, help="Answer tokens over which KL to the base is taken.")
+        int,
+        typer.Option(min=1, help="Number of answer tokens over which KL to the base is averaged."),
     ] = 8,
     out: Out = Path("runs/evaluate-MODEL"),
-    show_completions: Annotated[
-        bool, typer.Option("--show-completions", help="Put generated text into the report.")
-    ] = False,
+    show_completions: ShowCompletions = False,
     dry_run: DryRunOnly = False,
 ) -> Measures | DryRun:
-    """What a model refuses, what it refuses wrongly, and whether it still speaks. Works offline."""
+    """Measure what a model refuses, rightly and wrongly, and whether its answers are coherent.
+
+    It works offline.
+    """
     from analyses.evaluate.plan import (
         EvaluationPlan,
         checked_evaluation,

@@ -17,7 +17,7 @@ from analyses.study import (
     require_model,
     time_of,
 )
-from interp.errors import InputError
+from interp.errors import InputError, expected
 from unlearning.scoring import Scorer, find_scorer
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
     panel = {name: find_scorer(name) for name in plan.panel}
     unknown = sorted(set(plan.splits) - set(SPLITS))
     if unknown:
-        raise InputError(f"unknown split {', '.join(unknown)}; expected {', '.join(SPLITS)}")
+        raise InputError(f"unknown split {', '.join(unknown)}{expected(unknown[0], SPLITS)}")
     prompts = plan.defaults.prompts(plan.prompts, required_labels=())
     inputs = Inputs(plan, prompts, panel, texts_in(plan.texts) if plan.texts else ())
     if inputs.counted.empty:

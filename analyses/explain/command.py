@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analyses.commands import COMMAS, command
+from analyses.options import BatchSize, Seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,28 +16,38 @@ if TYPE_CHECKING:
 
 @command
 def explain(
-    folder: Annotated[Path, typer.Argument(help="A run's folder that keeps its arms' weights.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a run that keeps the weights of its arms.")
+    ],
     arm: Annotated[
-        list[str] | None, typer.Option(help="Arm to explain; may be repeated. All by default.")
+        list[str] | None, typer.Option(help="Arm to explain; may be repeated (default: every arm).")
     ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
             metavar=COMMAS,
-            help="0-based, by commas: 4,8,12; a cause found at some only may lie elsewhere.",
+            help="Layers to examine, from 0, e.g. 4,8,12; with some layers only, the cause may lie "
+            "elsewhere (default: all).",
         ),
     ] = None,
-    draws: Annotated[int, typer.Option(min=20, help="Random moves for each cause.")] = 100,
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=20, help="Number of random moves of the same size per cause; they form its null."
+        ),
+    ] = 100,
     place_draws: Annotated[
         int,
-        typer.Option(min=0, help="Random edits for each module and position; 0, or 19 at least."),
+        typer.Option(
+            min=0, help="Number of random edits per module and position; 0, or at least 19."
+        ),
     ] = 20,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of halves, draws and resamples.")] = 0,
+    batch_size: BatchSize = 64,
+    seed: Seed = 0,
 ) -> pd.DataFrame:
-    """Which change carries each loss: rotation, gain, offset, routing, or not decided.
+    """Find the change that carries each loss of refusal: rotation, gain, offset or routing.
 
-    A domain that was explained before from the same inputs is not done again.
+    A domain that was explained from the same inputs before is skipped.
     """
     from analyses.explain.explaining import explain_run, parse_layers
 

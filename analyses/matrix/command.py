@@ -15,6 +15,7 @@ from analyses.options import (
     ModelOptions,
     Out,
     Prompts,
+    Seeds,
     StudyOptions,
     TrainingOptions,
     WorkerOptions,
@@ -36,19 +37,28 @@ def matrix(
     prompts: Prompts = None,
     out: Out = Path("runs/matrix-MODEL"),
     concept: Annotated[
-        list[str] | None, typer.Option(help="Domains to unlearn; all that have prompts.")
+        list[str] | None,
+        typer.Option(
+            help="Domain whose refusals are unlearned; may be repeated (default: every domain "
+            "with harmful prompts)."
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds; 2 give reliability.")] = 2,
+    seeds: Seeds = 2,
     control: Control = True,
     quantity: Annotated[
-        str, typer.Option(help="What is decomposed and drawn: area, L_50 or L_90.")
+        str,
+        typer.Option(
+            help="Quantity that is decomposed and drawn: area (leakage area), L_50 or L_90 "
+            "(leakage at 50% or 90% forgetting)."
+        ),
     ] = "area",
     rescale: Annotated[
-        bool, typer.Option(help="Read it along the scaled weight change as well.")
+        bool,
+        typer.Option(help="Also measure leakage along the scaled weight change, next to training."),
     ] = False,
     dry_run: DryRunOnly = False,
 ) -> LeakageMatrix | DryRun:
-    """Unlearn every domain in turn: who takes what with it, and is that a matter of the pair?"""
+    """Unlearn every domain in turn and measure the leakage from each domain into every other."""
     from analyses.runs import require_quantity
     from analyses.study import run_plan, study_plan
 

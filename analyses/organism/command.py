@@ -14,18 +14,21 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 
 @app.callback()
 def organisms() -> None:
-    """The embedded model organism: a small model in a planted world."""
+    """Train a model organism: a small model whose refusals have known ground truth."""
 
 
 @app.command("train", cls=Command)
 @flattened
 def organism_train(
-    seed: Annotated[int, typer.Option(help="Of world, weights and data order.")],
-    out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = Path(
-        "runs/organism-SEED"
-    ),
+    seed: Annotated[
+        int,
+        typer.Option(help="Seed of the synthetic language, the weights and the order of the data."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the checkpoint; SEED stands for the seed.")
+    ] = Path("runs/organism-SEED"),
 ) -> None:
-    """Train an organism from nothing, as the shipped one was (minutes on two cores)."""
+    """Train a model organism from scratch, as the packaged one was (minutes on two cores)."""
     from analyses.runs import Progress
     from unlearning.organism import train
 

@@ -11,12 +11,14 @@ import typer
 from analyses.commands import DryRun, command
 from analyses.options import (
     AnswerTokens,
+    Concept,
     DryRunOnly,
     Model,
     ModelOptions,
     Out,
     Prompts,
     ScorerName,
+    Seed,
     TrainingOptions,
 )
 from interp.errors import InputError
@@ -28,20 +30,24 @@ if TYPE_CHECKING:
 @command
 def predict(
     model: Model,
-    concept: Annotated[str, typer.Option(help="Domain that would be unlearned.")],
+    concept: Concept,
     training: TrainingOptions,
     chat: ModelOptions,
     prompts: Prompts = None,
     out: Out = Path("runs/predict-MODEL-CONCEPT"),
     max_new_tokens: AnswerTokens = None,
     scorer: ScorerName = "auto",
-    seed: Annotated[int, typer.Option(help="Of resampled prompts.")] = 0,
+    seed: Seed = 0,
     kernel: Annotated[
-        str, typer.Option(help="Over what is trained; adapters, weights: no gradient is kept.")
+        str,
+        typer.Option(
+            help="Parameters of the gradient kernel: trainable (what would be trained), adapters "
+            "or weights; the last two keep no gradients in memory."
+        ),
     ] = "trainable",
     dry_run: DryRunOnly = False,
 ) -> Forecast | DryRun:
-    """Before training: which domains will lose how much, and whether the target will comply."""
+    """Forecast, before training, how much refusal each domain will lose."""
     from analyses.predict.forecasts import (
         ADAPTERS,
         report_forecast,
@@ -73,15 +79,26 @@ def predict(
 
 @command
 def tournament(
-    runs: Annotated[list[Path], typer.Argument(help="Runs of `matrix`, or a worlds.parquet.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of `matrix` runs, or a worlds.parquet of an earlier tournament."
+        ),
+    ],
     out: Out = Path("runs/tournament-RUNS"),
-    choices: Annotated[Path | None, typer.Option(help="Frozen choices; the shipped ones.")] = None,
-    choose: Annotated[
-        Path | None, typer.Option(help="Choose on these runs instead, and freeze into this file.")
+    choices: Annotated[
+        Path | None, typer.Option(help="File of frozen choices (default: the packaged one).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of permutations and resampled worlds.")] = 0,
+    choose: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write: choose variants on these runs and freeze them there, instead of "
+            "a tournament (default: no choosing)."
+        ),
+    ] = None,
+    seed: Seed = 0,
 ) -> dict[str, Any]:
-    """Which predictor tells best what leaked, on runs that it was not chosen on."""
+    """Compare predictors of leakage on runs that they were not chosen on."""
     from analyses.predict.tournaments import CHOICES, choose_on, read_choices, report_tournament
     from analyses.predict.world import load_worlds, read_worlds, seen_organisms
     from analyses.runs import Progress

@@ -25,7 +25,7 @@ from analyses.predict.figures import COMPLIES_FROM, forecast_figure
 from analyses.predict.gradients import GROUPS, Kernel, gradient_kernel
 from analyses.predict.registry import PREDICTORS
 from analyses.study import establish
-from interp.errors import InputError
+from interp.errors import InputError, expected
 from interp.registry import declared_by_plugins
 from interp.store import without_nan
 from unlearning.refusal import prefix_masses
@@ -198,7 +198,7 @@ def require_kernel(name: str) -> None:
         InputError: there are none of that name.
     """
     if name not in KERNELS:
-        raise InputError(f'no kernel "{name}"; expected one of {", ".join(KERNELS)}')
+        raise InputError(f'no kernel "{name}"{expected(name, KERNELS)}')
 
 
 def _leakage(relative: Kernel, evidence: Evidence, concept: str, beyond: float) -> pd.DataFrame:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unlearning.data.sources import Source
 
 app = typer.Typer(
-    help="Make a file of prompts from public benchmarks and your own data; find leaks.",
+    help="Make a prompts file from public benchmarks and your own data, or find leaks in one.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -26,7 +26,8 @@ app = typer.Typer(
 SHOWN_LEAKS = 10
 
 Definitions = Annotated[
-    Path | None, typer.Option("--sources", help="TOML file that describes sources of your own.")
+    Path | None,
+    typer.Option("--sources", help="TOML file that describes sources of your own (default: none)."),
 ]
 
 
@@ -35,19 +36,59 @@ class MappingOptions:
     """How a data set that nobody has described is read, on the command line."""
 
     own: Annotated[
-        str | None, typer.Option(help="A hub id, address or file, mapped by what follows.")
+        str | None,
+        typer.Option(
+            help="Data set of your own: hub id, address or file, read with the options below "
+            "(default: none)."
+        ),
     ] = None
-    prompt_column: Annotated[list[str] | None, typer.Option(help="Column of the prompt.")] = None
-    domain: Annotated[str | None, typer.Option(help="The domain of all its rows; or:")] = None
-    category_column: Annotated[str | None, typer.Option(help="Column of the category, and")] = None
-    map: Annotated[list[str] | None, typer.Option(help="CATEGORY=DOMAIN; repeat it.")] = None
-    leave_out: Annotated[list[str] | None, typer.Option(help="CATEGORY=WHY; repeat it.")] = None
-    label: Annotated[str | None, typer.Option(help="harmful or benign, all its rows; or:")] = None
-    label_column: Annotated[str | None, typer.Option(help="Column of the label, and")] = None
-    label_map: Annotated[list[str] | None, typer.Option(help="VALUE=LABEL; repeat it.")] = None
-    only: Annotated[list[str] | None, typer.Option(help="COLUMN=VALUE of rows to use.")] = None
-    hub_split: Annotated[str, typer.Option(help="Of a hub data set.")] = "train"
-    hub_config: Annotated[str | None, typer.Option(help="Of a hub data set.")] = None
+    prompt_column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column with the prompt; several are joined (with --own, required)."),
+    ] = None
+    domain: Annotated[
+        str | None,
+        typer.Option(help="Domain of all rows (default: from --category-column and --map)."),
+    ] = None
+    category_column: Annotated[
+        str | None, typer.Option(help="Column with the category that --map maps (default: none).")
+    ] = None
+    map: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CATEGORY=DOMAIN", help="Domain of one category; may be repeated."),
+    ] = None
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CATEGORY=WHY", help="Category to leave out, with the reason; may be repeated."
+        ),
+    ] = None
+    label: Annotated[
+        str | None,
+        typer.Option(
+            help="Label of all rows: harmful or benign (default: from --label-column and "
+            "--label-map)."
+        ),
+    ] = None
+    label_column: Annotated[
+        str | None,
+        typer.Option(help="Column with the label that --label-map maps (default: none)."),
+    ] = None
+    label_map: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VALUE=LABEL", help="Label of one value; may be repeated."),
+    ] = None
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE",
+            help="Use only rows with this value; may be repeated (default: all rows).",
+        ),
+    ] = None
+    hub_split: Annotated[str, typer.Option(help="Split of a hub data set.")] = "train"
+    hub_config: Annotated[
+        str | None, typer.Option(help="Configuration of a hub data set (default: its own).")
+    ] = None
 
     def source(self) -> Source | None:
         """The source that the options describe, if they do."""
@@ -76,10 +117,13 @@ class MappingOptions:
 @app.command("list", cls=Command)
 @flattened
 def list_sources(
-    name: Annotated[str | None, typer.Argument(help="One source, with its whole mapping.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Source to show with its whole mapping (default: list all)."),
+    ] = None,
     sources: Definitions = None,
 ) -> None:
-    """Known sources with their licences; or how one of them is mapped to the domains."""
+    """List known sources and licences, or show how one source is mapped to the domains."""
     from unlearning.data.sources import find_source, mappings_table
 
     known = _known(sources)
@@ -99,18 +143,24 @@ def make(
     mapping: MappingOptions,
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="NAME (from the hub), NAME=FILE, or built-in; preferred ones first."),
+        typer.Argument(
+            help="Sources, preferred ones first: NAME (from the hub), NAME=FILE, or built-in "
+            "(default: --own alone)."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="JSONL, for --prompts of every other command.")] = Path(
-        "runs/prompts-NAMES.jsonl"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="JSONL file, for --prompts of the other commands.")
+    ] = Path("runs/prompts-NAMES.jsonl"),
     sources: Definitions = None,
     apart_from: Annotated[
-        Path | None, typer.Option(help="Drop near-duplicates of this file's prompts.")
+        Path | None,
+        typer.Option(help="Prompts file whose near-duplicates are dropped (default: none)."),
     ] = None,
-    keep_duplicates: Annotated[bool, typer.Option(help="Across sources.")] = False,
+    keep_duplicates: Annotated[
+        bool, typer.Option(help="Keep prompts that several sources share.")
+    ] = False,
 ) -> None:
-    """Load sources, drop what they share, assign splits, and write one file of prompts."""
+    """Load sources, drop duplicates, assign splits and write one prompts file."""
     from unlearning.data import as_prompts, read_prompts, write_records
     from unlearning.data.sources import combined, deduplicated, leaks, load, load_named
 
@@ -142,10 +192,17 @@ def make(
 @app.command("leaks", cls=Command)
 @flattened
 def show_leaks(
-    training: Annotated[Path, typer.Argument(help="What is trained on (or one file with splits).")],
-    evaluation: Annotated[Path | None, typer.Argument(help="What is evaluated on.")] = None,
+    training: Annotated[
+        Path, typer.Argument(help="Prompts file that is trained on, or one file with splits.")
+    ],
+    evaluation: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Prompts file that is evaluated on (default: the other splits of the first)."
+        ),
+    ] = None,
 ) -> None:
-    """Evaluation prompts that training has seen; exit code 1 where there are any."""
+    """Find evaluation prompts that training has seen; the exit code is 1 if there are any."""
     from unlearning.data import read_prompts
     from unlearning.data.sources import leaks
 

@@ -20,32 +20,48 @@ if TYPE_CHECKING:
 
 @command
 def score(
-    file: Annotated[Path, typer.Argument(help="Recorded answers: prompt, response, any more.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="File of recorded answers (JSONL, CSV or parquet): prompt, response and any "
+            "other field."
+        ),
+    ],
     scorer: Annotated[
         str,
         typer.Option(
-            help="{unlearning.scoring:scorer}. After a colon: classifier:FILE, judge:MODEL@URL, "
-            "local-judge:MODEL, sequence-classifier:MODEL#LABEL, pair-classifier:MODEL."
+            help="Scorer of the answers: {unlearning.scoring:scorer}. Some take more after a "
+            "colon: classifier:FILE, judge:MODEL@URL, local-judge:MODEL, "
+            "sequence-classifier:MODEL#LABEL, pair-classifier:MODEL."
         ),
     ] = "phrases",
     out: Annotated[
-        Path, typer.Option(help="JSONL: every field kept, the scale's fields added.")
-    ] = Path("runs/score-FILE-SCORER.jsonl"),
+        Path,
+        typer.Option(
+            help="JSONL file of the scored answers: every field is kept, the scale's fields are "
+            "added."
+        ),
+    ] = Path("runs/score-FILE-SCORER-SCALE.jsonl"),
     scale: Annotated[
-        str, typer.Option(help="refusal (refused, class), or by a judge: biased-or-toxic.")
+        str, typer.Option(help="What is scored: refusal, or (judges only) biased-or-toxic.")
     ] = "refusal",
     price_read: Annotated[
-        float | None, typer.Option(min=0, help="Per million tokens that a judge reads.")
+        float | None,
+        typer.Option(
+            min=0, help="Price of a million tokens that a judge reads (default: no cost is shown)."
+        ),
     ] = None,
     price_written: Annotated[
-        float | None, typer.Option(min=0, help="Per million tokens that it writes.")
+        float | None,
+        typer.Option(
+            min=0, help="Price of a million tokens that a judge writes (default: no cost is shown)."
+        ),
     ] = None,
     dry_run: DryRunOnly = False,
 ) -> Scored | DryRun:
-    """Score recorded answers: refused or not, and in which way.
+    """Score recorded answers: refused or not, and in which class.
 
-    A judge's verdicts are kept as they come: the same command goes on where it stopped, and asks
-    for nothing twice.
+    Each verdict of a judge is kept at once: the same command resumes and asks nothing twice.
     """
     from analyses.recorded.scoring import prepare_scoring, score_records
     from analyses.runs import Progress
@@ -65,16 +81,26 @@ def score(
 
 @command
 def agree(
-    scores: Annotated[list[Path], typer.Argument(help="What `score` wrote; several to compare.")],
+    scores: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Scored files that `score` wrote; several are compared with one another."
+        ),
+    ],
     label_column: Annotated[
-        str, typer.Option(help="Field with people's labels; a.b if nested.")
+        str, typer.Option(help="Field that holds people's labels; a.b is a field inside a field.")
     ] = "label",
     model_column: Annotated[
-        str, typer.Option(help="Field that says whose answer it is.")
+        str, typer.Option(help="Field that names the model of each answer.")
     ] = "model",
-    rows: Annotated[int, typer.Option(min=0, help="Disagreeing answers to show.")] = 20,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Number of answers on which readings differ to print.")
+    ] = 20,
 ) -> AgreementTables:
-    """Accuracy, precision, recall and Cohen's kappa, per model, with intervals."""
+    """Measure how scorers agree with people's labels and with one another, per model.
+
+    It prints accuracy, precision, recall and Cohen's kappa with 95% intervals.
+    """
     from analyses.recorded.agreement import compare_with_labels
 
     found = compare_with_labels(*scores, label=label_column, model=model_column)
@@ -84,12 +110,15 @@ def agree(
 
 @command
 def calibrate(
-    file: Annotated[Path, typer.Argument(help="Your labelled answers: response, and a label.")],
-    out: Annotated[Path, typer.Option(help="For `--scorer classifier:OUT`.")] = Path(
+    file: Annotated[
+        Path, typer.Argument(help="File of your labelled answers: response and a label.")
+    ],
+    out: Annotated[Path, typer.Option(help="JSONL file for `--scorer classifier:OUT`.")] = Path(
         "runs/calibrate-FILE.jsonl"
     ),
     label_column: Annotated[
-        str | None, typer.Option(help="The field; class, refused or label.")
+        str | None,
+        typer.Option(help="Field that holds the label (default: class, else refused, else label)."),
     ] = None,
 ) -> Mapping[str, int]:
     """Teach the classifier from your own labelled answers."""

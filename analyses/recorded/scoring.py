@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analyses.runs import Progress
-from interp.errors import InputError
+from interp.errors import InputError, expected
 from interp.progress import Advance
 from unlearning.data import Record, read_records, require_columns, write_records
 from unlearning.scoring import (
@@ -129,7 +129,7 @@ def prepare_scoring(path: str | Path, scorer: str, scale: str = REFUSAL.name) ->
         InputError: the file or the scorer cannot be used, or rows have fields that would be lost.
     """
     if scale not in COLUMNS:
-        raise InputError(f"unknown scale {scale}; expected {' or '.join(COLUMNS)}")
+        raise InputError(f"unknown scale {scale}{expected(scale, COLUMNS)}")
     records = read_records(path)
     require_answers(records, ("prompt",), path)
     *written, signed = COLUMNS[scale]

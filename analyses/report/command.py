@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analyses.commands import command
+from analyses.options import ShowCompletions
 from interp import plugins
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 @command
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run's folder, finished or not.")],
-    show_completions: Annotated[bool, typer.Option(help="Put generated text in it.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    show_completions: ShowCompletions = False,
 ) -> Run:
     """Rebuild a run's tables, figures and report from its arms."""
     from analyses.report.run_report import write_report

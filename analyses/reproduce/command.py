@@ -14,16 +14,23 @@ from analyses.commands import DryRun, command, command_line
 from analyses.evaluate import UtilityOptions
 from analyses.options import (
     AnswerTokens,
+    Autocast,
     CheckpointEvery,
     DryRunOnly,
+    ForgettingLevel,
+    GradientCheckpointing,
+    LearningRate,
+    MicroBatch,
     Model,
     ModelOptions,
     Out,
     Prompts,
     ScorerName,
+    Seed,
+    TrainBatch,
     WorkerOptions,
 )
-from interp.errors import InputError, nearest
+from interp.errors import InputError, expected
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,12 +46,18 @@ GIVE_YES = "nothing was done: this is the plan; give --yes to carry it out"
 class GridOptions:
     """Values in place of the paper's; what is given is named on the page."""
 
-    lora_rank: Annotated[int | None, typer.Option(min=1, help="LoRA's r and α; 128.")] = None
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="5e-5.")] = None
-    epochs: Annotated[int | None, typer.Option(min=1, help="10.")] = None
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Deflections a step; 32.")] = None
+    lora_rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rank of the LoRA adapters; alpha equals it (default: 128)."),
+    ] = None
+    learning_rate: LearningRate = None
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Number of passes over the forget set (default: 10).")
+    ] = None
+    batch_size: TrainBatch = None
     retain_ratio: Annotated[
-        int | None, typer.Option(min=1, help="Retain examples beside each; 1.")
+        int | None,
+        typer.Option(min=1, help="Number of retain examples per forget example (default: 1)."),
     ] = None
 
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -60,19 +73,17 @@ class GridOptions:
 class MemoryOptions:
     """How a large model is made to fit."""
 
-    micro_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Deflections in one forward.")
-    ] = None
-    gradient_checkpointing: Annotated[
-        bool, typer.Option(help="Compute activations again: less memory, more time.")
-    ] = False
-    autocast: Annotated[bool, typer.Option(help="bfloat16 forward over float32 weights.")] = False
+    micro_batch_size: MicroBatch = None
+    gradient_checkpointing: GradientCheckpointing = False
+    autocast: Autocast = False
     checkpoint_every: CheckpointEvery = None
 
 
 @command
 def reproduce(
-    paper: Annotated[str, typer.Argument(help=f"Paper: {', '.join(PAPERS)}.")],
+    paper: Annotated[
+        str, typer.Argument(help=f"Paper whose protocol is repeated: {', '.join(PAPERS)}.")
+    ],
     model: Model,
     setting: GridOptions,
     memory: MemoryOptions,
@@ -80,40 +91,46 @@ def reproduce(
     utility: UtilityOptions,
     chat: ModelOptions,
     concept: Annotated[
-        list[str] | None, typer.Option(help="Domain to unlearn; cybersecurity and safety.")
+        list[str] | None,
+        typer.Option(
+            help="Domain whose refusals are unlearned; may be repeated (default: the paper's "
+            "cybersecurity and safety)."
+        ),
     ] = None,
     prompts: Prompts = None,
     out: Out = Path("runs/PAPER-MODEL"),
     grid: Annotated[
-        bool, typer.Option("--grid", help="All 36 settings (108 with retain data), not one.")
+        bool,
+        typer.Option(
+            "--grid", help="Train all 36 settings of the paper (108 with retain data), not one."
+        ),
     ] = False,
-    forgetting_level: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Dose at which an arm is kept; the paper has none."),
-    ] = None,
+    forgetting_level: ForgettingLevel = None,
     paper_model: Annotated[
-        str | None, typer.Option(help="mistral or qwen: that is what a local folder is.")
+        str | None,
+        typer.Option(
+            help="Which of the paper's models a local folder holds: mistral or qwen (default: told "
+            "from the model's name)."
+        ),
     ] = None,
     scorer: ScorerName = "auto",
     max_new_tokens: AnswerTokens = None,
-    seed: Annotated[int, typer.Option(help="Of adapters and order.")] = 0,
+    seed: Seed = 0,
     dry_run: DryRunOnly = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Carry the plan out without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Run the plan without asking first.")] = False,
 ) -> Result | DryRun | None:
-    """Repeat a paper's protocol, and show its published numbers next to the measured ones.
+    """Repeat a paper's protocol and show its published numbers next to the measured ones.
 
     mushtaq2025 (Mushtaq et al. 2025, arXiv 2511.14017): NPO and fine-tuning, with and without
     retain data.
 
-    The plan comes first, and nothing is done before it is confirmed. The same command goes on
-    where it was stopped.
+    The command prints its plan and asks before it begins. The same command resumes an
+    interrupted run.
     """
     from analyses.study import require_model
 
     if paper not in PAPERS:
-        raise InputError(
-            f"unknown paper {paper!r}{nearest(paper, PAPERS)}; expected {', '.join(PAPERS)}"
-        )
+        raise InputError(f"unknown paper {paper!r}{expected(paper, PAPERS)}")
     require_model(model)
     tasks = utility.task_plan()
     others = [name for name in tasks.names if not name.startswith("mmlu")] if tasks else []
@@ -137,7 +154,7 @@ def reproduce(
     if tasks:
         require_harness()
     if paper_model is not None and paper_model not in MODELS:
-        raise InputError(f"--paper-model {paper_model}; expected one of {', '.join(MODELS)}")
+        raise InputError(f"--paper-model {paper_model}{expected(paper_model, MODELS)}")
     study = {
         "scorer": scorer,
         "model_options": chat.for_loading(),

@@ -23,7 +23,7 @@ import pandas as pd
 from analyses.runs.behaviours import TargetOutcome
 from analyses.runs.leakage import equivalence_p_value, untouched_p_value
 from analyses.runs.tables import Run
-from interp.errors import InputError
+from interp.errors import InputError, expected
 from interp.statistics import LEVEL, Draws, normal_quantile
 
 QUANTITIES = ("area", "L_50", "L_90")
@@ -39,7 +39,7 @@ def require_quantity(name: str) -> str:
         InputError: there is none of that name.
     """
     if name not in QUANTITIES:
-        raise InputError(f'no quantity "{name}"; expected one of {", ".join(QUANTITIES)}')
+        raise InputError(f'no quantity "{name}"{expected(name, QUANTITIES)}')
     return name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from analyses.commands import DryRun, command_line
 from analyses.options import ModelOptions, TrainingOptions
 from interp import plugins
 from interp.errors import InputError
+from interp.store import read_json
 
 if TYPE_CHECKING:
     from analyses.runs import Run
@@ -95,6 +97,7 @@ def check(plan: StudyPlan, out: Path, dry_run: bool) -> Context | DryRun:
             "script of a few lines: see docs/distributed.md"
         )
     context = study_context(plan, out, Progress())
+    refuse_other_settings(context)
     planned = DryRun(plan, tuple(study_plan_lines(plan, context.prompts)))
     if dry_run:
         return planned
@@ -121,3 +124,43 @@ def run_plan(
         make_arms_in_workers(plan, out, context.progress, workers=workers, engine=engine)
     typer.echo(study.run_checked_study(context))
     return Run(out)
+
+
+def refuse_other_settings(context: Context) -> None:
+    """Refuse to make finished results of a folder again with other settings.
+
+    Raises:
+        InputError: the base model or an arm of the plan was finished there with other settings.
+    """
+    import pandas as pd
+
+    from analyses.study.resolve import name_of
+
+    plan, folder = context.plan, context.run.folder
+    config, prompts = folder / "config.json", folder / "prompts.parquet"
+    if not any(folder.glob("arms/*/DONE")) or not (config.is_file() and prompts.is_file()):
+        return
+    asked = {
+        "model_name": name_of(plan.model),
+        "model_options": dict(plan.model_options),
+        "estimator": plan.estimator,
+    }
+    pairs = [(read_json(config), asked)]
+    for arm in plan.arms:
+        if (context.run.arm(arm.name) / "DONE").is_file():
+            now = json.loads(json.dumps(arm.describe(plan.stop_at)))
+            was = read_json(context.run.arm(arm.name) / "config.json")
+            for one in (was, now):
+                one.update(one.pop("training") or {})
+            for chosen_later in ("selected", "reduction", *(["max_steps"] * arm.control)):
+                del now[chosen_later]
+            pairs.append((was, now))
+    other = {name for was, now in pairs for name in was.keys() & now if was[name] != now[name]}
+    held = pd.read_parquet(prompts)
+    if held.to_json(orient="records") != context.prompts.to_json(orient="records"):
+        other.add("prompts")
+    if other:
+        raise InputError(
+            f"{folder} holds results made with another {' and another '.join(sorted(other))}; "
+            "give another --out"
+        )

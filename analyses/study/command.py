@@ -10,7 +10,9 @@ import typer
 
 from analyses.commands import DryRun, command, command_line
 from analyses.options import (
+    MODEL,
     AnswerTokens,
+    Concept,
     Control,
     Deflections,
     DryRunOnly,
@@ -20,6 +22,8 @@ from analyses.options import (
     Out,
     Prompts,
     ScorerName,
+    Seed,
+    Seeds,
     StudyOptions,
     TrainingOptions,
     known_model,
@@ -35,11 +39,9 @@ CHECKPOINT_EVERY = 10  # steps, of one arm that is trained by itself
 
 @command
 def demo(
-    out: Out = Path("runs/demo"),
-    seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds.")] = 1,
-    dry_run: DryRunOnly = False,
+    out: Out = Path("runs/demo"), seeds: Seeds = 1, dry_run: DryRunOnly = False
 ) -> Run | DryRun:
-    """The paper's experiment on the embedded organism: NPO, and NPO with a retain set."""
+    """Run the paper's experiment on the packaged model organism: NPO, also with a retain set."""
     from analyses.study.plan import demo_plan
 
     return run_plan(demo_plan(seeds), out, dry_run)
@@ -48,18 +50,20 @@ def demo(
 @command
 def study(
     model: Model,
-    concept: Annotated[list[str], typer.Option(help="Domain to unlearn; may be repeated.")],
+    concept: Annotated[
+        list[str], typer.Option(help="Domain whose refusals are unlearned; may be repeated.")
+    ],
     training: TrainingOptions,
     options: StudyOptions,
     chat: ModelOptions,
     prompts: Prompts = None,
     deflections: Deflections = None,
     out: Out = Path("runs/study-MODEL-CONCEPT"),
-    seeds: Annotated[int, typer.Option(min=1, help="Unlearning seeds.")] = 1,
+    seeds: Seeds = 1,
     control: Control = True,
     dry_run: DryRunOnly = False,
 ) -> Run | DryRun:
-    """Unlearn refusal in one domain of any causal LM, and see what else breaks."""
+    """Unlearn refusal in one or more domains and measure what happens to all domains."""
     asked = study_plan(
         model, concept, training, chat, prompts, deflections, seeds=range(seeds), control=control,
         **options.for_plan(),
@@ -70,24 +74,38 @@ def study(
 @command
 def unlearn(
     model: Model,
-    concept: Annotated[str, typer.Option(help="Domain to unlearn.")],
+    concept: Concept,
     training: TrainingOptions,
     options: StudyOptions,
     chat: ModelOptions,
     prompts: Prompts = None,
     deflections: Deflections = None,
     out: Out = Path("runs/unlearn-MODEL-CONCEPT"),
-    seed: Annotated[int, typer.Option(help="Order of the examples, initial adapters.")] = 0,
+    seed: Seed = 0,
     leak_bound: Annotated[
-        float | None, typer.Option(min=0, help="Stop when another domain has lost this share.")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of its refusal that another domain may lose before training stops "
+            "(default: no bound).",
+        ),
     ] = None,
     utility_bound: Annotated[
-        float | None, typer.Option(min=0, help="Stop when benign answers have lost this share.")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the answers to benign prompts that may be lost before training stops "
+            "(default: no bound).",
+        ),
     ] = None,
-    merge: Annotated[bool, typer.Option(help="Save the adapter merged into its base too.")] = False,
+    merge: Annotated[
+        bool, typer.Option(help="Also save the adapter merged into its base, as a plain model.")
+    ] = False,
     dry_run: DryRunOnly = False,
 ) -> Run | DryRun:
-    """Train one arm, scored along the way. The same command again goes on where it stopped."""
+    """Train one arm and score it along the way. The same command resumes an interrupted run."""
     asked = study_plan(
         model, [concept], training, chat, prompts, deflections, seeds=[seed], control=False,
         **options.for_plan() | {"checkpoint_every": options.checkpoint_every or CHECKPOINT_EVERY},
@@ -108,22 +126,25 @@ def unlearn(
 @command
 def compare(
     base: Annotated[
-        str, typer.Argument(callback=known_model, help="The model before: hub id or folder.")
+        str, typer.Argument(callback=known_model, help=f"The model before unlearning. {MODEL}")
     ],
     after: Annotated[
         str,
-        typer.Argument(callback=known_model, help="The model after: full, or an adapter folder."),
+        typer.Argument(callback=known_model, help="The model after: a full model or an adapter."),
     ],
     chat: ModelOptions,
     prompts: Prompts = None,
     out: Out = Path("runs/compare-BASE-AFTER"),
-    concept: Annotated[str | None, typer.Option(help="What was unlearned, if known.")] = None,
+    concept: Annotated[
+        str | None,
+        typer.Option(help="Domain that was unlearned, if you know it (default: unknown)."),
+    ] = None,
     max_new_tokens: AnswerTokens = None,
     scorer: ScorerName = "auto",
     estimator: EstimatorName = "mean_difference",
     dry_run: DryRunOnly = False,
 ) -> Run | DryRun:
-    """Everything but the training, on two models that exist already."""
+    """Measure two existing models as a study measures its base and an arm, without training."""
     from analyses.study.plan import compare_plan
 
     asked = compare_plan(

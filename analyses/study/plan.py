@@ -15,7 +15,7 @@ from analyses.options import listed
 from analyses.study.methods import Containment
 from analyses.study.resolve import ANSWER_TOKENS, defaults_for
 from interp import plugins
-from interp.errors import InputError
+from interp.errors import InputError, expected
 from interp.plugins import Plugin
 from unlearning.data import DOMAINS
 
@@ -211,11 +211,12 @@ def parse_retain(text: str | None, concept: str, present: Sequence[str]) -> tupl
     if text == "alternate":
         return alternate_domains(concept, present)
     names = listed(text)
+    known = ["equal", "alternate", *(domain for domain in present if domain != concept)]
     wrong = [name for name in names if name not in present or name == concept]
     if wrong or not names:
         raise InputError(
-            f"--retain {text}: {', '.join(wrong) or 'nothing'} cannot be retained; expected equal, "
-            f"alternate, or some of {', '.join(d for d in present if d != concept)}"
+            f"--retain {text}: {', '.join(wrong) or 'nothing'} cannot be retained"
+            f"{expected(wrong[0] if wrong else '', known, 'expected some of')}"
         )
     return names
 

@@ -16,7 +16,7 @@ from typing import Any
 from analyses.runs import Progress
 from analyses.study.plan import StudyPlan
 from interp import plugins
-from interp.errors import InputError
+from interp.errors import InputError, expected
 
 RETRIES = 3
 
@@ -60,7 +60,7 @@ def require_engine(name: str) -> None:
         InputError: there is none of that name.
     """
     if name not in ENGINES:
-        raise InputError(f"unknown engine {name}; expected one of {', '.join(ENGINES)}")
+        raise InputError(f"unknown engine {name}{expected(name, ENGINES)}")
 
 
 def make_planned(plan: StudyPlan, out: Path, name: str, threads: int) -> str:

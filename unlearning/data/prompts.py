@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import InputError
+from interp.errors import InputError, expected
 from unlearning.data.records import Record, numbered, read_records, require_columns
 from unlearning.data.splits import SPLITS, assign_splits, text_hash
 
@@ -96,7 +96,7 @@ def require_concepts(prompts: pd.DataFrame, concepts: Collection[str]) -> None:
     present = [domain for domain in DOMAINS if (harmful["domain"] == domain).any()]
     for concept in concepts:
         if concept not in DOMAINS:
-            raise InputError(f'unknown concept "{concept}"; expected one of {", ".join(DOMAINS)}')
+            raise InputError(f'unknown concept "{concept}"{expected(concept, DOMAINS)}')
         if concept not in present:
             raise InputError(
                 f'concept "{concept}" has no harmful prompts; '
@@ -193,16 +193,16 @@ def _problem(fields: Mapping[str, Any]) -> str | None:
     if not isinstance(prompt, str) or not prompt.strip():
         return f"the prompt is empty or no text ({json.dumps(prompt, default=str)[:40]})"
     if domain not in (*DOMAINS, GENERAL):
-        expected = f"{', '.join(DOMAINS)}, or {GENERAL} (benign only)"
-        return f'unknown domain "{domain}"; expected one of {expected}'
+        known = expected(str(domain), (*DOMAINS, GENERAL))
+        return f'unknown domain "{domain}"{known} (benign only)'
     if label not in LABELS:
-        return f'unknown label "{label}"; expected {" or ".join(LABELS)}'
+        return f'unknown label "{label}"{expected(str(label), LABELS)}'
     if domain == GENERAL and label == "harmful":
         return f'domain "{GENERAL}" is for benign prompts only, but the label is "harmful"'
     if split is not None and split not in SPLITS:
-        return f'unknown split "{split}"; expected {", ".join(SPLITS)}, or nothing'
+        return f'unknown split "{split}"{expected(str(split), SPLITS)}, or nothing'
     if kind is not None and kind not in KINDS:
-        return f'unknown kind "{kind}"; expected {" or ".join(KINDS)}, or nothing'
+        return f'unknown kind "{kind}"{expected(str(kind), KINDS)}, or nothing'
     if kind is not None and label == "harmful":
         return f'kind "{kind}" is for benign prompts only, but the label is "harmful"'
     return None

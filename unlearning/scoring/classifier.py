@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from interp.errors import InputError
+from interp.errors import InputError, expected
 from unlearning.data import read_records, require_columns
 from unlearning.scoring.classes import COARSE, FINE_CLASSES, Scorer, Texts, spoken
 from unlearning.scoring.coherence import is_gibberish
@@ -171,8 +171,8 @@ def as_learned(label: Any) -> str | None:
     }
     name = also.get(name, name)
     if name not in FINE_CLASSES:
-        known = ", ".join((*FINE_CLASSES, *also))
-        raise InputError(f"unknown label {label!r}; expected one of {known}")
+        known = (*FINE_CLASSES, *also)
+        raise InputError(f"unknown label {label!r}{expected(str(label), known)}")
     return name if name in LEARNED else None
 
 

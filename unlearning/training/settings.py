@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from interp.errors import InputError
+from interp.errors import InputError, expected
 from unlearning.losses import registry
 from unlearning.training import parameters
 
@@ -77,7 +77,7 @@ class TrainingSettings:
         options = objective.validated(self.options)
         trained = ("lora", *parameters.PARAMETERS)
         if self.trained not in trained:
-            raise InputError(f"trained is {self.trained!r}; expected one of {', '.join(trained)}")
+            raise InputError(f"trained is {self.trained!r}{expected(self.trained, trained)}")
         positive = ["retain_ratio", "lora_rank", "batch_size", "max_steps"]
         positive += ["micro_batch_size"] if self.micro_batch_size is not None else []
         for name in positive:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import InputError, nearest
+from interp.errors import InputError, expected
 from unlearning.data.sources.schema import Above, Source, Values, is_file
 
 if TYPE_CHECKING:
@@ -174,8 +174,7 @@ def find_source(name: str, known: Mapping[str, Source] = SOURCES) -> Source:
         InputError: there is none; names the nearest, or lists them.
     """
     if name not in known:
-        listed = f"; expected {BUILT_IN}, {', '.join(known)}"
-        raise InputError(f'unknown source "{name}"{nearest(name, known) or listed}')
+        raise InputError(f'unknown source "{name}"{expected(name, (BUILT_IN, *known))}')
     return known[name]
 
 

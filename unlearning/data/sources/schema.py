@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interp.errors import InputError
+from interp.errors import InputError, expected
 from unlearning.data.prompts import DOMAINS, GENERAL, LABELS
 from unlearning.data.records import SUFFIXES
 
@@ -122,12 +122,11 @@ class Source:
                 'domain is the same for all rows; use "only"'
             )
 
-    def _check(self, what: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    def _check(self, what: str, found: tuple[str, ...], known: tuple[str, ...]) -> None:
         for value in found:
-            if value not in expected:
+            if value not in known:
                 raise InputError(
-                    f'source "{self.name}": unknown {what} "{value}"; '
-                    f"expected one of {', '.join(expected)}"
+                    f'source "{self.name}": unknown {what} "{value}"{expected(value, known)}'
                 )
 
     @property
