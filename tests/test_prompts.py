@@ -113,7 +113,7 @@ BAD_ROWS = {
     "missing column": ([{"prompt": "x", "domain": "bias"}], '"label"'),
     "missing value": ([HARMFUL, {**BENIGN, "domain": None}], '2: "domain" is missing'),
     "unknown domain": ([HARMFUL, {**BENIGN, "domain": "cyber"}], "2: unknown domain .*privacy"),
-    "unknown label": ([HARMFUL, {**BENIGN, "label": "bad"}], "unknown label .*harmful or benign"),
+    "unknown label": ([HARMFUL, {**BENIGN, "label": "bad"}], "unknown label .*harmful, benign"),
     "harmful general": ([{**HARMFUL, "domain": "general"}], "benign prompts only"),
     "no harmful rows": ([BENIGN], "no harmful rows"),
     "no benign rows": ([HARMFUL], "no benign rows"),
