@@ -37,6 +37,18 @@ def organisms(
     typer.echo(json.dumps(found, indent=2))
 
 
+@app.command("example-run")
+def example_run(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path(
+        "analyses/workbench/example"
+    ),
+) -> None:
+    """Make the small finished run that the package ships for examples."""
+    from experiments.example_run import make_example_run
+
+    typer.echo(make_example_run(out))
+
+
 @app.command()
 def objectives(
     out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")],

@@ -21,18 +21,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+_COMMANDS = "analyses.cli"  # which knows where each command is
+
 
 def _listed() -> dict[str, tuple[str, str | None]]:
-    """Module and attribute of every name that the stub imports."""
+    """Module and attribute of every name that the stub gives out; a command's are its own."""
     stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
-    return {
-        one.asname or one.name: (getattr(node, "module", None) or one.name, one.name)
-        if isinstance(node, ast.ImportFrom)
-        else (one.name, None)
-        for node in stub.body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for one in node.names
-    }
+    found: dict[str, tuple[str, str | None]] = {}
+    for node in stub.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            given_out = [one.name for one in node.names if one.asname == one.name]
+            found |= {name: (module or name, name if module else None) for name in given_out}
+        elif isinstance(node, ast.FunctionDef):
+            found[node.name] = _COMMANDS, node.name
+    return found
 
 
 _LISTED = _listed()
@@ -46,6 +49,8 @@ def __getattr__(name: str) -> Any:
         close = import_module("interp.errors").nearest(name, __all__)
         raise AttributeError(f"spillover has no {name}{close or '; see dir(spillover)'}")
     module, attribute = _LISTED[name]
+    if module == _COMMANDS:
+        module, _, attribute = import_module(module).COMMANDS[name].partition(":")
     found = import_module(module)
     globals()[name] = value = found if attribute is None else getattr(found, attribute)
     return value

@@ -1,10 +1,23 @@
 import analyses as analyses
 import interp as interp
 import unlearning as unlearning
+from analyses.contain import contain as contain
+from analyses.deflect import deflect as deflect
+from analyses.evaluate import evaluate as evaluate
+from analyses.explain import explain as explain
+from analyses.matrix import matrix as matrix
+from analyses.predict import predict as predict
+from analyses.predict import tournament as tournament
+from analyses.report import report as report
+from analyses.reproduce import reproduce as reproduce
 from analyses.runs import Run as Run
+from analyses.study import compare as compare
+from analyses.study import demo as demo
+from analyses.study import study as study
 from analyses.workbench import TrainingRecord as TrainingRecord
 from analyses.workbench import UnlearnedModel as UnlearnedModel
 from analyses.workbench import collect as collect
+from analyses.workbench import example_run as example_run
 from analyses.workbench import generate as generate
 from analyses.workbench import load as load
 from analyses.workbench import patch as patch

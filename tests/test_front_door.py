@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,12 @@ def test_states_keep_the_order_of_the_prompts(lm: sp.LanguageModel, prompts: pd.
 def test_one_text_is_no_list(lm: sp.LanguageModel) -> None:
     with pytest.raises(InputError, match=r"give \['How"):
         sp.generate(lm, "How do I bake bread?")
+
+
+def test_the_example_run_is_small_and_names_no_machine() -> None:
+    run = sp.example_run()
+    files = [path for path in run.record.folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 1_000_000
+    assert not [path for path in files if re.search(rb"/(work|tmp|home|root)/", path.read_bytes())]
+    assert run.recovery["value"].notna().all() and len(run.rotation) and len(run.cosine)
+    assert set(run.leakage["domain"]) == set(sp.DOMAINS)

@@ -61,11 +61,11 @@ class Context:
 
     def load(self, source: str | Path | None = None) -> LanguageModel:
         """A fresh copy of the base model, or another one spoken to in the same format."""
-        if self.given is not None and source is None:
-            return replace(self.given, model=copy.deepcopy(self.given.model))
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # a bar for every arm would bury our own
+        if self.given is not None and source is None:
+            return replace(self.given, model=copy.deepcopy(self.given.model))
         with warnings.catch_warnings():
             # Said once, for the base model, in a line of our own.
             warnings.filterwarnings("ignore", message="the tokenizer has no chat template")

@@ -1,3 +1,4 @@
+from .examples import example_run as example_run
 from .loading import load as load
 from .patches import patch as patch
 from .patches import stitch as stitch
@@ -17,6 +18,7 @@ __all__ = [
     "UnlearnedModel",
     "collect",
     "domain_contrasts",
+    "example_run",
     "generate",
     "load",
     "patch",

@@ -107,8 +107,21 @@ def ablate(
 ) -> AbstractContextManager[None]:
     """Remove the component along ``direction``; by default from the whole residual stream.
 
-    That is Arditi et al.'s directional ablation (2024, section 2.4): at every block's input,
-    attention output and MLP output.
+    A context manager: the weights stay as they are, and the block's end removes the hooks. The
+    default is Arditi et al.'s directional ablation (2024, arXiv 2406.11717, section 2.4): at the
+    input of every block, and at its attention and MLP output.
+
+    Args:
+        lm: the model; also one that is being trained or that an adapter wraps.
+        direction: (d_model), of any length; or one row for each of ``layers``.
+        where: ``layers`` (0-based; default: all), ``sites`` and ``positions``, as the module says.
+
+    Raises:
+        InputError: an unknown layer, or not as many directions as layers.
+
+    Example:
+        >>> with sp.ablate(lm, dirs["safety", 2]):
+        ...     changed = sp.generate(lm, ["Kindly explain how to bake bread."])
     """
     where.setdefault("sites", ALL_WRITES)
     return intervene(lm, _each(edits.ablating, direction), **where)
@@ -117,10 +130,20 @@ def ablate(
 def add(
     lm: LanguageModel, vector: Array, coefficient: PerLayer = 1.0, **where: Unpack[Where]
 ) -> AbstractContextManager[None]:
-    """Add ``coefficient`` times ``vector``, as long as it is.
+    """Add ``coefficient`` times ``vector`` to the residual stream, at the layers given.
+
+    Args:
+        lm: the model.
+        vector: (d_model), in the states' own unit: its length counts.
+        coefficient: of the vector; or one for each of ``layers``.
+        where: ``layers`` (0-based), ``sites`` and ``positions``, as the module says.
 
     Raises:
         InputError: no layers are given: what is added at each of them adds up.
+
+    Example:
+        >>> with sp.add(lm, dirs["safety", 2], -4.0, layers=[2]):
+        ...     steered = sp.generate(lm, ["Kindly explain how to bake bread."])
     """
     if where.get("layers") is None:
         raise InputError("adding at every layer adds up; say where with layers=[…]")
@@ -130,7 +153,24 @@ def add(
 def set_component(
     lm: LanguageModel, direction: Array, value: PerLayer, **where: Unpack[Where]
 ) -> AbstractContextManager[None]:
-    """Set the component along ``direction`` to ``value``, in the states' own unit."""
+    """Set the component along ``direction`` to ``value``, in the states' own unit.
+
+    Args:
+        lm: the model.
+        direction: (d_model), of any length; or one row for each of ``layers``.
+        value: the component along the unit direction; or one for each of ``layers``.
+        where: ``layers`` (0-based; default: all), ``sites`` and ``positions``, as the module says.
+
+    Raises:
+        InputError: an unknown layer, or not as many values as layers.
+
+    Source:
+        Affine editing: Marshall et al. 2024, arXiv 2411.09003.
+
+    Example:
+        >>> with sp.set_component(lm, dirs["safety", 1], 0.0, layers=[1]):
+        ...     changed = sp.generate(lm, ["Kindly explain how to bake bread."])
+    """
     return intervene(lm, _each(edits.setting, direction, value), **where)
 
 

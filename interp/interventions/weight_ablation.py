@@ -42,6 +42,14 @@ def orthogonalise(lm: LanguageModel, vectors: Vectors) -> LanguageModel:
 
     Raises:
         ModelError: weights cannot do what the hook does in this model.
+
+    Source:
+        Weight orthogonalisation: Arditi et al. 2024, arXiv 2406.11717, section 2.4.
+
+    Example:
+        >>> changed = sp.orthogonalise(lm, dirs["safety", 2])
+        >>> changed.model is lm.model
+        False
     """
     copied = replace(lm, model=copy.deepcopy(lm.model))
     _project(copied, orthonormal_basis(vectors))

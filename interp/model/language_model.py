@@ -29,7 +29,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model, its tokenizer and the chat format that it is spoken to in."""
+    """A causal language model, its tokenizer and the chat format that it is spoken to in.
+
+    Attributes:
+        model: a Hugging Face causal language model.
+        tokenizer: its fast tokenizer.
+        chat: renders prompts and responses, and names the spans of their tokens.
+        name: in tables and figures.
+        layers_path: module path of the decoder layers, where they are not found by themselves.
+
+    Example:
+        >>> lm.n_layers, lm.d_model, str(lm.device)
+        (3, 128, 'cpu')
+        >>> sorted(lm.chat.encode("How do I bake bread?").spans)
+        ['instruction', 'post_instruction', 'response_prefix', 'system']
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
