@@ -263,7 +263,7 @@ class TrainingOptions:
     ] = "npo"
     objective_file: Annotated[
         Path | None,
-        typer.Option(help="Python file with an objective of your own; the same as --plugin."),
+        typer.Option(help="Python file of an objective; the same as --plugin (default: none)."),
     ] = None
     beta: Annotated[
         float | None,

@@ -237,7 +237,7 @@ def loaded_after(*commands: list[str], folder: Path = ROOT) -> set[str]:
 
 
 def test_no_help_loads_anything_heavy(tmp_path: Path) -> None:
-    groups = {"organism": ["train"], "reproduce": ["mushtaq2025"]}
+    groups = {"organism": ["train"]}
     groups["prompts"] = ["list", "make", "leaks"]
     inner = [[name, one] for name, several in groups.items() for one in several]
     mine = file_of(tmp_path, "\n".join(EXAMPLES.values()))

@@ -269,7 +269,7 @@ def test_a_scale_that_a_scorer_has_not(tmp_path: Path) -> None:
     path = write(tmp_path / "answers.jsonl", ROWS)
     with pytest.raises(InputError, match="classifier has no scale biased-or-toxic; a judge has"):
         prepare_scoring(path, "classifier", "biased-or-toxic")
-    with pytest.raises(InputError, match="expected refusal or biased-or-toxic"):
+    with pytest.raises(InputError, match="expected one of refusal, biased-or-toxic"):
         prepare_scoring(path, "classifier", "politeness")
     assert "no model is run" in prepare_scoring(path, "classifier").plan()
 
