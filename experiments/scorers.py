@@ -34,7 +34,7 @@ from unlearning.scoring import (
     at_other_prompts,
     measure_fluency,
 )
-from unlearning.training import Mixture, TrainingSettings, prepare, unlearn
+from unlearning.training import Mixture, TrainingSettings, prepare_in_place, unlearn_in_place
 from unlearning.utility import response_token_nll
 
 LONGEST = 24
@@ -161,9 +161,9 @@ def completions(organism: Path, concept: str, from_base: int, draw: int) -> pd.D
         )  # fmt: skip
         on_pairs = for_forgetting(objective).on_pairs
         forget = with_preferred(refusals, objective) if on_pairs else refusals
-        lm = prepare(LanguageModel.load(organism), settings)
+        lm = prepare_in_place(LanguageModel.load(organism), settings)
         with TemporaryDirectory() as scratch:
-            unlearn(lm, Mixture(examples(lm, forget), seed=draw), settings, folder=scratch)
+            unlearn_in_place(lm, Mixture(examples(lm, forget), seed=draw), settings, folder=scratch)
         for turn, temperature in enumerate(ARM_TEMPERATURES):
             seed = 1000 * draw + 100 + 10 * number + turn
             say(lm, f"{objective} {rate:g} {steps}", FROM_ARM, temperature, seed)

@@ -71,7 +71,7 @@ from unlearning.scoring import (
     repetition,
     spoken,
 )
-from unlearning.training import Mixture, TrainingSettings, prepare, unlearn
+from unlearning.training import Mixture, TrainingSettings, prepare_in_place, unlearn_in_place
 from unlearning.utility import response_token_nll
 
 logging.disable_progress_bar()
@@ -335,9 +335,9 @@ def changed(objective: str, rate: float, steps: int) -> LanguageModel:
         max_steps=steps,
     )  # fmt: skip
     forget = refusals.assign(preferred=LATE) if objective == "fine_tuning" else refusals
-    lm = prepare(LanguageModel.load(shipped()), settings)
+    lm = prepare_in_place(LanguageModel.load(shipped()), settings)
     with TemporaryDirectory() as scratch:
-        unlearn(lm, Mixture(examples(lm, forget)), settings, folder=scratch)
+        unlearn_in_place(lm, Mixture(examples(lm, forget)), settings, folder=scratch)
     return lm
 
 

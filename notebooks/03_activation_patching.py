@@ -52,7 +52,7 @@ from unlearning.deflections import examples, refusals_of, respond
 from unlearning.organism import load_world, shipped
 from unlearning.refusal import find_prefixes, prefix_masses
 from unlearning.scoring import find_scorer
-from unlearning.training import Mixture, TrainingSettings, prepare, unlearn
+from unlearning.training import Mixture, TrainingSettings, prepare_in_place, unlearn_in_place
 
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)
@@ -94,10 +94,10 @@ def unlearned(steps: int) -> LanguageModel:
         adam_betas=(0.9, 0.95),
         max_steps=steps,
     )
-    lm = prepare(LanguageModel.load(shipped()), settings)
+    lm = prepare_in_place(LanguageModel.load(shipped()), settings)
     forget = examples(base, refusals_of(said, TARGET))
     with TemporaryDirectory() as folder:
-        unlearn(lm, Mixture(forget), settings, folder=folder)
+        unlearn_in_place(lm, Mixture(forget), settings, folder=folder)
     lm.model.eval()
     return lm
 

@@ -25,7 +25,13 @@ from transformers import TrainerCallback
 
 from interp.model import LanguageModel
 from unlearning.losses import reference_log_probs
-from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
+from unlearning.training import (
+    Example,
+    Mixture,
+    TrainingSettings,
+    prepare_in_place,
+    unlearn_in_place,
+)
 from unlearning.training.mixture import collator
 from unlearning.training.terms import terms_of, weighted_sum
 from unlearning.training.views import Supply, View, control_vector, reference_of
@@ -107,10 +113,12 @@ def noted_wrappers() -> Iterator[set[str]]:
 
 def run(name: str, checkpoint: Path, folder: Path) -> dict[str, Any]:
     """One of ``RUNS``: the same call in one process and in several."""
-    lm = prepare(LanguageModel.load(checkpoint, device="cpu"), RUNS[name])
+    lm = prepare_in_place(LanguageModel.load(checkpoint, device="cpu"), RUNS[name])
     steps = Steps()
     with noted_wrappers() as wrappers:
-        log = unlearn(lm, mixture_of(lm), RUNS[name], folder=folder / name, callbacks=[steps])
+        log = unlearn_in_place(
+            lm, mixture_of(lm), RUNS[name], folder=folder / name, callbacks=[steps]
+        )
     return {
         "gradients": torch.stack(steps.gradients),
         "weights": torch.cat(
@@ -126,7 +134,7 @@ def sharded_step(name: str, checkpoint: Path) -> dict[str, Any]:
     settings = SHARDED[name]
     world = distributed.get_world_size() if distributed.is_initialized() else 1
     rank = distributed.get_rank() if world > 1 else 0
-    lm = prepare(LanguageModel.load(checkpoint, device="cpu"), settings)
+    lm = prepare_in_place(LanguageModel.load(checkpoint, device="cpu"), settings)
     layer = next(path for path, module in lm.model.named_modules() if module is lm.layers[2])
     mixture = mixture_of(lm)
     terms = terms_of(settings, mixture)

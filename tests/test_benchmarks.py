@@ -14,7 +14,7 @@ from tests.benchmarks.__main__ import step_memory, table
 from tests.benchmarks.paired import median, ratio
 from tests.benchmarks.usual_step import Floor, ResidentReference, flattened, transposed
 from tests.benchmarks.workload import Workload
-from unlearning.training import unlearn, with_references
+from unlearning.training import unlearn_in_place, with_references
 
 TINY = Workload(
     vocabulary=300, d_model=32, d_mlp=64, layers=2, heads=4, rows=2, tokens=12, response=5
@@ -44,7 +44,7 @@ def test_every_way_takes_the_same_step(trained: str, tmp_path: Path) -> None:
     losses = {name: [step() for _ in range(3)] for name, step in usual.items()}
     lm = TINY.prepared(trained)
     mixture = with_references(lm, TINY.mixture(), {"reference"})
-    log = unlearn(lm, mixture, TINY.settings(trained, steps=3), folder=tmp_path)
+    log = unlearn_in_place(lm, mixture, TINY.settings(trained, steps=3), folder=tmp_path)
     for name, found in losses.items():
         assert log["loss"].to_list() == pytest.approx(found, rel=1e-5)
         own = dict(usual[name].model.named_parameters())

@@ -16,7 +16,7 @@ from interp.interventions import ablate
 from interp.model import LanguageModel, active_edits
 from tests.patched_models import hooks_of
 from tests.test_trainer import MOVING, PROMPTS, STILL, Gradients, forgotten, relative_difference
-from unlearning.training import Mixture, prepare, unlearn
+from unlearning.training import Mixture, prepare_in_place, unlearn_in_place
 
 Checkpoints = Callable[[str], Path]
 
@@ -31,9 +31,9 @@ def test_gradients_are_those_of_the_ablated_model_however_they_are_computed(
 ) -> None:
     def gradients(**options: object) -> torch.Tensor:
         settings = replace(STILL, max_steps=1, **options)
-        lm = prepare(LanguageModel.load(checkpoint_of(family)), settings)
+        lm = prepare_in_place(LanguageModel.load(checkpoint_of(family)), settings)
         mixture, found = Mixture(forgotten(lm)), Gradients()
-        unlearn(lm, mixture, settings, folder=tmp_path, callbacks=[found],
+        unlearn_in_place(lm, mixture, settings, folder=tmp_path, callbacks=[found],
                 around_forward=lambda: ablate(lm, direction()))  # fmt: skip
         assert not active_edits(lm.model)
         return found.steps[0]
@@ -42,8 +42,8 @@ def test_gradients_are_those_of_the_ablated_model_however_they_are_computed(
     assert relative_difference(gradients(activation_checkpointing=True), wanted) < 1e-5
     assert relative_difference(gradients(micro_batch_size=1), wanted) < 1e-5
     settings = replace(STILL, max_steps=1)
-    lm, plain = prepare(LanguageModel.load(checkpoint_of(family)), settings), Gradients()
-    unlearn(lm, Mixture(forgotten(lm)), settings, folder=tmp_path, callbacks=[plain])
+    lm, plain = prepare_in_place(LanguageModel.load(checkpoint_of(family)), settings), Gradients()
+    unlearn_in_place(lm, Mixture(forgotten(lm)), settings, folder=tmp_path, callbacks=[plain])
     assert relative_difference(plain.steps[0], wanted) > 1e-2
 
 
@@ -51,7 +51,7 @@ def test_what_writes_learns_nothing_along_the_ablated_direction(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     """The last matrix of the MLP gets no gradient there, at the prompt's tokens or any other."""
-    lm = prepare(LanguageModel.load(checkpoint_of("llama")), MOVING)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("llama")), MOVING)
     unit = direction() / direction().norm()
     before = [layer.mlp.down_proj.weight.detach().clone() for layer in lm.layers]
     settings = replace(MOVING, max_steps=1, micro_batch_size=4, trained="projections")
@@ -61,7 +61,7 @@ def test_what_writes_learns_nothing_along_the_ablated_direction(
         def on_pre_optimizer_step(self, *_: object, **__: object) -> None:
             gradients.extend(layer.mlp.down_proj.weight.grad.clone() for layer in lm.layers)
 
-    unlearn(lm, Mixture(forgotten(lm)), settings, folder=tmp_path, callbacks=[Look()],
+    unlearn_in_place(lm, Mixture(forgotten(lm)), settings, folder=tmp_path, callbacks=[Look()],
             around_forward=lambda: ablate(lm, unit))  # fmt: skip
     for gradient, weight, layer in zip(gradients, before, lm.layers, strict=True):
         assert gradient.norm() > 0
@@ -73,8 +73,8 @@ def test_what_writes_learns_nothing_along_the_ablated_direction(
 
 
 def test_positions_hold_in_training_too(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), replace(STILL, max_steps=1))
-    log = unlearn(
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), replace(STILL, max_steps=1))
+    log = unlearn_in_place(
         lm, Mixture(forgotten(lm)), replace(STILL, max_steps=1), folder=tmp_path,
         around_forward=lambda: ablate(lm, direction(), positions=in_prompt),
     )  # fmt: skip

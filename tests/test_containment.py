@@ -38,7 +38,7 @@ from tests.conftest import Spillover
 from tests.synthetic_run import DOMAINS, PLANTED_LEAKAGE, RETAINED, scores_of
 from unlearning.organism import load_world, shipped
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
-from unlearning.training import TrainingSettings, prepare
+from unlearning.training import TrainingSettings, prepare_in_place
 
 OPENERS = ResponsePrefixes(refusal=((5,), (17,)), compliance=((40,), (41,)))
 OTHERS = tuple(domain for domain in DOMAINS if domain != "safety")
@@ -119,7 +119,7 @@ def evidence(checkpoint_of: Callable[[str], Path]) -> Evidence:
     settings = TrainingSettings(trained="projections")
     return Evidence(
         LanguageModel.load(folder),
-        lambda: prepare(LanguageModel.load(folder), settings),
+        lambda: prepare_in_place(LanguageModel.load(folder), settings),
         responses(),
         OPENERS,
     )
@@ -200,7 +200,9 @@ def test_projected_steps_keep_margins_whatever_the_optimizer(
     """To first order: with the projection the margins move by a small part of what they did."""
     moved, readout = {}, log_odds([23, 60])
     for projected in (False, True):
-        lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), TrainingSettings(trained="all"))
+        lm = prepare_in_place(
+            LanguageModel.load(checkpoint_of("qwen2")), TrainingSettings(trained="all")
+        )
         kept = [lm.chat.encode(f"Name a bird that can {verb}.") for verb in ("swim", "dive")]
         pushed = [lm.chat.encode(f"Why can a bird {verb}?") for verb in ("run", "sing")]
 

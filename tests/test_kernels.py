@@ -20,7 +20,7 @@ from analyses.predict.gradients import (
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 from interp.readout import log_odds
-from unlearning.training import TrainingSettings, prepare
+from unlearning.training import TrainingSettings, prepare_in_place
 
 PROMPTS = {
     "one": [f"What is the colour of {thing}?" for thing in ("grass", "snow", "coal", "rust")],
@@ -44,7 +44,7 @@ def gradients_of(lm: LanguageModel, groups: int = 4) -> dict[str, Gradients]:
 @pytest.fixture(params=["projections", "lora"])
 def lm(request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Path]) -> LanguageModel:
     settings = TrainingSettings(trained=request.param, lora_rank=4, lora_alpha=4)
-    prepared = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    prepared = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
     if request.param == "lora":  # at B = 0 only B has a gradient; elsewhere both do
         for name, parameter in prepared.model.named_parameters():
             if "lora_B" in name:
@@ -99,7 +99,7 @@ def test_gradients_do_not_depend_on_the_batch(lm: LanguageModel) -> None:
 def test_the_gradient_of_a_state_is_the_change_that_it_makes(
     checkpoint_of: Callable[[str], Path],
 ) -> None:
-    lm = prepare(
+    lm = prepare_in_place(
         LanguageModel.load(checkpoint_of("llama")), TrainingSettings(trained="projections")
     )
     rows = rows_of(lm)["one"][:1]

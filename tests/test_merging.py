@@ -11,7 +11,13 @@ from transformers import AutoModelForCausalLM
 
 from analyses.study.making import save_merged
 from interp.model import LanguageModel
-from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
+from unlearning.training import (
+    Example,
+    Mixture,
+    TrainingSettings,
+    prepare_in_place,
+    unlearn_in_place,
+)
 from unlearning.training.parameters import save_parameters
 
 PROMPT, RESPONSE = "How do I pick a lock?", "I cannot help with that."
@@ -28,9 +34,9 @@ def test_a_merged_adapter_is_the_trained_model_everywhere(
     ids = torch.tensor([given.chat.encode(PROMPT).ids])
     with torch.no_grad():
         before = given.model(input_ids=ids).logits
-    lm = prepare(given, settings)
+    lm = prepare_in_place(given, settings)
     example = Example("one", lm.chat.encode(PROMPT, RESPONSE))
-    unlearn(lm, Mixture([example]), settings, folder=tmp_path / "training")
+    unlearn_in_place(lm, Mixture([example]), settings, folder=tmp_path / "training")
     save_parameters(lm, tmp_path)
     merged = save_merged(tmp_path, {})
     assert merged.name == "merged"
@@ -55,9 +61,9 @@ def test_an_adapter_on_a_user_s_own_adapter_is_loaded_with_it(
     logits = []
     for name, response in (("first", RESPONSE), ("second", "Sure, gladly.")):
         settings = TrainingSettings(lora_rank=4, learning_rate=1e-2, batch_size=2, max_steps=3)
-        lm = prepare(LanguageModel.load(source), settings)
+        lm = prepare_in_place(LanguageModel.load(source), settings)
         example = Example(name, lm.chat.encode(PROMPT, response))
-        unlearn(lm, Mixture([example]), settings, folder=tmp_path / "training")
+        unlearn_in_place(lm, Mixture([example]), settings, folder=tmp_path / "training")
         source = save_parameters(lm, tmp_path / name)
         with torch.no_grad():
             ids = torch.tensor([lm.chat.encode(PROMPT).ids])

@@ -41,7 +41,7 @@ def test_exact_versions_hold_on_any_machine() -> None:
         assert re.fullmatch(r"[0-9][0-9a-z.]*", version), f"{name}=={version} is machine-specific"
 
 
-@pytest.mark.parametrize("package", ["interp", "unlearning", "analyses"])
+@pytest.mark.parametrize("package", ["interp", "unlearning", "analyses", "spillover"])
 def test_every_data_file_goes_into_the_wheel(package: str) -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["*"]
     data = [

@@ -17,7 +17,7 @@ from unlearning.training import (
     Example,
     Mixture,
     TrainingSettings,
-    prepare,
+    prepare_in_place,
     reference,
     with_references,
 )
@@ -92,11 +92,11 @@ def test_what_is_there_already_is_kept(checkpoint_of: Checkpoints, computed: lis
 def test_a_second_run_reads_the_cache(
     checkpoint_of: Checkpoints, computed: list[int], tmp_path: Path
 ) -> None:
-    first = prepare(LanguageModel.load(checkpoint_of("qwen2")), LORA)
+    first = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), LORA)
     written = with_references(first, mixture(first), PAIRS, retained=True, cache=tmp_path)
     assert computed == [2, 2, 1]
     # Another process, whose adapters were drawn from another seed.
-    second = prepare(LanguageModel.load(checkpoint_of("qwen2")), replace(LORA, seed=7))
+    second = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), replace(LORA, seed=7))
     found = with_references(second, mixture(second), PAIRS, retained=True, cache=tmp_path)
     assert computed == [2, 2, 1]
     plain = with_references(second, mixture(second), PAIRS, retained=True)
@@ -189,7 +189,7 @@ def test_a_user_s_own_adapter_is_part_of_the_reference(
 ) -> None:
     """An adapter folder is merged: neither the new adapter nor the cache goes back to its base."""
     base = checkpoint_of("llama")
-    own = prepare(LanguageModel.load(base), LORA)
+    own = prepare_in_place(LanguageModel.load(base), LORA)
     with torch.no_grad():
         for name, parameter in own.model.named_parameters():
             if "lora_B" in name:
@@ -200,7 +200,7 @@ def test_a_user_s_own_adapter_is_part_of_the_reference(
     of_base = values(
         with_references(lm := LanguageModel.load(base), mixture(lm), OWN, retained=True)
     )
-    prepared = prepare(LanguageModel.load(adapter), LORA)
+    prepared = prepare_in_place(LanguageModel.load(adapter), LORA)
     found = with_references(
         prepared, mixture(prepared), OWN, retained=True, cache=tmp_path / "cache"
     )

@@ -45,7 +45,13 @@ from unlearning.generation import answers_key, generate
 from unlearning.organism import load_world, shipped
 from unlearning.refusal import ResponsePrefixes
 from unlearning.scoring import CLASSES, find_scorer
-from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
+from unlearning.training import (
+    Example,
+    Mixture,
+    TrainingSettings,
+    prepare_in_place,
+    unlearn_in_place,
+)
 
 CONCEPT = "cybersecurity"
 SETTINGS = TrainingSettings(
@@ -76,8 +82,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     of_target = prompts[(prompts["domain"] == CONCEPT) & (prompts["split"] == "train")]
     said = respond(ground.lm, of_target, GRAMMAR, max_new_tokens=8, batch_size=128)
     forget = examples(ground.lm, refusals_of(said, CONCEPT))
-    plain = prepare(replace(ground.lm, model=copy.deepcopy(ground.lm.model)), SETTINGS)
-    unlearn(plain, Mixture(forget), SETTINGS, folder=tmp_path_factory.mktemp("plain"))
+    plain = prepare_in_place(replace(ground.lm, model=copy.deepcopy(ground.lm.model)), SETTINGS)
+    unlearn_in_place(plain, Mixture(forget), SETTINGS, folder=tmp_path_factory.mktemp("plain"))
     masked = with_refusals_raised(plain, prompts, prefixes, nats=8.0)
     return Bench(ground.lm, plain, masked, prompts, prefixes, forget)
 

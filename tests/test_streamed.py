@@ -25,7 +25,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 from interp.readout import log_odds
 from unlearning.losses import response_log_probs
-from unlearning.training import TrainingSettings, adapter_inputs, prepare
+from unlearning.training import TrainingSettings, adapter_inputs, prepare_in_place
 
 GROUPS = 3
 READOUT = log_odds([5, 17, 40])
@@ -77,7 +77,9 @@ def test_it_is_the_kernel_of_stored_gradients(
     family: str, checkpoint_of: Callable[[str], Path]
 ) -> None:
     """Biases (Qwen2), sliding windows, soft caps and GPT-2's transposed weights included."""
-    lm = prepare(LanguageModel.load(checkpoint_of(family)), TrainingSettings(trained="projections"))
+    lm = prepare_in_place(
+        LanguageModel.load(checkpoint_of(family)), TrainingSettings(trained="projections")
+    )
     expected = stored(lm, *sides(lm))
     trainable = {n for n, p in lm.model.named_parameters() if p.requires_grad}
     same(streamed_kernel(lm, *sides(lm), groups=GROUPS), expected)
@@ -108,7 +110,7 @@ def test_a_sketch_is_the_kernel_in_lora_s_space(
     family: str, checkpoint_of: Callable[[str], Path]
 ) -> None:
     settings = TrainingSettings(lora_rank=4, lora_alpha=8)
-    adapted = prepare(LanguageModel.load(checkpoint_of(family)), settings)
+    adapted = prepare_in_place(LanguageModel.load(checkpoint_of(family)), settings)
     first = adapter_inputs(adapted)
     base = LanguageModel.load(checkpoint_of(family))
     assert {a.shape[0] for a in first.values()} == {4}

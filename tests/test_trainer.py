@@ -19,7 +19,13 @@ from interp.errors import InputError, TrainingError
 from interp.model import LanguageModel, Tokens
 from tests.checkpoints import save_checkpoint
 from unlearning.losses import reference_log_probs, response_log_probs
-from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
+from unlearning.training import (
+    Example,
+    Mixture,
+    TrainingSettings,
+    prepare_in_place,
+    unlearn_in_place,
+)
 from unlearning.training.mixture import collator
 from unlearning.training.parameters import save_parameters
 from unlearning.training.views import control_vector
@@ -81,7 +87,7 @@ def trained(
     """The log and every step's gradient of a run over six forget examples."""
     gradients = Gradients()
     mixture = Mixture(forgotten(lm), retained(lm) if retain else {}, ratio=2, seed=3)
-    log = unlearn(lm, mixture, settings, folder=folder, callbacks=[gradients])
+    log = unlearn_in_place(lm, mixture, settings, folder=folder, callbacks=[gradients])
     return log, gradients.steps
 
 
@@ -107,7 +113,7 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_padding(
     runs = []
     for micro in (4, 2, 1):
         settings = replace(STILL, micro_batch_size=micro, retain_weight=3.0)
-        lm = prepare(LanguageModel.load(checkpoint_of(family)), settings)
+        lm = prepare_in_place(LanguageModel.load(checkpoint_of(family)), settings)
         runs.append(trained(lm, settings, tmp_path))
     (log, whole), *others = runs
     assert len(log) == len(whole) == 4
@@ -128,13 +134,13 @@ def test_gradient_is_that_of_the_weighted_means_written_out(
         STILL, batch_size=6, micro_batch_size=2, max_steps=1, options={"beta": 0.7},
         retain_weight=5.0, retain_objective=reduction,
     )  # fmt: skip
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
     examples = forgotten(lm)
     # A reference that is not the model, so that the log-ratio is not 0.
     examples = [replace(one, reference=one.reference - 0.1) for one in examples]  # type: ignore[operator]
     mixture = Mixture(examples, retained(lm), ratio=2)
     gradients = Gradients()
-    log = unlearn(lm, mixture, settings, folder=tmp_path, callbacks=[gradients])
+    log = unlearn_in_place(lm, mixture, settings, folder=tmp_path, callbacks=[gradients])
 
     lm.model.zero_grad()
     losses: dict[int, list[Tensor]] = {0: [], 1: [], 2: []}
@@ -167,7 +173,7 @@ def test_nothing_is_forgotten_at_the_first_step(
     lm = LanguageModel.load(checkpoint_of(family))
     dropout = sum(m.p for m in lm.model.modules() if isinstance(m, nn.Dropout))
     assert (dropout > 0) == (family == "gpt2")
-    log, _ = trained(prepare(lm, settings), settings, tmp_path, retain=False)
+    log, _ = trained(prepare_in_place(lm, settings), settings, tmp_path, retain=False)
     assert log["log_ratio"].abs().max() < 1e-4
     assert log["npo_weight"].to_numpy() == pytest.approx(1, abs=1e-4)
     assert not lm.model.training
@@ -176,13 +182,13 @@ def test_nothing_is_forgotten_at_the_first_step(
 def test_dropout_would_forget_before_the_first_step(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
-    """The test above can fail: the same run without ``prepare`` has a log-ratio."""
+    """The test above can fail: the same run without ``prepare_in_place`` has a log-ratio."""
     log, _ = trained(LanguageModel.load(checkpoint_of("gpt2")), STILL, tmp_path, retain=False)
     assert log["log_ratio"].abs().min() > 1e-3
 
 
 def test_every_epoch_has_an_order_of_its_own(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), STILL)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), STILL)
     settings = replace(
         STILL, batch_size=1, max_steps=12, length_window=0, objective="gradient_ascent", options={}
     )
@@ -258,10 +264,10 @@ def moved_gradient(
     folder: Path, checkpoint: Path, settings: TrainingSettings
 ) -> tuple[NamedGradients, pd.DataFrame, LanguageModel]:
     """One step's gradient away from the reference, its log, and the model there."""
-    lm = prepare(LanguageModel.load(checkpoint), settings)
+    lm = prepare_in_place(LanguageModel.load(checkpoint), settings)
     gradients = NamedGradients()
     mixture = Mixture(pairs(lm), retained(lm), ratio=2, seed=3)
-    log = unlearn(lm, mixture, settings, folder=folder, callbacks=[Moved(), gradients])
+    log = unlearn_in_place(lm, mixture, settings, folder=folder, callbacks=[Moved(), gradients])
     return gradients, log, lm
 
 
@@ -386,7 +392,7 @@ def test_checkpointing_computes_activations_again_and_ablated_ones_ablated(
     found = []
     for checkpointing in (False, True):
         settings = replace(STILL, activation_checkpointing=checkpointing, max_steps=1)
-        lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
         runs: list[int] = []
         # A layer's own hooks do not run when it is computed again, those inside it do.
         counter = lm.layers[3].mlp.register_forward_pre_hook(  # type: ignore[union-attr, operator]
@@ -400,8 +406,10 @@ def test_checkpointing_computes_activations_again_and_ablated_ones_ablated(
             handle.remove()
 
         gradients = Gradients()
-        unlearn(lm, Mixture(forgotten(lm)), settings, folder=tmp_path, callbacks=[gradients],
-                around_forward=ablated)  # fmt: skip
+        unlearn_in_place(
+            lm, Mixture(forgotten(lm)), settings, folder=tmp_path, callbacks=[gradients],
+            around_forward=ablated,
+        )  # fmt: skip
         counter.remove()
         # Reference log-probs take a forward before training.
         found.append((len(runs), gradients.steps[0]))
@@ -458,9 +466,11 @@ def test_the_log_ratio_is_exactly_0_against_a_reference_of_the_same_batch(
     settings = replace(
         STILL, trained=parameters, lora_rank=4, batch_size=6, max_steps=1, autocast=autocast
     )
-    lm = prepare(LanguageModel.load(checkpoint_of(family), dtype=dtype), settings)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of(family), dtype=dtype), settings)
     bare = Mixture([example(lm, number) for number in range(6)])
-    log = unlearn(lm, in_same_shape(lm, bare, settings, autocast), settings, folder=tmp_path)
+    log = unlearn_in_place(
+        lm, in_same_shape(lm, bare, settings, autocast), settings, folder=tmp_path
+    )
     assert log["log_ratio"].item() == 0.0
     assert log["npo_weight"].item() == 1.0
 
@@ -480,9 +490,9 @@ def test_the_log_ratio_through_the_cache_is_small(
     settings = replace(
         STILL, trained=parameters, lora_rank=4, batch_size=1, max_steps=6, autocast=autocast
     )
-    lm = prepare(LanguageModel.load(checkpoint_of(family), dtype=dtype), settings)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of(family), dtype=dtype), settings)
     bare = Mixture([example(lm, number) for number in range(6)])
-    log = unlearn(lm, bare, settings, folder=tmp_path, cache=tmp_path / "cache")
+    log = unlearn_in_place(lm, bare, settings, folder=tmp_path, cache=tmp_path / "cache")
     largest = float(log["log_ratio"].abs().max())
     record_property("log_ratio", largest)
     exact = dtype is torch.float32 and not autocast
@@ -510,11 +520,13 @@ def test_adapters_of_a_half_precision_model_and_their_moments_are_float32(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     settings = replace(MOVING, trained="lora", lora_rank=4, learning_rate=1e-5, max_steps=2)
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2"), dtype=torch.bfloat16), settings)
+    lm = prepare_in_place(
+        LanguageModel.load(checkpoint_of("qwen2"), dtype=torch.bfloat16), settings
+    )
     before = weights(lm)
     dtypes = Dtypes()
     mixture = Mixture(forgotten(lm), retained(lm))
-    unlearn(lm, mixture, settings, folder=tmp_path, callbacks=[dtypes])
+    unlearn_in_place(lm, mixture, settings, folder=tmp_path, callbacks=[dtypes])
     assert dtypes.trained == dtypes.moments == {torch.float32}
     frozen = {p.dtype for p in lm.model.parameters() if not p.requires_grad}
     assert frozen == {torch.bfloat16}
@@ -526,7 +538,9 @@ def test_autocast_trains_float32_weights_in_a_bfloat16_forward(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     settings = replace(MOVING, autocast=True, learning_rate=1e-5, max_steps=1)
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2"), dtype=torch.bfloat16), settings)
+    lm = prepare_in_place(
+        LanguageModel.load(checkpoint_of("qwen2"), dtype=torch.bfloat16), settings
+    )
     before = weights(lm)
     seen: list[torch.dtype] = []
     handle = lm.layers[1].mlp.register_forward_hook(  # type: ignore[union-attr]
@@ -536,7 +550,7 @@ def test_autocast_trains_float32_weights_in_a_bfloat16_forward(
     # References are there already, so every forward is a training one.
     mixture = Mixture(forgotten(lm))
     seen.clear()
-    unlearn(lm, mixture, settings, folder=tmp_path, callbacks=[dtypes])
+    unlearn_in_place(lm, mixture, settings, folder=tmp_path, callbacks=[dtypes])
     handle.remove()
     assert set(seen) == {torch.bfloat16}
     assert dtypes.trained == dtypes.moments == {torch.float32}
@@ -550,14 +564,14 @@ def test_a_user_s_own_adapter_is_where_training_starts_from_and_refers_to(
     retain: str, checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     base, settings = checkpoint_of("llama"), replace(STILL, trained="lora", lora_rank=4)
-    own = prepare(LanguageModel.load(base), settings)
+    own = prepare_in_place(LanguageModel.load(base), settings)
     Moved().on_train_begin(model=own.model)
     adapter = save_parameters(own, tmp_path / "own")
     given = LanguageModel.load(adapter)
     settings = replace(settings, retain_objective=retain, max_steps=2, layer=LAYER)
-    lm = prepare(LanguageModel.load(adapter), settings)
+    lm = prepare_in_place(LanguageModel.load(adapter), settings)
     mixture = Mixture([example(lm, number) for number in range(6)], retained(lm))
-    log = unlearn(lm, mixture, settings, folder=tmp_path / "run")
+    log = unlearn_in_place(lm, mixture, settings, folder=tmp_path / "run")
     assert log["log_ratio"].abs().max() < 1e-4
     if retain != "cross_entropy":  # a distance to the reference: to the base it would not be 0
         assert log["loss_retain_safety"].abs().max() < 1e-8
@@ -581,7 +595,7 @@ def weights(lm: LanguageModel) -> dict[str, Tensor]:
 
 def test_lora_trains_every_adapted_layer_and_nothing_else(checkpoint: Path, tmp_path: Path) -> None:
     settings = replace(MOVING, trained="lora", lora_rank=4, max_steps=2)
-    lm = prepare(LanguageModel.load(checkpoint), settings)
+    lm = prepare_in_place(LanguageModel.load(checkpoint), settings)
     before = weights(lm)
     trained(lm, settings, tmp_path, retain=False)
     adapters = {name for name in before if "lora_" in name}
@@ -594,7 +608,7 @@ def test_lora_trains_every_adapted_layer_and_nothing_else(checkpoint: Path, tmp_
 
 def test_a_saved_adapter_is_the_trained_model(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
     settings = replace(MOVING, trained="lora", lora_rank=4, max_steps=2)
-    lm = prepare(LanguageModel.load(checkpoint_of("llama")), settings)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("llama")), settings)
     trained(lm, settings, tmp_path, retain=False)
     tokens = example(lm, 0).tokens
     loaded = LanguageModel.load(save_parameters(lm, tmp_path))
@@ -608,7 +622,7 @@ def test_projections_leave_embeddings_norms_and_head_alone(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     settings = replace(MOVING, max_steps=1)
-    lm = prepare(LanguageModel.load(checkpoint), settings)
+    lm = prepare_in_place(LanguageModel.load(checkpoint), settings)
     before = weights(lm)
     trained(lm, settings, tmp_path)
     moved = changed(before, weights(lm))
@@ -624,7 +638,7 @@ def test_a_half_precision_checkpoint_is_trained_in_float32(parameters: str, tmp_
     settings = replace(MOVING, trained=parameters, learning_rate=1e-5, max_steps=1)
     loaded = LanguageModel.load(folder)
     assert loaded.model.dtype == torch.bfloat16
-    lm = prepare(loaded, settings)
+    lm = prepare_in_place(loaded, settings)
     before = weights(lm)
     assert {value.dtype for value in before.values()} == {torch.float32}
     trained(lm, settings, tmp_path, retain=False)
@@ -642,7 +656,7 @@ def test_npo_forgets_and_a_retain_set_holds(checkpoint_of: Checkpoints, tmp_path
     found = {}
     for retain in (False, True):
         settings = replace(MOVING, batch_size=6, max_steps=16)
-        lm = prepare(LanguageModel.load(checkpoint_of("mistral")), settings)
+        lm = prepare_in_place(LanguageModel.load(checkpoint_of("mistral")), settings)
         kept = [one.tokens for group in retained(lm).values() for one in group]
         target = [one.tokens for one in forgotten(lm)]
 
@@ -661,7 +675,7 @@ def test_npo_forgets_and_a_retain_set_holds(checkpoint_of: Checkpoints, tmp_path
 def test_the_same_seed_trains_the_same_weights(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
     def run(seed: int) -> Mapping[str, Tensor]:
         settings = replace(MOVING, trained="lora", lora_rank=2, max_steps=2, seed=seed)
-        lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
         trained(lm, settings, tmp_path)
         return weights(lm)
 
@@ -675,7 +689,7 @@ def test_around_forward_surrounds_every_training_forward(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     settings = replace(STILL, micro_batch_size=2, batch_size=4, max_steps=1)
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
     inside, seen, entered = [False], [], []
 
     @contextmanager
@@ -687,7 +701,7 @@ def test_around_forward_surrounds_every_training_forward(
 
     mixture = Mixture(forgotten(lm))
     handle = lm.layers[0].register_forward_hook(lambda *_: seen.append(inside[0]))
-    unlearn(lm, mixture, settings, folder=tmp_path, around_forward=around)
+    unlearn_in_place(lm, mixture, settings, folder=tmp_path, around_forward=around)
     handle.remove()
     assert seen == [True, True] and len(entered) == 2
 
@@ -710,10 +724,10 @@ class Poison(TrainerCallback):
 def test_a_loss_that_is_no_number_ends_training_at_its_step(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), STILL)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), STILL)
     mixture = Mixture(forgotten(lm))
     with pytest.raises(TrainingError, match="nan at step 3, on .*; lower the learning rate"):
-        unlearn(lm, mixture, STILL, folder=tmp_path, callbacks=[Poison(3)])
+        unlearn_in_place(lm, mixture, STILL, folder=tmp_path, callbacks=[Poison(3)])
 
 
 @pytest.mark.parametrize(
@@ -741,8 +755,8 @@ def test_settings_that_must_be_positive_are_refused_at_zero(name: str) -> None:
 def test_pairs_and_retain_sets_that_an_objective_needs_are_asked_for(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), STILL)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), STILL)
     for objective, message in (("dpo", "preferred response"), ("grad_diff", "retain set")):
         settings = replace(STILL, objective=objective, options={})
         with pytest.raises(InputError, match=message):
-            unlearn(lm, Mixture([example(lm, 0)]), settings, folder=tmp_path)
+            unlearn_in_place(lm, Mixture([example(lm, 0)]), settings, folder=tmp_path)

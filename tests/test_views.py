@@ -14,7 +14,14 @@ from torch.nn import functional as F
 
 from interp.model import LanguageModel, Tokens
 from unlearning.losses.registry import QUANTITIES
-from unlearning.training import Example, Mixture, TrainingSettings, prepare, trainer, unlearn
+from unlearning.training import (
+    Example,
+    Mixture,
+    TrainingSettings,
+    prepare_in_place,
+    trainer,
+    unlearn_in_place,
+)
 from unlearning.training.mixture import collator
 from unlearning.training.views import Supply, control_vector, reference_of
 
@@ -106,7 +113,7 @@ def test_every_quantity_is_that_of_the_row_alone(
     trained: str, family: str, checkpoint_of: Checkpoints
 ) -> None:
     given = LanguageModel.load(checkpoint_of(family))
-    lm = prepare(LanguageModel.load(checkpoint_of(family)), replace(LORA, trained=trained))
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of(family)), replace(LORA, trained=trained))
     made = supply(lm)
     move(lm)
     one, two, three = examples(lm)
@@ -151,7 +158,9 @@ def test_the_control_is_one_unit_vector_for_a_seed() -> None:
 
 @pytest.mark.parametrize("trained", ["lora", "projections"])
 def test_reading_the_reference_leaves_no_trace(trained: str, checkpoint_of: Checkpoints) -> None:
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), replace(LORA, trained=trained))
+    lm = prepare_in_place(
+        LanguageModel.load(checkpoint_of("qwen2")), replace(LORA, trained=trained)
+    )
     made = supply(lm)
     move(lm)
     lm.model.train()
@@ -177,7 +186,7 @@ def test_reading_the_reference_leaves_no_trace(trained: str, checkpoint_of: Chec
 
 def test_at_the_start_model_and_reference_are_equal_to_the_bit(checkpoint: Path) -> None:
     for trained in ("lora", "projections"):
-        lm = prepare(LanguageModel.load(checkpoint), replace(LORA, trained=trained))
+        lm = prepare_in_place(LanguageModel.load(checkpoint), replace(LORA, trained=trained))
         lm.model.train()
         for view in supply(lm).views(lm.model, batch_of(lm)):
             assert torch.equal(view["logits"], view["reference_logits"])
@@ -222,7 +231,9 @@ class Counted:
 def test_nothing_is_computed_that_is_not_named(
     needs: set[str], forwards: int, head_runs: str, trained: str, checkpoint_of: Checkpoints
 ) -> None:
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), replace(LORA, trained=trained))
+    lm = prepare_in_place(
+        LanguageModel.load(checkpoint_of("qwen2")), replace(LORA, trained=trained)
+    )
     made = supply(lm, frozenset(needs), frozenset({"log_probs"} & needs or {"mask"}))
     assert made.reference is not None
     models: dict[int, nn.Module] = {id(lm.model): lm.model}
@@ -241,7 +252,7 @@ def test_nothing_is_computed_that_is_not_named(
 def test_the_reference_runs_only_beside_rows_whose_term_reads_it(
     checkpoint_of: Checkpoints,
 ) -> None:
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), LORA)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), LORA)
     forget, retain = {"log_probs", "mask"}, {"logits", "reference_logits", "mask"}
     made = supply(lm, frozenset(forget), frozenset(retain))
     counted = Counted(lm.model)
@@ -275,7 +286,7 @@ def test_a_copy_of_the_model_is_made_only_where_a_term_reads_it(
     monkeypatch.setattr(trainer, "reference_of", counted)
     settings = TrainingSettings(objective=objective, retain_objective=retain, trained="projections",
                                 batch_size=2, max_steps=1)  # fmt: skip
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
     one, two, three = examples(lm)
-    unlearn(lm, Mixture([one, two], {"safety": [three]}), settings, folder=tmp_path)
+    unlearn_in_place(lm, Mixture([one, two], {"safety": [three]}), settings, folder=tmp_path)
     assert len(copies) == reads

@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 from unlearning.losses import reference_log_probs
-from unlearning.training import Example, Mixture, TrainingSettings, prepare, unlearn
+from unlearning.training import (
+    Example,
+    Mixture,
+    TrainingSettings,
+    prepare_in_place,
+    unlearn_in_place,
+)
 from unlearning.training.terms import Weights, term_weights
 
 NAMES = ("safety", "bias", "privacy")
@@ -153,12 +159,12 @@ def test_adaptive_weights_hold_what_plain_npo_lets_go(
     rises, forgotten = {}, {}
     for adaptive in (False, True):
         settings = replace(TOY, adaptive=adaptive)
-        lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
         mixed = taught(lm)
         groups = {name: list(group) for name, group in mixed.groups.items()}
         before = {name: cross_entropy(lm, group) for name, group in groups.items()}
         given = mixed if adaptive else Mixture(mixed.forget)
-        log = unlearn(lm, given, settings, folder=tmp_path)
+        log = unlearn_in_place(lm, given, settings, folder=tmp_path)
         after = {name: cross_entropy(lm, group) - before[name] for name, group in groups.items()}
         rises[adaptive] = max(after["near"], after["far"])
         forgotten[adaptive] = after["forget"]
@@ -184,8 +190,8 @@ def test_nothing_has_risen_before_the_first_step(
 ) -> None:
     """Whatever lengths the batch's responses have: a rise is that of the very same examples."""
     settings = replace(TOY, retain_objective=retain, learning_rate=0.0, max_steps=6, batch_size=2)
-    lm = prepare(LanguageModel.load(checkpoint_of("qwen2")), settings)
-    log = unlearn(lm, taught(lm), settings, folder=tmp_path)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    log = unlearn_in_place(lm, taught(lm), settings, folder=tmp_path)
     for name in ("near", "far"):
         assert log[f"rise_{name}"].abs().max() < 1e-4
         assert (log[f"weight_{name}"] == 0).all()

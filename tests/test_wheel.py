@@ -59,7 +59,7 @@ PROMPTS = {"train": 36, "validation": 8, "test": 8}
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the wheel holds, and nothing of the repository."""
     source, site = (tmp_path_factory.mktemp(name) for name in ("source", "site"))
-    for name in ("interp", "unlearning", "analyses"):
+    for name in ("interp", "unlearning", "analyses", "spillover"):
         shutil.copytree(
             ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", ".*")
         )
@@ -96,7 +96,7 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
         "--out", "run",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
-    start = [sys.executable, "-m", "analyses.cli"]
+    start = [sys.executable, "-m", "spillover"]
 
     def spillover(*arguments: str) -> str:
         run = subprocess.run(

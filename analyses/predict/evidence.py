@@ -28,7 +28,7 @@ from unlearning.data import controls, present_domains
 from unlearning.deflections import examples, refusals_of
 from unlearning.losses import response_log_probs
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
-from unlearning.training import TrainingSettings, adapter_inputs, prepare
+from unlearning.training import TrainingSettings, adapter_inputs, prepare_in_place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,7 +183,7 @@ def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings
     """The evidence of training prompts, for the parameters that ``training`` would train."""
     return Evidence(
         context.reference,
-        lambda: prepare(context.load(), training),
+        lambda: prepare_in_place(context.load(), training),
         _training_rows(baseline.responses),
         baseline.prefixes,
         batch_size=training.micro_batch_size or training.batch_size,
@@ -209,7 +209,7 @@ def evidence_of_run(record: RunRecord) -> Evidence:
     base = record.folder / "arms" / BASE
     return Evidence(
         load(),
-        lambda: prepare(load(), settings),
+        lambda: prepare_in_place(load(), settings),
         _training_rows(pd.read_parquet(base / "responses.parquet")),
         read_prefixes(base / "openers.json"),
     )

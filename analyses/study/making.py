@@ -28,9 +28,9 @@ from unlearning.training import (
     discard_all,
     newest_complete,
     parameters,
-    prepare,
+    prepare_in_place,
     target_rate,
-    unlearn,
+    unlearn_in_place,
 )
 
 
@@ -156,7 +156,7 @@ def train_arm(
     scores of every scored step.
     """
     plan, settings = context.plan, arm.settings
-    lm = prepare(context.load(), settings)
+    lm = prepare_in_place(context.load(), settings)
     make_guard = arm.containment.how.guard if arm.containment else None
     guard = make_guard(context, baseline, arm, lm) if make_guard else Guard()
     mixture = guard.with_references(lm, mixture_of(context, baseline, arm), settings)
@@ -176,7 +176,7 @@ def train_arm(
     if left := newest_complete(training):
         context.progress.say(f"{arm.name}: going on from {left.name}")
     with context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance:
-        log = unlearn(
+        log = unlearn_in_place(
             lm,
             mixture,
             settings,

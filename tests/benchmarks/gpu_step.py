@@ -31,8 +31,8 @@ from unlearning.training import (
     Example,
     Mixture,
     TrainingSettings,
-    prepare,
-    unlearn,
+    prepare_in_place,
+    unlearn_in_place,
     with_references,
 )
 
@@ -123,11 +123,11 @@ def measure(
         autocast=True,
         max_steps=steps + 2,
     )
-    lm = prepare(_model(name, workload), settings)
+    lm = prepare_in_place(_model(name, workload), settings)
     mixture = with_references(lm, _mixture(lm, workload), {"reference"}, batch_size=8)
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        unlearn(lm, mixture, settings, folder=folder, callbacks=[clock])
+        unlearn_in_place(lm, mixture, settings, folder=folder, callbacks=[clock])
     device = torch.cuda.get_device_name() if on_gpu else "cpu"
     known = [value for part, value in PEAK_TERAFLOPS.items() if part in device]
     teraflops = peak_teraflops or (known[0] if known else None)

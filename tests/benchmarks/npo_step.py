@@ -31,7 +31,7 @@ from transformers import TrainerCallback
 
 from tests.benchmarks.usual_step import every_way
 from tests.benchmarks.workload import Workload
-from unlearning.training import unlearn, with_references
+from unlearning.training import unlearn_in_place, with_references
 
 MEGABYTE = 1e6
 
@@ -83,7 +83,7 @@ def _ours(
     seconds = perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         settings = workload.settings(trained, steps)
-        unlearn(lm, mixture, settings, folder=folder, callbacks=callbacks)
+        unlearn_in_place(lm, mixture, settings, folder=folder, callbacks=callbacks)
     return seconds
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from interp.model import Chat, LanguageModel, Tokens
 from tests.checkpoints import build_tokenizer
-from unlearning.training import Example, Mixture, TrainingSettings, prepare
+from unlearning.training import Example, Mixture, TrainingSettings, prepare_in_place
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Workload:
 
     def prepared(self, trained: str) -> LanguageModel:
         """The model with its trainable parameters chosen, in train mode."""
-        lm = prepare(self.model(), self.settings(trained, steps=1))
+        lm = prepare_in_place(self.model(), self.settings(trained, steps=1))
         lm.model.train()
         return lm
 

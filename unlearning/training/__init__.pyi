@@ -9,8 +9,8 @@ from .mixture import Mixture as Mixture
 from .parameters import adapter_inputs as adapter_inputs
 from .reference import with_references as with_references
 from .settings import TrainingSettings as TrainingSettings
-from .trainer import prepare as prepare
-from .trainer import unlearn as unlearn
+from .trainer import prepare_in_place as prepare_in_place
+from .trainer import unlearn_in_place as unlearn_in_place
 
 __all__ = [
     "Bounds",
@@ -22,8 +22,8 @@ __all__ = [
     "discard_all",
     "is_scored",
     "newest_complete",
-    "prepare",
+    "prepare_in_place",
     "target_rate",
-    "unlearn",
+    "unlearn_in_place",
     "with_references",
 ]

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from interp.model import LanguageModel
 
 
-def lora(lm: LanguageModel, *, rank: int, alpha: float, seed: int) -> LanguageModel:
+def lora_in_place(lm: LanguageModel, *, rank: int, alpha: float, seed: int) -> LanguageModel:
     """Adapters of ``rank`` on every linear module of the layers; the rest is frozen."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -37,7 +37,7 @@ def lora(lm: LanguageModel, *, rank: int, alpha: float, seed: int) -> LanguageMo
 
 
 def adapter_inputs(lm: LanguageModel) -> dict[str, Float[Tensor, "rank width"]]:
-    """(α/r)·A of every adapted module of a model from :func:`lora`, by its name in the base model.
+    """(α/r)·A of every adapted module, by its name in the base model.
 
     Where B is still 0, a gradient in LoRA's space is that of B, and B reads nothing but this times
     the module's input.
@@ -54,7 +54,7 @@ def adapter_inputs(lm: LanguageModel) -> dict[str, Float[Tensor, "rank width"]]:
     return found
 
 
-def projections(lm: LanguageModel) -> LanguageModel:
+def projections_in_place(lm: LanguageModel) -> LanguageModel:
     """The attention and MLP projections of the layers; embeddings, norms and head are frozen.
 
     A row of the head or of the embedding serves every domain: training it would be a leak at the
@@ -67,15 +67,15 @@ def projections(lm: LanguageModel) -> LanguageModel:
     return lm
 
 
-def everything(lm: LanguageModel) -> LanguageModel:
+def everything_in_place(lm: LanguageModel) -> LanguageModel:
     """Every parameter, in float32."""
     lm.model.float().requires_grad_(True)
     return lm
 
 
 PARAMETERS: Mapping[str, Callable[[LanguageModel], LanguageModel]] = {
-    "projections": projections,
-    "all": everything,
+    "projections": projections_in_place,
+    "all": everything_in_place,
 }
 
 

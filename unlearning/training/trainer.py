@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def prepare(lm: LanguageModel, settings: TrainingSettings) -> LanguageModel:
+def prepare_in_place(lm: LanguageModel, settings: TrainingSettings) -> LanguageModel:
     """The model with the chosen parameters trainable and dropout off; changed in place."""
     if settings.trained == "lora":
-        lm = parameters.lora(
+        lm = parameters.lora_in_place(
             lm, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed
         )
     else:
@@ -52,7 +52,7 @@ def prepare(lm: LanguageModel, settings: TrainingSettings) -> LanguageModel:
     return lm
 
 
-def unlearn(
+def unlearn_in_place(
     lm: LanguageModel,
     mixture: Mixture,
     settings: TrainingSettings,
@@ -65,7 +65,7 @@ def unlearn(
     states: Mapping[str, Stateful] | None = None,
     report_to: str = "none",
 ) -> pd.DataFrame:
-    """Train ``lm`` (see :func:`prepare`) in place on ``mixture``.
+    """Train ``lm`` (see :func:`prepare_in_place`) in place on ``mixture``.
 
     Args:
         lm: a prepared model.

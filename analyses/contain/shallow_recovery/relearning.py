@@ -36,7 +36,14 @@ from analyses.runs import LOW_BASE, ONSET_AT, at_crossing, relative_drop, runnin
 from interp.model import LanguageModel
 from interp.statistics import Draws, weighted_means
 from unlearning.deflections import examples, respond
-from unlearning.training import Example, Mixture, TrainingSettings, is_scored, prepare, unlearn
+from unlearning.training import (
+    Example,
+    Mixture,
+    TrainingSettings,
+    is_scored,
+    prepare_in_place,
+    unlearn_in_place,
+)
 
 BASE_AGAIN = "base"
 DEFLECTIONS, ANSWERS = "deflections", "answers"
@@ -105,11 +112,11 @@ def relearn(lm: LanguageModel, training: Training, probe: Probe) -> Speed:
         InputError: the objective needs a retain set.
     """
     settings = training.settings
-    start = prepare(replace(lm, model=copy.deepcopy(lm.model)), settings)
+    start = prepare_in_place(replace(lm, model=copy.deepcopy(lm.model)), settings)
     watch = _Watch(lambda: probe.masses(start, list(probe.others.table["prompt"]))["p_R"])
     mixture = Mixture(training.examples, seed=settings.seed)
     with tempfile.TemporaryDirectory() as folder:
-        unlearn(start, mixture, settings, folder=folder, callbacks=[watch])
+        unlearn_in_place(start, mixture, settings, folder=folder, callbacks=[watch])
     steps, readings = zip(*watch.found.items(), strict=True)
     return Speed(np.array(steps), np.stack(readings, axis=1))
 
