@@ -12,21 +12,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 
+from interp.directions.discriminant import discriminants
 from interp.directions.fitting import (
     Directed,
+    Labellings,
     Labels,
+    Refit,
     Sample,
     States,
     fit_direction,
+    labelled_weights,
     mean_difference,
-    mean_difference_weights,
     one_by_one,
 )
+from interp.directions.logistic import logistic_fits
 from interp.directions.registry import estimator
 from interp.errors import InputError
 from interp.statistics import (
@@ -35,10 +39,8 @@ from interp.statistics import (
     Coordinates,
     Counts,
     Vectors,
-    centring_matrix,
     finite,
     principal_axes,
-    shrunk_covariance,
     unit,
     unit_numbers,
 )
@@ -79,17 +81,23 @@ class MeanDifference(Directed):
             InputError: fewer than four prompts on a side, or activations that are not finite.
         """
         contrast = Contrast.from_labels(states, labels, groups)
-        sample = Sample.of_contrast(contrast)
-
-        def differences(counts: Counts) -> tuple[Vectors, Float[np.ndarray, "sample layer"]]:
-            weights = mean_difference_weights(contrast, counts)
-            found = np.einsum("sr,lrv->slv", weights, sample.coordinates, optimize=True)
-            return found, np.linalg.norm(found, axis=-1)
-
-        fit_direction(self, sample, differences)
+        self._fit_contrast(contrast)
         self.direction_ = mean_difference(contrast.positive, contrast.negative)
         self.unit_direction_ = unit(self.direction_)
         return self
+
+    def prepared(self, contrast: Contrast) -> tuple[Sample, Refit]:
+        """See :class:`~interp.directions.fitting.Directed`."""
+        sample = Sample.of_contrast(contrast)
+
+        def differences(
+            positive: Labellings, counts: Counts
+        ) -> tuple[Vectors, Float[np.ndarray, "sample layer"]]:
+            weights = labelled_weights(positive, counts)
+            found = np.einsum("sr,lrv->slv", weights, sample.coordinates, optimize=True)
+            return found, np.linalg.norm(found, axis=-1)
+
+        return sample, differences
 
 
 @estimator("first_principal_component", title="first principal component")
@@ -110,6 +118,10 @@ class FirstPrincipalComponent(Directed):
         n_: positive prompts.
     """
 
+    no_null: ClassVar[str] = (
+        "the first principal component is of the positives alone; permuted labels mix them with "
+        "the negatives, which is another question"
+    )
     splits: int = 50
     resamples: int = 100
     level: float = 0.95
@@ -136,10 +148,17 @@ class FirstPrincipalComponent(Directed):
                 f"least {MINIMUM_UNITS}"
             )
         names = None if groups is None else [g for g, c in zip(groups, chosen, strict=True) if c]
-        self.explained_variance_ratio_ = _fit_component(
-            self, Sample.of_rows(rows, unit_numbers(names, len(rows))), centre=True
-        )
+        sample = Sample.of_rows(rows, unit_numbers(names, len(rows)))
+        solve = one_by_one(partial(_component, sample.coordinates, centre=True))
+        self.explained_variance_ratio_ = fit_direction(self, sample, solve)
         return self
+
+    def prepared(self, contrast: Contrast) -> tuple[Sample, Refit]:
+        """See :class:`~interp.directions.fitting.Directed`; labels are as they are."""
+        own = len(contrast.positive)
+        sample = Sample.of_rows(contrast.positive, unit_numbers(contrast.units[:own].tolist(), own))
+        solve = one_by_one(partial(_component, sample.coordinates, centre=True))
+        return sample, lambda _positive, counts: solve(counts[:, :own])
 
 
 @estimator("paired_principal_component", title="first principal component of pairs")
@@ -162,6 +181,10 @@ class PairedPrincipalComponent(Directed):
         n_: pairs.
     """
 
+    no_null: ClassVar[str] = (
+        "swapping the labels of a pair changes the sign of its difference, and the component of "
+        "paired differences does not depend on signs"
+    )
     splits: int = 50
     resamples: int = 100
     level: float = 0.95
@@ -179,7 +202,21 @@ class PairedPrincipalComponent(Directed):
         Raises:
             InputError: fewer than four pairs, or activations that are not finite.
         """
-        contrast = Contrast.from_labels(states, labels, groups)
+        sample, _ = self._paired(Contrast.from_labels(states, labels, groups))
+        solve = one_by_one(partial(_component, sample.coordinates, centre=False))
+        self.explained_variance_ratio_ = fit_direction(self, sample, solve)
+        return self
+
+    def prepared(self, contrast: Contrast) -> tuple[Sample, Refit]:
+        """See :class:`~interp.directions.fitting.Directed`; labels are as they are."""
+        sample, pairs = self._paired(contrast)
+        solve = one_by_one(partial(_component, sample.coordinates, centre=False))
+        # Linked rows count alike.
+        return sample, lambda _positive, counts: solve(counts[:, pairs[:, 0]])
+
+    @staticmethod
+    def _paired(contrast: Contrast) -> tuple[Sample, Int[np.ndarray, "pair 2"]]:
+        """The differences of pairs, and the pairs."""
         pairs = np.empty((0, 2), dtype=int) if contrast.pairs is None else contrast.pairs
         _, units = np.unique(contrast.units[pairs[:, 0]], return_inverse=True)
         if not len(pairs) or units.max() + 1 < MINIMUM_UNITS:
@@ -188,10 +225,7 @@ class PairedPrincipalComponent(Directed):
                 f"differences needs at least {MINIMUM_UNITS}: name the pairs in groups"
             )
         rows = contrast.positive[pairs[:, 0]] - contrast.negative[pairs[:, 1]]
-        self.explained_variance_ratio_ = _fit_component(
-            self, Sample.of_rows(rows, units), centre=False
-        )
-        return self
+        return Sample.of_rows(rows, units), pairs
 
 
 @estimator("whitened_mean_difference", title="whitened mean difference (LDA)")
@@ -232,12 +266,14 @@ class WhitenedMeanDifference(Directed):
         Raises:
             InputError: fewer than four prompts on a side, or activations that are not finite.
         """
-        contrast = Contrast.from_labels(states, labels, groups)
-        sample = Sample.of_contrast(contrast)
-        self.shrinkage_ = fit_direction(
-            self, sample, one_by_one(partial(_whitened, contrast, sample.coordinates))
-        )
+        self.shrinkage_ = self._fit_contrast(Contrast.from_labels(states, labels, groups))
         return self
+
+    def prepared(self, contrast: Contrast) -> tuple[Sample, Refit]:
+        """See :class:`~interp.directions.fitting.Directed`."""
+        sample = Sample.of_contrast(contrast)
+        width = contrast.states.shape[-1]
+        return sample, partial(discriminants, sample.coordinates, d_model=width, within=True)
 
 
 @estimator("logistic_probe", title="logistic probe")
@@ -283,73 +319,41 @@ class LogisticProbe(Directed):
             InputError: fewer than four prompts on a side, or activations that are not finite.
         """
         contrast = Contrast.from_labels(states, labels, groups)
-        sample = Sample.of_contrast(contrast)
-        positive = contrast.classes == 0
-        variance = (sample.coordinates**2).sum(axis=(1, 2)) / len(positive) / sample.axes.shape[-1]
-        scale = np.sqrt(np.where(variance > 0, variance, 1.0))
-        scaled = sample.coordinates / scale[:, None, None]
-
-        def fitted(count: Float[np.ndarray, " row"]) -> tuple[np.ndarray, np.ndarray]:
-            found = [_regression(rows, positive, count, self.inverse_penalty) for rows in scaled]
-            slopes = np.stack([slope for slope, _ in found]) / scale[:, None]
-            return slopes, np.array([intercept for _, intercept in found])
-
-        intercept = fit_direction(self, sample, one_by_one(fitted))
+        intercept = self._fit_contrast(contrast)
         middle = contrast.states.mean(axis=0)
         self.intercept_ = intercept - np.einsum("ld,ld->l", self.direction_, middle)
         return self
 
+    def prepared(self, contrast: Contrast) -> tuple[Sample, Refit]:
+        """See :class:`~interp.directions.fitting.Directed`."""
+        sample = Sample.of_contrast(contrast)
+        size = sample.coordinates.shape[1] * sample.axes.shape[-1]
+        variance = (sample.coordinates**2).sum(axis=(1, 2)) / size
+        scale = np.sqrt(np.where(variance > 0, variance, 1.0))
+        scaled = sample.coordinates / scale[:, None, None]
 
-def _fit_component(
-    estimator: Directed, sample: Sample, *, centre: bool
-) -> Float[np.ndarray, " layer"]:
-    """Fit the first principal component; returns its share of the total.
+        def fitted(
+            positive: Labellings, counts: Counts
+        ) -> tuple[Vectors, Float[np.ndarray, "sample layer"]]:
+            each = [logistic_fits(rows, positive, counts, self.inverse_penalty) for rows in scaled]
+            slopes, intercepts = (np.stack(part, axis=1) for part in zip(*each, strict=True))
+            return slopes / scale[:, None], intercepts
+
+        return sample, fitted
+
+
+def _component(
+    coordinates: Coordinates, count: Float[np.ndarray, " row"], *, centre: bool
+) -> tuple[Float[np.ndarray, "layer axis"], Float[np.ndarray, " layer"]]:
+    """The first principal component of rows that count so often, and its share of the total.
 
     It has length one and is turned so that the rows' mean projects positive.
     """
-
-    def component(count: Float[np.ndarray, " row"]) -> tuple[np.ndarray, np.ndarray]:
-        kept = np.flatnonzero(count)
-        rows = sample.coordinates[:, kept]
-        mean = (count[kept] / count.sum()) @ rows  # (layer, axis)
-        about = rows - mean[:, None] if centre else rows
-        values, vectors = principal_axes(np.sqrt(count[kept])[:, None] * about)
-        sign = np.where(np.einsum("lv,lv->l", vectors[:, :, -1], mean) < 0, -1.0, 1.0)
-        total = values.sum(axis=1)
-        return vectors[:, :, -1] * sign[:, None], values[:, -1] / np.where(total > 0, total, 1.0)
-
-    return fit_direction(estimator, sample, one_by_one(component))
-
-
-def _whitened(
-    contrast: Contrast, coordinates: Coordinates, counts: Float[np.ndarray, " row"]
-) -> tuple[Float[np.ndarray, "layer axis"], Float[np.ndarray, " layer"]]:
-    """The whitened difference and the shrinkage, per layer; NaN without one of the labels."""
-    kept = np.flatnonzero(counts)
-    classes, count = contrast.classes[kept], counts[kept]
-    if len(np.unique(classes)) < 2:  # a half of a small bootstrap sample
-        nothing = np.full(coordinates[:, 0].shape, np.nan)
-        return nothing, nothing[:, 0]
-    centred = np.sqrt(count)[:, None] * (centring_matrix(classes, count) @ coordinates[:, kept])
-    covariance = shrunk_covariance(centred, count, contrast.positive.shape[-1])
-    difference = mean_difference_weights(contrast, counts) @ coordinates  # (layer, axis)
-    along, rest = covariance.power(-1.0)
-    extra = (along - rest[:, None]) * np.einsum("lvk,lv->lk", covariance.vectors, difference)
-    whitened = rest[:, None] * difference + np.einsum("lvk,lk->lv", covariance.vectors, extra)
-    return whitened, covariance.shrinkage
-
-
-def _regression(
-    coordinates: Float[np.ndarray, "row coordinate"],
-    positive: Bool[np.ndarray, " row"],
-    counts: Float[np.ndarray, " row"],
-    inverse_penalty: float,
-) -> tuple[Float[np.ndarray, " coordinate"], float]:
-    from sklearn.linear_model import LogisticRegression
-
-    kept = counts > 0
-    if len(np.unique(positive[kept])) < 2:  # a half of a small bootstrap sample
-        return np.full(coordinates.shape[1], np.nan), np.nan
-    model = LogisticRegression(C=inverse_penalty, max_iter=1000)
-    model.fit(coordinates[kept], positive[kept], sample_weight=counts[kept])
-    return model.coef_[0], float(model.intercept_[0])
+    kept = np.flatnonzero(count)
+    rows = coordinates[:, kept]
+    mean = (count[kept] / count.sum()) @ rows  # (layer, axis)
+    about = rows - mean[:, None] if centre else rows
+    values, vectors = principal_axes(np.sqrt(count[kept])[:, None] * about)
+    sign = np.where(np.einsum("lv,lv->l", vectors[:, :, -1], mean) < 0, -1.0, 1.0)
+    total = values.sum(axis=1)
+    return vectors[:, :, -1] * sign[:, None], values[:, -1] / np.where(total > 0, total, 1.0)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -35,6 +35,10 @@ from interp.statistics import (
 States = Float[np.ndarray, "prompt layer d_model"]
 Labels = Bool[np.ndarray, " prompt"]
 Solve = Callable[[Counts], tuple[Vectors, Float[np.ndarray, "sample layer"]]]
+Labellings = Bool[np.ndarray, "sample row"]
+# Which rows are positive and how often each counts → directions in the sample's coordinates, and
+# one more number per layer.
+Refit = Callable[[Labellings, Counts], tuple[Vectors, Float[np.ndarray, "sample layer"]]]
 
 # Halvings for an estimator that is refitted: each is two fits.
 REFITTED_SPLITS = 10
@@ -63,10 +67,31 @@ class Reliable:
 
 
 class Directed(Reliable):
-    """Declares what :func:`fit_direction` sets."""
+    """Declares what :func:`fit_direction` sets, and how other labels of the same rows are fitted.
 
+    ``no_null`` says why permuted labels give no null for the estimator; empty where they do.
+    """
+
+    no_null: ClassVar[str] = ""
     direction_: Float[np.ndarray, "layer d_model"]
     unit_direction_: Float[np.ndarray, "layer d_model"]
+
+    def prepared(self, contrast: Contrast) -> tuple[Sample, Refit]:
+        """The rows of ``contrast`` in few coordinates, and what fits other labels or counts.
+
+        The labels and counts are those of ``contrast.states``, positive rows first.
+        """
+        raise NotImplementedError
+
+    def _fit_contrast(self, contrast: Contrast) -> Float[np.ndarray, " layer"]:
+        """Fit to all rows and to halves of them; returns the other number of all rows."""
+        sample, refit = self.prepared(contrast)
+        positive = contrast.classes == 0
+
+        def solve(counts: Counts) -> tuple[Vectors, Float[np.ndarray, "sample layer"]]:
+            return refit(np.broadcast_to(positive, counts.shape), counts)
+
+        return fit_direction(self, sample, solve)
 
 
 @dataclass(frozen=True)
@@ -148,6 +173,33 @@ def one_by_one(
     return solved
 
 
+def copies_of(estimator: Estimator, contrast: Contrast) -> Callable[[Labellings, Counts], Vectors]:
+    """What fits copies of an estimator of which nothing is known, one after another, in d_model.
+
+    A row either counts or does not. Directions are NaN where the copy cannot be fitted
+    (``InputError``, ``ValueError``).
+    """
+    states, units = contrast.states, contrast.units
+    plain = deepcopy(estimator)
+    # Nobody reads the copies' reliabilities.
+    for name, value in {"splits": 1, "resamples": 0}.items():
+        if hasattr(plain, name):
+            setattr(plain, name, value)
+
+    def fitted(positive: Labellings, counts: Counts) -> Vectors:
+        directions = np.full((len(counts), *states.shape[1:]), np.nan)
+        for direction, label, count in zip(directions, positive, counts, strict=True):
+            rows = np.flatnonzero(count)
+            try:
+                fit = deepcopy(plain).fit(states[rows], label[rows], units[rows].tolist())
+            except (InputError, ValueError):
+                continue
+            direction[:] = fit.direction_
+        return directions
+
+    return fitted
+
+
 def refitted_reliability(
     estimator: Estimator, contrast: Contrast, *, splits: int = REFITTED_SPLITS, seed: int = 0
 ) -> Float[np.ndarray, " layer"]:
@@ -155,18 +207,10 @@ def refitted_reliability(
 
     NaN where it cannot be fitted to half of the prompts (``InputError``, ``ValueError``).
     """
-    states, positive, units = contrast.states, contrast.classes == 0, contrast.units
+    positive, units, copies = contrast.classes == 0, contrast.units, copies_of(estimator, contrast)
 
     def refitted(counts: Counts) -> Vectors:
-        directions = np.full((len(counts), *states.shape[1:]), np.nan)
-        for direction, count in zip(directions, counts, strict=True):
-            rows = np.flatnonzero(count)
-            try:
-                half = deepcopy(estimator).fit(states[rows], positive[rows], units[rows].tolist())
-            except (InputError, ValueError):
-                continue
-            direction[:] = half.direction_
-        return directions
+        return copies(np.broadcast_to(positive, counts.shape), counts)
 
     halving = SimpleNamespace(splits=splits, resamples=0, seed=seed)
     similarity = cosines_of_halves(refitted)
@@ -186,5 +230,12 @@ def mean_difference_weights(
     contrast: Contrast, counts: Float[np.ndarray, "*sample row"]
 ) -> Float[np.ndarray, "*sample row"]:
     """Weights of the rows in the mean difference where each counts so often; they add to 0."""
-    up, down = counts * (contrast.classes == 0), counts * (contrast.classes == 1)
+    return labelled_weights(contrast.classes == 0, counts)
+
+
+def labelled_weights(
+    positive: Bool[np.ndarray, "*sample row"], counts: Float[np.ndarray, "*sample row"]
+) -> Float[np.ndarray, "*sample row"]:
+    """The same for any labels."""
+    up, down = counts * positive, counts * ~positive
     return up / up.sum(-1, keepdims=True) - down / down.sum(-1, keepdims=True)

@@ -27,18 +27,32 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from interp.directions.fitting import Reliable, Sample, States, fit_reliability
+from interp.directions.discriminant import discriminants
+from interp.directions.fitting import (
+    Directed,
+    Labellings,
+    Refit,
+    Sample,
+    States,
+    fit_reliability,
+    labelled_weights,
+)
+from interp.directions.registry import estimator
 from interp.errors import InputError
 from interp.statistics import (
     MINIMUM_UNITS,
     Bases,
+    Contrast,
     Coordinates,
     Counts,
+    Vectors,
     centring_matrix,
     coordinates_of,
     finite,
+    in_d_model,
     overlaps_of_halves,
     shrunk_covariance,
+    unit,
     unit_numbers,
 )
 
@@ -78,8 +92,9 @@ class Eraser:
         return states - erased
 
 
+@estimator("leace", title="LEACE", paper="Belrose et al. 2023, arXiv 2306.03819", badge="faithful")
 @dataclass(kw_only=True)
-class Leace(Reliable):
+class Leace(Directed):
     """Fits the eraser of a label with two or more classes.
 
     Args:
@@ -88,6 +103,10 @@ class Leace(Reliable):
 
     Attributes:
         eraser_: the :class:`Eraser`, of (classes - 1) dimensions.
+        direction_: (layer, d_model), what it reads where there are two classes, from the first to
+            the second in sorted order (False to True): the states' spread along it, shrunk, is one.
+            Zero where the classes do not differ; not there for more classes.
+        unit_direction_: the same with length one.
         reliability_, reliability_low_, reliability_high_: (layer,), of the subspace that it reads:
             root mean squared cosine between halves.
         n_: prompts of the smallest class.
@@ -146,7 +165,32 @@ class Leace(Reliable):
         )
         sample = Sample(coordinates, axes, units, kinds, int(sizes.min()))
         fit_reliability(self, sample, overlaps_of_halves(reads))
+        if len(sizes) == 2:
+            (whole,), _ = self._reads(sample, width)(classes[None] == 1, np.ones((1, len(states))))
+            self.direction_ = in_d_model(whole, axes)
+            self.unit_direction_ = unit(self.direction_)
         return self
+
+    def prepared(self, contrast: Contrast) -> tuple[Sample, Refit]:
+        """See :class:`~interp.directions.fitting.Directed`."""
+        sample = Sample.of_contrast(contrast)
+        return sample, self._reads(sample, contrast.states.shape[-1])
+
+    def _reads(self, sample: Sample, width: int) -> Refit:
+        """What two classes' eraser reads: Σ⁻¹δ over the root of δᵀΣ⁻¹δ."""
+
+        def read(
+            positive: Labellings, counts: Counts
+        ) -> tuple[Vectors, Float[np.ndarray, "sample layer"]]:
+            found, _ = discriminants(
+                sample.coordinates, positive, counts, width, within=False, shrink=self.shrink
+            )
+            weights = labelled_weights(positive, counts)
+            differences = np.einsum("sr,lra->sla", weights, sample.coordinates, optimize=True)
+            size = np.sqrt(np.maximum(np.einsum("sla,sla->sl", differences, found), 0.0))
+            return found / np.where(size == 0, 1.0, size)[:, :, None], size
+
+        return read
 
 
 def _solve(

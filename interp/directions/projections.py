@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float
 
+from interp.directions.fitting import mean_difference
 from interp.errors import InputError
 from interp.statistics import Contrast, layer_names, unit
 
@@ -92,5 +93,5 @@ def held_out_projections(
             )
         above, below = up.mean(axis=0), down.mean(axis=0)
         value[held] = np.einsum("pld,ld->pl", states[held] - (above + below) / 2,
-                                unit(above - below))  # fmt: skip
+                                unit(mean_difference(up, down)))  # fmt: skip
     return Projections(value, positive, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 MOST_MULTIPLES = 12
 COLUMNS = 4
 GREY = "grey: inside the null"
+LINE = 44
 
 
 def heatmap_figure(similarity: SimilarityMap, layers: Sequence[int] | None = None) -> Figure:
@@ -39,12 +41,20 @@ def heatmap_figure(similarity: SimilarityMap, layers: Sequence[int] | None = Non
     )
     return layer_heatmaps(
         similarity.value[places],
-        similarity.outside_null[places],
+        (similarity.defined if similarity.no_null else similarity.outside_null)[places],
         [similarity.layers[place] for place in places],
         [label.replace("_", " ") for label in similarity.labels],
         limits=similarity.limits,
         measure=similarity.measure,
+        null=null_words(similarity),
     )
+
+
+def null_words(similarity: SimilarityMap) -> str:
+    """What grey stands for and how many draws the null has, or why there is no null."""
+    if similarity.no_null:
+        return f"no null: {similarity.no_null}"
+    return f"{GREY}, {similarity.draws:,} permutations" if similarity.draws else GREY
 
 
 @styled
@@ -56,6 +66,7 @@ def layer_heatmaps(
     *,
     limits: tuple[float, float] = (-1.0, 1.0),
     measure: str,
+    null: str = GREY,
 ) -> Figure:
     """A heatmap per layer, none on the diagonal; a single one has a number in every cell.
 
@@ -66,6 +77,7 @@ def layer_heatmaps(
         names: of the labels.
         limits: the range that the measure can take, for colours.
         measure: what the values are.
+        null: what the null is.
     """
     k = len(names)
     alone = len(layers) == 1
@@ -97,7 +109,8 @@ def layer_heatmaps(
             axes.set_yticklabels([])
         if position + columns < len(layers):
             axes.set_xticklabels([])
-    figure.colorbar(image, ax=grid, shrink=0.75, label=f"{measure}\n({GREY})")
+    words = "\n".join(wrap(f"({null})", LINE))
+    figure.colorbar(image, ax=grid, shrink=0.75, label=f"{measure}\n{words}")
     return figure
 
 

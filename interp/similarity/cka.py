@@ -130,6 +130,7 @@ def cka_map(
         reliability=np.ones((depth, k)),
         n=(n,) * k,
         ceiling=np.ones((depth, k, k)),
+        draws=permutations,
     )
 
 

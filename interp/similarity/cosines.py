@@ -7,12 +7,11 @@ when there is nothing there at all. Here the inner products are cross-fitted
 p-values come from permuting labels, twins together, with the max-T correction over layers and pairs
 (Westfall and Young 1993): cells of a heatmap are far from independent.
 
-For :math:`\cos\theta = c/\sqrt{ab}` with the cross-fitted products :math:`a = \langle v,v\rangle`,
-:math:`b = \langle w,w\rangle`, :math:`c = \langle v,w\rangle`, the test of an angle is that of
-:math:`c - \cos\theta\sqrt{ab} = 0`. Its variance has two parts. Noise that turns a direction out of
-the plane counts with :math:`\sin^2\theta` and vanishes for parallel directions; noise times noise
-remains there and is all that an angle near zero is judged by. Taking the variance at the observed
-angle instead gives intervals that cover 100% near zero and are twice as long as need be.
+Any other estimator is refitted (:mod:`interp.directions.refits`). The value estimates the cosine
+between the two *expected* directions, those that the estimator finds on average in as many prompts:
+:math:`\langle\hat w_a,\hat w_b\rangle` of different prompts is free of bias, and from each squared
+length the jackknife's noise is taken, as cross-fitting takes it from a mean difference's. Every
+permuted labelling is fitted by the estimator itself.
 
 What it does not show: a cosine is symmetric, leakage is not; and a direction that separates two
 labels need not be one that the model reads.
@@ -23,29 +22,32 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
+from interp.directions import DirectionSet, FittedDirections, MeanDifference, Refits, title_of
 from interp.errors import InputError
-from interp.similarity.maps import SimilarityMap, from_pairs
+from interp.similarity.angles import joint_means
+from interp.similarity.maps import Cells, SimilarityMap, from_pairs
+from interp.similarity.pairs import (
+    PRODUCTS,
+    cell_of,
+    permuted_cosines,
+    refitted_null,
+    refitted_products,
+    stacked,
+    studentised_null,
+)
 from interp.statistics import (
-    Confidence,
     Contrast,
     Estimates,
     InnerProducts,
-    Layers,
-    Means,
-    class_means,
     covariance_matched_overlaps,
     inner_products,
     isotropic_cosine,
-    last_accepted,
     layer_names,
-    permutation_p_values,
     permuted_weights,
-    studentised_products,
 )
 
 __all__ = ["Contrast", "SimilarityMap", "cosine_between", "cosine_map", "plain_cosines"]
@@ -60,31 +62,34 @@ def cosine_between(a: Contrast, b: Contrast, *, level: float = 0.95) -> Estimate
     Raises:
         InputError: contrasts of different layers or widths.
     """
-    return _cosine(a, b, level)[0]
+    return cell_of(*_mean_differences(a, b), level).cosine
 
 
 def cosine_map(
-    contrasts: Mapping[str, Contrast],
+    directions: FittedDirections | Mapping[str, Contrast] | DirectionSet,
     *,
     layers: Sequence[int] | None = None,
     permutations: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-    measure: str = "cosine",
+    measure: str | None = None,
 ) -> SimilarityMap:
-    """Cosines between the directions of all labels, cross-fitted.
+    """Cosines between the directions of all labels, free of sampling noise.
 
     Its ``reliability`` is the share of a direction's squared length that is no noise: the cosine
     expected with the same direction from as many other prompts, about 0 where there is none. Its
     null band is the wider of those under permuted labels and of Student's for perpendicular
-    directions; corrected p-values are single-step max-T, and where both directions exist no less
-    than the Šidák-corrected p-value of Student's test.
+    directions. Corrected p-values are single-step max-T. Where both directions exist (for an
+    estimator that is refitted: where either does) they are no less than the Šidák-corrected
+    p-value of Student's test.
 
     Args:
-        contrasts: by label; of different prompts (:func:`interp.directions.disjoint_controls`).
-            For whitened or causal cosines, :mod:`interp.similarity.metric` maps them to other
-            coordinates.
-        layers: names of the layers; 0, 1, … by default.
+        directions: fitted directions, whose estimator is refitted; or contrasts by label, compared
+            by their mean differences; of different prompts
+            (:func:`interp.directions.disjoint_controls`). For whitened or causal cosines,
+            :mod:`interp.similarity.metric` maps contrasts to other coordinates. Vectors from disk
+            cannot be refitted: they give plain cosines without intervals, and no null.
+        layers: names of the layers; those of ``directions``, or 0, 1, … by default.
         permutations: labellings drawn, the observed one included; p is at least one over it.
         seed: of the permutations.
         level: coverage of the intervals.
@@ -93,55 +98,84 @@ def cosine_map(
     Raises:
         InputError: fewer than two labels, contrasts of different layers or widths.
     """
-    labels, k = tuple(contrasts), len(contrasts)
-    if k < 2:
-        raise InputError(f"{k} label; a map of cosines needs at least two")
+    if isinstance(directions, DirectionSet):
+        return _values_alone(directions, layers, measure)
+    if isinstance(directions, FittedDirections):
+        estimator, contrasts = directions.estimator, directions.contrasts
+        layers = directions.layers if layers is None else layers
+    else:
+        estimator, contrasts = MeanDifference(), directions
+    labels, sides = tuple(contrasts), tuple(contrasts.values())
+    _check_labels(labels)
     _warn_of_shared_rows(contrasts)
-    depth, width = next(iter(contrasts.values())).positive.shape[1:]
+    depth, width = sides[0].positive.shape[1:]
     names = layer_names(layers, depth)
+    pairs = list(combinations(range(len(sides)), 2))
+    for i, j in pairs:
+        _check_alike(sides[i], sides[j])
 
-    sides, sizes = tuple(contrasts.values()), tuple(c.n for c in contrasts.values())
     rng = np.random.default_rng(seed)
     weights = [permuted_weights(contrast, permutations, rng) for contrast in sides]
-    pairs = list(combinations(range(k), 2))
+    linear = type(estimator) is MeanDifference
+    refits = [] if linear else [Refits.of(estimator, contrast) for contrast in sides]
+    replicates = [refit.replicates(seed) for refit in refits]
+    sizes = tuple(part.n for part in (refits or sides))
     smallest = np.array([min(sizes[i], sizes[j]) for i, j in pairs])
-    cosines: dict[str, Any] = {}
-    statistics, bands, reliability = [], [], np.empty((depth, k))
-    there = np.empty((depth, k), dtype=bool)
-    for (i, j), n in zip(pairs, smallest, strict=True):
-        cosine, there[:, [i, j]], reliability[:, [i, j]], lengths = _cosine(
-            sides[i], sides[j], level
+    cells = [
+        cell_of(
+            *(
+                _mean_differences(sides[i], sides[j])
+                if linear
+                else refitted_products(replicates[i], replicates[j])
+            ),
+            level,
         )
-        drawn, error = studentised_products(sides[i], sides[j], weights[i], weights[j])
-        beyond = np.quantile(np.abs(drawn), level, axis=0)
-        bands.append(np.maximum(beyond, Confidence(level, n).two_sided) * error / lengths)
-        statistics.append(drawn)
-        for name in ("value", "low", "high", "defined"):
-            cosines.setdefault(name, []).append(getattr(cosine, name))
+        for i, j in pairs
+    ]
+    there, reliability = np.empty((2, depth, len(sides)))
+    for pair, cell in zip(pairs, cells, strict=True):
+        there[:, list(pair)], reliability[:, list(pair)] = cell.there, cell.reliability
+    lasting = np.clip(reliability, 0.0, 1.0)
+    if not linear:
+        reliability = np.stack([part.reliability for part in replicates], axis=-1)
+        lasting = _of_whole(reliability)
+    defined = stacked(cell.cosine.defined for cell in cells)
 
-    cosines = {name: np.stack(values, axis=-1) for name, values in cosines.items()}
-    band, defined = np.stack(bands, axis=-1), cosines.pop("defined")
-    p, p_corrected = _p_values(np.stack(statistics, axis=-1), defined, smallest)
+    no_null = getattr(estimator, "no_null", "")
+    if no_null:
+        null = dict.fromkeys(("band", "p", "p_corrected"), np.full(defined.shape, np.nan))
+    elif linear:
+        null = studentised_null(sides, weights, pairs, cells, smallest, level)
+    else:
+        drawn = permuted_cosines(refits, weights, pairs)
+        null = refitted_null(drawn, cells, smallest, level)
     matched = covariance_matched_overlaps(sides, pairs, rng=rng)
-    lasting = np.sqrt(np.clip(reliability, 0.0, 1.0))
     return SimilarityMap(
-        measure=measure,
+        measure=measure or ("cosine" if linear else f"cosine, {title_of(estimator)}"),
         labels=labels,
         layers=names,
-        **from_pairs(pairs, np.where(there, 1.0, np.nan), **cosines),
-        **from_pairs(pairs, there, defined=defined),
         **from_pairs(
             pairs,
-            null_low=-band,
-            null_high=band,
-            p=p,
-            p_corrected=p_corrected,
-            isotropic=np.full(p.shape, isotropic_cosine(width, level)),
+            np.where(there, 1.0, np.nan),
+            value=stacked(cell.cosine.value for cell in cells),
+            low=stacked(cell.cosine.low for cell in cells),
+            high=stacked(cell.cosine.high for cell in cells),
+        ),
+        **from_pairs(pairs, there.astype(bool), defined=defined),
+        **from_pairs(
+            pairs,
+            null_low=-null["band"],
+            null_high=null["band"],
+            p=null["p"],
+            p_corrected=null["p_corrected"],
+            isotropic=np.full(defined.shape, isotropic_cosine(width, level)),
             covariance_matched=np.sqrt(np.quantile(matched, level, axis=0)),
         ),
         reliability=reliability,
         n=sizes,
-        ceiling=lasting[:, :, None] * lasting[:, None, :],
+        ceiling=_ceiling(lasting),
+        draws=0 if no_null else permutations,
+        no_null=no_null,
     )
 
 
@@ -154,135 +188,64 @@ def plain_cosines(
     return np.einsum("ald,bld->lab", unit, unit)
 
 
-def joint_means(
-    a: Contrast, b: Contrast, vectors: Float[np.ndarray, "vector 4"], *, same_units: bool = False
-) -> Means:
-    """Weighted sums of the four class means (a +, a -, b +, b -).
+def _mean_differences(a: Contrast, b: Contrast) -> tuple[InnerProducts, int]:
+    _check_alike(a, b)
+    means = joint_means(a, b, np.array([[1, -1, 0, 0], [0, 0, 1, -1]]))
+    return inner_products(means, PRODUCTS), means.n
 
-    Args:
-        a, b: contrasts of the same layers and width.
-        vectors: the weight of each class mean in each vector.
-        same_units: rows with the same unit in both are never separated; else all units differ.
-    """
-    return class_means(
-        np.concatenate([a.states, b.states]),
-        np.concatenate([a.classes, b.classes + 2]),
-        np.concatenate([a.units, b.units + (0 if same_units else a.units.max() + 1)]),
-        vectors,
+
+def _values_alone(
+    directions: DirectionSet, layers: Sequence[int] | None, measure: str | None
+) -> SimilarityMap:
+    """Plain cosines of vectors that nothing is known of but their reliabilities."""
+    _check_labels(directions.labels)
+    vectors = directions.vectors.astype(np.float64)
+    value = plain_cosines(vectors)
+    missing = np.full(value.shape, np.nan)
+    reliability = directions.reliability.T.astype(np.float64)
+    return SimilarityMap(
+        measure=measure or f"plain cosine, {directions.estimator}",
+        labels=directions.labels,
+        layers=layer_names(directions.layers if layers is None else layers, len(value)),
+        value=value,
+        defined=np.isfinite(value),
+        reliability=reliability,
+        n=tuple(directions.n.tolist()),
+        ceiling=_ceiling(_of_whole(reliability)),
+        no_null="vectors without their prompts cannot be fitted again",
+        low=missing,
+        high=missing,
+        null_low=missing,
+        null_high=missing,
+        p=missing,
+        p_corrected=missing,
+        isotropic=missing,
+        covariance_matched=missing,
     )
 
 
-def exists(
-    products: InnerProducts, index: int, confidence: Confidence
-) -> tuple[Layers, np.ndarray]:
-    """The squared length number ``index`` and whether its lower bound is above zero; else 1."""
-    squared = products.value[:, index]
-    variance = products.variance(*(0.0,) * index, 1.0)
-    there = squared > confidence.two_sided * np.sqrt(variance)
-    return np.where(there, squared, 1.0), there
+def _of_whole(reliability: Float[np.ndarray, "layer label"]) -> Float[np.ndarray, "layer label"]:
+    """Reliability of all prompts: 2ρ/(1 + ρ) where halves have ρ (Spearman and Brown 1910)."""
+    rho = np.clip(reliability, 0.0, 1.0)
+    return 2 * rho / (1 + rho)
 
 
-def angle_degrees(products: InnerProducts, confidence: Confidence) -> Estimates:
-    """Angle in degrees, undefined where either direction is not there.
-
-    Args:
-        products: ⟨v, v⟩, ⟨w, w⟩ and ⟨v, w⟩ as the first three products.
-        confidence: level and number of prompts.
-
-    Returns:
-        The null band holds what two *parallel* directions with this noise would read: 0 up to the
-        one-sided bound. It speaks of sampling alone.
-    """
-    (a, has_a), (b, has_b) = (exists(products, index, confidence) for index in (0, 1))
-    scale, ratio = np.sqrt(a * b), np.sqrt(b / a)
-
-    def weights(cosine: Layers) -> tuple[Layers | float, ...]:
-        # The derivatives of c - cosine * sqrt(ab) by a, b and c.
-        return (-cosine * ratio / 2, -cosine / ratio / 2, 1.0)
-
-    observed = products.value[:, 2] / scale
-    clipped = np.clip(observed, -1.0, 1.0)
-    # Variance per squared length out of the plane. Where the observed angle is nothing but noise
-    # that would be 0/0; half of the noise on both sides keeps the quotient steady, and gave the
-    # nominal coverage in simulations (0 and 1 times the noise: 1 point less and more).
-    lengths = products.plain[:, 0] / a + products.plain[:, 1] / b
-    plain = (1 + clipped**2) * lengths / 2 - 2 * clipped * products.plain[:, 2] / scale
-    at_observed = weights(clipped)
-    turning = products.signal_variance(*at_observed) + products.noise_variance(*at_observed) / 2
-    # Zero, up to rounding, only for a direction compared with itself: nothing turns it then.
-    across = np.maximum((1 - clipped**2 + plain) / 2, np.finfo(float).eps)
-    out_of_plane = np.maximum(turning, 0.0) / across
-
-    def accepts(angle: Layers) -> np.ndarray:
-        cosine = np.cos(angle)
-        variance = np.sin(angle) ** 2 * out_of_plane + products.noise_variance(*weights(cosine))
-        sign = np.where(cosine >= 0, 1.0, -1.0)
-        return confidence.below_boundary(
-            sign * (observed - cosine), 1 - sign * cosine, np.sqrt(variance) / scale
-        )
-
-    value = np.arccos(clipped)
-    parallel = confidence.one_sided * np.sqrt(products.noise_variance(*weights(np.ones_like(a))))
-    return Estimates.where(
-        has_a & has_b,
-        value=np.degrees(value),
-        low=np.degrees(last_accepted(accepts, value, np.zeros_like(value))),
-        high=np.degrees(last_accepted(accepts, value, np.full_like(value, np.pi))),
-        null_low=np.zeros_like(value),
-        null_high=np.degrees(np.arccos(np.clip(1.0 - parallel / scale, -1.0, 1.0))),
-    )
+def _ceiling(reliability: Float[np.ndarray, "layer label"]) -> Cells:
+    lasting = np.sqrt(reliability)
+    return lasting[:, :, None] * lasting[:, None, :]
 
 
-def as_cosine(angle: Estimates) -> Estimates:
-    """The same estimates as cosines; low and high change places."""
-    value, high, low, null_high, null_low = (
-        np.cos(np.radians(x))
-        for x in (angle.value, angle.low, angle.high, angle.null_low, angle.null_high)
-    )
-    return Estimates(value, low, high, null_low, null_high, angle.defined)
+def _check_labels(labels: Sequence[str]) -> None:
+    if len(labels) < 2:
+        raise InputError(f"{len(labels)} label; a map of cosines needs at least two")
 
 
-def _cosine(
-    a: Contrast, b: Contrast, level: float
-) -> tuple[Estimates, np.ndarray, np.ndarray, np.ndarray]:
-    """Cosine, which of the directions exist, their reliabilities, product of their lengths."""
+def _check_alike(a: Contrast, b: Contrast) -> None:
     if a.positive.shape[1:] != b.positive.shape[1:]:
         raise InputError(
             f"contrasts have (layer, d_model) = {a.positive.shape[1:]} and {b.positive.shape[1:]}; "
             "collect both from the same model and layers"
         )
-    means = joint_means(a, b, np.array([[1, -1, 0, 0], [0, 0, 1, -1]]))
-    products = inner_products(means, [(0, 0), (1, 1), (0, 1)])
-    confidence = Confidence(level, means.n)
-    cosine = as_cosine(angle_degrees(products, confidence))
-    there = np.stack([exists(products, index, confidence)[1] for index in (0, 1)], axis=1)
-    plain = np.maximum(products.plain[:, :2], np.finfo(float).tiny)
-    lengths = np.sqrt(np.prod(np.maximum(products.value[:, :2], 0.0), axis=1))
-    lengths = np.where(cosine.defined, lengths, np.nan)
-    return cosine, there, products.value[:, :2] / plain, lengths
-
-
-def _p_values(
-    statistics: Float[np.ndarray, "draw layer pair"],
-    defined: Bool[np.ndarray, "layer pair"],
-    n: Int[np.ndarray, " pair"],
-) -> tuple[Float[np.ndarray, "layer pair"], Float[np.ndarray, "layer pair"]]:
-    """P-values per cell and family-wise over all cells.
-
-    Permuted labels leave noise times noise, whose studentised tails are thinner than Student's.
-    Where both directions exist a perpendicular pair has Student's tails, and permutations alone
-    would reject it at .13 to .17 for .05 (n = 24 and 100): the larger p-value holds there.
-    """
-    from scipy.special import stdtr
-
-    observed = np.abs(statistics[0])
-    p, p_corrected = permutation_p_values(np.abs(statistics))
-    student = 2.0 * stdtr(n - 1.0, -observed)
-    sidak = -np.expm1(observed.size * np.log1p(-np.minimum(student, 1 - 1e-15)))
-    return (
-        np.where(defined, np.maximum(p, student), p),
-        np.where(defined, np.maximum(p_corrected, sidak), p_corrected),
-    )
 
 
 def _warn_of_shared_rows(contrasts: Mapping[str, Contrast]) -> None:

@@ -101,6 +101,10 @@ class SimilarityMap:
     Cross-fitted values have none but 1; it is for plain ones."""
     limits: tuple[float, float] = field(default=(-1.0, 1.0))
     """The range that the measure can take, for colours."""
+    draws: int = 0
+    """Permutations behind the null, the observed order included; 0 where there is no null."""
+    no_null: str = ""
+    """Why there is no null; empty where there is one."""
 
     @property
     def outside_null(self) -> Bool[np.ndarray, "layer label label"]:
@@ -139,6 +143,8 @@ class SimilarityMap:
                 "reliability_a": self.reliability[layer, a],
                 "reliability_b": self.reliability[layer, b],
                 **cells("isotropic", "covariance_matched", "ceiling"),
+                "draws": self.draws,
+                "no_null": self.no_null,
             }
         )
 
@@ -159,15 +165,19 @@ class SimilarityMap:
         table = pd.DataFrame(rows, columns=[_escaped(self.measure), *names, "reliability"])
         return table.to_latex(index=False, float_format="%.2f", column_format="l" + "r" * (k + 1))
 
-    def plot(self, layers: Sequence[int] | None = None) -> Figure:
-        """Heatmaps of these layers, all by default; cells inside the null are grey.
+    def plot(self, layers: Sequence[int] | None = None, *, layer: int | None = None) -> Figure:
+        """Heatmaps; cells inside the null are grey, and the figure says what the null is.
+
+        Args:
+            layers: names of layers; all by default.
+            layer: one layer alone, with a number in every cell.
 
         Raises:
             InputError: a layer that is not in the map.
         """
         from interp.figures import heatmap_figure
 
-        return heatmap_figure(self, layers)
+        return heatmap_figure(self, layers if layer is None else [layer])
 
     def _latex_cell(self, depth: int, a: int, b: int) -> str:
         value = self.value[depth, a, b]

@@ -136,6 +136,7 @@ def procrustes_map(
         isotropic=missing,
         covariance_matched=missing,
         ceiling=missing,
+        draws=draws,
     )
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.errors import InputError
-from interp.similarity.cosines import angle_degrees, as_cosine, exists, joint_means
+from interp.similarity.angles import angle_degrees, as_cosine, exists, joint_means
 from interp.statistics import (
     Confidence,
     Contrast,

@@ -141,6 +141,7 @@ def overlap_map(
         n=tuple(contrast.n for contrast in contrasts.values()),
         ceiling=lasting[:, :, None] * lasting[:, None, :],
         limits=(0.0, 1.0),
+        draws=permutations,
     )
 
 

@@ -1,0 +1,114 @@
+r"""Shrunk discriminants :math:`\hat\Sigma^{-1}\delta` of many labellings of the same rows at once.
+
+:math:`\delta` is the mean difference; :math:`\hat\Sigma` is shrunk as in
+:func:`interp.statistics.shrunk_covariance` and lives in the span of the rows, as :math:`\delta`
+does. With the covariance within labels that is Fisher's discriminant; with the covariance of all
+rows it is what LEACE reads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from interp.directions.fitting import labelled_weights
+from interp.statistics import Coordinates
+
+# Numbers that the covariances of one batch of samples hold: 64 MB.
+BATCH = 8_000_000
+# Eigenvalues below this share of the mean one are rounding.
+RANK_TOLERANCE = 1e-10
+
+Covariances = Float[np.ndarray, "sample axis axis"]
+
+
+def discriminants(
+    coordinates: Coordinates,
+    positive: Bool[np.ndarray, "sample row"],
+    counts: Float[np.ndarray, "sample row"],
+    d_model: int,
+    *,
+    within: bool,
+    shrink: bool = True,
+) -> tuple[Float[np.ndarray, "sample layer axis"], Float[np.ndarray, "sample layer"]]:
+    """The discriminants in the rows' coordinates, and the shrinkage; NaN without one of the labels.
+
+    Args:
+        coordinates: of the rows, in orthonormal axes of their span, about their common mean.
+        positive: the labels in every sample.
+        counts: how often each row counts in it.
+        d_model: dimensions that the rows come from.
+        within: the covariance within labels; else about the mean of all rows.
+        shrink: by Ledoit and Wolf's intensity; else a pseudo-inverse.
+    """
+    axes = coordinates.shape[-1]
+    vectors = np.full((len(counts), len(coordinates), axes), np.nan)
+    shrinkage = np.full(vectors.shape[:2], np.nan)
+    both = (counts * positive).any(axis=1) & (counts * ~positive).any(axis=1)
+    samples = np.flatnonzero(both)
+    for some in np.array_split(samples, 1 + len(samples) * axes**2 // BATCH):
+        up, down = counts[some] * positive[some], counts[some] * ~positive[some]
+        groups = [up, down] if within else [counts[some]]
+        weights = labelled_weights(positive[some], counts[some])
+        for layer, rows in enumerate(coordinates):
+            covariance, fourth = _covariances(rows, counts[some], groups)
+            n = counts[some].sum(axis=1)
+            mean = np.trace(covariance, axis1=1, axis2=2) / d_model
+            intensity = np.zeros(len(some))
+            if shrink:
+                intensity = _intensity(covariance, fourth, n, mean, d_model)
+            vectors[some, layer] = _solved(covariance, intensity, mean, weights @ rows)
+            shrinkage[some, layer] = intensity
+    return vectors, shrinkage
+
+
+def _covariances(
+    rows: Float[np.ndarray, "row axis"],
+    counts: Float[np.ndarray, "sample row"],
+    groups: list[Float[np.ndarray, "sample row"]],
+) -> tuple[Covariances, Float[np.ndarray, " sample"]]:
+    """Covariances about the groups' means, and the mean fourth power of the rows' lengths there."""
+    alike = (counts == counts[:1]).all()
+    each = counts[:1] if alike else counts
+    moment = (rows.T * each[:, None, :]) @ rows
+    covariance = np.repeat(moment, len(counts), axis=0) if alike else moment
+    fourth = np.zeros(len(counts))
+    squared = (rows**2).sum(axis=1)
+    for members in groups:
+        size = members.sum(axis=1, keepdims=True)
+        mean = members @ rows / size
+        covariance -= size[:, :, None] * mean[:, :, None] * mean[:, None, :]
+        lengths = squared - 2 * mean @ rows.T + (mean**2).sum(axis=1, keepdims=True)
+        fourth += (members * lengths**2).sum(axis=1)
+    n = counts.sum(axis=1)
+    return covariance / n[:, None, None], fourth / n
+
+
+def _intensity(
+    covariance: Covariances,
+    fourth: Float[np.ndarray, " sample"],
+    n: Float[np.ndarray, " sample"],
+    mean: Float[np.ndarray, " sample"],
+    d_model: int,
+) -> Float[np.ndarray, " sample"]:
+    """Ledoit and Wolf's intensity, as in :func:`interp.statistics.shrunk_covariance`."""
+    squared = np.einsum("sab,sab->s", covariance, covariance)
+    distance = squared - d_model * mean**2
+    error = np.clip((fourth - squared) / n, 0.0, np.maximum(distance, 0.0))
+    return np.where(distance > 0, error / np.where(distance > 0, distance, 1.0), 1.0)
+
+
+def _solved(
+    covariance: Covariances,
+    intensity: Float[np.ndarray, " sample"],
+    mean: Float[np.ndarray, " sample"],
+    difference: Float[np.ndarray, "sample axis"],
+) -> Float[np.ndarray, "sample axis"]:
+    rest = intensity * mean
+    shrunk = (1 - intensity)[:, None, None] * covariance
+    diagonal = np.arange(shrunk.shape[1])
+    shrunk[:, diagonal, diagonal] += rest[:, None]
+    if (rest > RANK_TOLERANCE * mean).all():
+        return np.linalg.solve(shrunk, difference[:, :, None])[:, :, 0]
+    inverse = np.linalg.pinv(shrunk, rcond=RANK_TOLERANCE, hermitian=True)
+    return np.einsum("sab,sb->sa", inverse, difference)
