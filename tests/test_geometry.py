@@ -141,7 +141,9 @@ def test_map_on_noise_is_undefined_and_on_directions_is_right() -> None:
         *("layer", "label_a", "label_b", "value", "low", "high", "n"),
         *("null_low", "null_high", "p", "p_corrected", "defined"),
         *("reliability_a", "reliability_b", "isotropic", "covariance_matched", "ceiling"),
+        *("draws", "no_null"),
     ]
+    assert set(table["draws"]) == {200} and set(table["no_null"]) == {""}
     assert len(table) == 2 * 9
     assert set(table["layer"]) == {4, 7}
     row = table.query("layer == 7 and label_a == 'a' and label_b == 'b'")

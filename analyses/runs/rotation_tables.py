@@ -79,7 +79,7 @@ def write_directions(
 
 def cosine_table(found: Mapping[str, Contrast], layers: Sequence[int]) -> pd.DataFrame:
     """Cross-fitted cosines between the domains' directions, a row per layer and ordered pair."""
-    table = cosine_map(found, layers=list(layers)).to_dataframe()
+    table = cosine_map(found, layers=list(layers)).to_dataframe().drop(columns=["draws", "no_null"])
     return table.rename(columns={"label_a": "domain_a", "label_b": "domain_b"})
 
 

@@ -6,6 +6,7 @@ from .estimators import MeanDifference as MeanDifference
 from .estimators import PairedPrincipalComponent as PairedPrincipalComponent
 from .estimators import WhitenedMeanDifference as WhitenedMeanDifference
 from .fitted import FittedDirections as FittedDirections
+from .fitting import Estimator as Estimator
 from .fitting import mean_difference as mean_difference
 from .fitting import mean_difference_weights as mean_difference_weights
 from .leace import Leace as Leace
@@ -15,7 +16,7 @@ from .refits import Refits as Refits
 from .refits import Replicates as Replicates
 from .registry import ESTIMATORS as ESTIMATORS
 from .registry import estimator as estimator
-from .registry import title_of as title_of
+from .registry import estimator_title as estimator_title
 from .subspace import ContrastSubspace as ContrastSubspace
 from .subspace import contrast_bases as contrast_bases
 
@@ -23,6 +24,7 @@ __all__ = [
     "ESTIMATORS",
     "ContrastSubspace",
     "DirectionSet",
+    "Estimator",
     "FirstPrincipalComponent",
     "FittedDirections",
     "Leace",
@@ -36,8 +38,8 @@ __all__ = [
     "contrast_bases",
     "disjoint_controls",
     "estimator",
+    "estimator_title",
     "held_out_projections",
     "mean_difference",
     "mean_difference_weights",
-    "title_of",
 ]

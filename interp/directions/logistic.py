@@ -20,11 +20,16 @@ from scipy.special import expit
 
 NEWTON_STEPS = 100
 CONJUGATE_STEPS = 200
-# Of the Newton equation's residual; each Newton step leaves about this share of its length.
-INNER_TOLERANCE = 1e-3
-# A last step below this share of the solution leaves an error of some 1e-7.
-OUTER_TOLERANCE = 1e-4
+# Newton steps are solved to this share of the residual at most, and to the share of the solution
+# that the step before still moved, so that both errors shrink together.
+LOOSEST, TIGHTEST = 0.2, 1e-4
+# Error of the solution, as a share of its length.
+TOLERANCE = 1e-7
 HALVINGS = 30
+# Multiplications in one matrix product. OpenBLAS computes such small ones in one thread; several
+# threads wait for one another longer than they compute, and on a busy machine ten times as long.
+PRODUCT = 250_000
+FEWEST = 16
 
 Weights = Float[np.ndarray, "sample row"]
 Solutions = Float[np.ndarray, "sample axis"]
@@ -50,8 +55,10 @@ def logistic_fits(
     design = np.column_stack([rows, np.ones(len(rows))])
     found = np.full((len(counts), design.shape[1]), np.nan)
     both = ((counts * positive).any(axis=1)) & ((counts * ~positive).any(axis=1))
-    if both.any():
-        found[both] = _newton(design, positive[both], inverse_penalty * counts[both])
+    samples = np.flatnonzero(both)
+    batch = max(FEWEST, PRODUCT // design.size)
+    for some in np.array_split(samples, 1 + len(samples) // batch):
+        found[some] = _newton(design, positive[some], inverse_penalty * counts[some])
     return found[:, :-1], found[:, -1]
 
 
@@ -65,16 +72,20 @@ def _newton(
     solution = np.zeros((len(weights), design.shape[1]))
     active = np.arange(len(weights))
     logits = np.zeros(weights.shape)
+    share = np.full(len(weights), LOOSEST)
     for _ in range(NEWTON_STEPS):
         weight, label, here = weights[active], positive[active], solution[active]
         probability = expit(logits)
         gradient = (weight * (probability - label)) @ design + penalty * here
-        step = _newton_step(design, weight * probability * (1 - probability), penalty, gradient)
+        curvature = weight * probability * (1 - probability)
+        step = _newton_step(design, curvature, penalty, gradient, share)
         moved, logits = _shortened(design, weight, label, penalty, here, logits, step)
         solution[active] = moved
-        length = np.linalg.norm(moved - here, axis=1)
-        going = length > OUTER_TOLERANCE * np.linalg.norm(moved, axis=1)
+        length = np.linalg.norm(moved, axis=1)
+        moving = np.linalg.norm(moved - here, axis=1) / np.where(length > 0, length, 1.0)
+        going = moving * np.maximum(share, moving) > TOLERANCE
         active, logits = active[going], logits[going]
+        share = np.clip(moving[going], TIGHTEST, LOOSEST)
         if not len(active):
             break
     return solution
@@ -85,13 +96,17 @@ def _newton_step(
     curvature: Weights,
     penalty: Float[np.ndarray, " axis"],
     gradient: Solutions,
+    share: Float[np.ndarray, " sample"],
 ) -> Solutions:
-    """-H⁻¹g by preconditioned conjugate gradients, H = designᵀ diag(curvature) design + penalty."""
+    """-H⁻¹g by preconditioned conjugate gradients, H = designᵀ diag(curvature) design + penalty.
+
+    Until the residual, in the preconditioner's norm, is this share of what it was.
+    """
     diagonal = curvature @ design**2 + penalty
     step, residual = np.zeros_like(gradient), -gradient
     direction = residual / diagonal
     size = np.einsum("sa,sa->s", residual, direction)
-    enough = INNER_TOLERANCE**2 * size
+    enough = share**2 * size
     for _ in range(CONJUGATE_STEPS):
         if (size <= enough).all():
             break

@@ -52,7 +52,7 @@ def estimator(name: str, **about: str) -> Callable[[C], C]:
     return register
 
 
-def title_of(estimator: object) -> str:
+def estimator_title(estimator: object) -> str:
     """The title that an estimator is registered with; the name of its class where it is not."""
     entries = (ESTIMATORS[name] for name in ESTIMATORS)
     titles = (entry.about.title for entry in entries if entry.make is type(estimator))

@@ -113,6 +113,8 @@ def rotation_by_layer_figure(
             foot=unchanged, colour=VERMILLION,
         )  # fmt: skip
         axes.set_title(label.replace("_", " "), fontsize=9)
+        if turned.undefined and quantity not in ("angle_degrees", "cosine"):
+            axes.set_title(f"undefined: {turned.undefined}", fontsize=8, wrap=True)
         layer_ticks(axes, turned.layers)
     _legend(figure, grid)
     return figure

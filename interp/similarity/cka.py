@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
 from interp.errors import InputError
-from interp.similarity.maps import SimilarityMap, from_pairs, permuted_null
+from interp.similarity.maps import SimilarityMap, States, from_pairs, permuted_null, states_by_name
 from interp.statistics import (
     finite,
     fisher_interval,
@@ -31,9 +32,11 @@ from interp.statistics import (
     shuffled_within,
 )
 
+if TYPE_CHECKING:
+    from interp.activations import Activations
+
 FEWEST_PROMPTS = 8
 Gram = Float[np.ndarray, "row row"]
-States = Float[np.ndarray, "prompt layer d_model"]
 
 
 def u_centred(gram: Gram) -> Gram:
@@ -60,7 +63,7 @@ def debiased_cka(
 
 
 def cka_map(
-    representations: Mapping[str, States],
+    representations: Mapping[str, States | Activations],
     *,
     strata: Sequence[object] | None = None,
     layers: Sequence[int] | None = None,
@@ -77,10 +80,10 @@ def cka_map(
     Fisher's scale. Prompts are the only chance here, hence a ceiling of 1.
 
     Args:
-        representations: states by name, row i of each from the same prompt.
+        representations: states or activations by name, row i of each from the same prompt.
         strata: shuffle only among prompts of the same stratum. With domains or labels as strata the
             null keeps what these alone make alike, and the question is what goes beyond.
-        layers: names of the layers; 0, 1, … by default.
+        layers: names of the layers; those of the activations, or 0, 1, … by default.
         permutations: shuffles, the observed order included.
         seed: of the shuffles.
         level: of bands and intervals.
@@ -91,7 +94,8 @@ def cka_map(
     labels, k = tuple(representations), len(representations)
     if k < 2:
         raise InputError(f"{k} representation; a map of alignments needs at least two")
-    rows = {label: _centred(states) for label, states in representations.items()}
+    states, layers = states_by_name(representations, layers)
+    rows = {label: _centred(of_label) for label, of_label in states.items()}
     _check_prompts(rows)
     n, depth = rows[labels[0]].shape[:2]
     if any(states.shape[1] != depth for states in rows.values()):

@@ -26,7 +26,13 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float
 
-from interp.directions import DirectionSet, FittedDirections, MeanDifference, Refits, title_of
+from interp.directions import (
+    DirectionSet,
+    FittedDirections,
+    MeanDifference,
+    Refits,
+    estimator_title,
+)
 from interp.errors import InputError
 from interp.similarity.angles import joint_means
 from interp.similarity.maps import Cells, SimilarityMap, from_pairs
@@ -151,7 +157,7 @@ def cosine_map(
         null = refitted_null(drawn, cells, smallest, level)
     matched = covariance_matched_overlaps(sides, pairs, rng=rng)
     return SimilarityMap(
-        measure=measure or ("cosine" if linear else f"cosine, {title_of(estimator)}"),
+        measure=measure or ("cosine" if linear else f"cosine, {estimator_title(estimator)}"),
         labels=labels,
         layers=names,
         **from_pairs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from interp.activations import Activations
+
+States = Float[np.ndarray, "prompt layer d_model"]
 Cells = Float[np.ndarray, "layer label label"]
 SIGNIFICANT = 0.05
 
@@ -46,6 +49,32 @@ def from_pairs(
         cells[:, np.arange(k), np.arange(k)] = diagonal
         found[name] = cells
     return found
+
+
+def states_by_name(
+    representations: Mapping[str, States | Activations], layers: Sequence[int] | None
+) -> tuple[dict[str, States], Sequence[int] | None]:
+    """The states of several models on the same prompts, and the names of their layers.
+
+    Args:
+        representations: arrays, or activations of one site and one position.
+        layers: names of the layers; those of the activations by default.
+
+    Raises:
+        InputError: activations of other prompts or layers, or of several sites or positions.
+    """
+    collected = {k: x for k, x in representations.items() if not isinstance(x, np.ndarray)}
+    for what in ("ids", "layers"):
+        if len({getattr(one, what) for one in collected.values()}) > 1:
+            raise InputError(
+                f"activations with other {what} in {', '.join(collected)}; collect the same "
+                "prompts at the same layers from every model"
+            )
+    if layers is None and collected:
+        layers = next(iter(collected.values())).layers
+    return {
+        k: x if isinstance(x, np.ndarray) else x.states for k, x in representations.items()
+    }, layers
 
 
 def permuted_null(

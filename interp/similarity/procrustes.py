@@ -14,16 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import permutations as ordered_pairs
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
-from interp.similarity.maps import SimilarityMap, from_pairs, permuted_null
+from interp.similarity.maps import SimilarityMap, States, from_pairs, permuted_null, states_by_name
 from interp.statistics import finite, layer_names, normal_quantile, unit_numbers
 
+if TYPE_CHECKING:
+    from interp.activations import Activations
+
 FEWEST_PROMPTS = 16
-States = Float[np.ndarray, "prompt layer d_model"]
 
 
 def orthogonal_map(
@@ -57,7 +60,7 @@ def held_out_errors(
 
 
 def procrustes_map(
-    representations: Mapping[str, States],
+    representations: Mapping[str, States | Activations],
     *,
     dimensions: int = 10,
     folds: int = 5,
@@ -76,12 +79,13 @@ def procrustes_map(
     over prompts. Random directions and ceilings have no part in it, and are NaN.
 
     Args:
-        representations: states by name, row i of each from the same prompt, of one width.
+        representations: states or activations by name, row i of each from the same prompt, of one
+            width.
         dimensions: principal components, of both together, that are kept. They are those of all
             prompts: which state belongs to which is no part of them.
         folds: of the cross-validation.
         groups: prompts of one group are held out together, and shuffled with others of their size.
-        layers: names of the layers; 0, 1, … by default.
+        layers: names of the layers; those of the activations, or 0, 1, … by default.
         draws: shuffles, the observed order included.
         seed: of folds and shuffles.
         level: of bands and intervals.
@@ -90,7 +94,8 @@ def procrustes_map(
         InputError: fewer than two representations, other shapes, or too few prompts.
     """
     labels, k = tuple(representations), len(representations)
-    states = [finite(x) for x in representations.values()]
+    found, layers = states_by_name(representations, layers)
+    states = [finite(x) for x in found.values()]
     if k < 2 or len({x.shape for x in states}) > 1:
         raise InputError(
             f"representations of shapes {[x.shape for x in states]}; give two or more of the same "

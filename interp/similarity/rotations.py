@@ -9,8 +9,13 @@ With :math:`\mu^+, \mu^-` the mean states of the positive and negative prompts,
   prompts where the middle was;
 * orthogonal offset: the length of the rest of :math:`c^a - c^0`, in the same unit.
 
-All from cross-fitted inner products (:mod:`interp.statistics.crossfit`). Plain angles are wrong in
-both directions: noise that both models share pulls them to zero, fresh noise pushes them to 90°.
+All from cross-fitted inner products (:mod:`interp.statistics.crossfit`). For an estimator other
+than the mean difference the angle is between the *expected* directions: the direction before from
+one half of the prompts, the one after from the other (:mod:`interp.directions.refits`). Gain and
+offsets are of mean differences alone: a probe's length is log-odds per unit of the state.
+
+Plain angles are wrong in both directions: noise that both models share pulls them to zero, fresh
+noise pushes them to 90°.
 
 The null bands say what an unchanged direction would read under this sampling noise. They do not
 say what any harmless change of the model would do: for that give arms that were changed otherwise
@@ -19,35 +24,26 @@ to :func:`against_controls`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from interp.directions import Estimator, FittedDirections, MeanDifference, Refits, estimator_title
 from interp.errors import InputError
-from interp.similarity.angles import angle_degrees, as_cosine, exists, joint_means
-from interp.statistics import (
-    Confidence,
-    Contrast,
-    Estimates,
-    InnerProducts,
-    Layers,
-    inner_products,
-    last_accepted,
-    layer_names,
-)
+from interp.similarity.angles import angle_degrees, as_cosine, joint_means
+from interp.similarity.gains import PRODUCTS, VECTORS, gain_of, offset_of, offset_orthogonal_of
+from interp.similarity.pairs import refitted_products
+from interp.statistics import Confidence, Contrast, Estimates, inner_products, layer_names
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
+BOUNDS = ("value", "low", "high", "null_low", "null_high")
 COLUMNS = ["layer", "quantity", "value", "low", "high", "n", "null_low", "null_high", "defined"]
 QUANTITIES = ("angle_degrees", "cosine", "gain", "offset", "offset_orthogonal")
-
-# Weights of the class means (before +, before -, after +, after -) in r0, ra and ca - c0.
-VECTORS = np.array([[1, -1, 0, 0], [0, 0, 1, -1], [-0.5, -0.5, 0.5, 0.5]])
-# ⟨r0,r0⟩, ⟨ra,ra⟩, ⟨r0,ra⟩, ⟨ca-c0,r0⟩, ⟨ca-c0,ca-c0⟩
-PRODUCTS = ((0, 0), (1, 1), (0, 1), (2, 0), (2, 2))
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,8 @@ class Rotation:
     offset_orthogonal: Estimates
     n: int
     """Rows of the smallest of the four groups."""
+    undefined: str = ""
+    """Why gain and offsets are not defined at any layer; empty where they can be."""
 
     @property
     def estimates(self) -> dict[str, Estimates]:
@@ -79,6 +77,61 @@ class Rotation:
         return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
+@dataclass(frozen=True)
+class Rotations(Mapping[str, Rotation]):
+    """The rotations of several labels' directions, by label."""
+
+    of_labels: Mapping[str, Rotation]
+
+    def __getitem__(self, label: str) -> Rotation:
+        """One label's rotation.
+
+        Raises:
+            InputError: a label that is not there.
+        """
+        if label not in self.of_labels:
+            raise InputError(f"no rotation of {label!r}; there are {', '.join(self.of_labels)}")
+        return self.of_labels[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.of_labels)
+
+    def __len__(self) -> int:
+        return len(self.of_labels)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per label, layer and quantity; NaN where ``defined`` is false."""
+        import pandas as pd
+
+        tables = [turned.to_dataframe().assign(label=label) for label, turned in self.items()]
+        return pd.concat(tables, ignore_index=True)[["label", *COLUMNS]]
+
+    def plot(self, quantity: str = "angle_degrees") -> Figure:
+        """A panel per label, from layer to layer, with the null band.
+
+        Args:
+            quantity: one of :data:`QUANTITIES`.
+
+        Raises:
+            InputError: an unknown quantity.
+        """
+        from interp.figures import rotation_by_layer_figure
+
+        return rotation_by_layer_figure(self, quantity)
+
+
+@overload
+def rotation(
+    before: FittedDirections,
+    after: FittedDirections,
+    *,
+    same_prompts: bool = True,
+    layers: Sequence[int] | None = None,
+    level: float = 0.95,
+) -> Rotations: ...
+
+
+@overload
 def rotation(
     before: Contrast,
     after: Contrast,
@@ -86,25 +139,94 @@ def rotation(
     same_prompts: bool = True,
     layers: Sequence[int] | None = None,
     level: float = 0.95,
-) -> Rotation:
-    """Rotation, gain and offset of the mean difference between two models.
+) -> Rotation: ...
+
+
+def rotation(
+    before: Contrast | FittedDirections,
+    after: Contrast | FittedDirections,
+    *,
+    same_prompts: bool = True,
+    layers: Sequence[int] | None = None,
+    level: float = 0.95,
+) -> Rotation | Rotations:
+    """How directions turned between two models; for mean differences also gain and offset.
 
     Args:
-        before, after: the same contrast in the two models.
+        before, after: fitted directions of the same estimator and labels in the two models; or one
+            contrast in both, compared by its mean difference.
         same_prompts: row i is the same prompt in both, so that its noise is shared. With other
             prompts in ``after`` every row stands for itself.
-        layers: names of the layers; 0, 1, … by default.
+        layers: names of the layers; those of ``before``, or 0, 1, … by default.
         level: coverage of the intervals.
 
     Returns:
-        Angle, cosine and gain are undefined where the lower bound of a split-half product is not
-        above zero (there is no direction before, or none after); the offsets need only the
-        direction before. Where only the direction after is missing, the gain keeps its upper
-        bound: that is how a direction that vanished shows.
+        One rotation of a contrast, or one by label of fitted directions. Angle, cosine and gain are
+        undefined where the lower bound of a split-half product is not above zero (there is no
+        direction before, or none after); the offsets need only the direction before. Where only the
+        direction after is missing, the gain keeps its upper bound: that is how a direction that
+        vanished shows. Gain and offsets are undefined for estimators other than the mean
+        difference.
 
     Raises:
-        InputError: shapes or pairs that do not match.
+        InputError: shapes or pairs that do not match, other estimators, labels or layers.
     """
+    if isinstance(before, Contrast) and isinstance(after, Contrast):
+        return _of_mean_difference(before, after, same_prompts, layers, level)
+    if not (isinstance(before, FittedDirections) and isinstance(after, FittedDirections)):
+        raise InputError(
+            f"a rotation from {type(before).__name__} to {type(after).__name__}; give fitted "
+            "directions before and after, or a contrast before and after (vectors from disk have "
+            "no prompts to take the noise off)"
+        )
+    _check_same_fits(before, after)
+    names = before.layers if layers is None else layers
+    linear = type(before.estimator) is MeanDifference
+    of_labels = {}
+    for label, contrast in before.contrasts.items():
+        pair = (contrast, after.contrasts[label])
+        of_labels[label] = (
+            _of_mean_difference(*pair, same_prompts, names, level)
+            if linear
+            else _of_refits(before.estimator, *pair, same_prompts, names, level)
+        )
+    return Rotations(of_labels)
+
+
+def _of_refits(
+    estimator: Estimator,
+    before: Contrast,
+    after: Contrast,
+    same_prompts: bool,
+    layers: Sequence[int],
+    level: float,
+) -> Rotation:
+    _check(before, after, same_prompts)
+    paired = replace(after, pairs=before.pairs) if same_prompts else after
+    parts = [Refits.of(estimator, side).replicates() for side in (before, paired)]
+    products, n = refitted_products(parts[0], parts[1], same_units=same_prompts)
+    angle = angle_degrees(products, Confidence(level, n))
+    missing = np.full(angle.value.shape, np.nan)
+    undefined = Estimates.where(missing > 0, **dict.fromkeys(BOUNDS, missing))
+    return Rotation(
+        layers=layer_names(layers, len(missing)),
+        angle_degrees=angle,
+        cosine=as_cosine(angle),
+        gain=undefined,
+        offset=undefined,
+        offset_orthogonal=undefined,
+        n=n,
+        undefined=f"gain and offsets are of mean differences; this is {estimator_title(estimator)}",
+    )
+
+
+def _of_mean_difference(
+    before: Contrast,
+    after: Contrast,
+    same_prompts: bool,
+    layers: Sequence[int] | None,
+    level: float,
+) -> Rotation:
     _check(before, after, same_prompts)
     names = layer_names(layers, before.positive.shape[1])
     paired = replace(after, pairs=before.pairs) if same_prompts else after
@@ -116,9 +238,9 @@ def rotation(
         layers=names,
         angle_degrees=angle,
         cosine=as_cosine(angle),
-        gain=_gain(products, confidence),
-        offset=_offset(products, confidence),
-        offset_orthogonal=_offset_orthogonal(products, confidence),
+        gain=gain_of(products, confidence),
+        offset=offset_of(products, confidence),
+        offset_orthogonal=offset_orthogonal_of(products, confidence),
         n=means.n,
     )
 
@@ -156,76 +278,20 @@ def against_controls(turned: Rotation, controls: Sequence[Rotation]) -> Rotation
     return replace(turned, **bands)
 
 
-def _gain(products: InnerProducts, confidence: Confidence) -> Estimates:
-    a, before = exists(products, 0, confidence)
-    _, after = exists(products, 1, confidence)
-    b = products.value[:, 1]
-
-    def accepts(gain: Layers) -> np.ndarray:
-        bound = confidence.two_sided * np.sqrt(products.variance(-(gain**2), 1.0))
-        return np.abs(b - gain**2 * a) <= bound
-
-    value = np.sqrt(np.maximum(b, 0.0) / a)
-    low = last_accepted(accepts, value, np.zeros_like(value))
-    high = last_accepted(accepts, value, 1e3 * (1 + value))
-    unchanged = confidence.two_sided * np.sqrt(products.variance(-1.0, 1.0)) / a
-    return Estimates(
-        value=np.where(before & after, value, np.nan),
-        low=np.where(before, np.where(after, low, 0.0), np.nan),
-        high=np.where(before, high, np.nan),
-        null_low=np.where(before, np.sqrt(np.maximum(1 - unchanged, 0.0)), np.nan),
-        null_high=np.where(before, np.sqrt(1 + unchanged), np.nan),
-        defined=before & after,
-    )
-
-
-def _offset(products: InnerProducts, confidence: Confidence) -> Estimates:
-    a, defined = exists(products, 0, confidence)
-    along = products.value[:, 3]
-
-    def accepts(offset: Layers) -> np.ndarray:
-        bound = confidence.two_sided * np.sqrt(products.variance(-offset, 0.0, 0.0, 1.0))
-        return np.abs(along - offset * a) <= bound
-
-    value = along / a
-    far = 1e3 * (1 + np.abs(value))
-    unchanged = confidence.two_sided * np.sqrt(products.variance(0.0, 0.0, 0.0, 1.0)) / a
-    return Estimates.where(
-        defined,
-        value=value,
-        low=last_accepted(accepts, value, value - far),
-        high=last_accepted(accepts, value, value + far),
-        null_low=-unchanged,
-        null_high=unchanged,
-    )
-
-
-def _offset_orthogonal(products: InnerProducts, confidence: Confidence) -> Estimates:
-    a, defined = exists(products, 0, confidence)
-    offset = products.value[:, 3] / a
-    weights = (offset**2, 0.0, 0.0, -2 * offset, 1.0)  # of ‖(ca - c0) - offset r0‖²
-    observed = sum(w * products.value[:, i] for i, w in enumerate(weights)) / a
-    plain = sum(w * products.plain[:, i] for i, w in enumerate(weights)) / a
-    # As for the angle: signal times noise grows with the squared length, noise times noise stays.
-    growing = products.signal_variance(*weights) + products.noise_variance(*weights) / 2
-    slope = np.maximum(growing, 0.0) / a**2 / ((np.maximum(observed, 0.0) + plain) / 2)
-
-    def accepts(length: Layers) -> np.ndarray:
-        squared = length**2
-        noise = products.noise_variance(offset**2 - squared, *weights[1:]) / a**2
-        sd = np.sqrt(squared * slope + noise)
-        return confidence.below_boundary(squared - observed, squared, sd)
-
-    value = np.sqrt(np.maximum(observed, 0.0))
-    unchanged = confidence.one_sided * np.sqrt(products.noise_variance(*weights)) / a
-    return Estimates.where(
-        defined,
-        value=value,
-        low=last_accepted(accepts, value, np.zeros_like(value)),
-        high=last_accepted(accepts, value, 1e3 * (1 + value)),
-        null_low=np.zeros_like(value),
-        null_high=np.sqrt(unchanged),
-    )
+def _check_same_fits(before: FittedDirections, after: FittedDirections) -> None:
+    if type(before.estimator) is not type(after.estimator) or (
+        is_dataclass(before.estimator) and before.estimator != after.estimator
+    ):
+        raise InputError(
+            f"directions by {before.estimator!r} before and by {after.estimator!r} after; fit both "
+            "by the same estimator"
+        )
+    for name in ("labels", "layers"):
+        here, there = getattr(before, name), getattr(after, name)
+        if set(here) != set(there) or (name == "layers" and here != there):
+            raise InputError(
+                f"{name} {list(here)} before and {list(there)} after; fit the same ones"
+            )
 
 
 def _check(before: Contrast, after: Contrast, same_prompts: bool) -> None:

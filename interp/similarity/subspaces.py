@@ -19,7 +19,12 @@ from jaxtyping import Bool, Float
 from scipy.linalg import subspace_angles
 from scipy.special import expit, logit
 
-from interp.directions import ContrastSubspace, contrast_bases, mean_difference_weights
+from interp.directions import (
+    ContrastSubspace,
+    FittedDirections,
+    contrast_bases,
+    mean_difference_weights,
+)
 from interp.errors import InputError
 from interp.similarity.maps import SimilarityMap, from_pairs, permuted_null
 from interp.statistics import (
@@ -61,7 +66,7 @@ def subspace_overlap(a: Basis, b: Basis) -> float:
 
 
 def overlap_map(
-    contrasts: Mapping[str, Contrast],
+    contrasts: FittedDirections | Mapping[str, Contrast],
     *,
     dimensions: int = 2,
     layers: Sequence[int] | None = None,
@@ -85,9 +90,10 @@ def overlap_map(
     pull of noise on it.
 
     Args:
-        contrasts: by label; of different prompts.
+        contrasts: by label, or fitted directions, of which the contrasts are taken; of different
+            prompts.
         dimensions: of every subspace.
-        layers: names of the layers; 0, 1, … by default.
+        layers: names of the layers; those of the fitted directions, or 0, 1, … by default.
         permutations: labellings drawn, the observed one included.
         resamples: bootstrap samples behind intervals and reliabilities.
         seed: of all of it.
@@ -97,6 +103,9 @@ def overlap_map(
         InputError: fewer than two labels, contrasts of different layers or widths, or more
             dimensions than the prompts allow.
     """
+    if isinstance(contrasts, FittedDirections):
+        layers = contrasts.layers if layers is None else layers
+        contrasts = contrasts.contrasts
     labels, k = tuple(contrasts), len(contrasts)
     if k < 2:
         raise InputError(f"{k} label; a map of overlaps needs at least two")
