@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections import Counter
@@ -26,6 +27,12 @@ os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 # How long an example takes says how busy the machine is, and nothing about the code.
 hypothesis.settings.register_profile("spillover", deadline=None)
 hypothesis.settings.load_profile("spillover")
+
+
+def pytest_collection_finish() -> None:
+    """Every training run ends with a full garbage collection: it need not look at the imports."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
