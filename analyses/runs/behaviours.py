@@ -45,7 +45,9 @@ def behaviour(arm: Arm) -> pd.DataFrame:
     undefined where there is none (coherence also in runs that were made before it was measured);
     the rest are means over prompts.
     """
-    test = arm.last[arm.last["split"] == "test"]
+    read = ["label", "domain", "kind", "class", "cluster", *MEANS.values(), *COHERENCE]
+    at_end = arm.last
+    test = at_end.loc[at_end["split"] == "test", [name for name in read if name in at_end]]
     rows = []
     for label, column in (("harmful", "domain"), ("benign", "kind")):
         for group, prompts in test[test["label"] == label].groupby(column, sort=False):

@@ -91,48 +91,58 @@ class Trajectory:
         return float(self.p_refuse[:, 0].mean())
 
 
+READ = ["prompt_id", "domain", "step", "p_R", "margin", "refused", "cluster"]
+
+
 def trajectories(scores: pd.DataFrame, split: str) -> dict[str, Trajectory]:
     """The harmful prompts of one split, by domain, from one arm's `scores` table.
 
     A column `cluster` (prompts that are drawn together), where there is one, is honoured.
     Raises `InputError` if step 0 is missing or a prompt was not scored at every step.
     """
-    harmful = scores[(scores["label"] == "harmful") & (scores["split"] == split)]
-    found = {}
+    chosen = (scores["label"] == "harmful") & (scores["split"] == split)
+    harmful = scores.loc[chosen, [name for name in READ if name in scores]]
     kept = matched_step(scores)
-    for domain, rows in harmful.groupby("domain", sort=True):
-        wide = rows.pivot(index="prompt_id", columns="step", values=["p_R", "margin"]).sort_index()
-        steps = wide["p_R"].columns.to_numpy()
+    prompts = ["domain", "prompt_id"]
+    # One reshaping for all domains: pandas takes as long for one domain as for all of them.
+    wide = harmful.pivot(index=prompts, columns="step", values=["p_R", "margin"]).sort_index()
+    refused = _text_at(harmful, wide.index, (0, kept))
+    named = harmful.drop_duplicates(prompts).set_index(prompts)
+    names = named["cluster"].reindex(wide.index).to_numpy() if "cluster" in named else None
+    p_refuse, margin = (wide[name].to_numpy(dtype=np.float64) for name in ("p_R", "margin"))
+    at_steps = wide["p_R"].columns.to_numpy(dtype=np.int64)
+    domains, of_domain = np.unique(wide.index.get_level_values("domain"), return_inverse=True)
+    found = {}
+    for number, domain in enumerate(domains):
+        rows = np.flatnonzero(of_domain == number)
+        unscored = np.isnan(p_refuse[rows]).all(axis=0)
+        scored = ~unscored | unscored.all()
+        steps, cells = at_steps[scored], np.ix_(rows, scored)
         if steps[0] != 0:
             raise InputError(f"scores of {domain} start at step {steps[0]}; expected step 0 (base)")
-        if wide.isna().to_numpy().any():
+        if np.isnan([p_refuse[cells], margin[cells]]).any():
             raise InputError(
                 f"{domain}: some {split} prompts were not scored at every step; "
                 "score the same prompts at each step, or drop the torn step"
             )
-        if "cluster" in rows:
-            names = rows.drop_duplicates("prompt_id").set_index("prompt_id")["cluster"]
-            clusters = pd.factorize(names.reindex(wide.index))[0]
-        else:
-            clusters = np.arange(len(wide))
         found[str(domain)] = Trajectory(
-            steps=steps.astype(np.int64),
-            p_refuse=wide["p_R"].to_numpy(dtype=np.float64),
-            margin=wide["margin"].to_numpy(dtype=np.float64),
-            refused=_text_at(rows, wide.index, (0, kept)),
+            steps=steps,
+            p_refuse=p_refuse[cells],
+            margin=margin[cells],
+            refused=refused[rows],
             kept=int(np.searchsorted(steps, kept)),
-            clusters=clusters,
+            clusters=np.arange(len(rows)) if names is None else pd.factorize(names[rows])[0],
         )
     return found
 
 
 def _text_at(
-    rows: pd.DataFrame, prompts: pd.Index, steps: tuple[int, int]
+    rows: pd.DataFrame, prompts: pd.MultiIndex, steps: tuple[int, int]
 ) -> Float[np.ndarray, "prompt end"]:
     ends = np.full((len(prompts), 2), np.nan)
     if "refused" in rows:
         for column, step in enumerate(steps):
-            at = rows[rows["step"] == step].set_index("prompt_id")["refused"].reindex(prompts)
+            at = rows[rows["step"] == step].set_index(prompts.names)["refused"].reindex(prompts)
             # Nullable, object or float, as it was written: only 1, 0 and missing are meant.
             ends[:, column] = at.astype("boolean").to_numpy(np.float64, na_value=np.nan)
     return ends

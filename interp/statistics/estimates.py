@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from zlib import crc32
 
@@ -103,11 +104,17 @@ def resampling_weights(
     """
     labels = np.arange(clusters) if isinstance(clusters, int) else np.asarray(clusters)
     _, index = np.unique(labels, return_inverse=True)
-    count = int(index.max()) + 1
+    return _drawn(int(index.max()) + 1, resamples, seed, stratum)[:, index]
+
+
+@lru_cache(maxsize=32)  # each quantity of a group of prompts asks for the same resamples
+def _drawn(
+    count: int, resamples: int, seed: int, stratum: str
+) -> Float[np.ndarray, "resample cluster"]:
     rng = np.random.default_rng([seed, crc32(stratum.encode())])
     picks = rng.integers(count, size=(resamples, count)) + count * np.arange(resamples)[:, None]
     drawn = np.bincount(picks.ravel(), minlength=resamples * count).reshape(resamples, count)
-    return drawn[:, index].astype(np.float64)
+    return drawn.astype(np.float64)
 
 
 def weighted_means(
