@@ -102,6 +102,16 @@ def scorers(
     typer.echo(json.dumps(measure_scorers(out, draw=draw), indent=2))
 
 
+@app.command()
+def registries(
+    page: Annotated[Path, typer.Argument(help="Markdown page that holds the table's two marks.")],
+) -> None:
+    """Rewrite a page's table of objectives and methods from the registries."""
+    from experiments.registries import in_page
+
+    page.write_text(in_page(page), encoding="utf-8")
+
+
 def _numbers(seeds: str) -> list[int]:
     try:
         return [int(seed) for seed in seeds.split(",")]

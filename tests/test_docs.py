@@ -17,6 +17,7 @@ import typer
 
 from analyses.cli import app
 from experiments.__main__ import app as experiments
+from experiments.registries import in_page
 
 ROOT = Path(__file__).resolve().parent.parent
 MIGRATION = ROOT / "docs" / "migration.md"
@@ -111,6 +112,20 @@ def unknown_words(program: str, words: list[str]) -> list[str]:
     known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
     asked = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--"]
     return [" ".join((program, *path, one)) for one in asked if one not in known | {"--help"}]
+
+
+def test_the_readme_s_table_is_that_of_the_registries() -> None:
+    page = ROOT / "README.md"
+    assert page.read_text(encoding="utf-8") == in_page(page), (
+        "run: python -m experiments registries README.md"
+    )
+
+
+def test_the_readme_is_short() -> None:
+    """At most 700 words besides code and tables."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```|^\|.*?$|<!--.*?-->", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(prose.split()) <= 700
 
 
 def test_the_migration_table_leads_somewhere() -> None:

@@ -46,7 +46,12 @@ from interp.statistics import (
 )
 
 
-@estimator("mean_difference", title="mean difference")
+@estimator(
+    "mean_difference",
+    title="mean difference",
+    paper="Marks and Tegmark 2023, arXiv 2310.06824",
+    badge="faithful",
+)
 @dataclass(kw_only=True)
 class MeanDifference(Directed):
     """Mean of the positives minus mean of the negatives (Marks and Tegmark 2023; Arditi 2024).
@@ -100,7 +105,12 @@ class MeanDifference(Directed):
         return sample, differences
 
 
-@estimator("first_principal_component", title="first principal component")
+@estimator(
+    "first_principal_component",
+    title="first principal component",
+    paper="Mushtaq et al. 2025, arXiv 2511.14017",
+    badge="faithful",
+)
 @dataclass(kw_only=True)
 class FirstPrincipalComponent(Directed):
     """First principal component of the positives' centred states (arXiv 2511.14017, R3).
@@ -161,7 +171,13 @@ class FirstPrincipalComponent(Directed):
         return sample, lambda _positive, counts: solve(counts[:, :own])
 
 
-@estimator("paired_principal_component", title="first principal component of pairs")
+@estimator(
+    "paired_principal_component",
+    title="first principal component of pairs",
+    paper="Zou et al. 2023, arXiv 2310.01405",
+    badge="variant",
+    differs="second moment of the differences, without random signs",
+)
 @dataclass(kw_only=True)
 class PairedPrincipalComponent(Directed):
     """First principal axis of the differences between twins (Zou et al., arXiv 2310.01405).
@@ -228,7 +244,12 @@ class PairedPrincipalComponent(Directed):
         return Sample.of_rows(rows, units), pairs
 
 
-@estimator("whitened_mean_difference", title="whitened mean difference (LDA)")
+@estimator(
+    "whitened_mean_difference",
+    title="whitened mean difference (LDA)",
+    paper="Fisher 1936; Ledoit and Wolf 2004",
+    badge="faithful",
+)
 @dataclass(kw_only=True)
 class WhitenedMeanDifference(Directed):
     r""":math:`\hat\Sigma^{-1}(\mu^+ - \mu^-)` with the pooled within-label covariance.
@@ -276,7 +297,13 @@ class WhitenedMeanDifference(Directed):
         return sample, partial(discriminants, sample.coordinates, d_model=width, within=True)
 
 
-@estimator("logistic_probe", title="logistic probe")
+@estimator(
+    "logistic_probe",
+    title="logistic probe",
+    paper="Alain and Bengio 2016, arXiv 1610.01644",
+    badge="variant",
+    differs="one scale per layer, squared penalty",
+)
 @dataclass(kw_only=True)
 class LogisticProbe(Directed):
     """Logistic regression with a squared penalty, of the label on the state.

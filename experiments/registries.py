@@ -1,0 +1,46 @@
+"""The README's table of objectives, retain terms, containment methods and estimators."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from analyses.contain.methods import METHODS
+from interp.directions import ESTIMATORS
+from interp.registry import About, Registry
+from unlearning.losses import FORGET, RETAIN
+
+#: Kind of entry → its registry and the option that takes its names.
+KINDS: dict[str, tuple[Registry, str]] = {
+    "Objective": (FORGET, "--objective"),
+    "Retain term": (RETAIN, "--retain-objective"),
+    "Containment": (METHODS, "--methods"),
+    "Estimator": (ESTIMATORS, "--estimator"),
+}
+FENCE = re.compile(
+    r"(<!-- made by: python -m experiments registries .*?-->\n).*?(<!-- end -->)", re.S
+)
+
+
+def registry_table() -> str:
+    """Every entry as a Markdown table: kind and option, name, title, paper, badge."""
+    rows = ["| Kind | Name | What it is | Paper | Badge |", "|---|---|---|---|---|"]
+    for kind, (registry, option) in KINDS.items():
+        for about in registry.abouts.values():
+            rows.append(
+                f"| {kind} (`{option}`) | `{about.name}` | {about.title} | {about.paper or 'here'} "
+                f"| {_badge(about)} |"
+            )
+    return "\n".join(rows) + "\n"
+
+
+def in_page(page: Path) -> str:
+    """The page's text with the table of today between its two marks."""
+    return FENCE.sub(
+        lambda found: f"{found[1]}\n{registry_table()}\n{found[2]}",
+        page.read_text(encoding="utf-8"),
+    )
+
+
+def _badge(about: About) -> str:
+    return f"{about.badge}: {about.differs}" if about.differs else about.badge
