@@ -137,7 +137,7 @@ def trajectories(scores: pd.DataFrame, split: str) -> dict[str, Trajectory]:
 
 
 def _text_at(
-    rows: pd.DataFrame, prompts: pd.MultiIndex, steps: tuple[int, int]
+    rows: pd.DataFrame, prompts: pd.Index, steps: tuple[int, int]
 ) -> Float[np.ndarray, "prompt end"]:
     ends = np.full((len(prompts), 2), np.nan)
     if "refused" in rows:
