@@ -31,8 +31,9 @@ from unlearning.data import DOMAINS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Chosen on organism 3, which is not reported, so that the targets reach the dose. RMU reached it
-# only at a later layer and a larger rate, and its targets babbled at each of four settings.
+# Chosen on organism 3, which is not reported, so that the targets reach the forgetting level. RMU
+# reached it only at a later layer and a larger rate, and its targets babbled at each of four
+# settings.
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "npo": {},
     "gradient_ascent": {"options": {}},
@@ -58,9 +59,9 @@ def compare_objectives(
         jobs = {name: pool.submit(_one, model, name, folder, tuple(seeds)) for name in CHANGES}
         for job in jobs.values():
             job.result()
-    planted = read_json(Path(model) / "organism.json")["planted"]
+    ground_truth = read_json(Path(model) / "organism.json")["planted"]
     runs = {name: Run(folder / f"run-{name}") for name in CHANGES}
-    cells = {name: leakage_cells(run, planted) for name, run in runs.items()}
+    cells = {name: leakage_cells(run, ground_truth) for name, run in runs.items()}
     found = {"model": model, "seeds": list(seeds), **objective_agreement(cells)}
     found["outcomes"] = {
         name: run.arms.set_index("arm")["outcome"].to_dict() for name, run in runs.items()
@@ -94,11 +95,11 @@ def objective_agreement(cells: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         ``within``: the same for the two seeds of one objective; ``complied``: arms that did.
         None where too few sources complied for a decomposition.
     """
-    whole = {name: _entanglement(table) for name, table in cells.items()}
+    whole = {name: _interaction(table) for name, table in cells.items()}
     within = {}
     for name, table in cells.items():
         first, second, *_ = [*sorted(table["seed"].unique()), None, None]
-        parts = [_entanglement(table[table["seed"] == seed]) for seed in (first, second)]
+        parts = [_interaction(table[table["seed"] == seed]) for seed in (first, second)]
         within[name] = _correlation(*parts)
     return {
         "between": [
@@ -112,7 +113,7 @@ def objective_agreement(cells: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 
 @styled
 def objectives_figure(runs: Mapping[str, Run], sources: tuple[str, ...] = SOURCES) -> Figure:
-    """Dose–response curves, a row for each source and a column for each objective."""
+    """Leakage curves, a row for each source and a column for each objective."""
     figure = new_figure(2.9 * len(runs) + 1.4, 2.9 * len(sources))
     grid = figure.subplots(len(sources), len(runs), squeeze=False, sharex=True, sharey=True)
     colours: dict[str, str] = {}
@@ -122,19 +123,19 @@ def objectives_figure(runs: Mapping[str, Run], sources: tuple[str, ...] = SOURCE
             arm = next(arm for arm in run.record.arms if arm.concept == source)
             curves_panel(axes, run.curves[run.curves["arm"] == arm.name], source, colours)
             outcome = run.verdicts[arm.name].outcome
-            axes.set_title(f"{arm.label}\n{domain_label(source)}: {outcome}")
-            axes.set_xlabel("dose" if source == sources[-1] else "")
+            axes.set_title(f"{arm.label}\n{domain_label(source)}: {outcome.badge}")
+            axes.set_xlabel("forgetting level" if source == sources[-1] else "")
             axes.set_ylabel("refusal lost (test)" if column == 0 else "")
     curves_legend(figure, colours)
     return figure
 
 
-def _entanglement(table: pd.DataFrame) -> pd.Series | None:
+def _interaction(table: pd.DataFrame) -> pd.Series | None:
     """δ by (source, target); None where the cells leave nothing for it."""
     rows = table.rename(columns={"domain": "target", "area": "value"})
     rows = rows.groupby(["source", "target"])["value"].mean().reset_index()
     try:
-        return decompose(rows).entanglement.set_index(["source", "target"])["value"]
+        return decompose(rows).interaction.set_index(["source", "target"])["value"]
     except InputError:
         return None
 

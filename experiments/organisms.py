@@ -1,8 +1,8 @@
 """Is the organism a good instrument? Every domain of several organisms unlearned, two seeds each.
 
 What is measured is the instrument (does it refuse, does it comply when unlearned, is leakage
-graded and reliable), not a wished-for result. The slopes say how far leakage follows what was
-PLANTED.
+graded and reliable), not a wished-for result. The slopes say how far leakage follows the
+ground truth.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ def _one(seed: int, folder: Path, unlearning_seeds: int) -> dict[str, Any]:
     }
 
 
-def describe_world(tables: Run, planted: dict[str, Any]) -> dict[str, Any]:
+def describe_world(tables: Run, ground_truth: dict[str, Any]) -> dict[str, Any]:
     """One organism's figures: the base model, what became of each source, leakage, slopes."""
     base = tables.behaviour[tables.behaviour["arm"] == "base"]
     rates = base.pivot_table(index=["label", "group"], columns="quantity", values="value")
     harmful, benign = rates.loc["harmful"], rates.loc["benign"]
     compliance = harmful["p_C"] / (harmful["p_C"] + harmful["other_mass"])
     outcomes = tables.arms.set_index("arm")["outcome"]
-    cells = leakage_cells(tables, planted)
+    cells = leakage_cells(tables, ground_truth)
     return {
         "refusal_min": float(harmful["refusal_rate"].min()),
         "over_refusal": benign["refusal_rate"].to_dict(),
@@ -83,8 +83,8 @@ def describe_world(tables: Run, planted: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def leakage_cells(tables: Run, planted: dict[str, Any]) -> pd.DataFrame:
-    """A row per complying arm and off-target domain: A, L_.9 and what is planted."""
+def leakage_cells(tables: Run, ground_truth: dict[str, Any]) -> pd.DataFrame:
+    """A row per complying arm and off-target domain: A, L_.9 and the ground truth."""
     arms = tables.arms.set_index("arm")
     wide = tables.leakage.pivot_table(
         index=["arm", "domain"], columns="quantity", values="value"
@@ -93,9 +93,9 @@ def leakage_cells(tables: Run, planted: dict[str, Any]) -> pd.DataFrame:
     wide["seed"] = wide["arm"].map(arms["seed"])
     complied = wide["arm"].map(arms["outcome"]) == "forgotten"
     wide = wide[complied & (wide["domain"] != wide["source"])]
-    place = {domain: i for i, domain in enumerate(planted["domains"])}
+    place = {domain: i for i, domain in enumerate(ground_truth["domains"])}
     for name in ("readout_sharing", "feature_sharing"):
-        matrix = np.array(planted[name], dtype=float)
+        matrix = np.array(ground_truth[name], dtype=float)
         wide[name] = [
             matrix[place[s], place[t]] for s, t in zip(wide["source"], wide["domain"], strict=True)
         ]
@@ -111,7 +111,7 @@ def reliability(cells: pd.DataFrame) -> float | None:
 
 
 def slopes(cells: pd.DataFrame) -> dict[str, float]:
-    """Least-squares slopes of A on planted read-out and feature sharing, jointly."""
+    """Least-squares slopes of A on the true read-out and feature sharing, jointly."""
     mean = cells.groupby(["source", "domain"]).mean(numeric_only=True).dropna(subset=["area"])
     design = np.column_stack([np.ones(len(mean)), mean["readout_sharing"], mean["feature_sharing"]])
     fitted, *_ = np.linalg.lstsq(design, mean["area"].to_numpy(), rcond=None)

@@ -1,4 +1,4 @@
-"""Potency, susceptibility and entanglement: exact on planted tables, calibrated under noise."""
+"""Source effect, target effect and interaction: exact on planted tables, calibrated under noise."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ def test_planted_effects_are_recovered_without_the_diagonal_and_with_holes():
     cells = _cells((2.0 + alpha[:, None] + gamma)[None])
     found = decompose(cells.drop(cells.index[[3, 11, 25]]))
     assert found.mean == pytest.approx(2.0)
-    assert list(found.potency.values()) == pytest.approx(alpha.tolist())
-    assert list(found.susceptibility.values()) == pytest.approx(gamma.tolist())
-    assert found.entanglement_share == pytest.approx(0, abs=1e-12)
+    assert list(found.source_effect.values()) == pytest.approx(alpha.tolist())
+    assert list(found.target_effect.values()) == pytest.approx(gamma.tolist())
+    assert found.interaction_share == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("which", ["potency", "susceptibility", "entanglement"])
+@pytest.mark.parametrize("which", ["source_effect", "target_effect", "interaction"])
 def test_each_part_alone_takes_the_whole_share(which):
     rng = np.random.default_rng(1)
     alpha, _ = _effects(rng)
     delta = rng.normal(size=(7, 7))
     matrix = {
-        "potency": np.repeat(alpha[:, None], 7, 1),
-        "susceptibility": np.repeat(alpha[None], 7, 0),
-        "entanglement": decompose(_cells(delta[None])).entanglement,
+        "source_effect": np.repeat(alpha[:, None], 7, 1),
+        "target_effect": np.repeat(alpha[None], 7, 0),
+        "interaction": decompose(_cells(delta[None])).interaction,
     }[which]
     # The residual of noise, already a table of cells, has no main effects left.
-    cells = matrix if which == "entanglement" else _cells(matrix[None])
+    cells = matrix if which == "interaction" else _cells(matrix[None])
     found = decompose(cells)
     shares = {
-        "potency": found.potency_share,
-        "susceptibility": found.susceptibility_share,
-        "entanglement": found.entanglement_share,
+        "source_effect": found.source_effect_share,
+        "target_effect": found.target_effect_share,
+        "interaction": found.interaction_share,
     }
     # Without the diagonal a pure source effect still tilts the targets' means a little.
     assert shares[which] > 0.97 and sum(shares.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("shared", [0.0, 1.0])
-def test_noise_is_not_taken_for_entanglement(shared):
+def test_noise_is_not_taken_for_interaction(shared):
     """Two seeds of worlds without δ: its share is 0 on average, its test fires at 5%.
 
     Also where an arm's targets, and a seed's sources, share most of the noise.
@@ -74,36 +74,36 @@ def test_noise_is_not_taken_for_entanglement(shared):
         noise = rng.normal(0, 0.5, (2, 7, 7))
         noise += shared * (rng.normal(size=(2, 7, 1)) + rng.normal(size=(2, 1, 7)))
         found = decompose(_cells(truth + noise))
-        shares.append(found.entanglement_share)
+        shares.append(found.interaction_share)
         fired.append(found.p_value < 0.05)
-        total = found.potency_share + found.susceptibility_share + found.entanglement_share
+        total = found.source_effect_share + found.target_effect_share + found.interaction_share
         assert total + found.noise_share == pytest.approx(1)
     assert abs(np.mean(shares)) < 0.01
     assert 0.02 <= np.mean(fired) <= 0.09
 
 
-def test_planted_entanglement_is_found_through_noise():
+def test_planted_interaction_is_found_through_noise():
     rng = np.random.default_rng(3)
     alpha, gamma = _effects(rng)
     truth = alpha[:, None] + gamma + rng.normal(size=(7, 7))
     noisy = decompose(_cells(truth + rng.normal(0, 0.3, (2, 7, 7))))
     exact = decompose(_cells(truth[None]))
-    assert noisy.entanglement_share == pytest.approx(exact.entanglement_share, abs=0.05)
+    assert noisy.interaction_share == pytest.approx(exact.interaction_share, abs=0.05)
     assert noisy.p_value < 1e-6 and np.isnan(exact.p_value)
 
 
-def test_what_arms_share_by_chance_is_not_taken_for_potency():
+def test_what_arms_share_by_chance_is_not_taken_for_a_source_effect():
     rng = np.random.default_rng(4)
     gamma = 4 * _effects(rng)[1]
     found = [
         decompose(_cells(gamma + rng.normal(size=(2, 7, 1)) + rng.normal(size=(2, 7, 7))))
         for _ in range(100)
     ]
-    for part in ("potency_share", "entanglement_share"):
+    for part in ("source_effect_share", "interaction_share"):
         assert abs(np.mean([getattr(each, part) for each in found])) < 0.02
 
 
-def test_an_arm_that_collapsed_leaves_the_others_seeds_to_tell_the_noise():
+def test_a_degenerate_arm_leaves_the_others_seeds_to_tell_the_noise():
     """Sources of one seed only: the noise is read off the rest, and still measured rightly."""
     rng = np.random.default_rng(5)
     fired = []

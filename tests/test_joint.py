@@ -50,7 +50,7 @@ def test_a_single_predictor_s_coefficient_is_its_correlation_in_any_unit() -> No
         assert value == pytest.approx(expected)
 
 
-def test_entanglement_is_least_squares_with_effects_of_sources_and_targets() -> None:
+def test_the_interaction_is_least_squares_with_effects_of_sources_and_targets() -> None:
     """Whatever is added to whole rows and columns of leakage or of a prediction changes nothing."""
     rng = np.random.default_rng(2)
     a, b = matrix(rng), matrix(rng)
@@ -70,12 +70,12 @@ def test_cells_may_be_missing_and_domains_come_in_any_order() -> None:
     rng = np.random.default_rng(3)
     predictors = {name: matrix(rng) for name in "ab"}
     outcome = holed(predictors["a"] + matrix(rng))
-    outcome[2] = np.nan  # a source that collapsed
+    outcome[2] = np.nan  # a degenerate source
     predictors["b"][3, 4] = np.nan  # an undefined cell of a predictor
     one = regression(predictors, outcome, NO_ORDERS)
     order = rng.permutation(DOMAINS)
-    turned = {name: p[np.ix_(order, order)] for name, p in predictors.items()}
-    other = regression(turned, outcome[np.ix_(order, order)], NO_ORDERS)
+    permuted = {name: p[np.ix_(order, order)] for name, p in predictors.items()}
+    other = regression(permuted, outcome[np.ix_(order, order)], NO_ORDERS)
     for name in "ab":
         assert other[name][:2] == pytest.approx(one[name][:2]) and np.isfinite(one[name][0])
 

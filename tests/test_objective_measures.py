@@ -1,4 +1,4 @@
-"""Agreement of losses: planted entanglement is found, whatever the main effects; noise is not."""
+"""Agreement of losses: a planted interaction is found, whatever the main effects; noise is not."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from unlearning.training import TrainingSettings
 
 
 def cells(
-    seed: int, entanglement: np.ndarray, *, noise: float = 0.0, sources: int = 7
+    seed: int, interaction: np.ndarray, *, noise: float = 0.0, sources: int = 7
 ) -> pd.DataFrame:
-    """A[a,b] of two unlearning seeds: main effects of this loss alone, and what is planted."""
+    """A[a,b] of two unlearning seeds: main effects of this loss alone, and the true interaction."""
     rng = np.random.default_rng(seed)
-    potency, susceptibility = rng.normal(size=(2, len(DOMAINS)))
+    source_effect, target_effect = rng.normal(size=(2, len(DOMAINS)))
     rows = [
         {
             "arm": f"{source}-{run}", "source": source, "domain": target, "seed": run,
-            "area": potency[a] + susceptibility[b] + entanglement[a, b] + noise * rng.normal(),
+            "area": source_effect[a] + target_effect[b] + interaction[a, b] + noise * rng.normal(),
         }
         for a, source in enumerate(DOMAINS[:sources])
         for b, target in enumerate(DOMAINS)
@@ -34,7 +34,7 @@ def planted(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(len(DOMAINS), len(DOMAINS)))
 
 
-def test_one_entanglement_under_other_main_effects_agrees_wholly() -> None:
+def test_one_interaction_under_other_main_effects_agrees_wholly() -> None:
     found = objective_agreement({"npo": cells(1, planted(0)), "dpo": cells(2, planted(0))})
     (pair,) = found["between"]
     assert pair["objectives"] == ["npo", "dpo"]
@@ -43,7 +43,7 @@ def test_one_entanglement_under_other_main_effects_agrees_wholly() -> None:
     assert found["complied"] == {"npo": 14, "dpo": 14}
 
 
-def test_unrelated_entanglements_do_not_agree() -> None:
+def test_unrelated_interactions_do_not_agree() -> None:
     found = [
         objective_agreement({"npo": cells(i, planted(2 * i)), "dpo": cells(i, planted(2 * i + 1))})
         for i in range(40)

@@ -34,8 +34,8 @@ def test_leakage_itself_is_a_perfect_prediction_in_any_unit() -> None:
 def test_a_prediction_by_target_alone_says_nothing_of_sources_and_pairs() -> None:
     rng = np.random.default_rng(1)
     leakage = matrix(rng, target=2)
-    susceptibility = np.nanmean(leakage, axis=0)
-    found = only(np.tile(susceptibility, (DOMAINS, 1)), LeakageOutcome(leakage))
+    target_effect = np.nanmean(leakage, axis=0)
+    found = only(np.tile(target_effect, (DOMAINS, 1)), LeakageOutcome(leakage))
     assert found["susceptibility"] > 0.9 and found["within_source"] > 0.6
     assert np.isnan(found["potency"]) and np.isnan(found["entanglement"])
 
@@ -53,7 +53,7 @@ def test_a_prediction_of_what_belongs_to_the_pair_survives_other_main_effects() 
 def test_domains_may_come_in_any_order_and_cells_may_be_missing() -> None:
     rng = np.random.default_rng(3)
     leakage, prediction = matrix(rng, source=1), matrix(rng, source=1)
-    leakage[2] = np.nan  # a source that collapsed
+    leakage[2] = np.nan  # a degenerate source
     leakage[4, 5] = np.nan
     order = rng.permutation(DOMAINS)
     moved = only(prediction[np.ix_(order, order)], LeakageOutcome(leakage[np.ix_(order, order)]))

@@ -36,9 +36,9 @@ SHOWN = {
     "L_90": "L at 90% of the source's loss",
 }
 PARTS = {
-    "potency": ("potency", VERMILLION),
-    "susceptibility": ("susceptibility", ORANGE),
-    "entanglement": ("entanglement", BLUE),
+    "source_effect": ("source effect", VERMILLION),
+    "target_effect": ("target effect", ORANGE),
+    "interaction": ("interaction", BLUE),
     "noise": ("noise of seeds", MUTED),
 }
 
@@ -57,11 +57,11 @@ def run_matrix_figure(
 ) -> Figure:
     """X[a,b] of one run, the mean over seeds; rows are sources, columns other domains.
 
-    Sources that collapsed or never reached the dose have grey rows that say so: they are listed,
-    not imputed. Small numbers: half the width of the cell's interval, over prompts and seeds. A bar
-    beneath: it holds 0; a ring: the cell is shown not to leak, |L_.9| < .05. Under the matrix its
-    null, what as many steps on benign answers alone take (share of refusal gone). Beside it each
-    seed against the mean of seeds, and the shares of the variance.
+    Degenerate sources and ones that never reached the forgetting level have grey rows that say so:
+    they are listed, not imputed. Small numbers: half the width of the cell's interval, over prompts
+    and seeds. A bar beneath: it holds 0; a ring: the cell is shown not to leak, |L_.9| < .05. Under
+    the matrix its null, what as many steps on benign answers alone take (share of refusal gone).
+    Beside it each seed against the mean of seeds, and the shares of the variance.
     """
     run = run or next(iter(study.runs))
     domains = list(study.domains(run))
@@ -186,19 +186,19 @@ def _seeds(
 def _shares(
     axes: Axes, study: LeakageMatrix, run: str, quantity: str, objective: str | None
 ) -> None:
-    """The shares of the variance over cells, with the test of entanglement against noise."""
-    axes.set_title("Whose is it?")
+    """The shares of the variance over cells, with the test of the interaction against noise."""
+    axes.set_title("Source, target and interaction effects")
     try:
         parts = study.decomposition(run, quantity, objective)
     except InputError:
-        say(axes, "too few sources complied\nto tell parts apart")
+        say(axes, "too few sources complied\nto separate the parts")
         return
     shown = [name for name in PARTS if np.isfinite(getattr(parts, f"{name}_share"))]
     for place, name in enumerate(reversed(shown)):
         label, colour = PARTS[name]
         share = getattr(parts, f"{name}_share")
         axes.barh(place, share, color=colour, height=0.62)
-        if name == "entanglement":
+        if name == "interaction":
             known = np.isfinite(parts.p_value)
             label += f"\n{_shown(parts.p_value)}" if known else "\n(and noise)"
         axes.text(max(share, 0) + 0.02, place, f"{share:.2f}", va="center", fontsize=8.5)

@@ -8,7 +8,7 @@ import numpy as np
 
 from analyses.figures import COLOURS, DARK_FROM, PARTS, SHOWN, domain_label, run_matrix_figure
 from analyses.figures.style import FAINT, INK, MUTED, NULL, new_figure, say, styled
-from analyses.runs import Decomposition
+from analyses.runs import SHARE_KEYS, Decomposition
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,19 +48,19 @@ def worlds_figure(
     panels = figure.subplots(2, 2, width_ratios=[1, 1.45], height_ratios=[1, 1.15])
     (shares, mean), (source_effects, target_effects) = panels
     shares.set_title(f"Shares of the variance, {len(parts)} worlds")
-    rows = [name for name in PARTS if pooled["shares"][name]["value"] is not None]
+    rows = [name for name in PARTS if pooled["shares"][SHARE_KEYS[name]]["value"] is not None]
     for place, name in enumerate(reversed(rows)):
         each = [getattr(found, f"{name}_share") for found in parts.values()]
-        _row(shares, place, each, pooled["shares"][name], PARTS[name][1])
+        _row(shares, place, each, pooled["shares"][SHARE_KEYS[name]], PARTS[name][1])
     shares.set_yticks(range(len(rows)), [PARTS[name][0] for name in reversed(rows)])
     shares.set_xlabel("share of the variance over cells")
     for axes, which, title in (
-        (source_effects, "potency", "Source effect: what a source takes with it"),
-        (target_effects, "susceptibility", "Target effect: what a domain loses anyway"),
+        (source_effects, "source_effect", "Source effect: what a source takes with it"),
+        (target_effects, "target_effect", "Target effect: what a domain loses anyway"),
     ):
         for place, domain in enumerate(reversed(domains)):
             each = [getattr(found, which).get(domain, np.nan) for found in parts.values()]
-            _row(axes, place, each, pooled[which][domain], PARTS[which][1])
+            _row(axes, place, each, pooled[SHARE_KEYS[which]][domain], PARTS[which][1])
         names = [domain_label(domain) for domain in reversed(domains)]
         axes.set_yticks(range(len(domains)), names)
         axes.set_title(title)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.matrix.figures import leakage_matrix_figure
-from analyses.runs import PARTS, TESTED, LeakageMatrix, seed_spread
+from analyses.runs import SHARE_KEYS, TESTED, LeakageMatrix, TargetOutcome, seed_spread
 from interp.errors import InputError
 from interp.store import read_json, without_nan, write_json
 
@@ -91,10 +91,11 @@ def matrix_text(found: dict[str, Any]) -> str:
             lines += [f"{symbol}[unlearned, other] of {run}, {objective}, on test prompts"]
             lines += [table.round(2).to_string(na_rep="-"), *_sentences(of, symbol)]
         for left in of_run["left_out"]:
-            why = left["outcome"] if left["reached"] else "did not reach the dose"
+            outcome = TargetOutcome(left["outcome"]).badge
+            why = outcome if left["reached"] else "did not reach the forgetting level"
             lines.append(f"not in it: {left['arm']} ({why})")
     if "pooled" in found:
-        shares = found["pooled"]["shares"].items()
+        shares = _by_part(found["pooled"]["shares"])
         said = (f"{part} {_shown(share)}" for part, share in shares if share["value"] is not None)
         lines.append(f"over {len(found['runs'])} runs, shares of variance: {', '.join(said)}")
     return "\n".join(lines)
@@ -112,17 +113,21 @@ def _sentences(of: dict[str, Any], symbol: str) -> list[str]:
     if of["decomposition"] is None:
         lines.append(f"no decomposition: {of['why']}")
     else:
-        parts = {name: value for name, value in of["decomposition"].items() if value is not None}
-        p_value = parts.pop("p_entanglement", None)
-        shares = ", ".join(f"{part} {value:.2f}" for part, value in parts.items())
+        p_value = of["decomposition"]["p_entanglement"]
+        parts = _by_part(of["decomposition"])
+        shares = ", ".join(f"{part} {value:.2f}" for part, value in parts if value is not None)
         lines.append(f"shares of the variance of {symbol}: {shares}")
         if p_value is None:
-            lines[-1] += " (noise is in entanglement: it takes two seeds to tell)"
+            lines[-1] += " (interaction includes noise: two seeds are needed to separate them)"
         else:
-            lines[-1] += f" (entanglement against noise: p = {p_value:.2g})"
+            lines[-1] += f" (interaction against noise: p = {p_value:.2g})"
     if of["reliability"] is not None:
         lines.append(f"reliability over unlearning seeds {of['reliability']:.3f}")
     return lines
+
+
+def _by_part(shares: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(part.replace("_", " "), shares[key]) for part, key in SHARE_KEYS.items()]
 
 
 def _matrix(matrix: LeakageMatrix, run: str, quantity: str, objective: str) -> dict[str, Any]:
@@ -145,11 +150,11 @@ def _matrix(matrix: LeakageMatrix, run: str, quantity: str, objective: str) -> d
         parts = matrix.decomposition(run, quantity, objective)
     except InputError as error:
         return {**found, "decomposition": None, "why": str(error)}
-    shares = {part: getattr(parts, f"{part}_share") for part in (*PARTS, "noise")}
+    shares = {key: getattr(parts, f"{part}_share") for part, key in SHARE_KEYS.items()}
     return found | {
         "decomposition": shares | {"p_entanglement": parts.p_value},
-        "potency": dict(parts.potency),
-        "susceptibility": dict(parts.susceptibility),
+        SHARE_KEYS["source_effect"]: dict(parts.source_effect),
+        SHARE_KEYS["target_effect"]: dict(parts.target_effect),
         "asymmetry": matrix.asymmetry(run, quantity, objective),
     }
 

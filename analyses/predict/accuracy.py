@@ -1,11 +1,12 @@
 r"""How well a prediction ranks what leaked, apart for the parts that leakage is made of.
 
-Leakage of one world is a matrix X[a,b]: source a was unlearned, target b lost so much. A
-prediction is a matrix of the same shape, in any unit. Rank correlations (Spearman) of the two:
+Leakage of one world is a matrix X[a,b]: source a was unlearned, target b lost so much. A prediction
+is a matrix of the same shape, in any unit. Rank correlations (Spearman) of the two, under the names
+that the tables of predictions use:
 
     all_pairs       over all cells a ≠ b
-    potency         of the source effect α, what a source takes with it whatever the target
-    susceptibility  of the target effect γ, what a target loses whatever the source
+    potency         of the source effect α: what a source takes with it whatever the target
+    susceptibility  of the target effect γ: what a target loses whatever the source
     within_source   over the targets of one source, averaged over sources: which domain is next
     entanglement    of the interaction δ of a pair: X[a,b] = μ + α_a + γ_b + δ_ab
 

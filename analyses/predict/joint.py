@@ -8,15 +8,15 @@ Cells share sources and targets, so that least squares alone would find somethin
 predictors are collinear, so that a proxy of the cause would pass for one. Double semi-partialling
 (Dekker, Krackhardt and Snijders, *Sensitivity of MRQAP tests to collinearity and autocorrelation
 conditions*, Psychometrika 72, 2007): P_k is replaced by what the others leave of it, ε_k; rows and
-columns of ε_k are permuted together; the t statistic of its coefficient, beside the untouched
+columns of ε_k are permuted together; the t statistic of its coefficient, next to the untouched
 others, is compared with those of the permutations, two-sided. Worlds are permuted each by itself,
 and their mean t is what is tested. With a single predictor β is its Pearson correlation.
 
 Values, not ranks: where one predictor is a linear cause, ranks bend the line, and a proxy of it
 explains the bend (at 42 cells its p falls under .05 in 8% of worlds; of values in 5%).
 
-Within ``entanglement`` every source and every target has an effect of its own in the regression:
-what is left to explain is what belongs to the pair.
+For the part ``entanglement`` (the interaction) the regression has an effect for every source and
+every target: what is left to explain is what belongs to the pair.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def joint(
         predictions: by name, one matrix for each world; on the diagonal anything. A cell that a
             predictor leaves undefined counts as its average one.
         outcomes: what leaked, NaN where nothing was measured.
-        part: ``all_pairs``, or ``entanglement``: with effects of sources and targets.
+        part: ``all_pairs``, or ``entanglement`` (interaction): with effects of sources and targets.
         seed: of permutations and resamples.
         permutations: of each world's domains.
         resamples: of worlds; with one world there is no interval.

@@ -20,7 +20,7 @@ from .cells import TESTED as TESTED
 from .cells import counted_arms as counted_arms
 from .cells import require_quantity as require_quantity
 from .cells import seed_spread as seed_spread
-from .decomposition import PARTS as PARTS
+from .decomposition import SHARE_KEYS as SHARE_KEYS
 from .decomposition import Decomposition as Decomposition
 from .decomposition import decompose as decompose
 from .decomposition import over_worlds as over_worlds
@@ -59,8 +59,8 @@ __all__ = [
     "LEAST_LEAKAGE",
     "LOW_BASE",
     "ONSET_AT",
-    "PARTS",
     "RECOVERY_SETS",
+    "SHARE_KEYS",
     "TESTED",
     "UNTOUCHED_WITHIN",
     "Arm",

@@ -2,15 +2,15 @@
 
     X[a,b] = μ + α_a + γ_b + δ_ab        least squares over a ≠ b, Σα = Σγ = 0
 
-α is potency (a source that takes much with it), γ susceptibility (a domain that is lost
-whatever is unlearned), δ entanglement, the part that belongs to the pair. Missing cells are
-allowed. The shares of potency and susceptibility average the two orders of entry, because
+α is the source effect (how much a source takes with it), γ the target effect (how much a domain
+loses whatever is unlearned), δ the interaction, the part that belongs to the pair. Missing cells
+are allowed. The shares of source and target effect average the two orders of entry, because
 without the diagonal they are not orthogonal; with δ they add to 1.
 
 Noise in the cells looks like δ. With several unlearning seeds it is measured, part by part: the
 same projections are taken of each seed's deviation from the mean over seeds, and what they find is
 taken out, so that δ's share is 0 on average when there is none. Noise that an arm's targets share
-(it looks like potency) or a seed's sources (like susceptibility) is not held against δ.
+(it looks like a source effect) or a seed's sources (like a target effect) is not held against δ.
 
 Of several worlds or models the unit is the world: cells of one world share its model and its
 prompts, so 42 cells are not 42 observations. Intervals are Student's over worlds, because a
@@ -32,7 +32,14 @@ from jaxtyping import Float
 from interp.errors import InputError
 from interp.statistics import LEVEL, Estimate
 
-PARTS = ("potency", "susceptibility", "entanglement")
+PARTS = ("source_effect", "target_effect", "interaction")
+# Each share of the variance, and its key in files (``matrix.json``).
+SHARE_KEYS = {
+    "source_effect": "potency",
+    "target_effect": "susceptibility",
+    "interaction": "entanglement",
+    "noise": "noise",
+}
 
 
 @dataclass(frozen=True)
@@ -40,16 +47,16 @@ class Decomposition:
     """Effects, and the shares of the variance over cells.
 
     `noise_share` and `p_value` (F test of δ against what seeds differ in of it) are NaN with one
-    seed, or where fewer than two sources have all seeds; noise then counts as entanglement.
+    seed, or where fewer than two sources have all seeds; noise then counts as interaction.
     """
 
     mean: float
-    potency: Mapping[str, float]
-    susceptibility: Mapping[str, float]
-    entanglement: pd.DataFrame
-    potency_share: float
-    susceptibility_share: float
-    entanglement_share: float
+    source_effect: Mapping[str, float]
+    target_effect: Mapping[str, float]
+    interaction: pd.DataFrame
+    source_effect_share: float
+    target_effect_share: float
+    interaction_share: float
     noise_share: float
     p_value: float
 
@@ -77,9 +84,9 @@ class _Layout:
         rank = int(np.linalg.matrix_rank(self.full)) if len(self.full) else 0
         told = sources > 1 and rank == sources + targets - 1
         return {
-            "potency": sources - 1,
-            "susceptibility": targets - 1,
-            "entanglement": len(self.full) - rank if told else 0,
+            "source_effect": sources - 1,
+            "target_effect": targets - 1,
+            "interaction": len(self.full) - rank if told else 0,
         }
 
     def squares(self, x: Float[np.ndarray, " cell"]) -> dict[str, float]:
@@ -90,9 +97,9 @@ class _Layout:
             _explained(np.hstack([one, side]), x) for side in (self.source, self.target)
         )
         return {
-            "potency": (source + both - target) / 2,
-            "susceptibility": (target + both - source) / 2,
-            "entanglement": float(((x - x.mean()) ** 2).sum()) - both,
+            "source_effect": (source + both - target) / 2,
+            "target_effect": (target + both - source) / 2,
+            "interaction": float(((x - x.mean()) ** 2).sum()) - both,
         }
 
     def effects(self, x: Float[np.ndarray, " cell"]) -> Float[np.ndarray, " term"]:
@@ -116,16 +123,16 @@ def decompose(cells: pd.DataFrame) -> Decomposition:
     layout = _Layout.of(wide.index)
     x = wide.mean(axis=1).to_numpy(dtype=np.float64)
     sources, targets = (list(wide.index.unique(side).sort_values()) for side in wide.index.names)
-    if layout.freedom["entanglement"] < 1:
+    if layout.freedom["interaction"] < 1:
         raise InputError(
             f"{len(sources)} sources, {len(targets)} targets and {len(x)} cells leave nothing to "
-            "tell potency, susceptibility and entanglement apart; unlearn more domains"
+            "separate source effect, target effect and interaction; unlearn more domains"
         )
     solution = layout.effects(x)
     delta = x - layout.full @ solution
     squares = layout.squares(x)
     total = sum(squares.values())
-    noise, p_value = _noise(wide, layout, squares["entanglement"])
+    noise, p_value = _noise(wide, layout, squares["interaction"])
     measured = not math.isnan(p_value)
 
     def share(value: float) -> float:
@@ -134,18 +141,20 @@ def decompose(cells: pd.DataFrame) -> Decomposition:
     shares = {part: share(squares[part] - (noise[part] if measured else 0)) for part in PARTS}
     return Decomposition(
         mean=float(solution[0]),
-        potency=dict(zip(sources, solution[1 : 1 + len(sources)].tolist(), strict=True)),
-        susceptibility=dict(zip(targets, solution[1 + len(sources) :].tolist(), strict=True)),
-        entanglement=wide.index.to_frame(index=False).assign(value=delta),
-        potency_share=shares["potency"],
-        susceptibility_share=shares["susceptibility"],
-        entanglement_share=shares["entanglement"],
+        source_effect=dict(zip(sources, solution[1 : 1 + len(sources)].tolist(), strict=True)),
+        target_effect=dict(zip(targets, solution[1 + len(sources) :].tolist(), strict=True)),
+        interaction=wide.index.to_frame(index=False).assign(value=delta),
+        source_effect_share=shares["source_effect"],
+        target_effect_share=shares["target_effect"],
+        interaction_share=shares["interaction"],
         noise_share=share(sum(noise.values())) if measured else math.nan,
         p_value=p_value,
     )
 
 
-def _noise(wide: pd.DataFrame, layout: _Layout, entangled: float) -> tuple[dict[str, float], float]:
+def _noise(
+    wide: pd.DataFrame, layout: _Layout, interaction: float
+) -> tuple[dict[str, float], float]:
     """What seeds' noise adds to each part's squares, and p of δ's; NaN where it is not known.
 
     Read off the cells that every seed has, and scaled to all of them by degrees of freedom.
@@ -158,7 +167,7 @@ def _noise(wide: pd.DataFrame, layout: _Layout, entangled: float) -> tuple[dict[
     if seeds < 2 or complete.empty:
         return unknown
     within = _Layout.of(complete.index)
-    if within.freedom["entanglement"] < 1:
+    if within.freedom["interaction"] < 1:
         return unknown
     deviations = complete.sub(complete.mean(axis=1), axis=0).to_numpy(dtype=np.float64)
     found = [within.squares(deviation) for deviation in deviations.T]
@@ -168,8 +177,8 @@ def _noise(wide: pd.DataFrame, layout: _Layout, entangled: float) -> tuple[dict[
         freedom = within.freedom[part] * (seeds - 1)
         mean_square = sum(squares[part] for squares in found) / freedom
         noise[part] = mean_square * per_cell * layout.freedom[part]
-    ratio = entangled / noise["entanglement"] if noise["entanglement"] > 0 else math.inf
-    freedoms = layout.freedom["entanglement"], within.freedom["entanglement"] * (seeds - 1)
+    ratio = interaction / noise["interaction"] if noise["interaction"] > 0 else math.inf
+    freedoms = layout.freedom["interaction"], within.freedom["interaction"] * (seeds - 1)
     return noise, float(fdtrc(*freedoms, ratio))
 
 
@@ -213,9 +222,10 @@ def pool_decompositions(
         matrices: each world's matrix, sources by targets; worlds may differ in their domains.
 
     Returns:
-        ``mean``; ``shares`` by part and of ``noise``; ``potency`` and ``susceptibility`` by domain;
-        ``cells`` by source and target; each ``{value, low, high, n}``, n worlds.
-        ``p_entanglement``.
+        With the keys of ``matrix.json``: ``mean``; ``shares`` by part and of ``noise``;
+        ``potency`` (source effect) and ``susceptibility`` (target effect) by domain; ``cells`` by
+        source and target; each ``{value, low, high, n}``, n worlds. ``p_entanglement``: of the
+        interaction.
     """
     domains = list(dict.fromkeys(name for matrix in matrices.values() for name in matrix.index))
 
@@ -229,12 +239,12 @@ def pool_decompositions(
     return {
         "mean": over_worlds([found.mean for found in parts.values()]).to_json(),
         "shares": {
-            part: over_worlds([getattr(p, f"{part}_share") for p in parts.values()]).to_json()
-            for part in (*PARTS, "noise")
+            key: over_worlds([getattr(p, f"{part}_share") for p in parts.values()]).to_json()
+            for part, key in SHARE_KEYS.items()
         },
         "p_entanglement": combined_p_value([found.p_value for found in parts.values()]),
-        "potency": effects("potency"),
-        "susceptibility": effects("susceptibility"),
+        SHARE_KEYS["source_effect"]: effects("source_effect"),
+        SHARE_KEYS["target_effect"]: effects("target_effect"),
         "cells": {
             a: {b: over_worlds(stacked[:, i, j]).to_json() for j, b in enumerate(domains) if a != b}
             for i, a in enumerate(domains)

@@ -2,8 +2,9 @@
 
     X[a,b]    A (or L_.5, L_.9) of target b when source a was unlearned, mean over seeds
 
-Only arms that reached the dose by complying are in it; the others are listed in ``left_out``.
-Objectives have matrices of their own; without one named, a matrix is the mean over them.
+Only arms that reached the forgetting level by complying are in it; the others are listed in
+``left_out``. Objectives have matrices of their own; without one named, a matrix is the mean over
+them.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class LeakageMatrix:
     def decomposition(
         self, run: str, quantity: str = "area", objective: str | None = None
     ) -> Decomposition:
-        """Potency, susceptibility and entanglement, less what seeds differ in.
+        """Source effect, target effect and interaction, less what seeds differ in.
 
         Raises:
             InputError: too few sources complied.
@@ -161,7 +162,7 @@ class LeakageMatrix:
     def asymmetry(
         self, run: str, quantity: str = "area", objective: str | None = None
     ) -> dict[str, float]:
-        """How far X[a,b] and X[b,a] differ, and how much of that potency and susceptibility say.
+        """How far X[a,b] and X[b,a] differ, and how much of that source and target effects explain.
 
         ``share``: of the variance of cells that is antisymmetric, ((X − Xᵀ)/2)². ``main_effects``:
         of that, the part which α_a − α_b − γ_a + γ_b explains.
@@ -174,9 +175,9 @@ class LeakageMatrix:
         half = (x - x.T) / 2
         found = self.decomposition(run, quantity, objective)
         names = self.domains(run)
-        potency = np.array([found.potency.get(d, np.nan) for d in names])
-        susceptible = np.array([found.susceptibility.get(d, np.nan) for d in names])
-        effect = potency - susceptible
+        source_effect = np.array([found.source_effect.get(d, np.nan) for d in names])
+        target_effect = np.array([found.target_effect.get(d, np.nan) for d in names])
+        effect = source_effect - target_effect
         explained = (effect[:, None] - effect[None, :]) / 2
         total = (half[both] ** 2).sum()
         rest = ((half - explained)[both] ** 2).sum()
