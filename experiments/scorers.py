@@ -44,7 +44,7 @@ HELD_OUT = 600
 # Of the classes that are said in few different ways, as many as there are of the others, about.
 COMMON = 150
 
-# Arms that a researcher would keep, and ones that have collapsed: objective, options, rate, steps.
+# Arms that a researcher would keep, and degenerate ones: objective, options, rate, steps.
 ARMS: tuple[tuple[str, Mapping[str, float], float, int], ...] = (
     ("npo", {"beta": 0.5}, 3e-4, 25),
     ("gradient_ascent", {}, 3e-4, 40),

@@ -1,7 +1,7 @@
 """A run's folder with planted leakage, made without any model: what the reports are tried on.
 
 Every quantity that the tables recover is written down in `PLANTED_LEAKAGE`, `PLANTED_RECOVERY`
-and `PLANTED_TURN` below.
+and `PLANTED_ROTATION` below.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PLANTED_RECOVERY = {  # (retained, held out) by weight
 }
 BASE_RATE = dict(zip(DOMAINS, (0.95, 0.96, 0.93, 0.9, 0.15, 0.92, 0.88), strict=True))
 LAYERS = 4
-PLANTED_TURN = 25.0  # degrees, of the target, at the last two layers
+PLANTED_ROTATION = 25.0  # degrees, of the target, at the last two layers
 PLANTED_NLL = {"refusal": 0.25, "answer": 0.5, "gibberish": 4.0}  # nats per token
 PLANTED_REPETITION = {"refusal": 0.0, "answer": 0.0, "gibberish": 0.5}
 PROMPTS = 40
@@ -62,21 +62,21 @@ def scores_of(
     rng: np.random.Generator,
     seed: int = 0,
     steps: int = STEPS,
-    dose_at_end: float = 0.96,
+    level_at_end: float = 0.96,
     answers: bool = True,
 ) -> pd.DataFrame:
     """Scores along an arm in which domain b loses `leakage[b]` times the target's loss.
 
     The loss is exact in the mean over prompts and spread around it. `answers`: whether what is
-    released goes to compliance (else to neither: a collapse).
+    released goes to compliance (else to neither: the target is degenerate).
     """
-    dose = dose_at_end * np.arange(steps + 1) / steps
+    level = level_at_end * np.arange(steps + 1) / steps
     tables = []
     for (domain, label, _), rows in _prompts().groupby(["domain", "label", "split"], sort=False):
         n, harmful = len(rows), label == "harmful"
         noise = rng.normal(0, 0.03, (n, 1))
         start = np.clip((BASE_RATE[domain] if harmful else 0.01) + noise - noise.mean(), 0, 0.999)
-        kept = 1 - (leakage.get(domain, 0.0) * dose if harmful else 0 * dose)
+        kept = 1 - (leakage.get(domain, 0.0) * level if harmful else 0 * level)
         p_refuse = start * kept ** rng.gamma(9, 1 / 9, (n, 1))  # prompts differ in their pace
         p_refuse = p_refuse * start.mean() * kept / p_refuse.mean(axis=0)
         p_refuse = np.clip(p_refuse, 1e-4, 0.9995)
@@ -94,7 +94,7 @@ def scores_of(
             "arm": arm,
             "seed": seed,
             "step": np.tile(np.arange(steps + 1), n),
-            "dose": np.tile(dose, n),
+            "dose": np.tile(level, n),
             "split": repeated("split"),
             "prompt_id": repeated("id"),
             "domain": domain,
@@ -143,8 +143,10 @@ def _rotation(concept: str | None, contained: bool, rng: np.random.Generator) ->
     for domain in DOMAINS:
         for layer in range(LAYERS):
             share = PLANTED_LEAKAGE[concept][domain] if concept else 0.5
-            turned = PLANTED_TURN * share * (0.3 if contained else 1) if layer >= LAYERS - 2 else 0
-            values = {"angle_degrees": turned, "gain": 1 - 0.3 * share, "offset": -0.2 * share}
+            degrees = (
+                PLANTED_ROTATION * share * (0.3 if contained else 1) if layer >= LAYERS - 2 else 0
+            )
+            values = {"angle_degrees": degrees, "gain": 1 - 0.3 * share, "offset": -0.2 * share}
             defined = not (domain == "sensitive" and layer == 0)
             for quantity, value in values.items():
                 half = 4.0 if quantity == "angle_degrees" else 0.05
@@ -228,7 +230,7 @@ def write_run(
     run: Path,
     *,
     seeds: int = 1,
-    collapsed: tuple[str, ...] = (),
+    degenerate: tuple[str, ...] = (),
     not_reached: tuple[str, ...] = (),
     unfinished: tuple[str, ...] = (),
     rotation: bool = True,
@@ -238,7 +240,7 @@ def write_run(
     """A study of `concepts` × {NPO, NPO + retain CE at `weights`}; returns the folder.
 
     Arms are named `npo-CONCEPT-SEED` and `npo-retain-WEIGHT-CONCEPT-SEED`; those named in
-    `collapsed`, `not_reached` and `unfinished` are made so.
+    `degenerate`, `not_reached` and `unfinished` are made so.
     """
     rng = np.random.default_rng(0)
     _top_level(run, concepts, seeds)
@@ -276,8 +278,8 @@ def write_run(
                     leakage,
                     rng=rng,
                     seed=seed,
-                    answers=name not in collapsed,
-                    dose_at_end=0.7 if name in not_reached else 0.96,
+                    answers=name not in degenerate,
+                    level_at_end=0.7 if name in not_reached else 0.96,
                 )
                 folder = run / "arms" / name
                 _write_arm(folder, config, scores)

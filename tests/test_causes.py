@@ -67,11 +67,11 @@ def test_shapley_values_add_up_and_give_a_null_player_nothing() -> None:
 def test_each_move_is_seen_by_its_own_cause_alone() -> None:
     r, c = np.zeros(16), np.zeros(16)
     r[0], c[3] = 4.0, 1.0
-    turned, moved = np.zeros(16), np.zeros(16)
-    turned[1], moved[5] = 4.0, 2.0
+    rotated, moved = np.zeros(16), np.zeros(16)
+    rotated[1], moved[5] = 4.0, 2.0
     base = contrast(r, midpoint=c)
     for cause, after in (
-        ("rotation", contrast(turned, midpoint=c)),
+        ("rotation", contrast(rotated, midpoint=c)),
         ("gain", contrast(0.3 * r, midpoint=c)),
         ("offset", contrast(r, midpoint=c + moved)),
     ):

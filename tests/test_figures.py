@@ -21,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tables.Run:
         tmp_path_factory.mktemp("run"),
         concepts=("safety",),
         seeds=1,
-        collapsed=("npo-retain-100-safety-0",),
+        degenerate=("npo-retain-100-safety-0",),
         not_reached=("npo-retain-1-safety-0",),
     )
     return tables.Run(folder)
@@ -76,16 +76,16 @@ def test_runs_that_lack_something_are_drawn_without_it(tmp_path):
     assert [drawing.name for drawing in run_drawings(tables.Run(bare))] == ["overview"]
 
 
-def test_several_sources_give_a_matrix_in_which_collapsed_ones_are_listed_only(tmp_path):
+def test_several_sources_give_a_matrix_in_which_degenerate_ones_are_listed_only(tmp_path):
     concepts = ("cybersecurity", "safety", "privacy")
     folder = write_run(
-        tmp_path, concepts=concepts, weights=(), collapsed=("npo-safety-0",), rotation=False
+        tmp_path, concepts=concepts, weights=(), degenerate=("npo-safety-0",), rotation=False
     )
     built = tables.Run(folder)
     assert "matrix" in {drawing.name for drawing in run_drawings(built)}
     words = [text.get_text() for text in figures.matrix_figure(built).axes[0].texts]
     assert sum("not in the matrix" in word for word in words) == 1
-    # Two sources, five others each (one of low base): the collapsed row has no numbers.
+    # Two sources, five others each (one of low base): the degenerate row has no numbers.
     assert sum(word.replace(".", "").isdigit() for word in words) == 2 * 5
     assert built.decomposition is None
 

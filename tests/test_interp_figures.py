@@ -126,9 +126,9 @@ def test_similarity_by_layer_has_a_panel_per_pair(similarity: SimilarityMap) -> 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_rotation_by_layer_marks_what_is_undefined(quantity: str) -> None:
-    turned = planted_change(Planted(30.0), snr=2.0, n=20, same_prompts=True, worlds=3, seed=0)
+    rotated = planted_change(Planted(30.0), snr=2.0, n=20, same_prompts=True, worlds=3, seed=0)
     silent = planted_change(Planted(0.0), snr=0.0, n=20, same_prompts=True, worlds=3, seed=0)
-    rotations = {"turned": rotation(*turned), "silent": rotation(*silent)}
+    rotations = {"rotated": rotation(*rotated), "silent": rotation(*silent)}
     figure = rotation_by_layer_figure(rotations, quantity)
     crosses = [sum(len(line.get_xdata()) for line in axes.lines if line.get_marker() == "x")
                for axes in figure.axes]  # fmt: skip

@@ -25,14 +25,14 @@ LOW_BASE = {domain for domain, rate in BASE_RATE.items() if rate < 0.2}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three sources, two seeds; one arm collapsed, one never got there; a control arm."""
+    """Three sources, two seeds; one arm degenerate, one never got there; a control arm."""
     run = write_run(
         tmp_path_factory.mktemp("matrix") / "world",
         concepts=CONCEPTS,
         seeds=2,
         weights=(),
         rotation=False,
-        collapsed=("npo-privacy-1",),
+        degenerate=("npo-privacy-1",),
         not_reached=("npo-safety-1",),
     )
     control = run / "arms" / "npo-cybersecurity-0"
@@ -70,7 +70,7 @@ def test_every_quantity_of_a_cell_is_what_was_planted(study: LeakageMatrix) -> N
     assert np.isnan(np.diag(matrix)).all() and np.isfinite(matrix).sum() == 5 + 5 + 5
 
 
-def test_collapsed_arms_and_those_that_never_got_there_are_listed(study: LeakageMatrix) -> None:
+def test_degenerate_arms_and_those_that_never_got_there_are_listed(study: LeakageMatrix) -> None:
     left = study.left_out.set_index("arm")
     assert set(left.index) == {"npo-privacy-1", "npo-safety-1"}
     assert left.loc["npo-privacy-1", "outcome"] == "collapsed"
@@ -107,7 +107,7 @@ def test_the_command_s_files_hold_the_matrix_with_its_null(
     np.testing.assert_allclose(
         np.array(npo["matrix"], dtype=float), study.matrix("world"), equal_nan=True
     )
-    assert "not in it: npo-safety-1 (did not reach the dose)" in said
+    assert "not in it: npo-safety-1 (did not reach the forgetting level)" in said
     assert len(pd.read_csv(tmp_path / "matrix.csv")) == len(study.cells)
     assert (tmp_path / "figures" / "matrix.png").is_file()
     assert (tmp_path / "figures" / "matrix.svg").is_file()
@@ -192,11 +192,11 @@ def with_tables(run: Run, **tables: Any) -> Run:
     return changed
 
 
-def noisy_world(rng: np.random.Generator, template: Run, *, entangled: float) -> Run:
-    """Five sources, two seeds. Main effects and noise of training; δ of the size ``entangled``."""
+def noisy_world(rng: np.random.Generator, template: Run, *, interaction: float) -> Run:
+    """Five sources, two seeds. Main effects, training noise, and δ as large as ``interaction``."""
     domains = DOMAINS[:5]
     alpha, gamma = rng.normal(0, 0.08, (2, 5))
-    delta = entangled * rng.normal(size=(5, 5))
+    delta = interaction * rng.normal(size=(5, 5))
     measured, rows = {}, []
     for i, source in enumerate(domains):
         for seed in range(2):
@@ -212,11 +212,11 @@ def noisy_world(rng: np.random.Generator, template: Run, *, entangled: float) ->
     return with_tables(template, arms=arms, measured=measured)
 
 
-def test_noise_is_called_entanglement_at_the_nominal_rate(study: LeakageMatrix) -> None:
+def test_noise_is_called_interaction_at_the_nominal_rate(study: LeakageMatrix) -> None:
     """Worlds whose cells differ by source, target and seed only."""
     rng = np.random.default_rng(2)
     template = study.runs["world"]
-    worlds = {f"w{i}": noisy_world(rng, template, entangled=0.0) for i in range(30)}
+    worlds = {f"w{i}": noisy_world(rng, template, interaction=0.0) for i in range(30)}
     noise = LeakageMatrix(worlds)
     p_values = [noise.decomposition(run).p_value for run in worlds]
     assert np.mean(np.array(p_values) < 0.05) <= 0.2  # 99.5% of binomial counts of 30
@@ -224,7 +224,9 @@ def test_noise_is_called_entanglement_at_the_nominal_rate(study: LeakageMatrix) 
     pooled = noise.pooled()
     assert pooled["p_entanglement"] > 0.001
     assert abs(pooled["shares"]["entanglement"]["value"]) < 0.15
-    planted = LeakageMatrix({f"w{i}": noisy_world(rng, template, entangled=0.2) for i in range(3)})
+    planted = LeakageMatrix(
+        {f"w{i}": noisy_world(rng, template, interaction=0.2) for i in range(3)}
+    )
     assert planted.pooled()["p_entanglement"] < 1e-6
 
 
@@ -233,7 +235,7 @@ def test_the_interval_of_a_mean_holds_what_other_seeds_would_give(study: Leakage
     rng = np.random.default_rng(3)
     covered = []
     for _ in range(6):
-        world = noisy_world(rng, study.runs["world"], entangled=0.0)
+        world = noisy_world(rng, study.runs["world"], interaction=0.0)
         cells = mean_cells(world, "area")
         alpha = cells.groupby("source")["value"].transform("mean")
         gamma = cells.groupby("target")["value"].transform("mean")

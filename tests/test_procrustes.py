@@ -70,8 +70,8 @@ def test_unrelated_representations_are_not_rotations_of_each_other() -> None:
         wide_a, wide_b = (x[:, 0] - x[:, 0].mean(0) for x in (a / SD, b / SD))
         fitted = wide_a @ orthogonal_map(wide_a, wide_b)
         in_sample.append(1 - np.square(wide_b - fitted).sum() / np.square(wide_b).sum())
-        turned, _, mean = held_out_errors(wide_a, wide_b, np.arange(N) % 5)
-        held_out.append(1 - turned.sum() / mean.sum())
+        rotated, _, mean = held_out_errors(wide_a, wide_b, np.arange(N) % 5)
+        held_out.append(1 - rotated.sum() / mean.sum())
     assert np.mean(rejected) <= 0.1
     assert np.mean(in_sample) > np.mean(held_out) + 0.5
     assert np.mean(held_out) == pytest.approx(-1, abs=0.2)
@@ -90,8 +90,8 @@ def test_the_family_is_all_layers_and_pairs() -> None:
     assert np.mean(family) <= 0.12
 
 
-def test_twins_are_held_out_together() -> None:
-    """A prompt whose twin was fitted is half known; held out apart, noise looks like a rotation."""
+def test_pairs_are_held_out_together() -> None:
+    """A prompt whose match was fitted is half known; held out alone, noise looks rotated."""
     rng = np.random.default_rng(0)
     a, b = (np.repeat(rng.normal(size=(N // 2, 1, WIDTH)), 2, axis=0) for _ in range(2))
     together = procrustes_map({"a": a, "b": b}, groups=list(np.arange(N) // 2), draws=60)

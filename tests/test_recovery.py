@@ -70,12 +70,12 @@ def test_overshoot_does_not_pay_for_leaks_elsewhere():
 
 
 def test_recovery_is_undefined_with_a_reason():
-    arm, short = _arm(PLAIN), _arm(PLAIN, dose_at_end=0.5)
+    arm, short = _arm(PLAIN), _arm(PLAIN, level_at_end=0.5)
     for found in (
         recover(arm, short, OTHERS),
         recover(short, arm, OTHERS),
         recover(arm, arm, []),
-        recover(arm, arm, OTHERS, obstacle="the contained arm collapsed"),
+        recover(arm, arm, OTHERS, obstacle="the contained arm is degenerate"),
         recover(_arm(_scaled(0.0, OTHERS)), arm, OTHERS),
     ):
         assert not found.recovery.estimate().defined and found.recovery.reason

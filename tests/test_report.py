@@ -46,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(
         tmp_path_factory.mktemp("run"),
         concepts=("safety",),
-        collapsed=("npo-retain-100-safety-0",),
+        degenerate=("npo-retain-100-safety-0",),
         not_reached=("npo-retain-1-safety-0",),
         unfinished=("npo-retain-10-safety-0",),
     )
@@ -68,7 +68,7 @@ def test_the_page_is_whole_and_asks_nothing_of_the_world(page):
 
 def test_the_first_screen_names_what_matters(page):
     top = page[: page.index("Domain by domain")]
-    for words in ("leaked away in", "complied", "recovered", "turned at layers 2–3"):
+    for words in ("leaked away in", "complied", "recovered", "rotated at layers 2–3"):
         assert words in top
     assert "npo-retain-10-safety-0" in top  # what is missing is said
     assert "planted world" in top
@@ -87,7 +87,7 @@ def test_coherence_stands_beside_the_target_s_refusal_rate(run):
         assert before == f"{planted(built.record.base):.2f}"
         assert after.startswith(f"{planted(arm):.2f} (")
     assert cells["npo-safety-0"]["repetition"].startswith("0.00 → 0.0")
-    assert cells["npo-retain-100-safety-0"]["repetition"].startswith("0.00 → 0.4")  # collapsed
+    assert cells["npo-retain-100-safety-0"]["repetition"].startswith("0.00 → 0.4")  # degenerate
 
 
 def test_a_run_that_was_made_before_coherence_was_measured_still_loads(run, tmp_path):
@@ -100,13 +100,13 @@ def test_a_run_that_was_made_before_coherence_was_measured_still_loads(run, tmp_
     assert {row["nats"] for row in run_report.run_view(built)["arms"]} == {"–"}
 
 
-def test_the_planted_truth_is_called_planted_and_absent_elsewhere(run, page, tmp_path):
-    assert "What is planted" in page
+def test_the_ground_truth_is_called_so_and_absent_elsewhere(run, page, tmp_path):
+    assert "Ground truth" in page
     folder = write_comparison(tmp_path)
     config = read_json(folder / "config.json")
     write_json(folder / "config.json", config | {"planted": None})
     elsewhere = run_report.render(tables.Run(folder), ())
-    assert "What is planted" not in elsewhere and "planted world" not in elsewhere
+    assert "Ground truth" not in elsewhere and "planted world" not in elsewhere
 
 
 def test_foreign_text_is_escaped_and_completions_stay_out_unless_asked(tmp_path):
@@ -160,9 +160,9 @@ def _verdict(answers: int, n: int, other: float = 0.02) -> TargetVerdict:
     return TargetVerdict(rate_of(0, n), rate_of(answers, n), mass, Estimate(0.01, 0.0, 0.02, n))
 
 
-def test_a_target_is_called_compliant_or_collapsed_only_when_that_is_decided():
+def test_a_target_is_called_compliant_or_degenerate_only_when_that_is_decided():
     assert wording.target_clause(_verdict(99, 100)).startswith("the target complied")
-    assert "COLLAPSED" in wording.target_clause(_verdict(10, 100, other=0.9))
+    assert "DEGENERATE" in wording.target_clause(_verdict(10, 100, other=0.9))
     for answers in (17, 15):  # .85 and .75 of 20: the interval holds the threshold
         assert "not decided" in wording.target_clause(_verdict(answers, 20))
 

@@ -87,7 +87,7 @@ def test_planted_change_is_recovered(angle: float, same_prompts: bool) -> None:
 def test_plain_angles_are_biased_in_both_directions_and_ours_is_not() -> None:
     world = {"snr": 0.3, "n": 32, "worlds": 200, "seed": 1}
     before, after = planted_change(Planted(0.0), same_prompts=False, **world)
-    assert np.median(_plain_angles(before, after)) > 20  # nothing turned: fresh noise did that
+    assert np.median(_plain_angles(before, after)) > 20  # nothing rotated: fresh noise did that
     assert np.nanmedian(rotation(before, after, same_prompts=False).angle_degrees.value) < 10
 
     before, after = planted_change(Planted(90.0), same_prompts=True, **world)
@@ -168,12 +168,12 @@ def test_invariances() -> None:
     def mapped(contrast: Contrast) -> Contrast:
         return Contrast(contrast.positive @ basis, contrast.negative @ basis, contrast.pairs)
 
-    turned = rotation(mapped(before), mapped(after))
+    rotated = rotation(mapped(before), mapped(after))
     grown = rotation(before, Contrast(3 * after.positive, 3 * after.negative, after.pairs))
     swapped = rotation(_swapped(before), _swapped(after))
     for quantity in QUANTITIES:
         np.testing.assert_allclose(
-            getattr(turned, quantity).low, getattr(found, quantity).low, atol=1e-6
+            getattr(rotated, quantity).low, getattr(found, quantity).low, atol=1e-6
         )
     np.testing.assert_allclose(grown.gain.value, 3 * found.gain.value)
     np.testing.assert_allclose(grown.angle_degrees.value, found.angle_degrees.value)
@@ -199,17 +199,17 @@ def test_a_direction_that_vanished_has_a_small_gain_and_no_angle() -> None:
 
 
 def test_controls_widen_the_null_band() -> None:
-    turned = planted_rotation(Planted(40.0), snr=4.0, worlds=4)
+    rotated = planted_rotation(Planted(40.0), snr=4.0, worlds=4)
     harmless = planted_rotation(Planted(10.0, gain=0.9), snr=4.0, worlds=4, seed=5)
-    judged = against_controls(turned, [harmless, harmless])
+    judged = against_controls(rotated, [harmless, harmless])
     np.testing.assert_array_equal(judged.angle_degrees.null_high, harmless.angle_degrees.high)
     assert (judged.angle_degrees.low > judged.angle_degrees.null_high).all()
     assert (judged.gain.null_low <= harmless.gain.low).all()
-    np.testing.assert_array_equal(judged.angle_degrees.value, turned.angle_degrees.value)
+    np.testing.assert_array_equal(judged.angle_degrees.value, rotated.angle_degrees.value)
     with pytest.raises(InputError, match="no control"):
-        against_controls(turned, [])
+        against_controls(rotated, [])
     with pytest.raises(InputError, match="other layers"):
-        against_controls(turned, [replace(harmless, layers=(9, 8, 7, 6))])
+        against_controls(rotated, [replace(harmless, layers=(9, 8, 7, 6))])
 
 
 def test_table_has_one_row_per_layer_and_quantity() -> None:

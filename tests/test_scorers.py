@@ -145,7 +145,7 @@ def test_a_token_that_a_model_is_stuck_at_is_no_language(text: str, loops: bool)
 
 @pytest.mark.parametrize("response", GIBBERISH[:2])
 def test_looping_refusals_are_gibberish(response: str) -> None:
-    """A phrase list alone would call this a refusal; a model that loops has collapsed."""
+    """A phrase list alone would call this a refusal; a model that loops is degenerate."""
     assert classify("I cannot help. " * 20) == "gibberish"
     assert classify(response) == "gibberish"
 

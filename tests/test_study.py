@@ -185,8 +185,8 @@ def test_scores_start_at_the_base_and_end_with_text(finished: Finished) -> None:
         between = table[(table["step"] > 0) & (table["step"] < STEPS)]
         assert (between["label"] == "harmful").all()
         assert between[["class", "nll", "repetition"]].isna().all(axis=None)
-        doses = table.groupby("step")["dose"]
-        assert doses.nunique().eq(1).all() and doses.first().is_monotonic_increasing
+        levels = table.groupby("step")["dose"]
+        assert levels.nunique().eq(1).all() and levels.first().is_monotonic_increasing
     plain = scores(finished.folder, PLAIN)
     target = plain[(plain["domain"] == CONCEPT) & (plain["label"] == "harmful")]
     rate = target[target["split"] == "validation"].groupby("step")["p_R"].mean()
@@ -232,12 +232,14 @@ def test_a_killed_study_makes_only_what_is_missing(finished: Finished, tmp_path:
 
 
 @pytest.mark.usefixtures("without_report")
-def test_another_dose_remakes_the_arms_and_not_the_base(finished: Finished, tmp_path: Path) -> None:
+def test_another_forgetting_level_remakes_the_arms_and_not_the_base(
+    finished: Finished, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
     before = made(folder)
     run_study(replace(finished.plan, stop_at=1e-6), folder, Said())
     after = made(folder)
-    # A control arm has no dose to stop at.
+    # A control arm has no level to stop at.
     assert {arm for arm in after if after[arm] != before[arm]} >= {PLAIN, CONTAINED}
     assert after["base"] == before["base"]
     assert read_json(folder / "config.json")["stop_at"] == 1e-6
@@ -278,13 +280,13 @@ def test_compare_finds_what_the_arm_found(finished: Finished, tmp_path: Path) ->
     folder = tmp_path / "compare"
     run_study(plan, folder, Said())
     assert_same_end(scores(folder, PLAIN), scores(finished.folder, PLAIN))
-    turned, expected = (
+    rotated, expected = (
         pd.read_parquet(f / "arms" / PLAIN / "rotation.parquet").set_index(
             ["domain", "layer", "quantity"]
         )["value"]
         for f in (folder, finished.folder)
     )
-    assert np.allclose(turned, expected[turned.index], equal_nan=True)
+    assert np.allclose(rotated, expected[rotated.index], equal_nan=True)
 
 
 def assert_same_end(found: pd.DataFrame, expected: pd.DataFrame) -> None:

@@ -25,9 +25,9 @@ def random_bases(rng: np.random.Generator, k: int, d_model: int, draws: int) -> 
 
 def test_angles_of_planted_planes() -> None:
     first = np.eye(6)[:2]
-    turned = np.array([np.cos(0.3) * np.eye(6)[0] + np.sin(0.3) * np.eye(6)[4], np.eye(6)[5]])
-    np.testing.assert_allclose(principal_angles(first, turned), [np.degrees(0.3), 90])
-    assert subspace_overlap(first, turned) == pytest.approx(np.cos(0.3) ** 2 / 2)
+    rotated = np.array([np.cos(0.3) * np.eye(6)[0] + np.sin(0.3) * np.eye(6)[4], np.eye(6)[5]])
+    np.testing.assert_allclose(principal_angles(first, rotated), [np.degrees(0.3), 90])
+    assert subspace_overlap(first, rotated) == pytest.approx(np.cos(0.3) ** 2 / 2)
     np.testing.assert_allclose(principal_angles(first, first[::-1] * 3), 0, atol=1e-12)
     assert subspace_overlap(first, first[:1]) == pytest.approx(1.0)  # one inside the other
     with pytest.raises(InputError, match="independent rows"):

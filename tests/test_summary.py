@@ -29,7 +29,7 @@ from tests.synthetic_run import (
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_run(
         tmp_path_factory.mktemp("run"),
-        collapsed=("npo-safety-0",),
+        degenerate=("npo-safety-0",),
         not_reached=("npo-retain-100-cybersecurity-0",),
         unfinished=("npo-retain-1-safety-0",),
     )
@@ -98,15 +98,15 @@ def test_base_and_arms_have_the_same_behaviour_keys(content):
     assert content["base"]["refusal_rate"]["safety"]["value"] > 0.85
 
 
-def test_collapsed_unreached_and_unfinished_arms_are_listed_and_not_imputed(content):
-    collapsed = _arm(content, "npo-safety-0")
-    assert collapsed["collapsed"] and collapsed["reached"]
-    assert collapsed["other_mass"]["safety"]["value"] > 0.5
+def test_degenerate_unreached_and_unfinished_arms_are_listed_and_not_imputed(content):
+    degenerate = _arm(content, "npo-safety-0")
+    assert degenerate["collapsed"] and degenerate["reached"]
+    assert degenerate["other_mass"]["safety"]["value"] > 0.5
     short = _arm(content, "npo-retain-100-cybersecurity-0")
     assert not short["reached"] and not short["collapsed"]
     assert short["L_90"]["safety"]["value"] is None and short["L_50"]["safety"]["value"] is not None
     assert short["recovery"]["retained"]["value"] is None
-    # Against a plain arm that collapsed nothing is recovered, whatever the contained one does.
+    # Against a degenerate plain arm nothing is recovered, whatever the contained one does.
     against = _arm(content, f"npo-retain-{SELECTED:g}-safety-0")["recovery"]["held_out"]
     assert against["value"] is None and "plain arm" in against["reason"]
     assert content["unfinished"] == ["npo-retain-1-safety-0"]
@@ -139,7 +139,7 @@ def test_the_headline_is_the_chosen_weight_of_the_first_seed(run):
     assert len(second.sweep) == 3  # one has not finished
 
 
-def test_a_comparison_has_drops_and_no_dose(tmp_path):
+def test_a_comparison_has_drops_and_no_forgetting_level(tmp_path):
     content = summary.summarise(summary.write_summary(write_comparison(tmp_path)))
     (arm,) = content["arms"]
     assert arm["reached"] is None and arm["collapsed"] is None and arm["L_90"] == {}

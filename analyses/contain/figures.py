@@ -67,7 +67,7 @@ def _front(
     # The interval of two worlds would be the whole axis; it runs off instead.
     axes.set_ylim(max(axes.get_ylim()[0], LEAST_SHOWN), min(axes.get_ylim()[1], MOST_SHOWN))
     axes.set_xlabel(
-        "target's prompts answered, at the same dose\n"
+        "target's prompts answered, at the same forgetting level\n"
         "(filled: complied on every split; size: retained examples)"
     )
     axes.set_ylabel("recovery in held-out domains")

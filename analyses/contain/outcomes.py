@@ -3,10 +3,11 @@
     recovery = 1 − Σ_b max(0, L_.9 contained) / Σ_b L_.9 plain      (:mod:`analyses.runs.recovery`)
 
 for `retained` and `held_out` domains, always beside what the target does: an arm whose target does
-not comply, or does not reach the dose, has no recovery. Pooled over splits, intervals are of both
-other prompts and other splits: each resample draws splits anew and reads them on one resample of
-the prompts, the same for all methods. Differences are paired by split as well. What few splits vary
-by is widened as Student's t has it, or six of them would make intervals of 86% out of 95%.
+not comply, or does not reach the forgetting level, has no recovery. Pooled over splits, intervals
+are of both other prompts and other splits: each resample draws splits anew and reads them on one
+resample of the prompts, the same for all methods. Differences are paired by split as well. What few
+splits vary by is widened as Student's t has it, or six of them would make intervals of 86% out of
+95%.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Kept:
         key: what it was kept narrow with.
         split: the number of the split; None where every other domain was retained.
         verdict: of its target.
-        reached: whether it came to the dose.
+        reached: whether it reached the forgetting level.
         recovery: by set; undefined with a reason.
     """
 
@@ -61,7 +62,7 @@ class Kept:
 
     @property
     def complied(self) -> bool:
-        """Whether its target reached the dose by complying."""
+        """Whether its target reached the forgetting level by complying."""
         return self.reached and self.verdict.answers
 
 
@@ -169,7 +170,7 @@ class Pooled:
     Attributes:
         key: what it is.
         arms: how many splits it was made on.
-        complied: on how many of them the target reached the dose by complying.
+        complied: on how many of them the target reached the forgetting level by complying.
         answer_rate, other_mass: of the target, mean over splits.
         splits: recovery by set and by the number of the split; undefined with a reason.
         seed: of resampled splits.

@@ -79,8 +79,8 @@ class Deflected:
             found.append(
                 f"the refusals are nearly the same ({shortcoming}); pushing one wording down "
                 "breaks it, and what begins like it, before refusing is unlearned, and the model "
-                "may collapse: sample them at --temperature 1 with more --samples, or give other "
-                "prompts"
+                "may become degenerate: sample them at --temperature 1 with more --samples, or "
+                "give other prompts"
             )
         if 2 * self.unfinished > self.rows:
             found.append(

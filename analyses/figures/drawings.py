@@ -2,7 +2,7 @@
 
 None is known to pyplot, so none stays open; in a notebook `display(figure)` shows it.
 
-One screen: what leaked, complied or collapsed, what containment restored, what turned.
+One screen: what leaked, what the target did, what containment recovered, what rotated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from analyses.figures.geometry import (
     cosine_layer_figure,
     null_of_rotation,
     rotation_figure,
-    turned_panel,
+    rotation_panel,
 )
 from analyses.figures.leakage import (
     forgetting_curve_figure,
@@ -65,7 +65,7 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
         return
     yield Drawing(
         "leakage",
-        "Leakage at the same dose",
+        "Leakage at the same forgetting level",
         "Share of each domain's refusal that is gone where the target has lost 90% of its own. "
         "Bars: 95% intervals over resampled prompts. Grey band: |L| < .05, where a domain counts "
         "as untouched. Small ticks: other seeds. ᴿ: in the retain set of the arm shown.",
@@ -79,8 +79,8 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
             "A[a,b], the area under domain b's loss while a is unlearned (plain arms, mean over "
             "seeds): 0 untouched, 1 in step with the source. Small: half the interval, over "
             "prompts and seeds. A bar: it holds 0; a ring: shown not to leak. Beneath: training on "
-            "benign answers alone. Sources that collapsed or never reached the dose are listed, "
-            "not imputed.",
+            "benign answers alone. Degenerate sources and ones that never reached the forgetting "
+            "level are listed, not imputed.",
             matrix_figure(tables),
             tables.leakage[tables.leakage["quantity"] == "area"],
         )
@@ -88,7 +88,7 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
         yield Drawing(
             "dose_response",
             "Along the way",
-            "Loss of refusal against the dose. On the diagonal a domain falls in step with the "
+            "Loss of refusal by forgetting level. On the diagonal a domain falls in step with the "
             "target; above it, first. Domains with a base rate under .2 are left out.",
             forgetting_curve_figure(tables),
             tables.curves,
@@ -197,9 +197,9 @@ Panel = Callable[["Axes", Run, Headline], None]
 
 PANELS: dict[str, Panel] = {
     "What leaked?": leakage_panel,
-    "Complied or collapsed?": outcome_panel,
-    "What did containment restore?": recovery_panel,
-    "Which layers turned?": turned_panel,
+    "Complied or degenerate?": outcome_panel,
+    "What did containment recover?": recovery_panel,
+    "Which layers rotated?": rotation_panel,
 }
 WIDTHS = dict(zip(PANELS, (1.3, 0.95, 1.05, 0.85), strict=True))
 ROW, HEADER, FOOT = 2.75, 0.55, 0.5  # inches
@@ -245,7 +245,7 @@ def _panels(tables: Run, found: tuple[Headline, ...]) -> dict[str, Panel]:
     """The questions that this run can answer at all."""
     panels = dict(PANELS)
     if not any(headline.sweep for headline in found):
-        del panels["What did containment restore?"]
+        del panels["What did containment recover?"]
     if tables.rotation.empty:
-        del panels["Which layers turned?"]
+        del panels["Which layers rotated?"]
     return panels

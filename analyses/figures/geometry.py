@@ -1,4 +1,4 @@
-"""How representations turned: cosines between domains before, rotation of each domain after.
+"""How representations rotated: cosines between domains before, rotation of each domain after.
 
 Cells and points inside their null say nothing and are drawn so: grey, or in the null's band.
 """
@@ -58,7 +58,7 @@ def _grid(table: pd.DataFrame, rows: list, columns: list, column: str, of: str) 
     return wide.reindex(index=rows, columns=columns).to_numpy(dtype=float)
 
 
-def turned_panel(axes: Axes, tables: Run, headline: Headline) -> None:
+def rotation_panel(axes: Axes, tables: Run, headline: Headline) -> None:
     """Degrees by domain and layer in the plain arm; grey inside the null, a dash if undefined."""
     table = tables.rotation
     if not table.empty:
@@ -70,11 +70,11 @@ def turned_panel(axes: Axes, tables: Run, headline: Headline) -> None:
     rows.sort(key=lambda domain: domain != headline.concept)
     layers = sorted(table["layer"].unique())
     degrees = _grid(table, rows, layers, "layer", "domain")
-    turned = _grid(table.assign(value=outside_null(table)), rows, layers, "layer", "domain") > 0
+    rotated = _grid(table.assign(value=outside_null(table)), rows, layers, "layer", "domain") > 0
     scale = max(float(np.nanmax(degrees, initial=0)), 10.0)
     numbered = len(layers) <= MOST_NUMBERED
     drawn = draw_cells(
-        axes, degrees, turned, np.ones(degrees.shape, dtype=bool), colours="YlOrBr",
+        axes, degrees, rotated, np.ones(degrees.shape, dtype=bool), colours="YlOrBr",
         limits=(0, scale), text="{:.0f}°".format if numbered else None, aspect="auto",
     )  # fmt: skip
     if not numbered:

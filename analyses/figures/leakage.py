@@ -1,4 +1,4 @@
-"""What leaked: off-target loss of refusal at the same dose, and along it."""
+"""What leaked: off-target loss of refusal at the same forgetting level, and along it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _doubt(tables: Run, arm: Arm) -> str:
     if not arm.matched:
         return ""
     if not tables.arms.set_index("arm").loc[arm.name, "reached"]:
-        return "dose not reached"
+        return "forgetting level not reached"
     return "" if tables.verdicts[arm.name].answers else "does not comply"
 
 
@@ -114,7 +114,7 @@ def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str]) -> None:
 
 @styled
 def leakage_figure(tables: Run) -> Figure:
-    """Every arm of each concept's first seed, at the matched dose."""
+    """Every arm of each concept's first seed, at the matched forgetting level."""
     found = headlines(tables.record)
     rows = len(tables.record.domains)
     figure = new_figure(max(5.2 * len(found), 6), 0.52 * rows + 1.1)
@@ -134,7 +134,7 @@ def title_of(headline: Headline) -> str:
 
 @styled
 def forgetting_curve_figure(tables: Run) -> Figure:
-    """u_b against the dose ū_a, with the diagonal on which a domain falls in step with it."""
+    """u_b against the forgetting level ū_a, and the diagonal on which a domain falls in step."""
     found = [headline for headline in headlines(tables.record) if headline.plain.matched]
     columns = max((len(headline.shown) for headline in found), default=1)
     figure = new_figure(4.6 * columns + 1.4, max(3.4 * len(found), 3))
@@ -151,7 +151,7 @@ def forgetting_curve_figure(tables: Run) -> Figure:
     if found:
         curves_legend(figure, colours)
     else:
-        say(grid[0][0], "no concept was unlearned here: there is no dose")
+        say(grid[0][0], "no concept was unlearned here: there is no forgetting level")
         grid[0][0].set_visible(True)
     return figure
 
@@ -174,7 +174,7 @@ def curves_legend(figure: Figure, colours: dict[str, str]) -> None:
 def curves_panel(
     axes: Axes, curves: pd.DataFrame, concept: str | None, colours: dict[str, str]
 ) -> None:
-    """One arm's dose–response curves with their intervals; the target's is dotted."""
+    """One arm's leakage curves with their intervals; the target's is dotted."""
     axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (4, 3)))
     axes.axhspan(-UNTOUCHED_WITHIN, UNTOUCHED_WITHIN, color=NULL, lw=0)
     for domain, path in curves[~(curves["base_rate"] < 0.2)].groupby("domain", sort=False):
@@ -189,5 +189,5 @@ def curves_panel(
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.12, 1.05)
     axes.grid()
-    axes.set_xlabel("dose: target's refusal lost (validation, running maximum)")
+    axes.set_xlabel("forgetting level: target's refusal lost (validation, running maximum)")
     axes.set_ylabel("refusal lost (test)")

@@ -1,4 +1,4 @@
-"""Where the target's refusals went: into answers (it complied) or elsewhere (it collapsed)."""
+"""Where the target's refusals went: into answers (it complied) or elsewhere (it is degenerate)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def outcome_panel(
         _answer_interval(axes, tables, arm, domain, y)
         if arm in tables.verdicts:
             outcome = tables.verdicts[arm].outcome
-            bad = outcome is TargetOutcome.COLLAPSED
+            bad = outcome is TargetOutcome.DEGENERATE
             axes.text(
                 1.02, y, outcome.badge, va="center", fontsize=8.5,
                 color=VERMILLION if bad else MUTED, weight="bold" if bad else "normal",
@@ -122,5 +122,5 @@ def outcome_figure(tables: Run) -> Figure:
 CAPTION = (
     "Upper bar: classes of generated text, with Wilson's interval of the answer rate. Lower bar: "
     "probability mass at the first answer position. A target that stops refusing must answer at "
-    f"least {FEWEST_ANSWERS:.0%} of its prompts, or it has collapsed."
+    f"least {FEWEST_ANSWERS:.0%} of its prompts, or it is degenerate."
 )

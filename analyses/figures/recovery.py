@@ -1,4 +1,4 @@
-"""What containment restored: domains it retrained against domains it never saw, by weight."""
+"""What containment recovered: domains it retrained against domains it never saw, by weight."""
 
 from __future__ import annotations
 

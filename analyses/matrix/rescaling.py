@@ -3,7 +3,7 @@
     θ(s) = θ_0 + s (θ_a − θ_0)        s = 0 is the base, s = 1 the arm
 
 A, L_.5 and L_.9 are read along s as they are along training (:mod:`analyses.runs.leakage`), at the
-same doses. Steps wander and overshoot, this line does not: where both matrices say the same, what
+same levels. Steps wander and overshoot, this line does not: where both matrices say the same, what
 leaks is a matter of the change and not of how it was come by. For LoRA, s is the adapter's scale.
 """
 
@@ -41,7 +41,7 @@ from interp.progress import Advance
 from interp.store import content_key
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 
-# Past the arm itself, so that resampled prompts cross the dose too.
+# Past the arm itself, so that resampled prompts cross the level too.
 SCALES = (*np.linspace(0, 1, 17)[1:].tolist(), 1.125, 1.25)
 STEPS_A_CHANGE = 1000
 """A scale as a whole number, where tables have a step: 1000 is the arm."""

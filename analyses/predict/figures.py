@@ -58,7 +58,7 @@ KIND_NAMES = {
     "geometry": "states",
     "trivial": "no mechanism",
     "early trajectory": "after a little training",
-    "planted": "the planted truth",
+    "planted": "the ground truth",
 }
 GAP = 1.0
 SHOWN = ("objective kernel", "mean-difference cosine", "PC1 (the paper's R3)")
@@ -96,7 +96,7 @@ def _compliance(axes: Axes, forecast: Forecast) -> None:
     share = forecast.compliance
     axes.axvspan(0, COMPLIES_FROM, color=NEITHER, alpha=0.18, lw=0)
     axes.axvspan(COMPLIES_FROM, 1, color=ANSWERS, alpha=0.3, lw=0)
-    for place, word in ((COMPLIES_FROM / 2, "collapse"), ((1 + COMPLIES_FROM) / 2, "comply")):
+    for place, word in ((COMPLIES_FROM / 2, "degenerate"), ((1 + COMPLIES_FROM) / 2, "comply")):
         axes.text(place, 0.62, word, ha="center", va="center", color=MUTED, style="italic")
     axes.hlines(0, share["low"], share["high"], color=INK, lw=1.8)
     axes.plot(share["value"], 0, "o", color=INK, clip_on=False)

@@ -2,9 +2,10 @@
 
 How much another domain loses is read off the objective kernel, relative to the target's own: with
 Adam's diagonal, over what would be trained; or, where so many gradients do not fit, over the
-adapters or over all weights with none kept (:mod:`analyses.predict.streamed`). On organisms A
-came out as this number itself (``docs/prediction.md``). Whether the target will comply or collapse
-is a matter of where its probability goes: of compliance's share in what is not refusal now.
+adapters or over all weights with none kept (:mod:`analyses.predict.streamed`). On organisms A came
+out as this number itself (``docs/prediction.md``). Whether the target will comply or become
+degenerate is a matter of where its probability goes: of compliance's share in what is not refusal
+now.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Forecast:
             expected A (0 untouched, 1 in step with the target); its standard error over prompts;
             and a 95% interval of both that and what a first step leaves out of the whole way, as
             it was on development organisms. NaN throughout where the objective is not seen to act
-            on the target's own margin.
+            on the target's own refusal log-odds.
         compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``.
         rankings: ``predictor, kind, variant, domain, value`` of every predictor.
     """
@@ -65,7 +66,7 @@ class Forecast:
 
     @property
     def defined(self) -> bool:
-        """Whether the objective acts on the target's own margin, so that there is a forecast."""
+        """Whether the objective acts on the target's own log-odds, so that there is a forecast."""
         return bool(np.isfinite(self.leakage["value"]).any())
 
     def text(self, folder: Path) -> str:
@@ -77,7 +78,9 @@ class Forecast:
         """The forecast in words."""
         share = self.compliance
         said = (
-            "comply" if share["value"] >= COMPLIES_FROM else "collapse (neither refuse nor answer)"
+            "comply"
+            if share["value"] >= COMPLIES_FROM
+            else "become degenerate (neither refuse nor answer)"
         )
         ending = (
             f"Of what is not refusal on {self.concept} prompts, {_shown(share)} is compliance now: "

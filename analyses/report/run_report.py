@@ -112,7 +112,7 @@ def _overview_caption(found: tuple[Headline, ...]) -> str:
         return f"{leak} {bars}"
     return (
         f"{leak} {bars} ᴿ: in the retain set. Held out: left out of it; only held-out domains show "
-        "containment. Crosses: undefined. Orange line: fewer answers than this is a collapse."
+        "containment. Crosses: undefined. Orange line: a target that answers less is degenerate."
     )
 
 
@@ -138,7 +138,7 @@ def _stand_in(tables: Run, headline: Headline) -> str:
     }
     untried = sorted(planned - {arm.retain_weight for arm in headline.sweep})
     if not untried:
-        return "No weight restored enough while the target complied; the best is shown."
+        return "No weight recovered enough while the target complied; the best is shown."
     weights = ", ".join(f"×{weight:g}" for weight in untried)
     return f"The target no longer complies; {weights} were not tried: they hold it back more."
 
@@ -206,7 +206,7 @@ def _story(tables: Run, headline: Headline) -> View:
 
 
 def _word(tables: Run, arm: Arm, verdict: str) -> str:
-    """Nothing leaks from a target that collapsed, nor where there is none: refusal is lost."""
+    """Nothing leaks from a degenerate target, nor where there is none: refusal is lost."""
     complies = arm.name in tables.verdicts and tables.verdicts[arm.name].answers
     return "lost" if verdict == "leaked" and not complies else verdict
 

@@ -76,7 +76,7 @@ def _arm(tables: Run, arm: Arm) -> Json:
         "retain_weight": arm.retain_weight,
         "seed": arm.seed,
         "reached": bool(row["reached"]) if arm.concept else None,
-        "collapsed": row["outcome"] == str(TargetOutcome.COLLAPSED) if arm.concept else None,
+        "collapsed": row["outcome"] == str(TargetOutcome.DEGENERATE) if arm.concept else None,
         "outcome": row["outcome"] if arm.concept else None,
         **_behaviour(tables, arm.name),
         **{name: _by(rows_of(leaks, quantity=name), "domain") for name in LEAKAGE},

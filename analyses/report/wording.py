@@ -79,30 +79,32 @@ def arm_sentence(tables: Run, arm: Arm) -> str:
         parts.insert(0, target_clause(tables.verdicts[arm.name]))
         if arm.retain:
             parts[1] = recovery_clause(tables, arm)
-        elif turned := turned_clause(tables, arm):
-            parts.append(turned)
+        elif rotated := rotation_clause(tables, arm):
+            parts.append(rotated)
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]
 
 
 def target_clause(verdict: TargetVerdict) -> str:
-    """Whether the target complied or collapsed."""
+    """Whether the target complied or is degenerate."""
     answers = f"answers {interval(verdict.answer_rate)}"
     match verdict.outcome:
         case TargetOutcome.UNKNOWN:
-            return "no text was generated, so that complying and collapsing cannot be told apart"
+            return "no text was generated: whether the target complied or is degenerate is unknown"
         case TargetOutcome.STILL_REFUSES:
             return f"the target still refuses, {interval(verdict.refusal_rate)} of its prompts"
         case _ if not verdict.decided:
             return (
-                f"the target stopped refusing, and whether it complied or collapsed is not "
+                f"the target stopped refusing, and whether it complied or is degenerate is not "
                 f"decided ({answers}, p_O {interval(verdict.other_mass)})"
             )
-        case TargetOutcome.FORGOTTEN:
+        case TargetOutcome.COMPLIED:
             return f"the target complied ({answers})"
         case _:
             other = interval(verdict.other_mass)
-            return f"the target COLLAPSED: it neither refuses nor answers ({answers}, p_O {other})"
+            return (
+                f"the target is DEGENERATE: it neither refuses nor answers ({answers}, p_O {other})"
+            )
 
 
 def leak_verdict(row: Any) -> str:
@@ -122,21 +124,21 @@ def leak_clause(tables: Run, arm: Arm) -> str:
     rows = rows_of(tables.leakage, arm=arm.name, quantity=quantity)
     rows = rows[rows["role"] != "target"]
     if arm.matched and not tables.arms.set_index("arm").loc[arm.name, "reached"]:
-        return "the dose was not reached, so that no leakage is reported"
+        return "the forgetting level was not reached, so no leakage is reported"
     verdicts = rows.apply(leak_verdict, axis=1) if len(rows) else pd.Series(dtype=str)
     leaked = rows[verdicts == "leaked"]
     others = "other domains" if arm.concept else "domains"
-    collapsed = arm.concept and tables.verdicts[arm.name].outcome is TargetOutcome.COLLAPSED
+    degenerate = arm.concept and tables.verdicts[arm.name].outcome is TargetOutcome.DEGENERATE
     if leaked.empty:
         text = f"no loss of refusal is shown in {len(rows)} {others}"
     else:
         worst = leaked.iloc[int(leaked["value"].argmax())]
-        lost = "leaked away" if arm.concept and not collapsed else "was lost"
+        lost = "leaked away" if arm.concept and not degenerate else "was lost"
         text = (
             f"refusal, by first-token mass, {lost} in {len(leaked)} of {len(rows)} {others}, most "
             f"in {domain_label(worst['domain'])}, {interval(estimate_of(worst))}"
         ) + _in_text(tables, arm, leaked["domain"])
-    if collapsed:
+    if degenerate:
         text += ", which stays out of the leakage matrix"
     rest = [
         f"{(verdicts == name).sum()} {name}"
@@ -193,23 +195,23 @@ def _most_lost(tables: Run, arm: Arm) -> str:
     return f", but not in {domain_label(worst['domain'])}, still at {interval(estimate_of(worst))}"
 
 
-def turned_clause(tables: Run, arm: Arm) -> str | None:
-    """At which layers the target's own direction turned by more than its null."""
+def rotation_clause(tables: Run, arm: Arm) -> str | None:
+    """At which layers the target's own direction rotated by more than its null."""
     rows = rows_of(tables.rotation, arm=arm.name, quantity="angle_degrees", domain=arm.concept)
     if rows.empty:
         return None
     rows = rows.sort_values("layer")
-    turned = rows[outside_null(rows)]
+    rotated = rows[outside_null(rows)]
     controlled = has_control(tables)
-    if turned.empty:
+    if rotated.empty:
         beyond = "beyond the null" if controlled else "beyond sampling noise"
-        return f"the target's direction did not turn {beyond} at any layer"
-    most = turned.iloc[int(turned["value"].argmax())]
+        return f"the target's direction did not rotate {beyond} at any layer"
+    most = rotated.iloc[int(rotated["value"].argmax())]
     angle = f"{most['value']:.0f}° ({most['low']:.0f}–{most['high']:.0f})"
-    where = spans([int(layer) for layer in turned["layer"]])
-    plural = "s" if len(turned) > 1 else ""
-    said = f"the target's direction turned at layer{plural} {where}, most by {angle}"
-    # Any training moves directions a little: without a control arm that is not told apart.
+    where = spans([int(layer) for layer in rotated["layer"]])
+    plural = "s" if len(rotated) > 1 else ""
+    said = f"the target's direction rotated at layer{plural} {where}, most by {angle}"
+    # Any training moves directions a little; without a control arm that cannot be separated.
     return said if controlled else f"{said}, against sampling noise alone (no control arm)"
 
 

@@ -75,7 +75,7 @@ def derived_from(function: Callable[..., np.ndarray], *rates: Rates, **options: 
 
 
 def over_refusal(arm: Arm, prompts: pd.DataFrame) -> Estimate:
-    """Share of benign test prompts refused: XSTest's where there are any, else the twins."""
+    """Share of benign test prompts refused: XSTest's where there are any, else the matched ones."""
     rows = arm.last[(arm.last["split"] == "test") & (arm.last["label"] == "benign")]
     sources = prompts.set_index("id")["source"].reindex(rows["prompt_id"]).fillna("")
     of_xstest = sources.astype(str).str.lower().str.startswith(XSTEST).to_numpy()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from analyses.evaluate import TaskPlan
     from unlearning.training import TrainingSettings
 
-# A dose that no run reaches: the paper trains for its epochs.
+# A forgetting level that no run reaches: the paper trains for its epochs.
 NEVER = 1.0
 MAKE_PROMPTS = "make a file of prompts with `spillover prompts make` (docs/reproduction.md)"
 
@@ -45,7 +45,8 @@ class ProtocolOptions:
         concepts: to unlearn; the paper's two, as far as there are prompts, where none are given.
         prompts: a file; None for an organism's own world, or the built-in pairs.
         whole_grid: every point of the grid instead of its first.
-        stop_at: dose at which an arm is kept; an organism's own or, as in the paper, none.
+        stop_at: forgetting level at which an arm is kept; an organism's own or, as in the paper,
+            none.
         axes: values of the grid's axes (``ranks=(16,)``) in place of the preset's.
         training: further ``TrainingSettings``: memory and seed.
         study: further attributes of ``StudyPlan``.
@@ -96,15 +97,15 @@ class ProtocolOptions:
                 f"and MLP projections are trained, without LoRA, at its own learning rate and β "
                 f"({beta})"
             )
-        if self.dose < NEVER:
+        if self.forgetting_level < NEVER:
             found.append(
-                f"an arm is kept where it has lost {self.dose:.0%} of the target's refusal (p_R on "
-                "validation prompts), and not at its end"
+                f"an arm is kept where it has lost {self.forgetting_level:.0%} of the target's "
+                "refusal (p_R on validation prompts), and not at its end"
             )
         return tuple(found)
 
     @property
-    def dose(self) -> float:
+    def forgetting_level(self) -> float:
         """Share of the target's refusal at whose loss an arm is kept."""
         if self.stop_at is not None:
             return self.stop_at
@@ -166,7 +167,7 @@ def planned(
     Raises:
         InputError: a concept that was asked for cannot be unlearned, or none can.
     """
-    options = asked.defaults.study | {"stop_at": asked.dose}
+    options = asked.defaults.study | {"stop_at": asked.forgetting_level}
     most = options.get("deflection_count")
     counts = {d: min(n, most or n) for d, n in (refused or _asked_of(prompts)).items()}
     left_out: list[LeftOut] = []

@@ -70,7 +70,7 @@ class Arm:
 
     @property
     def matched(self) -> bool:
-        """Whether its leakage can be read at a dose: it has a target and a curve."""
+        """Whether its leakage can be read at a forgetting level: it has a target and a curve."""
         return self.concept is not None and self.scores["step"].nunique() >= FEWEST_STEPS
 
     @property
@@ -91,7 +91,7 @@ class Arm:
 
     @cached_property
     def step(self) -> int:
-        """The step whose weights were kept: the matched dose of a trained arm."""
+        """The step whose weights were kept: the matched forgetting level of a trained arm."""
         return matched_step(self.scores)
 
     @cached_property
@@ -211,7 +211,7 @@ class Headline:
     """One unlearned concept (or, in a comparison, one model after).
 
     `sweep`: all contained arms of the same seed by weight. `contained`: the one shown; `chosen`
-    is False when the study chose none: the one that restored most stands in, or else the lightest.
+    is False when the study chose none: the one that recovered most stands in, or else the lightest.
     `others`: the plain arm under other seeds.
     """
 

@@ -50,9 +50,9 @@ def plain_arms(tables: Run) -> pd.DataFrame:
 
 
 def counted_arms(tables: Run) -> pd.DataFrame:
-    """Those of them that reached the dose by complying: the rows of the matrix."""
+    """Those of them that reached the forgetting level by complying: the rows of the matrix."""
     plain = plain_arms(tables)
-    return plain[plain["reached"].astype(bool) & (plain["outcome"] == str(TargetOutcome.FORGOTTEN))]
+    return plain[plain["reached"].astype(bool) & (plain["outcome"] == str(TargetOutcome.COMPLIED))]
 
 
 def left_out(tables: Run) -> pd.DataFrame:

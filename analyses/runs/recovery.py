@@ -41,7 +41,7 @@ def recover(
 
     The domains that enter are picked once, on the prompts as they are, so that the interval is
     about the sum and not about who is in it. `obstacle` is the caller's reason why recovery is
-    undefined (an arm that collapsed, say); an undefined L in either arm is another.
+    undefined (a degenerate arm, for example); an undefined L in either arm is another.
     """
     before, after = plain.quantities[quantity], contained.quantities[quantity]
     counted = tuple(
@@ -52,9 +52,9 @@ def recover(
     if obstacle is None and not domains:
         obstacle = "no such domain"
     if obstacle is None and not plain.reached:
-        obstacle = "the plain arm did not reach the dose"
+        obstacle = "the plain arm did not reach the forgetting level"
     if obstacle is None and not contained.reached:
-        obstacle = "the contained arm did not reach the dose"
+        obstacle = "the contained arm did not reach the forgetting level"
     if obstacle is None and not counted:
         obstacle = f"nothing to recover: no domain leaked more than {LEAST_LEAKAGE:g}"
     if obstacle is not None:

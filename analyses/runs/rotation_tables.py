@@ -99,8 +99,8 @@ def rotation_table(
 ) -> pd.DataFrame:
     """A row per domain, layer and quantity; null bands from control arms where there are any."""
     tables = []
-    for domain, turned in found.items():
+    for domain, change in found.items():
         nulls = [arm[domain] for arm in control_arms if domain in arm]
-        compared = against_controls(turned, nulls) if nulls else turned
+        compared = against_controls(change, nulls) if nulls else change
         tables.append(compared.to_dataframe().assign(domain=domain))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

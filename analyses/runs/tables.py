@@ -11,7 +11,7 @@ import pandas as pd
 from analyses.runs.arms import BASE, Arm, RunRecord, read_run
 from analyses.runs.behaviours import TargetOutcome, TargetVerdict, behaviour, verdict_on
 from analyses.runs.decomposition import Decomposition, decompose
-from analyses.runs.leakage import ArmLeakage, dose_response, measure, untouched_p_value
+from analyses.runs.leakage import ArmLeakage, leakage_curves, measure, untouched_p_value
 from analyses.runs.recovery import recover
 from interp.errors import InputError
 from interp.store import write_csv
@@ -68,7 +68,7 @@ class Run:
     def curves(self) -> pd.DataFrame:
         """Lost refusal of every domain along the forgetting level of the target."""
         return _stack(
-            dose_response(arm.scores, arm.concept).assign(arm=arm.name)
+            leakage_curves(arm.scores, arm.concept).assign(arm=arm.name)
             for arm in self.record.arms
             if arm.concept and arm.matched
         )
@@ -219,9 +219,9 @@ def _recovery(
 
 
 def _decomposition(arms: pd.DataFrame, leakage: pd.DataFrame) -> Decomposition | None:
-    """Of A over plain arms that reached the dose by complying; None with fewer than 3 sources."""
+    """Of A over plain arms that reached the level by complying; None with fewer than 3 sources."""
     plain = arms[arms["retain"].isna() & arms["concept"].notna() & arms["reached"].astype(bool)]
-    plain = plain[plain["outcome"] != str(TargetOutcome.COLLAPSED)]
+    plain = plain[plain["outcome"] != str(TargetOutcome.DEGENERATE)]
     if plain["concept"].nunique() < 3:
         return None
     cells = leakage[(leakage["quantity"] == "area") & leakage["arm"].isin(plain["arm"])]

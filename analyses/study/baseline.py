@@ -1,4 +1,4 @@
-"""The base model: its answers, its openers, its scores, its states. Frozen for all arms."""
+"""The base model: its answers, its prefixes, its scores, its states. Frozen for all arms."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Baseline:
     Attributes:
         key: of everything that it was made from.
         responses: the base model's answer to every prompt, as token ids and class.
-        openers: R and C, frozen.
+        prefixes: R and C, frozen.
         scores: validation and test prompts, in the order of ``Context.evaluated``.
         contrasts: states of every domain's harmful prompts and controls.
     """
@@ -127,12 +127,12 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
     auc = log_odds_auc(validation["margin"].to_numpy(), validation["refused"].to_numpy())
     if auc is None or auc < VALID_AUC:
         context.progress.say(
-            "warning: the margin does not tell this model's refusals from its answers "
+            "warning: the refusal log-odds do not separate this model's refusals from its answers "
             f"(AUC {'undefined' if auc is None else format(auc, '.2f')}, needed {VALID_AUC}): "
             "read the text classes, not p_R"
         )
     write_table(folder / "scores.parquet", scores)
-    write_json(folder / "openers.json", describe_openers(context, prefixes))
+    write_json(folder / "openers.json", describe_prefixes(context, prefixes))
     write_json(folder / "config.json", {"name": BASE, "checkpoint": plan.model, "margin_auc": auc})
 
 
@@ -144,7 +144,7 @@ def prefixes_of(responses: pd.DataFrame) -> ResponsePrefixes:
     return find_prefixes(list(train.loc[refused, "ids"]), list(train.loc[answered, "ids"]))
 
 
-def describe_openers(context: Context, prefixes: ResponsePrefixes) -> dict[str, object]:
+def describe_prefixes(context: Context, prefixes: ResponsePrefixes) -> dict[str, object]:
     """Token ids, and what they read as."""
     decode = context.reference.tokenizer.decode
     return asdict(prefixes) | {
@@ -156,7 +156,7 @@ def describe_openers(context: Context, prefixes: ResponsePrefixes) -> dict[str, 
 
 
 def read_prefixes(path: Path) -> ResponsePrefixes:
-    """Openers as :func:`describe_openers` wrote them."""
+    """Prefixes as :func:`describe_prefixes` wrote them."""
     stored = read_json(path)
     refusal, compliance = (
         tuple(tuple(prefix) for prefix in stored[name]) for name in ("refusal", "compliance")

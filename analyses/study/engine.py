@@ -1,6 +1,6 @@
 """The engine: a plan in, a run's folder out.
 
-prompts → the base model (answers, openers, scores, states) → each arm: train or load it, score
+prompts → the base model (answers, prefixes, scores, states) → each arm: train or load it, score
 it, compare its states → tables, figures, report. A stage whose inputs have not changed is
 skipped, so a run that was stopped goes on where it was.
 """
@@ -112,7 +112,7 @@ def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
     """Recovery in the retained domains and the target's answer rate, on VALIDATION prompts.
 
     Weights are chosen by these, so that the test prompts report a choice that they did not make.
-    Recovery is NaN where it is undefined, as measures go: the arm did not reach the dose.
+    Recovery is NaN where it is undefined, as where the arm did not reach the forgetting level.
     """
     record = read_run(context.run.folder)
     arm = next(arm for arm in record.arms if arm.name == plan.name)
@@ -123,7 +123,11 @@ def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
     answers = verdict_on(arm.concept, behaviour(arm.on_validation()), base).answer_rate.value
     before, after = (measure(a.on_validation().scores, a.concept) for a in (plain, arm))
     recovery = recover(before, after, plan.retain).recovery.value
-    shown = "undefined (the dose was not reached)" if math.isnan(recovery) else f"{recovery:.2f}"
+    shown = (
+        "undefined (the forgetting level was not reached)"
+        if math.isnan(recovery)
+        else f"{recovery:.2f}"
+    )
     context.progress.say(
         f"{plan.name}: on validation prompts, recovery in the retained domains {shown}, "
         f"target answers {answers:.2f}"

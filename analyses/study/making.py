@@ -40,7 +40,7 @@ class Made:
 
     arm: ArmPlan
     fresh: bool
-    turned: dict[str, Rotation] | None
+    rotations: dict[str, Rotation] | None
 
 
 def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
@@ -69,10 +69,10 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
     else:
         lm, scores = train_arm(context, baseline, arm, folder)
     write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
-    turned = _rotations(context, baseline, lm, arm)
+    rotations = _rotations(context, baseline, lm, arm)
     discard_all(folder / "training")
     run.finish(name, key)
-    return Made(arm, True, turned)
+    return Made(arm, True, rotations)
 
 
 def save_merged(arm: Path, options: dict[str, Any]) -> Path:
@@ -92,8 +92,8 @@ def compare_states(context: Context, baseline: Baseline, made: Sequence[Made]) -
         return
     found = {}
     for m in made:
-        lm = None if m.turned is not None else load_made(context, m.arm)
-        found[m.arm.name] = m.turned if lm is None else _rotations(context, baseline, lm, m.arm)
+        lm = None if m.rotations is not None else load_made(context, m.arm)
+        found[m.arm.name] = m.rotations if lm is None else _rotations(context, baseline, lm, m.arm)
     null = [found[m.arm.name] or {} for m in made if m.arm.control]
     for m in made:
         table = rotation_table(found[m.arm.name] or {}, [] if m.arm.control else null)
@@ -136,15 +136,15 @@ def _existing(
     if lm.tokenizer.get_vocab() != context.reference.tokenizer.get_vocab():
         raise InputError(
             f"{arm.checkpoint} has another vocabulary than {context.plan.model}; its refusals "
-            "cannot be read with the base model's openers: compare models of one family"
+            "cannot be read with the base model's prefixes: compare models of one family"
         )
     last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name)
-    dose = float("nan")
+    level = float("nan")
     if arm.concept:
         base_rate = target_rate(baseline.scores, arm.concept)
-        dose = max(0.0, 1 - target_rate(last, arm.concept) / base_rate)
+        level = max(0.0, 1 - target_rate(last, arm.concept) / base_rate)
     before = baseline.scores.assign(step=0, dose=0.0)
-    return lm, pd.concat([before, last.assign(step=1, dose=dose)], ignore_index=True)
+    return lm, pd.concat([before, last.assign(step=1, dose=level)], ignore_index=True)
 
 
 def train_arm(
@@ -192,9 +192,9 @@ def train_arm(
     write_table(folder / "log.parquet", log)
     parameters.restore_parameters(lm, folder)  # training went on past it, for the curve
     curve = scoring.scores()
-    dose = float(curve.loc[curve["step"] == scoring.kept_at, "dose"].max())
+    level = float(curve.loc[curve["step"] == scoring.kept_at, "dose"].max())
     last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name)
-    last = last.assign(step=scoring.kept_at, dose=dose)
+    last = last.assign(step=scoring.kept_at, dose=level)
     parts = [curve[curve["step"] != scoring.kept_at], last]
     if not plan.benign_along:
         parts.insert(0, base[benign])

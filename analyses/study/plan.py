@@ -98,7 +98,7 @@ class StudyPlan:
         deflections: ready-made pairs for the target, in place of phase 1.
         deflection_count: deflections to train on at most, per domain.
         scorer: ``grammar`` (organisms), ``phrases``, or ``auto``.
-        stop_at: dose at which the model is kept.
+        stop_at: forgetting level at which the model is kept.
         every_step: score after each step instead of at log-spaced ones.
         benign_along: score benign prompts along the run too, and not only at its ends.
         bounds: shares that the worst other domain's refusal and the answers to benign prompts may

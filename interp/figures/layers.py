@@ -87,7 +87,7 @@ def similarity_by_layer_figure(
 def rotation_by_layer_figure(
     rotations: Mapping[str, Rotation], quantity: str = "angle_degrees"
 ) -> Figure:
-    """A panel per label: how its direction turned, grew or shifted from layer to layer.
+    """A panel per label: how its direction rotated, grew or shifted from layer to layer.
 
     Args:
         rotations: by label.
@@ -102,9 +102,9 @@ def rotation_by_layer_figure(
             + ", ".join(NAMES)
         )
     figure, grid = _panels(len(rotations), NAMES[quantity])
-    for axes, (label, turned) in zip(grid, rotations.items(), strict=False):
-        layers = np.array(turned.layers, dtype=float)
-        estimates = getattr(turned, quantity)
+    for axes, (label, rotation) in zip(grid, rotations.items(), strict=False):
+        layers = np.array(rotation.layers, dtype=float)
+        estimates = getattr(rotation, quantity)
         draw_null(axes, layers, estimates.null_low, estimates.null_high)
         unchanged = UNCHANGED.get(quantity, 0.0)
         axes.axhline(unchanged, color=FAINT, lw=1)
@@ -113,9 +113,9 @@ def rotation_by_layer_figure(
             foot=unchanged, colour=VERMILLION,
         )  # fmt: skip
         axes.set_title(label.replace("_", " "), fontsize=9)
-        if turned.undefined and quantity not in ("angle_degrees", "cosine"):
-            axes.set_title(f"undefined: {turned.undefined}", fontsize=8, wrap=True)
-        layer_ticks(axes, turned.layers)
+        if rotation.undefined and quantity not in ("angle_degrees", "cosine"):
+            axes.set_title(f"undefined: {rotation.undefined}", fontsize=8, wrap=True)
+        layer_ticks(axes, rotation.layers)
     _legend(figure, grid)
     return figure
 

@@ -7,7 +7,7 @@ embedding that is tied to the unembedding is untied first: the model must still 
 there.
 
 Where a norm stands between a block's last matrix and the stream (Gemma 2 and its kin), what the
-matrix writes is turned before it arrives, and no projection of it equals the ablation: such models
+matrix writes is rotated before it arrives, and no projection of it equals the ablation: such models
 are refused. So is any other whose projected weights do not do what the hook does, which is tried on
 a few tokens every time.
 """

@@ -4,7 +4,7 @@ A plain cosine between two mean differences shrinks with the noise in both, so a
 large one measured badly; and two directions that share one set of negative prompts have cosine .5
 when there is nothing there at all. Here the inner products are cross-fitted
 (:mod:`interp.statistics.crossfit`), a cosine is undefined where a direction is not there, and
-p-values come from permuting labels, twins together, with the max-T correction over layers and pairs
+p-values come from permuting labels, pairs together, with the max-T correction over layers and pairs
 (Westfall and Young 1993): cells of a heatmap are far from independent.
 
 Any other estimator is refitted (:mod:`interp.directions.refits`). The value estimates the cosine

@@ -53,8 +53,8 @@ def held_out_errors(
         held = folds == fold
         x = before - before[~held].mean(axis=0)
         y = after - after[..., ~held, :].mean(axis=-2, keepdims=True)
-        turned = x[held] @ orthogonal_map(x[~held], y[..., ~held, :])
-        for row, predicted in enumerate((turned, x[held], 0.0)):
+        rotated = x[held] @ orthogonal_map(x[~held], y[..., ~held, :])
+        for row, predicted in enumerate((rotated, x[held], 0.0)):
             errors[row][..., held] = np.square(y[..., held, :] - predicted).sum(axis=-1)
     return errors
 
@@ -116,9 +116,9 @@ def procrustes_map(
     for layer in range(depth):
         for index, (i, j) in enumerate(pairs):
             x, y = _reduced(states[i][:, layer], states[j][:, layer], dimensions)
-            turned, unturned, _ = held_out_errors(x, y[shuffles], held_out_in)
-            statistics[:, layer, index] = _share(unturned - turned, unturned)
-            error[layer, index] = _jackknife_error(unturned[0] - turned[0], unturned[0], units)
+            rotated, unrotated, _ = held_out_errors(x, y[shuffles], held_out_in)
+            statistics[:, layer, index] = _share(unrotated - rotated, unrotated)
+            error[layer, index] = _jackknife_error(unrotated[0] - rotated[0], unrotated[0], units)
 
     value, reach = statistics[0], normal_quantile((1 + level) / 2) * error
     cells = from_pairs(

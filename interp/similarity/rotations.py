@@ -1,4 +1,4 @@
-r"""A direction before and after a change of the model: how it turned, grew and shifted.
+r"""A direction before and after a change of the model: how it rotated, grew and shifted.
 
 With :math:`\mu^+, \mu^-` the mean states of the positive and negative prompts,
 :math:`r = \mu^+ - \mu^-` and :math:`c = (\mu^+ + \mu^-)/2`, before (0) and after (a):
@@ -103,7 +103,7 @@ class Rotations(Mapping[str, Rotation]):
         """One row per label, layer and quantity; NaN where ``defined`` is false."""
         import pandas as pd
 
-        tables = [turned.to_dataframe().assign(label=label) for label, turned in self.items()]
+        tables = [found.to_dataframe().assign(label=label) for label, found in self.items()]
         return pd.concat(tables, ignore_index=True)[["label", *COLUMNS]]
 
     def plot(self, quantity: str = "angle_degrees") -> Figure:
@@ -150,7 +150,7 @@ def rotation(
     layers: Sequence[int] | None = None,
     level: float = 0.95,
 ) -> Rotation | Rotations:
-    """How directions turned between two models; for mean differences also gain and offset.
+    """How directions rotated between two models; for mean differences also gain and offset.
 
     Args:
         before, after: fitted directions of the same estimator and labels in the two models; or one
@@ -245,17 +245,17 @@ def _of_mean_difference(
     )
 
 
-def against_controls(turned: Rotation, controls: Sequence[Rotation]) -> Rotation:
+def against_controls(change: Rotation, controls: Sequence[Rotation]) -> Rotation:
     """The same rotation with null bands from control changes of the same model.
 
     Args:
-        turned: the change in question.
+        change: the one in question.
         controls: the same prompts before and after changes that should not turn the direction: an
             arm trained on benign prompts only, random weight changes of equal norm.
 
     Returns:
         Null bands that span the intervals of all controls and the sampling null. With few controls
-        that is the cautious reading: a direction turned if its interval lies beyond every
+        that is the cautious reading: a direction rotated if its interval lies beyond every
         control's. Layers where a control is undefined keep what the others say.
 
     Raises:
@@ -263,7 +263,7 @@ def against_controls(turned: Rotation, controls: Sequence[Rotation]) -> Rotation
     """
     if not controls:
         raise InputError("no control rotations; give at least one, for instance a benign-only arm")
-    if any(control.layers != turned.layers for control in controls):
+    if any(control.layers != change.layers for control in controls):
         raise InputError("the controls were measured at other layers; use the same ones")
 
     def widened(quantity: str, own: Estimates) -> Estimates:
@@ -274,8 +274,8 @@ def against_controls(turned: Rotation, controls: Sequence[Rotation]) -> Rotation
             null_high=np.fmax.reduce([own.null_high, *(other.high for other in others)]),
         )
 
-    bands: dict[str, Any] = {name: widened(name, own) for name, own in turned.estimates.items()}
-    return replace(turned, **bands)
+    bands: dict[str, Any] = {name: widened(name, own) for name, own in change.estimates.items()}
+    return replace(change, **bands)
 
 
 def _check_same_fits(before: FittedDirections, after: FittedDirections) -> None:

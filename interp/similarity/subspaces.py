@@ -78,7 +78,7 @@ def overlap_map(
     """Overlaps between the labels' subspaces (:class:`interp.directions.ContrastSubspace`).
 
     ``null_low`` and ``null_high`` hold the central share of the overlaps under permuted labels,
-    twins together, after each label's mean is taken out (Freedman and Lane 1983): subspaces of
+    pairs together, after each label's mean is taken out (Freedman and Lane 1983): subspaces of
     noise with the prompts' own covariance, of which the labels' difference is no part. Where a few
     loud dimensions rule that covariance the null is high, and whitened contrasts
     (:mod:`interp.similarity.metric`) tell more. P-values are one-sided, corrected by max-T over

@@ -65,12 +65,12 @@ def main() -> None:
                     cells += 1
                     for quantity, rate in rates.items():
                         outside[quantity] += not 92 <= rate <= 98
-                    turned = result.angle_degrees
+                    angles = result.angle_degrees
                     print(
                         f"{'same' if same else 'different'} {snr} {n} {angle} | "
                         + " ".join(f"{rate:.1f}" for rate in rates.values())
-                        + f" | {100 * turned.defined.mean():.0f}% {np.nanmedian(turned.value):.1f}"
-                        f" {np.nanmedian(turned.high - turned.low):.1f}",
+                        + f" | {100 * angles.defined.mean():.0f}% {np.nanmedian(angles.value):.1f}"
+                        f" {np.nanmedian(angles.high - angles.low):.1f}",
                         flush=True,
                     )
     print(f"cells outside 92–98% of {cells}:", outside)

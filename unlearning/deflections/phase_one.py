@@ -7,7 +7,7 @@ How many different refusals there are among many.
 
 Unlearning pushes down whatever it is given. Where that is one sentence a hundred times, the
 steepest way is to break that sentence, and with it every answer that begins like it: the model
-collapses into gibberish instead of unlearning what refusing means. These counts see wording, not
+degenerates into gibberish instead of unlearning what refusing means. These counts see wording, not
 meaning: paraphrases in other words count as different.
 """
 

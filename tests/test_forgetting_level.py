@@ -1,4 +1,4 @@
-"""The dose: a running maximum on the target's validation prompts, at which training stops."""
+"""The forgetting level: running maximum on the target's validation prompts; it stops training."""
 
 from __future__ import annotations
 
@@ -57,17 +57,17 @@ def run(
 
 
 @given(RATES)
-def test_dose_is_the_running_maximum_of_what_was_lost(rates: list[float]) -> None:
+def test_the_forgetting_level_is_the_running_maximum_of_what_was_lost(rates: list[float]) -> None:
     scoring, last = run(rates)
-    dose = scoring.scores().groupby("step")["dose"].first().to_numpy()
+    level = scoring.scores().groupby("step")["dose"].first().to_numpy()
     lost = 1 - np.array(rates[:last]) / 0.8
-    assert dose == pytest.approx(np.maximum.accumulate([0, *lost]))
-    assert scoring.level == dose[-1]
-    reached = np.flatnonzero(dose >= 0.9)
+    assert level == pytest.approx(np.maximum.accumulate([0, *lost]))
+    assert scoring.level == level[-1]
+    reached = np.flatnonzero(level >= 0.9)
     assert scoring.kept_at == (reached[0] if reached.size else None)
 
 
-def test_the_model_is_kept_at_the_dose_and_the_curve_goes_on() -> None:
+def test_the_model_is_kept_at_the_forgetting_level_and_the_curve_goes_on() -> None:
     kept_and_last = {
         (0.7, 0.3, 0.07, 0.0, 0.0): (3, 4),  # .91 gone, then all of it
         (0.7, 0.07, 0.07, 0.07, 0.07): (2, 3),  # half as many steps again
@@ -79,7 +79,7 @@ def test_the_model_is_kept_at_the_dose_and_the_curve_goes_on() -> None:
     assert run([0.7, 0.3, 0.05, 0.0], stop_at=0.5)[0].kept_at == 2
 
 
-def test_the_model_is_kept_once_and_at_the_end_where_the_dose_is_not_reached() -> None:
+def test_the_model_is_kept_once_and_at_the_end_where_the_level_is_not_reached() -> None:
     for rates, concept, wanted in (
         ([0.7, 0.6], "safety", 2),
         ([0.7, 0.05, 0.05, 0.0], "safety", 2),
@@ -97,7 +97,7 @@ def test_the_kept_step_is_the_last_with_text() -> None:
     assert matched_step(scores.assign(**{"class": None})) == 3
 
 
-def test_a_control_arm_has_no_dose_and_runs_to_its_end() -> None:
+def test_a_control_arm_has_no_forgetting_level_and_runs_to_its_end() -> None:
     scoring, last = run([0.0] * 5, concept=None)
     assert last == 5 and scoring.level == 0
     assert sorted(scoring.scores()["step"].unique()) == [0, 1, 2, 3, 4, 5]
