@@ -83,7 +83,7 @@ def few_prompts(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def organism_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A part of the organism's own world, which its openers can be learned from."""
+    """A part of the organism's own world, which its prefixes can be learned from."""
     table = load_world(shipped()).prompts(train=16, validation=8, test=8)
     path = tmp_path_factory.mktemp("world") / "prompts.jsonl"
     table.to_json(path, orient="records", lines=True)
@@ -216,7 +216,7 @@ def test_a_model_against_itself_has_not_changed(organism_prompts: Path, tmp_path
 
 
 def test_an_adapter_against_what_it_was_trained_on(organism_prompts: Path, tmp_path: Path) -> None:
-    """Openers, prompts and the yardstick of coherence are the base's."""
+    """Prefixes, prompts and the yardstick of coherence are the base's."""
     adapter = perturbed_adapter(tmp_path / "arm" / "adapter")
     plan = asked_organism(organism_prompts, adapter, base=str(shipped()), scorers=())
     assert plan.panel == ("grammar",) and plan.defaults.organism == str(shipped())
@@ -307,7 +307,7 @@ def test_only_the_splits_that_are_asked_for_count(organism_prompts: Path, tmp_pa
     plan = asked_organism(organism_prompts, splits=("test",))
     findings = found(plan, tmp_path)
     assert set(findings.scores["split"]) == {"test"}
-    assert findings.readout.valid  # openers still come from training prompts
+    assert findings.readout.valid  # prefixes still come from training prompts
     assert measured(findings).pick("refusal_rate", "harmful", "safety", "grammar").n == 8
 
 
@@ -335,7 +335,11 @@ def test_answers_of_a_server(few_prompts: Path, tmp_path: Path, spillover: Spill
     assert summary["model"]["refusal_rate"]["harmful"]["all"]["value"] == 1
     assert summary["model"]["refusal_rate"]["twin"]["all"]["value"] == 0
     assert not summary["margin"]["valid"] and summary["margin"]["auc"]["value"] is None
-    assert "server" in shown and "no margin" in shown.lower() and "missing without --base" in shown
+    assert (
+        "server" in shown
+        and "no refusal log-odds" in shown.lower()
+        and "missing without --base" in shown
+    )
 
 
 def test_a_server_s_answers_are_read_by_a_base(
@@ -467,7 +471,7 @@ def test_a_base_of_another_tokenizer(
     assert code == 2 and "different tokenizers" in err
 
 
-def test_without_training_prompts_there_is_no_margin(
+def test_without_training_prompts_there_are_no_log_odds(
     organism_prompts: Path, tmp_path: Path
 ) -> None:
     lines = organism_prompts.read_text(encoding="utf-8").splitlines()
@@ -505,4 +509,4 @@ def test_prompts_of_one_kind_are_enough(
     page, measures = write_evaluation(findings, inputs, tmp_path)
     assert page.is_file() and not stale.exists()
     assert measures.domains == (["safety", "privacy"] if kept[0] == "label" else [])
-    assert "No margin" in findings.readout.verdict
+    assert "No refusal log-odds" in findings.readout.verdict

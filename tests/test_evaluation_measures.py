@@ -26,7 +26,7 @@ DOMAINS = ("safety", "privacy")
 def scores_of(
     role: str, refused: Sequence[float], *, n: int = 12, classes: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """``n`` harmful prompts and twins in each domain and ``n`` general ones."""
+    """``n`` harmful prompts and matched benign ones in each domain and ``n`` general ones."""
     rows = [
         {"domain": domain, "label": label, "kind": kind}
         for domain in DOMAINS
@@ -52,10 +52,10 @@ def scores_of(
 
 def findings_of(*tables: pd.DataFrame, panel: tuple[str, ...] = ("one",), **more: Any) -> Findings:
     plan = EvaluationPlan("model", base="base" if len(tables) > 1 else None, scorers=panel)
-    margin = ReadoutCheck(None, Estimate.undefined("none"), "there is none")
+    readout = ReadoutCheck(None, Estimate.undefined("none"), "there is none")
     options: dict[str, Any] = {"divergence": None, "texts": None, "tasks": None, **more}
     scores = pd.concat(tables, ignore_index=True)
-    return Findings(plan, panel, scores, margin, completions={}, notes=(), fingerprints={},
+    return Findings(plan, panel, scores, readout, completions={}, notes=(), fingerprints={},
                     seconds=0.0, **options)  # fmt: skip
 
 
@@ -70,7 +70,9 @@ def test_rates_are_shares_of_their_own_prompts() -> None:
     assert found.pick("refusal_rate", "harmful", ALL, "one") == rate_of(12, 24)
     assert found.pick("refusal_rate", "general", ALL, "one").n == 12
     assert found.groups("source") == ["first", "second"]
-    assert found.pick("refusal_rate", "source", "first", "one").n == 24  # twins; not the harmful
+    assert (
+        found.pick("refusal_rate", "source", "first", "one").n == 24
+    )  # matched benign; not the harmful
     assert not found.pick("refusal_rate", "harmful", "bias", "one").defined
 
 
@@ -90,8 +92,8 @@ def test_means_leave_out_what_is_not_there() -> None:
     table.loc[table["domain"] == "safety", "answer_nats"] = [np.nan] * 20 + [2.0] * 4
     found = measured(findings_of(table))
     assert not found.pick("answer_nats", "harmful", "safety").defined
-    twins = found.pick("answer_nats", "twin", "safety")
-    assert (twins.value, twins.n) == (2.0, 4)
+    matched = found.pick("answer_nats", "twin", "safety")
+    assert (matched.value, matched.n) == (2.0, 4)
     assert not found.pick("repetition", "harmful", ALL).defined  # nowhere
 
 
@@ -132,29 +134,29 @@ def test_the_base_is_compared_prompt_by_prompt() -> None:
     assert "fell in 2 of 2 domains" in " ".join(evaluation_sentences(found))
 
 
-# The margin
+# Refusal log-odds
 
 
-def held_out(margin: np.ndarray, refused: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame({"split": "test", "margin": margin, refused_by("one"): refused})
+def held_out(log_odds: np.ndarray, refused: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"split": "test", "margin": log_odds, refused_by("one"): refused})
 
 
 def test_separation_is_the_area_under_the_curve() -> None:
     generator = np.random.default_rng(0)
     refused = generator.integers(0, 2, 60)
-    margin = np.round(generator.normal(refused, 1.0), 1)  # with ties
-    found = separation(held_out(margin, refused), "one")
-    assert found.value == pytest.approx(roc_auc_score(refused, margin))
+    log_odds = np.round(generator.normal(refused, 1.0), 1)  # with ties
+    found = separation(held_out(log_odds, refused), "one")
+    assert found.value == pytest.approx(roc_auc_score(refused, log_odds))
     assert found.low < found.value < found.high
-    table = held_out(margin, refused)
+    table = held_out(log_odds, refused)
     seen = table.assign(split="train", margin=-100 * refused)
     assert separation(pd.concat([table, seen]), "one") == found  # training prompts do not count
-    assert not separation(held_out(margin, np.ones(60)), "one").defined
+    assert not separation(held_out(log_odds, np.ones(60)), "one").defined
     assert not separation(table.drop(columns="margin"), "one").defined
 
 
 def test_the_interval_of_the_separation_holds() -> None:
-    """Margins of N(1, 1) against N(0, 1): the true AUC is Φ(1 / √2)."""
+    """Log-odds of N(1, 1) against N(0, 1): the true AUC is Φ(1 / √2)."""
     truth, covered, trials = 0.7602, 0, 60
     for seed in range(trials):
         generator = np.random.default_rng(seed)
@@ -165,13 +167,13 @@ def test_the_interval_of_the_separation_holds() -> None:
 
 
 @pytest.mark.parametrize(("auc", "valid"), [(0.95, True), (0.85, False), (np.nan, False)])
-def test_a_margin_is_valid_where_it_separates(auc: float, valid: bool) -> None:
+def test_the_log_odds_are_valid_where_they_separate(auc: float, valid: bool) -> None:
     from unlearning.refusal import ResponsePrefixes
 
-    margin = ReadoutCheck(ResponsePrefixes(((1,),), ((2,),)), Estimate(auc, auc, auc, 10))
-    assert margin.valid == valid
-    assert ("not p_R" in margin.verdict) != valid
-    missing = ReadoutCheck(None, margin.auc, "none")
+    readout = ReadoutCheck(ResponsePrefixes(((1,),), ((2,),)), Estimate(auc, auc, auc, 10))
+    assert readout.valid == valid
+    assert ("not p_R" in readout.verdict) != valid
+    missing = ReadoutCheck(None, readout.auc, "none")
     assert "none" in missing.verdict and not missing.valid
 
 

@@ -102,6 +102,8 @@ def test_a_sentence_says_what_was_found(cause: str | None, word: str) -> None:
     share = {name: Estimate(0.8, 0.7, 0.9, 12) for name in PLAYERS}
     verdict = CauseVerdict(1, 3.2, Shares(share, share, share), cause, "too close to call", 0.2)
     said = cause_sentence("medical_legal", "safety", verdict)
-    assert said.startswith("Medical/Legal lost 3.2 nats of margin when safety was unlearned")
+    assert said.startswith(
+        "Medical/Legal lost 3.2 nats of refusal log-odds when safety was unlearned"
+    )
     assert word in said
     assert ("80%" in said) is bool(cause)

@@ -1,4 +1,4 @@
-"""The margin: openers found and frozen, masses that add up, log-odds that do not saturate."""
+"""Refusal log-odds: prefixes found and frozen, masses that add up, no saturation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def next_probabilities(lm: LanguageModel, ids: tuple[int, ...]) -> torch.Tensor:
 
 
 def brute_force(lm: LanguageModel, tokens: Tokens, prefixes: tuple[tuple[int, ...], ...]) -> float:
-    """The probability that the answer opens with one of ``openers``, opener by opener."""
+    """The probability that the answer opens with one of ``prefixes``, prefix by prefix."""
     total = 0.0
     for prefix in prefixes:
         chance, ids = 1.0, tokens.ids
@@ -59,7 +59,9 @@ def brute_force(lm: LanguageModel, tokens: Tokens, prefixes: tuple[tuple[int, ..
 
 
 @pytest.mark.parametrize("prefixes", [SINGLES, PAIRED])
-def test_masses_are_the_openers_probabilities(prefixes: ResponsePrefixes, checkpoint: Path) -> None:
+def test_masses_are_the_prefixes_probabilities(
+    prefixes: ResponsePrefixes, checkpoint: Path
+) -> None:
     lm = LanguageModel.load(checkpoint)
     found = masses(lm, prefixes, batch_size=2)
     for i, prompt in enumerate(PROMPTS):
@@ -72,7 +74,7 @@ def test_masses_are_the_openers_probabilities(prefixes: ResponsePrefixes, checkp
 
 
 @pytest.mark.parametrize("prefixes", [SINGLES, PAIRED])
-def test_masses_add_up_and_the_margin_is_the_log_odds(
+def test_masses_add_up_and_their_log_odds_are_the_readout(
     prefixes: ResponsePrefixes, checkpoint_of: Checkpoints
 ) -> None:
     found = masses(LanguageModel.load(checkpoint_of("qwen2")), prefixes)
@@ -82,8 +84,8 @@ def test_masses_add_up_and_the_margin_is_the_log_odds(
     assert found.log_odds.dtype == np.float64
 
 
-def test_margin_goes_on_where_probabilities_stop(checkpoint_of: Checkpoints) -> None:
-    """A head 1000 times as loud: p_R rounds to 1 or 0, and the margin is still in order."""
+def test_log_odds_go_on_where_probabilities_stop(checkpoint_of: Checkpoints) -> None:
+    """A head 1000 times as loud: p_R rounds to 1 or 0, and the log-odds are still in order."""
     lm = LanguageModel.load(checkpoint_of("llama"))
     quiet = masses(lm, SINGLES)
     with torch.no_grad():
@@ -104,7 +106,7 @@ def test_margin_goes_on_where_probabilities_stop(checkpoint_of: Checkpoints) -> 
     assert np.isfinite(sure.log_odds).all() and (sure.log_odds[sure.p_R == 1] > 30).all()
 
 
-def test_the_readout_is_the_margin(checkpoint: Path) -> None:
+def test_the_readout_is_the_log_odds(checkpoint: Path) -> None:
     lm = LanguageModel.load(checkpoint)
     readout = SINGLES.readout()
     rows = [lm.chat.encode(prompt) for prompt in PROMPTS]
@@ -114,7 +116,7 @@ def test_the_readout_is_the_margin(checkpoint: Path) -> None:
     assert found.numpy() == pytest.approx(masses(lm, SINGLES).log_odds, abs=1e-9)
 
 
-def test_openers_of_two_tokens_are_no_readout() -> None:
+def test_prefixes_of_two_tokens_are_no_readout() -> None:
     with pytest.raises(InputError, match="--response-prefix"):
         PAIRED.readout()
 
@@ -129,10 +131,10 @@ def test_masses_do_not_depend_on_batches_or_the_mode(checkpoint_of: Checkpoints)
     assert found.log_odds == pytest.approx(wanted.log_odds, abs=1e-4)
 
 
-# Openers
+# Prefixes
 
 
-def test_openers_are_the_first_tokens_of_each_kind() -> None:
+def test_prefixes_are_the_first_tokens_of_each_kind() -> None:
     found = find_prefixes([[1, 9]] * 6 + [[2, 9]] * 4, [[3, 9]] * 5 + [[4]] * 5)
     assert found == ResponsePrefixes(refusal=((1,), (2,)), compliance=((3,), (4,)))
 
@@ -141,7 +143,7 @@ TOKENS = st.lists(st.integers(0, 5), min_size=2, max_size=4)
 
 
 @given(st.lists(TOKENS, min_size=1, max_size=30), st.lists(TOKENS, min_size=1, max_size=30))
-def test_no_opener_is_on_both_sides_nor_begins_another(
+def test_no_prefix_is_on_both_sides_nor_begins_another(
     refusals: list[list[int]], answers: list[list[int]]
 ) -> None:
     try:
@@ -161,12 +163,12 @@ def test_a_shared_first_token_is_decided_by_the_second() -> None:
     assert found == ResponsePrefixes(refusal=((1, 5), (2,)), compliance=((1, 6), (3,)))
 
 
-def test_a_shared_opener_with_little_mass_is_dropped_from_both() -> None:
+def test_a_shared_prefix_with_little_mass_is_dropped_from_both() -> None:
     found = find_prefixes([[1, 5]] * 99 + [[9, 5]], [[3, 5]] * 97 + [[9, 5]] * 3)
     assert found == ResponsePrefixes(refusal=((1,),), compliance=((3,),))
 
 
-def test_shared_openers_that_are_many_are_not_dropped_one_by_one() -> None:
+def test_shared_prefixes_that_are_many_are_not_dropped_one_by_one() -> None:
     """Ten of 4% each would be 40% of the refusals, gone without a word."""
     alike = [[token, token + 50] for token in range(10, 20) for _ in range(4)]
     apart = [[token, token + 70] for token in range(10, 20) for _ in range(4)]
@@ -176,14 +178,14 @@ def test_shared_openers_that_are_many_are_not_dropped_one_by_one() -> None:
         find_prefixes([[1, 5]] * 60 + [[2, 9]] * 40, [[3, 5]] * 60 + [[2, 9]] * 40)
 
 
-def test_rare_openers_are_ignored() -> None:
-    """One answer in a thousand that a scorer took for a refusal makes no opener."""
+def test_rare_prefixes_are_ignored() -> None:
+    """One answer in a thousand that a scorer took for a refusal makes no prefix."""
     found = find_prefixes([[1, 5]] * 999 + [[3, 5]], [[3, 6]] * 999 + [[1, 6]])
     assert found == ResponsePrefixes(refusal=((1,),), compliance=((3,),))
 
 
 @pytest.mark.parametrize(("refusals", "answers"), [([], [[1, 2]]), ([[1, 2]], []), ([], [])])
-def test_without_refusals_or_answers_there_are_no_openers(
+def test_without_refusals_or_answers_there_are_no_prefixes(
     refusals: list[list[int]], answers: list[list[int]]
 ) -> None:
     message = f"gave {len(refusals)} refusals and {len(answers)} answers"
@@ -191,7 +193,7 @@ def test_without_refusals_or_answers_there_are_no_openers(
         find_prefixes(refusals, answers)
 
 
-def test_openers_shared_to_the_second_token_are_refused() -> None:
+def test_prefixes_shared_to_the_second_token_are_refused() -> None:
     with pytest.raises(InputError, match="first two tokens in 50% of the cases.*--response-prefix"):
         find_prefixes([[1, 5]] * 5 + [[1, 6]] * 5, [[1, 5]] * 5 + [[1, 7]] * 5)
     with pytest.raises(InputError, match="first two tokens in 100%"):
@@ -201,8 +203,8 @@ def test_openers_shared_to_the_second_token_are_refused() -> None:
 # Validity
 
 
-def test_auc_is_the_chance_that_a_refusal_has_the_larger_margin() -> None:
-    margin, refused = np.array([3.0, 1.0, 2.0, -1.0]), np.array([1, 1, 0, 0])
-    pairs = [(a > b) for a in margin[refused == 1] for b in margin[refused == 0]]
-    assert log_odds_auc(margin, refused) == pytest.approx(np.mean(pairs))
-    assert log_odds_auc(margin, np.ones(4)) is None
+def test_auc_is_the_chance_that_a_refusal_has_the_larger_log_odds() -> None:
+    log_odds, refused = np.array([3.0, 1.0, 2.0, -1.0]), np.array([1, 1, 0, 0])
+    pairs = [(a > b) for a in log_odds[refused == 1] for b in log_odds[refused == 0]]
+    assert log_odds_auc(log_odds, refused) == pytest.approx(np.mean(pairs))
+    assert log_odds_auc(log_odds, np.ones(4)) is None

@@ -35,13 +35,15 @@ PROMPTS = {
 }
 
 
-def margin(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
+def answer_log_odds(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
     return READOUT(lm.logits(lm.chat.pad(rows, lm.device), keep=1)[:, -1])
 
 
 def twice(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
-    """A number that takes two forwards, as a margin with openers of two tokens does."""
-    return margin(lm, rows) + 0.5 * margin(lm, [Tokens((*r.ids, 9), r.spans) for r in rows])
+    """A number that takes two forwards, as log-odds with prefixes of two tokens does."""
+    return answer_log_odds(lm, rows) + 0.5 * answer_log_odds(
+        lm, [Tokens((*r.ids, 9), r.spans) for r in rows]
+    )
 
 
 def log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:

@@ -129,7 +129,7 @@ def _prefixes_of(
     ids = pd.Series([answer.ids for answer in session.reference.answers])
     train = table["split"] == "train"
     if not train.any():
-        return None, "no prompt is in the split train, from which openers are learned"
+        return None, "no prompt is in the split train, from which prefixes are learned"
     refusals = train & (table["label"] == "harmful") & (table[refused_by(headline)] == 1)
     is_answer = table[class_by(headline)].map(lambda one: COARSE.get(one, one)) == "answer"
     answers = train & (table["label"] == "benign") & is_answer
@@ -151,8 +151,8 @@ def _notes(session: Session) -> list[str]:
         reference = session.reference.name
         coherence = f"under {reference}" if session.plan.base else "missing without --base"
         notes.append(
-            "The answers came from a server, which gives no probabilities: there is no margin and "
-            f"no divergence from a base, and coherence in nats is {coherence}."
+            "The answers came from a server, which gives no probabilities: there are no refusal "
+            f"log-odds and no divergence from a base, and coherence in nats is {coherence}."
         )
     return notes + [
         f"{one.share_cut:.0%} of {one.name}'s answers were cut off after "

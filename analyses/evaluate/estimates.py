@@ -1,4 +1,4 @@
-"""Estimates that an evaluation needs: paired differences, and how well the margin separates."""
+"""Estimates for an evaluation: paired differences, and how well the refusal log-odds separate."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def paired_difference(
 
 
 def separation(table: pd.DataFrame, scorer: str) -> Estimate:
-    """AUC of the margin against a scorer's readings on held-out prompts, resampled by prompt.
+    """AUC of the refusal log-odds against a scorer's readings, held out, resampled by prompt.
 
-    Held out: validation and test prompts, from which no opener was learned.
+    Held out: validation and test prompts, from which no prefix was learned.
     """
     if "margin" not in table:
-        return Estimate.undefined("no margin")
+        return Estimate.undefined("no refusal log-odds")
     rows = table[(table["split"] != "train") & table[refused_by(scorer)].notna()]
     refused = rows[refused_by(scorer)].to_numpy(dtype=np.float64)
-    margin = rows["margin"].to_numpy(dtype=np.float64)
-    above, below = margin[refused == 1], margin[refused == 0]
+    log_odds = rows["margin"].to_numpy(dtype=np.float64)
+    above, below = log_odds[refused == 1], log_odds[refused == 0]
     if not above.size or not below.size:
         return Estimate.undefined("only one class among the held-out prompts", len(rows))
     wins = np.sign(above[:, None] - below[None, :]) / 2 + 0.5  # 1 where the refused one is higher

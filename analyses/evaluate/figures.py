@@ -176,7 +176,11 @@ def divergence_figure(measures: Measures) -> Figure:
     table = measures.divergence[measures.divergence["position"] > 0].dropna(subset="value")
     figure = new_figure(6.5, 3.2)
     axes = figure.subplots()
-    looks = {"twin": ("twins", BLUE), "general": ("general", VERMILLION), ALL: ("benign", BLUE)}
+    looks = {
+        "twin": ("matched benign", BLUE),
+        "general": ("general", VERMILLION),
+        ALL: ("benign", BLUE),
+    }
     groups = [group for group in ("twin", "general") if (table["group"] == group).any()] or [ALL]
     for group in groups:
         rows = table[table["group"] == group]
@@ -202,7 +206,7 @@ def evaluation_drawings(measures: Measures) -> Iterator[Drawing]:
     yield Drawing(
         "overview",
         "Overview",
-        "Left: filled, harmful prompts; hollow, benign ones (twins of the domain, general). "
+        "Left: filled, harmful prompts; hollow, benign ones (matched, general). "
         "Middle: classes of the answers. Right: how surprising the answers are, and so whether "
         "they are still language. Bars: 95% intervals over prompts.",
         evaluation_overview_figure(measures),

@@ -60,18 +60,19 @@ class ReadoutCheck:
         """One sentence: whether to read p_R, and if not, what to read instead."""
         if self.prefixes is None:
             why = str(self.why_not)
-            return f"No margin: {why}{'' if why.endswith('?') else '.'} Read the text classes."
+            end = "" if why.endswith("?") else "."
+            return f"No refusal log-odds: {why}{end} Read the text classes."
         if not self.auc.defined:
             return (
-                "The margin cannot be checked, as the held-out prompts were all refused or all "
-                "answered: read the text classes, not p_R."
+                "The refusal log-odds cannot be checked, as the held-out prompts were all refused "
+                "or all answered: read the text classes, not p_R."
             )
         told = f"AUC {self.auc.value:.2f}, needed {VALID_AUC}"
         if self.valid:
-            return f"The margin tells refusals from answers ({told})."
+            return f"The refusal log-odds separate refusals from answers ({told})."
         return (
-            f"The margin does not tell this model's refusals from its answers ({told}): read the "
-            "text classes, not p_R."
+            "The refusal log-odds do not separate this model's refusals from its answers "
+            f"({told}): read the text classes, not p_R."
         )
 
 

@@ -4,8 +4,8 @@ Rates have Wilson's interval; means, paired differences and agreement have perce
 bootstrap over prompts. All say what would change with other prompts of the same kind, and nothing
 about another training seed.
 
-A number belongs to a set of prompts: ``harmful``, ``twin`` (benign ones that resemble the harmful
-ones of their domain), each by domain, ``general``, and benign ones by ``source``.
+A number belongs to a set of prompts: ``harmful``, ``twin`` (matched benign ones, which resemble
+the harmful ones of their domain), each by domain, ``general``, and benign ones by ``source``.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Measures:
 
     @property
     def domains(self) -> list[str]:
-        """Domains that have harmful prompts or twins, in the usual order."""
+        """Domains that have harmful prompts or matched benign ones, in the usual order."""
         present = {*self.groups("harmful"), *self.groups("twin")}
         return [domain for domain in DOMAINS if domain in present]
 

@@ -20,7 +20,7 @@ from unlearning.scoring import MEASURES, Interval
 
 COMPLETIONS_SHOWN = 40
 READ = {1.0: "refused", 0.0: "not"}
-TITLES = {"harmful": "harmful", "twin": "benign twins", "general": "general"}
+TITLES = {"harmful": "harmful", "twin": "matched benign", "general": "general"}
 
 View = dict[str, Any]
 
@@ -56,7 +56,7 @@ def evaluation_view(inputs: Inputs, measures: Measures) -> View:
         "is_organism": plan.defaults.organism is not None,
         "sentences": evaluation_sentences(measures),
         "notes": findings.notes,
-        "margin": _readout(findings.readout),
+        "log_odds": _readout(findings.readout),
         "first": _plain(first_table(measures)),
         "classes": [_class_table(measures, scorer) for scorer in findings.panel],
         "agreement": _agreement(measures),
@@ -138,7 +138,7 @@ def _sources(measures: Measures) -> View:
 def _divergence(measures: Measures) -> list[str]:
     """The mean over positions, for all benign prompts and each kind of them."""
     table = measures.divergence[measures.divergence["position"] == 0]
-    names = {ALL: "all benign prompts", "twin": "twins", "general": "general ones"}
+    names = {ALL: "all benign prompts", "twin": "matched benign prompts", "general": "general ones"}
     return [
         f"{names[row['group']]}: {significant(estimate_of(row))}, n = {row['n']}"
         for row in table.to_dict("records")

@@ -25,7 +25,11 @@ def evaluation_sentences(measures: Measures) -> list[str]:
 
 
 def _refuses(measures: Measures) -> str:
-    sets = {"harmful": "harmful prompts", "twin": "benign twins", "general": "general ones"}
+    sets = {
+        "harmful": "harmful prompts",
+        "twin": "matched benign prompts",
+        "general": "general ones",
+    }
     rates = {words: measures.refusal(prompts, ALL) for prompts, words in sets.items()}
     said = [f"{interval(rate)} of {rate.n} {words}" for words, rate in rates.items() if rate.n]
     *most, last = said
@@ -55,7 +59,11 @@ def _speaks(measures: Measures) -> str:
             text += f" (the base's own {interval(nats[BASE])})"
         parts.append(text)
     text = "; ".join(parts)
-    of = {"harmful": "harmful prompts", "twin": "benign twins", "general": "general prompts"}
+    of = {
+        "harmful": "harmful prompts",
+        "twin": "matched benign prompts",
+        "general": "general prompts",
+    }
     return f"To {of[prompts]}, {text}." if text else ""
 
 
@@ -86,8 +94,8 @@ def _depends(measures: Measures) -> str:
         return ""
     count = len(measures.disagreements)
     total = int((findings.scores["role"] == MODEL).sum())
-    margin = " (the margin's own is one)" if LOG_ODDS in findings.readings else ""
-    text = f"The {len(findings.readings)} readings{margin} differ on {count} of {total} answers"
+    own = " (one of them from the refusal log-odds)" if LOG_ODDS in findings.readings else ""
+    text = f"The {len(findings.readings)} readings{own} differ on {count} of {total} answers"
     poor = measures.agreement[~(measures.agreement["kappa_low"] >= AGREES)]
     poor = poor[poor["accuracy"] < 1]
     if poor.empty:

@@ -72,8 +72,8 @@ def explain_run(
         plain ``sentence``. The run's report, where there is one, is written again and shows them.
 
     Raises:
-        InputError: no such arm or layer, no arm with weights, too few random edits, or a margin
-            that is no readout.
+        InputError: no such arm or layer, no arm with weights, too few random edits, or prefixes
+            that are no readout.
     """
     progress = progress or Progress()
     require_draws(place_draws)
@@ -112,7 +112,7 @@ def explain_run(
                     found = explain_domain(subject, domain, seed=seed, progress=advance, **sizes)
                 said[domain] = _write(to, arm, found, key, _caveat(wanted, base.n_layers))
                 fresh = True
-        nothing = f"{arm.name}: no domain lost more than {LEAST_GAP:g} nat of margin."
+        nothing = f"{arm.name}: no domain lost more than {LEAST_GAP:g} nat of refusal log-odds."
         rows += [said[domain] for domain in lost if domain in said] or [
             {"arm": arm.name, "concept": arm.concept, "sentence": nothing}
         ]
@@ -149,7 +149,7 @@ def cause_sentence(domain: str, concept: str | None, verdict: CauseVerdict) -> s
     """What was found, as one would say it."""
     whose = domain_label(domain)
     when = f" when {domain_label(concept).lower()} was unlearned" if concept else ""
-    lost = f"{whose} lost {verdict.gap:.1f} nats of margin{when}"
+    lost = f"{whose} lost {verdict.gap:.1f} nats of refusal log-odds{when}"
     if verdict.cause is None:
         return f"{lost}; what carries it is not decided by these data ({verdict.because})."
     share = verdict.shares.shapley[verdict.cause]

@@ -1,4 +1,4 @@
-"""Predictors from gradients: what a step on one domain's refusals does to another's margin."""
+"""Predictors from gradients: what a step on one domain's refusals does to another's log-odds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def objective_kernel(evidence: Evidence) -> Predictions:
 
 @predictor("decision angle", "geometry")
 def decision_angle(evidence: Evidence) -> Predictions:
-    """Cosine between a's mean difference and the gradient of b's margin by the residual stream."""
+    """Cosine of a's mean difference and the gradient of b's log-odds by the residual stream."""
     found = {}
     contrasts = evidence.contrasts.items()
     directions = {d: mean_difference(c.positive, c.negative) for d, c in contrasts}

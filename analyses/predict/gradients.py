@@ -1,13 +1,13 @@
 r"""Gradients of what unlearning acts on, domain by domain, and how two domains' line up.
 
-With S_a the mean summed log-probability of a's deflections and m_b the mean margin of b's harmful
-prompts, one small step of NPO (whose gradient at the start is that of S_a, for every β) lowers b's
-margin by the learning rate times
+With S_a the mean summed log-probability of a's deflections and m_b the mean refusal log-odds of b's
+harmful prompts, one small step of NPO (whose gradient at the start is that of S_a, for every β)
+lowers m_b by the learning rate times
 
     K_S[a,b] = ⟨P ∇S_a, ∇m_b⟩        the objective kernel
-    K_m[a,b] = ⟨P ∇m_a, ∇m_b⟩        the margin kernel: no noise of openers, does not saturate
+    K_m[a,b] = ⟨P ∇m_a, ∇m_b⟩        the margin kernel: no noise of prefixes, does not saturate
 
-with P the identity, or Adam's diagonal. K[a,b]/K[a,a] has no unit: what b loses beside what a does.
+with P the identity, or Adam's diagonal. K[a,b]/K[a,a] has no unit: what b loses compared with a.
 
 Gradients are means over disjoint groups of prompts; products are of different groups, so that a
 domain's sampling noise does not multiply with itself, and groups give the standard errors.

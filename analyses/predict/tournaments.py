@@ -3,7 +3,7 @@
 Each predictor's variant (its layer, its preconditioner) is chosen on development worlds by rank
 correlation over all pairs, and frozen in a file. The reported worlds are others, and are looked at
 once: the hash of that file stands in the result. So does the small set that is regressed together
-(:mod:`analyses.predict.joint`): the best predictor of each kind, and the base margin.
+(:mod:`analyses.predict.joint`): the best predictor of each kind, and the base's refusal log-odds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from interp.store import read_json, without_nan, write_json
 
 CHOICES = Path(__file__).with_name("choices.json")
 CHOSEN_BY = "all_pairs"
-# Compared with one another; the others take part, but need training or know what was planted.
+# Compared with one another; the others take part, but need training or know the ground truth.
 RIVALS = ("kernel", "geometry", "trivial")
 ALWAYS_JOINT = "base margin"
 
@@ -44,7 +44,7 @@ def choose(worlds: Sequence[PredictedRun], *, seed: int = 0) -> dict[str, str]:
 def choose_set(
     worlds: Sequence[PredictedRun], choices: Mapping[str, str], *, seed: int = 0
 ) -> list[str]:
-    """The best predictor of each kind on ``worlds``, and the base margin: regressed together."""
+    """The best predictor of each kind on ``worlds`` and the base's log-odds, regressed together."""
     found = pd.Series({name: _chosen_by(worlds, name, v, seed) for name, v in choices.items()})
     found = found[np.isfinite(found)]
     best = found.groupby([worlds[0].kinds[name] for name in found.index]).idxmax()

@@ -11,8 +11,8 @@ from interp.store import content_key
 
 
 @predictor("base margin", "trivial")
-def base_margin(evidence: Evidence) -> Predictions:
-    """Domains that are refused by a narrow margin go first."""
+def base_log_odds(evidence: Evidence) -> Predictions:
+    """Domains with low refusal log-odds go first."""
     return {"": _by_target([-evidence.log_odds[d].mean() for d in evidence.domains])}
 
 

@@ -175,13 +175,13 @@ def _predicted(record: RunRecord) -> pd.DataFrame:
     evidence = evidence_of_run(record)
     said = {each.name: each.predict(evidence) for each in PREDICTORS.values()}
     kinds = {each.name: each.kind for each in PREDICTORS.values()}
-    # What an organism's world had planted in it: an oracle, for comparison.
+    # The ground truth of an organism's world: an oracle, for comparison.
     organism = Path(record.config["model"]) / "organism.json"
     if organism.is_file():
-        planted = read_json(organism)["planted"]
-        order = [planted["domains"].index(domain) for domain in evidence.domains]
+        truth = read_json(organism)["planted"]
+        order = [truth["domains"].index(domain) for domain in evidence.domains]
         for name, matrix in ORACLES.items():
-            said[name] = {"": np.array(planted[matrix], dtype=float)[np.ix_(order, order)]}
+            said[name] = {"": np.array(truth[matrix], dtype=float)[np.ix_(order, order)]}
             kinds[name] = "planted"
     matrices = {(name, variant): m for name, by in said.items() for variant, m in by.items()}
     table = _cells(matrices, evidence.domains)

@@ -26,7 +26,7 @@ from unlearning.refusal import refusal_log_odds
 #: Of the other domains' deflections; the larger, the sooner taken.
 Scores = Float[np.ndarray, " example"]
 
-# Nats that the virtual step of unlearning takes off the target's own margin.
+# Nats that the virtual step of unlearning takes off the target's own refusal log-odds.
 STEP_NATS = 0.05
 
 
@@ -135,10 +135,10 @@ def along_direction(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
     colour="#c44e52",
 )
 def by_first_step(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
-    """⟨P ∇S_a, ∇m_e⟩ of every example e: what unlearning's first step takes off its margin.
+    """⟨P ∇S_a, ∇m_e⟩ of every example e: what unlearning's first step takes off its log-odds.
 
-    A directional derivative, so no example's gradient is needed: the margins are read at both ends
-    of one virtual step, in which the target itself loses 0.05 nats.
+    A directional derivative, so no example's gradient is needed: the refusal log-odds are read at
+    both ends of one virtual step, in which the target itself loses 0.05 nats.
     """
     lm = evidence.untrained
     forgetting = evidence.gradients_of_deflections(concept).of

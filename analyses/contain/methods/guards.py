@@ -6,10 +6,10 @@ concept ablation
     no gradient through it (CAFT: Casademunt et al. 2025, arXiv 2507.16795). The reference is
     ablated too: else the log-ratio would begin far below 0, and NPO at an end.
 gradient projection
-    After every optimizer step Δθ, the part of Δθ that lies in the span of the retained domains'
-    margin gradients is taken back: to first order their margins stay where they are, whatever the
-    optimizer's preconditioner and momentum (as in orthogonal gradient descent: Farajtabar et al.
-    2020, arXiv 1910.07104, which projects the gradient).
+    After every optimizer step Δθ, the part of Δθ that lies in the span of the gradients of the
+    retained domains' refusal log-odds is taken back: to first order these log-odds do not change,
+    whatever the optimizer's preconditioner and momentum (as in orthogonal gradient descent:
+    Farajtabar et al. 2020, arXiv 1910.07104, which projects the gradient).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from interp.interventions import ablate
 from interp.model import LanguageModel, Tokens
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 
-PROMPTS = 32  # of a retained domain, for one gradient of its margin
+PROMPTS = 32  # of a retained domain, for one gradient of its refusal log-odds
 REFRESH = 4  # optimizer steps for which that gradient serves
 
 
@@ -74,7 +74,7 @@ def common_direction(
 @method(
     "projection",
     title="gradient projection",
-    does="every step is projected off the gradients of the retained domains' margins",
+    does="every step is projected off the gradients of the retained domains' refusal log-odds",
     retains=False,
     weighted=False,
     paper="Farajtabar et al. 2020, arXiv 1910.07104",
@@ -83,7 +83,7 @@ def common_direction(
     colour="#2a9db8",
 )
 class GradientProjection:
-    """Takes back the part of every step that changes the retained domains' margins."""
+    """Takes back the part of every step that changes the retained domains' refusal log-odds."""
 
     @staticmethod
     def guard(_context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
@@ -100,11 +100,11 @@ class GradientProjection:
 
 
 class ProjectedSteps(TrainerCallback):
-    """Takes back what an optimizer step moves along the gradients of some margins.
+    """Takes back what an optimizer step moves along the gradients of domains' refusal log-odds.
 
     Args:
         lm: the model being trained.
-        prompts: of every domain whose margin is to stay.
+        prompts: of every domain whose refusal log-odds are to stay.
         prefixes: of the log-odds.
         seed: of the prompts drawn at every refresh.
     """
@@ -128,7 +128,7 @@ class ProjectedSteps(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Remember the weights, and how the margins depend on them."""
+        """Remember the weights, and how the log-odds depend on them."""
         if not self.gradients or state.global_step % REFRESH == 0:
             self.gradients = [self._gradient(rows) for rows in self.prompts.values()]
         self.before = [p.detach().clone() for p in self.parameters]
@@ -144,8 +144,8 @@ class ProjectedSteps(TrainerCallback):
     def _gradient(self, rows: Sequence[Tokens]) -> list[Tensor]:
         drawn = self.rng.permutation(len(rows))[:PROMPTS]
         with _evaluating(self.lm):
-            margin = refusal_log_odds(self.lm, [rows[i] for i in drawn], self.prefixes).mean()
-            found = torch.autograd.grad(margin, self.parameters, allow_unused=True)
+            log_odds = refusal_log_odds(self.lm, [rows[i] for i in drawn], self.prefixes).mean()
+            found = torch.autograd.grad(log_odds, self.parameters, allow_unused=True)
         return [
             torch.zeros_like(p) if g is None else g.detach()
             for p, g in zip(self.parameters, found, strict=True)
