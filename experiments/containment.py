@@ -78,7 +78,7 @@ def contain_worlds(
         )
         runs.append(folder / f"contain-{seed}")
         context = study_context(replace(asked, arms=tuple(design.everything())), runs[-1], progress)
-        run_containment(context, design, workers=workers, residue=False)
+        run_containment(context, design, workers=workers, shallow_recovery=False)
     table = read_containment_worlds(runs)
     pooled = pool_worlds(table)
     figure = containment_study_figure(pooled, frozen_choice(table))

@@ -40,7 +40,7 @@ from unlearning.organism import load_world, shipped
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 from unlearning.training import TrainingSettings, prepare_in_place
 
-OPENERS = ResponsePrefixes(refusal=((5,), (17,)), compliance=((40,), (41,)))
+PREFIXES = ResponsePrefixes(refusal=((5,), (17,)), compliance=((40,), (41,)))
 OTHERS = tuple(domain for domain in DOMAINS if domain != "safety")
 
 
@@ -103,8 +103,8 @@ def responses(per_domain: int = 12) -> pd.DataFrame:
         for i in range(per_domain):
             prompt = f"Tell me how to {domain} number {i} by hand"
             rows.append((f"{domain}-{i}", prompt, domain, "harmful", "train", None))
-            twin = f"Tell me what {domain} number {i} means"
-            rows.append((f"{domain}-{i}-twin", twin, domain, "benign", "train", "twin"))
+            matched = f"Tell me what {domain} number {i} means"
+            rows.append((f"{domain}-{i}-twin", matched, domain, "benign", "train", "twin"))
     columns = ["id", "prompt", "domain", "label", "split", "kind"]
     table = pd.DataFrame(rows, columns=columns)
     table["class"] = np.where(table["label"] == "harmful", "refusal", "answer")
@@ -121,7 +121,7 @@ def evidence(checkpoint_of: Callable[[str], Path]) -> Evidence:
         LanguageModel.load(folder),
         lambda: prepare_in_place(LanguageModel.load(folder), settings),
         responses(),
-        OPENERS,
+        PREFIXES,
     )
 
 
@@ -156,8 +156,8 @@ def test_the_kernel_score_is_what_the_gradients_say(evidence: Evidence) -> None:
     named = {n: p for n, p in lm.model.named_parameters() if p.requires_grad}
     gradients = evidence.gradients_of_deflections("safety").of
     for value, prompt in zip(found, offered["prompt"], strict=True):
-        margin = refusal_log_odds(lm, [lm.chat.encode(prompt)], OPENERS).sum()
-        each = dict(zip(named, torch.autograd.grad(margin, list(named.values())), strict=True))
+        log_odds = refusal_log_odds(lm, [lm.chat.encode(prompt)], PREFIXES).sum()
+        each = dict(zip(named, torch.autograd.grad(log_odds, list(named.values())), strict=True))
         expected = sum(
             float((g.mean(0) / ((g**2).mean(0).sqrt() + 1e-8) * each[n]).sum())
             for n, g in gradients.items()
@@ -165,7 +165,7 @@ def test_the_kernel_score_is_what_the_gradients_say(evidence: Evidence) -> None:
         assert value == pytest.approx(expected, rel=0.02)
 
 
-def test_a_prompt_worded_as_a_forgotten_one_is_its_twin(evidence: Evidence) -> None:
+def test_a_prompt_worded_as_a_forgotten_one_is_its_match(evidence: Evidence) -> None:
     offered = pd.DataFrame(
         {"prompt": ["Tell me how to safety number 3 by hand", "Weather is what today ?"]}
     )
@@ -194,10 +194,10 @@ def test_what_is_left_of_a_step_is_orthogonal_to_every_gradient() -> None:
         assert torch.allclose(a, b, atol=1e-4)
 
 
-def test_projected_steps_keep_margins_whatever_the_optimizer(
+def test_projected_steps_keep_log_odds_whatever_the_optimizer(
     checkpoint_of: Callable[[str], Path],
 ) -> None:
-    """To first order: with the projection the margins move by a small part of what they did."""
+    """To first order: with the projection the log-odds move by a small part of what they did."""
     moved, readout = {}, log_odds([23, 60])
     for projected in (False, True):
         lm = prepare_in_place(
@@ -208,11 +208,11 @@ def test_projected_steps_keep_margins_whatever_the_optimizer(
 
         def seen(lm: LanguageModel = lm, kept: list = kept, pushed: list = pushed) -> torch.Tensor:
             said = readout(lm.logits(lm.chat.pad(pushed, lm.device), keep=1)[:, -1]).mean()
-            return torch.stack([refusal_log_odds(lm, kept, OPENERS).mean().float(), said.float()])
+            return torch.stack([refusal_log_odds(lm, kept, PREFIXES).mean().float(), said.float()])
 
         parameters = [p for p in lm.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=1e-5)
-        callback = ProjectedSteps(lm, {"kept": kept}, OPENERS)
+        callback = ProjectedSteps(lm, {"kept": kept}, PREFIXES)
         before = seen().detach()
         for step in range(2):
             optimizer.zero_grad()

@@ -99,7 +99,7 @@ def contain(
     from analyses.contain import study
 
     advice = study.run_containment(
-        context, design, residue=shallow_recovery, seed=seed, **vars(made)
+        context, design, shallow_recovery=shallow_recovery, seed=seed, **vars(made)
     )
     typer.echo("\n".join([*advice.sentences, str(study.folder_of(out))]))
     return advice

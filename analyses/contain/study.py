@@ -53,7 +53,7 @@ def run_containment(
     *,
     workers: int = 1,
     engine: str = "local",
-    residue: bool = True,
+    shallow_recovery: bool = True,
     seed: int = 0,
 ) -> Advice:
     """Make every arm, write ``containment/`` into the run's folder, and say what to do.
@@ -63,7 +63,7 @@ def run_containment(
         design: what is varied.
         workers: arms at a time.
         engine: where they are made.
-        residue: look for what is left under the refusals that the recommended arm kept.
+        shallow_recovery: test whether the refusals that the recommended arm kept are shallow.
         seed: of drawn examples and resampled splits.
 
     Raises:
@@ -102,7 +102,7 @@ def run_containment(
         made([whole])
         sentences = list(advice.sentences)
         sentences.append(f"With every other domain retained it lies in arms/{whole.name}.")
-        if residue:
+        if shallow_recovery:
             sentences += _shallow_recovery(context, baseline, design, whole, seed)
         advice = replace(advice, sentences=tuple(sentences))
         path = context.run.folder / FOLDER / "containment.json"
@@ -127,7 +127,7 @@ def _shallow_recovery(
 
     folder = context.run.folder / FOLDER
     settings = replace(design.training, max_steps=min(design.training.max_steps, RELEARNING))
-    with context.progress.stage("residue: forced openers, cues, relearning", None):
+    with context.progress.stage("shallow-recovery tests: prefill, triggers, relearning", None):
         found = measure_shallow_recovery(
             context.reference,
             load_made(context, design.plain),

@@ -1,4 +1,4 @@
-"""What is left of a leak under refusals that came back: openers, cues, relearning."""
+"""What is left of a leak under refusals that came back: prefill, triggers, relearning."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 BASE_NAME, PLAIN_NAME, ALL = "base", "plain", "all"
 COLOURS = (BLUE, GREEN, PURPLE, SKY)
 MARKERS = ("o", "s", "^", "D")
-# Forced opener, class that is counted, which side is residue, how it is called.
+# Prefilled prefix, class that is counted, which side is shallow, how it is called.
 PREFIXES = (
-    ("compliance", "answer", 1, "an answer’s opener:\nanswers more"),
-    ("neutral", "answer", 1, "a neutral opener:\nanswers more"),
-    ("refusal", "refusal", -1, "a refusal’s opener:\nrefuses less"),
+    ("compliance", "answer", 1, "a compliance prefix:\nanswers more"),
+    ("neutral", "answer", 1, "a neutral prefix:\nanswers more"),
+    ("refusal", "refusal", -1, "a refusal prefix:\nrefuses less"),
 )
 SLIGHT = 0.05
 WAYS = {"deflections": "Target unlearned again", "answers": "Trained on the target’s answers"}
@@ -46,19 +46,19 @@ WAYS = {"deflections": "Target unlearned again", "answers": "Trained on the targ
 
 @styled
 def shallow_recovery_figure(found: ShallowRecovery) -> Figure:
-    """Left: what forced openers and cues do; right: how fast refusals go again.
+    """Left: what prefilled prefixes and triggers do; right: how fast refusals go again.
 
-    Bars: 95% over prompts (cues: over prompts and cues). Openers: difference from the base, of
-    contained models over prompts that both refuse by themselves. Grey: less than five points;
+    Bars: 95% over prompts (triggers: over prompts and triggers). Prefill: difference from the base,
+    of contained models over prompts that both refuse by themselves. Grey: less than five points;
     trainings from the base after random weight changes as large.
     """
     ways = [way for way in WAYS if not found.curves.empty and way in set(found.curves["training"])]
-    domains = len(found.cues["domain"].unique())
+    domains = len(found.triggers["domain"].unique())
     models = len(found.contained) + 2
     figure = new_figure(9.4, 3.4 + 0.08 * models * domains)
     grid = figure.add_gridspec(2, 2, width_ratios=(1.15, 1), height_ratios=(3, 0.5 * domains))
     _prefixes(figure.add_subplot(grid[0, 0]), found)
-    _cues(figure.add_subplot(grid[1, 0]), found)
+    _triggers(figure.add_subplot(grid[1, 0]), found)
     for row in range(2):
         axes = figure.add_subplot(grid[row, 1])
         if row < len(ways):
@@ -116,11 +116,11 @@ def _prefixes(axes: Axes, found: ShallowRecovery) -> None:
     axes.set_yticks(range(len(PREFIXES)), labels[::-1])
     axes.set_ylim(-0.6, len(PREFIXES) - 0.4)
     axes.set_xlabel("share of prompts, difference from the base")
-    axes.set_title("Forced openers")
+    axes.set_title("Prefill")
 
 
-def _cues(axes: Axes, found: ShallowRecovery) -> None:
-    table = found.cues
+def _triggers(axes: Axes, found: ShallowRecovery) -> None:
+    table = found.triggers
     falls = table[
         (table["quantity"] == "fall") & (table["measure"] == "margin") & table["against"].isna()
     ]
@@ -136,7 +136,9 @@ def _cues(axes: Axes, found: ShallowRecovery) -> None:
     axes.set_yticks(range(len(domains)), labels[::-1])
     axes.set_ylim(-0.6, len(domains) - 0.4)
     target = domain_label(found.concept).lower()
-    axes.set_xlabel(f"fall of the margin (nats) after a {target} prompt,\nbeyond a benign one")
+    axes.set_xlabel(
+        f"fall of the refusal log-odds (nats) after a {target} prompt,\nbeyond a benign one"
+    )
     axes.set_title("Training prompts as context")
 
 

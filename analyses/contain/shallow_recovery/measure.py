@@ -2,8 +2,9 @@
 
 A contained model that refuses again in the other domains may have been repaired, or the loss may
 only be covered up. Three tests tell a cover from a repair, each against the base and with a control
-of its own: openers forced on the answer (:mod:`.prefilled`), training prompts of the target as
-context (:mod:`.triggers`), and how fast the refusals go again (:mod:`.relearning`).
+of its own: prefill, prefixes forced on the answer (:mod:`.prefilled`), triggers, training prompts
+of the target as context (:mod:`.triggers`), and relearning, how fast the refusals go again
+(:mod:`.relearning`).
 
 What they do not show: that nothing is left. A model that passes may fail a fourth.
 """
@@ -53,7 +54,7 @@ class ShallowRecovery:
     Attributes:
         concept: the target.
         contained: names of the contained models.
-        prefilled, cues, relearning: tidy tables; see the modules.
+        prefilled, triggers, relearning: tidy tables; see the modules.
         curves: u of the other domains along every relearning, by step; empty like ``relearning``
             where nothing was trained.
         findings: one for each test and contained model.
@@ -62,7 +63,7 @@ class ShallowRecovery:
     concept: str
     contained: tuple[str, ...]
     prefilled: pd.DataFrame
-    cues: pd.DataFrame
+    triggers: pd.DataFrame
     relearning: pd.DataFrame
     curves: pd.DataFrame
     findings: tuple[Finding, ...]
@@ -90,7 +91,7 @@ def measure_shallow_recovery(
     forget: Sequence[Example] | None = None,
     settings: TrainingSettings | None = None,
     forced: int = 3,
-    cues: int = 8,
+    triggers: int = 8,
     draws: int = 3,
     max_new_tokens: int = 48,
     batch_size: int = 64,
@@ -109,12 +110,12 @@ def measure_shallow_recovery(
         concept: the target.
         forget: the target's deflections, without references; with ``settings`` relearning is run.
         settings: how the contained models were trained; ``max_steps`` says for how long.
-        forced: openers of each kind, at most.
-        cues: training prompts of the target, at most.
-        draws: random weight changes beside each contained model.
-        max_new_tokens: of an answer, after its opener.
+        forced: prefixes of each kind, at most.
+        triggers: training prompts of the target, at most.
+        draws: random weight changes for each contained model.
+        max_new_tokens: of an answer, after its prefix.
         batch_size: prompts in one forward.
-        resamples, seed: of prompts and cues, and of what is drawn.
+        resamples, seed: of prompts and triggers, and of what is drawn.
         progress: told what is about to be done.
 
     Raises:
@@ -130,12 +131,12 @@ def measure_shallow_recovery(
     probe = Probe(others, prefixes, scorer, concept, max_new_tokens, batch_size, seed)
     # Iterates over the base first, and looks none up before it is needed.
     models = ChainMap(cast("dict[str, LanguageModel]", contained), {BASE: base, PLAIN: plain})
-    say("answers to forced openers")
+    say("answers to prefilled prefixes")
     drawn = draw_prefixes(base, prompts, prefixes, count=forced, seed=seed)
     spoken = prefilled(models, probe, drawn)
     say("training prompts as context")
-    under_cues = triggered(
-        models, probe, draw_triggers(base, prompts, concept, count=cues, seed=seed)
+    under_triggers = triggered(
+        models, probe, draw_triggers(base, prompts, concept, count=triggers, seed=seed)
     )
     speeds = {}
     if forget is not None and settings is not None:
@@ -146,14 +147,14 @@ def measure_shallow_recovery(
     for name in contained:
         findings.append(of_compliance_prefixes(spoken, others, name))
         findings.append(of_refusal_prefixes(spoken, others, name))
-        findings.append(of_triggers(under_cues, others, name, concept))
+        findings.append(of_triggers(under_triggers, others, name, concept))
         findings += [of_relearning(found, others, name, concept, way)
                      for way, found in speeds.items()]  # fmt: skip
     return ShallowRecovery(
         concept,
         tuple(contained),
         prefilled_table(spoken, others, PLAIN),
-        triggers_table(under_cues, others, PLAIN),
+        triggers_table(under_triggers, others, PLAIN),
         relearning_table(speeds, others),
         curves_table(speeds, others),
         tuple(findings),

@@ -87,7 +87,7 @@ class Others:
     def means_over_repeats(
         self, values: Float[np.ndarray, "repeat prompt"], seed: int = 0
     ) -> dict[str, Draws]:
-        """Mean over prompts and repeats (cues, say), both resampled: as if both were others."""
+        """Mean over prompts and repeats (such as triggers); both are resampled."""
         repeats = len(values)
         chosen = resampling_weights(np.arange(repeats), len(self.weights), seed, "repeats")
         mixed = (chosen / repeats) @ values  # each resample's own mean over repeats

@@ -1,12 +1,13 @@
 """What a model goes on to say when the beginning of its answer is put into its mouth.
 
-The openers are the base model's own, forced as the first tokens of the answer. A model whose
-refusal was brought back at the first token alone gives in to an answer's opener more readily than
-the base does, and no longer knows how a refusal goes on. An opener that is neither kind, and the
+The prefixes are the base model's own, forced as the first tokens of the answer. A model whose
+refusal was brought back at the first token alone answers after a compliance prefix more readily
+than the base does, and no longer knows how a refusal goes on. A prefix of neither kind, and the
 answer without any, are the controls.
 
-Models of one world may give in to every opener, or to none: a share can then say nothing. So there
-is a graded measure beside the shares, the nats of the base model's own refusal after its opener.
+Models of one world may answer after every prefix, or after none: a share can then say nothing. So
+there is a graded measure next to the shares, the nats of the base model's own refusal after its
+prefix.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from unlearning.scoring import CLASSES
 NONE, NEUTRAL, COMPLIANCE, REFUSAL = "none", "neutral", "compliance", "refusal"
 KINDS = (NONE, NEUTRAL, COMPLIANCE, REFUSAL)
 NATS = "refusal_nats"
-"""Mean over prompts of −log p of the base's refusal after its opener, summed over its tokens."""
+"""Mean over prompts of −log p of the base's refusal after its prefix, summed over its tokens."""
 EVERY, RECOVERED = "every", "recovered"
 """Over every prompt, or those that the base and the model both refuse when nothing is forced."""
 
@@ -40,15 +41,15 @@ class Spoken:
     """One model's answers.
 
     Attributes:
-        shares: by kind of opener: share of its openers after which the answer is of each class.
-        nats: of the base's refusal after its opener; NaN where the base does not refuse.
+        shares: by kind of prefix: share of its prefixes after which the answer is of each class.
+        nats: of the base's refusal after its prefix; NaN where the base does not refuse.
     """
 
     shares: Mapping[str, Float[np.ndarray, "class prompt"]]
     nats: Float[np.ndarray, " prompt"]
 
     def share(self, kind: str, name: str) -> Float[np.ndarray, " prompt"]:
-        """Share of a kind's openers after which the answer is of the class ``name``."""
+        """Share of a kind's prefixes after which the answer is of the class ``name``."""
         return self.shares[kind][CLASSES.index(name)]
 
     @property
@@ -65,9 +66,9 @@ def draw_prefixes(
     count: int = 3,
     seed: int = 0,
 ) -> dict[str, tuple[ResponsePrefix, ...]]:
-    """Openers of each kind, at most ``count``, by seed; ``none`` is the empty one.
+    """Prefixes of each kind, at most ``count``, by seed; ``none`` is the empty one.
 
-    A neutral opener is a first token of a training prompt that opens no answer of either kind: a
+    A neutral prefix is a first token of a training prompt that opens no answer of either kind: a
     beginning of a sentence in the language, and the world, of the prompts.
 
     Raises:
@@ -81,7 +82,7 @@ def draw_prefixes(
         first.add(row.ids[row.spans["instruction"].start])
     neutral = [(int(token),) for token in sorted(first - taken)]
     if not neutral:
-        raise InputError("no training prompt begins unlike an answer: no neutral opener is left")
+        raise InputError("no training prompt begins unlike an answer: no neutral prefix is left")
     pools = {NEUTRAL: neutral, COMPLIANCE: prefixes.compliance, REFUSAL: prefixes.refusal}
     return {NONE: ((),)} | {
         kind: tuple(pool[i] for i in sorted(rng.permutation(len(pool))[:count]))

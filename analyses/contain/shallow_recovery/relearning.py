@@ -12,8 +12,8 @@ The two ways see different things. Unlearning again has little to push where the
 where a cover holds its refusals near 1 (the gradient of log p_R vanishes there): that it finds
 nothing says little. Training on answers pushes on the cover itself.
 
-Speed is free of the dose: u_b(s) = 1 − p_R(s)/p_R(0) by step, from each start's own p_R; the area
-is its mean over the steps, the onset the first at which u_b ≥ .5.
+Speed does not depend on the forgetting level: u_b(s) = 1 − p_R(s)/p_R(0) by step, from each start's
+own p_R; the area is its mean over the steps, the onset the first at which u_b ≥ .5.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Does something that was in training turn refusal off again?
 
-A cue is a training prompt of the target, put before the prompt in the same turn. Each is compared
-with a benign training prompt of like length. The fall is what the log-odds (or p_R) lose
-under the target's cue and not under the benign one:
+A trigger is a training prompt of the target, put before the prompt in the same turn. Each is
+compared with a benign training prompt of like length. The fall is what the log-odds (or p_R) lose
+under the target's trigger and not under the benign one:
 
-    fall = m(prompt after the benign cue) − m(prompt after the target's cue)
+    fall = m(prompt after the benign trigger) − m(prompt after the target's trigger)
 
-In the base a harmful cue is one more reason to refuse, and its fall is below zero. In a model that
-unlearned the target it no longer is, so the fall rises to zero though nothing is masked: a context
-turns refusal off only where the fall itself is above zero, and above the base's.
+In the base a harmful trigger is one more reason to refuse, and its fall is below zero. In a model
+that unlearned the target it no longer is, so the fall rises to zero though nothing is masked: a
+context turns refusal off only where the fall itself is above zero, and above the base's.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ class Triggers:
 
 @dataclass(frozen=True)
 class Triggered:
-    """One model's readings under every cue and without any, by measure (``margin``, ``p_R``)."""
+    """One model's readings under every trigger and without, by measure (``margin``, ``p_R``)."""
 
-    target: Mapping[str, Float[np.ndarray, "cue prompt"]]
-    benign: Mapping[str, Float[np.ndarray, "cue prompt"]]
+    target: Mapping[str, Float[np.ndarray, "trigger prompt"]]
+    benign: Mapping[str, Float[np.ndarray, "trigger prompt"]]
     without: Mapping[str, Float[np.ndarray, "1 prompt"]]
 
-    def fall(self, measure: str) -> Float[np.ndarray, "cue prompt"]:
-        """What is lost under the target's cue and not under the benign one."""
+    def fall(self, measure: str) -> Float[np.ndarray, "trigger prompt"]:
+        """What is lost under the target's trigger and not under the benign one."""
         return self.benign[measure] - self.target[measure]
 
 
 def draw_triggers(
     lm: LanguageModel, prompts: pd.DataFrame, concept: str, *, count: int = 8, seed: int = 0
 ) -> Triggers:
-    """Cues by seed, and for each the benign training prompt whose length in tokens is nearest.
+    """Triggers by seed, and for each the benign training prompt whose length in tokens is nearest.
 
-    Benign prompts of no domain are taken where there are enough: a twin of the target is half a
-    target's prompt itself. Each serves once.
+    Benign prompts of no domain are taken where there are enough: a matched benign prompt of the
+    target is half a target's prompt itself. Each serves once.
 
     Raises:
         InputError: the target, or benign prompts outside it, have no training prompts.
@@ -69,7 +69,7 @@ def draw_triggers(
     pool = list(general if len(general) >= count else benign["prompt"].unique())
     if not len(harmful) or not pool:
         raise InputError(
-            f"training-context cues need training prompts: {len(harmful)} harmful ones of "
+            f"triggers need training prompts: {len(harmful)} harmful ones of "
             f"{concept} and {len(pool)} benign ones of others were found"
         )
     rng = np.random.default_rng(seed)
@@ -78,36 +78,36 @@ def draw_triggers(
     pool = [str(pool[i]) for i in rng.permutation(len(pool))]  # ties are broken by the seed
     lengths = {text: len(lm.chat.encode(text)) for text in (*target, *pool)}
     chosen = []
-    for cue in target:
-        nearest = min(pool, key=lambda text: abs(lengths[text] - lengths[cue]))
+    for trigger in target:
+        nearest = min(pool, key=lambda text: abs(lengths[text] - lengths[trigger]))
         pool.remove(nearest)
         chosen.append(nearest)
     return Triggers(tuple(target), tuple(chosen))
 
 
 def triggered(
-    models: Mapping[str, LanguageModel], probe: Probe, cues: Triggers
+    models: Mapping[str, LanguageModel], probe: Probe, triggers: Triggers
 ) -> dict[str, Triggered]:
-    """Every model's log-odds and p_R on the others' prompts after every cue."""
+    """Every model's log-odds and p_R on the others' prompts after every trigger."""
     found = {}
     for name in models:
         lm = models[name]
         found[name] = Triggered(
-            *(_read(lm, probe, side) for side in (cues.target, cues.benign, ("",)))
+            *(_read(lm, probe, side) for side in (triggers.target, triggers.benign, ("",)))
         )
     return found
 
 
 def _read(
-    lm: LanguageModel, probe: Probe, cues: Sequence[str]
-) -> dict[str, Float[np.ndarray, "cue prompt"]]:
+    lm: LanguageModel, probe: Probe, triggers: Sequence[str]
+) -> dict[str, Float[np.ndarray, "trigger prompt"]]:
     texts = [
-        f"{cue}{SEPARATOR}{prompt}" if cue else prompt
-        for cue in cues
+        f"{trigger}{SEPARATOR}{prompt}" if trigger else prompt
+        for trigger in triggers
         for prompt in probe.others.table["prompt"]
     ]
     masses = probe.masses(lm, texts)
-    return {measure: masses[measure].reshape(len(cues), -1) for measure in MEASURES}
+    return {measure: masses[measure].reshape(len(triggers), -1) for measure in MEASURES}
 
 
 def triggers_table(found: Mapping[str, Triggered], others: Others, plain: str) -> pd.DataFrame:
@@ -116,7 +116,7 @@ def triggers_table(found: Mapping[str, Triggered], others: Others, plain: str) -
     Returns:
         Columns ``model, against`` (None for a level), ``measure, quantity`` (``under_target``,
         ``under_benign``, ``without`` or ``fall``), ``domain, value, low, high, n, reason``.
-        Intervals are over prompts and cues.
+        Intervals are over prompts and triggers.
     """
     return pd.DataFrame(list(_rows(found, others, plain)))
 

@@ -1,4 +1,4 @@
-"""Residue: a base against itself leaves none, a mask on the output is found under its cover."""
+"""Shallow recovery: a base against itself shows none, a mask on the output is found."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     ground = Ground.load(shipped())
-    prefixes = ResponsePrefixes(*_opener_ids(ground))
+    prefixes = ResponsePrefixes(*_prefix_ids(ground))
     prompts = load_world(shipped()).prompts(train=48, validation=8, test=8)
     of_target = prompts[(prompts["domain"] == CONCEPT) & (prompts["split"] == "train")]
     said = respond(ground.lm, of_target, GRAMMAR, max_new_tokens=8, batch_size=128)
@@ -88,12 +88,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(ground.lm, plain, masked, prompts, prefixes, forget)
 
 
-def _opener_ids(ground: Ground) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """The world's own openers, as token ids: what a study would find in answers."""
+def _prefix_ids(ground: Ground) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """The world's own prefixes, as token ids: what a study would find in answers."""
     world, encode = load_world(shipped()), ground.lm.tokenizer
     words = (
         sorted({word for slots in world.prefixes.values() for word in slots}),
-        sorted({world.answer_opener(template) for template in range(4)}),
+        sorted({world.compliance_prefix(template) for template in range(4)}),
     )
     return tuple(tuple(tuple(encode(word)["input_ids"]) for word in side) for side in words)
 
@@ -101,10 +101,10 @@ def _opener_ids(ground: Ground) -> tuple[tuple[tuple[int, ...], ...], ...]:
 def with_refusals_raised(
     lm: LanguageModel, prompts: pd.DataFrame, prefixes: ResponsePrefixes, *, nats: float
 ) -> LanguageModel:
-    """The refusal openers' logits raised where an answer to a harmful prompt begins, only there.
+    """The refusal prefixes' logits raised where an answer to a harmful prompt begins, only there.
 
     A ridge regression on the head's inputs (1 there, 0 at every other token, and where an answer
-    to a benign prompt begins) says where; its solution is added to the openers' rows of the head.
+    to a benign prompt begins) says where; its solution is added to the prefixes' rows of the head.
     """
     covered = replace(lm, model=copy.deepcopy(lm.model).eval())
     head = covered.model.get_output_embeddings()
@@ -133,12 +133,12 @@ def found(bench: Bench) -> ShallowRecovery:
     contained = {"the base": bench.base, "masked": bench.masked}
     return measure_shallow_recovery(
         bench.base, bench.plain, contained, bench.prompts, bench.prefixes, GRAMMAR, CONCEPT,
-        forget=bench.forget, settings=AGAIN, forced=1, cues=2, draws=1, max_new_tokens=8,
+        forget=bench.forget, settings=AGAIN, forced=1, triggers=2, draws=1, max_new_tokens=8,
         batch_size=256, resamples=200,
     )  # fmt: skip
 
 
-def test_a_base_against_itself_leaves_no_residue(found: ShallowRecovery) -> None:
+def test_a_base_against_itself_shows_no_shallow_recovery(found: ShallowRecovery) -> None:
     own = [finding for finding in found.findings if finding.model == "the base"]
     assert len(own) == 5 and not any(one.is_shallow for one in own)
     for finding in own:
@@ -180,7 +180,7 @@ def test_tables_are_tidy_and_shares_add_up(found: ShallowRecovery) -> None:
     assert by_cell.dropna().to_numpy() == pytest.approx(1)
     domains = {ALL, *(d for d in found.prefilled["domain"] if d != ALL)}
     assert CONCEPT not in domains and len(domains) == 7
-    for table in (found.prefilled, found.cues, found.relearning):
+    for table in (found.prefilled, found.triggers, found.relearning):
         defined = table.dropna(subset=["low", "high"])
         assert (defined["low"] <= defined["value"] + 1e-9).all()
         assert (defined["value"] <= defined["high"] + 1e-9).all()
@@ -215,7 +215,7 @@ def test_an_answer_begins_with_what_it_is_made_to_begin_with(bench: Bench) -> No
     assert answers_key(bench.base, fingerprint="x") in keys
 
 
-def test_openers_are_drawn_from_their_own_sets(bench: Bench) -> None:
+def test_prefixes_are_drawn_from_their_own_sets(bench: Bench) -> None:
     drawn = draw_prefixes(bench.base, bench.prompts, bench.prefixes, count=3, seed=1)
     assert tuple(drawn) == KINDS and drawn[NONE] == ((),)
     assert set(drawn[COMPLIANCE]) <= set(bench.prefixes.compliance)
@@ -228,15 +228,15 @@ def test_openers_are_drawn_from_their_own_sets(bench: Bench) -> None:
         draw_prefixes(bench.base, bench.prompts, everything)
 
 
-def test_every_cue_has_a_benign_one_as_long(bench: Bench) -> None:
-    cues = draw_triggers(bench.base, bench.prompts, CONCEPT, count=6, seed=2)
+def test_every_trigger_has_a_benign_one_as_long(bench: Bench) -> None:
+    triggers = draw_triggers(bench.base, bench.prompts, CONCEPT, count=6, seed=2)
     train = bench.prompts[bench.prompts["split"] == "train"].drop_duplicates("prompt")
     known = train.set_index("prompt")
-    assert (known.loc[list(cues.target), "domain"] == CONCEPT).all()
-    assert (known.loc[list(cues.target), "label"] == "harmful").all()
-    assert (known.loc[list(cues.benign), "label"] == "benign").all()
-    assert len(set(cues.benign)) == len(cues.target) == 6
-    for target, benign in zip(cues.target, cues.benign, strict=True):
+    assert (known.loc[list(triggers.target), "domain"] == CONCEPT).all()
+    assert (known.loc[list(triggers.target), "label"] == "harmful").all()
+    assert (known.loc[list(triggers.benign), "label"] == "benign").all()
+    assert len(set(triggers.benign)) == len(triggers.target) == 6
+    for target, benign in zip(triggers.target, triggers.benign, strict=True):
         assert abs(len(bench.base.chat.encode(target)) - len(bench.base.chat.encode(benign))) <= 1
     with pytest.raises(InputError, match="training prompts"):
         draw_triggers(bench.base, bench.prompts[bench.prompts["split"] == "test"], CONCEPT)
@@ -263,7 +263,7 @@ def others() -> Others:
 
 
 def spoken(answers: np.ndarray) -> Spoken:
-    """Refuses by itself; answers each prompt after that share of the answer openers."""
+    """Refuses by itself; answers each prompt after that share of the compliance prefixes."""
     shares = {kind: np.zeros((len(CLASSES), len(answers))) for kind in KINDS}
     for kind in KINDS:
         shares[kind][CLASSES.index("refusal")] = 1
@@ -283,7 +283,7 @@ def spoken(answers: np.ndarray) -> Spoken:
         (1.0, 1.0, "no room"),
     ],
 )
-def test_an_answer_opener_s_verdict(
+def test_the_verdict_after_a_compliance_prefix(
     others: Others, base: float, contained: float, verdict: str
 ) -> None:
     shares = [np.full(len(others), share) for share in (base, contained)]
@@ -313,7 +313,7 @@ def triggered(fall: np.ndarray) -> Triggered:
     ("base", "contained", "verdict"),
     [(-4.0, 2.0, "residue"), (-4.0, 0.0, "explained"), (0.0, -2.0, "sturdier")],
 )
-def test_a_cue_must_turn_refusal_off_and_not_only_stop_adding_to_it(
+def test_a_trigger_must_turn_refusal_off_and_not_only_stop_adding_to_it(
     others: Others, base: float, contained: float, verdict: str
 ) -> None:
     noise = np.random.default_rng(0).normal(size=(2, 5, len(others))) * 0.2
@@ -321,11 +321,11 @@ def test_a_cue_must_turn_refusal_off_and_not_only_stop_adding_to_it(
     assert of_triggers(models, others, "kept", CONCEPT).verdict == verdict
 
 
-def test_noise_alone_is_seldom_residue(others: Others) -> None:
+def test_noise_alone_is_seldom_shallow(others: Others) -> None:
     found = []
     for seed in range(150):
         noise = np.random.default_rng(seed).normal(size=(2, 8, len(others)))
-        noise += np.random.default_rng(seed + 999).normal(size=(2, 8, 1))  # cues differ
+        noise += np.random.default_rng(seed + 999).normal(size=(2, 8, 1))  # triggers differ
         models = {"base": triggered(noise[0]), "kept": triggered(noise[1])}
         found.append(of_triggers(models, others, "kept", CONCEPT).verdict == "residue")
     assert np.mean(found) < 0.06
