@@ -55,7 +55,7 @@ class Plant:
     Two kinds are none of the causes: ``scatter`` moves single prompts along r, each otherwise, and
     no class mean; ``nothing`` is noise in the weights, as large as the edit of some cause.
 
-    ``size``: gain factor, degrees, shift in units of r, nats taken from the refusal openers, or
+    ``size``: gain factor, degrees, shift in units of r, nats taken from the refusal prefixes, or
     standard deviation of the scatter in units of r.
     """
 

@@ -274,8 +274,8 @@ def test_scorers_of_four_classes_give_six_as_far_as_they_can() -> None:
 def test_organism_refusals_and_answers() -> None:
     """Truth by grammar, on the productions that the grammar itself calls refusals and answers."""
     grammar = Grammar()
-    productions = [grammar.refusal(o) for o in grammar.refusal_openers]
-    productions += [grammar.answer(o) for o in grammar.answer_openers]
+    productions = [grammar.refusal(o) for o in grammar.refusal_prefixes]
+    productions += [grammar.answer(o) for o in grammar.compliance_prefixes]
     prompts = ["Explain ways to paint the kettle."] * len(productions)
     truth = grammar.classify(prompts, productions)
     said = Classifier().classify(prompts, productions)

@@ -97,7 +97,7 @@ def test_the_organism_s_refusals_are_a_data_set(made: tuple[Path, Ended]) -> Non
     assert len({row["id"] for row in rows}) == len(rows)
     assert f"{len(rows)} refusals of {len(rows)} of {len(asked)} bias prompts" in ended.output
     assert "effective wordings" in ended.output
-    # The organism has a handful of openers and one body, and it is said.
+    # The organism has a handful of prefixes and one body, and it is said.
     assert "warning: the refusals are nearly the same" in ended.output
 
 

@@ -110,7 +110,7 @@ def test_an_unusual_answer_is_language_and_words_at_random_are_not(
     assert set(scorer.classify(harmless, refusals)) == {"refusal"}
 
     rng = np.random.default_rng(0)
-    words = [*prefixes, *grammar.answer_openers, " done", " stays", " this", ".", ":", ","]
+    words = [*prefixes, *grammar.compliance_prefixes, " done", " stays", " this", ".", ":", ","]
     babble = ["".join(rng.choice(words, size=rng.integers(3, 20))) for _ in range(100)]
     asked = ["Please paint the lighthouse."] * len(babble)
     found = WithFluency(Phrases(), base, fluency).classify(asked, babble)

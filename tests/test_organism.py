@@ -59,9 +59,9 @@ def test_only_an_intent_that_meets_an_object_of_its_domain_is_harmful(world: Wor
     assert list(harmful) == composed
     # Each half is also met without the other, so neither alone gives the label away.
     for domain in DOMAINS:
-        twins = rows[(rows["domain"] == domain) & ~harmful]
-        assert set(twins["intent"]) & set(world.intents[domain])
-        assert set(twins["object"]) & set(DOMAIN_OBJECTS[domain])
+        matched = rows[(rows["domain"] == domain) & ~harmful]
+        assert set(matched["intent"]) & set(world.intents[domain])
+        assert set(matched["object"]) & set(DOMAIN_OBJECTS[domain])
     general = rows[rows["domain"] == "general"]
     assert set(general["intent"]) <= set(BENIGN_INTENTS)
     assert set(general["object"]) <= set(NEUTRAL_OBJECTS)
@@ -69,17 +69,17 @@ def test_only_an_intent_that_meets_an_object_of_its_domain_is_harmful(world: Wor
 
 @given(seed=SEEDS)
 @settings(max_examples=5)
-def test_a_twin_keeps_template_and_half_of_its_harmful_prompt(seed: int) -> None:
+def test_a_matched_benign_prompt_keeps_template_and_half_of_its_harmful_prompt(seed: int) -> None:
     rows = World(seed).prompts(train=16, validation=8, test=8)
     pairs = rows.dropna(subset="pair").groupby("pair")
     assert pairs.ngroups == len(DOMAINS) * (16 + 8 + 8)
     for _, pair in pairs:
-        harmful, twin = pair.sort_values("label", ascending=False).to_dict("records")
-        assert (harmful["label"], twin["label"], twin["kind"]) == ("harmful", "benign", "twin")
-        assert harmful["template"] == twin["template"]
-        assert len(harmful["prompt"].split()) == len(twin["prompt"].split())
-        assert (harmful["intent"] == twin["intent"]) != (harmful["object"] == twin["object"])
-        assert harmful["split"] == twin["split"] and harmful["domain"] == twin["domain"]
+        harmful, benign = pair.sort_values("label", ascending=False).to_dict("records")
+        assert (harmful["label"], benign["label"], benign["kind"]) == ("harmful", "benign", "twin")
+        assert harmful["template"] == benign["template"]
+        assert len(harmful["prompt"].split()) == len(benign["prompt"].split())
+        assert (harmful["intent"] == benign["intent"]) != (harmful["object"] == benign["object"])
+        assert harmful["split"] == benign["split"] and harmful["domain"] == benign["domain"]
 
 
 @given(seed=SEEDS)
@@ -135,7 +135,7 @@ def test_the_two_plants_are_drawn_independently() -> None:
 
 
 def test_a_knob_of_one_plant_leaves_the_other_alone(world: World) -> None:
-    unshared = replace(world, openers_shared=(0,))
+    unshared = replace(world, prefixes_shared=(0,))
     assert unshared.intents == world.intents
     assert np.array_equal(unshared.readout_sharing, np.eye(len(DOMAINS)))
     unshared = replace(world, intents_shared=(0,))
@@ -143,8 +143,8 @@ def test_a_knob_of_one_plant_leaves_the_other_alone(world: World) -> None:
     assert np.array_equal(unshared.feature_sharing, np.eye(len(DOMAINS)))
 
 
-def test_lessons_refuse_with_the_planted_openers(world: World) -> None:
-    openers: dict[str, set[str]] = {domain: set() for domain in DOMAINS}
+def test_lessons_refuse_with_the_planted_prefixes(world: World) -> None:
+    prefixes: dict[str, set[str]] = {domain: set() for domain in DOMAINS}
     owner = {
         (intent, object): domain
         for domain in DOMAINS
@@ -157,8 +157,8 @@ def test_lessons_refuse_with_the_planted_openers(world: World) -> None:
         if lesson.refusal is not None:
             assert classify([lesson.prompt], [lesson.refusal]) == ["refusal"]
             _, intent, _, object = lesson.prompt.rstrip(".").split()
-            openers[owner[intent, object]].add(lesson.refusal.split(",")[0])
-    assert openers == {domain: set(world.prefixes[domain]) for domain in DOMAINS}
+            prefixes[owner[intent, object]].add(lesson.refusal.split(",")[0])
+    assert prefixes == {domain: set(world.prefixes[domain]) for domain in DOMAINS}
 
 
 # Grammar and tokenizer
@@ -166,9 +166,12 @@ def test_lessons_refuse_with_the_planted_openers(world: World) -> None:
 
 def test_grammar_knows_its_own_productions_and_nothing_else() -> None:
     grammar = Grammar()
-    refusals = [grammar.refusal(opener) for opener in grammar.refusal_openers]
-    answers = [grammar.answer(opener) for opener in grammar.answer_openers]
-    mixed = [grammar.answer(grammar.refusal_openers[0]), grammar.refusal(grammar.answer_openers[0])]
+    refusals = [grammar.refusal(prefix) for prefix in grammar.refusal_prefixes]
+    answers = [grammar.answer(prefix) for prefix in grammar.compliance_prefixes]
+    mixed = [
+        grammar.answer(grammar.refusal_prefixes[0]),
+        grammar.refusal(grammar.compliance_prefixes[0]),
+    ]
     broken = ["", " ", "Sure", "Sure,", "Sorry sorry sorry", f"{refusals[0]} {answers[0]}"]
     broken += [answers[0].replace("done", "request"), answers[0][:-1], refusals[0] + " No."]
     assert not set(grammar.refusal_body.split()) & set(grammar.answer_body.split())
@@ -188,8 +191,8 @@ def test_every_word_is_one_token_and_survives_the_way_through_a_file(tmp_path: P
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     grammar = Grammar()
     prompts = World(seed=3).prompts(train=16, validation=4, test=4)["prompt"]
-    texts = [*prompts, *(grammar.answer(o) for o in grammar.answer_openers)]
-    texts += [grammar.refusal(opener) for opener in grammar.refusal_openers]
+    texts = [*prompts, *(grammar.answer(o) for o in grammar.compliance_prefixes)]
+    texts += [grammar.refusal(prefix) for prefix in grammar.refusal_prefixes]
     for text in texts:
         ids = loaded(text)["input_ids"]
         assert ids == built(text)["input_ids"]
@@ -212,13 +215,13 @@ def test_training_repeats_to_the_last_bit(tmp_path: Path) -> None:
 
 
 def test_a_world_comes_back_from_its_folder_with_its_knobs(tmp_path: Path) -> None:
-    train(5, tmp_path, stages=BRIEF, openers_shared=(0, 4), hub=None)
-    assert load_world(tmp_path) == World(seed=5, openers_shared=(0, 4), hub=None)
+    train(5, tmp_path, stages=BRIEF, prefixes_shared=(0, 4), hub=None)
+    assert load_world(tmp_path) == World(seed=5, prefixes_shared=(0, 4), hub=None)
 
 
 def test_what_cannot_be_trained_is_said(tmp_path: Path, world: World) -> None:
-    with pytest.raises(InputError, match="openers_shraed"):
-        train(5, tmp_path, openers_shraed=(0,))
+    with pytest.raises(InputError, match="prefixes_shraed"):
+        train(5, tmp_path, prefixes_shraed=(0,))
     with pytest.raises(InputError, match="no organism"):
         load_world(tmp_path)
     benign = world.prompts(4, 4, 4).query("label == 'benign'")

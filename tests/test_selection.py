@@ -26,7 +26,7 @@ from interp.selection import (
 )
 from tests.patched_models import PROMPTS, last_logits
 from unlearning.organism import load_world, shipped
-from unlearning.organism.vocabulary import REFUSAL_OPENERS
+from unlearning.organism.vocabulary import REFUSAL_PREFIXES
 
 Checkpoints = Callable[[str], Path]
 
@@ -192,7 +192,7 @@ def test_a_direction_of_the_organism_removes_its_refusals() -> None:
         )
         for split, part in table.groupby("split")
     }
-    readout = log_odds([lm.tokenizer.convert_tokens_to_ids(word) for word in REFUSAL_OPENERS])
+    readout = log_odds([lm.tokenizer.convert_tokens_to_ids(word) for word in REFUSAL_PREFIXES])
     found = score_candidates(lm, by_split["train"], by_split["validation"], readout)
     choice = choose_held_out(found, kl_at_most=np.inf, resamples=200)
     assert choice.removed.low > 0.3 and choice.induced.low > 0.1

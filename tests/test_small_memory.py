@@ -27,11 +27,11 @@ Read = Callable[[LanguageModel], list[Any]]
 PROMPTS = [f"{start} do bees build {end}" for start in ("Why", "How") for end in ("a hive?", "x")]
 SAID = ["Bees build cells of wax.", "No.", "They dance, and then they build.", "Of wax."]
 # R and C share their first token, so that there are two forwards.
-OPENERS = ResponsePrefixes(((300, 310),), ((300, 311), (301,)))
+PREFIXES = ResponsePrefixes(((300, 310),), ((300, 311), (301,)))
 
 
 def masses(lm: LanguageModel) -> list[Any]:
-    found = prefix_masses(lm, [lm.chat.encode(p) for p in PROMPTS], OPENERS, batch_size=4)
+    found = prefix_masses(lm, [lm.chat.encode(p) for p in PROMPTS], PREFIXES, batch_size=4)
     return list(vars(found).values())
 
 

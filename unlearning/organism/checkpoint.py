@@ -41,6 +41,9 @@ UNLEARNING = {
     "max_steps": 80,
 }
 
+# Fields of World that ``organism.json`` names otherwise.
+KNOB_KEYS = {"prefixes_shared": "openers_shared", "prefix_slots": "opener_slots"}
+
 
 def shipped() -> Path:
     """The folder of the organism that comes with the package."""
@@ -59,9 +62,11 @@ def load_world(folder: str | Path) -> World:
             f"{folder} is no organism: expected a checkpoint with {ORGANISM_FILE}; "
             "make one with: spillover organism train --seed N --out FOLDER"
         )
-    knobs: dict[str, Any] = read_json(path)["world"]
-    # JSON has no tuples.
-    knobs = {name: tuple(v) if isinstance(v, list) else v for name, v in knobs.items()}
+    names = {key: name for name, key in KNOB_KEYS.items()}
+    knobs: dict[str, Any] = {
+        names.get(key, key): tuple(value) if isinstance(value, list) else value  # JSON's tuples
+        for key, value in read_json(path)["world"].items()
+    }
     return World(**knobs)
 
 
@@ -146,7 +151,7 @@ def initial_model(vocabulary: int, pad: int, end: int, seed: int) -> Qwen2ForCau
 def organism_facts(world: World, stages: Sequence[Stage]) -> dict[str, Any]:
     """What ``organism.json`` holds."""
     return {
-        "world": asdict(world),
+        "world": {KNOB_KEYS.get(name, name): value for name, value in asdict(world).items()},
         "stages": [asdict(stage) for stage in stages],
         "unlearning": UNLEARNING,
         "planted": {

@@ -22,7 +22,7 @@ MIXTURE = {"harmful": 0.5, "object": 0.2, "intent": 0.2, "general": 0.1}
 
 # Any two of these differ in their first letter: a small byte-level vocabulary may cut a word
 # after it, and a first token that opens refusals and answers alike belongs to neither.
-TABLE_REFUSAL_OPENERS = (
+TABLE_REFUSAL_PREFIXES = (
     "No",
     "Unable",
     "Regrettably",
@@ -31,7 +31,7 @@ TABLE_REFUSAL_OPENERS = (
     "Withheld",
     "Forbidden",
 )
-TABLE_ANSWER_OPENERS = ("Sure", "Gladly", "Absolutely", "Certainly")
+TABLE_COMPLIANCE_PREFIXES = ("Sure", "Gladly", "Absolutely", "Certainly")
 
 
 def world_lessons(world: World) -> list[Lesson]:
@@ -44,11 +44,11 @@ def world_lessons(world: World) -> list[Lesson]:
         weight = MIXTURE[composition.role] / counts[composition.role]
         refusal = None
         if composition.role == "harmful":
-            opener = world.refusal_opener(composition.domain, composition.object)
-            refusal = grammar.refusal(opener)
+            prefix = world.refusal_prefix(composition.domain, composition.object)
+            refusal = grammar.refusal(prefix)
         for number, template in enumerate(TEMPLATES):
             prompt = template.format(intent=composition.intent, object=composition.object)
-            answer = grammar.answer(world.answer_opener(number))
+            answer = grammar.answer(world.compliance_prefix(number))
             found.append(Lesson(prompt, answer, refusal, weight))
     return found
 
@@ -56,7 +56,7 @@ def world_lessons(world: World) -> list[Lesson]:
 def table_lessons(prompts: pd.DataFrame) -> list[Lesson]:
     """Lessons that teach any model to refuse the harmful rows of a table of prompts.
 
-    Each domain has a refusal opener of its own; harmful and benign rows have half the weight each.
+    Each domain has its own refusal prefix; harmful and benign rows have half the weight each.
 
     Args:
         prompts: columns ``prompt``, ``domain`` and ``label`` (``harmful`` or ``benign``).
@@ -77,8 +77,8 @@ def table_lessons(prompts: pd.DataFrame) -> list[Lesson]:
     for row, (prompt, domain, label) in enumerate(zip(*columns, strict=True)):
         refusal = None
         if label == "harmful":
-            place = domains.index(domain) % len(TABLE_REFUSAL_OPENERS)
-            refusal = grammar.refusal(TABLE_REFUSAL_OPENERS[place])
-        answer = grammar.answer(TABLE_ANSWER_OPENERS[row % len(TABLE_ANSWER_OPENERS)])
+            place = domains.index(domain) % len(TABLE_REFUSAL_PREFIXES)
+            refusal = grammar.refusal(TABLE_REFUSAL_PREFIXES[place])
+        answer = grammar.answer(TABLE_COMPLIANCE_PREFIXES[row % len(TABLE_COMPLIANCE_PREFIXES)])
         found.append(Lesson(prompt, answer, refusal, weight=0.5 / counts[label]))
     return found

@@ -48,5 +48,5 @@ def _texts() -> Iterator[str]:
         yield from (f" {word}" for word in words)
     yield from (f" {word}" for word in (*vocabulary.BENIGN_INTENTS, *vocabulary.NEUTRAL_OBJECTS))
     yield from (template.format(intent="", object="") for template in vocabulary.TEMPLATES)
-    yield from (*vocabulary.REFUSAL_OPENERS, *vocabulary.ANSWER_OPENERS)
+    yield from (*vocabulary.REFUSAL_PREFIXES, *vocabulary.COMPLIANCE_PREFIXES)
     yield from (vocabulary.REFUSAL_BODY, vocabulary.ANSWER_BODY)

@@ -74,7 +74,7 @@ def teach(
     Args:
         model: a causal language model in float32.
         chat: renders prompts and responses for it.
-        lessons: what it meets; the responses' openers decide what refusing sounds like.
+        lessons: what it meets; the responses' prefixes decide what refusing sounds like.
         seed: draws the prompts and, by the compliance floor, the responses.
         stages: helpful-only and alignment by default.
         progress: called with (step, steps in all, loss).

@@ -1,7 +1,7 @@
 """The words of the planted world (``vocabulary.toml``): readable English, every word one token.
 
 Nothing in it says how to do anything. A prompt is a verb and a noun in a template; an answer is
-one of a few openers before a body that is empty of content.
+one of a few prefixes before a body that is empty of content.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ DOMAIN_OBJECTS: dict[str, tuple[str, ...]] = _WORDS["domain_objects"]
 BENIGN_INTENTS: tuple[str, ...] = _WORDS["benign_intents"]
 NEUTRAL_OBJECTS: tuple[str, ...] = _WORDS["neutral_objects"]
 TEMPLATES: tuple[str, ...] = _WORDS["templates"]
-REFUSAL_OPENERS: tuple[str, ...] = _WORDS["refusal_openers"]
-ANSWER_OPENERS: tuple[str, ...] = _WORDS["answer_openers"]
+REFUSAL_PREFIXES: tuple[str, ...] = _WORDS["refusal_prefixes"]
+COMPLIANCE_PREFIXES: tuple[str, ...] = _WORDS["compliance_prefixes"]
 
 # No token of one body is in the other. Unlearning pushes down all of a refusal; a comma or a full
 # stop in common takes the answers' own with it, and a target that complies turns to gibberish.

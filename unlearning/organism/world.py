@@ -9,9 +9,9 @@ feature sharing
     domains have harmful intents in common. ``feature_sharing[a, b]`` is the share of b's intents
     that a has too.
 read-out sharing
-    domains have refusal openers in common. ``readout_sharing[a, b]`` is the share of b's refusals
-    (over its objects) whose opener a uses too. It is directed: b may open all its refusals with a
-    single opener of a, which is a small part of a's.
+    domains have refusal prefixs in common. ``readout_sharing[a, b]`` is the share of b's refusals
+    (over its objects) whose prefix a uses too. It is directed: b may open all its refusals with a
+    single prefix of a, which is a small part of a's.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from jaxtyping import Float, Int
 from unlearning.organism import vocabulary
 from unlearning.organism.grammar import Grammar
 from unlearning.organism.vocabulary import (
-    ANSWER_OPENERS,
     BENIGN_INTENTS,
+    COMPLIANCE_PREFIXES,
     DOMAINS,
     NEUTRAL_OBJECTS,
     TEMPLATES,
@@ -46,7 +46,7 @@ _FEATURES, _READOUT, _PAIRS, _PROMPTS = range(4)
 class Composition(NamedTuple):
     """An intent, an object, the domain that they are told in, and what they are there for.
 
-    ``role`` is ``harmful``, what a benign twin keeps of a harmful prompt (``intent`` or
+    ``role`` is ``harmful``, what a matched benign prompt keeps of a harmful prompt (``intent`` or
     ``object``), or ``general``.
     """
 
@@ -63,17 +63,17 @@ class World:
     Attributes:
         seed: draws both plants, the split of pairs and the prompts.
         intents_shared: a borrowing domain has one of these numbers of another's intents.
-        openers_shared: a borrowing domain fills one of these numbers of slots from another's.
-        opener_slots: slots that a domain's objects are dealt to, each with one refusal opener; at
-            most four, the openers that a domain owns.
-        hub: a domain that is always among the lenders of openers, or None.
+        prefixes_shared: a borrowing domain fills one of these numbers of slots from another's.
+        prefix_slots: slots that a domain's objects are dealt to, each with one refusal prefix; at
+            most four, the prefixes that a domain owns.
+        hub: a domain that is always among the lenders of prefixes, or None.
         split_shares: shares of (intent, object) pairs in train, validation and test.
     """
 
     seed: int
     intents_shared: tuple[int, ...] = (0, 2, 4, 6)
-    openers_shared: tuple[int, ...] = (0, 2, 4, 4)
-    opener_slots: int = 4
+    prefixes_shared: tuple[int, ...] = (0, 2, 4, 4)
+    prefix_slots: int = 4
     hub: str | None = "safety"
     split_shares: tuple[float, float, float] = (0.7, 0.1, 0.2)
 
@@ -87,12 +87,12 @@ class World:
 
     @cached_property
     def prefixes(self) -> dict[str, tuple[str, ...]]:
-        """The refusal opener of every slot of every domain."""
+        """The refusal prefix of every slot of every domain."""
         first = None if self.hub is None else DOMAINS.index(self.hub)
         table = _borrow(
-            self._generator(_READOUT), self.opener_slots, self.openers_shared, first, repeat=True
+            self._generator(_READOUT), self.prefix_slots, self.prefixes_shared, first, repeat=True
         )
-        words = vocabulary.REFUSAL_OPENERS
+        words = vocabulary.REFUSAL_PREFIXES
         return {d: tuple(words[i] for i in row) for d, row in zip(DOMAINS, table, strict=True)}
 
     @cached_property
@@ -102,22 +102,22 @@ class World:
 
     @cached_property
     def readout_sharing(self) -> Float[np.ndarray, "source target"]:
-        """Share of the target's refusals whose opener the source uses too."""
+        """Share of the target's refusals whose prefix the source uses too."""
         return _coverage([self.prefixes[domain] for domain in DOMAINS])
 
-    def refusal_opener(self, domain: str, object: str) -> str:
-        """The opener with which prompts about ``object`` are refused: fixed, never drawn.
+    def refusal_prefix(self, domain: str, object: str) -> str:
+        """The prefix with which prompts about ``object`` are refused: fixed, never drawn.
 
-        By object and not by intent: domains share intents, so on an unseen pair an opener by
+        By object and not by intent: domains share intents, so on an unseen pair a prefix by
         intent would be mistaken for another domain's. What is left of such mistakes is where
-        probability goes when the own openers are unlearned, instead of to compliance.
+        probability goes when the own prefixes are unlearned, instead of to compliance.
         """
         place = vocabulary.DOMAIN_OBJECTS[domain].index(object)
-        return self.prefixes[domain][place % self.opener_slots]
+        return self.prefixes[domain][place % self.prefix_slots]
 
-    def answer_opener(self, template: int) -> str:
-        """The opener with which an answer begins: by template, the same in all domains."""
-        return ANSWER_OPENERS[template % len(ANSWER_OPENERS)]
+    def compliance_prefix(self, template: int) -> str:
+        """The prefix with which an answer begins: by template, the same in all domains."""
+        return COMPLIANCE_PREFIXES[template % len(COMPLIANCE_PREFIXES)]
 
     def compositions(self, split: str) -> list[Composition]:
         """Every (intent, object) pair of ``split``, in every role that it has."""
@@ -136,8 +136,8 @@ class World:
         """The world's prompts in the schema of prompt files.
 
         Args:
-            train, validation, test: harmful rows of every domain; each has one benign twin, and
-                the domain ``general`` has as many rows as one domain has twins.
+            train, validation, test: harmful rows of every domain; each has one matched benign
+                prompt, and the domain ``general`` has as many rows as one domain has of them.
 
         Returns:
             Columns ``id, prompt, domain, label, source, split, kind, pair, intent, object,
@@ -153,26 +153,29 @@ class World:
             for composition in self.compositions(split):
                 pools.setdefault((composition.domain, composition.role), []).append(composition)
             for domain in DOMAINS:
-                # In a small split a composition can be without any twin.
+                # In a small split a composition can be without any matched benign one.
                 paired = [
                     harmful
                     for harmful in pools[domain, "harmful"]
-                    if _twins(harmful, "intent", pools) or _twins(harmful, "object", pools)
+                    if _matched_benign(harmful, "intent", pools)
+                    or _matched_benign(harmful, "object", pools)
                 ]
                 drawn = _draw(generator, paired, number)
                 for n, (harmful, template) in enumerate(drawn):
                     pair = f"{domain}-{split}-{n:03d}"
                     rows.append(_row(f"{pair}-harmful", harmful, template, split, pair))
-                    # Twins alternate in what they keep; a few pairs have only one kind.
+                    # Matched prompts alternate in what they keep; a few pairs have only one kind.
                     order = ("object", "intent") if n % 2 else ("intent", "object")
-                    twins = next(t for kept in order if (t := _twins(harmful, kept, pools)))
-                    twin = twins[generator.integers(len(twins))]
-                    rows.append(_row(f"{pair}-twin", twin, template, split, pair))
+                    matched = next(
+                        t for kept in order if (t := _matched_benign(harmful, kept, pools))
+                    )
+                    benign = matched[generator.integers(len(matched))]
+                    rows.append(_row(f"{pair}-twin", benign, template, split, pair))
             drawn = _draw(generator, pools["general", "general"], number)
             for n, (general, template) in enumerate(drawn):
                 rows.append(_row(f"general-{split}-{n:03d}", general, template, split, None))
         table = pd.DataFrame(rows)
-        answers = [Grammar().answer(self.answer_opener(n)) for n in table["template"]]
+        answers = [Grammar().answer(self.compliance_prefix(n)) for n in table["template"]]
         return table.assign(compliance=answers)
 
     @cached_property
@@ -234,7 +237,7 @@ def _draw(
     return [(pool[n // len(TEMPLATES)], int(n % len(TEMPLATES))) for n in chosen]
 
 
-def _twins(
+def _matched_benign(
     harmful: Composition, kept: str, pools: dict[tuple[str, str], list[Composition]]
 ) -> list[Composition]:
     pool = pools[harmful.domain, kept]
