@@ -3,8 +3,8 @@
 The noise is anisotropic, eigenvalues 1/i: 64 dimensions count as about fourteen. The signal-to-
 noise ratio is ‖r‖ / sqrt(trace of the noise covariance): the length of the direction over the
 typical distance of one prompt from its class mean. Per coordinate that is ‖r‖ = SNR · 8 standard
-deviations here. Twins share half of their noise variance; a prompt's noise before and after the
-change is correlated .8 where the prompts are the same; the gain applies to the noise too.
+deviations here. Matched prompts share half of their noise variance; a prompt's noise before and
+after the change is correlated .8 where the prompts are the same; the gain applies to the noise too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from interp.statistics import Contrast
 
 D_MODEL = 64
-TWIN_CORRELATION = 0.5
+PAIR_CORRELATION = 0.5
 CHANGE_CORRELATION = 0.8
 
 
@@ -45,24 +45,24 @@ def planted_change(
     rng = np.random.default_rng(seed)
     spectrum = 1.0 / np.arange(1, D_MODEL + 1)
     sd = np.sqrt(spectrum / spectrum.sum())
-    along, turning, across = _orthonormal(rng, worlds)
+    along, perpendicular, across = _orthonormal(rng, worlds)
     angle = np.radians(planted.angle_degrees)
     before = snr * along
-    after = planted.gain * snr * (np.cos(angle) * along + np.sin(angle) * turning)
+    after = planted.gain * snr * (np.cos(angle) * along + np.sin(angle) * perpendicular)
     shift = snr * (planted.offset * along + planted.offset_orthogonal * across)
 
     def noise() -> Float[np.ndarray, "prompt layer d_model"]:
         return rng.normal(size=(n, worlds, D_MODEL)) * sd
 
-    def twins() -> tuple[np.ndarray, np.ndarray]:
+    def matched_pair() -> tuple[np.ndarray, np.ndarray]:
         if not paired:
             return noise(), noise()
-        shared = np.sqrt(TWIN_CORRELATION) * noise()
-        fresh = np.sqrt(1 - TWIN_CORRELATION)
+        shared = np.sqrt(PAIR_CORRELATION) * noise()
+        fresh = np.sqrt(1 - PAIR_CORRELATION)
         return shared + fresh * noise(), shared + fresh * noise()
 
-    positive, negative = twins()
-    changed_positive, changed_negative = twins()
+    positive, negative = matched_pair()
+    changed_positive, changed_negative = matched_pair()
     if same_prompts:
         fresh = np.sqrt(1 - CHANGE_CORRELATION**2)
         changed_positive = CHANGE_CORRELATION * positive + fresh * changed_positive

@@ -20,7 +20,7 @@ N, D_MODEL = 30, 16
 
 
 def table(signal: float, layers: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list]:
-    """States, labels and twins' groups; the direction is the first axis."""
+    """States, labels and matched pairs' groups; the direction is the first axis."""
     rng = np.random.default_rng(seed)
     states = rng.normal(size=(2 * N, layers, D_MODEL)) + 5.0
     labels = np.arange(2 * N) % 2 == 0
@@ -85,8 +85,8 @@ def test_reliability_interval_covers_the_expected_reliability() -> None:
     assert 0.9 <= inside.mean() <= 0.995
 
 
-def test_twins_are_kept_together() -> None:
-    """Noise that twins share cancels in their difference, but only if halves keep both."""
+def test_pairs_are_kept_together() -> None:
+    """Noise that pairs share cancels in their difference, but only if halves keep both."""
     states, labels, groups = table(1.0, layers=20)
     rng = np.random.default_rng(2)
     states += 10 * np.repeat(rng.normal(size=(N, 20, D_MODEL)), 2, axis=0)

@@ -22,7 +22,7 @@ LINEAR = [MeanDifference, PairedPrincipalComponent, WhitenedMeanDifference, Logi
 def table(
     signal: float, n: int = 40, layers: int = 2, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Twins that share content along the second axis; the label is the first axis."""
+    """Matched pairs that share content along the second axis; the label is the first axis."""
     rng = np.random.default_rng(seed)
     states = rng.normal(size=(2 * n, layers, D_MODEL)) + 3.0
     states[..., 1] += 6 * np.repeat(rng.normal(size=(n, layers)), 2, axis=0)
@@ -56,8 +56,8 @@ def test_noise_has_no_reliable_direction(estimator: type) -> None:
 def test_swapping_the_labels_turns_the_direction_round(estimator: type) -> None:
     states, labels, groups = table(2.0)
     fitted = estimator(splits=1, resamples=0).fit(states, labels, groups)
-    turned = estimator(splits=1, resamples=0).fit(states, ~labels, groups)
-    np.testing.assert_allclose(turned.direction_, -fitted.direction_, atol=1e-4)
+    flipped = estimator(splits=1, resamples=0).fit(states, ~labels, groups)
+    np.testing.assert_allclose(flipped.direction_, -fitted.direction_, atol=1e-4)
 
 
 @pytest.mark.parametrize("estimator", [*LINEAR, ContrastSubspace])
@@ -65,11 +65,11 @@ def test_directions_turn_with_the_states_and_do_not_see_a_shift(estimator: type)
     states, labels, groups = table(2.0)
     basis, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(D_MODEL, D_MODEL)))
     name = "basis_" if estimator is ContrastSubspace else "direction_"
-    fitted, turned = (
+    fitted, rotated = (
         getattr(estimator(splits=1, resamples=0).fit(x, labels, groups), name)
         for x in (states, (states + 100.0) @ basis)
     )
-    np.testing.assert_allclose(turned, fitted @ basis, atol=1e-4)
+    np.testing.assert_allclose(rotated, fitted @ basis, atol=1e-4)
 
 
 def test_whitened_difference_is_fishers_with_scikit_learns_shrinkage() -> None:
@@ -142,7 +142,7 @@ def test_a_heavily_penalised_probe_is_the_mean_difference() -> None:
     np.testing.assert_allclose(probe.unit_direction_, plain.unit_direction_, atol=1e-3)
 
 
-def test_paired_component_sees_neither_what_twins_share_nor_their_order() -> None:
+def test_paired_component_sees_neither_what_pairs_share_nor_their_order() -> None:
     states, labels, groups = table(4.0)
     fitted = PairedPrincipalComponent(splits=1, resamples=0).fit(states, labels, groups)
     assert (abs(fitted.direction_[:, 1]) < 0.2).all()
@@ -167,7 +167,7 @@ def test_a_planted_subspace_is_found_in_order() -> None:
     )  # fmt: skip
     planted = np.linalg.norm(fitted.basis_[:, :, [0, 3, 7]], axis=2)
     assert (planted > 0.9).all()
-    assert (abs(fitted.basis_[:, 0, 0]) > 0.9).all()  # and not the content that twins share
+    assert (abs(fitted.basis_[:, 0, 0]) > 0.9).all()  # and not the content that pairs share
     assert (np.diff(fitted.excess_, axis=1) < 0).all() and (fitted.excess_ > 0).all()
     assert (fitted.reliability_ > 0.8).all()
     difference = states[labels].mean(0) - states[~labels].mean(0)

@@ -31,22 +31,22 @@ def contrast(
     direction: np.ndarray | float = 0.0,
     n: int = 24,
     layers: int = 2,
-    twins: bool = True,
+    matched: bool = True,
 ) -> Contrast:
     common = noise(rng, n, layers)
     positive = common + noise(rng, n, layers) + direction
-    negative = (common if twins else noise(rng, n, layers)) + noise(rng, n, layers)
-    return Contrast(positive, negative, paired(n) if twins else None)
+    negative = (common if matched else noise(rng, n, layers)) + noise(rng, n, layers)
+    return Contrast(positive, negative, paired(n) if matched else None)
 
 
-@pytest.mark.parametrize("twins", [True, False])
-def test_planted_cosines_are_recovered_and_covered(twins: bool) -> None:
+@pytest.mark.parametrize("matched", [True, False])
+def test_planted_cosines_are_recovered_and_covered(matched: bool) -> None:
     rng = np.random.default_rng(0)
     a, b = np.zeros((2, 300, D_MODEL))
     a[:, 5] = 2.0
     b[:, 5], b[:, 9] = 2.0 * 0.6, 2.0 * 0.8
     found = cosine_between(
-        contrast(rng, a, layers=300, twins=twins), contrast(rng, b, layers=300, twins=twins)
+        contrast(rng, a, layers=300, matched=matched), contrast(rng, b, layers=300, matched=matched)
     )
     assert np.median(found.value) == pytest.approx(0.6, abs=0.03)
     # Layers share half of their noise, so that 300 of them count as fewer.
@@ -75,13 +75,13 @@ def test_directions_that_share_their_controls_have_a_cosine_of_one_half_on_noise
         cosine_map({"a": Contrast(one, controls), "b": Contrast(two, controls)}, permutations=10)
 
 
-@pytest.mark.parametrize("twins", [True, False])
-def test_noise_heatmaps_reject_at_the_nominal_rate(twins: bool) -> None:
+@pytest.mark.parametrize("matched", [True, False])
+def test_noise_heatmaps_reject_at_the_nominal_rate(matched: bool) -> None:
     """Per cell and family-wise over layers × pairs; 400 heatmaps of 2 layers and 3 pairs."""
     rng = np.random.default_rng(0)
     cell, family = [], []
     for _ in range(400):
-        labels = [contrast(rng, n=12, twins=twins) for _ in range(3)]
+        labels = [contrast(rng, n=12, matched=matched) for _ in range(3)]
         weights = [permuted_weights(c, 100, rng) for c in labels]
         statistics = np.stack(
             [
@@ -107,13 +107,13 @@ def test_real_but_perpendicular_directions_are_not_called_related() -> None:
     assert 0.02 <= outside[found.defined[:, 0, 1]].mean() <= 0.08
 
 
-def test_permuted_twins_swap_together_and_class_sizes_stay() -> None:
+def test_permuted_pairs_swap_together_and_class_sizes_stay() -> None:
     rng = np.random.default_rng(0)
-    twins = contrast(rng, n=10)
-    weights = permuted_weights(twins, 50, rng)
+    matched = contrast(rng, n=10)
+    weights = permuted_weights(matched, 50, rng)
     np.testing.assert_allclose(weights[:, :10], -weights[:, 10:])
-    np.testing.assert_array_equal(weights[0] > 0, twins.classes == 0)
-    partly = Contrast(twins.positive, twins.negative[:8], twins.pairs[:4])
+    np.testing.assert_array_equal(weights[0] > 0, matched.classes == 0)
+    partly = Contrast(matched.positive, matched.negative[:8], matched.pairs[:4])
     weights = permuted_weights(partly, 50, rng)
     assert ((weights > 0).sum(axis=1) == 10).all()
     np.testing.assert_array_equal(weights[:, :4] > 0, weights[:, 10:14] < 0)

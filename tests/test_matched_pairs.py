@@ -1,4 +1,4 @@
-"""The built-in pairs: what they promise of counts, splits and twins, and what tells twins apart."""
+"""The built-in pairs: counts, splits, matching, and what separates harmful from benign."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def prompts() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def twins(prompts: pd.DataFrame) -> pd.DataFrame:
+def pairs(prompts: pd.DataFrame) -> pd.DataFrame:
     """One row per pair: ``harmful`` and ``benign`` text, ``domain`` and ``split``."""
     paired = prompts[prompts["domain"] != GENERAL]
     table = paired.pivot(index="pair", columns="label", values="prompt")
@@ -107,7 +107,7 @@ def word_classifier() -> Pipeline:
 def told_apart(table: pd.DataFrame, classifier: Callable[[], Pipeline]) -> tuple[float, float]:
     """AUC over prompts, and share of pairs in which the harmful prompt gets the higher score.
 
-    Each score is from a classifier that saw neither the prompt nor its twin.
+    Each score is from a classifier that saw neither the prompt nor its matched one.
     """
     harmful = (table["label"] == "harmful").to_numpy()
     scores = cross_val_predict(
@@ -133,8 +133,8 @@ def stated(row: str) -> list[float]:
     return [float(cell) for cell in found[1].split("|")]
 
 
-def test_counts_of_each_domain_and_split(prompts: pd.DataFrame, twins: pd.DataFrame) -> None:
-    assert twins["domain"].value_counts().to_dict() == dict.fromkeys(DOMAINS, 46)
+def test_counts_of_each_domain_and_split(prompts: pd.DataFrame, pairs: pd.DataFrame) -> None:
+    assert pairs["domain"].value_counts().to_dict() == dict.fromkeys(DOMAINS, 46)
     assert (prompts["domain"] == GENERAL).sum() == 64
     for _, rows in prompts.groupby("domain"):
         shares = rows["split"].value_counts(normalize=True)
@@ -158,14 +158,14 @@ def test_the_table_fits_the_schema_and_every_concept_can_be_unlearned(
         assert controls(prompts, split).note is None
 
 
-def test_twins_share_domain_and_split(prompts: pd.DataFrame) -> None:
+def test_pairs_share_domain_and_split(prompts: pd.DataFrame) -> None:
     for _, rows in prompts[prompts["domain"] != GENERAL].groupby("pair"):
         assert rows["label"].tolist() == ["harmful", "benign"]
         assert rows["domain"].nunique() == rows["split"].nunique() == 1
 
 
-def test_twins_have_the_same_template_and_length(twins: pd.DataFrame) -> None:
-    for pair, row in twins.iterrows():
+def test_pairs_have_the_same_template_and_length(pairs: pd.DataFrame) -> None:
+    for pair, row in pairs.iterrows():
         harmful, benign = row["harmful"], row["benign"]
         assert harmful != benign
         assert template(harmful) == template(benign), pair
@@ -174,17 +174,17 @@ def test_twins_have_the_same_template_and_length(twins: pd.DataFrame) -> None:
         assert abs(len(harmful) - len(benign)) <= allowed, pair
 
 
-def test_twins_are_of_one_length_on_average(twins: pd.DataFrame) -> None:
-    """Small differences of one sign would tell the twins apart all the same."""
-    difference = twins["harmful"].str.len() - twins["benign"].str.len()
+def test_pairs_are_of_one_length_on_average(pairs: pd.DataFrame) -> None:
+    """Small differences of one sign would separate the two all the same."""
+    difference = pairs["harmful"].str.len() - pairs["benign"].str.len()
     assert abs(difference.mean()) < 0.5
     longer, shorter = (difference > 0).sum(), (difference < 0).sum()
     # Two standard deviations of a fair coin.
     assert abs(longer - shorter) < 2 * (longer + shorter) ** 0.5
 
 
-def test_syntax_varies_within_each_domain(twins: pd.DataFrame) -> None:
-    for _, rows in twins.groupby("domain"):
+def test_syntax_varies_within_each_domain(pairs: pd.DataFrame) -> None:
+    for _, rows in pairs.groupby("domain"):
         texts = rows["harmful"]
         assert texts.str.split().str[0].str.lower().nunique() >= 20
         assert 0.15 < texts.str.contains("?", regex=False).mean() < 0.5
@@ -232,7 +232,9 @@ def test_no_person_is_named(prompts: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("domain", ["all domains", *DOMAINS])
-def test_what_tells_harmful_from_twin_is_as_stated(prompts: pd.DataFrame, domain: str) -> None:
+def test_what_separates_harmful_from_benign_is_as_stated(
+    prompts: pd.DataFrame, domain: str
+) -> None:
     """Length, punctuation, case, first word and function words tell nothing; topic words do."""
     chosen = (
         prompts["domain"] != GENERAL if domain == "all domains" else prompts["domain"] == domain

@@ -1,4 +1,4 @@
-"""Roles cover the words that they name, and twins of unequal length exchange what they should."""
+"""Roles cover the words that they name, and pairs of unequal length patch what they should."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_whole_rows_take_span_by_span(llama: LanguageModel) -> None:
         assert torch.equal(whole.columns[part.taken], part.columns[part.taken])
 
 
-def test_twins_of_unequal_length_can_be_patched(checkpoint: Path) -> None:
+def test_pairs_of_unequal_length_can_be_patched(checkpoint: Path) -> None:
     lm, readout = LanguageModel.load(checkpoint), some_log_odds
     pairs = pairs_of_two()
     last = "post_instruction[-1]" if lm.chat.encode("a").spans["post_instruction"] else WHOLE

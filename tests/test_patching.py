@@ -45,7 +45,7 @@ def one_layer_changed(lm: LanguageModel, part: str = "", seed: int = 0) -> Langu
 # Identities
 
 
-def test_everything_patched_is_the_donor_and_nothing_is_the_receiver(checkpoint: Path) -> None:
+def test_everything_patched_is_the_source_and_nothing_is_the_target(checkpoint: Path) -> None:
     base = LanguageModel.load(checkpoint)
     after = changed(base, lambda name: any(in_layer(i)(name) for i in range(LAYERS)))
     readout = some_log_odds(base)
@@ -66,7 +66,7 @@ def test_everything_patched_is_the_donor_and_nothing_is_the_receiver(checkpoint:
     assert hooks_of([base, after]) == 0
 
 
-def test_prompts_of_one_length_can_be_exchanged_whole(llama: LanguageModel) -> None:
+def test_prompts_of_one_length_can_be_patched_whole(llama: LanguageModel) -> None:
     """The embeddings of another prompt are that prompt."""
     rows = [llama.chat.encode(prompt) for prompt in PROMPTS[2:]]
     width = min(map(len, rows))

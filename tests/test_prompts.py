@@ -214,7 +214,7 @@ def test_splits_have_the_stated_shares() -> None:
         assert abs((splits == split).mean() - share) < 4 * (share * (1 - share) / 4000) ** 0.5
 
 
-def test_near_duplicates_and_twins_share_a_split() -> None:
+def test_near_duplicates_and_pairs_share_a_split() -> None:
     text = "Please explain in a few words how the old clock in the tower was made"
     variants = [
         text,

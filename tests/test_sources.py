@@ -621,7 +621,7 @@ def test_duplicates_across_sources_are_dropped_with_what_they_repeat() -> None:
         ("a", HARMFUL, NEAR),  # near within one source: kept
         ("a", HARMFUL, LONG.upper() + "!"),  # the same words: dropped
         ("b", HARMFUL, NEAR + " today"),  # near across sources: dropped
-        ("b", BENIGN, LONG + " again"),  # near with the other label, as twins are: kept
+        ("b", BENIGN, LONG + " again"),  # near with the other label, as matched pairs are: kept
         ("c", BENIGN, LONG + "?"),  # the same words with the other label: dropped
         ("c", BENIGN, unlike(1)),
     )

@@ -10,7 +10,7 @@ MeanDifference            what the label adds to a state                from the
                                                                         positives; raw
 FirstPrincipalComponent   where positives differ among themselves       positives' own mean
                                                                         projects positive; one
-PairedPrincipalComponent  where twins differ                            mean of the differences
+PairedPrincipalComponent  where pairs differ                            mean of the differences
                                                                         projects positive; one
 ContrastSubspace          several dimensions of one label               mean difference projects
                                                                         positive on each; one

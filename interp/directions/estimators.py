@@ -80,7 +80,7 @@ class MeanDifference(Directed):
         Args:
             states: activations of positive and negative prompts.
             labels: which are positive.
-            groups: prompts of one group (twins) are never separated.
+            groups: prompts of one group (a matched pair) are never separated.
 
         Raises:
             InputError: fewer than four prompts on a side, or activations that are not finite.
@@ -180,12 +180,12 @@ class FirstPrincipalComponent(Directed):
 )
 @dataclass(kw_only=True)
 class PairedPrincipalComponent(Directed):
-    """First principal axis of the differences between twins (Zou et al., arXiv 2310.01405).
+    """First principal axis of the differences of matched pairs (Zou et al., arXiv 2310.01405).
 
     The differences are not centred: the axis is that of their second moment, which is what centring
-    after random flips of each pair's sign comes to, without the chance of the flips. What twins
+    after random flips of each pair's sign comes to, without the chance of the flips. What pairs
     share cancels; what remains is the label and whatever else differs within pairs. Since flips
-    change nothing, permuting twins' labels is no null for it.
+    change nothing, permuting the pairs' labels is no null for it.
 
     Args:
         splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.
@@ -282,7 +282,7 @@ class WhitenedMeanDifference(Directed):
         Args:
             states: activations of positive and negative prompts.
             labels: which are positive.
-            groups: prompts of one group (twins) are never separated.
+            groups: prompts of one group (a matched pair) are never separated.
 
         Raises:
             InputError: fewer than four prompts on a side, or activations that are not finite.
@@ -340,7 +340,7 @@ class LogisticProbe(Directed):
         Args:
             states: activations of positive and negative prompts.
             labels: which are positive.
-            groups: prompts of one group (twins) are never separated.
+            groups: prompts of one group (a matched pair) are never separated.
 
         Raises:
             InputError: fewer than four prompts on a side, or activations that are not finite.
@@ -374,7 +374,7 @@ def _component(
 ) -> tuple[Float[np.ndarray, "layer axis"], Float[np.ndarray, " layer"]]:
     """The first principal component of rows that count so often, and its share of the total.
 
-    It has length one and is turned so that the rows' mean projects positive.
+    It has length one and its sign makes the rows' mean project positive.
     """
     kept = np.flatnonzero(count)
     rows = coordinates[:, kept]

@@ -1,7 +1,7 @@
 """How prompts lie along their label's direction, each by a direction that it had no part in.
 
 A direction separates the prompts it was fitted to even where there is nothing: in more dimensions
-than prompts always. So every prompt, twins together, is projected on the mean difference of the
+than prompts always. So every prompt, pairs together, is projected on the mean difference of the
 prompts in the other folds.
 """
 
@@ -72,7 +72,7 @@ def held_out_projections(
     Args:
         contrast: positive and negative prompts.
         layers: names of the layers; 0, 1, … by default.
-        folds: twins are in the same one.
+        folds: matched prompts are in the same one.
         seed: of the folds.
 
     Raises:

@@ -61,7 +61,7 @@ class ContrastSubspace(Reliable):
         Args:
             states: activations of positive and negative prompts.
             labels: which are positive.
-            groups: prompts of one group (twins) are never separated.
+            groups: prompts of one group (a matched pair) are never separated.
 
         Raises:
             InputError: fewer than four prompts on a side, more dimensions than half of the prompts
@@ -113,8 +113,8 @@ def contrast_bases(
         delta = weights @ coordinates  # (layer, axis)
         negative_mean = np.maximum(-weights, 0.0) @ coordinates
         cross = delta[:, :, None] * negative_mean[:, None, :]
-        turned = rearrange(coordinates, "layer row coordinate -> layer coordinate row")
-        moment = turned @ (weights[:, None] * coordinates)
+        transposed = rearrange(coordinates, "layer row coordinate -> layer coordinate row")
+        moment = transposed @ (weights[:, None] * coordinates)
         moment -= cross + rearrange(cross, "layer coordinate other -> layer other coordinate")
         last = moment.shape[1] - 1
         for layer, of_layer in enumerate(moment):  # the leading ones alone, which NumPy cannot

@@ -19,7 +19,7 @@ class Contrast:
     Attributes:
         positive, negative: states; a 2-D array is taken as one layer.
         pairs: row numbers (positive, negative) of prompts that belong together, for instance a
-            prompt and its twin in other words. They stay together in every split and permutation.
+            prompt and its matched benign prompt. They stay together in every split and permutation.
             Rows in no pair stand alone.
 
     Raises:

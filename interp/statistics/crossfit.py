@@ -9,7 +9,8 @@ form, the product of the full means minus what prompts contribute with themselve
 .. math:: T_{vw} = \langle\hat r_v, \hat r_w\rangle - \sum_u \langle z_u^v, z_u^w\rangle,
 
 with :math:`z_u^v` the centred contribution of **unit** u to the mean v. A unit is what may not be
-torn apart by a split: a prompt, a prompt with its twin, the same prompt before and after.
+torn apart by a split: a prompt, a prompt with its matched benign prompt, the same prompt before and
+after.
 
 The covariance is the jackknife's, with its second-order bias removed. In
 :math:`T - E T = \sum_u A_u + \sum_{u \ne u'} H_{uu'}` (signal times noise, and noise times noise)

@@ -1,6 +1,6 @@
 r"""Nulls of similarities: permuted labels, and random directions and subspaces.
 
-Twins swap their labels with one another, prompts without a twin trade labels among themselves. The
+Matched prompts swap their labels, unmatched prompts trade labels among themselves. The
 statistic is the inner product over its standard error *in that permutation*: such a test is exact
 where the labels mean nothing at all, and comes nearer to its level than an unscaled one where both
 directions are real but perpendicular (Janssen 1997; Chung and Romano, Annals of Statistics 2013).
@@ -32,7 +32,7 @@ def permuted_weights(
     """Weights of the rows in the difference of means, labels permuted; the first draw is observed.
 
     Args:
-        contrast: its pairs are what may be exchanged: labels move within linked rows, and among
+        contrast: its pairs say what may be permuted: labels move within linked rows, and among
             all rows that stand alone.
         draws: permutations, the observed labelling included.
         rng: the source of chance.
@@ -127,7 +127,7 @@ def _noise_variance(
     """Variance of noise times noise, from products of single units; labels do not change it."""
     for contrast, weights in sides:
         alone = np.bincount(contrast.units)[contrast.units] == 1
-        # Swapping twins changes a unit's sign only; rows that stand alone get their mean weight.
+        # Swapping a pair changes a unit's sign only; rows that stand alone get their mean weight.
         typical = np.sqrt(np.mean(weights[alone] ** 2)) if alone.any() else 0.0
         fixed = np.where(alone, typical, weights)
         gram = sums_by_unit(gram * fixed[:, None], contrast.units).T

@@ -49,12 +49,12 @@ def principal_axes(
 
     Solved on the smaller side. Beyond the rank, values and vectors are zero.
     """
-    turned = rearrange(rows, "layer row coordinate -> layer coordinate row")
+    transposed = rearrange(rows, "layer row coordinate -> layer coordinate row")
     if rows.shape[1] >= rows.shape[2]:
-        values, vectors = np.linalg.eigh(turned @ rows)
+        values, vectors = np.linalg.eigh(transposed @ rows)
     else:
-        values, vectors = np.linalg.eigh(rows @ turned)
-        vectors = turned @ (vectors / np.sqrt(np.where(values > 0, values, 1.0))[:, None, :])
+        values, vectors = np.linalg.eigh(rows @ transposed)
+        vectors = transposed @ (vectors / np.sqrt(np.where(values > 0, values, 1.0))[:, None, :])
     present = values > RANK_TOLERANCE * values[:, -1:]
     return np.where(present, values, 0.0), vectors * present[:, None, :]
 

@@ -32,12 +32,12 @@ def noise(rng: np.random.Generator, prompts: int = PAIRS) -> np.ndarray:
     return SPREAD * (shared + rng.normal(size=(prompts, LAYERS, D_MODEL)))
 
 
-def noise_contrasts(rng: np.random.Generator, twins: bool) -> Contrasts:
+def noise_contrasts(rng: np.random.Generator, matched: bool) -> Contrasts:
     """Labels that mean nothing."""
-    links = np.repeat(np.arange(PAIRS)[:, None], 2, axis=1) if twins else None
+    links = np.repeat(np.arange(PAIRS)[:, None], 2, axis=1) if matched else None
     contrasts = {}
     for label in range(LABELS):
-        common = noise(rng) if twins else 0.0
+        common = noise(rng) if matched else 0.0
         contrasts[str(label)] = Contrast(common + noise(rng), common + noise(rng), links)
     return contrasts
 
@@ -73,11 +73,11 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.measure:
         rng = np.random.default_rng(2026)
-        for twins in (True, False) if name in BETWEEN_LABELS else (False,):
+        for matched in (True, False) if name in BETWEEN_LABELS else (False,):
             cell, family, undefined = [], [], []
             for seed in range(options.heatmaps):
                 if name in BETWEEN_LABELS:
-                    found = BETWEEN_LABELS[name](noise_contrasts(rng, twins), seed)
+                    found = BETWEEN_LABELS[name](noise_contrasts(rng, matched), seed)
                 else:
                     models = {str(model): noise(rng, 2 * PAIRS) for model in range(3)}
                     found = BETWEEN_MODELS[name](models, seed)
@@ -86,7 +86,7 @@ def main() -> None:
                 family.append((found.p_corrected[:, *off_diagonal] <= 0.05).any())
                 undefined.append(1 - found.defined[:, *off_diagonal].mean())
             print(
-                f"{name}, {'twins' if twins else 'no twins'}: cells {np.mean(cell):.4f}, "
+                f"{name}, {'matched' if matched else 'unmatched'}: cells {np.mean(cell):.4f}, "
                 f"family {np.mean(family):.4f}, undefined {np.mean(undefined):.4f}",
                 flush=True,
             )

@@ -1,9 +1,10 @@
 """The prompts table: what is asked, in which domain, harmful or benign, and for which split.
 
 One row per prompt, with the columns ``id, prompt, domain, label, source, split, kind`` and any
-others the file has. ``domain`` is one of the seven or ``general`` (benign only). ``kind`` tells the
-two sorts of benign prompt apart: a ``twin`` resembles a harmful prompt of its domain, ``general``
-is everyday. A column ``pair`` links a harmful prompt with its twin, and keeps both in one split.
+others the file has. ``domain`` is one of the seven or ``general`` (benign only). ``kind`` separates
+two sorts of benign prompt: ``twin``, a matched benign prompt, resembles a harmful prompt of its
+domain; ``general`` is everyday. A column ``pair`` links a harmful prompt with its matched benign
+prompt, and keeps both in one split.
 """
 
 from __future__ import annotations
@@ -54,15 +55,16 @@ def matched_pairs() -> pd.DataFrame:
 
     A direction or a probe fitted on harmful against harmless prompts may find the sort of text
     rather than the harm: questions against commands, short against long. Here each harmful request
-    has a twin that differs only in the words that make it harmful, so neither template nor length
-    separates the two (``docs/prompts.md`` has the measured figures). Topic words still may.
+    has a matched benign prompt that differs only in the words that make it harmful, so neither
+    template nor length separates the two (``docs/prompts.md`` has the measured figures). Topic
+    words still may.
 
     All seven domains, and everyday prompts of the domain ``general``. 46 pairs a domain, a row for
-    the harmful request and a row for its twin (``kind`` is ``twin``), which share the id in the
-    column ``pair``; 64 ``general`` rows, where ``pair`` is null. Splits are fixed in the file,
-    about 60% train, 20% validation and 20% test of each domain, with twins together and no
-    near-duplicates across. ``source`` is ``spillover`` throughout: the prompts are written for this
-    package, none comes from a benchmark, and there are no answers.
+    the harmful request and a row for its matched benign prompt (``kind`` is ``twin``), which share
+    the id in the column ``pair``; 64 ``general`` rows, where ``pair`` is null. Splits are fixed in
+    the file, about 60% train, 20% validation and 20% test of each domain, with pairs together and
+    no near-duplicates across. ``source`` is ``spillover`` throughout: the prompts are written for
+    this package, none comes from a benchmark, and there are no answers.
     """
     return read_prompts(MATCHED_PAIRS)
 

@@ -3,7 +3,7 @@
 A prompt's split is a hash of its group of near-duplicates, so it does not depend on the order of
 the file nor on rows that have nothing to do with it. Two prompts are near-duplicates when the
 Jaccard similarity of their word bigrams is at least ``SIMILARITY``; groups are the transitive
-closure of that, and of whatever else is linked (a harmful prompt and its benign twin).
+closure of that, and of whatever else is linked (a harmful prompt and its matched benign prompt).
 
 What this does not do: paraphrases in other words are not found, and prompts that share one long
 template are all near-duplicates of one another.

@@ -54,7 +54,7 @@ def deduplicated(prompts: pd.DataFrame) -> Deduplicated:
     A repetition has the same words, in any data set and with any label, or is a near-duplicate
     with the same label in *another* data set. Near-duplicates within one stay, since a data set
     that is made from templates has little else; so do a harmful prompt and its near-identical
-    twin.
+    matched benign prompt.
 
     Raises:
         InputError: one of the columns ``id, prompt, label, source`` is missing.

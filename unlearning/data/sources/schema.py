@@ -80,7 +80,7 @@ class Source:
         category: a column that is kept as ``category``; the domain's where not given.
         id: columns that make up the id, joined by ``-``, absent ones skipped; a hash without any.
         id_prefix: is taken off an id: releases of one data set number alike, but write otherwise.
-        pair: a column whose value a harmful row shares with its benign twin.
+        pair: a column whose value a harmful row shares with its matched benign prompt.
         pairs_with: the source that has the other half of the pairs.
         note: what a user should know.
 

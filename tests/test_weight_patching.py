@@ -53,7 +53,7 @@ def test_groups_hold_every_parameter_once(checkpoint: Path) -> None:
     assert len(by_layer(lm)) < len(by_module(lm)) < len(by_matrix(lm))
 
 
-def test_all_groups_together_are_the_donor_and_then_nothing_is(checkpoint: Path) -> None:
+def test_all_groups_together_are_the_source_and_then_nothing_is(checkpoint: Path) -> None:
     base = LanguageModel.load(checkpoint)
     after = changed(base, lambda _: True, scale=0.5)
     prints = base.fingerprint(), after.fingerprint()
