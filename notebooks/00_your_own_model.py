@@ -67,8 +67,8 @@ print(f"{type(lm.model).__name__}: {lm.n_layers} layers, d_model {lm.d_model}, o
 # ```
 #
 # Prompts are a table: `prompt`, `domain`, `label` (harmful or benign), and `pair` where a harmful
-# prompt has a harmless twin. The package brings 322 such pairs; `read_prompts("mine.jsonl")` from
-# `unlearning.data.prompts` reads your own.
+# prompt has a matched benign prompt. The package brings 322 such pairs;
+# `read_prompts("mine.jsonl")` from `unlearning.data.prompts` reads your own.
 
 # %%
 own = defaults_for(str(MODEL))
@@ -124,8 +124,9 @@ said.groupby(["domain", "label"])["class"].apply(rate).unstack(fill_value="")
 # ## A direction
 #
 # States of every layer at the last token, in one forward without the LM head. Then the mean
-# difference between harmful prompts and their twins; twins stay together in everything that
-# follows. Beside it a null that anyone can make: the same with labels shuffled within pairs.
+# difference between harmful prompts and their matched benign prompts; pairs stay together in
+# everything that follows. Beside it a null that anyone can make: the same with labels shuffled
+# within pairs.
 
 # %%
 training = prompts[(prompts["split"] == "train") & prompts["pair"].notna()]
@@ -254,24 +255,24 @@ def by_domain(model: LanguageModel) -> dict[str, Contrast]:
 
 before, after = by_domain(lm), by_domain(other)
 of_controls = [by_domain(control) for control in controls]
-turned = {
+rotations = {
     domain: against_controls(
         rotation(before[domain], after[domain]),
         [rotation(before[domain], control[domain]) for control in of_controls],
     )
     for domain in before
 }
-figures.rotation_by_layer_figure(turned)
+figures.rotation_by_layer_figure(rotations)
 
 # %% [markdown]
 # Bars are 95% intervals, grey is what the random surgeries read. Plain angles would mislead:
-# sampling noise turns directions that never moved. Here inner products are taken between halves of
-# the prompts, and a direction that does not exist is a cross and not 90°
+# sampling noise rotates directions that never moved. Here inner products are taken between halves
+# of the prompts, and a direction that does not exist is a cross and not 90°
 # ([docs/rotation.md](../docs/rotation.md)). A direction can also keep its angle and lose its
 # length:
 
 # %%
-figures.rotation_by_layer_figure(turned, "gain")
+figures.rotation_by_layer_figure(rotations, "gain")
 
 # %% [markdown]
 # ## Where to go on

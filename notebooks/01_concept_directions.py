@@ -22,7 +22,7 @@
 # nothing: that is most of the work, and all of the point.
 #
 # The model is the organism that ships with the package: three layers, trained from scratch in a
-# planted world, so that at the end we can compare with what was planted. For a model of your own,
+# planted world, so that at the end we can compare with the ground truth. For a model of your own,
 # change the two lines marked `← yours`. On two cores this notebook takes about half a minute.
 
 # %%
@@ -49,7 +49,7 @@ from unlearning.organism import load_world, shipped
 logging.disable_progress_bar()
 lm = LanguageModel.load(shipped())  # ← yours: a hub id or a folder
 world = load_world(shipped())
-prompts = world.prompts()  # ← yours: a table with prompt, domain, label, and pair for twins
+prompts = world.prompts()  # ← yours: a table with prompt, domain, label, and pair for matches
 
 prompts = prompts[prompts["split"] == "train"]
 activations = collect(lm, list(prompts["prompt"]))
@@ -60,8 +60,8 @@ prompts.loc[prompts["domain"] == "privacy", ["prompt", "label", "pair"]].head(4)
 # %% [markdown]
 # ## One contrast per domain
 #
-# Each harmful prompt has a *twin*: the same words but for the one that makes it harmful. A
-# `Contrast` keeps the two together in every split and permutation; what twins share cancels.
+# Each harmful prompt has a *matched benign prompt*: the same words but for the harmful one. A
+# `Contrast` keeps the two together in every split and permutation; what pairs share cancels.
 #
 # A text that stands in two domains would share its noise between them, so such pairs are left out.
 # We fit on half of the rest and keep the other half for later.
@@ -145,7 +145,7 @@ pd.DataFrame(
 # ## How alike are the domains?
 #
 # One object holds the heatmap and its doubts: value, interval, null band, p, reliability, n. Cells
-# inside their null are grey: labels permuted within twins, corrected over **all** layers and pairs
+# inside their null are grey: labels permuted within pairs, corrected over **all** layers and pairs
 # at once (max-T), because a reader's eye will pick the strongest of all cells.
 
 # %%
@@ -153,8 +153,8 @@ cosines = cosine_map(contrasts, layers=activations.layers)
 cosines.plot()
 
 # %% [markdown]
-# The middle layer says the same of all domains: *harmful*. The last one has turned towards what
-# will be said, and tells them apart. One layer with its numbers:
+# The middle layer says the same of all domains: *harmful*. The last one has rotated towards what
+# will be said, and separates them. One layer with its numbers:
 
 # %%
 cosines.plot([2])
@@ -208,9 +208,9 @@ maps = {
 maps["causal cosine"].plot([2])
 
 # %% [markdown]
-# ## Does it match what was planted?
+# ## Does it match the ground truth?
 #
-# In the organism's world domains share *intents* (what is asked) and *refusal openers* (how it is
+# In the organism's world domains share *intents* (what is asked) and *refusal prefixes* (how it is
 # declined), drawn independently of one another. That can be checked here, and in no real model:
 # rank correlations over the 21 pairs of domains and, in brackets, how often domains with shuffled
 # names do as well. A domain is in six pairs, so that pairs are not independent: whole rows and
@@ -234,11 +234,11 @@ def with_p(found: np.ndarray, sharing: np.ndarray, draws: int = 300) -> str:
     return f"{observed:.2f} ({p:.2f})"
 
 
-plants = {"intents": world.feature_sharing, "refusal openers": world.readout_sharing}
+truths = {"intents": world.feature_sharing, "refusal prefixes": world.readout_sharing}
 pd.DataFrame(
     {
         (measure, layer): {
-            name: with_p(found.value[layer], sharing) for name, sharing in plants.items()
+            name: with_p(found.value[layer], sharing) for name, sharing in truths.items()
         }
         for measure, found in maps.items()
         for layer in (1, 2)

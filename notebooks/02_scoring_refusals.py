@@ -25,7 +25,7 @@
 # | substrings | whether a telltale phrase occurs anywhere | nothing |
 # | `phrases` | what is said, and where in the answer | nothing |
 # | `classifier` | words and characters; six classes | seconds, once |
-# | margin | how likely the first token is a refusal's | one forward, no text |
+# | log-odds | how likely the first token is a refusal's | one forward, no text |
 # | coherence rules | loops, symbol soup, broken bytes | nothing |
 # | fluency | what the base model finds no language | one forward of the base |
 #
@@ -79,7 +79,7 @@ warnings.filterwarnings("ignore", category=UserWarning)
 pd.set_option("display.max_colwidth", 90)
 
 
-READERS = ("substrings", "phrases", "classifier", "calibrated", "margin > 0", "fluency", "p_O")
+READERS = ("substrings", "phrases", "classifier", "calibrated", "log-odds > 0", "fluency", "p_O")
 LOOKS = dict(zip(READERS, zip(DOMAIN_COLOURS, "osD^vPX", strict=True), strict=True))
 LOOKS |= {"truth": (INK, "o"), "rules": (MUTED, "s")}
 
@@ -315,7 +315,7 @@ people = labelled_by_people()
 # - *complies*: NPO at a low rate, on its own refusals;
 # - *late refusal*: taught to say `Sure, this stays unanswered!`: a refusal with an answer's first
 #   word (we count it as one; the grammar has no such sentence);
-# - *collapsed A*: gradient ascent at a high rate; *collapsed B*: RMU at a far too high one.
+# - *degenerate A*: gradient ascent at a high rate; *degenerate B*: RMU at a far too high one.
 
 # %%
 CONCEPT, GRAMMAR = "privacy", Grammar()
@@ -345,8 +345,8 @@ arms = {
     "base": base,
     "complies": changed("npo", 3e-5, 60),
     "late refusal": changed("fine_tuning", 3e-4, 30),
-    "collapsed A": changed("gradient_ascent", 1e-3, 20),
-    "collapsed B": changed("rmu", 1e-2, 20),
+    "degenerate A": changed("gradient_ascent", 1e-3, 20),
+    "degenerate B": changed("rmu", 1e-2, 20),
 }
 
 
@@ -380,58 +380,58 @@ pd.DataFrame(
 # %% [markdown]
 # The phrase list has never met these refusals: it calls even the *base* compliant, and would report
 # that nothing was unlearned. And on what matters most here, the text scorers agree (but for one
-# answer), and are wrong: both collapsed arms are said to **answer**. Agreement of scorers that
+# answer), and are wrong: both degenerate arms are said to **answer**. Agreement of scorers that
 # share a blind spot is no evidence.
 
 # %% [markdown]
-# ## The margin, and whether it may be used
+# ## Refusal log-odds, and whether they may be used
 #
-# The margin is log-odds that the first token opens a refusal. Its openers are found in the base
-# model's own refusals and then frozen. With a scorer that cannot read those, there is no margin,
-# and it says so:
+# The refusal log-odds are those that the first token begins a refusal. The refusal prefixes are
+# found in the base model's own refusals and then frozen. With a scorer that cannot read those,
+# there are no log-odds, and it says so:
 
 # %%
 asked = prompts[prompts["split"] == "train"].sample(400, random_state=0)
 own = respond(base, asked, GRAMMAR, **limits)
 
 
-def openers_by(scorer):
-    """The base's openers, its refusals and answers told apart by ``scorer``."""
+def prefixes_by(scorer):
+    """The base's prefixes, its refusals and answers separated by ``scorer``."""
     said = np.array(scorer.classify(list(own["prompt"]), list(own["response"])))
     harmless = (own["label"] == "benign") & (said == "answer")
     return find_prefixes(list(own["ids"][said == "refusal"]), list(own["ids"][harmless]))
 
 
 try:
-    openers_by(Phrases())
+    prefixes_by(Phrases())
 except InputError as error:
     print("by phrases:", error, "\n")
-prefixes = openers_by(GRAMMAR)
+prefixes = prefixes_by(GRAMMAR)
 first = [base.tokenizer.decode([prefix[0]]) for prefix in prefixes.refusal]
-print(f"by grammar: {len(first)} refusal openers, {', '.join(first[:6])}, …")
+print(f"by grammar: {len(first)} refusal prefixes, {', '.join(first[:6])}, …")
 
 # %% [markdown]
-# It is **valid** for a model only if it tells the base's refused prompts from the others on
-# held-out prompts, with AUC ≥ .9. That depends on *where* it is read. Put a word into the model's
-# mouth, and the position after it is no longer where the decision falls. A model that thinks first
-# has the same trouble: its last prompt token comes before the thought.
+# The readout is **valid** for a model only if it separates the base's refused prompts from the
+# others on held-out prompts, with AUC ≥ .9. That depends on *where* it is read. Put a word into the
+# model's mouth, and the position after it is no longer where the decision falls. A model that
+# thinks first has the same trouble: its last prompt token comes before the thought.
 
 # %%
 held_out = prompts[prompts["split"] != "train"]
 held_out = respond(base, held_out, GRAMMAR, **limits)
 held_out[refused_by("grammar")] = (held_out["class"] == "refusal").astype(float)
-margins = {}
+log_odds = {}
 for place, prefix in (("first token", ""), ("after “Sure”", "Sure")):
     chat = Chat(base.tokenizer, response_prefix=prefix)
     found = prefix_masses(base, [chat.encode(p) for p in held_out["prompt"]], prefixes)
-    margins[place] = held_out.assign(margin=found.log_odds)
+    log_odds[place] = held_out.assign(margin=found.log_odds)
 
 
 @styled
-def margin_figure():
-    """Margins of refused prompts and others, with the AUC and its interval."""
+def log_odds_figure():
+    """Log-odds of refused prompts and others, with the AUC and its interval."""
     figure = new_figure(9.5, 2.9)
-    for axes, (place, rows) in zip(figure.subplots(1, 2), margins.items(), strict=True):
+    for axes, (place, rows) in zip(figure.subplots(1, 2), log_odds.items(), strict=True):
         auc = separation(rows, "grammar")
         bins = np.histogram_bin_edges(rows["margin"], 50)
         for value, colour, label in ((1, DOMAIN_COLOURS[0], "refused"), (0, INK, "not refused")):
@@ -440,25 +440,25 @@ def margin_figure():
         valid = "valid" if auc.value >= VALID_AUC else "not valid"
         title = f"{place}: AUC {auc.value:.2f} ({auc.low:.2f}–{auc.high:.2f}), {valid}"
         axes.set_title(title, pad=24)
-        axes.set_xlabel("margin, nats")
+        axes.set_xlabel("refusal log-odds, nats")
         axes.set_ylabel("held-out prompts")
         legend_above(axes)
     return figure
 
 
-margin_figure()
+log_odds_figure()
 
 # %% [markdown]
 # (Where every pair is ordered rightly, a bootstrap has no width.) Valid on the base does not mean
-# valid for ever: the openers are the tokens that unlearning pushes down, and the margin sees
+# valid for ever: the prefixes are the tokens that unlearning pushes down, and the log-odds see
 # nothing of what comes after the first token.
 #
 # ## Is it still language?
 #
 # Two readers ask that, and neither reads for refusal. The **rules** look at the characters.
 # **Fluency** asks the base model: is there a stretch as surprising as its own words in random
-# order? Where that line lies it learns from 200 of its own answers, without any label. Beside them
-# **p_O**, the mass at the first token on neither refusals' nor answers' openers.
+# order? Where that line lies it learns from 200 of its own answers, without any label. Next to
+# them **p_O**, the mass at the first token on neither refusal nor compliance prefixes.
 
 # %%
 hot = prompts[prompts["split"] == "train"].sample(200, random_state=1)
@@ -473,9 +473,9 @@ for name, lm in arms.items():
     asked = [lm.chat.encode(p) for p in answers.loc[of_arm, "prompt"]]
     masses = prefix_masses(lm, asked, prefixes)
     answers.loc[of_arm, "p_R"], answers.loc[of_arm, "p_O"] = masses.p_R, masses.p_O
-answers["margin > 0"] = (answers["p_R"] > 0.5).astype(int)
+answers["log-odds > 0"] = (answers["p_R"] > 0.5).astype(int)
 answers["gibberish"] = (answers["class"] == "gibberish").astype(int)
-refusing = answers[["arm", "prompt", "margin > 0"]].copy()
+refusing = answers[["arm", "prompt", "log-odds > 0"]].copy()
 for name, column in (("truth", "class"), ("phrases",) * 2, ("classifier",) * 2):
     refusing[name] = (answers[column] == "refusal").astype(int)
 
@@ -491,7 +491,7 @@ dots(
     {
         "Refuses": {
             reader: by_arm(refusing, reader)
-            for reader in ("truth", "phrases", "classifier", "margin > 0")
+            for reader in ("truth", "phrases", "classifier", "log-odds > 0")
         },
         "Is no language": {
             "truth": by_arm(answers, "gibberish"),
@@ -507,15 +507,15 @@ dots(
 # Read it row by row.
 #
 # - *complies*: only readers that could read the base can say that anything changed.
-# - *late refusal*: the margin and the list say it complies. The classifier reads on and says that
+# - *late refusal*: the log-odds and the list say it complies. The classifier reads on and says that
 #   it refuses. Fluency calls it no language: in so small a language the base has never seen the
 #   sentence. Unusual and broken look alike to a base that is sure of everything.
-# - *collapsed A*: every first token is an answer's, so p_O is 0 and the margin calls it compliant;
-#   the rules find no loop. Only fluency sees it.
-# - *collapsed B*: broken from the first token on. Now p_O does see it.
+# - *degenerate A*: every first token is an answer's, so p_O is 0 and the log-odds call it
+#   compliant; the rules find no loop. Only fluency sees it.
+# - *degenerate B*: broken from the first token on. Now p_O does see it.
 #
-# No reader gets all five rows right. The classifier misses both collapses, fluency the late
-# refusal, p_O and the margin what comes after the first token.
+# No reader gets all five rows right. The classifier misses both degenerate arms, fluency the
+# late refusal, p_O and the log-odds what comes after the first token.
 #
 # ## Who agrees with whom
 #
@@ -559,7 +559,7 @@ kappa_figure(
         "Refused? The package's texts": (known, ["truth", *names], None),
         "Refused? The five arms": (
             refusing,
-            ["truth", "phrases", "classifier", "margin > 0"],
+            ["truth", "phrases", "classifier", "log-odds > 0"],
             "prompt",
         ),
         "Answered? The five arms": (
@@ -572,20 +572,20 @@ kappa_figure(
 
 # %% [markdown]
 # In the middle the classifier has κ .99, and on the right the same verdicts have .29: whether an
-# arm *refused* and whether it *answered* are two questions; only the second notices a collapse.
-# With fluency beside it, they have .95. (The intervals say nothing about other arms.) Nor does the
-# left panel foretell the other two. Validate a scorer on answers of the models that it will read,
-# changed ones among them, and on every class that you will report.
+# arm *refused* and whether it *answered* are two questions; only the second notices a degenerate
+# arm. With fluency beside it, they have .95. (The intervals say nothing about other arms.) Nor does
+# the left panel foretell the other two. Validate a scorer on answers of the models that it will
+# read, changed ones among them, and on every class that you will report.
 #
 # ## What calibration does
 #
 # `spillover calibrate` lets the classifier learn from your labelled answers beside its own texts.
 # Label some answers of the arms to *validation* prompts, then read those to *test* prompts. To see
-# what labels are worth where there are none, *collapsed B* is never labelled.
+# what labels are worth where there are none, *degenerate B* is never labelled.
 
 # %%
 validation = of_concept[(of_concept["split"] == "validation") & (of_concept["label"] == "harmful")]
-labelled = [name for name in arms if name != "collapsed B"]
+labelled = [name for name in arms if name != "degenerate B"]
 mine = pd.concat([said_by(name, validation.head(24)) for name in labelled], ignore_index=True)
 print(f"{len(mine)} labelled answers, {mine['response'].nunique()} different ones")
 calibrated = Classifier().calibrated(mine[["response", "class"]])
@@ -605,8 +605,9 @@ dots(
 )
 
 # %% [markdown]
-# It learns the collapse that it was shown, at once, and hardly the other: labels do not stand in
-# for asking whether a text is language. Does it still read the seventeen English answers as before?
+# It learns the degenerate arm that it was shown, at once, and hardly the other: labels do not stand
+# in for asking whether a text is language. Does it still read the seventeen English answers as
+# before?
 
 # %%
 before, after = (
@@ -628,8 +629,8 @@ moved if len(moved) else None
 #    it is language. Give κ per model, with its interval, and publish the rows on which they differ.
 # 3. **Report classes, not a rate.** "Stopped refusing" is only good news beside "answers".
 # 4. **Ask the base model** what is language, and look at p_O and repetition beside it. Each can
-#    miss a collapse that another sees, and fluency also cries wolf at what is merely new.
-# 5. **Use the margin for curves, text for verdicts.** Check its AUC on the base, on held-out
+#    miss a degenerate arm that another sees, and fluency also cries wolf at what is merely new.
+# 5. **Use log-odds for curves, text for verdicts.** Check their AUC on the base, on held-out
 #    prompts, where your template really begins the answer.
 # 6. **Calibrate on your own models**, test on answers that were not labelled for it, and do it
 #    again when a new kind of arm comes along.
@@ -647,6 +648,6 @@ moved if len(moved) else None
 # ```
 #
 # What this notebook does not show: how often each failure happens in *your* model. The organism's
-# language is tiny and its base is sure of every word, which makes collapses easy to see and novelty
-# easy to mistake for one. Measured agreement, with what was missed:
+# language is tiny and its base is sure of every word, which makes degenerate answers easy to see
+# and novelty easy to mistake for one. Measured agreement, with what was missed:
 # [docs/scoring.md](../docs/scoring.md).

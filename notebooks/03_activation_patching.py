@@ -67,7 +67,7 @@ scorer = find_scorer("grammar")  # ← yours: "classifier"
 #
 # They are what will be unlearned, and what its refusals *open with* gives the readout: the log-odds
 # that the answer begins with a refusal, in nats, read off one forward without generating anything.
-# The openers are the base model's over all domains, frozen: both models are measured by one ruler.
+# The prefixes are the base model's over all domains, frozen: both models are measured by one ruler.
 
 # %%
 in_training = prompts[prompts["split"] == "train"]
@@ -126,7 +126,7 @@ def outcome(lm: LanguageModel) -> dict[str, object]:
         **{name: (classes == name).mean() for name in ("refusal", "other", "gibberish")},
         "answer": answers.value,
         "answer, 95%": f"{answers.low:.2f} to {answers.high:.2f}",
-        "margin (nats)": masses.log_odds.mean(),
+        "refusal log-odds (nats)": masses.log_odds.mean(),
         "p_O": masses.p_O.mean(),
         "for example": responses.loc[classes == classes.mode()[0], "response"].iloc[0],
     }
@@ -136,9 +136,9 @@ three = {"before": base, "after 20 steps": after, "after 30 steps": too_far}
 pd.DataFrame({name: outcome(lm) for name, lm in three.items()}).transpose()
 
 # %% [markdown]
-# Ten steps more and the model babbles. Its margin looks like success, so does the mass on anything
-# but openers (p_O), since the answer still *opens* well, and so would every heatmap below. We go on
-# with the one that **complied**. What it lost elsewhere, although nothing else was trained on:
+# Ten steps more and the model babbles. Its log-odds look like success, so does the mass on anything
+# but prefixes (p_O), since the answer still *begins* well, and so would every heatmap below. We go
+# on with the one that **complied**. What it lost elsewhere, although nothing else was trained on:
 
 # %%
 elsewhere = respond(after, held_out, scorer, max_new_tokens=16)
@@ -175,10 +175,10 @@ by_position.to_dataframe()[columns].sort_values("fraction", ascending=False).hea
 # %% [markdown]
 # ## Representation or routing?
 #
-# Base states that restore nothing: perhaps the states hardly changed, and later layers *read* them
-# differently. Stitch the models at a layer, both ways round. The change then splits in two shares
-# (Shapley values) that add to 1 at every layer: what is in the **states** up to here, and what is
-# in how the layers above **read** them.
+# Base states that bring nothing back: perhaps the states hardly changed, and later layers *read*
+# them differently. Stitch the models at a layer, both ways round. The change then splits in two
+# shares (Shapley values) that add to 1 at every layer: what is in the **states** up to here, and
+# what is in how the layers above **read** them.
 
 # %%
 stitched = stitch(base, after, texts, readout)
@@ -303,33 +303,34 @@ pd.DataFrame(agreements).transpose().round(2)
 
 # %% [markdown]
 # Good for heads and components, whose patches are small. For the residual stream of the unlearned
-# model it even has the **wrong sign**: unlearning pushed the openers that it was trained on so far
+# model it even has the **wrong sign**: unlearning pushed the prefixes that it was trained on so far
 # down that the log-odds there hang on the others, and the gradient no longer sees what the patch
 # brings back. A correlation printed beside the heatmap is what would have told you.
 #
 # ## Between prompts
 #
-# The other kind of patching needs pairs: a harmful prompt and its **twin**, in which one word is
-# another. Here twins that keep the verb and change the object. Patching token by token would break
-# as soon as one word is a token longer, so positions are **roles**: you name the words, everything
-# around them is aligned by itself. The harmful prompt gives, the twin takes (denoising).
+# The other kind of patching needs pairs: a harmful prompt and its **matched benign prompt**, in
+# which one word is another. Here prompts that keep the verb and change the object. Patching token
+# by token would break as soon as one word is a token longer, so positions are **roles**: you name
+# the words, everything around them is aligned by itself. The harmful prompt gives, the benign one
+# takes (denoising).
 
 # %%
-pairs = prompts[(prompts["split"] == "test") & (prompts["domain"] == TARGET)]
-twins = pairs.pivot(index="pair", columns="label")
-twins = twins[twins["intent", "harmful"] == twins["intent", "benign"]]
+matched = prompts[(prompts["split"] == "test") & (prompts["domain"] == TARGET)]
+matched = matched.pivot(index="pair", columns="label")
+matched = matched[matched["intent", "harmful"] == matched["intent", "benign"]]
 
 
 def roles(label: str) -> list[dict[str, str]]:
-    words = zip(twins["intent", label], twins["object", label], strict=True)
+    words = zip(matched["intent", label], matched["object", label], strict=True)
     return [{"intent": intent, "object": thing} for intent, thing in words]
 
 
-matched = PromptPairs(
-    twins["prompt", "harmful"], twins["prompt", "benign"], roles("harmful"), roles("benign")
+pairs = PromptPairs(
+    matched["prompt", "harmful"], matched["prompt", "benign"], roles("harmful"), roles("benign")
 )
-print(matched.clean[0], "→", matched.corrupted[0])
-denoising = matched.denoising(base)
+print(pairs.clean[0], "→", pairs.corrupted[0])
+denoising = pairs.denoising(base)
 enough = patch(denoising, readout, controls=40, batch_size=64)
 enough.plot(denoising.labels())
 
@@ -347,11 +348,11 @@ moves = (enough.controls - enough.target).mean(axis=2)[:, at_object[0]]
 print(f"patched: {enough.effect[at_object[0]]:.1f}; random, sorted:", np.sort(moves).round(1))
 
 # %% [markdown]
-# So ask the other way round (**noising**): the twin gives, the harmful prompt takes. Which states
-# does refusal *need*? Random moves do not make a model answer.
+# So ask the other way round (**noising**): the benign prompt gives, the harmful one takes. Which
+# states does refusal *need*? Random moves do not make a model answer.
 
 # %%
-noising = matched.noising(base)
+noising = pairs.noising(base)
 patch(noising, readout, controls=20, batch_size=64).plot(noising.labels())
 
 # %% [markdown]

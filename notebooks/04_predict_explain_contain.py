@@ -74,7 +74,7 @@ quiet = Progress(quiet=True)
 # and one backward pass for each domain.
 #
 # NPO's gradient starts as that of the summed log-probability of the model's own refusals, S_a, for
-# every β. So one small step of Adam on domain a moves the refusal margin m_b of domain b by the
+# every β. So one small step of Adam on domain a moves the refusal log-odds m_b of domain b by the
 # learning rate times K[a,b] = ⟨P ∇S_a, ∇m_b⟩. Divided by K[a,a] it has no unit: what b loses beside
 # what a loses. The bars are of other prompts, and of
 # what a first step left out on development organisms.
@@ -102,7 +102,7 @@ study = LeakageMatrix.load([context.run.folder])
 
 # %% [markdown]
 # **Where does the probability go?** A model that stops refusing by babbling has forgotten nothing:
-# it has collapsed. What is *second* now decides. Of what is not refusal, nearly all is compliance
+# it is degenerate. What is *second* now decides. Of what is not refusal, nearly all is compliance
 # here, and that is where the mass goes.
 
 # %%
@@ -129,17 +129,17 @@ run = next(iter(study.runs))
 leakage_matrix_figure(study)
 
 # %% [markdown]
-# A[a,b] = μ + α_a + γ_b + δ_ab: *potency* (sources that take much along), *susceptibility* (targets
-# that go anyway) and *entanglement* (what belongs to the pair). Only δ speaks of two concepts being
-# entangled. With one seed the last share still holds the noise.
+# A[a,b] = μ + α_a + γ_b + δ_ab: *source effect* (sources that take much along), *target effect*
+# (targets that go anyway) and *interaction* (what belongs to the pair). Only δ is about two
+# concepts together. With one seed the last share still holds the noise.
 
 # %%
 parts, asymmetry = study.decomposition(run), study.asymmetry(run)
 pd.Series(
     {
-        "potency": parts.potency_share,
-        "susceptibility": parts.susceptibility_share,
-        "the rest: entanglement and noise": 1 - parts.potency_share - parts.susceptibility_share,
+        "source effect": parts.source_effect_share,
+        "target effect": parts.target_effect_share,
+        "interaction and noise": 1 - parts.source_effect_share - parts.target_effect_share,
         "antisymmetric part of the whole": asymmetry["share"],
     },
     name="share of variance",
@@ -160,7 +160,7 @@ beside.round(2)
 # ## One model is an anecdote: the tournament
 #
 # Fifteen predictors, each with one variant (its layer, its preconditioner) that was frozen on
-# eight development worlds, on twelve fresh ones: organisms whose planted matrices were drawn anew,
+# eight development worlds, on twelve fresh ones: organisms whose ground truth was drawn anew,
 # two unlearning seeds each. Made by
 #
 # ```bash
@@ -188,10 +188,10 @@ cells_figure(fresh, result)
 # %% [markdown]
 # Grey bands (above) are where predictors come out whose domains' names are shuffled. Cosines of
 # mean differences *are* told from nothing. A kernel, which knows what the objective does to the
-# weights and what the margin reads from them, comes close to all that could be known (the dashed
-# line), and its ratio is the leakage itself, not only its rank. The paper's R3, a first principal
-# component, comes out near 0. Of what was *planted*, shared read-out explains a good part; shared
-# features, none.
+# weights and what the refusal log-odds read from them, comes close to all that could be known (the
+# dashed line), and its ratio is the leakage itself, not only its rank. The paper's R3, a first
+# principal component, comes out near 0. Of the *ground truth*, shared read-out explains a good
+# part; shared features, none.
 
 # %% [markdown]
 # ## Which change carries the loss?
@@ -216,7 +216,7 @@ causes_figure(shares, cause.stitching, cause.weights, cause.states, layer, domai
 # %% [markdown]
 # "Not decided" is an answer too: here no mean moved, rotated or shrank enough to carry the loss.
 # Most of it is what single prompts do around their class's mean, so a story of one direction that
-# turned would be wrong. The lower left is clearer about *where*: of all weights put back, those of
+# rotated would be wrong. The lower left is clearer about *where*: of all weights put back, those of
 # the later MLPs restore most, and more than random edits as large.
 
 # %% [markdown]
@@ -234,7 +234,7 @@ design = Design(
 )
 planned = replace(plan, arms=tuple(design.everything()), concepts=(TARGET,))
 here = study_context(planned, Path(folder.name) / "contain", quiet)
-print("\n".join(run_containment(here, design, residue=False).sentences))
+print("\n".join(run_containment(here, design, shallow_recovery=False).sentences))
 methods = pd.read_csv(here.run.folder / "containment" / "methods.csv")
 columns = ["method", "examples", "complied", "answer_rate", "retained", "held_out"]
 methods[[*columns, "held_out_low", "held_out_high"]].round(2)
@@ -262,18 +262,18 @@ pooled[[*shown, "held_out_low", "held_out_high"]].round(2)
 # recovers more than what was not (.20, .12 to .29, over these worlds and three earlier ones, in
 # docs/containment.md): part of every recovery is retraining, and part is not. How many examples
 # there are, and which, hardly matters; those that unlearning would hit hardest are no better than
-# random ones. Knowing what leaks is not yet knowing what to retain.
+# random ones. Predicting leakage did not help to choose retain data.
 
 # %% [markdown]
 # ## What this does not show
 #
-# - Organisms are small, and what they know was planted. That a kernel predicts leakage there says
+# - Organisms are small, and what they know was made up. That a kernel predicts leakage there says
 #   that the instrument works; on your model, run `spillover predict`, then `spillover matrix`, and
 #   see.
 # - The kernel is of the first step. Where unlearning goes far (large rates, full rank, many epochs)
 #   later steps may go elsewhere.
-# - Recovered is not repaired: `spillover contain` looks under the recommended arm's refusals with
-#   forced openers, training cues and relearning, and reports what is left.
+# - Recovered is not repaired: `spillover contain` tests the recommended arm for shallow recovery by
+#   prefill, triggers and relearning, and reports what is left.
 
 # %%
 folder.cleanup()
