@@ -237,11 +237,11 @@ def test_a_planted_rotation_of_a_probe_is_found(name: str, same_prompts: bool) -
         )
         before, after = (fits(name, {"a": side}) for side in sides)
         found = rotation(before, after, same_prompts=same_prompts)
-        turned = found["a"]
-        assert turned.layers == (4, 9) and turned.undefined
-        assert not turned.gain.defined.any() and np.isnan(turned.offset.value).all()
-        assert turned.angle_degrees.defined.all()
-        outside = turned.angle_degrees.low > turned.angle_degrees.null_high
+        rotated = found["a"]
+        assert rotated.layers == (4, 9) and rotated.undefined
+        assert not rotated.gain.defined.any() and np.isnan(rotated.offset.value).all()
+        assert rotated.angle_degrees.defined.all()
+        outside = rotated.angle_degrees.low > rotated.angle_degrees.null_high
         assert outside.all() if angle else not outside.any()
         table = found.to_dataframe()
         assert set(table["label"]) == {"a"} and len(table) == 2 * 5

@@ -4,7 +4,7 @@ The expected direction is what the estimator finds on average in half of the pro
 :math:`w_A, w_B` from the two halves of a split,
 :math:`\langle w_A, w_B\rangle` is free of noise for any estimator, and so is
 :math:`\langle w_A, v_B\rangle` where v comes from the same prompts in another model; both are
-averaged over splits, twins together.
+averaged over splits, pairs together.
 
 How far such a product varies from sample to sample follows from the pull of every unit on the
 direction, found by leaving it out,
