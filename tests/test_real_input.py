@@ -25,8 +25,8 @@ from unlearning.organism.training import Stage
 from unlearning.training import TrainingSettings
 
 DOMAINS = ("safety", "cybersecurity", "toxicity", "general")
-LONGEST, MOST = 120, 120  # characters of a prompt; prompts of a domain and label
-STAGES = (Stage(60, 3e-3, compliance=1.0, batch_size=24), Stage(300, 2e-3, 0.1, batch_size=24))
+LONGEST, MOST = 90, 90
+STAGES = (Stage(60, 3e-3, compliance=1.0, batch_size=12), Stage(300, 2e-3, 0.1, batch_size=12))
 
 
 def taught_on_public_prompts(
