@@ -44,6 +44,10 @@ EXAMPLES = {
     "base": "organism",
     "after": "organism",
     "concept": "safety",
+    "folder": "runs/demo",
+    "runs": "runs/matrix-organism",
+    "scores": "scored.jsonl",
+    "file": "labelled.jsonl",
 }
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -367,12 +371,14 @@ def _documented(
         lines += wrap(whole, 96, initial_indent=" " * 4, subsequent_indent=" " * 8)
     lines += ["", "Raises:", "    InputError: what the command line refuses, in the same words."]
     needed = [name for name, one in signature.parameters.items() if one.default is one.empty]
-    if "dry_run" in signature.parameters and EXAMPLES.keys() >= set(needed):
+    if EXAMPLES.keys() >= set(needed):
         given = ", ".join(
             f'{"concept=" if name == "concept" else ""}"{EXAMPLES[name]}"' for name in needed
         )
-        call = f"sp.{function.__name__}({given}{', ' * bool(given)}dry_run=True)"
-        lines += ["", "Example:", "    >>> import spillover as sp", f"    >>> plan = {call}"]
+        dry = "dry_run" in signature.parameters
+        call = f"sp.{function.__name__}({given}{', ' * bool(given and dry)}{'dry_run=True' * dry})"
+        call = f"plan = {call}" if dry else f"found = {call}  # doctest: +SKIP"
+        lines += ["", "Example:", "    >>> import spillover as sp", f"    >>> {call}"]
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """``python -m experiments.front_door_stub``: the commands' functions as a type checker reads them.
 
-``spillover/__init__.pyi`` holds this text: the functions take their options from the commands, and
-a type checker needs them written out.
+``spillover/__init__.pyi`` ends with these functions: they take their options from the commands,
+and a type checker needs them written out.
 """
 
 from __future__ import annotations

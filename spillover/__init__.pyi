@@ -1,23 +1,25 @@
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
 import analyses as analyses
 import interp as interp
 import unlearning as unlearning
-from analyses.contain import contain as contain
-from analyses.deflect import deflect as deflect
-from analyses.evaluate import evaluate as evaluate
-from analyses.explain import explain as explain
-from analyses.matrix import matrix as matrix
-from analyses.predict import predict as predict
-from analyses.predict import tournament as tournament
-from analyses.report import report as report
-from analyses.reproduce import reproduce as reproduce
+from analyses.contain.advice import Advice
+from analyses.deflect.data_set import Deflected
+from analyses.evaluate.measures import Measures
+from analyses.predict.forecasts import Forecast
+from analyses.recorded.agreement import AgreementTables
+from analyses.reproduce.result import Result
+from analyses.runs import LeakageMatrix
 from analyses.runs import Run as Run
-from analyses.study import compare as compare
-from analyses.study import demo as demo
-from analyses.study import study as study
 from analyses.workbench import TrainingRecord as TrainingRecord
 from analyses.workbench import UnlearnedModel as UnlearnedModel
 from analyses.workbench import collect as collect
 from analyses.workbench import example_run as example_run
+from analyses.workbench import fit_directions as fit_directions
 from analyses.workbench import generate as generate
 from analyses.workbench import load as load
 from analyses.workbench import patch as patch
@@ -30,6 +32,7 @@ from analyses.workbench import unlearn as unlearn
 from interp.directions import ContrastSubspace as ContrastSubspace
 from interp.directions import DirectionSet as DirectionSet
 from interp.directions import FirstPrincipalComponent as FirstPrincipalComponent
+from interp.directions import FittedDirections as FittedDirections
 from interp.directions import Leace as Leace
 from interp.directions import LogisticProbe as LogisticProbe
 from interp.directions import MeanDifference as MeanDifference
@@ -50,3 +53,351 @@ from interp.similarity import rotation as rotation
 from unlearning.data import DOMAINS as DOMAINS
 
 __version__: str
+
+# The commands, as `python -m experiments.front_door_stub` writes them.
+
+def demo(
+    *,
+    out: str | Path = "runs/demo",
+    seeds: int = 1,
+    dry_run: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Run | Any: ...
+def evaluate(
+    model: str,
+    *,
+    prompts: str | Path | None = None,
+    base: str | None = None,
+    scorer: str | Sequence[str] | None = None,
+    server: str | None = None,
+    split: str | Sequence[str] | None = None,
+    texts: str | Path | None = None,
+    tasks: str | Sequence[str] | None = None,
+    task_folder: str | Path | None = None,
+    task_chat: bool = False,
+    task_limit: int | None = None,
+    few_shot: int | None = None,
+    revision: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_arg: str | Sequence[str] | Mapping[str, Any] | None = None,
+    response_prefix: str = "",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    max_new_tokens: int | None = None,
+    batch_size: int = 64,
+    positions: int = 8,
+    out: str | Path = "runs/evaluate-MODEL",
+    show_completions: bool = False,
+    dry_run: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Measures | Any: ...
+def study(
+    model: str,
+    *,
+    concept: str | Sequence[str],
+    objective: str | Sequence[str] = "npo",
+    objective_file: str | Path | None = None,
+    beta: float | None = None,
+    option: str | Sequence[str] | Mapping[str, Any] | None = None,
+    retain: str | Sequence[str] | None = None,
+    retain_weight: float | Sequence[float] | None = None,
+    retain_ratio: int = 1,
+    retain_objective: str = "cross_entropy",
+    adaptive: bool = False,
+    slack: float = 0.1,
+    trainable: str | None = None,
+    lora_rank: int = 128,
+    layer: int | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    separate_backward: bool = False,
+    gradient_checkpointing: bool = False,
+    autocast: bool = False,
+    max_steps: int | None = None,
+    forgetting_level: float | None = None,
+    max_new_tokens: int | None = None,
+    scorer: str = "auto",
+    estimator: str = "mean_difference",
+    checkpoint_every: int | None = None,
+    report_to: str = "none",
+    revision: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_arg: str | Sequence[str] | Mapping[str, Any] | None = None,
+    response_prefix: str = "",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    prompts: str | Path | None = None,
+    deflections: str | Path | None = None,
+    out: str | Path = "runs/study-MODEL-CONCEPT",
+    seeds: int = 1,
+    control: bool = True,
+    dry_run: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Run | Any: ...
+def report(
+    folder: str | Path,
+    *,
+    show_completions: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Run: ...
+def compare(
+    base: str,
+    after: str,
+    *,
+    revision: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_arg: str | Sequence[str] | Mapping[str, Any] | None = None,
+    response_prefix: str = "",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    prompts: str | Path | None = None,
+    out: str | Path = "runs/compare-BASE-AFTER",
+    concept: str | None = None,
+    max_new_tokens: int | None = None,
+    scorer: str = "auto",
+    estimator: str = "mean_difference",
+    dry_run: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Run | Any: ...
+def matrix(
+    model: str,
+    *,
+    objective: str | Sequence[str] = "npo",
+    objective_file: str | Path | None = None,
+    beta: float | None = None,
+    option: str | Sequence[str] | Mapping[str, Any] | None = None,
+    retain: str | Sequence[str] | None = None,
+    retain_weight: float | Sequence[float] | None = None,
+    retain_ratio: int = 1,
+    retain_objective: str = "cross_entropy",
+    adaptive: bool = False,
+    slack: float = 0.1,
+    trainable: str | None = None,
+    lora_rank: int = 128,
+    layer: int | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    separate_backward: bool = False,
+    gradient_checkpointing: bool = False,
+    autocast: bool = False,
+    max_steps: int | None = None,
+    forgetting_level: float | None = None,
+    max_new_tokens: int | None = None,
+    scorer: str = "auto",
+    estimator: str = "mean_difference",
+    checkpoint_every: int | None = None,
+    report_to: str = "none",
+    workers: int = 1,
+    engine: str = "local",
+    revision: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_arg: str | Sequence[str] | Mapping[str, Any] | None = None,
+    response_prefix: str = "",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    prompts: str | Path | None = None,
+    out: str | Path = "runs/matrix-MODEL",
+    concept: str | Sequence[str] | None = None,
+    seeds: int = 2,
+    control: bool = True,
+    quantity: str = "area",
+    rescale: bool = False,
+    dry_run: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> LeakageMatrix | Any: ...
+def reproduce(
+    paper: str,
+    model: str,
+    *,
+    lora_rank: int | None = None,
+    learning_rate: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    retain_ratio: int | None = None,
+    micro_batch_size: int | None = None,
+    gradient_checkpointing: bool = False,
+    autocast: bool = False,
+    checkpoint_every: int | None = None,
+    workers: int = 1,
+    engine: str = "local",
+    texts: str | Path | None = None,
+    tasks: str | Sequence[str] | None = None,
+    task_folder: str | Path | None = None,
+    task_chat: bool = False,
+    task_limit: int | None = None,
+    few_shot: int | None = None,
+    revision: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_arg: str | Sequence[str] | Mapping[str, Any] | None = None,
+    response_prefix: str = "",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    concept: str | Sequence[str] | None = None,
+    prompts: str | Path | None = None,
+    out: str | Path = "runs/PAPER-MODEL",
+    grid: bool = False,
+    forgetting_level: float | None = None,
+    paper_model: str | None = None,
+    scorer: str = "auto",
+    max_new_tokens: int | None = None,
+    seed: int = 0,
+    dry_run: bool = False,
+    yes: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Result | Any | None: ...
+def explain(
+    folder: str | Path,
+    *,
+    arm: str | Sequence[str] | None = None,
+    layers: str | Sequence[str] | None = None,
+    draws: int = 100,
+    place_draws: int = 20,
+    batch_size: int = 64,
+    seed: int = 0,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> pd.DataFrame: ...
+def predict(
+    model: str,
+    *,
+    concept: str,
+    objective: str | Sequence[str] = "npo",
+    objective_file: str | Path | None = None,
+    beta: float | None = None,
+    option: str | Sequence[str] | Mapping[str, Any] | None = None,
+    retain: str | Sequence[str] | None = None,
+    retain_weight: float | Sequence[float] | None = None,
+    retain_ratio: int = 1,
+    retain_objective: str = "cross_entropy",
+    adaptive: bool = False,
+    slack: float = 0.1,
+    trainable: str | None = None,
+    lora_rank: int = 128,
+    layer: int | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    separate_backward: bool = False,
+    gradient_checkpointing: bool = False,
+    autocast: bool = False,
+    max_steps: int | None = None,
+    revision: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_arg: str | Sequence[str] | Mapping[str, Any] | None = None,
+    response_prefix: str = "",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    prompts: str | Path | None = None,
+    out: str | Path = "runs/predict-MODEL-CONCEPT",
+    max_new_tokens: int | None = None,
+    scorer: str = "auto",
+    seed: int = 0,
+    kernel: str = "trainable",
+    dry_run: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Forecast | Any: ...
+def tournament(
+    runs: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path = "runs/tournament-RUNS",
+    choices: str | Path | None = None,
+    choose: str | Path | None = None,
+    seed: int = 0,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> dict[str, Any]: ...
+def contain(
+    model: str,
+    *,
+    concept: str,
+    objective: str | Sequence[str] = "npo",
+    objective_file: str | Path | None = None,
+    beta: float | None = None,
+    option: str | Sequence[str] | Mapping[str, Any] | None = None,
+    retain: str | Sequence[str] | None = None,
+    retain_weight: float | Sequence[float] | None = None,
+    retain_ratio: int = 1,
+    retain_objective: str = "cross_entropy",
+    adaptive: bool = False,
+    slack: float = 0.1,
+    trainable: str | None = None,
+    lora_rank: int = 128,
+    layer: int | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    separate_backward: bool = False,
+    gradient_checkpointing: bool = False,
+    autocast: bool = False,
+    max_steps: int | None = None,
+    forgetting_level: float | None = None,
+    max_new_tokens: int | None = None,
+    scorer: str = "auto",
+    estimator: str = "mean_difference",
+    checkpoint_every: int | None = None,
+    report_to: str = "none",
+    workers: int = 1,
+    engine: str = "local",
+    revision: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_arg: str | Sequence[str] | Mapping[str, Any] | None = None,
+    response_prefix: str = "",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    prompts: str | Path | None = None,
+    deflections: str | Path | None = None,
+    out: str | Path = "runs/contain-MODEL-CONCEPT",
+    methods: str | Sequence[str] | None = None,
+    examples: str | Sequence[str] = "8,32,128",
+    splits: int = 6,
+    left_out: int = 3,
+    seed: int = 0,
+    shallow_recovery: bool = True,
+    dry_run: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Advice | Any: ...
+def deflect(
+    model: str,
+    *,
+    concept: str,
+    revision: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_arg: str | Sequence[str] | Mapping[str, Any] | None = None,
+    response_prefix: str = "",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    prompts: str | Path | None = None,
+    out: str | Path = "runs/deflect-MODEL-CONCEPT",
+    scorer: str = "auto",
+    temperature: float = 0.0,
+    samples: int = 1,
+    seed: int = 0,
+    max_new_tokens: int | None = None,
+    batch_size: int = 64,
+    server: str | None = None,
+    dry_run: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Deflected | Any: ...
+def agree(
+    scores: str | Path | Sequence[str | Path],
+    *,
+    label_column: str = "label",
+    model_column: str = "model",
+    rows: int = 20,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> AgreementTables: ...
+def calibrate(
+    file: str | Path,
+    *,
+    out: str | Path = "runs/calibrate-FILE.jsonl",
+    label_column: str | None = None,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Mapping[str, int]: ...

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
 import re
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +30,11 @@ def lm() -> sp.LanguageModel:
 
 @pytest.fixture(scope="module")
 def prompts() -> pd.DataFrame:
+    return few(sp.prompts("organism"))
+
+
+def few(table: pd.DataFrame) -> pd.DataFrame:
     """A part of the organism's prompts: 40 harmful training prompts a domain."""
-    table = sp.prompts("organism")
     sizes = {"train": 40, "validation": 8, "test": 8}
     kept = [
         table[table["split"] == split].groupby(["domain", "label"]).head(size)
@@ -161,3 +168,149 @@ def test_the_example_run_is_small_and_names_no_machine() -> None:
     assert not [path for path in files if re.search(rb"/(work|tmp|home|root)/", path.read_bytes())]
     assert run.recovery["value"].notna().all() and len(run.rotation) and len(run.cosine)
     assert set(run.leakage["domain"]) == set(sp.DOMAINS)
+
+
+# Examples
+
+
+@pytest.fixture(scope="module")
+def namespace(
+    lm: sp.LanguageModel, prompts: pd.DataFrame, after: sp.UnlearnedModel
+) -> dict[str, Any]:
+    """What examples in docstrings take as given; see the docstring of the package."""
+    return {
+        "sp": sp,
+        "np": np,
+        "lm": lm,
+        "prompts": prompts,
+        "acts": (acts := sp.collect(lm, prompts)),
+        "dirs": sp.fit_directions(acts, prompts, sp.MeanDifference()),
+        "after": after,
+        "readout": sp.refusal_log_odds(lm, prompts),
+    }
+
+
+def examples_of(name: str) -> list[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    return [test for test in finder.find(getattr(sp, name), name) if test.examples]
+
+
+WITHOUT = ("DOMAINS", "analyses", "interp", "unlearning")
+EXPLAINED = [name for name in sp.__all__ if name not in WITHOUT and not name.endswith("Error")]
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_its_examples_run(
+    name: str, namespace: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tests = examples_of(name)
+    assert tests, f"sp.{name} has no example in its docstring"
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    for test in tests:
+        test.globs = dict(namespace)
+        said: list[str] = []
+        doctest.DocTestRunner(optionflags=flags).run(test, out=said.append)
+        assert not said, "".join(said)
+
+
+# The five tasks of a first afternoon, from nothing, in ten lines at most
+
+TASKS = {
+    "cosine map of a probe's directions": """
+        import spillover as sp
+
+        lm, prompts = sp.load("organism"), sp.prompts("organism")
+        acts = sp.collect(lm, prompts)
+        dirs = sp.fit_directions(acts, prompts, sp.LogisticProbe(resamples=0))
+        cosines = sp.cosine_map(dirs, permutations=100)
+        cosines.plot(layer=2)
+        assert cosines.value.shape == (3, 7, 7) and (cosines.p > 0).any()
+    """,
+    "unlearn, then the rotation": """
+        import spillover as sp
+
+        lm, prompts = sp.load("organism"), FEW(sp.prompts("organism"))
+        after = sp.unlearn(lm, prompts, concept="safety", max_steps=4)
+        dirs, turned = (
+            sp.fit_directions(sp.collect(model, prompts), prompts) for model in (lm, after)
+        )
+        rotations = sp.rotation(dirs, turned)
+        rotations.plot()
+        assert set(rotations.to_dataframe()["label"]) == set(sp.DOMAINS)
+    """,
+    "patch base -> after": """
+        import spillover as sp
+
+        lm, prompts = sp.load("organism"), FEW(sp.prompts("organism"))
+        after = sp.unlearn(lm, prompts, concept="safety", max_steps=4)
+        effects = sp.patch(lm, after, prompts, readout=sp.refusal_log_odds(lm, prompts))
+        effects.plot()
+        assert effects.gap > 0 and effects.fraction.max() > 0.9
+    """,
+    "ablate and generate": """
+        import spillover as sp
+
+        lm, prompts = sp.load("organism"), sp.prompts("organism")
+        dirs = sp.fit_directions(sp.collect(lm, prompts), prompts)
+        asked = prompts.query("domain == 'safety' and label == 'harmful'")["prompt"].head(8)
+        with sp.ablate(lm, dirs["safety", 2]):
+            changed = sp.generate(lm, asked)
+        scores = sp.score(asked, changed, scorer="grammar")
+        assert list(scores.columns) == ["refused", "class"] and len(scores) == 8
+    """,
+    "read a run": """
+        import spillover as sp
+
+        run = sp.example_run()  # or sp.Run("runs/demo")
+        leaked = run.leakage.query("quantity == 'L_90' and role == 'off_target'")
+        assert leaked["value"].between(-1, 1).all()
+        assert {"low", "high", "n"} <= set(leaked.columns) and len(run.recovery)
+    """,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_takes_ten_lines(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = textwrap.dedent(TASKS[task]).strip()
+    assert len([line for line in code.splitlines() if line]) <= 10
+    exec(compile(code, task, "exec"), {"FEW": few})
+
+
+USER = """
+from typing import assert_type
+
+import pandas as pd
+import spillover as sp
+from matplotlib.figure import Figure
+
+lm = sp.load("organism")
+prompts = sp.prompts()
+dirs = sp.fit_directions(sp.collect(lm, prompts), prompts, sp.LogisticProbe())
+assert_type(sp.cosine_map(dirs).plot(layer=2), Figure)
+after = sp.unlearn(lm, prompts, concept="safety", retain="equal")
+assert_type(after.record.losses, pd.DataFrame)
+assert_type(sp.rotation(dirs, dirs).to_dataframe(), pd.DataFrame)
+assert_type(sp.patch(lm, after, prompts, readout=sp.refusal_log_odds(lm, prompts)).gap, float)
+assert_type(sp.generate(lm, ["a prompt"]), list[str])
+assert_type(sp.Run("runs/demo").leakage, pd.DataFrame)
+sp.study("organism", concept="safety", dry_run=True)
+sp.unlearn(lm, prompts)  # no concept
+sp.study("organism", concept="safety", seed=3)  # seeds
+sp.colect
+"""
+
+
+def test_a_type_checker_knows_the_signatures(tmp_path: Path) -> None:
+    """By the cache of ``make lint``; without it, mypy would read every library first."""
+    if not (ROOT / ".mypy_cache").is_dir():
+        pytest.skip("mypy has no cache here: run make lint first")
+    (tmp_path / "mine.py").write_text(USER, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", str(tmp_path / "mine.py")]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    lines = USER.splitlines()
+    wrong = {
+        lines[int(line.split(":")[1]) - 1] for line in found.splitlines() if " error: " in line
+    }
+    assert wrong == set(lines[-3:]), found

@@ -7,6 +7,7 @@ from .responses import refusal_log_odds as refusal_log_odds
 from .responses import score as score
 from .states import collect as collect
 from .states import domain_contrasts as domain_contrasts
+from .states import fit_directions as fit_directions
 from .states import state_map as state_map
 from .tables import prompts as prompts
 from .training import TrainingRecord as TrainingRecord
@@ -19,6 +20,7 @@ __all__ = [
     "collect",
     "domain_contrasts",
     "example_run",
+    "fit_directions",
     "generate",
     "load",
     "patch",

@@ -58,7 +58,7 @@ def generate(
 
     Example:
         >>> sp.generate(lm, prompts["prompt"].head(2))
-        ['Nope, this stays unanswered!', 'Sure: done.']
+        ['Pardon, this stays unanswered!', 'Gladly: done.']
         >>> with sp.ablate(lm, dirs["safety", 2]):
         ...     changed = sp.generate(lm, prompts["prompt"].head(2))
     """

@@ -13,6 +13,8 @@ from analyses.workbench.tables import texts_of
 from interp import activations, similarity
 from interp.activations import RESIDUAL_OUT, Activations, Positions, Site
 from interp.activations.positions import last_token
+from interp.directions import FittedDirections
+from interp.directions.fitting import Estimator
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.statistics import Contrast
@@ -115,6 +117,53 @@ def domain_contrasts(
             "give more prompts, or split=None for those of all splits"
         )
     return found
+
+
+def fit_directions(
+    acts: Activations,
+    prompts: pd.DataFrame,
+    estimator: Estimator | str = "mean_difference",
+    *,
+    split: str | None = "train",
+) -> FittedDirections:
+    """Directions from benign to harmful, one for each domain and layer.
+
+    Pairs stay together. A domain with fewer than 16 benign prompts borrows a share of the domain
+    ``general`` that no other domain gets. Texts that stand in two domains are left out with their
+    pairs, because two directions would share their noise.
+
+    Args:
+        acts: activations of exactly these prompts, in this order.
+        prompts: a table of prompts.
+        estimator: an estimator such as ``sp.LogisticProbe()``, or the name of a registered one.
+        split: rows to fit on: ``train``, ``validation`` or ``test``; None is all.
+
+    Returns:
+        ``dirs["safety", 2]`` is the unit direction (d_model) of a domain at a layer.
+        ``sp.cosine_map`` and ``sp.rotation`` fit the estimator again for intervals and nulls;
+        ``dirs.to_set().save(path)`` keeps the vectors.
+
+    Raises:
+        InputError: activations of other prompts, an unknown estimator, or no domain with 8 harmful
+            and 8 benign prompts.
+
+    Source:
+        Mean difference: Marks and Tegmark 2023, arXiv 2310.06824; Arditi et al. 2024, arXiv
+        2406.11717.
+
+    Example:
+        >>> dirs = sp.fit_directions(acts, prompts, sp.MeanDifference())
+        >>> dirs["safety", 2].shape
+        (128,)
+        >>> dirs.fitted_on
+        'the split train'
+    """
+    return FittedDirections.of(
+        estimator,
+        domain_contrasts(acts, prompts, split=split),
+        layers=acts.layers,
+        fitted_on=f"the split {split}" if split else "all splits",
+    )
 
 
 def _in_one_domain(prompts: pd.DataFrame) -> np.ndarray:

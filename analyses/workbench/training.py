@@ -47,6 +47,13 @@ class TrainingRecord:
         forgetting_level: share of the target's refusal that is gone there, 0 to 1, on validation
             prompts.
         verdict: rates of the target on test prompts, and whether it complies.
+
+    Example:
+        >>> record = after.record
+        >>> record.concept, 0 < record.forgetting_level <= 1
+        ('safety', True)
+        >>> sorted(record.leakage["domain"].unique())[:2]
+        ['bias', 'cybersecurity']
     """
 
     concept: str
@@ -71,7 +78,13 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class UnlearnedModel(LanguageModel):
-    """A trained model, merged where adapters were trained, with its record."""
+    """A trained model with its record; adapters are merged.
+
+    Example:
+        >>> isinstance(after, sp.LanguageModel), after.name
+        (True, 'organism, safety unlearned')
+        >>> after.model.save_pretrained("unlearned")
+    """
 
     record: TrainingRecord = field(kw_only=True)
 
@@ -135,11 +148,11 @@ def unlearn(
         NPO: Zhang et al. 2024, arXiv 2404.05868.
 
     Example:
-        >>> after = sp.unlearn(lm, prompts, concept="safety", max_steps=8, quiet=True)
+        >>> after = sp.unlearn(lm, prompts, concept="safety", max_steps=2, quiet=True)
         >>> after.record.outcome in ("complied", "still refuses", "degenerate")
         True
         >>> after.record.losses[["step", "loss"]].shape
-        (8, 2)
+        (2, 2)
     """
     if active_edits(lm.model):
         raise InputError(

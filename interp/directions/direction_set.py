@@ -38,6 +38,12 @@ class DirectionSet:
 
     Raises:
         InputError: shapes that do not fit the labels and layers, or vectors that are not finite.
+
+    Example:
+        >>> dirs.to_set().save("directions.safetensors")
+        >>> kept = sp.DirectionSet.load("directions.safetensors")
+        >>> kept.vectors.shape, kept.estimator
+        ((7, 3, 128), 'MeanDifference')
     """
 
     labels: tuple[str, ...]

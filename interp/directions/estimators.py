@@ -56,6 +56,8 @@ from interp.statistics import (
 class MeanDifference(Directed):
     """Mean of the positives minus mean of the negatives (Marks and Tegmark 2023; Arditi 2024).
 
+    It finds what the label adds to a state, so it is the one to steer and to ablate with.
+
     Args:
         splits: random halvings that the reliability averages.
         resamples: bootstrap samples behind its interval; 0 leaves it out (NaN).
@@ -67,6 +69,11 @@ class MeanDifference(Directed):
         unit_direction_: the same with length one; zero where the difference is zero.
         reliability_, reliability_low_, reliability_high_: (layer,).
         n_: prompts on the smaller side.
+
+    Example:
+        >>> dirs = sp.fit_directions(acts, prompts, sp.MeanDifference(resamples=0))
+        >>> dirs.to_set().vectors.shape
+        (7, 3, 128)
     """
 
     splits: int = 50
@@ -126,6 +133,10 @@ class FirstPrincipalComponent(Directed):
         explained_variance_ratio_: (layer,), its share of the positives' variance.
         reliability_, reliability_low_, reliability_high_: (layer,).
         n_: positive prompts.
+
+    Example:
+        >>> found = sp.FirstPrincipalComponent(resamples=0)
+        >>> dirs = sp.fit_directions(acts, prompts, found)
     """
 
     no_null: ClassVar[str] = (
@@ -195,6 +206,10 @@ class PairedPrincipalComponent(Directed):
         explained_variance_ratio_: (layer,), its share of the differences' squared length.
         reliability_, reliability_low_, reliability_high_: (layer,).
         n_: pairs.
+
+    Example:
+        >>> found = sp.PairedPrincipalComponent(resamples=0)
+        >>> dirs = sp.fit_directions(acts, prompts, found)
     """
 
     no_null: ClassVar[str] = (
@@ -269,6 +284,10 @@ class WhitenedMeanDifference(Directed):
         shrinkage_: (layer,), 0 the sample's covariance, 1 a multiple of the identity.
         reliability_, reliability_low_, reliability_high_: (layer,); every half whitens by itself.
         n_: prompts on the smaller side.
+
+    Example:
+        >>> found = sp.WhitenedMeanDifference(splits=5, resamples=0)
+        >>> dirs = sp.fit_directions(acts, prompts, found)
     """
 
     splits: int = 50
@@ -326,6 +345,12 @@ class LogisticProbe(Directed):
         intercept_: (layer,): state · direction + intercept is the log-odds.
         reliability_, reliability_low_, reliability_high_: (layer,).
         n_: prompts on the smaller side.
+
+    Example:
+        >>> harmful = (prompts["label"] == "harmful").to_numpy()
+        >>> probe = sp.LogisticProbe(splits=1, resamples=0).fit(acts.states, harmful)
+        >>> probe.direction_.shape
+        (3, 128)
     """
 
     inverse_penalty: float = 1.0

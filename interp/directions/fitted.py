@@ -29,6 +29,12 @@ class FittedDirections:
         contrasts: by label.
         directions: the fitted vectors, raw length; what is kept on disk.
         fitted_on: which prompts these are.
+
+    Example:
+        >>> dirs["safety", 2].shape
+        (128,)
+        >>> dirs.labels[:2], dirs.layers
+        (('cybersecurity', 'safety'), (0, 1, 2))
     """
 
     estimator: Estimator

@@ -110,6 +110,13 @@ class Leace(Directed):
         reliability_, reliability_low_, reliability_high_: (layer,), of the subspace that it reads:
             root mean squared cosine between halves.
         n_: prompts of the smallest class.
+
+    Example:
+        >>> harmful = (prompts["label"] == "harmful").to_numpy()
+        >>> erased = sp.Leace(splits=1, resamples=0).fit(acts.states, harmful).eraser_(acts.states)
+        >>> gap = erased[harmful].mean(axis=0) - erased[~harmful].mean(axis=0)
+        >>> bool(np.abs(gap).max() < 1e-3)
+        True
     """
 
     shrink: bool = True

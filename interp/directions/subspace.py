@@ -47,6 +47,12 @@ class ContrastSubspace(Reliable):
         reliability_, reliability_low_, reliability_high_: (layer,), root mean squared cosine of the
             principal angles between halves.
         n_: prompts on the smaller side.
+
+    Example:
+        >>> harmful = (prompts["label"] == "harmful").to_numpy()
+        >>> found = sp.ContrastSubspace(splits=1, resamples=0).fit(acts.states, harmful)
+        >>> found.basis_.shape
+        (3, 2, 128)
     """
 
     dimensions: int = 2

@@ -103,6 +103,15 @@ def cosine_map(
 
     Raises:
         InputError: fewer than two labels, contrasts of different layers or widths.
+
+    Source:
+        max-T: Westfall and Young 1993; the cross-fitted products are derived in the module.
+
+    Example:
+        >>> cosines = sp.cosine_map(dirs, permutations=100)
+        >>> cosines.value.shape
+        (3, 7, 7)
+        >>> figure = cosines.plot(layer=2)
     """
     if isinstance(directions, DirectionSet):
         return _values_alone(directions, layers, measure)

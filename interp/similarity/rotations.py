@@ -170,6 +170,13 @@ def rotation(
 
     Raises:
         InputError: shapes or pairs that do not match, other estimators, labels or layers.
+
+    Example:
+        >>> turned = sp.fit_directions(sp.collect(after, prompts), prompts, sp.MeanDifference())
+        >>> rotations = sp.rotation(dirs, turned)
+        >>> rotations["safety"].angle_degrees.value.shape
+        (3,)
+        >>> figure = rotations.plot()
     """
     if isinstance(before, Contrast) and isinstance(after, Contrast):
         return _of_mean_difference(before, after, same_prompts, layers, level)
