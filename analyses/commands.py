@@ -65,7 +65,7 @@ OLD_OPTIONS = (
     ("--objectives", "--objective"),
     ("--rank", "--lora-rank"),
 )
-OLD_VALUES = {("--kernel", "trained"): "trainable"}
+OLD_VALUES = {("--kernel", "trained"): "trainable", ("--methods", "twins"): "wording"}
 OLD_NAMES_GO_IN = "0.3"
 
 Plugins = Annotated[
@@ -142,9 +142,12 @@ class Command(TyperCommand):
                 words.append(new + equals + value)
         for (option, old), new in OLD_VALUES.items():
             for place, word in enumerate(words):
-                if word == f"{option}={old}" or [option, old] == words[place - 1 : place + 1]:
+                name, equals, value = word.rpartition("=")
+                parts = value.split(",")
+                if old in parts and option in (name, *words[place - 1 : place]):
                     _say_new(f"{option} {old}", f"{option} {new}")
-                    words[place] = word.removesuffix(old) + new
+                    parts[parts.index(old)] = new
+                    words[place] = name + equals + ",".join(parts)
         return words + arguments
 
     def invoke(self, ctx: Any) -> Any:
@@ -314,7 +317,8 @@ def with_entries(text: str) -> str:
 
 
 def _names_of_entries(found: re.Match[str]) -> str:
-    return ", ".join({**declared(*found.groups()), **declared_by_plugins(found[2])})
+    abouts = {**declared(*found.groups()), **declared_by_plugins(found[2])}
+    return ", ".join(about.option for about in abouts.values())
 
 
 def _words(parameter: Any, value: Any) -> list[str]:

@@ -42,6 +42,7 @@ class About:
         badge: ``faithful``, ``simplified`` or ``variant`` of that paper; empty where there is none.
         differs: what differs from the paper, unless it is faithful.
         colour: in figures, ``#rrggbb``; :func:`colours` gives one to those that name none.
+        option: as a user types it, where files hold an older name as a key.
     """
 
     name: str
@@ -50,6 +51,7 @@ class About:
     badge: str = ""
     differs: str = ""
     colour: str = ""
+    option: str = ""
 
     def __post_init__(self) -> None:
         if self.badge and self.badge not in BADGES:
@@ -60,6 +62,8 @@ class About:
             raise InputError(f'{self.name}: colour "{self.colour}"; expected one like #1f77b4')
         if not self.title:
             object.__setattr__(self, "title", self.name)
+        if not self.option:
+            object.__setattr__(self, "option", self.name)
 
 
 E = TypeVar("E")
@@ -133,9 +137,11 @@ class Registry(Mapping[str, E], Generic[E]):
         Raises:
             InputError: there is none; lists those there are.
         """
-        if name not in self:
-            raise InputError(f"there is no {self.kind} {name!r}{expected(name, self)}")
-        return self[name]
+        keys = {about.option: key for key, about in self.abouts.items()}
+        key = keys.get(name, name)
+        if key not in self:
+            raise InputError(f"there is no {self.kind} {name!r}{expected(name, keys)}")
+        return self[key]
 
     def __getitem__(self, name: str) -> E:
         if name not in self._entries and self.room:

@@ -180,7 +180,8 @@ def test_an_old_value_is_taken_and_the_new_one_told(
     new = OLD_VALUES[option, old]
     assert command.with_new_names([option, old]) == [option, new]
     assert command.with_new_names([f"{option}={old}"]) == [f"{option}={new}"]
-    assert capsys.readouterr().err.count(f"{option} {old} is now {option} {new}") == 2
+    assert command.with_new_names([option, f"a,{old},b"]) == [option, f"a,{new},b"]
+    assert capsys.readouterr().err.count(f"{option} {old} is now {option} {new}") == 3
 
 
 def test_a_command_as_it_was_typed_plans_the_same(spillover: Spillover) -> None:
@@ -196,6 +197,14 @@ def test_a_command_as_it_was_typed_plans_the_same(spillover: Spillover) -> None:
     assert Command.with_new_names(EVERY["prompts make"], ["--label", "harmful"]) == [
         "--label", "harmful",
     ]  # fmt: skip
+
+
+def test_a_method_has_its_old_name_in_files() -> None:
+    plans = [
+        FUNCTIONS["contain"]("organism", concept="safety", methods=name, splits=1, dry_run=True)
+        for name in ("wording", "twins")
+    ]
+    assert plans[0].lines[:3] == plans[1].lines[:3] and "safety-npo-twins-" in plans[0].lines[2]
 
 
 # The nearest name

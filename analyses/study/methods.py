@@ -99,6 +99,7 @@ def method(
     badge: str = "",
     differs: str = "",
     colour: str = "",
+    option: str = "",
     **options: Any,
 ) -> Callable[[C], C]:
     """Register a function or class as a containment method; returns it unchanged.
@@ -111,6 +112,7 @@ def method(
         badge: ``faithful``, ``simplified`` or ``variant`` of the paper.
         differs: what differs from the paper.
         colour: in figures, ``#rrggbb``; one is found where there is none.
+        option: on the command line, where it is not the name in files.
         options: ``retains, on_all, weighted, weight_like, changes`` of :class:`Method`.
 
     Raises:
@@ -118,7 +120,7 @@ def method(
     """
 
     def register(made: C) -> C:
-        about = About(name, title, paper, badge, differs, colour)
+        about = About(name, title, paper, badge, differs, colour, option)
         score = made if isfunction(made) else getattr(made, "score", None)
         guard = getattr(made, "guard", None)
         METHODS.add(about, Method(about, does, score=score, guard=guard, **options), made)
