@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LEGEND = 3  # columns
 EDGE = 1.02  # where the column of base rates stands, in axes coordinates
 
 
@@ -115,13 +117,23 @@ def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str]) -> None:
 @styled
 def leakage_figure(tables: Run) -> Figure:
     """Every arm of each concept's first seed, at the matched forgetting level."""
+    from matplotlib.transforms import blended_transform_factory
+
     found = headlines(tables.record)
-    rows = len(tables.record.domains)
-    figure = new_figure(max(5.2 * len(found), 6), 0.52 * rows + 1.1)
+    height = 0.52 * len(tables.record.domains) + 0.9
+    legend = 0.1 + 0.2 * math.ceil(max(len((one.plain, *one.sweep)) for one in found) / LEGEND)
+    figure = new_figure(max(5.2 * len(found), 6), height + legend)
+    # Legends have the bottom of the figure to themselves, however short the panels are.
+    share = legend / (height + legend)
+    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))  # type: ignore[union-attr]
     for axes, headline in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         leakage_panel(axes, tables, headline, (headline.plain, *headline.sweep))
         axes.set_title(title_of(headline), pad=18)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, columnspacing=1)
+        across = blended_transform_factory(axes.transAxes, figure.transFigure)
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, share), bbox_transform=across, ncols=LEGEND,
+            columnspacing=1,
+        ).set_in_layout(False)  # fmt: skip
     return figure
 
 
