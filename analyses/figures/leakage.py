@@ -125,7 +125,7 @@ def leakage_figure(tables: Run) -> Figure:
     figure = new_figure(max(5.2 * len(found), 6), height + legend)
     # Legends have the bottom of the figure to themselves, however short the panels are.
     share = legend / (height + legend)
-    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))  # type: ignore[union-attr]
+    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))  # type: ignore[union-attr, call-arg]
     for axes, headline in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
         leakage_panel(axes, tables, headline, (headline.plain, *headline.sweep))
         axes.set_title(title_of(headline), pad=18)
