@@ -49,7 +49,8 @@ def test_an_entry_of_a_paper_says_how_near_it_is(decorator: str) -> None:
 def test_an_unknown_name_is_told_the_known_ones(decorator: str) -> None:
     with pytest.raises(InputError, match="'no such entry'; expected one of ") as error:
         REGISTRIES[decorator].find("no such entry")
-    assert all(name in str(error.value) for name in REGISTRIES[decorator])
+    abouts = REGISTRIES[decorator].abouts.values()
+    assert all(about.option in str(error.value) for about in abouts)
 
 
 def test_a_badge_or_a_colour_that_is_none_is_refused() -> None:
