@@ -31,6 +31,11 @@ WRITE_FAILED = (
 )
 
 
+#: Raised where the same inputs would give other results than before, so that results made earlier
+#: are made again. A new version of the package alone leaves it as it is.
+SCHEMA = "0.1.0"
+
+
 def package_version() -> str:
     """The installed version of Spillover, ``"unknown"`` when it runs from a bare checkout."""
     try:
@@ -94,8 +99,8 @@ def read_json(path: str | Path) -> Any:
 
 
 def content_key(*parts: Any) -> str:
-    """A hexadecimal key of ``parts`` (anything JSON can hold) and of the package's version."""
-    text = json.dumps([package_version(), *parts], sort_keys=True, default=_plain)
+    """A hexadecimal key of ``parts`` (anything JSON can hold) and of :data:`SCHEMA`."""
+    text = json.dumps([SCHEMA, *parts], sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
