@@ -124,7 +124,7 @@ def test_a_key_changes_with_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [content_key(*one) for one in parts]
     assert len(set(keys)) == len(parts)
     assert keys == [content_key(*one) for one in parts]
-    monkeypatch.setattr(store, "package_version", lambda: "another")
+    monkeypatch.setattr(store, "SCHEMA", "another")
     assert not set(keys) & {content_key(*one) for one in parts}
 
 
