@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from interp.directions import (
 from interp.errors import InputError
 from interp.similarity import cka_map, cosine_map, overlap_map, procrustes_map, rotation
 from interp.statistics import Contrast, permuted_weights
+from tests.benchmarks.cosine_map import measure
 from tests.planted_directions import Planted, planted_change
 from tests.test_geometry import D_MODEL, contrast
 
@@ -219,6 +221,7 @@ def test_vectors_from_disk_give_values_and_no_null() -> None:
     assert set(found.to_dataframe()["no_null"]) == {found.no_null}
     figure = found.plot(layer=9)
     assert "no null" in figure.axes[-1].get_ylabel().replace("\n", " ")
+    assert found.no_null in figure.get_supxlabel().replace("\n", " ")
     coloured = figure.axes[0].images[1].get_array()
     np.testing.assert_array_equal(~np.ma.getmaskarray(coloured), OFF)
 
@@ -321,7 +324,16 @@ def test_leace_reads_one_way_whatever_its_classes_are_called() -> None:
     )[:, None], atol=1e-9)  # fmt: skip
 
 
+def test_the_benchmark_of_the_map_runs() -> None:
+    found = measure(permutations=4, sample=2, labels=2, layers=1, width=12, side=6)
+    assert set(found) == {"fit", "map", "scikit_learn", "products"}
+    assert min(found.values()) > 0
+
+
 def test_a_discriminant_of_states_that_do_not_vary_is_zero() -> None:
     states = np.zeros((12, 1, 3))
     labels = np.arange(12) < 6
-    assert (WhitenedMeanDifference(**QUICK).fit(states, labels).direction_ == 0).all()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")
+        fit = WhitenedMeanDifference(**QUICK).fit(states, labels)
+    assert (fit.direction_ == 0).all()

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 MOST_MULTIPLES = 12
 COLUMNS = 4
 GREY = "grey: inside the null"
-LINE = 44
+# Characters of a label to an inch of the axis along which it runs.
+TO_AN_INCH = 11
 
 
 def heatmap_figure(similarity: SimilarityMap, layers: Sequence[int] | None = None) -> Figure:
@@ -46,15 +47,9 @@ def heatmap_figure(similarity: SimilarityMap, layers: Sequence[int] | None = Non
         [label.replace("_", " ") for label in similarity.labels],
         limits=similarity.limits,
         measure=similarity.measure,
-        null=null_words(similarity),
+        draws=similarity.draws,
+        no_null=similarity.no_null,
     )
-
-
-def null_words(similarity: SimilarityMap) -> str:
-    """What grey stands for and how many draws the null has, or why there is no null."""
-    if similarity.no_null:
-        return f"no null: {similarity.no_null}"
-    return f"{GREY}, {similarity.draws:,} permutations" if similarity.draws else GREY
 
 
 @styled
@@ -66,7 +61,8 @@ def layer_heatmaps(
     *,
     limits: tuple[float, float] = (-1.0, 1.0),
     measure: str,
-    null: str = GREY,
+    draws: int = 0,
+    no_null: str = "",
 ) -> Figure:
     """A heatmap per layer, none on the diagonal; a single one has a number in every cell.
 
@@ -77,14 +73,15 @@ def layer_heatmaps(
         names: of the labels.
         limits: the range that the measure can take, for colours.
         measure: what the values are.
-        null: what the null is.
+        draws: permutations behind the null, if known.
+        no_null: why there is no null; then every defined cell is coloured.
     """
     k = len(names)
     alone = len(layers) == 1
     columns = min(len(layers), COLUMNS)
     lines = -(-len(layers) // columns)
     side = max(2.0, 0.62 * k + 1.3) if alone else max(1.8, 0.28 * k + 0.9)
-    figure = new_figure(side * columns + 1.5, side * lines + 0.6)
+    figure = new_figure(side * columns + 1.5, side * lines + (1.1 if no_null else 0.6))
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(layers) :]:
         axes.set_visible(False)
@@ -109,9 +106,18 @@ def layer_heatmaps(
             axes.set_yticklabels([])
         if position + columns < len(layers):
             axes.set_xticklabels([])
-    words = "\n".join(wrap(f"({null})", LINE))
-    figure.colorbar(image, ax=grid, shrink=0.75, label=f"{measure}\n{words}")
+    null = f"{GREY}, {draws:,} permutations" if draws else GREY
+    label = f"{measure}\n({'no null; grey: undefined' if no_null else null})"
+    width, height = figure.get_size_inches()
+    figure.colorbar(image, ax=grid, shrink=0.75, label=_wrapped(label, height))
+    if no_null:
+        figure.supxlabel(_wrapped(f"There is no null: {no_null}.", width), fontsize=8)
     return figure
+
+
+def _wrapped(text: str, inches: float) -> str:
+    lines = (wrap(line, max(20, int(inches * TO_AN_INCH))) for line in text.splitlines())
+    return "\n".join(part for line in lines for part in line)
 
 
 def evenly_picked(depth: int, most: int = MOST_MULTIPLES) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,9 +114,11 @@ def rotation_by_layer_figure(
             foot=unchanged, colour=VERMILLION,
         )  # fmt: skip
         axes.set_title(label.replace("_", " "), fontsize=9)
-        if rotation.undefined and quantity not in ("angle_degrees", "cosine"):
-            axes.set_title(f"undefined: {rotation.undefined}", fontsize=8, wrap=True)
         layer_ticks(axes, rotation.layers)
+    reasons = {rotation.undefined for rotation in rotations.values() if turned.undefined}
+    if reasons and quantity not in ("angle_degrees", "cosine"):
+        words = wrap("Undefined: " + "; ".join(sorted(reasons)), int(13 * figure.get_figwidth()))
+        figure.suptitle("\n".join(words), fontsize=8)
     _legend(figure, grid)
     return figure
 

@@ -213,7 +213,7 @@ def _of_refits(
     parts = [Refits.of(estimator, side).replicates() for side in (before, paired)]
     products, n = refitted_products(parts[0], parts[1], same_units=same_prompts)
     angle = angle_degrees(products, Confidence(level, n))
-    missing = np.full(angle.value.shape, np.nan)
+    missing, title = np.full(angle.value.shape, np.nan), estimator_title(estimator)
     undefined = Estimates.where(missing > 0, **dict.fromkeys(BOUNDS, missing))
     return Rotation(
         layers=layer_names(layers, len(missing)),
@@ -223,7 +223,7 @@ def _of_refits(
         offset=undefined,
         offset_orthogonal=undefined,
         n=n,
-        undefined=f"gain and offsets are of mean differences; this is {estimator_title(estimator)}",
+        undefined=f"gain and offsets are of mean differences, not of a {title}",
     )
 
 

@@ -38,6 +38,7 @@ AGAINST = {"lora": tuple(GOALS), "full": ("resident_reference",)}
 PREFIX = {"lora": "npo_step", "full": "npo_step.full"}
 
 COLLECT = "tests.benchmarks.collect"
+COSINE_MAP = "tests.benchmarks.cosine_map"
 # Others' time over ours is reported as measured.
 COLLECT_OTHERS = ("transformer_lens", "nnsight", "output_hidden_states")
 
@@ -59,6 +60,7 @@ def main() -> None:
         entries |= step_times(workload, trained, options.pairs, options.threads)
         entries |= step_memory(workload, trained, options.processes)
     entries |= collect_times(workload, options.pairs, options.threads)
+    entries |= cosine_map_times(options.threads)
     machine = described(options.threads) | {"seconds": round(perf_counter() - start)}
     write_json(options.out, {"machine": machine, **entries})
     console = Console()
@@ -129,6 +131,25 @@ def collect_times(workload: Workload, pairs: int, threads: int) -> dict[str, Any
     for name, values in {**seconds, **ordered}.items():
         entries[f"collect.seconds.{name}"] = median(values)
     return entries
+
+
+def cosine_map_times(threads: int) -> dict[str, Any]:
+    """A probe's cosine map with a thousand draws: seconds, and ratios to two others' seconds."""
+    command = [sys.executable, "-m", COSINE_MAP]
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )
+    (seconds,) = _outputs([running])
+    ours = [seconds["fit"] + seconds["map"]]
+    return {
+        "cosine_map.logistic_seconds": median(ours, 180),
+        "cosine_map.vs_scikit_learn": ratio(ours, [seconds["scikit_learn"]]),
+        "cosine_map.vs_products": ratio(ours, [seconds["products"]]),
+        **{f"cosine_map.seconds.{name}": median([value]) for name, value in seconds.items()},
+    }
 
 
 def _outputs(running: list[subprocess.Popen[str]]) -> list[Any]:
