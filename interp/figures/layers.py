@@ -115,7 +115,7 @@ def rotation_by_layer_figure(
         )  # fmt: skip
         axes.set_title(label.replace("_", " "), fontsize=9)
         layer_ticks(axes, rotation.layers)
-    reasons = {rotation.undefined for rotation in rotations.values() if turned.undefined}
+    reasons = {rotation.undefined for rotation in rotations.values() if rotation.undefined}
     if reasons and quantity not in ("angle_degrees", "cosine"):
         words = wrap("Undefined: " + "; ".join(sorted(reasons)), int(13 * figure.get_figwidth()))
         figure.suptitle("\n".join(words), fontsize=8)
