@@ -39,7 +39,7 @@ from interp.similarity.maps import Cells, SimilarityMap, from_pairs
 from interp.similarity.pairs import (
     PRODUCTS,
     cell_of,
-    permuted_cosines,
+    permuted_products,
     refitted_null,
     refitted_products,
     stacked,
@@ -162,8 +162,8 @@ def cosine_map(
     elif linear:
         null = studentised_null(sides, weights, pairs, cells, smallest, level)
     else:
-        drawn = permuted_cosines(refits, weights, pairs)
-        null = refitted_null(drawn, cells, smallest, level)
+        drawn, scale = permuted_products(refits, weights, pairs)
+        null = refitted_null(drawn, scale, cells, smallest, level)
     matched = covariance_matched_overlaps(sides, pairs, rng=rng)
     return SimilarityMap(
         measure=measure or ("cosine" if linear else f"cosine, {estimator_title(estimator)}"),

@@ -21,14 +21,10 @@ from interp.statistics import (
     Means,
     inner_products,
     permutation_p_values,
-    standardised,
     studentised_products,
-    unit,
 )
 
 PRODUCTS = ((0, 0), (1, 1), (0, 1))
-# Numbers that the directions of one batch of permutations hold: 240 MB.
-BATCH = 30_000_000
 
 
 @dataclass(frozen=True)
@@ -108,35 +104,46 @@ def _between_halves(a: Replicates, b: Replicates) -> Layers:
     return np.asarray(crossed / (2 * x.shape[1]))
 
 
-def permuted_cosines(
+def permuted_products(
     refits: Sequence[Refits],
     weights: Sequence[Float[np.ndarray, "draw row"]],
     pairs: Sequence[tuple[int, int]],
-) -> Float[np.ndarray, "draw layer pair"]:
-    """Plain cosines between the directions of every draw's labels, refitted; the observed first.
+) -> tuple[Float[np.ndarray, "draw layer pair"], Float[np.ndarray, "layer pair"]]:
+    """⟨a, b⟩ over its standard error in every draw's refits, and the first error as a cosine.
+
+    With the second moments S of a label's directions over all draws, the observed one included,
+    the error is the root of aᵀ S_b a + bᵀ S_a b: how far b varies along a where labels mean
+    nothing, and the reverse. It treats all draws alike, so the test is exact for labels that mean
+    nothing, and it knows where a real direction meets little noise.
 
     Args:
         refits: of every label.
         weights: of each label's rows, positive where a draw calls the row positive.
         pairs: numbers of labels.
     """
-    draws = len(weights[0])
-    depth, width = refits[0].contrast.states.shape[1:]
-    axes = [refit.axes for refit in refits]
-    numbers = depth * sum(width if own is None else own.shape[1] for own in axes)
-    cosines = []
-    for some in np.array_split(np.arange(draws), 1 + draws * numbers // BATCH):
-        found = [unit(r.relabelled(w[some] > 0)) for r, w in zip(refits, weights, strict=True)]
-        of_pairs = []
-        for i, j in pairs:
-            a, b = axes[i], axes[j]
-            mapped = found[i]
-            if a is not None and b is not None:  # into the other label's axes
-                between = np.einsum("lvd,lwd->lvw", a, b, optimize=True)
-                mapped = np.einsum("slv,lvw->slw", mapped, between, optimize=True)
-            of_pairs.append(np.einsum("slw,slw->sl", mapped, found[j]))
-        cosines.append(np.stack(of_pairs, axis=-1))
-    return np.concatenate(cosines)
+    drawn = [refit.relabelled(w > 0) for refit, w in zip(refits, weights, strict=True)]
+    moments = [np.einsum("slv,slw->lvw", v, v, optimize=True) / len(v) for v in drawn]
+    statistics, errors = [], []
+    for i, j in pairs:
+        own, other = refits[i].axes, refits[j].axes
+        into_j, into_i = drawn[i], drawn[j]
+        if own is not None and other is not None:
+            between = np.einsum("lvd,lwd->lvw", own, other, optimize=True)
+            into_j = np.einsum("slv,lvw->slw", drawn[i], between, optimize=True)
+            into_i = np.einsum("slw,lvw->slv", drawn[j], between, optimize=True)
+        error = np.sqrt(_along(into_j, moments[j]) + _along(into_i, moments[i]))
+        product = np.einsum("slw,slw->sl", into_j, drawn[j])
+        statistics.append(product / np.where(error > 0, error, np.inf))
+        lengths = np.prod([np.linalg.norm(drawn[k][0], axis=-1) for k in (i, j)], axis=0)
+        errors.append(error[0] / np.where(lengths > 0, lengths, np.inf))
+    return stacked(statistics), stacked(errors)
+
+
+def _along(
+    vectors: Float[np.ndarray, "draw layer axis"], moments: Float[np.ndarray, "layer axis axis"]
+) -> Float[np.ndarray, "draw layer"]:
+    turned = np.einsum("slv,lvw->slw", vectors, moments, optimize=True)
+    return np.asarray(np.einsum("slw,slw->sl", turned, vectors))
 
 
 def studentised_null(
@@ -161,22 +168,31 @@ def studentised_null(
 
 def refitted_null(
     drawn: Float[np.ndarray, "draw layer pair"],
+    scale: Float[np.ndarray, "layer pair"],
     cells: Sequence[Cell],
     n: Int[np.ndarray, " pair"],
     level: float,
 ) -> dict[str, np.ndarray]:
     """Band and p-values of an estimator that was refitted to every labelling.
 
-    A direction that is real can lie where other labels' noise is large, which permuting both labels
-    does not show: wherever one of the two exists, Student's test joins.
+    Noise under the labels as they are can exceed that under permuted ones: wherever one of the two
+    directions exists, Student's test joins.
+
+    Args:
+        drawn: products over their standard errors, the observed one first.
+        scale: that error of the observed one, as a cosine.
+        cells: the observed cosines.
+        n: prompts behind each pair.
+        level: share of the draws within the band.
     """
     error = stacked(cell.error for cell in cells)
-    beyond = np.quantile(np.abs(drawn), level, axis=0) * stacked(c.plain_lengths for c in cells)
+    beyond = np.quantile(np.abs(drawn), level, axis=0) * scale
+    beyond = beyond * stacked(cell.plain_lengths for cell in cells)
     two_sided = np.array([Confidence(level, least).two_sided for least in n])
     band = np.maximum(beyond, two_sided * error) / stacked(cell.lengths for cell in cells)
     student = stacked(cell.product for cell in cells) / np.where(error > 0, error, np.inf)
     either = stacked(cell.there.any(axis=1) for cell in cells)
-    return {"band": band, **_p_values(np.abs(standardised(drawn)), student, either, n)}
+    return {"band": band, **_p_values(np.abs(drawn), student, either, n)}
 
 
 def _p_values(
@@ -208,6 +224,6 @@ def _p_values(
     }
 
 
-def stacked(of_pairs: Iterable[Any]) -> Shaped[np.ndarray, "layer pair"]:
+def stacked(of_pairs: Iterable[Any]) -> Shaped[np.ndarray, "*rest pair"]:
     """Numbers of every pair side by side."""
     return np.stack(list(of_pairs), axis=-1)
