@@ -14,8 +14,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import RichOutput, capture_output
+from traitlets.config import Config
 
-from tests.run_notebooks import FOLDER, notebook_of, run
+from tests.run_notebooks import FOLDER, notebook_of
 
 TWINS = sorted(FOLDER.glob("*.py"))
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -88,24 +91,44 @@ def test_outputs_are_of_one_clean_run_and_name_no_machine(twin: Path) -> None:
     assert "error" not in kinds and "execute_result" in kinds
 
 
+def shown_by(
+    notebook: nbformat.NotebookNode, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, list[RichOutput]]:
+    """What its cells print and display, run in this process: a kernel imports everything anew."""
+    monkeypatch.chdir(folder)
+    shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
+    shell.display_formatter.active_types = shell.display_formatter.format_types  # draw figures
+    try:
+        with shell.display_trap, capture_output() as captured:
+            for cell in notebook.cells:
+                if cell.cell_type == "code":
+                    shell.run_cell(cell.source).raise_error()
+    finally:
+        InteractiveShell.clear_instance()
+    return captured.stdout, captured.outputs
+
+
 @pytest.mark.slow
 @each_twin
-def test_every_cell_runs(twin: Path, small_world: Path, tmp_path: Path) -> None:
-    """In a folder of its own, within five minutes (on two idle cores: less than one)."""
-    run(smaller(twin, small_world), tmp_path)
+def test_every_cell_runs(
+    twin: Path, small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown_by(smaller(twin, small_world), tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 def test_the_first_one_takes_any_model(
-    checkpoint_of: Callable[[str], Path], small_world: Path, tmp_path: Path
+    checkpoint_of: Callable[[str], Path],
+    small_world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With its one line changed: a model of random weights, whose prompts and scorer are others."""
     notebook = smaller(FOLDER / "00_your_own_model.py", small_world)
     (cell,) = [cell for cell in notebook.cells if "\nMODEL = shipped()" in cell.source]
     own = f"MODEL = {str(checkpoint_of('llama'))!r}  #"
     cell.source = cell.source.replace("MODEL = shipped()  #", own)
-    run(notebook, tmp_path)
-    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
-    assert "LlamaForCausalLM" in outputs[0].text
-    assert sum("image/svg+xml" in out.get("data", {}) for out in outputs) == 3
+    printed, displayed = shown_by(notebook, tmp_path, monkeypatch)
+    assert "LlamaForCausalLM" in printed
+    assert sum("image/svg+xml" in one.data for one in displayed) == 3
