@@ -68,7 +68,8 @@ class Replicates:
         """Vectors as d_model sees them."""
         if self.axes is None:
             return vectors
-        return np.einsum("...lv,lvd->...ld", vectors, self.axes, optimize=True)
+        flat = vectors.reshape(-1, *vectors.shape[-2:]).swapaxes(0, 1)
+        return (flat @ self.axes).swapaxes(0, 1).reshape(*vectors.shape[:-1], -1)
 
 
 @dataclass(frozen=True)

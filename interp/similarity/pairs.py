@@ -122,15 +122,16 @@ def permuted_products(
         pairs: numbers of labels.
     """
     drawn = [refit.relabelled(w > 0) for refit, w in zip(refits, weights, strict=True)]
-    moments = [np.einsum("slv,slw->lvw", v, v, optimize=True) / len(v) for v in drawn]
+    by_layer = [v.swapaxes(0, 1) for v in drawn]
+    moments = [v.swapaxes(1, 2) @ v / v.shape[1] for v in by_layer]
     statistics, errors = [], []
     for i, j in pairs:
         own, other = refits[i].axes, refits[j].axes
         into_j, into_i = drawn[i], drawn[j]
         if own is not None and other is not None:
-            between = np.einsum("lvd,lwd->lvw", own, other, optimize=True)
-            into_j = np.einsum("slv,lvw->slw", drawn[i], between, optimize=True)
-            into_i = np.einsum("slw,lvw->slv", drawn[j], between, optimize=True)
+            between = own @ other.swapaxes(1, 2)
+            into_j = _mapped(drawn[i], between)
+            into_i = _mapped(drawn[j], between.swapaxes(1, 2))
         error = np.sqrt(_along(into_j, moments[j]) + _along(into_i, moments[i]))
         product = np.einsum("slw,slw->sl", into_j, drawn[j])
         statistics.append(product / np.where(error > 0, error, np.inf))
@@ -142,8 +143,14 @@ def permuted_products(
 def _along(
     vectors: Float[np.ndarray, "draw layer axis"], moments: Float[np.ndarray, "layer axis axis"]
 ) -> Float[np.ndarray, "draw layer"]:
-    turned = np.einsum("slv,lvw->slw", vectors, moments, optimize=True)
-    return np.asarray(np.einsum("slw,slw->sl", turned, vectors))
+    return np.asarray(np.einsum("slw,slw->sl", _mapped(vectors, moments), vectors))
+
+
+def _mapped(
+    vectors: Float[np.ndarray, "draw layer axis"], matrices: Float[np.ndarray, "layer axis other"]
+) -> Float[np.ndarray, "draw layer other"]:
+    # Layer by layer a matrix product, which einsum would not make of it.
+    return (vectors.swapaxes(0, 1) @ matrices).swapaxes(0, 1)
 
 
 def studentised_null(
