@@ -28,8 +28,8 @@ def registry_table() -> str:
     for kind, (registry, option) in KINDS.items():
         for about in registry.abouts.values():
             rows.append(
-                f"| {kind} (`{option}`) | `{about.name}` | {about.title} | {about.paper or 'here'} "
-                f"| {_badge(about)} |"
+                f"| {kind} (`{option}`) | `{about.option}` | {about.title} "
+                f"| {about.paper or 'here'} | {_badge(about)} |"
             )
     return "\n".join(rows) + "\n"
 
