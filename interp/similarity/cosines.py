@@ -162,8 +162,8 @@ def cosine_map(
     elif linear:
         null = studentised_null(sides, weights, pairs, cells, smallest, level)
     else:
-        drawn, scale = permuted_products(refits, weights, pairs)
-        null = refitted_null(drawn, scale, cells, smallest, level)
+        drawn = permuted_products(refits, weights, pairs)
+        null = refitted_null(drawn, cells, smallest, level)
     matched = covariance_matched_overlaps(sides, pairs, rng=rng)
     return SimilarityMap(
         measure=measure or ("cosine" if linear else f"cosine, {estimator_title(estimator)}"),

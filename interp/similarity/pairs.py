@@ -108,13 +108,13 @@ def permuted_products(
     refits: Sequence[Refits],
     weights: Sequence[Float[np.ndarray, "draw row"]],
     pairs: Sequence[tuple[int, int]],
-) -> tuple[Float[np.ndarray, "draw layer pair"], Float[np.ndarray, "layer pair"]]:
-    """⟨a, b⟩ over its standard error in every draw's refits, and the first error as a cosine.
+) -> Float[np.ndarray, "draw layer pair"]:
+    """⟨a, b⟩ over its standard error in every draw's refits, the observed labels first.
 
     With the second moments S of a label's directions over all draws, the observed one included,
-    the error is the root of aᵀ S_b a + bᵀ S_a b: how far b varies along a where labels mean
-    nothing, and the reverse. It treats all draws alike, so the test is exact for labels that mean
-    nothing, and it knows where a real direction meets little noise.
+    the squared error is aᵀ S_b a + bᵀ S_a b - tr S_a S_b: how far b varies along a where labels
+    mean nothing, and the reverse, less what both count. It treats all draws alike, so the test is
+    exact for labels that mean nothing.
 
     Args:
         refits: of every label.
@@ -124,20 +124,21 @@ def permuted_products(
     drawn = [refit.relabelled(w > 0) for refit, w in zip(refits, weights, strict=True)]
     by_layer = [v.swapaxes(0, 1) for v in drawn]
     moments = [v.swapaxes(1, 2) @ v / v.shape[1] for v in by_layer]
-    statistics, errors = [], []
+    statistics = []
     for i, j in pairs:
         own, other = refits[i].axes, refits[j].axes
-        into_j, into_i = drawn[i], drawn[j]
+        into_j, into_i, into = drawn[i], drawn[j], moments[i]
         if own is not None and other is not None:
             between = own @ other.swapaxes(1, 2)
             into_j = _mapped(drawn[i], between)
             into_i = _mapped(drawn[j], between.swapaxes(1, 2))
-        error = np.sqrt(_along(into_j, moments[j]) + _along(into_i, moments[i]))
+            into = between.swapaxes(1, 2) @ moments[i] @ between
+        noise = np.einsum("lvw,lvw->l", into, moments[j])
+        variance = _along(into_j, moments[j]) + _along(into_i, moments[i]) - noise
+        error = np.sqrt(np.maximum(variance, noise / 2))
         product = np.einsum("slw,slw->sl", into_j, drawn[j])
         statistics.append(product / np.where(error > 0, error, np.inf))
-        lengths = np.prod([np.linalg.norm(drawn[k][0], axis=-1) for k in (i, j)], axis=0)
-        errors.append(error[0] / np.where(lengths > 0, lengths, np.inf))
-    return stacked(statistics), stacked(errors)
+    return stacked(statistics)
 
 
 def _along(
@@ -175,31 +176,33 @@ def studentised_null(
 
 def refitted_null(
     drawn: Float[np.ndarray, "draw layer pair"],
-    scale: Float[np.ndarray, "layer pair"],
     cells: Sequence[Cell],
     n: Int[np.ndarray, " pair"],
     level: float,
 ) -> dict[str, np.ndarray]:
     """Band and p-values of an estimator that was refitted to every labelling.
 
-    Noise under the labels as they are can exceed that under permuted ones: wherever one of the two
-    directions exists, Student's test joins.
+    Where one of the two directions exists, the observed statistic is the product over its own
+    standard error, as the noise of real labels differs from that of permuted ones; and Student's
+    test joins.
 
     Args:
         drawn: products over their standard errors, the observed one first.
-        scale: that error of the observed one, as a cosine.
         cells: the observed cosines.
         n: prompts behind each pair.
         level: share of the draws within the band.
     """
     error = stacked(cell.error for cell in cells)
-    beyond = np.quantile(np.abs(drawn), level, axis=0) * scale
-    beyond = beyond * stacked(cell.plain_lengths for cell in cells)
+    beyond = np.quantile(np.abs(drawn), level, axis=0)
     two_sided = np.array([Confidence(level, least).two_sided for least in n])
-    band = np.maximum(beyond, two_sided * error) / stacked(cell.lengths for cell in cells)
+    band = np.maximum(beyond, two_sided) * error / stacked(cell.lengths for cell in cells)
     student = stacked(cell.product for cell in cells) / np.where(error > 0, error, np.inf)
     either = stacked(cell.there.any(axis=1) for cell in cells)
-    return {"band": band, **_p_values(np.abs(drawn), student, either, n)}
+    observed = np.where(either, student, drawn[0])[None]
+    return {
+        "band": band,
+        **_p_values(np.abs(np.concatenate([observed, drawn[1:]])), student, either, n),
+    }
 
 
 def _p_values(
