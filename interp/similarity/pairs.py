@@ -182,9 +182,9 @@ def refitted_null(
 ) -> dict[str, np.ndarray]:
     """Band and p-values of an estimator that was refitted to every labelling.
 
-    Where one of the two directions exists, the observed statistic is the product over its own
-    standard error, as the noise of real labels differs from that of permuted ones; and Student's
-    test joins.
+    Where both directions exist, the observed statistic is the product over its own standard error,
+    as the noise of real labels differs from that of permuted ones. Where either does, Student's test
+    joins.
 
     Args:
         drawn: products over their standard errors, the observed one first.
@@ -198,7 +198,8 @@ def refitted_null(
     band = np.maximum(beyond, two_sided) * error / stacked(cell.lengths for cell in cells)
     student = stacked(cell.product for cell in cells) / np.where(error > 0, error, np.inf)
     either = stacked(cell.there.any(axis=1) for cell in cells)
-    observed = np.where(either, student, drawn[0])[None]
+    both = stacked(cell.cosine.defined for cell in cells)
+    observed = np.where(both, student, drawn[0])[None]
     return {
         "band": band,
         **_p_values(np.abs(np.concatenate([observed, drawn[1:]])), student, either, n),
