@@ -183,8 +183,8 @@ def refitted_null(
     """Band and p-values of an estimator that was refitted to every labelling.
 
     Where both directions exist, the observed statistic is the product over its own standard error,
-    as the noise of real labels differs from that of permuted ones. Where either does, Student's test
-    joins.
+    as the noise of real labels differs from that of permuted ones. Where either does, Student's
+    test joins.
 
     Args:
         drawn: products over their standard errors, the observed one first.
