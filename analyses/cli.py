@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from analyses.commands import typed_command
+from analyses.commands import HELP, typed_command
 from interp.errors import InputError, SpilloverError
 
 GROUPS = {
@@ -85,7 +85,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
+    context_settings=HELP,
     rich_markup_mode=None,  # whose tables cut the names of options at 80 columns
 )
 

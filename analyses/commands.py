@@ -32,6 +32,7 @@ from interp.errors import InputError, nearest
 from interp.registry import declared, declared_by_plugins
 
 ENTRIES = re.compile(r"\{([\w.]+):(\w+)\}")
+HELP = {"help_option_names": ["--help", "-h"]}
 GIVEN = re.compile(r"[A-Z]{2,}")
 # How the value of an option is typed that takes several of them.
 COMMAS, PAIRS = "A,B,...", "NAME=VALUE"
@@ -221,7 +222,7 @@ def command(function: Callable[..., R]) -> Callable[..., R | Any]:
 def typed_command(function: Any) -> Any:
     """The command that a function stands for."""
     app = typer.Typer(rich_markup_mode=None, add_completion=False)
-    app.command(function.__name__, cls=Command)(function.flat)
+    app.command(function.__name__, cls=Command, context_settings=HELP)(function.flat)
     return typer.main.get_command(app)
 
 

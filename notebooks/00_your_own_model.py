@@ -35,25 +35,15 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from analyses.study import defaults_for
-from interp import figures
-from interp.activations import collect, last_prompt_token
-from interp.directions import DirectionSet, MeanDifference, held_out_projections
-from interp.interventions import ablate, orthogonalise, set_component
-from interp.model import LanguageModel
-from interp.similarity import against_controls, rotation
+import spillover as sp
 from interp.statistics import Contrast, rate_of
-from unlearning.data import DOMAINS
-from unlearning.deflections import respond
-from unlearning.organism import shipped
-from unlearning.scoring import find_scorer
 
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)
 
-MODEL = shipped()  # ← yours, for instance "Qwen/Qwen2.5-1.5B-Instruct"
+MODEL = "organism"  # ← yours, for instance "Qwen/Qwen2.5-1.5B-Instruct"
 
-lm = LanguageModel.load(MODEL)
+lm = sp.load(MODEL)
 print(f"{type(lm.model).__name__}: {lm.n_layers} layers, d_model {lm.d_model}, on {lm.device}")
 
 # %% [markdown]
@@ -61,19 +51,18 @@ print(f"{type(lm.model).__name__}: {lm.n_layers} layers, d_model {lm.d_model}, o
 # is in memory already, in training for instance, needs no loading:
 #
 # ```python
-# from interp.model.chat import Chat
-#
-# lm = LanguageModel(model, tokenizer, Chat(tokenizer, system="You are …"))
+# lm = sp.load((model, tokenizer), system="You are …")
 # ```
 #
 # Prompts are a table: `prompt`, `domain`, `label` (harmful or benign), and `pair` where a harmful
-# prompt has a matched benign prompt. The package brings 322 such pairs;
-# `read_prompts("mine.jsonl")` from `unlearning.data.prompts` reads your own.
+# prompt has a matched benign prompt. The package brings 322 such pairs; `sp.prompts("mine.jsonl")`
+# reads your own.
 
 # %%
-own = defaults_for(str(MODEL))
-prompts = own.prompts(None)
-scorer = find_scorer(own.scorers[-1])  # reads answers as text
+in_own_language = MODEL == "organism"
+prompts = sp.prompts("organism" if in_own_language else None)
+scorer = "grammar" if in_own_language else "classifier"  # reads answers as text
+length = 16 if in_own_language else 48  # tokens of an answer
 prompts.groupby(["domain", "label"]).size().unstack(fill_value=0)
 
 # %% [markdown]
@@ -99,15 +88,20 @@ pd.DataFrame(
 #
 # Generate, and read the answers. 95% intervals over prompts.
 
+
 # %%
-length = own.answer_tokens  # tokens of an answer
-asked = prompts[prompts["split"] != "train"]
-said = respond(lm, asked, scorer, max_new_tokens=length)
+def respond(model: sp.LanguageModel, asked: pd.DataFrame) -> pd.DataFrame:
+    """The prompts with the model's responses, and what each response is."""
+    answered = asked.assign(response=sp.generate(model, asked, max_new_tokens=length))
+    return answered.join(sp.score(answered, answered["response"], scorer=scorer))
+
+
+said = respond(lm, prompts[prompts["split"] != "train"])
 said[["prompt", "response", "class"]].sample(4, random_state=0)
 
 
 # %%
-def rate(classes: pd.Series, wanted: str = "refusal") -> str:
+def rate(classes: pd.Series, wanted: str = "full_refusal") -> str:
     found = rate_of(int((classes == wanted).sum()), len(classes))
     return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
@@ -133,15 +127,16 @@ training = prompts[(prompts["split"] == "train") & prompts["pair"].notna()]
 again = training.loc[training["prompt"].duplicated(keep=False), "pair"]
 training = training[~training["pair"].isin(again)]  # a text in two pairs would tie them together
 harmful = (training["label"] == "harmful").to_numpy()
-states = collect(lm, training["prompt"].tolist()).states
+acts = sp.collect(lm, training)
+states = acts.states
 contrast = Contrast.from_labels(states, harmful, training["pair"].tolist())
 
 swapped = np.random.default_rng(0).random(training["pair"].nunique()) < 0.5
 shuffled = harmful ^ swapped[training["pair"].factorize()[0]]
 null = Contrast.from_labels(states, shuffled, training["pair"].tolist())
 
-directions = DirectionSet.fitted(
-    MeanDifference(), {"harm": contrast, "labels shuffled": null}, provenance={"model": lm.name}
+directions = sp.DirectionSet.fitted(
+    sp.MeanDifference(), {"harm": contrast, "labels shuffled": null}, provenance={"model": lm.name}
 )
 columns = ["label", "layer", "n", "reliability", "reliability_low", "reliability_high"]
 directions.to_dataframe()[[*columns, "error_degrees"]].round(2)
@@ -156,9 +151,9 @@ directions.to_dataframe()[[*columns, "error_degrees"]].round(2)
 
 # %%
 middle = lm.n_layers // 2
-figures.projection_figure(
-    {"harm": held_out_projections(contrast), "labels shuffled": held_out_projections(null)},
-    layer=middle,
+projected = sp.interp.directions.held_out_projections
+sp.interp.figures.projection_figure(
+    {"harm": projected(contrast), "labels shuffled": projected(null)}, layer=middle
 )
 
 # %% [markdown]
@@ -188,7 +183,8 @@ def harmless_value(vector: np.ndarray) -> float:
 
 def set_to_harmless(vector: np.ndarray) -> AbstractContextManager[None]:
     value = harmless_value(vector)
-    return set_component(lm, vector, value, layers=[middle], positions=last_prompt_token)
+    last = sp.interp.activations.last_prompt_token
+    return sp.set_component(lm, vector, value, layers=[middle], positions=last)
 
 
 # %%
@@ -196,7 +192,7 @@ test = prompts[prompts["split"] == "test"].sample(frac=1, random_state=0).groupb
 
 
 def outcome() -> dict[str, str]:
-    kinds = respond(lm, test, scorer, max_new_tokens=length).groupby("label")["class"]
+    kinds = respond(lm, test).groupby("label")["class"]
     return {
         "harmful: refused": rate(kinds.get_group("harmful")),
         "harmful: answered": rate(kinds.get_group("harmful"), "answer"),
@@ -207,7 +203,7 @@ def outcome() -> dict[str, str]:
 outcomes = {"as it is": outcome()}
 vectors = {"direction": direction, **{f"random {i + 1}": v for i, v in enumerate(randoms)}}
 for name, vector in vectors.items():
-    with ablate(lm, vector):
+    with sp.ablate(lm, vector):
         outcomes[f"{name} ablated"] = outcome()
 for name, vector in vectors.items():
     with set_to_harmless(vector):
@@ -239,30 +235,20 @@ print(f"harmful {harmful_value:.0f}, harmless {harmless_value(direction):.0f}")
 # directions. It ought to show at the layer that the direction was taken from.
 
 # %%
-other = orthogonalise(lm, direction)  # ← yours: LanguageModel.load("…")
-controls = [orthogonalise(lm, random) for random in randoms]  # ← yours: runs on harmless data, say
+other = sp.orthogonalise(lm, direction)  # ← yours: sp.load("…")
+controls = [
+    sp.orthogonalise(lm, random) for random in randoms
+]  # ← yours: runs on harmless data, say
 
 
-def by_domain(model: LanguageModel) -> dict[str, Contrast]:
-    states = collect(model, training["prompt"].tolist()).states
-    contrasts = {}
-    for domain in DOMAINS:
-        rows = np.flatnonzero(training["domain"] == domain)
-        pairs = training["pair"].iloc[rows].tolist()
-        contrasts[domain] = Contrast.from_labels(states[rows], harmful[rows], pairs)
-    return contrasts
+def by_domain(model: sp.LanguageModel) -> sp.FittedDirections:
+    return sp.fit_directions(sp.collect(model, training), training, sp.MeanDifference())
 
 
-before, after = by_domain(lm), by_domain(other)
-of_controls = [by_domain(control) for control in controls]
-rotations = {
-    domain: against_controls(
-        rotation(before[domain], after[domain]),
-        [rotation(before[domain], control[domain]) for control in of_controls],
-    )
-    for domain in before
-}
-figures.rotation_by_layer_figure(rotations)
+before = by_domain(lm)
+nulls = [sp.rotation(before, by_domain(control)) for control in controls]
+rotations = sp.rotation(before, by_domain(other)).against(nulls)
+rotations.plot()
 
 # %% [markdown]
 # Bars are 95% intervals, grey is what the random surgeries read. Plain angles would mislead:
@@ -272,7 +258,7 @@ figures.rotation_by_layer_figure(rotations)
 # length:
 
 # %%
-figures.rotation_by_layer_figure(rotations, "gain")
+rotations.plot("gain")
 
 # %% [markdown]
 # ## Where to go on

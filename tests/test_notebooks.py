@@ -30,11 +30,11 @@ FEWER_PROMPTS = (".prompts()", ".prompts(train=48, validation=12, test=24)")
 FEWER = {
     "00": [
         (
-            "prompts = own.prompts(None)",
-            "prompts = own.prompts(None)\n"
+            'prompts = sp.prompts("organism" if in_own_language else None)',
+            'prompts = sp.prompts("organism" if in_own_language else None)\n'
             'prompts = prompts[prompts["pair"].isin(prompts["pair"].dropna().unique()[::2])]',
         ),
-        ("own.answer_tokens", "min(own.answer_tokens, 16)"),
+        ("length = 16 if in_own_language else 48", "length = 16"),
         (".head(96)", ".head(16)"),
     ],
     "01": [FEWER_PROMPTS, ("permutations=500", "permutations=100")],
@@ -126,9 +126,9 @@ def test_the_first_one_takes_any_model(
 ) -> None:
     """With its one line changed: a model of random weights, whose prompts and scorer are others."""
     notebook = smaller(FOLDER / "00_your_own_model.py", small_world)
-    (cell,) = [cell for cell in notebook.cells if "\nMODEL = shipped()" in cell.source]
+    (cell,) = [cell for cell in notebook.cells if '\nMODEL = "organism"' in cell.source]
     own = f"MODEL = {str(checkpoint_of('llama'))!r}  #"
-    cell.source = cell.source.replace("MODEL = shipped()  #", own)
+    cell.source = cell.source.replace('MODEL = "organism"  #', own)
     printed, displayed = shown_by(notebook, tmp_path, monkeypatch)
     assert "LlamaForCausalLM" in printed
     assert sum("image/svg+xml" in one.data for one in displayed) == 3

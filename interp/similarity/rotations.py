@@ -99,6 +99,25 @@ class Rotations(Mapping[str, Rotation]):
     def __len__(self) -> int:
         return len(self.of_labels)
 
+    def __contains__(self, label: object) -> bool:
+        return label in self.of_labels
+
+    def against(self, controls: Sequence[Rotations]) -> Rotations:
+        """The same with null bands from control changes; see :func:`against_controls`.
+
+        Args:
+            controls: of the same labels.
+
+        Raises:
+            InputError: no controls, other labels or other layers.
+        """
+        return Rotations(
+            {
+                label: against_controls(one, [control[label] for control in controls])
+                for label, one in self.items()
+            }
+        )
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per label, layer and quantity; NaN where ``defined`` is false."""
         import pandas as pd
