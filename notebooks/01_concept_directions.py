@@ -30,29 +30,16 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
-from interp import figures
-from interp.activations import collect
-from interp.directions import (
-    DirectionSet,
-    Leace,
-    LogisticProbe,
-    MeanDifference,
-    WhitenedMeanDifference,
-    held_out_projections,
-)
-from interp.model import LanguageModel
-from interp.similarity import causal_coordinates, cosine_map, plain_cosines, state_map, whitening
+import spillover as sp
+from interp import figures, similarity
 from interp.statistics import Contrast
-from unlearning.data import DOMAINS
-from unlearning.organism import load_world, shipped
 
 logging.disable_progress_bar()
-lm = LanguageModel.load(shipped())  # ← yours: a hub id or a folder
-world = load_world(shipped())
-prompts = world.prompts()  # ← yours: a table with prompt, domain, label, and pair for matches
+lm = sp.load("organism")  # ← yours: a hub id or a folder
+prompts = sp.prompts("organism")  # ← yours: a file with prompt, domain, label, and pair for matches
 
 prompts = prompts[prompts["split"] == "train"]
-activations = collect(lm, list(prompts["prompt"]))
+activations = sp.collect(lm, prompts)
 states = activations.states
 print(f"{states.shape[0]} prompts × {states.shape[1]} layers × {states.shape[2]} dimensions")
 prompts.loc[prompts["domain"] == "privacy", ["prompt", "label", "pair"]].head(4)
@@ -80,7 +67,7 @@ def contrast(domain: str, chosen: np.ndarray) -> Contrast:
     )
 
 
-contrasts = {domain: contrast(domain, fitted_on) for domain in DOMAINS}
+contrasts = {domain: contrast(domain, fitted_on) for domain in sp.DOMAINS}
 {domain: contrast.n for domain, contrast in contrasts.items()}
 
 # %% [markdown]
@@ -92,10 +79,8 @@ contrasts = {domain: contrast(domain, fitted_on) for domain in DOMAINS}
 # endlessly many prompts would give.
 
 # %%
-directions = DirectionSet.fitted(
-    MeanDifference(), contrasts, layers=activations.layers, provenance={"model": lm.name}
-)
-table = directions.to_dataframe()
+directions = sp.FittedDirections.of(sp.MeanDifference(), contrasts, layers=activations.layers)
+table = directions.to_set().to_dataframe()
 table.pivot(index="label", columns="layer", values=["reliability", "error_degrees"]).round(2)
 
 # %% [markdown]
@@ -103,7 +88,8 @@ table.pivot(index="label", columns="layer", values=["reliability", "error_degree
 # **held out**: every pair is projected on the direction of the other pairs.
 
 # %%
-figures.projection_figure({d: held_out_projections(c) for d, c in contrasts.items()}, layer=2)
+projected = sp.interp.directions.held_out_projections
+figures.projection_figure({d: projected(c) for d, c in contrasts.items()}, layer=2)
 
 # %% [markdown]
 # ## Two traps
@@ -115,8 +101,8 @@ figures.projection_figure({d: held_out_projections(c) for d, c in contrasts.item
 # %%
 rng = np.random.default_rng(0)
 one, two, controls, more_controls = rng.normal(size=(4, 64, 1, 2000)).mean(axis=1)
-shared = plain_cosines(np.stack([one - controls, two - controls]))[0, 0, 1]
-apart = plain_cosines(np.stack([one - controls, two - more_controls]))[0, 0, 1]
+shared = similarity.plain_cosines(np.stack([one - controls, two - controls]))[0, 0, 1]
+apart = similarity.plain_cosines(np.stack([one - controls, two - more_controls]))[0, 0, 1]
 print(f"noise against noise: {shared:.2f} with shared controls, {apart:.2f} with separate ones")
 
 # %% [markdown]
@@ -130,8 +116,10 @@ toxicity = contrasts["toxicity"]
 two_samples = np.random.default_rng(1).permutation(toxicity.n)[:16].reshape(2, 8)
 pairs = np.repeat(np.arange(8)[:, None], 2, axis=1)
 halves = [Contrast(toxicity.positive[i], toxicity.negative[i], pairs) for i in two_samples]
-plain = plain_cosines(np.stack([c.positive.mean(0) - c.negative.mean(0) for c in halves]))
-crossed = cosine_map(dict(zip("ab", halves, strict=True)), permutations=100)
+plain = similarity.plain_cosines(
+    np.stack([c.positive.mean(0) - c.negative.mean(0) for c in halves])
+)
+crossed = sp.cosine_map(dict(zip("ab", halves, strict=True)), permutations=100)
 pd.DataFrame(
     {
         "plain": plain[:, 0, 1],
@@ -149,7 +137,7 @@ pd.DataFrame(
 # at once (max-T), because a reader's eye will pick the strongest of all cells.
 
 # %%
-cosines = cosine_map(contrasts, layers=activations.layers)
+cosines = sp.cosine_map(directions)
 cosines.plot()
 
 # %% [markdown]
@@ -157,7 +145,7 @@ cosines.plot()
 # will be said, and separates them. One layer with its numbers:
 
 # %%
-cosines.plot([2])
+cosines.plot(layer=2)
 
 # %% [markdown]
 # By layer, with intervals. The grey band is what permuted labels read. The dotted line bounds
@@ -166,7 +154,7 @@ cosines.plot([2])
 # cosine of .2 beats it and means little.
 
 # %%
-others = [domain for domain in DOMAINS if domain != "cybersecurity"]
+others = [domain for domain in sp.DOMAINS if domain != "cybersecurity"]
 figures.similarity_by_layer_figure(cosines, [("cybersecurity", domain) for domain in others])
 
 # %% [markdown]
@@ -193,19 +181,19 @@ unembedding = lm.model.get_output_embeddings().weight.detach().float().numpy()
 maps = {
     "cosine": cosines,
     **{
-        measure: cosine_map(
+        measure: sp.cosine_map(
             {domain: c.mapped(change) for domain, c in contrasts.items()},
             layers=activations.layers,
             permutations=500,
             measure=measure,
         )
         for measure, change in (
-            ("whitened cosine", whitening(everyday)),
-            ("causal cosine", causal_coordinates(unembedding)),
+            ("whitened cosine", similarity.whitening(everyday)),
+            ("causal cosine", similarity.causal_coordinates(unembedding)),
         )
     },
 }
-maps["causal cosine"].plot([2])
+maps["causal cosine"].plot(layer=2)
 
 # %% [markdown]
 # ## Does it match the ground truth?
@@ -217,7 +205,7 @@ maps["causal cosine"].plot([2])
 # columns are shuffled together.
 
 # %%
-upper = np.triu_indices(len(DOMAINS), 1)
+upper = np.triu_indices(len(sp.DOMAINS), 1)
 
 
 def rank_correlation(found: np.ndarray, sharing: np.ndarray) -> float:
@@ -234,6 +222,8 @@ def with_p(found: np.ndarray, sharing: np.ndarray, draws: int = 300) -> str:
     return f"{observed:.2f} ({p:.2f})"
 
 
+shipped = sp.unlearning.organism.shipped()
+world = sp.unlearning.organism.load_world(shipped)
 truths = {"intents": world.feature_sharing, "refusal prefixes": world.readout_sharing}
 pd.DataFrame(
     {
@@ -258,13 +248,13 @@ pd.DataFrame(
 # %%
 one_domain = contrasts["privacy"]
 fits = {
-    "mean difference": MeanDifference(),
-    "discriminant": WhitenedMeanDifference(splits=10, resamples=0),
-    "logistic probe": LogisticProbe(splits=5, resamples=0),
+    "mean difference": sp.MeanDifference(),
+    "discriminant": sp.WhitenedMeanDifference(splits=10, resamples=0),
+    "logistic probe": sp.LogisticProbe(splits=5, resamples=0),
 }
 arguments = (one_domain.states, one_domain.classes == 0, one_domain.units.tolist())
 vectors = np.stack([estimator.fit(*arguments).direction_ for estimator in fits.values()])
-pd.DataFrame(plain_cosines(vectors)[2], index=list(fits), columns=list(fits)).round(2)
+pd.DataFrame(similarity.plain_cosines(vectors)[2], index=list(fits), columns=list(fits)).round(2)
 
 # %% [markdown]
 # ## Take it out
@@ -275,7 +265,7 @@ pd.DataFrame(plain_cosines(vectors)[2], index=list(fits), columns=list(fits)).ro
 # separate the labels.
 
 # %%
-eraser = Leace(splits=1, resamples=0).fit(*arguments).eraser_
+eraser = sp.Leace(splits=1, resamples=0).fit(*arguments).eraser_
 other_half = contrast("privacy", usable & ~fitted_on)
 erased = other_half.mapped(eraser)
 
@@ -288,8 +278,8 @@ pd.DataFrame(
     {
         "difference left, fitted pairs": length(one_domain.mapped(eraser)) / length(one_domain),
         "difference left, other pairs": length(erased) / length(other_half),
-        "AUC before": held_out_projections(other_half).separation,
-        "AUC after": held_out_projections(erased).separation,
+        "AUC before": projected(other_half).separation,
+        "AUC after": projected(erased).separation,
     }
 ).rename_axis("layer").round(2)
 
@@ -303,13 +293,13 @@ pd.DataFrame(
 
 # %%
 harmful = np.flatnonzero((prompts["label"] == "harmful") & fitted_on)
-state_map(states[harmful, 2], prompts["domain"].iloc[harmful].tolist()).plot()
+similarity.state_map(states[harmful, 2], prompts["domain"].iloc[harmful].tolist()).plot()
 
 # %% [markdown]
 # ## Keep it
 #
-# `directions.save("directions.safetensors")` writes vectors, reliabilities and where they came
-# from; `DirectionSet.load` reads them, `.select("privacy", 2)` and `.subset(labels=…, layers=…)`
+# `directions.to_set().save("directions.safetensors")` writes vectors and reliabilities;
+# `sp.DirectionSet.load` reads them, `.select("privacy", 2)` and `.subset(labels=…, layers=…)`
 # choose.
 #
 # What this notebook does not show: that a model *uses* these directions. A cosine is symmetric and

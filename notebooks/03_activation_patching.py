@@ -29,15 +29,14 @@
 import copy
 import warnings
 from dataclasses import replace
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 import torch
 from transformers.utils import logging
 
+import spillover as sp
 from interp.activations import ATTENTION_OUT, HEADS, MLP_OUT, RESIDUAL_OUT
-from interp.model import LanguageModel
 from interp.patching import (
     PromptPairs,
     attribute,
@@ -45,22 +44,15 @@ from interp.patching import (
     patch,
     patch_agreement,
     patch_weights,
-    stitch,
 )
-from interp.statistics import rate_of
-from unlearning.deflections import examples, refusals_of, respond
-from unlearning.organism import load_world, shipped
-from unlearning.refusal import find_prefixes, prefix_masses
-from unlearning.scoring import find_scorer
-from unlearning.training import Mixture, TrainingSettings, prepare_in_place, unlearn_in_place
 
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)
 
 TARGET = "cybersecurity"
-base = LanguageModel.load(shipped())  # ← yours: the model before
-prompts = load_world(shipped()).prompts()  # ← yours: a table with prompt, domain, label, split
-scorer = find_scorer("grammar")  # ← yours: "classifier"
+base = sp.load("organism")  # ← yours: the model before
+prompts = sp.prompts("organism")  # ← yours: a file with prompt, domain, label, split
+SCORER = "grammar"  # ← yours: "classifier"
 
 # %% [markdown]
 # ## The model's own refusals
@@ -69,12 +61,16 @@ scorer = find_scorer("grammar")  # ← yours: "classifier"
 # that the answer begins with a refusal, in nats, read off one forward without generating anything.
 # The prefixes are the base model's over all domains, frozen: both models are measured by one ruler.
 
+
 # %%
-in_training = prompts[prompts["split"] == "train"]
-said = respond(base, in_training, scorer, max_new_tokens=16, batch_size=512)
-answered = said[(said["label"] == "benign") & (said["class"] == "answer")]
-prefixes = find_prefixes(list(said.loc[said["class"] == "refusal", "ids"]), list(answered["ids"]))
-readout = prefixes.readout()
+def respond(lm: sp.LanguageModel, asked: pd.DataFrame) -> pd.DataFrame:
+    """The prompts with the model's responses, and what each response is."""
+    answered = asked.assign(response=sp.generate(lm, asked))
+    return answered.join(sp.score(answered, answered["response"], scorer=SCORER))
+
+
+readout = sp.refusal_log_odds(base, prompts)
+said = respond(base, prompts[prompts["split"] == "train"])
 said.groupby(["label", "class"]).size().unstack(fill_value=0)
 
 # %% [markdown]
@@ -83,26 +79,12 @@ said.groupby(["label", "class"]).size().unstack(fill_value=0)
 # Negative preference optimisation (Zhang et al. 2024) on refusals of one domain, nothing retained.
 # Twice: for 20 steps, and for half as many again.
 
-
 # %%
-def unlearned(steps: int) -> LanguageModel:
-    settings = TrainingSettings(
-        objective="npo",
-        options={"beta": 0.5},
-        trained="projections",
-        learning_rate=3e-4,
-        adam_betas=(0.9, 0.95),
-        max_steps=steps,
-    )
-    lm = prepare_in_place(LanguageModel.load(shipped()), settings)
-    forget = examples(base, refusals_of(said, TARGET))
-    with TemporaryDirectory() as folder:
-        unlearn_in_place(lm, Mixture(forget), settings, folder=folder)
-    lm.model.eval()
-    return lm
-
-
-after, too_far = unlearned(20), unlearned(30)  # ← yours: LanguageModel.load("…"), adapters merged
+# 1 is never reached, so that all steps are taken
+after, too_far = (
+    sp.unlearn(base, prompts, concept=TARGET, max_steps=steps, stop_at=1.0, quiet=True)
+    for steps in (20, 30)
+)  # ← yours: sp.load("…"), twice; adapters are merged
 
 # %% [markdown]
 # ## First: complied, refused, or babbled?
@@ -116,24 +98,28 @@ held_out = prompts[(prompts["split"] == "test") & (prompts["label"] == "harmful"
 of_target = held_out[held_out["domain"] == TARGET]
 
 
-def outcome(lm: LanguageModel) -> dict[str, object]:
-    responses = respond(lm, of_target, scorer, max_new_tokens=16)
+def outcome(lm: sp.LanguageModel, record: sp.TrainingRecord, step: int) -> dict[str, object]:
+    responses = respond(lm, of_target)
     classes = responses["class"]
-    rows = [lm.chat.encode(prompt) for prompt in of_target["prompt"]]
-    masses = prefix_masses(lm, rows, prefixes)
-    answers = rate_of(int((classes == "answer").sum()), len(classes))
+    scores = record.scores[record.scores["prompt_id"].isin(of_target["id"])]
+    scored = scores[scores["step"] == step]
+    answers = sp.interp.statistics.rate_of(int((classes == "answer").sum()), len(classes))
     return {
-        **{name: (classes == name).mean() for name in ("refusal", "other", "gibberish")},
+        **{name: (classes == name).mean() for name in ("full_refusal", "evasion", "gibberish")},
         "answer": answers.value,
         "answer, 95%": f"{answers.low:.2f} to {answers.high:.2f}",
-        "refusal log-odds (nats)": masses.log_odds.mean(),
-        "p_O": masses.p_O.mean(),
+        "refusal log-odds (nats)": scored["margin"].mean(),
+        "p_O": scored["p_O"].mean(),
         "for example": responses.loc[classes == classes.mode()[0], "response"].iloc[0],
     }
 
 
-three = {"before": base, "after 20 steps": after, "after 30 steps": too_far}
-pd.DataFrame({name: outcome(lm) for name, lm in three.items()}).transpose()
+three = {
+    "before": (base, after.record, 0),
+    "after 20 steps": (after, after.record, 20),
+    "after 30 steps": (too_far, too_far.record, 30),
+}
+pd.DataFrame({name: outcome(*about) for name, about in three.items()}).transpose()
 
 # %% [markdown]
 # Ten steps more and the model babbles. Its log-odds look like success, so does the mass on anything
@@ -141,7 +127,7 @@ pd.DataFrame({name: outcome(lm) for name, lm in three.items()}).transpose()
 # on with the one that **complied**. What it lost elsewhere, although nothing else was trained on:
 
 # %%
-elsewhere = respond(after, held_out, scorer, max_new_tokens=16)
+elsewhere = respond(after, held_out)
 pd.crosstab(elsewhere["domain"], elsewhere["class"], normalize="index").round(2)
 
 # %% [markdown]
@@ -181,7 +167,7 @@ by_position.to_dataframe()[columns].sort_values("fraction", ascending=False).hea
 # what is in how the layers above **read** them.
 
 # %%
-stitched = stitch(base, after, texts, readout)
+stitched = sp.stitch(base, after, texts, readout=readout)
 stitched.plot()
 
 # %%
@@ -224,7 +210,7 @@ heads.plot(runs.labels())
 
 
 # %%
-def moved_at_random(seed: int) -> LanguageModel:
+def moved_at_random(seed: int) -> sp.LanguageModel:
     """The unlearned model, every matrix moved as far as from the base, in a random direction."""
     model = copy.deepcopy(after.model)
     generator = torch.Generator().manual_seed(seed)

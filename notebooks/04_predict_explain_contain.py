@@ -37,27 +37,10 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from transformers.utils import logging
 
-import analyses
-from analyses.contain import Design, containment_study_figure, held_out_splits, run_containment
-from analyses.explain import Subject, cause_sentence, causes_figure, explain_domain, shares_table
-from analyses.figures import domain_label
-from analyses.matrix import leakage_matrix_figure
-from analyses.predict import (
-    cells_figure,
-    evidence_of,
-    forecast,
-    forecast_figure,
-    read_choices,
-    read_worlds,
-    run_tournament,
-    tournament_figure,
-)
-from analyses.runs import LeakageMatrix, Progress, read_run
-from analyses.study import establish, load_made, organism_plan, run_study, study_context
-from unlearning.data import DOMAINS
-from unlearning.organism import shipped
+import spillover as sp
+from analyses import contain, explain, predict, runs, study
 
-sys.path.append(str(Path(analyses.__file__).parents[1]))  # the repository, which has experiments/
+sys.path.append(str(Path(sp.__file__).parents[1]))  # the repository, which has experiments/
 from experiments.containment import SHIPPED_WORLDS, frozen_choice, pool_worlds
 
 logging.disable_progress_bar()
@@ -65,7 +48,7 @@ warnings.filterwarnings("ignore", category=UserWarning)
 
 TARGET = "cybersecurity"
 folder = TemporaryDirectory()
-quiet = Progress(quiet=True)
+quiet = runs.Progress(quiet=True)
 
 # %% [markdown]
 # ## Before any training
@@ -80,14 +63,15 @@ quiet = Progress(quiet=True)
 # what a first step left out on development organisms.
 
 # %%
-plan = organism_plan(str(shipped()), DOMAINS, seeds=(0,), control=False)  # ← yours: a StudyPlan
-context = study_context(plan, Path(folder.name) / "matrix", quiet)
-baseline = establish(context)
+organism = str(sp.unlearning.organism.shipped())
+plan = study.organism_plan(organism, sp.DOMAINS, seeds=(0,), control=False)  # ← yours: a StudyPlan
+context = study.study_context(plan, Path(folder.name) / "matrix", quiet)
+baseline = study.establish(context)
 settings = plan.arms[0].training
-evidence = evidence_of(context, baseline, settings)
-told = forecast(evidence, TARGET, read_choices(), seed=0)
+evidence = predict.evidence_of(context, baseline, settings)
+told = predict.forecast(evidence, TARGET, predict.read_choices(), seed=0)
 print("\n".join(told.sentences()))
-forecast_figure(told)
+predict.forecast_figure(told)
 
 # %% [markdown]
 # ## Unlearn every domain in turn
@@ -96,9 +80,9 @@ forecast_figure(told)
 # validation prompts); everything below is of test prompts.
 
 # %%
-run_study(plan, context.run.folder, quiet)
-record = read_run(context.run.folder)
-study = LeakageMatrix.load([context.run.folder])
+study.run_study(plan, context.run.folder, quiet)
+record = runs.read_run(context.run.folder)
+matrix = runs.LeakageMatrix.load([context.run.folder])
 
 # %% [markdown]
 # **Where does the probability go?** A model that stops refusing by babbling has forgotten nothing:
@@ -125,8 +109,8 @@ pd.DataFrame(rows).set_index("unlearned").round(2)
 # right about it.
 
 # %%
-run = next(iter(study.runs))
-leakage_matrix_figure(study)
+run = next(iter(matrix.runs))
+sp.analyses.matrix.leakage_matrix_figure(matrix)
 
 # %% [markdown]
 # A[a,b] = μ + α_a + γ_b + δ_ab: *source effect* (sources that take much along), *target effect*
@@ -134,7 +118,7 @@ leakage_matrix_figure(study)
 # concepts together. With one seed the last share still holds the noise.
 
 # %%
-parts, asymmetry = study.decomposition(run), study.asymmetry(run)
+parts, asymmetry = matrix.decomposition(run), matrix.asymmetry(run)
 pd.Series(
     {
         "source effect": parts.source_effect_share,
@@ -150,7 +134,7 @@ pd.Series(
 # which predictors were developed; fresh ones are next):
 
 # %%
-came = pd.Series(study.matrix(run)[study.domains(run).index(TARGET)], study.domains(run))
+came = pd.Series(matrix.matrix(run)[matrix.domains(run).index(TARGET)], matrix.domains(run))
 beside = told.leakage.set_index("domain")[["value", "low", "high"]].join(came.rename("came"))
 ranks = beside.corr("spearman")
 print(f"rank correlation over {len(beside)} domains: {ranks.loc['value', 'came']:.2f}")
@@ -172,18 +156,18 @@ beside.round(2)
 # (about an hour and a half on two cores) and read here from the table that it left.
 
 # %%
-fresh = read_worlds()
-result = run_tournament(fresh, read_choices(), seed=0)
+fresh = predict.read_worlds()
+result = predict.run_tournament(fresh, predict.read_choices(), seed=0)
 print(f"{len(result['worlds'])} worlds, reliability of A {result['reliability']:.3f}, choices "
       f"{result['choices_hash'][:12]}")  # fmt: skip
-tournament_figure(result)
+predict.tournament_figure(result)
 
 # %% [markdown]
 # The same without ranks, for three of them: every pair of every world, what was told of it against
 # what came. On the dotted line it came as told.
 
 # %%
-cells_figure(fresh, result)
+predict.cells_figure(fresh, result)
 
 # %% [markdown]
 # Grey bands (above) are where predictors come out whose domains' names are shuffled. Cosines of
@@ -204,14 +188,15 @@ cells_figure(fresh, result)
 
 # %%
 [arm] = [arm for arm in plan.arms if arm.concept == TARGET]
-after = load_made(context, arm)
+after = study.load_made(context, arm)
 readout = baseline.prefixes.readout()
-subject = Subject.of(context.reference, after, readout, context.prompts, batch_size=512)
+subject = explain.Subject.of(context.reference, after, readout, context.prompts, batch_size=512)
 most = told.leakage["domain"][0]
-cause = explain_domain(subject, most, draws=40, place_draws=20, batch_size=512)
-layer, shares = cause.verdict.layer, shares_table(cause)
-print(cause_sentence(most, TARGET, cause.verdict))
-causes_figure(shares, cause.stitching, cause.weights, cause.states, layer, domain_label(most))
+cause = explain.explain_domain(subject, most, draws=40, place_draws=20, batch_size=512)
+layer, shares = cause.verdict.layer, explain.shares_table(cause)
+print(explain.cause_sentence(most, TARGET, cause.verdict))
+name = sp.analyses.figures.domain_label(most)
+explain.causes_figure(shares, cause.stitching, cause.weights, cause.states, layer, name)
 
 # %% [markdown]
 # "Not decided" is an answer too: here no mean moved, rotated or shrank enough to carry the loss.
@@ -228,13 +213,13 @@ causes_figure(shares, cause.stitching, cause.weights, cause.states, layer, domai
 # and the 32 that the kernel says unlearning would hit hardest.
 
 # %%
-others = [domain for domain in DOMAINS if domain != TARGET]
-design = Design(
-    TARGET, ("equal", "kernel"), (32,), (0.1,), held_out_splits(others, count=2), settings
+others = [domain for domain in sp.DOMAINS if domain != TARGET]
+design = contain.Design(
+    TARGET, ("equal", "kernel"), (32,), (0.1,), contain.held_out_splits(others, count=2), settings
 )
 planned = replace(plan, arms=tuple(design.everything()), concepts=(TARGET,))
-here = study_context(planned, Path(folder.name) / "contain", quiet)
-print("\n".join(run_containment(here, design, shallow_recovery=False).sentences))
+here = study.study_context(planned, Path(folder.name) / "contain", quiet)
+print("\n".join(contain.run_containment(here, design, shallow_recovery=False).sentences))
 methods = pd.read_csv(here.run.folder / "containment" / "methods.csv")
 columns = ["method", "examples", "complied", "answer_rate", "retained", "held_out"]
 methods[[*columns, "held_out_low", "held_out_high"]].round(2)
@@ -250,7 +235,7 @@ methods[[*columns, "held_out_low", "held_out_high"]].round(2)
 # %%
 worlds = pd.read_csv(SHIPPED_WORLDS)
 pooled = pool_worlds(worlds)
-containment_study_figure(pooled, frozen_choice(worlds))
+contain.containment_study_figure(pooled, frozen_choice(worlds))
 
 # %%
 shown = ["method", "examples", "complied", "splits", "answer_rate", "retained", "held_out"]

@@ -26,7 +26,11 @@ each_twin = pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.stem)
 
 #: What is written in a twin (its name's first two digits), and what is run in its place: fewer
 #: prompts of the same world, fewer random draws, fewer unlearned domains.
-FEWER_PROMPTS = (".prompts()", ".prompts(train=48, validation=12, test=24)")
+FEWER_PROMPTS = (
+    'sp.prompts("organism")',
+    "sp.unlearning.organism.load_world(sp.unlearning.organism.shipped())"
+    ".prompts(train=48, validation=12, test=24)",
+)
 FEWER = {
     "00": [
         (
