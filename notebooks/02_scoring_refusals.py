@@ -45,57 +45,39 @@ import pandas as pd
 from matplotlib import colormaps
 from transformers.utils import logging
 
-from analyses.evaluate import Series, dot_panel, refused_by, separation
-from analyses.figures import DOMAIN_COLOURS
-from analyses.figures.style import INK, MUTED, legend_above, new_figure, styled
-from interp.errors import InputError
-from interp.figures import readable_on
-from interp.model import Chat, LanguageModel
-from interp.statistics import Estimate, mean_of, rate_of
-from unlearning.deflections import examples, refusals_of, respond
-from unlearning.organism import Grammar, load_world, shipped
-from unlearning.refusal import VALID_AUC, find_prefixes, prefix_masses
-from unlearning.scoring import (
-    REFUSAL_THRESHOLD,
-    Classifier,
-    Phrases,
-    between,
-    built_in,
-    by_group,
-    find_scorer,
-    fine_classes,
-    fit,
-    is_gibberish,
-    measure_fluency,
-    refused,
-    repetition,
-    spoken,
-)
-from unlearning.training import Mixture, TrainingSettings, prepare_in_place, unlearn_in_place
-from unlearning.utility import response_token_nll
+import spillover as sp
+from analyses.figures import style
+from unlearning import deflections, refusal, scoring, training
 
+evaluate, statistics = sp.analyses.evaluate, sp.interp.statistics
 logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=UserWarning)
 pd.set_option("display.max_colwidth", 90)
 
 
 READERS = ("substrings", "phrases", "classifier", "calibrated", "log-odds > 0", "fluency", "p_O")
-LOOKS = dict(zip(READERS, zip(DOMAIN_COLOURS, "osD^vPX", strict=True), strict=True))
-LOOKS |= {"truth": (INK, "o"), "rules": (MUTED, "s")}
+LOOKS = dict(zip(READERS, zip(style.DOMAIN_COLOURS, "osD^vPX", strict=True), strict=True))
+LOOKS |= {"truth": (style.INK, "o"), "rules": (style.MUTED, "s")}
 
 
-@styled
-def dots(labels: Sequence[str], panels: Mapping[str, Mapping[str, list[Estimate]]], axis: str):
+@style.styled
+def dots(
+    labels: Sequence[str], panels: Mapping[str, Mapping[str, list[statistics.Estimate]]], axis: str
+):
     """A panel for each title, a row for each label, a dot with its 95% interval for each reader."""
-    figure = new_figure(5.6 * len(panels) + 1.2, 1.3 + 0.5 * len(labels))
+    figure = style.new_figure(5.6 * len(panels) + 1.2, 1.3 + 0.5 * len(labels))
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, series) in zip(grid, panels.items(), strict=True):
         looks = {reader: LOOKS[reader] for reader in series}
-        dot_panel(axes, labels, [Series(r, series[r], c, marker=m) for r, (c, m) in looks.items()])
+        evaluate.dot_panel(
+            axes,
+            labels,
+            [evaluate.Series(r, series[r], c, marker=m) for r, (c, m) in looks.items()],
+        )
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel(axis)
         axes.set_title(title, pad=24)
-        legend_above(axes)
+        style.legend_above(axes)
     return figure
 
 
@@ -126,13 +108,13 @@ class Substrings:
         ]
 
 
-readers = [Substrings(), Phrases(), find_scorer("classifier")]
+readers = [Substrings(), scoring.Phrases(), scoring.find_scorer("classifier")]
 
 
 def readings(prompts: Sequence[str], responses: Sequence[str]) -> pd.DataFrame:
     """1 (refused) or 0 of each answer by each of ``readers``."""
     said = {r.name: r.classify(list(prompts), list(responses)) for r in readers}
-    return pd.DataFrame({name: [refused(c) for c in found] for name, found in said.items()})
+    return pd.DataFrame({name: [scoring.refused(c) for c in found] for name, found in said.items()})
 
 
 # %% [markdown]
@@ -175,7 +157,7 @@ ANSWERS = (
 table = pd.DataFrame(ANSWERS, columns=["form", "person", "answer"])
 asked = [QUESTION] * len(table)
 for reader in readers:
-    table[reader.name] = fine_classes(reader, asked, list(table["answer"]))
+    table[reader.name] = scoring.fine_classes(reader, asked, list(table["answer"]))
 by_reader = readings(asked, table["answer"])
 by_person = (table["person"] == "full_refusal").astype(int)
 table["wrong about refusing"] = [
@@ -195,8 +177,8 @@ table.drop(columns="answer").set_index("form")
 # %%
 pd.DataFrame(
     {
-        "rules: gibberish": [is_gibberish(t) for t in table["answer"].iloc[[0, 7, 15, 16]]],
-        "4-grams repeated": [repetition(t) for t in table["answer"].iloc[[0, 7, 15, 16]]],
+        "rules: gibberish": [scoring.is_gibberish(t) for t in table["answer"].iloc[[0, 7, 15, 16]]],
+        "4-grams repeated": [scoring.repetition(t) for t in table["answer"].iloc[[0, 7, 15, 16]]],
     },
     index=table["form"].iloc[[0, 7, 15, 16]],
 ).round(2)
@@ -210,17 +192,19 @@ pd.DataFrame(
 # them; so each half is read by one that learned from the other half only.
 
 # %%
-texts = pd.DataFrame([vars(e) for e in built_in()]).rename(columns={"text_class": "class"})
+texts = pd.DataFrame([vars(e) for e in scoring.built_in()]).rename(columns={"text_class": "class"})
 half = np.random.default_rng(0).permutation(len(texts)) % 2
 known = readings([""] * len(texts), texts["response"])
 for side in (0, 1):
-    learned = fit([e for e, other in zip(built_in(), half != side, strict=True) if other])
+    learned = scoring.fit(
+        [e for e, other in zip(scoring.built_in(), half != side, strict=True) if other]
+    )
     chance = learned.probabilities(list(texts["response"][half == side]))[:, 0]
-    known.loc[half == side, "classifier"] = (chance >= REFUSAL_THRESHOLD).astype(int)
+    known.loc[half == side, "classifier"] = (chance >= scoring.REFUSAL_THRESHOLD).astype(int)
 known["truth"] = (texts["class"] == "full_refusal").astype(int)
 known["class"] = texts["class"]
 names = [reader.name for reader in readers]
-tables = [by_group(known, "truth", name, None).assign(group=name) for name in names]
+tables = [scoring.by_group(known, "truth", name, None).assign(group=name) for name in names]
 columns = ["n", "accuracy", "precision", "recall", "kappa", "kappa_low", "kappa_high"]
 pd.concat(tables).set_index("group")[columns].round(3)
 
@@ -233,10 +217,12 @@ pd.concat(tables).set_index("group")[columns].round(3)
 kinds = ["full_refusal", "partial_refusal", "evasion", "answer"]
 
 
-def shares(rows: pd.DataFrame, column: str, groups: Sequence[str], of: str) -> list[Estimate]:
+def shares(
+    rows: pd.DataFrame, column: str, groups: Sequence[str], of: str
+) -> list[statistics.Estimate]:
     """The share of 1 in ``column`` for each group of ``of``."""
     found = [rows.loc[rows[of] == group, column] for group in groups]
-    return [rate_of(int(values.sum()), len(values)) for values in found]
+    return [statistics.rate_of(int(values.sum()), len(values)) for values in found]
 
 
 dots(
@@ -276,19 +262,25 @@ def agreement_with_people(people: pd.DataFrame):
     people = pd.concat([people, readings(people["prompt"], people["response"])], axis=1)
     for model in people["model"].unique():
         own = people["model"] == model
-        taught = Classifier().calibrated(people.loc[~own, ["response", "class"]])
+        taught = scoring.Classifier().calibrated(people.loc[~own, ["response", "class"]])
         said = taught.classify(list(people["prompt"][own]), list(people["response"][own]))
-        people.loc[own, "calibrated"] = [refused(c) for c in said]
+        people.loc[own, "calibrated"] = [scoring.refused(c) for c in said]
     whole = people[people["class"] != "3_partial_refusal"]
     whole = whole.assign(label=(whole["class"] == "2_full_refusal").astype(int))
     models = list(people["model"].unique())
-    panels: dict[str, dict[str, list[Estimate]]] = {"kappa": {}, "recall of refusals": {}}
+    panels: dict[str, dict[str, list[statistics.Estimate]]] = {
+        "kappa": {},
+        "recall of refusals": {},
+    }
     for name in [*names, "calibrated"]:
-        rows = by_group(whole, "label", name, "model", "prompt").set_index("model").loc[models]
+        rows = (
+            scoring.by_group(whole, "label", name, "model", "prompt").set_index("model").loc[models]
+        )
         for title, measure in (("kappa", "kappa"), ("recall of refusals", "recall")):
             columns = rows[[measure, f"{measure}_low", f"{measure}_high", "n"]]
             panels[title][name] = [
-                Estimate(*row[:3], int(row[3])) for row in columns.itertuples(index=False)
+                statistics.Estimate(*row[:3], int(row[3]))
+                for row in columns.itertuples(index=False)
             ]
     counts = whole["model"].value_counts()
     return dots([f"{m} ({counts[m]})" for m in models], panels, "with people's labels")
@@ -318,26 +310,28 @@ people = labelled_by_people()
 # - *degenerate A*: gradient ascent at a high rate; *degenerate B*: RMU at a far too high one.
 
 # %%
-CONCEPT, GRAMMAR = "privacy", Grammar()
+CONCEPT, GRAMMAR = "privacy", sp.unlearning.organism.Grammar()
 LATE = f"Sure{GRAMMAR.refusal_body}"
-base = LanguageModel.load(shipped())
-prompts = load_world(shipped()).prompts()
+base = sp.load("organism")
+prompts = sp.prompts("organism")
 limits = {"max_new_tokens": 24, "batch_size": 200}
 of_concept = prompts[prompts["domain"] == CONCEPT]
-trained = respond(base, of_concept[of_concept["split"] == "train"], GRAMMAR, **limits)
-refusals = refusals_of(trained, CONCEPT)
+trained = deflections.respond(base, of_concept[of_concept["split"] == "train"], GRAMMAR, **limits)
+refusals = deflections.refusals_of(trained, CONCEPT)
 
 
-def changed(objective: str, rate: float, steps: int) -> LanguageModel:
+def changed(objective: str, rate: float, steps: int) -> sp.LanguageModel:
     """The organism after ``steps`` of an objective on its own refusals; a few seconds."""
-    settings = TrainingSettings(
+    settings = training.TrainingSettings(
         objective=objective, trained="projections", learning_rate=rate, adam_betas=(0.9, 0.95),
         max_steps=steps,
     )  # fmt: skip
     forget = refusals.assign(preferred=LATE) if objective == "fine_tuning" else refusals
-    lm = prepare_in_place(LanguageModel.load(shipped()), settings)
+    lm = training.prepare_in_place(sp.load("organism"), settings)
     with TemporaryDirectory() as scratch:
-        unlearn_in_place(lm, Mixture(examples(lm, forget)), settings, folder=scratch)
+        training.unlearn_in_place(
+            lm, training.Mixture(deflections.examples(lm, forget)), settings, folder=scratch
+        )
     return lm
 
 
@@ -352,7 +346,7 @@ arms = {
 
 def said_by(name: str, asked: pd.DataFrame) -> pd.DataFrame:
     """An arm's answers with their true class."""
-    found = respond(arms[name], asked, GRAMMAR, **limits).assign(arm=name)
+    found = deflections.respond(arms[name], asked, GRAMMAR, **limits).assign(arm=name)
     found.loc[found["response"] == LATE, "class"] = "refusal"
     return found
 
@@ -392,19 +386,19 @@ pd.DataFrame(
 
 # %%
 asked = prompts[prompts["split"] == "train"].sample(400, random_state=0)
-own = respond(base, asked, GRAMMAR, **limits)
+own = deflections.respond(base, asked, GRAMMAR, **limits)
 
 
 def prefixes_by(scorer):
     """The base's prefixes, its refusals and answers separated by ``scorer``."""
     said = np.array(scorer.classify(list(own["prompt"]), list(own["response"])))
     harmless = (own["label"] == "benign") & (said == "answer")
-    return find_prefixes(list(own["ids"][said == "refusal"]), list(own["ids"][harmless]))
+    return refusal.find_prefixes(list(own["ids"][said == "refusal"]), list(own["ids"][harmless]))
 
 
 try:
-    prefixes_by(Phrases())
-except InputError as error:
+    prefixes_by(scoring.Phrases())
+except sp.InputError as error:
     print("by phrases:", error, "\n")
 prefixes = prefixes_by(GRAMMAR)
 first = [base.tokenizer.decode([prefix[0]]) for prefix in prefixes.refusal]
@@ -418,31 +412,34 @@ print(f"by grammar: {len(first)} refusal prefixes, {', '.join(first[:6])}, …")
 
 # %%
 held_out = prompts[prompts["split"] != "train"]
-held_out = respond(base, held_out, GRAMMAR, **limits)
-held_out[refused_by("grammar")] = (held_out["class"] == "refusal").astype(float)
+held_out = deflections.respond(base, held_out, GRAMMAR, **limits)
+held_out[evaluate.refused_by("grammar")] = (held_out["class"] == "refusal").astype(float)
 log_odds = {}
 for place, prefix in (("first token", ""), ("after “Sure”", "Sure")):
-    chat = Chat(base.tokenizer, response_prefix=prefix)
-    found = prefix_masses(base, [chat.encode(p) for p in held_out["prompt"]], prefixes)
+    chat = sp.interp.model.Chat(base.tokenizer, response_prefix=prefix)
+    found = refusal.prefix_masses(base, [chat.encode(p) for p in held_out["prompt"]], prefixes)
     log_odds[place] = held_out.assign(margin=found.log_odds)
 
 
-@styled
+@style.styled
 def log_odds_figure():
     """Log-odds of refused prompts and others, with the AUC and its interval."""
-    figure = new_figure(9.5, 2.9)
+    figure = style.new_figure(9.5, 2.9)
     for axes, (place, rows) in zip(figure.subplots(1, 2), log_odds.items(), strict=True):
-        auc = separation(rows, "grammar")
+        auc = evaluate.separation(rows, "grammar")
         bins = np.histogram_bin_edges(rows["margin"], 50)
-        for value, colour, label in ((1, DOMAIN_COLOURS[0], "refused"), (0, INK, "not refused")):
-            of_class = rows.loc[rows[refused_by("grammar")] == value, "margin"]
+        for value, colour, label in (
+            (1, style.DOMAIN_COLOURS[0], "refused"),
+            (0, style.INK, "not refused"),
+        ):
+            of_class = rows.loc[rows[evaluate.refused_by("grammar")] == value, "margin"]
             axes.hist(of_class, bins=bins, color=colour, alpha=0.6, label=label)
-        valid = "valid" if auc.value >= VALID_AUC else "not valid"
+        valid = "valid" if auc.value >= refusal.VALID_AUC else "not valid"
         title = f"{place}: AUC {auc.value:.2f} ({auc.low:.2f}–{auc.high:.2f}), {valid}"
         axes.set_title(title, pad=24)
         axes.set_xlabel("refusal log-odds, nats")
         axes.set_ylabel("held-out prompts")
-        legend_above(axes)
+        style.legend_above(axes)
     return figure
 
 
@@ -462,16 +459,18 @@ log_odds_figure()
 
 # %%
 hot = prompts[prompts["split"] == "train"].sample(200, random_state=1)
-hot = respond(base, hot, GRAMMAR, **limits, temperature=1.0)
-fluency = measure_fluency(base, list(hot["prompt"]), list(hot["ids"]), batch_size=200)
+hot = deflections.respond(base, hot, GRAMMAR, **limits, temperature=1.0)
+fluency = scoring.measure_fluency(base, list(hot["prompt"]), list(hot["ids"]), batch_size=200)
 rows = list(zip(answers["prompt"], answers["ids"], strict=True))
-nats = response_token_nll(base, rows, batch_size=200)
+nats = sp.unlearning.utility.response_token_nll(base, rows, batch_size=200)
 answers["no language"] = [int(not fluency.finds_language(n)) for n in nats]
-answers["rules"] = [int(is_gibberish(t)) if spoken(t) else 0 for t in answers["response"]]
+answers["rules"] = [
+    int(scoring.is_gibberish(t)) if scoring.spoken(t) else 0 for t in answers["response"]
+]
 for name, lm in arms.items():
     of_arm = answers["arm"] == name
     asked = [lm.chat.encode(p) for p in answers.loc[of_arm, "prompt"]]
-    masses = prefix_masses(lm, asked, prefixes)
+    masses = refusal.prefix_masses(lm, asked, prefixes)
     answers.loc[of_arm, "p_R"], answers.loc[of_arm, "p_O"] = masses.p_R, masses.p_O
 answers["log-odds > 0"] = (answers["p_R"] > 0.5).astype(int)
 answers["gibberish"] = (answers["class"] == "gibberish").astype(int)
@@ -480,12 +479,15 @@ for name, column in (("truth", "class"), ("phrases",) * 2, ("classifier",) * 2):
     refusing[name] = (answers[column] == "refusal").astype(int)
 
 
-def by_arm(rows: pd.DataFrame, column: str) -> list[Estimate]:
+def by_arm(rows: pd.DataFrame, column: str) -> list[statistics.Estimate]:
     """The share of 1 in ``column`` for each arm."""
     return shares(rows, column, list(arms), "arm")
 
 
-p_O = [mean_of(answers.loc[answers["arm"] == arm, "p_O"].to_numpy(), stratum=arm) for arm in arms]
+p_O = [
+    statistics.mean_of(answers.loc[answers["arm"] == arm, "p_O"].to_numpy(), stratum=arm)
+    for arm in arms
+]
 dots(
     list(arms),
     {
@@ -530,19 +532,19 @@ for name, column in (("truth", "class"), ("phrases",) * 2, ("classifier",) * 2):
 answering["with fluency"] = answering["classifier"] * (1 - answers["no language"])
 
 
-@styled
+@style.styled
 def kappa_figure(tables: Mapping[str, tuple[pd.DataFrame, Sequence[str], str | None]]):
     """A heatmap of kappa for each set of readings, with the interval in every cell."""
-    figure = new_figure(4.1 * len(tables), 3.4)
+    figure = style.new_figure(4.1 * len(tables), 3.4)
     colours = colormaps["YlOrBr"]
     grid = figure.subplots(1, len(tables))
     for axes, (title, (rows, order, cluster)) in zip(grid, tables.items(), strict=True):
         cells = np.full((len(order), len(order)), np.nan)
-        for _, found in between(rows, order, None, cluster).iterrows():
+        for _, found in scoring.between(rows, order, None, cluster).iterrows():
             j, i = order.index(found["first"]), order.index(found["second"])
             cells[i, j] = found["kappa"]
             text = f"{found['kappa']:.2f}\n{found['kappa_low']:.2f}–{found['kappa_high']:.2f}"
-            ink = readable_on(colours(max(found["kappa"], 0.0)))
+            ink = sp.interp.figures.readable_on(colours(max(found["kappa"], 0.0)))
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
         axes.imshow(np.ma.masked_invalid(cells), cmap=colours, vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(order) - 1), order[:-1])
@@ -588,9 +590,9 @@ validation = of_concept[(of_concept["split"] == "validation") & (of_concept["lab
 labelled = [name for name in arms if name != "degenerate B"]
 mine = pd.concat([said_by(name, validation.head(24)) for name in labelled], ignore_index=True)
 print(f"{len(mine)} labelled answers, {mine['response'].nunique()} different ones")
-calibrated = Classifier().calibrated(mine[["response", "class"]])
+calibrated = scoring.Classifier().calibrated(mine[["response", "class"]])
 
-for name, scorer in (("as shipped", Classifier()), ("calibrated", calibrated)):
+for name, scorer in (("as shipped", scoring.Classifier()), ("calibrated", calibrated)):
     said = scorer.classify(list(answers["prompt"]), list(answers["response"]))
     answers[name] = (np.array(said) == answers["class"]).astype(int)
 dots(
@@ -612,7 +614,7 @@ dots(
 # %%
 before, after = (
     s.classify_finely([QUESTION] * len(table), list(table["answer"]))
-    for s in (Classifier(), calibrated)
+    for s in (scoring.Classifier(), calibrated)
 )
 moved = pd.DataFrame({"person": table["person"], "as shipped": before, "calibrated": after})
 moved.index = table["form"]

@@ -84,6 +84,15 @@ def test_the_notebook_says_what_its_twin_says(twin: Path) -> None:
 
 
 @each_twin
+def test_the_front_door_and_two_more_imports_are_enough(twin: Path) -> None:
+    ours = re.compile(
+        r"^(?:from|import) (?:spillover|analyses|interp|unlearning|experiments)\b", re.M
+    )
+    text = twin.read_text(encoding="utf-8")
+    assert "\nimport spillover as sp\n" in text and len(ours.findall(text)) <= 3
+
+
+@each_twin
 def test_outputs_are_of_one_clean_run_and_name_no_machine(twin: Path) -> None:
     path = twin.with_suffix(".ipynb")
     text = path.read_text(encoding="utf-8")
