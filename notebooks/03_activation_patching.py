@@ -80,11 +80,16 @@ said.groupby(["label", "class"]).size().unstack(fill_value=0)
 # Twice: for 20 steps, and for half as many again.
 
 # %%
-# 1 is never reached, so that all steps are taken
-after, too_far = (
-    sp.unlearn(base, prompts, concept=TARGET, max_steps=steps, stop_at=1.0, quiet=True)
-    for steps in (20, 30)
-)  # ← yours: sp.load("…"), twice; adapters are merged
+npo = sp.unlearning.training.TrainingSettings(
+    objective="npo",
+    options={"beta": 0.5},
+    trained="projections",
+    learning_rate=3e-4,
+    adam_betas=(0.9, 0.95),
+)
+how = {"concept": TARGET, "settings": npo, "stop_at": 1.0, "quiet": True}  # 1: take all steps
+after = sp.unlearn(base, prompts, max_steps=20, **how)  # ← yours: sp.load("…"), adapters merged
+too_far = sp.unlearn(base, prompts, max_steps=30, **how)
 
 # %% [markdown]
 # ## First: complied, refused, or babbled?
