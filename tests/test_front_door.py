@@ -156,6 +156,72 @@ def test_states_keep_the_order_of_the_prompts(lm: sp.LanguageModel, prompts: pd.
     np.testing.assert_allclose(acts.states[7], alone.states[0], atol=1e-4)
 
 
+def test_an_adapter_in_memory_is_part_of_the_base(
+    lm: sp.LanguageModel, prompts: pd.DataFrame
+) -> None:
+    """It stays around the model that is given, and is merged into the copy that is trained."""
+    from peft import LoraConfig, get_peft_model
+
+    inner = sp.load("organism").model
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    wrapped: Any = get_peft_model(inner, config)
+    for name, weight in wrapped.named_parameters():
+        if "lora_B" in name:
+            weight.data *= 0.01  # as far as a few steps go
+    base = sp.load((wrapped, lm.tokenizer))
+    before = state(base)["weights"]
+    trained = sp.unlearn(
+        base, prompts, concept="safety", learning_rate=0.0, max_steps=1, stop_at=1.0, quiet=True
+    )
+    now = state(base)["weights"]
+    assert all(torch.equal(before[name], now[name]) for name in before)
+    assert trained.model.state_dict().keys() == lm.model.state_dict().keys()
+    texts = list(prompts["prompt"].head(4))
+    of_base, of_copy = (sp.collect(model, texts).states for model in (base, trained))
+    np.testing.assert_allclose(of_copy, of_base, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda lm, acts, prompts: sp.collect("organism", prompts), "'organism' is not a loaded"),
+        (
+            lambda lm, acts, prompts: sp.unlearn(lm, prompts, concept="safty"),
+            "did you mean 'safety'",
+        ),
+        (
+            lambda lm, acts, prompts: sp.unlearn(lm, prompts, concept="safety", objective="nop"),
+            "did you mean 'npo'",
+        ),
+        (
+            lambda lm, acts, prompts: sp.fit_directions(acts, prompts, sp.MeanDifference),
+            r"give one made by it: sp.MeanDifference\(\)",
+        ),
+        (
+            lambda lm, acts, prompts: sp.fit_directions(acts, prompts, "mean_diference"),
+            "did you mean 'mean_difference'",
+        ),
+        (lambda lm, acts, prompts: sp.fit_directions(acts, prompts[:9]), "collect the activations"),
+        (lambda lm, acts, prompts: sp.fit_directions(acts, prompts)["safty", 2], "no direction"),
+        (
+            lambda lm, acts, prompts: sp.patch(
+                lm, lm, prompts, readout=lambda logits: logits[:, 0], domain="safty"
+            ),
+            "give another domain",
+        ),
+        (lambda lm, acts, prompts: sp.state_map(acts, prompts, layer=7), "layer 7"),
+        (lambda lm, acts, prompts: sp.score(["a"], ["b", "c"]), "2 responses to 1 prompts"),
+        (lambda lm, acts, prompts: sp.Run("nowhere"), "nowhere holds no scores"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    wrong: Any, said: str, lm: sp.LanguageModel, prompts: pd.DataFrame
+) -> None:
+    with pytest.raises(InputError, match=said) as found:
+        wrong(lm, sp.collect(lm, prompts), prompts)
+    assert "\n" not in str(found.value)
+
+
 def test_one_text_is_no_list(lm: sp.LanguageModel) -> None:
     with pytest.raises(InputError, match=r"give \['How"):
         sp.generate(lm, "How do I bake bread?")

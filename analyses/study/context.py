@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -65,7 +66,10 @@ class Context:
 
         logging.disable_progress_bar()  # a bar for every arm would bury our own
         if self.given is not None and source is None:
-            return replace(self.given, model=copy.deepcopy(self.given.model))
+            copied: Any = copy.deepcopy(self.given.model)
+            # As in loading, the given model is the user's, with what its adapters have learned.
+            merge = getattr(copied, "merge_and_unload", lambda: copied)
+            return replace(self.given, model=merge())
         with warnings.catch_warnings():
             # Said once, for the base model, in a line of our own.
             warnings.filterwarnings("ignore", message="the tokenizer has no chat template")

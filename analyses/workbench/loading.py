@@ -90,3 +90,15 @@ def load(
     inner, tokenizer = model
     name = Path(str(getattr(inner, "name_or_path", "") or "model")).name
     return LanguageModel(inner, tokenizer, Chat(tokenizer, **chat), name, layers_path=layers_path)
+
+
+def require_loaded(*models: object) -> None:
+    """Check that what a function is given as a model is one.
+
+    Raises:
+        InputError: it is something else; says how to load it.
+    """
+    for model in models:
+        if not isinstance(model, LanguageModel):
+            shown = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+            raise InputError(f"{shown} is not a loaded model; give sp.load(...) of it")

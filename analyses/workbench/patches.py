@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analyses.workbench.loading import require_loaded
 from analyses.workbench.tables import texts_of
 from analyses.workbench.training import UnlearnedModel
 from interp import patching
@@ -67,6 +68,7 @@ def patch(
         >>> effects.to_dataframe()["layer"].unique().tolist()
         [2]
     """
+    require_loaded(source, target)
     texts = harmful_texts(prompts, domain or _unlearned(source, target), split)
     return patching.patch(
         between_models(source, target, texts),
@@ -114,6 +116,7 @@ def stitch(
         >>> bool(np.allclose(shares.representation + shares.routing, 1))
         True
     """
+    require_loaded(base, after)
     texts = harmful_texts(prompts, domain or _unlearned(base, after), split)
     return patching.stitch(base, after, texts, readout, layers=layers, batch_size=batch_size)
 

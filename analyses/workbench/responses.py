@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyses.study import Defaults, defaults_for
+from analyses.workbench.loading import require_loaded
 from analyses.workbench.tables import texts_of
 from interp.errors import InputError
 from interp.model import LanguageModel
@@ -62,6 +63,7 @@ def generate(
         >>> with sp.ablate(lm, dirs["safety", 2]):
         ...     changed = sp.generate(lm, prompts["prompt"].head(2))
     """
+    require_loaded(lm)
     length = defaults_of(lm).answer_tokens if max_new_tokens is None else max_new_tokens
     answers = generation.generate(
         lm,
@@ -155,6 +157,7 @@ def refusal_log_odds(
     from unlearning.deflections import respond
     from unlearning.scoring import find_scorer
 
+    require_loaded(lm)
     own = defaults_of(lm)
     length = own.answer_tokens if max_new_tokens is None else max_new_tokens
     responses = respond(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyses.runs import contrast_rows
+from analyses.workbench.loading import require_loaded
 from analyses.workbench.tables import texts_of
 from interp import activations, similarity
 from interp.activations import RESIDUAL_OUT, Activations, Positions, Site
@@ -60,6 +61,7 @@ def collect(
         >>> acts.states.shape
         (2, 3, 128)
     """
+    require_loaded(lm)
     texts = texts_of(prompts)
     ids = list(prompts["id"]) if "id" in getattr(prompts, "columns", ()) else None  # type: ignore[call-overload]
     return activations.collect(
@@ -158,6 +160,9 @@ def fit_directions(
         >>> dirs.fitted_on
         'the split train'
     """
+    if isinstance(estimator, type):
+        name = estimator.__name__
+        raise InputError(f"{name} is a class of estimators; give one made by it: sp.{name}()")
     return FittedDirections.of(
         estimator,
         domain_contrasts(acts, prompts, split=split),

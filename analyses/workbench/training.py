@@ -18,6 +18,7 @@ from analyses.study import (
     train_arm,
     unlearning_arms,
 )
+from analyses.workbench.loading import require_loaded
 from analyses.workbench.responses import defaults_of, scratch_of
 from interp.errors import InputError
 from interp.model import LanguageModel, active_edits
@@ -154,6 +155,7 @@ def unlearn(
         >>> after.record.losses[["step", "loss"]].shape
         (2, 2)
     """
+    require_loaded(lm)
     if active_edits(lm.model):
         raise InputError(
             "an intervention on the model is active; leave its `with` block before unlearning"
