@@ -103,7 +103,7 @@ def unlearn(
     learning_rate: float | None = None,
     batch_size: int | None = None,
     max_steps: int | None = None,
-    stop_at: float | None = None,
+    forgetting_level: float | None = None,
     seed: int = 0,
     settings: TrainingSettings | None = None,
     scorer: str = "auto",
@@ -113,7 +113,7 @@ def unlearn(
     """A copy of a model whose refusals in one domain are unlearned; the model stays as it is.
 
     The copy is trained on the model's own refusals, as ``spillover unlearn`` trains it, and scored
-    along the way. The weights are kept at the step that reaches the forgetting level ``stop_at``.
+    along the way. The weights are kept at the step that reaches ``forgetting_level``.
 
     Args:
         lm: the base model; its weights, modes and hooks stay bit-equal.
@@ -129,7 +129,8 @@ def unlearn(
         learning_rate: of AdamW, constant.
         batch_size: forget examples in an optimizer step.
         max_steps: optimizer steps at most.
-        stop_at: forgetting level at which the weights are kept, 0 to 1.
+        forgetting_level: level at which the weights are kept, 0 to 1 (default: 0.95; a model
+            organism's own 0.9).
         seed: order of the examples and initial adapters.
         settings: all settings of the training at once; what is named above replaces them. By
             default the package's, or those that an organism was tuned with.
@@ -187,7 +188,7 @@ def unlearn(
         weights=[retain_weight],
         control=False,
     )[-1]
-    study = {"stop_at": stop_at, "max_new_tokens": max_new_tokens}
+    study = {"stop_at": forgetting_level, "max_new_tokens": max_new_tokens}
     plan = StudyPlan(
         str(getattr(lm.model, "name_or_path", "") or lm.name),
         (arm,),

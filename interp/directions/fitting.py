@@ -69,10 +69,12 @@ class Reliable:
 class Directed(Reliable):
     """Declares what :func:`fit_direction` sets, and how other labels of the same rows are fitted.
 
-    ``no_null`` says why permuted labels give no null for the estimator; empty where they do.
+    ``no_null`` says why permuted labels give no null for the estimator, ``no_interval`` why refits
+    to halves of the prompts give no interval; empty where they do.
     """
 
     no_null: ClassVar[str] = ""
+    no_interval: ClassVar[str] = ""
     direction_: Float[np.ndarray, "layer d_model"]
     unit_direction_: Float[np.ndarray, "layer d_model"]
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -156,7 +157,9 @@ def cosine_map(
         lasting = _of_whole(reliability)
     defined = stacked(cell.cosine.defined for cell in cells)
 
-    no_null = getattr(estimator, "no_null", "")
+    no_null, no_interval = (getattr(estimator, f"no_{name}", "") for name in ("null", "interval"))
+    if no_interval:
+        cells = [replace(cell, cosine=cell.cosine.without_interval()) for cell in cells]
     if no_null:
         null = dict.fromkeys(("band", "p", "p_corrected"), np.full(defined.shape, np.nan))
     elif linear:
@@ -190,7 +193,7 @@ def cosine_map(
         n=sizes,
         ceiling=_ceiling(lasting),
         draws=0 if no_null else permutations,
-        no_null=no_null,
+        no_null=no_null + (f"; and no interval: {no_interval}" if no_interval else ""),
     )
 
 

@@ -232,17 +232,22 @@ def _of_refits(
     parts = [Refits.of(estimator, side).replicates() for side in (before, paired)]
     products, n = refitted_products(parts[0], parts[1], same_units=same_prompts)
     angle = angle_degrees(products, Confidence(level, n))
+    cosine = as_cosine(angle)
+    no_interval = getattr(estimator, "no_interval", "")
+    if no_interval:
+        angle, cosine = angle.without_interval(), cosine.without_interval()
     missing, title = np.full(angle.value.shape, np.nan), estimator_title(estimator)
     undefined = Estimates.where(missing > 0, **dict.fromkeys(BOUNDS, missing))
     return Rotation(
         layers=layer_names(layers, len(missing)),
         angle_degrees=angle,
-        cosine=as_cosine(angle),
+        cosine=cosine,
         gain=undefined,
         offset=undefined,
         offset_orthogonal=undefined,
         n=n,
-        undefined=f"gain and offsets are of mean differences, not of a {title}",
+        undefined=f"gain and offsets are of mean differences, not of a {title}"
+        + (f"; angles have no interval: {no_interval}" if no_interval else ""),
     )
 
 

@@ -11,7 +11,7 @@ the nominal rate at the boundary as elsewhere, without choosing between one and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -34,6 +34,11 @@ class Estimates:
     null_low: Layers
     null_high: Layers
     defined: Accepted
+
+    def without_interval(self) -> Estimates:
+        """The values alone."""
+        missing = np.full(self.value.shape, np.nan)
+        return replace(self, low=missing, high=missing, null_low=missing, null_high=missing)
 
     @classmethod
     def where(cls, defined: Accepted, **bounds: Layers) -> Estimates:
