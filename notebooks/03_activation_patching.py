@@ -87,7 +87,7 @@ npo = sp.unlearning.training.TrainingSettings(
     learning_rate=3e-4,
     adam_betas=(0.9, 0.95),
 )
-how = {"concept": TARGET, "settings": npo, "stop_at": 1.0, "quiet": True}  # 1: take all steps
+how = {"concept": TARGET, "settings": npo, "forgetting_level": 1.0, "quiet": True}  # all steps
 after = sp.unlearn(base, prompts, max_steps=20, **how)  # ← yours: sp.load("…"), adapters merged
 too_far = sp.unlearn(base, prompts, max_steps=30, **how)
 

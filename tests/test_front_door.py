@@ -171,7 +171,13 @@ def test_an_adapter_in_memory_is_part_of_the_base(
     base = sp.load((wrapped, lm.tokenizer))
     before = state(base)["weights"]
     trained = sp.unlearn(
-        base, prompts, concept="safety", learning_rate=0.0, max_steps=1, stop_at=1.0, quiet=True
+        base,
+        prompts,
+        concept="safety",
+        learning_rate=0.0,
+        max_steps=1,
+        forgetting_level=1.0,
+        quiet=True,
     )
     now = state(base)["weights"]
     assert all(torch.equal(before[name], now[name]) for name in before)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from analyses.runs import BASE, Arm, Progress, TargetVerdict, behaviour, measure, verdict_on
 from analyses.study import (
+    ArmPlan,
     StudyPlan,
     parse_retain,
     scored_base,
@@ -95,16 +96,16 @@ def unlearn(
     prompts: pd.DataFrame,
     *,
     concept: str,
-    objective: str = "npo",
+    objective: str | None = None,
+    option: Mapping[str, float] | None = None,
     retain: str | Sequence[str] | None = None,
-    retain_weight: float = 1.0,
-    options: Mapping[str, float] | None = None,
+    retain_weight: float | None = None,
     trainable: Literal["lora", "projections", "all"] | None = None,
     learning_rate: float | None = None,
     batch_size: int | None = None,
     max_steps: int | None = None,
     forgetting_level: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     settings: TrainingSettings | None = None,
     scorer: str = "auto",
     max_new_tokens: int | None = None,
@@ -120,20 +121,21 @@ def unlearn(
         prompts: a table of prompts; the responses to its split ``train`` are trained on.
         concept: the domain to unlearn, one of ``sp.DOMAINS``.
         objective: loss of the forget set: ``npo``, ``gradient_ascent``, ``rmu``, … (all:
-            ``sp.unlearning.losses.FORGET``).
+            ``sp.unlearning.losses.FORGET``; default: ``npo``).
+        option: hyperparameters of the objective, e.g. ``{"beta": 0.1}``.
         retain: domains whose refusals are retained: ``equal`` (all others), ``alternate`` (every
-            second one) or a list.
-        retain_weight: weight of the retain terms; the forget term has weight 1.
-        options: hyperparameters of the objective, e.g. ``{"beta": 0.1}``.
-        trainable: ``lora``, ``projections`` (inside the layers) or ``all`` parameters.
-        learning_rate: of AdamW, constant.
-        batch_size: forget examples in an optimizer step.
-        max_steps: optimizer steps at most.
-        forgetting_level: level at which the weights are kept, 0 to 1 (default: 0.95; a model
-            organism's own 0.9).
-        seed: order of the examples and initial adapters.
-        settings: all settings of the training at once; what is named above replaces them. By
-            default the package's, or those that an organism was tuned with.
+            second one) or a list (default: none).
+        retain_weight: weight of the retain terms; the forget term has weight 1 (default: 1).
+        trainable: ``lora``, ``projections`` (inside the layers) or ``all`` parameters (default:
+            ``lora``; ``projections`` for an organism).
+        learning_rate: of AdamW, constant (default: 5e-5; 3e-4 for an organism).
+        batch_size: forget examples in an optimizer step (default: 32).
+        max_steps: optimizer steps at most (default: 200; 80 for an organism).
+        forgetting_level: share of the target's refusal that is gone when the weights are kept, 0
+            to 1 (default: 0.95; 0.9 for an organism).
+        seed: order of the examples and initial adapters (default: 0).
+        settings: all settings of the training at once, in place of these defaults; what is named
+            above replaces single ones.
         scorer: tells refusals from answers (default: ``phrases``; ``grammar`` for an organism).
         max_new_tokens: length of a response at most, in tokens (default: 48; 16 for an organism).
         quiet: show no progress.
@@ -162,39 +164,25 @@ def unlearn(
             "an intervention on the model is active; leave its `with` block before unlearning"
         )
     own = defaults_of(lm)
-    chosen = settings or own.training
-    given: dict[str, Any] = {
-        "trained": trainable,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "max_steps": max_steps,
-    }
-    kept = chosen.options if objective == chosen.objective else {}
-    chosen = replace(
-        chosen,
+    chosen = _changed(
+        settings or own.training,
+        option or {},
         objective=objective,
-        options={**kept, **(options or {})},
+        trained=trainable,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        max_steps=max_steps,
+        retain_weight=retain_weight,
         seed=seed,
-        **{name: value for name, value in given.items() if value is not None},
     )
-    require_concepts(prompts, [concept])
-    named = retain if retain is None or isinstance(retain, str) else ",".join(retain)
-    retained = parse_retain(named, concept, present_domains(prompts))
-    arm = unlearning_arms(
-        [concept],
-        chosen,
-        seeds=[seed],
-        retain={concept: retained},
-        weights=[retain_weight],
-        control=False,
-    )[-1]
+    arm = _arm(prompts, concept, chosen, retain)
     study = {"stop_at": forgetting_level, "max_new_tokens": max_new_tokens}
     plan = StudyPlan(
         str(getattr(lm.model, "name_or_path", "") or lm.name),
         (arm,),
         (concept,),
         scorer=scorer,
-        **{**own.study, **{name: value for name, value in study.items() if value is not None}},
+        **{**own.study, **_given(study)},
     )
     context = study_context(plan, scratch_of(lm), Progress(quiet=quiet), given=lm, prompts=prompts)
     baseline = scored_base(context)
@@ -209,7 +197,7 @@ def unlearn(
     base = Arm(BASE, {}, baseline.scores, None)
     record = TrainingRecord(
         concept,
-        retained,
+        arm.retain,
         arm.settings,
         losses,
         scores,
@@ -217,15 +205,49 @@ def unlearn(
         float(after.last["dose"].max()),
         verdict_on(concept, behaviour(after), behaviour(base)),
     )
-    model: Any = trained.model
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    name = f"{lm.name}, {concept} unlearned"
+    return _merged(lm, trained.model, record)
+
+
+def _given(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _changed(
+    settings: TrainingSettings, option: Mapping[str, float], **named: Any
+) -> TrainingSettings:
+    """The settings with what is named; another objective has its own default options."""
+    same = named["objective"] in (None, settings.objective)
+    options = {**(settings.options if same else {}), **option}
+    return replace(settings, options=options, **_given(named))
+
+
+def _arm(
+    prompts: pd.DataFrame,
+    concept: str,
+    settings: TrainingSettings,
+    retain: str | Sequence[str] | None,
+) -> ArmPlan:
+    """The one arm to train, with the domains that it retains."""
+    require_concepts(prompts, [concept])
+    named = retain if retain is None or isinstance(retain, str) else ",".join(retain)
+    return unlearning_arms(
+        [concept],
+        settings,
+        seeds=[settings.seed],
+        retain={concept: parse_retain(named, concept, present_domains(prompts))},
+        weights=[settings.retain_weight],
+        control=False,
+    )[-1]
+
+
+def _merged(lm: LanguageModel, model: Any, record: TrainingRecord) -> UnlearnedModel:
+    """A trained copy of ``lm`` as it would be loaded: adapters merged, in eval mode, frozen."""
+    merge = getattr(model, "merge_and_unload", lambda: model)
     return UnlearnedModel(
-        model.requires_grad_(False).eval(),
+        merge().requires_grad_(False).eval(),
         lm.tokenizer,
         lm.chat,
-        name,
+        f"{lm.name}, {record.concept} unlearned",
         layers_path=lm.layers_path,
         record=record,
     )
