@@ -81,7 +81,7 @@ def at_random(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int)
 @method(
     "twins",
     option="wording",
-    title="syntactic twins",
+    title="nearest wording",
     does="the same on prompts that are worded most like a forgotten one",
     weight_like="equal",
     colour="#dd8452",
