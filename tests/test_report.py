@@ -71,7 +71,7 @@ def test_the_first_screen_names_what_matters(page):
     for words in ("leaked away in", "complied", "recovered", "rotated at layers 2–3"):
         assert words in top
     assert "npo-retain-10-safety-0" in top  # what is missing is said
-    assert "planted world" in top
+    assert "model organism" in top
 
 
 def test_coherence_stands_beside_the_target_s_refusal_rate(run):
@@ -106,7 +106,7 @@ def test_the_ground_truth_is_called_so_and_absent_elsewhere(run, page, tmp_path)
     config = read_json(folder / "config.json")
     write_json(folder / "config.json", config | {"planted": None})
     elsewhere = run_report.render(tables.Run(folder), ())
-    assert "Ground truth" not in elsewhere and "planted world" not in elsewhere
+    assert "Ground truth" not in elsewhere and "model organism" not in elsewhere
 
 
 def test_foreign_text_is_escaped_and_completions_stay_out_unless_asked(tmp_path):
@@ -189,7 +189,7 @@ def test_a_leak_is_claimed_only_where_its_interval_clears_the_margin(
 def test_recovery_is_worded_by_its_interval(run):
     built = tables.Run(run)
     chosen = next(arm for arm in built.record.arms if arm.selected)
-    assert "reaches beyond what it retrained" in wording.arm_sentence(built, chosen)
+    assert "recovery extends to held-out domains" in wording.arm_sentence(built, chosen)
     held_out = (built.recovery["arm"] == chosen.name) & (built.recovery["set"] == "held_out")
     built.recovery.loc[held_out, "low"] = -0.1
     assert "is not decided" in wording.arm_sentence(built, chosen)

@@ -1,4 +1,4 @@
-"""Figures that several folders draw, their style, and the files they are saved in."""
+"""Figures that several folders draw, their style, and their files."""
 
 import lazy_loader
 

@@ -1,8 +1,7 @@
 """Figures of a run: functions of `Run` that return Matplotlib figures, and their files.
 
-None is known to pyplot, so none stays open; in a notebook `display(figure)` shows it.
-
-One screen: what leaked, what the target did, what containment recovered, what rotated.
+The figures are not registered with pyplot, so none stays open; in a notebook `display(figure)`
+shows one. The overview shows leakage, the target's outcome, recovery and rotation.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FEWEST_SOURCES = 3  # from here on a matrix says more than bars
+FEWEST_SOURCES = 3  # with fewer sources, bars are easier to read than a matrix
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with its name, what it shows, and the numbers in it."""
+    """A figure with its name, title, caption and numbers."""
 
     name: str
     title: str
@@ -53,11 +52,11 @@ class Drawing:
 
 
 def run_drawings(tables: Run) -> Iterator[Drawing]:
-    """The figures that this run has something for, one at a time."""
+    """Yield the figures for which this run has data."""
     yield Drawing(
         "overview",
         "Overview",
-        "Each column answers its question for the arms on the first screen.",
+        "Each column answers one question about the arms at the top of this page.",
         overview_figure(tables),
         tables.leakage,
     )
@@ -66,7 +65,7 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
     yield Drawing(
         "leakage",
         "Leakage at the same forgetting level",
-        "Share of each domain's refusal that is gone where the target has lost 90% of its own. "
+        "The share of its refusal that each domain has lost when the target has lost 90%. "
         "Bars: 95% intervals over resampled prompts. Grey band: |L| < .05, where a domain counts "
         "as untouched. Small ticks: other seeds. ᴿ: in the retain set of the arm shown.",
         leakage_figure(tables),
@@ -76,26 +75,27 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
         yield Drawing(
             "matrix",
             "The leakage matrix",
-            "A[a,b], the area under domain b's loss while a is unlearned (plain arms, mean over "
-            "seeds): 0 untouched, 1 in step with the source. Small: half the interval, over "
-            "prompts and seeds. A bar: it holds 0; a ring: shown not to leak. Beneath: training on "
-            "benign answers alone. Degenerate sources and ones that never reached the forgetting "
-            "level are listed, not imputed.",
+            "Leakage area A[a,b] of domain b while a is unlearned (plain arms, mean over seeds): "
+            "0 untouched, 1 the same rate of loss as the source. Small numbers: half the width of "
+            "the 95% interval over prompts and seeds. Bar: the interval contains 0; ring: tested "
+            "not to leak. Bottom row (null): training on benign answers alone. Sources that are "
+            "degenerate or never reached the forgetting level are listed, not imputed.",
             matrix_figure(tables),
             tables.leakage[tables.leakage["quantity"] == "area"],
         )
     if not tables.curves.empty:
         yield Drawing(
             "dose_response",
-            "Along the way",
-            "Loss of refusal by forgetting level. On the diagonal a domain falls in step with the "
-            "target; above it, first. Domains with a base rate under .2 are left out.",
+            "Leakage curves",
+            "Loss of refusal by forgetting level, with 95% intervals over prompts. On the diagonal "
+            "a domain loses refusal at the same rate as the target; above it, earlier. Domains "
+            "with a base rate under .2 are left out.",
             forgetting_curve_figure(tables),
             tables.curves,
         )
     yield Drawing(
         "outcome",
-        "Where the target's refusals went",
+        "Outcome of the target's refusals",
         CAPTION,
         outcome_figure(tables),
         tables.behaviour,
@@ -104,9 +104,9 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
         yield Drawing(
             "containment",
             "Containment by weight",
-            "Recovery in domains of the retain set (that is retraining) and in domains left out "
-            "of it (that is containment), beside the share of the target's prompts that are "
-            "answered. A cross: undefined, for the reason in recovery.csv.",
+            "Recovery in domains of the retain set (retraining) and in domains outside it "
+            "(containment), with 95% intervals over prompts, and the share of the target's prompts "
+            "that the model answers. A cross: undefined; recovery.csv gives the reason.",
             containment_figure(tables),
             tables.recovery,
         )
@@ -122,9 +122,9 @@ def _geometry(tables: Run) -> Iterator[Drawing]:
             yield Drawing(
                 f"rotation_{quantity}",
                 title,
-                "Each domain's direction after against before, cross-fitted over split halves, "
-                f"with 95% intervals. The band is the null: {null_of_rotation(tables)}. A cross: "
-                "undefined, there is no direction to follow.",
+                "Each domain's direction after compared with before, cross-fitted over split "
+                f"halves, with 95% intervals. Band (null): {null_of_rotation(tables)}. A cross: "
+                "undefined, because the split halves do not agree on a direction.",
                 rotation_figure(tables, quantity),
                 rows,
             )
@@ -134,35 +134,36 @@ def _geometry(tables: Run) -> Iterator[Drawing]:
         yield Drawing(
             f"cosine_layer_{layer}",
             f"Cosines between domains before, layer {layer}",
-            "Cross-fitted cosines between the domains' directions in the base model, two thirds "
-            "of the way up (picked by depth, not by what it shows). Grey: inside the null (labels "
-            "permuted, corrected over all cells and layers where the run has it).",
+            "Cross-fitted cosines between the domains' directions in the base model, at two thirds "
+            "of the depth (a fixed choice). Grey: inside the null (permuted labels, corrected over "
+            "all cells and layers where the run has the correction).",
             cosine_layer_figure(tables, layer),
             tables.cosine[tables.cosine["layer"] == layer],
         )
         yield Drawing(
             "cosine",
             "Cosines between domains before, all layers",
-            "The same at every layer.",
+            "Cross-fitted cosines between the domains' directions in the base model, at every "
+            "layer. Grey: inside the null of permuted labels.",
             cosine_figure(tables),
             tables.cosine,
         )
 
 
 def write_run_figures(tables: Run) -> tuple[Drawing, ...]:
-    """Draws the run's figures into `figures/`, each as SVG and PNG with its CSV; returns them."""
+    """Draw the run's figures into `figures/`, each as SVG and PNG with its CSV; return them."""
     drawn = tuple(run_drawings(tables))
     save_drawings(drawn, tables.record.folder / "figures")
     return drawn
 
 
 def save_drawings(drawn: Iterable[Drawing], folder: Path) -> None:
-    """Each figure as SVG and PNG, and the numbers in it as CSV."""
+    """Save each figure as SVG and PNG, and its numbers as CSV."""
     for drawing in drawn:
         with figure_style():
             with atomic_write(folder / f"{drawing.name}.svg") as path:
                 drawing.figure.savefig(path, format="svg", metadata={"Date": None})
-            drawing.figure.set_layout_engine("none")  # placed by the first save; it is slow
+            drawing.figure.set_layout_engine("none")  # the first save did the slow layout
             with atomic_write(folder / f"{drawing.name}.png") as path:
                 drawing.figure.savefig(path, format="png", dpi=160)
         write_csv(folder / f"{drawing.name}.csv", drawing.data)
@@ -176,13 +177,13 @@ def write_results(
     drawings: Iterable[Drawing] = (),
     figures: str = "figures",
 ) -> None:
-    """What an analysis found, in its folder, each file whole or absent.
+    """Write the results of an analysis into its folder, each file atomically.
 
     Args:
-        folder: of the results; made where it does not exist.
+        folder: of the results; created if missing.
         tables: written as ``NAME.csv``.
-        facts: written as ``NAME.json``, after the tables and the figures: their presence says that
-            the rest is complete.
+        facts: written as ``NAME.json``, after the tables and the figures, so that their presence
+            means that the rest is complete.
         drawings: saved by :func:`save_drawings`.
         figures: folder of the drawings inside ``folder``; empty for ``folder`` itself.
     """
@@ -214,8 +215,8 @@ def overview_figure(tables: Run) -> Figure:
     if not found:
         say(figure.subplots(), "no arm has finished yet")
         return figure
-    # Placed by hand: legends and base rates stand outside their panels, where an automatic
-    # layout would make room for them by shrinking the data.
+    # Fixed positions: legends and base rates lie outside their panels, and an automatic layout
+    # would shrink the data to make room for them.
     figure.set_layout_engine("none")
     panels = _panels(tables, found)
     grid = figure.subplots(
@@ -242,7 +243,7 @@ def overview_figure(tables: Run) -> Figure:
 
 
 def _panels(tables: Run, found: tuple[Headline, ...]) -> dict[str, Panel]:
-    """The questions that this run can answer at all."""
+    """The panels for which this run has data."""
     panels = dict(PANELS)
     if not any(headline.sweep for headline in found):
         del panels["What did containment recover?"]

@@ -1,6 +1,6 @@
-"""How representations rotated: cosines between domains before, rotation of each domain after.
+"""Cosines between the domains' directions before, and the rotation of each direction after.
 
-Cells and points inside their null say nothing and are drawn so: grey, or in the null's band.
+Cells inside their null are grey; points inside it lie in the null's band.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ UNCHANGED = {"angle_degrees": 0.0, "gain": 1.0, "offset": 0.0}
 
 
 def null_of_rotation(tables: Run) -> str:
-    """What the null band of a rotation is in this run."""
-    unchanged = "what an unchanged direction would read from these prompts"
+    """A description of the null band of a rotation in this run."""
+    unchanged = "the value of an unchanged direction on these prompts"
     controls = sum(arm.control for arm in tables.record.arms)
     if not controls:
-        return f"{unchanged}, not what any harmless training would do"
-    trained = "training on benign answers, for as many steps as the longest plain arm, did to it"
-    return f"{unchanged}, and what {trained} ({controls} control arm{'s'[: controls > 1]})"
+        return f"{unchanged}; the effect of harmless training is not in it (no control arm)"
+    trained = "training on benign answers for as many steps as the longest plain arm"
+    return f"{unchanged} and the effect of {trained} ({controls} control arm{'s'[: controls > 1]})"
 
 
 def has_control(tables: Run) -> bool:
-    """Whether the null of a rotation holds what harmless training does."""
+    """Whether the null of a rotation includes the effect of harmless training."""
     return any(arm.control for arm in tables.record.arms)
 
 
 def outside_null(table: pd.DataFrame) -> pd.Series:
-    """Whether there is something to see; False where the value is undefined.
+    """Whether each value lies outside its null; False where the value is undefined.
 
-    By `p_corrected` < .05 where the table has it (many cells at once); else the interval must lie
-    wholly outside the null band, which may span the intervals of control changes.
+    The criterion is `p_corrected` < .05 where the table has that column (many cells at once). Else
+    the whole interval must lie outside the null band, which may span the intervals of control arms.
     """
     if "p_corrected" in table:
         outside = table["p_corrected"] < SIGNIFICANT
@@ -151,7 +151,7 @@ def cosine_layer_figure(tables: Run, layer: int) -> Figure:
 
 @styled
 def cosine_figure(tables: Run) -> Figure:
-    """The same at every layer (evenly picked where there are more than twelve)."""
+    """The cosines at every layer; at twelve evenly spaced layers of deeper models."""
     if tables.cosine.empty:
         figure = new_figure(5, 2)
         say(figure.subplots(), "no directions were fitted")

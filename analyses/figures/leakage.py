@@ -1,4 +1,4 @@
-"""What leaked: off-target loss of refusal at the same forgetting level, and along it."""
+"""Leakage: off-target loss of refusal at one forgetting level, and as a function of it."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEGEND = 3  # columns
-EDGE = 1.02  # where the column of base rates stands, in axes coordinates
+EDGE = 1.02  # position of the column of base rates, in axes coordinates
 
 
 def shown_quantity(arm: Arm) -> str:
-    """L_90 where there is a curve to read it from, else the drop between the two models."""
+    """L_90 if the arm has a curve, else the drop between the two models."""
     return "L_90" if arm.matched else "drop"
 
 
 def leakage_panel(
     axes: Axes, tables: Run, headline: Headline, arms: tuple[Arm, ...] | None = None
 ) -> None:
-    """Dots with intervals, one row per off-target domain, one mark per arm; base rates beside."""
+    """Dots with intervals: one row per off-target domain, with its base rate; one mark per arm."""
     arms = arms or headline.shown
     domains = [domain for domain in tables.record.domains if domain != headline.concept]
     quantity = shown_quantity(headline.plain)
@@ -58,7 +58,7 @@ def leakage_panel(
         y = np.arange(len(domains)) + offsets[place]
         value = of_arm["value"].to_numpy(dtype=float)
         reach = np.abs(of_arm[["low", "high"]].to_numpy(dtype=float) - value[:, None]).T
-        # An interval that does not exist leaves its mark bare.
+        # A mark without an interval has no bars.
         axes.errorbar(
             value, y, xerr=np.nan_to_num(reach), fmt=marker, color=colour, ms=5.5, lw=1.6,
             alpha=fade, mfc="white" if doubt else colour,
@@ -88,7 +88,7 @@ def leakage_panel(
 
 
 def _doubt(tables: Run, arm: Arm) -> str:
-    """Why an arm's leakage is none, or not that of a target that complies."""
+    """Why an arm has no leakage, or a leakage whose target does not comply."""
     if not arm.matched:
         return ""
     if not tables.arms.set_index("arm").loc[arm.name, "reached"]:
@@ -97,7 +97,7 @@ def _doubt(tables: Run, arm: Arm) -> str:
 
 
 def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str]) -> None:
-    """The base rate of each domain at the right edge; without one no loss can be read."""
+    """Write the base rate of each domain at the right edge; a loss is relative to it."""
     across = axes.get_yaxis_transform()
     axes.text(EDGE, -0.62, "p_R before", transform=across, color=MUTED, fontsize=7.5)
     for place, domain in enumerate(domains):
@@ -116,14 +116,14 @@ def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str]) -> None:
 
 @styled
 def leakage_figure(tables: Run) -> Figure:
-    """Every arm of each concept's first seed, at the matched forgetting level."""
+    """Every arm of each concept's first seed, at the same forgetting level."""
     from matplotlib.transforms import blended_transform_factory
 
     found = headlines(tables.record)
     height = 0.52 * len(tables.record.domains) + 0.9
     legend = 0.1 + 0.2 * math.ceil(max(len((one.plain, *one.sweep)) for one in found) / LEGEND)
     figure = new_figure(max(5.2 * len(found), 6), height + legend)
-    # Legends have the bottom of the figure to themselves, however short the panels are.
+    # The bottom of the figure is for legends alone, even where the panels are short.
     share = legend / (height + legend)
     figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))  # type: ignore[union-attr, call-arg]
     for axes, headline in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
@@ -138,7 +138,7 @@ def leakage_figure(tables: Run) -> Figure:
 
 
 def title_of(headline: Headline) -> str:
-    """What was unlearned, or which model was compared."""
+    """The unlearned concept, or the compared model."""
     if headline.concept is None:
         return headline.plain.label
     return f"{domain_label(headline.concept)} unlearned"
@@ -146,7 +146,7 @@ def title_of(headline: Headline) -> str:
 
 @styled
 def forgetting_curve_figure(tables: Run) -> Figure:
-    """u_b against the forgetting level ū_a, and the diagonal on which a domain falls in step."""
+    """u_b against the forgetting level ū_a; on the diagonal u_b = ū_a."""
     found = [headline for headline in headlines(tables.record) if headline.plain.matched]
     columns = max((len(headline.shown) for headline in found), default=1)
     figure = new_figure(4.6 * columns + 1.4, max(3.4 * len(found), 3))
@@ -163,17 +163,17 @@ def forgetting_curve_figure(tables: Run) -> Figure:
     if found:
         curves_legend(figure, colours)
     else:
-        say(grid[0][0], "no concept was unlearned here: there is no forgetting level")
+        say(grid[0][0], "no concept was unlearned here, so no forgetting level exists")
         grid[0][0].set_visible(True)
     return figure
 
 
 def curves_legend(figure: Figure, colours: dict[str, str]) -> None:
-    """What the lines of :func:`curves_panel` are, at the right."""
+    """Draw the legend of the leakage curves at the right."""
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=MUTED, lw=1, ls=(0, (4, 3)), label="in step"),
+        Line2D([], [], color=MUTED, lw=1, ls=(0, (4, 3)), label="same rate"),
         Line2D([], [], color=INK, lw=2.2, ls=":", label="target"),
     ]
     handles += [

@@ -1,4 +1,4 @@
-"""The leakage matrix: every source against every other domain, where the source complied."""
+"""The leakage matrix: every source that complied against every other domain."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 COLOURS = "YlOrBr"
-DARK_FROM = 0.6  # of the scale: numbers in white
+DARK_FROM = 0.6  # share of the scale above which numbers are white
 NO_LEAK_P = 0.05
 SHOWN = {
-    "area": "A: 0 untouched, 1 in step",
+    "area": "A: 0 untouched, 1 same rate",
     "L_50": "L at half the source's loss",
     "L_90": "L at 90% of the source's loss",
 }
@@ -39,7 +39,7 @@ PARTS = {
     "source_effect": ("source effect", VERMILLION),
     "target_effect": ("target effect", ORANGE),
     "interaction": ("interaction", BLUE),
-    "noise": ("noise of seeds", MUTED),
+    "noise": ("training noise", MUTED),
 }
 
 
@@ -57,11 +57,12 @@ def run_matrix_figure(
 ) -> Figure:
     """X[a,b] of one run, the mean over seeds; rows are sources, columns other domains.
 
-    Degenerate sources and ones that never reached the forgetting level have grey rows that say so:
-    they are listed, not imputed. Small numbers: half the width of the cell's interval, over prompts
-    and seeds. A bar beneath: it holds 0; a ring: the cell is shown not to leak, |L_.9| < .05. Under
-    the matrix its null, what as many steps on benign answers alone take (share of refusal gone).
-    Beside it each seed against the mean of seeds, and the shares of the variance.
+    Sources that are degenerate or never reached the forgetting level have labelled grey rows; they
+    are not imputed. Small numbers: half the width of the cell's 95% interval over prompts and
+    seeds. Bar below a number: the interval contains 0. Ring: the cell is tested not to leak,
+    |L_.9| < .05. The row below the matrix is the null: the share of refusal lost after as many
+    steps on benign answers alone. The panels to the right show each seed against the mean of seeds,
+    and the shares of the variance.
     """
     run = run or next(iter(study.runs))
     domains = list(study.domains(run))
@@ -129,7 +130,7 @@ def _cells(
 
 
 def _heat(axes: Axes, values: np.ndarray, scale: float) -> AxesImage:
-    """Coloured cells with their numbers; grey where there is none."""
+    """Coloured cells with their numbers; missing cells are grey."""
     axes.set_facecolor(NULL)
     masked = np.ma.masked_invalid(values)
     image = axes.imshow(masked, cmap=COLOURS, vmin=0, vmax=scale, aspect="auto")
@@ -149,7 +150,7 @@ def _ink(value: float, scale: float) -> str:
 
 
 def _control(study: LeakageMatrix, run: str) -> np.ndarray | None:
-    """The share of refusal that the control arms took, by domain; None where there is no arm."""
+    """The share of refusal lost in the control arms, by domain; None without a control arm."""
     tables = study.runs[run]
     names = [arm.name for arm in tables.record.arms if arm.control]
     if not names:
@@ -164,14 +165,14 @@ def _control(study: LeakageMatrix, run: str) -> np.ndarray | None:
 def _seeds(
     axes: Axes, study: LeakageMatrix, run: str, quantity: str, objective: str | None
 ) -> None:
-    """Each seed's cell against the mean of its seeds: how far noise goes."""
+    """Each seed's cell against the mean over seeds, which shows the training noise."""
     cells = study.cells_of(run, objective).dropna(subset=[quantity])
     mean = cells.groupby(["source", "target", "objective"])[quantity].transform("mean")
     count = cells.groupby(["source", "target", "objective"])[quantity].transform("size")
     cells, mean = cells[count > 1], mean[count > 1]
-    axes.set_title("Seed against seed")
+    axes.set_title("Each seed against the mean")
     if cells.empty:
-        say(axes, "one unlearning seed:\nnoise is not known")
+        say(axes, "one unlearning seed:\nnoise is unknown")
         return
     ends = [min(cells[quantity].min(), 0), max(cells[quantity].max(), 1)]
     axes.plot(ends, ends, color=MUTED, lw=0.8, ls=":")

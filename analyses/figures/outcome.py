@@ -1,4 +1,4 @@
-"""Where the target's refusals went: into answers (it complied) or elsewhere (it is degenerate)."""
+"""Outcome of the target: it answers (complied), or neither refuses nor answers (degenerate)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Answers, refuses, neither: by the classes of generated text, and by mass at the first position.
-# Answers come first, so that their interval stands where it is read off the axis.
+# Answers, refuses, neither: by the classes of generated text, and by first-token mass.
+# Answers come first, so that the axis gives the ends of their interval.
 TEXT = (("answer_rate",), ("refusal_rate",), ("other_rate", "gibberish_rate"))
 MASS = (("p_C",), ("p_R",), ("other_mass",))
 COLOURS = (ANSWERS, REFUSES, NEITHER)

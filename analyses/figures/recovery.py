@@ -1,4 +1,4 @@
-"""What containment recovered: domains it retrained against domains it never saw, by weight."""
+"""Recovery by retain weight, in retained domains and in held-out domains."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETS = {"retained": (CONTAINED, "s", "retained"), "held_out": (GREEN, "o", "held
 
 
 def recovery_panel(axes: Axes, tables: Run, headline: Headline) -> None:
-    """Recovery with intervals by retain weight, and the answer rate of the target beside it."""
+    """Recovery with intervals by retain weight, and the answer rate of the target."""
     if headline.concept is None or not headline.sweep:
         return say(axes, "no containment arm")
     names = [arm.name for arm in headline.sweep]
@@ -69,13 +69,13 @@ def recovery_panel(axes: Axes, tables: Run, headline: Headline) -> None:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
     axes.grid(axis="y")
     axes.set_xlabel("weight of the retain loss")
-    axes.set_ylabel("share of the leak recovered")
+    axes.set_ylabel("share of the leakage recovered")
     legend_above(axes)
 
 
 @styled
 def containment_figure(tables: Run) -> Figure:
-    """The weight sweep of every concept. A cross: undefined, for a reason given in the table."""
+    """The weight sweep of every concept. A cross: undefined; the table gives the reason."""
     found = [headline for headline in headlines(tables.record) if headline.sweep]
     figure = new_figure(max(5.6 * len(found), 5.6), 3.4)
     grid = figure.subplots(1, max(len(found), 1), squeeze=False)[0]

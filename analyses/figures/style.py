@@ -1,4 +1,4 @@
-"""The look of every figure (:mod:`interp.figures.style`), and what a run's figures add to it."""
+"""The style of every figure (:mod:`interp.figures.style`), and additions for a run's figures."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ LABELS = {"medical_legal": "Medical/Legal", "sensitive": "Sensitive"}
 
 
 def domain_label(name: str) -> str:
-    """`medical_legal` as people write it."""
+    """The readable name of a domain: "Medical/Legal" for `medical_legal`."""
     return LABELS.get(name, name.replace("_", " ").capitalize())

@@ -1,4 +1,4 @@
-"""The page of a run: its figures, its tables and what they say in words."""
+"""The report page of a run: its figures, its tables and a summary in words."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""``spillover report``: a run's tables, figures and page again."""
+"""``spillover report``: rebuild a run's tables, figures and page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @command
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished or unfinished run.")],
     show_completions: ShowCompletions = False,
 ) -> Run:
     """Rebuild a run's tables, figures and report from its arms."""

@@ -1,4 +1,4 @@
-"""What every page of results shares: one file, nothing fetched, everything from outside escaped."""
+"""Self-contained result pages: one file that fetches nothing and escapes all outside text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_page(path: Path, template: str, view: Mapping[str, Any]) -> Path:
 
 
 def rendered(template: str, view: Mapping[str, Any]) -> str:
-    """The page that a template of this package (``report/report.html.jinja``) makes of ``view``."""
+    """Render a template of this package (such as ``report/report.html.jinja``) with ``view``."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -32,9 +32,9 @@ def rendered(template: str, view: Mapping[str, Any]) -> str:
 
 
 def inlined(folder: Path, names: Iterable[str], *, within: str = "figures") -> dict[str, str]:
-    """The SVGs ``folder/figures/NAME.svg`` (or ``within`` another) as data URIs, by name.
+    """The SVGs ``folder/figures/NAME.svg`` (or in the subfolder ``within``) as data URIs, by name.
 
-    As URIs, so that the ids inside one cannot collide with those of another.
+    Data URIs keep the ids of one SVG separate from those of another.
     """
     found = {}
     for name in names:

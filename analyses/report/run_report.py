@@ -1,7 +1,7 @@
-"""`report.html`: one self-contained page that shows a run, finished or not.
+"""`report.html`: one self-contained page that shows a finished or unfinished run.
 
-Figures are inlined, nothing is fetched, no script runs. Every text that comes from outside is
-escaped. Completions stay out unless they are asked for.
+The page inlines its figures, fetches nothing and runs no script. It escapes all outside text. It
+shows completions only on request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from interp.store import atomic_write, package_version
 
 COMPLETIONS_SHOWN = 12
 MOST_NAMED = 2
-# What the page shows of these files where they have it; a run in progress may not.
+# Entries of config.json and manifest.json that the page shows; a run in progress may lack some.
 FROM_CONFIG = ("model_name", "model", "scorer", "command")
 FROM_MANIFEST = ("versions", "hashes", "device", "seeds", "seconds")
 
@@ -37,11 +37,10 @@ View = dict[str, Any]
 
 
 def write_report(folder: str | Path, *, show_completions: bool = False) -> Path:
-    """Rebuilds everything that is derived from the arms of the run in `folder`.
+    """Rebuild the tables, `summary.json`, the figures and `report.html` of the run in `folder`.
 
-    That is the tables and `summary.json`, the figures, and `report.html`, whose path is returned.
-    May be called while arms are still running: it shows what has finished. Raises `InputError` if
-    `folder` is no run or its base model was never scored.
+    Returns the path of `report.html`. While arms are still running, the report shows the finished
+    ones. Raises `InputError` if `folder` does not hold a run with a scored base model.
     """
     tables = summary.write_summary(folder)
     drawn = write_run_figures(tables)
@@ -53,7 +52,7 @@ def write_report(folder: str | Path, *, show_completions: bool = False) -> Path:
 
 
 def render(tables: Run, drawn: tuple[Drawing, ...], *, show_completions: bool = False) -> str:
-    """The page as text; the figures are read back from `figures/`, where they were written."""
+    """The page as text; it reads the figures from `figures/`."""
     images = inlined(tables.record.folder, (drawing.name for drawing in drawn))
     view = run_view(tables) | {
         "drawings": drawn,
@@ -65,7 +64,7 @@ def render(tables: Run, drawn: tuple[Drawing, ...], *, show_completions: bool = 
 
 
 def run_view(tables: Run) -> View:
-    """What the template shows, as plain values."""
+    """The template's values as plain Python objects."""
     record = tables.record
     found = headlines(record)
     return {
@@ -94,24 +93,24 @@ def run_view(tables: Run) -> View:
 def _title(found: tuple[Headline, ...]) -> str:
     concepts = [domain_label(headline.concept).lower() for headline in found if headline.concept]
     if len(concepts) > MOST_NAMED:
-        return f"What unlearning refusal in each of {len(concepts)} domains did to the others"
+        return f"Effect of unlearning refusal in each of {len(concepts)} domains on the others"
     if concepts:
-        return f"What unlearning refusal in {' or '.join(concepts)} did to everything else"
-    return "What changed between two models" if found else "A run in progress"
+        return f"Effect of unlearning refusal in {' or '.join(concepts)} on other domains"
+    return "Change between two models" if found else "A run in progress"
 
 
 def _overview_caption(found: tuple[Headline, ...]) -> str:
     bars = "Bars: 95% intervals over prompts, not over training seeds."
     if not any(headline.plain.matched for headline in found):
-        return f"Share of each domain's mean p_R that is gone (grey band: less than .05). {bars}"
+        return f"Lost share of each domain's mean p_R (grey band: less than .05). {bars}"
     leak = (
-        "Leak: share of a domain's refusal that is gone where the target has lost 90% of its own "
-        "(grey band: untouched, |L| < .05; hollow: the target does not comply)."
+        "Leakage: the share of its refusal that a domain has lost when the target has lost 90% "
+        "(grey band: untouched, |L| < .05; hollow marks: the target does not comply)."
     )
     if not any(headline.sweep for headline in found):
         return f"{leak} {bars}"
     return (
-        f"{leak} {bars} ᴿ: in the retain set. Held out: left out of it; only held-out domains show "
+        f"{leak} {bars} ᴿ: in the retain set. Held out: not in it; only held-out domains show "
         "containment. Crosses: undefined. Orange line: a target that answers less is degenerate."
     )
 
@@ -130,7 +129,7 @@ def _verdict(tables: Run, headline: Headline, arm: Arm) -> View:
 
 
 def _stand_in(tables: Run, headline: Headline) -> str:
-    """Why the weight that is shown was not chosen, and which were not tried."""
+    """Why the study chose no weight, and which weights it did not try."""
     planned = {
         config["retain_weight"]
         for config in tables.record.config.get("arms", [])
@@ -140,7 +139,7 @@ def _stand_in(tables: Run, headline: Headline) -> str:
     if not untried:
         return "No weight recovered enough while the target complied; the best is shown."
     weights = ", ".join(f"×{weight:g}" for weight in untried)
-    return f"The target no longer complies; {weights} were not tried: they hold it back more."
+    return f"The target no longer complies. Larger weights ({weights}) were not tried."
 
 
 def _prompt_counts(tables: Run) -> str:
@@ -162,7 +161,7 @@ def _rate(tables: Run, arm: str | None, domain: str, quantity: str = "refusal_ra
 
 
 def _coherence(tables: Run, arm: str, domain: str, quantity: str) -> str:
-    """The target's answers, before and after."""
+    """Coherence of the target's answers before and after."""
     before, after = (
         pick(rows_of(tables.behaviour, arm=name), quantity, domain) for name in (BASE, arm)
     )
@@ -206,7 +205,7 @@ def _story(tables: Run, headline: Headline) -> View:
 
 
 def _word(tables: Run, arm: Arm, verdict: str) -> str:
-    """Nothing leaks from a degenerate target, nor where there is none: refusal is lost."""
+    """The verdict; "leaked" becomes "lost" when the target does not comply or does not exist."""
     complies = arm.name in tables.verdicts and tables.verdicts[arm.name].answers
     return "lost" if verdict == "leaked" and not complies else verdict
 
@@ -256,7 +255,7 @@ def _benign(tables: Run, found: tuple[Headline, ...]) -> list[View]:
 
 
 def _completions(tables: Run) -> list[View]:
-    """The first completions of each headline arm's target on test prompts, where they were kept."""
+    """The first stored completions of each headline arm on the target's test prompts."""
     shown = []
     for headline in headlines(tables.record):
         for arm in headline.shown:

@@ -1,4 +1,4 @@
-"""What ``spillover explain`` and ``contain`` found in a run, as its report shows it."""
+"""Report sections for the results of ``spillover explain`` and ``spillover contain``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CONTAINMENT = "containment"  # folder, JSON file and figure of ``spillover conta
 def causes_view(record: RunRecord, shown: Collection[str]) -> list[dict[str, Any]]:
     """Every explained arm: its label and, by domain, the sentences, the figure and its file.
 
-    Figures of the arms in ``shown`` are inlined; those of others are ``None``, and only linked to:
-    a matrix has a hundred of them.
+    The page inlines the figures of the arms in ``shown``. It only links to the others (their image
+    is ``None``), because a matrix has a hundred of them.
     """
     found = []
     for arm in record.arms:
@@ -47,9 +47,9 @@ def causes_view(record: RunRecord, shown: Collection[str]) -> list[dict[str, Any
 
 
 def containment_view(record: RunRecord) -> dict[str, Any]:
-    """The methods of a containment study, its figure and its advice; empty where there is none.
+    """A containment study's methods, figure and advice; empty if the run has none.
 
-    A method has the title that the study wrote down, or else its name.
+    A method's title is the one that the study stored, or else its name.
     """
     folder = record.folder / CONTAINMENT
     if not (folder / f"{CONTAINMENT}.json").is_file():

@@ -1,6 +1,6 @@
-"""`summary.json`: a run in numbers, each with its interval and its count of prompts.
+"""`summary.json`: the numbers of a run, each with its interval and its count of prompts.
 
-Undefined numbers are null and carry a `reason`; nothing is imputed. The tables at the top of the
+Undefined numbers are null and have a `reason`; nothing is imputed. The tables at the top of the
 folder are rebuilt at the same time.
 """
 
@@ -22,9 +22,9 @@ Json = dict[str, Any]
 
 
 def write_summary(folder: str | Path) -> Run:
-    """Rebuilds the CSV tables and `summary.json` of the run in `folder`; returns the tables.
+    """Rebuild the CSV tables and `summary.json` of the run in `folder`; return the tables.
 
-    Raises `InputError` if `folder` is no run or its base model was never scored.
+    Raises `InputError` if `folder` does not hold a run with a scored base model.
     """
     tables = Run(folder)
     tables.write()
