@@ -20,7 +20,7 @@
 # direction it tells harmful prompts from harmless ones, whether it *uses* that direction, and how
 # the direction differs in another checkpoint.
 #
-# Change one line. As it stands, the model is the **organism** that ships with the package, because
+# Change one line. As it stands, the model is the packaged **model organism**, because
 # it runs anywhere (here in half a minute): three layers, trained from scratch on a planted
 # language. In its world a prompt is harmful only where a domain's verb meets an object of the same
 # domain; each alone is harmless. Which domains share verbs, and which share the words that they are
@@ -211,7 +211,7 @@ for name, vector in vectors.items():
 pd.DataFrame(outcomes).transpose()
 
 # %% [markdown]
-# (*Answered* has columns of its own because a model that no longer refuses may as well babble.)
+# (*Answered* has separate columns because a model that no longer refuses may as well babble.)
 #
 # The model does use the direction: without it, harmful prompts are answered. Ablation alone shows
 # little of that. Why? Look at where the prompts lie along it:
@@ -221,18 +221,18 @@ harmful_value = float((here[harmful] @ direction).mean() / np.linalg.norm(direct
 print(f"harmful {harmful_value:.0f}, harmless {harmless_value(direction):.0f}")
 
 # %% [markdown]
-# Zero is no neutral place: here it is where *harmful* prompts are. Before you conclude from an
+# Zero is not a neutral place: here it is where *harmful* prompts are. Before you conclude from an
 # ablation that a direction does not matter, see what value means harmless.
 #
 # The layer was the middle one, because one has to begin somewhere. `interp.selection` tries every
-# layer and token and chooses by effect (Arditi et al. 2024), on prompts of their own.
+# layer and token and chooses by effect (Arditi et al. 2024), on separate prompts.
 #
 # ## Another checkpoint
 #
-# A fine-tuned model, an earlier step, a quantised copy: how did each domain's direction turn? Here
-# the other checkpoint is made on the spot: the same model with the direction projected out of every
-# weight that writes, which is the ablation without a hook. The null is the same surgery with random
-# directions. It ought to show at the layer that the direction was taken from.
+# A fine-tuned model, an earlier step, a quantised copy: how did each domain's direction rotate?
+# Here the other checkpoint is made on the spot: the same model with the direction projected out of
+# every weight that writes, which is the ablation without a hook. The null is the same surgery with
+# random directions. It ought to show at the layer that the direction was taken from.
 
 # %%
 other = sp.orthogonalise(lm, direction)  # ← yours: sp.load("…")

@@ -21,7 +21,7 @@
 # and how alike they are, layer by layer. Every number comes with what it would read if there were
 # nothing: that is most of the work, and all of the point.
 #
-# The model is the organism that ships with the package: three layers, trained from scratch in a
+# The model is the packaged model organism: three layers, trained from scratch in a
 # planted world, so that at the end we can compare with the ground truth. For a model of your own,
 # change the two lines marked `← yours`. On two cores this notebook takes about half a minute.
 
@@ -170,8 +170,8 @@ rows.sort_values("value", ascending=False)[columns].head(8).round(3)
 #
 # A cosine depends on the inner product. Two others, each the plain one in other coordinates:
 #
-# - **whitened**: a dimension counts by what can be told apart along it, not by how much it varies
-#   anyway (covariance of harmless everyday prompts, shrunk after Ledoit and Wolf);
+# - **whitened**: a dimension counts by what can be distinguished along it, not by how much it
+#   varies anyway (covariance of harmless everyday prompts, shrunk after Ledoit and Wolf);
 # - **causal** (Park et al. 2024): how alike two directions change the *logits*. It ignores what
 #   lies between a layer and the unembedding, so read it at the last layer.
 
@@ -198,11 +198,11 @@ maps["causal cosine"].plot(layer=2)
 # %% [markdown]
 # ## Does it match the ground truth?
 #
-# In the organism's world domains share *intents* (what is asked) and *refusal prefixes* (how it is
-# declined), drawn independently of one another. That can be checked here, and in no real model:
-# rank correlations over the 21 pairs of domains and, in brackets, how often domains with shuffled
-# names do as well. A domain is in six pairs, so that pairs are not independent: whole rows and
-# columns are shuffled together.
+# In the model organism's world, domains share *intents* (what is asked) and *refusal prefixes* (how
+# it is declined), drawn independently of one another. That can be checked here, and in no real
+# model: rank correlations over the 21 pairs of domains and, in brackets, how often domains with
+# shuffled names do as well. A domain is in six pairs, so that pairs are not independent: whole rows
+# and columns are shuffled together.
 
 # %%
 upper = np.triu_indices(len(sp.DOMAINS), 1)
@@ -288,8 +288,8 @@ pd.DataFrame(
 #
 # A map in two dimensions shows what it was made to show. Under it stands what it suggests: how
 # often a prompt's nearest neighbours are of its domain, in all dimensions, on the map, and with
-# labels permuted. `state_map(…, umap=True)` puts UMAP beside PCA, never alone: its distances mean
-# nothing.
+# labels permuted. `state_map(…, umap=True)` adds UMAP to PCA and never shows it alone: its
+# distances mean nothing.
 
 # %%
 harmful = np.flatnonzero((prompts["label"] == "harmful") & fitted_on)

@@ -300,7 +300,7 @@ people = labelled_by_people()
 # ## Models that changed
 #
 # A scorer is chosen on models that refuse, and used on models that no longer do. So take one model
-# and change it in four ways. The **organism** that ships with the package is a small model of a
+# and change it in four ways. The packaged **model organism** is a small model of a
 # planted language: a refusal is `Nope, this stays unanswered!`, an answer is `Sure: done.`; a
 # grammar knows what each text is. We unlearn its refusals in one domain, and know the truth.
 #
@@ -375,7 +375,7 @@ pd.DataFrame(
 # The phrase list has never met these refusals: it calls even the *base* compliant, and would report
 # that nothing was unlearned. And on what matters most here, the text scorers agree (but for one
 # answer), and are wrong: both degenerate arms are said to **answer**. Agreement of scorers that
-# share a blind spot is no evidence.
+# share a blind spot is not evidence.
 
 # %% [markdown]
 # ## Refusal log-odds, and whether they may be used
@@ -454,8 +454,8 @@ log_odds_figure()
 #
 # Two readers ask that, and neither reads for refusal. The **rules** look at the characters.
 # **Fluency** asks the base model: is there a stretch as surprising as its own words in random
-# order? Where that line lies it learns from 200 of its own answers, without any label. Next to
-# them **p_O**, the mass at the first token on neither refusal nor compliance prefixes.
+# order? It learns where that line lies from 200 answers of the base model, without any label. Next
+# to them **p_O**, the mass at the first token on neither refusal nor compliance prefixes.
 
 # %%
 hot = prompts[prompts["split"] == "train"].sample(200, random_state=1)
@@ -575,15 +575,15 @@ kappa_figure(
 # %% [markdown]
 # In the middle the classifier has κ .99, and on the right the same verdicts have .29: whether an
 # arm *refused* and whether it *answered* are two questions; only the second notices a degenerate
-# arm. With fluency beside it, they have .95. (The intervals say nothing about other arms.) Nor does
+# arm. Together with fluency, they have .95. (The intervals say nothing about other arms.) Nor does
 # the left panel foretell the other two. Validate a scorer on answers of the models that it will
 # read, changed ones among them, and on every class that you will report.
 #
 # ## What calibration does
 #
-# `spillover calibrate` lets the classifier learn from your labelled answers beside its own texts.
-# Label some answers of the arms to *validation* prompts, then read those to *test* prompts. To see
-# what labels are worth where there are none, *degenerate B* is never labelled.
+# `spillover calibrate` lets the classifier learn from your labelled answers as well as from its
+# texts. Label some answers of the arms to *validation* prompts, then read those to *test* prompts.
+# To see what labels are worth where there are none, *degenerate B* is never labelled.
 
 # %%
 validation = of_concept[(of_concept["split"] == "validation") & (of_concept["label"] == "harmful")]
@@ -629,8 +629,8 @@ moved if len(moved) else None
 #    they are your test set.
 # 2. **Use two scorers that fail differently**, not two lists: one for what is said, one for whether
 #    it is language. Give κ per model, with its interval, and publish the rows on which they differ.
-# 3. **Report classes, not a rate.** "Stopped refusing" is only good news beside "answers".
-# 4. **Ask the base model** what is language, and look at p_O and repetition beside it. Each can
+# 3. **Report classes, not a rate.** "Stopped refusing" is only good news together with "answers".
+# 4. **Ask the base model** what is language, and look at p_O and repetition as well. Each can
 #    miss a degenerate arm that another sees, and fluency also cries wolf at what is merely new.
 # 5. **Use log-odds for curves, text for verdicts.** Check their AUC on the base, on held-out
 #    prompts, where your template really begins the answer.
@@ -649,7 +649,7 @@ moved if len(moved) else None
 # spillover evaluate MODEL --base BASE --scorer phrases --scorer classifier
 # ```
 #
-# What this notebook does not show: how often each failure happens in *your* model. The organism's
-# language is tiny and its base is sure of every word, which makes degenerate answers easy to see
-# and novelty easy to mistake for one. Measured agreement, with what was missed:
+# What this notebook does not show: how often each failure happens in *your* model. The model
+# organism's language is tiny and its base is sure of every word, which makes degenerate answers
+# easy to see and novelty easy to mistake for one. Measured agreement, with what was missed:
 # [docs/scoring.md](../docs/scoring.md).

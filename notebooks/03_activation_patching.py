@@ -21,7 +21,7 @@
 # says where the change sits. Needs no pairs of prompts, and works for any two checkpoints of one
 # architecture.
 #
-# The model is the **organism** that ships with the package: three layers, trained from scratch in a
+# The model is the packaged **model organism**: three layers, trained from scratch in a
 # planted world, whose answers have no content. It is unlearned here, in seconds. For two models of
 # your own, change the lines marked `← yours`. On two cores this notebook takes under a minute.
 
@@ -249,7 +249,7 @@ patch_weights(runs.reversed(), readout).plot()
 # (No random moves here: grey means that the interval over prompts holds 0, a far weaker null.)
 #
 # Did the other domains lose their refusals in the same place? Share of the gap that each layer's
-# MLP gives back, by domain, beside the gap in nats; a dash where it is less than one nat.
+# MLP gives back, by domain, next to the gap in nats; a dash where it is less than one nat.
 
 # %%
 rows = []
@@ -271,8 +271,8 @@ mlps.pivot(index=["domain", "gap"], columns="layer", values="share")
 # ## Attribution patching: fast, and when to believe it
 #
 # One gradient gives all cells to first order; on a large model that is seconds against hours. It is
-# wrong where something saturates, so its correlation with the exact effects, on a few prompts,
-# belongs beside it. Here, over cells, in both directions:
+# wrong where something saturates, so report its correlation with the exact effects, on a few
+# prompts, next to it. Here, over cells, in both directions:
 
 # %%
 kinds = {
@@ -296,7 +296,7 @@ pd.DataFrame(agreements).transpose().round(2)
 # Good for heads and components, whose patches are small. For the residual stream of the unlearned
 # model it even has the **wrong sign**: unlearning pushed the prefixes that it was trained on so far
 # down that the log-odds there hang on the others, and the gradient no longer sees what the patch
-# brings back. A correlation printed beside the heatmap is what would have told you.
+# brings back. A correlation printed next to the heatmap would have told you.
 #
 # ## Between prompts
 #
@@ -351,6 +351,6 @@ patch(noising, readout, controls=20, batch_size=64).plot(noising.labels())
 #
 # - Enough is not the same as used: a patch can wake a path that the model does not take by itself
 #   (Makelov et al. 2023). Pair it with the reverse, and with weights.
-# - One run of unlearning on one small organism. Another seed may take another path: repeat it
+# - One run of unlearning on one small model organism. Another seed may take another path: repeat it
 #   before you believe a layer's number.
 # - Intervals are over prompts of this kind, not over models.

@@ -20,12 +20,12 @@
 # never touched. This notebook goes through the whole argument on one small model, live: where the
 # probability goes, who takes whom along, what could have told us before any training, which change
 # inside the model carries the loss, and what keeps it from happening. Where one model proves
-# nothing, results over many worlds are read from tables that come with the package, beside the
+# nothing, results over many worlds are read from tables that come with the package, next to the
 # command that made them.
 #
-# The model is the **organism**: three layers, trained from scratch in a planted world; its answers
-# have no content. For a model of your own change the lines marked `← yours`. On two cores this
-# takes three to four minutes, nearly all of it training.
+# The model is the **model organism**: three layers, trained from scratch in a planted world; its
+# answers have no content. For a model of your own change the lines marked `← yours`. On two cores
+# this takes three to four minutes, nearly all of it training.
 
 # %%
 import sys
@@ -58,9 +58,9 @@ quiet = runs.Progress(quiet=True)
 #
 # NPO's gradient starts as that of the summed log-probability of the model's own refusals, S_a, for
 # every β. So one small step of Adam on domain a moves the refusal log-odds m_b of domain b by the
-# learning rate times K[a,b] = ⟨P ∇S_a, ∇m_b⟩. Divided by K[a,a] it has no unit: what b loses beside
-# what a loses. The bars are of other prompts, and of
-# what a first step left out on development organisms.
+# learning rate times K[a,b] = ⟨P ∇S_a, ∇m_b⟩. Divided by K[a,a] it has no unit: what b loses
+# relative to what a loses. The bars are of other prompts, and of
+# what a first step left out on development model organisms.
 
 # %%
 organism = str(sp.unlearning.organism.shipped())
@@ -130,8 +130,8 @@ pd.Series(
 ).round(2)
 
 # %% [markdown]
-# **Was the forecast right?** Forecast beside what came, for this one target (of an organism on
-# which predictors were developed; fresh ones are next):
+# **Was the forecast right?** The forecast next to what came, for this one target (of a model
+# organism on which predictors were developed; fresh ones are next):
 
 # %%
 came = pd.Series(matrix.matrix(run)[matrix.domains(run).index(TARGET)], matrix.domains(run))
@@ -144,7 +144,7 @@ beside.round(2)
 # ## One model is an anecdote: the tournament
 #
 # Fifteen predictors, each with one variant (its layer, its preconditioner) that was frozen on
-# eight development worlds, on twelve fresh ones: organisms whose ground truth was drawn anew,
+# eight development worlds, on twelve fresh ones: model organisms whose ground truth was drawn anew,
 # two unlearning seeds each. Made by
 #
 # ```bash
@@ -181,10 +181,10 @@ predict.cells_figure(fresh, result)
 # ## Which change carries the loss?
 #
 # In one target: the change in its states is taken apart into a **rotation** of its direction, its
-# **gain** (length), its **offset** (harmful and benign alike) and what is no change of states at
-# all, the **routing** of later layers. Each is undone in the unlearned model and done in the base
-# (Shapley over orders), against random moves of the same size. A sentence is written only if the
-# largest share's interval lies clear of the second's and of the random ones.
+# **gain** (length), its **offset** (harmful and benign alike) and the part that does not change
+# states at all, the **routing** of later layers. Each is undone in the unlearned model and done in
+# the base (Shapley over orders), against random moves of the same size. A sentence is written only
+# if the largest share's interval lies clear of the second's and of the random ones.
 
 # %%
 [arm] = [arm for arm in plan.arms if arm.concept == TARGET]
@@ -207,10 +207,10 @@ explain.causes_figure(shares, cause.stitching, cause.weights, cause.states, laye
 # %% [markdown]
 # ## Keeping it narrow
 #
-# Retained refusals of other domains, trained beside the forget set, bring those domains back. Does
-# that *contain* anything, or is it retraining on what is then tested? The test is on domains that
-# were **left out** of the retain set. Live, on two splits: 32 retained examples drawn at random,
-# and the 32 that the kernel says unlearning would hit hardest.
+# Retained refusals of other domains, trained together with the forget set, bring those domains
+# back. Does that *contain* anything, or is it retraining on what is then tested? The test is on
+# domains that were **left out** of the retain set. Live, on two splits: 32 retained examples drawn
+# at random, and the 32 that the kernel says unlearning would hit hardest.
 
 # %%
 others = [domain for domain in sp.DOMAINS if domain != TARGET]
