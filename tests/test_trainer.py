@@ -733,7 +733,7 @@ def test_a_loss_that_is_no_number_ends_training_at_its_step(
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"objective": "nop"}, "no objective 'nop'; expected one of .*npo"),
+        ({"objective": "nop"}, "no objective 'nop'; did you mean 'npo'?"),
         ({"retain_objective": "mean"}, "no retain term 'mean'; expected one of cross_entropy"),
         ({"options": {"gamma": 1}}, "npo has no option gamma; expected beta"),
         ({"options": {"beta": 0}}, "beta is 0"),
