@@ -26,7 +26,7 @@ def containment_study_figure(methods: pd.DataFrame, recommended: tuple[Any, ...]
     """Left: recovery in held-out domains against the target's answers, one point a method and
     amount (methods with the same answers stand side by side).
 
-    Right: recovery by the number of retained examples, held out (solid) and retained (dashed);
+    Right: recovery by the number of retained examples, held out (solid) and retained (dotted);
     the band is what as many random examples recover in held-out domains. Methods that complied on
     no split have no point.
     """

@@ -92,7 +92,7 @@ def _doubt(tables: Run, arm: Arm) -> str:
     if not arm.matched:
         return ""
     if not tables.arms.set_index("arm").loc[arm.name, "reached"]:
-        return "forgetting level not reached"
+        return "level not reached"
     return "" if tables.verdicts[arm.name].answers else "does not comply"
 
 

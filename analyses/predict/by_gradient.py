@@ -15,7 +15,7 @@ from interp.directions import mean_difference
 ATTENTION = re.compile(r"attn|attention")
 
 
-@predictor("margin kernel", "kernel")
+@predictor("margin kernel", "kernel", title="log-odds kernel")
 def log_odds_kernel(evidence: Evidence) -> Predictions:
     """⟨P ∇m_a, ∇m_b⟩."""
     return _variants(evidence, evidence.log_odds_gradients)

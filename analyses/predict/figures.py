@@ -25,6 +25,7 @@ from analyses.figures.style import (
     styled,
 )
 from analyses.predict.accuracy import PARTS
+from analyses.predict.registry import PREDICTORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +134,7 @@ def tournament_figure(result: Mapping[str, Any]) -> Figure:
             if row["predictor"] in together:
                 found = together[row["predictor"]]
                 _skill(panels[-1], place, found, KINDS.get(row["kind"], GREEN))
-        panels[-1].set_title("Beside one another\n(all pairs)")
+        panels[-1].set_title("Compared jointly\n(all pairs)")
         panels[-1].set_xlabel("coefficient")
         drawn = [v for found in together.values() for v in (found["value"], found["high"]) if v]
         widest = max(1.06, *(value + 0.06 for value in drawn))
@@ -145,7 +146,7 @@ def tournament_figure(result: Mapping[str, Any]) -> Figure:
             axes.axhline(len(others) - 1 + GAP, color=FAINT, lw=0.8)
         axes.set_xlim(-0.75, widest if together and axes is panels[-1] else 1.06)
         axes.set_ylim(-0.7, depth + 0.7)
-    panels[0].set_yticks(places, [row["predictor"] for row in rows])
+    panels[0].set_yticks(places, [_title(row["predictor"]) for row in rows])
     for label, row in zip(panels[0].get_yticklabels(), rows, strict=True):
         label.set_color(KINDS.get(row["kind"], GREEN))
     _legend(figure, {row["kind"] for row in rows}, ceiling=result["ceiling"] is not None)
@@ -179,11 +180,11 @@ def cells_figure(
         found = row["all_pairs"]
         ends = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
         null = "" if found["null_high"] is None else f"; by chance < {found['null_high']:.2f}"
-        axes.set_title(f"{row['predictor']}\n")
+        axes.set_title(f"{_title(row['predictor'])}\n")
         said = "undefined" if found["value"] is None else f"{found['value']:.2f}{ends}{null}"
         axes.text(0, 1.02, said, transform=axes.transAxes, fontsize=8, color=MUTED)
-        axes.set_xlabel("told before training")
-    panels[0].set_ylabel("leaked: A")
+        axes.set_xlabel("predicted before training")
+    panels[0].set_ylabel("leakage area")
     return figure
 
 
@@ -199,6 +200,13 @@ def cells_table(worlds: Sequence[PredictedRun], result: Mapping[str, Any]) -> pd
                 leaked = world.outcome.leakage[i, j]
                 rows.append((world.name, name, source, target, told[i, j], leaked))
     return pd.DataFrame(rows, columns=["world", "predictor", "source", "target", "told", "leaked"])
+
+
+def _title(predictor: str) -> str:
+    """A predictor as figures name it; files keep its older name."""
+    if predictor in PREDICTORS:
+        return PREDICTORS.abouts[predictor].title
+    return predictor.replace("planted ", "ground-truth ")
 
 
 def _skill(axes: Axes, place: float, found: Mapping[str, Any], colour: str) -> None:

@@ -86,7 +86,7 @@ def report_tournament(
     together = "\n".join(_said(row) for row in result["joint"]["predictors"])
     ceiling = "unknown" if result["ceiling"] is None else f"{result['ceiling']:.3f}"
     return result, (
-        f"{shown}\nbeside one another (standardised coefficient over all pairs)\n"
+        f"{shown}\ncompared jointly (standardised coefficient over all pairs)\n"
         f"{together or result['joint']['why']}\n"
         f"worlds: {len(worlds)}; ceiling {ceiling}; p is of all pairs; {folder / 'tournament.json'}"
     )

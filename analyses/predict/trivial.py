@@ -10,7 +10,7 @@ from analyses.predict.registry import Predictions, predictor
 from interp.store import content_key
 
 
-@predictor("base margin", "trivial")
+@predictor("base margin", "trivial", title="base log-odds")
 def base_log_odds(evidence: Evidence) -> Predictions:
     """Domains with low refusal log-odds go first."""
     return {"": _by_target([-evidence.log_odds[d].mean() for d in evidence.domains])}
