@@ -1,4 +1,4 @@
-"""A run's folder and what is computed from it: tables, leakage, recovery, behaviour, rotations."""
+"""A run's folder and the tables computed from it: leakage, recovery, behaviour, rotations."""
 
 import lazy_loader
 

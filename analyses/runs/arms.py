@@ -1,8 +1,9 @@
-"""The arms of a run as they lie in its folder: configuration, scores, rotation, headlines.
+"""The arms in a run's folder: configuration, scores, rotation, headlines.
 
-An arm counts once its `DONE` is there. `base` is the model before, `arms/NAME` every model after.
+An arm is finished when its `DONE` file exists. `base` is the model before; `arms/NAME` is a model
+after.
 
-The models of a finished run: the base that it was made from, and the weights that it kept.
+A finished run has the base model and the saved weights of its arms.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Arm:
-    """One model after (or `base`, the model before): what was done, and how it scored."""
+    """One model after (or `base`, the model before): its configuration and its scores."""
 
     name: str
     config: Mapping[str, Any]
@@ -65,17 +66,17 @@ class Arm:
 
     @property
     def control(self) -> bool:
-        """Whether this is a no-op arm (trained on benign prompts, say): listed, no story."""
+        """Whether this is a control arm (trained on benign prompts, say): listed, no headline."""
         return bool(self.config.get("control"))
 
     @property
     def matched(self) -> bool:
-        """Whether its leakage can be read at a forgetting level: it has a target and a curve."""
+        """Whether it has a target and a curve, so that leakage at a forgetting level exists."""
         return self.concept is not None and self.scores["step"].nunique() >= FEWEST_STEPS
 
     @property
     def label(self) -> str:
-        """What a figure calls it: `NPO`, `NPO + retain ×30`, or the checkpoint's name.
+        """Its label in figures: `NPO`, `NPO + retain ×30`, or the checkpoint's name.
 
         A containment arm adds method, examples and split: `NPO + retain kernel (8, split 1) ×1`.
         """
@@ -100,7 +101,7 @@ class Arm:
         return self.scores[self.scores["step"] == self.step]
 
     def on_validation(self) -> Arm:
-        """The arm as if its validation prompts were its test prompts too: what choices go by."""
+        """The arm with its validation prompts in place of its test prompts, for choices."""
         validation = self.scores[self.scores["split"] == "validation"]
         copied = pd.concat([validation, validation.assign(split="test")], ignore_index=True)
         return Arm(self.name, self.config, copied, None)
@@ -117,7 +118,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's folder, read: the finished arms in a fixed order, and who is not finished."""
+    """The content of a run's folder: finished arms in a fixed order, names of unfinished arms."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -139,13 +140,13 @@ class RunRecord:
 
 
 def objective_title(name: str) -> str:
-    """What figures and the report call an objective: its registered title, if it has one."""
+    """The title of an objective in figures and the report: its registered title, or its name."""
     abouts = declared("unlearning.losses", "objective") | declared_by_plugins("objective")
     return abouts[name].title if name in abouts else name
 
 
 def read_run(folder: str | Path) -> RunRecord:
-    """Reads a run's folder, finished or not. Raises `InputError` if the base was never scored."""
+    """Read a run's folder, finished or not. Raises `InputError` if the base was never scored."""
     folder = Path(folder)
     if not (folder / "arms" / BASE / "scores.parquet").is_file():
         raise InputError(
@@ -192,7 +193,7 @@ def _read_arm(path: Path, clusters: Mapping[str, object]) -> Arm:
 
 
 def _clusters(prompts: Path) -> Mapping[str, object]:
-    """Prompts that are near-duplicates of each other, by prompt id; empty where none are marked."""
+    """The cluster of near-duplicate prompts of each prompt id; empty without marked clusters."""
     if not prompts.is_file():
         return {}
     table = pd.read_parquet(prompts)
@@ -210,9 +211,9 @@ def _read_or_empty(path: Path) -> dict[str, Any]:
 class Headline:
     """One unlearned concept (or, in a comparison, one model after).
 
-    `sweep`: all contained arms of the same seed by weight. `contained`: the one shown; `chosen`
-    is False when the study chose none: the one that recovered most stands in, or else the lightest.
-    `others`: the plain arm under other seeds.
+    `sweep`: all contained arms of the same seed by weight. `contained`: the arm shown. `chosen` is
+    False if the study chose none; then the arm with the largest recovery is shown, or else the one
+    with the smallest weight. `others`: the plain arm under other seeds.
     """
 
     concept: str | None
@@ -230,18 +231,18 @@ class Headline:
 def headlines(record: RunRecord) -> tuple[Headline, ...]:
     """The headlines of a run: for each concept and objective its first seed, in the run's order.
 
-    A contained arm whose plain arm has not finished has nothing to be compared with: it waits. In
-    a run that makes no plain arm at all it leads.
+    A contained arm needs its plain arm for comparison, so it appears only once that has finished.
+    In a run that makes no plain arm, the contained arm is the headline.
     """
     found: dict[tuple[str | None, str | None, str], Headline] = {}
     planned = record.config.get("arms") or [arm.config for arm in record.arms]
     lone = all(arm.get("retain") or arm.get("control") for arm in planned)
     for plain in (arm for arm in record.arms if not arm.control and (lone or not arm.retain)):
-        # Compared models have no objective: each is a story of its own.
+        # Compared models have no objective: each has its own headline.
         key = (plain.concept, plain.objective, "" if plain.objective else plain.name)
         if key in found:
             continue
-        # Arms of a containment study have a section of their own: there may be hundreds.
+        # Arms of a containment study have a separate section, because there may be hundreds.
         sweep = tuple(a for a in record.arms if a.contains(plain) and "containment" not in a.config)
         selected = [arm for arm in sweep if arm.selected]
         stand_ins = [arm for arm in sweep if arm.config.get("stands_in")]
@@ -267,7 +268,7 @@ def base_of(record: RunRecord) -> LanguageModel:
     """The run's base model.
 
     Raises:
-        InputError: its weights have changed since.
+        InputError: its weights have changed since the run.
     """
     from interp.model import LanguageModel  # a report of a run needs no torch
 
@@ -276,8 +277,8 @@ def base_of(record: RunRecord) -> LanguageModel:
     was = (record.manifest.get("hashes") or {}).get("model")
     if was is not None and was != base.fingerprint():
         raise InputError(
-            f"{source} is not the model that {record.folder} was made from: its weights have "
-            "changed since; put the old ones back, or run the study again"
+            f"the weights of {source} have changed since the run in {record.folder}; "
+            "restore the old weights, or run the study again"
         )
     return base
 
@@ -286,21 +287,21 @@ def after_of(record: RunRecord, arm: Arm) -> LanguageModel:
     """An arm's model; adapters are merged.
 
     Raises:
-        InputError: its weights are not there any more.
+        InputError: the run's folder does not hold its weights.
     """
     from interp.model import LanguageModel
 
     source = weights_of(record, arm)
     if source is None:
         raise InputError(
-            f"{record.folder} keeps no weights of {arm.name} (adapter/ or model/); "
-            "run the study again and keep them"
+            f"{record.folder} holds no weights of {arm.name} (adapter/ or model/); "
+            "run the study again and keep the weights"
         )
     return LanguageModel.load(source, **_options(record))
 
 
 def weights_of(record: RunRecord, arm: Arm) -> str | None:
-    """Where an arm's weights are; None where the run keeps none."""
+    """The folder of an arm's weights; None if the run did not keep them."""
     if checkpoint := arm.config.get("checkpoint"):
         return str(checkpoint)
     folder = record.folder / "arms" / arm.name

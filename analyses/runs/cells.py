@@ -2,14 +2,15 @@
 
     X[a,b]    A, L_.5 or L_.9 of domain b while a was unlearned, on test prompts
 
-An arm's interval says what other prompts would change. The mean over S seeds has that (its seeds
-met the same prompts, so prompts do not average out) and the seeds' own spread s beside it:
+An arm's interval covers the sampling of prompts. The interval of the mean over S seeds covers both
+prompts (all seeds use the same prompts, so their error does not average out) and the spread s of
+the seeds:
 
     error² = error_prompts² + s²/S        s: within cells, pooled over the matrix
 
-with Student's t for the freedom of both (Welch and Satterthwaite); an arm's cells share its noise,
-so seeds give as many degrees of freedom as there are arms beyond one for each source. With one seed
-the interval is of prompts alone.
+with Student's t for the degrees of freedom of both (Welch and Satterthwaite). An arm's cells share
+its noise, so the seeds' degrees of freedom are the number of arms minus the number of sources. With
+one seed, the interval covers prompt sampling only.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ CELL = ["source", "target", "objective"]
 
 
 def require_quantity(name: str) -> str:
-    """The name of a quantity that matrices are made of.
+    """The name of a quantity of the leakage matrix.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: the quantity does not exist.
     """
     if name not in QUANTITIES:
         raise InputError(f'no quantity "{name}"{expected(name, QUANTITIES)}')
@@ -50,7 +51,7 @@ def plain_arms(tables: Run) -> pd.DataFrame:
 
 
 def counted_arms(tables: Run) -> pd.DataFrame:
-    """Those of them that reached the forgetting level by complying: the rows of the matrix."""
+    """The plain arms that reached the forgetting level and comply: the rows of the matrix."""
     plain = plain_arms(tables)
     return plain[plain["reached"].astype(bool) & (plain["outcome"] == str(TargetOutcome.COMPLIED))]
 

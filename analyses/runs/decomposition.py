@@ -1,20 +1,20 @@
-"""Is leakage a matter of the source, of the target, or of the two together?
+"""Does leakage depend on the source, on the target, or on the pair?
 
     X[a,b] = μ + α_a + γ_b + δ_ab        least squares over a ≠ b, Σα = Σγ = 0
 
-α is the source effect (how much a source takes with it), γ the target effect (how much a domain
-loses whatever is unlearned), δ the interaction, the part that belongs to the pair. Missing cells
-are allowed. The shares of source and target effect average the two orders of entry, because
-without the diagonal they are not orthogonal; with δ they add to 1.
+α is the source effect (how much all other domains lose when the source is unlearned). γ is the
+target effect (how much a domain loses whatever the source). δ is the interaction, the part of the
+pair. Missing cells are allowed. The shares of source and target effect average the two orders of
+entry, because without the diagonal they are not orthogonal; with δ they add to 1.
 
-Noise in the cells looks like δ. With several unlearning seeds it is measured, part by part: the
-same projections are taken of each seed's deviation from the mean over seeds, and what they find is
-taken out, so that δ's share is 0 on average when there is none. Noise that an arm's targets share
-(it looks like a source effect) or a seed's sources (like a target effect) is not held against δ.
+Noise in the cells looks like δ. Several unlearning seeds allow measuring it, part by part: the
+function projects each seed's deviation from the mean over seeds in the same way and subtracts the
+result, so that δ's share is 0 on average when δ is 0. Noise that an arm's targets share (it looks
+like a source effect) or that a seed's sources share (like a target effect) does not count for δ.
 
-Of several worlds or models the unit is the world: cells of one world share its model and its
+With several worlds or models, the unit is the world: cells of one world share its model and its
 prompts, so 42 cells are not 42 observations. Intervals are Student's over worlds, because a
-bootstrap of a handful of worlds is too narrow.
+bootstrap over few worlds is too narrow.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ SHARE_KEYS = {
 class Decomposition:
     """Effects, and the shares of the variance over cells.
 
-    `noise_share` and `p_value` (F test of δ against what seeds differ in of it) are NaN with one
-    seed, or where fewer than two sources have all seeds; noise then counts as interaction.
+    `noise_share` and `p_value` (F test of δ against its variation between seeds) are NaN with one
+    seed, or if fewer than two sources have all seeds; noise then counts as interaction.
     """
 
     mean: float
@@ -63,7 +63,7 @@ class Decomposition:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which source and target each cell belongs to, as least squares see it."""
+    """Design matrices that give each cell's source and target."""
 
     source: Float[np.ndarray, "cell source"]
     target: Float[np.ndarray, "cell target"]
@@ -79,7 +79,7 @@ class _Layout:
 
     @cached_property
     def freedom(self) -> dict[str, int]:
-        """Degrees of freedom of each part; none of δ where main effects cannot be told apart."""
+        """Degrees of freedom of each part; 0 for δ if main effects are not identifiable."""
         sources, targets = self.source.shape[1], self.target.shape[1]
         rank = int(np.linalg.matrix_rank(self.full)) if len(self.full) else 0
         told = sources > 1 and rank == sources + targets - 1
@@ -90,7 +90,7 @@ class _Layout:
         }
 
     def squares(self, x: Float[np.ndarray, " cell"]) -> dict[str, float]:
-        """Each part's sum of squares; together that of the cells about their mean."""
+        """Each part's sum of squares; they add to that of the cells about their mean."""
         one = np.ones((len(x), 1))
         both = _explained(self.full, x)
         source, target = (
@@ -112,11 +112,11 @@ class _Layout:
 
 
 def decompose(cells: pd.DataFrame) -> Decomposition:
-    """Decomposes `cells` (`source, target, value`; a column `seed` names unlearning seeds).
+    """Decompose `cells` (`source, target, value`; a column `seed` names unlearning seeds).
 
     Rows of one cell and seed are averaged; rows with source = target or no value are left out.
-    Raises `InputError` when the cells leave no freedom for δ (fewer than three sources or targets,
-    or too many holes).
+    Raises `InputError` if the cells leave no degrees of freedom for δ (fewer than three sources or
+    targets, or too many missing cells).
     """
     kept = cells[(cells["source"] != cells["target"]) & cells["value"].notna()]
     wide = kept.assign(seed=kept.get("seed", 0)).pivot_table("value", ["source", "target"], "seed")
@@ -125,7 +125,7 @@ def decompose(cells: pd.DataFrame) -> Decomposition:
     sources, targets = (list(wide.index.unique(side).sort_values()) for side in wide.index.names)
     if layout.freedom["interaction"] < 1:
         raise InputError(
-            f"{len(sources)} sources, {len(targets)} targets and {len(x)} cells leave nothing to "
+            f"{len(sources)} sources, {len(targets)} targets and {len(x)} cells are too few to "
             "separate source effect, target effect and interaction; unlearn more domains"
         )
     solution = layout.effects(x)
@@ -155,9 +155,9 @@ def decompose(cells: pd.DataFrame) -> Decomposition:
 def _noise(
     wide: pd.DataFrame, layout: _Layout, interaction: float
 ) -> tuple[dict[str, float], float]:
-    """What seeds' noise adds to each part's squares, and p of δ's; NaN where it is not known.
+    """Each part's sum of squares due to noise between seeds, and δ's p; NaN where unknown.
 
-    Read off the cells that every seed has, and scaled to all of them by degrees of freedom.
+    The estimate uses the cells that every seed has, scaled to all cells by degrees of freedom.
     """
     from scipy.special import fdtrc
 
@@ -188,7 +188,7 @@ def _explained(design: Float[np.ndarray, "cell term"], x: Float[np.ndarray, " ce
 
 
 def over_worlds(values: Sequence[float] | np.ndarray) -> Estimate:
-    """Mean and Student's 95% interval over the worlds that have a value; none of one world."""
+    """Mean and Student's 95% interval over the worlds with a value; one world has no interval."""
     from scipy.special import stdtrit
 
     found = np.asarray(values, dtype=np.float64)
@@ -204,7 +204,7 @@ def over_worlds(values: Sequence[float] | np.ndarray) -> Estimate:
 
 
 def combined_p_value(values: Sequence[float] | np.ndarray) -> float:
-    """Fisher's combination (1932) of independent p-values; NaN where there is none."""
+    """Fisher's combination (1932) of independent p-values; NaN without any."""
     from scipy.special import chdtrc
 
     found = np.asarray(values, dtype=np.float64)
@@ -215,17 +215,16 @@ def combined_p_value(values: Sequence[float] | np.ndarray) -> float:
 def pool_decompositions(
     parts: Mapping[str, Decomposition], matrices: Mapping[str, pd.DataFrame]
 ) -> dict[str, Any]:
-    """What the worlds have in common.
+    """Pool decompositions and cells over worlds.
 
     Args:
-        parts: each world's decomposition, where it has one.
+        parts: each world's decomposition, if it has one.
         matrices: each world's matrix, sources by targets; worlds may differ in their domains.
 
     Returns:
-        With the keys of ``matrix.json``: ``mean``; ``shares`` by part and of ``noise``;
-        ``potency`` (source effect) and ``susceptibility`` (target effect) by domain; ``cells`` by
-        source and target; each ``{value, low, high, n}``, n worlds. ``p_entanglement``: of the
-        interaction.
+        The keys of ``matrix.json``: `mean`; `shares` by part and of `noise`; `potency` (source
+        effect) and `susceptibility` (target effect) by domain; `cells` by source and target; each
+        `{value, low, high, n}` with n worlds. `p_entanglement`: p-value of the interaction.
     """
     domains = list(dict.fromkeys(name for matrix in matrices.values() for name in matrix.index))
 

@@ -1,7 +1,7 @@
-"""A run's folder: written stage by stage, each skipped when its inputs have not changed.
+"""A run's folder: stages write it, and a stage with unchanged inputs is skipped.
 
-``arms/NAME/`` belongs to one arm and is written only by it. ``BEGUN`` is written first, ``DONE``
-last; both hold the key of everything that the arm is made from.
+Only one arm writes ``arms/NAME/``. It writes ``BEGUN`` first and ``DONE`` last; both hold the key
+of all the arm's inputs.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-lear
 
 
 class RunFolder:
-    """One run's folder, as it is written; :class:`analyses.runs.Run` reads it.
+    """Writer of one run's folder; :class:`analyses.runs.Run` reads the folder.
 
     Args:
-        folder: made where it does not exist.
+        folder: created if missing.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -42,7 +42,7 @@ class RunFolder:
         return done.is_file() and done.read_text(encoding="utf-8").strip() == key
 
     def begin(self, name: str, key: str) -> Path:
-        """The arm's folder: as it was left, if it was begun from the same inputs; else empty."""
+        """The arm's folder, with its files if they come from the same inputs; else emptied."""
         folder = self.arm(name)
         begun = folder / "BEGUN"
         if begun.is_file() and begun.read_text(encoding="utf-8").strip() == key:
@@ -54,15 +54,15 @@ class RunFolder:
         return folder
 
     def finish(self, name: str, key: str) -> None:
-        """Mark the arm as done: everything in its folder is whole."""
+        """Mark the arm as done: all its files are complete."""
         with atomic_write(self.arm(name) / "DONE") as temporary:
             temporary.write_text(key + "\n", encoding="utf-8")
 
     def refuse_other_arms(self, names: set[str]) -> None:
-        """Refuse to mix: a folder with arms of another plan is somebody's results.
+        """Refuse a folder that holds finished arms of another plan.
 
         Raises:
-            InputError: there are finished arms that this plan does not make.
+            InputError: the folder has finished arms that are not in this plan.
         """
         arms = self.folder / "arms"
         found = {path.parent.name for path in arms.glob("*/DONE")} if arms.is_dir() else set()
@@ -81,7 +81,7 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def kept_table(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The parquet table at ``path`` if it was made with ``key``; else it is made and kept."""
+    """The parquet table at ``path`` if its key is ``key``; else make and save it."""
     import pandas as pd
 
     if path.is_file():
@@ -94,7 +94,7 @@ def kept_table(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.Dat
 
 
 def write_manifest(folder: Path, **facts: Any) -> None:
-    """``manifest.json``: versions and whatever else identifies the run."""
+    """Write ``manifest.json``: versions and other facts that identify the run."""
     versions = {"spillover": package_version(), "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -105,13 +105,13 @@ def write_manifest(folder: Path, **facts: Any) -> None:
 
 
 def seconds_of(folder: Path) -> float:
-    """What earlier sessions of the run took, by its manifest; 0 where there is none."""
+    """Seconds that earlier sessions of the run took, from its manifest; 0 without one."""
     path = folder / "manifest.json"
     return float(read_json(path).get("seconds") or 0.0) if path.is_file() else 0.0
 
 
 def update_config(path: Path, **changes: Any) -> None:
-    """Change some keys of a JSON file; a file that holds them already is not touched."""
+    """Change some keys of a JSON file; leave the file alone if they are unchanged."""
     present = read_json(path)
     if present != {**present, **changes}:
         write_json(path, {**present, **changes})

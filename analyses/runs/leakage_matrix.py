@@ -1,10 +1,10 @@
-"""The leakage matrix, of one run or of several: every source that was unlearned, every target.
+"""The leakage matrix of one run or of several: every unlearned source, every target.
 
     X[a,b]    A (or L_.5, L_.9) of target b when source a was unlearned, mean over seeds
 
-Only arms that reached the forgetting level by complying are in it; the others are listed in
-``left_out``. Objectives have matrices of their own; without one named, a matrix is the mean over
-them.
+It holds only arms that reached the forgetting level and comply; ``left_out`` lists the others.
+Each objective has its own matrix; without a named objective, the matrix is the mean over
+objectives.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from interp.errors import InputError
 
 @dataclass(frozen=True)
 class LeakageMatrix:
-    """Runs that are looked at together: worlds, models, or one of them.
+    """The leakage matrices of one or more runs (worlds or models).
 
     Attributes:
         runs: each run's tables, by its folder's name.
@@ -47,14 +47,14 @@ class LeakageMatrix:
         """Read runs, finished or not.
 
         Raises:
-            InputError: no folder, two of one name, or one that holds no run.
+            InputError: no folder, two with one name, or one that does not hold a run.
         """
         paths = [Path(folder) for folder in folders]
         names = [path.resolve().name for path in paths]
         if not names:
             raise InputError("no runs to load; give the folder of at least one")
         if len(set(names)) < len(names):
-            raise InputError(f"runs need names of their own, found {', '.join(names)}")
+            raise InputError(f"runs need different names, found {', '.join(names)}")
         return cls({name: Run(path) for name, path in zip(names, paths, strict=True)})
 
     @cached_property
@@ -91,10 +91,10 @@ class LeakageMatrix:
         """One run's cells, of one objective where it is named.
 
         Raises:
-            InputError: no such run, or it has no such objective.
+            InputError: the run or its objective does not exist.
         """
         if run not in self.runs:
-            raise InputError(f'there is no run "{run}"; expected {", ".join(self.runs)}')
+            raise InputError(f'no run "{run}"; expected {", ".join(self.runs)}')
         cells = self.cells[self.cells["run"] == run]
         if objective is None:
             return cells
@@ -113,7 +113,7 @@ class LeakageMatrix:
         return self.runs[run].record.domains
 
     def wide(self, run: str, cells: pd.Series) -> Float[np.ndarray, "source target"]:
-        """A series by source and target as a matrix in the order of ``domains``."""
+        """A series by source and target, as a matrix in the order of ``domains``."""
         domains = list(self.domains(run))
         wide = cells.astype(float).unstack().reindex(index=domains, columns=domains)
         return wide.to_numpy(dtype=np.float64)
@@ -121,14 +121,14 @@ class LeakageMatrix:
     def matrix(
         self, run: str, quantity: str = "area", objective: str | None = None
     ) -> Float[np.ndarray, "source target"]:
-        """The mean over seeds, in the order of ``domains``; NaN where there is none."""
+        """The mean over seeds, in the order of ``domains``; NaN for missing cells."""
         cells = self.cells_of(run, objective)
         return self.wide(
             run, cells.groupby(["source", "target"])[require_quantity(quantity)].mean()
         )
 
     def reliability(self, run: str, quantity: str = "area", objective: str | None = None) -> float:
-        """Of the mean over seeds, by Spearman–Brown from the correlation between seeds.
+        """Reliability of the mean over seeds: Spearman–Brown on the correlation between seeds.
 
         NaN with one seed, or fewer than three cells.
         """
@@ -151,7 +151,7 @@ class LeakageMatrix:
     def decomposition(
         self, run: str, quantity: str = "area", objective: str | None = None
     ) -> Decomposition:
-        """Source effect, target effect and interaction, less what seeds differ in.
+        """Source effect, target effect and interaction, corrected for noise between seeds.
 
         Raises:
             InputError: too few sources complied.
@@ -162,10 +162,10 @@ class LeakageMatrix:
     def asymmetry(
         self, run: str, quantity: str = "area", objective: str | None = None
     ) -> dict[str, float]:
-        """How far X[a,b] and X[b,a] differ, and how much of that source and target effects explain.
+        """Asymmetry of X[a,b] and X[b,a], and the part that source and target effects explain.
 
-        ``share``: of the variance of cells that is antisymmetric, ((X − Xᵀ)/2)². ``main_effects``:
-        of that, the part which α_a − α_b − γ_a + γ_b explains.
+        ``share``: the antisymmetric share of the variance of cells, ((X − Xᵀ)/2)².
+        ``main_effects``: the part of it that α_a − α_b − γ_a + γ_b explains.
         """
         x = self.matrix(run, quantity, objective)
         both = np.isfinite(x) & np.isfinite(x.T)
@@ -188,10 +188,10 @@ class LeakageMatrix:
         }
 
     def pooled(self, quantity: str = "area", objective: str | None = None) -> dict[str, Any]:
-        """Over runs, each run one observation: shares, effects and cells with 95% intervals.
+        """Shares, effects and cells with 95% intervals over runs; each run is one observation.
 
-        As :func:`analyses.runs.pooling.pool_decompositions` gives them; ``runs``, and of them
-        ``skipped``: too few of their sources complied.
+        The form is that of :func:`analyses.runs.decomposition.pool_decompositions`, with the names
+        of the ``runs`` and of those ``skipped`` because too few of their sources complied.
         """
         parts: dict[str, Decomposition] = {}
         for run in self.runs:
@@ -214,6 +214,6 @@ class LeakageMatrix:
 
     def _of_every_run(self, table: Any, columns: Sequence[str] = ()) -> pd.DataFrame:
         found = [table(tables).assign(run=name) for name, tables in self.runs.items()]
-        # An empty table's columns have no types that those of another run should take on.
+        # An empty table has untyped columns, which would change the types of other runs.
         rows = pd.concat([each for each in found if len(each)] or found[:1], ignore_index=True)
         return rows[["run", *(columns or rows.columns.drop("run"))]]

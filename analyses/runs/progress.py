@@ -1,4 +1,4 @@
-"""What a user sees while something long runs: bars in a terminal, plain lines elsewhere."""
+"""Progress display: bars in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SECONDS_BETWEEN_LINES = 15
 
 
 class Progress:
-    """Shows named stages. Use :meth:`stage` around each, and call what it yields with counts.
+    """Shows named stages. Enter :meth:`stage` for each, and call the yielded function with counts.
 
     Args:
-        console: where to; standard error by default, so that output can be piped.
+        console: output; standard error by default, so that users can pipe standard output.
         quiet: show nothing.
     """
 
@@ -42,7 +42,7 @@ class Progress:
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
             )
-            # A large model takes longer over one batch than rich looks back by default.
+            # A large model needs more time for one batch than rich's default window.
             with RichProgress(
                 *columns, console=self.console, transient=True, speed_estimate_period=600
             ) as bars:
@@ -54,7 +54,7 @@ class Progress:
         self.say(f"{name}: {time.monotonic() - started:.1f} s")
 
     def _lines(self, name: str, total: int | None) -> Advance:
-        """How far a stage is and how long it will still take, in a plain line now and then."""
+        """Print progress and remaining time of a stage in a plain line at intervals."""
         started = said = time.monotonic()
         first = done = 0
 
@@ -62,7 +62,7 @@ class Progress:
             nonlocal done, first, said, started
             now = time.monotonic()
             if not done:
-                # Some of what comes first may have been there already, and took no time.
+                # The first units may come from the cache and take no time.
                 first, started = count, now
             done += count
             if now - said >= SECONDS_BETWEEN_LINES:

@@ -1,10 +1,10 @@
-"""How much of what leaked did the retain data give back, and where.
+"""Recovery: the share of the leakage that retain data prevents, by set of domains.
 
     recovery = 1 − Σ_b max(0, L_τ contained) / Σ_b L_τ plain,   over b with L_τ plain > .1
 
-`retained` sums over domains in the retain set, `held_out` over domains left out of it. Only
-held_out shows containment; retained shows retraining. Domains that end MORE refusing than they
-began do not make up for others: they are summed apart, as overshoot.
+`retained` sums over domains in the retain set, `held_out` over domains outside it. Only `held_out`
+shows containment; `retained` shows retraining. Domains that refuse MORE at the end than before do
+not compensate for others: they are summed separately, as overshoot.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def recover(
 ) -> Recovery:
     """Recovery of `contained` against `plain` over `domains`, the source left out.
 
-    The domains that enter are picked once, on the prompts as they are, so that the interval is
-    about the sum and not about who is in it. `obstacle` is the caller's reason why recovery is
-    undefined (a degenerate arm, for example); an undefined L in either arm is another.
+    The set of domains is fixed on the original prompts, not per resample, so that the interval
+    covers the sum and not the choice of domains. `obstacle` is the caller's reason why recovery is
+    undefined (a degenerate arm, for example). An undefined L in either arm is another reason.
     """
     before, after = plain.quantities[quantity], contained.quantities[quantity]
     counted = tuple(

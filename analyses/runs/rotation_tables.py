@@ -1,4 +1,4 @@
-"""How an arm's states are compared with the base model's, domain by domain."""
+"""Comparison of an arm's states with the base model's, by domain."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def contrast_rows(
 ) -> Mapping[str, tuple[NDArray[np.int64], NDArray[np.bool_]]]:
     """Per domain: row numbers in ``evaluated`` of its prompts and controls, and which are harmful.
 
-    No control serves two domains, nor does its text under another id: shared noise would be read
-    as a cosine. Domains with fewer than 8 rows on a side are left out.
+    No two domains share a control or its text, because shared noise would bias their cosine.
+    Domains with fewer than 8 rows on a side are left out.
     """
     text = evaluated.set_index("id")["prompt"]
     seen: set[str] = set()
@@ -97,7 +97,7 @@ def rotations(
 def rotation_table(
     found: Mapping[str, Rotation], control_arms: Sequence[Mapping[str, Rotation]]
 ) -> pd.DataFrame:
-    """A row per domain, layer and quantity; null bands from control arms where there are any."""
+    """A row per domain, layer and quantity; null bands from control arms if the run has any."""
     tables = []
     for domain, change in found.items():
         nulls = [arm[domain] for arm in control_arms if domain in arm]

@@ -1,4 +1,4 @@
-"""The tables at the top of a run's folder, rebuilt from its arms whenever they are asked for."""
+"""The tables at the top of a run's folder, rebuilt from its arms on each access of a run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ RECOVERY_SETS = ("retained", "held_out")
 class Run:
     """A run's folder as DataFrames; every number has its ``low``, ``high`` and ``n``.
 
-    A table is made when it is first asked for, over the arms that have finished by the time that
-    the run is read. Rates, shares and probabilities lie between 0 and 1, angles are in degrees,
-    log-odds in nats.
+    First access of a table computes it from the arms that were finished when the run was read.
+    Rates, shares and probabilities lie between 0 and 1, angles are in degrees, log-odds in nats.
 
     Args:
-        folder: what a command wrote with ``--out``, or its record.
+        folder: a command's ``--out`` folder, or its record.
 
     Attributes:
-        record: configuration, manifest and arms, as they lie in the folder.
+        record: configuration, manifest and arms in the folder.
 
     Raises:
         InputError: the folder holds no scores of a base model.
@@ -51,7 +50,7 @@ class Run:
 
     @cached_property
     def arms(self) -> pd.DataFrame:
-        """One row per finished arm: what was trained, and what came of it."""
+        """One row per finished arm: its training and its outcome."""
         return _arms(self.record, self.measured, self.verdicts)
 
     @cached_property
@@ -75,7 +74,7 @@ class Run:
 
     @cached_property
     def recovery(self) -> pd.DataFrame:
-        """What a retain set restores, by contained arm and set of domains."""
+        """Recovery by a retain set, by contained arm and set of domains."""
         return _stack(
             _recovery(arm, self.record, self.measured, self.verdicts)
             for arm in self.record.arms
@@ -171,7 +170,7 @@ def _leakage(arm: Arm, leak: ArmLeakage) -> pd.DataFrame:
 
 
 def role_of(arm: Arm, domain: str) -> str:
-    """`target`, `retained`, `held_out` (of a retain set) or `off_target` (where there is none)."""
+    """`target`, `retained` or `held_out` (with a retain set), or `off_target` (without one)."""
     if domain == arm.concept:
         return "target"
     if arm.retain is None:
@@ -180,9 +179,9 @@ def role_of(arm: Arm, domain: str) -> str:
 
 
 def _obstacle(name: str, arm: Arm, verdict: TargetVerdict) -> str | None:
-    """Why an arm's leakage is not that of a target which complies."""
+    """Why an arm's leakage does not count: its target does not comply, or this is unknown."""
     if verdict.outcome is TargetOutcome.UNKNOWN:
-        return f"the {name} arm generated no text, so that complying cannot be told"
+        return f"the {name} arm generated no text, so compliance is unknown"
     return None if verdict.answers else f"the {name} arm's target does not comply"
 
 
@@ -219,7 +218,7 @@ def _recovery(
 
 
 def _decomposition(arms: pd.DataFrame, leakage: pd.DataFrame) -> Decomposition | None:
-    """Of A over plain arms that reached the level by complying; None with fewer than 3 sources."""
+    """Decompose A over plain arms that reached the level and comply; None below 3 sources."""
     plain = arms[arms["retain"].isna() & arms["concept"].notna() & arms["reached"].astype(bool)]
     plain = plain[plain["outcome"] != str(TargetOutcome.DEGENERATE)]
     if plain["concept"].nunique() < 3:
