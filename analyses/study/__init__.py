@@ -1,4 +1,4 @@
-"""One study: its plan, its base model, its arms, its workers, what it will cost."""
+"""One study: its plan, base model, arms, workers and cost."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""From options of a command to a plan, and from a plan to its run. Light: imported for --help."""
+"""From a command's options to a plan, and from a plan to its run. Imports little, for --help."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def study_plan(
     objectives: Sequence[str] = (),
     **given: Any,
 ) -> StudyPlan:
-    """The plan of a study; what is not given is the organism's own setting, or the default.
+    """The plan of a study; missing settings are those of the model organism, or the defaults.
 
     Args:
-        concepts: domains to unlearn; all that have harmful prompts where there are none.
-        objectives: in place of ``training.objective``, each with every concept and seed.
-        given: attributes of the plan; ``None`` leaves its own.
+        concepts: domains to unlearn; if empty, all domains with harmful prompts.
+        objectives: replace ``training.objective``; each runs with every concept and seed.
+        given: attributes of the plan; ``None`` keeps the plan's value.
 
     Raises:
         InputError: the model, a domain or an option cannot be used.
@@ -86,15 +86,15 @@ def study_plan(
 
 
 def check(plan: StudyPlan, out: Path, dry_run: bool) -> Context | DryRun:
-    """The plan's inputs, checked and shown on the screen; of a dry run, the plan instead."""
+    """Check the plan's inputs and print them; a dry run prints the plan instead."""
     from analyses.runs import Progress
     from analyses.study.context import study_context
     from analyses.study.costs import study_plan_lines
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
-            "the commands run in one process, which uses one device; several devices train by a "
-            "script of a few lines: see docs/distributed.md"
+            "the commands run in one process, which uses one device; for several devices, write a "
+            "short script: see docs/distributed.md"
         )
     context = study_context(plan, out, Progress())
     refuse_other_settings(context)
@@ -108,7 +108,7 @@ def check(plan: StudyPlan, out: Path, dry_run: bool) -> Context | DryRun:
 def run_plan(
     plan: StudyPlan, out: Path, dry_run: bool, *, workers: int = 1, engine: str = "local"
 ) -> Run | DryRun:
-    """Carry a plan out and print where its report is; arms side by side with several workers."""
+    """Run a plan and print the path of its report; several workers make arms in parallel."""
     from analyses.study.workers import make_arms_in_workers, require_engine
 
     require_engine(engine)
@@ -127,7 +127,7 @@ def run_plan(
 
 
 def refuse_other_settings(context: Context) -> None:
-    """Refuse to make finished results of a folder again with other settings.
+    """Refuse to replace finished results of a folder with results of other settings.
 
     Raises:
         InputError: the base model or an arm of the plan was finished there with other settings.

@@ -1,4 +1,4 @@
-"""The base model: its answers, its prefixes, its scores, its states. Frozen for all arms."""
+"""The base model's answers, prefixes, scores and states, which stay fixed for all arms."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Baseline:
-    """What every arm is compared with.
+    """The base model's results, with which every arm is compared.
 
     Attributes:
-        key: of everything that it was made from.
+        key: hash of all inputs.
         responses: the base model's answer to every prompt, as token ids and class.
         prefixes: R and C, frozen.
         scores: validation and test prompts, in the order of ``Context.evaluated``.
@@ -43,7 +43,7 @@ class Baseline:
 
 
 def establish(context: Context) -> Baseline:
-    """Score the base model, or read what was written when the inputs have not changed."""
+    """Score the base model, or read its stored scores if the inputs have not changed."""
     run, lm = context.run, context.reference
     scored = scored_base(context)
     found = replace(scored, contrasts=context.contrasts(lm, "base model"))
@@ -55,13 +55,13 @@ def establish(context: Context) -> Baseline:
             write_directions(folder, found.contrasts, layers, provenance, estimator)
             write_table(run.folder / "cosine.parquet", cosine_table(found.contrasts, layers))
         run.finish(BASE, found.key)
-    # Written whether or not the base was scored anew: the arms may be planned otherwise now.
+    # Written even if the base was not scored again, because the planned arms may have changed.
     write_json(run.folder / "config.json", describe_study(context))
     return found
 
 
 def scored_base(context: Context) -> Baseline:
-    """What :func:`establish` finds, without the contrasts; the base is not marked as done."""
+    """The results of :func:`establish` without contrasts; it does not mark the base as done."""
     plan, run, lm = context.plan, context.run, context.reference
     fingerprint = lm.fingerprint()
     key = content_key(
@@ -129,7 +129,7 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
         context.progress.say(
             "warning: the refusal log-odds do not separate this model's refusals from its answers "
             f"(AUC {'undefined' if auc is None else format(auc, '.2f')}, needed {VALID_AUC}): "
-            "read the text classes, not p_R"
+            "use the text classes, not p_R"
         )
     write_table(folder / "scores.parquet", scores)
     write_json(folder / "openers.json", describe_prefixes(context, prefixes))
@@ -145,7 +145,7 @@ def prefixes_of(responses: pd.DataFrame) -> ResponsePrefixes:
 
 
 def describe_prefixes(context: Context, prefixes: ResponsePrefixes) -> dict[str, object]:
-    """Token ids, and what they read as."""
+    """Token ids and their text."""
     decode = context.reference.tokenizer.decode
     return asdict(prefixes) | {
         "text": {
@@ -165,7 +165,7 @@ def read_prefixes(path: Path) -> ResponsePrefixes:
 
 
 def describe_study(context: Context) -> dict[str, object]:
-    """``config.json``: everything needed to run again, and what to know when reading it."""
+    """``config.json``: all settings needed to repeat the run and to interpret it."""
     plan = context.plan
     own = defaults_for(plan.model)
     harmful = context.prompts[context.prompts["label"] == "harmful"]

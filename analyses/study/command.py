@@ -34,7 +34,7 @@ from interp.errors import InputError
 if TYPE_CHECKING:
     from analyses.runs import Run
 
-CHECKPOINT_EVERY = 10  # steps, of one arm that is trained by itself
+CHECKPOINT_EVERY = 10  # steps, when a single arm is trained
 
 
 @command
@@ -111,10 +111,10 @@ def unlearn(
         **options.for_plan() | {"checkpoint_every": options.checkpoint_every or CHECKPOINT_EVERY},
         bounds=(leak_bound, utility_bound), benign_along=True,
     )  # fmt: skip
-    # A retained arm is itself what was asked for; a study makes it beside a plain one.
+    # Here the retained arm is the only one; a study also makes a plain arm.
     arms = tuple(arm for arm in asked.arms if bool(arm.retain) == (training.retain is not None))
     if len(arms) > 1:
-        raise InputError("one arm is trained, with one --retain-weight; a study tries several")
+        raise InputError("unlearn trains one arm: give one --retain-weight; study tries several")
     done = run_plan(replace(asked, arms=arms), out, dry_run)
     if merge and not dry_run:
         from analyses.study.making import save_merged
@@ -144,7 +144,7 @@ def compare(
     estimator: EstimatorName = "mean_difference",
     dry_run: DryRunOnly = False,
 ) -> Run | DryRun:
-    """Measure two existing models as a study measures its base and an arm, without training."""
+    """Compare two existing models with a study's measures, without training."""
     from analyses.study.plan import compare_plan
 
     asked = compare_plan(

@@ -1,4 +1,4 @@
-"""What every stage of a study works with: the plan, its prompts, the run's folder, the screen."""
+"""The shared inputs of a study's stages: the plan, prompts, run folder and progress display."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from unlearning.scoring import Evaluation, Scorer
 
 @dataclass(frozen=True)
 class Context:
-    """One study's inputs, read and checked; the base model is loaded when first needed.
+    """One study's checked inputs; the base model is loaded on first use.
 
     Attributes:
-        given: the base model where it is in memory already; every arm then trains a copy of it.
+        given: the base model if it is already in memory; every arm then trains a copy of it.
     """
 
     plan: StudyPlan
@@ -48,7 +48,7 @@ class Context:
 
     @cached_property
     def reference(self) -> LanguageModel:
-        """The base model, as it was given and never trained."""
+        """The base model, never trained."""
         if self.given is not None:
             return self.given
         with self.progress.stage(f"loading {self.plan.model}"):
@@ -61,17 +61,17 @@ class Context:
         return lm
 
     def load(self, source: str | Path | None = None) -> LanguageModel:
-        """A fresh copy of the base model, or another one spoken to in the same format."""
+        """A new copy of the base model, or another model with the same chat format."""
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # a bar for every arm would bury our own
+        logging.disable_progress_bar()  # its bar for every arm would hide ours
         if self.given is not None and source is None:
             copied: Any = copy.deepcopy(self.given.model)
             # As in loading, the given model is the user's, with what its adapters have learned.
             merge = getattr(copied, "merge_and_unload", lambda: copied)
             return replace(self.given, model=merge())
         with warnings.catch_warnings():
-            # Said once, for the base model, in a line of our own.
+            # We print our own line about it once, for the base model.
             warnings.filterwarnings("ignore", message="the tokenizer has no chat template")
             return LanguageModel.load(source or self.plan.model, **self.plan.model_options)
 
@@ -112,8 +112,8 @@ def study_context(
     """The plan's inputs, after every check that needs no model; writes nothing.
 
     Args:
-        given: the base model, where it is in memory.
-        prompts: the table of prompts, where it is in memory.
+        given: the base model, if it is in memory.
+        prompts: the table of prompts, if it is in memory.
 
     Raises:
         InputError: the plan cannot be carried out in the folder ``out``.
@@ -133,7 +133,7 @@ def study_context(
 
 
 def require_inputs(arm: ArmPlan, prompts: pd.DataFrame) -> None:
-    """Check that an arm has what its objective is defined on.
+    """Check that an arm has the data that its objective needs.
 
     Raises:
         InputError: a retain set or a column of compliances is missing.
@@ -144,6 +144,6 @@ def require_inputs(arm: ArmPlan, prompts: pd.DataFrame) -> None:
     objective.require_retain(present=bool(arm.retain))
     if objective.on_pairs and objective.name != "idk_dpo" and "compliance" not in prompts:
         raise InputError(
-            f"{objective.name} trains on answers in the refusals' place; give them in a column "
+            f"{objective.name} trains on answers that replace refusals; give them in a column "
             "named compliance"
         )

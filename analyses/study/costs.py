@@ -1,4 +1,4 @@
-"""What a study will take, said before it starts: steps, tokens, memory, time."""
+"""The expected cost of a study: steps, tokens, memory, time."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ if TYPE_CHECKING:
 
 CHARACTERS_A_TOKEN = 4
 TEMPLATE_TOKENS = 20
-# Share of a matrix product's speed that a transformer's forward reaches: a rule of thumb.
+# Speed of a transformer's forward pass as a share of a matrix product's speed: a rule of thumb.
 EFFICIENCY = 0.3
-# Steps that are scored in a run, where it is not each: log-spaced.
+# Number of log-spaced steps that a run scores, unless it scores each step.
 MOST_SCORED = 60
 NAMED_ARMS = 20
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a plan takes at most, whatever the model's size: optimizer steps and tokens."""
+    """Upper bounds on a plan's optimizer steps and tokens, for any model size."""
 
     steps: int
     trained: float
     read: float
 
     def operations(self, parameters: int) -> float:
-        """Floating-point operations with a model of so many parameters."""
+        """Floating-point operations with a model of this number of parameters."""
         return parameters * (2 * self.read + 6 * self.trained)
 
 
 def study_plan_lines(
     plan: StudyPlan, prompts: pd.DataFrame, size: tuple[int, int] | None = None
 ) -> list[str]:
-    """The plan in lines. Upper bounds: training stops earlier once the target is forgotten.
+    """The plan in lines. Numbers are upper bounds: training stops at the forgetting level.
 
     Args:
-        plan: what would be done.
+        plan: the plan to describe.
         prompts: its prompts table.
-        size: parameters and bytes of the model, where they are not to be read off its folder.
+        size: parameters and bytes of the model (default: read from its folder).
     """
     harmful = prompts[prompts["label"] == "harmful"]
     counts = harmful.groupby("split").size().to_dict()
@@ -59,9 +59,9 @@ def study_plan_lines(
 
 
 def _arms(plan: StudyPlan) -> str:
-    """How many arms, and the first of their names: a containment study has hundreds."""
+    """The number of arms and their first names, because a containment study has hundreds."""
     if not plan.arms:
-        return "arms: none, nothing is trained"
+        return "arms: none, no training"
     names = [arm.name for arm in plan.arms[:NAMED_ARMS]]
     more = len(plan.arms) - len(names)
     names += [f"and {more} more"] * bool(more)
@@ -79,12 +79,12 @@ def what_it_takes(
     ]
     size = size or checkpoint_size(plan.model)
     if size is None:
-        lines.append("memory and time: known once the model has been downloaded")
+        lines.append("memory and time: unknown until the model has been downloaded")
         return lines
     if _holds_reference(plan):
         lines.append(
-            "reference: a frozen copy of the model is held, as an objective reads its logits or "
-            "states (under LoRA the adapters are switched off instead)"
+            "reference: a frozen copy of the model stays in memory, because an objective needs its "
+            "logits or states (with LoRA, the adapters are switched off instead)"
         )
     memory = memory_of(plan, size)
     span = time_of(work.operations(size[0]))
@@ -118,7 +118,7 @@ def work_of(plan: StudyPlan, prompts: pd.DataFrame) -> Work:
 
 
 def memory_of(plan: StudyPlan, size: tuple[int, int]) -> float:
-    """Bytes on the device beside activations; ``size`` is the model's parameters and bytes."""
+    """Bytes on the device without activations; ``size`` is the model's parameters and bytes."""
     parameters, held = size
     trained = [arm.training for arm in plan.arms if arm.training]
     if not trained:
@@ -126,13 +126,13 @@ def memory_of(plan: StudyPlan, size: tuple[int, int]) -> float:
     if any(one.trained != "lora" for one in trained):
         # Float32 weights, gradients and two AdamW moments.
         return parameters * 16 + (parameters * 4 if _holds_reference(plan) else 0)
-    # The weights, and for rank 128 about a twelfth of them again with gradients and moments.
+    # The weights, plus about a twelfth for rank-128 adapters with gradients and moments.
     rank = max(one.lora_rank for one in trained)
     return held * 1.1 + parameters * 0.08 * rank / 128 * 16
 
 
 def device_found() -> tuple[str, int | None]:
-    """The device in use and its memory in bytes, where that can be told."""
+    """The device in use and its memory in bytes, if known."""
     import torch
 
     if torch.cuda.is_available():
@@ -152,7 +152,7 @@ def _holds_reference(plan: StudyPlan) -> bool:
 
 
 def _reads_reference(arm: ArmPlan) -> bool:
-    """Whether a term needs more of the reference than log-probs, which are cached."""
+    """Whether a term needs more of the reference than its cached log-probs."""
     from unlearning.losses import RETAIN, for_forgetting
 
     terms = [for_forgetting(arm.settings.objective)]
@@ -166,7 +166,7 @@ def checkpoint_size(model: str) -> tuple[int, int] | None:
 
     parameters = held = 0
     for path in Path([*lineage(model)][-1]).glob("*.safetensors"):
-        # The header alone: the tensors may be cut short.
+        # Read the header alone: the tensors may be incomplete.
         tensors = parse_local_safetensors_file_metadata(path).tensors.values()
         parameters += sum(tensor.parameter_count for tensor in tensors)
         held += max((tensor.data_offsets[1] for tensor in tensors), default=0)
@@ -174,12 +174,12 @@ def checkpoint_size(model: str) -> tuple[int, int] | None:
 
 
 def time_of(operations: float) -> str:
-    """How long so many floating-point operations take here, in words; measures the device."""
+    """The time in words for this number of floating-point operations; measures the device."""
     return _span(operations / (EFFICIENCY * device_speed()))
 
 
 def device_speed() -> float:
-    """Floating-point operations a second of a matrix product on the device in use."""
+    """Floating-point operations per second of a matrix product on the device in use."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,8 +1,8 @@
-"""The engine: a plan in, a run's folder out.
+"""The engine of a study: it turns a plan into a run's folder.
 
 prompts → the base model (answers, prefixes, scores, states) → each arm: train or load it, score
-it, compare its states → tables, figures, report. A stage whose inputs have not changed is
-skipped, so a run that was stopped goes on where it was.
+it, compare its states → tables, figures, report. The engine skips stages with unchanged inputs, so
+the same plan resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from unlearning.deflections import refusals_of
 
 
 def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None) -> Path:
-    """Carry out ``plan`` in the folder ``out`` and return the path of its report.
+    """Run ``plan`` in the folder ``out`` and return the path of its report.
 
-    What can be checked without loading the model is checked first.
+    All checks that need no model come first.
 
     Raises:
-        InputError: the plan cannot be carried out; what was finished before stays.
+        InputError: the plan cannot run; finished results stay.
     """
     return run_checked_study(study_context(plan, out, progress or Progress()))
 
 
 def run_checked_study(context: Context) -> Path:
-    """:func:`run_study` of inputs that have been checked."""
+    """:func:`run_study` with checked inputs."""
     started = time.monotonic()
     run, progress = context.run, context.progress
     make_arms(context, establish(context))
-    seconds = time.monotonic() - started + seconds_of(run.folder)  # a resumed run took all of it
+    seconds = time.monotonic() - started + seconds_of(run.folder)  # of all sessions
     write_manifest(
         run.folder,
         hashes={"model": context.reference.fingerprint()},
@@ -65,12 +65,12 @@ def run_checked_study(context: Context) -> Path:
 def make_arms(context: Context, baseline: Baseline) -> None:
     """Plain arms, then control arms for as many steps, then contained arms by rising weight.
 
-    A sweep over weights ends with the first that contains, or that keeps the target itself from
-    answering: a larger weight would only hold it back more.
+    A sweep over weights ends with the first weight that contains the leakage, or with which the
+    target no longer complies: with a larger weight the target would comply even less.
     """
     responses = baseline.responses[baseline.responses["split"] == "train"]
     for domain in context.plan.deflected(ready_made=context.pairs is not None):
-        refusals_of(responses, domain)  # too few of them stop the study before hours of training
+        refusals_of(responses, domain)  # raises before hours of training if there are too few
     arms = context.plan.arms
     made = [make_arm(context, baseline, arm) for arm in arms if not arm.control and not arm.retain]
     steps = max((steps_of(context, done) for done in made), default=1)
@@ -85,7 +85,7 @@ def make_arms(context: Context, baseline: Baseline) -> None:
             continue
         story = (arm.concept, arm.training.seed)
         if story in settled:
-            context.progress.say(f"{arm.name}: not tried, as a smaller weight settled it")
+            context.progress.say(f"{arm.name}: skipped, because a smaller weight ended the sweep")
             continue
         made.append(make_arm(context, baseline, arm))
         recovery, answers = containment(context, arm)
@@ -103,7 +103,7 @@ def make_arms(context: Context, baseline: Baseline) -> None:
 
 
 def steps_of(context: Context, made: Made) -> int:
-    """Steps that it took to the weights that were kept."""
+    """The number of steps to the saved weights."""
     path = context.run.arm(made.arm.name) / "scores.parquet"
     return matched_step(pd.read_parquet(path, columns=["step", "class"]))
 
@@ -111,8 +111,8 @@ def steps_of(context: Context, made: Made) -> int:
 def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
     """Recovery in the retained domains and the target's answer rate, on VALIDATION prompts.
 
-    Weights are chosen by these, so that the test prompts report a choice that they did not make.
-    Recovery is NaN where it is undefined, as where the arm did not reach the forgetting level.
+    These numbers choose the weight, so that the choice does not depend on test prompts. Recovery is
+    NaN if it is undefined, for example if the arm did not reach the forgetting level.
     """
     record = read_run(context.run.folder)
     arm = next(arm for arm in record.arms if arm.name == plan.name)

@@ -36,7 +36,7 @@ from unlearning.training import (
 
 @dataclass(frozen=True)
 class Made:
-    """An arm that exists: whether it was made just now, and its rotations if so."""
+    """A finished arm: whether this call made it, and its rotations if so."""
 
     arm: ArmPlan
     fresh: bool
@@ -44,7 +44,7 @@ class Made:
 
 
 def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
-    """Train (or load) ``arm`` and score it, unless it was done from the same inputs before."""
+    """Train (or load) ``arm`` and score it, unless it was finished with the same inputs."""
     run, name = context.run, arm.name
     folder = run.arm(name)
     described = arm.describe(context.plan.stop_at)
@@ -86,7 +86,7 @@ def save_merged(arm: Path, options: dict[str, Any]) -> Path:
 
 
 def compare_states(context: Context, baseline: Baseline, made: Sequence[Made]) -> None:
-    """Every arm's rotation against the band of the control arms, ``rotation.parquet`` each."""
+    """Write each arm's ``rotation.parquet``, with the null band of the control arms."""
     tables = {m.arm.name: context.run.arm(m.arm.name) / "rotation.parquet" for m in made}
     if not any(m.fresh or not tables[m.arm.name].is_file() for m in made):
         return
@@ -105,7 +105,7 @@ def _rotations(
 ) -> dict[str, Rotation]:
     base = context.reference
     if (lm.n_layers, lm.d_model) != (base.n_layers, base.d_model):
-        context.progress.say(f"{arm.name}: of another shape than the base; nothing can be rotated")
+        context.progress.say(f"{arm.name}: its shape differs from the base's; no rotations")
         return {}
     after = context.contrasts(lm, arm.name)
     layers = range(base.n_layers)
@@ -135,8 +135,8 @@ def _existing(
         lm = context.load(arm.checkpoint)
     if lm.tokenizer.get_vocab() != context.reference.tokenizer.get_vocab():
         raise InputError(
-            f"{arm.checkpoint} has another vocabulary than {context.plan.model}; its refusals "
-            "cannot be read with the base model's prefixes: compare models of one family"
+            f"{arm.checkpoint} and {context.plan.model} have different vocabularies, so the base "
+            "model's prefixes do not apply to it: compare models of one family"
         )
     last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name)
     level = float("nan")
@@ -150,10 +150,10 @@ def _existing(
 def train_arm(
     context: Context, baseline: Baseline, arm: ArmPlan, folder: Path
 ) -> tuple[LanguageModel, pd.DataFrame]:
-    """Phase 2, scored along the way; text at the last step.
+    """Train (phase 2) and score at intermediate steps; generate text at the last step.
 
-    Writes what was trained and ``log.parquet`` into the folder; returns the trained model and the
-    scores of every scored step.
+    Writes the trained parameters and ``log.parquet`` into the folder; returns the trained model and
+    the scores of every scored step.
     """
     plan, settings = context.plan, arm.settings
     lm = prepare_in_place(context.load(), settings)
@@ -172,9 +172,9 @@ def train_arm(
         keep=lambda: parameters.save_parameters(lm, folder),
         bounds=Bounds(*plan.bounds),
     )
-    training = folder / "training"  # checkpoints, and what trackers write
+    training = folder / "training"  # checkpoints and tracker output
     if left := newest_complete(training):
-        context.progress.say(f"{arm.name}: going on from {left.name}")
+        context.progress.say(f"{arm.name}: resuming from {left.name}")
     with context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance:
         log = unlearn_in_place(
             lm,
@@ -190,7 +190,7 @@ def train_arm(
         )
     scoring.finish()
     write_table(folder / "log.parquet", log)
-    parameters.restore_parameters(lm, folder)  # training went on past it, for the curve
+    parameters.restore_parameters(lm, folder)  # training continued past them, for the curve
     curve = scoring.scores()
     level = float(curve.loc[curve["step"] == scoring.kept_at, "dose"].max())
     last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name)

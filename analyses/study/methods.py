@@ -1,16 +1,15 @@
-"""The registry of containment methods, and what a method may add to an arm.
+"""The registry of containment methods, and the parts of an arm that a method may change.
 
-A method keeps an unlearning narrow: it chooses which examples are retained, changes the training
-settings (``changes``) or wraps the training loop. One that chooses is a function of the base
+A method limits leakage: it chooses the retained examples, changes the training settings
+(``changes``) or wraps the training loop. A method that chooses examples is a function of the base
 model's evidence, the target and the other domains' deflections::
 
     @method("longest", does="cross-entropy on the longest deflections", weight_like="equal")
     def longest(evidence, concept, pool, seed):
         return pool["response"].str.len().to_numpy(float)  # the largest are taken first
 
-One that wraps the training loop is a class with a function ``guard``, which makes a :class:`Guard`.
-
-Those that come with the package are in :mod:`analyses.contain.methods`.
+A method that wraps the training loop is a class with a function ``guard``, which makes a
+:class:`Guard`. The package's methods are in :mod:`analyses.contain.methods`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Guard:
-    """What a method adds to the training loop.
+    """The additions of a method to the training loop.
 
     Attributes:
         around_forward: entered around every training step.
@@ -47,7 +46,7 @@ class Guard:
     def with_references(
         self, lm: LanguageModel, mixture: Mixture, settings: TrainingSettings
     ) -> Mixture:
-        """Reference log-probs of the model as the guard has it; left to the trainer without one."""
+        """Reference log-probs of the guarded model; None leaves them to the trainer."""
         if self.around_forward is nullcontext:
             return mixture
         with self.around_forward():
@@ -56,15 +55,15 @@ class Guard:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to keep an unlearning narrow.
+    """One way to limit the leakage of unlearning.
 
     Attributes:
         about: name, title, paper, badge, colour.
         does: what it does, in a few words.
         retains: whether it trains on retained examples.
-        on_all: whether it is also tried with every retained example, where it chooses.
-        weighted: whether its retain term has a weight to look for.
-        weight_like: the method whose weight it takes over, where it looks for none of its own.
+        on_all: whether a method that chooses examples also runs with all retained examples.
+        weighted: whether the study searches for the weight of its retain term.
+        weight_like: the method whose weight it uses if the study does not search for one.
         changes: of the training settings.
         score: of (evidence, concept, pool, seed), a number per example of the pool; None where the
             method does not choose.
@@ -83,7 +82,7 @@ class Method:
 
     @property
     def chooses(self) -> bool:
-        """Whether it says which examples to retain, so that fewer can be given."""
+        """Whether it chooses the retained examples, so that it also works with fewer."""
         return self.score is not None
 
 
@@ -108,10 +107,10 @@ def method(
         name: on the command line and in the names of arms.
         does: what it does, in a few words.
         title: in figures; the name by default.
-        paper: where it comes from.
+        paper: its source.
         badge: ``faithful``, ``simplified`` or ``variant`` of the paper.
-        differs: what differs from the paper.
-        colour: in figures, ``#rrggbb``; one is found where there is none.
+        differs: differences from the paper.
+        colour: in figures, ``#rrggbb`` (default: a free colour).
         option: on the command line, where it is not the name in files.
         options: ``retains, on_all, weighted, weight_like, changes`` of :class:`Method`.
 
@@ -131,12 +130,12 @@ def method(
 
 @dataclass(frozen=True)
 class Containment:
-    """How one arm is kept narrow.
+    """The containment settings of one arm.
 
     Attributes:
         method: a name in ``METHODS``.
-        examples: retained deflections in all; None is all there are.
-        split: which domains were left out, by the number of the split; None where none was.
+        examples: total number of retained deflections; None means all.
+        split: number of the split, which gives the held-out domains; None without held-out domains.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""What an arm is trained on: its forget set and its retain groups, of the base model's answers."""
+"""An arm's training data: its forget set and retain groups, from the base model's answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan) -> Mixture:
 
 
 def _retained(context: Context, baseline: Baseline, arm: ArmPlan) -> dict[str, pd.DataFrame]:
-    """Deflections of the retained domains: all, in equal shares, or those that a method chooses."""
+    """Deflections of the retained domains: all, in equal shares, or as a method chooses."""
     contained = arm.containment
     if contained is None or (contained.how.retains and contained.examples is None):
         return {domain: _refused(context, baseline, domain) for domain in arm.retain}
@@ -85,7 +85,7 @@ def pool_of(responses: pd.DataFrame, domains: Sequence[str], count: int | None) 
 def chosen(
     pool: pd.DataFrame, ranking: pd.DataFrame, method: str, count: int | None
 ) -> pd.DataFrame:
-    """The ``count`` rows of ``pool`` with the largest scores; all where there is no count."""
+    """The ``count`` rows of ``pool`` with the largest scores; all rows if ``count`` is None."""
     scores = ranking.set_index("id")[method].loc[pool["id"]].to_numpy()
     order = np.argsort(-scores, kind="stable")[: count or len(pool)]
     return pool.iloc[order].reset_index(drop=True)
@@ -94,17 +94,17 @@ def chosen(
 def dealt(rows: pd.DataFrame, groups: int) -> dict[str, pd.DataFrame]:
     """The rows in as many equal groups as there are retained domains.
 
-    Whatever is chosen then has the same weight, and the same place in a batch, as equal shares.
+    Chosen examples then have the same weight, and the same place in a batch, as equal shares.
     """
     parts = {f"chosen-{i + 1}": rows.iloc[i::groups] for i in range(groups)}
     return {name: part for name, part in parts.items() if len(part)}
 
 
 def write_ranking(folder: Path, ranking: pd.DataFrame) -> None:
-    """Keep the ranking for the arms."""
+    """Save the ranking for the arms."""
     write_table(folder / FOLDER / FILE, ranking)
 
 
 def read_ranking(folder: Path) -> pd.DataFrame:
-    """The ranking as :func:`write_ranking` kept it."""
+    """The ranking that :func:`write_ranking` saved."""
     return pd.read_parquet(folder / FOLDER / FILE)

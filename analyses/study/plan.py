@@ -1,7 +1,7 @@
-"""What a study is going to do: a model, prompts, and a list of arms.
+"""The plan of a study: a model, prompts, and a list of arms.
 
-An arm is an objective to train or a checkpoint that exists; everything after it is the same code.
-The commands (demo, study, compare) differ only in the list that they build here.
+An arm is an objective to train or an existing checkpoint; all later stages use the same code. The
+commands (demo, study, compare) differ only in the list of arms that they build here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from unlearning.data import DOMAINS
 if TYPE_CHECKING:
     from unlearning.training import TrainingSettings
 
-# Containment is looked for at these weights of the retain term, the smallest first.
+# A sweep tries these weights of the retain term, the smallest first.
 WEIGHTS = (1.0, 10.0, 30.0, 100.0)
-# What a weight must give, on validation prompts, to be chosen.
+# Requirements on validation prompts for choosing a weight.
 LEAST_RECOVERY = 0.7
 LEAST_ANSWERS = 0.8
 
@@ -35,13 +35,13 @@ class ArmPlan:
 
     Attributes:
         name: its folder.
-        concept: the target domain; None where nothing is unlearned or it is not known.
-        training: how it is trained; None for a checkpoint.
-        retain: domains whose deflections are retained, benign answers always beside them.
-        checkpoint: a model that exists already.
+        concept: the target domain; None if it is unknown or nothing is unlearned.
+        training: training settings; None for a checkpoint.
+        retain: domains whose deflections are retained, always together with benign answers.
+        checkpoint: an existing model.
         control: a no-op arm, trained on benign answers for the same number of steps.
         sweep: one of several weights, tried in order until one contains the leakage.
-        containment: how it is kept narrow, where that is more than a retain set.
+        containment: containment settings, if it has more than a retain set.
     """
 
     name: str
@@ -55,7 +55,7 @@ class ArmPlan:
 
     @property
     def settings(self) -> TrainingSettings:
-        """How it is trained, of an arm that is."""
+        """The training settings of a trained arm."""
         assert self.training is not None, f"{self.name} is not trained"
         return self.training
 
@@ -88,30 +88,30 @@ class ArmPlan:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Everything that a run depends on.
+    """All inputs of a run.
 
     Attributes:
         model: hub id or folder.
-        arms: what to make, in order.
+        arms: arms to make, in order.
         concepts: targets.
-        prompts: a prompts file; None for an organism's own world, or the built-in pairs.
+        prompts: a prompts file; None for a model organism's own prompts, or the built-in pairs.
         deflections: ready-made pairs for the target, in place of phase 1.
-        deflection_count: deflections to train on at most, per domain.
-        scorer: ``grammar`` (organisms), ``phrases``, or ``auto``.
-        stop_at: forgetting level at which the model is kept.
+        deflection_count: maximum number of deflections to train on, per domain.
+        scorer: ``grammar`` (model organisms), ``phrases``, or ``auto``.
+        stop_at: forgetting level at which the weights are saved.
         every_step: score after each step instead of at log-spaced ones.
-        benign_along: score benign prompts along the run too, and not only at its ends.
-        bounds: shares that the worst other domain's refusal and the answers to benign prompts may
-            lose before training ends.
-        checkpoint_every: optimizer steps between checkpoints, from which an arm that was stopped
-            goes on; None writes none.
+        benign_along: score benign prompts at every scored step, not only before and after.
+        bounds: maximum lost shares of the worst other domain's refusal and of the answers to
+            benign prompts; training ends when one is exceeded.
+        checkpoint_every: optimizer steps between checkpoints, from which an interrupted arm
+            resumes; None writes none.
         report_to: trackers that Trainer knows, e.g. ``tensorboard``.
         max_new_tokens: of a generated answer.
         batch_size: prompts in one forward when scoring and generating.
         model_options: passed to ``LanguageModel.load``.
-        command: how the user asked for it.
-        estimator: of the directions that every arm keeps.
-        plugins: in use, with their sources, for whichever process makes an arm.
+        command: the user's command line.
+        estimator: estimator of the directions that every arm saves.
+        plugins: plug-ins in use, with their sources, for the process that makes an arm.
     """
 
     model: str
@@ -136,7 +136,7 @@ class StudyPlan:
 
     @property
     def more_inputs(self) -> tuple[str, ...]:
-        """What else an arm's results depend on; nothing in a run without plug-ins or choices."""
+        """Further inputs of an arm's results; empty in a run without plug-ins or choices."""
         chosen = () if self.estimator == "mean_difference" else (self.estimator,)
         return (*(plugin.sha256 for plugin in self.plugins), *chosen)
 
@@ -145,7 +145,7 @@ class StudyPlan:
         return tuple(sorted({arm.training.seed for arm in self.arms if arm.training}))
 
     def deflected(self, *, ready_made: bool) -> tuple[str, ...]:
-        """Domains whose refusals are trained on: the targets (unless ready-made) and retained."""
+        """Domains whose refusals are training data: targets (unless ready-made) and retained."""
         trained = [arm for arm in self.arms if arm.training]
         targets = [] if ready_made else [arm.concept for arm in trained if arm.concept]
         return tuple(dict.fromkeys([*targets, *(d for arm in trained for d in arm.retain)]))
@@ -168,7 +168,7 @@ def unlearning_arms(
         seeds: unlearning seeds.
         retain: retained domains per concept; a concept without any gets no contained arm.
         weights: of the retain term, in the order in which they are tried.
-        control: whether to make the benign-only arm, the null for "did it turn".
+        control: whether to make the benign-only arm, the null of the rotation.
     """
     arms = []
     for seed in seeds:
@@ -193,7 +193,7 @@ def unlearning_arms(
 
 
 def alternate_domains(concept: str, domains: Sequence[str] = DOMAINS) -> tuple[str, ...]:
-    """Every second domain other than ``concept``: retained, so that the rest is held out."""
+    """Every second domain other than ``concept``: the retained ones; the rest is held out."""
     others = [domain for domain in domains if domain != concept]
     return tuple(others[::2])
 
@@ -222,7 +222,7 @@ def parse_retain(text: str | None, concept: str, present: Sequence[str]) -> tupl
 
 
 def demo_plan(seeds: int) -> StudyPlan:
-    """The paper's two concepts on the shipped organism: NPO, and NPO with a retain set."""
+    """The paper's two concepts on the packaged model organism: NPO with and without retain set."""
     from unlearning.organism import shipped
 
     concepts = ("cybersecurity", "safety")
@@ -246,7 +246,7 @@ def organism_plan(
     control: bool = True,
     command: str = "",
 ) -> StudyPlan:
-    """A study of an organism with the settings that it was tuned with."""
+    """A study of a model organism with the settings that it was tuned with."""
     own = defaults_for(folder)
     arms = unlearning_arms(
         concepts, own.training, seeds=seeds, retain=retain or {}, weights=weights, control=control
@@ -255,7 +255,7 @@ def organism_plan(
 
 
 def compare_plan(base: str, after: str, **options: Any) -> StudyPlan:
-    """Two models that exist: everything but the training."""
+    """The plan for two existing models: all stages except training."""
     concept = options.pop("concept", None)
     arm = ArmPlan(_name_of(after), concept, checkpoint=after)
     given = {name: value for name, value in options.items() if value is not None}
@@ -264,7 +264,7 @@ def compare_plan(base: str, after: str, **options: Any) -> StudyPlan:
 
 
 def _name_of(after: str) -> str:
-    """A folder's own name for its arm; an arm's model goes by the arm that trained it."""
+    """The arm's name: the folder's name, or for an arm's weights the name of their arm."""
     path = Path(after).resolve()
     name = path.parent.name if path.name in ("adapter", "model") else path.name
     return name if name not in ("", "base") else "after"

@@ -1,8 +1,7 @@
-"""The model, the prompts and the defaults of every command, resolved in this one place.
+"""Resolves the model, the prompts and the defaults of every command.
 
-A command looks for its model first. Its prompts come from a file, from the model organism's own
-world, or from the built-in matched pairs, in this order. Choices that hold for a model organism
-alone are made here.
+A command looks for its model first. Its prompts come from a file, from the model organism, or from
+the built-in matched pairs, in this order. Settings specific to model organisms are made here.
 """
 
 from __future__ import annotations
@@ -25,30 +24,30 @@ if TYPE_CHECKING:
 
 ORGANISM_FILE = "organism.json"
 ANSWER_TOKENS = 48
-# The first scorer is the headline: it agrees best with people (docs/scoring.md); the second knows
-# six classes. Both work offline; where they differ, read the answers before believing either.
+# The first scorer is the headline: it agrees best with people (docs/scoring.md); the second has
+# six classes. Both work offline; if they differ, read the answers.
 PANEL = ("phrases", "classifier")
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a command takes where the user gives nothing.
+    """The defaults of a command.
 
     Attributes:
-        organism: folder of the model organism that is studied; None for any other model.
+        organism: folder of the studied model organism; None for any other model.
     """
 
     organism: str | None = None
 
     @property
     def prompts_name(self) -> str:
-        """Where prompts come from without a file, in words."""
-        return "the organism's own world" if self.organism else "the built-in matched pairs"
+        """The source of prompts without a file, in words."""
+        return "the model organism's prompts" if self.organism else "the built-in matched pairs"
 
     def prompts(
         self, file: str | Path | None, required_labels: Collection[str] = ("harmful", "benign")
     ) -> pd.DataFrame:
-        """The prompts table in ``file``; without one the organism's own, or the built-in pairs.
+        """The prompts table in ``file``, else the model organism's, else the built-in pairs.
 
         Raises:
             InputError: the file cannot be used, or has no row of a required label.
@@ -62,17 +61,17 @@ class Defaults:
 
     @property
     def scorers(self) -> tuple[str, ...]:
-        """Text scorers, the headline first: an organism's strict grammar, or the panel."""
+        """Text scorers, the headline first: a model organism's strict grammar, or the panel."""
         return ("grammar",) if self.organism else PANEL
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens of a generated answer at most."""
+        """Maximum number of tokens of a generated answer."""
         return self.study.get("max_new_tokens", ANSWER_TOKENS)
 
     @property
     def training(self) -> TrainingSettings:
-        """Training settings: those that the organism was tuned with, or the package's."""
+        """Training settings: those of the model organism, or the package's."""
         from unlearning.training import TrainingSettings
 
         tuned = self._file.get("unlearning")
@@ -85,7 +84,7 @@ class Defaults:
             learning_rate=tuned["learning_rate"],
             adam_betas=tuple(tuned["adam_betas"]),
             batch_size=tuned["batch_size"],
-            length_window=0,  # an organism's prompts are as good as equally long
+            length_window=0,  # a model organism's prompts have almost equal lengths
             max_grad_norm=tuned["max_grad_norm"],
             max_steps=tuned["max_steps"],
         )
@@ -106,7 +105,7 @@ class Defaults:
 
     @property
     def ground_truth(self) -> dict[str, Any] | None:
-        """The organism's coefficients of leakage; None for any other model."""
+        """The model organism's coefficients of leakage; None for any other model."""
         return self._file.get("planted")
 
     @cached_property
@@ -115,7 +114,7 @@ class Defaults:
 
 
 def defaults_for(*models: str | None) -> Defaults:
-    """The defaults for models: an organism's if one of them is one, or was trained from one."""
+    """The defaults for models: a model organism's if one of them is, or derives from, one."""
     for model in models:
         for source in lineage(model) if model else ():
             if (Path(source) / ORGANISM_FILE).is_file():
@@ -124,7 +123,7 @@ def defaults_for(*models: str | None) -> Defaults:
 
 
 def lineage(source: str) -> Iterator[str]:
-    """``source`` and, where it is an adapter's folder, what it was trained on, down to weights."""
+    """``source`` and, if it is an adapter's folder, its base models down to full weights."""
     seen: set[str] = set()
     while source not in seen:
         yield source
@@ -137,10 +136,10 @@ def lineage(source: str) -> Iterator[str]:
 def require_model(source: str) -> None:
     """Look for a model without loading it: a folder here, or a name that the hub knows.
 
-    A name ``organisation/model`` is believed where the hub cannot be asked.
+    A name ``organisation/model`` is accepted if the hub cannot be reached.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: the model does not exist.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -150,7 +149,7 @@ def require_model(source: str) -> None:
     check_source(source)
     if Path(source).is_dir():
         return
-    missing = f"there is no model {source}: no such folder here, and "
+    missing = f"model {source} not found: no such folder here, and "
     try:
         for file in ("config.json", "adapter_config.json"):
             if isinstance(try_to_load_from_cache(source, file), str):
@@ -166,12 +165,12 @@ def require_model(source: str) -> None:
 
 
 def prompts_of(plan: StudyPlan) -> pd.DataFrame:
-    """The prompts that a study asks."""
+    """The prompts of a study."""
     return defaults_for(plan.model).prompts(plan.prompts)
 
 
 def scorer_of(plan: StudyPlan) -> Scorer:
-    """The text scorer that a study asks for; ``auto`` is the model's default headline."""
+    """The text scorer of a study; ``auto`` is the model's default headline."""
     from unlearning.scoring import find_scorer
 
     return find_scorer(
@@ -180,9 +179,9 @@ def scorer_of(plan: StudyPlan) -> Scorer:
 
 
 def name_of(model: str) -> str:
-    """What a model is called in results."""
+    """The model's name in results."""
     if (Path(model) / ORGANISM_FILE).is_file():
         from unlearning.organism import load_world
 
-        return f"organism (seed {load_world(model).seed})"
+        return f"model organism (seed {load_world(model).seed})"
     return Path(model).name

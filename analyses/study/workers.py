@@ -1,7 +1,7 @@
-"""Where independent arms are made: in processes of this machine, or on a Ray cluster.
+"""Engines that make independent arms: in processes of this machine, or on a Ray cluster.
 
-Every arm writes only its own folder and is skipped where it is done, so a worker that is lost costs
-the arm it was at: the study itself, which comes afterwards, makes whatever is missing.
+Every arm writes only its own folder, and finished arms are skipped. A lost worker therefore costs
+one arm at most: the study runs afterwards and makes the missing arms.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from interp.errors import InputError, expected
 
 RETRIES = 3
 
-#: Makes one arm in a process of its own: of a plan, a run's folder, the arm's name, threads to use.
+#: Makes one arm in a separate process, from a plan, a run's folder, the arm's name and threads.
 MakeOne = Callable[[StudyPlan, Path, str, int], str]
-#: Makes the arms of these names in a run's folder, so many at a time.
+#: Makes the named arms in a run's folder, with a limit on how many run at a time.
 Engine = Callable[[StudyPlan, Path, Sequence[str], int, Progress, MakeOne], None]
 
 
@@ -36,13 +36,12 @@ def make_arms_in_workers(
     names: Sequence[str] | None = None,
     make_one: MakeOne | None = None,
 ) -> None:
-    """Make arms of the plan side by side; the base must be scored already.
+    """Make arms of the plan in parallel; the base must be scored already.
 
-    Without ``names`` these are the plain and contained ones. Control arms are left to the study:
-    they run for as many steps as the others took.
+    Without ``names`` it makes the plain and contained arms. The study makes the control arms later,
+    because they run for as many steps as the others took.
 
-    ``make_one`` is what a worker runs (its module is imported there); by default
-    :func:`make_planned`.
+    A worker imports the module of ``make_one`` and runs it (default: :func:`make_planned`).
 
     Raises:
         InputError: the engine's package is not installed.
@@ -57,14 +56,14 @@ def require_engine(name: str) -> None:
     """Check an engine's name.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: the engine does not exist.
     """
     if name not in ENGINES:
         raise InputError(f"unknown engine {name}{expected(name, ENGINES)}")
 
 
 def make_planned(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
-    """One arm, in a process of its own."""
+    """Make one arm in a separate process."""
     import torch
 
     from analyses.study.baseline import establish
@@ -101,7 +100,7 @@ def _local(
                 job.result()
                 advance(1)
         except BrokenProcessPool:
-            progress.say("a worker was lost; what it was at is made again")
+            progress.say("a worker was lost; its arm is made again")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -115,7 +114,7 @@ def _ray(
     progress: Progress,
     make_one: MakeOne,
 ) -> None:
-    """A task for each arm. The run's folder must be one that every node can write."""
+    """Run one task for each arm. Every node must be able to write the run's folder."""
     try:
         import ray
     except ImportError as error:
@@ -142,7 +141,7 @@ def _ray(
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from error
                 except ray.exceptions.RayError:
-                    progress.say(f"{name}: its worker was lost {RETRIES + 1} times; made here")
+                    progress.say(f"{name}: lost {RETRIES + 1} workers; it is made here instead")
                 advance(1)
 
 
