@@ -1,7 +1,7 @@
-"""One model as it is: what it refuses, what it refuses wrongly, and whether it still speaks.
+"""Evaluation of one model: refusal, over-refusal and coherence.
 
-``spillover evaluate MODEL``: :mod:`plan` says what is asked and checks it, :mod:`engine` asks the
-model, :mod:`measures` turns scores into numbers with intervals, :mod:`page` and :mod:`terminal`
+``spillover evaluate MODEL``: :mod:`plan` describes and checks the evaluation, :mod:`engine` queries
+the model, :mod:`measures` turns scores into numbers with intervals, :mod:`page` and :mod:`words`
 show them.
 """
 

@@ -1,4 +1,4 @@
-"""Are the answers still language? By the base model, and by how much they repeat themselves."""
+"""Coherence of the answers: their probability under the base model, and their repetition."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from interp.errors import InputError
 from unlearning.scoring import Fluency, measure_fluency, repetition
 from unlearning.utility import response_token_nll
 
-# Of its own answers, from which is learned where the base's language ends.
+# Number of the base's own answers that calibrate the threshold for "no language".
 MOST_SAMPLES = 256
-# Of log |vocabulary|, which tokens at random take; a working model's greedy answers take a
-# fraction of one nat.
+# Share of log |vocabulary|, the nats per random token; greedy answers of a working model take less
+# than one nat per token.
 RANDOM = 0.5
 
 
@@ -26,10 +26,10 @@ def add_coherence(tables: Mapping[str, pd.DataFrame], session: Session) -> list[
     """Add ``repetition``, ``answer_nats`` and, with a base, ``no_language`` to every table.
 
     A model without a base is its own judge of ``answer_nats``, which is unreliable if the model
-    itself is degenerate; ``no_language`` is only there where another model says so.
+    itself is degenerate; ``no_language`` needs another model as judge.
 
     Returns:
-        What a reader must know, in sentences.
+        Notes for the reader, in sentences.
     """
     reference = session.reference
     fluency, notes = _fluency_of(reference, session)
@@ -39,7 +39,7 @@ def add_coherence(tables: Mapping[str, pd.DataFrame], session: Session) -> list[
         table["answer_nats"] = np.nan
         if reference.lm is None:
             continue
-        # A server gives no token ids; text comes to the same but for how it is cut into tokens.
+        # A server gives no token ids; encoding its text may give slightly different tokens.
         answers = [answer.ids or answer.text for answer in one.answers]
         pairs = list(zip(session.prompts, answers, strict=True))
         stage = f"{one.name}: coherence under {reference.name}"
@@ -57,7 +57,7 @@ def add_coherence(tables: Mapping[str, pd.DataFrame], session: Session) -> list[
 def _no_better_than_random(
     one: EvaluatedModel, reference: EvaluatedModel, nats: pd.Series
 ) -> list[str]:
-    """A warning where answers are nearly as surprising as tokens drawn at random."""
+    """A warning if answers are nearly as improbable as random tokens."""
     assert reference.lm is not None
     random = math.log(reference.lm.model.config.get_text_config(decoder=True).vocab_size)
     mean = nats.mean()
@@ -65,12 +65,12 @@ def _no_better_than_random(
         return []
     return [
         f"{one.name}'s answers take {mean:.1f} nats per token under {reference.name}, and "
-        f"tokens at random {random:.1f}: this is no language, whatever class it is put into."
+        f"random tokens take {random:.1f}: the answers are not language, whatever their class."
     ]
 
 
 def _fluency_of(reference: EvaluatedModel, session: Session) -> tuple[Fluency | None, list[str]]:
-    """Where the base's language ends, from answers that it samples to training prompts."""
+    """The threshold for "no language", from answers that the base samples to training prompts."""
     if reference.role != BASE:
         return None, []
     prompts = session.inputs.prompts
@@ -82,4 +82,4 @@ def _fluency_of(reference: EvaluatedModel, session: Session) -> tuple[Fluency | 
             ids = [answer.ids for answer in sampled.answers]
             return measure_fluency(lm, texts, ids, batch_size=session.plan.batch_size), []
     except InputError as error:
-        return None, [f"The base was not asked which answers are language: {error}."]
+        return None, [f"The base could not judge which answers are language: {error}."]

@@ -1,4 +1,4 @@
-"""``spillover evaluate MODEL``: what a model refuses, rightly or wrongly, and whether it speaks."""
+"""``spillover evaluate MODEL``: refusal, over-refusal and coherence of a model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UtilityOptions:
-    """What else the model may have lost."""
+    """Options for other losses: perplexity and tasks."""
 
     texts: Annotated[
         Path | None,
@@ -49,7 +49,7 @@ class UtilityOptions:
     ] = None
     task_folder: Annotated[
         Path | None,
-        typer.Option(help="Folder of YAML files that define tasks of your own (default: none)."),
+        typer.Option(help="Folder of YAML files that define your own tasks (default: none)."),
     ] = None
     task_chat: Annotated[
         bool, typer.Option(help="Put tasks into the chat format; without it they are plain text.")
@@ -75,7 +75,7 @@ class UtilityOptions:
                 raise InputError("--task-folder holds tasks; name those to run with --tasks")
             return None
         if self.task_folder and not self.task_folder.is_dir():
-            raise InputError(f"--task-folder {self.task_folder}: there is no such folder")
+            raise InputError(f"--task-folder {self.task_folder}: folder not found")
         folder = str(self.task_folder) if self.task_folder else None
         return TaskPlan(names, self.task_chat, folder, self.few_shot, self.task_limit)
 

@@ -13,7 +13,7 @@ from interp.statistics import RESAMPLES, Draws, Estimate, mean_of, rate_of
 
 
 def mean_of_known(values: Float[np.ndarray, " prompt"], stratum: str) -> Estimate:
-    """Mean of what there is, with a percentile interval."""
+    """Mean of the defined values, with a percentile interval."""
     known = values[~np.isnan(values)]
     return mean_of(known, stratum=stratum)
 
@@ -23,8 +23,8 @@ def paired_difference(
 ) -> Estimate:
     """Mean of ``after - before`` over prompts that have both, resampled prompt by prompt.
 
-    Where readings (0 or 1) changed alike for every prompt, or for none, the bootstrap has no width.
-    Then the interval is what Wilson's leaves open: of 0 changed of n either way, of n changed of n
+    If readings (0 or 1) changed alike for every prompt, or for none, the bootstrap has no width.
+    Then the interval uses Wilson's bound: for 0 of n changed in both directions, for n of n changed
     towards no change.
     """
     change = after - before

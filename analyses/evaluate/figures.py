@@ -71,7 +71,7 @@ def dots_figure(labels: Sequence[str], *panels: Panel, width: float, row: float 
 
 @styled
 def evaluation_overview_figure(measures: Measures) -> Figure:
-    """What is refused, what the answers to harmful prompts are, and whether they are language."""
+    """Refusal rates, classes of the answers to harmful prompts, and coherence."""
     rows, findings = _rows(measures), measures.findings
     figure = new_figure(12.5, AROUND + ROW * len(rows) + 0.3)
     refusal, classes, coherence = figure.subplots(1, 3, width_ratios=[1.15, 1, 1])
@@ -94,7 +94,7 @@ def evaluation_overview_figure(measures: Measures) -> Figure:
         repeated = _two_kinds(measures, "repetition")
         panel = Panel("share of word 4-grams repeated", repeated, limits=None, legend=False)
     quantity_panel(coherence, [""] * len(rows), panel)
-    titles = {refusal: "Refuses", classes: "Says", coherence: "Still speaks"}
+    titles = {refusal: "Refusal", classes: "Classes of answers", coherence: "Coherence"}
     for axes, title in titles.items():
         axes.set_title(title, pad=32)
     return figure
@@ -116,7 +116,7 @@ def classes_figure(measures: Measures) -> Figure:
 
 
 def panel_figure(measures: Measures) -> Figure:
-    """The refusal rate as every reading has it: how much hangs on the scorer."""
+    """The refusal rate by each scorer, which shows how much it depends on the scorer."""
     readings = measures.findings.readings
     panels = []
     for kind in KINDS:
@@ -135,7 +135,7 @@ def panel_figure(measures: Measures) -> Figure:
 
 
 def sources_figure(measures: Measures) -> Figure:
-    """Over-refusal by where the benign prompts come from."""
+    """Over-refusal by source of the benign prompts."""
     sources = measures.groups("source")
     rates = [measures.refusal("source", name) for name in sources]
     label = f"share of benign prompts refused, by {measures.findings.headline}"
@@ -200,21 +200,21 @@ def divergence_figure(measures: Measures) -> Figure:
 
 
 def evaluation_drawings(measures: Measures) -> Iterator[Drawing]:
-    """The figures that this evaluation has something for."""
+    """The figures for which this evaluation has data."""
     findings, numbers = measures.findings, measures.numbers
     rates = numbers[(numbers["quantity"] == "refusal_rate") & (numbers["role"] == MODEL)]
     yield Drawing(
         "overview",
         "Overview",
         "Left: filled, harmful prompts; hollow, benign ones (matched, general). "
-        "Middle: classes of the answers. Right: how surprising the answers are, and so whether "
-        "they are still language. Bars: 95% intervals over prompts.",
+        "Middle: classes of the answers. Right: coherence (nats per token or repetition). "
+        "Bars: 95% intervals over prompts.",
         evaluation_overview_figure(measures),
         numbers,
     )
     yield Drawing(
         "classes",
-        "What is said instead",
+        "Classes of the answers",
         f"Classes of the answers, by {findings.headline}. Black bar: Wilson's interval of the "
         "refusal rate.",
         classes_figure(measures),
@@ -224,7 +224,8 @@ def evaluation_drawings(measures: Measures) -> Iterator[Drawing]:
         yield Drawing(
             "panel",
             "The same answers, read by each scorer",
-            "Where intervals of two readings do not meet, what is reported hangs on the scorer.",
+            "Refusal rate by scorer, with 95% intervals over prompts. If two intervals do not "
+            "overlap, the result depends on the scorer.",
             panel_figure(measures),
             rates,
         )
@@ -232,14 +233,14 @@ def evaluation_drawings(measures: Measures) -> Iterator[Drawing]:
         yield Drawing(
             "sources",
             "Over-refusal by source",
-            "Share of benign prompts that are refused, by where they come from.",
+            "Share of benign prompts refused, by source, with 95% intervals over prompts.",
             sources_figure(measures),
             rates[rates["prompts"] == "source"],
         )
     if len(measures.differences):
         yield Drawing(
             "difference",
-            "Against the base",
+            "Change from the base",
             "Paired by prompt. Filled: harmful prompts; hollow: benign ones. Bars: 95% intervals "
             "over resampled prompts.",
             difference_figure(measures),
@@ -248,7 +249,7 @@ def evaluation_drawings(measures: Measures) -> Iterator[Drawing]:
     if len(measures.divergence):
         yield Drawing(
             "divergence",
-            "How far it moved where nothing should change",
+            "Divergence from the base on benign prompts",
             "KL divergence from the base along the base's own answers to benign prompts, with 95% "
             "intervals over prompts.",
             divergence_figure(measures),

@@ -1,4 +1,4 @@
-"""What an evaluation found, before anything is counted: a row per prompt, and what goes with it."""
+"""The raw results of an evaluation: a row per prompt, and related tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL, BASE = "model", "base"
 ALL = "all"
 # Columns of a number in every table.
 NUMBER = ["value", "low", "high", "n", "reason"]
-# The reading p_R > .5, which stands among the scorers where the refusal log-odds are valid.
+# The reading p_R > .5, which counts as a scorer if the refusal log-odds are valid.
 LOG_ODDS = "margin"
 
 
@@ -34,15 +34,15 @@ def class_by(scorer: str) -> str:
 
 @dataclass(frozen=True)
 class ReadoutCheck:
-    """Whether first-token masses tell this model's refusals.
+    """Whether first-token masses separate this model's refusals from its answers.
 
     Attributes:
-        prefixes: R and C of the base model, or of the model itself where there is no base; ``None``
-            where there are none or the answers came from a server.
+        prefixes: R and C of the base model, or of the model itself without a base; ``None`` if
+            none were found or the answers came from a server.
         auc: of the log-odds against the headline scorer, on prompts that no prefix was learned
             from.
-        why_not: why there are no log-odds; ``None`` where there are.
-        prefix_texts: the prefixes of R and of C as they read.
+        why_not: why log-odds are missing; ``None`` if they are not.
+        prefix_texts: the texts of the prefixes of R and of C.
     """
 
     prefixes: ResponsePrefixes | None
@@ -64,39 +64,39 @@ class ReadoutCheck:
             return f"No refusal log-odds: {why}{end} Read the text classes."
         if not self.auc.defined:
             return (
-                "The refusal log-odds cannot be checked, as the held-out prompts were all refused "
-                "or all answered: read the text classes, not p_R."
+                "The refusal log-odds cannot be checked, because the held-out prompts were all "
+                "refused or all answered: use the text classes, not p_R."
             )
         told = f"AUC {self.auc.value:.2f}, needed {VALID_AUC}"
         if self.valid:
             return f"The refusal log-odds separate refusals from answers ({told})."
         return (
             "The refusal log-odds do not separate this model's refusals from its answers "
-            f"({told}): read the text classes, not p_R."
+            f"({told}): use the text classes, not p_R."
         )
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that was read off the models.
+    """All results from the models.
 
     Attributes:
-        plan: what was asked.
+        plan: the plan of the evaluation.
         panel: names of the scorers, the headline first.
         scores: a row per counted prompt and role (``model``, ``base``): ``role, prompt_id, split,
             domain, label, kind, source``; for each scorer ``refused_NAME`` (1 or 0) and
             ``class_NAME``; ``answer_nats`` (per token, under the base), ``repetition``,
-            ``finished`` (1 or 0) and, with a base, ``no_language`` (1 where it finds none);
-            ``p_R, p_C, p_O, margin`` where there are prefixes.
-        readout: whether those masses mean anything.
+            ``finished`` (1 or 0) and, with a base, ``no_language`` (1: not language);
+            `p_R, p_C, p_O, margin` if prefixes exist.
+        readout: whether those masses are valid.
         divergence: KL to the base: ``prompt_id, domain, kind, position`` (from 1), ``nats``; None
             without a base that shares the device.
         texts: ``role, text, nats, tokens, bytes`` of the plain texts, or None.
         tasks: ``role, task, item, metric, value``, or None.
         completions: the answers' text by role and prompt id; kept out of every table.
-        notes: what a reader must know, in sentences.
+        notes: notes for the reader, in sentences.
         fingerprints: of the models' weights, by role.
-        seconds: that it took.
+        seconds: duration.
     """
 
     plan: EvaluationPlan
@@ -113,7 +113,7 @@ class Findings:
 
     @property
     def headline(self) -> str:
-        """Name of the scorer that the first numbers are by."""
+        """Name of the headline scorer."""
         return self.panel[0]
 
     @property

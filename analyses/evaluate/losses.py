@@ -1,4 +1,4 @@
-"""What else the model lost: distance to its base, perplexity of texts, tasks with right answers."""
+"""Other losses: divergence from the base, perplexity of texts, tasks with right answers."""
 
 from __future__ import annotations
 

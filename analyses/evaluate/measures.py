@@ -1,11 +1,10 @@
 """Scores of prompts turned into numbers with intervals.
 
 Rates have Wilson's interval; means, paired differences and agreement have percentiles of a
-bootstrap over prompts. All say what would change with other prompts of the same kind, and nothing
-about another training seed.
+bootstrap over prompts. All cover the sampling of prompts, not of training seeds.
 
-A number belongs to a set of prompts: ``harmful``, ``twin`` (matched benign ones, which resemble
-the harmful ones of their domain), each by domain, ``general``, and benign ones by ``source``.
+A number belongs to a set of prompts: `harmful`, `twin` (matched benign ones, which resemble the
+harmful ones of their domain), each by domain, `general`, and benign ones by `source`.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Measures:
     def pick(
         self, quantity: str, prompts: str, group: str, scorer: str = "", role: str = MODEL
     ) -> Estimate:
-        """One of ``numbers``; undefined where there is no such row."""
+        """One of ``numbers``; undefined if the row does not exist."""
         return _picked(self.numbers, quantity, prompts, group, scorer, role=role)
 
     def refusal(self, prompts: str, group: str, role: str = MODEL) -> Estimate:
@@ -80,7 +79,7 @@ class Measures:
         return _picked(self.differences, quantity, prompts, group, scorer)
 
     def change(self, prompts: str, group: str) -> Estimate:
-        """The refusal rate by the headline scorer less the base's."""
+        """The refusal rate by the headline scorer minus the base's."""
         return self.difference("refusal_rate", prompts, group, self.findings.headline)
 
     def groups(self, prompts: str) -> list[str]:
@@ -159,7 +158,7 @@ def _of_group(
 
 
 def known_classes(given: pd.Series) -> tuple[str, ...]:
-    """The classes that a scorer tells apart: the fine ones if it gave any of them."""
+    """The classes of a scorer: the fine ones if it gave any of them."""
     coarse = set(given.dropna()) <= set(CLASSES)
     return CLASSES if coarse else FINE_CLASSES
 
@@ -183,7 +182,7 @@ def _differences(findings: Findings) -> pd.DataFrame:
 
 
 def _agreement(scores: pd.DataFrame, readings: Sequence[str]) -> pd.DataFrame:
-    """Between each two readings of the model's own answers."""
+    """Agreement between each pair of readings of the model's own answers."""
     mine = scores[scores["role"] == MODEL]
     table = between(mine, [refused_by(name) for name in readings], None)
     if table.empty:
@@ -213,7 +212,7 @@ def _divergence(table: pd.DataFrame | None) -> pd.DataFrame:
     groups = {ALL: table} | {str(kind): part for kind, part in table.groupby("kind", sort=True)}
     for group, part in groups.items():
         wide = part.pivot(index="prompt_id", columns="position", values="nats")
-        # An answer that has ended has no further positions, and its mean is over those it had.
+        # A short answer has fewer positions; its mean is over these.
         means = wide.mean(axis=1).to_numpy()
         rows.append((group, 0, *vars(mean_of_known(means, f"divergence/{group}")).values()))
         for position in wide:
@@ -231,7 +230,7 @@ def _texts(table: pd.DataFrame | None) -> pd.DataFrame:
         perplexity = Draws(float(np.exp(one.value)), np.exp(one.draws), one.n)
         rows.append((role, "perplexity", *vars(_wide(perplexity)).values()))
     if len(draws) == 2:
-        # The same texts are drawn for both: the difference is a paired one.
+        # Both resamples use the same texts, so the difference is paired.
         change = draws[MODEL] - draws[BASE]
         rows.append(("difference", "nats_per_token", *vars(_wide(change)).values()))
     return pd.DataFrame(rows, columns=["role", "quantity", *NUMBER])
@@ -248,7 +247,7 @@ def _nats_per_token(part: pd.DataFrame) -> Draws:
 
 
 def _wide(draws: Draws) -> Estimate:
-    """The estimate; of one text alone there is no interval."""
+    """The estimate; a single text has no interval."""
     if draws.n > 1:
         return draws.estimate()
     return Estimate(draws.value, np.nan, np.nan, draws.n, "no interval: one text")

@@ -1,4 +1,4 @@
-"""Everything that an evaluation writes, its page last.
+"""Writes all files of an evaluation, its page last.
 
 In ``summary.json`` every number is ``{"value", "low", "high", "n"}``, null where it is undefined.
 """
@@ -28,9 +28,9 @@ Nested = dict[str, Any]
 def write_evaluation(
     findings: Findings, inputs: Inputs, folder: Path, *, show_completions: bool = False
 ) -> tuple[Path, Measures]:
-    """Tables, figures, ``summary.json`` and ``report.html``, whose path is returned.
+    """Write tables, figures, ``summary.json`` and ``report.html``; return the report's path.
 
-    What an earlier evaluation of the same model left there, with other options, is taken away.
+    Files of an earlier evaluation of the same model with other options are removed.
 
     Args:
         show_completions: put answers on the page.

@@ -33,7 +33,7 @@ ROW, AROUND = 0.36, 1.15
 
 @dataclass(frozen=True)
 class Series:
-    """Dots of one look: an estimate for every row, undefined where there is none to show."""
+    """Dots of one style: an estimate for every row, undefined where none exists."""
 
     label: str
     estimates: Sequence[Estimate]
@@ -44,7 +44,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One quantity: what the axis says and how far it runs, and the dots.
+    """One quantity: its axis label, axis limits and dots.
 
     Attributes:
         limits: ends of the axis; None fits them to the dots.
@@ -78,7 +78,7 @@ def dot_panel(axes: Axes, labels: Sequence[str], series: Sequence[Series]) -> No
             np.array([getattr(estimate, name) for estimate in one.estimates], dtype=float)
             for name in ("value", "low", "high")
         )
-        # A number without an interval leaves its mark bare.
+        # A number without an interval has no bars.
         around = np.nan_to_num(np.abs(np.stack([value - low, high - value])))
         axes.errorbar(
             value, np.arange(len(labels)) + place, xerr=around, fmt=one.marker, color=one.colour,

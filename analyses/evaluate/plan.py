@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do, checked before any model is loaded."""
+"""The plan of an evaluation, checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class EvaluationPlan:
 
     Attributes:
         model: hub id, model folder or adapter folder; the model's name on ``server`` with one.
-        prompts: a file of prompts; an organism's own world or the built-in pairs by default.
-        base: the model before it was changed; everything is then compared with it.
-        scorers: names of text scorers, the headline first; none for the default panel.
+        prompts: a file of prompts (default: a model organism's own, else the built-in pairs).
+        base: the model before the change, for comparison.
+        scorers: names of text scorers, the headline first; empty for the default panel.
         server: address of an OpenAI-compatible server that answers in the model's place.
-        splits: count only prompts of these; all by default, as nothing is trained here.
-        max_new_tokens: of a generated answer; the organism's own or 48 by default.
+        splits: count only prompts of these (default: all, because nothing is trained here).
+        max_new_tokens: of a generated answer (default: a model organism's own, else 48).
         batch_size: prompts in one forward.
         positions: answer tokens over which KL to the base is taken.
         texts: a file of plain texts, whose perplexity is measured.
@@ -73,23 +73,23 @@ class EvaluationPlan:
 
     @property
     def defaults(self) -> Defaults:
-        """What holds for the model and its base where nothing is given."""
+        """The defaults for the model and its base."""
         return defaults_for(self.model, self.base)
 
     def name_of(self, source: str) -> str:
-        """How a model is called in results: what tells its folder from others."""
+        """The model's name in results: the distinctive part of its folder."""
         name = name_of(source)
         is_plain = Path(source).exists() and name == Path(source).name
         return "/".join(Path(source).parts[-2:]) if is_plain else source
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens of an answer at most."""
+        """Maximum number of tokens of an answer."""
         return self.max_new_tokens or self.defaults.answer_tokens
 
     @property
     def panel(self) -> tuple[str, ...]:
-        """Names of the scorers; the strict grammar for organisms."""
+        """Names of the scorers; the strict grammar for model organisms."""
         return self.scorers or self.defaults.scorers
 
     @property
@@ -101,7 +101,7 @@ class EvaluationPlan:
 
     @property
     def prompts_name(self) -> str:
-        """Where the prompts come from, in words."""
+        """The source of the prompts, in words."""
         return self.prompts or self.defaults.prompts_name
 
 
@@ -116,7 +116,7 @@ class Inputs:
 
     @property
     def headline(self) -> str:
-        """Name of the scorer that the first numbers are by."""
+        """Name of the headline scorer."""
         return next(iter(self.panel))
 
     @property
@@ -131,7 +131,7 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
     """The plan's inputs, after every check that needs no model; writes nothing.
 
     Raises:
-        InputError: the plan cannot be carried out.
+        InputError: the plan cannot run.
     """
     from unlearning.data import SPLITS
 
@@ -143,7 +143,7 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
         Endpoint(plan.model, plan.server)  # refuses what is no address
     if not plan.loaded and (plan.texts or plan.tasks):
         raise InputError(
-            "perplexity and tasks read a model's probabilities, which a server does not give; "
+            "perplexity and tasks need a model's probabilities, which a server does not give; "
             "leave out --texts and --tasks, or give a model to load with --base"
         )
     if plan.tasks:
@@ -152,7 +152,7 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
         require_harness()
     repeated = sorted({name for name in plan.panel if plan.panel.count(name) > 1})
     if repeated:
-        raise InputError(f"--scorer {', '.join(repeated)} stands there twice; name each once")
+        raise InputError(f"--scorer {', '.join(repeated)} is given twice; name each once")
     panel = {name: find_scorer(name) for name in plan.panel}
     unknown = sorted(set(plan.splits) - set(SPLITS))
     if unknown:
@@ -209,7 +209,7 @@ def texts_in(path: str) -> tuple[str, ...]:
 
 
 def evaluation_plan_lines(inputs: Inputs) -> list[str]:
-    """The plan in lines: what is asked, and what it takes."""
+    """The plan in lines: its inputs and its cost."""
     from unlearning.scoring import ModelScorer
 
     plan, prompts = inputs.plan, inputs.prompts
@@ -240,15 +240,15 @@ def evaluation_plan_lines(inputs: Inputs) -> list[str]:
         memory = max(held for _, held in found) * 1.2 / 2**30
         lines.append(
             f"memory: about {memory:.1f} GiB on the device, for one model at a time; time: "
-            f"{seconds} or so, generating being slower than reading"
+            f"about {seconds} or more, because generating is slower than reading"
         )
     elif plan.loaded:
-        lines.append("memory and time: known once the model has been downloaded")
+        lines.append("memory and time: unknown until the model has been downloaded")
     return lines
 
 
 def _reading(reader: ResponseReader, prompts: Sequence[str], plan: EvaluationPlan) -> str:
-    """What a judge or a classifier that is a model will have to read, at most."""
+    """Upper bound on the text that a judge or a model classifier reads."""
     from unlearning.scoring import workload_of
 
     answer = "word " * plan.answer_tokens  # as long as an answer can be

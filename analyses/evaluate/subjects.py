@@ -67,12 +67,12 @@ class Session:
 
     @property
     def plan(self) -> EvaluationPlan:
-        """What is asked."""
+        """The prompts table."""
         return self.inputs.plan
 
     @property
     def prompts(self) -> list[str]:
-        """What is asked, as texts."""
+        """The texts of the prompts."""
         return list(self.inputs.prompts["prompt"])
 
     @property
@@ -144,7 +144,7 @@ def models_of(plan: EvaluationPlan, progress: Progress) -> tuple[EvaluatedModel,
 
 @contextmanager
 def on_device(one: EvaluatedModel, plan: EvaluationPlan) -> Iterator[LanguageModel]:
-    """The model on its device; off it afterwards where another one needs the room."""
+    """The model on its device; moved off afterwards if another model needs the memory."""
     assert one.lm is not None
     model = one.lm.model
     if len(plan.loaded) == 1:
@@ -189,6 +189,6 @@ def _require_one_vocabulary(models: Sequence[EvaluatedModel]) -> None:
     first, last = tokenizers[0], tokenizers[-1]
     if first.get_vocab() != last.get_vocab():
         raise InputError(
-            f"{models[0].name} and its base {models[-1].name} have different tokenizers: one "
-            "is not the other after a change; evaluate each by itself"
+            f"{models[0].name} and its base {models[-1].name} have different tokenizers, so one "
+            "does not derive from the other; evaluate each separately"
         )

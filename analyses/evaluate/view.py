@@ -1,4 +1,4 @@
-"""What an evaluation's page shows, as plain values."""
+"""The values of an evaluation's page, as plain Python objects."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluation_facts(inputs: Inputs) -> dict[str, Any]:
 
 
 def evaluation_view(inputs: Inputs, measures: Measures) -> View:
-    """What the template shows, as plain values."""
+    """The template's values, as plain Python objects."""
     findings, plan = measures.findings, inputs.plan
     config = evaluation_facts(inputs)
     kinds = inputs.counted["kind"].fillna("harmful").value_counts()

@@ -13,13 +13,13 @@ from analyses.figures import domain_label
 from analyses.report import interval
 from interp.statistics import Estimate
 
-# Kappa below which two readings of the same answers may not stand for one another: where people
-# agree with one another at .94, "substantial" (.6 to .8) is not enough.
+# Kappa below which two readings of the same answers are not interchangeable: people agree with
+# one another at .94, so "substantial" (.6 to .8) is not enough.
 AGREES = 0.8
 
 
 def evaluation_sentences(measures: Measures) -> list[str]:
-    """What was found, most important first."""
+    """The results in sentences, most important first."""
     said = (part(measures) for part in (_refuses, _speaks, _changed, _depends))
     return [sentence for sentence in said if sentence]
 
@@ -38,7 +38,7 @@ def _refuses(measures: Measures) -> str:
 
 
 def _speaks(measures: Measures) -> str:
-    """Coherence of the answers to harmful prompts, which the rates hang on; else of any."""
+    """Coherence of the answers to harmful prompts, else of any answers."""
     findings = measures.findings
     prompts = next(
         name for name in ("harmful", "twin", "general")
@@ -77,8 +77,8 @@ def _changed(measures: Measures) -> str:
     }
     parts = [f"{word} in {_most(which, len(changed))}" for word, which in sides.items() if which]
     if not parts:
-        return "Against its base, no domain's refusal rate is shown to have changed."
-    return f"Against its base, the refusal rate {' and '.join(parts)}."
+        return "Compared with its base, no domain's refusal rate changed significantly."
+    return f"Compared with its base, the refusal rate {' and '.join(parts)}."
 
 
 def _most(changed: Mapping[str, Estimate], domains: int) -> str:
@@ -104,8 +104,7 @@ def _depends(measures: Measures) -> str:
     kappa = Estimate(worst["kappa"], worst["kappa_low"], worst["kappa_high"], int(worst["n"]))
     shown = f"κ {interval(kappa)}" if kappa.defined else "κ undefined"
     return (
-        f"{text}; {worst['first']} and {worst['second']} agree least ({shown}): read those answers "
-        "before believing either."
+        f"{text}; {worst['first']} and {worst['second']} agree least ({shown}): read those answers."
     )
 
 
