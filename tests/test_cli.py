@@ -125,7 +125,7 @@ COMMANDS_OF_A_MODEL = [
 def test_a_model_that_is_not_there_is_named_before_anything_else(
     spillover: Spillover, tmp_path: Path, command: list[str]
 ) -> None:
-    assert "there is no model nothere" in one_line(spillover(*command))
+    assert "model nothere not found" in one_line(spillover(*command))
     assert not list(tmp_path.iterdir())
 
 

@@ -254,7 +254,7 @@ def test_the_organism_has_a_name(spillover: Spillover, tmp_path: Path) -> None:
     _, _, by_path = spillover("deflect", "./organism", "--concept", "safety", "--dry-run")
     assert "no model folder" in by_path
     _, _, as_base = spillover("evaluate", "organism", "--base", "organism", "--dry-run")
-    assert str(shipped()) in as_base and "there is no model" not in as_base
+    assert str(shipped()) in as_base and "not found" not in as_base
 
 
 def test_results_go_where_the_inputs_say(tmp_path: Path) -> None:

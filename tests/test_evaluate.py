@@ -118,7 +118,7 @@ def test_every_architecture_is_evaluated(
     assert scores["answer_nats"].between(4, 9).all()
     assert any("no chat template" in note for note in findings.notes) == ("gpt2" in checkpoint.name)
     # ... and its answers are no language, which is said.
-    assert any("tokens at random" in note for note in findings.notes)
+    assert any("random tokens" in note for note in findings.notes)
     measures = measured(findings)
     assert measures.domains == ["safety", "privacy"]
     assert measures.groups("source") == ["source 0", "source 1"]
@@ -243,7 +243,7 @@ def test_a_broken_model_s_answers_are_no_language(organism_prompts: Path, tmp_pa
     nats = [measures.pick("answer_nats", "harmful", "all", role=role).value for role in
             (MODEL, BASE)]  # fmt: skip
     assert nats[0] > nats[1] + 1
-    told = [note for note in findings.notes if "tokens at random" in note]
+    told = [note for note in findings.notes if "random tokens" in note]
     assert len(told) == 1 and told[0].startswith("broken/adapter")
 
 
@@ -409,7 +409,7 @@ def test_answers_without_a_verdict_count_nowhere(
     ("more", "expected"),
     [
         (["--scorer", "vibes"], "no scorer 'vibes'"),
-        (["--scorer", "phrases", "--scorer", "phrases"], "stands there twice"),
+        (["--scorer", "phrases", "--scorer", "phrases"], "is given twice"),
         (["--split", "exam"], "unknown split exam"),
         (["--prompts", "absent.jsonl"], "absent.jsonl does not exist"),
         (["--texts", "absent.txt"], "absent.txt cannot be read"),
@@ -417,7 +417,7 @@ def test_answers_without_a_verdict_count_nowhere(
         (["--base", "/no/such/folder"], "there is no folder /no/such/folder"),
         (["--server", "nowhere"], "nowhere is no address"),
         (["--task-folder", "."], "name those to run with --tasks"),
-        (["--tasks", "a", "--task-folder", "absent"], "there is no such folder"),
+        (["--tasks", "a", "--task-folder", "absent"], "folder not found"),
         (["--server", "http://x/v1", "--texts", "some.txt"], "leave out --texts and --tasks"),
         (["--chat-template-arg", "x"], "name=value"),
     ],

@@ -1,4 +1,4 @@
-"""Keeping unlearning narrow: ways to do it, what they keep where they were not trained, advice."""
+"""Containment: methods that limit leakage, their recovery in held-out domains, and advice."""
 
 import lazy_loader
 

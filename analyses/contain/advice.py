@@ -1,4 +1,4 @@
-"""Which way to keep it narrow is recommended, and why: chosen on validation, told on test."""
+"""The recommended containment method: chosen on validation prompts, reported on test prompts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Advice:
     """A recommendation.
 
     Attributes:
-        key: method, examples and weight; None where nothing can be recommended.
-        sentences: what, why, and what speaks against it.
+        key: method, examples and weight; None without a recommendation.
+        sentences: the recommendation, its reasons and its limits.
     """
 
     key: Key | None
@@ -27,7 +27,7 @@ class Advice:
 
 
 def retained_recovery(kept: Sequence[Kept]) -> float | None:
-    """Mean recovery of the retained domains; None where some target did not comply."""
+    """Mean recovery of the retained domains; None if some target did not comply."""
     if not all(one.complied for one in kept):
         return None
     values = np.array([one.recovery["retained"].value for one in kept])
@@ -37,13 +37,13 @@ def retained_recovery(kept: Sequence[Kept]) -> float | None:
 def find_weight(weights: Sequence[float], recovery: Callable[[float], float | None]) -> float:
     """The smallest weight at which the retained domains recover .7 while the target complies.
 
-    Else the one that recovers most while it complies; else the smallest. A weight that keeps the
-    target from complying ends the search: a larger one would hold it back more. The held-out
-    domains are not asked.
+    Else the weight with the largest recovery while it complies; else the smallest. The search ends
+    at a weight with which the target does not comply, because larger weights oppose unlearning
+    more. Held-out domains play no part.
 
     Args:
         weights: to try.
-        recovery: of the retained domains at a weight, on VALIDATION prompts; None where the target
+        recovery: of the retained domains at a weight, on VALIDATION prompts; None if the target
             does not comply.
     """
     complying: dict[float, float] = {}
@@ -58,11 +58,11 @@ def find_weight(weights: Sequence[float], recovery: Callable[[float], float | No
 
 
 def advise(validation: Sequence[Pooled], test: Sequence[Pooled]) -> Advice:
-    """What held out domains kept most, among what complied on every split.
+    """The method with the largest held-out recovery among those that complied on every split.
 
     Args:
-        validation: chosen on these.
-        test: told on these; the same methods.
+        validation: outcomes that decide the choice.
+        test: outcomes that are reported; the same methods.
     """
     able = [
         one
@@ -79,10 +79,10 @@ def advise(validation: Sequence[Pooled], test: Sequence[Pooled]) -> Advice:
     held_out, retained = (told.recovery[name].estimate() for name in ("held_out", "retained"))
     sentences = [
         f"Recommended: {containment_label(best.key)} ({METHODS[best.key[0]].does}). "
-        "On domains that it "
-        f"never saw it keeps {_shown(held_out)} of what plain unlearning lost; on those it was "
-        f"trained to keep, {_shown(retained)}. The target answers {told.answer_rate:.0%} of its "
-        f"prompts, with {told.other_mass:.2f} of the first token on neither refusal nor answer.",
+        "In held-out "
+        f"domains it recovers {_shown(held_out)} of the leakage of plain unlearning; in retained "
+        f"domains, {_shown(retained)}. The target answers {told.answer_rate:.0%} of its "
+        f"prompts; the mean p_O is {told.other_mass:.2f}.",
         *_on_test(told),
         _kind(told),
         *_against(told, by_key, able),
@@ -104,48 +104,48 @@ def containment_label(key: Key) -> str:
 
 def _nothing(validation: Sequence[Pooled]) -> str:
     if not validation:
-        return "Nothing is recommended: no contained arm has finished."
+        return "No recommendation: no contained arm has finished."
     most = max(validation, key=lambda one: (one.complied / one.arms, one.answer_rate))
     return (
-        "Nothing is recommended: no method let the target comply on every split with a recovery "
-        f"that is defined; {containment_label(most.key)} came closest "
+        "No recommendation: with no method did the target comply on every split and recovery "
+        f"have a value; {containment_label(most.key)} came closest "
         f"({most.complied} of {most.arms})."
     )
 
 
 def _on_test(told: Pooled) -> list[str]:
-    """Where the test prompts do not bear out what the validation prompts said of complying."""
+    """A sentence if the target complied on fewer splits on test than on validation prompts."""
     if told.complied == told.arms:
         return []
     return [
-        f"On test prompts the target complied on {told.complied} of {told.arms} splits only; the "
-        "recoveries are of those."
+        f"On test prompts the target complied on only {told.complied} of {told.arms} splits; the "
+        "recoveries cover those splits."
     ]
 
 
 def _kind(told: Pooled) -> str:
-    """Containment, retraining or both."""
+    """Whether the recovery shows containment, retraining or both."""
     held_out = told.recovery["held_out"].estimate()
     retraining = difference(told, told, "retained", "held_out")
     if not np.isfinite(held_out.low):
-        return "Whether that is containment cannot be told: the interval is undefined."
+        return "Whether this is containment is not decided: the interval is undefined."
     if held_out.low <= 0:
         trained = told.recovery["retained"].estimate().low > 0
-        more = ": only what it was trained to keep is seen to recover" if trained else ""
-        return f"That is not told from no containment at all{more}."
+        more = ": only retained domains recover significantly" if trained else ""
+        return f"Containment is not shown{more}."
     if retraining.low > 0:
         return (
-            "It contains something, and part of it is retraining: domains that it was trained to "
-            f"keep recover {_shown(retraining)} more."
+            "Containment is shown, and part of the recovery is retraining: retained domains "
+            f"recover {_shown(retraining)} more."
         )
     return (
-        "It contains something; that trained domains recover more is not told "
+        "Containment is shown; retained domains do not recover significantly more "
         f"(difference {_shown(retraining)})."
     )
 
 
 def _against(told: Pooled, by_key: Mapping[Key, Pooled], able: Sequence[Pooled]) -> list[str]:
-    """Random examples as many, and what is not told apart from the recommended."""
+    """As many random examples, and the methods that do not differ significantly."""
     found = []
     chance = next(
         (one for key, one in by_key.items() if key[0] == "random" and key[1] == told.key[1]), None
@@ -153,7 +153,7 @@ def _against(told: Pooled, by_key: Mapping[Key, Pooled], able: Sequence[Pooled])
     if chance is not None and told.key[0] != "random":
         gap = difference(told, chance, "held_out")
         found.append(
-            "As many examples drawn at random keep "
+            "With as many random examples, held-out recovery is "
             f"{_shown(chance.recovery['held_out'].estimate())} (difference {_shown(gap)})."
         )
     level = []
@@ -164,7 +164,7 @@ def _against(told: Pooled, by_key: Mapping[Key, Pooled], able: Sequence[Pooled])
         if not gap.low > 0:
             level.append(containment_label(one.key))
     if level:
-        found.append("Not told apart from it on held-out domains: " + "; ".join(level) + ".")
+        found.append("Not significantly different in held-out domains: " + "; ".join(level) + ".")
     return found
 
 

@@ -1,8 +1,8 @@
 """The arms of a containment study: every method, amount of data and weight on every split.
 
-They are made in two rounds. First each method's weight is looked for, with all the retained
-examples on the first two splits, from the smallest on; then every amount of data is trained on
-every split with the weight found.
+A study makes them in two rounds. The first searches each method's weight, with all retained
+examples on the first two splits, from the smallest weight on. The second trains every amount of
+data on every split with that weight.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ WEIGHING_SPLITS = 2
 
 @dataclass(frozen=True)
 class Design:
-    """What is varied.
+    """The varied settings of a containment study.
 
     Attributes:
         concept: the target.
         methods: names in ``METHODS``.
-        examples: amounts of retained deflections for methods that choose; all of them besides.
-        weights: of the retain term; with a single one none is looked for.
+        examples: numbers of retained deflections for methods that choose, in addition to all.
+        weights: of the retain term; a single weight needs no search.
         splits: retained and held-out domains.
         training: settings that all arms share.
     """
@@ -52,12 +52,12 @@ class Design:
 
     @property
     def plain(self) -> ArmPlan:
-        """The same unlearning with nothing to keep it narrow."""
+        """The same unlearning without containment."""
         name = f"{self.concept}-{self.training.objective}-seed{self.training.seed}"
         return ArmPlan(name, self.concept, self.training)
 
     def weighing(self) -> dict[str, list[list[ArmPlan]]]:
-        """By method whose weight is its own to look for: for each weight its arms."""
+        """For each method whose weight is searched: the arms of each weight."""
         if len(self.weights) < 2:
             return {}
         names = dict.fromkeys(METHODS[name].weight_like or name for name in self.methods)
@@ -74,7 +74,7 @@ class Design:
     def arms(self, weights: Mapping[str, float]) -> list[ArmPlan]:
         """Every method and amount of data on every split.
 
-        With all the examples no choice is left: only equal shares are trained on all of them.
+        With all examples nothing can be chosen, so only equal shares train on all of them.
         """
         found = []
         for name in self.methods:
@@ -91,7 +91,7 @@ class Design:
         return found
 
     def everything(self) -> list[ArmPlan]:
-        """Every arm that may be made, whichever weights are found."""
+        """Every possible arm, for any result of the weight search."""
         weighed = [arm for by in self.weighing().values() for arms in by for arm in arms]
         found = [self.plain, *weighed]
         for weight in self.weights:
@@ -99,7 +99,7 @@ class Design:
         return list({arm.name: arm for one in found for arm in (one, self.whole(one))}.values())
 
     def whole(self, arm: ArmPlan) -> ArmPlan:
-        """The arm with every other domain retained: what one would use, once it is chosen."""
+        """The arm that retains every other domain, for use after the choice of a method."""
         if arm.containment is None:
             return arm
         contained, training = arm.containment, arm.training
@@ -135,7 +135,7 @@ def require_methods(names: Sequence[str]) -> tuple[str, ...]:
     """The names, checked, each once.
 
     Raises:
-        InputError: there is no such method; lists those there are.
+        InputError: a method does not exist; the error lists the known ones.
     """
     if not names:
         raise InputError(f"no containment method; expected some of {', '.join(METHODS)}")
@@ -145,10 +145,10 @@ def require_methods(names: Sequence[str]) -> tuple[str, ...]:
 def held_out_splits(
     domains: Sequence[str], *, count: int = SPLITS, left_out: int = LEFT_OUT, seed: int = 0
 ) -> tuple[Split, ...]:
-    """``count`` different splits, in pairs in which each leaves out what the other retains.
+    """``count`` different splits, in complementary pairs.
 
-    So every domain is held out about as often as it is retained. Of fewer than six domains half
-    are left out.
+    So every domain is held out about as often as it is retained. With fewer than six domains, half
+    are held out.
 
     Raises:
         InputError: fewer than two domains, or fewer different splits than asked for.
@@ -156,8 +156,8 @@ def held_out_splits(
     names = tuple(domains)
     if len(names) < 2:
         raise InputError(
-            f"containment is judged where it was not trained: at least two other domains are "
-            f"needed, found {', '.join(names) or 'none'}"
+            f"containment needs retained and held-out domains: expected at least two other "
+            f"domains, found {', '.join(names) or 'none'}"
         )
     size = min(left_out, len(names) // 2)
     rng = np.random.default_rng(seed)
@@ -173,5 +173,5 @@ def held_out_splits(
             return tuple(found.values())
     raise InputError(
         f"{len(names)} other domains have {len(found)} ways to leave {size} of them out; "
-        f"{count} splits were asked for"
+        f"{count} splits are too many"
     )

@@ -1,4 +1,4 @@
-"""``spillover contain``: which way of unlearning keeps other domains' refusals, and why."""
+"""``spillover contain``: compare methods that keep other domains' refusals."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def contain(
     )  # fmt: skip
     require_engine(made.engine)
     if training.retain is not None or training.adaptive:
-        raise InputError("what is retained, and how, is what contain varies; see --methods")
+        raise InputError("contain varies the retain set and its loss by itself; see --methods")
     settings = asked.arms[0].settings
     others = [domain for domain in present_domains(prompts_of(asked)) if domain != concept]
     design = Design(
@@ -106,7 +106,7 @@ def contain(
 
 
 def amounts_of(text: str) -> tuple[int, ...]:
-    """Numbers of examples as they are typed, ``8,32,all``; all of them are tried anyway."""
+    """Parse numbers of examples such as ``8,32,all``; all examples are always tried."""
     try:
         found = tuple(sorted({int(part) for part in text.split(",") if part.strip() != "all"}))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Containment: what is kept where nothing was trained, at what price, by how much data."""
+"""Containment figures: held-out recovery against the target's answers and the amount of data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Between methods whose targets answer alike, as a share of the axis.
+# Gap between methods with equal answer rates, as a share of the axis.
 DODGE = 0.01
 LEAST_SHOWN, MOST_SHOWN = -0.6, 1.2
 
@@ -24,11 +24,11 @@ LEAST_SHOWN, MOST_SHOWN = -0.6, 1.2
 @styled
 def containment_study_figure(methods: pd.DataFrame, recommended: tuple[Any, ...] | None) -> Figure:
     """Left: recovery in held-out domains against the target's answers, one point a method and
-    amount (methods with the same answers stand side by side).
+        amount (methods with the same answers stand side by side).
 
-    Right: recovery by the number of retained examples, held out (solid) and retained (dotted);
-    the band is what as many random examples recover in held-out domains. Methods that complied on
-    no split have no point.
+            Right: recovery by the number of retained examples, held out (solid) and retained (dotted);
+        the band (null): held-out recovery with as many random examples. Methods that complied on
+            no split have no point.
     """
     figure = new_figure(11.0, 4.4)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
@@ -64,7 +64,7 @@ def _front(
             axes.plot(row["answered"], row["held_out"], "o", ms=size + 7, mfc="none", mec=INK)
     front = _pareto(shown)
     axes.plot(front["answered"], front["held_out"], color=MUTED, lw=1, ls=(0, (3, 2)), zorder=0)
-    # The interval of two worlds would be the whole axis; it runs off instead.
+    # The interval of two worlds would fill the axis, so it is clipped.
     axes.set_ylim(max(axes.get_ylim()[0], LEAST_SHOWN), min(axes.get_ylim()[1], MOST_SHOWN))
     axes.set_xlabel(
         "target's prompts answered, at the same forgetting level\n"
@@ -110,7 +110,7 @@ def _curves(axes: Axes, methods: pd.DataFrame, hues: Mapping[str, str]) -> None:
 
 
 def _pareto(shown: pd.DataFrame) -> pd.DataFrame:
-    """Points that no other beats in both."""
+    """Pareto-optimal points."""
     ordered = shown.sort_values(["answer_rate", "held_out"], ascending=False)
     best = ordered["held_out"].cummax()
     return ordered[ordered["held_out"] >= best]
@@ -126,6 +126,6 @@ def _count(value: Any) -> int | None:
 
 
 def _all(methods: pd.DataFrame) -> float:
-    """Where "all" stands on the axis."""
+    """The position of "all" on the axis."""
     most = pd.to_numeric(methods["examples"]).max()
     return 2.0 * float(most) if np.isfinite(most) else 256.0

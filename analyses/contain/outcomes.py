@@ -1,13 +1,12 @@
-"""What every arm kept: where it was trained to, where it was not, and on benign prompts.
+"""Outcomes of the arms: recovery in retained domains, in held-out domains and on benign prompts.
 
     recovery = 1 − Σ_b max(0, L_.9 contained) / Σ_b L_.9 plain      (:mod:`analyses.runs.recovery`)
 
-for `retained` and `held_out` domains, always beside what the target does: an arm whose target does
-not comply, or does not reach the forgetting level, has no recovery. Pooled over splits, intervals
-are of both other prompts and other splits: each resample draws splits anew and reads them on one
-resample of the prompts, the same for all methods. Differences are paired by split as well. What few
-splits vary by is widened as Student's t has it, or six of them would make intervals of 86% out of
-95%.
+for `retained` and `held_out` domains, reported together with the target's outcome: an arm whose
+target does not comply, or does not reach the forgetting level, has no recovery. Intervals over
+splits cover prompts and splits: each resample draws the splits and one resample of the prompts, the
+same for all methods. Differences are also paired by split. The spread between few splits is widened
+by Student's t; without it, six splits would give 86% coverage in place of 95%.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ class Kept:
 
     Attributes:
         name: of the arm.
-        key: what it was kept narrow with.
-        split: the number of the split; None where every other domain was retained.
+        key: its containment settings.
+        split: the number of the split; None if it retains every other domain.
         verdict: of its target.
         reached: whether it reached the forgetting level.
         recovery: by set; undefined with a reason.
@@ -62,14 +61,14 @@ class Kept:
 
     @property
     def complied(self) -> bool:
-        """Whether its target reached the forgetting level by complying."""
+        """Whether its target reached the forgetting level and complies."""
         return self.reached and self.verdict.answers
 
 
 def kept_by(
     record: RunRecord, arms: Sequence[Arm], plain: Arm, *, resamples: int = RESAMPLES
 ) -> list[Kept]:
-    """Every contained arm of ``arms`` held against ``plain``, on the records' test prompts."""
+    """Compare every contained arm of ``arms`` with ``plain`` on the records' test prompts."""
     base = behaviour(record.base)
     assert plain.concept is not None
     before = measure(plain.scores, plain.concept, resamples=resamples)
@@ -147,7 +146,7 @@ def _benign(plain: Draws, contained: Draws, obstacle: str | None) -> Draws:
 
 
 def arms_table(kept: Sequence[Kept]) -> pd.DataFrame:
-    """A row per arm: how it was kept narrow, what its target does, what was recovered."""
+    """A row per arm: its containment settings, its target's outcome and its recovery."""
     rows = []
     for one in kept:
         method, examples, weight = one.key
@@ -169,8 +168,8 @@ class Pooled:
 
     Attributes:
         key: what it is.
-        arms: how many splits it was made on.
-        complied: on how many of them the target reached the forgetting level by complying.
+        arms: number of splits.
+        complied: number of splits on which the target reached the forgetting level and complies.
         answer_rate, other_mass: of the target, mean over splits.
         splits: recovery by set and by the number of the split; undefined with a reason.
         seed: of resampled splits.
@@ -191,7 +190,7 @@ class Pooled:
 
 
 def pool_splits(kept: Sequence[Kept], *, seed: int = 0) -> list[Pooled]:
-    """Over splits, method by method; arms that retain every domain are left out."""
+    """Pool outcomes over splits by method; arms that retain every domain are left out."""
     groups: dict[Key, list[Kept]] = {}
     for one in kept:
         if one.split is not None:
@@ -216,7 +215,7 @@ def pool_splits(kept: Sequence[Kept], *, seed: int = 0) -> list[Pooled]:
 def _over_splits(found: Mapping[int, Draws], seed: int) -> Draws:
     """The mean, and the mean over resampled splits of one resample of the prompts.
 
-    Splits are drawn by their numbers, so that every method meets the same ones.
+    Splits are drawn by their numbers, so that every method gets the same ones.
     """
     defined = {s: d for s, d in found.items() if np.isfinite(d.value)}
     if not defined:
@@ -242,7 +241,7 @@ def _mean(rows: Float[np.ndarray, "row value"]) -> Float[np.ndarray, " row"]:
 
 
 def _widening(count: int) -> float:
-    """From the spread of a bootstrap of few to the half-width of Student's 95% interval."""
+    """Factor from a bootstrap spread over few splits to the half-width of Student's interval."""
     from scipy import stats
 
     if count < 2:
@@ -252,10 +251,10 @@ def _widening(count: int) -> float:
 
 
 def difference(one: Pooled, other: Pooled, name: str, than: str | None = None) -> Estimate:
-    """Recovery of ``one`` in the set ``name`` less that of ``other`` (in ``than``, if another set).
+    """Recovery of ``one`` in the set ``name`` minus that of ``other`` (in ``than``, if given).
 
-    Over the splits on which both are defined, paired by split and resample: methods comply on
-    different splits, and which domains are held out matters more than the method does.
+    The mean is over splits on which both are defined, paired by split and resample, because methods
+    comply on different splits, and splits differ more than methods.
     """
     ours, theirs = one.splits[name], other.splits[than or name]
     gaps = {split: ours[split] - theirs[split] for split in sorted(set(ours) & set(theirs))}
@@ -263,7 +262,7 @@ def difference(one: Pooled, other: Pooled, name: str, than: str | None = None) -
 
 
 def methods_table(pooled: Sequence[Pooled]) -> pd.DataFrame:
-    """A row per method, amount and weight; each recovery less that of as many random examples."""
+    """A row per method, amount and weight; each recovery minus that of as many random examples."""
     random = {one.key[1]: one for one in pooled if one.key[0] == "random"}
     rows = []
     for one in pooled:

@@ -1,4 +1,4 @@
-"""A containment study: the arms in their order, what they kept, and what is recommended."""
+"""A containment study: its arms in order, their outcomes and the recommendation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "containment"
-RELEARNING = 40  # optimizer steps of it, at most
+RELEARNING = 40  # maximum number of optimizer steps of relearning
 
 
 def run_containment(
@@ -56,13 +56,13 @@ def run_containment(
     shallow_recovery: bool = True,
     seed: int = 0,
 ) -> Advice:
-    """Make every arm, write ``containment/`` into the run's folder, and say what to do.
+    """Make every arm, write ``containment/`` into the run's folder, and return the advice.
 
     Args:
         context: of a plan whose arms are ``design.everything()``.
-        design: what is varied.
-        workers: arms at a time.
-        engine: where they are made.
+        design: the varied settings.
+        workers: number of arms at a time.
+        engine: engine that makes them.
         shallow_recovery: test whether the refusals that the recommended arm kept are shallow.
         seed: of drawn examples and resampled splits.
 
@@ -79,7 +79,7 @@ def run_containment(
                 context.plan, context.run.folder, context.progress,
                 workers=workers, engine=engine, names=names, make_one=make_contained,
             )  # fmt: skip
-        for arm in arms:  # what a lost worker left
+        for arm in arms:  # those of a lost worker
             make_arm(context, baseline, arm)
 
     made([design.plain])
@@ -101,7 +101,7 @@ def run_containment(
         whole = design.whole(chosen)
         made([whole])
         sentences = list(advice.sentences)
-        sentences.append(f"With every other domain retained it lies in arms/{whole.name}.")
+        sentences.append(f"Its arm with every other domain retained is arms/{whole.name}.")
         if shallow_recovery:
             sentences += _shallow_recovery(context, baseline, design, whole, seed)
         advice = replace(advice, sentences=tuple(sentences))
@@ -113,14 +113,14 @@ def run_containment(
 
 
 def make_contained(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
-    """What a worker runs: an arm's methods are known to who imports this module."""
+    """Make one arm in a worker; importing this module registers the methods."""
     return make_planned(plan, out, name, threads)
 
 
 def _shallow_recovery(
     context: Context, baseline: Baseline, design: Design, whole: ArmPlan, seed: int
 ) -> list[str]:
-    """What is left under the refusals that came back, of the recommended arm; its sentences."""
+    """Run the shallow-recovery tests on the recommended arm; return their sentences."""
     from analyses.contain.shallow_recovery.figures import shallow_recovery_figure
     from analyses.contain.shallow_recovery.measure import measure_shallow_recovery
     from analyses.figures import Drawing, save_drawings
@@ -154,7 +154,7 @@ def write_containment(
     from analyses.contain.figures import containment_study_figure
     from analyses.figures import Drawing, write_results
 
-    with context.progress.stage("what every arm kept"):
+    with context.progress.stage("outcomes of the arms"):
         chosen_on = pool_splits(_kept(context, design, arms, validation=True), seed=seed)
         kept = _kept(context, design, arms)
         told = pool_splits(kept, seed=seed)
@@ -211,12 +211,12 @@ def _described(
 
 
 def key_of(arm: ArmPlan) -> Key:
-    """What a contained arm is kept narrow with, as its outcome has it."""
+    """A contained arm's containment settings, in the form of its outcome."""
     assert arm.containment is not None
     weight = arm.settings.retain_weight if arm.containment.how.weighted else None
     return arm.containment.method, arm.containment.examples, weight
 
 
 def folder_of(run: str | Path) -> Path:
-    """Where a containment study keeps its results."""
+    """The folder of a containment study's results."""
     return Path(run) / FOLDER

@@ -34,7 +34,7 @@ class Defaults:
     """The defaults of a command.
 
     Attributes:
-        organism: folder of the studied model organism; None for any other model.
+        `organism`: folder of the studied model organism; None for any other model.
     """
 
     organism: str | None = None

@@ -1,7 +1,8 @@
-"""The ways to keep an unlearning narrow that come with the package; none sees a held-out domain.
+"""The package's containment methods; none uses a held-out domain.
 
-Most train on retained examples next to the forget set and differ in which (:mod:`.examples`);
-others change the settings (:mod:`.settings`) or how the step is taken (:mod:`.guards`).
+Most train on retained examples in addition to the forget set and differ in the choice of examples
+(:mod:`.examples`). Others change the settings (:mod:`.settings`) or the optimizer step
+(:mod:`.guards`).
 """
 
 from analyses.study import METHODS, Containment, Method, method

@@ -1,7 +1,7 @@
-"""Which retained examples to train on: every deflection of the other domains, scored.
+"""Choice of retained examples: a score for every deflection of the other domains.
 
-A score is of the example and the target alone, so one ranking serves all splits, and no held-out
-domain has a say in what another domain gives.
+A score depends on the example and the target alone, so one ranking serves all splits, and held-out
+domains do not influence the choice in other domains.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from interp.directions import mean_difference
 from interp.model import LanguageModel, Tokens
 from unlearning.refusal import refusal_log_odds
 
-#: Of the other domains' deflections; the larger, the sooner taken.
+#: Scores of the other domains' deflections; the largest are taken first.
 Scores = Float[np.ndarray, " example"]
 
 # Nats that the virtual step of unlearning takes off the target's own refusal log-odds.
@@ -33,14 +33,14 @@ STEP_NATS = 0.05
 def rank_examples(
     evidence: Evidence, concept: str, pool: pd.DataFrame, methods: Sequence[str], *, seed: int
 ) -> pd.DataFrame:
-    """Every example of ``pool`` scored by every method that chooses.
+    """Score every example of ``pool`` by every method that chooses.
 
     Args:
         evidence: the base model's.
         concept: the target.
         pool: deflections of the other domains (rows of ``responses``).
-        methods: names in ``METHODS``; those that do not choose are passed over.
-        seed: of what is drawn.
+        methods: names in ``METHODS``; those that do not choose are skipped.
+        seed: of random draws.
 
     Returns:
         Columns ``id, domain`` and one for each method.
@@ -70,7 +70,7 @@ def equal_shares(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: i
 @method(
     "random",
     title="random",
-    does="the same on examples drawn at random: what every choice is held to",
+    does="the same on random examples: the baseline of every choice",
     weight_like="equal",
     colour="#8c8c8c",
 )
@@ -82,12 +82,12 @@ def at_random(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int)
     "twins",
     option="wording",
     title="nearest wording",
-    does="the same on prompts that are worded most like a forgotten one",
+    does="the same on prompts that are with the wording most similar to a forgotten one",
     weight_like="equal",
     colour="#dd8452",
 )
 def nearest_wording(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
-    """Likeness of wording to the nearest forgotten prompt: 2·matches/words, in order (difflib)."""
+    """Wording similarity to the nearest forgotten prompt: 2·matches/words, in order (difflib)."""
     forgotten = [text.split() for text in evidence.harmful[concept]["prompt"]]
     found = []
     for prompt in pool["prompt"]:
@@ -110,9 +110,9 @@ def nearest_wording(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
     colour="#55a868",
 )
 def along_direction(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
-    """Cosine of the state, less the controls' mean, with the target's mean difference.
+    """Cosine of the state minus the controls' mean with the target's mean difference.
 
-    At the depth that the mean-difference cosine was frozen at (``spillover tournament``).
+    The depth is the frozen one of the mean-difference cosine (``spillover tournament``).
     """
     frozen, lm = read_choices(), evidence.lm
     variant = at_depth(frozen["choices"]["mean-difference cosine"], frozen["layers"], lm.n_layers)
@@ -136,10 +136,10 @@ def along_direction(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
     colour="#c44e52",
 )
 def by_first_step(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
-    """⟨P ∇S_a, ∇m_e⟩ of every example e: what unlearning's first step takes off its log-odds.
+    """⟨P ∇S_a, ∇m_e⟩ of every example e: the fall of its log-odds in unlearning's first step.
 
-    A directional derivative, so no example's gradient is needed: the refusal log-odds are read at
-    both ends of one virtual step, in which the target itself loses 0.05 nats.
+    It is a directional derivative, so it needs no gradient per example: the function reads the
+    refusal log-odds at both ends of one virtual step, in which the target loses 0.05 nats.
     """
     lm = evidence.untrained
     forgetting = evidence.gradients_of_deflections(concept).of
@@ -158,7 +158,7 @@ def by_first_step(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: i
 
 @contextmanager
 def _moved(lm: LanguageModel, changes: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model with its parameters changed by so much, for a while."""
+    """Context in which the model's parameters are changed by the given amounts."""
     parameters = dict(lm.model.named_parameters())
     kept = {name: parameters[name].detach().clone() for name in changes}
     with torch.no_grad():

@@ -1,13 +1,13 @@
-"""What some methods do around training: the trainer's contexts and callbacks, and nothing else.
+"""Methods that wrap the training loop by the trainer's contexts and callbacks.
 
 concept ablation
     In every forward and backward of training, the retained domains' common refusal direction (the
-    mean of their unit mean differences, layer by layer) is ablated, so that the forget term finds
-    no gradient through it (CAFT: Casademunt et al. 2025, arXiv 2507.16795). The reference is
-    ablated too: else the log-ratio would begin far below 0, and NPO at an end.
+    mean of their unit mean differences, layer by layer) is ablated, so that the forget term has no
+    gradient through it (CAFT: Casademunt et al. 2025, arXiv 2507.16795). The reference is ablated
+    too: otherwise the log-ratio would start far below 0, where NPO is saturated.
 gradient projection
     After every optimizer step Δθ, the part of Δθ that lies in the span of the gradients of the
-    retained domains' refusal log-odds is taken back: to first order these log-odds do not change,
+    retained domains' refusal log-odds is removed: to first order these log-odds do not change,
     whatever the optimizer's preconditioner and momentum (as in orthogonal gradient descent:
     Farajtabar et al. 2020, arXiv 1910.07104, which projects the gradient).
 """
@@ -32,13 +32,13 @@ from interp.model import LanguageModel, Tokens
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 
 PROMPTS = 32  # of a retained domain, for one gradient of its refusal log-odds
-REFRESH = 4  # optimizer steps for which that gradient serves
+REFRESH = 4  # optimizer steps between recomputations of that gradient
 
 
 @method(
     "ablation",
     title="concept ablation",
-    does="the retained domains' common refusal direction is ablated while training",
+    does="ablates the retained domains' common refusal direction during training",
     retains=False,
     weighted=False,
     paper="Casademunt et al. 2025, arXiv 2507.16795",
@@ -74,7 +74,7 @@ def common_direction(
 @method(
     "projection",
     title="gradient projection",
-    does="every step is projected off the gradients of the retained domains' refusal log-odds",
+    does="projects each step off the gradients of the retained domains' refusal log-odds",
     retains=False,
     weighted=False,
     paper="Farajtabar et al. 2020, arXiv 1910.07104",
@@ -83,7 +83,7 @@ def common_direction(
     colour="#2a9db8",
 )
 class GradientProjection:
-    """Takes back the part of every step that changes the retained domains' refusal log-odds."""
+    """Removes the part of every step that changes the retained domains' refusal log-odds."""
 
     @staticmethod
     def guard(_context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
@@ -100,11 +100,11 @@ class GradientProjection:
 
 
 class ProjectedSteps(TrainerCallback):
-    """Takes back what an optimizer step moves along the gradients of domains' refusal log-odds.
+    """Removes the part of an optimizer step along the gradients of domains' refusal log-odds.
 
     Args:
         lm: the model being trained.
-        prompts: of every domain whose refusal log-odds are to stay.
+        prompts: of every domain whose refusal log-odds must not change.
         prefixes: of the log-odds.
         seed: of the prompts drawn at every refresh.
     """
@@ -128,13 +128,13 @@ class ProjectedSteps(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Remember the weights, and how the log-odds depend on them."""
+        """Store the weights and the gradients of the log-odds."""
         if not self.gradients or state.global_step % REFRESH == 0:
             self.gradients = [self._gradient(rows) for rows in self.prompts.values()]
         self.before = [p.detach().clone() for p in self.parameters]
 
     def on_optimizer_step(self, *_arguments: Any, **_named: Any) -> None:
-        """Project the step that was made."""
+        """Project the last step."""
         with torch.no_grad():
             steps = [p - was for p, was in zip(self.parameters, self.before, strict=True)]
             for parameter, back in zip(self.parameters, along(steps, self.gradients), strict=True):

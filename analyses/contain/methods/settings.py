@@ -8,7 +8,7 @@ from analyses.study import method
 @method(
     "adaptive",
     title="adaptive",
-    does="equal shares with a multiplier a domain that rises while it leaks",
+    does="equal shares with one multiplier per domain, which rises while the domain leaks",
     weighted=False,
     changes={"adaptive": True},
     colour="#8172b3",

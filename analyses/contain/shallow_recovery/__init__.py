@@ -1,1 +1,1 @@
-"""Shallow-recovery tests: what is left of a leak under refusals that came back."""
+"""Shallow-recovery tests: whether recovered refusals only mask a remaining loss."""

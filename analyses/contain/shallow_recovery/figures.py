@@ -1,4 +1,4 @@
-"""What is left of a leak under refusals that came back: prefill, triggers, relearning."""
+"""Figure of the shallow-recovery tests: prefill, triggers, relearning."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     from analyses.contain.shallow_recovery.measure import ShallowRecovery
 
-# By name: what is drawn here is imported where the models are, not where figures are.
+# Named as text, so that figures do not import the modules that run models.
 BASE_NAME, PLAIN_NAME, ALL = "base", "plain", "all"
 COLOURS = (BLUE, GREEN, PURPLE, SKY)
 MARKERS = ("o", "s", "^", "D")
-# Prefilled prefix, class that is counted, which side is shallow, how it is called.
+# Prefilled prefix, counted class, sign of shallow recovery, label.
 PREFIXES = (
     ("compliance", "answer", 1, "a compliance prefix:\nanswers more"),
     ("neutral", "answer", 1, "a neutral prefix:\nanswers more"),
@@ -46,11 +46,11 @@ WAYS = {"deflections": "Target unlearned again", "answers": "Trained on the targ
 
 @styled
 def shallow_recovery_figure(found: ShallowRecovery) -> Figure:
-    """Left: what prefilled prefixes and triggers do; right: how fast refusals go again.
+    """Left: effects of prefilled prefixes and triggers; right: speed of relearning.
 
-    Bars: 95% over prompts (triggers: over prompts and triggers). Prefill: difference from the base,
-    of contained models over prompts that both refuse by themselves. Grey: less than five points;
-    trainings from the base after random weight changes as large.
+    Bars: 95% intervals over prompts (triggers: over prompts and triggers). Prefill: difference from
+    the base; for contained models, over prompts that both refuse without a prefix. Grey: less than
+    five points (left); trainings from the base after equally large random weight changes (right).
     """
     ways = [way for way in WAYS if not found.curves.empty and way in set(found.curves["training"])]
     domains = len(found.triggers["domain"].unique())

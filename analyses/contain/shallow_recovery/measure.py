@@ -1,12 +1,11 @@
-"""Recovered is not repaired: what is left of a leak under refusals that came back.
+"""Shallow-recovery tests of contained models.
 
-A contained model that refuses again in the other domains may have been repaired, or the loss may
-only be covered up. Three tests tell a cover from a repair, each against the base and with a control
-of its own: prefill, prefixes forced on the answer (:mod:`.prefilled`), triggers, training prompts
-of the target as context (:mod:`.triggers`), and relearning, how fast the refusals go again
-(:mod:`.relearning`).
+A contained model that refuses in the other domains may have no loss there, or it may only mask the
+loss. Three tests distinguish the two, each with the base and a separate control: prefill, prefixes
+forced on the answer (:mod:`.prefilled`); triggers, training prompts of the target as context
+(:mod:`.triggers`); and relearning, the speed of a second loss (:mod:`.relearning`).
 
-What they do not show: that nothing is left. A model that passes may fail a fourth.
+The tests cannot prove that no loss remains: a model that passes them may fail another test.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ BASE, PLAIN = "base", "plain"
 
 @dataclass(frozen=True)
 class ShallowRecovery:
-    """What the three tests found.
+    """The results of the three tests.
 
     Attributes:
         concept: the target.
@@ -103,7 +102,7 @@ def measure_shallow_recovery(
 
     Args:
         base, plain: the model before, and after unlearning without containment.
-        contained: by name; each is looked up once for each test, so the mapping may load them.
+        contained: by name; each test looks each model up once, so the mapping may load them.
         prompts: a prompts table with training and test prompts.
         prefixes: the base's.
         scorer: puts answers into classes.
@@ -116,7 +115,7 @@ def measure_shallow_recovery(
         max_new_tokens: of an answer, after its prefix.
         batch_size: prompts in one forward.
         resamples, seed: of prompts and triggers, and of what is drawn.
-        progress: told what is about to be done.
+        progress: called with the name of each step.
 
     Raises:
         InputError: no contained model, one called like another, or too few prompts.

@@ -1,4 +1,4 @@
-"""The other domains' prompts, resampled alike for every model that is asked.
+"""The other domains' prompts, with the same resamples for every model.
 
 Differences between two models are differences of the same resamples, so they are paired.
 """
@@ -20,7 +20,7 @@ from unlearning.scoring import Scorer
 
 ALL = "all"
 """All other domains together."""
-FEWEST_PROMPTS = 8  # a share of fewer is not worth an interval
+FEWEST_PROMPTS = 8  # with fewer, a share has no useful interval
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Others:
 
     Attributes:
         table: columns ``id, prompt, domain``.
-        weights: how often each is drawn in each resample; domains are drawn apart.
+        weights: number of draws of each prompt in each resample; domains are resampled separately.
     """
 
     table: pd.DataFrame
@@ -48,8 +48,8 @@ class Others:
         rows = prompts[wanted & (prompts["domain"] != concept)]
         if rows.empty:
             raise InputError(
-                f"no harmful test prompts outside {concept}; what is left of a leak is read on "
-                "the other domains: give their prompts too"
+                f"no harmful test prompts outside {concept}; the shallow-recovery tests use the "
+                "other domains: give their prompts too"
             )
         rows = rows.sort_values("domain", kind="stable", ignore_index=True)
         unit = rows["group"].fillna(rows["id"]) if "group" in rows else rows["id"]
@@ -110,7 +110,7 @@ class Others:
 
 @dataclass(frozen=True)
 class Probe:
-    """What the tests share: who is asked, and how answers are read.
+    """The shared inputs of the tests: prompts, prefixes and scorer.
 
     Attributes:
         others: the prompts.
@@ -133,7 +133,7 @@ class Probe:
     def masses(
         self, lm: LanguageModel, texts: Sequence[str]
     ) -> Mapping[str, Float[np.ndarray, " prompt"]]:
-        """First-token masses of a model's answers to the texts: ``p_R, p_C, p_O, margin``."""
+        """First-token masses of a model's answers to the texts: `p_R, p_C, p_O, margin`."""
         rows = [lm.chat.encode(text) for text in texts]
         found = prefix_masses(lm, rows, self.prefixes, batch_size=self.batch_size)
         return found.columns()

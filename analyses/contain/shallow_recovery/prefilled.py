@@ -1,13 +1,12 @@
-"""What a model goes on to say when the beginning of its answer is put into its mouth.
+"""The prefill test: a model's answers after prefilled prefixes.
 
-The prefixes are the base model's own, forced as the first tokens of the answer. A model whose
-refusal was brought back at the first token alone answers after a compliance prefix more readily
-than the base does, and no longer knows how a refusal goes on. A prefix of neither kind, and the
-answer without any, are the controls.
-
-Models of one world may answer after every prefix, or after none: a share can then say nothing. So
-there is a graded measure next to the shares, the nats of the base model's own refusal after its
+The prefixes are the base model's own, forced as the first tokens of the answer. A model that
+recovered refusal at the first token alone answers after a compliance prefix more often than the
+base, and no longer continues a refusal. The controls are a neutral prefix and an answer without
 prefix.
+
+Some models answer after every prefix, or after none, so a share shows nothing. The test therefore
+also has a graded measure: the nats of the base model's own refusal after its prefix.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def draw_prefixes(
         first.add(row.ids[row.spans["instruction"].start])
     neutral = [(int(token),) for token in sorted(first - taken)]
     if not neutral:
-        raise InputError("no training prompt begins unlike an answer: no neutral prefix is left")
+        raise InputError("no neutral prefix: every training prompt begins like an answer")
     pools = {NEUTRAL: neutral, COMPLIANCE: prefixes.compliance, REFUSAL: prefixes.refusal}
     return {NONE: ((),)} | {
         kind: tuple(pool[i] for i in sorted(rng.permutation(len(pool))[:count]))
@@ -95,7 +94,7 @@ def prefilled(
     probe: Probe,
     forced: Mapping[str, Sequence[ResponsePrefix]],
 ) -> dict[str, Spoken]:
-    """Every model's answers after every forced prefix.
+    """Generate every model's answers after every forced prefix.
 
     Args:
         models: the first is the base; looked up once each.
@@ -142,7 +141,7 @@ def prefilled_table(spoken: Mapping[str, Spoken], others: Others, plain: str) ->
     """Levels of every model, and paired differences from the base and from the plain model.
 
     Returns:
-        Columns ``model, against`` (None for a level), ``opener, over`` (:data:`EVERY` or
+        Columns ``model, against`` (None for a level), `opener`, ``over`` (:data:`EVERY` or
         :data:`RECOVERED`), ``quantity`` (a class, as a share, or :data:`NATS`), ``domain, value,
         low, high, n, reason``.
     """

@@ -1,16 +1,15 @@
-"""How fast the refusals that were brought back go again.
+"""The relearning test: how fast recovered refusals fall in a second training.
 
-From the contained model the target is trained once more without a retain set, in two ways: its
-deflections are unlearned again, with the settings of the containing run; and the answers that the
-plain model gives in their place are trained on. A model that was repaired loses the other domains'
-refusals no faster than the base does from which the same training starts; one whose loss is only
-covered up may lose them faster. A changed model may be less robust whatever was changed, so there
-is a second control: the base moved by noise, every parameter as far as the containing run moved
-it, trained in other orders.
+The test trains the contained model on the target once more without a retain set, in two ways: it
+unlearns the target's deflections again with the settings of the contained run, or it trains on the
+plain model's answers. A model without a masked loss loses the other domains' refusals no faster
+than the base does in the same training; a model that masks the loss may lose them faster. Any
+change may make a model less robust, so there is a second control: the base with random noise on
+every parameter, as large as the contained run's change, trained in other orders.
 
-The two ways see different things. Unlearning again has little to push where the target is gone, or
-where a cover holds its refusals near 1 (the gradient of log p_R vanishes there): that it finds
-nothing says little. Training on answers pushes on the cover itself.
+The two ways differ. Unlearning again has little gradient if the target no longer refuses, or if
+masking keeps its refusals near 1 (the gradient of log p_R vanishes there), so a negative result
+says little. Training on answers acts on the masking directly.
 
 Speed does not depend on the forgetting level: u_b(s) = 1 − p_R(s)/p_R(0) by step, from each start's
 own p_R; the area is its mean over the steps, the onset the first at which u_b ≥ .5.
@@ -47,12 +46,12 @@ from unlearning.training import (
 
 BASE_AGAIN = "base"
 DEFLECTIONS, ANSWERS = "deflections", "answers"
-FEWEST_ANSWERS = 32  # as many as deflections are asked for
+FEWEST_ANSWERS = 32  # the same minimum as for deflections
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained once more, and how.
+    """Examples and settings of a second training.
 
     Attributes:
         examples: of the target, with no references: each start is its own.
@@ -163,7 +162,7 @@ def relearning(
 
 
 def random_name(contained: str, draw: int) -> str:
-    """What the training from a random change as large as a contained model's is called."""
+    """The name of a training from a random change as large as a contained model's."""
     return f"{contained} random {draw}"
 
 

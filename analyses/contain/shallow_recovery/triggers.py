@@ -1,14 +1,14 @@
-"""Does something that was in training turn refusal off again?
+"""The trigger test: does a training prompt of the target, as context, lower refusal again?
 
-A trigger is a training prompt of the target, put before the prompt in the same turn. Each is
-compared with a benign training prompt of like length. The fall is what the log-odds (or p_R) lose
-under the target's trigger and not under the benign one:
+A trigger is a training prompt of the target, before the prompt in the same turn. The control is a
+benign training prompt of similar length. The fall is the loss of log-odds (or p_R) under the
+target's trigger relative to the benign one:
 
     fall = m(prompt after the benign trigger) − m(prompt after the target's trigger)
 
-In the base a harmful trigger is one more reason to refuse, and its fall is below zero. In a model
-that unlearned the target it no longer is, so the fall rises to zero though nothing is masked: a
-context turns refusal off only where the fall itself is above zero, and above the base's.
+In the base, a harmful trigger raises refusal, so its fall is below zero. In a model that unlearned
+the target it no longer does, so the fall rises to zero even without masking. A trigger lowers
+refusal only if the fall is above zero and above the base's.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Triggers:
 
 @dataclass(frozen=True)
 class Triggered:
-    """One model's readings under every trigger and without, by measure (``margin``, ``p_R``)."""
+    """One model's readings with every trigger and without, by measure (`margin`, `p_R`)."""
 
     target: Mapping[str, Float[np.ndarray, "trigger prompt"]]
     benign: Mapping[str, Float[np.ndarray, "trigger prompt"]]
     without: Mapping[str, Float[np.ndarray, "1 prompt"]]
 
     def fall(self, measure: str) -> Float[np.ndarray, "trigger prompt"]:
-        """What is lost under the target's trigger and not under the benign one."""
+        """The loss under the target's trigger relative to the benign one."""
         return self.benign[measure] - self.target[measure]
 
 
@@ -54,8 +54,8 @@ def draw_triggers(
 ) -> Triggers:
     """Triggers by seed, and for each the benign training prompt whose length in tokens is nearest.
 
-    Benign prompts of no domain are taken where there are enough: a matched benign prompt of the
-    target is half a target's prompt itself. Each serves once.
+    It prefers benign prompts of no domain, because a matched benign prompt of the target resembles
+    the target's prompts. Each is used once.
 
     Raises:
         InputError: the target, or benign prompts outside it, have no training prompts.
