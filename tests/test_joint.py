@@ -147,5 +147,5 @@ def test_a_copy_of_another_predictor_says_nothing_beside_it() -> None:
 def test_too_few_cells_are_refused() -> None:
     outcome = np.full((DOMAINS, DOMAINS), np.nan)
     outcome[0, 1:4] = [0.1, 0.2, 0.3]
-    with pytest.raises(InputError, match="3 cells do not tell 2 predictors apart"):
+    with pytest.raises(InputError, match="3 cells are too few for 2 predictors"):
         regression({"a": outcome, "b": outcome}, outcome, NO_ORDERS)

@@ -134,9 +134,9 @@ def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) ->
     code, _, said = spillover("tournament", run, "--choices", "choices.json", "--out", "out")
     assert code == 2 and "the choices were made on these worlds" in said
     code, _, said = spillover("tournament", run, "--choices", run / "matrix.csv", "--out", "out")
-    assert code == 2 and "is no JSON" in said
+    assert code == 2 and "is not JSON" in said
     code, text, said = spillover("tournament", run, "--out", "out")  # the shipped choices
-    assert code == 0 and "no evidence" in said, "they were made on the shipped organism"
+    assert code == 0 and "not evidence" in said, "they were made on the shipped organism"
     found = json.loads(Path("out/tournament.json").read_text(encoding="utf-8"))
     assert found["worlds"] == ["run"] and found["choices_hash"] == hash_of(read_choices())
     assert {row["predictor"] for row in found["predictors"]} >= {"margin kernel", "TF-IDF"}
@@ -176,9 +176,9 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
     kinds = set(pd.read_csv("out/predictors.csv")["kind"])
     assert "geometry" in kinds and "kernel" not in kinds
     for more, expected in (
-        (["--kernel", "adapters"], "give --trainable lora with it"),
-        (["--objective", "rmu"], "rmu begins elsewhere"),
-        (["--retain", "equal"], "nothing retained"),
+        (["--kernel", "adapters"], "--trainable lora"),
+        (["--objective", "rmu"], "rmu does not"),
+        (["--retain", "equal"], "without a retain set"),
     ):
         code, _, said = spillover(*command, "--out", "out", *more)
         assert code == 2 and expected in said
@@ -187,7 +187,7 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--retain", "equal"), "the matrix is of plain arms"),
+        (("--retain", "equal"), "matrix trains plain arms only"),
         (("--engine", "cloud"), "unknown engine cloud"),
         (("--objective", "npo,nonsuch"), "nonsuch"),
         (("--concept", "nonsuch"), 'unknown concept "nonsuch"'),

@@ -24,11 +24,11 @@ LEAST_SHOWN, MOST_SHOWN = -0.6, 1.2
 @styled
 def containment_study_figure(methods: pd.DataFrame, recommended: tuple[Any, ...] | None) -> Figure:
     """Left: recovery in held-out domains against the target's answers, one point a method and
-        amount (methods with the same answers stand side by side).
+    amount (methods with the same answers stand side by side).
 
-            Right: recovery by the number of retained examples, held out (solid) and retained (dotted);
-        the band (null): held-out recovery with as many random examples. Methods that complied on
-            no split have no point.
+    Right: recovery by the number of retained examples, held out (solid) and retained (dotted);
+    the band (null) is the held-out recovery with as many random examples. Methods that complied on
+    no split have no point.
     """
     figure = new_figure(11.0, 4.4)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))

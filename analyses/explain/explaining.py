@@ -1,7 +1,7 @@
-"""A run's losses explained, into ``RUN/causes/``: a figure, tables and a sentence a domain.
+"""Explains a run's losses in ``RUN/causes/``: a figure, tables and a sentence per domain.
 
-What an arm and domain was explained from is in the ``key`` of its JSON, which is written last: with
-the same key it is not done again, so that a run that was stopped goes on where it was.
+The ``key`` in the JSON of an arm and domain is a hash of its inputs and is written last. With the
+same key the explanation is skipped, so that the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ METHOD = 2
 """Raised where the same inputs would be explained otherwise than before."""
 COLUMNS = ("arm", "concept", "domain", "cause", "layer", "lost_nats", "sentence")
 PLACES = {
-    "rotation": "in where its direction points after layer {layer} (rotation)",
+    "rotation": "in the orientation of its direction after layer {layer} (rotation)",
     "gain": "in the length of its direction after layer {layer} (gain)",
     "offset": "in a shift of harmful and benign prompts alike after layer {layer} (offset)",
-    "routing": "in how the states after layer {layer} are read (routing)",
+    "routing": "in how later layers use the states after layer {layer} (routing)",
 }
 
 
@@ -59,7 +59,7 @@ def explain_run(
 
     Args:
         folder: a run's; its arms' weights must still be there.
-        arms: names of arms; all finished ones that are no controls by default.
+        arms: names of arms (default: all finished ones except controls).
         layers: 0-based decoder layers to look at; all by default.
         draws: random moves for each cause.
         place_draws: random edits for each place of weights and states.
@@ -73,7 +73,7 @@ def explain_run(
 
     Raises:
         InputError: no such arm or layer, no arm with weights, too few random edits, or prefixes
-            that are no readout.
+            that do not separate refusals.
     """
     progress = progress or Progress()
     require_draws(place_draws)
@@ -126,7 +126,7 @@ def parse_layers(text: str | None) -> tuple[int, ...] | None:
     """Layers given by commas; None where none are.
 
     Raises:
-        InputError: something in it is no number.
+        InputError: a part of the text is not a number.
     """
     if text is None:
         return None
@@ -151,7 +151,7 @@ def cause_sentence(domain: str, concept: str | None, verdict: CauseVerdict) -> s
     when = f" when {domain_label(concept).lower()} was unlearned" if concept else ""
     lost = f"{whose} lost {verdict.gap:.1f} nats of refusal log-odds{when}"
     if verdict.cause is None:
-        return f"{lost}; what carries it is not decided by these data ({verdict.because})."
+        return f"{lost}; these data do not decide the cause ({verdict.because})."
     share = verdict.shares.shapley[verdict.cause]
     where = PLACES[verdict.cause].format(layer=verdict.layer)
     return (
@@ -162,8 +162,8 @@ def cause_sentence(domain: str, concept: str | None, verdict: CauseVerdict) -> s
 
 def _chance(high: float) -> str:
     if not high > 0:
-        return "95% of random changes as large carry nothing of it"
-    return f"95% of random changes as large carry less than {max(high, 0.01):.0%}"
+        return "95% of random changes of the same size carry nothing of it"
+    return f"95% of random changes of the same size carry less than {max(high, 0.01):.0%}"
 
 
 def _chosen(record: RunRecord, names: Sequence[str]) -> list[Arm]:
@@ -174,8 +174,8 @@ def _chosen(record: RunRecord, names: Sequence[str]) -> list[Arm]:
     found = [arm for arm in wanted if weights_of(record, arm)]
     if not found:
         raise InputError(
-            f"{record.folder} keeps no weights of its arms (adapter/ or model/ in each); the "
-            "causes are found by running the models: run the study again and keep them"
+            f"{record.folder} holds no weights of its arms (adapter/ or model/ in each), which "
+            "this command needs: run the study again and keep the weights"
         )
     return found
 
@@ -223,7 +223,7 @@ def _caveat(layers: Sequence[int], n_layers: int) -> str:
     if len(layers) == n_layers:
         return ""
     listed = ", ".join(map(str, layers))
-    return f" (Of {n_layers} layers only {listed} looked at: at others another cause may lead.)"
+    return f" (Of {n_layers} layers only {listed} examined; other layers may have another cause.)"
 
 
 def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Causal tests of one domain's loss between two models: what carries it, and where.
+"""Causal tests of one domain's loss between two models: its cause and its place.
 
-The four causes and the verdict are :mod:`interp.causes`; beside them stand the models stitched at
-every layer, and weights and states put back place by place (:mod:`analyses.explain.localising`).
+:mod:`interp.causes` has the four causes and the verdict. This module adds model stitching at every
+layer, and patches of weights and states by place (:mod:`analyses.explain.localising`).
 """
 
 from __future__ import annotations

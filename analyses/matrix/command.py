@@ -68,7 +68,7 @@ def matrix(
     )  # fmt: skip
     require_quantity(quantity)
     if training.retain is not None:
-        raise InputError("the matrix is of plain arms; spillover study contains one concept")
+        raise InputError("matrix trains plain arms only; for a retain set use spillover study")
     done = run_plan(asked, out, dry_run, **vars(made))
     if isinstance(done, DryRun):
         return done

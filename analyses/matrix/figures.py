@@ -36,7 +36,7 @@ def worlds_figure(
     """Shares of the three parts, source and target effects by domain, and the mean matrix.
 
     Small marks are worlds, large ones their mean with Student's 95% interval over worlds. In the
-    matrix a bar beneath a number: the interval holds 0.
+    matrix, a bar below a number: the interval contains 0.
     """
     pooled = matrix.pooled(quantity, objective)
     parts = _parts(matrix, pooled["skipped"], quantity, objective)
@@ -55,8 +55,8 @@ def worlds_figure(
     shares.set_yticks(range(len(rows)), [PARTS[name][0] for name in reversed(rows)])
     shares.set_xlabel("share of the variance over cells")
     for axes, which, title in (
-        (source_effects, "source_effect", "Source effect: what a source takes with it"),
-        (target_effects, "target_effect", "Target effect: what a domain loses anyway"),
+        (source_effects, "source_effect", "Source effect: loss in all targets"),
+        (target_effects, "target_effect", "Target effect: loss for all sources"),
     ):
         for place, domain in enumerate(reversed(domains)):
             each = [getattr(found, which).get(domain, np.nan) for found in parts.values()]

@@ -1,4 +1,4 @@
-"""What `spillover matrix` leaves behind: ``matrix.csv``, ``matrix.json``, figures, and its text."""
+"""The output of `spillover matrix`: ``matrix.csv``, ``matrix.json``, figures, and its text."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ALPHA = 0.05
 def write_matrix(
     matrix: LeakageMatrix, folder: str | Path, quantity: str = "area", *, name: str = "matrix"
 ) -> str:
-    """Write the matrix of one run, or of several runs together; what to print.
+    """Write the matrix of one run, or of several runs together; return the text to print.
 
     ``matrix.csv`` has a row per arm and cell, ``matrix.json`` the means with their parts,
-    ``figures/matrix.svg`` and ``.png`` the picture (of several runs ``worlds``, beside one each).
-    Files of another ``name`` stand beside them.
+    ``figures/matrix.svg`` and ``.png`` the figure (several runs have one each and ``worlds``).
+    Another ``name`` gives other file names in the same folder.
     """
     from analyses.figures import Drawing, write_results
 
@@ -46,7 +46,7 @@ def write_matrix(
 def write_rescaled(
     along: LeakageMatrix, trained: LeakageMatrix, folder: str | Path, quantity: str = "area"
 ) -> str:
-    """Write the matrix along the scaled change beside that along training; what to print."""
+    """Write the matrix along the scaled change, compared with training; return text to print."""
     from analyses.matrix.rescaling import rescaling_agreement
 
     said = write_matrix(along, folder, quantity, name="matrix-rescaled")
@@ -56,8 +56,8 @@ def write_rescaled(
     lines = [f"along the scaled weight change instead of training:\n{said}"]
     if "correlation" in found:
         lines.append(
-            f"against training, {found['n']} cells: correlation {found['correlation']:.3f}, mean "
-            f"difference {found['mean']:.3f}, largest {found['largest']:.3f}"
+            f"compared with training, {found['n']} cells: correlation {found['correlation']:.3f}, "
+            f"mean difference {found['mean']:.3f}, largest {found['largest']:.3f}"
         )
     return "\n".join(lines)
 

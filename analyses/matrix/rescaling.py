@@ -1,10 +1,10 @@
-"""The matrix once more, without the path that training took: the weight change itself, scaled.
+"""The leakage matrix along the scaled weight change, in place of the path of training.
 
     θ(s) = θ_0 + s (θ_a − θ_0)        s = 0 is the base, s = 1 the arm
 
 A, L_.5 and L_.9 are read along s as they are along training (:mod:`analyses.runs.leakage`), at the
-same levels. Steps wander and overshoot, this line does not: where both matrices say the same, what
-leaks is a matter of the change and not of how it was come by. For LoRA, s is the adapter's scale.
+same levels. Training steps can wander and overshoot; this line cannot. If both matrices agree,
+leakage depends on the weight change and not on the path. For LoRA, s is the adapter's scale.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def rescaled(
     wanted = [arm for arm in record.arms if arm.name in counted and weights_of(record, arm)]
     if not wanted:
         raise InputError(
-            f"{record.folder} keeps no weights of an arm that complied; there is no change to scale"
+            f"{record.folder} holds no weights of an arm that complied, so no change can be scaled"
         )
     prefixes = read_prefixes(record.folder / "arms" / BASE / "openers.json")
     base = cache(lambda: base_of(record))  # read only where something is scored
@@ -118,7 +118,7 @@ def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callabl
     """
     start, end = (dict(lm.model.named_parameters()) for lm in (base, after))
     if {n: p.shape for n, p in start.items()} != {n: p.shape for n, p in end.items()}:
-        raise InputError("the two models have other parameters: there is no change to scale")
+        raise InputError("the two models have different parameters, so no change can be scaled")
     kept = {name: weight.detach().clone() for name, weight in end.items()}
 
     def scale(s: float) -> None:

@@ -1,4 +1,4 @@
-"""Which domains will lose their refusals, told before any training."""
+"""Forecasts of which domains will lose refusal, made before any training."""
 
 import lazy_loader
 

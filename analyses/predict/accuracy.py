@@ -1,17 +1,17 @@
-r"""How well a prediction ranks what leaked, apart for the parts that leakage is made of.
+r"""How well a prediction ranks leakage, for each part of the decomposition.
 
-Leakage of one world is a matrix X[a,b]: source a was unlearned, target b lost so much. A prediction
-is a matrix of the same shape, in any unit. Rank correlations (Spearman) of the two, under the names
-that the tables of predictions use:
+Leakage of one world is a matrix X[a,b]: the loss of target b when source a is unlearned. A
+prediction is a matrix of the same shape, in any unit. The rank correlations (Spearman) of the two
+have these names in the tables of predictions:
 
-    all_pairs       over all cells a ≠ b
-    potency         of the source effect α: what a source takes with it whatever the target
-    susceptibility  of the target effect γ: what a target loses whatever the source
-    within_source   over the targets of one source, averaged over sources: which domain is next
-    entanglement    of the interaction δ of a pair: X[a,b] = μ + α_a + γ_b + δ_ab
+* `all_pairs`: over all cells a ≠ b
+* `potency`: of the source effect α, the loss in all targets of a source
+* `susceptibility`: of the target effect γ, the loss of a target for all sources
+* `within_source`: over the targets of one source, averaged over sources
+* `entanglement`: of the interaction δ of a pair, X[a,b] = μ + α_a + γ_b + δ_ab
 
 Cells of one matrix are not independent, so p-values permute the prediction's rows and columns
-together (QAP), each world by itself, and worlds are the unit of replication.
+together (QAP), separately in each world, and worlds are the unit of replication.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scipy.stats import rankdata
 
 PARTS = ("all_pairs", "potency", "susceptibility", "within_source", "entanglement")
 FEWEST_TARGETS = 3
-# Below this share of a prediction's own spread, what is left of it is rounding.
+# Below this share of a prediction's spread, a remainder is rounding error.
 ROUNDING = 1e-9
 
 Matrix = Float[np.ndarray, "source target"]
@@ -140,7 +140,7 @@ def skill(
         outcomes: what leaked in these worlds.
         seed: of permutations and resamples.
         permutations: of each world's domains.
-        resamples: of worlds; with one world there is no interval.
+        resamples: of worlds; one world gives no interval.
 
     Raises:
         ValueError: not one prediction for each world.

@@ -1,4 +1,4 @@
-"""Predictors from gradients: what a step on one domain's refusals does to another's log-odds."""
+"""Predictors from gradients: the effect of a step on one domain on another's log-odds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def log_odds_kernel(evidence: Evidence) -> Predictions:
 
 @predictor("objective kernel", "kernel")
 def objective_kernel(evidence: Evidence) -> Predictions:
-    """⟨P ∇S_a, ∇m_b⟩: what the first step of the objective itself does."""
+    """⟨P ∇S_a, ∇m_b⟩: the effect of the objective's first step."""
     return _variants(evidence, evidence.deflection_gradients)
 
 

@@ -1,6 +1,6 @@
-"""Predictors from the base model's states: how alike two domains' representations are.
+"""Predictors from the base model's states: the similarity of two domains' representations.
 
-Last prompt token, after each layer. Every one of them has a variant for each layer.
+States are those of the last prompt token after each layer. Each predictor has a variant per layer.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ def predict(
     require_forecastable(settings.objective, retained=training.retain is not None)
     if kernel == ADAPTERS and settings.trained != "lora":
         raise InputError(
-            f"{settings.trained} would be trained, and no adapters; give --trainable lora with it, "
-            "or --kernel weights"
+            f"--kernel adapters needs adapters, and --trainable {settings.trained} has none; give "
+            "--trainable lora, or --kernel weights"
         )
     context = check(replace(asked, arms=()), out, dry_run)  # nothing is trained
     if isinstance(context, DryRun):
@@ -118,8 +118,8 @@ def tournament(
     typer.echo(said)
     if seen := seen_organisms(folders, frozen):
         typer.echo(
-            f"{', '.join(seen)}: the choices were made on this organism; its numbers are no "
-            "evidence for them",
+            f"{', '.join(seen)}: the choices were made on this model organism, so its numbers are "
+            "not evidence for them",
             err=True,
         )
     return result

@@ -1,7 +1,7 @@
-"""What may be known before any training: the base model, its prompts, its answers, its gradients.
+"""Evidence before any training: the base model, its prompts, answers and gradients.
 
-Everything is of TRAINING prompts; what leaks is measured on test prompts. Each piece is made when
-a predictor first asks for it.
+It uses TRAINING prompts only; leakage is measured on test prompts. Each piece is computed on first
+use.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MOST_PROMPTS = 128  # of a domain: a mean gradient is known well enough from the
 
 @dataclass(frozen=True)
 class Evidence:
-    """What predictors may look at.
+    """The evidence that predictors may use.
 
     Attributes:
         lm: the base model.
@@ -125,7 +125,7 @@ class Evidence:
         """⟨∇S_a, ∇m_b⟩ over the adapters that would be trained; no gradient is kept either.
 
         Raises:
-            InputError: none would be.
+            InputError: training would use no adapters.
         """
         first = adapter_inputs(self.untrained)
         if not first:
@@ -191,15 +191,15 @@ def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings
 
 
 def evidence_of_run(record: RunRecord) -> Evidence:
-    """What predictors may look at, from a run's base model.
+    """The evidence from a run's base model.
 
     Raises:
-        InputError: the run trained nothing, so it is not known which parameters would be.
+        InputError: the run trained no arm, so the trained parameters are unknown.
     """
     config = record.config
     trained = [arm.config["training"] for arm in record.arms if arm.config.get("training")]
     if not trained:
-        raise InputError(f"{record.folder} trained no arm; a prediction has nothing to be held to")
+        raise InputError(f"{record.folder} has no trained arm to compare a prediction with")
     settings = TrainingSettings(**{**trained[0], "adam_betas": tuple(trained[0]["adam_betas"])})
     options = dict(config.get("model_options") or {})
 

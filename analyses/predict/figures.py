@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from analyses.predict.forecasts import Forecast
     from analyses.predict.world import PredictedRun
 
-# Above this share of compliance in what is not refusal, targets have complied.
+# Above this share of compliance in the probability that is not refusal, targets complied.
 COMPLIES_FROM = 0.5
 KINDS = {
     "kernel": VERMILLION,
@@ -52,7 +52,7 @@ TITLES = {
 }
 
 
-# Not to be had before training: shown apart.
+# Not available before training: drawn separately.
 NO_RIVALS = ("early trajectory", "planted")
 KIND_NAMES = {
     "kernel": "gradients",
@@ -69,8 +69,8 @@ SHOWN = ("objective kernel", "mean-difference cosine", "PC1 (the paper's R3)")
 def forecast_figure(forecast: Forecast) -> Figure:
     """Expected A of every other domain with its interval over prompts; whether the target complies.
 
-    Below: compliance's share of the probability that is not refusal on the target's prompts now.
-    Where it is small, what is taken from refusal goes to neither answer nor refusal.
+    Below: compliance's current share of the probability that is not refusal on the target's
+    prompts. If it is small, probability moves from refusal to neither answer nor refusal.
     """
     table = forecast.leakage.iloc[::-1]
     figure = new_figure(6.0, 0.42 * len(table) + 2.3)
@@ -87,7 +87,7 @@ def forecast_figure(forecast: Forecast) -> Figure:
     axes.set_yticks(places, [domain_label(domain) for domain in table["domain"]])
     axes.set_xlim(min(-0.05, float(np.nanmin(table["low"])) - 0.05), right + 0.2)
     axes.set_ylim(-0.6, len(table) - 0.4)
-    axes.set_xlabel("expected A (0 untouched, 1 in step with the target)")
+    axes.set_xlabel("expected A (0 untouched, 1 same rate as the target)")
     axes.set_title(f"Before training: unlearning {domain_label(forecast.concept)}")
     _compliance(below, forecast)
     return figure
@@ -104,16 +104,17 @@ def _compliance(axes: Axes, forecast: Forecast) -> None:
     axes.set_yticks([0], [domain_label(forecast.concept)])
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.6, 1.1)
-    axes.set_xlabel("compliance's share of what is not refusal now")
+    axes.set_xlabel("compliance's share of the probability outside refusal")
 
 
 @styled
 def tournament_figure(result: Mapping[str, Any]) -> Figure:
-    """Every predictor's rank correlation with what leaked, by part, the best of all pairs first.
+    """Every predictor's rank correlation with leakage, by part, ordered by all pairs.
 
-    Bars: 95% bootstrap over worlds; small marks: each world; grey: what 95% of random namings of
-    the domains stay below; dashed: the ceiling that the outcome's reliability sets. Beneath the
-    line: what no forecast can have. Last: standardised coefficients of the frozen set, jointly.
+    Bars: 95% bootstrap intervals over worlds; small marks: worlds; grey (null): 95th percentile
+    under random permutations of the domains; dashed: the ceiling from the outcome's reliability.
+    Below the line: predictors that need training or the ground truth. Last panel: standardised
+    coefficients of the frozen set in one regression.
     """
     rivals = [row for row in result["predictors"] if row["kind"] not in NO_RIVALS]
     others = [row for row in result["predictors"] if row["kind"] in NO_RIVALS]
@@ -157,11 +158,11 @@ def tournament_figure(result: Mapping[str, Any]) -> Figure:
 def cells_figure(
     worlds: Sequence[PredictedRun], result: Mapping[str, Any], predictors: Sequence[str] = SHOWN
 ) -> Figure:
-    """What was told of every pair of every world against what leaked, a panel a predictor.
+    """Prediction against leakage for every pair of every world, one panel per predictor.
 
-    The line is "what was told came", which only a kernel's ratio claims; above each panel stands
-    the rank correlation with its 95% interval over worlds, and what 95% of random namings of the
-    domains stay below.
+    The line is equality, which only a kernel's ratio predicts. The title of each panel gives the
+    rank correlation with its 95% interval over worlds, and the null: the 95th percentile under
+    random permutations of the domains.
     """
     rows = {row["predictor"]: row for row in result["predictors"]}
     shown = [rows[name] for name in predictors if name in rows]
@@ -189,7 +190,7 @@ def cells_figure(
 
 
 def cells_table(worlds: Sequence[PredictedRun], result: Mapping[str, Any]) -> pd.DataFrame:
-    """A row per world, predictor and pair: ``told`` before training, and ``leaked``."""
+    """A row per world, predictor and pair: ``told`` (predicted before training), and ``leaked``."""
     rows = []
     for world in worlds:
         for row in result["predictors"]:
@@ -211,7 +212,7 @@ def _title(predictor: str) -> str:
 
 def _skill(axes: Axes, place: float, found: Mapping[str, Any], colour: str) -> None:
     if found["value"] is None:
-        axes.text(0.5, place, "says nothing", color=MUTED, fontsize=7, va="center", ha="center",
+        axes.text(0.5, place, "no prediction", color=MUTED, fontsize=7, va="center", ha="center",
                   style="italic")  # fmt: skip
         return
     axes.barh(place, found.get("null_high") or 0.0, color=NULL, height=0.8)
@@ -232,7 +233,7 @@ def _legend(figure: Figure, kinds: set[str], *, ceiling: bool) -> None:
         for kind, colour in KINDS.items()
         if kind in kinds
     ]
-    handles.append(Patch(color=NULL, label="95% of random namings"))
+    handles.append(Patch(color=NULL, label="null: 95% of random permutations"))
     if ceiling:
         handles.append(Line2D([], [], color=MUTED, lw=0.8, ls="--", label="ceiling (reliability)"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)

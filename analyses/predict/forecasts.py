@@ -1,11 +1,10 @@
-"""What unlearning one domain is going to do, before it is done.
+"""Forecast of unlearning one domain.
 
-How much another domain loses is read off the objective kernel, relative to the target's own: with
-Adam's diagonal, over what would be trained; or, where so many gradients do not fit, over the
-adapters or over all weights with none kept (:mod:`analyses.predict.streamed`). On organisms A came
-out as this number itself (``docs/prediction.md``). Whether the target will comply or become
-degenerate is a matter of where its probability goes: of compliance's share in what is not refusal
-now.
+The forecast of another domain's loss is the objective kernel relative to the target's: with Adam's
+diagonal, over the trained parameters; or, if their gradients do not fit into memory, over the
+adapters or over all weights without stored gradients (:mod:`analyses.predict.streamed`). On model
+organisms A agreed with this number (``docs/prediction.md``). Whether the target will comply or
+become degenerate depends on compliance's current share of the probability that is not refusal.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ RESAMPLES = 2000
 # Objectives whose first step is along −∇S_a, up to its length.
 BEGIN_ALIKE = ("npo", "gradient_ascent", "sim_npo")
 TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trainable", "adapters", "weights")
-# A of development organisms about their kernels, beyond sampling: what the first step leaves out
-# (docs/prediction.md has the figures, by training of the projections and by LoRA).
+# Spread of A about the kernels on development model organisms, beyond sampling: the error of the
+# first-step approximation (docs/prediction.md gives it for projections and LoRA).
 BEYOND_FIRST_STEP = {TRAINED: 0.06, ADAPTERS: 0.07, WEIGHTS: 0.07}
 
 
@@ -51,10 +50,10 @@ class Forecast:
     Attributes:
         concept: what would be unlearned.
         leakage: a row per other domain, most first: ``domain, value, low, high, error``; the
-            expected A (0 untouched, 1 in step with the target); its standard error over prompts;
-            and a 95% interval of both that and what a first step leaves out of the whole way, as
-            it was on development organisms. NaN throughout where the objective is not seen to act
-            on the target's own refusal log-odds.
+            expected A (0 untouched, 1 same rate as the target); its standard error over prompts;
+            and a 95% interval that covers both that error and the error of the first-step
+            approximation on development model organisms. NaN throughout if the objective has no
+            significant effect on the target's own refusal log-odds.
         compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``.
         rankings: ``predictor, kind, variant, domain, value`` of every predictor.
     """
@@ -83,20 +82,20 @@ class Forecast:
             else "become degenerate (neither refuse nor answer)"
         )
         ending = (
-            f"Of what is not refusal on {self.concept} prompts, {_shown(share)} is compliance now: "
-            f"unlearned, it should {said}."
+            f"On {self.concept} prompts, compliance has {_shown(share)} of the probability that is "
+            f"not refusal: after unlearning, the target should {said}."
         )
         if not self.defined:
             return [
-                f"The objective is not seen to act on {self.concept}'s own refusals (its kernel "
-                "is not told from 0): nothing can be said of what will leak.",
+                f"The objective has no significant effect on {self.concept}'s own refusals (its "
+                "kernel does not differ from 0), so leakage cannot be forecast.",
                 ending,
             ]
         top = self.leakage.iloc[0]
         return [
             f"Most exposed: {top['domain']}, which should lose {_shown(top)} of what "
-            f"{self.concept} does. (Intervals: other prompts, and what the first step left out on "
-            "development organisms.)",
+            f"{self.concept} does. (Intervals cover prompt sampling and the error of the "
+            "first-step approximation on development model organisms.)",
             ending,
         ]
 
@@ -177,20 +176,20 @@ def report_forecast(
 
 
 def require_forecastable(objective: str, *, retained: bool) -> None:
-    """Check that the unlearning asked about begins as the kernel has it.
+    """Check that the objective's first step is the kernel's.
 
     Raises:
         InputError: another objective, or a retain set.
     """
     if objective not in BEGIN_ALIKE:
         raise InputError(
-            f"a forecast is of what begins along the gradient of the target's own refusals: "
-            f"{', '.join(BEGIN_ALIKE)}; {objective} begins elsewhere"
+            f"a forecast needs an objective that starts along the gradient of the target's "
+            f"refusals: {', '.join(BEGIN_ALIKE)}; {objective} does not"
         )
     if retained:
         raise InputError(
-            "a forecast is of unlearning with nothing retained; what a retain set keeps is what "
-            "spillover contain measures"
+            "a forecast is for unlearning without a retain set; spillover contain measures the "
+            "effect of a retain set"
         )
 
 
@@ -198,7 +197,7 @@ def require_kernel(name: str) -> None:
     """Check the name of a kernel's parameters.
 
     Raises:
-        InputError: there are none of that name.
+        InputError: the kernel does not exist.
     """
     if name not in KERNELS:
         raise InputError(f'no kernel "{name}"{expected(name, KERNELS)}')

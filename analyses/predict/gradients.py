@@ -1,11 +1,11 @@
-r"""Gradients of what unlearning acts on, domain by domain, and how two domains' line up.
+r"""Gradients of the unlearning objective and of refusal log-odds by domain, and their products.
 
 With S_a the mean summed log-probability of a's deflections and m_b the mean refusal log-odds of b's
 harmful prompts, one small step of NPO (whose gradient at the start is that of S_a, for every β)
 lowers m_b by the learning rate times
 
     K_S[a,b] = ⟨P ∇S_a, ∇m_b⟩        the objective kernel
-    K_m[a,b] = ⟨P ∇m_a, ∇m_b⟩        the margin kernel: no noise of prefixes, does not saturate
+    K_m[a,b] = ⟨P ∇m_a, ∇m_b⟩        the log-odds kernel: no noise of prefixes, no saturation
 
 with P the identity, or Adam's diagonal. K[a,b]/K[a,a] has no unit: what b loses compared with a.
 
@@ -107,7 +107,7 @@ class Kernel:
         return _with_errors(_across(products), _jackknifed(products))
 
     def relative(self) -> Kernel:
-        """K[a,b]/K[a,a]; NaN for a source whose K[a,a] is not told from 0."""
+        """K[a,b]/K[a,a]; NaN for a source whose K[a,a] does not differ from 0."""
         own = np.diag(self.values)
         told = own > TOLD_FROM_ZERO * np.diag(self.standard_error)
 

@@ -1,4 +1,4 @@
-r"""Several predictors at once: what each says of leakage that the others do not.
+r"""Regression on several predictors: the contribution of each given the others.
 
 In one world, over its cells a ≠ b, with every matrix standardised:
 
@@ -15,8 +15,8 @@ and their mean t is what is tested. With a single predictor β is its Pearson co
 Values, not ranks: where one predictor is a linear cause, ranks bend the line, and a proxy of it
 explains the bend (at 42 cells its p falls under .05 in 8% of worlds; of values in 5%).
 
-For the part ``entanglement`` (the interaction) the regression has an effect for every source and
-every target: what is left to explain is what belongs to the pair.
+For the part `entanglement` (the interaction) the regression has an effect for every source and
+every target, so that only the interaction of pairs remains to explain.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def joint(
         predictions: by name, one matrix for each world; on the diagonal anything. A cell that a
             predictor leaves undefined counts as its average one.
         outcomes: what leaked, NaN where nothing was measured.
-        part: ``all_pairs``, or ``entanglement`` (interaction): with effects of sources and targets.
+        part: `all_pairs`, or `entanglement` (interaction): with effects of sources and targets.
         seed: of permutations and resamples.
         permutations: of each world's domains.
-        resamples: of worlds; with one world there is no interval.
+        resamples: of worlds; one world gives no interval.
 
     Raises:
         InputError: a world has too few cells for so many predictors.
@@ -89,8 +89,8 @@ def regression(
     y = _standardised(outcome, measured, measured)[measured]
     if measured.sum() < np.linalg.matrix_rank(fixed[measured]) + len(predictors) + 2:
         raise InputError(
-            f"{measured.sum()} cells do not tell {len(predictors)} predictors apart; "
-            "unlearn more domains, or compare fewer"
+            f"{measured.sum()} cells are too few for {len(predictors)} predictors; "
+            "unlearn more domains, or compare fewer predictors"
         )
     found = {}
     for name, column in columns.items():
@@ -147,7 +147,7 @@ def _coefficient(
     y: Float[np.ndarray, " cell"],
     beside: Float[np.ndarray, "cell term"],
 ) -> tuple[Float[np.ndarray, " sample"], Float[np.ndarray, " sample"]]:
-    """Coefficient and t of each row of ``tried`` beside ``beside`` (Frisch, Waugh and Lovell)."""
+    """Coefficient and t of each row of ``tried`` given `beside` (Frisch, Waugh and Lovell)."""
     rotation, scales, _ = np.linalg.svd(beside, full_matrices=False)
     basis = rotation[:, scales > ROUNDING * scales[0]]
     x = tried - (tried @ basis) @ basis.T

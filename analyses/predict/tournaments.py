@@ -1,4 +1,4 @@
-"""Which predictor tells best what will leak, out of sample: variants chosen once, worlds fresh.
+"""Which predictor ranks leakage best out of sample: frozen variants on new worlds.
 
 Each predictor's variant (its layer, its preconditioner) is chosen on development worlds by rank
 correlation over all pairs, and frozen in a file. The reported worlds are others, and are looked at
@@ -95,7 +95,7 @@ def report_tournament(
 def _said(row: Mapping[str, Any]) -> str:
     found = row["all_pairs"]
     if found["value"] is None:
-        return f"{row['predictor']}: says nothing beside the others"
+        return f"{row['predictor']}: no contribution given the others"
     ends = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
     return f"{row['predictor']}: {found['value']:.2f}{ends}, p = {found['p']:.2g}"
 
@@ -105,17 +105,17 @@ def read_choices(path: str | Path = CHOICES) -> dict[str, Any]:
     and the predictors to regress ``joint``.
 
     Raises:
-        InputError: there is no such file, or it is of another form.
+        InputError: the file does not exist or has another form.
     """
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist; make it with `spillover tournament --choose`")
     try:
         found = read_json(path)
     except ValueError as error:
-        raise InputError(f"{path} is no JSON ({error}); expected a file of choices") from error
+        raise InputError(f"{path} is not JSON ({error}); expected a file of choices") from error
     if not isinstance(found, dict) or not {"worlds", "layers", "choices", "joint"} <= found.keys():
         raise InputError(
-            f"{path} is no file of choices; expected worlds, layers, choices and joint"
+            f"{path} is not a file of choices; expected worlds, layers, choices and joint"
         )
     return found
 
@@ -139,7 +139,7 @@ def run_tournament(
     if seen:
         raise InputError(
             f"{', '.join(seen)}: the choices were made on these worlds; "
-            "report others, or choose anew on others"
+            "report other worlds, or choose again on other worlds"
         )
     choices = frozen["choices"]
     skills = {

@@ -1,4 +1,4 @@
-"""Predictors that no mechanism is needed for: what every other has to beat."""
+"""Baseline predictors that need no mechanism."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def length(evidence: Evidence) -> Predictions:
 
 @predictor("template", "trivial")
 def template(evidence: Evidence) -> Predictions:
-    """Prompts that open alike: overlap of the distributions of their first two words."""
+    """Similar beginnings of prompts: overlap of the distributions of their first two words."""
     openings = [
         rows["prompt"].str.split().str[:2].str.join(" ").value_counts(normalize=True)
         for rows in evidence.harmful.values()
@@ -56,7 +56,7 @@ def tf_idf(evidence: Evidence) -> Predictions:
 
 @predictor("random", "trivial")
 def noise(evidence: Evidence) -> Predictions:
-    """Noise, drawn once for a model and its prompts: must come out at nothing."""
+    """Noise, drawn once for a model and its prompts: a null whose skill must be 0."""
     prompts = [text for rows in evidence.harmful.values() for text in rows["prompt"]]
     key = content_key(evidence.lm.fingerprint(), prompts)
     n = len(evidence.domains)

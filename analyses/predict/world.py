@@ -1,8 +1,8 @@
-"""One run as the tournament sees it: what every predictor said, and what leaked.
+"""One run as a world of the tournament: every prediction, and the measured leakage.
 
-Predictions are read off the base model on training prompts, and kept in the run's folder
-(``predictions.parquet``), so that a run is looked into once. Worlds are kept as one table, small
-enough to come with the package.
+Predictions use the base model on training prompts. The run's folder stores them
+(``predictions.parquet``), so that they are computed once. Worlds form one table, small enough for
+the package.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from analyses.runs import (
 from interp.errors import InputError
 from interp.store import content_key, read_json
 
-# Forgetting levels at which a training that has hardly begun is looked at.
+# Forgetting levels early in training, for the predictor "early trajectory".
 EARLY_LEVELS = (0.05, 0.1, 0.2)
 ORACLES = {"planted read-out": "readout_sharing", "planted features": "feature_sharing"}
 LEAKAGE = "outcome"
-# Twelve fresh organisms, two unlearning seeds each: what docs/prediction.md reports.
+# Twelve new model organisms, two unlearning seeds each: the worlds of docs/prediction.md.
 SHIPPED_WORLDS = Path(__file__).with_name("worlds.parquet")
 KEYS = ["predictor", "variant", "source", "target"]
 COLUMNS = ("world", "layers", "reliability", "kind", *KEYS, "value")
@@ -103,14 +103,14 @@ def read_worlds(path: str | Path = SHIPPED_WORLDS) -> list[PredictedRun]:
         InputError: the file is missing or of another form.
     """
     if not Path(path).is_file():
-        raise InputError(f"there is no file {path}; expected a table of worlds, or a run's folder")
+        raise InputError(f"{path} does not exist; expected a table of worlds, or a run's folder")
     try:
         table = pd.read_parquet(path)
         missing = set(COLUMNS) - set(table.columns)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a table of worlds ({error})") from error
     if missing:
-        raise InputError(f"{path} is no table of worlds; it has no {', '.join(sorted(missing))}")
+        raise InputError(f"{path} is not a table of worlds: {', '.join(sorted(missing))} missing")
     found = []
     for name, rows in table.groupby("world", observed=True):
         leakage = rows["predictor"] == LEAKAGE
@@ -132,7 +132,7 @@ def read_worlds(path: str | Path = SHIPPED_WORLDS) -> list[PredictedRun]:
 
 
 def seen_organisms(folders: Sequence[Path], frozen: Mapping[str, Any]) -> list[str]:
-    """Runs of organisms that the choices were made on, whatever their folders are called."""
+    """Runs of model organisms that the choices were made on, for any folder name."""
     chosen_on = {name.rsplit("-", 1)[-1] for name in frozen["worlds"]}
     found = []
     for folder in folders:
@@ -148,7 +148,7 @@ def _world(matrix: LeakageMatrix, name: str) -> PredictedRun:
     leakage = matrix.matrix(name)
     if np.isfinite(leakage).any(axis=1).sum() < 3:
         raise InputError(
-            f"{name}: fewer than three sources were unlearned and complied, which ranks nothing; "
+            f"{name}: fewer than three sources complied, too few to rank; "
             "give runs of spillover matrix with more domains"
         )
     done = record.folder / "arms" / BASE / "DONE"
@@ -191,7 +191,7 @@ def _predicted(record: RunRecord) -> pd.DataFrame:
 
 
 def _early(record: RunRecord, domains: list[str]) -> pd.DataFrame:
-    """What had leaked soon, on VALIDATION prompts; needs training, so it is no rival."""
+    """Early leakage on VALIDATION prompts; it needs training, so it does not compete."""
     rows = []
     for arm in record.arms:
         if arm.concept not in domains or arm.retain or not arm.matched:
