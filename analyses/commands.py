@@ -73,7 +73,7 @@ Plugins = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE",
-        help="Python file that registers objectives, scorers or other entries of your own; may be "
+        help="Python file that registers your own objectives, scorers or other entries; may be "
         "repeated.",
     ),
 ]

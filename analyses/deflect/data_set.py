@@ -2,8 +2,8 @@
 
 ``deflections.jsonl`` has a row for every refusal kept: ``id, prompt, response, ids`` (the tokens as
 the model generated them, end of turn included; empty where a server answered), ``finished,
-domain, prompt_id, sample``. ``--deflections`` of study and unlearn takes it. ``manifest.json``
-beside it says where it comes from.
+domain, prompt_id, sample``. ``--deflections`` of study and unlearn takes it. ``manifest.json`` in
+the same folder gives its origin.
 """
 
 from __future__ import annotations

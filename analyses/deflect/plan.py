@@ -35,10 +35,10 @@ class DeflectPlan:
     Attributes:
         model: hub id or folder; the model's name on ``server`` with one.
         concept: the domain whose harmful training prompts are asked.
-        prompts: a prompts file; the organism's own world if the model is one, else the built-in
-            pairs.
+        prompts: a prompts file (default: a model organism's own prompts, else the built-in
+            pairs).
         scorer: a name that ``find_scorer`` knows, or ``auto``.
-        max_new_tokens: of one answer; the organism's own or 48 by default.
+        max_new_tokens: of one answer (default: a model organism's own, else 48).
         temperature, samples, seed: of sampling; ``samples`` answers to each prompt.
         batch_size: prompts in one forward.
         server: address of an OpenAI-compatible server that answers in the model's place.

@@ -1,4 +1,4 @@
-"""``spillover organism train``: a model organism with a planted world of its own seed."""
+"""`spillover organism train`: train a model organism with a given seed."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def organism_train(
     from unlearning.organism import train
 
     progress = Progress()
-    with progress.stage(f"organism {seed}: training", None) as advance:
+    with progress.stage(f"model organism {seed}: training", None) as advance:
         train(seed, out, progress=lambda _step, _total, _loss: advance(1))
     typer.echo(out)

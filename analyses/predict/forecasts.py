@@ -2,9 +2,9 @@
 
 The forecast of another domain's loss is the objective kernel relative to the target's: with Adam's
 diagonal, over the trained parameters; or, if their gradients do not fit into memory, over the
-adapters or over all weights without stored gradients (:mod:`analyses.predict.streamed`). On model
-organisms A agreed with this number (``docs/prediction.md``). Whether the target will comply or
-become degenerate depends on compliance's current share of the probability that is not refusal.
+adapters or over all weights without stored gradients (:mod:`analyses.predict.streamed`). In the
+model organisms, A agreed with this number (``docs/prediction.md``). Whether the target will comply
+or become degenerate depends on compliance's current share of the probability that is not refusal.
 """
 
 from __future__ import annotations

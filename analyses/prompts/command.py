@@ -27,7 +27,7 @@ SHOWN_LEAKS = 10
 
 Definitions = Annotated[
     Path | None,
-    typer.Option("--sources", help="TOML file that describes sources of your own (default: none)."),
+    typer.Option("--sources", help="TOML file that describes your own sources (default: none)."),
 ]
 
 
@@ -38,7 +38,7 @@ class MappingOptions:
     own: Annotated[
         str | None,
         typer.Option(
-            help="Data set of your own: hub id, address or file, read with the options below "
+            help="Your own data set: hub id, address or file, read with the options below "
             "(default: none)."
         ),
     ] = None

@@ -1,7 +1,7 @@
 """Recorded answers put on a scale by a scorer, or learned from: ``spillover score, calibrate``.
 
-The scale of refusals is every scorer's: ``refused`` and ``class``. A judge has a second one,
-whether an answer is biased or toxic, which is written beside them and touches neither.
+Every scorer has the scale of refusals: ``refused`` and ``class``. A judge has a second scale,
+whether an answer is biased or toxic. Its fields are separate and leave the others unchanged.
 
 Files of recorded answers: what must be in them and how fields are found.
 """
@@ -109,7 +109,7 @@ class Scoring:
         return f"{self.scorer.name} {self.scorer.version}"
 
     def fields(self, text_class: str | None) -> dict[str, Any]:
-        """What the scale says of an answer of this class; null where there is no verdict."""
+        """The scale's value for an answer of this class; null without a verdict."""
         if self.scale == REFUSAL.name:
             said = None if text_class is None else refused(COARSE[text_class])
             return {"scorer": self.signature, "refused": said, "class": text_class}

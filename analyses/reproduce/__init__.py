@@ -1,4 +1,4 @@
-"""Mushtaq et al. 2025 as a preset: its protocol, its published numbers, and ours beside them."""
+"""Mushtaq et al. 2025 as a preset: its protocol, its published numbers and the measured ones."""
 
 import lazy_loader
 

@@ -1,8 +1,7 @@
 """Which point of the grid stands for a row of the table: chosen on validation prompts.
 
-The paper reports the best of its grid. Best on the prompts that are reported is better than any
-point really is, so the choice is made on other prompts, and what a choice on the test prompts
-would have reported stands beside it.
+The paper reports the best of its grid. A choice on the reported prompts is biased upwards, so this
+module chooses on other prompts and also reports the result of a choice on the test prompts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``spillover reproduce PAPER``: a published protocol as a preset, its numbers beside ours."""
+"""``spillover reproduce PAPER``: a published protocol as a preset, compared with its numbers."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def _confirmed() -> bool:
     """Whether the user, asked in a terminal, says yes.
 
     Raises:
-        InputError: there is no terminal to ask in.
+        InputError: the command does not run in a terminal.
     """
     if not sys.stdin.isatty():
         raise InputError(GIVE_YES)

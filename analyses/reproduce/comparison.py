@@ -1,4 +1,4 @@
-"""The published table beside the measured one, and what both say when they are read closely."""
+"""The published table compared with the measured one, and quantities derived from both."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def measured_in(
 
 
 def models_beside(known: PaperModel | None) -> tuple[str, ...]:
-    """Whose published rows stand beside: the model's own, or both where it is none of them."""
+    """The published models to compare with: the model itself, or both if it is another one."""
     return (known.name,) if known else (published.MISTRAL, published.QWEN)
 
 
@@ -150,7 +150,7 @@ def _difference(mine: Estimate, theirs: float, n: int | None) -> dict[str, float
 
 
 def difference_of(first: Estimate, second: Estimate) -> Estimate:
-    """The difference of two independent shares, by Newcombe's hybrid of their own intervals.
+    """The difference of two independent shares, by Newcombe's hybrid of their two intervals.
 
     Newcombe 1998 (Statistics in Medicine 17, 873), method 10 where these are Wilson's.
     """

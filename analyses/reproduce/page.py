@@ -35,8 +35,8 @@ PAGE = "reproduction.html"
 def write_reproduction(found: Result, folder: Path) -> Path:
     """``reproduction.json``, its tables, its figures and ``reproduction.html``, the path returned.
 
-    Tables: ``reproduction.csv`` (a row per published row and column), ``derived.csv``,
-    ``entanglement.csv`` and ``grid.csv``.
+    Tables: `reproduction.csv` (a row per published row and column), `derived.csv`,
+    `entanglement.csv` and `grid.csv`.
     """
     tables = {
         "reproduction": found.scores,

@@ -43,10 +43,10 @@ class ProtocolOptions:
         model: hub id, model folder or adapter folder.
         known: the paper's model that it is, if it is one.
         concepts: to unlearn; the paper's two, as far as there are prompts, where none are given.
-        prompts: a file; None for an organism's own world, or the built-in pairs.
+        prompts: a file; None for a model organism's own prompts, or the built-in pairs.
         whole_grid: every point of the grid instead of its first.
-        stop_at: forgetting level at which an arm is kept; an organism's own or, as in the paper,
-            none.
+        stop_at: forgetting level at which an arm is kept (default: a model organism's own; for
+            other models none, as in the paper).
         axes: values of the grid's axes (``ranks=(16,)``) in place of the preset's.
         training: further ``TrainingSettings``: memory and seed.
         study: further attributes of ``StudyPlan``.
@@ -93,9 +93,9 @@ class ProtocolOptions:
         if self.defaults.organism:
             beta = self.defaults.training.hyperparameters["beta"]
             found.append(
-                "an organism, thousands of times smaller than the paper's models: its attention "
-                f"and MLP projections are trained, without LoRA, at its own learning rate and β "
-                f"({beta})"
+                "a model organism, thousands of times smaller than the paper's models: its "
+                f"attention and MLP projections are trained, without LoRA, at its own "
+                f"learning rate and β ({beta})"
             )
         if self.forgetting_level < NEVER:
             found.append(

@@ -68,7 +68,7 @@ class Setting:
         learning_rate: of AdamW.
         epochs: passes over the deflections.
         batch_size: deflections in one optimizer step.
-        retain_ratio: retain examples beside each deflection; None without retain data.
+        retain_ratio: retain examples per deflection; None without retain data.
     """
 
     rank: int | None

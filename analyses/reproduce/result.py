@@ -66,7 +66,7 @@ class Result:
         return (
             f"{self.model_name} is none of the paper's models: the published numbers are of "
             "Mistral-7B-Instruct-v0.3 and Qwen2.5-7B-Instruct, other models on other prompts. A "
-            "difference from them is no failure to reproduce, and no agreement a success."
+            "difference from them does not show a failure to reproduce, nor agreement a success."
         )
 
 
