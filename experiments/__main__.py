@@ -24,12 +24,14 @@ app = typer.Typer(
 
 @app.command()
 def organisms(
-    out: Annotated[Path, typer.Option(help="Folder of organisms, runs and the table.")],
-    seeds: Annotated[str, typer.Option(help="Organism seeds, by commas.")] = "106,107,108,109,110",
+    out: Annotated[Path, typer.Option(help="Folder of model organisms, runs and the table.")],
+    seeds: Annotated[
+        str, typer.Option(help="Model organism seeds, by commas.")
+    ] = "106,107,108,109,110",
     unlearning_seeds: Annotated[int, typer.Option(min=2, help="Seeds of each arm.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Organisms at a time.")] = 2,
 ) -> None:
-    """Measure the instrument: every domain of several organisms unlearned, with two seeds."""
+    """Test the model organisms: unlearn every domain of several, with two seeds each."""
     from experiments.organisms import measure_organisms
 
     found = measure_organisms(
@@ -53,10 +55,10 @@ def example_run(
 @app.command()
 def objectives(
     out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")],
-    model: Annotated[str | None, typer.Option(help="An organism; the shipped one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model organism (default: packaged).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Objectives at a time.")] = 2,
 ) -> None:
-    """Compare leakage between losses: every domain unlearned with six, two seeds each."""
+    """Compare leakage between six losses: unlearn every domain with two seeds each."""
     from experiments.objectives import compare_objectives
     from unlearning.organism import shipped
 
@@ -77,7 +79,7 @@ def containment(
         Path | None, typer.Option(help="Freeze the method that kept most into this file.")
     ] = None,
 ) -> None:
-    """Compare containment methods over worlds: every method in several organisms."""
+    """Compare containment methods over several model organisms."""
     from analyses.contain import amounts_of
     from analyses.contain.methods import METHODS
     from experiments.containment import TABLE, choose_method, contain_worlds

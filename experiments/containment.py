@@ -1,6 +1,6 @@
-"""Containment over worlds: what holds for a method, and not for one model.
+"""Containment over worlds: results for a method, not for one model.
 
-The unit is the world: each is an organism trained from nothing in its own planted world.
+The unit is the world: each is a model organism trained from scratch on its own language.
 Which method to use was chosen on development worlds and frozen
 (``containment_choices.json``); the results of the others are reported with it.
 """

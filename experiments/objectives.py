@@ -1,9 +1,8 @@
 """Is leakage a property of the model and the concept, or of the loss?
 
-Every domain of one organism is unlearned with several objectives and two seeds each. What is
-compared is δ, the part of A[a,b] that belongs to the pair (see `analyses.runs.decomposition`):
-between objectives, and between the two seeds of one objective, which is as well as anything could
-agree.
+It unlearns every domain of one model organism with several objectives and two seeds each. It
+compares δ, the interaction part of A[a,b] (see `analyses.runs.decomposition`), between objectives
+and between the two seeds of one objective, which is the upper limit of agreement.
 """
 
 from __future__ import annotations

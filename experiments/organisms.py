@@ -1,4 +1,4 @@
-"""Is the organism a good instrument? Every domain of several organisms unlearned, two seeds each.
+"""Are model organisms good instruments? Unlearns every domain of several, two seeds each.
 
 What is measured is the instrument (does it refuse, does it comply when unlearned, is leakage
 graded and reliable), not a wished-for result. The slopes say how far leakage follows the
