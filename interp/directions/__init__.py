@@ -1,7 +1,7 @@
 """Directions of a label in the residual stream: estimators in scikit-learn's manner.
 
-``fit(states, labels, groups)`` takes all layers at once; hyperparameters go to ``__init__``, what
-is learned ends in an underscore. To choose:
+``fit(states, labels, groups)`` fits all layers at once. Hyperparameters go to ``__init__``; learned
+attributes end in an underscore. To choose:
 
 ========================  ============================================  ===========================
 estimator                 what it finds                                 sign and length
@@ -14,18 +14,18 @@ PairedPrincipalComponent  where pairs differ                            mean of 
                                                                         projects positive; one
 ContrastSubspace          several dimensions of one label               mean difference projects
                                                                         positive on each; one
-WhitenedMeanDifference    what tells the labels apart (Fisher, LDA)     to the positives; log-odds
+WhitenedMeanDifference    what separates the labels (Fisher, LDA)       to the positives; log-odds
 LogisticProbe             the same by regression                        to the positives; log-odds
 ========================  ============================================  ===========================
 
-The last two *read*: what tells labels apart best is not what to steer with, nor the reverse.
-``unit_direction_`` has length one where ``direction_`` keeps its raw one. Erasure of a label is in
-:mod:`interp.directions.leace`.
+The last two *read* a label: the direction that separates labels best is not the direction to steer
+with, and the reverse. ``unit_direction_`` has length one; ``direction_`` keeps the raw length.
+:mod:`interp.directions.leace` erases a label.
 
 Reliability is the mean cosine between the directions of two halves of the prompts, about 0 for pure
-noise; with its interval it comes from :mod:`interp.statistics.reliability`, where
-:func:`~interp.statistics.reliability.error_degrees` turns it into the angle to the direction that
-endlessly many prompts would give.
+noise. :mod:`interp.statistics.reliability` computes it with its interval, and
+:func:`~interp.statistics.reliability.error_degrees` converts it into the angle to the direction
+that infinitely many prompts would give.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Negative prompts for several labels that share none."""
+"""Separate negative prompts for each of several labels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def disjoint_controls(
 ) -> dict[str, Int[np.ndarray, " row"]]:
     """Split one pool of negative prompts into disjoint shares, one per label.
 
-    Directions that share one control set have cosine .5 when there is nothing but noise, because
+    Directions that share one control set have cosine .5 even if the labels have no effect, because
     they share the controls' noise.
 
     Args:
         pool: number of rows in the pool.
-        labels: who gets a share; the outcome depends on their order and the seed alone.
+        labels: the labels that get a share; the result depends only on their order and the seed.
         seed: of the shuffle.
         groups: rows of one group go to the same label.
 
@@ -39,7 +39,7 @@ def disjoint_controls(
     kinds = np.unique(units)
     if len(kinds) < len(labels):
         raise InputError(
-            f"{len(kinds)} separate control prompts for {len(labels)} labels; each needs its own"
+            f"{len(kinds)} separate control prompts for {len(labels)} labels; give one or more each"
         )
     shuffled = np.random.default_rng(seed).permutation(kinds)
     return {

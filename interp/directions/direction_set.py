@@ -1,4 +1,4 @@
-"""Directions of several labels at several layers, kept with where they came from."""
+"""Directions of several labels at several layers, stored with their provenance."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class DirectionSet:
 
     Attributes:
         labels: names.
-        layers: 0-based decoder layers, their outputs.
-        vectors: the directions, scaled as their estimator scales them.
+        layers: 0-based decoder layers; the directions are for their outputs.
+        vectors: the directions, in the scale of their estimator.
         reliability: split-half reliability of each.
-        estimator: its class name.
-        provenance: anything JSON can hold: model, revision, prompts, seed.
-        reliability_low, reliability_high: its interval; NaN where none was asked for.
-        n: prompts behind each label's directions; 0 where that was not kept.
+        estimator: class name of the estimator.
+        provenance: any JSON value: model, revision, prompts, seed.
+        reliability_low, reliability_high: interval of the reliability; NaN if not computed.
+        n: number of prompts of each label's directions; 0 if unknown.
 
     Raises:
-        InputError: shapes that do not fit the labels and layers, or vectors that are not finite.
+        InputError: shapes do not fit the labels and layers, or vectors are not finite.
 
     Example:
         >>> dirs.to_set().save("directions.safetensors")
@@ -92,7 +92,7 @@ class DirectionSet:
         """One direction per label and layer, all by the same estimator.
 
         Args:
-            estimator: its ``fit(states, labels, groups)`` sets ``direction_``. Where it sets no
+            estimator: its ``fit(states, labels, groups)`` sets ``direction_``. If it does not set
                 ``reliability_``, copies of it are fitted to halves of the prompts.
             contrasts: by label, of the same layers.
             layers: names of the layers; 0, 1, … by default.
@@ -177,7 +177,7 @@ class DirectionSet:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all; the rest goes into its metadata."""
+        """Write a safetensors file atomically, with the other fields in its metadata."""
         from safetensors.numpy import save_file
 
         about = {
@@ -199,7 +199,7 @@ class DirectionSet:
         """Read what :meth:`save` wrote.
 
         Raises:
-            InputError: no file, a damaged one, or a safetensors file of something else.
+            InputError: the file does not exist, is damaged, or holds no directions.
         """
         from safetensors import SafetensorError, safe_open
 

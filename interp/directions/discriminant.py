@@ -1,9 +1,9 @@
 r"""Shrunk discriminants :math:`\hat\Sigma^{-1}\delta` of many labellings of the same rows at once.
 
-:math:`\delta` is the mean difference; :math:`\hat\Sigma` is shrunk as in
-:func:`interp.statistics.shrunk_covariance` and lives in the span of the rows, as :math:`\delta`
-does. With the covariance within labels that is Fisher's discriminant; with the covariance of all
-rows it is what LEACE reads.
+:math:`\delta` is the mean difference. :math:`\hat\Sigma` is shrunk as in
+:func:`interp.statistics.shrunk_covariance`. Both lie in the span of the rows. With the covariance
+within labels, the result is Fisher's discriminant. With the covariance of all rows, it is the
+direction that LEACE reads.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from interp.directions.fitting import labelled_weights
 from interp.statistics import Coordinates
 
-# Numbers that the covariances of one batch of samples hold: 64 MB.
+# Maximum number of entries in the covariances of one batch of samples: 64 MB.
 BATCH = 8_000_000
-# Eigenvalues below this share of the mean one are rounding.
+# Eigenvalues below this share of the mean eigenvalue are rounding errors.
 RANK_TOLERANCE = 1e-10
 
 Covariances = Float[np.ndarray, "sample axis axis"]
@@ -31,15 +31,15 @@ def discriminants(
     within: bool,
     shrink: bool = True,
 ) -> tuple[Float[np.ndarray, "sample layer axis"], Float[np.ndarray, "sample layer"]]:
-    """The discriminants in the rows' coordinates, and the shrinkage; NaN without one of the labels.
+    """The discriminants in the rows' coordinates, and the shrinkage; NaN if a label is missing.
 
     Args:
         coordinates: of the rows, in orthonormal axes of their span, about their common mean.
         positive: the labels in every sample.
         counts: how often each row counts in it.
-        d_model: dimensions that the rows come from.
-        within: the covariance within labels; else about the mean of all rows.
-        shrink: by Ledoit and Wolf's intensity; else a pseudo-inverse.
+        d_model: number of dimensions of the original rows.
+        within: use the covariance within labels; otherwise about the mean of all rows.
+        shrink: shrink by Ledoit and Wolf's intensity; otherwise use a pseudo-inverse.
     """
     axes = coordinates.shape[-1]
     vectors = np.full((len(counts), len(coordinates), axes), np.nan)

@@ -3,8 +3,8 @@
 To add one, register a class with :func:`~interp.directions.estimator` whose
 ``fit(states, labels, groups)`` sets ``direction_`` and returns the estimator. A
 :class:`~interp.directions.DirectionSet` computes its reliability by fitting copies to halves of the
-prompts; :func:`~interp.directions.fitting.fit_direction` does so faster, and with an interval, for
-an estimator that can weight its rows.
+prompts. For an estimator that can weight its rows,
+:func:`~interp.directions.fitting.fit_direction` does this faster and adds an interval.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ from interp.statistics import (
 class MeanDifference(Directed):
     """Mean of the positives minus mean of the negatives (Marks and Tegmark 2023; Arditi 2024).
 
-    It finds what the label adds to a state, so it is the one to steer and to ablate with.
+    It finds what the label adds to a state, so use it to steer and to ablate.
 
     Args:
-        splits: random halvings that the reliability averages.
-        resamples: bootstrap samples behind its interval; 0 leaves it out (NaN).
+        splits: number of random halvings; the reliability is their average.
+        resamples: bootstrap samples for its interval; 0 omits the interval (NaN).
         level: coverage of that interval.
         seed: of halvings and resamples.
 
@@ -122,14 +122,14 @@ class MeanDifference(Directed):
 class FirstPrincipalComponent(Directed):
     """First principal component of the positives' centred states (arXiv 2511.14017, R3).
 
-    It knows nothing of the negatives: it is the axis on which the label's prompts differ most among
-    themselves, which need not be the one that tells them from others.
+    It ignores the negatives. It is the axis along which the label's prompts differ most from one
+    another. This axis need not separate them from other prompts.
 
     Args:
         splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.
 
     Attributes:
-        direction_: (layer, d_model), length one; the positives' own mean projects positive.
+        direction_: (layer, d_model), length one; the positives' mean projects positive.
         explained_variance_ratio_: (layer,), its share of the positives' variance.
         reliability_, reliability_low_, reliability_high_: (layer,).
         n_: positive prompts.
@@ -140,13 +140,11 @@ class FirstPrincipalComponent(Directed):
     """
 
     no_null: ClassVar[str] = (
-        "the first principal component is of the positives alone; permuted labels mix them with "
-        "the negatives, which is another question"
+        "the first principal component uses only the positives; permuted labels mix them with "
+        "the negatives, so they do not test it"
     )
-    # Measured: nominal 95% intervals covered 14 to 70% where two variances were of like size.
-    no_interval: ClassVar[str] = (
-        "halves of the prompts may take another component for the first one"
-    )
+    # Measured: nominal 95% intervals covered 14 to 70% where two variances were similar.
+    no_interval: ClassVar[str] = "in halves of the prompts, another component may come first"
     splits: int = 50
     resamples: int = 100
     level: float = 0.95
@@ -197,10 +195,10 @@ class FirstPrincipalComponent(Directed):
 class PairedPrincipalComponent(Directed):
     """First principal axis of the differences of matched pairs (Zou et al., arXiv 2310.01405).
 
-    The differences are not centred: the axis is that of their second moment, which is what centring
-    after random flips of each pair's sign comes to, without the chance of the flips. What pairs
-    share cancels; what remains is the label and whatever else differs within pairs. Since flips
-    change nothing, permuting the pairs' labels is no null for it.
+    The differences are not centred: the axis is that of their second moment. Centring after random
+    sign flips of each pair gives the same axis in expectation, plus noise from the flips. The
+    shared part of each pair cancels. The label, and anything else that differs within pairs,
+    remains. Flips change nothing, so permuted pair labels do not give a null.
 
     Args:
         splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.
@@ -217,7 +215,7 @@ class PairedPrincipalComponent(Directed):
     """
 
     no_null: ClassVar[str] = (
-        "swapping the labels of a pair changes the sign of its difference, and the component of "
+        "swapping the labels of a pair changes the sign of its difference, but the component of "
         "paired differences does not depend on signs"
     )
     splits: int = 50
@@ -231,8 +229,8 @@ class PairedPrincipalComponent(Directed):
         Args:
             states: activations of positive and negative prompts.
             labels: which are positive.
-            groups: every positive is paired with every negative of its group; prompts without a
-                partner are left out.
+            groups: every positive is paired with every negative of its group; unpaired prompts are
+                omitted.
 
         Raises:
             InputError: fewer than four pairs, or activations that are not finite.
@@ -274,9 +272,9 @@ class WhitenedMeanDifference(Directed):
     r""":math:`\hat\Sigma^{-1}(\mu^+ - \mu^-)` with the pooled within-label covariance.
 
     Fisher's discriminant with Ledoit and Wolf's shrinkage (:mod:`interp.statistics.rows`). It
-    *reads*: among all directions it tells the labels apart best, leaning away from whatever varies
-    anyway. It is not what the label adds to a state; to steer, add the mean difference (Haufe et
-    al., NeuroImage 87, 2014, on filters and patterns).
+    *reads* a label: of all directions it separates the labels best, because it avoids dimensions
+    with much variation within labels. It is not what the label adds to a state. To steer, add the
+    mean difference (Haufe et al., NeuroImage 87, 2014, on filters and patterns).
 
     Args:
         splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.
@@ -286,7 +284,8 @@ class WhitenedMeanDifference(Directed):
             up to a constant, where both labels are normal with the same covariance.
         unit_direction_: the same with length one.
         shrinkage_: (layer,), 0 the sample's covariance, 1 a multiple of the identity.
-        reliability_, reliability_low_, reliability_high_: (layer,); every half whitens by itself.
+        reliability_, reliability_low_, reliability_high_: (layer,); each half is whitened by its
+            own covariance.
         n_: prompts on the smaller side.
 
     Example:
@@ -331,17 +330,18 @@ class WhitenedMeanDifference(Directed):
 class LogisticProbe(Directed):
     """Logistic regression with a squared penalty, of the label on the state.
 
-    The penalised solution lies in the span of the prompts (representer theorem), so it is fitted in
-    as many coordinates as there are prompts. All coordinates are divided by *one* number per layer,
-    so that their variance is one on average: ``inverse_penalty`` then means the same at every
-    layer, and the geometry stays that of the residual stream. With a heavy penalty and as many
-    positives as negatives the direction becomes the mean difference. Like every probe it *reads*.
+    The penalised solution lies in the span of the prompts (representer theorem), so the fit uses as
+    many coordinates as prompts. All coordinates are divided by *one* number per layer, so their
+    mean variance is one. ``inverse_penalty`` then has the same meaning at every layer, and the
+    geometry of the residual stream is unchanged. With a strong penalty and equal numbers of
+    positives and negatives, the direction becomes the mean difference. Like every probe, it
+    *reads* a label.
 
     Args:
         inverse_penalty: scikit-learn's C: weight of the log-likelihood against half the squared
             length.
-        splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`; fewer by
-            default, since every half is a regression of its own.
+        splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`; the
+            defaults are smaller because every half needs a separate regression.
 
     Attributes:
         direction_: (layer, d_model), raw: log-odds of the label per unit of the state.
@@ -401,9 +401,9 @@ class LogisticProbe(Directed):
 def _component(
     coordinates: Coordinates, count: Float[np.ndarray, " row"], *, centre: bool
 ) -> tuple[Float[np.ndarray, "layer axis"], Float[np.ndarray, " layer"]]:
-    """The first principal component of rows that count so often, and its share of the total.
+    """The first principal component of weighted rows, and its share of the total.
 
-    It has length one and its sign makes the rows' mean project positive.
+    It has length one. Its sign makes the rows' mean project positive.
     """
     kept = np.flatnonzero(count)
     rows = coordinates[:, kept]

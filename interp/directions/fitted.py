@@ -1,4 +1,4 @@
-"""Directions that remember how they were fitted, so that they can be fitted again."""
+"""Directions with their estimator and prompts, so that they can be fitted again."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from interp.statistics import Contrast, unit
 class FittedDirections:
     """Directions by label and layer, with the estimator and the prompts they come from.
 
-    :func:`interp.similarity.cosine_map` and :func:`interp.similarity.rotation` fit the estimator
-    again to these prompts for intervals and nulls. ``directions["safety", 2]`` is a unit vector.
+    :func:`interp.similarity.cosine_map` and :func:`interp.similarity.rotation` refit the estimator
+    to these prompts for intervals and nulls. ``directions["safety", 2]`` is a unit vector.
 
     Attributes:
         estimator: with its hyperparameters, not fitted.
         contrasts: by label.
-        directions: the fitted vectors, raw length; what is kept on disk.
-        fitted_on: which prompts these are.
+        directions: the fitted vectors, raw length; only these are saved to disk.
+        fitted_on: a description of these prompts.
 
     Example:
         >>> dirs["safety", 2].shape
@@ -58,15 +58,15 @@ class FittedDirections:
             estimator: an estimator, or the name of a registered one; it is not changed. Its
                 ``fit(states, labels, groups)`` sets ``direction_``, (layer, d_model).
             contrasts: states of positive and negative prompts by label, (prompt, layer, d_model),
-                of the same layers; different prompts for different labels
+                of the same layers, with different prompts for different labels
                 (:func:`interp.directions.disjoint_controls`).
             layers: names of the layers; 0, 1, … by default.
             provenance: anything JSON can hold, kept with the vectors.
-            fitted_on: which prompts these are, for instance ``"the training split"``.
+            fitted_on: a description of these prompts, for example ``"the training split"``.
 
         Raises:
-            InputError: no contrasts, too few prompts, an unknown estimator's name, or another
-                number of layer names than layers.
+            InputError: no contrasts, too few prompts, an unknown estimator, or a number of layer
+                names that differs from the number of layers.
         """
         chosen = ESTIMATORS.find(estimator).quick() if isinstance(estimator, str) else estimator
         found = DirectionSet.fitted(
@@ -88,10 +88,10 @@ class FittedDirections:
         return self.directions.layers
 
     def __getitem__(self, place: tuple[str, int]) -> Float[np.ndarray, " d_model"]:
-        """The unit direction of a label at the layer of this name; zero where there is none.
+        """The unit direction of a label at the named layer; zero where none exists.
 
         Raises:
-            InputError: not a label and a layer, or one that was not fitted.
+            InputError: the key is not a label and a layer, or was not fitted.
         """
         if not isinstance(place, tuple) or len(place) != 2:
             raise InputError(

@@ -1,8 +1,8 @@
-"""What all estimators share: rows in coordinates, and the split-half reliability of what is fitted.
+"""The part that all estimators share: rows in coordinates, and split-half reliability.
 
-An estimator says how its direction follows from rows that count so and so often each. The functions
-here fit it to all rows and to halves of them. For an estimator that sets nothing but
-``direction_``, :func:`refitted_reliability` fits copies of it to the halves instead.
+An estimator defines how its direction follows from weighted rows. The functions here fit it to all
+rows and to halves of them. For an estimator that sets only ``direction_``,
+:func:`refitted_reliability` fits copies of it to the halves instead.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ Labellings = Bool[np.ndarray, "sample row"]
 # one more number per layer.
 Refit = Callable[[Labellings, Counts], tuple[Vectors, Float[np.ndarray, "sample layer"]]]
 
-# Halvings for an estimator that is refitted: each is two fits.
+# Number of halvings for a refitted estimator: each needs two fits.
 REFITTED_SPLITS = 10
 
 
 class Estimator(Protocol):
-    """What finds one direction per layer; see :mod:`interp.directions`."""
+    """An estimator of one direction per layer; see :mod:`interp.directions`."""
 
     direction_: Float[np.ndarray, "layer d_model"]
 
@@ -69,8 +69,9 @@ class Reliable:
 class Directed(Reliable):
     """Declares what :func:`fit_direction` sets, and how other labels of the same rows are fitted.
 
-    ``no_null`` says why permuted labels give no null for the estimator, ``no_interval`` why refits
-    to halves of the prompts give no interval; empty where they do.
+    ``no_null`` gives the reason why permuted labels do not give a null for the estimator.
+    ``no_interval`` gives the reason why refits to halves of the prompts do not give an interval.
+    Both are empty if the null or the interval exists.
     """
 
     no_null: ClassVar[str] = ""
@@ -79,14 +80,14 @@ class Directed(Reliable):
     unit_direction_: Float[np.ndarray, "layer d_model"]
 
     def prepared(self, contrast: Contrast) -> tuple[Sample, Refit]:
-        """The rows of ``contrast`` in few coordinates, and what fits other labels or counts.
+        """The rows of ``contrast`` in few coordinates, and the function that refits them.
 
-        The labels and counts are those of ``contrast.states``, positive rows first.
+        It takes labels and counts of the rows of ``contrast.states``, positive rows first.
         """
         raise NotImplementedError
 
     def _fit_contrast(self, contrast: Contrast) -> Float[np.ndarray, " layer"]:
-        """Fit to all rows and to halves of them; returns the other number of all rows."""
+        """Fit to all rows and to halves of them; returns the second output of ``solve``."""
         sample, refit = self.prepared(contrast)
         positive = contrast.classes == 0
 
@@ -104,7 +105,7 @@ class Sample:
         coordinates: of the rows, in orthonormal ``axes`` of their span.
         units: rows with the same number are never separated.
         kinds: units of one kind are spread evenly over the halves.
-        n: prompts that the estimator reports.
+        n: number of prompts that the estimator reports.
     """
 
     coordinates: Coordinates
@@ -127,19 +128,19 @@ class Sample:
 
 
 def fit_direction(estimator: Directed, sample: Sample, solve: Solve) -> Float[np.ndarray, " layer"]:
-    """Set what every estimator of a direction has learned, except what is its own.
+    """Set the learned attributes that all estimators of a direction share.
 
     Sets ``direction_``, ``unit_direction_``, ``n_``, ``reliability_``, ``reliability_low_`` and
     ``reliability_high_``.
 
     Args:
-        estimator: the one that is fitted.
-        sample: what it is fitted to.
-        solve: how often each row counts → the directions in the sample's coordinates, and one more
-            number per layer.
+        estimator: the estimator to fit.
+        sample: the rows that it is fitted to.
+        solve: maps the count of each row to the directions in the sample's coordinates, and one
+            more number per layer.
 
     Returns:
-        That number, of all rows.
+        That number for all rows.
     """
     (whole,), (number,) = solve(np.ones((1, len(sample.units))))
     estimator.direction_ = in_d_model(whole, sample.axes)
@@ -154,9 +155,9 @@ def fit_reliability(
     """Set ``n_`` and the split-half reliability with its interval.
 
     Args:
-        estimator: the one that is fitted.
-        sample: what it is fitted to.
-        similarity: of what is fitted to two halves, (sample, layer).
+        estimator: the estimator to fit.
+        sample: the rows that it is fitted to.
+        similarity: of the fits to two halves, (sample, layer).
     """
     estimator.n_ = sample.n
     found = split_half_reliability(similarity, sample.units, sample.kinds, estimator)
@@ -176,14 +177,14 @@ def one_by_one(
 
 
 def copies_of(estimator: Estimator, contrast: Contrast) -> Callable[[Labellings, Counts], Vectors]:
-    """What fits copies of an estimator of which nothing is known, one after another, in d_model.
+    """A function that fits copies of any estimator, one after another, in d_model.
 
-    A row either counts or does not. Directions are NaN where the copy cannot be fitted
+    A row counts once or not at all. Directions are NaN where the fit of a copy fails
     (``InputError``, ``ValueError``).
     """
     states, units = contrast.states, contrast.units
     plain = deepcopy(estimator)
-    # Nobody reads the copies' reliabilities.
+    # The reliabilities of the copies are not used.
     for name, value in {"splits": 1, "resamples": 0}.items():
         if hasattr(plain, name):
             setattr(plain, name, value)
@@ -205,9 +206,9 @@ def copies_of(estimator: Estimator, contrast: Contrast) -> Callable[[Labellings,
 def refitted_reliability(
     estimator: Estimator, contrast: Contrast, *, splits: int = REFITTED_SPLITS, seed: int = 0
 ) -> Float[np.ndarray, " layer"]:
-    """Split-half reliability of an estimator of which nothing is known, by refitting copies of it.
+    """Split-half reliability of any estimator, by refitting copies of it.
 
-    NaN where it cannot be fitted to half of the prompts (``InputError``, ``ValueError``).
+    It is NaN where the fit to half of the prompts fails (``InputError``, ``ValueError``).
     """
     positive, units, copies = contrast.classes == 0, contrast.units, copies_of(estimator, contrast)
 
@@ -231,13 +232,13 @@ def mean_difference(
 def mean_difference_weights(
     contrast: Contrast, counts: Float[np.ndarray, "*sample row"]
 ) -> Float[np.ndarray, "*sample row"]:
-    """Weights of the rows in the mean difference where each counts so often; they add to 0."""
+    """Weights of the rows in the mean difference, given the count of each; they sum to 0."""
     return labelled_weights(contrast.classes == 0, counts)
 
 
 def labelled_weights(
     positive: Bool[np.ndarray, "*sample row"], counts: Float[np.ndarray, "*sample row"]
 ) -> Float[np.ndarray, "*sample row"]:
-    """The same for any labels."""
+    """Weights of the rows in the mean difference, for any labels."""
     up, down = counts * positive, counts * ~positive
     return up / up.sum(-1, keepdims=True) - down / down.sum(-1, keepdims=True)

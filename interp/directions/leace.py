@@ -1,21 +1,22 @@
 r"""Erasing a label from states with the least change: LEACE.
 
 Belrose et al., *LEACE: Perfect linear concept erasure in closed form* (NeurIPS 2023,
-arXiv 2306.03819), theorem 4.3: among all affine maps after which the label's classes have the same
-mean, so that no linear probe does better than the base rates,
+arXiv 2306.03819), theorem 4.3. Consider all affine maps after which the label's classes have the
+same mean; no linear probe then does better than the base rates. Of these maps,
 
 .. math:: r(x) = x - \Sigma^{1/2} P \Sigma^{-1/2} (x - E x)
 
-moves the states least, in *every* inner product at once. P projects onto the columns of
-:math:`\Sigma^{-1/2}\Sigma_{xz}`; roots are pseudo-inverse where Σ is singular. With two classes it
-subtracts the mean difference, as much of it as the discriminant reads off the state.
+changes the states least, in *every* inner product at once. P projects onto the columns of
+:math:`\Sigma^{-1/2}\Sigma_{xz}`; if Σ is singular, the roots are pseudo-inverses. With two classes
+the map subtracts a multiple of the mean difference; the discriminant reads this multiple from the
+state.
 
-Erasure on the fitted prompts is exact with any covariance in the place of Σ; being the least change
-is not. In more dimensions than prompts the sample's own covariance lets the discriminant fit noise,
-so it is shrunk (:mod:`interp.statistics.rows`) unless asked not to.
+On the fitted prompts, erasure is exact with any covariance in place of Σ, but only Σ gives the
+least change. With more dimensions than prompts, the unshrunk sample covariance lets the
+discriminant fit noise, so the covariance is shrunk by default (:mod:`interp.statistics.rows`).
 
-What it does not show: that a model cannot use the label. Non-linear traces remain, and so do those
-at other layers and positions.
+Limits: the model may still use the label. Non-linear traces remain, and so do traces at other
+layers and positions.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from interp.statistics import (
     unit_numbers,
 )
 
-# Singular values of the whitened class means below this share of the largest are rounding.
+# Singular values of the whitened class means below this share of the largest: rounding errors.
 RANK_TOLERANCE = 1e-6
 
 
@@ -65,10 +66,10 @@ class Eraser:
     """An affine map per layer: ``x - (x - mean) @ reads @ writes``.
 
     Attributes:
-        mean: of the states it was fitted to.
-        reads: what is read off a state, one column per erased dimension.
-        writes: what is subtracted for each; ``writes @ reads`` is the identity, but where there
-            was less to erase: columns and rows of zeros fill up there.
+        mean: of the states that the eraser was fitted to.
+        reads: the directions read from a state, one column per erased dimension.
+        writes: the vectors subtracted for each dimension. ``writes @ reads`` is the identity,
+            except where fewer dimensions were erased: zero columns and rows pad these.
     """
 
     mean: Float[np.ndarray, "layer d_model"]
@@ -81,7 +82,7 @@ class Eraser:
         """The states with the label erased.
 
         Raises:
-            InputError: states of other layers or another width.
+            InputError: states with different layers or a different width.
         """
         if np.shape(states)[1:] != self.mean.shape:
             raise InputError(
@@ -98,17 +99,17 @@ class Leace(Directed):
     """Fits the eraser of a label with two or more classes.
 
     Args:
-        shrink: the covariance, after Ledoit and Wolf.
+        shrink: shrink the covariance by Ledoit and Wolf's intensity.
         splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.
 
     Attributes:
         eraser_: the :class:`Eraser`, of (classes - 1) dimensions.
-        direction_: (layer, d_model), what it reads where there are two classes, from the first to
-            the second in sorted order (False to True): the states' spread along it, shrunk, is one.
-            Zero where the classes do not differ; not there for more classes.
+        direction_: (layer, d_model), the direction read for two classes, from the first to the
+            second in sorted order (False to True). The states' shrunk standard deviation along it
+            is one. Zero where the classes do not differ; absent for more than two classes.
         unit_direction_: the same with length one.
-        reliability_, reliability_low_, reliability_high_: (layer,), of the subspace that it reads:
-            root mean squared cosine between halves.
+        reliability_, reliability_low_, reliability_high_: (layer,), of the subspace read: root mean
+            squared cosine between halves.
         n_: prompts of the smallest class.
 
     Example:
@@ -135,7 +136,7 @@ class Leace(Directed):
 
         Args:
             states: activations of prompts of every class.
-            labels: the class of each prompt, anything that can be told apart.
+            labels: the class of each prompt, of any type with distinct values.
             groups: prompts of one group are never separated in the halves.
 
         Raises:
@@ -153,7 +154,7 @@ class Leace(Directed):
                 f"of {MINIMUM_UNITS} prompts each"
             )
         units = unit_numbers(groups, len(states))
-        # Units of like composition are spread evenly over the halves.
+        # Units of equal composition are spread evenly over the halves.
         composition = np.zeros((units.max() + 1, len(sizes)))
         np.add.at(composition, (units, classes), 1.0)
         kinds = np.unique(composition, axis=0, return_inverse=True)[1]
@@ -184,7 +185,7 @@ class Leace(Directed):
         return sample, self._reads(sample, contrast.states.shape[-1])
 
     def _reads(self, sample: Sample, width: int) -> Refit:
-        """What two classes' eraser reads: Σ⁻¹δ over the root of δᵀΣ⁻¹δ."""
+        """The direction that the eraser of two classes reads: Σ⁻¹δ over the root of δᵀΣ⁻¹δ."""
 
         def read(
             positive: Labellings, counts: Counts
@@ -207,7 +208,7 @@ def _solve(
     d_model: int,
     shrink: bool,
 ) -> tuple[Float[np.ndarray, "layer axis dimension"], Float[np.ndarray, "layer axis dimension"]]:
-    """What the eraser reads and what it writes, in coordinates."""
+    """The eraser's ``reads`` and ``writes``, in coordinates."""
     kept = np.flatnonzero(counts)
     count, root = counts[kept], np.sqrt(counts[kept])[:, None]
     rows = root * (centring_matrix(np.zeros(len(kept), dtype=int), count) @ coordinates[:, kept])
@@ -225,6 +226,6 @@ def _solve(
 
 
 def _orthonormal(vectors: Bases) -> Bases:
-    """An orthonormal basis of what the columns span; zeros fill up where they span less."""
+    """An orthonormal basis of the span of the columns, padded with zeros."""
     basis, sizes, _ = np.linalg.svd(vectors, full_matrices=False)
     return basis * (sizes > RANK_TOLERANCE * sizes[..., :1])[..., None, :]

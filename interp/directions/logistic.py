@@ -8,8 +8,8 @@ scikit-learn's C, every regression minimises
 
 by Newton's method. The Newton step is solved by conjugate gradients with the diagonal of the
 Hessian as preconditioner: in the axes of :func:`interp.statistics.coordinates_of` the rows' Gram
-matrix is diagonal, and so nearly is the Hessian. All labellings share the rows, so that every
-iteration is two matrix products, whatever the number of labellings.
+matrix is diagonal, so the Hessian is nearly diagonal. All labellings share the rows, so every
+iteration needs two matrix products for any number of labellings.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from scipy.special import expit
 
 NEWTON_STEPS = 100
 CONJUGATE_STEPS = 200
-# Newton steps are solved to this share of the residual at most, and to the share of the solution
-# that the step before still moved, so that both errors shrink together.
+# Newton steps are solved to this share of the residual at most, and to the share by which the
+# previous step moved the solution, so both errors shrink together.
 LOOSEST, TIGHTEST = 0.2, 1e-4
-# Error of the solution, as a share of its length.
+# Error of the solution, as a share of the solution's length.
 TOLERANCE = 1e-7
 HALVINGS = 30
-# Multiplications in one matrix product. OpenBLAS computes such small ones in one thread; several
-# threads wait for one another longer than they compute, and on a busy machine ten times as long.
+# Multiplications in one matrix product. OpenBLAS computes such small products in one thread.
+# Several threads wait for one another longer than they compute; on a busy machine, ten times as
+# long.
 PRODUCT = 250_000
 FEWEST = 16
 
@@ -50,7 +51,7 @@ def logistic_fits(
         inverse_penalty: scikit-learn's C.
 
     Returns:
-        Slopes and intercepts; NaN where a sample holds rows of one label alone.
+        Slopes and intercepts; NaN where a sample holds rows of only one label.
     """
     design = np.column_stack([rows, np.ones(len(rows))])
     found = np.full((len(counts), design.shape[1]), np.nan)
@@ -100,7 +101,7 @@ def _newton_step(
 ) -> Solutions:
     """-H⁻¹g by preconditioned conjugate gradients, H = designᵀ diag(curvature) design + penalty.
 
-    Until the residual, in the preconditioner's norm, is this share of what it was.
+    It stops when the residual, in the preconditioner's norm, is this share of its initial value.
     """
     diagonal = curvature @ design**2 + penalty
     step, residual = np.zeros_like(gradient), -gradient
@@ -131,7 +132,7 @@ def _shortened(
     logits: Weights,
     step: Solutions,
 ) -> tuple[Solutions, Weights]:
-    """The point that the step leads to and its logits; halved while it does not go down."""
+    """The point after the step and its logits; the step is halved until the loss decreases."""
 
     def loss(points: Solutions, values: Weights) -> Float[np.ndarray, " sample"]:
         fit = np.einsum("sr,sr->s", weight, np.logaddexp(0.0, values) - label * values)

@@ -1,8 +1,8 @@
-"""How prompts lie along their label's direction, each by a direction that it had no part in.
+"""Held-out projections of prompts on their label's direction.
 
-A direction separates the prompts it was fitted to even where there is nothing: in more dimensions
-than prompts always. So every prompt, pairs together, is projected on the mean difference of the
-prompts in the other folds.
+A direction separates the prompts that it was fitted to even if the label has no effect; with more
+dimensions than prompts it always does. So every prompt is projected on the mean difference of the
+prompts in the other folds. Pairs stay together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Projections:
     """Held-out projections of one label's prompts.
 
     Attributes:
-        value: in units of the states; 0 is the middle between the two means, positives' side up.
+        value: in units of the states; 0 is the middle between the two means, and the positives'
+            mean is above 0.
         positive: which prompts are positive.
         layers: names of the layers.
     """
@@ -38,7 +39,7 @@ class Projections:
 
     @property
     def separation(self) -> Float[np.ndarray, " layer"]:
-        """AUC per layer: how often a positive lies above a negative; .5 (or less) for noise."""
+        """AUC per layer: share of pairs with the positive above the negative; .5 or less: noise."""
         up, down = self.value[self.positive], self.value[~self.positive]
         above = up[:, None] > down[None, :]
         return (above + 0.5 * (up[:, None] == down[None, :])).mean(axis=(0, 1))
@@ -58,7 +59,7 @@ class Projections:
         )
 
     def plot(self, layer: int | None = None) -> Figure:
-        """Distributions at one layer, the last by default."""
+        """Draw the distributions at one layer, the last by default."""
         from interp.figures import projection_figure
 
         return projection_figure({"": self}, layer)
@@ -76,7 +77,7 @@ def held_out_projections(
         seed: of the folds.
 
     Raises:
-        InputError: a fold that holds every prompt of a side, or names for other layers.
+        InputError: a fold holds every prompt of a side, or the layer names do not fit.
     """
     states, positive, units = contrast.states, contrast.classes == 0, contrast.units
     names = layer_names(layers, states.shape[1])
@@ -88,8 +89,8 @@ def held_out_projections(
         up, down = states[~held & positive], states[~held & ~positive]
         if not len(up) or not len(down):
             raise InputError(
-                f"{folds} folds leave a side of {contrast.n} prompts empty; use fewer, or more "
-                "prompts"
+                f"{folds} folds leave a side of {contrast.n} prompts empty; use fewer folds or "
+                "more prompts"
             )
         above, below = up.mean(axis=0), down.mean(axis=0)
         value[held] = np.einsum("pld,ld->pl", states[held] - (above + below) / 2,

@@ -1,19 +1,19 @@
-r"""An estimator's directions refitted to the same prompts: other labels, halves, prompts left out.
+r"""Refits of an estimator to the same prompts: with other labels, to halves, without single units.
 
-The expected direction is what the estimator finds on average in half of the prompts. With
-:math:`w_A, w_B` from the two halves of a split,
-:math:`\langle w_A, w_B\rangle` is free of noise for any estimator, and so is
-:math:`\langle w_A, v_B\rangle` where v comes from the same prompts in another model; both are
-averaged over splits, pairs together.
+The expected direction is the average of the directions that the estimator finds in half of the
+prompts. With :math:`w_A, w_B` from the two halves of a split,
+:math:`\langle w_A, w_B\rangle` is unbiased by noise for any estimator, and so is
+:math:`\langle w_A, v_B\rangle` where v comes from the same prompts in another model. Both are
+averaged over splits. Pairs stay together.
 
-How far such a product varies from sample to sample follows from the pull of every unit on the
-direction, found by leaving it out,
+The sampling variance of such a product follows from the influence of every unit on the direction,
+computed by leaving the unit out,
 
 .. math:: z_u = f\,\sqrt{(n-1)/n}\,(\bar w - w_{(u)})
 
 with :math:`\bar w` the mean over the units of one kind. :math:`\sum_u z_u z_u^\top` is the
-jackknife's covariance (Efron and Stein, Annals of Statistics 1981), which counts twice what depends
-on two units at once; f brings its trace to the noise that the halves show, and is at most 1.
+jackknife's covariance (Efron and Stein, Annals of Statistics 1981). It counts terms that depend on
+two units twice. The factor f scales its trace to the noise between the halves, and is at most 1.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from jaxtyping import Float, Int
 from interp.directions.fitting import REFITTED_SPLITS, Directed, Estimator, Labellings, copies_of
 from interp.statistics import Axes, Contrast, Counts, Vectors, kinds_of_units
 
-# Units of one kind are left out one by one up to here, and beyond it several at a time.
+# Up to this number, units of one kind are left out one by one; above it, several at a time.
 MOST_LEFT_OUT = 100
 SPLITS = 50
 
 
 @dataclass(frozen=True)
 class Replicates:
-    """A direction fitted to halves of the prompts, and the pull of every block of units on it.
+    """A direction fitted to halves of the prompts, and the influence of every block of units.
 
     Attributes:
-        halves: fitted to either half of every split.
-        influence: centred pulls; their squares sum to the noise of ``direction``.
+        halves: directions fitted to each half of every split.
+        influence: centred influences; their squares sum to the noise of ``direction``.
         axes: orthonormal axes of the coordinates; None where these are d_model.
         kind: of each block: blocks of one kind hold the same classes of rows.
         n: prompts that the estimator reports.
@@ -57,7 +57,7 @@ class Replicates:
 
     @property
     def reliability(self) -> Float[np.ndarray, " layer"]:
-        """Share of the squared length of a half's direction that is no noise."""
+        """Share of the squared length of a half's direction that is signal."""
         size = (self.halves**2).sum(axis=-1).mean(axis=(0, 1))
         crossed = (self.halves[0] * self.halves[1]).sum(axis=-1).mean(axis=0)
         return np.asarray(crossed / np.where(size > 0, size, np.nan))
@@ -65,7 +65,7 @@ class Replicates:
     def in_d_model(
         self, vectors: Float[np.ndarray, "*sample layer coordinate"]
     ) -> Float[np.ndarray, "*sample layer d_model"]:
-        """Vectors as d_model sees them."""
+        """The vectors in d_model coordinates."""
         if self.axes is None:
             return vectors
         flat = vectors.reshape(-1, *vectors.shape[-2:]).swapaxes(0, 1)
@@ -80,9 +80,9 @@ class Refits:
         contrast: the prompts.
         axes: orthonormal axes of the vectors' coordinates; None where these are d_model.
         n: prompts that the estimator reports.
-        splits: into halves.
-        solve: which rows are positive, and how often each counts → the directions, all of which
-            are fitted in one batch where the estimator allows it.
+        splits: number of splits into halves.
+        solve: maps the positive rows and the count of each row to the directions; it fits all of
+            them in one batch if the estimator allows it.
     """
 
     contrast: Contrast
@@ -93,7 +93,7 @@ class Refits:
 
     @classmethod
     def of(cls, estimator: Estimator, contrast: Contrast) -> Refits:
-        """Batched for the estimators of this package, by copies for any other."""
+        """Batched fits for this package's estimators; copies of the estimator for any other."""
         if not isinstance(estimator, Directed):
             copies = copies_of(estimator, contrast)
             return cls(contrast, None, contrast.n, REFITTED_SPLITS, copies)
@@ -105,10 +105,10 @@ class Refits:
         return self.solve(positive, np.ones(positive.shape))
 
     def replicates(self, seed: int = 0) -> Replicates:
-        """Fits to halves and without single units, under the labels as they are.
+        """Fits to halves and without single units, under the observed labels.
 
         Args:
-            seed: of the splits, which are the same for contrasts of the same units.
+            seed: of the splits; contrasts of the same units get the same splits.
         """
         units, kinds = self.contrast.units, kinds_of_units(self.contrast)
         first = _halves(kinds, self.splits, np.random.default_rng(seed))[:, units]
@@ -147,7 +147,7 @@ def _halves(
 def _blocks(
     kinds: Int[np.ndarray, " unit"],
 ) -> tuple[Int[np.ndarray, " unit"], Int[np.ndarray, " block"]]:
-    """The block of each unit, and the kind of each block; blocks of a kind are as large."""
+    """The block of each unit, and the kind of each block; blocks of a kind have equal size."""
     block = np.empty(len(kinds), dtype=int)
     kind: list[int] = []
     for value in np.unique(kinds):

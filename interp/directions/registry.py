@@ -1,4 +1,4 @@
-"""The registry of estimators: what finds one direction per layer from labelled states."""
+"""The registry of estimators, which find one direction per layer from labelled states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ C = TypeVar("C", bound=type)
 
 @dataclass(frozen=True)
 class EstimatorEntry:
-    """An estimator that can be named.
+    """A registered estimator.
 
     Attributes:
         about: name, title, paper, badge, colour.
@@ -25,7 +25,7 @@ class EstimatorEntry:
     make: Callable[..., Any]
 
     def quick(self) -> Any:
-        """The estimator with its defaults, but no interval of its reliability (``resamples=0``)."""
+        """The estimator with defaults, without an interval of its reliability (``resamples=0``)."""
         given = {"resamples": 0} if "resamples" in signature(self.make).parameters else {}
         return self.make(**given)
 
@@ -34,10 +34,10 @@ ESTIMATORS: Registry[EstimatorEntry] = Registry("estimator", "interp.directions"
 
 
 def estimator(name: str, **about: str) -> Callable[[C], C]:
-    """Register a class whose ``fit(states, labels, groups)`` sets ``direction_``; unchanged.
+    """Register a class whose ``fit(states, labels, groups)`` sets ``direction_``; returns it.
 
     Args:
-        name: by which it is asked for, ``spillover study --estimator NAME``.
+        name: the name to request it by, ``spillover study --estimator NAME``.
         about: ``title, paper, badge, differs, colour`` of :class:`interp.registry.About`.
 
     Raises:
@@ -53,7 +53,7 @@ def estimator(name: str, **about: str) -> Callable[[C], C]:
 
 
 def estimator_title(estimator: object) -> str:
-    """The title that an estimator is registered with; the name of its class where it is not."""
+    """The registered title of an estimator, or its class name if it is not registered."""
     entries = (ESTIMATORS[name] for name in ESTIMATORS)
     titles = (entry.about.title for entry in entries if entry.make is type(estimator))
     return next(titles, type(estimator).__name__)

@@ -1,4 +1,4 @@
-"""A subspace for one label: more than its mean difference."""
+"""A subspace of several dimensions for one label, beyond its mean difference."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from interp.statistics import Bases, Contrast, Counts, overlaps_of_halves
 
 @dataclass(kw_only=True)
 class ContrastSubspace(Reliable):
-    r"""The dimensions in which positives lie off the negatives' mean and negatives do not.
+    r"""The dimensions in which positives, but not negatives, deviate from the negatives' mean.
 
-    The leading eigenvectors of :math:`E[(x^+ - \mu^-)(x^+ - \mu^-)^\top] - \Sigma^-`, that is of
+    They are the leading eigenvectors of :math:`E[(x^+ - \mu^-)(x^+ - \mu^-)^\top] - \Sigma^-`, or
     :math:`\delta\delta^\top + \Sigma^+ - \Sigma^-` with the mean difference :math:`\delta`:
     contrastive principal components (Abid et al., Nature Communications 9, 2018) about the
-    negatives' mean. The first is near the mean difference where that is clear; the others hold what
-    differs from positive to positive and not among negatives. What both vary in cancels, and with
-    labels that mean nothing so does all the rest: unlike components of paired differences, this has
-    a null under permuted labels (:func:`interp.similarity.subspaces.overlap_map`).
+    negatives' mean. The first is near the mean difference where that is clear. The others hold
+    variation among positives that is absent among negatives. Common variation cancels; with
+    meaningless labels, everything cancels. So, unlike components of paired differences, this
+    estimator has a null under permuted labels (:func:`interp.similarity.subspaces.overlap_map`).
 
     Args:
         dimensions: how many.
@@ -42,8 +42,8 @@ class ContrastSubspace(Reliable):
     Attributes:
         basis_: (layer, dimensions, d_model), orthonormal, largest excess first; the mean difference
             projects positive on each.
-        excess_: (layer, dimensions), second moment beyond the negatives' along each, in squared
-            units of the states. Not above zero: there is no such dimension.
+        excess_: (layer, dimensions), second moment minus the negatives' along each, in squared
+            units of the states. At zero or below, the dimension does not exist.
         reliability_, reliability_low_, reliability_high_: (layer,), root mean squared cosine of the
             principal angles between halves.
         n_: prompts on the smaller side.

@@ -1,11 +1,11 @@
-r"""Angles and cosines of two directions from their inner products, free of noise, with intervals.
+r"""Angles and cosines of two directions from noise-free inner products, with intervals.
 
 For :math:`\cos\theta = c/\sqrt{ab}` with the cross-fitted products :math:`a = \langle v,v\rangle`,
-:math:`b = \langle w,w\rangle`, :math:`c = \langle v,w\rangle`, the test of an angle is that of
-:math:`c - \cos\theta\sqrt{ab} = 0`. Its variance has two parts. Noise that turns a direction out of
-the plane counts with :math:`\sin^2\theta` and vanishes for parallel directions; noise times noise
-remains there and is all that an angle near zero is judged by. Taking the variance at the observed
-angle instead gives intervals that cover 100% near zero and are twice as long as need be.
+:math:`b = \langle w,w\rangle`, :math:`c = \langle v,w\rangle`, the test of an angle is the test of
+:math:`c - \cos\theta\sqrt{ab} = 0`. Its variance has two parts. Noise that moves a direction out of
+the plane counts with :math:`\sin^2\theta` and vanishes for parallel directions. Noise times noise
+remains for parallel directions and alone determines the test of an angle near zero. Intervals with
+the variance at the observed angle cover 100% near zero and are twice as long as necessary.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def joint_means(
     Args:
         a, b: contrasts of the same layers and width.
         vectors: the weight of each class mean in each vector.
-        same_units: rows with the same unit in both are never separated; else all units differ.
+        same_units: rows with the same unit in both stay together; otherwise all units differ.
     """
     return class_means(
         np.concatenate([a.states, b.states]),
@@ -54,33 +54,33 @@ def exists(
 
 
 def angle_degrees(products: InnerProducts, confidence: Confidence) -> Estimates:
-    """Angle in degrees, undefined where either direction is not there.
+    """Angle in degrees; undefined where either direction does not exist.
 
     Args:
         products: ⟨v, v⟩, ⟨w, w⟩ and ⟨v, w⟩ as the first three products.
         confidence: level and number of prompts.
 
     Returns:
-        The null band holds what two *parallel* directions with this noise would read: 0 up to the
-        one-sided bound. It speaks of sampling alone.
+        The null band is the range of values that two *parallel* directions with this noise give: 0
+        up to the one-sided bound. It covers sampling noise only.
     """
     (a, has_a), (b, has_b) = (exists(products, index, confidence) for index in (0, 1))
     scale, ratio = np.sqrt(a * b), np.sqrt(b / a)
 
     def weights(cosine: Layers) -> tuple[Layers | float, ...]:
-        # The derivatives of c - cosine * sqrt(ab) by a, b and c.
+        # The derivatives of c - cosine * sqrt(ab) with respect to a, b and c.
         return (-cosine * ratio / 2, -cosine / ratio / 2, 1.0)
 
     observed = products.value[:, 2] / scale
     clipped = np.clip(observed, -1.0, 1.0)
-    # Variance per squared length out of the plane. Where the observed angle is nothing but noise
-    # that would be 0/0; half of the noise on both sides keeps the quotient steady, and gave the
-    # nominal coverage in simulations (0 and 1 times the noise: 1 point less and more).
+    # Variance per squared length out of the plane. Where the observed angle is only noise, this is
+    # 0/0. Half of the noise on both sides keeps the quotient stable and gave the nominal coverage
+    # in simulations (0 times the noise: 1 point less; 1 times the noise: 1 point more).
     lengths = products.plain[:, 0] / a + products.plain[:, 1] / b
     plain = (1 + clipped**2) * lengths / 2 - 2 * clipped * products.plain[:, 2] / scale
     at_observed = weights(clipped)
     turning = products.signal_variance(*at_observed) + products.noise_variance(*at_observed) / 2
-    # Zero, up to rounding, only for a direction compared with itself: nothing turns it then.
+    # Zero, up to rounding, only for a direction compared with itself: it does not rotate.
     across = np.maximum((1 - clipped**2 + plain) / 2, np.finfo(float).eps)
     out_of_plane = np.maximum(turning, 0.0) / across
 
@@ -105,7 +105,7 @@ def angle_degrees(products: InnerProducts, confidence: Confidence) -> Estimates:
 
 
 def as_cosine(angle: Estimates) -> Estimates:
-    """The same estimates as cosines; low and high change places."""
+    """The same estimates as cosines; low and high swap."""
     value, high, low, null_high, null_low = (
         np.cos(np.radians(x))
         for x in (angle.value, angle.low, angle.high, angle.null_low, angle.null_high)

@@ -1,15 +1,15 @@
-r"""Whole representations of the same prompts compared: debiased centred kernel alignment.
+r"""Debiased centred kernel alignment: compare whole representations of the same prompts.
 
 With the matrices of inner products K and L of two representations, U-centred (Székely and Rizzo,
 Annals of Statistics 42, 2014), :math:`\mathrm{CKA} = \langle\tilde K,\tilde L\rangle /
 \lVert\tilde K\rVert\lVert\tilde L\rVert`. That is CKA (Kornblith et al. 2019) with the unbiased
-estimator HSIC₁ (Song et al. 2012; Nguyen et al. 2021). The usual, biased one reads .97 for
-independent data of 32 prompts in many dimensions; this one about 0.
+estimator HSIC₁ (Song et al. 2012; Nguyen et al. 2021). For independent data of 32 prompts in many
+dimensions, the usual biased estimator gives .97 and this one gives about 0.
 
-It sees neither a rotation nor a uniform change of size, by design: for these see
-:mod:`interp.similarity.procrustes` and :mod:`interp.similarity.rotations`. What it does not show: a
-high value is mostly the few directions of largest variance, and a change that matters to behaviour
-may be small there.
+By design, CKA ignores rotations and uniform changes of size. For these see
+:mod:`interp.similarity.procrustes` and :mod:`interp.similarity.rotations`. Limits: the few
+directions of largest variance dominate the value, and a change that matters to behaviour may be
+small along them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Gram = Float[np.ndarray, "row row"]
 
 
 def u_centred(gram: Gram) -> Gram:
-    """The matrix with zero diagonal whose inner products are unbiased: its rows add to zero."""
+    """The U-centred matrix: zero diagonal, rows that sum to zero, unbiased inner products."""
     n = len(gram)
     kept = gram - np.diag(np.diag(gram))
     rows = kept.sum(axis=1) / (n - 2)
@@ -55,7 +55,7 @@ def debiased_cka(
     """Debiased CKA of two representations of the same prompts, row by row; within ±1.
 
     Raises:
-        InputError: other numbers of prompts, or fewer than eight.
+        InputError: different numbers of prompts, or fewer than eight.
     """
     a, b = (_centred(x)[:, 0] for x in (a, b))
     _check_prompts({"the first": a, "the second": b})
@@ -73,23 +73,24 @@ def cka_map(
 ) -> SimilarityMap:
     """Debiased CKA between representations of the same prompts, at every layer.
 
-    For instance the same prompts in the base model and after one training or another. The null
-    shuffles the prompts of one of the two: that keeps both covariances, so it is the
-    covariance-matched null too. ``null_low`` … ``null_high`` hold the central share; p-values are
-    one-sided, with max-T over layers and pairs. Intervals are the jackknife's over prompts on
-    Fisher's scale. Prompts are the only chance here, hence a ceiling of 1.
+    An example is the same prompts in the base model and in several trained models. The null
+    shuffles the prompts of one of the two representations. Shuffling keeps both covariances, so
+    this is also the covariance-matched null. ``null_low`` … ``null_high`` hold the central share of
+    the null. P-values are one-sided, with max-T over layers and pairs. Intervals are jackknife
+    intervals over prompts on Fisher's scale. Prompts are the only source of chance, so the ceiling
+    is 1.
 
     Args:
         representations: states or activations by name, row i of each from the same prompt.
-        strata: shuffle only among prompts of the same stratum. With domains or labels as strata the
-            null keeps what these alone make alike, and the question is what goes beyond.
+        strata: shuffle only among prompts of the same stratum. With domains or labels as strata,
+            the null keeps the similarity that these cause, and the test asks for more than that.
         layers: names of the layers; those of the activations, or 0, 1, … by default.
-        permutations: shuffles, the observed order included.
+        permutations: number of shuffles, including the observed order.
         seed: of the shuffles.
         level: of bands and intervals.
 
     Raises:
-        InputError: fewer than two representations, other prompts or layers, too few prompts.
+        InputError: fewer than two representations, different prompts or layers, too few prompts.
     """
     labels, k = tuple(representations), len(representations)
     if k < 2:
@@ -121,7 +122,7 @@ def cka_map(
 
     low, high = fisher_interval(statistics[0], spread, level)
     null = permuted_null(statistics, level)
-    # U-centred products of isotropic states are uncorrelated: n(n - 3)/2 of them are free.
+    # U-centred products of isotropic states are uncorrelated, with n(n - 3)/2 degrees of freedom.
     isotropic = normal_quantile((1 + level) / 2) * np.sqrt(2 / (n * (n - 3)))
     return SimilarityMap(
         measure="debiased CKA",
@@ -157,13 +158,13 @@ def _jackknife_error(a: Gram, b: Gram) -> float:
 
 
 def _left_out(a: Gram, b: Gram) -> Float[np.ndarray, " row"]:
-    """HSIC₁, up to a constant, without each of the prompts in turn, from sums over rows."""
+    """HSIC₁ without each prompt in turn, up to a constant, from sums over rows."""
     n = len(a) - 1
     a, b = (gram - np.diag(np.diag(gram)) for gram in (a, b))
     rows_a, rows_b, product = a.sum(axis=1), b.sum(axis=1), a * b
     traces = product.sum() - 2 * product.sum(axis=1)
     totals = (a.sum() - 2 * rows_a) * (b.sum() - 2 * rows_b)
-    # Σ_{j≠i} (a_j - A_ji)(b_j - B_ji), with rows that lack prompt i.
+    # Σ_{j≠i} (a_j - A_ji)(b_j - B_ji), with rows without prompt i.
     rows = rows_a @ rows_b - rows_a * rows_b - a @ rows_b - b @ rows_a + product.sum(axis=1)
     return traces + totals / ((n - 1) * (n - 2)) - 2 * rows / (n - 2)
 

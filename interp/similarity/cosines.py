@@ -1,20 +1,22 @@
 r"""Cosines between the directions of several labels, each with its interval, null and p-value.
 
-A plain cosine between two mean differences shrinks with the noise in both, so a small one may be a
-large one measured badly; and two directions that share one set of negative prompts have cosine .5
-when there is nothing there at all. Here the inner products are cross-fitted
-(:mod:`interp.statistics.crossfit`), a cosine is undefined where a direction is not there, and
-p-values come from permuting labels, pairs together, with the max-T correction over layers and pairs
-(Westfall and Young 1993): cells of a heatmap are far from independent.
+A plain cosine between two mean differences shrinks with the noise in both, so a small value may
+come from a large cosine with much noise. Two directions that share one set of negative prompts have
+cosine .5 even when the labels have no effect. This module therefore
+
+* cross-fits the inner products (:mod:`interp.statistics.crossfit`);
+* leaves a cosine undefined where a direction does not exist;
+* takes p-values from permuted labels, with pairs kept together and the max-T correction over layers
+  and pairs (Westfall and Young 1993), because the cells of a heatmap are far from independent.
 
 Any other estimator is refitted (:mod:`interp.directions.refits`). The value estimates the cosine
-between the two *expected* directions, those that the estimator finds on average in as many prompts:
-:math:`\langle\hat w_a,\hat w_b\rangle` of different prompts is free of bias, and from each squared
-length the jackknife's noise is taken, as cross-fitting takes it from a mean difference's. Every
-permuted labelling is fitted by the estimator itself.
+between the two *expected* directions: the averages of what the estimator finds with this many
+prompts. For different prompts, :math:`\langle\hat w_a,\hat w_b\rangle` is unbiased. The jackknife
+estimate of the noise is subtracted from each squared length, as cross-fitting does for a mean
+difference. The estimator itself is fitted to every permuted labelling.
 
-What it does not show: a cosine is symmetric, leakage is not; and a direction that separates two
-labels need not be one that the model reads.
+Limits: a cosine is symmetric, but leakage is not. The model need not read a direction that
+separates two labels.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def cosine_between(a: Contrast, b: Contrast, *, level: float = 0.95) -> Estimate
     """Cross-fitted cosine between two contrasts of different prompts, per layer.
 
     The null band is that of parallel directions (1 down to the one-sided bound), as for a rotation:
-    a value inside it cannot be told from the same direction.
+    a value inside it is consistent with one common direction.
 
     Raises:
         InputError: contrasts of different layers or widths.
@@ -83,21 +85,21 @@ def cosine_map(
 ) -> SimilarityMap:
     """Cosines between the directions of all labels, free of sampling noise.
 
-    Its ``reliability`` is the share of a direction's squared length that is no noise: the cosine
-    expected with the same direction from as many other prompts, about 0 where there is none. Its
-    null band is the wider of those under permuted labels and of Student's for perpendicular
-    directions. Corrected p-values are single-step max-T. Where both directions exist (for an
-    estimator that is refitted: where either does) they are no less than the Šidák-corrected
-    p-value of Student's test.
+    ``reliability`` is the share of a direction's squared length that is signal: the expected cosine
+    with the same direction from equally many other prompts. It is about 0 where no direction
+    exists. The null band is the wider of two: the band under permuted labels and Student's band for
+    perpendicular directions. Corrected p-values are single-step max-T. Where both directions exist
+    (for a refitted estimator: where either exists) they are at least the Šidák-corrected p-value of
+    Student's test.
 
     Args:
         directions: fitted directions, whose estimator is refitted; or contrasts by label, compared
-            by their mean differences; of different prompts
+            by their mean differences. Labels must have different prompts
             (:func:`interp.directions.disjoint_controls`). For whitened or causal cosines,
             :mod:`interp.similarity.metric` maps contrasts to other coordinates. Vectors from disk
-            cannot be refitted: they give plain cosines without intervals, and no null.
+            cannot be refitted: they give plain cosines without intervals or a null.
         layers: names of the layers; those of ``directions``, or 0, 1, … by default.
-        permutations: labellings drawn, the observed one included; p is at least one over it.
+        permutations: number of labellings, including the observed one; p is at least 1 over it.
         seed: of the permutations.
         level: coverage of the intervals.
         measure: the name of the values, where the contrasts are in other coordinates.
@@ -106,7 +108,7 @@ def cosine_map(
         InputError: fewer than two labels, contrasts of different layers or widths.
 
     Source:
-        max-T: Westfall and Young 1993; the cross-fitted products are derived in the module.
+        max-T: Westfall and Young 1993; the module docstring derives the cross-fitted products.
 
     Example:
         >>> cosines = sp.cosine_map(dirs, permutations=100)
@@ -200,7 +202,7 @@ def cosine_map(
 def plain_cosines(
     vectors: Float[np.ndarray, "label layer d_model"],
 ) -> Float[np.ndarray, "layer label label"]:
-    """Cosines of the vectors as they are, noise included; see the module for what they hide."""
+    """Cosines of the vectors, including noise; see the module docstring for their bias."""
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.einsum("ald,bld->lab", unit, unit)
@@ -215,7 +217,7 @@ def _mean_differences(a: Contrast, b: Contrast) -> tuple[InnerProducts, int]:
 def _values_alone(
     directions: DirectionSet, layers: Sequence[int] | None, measure: str | None
 ) -> SimilarityMap:
-    """Plain cosines of vectors that nothing is known of but their reliabilities."""
+    """Plain cosines of vectors of which only the reliabilities are known."""
     _check_labels(directions.labels)
     vectors = directions.vectors.astype(np.float64)
     value = plain_cosines(vectors)
@@ -243,7 +245,7 @@ def _values_alone(
 
 
 def _of_whole(reliability: Float[np.ndarray, "layer label"]) -> Float[np.ndarray, "layer label"]:
-    """Reliability of all prompts: 2ρ/(1 + ρ) where halves have ρ (Spearman and Brown 1910)."""
+    """Reliability with all prompts: 2ρ/(1 + ρ) if halves have ρ (Spearman and Brown 1910)."""
     rho = np.clip(reliability, 0.0, 1.0)
     return 2 * rho / (1 + rho)
 
@@ -274,7 +276,7 @@ def _warn_of_shared_rows(contrasts: Mapping[str, Contrast]) -> None:
     for a, b in combinations(rows, 2):
         if shared := len(rows[a] & rows[b]):
             warnings.warn(
-                f"{a!r} and {b!r} share {shared} rows: their noise is shared, and so their cosine "
-                "is not the directions' alone; split the common prompts with disjoint_controls",
+                f"{a!r} and {b!r} share {shared} rows, so they share noise, which biases their "
+                "cosine; split the common prompts with disjoint_controls",
                 stacklevel=3,
             )

@@ -1,9 +1,9 @@
-"""Two-dimensional maps of states: PCA, UMAP beside it on request, and numbers with both.
+"""Two-dimensional maps of states: PCA and optional UMAP, each with a neighbour-agreement score.
 
-A map in two dimensions shows what it was made to show. UMAP draws clusters in noise, its distances
-and gaps mean nothing; so it comes with PCA, with the share of variance that PCA keeps, and with the
-number that a map suggests: how often a state's nearest neighbours carry its label, in all
-dimensions, in each map, and where labels are permuted.
+A two-dimensional map can mislead. UMAP draws clusters in noise, and its distances and gaps have no
+meaning. The figure therefore also shows PCA and the share of variance that PCA keeps. It reports
+how often a state's nearest neighbours carry its label: in all dimensions, in each map, and with
+permuted labels.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class StateMap:
         labels: of the states.
         pca: projections on the first two principal components.
         explained: the two components' shares of variance.
-        umap: coordinates without a meaning of their own, or none.
-        agreement: share of nearest neighbours that carry a state's own label; by ``"all
+        umap: UMAP coordinates, which have no units, or None.
+        agreement: share of nearest neighbours that carry the same label as a state; by ``"all
             dimensions"``, ``"PCA"``, ``"UMAP"``, and ``"labels permuted"`` (the 95th percentile in
             all dimensions).
-        neighbours: how many are looked at.
+        neighbours: number of nearest neighbours per state.
     """
 
     labels: tuple[str, ...]
@@ -62,7 +62,7 @@ class StateMap:
         return pd.DataFrame(columns)
 
     def plot(self) -> Figure:
-        """The maps side by side, numbers underneath."""
+        """Draw the maps side by side, with the agreement scores below."""
         from interp.figures import state_map_figure
 
         return state_map_figure(self)
@@ -81,12 +81,13 @@ def state_map(
     Args:
         states: one row per prompt.
         labels: one per state.
-        umap: draw it too; its first use takes half a minute.
-        neighbours: of each state, also UMAP's own.
+        umap: also draw UMAP; its first use takes half a minute.
+        neighbours: number of neighbours of each state, also for UMAP.
         seed: of UMAP and of the permutations.
 
     Raises:
-        InputError: fewer than eight states or than neighbours, or labels for others.
+        InputError: fewer than eight states, too few states for the number of neighbours, or a
+            different number of labels.
     """
     rows = finite(np.asarray(states))
     if rows.shape[1] != 1:
@@ -124,10 +125,10 @@ def state_map(
 def _umap(rows: Float[np.ndarray, "state d_model"], neighbours: int, seed: int) -> np.ndarray:
     import warnings
 
-    from umap import UMAP  # twenty seconds: only here
+    from umap import UMAP  # takes twenty seconds, so it is imported only here
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed means one thread
+        warnings.simplefilter("ignore")  # UMAP warns that a seed means one thread
         found = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(rows)
     return np.asarray(found, dtype=np.float64)
 

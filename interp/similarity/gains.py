@@ -64,13 +64,13 @@ def offset_of(products: InnerProducts, confidence: Confidence) -> Estimates:
 
 
 def offset_orthogonal_of(products: InnerProducts, confidence: Confidence) -> Estimates:
-    """Length of the rest of c_a - c_0, over ‖r_0‖."""
+    """Length of the part of c_a - c_0 orthogonal to r_0, divided by ‖r_0‖."""
     a, defined = exists(products, 0, confidence)
     offset = products.value[:, 3] / a
     weights = (offset**2, 0.0, 0.0, -2 * offset, 1.0)  # of ‖(ca - c0) - offset r0‖²
     observed = sum(w * products.value[:, i] for i, w in enumerate(weights)) / a
     plain = sum(w * products.plain[:, i] for i, w in enumerate(weights)) / a
-    # As for the angle: signal times noise grows with the squared length, noise times noise stays.
+    # As for the angle: signal times noise grows with the squared length; noise times noise stays.
     growing = products.signal_variance(*weights) + products.noise_variance(*weights) / 2
     slope = np.maximum(growing, 0.0) / a**2 / ((np.maximum(observed, 0.0) + plain) / 2)
 

@@ -1,4 +1,4 @@
-"""A heatmap that carries its own doubts: value, interval, nulls, reliability, p, n."""
+"""A similarity heatmap with its uncertainty: value, interval, nulls, reliability, p, n."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def from_pairs(
     """Cells, by name, from one number per layer and pair of labels.
 
     Args:
-        pairs: numbers of all labels, row and column.
-        diagonal: of each label with itself.
-        symmetric: fill the other triangle alike.
-        **of_pairs: the numbers.
+        pairs: row and column indices of the labels of each pair.
+        diagonal: the value of each label with itself.
+        symmetric: fill the other triangle with the same values.
+        **of_pairs: the numbers, by name.
     """
     k = 1 + max(max(pair) for pair in pairs)
     rows, columns = np.array(pairs).T
@@ -61,13 +61,13 @@ def states_by_name(
         layers: names of the layers; those of the activations by default.
 
     Raises:
-        InputError: activations of other prompts or layers, or of several sites or positions.
+        InputError: activations of different prompts or layers, or of several sites or positions.
     """
     collected = {k: x for k, x in representations.items() if not isinstance(x, np.ndarray)}
     for what in ("ids", "layers"):
         if len({getattr(one, what) for one in collected.values()}) > 1:
             raise InputError(
-                f"activations with other {what} in {', '.join(collected)}; collect the same "
+                f"activations with different {what} in {', '.join(collected)}; collect the same "
                 "prompts at the same layers from every model"
             )
     if layers is None and collected:
@@ -82,13 +82,13 @@ def permuted_null(
     level: float,
     scale: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> dict[str, Any]:
-    """The central share of the draws and one-sided p-values of the first, by the map's names.
+    """The central share of the draws, and one-sided p-values of the observed one, by field name.
 
     Args:
         statistics: of every draw, the observed one first.
         level: share of the draws within the band.
-        scale: takes the statistics to the scale on which max-T compares the cells; the more skew
-            ones would rule the family otherwise.
+        scale: maps the statistics to the scale on which max-T compares the cells; without it the
+            most skewed cells dominate the family.
     """
     low, high = percentile_interval(statistics, level)
     p, p_corrected = permutation_p_values(standardised(scale(statistics)))
@@ -97,25 +97,25 @@ def permuted_null(
 
 @dataclass(frozen=True)
 class SimilarityMap:
-    """How alike labels' representations are, at every layer.
+    """How similar the labels' representations are, at every layer.
 
-    Cells are NaN where ``defined`` is false, except for the p-values: these ask whether there is
-    anything at all, which can be asked of noise too. On the diagonal p-values are NaN.
+    Cells are NaN where ``defined`` is false, except for the p-values: they test whether an effect
+    exists, and this test also applies to noise. On the diagonal p-values are NaN.
     """
 
     measure: str
-    """What the values are, as an axis would say it."""
+    """Name of the values, as on an axis."""
     labels: tuple[str, ...]
     layers: tuple[int, ...]
     value: Cells
     low: Cells
     high: Cells
     null_low: Cells
-    """Values from here to ``null_high`` are what unrelated labels read in these prompts."""
+    """From here to ``null_high``: the values that unrelated labels give with these prompts."""
     null_high: Cells
     p: Cells
     p_corrected: Cells
-    """Family-wise over all layers and pairs."""
+    """Family-wise corrected over all layers and pairs."""
     defined: Bool[np.ndarray, "layer label label"]
     reliability: Float[np.ndarray, "layer label"]
     n: tuple[int, ...]
@@ -126,23 +126,23 @@ class SimilarityMap:
     covariance_matched: Cells
     """The same for random ones drawn from the prompts' own covariance within labels."""
     ceiling: Cells
-    """What two labels with one and the same direction would read, had each only these prompts.
-    Cross-fitted values have none but 1; it is for plain ones."""
+    """The value of two labels with one common direction, given only these prompts.
+    It is 1 for cross-fitted values and below 1 for plain ones."""
     limits: tuple[float, float] = field(default=(-1.0, 1.0))
-    """The range that the measure can take, for colours."""
+    """The range of the measure, for the colour scale."""
     draws: int = 0
-    """Permutations behind the null, the observed order included; 0 where there is no null."""
+    """Number of permutations of the null, including the observed order; 0 without a null."""
     no_null: str = ""
     """Why there is no null; empty where there is one."""
 
     @property
     def outside_null(self) -> Bool[np.ndarray, "layer label label"]:
-        """Where there is something to see: defined, and corrected p below .05."""
+        """Cells that are defined and have a corrected p below .05."""
         with np.errstate(invalid="ignore"):
             return self.defined & (self.p_corrected < SIGNIFICANT)
 
     def at(self, layer: int) -> int:
-        """The place of a layer.
+        """The index of a layer.
 
         Raises:
             InputError: a layer that is not in the map.
@@ -195,7 +195,7 @@ class SimilarityMap:
         return table.to_latex(index=False, float_format="%.2f", column_format="l" + "r" * (k + 1))
 
     def plot(self, layers: Sequence[int] | None = None, *, layer: int | None = None) -> Figure:
-        """Heatmaps; cells inside the null are grey, and the figure says what the null is.
+        """Draw heatmaps; cells inside the null are grey, and the caption describes the null.
 
         Args:
             layers: names of layers; all by default.

@@ -1,22 +1,22 @@
 r"""Other inner products for directions: whitened, and causal.
 
-Both are the plain inner product in other coordinates, so every comparison takes them the same way:
-``contrast.mapped(whitening(states, classes))``.
+Both are the plain inner product in other coordinates, so every comparison uses them in the same
+way: ``contrast.mapped(whitening(states, classes))``.
 
-**Whitened.** :math:`\langle r, s\rangle = r^\top \Sigma^{-1} s`: a dimension counts by what can be
-told apart along it, not by how much it varies. Differences of means in these coordinates are
-compared as the discriminants that read them would be.
+**Whitened.** :math:`\langle r, s\rangle = r^\top \Sigma^{-1} s`: a dimension counts by how well it
+separates classes, not by how much it varies. Comparing differences of means in these coordinates is
+comparing the discriminants that read them.
 
 **Causal** (Park, Choe and Veitch, *The linear representation hypothesis and the geometry of large
 language models*, ICML 2024, arXiv 2311.03658). With the rows of the unembedding :math:`\gamma` and
 their covariance over the vocabulary, the causal inner product of two *unembedding* directions is
 :math:`\gamma^\top \mathrm{Cov}(\gamma)^{-1}\gamma'`. Directions of the residual stream live in the
 dual space, where the same geometry is :math:`r^\top \mathrm{Cov}(\gamma)\, s`: the covariance, over
-tokens, of what the two do to the logits. Its cosine is the correlation of these logit changes, and
-does not notice what adds the same to every logit.
+tokens, of the effects of the two on the logits. Its cosine is the correlation of these logit
+changes. It ignores a change that adds the same number to every logit.
 
-What the causal one does not show: anything between a layer and the unembedding. It takes the state
-as if it were read out at once, and leaves out the final norm.
+Limits: the causal inner product ignores all layers between the state and the unembedding. It treats
+the state as if the unembedding read it directly, without the final norm.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Whitening:
 
     Attributes:
         basis: orthonormal eigenvectors of the sample's covariance.
-        scale: the root of the inverse eigenvalue along each.
-        rest: the same in every other dimension.
+        scale: the square root of the inverse eigenvalue along each eigenvector.
+        rest: the same number for every other dimension.
         shrinkage: Ledoit and Wolf's intensity.
     """
 
@@ -53,7 +53,7 @@ class Whitening:
         """The states in whitened coordinates.
 
         Raises:
-            InputError: states of other layers or another width.
+            InputError: states with different layers or a different width.
         """
         states = finite(states)
         if states.shape[1:] != (len(self.basis), self.basis.shape[-1]):
@@ -69,11 +69,11 @@ class Whitening:
 
 
 def whitening(states: States, classes: Int[np.ndarray, " prompt"] | None = None) -> Whitening:
-    """The whitening by the pooled covariance within classes, after Ledoit and Wolf.
+    """The whitening by the pooled within-class covariance, with Ledoit and Wolf's shrinkage.
 
     Args:
-        states: of prompts that the directions are not fitted to where that can be (benign ones of
-            the base model, say): a covariance from the same prompts shares their noise.
+        states: if possible of prompts that the directions are not fitted to (for example benign
+            prompts in the base model): a covariance from the same prompts shares their noise.
         classes: prompts of one class share a mean; one class by default.
 
     Raises:
@@ -87,7 +87,7 @@ def whitening(states: States, classes: Int[np.ndarray, " prompt"] | None = None)
     spread = reduce(rows**2, "layer row coordinate -> layer", "sum")
     size = reduce(states**2, "prompt layer d_model -> layer", "sum")
     if (spread <= np.finfo(float).eps * size).any():
-        raise InputError("states that do not vary within classes cannot be whitened; give more")
+        raise InputError("states do not vary within classes, so whitening fails; give more states")
     covariance = shrunk_covariance(rows, ones, states.shape[-1])
     scale, rest = covariance.power(-0.5)
     basis = np.einsum("lvk,lvd->lkd", covariance.vectors, axes)
@@ -108,7 +108,7 @@ class CausalCoordinates:
         """States, or directions, in these coordinates.
 
         Raises:
-            InputError: another width than the unembedding's.
+            InputError: the width differs from the unembedding's width.
         """
         if np.shape(states)[-1] != self.root.shape[-1]:
             raise InputError(
@@ -122,7 +122,7 @@ def causal_coordinates(unembedding: Float[np.ndarray, "vocab d_model"]) -> Causa
     """Causal coordinates from the weights of the LM head, one row per token.
 
     Raises:
-        InputError: not a matrix, or not finite.
+        InputError: the unembedding is not a matrix, or not finite.
     """
     rows = np.asarray(unembedding, dtype=np.float64)
     if rows.ndim != 2 or not np.isfinite(rows).all():

@@ -36,12 +36,12 @@ class Cell:
     """Which of the two directions exist."""
     reliability: Float[np.ndarray, "layer 2"]
     lengths: Layers
-    """Product of the lengths without noise; NaN where a direction is missing."""
+    """Product of the noise-corrected lengths; NaN where a direction does not exist."""
     plain_lengths: Layers
-    """The same with noise."""
+    """Product of the lengths including noise."""
     product: Layers
     error: Layers
-    """Standard error of the product of perpendicular directions."""
+    """Standard error of the inner product if the directions are perpendicular."""
 
 
 def cell_of(products: InnerProducts, n: int, level: float) -> Cell:
@@ -49,7 +49,7 @@ def cell_of(products: InnerProducts, n: int, level: float) -> Cell:
 
     Args:
         products: ⟨a, a⟩, ⟨b, b⟩ and ⟨a, b⟩.
-        n: prompts behind them.
+        n: number of prompts.
         level: coverage of the interval.
     """
     confidence = Confidence(level, n)
@@ -74,8 +74,7 @@ def refitted_products(
 
     Args:
         a, b: of the same layers and width.
-        same_units: block i is the same prompts in both, so that their noise is shared, and so are
-            the splits.
+        same_units: block i holds the same prompts in both, so both share noise and splits.
     """
     pulls = [part.in_d_model(part.influence.transpose(1, 0, 2)) for part in (a, b)]
     kind = a.kind
@@ -96,7 +95,7 @@ def refitted_products(
 
 
 def _between_halves(a: Replicates, b: Replicates) -> Layers:
-    """⟨a, b⟩ with the two from different halves of the prompts, averaged over splits."""
+    """⟨a, b⟩ with a and b from different halves of the prompts, averaged over splits."""
     x, y = a.halves, b.halves
     if a is not b and a.axes is not None and b.axes is not None:
         x, y = (part.in_d_model(part.halves) for part in (a, b))
@@ -109,17 +108,17 @@ def permuted_products(
     weights: Sequence[Float[np.ndarray, "draw row"]],
     pairs: Sequence[tuple[int, int]],
 ) -> Float[np.ndarray, "draw layer pair"]:
-    """⟨a, b⟩ over its standard error in every draw's refits, the observed labels first.
+    """⟨a, b⟩ over its standard error in the refits of every draw, the observed labels first.
 
-    With the second moments S of a label's directions over all draws, the observed one included,
-    the squared error is aᵀ S_b a + bᵀ S_a b - tr S_a S_b: how far b varies along a where labels
-    mean nothing, and the reverse, less what both count. It treats all draws alike, so the test is
-    exact for labels that mean nothing.
+    S is the second moment of a label's directions over all draws, including the observed one. The
+    squared error is aᵀ S_b a + bᵀ S_a b - tr S_a S_b: the variance of b along a under meaningless
+    labels, plus the reverse, minus the part that both count. All draws are treated alike, so the
+    test is exact for meaningless labels.
 
     Args:
         refits: of every label.
-        weights: of each label's rows, positive where a draw calls the row positive.
-        pairs: numbers of labels.
+        weights: of each label's rows; above zero where a draw labels the row positive.
+        pairs: indices of the two labels of each pair.
     """
     drawn = [refit.relabelled(w > 0) for refit, w in zip(refits, weights, strict=True)]
     by_layer = [v.swapaxes(0, 1) for v in drawn]
@@ -150,7 +149,7 @@ def _along(
 def _mapped(
     vectors: Float[np.ndarray, "draw layer axis"], matrices: Float[np.ndarray, "layer axis other"]
 ) -> Float[np.ndarray, "draw layer other"]:
-    # Layer by layer a matrix product, which einsum would not make of it.
+    # One matrix product per layer; einsum would not use matrix products.
     return (vectors.swapaxes(0, 1) @ matrices).swapaxes(0, 1)
 
 
@@ -182,14 +181,14 @@ def refitted_null(
 ) -> dict[str, np.ndarray]:
     """Band and p-values of an estimator that was refitted to every labelling.
 
-    Where both directions exist, the observed statistic is the product over its own standard error,
-    as the noise of real labels differs from that of permuted ones. Where either does, Student's
-    test joins.
+    Where both directions exist, the observed statistic is the product over its observed standard
+    error, because real labels and permuted labels have different noise. Where either direction
+    exists, Student's test is combined with the permutation test.
 
     Args:
         drawn: products over their standard errors, the observed one first.
         cells: the observed cosines.
-        n: prompts behind each pair.
+        n: number of prompts of each pair.
         level: share of the draws within the band.
     """
     error = stacked(cell.error for cell in cells)
@@ -214,15 +213,16 @@ def _p_values(
 ) -> dict[str, Float[np.ndarray, "layer pair"]]:
     """P-values per cell and family-wise over all cells.
 
-    Permuted labels leave noise times noise, whose studentised tails are thinner than Student's.
-    Where both directions exist a perpendicular pair has Student's tails, and permutations alone
-    would reject it at .13 to .17 for .05 (n = 24 and 100): the larger p-value holds there.
+    With permuted labels only noise times noise remains; its studentised tails are thinner than
+    Student's. Where both directions exist, a perpendicular pair has Student's tails, and
+    permutations alone reject it at a rate of .13 to .17 instead of .05 (n = 24 and 100). The
+    p-value there is the larger one of the two tests.
 
     Args:
         sizes: of the statistic in every draw, the observed one first.
         student: the observed product over its standard error.
-        real: where Student's test joins.
-        n: prompts behind each pair.
+        real: where Student's test is combined with the permutation test.
+        n: number of prompts of each pair.
     """
     from scipy.special import stdtr
 
@@ -236,5 +236,5 @@ def _p_values(
 
 
 def stacked(of_pairs: Iterable[Any]) -> Shaped[np.ndarray, "*rest pair"]:
-    """Numbers of every pair side by side."""
+    """The numbers of all pairs in one array."""
     return np.stack(list(of_pairs), axis=-1)

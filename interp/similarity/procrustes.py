@@ -1,13 +1,14 @@
-r"""Did the whole space turn? Held-out orthogonal Procrustes against the identity.
+r"""Does a rotation explain a change of the whole space? Held-out orthogonal Procrustes.
 
 An orthogonal map Q (Schönemann 1966) is fitted from the states before to the states after on most
 prompts, in their leading principal components, and both maps predict the prompts held out:
 
 .. math:: \text{value} = 1 - \frac{\sum\lVert y - Qx\rVert^2}{\sum\lVert y - x\rVert^2}
 
-the share of the change, in these components and about the means, that a rotation explains and no
-change does not. Not above 0: there is no rotation to be seen. In-sample fits are worthless here: an
-orthogonal map of as many dimensions as prompts fits noise (R² .96 where the held-out one is -1).
+This is the share of the change that a rotation explains, compared with the identity. It is measured
+in these components and about the means. A value of 0 or less means that no rotation is visible.
+In-sample fits are not valid: an orthogonal map with as many dimensions as prompts fits noise
+(in-sample R² .96, held-out R² -1).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def held_out_errors(
     after: Float[np.ndarray, "*draw prompt width"],
     folds: Int[np.ndarray, " prompt"],
 ) -> Float[np.ndarray, "error *draw prompt"]:
-    """Squared errors on prompts held out: of the rotation, of the identity, of the mean alone.
+    """Squared errors on held-out prompts: of the rotation, of the identity, of the mean only.
 
     Args:
         before, after: states of the same prompts; ``after`` may come in many orders at once.
@@ -70,28 +71,28 @@ def procrustes_map(
     seed: int = 0,
     level: float = 0.95,
 ) -> SimilarityMap:
-    """Share of the change from the row's to the column's representation that is a rotation.
+    """Share of the change from the row's to the column's representation that a rotation explains.
 
-    The null shuffles the prompts of the second one: rotations between what does not belong together
-    gain as much, by chance, as they lose. A change that is no rotation (shifts, noise, growth)
-    reads 0 or less, so that the null is fair to it. ``null_low`` … ``null_high`` hold the central
-    share; p-values are one-sided, with max-T over layers and pairs. Intervals are the jackknife's
-    over prompts. Random directions and ceilings have no part in it, and are NaN.
+    The null shuffles the prompts of the second representation. A rotation between unmatched prompts
+    gains by chance as much as it loses. Other changes (shifts, noise, growth) give 0 or less, so
+    the null is valid for them. ``null_low`` … ``null_high`` hold the central share of the null.
+    P-values are one-sided, with max-T over layers and pairs. Intervals are jackknife intervals over
+    prompts. Random directions and ceilings do not apply and are NaN.
 
     Args:
         representations: states or activations by name, row i of each from the same prompt, of one
             width.
-        dimensions: principal components, of both together, that are kept. They are those of all
-            prompts: which state belongs to which is no part of them.
+        dimensions: number of principal components kept. They come from all prompts of both
+            representations, so they do not depend on which states belong together.
         folds: of the cross-validation.
-        groups: prompts of one group are held out together, and shuffled with others of their size.
+        groups: prompts of one group are held out together; groups of equal size are shuffled.
         layers: names of the layers; those of the activations, or 0, 1, … by default.
-        draws: shuffles, the observed order included.
+        draws: number of shuffles, including the observed order.
         seed: of folds and shuffles.
         level: of bands and intervals.
 
     Raises:
-        InputError: fewer than two representations, other shapes, or too few prompts.
+        InputError: fewer than two representations, different shapes, or too few prompts.
     """
     labels, k = tuple(representations), len(representations)
     found, layers = states_by_name(representations, layers)
@@ -148,7 +149,7 @@ def procrustes_map(
 def shuffled_units(
     units: Int[np.ndarray, " row"], rng: np.random.Generator
 ) -> Int[np.ndarray, " row"]:
-    """Row numbers after units have changed places with others of their size."""
+    """Row numbers after a shuffle among units of equal size."""
     order = np.arange(len(units))
     sizes = np.bincount(units)
     for size in np.unique(sizes):
@@ -171,7 +172,7 @@ def _reduced(
 def _share(
     gained: Float[np.ndarray, "*draw prompt"], total: Float[np.ndarray, "*draw prompt"]
 ) -> Float[np.ndarray, "*draw"]:
-    """Share of the total that is gained; 0 where there is nothing to gain."""
+    """Share of the total that is gained; 0 where the total is 0."""
     whole = total.sum(axis=-1)
     return np.where(whole > 0, gained.sum(axis=-1) / np.where(whole > 0, whole, 1.0), 0.0)
 
@@ -181,7 +182,7 @@ def _jackknife_error(
     total: Float[np.ndarray, " prompt"],
     units: Int[np.ndarray, " prompt"],
 ) -> float:
-    """Standard error of the share, from what each unit pulls at it."""
+    """Standard error of the share, from the influence of each unit."""
     influence = gained - _share(gained, total) * total
     whole = float(total.sum())
     return float(np.linalg.norm(np.bincount(units, weights=influence))) / whole if whole else 0.0

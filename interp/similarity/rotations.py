@@ -5,21 +5,23 @@ With :math:`\mu^+, \mu^-` the mean states of the positive and negative prompts,
 
 * angle: between :math:`r^0` and :math:`r^a`;
 * gain: :math:`\lVert r^a\rVert / \lVert r^0\rVert`;
-* offset: :math:`\langle c^a - c^0, \hat r^0\rangle / \lVert r^0\rVert`; -½ puts the positive
-  prompts where the middle was;
-* orthogonal offset: the length of the rest of :math:`c^a - c^0`, in the same unit.
+* offset: :math:`\langle c^a - c^0, \hat r^0\rangle / \lVert r^0\rVert`; -½ moves the positive
+  prompts to the former middle;
+* orthogonal offset: the length of the part of :math:`c^a - c^0` orthogonal to :math:`r^0`, in the
+  same unit.
 
-All from cross-fitted inner products (:mod:`interp.statistics.crossfit`). For an estimator other
-than the mean difference the angle is between the *expected* directions: the direction before from
-one half of the prompts, the one after from the other (:mod:`interp.directions.refits`). Gain and
-offsets are of mean differences alone: a probe's length is log-odds per unit of the state.
+All come from cross-fitted inner products (:mod:`interp.statistics.crossfit`). For an estimator
+other than the mean difference, the angle is between the *expected* directions: the direction before
+comes from one half of the prompts and the direction after from the other half
+(:mod:`interp.directions.refits`). Gain and offsets exist for mean differences only, because a
+probe's length is log-odds per unit of the state.
 
-Plain angles are wrong in both directions: noise that both models share pulls them to zero, fresh
-noise pushes them to 90°.
+Naive angles are biased by sampling noise: noise that both models share reduces them towards 0°, and
+independent noise moves them towards 90°.
 
-The null bands say what an unchanged direction would read under this sampling noise. They do not
-say what any harmless change of the model would do: for that give arms that were changed otherwise
-to :func:`against_controls`.
+The null bands show the values of an unchanged direction under this sampling noise. They do not
+show the effect of a harmless change of the model. For that, pass arms with other changes to
+:func:`against_controls`.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ QUANTITIES = ("angle_degrees", "cosine", "gain", "offset", "offset_orthogonal")
 
 @dataclass(frozen=True)
 class Rotation:
-    """What happened to one direction, at every layer, with intervals and null bands."""
+    """The rotation, gain and offset of one direction at every layer, with intervals and nulls."""
 
     layers: tuple[int, ...]
     angle_degrees: Estimates
@@ -57,13 +59,13 @@ class Rotation:
     offset: Estimates
     offset_orthogonal: Estimates
     n: int
-    """Rows of the smallest of the four groups."""
+    """Number of rows of the smallest of the four groups."""
     undefined: str = ""
-    """Why gain and offsets are not defined at any layer; empty where they can be."""
+    """The reason why gain and offsets are undefined at all layers; otherwise empty."""
 
     @property
     def estimates(self) -> dict[str, Estimates]:
-        """By quantity, in the order of :data:`QUANTITIES`."""
+        """The estimates by quantity, in the order of :data:`QUANTITIES`."""
         return {name: getattr(self, name) for name in QUANTITIES}
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -87,7 +89,7 @@ class Rotations(Mapping[str, Rotation]):
         """One label's rotation.
 
         Raises:
-            InputError: a label that is not there.
+            InputError: an unknown label.
         """
         if label not in self.of_labels:
             raise InputError(f"no rotation of {label!r}; there are {', '.join(self.of_labels)}")
@@ -103,13 +105,13 @@ class Rotations(Mapping[str, Rotation]):
         return label in self.of_labels
 
     def against(self, controls: Sequence[Rotations]) -> Rotations:
-        """The same with null bands from control changes; see :func:`against_controls`.
+        """The same rotations with null bands from control changes; see :func:`against_controls`.
 
         Args:
             controls: of the same labels.
 
         Raises:
-            InputError: no controls, other labels or other layers.
+            InputError: no controls, or controls with different labels or layers.
         """
         return Rotations(
             {
@@ -126,7 +128,7 @@ class Rotations(Mapping[str, Rotation]):
         return pd.concat(tables, ignore_index=True)[["label", *COLUMNS]]
 
     def plot(self, quantity: str = "angle_degrees") -> Figure:
-        """A panel per label, from layer to layer, with the null band.
+        """Draw one panel per label: the quantity over layers, with the null band.
 
         Args:
             quantity: one of :data:`QUANTITIES`.
@@ -174,25 +176,25 @@ def rotation(
     Args:
         before, after: fitted directions of the same estimator and labels in the two models; or one
             contrast in both, compared by its mean difference.
-        same_prompts: row i is the same prompt in both, so that its noise is shared. With other
-            prompts in ``after`` every row stands for itself.
+        same_prompts: row i is the same prompt in both, so both share its noise. If False, every row
+            of ``after`` is a separate prompt.
         layers: names of the layers; those of ``before``, or 0, 1, … by default.
         level: coverage of the intervals.
 
     Returns:
-        One rotation of a contrast, or one by label of fitted directions. Angle, cosine and gain are
-        undefined where the lower bound of a split-half product is not above zero (there is no
-        direction before, or none after); the offsets need only the direction before. Where only the
-        direction after is missing, the gain keeps its upper bound: that is how a direction that
-        vanished shows. Gain and offsets are undefined for estimators other than the mean
+        One rotation for a contrast, or one per label for fitted directions. Angle, cosine and gain
+        are undefined where the lower bound of a split-half product is not above zero (the direction
+        before or after does not exist). The offsets need only the direction before. Where only the
+        direction after does not exist, the gain keeps its upper bound, which shows that the
+        direction vanished. Gain and offsets are undefined for estimators other than the mean
         difference.
 
     Raises:
-        InputError: shapes or pairs that do not match, other estimators, labels or layers.
+        InputError: shapes or pairs do not match, or estimators, labels or layers differ.
 
     Example:
-        >>> turned = sp.fit_directions(sp.collect(after, prompts), prompts, sp.MeanDifference())
-        >>> rotations = sp.rotation(dirs, turned)
+        >>> after_dirs = sp.fit_directions(sp.collect(after, prompts), prompts, sp.MeanDifference())
+        >>> rotations = sp.rotation(dirs, after_dirs)
         >>> rotations["safety"].angle_degrees.value.shape
         (3,)
         >>> figure = rotations.plot()
@@ -202,8 +204,8 @@ def rotation(
     if not (isinstance(before, FittedDirections) and isinstance(after, FittedDirections)):
         raise InputError(
             f"a rotation from {type(before).__name__} to {type(after).__name__}; give fitted "
-            "directions before and after, or a contrast before and after (vectors from disk have "
-            "no prompts to take the noise off)"
+            "directions before and after, or a contrast before and after (vectors from disk lack "
+            "the prompts that the noise correction needs)"
         )
     _check_same_fits(before, after)
     names = before.layers if layers is None else layers
@@ -246,7 +248,7 @@ def _of_refits(
         offset=undefined,
         offset_orthogonal=undefined,
         n=n,
-        undefined=f"gain and offsets are of mean differences, not of a {title}"
+        undefined=f"gain and offsets exist for mean differences, not for a {title}"
         + (f"; angles have no interval: {no_interval}" if no_interval else ""),
     )
 
@@ -280,17 +282,17 @@ def against_controls(change: Rotation, controls: Sequence[Rotation]) -> Rotation
     """The same rotation with null bands from control changes of the same model.
 
     Args:
-        change: the one in question.
-        controls: the same prompts before and after changes that should not turn the direction: an
-            arm trained on benign prompts only, random weight changes of equal norm.
+        change: the rotation to test.
+        controls: rotations of the same prompts by changes that should not rotate the direction, for
+            example an arm trained on benign prompts only, or random weight changes of equal norm.
 
     Returns:
         Null bands that span the intervals of all controls and the sampling null. With few controls
-        that is the cautious reading: a direction rotated if its interval lies beyond every
-        control's. Layers where a control is undefined keep what the others say.
+        this is conservative: a direction rotated if its interval lies outside the interval of every
+        control. Where a control is undefined at a layer, the others define the band.
 
     Raises:
-        InputError: no controls, or other layers.
+        InputError: no controls, or controls with different layers.
     """
     if not controls:
         raise InputError("no control rotations; give at least one, for instance a benign-only arm")
@@ -340,4 +342,4 @@ def _check(before: Contrast, after: Contrast, same_prompts: bool) -> None:
             "same order, or same_prompts=False"
         )
     if after.pairs is not None and not np.array_equal(before.units, after.units):
-        raise InputError("the same prompts are paired otherwise before and after; pair them alike")
+        raise InputError("the pairs of prompts differ before and after; use the same pairs in both")

@@ -2,9 +2,10 @@ r"""Subspaces compared: principal angles, overlap, and a map of overlaps between
 
 Overlap is :math:`\lVert U^\top V\rVert_F^2 / \min(k_U, k_V)`, the mean squared cosine of the
 principal angles: 1 for the same subspace (or one inside the other), max(k) / d for random ones. It
-is never negative, so that noise overlaps too, and the more the fewer dimensions the states fill: a
-value means nothing without its null. Unlike the cosines of :mod:`interp.similarity.cosines` it is
-not cross-fitted; the ceiling says how much of it noise takes away.
+is never negative, so noise subspaces overlap too. They overlap more if the states fill fewer
+dimensions. Always compare a value with its null. Unlike the cosines of
+:mod:`interp.similarity.cosines`, the overlap is not cross-fitted; the ceiling shows how much noise
+reduces it.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ Basis = Float[np.ndarray, "dimension d_model"]
 def principal_angles(a: Basis, b: Basis) -> Float[np.ndarray, " angle"]:
     """Principal angles between the spans of the rows of ``a`` and ``b``, in degrees, ascending.
 
-    Through sines where cosines lose their digits (Björck and Golub 1973), so that a subspace makes
-    0° with itself and not 1e-6.
+    Sines replace cosines where cosines lose precision (Björck and Golub 1973), so the angle of a
+    subspace with itself is 0° and not 1e-6.
 
     Raises:
         InputError: other widths, or rows that are linearly dependent.
@@ -77,26 +78,26 @@ def overlap_map(
 ) -> SimilarityMap:
     """Overlaps between the labels' subspaces (:class:`interp.directions.ContrastSubspace`).
 
-    ``null_low`` and ``null_high`` hold the central share of the overlaps under permuted labels,
-    pairs together, after each label's mean is taken out (Freedman and Lane 1983): subspaces of
-    noise with the prompts' own covariance, of which the labels' difference is no part. Where a few
-    loud dimensions rule that covariance the null is high, and whitened contrasts
-    (:mod:`interp.similarity.metric`) tell more. P-values are one-sided, corrected by max-T over
-    log-odds of overlaps in their permutations' standard deviations.
+    ``null_low`` and ``null_high`` hold the central share of the overlaps under permuted labels.
+    Pairs stay together, and each label's mean is removed first (Freedman and Lane 1983). The null
+    subspaces are therefore noise with the prompts' covariance, without the labels' difference.
+    Where a few dimensions of large variance dominate that covariance, the null is high; use
+    whitened contrasts there (:mod:`interp.similarity.metric`). P-values are one-sided, with max-T
+    over log-odds of overlaps in standard deviations of their permutations.
 
-    A label's subspace exists where its excess is beyond that share of its permutations'.
-    Reliability is the root mean squared cosine between halves. Intervals take their width from
-    resampled prompts and stand at the value: they say how far it would vary, and nothing of the
-    pull of noise on it.
+    A label's subspace exists where its excess is above that share of the excess of its
+    permutations. Reliability is the root mean squared cosine between halves. Intervals are centred
+    on the value, with a width from resampled prompts: they show its variation, and do not correct
+    the bias from noise.
 
     Args:
-        contrasts: by label, or fitted directions, of which the contrasts are taken; of different
-            prompts.
+        contrasts: contrasts by label, or fitted directions, whose contrasts are used; labels must
+            have different prompts.
         dimensions: of every subspace.
         layers: names of the layers; those of the fitted directions, or 0, 1, … by default.
-        permutations: labellings drawn, the observed one included.
-        resamples: bootstrap samples behind intervals and reliabilities.
-        seed: of all of it.
+        permutations: number of labellings, including the observed one.
+        resamples: bootstrap samples for intervals and reliabilities.
+        seed: of permutations, resamples and splits.
         level: coverage of intervals and bands.
 
     Raises:
@@ -156,7 +157,7 @@ def overlap_map(
 
 @dataclass(frozen=True)
 class _Fit:
-    """One label's subspaces, in its own axes: as labelled, as permuted, from resampled prompts."""
+    """One label's subspaces, in its axes: from observed, permuted and resampled prompts."""
 
     labelled: Bases  # the observed labelling first
     resampled: Bases
@@ -202,7 +203,7 @@ def _overlaps(
 def _resampled(
     contrast: Contrast, resamples: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "sample row"]:
-    """How often each row is drawn when units are drawn with replacement."""
+    """Number of times that each row is drawn if units are drawn with replacement."""
     units = contrast.units
     n = int(units.max()) + 1
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)[:, units]
@@ -223,5 +224,5 @@ def _check_bases(a: Basis, b: Basis) -> None:
 
 
 def _logit(overlap: np.ndarray) -> np.ndarray:
-    """Log-odds, on which the null of overlaps is less skew."""
+    """Log-odds of the overlaps; their null is less skewed."""
     return logit(np.clip(overlap, 1e-9, 1 - 1e-9))
