@@ -144,7 +144,7 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
     spillover("report", "run")
     assert "my longest" in (folder / "report.html").read_text(encoding="utf-8")
 
-    spillover("predict", str(model), *named, "--out", "forecast")
+    spillover("predict", "organism", *named, "--out", "forecast")
     [table] = [
         rows
         for path in (empty / "forecast").rglob("*.csv")
@@ -152,3 +152,8 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
     ]
     assert (table.loc[table["predictor"] == "my constant", "value"] == 0.5).all()
     assert set(table.loc[table["predictor"] == "my constant", "domain"]) == {"safety", "bias"}
+
+    spillover("evaluate", "organism", "--prompts", "prompts.jsonl", "--out", "evaluation")
+    summary = json.loads((empty / "evaluation" / "summary.json").read_text(encoding="utf-8"))
+    refused = summary["model"]["refusal_rate"]["harmful"]
+    assert set(refused) >= set(DOMAINS[:3]) and refused["cybersecurity"]["value"] == 1.0
