@@ -203,7 +203,7 @@ def test_what_cannot_be_a_matrix_is_one_line(
 def test_an_unknown_kernel_is_named_before_anything_is_read(spillover: Spillover) -> None:
     code, out, said = spillover("predict", shipped(), "--concept", "bias", "--kernel", "lora")
     assert (code, out) == (2, "")
-    assert 'no kernel "lora"; expected one of trainable, adapters, weights' in said
+    assert 'unknown kernel "lora"; expected one of trainable, adapters, weights' in said
 
 
 def test_every_objective_and_seed_gets_its_arm() -> None:

@@ -36,7 +36,7 @@ Values = Float[np.ndarray, " sample"]
 
 @dataclass(frozen=True)
 class LeakageOutcome:
-    """What leaked in one world; NaN on the diagonal and where nothing was measured."""
+    """The leakage of one world; NaN on the diagonal and in cells without a measurement."""
 
     leakage: Matrix
 
@@ -63,10 +63,10 @@ class LeakageOutcome:
         return np.linalg.pinv(np.vstack([design, sums]))[:, : len(rows)]
 
     def of(self, predictions: Matrices) -> dict[str, Values]:
-        """Every part's rank correlation for each of many predictions.
+        """The rank correlation of every part, for each of many predictions.
 
-        NaN where a prediction says nothing about a part (all its values are equal). A cell for
-        which it is undefined counts as its average one.
+        NaN where all values of a prediction are equal in a part. A cell that the prediction leaves
+        undefined gets the prediction's mean.
         """
         rows, columns = self._cells
         cells = _filled(predictions[:, rows, columns])
@@ -110,11 +110,11 @@ class Skill:
     """One part of a predictor's skill over worlds, or its coefficient next to other predictors.
 
     Attributes:
-        value: mean over worlds; NaN where the prediction says nothing in every world.
+        value: mean over worlds; NaN where the prediction is constant in every world.
         low, high: 95% bootstrap interval over worlds.
-        p: of a mean as large if the prediction's domains were named at random.
-        null_high: what 95% of such random namings stay below.
-        worlds: each world's own.
+        p: probability of a mean at least as large under random permutations of the domains.
+        null_high: 95th percentile of the mean under these permutations.
+        worlds: the value of each world.
     """
 
     value: float
@@ -143,7 +143,7 @@ def skill(
         resamples: of worlds; one world gives no interval.
 
     Raises:
-        ValueError: not one prediction for each world.
+        ValueError: the numbers of predictions and worlds differ.
     """
     rng = np.random.default_rng(seed)
     observed: dict[str, list[float]] = {part: [] for part in PARTS}
@@ -170,9 +170,9 @@ def over_worlds(
     """The mean over worlds with its interval and p.
 
     Args:
-        values: each world's own; NaN where the prediction says nothing.
-        tested: each world's statistic, whose mean is compared with that of random namings.
-        null: the statistic under random namings, by world.
+        values: the value of each world; NaN where the prediction is constant.
+        tested: the statistic of each world; its mean is compared with the permutations' means.
+        null: the statistic under random permutations of the domains, by world.
         drawn: resamples of the worlds.
         two_sided: compare absolute values.
     """
@@ -182,7 +182,7 @@ def over_worlds(
         return Skill(np.nan, np.nan, np.nan, np.nan, np.nan, tuple(values))
     size = np.abs if two_sided else np.asarray
     shuffled = size(np.array(null)[said].mean(axis=0))
-    shuffled = shuffled[np.isfinite(shuffled)]  # a naming under which nothing varies is none
+    shuffled = shuffled[np.isfinite(shuffled)]  # drop permutations without variation
     reached = (shuffled >= size(found[said].mean()) - ROUNDING).sum()
     low = high = np.nan
     if said.all() and len(worlds) > 1:
@@ -191,7 +191,7 @@ def over_worlds(
         float(worlds[said].mean()),
         float(low),
         float(high),
-        # The labels as they are belong to the permutations too: p is never 0.
+        # The identity counts as one of the permutations, so p is never 0.
         float((1 + reached) / (1 + len(shuffled))),
         float(np.quantile(shuffled, 0.95)) if len(shuffled) else np.nan,
         tuple(values),
@@ -210,7 +210,7 @@ def _filled(cells: Float[np.ndarray, "sample cell"]) -> Float[np.ndarray, "sampl
 def _spearman(
     x: Float[np.ndarray, "sample value"], y: Float[np.ndarray, "1 value"], spread: Values
 ) -> Values:
-    """Rank correlation row by row; NaN where x does not vary but for rounding."""
+    """Rank correlation row by row; NaN where x varies by rounding error only."""
     rounded = np.round(x / np.where(spread > 0, spread, 1.0)[:, None] / ROUNDING) * ROUNDING
     a, b = rankdata(rounded, axis=1), rankdata(y, axis=1)
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)

@@ -29,7 +29,7 @@ def objective_kernel(evidence: Evidence) -> Predictions:
 
 @predictor("decision angle", "geometry")
 def decision_angle(evidence: Evidence) -> Predictions:
-    """Cosine of a's mean difference and the gradient of b's log-odds by the residual stream."""
+    """Cosine between a's mean difference and the residual-stream gradient of b's log-odds."""
     found = {}
     contrasts = evidence.contrasts.items()
     directions = {d: mean_difference(c.positive, c.negative) for d, c in contrasts}
@@ -42,7 +42,7 @@ def decision_angle(evidence: Evidence) -> Predictions:
 
 
 def _variants(evidence: Evidence, sources: Mapping[str, Gradients]) -> Predictions:
-    """Whole, relative to K[a,a], with Adam's diagonal, as a cosine; and by layer and module."""
+    """K raw, divided by K[a,a], with Adam's diagonal, as a cosine; and by layer and module."""
     targets = evidence.log_odds_gradients
     plain, adam = gradient_kernel(sources, targets), gradient_kernel(sources, targets, adam=True)
     found = {

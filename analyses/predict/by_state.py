@@ -40,7 +40,7 @@ def whitened_cosine(evidence: Evidence) -> Predictions:
     "causal cosine", "geometry", paper="Park et al. 2024, arXiv 2311.03658", badge="faithful"
 )
 def causal_cosine(evidence: Evidence) -> Predictions:
-    """The same in the causal inner product: how alike two differences move the logits."""
+    """The same in the causal inner product: how similarly two differences change the logits."""
     head = evidence.lm.model.get_output_embeddings().weight
     return _in_coordinates(evidence, causal_coordinates(head.detach().float().cpu().numpy()))
 
@@ -54,8 +54,9 @@ def causal_cosine(evidence: Evidence) -> Predictions:
 def first_component(evidence: Evidence) -> Predictions:
     """Mean over b's prompts of the cosine between c_a and the state h_b; directed.
 
-    c_a is the first principal component of a's centred harmful states, signed so that their own
-    mean lies on its positive side. Uncentred as in the paper, and centred by the grand mean.
+    c_a is the first principal component of a's centred harmful states, signed so that their mean
+    lies on its positive side. One variant is uncentred, as in the paper; one subtracts the grand
+    mean.
     """
     kinds = {"uncentred": 0.0, "centred": 1.0}
     return {
@@ -101,7 +102,7 @@ def _overlaps(harmful: Mapping[str, States], _benign: Mapping[str, States], k: i
 
 @predictor("projection difference", "geometry")
 def projection_difference(evidence: Evidence) -> Predictions:
-    """How far b's harmful prompts lie from its controls along a's unit direction; directed."""
+    """Distance of b's harmful prompts from its controls along a's unit direction; directed."""
 
     def matrix(harmful: Mapping[str, States], benign: Mapping[str, States]) -> np.ndarray:
         differences = _differences(harmful, benign)

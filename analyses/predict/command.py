@@ -69,7 +69,7 @@ def predict(
             f"--kernel adapters needs adapters, and --trainable {settings.trained} has none; give "
             "--trainable lora, or --kernel weights"
         )
-    context = check(replace(asked, arms=()), out, dry_run)  # nothing is trained
+    context = check(replace(asked, arms=()), out, dry_run)  # no arms: nothing to train
     if isinstance(context, DryRun):
         return context
     found = report_forecast(context, concept, settings, read_choices(), seed=seed, over=kernel)

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from analyses.study import Baseline, Context
 
-FEWEST_REFUSALS = 2 * GROUPS  # of a domain, to have a gradient with an error
-MOST_PROMPTS = 128  # of a domain: a mean gradient is known well enough from these
+FEWEST_REFUSALS = 2 * GROUPS  # per domain, for a gradient with a standard error
+MOST_PROMPTS = 128  # per domain: enough for a precise mean gradient
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Evidence:
 
     Attributes:
         lm: the base model.
-        trainable: makes a fresh copy of it, prepared as it would be trained.
+        trainable: makes a fresh copy of the base model, prepared for training.
         responses: training prompts with the base model's own answers (``ids``, ``class``).
-        prefixes: R and C, frozen.
+        prefixes: the frozen refusal and compliance prefixes.
         batch_size: prompts in one forward and backward.
     """
 
@@ -70,7 +70,7 @@ class Evidence:
 
     @cached_property
     def contrasts(self) -> Mapping[str, Contrast]:
-        """States of every domain's harmful prompts and of controls that no other domain has."""
+        """States of every domain's harmful prompts and its controls; domains share no control."""
         benign = controls(self.responses, "train").rows
         found = {}
         for domain in self.domains:
@@ -97,7 +97,7 @@ class Evidence:
 
     @cached_property
     def deflection_gradients(self) -> Mapping[str, Gradients]:
-        """∇S_a of every domain: of the mean summed log-probability of its deflections, in nats."""
+        """∇S_a of every domain; S_a: mean summed log-probability of its deflections, in nats."""
         return {domain: self.gradients_of_deflections(domain) for domain in self.domains}
 
     def gradients_of_log_odds(self, domain: str) -> Gradients:
@@ -117,19 +117,19 @@ class Evidence:
 
     @cached_property
     def objective_kernel_of_all_weights(self) -> Kernel:
-        """⟨∇S_a, ∇m_b⟩ over every projection of the layers; no gradient of a weight is kept."""
+        """⟨∇S_a, ∇m_b⟩ over all projections of all layers, without storing weight gradients."""
         return self._streamed(None)
 
     @cached_property
     def objective_kernel_of_adapters(self) -> Kernel:
-        """⟨∇S_a, ∇m_b⟩ over the adapters that would be trained; no gradient is kept either.
+        """⟨∇S_a, ∇m_b⟩ over the adapters that training would change, without storing gradients.
 
         Raises:
             InputError: training would use no adapters.
         """
         first = adapter_inputs(self.untrained)
         if not first:
-            raise InputError("no adapters would be trained; ask for the kernel over all weights")
+            raise InputError("training would not use adapters; give --kernel weights")
         return self._streamed(lambda name, width: first.get(name, torch.zeros(1, width)))
 
     def _streamed(self, sketch: Sketch | None) -> Kernel:
@@ -153,7 +153,7 @@ class Evidence:
 
     @cached_property
     def untrained(self) -> LanguageModel:
-        """The model as training would begin: its own copy, with what is trained marked so."""
+        """A copy of the model as training would begin; trainable parameters require gradients."""
         copy = self.trainable()
         copy.model.eval()
         return copy
@@ -180,7 +180,7 @@ def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
 
 
 def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings) -> Evidence:
-    """The evidence of training prompts, for the parameters that ``training`` would train."""
+    """The evidence from training prompts, for the parameters that ``training`` would train."""
     return Evidence(
         context.reference,
         lambda: prepare_in_place(context.load(), training),

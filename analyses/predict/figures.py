@@ -67,7 +67,7 @@ SHOWN = ("objective kernel", "mean-difference cosine", "PC1 (the paper's R3)")
 
 @styled
 def forecast_figure(forecast: Forecast) -> Figure:
-    """Expected A of every other domain with its interval over prompts; whether the target complies.
+    """Expected A of every other domain, with a 95% interval, and the target's compliance share.
 
     Below: compliance's current share of the probability that is not refusal on the target's
     prompts. If it is small, probability moves from refusal to neither answer nor refusal.
@@ -139,7 +139,7 @@ def tournament_figure(result: Mapping[str, Any]) -> Figure:
         panels[-1].set_xlabel("coefficient")
         drawn = [v for found in together.values() for v in (found["value"], found["high"]) if v]
         widest = max(1.06, *(value + 0.06 for value in drawn))
-    if result["ceiling"] is not None:  # of the cells, so that it bounds all pairs alone
+    if result["ceiling"] is not None:  # reliability of the cells bounds all pairs only
         panels[0].axvline(result["ceiling"], color=MUTED, lw=0.8, ls="--")
     for axes in panels:
         axes.axvline(0, color=MUTED, lw=0.8)
@@ -217,7 +217,7 @@ def _skill(axes: Axes, place: float, found: Mapping[str, Any], colour: str) -> N
         return
     axes.barh(place, found.get("null_high") or 0.0, color=NULL, height=0.8)
     worlds = [value for value in found["worlds"] if value is not None]
-    # As pixels: a thousand marks would be most of the file.
+    # Rasterised: a thousand vector marks would dominate the file size.
     axes.plot(worlds, [place] * len(worlds), "|", color=colour, alpha=0.35, ms=5, rasterized=True)
     if found["low"] is not None:
         axes.hlines(place, found["low"], found["high"], color=colour, lw=1.8)

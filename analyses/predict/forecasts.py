@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from unlearning.training import TrainingSettings
 
 RESAMPLES = 2000
-# Objectives whose first step is along −∇S_a, up to its length.
+# Objectives whose first step has the direction −∇S_a.
 BEGIN_ALIKE = ("npo", "gradient_ascent", "sim_npo")
 TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trainable", "adapters", "weights")
 # Spread of A about the kernels on development model organisms, beyond sampling: the error of the
@@ -65,11 +65,11 @@ class Forecast:
 
     @property
     def defined(self) -> bool:
-        """Whether the objective acts on the target's own log-odds, so that there is a forecast."""
+        """Whether the objective changes the target's own log-odds, which a forecast needs."""
         return bool(np.isfinite(self.leakage["value"]).any())
 
     def text(self, folder: Path) -> str:
-        """What the command prints: the table, the sentences, and where they are written."""
+        """The text that the command prints: table, sentences and path."""
         table = [self.leakage.round(2).to_string(index=False)] if self.defined else []
         return "\n".join([*table, *self.sentences(), str(folder / "forecast.json")])
 
@@ -106,17 +106,17 @@ def forecast(
     """Forecast the unlearning of ``concept``.
 
     Args:
-        evidence: the base model's.
+        evidence: from the base model.
         concept: one of its domains.
         frozen: the variant of each predictor (``analyses.predict.tournaments.read_choices``), for
-            ``rankings``; a layer stands for its depth.
-        seed: of resampled prompts.
-        over: the kernel's parameters: ``trained``, whose gradients are kept in main memory; the
-            LoRA ``adapters`` or all ``weights``, with none kept; the other predictors from
-            gradients are then left out.
+            ``rankings``; a layer is mapped by its relative depth.
+        seed: for resampled prompts.
+        over: parameters of the kernel. ``trained`` keeps their gradients in main memory. LoRA
+            ``adapters`` and all ``weights`` store no gradients and leave out the other predictors
+            from gradients.
 
     Raises:
-        InputError: no such domain among the evidence, no such kernel, or no adapters.
+        InputError: the domain or the kernel is unknown, or training would not use adapters.
     """
     require_kernel(over)
     if concept not in evidence.domains:
@@ -179,7 +179,7 @@ def require_forecastable(objective: str, *, retained: bool) -> None:
     """Check that the objective's first step is the kernel's.
 
     Raises:
-        InputError: another objective, or a retain set.
+        InputError: the objective has another first step, or there is a retain set.
     """
     if objective not in BEGIN_ALIKE:
         raise InputError(
@@ -200,7 +200,7 @@ def require_kernel(name: str) -> None:
         InputError: the kernel does not exist.
     """
     if name not in KERNELS:
-        raise InputError(f'no kernel "{name}"{expected(name, KERNELS)}')
+        raise InputError(f'unknown kernel "{name}"{expected(name, KERNELS)}')
 
 
 def _leakage(relative: Kernel, evidence: Evidence, concept: str, beyond: float) -> pd.DataFrame:
@@ -235,7 +235,7 @@ def _rankings(
         if predictor.kind == without or predictor.name not in {**frozen["choices"], **own}:
             continue
         found = predictor.predict(evidence)
-        variants = list(found)  # a plug-in's: nothing was chosen among them
+        variants = list(found)  # of a plug-in, without a frozen choice
         if chosen := frozen["choices"].get(predictor.name):
             variants = [at_depth(chosen, frozen["layers"], evidence.lm.n_layers)]
         rows += [
@@ -248,7 +248,7 @@ def _rankings(
 
 
 def at_depth(variant: str, chosen_of: int, layers: int) -> str:
-    """A variant chosen in a model of so many layers, at the same depth of another."""
+    """The variant with its layer moved to the same relative depth in another model."""
 
     def moved(found: re.Match[str]) -> str:
         depth = int(found.group(1)) / max(chosen_of - 1, 1)

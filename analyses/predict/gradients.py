@@ -1,16 +1,16 @@
 r"""Gradients of the unlearning objective and of refusal log-odds by domain, and their products.
 
-With S_a the mean summed log-probability of a's deflections and m_b the mean refusal log-odds of b's
-harmful prompts, one small step of NPO (whose gradient at the start is that of S_a, for every β)
-lowers m_b by the learning rate times
+S_a is the mean summed log-probability of a's deflections. m_b is the mean refusal log-odds of b's
+harmful prompts. At the start NPO has the gradient of S_a, for every β. One small step of NPO lowers
+m_b by the learning rate times the objective kernel:
 
     K_S[a,b] = ⟨P ∇S_a, ∇m_b⟩        the objective kernel
     K_m[a,b] = ⟨P ∇m_a, ∇m_b⟩        the log-odds kernel: no noise of prefixes, no saturation
 
-with P the identity, or Adam's diagonal. K[a,b]/K[a,a] has no unit: what b loses compared with a.
+P is the identity or Adam's diagonal. K[a,b]/K[a,a] has no unit: it is b's loss relative to a's.
 
-Gradients are means over disjoint groups of prompts; products are of different groups, so that a
-domain's sampling noise does not multiply with itself, and groups give the standard errors.
+Gradients are means over disjoint groups of prompts. Products use different groups, so a domain's
+sampling noise does not multiply with itself. The groups also give the standard errors.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def mean_gradients(
 ) -> Gradients:
     """Gradients of the mean of ``scalar`` over every group of rows, for all trainable parameters.
 
-    Rows are dealt to groups in turn. The model is left as it was: nothing is accumulated in it.
+    Rows are assigned to groups in turn. The model does not change and accumulates no gradient.
 
     Raises:
         InputError: fewer rows than groups, or nothing in the model is trainable.
@@ -64,7 +64,7 @@ def mean_gradients(
         raise InputError(f"{len(rows)} prompts cannot make {groups} groups; give more prompts")
     named = {n: p for n, p in lm.model.named_parameters() if p.requires_grad}
     if not named:
-        raise InputError("no parameter is trainable; prepare the model for training first")
+        raise InputError("the model has no trainable parameter; prepare it for training first")
     training = lm.model.training
     lm.model.eval()
     found = {n: torch.zeros(groups, *p.shape) for n, p in named.items()}
@@ -87,8 +87,8 @@ class Kernel:
 
     Attributes:
         values: K[a,b].
-        standard_error: of each, by jackknife over groups.
-        groups: K without one group, for each: what the standard errors are made of.
+        standard_error: jackknife over groups.
+        left_out: K without each group in turn, the basis of the standard errors.
     """
 
     values: Float[np.ndarray, "source target"]
@@ -97,13 +97,15 @@ class Kernel:
 
     @classmethod
     def from_products(cls, products: Float[np.ndarray, "group group source target"]) -> Kernel:
-        """From the products of every group of a source with every group of a target.
+        """The kernel from the products of every source group with every target group.
 
         Raises:
-            InputError: fewer than three groups, which leave no standard error.
+            InputError: fewer than three groups, too few for a standard error.
         """
         if len(products) < 3:
-            raise InputError(f"{len(products)} groups leave no standard error; give at least 3")
+            raise InputError(
+                f"{len(products)} groups are too few for a standard error; give at least 3"
+            )
         return _with_errors(_across(products), _jackknifed(products))
 
     def relative(self) -> Kernel:
@@ -129,11 +131,11 @@ def gradient_kernel(
 
     Args:
         sources, targets: gradients of f and of g of the same domains, in the same groups.
-        adam: P is Adam's diagonal for the source's own mean square gradient, else the identity.
-        within: parameters to count: a layer's, one module's.
+        adam: use Adam's diagonal for the source's mean square gradient as P, not the identity.
+        within: selects parameters by name, for example those of one layer or module.
 
     Raises:
-        InputError: fewer than three groups, which leave no standard error.
+        InputError: fewer than three groups, too few for a standard error.
     """
     groups = len(next(iter(next(iter(sources.values())).of.values())))
     products = np.zeros((groups, groups, len(sources), len(targets)))
@@ -156,9 +158,9 @@ def gradient_cosine(
     *,
     within: Callable[[str], bool] = lambda _name: True,
 ) -> Float[np.ndarray, "source target"]:
-    """K[a,b] over the two gradients' lengths, all from products of different groups.
+    """K[a,b] divided by both gradients' lengths, all from products of different groups.
 
-    NaN where a length is not above 0.
+    NaN where an estimated squared length is not above 0.
     """
     between = gradient_kernel(sources, targets, within=within).values
     lengths = [
@@ -195,7 +197,7 @@ def residual_gradients(
     """Mean gradient of ``scalar`` with respect to each layer's output at the last prompt token.
 
     The model must have trainable parameters in every layer (they carry the graph). Where
-    ``scalar`` needs several forwards, what it takes from the first one.
+    ``scalar`` needs several forward passes, the gradient is that of the first.
     """
     found = torch.zeros(lm.n_layers, lm.d_model)
     for batch in batches_by_length(rows, batch_size):

@@ -4,16 +4,18 @@ In one world, over its cells a ≠ b, with every matrix standardised:
 
     X = β₀ + Σ_k β_k P_k + error
 
-Cells share sources and targets, so that least squares alone would find something in nothing, and
-predictors are collinear, so that a proxy of the cause would pass for one. Double semi-partialling
+Cells share sources and targets, so plain least squares finds too many effects. Predictors are
+collinear, so a proxy of the cause could appear as the cause. Both call for double semi-partialling
 (Dekker, Krackhardt and Snijders, *Sensitivity of MRQAP tests to collinearity and autocorrelation
-conditions*, Psychometrika 72, 2007): P_k is replaced by what the others leave of it, ε_k; rows and
-columns of ε_k are permuted together; the t statistic of its coefficient, next to the untouched
-others, is compared with those of the permutations, two-sided. Worlds are permuted each by itself,
-and their mean t is what is tested. With a single predictor β is its Pearson correlation.
+conditions*, Psychometrika 72, 2007). It replaces P_k by its residual ε_k given the other predictors
+and permutes rows and columns of ε_k together. The test compares the t statistic of its coefficient,
+with the other predictors unchanged, with the t statistics of the permutations, two-sided. Each
+world is permuted separately; the test statistic is the mean t. A single predictor's β is its
+Pearson correlation.
 
-Values, not ranks: where one predictor is a linear cause, ranks bend the line, and a proxy of it
-explains the bend (at 42 cells its p falls under .05 in 8% of worlds; of values in 5%).
+The regression uses values, not ranks. Where one predictor is a linear cause, ranks make its effect
+nonlinear, and a proxy explains the nonlinear rest (at 42 cells the proxy's p is under .05 in 8% of
+worlds with ranks, in 5% with values).
 
 For the part `entanglement` (the interaction) the regression has an effect for every source and
 every target, so that only the interaction of pairs remains to explain.
@@ -108,7 +110,7 @@ def regression(
 
 
 def _fixed(n: int, part: str) -> Float[np.ndarray, "domain domain term"]:
-    """What every regression holds fixed: the mean, or effects of each source and target."""
+    """The terms of every regression: the mean, or effects of each source and target."""
     one = np.ones((n, n, 1))
     if part == "all_pairs":
         return one
@@ -121,9 +123,9 @@ def _standardised(
     cells: Bool[np.ndarray, "source target"],
     over: Bool[np.ndarray, "source target"],
 ) -> Matrix:
-    """Mean 0 and variance 1 over ``over``; 0 outside ``cells``, and throughout if nothing varies.
+    """Mean 0 and variance 1 over ``over``; 0 outside ``cells``, and everywhere if nothing varies.
 
-    Cells that are not defined count as average.
+    Undefined cells get the mean.
     """
     defined = cells & np.isfinite(matrix)
     values = np.zeros_like(matrix, dtype=np.float64)

@@ -1,8 +1,8 @@
 """Predictors of leakage: functions of the evidence, registered by name.
 
 A predictor returns a matrix for each of its variants (a layer, a preconditioner): a row for each
-source, a column for each target, larger where more should leak, in any unit. Which variant stands
-for it is chosen on development worlds and then frozen.
+source, a column for each target, larger where it expects more leakage, in any unit. One
+variant per predictor is chosen on development worlds and then frozen.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Predict = Callable[[Evidence], Predictions]
 
 @dataclass(frozen=True)
 class Predictor:
-    """One way to predict.
+    """A method of prediction.
 
     Attributes:
-        about: name as tables show it, title, paper, badge, colour.
+        about: name in tables, title, paper, badge, colour.
         kind: ``kernel``, ``geometry`` or ``trivial`` (known without the model's states).
         predict: the matrix of each variant.
     """
@@ -36,7 +36,7 @@ class Predictor:
 
     @property
     def name(self) -> str:
-        """As tables show it."""
+        """The name in tables."""
         return self.about.name
 
 
@@ -44,10 +44,10 @@ PREDICTORS: Registry[Predictor] = Registry("predictor", "analyses.predict", "pre
 
 
 def predictor(name: str, kind: str, **about: str) -> Callable[[Predict], Predict]:
-    """Register a function under ``name``; it is then in every prediction and tournament.
+    """Register a function under ``name``; every prediction and tournament then includes it.
 
     Args:
-        name: as tables show it.
+        name: the name in tables.
         kind: ``kernel``, ``geometry`` or ``trivial``.
         about: ``title, paper, badge, differs, colour`` of :class:`interp.registry.About`.
 

@@ -1,22 +1,24 @@
-r"""Kernels over all weights of the projections, with no gradient of a weight kept.
+r"""Kernels over all weights of the projections, without storing weight gradients.
 
 A linear module's gradient is a sum over tokens of (gradient at its output) × (its input), so that
 
     ⟨∇_W f_a, ∇_W m_b⟩ = Σ_ij ⟨h_i, h_j⟩⟨g_i, g_j⟩        i a token of a's rows, j one of b's
 
-exactly; a bias adds ⟨g_i, g_j⟩. Held are inputs h and output gradients g of a few decoder layers at
-a time: the rows go through the model once for every few layers, and below those nothing is kept
-for a backward. Memory is (bytes of a number) × tokens × Σ (d_in + d_out) over the layers' modules:
-at 7B 160 kB a token and layer in bfloat16, 16 GB for 100,000 tokens, where stored gradients of all
-weights are 26 GB for every domain and group. Where there are more tokens than weights, the sum over
-i and the sum over j are cheaper by themselves: one module's gradients, formed and dropped.
+exactly; a bias adds ⟨g_i, g_j⟩. Memory holds the inputs h and output gradients g of a few decoder
+layers at a time. The rows pass through the model once per such block of layers, and the layers
+below it build no graph. Memory is (bytes of a number) × tokens × Σ (d_in + d_out)
+over the layers' modules:
+a 7B model takes 160 kB per token and layer in bfloat16, so 16 GB for 100,000 tokens. Stored
+gradients of all weights would take 26 GB for every domain and group. Where there are more tokens
+than weights, separate sums over i and over j are cheaper: each module's gradients are formed and
+then dropped.
 
 LoRA's gradient at its start, where B = 0, is that of B alone: (α/r) g (A h)ᵀ. ``sketch`` gives A
 for each module, and K is then the kernel in LoRA's space. As A's entries are independent with
 variance 1/(3 d_in), its mean over draws of A is Σ_W (α²/3 r d_in) K_W: the kernel over all weights,
 a module weighted by the inverse of its input's width.
 
-P is the identity: Adam's diagonal needs each weight's own gradient.
+P is the identity, because Adam's diagonal needs the gradient of each weight.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ Sketch = Callable[[str, int], Float[Tensor, "rank width"]]
 
 @dataclass(frozen=True)
 class Side:
-    """Rows of every domain, and the number whose mean over them is differentiated."""
+    """Rows of every domain, and the scalar whose mean over them is differentiated."""
 
     rows: Mapping[str, Sequence[Tokens]]
     scalar: Scalar
@@ -58,7 +60,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Traces:
-    """What one module saw of one side: a row for each token that the scalar depends on.
+    """Inputs and output gradients of one module for one side; one row per relevant token.
 
     ``unit`` numbers the domain and group that a token belongs to.
     """
@@ -68,12 +70,12 @@ class Traces:
     unit: Int[Tensor, " token"]
 
     def with_bias(self) -> Traces:
-        """A bias is a weight of an input that is always 1."""
+        """The same with a constant input of 1, whose weight is the bias."""
         one = self.inputs.new_ones(len(self.inputs), 1)
         return replace(self, inputs=torch.cat([self.inputs, one], dim=1))
 
     def sketched(self, matrix: Float[Tensor, "rank width"]) -> Traces:
-        """Inputs as LoRA's A passes them on."""
+        """The same with inputs multiplied by LoRA's A."""
         return replace(self, inputs=self.inputs.float() @ matrix.to(self.inputs.device).float().T)
 
 
@@ -91,13 +93,13 @@ def streamed_kernel(
     """⟨∇f_a, ∇g_b⟩ over the projections of all layers, from rows of different groups.
 
     Args:
-        lm: the base model; its parameters' ``requires_grad`` is put back as it was.
-        sources, targets: the same domains. Rows are dealt to groups in turn.
-        groups: of each domain's rows; products are of different groups.
-        batch_size: rows in one forward, halved where they do not fit.
+        lm: the base model; its parameters' ``requires_grad`` is restored at the end.
+        sources, targets: the same domains. Rows are assigned to groups in turn.
+        groups: number of groups of each domain's rows; products use different groups.
+        batch_size: rows in one forward, halved when memory runs out.
         layers_at_once: decoder layers whose inputs and gradients are held together.
-        sketch: LoRA's A, scaled by α/r, for each module; no biases then. None is all weights.
-        progress: called with the number of layers that are done.
+        sketch: LoRA's A, scaled by α/r, for each module, without biases. None takes all weights.
+        progress: called with the number of finished layers.
 
     Raises:
         InputError: a domain has fewer rows than groups, or there are fewer than three groups.
@@ -164,7 +166,7 @@ def _traces(
                         )
                         kept.append((inputs, gradients / len(chosen), unit))
     traces = []
-    while found:  # a module's pieces go as soon as they are in one
+    while found:  # free a module's pieces once they are joined
         traces.append(Traces(*(torch.cat(part) for part in zip(*found.pop(0), strict=True))))
     return traces
 
@@ -187,7 +189,7 @@ def _batch(
 
     handles = [m.register_forward_hook(keep(i), with_kwargs=True) for i, m in enumerate(modules)]
     try:
-        # The graph begins here: below, nothing is kept for a backward.
+        # The graph begins here: the layers below build none.
         with writing(Point(first_layer, before=True), lambda h: h.detach().requires_grad_()):
             values = scalar(lm, rows)
     finally:
@@ -203,14 +205,14 @@ def _batch(
             if gradient is None:
                 continue
             flat = gradient.flatten(0, -2)
-            matters = (flat != 0).any(dim=-1)  # padding, and whatever attention does not reach
+            matters = (flat != 0).any(dim=-1)  # not padding, reached by attention
             kept.append((inputs.flatten(0, -2)[matters], flat[matters].to(inputs.dtype)))
         found.append(kept)
     return found
 
 
 def products(a: Traces, b: Traces, units: tuple[int, int]) -> Float[np.ndarray, "unit_a unit_b"]:
-    """Σ ⟨h_i, h_j⟩⟨g_i, g_j⟩ by the units that i and j belong to, the way that takes less work."""
+    """Σ ⟨h_i, h_j⟩⟨g_i, g_j⟩ by the units of i and j, computed the cheaper way."""
     weights = a.inputs.shape[1] * a.gradients.shape[1]
     by_pairs = len(a.inputs) * len(b.inputs) * (a.inputs.shape[1] + a.gradients.shape[1])
     by_weights = (len(a.inputs) + len(b.inputs) + units[0] * units[1]) * weights
@@ -218,7 +220,7 @@ def products(a: Traces, b: Traces, units: tuple[int, int]) -> Float[np.ndarray, 
 
 
 def pairwise(a: Traces, b: Traces, units: tuple[int, int]) -> Float[np.ndarray, "unit_a unit_b"]:
-    """:func:`products` from pairs of tokens: nothing of a weight's shape is formed."""
+    """:func:`products` from pairs of tokens, without a tensor of a weight's shape."""
     found = torch.zeros(units, dtype=torch.float64, device=a.inputs.device)
     inputs, gradients = b.inputs.float(), b.gradients.float()
     for unit in range(units[0]):
@@ -231,7 +233,7 @@ def pairwise(a: Traces, b: Traces, units: tuple[int, int]) -> Float[np.ndarray, 
 def through_weights(
     a: Traces, b: Traces, units: tuple[int, int]
 ) -> Float[np.ndarray, "unit_a unit_b"]:
-    """:func:`products` from this one module's gradients: b's all at once, a's one by one."""
+    """:func:`products` from one module's gradients: all of b's at once, a's one by one."""
     shape = b.gradients.shape[1], b.inputs.shape[1]
     right = torch.empty(units[1], *shape, device=b.inputs.device)
     for unit in range(units[1]):
@@ -249,7 +251,7 @@ def _weight_gradient(traces: Traces, unit: int) -> Float[Tensor, "out width"]:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter takes part in a graph, so that no weight's gradient is prepared for."""
+    """Exclude all parameters from the graph, so no weight gradient is computed."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)

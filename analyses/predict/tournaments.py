@@ -1,9 +1,10 @@
 """Which predictor ranks leakage best out of sample: frozen variants on new worlds.
 
 Each predictor's variant (its layer, its preconditioner) is chosen on development worlds by rank
-correlation over all pairs, and frozen in a file. The reported worlds are others, and are looked at
-once: the hash of that file stands in the result. So does the small set that is regressed together
-(:mod:`analyses.predict.joint`): the best predictor of each kind, and the base's refusal log-odds.
+correlation over all pairs, and frozen in a file. The reported worlds are different ones and are
+evaluated once; the result contains the hash of that file. The same file freezes the small set for
+the joint regression (:mod:`analyses.predict.joint`): the best predictor of each kind and the base
+model's refusal log-odds.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from interp.store import read_json, without_nan, write_json
 
 CHOICES = Path(__file__).with_name("choices.json")
 CHOSEN_BY = "all_pairs"
-# Compared with one another; the others take part, but need training or know the ground truth.
+# Kinds that compete; the others are shown, but need training or the ground truth.
 RIVALS = ("kernel", "geometry", "trivial")
 ALWAYS_JOINT = "base margin"
 
 
 def choose(worlds: Sequence[PredictedRun], *, seed: int = 0) -> dict[str, str]:
-    """For every predictor the variant that ranks all pairs best, on average over ``worlds``."""
+    """The variant of each predictor with the best mean rank correlation over all pairs."""
     found = pd.Series({key: _chosen_by(worlds, *key, seed) for key in worlds[0].predictions})
     return dict(found.groupby(level=0, sort=False).idxmax().to_list())
 
@@ -44,7 +45,7 @@ def choose(worlds: Sequence[PredictedRun], *, seed: int = 0) -> dict[str, str]:
 def choose_set(
     worlds: Sequence[PredictedRun], choices: Mapping[str, str], *, seed: int = 0
 ) -> list[str]:
-    """The best predictor of each kind on ``worlds`` and the base's log-odds, regressed together."""
+    """The set of the joint regression: the best predictor of each kind and the base's log-odds."""
     found = pd.Series({name: _chosen_by(worlds, name, v, seed) for name, v in choices.items()})
     found = found[np.isfinite(found)]
     best = found.groupby([worlds[0].kinds[name] for name in found.index]).idxmax()
@@ -53,21 +54,21 @@ def choose_set(
 
 
 def choose_on(worlds: Sequence[PredictedRun], path: str | Path, *, seed: int) -> str:
-    """Choose on these worlds and freeze, with the worlds' names; what to print."""
+    """Choose on these worlds, write the frozen file with their names, return the text to print."""
     found = choose(worlds, seed=seed)
     together = choose_set(worlds, found, seed=seed)
     names = [world.name for world in worlds]
     layers = worlds[0].layers
     write_json(path, {"worlds": names, "layers": layers, "choices": found, "joint": together})
-    lines = [f"{predictor}: {variant or 'as it is'}" for predictor, variant in found.items()]
-    lines.append(f"together: {', '.join(together)}")
+    lines = [f"{predictor}: {variant or 'single variant'}" for predictor, variant in found.items()]
+    lines.append(f"joint regression: {', '.join(together)}")
     return "\n".join([*lines, f"{path}: {hash_of(read_choices(path))}"])
 
 
 def report_tournament(
     worlds: Sequence[PredictedRun], frozen: Mapping[str, Any], out: str | Path, *, seed: int
 ) -> tuple[dict[str, Any], str]:
-    """The tournament, written into its folder (JSON, table of worlds, figure); what to print."""
+    """Write the tournament into its folder (JSON, table of worlds, figures); return the text."""
     result = run_tournament(worlds, frozen, seed=seed)
     folder = Path(out)
     write_worlds(worlds, folder / "worlds.parquet")
@@ -88,7 +89,7 @@ def report_tournament(
     return result, (
         f"{shown}\ncompared jointly (standardised coefficient over all pairs)\n"
         f"{together or result['joint']['why']}\n"
-        f"worlds: {len(worlds)}; ceiling {ceiling}; p is of all pairs; {folder / 'tournament.json'}"
+        f"worlds: {len(worlds)}; ceiling {ceiling}; p: all pairs; {folder / 'tournament.json'}"
     )
 
 
@@ -101,8 +102,8 @@ def _said(row: Mapping[str, Any]) -> str:
 
 
 def read_choices(path: str | Path = CHOICES) -> dict[str, Any]:
-    """``choices``, the ``worlds`` that they were made on, how many ``layers`` those models have,
-    and the predictors to regress ``joint``.
+    """The frozen file: ``choices``, the ``worlds`` they were made on, their models' number of
+    ``layers``, and the predictors of the ``joint`` regression.
 
     Raises:
         InputError: the file does not exist or has another form.
@@ -133,7 +134,7 @@ def run_tournament(
     """``tournament.json``: every predictor's skill on ``worlds``, the best over all pairs first.
 
     Raises:
-        InputError: a world is one that the choices were made on.
+        InputError: a world was used to make the choices.
     """
     seen = sorted({world.name for world in worlds} & set(frozen["worlds"]))
     if seen:
@@ -157,7 +158,7 @@ def run_tournament(
         "worlds": [world.name for world in worlds],
         "reliability": float(np.mean(reliability)),
         "reliability_min": float(np.min(reliability)),
-        # What predicts the mean over seeds perfectly correlates with it by no more than this.
+        # The largest expected correlation with the mean over seeds, given its reliability.
         "ceiling": float(np.sqrt(np.mean(reliability))),
         "choices_hash": hash_of(frozen),
         "chosen_on": frozen["worlds"],
@@ -194,7 +195,7 @@ def _joint(worlds: Sequence[PredictedRun], chosen: Mapping[str, str], seed: int)
     for part in JOINT_PARTS:
         for row in rows:
             row[part] = asdict(found[part][row["predictor"]])
-            del row[part]["null_high"]  # of t, not of the coefficient
+            del row[part]["null_high"]  # refers to t, not to the coefficient
     return {"predictors": rows, "why": None}
 
 
@@ -206,13 +207,13 @@ def _skill(
 
 
 def _chosen_by(worlds: Sequence[PredictedRun], predictor: str, variant: str, seed: int) -> float:
-    """What choices are made by; the least there is where it is undefined."""
+    """The criterion of choice; minus infinity where it is undefined."""
     found = _skill(worlds, predictor, variant, seed, permutations=1, resamples=1)
     return float(np.nan_to_num(found[CHOSEN_BY].value, nan=-np.inf))
 
 
 def _difference(first: Skill, second: Skill) -> dict[str, float]:
-    """Of two predictors, paired over worlds, with its standard error."""
+    """The mean difference of two predictors' skill, paired over worlds, with standard error."""
     each = np.subtract(first.worlds, second.worlds)
     error = each.std(ddof=1) / np.sqrt(len(each)) if len(each) > 1 else np.nan
     return {"difference": float(each.mean()), "standard_error": float(error)}

@@ -12,20 +12,20 @@ from interp.store import content_key
 
 @predictor("base margin", "trivial", title="base log-odds")
 def base_log_odds(evidence: Evidence) -> Predictions:
-    """Domains with low refusal log-odds go first."""
+    """Expect more leakage to domains with low refusal log-odds."""
     return {"": _by_target([-evidence.log_odds[d].mean() for d in evidence.domains])}
 
 
 @predictor("base rate", "trivial")
 def base_rate(evidence: Evidence) -> Predictions:
-    """Domains that are refused less often go first."""
+    """Expect more leakage to domains that the model refuses less often."""
     rates = [-(rows["class"] == "refusal").mean() for rows in evidence.harmful.values()]
     return {"": _by_target(rates)}
 
 
 @predictor("length", "trivial")
 def length(evidence: Evidence) -> Predictions:
-    """Prompts of like length (mean number of characters)."""
+    """Similarity of prompt length (mean number of characters)."""
     means = np.array([rows["prompt"].str.len().mean() for rows in evidence.harmful.values()])
     return {"": -np.abs(means[:, None] - means)}
 

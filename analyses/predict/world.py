@@ -50,7 +50,7 @@ class PredictedRun:
     """A run's predictions and outcome.
 
     Attributes:
-        name: the run's.
+        name: of the run.
         domains: rows and columns of every matrix.
         outcome: A, the mean over unlearning seeds.
         reliability: of that mean.
@@ -69,7 +69,7 @@ class PredictedRun:
 
 
 def load_worlds(folders: list[Path]) -> list[PredictedRun]:
-    """Every run as a world; predictions that are not there yet are made.
+    """Every run as a world; computes missing predictions.
 
     Raises:
         InputError: a run cannot be read, or fewer than three of its sources complied.
@@ -79,7 +79,7 @@ def load_worlds(folders: list[Path]) -> list[PredictedRun]:
 
 
 def write_worlds(worlds: Sequence[PredictedRun], path: str | Path) -> None:
-    """A row per world, predictor, variant, source and target; leakage itself among them."""
+    """Write a row per world, predictor, variant, source and target, including the leakage."""
     tables = []
     for world in worlds:
         matrices = {(LEAKAGE, "A"): world.outcome.leakage, **world.predictions}
@@ -92,15 +92,15 @@ def write_worlds(worlds: Sequence[PredictedRun], path: str | Path) -> None:
         )
     table = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
     texts = ["world", "kind", *KEYS]
-    # Single precision: predictions are ranked, and the file comes with the package.
+    # Single precision is enough for ranks and keeps the packaged file small.
     write_table(Path(path), table.astype(dict.fromkeys(texts, "category") | {"value": "float32"}))
 
 
 def read_worlds(path: str | Path = SHIPPED_WORLDS) -> list[PredictedRun]:
-    """Worlds that :func:`write_worlds` wrote; by default those that come with the package.
+    """Worlds that :func:`write_worlds` wrote; by default those of the package.
 
     Raises:
-        InputError: the file is missing or of another form.
+        InputError: the file is missing or has another format.
     """
     if not Path(path).is_file():
         raise InputError(f"{path} does not exist; expected a table of worlds, or a run's folder")
@@ -175,7 +175,7 @@ def _predicted(record: RunRecord) -> pd.DataFrame:
     evidence = evidence_of_run(record)
     said = {each.name: each.predict(evidence) for each in PREDICTORS.values()}
     kinds = {each.name: each.kind for each in PREDICTORS.values()}
-    # The ground truth of an organism's world: an oracle, for comparison.
+    # The ground truth of a model organism's world: an oracle, for comparison.
     organism = Path(record.config["model"]) / "organism.json"
     if organism.is_file():
         truth = read_json(organism)["planted"]
@@ -217,7 +217,7 @@ def _cells(matrices: Matrices, domains: Sequence[str]) -> pd.DataFrame:
 
 
 def _matrices(table: pd.DataFrame, domains: Sequence[str]) -> Matrices:
-    """What :func:`_cells` were made of."""
+    """The inverse of :func:`_cells`."""
     found = {}
     for (predictor, variant), rows in table.groupby(KEYS[:2], observed=True, sort=False):
         wide = rows.pivot(index="source", columns="target", values="value")
