@@ -16,8 +16,8 @@ from analyses.runs import Arm
 
 RULE = (
     "Plain arms: the largest loss of the target's refusal. Arms with retain data: the largest "
-    "difference between the target's loss and the other domains' mean loss. Of points that keep "
-    "the bound on utility where any does."
+    "difference between the target's loss and the other domains' mean loss. If any points keep "
+    "the bound on utility, only these compete."
 )
 
 
@@ -27,7 +27,7 @@ def grid_table(planned: Sequence[PaperArm], arms: Mapping[str, Arm], base: Arm) 
     Returns:
         ``arm, concept, objective, retained, rank, learning_rate, epochs, batch_size,
         retain_ratio``; ``validation`` and ``test``, the criterion in points on these prompts;
-        ``utility_lost`` and whether that is ``within`` the bound; ``kept_step``; ``chosen`` (on
+        ``utility_lost`` and whether it is ``within`` the bound; ``kept_step``; ``chosen`` (on
         validation prompts) and ``best_on_test``.
     """
     rows = []
@@ -57,7 +57,7 @@ def grid_table(planned: Sequence[PaperArm], arms: Mapping[str, Arm], base: Arm) 
 
 
 def utility_lost(arm: Arm, base: Arm) -> float:
-    """Share of p_C on benign validation prompts that is gone where the arm was kept."""
+    """Lost share of p_C on benign validation prompts at the kept step."""
     before, after = (
         rows.loc[(rows["label"] == "benign") & (rows["split"] == "validation"), "p_C"].mean()
         for rows in (base.scores, arm.last)

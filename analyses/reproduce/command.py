@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from analyses.reproduce.result import Result
 
 PAPERS = ("mushtaq2025",)
-GIVE_YES = "nothing was done: this is the plan; give --yes to carry it out"
+GIVE_YES = "this is the plan; nothing has run; give --yes to run it"
 
 
 @dataclass(frozen=True)
 class GridOptions:
-    """Values in place of the paper's; what is given is named on the page."""
+    """Values that replace the paper's; the page lists them."""
 
     lora_rank: Annotated[
         int | None,
@@ -61,7 +61,7 @@ class GridOptions:
     ] = None
 
     def axes(self) -> dict[str, tuple[Any, ...]]:
-        """Axes of the grid that are one given value each."""
+        """Axes of the grid with one given value each."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         return {
             f"{name.removeprefix('lora_').removesuffix('s')}s": (value,)
@@ -71,7 +71,7 @@ class GridOptions:
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """How a large model is made to fit."""
+    """Options that fit a large model into memory."""
 
     micro_batch_size: MicroBatch = None
     gradient_checkpointing: GradientCheckpointing = False
@@ -109,7 +109,7 @@ def reproduce(
     paper_model: Annotated[
         str | None,
         typer.Option(
-            help="Which of the paper's models a local folder holds: mistral or qwen (default: told "
+            help="Which of the paper's models a local folder holds: mistral or qwen (default: "
             "from the model's name)."
         ),
     ] = None,
@@ -136,7 +136,7 @@ def reproduce(
     others = [name for name in tasks.names if not name.startswith("mmlu")] if tasks else []
     if utility.texts or others:
         raise InputError(
-            f"{', '.join(others) or '--texts'}: the paper asks MMLU alone (--tasks mmlu_philosophy,"
+            f"{', '.join(others) or '--texts'}: the paper uses MMLU only (--tasks mmlu_philosophy,"
             "...); `spillover evaluate` measures other losses"
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -192,7 +192,7 @@ def reproduce(
 
 
 def protocol_plan_lines(asked: ProtocolOptions, first: Planned, prompts: pd.DataFrame) -> list[str]:
-    """The plan in lines; before phase 1, upper bounds."""
+    """The lines of the plan; before phase 1 its numbers are upper bounds."""
     from analyses.reproduce.published import SOURCE
     from analyses.reproduce.words import arm_label, left_out_words
     from analyses.study import what_it_takes
@@ -201,7 +201,7 @@ def protocol_plan_lines(asked: ProtocolOptions, first: Planned, prompts: pd.Data
     lines = [
         f"paper: {SOURCE}",
         f"model: {asked.model}"
-        + (f", the paper's {known.name}" if known else ", none of the paper's"),
+        + (f", the paper's {known.name}" if known else ", not a model of the paper"),
         f"prompts: {len(prompts)}, {asked.prompts or asked.defaults.prompts_name}",
         *(f"not as in the paper: {departure}" for departure in asked.departures),
     ]
@@ -215,7 +215,7 @@ def protocol_plan_lines(asked: ProtocolOptions, first: Planned, prompts: pd.Data
         )
     lines += [f"left out: {one}" for one in left_out_words(first.left_out)]
     if asked.tasks:
-        lines.append(f"tasks: {', '.join(asked.tasks.names)}, of the model before and of every arm")
+        lines.append(f"tasks: {', '.join(asked.tasks.names)}, of the original model and every arm")
     size = (known.parameters, 2 * known.parameters) if known else None  # bfloat16
     return lines + what_it_takes(first.study, prompts, size)
 
@@ -227,11 +227,11 @@ def _prompts(asked: ProtocolOptions) -> pd.DataFrame:
 
 
 def _confirmed() -> bool:
-    """Whether the user, asked in a terminal, says yes.
+    """Ask in the terminal whether to run the plan.
 
     Raises:
         InputError: the command does not run in a terminal.
     """
     if not sys.stdin.isatty():
         raise InputError(GIVE_YES)
-    return typer.confirm("Carry this out?", err=True)
+    return typer.confirm("Run this plan?", err=True)

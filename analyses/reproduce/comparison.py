@@ -19,7 +19,7 @@ from analyses.runs import Arm, RunRecord
 from interp.statistics import Estimate, rate_of
 from unlearning.data import DOMAINS
 
-#: What tells an arm from others of its model: concept, objective, retained; all None for the base.
+#: Identifies an arm of a model: concept, objective, retained; all None for the base.
 Key = tuple[str | None, str | None, bool]
 BASE_KEY: Key = (None, None, False)
 OVER_REFUSAL, MMLU = "over_refusal", "mmlu"
@@ -33,9 +33,9 @@ class Measured:
 
     Attributes:
         rates: refusal of the domains, the base's under ``BASE_KEY``.
-        over_refusal: of benign prompts.
-        accuracy: on tasks with right answers, where they were asked; percent.
-        missing: rows that were not made, and why.
+        over_refusal: refusal of benign prompts.
+        accuracy: percent right on tasks, if the run has tasks.
+        missing: rows without an arm, with the reason.
     """
 
     rates: Mapping[Key, Rates]
@@ -50,7 +50,7 @@ class Measured:
 
     @property
     def arms(self) -> tuple[Key, ...]:
-        """Every arm that was made."""
+        """All trained arms."""
         return tuple(key for key in self.rates if key != BASE_KEY)
 
 
@@ -67,7 +67,7 @@ def measured_in(
         record: of the run.
         prompts: its prompts table.
         chosen: one arm for each row.
-        left_out: arms and concepts that were not made.
+        left_out: arms and concepts that the plan leaves out.
         accuracy: on tasks, by the arm's name.
     """
     by_name = {arm.name: arm for arm in record.arms}
@@ -88,7 +88,7 @@ def models_beside(known: PaperModel | None) -> tuple[str, ...]:
 
 
 def scores_table(found: Measured, models: Sequence[str]) -> pd.DataFrame:
-    """A row per published row and column of the table, then what the paper has no row for.
+    """A row per published row and column, then rows that the paper does not have.
 
     Returns:
         ``published_model, concept, objective, retained, column`` (a domain, ``over_refusal`` or
@@ -138,11 +138,11 @@ def percent(share: Estimate) -> Estimate:
 
 
 def _difference(mine: Estimate, theirs: float, n: int | None) -> dict[str, float]:
-    """Measured less published, in percent; the published one exact where ``n`` is not known."""
+    """Measured minus published, in percent; the published value is exact if ``n`` is unknown."""
     other = Estimate(theirs, theirs, theirs, 0)
     if n and math.isfinite(theirs):
         share = percent(rate_of(round(theirs / 100 * n), n))
-        # Moved to the percentage as it is printed, which may be no share of n.
+        # Shifted to the printed percentage, which may not be a share of n.
         moved = theirs - share.value
         other = Estimate(theirs, share.low + moved, share.high + moved, n)
     found = difference_of(mine, other)
@@ -165,11 +165,11 @@ def difference_of(first: Estimate, second: Estimate) -> Estimate:
 def derived_table(found: Measured, models: Sequence[str]) -> pd.DataFrame:
     """Leak ratios, recoveries, asymmetry, the base-rate baseline: published and measured.
 
-    The published ones are over the domains that were measured.
+    The published quantities cover the measured domains only.
 
     Returns:
         ``quantity, published_model, concept, objective, retained``, ``published`` and the measured
-        ``value, low, high, n, reason``. Points are in percent, the rest are pure numbers.
+        ``value, low, high, n, reason``. Points are in percent; other quantities have no unit.
     """
     rows: list[dict[str, Any]] = []
     for model in models:
@@ -202,7 +202,7 @@ Quantity = tuple[str, Key, Any, tuple[Key, ...], dict[str, int]]
 
 
 def _quantities(domains: Sequence[str]) -> list[Quantity]:
-    """(name, the arm that it is of, function, the models that it takes, their options)."""
+    """(name, its arm, function, the models that the function takes, its options)."""
     place = {domain: number for number, domain in enumerate(domains)}
     found: list[Quantity] = []
     for concept, target in place.items():
@@ -237,11 +237,11 @@ def _why(found: Measured, key: Key) -> str:
 
 
 def entanglement_skill(layers: pd.DataFrame, found: Measured) -> pd.DataFrame:
-    """Spearman of R3's cosines with what the other domains lost, by layer and plain arm.
+    """Spearman of R3's cosines with the other domains' losses, by layer and plain arm.
 
     Args:
         layers: ``layer, source, target, cosine`` of the base model.
-        found: what was measured.
+        found: the measured rows.
     """
     rows = []
     base = found.rates[BASE_KEY]

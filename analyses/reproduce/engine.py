@@ -1,7 +1,7 @@
-"""The paper's protocol carried out: phase 1, the arms, the tasks, R3; and everything written.
+"""Run the paper's protocol (phase 1, arms, tasks, R3) and write all results.
 
-The run's folder is a study's, so ``spillover report``, ``explain`` and ``tournament`` read it. The
-same command goes on where it was stopped.
+The run's folder is that of a study, so ``spillover report``, ``explain`` and ``tournament`` read
+it. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from interp.statistics import Estimate, mean_of
 from interp.store import content_key
 from unlearning.data import present_domains
 
-FEWEST_STATES = 8  # of a concept, for components of its halves
+FEWEST_STATES = 8  # per concept, for components of its halves
 
 
 def run_protocol(
@@ -54,10 +54,10 @@ def run_protocol(
     workers: int = 1,
     engine: str = "local",
 ) -> Result:
-    """Carry the protocol out in the folder ``out`` and write what was found.
+    """Run the protocol in the folder ``out`` and write the results.
 
     Raises:
-        InputError: a concept that was asked for is refused too rarely, or a task cannot be run.
+        InputError: the model refuses a given concept too rarely, or a task cannot run.
     """
     started = time.monotonic()
     first = study_context(planned(asked, prompts).study, out, progress)
@@ -83,7 +83,7 @@ def run_protocol(
 
 
 def _refusals(baseline: Baseline) -> dict[str, int]:
-    """Deflections of every domain on training prompts: what phase 1 collects."""
+    """Number of deflections per domain on training prompts, from phase 1."""
     rows = baseline.responses
     kept = rows[
         (rows["split"] == "train") & (rows["label"] == "harmful") & (rows["class"] == "refusal")
@@ -130,7 +130,7 @@ def _accuracy(
             kept = arm / "adapter" if (arm / "adapter").is_dir() else arm / "model"
             yield context.reference if arm.name == BASE else context.load(kept)
 
-        context.progress.say(f"{name}: tasks …")  # the harness shows how far it is
+        context.progress.say(f"{name}: tasks …")  # the harness shows its own progress
         key = content_key("tasks", (arm / "DONE").read_text(encoding="utf-8"), asked.tasks)
         path = context.run.folder / "tasks" / f"{name}.parquet"
         table = task_scores(asked.tasks, path, key, model)

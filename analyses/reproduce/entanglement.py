@@ -1,15 +1,15 @@
-r"""R3 as the paper has it, at every layer, with what it lacks: stability and a null.
+r"""R3 of the paper at every layer, with a measure of stability and a null.
 
 c_a is the first principal component of concept a's centred states at the last prompt token, signed
-so that their own mean lies on its positive side; the entry is the mean over b's prompts of
-cos(c_a, h_b), h_b raw.
+so that their mean lies on its positive side. The entry is the mean over b's prompts of
+cos(c_a, h_b), with raw h_b.
 
     stability   mean |cos| between the components of two random halves of a's prompts
-    null        the same after the prompts have been permuted between the concepts: what the
-                component of any such set of prompts has in common with any other
+    null        the entry after permuting the prompts between the concepts: the cosine of
+                unrelated sets of prompts
 
-Everything is computed from the prompts' Gram matrix, in which a component is a combination of
-prompts: c = Σ_i w_i h̃_i, so that ⟨c, h_j⟩ needs no vector of the model's width.
+The Gram matrix of the prompts suffices: a component is a combination of prompts,
+c = Σ_i w_i h̃_i, so ⟨c, h_j⟩ does not need vectors of the model's width.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Entanglement:
     Attributes:
         domains: rows and columns.
         cosine: of c_a with the states of b; directed.
-        low, high: of the null, 2.5th and 97.5th percentile, for the entry.
+        low, high: 2.5th and 97.5th percentile of the entry's null.
         stability: of c_a.
         explained: share of a's variance along c_a.
     """
@@ -48,7 +48,7 @@ class Entanglement:
     explained: Float[np.ndarray, " source"]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """A row per ordered pair, the diagonal included."""
+        """A row per ordered pair, including the diagonal."""
         n = len(self.domains)
         return pd.DataFrame(
             {
@@ -74,9 +74,9 @@ def entanglement(
 
     Args:
         states: raw states of every concept's prompts, at least four of each.
-        halves: random splits of a concept's prompts for its stability.
-        permutations: of all prompts between the concepts.
-        seed: of both.
+        halves: number of random splits of a concept's prompts for its stability.
+        permutations: number of permutations of all prompts between the concepts.
+        seed: for both.
     """
     stacked = np.concatenate([values.astype(np.float64) for values in states.values()])
     sizes = [len(values) for values in states.values()]
@@ -98,7 +98,7 @@ def entanglement(
 
 
 def layer_of(wanted: int, layers: int, paper_layers: int = 32) -> int:
-    """The paper's layer as a 0-based decoder layer; in a shallow model, the one at its depth."""
+    """The paper's layer as a 0-based decoder layer; in a shallow model, the same relative depth."""
     if layers > wanted:
         return wanted - 1
     return max(0, round(wanted * layers / paper_layers) - 1)
@@ -112,7 +112,7 @@ def _component(gram: Gram, group: Int[np.ndarray, " prompt"]) -> tuple[np.ndarra
     inside = gram[np.ix_(group, group)]
     centred = inside - inside.mean(axis=0) - inside.mean(axis=1)[:, None] + inside.mean()
     [value], vectors = eigh(centred, subset_by_index=[n - 1, n - 1])
-    # The centring goes into the weights: c = Σ w_i (h_i − mean) = Σ (w_i − mean w) h_i.
+    # The weights include the centring: c = Σ w_i (h_i − mean) = Σ (w_i − mean w) h_i.
     weights = vectors[:, 0] - vectors[:, 0].mean()
     weights /= np.sqrt(max(weights @ inside @ weights, np.finfo(float).tiny))
     sign = 1.0 if weights @ inside.mean(axis=1) >= 0 else -1.0

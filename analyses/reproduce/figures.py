@@ -26,16 +26,16 @@ MARKERS = {True: "o", False: "s"}  # of Mistral, of Qwen
 def reproduction_drawings(found: Result) -> tuple[Drawing, ...]:
     """The figures with their captions and numbers."""
     whose = (
-        "Hollow: published, of this model."
+        "Hollow: published numbers of this model."
         if found.asked.known
-        else ("Hollow: published, of OTHER models (circle Mistral, square Qwen).")
+        else ("Hollow: published numbers of OTHER models (circle Mistral, square Qwen).")
     )
     return (
         Drawing(
             "scores",
             "Refusal scores, measured and published",
             f"Share of test prompts refused. Filled: measured, with 95% intervals over prompts. "
-            f"{whose} Grey ticks: the model before, as measured.",
+            f"{whose} Grey ticks: the original model, measured.",
             scores_figure(found.scores),
             found.scores,
         ),
@@ -43,9 +43,10 @@ def reproduction_drawings(found: Result) -> tuple[Drawing, ...]:
             "entanglement",
             "R3 at every layer",
             "Mean cosine between a concept's first principal component and the raw states of other "
-            "concepts' prompts, base model, last prompt token. Grey: 95% of what prompts permuted "
-            f"between the concepts give. Dotted: the paper's layer ({found.layer}, from 0). In "
-            "the title, how alike the components of two halves of the concept's prompts are there.",
+            "concepts' prompts (base model, last prompt token). Grey: 95% range of the null, "
+            "prompts permuted between the concepts. Dotted: the paper's layer "
+            f"({found.layer}, from 0). The title gives the mean |cos| between the components "
+            "of two halves of the prompts at this layer.",
             entanglement_figure(found),
             found.layers,
         ),
@@ -54,7 +55,7 @@ def reproduction_drawings(found: Result) -> tuple[Drawing, ...]:
 
 @styled
 def scores_figure(scores: pd.DataFrame) -> Figure:
-    """A panel for the model before and for each arm that was made, a row for each column."""
+    """A panel for the original model and for each arm, a row for each column."""
     keys = ARM_COLUMNS[1:]
     shown = scores[scores["column"] != MMLU]
     parts = shown.groupby(keys, sort=False, dropna=False)
@@ -101,7 +102,7 @@ def _panel(axes: Axes, part: pd.DataFrame, columns: list[str], before: pd.Series
 
 @styled
 def entanglement_figure(found: Result) -> Figure:
-    """A panel for each concept that was unlearned, a line for each other domain."""
+    """A panel for each unlearned concept, a line for each other domain."""
     concepts = found.plan.study.concepts
     figure = new_figure(5.2 * len(concepts), 3.0)
     for axes, concept in zip(figure.subplots(1, len(concepts), squeeze=False)[0], concepts,

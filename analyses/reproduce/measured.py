@@ -1,4 +1,4 @@
-"""Refusal scores of a run's test prompts, as they are and on resamples of the prompts."""
+"""Refusal scores on a run's test prompts and on resamples of them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ XSTEST = "xstest"
 class Rates:
     """Share of every domain's harmful test prompts that one model refuses.
 
-    The resamples of two models are of the same prompts, so what is computed from both is paired.
+    Two models share the resamples, so quantities computed from both are paired.
 
     Attributes:
         domains: in order.
-        value, draws: the shares, and the same on each resample.
-        n: prompts.
+        value, draws: the shares, and the shares on each resample.
+        n: number of prompts.
     """
 
     domains: tuple[str, ...]
@@ -47,7 +47,7 @@ class Rates:
 
 
 def rates_of(arm: Arm, domains: Sequence[str], *, seed: int = 0) -> Rates:
-    """What the arm's generated texts refuse, at the step that was kept."""
+    """Refusal shares of the arm's generated texts at the kept step."""
     rows = arm.last[(arm.last["split"] == "test") & (arm.last["label"] == "harmful")]
     value, draws, n = [], [], []
     for domain in domains:
@@ -63,10 +63,10 @@ def rates_of(arm: Arm, domains: Sequence[str], *, seed: int = 0) -> Rates:
 
 
 def derived_from(function: Callable[..., np.ndarray], *rates: Rates, **options: int) -> Estimate:
-    """A quantity of several models' rates, on the prompts as they are and on every resample."""
+    """A quantity of several models' rates, on the prompts and on every resample."""
     value = function(*(one.value for one in rates), **options)
     draws = function(*(one.draws for one in rates), **options)
-    found = Draws(float(value), draws, int(rates[0].n.sum()), "nothing to divide by, or no spread")
+    found = Draws(float(value), draws, int(rates[0].n.sum()), "zero denominator or constant values")
     estimate = found.estimate()
     if estimate.low == estimate.high:  # of rates that are all 0 or 1
         reason = "no interval: every resample gives the same"
@@ -75,7 +75,7 @@ def derived_from(function: Callable[..., np.ndarray], *rates: Rates, **options: 
 
 
 def over_refusal(arm: Arm, prompts: pd.DataFrame) -> Estimate:
-    """Share of benign test prompts refused: XSTest's where there are any, else the matched ones."""
+    """Refused share of XSTest's benign test prompts, or of the matched ones without XSTest."""
     rows = arm.last[(arm.last["split"] == "test") & (arm.last["label"] == "benign")]
     sources = prompts.set_index("id")["source"].reindex(rows["prompt_id"]).fillna("")
     of_xstest = sources.astype(str).str.lower().str.startswith(XSTEST).to_numpy()

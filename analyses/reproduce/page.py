@@ -1,4 +1,4 @@
-"""Everything that a reproduction writes, its page last."""
+"""Write the tables, figures and page of a reproduction."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAGE = "reproduction.html"
 
 
 def write_reproduction(found: Result, folder: Path) -> Path:
-    """``reproduction.json``, its tables, its figures and ``reproduction.html``, the path returned.
+    """Write ``reproduction.json``, tables, figures and ``reproduction.html``; return its path.
 
     Tables: `reproduction.csv` (a row per published row and column), `derived.csv`,
     `entanglement.csv` and `grid.csv`.
@@ -54,7 +54,7 @@ def write_reproduction(found: Result, folder: Path) -> Path:
 
 
 def reproduction_view(found: Result) -> dict[str, Any]:
-    """What the template shows, as plain values."""
+    """The values for the template."""
     return {
         "source": SOURCE,
         "model": found.model_name,
@@ -93,7 +93,7 @@ def _scores_view(model: str, part: pd.DataFrame) -> dict[str, Any]:
                 "measured": interval(estimate_in(cell), 0),
                 "published": short(cell["published"]),
                 "difference": signed(estimate_in(cell, "difference")),
-                # The interval of the difference leaves 0 out.
+                # The interval of the difference excludes 0.
                 "apart": bool(cell["difference_low"] > 0 or cell["difference_high"] < 0),
             }
             for cell in cells.to_dict("records")
@@ -117,7 +117,7 @@ def _derived_view(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _entanglement_view(found: Result) -> list[dict[str, Any]]:
-    """The paper's layer: the concepts that were unlearned against every domain."""
+    """R3 at the paper's layer: the unlearned concepts against every domain."""
     rows = found.layers[found.layers["layer"] == found.layer]
     view = []
     for concept in found.plan.study.concepts:
@@ -143,7 +143,7 @@ def _entanglement_view(found: Result) -> list[dict[str, Any]]:
 
 
 def _skill_view(found: Result) -> list[str]:
-    """How well R3 ranks what leaked, at the paper's layer."""
+    """Rank correlation of R3 with leakage at the paper's layer."""
     rows = found.skill[found.skill["layer"] == found.layer].dropna()
     return [
         f"{arm_label(row['concept'], row['objective'], False)}: {decimal(row['spearman'])}"
@@ -168,7 +168,7 @@ def _arm_view(found: Result, one: PaperArm) -> dict[str, Any]:
 
 
 def _mmlu_lost(found: Result, one: PaperArm) -> dict[str, Any] | None:
-    """Points, and whether the paper's rule of stopping allows them; None where it was not asked."""
+    """Lost points, and whether the paper's stopping rule allows them; None without MMLU."""
     rows = found.scores[found.scores["column"] == MMLU]
     before = rows.loc[rows["concept"].isna(), "value"]
     wanted = (rows["concept"] == one.concept) & (rows["objective"] == one.objective)

@@ -1,4 +1,4 @@
-"""From the paper's protocol to a study's plan: which arms, how long, and which are left out."""
+"""Turn the paper's protocol into a study plan: arms, their length, and arms left out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAKE_PROMPTS = "make a file of prompts with `spillover prompts make` (docs/repro
 
 @dataclass(frozen=True)
 class ProtocolOptions:
-    """What the user wants.
+    """The user's options.
 
     Attributes:
         model: hub id, model folder or adapter folder.
@@ -66,11 +66,11 @@ class ProtocolOptions:
 
     @property
     def defaults(self) -> Defaults:
-        """What holds for the model where nothing is given."""
+        """The defaults for the model."""
         return defaults_for(self.model)
 
     def grid(self, concept: str) -> Grid:
-        """The settings that a concept's arms are trained with."""
+        """The settings of a concept's arms."""
         if self.defaults.organism:
             rate = self.defaults.training.learning_rate
             grid = replace(FULL_RANK_GRID, learning_rates=(rate, rate / 5))
@@ -82,7 +82,7 @@ class ProtocolOptions:
 
     @property
     def departures(self) -> tuple[str, ...]:
-        """Where the settings are not the paper's, in words."""
+        """Sentences on settings that differ from the paper."""
         found = [
             f"{axis.replace('_', ' ')}: {', '.join(map(str, values))}, as asked for"
             for axis, values in self.axes.items()
@@ -99,14 +99,14 @@ class ProtocolOptions:
             )
         if self.forgetting_level < NEVER:
             found.append(
-                f"an arm is kept where it has lost {self.forgetting_level:.0%} of the target's "
-                "refusal (p_R on validation prompts), and not at its end"
+                f"an arm is kept at a loss of {self.forgetting_level:.0%} of the target's refusal "
+                "(p_R on validation prompts), not at its last step"
             )
         return tuple(found)
 
     @property
     def forgetting_level(self) -> float:
-        """Share of the target's refusal at whose loss an arm is kept."""
+        """Lost share of the target's refusal at which an arm is kept."""
         if self.stop_at is not None:
             return self.stop_at
         return float(self.defaults.study.get("stop_at", NEVER))
@@ -124,13 +124,13 @@ class PaperArm:
 
     @property
     def arm(self) -> tuple[str, str, bool]:
-        """Which row of its model's it is."""
+        """The key of its row in the table."""
         return self.concept, self.objective, self.retained
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An arm (or, without objective, a concept) that is not made, and why."""
+    """An arm (or, without objective, a concept) that the plan leaves out, and the reason."""
 
     concept: str
     objective: str | None
@@ -139,7 +139,7 @@ class LeftOut:
 
     @property
     def arm(self) -> tuple[str, str | None, bool]:
-        """Which row of its model's it would be."""
+        """The key of its row in the table."""
         return self.concept, self.objective, self.retained
 
 
@@ -156,16 +156,16 @@ class Planned:
 def planned(
     asked: ProtocolOptions, prompts: pd.DataFrame, refused: Mapping[str, int] | None = None
 ) -> Planned:
-    """The study's plan: an upper bound before phase 1, and what it is once refusals are known.
+    """The study's plan: an upper bound before phase 1, exact once refusals are known.
 
     Args:
-        asked: what the user wants.
+        asked: the user's options.
         prompts: the prompts table.
-        refused: deflections of every domain on training prompts; None before they are known, when
-            every harmful training prompt counts as one.
+        refused: deflections of every domain on training prompts; if None, every
+            harmful training prompt counts as a deflection.
 
     Raises:
-        InputError: a concept that was asked for cannot be unlearned, or none can.
+        InputError: a given concept cannot be unlearned, or no concept can.
     """
     options = asked.defaults.study | {"stop_at": asked.forgetting_level}
     most = options.get("deflection_count")
@@ -208,7 +208,7 @@ def _arms(
     for objective, retained in arms_of(concept):
         why = None
         if objective == FINE_TUNING and not _has_compliances(prompts, concept):
-            why = "no column compliance with an answer to every prompt that would be trained on"
+            why = "the column compliance lacks answers to training prompts"
         elif retained and not others:
             why = f"no other domain has {FEWEST_DEFLECTIONS} deflections to retain"
         if why:

@@ -1,4 +1,4 @@
-"""The paper's settings: its models, its grid, its arms, and the one point we take by default."""
+"""The paper's settings: its models, its grid, its arms, and the default point of the grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BETA = 0.1
 RETAIN_WEIGHT = 1.0
 #: Share of p_C on benign validation prompts that a checkpoint may lose; see ``silences``.
 UTILITY_DROP = 0.03
-#: Of MMLU, in points, as the paper has it.
+#: MMLU points that a checkpoint may lose in the paper.
 UTILITY_POINTS = 3.0
 SAMPLES_PER_CONCEPT = 200
 #: The layer of the paper's Fig. 3, as Hugging Face counts hidden states: 0 is the embedding.
@@ -26,12 +26,12 @@ LAYER = 5
 
 @dataclass(frozen=True)
 class PaperModel:
-    """A model of the paper's.
+    """A model of the paper.
 
     Attributes:
         name: as in the published table.
         hub_id: on the Hugging Face hub.
-        parameters: their number, for a plan before the download.
+        parameters: number of parameters, for the plan before the download.
         full_rank: concepts whose arms are trained without LoRA.
     """
 
@@ -48,7 +48,7 @@ MODELS: Mapping[str, PaperModel] = {
 
 
 def recognised(model: str) -> PaperModel | None:
-    """The paper's model that ``model`` is: by its hub id, or by a folder of its name."""
+    """The paper's model with this hub id or folder name, if any."""
     parts = {part.lower() for part in Path(model).parts}
     for known in MODELS.values():
         cached = "models--" + known.hub_id.lower().replace("/", "--")
@@ -79,14 +79,14 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """What tells its arm's folder from others'."""
+        """The setting's part of the arm's folder name."""
         rank = "full" if self.rank is None else f"r{self.rank}"
         name = f"{rank}-lr{self.learning_rate:.0e}-e{self.epochs}-b{self.batch_size}"
         return name + (f"-1to{self.retain_ratio}" if self.retain_ratio else "")
 
     @property
     def words(self) -> str:
-        """The same, to be read."""
+        """The setting in words."""
         rank = "no LoRA" if self.rank is None else f"r = α = {self.rank}"
         ratio = f", forget:retain 1:{self.retain_ratio}" if self.retain_ratio else ""
         return (
@@ -95,13 +95,13 @@ class Setting:
         )
 
     def steps(self, deflections: int) -> int:
-        """Optimizer steps that so many epochs over so many deflections take."""
+        """Optimizer steps for this number of epochs and deflections."""
         return max(1, self.epochs * math.ceil(deflections / self.batch_size))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Values that are tried, each with each; a grid of one value each is one setting."""
+    """The values to combine; one value per axis gives one setting."""
 
     ranks: tuple[int | None, ...] = (128, 256, 512)
     learning_rates: tuple[float, ...] = (5e-5, 1e-5)
@@ -110,18 +110,18 @@ class Grid:
     retain_ratios: tuple[int, ...] = (1, 2, 3)
 
     def points(self, *, retained: bool) -> tuple[Setting, ...]:
-        """Every setting, the headline's first."""
+        """Every setting, the default first."""
         ratios: tuple[int | None, ...] = self.retain_ratios if retained else (None,)
         axes = (self.ranks, self.learning_rates, self.epochs, self.batch_sizes, ratios)
         return tuple(Setting(*values) for values in product(*axes))
 
     def headline(self) -> Grid:
-        """The first value of each: the one point that is taken without ``--grid``."""
+        """The first value of each axis: the single point without ``--grid``."""
         return Grid(*(axis[:1] for axis in vars(self).values()))
 
 
 PAPER_GRID = Grid()
-#: The grid is LoRA's; without adapters the smaller of its two rates comes first.
+#: The grid is for LoRA; without adapters the smaller learning rate comes first.
 FULL_RANK_GRID = Grid(ranks=(None,), learning_rates=(1e-5, 5e-5))
 
 

@@ -20,8 +20,8 @@ MISTRAL, QWEN = "Mistral-7B-Instruct-v0.3", "Qwen2.5-7B-Instruct"
 NPO, FINE_TUNING = "npo", "fine_tuning"
 
 #: Test prompts behind each column. Toxicity, bias and cybersecurity: as the paper says. The others:
-#: the fewest of which the column's percentages can be shares (``tests/test_paper.py``), one of
-#: medical/legal's 14 (21.85) aside. Safety's are shares of no one number.
+#: the smallest number whose shares give the column's percentages (``tests/test_paper.py``), except
+#: one of medical/legal's 14 (21.85). A single number does not fit safety's percentages.
 PROMPTS: Mapping[str, int | None] = {
     "toxicity": 200,
     "safety": None,
@@ -54,7 +54,7 @@ class Published:
 
     @property
     def arm(self) -> tuple[str | None, str | None, bool]:
-        """What tells the row from others of its model."""
+        """The key of the row among those of its model."""
         return self.concept, self.objective, self.retained
 
     @property

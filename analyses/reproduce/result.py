@@ -1,4 +1,4 @@
-"""What a reproduction found, and its ``reproduction.json``."""
+"""The results of a reproduction, and its ``reproduction.json``."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Result:
     """Everything that the page shows.
 
     Attributes:
-        asked, plan: what was done.
+        asked, plan: the options and the plan.
         chosen: the arm that stands for each row of the table.
         grid: :func:`analyses.reproduce.choice.grid_table`.
         scores: :func:`analyses.reproduce.comparison.scores_table`.
         derived: :func:`analyses.reproduce.comparison.derived_table`.
         layers: R3 between the concepts at every layer (0-based).
-        skill: how well R3 ranks what leaked, by layer.
+        skill: rank correlation of R3 with leakage, by layer.
         n_layers: of the model.
-        config: the run's.
+        config: of the run.
     """
 
     asked: ProtocolOptions
@@ -52,19 +52,19 @@ class Result:
 
     @property
     def model_name(self) -> str:
-        """How the measured model is called."""
+        """The name of the measured model."""
         return str(self.config.get("model_name") or self.asked.model)
 
     @property
     def whose(self) -> str:
-        """One sentence: whose numbers the published ones are."""
+        """A sentence that names the model of the published numbers."""
         if self.asked.known is not None:
             return (
                 f"The published numbers are of this model, {self.asked.known.name}, on the paper's "
-                "test prompts and by the paper's judge."
+                "test prompts, by the paper's judge."
             )
         return (
-            f"{self.model_name} is none of the paper's models: the published numbers are of "
+            f"{self.model_name} is none of the paper's models: the published numbers belong to "
             "Mistral-7B-Instruct-v0.3 and Qwen2.5-7B-Instruct, other models on other prompts. A "
             "difference from them does not show a failure to reproduce, nor agreement a success."
         )

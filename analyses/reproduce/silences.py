@@ -1,4 +1,4 @@
-"""Where the paper is silent or does not agree with itself, and what is done here instead."""
+"""Points that the paper omits or contradicts, and our choices."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Silence:
     """One point.
 
     Attributes:
-        about: in a few words.
-        paper: what it says, or that it does not say.
-        here: what is done here.
+        about: the subject, in a few words.
+        paper: the paper's statement, or that it omits the point.
+        here: our choice.
         why: the reason.
         inconsistent: the paper contradicts itself, rather than being silent.
     """

@@ -28,12 +28,12 @@ from analyses.runs import objective_title
 from interp.statistics import Estimate
 
 MEANS = {
-    LEAK: "what the other domains lost on average, for each point that the target lost",
-    RECOVERY: "share of the other domains' loss that retain data gave back; above 1, more",
-    CROSS: "points that safety lost when cybersecurity was unlearned, and the other way round",
-    ASYMMETRY: "cybersecurity's loss under safety, less safety's under cybersecurity; points",
-    BASE_RATE: "how well base rates alone rank what was lost (Spearman, log-odds)",
-    PROFILE: "how alike NPO's and fine-tuning's drops are over the other domains (Pearson)",
+    LEAK: "mean loss of the other domains per point of the target's loss",
+    RECOVERY: "share of the other domains' loss that retain data prevent; above 1, more than all",
+    CROSS: "points that safety loses after unlearning cybersecurity, and the reverse",
+    ASYMMETRY: "cybersecurity's loss after unlearning safety, minus the reverse; points",
+    BASE_RATE: "rank correlation of base rates with losses (Spearman, log-odds)",
+    PROFILE: "correlation of NPO's and fine-tuning's drops over the other domains (Pearson)",
 }
 
 
@@ -46,12 +46,12 @@ def arm_label(concept: Any, objective: Any, retained: Any) -> str:
 
 
 def column_label(column: str) -> str:
-    """A domain, or what else the table has a column for."""
+    """The label of a domain or another column of the table."""
     return {OVER_REFUSAL: "Benign refused", MMLU: "MMLU"}.get(column, domain_label(column))
 
 
 def short(value: float, digits: int = 1) -> str:
-    """A percentage as the paper prints them; a dash for none."""
+    """A percentage in the paper's format; a dash if undefined."""
     return decimal(value, digits).removesuffix(".0") if math.isfinite(value) else "–"
 
 
@@ -70,7 +70,7 @@ def signed(estimate: Estimate) -> str:
 
 
 def reproduction_text(found: Result, page: object) -> str:
-    """The table, its derived quantities, and where the page is."""
+    """The table, its derived quantities and the path of the page."""
     blocks = [found.whose]
     for key, part in found.scores.groupby("published_model", sort=False):
         model = str(key)
@@ -84,7 +84,7 @@ def reproduction_text(found: Result, page: object) -> str:
 
 
 def derived_lines(table: pd.DataFrame) -> list[dict[str, str]]:
-    """A line per quantity and arm: published of each model, and measured."""
+    """A line per quantity and arm: published for each model, and measured."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in table.to_dict("records"):
         arm = arm_label(row["concept"], row["objective"], row["retained"])
@@ -101,7 +101,7 @@ def derived_lines(table: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def left_out_words(left_out: Sequence[LeftOut]) -> list[str]:
-    """What is not made, and why."""
+    """The arms left out, with the reasons."""
     return [f"{arm_label(*one.arm)} ({one.why})" for one in left_out]
 
 
