@@ -77,7 +77,7 @@ def test_a_collection_that_was_cut_off_goes_on(checkpoint_of: Checkpoints, tmp_p
     with pytest.raises(Cut):
         collect(lm, PROMPTS, folder=folder, batch_size=2, progress=cut_after(2))
     assert not folder.exists()
-    with pytest.raises(InputError, match="not finished: collect again to go on"):
+    with pytest.raises(InputError, match="unfinished: collect again to continue"):
         Activations.load(folder)
     seen, done = forwards(lm), []
     found = collect(lm, PROMPTS, folder=folder, batch_size=2, progress=done.append)
@@ -137,7 +137,7 @@ def test_other_activations_are_never_taken_for_these(
         collect(lm, folder=tmp_path / "whole", **asked)
     with pytest.raises(Cut):
         collect(lm, PROMPTS, folder=tmp_path / "part", batch_size=2, progress=cut_after(1))
-    with pytest.warns(UserWarning, match=f"differ in .*{named}.*begun anew"):
+    with pytest.warns(UserWarning, match=f"differ in .*{named}.*starting it again"):
         found = collect(lm, folder=tmp_path / "part", **asked)
     wanted = collect(lm, **asked)
     for site, states in wanted.sites.items():
@@ -161,7 +161,7 @@ def test_another_model_s_activations_are_never_taken_for_these(
     with pytest.raises(InputError, match="of another model"):
         collect(lm, PROMPTS, folder=folder)
     os.replace(folder, tmp_path / "states.partial")
-    with pytest.warns(UserWarning, match="of another model.*begun anew"):
+    with pytest.warns(UserWarning, match="of another model.*starting it again"):
         found = collect(lm, PROMPTS, folder=folder)
     assert found.states == pytest.approx(collect(lm, PROMPTS).states, abs=2e-5)
 
@@ -188,7 +188,7 @@ def test_a_folder_that_was_cut_off_while_it_was_made_is_begun_anew(
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         collect(lm, PROMPTS, folder=tmp_path / "states")
-    assert any("begun anew" in str(warning.message) for warning in told)
+    assert any("starting it again" in str(warning.message) for warning in told)
 
 
 def test_a_disk_without_room_is_said_before_anything_is_computed(

@@ -210,8 +210,8 @@ def test_template_arguments_reach_the_template(checkpoint_of: Checkpoints) -> No
     [
         ("{{ raise_exception('never') }}", "refused the conversation: never"),
         ("{% for %}", "refused the conversation"),
-        ("hello", "does not show the user's message"),
-        ("{{ messages[0]['content'] | upper }}", "does not show the user's message"),
+        ("hello", "changes the user's message"),
+        ("{{ messages[0]['content'] | upper }}", "changes the user's message"),
     ],
 )
 def test_templates_that_cannot_be_used_are_refused(

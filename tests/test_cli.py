@@ -234,7 +234,7 @@ def test_a_folder_that_is_no_model(spillover: Spillover, prompts: Path, tmp_path
     absent = tmp_path / "absent"
     study = ["study", "--concept", CONCEPT, "--prompts", prompts, "--out", "run"]
     for only_plan in ([], ["--dry-run"]):
-        assert "no model folder" in one_line(spillover(*study, hollow, *only_plan))
+        assert "not a model folder" in one_line(spillover(*study, hollow, *only_plan))
         assert "no folder" in one_line(spillover(*study, absent, *only_plan))
         assert "is a file" in one_line(spillover(*study, prompts, *only_plan))
         for pair in ((shipped(), absent), (absent, shipped())):

@@ -252,7 +252,7 @@ def test_the_organism_has_a_name(spillover: Spillover, tmp_path: Path) -> None:
     _, _, by_name = spillover("deflect", "organism", "--concept", "safety", "--dry-run")
     assert f"model: {shipped()}" in by_name
     _, _, by_path = spillover("deflect", "./organism", "--concept", "safety", "--dry-run")
-    assert "no model folder" in by_path
+    assert "not a model folder" in by_path
     _, _, as_base = spillover("evaluate", "organism", "--base", "organism", "--dry-run")
     assert str(shipped()) in as_base and "not found" not in as_base
 

@@ -174,7 +174,7 @@ def test_maps_come_with_numbers() -> None:
     drawn = replace(clear, umap=clear.pca + 1).plot()  # what UMAP gives, without its half minute
     assert [axes.get_title(loc="left") for axes in drawn.axes] == [
         "PCA",
-        "UMAP (distances mean nothing)",
+        "UMAP (distances have no meaning)",
     ]
     assert "labels permuted" in drawn._supxlabel.get_text()
     assert len(clear.plot().axes) == 1

@@ -109,7 +109,7 @@ def test_both_rubrics_and_what_needs_no_model(small: LocalJudge) -> None:
 
 
 def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model folder"):
+    with pytest.raises(ModelError, match="not a model folder"):
         find_scorer(f"local-judge:{tmp_path}")
     with pytest.raises(InputError, match="local-judge:MODEL"):
         find_scorer("local-judge")

@@ -69,7 +69,7 @@ def test_without_controls_grey_is_an_interval_that_holds_zero() -> None:
     table = found.to_dataframe()
     clear = (table["fraction_low"] > 0) | (table["fraction_high"] < 0)
     assert len(coloured(panels(figure)[0])) == clear.sum() == 4
-    assert "interval holds 0" in figure.axes[-1].get_ylabel()
+    assert "interval contains 0" in figure.axes[-1].get_ylabel()
 
 
 def test_tokens_stand_on_the_axis_where_positions_have_a_text() -> None:

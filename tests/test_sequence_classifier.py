@@ -207,7 +207,7 @@ def test_a_language_model_has_no_head_to_score_with(checkpoint_of: Callable[[str
 
 
 def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model folder"):
+    with pytest.raises(ModelError, match="not a model folder"):
         find_scorer(f"sequence-classifier:{tmp_path}")
     with pytest.raises(InputError, match="pair-classifier:MODEL"):
         find_scorer("pair-classifier")

@@ -90,7 +90,7 @@ def test_a_block_that_does_more_than_add_is_refused() -> None:
     lm = random_model("GraniteConfig", {**GROUPED, "residual_multiplier": 0.5})
     assert collect(lm, PROMPTS, sites=[RESIDUAL_MID, HEADS]).layers == (0, 1, 2, 3)
     for site in (ATTENTION_OUT, MLP_OUT):
-        with pytest.raises(InputError, match=f"no {site.name} that can be told"):
+        with pytest.raises(InputError, match=f"no {site.name} that a trace"):
             collect(lm, PROMPTS, sites=[site])
 
 

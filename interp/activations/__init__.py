@@ -1,4 +1,4 @@
-"""Collect activations: layers, sites and positions to read, and where the states are kept."""
+"""Collect activations: the layers, sites and positions to read, and the storage of the states."""
 
 import lazy_loader
 

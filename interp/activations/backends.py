@@ -1,7 +1,7 @@
-"""What runs a model and hands over its states: plain torch hooks, or another library in its place.
+"""Backends, which run a model and return its states: plain torch hooks, or another library.
 
-A backend is opened once for a collection and then called with one batch after the other. The
-others are in ``interp.activations.adapters``.
+A backend is opened once for a collection and then called once per batch. Backends for other
+libraries are in ``interp.activations.adapters``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from interp.model import (
 )
 
 States = Mapping[str, list[Float[Tensor, "batch position width"]]]
-"""By a site's name, what was taken at each layer."""
+"""The states read at each layer, by the site's name."""
 
 Forward = Callable[[Batch, Take], States]
 Backend = Callable[[LanguageModel, Sequence[int], Sequence[Site]], AbstractContextManager[Forward]]
@@ -36,10 +36,10 @@ Backend = Callable[[LanguageModel, Sequence[int], Sequence[Site]], AbstractConte
 def torch_hooks(
     lm: LanguageModel, layers: Sequence[int], sites: Sequence[Site]
 ) -> Iterator[Forward]:
-    """The model itself, with hooks that are there during a forward only.
+    """The model itself, with hooks that exist only during a forward.
 
-    The forward ends after the last of ``layers``, so the head never runs. Interventions that are
-    active are seen. The model may be in training: see :func:`interp.model.undisturbed`.
+    The forward ends after the last of ``layers``, so the head never runs. Active interventions
+    apply. The model may be in training: see :func:`interp.model.undisturbed`.
     """
     places = [point for of_site in points(lm, layers, sites) for point in of_site]
     last = lm.layers[max(layers)]
@@ -66,7 +66,7 @@ def by_site(rows: Sequence[Tensor], layers: Sequence[int], sites: Sequence[Site]
 
 
 def refuse_edits(lm: LanguageModel, library: str) -> None:
-    """Raise :class:`InputError` inside an active intervention, which ``library`` would not see."""
+    """Raise :class:`InputError` inside an active intervention, which ``library`` would ignore."""
     if active_edits(lm.model):
         raise InputError(
             f"an intervention is active, and {library} would read the model as if it were not; "

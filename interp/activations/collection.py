@@ -1,7 +1,7 @@
-"""Collect what a model computes on prompts, in memory or on disk.
+"""Collect a model's activations on prompts, in memory or on disk.
 
-The forward stops after the last wanted layer, so the LM head never runs; prompts are sorted by
-length, so that little is padded; what is kept is copied, so that a batch's storage is freed.
+The forward stops after the last requested layer, so the LM head never runs. Prompts are sorted by
+length, which keeps padding small. Collected states are copied, so that a batch's storage is freed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Activations:
             a prompt has fewer positions than others: positions are aligned at their ends.
         layers: 0-based decoder layers.
         ids: of the prompts.
-        token_ids: the last token of every position; -1 where there is none.
+        token_ids: the last token of every position; -1 where the position does not exist.
         computed_in: the model's dtype.
     """
 
@@ -60,7 +60,7 @@ class Activations:
 
     @property
     def states(self) -> Float[np.ndarray, "prompt layer d_model"]:
-        """The states, where there is one site and one position.
+        """The states, if there is exactly one site and one position.
 
         Raises:
             InputError: there are several.
@@ -74,15 +74,15 @@ class Activations:
 
     @property
     def dtype(self) -> np.dtype:
-        """What the states are kept in."""
+        """The dtype of the stored states."""
         return next(iter(self.sites.values())).dtype
 
     @classmethod
     def load(cls, folder: str | Path) -> Activations:
-        """What :func:`collect` has put into ``folder``, memory-mapped and read-only.
+        """The collection that :func:`collect` wrote to ``folder``, memory-mapped and read-only.
 
         Raises:
-            InputError: there is no finished collection.
+            InputError: the folder holds no finished collection.
         """
         about, token_ids, arrays = read_folder(folder)
         layers, ids = tuple(about["layers"]), tuple(about["ids"])
@@ -105,26 +105,26 @@ def collect(
 ) -> Activations:
     """States of prompts at some sites, layers and positions.
 
-    The model may be in training: modes, gradients and random numbers are as they were afterwards.
+    The model may be in training: modes, gradients and random state are restored afterwards.
 
     Args:
-        lm: the model; adapters and active interventions count, offloaded weights are no hindrance.
-        texts: prompts, rendered by the model's chat format; or tokens, as ``lm.chat.encode``
-            gives them, with responses or spans of your own.
+        lm: the model; adapters and active interventions apply, and weights may be offloaded.
+        texts: prompts, rendered by the model's chat format; or tokens from ``lm.chat.encode``,
+            with responses or custom spans.
         layers: 0-based decoder layers; all by default.
-        positions: which tokens; see :mod:`interp.activations.positions`.
-        sites: what is read in a layer; see :mod:`interp.activations.sites`.
+        positions: the tokens to read; see :mod:`interp.activations.positions`.
+        sites: the places to read in a layer; see :mod:`interp.activations.sites`.
         ids: of the prompts; their numbers by default.
-        batch_size: prompts in one forward; fewer once a batch did not fit into memory.
-        dtype: to keep the states in.
-        folder: keep them there, memory-mapped, instead of in memory. A folder that was begun with
-            the same prompts and model is gone on with, a finished one is read.
-        backend: what runs the model; others are in ``interp.activations.adapters``.
+        batch_size: prompts in one forward; reduced if a batch does not fit into memory.
+        dtype: dtype of the stored states.
+        folder: store the states there, memory-mapped, instead of in memory. A partial folder with
+            the same prompts and model is continued; a finished one is read.
+        backend: runs the model; other backends are in ``interp.activations.adapters``.
         progress: called with the number of prompts just done.
 
     Raises:
         InputError: no prompts, an unknown layer, a site that the model does not have, an empty
-            position, states too large for ``dtype``, or a folder of other activations.
+            position, states too large for ``dtype``, or a folder with different activations.
         MachineError: a single prompt does not fit into memory.
     """
     wanted = chosen_layers(lm, layers)
@@ -175,7 +175,7 @@ def collect(
 
 @dataclass(frozen=True)
 class StateReader:
-    """Reads batches of rows with a backend that has been opened."""
+    """Reads batches of rows with an open backend."""
 
     lm: LanguageModel
     forward: Forward
@@ -185,10 +185,10 @@ class StateReader:
     def __call__(
         self, rows: Sequence[Tokens], places: Sequence[Sequence[slice]], count: int
     ) -> Arrays:
-        """By the site's name, the rows' states at ``count`` positions.
+        """The rows' states at ``count`` positions, by the site's name.
 
         Raises:
-            InputError: states that ``dtype`` cannot hold.
+            InputError: states are too large for ``dtype``.
         """
         found = self.forward(self.lm.chat.pad(rows, self.lm.device), Take.of(rows, places, count))
         return {site.name: self._array(site, found[site.name]) for site in self.sites}
@@ -215,10 +215,10 @@ class StateReader:
 
 
 def chosen_layers(lm: LanguageModel, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """In ascending order, each once; all where none are named.
+    """The layers in ascending order without duplicates; all layers by default.
 
     Raises:
-        InputError: a layer that the model does not have, or none at all.
+        InputError: a layer that the model does not have, or an empty list.
     """
     wanted = tuple(range(lm.n_layers)) if layers is None else tuple(sorted(set(layers)))
     if not wanted or wanted[0] < 0 or wanted[-1] >= lm.n_layers:
@@ -227,12 +227,12 @@ def chosen_layers(lm: LanguageModel, layers: Sequence[int] | None) -> tuple[int,
 
 
 def encoded(lm: LanguageModel, text: str | Tokens) -> Tokens:
-    """A prompt's tokens; tokens as they are."""
+    """A prompt's tokens; tokens are returned unchanged."""
     return lm.chat.encode(text) if isinstance(text, str) else text
 
 
 def batches_by_length(rows: Sequence[Tokens], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, longest first (memory runs out at once or never)."""
+    """Row numbers in batches of similar length, longest first, so memory runs out at once."""
     order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
@@ -249,5 +249,5 @@ def _token_ids(
 
 
 def _rounding(lm: LanguageModel) -> float:
-    """How far states may be off, as a share of their norm, by the shape of a batch alone."""
+    """Tolerance for states, as a share of their norm: the effect of the batch shape."""
     return max(1e-5, 4 * torch.finfo(lm.model.dtype).eps)

@@ -1,13 +1,13 @@
-"""Where attention, MLP and heads are inside a decoder layer: found by watching one small forward.
+"""Locate attention, MLP and heads inside a decoder layer by tracing one small forward.
 
-Names differ from family to family, and so does what stands between a module and the residual
-stream (a norm after attention in Gemma 2, a dropout in GPT-NeoX). What the tensors show is the same
-everywhere: attention is the module that takes an attention mask, the MLP is the other one with
-weight matrices, and a tensor that leaves one module and enters the next is the same tensor. What is
-found this way is then checked: the parts must add up to the layer's output.
+Model families use different names and put different modules between a part and the residual stream
+(a norm after attention in Gemma 2, a dropout in GPT-NeoX). The tensors follow the same rules in
+all families: attention is the module that takes an attention mask, the MLP is the other module with
+weight matrices, and a tensor that leaves one module and enters the next is the same tensor. A check
+follows: the parts must sum to the layer's output.
 
-What is found is kept with the model, since interventions ask on every entry, and found again where
-a layer has other modules than it had then (an adapter put in or taken out).
+The result is cached with the model, because every intervention needs it. It is computed again if
+the modules of a layer change (for example when an adapter is added or removed).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from torch import Tensor, nn
 from interp.activations.window import probing
 from interp.model import LanguageModel, Point, hidden_of, stopping_after, undisturbed
 
-# Layers of other types (linear attention) have another number of heads than the config says.
+# In layers of other types (linear attention), the number of heads differs from the config.
 SOFTMAX_ATTENTION = ("attention", "full_attention", "sliding_attention", "chunked_attention")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The places in one decoder layer; ``None`` where it has no such place.
+    """The places in one decoder layer; ``None`` where the layer lacks a place.
 
     Attributes:
-        residual_mid: the stream between attention and MLP; not in layers where both read the
+        residual_mid: the stream between attention and MLP; absent in layers where both read the
             layer's input (GPT-NeoX, Phi).
-        attention_out, mlp_out: what each adds to the stream, a norm behind it included.
-        heads: input of attention's output projection, the heads' results side by side.
+        attention_out, mlp_out: the output that each adds to the stream, after its norm if any.
+        heads: input of attention's output projection: the concatenated outputs of the heads.
     """
 
     residual_mid: Point | None = None
@@ -55,9 +55,9 @@ class _Known:
 
 @dataclass(eq=False)
 class _Call:
-    """One call of a module; inner calls are those that it made.
+    """One call of a module, with the inner calls that it made.
 
-    What it ``made`` and what came ``out`` differ where an intervention edits its output.
+    ``made`` and ``out`` differ if an intervention edits the module's output.
     """
 
     module: nn.Module
@@ -68,9 +68,9 @@ class _Call:
 
 
 def dissect(lm: LanguageModel, layers: Sequence[int]) -> Mapping[int, Parts]:
-    """The parts of each of ``layers``, from a forward over a few tokens up to the last of them.
+    """The parts of each of ``layers``, from a forward over a few tokens up to the last layer.
 
-    The forward is nobody's row: interventions at positions choose none of its tokens.
+    The forward belongs to no prompt: interventions at positions select none of its tokens.
     """
     known: dict[int, _Known] = lm.found_out.setdefault("parts", {})
     built = {i: _modules(lm.layers[i]) for i in layers}
@@ -82,12 +82,12 @@ def dissect(lm: LanguageModel, layers: Sequence[int]) -> Mapping[int, Parts]:
 
 
 def _modules(layer: nn.Module) -> tuple[object, ...]:
-    """What a layer's parts depend on; modules are compared by identity."""
+    """The cache key of a layer's parts; modules are compared by identity."""
     return *layer.modules(), any(p.is_meta for p in layer.parameters())
 
 
 def _dissect(lm: LanguageModel, layers: Sequence[int]) -> dict[int, Parts]:
-    # Without weights (a model that runs elsewhere) shapes and storages tell the same.
+    # Without weights (a model that runs elsewhere), shapes and storages give the same result.
     offloaded = any(hasattr(module, "_hf_hook") for module in lm.model.modules())
     meta = all(p.is_meta for p in lm.model.parameters()) and not offloaded
     ids = torch.tensor([lm.chat.encode("a").ids[:4]], device="meta" if meta else lm.device)
@@ -142,7 +142,7 @@ def _parts(layer: _Call, softmax: bool) -> Parts:
     mlp_adds = _equal(before + _flat(fed), _flat(layer.made))
     return Parts(
         residual_mid=None if parallel else mid,
-        # In parallel there is only one sum to check.
+        # In parallel layers there is only one sum to check.
         attention_out=attention_out if attention_adds and (mlp_adds or not parallel) else None,
         mlp_out=mlp_out if mlp_adds else None,
         heads=_before_projection(attention) if softmax else None,
@@ -159,7 +159,7 @@ def _has_matrix(call: _Call) -> bool:
 
 
 def _upstream(call: _Call, siblings: Sequence[_Call]) -> tuple[Point, Tensor]:
-    """Back from a module's input through what made it (a norm), to the stream."""
+    """Trace back from a module's input, through the norm that made it, to the stream."""
     point, tensor = Point(call.module, before=True), call.into
     for earlier in reversed(siblings[: siblings.index(call)]):
         if _same(earlier.out, tensor):
@@ -168,10 +168,10 @@ def _upstream(call: _Call, siblings: Sequence[_Call]) -> tuple[Point, Tensor]:
 
 
 def _downstream(call: _Call, siblings: Sequence[_Call]) -> tuple[Tensor, Point]:
-    """On from a module's output through what is made of it (a norm), to the stream."""
+    """Trace on from a module's output, through the norm that follows it, to the stream."""
     point, tensor = Point(call.module), call.out
     for later in siblings:
-        # A dropout changes nothing here, and one module of it may serve attention and MLP (Phi).
+        # A dropout has no effect here, and attention and MLP may share one dropout module (Phi).
         passes_on = _same(later.into, later.out)
         if later is not call and not passes_on and _same(later.into, tensor):
             point, tensor = Point(later.module), later.out
@@ -204,7 +204,7 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Up to rounding; of meta tensors only the shapes can be compared."""
+    """Equality up to rounding; for meta tensors only the shapes can be compared."""
     if one.shape != other.shape or one.is_meta:
         return one.shape == other.shape
     bound = 16 * torch.finfo(one.dtype).eps * other.norm().item()

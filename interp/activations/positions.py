@@ -1,9 +1,9 @@
-"""Which tokens of a prompt are read, by the names of its spans and never by hand-counted indices.
+"""Select the tokens to read by the names of a prompt's spans, never by hand-counted indices.
 
 A position is a slice of the prompt's tokens; the states of its tokens are averaged. A function
-from a prompt's tokens to its positions says which: :func:`last_token`, ``post_instruction``,
-``mean_over("instruction")``, or any of your own. Spans beyond the chat format's come with
-the tokens: ``replace(tokens, spans={**tokens.spans, "intent": slice(9, 12)})``.
+maps a prompt's tokens to its positions: :func:`last_token`, ``post_instruction``,
+``mean_over("instruction")``, or a custom function. To use spans beyond the chat format's, add them
+to the tokens: ``replace(tokens, spans={**tokens.spans, "intent": slice(9, 12)})``.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def every_token(*names: str) -> Positions:
 
 
 def mean_over(*names: str) -> Positions:
-    """The mean over each of the named spans, a position each.
+    """The mean over each of the named spans; each span is one position.
 
     Raises:
-        InputError: when called on a prompt in which one of them has no tokens.
+        InputError: when called on a prompt in which a named span has no tokens.
     """
 
     def positions(tokens: Tokens) -> list[slice]:
@@ -51,8 +51,8 @@ def mean_over(*names: str) -> Positions:
 
 
 post_instruction = every_token("post_instruction", "response_prefix")
-"""Every token between the user's words and the answer: the template's suffix and, where one is
-set, the prefix of the response."""
+"""Every token between the user's text and the answer: the template's suffix and the response
+prefix, if one is set."""
 
 
 def _span(tokens: Tokens, name: str) -> slice:
@@ -63,14 +63,14 @@ def _span(tokens: Tokens, name: str) -> slice:
 
 @dataclass(frozen=True)
 class Take:
-    """Takes a batch's positions out of its states, as new memory.
+    """Copies a batch's positions from its states into new memory.
 
-    Rows with fewer positions than others are aligned at their ends, as padding on the left aligns
-    prompts; what they lack is NaN.
+    Rows with fewer positions than others are aligned at their ends, as left padding aligns prompts;
+    missing positions are NaN.
 
     Attributes:
         columns: of each position's tokens in the padded batch.
-        weights: of each token in the position's mean; NaN where there is no position.
+        weights: of each token in the position's mean; NaN where a position does not exist.
     """
 
     columns: Int[Tensor, "batch position token"]
@@ -100,19 +100,19 @@ class Take:
 
     @property
     def rows(self) -> Int[Tensor, "batch 1 1"]:
-        """Goes with ``columns`` as an index."""
+        """The row index that matches ``columns``."""
         return torch.arange(len(self.columns))[:, None, None]
 
     def mean(
         self, taken: Float[Tensor, "batch position token width"]
     ) -> Float[Tensor, "batch position width"]:
-        """Over each position's tokens, once ``columns`` have been taken out."""
+        """The mean over each position's tokens, given the states at ``columns``."""
         taken = taken.to(torch.promote_types(taken.dtype, torch.float32))
         return (taken * self.weights.to(taken.device)[..., None]).sum(dim=2)
 
 
 def places_of(rows: Sequence[Tokens], positions: Positions) -> list[Sequence[slice]]:
-    """Every row's positions, each a stretch of its tokens.
+    """The positions of every row; each is a slice of its tokens.
 
     Raises:
         InputError: an empty position, one beyond a row's ends, or none in any row.

@@ -1,4 +1,4 @@
-"""What can be read in a decoder layer: the residual stream, what is added to it, and the heads."""
+"""The sites of a decoder layer: the residual stream, the outputs added to it, and the heads."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from interp.model import LanguageModel, Point
 
 @dataclass(frozen=True)
 class Block:
-    """A decoder layer in which a site is to be found.
+    """A decoder layer to search for a site.
 
     Attributes:
         layer: the module.
         number: its 0-based number.
-        dissected: all layers' parts; costs a small forward when it is first called.
+        dissected: the parts of all layers; the first call runs a small forward.
     """
 
     layer: nn.Module
@@ -36,12 +36,12 @@ class Block:
 class Site:
     """A kind of place that every decoder layer may have.
 
-    A site of your own: ``Site("gate", lambda block: Point(block.layer.mlp.gate_proj))``.
+    Example of a custom site: ``Site("gate", lambda block: Point(block.layer.mlp.gate_proj))``.
 
     Attributes:
-        name: what it is called in tables and files.
-        find: its place in a block, ``None`` where the block has none.
-        per_head: the states are the attention heads' side by side.
+        name: its name in tables and files.
+        find: returns its place in a block, or ``None`` if the block lacks it.
+        per_head: the states are the concatenated states of the attention heads.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Site:
 
 RESIDUAL_IN = Site("residual_in", lambda block: Point(block.layer, before=True))
 RESIDUAL_MID = Site("residual_mid", lambda block: block.parts.residual_mid)
-"""After attention, before the MLP. To be read only: where a norm reads the stream, an edit of
-what it reads does not change the stream itself."""
+"""After attention, before the MLP. Read-only: where a norm reads the stream, an edit of the
+norm's input does not change the stream itself."""
 RESIDUAL_OUT = Site("residual_out", lambda block: Point(block.layer))
 ATTENTION_OUT = Site("attention_out", lambda block: block.parts.attention_out)
 MLP_OUT = Site("mlp_out", lambda block: block.parts.mlp_out)
 HEADS = Site("heads", lambda block: block.parts.heads, per_head=True)
-"""Every query head's result before the output projection, whatever the number of key heads."""
+"""The output of every query head before the output projection, for any number of key heads."""
 
 SITES = {
     site.name: site
@@ -66,7 +66,7 @@ SITES = {
 
 
 def blocks(lm: LanguageModel, layers: Sequence[int]) -> list[Block]:
-    """The given layers, to look for sites in."""
+    """The given layers, to search for sites."""
     dissected = cache(lambda: dissect(lm, layers))
     return [Block(lm.layers[i], i, dissected) for i in layers]
 
@@ -86,12 +86,12 @@ def _found(site: Site, block: Block) -> Point:
     if point is None:
         there = [name for name, other in SITES.items() if other.find(block) is not None]
         raise InputError(
-            f"layer {block.number} ({type(block.layer).__name__}) has no {site.name} that can be "
-            f"told from what its modules exchange; it has {', '.join(there)}"
+            f"layer {block.number} ({type(block.layer).__name__}) has no {site.name} that a trace "
+            f"of its modules can find; it has {', '.join(there)}"
         )
     return point
 
 
 def head_count(lm: LanguageModel) -> int:
-    """Query heads in a layer."""
+    """Number of query heads in a layer."""
     return int(lm.model.config.get_text_config(decoder=True).num_attention_heads)

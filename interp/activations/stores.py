@@ -1,8 +1,7 @@
-"""Where states are put: into memory, or onto the disk, where a collection can go on after a cut.
+"""Stores for states: in memory, or on disk, where an interrupted collection can continue.
 
-While it is being filled, a folder is called ``NAME.partial``; the whole gets its name in one step.
-Each array is a plain ``.npy`` file, one per site. A row counts as done only after its states are
-on the disk.
+An unfinished folder is called ``NAME.partial``; the finished folder gets its name in one step.
+Each site has one plain ``.npy`` file. A row counts as done only after its states are on the disk.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ TOKENS = "token_ids"
 
 
 class InMemory:
-    """Rows of states in arrays, made when the first rows come."""
+    """Rows of states in arrays, which are created with the first rows."""
 
     def __init__(self, count: int) -> None:
         self.pending: Bool[np.ndarray, " prompt"] = np.ones(count, dtype=bool)
         self.arrays: dict[str, np.ndarray] = {}
 
     def put(self, rows: Sequence[int], states: Arrays) -> None:
-        """Keep some rows."""
+        """Store some rows."""
         for name, values in states.items():
             if name not in self.arrays:
                 self.arrays[name] = np.empty((len(self.pending), *values.shape[1:]), values.dtype)
@@ -46,19 +45,19 @@ class InMemory:
 
 
 class OnDisk:
-    """Rows of states in files of their own, memory-mapped.
+    """Rows of states in memory-mapped files, one per site.
 
     Args:
-        path: folder to be made.
-        about: everything that the states depend on but the model's weights, as JSON can hold it;
-            with the prompts' ``ids`` and the names of the ``sites``.
-        token_ids: kept beside the states.
-        witness: the first prompt's states, computed now, by site. They stand for the weights, for
-            adapters and for interventions: what is there already must agree with them.
-        tolerance: how far they may be off, as a share of their norm.
+        path: folder to create.
+        about: everything that the states depend on except the model's weights, as JSON values;
+            includes the prompts' ``ids`` and the names of the ``sites``.
+        token_ids: stored together with the states.
+        witness: the first prompt's states, computed now, by site. They represent the weights,
+            adapters and interventions: stored states must agree with them.
+        tolerance: largest difference, as a share of their norm.
 
     Raises:
-        InputError: the folder holds other activations, or the disk has no room.
+        InputError: the folder holds different activations, or the disk lacks space.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class OnDisk:
         if self.partial.exists():
             reason = _difference(self.partial, about, witness, tolerance)
             if reason:
-                warnings.warn(f"{self.partial} {reason}: it is begun anew", stacklevel=3)
+                warnings.warn(f"{self.partial} {reason}: starting it again", stacklevel=3)
                 shutil.rmtree(self.partial)
         if not self.partial.exists():
             self._begin(about, token_ids, witness)
@@ -88,7 +87,7 @@ class OnDisk:
 
     @property
     def pending(self) -> Bool[np.ndarray, " prompt"]:
-        """Rows that are still to be computed."""
+        """Rows that are not computed yet."""
         return ~self._files[DONE] if self._files else ~_mapped(self.path, DONE, "r")
 
     def put(self, rows: Sequence[int], states: Arrays) -> None:
@@ -101,7 +100,7 @@ class OnDisk:
 
     @property
     def arrays(self) -> Arrays:
-        """The states, once no row is pending; they have their name then."""
+        """The states, when no row is pending; the folder then gets its final name."""
         if self._files:
             self._files.clear()  # Windows moves no folder with an open file in it
             sync_folder(self.partial)
@@ -112,12 +111,12 @@ class OnDisk:
     def _begin(self, about: Mapping[str, Any], token_ids: np.ndarray, witness: Arrays) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = len(about["ids"])
-        # A memory-mapped file that outgrows the disk ends the process without a word.
+        # A memory-mapped file larger than the disk kills the process without a message.
         needed = rows * sum(values.nbytes for values in witness.values())
         free = shutil.disk_usage(self.path.parent).free
         if needed > free:
             raise InputError(
-                f"{needed / 2**30:.1f} GiB of activations and {free / 2**30:.1f} GiB of room in "
+                f"{needed / 2**30:.1f} GiB of activations and {free / 2**30:.1f} GiB of space in "
                 f"{self.path.parent}; collect fewer layers or positions, or in float16"
             )
         self.partial.mkdir()
@@ -127,22 +126,22 @@ class OnDisk:
         open_memmap(self.partial / f"{DONE}.npy", "w+", np.dtype(bool), (rows,))
         np.save(self.partial / f"{TOKENS}.npy", token_ids)
         np.savez(self.partial / WITNESS, **dict[str, Any](witness))
-        # Last: a folder without it was cut off while it was made.
+        # Written last: a folder without it was interrupted during creation.
         write_json(self.partial / ABOUT, dict(about))
 
 
 def read_folder(
     path: str | Path,
 ) -> tuple[dict[str, Any], Int[np.ndarray, "prompt position"], Arrays]:
-    """What was collected, the positions' tokens, and the states, still on the disk.
+    """The description of a collection, the positions' tokens, and the memory-mapped states.
 
     Raises:
-        InputError: there is no finished collection.
+        InputError: the folder holds no finished collection.
     """
     folder = Path(path)
     if not (folder / ABOUT).is_file():
         unfinished = folder.with_name(f"{folder.name}.partial").exists()
-        hint = "it was not finished: collect again to go on" if unfinished else "collect first"
+        hint = "it is unfinished: collect again to continue" if unfinished else "collect first"
         raise InputError(f"{folder} holds no activations; {hint}")
     about = read_json(folder / ABOUT)
     arrays = {name: _mapped(folder, name, "r") for name in about["sites"]}
@@ -154,13 +153,13 @@ def _mapped(folder: Path, name: str, mode: Any) -> np.memmap:
 
 
 def _difference(folder: Path, about: Mapping[str, Any], witness: Arrays, tolerance: float) -> str:
-    """Why ``folder`` holds something else, or nothing."""
+    """The reason why ``folder`` does not hold this collection."""
     try:
         found = read_json(folder / ABOUT)
         with np.load(folder / WITNESS) as file:
             states = dict(file)
     except (OSError, ValueError):
-        return "holds no activations, or was cut off when it was made"
+        return "holds no activations, or was interrupted during its creation"
     other = sorted(name for name in about if found.get(name) != about[name])
     if other:
         return f"holds activations that differ in {', '.join(other)}"
@@ -169,7 +168,7 @@ def _difference(folder: Path, about: Mapping[str, Any], witness: Arrays, toleran
         off = np.linalg.norm(apart) / (np.linalg.norm(np.nan_to_num(values)) or 1.0)
         if not off <= tolerance:
             return (
-                f"holds activations of another model: {name} of the first prompt is off by "
+                f"holds activations of another model: {name} of the first prompt differs by "
                 f"{off:.1e} of its norm"
             )
     return ""

@@ -1,13 +1,13 @@
-"""Which tokens of which rows a forward is computing, so that positions mean the same everywhere.
+"""Track which tokens of which rows a forward computes, so positions have one meaning everywhere.
 
-A hook sees columns: all of a padded batch in one forward, one at a time while text is generated.
-A :class:`Window` gives each column its place in its own row, from the attention mask and the length
-of the cache, so that neither padding nor generation moves a position; nothing is counted from one
-forward to the next. :data:`Columns` are chosen by functions of a window.
+A hook receives columns: all columns of a padded batch in one forward, or one at a time during
+generation. A :class:`Window` gives each column its index in its row, from the attention mask and
+the length of the cache. So padding and generation do not shift positions, and no state is kept
+between forwards. Functions of a window choose :data:`Columns`.
 
-The prompt of a generation is what its first forward reads, the one that finds the cache empty.
-Where a row also holds a response, or where text is generated without a cache, only
-:func:`positions_of` knows where the prompt ends.
+The prompt of a generation is the input of its first forward, which starts with an empty cache. If a
+row also holds a response, or if generation uses no cache, only :func:`positions_of` knows the end
+of the prompt.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Window:
 
     Attributes:
         input_ids: their tokens.
-        index: each one's place in its own row, from 0; -1 in padding.
-        past: columns that earlier forwards have left in the cache.
+        index: the index of each column in its row, from 0; -1 in padding.
+        past: number of columns in the cache from earlier forwards.
     """
 
     input_ids: Int[Tensor, "batch token"]
@@ -51,7 +51,7 @@ def in_prompt(window: Window) -> Bool[Tensor, "batch token"]:
 
 
 def generated(window: Window) -> Bool[Tensor, "batch token"]:
-    """Every token that has been generated and is read again."""
+    """Every generated token that the model reads again."""
     return (window.index >= 0) & (window.past > 0)
 
 
@@ -61,10 +61,10 @@ def last_prompt_token(window: Window) -> Bool[Tensor, "batch token"]:
 
 
 def from_end(*offsets: int) -> Columns:
-    """Tokens of the prompt counted from its own end: -1 is the last one.
+    """Tokens of the prompt counted from its end: -1 is the last one.
 
     Raises:
-        InputError: an offset that is not negative.
+        InputError: an offset is not negative.
     """
     if not offsets or max(offsets) >= 0:
         raise InputError(f"offsets {offsets} from the prompt's end; they start at -1 and go down")
@@ -78,10 +78,10 @@ def from_end(*offsets: int) -> Columns:
 
 
 def positions_of(rows: Sequence[Tokens], positions: Positions) -> Columns:
-    """Positions of known rows, wherever in a batch they come and whatever follows them.
+    """Positions of known rows, at any place in a batch and before any continuation.
 
     Args:
-        rows: as the chat format encodes them; a row is recognised by its tokens.
+        rows: as the chat format encodes them; a row is identified by its tokens.
         positions: a function of a row's tokens, see :mod:`interp.activations.positions`.
 
     Raises:
@@ -100,8 +100,8 @@ def positions_of(rows: Sequence[Tokens], positions: Positions) -> Columns:
             row = next((beginning for beginning in beginnings if beginning in known), None)
             if row is None:
                 raise InputError(
-                    f"a row of {len(ids)} tokens is none of the {len(known)} whose positions are "
-                    "known; encode the same prompts with the same chat format"
+                    f"a row of {len(ids)} tokens is not one of the {len(known)} with known "
+                    "positions; encode the same prompts with the same chat format"
                 )
             places = present.nonzero().flatten()
             for span in known[row]:
@@ -116,7 +116,7 @@ _PROBING: ContextVar[bool] = ContextVar("probing", default=False)
 
 @contextmanager
 def probing() -> Iterator[None]:
-    """Forwards inside the block are about the model, not about anyone's rows: none is chosen."""
+    """Forwards inside the block test the model and hold no prompts: no column is chosen."""
     token = _PROBING.set(True)
     try:
         yield
@@ -128,10 +128,10 @@ def probing() -> Iterator[None]:
 def selecting(
     lm: LanguageModel, columns: Columns
 ) -> Iterator[Callable[[], Bool[Tensor, "batch token"]]]:
-    """Gives a function that returns the columns chosen in the forward now under way.
+    """Yields a function that returns the columns chosen in the current forward.
 
     Raises:
-        InputError: in the forward, an attention mask from which rows cannot be told.
+        InputError: in the forward, the attention mask does not identify the rows.
     """
     trunk = next(m for m in lm.model.modules() if any(c is lm.layers for c in m.children()))
     now: list[Tensor] = []
@@ -141,7 +141,7 @@ def selecting(
         nobody = torch.zeros_like(window.index, dtype=torch.bool)
         now[:] = [nobody if _PROBING.get() else columns(window)]
 
-    # On the trunk and not on the whole model: adapters call the latter past its hooks.
+    # On the trunk, not on the whole model: adapters bypass the hooks of the whole model.
     handle = trunk.register_forward_pre_hook(look, with_kwargs=True)
     try:
         yield lambda: now[0]

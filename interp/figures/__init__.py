@@ -1,6 +1,7 @@
 """Matplotlib functions that take numbers from this package and return figures.
 
-None is known to pyplot, so none stays open; in a notebook each shows itself as vectors.
+The figures are not registered with pyplot, so none stays open. A notebook shows each one as vector
+graphics.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Heatmaps between labels: what lies inside its null is grey, what is undefined is a dash."""
+"""Heatmaps between labels: cells inside the null are grey, undefined cells show a dash."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 MOST_MULTIPLES = 12
 COLUMNS = 4
 GREY = "grey: inside the null"
-# Characters of a label to an inch of the axis along which it runs.
+# Characters of a label per inch of its axis.
 TO_AN_INCH = 11
 
 
 def heatmap_figure(similarity: SimilarityMap, layers: Sequence[int] | None = None) -> Figure:
-    """The map at these layers: one with a number in every cell, several as small multiples.
+    """The map at these layers: one layer with a number in every cell, several as small multiples.
 
     Args:
         similarity: the map.
-        layers: names of layers; all by default, evenly picked where there are more than twelve.
+        layers: names of layers; all by default, or an even selection of more than twelve.
 
     Raises:
         InputError: a layer that is not in the map.
@@ -64,17 +64,17 @@ def layer_heatmaps(
     draws: int = 0,
     no_null: str = "",
 ) -> Figure:
-    """A heatmap per layer, none on the diagonal; a single one has a number in every cell.
+    """A heatmap per layer, with an empty diagonal; a single one has a number in every cell.
 
     Args:
         values: of each pair of labels.
-        clear: which lie outside their null.
+        clear: which values lie outside their null.
         layers: names of the layers.
         names: of the labels.
-        limits: the range that the measure can take, for colours.
-        measure: what the values are.
-        draws: permutations behind the null, if known.
-        no_null: why there is no null; then every defined cell is coloured.
+        limits: the range of the measure, for the colour scale.
+        measure: name of the values.
+        draws: number of permutations of the null, if known.
+        no_null: the reason why the null does not exist; then every defined cell is coloured.
     """
     k = len(names)
     alone = len(layers) == 1
@@ -86,7 +86,7 @@ def layer_heatmaps(
     for axes in grid.flat[len(layers) :]:
         axes.set_visible(False)
     colours = "PuOr_r" if limits[0] < 0 else "YlOrBr"
-    # A label with itself says nothing.
+    # The similarity of a label with itself carries no information.
     shown = ~np.eye(k, dtype=bool)
     text = "{:.2f}".format if alone else None
     for position, (axes, layer) in enumerate(zip(grid.flat, layers, strict=False)):
@@ -111,7 +111,7 @@ def layer_heatmaps(
     width, height = figure.get_size_inches()
     figure.colorbar(image, ax=grid, shrink=0.75, label=_wrapped(label, height))
     if no_null:
-        figure.supxlabel(_wrapped(f"There is no null: {no_null}.", width), fontsize=8)
+        figure.supxlabel(_wrapped(f"Without a null: {no_null}.", width), fontsize=8)
     return figure
 
 
@@ -121,7 +121,7 @@ def _wrapped(text: str, inches: float) -> str:
 
 
 def evenly_picked(depth: int, most: int = MOST_MULTIPLES) -> list[int]:
-    """At most so many of ``depth`` places, first and last among them."""
+    """At most that many of ``depth`` indices, including the first and the last."""
     return sorted({round(place) for place in np.linspace(0, depth - 1, min(most, depth))})
 
 
@@ -136,16 +136,16 @@ def draw_cells(
     text: Callable[[float], str] | None = None,
     aspect: Literal["equal", "auto"] = "equal",
 ) -> AxesImage:
-    """One heatmap: colours for cells outside their null, grey inside it, nothing where not shown.
+    """One heatmap: cells outside their null are coloured, cells inside it grey, others empty.
 
     Args:
         axes: to draw into.
         values: NaN where undefined.
-        clear: which lie outside their null.
-        shown: which are cells at all.
+        clear: which values lie outside their null.
+        shown: which cells are drawn.
         colours: the name of a colour map.
         limits: the values at its ends.
-        text: a cell's number as text; a dash stands for an undefined one. None: no text.
+        text: formats a cell's number; an undefined cell shows a dash. None: no text.
         aspect: of the cells.
     """
     from matplotlib import colormaps
@@ -159,7 +159,7 @@ def draw_cells(
     if text is not None:
         for i, j in np.argwhere(shown):
             number = text(values[i, j]) if np.isfinite(values[i, j]) else "–"
-            # No minus before a zero.
+            # Remove the minus sign of a zero.
             number = number.replace("-0.00", "0.00").replace("-", "−")
             colour = readable_on(cmap(scale(values[i, j]))) if clear[i, j] else MUTED
             axes.text(j, i, number, ha="center", va="center", fontsize=8, color=colour)
@@ -169,6 +169,6 @@ def draw_cells(
 
 
 def readable_on(colour: tuple[float, ...]) -> str:
-    """White or ink, by the luminance of what lies beneath (ITU-R BT.709)."""
+    """White or dark text, by the luminance of the background (ITU-R BT.709)."""
     luminance = float(np.dot(colour[:3], (0.2126, 0.7152, 0.0722)))
     return "white" if luminance < 0.45 else INK

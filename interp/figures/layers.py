@@ -1,4 +1,4 @@
-"""Similarities and rotations by layer, each in the band of what nothing would read."""
+"""Similarities and rotations by layer, each with its null band."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMES = {
     "cosine": "cosine, before and after",
     "gain": "gain (× before)",
     "offset": "offset (lengths of the direction)",
-    "offset_orthogonal": "offset across (lengths)",
+    "offset_orthogonal": "orthogonal offset (lengths)",
 }
 UNCHANGED = {"angle_degrees": 0.0, "cosine": 1.0, "gain": 1.0}
 
@@ -46,12 +46,12 @@ def similarity_by_layer_figure(
 ) -> Figure:
     """A panel per pair of labels: values with intervals, the null band, random directions.
 
-    A cross marks layers where a direction is missing.
+    A cross marks layers where a direction does not exist.
 
     Args:
         similarity: the map.
-        pairs: of labels; by default all, or the first label with every other where there are more
-            than twelve.
+        pairs: of labels; by default all pairs, or the first label with each other label if there
+            are more than twelve pairs.
 
     Raises:
         InputError: a label that is not in the map.
@@ -88,7 +88,7 @@ def similarity_by_layer_figure(
 def rotation_by_layer_figure(
     rotations: Mapping[str, Rotation], quantity: str = "angle_degrees"
 ) -> Figure:
-    """A panel per label: how its direction rotated, grew or shifted from layer to layer.
+    """A panel per label: the rotation, gain or offset of its direction at every layer.
 
     Args:
         rotations: by label.
@@ -139,7 +139,7 @@ def _panels(count: int, label: str) -> tuple[Figure, list[Axes]]:
 
 
 def draw_null(axes: Axes, layers: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """The band of what nothing would read, by layer."""
+    """The null band by layer."""
     width = np.diff(layers).min() if len(layers) > 1 else 1.0
     axes.bar(layers, high - low, width, low, color=NULL, lw=0, zorder=0, label="null")
 
@@ -157,7 +157,7 @@ def draw_by_layer(
     marker: str = "o",
     label: str = "value and interval",
 ) -> None:
-    """Values with their intervals by layer; a cross at height ``foot`` where undefined."""
+    """Values with their intervals by layer; a cross at height ``foot`` marks undefined ones."""
     value = np.where(defined, value, np.nan)
     reach = np.abs(np.stack([value - low, high - value]))
     axes.errorbar(

@@ -1,8 +1,8 @@
-"""What patched states or weights did: heatmaps of cells, and shares of stitched models.
+"""Effects of patched states or weights: heatmaps of cells, and shares of stitched models.
 
-A cell is coloured only where it cannot be mistaken for nothing. With controls that is where none of
-random moves of *all* cells stands out as far (max-T); without, where the interval over
-prompts leaves out zero, which says that the effect is there and not that it is special.
+A cell is coloured only if its effect is significant. With controls, its effect must exceed the
+random moves of *all* cells (max-T). Without controls, the interval over prompts must exclude zero:
+this shows that the effect exists, not that it is specific.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def patching_figure(
     level: float = 0.95,
     groups: Sequence[object] | None = None,
 ) -> Figure:
-    """Share of the gap that each cell closes, by layer; the effect itself where there is no gap.
+    """Share of the gap that each cell closes, by layer; the effect itself if the gap is zero.
 
-    Down the side stand positions, with a panel per component; heads where cells are heads, with a
-    panel per position; modules where weights were patched, but those alone that differ somewhere.
+    Rows are positions, with a panel per component. If cells are heads, rows are heads, with a panel
+    per position. If weights were patched, rows are the modules that differ between the models.
 
     Args:
         effects: from ``patch``, ``attribute`` or ``patch_weights``.
@@ -57,7 +57,7 @@ def patching_figure(
     quantity = "fraction" if table["defined"].all() else "effect"
     if effects.controls is None:
         clear = (table[f"{quantity}_low"] > 0) | (table[f"{quantity}_high"] < 0)
-        grey = "interval holds 0"
+        grey = "interval contains 0"
     else:
         # 1 - .95 is a rounding error above 1 / 20, but other levels may lie below.
         clear = table["p_family_wise"] <= 1 - level + 1e-9
@@ -104,7 +104,7 @@ def patching_figure(
 def stitching_figure(
     stitching: Stitching, *, level: float = 0.95, groups: Sequence[object] | None = None
 ) -> Figure:
-    """Shares of representation and routing by layer, with intervals over prompts; they add to 1."""
+    """Shares of representation and routing by layer, with intervals over prompts; they sum to 1."""
     table = stitching.to_dataframe(level=level, groups=groups)
     figure = new_figure(0.55 * len(table) + 3.2, 2.7)
     axes = figure.subplots()
@@ -127,14 +127,14 @@ def stitching_figure(
 
 
 def _is_drawn(cell: Cell, effects: Effects) -> bool:
-    """Not a module whose weights are the same in both models, in every layer."""
+    """Exclude a module whose weights are equal in both models in every layer."""
     moved = (effects.patched != effects.target).any(axis=1)
     alike = [other.component == cell.component for other in effects.cells]
     return cell.position is not None or not moved.any() or bool(moved[alike].any())
 
 
 def _place(cell: Cell, labels: Mapping[str, str]) -> tuple[str, str, str]:
-    """Panel, row and column that a cell is drawn in."""
+    """Panel, row and column of a cell."""
     column = OUTSIDE if cell.layer is None else str(cell.layer)
     component = cell.component.replace("_", " ")
     if cell.position is None:

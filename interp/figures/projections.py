@@ -1,4 +1,4 @@
-"""States in one dimension (held-out projections) and in two, with the numbers to read them by."""
+"""States in one dimension (held-out projections) and in two, with their scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BINS = 24
 
 @styled
 def projection_figure(projections: Mapping[str, Projections], layer: int | None = None) -> Figure:
-    """Positives and negatives along their label's direction; AUC and numbers of prompts beside.
+    """Positives and negatives along their label's direction, with AUC and numbers of prompts.
 
     Args:
         projections: by label; a label may be empty.
@@ -52,7 +52,7 @@ def projection_figure(projections: Mapping[str, Projections], layer: int | None 
     grid = figure.subplots(len(projections), squeeze=False, sharex=True)[:, 0]
     for axes, (label, each) in zip(grid, projections.items(), strict=True):
         values = each.value[:, place]
-        # Filled and outlined: told apart without colours as well.
+        # Filled and outlined: distinct without colours.
         axes.hist(values[~each.positive], edges, density=True, color=BLUE, alpha=0.35,
                   label="negative")  # fmt: skip
         axes.hist(values[each.positive], edges, density=True, histtype="step", color=VERMILLION,
@@ -72,7 +72,7 @@ def projection_figure(projections: Mapping[str, Projections], layer: int | None 
 
 @styled
 def state_map_figure(drawn: StateMap) -> Figure:
-    """PCA, and UMAP beside it where it was computed; under them what neighbours say."""
+    """PCA, and UMAP if it was computed, with the neighbour-agreement scores below."""
     panels = 1 if drawn.umap is None else 2
     figure = new_figure(3.9 * panels + 1.6, 4.0)
     grid = figure.subplots(1, panels, squeeze=False)[0]
@@ -82,7 +82,7 @@ def state_map_figure(drawn: StateMap) -> Figure:
     grid[0].set_title("PCA")
     if drawn.umap is not None:
         _scatter(grid[1], drawn, drawn.umap)
-        grid[1].set_title("UMAP (distances mean nothing)")
+        grid[1].set_title("UMAP (distances have no meaning)")
         grid[1].set_xticks([])
         grid[1].set_yticks([])
     handles, names = grid[0].get_legend_handles_labels()

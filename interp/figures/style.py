@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette (2008): told apart under every common colour deficiency.
+# Okabe & Ito's palette (2008): distinct under every common colour deficiency.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 INK, MUTED, FAINT, NULL = "#1f2430", "#667085", "#d0d5dd", "#e9ecf1"
 
 LABEL_COLOURS = (VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, "#7a6a00")
-LABEL_MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # for whoever sees no colours
+LABEL_MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # for readers without colour vision
 
 _RC = {
     "font.family": "DejaVu Sans",  # ships with Matplotlib: the same everywhere
@@ -39,7 +39,7 @@ _RC = {
     "grid.color": NULL,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
-    # An own white ground, so that a dark notebook shows the figure as the page does.
+    # A white background, so that a dark notebook shows the figure like a page.
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "savefig.facecolor": "white",
@@ -52,7 +52,7 @@ P = ParamSpec("P")
 
 
 def figure_style() -> AbstractContextManager[None]:
-    """The settings as a context: nothing global is left behind."""
+    """The settings as a context, which leaves no global state."""
     from matplotlib import rc_context
 
     return rc_context(_RC)  # type: ignore[arg-type]
@@ -70,9 +70,9 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that pyplot does not know of, so that none stays open; sizes in inches.
+    """A figure that is not registered with pyplot, so that none stays open; sizes in inches.
 
-    It shows itself in a notebook, as vectors, whether or not pyplot was ever imported.
+    A notebook shows it as vector graphics, even without an import of pyplot.
     """
     from matplotlib.figure import Figure
 
@@ -87,13 +87,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def say(axes: Axes, text: str) -> None:
-    """An empty panel that says why it is empty."""
+    """An empty panel with the reason why it is empty."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", color=MUTED, transform=axes.transAxes)
 
 
 def legend_above(axes: Axes, handles: list | None = None) -> None:
-    """A one-line legend over the panel, where it can hide no data."""
+    """A one-line legend above the panel, where it does not cover data."""
     axes.legend(
         handles=handles or axes.get_legend_handles_labels()[0],
         loc="lower left",
@@ -107,5 +107,5 @@ def legend_above(axes: Axes, handles: list | None = None) -> None:
 
 
 def layer_ticks(axes: Axes, layers: tuple[int, ...] | list[int]) -> None:
-    """A tick per layer, or about eight of them."""
+    """A tick per layer, or about eight ticks."""
     axes.set_xticks(list(layers)[:: max(1, -(-len(layers) // 8))])

@@ -1,7 +1,7 @@
-"""Batches that fit into memory: one that does not is halved and tried again.
+"""Batches that fit into memory: a batch that does not fit is halved and tried again.
 
-How many rows fit depends on the device, on what else is on it and on the longest row, so a batch
-size is a wish. Rows are taken longest first: memory runs out early or not at all.
+The number of rows that fit depends on the device, on its other use and on the longest row, so the
+batch size is an upper limit. Rows are taken longest first: memory runs out early or not at all.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from interp.progress import Advance, silent
 Result = TypeVar("Result")
 Row = TypeVar("Row")
 
-# What allocators say, in lower case; only CUDA and its kin have an exception class of their own.
+# Messages of allocators, in lower case; only CUDA and similar devices have an exception class.
 _SIGNS = (
     "out of memory",  # CUDA, HIP, XPU, MPS
     "can't allocate memory",  # the CPU allocator on Linux and macOS
     "not enough memory",  # ... and on Windows
-    "_status_alloc_failed",  # cuBLAS, cuDNN and other libraries beside the allocator
+    "_status_alloc_failed",  # cuBLAS, cuDNN and other libraries outside the allocator
     "invalid buffer size",  # MPS, for one tensor larger than a buffer may be
 )
 
@@ -31,18 +31,18 @@ _SIGNS = (
 def in_fitting_batches(
     rows: Sequence[Sized], batch_size: int, work: Callable[[list[int]], Result]
 ) -> Iterator[tuple[list[int], Result]]:
-    """Do ``work`` on rows of like length, at most ``batch_size`` at a time.
+    """Do ``work`` on rows of similar length, at most ``batch_size`` at a time.
 
-    A batch that runs out of memory is halved, and the smaller size is kept for all that follow.
+    A batch that runs out of memory is halved, and all later batches keep the smaller size.
 
     Args:
-        rows: what is to be done; only lengths are looked at.
+        rows: the rows to process; only their lengths are used.
         batch_size: rows in the first batch.
-        work: takes row numbers. Called again for some of them where memory ran out, so it must
-            not have kept anything by then.
+        work: takes row numbers. If memory runs out, it is called again for some of them, so it must
+            not have stored anything by then.
 
     Yields:
-        Row numbers, longest rows first, and what ``work`` made of them.
+        Row numbers, longest rows first, and the result of ``work`` for them.
 
     Raises:
         MachineError: not even one row fits.
@@ -59,16 +59,16 @@ def in_fitting_batches(
                 said = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise MachineError(
                     f"a single prompt of {len(rows[chosen[0]])} tokens does not fit into memory "
-                    f"beside the model ({said}); end what else uses this device, choose another "
-                    "with --device, or take a smaller or quantized model, shorter prompts or fewer "
-                    "new tokens"
+                    f"next to the model ({said}); stop other programs on this device, choose "
+                    "another with --device, or use a smaller or quantized model, shorter prompts "
+                    "or fewer new tokens"
                 ) from error
             batch_size = len(chosen) // 2
         else:
             yield chosen, result
             order = order[len(chosen) :]
             continue
-        # Only here is the error gone, and with its frames the tensors that filled the memory.
+        # Only here are the error and its frames released, with the tensors that filled the memory.
         _release()
 
 
@@ -78,11 +78,11 @@ def map_in_batches(
     batch_size: int,
     progress: Advance = silent,
 ) -> list[Row]:
-    """What ``work`` makes of every row, in the order of ``rows``.
+    """The result of ``work`` for every row, in the order of ``rows``.
 
     Args:
         work: takes row numbers and gives one result for each, as for :func:`in_fitting_batches`.
-        rows: what is to be done; only lengths are looked at.
+        rows: the rows to process; only their lengths are used.
         batch_size: rows in the first batch.
         progress: called with the number of rows just done.
 
@@ -105,7 +105,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _release() -> None:
-    """Give cached blocks back, so that a smaller batch finds memory in one piece."""
+    """Release cached blocks, so that a smaller batch finds contiguous memory."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,12 +1,12 @@
-"""Prompt (and response) to token ids with named spans: the only place that renders a template.
+"""Convert a prompt (and response) to token ids with named spans; only here templates are rendered.
 
-Positions elsewhere are span names, never hand-counted indices:
+All other modules use span names for positions, never hand-counted indices:
 
     system | instruction | post_instruction | response_prefix | response
 
-``system`` is everything before the user's words (BOS, the system turn, the user header),
-``post_instruction`` the template's suffix up to the model's turn. The response ends with the
-template's own end-of-turn token.
+``system`` is everything before the user's text (BOS, the system turn, the user header).
+``post_instruction`` is the template's suffix up to the model's turn. The response ends with the
+template's end-of-turn token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from interp.errors import ModelError
 
-# Unlikely in any template and left alone by every normaliser we know of.
+# Unlikely in any template, and unchanged by all known normalisers.
 _USER_MARK = "⟦spillover-user⟧"
 _ASSISTANT_MARK = "⟦spillover-assistant⟧"
 
@@ -41,7 +41,7 @@ PLAIN_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of one rendered conversation, and where its named spans lie."""
+    """Token ids of one rendered conversation, with its named spans."""
 
     ids: tuple[int, ...]
     spans: Mapping[str, slice]
@@ -65,9 +65,9 @@ class Chat:
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
-        template: a Jinja chat template that replaces the tokenizer's own.
-        system: a system message, put before the user's.
-        response_prefix: text that the model's turn is made to begin with.
+        template: a Jinja chat template that replaces the tokenizer's template.
+        system: a system message before the user's message.
+        response_prefix: text that begins the model's turn.
         template_arguments: passed to the template, e.g. ``{"enable_thinking": False}``.
 
     Attributes:
@@ -110,7 +110,7 @@ class Chat:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """Everything that the rendering depends on, for cache keys and manifests."""
+        """All settings that determine the rendering, for cache keys and manifests."""
         return {
             "before": self._before,
             "after": self._after,
@@ -121,13 +121,13 @@ class Chat:
     def encode(self, prompt: str, response: str | Sequence[int] | None = None) -> Tokens:
         """Token ids of ``prompt`` (and ``response``) with their spans.
 
-        A response given as text is tokenized as the template would place it and closed with the
-        end-of-turn token; one given as token ids is taken as it is.
+        A response given as text is tokenized in its place in the template and closed with the
+        end-of-turn token. A response given as token ids is used unchanged.
         """
         pieces = self._pieces(prompt)
         encoding = self._with_offsets(pieces)
         ids, starts = list(encoding["input_ids"]), [a for a, _ in encoding["offset_mapping"]]
-        # A token that straddles a border belongs to the span that it starts in.
+        # A token across a border belongs to the span in which it starts.
         borders = np.searchsorted(starts, np.cumsum([0, *(len(piece) for _, piece in pieces)]))
         spans = {
             name: slice(first, last)
@@ -144,8 +144,8 @@ class Chat:
     def offsets(self, prompt: str) -> list[tuple[int, int]]:
         """The characters that each token of ``encode(prompt)`` covers: (token, 2), half-open.
 
-        They count from the first character of ``prompt.strip()``. Tokens of the template lie
-        before 0 or from its length on, or reach across where a token holds some of both.
+        They count from the first character of ``prompt.strip()``. Tokens of the template lie before
+        0 or at its length and beyond; a token with text of both crosses this border.
         """
         first = len(self._before)
         encoding = self._with_offsets(self._pieces(prompt))
@@ -211,8 +211,7 @@ class Chat:
         before, mark, after = self._render(assistant=False).rpartition(_USER_MARK)
         if not mark:
             raise ModelError(
-                "the chat template does not show the user's message as it is; "
-                "give another with --chat-template"
+                "the chat template changes the user's message; give another with --chat-template"
             )
         return before, after
 

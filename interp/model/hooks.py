@@ -1,8 +1,8 @@
-"""Look at a model and edit its states by context managers; all is as it was when the block ends.
+"""Read and edit a model's states by context managers, which restore the model afterwards.
 
-Hooks that read and write are plain torch and exact. They work on the very model that is being
-trained, survive saving, and never edit a tensor in place (that would corrupt what other hooks
-saved, and autograd). Each sees what the hooks that were there before it have made of the tensor.
+The hooks are plain torch hooks and exact. They work on a model during its training and survive
+saving. They never edit a tensor in place, because that would corrupt autograd and the tensors that
+other hooks saved. Each hook receives the tensor after all earlier hooks.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Hidden = Float[Tensor, "batch token d_model"]
 
 @dataclass(frozen=True)
 class Point:
-    """A place in a forward: what comes out of a module, or what goes into it.
+    """A place in a forward: the output of a module, or its input.
 
-    Of several outputs the first is meant, as of several inputs.
+    If a module has several outputs or inputs, the first is used.
     """
 
     module: nn.Module
@@ -42,7 +42,7 @@ def hidden_of(output: Any) -> Hidden:
 
 
 def hidden_into(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Hidden:
-    """The hidden states that a module is called with; attention gets them by name."""
+    """The hidden states in a module's input; attention receives them as a named argument."""
     return arguments[0] if arguments else keywords["hidden_states"]
 
 
@@ -54,8 +54,8 @@ def reading(
 
     Args:
         points: places; a module stands for its output.
-        read: gets the index in ``points`` and the hidden states; must copy what it keeps, since
-            a slice holds on to the whole batch's storage.
+        read: gets the index in ``points`` and the hidden states. It must copy the states that it
+            keeps, because a slice keeps the whole batch's storage in memory.
     """
 
     with ExitStack() as stack:
@@ -66,7 +66,7 @@ def reading(
 
 @contextmanager
 def stopping_after(module: nn.Module) -> Iterator[None]:
-    """End the block quietly once ``module`` has run; enter it after what reads its output."""
+    """End the block without an error after ``module`` runs; enter it after the reading hooks."""
 
     def stop(*_: Any) -> None:
         raise EarlyExit
@@ -79,7 +79,7 @@ def stopping_after(module: nn.Module) -> Iterator[None]:
 def writing(point: Point | nn.Module, edit: Callable[[Hidden], Hidden]) -> Iterator[None]:
     """Replace the hidden states at ``point`` by ``edit`` of them on every forward, out of place.
 
-    A module stands for its output. While the block runs, :func:`active_edits` says so.
+    A module stands for its output. While the block runs, :func:`active_edits` returns True.
     """
     with _register(point, edit, edits=True):
         yield
@@ -88,7 +88,7 @@ def writing(point: Point | nn.Module, edit: Callable[[Hidden], Hidden]) -> Itera
 def active_edits(model: nn.Module) -> bool:
     """Whether a :func:`writing` block is open anywhere in ``model``.
 
-    Asked of the hooks themselves, so that no list of them can be out of date.
+    It checks the hooks themselves, so the answer is always up to date.
     """
     return any(
         isinstance(owner := getattr(hook, "__self__", None), _Hook) and owner.edits
@@ -99,10 +99,10 @@ def active_edits(model: nn.Module) -> bool:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients for a while; afterwards every module is in its own mode again.
+    """Eval mode without gradients inside the block; afterwards each module's mode is restored.
 
-    Without dropout no random number is drawn. Modes are kept module by module, because training
-    code leaves some parts of a model in eval mode on purpose.
+    Without dropout no random number is drawn. Modes are saved per module, because training code
+    may keep some parts of a model in eval mode on purpose.
     """
     training = [module for module in model.modules() if module.training]
     for module in training:
@@ -117,7 +117,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Hook:
-    """Calls ``act`` with the hidden states; what it returns replaces them where it ``edits``."""
+    """Calls ``act`` with the hidden states; if it ``edits``, its result replaces them."""
 
     act: Callable[[Hidden], Any]
     edits: bool

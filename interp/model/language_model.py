@@ -1,8 +1,8 @@
 """One type for a causal language model with its tokenizer and chat format.
 
-``LanguageModel.load`` takes a hub id, a local folder or an adapter folder; an adapter is merged
-at once, so that "the given model" is always the user's model and never the bare base under it.
-A model that is already in memory is wrapped by the constructor.
+``LanguageModel.load`` takes a hub id, a local folder or an adapter folder. It merges an adapter at
+once, so "the given model" always means the user's model and never its base model. The constructor
+wraps a model that is already in memory.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model, its tokenizer and the chat format that it is spoken to in.
+    """A causal language model, its tokenizer and its chat format.
 
     Attributes:
         model: a Hugging Face causal language model.
         tokenizer: its fast tokenizer.
         chat: renders prompts and responses, and names the spans of their tokens.
         name: in tables and figures.
-        layers_path: module path of the decoder layers, where they are not found by themselves.
+        layers_path: module path of the decoder layers, if they are not found automatically.
 
     Example:
         >>> lm.n_layers, lm.d_model, str(lm.device)
@@ -68,15 +68,15 @@ class LanguageModel:
         Args:
             source: hub id or folder. An adapter folder is merged into its base.
             revision: branch, tag or commit on the hub.
-            dtype: a torch dtype, or ``"auto"`` for the checkpoint's own.
-            device: defaults to CUDA where there is one, else the CPU.
+            dtype: a torch dtype, or ``"auto"`` for the checkpoint's dtype.
+            device: defaults to CUDA if available, otherwise to the CPU.
             trust_remote_code: run model code that comes with the checkpoint.
-            layers_path: module path of the decoder layers, where they are not found by themselves.
+            layers_path: module path of the decoder layers, if they are not found automatically.
             **chat_options: passed to :class:`interp.model.chat.Chat`.
 
         Raises:
-            ModelError: the source is no causal language model, is gated, or cannot be read.
-            InputError: there is no such device.
+            ModelError: the source is not a causal language model, is gated, or cannot be read.
+            InputError: the device does not exist.
         """
         check_source(source)
         device = usable_device(device)
@@ -95,7 +95,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device of the inputs."""
         device = next(self.model.parameters()).device
         # Offloaded weights are on the meta device between forwards; accelerate moves the inputs.
         return torch.device("cpu") if device.type == "meta" else device
@@ -117,13 +117,13 @@ class LanguageModel:
     @cached_property
     def forward_options(self) -> frozenset[str]:
         """Names of the arguments that the model's forward takes."""
-        # A PeftModel forwards anything; the signature that counts is the wrapped model's.
+        # A PeftModel accepts any argument; the wrapped model's signature decides.
         inner = getattr(self.model, "get_base_model", lambda: self.model)()
         return frozenset(inspect.signature(inner.forward).parameters)
 
     @cached_property
     def found_out(self) -> dict[str, Any]:
-        """What others have found out about the model at a cost, kept for as long as it is."""
+        """A cache of expensive facts about the model, with the lifetime of the model."""
         return {}
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
@@ -134,10 +134,10 @@ class LanguageModel:
         return inputs
 
     def logits(self, batch: Batch, *, keep: int) -> Float[Tensor, "batch keep vocab"]:
-        """Logits of the last ``keep`` columns, through the model's own forward.
+        """Logits of the last ``keep`` columns, through the model's forward.
 
-        The model's forward, and not its trunk and head by hand, because soft caps and logit
-        scales (Gemma 2, Cohere, Granite) live there.
+        It does not call the trunk and the head separately, because the forward applies soft caps
+        and logit scales (Gemma 2, Cohere, Granite).
         """
         options = {"logits_to_keep": keep} if "logits_to_keep" in self.forward_options else {}
         return self.model(**self.inputs(batch), **options, use_cache=False).logits[:, -keep:]
@@ -158,10 +158,10 @@ class LanguageModel:
 
 
 def usable_device(name: str | torch.device | None) -> torch.device:
-    """The device of this name; CUDA where there is one, else the CPU, where none is given.
+    """The named device; by default CUDA if available, otherwise the CPU.
 
     Raises:
-        InputError: there is no such device here.
+        InputError: the device does not exist here.
     """
     wanted = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -176,9 +176,9 @@ def usable_device(name: str | torch.device | None) -> torch.device:
 
 
 def check_source(source: str | Path) -> None:
-    """Raise :class:`ModelError` where ``source`` is a folder that plainly holds no model.
+    """Raise :class:`ModelError` if ``source`` is a folder without a model.
 
-    Reads no weights, so that it can run before anything is loaded.
+    It reads no weights, so it can run before a model is loaded.
     """
     path = Path(source)
     if path.is_file():
@@ -186,7 +186,7 @@ def check_source(source: str | Path) -> None:
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise ModelError(
-                f"{source} is no model folder: it has neither config.json nor "
+                f"{source} is not a model folder: it has neither config.json nor "
                 "adapter_config.json; give the folder that save_pretrained wrote"
             )
     elif path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
@@ -194,7 +194,7 @@ def check_source(source: str | Path) -> None:
 
 
 def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
-    """The decoder layers: the one outermost ModuleList as long as the config's layer count.
+    """The decoder layers: the only outermost ModuleList with the config's number of layers.
 
     Raises:
         ModelError: there is none or more than one (name it with ``path``), or none at ``path``.
@@ -224,7 +224,7 @@ def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
 def _load_merged(
     source: str | Path, dtype: torch.dtype | str, options: Mapping[str, Any]
 ) -> tuple[Any, Any]:
-    """The model and tokenizer at ``source``; adapters merged, also one on top of another."""
+    """The model and tokenizer at ``source``, with all adapters merged, stacked ones too."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = Path(source)
@@ -237,10 +237,10 @@ def _load_merged(
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base = config["base_model_name_or_path"]
     check_source(base)
-    # The revision asked for is the adapter's; its base has its own.
+    # The requested revision belongs to the adapter, not to its base.
     model, tokenizer = _load_merged(base, dtype, {**options, "revision": config.get("revision")})
     model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    # An adapter trained on top of this one names its base by it: this folder, not the bare base.
+    # An adapter trained on top of this one names this folder as its base, not the original base.
     model.name_or_path = str(source)
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(source, **options)

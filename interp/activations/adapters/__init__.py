@@ -1,5 +1,5 @@
-"""Other libraries in the place of plain torch hooks: the same numbers from their machinery.
+"""Backends that use other libraries instead of plain torch hooks, with the same results.
 
-Each is a backend for :func:`interp.activations.collection.collect`; the libraries are imported when
-a backend is opened.
+Each is a backend for :func:`interp.activations.collection.collect`. The library is imported when
+the backend is opened.
 """

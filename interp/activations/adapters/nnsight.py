@@ -1,8 +1,8 @@
 """nnsight as a backend: traces of the model itself, here or on NDIF.
 
-nnsight leaves the model as it is, but reads a module before torch hooks have run, so that an
-intervention by hooks would be invisible to it. With ``remote=True`` the model runs on NDIF
-(https://ndif.us), which serves models that fit no machine of yours; an API key is needed there.
+nnsight does not change the model, but it reads a module before torch hooks run, so it ignores an
+intervention by hooks. With ``remote=True`` the model runs on NDIF (https://ndif.us), which serves
+models that are too large for local machines. NDIF needs an API key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from interp.activations.sites import Site, points
 from interp.errors import InputError
 from interp.model import Batch, Chat, LanguageModel, Point, undisturbed
 
-# Within a layer, in the order in which a forward comes by; a trace cannot read them in another.
+# The sites of a layer in the order of the forward; a trace can read them only in this order.
 ORDER = ("residual_in", "heads", "attention_out", "residual_mid", "mlp_out", "residual_out")
 
 
@@ -30,21 +30,21 @@ ORDER = ("residual_in", "heads", "attention_out", "residual_mid", "mlp_out", "re
 def nnsight(
     lm: LanguageModel, layers: Sequence[int], sites: Sequence[Site], *, remote: bool = False
 ) -> Iterator[Forward]:
-    """A backend that traces the model; its adapters count, as they lie inside its modules.
+    """A backend that traces the model, including adapters inside its modules.
 
     Args:
         remote: run on NDIF, by the model's hub id. Untested: built to the documented call.
 
     Raises:
-        InputError: inside an active intervention, for a site of your own, for an adapter that is
-            no part of the modules, or for one that would have to go along to NDIF.
+        InputError: inside an active intervention, for a custom site, for an adapter outside the
+            modules, or for a local adapter with a model on NDIF.
     """
     refuse_edits(lm, "nnsight")
     unknown = [site.name for site in sites if site.name not in ORDER]
     if unknown:
         raise InputError(
-            f"a trace reads in the order of the forward, and where {', '.join(unknown)} comes in "
-            "it is not known; collect with the default backend"
+            f"a trace reads in the order of the forward, and the place of {', '.join(unknown)} in "
+            "this order is unknown; collect with the default backend"
         )
     inner = _without_wrapper(lm, remote=remote)
     traced = _traced(lm, inner, remote=remote)
@@ -72,7 +72,7 @@ def on_ndif(
 
 
 def elsewhere(source: str, *, revision: str | None = None, **chat_options: Any) -> LanguageModel:
-    """A model of the hub that runs on NDIF: its shape and its tokenizer are here, its weights not.
+    """A hub model that runs on NDIF: its shape and tokenizer are local, its weights are not.
 
     Untested together with NDIF.
 
@@ -98,7 +98,7 @@ def _trace(
     columns: Tensor,
     remote: bool,
 ) -> list[Tensor]:
-    """States of every envoy at some columns. The block is sent away as it stands: plain torch."""
+    """States of every envoy at some columns. NDIF runs this block as plain torch code."""
     from nnsight import save
 
     shape = inputs["input_ids"].shape

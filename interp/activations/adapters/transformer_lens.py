@@ -1,9 +1,9 @@
-"""TransformerLens as a backend: its hook points on a throwaway copy of the model.
+"""TransformerLens as a backend: its hook points on a temporary copy of the model.
 
 Wrapping a model in a ``TransformerBridge`` replaces its modules, renames its parameters and
-switches its attention to the eager one, after which it can no longer be saved; the tokenizer is
-changed as well. So copies of both are wrapped, which costs the weights once more while the backend
-is open.
+switches it to eager attention; the model can then no longer be saved. The tokenizer changes too.
+The backend therefore wraps copies of both, which needs memory for a second set of weights while the
+backend is open.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def transformer_lens(
     """A backend that reads a ``TransformerBridge``; adapters are merged into its copy.
 
     Raises:
-        InputError: inside an active intervention, with offloaded weights, for a site of your own,
-            or for one that TransformerLens does not have in this model.
+        InputError: inside an active intervention, with offloaded weights, for a custom site, or for
+            a site that TransformerLens does not have in this model.
     """
     refuse_edits(lm, "TransformerLens")
     unknown = [site.name for site in sites if site.name not in HOOK_POINTS]
@@ -71,7 +71,7 @@ def transformer_lens(
 
         def keep(name: str) -> Any:
             def hook(states: Tensor, hook: Any) -> None:
-                # Heads come one beside the other here.
+                # TransformerLens stacks the heads here.
                 taken[name] = take(states.reshape(*batch.input_ids.shape, -1))
 
             return name, hook
@@ -82,7 +82,7 @@ def transformer_lens(
                 fwd_hooks=[keep(name) for name in names],
                 return_type=None,
                 stop_at_layer=max(layers) + 1,
-                # Without them it attends to the padding, and counts positions from it.
+                # Without them it attends to the padding and counts positions from the padding.
                 **{key: value for key, value in lm.inputs(batch).items() if key != "input_ids"},
             )
         return by_site([taken[name] for name in names], layers, sites)
@@ -104,7 +104,7 @@ def _bridge(lm: LanguageModel) -> Any:
 
 
 def merged_copy(lm: LanguageModel) -> Any:
-    """A copy of the model without a :class:`peft.PeftModel` around it, computing the same.
+    """A copy of the model without the :class:`peft.PeftModel` wrapper, with the same outputs.
 
     Raises:
         InputError: offloaded weights, or adapters that are switched on in some layers only.
