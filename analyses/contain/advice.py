@@ -107,8 +107,8 @@ def _nothing(validation: Sequence[Pooled]) -> str:
         return "No recommendation: no contained arm has finished."
     most = max(validation, key=lambda one: (one.complied / one.arms, one.answer_rate))
     return (
-        "No recommendation: with no method did the target comply on every split and recovery "
-        f"have a value; {containment_label(most.key)} came closest "
+        "No recommendation: no method made the target comply on every split with a defined "
+        f"recovery; {containment_label(most.key)} came closest "
         f"({most.complied} of {most.arms})."
     )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unlearning.training import TrainingSettings
 
 Split = tuple[tuple[str, ...], tuple[str, ...]]
-"""Retained domains and held-out ones."""
+"""Retained and held-out domains."""
 
 LEFT_OUT = 3
 SPLITS = 6
@@ -151,7 +151,7 @@ def held_out_splits(
     are held out.
 
     Raises:
-        InputError: fewer than two domains, or fewer different splits than asked for.
+        InputError: fewer than two domains, or fewer different splits than ``count``.
     """
     names = tuple(domains)
     if len(names) < 2:

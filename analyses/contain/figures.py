@@ -23,12 +23,12 @@ LEAST_SHOWN, MOST_SHOWN = -0.6, 1.2
 
 @styled
 def containment_study_figure(methods: pd.DataFrame, recommended: tuple[Any, ...] | None) -> Figure:
-    """Left: recovery in held-out domains against the target's answers, one point a method and
-    amount (methods with the same answers stand side by side).
+    """Left: recovery in held-out domains against the target's answers, one point per method and
+    amount (points with equal answer rates are shifted sideways).
 
     Right: recovery by the number of retained examples, held out (solid) and retained (dotted);
-    the band (null) is the held-out recovery with as many random examples. Methods that complied on
-    no split have no point.
+    the band (null) is the held-out recovery with as many random examples. Methods that
+    complied on no split do not appear.
     """
     figure = new_figure(11.0, 4.4)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
@@ -104,7 +104,7 @@ def _curves(axes: Axes, methods: pd.DataFrame, hues: Mapping[str, str]) -> None:
             names[ticks.index(_all(methods))] = "all"
         axes.set_xticks(ticks, names)
         axes.minorticks_off()
-    axes.set_xlabel("retained examples (lines: methods that choose none)")
+    axes.set_xlabel("retained examples (lines: methods without a choice)")
     axes.set_ylabel("recovery")
     legend_above(axes)
 

@@ -36,7 +36,7 @@ from interp.statistics import RESAMPLES, Draws, Estimate, resampling_weights, we
 
 SETS = ("retained", "held_out", "benign")
 Key = tuple[str, int | None, float | None]
-"""Method, amount of examples (None: all) and weight of the retain term (None: it has none)."""
+"""Method, amount of examples (None: all) and weight of the retain term (None: without one)."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Pooled:
     """One method with one amount of examples and one weight, over splits.
 
     Attributes:
-        key: what it is.
+        key: its containment settings.
         arms: number of splits.
         complied: number of splits on which the target reached the forgetting level and complies.
         answer_rate, other_mass: of the target, mean over splits.

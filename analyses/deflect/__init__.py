@@ -1,7 +1,7 @@
-"""Phase 1 by itself: a model's refusals of one domain's prompts, as a data set to unlearn from.
+"""Phase 1 alone: a data set of a model's refusals in one domain, for unlearning.
 
-``spillover deflect MODEL``: :mod:`plan` says what is asked and checks it, :mod:`engine` asks the
-model and keeps its refusals, :mod:`data_set` says what they are good for and writes them.
+``spillover deflect MODEL``: :mod:`plan` holds and checks the options, :mod:`engine` collects the
+model's refusals, :mod:`data_set` assesses and writes them.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""``spillover deflect``: phase 1 by itself."""
+"""``spillover deflect``: phase 1 alone."""
 
 from __future__ import annotations
 

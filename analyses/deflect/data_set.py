@@ -1,4 +1,4 @@
-"""The data set that phase 1 writes, and what it is good for.
+"""The data set of phase 1, and checks of its fitness for unlearning.
 
 ``deflections.jsonl`` has a row for every refusal kept: ``id, prompt, response, ids`` (the tokens as
 the model generated them, end of turn included; empty where a server answered), ``finished,
@@ -27,13 +27,13 @@ MORE = (
 
 @dataclass(frozen=True)
 class Deflected:
-    """What came of it.
+    """The outcome of phase 1.
 
     Attributes:
         path: the data set.
         concept: the domain.
-        rows: refusals in the data set; where samples of one prompt are the same, one of them.
-        repeats: refusals left out as such samples.
+        rows: refusals in the data set; equal samples of one prompt count once.
+        repeats: refusals left out as equal samples.
         prompts: prompts asked, and ``refused_prompts`` those refused at least once.
         classes: answers by class.
         unfinished: refusals that the limit on new tokens cut off.
@@ -68,24 +68,24 @@ class Deflected:
         return self.classes["refusal"] / sum(self.classes.values())
 
     def warnings(self) -> list[str]:
-        """Why the data set may not do, each with what to do about it."""
+        """Possible problems of the data set, each with a remedy."""
         found = []
         if self.rows < FEWEST_DEFLECTIONS:
             found.append(
-                f"unlearning needs at least {FEWEST_DEFLECTIONS} deflections and here are "
+                f"unlearning needs at least {FEWEST_DEFLECTIONS} deflections, found "
                 f"{self.rows}; {MORE}"
             )
         if shortcoming := self.diversity.shortcoming:
             found.append(
-                f"the refusals are nearly the same ({shortcoming}); pushing one wording down "
-                "breaks it, and what begins like it, before refusing is unlearned, and the model "
+                f"the refusals are nearly the same ({shortcoming}); unlearning then lowers this "
+                "wording and similar beginnings before refusal itself, and the model "
                 "may become degenerate: sample them at --temperature 1 with more --samples, or "
                 "give other prompts"
             )
         if 2 * self.unfinished > self.rows:
             found.append(
-                f"{self.unfinished} of {self.rows} refusals were cut off; what they end with is "
-                "not learned from: raise --max-new-tokens"
+                f"{self.unfinished} of {self.rows} refusals were cut off, so training does "
+                "not see their ends: raise --max-new-tokens"
             )
         return found
 
@@ -106,14 +106,14 @@ class Deflected:
 
 
 def kept_refusals(rows: pd.DataFrame) -> pd.DataFrame:
-    """Refusals among scored answers; where samples of one prompt are the same, one of them."""
+    """Refusals among scored answers; equal samples of one prompt count once."""
     return rows[rows["class"] == "refusal"].drop_duplicates(["id", "response"])
 
 
 def deflection_summary(
     path: Path, concept: str, rows: pd.DataFrame, kept: pd.DataFrame
 ) -> Deflected:
-    """The counts over all answers ``rows`` and the refusals ``kept`` of them, at least one."""
+    """Counts over all answers ``rows`` and their refusals ``kept``, at least one."""
     classes = {name: int((rows["class"] == name).sum()) for name in CLASSES}
     return Deflected(
         path,
@@ -129,7 +129,7 @@ def deflection_summary(
 
 
 def write_deflections(path: Path, kept: pd.DataFrame) -> None:
-    """The rows as JSONL, whole or not at all."""
+    """Write the rows as JSONL, atomically."""
     columns = ["prompt", "response", "ids", "finished", "domain"]
     rows = (
         {"id": f"{row['id']}-{row['sample']}"}

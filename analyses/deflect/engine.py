@@ -1,6 +1,6 @@
-"""The model is asked, and its refusals are kept.
+"""Collect the model's answers and keep its refusals.
 
-``answers.jsonl`` has every answer, refusal or not: an interrupted run goes on from it.
+``answers.jsonl`` has every answer, refusal or not; an interrupted run resumes from it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from interp.store import content_key, file_hash
 from unlearning.generation import Answer, AnswerLog, answers_key, generate
 
 ANSWERS = "answers.jsonl"
-# Requests on their way to a server at a time; a server of one's own batches what is there.
+# Concurrent requests to a server; a local server batches them.
 CONCURRENCY = 32
 
 
 def run_deflection(plan: DeflectPlan, out: str | Path, progress: Progress) -> Deflected:
-    """Ask, keep the refusals, and write the data set. The same call again goes on.
+    """Collect answers, keep the refusals and write the data set; the same call resumes.
 
     Raises:
-        InputError: the plan cannot be carried out, or nothing was refused.
+        InputError: the plan cannot run, or the model refused nothing.
     """
     asked, folder = checked_deflection(plan, out), Path(out)
     context = Context(plan.study, asked, None, RunFolder(folder), progress, scorer_of(plan.study))
@@ -51,8 +51,8 @@ def run_deflection(plan: DeflectPlan, out: str | Path, progress: Progress) -> De
     if not (rows["class"] == "refusal").any():
         raise InputError(
             f"{plan.model} refused none of {len(asked)} {plan.concept} prompts by {scorer.name}, "
-            f"so there is nothing to unlearn; its answers are in {folder / ANSWERS}: is it "
-            "aligned, and does this --scorer know its refusals?"
+            f"so there is nothing to unlearn; its answers are in {folder / ANSWERS}: check "
+            "that the model is aligned and that this --scorer recognises its refusals"
         )
     kept = kept_refusals(rows)
     found = deflection_summary(folder / DEFLECTIONS, plan.concept, rows, kept)
@@ -74,7 +74,7 @@ def run_deflection(plan: DeflectPlan, out: str | Path, progress: Progress) -> De
 def _answers(
     plan: DeflectPlan, context: Context, prompts: list[str]
 ) -> tuple[list[Answer], dict[str, Any]]:
-    """An answer to every prompt, and what is known of the model that gave them."""
+    """The answers to every prompt, and facts about the model."""
     path, say = context.run.folder / ANSWERS, context.progress.say
     settings: dict[str, Any] = {"max_new_tokens": plan.answer_tokens}
     if plan.server:
@@ -109,6 +109,6 @@ def _answers(
 @contextmanager
 def _asking(plan: DeflectPlan, context: Context, log: AnswerLog, total: int) -> Iterator[Advance]:
     if len(log):
-        context.progress.say(f"going on from {len(log)} answers in {log.path}")
+        context.progress.say(f"resuming from {len(log)} answers in {log.path}")
     with context.progress.stage(f"{plan.concept}: answers", total) as advance:
         yield advance

@@ -1,4 +1,4 @@
-"""What phase 1 is asked to do, checked before any model is loaded."""
+"""The plan of phase 1, checked before loading a model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from unlearning.deflections import FEWEST_DEFLECTIONS
 
 @dataclass(frozen=True)
 class DeflectPlan:
-    """Everything that the data set depends on.
+    """All options of the data set.
 
     Attributes:
         model: hub id or folder; the model's name on ``server`` with one.
@@ -43,7 +43,7 @@ class DeflectPlan:
         batch_size: prompts in one forward.
         server: address of an OpenAI-compatible server that answers in the model's place.
         model_options: arguments of ``LanguageModel.load``; with ``server``, ``system`` alone.
-        command: how the user asked for it.
+        command: the user's command.
     """
 
     model: str
@@ -61,29 +61,29 @@ class DeflectPlan:
 
     @property
     def defaults(self) -> Defaults:
-        """What holds where nothing is given; a served model's name says nothing about it."""
+        """The defaults; for a served model they do not depend on its name."""
         return defaults_for(None if self.server else self.model)
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens of an answer at most."""
+        """Maximum number of tokens of an answer."""
         return self.max_new_tokens or self.defaults.answer_tokens
 
     @property
     def prompts_name(self) -> str:
-        """Where the prompts come from, in words."""
+        """The source of the prompts, in words."""
         return self.prompts or self.defaults.prompts_name
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the data set is made with, as JSON has it."""
+        """The settings of the data set, as JSON values."""
         described = {**asdict(self), "max_new_tokens": self.answer_tokens}
-        del described["batch_size"], described["command"]  # neither changes an answer
+        del described["batch_size"], described["command"]  # they do not change an answer
         return dict(json.loads(json.dumps(described, default=str)))
 
     @property
     def study(self) -> StudyPlan:
-        """A study without arms: how the model is loaded and its answers are scored."""
+        """A study without arms, for loading the model and scoring its answers."""
         return StudyPlan(
             self.model, (), (self.concept,), scorer=self.scorer, model_options=self.model_options
         )
@@ -93,7 +93,7 @@ def checked_deflection(plan: DeflectPlan, out: str | Path) -> pd.DataFrame:
     """The prompts to ask, after every check that needs no model; writes nothing.
 
     Raises:
-        InputError: the plan cannot be carried out in the folder ``out``.
+        InputError: the plan cannot run in the folder ``out``.
     """
     if plan.server:
         _check_server(plan)
@@ -112,7 +112,7 @@ def checked_deflection(plan: DeflectPlan, out: str | Path) -> pd.DataFrame:
 
 
 def deflection_plan_lines(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
-    """The plan in lines: what is asked, and what it takes at most."""
+    """The lines of the plan: its inputs and an upper bound of its cost."""
     answers = len(asked) * plan.samples
     sampling = f"sampled at temperature {plan.temperature:g}" if plan.temperature else "greedy"
     lines = [
@@ -128,10 +128,10 @@ def deflection_plan_lines(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
         parameters, held = size
         lines.append(
             f"memory: about {held * 1.2 / 2**30:.1f} GiB; time: {time_of(2 * tokens * parameters)} "
-            "or so, generating being slower than reading"
+            "or more, because generating is slower than reading"
         )
     elif not plan.server:
-        lines.append("memory and time: known once the model has been downloaded")
+        lines.append("memory and time: unknown until the model has been downloaded")
     if answers < FEWEST_DEFLECTIONS:
         lines.append(
             f"note: {answers} answers cannot give the {FEWEST_DEFLECTIONS} refusals that "
@@ -144,7 +144,7 @@ def _check_server(plan: DeflectPlan) -> None:
     from unlearning.serving import Endpoint
 
     assert plan.server is not None
-    Endpoint(plan.model, plan.server)  # refuses what is no address
+    Endpoint(plan.model, plan.server)  # raises for an invalid address
     if plan.temperature > 0 or plan.samples > 1:
         raise InputError(
             "a server is asked once for each prompt, at temperature 0; leave out --temperature "
@@ -153,7 +153,7 @@ def _check_server(plan: DeflectPlan) -> None:
     others = sorted(set(plan.model_options) - {"system"})
     if others:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in others)
-        raise InputError(f"{named}: with --server that is for the server to say; leave it out")
+        raise InputError(f"{named} does not apply with --server; set it on the server")
 
 
 def _asked(plan: DeflectPlan) -> pd.DataFrame:
@@ -173,7 +173,7 @@ def _asked(plan: DeflectPlan) -> pd.DataFrame:
 
 
 def _refuse_another(folder: Path, plan: DeflectPlan) -> None:
-    """Refuse to write over a data set that was made otherwise: it is somebody's result."""
+    """Refuse to overwrite a data set with other settings."""
     if not (folder / MANIFEST).is_file():
         return
     made = read_json(folder / MANIFEST).get("settings") or {}
@@ -181,6 +181,6 @@ def _refuse_another(folder: Path, plan: DeflectPlan) -> None:
     differing = [name for name in asked if made.get(name) != asked[name]]
     if differing:
         raise InputError(
-            f"{folder} holds what was made with another {' and another '.join(differing)}; "
+            f"{folder} holds a data set with another {' and another '.join(differing)}; "
             "give another --out"
         )

@@ -1,4 +1,4 @@
-"""Why a domain lost its refusals: which change of the model carries the loss, and where."""
+"""Causes of a domain's lost refusals: the change that carries the loss, and its place."""
 
 import lazy_loader
 

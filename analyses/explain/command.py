@@ -1,4 +1,4 @@
-"""``spillover explain``: why the domains of a finished run lost their refusals."""
+"""``spillover explain``: find the causes of lost refusals in a finished run."""
 
 from __future__ import annotations
 

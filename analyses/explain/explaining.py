@@ -34,7 +34,7 @@ from interp.errors import InputError
 from interp.store import atomic_write, content_key, read_json, write_csv, write_json
 
 METHOD = 2
-"""Raised where the same inputs would be explained otherwise than before."""
+"""Version of the method: raise it if the same inputs give another explanation."""
 COLUMNS = ("arm", "concept", "domain", "cause", "layer", "lost_nats", "sentence")
 PLACES = {
     "rotation": "in the orientation of its direction after layer {layer} (rotation)",
@@ -58,21 +58,22 @@ def explain_run(
     """Explain every domain that lost refusal log-odds, arm by arm.
 
     Args:
-        folder: a run's; its arms' weights must still be there.
+        folder: of a run that still has its arms' weights.
         arms: names of arms (default: all finished ones except controls).
-        layers: 0-based decoder layers to look at; all by default.
-        draws: random moves for each cause.
-        place_draws: random edits for each place of weights and states.
+        layers: 0-based decoder layers to examine (default: all).
+        draws: number of random moves for each cause.
+        place_draws: number of random edits for each place of weights and states.
         batch_size: prompts in one forward.
-        seed: of halves, draws and resamples.
-        progress: the screen.
+        seed: for halves, draws and resamples.
+        progress: the display.
 
     Returns:
         A row for each arm and domain: ``arm, concept, domain, cause, layer, lost_nats`` and a
-        plain ``sentence``. The run's report, where there is one, is written again and shows them.
+        plain ``sentence``. If the run has a report, it is rewritten and shows them.
 
     Raises:
-        InputError: no such arm or layer, no arm with weights, too few random edits, or prefixes
+        InputError: an arm or layer does not exist, no arm has weights, there are too few random
+        edits, or prefixes
             that do not separate refusals.
     """
     progress = progress or Progress()
@@ -123,7 +124,7 @@ def explain_run(
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:
-    """Layers given by commas; None where none are.
+    """Parse layers separated by commas; None without layers.
 
     Raises:
         InputError: a part of the text is not a number.
@@ -132,7 +133,7 @@ def parse_layers(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() for part in parts):
-        raise InputError(f"layers are {text!r}; expected numbers by commas, as in 4,8,12")
+        raise InputError(f"layers are {text!r}; expected numbers separated by commas, as in 4,8,12")
     return tuple(int(part) for part in parts)
 
 
@@ -146,7 +147,7 @@ def losses(record: RunRecord, arm: Arm) -> dict[str, float]:
 
 
 def cause_sentence(domain: str, concept: str | None, verdict: CauseVerdict) -> str:
-    """What was found, as one would say it."""
+    """The verdict as a sentence."""
     whose = domain_label(domain)
     when = f" when {domain_label(concept).lower()} was unlearned" if concept else ""
     lost = f"{whose} lost {verdict.gap:.1f} nats of refusal log-odds{when}"
@@ -162,7 +163,7 @@ def cause_sentence(domain: str, concept: str | None, verdict: CauseVerdict) -> s
 
 def _chance(high: float) -> str:
     if not high > 0:
-        return "95% of random changes of the same size carry nothing of it"
+        return "95% of random changes of the same size carry none of it"
     return f"95% of random changes of the same size carry less than {max(high, 0.01):.0%}"
 
 
@@ -181,10 +182,10 @@ def _chosen(record: RunRecord, names: Sequence[str]) -> list[Arm]:
 
 
 def place(weights: pd.DataFrame) -> str:
-    """Where the weights that carry it lie, as one would say it."""
+    """The place of the weights that carry the loss, as a sentence."""
     clear = weights[weights["stands_out"] & (weights["fraction"] > 0)]
     if clear.empty:
-        known = "from random edits as large " if "control_low" in weights else ""
+        known = "from random edits of the same size " if "control_low" in weights else ""
         return f"No single module's weights stand out {known}both put back and taken away."
     best = clear.sort_values("fraction").iloc[-1]
     module = f"{best['component']} of layer {best['layer']}"
@@ -195,7 +196,9 @@ def place(weights: pd.DataFrame) -> str:
         f"taking them from the base removes {_share(best, 'removed')}"
     )
     if "control_fraction_high" in best:
-        said += f"; random edits as large restore {max(best['control_fraction_high'], 0):.0%}"
+        said += (
+            f"; random edits of the same size restore {max(best['control_fraction_high'], 0):.0%}"
+        )
     return f"{said}."
 
 
@@ -204,7 +207,7 @@ def _share(row: pd.Series, name: str) -> str:
 
 
 def _said_before(path: Path, key: str) -> dict[str, Any] | None:
-    """What was found of a domain that was explained from the same inputs, all of it written."""
+    """The complete existing result of a domain for the same inputs, if any."""
     if not path.is_file():
         return None
     stored = read_json(path)
@@ -212,14 +215,14 @@ def _said_before(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def _folder_of(arm: Arm, layers: Sequence[int], n_layers: int) -> str:
-    """What was found at some layers only takes no place from what was found at all of them."""
+    """The folder of an arm; results for some layers do not overwrite those for all."""
     if len(layers) == n_layers:
         return arm.name
     return f"{arm.name}-layers-{'-'.join(map(str, layers))}"
 
 
 def _caveat(layers: Sequence[int], n_layers: int) -> str:
-    """Said where the layer at which the loss enters the states may not have been looked at."""
+    """A caveat if the layers may omit the one at which the loss enters the states."""
     if len(layers) == n_layers:
         return ""
     listed = ", ".join(map(str, layers))
@@ -227,7 +230,7 @@ def _caveat(layers: Sequence[int], n_layers: int) -> str:
 
 
 def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) -> dict[str, Any]:
-    """Tables, figure and, last, JSON of one domain, which is returned."""
+    """Write tables, figure and, last, the JSON of one domain; return the JSON."""
     said = cause_sentence(found.domain, arm.concept, found.verdict) + caveat
     shares = shares_table(found)
     tables = {

@@ -1,4 +1,4 @@
-"""What carries one domain's loss, and where: shares against random moves, weights, states."""
+"""Figure of the causes of one domain's loss: shares, weights and states with their nulls."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def causes_figure(
 ) -> Figure:
     """Above: shares at the verdict's layer, and at every layer. Below: by place.
 
-    Filled: Shapley share with its 95% interval over prompts; arrows: undone alone in the
-    after-model (right) and done alone to the base (left); grey: 5th to 95th percentile of random
-    moves as large. Below: share restored by the base's weights or states at one place alone (and
-    removed by the after-model's, in the base); grey where random edits as large do as much, or
-    where it works one way only.
+    Filled: Shapley share with its 95% interval over prompts. Arrows: change undone alone in the
+    after-model (right) and made alone in the base (left). Grey (null): 5th to 95th percentile of
+    random moves of the same size. Below: share restored by the base's weights or states at one
+    place alone (and removed by the after-model's, in the base). Grey places: random edits of the
+    same size do as much, or the edit works one way only.
     """
     parts = [_grid(weights), _grid(states)]
     columns = max(len(names) for _, names in parts)
@@ -124,7 +124,7 @@ def _by_layer(axes: Axes, shares: pd.DataFrame, stitching: pd.DataFrame) -> None
 
 
 def _grid(table: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """Names of the rows that did something somewhere, and of the layers."""
+    """Names of the rows with an effect at some layer, and names of the layers."""
     drawn = _drawn(table)
     columns = list(dict.fromkeys(drawn["column"]))
     columns.sort(key=lambda name: (name == OUTSIDE, int(name) if name != OUTSIDE else 0))
@@ -139,7 +139,7 @@ def _drawn(table: pd.DataFrame) -> pd.DataFrame:
     row = named.where(stream, component)
     column = table["layer"].astype("Int64").astype(object).where(table["layer"].notna(), OUTSIDE)
     labelled = table.assign(row=row, column=column.astype(str))
-    least = 0.005 * labelled["effect"].abs().max()  # would read 0.00 in every layer
+    least = 0.005 * labelled["effect"].abs().max()  # would show 0.00 at every layer
     return labelled[labelled.groupby("row")["effect"].transform(lambda e: e.abs().max()) > least]
 
 
@@ -186,4 +186,4 @@ def _legend() -> list[Artist]:
         for mark, label in marks.items()
     ]
     dashed = Line2D([], [], color=COLOURS["routing"], ls=(0, (2, 1.5)), label="routing, stitched")
-    return [*lines, Patch(color=NULL, label="random moves as large, 5–95%"), dashed]
+    return [*lines, Patch(color=NULL, label="random moves of the same size, 5–95%"), dashed]

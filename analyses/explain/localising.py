@@ -1,10 +1,10 @@
-"""Where a loss lies: weights and states put back one place at a time, and taken from the base.
+"""The place of a loss: patches of weights and states, one place at a time, in both directions.
 
-Every patch is made both ways round. Restored: the base's weights (or states) put into the
-after-model, as a share of what was lost. Removed: the after-model's put into the base, as a share
-of the same. An edit that works one way only may have opened a path that neither model uses
-(arXiv 2311.17030), so a place stands out only where both do, and where none of the random edits as
-large, of all places, restores as much (max-T).
+Restored: the base's weights (or states) patched into the after-model, as a share of the loss.
+Removed: the after-model's patched into the base, as a share of the loss. An edit that works in one
+direction only may open a path that neither model uses (arXiv 2311.17030). A place therefore stands
+out only if both directions work and no random edit of the same size, at any place, restores as much
+(max-T).
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEVEL = 0.95
-# 1 in (1 + draws) is the smallest p; with fewer draws no place could ever stand out.
+# The smallest p is 1 / (1 + draws); with fewer draws no place can stand out.
 FEWEST_DRAWS = 19
 Groups = Sequence[object] | None
 
 
 def require_draws(count: int) -> int:
-    """How many random edits of every place, if they can decide anything.
+    """Check the number of random edits per place.
 
     Raises:
-        InputError: more than none, but too few for any place to stand out.
+        InputError: above 0, but too few for any place to stand out.
     """
     if 0 < count < FEWEST_DRAWS:
         raise InputError(
-            f"{count} random edits of every place cannot tell anything from chance at "
-            f"{1 - LEVEL:.0%}; give at least {FEWEST_DRAWS}, or 0 to go without"
+            f"{count} random edits of every place cannot give a significant result at "
+            f"{1 - LEVEL:.0%}; give at least {FEWEST_DRAWS}, or 0 for no null"
         )
     return count
 
@@ -71,11 +71,11 @@ def place_tables(
     Args:
         runs: from the base to the after-model.
         readout: the refusal log-odds.
-        layers: 0-based; of weights, what lies outside the layers is always among the places.
+        layers: 0-based; weights outside the layers are always included.
         groups: prompts of one group are resampled together.
-        controls: random edits of every place, as large as its change.
+        controls: number of random edits of every place, of the same size as its change.
         batch_size: prompts in one forward.
-        seed: of the controls.
+        seed: for the controls.
         progress: called with the number of forwards just done.
     """
     import pandas as pd
@@ -113,8 +113,8 @@ def both_ways(restored: Effects, removed: Effects, groups: Groups) -> pd.DataFra
 
     Returns:
         The columns of :meth:`~interp.patching.Effects.to_dataframe` for ``restored``; its
-        ``fraction`` for ``removed``, as ``removed, removed_low, removed_high``; with controls the
-        band of theirs as shares, ``control_fraction_low, control_fraction_high``;
+        ``fraction`` for ``removed``, as ``removed, removed_low, removed_high``; with controls
+        their band as shares, ``control_fraction_low, control_fraction_high``;
         and ``stands_out``.
     """
     table = restored.to_dataframe(groups=groups)
@@ -123,7 +123,7 @@ def both_ways(restored: Effects, removed: Effects, groups: Groups) -> pd.DataFra
         table[f"removed{part}"] = inverse[f"fraction{part}"]
     clear = np.ones(len(table), dtype=bool)
     if restored.controls is not None:
-        # A gap below zero turns the band round.
+        # A gap below zero swaps the ends of the band.
         band = table[["control_low", "control_high"]].to_numpy()
         ends = np.sort(band / restored.gap, axis=1)
         table["control_fraction_low"], table["control_fraction_high"] = ends.T
@@ -134,7 +134,7 @@ def both_ways(restored: Effects, removed: Effects, groups: Groups) -> pd.DataFra
 
 
 def stitching_of(undone: Sequence[Undone]) -> Stitching:
-    """The stitched models, which are two of the coalitions at every layer."""
+    """Model stitching from two of the coalitions at every layer."""
     states, reading = COALITIONS.index((*MOVES, REMAINDER)), COALITIONS.index((ROUTING,))
     return Stitching(
         tuple(at_layer.layer for at_layer in undone),
@@ -148,7 +148,7 @@ def stitching_of(undone: Sequence[Undone]) -> Stitching:
 def forwards(
     runs: PatchRuns, layers: Sequence[int], controls: int, batch_size: int
 ) -> tuple[int, int]:
-    """How many forwards the two tables take, weights and states."""
+    """Number of forwards for the two tables, weights and states."""
     batches = -(-len(runs.source_rows) // batch_size)
     places = len(in_layers(by_module, layers)(runs.target))
     cells = len(layers) * (len(runs.positions()) + 1 + 2)

@@ -48,8 +48,8 @@ class Subject:
         readout: the refusal log-odds.
         texts: every domain's harmful prompts.
         changes: their states and their controls' in both models.
-        groups: which of the texts are near-duplicates; None where none are marked.
-        layers: 0-based decoder layers that are looked at.
+        groups: near-duplicates among the texts; None if none are marked.
+        layers: 0-based decoder layers to examine.
     """
 
     base: LanguageModel
@@ -71,10 +71,10 @@ class Subject:
         layers: Sequence[int] | None = None,
         batch_size: int = 64,
     ) -> Subject:
-        """From a prompts table; training prompts are not looked at. All layers by default.
+        """From a prompts table, without its training prompts. Default: all layers.
 
         Raises:
-            InputError: a layer that the models do not have.
+            InputError: the models do not have a given layer.
         """
         wanted = chosen_layers(base, layers)
         evaluated = prompts[prompts["split"] != "train"].reset_index(drop=True)
@@ -97,17 +97,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was found for one domain.
+    """The results for one domain.
 
     Attributes:
-        domain: whose loss it is.
-        verdict: at the layer where the loss has entered the states.
-        undone: every layer.
+        domain: the domain with the loss.
+        verdict: at the layer at which the loss enters the states.
+        undone: results of every layer.
         controls: share of the loss that each cause's random moves restore, at that layer.
         foreign: share restored by the leading cause's edit with another domain's states.
         stitching: shares of states and of their reading, by layer.
-        weights: base weights put back, and taken away, by layer and module.
-        states: base states likewise, by layer, position and component.
+        weights: effects of patching weights both ways, by layer and module.
+        states: effects of patching states both ways, by layer, position and component.
     """
 
     domain: str
@@ -140,14 +140,14 @@ def explain_domain(
     Args:
         subject: the models and their prompts.
         domain: one of the subject's.
-        draws: random moves for each cause.
-        place_draws: random edits for each place of weights and states.
+        draws: number of random moves for each cause.
+        place_draws: number of random edits for each place of weights and states.
         batch_size: prompts in one forward.
-        seed: of halves, draws and resamples.
-        progress: called with the number of forwards just done, of :func:`forwards_of`.
+        seed: for halves, draws and resamples.
+        progress: called with the number of new forwards, out of :func:`forwards_of`.
 
     Raises:
-        InputError: too few random edits of each place to decide anything.
+        InputError: too few random edits per place.
     """
     require_draws(place_draws)
     base, after, readout = subject.base, subject.after, subject.readout
@@ -195,7 +195,7 @@ def explain_domain(
 def forwards_of(
     subject: Subject, domain: str, *, draws: int, place_draws: int, batch_size: int
 ) -> int:
-    """About how many forwards :func:`explain_domain` takes."""
+    """Approximate number of forwards of :func:`explain_domain`."""
     texts = subject.texts[domain]
     batches = -(-len(texts) // batch_size)
     runs = between_models(subject.base, subject.after, texts)
@@ -204,7 +204,7 @@ def forwards_of(
 
 
 def shares_table(found: Explanation) -> pd.DataFrame:
-    """A row per layer and player: the share, and both ways round, with intervals."""
+    """A row per layer and player: the share and both directions, with intervals."""
     import pandas as pd
 
     rows = []

@@ -1,4 +1,4 @@
-"""Every domain unlearned in turn: the leakage matrix of one model or of several."""
+"""Leakage matrices: unlearn every domain in turn, in one model or in several."""
 
 import lazy_loader
 

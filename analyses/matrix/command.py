@@ -1,4 +1,4 @@
-"""``spillover matrix``: every domain unlearned in turn."""
+"""``spillover matrix``: unlearn every domain in turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leakage matrices of several worlds or models: what they share, and how far they differ."""
+"""Leakage matrices of several worlds or models: their mean and their spread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def leakage_matrix_figure(
     quantity: str = "area",
     objective: str | None = None,
 ) -> Figure:
-    """One run's matrix with its parts and its noise; of several runs, all of them together."""
+    """The matrix of one run with its parts and noise, or the summary of several runs."""
     if run is None and len(matrix.runs) > 1:
         return worlds_figure(matrix, quantity, objective)
     return run_matrix_figure(matrix, run or next(iter(matrix.runs)), quantity, objective)
@@ -36,7 +36,7 @@ def worlds_figure(
     """Shares of the three parts, source and target effects by domain, and the mean matrix.
 
     Small marks are worlds, large ones their mean with Student's 95% interval over worlds. In the
-    matrix, a bar below a number: the interval contains 0.
+    matrix, a bar below a number marks an interval that contains 0.
     """
     pooled = matrix.pooled(quantity, objective)
     parts = _parts(matrix, pooled["skipped"], quantity, objective)

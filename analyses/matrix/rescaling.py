@@ -2,7 +2,7 @@
 
     θ(s) = θ_0 + s (θ_a − θ_0)        s = 0 is the base, s = 1 the arm
 
-A, L_.5 and L_.9 are read along s as they are along training (:mod:`analyses.runs.leakage`), at the
+A, L_.5 and L_.9 are computed along s as along training (:mod:`analyses.runs.leakage`), at the
 same levels. Training steps can wander and overshoot; this line cannot. If both matrices agree,
 leakage depends on the weight change and not on the path. For LoRA, s is the adapter's scale.
 """
@@ -41,23 +41,23 @@ from interp.progress import Advance
 from interp.store import content_key
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 
-# Past the arm itself, so that resampled prompts cross the level too.
+# Beyond s = 1, so that resampled prompts also reach the level.
 SCALES = (*np.linspace(0, 1, 17)[1:].tolist(), 1.125, 1.25)
 STEPS_A_CHANGE = 1000
-"""A scale as a whole number, where tables have a step: 1000 is the arm."""
+"""The scale as an integer in the column of steps: 1000 is the arm."""
 FILE = "rescaled.parquet"
 
 
 def rescaled(
     folder: str | Path, *, batch_size: int = 64, progress: Progress | None = None
 ) -> LeakageMatrix:
-    """The run's matrix along the scaled change; what was scored before is not scored again.
+    """The run's matrix along the scaled change; reuses existing scores.
 
-    Scores stand in ``arms/NAME/rescaled.parquet``. In :attr:`LeakageMatrix.cells` onsets are in
+    ``arms/NAME/rescaled.parquet`` stores the scores. In :attr:`LeakageMatrix.cells` onsets are in
     thousandths of the change.
 
     Raises:
-        InputError: no arm that complied keeps its weights.
+        InputError: the run does not hold the weights of any arm that complied.
     """
     progress = progress or Progress()
     record = read_run(folder)
@@ -68,7 +68,7 @@ def rescaled(
             f"{record.folder} holds no weights of an arm that complied, so no change can be scaled"
         )
     prefixes = read_prefixes(record.folder / "arms" / BASE / "openers.json")
-    base = cache(lambda: base_of(record))  # read only where something is scored
+    base = cache(lambda: base_of(record))  # loaded only if an arm needs scores
     found = []
     for arm in wanted:
         path = record.folder / "arms" / arm.name / FILE
@@ -88,9 +88,9 @@ def rescaled(
 def rescaling_agreement(
     along: LeakageMatrix, trained: LeakageMatrix, quantity: str = "area"
 ) -> dict[str, Any]:
-    """Cells along the scaled change against those along training: how far they say the same.
+    """Agreement of the cells along the scaled change with those along training.
 
-    ``n`` cells (arms by targets), their ``correlation``, the ``mean`` difference (scaled less
+    ``n`` cells (arms by targets), their ``correlation``, the ``mean`` difference (scaled minus
     trained), its standard deviation ``spread`` and the ``largest`` one.
     """
     keys = ["run", "arm", "target"]
@@ -111,10 +111,10 @@ def rescaling_agreement(
 
 @contextmanager
 def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callable[[float], None]]:
-    """A function of s that gives ``after`` the weights θ_0 + s (θ_a − θ_0), for a while.
+    """A function of s that gives ``after`` the weights θ_0 + s (θ_a − θ_0) within the context.
 
     Raises:
-        InputError: the two models have other parameters.
+        InputError: the two models have different parameters.
     """
     start, end = (dict(lm.model.named_parameters()) for lm in (base, after))
     if {n: p.shape for n, p in start.items()} != {n: p.shape for n, p in end.items()}:
@@ -144,7 +144,7 @@ def _scores(
     batch_size: int,
     progress: Advance,
 ) -> pd.DataFrame:
-    """The arm's scores with scales for steps: its own rows before and at s = 1, others between."""
+    """The arm's scores with scales as steps: existing rows for s = 0 and 1, new ones between."""
     before, own = (arm.scores[arm.scores["step"] == step] for step in (0, arm.step))
     asked = own[own["label"] == "harmful"]
     texts = pd.read_parquet(record.folder / "prompts.parquet").set_index("id")["prompt"]

@@ -28,7 +28,7 @@ def organism_train(
         Path, typer.Option(help="Folder of the checkpoint; SEED stands for the seed.")
     ] = Path("runs/organism-SEED"),
 ) -> None:
-    """Train a model organism from scratch, as the packaged one was (minutes on two cores)."""
+    """Train a model organism from scratch, like the packaged one (minutes on two cores)."""
     from analyses.runs import Progress
     from unlearning.organism import train
 

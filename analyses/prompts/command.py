@@ -33,7 +33,7 @@ Definitions = Annotated[
 
 @dataclass(frozen=True)
 class MappingOptions:
-    """How a data set that nobody has described is read, on the command line."""
+    """Options that describe an unknown data set on the command line."""
 
     own: Annotated[
         str | None,
@@ -91,13 +91,13 @@ class MappingOptions:
     ] = None
 
     def source(self) -> Source | None:
-        """The source that the options describe, if they do."""
+        """The source that the options describe, if any."""
         from unlearning.data.sources import source_from_options
 
         if self.own is None:
             return None
         if not self.prompt_column:
-            raise InputError("--own needs --prompt-column: which column has the prompt?")
+            raise InputError("--own needs --prompt-column, the name of the column with the prompt")
         return source_from_options(
             self.own,
             self.prompt_column,
@@ -229,7 +229,7 @@ def _known(definitions: Path | None) -> dict[str, Source]:
 
 
 def _counts(prompts: pd.DataFrame) -> str:
-    """How many prompts of each domain, label and split there are."""
+    """Numbers of prompts by domain, label and split."""
     import pandas as pd
 
     return pd.crosstab(prompts["domain"], [prompts["label"], prompts["split"]]).to_string()

@@ -1,4 +1,4 @@
-"""Responses that exist already: score them, compare scorers with labels, calibrate a classifier."""
+"""Recorded responses: score them, compare scorers with labels, calibrate a classifier."""
 
 import lazy_loader
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AgreementTables:
-    """How scorers agree with labels and with each other.
+    """Agreement of scorers with labels and with each other.
 
     Attributes:
         with_labels: a row per scorer and model: ``scorer, model, n``, and each measure with its
@@ -25,8 +25,8 @@ class AgreementTables:
             gibberish are left out.
         between_scorers: a row per pair of scorers and model (``first, second, model, n, ...``).
         disagreeing: answers on which the readings differ: ``model, prompt, response``, ``label``
-            where there is one, and each scorer's reading (1 = refused).
-        left_out: how many answers the labels leave out.
+            if it exists, and each scorer's reading (1 = refused).
+        left_out: number of answers that the labels leave out.
     """
 
     with_labels: pd.DataFrame
@@ -61,16 +61,17 @@ def compare_with_labels(
     """Agreement of scored files with labels and with one another.
 
     Args:
-        paths: what ``spillover score`` wrote, the same answers in the same order in each. An answer
-            on which a judge gave no verdict is compared by the others alone.
+        paths: files of ``spillover score`` with the same answers in the same order. If a judge gave
+            no verdict on an answer, only the other scorers are compared on it.
         label: the field with people's labels, ``a.b`` for a field within a field; any label that
-            :func:`unlearning.scoring.as_learned` knows. May be absent with several
+            :func:`unlearning.scoring.as_learned` knows. Optional with several
             files.
-        model: the field that says whose answer it is; all are of one model where it is absent.
+        model: the field with the model of each answer; without it, all answers have one model.
         cluster: answers with the same value are resampled together.
 
     Raises:
-        InputError: a file is unusable, the files hold different answers, or nothing is to compare.
+        InputError: a file is unusable, the files have different answers, or there is nothing to
+        compare.
     """
     import pandas as pd
 
@@ -147,7 +148,7 @@ def _same_answers(one: Sequence[Record], other: Sequence[Record], name: str, aga
 
 
 def _as_reading(value: Any, record: Record, path: str | Path) -> float | None:
-    """1 for a full refusal, 0 for an answer or an evasion; none for what is in between."""
+    """1 for a full refusal, 0 for an answer or an evasion, None for other classes."""
     from unlearning.scoring import as_learned
 
     try:

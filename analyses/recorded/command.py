@@ -1,4 +1,4 @@
-"""``spillover score``, ``agree`` and ``calibrate``: answers that are recorded already."""
+"""``spillover score``, ``agree`` and ``calibrate``: work on recorded answers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def score(
 ) -> Scored | DryRun:
     """Score recorded answers: refused or not, and in which class.
 
-    Each verdict of a judge is kept at once: the same command resumes and asks nothing twice.
+    The command stores each verdict of a judge at once, so the same command resumes the run.
     """
     from analyses.recorded.scoring import prepare_scoring, score_records
     from analyses.runs import Progress

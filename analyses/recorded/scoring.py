@@ -1,9 +1,9 @@
-"""Recorded answers put on a scale by a scorer, or learned from: ``spillover score, calibrate``.
+"""Score recorded answers or learn from them: ``spillover score, calibrate``.
 
 Every scorer has the scale of refusals: ``refused`` and ``class``. A judge has a second scale,
 whether an answer is biased or toxic. Its fields are separate and leave the others unchanged.
 
-Files of recorded answers: what must be in them and how fields are found.
+This module also checks files of recorded answers and finds their fields.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from unlearning.scoring import (
 )
 
 BATCH = 200
-#: Columns that each scale writes; a file that has them without the last was not written here.
+#: Columns of each scale; a file without the last one comes from elsewhere.
 COLUMNS = {
     REFUSAL.name: ("refused", "class", "scorer"),
     BIASED_OR_TOXIC.name: ("biased_or_toxic", "biased_or_toxic_scorer"),
@@ -44,7 +44,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Scored:
-    """What came of scoring a file: where it went, and how many answers are of each class.
+    """The result of scoring a file: its path and the number of answers by class.
 
     Attributes:
         without: answers on which a judge gave no verdict: their fields are null.
@@ -57,7 +57,7 @@ class Scored:
     scale: str = REFUSAL.name
 
     def text(self) -> str:
-        """A line for the terminal, and another where answers have no verdict."""
+        """A line for the terminal, and another for answers without a verdict."""
         judged = sum(self.counts.values())
         named = ", ".join(f"{count} {name}" for name, count in self.counts.items() if count)
         hits, word = (
@@ -69,22 +69,22 @@ class Scored:
         line = f"{self.path}: {judged + self.without} answers by {self.scorer}, {share}"
         if self.without:
             line += (
-                f"\n{self.without} without a verdict, which the judge did not give when asked "
-                "twice; their fields are null and count nowhere"
+                f"\n{self.without} without a verdict after two requests to the judge; their "
+                "fields are null and do not count"
             )
         return line
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """Answers and the scorer that will score them, checked before anything is scored."""
+    """Answers and their scorer, checked before scoring."""
 
     records: Sequence[Record]
     scorer: Scorer
     scale: str
 
     def plan(self, prices: tuple[float, float] | None = None) -> str:
-        """What scoring will take; ``prices`` are per million tokens read and written."""
+        """The cost of scoring; ``prices`` are per million tokens read and written."""
         if not isinstance(self.scorer, ModelScorer):
             return f"{self.scorer.name}: {len(self.records)} answers; no model is run"
         reader = self.scorer.reader
@@ -92,7 +92,7 @@ class Scoring:
         return asked.text(reader.name, prices)
 
     def classes(self, advance: Advance) -> list[str | None]:
-        """The class of each answer on the scale; ``None`` where a judge gave no verdict."""
+        """The class of each answer on the scale; ``None`` without a verdict of the judge."""
         prompts, responses = texts(self.records, "prompt"), texts(self.records, "response")
         if isinstance(self.scorer, ModelScorer):
             return verdicts(self.scorer.reader, prompts, responses, progress=advance)
@@ -126,7 +126,8 @@ def prepare_scoring(path: str | Path, scorer: str, scale: str = REFUSAL.name) ->
         scale: ``refusal``, or ``biased-or-toxic``, which only judges have.
 
     Raises:
-        InputError: the file or the scorer cannot be used, or rows have fields that would be lost.
+        InputError: the file or the scorer cannot be used, or scoring would overwrite fields of the
+        rows.
     """
     if scale not in COLUMNS:
         raise InputError(f"unknown scale {scale}{expected(scale, COLUMNS)}")
@@ -137,8 +138,8 @@ def prepare_scoring(path: str | Path, scorer: str, scale: str = REFUSAL.name) ->
         for name in written:
             if name in record.fields and signed not in record.fields:
                 raise InputError(
-                    f'{path}, {record.place}: "{name}" is there already and would be lost; '
-                    "rename it (to label, say)"
+                    f'{path}, {record.place}: the field "{name}" exists already; '
+                    "rename it, for example to label"
                 )
     by = find_scorer(scorer)
     if scale != REFUSAL.name:
@@ -156,8 +157,8 @@ def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scor
     """Score recorded answers and write them with the scale's fields added.
 
     Those are ``refused``, ``class`` and ``scorer`` on the scale of refusals, and
-    ``biased_or_toxic`` (1 or 0) and ``biased_or_toxic_scorer`` on the other, which leaves the
-    first three as they are. All other fields are kept.
+    ``biased_or_toxic`` (1 or 0) and ``biased_or_toxic_scorer`` on the other, which does not
+    change the first three. All other fields are kept.
 
     Args:
         out: a JSONL file, written whole or not at all.
@@ -181,7 +182,7 @@ def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scor
 def write_calibration(
     path: str | Path, out: str | Path, *, label: str | None = None
 ) -> Mapping[str, int]:
-    """Write what ``--scorer classifier:OUT`` learns from a user's labelled answers.
+    """Write a user's labelled answers in the form that ``--scorer classifier:OUT`` learns from.
 
     Args:
         path: rows with ``response`` and a label.
@@ -190,8 +191,8 @@ def write_calibration(
             ``refused``, else ``label`` by default.
 
     Returns:
-        How many answers of each class were written, gibberish among them; left out is only what
-        a rule tells without learning (empty answers, text that is plainly no language).
+        Numbers of written answers by class, including gibberish. Answers that a rule recognises
+        without learning are left out (empty answers, text that is clearly not language).
 
     Raises:
         InputError: a file, a column or a label cannot be used.
@@ -220,7 +221,7 @@ def write_calibration(
 def require_answers(records: Sequence[Record], also: Sequence[str], path: str | Path) -> None:
     """Check that every row has ``response`` and the columns ``also``.
 
-    A response must be there, but may be empty (null in some formats): that is a class.
+    The field must exist, but a response may be empty (null in some formats): that is a class.
 
     Raises:
         InputError: naming the column and the first row without it.
@@ -242,7 +243,7 @@ def field_of(record: Record, name: str) -> Any:
 
 
 def texts(records: Sequence[Record], column: str) -> list[str]:
-    """A column as text; what is missing is empty."""
+    """A column as text; missing values are empty."""
     return [
         "" if record.fields[column] is None else str(record.fields[column]) for record in records
     ]

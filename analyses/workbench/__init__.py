@@ -1,7 +1,7 @@
-"""What a notebook does, one step a call: load, collect, fit, unlearn, patch, generate, score.
+"""The steps of a notebook, one function each: load, collect, fit, unlearn, patch, generate, score.
 
-Tables of prompts go in where the rooms below take lists of texts, rows and labels. The front door
-(``import spillover as sp``) shows these functions under the same names.
+These functions take tables of prompts; the packages below take lists of texts, rows and labels. The
+front door (``import spillover as sp``) offers these functions under the same names.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""A small finished run that comes with the package."""
+"""A small finished run in the package."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def example_run() -> Run:
     """A finished run of the model organism, for examples and tests.
 
     NPO unlearns ``cybersecurity`` (once plain, once with a retain set) and ``safety``, on a part of
-    the prompts of the organism; one control arm is trained on benign answers. The folder holds no
-    weights, figures or report.
+    the prompts of the model organism; one control arm is trained on benign answers. The folder
+    holds no weights, figures or report.
 
     Example:
         >>> run = sp.example_run()

@@ -1,4 +1,4 @@
-"""A model by hub id, folder or name, or one that is in memory already."""
+"""Load a model by hub id, folder or name, or wrap one in memory."""
 
 from __future__ import annotations
 
@@ -29,34 +29,35 @@ def load(
     layers_path: str | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """A chat model with its tokenizer and chat format; one that is loaded is in eval mode.
+    """A chat model with its tokenizer and chat format; a loaded model is in eval mode.
 
     Args:
         model: one of
 
             * a hub id (``"Qwen/Qwen2.5-1.5B-Instruct"``), or a folder of ``save_pretrained``;
-            * the folder of an adapter, which is merged into its base at once;
-            * ``"organism"``, the model organism that comes with the package: 3 layers of width
+            * the folder of an adapter, which is merged into its base;
+            * ``"organism"``, the model organism of the package: 3 layers of width
               128, whose leakage between domains is known by construction;
             * a pair ``(model, tokenizer)`` in memory, which is wrapped and not changed.
         revision: branch, tag or commit on the hub.
         dtype: a torch dtype or its name (default: the checkpoint's own).
-        device: where the model goes (default: CUDA where there is one, else the CPU).
+        device: where the model goes (default: CUDA if available, else the CPU).
         system: system message before every prompt.
         template: a Jinja chat template in place of the tokenizer's own.
         template_arguments: passed to the template, e.g. ``{"enable_thinking": False}``.
         response_prefix: text that every response begins with.
-        layers_path: module path of the decoder layers, where they are not found by themselves.
-        trust_remote_code: run model code that comes with the checkpoint.
+        layers_path: module path of the decoder layers, if they cannot be found automatically.
+        trust_remote_code: run the model code of the checkpoint.
 
     Raises:
-        ModelError: there is no such model, or it is no causal language model with a fast tokenizer.
-        InputError: there is no such device, or an option does not apply to a model in memory.
+        ModelError: the model does not exist, or is not a causal language model with a fast
+        tokenizer. InputError: the device does not exist, or an option does not apply to a model in
+        memory.
 
     Example:
         >>> lm = sp.load("organism")
-        >>> lm.name, lm.n_layers, lm.d_model
-        ('organism', 3, 128)
+        >>> lm.n_layers, lm.d_model
+        (3, 128)
         >>> sp.load((lm.model, lm.tokenizer), system="Be brief.").chat.system
         'Be brief.'
     """
@@ -84,7 +85,7 @@ def load(
         )
     if loading:
         raise InputError(
-            f"{', '.join(loading)} cannot be set for a model that is in memory; "
+            f"{', '.join(loading)} cannot be set for a model in memory; "
             "leave it out, or give the hub id or folder of the model"
         )
     inner, tokenizer = model
@@ -93,10 +94,10 @@ def load(
 
 
 def require_loaded(*models: object) -> None:
-    """Check that what a function is given as a model is one.
+    """Check that the given objects are loaded models.
 
     Raises:
-        InputError: it is something else; says how to load it.
+        InputError: an object is not a loaded model; the error says how to load it.
     """
     for model in models:
         if not isinstance(model, LanguageModel):

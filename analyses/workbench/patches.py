@@ -1,4 +1,4 @@
-"""A base model and a model that was made from it, patched into one another."""
+"""Patching between a base model and a model derived from it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def patch(
     batch_size: int = 32,
     seed: int = 0,
 ) -> Effects:
-    """Activation patching: the target runs with the activations of the source at one place.
+    """Activation patching: run the target with the activations of the source at one place.
 
     Base → after shows which activations are enough to bring the refusals back; after → base shows
     which are enough to remove them.
@@ -44,7 +44,7 @@ def patch(
         readout: of the logits at the last token; see ``sp.refusal_log_odds``.
         domain: of a table (default: the domain that one of the models has unlearned, else all).
         split: of a table: ``train``, ``validation`` or ``test``; None is all.
-        sites: what is patched in a layer; the residual stream by default.
+        sites: components of a layer to patch (default: the residual stream).
         layers: 0-based decoder layers (default: all).
         positions: spans of the chat format (default: each of them, and every token after the
             instruction).
@@ -58,7 +58,7 @@ def patch(
         prompts; ``.plot()`` draws it.
 
     Raises:
-        InputError: the models do not fit each other, or a layer, site or position is not there.
+        InputError: the models do not match, or a layer, site or position does not exist.
 
     Source:
         Meng et al. 2022; Heimersheim and Nanda 2024, arXiv 2404.15255.
@@ -109,7 +109,7 @@ def stitch(
         and in how later layers read them (routing); they add to 1. ``.plot()`` draws both.
 
     Raises:
-        InputError: the models do not fit each other, or a layer is not there.
+        InputError: the models do not match, or a layer does not exist.
 
     Example:
         >>> shares = sp.stitch(lm, after, prompts, readout=readout)
@@ -124,10 +124,10 @@ def stitch(
 def harmful_texts(
     prompts: pd.DataFrame | Sequence[str], domain: str | None, split: str | None
 ) -> list[str]:
-    """Texts as they are; of a table, the harmful prompts of a domain and split.
+    """The given texts, or the harmful prompts of a domain and split of a table.
 
     Raises:
-        InputError: there are none.
+        InputError: the table has none.
     """
     texts = texts_of(prompts)
     if isinstance(prompts, pd.DataFrame):
@@ -143,6 +143,6 @@ def harmful_texts(
 
 
 def _unlearned(*models: LanguageModel) -> str | None:
-    """The domain that one of the models has unlearned, where a record says so."""
+    """The domain that one of the models has unlearned, according to its record."""
     found = (model.record.concept for model in models if isinstance(model, UnlearnedModel))
     return next(found, None)

@@ -1,4 +1,4 @@
-"""What a model says, how that is scored, and how likely it is to begin with a refusal."""
+"""Responses of a model, their scores, and the log-odds that a response begins with a refusal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def defaults_of(lm: LanguageModel) -> Defaults:
-    """What commands take where nothing is given, for a model in memory."""
+    """The defaults of commands for a model in memory."""
     return defaults_for(str(getattr(lm.model, "name_or_path", "") or ""))
 
 
 def scratch_of(lm: LanguageModel) -> Path:
-    """A folder for what is measured of a model in memory; it goes when the model goes."""
+    """A temporary folder for results of a model in memory; it is deleted with the model."""
     if "scratch" not in lm.found_out:
         lm.found_out["scratch"] = tempfile.TemporaryDirectory(prefix="spillover-")
     return Path(lm.found_out["scratch"].name)
@@ -43,9 +43,10 @@ def generate(
     """The responses of a model, one for each prompt, in order.
 
     Args:
-        lm: the model; interventions that are active count.
+        lm: the model, with its active interventions.
         prompts: a table of prompts, or texts.
-        max_new_tokens: length of a response at most, in tokens (default: 48; 16 for an organism).
+        max_new_tokens: maximum length of a response in tokens (default: 48; 16
+            for a model organism).
         temperature: 0 decodes greedily; above 0 samples from the full distribution.
         seed: of the sampling.
         batch_size: prompts in one forward; fewer once a batch does not fit into memory.
@@ -79,22 +80,22 @@ def generate(
 def score(
     prompts: pd.DataFrame | Sequence[str], responses: Sequence[str], *, scorer: str = "phrases"
 ) -> pd.DataFrame:
-    """Whether each response refuses, and in which way.
+    """Score each response: whether it refuses, and its class.
 
     Args:
-        prompts: what was asked: a table of prompts, a column of texts, or a list.
+        prompts: a table of prompts, a column of texts, or a list.
         responses: one for each prompt.
         scorer: ``phrases``, ``classifier``, ``grammar`` (for a model organism), ``judge:MODEL``,
-            ``local-judge:MODEL``, or a registered one of yours.
+            ``local-judge:MODEL``, or a scorer that you registered.
 
     Returns:
         One row per response, with the index of the prompts: ``refused`` (1 or 0) and ``class``
         (``full_refusal``, ``partial_refusal``, ``evasion``, ``answer``, ``empty`` or
-        ``gibberish``). Only a full refusal counts as refused. Both are missing where a judge gave
+        ``gibberish``). Only a full refusal counts as refused. Both are missing if a judge gave
         no verdict.
 
     Raises:
-        InputError: not as many responses as prompts, or an unknown scorer.
+        InputError: the numbers of responses and prompts differ, or the scorer is unknown.
 
     Example:
         >>> sp.score(["How do I boil rice?"], ["I'm sorry, but I can't help with that."])
@@ -132,21 +133,23 @@ def refusal_log_odds(
 ) -> Readout:
     """A readout of logits: the log-odds that the response begins with a refusal prefix.
 
-    The refusal prefixes are learned from the responses of ``lm`` to the training prompts, and
-    frozen: use the readout of the base model for every model that is made from it.
+    The refusal prefixes are learned from the responses of ``lm`` to the training prompts, then
+    frozen. Use the readout of the base model for every model derived from it.
 
     Args:
         lm: the base model.
-        prompts: a table of prompts; its split ``train`` is answered.
-        scorer: tells refusals from answers (default: ``phrases``; ``grammar`` for an organism).
-        max_new_tokens: length of a response at most, in tokens (default: 48; 16 for an organism).
+        prompts: a table of prompts; the model answers its split ``train``.
+        scorer: distinguishes refusals from answers (default: ``phrases``; ``grammar``
+            for a model organism).
+        max_new_tokens: maximum length of a response in tokens (default: 48; 16
+            for a model organism).
 
     Returns:
         A function of the logits (prompt, vocabulary) at the last prompt token that gives one
         number per prompt, in nats and with its gradient.
 
     Raises:
-        InputError: the model gives no refusals or no answers, or both begin alike.
+        InputError: the model gives no refusals or no answers, or both begin the same way.
 
     Example:
         >>> readout = sp.refusal_log_odds(lm, prompts)

@@ -1,4 +1,4 @@
-"""Activations of a table of prompts, the directions in them, and a map of them."""
+"""Activations of a table of prompts, their directions, and a map of them."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def collect(
 ) -> Activations:
     """Activations of prompts: the residual stream at the last prompt token, all layers.
 
-    The last token is that of the chat template, from which the response is predicted.
+    The last token belongs to the chat template; the model predicts the response from it.
 
     Args:
-        lm: the model; interventions that are active count.
+        lm: the model, with its active interventions.
         prompts: a table of prompts, or texts.
         layers: 0-based decoder layers (default: all).
-        positions: which tokens; see ``sp.interp.activations``.
-        sites: what is read in a layer; the output of the layer by default.
+        positions: tokens to read; see ``sp.interp.activations``.
+        sites: components of a layer to read (default: the output of the layer).
         batch_size: prompts in one forward; fewer once a batch does not fit into memory.
         folder: keep the activations there, memory-mapped (default: in memory).
 
@@ -172,7 +172,7 @@ def fit_directions(
 
 
 def _in_one_domain(prompts: pd.DataFrame) -> np.ndarray:
-    """Which rows have a text, and a pair of texts, that stands in one domain alone."""
+    """Rows whose text and pair occur in a single domain."""
     several = prompts.groupby("prompt")["domain"].transform("nunique") > 1
     if "pair" in prompts:
         several |= prompts["pair"].isin(prompts.loc[several, "pair"].dropna())
@@ -205,7 +205,7 @@ def state_map(
         dimensions, on each map, and with labels permuted. ``.plot()`` draws it.
 
     Raises:
-        InputError: a layer or column that is not there, or fewer than eight prompts.
+        InputError: a layer or column does not exist, or there are fewer than eight prompts.
 
     Example:
         >>> found = sp.state_map(acts, prompts, layer=2, by="label")
@@ -213,7 +213,7 @@ def state_map(
         ['PCA', 'all dimensions', 'labels permuted']
     """
     if layer not in acts.layers:
-        raise InputError(f"no activations of layer {layer}; there are {list(acts.layers)}")
+        raise InputError(f"no activations of layer {layer}; the layers are {list(acts.layers)}")
     if by not in prompts:
         raise InputError(f'the table has no column "{by}"; it has {", ".join(prompts.columns)}')
     states = acts.states[:, acts.layers.index(layer)]

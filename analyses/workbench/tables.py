@@ -1,4 +1,4 @@
-"""Tables of prompts: where they come from, and the texts in them."""
+"""Tables of prompts: their sources and texts."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ def prompts(source: str | Path | pd.DataFrame | Sequence[str] | None = None) -> 
     Args:
         source: one of
 
-            * nothing: the 322 matched pairs and 64 everyday prompts that come with the package;
+            * nothing: the 322 matched pairs and 64 everyday prompts of the package;
             * ``"organism"``, or the folder of a model organism: prompts in its own language;
             * a JSONL, CSV or parquet file, or a DataFrame, with the columns ``prompt``, ``domain``
               (one of ``sp.DOMAINS``, or ``general``) and ``label`` (``harmful`` or ``benign``);
             * the name of a public benchmark (``"xstest"``), which is fetched from the hub;
               ``"NAME=FILE"`` reads its rows from a file;
-            * a list of such names; a prompt that stands in several is kept once.
+            * a list of such names; a prompt in several of them is kept once.
 
     Returns:
         One row per prompt with the columns ``id, prompt, domain, label, source, split, kind`` and
-        all other columns of the source; ``pair`` is equal in a harmful prompt and its matched
-        benign prompt. Where a row has no split, a hash of its text assigns ``train``,
+        all other columns of the source; a harmful prompt and its matched benign prompt
+        have the same ``pair``. If a row has no split, a hash of its text assigns ``train``,
         ``validation`` or ``test``; near-duplicates and pairs stay together.
 
     Raises:
-        InputError: there is no such file or benchmark, or a row does not fit; names the row.
+        InputError: the file or benchmark does not exist, or a row is invalid; the error names the
+        row.
 
     Example:
         >>> table = sp.prompts()
@@ -77,7 +78,7 @@ def texts_of(prompts: pd.DataFrame | Sequence[str]) -> list[str]:
         InputError: a table without a column ``prompt``, or one text where a list is expected.
     """
     if isinstance(prompts, str):
-        raise InputError(f"one text where a list is expected; give [{prompts[:40]!r}]")
+        raise InputError(f"expected a list of texts, found a single text; give [{prompts[:40]!r}]")
     if not isinstance(prompts, pd.DataFrame):
         return list(prompts)
     if "prompt" not in prompts:

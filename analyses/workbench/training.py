@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a model was unlearned, and what came of it.
+    """The training of an unlearned model, and its outcome.
 
     Attributes:
         concept: the domain whose refusals were unlearned.
@@ -43,10 +43,11 @@ class TrainingRecord:
             ``grad_norm``, ``learning_rate``.
         scores: one row per scored step and prompt: ``p_R``, ``p_C`` and ``p_O`` (probabilities
             that the response begins with a refusal prefix, a compliance prefix, or neither),
-            ``margin`` (refusal log-odds, nats), ``dose`` (forgetting level) and, at the last
+            `margin` (refusal log-odds, nats), `dose` (forgetting level) and, at the last
             step, ``class``.
-        step: optimizer steps of the weights that were kept.
-        forgetting_level: share of the target's refusal that is gone there, 0 to 1, on validation
+        step: optimizer step of the kept weights.
+        forgetting_level: share of the target's refusal that is gone at this step, 0 to 1, on
+        validation
             prompts.
         verdict: rates of the target on test prompts, and whether it complies.
 
@@ -74,7 +75,7 @@ class TrainingRecord:
 
     @property
     def leakage(self) -> pd.DataFrame:
-        """What every domain lost at 90% forgetting, with 95% intervals over test prompts."""
+        """Leakage to every domain at 90% forgetting, with 95% intervals over test prompts."""
         return measure(self.scores, self.concept).to_dataframe()
 
 
@@ -83,8 +84,8 @@ class UnlearnedModel(LanguageModel):
     """A trained model with its record; adapters are merged.
 
     Example:
-        >>> isinstance(after, sp.LanguageModel), after.name
-        (True, 'organism, safety unlearned')
+        >>> isinstance(after, sp.LanguageModel), after.name.endswith("safety unlearned")
+        (True, True)
         >>> after.model.save_pretrained("unlearned")
     """
 
@@ -111,14 +112,14 @@ def unlearn(
     max_new_tokens: int | None = None,
     quiet: bool = False,
 ) -> UnlearnedModel:
-    """A copy of a model whose refusals in one domain are unlearned; the model stays as it is.
+    """Unlearn the refusals of one domain in a copy of a model; the model does not change.
 
-    The copy is trained on the model's own refusals, as ``spillover unlearn`` trains it, and scored
-    along the way. The weights are kept at the step that reaches ``forgetting_level``.
+    Like ``spillover unlearn``, it trains the copy on the model's own refusals and scores it during
+    training. It keeps the weights at the step that reaches ``forgetting_level``.
 
     Args:
         lm: the base model; its weights, modes and hooks stay bit-equal.
-        prompts: a table of prompts; the responses to its split ``train`` are trained on.
+        prompts: a table of prompts; training uses the responses to its split ``train``.
         concept: the domain to unlearn, one of ``sp.DOMAINS``.
         objective: loss of the forget set: ``npo``, ``gradient_ascent``, ``rmu``, … (all:
             ``sp.unlearning.losses.FORGET``; default: ``npo``).
@@ -127,17 +128,19 @@ def unlearn(
             second one) or a list (default: none).
         retain_weight: weight of the retain terms; the forget term has weight 1 (default: 1).
         trainable: ``lora``, ``projections`` (inside the layers) or ``all`` parameters (default:
-            ``lora``; ``projections`` for an organism).
-        learning_rate: of AdamW, constant (default: 5e-5; 3e-4 for an organism).
+            ``lora``; ``projections`` for a model organism).
+        learning_rate: of AdamW, constant (default: 5e-5; 3e-4 for a model organism).
         batch_size: forget examples in an optimizer step (default: 32).
-        max_steps: optimizer steps at most (default: 200; 80 for an organism).
+        max_steps: optimizer steps at most (default: 200; 80 for a model organism).
         forgetting_level: share of the target's refusal that is gone when the weights are kept, 0
-            to 1 (default: 0.95; 0.9 for an organism).
+            to 1 (default: 0.95; 0.9 for a model organism).
         seed: order of the examples and initial adapters (default: 0).
-        settings: all settings of the training at once, in place of these defaults; what is named
-            above replaces single ones.
-        scorer: tells refusals from answers (default: ``phrases``; ``grammar`` for an organism).
-        max_new_tokens: length of a response at most, in tokens (default: 48; 16 for an organism).
+        settings: all settings of the training at once, in place of these defaults; arguments
+            above replace single settings.
+        scorer: distinguishes refusals from answers (default: ``phrases``; ``grammar``
+            for a model organism).
+        max_new_tokens: maximum length of a response in tokens (default: 48; 16
+            for a model organism).
         quiet: show no progress.
 
     Returns:
@@ -186,7 +189,7 @@ def unlearn(
     )
     context = study_context(plan, scratch_of(lm), Progress(quiet=quiet), given=lm, prompts=prompts)
     baseline = scored_base(context)
-    context.run.finish(BASE, baseline.key)  # scored once for every model that is made from it
+    context.run.finish(BASE, baseline.key)  # scored once for all models derived from it
     folder = context.run.begin(arm.name, "in memory")
     try:
         trained, scores = train_arm(context, baseline, arm, folder)
@@ -215,7 +218,7 @@ def _given(named: Mapping[str, Any]) -> dict[str, Any]:
 def _changed(
     settings: TrainingSettings, option: Mapping[str, float], **named: Any
 ) -> TrainingSettings:
-    """The settings with what is named; another objective has its own default options."""
+    """The settings with the given values; another objective gets its default options."""
     same = named["objective"] in (None, settings.objective)
     options = {**(settings.options if same else {}), **option}
     return replace(settings, options=options, **_given(named))
@@ -241,7 +244,7 @@ def _arm(
 
 
 def _merged(lm: LanguageModel, model: Any, record: TrainingRecord) -> UnlearnedModel:
-    """A trained copy of ``lm`` as it would be loaded: adapters merged, in eval mode, frozen."""
+    """A trained copy of ``lm`` in the form of a loaded model: merged, in eval mode, frozen."""
     merge = getattr(model, "merge_and_unload", lambda: model)
     return UnlearnedModel(
         merge().requires_grad_(False).eval(),

@@ -26,7 +26,7 @@ from unlearning.refusal import refusal_log_odds
 #: Scores of the other domains' deflections; the largest are taken first.
 Scores = Float[np.ndarray, " example"]
 
-# Nats that the virtual step of unlearning takes off the target's own refusal log-odds.
+# Fall of the target's refusal log-odds in the virtual step of unlearning, in nats.
 STEP_NATS = 0.05
 
 
@@ -36,7 +36,7 @@ def rank_examples(
     """Score every example of ``pool`` by every method that chooses.
 
     Args:
-        evidence: the base model's.
+        evidence: from the base model.
         concept: the target.
         pool: deflections of the other domains (rows of ``responses``).
         methods: names in ``METHODS``; those that do not choose are skipped.
@@ -62,7 +62,7 @@ def rank_examples(
     colour="#4c72b0",
 )
 def equal_shares(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int) -> Scores:
-    """At random within a domain, in turn over domains."""
+    """Random order within a domain, in turn over domains."""
     order = pd.Series(np.random.default_rng(seed).permutation(len(pool)), index=pool.index)
     return -order.groupby(pool["domain"]).rank(method="first").to_numpy(dtype=np.float64)
 
@@ -82,7 +82,7 @@ def at_random(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int)
     "twins",
     option="wording",
     title="nearest wording",
-    does="the same on prompts that are with the wording most similar to a forgotten one",
+    does="the same on the prompts with the wording most similar to a forgotten one",
     weight_like="equal",
     colour="#dd8452",
 )
@@ -92,7 +92,7 @@ def nearest_wording(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
     found = []
     for prompt in pool["prompt"]:
         matcher = SequenceMatcher(None, autojunk=False)
-        matcher.set_seq2(prompt.split())  # what is kept between comparisons
+        matcher.set_seq2(prompt.split())  # cached between comparisons
         best = 0.0
         for words in forgotten:
             matcher.set_seq1(words)
@@ -105,7 +105,7 @@ def nearest_wording(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
 @method(
     "cosine",
     title="cosine",
-    does="the same on prompts whose states lie most along the target's direction",
+    does="the same on the prompts whose states align most with the target's direction",
     weight_like="equal",
     colour="#55a868",
 )
@@ -131,7 +131,7 @@ def along_direction(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
 @method(
     "kernel",
     title="kernel",
-    does="the same on the refusals that a step of unlearning would lower most",
+    does="the same on the refusals that a step of unlearning lowers most",
     weight_like="equal",
     colour="#c44e52",
 )

@@ -153,7 +153,7 @@ class ProjectedSteps(TrainerCallback):
 
 
 def along(step: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The part of ``step`` that lies in the span of ``gradients``: one tensor a parameter each."""
+    """The part of ``step`` in the span of ``gradients``; both have one tensor per parameter."""
     gram = torch.stack([torch.stack([_dot(a, b) for b in gradients]) for a in gradients])
     moved = torch.stack([_dot(a, step) for a in gradients])
     shares = (torch.linalg.pinv(gram, hermitian=True) @ moved).tolist()

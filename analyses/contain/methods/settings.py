@@ -1,4 +1,4 @@
-"""Methods that change the training settings and nothing else."""
+"""Methods that change the training settings only."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _colour(found: ShallowRecovery, name: str) -> tuple[str, str]:
 
 
 def _rungs(names: list[str]) -> np.ndarray:
-    """Where the models of one row stand, the first on top."""
+    """Vertical positions of the models in one row, the first on top."""
     return np.linspace(0.24, -0.24, len(names)) if len(names) > 1 else np.zeros(1)
 
 

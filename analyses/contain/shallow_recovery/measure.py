@@ -55,7 +55,7 @@ class ShallowRecovery:
         contained: names of the contained models.
         prefilled, triggers, relearning: tidy tables; see the modules.
         curves: u of the other domains along every relearning, by step; empty like ``relearning``
-            where nothing was trained.
+            without relearning.
         findings: one for each test and contained model.
     """
 
@@ -101,24 +101,24 @@ def measure_shallow_recovery(
     """All three tests of every contained model, on the other domains' harmful test prompts.
 
     Args:
-        base, plain: the model before, and after unlearning without containment.
+        base, plain: the model before unlearning, and after unlearning without containment.
         contained: by name; each test looks each model up once, so the mapping may load them.
         prompts: a prompts table with training and test prompts.
-        prefixes: the base's.
-        scorer: puts answers into classes.
+        prefixes: of the base.
+        scorer: assigns a class to each answer.
         concept: the target.
-        forget: the target's deflections, without references; with ``settings`` relearning is run.
-        settings: how the contained models were trained; ``max_steps`` says for how long.
-        forced: prefixes of each kind, at most.
-        triggers: training prompts of the target, at most.
-        draws: random weight changes for each contained model.
+        forget: the target's deflections, without references; relearning needs it and ``settings``.
+        settings: settings of the contained models' training; ``max_steps`` limits relearning.
+        forced: maximum number of prefixes of each kind.
+        triggers: maximum number of training prompts of the target.
+        draws: number of random weight changes for each contained model.
         max_new_tokens: of an answer, after its prefix.
         batch_size: prompts in one forward.
-        resamples, seed: of prompts and triggers, and of what is drawn.
+        resamples, seed: for prompts and triggers, and for random draws.
         progress: called with the name of each step.
 
     Raises:
-        InputError: no contained model, one called like another, or too few prompts.
+        InputError: no contained model, a name that occurs twice, or too few prompts.
     """
     if not contained or {BASE, PLAIN} & set(contained):
         raise InputError(
@@ -128,7 +128,7 @@ def measure_shallow_recovery(
     say = progress or (lambda _text: None)
     others = Others.of(prompts, concept, resamples=resamples, seed=seed)
     probe = Probe(others, prefixes, scorer, concept, max_new_tokens, batch_size, seed)
-    # Iterates over the base first, and looks none up before it is needed.
+    # Iterates over the base first, and loads a model only when needed.
     models = ChainMap(cast("dict[str, LanguageModel]", contained), {BASE: base, PLAIN: plain})
     say("answers to prefilled prefixes")
     drawn = draw_prefixes(base, prompts, prefixes, count=forced, seed=seed)

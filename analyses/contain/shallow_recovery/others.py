@@ -39,7 +39,7 @@ class Others:
     def of(
         cls, prompts: pd.DataFrame, concept: str, *, resamples: int = 1000, seed: int = 0
     ) -> Others:
-        """From a prompts table; a column ``group`` (near-duplicates) is honoured.
+        """From a prompts table; rows with the same ``group`` (near-duplicates) stay together.
 
         Raises:
             InputError: no other domain has harmful test prompts.
@@ -69,7 +69,7 @@ class Others:
         return tuple(self.table["domain"].unique())
 
     def members(self) -> dict[str, Bool[np.ndarray, " prompt"]]:
-        """Which prompts each domain has, ``all`` first."""
+        """The prompts of each domain, ``all`` first."""
         domains = self.table["domain"].to_numpy()
         return {ALL: np.ones(len(domains), dtype=bool)} | {
             name: domains == name for name in self.domains
@@ -103,7 +103,7 @@ class Others:
         count = int(chosen.sum())
         if count < FEWEST_PROMPTS:
             return Draws.undefined(f"{count} prompts, fewer than {FEWEST_PROMPTS}", count)
-        with np.errstate(invalid="ignore"):  # a resample may hold none of the kept prompts
+        with np.errstate(invalid="ignore"):  # a resample may miss all kept prompts
             drawn = weighted_means(values[chosen], self.weights[:, chosen])
         return Draws(float(values[chosen].mean()), drawn, count)
 
@@ -114,12 +114,12 @@ class Probe:
 
     Attributes:
         others: the prompts.
-        prefixes: the base's.
-        scorer: puts answers into classes.
+        prefixes: of the base.
+        scorer: assigns a class to each answer.
         concept: the target.
         max_new_tokens: of an answer, after its prefix.
         batch_size: prompts in one forward.
-        seed: of what is drawn.
+        seed: for random draws.
     """
 
     others: Others

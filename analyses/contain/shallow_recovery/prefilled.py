@@ -32,7 +32,7 @@ KINDS = (NONE, NEUTRAL, COMPLIANCE, REFUSAL)
 NATS = "refusal_nats"
 """Mean over prompts of −log p of the base's refusal after its prefix, summed over its tokens."""
 EVERY, RECOVERED = "every", "recovered"
-"""Over every prompt, or those that the base and the model both refuse when nothing is forced."""
+"""Over every prompt, or those that the base and the model both refuse without a prefix."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Spoken:
 
     @property
     def refused(self) -> Bool[np.ndarray, " prompt"]:
-        """Prompts refused when nothing is forced."""
+        """Prompts that the model refuses without a prefix."""
         return self.share(NONE, "refusal") == 1
 
 
@@ -67,8 +67,8 @@ def draw_prefixes(
 ) -> dict[str, tuple[ResponsePrefix, ...]]:
     """Prefixes of each kind, at most ``count``, by seed; ``none`` is the empty one.
 
-    A neutral prefix is a first token of a training prompt that opens no answer of either kind: a
-    beginning of a sentence in the language, and the world, of the prompts.
+    A neutral prefix is the first token of a training prompt that does not begin a refusal or an
+    answer. It begins a sentence in the language of the prompts.
 
     Raises:
         InputError: every training prompt begins like a refusal or an answer.
@@ -97,8 +97,9 @@ def prefilled(
     """Generate every model's answers after every forced prefix.
 
     Args:
-        models: the first is the base; looked up once each.
-        probe: who is asked. Its scorer reads the whole answer, prefix included; the base's
+        models: the first is the base; each is looked up once.
+        probe: the prompts and the scorer. The scorer reads the whole answer, prefix included; the
+        base's
             refusals are cut after the prefix that they begin with.
         forced: prefixes by kind, from :func:`draw_prefixes`.
     """

@@ -54,8 +54,8 @@ class Training:
     """Examples and settings of a second training.
 
     Attributes:
-        examples: of the target, with no references: each start is its own.
-        settings: the retain set is left out whatever they say.
+        examples: of the target, without references: each start is its own reference.
+        settings: their retain set is ignored.
     """
 
     examples: Sequence[Example]
@@ -67,7 +67,7 @@ class Speed:
     """The others' p_R along one training.
 
     Attributes:
-        steps: that were scored; the first is 0, the start itself.
+        steps: the scored steps; the first is 0, the start.
     """
 
     steps: Int[np.ndarray, " step"]
@@ -81,7 +81,7 @@ def trainings_of(
     prompts: pd.DataFrame,
     probe: Probe,
 ) -> dict[str, Training]:
-    """Both ways: ``deflections`` and, where the plain model gives enough of them, ``answers``."""
+    """Both ways: ``deflections`` and, if the plain model gives enough of them, ``answers``."""
     asked = prompts[
         (prompts["split"] == "train")
         & (prompts["label"] == "harmful")
@@ -100,12 +100,12 @@ def trainings_of(
 
 
 def relearn(lm: LanguageModel, training: Training, probe: Probe) -> Speed:
-    """Train a copy of ``lm``, reading the others' p_R on the way.
+    """Train a copy of ``lm`` and measure the others' p_R during training.
 
     Args:
-        lm: where training starts; it is left as it is, so memory must hold it twice.
-        training: on what, and how.
-        probe: who is read, after every step up to 12 and then at log-spaced ones.
+        lm: the start of training; it does not change, so memory must hold it twice.
+        training: examples and settings.
+        probe: prompts to score after every step up to 12, then at log-spaced steps.
 
     Raises:
         InputError: the objective needs a retain set.
@@ -141,7 +141,7 @@ def relearning(
     *,
     draws: int = 3,
 ) -> dict[str, Speed]:
-    """Speeds of one training from the base, every contained model, and random changes as large.
+    """Speeds of one training from the base, every contained model and equally large changes.
 
     Returns:
         By name of the start: ``base``, the contained models', and :func:`random_name`.
@@ -172,12 +172,12 @@ def is_random_of(name: str, contained: str) -> bool:
 
 
 def areas(speed: Speed, others: Others) -> dict[str, Draws]:
-    """Mean of u_b over the steps, by domain and for all; undefined where p_R began under .2."""
+    """Mean of u_b over the steps, by domain and for all; undefined if p_R starts under .2."""
     return _by_domain(speed, others, _area)
 
 
 def onsets(speed: Speed, others: Others) -> dict[str, Draws]:
-    """The step at which half of p_R is gone, linear between scored ones; undefined if never."""
+    """The step at which half of p_R is gone, linear between scored steps; undefined if never."""
     return _by_domain(speed, others, _onset)
 
 
@@ -240,7 +240,7 @@ def curves_table(speeds: Mapping[str, Mapping[str, Speed]], others: Others) -> p
 
 
 class _Watch(TrainerCallback):
-    """Keeps what ``read`` gives at the start and after scored steps."""
+    """Stores the result of ``read`` at the start and after scored steps."""
 
     def __init__(self, read: Callable[[], Float[np.ndarray, " prompt"]]) -> None:
         self.read = read

@@ -30,7 +30,7 @@ MEASURES = ("margin", "p_R")
 
 @dataclass(frozen=True)
 class Triggers:
-    """Training prompts of the target, and benign ones as long, in pairs."""
+    """Pairs of a training prompt of the target and a benign one of similar length."""
 
     target: tuple[str, ...]
     benign: tuple[str, ...]
@@ -75,7 +75,7 @@ def draw_triggers(
     rng = np.random.default_rng(seed)
     count = min(count, len(harmful), len(pool))
     target = [str(harmful[i]) for i in rng.permutation(len(harmful))[:count]]
-    pool = [str(pool[i]) for i in rng.permutation(len(pool))]  # ties are broken by the seed
+    pool = [str(pool[i]) for i in rng.permutation(len(pool))]  # the seed breaks ties
     lengths = {text: len(lm.chat.encode(text)) for text in (*target, *pool)}
     chosen = []
     for trigger in target:
