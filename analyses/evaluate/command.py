@@ -150,8 +150,8 @@ def evaluate(
         model_options=chat.for_loading(),
         command=command_line(),
     )
-    require_own_folder(asked, out)
     inputs = checked_evaluation(asked)
+    require_own_folder(asked, out)
     planned = DryRun(asked, tuple(evaluation_plan_lines(inputs)))
     if dry_run:
         return planned

@@ -163,6 +163,11 @@ def fit_directions(
     if isinstance(estimator, type):
         name = estimator.__name__
         raise InputError(f"{name} is a class of estimators; give one made by it: sp.{name}()")
+    if not (isinstance(estimator, str) or hasattr(estimator, "fit")):
+        raise InputError(
+            f"{estimator!r} is not an estimator; give one with fit, such as sp.LogisticProbe(), or "
+            "the name of a registered one"
+        )
     return FittedDirections.of(
         estimator,
         domain_contrasts(acts, prompts, split=split),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.figures.style import INK, MUTED, NULL, new_figure, styled
+from interp.figures.style import FAINT, INK, MUTED, NULL, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST_MULTIPLES = 12
 COLUMNS = 4
-GREY = "grey: inside the null"
+GREY = "hatched: inside the null"
 # Characters of a label per inch of its axis.
 TO_AN_INCH = 11
 
@@ -107,7 +107,7 @@ def layer_heatmaps(
         if position + columns < len(layers):
             axes.set_xticklabels([])
     null = f"{GREY}, {draws:,} permutations" if draws else GREY
-    label = f"{measure}\n({'no null; grey: undefined' if no_null else null})"
+    label = f"{measure}\n({'no null; hatched: undefined' if no_null else null})"
     width, height = figure.get_size_inches()
     figure.colorbar(image, ax=grid, shrink=0.75, label=_wrapped(label, height))
     if no_null:
@@ -150,10 +150,15 @@ def draw_cells(
     """
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.patches import Rectangle
 
     cmap, scale = colormaps[colours], Normalize(*limits)
     grey = np.ma.masked_where(~shown, np.zeros(values.shape))
     axes.imshow(grey, cmap=ListedColormap([NULL]), aspect=aspect)
+    for i, j in np.argwhere(shown & ~clear):  # pale colours and grey alone look alike
+        axes.add_patch(
+            Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, lw=0, hatch="////", ec=FAINT)
+        )
     coloured = np.ma.masked_where(~(clear & shown), values)
     image = axes.imshow(coloured, cmap=cmap, norm=scale, aspect=aspect)
     if text is not None:
