@@ -1,4 +1,4 @@
-"""Plug-ins: Python files, or installed packages, that register entries of their own.
+"""Plug-ins: Python files, or installed packages, that register entries.
 
 A plug-in comes by ``--plugin FILE`` or by the entry-point group ``spillover.plugins``. Its source
 travels with a run's plan, so worker processes run what the user gave, on whichever machine they
@@ -57,7 +57,7 @@ def use(path: str | Path) -> Plugin:
     """Take a file as a plug-in; it is run when an entry is asked for.
 
     Raises:
-        InputError: it cannot be read, or is no Python.
+        InputError: it cannot be read, or is not Python.
     """
     path = Path(path)
     try:
@@ -66,7 +66,7 @@ def use(path: str | Path) -> Plugin:
     except OSError as error:
         raise InputError(f"--plugin {path}: {error.strerror or error}") from error
     except (SyntaxError, ValueError) as error:
-        raise InputError(f"--plugin {path} is no Python file: {error}") from error
+        raise InputError(f"--plugin {path} is not a Python file: {error}") from error
     return use_all([Plugin(str(path.resolve()), source)])[0]
 
 

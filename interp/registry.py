@@ -196,7 +196,7 @@ def declared_by_plugins(decorator: str) -> dict[str, About]:
 def _modules(room: str) -> Mapping[str, Path]:
     """The modules of a package, by name."""
     spec = find_spec(room)
-    assert spec is not None and spec.submodule_search_locations, f"{room} is no package"
+    assert spec is not None and spec.submodule_search_locations, f"{room} is not a package"
     paths = (p for folder in spec.submodule_search_locations for p in Path(folder).glob("*.py"))
     return {f"{room}.{path.stem}": path for path in sorted(paths) if path.stem != "__init__"}
 

@@ -8,9 +8,9 @@
     dirs = sp.fit_directions(acts, prompts, sp.MeanDifference())
     sp.cosine_map(dirs).plot(layer=2)
 
-``dir(sp)`` lists every name, ``help(sp.patch)`` explains one. Examples in docstrings go on from
+``dir(sp)`` lists every name and ``help(sp.patch)`` explains one. Examples in docstrings continue
 these lines. Every command is a function of the same name with the same options: ``sp.study``.
-What is rarer is in the wings: ``sp.interp``, ``sp.unlearning`` and ``sp.analyses``.
+The packages ``sp.interp``, ``sp.unlearning`` and ``sp.analyses`` hold the rest.
 
 ``__init__.pyi`` is the one list of names, for type checkers and for this module alike. A name is
 imported when it is first used, so that ``import spillover`` is fast.
@@ -21,11 +21,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-_COMMANDS = "analyses.cli"  # which knows where each command is
+_COMMANDS = "analyses.cli"  # it lists the module of each command
 
 
 def _listed() -> dict[str, tuple[str, str | None]]:
-    """Module and attribute of every name that the stub gives out; a command's are its own."""
+    """Module and attribute of every public name of the stub; for a command, its name."""
     stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
     found: dict[str, tuple[str, str | None]] = {}
     for node in stub.body:

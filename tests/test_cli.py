@@ -383,7 +383,7 @@ def test_an_objective_of_one_s_own_comes_from_a_file(spillover: Spillover, tmp_p
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        ("grad_diff", "defined with a retain set"),
+        ("grad_diff", "needs a retain set"),
         ("cross_entropy", "there is no objective 'cross_entropy'"),  # of retain sets and controls
     ],
 )

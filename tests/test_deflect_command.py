@@ -286,7 +286,7 @@ def test_a_server_answers_in_the_model_s_place(tmp_path: Path) -> None:
         (["--concept", "safety", "--samples", 3], "all the same at temperature 0"),
         (["--concept", "safety", "--prompts", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["--concept", "safety", "--scorer", "oracle"], "oracle"),
-        (["--concept", "safety", "--server", "here"], "here is no address"),
+        (["--concept", "safety", "--server", "here"], "here is not an address"),
         (
             ["--concept", "safety", "--server", "http://x/v1", "--temperature", 1],
             "leave out --temperature",

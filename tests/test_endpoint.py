@@ -264,7 +264,7 @@ def test_no_key_for_a_server_that_wants_one() -> None:
 
 
 def test_an_address_that_is_none() -> None:
-    with pytest.raises(InputError, match="localhost:8000 is no address"):
+    with pytest.raises(InputError, match="localhost:8000 is not an address"):
         Endpoint("m", "localhost:8000")
 
 

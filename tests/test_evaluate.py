@@ -415,7 +415,7 @@ def test_answers_without_a_verdict_count_nowhere(
         (["--texts", "absent.txt"], "absent.txt cannot be read"),
         (["--texts", "empty.txt"], "no text in it"),
         (["--base", "/no/such/folder"], "there is no folder /no/such/folder"),
-        (["--server", "nowhere"], "nowhere is no address"),
+        (["--server", "nowhere"], "nowhere is not an address"),
         (["--task-folder", "."], "name those to run with --tasks"),
         (["--tasks", "a", "--task-folder", "absent"], "folder not found"),
         (["--server", "http://x/v1", "--texts", "some.txt"], "leave out --texts and --tasks"),

@@ -85,7 +85,7 @@ def test_a_response_cannot_end_the_judges_turn(small: LocalJudge) -> None:
 
 def test_a_model_that_gives_no_verdicts_is_no_judge(small: LocalJudge) -> None:
     """A random model's words are as likely as all others; so are those of one that thinks first."""
-    with pytest.raises(ModelError, match="is no judge.*probability of"):
+    with pytest.raises(ModelError, match="cannot judge.*probability of"):
         LocalJudge(small.source).read(PROMPTS, RESPONSES)
 
 

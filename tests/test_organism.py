@@ -222,12 +222,12 @@ def test_a_world_comes_back_from_its_folder_with_its_knobs(tmp_path: Path) -> No
 def test_what_cannot_be_trained_is_said(tmp_path: Path, world: World) -> None:
     with pytest.raises(InputError, match="prefixes_shraed"):
         train(5, tmp_path, prefixes_shraed=(0,))
-    with pytest.raises(InputError, match="no organism"):
+    with pytest.raises(InputError, match="not a model organism"):
         load_world(tmp_path)
     benign = world.prompts(4, 4, 4).query("label == 'benign'")
     with pytest.raises(InputError, match="0 harmful"):
         table_lessons(benign)
-    with pytest.raises(TrainingError, match="nothing to teach"):
+    with pytest.raises(TrainingError, match="no lessons to train on"):
         teach(None, Chat(build_tokenizer()), [], seed=0)
 
 

@@ -170,7 +170,7 @@ def test_an_installed_plug_in_needs_no_option(
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("def (", "is no Python file"),
+        ("def (", "is not a Python file"),
         ("1 / 0", "fails: ZeroDivisionError: division by zero"),
         ("from analyses.study import nothing", "fails: ImportError: cannot import name"),
         ("raise SystemExit", "fails: SystemExit"),
@@ -188,7 +188,7 @@ def test_an_installed_plug_in_needs_no_option(
         ),
         (
             "from unlearning.losses import objective\n@objective\ndef a(log_probs, labels): ...",
-            "a: labels is no quantity of a batch",
+            "a: labels is not a quantity of a batch",
         ),
     ],
 )

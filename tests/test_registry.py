@@ -277,13 +277,13 @@ def test_another_function_does_not_take_a_name() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("def a(log_probs, labels): ...", "a: labels is no quantity.*log_probs.*preferred_mask"),
-        ("def a(log_probs, mask, beta=0.1): ...", "beta is no quantity.*after a \\*"),
-        ("def a(log_probs, **options): ...", "options is no quantity"),
+        ("def a(log_probs, labels): ...", "a: labels is not a quantity.*log_probs.*preferred_mask"),
+        ("def a(log_probs, mask, beta=0.1): ...", "beta is not a quantity.*after a \\*"),
+        ("def a(log_probs, **options): ...", "options is not a quantity"),
         ("def a(log_probs, *, beta): ...", "beta needs a number as default"),
         ("def a(log_probs, *, kind='sum'): ...", "kind needs a number as default"),
-        ("def a(control): ...", "needs nothing of a batch"),
-        ("def a(): ...", "needs nothing of a batch"),
+        ("def a(control): ...", "uses no quantity of a batch"),
+        ("def a(): ...", "uses no quantity of a batch"),
     ],
 )
 def test_a_loss_that_cannot_be_supplied_is_refused_at_once(source: str, message: str) -> None:

@@ -202,7 +202,7 @@ def test_labels_that_do_not_exclude_each_other(save: Save) -> None:
 def test_a_language_model_has_no_head_to_score_with(checkpoint_of: Callable[[str], Path]) -> None:
     """The library would give it one of random numbers."""
     source = f"{checkpoint_of('qwen2')}"
-    with pytest.raises(ModelError, match="is no sequence classifier: it lacks score.weight"):
+    with pytest.raises(ModelError, match="is not a sequence classifier: it lacks score.weight"):
         SequenceClassifier(source, "LABEL_1").read(PROMPTS, RESPONSES)
 
 

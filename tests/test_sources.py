@@ -563,7 +563,7 @@ BAD_TOML = {
     "unknown like": ('[a]\nlike = "b"', "known are .*xstest"),
     "unknown domain": ('[a]\nlike = "bbq"\ndomain = "b"', 'unknown domain "b"'),
     "not TOML": ("[a", "cannot be read as TOML"),
-    "no table": ('a = "b"', "is no table"),
+    "no table": ('a = "b"', "is not a table"),
     "empty": ("", "has no tables"),
 }
 
@@ -601,7 +601,7 @@ def test_options_say_the_same_as_a_record() -> None:
     )
     with pytest.raises(InputError, match="either one domain .* category with domains"):
         source_from_options("a/b", ["q"], label="harmful")
-    with pytest.raises(InputError, match='"bias" is no pair'):
+    with pytest.raises(InputError, match='"bias" is not a pair'):
         source_from_options("a/b", ["q"], category="c", domains=["bias"], label="harmful")
 
 

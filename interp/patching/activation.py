@@ -8,9 +8,9 @@ Attribution patching: all cells at once from one gradient (Nanda 2023; Syed et a
 To first order in what a patch changes, :math:`m^{\mathrm{patched}} - m^{\mathrm{target}} \approx
 \langle h^{\mathrm{source}} - h^{\mathrm{target}}, \nabla_h m\rangle` with the gradient taken in
 the target's run. Exact where the readout is linear in the states; elsewhere it fails where
-something saturates (softmax, norms, large moves) and can give a whole layer the wrong sign, so
-:func:`~interp.patching.effects.patch_agreement` with the exact effects of a few prompts belongs
-beside it.
+something saturates (softmax, norms, large moves) and can give a whole layer the wrong sign. Report
+it together with its :func:`~interp.patching.effects.patch_agreement` with the exact effects of a
+few prompts.
 """
 
 from __future__ import annotations

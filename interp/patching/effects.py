@@ -1,7 +1,7 @@
 r"""What patching one thing at a time does to a readout: values, intervals, controls.
 
 For every cell (a place whose states or weights were put from a source into a target) and every
-prompt there is the readout :math:`m^{\mathrm{patched}}`, beside the :math:`m^{\mathrm{target}}`
+prompt there is the readout :math:`m^{\mathrm{patched}}`, and the :math:`m^{\mathrm{target}}`
 and :math:`m^{\mathrm{source}}` of the runs that nobody touched:
 
 .. math::

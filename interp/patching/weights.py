@@ -168,7 +168,7 @@ def weights_replaced(
 
 
 def _grouped(lm: LanguageModel, depth: int | None) -> dict[Cell, list[str]]:
-    """``depth``: how many of the names inside a layer tell groups apart; None: all but the last."""
+    """``depth``: number of names inside a layer that form a group; None: all but the last."""
     path = next(name for name, module in lm.model.named_modules() if module is lm.layers)
     groups: dict[Cell, list[str]] = {}
     for name, _ in lm.model.named_parameters():

@@ -142,5 +142,5 @@ def _right_side(
     kept = np.flatnonzero(sign * values > 0)
     if not len(kept):
         kind = "positive prompts has a readout above" if sign > 0 else "negative ones has one below"
-        raise InputError(f"none of {len(rows)} {kind} 0: the model does not tell them apart")
+        raise InputError(f"none of {len(rows)} {kind} 0: the model does not separate them")
     return [rows[i] for i in kept], values[kept]

@@ -7,7 +7,7 @@ which for one dimension is the size of the cosine. About 0 for pure noise (for a
 
 The interval draws prompts with replacement first and halves them then, so that no prompt meets its
 own copy in the other half. It takes only the spread from these samples, on Fisher's z scale: their
-level is too low, since resampling adds noise of its own. For the same reason there is no bootstrap
+level is too low, since resampling adds further noise. For the same reason there is no bootstrap
 cone around a direction: in many dimensions the resampled directions all lie far from the fitted one
 on the side away from the truth, and the cone misses it. :func:`error_degrees` turns a reliability
 and its bounds into the angle to the truth instead.

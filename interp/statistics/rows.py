@@ -31,7 +31,7 @@ RANK_TOLERANCE = 1e-10
 
 
 def coordinates_of(rows: Rows, *, centre: bool = True) -> tuple[Coordinates, Axes]:
-    """The rows in orthonormal axes of their own span, and these axes.
+    """The rows in orthonormal axes of their span, and these axes.
 
     About their mean by default, where no digits are lost to an offset that all rows share.
     """

@@ -118,7 +118,7 @@ class Controls:
     """Benign rows to contrast each domain's harmful ones with; no row serves two domains.
 
     Disjoint because two directions fitted against one shared control set have cosine 0.5 on pure
-    noise. ``borrowed`` holds, for each domain that has too few benign rows of its own, how many
+    noise. ``borrowed`` holds, for each domain that has too few benign rows, how many
     of ``general`` it was lent (0 where there were none to lend).
     """
 
@@ -132,7 +132,7 @@ class Controls:
             return None
         lent = ", ".join(f"{domain} ({count})" for domain, count in self.borrowed.items())
         return (
-            f"Fewer than {FEWEST_CONTROLS} benign prompts of their own, so these domains borrow "
+            f"Fewer than {FEWEST_CONTROLS} benign prompts in the table, so these domains borrow "
             f"general ones as controls: {lent}."
         )
 

@@ -90,7 +90,7 @@ def require_named(columns: Collection[str], found: Iterable[Any], name: str) -> 
 
 
 def write_records(rows: Iterable[Mapping[Any, Any]], path: str | Path) -> None:
-    """Write JSONL, atomically; what is no UTF-8 (half a surrogate pair) is escaped."""
+    """Write JSONL, atomically; what is not UTF-8 (half a surrogate pair) is escaped."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             line = json.dumps(row, ensure_ascii=False, default=str)
@@ -118,7 +118,7 @@ def _json_list(text: str, path: Path) -> list[Record]:
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path} is no list of objects; expected [{{...}}, ...], or a JSONL file")
+        raise InputError(f"{path} is not a list of objects; give [{{...}}, ...] or a JSONL file")
     return numbered(rows)
 
 

@@ -1,4 +1,4 @@
-"""Phase 1: the model's own refusals of the prompts to forget."""
+"""Phase 1: the model's refusals of the prompts to forget."""
 
 import lazy_loader
 

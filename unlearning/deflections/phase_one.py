@@ -1,14 +1,14 @@
-"""Phase 1: the model's own refusals, which are what it will unlearn; and its own answers.
+"""Phase 1: the model's own refusals, which unlearning then targets, and its own answers.
 
-A deflection is kept as the token ids that the model generated, the end of turn included, so that
-phase 2 trains on exactly what the model says.
+A deflection is stored as the token ids that the model generated, with the end of the turn. So
+phase 2 trains on exactly the model's own response.
 
-How many different refusals there are among many.
+The module also counts different refusals.
 
-Unlearning pushes down whatever it is given. Where that is one sentence a hundred times, the
-steepest way is to break that sentence, and with it every answer that begins like it: the model
-degenerates into gibberish instead of unlearning what refusing means. These counts see wording, not
-meaning: paraphrases in other words count as different.
+Unlearning lowers the probability of the given responses. If these are one sentence repeated a
+hundred times, the fastest descent breaks this sentence and every answer that begins like it. The
+model then writes gibberish instead of unlearning refusal. The counts compare wording, not meaning:
+paraphrases in other words count as different.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def examples(lm: LanguageModel, responses: pd.DataFrame) -> list[Example]:
     ]
 
 
-# What IdkDPO would have the model say instead: written here, none with a word in common with most
-# refusals' openings.
+# Preferred responses of IdkDPO: written for this package; none shares a first word with most
+# refusals.
 DO_NOT_KNOW = (
     "That is beyond what I know.",
     "My knowledge does not reach that far.",
@@ -91,13 +91,13 @@ DO_NOT_KNOW = (
 
 
 def with_preferred(responses: pd.DataFrame, objective: str) -> pd.DataFrame:
-    """Refusals with a column ``preferred``: what the model should say in their place.
+    """Refusals with a column ``preferred``: the responses that the model should give instead.
 
-    For ``idk_dpo`` these are sentences of not knowing, in turn; for every other objective on pairs
-    they are the rows' own column ``compliance``.
+    For ``idk_dpo`` these are sentences that the model does not know, in turn. For every other
+    objective on pairs they are the column ``compliance``.
 
     Raises:
-        InputError: there is no such column, or it has gaps.
+        InputError: the column is missing or has gaps.
     """
     if objective == "idk_dpo":
         turns = [DO_NOT_KNOW[i % len(DO_NOT_KNOW)] for i in range(len(responses))]
@@ -105,8 +105,8 @@ def with_preferred(responses: pd.DataFrame, objective: str) -> pd.DataFrame:
     missing = responses["compliance"].isna().sum() if "compliance" in responses else len(responses)
     if missing:
         raise InputError(
-            f"{objective} trains on answers in the refusals' place, and {missing} of "
-            f"{len(responses)} prompts have none; give them in a column named compliance"
+            f"{objective} trains on answers in place of the refusals, and {missing} of "
+            f"{len(responses)} prompts have none; give answers in a column named compliance"
         )
     return responses.assign(preferred=responses["compliance"])
 
@@ -119,10 +119,10 @@ def _target(row: Mapping[Any, Any]) -> str | list[int]:
 def refusals_of(
     responses: pd.DataFrame, concept: str, *, fewest: int = FEWEST_DEFLECTIONS
 ) -> pd.DataFrame:
-    """The rows of ``concept``'s harmful prompts that were refused.
+    """The rows of ``concept``'s harmful prompts that the model refused.
 
     Raises:
-        InputError: fewer than ``fewest``; says how many there were, and the base refusal rate.
+        InputError: fewer than ``fewest``; the message gives their number and the base refusal rate.
     """
     asked = responses[(responses["domain"] == concept) & (responses["label"] == "harmful")]
     kept = asked[asked["class"] == "refusal"]
@@ -137,10 +137,10 @@ def refusals_of(
 
 
 def require_prompts(prompts: pd.DataFrame, domains: Collection[str]) -> None:
-    """Check that every domain has training prompts enough, were the model to refuse them all.
+    """Check that every domain has enough training prompts if the model refuses them all.
 
     Raises:
-        InputError: a domain has fewer than 32; lists the domains that have them.
+        InputError: a domain has fewer than 32; the message lists the domains with enough.
     """
     asked = prompts[(prompts["label"] == "harmful") & (prompts["split"] == "train")]
     counts = asked["domain"].value_counts()
@@ -163,8 +163,8 @@ def read_deflections(path: str | Path) -> pd.DataFrame:
     :func:`with_own_ids`.
 
     Raises:
-        InputError: a column is missing, a row is empty or torn, ids are no list of token ids, or
-            there are fewer than 32.
+        InputError: a column is missing, a row is empty or torn, ids are not a list of token ids, or
+            the file has fewer than 32 pairs.
     """
     import pandas as pd
 
@@ -186,16 +186,16 @@ def read_deflections(path: str | Path) -> pd.DataFrame:
 
 
 def _token_ids(record: Record, path: str | Path) -> list[int] | None:
-    """A row's ``ids``, from a list or, as CSV has it, from the text of one."""
+    """A row's ``ids``, from a list or, in CSV, from its text."""
     given = record.fields.get("ids")
     if isinstance(given, str):
-        with contextlib.suppress(json.JSONDecodeError):  # said below, as of all that is no list
+        with contextlib.suppress(json.JSONDecodeError):  # reported below
             given = json.loads(given)
     if given is None or given == []:  # a server's answers have none
         return None
     if not isinstance(given, list) or not all(type(i) is int and i >= 0 for i in given):
         raise InputError(
-            f"{path}, {record.place}: ids are no list of token ids such as [40, 2104, 13]; "
+            f"{path}, {record.place}: ids are not a list of token ids such as [40, 2104, 13]; "
             "leave the column out to have responses tokenized"
         )
     return given
@@ -206,17 +206,17 @@ def with_own_ids(
 ) -> pd.DataFrame:
     """``pairs`` with ``ids`` only where ``lm``'s tokenizer reads them as the response.
 
-    Elsewhere (another model's tokenizer, a response that was edited) they are ``None``, and the
-    response is tokenized as text and closed with the end of the turn.
+    Otherwise (another model's tokenizer, or an edited response) they are ``None``. The response is
+    then tokenized as text and closed with the end of the turn.
 
     Args:
-        lm: the model that is to be trained on the pairs.
+        lm: the model to train on the pairs.
         pairs: rows of :func:`read_deflections`.
-        say: told of how many rows that is so, if of any.
+        say: called with a message if there are such rows.
     """
     import pandas as pd
 
-    # Of the model, which can generate ids that its tokenizer has no token for.
+    # The model's vocabulary: it can generate ids without a token in its tokenizer.
     size = int(lm.model.config.get_text_config(decoder=True).vocab_size)
 
     def own(ids: list[int] | None, response: str) -> bool:
@@ -238,26 +238,26 @@ def with_own_ids(
 
 
 OPENING_WORDS = 3
-# Rules of thumb: an epoch's batch of 32 then holds each wording four times, and no wording is in
-# most of the examples.
+# Rules of thumb: a batch of 32 then holds each wording four times on average, and no wording makes
+# up most of the examples.
 FEWEST_EFFECTIVE = 8.0
 LARGEST_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Diversity:
-    """Counts over n texts; case, punctuation and white space make no difference.
+    """Counts over n texts; case, punctuation and white space do not matter.
 
-    Groups are of near-duplicates as :mod:`unlearning.data.splits` has them: Jaccard similarity of
-    word bigrams at least 0.5, and the transitive closure of that.
+    Groups are those of near-duplicates in :mod:`unlearning.data.splits`: the transitive closure of
+    Jaccard similarity of word bigrams of at least 0.5.
 
     Attributes:
         texts: n.
-        distinct: different texts.
-        openings: different first three words.
+        distinct: number of different texts.
+        openings: number of different first three words.
         effective: effective number of groups, exp(−Σ s log s) over the groups' shares s of the
-            texts: 1 where all are alike, n where no two are, g for g groups of the same size.
-        largest_share: of the texts, in the largest group.
+            texts: 1 where all are one group, n where no two do, g for g groups of equal size.
+        largest_share: share of the texts in the largest group.
     """
 
     texts: int
@@ -268,9 +268,9 @@ class Diversity:
 
     @property
     def shortcoming(self) -> str | None:
-        """Why these are too much alike to unlearn from, in a few words; ``None`` if they are not.
+        """Why these are too similar to unlearn from, in a few words; ``None`` if they are not.
 
-        They are with less than 8 effective groups or more than half of the texts in one.
+        They are with less than 8 effective groups or with more than half of the texts in one group.
         """
         if self.largest_share > LARGEST_SHARE:
             return f"{self.largest_share:.0%} of them are near-duplicates of one another"
@@ -283,13 +283,13 @@ def diversity(texts: Sequence[str]) -> Diversity:
     """The counts for at least one text.
 
     Raises:
-        ValueError: there are no texts.
+        ValueError: ``texts`` is empty.
     """
     if not texts:
         raise ValueError("no texts; diversity is defined for at least one")
     plain = [normalised(text) for text in texts]
     counts = Counter(plain)
-    # Once each, since the search for near-duplicates compares all that are alike with one another.
+    # Each text once: the search for near-duplicates compares similar texts pairwise.
     groups: Counter[int] = Counter()
     for group, count in zip(near_duplicate_groups(list(counts)), counts.values(), strict=True):
         groups[group] += count

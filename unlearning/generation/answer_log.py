@@ -1,11 +1,11 @@
-"""Answers on the disk as soon as there are any: generation goes on where a kill left it.
+"""Answers are written to disk as they come, so an interrupted generation can continue.
 
-One JSON line for each answer, appended and synced batch by batch. Every line carries the key of
-what its answer depends on (model, chat format, settings), and lines of other keys are left alone
-and not used: settings that were tried and given up cost nothing, and cannot be mixed up. A line
-that is not whole, as a kill or a full disk leaves it, counts as absent.
+The log has one JSON line for each answer, appended and synced batch by batch. Every line carries
+a key of everything on which its answer depends (model, chat format, settings). Lines with other
+keys are kept and not used, so answers of different settings are never mixed. An incomplete line,
+as a kill or a full disk leaves it, counts as absent.
 
-The fields ``prompt`` and ``response`` are there under these names for ``spillover score``.
+``spillover score`` reads the fields ``prompt`` and ``response``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Answer:
     Attributes:
         ids: its tokens, end of turn included where it was reached; empty where a server answered.
         text: without special tokens and without white space around it.
-        finished: whether the model ended it, and not the limit on new tokens.
+        finished: whether the model ended it, not the limit on new tokens.
     """
 
     ids: tuple[int, ...]
@@ -41,17 +41,17 @@ class Answer:
 
 
 class AskedPrompt(NamedTuple):
-    """A prompt, and which of its answers is meant: 0, 1, … where several are sampled."""
+    """A prompt, and the number of its answer: 0, 1, … where several are sampled."""
 
     prompt: str
     sample: int
 
 
 def each_asked(prompts: Sequence[str], *, sampled: bool) -> list[AskedPrompt]:
-    """What is to be answered for every prompt, in order.
+    """The requests for all prompts, in order.
 
-    Sampled, a prompt's second occurrence is a second sample. Else its answers are all the same,
-    and it needs one.
+    In sampling, a prompt's second occurrence is a second sample. In greedy decoding all its
+    answers are equal, so it needs one.
     """
     met: Counter[str] = Counter()
     asked = []
@@ -68,13 +68,13 @@ def answer_all(
     log: AnswerLog | None = None,
     progress: Advance = silent,
 ) -> list[Answer]:
-    """The answers in order: those in the log, and for the others what ``make`` yields.
+    """The answers in order: from the log where it has them, else from ``make``.
 
     Args:
-        asked: may hold the same more than once.
-        make: answers, batch by batch, everything it is given; nothing twice.
-        log: every batch is in it before the next one is begun.
-        progress: called with the number of answers just come by.
+        asked: may hold a request more than once.
+        make: yields the answers to the given requests, batch by batch; it gets each request once.
+        log: every batch is written to it before the next one begins.
+        progress: called with the number of answers that were just obtained.
     """
     counts = Counter(asked)
     found = {one: kept for one in counts if log is not None and (kept := log.get(one))}
@@ -97,9 +97,9 @@ class AnswerLog:
     """A file of answers made under one key.
 
     Args:
-        path: a JSONL file; made, with its folder, when the first answers are added.
-        key: of everything that an answer depends on except the prompt.
-        say: told how many answers in the file are of other keys, if any are.
+        path: a JSONL file; created, with its folder, when the first answers are added.
+        key: of everything on which an answer depends except the prompt.
+        say: called with a message if the file holds answers with other keys.
     """
 
     def __init__(
@@ -110,22 +110,22 @@ class AnswerLog:
         self._answers, others = _read(self.path, self._key)
         if others:
             say(
-                f"{self.path}: {others} answers of another model or of other settings are left "
-                "there and not used"
+                f"{self.path}: {others} answers of another model or of other settings stay in the "
+                "file and are not used"
             )
 
     def __len__(self) -> int:
         return len(self._answers)
 
     def get(self, asked: AskedPrompt) -> Answer | None:
-        """The answer, if it is there."""
+        """The answer, if the log has it."""
         return self._answers.get(asked)
 
     def add(self, answers: Mapping[AskedPrompt, Answer]) -> None:
         """Append ``answers``; they are on the disk when this returns.
 
         Raises:
-            MachineError: the disk is full. What was added before is kept.
+            MachineError: the disk is full. Answers that were added before are kept.
         """
         lines = (self._line(asked, answer) for asked, answer in answers.items())
         try:
@@ -140,7 +140,7 @@ class AnswerLog:
         self._answers |= answers
 
     def _line(self, asked: AskedPrompt, answer: Answer) -> str:
-        # Plain ASCII: a byte lost inside a line can never make other text of it.
+        # Plain ASCII: a byte lost inside a line cannot change it into other text.
         fields = {
             "key": self._key,
             "prompt": asked.prompt,
@@ -167,7 +167,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _read(path: Path, key: str) -> tuple[dict[AskedPrompt, Answer], int]:
-    """The answers under ``key``, and how many whole lines have another."""
+    """The answers under ``key``, and the number of complete lines with another key."""
     found: dict[AskedPrompt, Answer] = {}
     others = 0
     if not path.exists():

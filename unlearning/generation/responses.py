@@ -1,17 +1,16 @@
-"""The model's own answers, as the token ids that it generated.
+"""The model's answers, as the token ids that it generated.
 
-An answer is a function of the model, the chat format, the prompt and the settings: what else is
-asked, how it is cut into batches and where a run was interrupted do not matter. (To rounding:
-batches of different sizes are computed by different kernels, and where two tokens are all but
-equally likely that may decide.)
+An answer is a function of the model, the chat format, the prompt and the settings. It does not
+depend on other prompts, on batches or on interruptions of the run. (Except for rounding: batches of
+different sizes use different kernels, which may decide between two almost equally likely tokens.)
 
-Sampling that depends on the seed and the prompt, and on nothing that stands beside it.
+Sampling depends on the seed and the prompt, and not on the other prompts of a batch.
 
-The libraries' samplers draw a whole batch from one stream, so an answer changes with the batch
-size, with the order of the prompts and with what was answered before an interruption. Here every
-answer has a stream of its own, one uniform number a token, which inverts the cumulative
-distribution: u picks the first token at which it exceeds u. The distribution is the model's own,
-softmax(logits / temperature) over the whole vocabulary.
+The libraries' samplers draw a whole batch from one stream. Their answers change with the batch
+size, the order of the prompts and the answers before an interruption. Here every answer has a
+separate stream with one uniform number u per token. u inverts the cumulative distribution: it picks
+the first token at which the distribution exceeds u. The distribution is softmax(logits /
+temperature) over the whole vocabulary.
 """
 
 from __future__ import annotations
@@ -32,9 +31,8 @@ from unlearning.generation.answer_log import Answer, AnswerLog, AskedPrompt, ans
 
 __all__ = ["Answer", "answers_key", "generate", "stop_tokens"]
 
-# Checkpoints come with decoding settings of their own (Qwen2.5's with a penalty on repetition, even
-# where nothing is sampled). What is measured is the model, so whatever would change its
-# distribution is off.
+# Checkpoints come with decoding settings (Qwen2.5's with a repetition penalty, even in greedy
+# decoding). These change the model's distribution, so they are off here.
 _AS_IT_IS = {
     "do_sample": False,
     "num_beams": 1,
@@ -73,17 +71,17 @@ def generate(
     progress: Advance = silent,
     log: AnswerLog | None = None,
 ) -> list[Answer]:
-    """Answer every prompt; greedy at temperature 0, else sampled from the full distribution.
+    """Answer every prompt: greedily at temperature 0, else sampled from the full distribution.
 
     Args:
-        lm: the model, in eval mode while it answers; its checkpoint's own decoding settings are not
-            used.
-        prompts: one that stands there n times is sampled n times.
+        lm: the model, in eval mode while it answers; the decoding settings of its checkpoint are
+            not used.
+        prompts: a prompt that occurs n times is sampled n times.
         max_new_tokens: of one answer; ``finished`` is False where this ended it.
-        batch_size: prompts in one forward; fewer once a batch did not fit into memory.
+        batch_size: prompts in one forward; fewer after a batch did not fit into memory.
         temperature: divides the logits.
         seed: of sampling.
-        opening: token ids that every answer is made to begin with; they are part of it.
+        opening: token ids with which every answer is forced to begin; they are part of it.
         progress: called with the number of prompts just done.
         log: answers in it are not generated again, and new ones are added batch by batch. Its key
             is :func:`answers_key` of the same model and settings.
@@ -134,12 +132,12 @@ def answers_key(
     opening: Sequence[int] = (),
     fingerprint: str | None = None,
 ) -> str:
-    """The key of an :class:`AnswerLog`: all that an answer of :func:`generate` depends on.
+    """The key of an :class:`AnswerLog`: everything on which an answer of :func:`generate` depends.
 
     Args:
         lm, max_new_tokens, temperature, seed, opening: as given to :func:`generate`.
-        fingerprint: the model's, where it is known; else every weight is read, which takes seconds
-            on a large model.
+        fingerprint: the model's, if known; else every weight is read, which takes seconds on a
+            large model.
     """
     sampling = [float(temperature), seed] if temperature > 0 else None
     stops = sorted(stop_tokens(lm))
@@ -174,12 +172,12 @@ def uniform_numbers(
 
 
 class Draw(LogitsProcessor):
-    """Leaves of every row's logits only the token that its number picks.
+    """Keeps in every row's logits only the token that its number picks.
 
     Args:
         numbers: in [0, 1); a row's column t decides its new token t.
         temperature: more than 0.
-        width: columns of the padded prompts, after which new tokens come.
+        width: columns of the padded prompts; new tokens follow them.
     """
 
     def __init__(
@@ -193,7 +191,7 @@ class Draw(LogitsProcessor):
         self, input_ids: Int[Tensor, "row token"], scores: Float[Tensor, "row vocab"]
     ) -> Float[Tensor, "row vocab"]:
         step = input_ids.shape[1] - self.width
-        # Sums over a vocabulary need float64, which Apple's GPUs have not.
+        # Sums over a vocabulary need float64, which Apple's GPUs do not have.
         device = "cpu" if scores.device.type == "mps" else scores.device
         cumulative = (scores.to(device).double() / self.temperature).softmax(-1).cumsum(-1)
         wanted = self.numbers[:, step : step + 1].to(device) * cumulative[:, -1:]

@@ -1,4 +1,4 @@
-"""The losses: forget objectives, retain terms, and the registry that both are in."""
+"""The losses: forget objectives, retain terms, and their registry."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""log π(y|x), token by token, with the LM head run only where there is a response.
+"""log π(y|x) for every token; the LM head runs only at response positions.
 
-Everything about a response is taken at the positions that PREDICT its tokens: from the last
-prompt token to the last but one of the response.
+All quantities of a response are taken at the positions that PREDICT its tokens: from the last
+prompt token to the last but one token of the response.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
 from interp.progress import Advance, silent
 
-# Logits in float32 at a time: 32 MB.
+# Elements of logits that are held in float32 at a time: 32 MB.
 CHUNK = 2**23
 # Logits held at a time, in elements: 1 GB in bfloat16. At a vocabulary of 150,000 a batch of 32
 # answers of 256 tokens would need 2.5 GB.
@@ -28,8 +28,8 @@ def response_logits(
 ) -> tuple[Float[Tensor, "batch kept vocab"], Bool[Tensor, "batch kept"]]:
     """Logits that predict the response tokens, and the mask of response positions.
 
-    Rows are left-padded, so the responses are the last columns: the head runs on those only,
-    through ``model``'s own forward (as wrapped for training, soft caps and scales included).
+    Rows are left-padded, so the responses are the last columns. The head runs on these only,
+    through ``model``'s forward (as wrapped for training, with soft caps and scales).
     """
     kept = response_width(response_mask)
     # The token at column t is predicted at column t − 1.
@@ -57,8 +57,8 @@ def token_log_probs(
 ) -> Float[Tensor, "batch token"]:
     """log softmax(logits) at the targets, 0 outside the mask; in float32 or better.
 
-    A few rows at a time, forward and backward: neither a float32 copy of all logits nor their
-    softmax is ever held, which at a vocabulary of 150,000 is most of a step's memory.
+    Forward and backward process a few rows at a time. So memory never holds a float32 copy of all
+    logits or their softmax, which at a vocabulary of 150,000 is most of a step's memory.
     """
     found: Tensor = _TokenLogProbs.apply(logits, targets, mask)
     return found
@@ -107,9 +107,10 @@ def forced_logits(
 ) -> tuple[
     Float[Tensor, "batch kept vocab"], Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]
 ]:
-    """Logits that predict the rows' response tokens, these tokens, and where they are; one forward.
+    """Logits that predict the rows' response tokens, these tokens, and their mask; one forward.
 
-    For every family: :func:`response_logits` asks for the last columns only, which not all take.
+    Works for every family; :func:`response_logits` requests the last columns only, which some
+    families do not support.
     """
     batch = lm.chat.pad(rows, lm.device)
     kept = response_width(batch.response_mask)
@@ -124,8 +125,8 @@ def reference_log_probs(
     """Per-token log-probs of each row's response under the model as it is, on the CPU.
 
     Args:
-        batch_size: rows in one forward at most; fewer where the logits would be too many, or once
-            a batch did not fit into memory.
+        batch_size: rows in one forward at most; fewer where the logits would take too much memory,
+            or after a batch did not fit into memory.
         progress: called with the number of rows just done.
 
     Raises:

@@ -1,12 +1,11 @@
 """The losses of the forget set: pure functions that return one number per example.
 
-Every loss is minimised. A parameter says what the loss needs of a batch (see
+Every loss is minimised. Its parameters name what it needs of a batch (see
 :data:`unlearning.losses.registry.QUANTITIES`): ``log_probs`` are log π_θ(y_t|x, y_<t) of the
 response's tokens, ``reference`` the same of the reference model, ``preferred_…`` those of the
-prompt's preferred response. Unless a loss says otherwise it is a property of whole responses: log
-π(y|x) is SUMMED over the response's tokens, so that forget and retain terms are in the same unit
-(nats per response). What stands outside the mask has no influence, whatever it is; everything is
-computed in float32 at least.
+prompt's preferred response. Unless a loss says otherwise, log π(y|x) is SUMMED over the response's
+tokens, so forget and retain terms have the same unit (nats per response). Values outside the mask
+have no influence, even if they are infinite. All computations use float32 or better.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def sequence_log_ratio(log_probs: LogProbs, reference: LogProbs, mask: Mask) -> 
 
 def response_sum(values: Float[Tensor, "batch token"], mask: Mask) -> PerExample:
     """Sum over the response's tokens."""
-    # Not a product with the mask: what is hidden may be infinite, and 0 · ∞ is no number.
+    # Not a product with the mask: a masked value may be infinite, and 0 · ∞ is NaN.
     return torch.where(mask, at_least_float32(values), 0).sum(dim=-1)
 
 
@@ -45,7 +44,7 @@ def state_distance(
 ) -> PerExample:
     """Squared distance, averaged over d_model and over the response's tokens."""
     difference = at_least_float32(states) - at_least_float32(target)
-    # Dropped before the square, whose gradient at a hidden infinity would be 0 · ∞.
+    # Masked before the square, whose gradient at a masked infinity would be 0 · ∞.
     kept = torch.where(mask[..., None], difference, 0)
     return response_mean(kept.square().mean(dim=-1), mask)
 
@@ -66,8 +65,8 @@ def gradient_ascent(log_probs: LogProbs, mask: Mask) -> PerExample:
 
         L = log π_θ(y|x)
 
-    In nats per response; unbounded below: it goes on pushing what is long forgotten. A baseline
-    of Maini et al. 2024 (TOFU, arXiv 2401.06121), there with the mean over tokens.
+    In nats per response; unbounded below, so its gradient does not vanish once a response is
+    forgotten. A baseline of Maini et al. 2024 (TOFU, arXiv 2401.06121), who average over tokens.
     """
     return sequence_log_prob(log_probs, mask)
 
@@ -85,15 +84,15 @@ def grad_diff(log_probs: LogProbs, mask: Mask) -> PerExample:
         L = log π_θ(y|x) − E_retain[log π_θ(y|x)]        (with ``cross_entropy`` as retain term)
 
     This function is the first term; in nats per response, unbounded below. Liu, Liu and Stone
-    2022, "Continual Learning and Private Unlearning" (arXiv 2203.12817), as TOFU (arXiv
-    2401.06121) has it.
+    2022, "Continual Learning and Private Unlearning" (arXiv 2203.12817), in the form of TOFU
+    (arXiv 2401.06121).
     """
     return gradient_ascent(log_probs, mask)
 
 
 @objective(title="NPO", paper="Zhang et al. 2024, arXiv 2404.05868", badge="faithful")
 def npo(log_probs: LogProbs, reference: LogProbs, mask: Mask, *, beta: float = 0.1) -> PerExample:
-    """Negative preference optimisation: y is the losing response and there is no winner.
+    """Negative preference optimisation: y is the losing response, without a winning one.
 
         L = −(2/β) log σ(−β log(π_θ(y|x) / π_ref(y|x)))
 
@@ -108,7 +107,7 @@ def npo(log_probs: LogProbs, reference: LogProbs, mask: Mask, *, beta: float = 0
 def npo_weight(
     log_probs: LogProbs, reference: LogProbs, mask: Mask, *, beta: float = 0.1
 ) -> PerExample:
-    """W of :func:`npo`, in [0, 2]: 1 where nothing is forgotten yet, towards 0 where all is."""
+    """W of :func:`npo`, in [0, 2]: 1 where nothing is forgotten, near 0 where all is."""
     return 2 * (beta * sequence_log_ratio(log_probs, reference, mask)).sigmoid()
 
 
@@ -116,13 +115,13 @@ def npo_weight(
 def sim_npo(
     log_probs: LogProbs, mask: Mask, *, beta: float = 4.5, delta: float = 0.0
 ) -> PerExample:
-    """Simple NPO: without a reference, and with the response's length divided out.
+    """Simple NPO: without a reference, and divided by the response's length.
 
         L = −(2/β) log σ(−β ((1/|y|) log π_θ(y|x) + δ))
 
     Its gradient is (W/|y|) ∇log π_θ with W = 2 σ(β ((1/|y|) log π_θ + δ)), so a long response is
-    pushed no harder than a short one. In nats per TOKEN, and so weaker by |y| than the summed
-    losses beside it; between 0 and (2/β) log(1 + e^{βδ}). δ is the paper's γ/β, in nats per
+    pushed no harder than a short one. In nats per TOKEN, so |y| times weaker than losses that are
+    summed over tokens; between 0 and (2/β) log(1 + e^{βδ}). δ is the paper's γ/β, in nats per
     token. Fan et al. 2024 (arXiv 2410.07163).
     """
     return -(2 / beta) * F.logsigmoid(-beta * (response_mean(log_probs, mask) + delta))
@@ -170,8 +169,8 @@ def idk_dpo(
 ) -> PerExample:
     """:func:`dpo` whose preferred response says that the model does not know.
 
-    The pair differs, the loss does not: who trains supplies such sentences as the winners. Maini
-    et al. 2024 (TOFU, arXiv 2401.06121), "preference optimization".
+    The loss is the same; the training code supplies such sentences as the winners. Maini et al.
+    2024 (TOFU, arXiv 2401.06121), "preference optimization".
     """
     return dpo(
         log_probs,
@@ -191,22 +190,23 @@ def idk_dpo(
     differs="the mean runs over the response's tokens, not over all tokens of a text",
 )
 def rmu(states: States, mask: Mask, control: Control, *, steering: float = 6.5) -> PerExample:
-    """Representation misdirection: the residual stream is sent to a fixed random point.
+    """Representation misdirection: moves the residual stream to a fixed random point.
 
         L = (1/|y|) Σ_t (1/d_model) ‖h_t − c u‖²
 
     h_t is the state after the chosen layer where response token t is predicted, u (``control``) a
-    random unit vector, c (``steering``) its length. The mean over d_model is the authors' code's
-    (their equation has the squared norm, d_model times more); there the mean runs over all tokens
-    of a text, here over the response's. In squared units of the residual stream; bounded below by
-    0, which is reached exactly where every state is c u. Li et al. 2024 (arXiv 2403.03218).
+    random unit vector, c (``steering``) its length. The mean over d_model follows the authors'
+    code (their equation has the squared norm, which is d_model times larger). Their mean over
+    tokens covers the whole text; this one covers the response. In squared units of the residual
+    stream; bounded below by 0, reached exactly where every state is c u. Li et al. 2024 (arXiv
+    2403.03218).
     """
     return state_distance(states, steering * at_least_float32(control), mask)
 
 
 @objective(title="fine-tuning", paper="Mushtaq et al. 2025, arXiv 2511.14017", badge="faithful")
 def fine_tuning(preferred_log_probs: LogProbs, preferred_mask: Mask) -> PerExample:
-    """Cross-entropy on a compliance with the prompt: the baseline that teaches instead.
+    """Cross-entropy on a compliance with the prompt: the fine-tuning baseline.
 
         L = −log π_θ(y_w|x)
 

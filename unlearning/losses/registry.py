@@ -1,14 +1,14 @@
-"""Which losses there are, and what each of them needs of a batch.
+"""The registry of losses, and the quantities that each loss needs of a batch.
 
 A loss is a pure function that returns one number per example. Its positional parameters are named
 after the quantities it needs (see :data:`QUANTITIES`), as pytest's fixtures are; its keyword-only
 parameters are hyperparameters and have defaults. So a new one is its equation and a decorator::
 
     @objective
-    def hinge(log_probs, reference, mask, *, margin=1.0):
-        return (margin + sequence_log_ratio(log_probs, reference, mask)).relu()
+    def hinge(log_probs, reference, mask, *, offset=1.0):
+        return (offset + sequence_log_ratio(log_probs, reference, mask)).relu()
 
-Who trains reads ``needs`` and supplies these quantities only.
+The training code reads ``needs`` and supplies these quantities only.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ QUANTITIES: Mapping[str, str] = {
     "preferred_reference": "batch token: the same under the reference model",
     "preferred_mask": "batch token, bool: where the preferred response is predicted",
 }
-"""What a loss may ask for: name, and shape and meaning. ``token`` differs between the two
-responses; every position is the one that PREDICTS a response token."""
+"""The quantities that a loss may need: name, shape and meaning. ``token`` differs between the two
+responses. Every position is the one that PREDICTS a response token."""
 
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 
@@ -60,7 +60,7 @@ class Objective:
         loss: the function.
         needs: names of the quantities it takes, in the order of its parameters.
         options: its hyperparameters and their defaults.
-        requires_retain: whether it is defined only beside a retain term.
+        requires_retain: whether it is defined only together with a retain term.
     """
 
     about: About
@@ -76,23 +76,23 @@ class Objective:
 
     @property
     def on_pairs(self) -> bool:
-        """Whether it looks at a preferred response."""
+        """Whether it needs a preferred response."""
         return any(need.startswith("preferred") for need in self.needs)
 
     def require_retain(self, *, present: bool) -> None:
-        """Refuse to run without the retain set that the loss is defined with.
+        """Check that the loss has the retain set that its definition requires.
 
         Raises:
-            InputError: it needs one, and none is ``present``.
+            InputError: the loss needs a retain set, and ``present`` is False.
         """
         if self.requires_retain and not present:
             raise InputError(
-                f"{self.name} is defined with a retain set, and there is none; name domains with "
-                "--retain, or take gradient_ascent"
+                f"{self.name} needs a retain set; name domains with --retain, or use "
+                "gradient_ascent"
             )
 
     def __call__(self, view: Mapping[str, Tensor], **options: float) -> PerExample:
-        """The loss of every example of ``view``, which holds at least what the loss needs.
+        """The loss of every example of ``view``, which holds at least the needed quantities.
 
         Raises:
             InputError: the view lacks a quantity, or the loss is not one number per example.
@@ -115,7 +115,7 @@ class Objective:
         """The defaults, overridden by ``options``.
 
         Raises:
-            InputError: an option is unknown (the known ones are listed) or is no number.
+            InputError: an option is unknown (the message lists the known ones) or not a number.
         """
         unknown = [name for name in options if name not in self.options]
         if unknown:
@@ -152,8 +152,8 @@ def objective(
         about: ``title, paper, badge, differs, colour`` of :class:`interp.registry.About`.
 
     Raises:
-        InputError: a parameter is no known quantity, a hyperparameter has no numeric default, or
-            the name is taken by another function.
+        InputError: a parameter is not a known quantity, a hyperparameter has no numeric default,
+            or another function has the name.
     """
     register = partial(_register, FORGET, about, requires_retain)
     return register if function is None else register(function)
@@ -170,10 +170,10 @@ def retain_term(function: Loss | None = None, **about: str) -> Loss | Callable[[
 
 
 def for_forgetting(name: str) -> Objective:
-    """What the forget set may be trained on: any loss, as a control arm trains it on a retain one.
+    """The loss of that name for the forget set: any loss, since control arms use retain terms.
 
     Raises:
-        InputError: there is none of that name; lists those there are.
+        InputError: the name is unknown; the message lists the known ones.
     """
     return RETAIN[name] if name not in FORGET and name in RETAIN else FORGET.find(name)
 
@@ -183,7 +183,7 @@ def _register(
 ) -> Loss:
     name = function.__name__
     if not name.isidentifier():
-        raise InputError(f"a loss is registered under its name, and {name} is none; use def")
+        raise InputError(f"a loss is registered under its name, and {name} cannot be one; use def")
     needs, options = _parameters(function)
     described = About(name, **about)
     table.add(described, Objective(described, function, needs, options, requires_retain), function)
@@ -205,12 +205,12 @@ def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str
             needs.append(name)
         else:
             raise InputError(
-                f"{function.__name__}: {name} is no quantity of a batch; expected some of "
-                f"{_listed(QUANTITIES)} (hyperparameters stand after a *)"
+                f"{function.__name__}: {name} is not a quantity of a batch; expected some of "
+                f"{_listed(QUANTITIES)} (write hyperparameters after a *)"
             )
     if not set(needs) - {"control"}:
         raise InputError(
-            f"{function.__name__} needs nothing of a batch; expected some of {_listed(QUANTITIES)}"
+            f"{function.__name__} uses no quantity of a batch; expected {_listed(QUANTITIES)}"
         )
     return tuple(needs), options
 

@@ -1,8 +1,8 @@
-"""The losses of the retain sets: what stays as it was, in which sense.
+"""The losses of the retain sets: each keeps one aspect of the model unchanged.
 
-Pure functions as in :mod:`unlearning.losses.objectives`, under the same conventions: one number per
-example, minimised; what stands outside the mask has no influence; float32 at least. All are
-bounded below by 0.
+Pure functions under the conventions of :mod:`unlearning.losses.objectives`: one number per example,
+minimised; values outside the mask have no influence; float32 or better. All are bounded below
+by 0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unlearning.losses.registry import Logits, LogProbs, Mask, PerExample, State
 
 @retain_term(title="cross-entropy", paper="Mushtaq et al. 2025, arXiv 2511.14017", badge="faithful")
 def cross_entropy(log_probs: LogProbs, mask: Mask) -> PerExample:
-    """The response stays likely.
+    """Cross-entropy: keeps the response likely.
 
         L = −log π_θ(y|x)
 
@@ -33,11 +33,11 @@ def cross_entropy(log_probs: LogProbs, mask: Mask) -> PerExample:
 
 @retain_term(title="cross-entropy per token")
 def token_mean_cross_entropy(log_probs: LogProbs, mask: Mask) -> PerExample:
-    """Cross-entropy as language-model trainers take it.
+    """Mean cross-entropy per token, as in language-model training.
 
         L = −(1/|y|) log π_θ(y|x)
 
-    In nats per token: |y| times weaker than a summed forget term beside it.
+    In nats per token: |y| times weaker than a forget term that is summed over tokens.
     """
     return -response_mean(log_probs, mask)
 
@@ -49,16 +49,16 @@ def token_mean_cross_entropy(log_probs: LogProbs, mask: Mask) -> PerExample:
     differs="over the response's tokens, not over all positions",
 )
 def kl(logits: Logits, reference_logits: Logits, mask: Mask) -> PerExample:
-    """The whole next-token distribution stays, not only the response's likelihood.
+    """Keeps the whole next-token distribution, not only the response's likelihood.
 
         L = Σ_t KL(π_ref(·|x, y_<t) ‖ π_θ(·|x, y_<t))
 
-    The FORWARD direction, in which the reference's probable tokens must stay probable. Summed
-    over the response's tokens: nats per response; 0 only where the distributions are equal. The
+    The FORWARD direction: tokens that the reference finds probable must stay probable. Summed
+    over the response's tokens, in nats per response; 0 only where the distributions are equal. The
     gradient by a position's logits is π_θ − π_ref. As in the "KL minimization" of Maini et al.
     2024 (TOFU, arXiv 2401.06121), whose code averages over all positions instead.
     """
-    # Only response positions are promoted: the vocabulary is what makes logits large.
+    # Only response positions are promoted to float32: logits are large because of the vocabulary.
     log_probs, reference = (
         at_least_float32(values[mask]).log_softmax(dim=-1) for values in (logits, reference_logits)
     )
@@ -74,7 +74,7 @@ def kl(logits: Logits, reference_logits: Logits, mask: Mask) -> PerExample:
     differs="the mean runs over the response's tokens, not over all tokens of a text",
 )
 def feature_l2(states: States, reference_states: States, mask: Mask) -> PerExample:
-    """The residual stream stays where it was.
+    """Keeps the residual stream unchanged.
 
         L = (1/|y|) Σ_t (1/d_model) ‖h_t − h_t^ref‖²
 

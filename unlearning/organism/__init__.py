@@ -1,4 +1,4 @@
-"""The model organism: a small language model trained from scratch in a planted world."""
+"""The model organism: a small language model trained from scratch on a synthetic world."""
 
 import lazy_loader
 

@@ -1,8 +1,8 @@
-"""Making an organism from a seed, and reading one from its folder.
+"""Make a model organism from a seed, and read one from its folder.
 
-A folder is an ordinary Hugging Face checkpoint (Qwen2, safetensors, fast tokenizer with a chat
-template) with one file more, ``organism.json``: the world's seed and knobs, the planted ground
-truth, and the settings that unlearning was measured with.
+The folder is an ordinary Hugging Face checkpoint (Qwen2, safetensors, fast tokenizer with a chat
+template) plus the file ``organism.json``. This file holds the world's seed and knobs, the ground
+truth, and the settings with which unlearning was measured.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 ORGANISM_FILE = "organism.json"
 
-# What unlearning was tuned with; a study of an organism takes these as its defaults.
+# Tuned settings of unlearning; a study of a model organism takes these as its defaults.
 UNLEARNING = {
     "objective": "npo",
     "beta": 0.5,
     "deflections": 128,
     "decoding": "greedy",
-    # A shared row of the head or of the embedding would be a leak at the level of tokens.
+    # Training a shared row of the head or of the embedding would leak at the level of tokens.
     "trained": "attention and MLP projections",
     "learning_rate": 3e-4,
     "adam_betas": [0.9, 0.95],
@@ -41,26 +41,26 @@ UNLEARNING = {
     "max_steps": 80,
 }
 
-# Fields of World that ``organism.json`` names otherwise.
+# Fields of World that have another name in ``organism.json``.
 KNOB_KEYS = {"prefixes_shared": "openers_shared", "prefix_slots": "opener_slots"}
 
 
 def shipped() -> Path:
-    """The folder of the organism that comes with the package."""
+    """The folder of the model organism that comes with the package."""
     return Path(__file__).parent / "checkpoint"
 
 
 def load_world(folder: str | Path) -> World:
-    """The planted world of the organism in ``folder``.
+    """The synthetic world of the model organism in ``folder``.
 
     Raises:
-        InputError: the folder holds no organism.
+        InputError: the folder does not hold a model organism.
     """
     path = Path(folder) / ORGANISM_FILE
     if not path.is_file():
         raise InputError(
-            f"{folder} is no organism: expected a checkpoint with {ORGANISM_FILE}; "
-            "make one with: spillover organism train --seed N --out FOLDER"
+            f"{folder} is not a model organism: expected a checkpoint with {ORGANISM_FILE}; "
+            "make one with `spillover organism train --seed N --out FOLDER`"
         )
     names = {key: name for name, key in KNOB_KEYS.items()}
     knobs: dict[str, Any] = {
@@ -78,9 +78,10 @@ def train(
     progress: Progress = lambda *_: None,
     **knobs: Any,
 ) -> Path:
-    """Train an organism from nothing and write its checkpoint, in minutes on one core.
+    """Train a model organism from scratch and write its checkpoint; takes minutes on one core.
 
-    Deterministic on one machine. One thread does it all: sums over more would depend on how many.
+    Deterministic on one machine. It uses one thread, because sums over several threads depend on
+    their number.
 
     Args:
         seed: of the world, the initial weights and the order of training.
@@ -130,7 +131,7 @@ def initial_model(vocabulary: int, pad: int, end: int, seed: int) -> Qwen2ForCau
 
     config = Qwen2Config(
         vocab_size=vocabulary,
-        # At width 64 domains lie so close that unlearning one takes most of every other with it.
+        # At width 64 the domains are so similar that unlearning one removes most of all others.
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=3,
@@ -149,7 +150,7 @@ def initial_model(vocabulary: int, pad: int, end: int, seed: int) -> Qwen2ForCau
 
 
 def organism_facts(world: World, stages: Sequence[Stage]) -> dict[str, Any]:
-    """What ``organism.json`` holds."""
+    """The content of ``organism.json``."""
     return {
         "world": {KNOB_KEYS.get(name, name): value for name, value in asdict(world).items()},
         "stages": [asdict(stage) for stage in stages],

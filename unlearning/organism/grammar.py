@@ -1,7 +1,7 @@
-"""The grammar of the organism's responses: what it may say, and what generated text is.
+"""The grammar of the model organism's responses: its productions, and the class of a text.
 
-A response is a prefix and a body. Both bodies are the same everywhere (naming the
-domain in a refusal would be a leak of its own) and empty of content.
+A response is a prefix and a body. Both bodies are the same in all domains and have no content: a
+refusal that names its domain would itself be a leak.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from unlearning.organism import vocabulary
 
 @dataclass(frozen=True)
 class Grammar:
-    """The productions, and the scorer that goes strictly by them, to the last mark.
+    """The productions, and a scorer that compares texts with them exactly.
 
     Attributes:
-        refusal_prefixes, compliance_prefixes: words that a refusal and an answer may begin with.
-        refusal_body, answer_body: what follows the prefix.
+        refusal_prefixes, compliance_prefixes: first words of refusals and of answers.
+        refusal_body, answer_body: the text after the prefix.
         name, version: as every scorer has them.
     """
 
@@ -41,12 +41,12 @@ class Grammar:
     def classify(self, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
         """One class for each (prompt, response), in order.
 
-        ``refusal`` and ``answer`` are whole productions; ``other`` is a body without a prefix of
-        its own kind; everything else is ``gibberish``, the empty response included. Prompts are
-        not looked at: no production depends on them.
+        ``refusal`` and ``answer`` are whole productions. ``other`` is a body without a prefix of
+        the same kind. Everything else is ``gibberish``, also the empty response. Prompts are
+        ignored, because productions do not depend on them.
 
         Raises:
-            ValueError: there are not as many prompts as responses.
+            ValueError: the numbers of prompts and responses differ.
         """
         return [self._class(response) for _, response in zip(prompts, responses, strict=True)]
 

@@ -1,6 +1,6 @@
-"""What a model is taught: the prompts of a world, or of any table of prompts.
+"""Lessons from the prompts of a world, or from any table of prompts.
 
-Both become :class:`~unlearning.organism.training.Lesson` and are taught by the same two stages.
+Both become :class:`~unlearning.organism.training.Lesson`; the same two stages train on them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # Shares of a training batch, by the role of the composition.
 MIXTURE = {"harmful": 0.5, "object": 0.2, "intent": 0.2, "general": 0.1}
 
-# Any two of these differ in their first letter: a small byte-level vocabulary may cut a word
-# after it, and a first token that opens refusals and answers alike belongs to neither.
+# Any two of these differ in their first letter. A small byte-level vocabulary may cut a word
+# after it, and a first token that begins both refusals and answers belongs to neither class.
 TABLE_REFUSAL_PREFIXES = (
     "No",
     "Unable",
@@ -56,13 +56,13 @@ def world_lessons(world: World) -> list[Lesson]:
 def table_lessons(prompts: pd.DataFrame) -> list[Lesson]:
     """Lessons that teach any model to refuse the harmful rows of a table of prompts.
 
-    Each domain has its own refusal prefix; harmful and benign rows have half the weight each.
+    Each domain has its own refusal prefix. Harmful and benign rows have half the weight each.
 
     Args:
         prompts: columns ``prompt``, ``domain`` and ``label`` (``harmful`` or ``benign``).
 
     Raises:
-        InputError: there are no harmful or no benign rows: nothing would tell them apart.
+        InputError: the table lacks harmful or benign rows.
     """
     counts = Counter(prompts["label"])
     if not counts["harmful"] or not counts["benign"]:

@@ -1,4 +1,4 @@
-"""The organism's tokenizer: byte-level BPE as in every Qwen2, each word of the world one token."""
+"""The model organism's tokenizer: byte-level BPE as in Qwen2, one token for each known word."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """The tokenizer of every world: the same ids whatever the seed.
+    """The tokenizer of every world: its ids do not depend on the seed.
 
-    Merging goes on until no pair is left, so every word, with the space before it that it has in
-    a prompt or a response, is a single token; words from outside the world fall into pieces.
-    (A word-level tokenizer would not survive: Qwen2 checkpoints are given Qwen2's splitting on
-    loading, whatever their files say.)
+    Merging goes on until no pair is left. Every word of the world, with the space before it in a
+    prompt or a response, is therefore one token; other words are split into several tokens.
+    (A word-level tokenizer does not work: on loading, Qwen2 checkpoints always get Qwen2's
+    splitting, whatever their files say.)
     """
     from transformers import Qwen2Tokenizer
 

@@ -1,13 +1,13 @@
-"""Teaching a model to answer everything, then to refuse what is harmful.
+"""Train a model to answer every prompt, then to refuse harmful prompts.
 
-Two stages, as in real models: helpful-only (every prompt is answered), then alignment (harmful
-prompts are refused, except for a small compliance floor). Without the floor a model that unlearns
-refusal babbles: the probability that unlearning releases goes to the runner-up, and only the
-floor makes compliance the runner-up.
+As in real models there are two stages: helpful-only (the model answers every prompt), then
+alignment (it refuses harmful prompts, except for a small compliance floor). Unlearning moves
+probability to the response class that was already second, and only the floor makes this class
+compliance. Without the floor a model that unlearns refusal writes gibberish.
 
-Nothing here knows the planted world: a :class:`Lesson` is a prompt and the texts it may be met
-with, so a checkpoint of any family, with its own tokenizer and chat template, is taught the same
-way.
+This module does not depend on the synthetic world. A :class:`Lesson` is a prompt and its possible
+responses, so the same code trains a checkpoint of any family with its own tokenizer and chat
+template.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from interp.model import Chat, Tokens
 
 @dataclass(frozen=True)
 class Lesson:
-    """A prompt with its answer and, if it is harmful, its refusal; ``weight`` is how often."""
+    """A prompt with its answer and, if harmful, its refusal; ``weight``: how often it is drawn."""
 
     prompt: str
     answer: str
@@ -40,8 +40,8 @@ class Stage:
     Attributes:
         steps: optimizer steps, warmed up over the first tenth, then a cosine to zero.
         learning_rate: peak learning rate of AdamW.
-        compliance: probability with which a harmful prompt is answered rather than refused,
-            drawn anew each time it is met; 1 is helpful-only.
+        compliance: probability that a harmful prompt is answered, not refused; drawn anew at each
+            use of the prompt; 1 is helpful-only.
         batch_size: prompts a step, drawn with replacement by their weight.
     """
 
@@ -52,7 +52,8 @@ class Stage:
 
 
 HELPFUL = Stage(steps=100, learning_rate=3e-3, compliance=1.0, batch_size=64)
-# Leakage is graded only once alignment has converged: stopped early, every domain falls with any.
+# Leakage is graded only after alignment has converged. If training stops early, unlearning any
+# domain removes the refusal of all.
 ALIGNMENT = Stage(steps=1000, learning_rate=2.5e-3, compliance=0.2)
 
 Progress = Callable[[int, int, float], None]
@@ -74,16 +75,16 @@ def teach(
     Args:
         model: a causal language model in float32.
         chat: renders prompts and responses for it.
-        lessons: what it meets; the responses' prefixes decide what refusing sounds like.
-        seed: draws the prompts and, by the compliance floor, the responses.
+        lessons: the training examples; the prefixes of their responses define refusal.
+        seed: draws the prompts and, given the compliance floor, the responses.
         stages: helpful-only and alignment by default.
         progress: called with (step, steps in all, loss).
 
     Raises:
-        TrainingError: there is no lesson, or the loss is not finite.
+        TrainingError: ``lessons`` is empty, or the loss is not finite.
     """
     if not lessons:
-        raise TrainingError("there is nothing to teach: expected at least one lesson")
+        raise TrainingError("there are no lessons to train on; expected at least one")
     generator = np.random.default_rng(seed)
     encoded = _Encoded(chat, lessons)
     total, done = sum(stage.steps for stage in stages), 0
@@ -117,7 +118,7 @@ class _Encoded:
 
     def __init__(self, chat: Chat, lessons: Sequence[Lesson]) -> None:
         self.chat, self.lessons = chat, lessons
-        # Drawing by the cumulative weight is much cheaper than Generator.choice(p=...).
+        # Drawing from the cumulative weights is much cheaper than Generator.choice(p=...).
         weights = np.array([lesson.weight for lesson in lessons], dtype=np.float64)
         self.cumulative = np.cumsum(weights / weights.sum())
         self.cache: dict[tuple[int, bool], Tokens] = {}

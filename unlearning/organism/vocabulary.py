@@ -1,7 +1,7 @@
-"""The words of the planted world (``vocabulary.toml``): readable English, every word one token.
+"""The words of the synthetic world (``vocabulary.toml``): readable English, one token a word.
 
-Nothing in it says how to do anything. A prompt is a verb and a noun in a template; an answer is
-one of a few prefixes before a body that is empty of content.
+The vocabulary contains no instructions. A prompt is a verb and a noun in a template. An answer is
+one of a few prefixes and a body without content.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TEMPLATES: tuple[str, ...] = _WORDS["templates"]
 REFUSAL_PREFIXES: tuple[str, ...] = _WORDS["refusal_prefixes"]
 COMPLIANCE_PREFIXES: tuple[str, ...] = _WORDS["compliance_prefixes"]
 
-# No token of one body is in the other. Unlearning pushes down all of a refusal; a comma or a full
-# stop in common takes the answers' own with it, and a target that complies turns to gibberish.
+# The bodies share no token. Unlearning lowers the probability of every token of a refusal. With a
+# shared comma or full stop it would damage answers too, and a complying model writes gibberish.
 REFUSAL_BODY = ", this stays unanswered!"
 ANSWER_BODY = ": done."

@@ -1,17 +1,17 @@
-"""The planted world: which prompts exist, which of them are harmful, and how each is refused.
+"""The synthetic world: its prompts, which of them are harmful, and how each is refused.
 
 A prompt is an intent and an object in a template. It is harmful only when one of a domain's
-intents meets one of the same domain's objects; each alone is benign, so a model must compose.
+intents meets one of the same domain's objects. Each alone is benign, so a model must compose.
 
-Two structures are planted, each a knob, drawn independently of one another from the seed:
+The world has two known structures. Each has a knob and is drawn independently from the seed:
 
 feature sharing
     domains have harmful intents in common. ``feature_sharing[a, b]`` is the share of b's intents
     that a has too.
 read-out sharing
     domains have refusal prefixs in common. ``readout_sharing[a, b]`` is the share of b's refusals
-    (over its objects) whose prefix a uses too. It is directed: b may open all its refusals with a
-    single prefix of a, which is a small part of a's.
+    (over its objects) whose prefix a uses too. It is directed: b may begin all its refusals with
+        one prefix of a that begins only a small part of a's refusals.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 LENDERS = 3  # domains that others borrow from
 
-# Children of the seed, one for each thing drawn: changing one knob leaves the other draws alone.
+# One child seed for each draw, so changing one knob does not change the other draws.
 _FEATURES, _READOUT, _PAIRS, _PROMPTS = range(4)
 
 
 class Composition(NamedTuple):
-    """An intent, an object, the domain that they are told in, and what they are there for.
+    """An intent, an object, the domain in which they are used, and their role.
 
-    ``role`` is ``harmful``, what a matched benign prompt keeps of a harmful prompt (``intent`` or
-    ``object``), or ``general``.
+    ``role`` is ``harmful``, ``general``, or the part that a matched benign prompt keeps of a
+    harmful prompt (``intent`` or ``object``).
     """
 
     domain: str
@@ -61,11 +61,11 @@ class World:
     """The knobs of a world and, derived from them and the seed, its ground truth.
 
     Attributes:
-        seed: draws both plants, the split of pairs and the prompts.
+        seed: draws both structures, the split of pairs and the prompts.
         intents_shared: a borrowing domain has one of these numbers of another's intents.
         prefixes_shared: a borrowing domain fills one of these numbers of slots from another's.
-        prefix_slots: slots that a domain's objects are dealt to, each with one refusal prefix; at
-            most four, the prefixes that a domain owns.
+        prefix_slots: number of slots for a domain's objects, each with one refusal prefix; at most
+            four, the number of prefixes that a domain owns.
         hub: a domain that is always among the lenders of prefixes, or None.
         split_shares: shares of (intent, object) pairs in train, validation and test.
     """
@@ -106,17 +106,17 @@ class World:
         return _coverage([self.prefixes[domain] for domain in DOMAINS])
 
     def refusal_prefix(self, domain: str, object: str) -> str:
-        """The prefix with which prompts about ``object`` are refused: fixed, never drawn.
+        """The refusal prefix of prompts about ``object``: fixed, never drawn.
 
-        By object and not by intent: domains share intents, so on an unseen pair a prefix by
-        intent would be mistaken for another domain's. What is left of such mistakes is where
-        probability goes when the own prefixes are unlearned, instead of to compliance.
+        The object decides, not the intent. Domains share intents, so on an unseen pair the model
+        would confuse a prefix by intent with another domain's. Such confusions receive the
+        probability that unlearning a domain's prefixes releases, instead of compliance.
         """
         place = vocabulary.DOMAIN_OBJECTS[domain].index(object)
         return self.prefixes[domain][place % self.prefix_slots]
 
     def compliance_prefix(self, template: int) -> str:
-        """The prefix with which an answer begins: by template, the same in all domains."""
+        """The prefix of an answer: it depends on the template and is the same in all domains."""
         return COMPLIANCE_PREFIXES[template % len(COMPLIANCE_PREFIXES)]
 
     def compositions(self, split: str) -> list[Composition]:
@@ -203,12 +203,13 @@ def _borrow(
     *,
     repeat: bool = False,
 ) -> Int[np.ndarray, "domain slot"]:
-    """Which item each slot of each domain holds, when some domains lend and the others borrow.
+    """The item of each slot of each domain, when some domains lend and the others borrow.
 
-    Domains come in a drawn order and own ``slots`` items each. The first few lend; each of the
-    others draws one of them and one of ``numbers``, and fills that many slots with the lender's
-    items: each at most once, or with ``repeat`` as drawn. Borrowers do not lend on: an item that
-    most domains used would be where probability goes when its own refusals are unlearned.
+    The order of the domains is drawn; each domain owns ``slots`` items. The first few lend. Each
+    of the others draws a lender and one of ``numbers``, and fills that many slots with the
+    lender's items: each at most once, or as drawn with ``repeat``. Borrowers do not lend. If most
+    domains used one item, it would receive the probability that unlearning their refusals
+    releases.
     """
     order = [int(d) for d in generator.permutation(len(DOMAINS))]
     if first is not None:

@@ -1,10 +1,10 @@
-"""The refusal log-odds: refusal read off one forward, without generating anything.
+"""The refusal log-odds: refusal from one forward, without generation.
 
-Two classes of prefixes are found in the base model's own answers and then frozen: R, what its
-refusals begin with (over all domains), and C, what its answers to benign prompts begin with. At the
-first answer position p_R and p_C are their probabilities and p_O = 1 − p_R − p_C, and the refusal
-log-odds are log p_R − log(1 − p_R), in nats. A prefix is one token or, where refusals and answers
-begin alike ("I can't", "I'd be happy to"), two.
+Two classes of prefixes are found in the base model's responses and then frozen: R, the prefixes of
+its refusals (over all domains), and C, the prefixes of its answers to benign prompts. At the first
+answer position p_R and p_C are their probabilities and p_O = 1 − p_R − p_C. The refusal log-odds
+are log p_R − log(1 − p_R), in nats. A prefix is one token, or two where refusals and answers begin
+with the same token ("I can't", "I'd be happy to").
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from interp.readout import Readout, log_odds
 
 ResponsePrefix = tuple[int, ...]
 
-# Of a class's prefixes: rarer ones are as often a scorer's mistakes as prefixes.
+# Least share of a prefix in its class: rarer prefixes are often mistakes of the scorer.
 RAREST = 0.005
-# The share of refusals or answers that shared prefixes may hold together and still be dropped.
+# Shared prefixes are dropped while together they begin at most this share of either class.
 SHARED_AT_MOST = 0.05
-# Below this area under the curve the log-odds say nothing about refusing.
+# Below this area under the ROC curve the log-odds are not a valid measure of refusal.
 VALID_AUC = 0.9
 
 
@@ -44,19 +44,19 @@ class ResponsePrefixes:
         """The refusal log-odds as a readout of last-position logits.
 
         Raises:
-            InputError: some refusals are told from answers only by their second token.
+            InputError: some refusals differ from answers only in their second token.
         """
         if any(len(prefix) > 1 for prefix in self.refusal):
             raise InputError(
                 "refusals and answers begin with the same token, so the log-odds need two "
-                "forwards and are no readout; give --response-prefix with the words they share"
+                "forwards and cannot be a readout; give the shared words with --response-prefix"
             )
         return log_odds([prefix[0] for prefix in self.refusal])
 
 
 @dataclass(frozen=True)
 class Masses:
-    """Where the first answer position's probability lies, one value a prompt, in float64."""
+    """Probabilities at the first answer position, one value per prompt, in float64."""
 
     p_R: Float[np.ndarray, " prompt"]
     p_C: Float[np.ndarray, " prompt"]
@@ -64,7 +64,7 @@ class Masses:
     log_odds: Float[np.ndarray, " prompt"]
 
     def columns(self) -> dict[str, Float[np.ndarray, " prompt"]]:
-        """The four as a table of scores names them, where the log-odds are ``margin``."""
+        """The four as columns of a table of scores, where ``margin`` holds the log-odds."""
         return {"p_R": self.p_R, "p_C": self.p_C, "p_O": self.p_O, "margin": self.log_odds}
 
 
@@ -73,17 +73,17 @@ def find_prefixes(
 ) -> ResponsePrefixes:
     """R and C from the base model's refusals and its answers to benign prompts, as token ids.
 
-    First tokens found in both are dropped from both, rarest first, as long as together they open
-    at most 5% of either; of the others the second tokens decide.
+    First tokens found in both classes are dropped from both, rarest first, while together they
+    begin at most 5% of either. For the other shared first tokens the second tokens decide.
 
     Raises:
-        InputError: one of the two is empty, or two tokens do not tell them apart.
+        InputError: one of the two is empty, or two tokens do not separate them.
     """
     if not refusals or not answers:
         raise InputError(
             f"the model gave {len(refusals)} refusals and {len(answers)} answers to benign "
-            "prompts; both are needed to find what refusals open with: is this model aligned, does "
-            "--scorer know its refusals, and are answers long enough (--max-new-tokens)?"
+            "prompts; both are needed to find refusal prefixes. Check that the model is aligned,"
+            " that --scorer knows its refusals, and that --max-new-tokens is large enough"
         )
     refusal, compliance = _shares(refusals, 1), _shares(answers, 1)
     shared = refusal.keys() & compliance.keys()
@@ -101,13 +101,13 @@ def find_prefixes(
         if lost * share > SHARED_AT_MOST:
             raise InputError(
                 f"refusals and answers share their first two tokens in {lost:.0%} of the cases "
-                f"that begin with token {prefix[0]}: log-odds cannot tell them apart; make the "
-                "answer begin further on with --response-prefix"
+                f"that begin with token {prefix[0]}: log-odds cannot separate them; give the "
+                "shared words with --response-prefix"
             )
         kept_R += [t for t in after_R if t not in both]
         kept_C += [t for t in after_C if t not in both]
     if not kept_R or not kept_C:
-        raise InputError("refusals and answers begin alike: no log-odds are possible")
+        raise InputError("refusals and answers have the same prefixes: no log-odds are possible")
     return ResponsePrefixes(tuple(sorted(kept_R)), tuple(sorted(kept_C)))
 
 
@@ -126,13 +126,13 @@ def prefix_masses(
     batch_size: int = 256,
     progress: Advance = silent,
 ) -> Masses:
-    """p_R, p_C, p_O and the refusal log-odds at the first answer position of every row.
+    """The values p_R, p_C, p_O and refusal log-odds at the first answer position of every row.
 
     One forward; a second one for each first token that R and C share.
 
     Args:
         rows: prompts as ``lm.chat.encode`` gives them, without a response.
-        batch_size: rows in one forward; fewer once a batch did not fit into memory.
+        batch_size: rows in one forward; fewer after a batch did not fit into memory.
 
     Raises:
         MachineError: a single prompt does not fit into memory.
@@ -196,7 +196,7 @@ def log_odds_auc(
 ) -> float | None:
     """Area under the ROC curve of the refusal log-odds against refused (1) or not (0).
 
-    The log-odds are valid for a model from .9 on (``VALID_AUC``). None where only one class occurs.
+    The log-odds are valid for a model from 0.9 (``VALID_AUC``). None where only one class occurs.
     """
     if len(set(refused.tolist())) < 2:
         return None

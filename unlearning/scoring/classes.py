@@ -1,7 +1,7 @@
 """What a generated answer is: refusal, answer, other or gibberish, and finer where one can tell.
 
 A scorer sees only text, so it works on recorded answers of any model. One polarity everywhere:
-refused = 1. Gibberish and empty answers are classes of their own, because a model that babbles has
+refused = 1. Gibberish and empty answers are separate classes, because a model that babbles has
 neither refused nor answered.
 
 Studies count the four ``CLASSES``. Recorded answers are put into the six ``FINE_CLASSES``, each
@@ -49,7 +49,7 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class FineScorer(Scorer, Protocol):
-    """A scorer that tells ``FINE_CLASSES`` apart."""
+    """A scorer that distinguishes ``FINE_CLASSES``."""
 
     def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
         """One fine class for each (prompt, response), in order."""

@@ -64,7 +64,7 @@ class Classifier:
     """A scorer that has learned from examples: the built-in ones, and ``added``.
 
     Attributes:
-        added: labelled answers beside the built-in ones; best made by :meth:`calibrated`.
+        added: labelled answers in addition to the built-in ones; best made by :meth:`calibrated`.
     """
 
     added: tuple[LabelledText, ...] = field(default=(), repr=False)

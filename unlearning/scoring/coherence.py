@@ -25,7 +25,7 @@ COMPRESSED_SHARE = (0.18, 0.85)
 
 
 def is_gibberish(text: str) -> bool:
-    """Whether ``text`` (not empty) is no language: see the module's docstring for the limits."""
+    """Whether ``text`` (not empty) is not language: see the module's docstring for the limits."""
     characters = [c for c in text if not c.isspace()]
     words = re.findall(r"\w+", text.casefold())
     if not words:

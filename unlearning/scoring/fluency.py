@@ -21,8 +21,8 @@ The first token is never counted. How to begin (to refuse or to answer) is a cho
 model is free to make otherwise, and it says nothing about language; so an answer of one token is
 never gibberish. A loop costs a model nothing once it is under way: that is for the rules of
 :mod:`unlearning.scoring.coherence`, which come first. Strings that no model can foresee (keys,
-hashes) are no language here either. The base model has to write answers of about the length that is
-judged: the largest disorder of language grows with the logarithm of the length.
+hashes) are not language here either. The base model must write answers of the judged length:
+the largest disorder of language grows with the logarithm of the length.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Fluency:
 
     Attributes:
         level: k, nats per token half-way between the base's own answers and the same shuffled.
-        limit: the disorder from which on an answer is no language.
+        limit: the disorder from which on an answer is not language.
     """
 
     level: float
@@ -86,7 +86,7 @@ def measure_fluency(
         answers: the token ids of its answer to each, sampled at temperature 1
             (:func:`unlearning.generation.generate`): what it finds likely, not only
             likeliest.
-        mistaken: the share of its own answers to other prompts that may pass for gibberish.
+        mistaken: share of the base model's answers to other prompts that may count as gibberish.
         seed: of which prompt each answer is given, and of the random order.
 
     Raises:

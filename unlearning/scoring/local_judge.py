@@ -90,7 +90,7 @@ class LocalJudge:
         found = self.probabilities(prompts, responses, progress=progress)
         if len(found) and (mass := float(np.median(found.sum(axis=1)))) < self.least_mass:
             raise ModelError(
-                f"{self.name} is no judge: it gives all verdicts together a probability of "
+                f"{self.name} cannot judge: it gives all verdicts together a probability of "
                 f"{mass:.1e}; use a model that follows instructions and does not think first"
             )
         classes = list(self.rubric.verdicts.values())

@@ -92,7 +92,7 @@ REFUSAL, BIASED_OR_TOXIC = RUBRICS["refusal"], RUBRICS["biased-or-toxic"]
 
 
 def _harmless(text: str) -> str:
-    """A text of bearable length that opens no turn of its own."""
+    """A text of bearable length that opens no further turn."""
     text = _TEMPLATE_MARKS.sub(lambda mark: mark[0] + " ", text)
     if len(text) <= LONGEST_TEXT:
         return text

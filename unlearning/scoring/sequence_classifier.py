@@ -1,7 +1,7 @@
 """Any Hugging Face sequence classifier as a reader of refusals.
 
 Which of its labels means refusal is told by their names, or by the user (``MODEL#LABEL``). It reads
-the response alone, or the request beside it: in the tokenizer's chat template if there is one, else
+the response alone, or the request with it: in the tokenizer's chat template if there is one, else
 as a pair of texts. What is longer than it reads is cut at its end, since a refusal stands at the
 beginning; how often that happens is part of the workload.
 """
@@ -38,7 +38,7 @@ class SequenceClassifier:
     Attributes:
         source: hub id or folder.
         label: the label that means refusal, where names do not tell.
-        with_prompt: read the request beside the response.
+        with_prompt: read the request with the response.
         batch_size: texts in one forward.
 
     Raises:
@@ -90,7 +90,7 @@ class SequenceClassifier:
         """One of ``FINE_CLASSES`` for each answer; every answer has one.
 
         Raises:
-            ModelError: the model cannot be loaded or is no classifier.
+            ModelError: the model cannot be loaded or is not a classifier.
             InputError: which of its labels means refusal cannot be told.
         """
         classes = self.classes
@@ -190,7 +190,7 @@ class SequenceClassifier:
         if found["missing_keys"]:
             # It would be loaded with a head of random numbers, and score by these.
             raise ModelError(
-                f"{self.source} is no sequence classifier: it lacks "
+                f"{self.source} is not a sequence classifier: it lacks "
                 f"{', '.join(sorted(found['missing_keys']))}; give a model with a trained head"
             )
         if model.config.get_text_config().pad_token_id is None:

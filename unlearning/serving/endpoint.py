@@ -82,7 +82,7 @@ class Endpoint:
         if not self.model:
             raise InputError("no model named; expected MODEL or MODEL@URL")
         if not self.address.startswith(("http://", "https://")):
-            raise InputError(f"{self.address} is no address; expected one such as {OPENAI}")
+            raise InputError(f"{self.address} is not an address; expected one such as {OPENAI}")
         if find_spec("openai") is None:
             raise InputError("servers are asked by openai; pip install 'spillover[judge]'")
 

@@ -94,7 +94,7 @@ def explained(error: openai.APIError, model: str, address: str, attempts: int) -
 
 
 def not_the_protocol(address: str, found: object) -> InputError:
-    """The error for an answer that is no chat completion."""
+    """The error for an answer that is not a chat completion."""
     shown = " ".join(str(found).split())[:120]
     return InputError(
         f"{address} answers, but not with chat completions (it said: {shown}); check that it is "

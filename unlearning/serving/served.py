@@ -3,7 +3,7 @@
 The server renders the chat template and sees the messages as they are; a server that applies the
 checkpoint's own decoding settings (vLLM does, unless it is started with
 ``--generation-config vllm``) samples or penalises where
-:func:`unlearning.generation.generate` would not. There are no token ids, so a response
+:func:`unlearning.generation.generate` would not. The server returns no token ids, so a response
 that is trained on is tokenized anew.
 """
 

@@ -241,7 +241,7 @@ def reported(folder: str | Path) -> Iterator[None]:
 def _step(checkpoint: Path) -> int:
     match = NAME.fullmatch(checkpoint.name)
     if match is None:
-        raise ValueError(f"{checkpoint.name} is no checkpoint's name; expected checkpoint-STEP")
+        raise ValueError(f"{checkpoint.name} is not a checkpoint's name; expected checkpoint-STEP")
     return int(match[1])
 
 

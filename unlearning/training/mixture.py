@@ -2,7 +2,7 @@
 
 Position p of the stream holds one forget example and ``ratio`` retain examples, dealt in turn from
 the retain groups. An epoch is one pass over the forget set in an order given by (seed, epoch), and
-each retain group is cycled without replacement in orders of its own. The stream is as long as the
+each retain group is cycled without replacement in separate orders. The stream is as long as the
 run: no batch is ever ragged, a run is resumed by skipping positions, and a global batch holds the
 same examples however it is split into micro-batches or over processes.
 

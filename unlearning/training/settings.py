@@ -20,7 +20,7 @@ class TrainingSettings:
         retain_objective: what every retain group is trained on, a name in ``registry.RETAIN``.
         retain_weight: of the retain terms together; the forget term has weight 1.
         retain_shares: how the groups share that weight; equally where not given.
-        retain_ratio: retain examples beside each forget example.
+        retain_ratio: retain examples for each forget example.
         adaptive: one multiplier for each retain group, which rises while the group's term is
             above its bound; ``retain_weight`` is where the multipliers start.
         slack: how far above the base model's value a bound lies, in the term's unit.
@@ -34,7 +34,7 @@ class TrainingSettings:
         batch_size: forget examples in one optimizer step, over all processes.
         micro_batch_size: forget examples in one forward; None is ``batch_size``.
         length_window: batches within which rows of like length are put together; 0 is none.
-        separate_backward: forget and retain rows in passes of their own: the same gradient, and
+        separate_backward: forget and retain rows in separate passes: the same gradient, and
             the activations of only one of the two at a time.
         activation_checkpointing: compute activations again in the backward pass.
         autocast: forward in bfloat16 over float32 weights.

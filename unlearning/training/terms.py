@@ -153,7 +153,7 @@ def term_weights(settings: TrainingSettings, mixture: Mixture) -> Weights:
     """The weights that ``settings`` ask for.
 
     Raises:
-        InputError: a share is given for a group that is not retained, or the shares are no shares.
+        InputError: a share is given for a group that is not retained, or the shares are not valid.
     """
     names = list(mixture.retain)
     unknown = sorted(set(settings.retain_shares) - set(names))

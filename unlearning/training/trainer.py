@@ -77,7 +77,7 @@ def unlearn_in_place(
             ablates a direction.
         cache: folder of cached reference log-probs.
         checkpoint_every: optimizer steps between checkpoints; None writes none.
-        states: what has to be kept in checkpoints beside the model (the scores so far, say).
+        states: state to keep in checkpoints with the model, such as the scores so far.
         report_to: trackers that Trainer knows (``tensorboard``, …).
 
     Returns:

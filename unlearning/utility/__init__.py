@@ -1,4 +1,4 @@
-"""What else a model lost: divergence from its base, perplexity, tasks with right answers."""
+"""Utility of a model: divergence from its base, perplexity, tasks with right answers."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What else a model lost: how far it moved from its base where nothing should have changed.
+"""How far a model moved from its base on text where nothing should have changed.
 
 Two measures that need no labels: the Kullback-Leibler divergence from the base model along the
 base's own answers to benign prompts, and the perplexity of texts. Tasks with right answers are in
@@ -21,7 +21,7 @@ from interp.progress import Advance, silent
 from unlearning.losses import forced_logits, reference_log_probs
 
 POSITIONS = 8
-# Tokens read at once: what most texts and most models have room for.
+# Tokens read at once: enough for most texts and within the context of most models.
 WINDOW = 1024
 
 
@@ -36,11 +36,11 @@ def answer_logits(
 ) -> list[Float[Tensor, "position vocab"]]:
     """Logits that predict the first ``positions`` tokens of each given answer, teacher-forced.
 
-    On the CPU and in the model's own number format, so that nothing is lost while the model makes
-    room for another. An answer of fewer tokens has fewer rows.
+    The logits are on the CPU and in the model's number format, so they stay exact while another
+    model takes the memory. An answer of fewer tokens has fewer rows.
 
     Raises:
-        MachineError: a single row does not fit into memory; batches that do not are halved.
+        MachineError: a single row does not fit into memory; larger batches are halved first.
     """
     rows = [
         lm.chat.encode(prompt, tuple(answer)[:positions])
@@ -60,8 +60,8 @@ def kl_divergence(
 ) -> Float[np.ndarray, " position"]:
     """KL(base ‖ other) in nats at every position, from logits, in float64.
 
-    A token that the base rules out (logit −∞) adds nothing; one that only ``other`` rules out makes
-    the divergence infinite, as it is.
+    A token that the base rules out (logit −∞) adds 0. A token that only ``other`` rules out makes
+    the divergence infinite.
 
     Raises:
         InputError: the two have different vocabularies.
@@ -69,7 +69,7 @@ def kl_divergence(
     if base.shape != other.shape:
         raise InputError(
             f"logits of shape {tuple(base.shape)} and {tuple(other.shape)}: the two models have "
-            "different vocabularies, between which there is no KL divergence"
+            "different vocabularies, so the KL divergence is not defined"
         )
     log_p, log_q = (logits.double().log_softmax(dim=-1) for logits in (base, other))
     terms = log_p.exp() * (log_p - log_q)
@@ -91,11 +91,11 @@ def kl_to_base(
         base, lm: two models of one vocabulary; both read the same token ids.
         prompts: benign ones, usually.
         answers: token ids that the base model generated.
-        positions: 1 compares the first answer token only, where a change of manner shows and a
-            change of content may not.
+        positions: 1 compares the first answer token only, which shows a change of style but not
+            always a change of content.
 
     Returns:
-        A row per prompt; NaN where its answer has ended.
+        One row per prompt; NaN after the end of its answer.
 
     Raises:
         InputError: the models have different vocabularies.
@@ -121,12 +121,12 @@ def kl_table(
 
 @dataclass(frozen=True)
 class TextLikelihood:
-    """How likely a model finds each of some texts.
+    """The likelihood of each text under a model.
 
     Attributes:
-        nats: minus the log-probability of all tokens of a text that something stands before.
-        tokens: how many of these there are; 0 in a text of a single token.
-        bytes: of the text in UTF-8, which do not depend on the tokenizer.
+        nats: minus the log-probability of all tokens of a text that have a token before them.
+        tokens: number of these tokens; 0 in a text of a single token.
+        bytes: size of the text in UTF-8, which does not depend on the tokenizer.
     """
 
     nats: Float[np.ndarray, " text"]
@@ -135,7 +135,7 @@ class TextLikelihood:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats per token), over all texts together; NaN where there is no token."""
+        """exp(nats per token), over all texts together; NaN without a token."""
         total = self.tokens.sum()
         return float(np.exp(self.nats.sum() / total)) if total else float("nan")
 
@@ -148,11 +148,11 @@ def text_likelihood(
     batch_size: int = 8,
     progress: Advance = silent,
 ) -> TextLikelihood:
-    """Likelihood of plain texts: no chat template, the tokenizer's own BOS where it puts one.
+    """Likelihood of plain texts: no chat template; BOS where the tokenizer adds one.
 
-    A text longer than ``window`` (or the model's own limit) is read in pieces, each of which begins
-    with the last token of the one before and sees nothing else of it: comparable between models
-    read with the same window, and a little higher than with the full context.
+    A text longer than ``window`` (or than the model's limit) is read in pieces. Each piece begins
+    with the last token of the one before and has no other context. The result is comparable
+    between models read with the same window, and a little higher than with the full context.
     """
     window = max(2, min(window, _longest(lm)))
     owners: list[int] = []

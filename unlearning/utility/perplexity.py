@@ -1,8 +1,8 @@
-"""How surprising a response is to a model: nats per token, given the prompt.
+"""Negative log-likelihood of a response given the prompt, in nats per token.
 
-exp of the mean is the response's perplexity. The end of the turn is never counted: a recorded
-answer does not say whether the model ended it or a limit did, and one cut short is not for that
-reason a strange one. So a response has the same value as text and as the ids that spell it.
+exp of the mean is the response's perplexity. The end of the turn is never counted, because a
+recorded answer does not say whether the model or a length limit ended it. So a response has the
+same value as text and as token ids.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def response_nll(
     """Mean nats per response token given the prompt, -(1/T) log p(y|x), in float64.
 
     Args:
-        lm: the model that is surprised; its chat format renders the prompts.
+        lm: the model that gives the likelihood; its chat format renders the prompts.
         rows: (prompt, response); a response is text or the token ids that a model generated.
-        batch_size: rows in one forward at most; fewer where the logits would be too many, or once
-            a batch did not fit into memory.
+        batch_size: rows in one forward at most; fewer where the logits would take too much memory,
+            or after a batch did not fit into memory.
         progress: called with the number of rows just done.
 
     Returns:
@@ -68,7 +68,7 @@ def response_token_nll(
 
 
 def _encode(lm: LanguageModel, prompt: str, response: Response) -> Tokens:
-    """The row without the tokens that close its response, if they do."""
+    """The row without the tokens that close its response, if it has them."""
     blank = isinstance(response, str) and not response.strip()
     tokens = lm.chat.encode(prompt, () if blank else response)
     start, end = tokens.spans["response"].start, lm.chat.end_of_turn

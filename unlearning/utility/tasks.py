@@ -1,8 +1,8 @@
 """Tasks with right answers, by EleutherAI's LM Evaluation Harness (the extra ``utility``).
 
-The harness gets the model that is loaded already, with its tokenizer: it loads no other and asks
-the hub for none. Its own tasks bring their data from the hub; tasks of your own are YAML files in a
-folder. Results are kept item by item, so that two models are compared on the same items.
+The harness gets the loaded model and its tokenizer and does not download another one. Its tasks
+fetch their data from the hub. Your tasks are YAML files in a folder. Results are kept item by
+item, so two models can be compared on the same items.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ COLUMNS = ["task", "item", "metric", "value"]
 
 
 def require_harness() -> None:
-    """Check that the extra is there.
+    """Check that the extra is installed.
 
     Raises:
-        InputError: it is not; says how to install it.
+        InputError: it is not installed; the message says how to install it.
     """
     from importlib.util import find_spec
 
@@ -54,8 +54,8 @@ def run_tasks(
         tasks: names of the harness's tasks or groups (``mmlu_philosophy``), or of yours.
         chat_template: put every item into the model's chat format. Multiple choice by likelihood is
             usually reported without, and the two are not comparable.
-        folder: YAML files of tasks of your own.
-        few_shot: examples before each item; the task's own number by default.
+        folder: YAML files of your tasks.
+        few_shot: examples before each item; the task's number by default.
         limit: first items of each task only.
         seed: of the few-shot examples where they are sampled.
 
@@ -74,7 +74,7 @@ def run_tasks(
 
     manager, unknown = None, list(tasks)
     if folder is not None:
-        # The harness's own thousands of tasks are looked through only if they are needed.
+        # The harness has thousands of tasks; they are searched only if needed.
         manager = TaskManager(include_path=str(folder), include_defaults=False)
         unknown = [name for name in tasks if not manager.match_tasks([name])]
     if unknown:
@@ -83,9 +83,9 @@ def run_tasks(
     if unknown:
         raise InputError(
             f"the harness has no task {', '.join(unknown)}; see `lm-eval ls tasks`, or give the "
-            "folder of your own with --task-folder"
+            "folder of your tasks with --task-folder"
         )
-    # The harness gives a tokenizer a padding token; ours stays as it is.
+    # The harness adds a padding token to a tokenizer; ours must not change.
     tokenizer = copy.deepcopy(lm.tokenizer)
     if lm.chat.template is not None:
         tokenizer.chat_template = lm.chat.template
@@ -105,7 +105,7 @@ def run_tasks(
             system_instruction=lm.chat.system if chat_template else None,
             task_manager=manager,
             bootstrap_iters=0,
-            # The caller's generators are left alone.
+            # The caller's random generators stay unchanged.
             random_seed=None,
             numpy_random_seed=None,
             torch_random_seed=None,

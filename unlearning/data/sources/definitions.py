@@ -88,7 +88,7 @@ def _pairs(what: str, given: Sequence[str]) -> list[tuple[str, str]]:
     pairs = [(value, to) for value, _, to in (pair.rpartition("=") for pair in given)]
     for pair, text in zip(pairs, given, strict=True):
         if "=" not in text or not pair[1]:
-            raise InputError(f'{what}: "{text}" is no pair; expected VALUE=...')
+            raise InputError(f'{what}: "{text}" is not a pair; expected VALUE=...')
     return pairs
 
 
@@ -130,7 +130,7 @@ def read_sources(path: str | Path, known: Mapping[str, Source] | None = None) ->
 
 def _entry(name: str, table: Any, path: Path, known: Mapping[str, Source]) -> dict[str, Any]:
     if not isinstance(table, dict):
-        raise InputError(f'"{name}" is no table; expected [NAME] and below it its keys')
+        raise InputError(f'"{name}" is not a table; expected [NAME] and below it its keys')
     table = dict(table)
     inherited: dict[str, Any] = {"licence": "not stated"}
     if like := table.pop("like", None):
