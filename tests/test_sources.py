@@ -395,7 +395,7 @@ def test_empty_prompts_and_repeated_ids_are_counted(tmp_path: Path) -> None:
 
 BAD = {
     "missing column": ("strongreject.csv", b"category,prompt\nViolence,x\n", '"forbidden_prompt"'),
-    "no list": ("alpaca.json", b'{"instruction": "x"}', "no list of objects"),
+    "no list": ("alpaca.json", b'{"instruction": "x"}', "not a list of objects"),
     "torn": ("alpaca.json", b'[{"instruction": "x"', "line 1: not valid JSON"),
     "empty list": ("alpaca.json", b"[]", "is empty"),
     "no bytes of either encoding": ("alpaca.json", b"[\x81]", "neither UTF-8 nor Windows-1252"),
