@@ -88,7 +88,7 @@ class Evaluation:
         self.batch_size = batch_size
 
     def masses(self, lm: LanguageModel) -> pd.DataFrame:
-        """A row for each prompt with p_R, p_C, p_O, margin; what is said of text is empty."""
+        """A row for each prompt with p_R, p_C, p_O, `margin`; what is said of text is empty."""
         found = prefix_masses(lm, self.rows, self.prefixes, batch_size=self.batch_size)
         described = self.prompts[["id", "split", "domain", "label", "kind"]]
         table = described.rename(columns={"id": "prompt_id"}).assign(
