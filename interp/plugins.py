@@ -1,4 +1,4 @@
-"""Plug-ins: Python files, or installed packages, that register entries.
+"""Plug-ins: Python files, or installed packages, that register additional entries.
 
 A plug-in comes by ``--plugin FILE`` or by the entry-point group ``spillover.plugins``. Its source
 travels with a run's plan, so worker processes run what the user gave, on whichever machine they

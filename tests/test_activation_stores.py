@@ -153,7 +153,7 @@ def test_another_model_s_activations_are_never_taken_for_these(
     collect(lm, PROMPTS, folder=folder)
     with (
         writing(lm.layers[1], lambda hidden: hidden * 1.001),
-        pytest.raises(InputError, match="another model: residual_out of the first prompt is off"),
+        pytest.raises(InputError, match="another model: residual_out of the first prompt differs"),
     ):
         collect(lm, PROMPTS, folder=folder)
     with torch.no_grad():

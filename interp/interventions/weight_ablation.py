@@ -147,7 +147,7 @@ def _find_writers(lm: LanguageModel) -> list[nn.Module]:
 
 
 def _called(lm: LanguageModel) -> list[nn.Module]:
-    """Modules that own weights, in the order in which they are last called."""
+    """Modules that directly hold weights, in the order in which they are last called."""
     order: dict[nn.Module, None] = {}
 
     def note(module: nn.Module, *_: object) -> None:

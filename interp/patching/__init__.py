@@ -5,7 +5,7 @@ Start from :class:`PatchRuns`: ``between_models(base, after, prompts)`` needs no
 
 =================  ===============================================================================
 ``patch``          states by layer and position, by component, by head, exactly
-``attribute``      the same to first order, from one gradient; ``patch_agreement`` says how well
+``attribute``      the same to first order, from one gradient; check it with ``patch_agreement``
 ``stitch``         whole models at a layer: representation or routing
 ``patch_weights``  weights by layer, module or matrix
 =================  ===============================================================================

@@ -7,10 +7,9 @@ Attribution patching: all cells at once from one gradient (Nanda 2023; Syed et a
 
 To first order in what a patch changes, :math:`m^{\mathrm{patched}} - m^{\mathrm{target}} \approx
 \langle h^{\mathrm{source}} - h^{\mathrm{target}}, \nabla_h m\rangle` with the gradient taken in
-the target's run. Exact where the readout is linear in the states; elsewhere it fails where
-something saturates (softmax, norms, large moves) and can give a whole layer the wrong sign. Report
-it together with its :func:`~interp.patching.effects.patch_agreement` with the exact effects of a
-few prompts.
+the target's run. It is exact if the readout is linear in the states. Otherwise it fails where a
+function saturates (softmax, norms, large moves), and a whole layer can get the wrong sign. Always
+report :func:`~interp.patching.effects.patch_agreement` with the exact effects of a few prompts.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def patch(
     """The readout of the target with the source's states at one place at a time.
 
     Args:
-        runs: who gives and who takes.
+        runs: the source and the target.
         readout: of the logits at the last token.
         sites: one cell each; the attention heads' (``HEADS``) one for every head.
         layers: 0-based decoder layers; all by default.
@@ -151,7 +150,7 @@ def _gradients(
     def listening(point: Point) -> Callable[[Hidden], Hidden]:
         def add_nothing(states: Hidden) -> Hidden:
             own[point] = states.detach()
-            # A leaf of its own, so that frozen and trained models are the same to it.
+            # A separate leaf tensor, so that frozen and trained models are treated alike.
             moves[point] = torch.zeros_like(own[point], requires_grad=True)
             return states + moves[point]
 
@@ -161,7 +160,7 @@ def _gradients(
         for point in dict.fromkeys(taken):
             stack.enter_context(writing(point, listening(point)))
         values = readout(last_logits(runs.target, runs.target_rows))
-        # Rows do not see each other: the gradient of the sum is each row's own.
+        # Rows are independent: the gradient of the sum holds the gradient of each row.
         gradients = torch.autograd.grad(values.sum(), list(moves.values()))
     found = dict(zip(moves, gradients, strict=True))
     return own, found, values.detach().cpu().double().numpy()

@@ -1,9 +1,9 @@
-"""Which of the target's tokens take a state, and from which of the source's tokens.
+"""Align the target's tokens, which take states, with the source's tokens, which give them.
 
-Inside a span tokens are aligned at their ends: where the source's is shorter, the target's first
-tokens all take the source's first, so that nothing of the target's is left in the span; where it
-is longer, the source's first tokens are not used. Between two models the rows are the same, and so
-is every token's place.
+Inside a span, tokens are aligned at their ends. If the source's span is shorter, the target's first
+tokens all take the source's first token, so no target state remains in the span. If it is longer,
+the source's first tokens are not used. Between two models the rows are equal, so each token is
+aligned with itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Alignment:
 
     Attributes:
         columns: the source's column for each of the target's.
-        taken: the target's columns that take; the columns of others means nothing.
+        taken: the target's columns that take a state; ``columns`` is undefined for the others.
     """
 
     columns: Int[Tensor, "batch token"]
@@ -57,7 +57,7 @@ class Alignment:
     def replacing(
         self, given: Float[Tensor, "batch source_token width"], features: slice = slice(None)
     ) -> Replacement:
-        """The edit that puts the source's states, or some of their features, where they belong."""
+        """The edit that writes the source's states, or some features of them, into the target."""
         rows = torch.arange(len(given), device=given.device)[:, None]
         aligned = given[rows, self.columns.to(given.device)]
         return Replacement(aligned, self.taken, features)
@@ -84,7 +84,7 @@ class Replacement:
 def _matched(giving: Tokens, taking: Tokens, position: str) -> list[tuple[slice, slice]]:
     """Pairs of spans, the source's and the target's, none of them empty."""
     if position == WHOLE:
-        # The rows by their ends, then every span that both have by its own.
+        # The rows by their ends, then every common span by its end.
         names = [name for name in taking.spans if name in giving.spans]
         pairs = [(slice(0, len(giving)), slice(0, len(taking)))]
     else:

@@ -1,17 +1,17 @@
-r"""What patching one thing at a time does to a readout: values, intervals, controls.
+r"""Effects of patching one cell at a time on a readout: values, intervals, controls.
 
-For every cell (a place whose states or weights were put from a source into a target) and every
-prompt there is the readout :math:`m^{\mathrm{patched}}`, and the :math:`m^{\mathrm{target}}`
-and :math:`m^{\mathrm{source}}` of the runs that nobody touched:
+A cell is a place whose states or weights are copied from a source into a target. For every cell and
+prompt, compare the readout :math:`m^{\mathrm{patched}}` with :math:`m^{\mathrm{target}}` and
+:math:`m^{\mathrm{source}}` of the unpatched runs:
 
 .. math::
     \mathrm{effect} = \overline{m^{\mathrm{patched}} - m^{\mathrm{target}}}, \qquad
     \mathrm{fraction} =
     \frac{\mathrm{effect}}{\overline{m^{\mathrm{source}} - m^{\mathrm{target}}}}
 
-with means over prompts, so that a prompt on which source and target agree does not blow up the
-ratio. Effects of different cells do not add up: what one layer passes on, the next one holds too.
-A large effect says that the cell is enough to move the readout, not that the model uses it alone
+with means over prompts, so that a prompt on which source and target agree does not inflate the
+ratio. Effects of different cells do not add up: the next layer also holds what one layer passes on.
+A large effect shows that the cell is sufficient to move the readout, not that only it is used
 (Makelov et al. 2023, arXiv 2311.17030); read it against the controls.
 """
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """What was patched.
+    """A patched place.
 
     Attributes:
         layer: 0-based decoder layer; None outside the layers.
@@ -59,10 +59,10 @@ class Effects:
     """Readouts with one cell patched at a time.
 
     Attributes:
-        cells: what was patched.
+        cells: the patched places.
         patched: readouts with that cell from the source, in float64.
-        target, source: readouts of the two as they are.
-        controls: readouts of the target whose cell was moved as far, in a random direction.
+        target, source: readouts of the unpatched target and source.
+        controls: readouts of the target with its cell moved equally far in a random direction.
     """
 
     cells: tuple[Cell, ...]
@@ -78,7 +78,7 @@ class Effects:
 
     @property
     def gap(self) -> float:
-        """Mean of source minus target: the change that would make the one the other."""
+        """Mean of source minus target: the total change of the readout."""
         return float((self.source - self.target).mean())
 
     @property
@@ -181,7 +181,7 @@ def patch_agreement(approximate: Effects, exact: Effects) -> PatchAgreement:
     if approximate.cells != exact.cells:
         raise InputError("the two have different cells; give both the same sites and positions")
     if len(exact.cells) < 3:
-        raise InputError(f"a correlation over {len(exact.cells)} cells says nothing; give three")
+        raise InputError(f"{len(exact.cells)} cells are too few for a correlation; give three")
     from scipy.stats import rankdata
 
     pair = np.stack([approximate.effect, exact.effect])

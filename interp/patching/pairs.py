@@ -1,9 +1,9 @@
-"""Pairs of prompts of unequal length, aligned by the roles that their words play.
+"""Pairs of prompts of unequal length, aligned by the roles of their words.
 
-A pair differs in some of its words. Patching token by token would put the state of one word onto
-another as soon as one of them is a token longer, so positions are roles: what the caller names in
-the text of both (an intent, an object), the stretches between, the template around them, and every
-token after the instruction by itself.
+The two prompts of a pair differ in some words. If one word has more tokens than the other, patching
+token by token misaligns the words. So positions are roles: phrases that the caller names in both
+texts (an intent, an object), the text between them, the template around them, and every single
+token after the instruction.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Two runs, the source and the target of a patch, aligned row by row and span by span.
 
-The source gives states or weights, the target takes them: base → after restores what unlearning
-took away, after → base plants it. Between prompts, clean → corrupted is called denoising and its
-reverse noising (Heimersheim and Nanda 2024). The two are different questions: denoising finds what
-is enough, noising what is needed.
+The source gives states or weights, and the target takes them. Base → after restores what unlearning
+removed; after → base transfers the change to the base. Between prompts, clean → corrupted is called
+denoising and its reverse noising (Heimersheim and Nanda 2024). They answer different questions:
+denoising finds sufficient states, noising finds necessary states.
 """
 
 from __future__ import annotations

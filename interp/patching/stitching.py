@@ -1,9 +1,9 @@
 r"""Representation or routing: two models stitched together at a layer.
 
 :math:`M_{ij}(\ell)` is the readout of the model whose layers up to and including :math:`\ell` come
-from i and later ones from j, 0 the base and a the model after it was changed. What the change did
-to the states at :math:`\ell` and what it did to how later layers read them are the two Shapley
-values of a game with two players,
+from i and later ones from j; 0 is the base and a is the changed model. Two Shapley values of a
+two-player game measure the change of the states at :math:`\ell` and the change in how later layers
+read them,
 
 .. math::
     \mathrm{representation} &= \tfrac12\,\frac{(M_{00} - M_{a0}) + (M_{0a} - M_{aa})}

@@ -1,14 +1,14 @@
 r"""Weight patching: run the target with one module's weights from the source.
 
-Base into after, one module at a time, says whose change was needed: put it back and see what comes
-back. Reversed, after into base, keeps only one change and says whose would have been enough. Unlike
-patched states, weights are exact: nothing is moved to where the model would not go by itself.
+Patching base into after, one module at a time, shows which change was necessary: it measures how
+much of the readout returns. Patching after into base keeps only one change and shows which change
+is sufficient. Unlike patched states, patched weights are exact: they do not force states to values
+that the model does not produce.
 
-But any edit of that size may do something, so the controls are random edits as large: the change
-:math:`\Delta` of a weight matrix is scrambled by signed permutations of its rows and of its
-columns, :math:`P \Delta Q` with orthogonal :math:`P` and :math:`Q`. So the edit has the same norm
-and the same singular values (a change of rank 8 stays one of rank 8), in other places and
-directions. What it restores is what any edit as large and as concentrated would.
+But any edit of that size may have an effect, so the controls are random edits of equal size: signed permutations of the rows and columns of the change :math:`\Delta` of a weight
+matrix, :math:`P \Delta Q` with orthogonal :math:`P` and :math:`Q`. The edit keeps the norm and the
+singular values (a change of rank 8 keeps rank 8) in other places and directions. Its effect is that
+of any edit of the same size and rank.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def patch_weights(
     with undisturbed(source.model), undisturbed(target.model):
         given = read_all(source, runs.source_rows, readout, batch_size)
         own = read_all(target, rows, readout, batch_size)
-        # What was not changed cannot have an effect.
+        # Unchanged weights cannot have an effect.
         patched = np.tile(own, (len(groups), 1))
         moved = np.tile(own, (controls, len(groups), 1))
         for i, names in enumerate(groups.values()):
@@ -168,7 +168,7 @@ def weights_replaced(
 
 
 def _grouped(lm: LanguageModel, depth: int | None) -> dict[Cell, list[str]]:
-    """``depth``: number of names inside a layer that form a group; None: all but the last."""
+    """``depth``: how many of the names inside a layer define groups; None: all but the last."""
     path = next(name for name, module in lm.model.named_modules() if module is lm.layers)
     groups: dict[Cell, list[str]] = {}
     for name, _ in lm.model.named_parameters():

@@ -83,7 +83,7 @@ class Candidates:
             raise InputError(
                 f"none of {allowed.size} directions is allowed: {(kl > kl_at_most).sum()} cost "
                 f"over {kl_at_most:g} nats, {(induce < induce_at_least).sum()} do not reach "
-                f"{induce_at_least:g} when added, {(~np.isfinite(kl)).sum()} are not numbers; see "
+                f"{induce_at_least:g} when added, {(~np.isfinite(kl)).sum()} are not finite; see "
                 "to_dataframe(), or give more prompts"
             )
         return self.choice(np.where(allowed, self.bypass.mean(axis=-1), np.inf).argmin())

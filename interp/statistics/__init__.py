@@ -1,4 +1,4 @@
-"""Intervals, nulls and noise: what any comparison of directions rests on."""
+"""Intervals, nulls and noise estimates for all comparisons of directions."""
 
 import lazy_loader
 

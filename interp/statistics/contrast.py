@@ -1,4 +1,4 @@
-"""Two groups of prompts whose difference of means is a direction."""
+"""Two groups of prompts; the difference of their means is a direction."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Contrast:
         positive, negative: states; a 2-D array is taken as one layer.
         pairs: row numbers (positive, negative) of prompts that belong together, for instance a
             prompt and its matched benign prompt. They stay together in every split and permutation.
-            Rows in no pair stand alone.
+            Each row outside the pairs is a separate unit.
 
     Raises:
         InputError: fewer than four rows on a side, states that are not finite, sides of different
-            shape, or a pair that names a row which is not there.
+            shape, or a pair with a row that does not exist.
     """
 
     positive: Float[np.ndarray, "positive layer d_model"]
@@ -67,8 +67,8 @@ class Contrast:
         Args:
             states: one row per prompt.
             positive: which rows are positive.
-            groups: rows of the same group belong together (as in scikit-learn); ``None`` or NaN
-                stands alone.
+            groups: rows of the same group belong together (as in scikit-learn); a row with ``None``
+                or NaN is a separate unit.
         """
         states, positive = np.asarray(states), np.asarray(positive, dtype=bool)
         if positive.shape != (len(states),):
@@ -85,7 +85,7 @@ class Contrast:
 
     @property
     def n(self) -> int:
-        """Prompts on the smaller side."""
+        """Number of prompts on the smaller side."""
         return min(len(self.positive), len(self.negative))
 
     @property

@@ -1,25 +1,24 @@
-r"""Inner products between mean differences, free of sampling noise, with their covariance.
+r"""Noise-free inner products between mean differences, with their covariance.
 
 A difference of means :math:`\hat r = r + \varepsilon` has :math:`\lVert\hat r\rVert^2 \approx
 \lVert r\rVert^2 + E\lVert\varepsilon\rVert^2`, and in thousands of dimensions the noise is the
-larger part. The cure is to take the two factors of every inner product from different halves of
-the prompts, :math:`\langle r_A, r_B\rangle`. Its average over *all* splits into halves has a closed
-form, the product of the full means minus what prompts contribute with themselves,
+larger part. Cross-fitting takes the two factors of every inner product from different halves of the
+prompts, :math:`\langle r_A, r_B\rangle`. The average over *all* splits into halves has a closed
+form: the product of the full means minus the products of each prompt with itself,
 
 .. math:: T_{vw} = \langle\hat r_v, \hat r_w\rangle - \sum_u \langle z_u^v, z_u^w\rangle,
 
-with :math:`z_u^v` the centred contribution of **unit** u to the mean v. A unit is what may not be
-torn apart by a split: a prompt, a prompt with its matched benign prompt, the same prompt before and
-after.
+with :math:`z_u^v` the centred contribution of **unit** u to the mean v. A split never divides a
+unit: a prompt, a prompt with its matched benign prompt, or the same prompt before and after.
 
-The covariance is the jackknife's, with its second-order bias removed. In
+The covariance is the jackknife covariance without its second-order bias. In
 :math:`T - E T = \sum_u A_u + \sum_{u \ne u'} H_{uu'}` (signal times noise, and noise times noise)
 the jackknife counts the variance of the second sum twice (Efron and Stein, *The jackknife
-estimate of variance*, Annals of Statistics 1981), and near a zero angle the second sum is all there
-is. Both parts are estimated apart and kept apart.
+estimate of variance*, Annals of Statistics 1981). Near a zero angle only the second sum remains.
+The module estimates and stores both parts separately.
 
-What this does not show: prompts are the only source of noise here. Another sample of models,
-seeds or prompt sources varies by more.
+Limits: prompts are the only source of noise here. Other models, seeds or prompt sources add more
+variation.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ Weight = float | Float[np.ndarray, " layer"]
 
 @dataclass(frozen=True)
 class Means:
-    """Differences of class means and what each unit contributes to them, per layer."""
+    """Differences of class means and the contribution of each unit, per layer."""
 
     mean: Float[np.ndarray, "layer vector d_model"]
     residual: Float[np.ndarray, "layer vector unit d_model"]
@@ -56,7 +55,7 @@ class InnerProducts:
 
     value: Float[np.ndarray, "layer product"]
     plain: Float[np.ndarray, "layer product"]
-    """The same products of the full means, with the noise that they carry."""
+    """The same products of the full means, including noise."""
     first_order: Float[np.ndarray, "layer product product"]
     """Covariance from signal times noise; an unbiased estimate, so not always positive."""
     second_order: Float[np.ndarray, "layer product product"]
@@ -71,7 +70,7 @@ class InnerProducts:
         return self._quadratic(self.first_order, weights)
 
     def noise_variance(self, *weights: Weight) -> Float[np.ndarray, " layer"]:
-        """The part which remains where the signal drops out of the sum."""
+        """The part that remains if the signal cancels in the sum."""
         return np.maximum(self._quadratic(self.second_order, weights), 0.0)
 
     def _quadratic(
@@ -157,7 +156,7 @@ def _layer(
         own = np.einsum("ud,ud->u", residual[v], residual[w])
         plain.append(mean[v] @ mean[w])
         values.append(plain[-1] - own.sum())
-        # A unit's pull on the product, its product with itself left out.
+        # A unit's influence on the product, without its product with itself.
         pull = residual[v] @ mean[w] + residual[w] @ mean[v] - 2.0 * own
         influences.append(pull - _stratum_means(pull, stratum)[stratum])
         gram = np.zeros((len(stratum), len(stratum)))
@@ -175,8 +174,9 @@ def noise_kernel(
 ) -> Float[np.ndarray, "unit unit"]:
     """Products of the noise of different units, from products of centred contributions.
 
-    Centring makes the entries of one stratum lean to minus the diagonal over n, which in many
-    dimensions outweighs them: they are U-centred (Székely and Rizzo 2014), the diagonal is zero.
+    Centring biases the entries of one stratum towards minus the diagonal over n. In many dimensions
+    this bias is larger than the entries, so they are U-centred (Székely and Rizzo 2014); the
+    diagonal is zero.
     """
     kernel = gram.copy()
     diagonal = np.diag(gram)
@@ -196,7 +196,7 @@ def finite(states: np.ndarray) -> Float[np.ndarray, "row layer d_model"]:
     """The states in float64 as (row, layer, d_model); a 2-D array is taken as one layer.
 
     Raises:
-        InputError: another number of dimensions, no rows, or NaN or infinite values.
+        InputError: wrong number of dimensions, no rows, or NaN or infinite values.
     """
     states = np.asarray(states, dtype=np.float64)
     if states.ndim == 2:

@@ -1,7 +1,7 @@
 """Numbers with intervals: resampled prompts for means and curves, Wilson's interval for rates.
 
-Every interval covers the sampling of PROMPTS: what would change with other prompts of the same
-kind. It does not cover another training seed: that takes models trained with other seeds.
+Every interval covers the sampling of PROMPTS: the variation over other prompts of the same kind. It
+does not cover training seeds; these need models trained with other seeds.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from jaxtyping import Float
 
 RESAMPLES = 1000
 LEVEL = 0.95
-# A quantile over the resamples in which a crossing happens to exist would hide how often it
-# does not: past this share the interval is left out.
+# A quantile over the resamples in which a crossing exists hides how often it does not exist. If it
+# is undefined in more than this share, the interval is omitted.
 MOST_UNDEFINED = 0.1
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its interval and the count of prompts behind it; NaN with a reason if undefined."""
+    """A number, its interval and its number of prompts; NaN with a reason if undefined."""
 
     value: float
     low: float
@@ -42,7 +42,7 @@ class Estimate:
         return math.isfinite(self.value)
 
     def to_json(self) -> dict[str, float | int | str | None]:
-        """`{"value", "low", "high", "n"}` with null for what is undefined, and then a `reason`."""
+        """`{"value", "low", "high", "n"}`; undefined values are null, with a `reason`."""
         number = {
             name: float(value) if math.isfinite(value) else None
             for name, value in (("value", self.value), ("low", self.low), ("high", self.high))
@@ -52,7 +52,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Draws:
-    """A statistic on the prompts as they are (`value`) and on each resample of them (`draws`)."""
+    """A statistic on the observed prompts (`value`) and on each resample of them (`draws`)."""
 
     value: float
     draws: Float[np.ndarray, " resample"]
@@ -77,7 +77,7 @@ class Draws:
         return float(finite.std(ddof=1)) if finite.size > 1 else math.nan
 
     def estimate(self, level: float = LEVEL) -> Estimate:
-        """The percentile interval; no interval where too many resamples leave it undefined."""
+        """The percentile interval; omitted if it is undefined in too many resamples."""
         if not math.isfinite(self.value):
             return Estimate.undefined(self.reason or "undefined", self.n)
         finite = self.draws[np.isfinite(self.draws)]
@@ -95,12 +95,12 @@ def resampling_weights(
     """How often each prompt is drawn in each resample.
 
     Args:
-        clusters: a label per prompt, prompts of one label are drawn together; or the number of
-            prompts, each drawn alone.
-        resamples: how often as many clusters as there are get drawn with replacement.
+        clusters: a label per prompt (prompts of one label are drawn together), or the number of
+            prompts, each drawn separately.
+        resamples: number of resamples; each draws all clusters with replacement.
         seed: of the draws.
         stratum: (split and domain) picks the random stream, so that two models scored on the same
-            prompts meet the same resamples and their difference is a paired one.
+            prompts get the same resamples and their difference is paired.
     """
     labels = np.arange(clusters) if isinstance(clusters, int) else np.asarray(clusters)
     _, index = np.unique(labels, return_inverse=True)
@@ -141,7 +141,7 @@ def interval_columns(
 
     Args:
         name: of the quantity.
-        value: of the prompts as they are.
+        value: of the observed prompts.
         resampled: the same in every resample, (resample, *value).
         level: coverage of the interval.
     """
@@ -170,7 +170,7 @@ def mean_of(
 
 
 def rate_of(successes: int, n: int, level: float = LEVEL) -> Estimate:
-    """A share with Wilson's score interval (Wilson 1927), which holds at 0 and at n as well."""
+    """A share with Wilson's score interval (Wilson 1927), which is also valid at 0 and at n."""
     if n == 0:
         return Estimate.undefined("no prompts")
     z = NormalDist().inv_cdf((1 + level) / 2)

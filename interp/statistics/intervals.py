@@ -1,4 +1,4 @@
-r"""Intervals for ratios of noisy numbers, some of which cannot leave a range.
+r"""Intervals for ratios of noisy numbers, including ratios with a bounded range.
 
 A ratio N/D of two noisy numbers is inverted from the test of :math:`N - \rho D = 0` (Fieller 1954),
 whose variance is known at each :math:`\rho`; nothing is divided by a noisy denominator. A cosine
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 Layers = Float[np.ndarray, " layer"]
 Accepted = Bool[np.ndarray, " layer"]
 
-# Below this share of a standard deviation's scale a difference is rounding, not evidence.
+# Below this share of the standard deviation's scale, a difference is a rounding error.
 ROUNDING = 1e-9
 
 
@@ -56,7 +56,7 @@ class Confidence:
 
     @property
     def small_sample(self) -> float:
-        """How much wider Student's interval is than the normal one, n - 1 degrees of freedom."""
+        """Ratio of the widths of Student's and the normal interval, n - 1 degrees of freedom."""
         from scipy.special import stdtrit
 
         tail = (1 + self.level) / 2
@@ -69,7 +69,7 @@ class Confidence:
 
     @property
     def one_sided(self) -> float:
-        """Standard deviations on the only side that is possible."""
+        """Standard deviations on the only possible side."""
         return normal_quantile(self.level) * self.small_sample
 
     def below_boundary(self, excess: Layers, room: Layers, sd: Layers) -> Accepted:
@@ -96,7 +96,7 @@ def normal_quantile(probability: float) -> float:
 
 
 def fisher_z(correlation: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Fisher's scale, on which a correlation's spread depends little on its size."""
+    """Fisher's scale; on it, the spread of a correlation depends little on its size."""
     return np.arctanh(np.clip(correlation, -1 + 1e-12, 1 - 1e-12))
 
 

@@ -1,12 +1,12 @@
 r"""Nulls of similarities: permuted labels, and random directions and subspaces.
 
-Matched prompts swap their labels, unmatched prompts trade labels among themselves. The
-statistic is the inner product over its standard error *in that permutation*: such a test is exact
-where the labels mean nothing at all, and comes nearer to its level than an unscaled one where both
-directions are real but perpendicular (Janssen 1997; Chung and Romano, Annals of Statistics 2013).
-For that the standard error must be right in both worlds. The jackknife's counts noise times noise
-twice, which is all there is under permuted labels; the surplus, the same in every permutation, is
-taken off.
+Matched prompts swap their labels; unmatched prompts exchange labels among themselves. The statistic
+is the inner product over its standard error *in that permutation*. This test is exact for
+meaningless labels. If both directions exist but are perpendicular, its level is closer to nominal
+than that of an unscaled test (Janssen 1997; Chung and Romano, Annals of Statistics 2013). The
+standard error must therefore be correct in both cases. The jackknife counts noise times noise
+twice, and permuted labels leave only noise times noise. The surplus is equal in all permutations
+and is subtracted.
 
 The overlap of two subspaces with orthonormal bases U and V is
 :math:`\lVert U^\top V\rVert_F^2 / \min(k_U, k_V)`; for lines it is the squared cosine. Random ones
@@ -51,7 +51,7 @@ def studentised_products(
 ) -> tuple[Float[np.ndarray, "draw layer"], Float[np.ndarray, " layer"]]:
     """⟨r_a, r_b⟩ over its standard error in every draw, and the standard error of the first.
 
-    The contrasts are taken to be of different prompts.
+    The contrasts must have different prompts.
     """
     states_a, states_b = (c.states - c.states.mean(axis=0) for c in (a, b))
     statistics, errors = [], []
@@ -74,9 +74,9 @@ def permutation_p_values(
 ) -> tuple[Float[np.ndarray, "layer pair"], Float[np.ndarray, "layer pair"]]:
     """P-values of the first draw per cell, and family-wise over all cells.
 
-    Single-step max-T (Westfall and Young 1993): each cell against the largest of all cells in every
-    draw. The statistics must be on one scale, large ones speaking against the null. Cells that are
-    NaN in any draw take no part and have no p-value.
+    Single-step max-T (Westfall and Young 1993) compares each cell with the largest of all cells in
+    every draw. The statistics must be on one scale, with large values as evidence against the null.
+    Cells with NaN in any draw are excluded and have no p-value.
     """
     there = np.isfinite(statistics).all(axis=0)
     drawn = np.where(there, statistics, -np.inf)
@@ -88,7 +88,7 @@ def permutation_p_values(
 def standardised(
     statistics: Float[np.ndarray, "draw layer pair"],
 ) -> Float[np.ndarray, "draw layer pair"]:
-    """Each cell about its mean over the draws, in their standard deviations: one scale for all."""
+    """Each cell minus its mean over the draws, in standard deviations: one scale for all."""
     spread = statistics.std(axis=0)
     return (statistics - statistics.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
 
@@ -176,8 +176,8 @@ def covariance_matched_overlaps(
 ) -> Float[np.ndarray, "draw layer pair"]:
     """Overlaps of subspaces spanned by draws from the covariance within labels.
 
-    The two sides of a pair are drawn from their own prompts, so that a chance likeness of a sample
-    with itself does not add to the overlap.
+    Each side of a pair is drawn from its label's prompts, so shared noise of one sample does not
+    add to the overlap.
 
     Args:
         contrasts: of several labels, disjoint prompts.

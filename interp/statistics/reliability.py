@@ -1,16 +1,17 @@
-"""Split-half reliability of anything that is fitted to weighted prompts.
+"""Split-half reliability of any fit to weighted prompts.
 
 The value is the mean cosine between the directions of two halves, over random halvings; linked
 prompts stay together. For subspaces it is the root mean squared cosine of their principal angles,
 which for one dimension is the size of the cosine. About 0 for pure noise (for a subspace
 √(dimensions / d_model) or somewhat more), 1 where there is no noise.
 
-The interval draws prompts with replacement first and halves them then, so that no prompt meets its
-own copy in the other half. It takes only the spread from these samples, on Fisher's z scale: their
-level is too low, since resampling adds further noise. For the same reason there is no bootstrap
-cone around a direction: in many dimensions the resampled directions all lie far from the fitted one
-on the side away from the truth, and the cone misses it. :func:`error_degrees` turns a reliability
-and its bounds into the angle to the truth instead.
+For the interval, prompts are first drawn with replacement and then halved, so that copies of one
+prompt are in the same half. The interval uses only the spread of these samples, on Fisher's z
+scale. Their level is too low, because resampling adds noise. For the same reason the package does
+not offer a bootstrap cone around a direction: in many dimensions all resampled directions lie far
+from the fitted one, on the side away from the true direction, and the cone misses it.
+:func:`error_degrees` instead converts a reliability and its bounds into the angle to the true
+direction.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Vectors = Float[np.ndarray, "sample layer coordinate"]
 Bases = Float[np.ndarray, "sample layer coordinate dimension"]
 Similarities = Float[np.ndarray, "sample layer"]
 
-# Halvings averaged within one bootstrap sample: more would cost more and tighten little.
+# Halvings averaged within one bootstrap sample; more halvings cost time and add little precision.
 HALVINGS_PER_RESAMPLE = 2
 
 
@@ -114,13 +115,14 @@ def overlaps_of_halves(
 
 
 def error_degrees(reliability: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Angle between a direction from all prompts and the one from endlessly many, in degrees.
+    """Angle between a direction from all prompts and one from infinitely many, in degrees.
 
-    With reliability ρ between halves the whole has 2ρ/(1 + ρ) (Spearman and Brown 1910), which is
-    the squared cosine with the truth. That holds for mean differences, the better the more
-    dimensions the noise fills. Whatever is regularised (discriminant, probe) has a bias besides, on
-    which halves agree: there this is a lower bound (19° where 26° was true, in a simulation with 64
-    prompts a side). Bounds of a reliability give bounds of the angle; 90° where ρ ≤ 0.
+    If halves have reliability ρ, all prompts have 2ρ/(1 + ρ) (Spearman and Brown 1910), which is
+    the squared cosine with the true direction. This holds for mean differences, and more precisely
+    the more dimensions the noise fills. Regularised estimators (discriminant, probe) also have a
+    bias that both halves share. For these the angle is a lower bound (19° for a true angle of 26°,
+    in a simulation with 64 prompts a side). Bounds of a reliability give bounds of the angle; 90°
+    where ρ ≤ 0.
     """
     rho = np.clip(reliability, 0.0, 1.0)
     return np.degrees(np.arccos(np.sqrt(2 * rho / (1 + rho))))

@@ -1,7 +1,7 @@
 r"""Prompts as rows in few coordinates, and their covariance, shrunk after Ledoit and Wolf.
 
-Every estimator works in orthonormal axes of the span of its prompts, min(prompts, d_model) of them,
-and goes back to d_model at the end; inner products are the same there.
+Every estimator works in min(prompts, d_model) orthonormal axes of the span of its prompts and
+converts back to d_model at the end. Inner products are the same in these axes.
 
 The shrunk covariance is :math:`\hat\Sigma = (1 - s)S + s\,m I` with the mean eigenvalue
 :math:`m = \mathrm{tr}\,S / d` and the intensity s of *A well-conditioned estimator for
@@ -26,14 +26,14 @@ Rows = Float[np.ndarray, "row layer d_model"]
 Coordinates = Float[np.ndarray, "layer row axis"]
 Axes = Float[np.ndarray, "layer axis d_model"]
 
-# Variances below this share of the largest are rounding.
+# Variances below this share of the largest are rounding errors.
 RANK_TOLERANCE = 1e-10
 
 
 def coordinates_of(rows: Rows, *, centre: bool = True) -> tuple[Coordinates, Axes]:
     """The rows in orthonormal axes of their span, and these axes.
 
-    About their mean by default, where no digits are lost to an offset that all rows share.
+    By default, rows are centred, so an offset that all rows share costs no precision.
     """
     about = rows - rows.mean(axis=0) if centre else rows
     left, sizes, axes = np.linalg.svd(
@@ -62,7 +62,7 @@ def principal_axes(
 def in_d_model(
     vectors: Float[np.ndarray, "layer axis"], axes: Axes
 ) -> Float[np.ndarray, "layer d_model"]:
-    """Vectors given in coordinates, one per layer, as d_model sees them."""
+    """Vectors given in coordinates, one per layer, converted to d_model."""
     return np.einsum("lv,lvd->ld", vectors, axes)
 
 
@@ -82,7 +82,7 @@ def layer_names(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     """Names of the layers: 0, 1, … where none are given.
 
     Raises:
-        InputError: another number of names than layers.
+        InputError: the numbers of names and layers differ.
     """
     names = tuple(range(depth)) if layers is None else tuple(int(layer) for layer in layers)
     if len(names) != depth:
@@ -92,12 +92,12 @@ def layer_names(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class ShrunkCovariance:
-    """A shrunk covariance per layer, in the eigenvectors of the sample's own."""
+    """A shrunk covariance per layer, in the eigenvectors of the sample covariance."""
 
     vectors: Float[np.ndarray, "layer axis vector"]
     """Orthonormal eigenvectors; zero beyond the rank."""
     eigenvalues: Float[np.ndarray, "layer vector"]
-    """Of the shrunk covariance along these."""
+    """Eigenvalues of the shrunk covariance along these."""
     rest: Float[np.ndarray, " layer"]
     """Its eigenvalue in every other dimension."""
     shrinkage: Float[np.ndarray, " layer"]
@@ -119,8 +119,8 @@ def shrunk_covariance(
     Args:
         rows: centred, each times the root of its count; in any orthonormal coordinates.
         counts: how often each row counts, none of them zero.
-        d_model: dimensions that the rows come from.
-        shrink: by Ledoit and Wolf's intensity; else the sample's covariance as it is.
+        d_model: number of dimensions of the original rows.
+        shrink: shrink by Ledoit and Wolf's intensity; otherwise use the sample covariance.
     """
     n = counts.sum()
     values, vectors = principal_axes(rows)
@@ -131,7 +131,7 @@ def shrunk_covariance(
         squared = (values**2).sum(axis=1)  # ‖S‖²
         fourth = ((rows**2).sum(axis=2) ** 2 / counts).sum(axis=1) / n
         distance = squared - d_model * mean**2  # ‖S - m I‖²
-        # The error of S; no more than all the distance that there is.
+        # The error of S; at most the whole distance.
         error = np.clip((fourth - squared) / n, 0.0, np.maximum(distance, 0.0))
         intensity = np.where(distance > 0, error / np.where(distance > 0, distance, 1.0), 1.0)
     rest = intensity * mean
@@ -146,6 +146,6 @@ def shrunk_covariance(
 def centring_matrix(
     classes: Int[np.ndarray, " row"], counts: Float[np.ndarray, " row"]
 ) -> Float[np.ndarray, "row row"]:
-    """The matrix that takes its class's counted mean from every row."""
+    """The matrix that subtracts the weighted class mean from every row."""
     same = classes[:, None] == classes[None, :]
     return np.eye(len(classes)) - same * counts / (same @ counts)[:, None]
