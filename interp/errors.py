@@ -13,7 +13,7 @@ class SpilloverError(Exception):
 
 
 class InputError(SpilloverError):
-    """What the user gave cannot be used as it is."""
+    """The user's input cannot be used."""
 
 
 class ModelError(InputError):

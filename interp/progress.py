@@ -1,4 +1,4 @@
-"""How long work says how far it is: it calls a function with how many more are done."""
+"""Progress of long work: it calls a function with the number of items just done."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ every entry, those of plug-ins included, and stays fast::
     @objective(title="NPO", paper="Zhang et al. 2024, arXiv 2404.05868", badge="faithful")
     def npo(log_probs, reference, mask, *, beta=0.1): ...
 
-An entry of a room is imported when it is asked for by name; adding one touches one file.
+An entry of a room is imported when it is requested by name. To add one, edit only one file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Atomic writes and content keys: how every cache and every result reaches the disk.
+"""Atomic writes and content keys for all caches and results.
 
 A file is either absent or whole. A key is made of everything that a result depends on, the
 package's version included, so that a stage can be skipped when its inputs have not changed.

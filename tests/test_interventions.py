@@ -90,7 +90,7 @@ def test_layers_can_have_their_own_directions_and_values(checkpoint_of: Checkpoi
         set_component(lm, directions, [1.0, 2.0, 3.0], layers=[0, 1])
     with pytest.raises(InputError, match="0 … 3"), ablate(lm, directions[0], layers=[4]):
         pass
-    with pytest.raises(InputError, match="adds up"):
+    with pytest.raises(InputError, match="accumulate"):
         add(lm, directions[0])
 
 

@@ -1,21 +1,20 @@
-r"""Which change of a model carries what a readout lost: rotation, gain, offset or routing.
+r"""Attribute the loss of a readout to a change of the model: rotation, gain, offset or routing.
 
-At one layer a prompt's last state is the mean of its class plus what is its own, and the mean of
-the positive class is :math:`c + \tfrac12\lVert r\rVert\,\hat r`
-(:mod:`interp.similarity.rotations`). So there are five things that may have changed between base
-and after,
+At one layer a prompt's last state is the mean of its class plus the prompt's deviation, and the
+mean of the positive class is :math:`c + \tfrac12\lVert r\rVert\,\hat r`
+(:mod:`interp.similarity.rotations`). So five things may change between base and after,
 
 =============  ====================================================================
 ``rotation``   where :math:`\hat r` points
 ``gain``       how long :math:`r` is
 ``offset``     where the midpoint :math:`c` lies
 ``routing``    how later layers read the states
-``remainder``  what single prompts do around their mean, and the states of other tokens
+``remainder``  deviations of single prompts from their mean, and the states of other tokens
 =============  ====================================================================
 
-and each can be put back with or without the others (:func:`undo`). Their Shapley values over all
-orders add up to the whole loss. :func:`control_effects` says what moves do that are as large and
-mean nothing; :func:`decide` names one cause, or none.
+and :func:`undo` restores each of them with or without the others. Their Shapley values over all
+orders sum to the whole loss. :func:`control_effects` measures the effect of random moves of equal
+size; :func:`decide` names one cause, or none.
 """
 
 import lazy_loader

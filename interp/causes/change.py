@@ -1,4 +1,4 @@
-"""One contrast before and after, taken apart into what may have changed of its positive mean."""
+"""One contrast before and after, with the possible changes of its positive mean."""
 
 from __future__ import annotations
 
@@ -105,9 +105,9 @@ class Change:
     def means(self, layer: int, rows: Bool[np.ndarray, " row"] | None = None) -> ClassMeans:
         """Class means in both models at one layer, from some of the rows.
 
-        Where the after-model has no direction any more (``undefined`` in
-        :func:`interp.similarity.rotation`), what is left of it is noise, and no rotation:
-        all of the loss along the base's direction counts as gain.
+        If the direction does not exist in the after-model (``undefined`` in
+        :func:`interp.similarity.rotation`), the remaining difference is noise, not a rotation: the
+        whole loss along the base's direction counts as gain.
         """
         column = self.layers.index(layer)
         rows = np.ones(len(self.base.classes), dtype=bool) if rows is None else rows

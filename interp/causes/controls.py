@@ -1,4 +1,4 @@
-r"""Moves that mean nothing, as large as the edits that undo a cause.
+r"""Random control moves, with the size of the edits that undo a cause.
 
 For a cause that is a move of states: directions drawn from the covariance of the after-model's
 states at the layer, :math:`\sum_i g_i (h_i - \bar h)` with standard normal :math:`g_i` (isotropic

@@ -1,4 +1,4 @@
-r"""Every change undone in the after-model, alone and with every combination of the others.
+r"""Undo every change in the after-model, alone and in every combination with the others.
 
 At one layer the residual stream is overwritten on its way: the last token's state is put together
 from the class mean of one coalition and the prompt's own deviation from its mean; the layers that
@@ -54,7 +54,7 @@ class Undone:
 
     @property
     def gap(self) -> float:
-        """What the readout lost, in its own unit."""
+        """The loss of the readout, in its unit."""
         return float((self.values[-1] - self.values[0]).mean())
 
     @property
@@ -98,8 +98,8 @@ class Shares:
 
     Attributes:
         shapley: averaged over all orders; they add up to one.
-        restored: what comes back when this alone is undone in the after-model.
-        removed: what is lost when this alone is done to the base.
+        restored: the share that returns if only this change is undone in the after-model.
+        removed: the share that is lost if only this change is applied to the base.
     """
 
     shapley: dict[str, Estimate]

@@ -1,4 +1,4 @@
-"""One cause named, or none: what the data decide."""
+"""Decide from the data on one cause, or on none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from interp.causes.change import CAUSES, PLAYERS, ROUTING
 from interp.causes.undoing import Shares, Undone
 
 LEAST_GAP = 1.0
-"""Shares of a smaller loss, in the readout's unit, are not worth a sentence."""
+"""Shares of a smaller loss, in the readout's unit, are not reported."""
 CONTROL_QUANTILE = 0.95
 
 
@@ -25,7 +25,7 @@ class CauseVerdict:
         gap: what was lost, in the readout's unit.
         shares: by player.
         cause: one of :data:`CAUSES`, or None: not decided by these data.
-        because: why nothing is named; empty where something is.
+        because: the reason why no cause is named; otherwise empty.
         control_high: 95th percentile of the leading cause's controls; NaN where none were drawn.
     """
 
@@ -43,10 +43,10 @@ def leading(shares: Shares) -> str:
 
 
 def entry_layer(undone: Sequence[Undone]) -> Undone:
-    """The first layer after which less than half of the loss is still to come.
+    """The first layer after which less than half of the loss remains to be made.
 
-    Before it the loss is made by later layers, whatever they do; from it on it is in the states.
-    Where no layer's states hold half of it, the last one: there the head alone is left to blame.
+    Before this layer, later layers make most of the loss; from it on, the states hold most of it.
+    If no layer's states hold half of it, this is the last layer; then only the head remains.
     """
     for at_layer in undone:
         if at_layer.shares(resamples=1).shapley[ROUTING].value < 0.5:

@@ -1,4 +1,4 @@
-r"""What an intervention does to a state: pure functions of tensors, none of them in place.
+r"""The edits of interventions: pure functions of tensors, never in place.
 
 Each maker takes a direction (or a basis) and returns an edit, a function from states to states of
 the same shape. With :math:`\hat r` the unit direction and :math:`s = \langle h, \hat r\rangle`:
@@ -12,8 +12,8 @@ the same shape. With :math:`\hat r` the unit direction and :math:`s = \langle h,
 ``projecting_out``      :math:`h - B^\top B h`
 ======================  =============================================
 
-Adding takes its vector as long as it is; everything else looks only at where a direction points.
-The arithmetic is done in float32 at least, and what comes out has the dtype that went in.
+``adding`` uses the length of its vector; all other edits use only the orientation of a direction.
+The arithmetic uses float32 at least, and the output has the dtype of the input.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def orthonormal_basis(vectors: Vectors) -> Float[Tensor, "rank d_model"]:
     _, lengths, basis = torch.linalg.svd(rows, full_matrices=False)
     rank = int((lengths > RANK_TOLERANCE * lengths.max()).sum()) if lengths.numel() else 0
     if rank == 0:
-        raise InputError("a subspace of no vectors, or of zeros; give at least one that is not")
+        raise InputError("a subspace without nonzero vectors; give at least one nonzero vector")
     return basis[:rank]
 
 
@@ -116,7 +116,7 @@ def _unit(direction: Vector) -> Float[Tensor, " d_model"]:
     vector = _finite(direction)
     length = vector.norm()
     if length == 0:
-        raise InputError("a direction of length zero points nowhere; give one that is longer")
+        raise InputError("a direction of length zero; give a nonzero direction")
     return vector / length
 
 

@@ -1,17 +1,17 @@
-r"""The logit lens: what the model would say if it stopped at a state.
+r"""The logit lens: the model's output if it stopped at a state.
 
-A state is put in place of the last layer's output and the model does the rest itself: final norm,
-unembedding, soft caps and logit scales, whatever its family has (nostalgebraist 2020). One dummy
-token stands for every state, so the layers in front cost little.
+A state replaces the last layer's output, and the model applies its remaining steps: final norm,
+unembedding, soft caps and logit scales, if it has them (nostalgebraist 2020). One dummy token
+represents every state, so the earlier layers cost little.
 
-Direct logit attribution (Elhage et al. 2021) asks what a direction writes to the logits by itself.
+Direct logit attribution (Elhage et al. 2021) measures the direct effect of a direction on logits.
 Here it is the lens's derivative along the direction at given states,
 :math:`\partial_\varepsilon\, \mathrm{lens}(h + \varepsilon v)`: the final norm's scale is not held
 fixed, so it is the model's own first-order effect. For a direction perpendicular to the (centred)
 state it equals the textbook's :math:`W_U (\gamma \odot v) / \sigma(h)`; along the state, which a
 norm does not see, it is zero.
 
-Neither shows what later layers would have made of the state.
+Limits: neither shows the effect of later layers on the state.
 """
 
 from __future__ import annotations
@@ -111,5 +111,5 @@ def _rows(lm: LanguageModel, states: States) -> Float[Tensor, "state d_model"]:
         )
     rows = torch.as_tensor(states).reshape(-1, lm.d_model).to(lm.device)
     if not len(rows):
-        raise InputError("no states to look through the lens at; give at least one")
+        raise InputError("no states for the logit lens; give at least one")
     return rows

@@ -3,11 +3,11 @@
     with ablate(lm, direction), add(lm, steering, layers=[12]):
         generate(lm, prompts)
 
-They compose. At one place, what is entered first acts first and the next one gets what it left: set
-and then ablate leaves nothing, ablate and then set leaves the value. Between places the order is
-the forward's own. Nothing is edited in place, so gradients flow and other hooks keep what they
-have read: around a training step, ablating is concept ablation fine-tuning (CAFT, Casademunt et
-al. 2025). A block that ends by an exception or by Ctrl-C leaves no hook behind.
+They compose. At one place, the first one entered acts first, and the next one gets its output: set
+and then ablate gives zero; ablate and then set gives the value. Across places, the order is that of
+the forward. No tensor is edited in place, so gradients flow and other hooks keep their states.
+Ablation around a training step is concept ablation fine-tuning (CAFT, Casademunt et al. 2025). If
+an exception or Ctrl-C ends a block, all hooks are removed.
 
 Where: ``layers`` (0-based, all by default), ``sites`` (:mod:`interp.activations.sites`) and
 ``positions`` (:mod:`interp.activations.window`; every token by default, those of the answer as they
@@ -146,7 +146,7 @@ def add(
         ...     steered = sp.generate(lm, ["Kindly explain how to bake bread."])
     """
     if where.get("layers") is None:
-        raise InputError("adding at every layer adds up; say where with layers=[…]")
+        raise InputError("additions at several layers accumulate; choose layers with layers=[…]")
     return intervene(lm, _each(edits.adding, vector, coefficient), **where)
 
 

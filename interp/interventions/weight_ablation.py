@@ -3,13 +3,12 @@ r"""Directional ablation as a change of weights (Arditi et al. 2024, section 2.4
 Every matrix that writes to the residual stream is projected, :math:`W \leftarrow W - \hat r \hat
 r^\top W`: embeddings of tokens and places, attention's and the MLP's last matrix, and their biases.
 The result is the model under :func:`interp.interventions.steering.ablate`, without any hook. An
-embedding that is tied to the unembedding is untied first: the model must still be able to read
-there.
+embedding that is tied to the unembedding is untied first, so that the unembedding is unchanged.
 
 Where a norm stands between a block's last matrix and the stream (Gemma 2 and its kin), what the
-matrix writes is rotated before it arrives, and no projection of it equals the ablation: such models
-are refused. So is any other whose projected weights do not do what the hook does, which is tried on
-a few tokens every time.
+matrix writes is rotated before it arrives, and no projection of it equals the ablation. Such models
+raise an error. So does any other model whose projected weights differ in effect from the hook; each
+call tests this on a few tokens.
 """
 
 from __future__ import annotations

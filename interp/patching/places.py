@@ -1,12 +1,11 @@
 r"""The places of a pair of runs, one for every cell, and the forwards that read and write them.
 
-
 Controls are random moves with the length of a patch, in directions in which the target's states
 vary. An isotropic move lies mostly where activations never lie and has almost no effect, so any
 patch would look significant. The directions are therefore drawn from a normal
-distribution with the covariance of the target's own states at the cell, over prompts (the mean
+distribution with the covariance of the target's states at the cell, over prompts (the mean
 over the cell's tokens): :math:`\sum_i g_i (h_i - \bar h)` with standard normal :math:`g_i` has it,
-without a covariance ever being computed. One direction serves all prompts and tokens of a cell, as
+without computing a covariance. One direction serves all prompts and tokens of a cell, as
 a feature would, and every token is moved as far along it as the patch moved it.
 """
 

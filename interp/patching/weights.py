@@ -5,8 +5,9 @@ much of the readout returns. Patching after into base keeps only one change and 
 is sufficient. Unlike patched states, patched weights are exact: they do not force states to values
 that the model does not produce.
 
-But any edit of that size may have an effect, so the controls are random edits of equal size: signed permutations of the rows and columns of the change :math:`\Delta` of a weight
-matrix, :math:`P \Delta Q` with orthogonal :math:`P` and :math:`Q`. The edit keeps the norm and the
+But any edit of that size may have an effect, so the controls are random edits of equal size:
+signed permutations of the rows and columns of the change :math:`\Delta` of a weight matrix,
+:math:`P \Delta Q` with orthogonal :math:`P` and :math:`Q`. The edit keeps the norm and the
 singular values (a change of rank 8 keeps rank 8) in other places and directions. Its effect is that
 of any edit of the same size and rank.
 """

@@ -1,9 +1,9 @@
-"""Candidate directions with what each of them does, and two rules to choose among them.
+"""Candidate directions with their effects, and two rules to choose among them.
 
-:meth:`Candidates.best` is the paper's. The best of many candidates looks better than it is on the
-prompts that it was the best on, so :func:`choose_held_out` leaves every fold of prompts out once:
-the candidate is chosen on the others, and what it does is read off the fold. The choice itself is
-made on all prompts; the effect belongs to the procedure.
+:meth:`Candidates.best` is the paper's rule. On the prompts that choose it, the best of many
+candidates looks better than it is. So :func:`choose_held_out` leaves every fold of prompts out
+once: it chooses the candidate on the other folds and measures its effect on this fold. The final
+choice uses all prompts; the reported effect is that of the procedure.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Directions by layer and position, and what each does to every validation prompt.
+    """Directions by layer and position, and the effect of each on every validation prompt.
 
     Attributes:
         layers, positions: where they were taken; positions are counted from the prompt's end.
         directions: mean differences, positives minus negatives, in float64.
         bypass, induce, kl: see :mod:`interp.selection`.
-        positive, negative: readouts of the model as it is.
+        positive, negative: readouts of the unchanged model.
     """
 
     layers: tuple[int, ...]
@@ -65,7 +65,7 @@ class Candidates:
     def allowed(
         self, *, kl_at_most: float = KL_AT_MOST, induce_at_least: float = INDUCE_AT_LEAST
     ) -> Bool[np.ndarray, "layer position"]:
-        """Which candidates cost little and induce the behaviour; NaN is never allowed."""
+        """Candidates with a small KL that induce the behaviour; NaN is never allowed."""
         bypass, induce, kl = (x.mean(axis=-1) for x in (self.bypass, self.induce, self.kl))
         return np.isfinite(bypass) & (kl <= kl_at_most) & (induce >= induce_at_least)
 
@@ -117,9 +117,9 @@ class HeldOutChoice:
 
     Attributes:
         choice: the direction chosen on all prompts.
-        removed: by how much ablating lowers the readout on held-out positives, in its unit.
-        induced: by how much adding raises it on held-out negatives, in its unit.
-        by_fold: what was chosen with each fold left out; where they differ, the choice is weak.
+        removed: decrease of the readout on held-out positives by ablation, in its unit.
+        induced: increase of the readout on held-out negatives by addition, in its unit.
+        by_fold: the choice without each fold; if these differ, the choice is unstable.
     """
 
     choice: Choice
@@ -137,17 +137,17 @@ def choose_held_out(
     resamples: int = 2000,
     seed: int = 0,
 ) -> HeldOutChoice:
-    """The candidate whose ablation removes and whose addition induces most, on average.
+    """The candidate with the largest mean effect of its ablation and its addition.
 
     Args:
         candidates: as :func:`interp.selection.score_candidates` gives them.
-        kl_at_most: in nats; candidates that cost more are left out.
-        folds: parts that the prompts of each kind are dealt to.
+        kl_at_most: in nats; candidates with a larger KL are excluded.
+        folds: number of parts into which the prompts of each kind are split.
         level, resamples: of the intervals over prompts.
         seed: of folds and resamples.
 
     Raises:
-        InputError: fewer prompts of a kind than folds, or no candidate that costs little enough.
+        InputError: fewer prompts of a kind than folds, or all candidates exceed ``kl_at_most``.
     """
     counts = len(candidates.positive), len(candidates.negative)
     if folds < 2 or min(counts) < folds:

@@ -1,4 +1,4 @@
-"""Every candidate direction tried on validation prompts, by ablating it and by adding it."""
+"""Try every candidate direction on validation prompts, by ablating it and by adding it."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def score_candidates(
     Args:
         lm: the model.
         train, validation: different prompts; the paper has 128 and 32 of each kind.
-        readout: of the last logits; above 0 where a prompt is answered as positives are.
-        layers: 0-based; by default the first 80%, the only ones that may be chosen.
+        readout: of the last logits; above 0 if the model treats a prompt like a positive.
+        layers: 0-based; by default the first 80%, the only layers that the rule may choose.
         positions: tokens at the prompts' end.
         batch_size: prompts in one forward.
         progress: called with the number of candidates just tried on a batch.
@@ -118,7 +118,7 @@ def _difference(
     positive: Float[np.ndarray, "layer position d_model"],
     negative: Float[np.ndarray, "layer position d_model"],
 ) -> Float[np.ndarray, "layer position d_model"]:
-    """Zero where it is nothing but rounding: the template's own embeddings are in every prompt."""
+    """Set rounding errors to zero: every prompt holds the same embeddings of the template."""
     difference = positive - negative
     length, scale = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (difference, positive))
     return np.where(length > ROUNDING * scale, difference, 0.0 * difference)
