@@ -88,11 +88,11 @@ def _objection(gap: float, shares: Shares, band: float, least_gap: float) -> str
     first, second = sorted(PLAYERS, key=lambda name: -shares.shapley[name].value)[:2]
     largest = shares.shapley[first]
     if first not in CAUSES:
-        return "most of it lies in what single prompts do around their mean, or in other tokens"
+        return "most of it lies in deviations of single prompts from their mean, or in other tokens"
     if largest.low <= shares.shapley[second].high:
-        return f"{first} and {second} carry alike shares"
+        return f"{first} and {second} carry similar shares"
     if largest.low <= band:
-        return f"{first} carries no more than random edits as large"
+        return f"{first} carries no more than random edits of equal size"
     if min(shares.restored[first].low, shares.removed[first].low) <= 0:
         return f"{first} works one way only, undone or done"
     return ""

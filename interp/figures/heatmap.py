@@ -1,4 +1,4 @@
-"""Heatmaps between labels: cells inside the null are grey, undefined cells show a dash."""
+"""Heatmaps between labels: cells inside the null are hatched grey, undefined cells show a dash."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def draw_cells(
     text: Callable[[float], str] | None = None,
     aspect: Literal["equal", "auto"] = "equal",
 ) -> AxesImage:
-    """One heatmap: cells outside their null are coloured, cells inside it grey, others empty.
+    """One heatmap: cells outside their null are coloured, cells inside it hatched, others empty.
 
     Args:
         axes: to draw into.

@@ -48,7 +48,7 @@ def patching_figure(
     Args:
         effects: from ``patch``, ``attribute`` or ``patch_weights``.
         labels: text for positions, as ``runs.labels()`` gives the template's tokens.
-        level: cells inside the null at this level are grey.
+        level: cells inside the null at this level are hatched grey.
         groups: prompts of one group are drawn together.
     """
     import pandas as pd

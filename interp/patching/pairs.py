@@ -26,10 +26,10 @@ class PromptPairs:
 
     Attributes:
         clean, corrupted: texts, one of each per pair.
-        clean_roles, corrupted_roles: what plays which role in each text; none where left empty.
+        clean_roles, corrupted_roles: the words of each role in each text; empty for no roles.
 
     Raises:
-        InputError: not as many on both sides, or a pair whose sides name different roles.
+        InputError: different numbers on the two sides, or a pair whose sides name different roles.
     """
 
     clean: tuple[str, ...]
@@ -59,7 +59,7 @@ class PromptPairs:
                 )
 
     def denoising(self, lm: LanguageModel) -> PatchRuns:
-        """Clean gives, corrupted takes: which states are enough for the behaviour."""
+        """Patch clean into corrupted: finds states that are sufficient for the behaviour."""
         clean, corrupted = (
             tuple(with_roles(lm.chat, *prompt) for prompt in zip(texts, roles, strict=True))
             for texts, roles in (
@@ -70,7 +70,7 @@ class PromptPairs:
         return PatchRuns(lm, clean, lm, corrupted)
 
     def noising(self, lm: LanguageModel) -> PatchRuns:
-        """Corrupted gives, clean takes: which states the behaviour needs."""
+        """Patch corrupted into clean: finds states that are necessary for the behaviour."""
         return self.denoising(lm).reversed()
 
 

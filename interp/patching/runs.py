@@ -41,7 +41,7 @@ class PatchRuns:
             )
 
     def reversed(self) -> PatchRuns:
-        """The target gives and the source takes."""
+        """The runs with source and target swapped."""
         return PatchRuns(self.target, self.target_rows, self.source, self.source_rows)
 
     def subset(self, chosen: Sequence[int]) -> PatchRuns:

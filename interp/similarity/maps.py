@@ -195,7 +195,7 @@ class SimilarityMap:
         return table.to_latex(index=False, float_format="%.2f", column_format="l" + "r" * (k + 1))
 
     def plot(self, layers: Sequence[int] | None = None, *, layer: int | None = None) -> Figure:
-        """Draw heatmaps; cells inside the null are grey, and the caption describes the null.
+        """Draw heatmaps; cells inside the null are hatched, and the caption describes the null.
 
         Args:
             layers: names of layers; all by default.

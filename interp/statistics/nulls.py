@@ -32,9 +32,9 @@ def permuted_weights(
     """Weights of the rows in the difference of means, labels permuted; the first draw is observed.
 
     Args:
-        contrast: its pairs say what may be permuted: labels move within linked rows, and among
-            all rows that stand alone.
-        draws: permutations, the observed labelling included.
+        contrast: its pairs define the permutations: labels move within linked rows, and among all
+            unpaired rows.
+        draws: number of permutations, including the observed labelling.
         rng: the source of chance.
     """
     labels, units = contrast.classes, contrast.units
