@@ -101,7 +101,7 @@ def test_a_missing_response_in_a_format_without_empty_text_is_empty(tmp_path: Pa
         ('{"response": "a"}\n', "prompt"),
         ('{"prompt": "a", "response": "b"}\n{"prompt": "a"}\n', "line 2"),
         ('{"prompt": "a", "response": "b"}\n{"prompt": "a", "resp', "line 2"),
-        ('{"prompt": "a", "response": "b", "refused": 1}\n', "would be lost"),
+        ('{"prompt": "a", "response": "b", "refused": 1}\n', "exists already"),
         ("", "empty"),
     ],
 )

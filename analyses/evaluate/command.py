@@ -66,7 +66,7 @@ class UtilityOptions:
     ] = None
 
     def task_plan(self) -> TaskPlan | None:
-        """The tasks that are asked for, if any are."""
+        """The plan of the given tasks, if any."""
         from analyses.evaluate.plan import TaskPlan
 
         names = tuple(name for given in self.tasks or () for name in given.split(",") if name)

@@ -61,7 +61,7 @@ def _two_kinds(measures: Measures, quantity: str, scorer: str = "") -> list[Seri
 
 @styled
 def dots_figure(labels: Sequence[str], *panels: Panel, width: float, row: float = ROW) -> Figure:
-    """A row for each label, next to one another a panel for each quantity."""
+    """A row for each label, a panel for each quantity, side by side."""
     figure = new_figure(width, AROUND + row * len(labels))
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(grid, panels, strict=True):
@@ -82,7 +82,7 @@ def evaluation_overview_figure(measures: Measures) -> Figure:
     kinds = [("general", ALL) if row == "general" else ("harmful", row) for row in rows]
     class_panel(classes, measures, kinds)
     classes.set_yticks(range(len(rows)), [""] * len(rows))
-    classes.set_xlabel("share of answers (harmful prompts; general as they are)")
+    classes.set_xlabel("share of answers (harmful prompts; last row: general prompts)")
     nats = _two_kinds(measures, "answer_nats")
     if nats:
         under = "its base" if findings.plan.base else "the model itself"

@@ -52,7 +52,7 @@ class ReadoutCheck:
 
     @property
     def valid(self) -> bool:
-        """Whether p_R may be read as refusing."""
+        """Whether p_R > .5 is a valid reading of refusal."""
         return self.prefixes is not None and self.auc.defined and self.auc.value >= VALID_AUC
 
     @property
@@ -118,10 +118,10 @@ class Findings:
 
     @property
     def readings(self) -> tuple[str, ...]:
-        """The scorers, and the reading of p_R where it is valid."""
+        """The scorers, and the reading of p_R if it is valid."""
         return (*self.panel, LOG_ODDS) if self.readout.valid else self.panel
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """``model``, and ``base`` where there is one."""
+        """``model``, and ``base`` if given."""
         return (MODEL, BASE) if self.plan.base else (MODEL,)

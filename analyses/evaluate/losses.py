@@ -50,7 +50,7 @@ def divergence_from_base(session: Session) -> pd.DataFrame | None:
 
 
 def likelihood_of_texts(session: Session) -> pd.DataFrame | None:
-    """The likelihood of the plain texts under every model that is loaded."""
+    """The likelihood of the plain texts under every loaded model."""
     texts = session.inputs.texts
     if not texts:
         return None
@@ -63,7 +63,7 @@ def likelihood_of_texts(session: Session) -> pd.DataFrame | None:
 
 
 def scores_on_tasks(session: Session) -> pd.DataFrame | None:
-    """Every item's score on the tasks; read from the folder where it was asked before."""
+    """Every item's score on the tasks; existing scores come from the folder."""
     tasks = session.plan.tasks
     if tasks is None:
         return None
@@ -72,7 +72,7 @@ def scores_on_tasks(session: Session) -> pd.DataFrame | None:
         assert one.lm is not None
         chat = one.lm.chat.fingerprint if tasks.chat_template else None
         key = content_key("tasks", one.fingerprint, chat, tasks)
-        session.progress.say(f"{one.name}: tasks …")  # the harness shows how far it is
+        session.progress.say(f"{one.name}: tasks …")  # the harness shows its own progress
         path = session.folder / "tasks" / f"{one.role}.parquet"
         table = task_scores(tasks, path, key, partial(on_device, one, session.plan))
         parts.append(table.assign(role=one.role))
@@ -85,10 +85,10 @@ def task_scores(
     key: str,
     model: Callable[[], AbstractContextManager[LanguageModel]],
 ) -> pd.DataFrame:
-    """Every item's score: the table at ``path`` if it was made under ``key``; else made, and kept.
+    """Every item's score: the table at ``path`` if it has this ``key``; else computed and stored.
 
     Args:
-        model: gives the model to ask, for as long as it is needed.
+        model: context that gives the model.
     """
     mark = path.with_suffix(".json")
     if path.is_file() and mark.is_file() and read_json(mark)["key"] == key:

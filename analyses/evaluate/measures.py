@@ -23,9 +23,9 @@ from interp.statistics import RESAMPLES, Draws, Estimate, rate_of, resampling_we
 from unlearning.data import DOMAINS
 from unlearning.scoring import CLASSES, FINE_CLASSES, between, disagreeing
 
-# Column of the scores (1 or 0) -> what its share is called.
+# Column of the scores (1 or 0) -> name of its share.
 RATES = {"finished": "finished_rate", "no_language": "no_language"}
-# Column of the scores -> what its mean is called.
+# Column of the scores -> name of its mean.
 MEANS = {
     "answer_nats": "answer_nats",
     "repetition": "repetition",
@@ -41,7 +41,7 @@ class Measures:
     """The tables of an evaluation, each a row per number: ``value, low, high, n, reason``.
 
     Attributes:
-        findings: what the numbers are of.
+        findings: the results behind the numbers.
         numbers: ``role, prompts, group, scorer, quantity`` and the number. ``quantity`` is
             ``refusal_rate`` or ``share:CLASS`` by a scorer, or a name among ``RATES``'s and
             ``MEANS``'s, where ``scorer`` is empty.
@@ -83,7 +83,7 @@ class Measures:
         return self.difference("refusal_rate", prompts, group, self.findings.headline)
 
     def groups(self, prompts: str) -> list[str]:
-        """Groups of a set of prompts in order, ``all`` left out."""
+        """Groups of a set of prompts in order, without ``all``."""
         rows = self.numbers[(self.numbers["prompts"] == prompts) & (self.numbers["role"] == MODEL)]
         return [str(group) for group in rows["group"].unique() if group != ALL]
 
@@ -112,7 +112,7 @@ def measured(findings: Findings) -> Measures:
 
 
 def sets_of(rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Every set of prompts and group with its rows; a row is in several."""
+    """Every set of prompts and group with its rows; a row may be in several."""
     kinds = rows["kind"].fillna("harmful")
     for name in ("harmful", "twin"):
         chosen = rows[kinds == name]
@@ -268,7 +268,7 @@ def _tasks(table: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _by_task(table: pd.DataFrame | None) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    """Every task and metric; and all tasks together, item by item, where there are several."""
+    """Every task and metric; and with several tasks, all items together."""
     if table is None:
         return
     for (task, metric), part in table.groupby(["task", "metric"], sort=False):

@@ -67,7 +67,7 @@ def write_evaluation(
 
 
 def evaluation_tables(measures: Measures) -> dict[str, pd.DataFrame]:
-    """The tables that are written, by file name; of disagreeing answers the ids and readings."""
+    """The tables to write, by file name; disagreeing answers have ids and readings only."""
     rows = measures.disagreements
     columns = [name for name in rows if str(name).startswith(("refused_", "class_"))]
     return {
@@ -82,7 +82,7 @@ def evaluation_tables(measures: Measures) -> dict[str, pd.DataFrame]:
 
 
 def evaluation_summary(measures: Measures) -> Nested:
-    """The evaluation as nested plain values; ``model`` and ``base`` are built alike."""
+    """The evaluation as nested plain values; ``model`` and ``base`` have the same form."""
     findings = measures.findings
     readout = findings.readout
     found: Nested = {
@@ -142,7 +142,7 @@ def _of_role(measures: Measures, role: str) -> Nested:
 
 
 def _nested(table: pd.DataFrame, keys: list[str] | None = None) -> Nested:
-    """Rows of a table of numbers by the values of its other columns, one inside the other."""
+    """Rows of a table of numbers, nested by the values of its other columns."""
     names = keys or [str(name) for name in table if name not in NUMBER]
     found: Nested = {}
     for row in table.to_dict("records"):

@@ -27,7 +27,7 @@ CLASS_COLOURS = {
     "answer": ANSWERS,
 }
 MARKERS = "osD^vP"
-# Inches: of a row, and of what stands around a panel.
+# Inches: height of a row, and space around a panel.
 ROW, AROUND = 0.36, 1.15
 
 

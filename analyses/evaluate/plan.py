@@ -50,11 +50,11 @@ class EvaluationPlan:
         splits: count only prompts of these (default: all, because nothing is trained here).
         max_new_tokens: of a generated answer (default: a model organism's own, else 48).
         batch_size: prompts in one forward.
-        positions: answer tokens over which KL to the base is taken.
-        texts: a file of plain texts, whose perplexity is measured.
+        positions: number of answer tokens for the KL to the base.
+        texts: a file of plain texts for perplexity.
         tasks: tasks with right answers.
         model_options: arguments of ``LanguageModel.load``.
-        command: as it was given, for the report.
+        command: the user's command, for the report.
     """
 
     model: str
@@ -107,7 +107,7 @@ class EvaluationPlan:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A plan whose inputs have been read and found usable."""
+    """A plan with its inputs, read and checked."""
 
     plan: EvaluationPlan
     prompts: pd.DataFrame
@@ -121,7 +121,7 @@ class Inputs:
 
     @property
     def counted(self) -> pd.DataFrame:
-        """The prompts that rates are over."""
+        """The prompts that rates count."""
         splits = self.plan.splits
         rows = self.prompts[self.prompts["split"].isin(splits)] if splits else self.prompts
         return rows.reset_index(drop=True)
@@ -140,7 +140,7 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
     if plan.server:
         from unlearning.serving import Endpoint
 
-        Endpoint(plan.model, plan.server)  # refuses what is no address
+        Endpoint(plan.model, plan.server)  # raises for an invalid address
     if not plan.loaded and (plan.texts or plan.tasks):
         raise InputError(
             "perplexity and tasks need a model's probabilities, which a server does not give; "
@@ -165,10 +165,10 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
 
 
 def require_own_folder(plan: EvaluationPlan, folder: Path) -> None:
-    """Refuse to write over the evaluation of another model or of other prompts.
+    """Refuse to overwrite the evaluation of another model or of other prompts.
 
     Raises:
-        InputError: the folder holds one, or something else.
+        InputError: the folder holds such an evaluation, or something else.
     """
     from interp.store import read_json
 

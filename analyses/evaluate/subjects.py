@@ -1,4 +1,4 @@
-"""The models under evaluation: loaded, taking turns on the device, answering."""
+"""The models under evaluation: loading, turns on the device, answers."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class EvaluatedModel:
 
 @dataclass(frozen=True)
 class Session:
-    """What every stage of an evaluation needs.
+    """Shared inputs of the stages of an evaluation.
 
     Attributes:
-        inputs: what is asked, and on which prompts.
-        folder: where answers and scores of tasks are kept as they come.
-        progress: the screen.
-        models: the model and, where there is one, its base.
+        inputs: the plan and its prompts.
+        folder: stores answers and scores of tasks.
+        progress: the display.
+        models: the model and, if given, its base.
     """
 
     inputs: Inputs
@@ -67,7 +67,7 @@ class Session:
 
     @property
     def plan(self) -> EvaluationPlan:
-        """The prompts table."""
+        """The plan of the evaluation."""
         return self.inputs.plan
 
     @property
@@ -77,28 +77,28 @@ class Session:
 
     @property
     def reference(self) -> EvaluatedModel:
-        """The base, or the model itself where there is none."""
+        """The base, or the model itself without a base."""
         return self.models[-1]
 
     @property
     def loaded(self) -> list[EvaluatedModel]:
-        """The models whose probabilities can be read."""
+        """The models with readable probabilities."""
         return [one for one in self.models if one.lm is not None]
 
     @contextmanager
     def at_work(
         self, one: EvaluatedModel, stage: str, total: int | None = None
     ) -> Iterator[tuple[LanguageModel, Advance]]:
-        """The model on its device during a stage of ``total`` units, and what advances it."""
+        """The model on its device during a stage of ``total`` units, and its progress function."""
         with on_device(one, self.plan) as lm, self.progress.stage(stage, total) as advance:
             yield lm, advance
 
     def answered(
         self, one: EvaluatedModel, prompts: Sequence[str], *, temperature: float = 0.0
     ) -> EvaluatedModel:
-        """The model with its answer to every prompt, each kept in the folder as it comes.
+        """The model with its answer to every prompt; the folder stores each answer at once.
 
-        Greedy; a model that is loaded samples where a ``temperature`` is given.
+        Decoding is greedy; a loaded model samples if ``temperature`` is above 0.
         """
         plan = self.plan
         name = f"{one.role}-sampled" if temperature else one.role
@@ -125,7 +125,7 @@ class Session:
 
 
 def models_of(plan: EvaluationPlan, progress: Progress) -> tuple[EvaluatedModel, ...]:
-    """The model and, where there is one, its base, loaded and resting.
+    """The model and, if given, its base, loaded but not at work.
 
     Raises:
         ModelError: one cannot be loaded.
@@ -164,21 +164,21 @@ def on_device(one: EvaluatedModel, plan: EvaluationPlan) -> Iterator[LanguageMod
 
 
 def evenly(count: int, most: int) -> Int[np.ndarray, " place"]:
-    """At most ``most`` of ``count`` places, evenly over a file of prompts, so over its domains."""
+    """At most ``most`` of ``count`` places, evenly spaced, so that all domains of a file occur."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def _loaded(role: str, source: str, plan: EvaluationPlan, progress: Progress) -> EvaluatedModel:
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # a bar for every file would bury our own
+    logging.disable_progress_bar()  # one bar per file would hide our own
     options = dict(plan.model_options)
     if role == BASE and not plan.server:
         options.pop("revision", None)  # the model's; its base is another repository
     if len(plan.loaded) > 1:
         options["device"] = "cpu"
     with progress.stage(f"loading {plan.name_of(source)}"), warnings.catch_warnings():
-        # Said among the notes instead.
+        # The notes say so instead.
         warnings.filterwarnings("ignore", message="the tokenizer has no chat template")
         lm = LanguageModel.load(source, **options)
     return EvaluatedModel(role, plan.name_of(source), lm, lm.fingerprint())

@@ -26,7 +26,7 @@ View = dict[str, Any]
 
 
 def evaluation_facts(inputs: Inputs) -> dict[str, Any]:
-    """``config.json``: everything that is needed to run it again."""
+    """``config.json``: the settings to run it again."""
     plan = inputs.plan
     return asdict(plan) | {
         "model_options": {name: str(value) for name, value in plan.model_options.items()},
@@ -159,7 +159,7 @@ def _by_role(table: pd.DataFrame, keys: list[str]) -> View:
 
 
 def completions_view(inputs: Inputs, measures: Measures) -> list[View]:
-    """Answers that the readings differ on first, then the others, a few."""
+    """A few answers, those with different readings first."""
     findings = measures.findings
     prompts = inputs.prompts.set_index("id")["prompt"]
     mine = findings.scores[findings.scores["role"] == MODEL]

@@ -34,7 +34,7 @@ def _refuses(measures: Measures) -> str:
     said = [f"{interval(rate)} of {rate.n} {words}" for words, rate in rates.items() if rate.n]
     *most, last = said
     listed = f"{', '.join(most)} and {last}" if most else last
-    return f"By {measures.findings.headline}, it refuses {listed}."
+    return f"By {measures.findings.headline}, the model refuses {listed}."
 
 
 def _speaks(measures: Measures) -> str:
@@ -82,7 +82,7 @@ def _changed(measures: Measures) -> str:
 
 
 def _most(changed: Mapping[str, Estimate], domains: int) -> str:
-    """How many domains, and the one that changed most: `3 of 7 domains, most in bias, −0.79 …`."""
+    """Number of changed domains and the largest change: `3 of 7 domains, most in bias, −0.79 …`."""
     most = max(changed, key=lambda domain: abs(changed[domain].value))
     where = domain_label(most).lower()
     return f"{len(changed)} of {domains} domains, most in {where}, {interval(changed[most])}"
@@ -109,7 +109,7 @@ def _depends(measures: Measures) -> str:
 
 
 def first_table(measures: Measures) -> pd.DataFrame:
-    """A row per domain: refusal, over-refusal, coherence; and the change where there is a base."""
+    """A row per domain: refusal, over-refusal, coherence, and with a base the change."""
     groups = [*measures.domains, "general", ALL]
     return pd.DataFrame([row for group in groups if (row := _first_row(group, measures))])
 
@@ -118,7 +118,7 @@ def _first_row(group: str, measures: Measures) -> dict[str, str] | None:
     general = group == "general"
     benign = ("general", ALL) if general else ("twin", group)
     harmful = ("", "") if general else ("harmful", group)  # there are no harmful general prompts
-    # Whose coherence and masses stand in the row.
+    # Prompts whose coherence and masses the row shows.
     shown = benign if general else harmful
     findings = measures.findings
     refused, over_refused = measures.refusal(*harmful), measures.refusal(*benign)
@@ -146,13 +146,13 @@ def _first_row(group: str, measures: Measures) -> dict[str, str] | None:
 
 
 def _of_how_many(estimate: Estimate, asked: int) -> str:
-    """The estimate, and of how many answers where most have no such value (too short to repeat)."""
+    """The estimate, with the number of answers if most lack a value (too short to repeat)."""
     few = 0 < estimate.n < asked / 2
     return interval(estimate) + (f" in {estimate.n}" if few else "")
 
 
 def evaluation_text(measures: Measures, page: Path) -> str:
-    """The first table, the sentences and the notes, and where the rest is."""
+    """The first table, the sentences, the notes and the path of the page."""
     findings = measures.findings
     table = first_table(measures).to_string(index=False)
     notes = (f"note: {note}" for note in findings.notes)
