@@ -92,7 +92,7 @@ def rotation_panel(axes: Axes, tables: Run, headline: Headline) -> None:
     axes.grid(which="minor", color="white", lw=1.5)
     axes.tick_params(which="minor", length=0)
     null = "in null" if has_control(tables) else "sampling noise; no control arm"
-    axes.set_xlabel(f"layer of {headline.plain.label} (grey: {null}, –: undefined)")
+    axes.set_xlabel(f"layer of {headline.plain.label} (hatched: {null}, –: undefined)")
 
 
 @styled

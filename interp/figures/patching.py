@@ -95,7 +95,7 @@ def patching_figure(
         ax=grid,
         shrink=0.9,
         extend="both" if np.abs(values).max() > 1.05 * limit else "neither",
-        label=f"{name}\n(grey: {grey})",
+        label=f"{name}\n(hatched: {grey})",
     )
     return figure
 
