@@ -1,4 +1,4 @@
-"""One contrast before and after, with the possible changes of its positive mean."""
+"""A contrast in the base and the after-model, with the possible changes of its positive mean."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from interp.statistics import Contrast
 
 ROTATION, GAIN, OFFSET, ROUTING, REMAINDER = "rotation", "gain", "offset", "routing", "remainder"
 MOVES = (ROTATION, GAIN, OFFSET)
-"""Causes that are moves of a state."""
+"""Causes that change the states at the layer."""
 CAUSES = (*MOVES, ROUTING)
 PLAYERS = (*CAUSES, REMAINDER)
 
 
 @dataclass(frozen=True)
 class ClassMean:
-    """The mean of the positive class, as midpoint, direction and length of the difference.
+    """The mean of the positive class, given by the midpoint and the difference of the class means.
 
     Attributes:
         direction: unit vector from the negative to the positive mean.
-        length: of the difference, in the states' unit.
-        midpoint: between the two means.
+        length: length of the difference, in the states' unit.
+        midpoint: midpoint between the two means.
     """
 
     direction: Float[np.ndarray, " d_model"]
@@ -41,13 +41,13 @@ class ClassMean:
 
 @dataclass(frozen=True)
 class ClassMeans:
-    """The class mean in base and after, at one layer."""
+    """The positive mean in the base and the after-model, at one layer."""
 
     base: ClassMean
     after: ClassMean
 
     def with_base(self, causes: Collection[str]) -> Float[np.ndarray, " d_model"]:
-        """The after-model's mean in which the named things are the base's."""
+        """The after-model's mean with the base's value for each of ``causes``."""
         base, after = self.base, self.after
         return replace(
             after,
@@ -57,11 +57,11 @@ class ClassMeans:
         ).state
 
     def restoring(self, cause: str) -> Float[np.ndarray, " d_model"]:
-        """The move of the after-model's states that undoes ``cause`` alone."""
+        """The vector that undoes ``cause`` alone when added to the after-model's states."""
         return self.with_base([cause]) - self.with_base([])
 
     def removing(self, cause: str) -> Float[np.ndarray, " d_model"]:
-        """Its inverse: the move of the base's states that does ``cause`` alone to them."""
+        """The vector that applies ``cause`` alone when added to the base's states."""
         return self.with_base([c for c in MOVES if c != cause]) - self.with_base(MOVES)
 
 
@@ -70,11 +70,12 @@ class Change:
     """The states of the same prompts in two models.
 
     Attributes:
-        base, after: the contrast in each, paired alike, (prompt, layer, d_model).
-        layers: 0-based decoder layers that the states are the outputs of.
+        base, after: the contrast in each model, (prompt, layer, d_model), with the same pairs.
+        layers: 0-based decoder layers whose outputs the states are.
 
     Raises:
-        InputError: the two are not of the same prompts, or of other layers.
+        InputError: the two have different numbers of prompts or layers, or ``layers`` does not
+            fit the states.
     """
 
     base: Contrast
@@ -94,7 +95,7 @@ class Change:
             )
 
     def halves(self, seed: int) -> Int[np.ndarray, " row"]:
-        """0 or 1 for every row, positive ones first; what belongs together stays together."""
+        """The half (0 or 1) of every row, positive rows first; linked rows share a half."""
         units = self.base.units
         names = np.unique(units)
         order = np.random.default_rng(seed).permutation(len(names))
@@ -103,11 +104,11 @@ class Change:
         return side[np.searchsorted(names, units)]
 
     def means(self, layer: int, rows: Bool[np.ndarray, " row"] | None = None) -> ClassMeans:
-        """Class means in both models at one layer, from some of the rows.
+        """Positive means in both models at one layer, from some of the rows.
 
-        If the direction does not exist in the after-model (``undefined`` in
-        :func:`interp.similarity.rotation`), the remaining difference is noise, not a rotation: the
-        whole loss along the base's direction counts as gain.
+        If the direction does not exist in one of the models (``undefined`` in
+        :func:`interp.similarity.rotation`), the remaining difference is noise, not a rotation. Then
+        the whole loss along the base's direction counts as gain.
         """
         column = self.layers.index(layer)
         rows = np.ones(len(self.base.classes), dtype=bool) if rows is None else rows
@@ -128,7 +129,7 @@ class Change:
 
     @cached_property
     def _directed(self) -> Bool[np.ndarray, " layer"]:
-        """Where there is a direction in both models."""
+        """Whether a direction exists in both models, by layer."""
         return rotation(self.base, self.after).angle_degrees.defined
 
 

@@ -1,10 +1,15 @@
-r"""Random control moves, with the size of the edits that undo a cause.
+r"""Random control edits, with the size of the edits that undo a cause.
 
-For a cause that is a move of states: directions drawn from the covariance of the after-model's
-states at the layer, :math:`\sum_i g_i (h_i - \bar h)` with standard normal :math:`g_i` (isotropic
-ones lie where no state does), as long as the edit. For routing: the later layers' weights moved
-by noise, as far as the change moved each parameter. Every draw is done twice, like the edit
-itself: in the after-model, to restore, and in the base, where it should take away.
+A cause may change the states (rotation, gain, offset) or the later layers (routing):
+
+- States: each control adds a vector as long as the edit. Its direction is drawn from the covariance
+  of the after-model's states at the layer, :math:`\sum_i g_i (h_i - \bar h)` with standard normal
+  :math:`g_i`. Isotropic directions would lead to regions without states.
+- Routing: each control adds noise to the later layers' weights, of the same norm as the change of
+  each parameter.
+
+Like the edit itself, every draw is applied to both models: to the after-model, where it should
+restore the readout, and with the opposite sign to the base, where it should reduce the readout.
 """
 
 from __future__ import annotations
@@ -40,15 +45,15 @@ def control_effects(
     batch_size: int = 64,
     seed: int = 0,
 ) -> Float[np.ndarray, " draw"]:
-    """Share of the loss that each control move restores, mean of both ways.
+    """Share of the loss that each control edit restores, the mean over both models.
 
     Args:
         base, after, texts, change, readout: as for :func:`~interp.causes.undoing.undo`.
         layer: 0-based.
         cause: one of :data:`~interp.causes.change.CAUSES`; the controls are as large as its edit.
-        draws: how many.
+        draws: number of controls.
         batch_size: prompts in one forward.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     runs = runs_of(base, after, texts, change)
     rng = np.random.default_rng(seed)
@@ -72,9 +77,10 @@ def foreign_effect(
     cause: str,
     batch_size: int = 64,
 ) -> float:
-    """Share restored by the edit that undoes ``cause`` in another contrast, made as long.
+    """Share restored by the edit that undoes ``cause`` in another contrast.
 
-    Mean of both ways, like the controls. What it restores is not particular to this contrast.
+    The edit is scaled to the length of this contrast's edit. The share is the mean over
+    both models, as for the controls. The effect of this edit is not specific to this contrast.
     """
     runs = runs_of(base, after, texts, change)
     direction = _unit(foreign.means(layer).restoring(cause))
@@ -87,7 +93,7 @@ def _directions(
     change: Change, layer: int, draws: int, rng: np.random.Generator
 ) -> list[Direction]:
     states = change.after.states[:, change.layers.index(layer)]
-    # About each class's own mean: else the difference that was edited would be most of it.
+    # Centred by class; otherwise the difference of the class means would dominate the covariance.
     for label in (0, 1):
         states[change.after.classes == label] -= states[change.after.classes == label].mean(axis=0)
     return [_unit(rng.normal(size=len(states)) @ states) for _ in range(draws)]
@@ -151,7 +157,7 @@ def _reweighted(
 
 
 def _read_later(lm: LanguageModel, layer: int) -> list[str]:
-    """Parameters of the layers after ``layer``, of the final norm and of the head."""
+    """Names of the parameters after ``layer``: later layers, final norm and head."""
     embedding = {id(p) for p in lm.model.get_input_embeddings().parameters()}
     return [
         name
@@ -165,7 +171,7 @@ def _read_later(lm: LanguageModel, layer: int) -> list[str]:
 def _noisy(
     lengths: Mapping[str, float], sign: int, generator: torch.Generator, name: str, own: Tensor
 ) -> Tensor:
-    """A parameter moved by noise of the given norm."""
+    """A parameter plus noise of the given norm."""
     noise = torch.randn(own.shape, generator=generator)
     noise *= sign * lengths[name] / noise.norm()
     return (own.float() + noise.to(own.device)).to(own)

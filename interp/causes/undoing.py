@@ -1,14 +1,14 @@
 r"""Undo every change in the after-model, alone and in every combination with the others.
 
-At one layer the residual stream is overwritten on its way: the last token's state is put together
-from the class mean of one coalition and the prompt's own deviation from its mean; the layers that
-follow are the base's or the after-model's. The coalition of all is the base itself, that of none
-the after-model, so the shares add up to one.
+A coalition is a set of changes that are undone. For each coalition, the forward overwrites the last
+token's state at one layer. The new state is the class mean of the coalition plus the prompt's
+deviation from its class mean. The later layers come from the base or from the after-model. The full
+coalition is the base and the empty coalition is the after-model, so the shares add up to one.
 
-Means come from the half of the prompts that the prompt whose readout is taken is not in. An edit
-that restores the readout shows that the change is enough to carry the loss along this path, not
-that the model has no other (Makelov et al. 2023, arXiv 2311.17030): so every edit has its inverse,
-the same change done to the base.
+A prompt's readout uses means from the half of the prompts that does not contain it. If an edit
+restores the readout, the change is sufficient to cause the loss along this path, but other paths
+may exist (Makelov et al. 2023, arXiv 2311.17030). So every edit has its inverse, which applies the
+same change to the base.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Undone:
 
     Attributes:
         layer: 0-based decoder layer.
-        values: in float64; in the order of :data:`COALITIONS`, the first the after-model as it
-            is, the last the base.
-        groups: prompts of one group are resampled together.
+        values: readouts in float64, in the order of :data:`COALITIONS`: the first row is the
+            unchanged after-model, the last row is the base.
+        groups: group of each prompt; prompts of one group are resampled together.
     """
 
     layer: int
@@ -54,12 +54,12 @@ class Undone:
 
     @property
     def gap(self) -> float:
-        """The loss of the readout, in its unit."""
+        """The mean loss of the readout, in its unit."""
         return float((self.values[-1] - self.values[0]).mean())
 
     @property
     def ceiling(self) -> float:
-        """Share restored by the base's whole states at this layer: no move of them does more."""
+        """Share restored by the base's whole states at this layer; the limit for state edits."""
         everything = COALITIONS.index((*MOVES, REMAINDER))
         with np.errstate(divide="ignore", invalid="ignore"):
             return float((self.values[everything] - self.values[0]).mean() / np.float64(self.gap))
@@ -77,10 +77,10 @@ class Undone:
         n = self.values.shape[1]
         clusters = n if self.groups is None else self.groups
         weights = resampling_weights(clusters, resamples, seed)
-        # Row 0: all prompts once.
+        # Row 0 counts every prompt once.
         means = weighted_means(self.values.T, np.concatenate([np.ones((1, n)), weights]))
         estimates = []
-        with np.errstate(divide="ignore", invalid="ignore"):  # where nothing was lost at all
+        with np.errstate(divide="ignore", invalid="ignore"):  # the loss may be zero
             for kind in kinds:
                 draws = means @ kind.T / (means[:, -1:] - means[:, :1])
                 estimates.append(
@@ -94,10 +94,10 @@ class Undone:
 
 @dataclass(frozen=True)
 class Shares:
-    """Shares of the loss by player: 0 none of it, 1 all of it.
+    """Shares of the loss by player: 0 is none of it and 1 is all of it.
 
     Attributes:
-        shapley: averaged over all orders; they add up to one.
+        shapley: the average over all orders; these shares add up to one.
         restored: the share that returns if only this change is undone in the after-model.
         removed: the share that is lost if only this change is applied to the base.
     """
@@ -110,13 +110,13 @@ class Shares:
 def shapley_matrix(players: int) -> Float[np.ndarray, "player coalition"]:
     r"""Shapley values as weights: ``shapley_matrix(n) @ v`` for the 2ⁿ worths ``v`` of coalitions.
 
-    What each player adds, averaged over all orders in which they may join,
+    A player's Shapley value is its contribution, averaged over all orders in which players join:
 
     .. math::
         \phi_p = \sum_{S \not\ni p} \frac{|S|!\,(n - |S| - 1)!}{n!}\,(v(S \cup p) - v(S))
 
-    They add up to v(all) − v(none), and a player that never changes anything gets nothing (Shapley
-    1953). A coalition is a number whose bit p says whether player p is in it.
+    The values add up to v(all) − v(none), and a player that never changes v has the value 0
+    (Shapley 1953). A coalition is a number; its bit p is 1 if player p is in the coalition.
     """
     weights = np.zeros((players, 2**players))
     for coalition in range(2**players):
@@ -145,18 +145,20 @@ def undo(
     """Readouts with every combination of changes undone, layer by layer.
 
     Args:
-        base, after: models of one shape with one tokenizer.
+        base, after: models of the same shape with the same tokenizer.
         texts: the positive prompts of ``change``, in its order.
-        change: their states and those of the negative ones at the last token, in both models.
-        readout: of the logits at the last token.
-        layers: some of the change's; all by default.
-        groups: prompts of one group (paraphrases, say) are resampled together.
+        change: last-token states of the positive and negative prompts, in both models.
+        readout: function of the logits at the last token.
+        layers: layers to test, all in ``change.layers``; all of these by default.
+        groups: group of each prompt, for instance its paraphrases; prompts of one group are
+            resampled together.
         batch_size: prompts in one forward.
-        seed: of the halves.
+        seed: seed of the split into halves.
         progress: called with the number of layers just done.
 
     Raises:
-        InputError: texts that are not the positive rows, or models that do not fit each other.
+        InputError: the number of texts is not the number of positive rows, or the models have
+            different shapes.
     """
     runs = runs_of(base, after, texts, change)
     sides = change.halves(seed)
@@ -177,10 +179,11 @@ def undo(
 def runs_of(
     base: LanguageModel, after: LanguageModel, texts: Sequence[str], change: Change
 ) -> PatchRuns:
-    """Base and after on the positive prompts of ``change``.
+    """Runs of the base and the after-model on the positive prompts of ``change``.
 
     Raises:
-        InputError: not as many texts as positive rows, or models of different shape.
+        InputError: the number of texts is not the number of positive rows, or the models have
+            different shapes.
     """
     if len(texts) != len(change.base.positive):
         raise InputError(
@@ -193,7 +196,7 @@ def runs_of(
 def states_at(
     part: PatchRuns, layer: int, readout: Readout
 ) -> tuple[dict[str, Hidden], dict[str, np.ndarray]]:
-    """States after ``layer`` and readouts of base and after, as they are."""
+    """States after ``layer`` and readouts of the unchanged base and after-model."""
     states, own = {}, {}
     for name, lm, rows in (
         ("base", part.source, part.source_rows),
@@ -209,7 +212,7 @@ def states_at(
 def read_from(
     part: PatchRuns, name: str, layer: int, states: Hidden, readout: Readout
 ) -> Float[np.ndarray, " prompt"]:
-    """The readout of ``base`` or ``after`` whose later layers get ``states``."""
+    """The readout of ``base`` or ``after`` when its layers after ``layer`` get ``states``."""
     lm, rows = (
         (part.source, part.source_rows) if name == "base" else (part.target, part.target_rows)
     )
@@ -219,7 +222,10 @@ def read_from(
 
 
 def with_last_moved(states: Hidden, move: Float[np.ndarray, "prompt d_model"]) -> Hidden:
-    """The states with every prompt's last one moved; left-padded, so it is the last column."""
+    """The states with ``move`` added at every prompt's last token.
+
+    Rows are left-padded, so this is the last column.
+    """
     moved = states.clone()
     moved[:, -1] = (states[:, -1].float() + _tensor(move, states)).to(states.dtype)
     return moved

@@ -1,4 +1,4 @@
-"""Decide from the data on one cause, or on none."""
+"""Name the cause of a loss if the data support one."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from interp.causes.change import CAUSES, PLAYERS, ROUTING
 from interp.causes.undoing import Shares, Undone
 
 LEAST_GAP = 1.0
-"""Shares of a smaller loss, in the readout's unit, are not reported."""
+"""The smallest loss for which shares are reported, in the readout's unit."""
 CONTROL_QUANTILE = 0.95
 
 
 @dataclass(frozen=True)
 class CauseVerdict:
-    """What carries the loss at one layer.
+    """The cause of the loss at one layer.
 
     Attributes:
         layer: 0-based decoder layer.
-        gap: what was lost, in the readout's unit.
-        shares: by player.
-        cause: one of :data:`CAUSES`, or None: not decided by these data.
-        because: the reason why no cause is named; otherwise empty.
-        control_high: 95th percentile of the leading cause's controls; NaN where none were drawn.
+        gap: mean loss of the readout, in its unit.
+        shares: shares of the loss by player.
+        cause: one of :data:`CAUSES`; None if the data do not support one.
+        because: the reason if no cause is named; otherwise empty.
+        control_high: 95th percentile of the leading cause's controls; NaN without controls.
     """
 
     layer: int
@@ -43,10 +43,11 @@ def leading(shares: Shares) -> str:
 
 
 def entry_layer(undone: Sequence[Undone]) -> Undone:
-    """The first layer after which less than half of the loss remains to be made.
+    """The first layer at which the share of routing is below one half.
 
-    Before this layer, later layers make most of the loss; from it on, the states hold most of it.
-    If no layer's states hold half of it, this is the last layer; then only the head remains.
+    Before this layer, routing has most of the loss. At this layer, the changes of the states have
+    most of it. If routing has at least half at every layer, this is the last layer; only the final
+    norm and the head follow it.
     """
     for at_layer in undone:
         if at_layer.shares(resamples=1).shapley[ROUTING].value < 0.5:
@@ -63,17 +64,21 @@ def decide(
     resamples: int = 2000,
     seed: int = 0,
 ) -> CauseVerdict:
-    """Name the cause with the largest share if four things hold; else say which does not.
+    """Name the cause with the largest share if five conditions hold; else give the first failure.
 
-    The readout lost more than ``least_gap``; the largest share's interval lies above the second's;
-    it lies above the 95th percentile of the controls; and both ways round (undone in the after-
-    model, done to the base) the effect is above zero, so that the edit opened no dormant path.
+    1. The loss of the readout is above ``least_gap``.
+    2. The largest share is not the remainder's.
+    3. The interval of the largest share lies above the interval of the second largest.
+    4. It also lies above the 95th percentile of the controls.
+    5. The intervals of both direct effects (undone in the after-model, applied to the base) lie
+       above zero, so the edit does not merely activate a dormant path.
 
     Args:
-        undone: of one layer.
-        controls: of the leading cause, from :func:`~interp.causes.controls.control_effects`.
-        least_gap: in the readout's unit.
-        level, resamples, seed: of the bootstrap over prompts.
+        undone: readouts of every coalition at one layer.
+        controls: effects of controls for the leading cause, from
+            :func:`~interp.causes.controls.control_effects`; without them, condition 4 is skipped.
+        least_gap: smallest loss to attribute, in the readout's unit.
+        level, resamples, seed: settings of the bootstrap over prompts.
     """
     shares = undone.shares(level=level, resamples=resamples, seed=seed)
     band = float("nan") if controls is None else float(np.quantile(controls, CONTROL_QUANTILE))

@@ -1,4 +1,4 @@
-"""Edit states or weights of a running model: ablate, add, clamp, orthogonalise; the logit lens."""
+"""Edit a model's states or weights: ablate, add, clamp, orthogonalise. Also: the logit lens."""
 
 import lazy_loader
 

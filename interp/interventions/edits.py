@@ -1,7 +1,8 @@
-r"""The edits of interventions: pure functions of tensors, never in place.
+r"""The edits of states: pure functions of tensors that never edit in place.
 
-Each maker takes a direction (or a basis) and returns an edit, a function from states to states of
-the same shape. With :math:`\hat r` the unit direction and :math:`s = \langle h, \hat r\rangle`:
+Each function takes a direction (or several vectors) and returns an edit: a function from states to
+states of the same shape. With :math:`\hat r` the unit direction and
+:math:`s = \langle h, \hat r\rangle`:
 
 ======================  =============================================
 ``ablating``            :math:`h - s \hat r`
@@ -31,7 +32,7 @@ Edit = Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model
 Vector = Float[Tensor, " d_model"] | Float[np.ndarray, " d_model"]
 Vectors = Float[Tensor, "vector d_model"] | Float[np.ndarray, "vector d_model"]
 
-# Of the largest singular value: a direction below it is a linear combination of the others.
+# Relative to the largest singular value; smaller singular values count as zero.
 RANK_TOLERANCE = 1e-6
 
 
@@ -46,16 +47,16 @@ def adding(vector: Vector, coefficient: float = 1.0) -> Edit:
 
 
 def setting(direction: Vector, value: float) -> Edit:
-    """Sets the component along ``direction`` to ``value``, in the states' own unit.
+    """Sets the component along ``direction`` to ``value``, in the states' unit.
 
-    With the value that harmless prompts have on average, this is affine concept editing
-    (Marshall et al. 2024); with 0 it is ablation.
+    If the value is the mean over harmless prompts, this is affine concept editing (Marshall et al.
+    2024). If it is 0, this is ablation.
     """
     return _edit(_unit(direction), lambda h, axis: h + (value - h @ axis).unsqueeze(-1) * axis)
 
 
 def clamping(direction: Vector, low: float = -np.inf, high: float = np.inf) -> Edit:
-    """Moves the component along ``direction`` into [``low``, ``high``] and no further.
+    """Clamps the component along ``direction`` to [``low``, ``high``].
 
     Raises:
         InputError: ``low`` is above ``high``.
@@ -71,20 +72,20 @@ def clamping(direction: Vector, low: float = -np.inf, high: float = np.inf) -> E
 
 
 def projecting_onto(vectors: Vectors) -> Edit:
-    """Keeps only what lies in the span of ``vectors``, which need not be orthogonal."""
+    """Projects onto the span of ``vectors``, which need not be orthogonal."""
     return _edit(orthonormal_basis(vectors), lambda h, basis: (h @ basis.T) @ basis)
 
 
 def projecting_out(vectors: Vectors) -> Edit:
-    """Removes what lies in the span of ``vectors``, which need not be orthogonal."""
+    """Removes the projection onto the span of ``vectors``, which need not be orthogonal."""
     return _edit(orthonormal_basis(vectors), lambda h, basis: h - (h @ basis.T) @ basis)
 
 
 def orthonormal_basis(vectors: Vectors) -> Float[Tensor, "rank d_model"]:
-    """An orthonormal basis of the span of ``vectors``, in float64, of its actual rank.
+    """An orthonormal basis of the span of ``vectors``, in float64; its size is the numerical rank.
 
     Raises:
-        InputError: no vectors, or none that is longer than zero.
+        InputError: there are no vectors, or all are zero.
     """
     rows = _finite(vectors)
     rows = rows[None] if rows.ndim == 1 else rows
@@ -96,9 +97,9 @@ def orthonormal_basis(vectors: Vectors) -> Float[Tensor, "rank d_model"]:
 
 
 def _edit(vectors: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Edit:
-    """``change`` of states and vectors, in float32 at least.
+    """An edit that applies ``change`` to states and vectors, in float32 at least.
 
-    Vectors move to the states' device once, and not for every token.
+    The edit moves the vectors to the states' device once and keeps them there.
     """
     placed = vectors
 

@@ -1,17 +1,17 @@
-r"""The logit lens: the model's output if it stopped at a state.
+r"""The logit lens: the model's logits if an intermediate state were its last state.
 
 A state replaces the last layer's output, and the model applies its remaining steps: final norm,
-unembedding, soft caps and logit scales, if it has them (nostalgebraist 2020). One dummy token
-represents every state, so the earlier layers cost little.
+unembedding, and soft caps and logit scales if it has them (nostalgebraist 2020). The forward runs
+on one dummy token per state, so the earlier layers cost little.
 
 Direct logit attribution (Elhage et al. 2021) measures the direct effect of a direction on logits.
 Here it is the lens's derivative along the direction at given states,
-:math:`\partial_\varepsilon\, \mathrm{lens}(h + \varepsilon v)`: the final norm's scale is not held
-fixed, so it is the model's own first-order effect. For a direction perpendicular to the (centred)
-state it equals the textbook's :math:`W_U (\gamma \odot v) / \sigma(h)`; along the state, which a
-norm does not see, it is zero.
+:math:`\partial_\varepsilon\, \mathrm{lens}(h + \varepsilon v)`. The final norm's scale is not held
+fixed, so the derivative is the exact first-order effect. For a direction perpendicular to the
+(centred) state it equals the usual :math:`W_U (\gamma \odot v) / \sigma(h)`. Along the state it is
+zero, because the norm removes the state's length.
 
-Limits: neither shows the effect of later layers on the state.
+Limits: neither method shows the effect of later layers on the state.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ States = Float[Tensor, "*batch d_model"] | Float[np.ndarray, "*batch d_model"]
 def lens_logits(
     lm: LanguageModel, states: States, *, batch_size: int = 256
 ) -> Float[Tensor, "*batch vocab"]:
-    """The logits that each state gives at the end of the model, on the CPU, in float32 at least.
+    """The lens's logits for each state, on the CPU, in float32 at least.
 
-    At the last layer's own states these are the model's logits. For many states and a large
-    vocabulary use :func:`lens_readout`, which keeps one number of each.
+    For the last layer's states these are the model's logits. For many states and a large
+    vocabulary use :func:`lens_readout`, which keeps one number per state.
 
     Raises:
-        InputError: states of another width than the model's.
+        InputError: there are no states, or their width is not the model's.
     """
     rows = _rows(lm, states)
     logits = torch.cat([_finish(lm, part).cpu() for part in rows.split(batch_size)])
@@ -50,7 +50,7 @@ def lens_logits(
 def lens_readout(
     lm: LanguageModel, states: States, readout: Readout, *, batch_size: int = 256
 ) -> Float[np.ndarray, "*batch"]:
-    """A readout of the lens at every state, in float64: for instance by prompt and layer."""
+    """A readout of the lens's logits for every state, in float64; the axes before d_model stay."""
     rows = _rows(lm, states)
     values = [readout(_finish(lm, part)).cpu().double() for part in rows.split(batch_size)]
     return torch.cat(values).reshape(tuple(states.shape[:-1])).numpy()
@@ -59,16 +59,16 @@ def lens_readout(
 def direct_logit_attribution(
     lm: LanguageModel, direction: Vector, states: States, *, batch_size: int = 256
 ) -> Float[Tensor, " vocab"]:
-    """What one unit of ``direction`` adds to each logit directly, averaged over ``states``.
+    """First-order direct effect of ``direction`` on each logit, averaged over ``states``.
 
     Args:
         lm: the model.
-        direction: as long as it is; logits are per length of it.
-        states: after the last layer, where a direct effect arrives; collect them there.
+        direction: (d_model), not normalised; the effect is proportional to its length.
+        states: outputs of the last layer.
         batch_size: states in one forward.
 
     Raises:
-        InputError: states or a direction of another width than the model's.
+        InputError: there are no states, or the width of states or direction is not the model's.
     """
     rows = _rows(lm, states)
     vector = _rows(lm, torch.as_tensor(direction)[None])[0]
@@ -84,14 +84,14 @@ def direct_logit_attribution(
 def top_tokens(
     lm: LanguageModel, logits: Float[Tensor, " vocab"], count: int = 10
 ) -> list[tuple[str, float]]:
-    """The tokens with the highest logits, for people to read."""
+    """The tokens with the highest logits, as text, each with its logit."""
     values, ids = logits.topk(count)
     texts = (str(lm.tokenizer.decode([i])) for i in ids.tolist())
     return list(zip(texts, values.tolist(), strict=True))
 
 
 def _finish(lm: LanguageModel, states: Float[Tensor, "state d_model"]) -> Tensor:
-    """Logits from states in the place of the last layer's output."""
+    """Logits when ``states`` replace the last layer's output."""
     batch = lm.chat.pad([_DUMMY] * len(states), lm.device)
 
     def put(hidden: Hidden) -> Hidden:

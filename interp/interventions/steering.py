@@ -3,16 +3,20 @@
     with ablate(lm, direction), add(lm, steering, layers=[12]):
         generate(lm, prompts)
 
-They compose. At one place, the first one entered acts first, and the next one gets its output: set
-and then ablate gives zero; ablate and then set gives the value. Across places, the order is that of
-the forward. No tensor is edited in place, so gradients flow and other hooks keep their states.
-Ablation around a training step is concept ablation fine-tuning (CAFT, Casademunt et al. 2025). If
-an exception or Ctrl-C ends a block, all hooks are removed.
+Interventions compose. At one site, the intervention entered first acts first, and the next one gets
+its output: set and then ablate gives zero; ablate and then set gives the value. Across sites, the
+order is that of the forward. No tensor is edited in place, so gradients flow and other hooks keep
+their states. Ablation around a training step is concept ablation fine-tuning (CAFT, Casademunt et
+al. 2025). All hooks are removed when the block ends, also after an exception or Ctrl-C.
 
-Where: ``layers`` (0-based, all by default), ``sites`` (:mod:`interp.activations.sites`) and
-``positions`` (:mod:`interp.activations.window`; every token by default, those of the answer as they
-are generated included). Directions are of one layer and used at all, or have one row for each of
-``layers``, in order.
+Three arguments define where an intervention acts:
+
+- ``layers``: 0-based, all by default.
+- ``sites``: see :mod:`interp.activations.sites`.
+- ``positions``: see :mod:`interp.activations.window`. By default every token, including the tokens
+  of the answer during generation.
+
+A direction applies to all layers, or has one row for each of ``layers``, in order.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ from interp.interventions import edits
 from interp.interventions.edits import Edit
 from interp.model import Hidden, LanguageModel, writing
 
-# After an edit at each of these, no block has written what was removed back into the stream.
+# Edits at all of these also remove the direction from everything that a block writes.
 ALL_WRITES: tuple[Site, ...] = (RESIDUAL_IN, ATTENTION_OUT, MLP_OUT)
 
 Array = Float[Tensor, "..."] | Float[np.ndarray, "..."]
@@ -49,7 +53,7 @@ PerLayer = float | Sequence[float]
 
 
 class Where(TypedDict, total=False):
-    """Where an intervention acts, as :func:`intervene` takes it."""
+    """The keyword arguments of :func:`intervene` that define where an intervention acts."""
 
     layers: Sequence[int] | None
     sites: Sequence[Site]
@@ -65,17 +69,18 @@ def intervene(
     sites: Sequence[Site] = (RESIDUAL_OUT,),
     positions: Columns | None = None,
 ) -> Iterator[None]:
-    """Replace states by ``edit`` of them.
+    """Apply ``edit`` to states during every forward.
 
     Args:
-        lm: the model; also one that is being trained or that an adapter wraps.
-        edit: (batch, token, d_model) to the same shape; a sequence has one for each of ``layers``.
+        lm: the model; it may be in training or have an adapter.
+        edit: function from (batch, token, d_model) to the same shape; or one for each of
+            ``layers``.
         layers: 0-based decoder layers; all by default.
-        sites: where in them.
-        positions: which tokens; all by default.
+        sites: sites within each layer.
+        positions: tokens to edit; all by default.
 
     Raises:
-        InputError: an unknown layer, or not as many edits as layers.
+        InputError: a layer is unknown, or the numbers of edits and layers differ.
     """
     chosen = range(lm.n_layers) if layers is None else layers
     if not chosen or min(chosen) < 0 or max(chosen) >= lm.n_layers:
@@ -107,17 +112,18 @@ def ablate(
 ) -> AbstractContextManager[None]:
     """Remove the component along ``direction``; by default from the whole residual stream.
 
-    A context manager: the weights stay as they are, and the block's end removes the hooks. The
+    This context manager does not change the weights; the end of the block removes the hooks. The
     default is Arditi et al.'s directional ablation (2024, arXiv 2406.11717, section 2.4): at the
     input of every block, and at its attention and MLP output.
 
     Args:
-        lm: the model; also one that is being trained or that an adapter wraps.
+        lm: the model; it may be in training or have an adapter.
         direction: (d_model), of any length; or one row for each of ``layers``.
-        where: ``layers`` (0-based; default: all), ``sites`` and ``positions``, as the module says.
+        where: ``layers`` (0-based; default: all), ``sites`` and ``positions``; see the module's
+            docstring.
 
     Raises:
-        InputError: an unknown layer, or not as many directions as layers.
+        InputError: a layer is unknown, or the numbers of directions and layers differ.
 
     Example:
         >>> with sp.ablate(lm, dirs["safety", 2]):
@@ -130,16 +136,18 @@ def ablate(
 def add(
     lm: LanguageModel, vector: Array, coefficient: PerLayer = 1.0, **where: Unpack[Where]
 ) -> AbstractContextManager[None]:
-    """Add ``coefficient`` times ``vector`` to the residual stream, at the layers given.
+    """Add ``coefficient`` times ``vector`` to the residual stream, at the given layers.
 
     Args:
         lm: the model.
-        vector: (d_model), in the states' own unit: its length counts.
-        coefficient: of the vector; or one for each of ``layers``.
-        where: ``layers`` (0-based), ``sites`` and ``positions``, as the module says.
+        vector: (d_model), in the states' unit, not normalised; or one row for each of ``layers``.
+        coefficient: factor of the vector; or one for each of ``layers``.
+        where: ``layers`` (0-based, required), ``sites`` and ``positions``; see the module's
+            docstring.
 
     Raises:
-        InputError: no layers are given: what is added at each of them adds up.
+        InputError: ``layers`` is missing; additions at several layers accumulate, so there is no
+            default.
 
     Example:
         >>> with sp.add(lm, dirs["safety", 2], -4.0, layers=[2]):
@@ -153,16 +161,17 @@ def add(
 def set_component(
     lm: LanguageModel, direction: Array, value: PerLayer, **where: Unpack[Where]
 ) -> AbstractContextManager[None]:
-    """Set the component along ``direction`` to ``value``, in the states' own unit.
+    """Set the component along ``direction`` to ``value``, in the states' unit.
 
     Args:
         lm: the model.
         direction: (d_model), of any length; or one row for each of ``layers``.
         value: the component along the unit direction; or one for each of ``layers``.
-        where: ``layers`` (0-based; default: all), ``sites`` and ``positions``, as the module says.
+        where: ``layers`` (0-based; default: all), ``sites`` and ``positions``; see the module's
+            docstring.
 
     Raises:
-        InputError: an unknown layer, or not as many values as layers.
+        InputError: a layer is unknown, or the numbers of values and layers differ.
 
     Source:
         Affine editing: Marshall et al. 2024, arXiv 2411.09003.
@@ -188,14 +197,17 @@ def clamp(
 def project_onto(
     lm: LanguageModel, vectors: Array, **where: Unpack[Where]
 ) -> AbstractContextManager[None]:
-    """Keep only the span of ``vectors``: (vector, d_model), or one such array for each layer."""
+    """Project states onto the span of ``vectors``.
+
+    ``vectors`` has shape (vector, d_model), or (layer, vector, d_model) with one array per layer.
+    """
     return intervene(lm, _each(edits.projecting_onto, vectors, rank=2), **where)
 
 
 def project_out(
     lm: LanguageModel, vectors: Array, **where: Unpack[Where]
 ) -> AbstractContextManager[None]:
-    """Remove the span of ``vectors``; by default from the whole residual stream."""
+    """Remove the projection onto the span of ``vectors``; by default from the whole stream."""
     where.setdefault("sites", ALL_WRITES)
     return intervene(lm, _each(edits.projecting_out, vectors, rank=2), **where)
 
@@ -203,7 +215,7 @@ def project_out(
 def _each(
     make: Callable[..., Edit], vectors: Array, *numbers: PerLayer, rank: int = 1
 ) -> Edit | list[Edit]:
-    """One edit, or one for each layer where the vectors or a number differ between layers."""
+    """One edit; or one for each layer if the vectors or a number are given per layer."""
     counts = {len(vectors)} if vectors.ndim > rank else set()
     counts |= {len(number) for number in numbers if not isinstance(number, (int, float))}
     if not counts:

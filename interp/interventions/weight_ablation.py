@@ -1,14 +1,15 @@
 r"""Directional ablation as a change of weights (Arditi et al. 2024, section 2.4, equation 5).
 
-Every matrix that writes to the residual stream is projected, :math:`W \leftarrow W - \hat r \hat
-r^\top W`: embeddings of tokens and places, attention's and the MLP's last matrix, and their biases.
-The result is the model under :func:`interp.interventions.steering.ablate`, without any hook. An
-embedding that is tied to the unembedding is untied first, so that the unembedding is unchanged.
+The module projects every matrix that writes to the residual stream,
+:math:`W \leftarrow W - \hat r \hat r^\top W`: token and position embeddings, the last matrix of
+attention and of the MLP, and their biases. The resulting model has the same outputs as under
+:func:`interp.interventions.steering.ablate`, without hooks. If the embedding is tied to the
+unembedding, the module unties them first, so the unembedding does not change.
 
-Where a norm stands between a block's last matrix and the stream (Gemma 2 and its kin), what the
-matrix writes is rotated before it arrives, and no projection of it equals the ablation. Such models
-raise an error. So does any other model whose projected weights differ in effect from the hook; each
-call tests this on a few tokens.
+Some models (for instance Gemma 2) have a norm between a block's last matrix and the stream. The
+norm's weights change the direction of the matrix's output, so no projection equals the ablation.
+Such models raise an error. Any other model raises an error if its projected weights differ in
+effect from the hook; each call tests this on a few tokens.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from interp.interventions.edits import Vectors, orthonormal_basis
 from interp.interventions.steering import project_out
 from interp.model import LanguageModel, undisturbed
 
-# Largest difference between the two ways, relative to the logits, by what weights are rounded to.
+# Largest relative difference in logits between weights and hook, by the dtype of the weights.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
 
 
 def orthogonalise(lm: LanguageModel, vectors: Vectors) -> LanguageModel:
-    """A copy of the model that cannot write along a direction, or in the span of several.
+    """A copy of the model that cannot write along a direction, or into the span of several.
 
     Args:
-        lm: the model, with adapters merged; it is left as it is.
+        lm: the model, with adapters merged; it does not change.
         vectors: a direction (d_model) or several (vector, d_model).
 
     Raises:
-        ModelError: weights cannot do what the hook does in this model.
+        ModelError: no projection of this model's weights equals the hook.
 
     Source:
         Weight orthogonalisation: Arditi et al. 2024, arXiv 2406.11717, section 2.4.
@@ -58,12 +59,13 @@ def orthogonalise(lm: LanguageModel, vectors: Vectors) -> LanguageModel:
 
 @contextmanager
 def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
-    """The model itself with projected weights inside the block and its own ones afterwards.
+    """The model itself, with projected weights inside the block and its original ones afterwards.
 
-    Needs room for the matrices that write, not for a whole copy. Do not train inside it.
+    This copies only the matrices that write to the stream, not the whole model. Do not train inside
+    the block.
 
     Raises:
-        ModelError: weights cannot do what the hook does in this model.
+        ModelError: no projection of this model's weights equals the hook.
     """
     wanted = _ablated_logits(lm, vectors)
     own = {name: parameter.data for name, parameter in lm.model.named_parameters()}
@@ -86,7 +88,7 @@ def _project(lm: LanguageModel, basis: Float[Tensor, "rank d_model"]) -> None:
     _untie(lm)
     for module in writers:
         for name, weight in module.named_parameters(recurse=False):
-            # A new tensor each: what the old one is shared with keeps its values.
+            # Assign a new tensor, so modules that share the old one keep its values.
             module.get_parameter(name).data = _projected(weight.data, basis, _width_axis(module))
 
 
@@ -130,7 +132,7 @@ def _find_writers(lm: LanguageModel) -> list[nn.Module]:
     ]
     for i in layers:
         inside = set(lm.layers[i].modules())
-        # Attention is over before the MLP ends, in parallel layers too.
+        # Attention ends before the MLP ends, also in parallel layers.
         last = [m for m in called if m in inside and any(p.ndim > 1 for p in m.parameters())][-1]
         for added, matrix in ((attention_out[i], heads[i].module), (mlp_out[i], last)):
             if next(added.module.parameters(), None) is not None and (

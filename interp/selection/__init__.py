@@ -1,8 +1,8 @@
 r"""Select the layer and position of a direction by its causal effect (Arditi et al. 2024, C).
 
 Candidates are the mean differences between positive and negative prompts at every layer's input and
-every token between the instruction and the answer. Three numbers come from validation prompts, with
-a readout that is high for the behaviour of positives:
+every token between the instruction and the answer. Validation prompts give three scores per
+candidate. The readout is high where the model shows the behaviour of positive prompts:
 
 ==========  ======================================================================================
 ``bypass``  readout on positives with the direction ablated from the whole residual stream
@@ -12,8 +12,9 @@ a readout that is high for the behaviour of positives:
 ==========  ======================================================================================
 
 The rule chooses the lowest bypass among candidates with a small KL that induce the behaviour and
-lie in the first 80% of the layers; later directions represent output tokens. Like the paper,
-:func:`score_candidates` keeps only positives with a readout above 0 and negatives below 0.
+lie in the first 80% of the layers. Directions of later layers represent output tokens. Like the
+paper, :func:`score_candidates` keeps only positives with a readout above 0 and negatives with a
+readout below 0.
 """
 
 import lazy_loader

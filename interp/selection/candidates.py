@@ -1,9 +1,10 @@
 """Candidate directions with their effects, and two rules to choose among them.
 
-:meth:`Candidates.best` is the paper's rule. On the prompts that choose it, the best of many
-candidates looks better than it is. So :func:`choose_held_out` leaves every fold of prompts out
-once: it chooses the candidate on the other folds and measures its effect on this fold. The final
-choice uses all prompts; the reported effect is that of the procedure.
+:meth:`Candidates.best` is the paper's rule. It overestimates the effect of the best candidate,
+because the same prompts choose the candidate and measure its effect. So :func:`choose_held_out`
+holds out every fold of prompts once: it chooses a candidate on the other folds and measures its
+effect on this fold. The final choice uses all prompts; the reported effect is the mean over
+held-out prompts of the folds' choices.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class Choice:
     """The chosen direction.
 
     Attributes:
-        layer: 0-based decoder layer, at whose input it was taken.
-        position: token counted from the prompt's end, -1 the last.
-        direction: the mean difference, raw length.
+        layer: 0-based decoder layer; the direction comes from its input.
+        position: token, counted from the prompt's end; -1 is the last token.
+        direction: the mean difference, not normalised.
     """
 
     layer: int
@@ -47,10 +48,11 @@ class Candidates:
     """Directions by layer and position, and the effect of each on every validation prompt.
 
     Attributes:
-        layers, positions: where they were taken; positions are counted from the prompt's end.
+        layers, positions: layers and tokens of the directions; positions count from the prompt's
+            end.
         directions: mean differences, positives minus negatives, in float64.
-        bypass, induce, kl: see :mod:`interp.selection`.
-        positive, negative: readouts of the unchanged model.
+        bypass, induce, kl: the scores that :mod:`interp.selection` defines.
+        positive, negative: readouts of the unchanged model on each kind of prompt.
     """
 
     layers: tuple[int, ...]
@@ -65,7 +67,7 @@ class Candidates:
     def allowed(
         self, *, kl_at_most: float = KL_AT_MOST, induce_at_least: float = INDUCE_AT_LEAST
     ) -> Bool[np.ndarray, "layer position"]:
-        """Candidates with a small KL that induce the behaviour; NaN is never allowed."""
+        """Whether each candidate has a small KL and induces the behaviour; False for NaN scores."""
         bypass, induce, kl = (x.mean(axis=-1) for x in (self.bypass, self.induce, self.kl))
         return np.isfinite(bypass) & (kl <= kl_at_most) & (induce >= induce_at_least)
 
@@ -75,7 +77,7 @@ class Candidates:
         """The allowed candidate with the lowest mean bypass.
 
         Raises:
-            InputError: none is allowed.
+            InputError: no candidate is allowed.
         """
         allowed = self.allowed(kl_at_most=kl_at_most, induce_at_least=induce_at_least)
         if not allowed.any():
@@ -89,13 +91,13 @@ class Candidates:
         return self.choice(np.where(allowed, self.bypass.mean(axis=-1), np.inf).argmin())
 
     def choice(self, index: int | np.intp) -> Choice:
-        """The candidate with this number, counted by layer, then position."""
+        """The candidate with this number; numbers run by layer, then by position."""
         layer, position = np.unravel_index(index, self.kl.shape[:2])
         direction = self.directions[layer, position]
         return Choice(self.layers[layer], self.positions[position], direction)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per candidate: layer, position, norm, the three means, and whether allowed."""
+        """One row per candidate: layer, position, norm, mean scores, and whether it is allowed."""
         import pandas as pd
 
         layer, position = (index.ravel() for index in np.indices(self.kl.shape[:2]))
@@ -113,13 +115,13 @@ class Candidates:
 
 @dataclass(frozen=True)
 class HeldOutChoice:
-    """A choice by causal effect.
+    """A direction chosen by causal effect, with its effect on held-out prompts.
 
     Attributes:
         choice: the direction chosen on all prompts.
         removed: decrease of the readout on held-out positives by ablation, in its unit.
         induced: increase of the readout on held-out negatives by addition, in its unit.
-        by_fold: the choice without each fold; if these differ, the choice is unstable.
+        by_fold: the choice made without each fold; if these differ, the choice is unstable.
     """
 
     choice: Choice
@@ -137,14 +139,14 @@ def choose_held_out(
     resamples: int = 2000,
     seed: int = 0,
 ) -> HeldOutChoice:
-    """The candidate with the largest mean effect of its ablation and its addition.
+    """Choose the candidate with the largest sum of the mean effects of ablation and addition.
 
     Args:
-        candidates: as :func:`interp.selection.score_candidates` gives them.
-        kl_at_most: in nats; candidates with a larger KL are excluded.
+        candidates: scores from :func:`interp.selection.score_candidates`.
+        kl_at_most: largest mean KL of an allowed candidate, in nats.
         folds: number of parts into which the prompts of each kind are split.
-        level, resamples: of the intervals over prompts.
-        seed: of folds and resamples.
+        level, resamples: settings of the intervals over prompts.
+        seed: seed of folds and resamples.
 
     Raises:
         InputError: fewer prompts of a kind than folds, or all candidates exceed ``kl_at_most``.

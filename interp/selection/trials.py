@@ -29,11 +29,11 @@ from interp.selection.candidates import Candidates
 
 # Arditi et al. 2024, appendix C.
 SHARE_OF_LAYERS = 0.8
-# Of a state's length: states are kept in float32.
+# Relative to a state's length; states are stored in float32.
 ROUNDING = 1e-6
 
 
-# Layer, position and prompts tried; the prompts; logits as they are and with the direction ablated.
+# (layer, position, prompt numbers), prompts, base logits, logits with the direction ablated.
 _Ablation = tuple[tuple[int, int, list[int]], list[Tokens], Tensor, Tensor]
 
 
@@ -60,15 +60,15 @@ def score_candidates(
 
     Args:
         lm: the model.
-        train, validation: different prompts; the paper has 128 and 32 of each kind.
-        readout: of the last logits; above 0 if the model treats a prompt like a positive.
-        layers: 0-based; by default the first 80%, the only layers that the rule may choose.
-        positions: tokens at the prompts' end.
+        train, validation: disjoint prompts; the paper uses 128 and 32 of each kind.
+        readout: function of the last logits; above 0 if the model treats a prompt like a positive.
+        layers: 0-based layers to try; by default the first 80%, like the paper.
+        positions: tokens at the end of the prompts.
         batch_size: prompts in one forward.
         progress: called with the number of candidates just tried on a batch.
 
     Raises:
-        InputError: no prompt of a kind has its readout on the right side of 0.
+        InputError: no positive prompt has a readout above 0, or no negative prompt one below 0.
     """
     tried = chosen_layers(
         lm, range(int(SHARE_OF_LAYERS * lm.n_layers)) if layers is None else layers
@@ -83,7 +83,7 @@ def score_candidates(
         collect(lm, rows, batch_size=batch_size, **where)[RESIDUAL_IN].mean(axis=0, dtype=float)
         for rows, _ in kept[:2]
     ]
-    # Positions are aligned at the prompts' ends; some have more of them than others.
+    # Positions are aligned at the prompts' ends; the two kinds may have different numbers.
     count = min(mean.shape[1] for mean in means)
     directions = _difference(*(mean[:, -count:] for mean in means))
     whole = ~np.isnan(directions).any(axis=(0, 2))
@@ -118,7 +118,10 @@ def _difference(
     positive: Float[np.ndarray, "layer position d_model"],
     negative: Float[np.ndarray, "layer position d_model"],
 ) -> Float[np.ndarray, "layer position d_model"]:
-    """Set rounding errors to zero: every prompt holds the same embeddings of the template."""
+    """Difference of means, with rounding errors set to zero.
+
+    All prompts share the template's embeddings, so their true difference is zero.
+    """
     difference = positive - negative
     length, scale = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (difference, positive))
     return np.where(length > ROUNDING * scale, difference, 0.0 * difference)
@@ -127,7 +130,7 @@ def _difference(
 def next_token_divergence(
     base: Float[Tensor, "batch vocab"], other: Float[Tensor, "batch vocab"]
 ) -> Float[Tensor, " batch"]:
-    """KL(base ‖ other) of the next token, in nats and float64; a token with no mass adds none."""
+    """KL(base ‖ other) of the next token, in nats and float64; tokens with p = 0 add 0."""
     p, q = (logits.cpu().double().log_softmax(dim=-1) for logits in (base, other))
     terms = p.exp() * (p - q)
     return terms.masked_fill(p.isneginf(), 0.0).sum(dim=-1)
