@@ -1,16 +1,18 @@
-"""Patch states or weights of one run into another, one place at a time, and read out the effect.
+"""Patch states or weights of one run into another, one cell at a time, and measure the effect.
 
-Start from :class:`PatchRuns`: ``between_models(base, after, prompts)`` needs no pairs of prompts,
-``PromptPairs(…).denoising(lm)`` patches between prompts. Then
+First make :class:`PatchRuns`: ``between_models(base, after, prompts)`` patches between models and
+needs no pairs of prompts; ``PromptPairs(…).denoising(lm)`` patches between prompts. Then call one
+of these functions:
 
 =================  ===============================================================================
-``patch``          states by layer and position, by component, by head, exactly
+``patch``          exact effects of states by layer and position, component or head
 ``attribute``      the same to first order, from one gradient; check it with ``patch_agreement``
-``stitch``         whole models at a layer: representation or routing
-``patch_weights``  weights by layer, module or matrix
+``stitch``         whole models joined at a layer: representation or routing
+``patch_weights``  effects of weights by layer, module or matrix
 =================  ===============================================================================
 
-All but ``stitch`` give :class:`Effects`, with intervals over prompts and random controls.
+All but ``stitch`` return :class:`Effects`, with intervals over prompts. ``patch`` and
+``patch_weights`` also offer random controls.
 """
 
 import lazy_loader

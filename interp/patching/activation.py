@@ -1,13 +1,14 @@
-r"""Activation patching: run the target with one place's states from the source.
+r"""Activation patching and attribution patching.
 
-Vig et al. 2020, Meng et al. 2022; good practice from Heimersheim and Nanda 2024. One forward of the
-source, one of the target, and one of the target for every cell.
+Activation patching runs the target with one cell's states from the source (Vig et al. 2020, Meng
+et al. 2022; good practice: Heimersheim and Nanda 2024). It costs one forward of the source, one of
+the target, and one of the target for every cell.
 
-Attribution patching: all cells at once from one gradient (Nanda 2023; Syed et al. 2023).
-
-To first order in what a patch changes, :math:`m^{\mathrm{patched}} - m^{\mathrm{target}} \approx
-\langle h^{\mathrm{source}} - h^{\mathrm{target}}, \nabla_h m\rangle` with the gradient taken in
-the target's run. It is exact if the readout is linear in the states. Otherwise it fails where a
+Attribution patching computes all cells at once from one gradient (Nanda 2023; Syed et al. 2023). To
+first order in the change of the states,
+:math:`m^{\mathrm{patched}} - m^{\mathrm{target}} \approx
+\langle h^{\mathrm{source}} - h^{\mathrm{target}}, \nabla_h m\rangle` with the gradient of the
+target's run. This is exact if the readout is linear in the states. Otherwise it fails where a
 function saturates (softmax, norms, large moves), and a whole layer can get the wrong sign. Always
 report :func:`~interp.patching.effects.patch_agreement` with the exact effects of a few prompts.
 """
@@ -51,21 +52,22 @@ def patch(
     seed: int = 0,
     progress: Advance = silent,
 ) -> Effects:
-    """The readout of the target with the source's states at one place at a time.
+    """Run the target with the source's states in one cell at a time, and measure the readout.
 
     Args:
         runs: the source and the target.
-        readout: of the logits at the last token.
-        sites: one cell each; the attention heads' (``HEADS``) one for every head.
+        readout: function of the logits at the last token.
+        sites: sites to patch, one cell each; ``HEADS`` has one cell for every attention head.
         layers: 0-based decoder layers; all by default.
         positions: names of spans, or ``WHOLE`` for all tokens; every span by default.
         batch_size: prompts in one forward.
-        controls: random moves per cell (see :mod:`interp.patching.places`), a forward each.
-        seed: of the controls.
+        controls: number of random moves per cell (see :mod:`interp.patching.places`); each costs
+            one forward.
+        seed: seed of the controls.
         progress: called with the number of forwards just done.
 
     Raises:
-        InputError: a layer, site or position that is not there.
+        InputError: a layer, site or position does not exist.
     """
     places = patch_places(runs, sites, layers, positions)
     prompts = len(runs.target_rows)
@@ -103,9 +105,10 @@ def attribute(
     batch_size: int = 16,
     progress: Advance = silent,
 ) -> Effects:
-    """What :func:`~interp.patching.activation.patch` gives, to first order.
+    """The effects of :func:`~interp.patching.activation.patch`, to first order.
 
-    Two forwards and a backward for all cells, which holds the states of all sites in memory.
+    This costs two forwards and one backward for all cells. It holds the states of all sites in
+    memory.
 
     Args:
         runs, readout, sites, layers, positions: as for ``patch``; the readout must be
@@ -114,7 +117,7 @@ def attribute(
         progress: called with the number of prompts just done.
 
     Raises:
-        InputError: a layer, site or position that is not there.
+        InputError: a layer, site or position does not exist.
     """
     places = patch_places(runs, sites, layers, positions)
     prompts = len(runs.target_rows)
@@ -150,7 +153,7 @@ def _gradients(
     def listening(point: Point) -> Callable[[Hidden], Hidden]:
         def add_nothing(states: Hidden) -> Hidden:
             own[point] = states.detach()
-            # A separate leaf tensor, so that frozen and trained models are treated alike.
+            # A separate leaf tensor gives gradients for frozen and trainable models.
             moves[point] = torch.zeros_like(own[point], requires_grad=True)
             return states + moves[point]
 
@@ -160,7 +163,7 @@ def _gradients(
         for point in dict.fromkeys(taken):
             stack.enter_context(writing(point, listening(point)))
         values = readout(last_logits(runs.target, runs.target_rows))
-        # Rows are independent: the gradient of the sum holds the gradient of each row.
+        # Rows are independent, so the gradient of the sum contains the gradient of each row.
         gradients = torch.autograd.grad(values.sum(), list(moves.values()))
     found = dict(zip(moves, gradients, strict=True))
     return own, found, values.detach().cpu().double().numpy()

@@ -1,9 +1,9 @@
-"""Align the target's tokens, which take states, with the source's tokens, which give them.
+"""Align the target's tokens with the source's tokens.
 
-Inside a span, tokens are aligned at their ends. If the source's span is shorter, the target's first
-tokens all take the source's first token, so no target state remains in the span. If it is longer,
-the source's first tokens are not used. Between two models the rows are equal, so each token is
-aligned with itself.
+The target's tokens take the states of the source's tokens. Spans are aligned at their ends. If the
+source's span is shorter, the target's first tokens all take the state of the source's first token,
+so no target state remains in the span. If the source's span is longer, its first tokens are not
+used. Between two models the rows are equal, so each token is aligned with itself.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from interp.patching.runs import WHOLE, PatchRuns
 
 @dataclass(frozen=True)
 class Alignment:
-    """For the left-padded batches of both sides' rows.
+    """The alignment of two left-padded batches, the source's rows and the target's rows.
 
     Attributes:
-        columns: the source's column for each of the target's.
-        taken: the target's columns that take a state; ``columns`` is undefined for the others.
+        columns: the source's column for each of the target's columns.
+        taken: whether each of the target's columns takes a state; if not, ``columns`` is undefined.
     """
 
     columns: Int[Tensor, "batch token"]
@@ -33,9 +33,9 @@ class Alignment:
 
     @classmethod
     def at(cls, runs: PatchRuns, position: str) -> Alignment:
-        """Of the spans called ``position``; of every token for :data:`~.runs.WHOLE`.
+        """Align the spans called ``position``, or every token for :data:`~.runs.WHOLE`.
 
-        A row in which either side has no token of the span takes nothing.
+        A row takes no state if either side has no token of the span.
 
         Raises:
             InputError: no row has such a span on both sides.
@@ -65,7 +65,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Replacement:
-    """An edit: the source's aligned states where they are taken, the target's own elsewhere."""
+    """An edit that writes the source's aligned states into the columns in ``taken``."""
 
     aligned: Float[Tensor, "batch token width"]
     taken: Bool[Tensor, "batch token"]
@@ -82,9 +82,9 @@ class Replacement:
 
 
 def _matched(giving: Tokens, taking: Tokens, position: str) -> list[tuple[slice, slice]]:
-    """Pairs of spans, the source's and the target's, none of them empty."""
+    """Pairs of non-empty spans (source, target)."""
     if position == WHOLE:
-        # The rows by their ends, then every common span by its end.
+        # Align the rows at their ends, then align every common span at its end.
         names = [name for name in taking.spans if name in giving.spans]
         pairs = [(slice(0, len(giving)), slice(0, len(taking)))]
     else:

@@ -1,18 +1,18 @@
 r"""Effects of patching one cell at a time on a readout: values, intervals, controls.
 
-A cell is a place whose states or weights are copied from a source into a target. For every cell and
-prompt, compare the readout :math:`m^{\mathrm{patched}}` with :math:`m^{\mathrm{target}}` and
-:math:`m^{\mathrm{source}}` of the unpatched runs:
+A cell is a part of the model whose states or weights a patch copies from a source into a target.
+For every cell and prompt, compare the readout :math:`m^{\mathrm{patched}}` with the readouts
+:math:`m^{\mathrm{target}}` and :math:`m^{\mathrm{source}}` of the unpatched runs:
 
 .. math::
     \mathrm{effect} = \overline{m^{\mathrm{patched}} - m^{\mathrm{target}}}, \qquad
     \mathrm{fraction} =
     \frac{\mathrm{effect}}{\overline{m^{\mathrm{source}} - m^{\mathrm{target}}}}
 
-with means over prompts, so that a prompt on which source and target agree does not inflate the
-ratio. Effects of different cells do not add up: the next layer also holds what one layer passes on.
-A large effect shows that the cell is sufficient to move the readout, not that only it is used
-(Makelov et al. 2023, arXiv 2311.17030); read it against the controls.
+The means are over prompts, so a prompt on which source and target agree does not inflate the ratio.
+Effects of different cells do not add up, because later layers also contain the states of earlier
+layers. A large effect shows that the cell is sufficient to change the readout, not that the model
+uses only this cell (Makelov et al. 2023, arXiv 2311.17030). Compare it with the controls.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """A patched place.
+    """A part of the model that is patched.
 
     Attributes:
         layer: 0-based decoder layer; None outside the layers.
         component: name of the site or of the module.
-        position: name of the span; None where positions do not apply.
-        head: 0-based attention head; None where all are meant.
+        position: name of the span; None if positions do not apply.
+        head: 0-based attention head; None for all heads.
     """
 
     layer: int | None
@@ -59,10 +59,10 @@ class Effects:
     """Readouts with one cell patched at a time.
 
     Attributes:
-        cells: the patched places.
-        patched: readouts with that cell from the source, in float64.
+        cells: the patched cells.
+        patched: readouts of the target with each cell from the source, in float64.
         target, source: readouts of the unpatched target and source.
-        controls: readouts of the target with its cell moved equally far in a random direction.
+        controls: readouts of the target with a random change of equal size in each cell.
     """
 
     cells: tuple[Cell, ...]
@@ -73,7 +73,7 @@ class Effects:
 
     @property
     def effect(self) -> Float[np.ndarray, " cell"]:
-        """Mean change of the readout, in its own unit."""
+        """Mean change of the readout, in its unit."""
         return (self.patched - self.target).mean(axis=1)
 
     @property
@@ -83,7 +83,7 @@ class Effects:
 
     @property
     def fraction(self) -> Float[np.ndarray, " cell"]:
-        """Share of the gap that each cell closes: 0 none, 1 all, negative the other way."""
+        """Share of the gap that each cell closes: 0 is none, 1 is all, below 0 widens the gap."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.effect / self.gap
 
@@ -99,18 +99,18 @@ class Effects:
         """One row per cell.
 
         Args:
-            least_gap: fractions of a smaller gap, in the readout's unit, are not defined (NaN).
+            least_gap: if the gap is not larger, in the readout's unit, fractions are NaN.
             level: coverage of the intervals and of the controls' band.
-            resamples: of the prompts.
-            seed: of the resamples.
-            groups: prompts of one group are drawn together.
+            resamples: number of resamples of the prompts.
+            seed: seed of the resamples.
+            groups: group of each prompt; prompts of one group are drawn together.
 
         Returns:
             Columns ``layer, component, position, head``; ``effect`` and ``fraction``, each with
-            ``_low`` and ``_high`` over prompts; ``defined``; ``n`` prompts. With controls also
-            ``control_low, control_high`` (the band of their effects, in the effect's unit),
-            ``p`` (two-sided, one cell looked at) and ``p_family_wise`` (the best of all cells
-            looked at).
+            ``_low`` and ``_high`` over prompts; ``defined`` (whether fractions are defined); ``n``
+            prompts. With controls also ``control_low, control_high`` (the band of their effects,
+            in the effect's unit), ``p`` (two-sided, per cell) and ``p_family_wise`` (corrected for
+            all cells).
         """
         import pandas as pd
 
@@ -123,7 +123,7 @@ class Effects:
             ratios = resampled / gaps[:, None]
         effects = interval_columns("effect", self.effect, resampled, level)
         fractions = interval_columns("fraction", self.fraction, ratios, level)
-        # Whole numbers, some of them missing.
+        # Int64 is an integer type that allows missing values.
         cells = pd.DataFrame([asdict(cell) for cell in self.cells])
         cells = cells.astype({"layer": "Int64", "head": "Int64"}).assign(**effects, **fractions)
         if not defined:
@@ -147,7 +147,7 @@ class Effects:
         assert self.controls is not None
         drawn = (self.controls - self.target).mean(axis=2)
         low, high = percentile_interval(drawn, level)
-        # The observed effects are one more draw under the null: row 0.
+        # Row 0 holds the observed effects: under the null they are one more draw.
         size = np.abs(np.concatenate([self.effect[None], drawn]))
         scale = np.sqrt(np.mean(size**2, axis=0))
         studentised = size / np.where(scale > 0, scale, 1.0)
@@ -156,14 +156,14 @@ class Effects:
             "control_low": low,
             "control_high": high,
             "p": (size >= size[0]).mean(axis=0),
-            # Westfall and Young's max-T: cells are far from independent.
+            # Westfall and Young's max-T, because cells are strongly dependent.
             "p_family_wise": (largest >= studentised[0]).mean(axis=0),
         }
 
 
 @dataclass(frozen=True)
 class PatchAgreement:
-    """How well one set of effects predicts another over the same cells."""
+    """Correlations over cells between two sets of effects, and the number of cells."""
 
     pearson: float
     spearman: float
@@ -173,7 +173,7 @@ class PatchAgreement:
 def patch_agreement(approximate: Effects, exact: Effects) -> PatchAgreement:
     """Correlations over cells between the effects of an approximation and the exact ones.
 
-    NaN where all effects on a side are equal.
+    A correlation is NaN if all effects of one set are equal.
 
     Raises:
         InputError: the cells differ, or there are fewer than three.

@@ -1,9 +1,12 @@
 """Pairs of prompts of unequal length, aligned by the roles of their words.
 
 The two prompts of a pair differ in some words. If one word has more tokens than the other, patching
-token by token misaligns the words. So positions are roles: phrases that the caller names in both
-texts (an intent, an object), the text between them, the template around them, and every single
-token after the instruction.
+token by token misaligns the words. So a position is a span with one role in both texts:
+
+- a phrase that the caller names (an intent, an object),
+- the text between such phrases,
+- the template around them,
+- each token after the instruction.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from interp.model import Chat, LanguageModel, Tokens
 from interp.patching.runs import PatchRuns, with_each_token
 
 Phrase = str | tuple[int, int]
-"""Words that occur once in a prompt, or their first character and the one after their last."""
+"""Words that occur once in a prompt, or their (start, stop) character offsets."""
 Roles = Mapping[str, Phrase]
 
 
@@ -26,10 +29,11 @@ class PromptPairs:
 
     Attributes:
         clean, corrupted: texts, one of each per pair.
-        clean_roles, corrupted_roles: the words of each role in each text; empty for no roles.
+        clean_roles, corrupted_roles: the phrase of each role in each text; empty for no roles.
 
     Raises:
-        InputError: different numbers on the two sides, or a pair whose sides name different roles.
+        InputError: the two sides have different numbers of prompts or role sets, there is no
+            prompt, or the two sides of a pair name different roles.
     """
 
     clean: tuple[str, ...]
@@ -75,14 +79,15 @@ class PromptPairs:
 
 
 def with_roles(chat: Chat, prompt: str, roles: Roles) -> Tokens:
-    """The prompt's tokens with a span for each role, between them, and around them.
+    """The prompt's tokens with a span for each role, between roles, and around them.
 
-    Spans: ``system``; ``before ROLE`` and ``ROLE`` for each role in the order of the text;
-    ``after ROLE`` behind the last; every token after the instruction by itself. A token that holds
-    a letter of a role belongs to it, since many begin with the space before a word.
+    The spans are ``system``; ``before ROLE`` and ``ROLE`` for each role in the order of the text;
+    ``after ROLE`` after the last role; one span for each token after the instruction. A token that
+    contains a letter of a role belongs to the role, because many tokens begin with the space before
+    a word.
 
     Raises:
-        InputError: words that the prompt does not have exactly once, or roles that overlap.
+        InputError: the prompt does not contain a phrase exactly once, or roles overlap.
     """
     row = chat.encode(prompt)
     if not roles:
@@ -96,14 +101,14 @@ def with_roles(chat: Chat, prompt: str, roles: Roles) -> Tokens:
         inside = [i for i, (a, b) in enumerate(offsets) if a < stop and b > start]
         if not inside or (spans and inside[0] < cursor):
             raise InputError(f"no token of {text[:60]!r} belongs to the role {name!r} alone")
-        # Where the template ends with a space, that space begins the first word's token.
+        # If the template ends with a space, the first word's token begins with that space.
         cursor = min(cursor, inside[0])
         spans.setdefault("system", slice(0, cursor))
         spans[f"before {name}"] = slice(cursor, inside[0])
         spans[name] = slice(inside[0], inside[-1] + 1)
         cursor = inside[-1] + 1
     spans[f"after {name}"] = slice(cursor, max(cursor, row.spans["instruction"].stop))
-    # A token of the last role may reach into the template behind it.
+    # A token of the last role may extend into the template after it.
     behind = row.spans["post_instruction"]
     spans["post_instruction"] = slice(max(cursor, behind.start), behind.stop)
     spans["response_prefix"] = row.spans["response_prefix"]

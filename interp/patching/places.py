@@ -1,12 +1,12 @@
 r"""The places of a pair of runs, one for every cell, and the forwards that read and write them.
 
-Controls are random moves with the length of a patch, in directions in which the target's states
-vary. An isotropic move lies mostly where activations never lie and has almost no effect, so any
-patch would look significant. The directions are therefore drawn from a normal
-distribution with the covariance of the target's states at the cell, over prompts (the mean
-over the cell's tokens): :math:`\sum_i g_i (h_i - \bar h)` with standard normal :math:`g_i` has it,
-without computing a covariance. One direction serves all prompts and tokens of a cell, as
-a feature would, and every token is moved as far along it as the patch moved it.
+A control is a random move as long as a patch, in a direction in which the target's states vary. An
+isotropic move leads mostly to regions without activations and has almost no effect, so any patch
+would look significant. So each direction is a draw from a normal distribution with the covariance
+of the target's states at the cell. The covariance is over prompts, of the mean over the cell's
+tokens. The sum :math:`\sum_i g_i (h_i - \bar h)` with standard normal :math:`g_i` has this
+covariance, so the module does not compute it. All prompts and tokens of a cell share one direction,
+as for a feature. Each token moves along it by the distance that the patch moves the token.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Place:
     """One cell's place on both sides.
 
     Attributes:
-        cell: its name in the results.
-        given, taken: in the source and in the target.
+        cell: the cell in the results.
+        given, taken: the points in the source and in the target.
         position: name of the span.
-        heads: how many share the states, for a cell that is one of them.
+        heads: number of heads that share the states; 1 if the cell is not a head.
     """
 
     cell: Cell
@@ -47,7 +47,7 @@ class Place:
     heads: int = 1
 
     def features(self, states: Hidden) -> slice:
-        """Of the states' width, the part that is the cell's."""
+        """The part of the states' width that belongs to the cell."""
         if self.cell.head is None:
             return slice(None)
         width = states.shape[-1] // self.heads
@@ -60,10 +60,10 @@ def patch_places(
     layers: Sequence[int] | None,
     positions: Sequence[str] | None,
 ) -> list[Place]:
-    """By site, layer, position and head.
+    """One place per site, layer, position and head, in this order.
 
     Raises:
-        InputError: a layer, site or position that is not there.
+        InputError: a layer, site or position does not exist.
     """
     chosen = chosen_layers(runs.target, layers)
     names = runs.positions() if positions is None else tuple(positions)
@@ -95,7 +95,7 @@ def read_out(
 def read_all(
     lm: LanguageModel, rows: Sequence[Tokens], readout: Readout, batch_size: int
 ) -> Float[np.ndarray, " prompt"]:
-    """The readout of each row, in float64, from batches of like length."""
+    """The readout of each row, in float64, computed in batches of similar length."""
     values = np.empty(len(rows))
     for chosen in batches_by_length(rows, batch_size):
         values[chosen] = read_out(lm, [rows[i] for i in chosen], readout)
@@ -107,7 +107,7 @@ def keeping(
     wanted: Sequence[Point], rows: Sequence[Tokens]
 ) -> Iterator[Mapping[Point, Float[Tensor, "batch token width"]]]:
     """The states at the wanted points, from the forward over ``rows`` inside the block."""
-    # Points that several places share are read once.
+    # Read a point once if several places share it.
     distinct = list(dict.fromkeys(wanted))
     kept: dict[Point, Hidden] = {}
 
@@ -125,10 +125,10 @@ Directions = Sequence[Sequence[Float[Tensor, " width"]]]
 def random_directions(
     runs: PatchRuns, places: Sequence[Place], draws: int, seed: int, batch_size: int
 ) -> Directions:
-    """Unit directions by draw and place; one forward of the target over all prompts.
+    """Unit directions by draw and place, from one forward of the target over all prompts.
 
     Raises:
-        InputError: draws are wanted for fewer than two prompts, which have no covariance.
+        InputError: there are fewer than two prompts, so no covariance, and ``draws`` is not 0.
     """
     prompts = len(runs.target_rows)
     if not draws:
@@ -155,7 +155,7 @@ def random_directions(
 def random_move(
     swap: Replacement, direction: Float[Tensor, " width"]
 ) -> Callable[[Hidden], Hidden]:
-    """The edit that moves every token as far as ``swap`` does, along ``direction``."""
+    """An edit that moves each token along ``direction``, by the distance that ``swap`` moves it."""
 
     def move(states: Hidden) -> Hidden:
         difference = (swap(states) - states)[..., swap.features]
@@ -168,7 +168,7 @@ def random_move(
 
 
 def _mean_state(states: Hidden, taken: Tensor) -> Float[Tensor, "batch width"]:
-    """Over the tokens that take; zero where none does."""
+    """Mean state over the tokens in ``taken``; zero for rows without such tokens."""
     weights = taken.double() / taken.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.einsum("bt,btd->bd", weights, states.cpu().double())
 

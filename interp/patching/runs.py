@@ -1,9 +1,10 @@
 """Two runs, the source and the target of a patch, aligned row by row and span by span.
 
-The source gives states or weights, and the target takes them. Base → after restores what unlearning
-removed; after → base transfers the change to the base. Between prompts, clean → corrupted is called
-denoising and its reverse noising (Heimersheim and Nanda 2024). They answer different questions:
-denoising finds sufficient states, noising finds necessary states.
+The source gives states or weights, and the target takes them. Between models, a patch from base to
+after undoes the change of unlearning, and a patch from after to base applies it to the base.
+Between prompts, a patch from clean to corrupted is called denoising, and the reverse is called
+noising (Heimersheim and Nanda 2024). Denoising finds sufficient states; noising finds necessary
+states.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 
 WHOLE = "all"
-"""The position that is every token of a row."""
+"""The name of the position that contains every token of a row."""
 
 
 @dataclass(frozen=True)
 class PatchRuns:
-    """Source and target: a model and its rows each, aligned row by row.
+    """Source and target, each a model with rows of tokens, in the same order.
 
     The spans of the rows are the positions that can be patched.
 
     Raises:
-        InputError: no rows, or not as many on both sides.
+        InputError: there are no rows, or the two sides have different numbers of rows.
     """
 
     source: LanguageModel
@@ -45,13 +46,13 @@ class PatchRuns:
         return PatchRuns(self.target, self.target_rows, self.source, self.source_rows)
 
     def subset(self, chosen: Sequence[int]) -> PatchRuns:
-        """Some of the rows, by number."""
+        """The runs with only the chosen rows, given by number."""
         source_rows = tuple(self.source_rows[i] for i in chosen)
         target_rows = tuple(self.target_rows[i] for i in chosen)
         return replace(self, source_rows=source_rows, target_rows=target_rows)
 
     def positions(self) -> tuple[str, ...]:
-        """Names of the spans that hold a token in some row of both sides, in their order."""
+        """Names of the spans with a token in some row of both sides, in the target's order."""
         held = [
             dict.fromkeys(n for row in rows for n, span in row.spans.items() if _length(span))
             for rows in (self.source_rows, self.target_rows)
@@ -59,9 +60,9 @@ class PatchRuns:
         return tuple(name for name in held[1] if name in held[0])
 
     def labels(self) -> dict[str, str]:
-        """For the axis of a figure: the text of a position that has one in every row, or its name.
+        """Axis labels for a figure: the position's text if all rows share it, otherwise its name.
 
-        That is the template's tokens, and everything where there is one row only.
+        All rows share the template's tokens. With a single row, every label is a text.
         """
         labels = {}
         for name in self.positions():
@@ -81,17 +82,17 @@ def between_models(
     *,
     by_token: Sequence[str] = AFTER_INSTRUCTION,
 ) -> PatchRuns:
-    """The same prompts in two models, which needs no pairs.
+    """The runs of two models on the same prompts; no pairs of prompts are needed.
 
-    Positions are the spans of the chat format, some of them split into their tokens.
+    Positions are the spans of the chat format; some spans are split into their tokens.
 
     Args:
-        source, target: models of one shape with one tokenizer and chat format.
+        source, target: models of the same shape with the same tokenizer and chat format.
         prompts: texts.
-        by_token: spans of which every token is a position by itself.
+        by_token: spans whose tokens are separate positions.
 
     Raises:
-        InputError: the models are of different shape, or read a prompt as different tokens.
+        InputError: the models have different shapes, or tokenise a prompt differently.
     """
     shapes = [(lm.n_layers, lm.d_model) for lm in (source, target)]
     if shapes[0] != shapes[1]:
@@ -113,7 +114,7 @@ def between_models(
 
 
 def with_each_token(row: Tokens, names: Sequence[str] = AFTER_INSTRUCTION) -> Tokens:
-    """``row`` with the named spans split into tokens, numbered from the span's end: ``[-1]``."""
+    """``row`` with the named spans split into tokens, numbered from the span's end (``[-1]``)."""
     spans: dict[str, slice] = {}
     for name, span in row.spans.items():
         if name in names:

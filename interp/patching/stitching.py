@@ -1,17 +1,17 @@
-r"""Representation or routing: two models stitched together at a layer.
+r"""Model stitching at a layer: shares of representation and routing.
 
-:math:`M_{ij}(\ell)` is the readout of the model whose layers up to and including :math:`\ell` come
-from i and later ones from j; 0 is the base and a is the changed model. Two Shapley values of a
-two-player game measure the change of the states at :math:`\ell` and the change in how later layers
-read them,
+:math:`M_{ij}(\ell)` is the readout of a stitched model. Its layers up to and including :math:`\ell`
+come from model i and its later layers from model j; 0 is the base and a is the after-model. The
+Shapley values of a two-player game give the share of the changed states at :math:`\ell`
+(representation) and the share of the changed later layers (routing):
 
 .. math::
     \mathrm{representation} &= \tfrac12\,\frac{(M_{00} - M_{a0}) + (M_{0a} - M_{aa})}
         {M_{00} - M_{aa}}, \\
-    \mathrm{routing} &= \tfrac12\,\frac{(M_{00} - M_{0a}) + (M_{a0} - M_{aa})}{M_{00} - M_{aa}},
+    \mathrm{routing} &= \tfrac12\,\frac{(M_{00} - M_{0a}) + (M_{a0} - M_{aa})}{M_{00} - M_{aa}}.
 
-so they add to one at every layer. Embeddings belong to the lower part, the final norm and the
-unembedding to the upper one.
+The two add up to one at every layer. Embeddings belong to the lower part; the final norm and the
+unembedding belong to the upper part.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stitching:
-    """Readouts of base, after and the two stitched models, in float64.
+    """Readouts of the base, the after-model and the two stitched models, in float64.
 
     Attributes:
-        layers: the last layer of the lower part, 0-based.
+        layers: the last layer of the lower part, 0-based, for each stitch.
         base, after: :math:`M_{00}` and :math:`M_{aa}`.
-        base_below: :math:`M_{0a}`.
-        after_below: :math:`M_{a0}`.
+        base_below: :math:`M_{0a}`, the lower part from the base.
+        after_below: :math:`M_{a0}`, the lower part from the after-model.
     """
 
     layers: tuple[int, ...]
@@ -55,12 +55,12 @@ class Stitching:
 
     @property
     def representation(self) -> Float[np.ndarray, " layer"]:
-        """Share of the change that is in the states after each layer."""
+        """Share of the readout's change that comes from the states after each layer."""
         return self._share(np.ones((1, len(self.base))), self._represented)[0]
 
     @property
     def routing(self) -> Float[np.ndarray, " layer"]:
-        """Share of the change that is in how later layers read the states."""
+        """Share of the readout's change that comes from the layers after each layer."""
         return self._share(np.ones((1, len(self.base))), self._routed)[0]
 
     def to_dataframe(
@@ -75,8 +75,8 @@ class Stitching:
         """One row per layer: both shares with their intervals over prompts.
 
         Args:
-            least_gap: shares of a smaller mean change, in the readout's unit, are NaN.
-            level, resamples, seed, groups: of the bootstrap over prompts.
+            least_gap: if the mean change is not larger, in the readout's unit, shares are NaN.
+            level, resamples, seed, groups: settings of the bootstrap over prompts.
 
         Returns:
             Columns ``layer``; ``representation`` and ``routing``, each with ``_low`` and ``_high``;
@@ -138,18 +138,18 @@ def stitch(
     batch_size: int = 32,
     progress: Advance = silent,
 ) -> Stitching:
-    """Stitch base and after at every layer, both ways round.
+    """Stitch the base and the after-model at every layer, in both orders.
 
     Args:
-        base, after: models of one shape with one tokenizer.
+        base, after: models of the same shape with the same tokenizer.
         prompts: texts.
-        readout: of the logits at the last token.
-        layers: 0-based, the last of the lower part; all by default.
+        readout: function of the logits at the last token.
+        layers: last layers of the lower part, 0-based; all by default.
         batch_size: prompts in one forward.
         progress: called with the number of forwards just done.
 
     Raises:
-        InputError: the models do not fit each other, or a layer is not there.
+        InputError: the models differ in shape or tokens, or a layer does not exist.
     """
     runs = between_models(base, after, prompts)
     chosen = chosen_layers(base, layers)

@@ -1,15 +1,15 @@
 r"""Weight patching: run the target with one module's weights from the source.
 
-Patching base into after, one module at a time, shows which change was necessary: it measures how
-much of the readout returns. Patching after into base keeps only one change and shows which change
-is sufficient. Unlike patched states, patched weights are exact: they do not force states to values
-that the model does not produce.
+Patching base into after, one module at a time, shows which change is necessary: it measures how
+much of the readout returns. Patching after into base applies only one change and shows which change
+is sufficient. Patched weights, unlike patched states, do not force states to values that the model
+does not produce.
 
-But any edit of that size may have an effect, so the controls are random edits of equal size:
-signed permutations of the rows and columns of the change :math:`\Delta` of a weight matrix,
-:math:`P \Delta Q` with orthogonal :math:`P` and :math:`Q`. The edit keeps the norm and the
-singular values (a change of rank 8 keeps rank 8) in other places and directions. Its effect is that
-of any edit of the same size and rank.
+Any edit of the same size may have an effect, so the controls are random edits of equal size. A
+control applies signed permutations to the rows and columns of the change :math:`\Delta` of a weight
+matrix: :math:`P \Delta Q` with orthogonal :math:`P` and :math:`Q`. The control keeps the norm and
+the singular values of the change (a change of rank 8 keeps rank 8), with other directions.
+Its effect estimates the effect of a random edit of the same size and rank.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ Grouping = Callable[[LanguageModel], Mapping[Cell, Sequence[str]]]
 
 
 def by_module(lm: LanguageModel) -> dict[Cell, list[str]]:
-    """Parameters by layer and by module in it (attention, MLP, each norm), under its own name.
+    """Parameters by layer and by module of the layer (attention, MLP, each norm), with its name.
 
-    What lies outside the layers (embeddings, final norm, head) has its own cells without a layer.
+    Modules outside the layers (embeddings, final norm, head) have cells without a layer.
     """
     return _grouped(lm, depth=1)
 
 
 def by_layer(lm: LanguageModel) -> dict[Cell, list[str]]:
-    """Parameters by layer, and what lies outside the layers by module."""
+    """Parameters by layer; parameters outside the layers by module."""
     return _grouped(lm, depth=0)
 
 
@@ -52,7 +52,7 @@ def by_matrix(lm: LanguageModel) -> dict[Cell, list[str]]:
 
 
 def in_layers(grouping: Grouping, layers: Collection[int]) -> Grouping:
-    """``grouping`` without the groups of other layers; what lies outside the layers stays."""
+    """``grouping`` restricted to ``layers``; groups outside all layers stay."""
 
     def chosen(lm: LanguageModel) -> dict[Cell, Sequence[str]]:
         groups = grouping(lm).items()
@@ -71,15 +71,16 @@ def patch_weights(
     seed: int = 0,
     progress: Advance = silent,
 ) -> Effects:
-    """The readout of the target with the source's weights in one group at a time.
+    """Run the target with the source's weights in one group at a time, and measure the readout.
 
     Args:
-        runs: of two models with the same parameters, adapters merged.
-        readout: of the logits at the last token.
-        grouping: which parameters go together.
+        runs: runs of two models with equal parameter names and shapes, adapters merged.
+        readout: function of the logits at the last token.
+        grouping: function that groups the parameters into cells.
         batch_size: prompts in one forward.
-        controls: for each group, random edits as large as its change, a forward each.
-        seed: of the controls.
+        controls: number of random edits per group, each as large as the group's change; each
+            costs one pass over the prompts.
+        seed: seed of the controls.
         progress: called with the number of groups just done.
 
     Raises:
@@ -89,7 +90,7 @@ def patch_weights(
     _check_parameters(source, target)
     groups = grouping(target)
     rows = runs.target_rows
-    # One number for each draw and group, whichever of them are left out.
+    # One seed per draw and group, so skipped groups do not change the others' draws.
     seeds = np.random.default_rng(seed).integers(2**63, size=(controls, len(groups)))
     with undisturbed(source.model), undisturbed(target.model):
         given = read_all(source, runs.source_rows, readout, batch_size)
@@ -115,8 +116,9 @@ def weights_from(
 ) -> AbstractContextManager[None]:
     """Inside the block the named parameters of ``target`` have the source's values.
 
-    Nothing is copied where both are on one device: the target's parameters point to the source's
-    memory and, however the block ends, to their own again. Do not train inside it.
+    If both models have the same device and dtype, nothing is copied: the target's parameters share
+    the source's memory. The end of the block, also after an error, restores the target's
+    parameters. Do not train inside the block.
     """
     return weights_replaced(
         target, names, lambda name, own: source.get_parameter(name).data.to(own)
@@ -126,9 +128,10 @@ def weights_from(
 def weights_scrambled(
     source: nn.Module, target: nn.Module, names: Sequence[str], seed: int
 ) -> AbstractContextManager[None]:
-    """Inside the block the target's named parameters are moved as far as the source's lie away.
+    """Inside the block the target's named parameters have a random change.
 
-    However the block ends, they have their own values again. Do not train inside it.
+    The change has the norm and singular values of source minus target; see :func:`scrambled`. The
+    end of the block, also after an error, restores the parameters. Do not train inside the block.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -140,7 +143,7 @@ def weights_scrambled(
 
 
 def scrambled(change: Float[Tensor, "*size"], generator: torch.Generator) -> Float[Tensor, "*size"]:
-    """``change`` with every axis permuted and its entries' signs drawn, axis by axis."""
+    """``change`` with a random permutation and random signs along each axis."""
     for axis, size in enumerate(change.shape):
         order = torch.randperm(size, generator=generator).to(change.device)
         signs = 2.0 * torch.randint(2, (size,), generator=generator) - 1
@@ -154,9 +157,10 @@ def scrambled(change: Float[Tensor, "*size"], generator: torch.Generator) -> Flo
 def weights_replaced(
     model: nn.Module, names: Iterable[str], value: Callable[[str, Tensor], Tensor]
 ) -> Iterator[None]:
-    """Inside the block each named parameter has ``value(name, its own value)``.
+    """Inside the block each named parameter has the value ``value(name, original)``.
 
-    However the block ends, they have their own values again. Do not train inside it.
+    The end of the block, also after an error, restores the parameters. Do not train inside the
+    block.
     """
     own = {name: model.get_parameter(name).data for name in names}
     try:
@@ -169,7 +173,10 @@ def weights_replaced(
 
 
 def _grouped(lm: LanguageModel, depth: int | None) -> dict[Cell, list[str]]:
-    """``depth``: how many of the names inside a layer define groups; None: all but the last."""
+    """Parameters by cell.
+
+    ``depth`` is the number of module names inside a layer that define a group; None uses all.
+    """
     path = next(name for name, module in lm.model.named_modules() if module is lm.layers)
     groups: dict[Cell, list[str]] = {}
     for name, _ in lm.model.named_parameters():

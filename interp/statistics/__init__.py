@@ -1,4 +1,4 @@
-"""Intervals, nulls and noise estimates for all comparisons of directions."""
+"""Intervals, null distributions and noise estimates for all comparisons of directions."""
 
 import lazy_loader
 

@@ -17,14 +17,14 @@ class Contrast:
     """Activations of positive and negative prompts, with the links between them.
 
     Attributes:
-        positive, negative: states; a 2-D array is taken as one layer.
+        positive, negative: states; a 2-D array counts as one layer.
         pairs: row numbers (positive, negative) of prompts that belong together, for instance a
             prompt and its matched benign prompt. They stay together in every split and permutation.
             Each row outside the pairs is a separate unit.
 
     Raises:
-        InputError: fewer than four rows on a side, states that are not finite, sides of different
-            shape, or a pair with a row that does not exist.
+        InputError: a side has fewer than four rows, a state is not finite, the sides have different
+            shapes, or a pair names a row that does not exist.
     """
 
     positive: Float[np.ndarray, "positive layer d_model"]
@@ -66,9 +66,9 @@ class Contrast:
 
         Args:
             states: one row per prompt.
-            positive: which rows are positive.
-            groups: rows of the same group belong together (as in scikit-learn); a row with ``None``
-                or NaN is a separate unit.
+            positive: whether each row is positive.
+            groups: group of each row; rows of the same group belong together (as in scikit-learn).
+                A row with ``None`` or NaN is a separate unit.
         """
         states, positive = np.asarray(states), np.asarray(positive, dtype=bool)
         if positive.shape != (len(states),):
@@ -80,7 +80,7 @@ class Contrast:
         return cls(states[positive], states[~positive], pairs if len(pairs) else None)
 
     def mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> Contrast:
-        """The same prompts with every state changed: whitened, erased, in other coordinates."""
+        """The same prompts with ``change`` applied to their states, for instance whitening."""
         return Contrast(change(self.positive), change(self.negative), self.pairs)
 
     @property
@@ -100,7 +100,7 @@ class Contrast:
 
     @property
     def units(self) -> Int[np.ndarray, " row"]:
-        """Rows with the same number belong together."""
+        """Unit number of each row; rows with the same number belong together."""
         rows = len(self.positive) + len(self.negative)
         if self.pairs is None:
             return np.arange(rows)
@@ -113,11 +113,11 @@ class Contrast:
 
 
 def unit_numbers(groups: Sequence[object] | None, rows: int) -> Int[np.ndarray, " row"]:
-    """A number per row; rows of the same group share it, ``None`` and NaN stand alone."""
+    """A unit number per row; rows of the same group share it, ``None`` and NaN share none."""
     import pandas as pd
 
     if groups is None:
         return np.arange(rows)
     codes = pd.factorize(pd.Series(list(groups), dtype=object))[0]
-    # A row that stands alone has the code -1; numbers go by the first row of each unit.
+    # Ungrouped rows have the code -1. Units are numbered by their first row.
     return pd.factorize(np.where(codes < 0, -1 - np.arange(len(codes)), codes))[0]

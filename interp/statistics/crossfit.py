@@ -1,24 +1,25 @@
 r"""Noise-free inner products between mean differences, with their covariance.
 
 A difference of means :math:`\hat r = r + \varepsilon` has :math:`\lVert\hat r\rVert^2 \approx
-\lVert r\rVert^2 + E\lVert\varepsilon\rVert^2`, and in thousands of dimensions the noise is the
-larger part. Cross-fitting takes the two factors of every inner product from different halves of the
+\lVert r\rVert^2 + E\lVert\varepsilon\rVert^2`. In thousands of dimensions the noise term is the
+larger one. Cross-fitting takes the two factors of every inner product from different halves of the
 prompts, :math:`\langle r_A, r_B\rangle`. The average over *all* splits into halves has a closed
 form: the product of the full means minus the products of each prompt with itself,
 
 .. math:: T_{vw} = \langle\hat r_v, \hat r_w\rangle - \sum_u \langle z_u^v, z_u^w\rangle,
 
 with :math:`z_u^v` the centred contribution of **unit** u to the mean v. A split never divides a
-unit: a prompt, a prompt with its matched benign prompt, or the same prompt before and after.
+unit. A unit is a prompt, a prompt with its matched benign prompt, or the same prompt before and
+after.
 
-The covariance is the jackknife covariance without its second-order bias. In
-:math:`T - E T = \sum_u A_u + \sum_{u \ne u'} H_{uu'}` (signal times noise, and noise times noise)
-the jackknife counts the variance of the second sum twice (Efron and Stein, *The jackknife
-estimate of variance*, Annals of Statistics 1981). Near a zero angle only the second sum remains.
-The module estimates and stores both parts separately.
+The covariance is the jackknife covariance without its second-order bias. The error of T is
+:math:`T - E T = \sum_u A_u + \sum_{u \ne u'} H_{uu'}` (signal times noise, plus noise times noise).
+The jackknife counts the variance of the second sum twice (Efron and Stein, *The jackknife estimate
+of variance*, Annals of Statistics 1981). Near a zero angle only the second sum remains. The module
+estimates and stores both parts separately.
 
-Limits: prompts are the only source of noise here. Other models, seeds or prompt sources add more
-variation.
+Limits: the covariance includes only the sampling of prompts. Other models, seeds or prompt sources
+add more variation.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ class Means:
     residual: Float[np.ndarray, "layer vector unit d_model"]
     """Centred contributions, scaled so that their squares sum to an unbiased noise estimate."""
     stratum: Int[np.ndarray, " unit"]
-    """Units of one stratum hold the same number of rows of every class."""
+    """Stratum of each unit; units of one stratum have the same number of rows of every class."""
     n: int
-    """Rows of the smallest class."""
+    """Number of rows of the smallest class."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +56,22 @@ class InnerProducts:
 
     value: Float[np.ndarray, "layer product"]
     plain: Float[np.ndarray, "layer product"]
-    """The same products of the full means, including noise."""
+    """The same products of the full means, with their noise bias."""
     first_order: Float[np.ndarray, "layer product product"]
-    """Covariance from signal times noise; an unbiased estimate, so not always positive."""
+    """Covariance from signal times noise; unbiased, so not always positive semi-definite."""
     second_order: Float[np.ndarray, "layer product product"]
     """Covariance from noise times noise; positive semi-definite."""
 
     def variance(self, *weights: Weight) -> Float[np.ndarray, " layer"]:
-        """Variance of a weighted sum of the products; weights left out at the end are 0."""
+        """Variance of a weighted sum of the products; missing weights at the end count as 0."""
         return np.maximum(self.signal_variance(*weights), 0.0) + self.noise_variance(*weights)
 
     def signal_variance(self, *weights: Weight) -> Float[np.ndarray, " layer"]:
-        """The part of that variance from signal times noise; may come out negative."""
+        """The part of this variance from signal times noise; the estimate may be negative."""
         return self._quadratic(self.first_order, weights)
 
     def noise_variance(self, *weights: Weight) -> Float[np.ndarray, " layer"]:
-        """The part that remains if the signal cancels in the sum."""
+        """The part from noise times noise; it remains if the signal cancels in the sum."""
         return np.maximum(self._quadratic(self.second_order, weights), 0.0)
 
     def _quadratic(
@@ -92,11 +93,11 @@ def class_means(
     Args:
         states: rows of every class.
         classes: the class of each row, 0 … number of classes - 1.
-        units: rows with the same number are never separated.
+        units: unit number of each row; a split never separates rows of a unit.
         vectors: the weight of each class mean in each vector, e.g. ``[[1, -1]]``.
 
     Raises:
-        InputError: fewer than four units in a class, or a state that is not finite.
+        InputError: a class has fewer than four units, or a state is not finite.
     """
     states = finite(states)
     n_classes = vectors.shape[1]
@@ -126,7 +127,7 @@ def class_means(
 def sums_by_unit(
     values: Float[np.ndarray, "row *rest"], units: Int[np.ndarray, " row"]
 ) -> Float[np.ndarray, "unit *rest"]:
-    """Sums over the rows of every unit, by ascending number."""
+    """Sums over the rows of every unit, in ascending order of unit number."""
     order = np.argsort(units, kind="stable")
     _, starts = np.unique(units[order], return_index=True)
     return np.add.reduceat(values[order], starts, axis=0)
@@ -156,7 +157,7 @@ def _layer(
         own = np.einsum("ud,ud->u", residual[v], residual[w])
         plain.append(mean[v] @ mean[w])
         values.append(plain[-1] - own.sum())
-        # A unit's influence on the product, without its product with itself.
+        # A unit's influence on the product, excluding its product with itself.
         pull = residual[v] @ mean[w] + residual[w] @ mean[v] - 2.0 * own
         influences.append(pull - _stratum_means(pull, stratum)[stratum])
         gram = np.zeros((len(stratum), len(stratum)))
@@ -175,8 +176,8 @@ def noise_kernel(
     """Products of the noise of different units, from products of centred contributions.
 
     Centring biases the entries of one stratum towards minus the diagonal over n. In many dimensions
-    this bias is larger than the entries, so they are U-centred (Székely and Rizzo 2014); the
-    diagonal is zero.
+    this bias is larger than the entries, so the function U-centres them (Székely and Rizzo 2014).
+    The diagonal of the result is zero.
     """
     kernel = gram.copy()
     diagonal = np.diag(gram)
@@ -193,10 +194,10 @@ def noise_kernel(
 
 
 def finite(states: np.ndarray) -> Float[np.ndarray, "row layer d_model"]:
-    """The states in float64 as (row, layer, d_model); a 2-D array is taken as one layer.
+    """The states in float64 as (row, layer, d_model); a 2-D array counts as one layer.
 
     Raises:
-        InputError: wrong number of dimensions, no rows, or NaN or infinite values.
+        InputError: the array is empty, has another number of axes, or has NaN or infinite values.
     """
     states = np.asarray(states, dtype=np.float64)
     if states.ndim == 2:

@@ -1,7 +1,7 @@
-"""Numbers with intervals: resampled prompts for means and curves, Wilson's interval for rates.
+"""Numbers with intervals: bootstrap over prompts for means and curves, Wilson's for rates.
 
 Every interval covers the sampling of PROMPTS: the variation over other prompts of the same kind. It
-does not cover training seeds; these need models trained with other seeds.
+does not cover training seeds, which require models trained with other seeds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jaxtyping import Float
 
 RESAMPLES = 1000
 LEVEL = 0.95
-# A quantile over the resamples in which a crossing exists hides how often it does not exist. If it
-# is undefined in more than this share, the interval is omitted.
+# Some statistics, for instance a crossing, are undefined in some resamples. Quantiles over the
+# other resamples hide this. If the undefined share exceeds this limit, the interval is omitted.
 MOST_UNDEFINED = 0.1
 
 
@@ -92,22 +92,22 @@ class Draws:
 def resampling_weights(
     clusters: int | Sequence[object] | np.ndarray, resamples: int, seed: int, stratum: str = ""
 ) -> Float[np.ndarray, "resample prompt"]:
-    """How often each prompt is drawn in each resample.
+    """The number of times that each resample draws each prompt.
 
     Args:
         clusters: a label per prompt (prompts of one label are drawn together), or the number of
             prompts, each drawn separately.
         resamples: number of resamples; each draws all clusters with replacement.
-        seed: of the draws.
-        stratum: (split and domain) picks the random stream, so that two models scored on the same
-            prompts get the same resamples and their difference is paired.
+        seed: seed of the draws.
+        stratum: label (split and domain) that selects the random stream. Two models scored on the
+            same prompts get the same resamples, so their difference is paired.
     """
     labels = np.arange(clusters) if isinstance(clusters, int) else np.asarray(clusters)
     _, index = np.unique(labels, return_inverse=True)
     return _drawn(int(index.max()) + 1, resamples, seed, stratum)[:, index]
 
 
-@lru_cache(maxsize=32)  # each quantity of a group of prompts asks for the same resamples
+@lru_cache(maxsize=32)  # all quantities of a group of prompts use the same resamples
 def _drawn(
     count: int, resamples: int, seed: int, stratum: str
 ) -> Float[np.ndarray, "resample cluster"]:
@@ -140,9 +140,9 @@ def interval_columns(
     """A table's columns ``name``, ``name_low`` and ``name_high``.
 
     Args:
-        name: of the quantity.
-        value: of the observed prompts.
-        resampled: the same in every resample, (resample, *value).
+        name: name of the quantity.
+        value: its value on the observed prompts.
+        resampled: its value in every resample, (resample, *value).
         level: coverage of the interval.
     """
     low, high = percentile_interval(resampled, level)

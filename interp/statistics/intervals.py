@@ -1,11 +1,14 @@
 r"""Intervals for ratios of noisy numbers, including ratios with a bounded range.
 
-A ratio N/D of two noisy numbers is inverted from the test of :math:`N - \rho D = 0` (Fieller 1954),
-whose variance is known at each :math:`\rho`; nothing is divided by a noisy denominator. A cosine
-cannot exceed 1 and a squared norm cannot fall below 0: at such a boundary the usual interval can
-be empty, so the order of Feldman and Cousins (*Unified approach to the classical statistical
-analysis of small signals*, Phys. Rev. D 57, 1998) decides which values belong to it. It covers at
-the nominal rate at the boundary as elsewhere, without choosing between one and two sides.
+The interval of a ratio N/D of two noisy numbers inverts the test of :math:`N - \rho D = 0`
+(Fieller 1954). The variance of this difference is known at each :math:`\rho`, so the method never
+divides by a noisy denominator.
+
+A cosine cannot exceed 1 and a squared norm cannot fall below 0. At such a boundary the usual
+interval can be empty. So the likelihood-ratio order of Feldman and Cousins (*Unified approach to
+the classical statistical analysis of small signals*, Phys. Rev. D 57, 1998) determines which values
+belong to the interval. It has nominal coverage at the boundary and elsewhere, and needs no choice
+between one and two sides.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Estimates:
-    """One quantity at every layer: value, interval, null band; NaN where it is not defined."""
+    """One quantity at every layer: value, interval and null band; NaN where it is undefined."""
 
     value: Layers
     low: Layers
@@ -36,7 +39,7 @@ class Estimates:
     defined: Accepted
 
     def without_interval(self) -> Estimates:
-        """The values alone."""
+        """The same estimates with NaN for interval and null band."""
         missing = np.full(self.value.shape, np.nan)
         return replace(self, low=missing, high=missing, null_low=missing, null_high=missing)
 
@@ -56,7 +59,7 @@ class Confidence:
 
     @property
     def small_sample(self) -> float:
-        """Ratio of the widths of Student's and the normal interval, n - 1 degrees of freedom."""
+        """Width of Student's interval (n - 1 degrees of freedom) over that of the normal one."""
         from scipy.special import stdtrit
 
         tail = (1 + self.level) / 2
@@ -64,16 +67,16 @@ class Confidence:
 
     @property
     def two_sided(self) -> float:
-        """Standard deviations on either side."""
+        """Critical value of a two-sided interval, in standard deviations."""
         return normal_quantile((1 + self.level) / 2) * self.small_sample
 
     @property
     def one_sided(self) -> float:
-        """Standard deviations on the only possible side."""
+        """Critical value of a one-sided interval, in standard deviations."""
         return normal_quantile(self.level) * self.small_sample
 
     def below_boundary(self, excess: Layers, room: Layers, sd: Layers) -> Accepted:
-        """Whether an observation fits a value that cannot exceed a boundary.
+        """Whether an observation is compatible with a value that cannot exceed a boundary.
 
         Args:
             excess: observed minus hypothesised value.
@@ -83,7 +86,7 @@ class Confidence:
         scale = np.maximum(sd * self.small_sample, ROUNDING)
         z, distance = excess / scale, np.maximum(room, 0.0) / scale
         grid, limits = _likelihood_ratio_limits(self.level)
-        # Beyond the boundary the best possible value is the boundary itself.
+        # For observations beyond the boundary, the most likely value is the boundary.
         ratio = np.where(z <= distance, z**2, 2.0 * distance * z - distance**2)
         return ratio <= np.interp(distance, grid, limits)
 
@@ -96,14 +99,14 @@ def normal_quantile(probability: float) -> float:
 
 
 def fisher_z(correlation: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Fisher's scale; on it, the spread of a correlation depends little on its size."""
+    """Fisher's z, on whose scale the spread of a correlation depends little on its size."""
     return np.arctanh(np.clip(correlation, -1 + 1e-12, 1 - 1e-12))
 
 
 def fisher_interval(
     correlation: Float[np.ndarray, "..."], spread: Float[np.ndarray, "..."], level: float
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-    """Low and high of correlations whose standard errors on Fisher's scale are ``spread``."""
+    """Interval bounds of correlations with standard errors ``spread`` on Fisher's z scale."""
     z, reach = fisher_z(correlation), normal_quantile((1 + level) / 2) * spread
     return np.tanh(z - reach), np.tanh(z + reach)
 
@@ -111,7 +114,7 @@ def fisher_interval(
 def last_accepted(
     accepts: Callable[[Layers], Accepted], inside: Layers, outside: Layers, steps: int = 60
 ) -> Layers:
-    """The last accepted value on the way from ``inside`` (accepted) to ``outside``."""
+    """The last accepted value from ``inside`` (accepted) to ``outside``, by bisection."""
     good, bad = np.array(inside, np.float64), np.array(outside, np.float64)
     all_the_way = accepts(bad)
     for _ in range(steps):

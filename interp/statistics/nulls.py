@@ -1,16 +1,16 @@
-r"""Nulls of similarities: permuted labels, and random directions and subspaces.
+r"""Null distributions of similarities: permuted labels, and random directions and subspaces.
 
 Matched prompts swap their labels; unmatched prompts exchange labels among themselves. The statistic
-is the inner product over its standard error *in that permutation*. This test is exact for
-meaningless labels. If both directions exist but are perpendicular, its level is closer to nominal
-than that of an unscaled test (Janssen 1997; Chung and Romano, Annals of Statistics 2013). The
-standard error must therefore be correct in both cases. The jackknife counts noise times noise
-twice, and permuted labels leave only noise times noise. The surplus is equal in all permutations
-and is subtracted.
+is the inner product over its standard error *in that permutation*. This test is exact if labels
+are meaningless. If both directions exist but are perpendicular, its level is closer to nominal than
+that of an unscaled test (Janssen 1997; Chung and Romano, Annals of Statistics 2013). The standard
+error must therefore be correct in both cases. The jackknife counts the variance of noise times
+noise twice, and under permuted labels only this variance remains. The excess is equal in all
+permutations, and the module subtracts it.
 
 The overlap of two subspaces with orthonormal bases U and V is
-:math:`\lVert U^\top V\rVert_F^2 / \min(k_U, k_V)`; for lines it is the squared cosine. Random ones
-are drawn in all dimensions, or from the covariance of the prompts.
+:math:`\lVert U^\top V\rVert_F^2 / \min(k_U, k_V)`; for lines it is the squared cosine. Random
+subspaces are drawn isotropically, or from the covariance of the prompts.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from interp.statistics.rows import unit
 def permuted_weights(
     contrast: Contrast, draws: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "draw row"]:
-    """Weights of the rows in the difference of means, labels permuted; the first draw is observed.
+    """Weights of the rows in the difference of means under permuted labels.
+
+    The first draw has the observed labels.
 
     Args:
-        contrast: its pairs define the permutations: labels move within linked rows, and among all
-            unpaired rows.
-        draws: number of permutations, including the observed labelling.
-        rng: the source of chance.
+        contrast: the contrast; labels are permuted within linked rows, and among all unpaired rows.
+        draws: number of permutations, including the observed labels.
+        rng: random number generator.
     """
     labels, units = contrast.classes, contrast.units
     alone = np.bincount(units)[units] == 1
@@ -49,7 +50,7 @@ def studentised_products(
     weights_a: Float[np.ndarray, "draw row_a"],
     weights_b: Float[np.ndarray, "draw row_b"],
 ) -> tuple[Float[np.ndarray, "draw layer"], Float[np.ndarray, " layer"]]:
-    """⟨r_a, r_b⟩ over its standard error in every draw, and the standard error of the first.
+    """⟨r_a, r_b⟩ over its standard error in every draw, and the first draw's standard error.
 
     The contrasts must have different prompts.
     """
@@ -62,7 +63,7 @@ def studentised_products(
         product_b = weights_b * (weights_a @ gram)
         variance = _variance(product_a, weights_a, a.units)
         variance += _variance(product_b, weights_b, b.units)
-        # An unbiased estimate may come close to zero; the floor is as free of the labels.
+        # The unbiased estimate may be close to zero; the floor does not depend on the labels.
         variance = np.maximum(variance - noise, noise / 2)
         statistics.append(product_a.sum(axis=1) / np.sqrt(variance))
         errors.append(np.sqrt(variance[0]))
@@ -75,7 +76,7 @@ def permutation_p_values(
     """P-values of the first draw per cell, and family-wise over all cells.
 
     Single-step max-T (Westfall and Young 1993) compares each cell with the largest of all cells in
-    every draw. The statistics must be on one scale, with large values as evidence against the null.
+    every draw. All statistics need the same scale, and large values are evidence against the null.
     Cells with NaN in any draw are excluded and have no p-value.
     """
     there = np.isfinite(statistics).all(axis=0)
@@ -88,7 +89,7 @@ def permutation_p_values(
 def standardised(
     statistics: Float[np.ndarray, "draw layer pair"],
 ) -> Float[np.ndarray, "draw layer pair"]:
-    """Each cell minus its mean over the draws, in standard deviations: one scale for all."""
+    """Each cell minus its mean over the draws, in standard deviations, so all share a scale."""
     spread = statistics.std(axis=0)
     return (statistics - statistics.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
 
@@ -96,10 +97,10 @@ def standardised(
 def shuffled_within(
     strata: Shaped[np.ndarray, " row"], draws: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "draw row"]:
-    """Row numbers shuffled among rows of the same stratum; the first draw is in order."""
+    """Row numbers shuffled within each stratum; the first draw keeps the order."""
     _, block = np.unique(strata, return_inverse=True)
     place = np.argsort(block, kind="stable")
-    # Keys in [0, 1) sort rows at random inside their block and never across blocks.
+    # Random keys in [0, 1) shuffle rows within blocks and never across blocks.
     order = np.argsort(block + rng.random((draws, len(block))), axis=1)
     order[0] = place
     shuffled = np.empty_like(order)
@@ -124,10 +125,10 @@ def _variance(
 def _noise_variance(
     gram: Float[np.ndarray, "row_a row_b"], *sides: tuple[Contrast, Float[np.ndarray, " row"]]
 ) -> float:
-    """Variance of noise times noise, from products of single units; labels do not change it."""
+    """Variance of noise times noise, from products of units; it does not depend on labels."""
     for contrast, weights in sides:
         alone = np.bincount(contrast.units)[contrast.units] == 1
-        # Swapping a pair changes a unit's sign only; rows that stand alone get their mean weight.
+        # Swapping a pair only flips a unit's sign; unpaired rows get their root mean square weight.
         typical = np.sqrt(np.mean(weights[alone] ** 2)) if alone.any() else 0.0
         fixed = np.where(alone, typical, weights)
         gram = sums_by_unit(gram * fixed[:, None], contrast.units).T
@@ -137,13 +138,13 @@ def _noise_variance(
 def isotropic_overlap(d_model: int, dimensions: tuple[int, int], level: float = 0.95) -> float:
     """Quantile of the overlap of two random subspaces.
 
-    The mean is max(k) / d and the variance that of Haar's measure; the quantile is of the beta
-    distribution with these moments, which is exact for lines.
+    The overlap has mean max(k) / d and the variance under Haar's measure. The function returns the
+    quantile of the beta distribution with these moments, which is exact for lines.
 
     Args:
         d_model: dimensions of the space.
-        dimensions: of the two subspaces.
-        level: of the quantile.
+        dimensions: dimensions of the two subspaces.
+        level: probability of the quantile.
     """
     from scipy.special import betaincinv
 
@@ -158,10 +159,11 @@ def isotropic_overlap(d_model: int, dimensions: tuple[int, int], level: float = 
 
 
 def isotropic_cosine(d_model: int, level: float = 0.95) -> float:
-    """Quantile of the size of the cosine of two random directions, about 1.96/√d.
+    """Quantile of the absolute cosine of two random directions: about 1.96/√d at level 0.95.
 
-    A lower bound on the null: activations fill few of their dimensions, and the cosine of two
-    directions drawn from *their* covariance varies by the root of one over the effective number.
+    This is a lower bound on the null, because activations vary in few of their dimensions. If two
+    directions are drawn from *their* covariance, the standard deviation of the cosine is one over
+    the root of the effective number of dimensions.
     """
     return float(np.sqrt(isotropic_overlap(d_model, (1, 1), level)))
 
@@ -180,11 +182,11 @@ def covariance_matched_overlaps(
     add to the overlap.
 
     Args:
-        contrasts: of several labels, disjoint prompts.
-        pairs: numbers of contrasts.
-        dimensions: of each subspace.
-        draws: random pairs of subspaces.
-        rng: the source of chance.
+        contrasts: one contrast per label, with disjoint prompts.
+        pairs: pairs of contrast numbers.
+        dimensions: dimensions of each subspace.
+        draws: number of random pairs of subspaces.
+        rng: random number generator.
     """
     depth = contrasts[0].positive.shape[1]
     overlaps = np.empty((draws, depth, len(pairs)))
@@ -197,7 +199,7 @@ def covariance_matched_overlaps(
             spanned = rearrange(
                 weights @ residual, "draw coordinate d_model -> draw d_model coordinate"
             )
-            # A line needs no more than its length, and QR of many lines is slow.
+            # A line only needs unit length, and QR of many lines is slow.
             lines = dimensions == 1
             bases.append(unit(spanned, axis=1) if lines else np.linalg.qr(spanned)[0])
         for index, (i, j) in enumerate(pairs):

@@ -1,17 +1,18 @@
-"""Split-half reliability of any fit to weighted prompts.
+"""Split-half reliability of a direction or subspace fitted to weighted prompts.
 
 The value is the mean cosine between the directions of two halves, over random halvings; linked
 prompts stay together. For subspaces it is the root mean squared cosine of their principal angles,
-which for one dimension is the size of the cosine. About 0 for pure noise (for a subspace
-√(dimensions / d_model) or somewhat more), 1 where there is no noise.
+which in one dimension is the absolute cosine. The value is 1 without noise and about 0 for pure
+noise (for a subspace √(dimensions / d_model) or somewhat more).
 
-For the interval, prompts are first drawn with replacement and then halved, so that copies of one
-prompt are in the same half. The interval uses only the spread of these samples, on Fisher's z
-scale. Their level is too low, because resampling adds noise. For the same reason the package does
-not offer a bootstrap cone around a direction: in many dimensions all resampled directions lie far
-from the fitted one, on the side away from the true direction, and the cone misses it.
-:func:`error_degrees` instead converts a reliability and its bounds into the angle to the true
-direction.
+For the interval, prompts are first drawn with replacement and then halved, so copies of one prompt
+are in the same half. The interval uses only the spread of these samples, on Fisher's z scale. It
+does not use their mean, which is too low because resampling adds noise.
+
+For the same reason the package has no bootstrap cone around a direction. In many dimensions all
+resampled directions lie far from the fitted one, on the side away from the true direction, so the
+cone does not contain it. Instead, :func:`error_degrees` converts a reliability and its bounds into
+the angle to the true direction.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ HALVINGS_PER_RESAMPLE = 2
 
 
 class Resampling(Protocol):
-    """How a reliability is estimated; every estimator of directions carries these."""
+    """Settings of a reliability estimate; every estimator of directions has these attributes."""
 
     splits: int
     resamples: int
@@ -51,12 +52,12 @@ def split_half_reliability(
     """Reliability, low and high per layer.
 
     Args:
-        similarity: of what is fitted to two halves, given how often each row counts in each.
-        units: rows with the same number are never separated.
-        kinds: units of one kind are spread evenly over the halves; kinds that share a class of
-            rows carry neighbouring numbers.
-        resampling: halvings averaged, bootstrap samples (none gives NaN for low and high),
-            coverage, and the seed of all of it.
+        similarity: similarity of the fits to two halves, given the count of each row in each half.
+        units: unit number of each row; a halving never separates rows of a unit.
+        kinds: kind of each unit; each kind is spread evenly over the halves. Kinds that share a
+            class of rows have neighbouring numbers.
+        resampling: number of halvings, number of bootstrap samples (0 gives NaN for low and high),
+            coverage, and the seed of both.
     """
     rng = np.random.default_rng(resampling.seed)
 
@@ -87,7 +88,7 @@ def cosines_of_halves(
     """Cosine between the directions of two halves.
 
     Args:
-        direction: how often each row counts → the direction, in any orthonormal coordinates.
+        direction: function from row counts to the direction, in any orthonormal coordinates.
     """
 
     def similarity(first: Counts, second: Counts) -> Similarities:
@@ -103,7 +104,7 @@ def overlaps_of_halves(
     """Root mean squared cosine of the principal angles between the subspaces of two halves.
 
     Args:
-        basis: how often each row counts → orthonormal vectors.
+        basis: function from row counts to orthonormal vectors.
     """
 
     def similarity(first: Counts, second: Counts) -> Similarities:
@@ -115,14 +116,14 @@ def overlaps_of_halves(
 
 
 def error_degrees(reliability: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Angle between a direction from all prompts and one from infinitely many, in degrees.
+    """Angle in degrees between the direction of all prompts and that of infinitely many.
 
-    If halves have reliability ρ, all prompts have 2ρ/(1 + ρ) (Spearman and Brown 1910), which is
-    the squared cosine with the true direction. This holds for mean differences, and more precisely
-    the more dimensions the noise fills. Regularised estimators (discriminant, probe) also have a
-    bias that both halves share. For these the angle is a lower bound (19° for a true angle of 26°,
-    in a simulation with 64 prompts a side). Bounds of a reliability give bounds of the angle; 90°
-    where ρ ≤ 0.
+    If halves have reliability ρ, all prompts have 2ρ/(1 + ρ) (Spearman and Brown 1910). This is the
+    squared cosine with the true direction. It holds for mean differences, and it is more precise if
+    the noise has more dimensions. Regularised estimators (discriminant, probe) also have a bias
+    that both halves share. For these the angle is a lower bound (19° for a true angle of 26°, in a
+    simulation with 64 prompts per side). Bounds of a reliability give bounds of the angle. If
+    ρ ≤ 0, the angle is 90°.
     """
     rho = np.clip(reliability, 0.0, 1.0)
     return np.degrees(np.arccos(np.sqrt(2 * rho / (1 + rho))))

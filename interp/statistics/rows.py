@@ -1,13 +1,13 @@
-r"""Prompts as rows in few coordinates, and their covariance, shrunk after Ledoit and Wolf.
+r"""Prompts as rows in few coordinates, and their Ledoit-Wolf shrunk covariance.
 
 Every estimator works in min(prompts, d_model) orthonormal axes of the span of its prompts and
 converts back to d_model at the end. Inner products are the same in these axes.
 
 The shrunk covariance is :math:`\hat\Sigma = (1 - s)S + s\,m I` with the mean eigenvalue
 :math:`m = \mathrm{tr}\,S / d` and the intensity s of *A well-conditioned estimator for
-large-dimensional covariance matrices* (J. Multivariate Analysis 88, 2004). S has no more
-eigenvectors than there are prompts, and outside them the shrunk covariance is a multiple of the
-identity; so nothing of size d_model × d_model is ever built.
+large-dimensional covariance matrices* (J. Multivariate Analysis 88, 2004). S has at
+most as many nonzero eigenvalues as there are prompts. Outside their eigenvectors, the shrunk
+covariance is a multiple of the identity, so the module never builds a d_model × d_model matrix.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RANK_TOLERANCE = 1e-10
 def coordinates_of(rows: Rows, *, centre: bool = True) -> tuple[Coordinates, Axes]:
     """The rows in orthonormal axes of their span, and these axes.
 
-    By default, rows are centred, so an offset that all rows share costs no precision.
+    By default the function centres the rows, so a common offset costs no precision.
     """
     about = rows - rows.mean(axis=0) if centre else rows
     left, sizes, axes = np.linalg.svd(
@@ -47,7 +47,8 @@ def principal_axes(
 ) -> tuple[Float[np.ndarray, "layer vector"], Float[np.ndarray, "layer axis vector"]]:
     """Squared singular values of the rows, ascending, and orthonormal right singular vectors.
 
-    Solved on the smaller side. Beyond the rank, values and vectors are zero.
+    The function solves the smaller of the two Gram matrices. Beyond the rank, values and vectors
+    are zero.
     """
     transposed = rearrange(rows, "layer row coordinate -> layer coordinate row")
     if rows.shape[1] >= rows.shape[2]:
@@ -62,24 +63,24 @@ def principal_axes(
 def in_d_model(
     vectors: Float[np.ndarray, "layer axis"], axes: Axes
 ) -> Float[np.ndarray, "layer d_model"]:
-    """Vectors given in coordinates, one per layer, converted to d_model."""
+    """Convert vectors, one per layer, from coordinates to d_model."""
     return np.einsum("lv,lvd->ld", vectors, axes)
 
 
 def unit(vectors: Float[np.ndarray, "..."], axis: int = -1) -> Float[np.ndarray, "..."]:
-    """The vectors with length one; zero stays zero."""
+    """The vectors scaled to length one; zero vectors stay zero."""
     norm = np.linalg.norm(vectors, axis=axis, keepdims=True)
     return vectors / np.where(norm > 0, norm, 1.0)
 
 
 def kinds_of_units(contrast: Contrast) -> Int[np.ndarray, " unit"]:
-    """0 for units with negative prompts alone, 1 for linked prompts, 2 for positive ones alone."""
+    """0 for units of negative prompts only, 1 for units of both, 2 for positive prompts only."""
     sides = [np.bincount(contrast.units, weights=contrast.classes == side) > 0 for side in (0, 1)]
     return 1 + sides[0].astype(int) - sides[1]
 
 
 def layer_names(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
-    """Names of the layers: 0, 1, … where none are given.
+    """Names of the layers; by default 0, 1, ….
 
     Raises:
         InputError: the numbers of names and layers differ.
@@ -92,18 +93,18 @@ def layer_names(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class ShrunkCovariance:
-    """A shrunk covariance per layer, in the eigenvectors of the sample covariance."""
+    """A shrunk covariance per layer, in the basis of the sample covariance's eigenvectors."""
 
     vectors: Float[np.ndarray, "layer axis vector"]
     """Orthonormal eigenvectors; zero beyond the rank."""
     eigenvalues: Float[np.ndarray, "layer vector"]
-    """Eigenvalues of the shrunk covariance along these."""
+    """Eigenvalues of the shrunk covariance along these eigenvectors."""
     rest: Float[np.ndarray, " layer"]
-    """Its eigenvalue in every other dimension."""
+    """Eigenvalue of the shrunk covariance in every other dimension."""
     shrinkage: Float[np.ndarray, " layer"]
 
     def power(self, exponent: float) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues and rest to a power; zero stays zero, as in a pseudo-inverse."""
+        """``eigenvalues`` and ``rest`` to a power; zero stays zero, as in a pseudo-inverse."""
         along, beyond = (
             np.where(values > 0, np.where(values > 0, values, 1.0) ** exponent, 0.0)
             for values in (self.eigenvalues, self.rest)
@@ -117,8 +118,8 @@ def shrunk_covariance(
     """Covariance of rows.
 
     Args:
-        rows: centred, each times the root of its count; in any orthonormal coordinates.
-        counts: how often each row counts, none of them zero.
+        rows: centred rows, each times the root of its count; in any orthonormal coordinates.
+        counts: count of each row, above zero.
         d_model: number of dimensions of the original rows.
         shrink: shrink by Ledoit and Wolf's intensity; otherwise use the sample covariance.
     """
@@ -131,7 +132,7 @@ def shrunk_covariance(
         squared = (values**2).sum(axis=1)  # ‖S‖²
         fourth = ((rows**2).sum(axis=2) ** 2 / counts).sum(axis=1) / n
         distance = squared - d_model * mean**2  # ‖S - m I‖²
-        # The error of S; at most the whole distance.
+        # Squared error of S, at most the distance.
         error = np.clip((fourth - squared) / n, 0.0, np.maximum(distance, 0.0))
         intensity = np.where(distance > 0, error / np.where(distance > 0, distance, 1.0), 1.0)
     rest = intensity * mean
