@@ -1,15 +1,15 @@
-"""The one exception tree.
+"""The package's exception tree.
 
-Every message names what was wrong, what was expected and what to do about it. The command line
-turns an :class:`InputError` into one line and exit code 2; everything else is a bug or a failure
-of the machine, and keeps its traceback.
+Every message states the problem, the expected input and the fix. The command line prints an
+:class:`InputError` as one line and exits with code 2. Every other exception is a bug or a machine
+failure and keeps its traceback.
 """
 
 from collections.abc import Iterable
 
 
 class SpilloverError(Exception):
-    """Anything that this package raises on purpose."""
+    """Base class of the exceptions that this package raises on purpose."""
 
 
 class InputError(SpilloverError):
@@ -21,15 +21,15 @@ class ModelError(InputError):
 
 
 class TrainingError(SpilloverError):
-    """Training could not go on, for instance because the loss is not finite."""
+    """Training cannot continue, for instance because the loss is not finite."""
 
 
 class MachineError(SpilloverError):
-    """The machine ran out of something: memory, or room on the disk."""
+    """The machine has no memory or disk space left."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the known one that is most like it, if any."""
+    """The end of an error about an unknown name: the most similar known name, if any."""
     from difflib import get_close_matches
 
     found = get_close_matches(name, list(known), n=1)
@@ -37,7 +37,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def expected(name: str, known: Iterable[str], words: str = "expected one of") -> str:
-    """The end of an error about an unknown name: the nearest known one, and all of them."""
+    """The end of an error about an unknown name: the most similar known name, and all names."""
     names = list(known)
     near = nearest(name, names)
     start = f"{near} {words.capitalize()}" if near else f"; {words}"

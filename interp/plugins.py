@@ -1,8 +1,8 @@
 """Plug-ins: Python files, or installed packages, that register additional entries.
 
-A plug-in comes by ``--plugin FILE`` or by the entry-point group ``spillover.plugins``. Its source
-travels with a run's plan, so worker processes run what the user gave, on whichever machine they
-are; its hash stands in the run's configuration.
+Users name a plug-in with ``--plugin FILE`` or install it in the entry-point group
+``spillover.plugins``. A run's plan contains the plug-in's source, so worker processes on any
+machine run the same code. The run's configuration contains its hash.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Plugin:
     """One plug-in.
 
     Attributes:
-        path: of its file.
-        source: its text.
-        module: the installed module that it is; None for a file that a user names.
+        path: path of its file.
+        source: text of its file.
+        module: name of the installed module; None for a file that a user names.
     """
 
     path: str
@@ -41,11 +41,11 @@ class Plugin:
 
     @property
     def sha256(self) -> str:
-        """Of its source."""
+        """SHA-256 of its source, in hexadecimal."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     def described(self) -> dict[str, str]:
-        """As ``config.json`` has it."""
+        """The plug-in's entry in ``config.json``."""
         return {"path": self.path, "sha256": self.sha256}
 
 
@@ -54,10 +54,10 @@ _LOADED: dict[str, Plugin] = {}
 
 
 def use(path: str | Path) -> Plugin:
-    """Take a file as a plug-in; it is run when an entry is asked for.
+    """Use a file as a plug-in; it runs when an entry is first requested.
 
     Raises:
-        InputError: it cannot be read, or is not Python.
+        InputError: the file cannot be read, or is not Python.
     """
     path = Path(path)
     try:
@@ -71,26 +71,26 @@ def use(path: str | Path) -> Plugin:
 
 
 def use_all(given: Iterable[Plugin]) -> tuple[Plugin, ...]:
-    """Take plug-ins as another process has them."""
+    """Use the plug-ins of another process."""
     found = {plugin.path: plugin for plugin in given}
     _NAMED.update(found)
     return tuple(found.values())
 
 
 def in_use() -> tuple[Plugin, ...]:
-    """Installed plug-ins, and those that were named."""
+    """Installed plug-ins and the plug-ins that the user names."""
     return tuple({**{one.path: one for one in _installed()}, **_NAMED}.values())
 
 
 def load_all() -> tuple[Plugin, ...]:
-    """Run every plug-in in use that was not run before; all that are in use.
+    """Run every plug-in in use that has not run yet; return all plug-ins in use.
 
     Raises:
-        InputError: one of them fails.
+        InputError: a plug-in fails.
     """
     for plugin in in_use():
         if _LOADED.get(plugin.path) != plugin:
-            _LOADED[plugin.path] = plugin  # before: it may look entries up itself
+            _LOADED[plugin.path] = plugin  # before the run, which may look up entries
             try:
                 _run(plugin)
             except BaseException:
@@ -100,7 +100,7 @@ def load_all() -> tuple[Plugin, ...]:
 
 
 def reuse(described: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Take the plug-ins that a run's configuration names; what to say of those that differ."""
+    """Use the plug-ins of a run's configuration; return a note for each missing or changed one."""
     notes = []
     for one in described:
         path = Path(one["path"])
@@ -132,7 +132,7 @@ def _run_file(plugin: Plugin) -> None:
     name = f"spillover_plugin_{Path(plugin.path).stem}_{place}"
     module = ModuleType(name)
     module.__file__ = plugin.path
-    sys.modules[name] = module  # where pickle and dataclasses look a definition up
+    sys.modules[name] = module  # pickle and dataclasses look up definitions here
     lines = plugin.source.splitlines(keepends=True)
     linecache.cache[plugin.path] = (len(plugin.source), None, lines, plugin.path)
     exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)

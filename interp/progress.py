@@ -1,4 +1,4 @@
-"""Progress of long work: it calls a function with the number of items just done."""
+"""Progress of long work: the work calls a function with the number of items just done."""
 
 from __future__ import annotations
 

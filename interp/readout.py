@@ -1,7 +1,7 @@
-"""Readouts: last-position logits to one number per prompt.
+"""Readouts: functions from last-token logits to one number per prompt.
 
-Selection, patching, lenses and prediction take a readout as an argument, so that this package
-never learns what the number stands for.
+Selection, patching, lenses and prediction take a readout as an argument, so this package does not
+depend on the meaning of the number.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def class_log_odds(
 ) -> Float[Tensor, "batch"]:
     """log p(T) − log(1 − p(T)) for the set of tokens T, in float64.
 
-    Computed as logsumexp(logits[T]) − logsumexp(logits[not T]), so that it neither saturates nor
-    loses precision where p(T) is close to 0 or 1. Unit: nats.
+    The function computes logsumexp(logits[T]) − logsumexp(logits[not T]), which neither saturates
+    nor loses precision if p(T) is close to 0 or 1. Unit: nats.
     """
     inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     inside[torch.as_tensor(list(token_ids), device=logits.device)] = True
-    # MPS has no float64: move there, not here.
+    # MPS has no float64, so convert on the CPU.
     values = logits.double() if logits.device.type != "mps" else logits.cpu().double()
     inside = inside.to(values.device)
     return values[:, inside].logsumexp(-1) - values[:, ~inside].logsumexp(-1)

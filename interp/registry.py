@@ -1,13 +1,14 @@
-"""One registry for each kind of thing that grows: estimators, losses, scorers, predictors, methods.
+"""One registry per kind of extension: estimators, losses, scorers, predictors, methods.
 
-A decorator call holds everything about an entry. What it says of the entry in plain values (name,
-title, paper, badge, colour) is also read from the source without importing it, so ``--help`` knows
-every entry, those of plug-ins included, and stays fast::
+A decorator call contains everything about an entry. The registry reads its plain values (name,
+title, paper, badge, colour) from the source without importing it. So ``--help`` lists every entry,
+including those of plug-ins, and stays fast::
 
     @objective(title="NPO", paper="Zhang et al. 2024, arXiv 2404.05868", badge="faithful")
     def npo(log_probs, reference, mask, *, beta=0.1): ...
 
-An entry of a room is imported when it is requested by name. To add one, edit only one file.
+A room is a package whose modules declare the built-in entries. The registry imports an entry's
+module when the entry is requested by name. To add an entry, add or edit one file.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ HUES = 360
 
 @dataclass(frozen=True)
 class About:
-    """What a decorator call says of an entry in plain values.
+    """The plain values of an entry's decorator call.
 
     Attributes:
-        name: by which it is asked for.
-        title: in figures and tables.
-        paper: where it comes from: authors, year, arXiv id; empty where it is from no paper.
-        badge: ``faithful``, ``simplified`` or ``variant`` of that paper; empty where there is none.
-        differs: what differs from the paper, unless it is faithful.
-        colour: in figures, ``#rrggbb``; :func:`colours` gives one to those that name none.
-        option: as a user types it, where files hold an older name as a key.
+        name: key of the entry.
+        title: title in figures and tables; by default ``name``.
+        paper: authors, year and arXiv id of its paper; empty without a paper.
+        badge: ``faithful``, ``simplified`` or ``variant`` of the paper; empty without a paper.
+        differs: differences from the paper, unless the entry is faithful.
+        colour: colour in figures, ``#rrggbb``; if empty, :func:`colours` chooses one.
+        option: name that a user types, if files contain an older ``name``; by default ``name``.
     """
 
     name: str
@@ -73,9 +74,9 @@ class Registry(Mapping[str, E], Generic[E]):
     """The entries of one kind, by name, in the order in which they are declared.
 
     Args:
-        kind: what an entry is, for errors: ``estimator``.
-        room: the package whose modules declare the built-in entries; None where that package
-            calls :meth:`open_room`.
+        kind: the kind of entry, for error messages, for instance ``estimator``.
+        room: the package whose modules declare the built-in entries; None if that package calls
+            :meth:`open_room`.
         decorator: the name of the function that registers an entry.
     """
 
@@ -86,12 +87,13 @@ class Registry(Mapping[str, E], Generic[E]):
         self._origins: dict[str, str] = {}
 
     def add(self, about: About, entry: E, made_by: Callable[..., Any]) -> None:
-        """Register ``entry``, which a function or class makes.
+        """Register ``entry``, which the function or class ``made_by`` defines.
 
-        The same definition may come again, as a notebook's cell does: it replaces the old one.
+        The same definition may be registered again, for instance by a notebook's cell; it replaces
+        the old entry.
 
         Raises:
-            InputError: the name is taken by another definition.
+            InputError: another definition has this name.
         """
         origin = f"{made_by.__module__}.{made_by.__qualname__}"
         known = self._origins.get(about.name) or self._declared_in(about.name)
@@ -101,10 +103,10 @@ class Registry(Mapping[str, E], Generic[E]):
         self._abouts[about.name] = about
 
     def open_room(self, room: str) -> None:
-        """Take the entries that the modules of a package declare.
+        """Add the entries that the modules of a package declare.
 
         Raises:
-            InputError: a plug-in has the name of one of them.
+            InputError: a plug-in's entry has the name of one of them.
         """
         self.room = room
         for name, origin in self._origins.items():
@@ -124,7 +126,7 @@ class Registry(Mapping[str, E], Generic[E]):
 
     @property
     def abouts(self) -> Mapping[str, About]:
-        """What is said of every entry; imports none of them."""
+        """The plain values of every entry, read without an import."""
         return {
             **(declared(self.room, self.decorator) if self.room else {}),
             **declared_by_plugins(self.decorator),
@@ -135,7 +137,7 @@ class Registry(Mapping[str, E], Generic[E]):
         """The entry of this name.
 
         Raises:
-            InputError: there is none; lists those there are.
+            InputError: there is no such entry; the message lists all entries.
         """
         keys = {about.option: key for key, about in self.abouts.items()}
         key = keys.get(name, name)
@@ -161,7 +163,7 @@ class Registry(Mapping[str, E], Generic[E]):
 
 
 def colours(abouts: Mapping[str, About]) -> dict[str, str]:
-    """A colour for every entry: its own, else the hue that is farthest from those in use."""
+    """A colour for every entry: the declared one, or the hue farthest from those in use."""
     found = {name: about.colour for name, about in abouts.items() if about.colour}
     for name in abouts:
         if name not in found:
@@ -181,13 +183,13 @@ def _hue(colour: str) -> float:
 
 
 def declared(room: str, decorator: str) -> dict[str, About]:
-    """What the modules of a package declare with a decorator, read from their sources."""
+    """The entries that a package's modules declare with a decorator, read from their sources."""
     each = (_declarations(path, decorator) for path in _modules(room).values())
     return {name: about for one in each for name, about in one.items()}
 
 
 def declared_by_plugins(decorator: str) -> dict[str, About]:
-    """The same of the plug-ins in use."""
+    """The entries that the plug-ins in use declare with a decorator, read from their sources."""
     each = (_declarations_in(plugin.source, decorator) for plugin in plugins.in_use())
     return {name: about for one in each for name, about in one.items()}
 
@@ -207,7 +209,7 @@ def _declarations(path: Path, decorator: str) -> Mapping[str, About]:
 
 
 def _declarations_in(source: str, decorator: str) -> dict[str, About]:
-    """The calls of a decorator in a source: its plain values, and the name of what it decorates."""
+    """The entries that a source declares with a decorator; the default name is the definition's."""
     if decorator not in source:
         return {}
     found = {}

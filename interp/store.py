@@ -1,7 +1,7 @@
 """Atomic writes and content keys for all caches and results.
 
-A file is either absent or whole. A key is made of everything that a result depends on, the
-package's version included, so that a stage can be skipped when its inputs have not changed.
+A file is either absent or complete. A key is a hash of everything that a result depends on,
+including :data:`SCHEMA`, so a stage can be skipped if its inputs have not changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# torch.save names no cause: its archive writer only finds itself in the wrong place.
+# torch.save does not report the cause; its archive writer reports only an unexpected position.
 WRITE_FAILED = (
     *map(os.strerror, NO_ROOM),
     ". unexpected pos ",
@@ -31,13 +31,13 @@ WRITE_FAILED = (
 )
 
 
-#: Raised where the same inputs would give other results than before, so that results made earlier
-#: are made again. A new version of the package alone leaves it as it is.
+#: Increase this if the same inputs give different results than before; all results are then
+#: computed again. A new package version alone does not change it.
 SCHEMA = "0.1.0"
 
 
 def package_version() -> str:
-    """The installed version of Spillover, ``"unknown"`` when it runs from a bare checkout."""
+    """The installed version of Spillover; ``"unknown"`` if it runs from a bare checkout."""
     try:
         return version("spillover")
     except PackageNotFoundError:
@@ -49,11 +49,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; move it into place only if the block succeeds."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Same folder, hence same file system: os.replace is atomic only there.
+    # The same folder is on the same file system, where os.replace is atomic.
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     temporary = Path(name)
-    temporary.chmod(0o666 & ~_umask())  # mkstemp's files are private
+    temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -83,7 +83,7 @@ def write_csv(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """``value`` with ``None`` for every float in it that is not finite, as JSON needs it."""
+    """``value`` with ``None`` for every non-finite float in it, for JSON."""
     if isinstance(value, Mapping):
         return {key: without_nan(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -111,9 +111,9 @@ def file_hash(path: str | Path) -> str:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Wait until every file under ``folder``, and every name, is on the disk and not in a cache.
+    """Wait until all files and names under ``folder`` are on the disk and not only in a cache.
 
-    A crash may otherwise keep a file that was written last and lose one written before it.
+    Otherwise a crash may keep a file that was written last and lose a file written before it.
     """
     root = Path(folder)
     for path in (*root.rglob("*"), root):
@@ -121,7 +121,7 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def sync_path(path: str | Path) -> None:
-    """Wait until one file's bytes, or one folder's list of names, are on the disk."""
+    """Wait until a file's bytes or a folder's list of names are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
