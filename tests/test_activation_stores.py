@@ -198,6 +198,6 @@ def test_a_disk_without_room_is_said_before_anything_is_computed(
     lm = LanguageModel.load(checkpoint_of("qwen2"))
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 0))
-    with pytest.raises(InputError, match="0.0 GiB of room"):
+    with pytest.raises(InputError, match="0.0 GiB of space"):
         collect(lm, PROMPTS, folder=tmp_path / "states")
     assert not list(tmp_path.iterdir())

@@ -117,7 +117,7 @@ def test_a_clear_cause_is_named(cause: str) -> None:
     ("value", "band", "because"),
     [
         ({"gain": 0.5}, 0.1, "not above 1"),
-        ({"gain": 2.0, "offset": 1.95}, 0.1, "alike"),
+        ({"gain": 2.0, "offset": 1.95}, 0.1, "similar shares"),
         ({"gain": 2.0}, 1.2, "random edits"),
         ({"remainder": 2.0, "gain": 0.5}, 0.1, "single prompts"),
     ],

@@ -43,7 +43,7 @@ OF_A_MODEL = [
     path for path, one in EVERY.items() if {"model", "base"} & {p.name for p in one.params}
 ]
 FUNCTIONS = command_functions()
-TIMED = re.compile(r"time: [\d.]+ \w+")  # by the speed of this moment
+TIMED = re.compile(r"time: (about )?[\d.]+ \w+")  # by the speed of this moment
 # What a dry run needs besides its model.
 GIVEN: dict[str, dict[str, Any]] = {
     "demo": {"seeds": 2},

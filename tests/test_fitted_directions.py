@@ -308,7 +308,7 @@ def test_alignment_takes_activations() -> None:
         np.testing.assert_equal(vars(found), vars(expected))
         assert found.layers == (4, 9) and found.draws == 20
         other = replace(collected["after"], ids=tuple(range(1, 21)))
-        with pytest.raises(InputError, match="other ids in base, after"):
+        with pytest.raises(InputError, match="different ids in base, after"):
             alignment({**collected, "after": other})
 
 

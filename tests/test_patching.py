@@ -217,7 +217,7 @@ def test_agreement_wants_the_same_cells(llama: LanguageModel) -> None:
     with pytest.raises(InputError, match="different cells"):
         patch_agreement(*found)
     few = patch(runs, some_log_odds(llama), layers=[0, 1], positions=[WHOLE])
-    with pytest.raises(InputError, match="says nothing"):
+    with pytest.raises(InputError, match="too few for a correlation"):
         patch_agreement(few, few)
 
 
