@@ -1,10 +1,10 @@
-"""The prompts table: what is asked, in which domain, harmful or benign, and for which split.
+"""The prompts table: prompts with their domain, label (harmful or benign) and split.
 
 One row per prompt, with the columns ``id, prompt, domain, label, source, split, kind`` and any
-others the file has. ``domain`` is one of the seven or ``general`` (benign only). ``kind`` separates
-two sorts of benign prompt: ``twin``, a matched benign prompt, resembles a harmful prompt of its
-domain; ``general`` is everyday. A column ``pair`` links a harmful prompt with its matched benign
-prompt, and keeps both in one split.
+others the file has. ``domain`` is one of the seven domains or ``general`` (benign only). ``kind``
+distinguishes two kinds of benign prompt: ``twin`` is a matched benign prompt, which resembles a
+harmful prompt of its domain; ``general`` is an everyday prompt. A column ``pair`` links a harmful
+prompt with its matched benign prompt and keeps both in one split.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ MATCHED_PAIRS = Path(__file__).with_name("matched_pairs.jsonl")
 def read_prompts(path: str | Path, *, required_labels: Collection[str] = LABELS) -> pd.DataFrame:
     """The prompts table in a JSONL, CSV or parquet file, checked and completed.
 
-    Needs ``prompt``, ``domain`` and ``label``. An absent ``id`` is a hash of domain, label and
-    prompt; an absent ``split`` a hash of the group of near-duplicates
-    (:mod:`unlearning.data.splits`); an absent ``kind`` is ``general`` in the domain of that name
-    and ``twin`` elsewhere.
+    The file needs ``prompt``, ``domain`` and ``label``. Defaults for absent values:
+
+    - ``id``: a hash of domain, label and prompt;
+    - ``split``: from a hash of the group of near-duplicates (:mod:`unlearning.data.splits`);
+    - ``kind``: ``general`` in the domain ``general``, ``twin`` in every other domain.
 
     Args:
-        required_labels: each must occur; a study needs both, an evaluation neither.
+        required_labels: labels that must occur; a study needs both, an evaluation needs none.
 
     Raises:
-        InputError: the file cannot be read, or a row does not fit; names the line.
+        InputError: the file cannot be read or a row is invalid; the message names the line.
     """
     return _table(_checked(read_records(path), str(path), required_labels))
 
@@ -53,27 +54,28 @@ def read_prompts(path: str | Path, *, required_labels: Collection[str] = LABELS)
 def matched_pairs() -> pd.DataFrame:
     """The built-in prompts: harmful requests with matched benign prompts of one syntax and length.
 
-    A direction or a probe fitted on harmful against harmless prompts may find the sort of text
-    rather than the harm: questions against commands, short against long. Here each harmful request
-    has a matched benign prompt that differs only in the words that make it harmful, so neither
-    template nor length separates the two (``docs/prompts.md`` has the measured figures). Topic
-    words still may.
+    A direction or a probe fitted on harmful and harmless prompts may detect the type of text
+    instead of the harm: questions or commands, short or long. Here each harmful request has a
+    matched benign prompt that differs only in the words that make it harmful, so neither template
+    nor length separates the two (``docs/prompts.md`` has the measured figures). Topic words may
+    still separate them.
 
-    All seven domains, and everyday prompts of the domain ``general``. 46 pairs a domain, a row for
-    the harmful request and a row for its matched benign prompt (``kind`` is ``twin``), which share
-    the id in the column ``pair``; 64 ``general`` rows, where ``pair`` is null. Splits are fixed in
-    the file, about 60% train, 20% validation and 20% test of each domain, with pairs together and
-    no near-duplicates across. ``source`` is ``spillover`` throughout: the prompts are written for
-    this package, none comes from a benchmark, and there are no answers.
+    The table covers all seven domains and the domain ``general`` (everyday prompts). Each of the
+    seven has 46 pairs: one row for the harmful request and one for its matched benign prompt
+    (``kind`` is ``twin``), with the same id in the column ``pair``. ``general`` has 64 rows, where
+    ``pair`` is null. The file fixes the splits: about 60% train, 20% validation and 20% test of
+    each domain. A pair stays in one split, and no near-duplicates are in different splits.
+    ``source`` is always ``spillover``: the prompts are written for this package, none comes from a
+    benchmark, and there are no answers.
     """
     return read_prompts(MATCHED_PAIRS)
 
 
 def as_prompts(table: pd.DataFrame, name: str = "the prompts table") -> pd.DataFrame:
-    """The same for a table in memory: checked, completed and copied.
+    """A checked and completed copy of a table in memory, as :func:`read_prompts` does for a file.
 
     Raises:
-        InputError: a column is missing or a row does not fit; names the row, counted from 1.
+        InputError: a column is missing or a row is invalid; names the row, counted from 1.
     """
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     records = numbered({str(key): value for key, value in row.items()} for row in rows)
@@ -117,9 +119,9 @@ def require_concepts(prompts: pd.DataFrame, concepts: Collection[str]) -> None:
 class Controls:
     """Benign rows to contrast each domain's harmful ones with; no row serves two domains.
 
-    Disjoint because two directions fitted against one shared control set have cosine 0.5 on pure
-    noise. ``borrowed`` holds, for each domain that has too few benign rows, how many
-    of ``general`` it was lent (0 where there were none to lend).
+    The rows are disjoint because two directions fitted with one shared control set have cosine
+    0.5 on pure noise. ``borrowed`` holds, for each domain with too few benign rows, the number of
+    ``general`` rows that it borrows (0 if there are none).
     """
 
     rows: Mapping[str, pd.DataFrame]
@@ -140,8 +142,8 @@ class Controls:
 def controls(prompts: pd.DataFrame, split: str) -> Controls:
     """Disjoint control rows of one split for every domain that has harmful prompts.
 
-    Whether a domain borrows is decided on the whole table (fewer than 16 benign rows), so it is
-    the same in every split; borrowers share the split's ``general`` rows evenly.
+    A domain borrows if it has fewer than 16 benign rows in the whole table, so the decision is the
+    same in every split. Borrowing domains share the split's ``general`` rows evenly.
     """
     harmful = set(prompts.loc[prompts["label"] == "harmful", "domain"])
     benign = prompts[prompts["label"] == "benign"]
@@ -211,7 +213,7 @@ def _problem(fields: Mapping[str, Any]) -> str | None:
 
 
 def _table(records: Sequence[Record]) -> pd.DataFrame:
-    """The checked rows as a table, with what was absent filled in."""
+    """The checked rows as a table, with absent values filled in."""
     import pandas as pd
 
     rows = [record.fields for record in records]
@@ -236,7 +238,7 @@ def _table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _identifiers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Given ids as text; elsewhere a content hash, numbered where a row stands more than once."""
+    """Given ids as text; otherwise a content hash, numbered if a row occurs more than once."""
     repeats: Counter[str] = Counter()
     identifiers = []
     for row in rows:
@@ -256,7 +258,7 @@ def _kind(row: Mapping[str, Any]) -> str | None:
 
 
 def _column(values: list[Any]) -> list[Any]:
-    """Values of one extra column, as JSON text where they are of several types: parquet-safe."""
+    """Values of one extra column; mixed types become JSON text, because parquet needs one type."""
     values = [None if isinstance(v, float) and math.isnan(v) else v for v in values]
     types = {type(value) for value in values if value is not None}
     if types <= {str} or types <= {bool} or types <= {int, float}:

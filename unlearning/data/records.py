@@ -1,9 +1,9 @@
-"""Rows of a file that a user wrote, JSONL, JSON, CSV or parquet, each with its place in the file.
+"""Read rows of a user's JSONL, JSON, CSV or parquet file, each with its place in the file.
 
-And rows as JSONL, whole or not at all.
+The module also writes rows as JSONL, atomically.
 
-Read by the standard library where possible, so that a torn line, a stray byte or a missing column
-is reported, with its line number, before anything heavy is imported.
+The standard library reads the file where possible. So a truncated line, an invalid byte or a missing
+column is reported with its line number before any heavy import.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from interp.errors import InputError
 from interp.store import atomic_write
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
-UTF8, WINDOWS = "utf-8-sig", "cp1252"  # what people save files in
+UTF8, WINDOWS = "utf-8-sig", "cp1252"  # the usual encodings of user files
 
 
 @dataclass(frozen=True)
 class Record:
-    """One row: its fields (``None`` where empty) and where it stands, as in ``"line 3"``."""
+    """One row: its fields (``None`` where empty) and its place, such as ``"line 3"``."""
 
     place: str
     fields: dict[str, Any]
 
 
 def numbered(rows: Iterable[dict[str, Any]]) -> list[Record]:
-    """Rows that are on no line: each with its number, from 1."""
+    """Rows without line numbers, each with its row number, from 1."""
     return [Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1)]
 
 
@@ -40,7 +40,7 @@ def read_records(path: str | Path, *, encoding: str = UTF8) -> list[Record]:
     """Every row of a JSONL, JSON (one list), CSV or parquet file, in order; blank lines skipped.
 
     Raises:
-        InputError: the file is missing, of another format, empty, torn or not of the encoding.
+        InputError: the file is missing, empty, truncated, or in another format or encoding.
     """
     path = Path(path)
     if not path.is_file():
@@ -90,7 +90,7 @@ def require_named(columns: Collection[str], found: Iterable[Any], name: str) -> 
 
 
 def write_records(rows: Iterable[Mapping[Any, Any]], path: str | Path) -> None:
-    """Write JSONL, atomically; what is not UTF-8 (half a surrogate pair) is escaped."""
+    """Write JSONL atomically; escape what UTF-8 cannot encode (half a surrogate pair)."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             line = json.dumps(row, ensure_ascii=False, default=str)
@@ -123,7 +123,7 @@ def _json_list(text: str, path: Path) -> list[Record]:
 
 
 def _json_lines(text: str, path: Path) -> Iterator[Record]:
-    # Not splitlines(): U+2028 and its kin may stand unescaped inside a JSON string.
+    # Not splitlines(): a JSON string may contain U+2028 and similar characters unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

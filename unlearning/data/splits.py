@@ -1,12 +1,12 @@
-"""Train, validation and test without near-duplicates across them.
+"""Assign train, validation and test splits without near-duplicates in different splits.
 
-A prompt's split is a hash of its group of near-duplicates, so it does not depend on the order of
-the file nor on rows that have nothing to do with it. Two prompts are near-duplicates when the
-Jaccard similarity of their word bigrams is at least ``SIMILARITY``; groups are the transitive
-closure of that, and of whatever else is linked (a harmful prompt and its matched benign prompt).
+A hash of its group of near-duplicates decides a prompt's split, so the split depends neither on
+the order of the file nor on unrelated rows. Two prompts are near-duplicates if the Jaccard
+similarity of their word bigrams is at least ``SIMILARITY``. Groups are the transitive closure of
+near-duplicates and of explicit links (a harmful prompt and its matched benign prompt).
 
-What this does not do: paraphrases in other words are not found, and prompts that share one long
-template are all near-duplicates of one another.
+Limits: paraphrases in other words are not found, and prompts that share one long template are all
+near-duplicates of one another.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def near_duplicate_groups(
 ) -> list[int]:
     """Group number of every text; texts that share a link (not ``None``) share a group.
 
-    Exact, not sampled: two texts at Jaccard similarity s share one of their 1 + |x|(1 - s) rarest
-    shingles (prefix filtering; Chaudhuri et al. 2006), so only such pairs are compared.
+    The search is exact, not sampled: two texts at Jaccard similarity s share one of their
+    1 + |x|(1 - s) rarest shingles (prefix filtering; Chaudhuri et al. 2006), so only such pairs
+    are compared.
     """
     from scipy.cluster.hierarchy import DisjointSet
 
@@ -61,7 +62,7 @@ def near_duplicate_groups(
         if link is not None:
             groups.merge(i, first.setdefault(link, i))
     for i, j in _sharing_a_rare_shingle(sets):
-        # Only pairs that are not yet together are worth an intersection.
+        # Compute the intersection only for pairs that are not yet in one group.
         if not groups.connected(i, j) and jaccard(sets[i], sets[j]) >= SIMILARITY:
             groups.merge(i, j)
     return [groups[i] for i in range(len(texts))]
@@ -74,9 +75,9 @@ def assign_splits(
 ) -> list[str]:
     """A split for every text: the given one, else its group's.
 
-    A group takes the split that one of its members was given (the earliest in the order train,
-    validation, test where they disagree, so that nothing seen in training is tested on); else a
-    hash of the group: 60% train, 20% validation, 20% test in expectation.
+    A group takes the given split of its members. If given splits differ, the first in the order
+    train, validation, test applies, so no training prompt is tested on. Without a given split, a
+    hash of the group decides: 60% train, 20% validation, 20% test in expectation.
     """
     if all(given):
         return [split for split in given if split]
@@ -104,7 +105,7 @@ def split_of(key: str) -> str:
 
 
 def jaccard(a: Shingles, b: Shingles) -> float:
-    """Jaccard similarity: the share of all shingles of two texts that both have."""
+    """Jaccard similarity: the share of the shingles of two texts that occur in both."""
     shared = len(a & b)
     return shared / (len(a) + len(b) - shared)
 

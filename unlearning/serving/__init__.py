@@ -1,4 +1,4 @@
-"""Models behind a server that speaks OpenAI's chat completions: asked once, kept on the disk."""
+"""Query models on a server with OpenAI's chat completions API, and cache answers on disk."""
 
 import lazy_loader
 

@@ -1,13 +1,14 @@
-"""A server that speaks OpenAI's chat completions, a provider's or one's own (vLLM and others).
+"""Client for a server with OpenAI's chat completions API: a provider, vLLM and others.
 
-Many conversations are asked at a time, but never more than ``concurrency``; what was answered is on
-disk before it is returned and is not asked again; the ``openai`` client retries passing failures
-with exponential back-off, or after as long as the server says; every other failure is one clear
-error at once.
+- At most ``concurrency`` requests run at a time.
+- Each answer is on disk before it is returned, and is not requested again.
+- The ``openai`` client retries temporary failures with exponential back-off, or after the time that
+  the server asks for. Every other failure raises one clear error at once.
 
-A kept answer is one small file, written atomically under a hash of the whole request: processes may
-share a folder, and a run that is killed has everything that it was answered. Requests themselves
-are not kept. A model that changes behind its name is not noticed: delete the folder to ask again.
+A cached answer is one small file, written atomically under a hash of the whole request. Processes
+may share a folder, and a killed run keeps every answer that it received. Requests are not cached.
+The cache does not notice if a server changes the model behind a name: delete the folder to ask
+again.
 
 Needs the extra ``judge``. The key is ``OPENAI_API_KEY``, the address ``url``, else
 ``OPENAI_BASE_URL``, else OpenAI's own.
@@ -45,8 +46,8 @@ class Completion:
 
     Attributes:
         text: empty where the server gave none.
-        finished: the model ended it; False where a limit or a filter did.
-        prompt_tokens, completion_tokens: as the server counts them; 0 where it does not say.
+        finished: True if the model ended it; False if a limit or a filter did.
+        prompt_tokens, completion_tokens: counts of the server; 0 if it gives none.
     """
 
     text: str
@@ -60,15 +61,15 @@ class Endpoint:
     """One model at one address.
 
     Attributes:
-        model: as the server calls it.
-        url: base address, mostly ending in ``/v1``.
-        cache: folder of what was answered; nothing is kept where it is ``None``.
-        concurrency: requests on their way at a time.
-        attempts: of one request, before it is given up.
+        model: its name on the server.
+        url: base address, usually ending in ``/v1``.
+        cache: folder of cached answers; ``None`` disables the cache.
+        concurrency: maximum number of simultaneous requests.
+        attempts: maximum number of attempts for one request.
         timeout: seconds until a request counts as lost.
 
     Raises:
-        InputError: the address is none, or the ``openai`` package is not installed.
+        InputError: the address is invalid, or the ``openai`` package is not installed.
     """
 
     model: str
@@ -101,17 +102,18 @@ class Endpoint:
     ) -> list[Completion]:
         """The model's next message in each conversation, in order.
 
-        Conversations that are the same are asked once and share one answer, whatever the
-        temperature. A model that takes no ``max_tokens`` is sent ``max_completion_tokens``, and one
-        that takes no ``temperature`` is sent none.
+        Identical conversations are sent once and share one answer, at any temperature. If a model
+        rejects ``max_tokens``, the request uses ``max_completion_tokens``; if it rejects
+        ``temperature``, the request omits it.
 
         Args:
-            max_tokens: of one answer, thoughts included where the model thinks.
+            max_tokens: limit for one answer, including the thoughts of a reasoning model.
             progress: called in this thread with the number of conversations just done.
 
         Raises:
-            InputError: no or a wrong key, an unknown model, nobody there, or no such API.
-            SpilloverError: passing failures that did not pass; what was answered is kept.
+            InputError: the key is missing or wrong, the model is unknown, or the server is
+                unreachable or has another API.
+            SpilloverError: temporary failures persisted; received answers stay cached.
         """
         keyed = [self._request(c, max_tokens, temperature) for c in conversations]
         wanted = Counter(key for key, _ in keyed)
@@ -127,7 +129,7 @@ class Endpoint:
     def to_ask(
         self, conversations: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0
     ) -> list[int]:
-        """Places of the conversations that :meth:`complete` would have to ask the server."""
+        """Indices of the conversations that :meth:`complete` would send to the server."""
         places: dict[str, int] = {}
         for place, conversation in enumerate(conversations):
             places.setdefault(self._request(conversation, max_tokens, temperature)[0], place)
@@ -136,10 +138,10 @@ class Endpoint:
     def _request(
         self, conversation: Conversation, max_tokens: int, temperature: float
     ) -> tuple[str, dict[str, Any]]:
-        """A request, and before it a hexadecimal key of everything that its answer depends on.
+        """A hexadecimal key of everything that the answer depends on, and the request.
 
-        Unlike ``interp.store.content_key`` it leaves the package's version out: a new version asks
-        the same question, and the old answer has been paid for.
+        Unlike ``interp.store.content_key``, the key omits the package's version: a new version
+        sends the same request, and the old answer is already paid for.
         """
         request = {
             "model": self.model,
@@ -155,14 +157,14 @@ class Endpoint:
         return Path(self.cache or "") / key[:2] / f"{key}.json"
 
     def _kept(self, key: str) -> Completion | None:
-        """What was kept under ``key``; ``None`` if nothing was, or nothing that can be read."""
+        """The cached answer for ``key``; ``None`` if it is absent or unreadable."""
         try:
             return Completion(**read_json(self._file(key))) if self.cache else None
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def _ask_all(self, requests: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Completion]]:
-        """Each key with the answer to its request, in the order in which they come."""
+        """Each key with the answer to its request, in order of arrival."""
         if not requests:
             return
         with self._client() as client:
@@ -175,8 +177,8 @@ class Endpoint:
                     write_json(self._file(key), asdict(completion))
                 return key, completion
 
-            # Its threads are daemons: after Ctrl-C nothing waits for the requests on their way,
-            # for which concurrent.futures would.
+            # Its threads are daemons: after Ctrl-C the process does not wait for open requests,
+            # as it would with concurrent.futures.
             with ThreadPool(min(self.concurrency, len(requests))) as pool:
                 yield from pool.imap_unordered(ask_and_keep, requests)
 
@@ -199,7 +201,7 @@ class Endpoint:
         )
 
     def _reach(self, client: openai.OpenAI) -> None:
-        """Ask once for anything: a misspelt address is told at once, and not after all retries."""
+        """Send one request, so that a misspelt address is reported before all retries."""
         import openai
 
         from unlearning.serving import endpoint_errors as errors
@@ -210,12 +212,12 @@ class Endpoint:
             if errors.is_unreachable(error):
                 raise errors.explained(error, self.model, self.address, 1) from error
         except openai.APIError:
-            pass  # there is a server, whatever it thinks of the question
+            pass  # the server responds; the content of its answer does not matter
 
     def _ask(
         self, client: openai.OpenAI, request: Mapping[str, Any], not_taken: set[str]
     ) -> Completion:
-        """The answer to one request; ``not_taken`` gathers parameters that the model refuses."""
+        """The answer to one request; ``not_taken`` collects parameters that the model rejects."""
         import openai
 
         from unlearning.serving import endpoint_errors as errors
@@ -235,12 +237,12 @@ class Endpoint:
                 raise errors.explained(error, self.model, self.address, self.attempts) from error
             not_taken.add(refused)
             return self._ask(client, request, not_taken)
-        except ValueError as error:  # a body that calls itself JSON and is not
+        except ValueError as error:  # the body is declared as JSON but is not JSON
             raise errors.not_the_protocol(self.address, error) from error
 
 
 def shared_folder() -> Path:
-    """``$SPILLOVER_CACHE``, else ``spillover`` in the user's cache folder."""
+    """``$SPILLOVER_CACHE``, or ``spillover`` in the user's cache folder."""
     given = os.environ.get("SPILLOVER_CACHE")
     if given:
         return Path(given) / "completions"
@@ -266,5 +268,5 @@ def _completion(answer: Any, address: str) -> Completion:
 
 
 def _whole(text: str) -> str:
-    """``text`` without halves of surrogate pairs, which no request can carry."""
+    """``text`` without halves of surrogate pairs, which a request cannot contain."""
     return text.encode("utf-8", "replace").decode("utf-8")

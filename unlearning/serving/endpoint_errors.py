@@ -1,4 +1,4 @@
-"""What the errors of a server mean, and what the user is to do about each.
+"""Explain the errors of a server, and what the user can do about each.
 
 Statuses and codes as in OpenAI's API reference, which vLLM and others follow. Everything here needs
 the ``openai`` package.
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 #: Seconds. openai's client does not wait for a server that asks for more (a daily limit, say).
 LONGEST_PAUSE = 120.0
-RETRIED = (408, 409, 429)  # by openai's client, as is everything from 500 on
+RETRIED = (408, 409, 429)  # openai's client retries these and all statuses from 500 up
 
 
 def mark_hopeless(response: Any) -> None:
-    """Keep openai's client from retrying where an account is empty: waiting does not pay the bill.
+    """Stop openai's client from retrying if an account has no credit left.
 
-    A hook on the responses of its HTTP client, which heeds the header that is set here.
+    This is a response hook of its HTTP client; the client obeys the header that the hook sets.
     """
     if response.status_code == 429 and b"insufficient_quota" in response.read():
         response.headers["x-should-retry"] = "false"
 
 
 def asked_pause(error: openai.APIStatusError) -> float:
-    """Seconds that the server asks to wait (Retry-After); 0 where it does not."""
+    """Seconds that the server asks to wait (Retry-After); 0 without such a request."""
     try:
         return float(error.response.headers["retry-after"])
     except (KeyError, ValueError):
@@ -39,14 +39,14 @@ def asked_pause(error: openai.APIStatusError) -> float:
 
 
 def is_filtered(error: openai.APIError) -> bool:
-    """Whether the provider would not let the model see this request; others may pass."""
+    """Whether the provider's filter blocked this request; other requests may pass."""
     import openai
 
     return isinstance(error, openai.BadRequestError) and error.code == "content_filter"
 
 
 def refused_parameter(error: openai.APIError, sent: Mapping[str, Any]) -> str | None:
-    """The parameter that the error names, of those that can be put otherwise."""
+    """The parameter that the error names, among those that can be replaced or omitted."""
     if getattr(error, "status_code", None) not in (400, 422):
         return None
     names = (name for name in ("max_tokens", "temperature") if name in sent)
@@ -54,7 +54,7 @@ def refused_parameter(error: openai.APIError, sent: Mapping[str, Any]) -> str | 
 
 
 def explained(error: openai.APIError, model: str, address: str, attempts: int) -> SpilloverError:
-    """The error as the user should read it: what was wrong, and what to do."""
+    """The error for the user: what was wrong, and what to do."""
     import openai
 
     said = " ".join(_message(error).split())[:300]
@@ -115,7 +115,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether nobody is there: more likely a misspelt address than a busy server."""
+    """Whether the server cannot be reached; a misspelt address is likelier than a busy server."""
     kinds = (ConnectionRefusedError, socket.gaierror, ssl.SSLCertVerificationError)
     return any(isinstance(cause, kinds) for cause in _causes(error))
 

@@ -1,10 +1,9 @@
 """Answers from an OpenAI-compatible server, such as vLLM, in place of a model in memory.
 
-The server renders the chat template and sees the messages as they are; a server that applies the
-checkpoint's own decoding settings (vLLM does, unless it is started with
-``--generation-config vllm``) samples or penalises where
-:func:`unlearning.generation.generate` would not. The server returns no token ids, so a response
-that is trained on is tokenized anew.
+The server receives the unchanged messages and renders the chat template. A server may apply the
+checkpoint's decoding settings (vLLM does, unless started with ``--generation-config vllm``). Then
+it samples or penalises, unlike :func:`unlearning.generation.generate`. The server returns no token
+ids, so training tokenizes the response again.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from interp.store import content_key
 from unlearning.generation import Answer, AnswerLog, AskedPrompt, answer_all, each_asked
 from unlearning.serving.endpoint import Endpoint
 
-# As many times as many as are on their way together: few wait for the slowest of a batch.
+# Batch size as a multiple of concurrency, so few requests wait for the slowest of a batch.
 ROUNDS = 8
 
 
@@ -29,12 +28,12 @@ def answers_of(
     progress: Advance = silent,
     log: AnswerLog | None = None,
 ) -> list[Answer]:
-    """Answer every prompt at temperature 0; a prompt that stands there twice is asked once.
+    """Answer every prompt at temperature 0; repeated prompts are sent once.
 
     Args:
         endpoint: the server and the model's name there.
         prompts: one user message each.
-        max_new_tokens: of one answer; ``finished`` is False where this ended it.
+        max_new_tokens: limit for one answer; ``finished`` is False if the limit ended it.
         system: message before every prompt.
         progress: called with the number of prompts just done.
         log: as for :func:`unlearning.generation.generate`; its key is :func:`served_key`.
@@ -61,6 +60,6 @@ def answers_of(
 def served_key(endpoint: Endpoint, *, max_new_tokens: int, system: str | None = None) -> str:
     """The key of an :class:`AnswerLog` of a server's answers.
 
-    A server does not show its weights: a model that changes behind its name is not noticed.
+    A server does not show its weights, so the key does not change if the model behind a name does.
     """
     return content_key("served", endpoint.model, endpoint.address, max_new_tokens, system)

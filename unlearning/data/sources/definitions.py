@@ -1,6 +1,6 @@
-"""Sources: the public benchmarks, a user's in a small TOML file, or one by options of a command.
+"""Define sources: public benchmarks, a user's TOML file, or the options of a command.
 
-The mapping of every benchmark as a table that people can read.
+The module also shows the mapping of every benchmark as a readable table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def source_from_options(
     name: str | None = None,
     **part: Any,
 ) -> Source:
-    """A source from plain texts, as a command line has them.
+    """Make a source from plain strings, as a command line gives them.
 
     Args:
         location: a hub id, an address or a file.
@@ -49,12 +49,12 @@ def source_from_options(
             ``VALUE=DOMAIN`` for each of its values, and ``left_out``, a ``VALUE=WHY`` for each
             value whose rows are not used.
         label: the label of all rows; or ``label_column`` and ``labels``, as ``VALUE=LABEL``.
-        only: ``COLUMN=VALUE`` for rows that are used; several values of a column are alternatives.
-        name: the last part of the location, without its ending, where not given.
+        only: ``COLUMN=VALUE`` for the rows to use; several values of a column are alternatives.
+        name: by default the last part of the location, without its extension.
         part: ``config, split, data_file, revision`` of a hub data set.
 
     Raises:
-        InputError: no or two rules for the domain or the label, or no ``=`` where one belongs.
+        InputError: the domain or the label has no rule or two rules, or an ``=`` is missing.
     """
     kept: dict[str, tuple[str, ...]] = {}
     for column, value in _pairs("only", only):
@@ -84,7 +84,7 @@ def _rule(
 
 
 def _pairs(what: str, given: Sequence[str]) -> list[tuple[str, str]]:
-    """``VALUE=TO``, split at the last equals sign: a category may hold one, a domain does not."""
+    """Split ``VALUE=TO`` at the last equals sign: a category may contain one, a domain does not."""
     pairs = [(value, to) for value, _, to in (pair.rpartition("=") for pair in given)]
     for pair, text in zip(pairs, given, strict=True):
         if "=" not in text or not pair[1]:
@@ -93,13 +93,14 @@ def _pairs(what: str, given: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def read_sources(path: str | Path, known: Mapping[str, Source] | None = None) -> dict[str, Source]:
-    """Sources of a TOML file: one table for each, its name the source's, its keys the attributes.
+    """Read the sources of a TOML file, one table per source.
 
-    ``like = "NAME"`` takes everything else from one of ``known`` (the public benchmarks where not
-    given) or from an earlier table. A file in ``location`` is relative to the TOML file.
+    The table's name is the source's name, and its keys are the source's attributes.
+    ``like = "NAME"`` takes all other attributes from one of ``known`` (default: the public
+    benchmarks) or from an earlier table. A file in ``location`` is relative to the TOML file.
 
     Raises:
-        InputError: no such file, not TOML, or a table that does not fit; names it.
+        InputError: the file does not exist or is not TOML, or a table is invalid; names it.
     """
     import tomllib
 
@@ -117,7 +118,7 @@ def read_sources(path: str | Path, known: Mapping[str, Source] | None = None) ->
             entry = _entry(name, table, path, {**known, **sources})
             sources[name] = adapter.validate_python(entry)
         except ValidationError as error:
-            # A rule may also be a text: of the two complaints, that one helps nobody.
+            # A rule may also be a string, but the error about the string does not help the user.
             first = min(error.errors(), key=lambda found: found["type"] == "string_type")
             where = ".".join(str(part) for part in first["loc"])
             raise InputError(f'{path}, table "{name}": {where}: {first["msg"]}') from error
@@ -153,7 +154,7 @@ def _entry(name: str, table: Any, path: Path, known: Mapping[str, Source]) -> di
 
 
 def _over(table: Mapping[str, Any], inherited: Mapping[str, Any]) -> dict[str, Any]:
-    """Both together, the table's first; a rule that names its columns replaces the inherited."""
+    """Merge both; the table wins, and a rule that names its columns replaces the inherited one."""
     together = dict(inherited)
     for key, value in table.items():
         below = inherited.get(key)
@@ -171,7 +172,7 @@ def find_source(name: str, known: Mapping[str, Source] = SOURCES) -> Source:
     """The benchmark of that name.
 
     Raises:
-        InputError: there is none; names the nearest, or lists them.
+        InputError: there is no such benchmark; names the most similar one, or lists all.
     """
     if name not in known:
         raise InputError(f'unknown source "{name}"{expected(name, (BUILT_IN, *known))}')
@@ -179,12 +180,14 @@ def find_source(name: str, known: Mapping[str, Source] = SOURCES) -> Source:
 
 
 def mappings_table(sources: Iterable[Source] = tuple(SOURCES.values())) -> pd.DataFrame:
-    """One row for each source, in texts.
+    """One row for each source, all columns as text.
 
-    Columns: ``name, location, licence, columns, domains, label, left_out, note``. ``location`` is
-    the hub id (with config, file and split) or the address, ``columns`` which of its columns mean
-    what, ``domains`` which categories go where (domains apart by ``|``), ``left_out`` which rows
-    are not used, and why.
+    Columns: ``name, location, licence, columns, domains, label, left_out, note``.
+
+    - ``location``: the hub id (with config, file and split) or the address;
+    - ``columns``: the meaning of each column of the data set;
+    - ``domains``: the categories of each domain (domains separated by ``|``);
+    - ``left_out``: the rows that are not used, and why.
     """
     import pandas as pd
 

@@ -1,6 +1,6 @@
-"""One data set's rows, from the hub or from a file, as prompts; and how many were left out.
+"""Load a data set from the hub or a file as prompts, and count the rows left out.
 
-Rows of a data set as they are: fetched from the hub, or read from a file of any origin.
+The module also returns the unchanged rows of a data set: :func:`fetch` and :func:`read_rows`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ COLUMNS = ("id", "prompt", "domain", "label", "kind", "source", "category", "pai
 
 @dataclass(frozen=True)
 class Loaded:
-    """Prompts, and what did not become one.
+    """The prompts of a data set, and the rows that were left out.
 
     Attributes:
         prompts: columns ``id, prompt, domain, label, kind, source, category`` (the data set's
             own) and, where it has pairs, ``pair``.
-        left_out: how many rows for which reason; columns ``source, reason, rows``.
-        notes: what was done to a file so that it could be read.
+        left_out: number of rows left out for each reason; columns ``source, reason, rows``.
+        notes: changes that were necessary to read a file.
     """
 
     prompts: pd.DataFrame
@@ -88,10 +88,10 @@ def load(source: Source | str, path: str | Path | None = None) -> Loaded:
 
 
 def load_named(asked: str, known: Mapping[str, Source] = SOURCES) -> Loaded:
-    """``NAME``, ``NAME=FILE`` or ``built-in``, as people name data sets.
+    """Load the data set that ``NAME``, ``NAME=FILE`` or ``built-in`` names.
 
     Raises:
-        InputError: there is none of that name, or it cannot be loaded.
+        InputError: there is no data set of that name, or it cannot be loaded.
     """
     import pandas as pd
 
@@ -209,7 +209,7 @@ def _loaded(
     return Loaded(table, left_out.astype({"source": "str", "reason": "str", "rows": int}), notes)
 
 
-# By datasets' names for formats; all others are JSON to it.
+# Format names of the datasets library; it reads all other formats as JSON.
 BUILDERS = {".csv": "csv", ".parquet": "parquet"}
 
 
@@ -217,7 +217,7 @@ def fetch(source: Source) -> list[dict[str, Any]]:
     """A data set's rows from the hub or from its address, cached as ``datasets`` caches.
 
     Raises:
-        InputError: it cannot be fetched; says what to do.
+        InputError: the data set cannot be fetched; the message says what to do.
     """
     import datasets
 
@@ -236,7 +236,7 @@ def fetch(source: Source) -> list[dict[str, Any]]:
                 split=source.split,
                 revision=source.revision,
             )
-    # RuntimeError: a data set that is a script, which the library no longer runs.
+    # RuntimeError: the data set is a script, which the library no longer runs.
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = f"download it from {source.location} and give the file"
@@ -251,12 +251,12 @@ def fetch(source: Source) -> list[dict[str, Any]]:
 
 
 def read_rows(path: str | Path) -> tuple[list[Record], tuple[str, ...]]:
-    """Rows of a CSV, JSONL, JSON (one list) or parquet file, and what was done to read it.
+    """Rows of a CSV, JSONL, JSON (one list) or parquet file, and notes on how it was read.
 
-    A file that is not UTF-8 is read as Windows-1252, which a note says.
+    A file that is not UTF-8 is read as Windows-1252; a note says so.
 
     Raises:
-        InputError: the file is missing, of another format, empty, torn or in neither encoding.
+        InputError: the file is missing, empty, truncated, or in another format or encoding.
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() != ".parquet":

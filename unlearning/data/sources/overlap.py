@@ -1,4 +1,4 @@
-"""Prompts that stand in several data sets, and evaluation prompts that training has seen.
+"""Find prompts shared by several data sets, and evaluation prompts seen in training.
 
 Near-duplicates are those of :mod:`unlearning.data.splits`: word bigrams at Jaccard similarity 0.5.
 Paraphrases in other words are not found.
@@ -37,7 +37,7 @@ LEAKS = (
 
 @dataclass(frozen=True)
 class Deduplicated:
-    """What is left, and what went.
+    """The rows that are kept and the rows that are dropped.
 
     Attributes:
         prompts: the rows that are kept, in their order.
@@ -49,12 +49,12 @@ class Deduplicated:
 
 
 def deduplicated(prompts: pd.DataFrame) -> Deduplicated:
-    """Rows without those that an earlier row repeats: order the table by preference.
+    """Drop every row that repeats an earlier row; sort the table by preference first.
 
-    A repetition has the same words, in any data set and with any label, or is a near-duplicate
-    with the same label in *another* data set. Near-duplicates within one stay, since a data set
-    that is made from templates has little else; so do a harmful prompt and its near-identical
-    matched benign prompt.
+    A row repeats an earlier one in two cases: it has the same words (any data set, any label), or
+    it is a near-duplicate with the same label in *another* data set. Near-duplicates within one
+    data set stay, because data sets made from templates consist mostly of them. A harmful prompt
+    and its near-identical matched benign prompt also stay.
 
     Raises:
         InputError: one of the columns ``id, prompt, label, source`` is missing.

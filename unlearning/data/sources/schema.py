@@ -1,4 +1,4 @@
-"""What one data set's own columns mean, as one declarative record."""
+"""The schema of one data set: the meaning of its columns, as one declarative record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unlearning.data.records import SUFFIXES
 
 
 def text_of(value: Any) -> str:
-    """A cell as text without outer blanks, lines ending in LF; empty for a null.
+    """A cell as text without outer white space, with LF line ends; empty for a null.
 
     Turns of a conversation become paragraphs; any other structure becomes JSON.
     """
@@ -29,7 +29,7 @@ def text_of(value: Any) -> str:
 
 
 def category_key(value: Any) -> str:
-    """What two spellings of one category share: no case, no trailing colon or slash, one space."""
+    """Normalise a category: ignore case, a trailing colon or slash, and repeated spaces."""
     return re.sub(r"\s+", " ", text_of(value)).casefold().rstrip(" :/")
 
 
@@ -41,14 +41,14 @@ class Values:
     values: Mapping[str, str]
 
     def of(self, fields: Mapping[str, Any]) -> str | None:
-        """What this row's value stands for; None where it is not known."""
+        """The domain or label of this row's value; None if the value is not known."""
         key = category_key(fields.get(self.column))
         return next((to for value, to in self.values.items() if category_key(value) == key), None)
 
 
 @dataclass(frozen=True)
 class Above:
-    """Harmful where the sum of some numeric columns is above a limit, benign elsewhere."""
+    """Harmful if the sum of some numeric columns is above a limit, otherwise benign."""
 
     columns: tuple[str, ...]
     limit: float
@@ -64,10 +64,10 @@ class Above:
 
 @dataclass(frozen=True)
 class Source:
-    """One data set: where it is, what its columns mean, which rows are used.
+    """One data set: its location, the meaning of its columns, and the rows to use.
 
     Attributes:
-        name: what its rows have as ``source`` and its ids begin with.
+        name: value of ``source`` in its rows, and prefix of its ids.
         location: a hub id, an address (``https://...``) or a file.
         licence: as stated by the publisher.
         prompt: columns that make up the prompt, joined by an empty line; empty cells are skipped.
@@ -77,9 +77,11 @@ class Source:
         left_out: values of the domain's column whose rows are not used, and why.
         category_names: what categories that are numbers stand for.
         only: for each of these columns, the values whose rows are used.
-        category: a column that is kept as ``category``; the domain's where not given.
-        id: columns that make up the id, joined by ``-``, absent ones skipped; a hash without any.
-        id_prefix: is taken off an id: releases of one data set number alike, but write otherwise.
+        category: the column kept as ``category`` (default: the domain's column).
+        id: columns that make up the id, joined by ``-``; absent ones are skipped. Without any, the
+            id is a hash.
+        id_prefix: removed from an id, because releases of one data set use the same numbers with
+            different prefixes.
         pair: a column whose value a harmful row shares with its matched benign prompt.
         pairs_with: the source that has the other half of the pairs.
         note: what a user should know.
