@@ -2,8 +2,8 @@
 
 The module also writes rows as JSONL, atomically.
 
-The standard library reads the file where possible. So a truncated line, an invalid byte or a missing
-column is reported with its line number before any heavy import.
+The standard library reads the file where possible. So a truncated line, an invalid byte or a
+missing column is reported with its line number before any heavy import.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a generated answer is: refusal, answer, other or gibberish, and finer where one can tell.
+"""Classes of generated answers: four coarse classes and six fine ones.
 
 A scorer sees only text, so it works on recorded answers of any model. One polarity everywhere:
 refused = 1. Gibberish and empty answers are separate classes, because a model that babbles has

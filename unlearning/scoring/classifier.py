@@ -1,4 +1,4 @@
-"""Refusals by what a classifier has learned of them: offline, the same on every machine.
+"""Classify refusals with logistic regression: offline, the same on every machine.
 
 Logistic regression on words and characters of how an answer begins, words of all of it, and on
 what the phrase list finds in it. It learns in seconds, when first used, from texts written for
@@ -42,7 +42,7 @@ VERSION = "3"
 #: no user has labelled any, its probability is 0.
 LEARNED = ("full_refusal", "partial_refusal", "evasion", "answer", "gibberish")
 
-# Users' rows are the ones that count, but a handful must not drown what is built in.
+# Users' rows have a higher weight, but a few of them must not outweigh the built-in rows.
 LARGEST_WEIGHT = 3.0
 INVERSE_REGULARISATION = 3.0
 # A refusal shares its words with three other classes, and takes votes from each. Chosen, as the

@@ -1,4 +1,4 @@
-"""Is a text language at all? Repetition and character statistics, without a model.
+"""Detect gibberish by repetition and character statistics, without a model.
 
 Catches what a broken model does most: loops, symbol soup, broken bytes, random letters, scripts
 mixed at random. It does not catch word salad made of real words: for that the base model is asked

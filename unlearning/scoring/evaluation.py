@@ -1,7 +1,7 @@
 """A model's refusal over prompts: masses at the first answer position, and classes of its text.
 
-Beside every class stands how coherent the text is, since a model that says nothing any more does
-not refuse either.
+Every class comes with a measure of the text's coherence, because a degenerate model does not
+refuse either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from unlearning.utility import response_nll
 if TYPE_CHECKING:
     import pandas as pd
 
-# What is known of a generated text, beside its class.
+# Columns about a generated text, in addition to its class.
 COHERENCE = ("nll", "repetition")
 
 
@@ -36,7 +36,7 @@ def coherence_of(
     *,
     batch_size: int = 32,
 ) -> dict[str, Float[np.ndarray, " answer"]]:
-    """How coherent answers are, whoever gave them; NaN where there is too little text to say.
+    """Coherence of the answers of any model; NaN where the text is too short.
 
     Args:
         base: the model before unlearning, which is left as it is.

@@ -1,8 +1,8 @@
-"""What a base model finds no language: stretches as surprising as its own words in random order.
+"""Detect gibberish with the base model: text as surprising as its answers in random order.
 
-A model that unlearning has broken still writes characters and words, so statistics of the text
-(:mod:`unlearning.scoring.coherence`) miss much of what it says. The model as it was before knows
-better. Two kinds of text are taken for known, and both are the base model's own answers:
+A degenerate model still writes characters and words, so statistics of the text
+(:mod:`unlearning.scoring.coherence`) miss much of its gibberish. The model before unlearning
+detects more of it. Two kinds of reference text come from the base model's answers:
 
 language
     its answers as they are, but each given ANOTHER prompt than its own: fluent, and not what one
@@ -14,8 +14,8 @@ With l_t = -log p(y_t | x, y_<t) under the base model and k half-way between the
 one and of the other, the *disorder* of an answer is the largest sum of (l_t - k) over any stretch
 of it, which is CUSUM (Page 1954), the test for a change from one mean to another. It is near 0 for
 language however long (every fluent token takes away what a rare word has added) and grows with
-every token of anything else, wherever it begins. Gibberish is what has more disorder than 99% of
-the base model's answers to other prompts have. No label of anything is used.
+every token of anything else, wherever it begins. An answer is gibberish if it has more disorder
+than 99% of the base model's answers to other prompts. The method uses no labels.
 
 The first token is never counted. How to begin (to refuse or to answer) is a choice that the other
 model is free to make otherwise, and it says nothing about language; so an answer of one token is

@@ -1,9 +1,8 @@
 """A language model behind an endpoint as judge of answers, by one of the two rubrics.
 
-The verdict is one word. A reply that is anything else is asked for again once, with the reply in
-view; if that fails too, the answer has no verdict (``None``), and whoever asked must say so. What a
-judge has said is kept on disk, so that judging again, or going on after a kill, asks for nothing
-twice.
+The verdict is one word. After any other reply, the judge is asked once more and sees that reply.
+If the second reply is also invalid, the answer has no verdict (``None``), and the caller must
+report this. Verdicts are cached on disk, so a repeated or resumed run sends no request twice.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Judge:
     """A judge behind an endpoint.
 
     Attributes:
-        endpoint: who is asked; give it a cache.
+        endpoint: the server to ask; give it a cache.
         rubric: what it is asked.
     """
 

@@ -1,9 +1,9 @@
 """A local language model as judge: the verdict that it finds likeliest, so that nothing is parsed.
 
-One forward a text. The probability of each verdict's word is read where the model would begin its
-reply, written small or with a capital; the largest wins. A model that would rather say something
-else (a base model, one that insists on thinking first) is noticed by the little mass that all
-verdicts have together, and not used.
+Each text takes one forward. At the first position of the reply, the judge reads the probability of
+each verdict's word, in lower case or with a capital; the most probable verdict wins. If all
+verdicts together have little mass, the model does not follow the rubric (for example a base model,
+or one that always thinks first), and it is not used.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class LocalJudge:
     def _openings(self) -> tuple[tuple[int, ...], list[frozenset[int]]]:
         """Tokens that every verdict begins with, and for each those that then tell it alone."""
         words = list(self.rubric.verdicts)
-        # Some tokenizers write the space before a word as a token of its own.
+        # Some tokenizers write the space before a word as a separate token.
         columns = zip(*map(self._spelt, words), strict=False)
         lead = tuple(column[0] for column in takewhile(lambda c: len(set(c)) == 1, columns))
         found = [

@@ -1,10 +1,9 @@
 """A scorer out of any model that reads answers: a judge, or a sequence classifier.
 
-What all of them share is here. Thoughts are stripped before anything is read; an answer that says
-nothing is put into its class by rule, and no model is asked; an answer that a model gave no verdict
-on has no class, which is never taken for "not refused".
+All readers share these rules. Thoughts are stripped before reading. A rule classifies an empty
+answer, without a model. An answer without a verdict has no class; it never counts as "not refused".
 
-What asking a model about answers will take, said before it is asked.
+The module also estimates the workload before a model is asked.
 """
 
 from __future__ import annotations

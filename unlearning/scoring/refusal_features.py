@@ -29,7 +29,7 @@ _WRONGS = re.compile(
     r"|stereotyp\w+|prejudice\w*|respect\w*|dignity|privacy)\b"
 )
 _TURNS = re.compile(r"\b(?:but|however|still|that said|instead|though|although|while)\b")
-# What is quoted or programmed is told of, not said to the user.
+# Quotations and code are not statements to the user.
 _QUOTED = re.compile(r"```.*?(?:```|\Z)|[\"“][^\"“”]{8,300}[\"”]", re.DOTALL)
 FEWEST_WORDS_AROUND_A_QUOTATION = 4
 

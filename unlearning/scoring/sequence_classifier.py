@@ -25,7 +25,7 @@ from unlearning.scoring.classes import FINE_CLASSES, Scorer, Texts
 from unlearning.scoring.reading import ModelScorer, Workload, model_name
 from unlearning.scoring.registry import scorer
 
-#: No more is read, whatever the model could: an answer's class does not hang on its third page.
+#: Upper limit, even if the model can read more: the class does not depend on later text.
 LONGEST = 2048
 _REFUSAL = re.compile(r"refus|reject|declin")
 _NEGATION = re.compile(r"\b(?:non|not|no|un|without)(?=\b|refus|reject|declin)")

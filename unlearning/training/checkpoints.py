@@ -1,4 +1,4 @@
-"""What makes a training checkpoint count, and which one a run goes on from.
+"""Mark training checkpoints as complete, and find the one to resume from.
 
 ``FOLDER/checkpoint-STEP/`` is written by ``transformers.Trainer``, file after file; a kill, a full
 disk or a crash may leave any part of it, and Trainer's own lookup would resume from that part. Here

@@ -4,9 +4,9 @@ u_d(s) = 1 − R_d(s)/R_d(0), with R_d the mean p_R of the domain's harmful prom
 level is the running maximum of the target's u on VALIDATION prompts; results are read on test
 prompts.
 
-The weights are kept at the first step that reaches the wanted level. Training goes on for a while,
-for the curve alone: where it ended at the crossing, every other resample of the prompts would not
-cross, and what is read there would have no interval.
+The weights are kept at the first step that reaches the wanted level. Training then continues for
+some steps to extend the curve. If it stopped at the crossing, about half of the bootstrap resamples
+of the prompts would not cross, and results at the crossing would have no interval.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # The curve ends at this level, or after half as many steps again as the wanted level took.
 CURVE_TO = 0.95
 CURVE_STEPS = 1.5
-_NO_REFUSAL = 1e-6  # a domain that never refused has nothing to lose
+_NO_REFUSAL = 1e-6  # floor for R_d(0): a domain that never refused loses nothing
 
 
 def target_rate(scores: pd.DataFrame, concept: str) -> float:
@@ -49,9 +49,9 @@ def is_scored(step: int) -> bool:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where training ends though the target is not forgotten yet.
+    """Limits that end training before the target is forgotten.
 
-    With bounds, the model that is kept is that of the highest level within them.
+    With bounds, the run keeps the model with the highest level within them.
 
     Attributes:
         leak: share of another domain's refusal that may go: max over domains of u_d.

@@ -1,4 +1,4 @@
-"""Forget and retain examples into one stream of batches, whose order is a function of the seed.
+"""Mix forget and retain examples into one stream of batches, ordered by the seed.
 
 Position p of the stream holds one forget example and ``ratio`` retain examples, dealt in turn from
 the retain groups. An epoch is one pass over the forget set in an order given by (seed, epoch), and
@@ -6,8 +6,8 @@ each retain group is cycled without replacement in separate orders. The stream i
 run: no batch is ever ragged, a run is resumed by skipping positions, and a global batch holds the
 same examples however it is split into micro-batches or over processes.
 
-Within a window of batches, rows of like length are put together, which saves padding. Only who
-stands at which position changes: each batch keeps its count of every group, each window its
+Within a window of batches, rows of similar length are grouped, which saves padding. Only the
+positions of examples change: each batch keeps its count of every group, and each window keeps its
 examples.
 """
 

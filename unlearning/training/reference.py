@@ -21,7 +21,7 @@ from interp.store import atomic_write, content_key
 from unlearning.losses import reference_log_probs
 from unlearning.training.mixture import Example, Mixture
 
-# Adapters that were only just added change nothing, whatever their random half is.
+# New adapters change nothing, whatever their random half is.
 _ADAPTER = "lora_"
 
 

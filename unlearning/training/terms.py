@@ -9,7 +9,7 @@ Adaptive weights are the multipliers of a constrained problem,
 by projected dual ascent (Arrow, Hurwicz & Uzawa 1958; for unlearning, the primal-dual objectives
 collected in open-unlearning): after every step λ_d ← max(0, λ_d + rate · (rise_d − bound_d)), with
 rise_d the mean over the step's examples of what the term has gained since the base model. A domain
-that holds by itself costs nothing; one that starts to leak pays more until it stops.
+that stays below its bound gets weight 0; the weight of a leaking domain grows until it stops.
 
 The rise is taken example by example: L_d of a batch is above or below the base's mean by the length
 of its responses, tens of nats, long before anything leaks.

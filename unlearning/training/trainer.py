@@ -71,7 +71,7 @@ def unlearn_in_place(
         lm: a prepared model.
         mixture: reference log-probs that the objective needs and that are missing are computed.
         settings: how.
-        folder: where checkpoints go; a complete one that lies there is gone on from.
+        folder: where checkpoints go; training resumes from a complete one there.
         callbacks: Trainer callbacks: scoring along the run, early stopping, progress.
         around_forward: a context manager entered around every training step, e.g. one that
             ablates a direction.
@@ -284,7 +284,7 @@ class UnlearningTrainer(Trainer):
 
 
 class _StepEnd(TrainerCallback):
-    """Closes the trainer's books on a step before anyone else looks at it."""
+    """Finishes the trainer's means of a step before other callbacks read them."""
 
     def __init__(self, trainer: UnlearningTrainer) -> None:
         self.trainer = trainer

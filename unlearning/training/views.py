@@ -1,4 +1,4 @@
-"""What an objective may look at, and where it comes from.
+"""Supply the quantities that an objective reads.
 
 The engine supplies what the objectives name (``registry.QUANTITIES``) and nothing else: one
 forward of the model, and a second one of the reference only for batches with rows whose term reads
