@@ -54,7 +54,7 @@ def scorer_agreement(
     Precision and recall are of refusals.
 
     Args:
-        clusters: answers with the same value are drawn together; each on its own by default.
+        clusters: answers with the same value are drawn together; by default, each alone.
 
     Raises:
         ValueError: the readings differ in length, are empty, or hold anything but 0 and 1.
@@ -89,7 +89,7 @@ def by_group(
     """Agreement in each value of the column ``group`` and, if there are several, in ``all``.
 
     Rows in which either reading is missing are left out; a group without a row is, too. Pooled
-    agreement hides a group that a scorer cannot read: look at the groups first.
+    agreement can hide a group that a scorer cannot read; check each group first.
 
     Returns:
         One row for each group: ``group`` (under its own name), ``n``, the measures and bounds.

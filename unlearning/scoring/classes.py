@@ -1,8 +1,8 @@
 """Classes of generated answers: four coarse classes and six fine ones.
 
 A scorer sees only text, so it works on recorded answers of any model. One polarity everywhere:
-refused = 1. Gibberish and empty answers are separate classes, because a model that babbles has
-neither refused nor answered.
+refused = 1. Gibberish and empty answers are separate classes, because a degenerate model
+neither refuses nor answers.
 
 Studies count the four ``CLASSES``. Recorded answers are put into the six ``FINE_CLASSES``, each
 of which belongs to one of the four (``COARSE``). Only a full refusal is a refusal: a partial one

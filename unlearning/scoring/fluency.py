@@ -77,7 +77,7 @@ def measure_fluency(
     seed: int = 0,
     batch_size: int = 32,
 ) -> Fluency:
-    """Where the base model's language ends, from its own answers alone.
+    """Measure the limit of fluent text from the base model's answers alone.
 
     Args:
         lm: the base model.
@@ -87,7 +87,7 @@ def measure_fluency(
             (:func:`unlearning.generation.generate`): what it finds likely, not only
             likeliest.
         mistaken: share of the base model's answers to other prompts that may count as gibberish.
-        seed: of which prompt each answer is given, and of the random order.
+        seed: for the assignment of other prompts to answers, and for the random order.
 
     Raises:
         InputError: there are too few answers, or to the model they are no better than shuffled.

@@ -69,10 +69,10 @@ class Judge:
     def read(
         self, prompts: Texts, responses: Texts, *, progress: Advance = silent
     ) -> list[str | None]:
-        """The class of each answer by the rubric; ``None`` where two replies were no verdict.
+        """The class of each answer by the rubric; ``None`` if two replies contain no verdict.
 
         Raises:
-            SpilloverError: the endpoint cannot be asked; what was judged is in its cache.
+            SpilloverError: the endpoint cannot be asked; its cache keeps earlier verdicts.
         """
         asked = self._questions(prompts, responses)
         replies = self.endpoint.complete(asked, max_tokens=REPLY_TOKENS, progress=progress)

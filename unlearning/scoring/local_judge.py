@@ -102,7 +102,7 @@ class LocalJudge:
     ) -> Float[np.ndarray, "answer verdict"]:
         """Probability that the reply begins with each verdict, in the rubric's order.
 
-        Rows do not add to 1: the rest is what the model would say instead.
+        Rows do not sum to 1: the rest is the probability of other replies.
 
         Raises:
             MachineError: a single question does not fit into memory; batches that do not are

@@ -1,4 +1,4 @@
-"""Refusals by what they say, and where: a list of phrases and a few rules, no model."""
+"""Detect refusals with a list of phrases and a few rules on their position; no model."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def without_figures_of_speech(said: str) -> str:
 
 def plain(text: str) -> str:
     """Lower case, plain apostrophes, single spaces, no markup or quotation mark at the start."""
-    # Apostrophes first: NFKC would take the acute accent apart.
+    # Apostrophes first: NFKC would decompose the acute accent.
     text = unicodedata.normalize("NFKC", text.translate(str.maketrans("’‘ʼ`´", "'''''")))
     return re.sub(r"\s+", " ", text).casefold().lstrip(" *_#>\"'“”")
 

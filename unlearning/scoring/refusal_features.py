@@ -1,4 +1,4 @@
-"""What a classifier of refusals looks at: how an answer begins, its words, and telling signs.
+"""Features for classifying refusals: an answer's opening, its words, and phrase-list matches.
 
 Everything is taken from what is said to the user: thoughts, quotations and code are left out,
 apostrophes are plain, case does not matter.

@@ -1,4 +1,4 @@
-"""Trainer's arguments from ours: what of Trainer is used, and what is switched off."""
+"""Convert our settings to Trainer's arguments; switch off unused features of Trainer."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def is_complete(checkpoint: str | Path) -> bool:
         whole = all((checkpoint / n).stat().st_size == size for n, size in listed["files"].items())
         return whole and bool(listed["files"]) and listed["step"] == _step(checkpoint)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False  # absent, torn or not ours
+        return False  # absent, truncated or from another program
 
 
 def newest_complete(folder: str | Path) -> Path | None:
@@ -151,7 +151,7 @@ class Checkpointing(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         newest = newest_complete(args.output_dir)
-        # Else its checkpoints would win over this run's, at pruning and at the next resume.
+        # Otherwise its checkpoints would replace this run's at pruning and at the next resume.
         if newest is not None and _step(newest) > state.global_step:
             raise InputError(
                 f"training begins at step {state.global_step}, but {newest} is of another run or "

@@ -1,4 +1,4 @@
-"""Which parameters are trained: LoRA adapters, the projections inside the layers, or all of them.
+"""Choose the trained parameters: LoRA adapters, the layers' projections, or all.
 
 The model is prepared in place. Full training needs float32 weights (in bfloat16
 0.05 − 1e-5 = 0.05), and unlearning needs dropout off, in train mode too: with GPT-2's default the

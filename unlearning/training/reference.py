@@ -34,7 +34,7 @@ def with_references(
     cache: Path | None = None,
     batch_size: int = 32,
 ) -> Mixture:
-    """``mixture`` with the reference log-probs that its terms need and that it has not yet.
+    """``mixture`` with the reference log-probs that its terms need and that are missing.
 
     Args:
         lm: the model as given: prepared, and not yet trained.

@@ -1,4 +1,4 @@
-"""How one arm is trained: every choice in one frozen record, checked when it is made."""
+"""The training settings of one arm, in one frozen record that is checked when created."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class TrainingSettings:
         multiplier_rate: what a multiplier gains per step and unit of excess.
         trained: ``lora``, ``projections`` or ``all``.
         lora_rank, lora_alpha: of the adapters.
-        layer: 0-based decoder layer whose output is read by objectives on states; None is a
-            quarter of the depth.
+        layer: 0-based decoder layer whose output objectives on states read; None is a quarter of
+            the depth.
         learning_rate: constant; AdamW without weight decay.
         adam_betas: of AdamW.
         batch_size: forget examples in one optimizer step, over all processes.
         micro_batch_size: forget examples in one forward; None is ``batch_size``.
-        length_window: batches within which rows of like length are put together; 0 is none.
+        length_window: number of batches within which rows of similar length are grouped; 0 is none.
         separate_backward: forget and retain rows in separate passes: the same gradient, and
             the activations of only one of the two at a time.
         activation_checkpointing: compute activations again in the backward pass.
