@@ -147,7 +147,7 @@ class Workload:
     notes: tuple[str, ...] = ()
 
     def price(self, read: float, written: float) -> float:
-        """In the currency of the two prices, which are per million tokens."""
+        """The price, in the currency of the two prices, which are per million tokens."""
         return (self.read * read + self.written * written) / 1e6
 
     def text(self, name: str, prices: tuple[float, float] | None = None) -> str:

@@ -37,7 +37,7 @@ class SequenceClassifier:
 
     Attributes:
         source: hub id or folder.
-        label: the label that means refusal, where names do not tell.
+        label: the label that means refusal, if the label names do not show it.
         with_prompt: read the request with the response.
         batch_size: texts in one forward.
 
@@ -97,7 +97,7 @@ class SequenceClassifier:
         refusal = classes.index("full_refusal")
         logits = self.logits(prompts, responses, progress=progress)
         if self._config.problem_type == "multi_label_classification":
-            # Labels do not exclude each other there: each is on or off by itself.
+            # Multi-label model: labels are not exclusive, and each is on or off independently.
             return ["full_refusal" if row[refusal] >= 0 else "answer" for row in logits]
         return [classes[place] for place in logits.argmax(dim=-1).tolist()]
 
@@ -188,7 +188,7 @@ class SequenceClassifier:
 
         model, found = self._loaded(AutoModelForSequenceClassification, output_loading_info=True)
         if found["missing_keys"]:
-            # It would be loaded with a head of random numbers, and score by these.
+            # The library would load it with a random head and score with that.
             raise ModelError(
                 f"{self.source} is not a sequence classifier: it lacks "
                 f"{', '.join(sorted(found['missing_keys']))}; give a model with a trained head"

@@ -47,7 +47,7 @@ class Term:
 
     @property
     def name(self) -> str:
-        """What the log calls it."""
+        """Its name in the log."""
         return "forget" if self.group is None else f"retain_{self.group}"
 
     @property
