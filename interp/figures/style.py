@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import wraps
@@ -81,7 +82,8 @@ def new_figure(width: float, height: float) -> Figure:
             drawn = StringIO()
             with figure_style():
                 self.savefig(drawn, format="svg", metadata={"Date": None})
-            return drawn.getvalue()
+            # Coordinates to a hundredth of a point: a notebook holds them all.
+            return re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", drawn.getvalue())
 
     return NotebookFigure(figsize=(width, height), layout="constrained")
 
