@@ -131,7 +131,7 @@ def test_the_built_in_pairs_need_no_file(
     monkeypatch.setattr(LanguageModel, "load", _loads_nothing)
     code, out, err = spillover(checkpoint_of("qwen2"), "--dry-run")
     assert (code, out) == (0, "")
-    assert "708 (322 harmful, 322 twin, 64 general), the built-in matched pairs" in err
+    assert "708 (322 harmful, 322 matched benign, 64 general), the built-in matched pairs" in err
     assert "scorers: phrases, classifier" in err and "memory: " in err
     assert not Path("runs").exists()
 

@@ -214,7 +214,8 @@ def evaluation_plan_lines(inputs: Inputs) -> list[str]:
 
     plan, prompts = inputs.plan, inputs.prompts
     counts = inputs.counted.assign(kind=inputs.counted["kind"].fillna("harmful"))["kind"]
-    shown = ", ".join(f"{n} {name}" for name, n in counts.value_counts().items())
+    named = counts.replace("twin", "matched benign").value_counts()
+    shown = ", ".join(f"{n} {name}" for name, n in named.items())
     counted = f", of which counted: {len(inputs.counted)}" if plan.splits else ""
     lines = [
         f"model: {plan.model}" + (f" at {plan.server}" if plan.server else ""),
