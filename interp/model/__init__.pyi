@@ -13,7 +13,7 @@ from .hooks import stopping_after as stopping_after
 from .hooks import undisturbed as undisturbed
 from .hooks import writing as writing
 from .language_model import LanguageModel as LanguageModel
-from .language_model import check_source as check_source
+from .loading import check_source as check_source
 
 __all__ = [
     "Batch",

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from interp.errors import InputError, ModelError
 from interp.model.chat import Batch, Chat
+from interp.model.loading import check_source, load_error, load_merged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,11 +81,11 @@ class LanguageModel:
         device = usable_device(device)
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
-            model, tokenizer = _load_merged(source, dtype, options)
+            model, tokenizer = load_merged(source, dtype, options)
         except ModelError:
             raise
         except Exception as error:
-            raise _load_error(source, error) from error
+            raise load_error(source, error) from error
         # The stub's annotation of .to() takes the model for a submodule.
         model = model.to(device).eval()
         chat = Chat(tokenizer, **chat_options)
@@ -175,24 +174,6 @@ def usable_device(name: str | torch.device | None) -> torch.device:
     return device
 
 
-def check_source(source: str | Path) -> None:
-    """Raise :class:`ModelError` if ``source`` is a folder without a model.
-
-    It reads no weights, so it can run before a model is loaded.
-    """
-    path = Path(source)
-    if path.is_file():
-        raise ModelError(f"{source} is a file; expected a hub id or a folder with config.json")
-    if path.is_dir():
-        if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
-            raise ModelError(
-                f"{source} is not a model folder: it has neither config.json nor "
-                "adapter_config.json; give the folder that save_pretrained wrote"
-            )
-    elif path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
-        raise ModelError(f"there is no folder {source}; give a model folder or a hub id")
-
-
 def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
     """The decoder layers: the only outermost ModuleList with the config's number of layers.
 
@@ -219,43 +200,3 @@ def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
             f"found {len(found)} ({', '.join(found) or 'none'}); name it with layers_path"
         )
     return next(iter(found.values()))
-
-
-def _load_merged(
-    source: str | Path, dtype: torch.dtype | str, options: Mapping[str, Any]
-) -> tuple[Any, Any]:
-    """The model and tokenizer at ``source``, with all adapters merged, stacked ones too."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = Path(source)
-    if not (folder / "adapter_config.json").is_file():
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
-        return model, AutoTokenizer.from_pretrained(source, **options)
-
-    from peft import PeftModel
-
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base = config["base_model_name_or_path"]
-    check_source(base)
-    # The requested revision belongs to the adapter, not to its base.
-    model, tokenizer = _load_merged(base, dtype, {**options, "revision": config.get("revision")})
-    model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    # An adapter trained on top of this one names this folder as its base, not the original base.
-    model.name_or_path = str(source)
-    if (folder / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    return model, tokenizer
-
-
-def _load_error(source: str | Path, error: Exception) -> ModelError:
-    text = str(error)
-    if "gated" in text.lower():
-        return ModelError(
-            f"{source} is gated: accept its terms at https://huggingface.co/{source}, "
-            "then set HF_TOKEN"
-        )
-    if "trust_remote_code" in text:
-        return ModelError(f"{source} brings its own code; allow it with --trust-remote-code")
-    first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    where = "the folder" if Path(source).exists() else "the hub id, the network and HF_TOKEN"
-    return ModelError(f"{source} could not be loaded as a causal LM: {first_line}; check {where}")
