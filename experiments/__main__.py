@@ -114,6 +114,33 @@ def registries(
     page.write_text(in_page(page), encoding="utf-8")
 
 
+@app.command()
+def calibration(
+    part: Annotated[
+        str | None, typer.Option(help="behaviour or representation (default: both).")
+    ] = None,
+    quantity: Annotated[
+        list[str] | None, typer.Option(help="Only this quantity; repeatable (default: all).")
+    ] = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="Only rewrite the page's table from the CSV files.")
+    ] = False,
+    docs: Annotated[Path, typer.Option(help="Folder of the CSV files and the page.")] = Path(
+        "docs"
+    ),
+) -> None:
+    """Measure the coverage of every interval and the error rate of every test."""
+    from experiments.calibration.benchmark import PARTS, in_page, read_rows, run_part
+
+    if part is not None and part not in PARTS:
+        raise InputError(f'no part "{part}"; expected {" or ".join(PARTS)}')
+    for name in [] if table else [part] if part else PARTS:
+        run_part(name, docs, quantity or (), typer.echo)
+    tables = [read_rows(docs / f"calibration-{name}.csv") for name in PARTS]
+    page = docs / "calibration.md"
+    page.write_text(in_page(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+
+
 def _numbers(seeds: str) -> list[int]:
     try:
         return [int(seed) for seed in seeds.split(",")]

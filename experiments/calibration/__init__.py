@@ -1,0 +1,1 @@
+"""Coverage of every interval and error rate of every test, by simulation with known truths."""

@@ -1,0 +1,109 @@
+"""Runs the settings, and writes ``calibration-PART.csv`` and the page ``calibration.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.calibration.settings import GOOD, LIMIT, Setting
+
+PARTS = ("behaviour", "representation")
+COLUMNS = ["quantity", "setting", "kind", "rate", "error", "hits", "of", "withheld", "seed"]
+MARKS = ("<!-- made by: python -m experiments calibration -->", "<!-- end -->")
+
+
+def settings_of(part: str) -> tuple[Setting, ...]:
+    """The settings of one part, in the order of the table."""
+    found: tuple[Setting, ...] = import_module(f"experiments.calibration.{part}").SETTINGS
+    return found
+
+
+def measured(setting: Setting, replications: int | None = None) -> dict[str, Any]:
+    """One row of the table: the rate and its Monte-Carlo standard error."""
+    rng = np.random.default_rng(setting.seed)
+    tally = setting.run(rng, replications or setting.replications)
+    rate = tally.hits / tally.of if tally.of else float("nan")
+    error = np.sqrt(rate * (1 - rate) / tally.of) if tally.of else float("nan")
+    return {
+        "quantity": setting.quantity, "setting": setting.setting, "kind": setting.kind,
+        "rate": round(rate, 4), "error": round(float(error), 4), "hits": tally.hits,
+        "of": tally.of, "withheld": tally.withheld, "seed": setting.seed,
+    }  # fmt: skip
+
+
+def run_part(
+    part: str, folder: Path, quantities: Collection[str] = (), said: Callable[[str], None] = print
+) -> pd.DataFrame:
+    """Run the settings of one part and put their rows into its CSV; other rows stay.
+
+    Args:
+        part: ``behaviour`` or ``representation``.
+        folder: of the CSV.
+        quantities: only these; all of them if empty.
+        said: takes a line for each row.
+    """
+    settings = settings_of(part)
+    path = folder / f"calibration-{part}.csv"
+    rows: dict[tuple[str, str], dict[Any, Any]] = {
+        (row["quantity"], row["setting"]): row for row in read_rows(path).to_dict("records")
+    }
+    for setting in settings:
+        if not quantities or setting.quantity in quantities:
+            row = measured(setting)
+            rows[setting.quantity, setting.setting] = row
+            said(f"{setting.quantity}, {setting.setting}: {row['rate']} ({row['error']})")
+    kept = [rows[s.quantity, s.setting] for s in settings if (s.quantity, s.setting) in rows]
+    table = pd.DataFrame(kept, columns=COLUMNS)
+    table.to_csv(path, index=False, lineterminator="\n")
+    return table
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """The rows of a part's CSV; none if it does not exist."""
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+
+
+def calibrated(table: pd.DataFrame) -> np.ndarray:
+    """Whether each row's rate lies in the range that counts as calibrated."""
+    low, high = (table["kind"].map(lambda kind, end=end: GOOD[kind][end]) for end in (0, 1))
+    return table["rate"].between(low, high).to_numpy()
+
+
+def beyond_limit(table: pd.DataFrame) -> np.ndarray:
+    """Whether each row is worse than the limit: coverage below, or error above it."""
+    limit = table["kind"].map(LIMIT)
+    is_coverage = table["kind"] == "coverage"
+    return np.where(is_coverage, table["rate"] < limit, table["rate"] > limit)
+
+
+def in_page(page: str, tables: Sequence[pd.DataFrame]) -> str:
+    """The page's text with the table between its two marks."""
+    start, end = MARKS
+    before, rest = page.split(start, 1)
+    return f"{before}{start}\n\n{markdown(pd.concat(tables))}\n{end}{rest.split(end, 1)[1]}"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A summary line and a Markdown table; ± is the Monte-Carlo standard error."""
+    known = table[table["of"] > 0]
+    share = calibrated(known).mean()
+    lines = [
+        f"{len(known)} settings: {share:.0%} in the range that counts as calibrated, "
+        f"{int(beyond_limit(known).sum())} beyond the limit.",
+        "",
+        "| Quantity | Setting | Kind | Rate (%) | ± | Replications | Too few (%) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in table.to_dict("records"):
+        rate, error = (f"{100 * row[name]:.1f}" if row["of"] else "" for name in ("rate", "error"))
+        total = row["of"] + row["withheld"]
+        lines.append(
+            f"| {row['quantity']} | {row['setting']} | {row['kind']} | {rate} | {error} | {total} "
+            f"| {100 * row['withheld'] / total:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
