@@ -42,6 +42,14 @@ Out = Annotated[
         "The same command resumes there.",
     ),
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace finished results in --out that were made from other inputs; without it they "
+        "are kept and the command stops.",
+    ),
+]
 DryRunOnly = Annotated[
     bool,
     typer.Option(

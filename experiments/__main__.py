@@ -10,6 +10,7 @@ import typer
 
 from analyses.cli import main
 from interp.errors import InputError
+from interp.store import write_text
 
 app = typer.Typer(
     name="experiments",
@@ -111,7 +112,7 @@ def registries(
     """Rewrite a page's table of objectives and methods from the registries."""
     from experiments.registries import in_page
 
-    page.write_text(in_page(page), encoding="utf-8")
+    write_text(page, in_page(page))
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Atomic writes and content keys for all caches and results.
 
 A file is either absent or complete. A key is a hash of everything that a result depends on,
-including :data:`SCHEMA`, so a stage can be skipped if its inputs have not changed.
+including its stage's number in :data:`SCHEMAS`, so a stage can be skipped if its inputs have not
+changed.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ import hashlib
 import json
 import math
 import os
+import secrets
+import shutil
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from interp.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,10 +37,36 @@ WRITE_FAILED = (
     "PytorchStreamWriter failed writing",
 )
 
+#: What a path may name that no result may replace.
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+NOT_WRITABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
+    errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+WAITS = (0.05, 0.1, 0.2, 0.4)  # seconds between attempts to move a file that is in use
 
-#: Increase this if the same inputs give different results than before; all results are then
-#: computed again. A new package version alone does not change it.
-SCHEMA = "0.1.0"
+#: The schema number of every stage whose results are kept. Raise a stage's number when the same
+#: inputs give other results than before; only that stage's results, and those made from them, are
+#: then computed again. A new version of the package alone changes no number.
+SCHEMAS = {
+    "answers": 1,  # generated answers, also those of a server
+    "base": 1,  # an arm's folder of the base model: prefixes, scores, coherence
+    "states": 1,  # stored activations
+    "references": 1,  # reference log-probs of training
+    "training": 1,  # an arm's folder: training, scores along it, answers, directions
+    "readout": 1,  # refusal prefixes and what is read with them
+    "rescaling": 1,  # scores along the scaled weight change
+    "tasks": 1,  # scores on tasks
+    "causes": 1,  # explanations of lost refusals
+    "predictions": 1,  # predictors of leakage, with their kernels
+    "identity": 1,  # names of contents that no result is looked up by
+}
 
 
 def package_version() -> str:
@@ -46,40 +79,150 @@ def package_version() -> str:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path next to ``path``; move it into place only if the block succeeds."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The same folder is on the same file system, where os.replace is atomic.
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private
+    """Yield a temporary path next to ``path``; move it into place only if the block succeeds.
+
+    A symbolic link stays a link: the file that it names is written. The file keeps the permissions
+    that it had; a new file gets those of any new file (0666 without the umask's bits), also where a
+    library replaces the temporary file by a private one, as safetensors does.
+
+    Raises:
+        InputError: ``path`` is a folder, a device, a pipe or a socket, its folder cannot be
+            written, or (on Windows) another program has the file open.
+    """
+    target, kept = _target_of(path)
+    with _in_one_line(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The same folder is on the same file system, where os.replace is atomic.
+        temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}")
+        # The system applies the umask here: asking for the umask would change it for all threads.
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        mode = os.fstat(handle).st_mode
+        os.close(handle)
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, target)
+        sync_path(temporary)
+        _set_mode(temporary, mode if kept is None else kept)
+        with _in_one_line(path):
+            _move(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows deletes no open file; the error that left it so is raised
+            temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder next to ``path``; it takes the place of ``path`` if all succeeds.
+
+    For what ``save_pretrained`` writes: a folder is whole or absent, and its files are as readable
+    as any new file.
+
+    Raises:
+        InputError: ``path`` is a file, or its folder cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{path} is a file, not a folder; give another path")
+    made = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}")
+    old = made.with_name(f"{made.name}.old")
+    with _in_one_line(path):
+        made.mkdir(parents=True)
+    try:
+        yield made
+        share_folder(made)
+        sync_folder(made)
+        with _in_one_line(path):
+            if target.exists():
+                _move(target, old)
+            _move(made, target)
+    finally:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        for rest in (made, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def share_folder(folder: str | Path) -> None:
+    """Give the files under ``folder`` the permissions of any new file.
+
+    Libraries write safetensors as private files (0600), which a group on a cluster cannot read.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".mode.") as probed:
+        probe = Path(probed) / "probe"
+        probe.touch()
+        mode = probe.stat().st_mode
+    for file in Path(folder).rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            _set_mode(file, mode)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    # Some mounts have one mode for all files and refuse even to set it.
+    if path.stat().st_mode != mode:
+        with suppress(PermissionError):
+            path.chmod(stat.S_IMODE(mode))
+
+
+def _target_of(path: str | Path) -> tuple[Path, int | None]:
+    """The file that ``path`` names, links followed, and its mode; None where it is new."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        mode = None
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); give another path"
+        ) from error
+    if mode is not None and not stat.S_ISREG(mode):
+        kind = next((word for has, word in KINDS if has(mode)), "not a regular file")
+        raise InputError(f"{path} is {kind}; give the path of a file")
+    return Path(os.path.realpath(path)), mode
+
+
+@contextmanager
+def _in_one_line(path: str | Path) -> Iterator[None]:
+    """Errors of the user's path as one line; a full disk and other failures pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); give another path"
+        ) from error
+
+
+def _move(source: Path, target: Path) -> None:
+    """``os.replace``; Windows refuses it while a reader, often a virus scanner, has the file."""
+    for seconds in WAITS:
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            time.sleep(seconds)
+    os.replace(source, target)
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented UTF-8 JSON, atomically. NaN is not valid JSON: use ``None``."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    write_text(path, text + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text with plain line ends, atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_csv(path: str | Path, table: pd.DataFrame) -> None:
     """Write a DataFrame as CSV without its index, atomically."""
     with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, encoding="utf-8")
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a DataFrame as parquet without its index, atomically."""
+    with atomic_write(path) as temporary:
+        table.to_parquet(temporary, index=False)
 
 
 def without_nan(value: Any) -> Any:
@@ -98,9 +241,16 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def content_key(*parts: Any) -> str:
-    """A hexadecimal key of ``parts`` (anything JSON can hold) and of :data:`SCHEMA`."""
-    text = json.dumps([SCHEMA, *parts], sort_keys=True, default=_plain)
+def content_key(stages: str | Sequence[str], *parts: Any) -> str:
+    """A hexadecimal key of ``parts`` (anything JSON can hold), made by one or more stages.
+
+    Raises:
+        KeyError: a stage is not in :data:`SCHEMAS`.
+    """
+    numbers = {one: SCHEMAS[one] for one in ([stages] if isinstance(stages, str) else stages)}
+    raised = {stage: number for stage, number in numbers.items() if number > 1}
+    # The first numbers give the keys of version 0.1, so its results are found.
+    text = json.dumps([raised or "0.1.0", *parts], sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
@@ -121,10 +271,23 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def sync_path(path: str | Path) -> None:
-    """Wait until a file's bytes or a folder's list of names are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Wait until a file's bytes or a folder's list of names are on the disk.
+
+    Windows flushes only files that are open for writing, and no folders; some network file systems
+    flush no folders either. A file is flushed wherever the system can.
+    """
+    is_folder = os.path.isdir(path)
+    try:
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    except PermissionError:
+        if is_folder:
+            return
+        handle = os.open(path, os.O_RDONLY)  # a file that its owner made read-only
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
     finally:
         os.close(handle)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState
 
 from analyses.runs import matched_step
-from unlearning.training import ForgettingCurve, is_scored, target_rate
+from unlearning.training import Bounds, ForgettingCurve, is_scored, target_rate
 
 RATES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -123,3 +124,62 @@ def test_scored_steps_are_log_spaced() -> None:
 def test_only_the_concept_s_harmful_validation_prompts_count() -> None:
     assert target_rate(table(0.3), "safety") == pytest.approx(0.3)
     assert target_rate(table(0.3), "bias") == 0.5
+
+
+class Leaking:
+    """An evaluation in which the target, another domain and the answers fall step by step."""
+
+    def __init__(self, rates: Sequence[tuple[float, float, float]]) -> None:
+        self.rates = rates
+        self.step = 0
+
+    def masses(self, _lm: object) -> pd.DataFrame:
+        self.step += 1
+        return leaked(*self.rates[self.step - 1])
+
+
+def leaked(target: float, other: float, answers: float) -> pd.DataFrame:
+    found = table(target).assign(p_C=answers)
+    found.loc[(found["domain"] == "bias") & (found["label"] == "harmful"), "p_R"] = other
+    return found
+
+
+@pytest.mark.parametrize(
+    ("bounds", "stops", "keeps"),
+    [(Bounds(leak=0.3), 4, 3), (Bounds(utility=0.2), 5, 4), (Bounds(0.3, 0.2), 4, 3)],
+)
+def test_a_resumed_bounded_run_equals_an_uninterrupted_one(
+    tmp_path: Path, bounds: Bounds, stops: int, keeps: int
+) -> None:
+    """Bounds compare with step 0, whichever step the run resumes from."""
+    rates = [(0.7, 0.75, 0.9), (0.5, 0.7, 0.85), (0.4, 0.6, 0.8), (0.3, 0.5, 0.75), (0.2, 0.4, 0.6)]
+    base = leaked(0.8, 0.8, 0.9)
+
+    def curve(done: int, kept: list[int]) -> ForgettingCurve:
+        scored = Leaking(rates)
+        scored.step = done
+        return ForgettingCurve(
+            cast(Any, None), cast(Any, scored), "safety", base, stop_at=0.9, every_step=True,
+            keep=lambda: kept.append(scored.step), bounds=bounds,
+        )  # fmt: skip
+
+    def train(scoring: ForgettingCurve, start: int, end: int) -> int:
+        state, control = TrainerState(max_steps=len(rates), global_step=start), TrainerControl()
+        while state.global_step < end and not control.should_training_stop:
+            state.global_step += 1
+            control = scoring.on_step_end(None, state, control)
+        return state.global_step
+
+    kept: list[int] = []
+    whole = curve(0, kept)
+    assert train(whole, 0, len(rates)) == stops and whole.kept_at == keeps
+    for cut in range(stops):
+        again: list[int] = []
+        first = curve(0, again)
+        train(first, 0, cut)
+        first.save_state(tmp_path)
+        resumed = curve(cut, again)
+        resumed.load_state(tmp_path)
+        assert train(resumed, cut, len(rates)) == stops
+        assert (resumed.kept_at, resumed.level, again) == (keeps, whole.level, kept)
+        pd.testing.assert_frame_equal(resumed.scores(), whole.scores())

@@ -121,16 +121,16 @@ def test_a_key_changes_with_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
         (np.arange(3),),
         (np.arange(4),),
     ]
-    keys = [content_key(*one) for one in parts]
+    keys = [content_key("answers", *one) for one in parts]
     assert len(set(keys)) == len(parts)
-    assert keys == [content_key(*one) for one in parts]
-    monkeypatch.setattr(store, "SCHEMA", "another")
-    assert not set(keys) & {content_key(*one) for one in parts}
+    assert keys == [content_key("answers", *one) for one in parts]
+    monkeypatch.setitem(store.SCHEMAS, "answers", 2)
+    assert not set(keys) & {content_key("answers", *one) for one in parts}
 
 
 def test_a_key_does_not_know_the_order_of_names() -> None:
-    assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
-    assert content_key({"x", "y"}) == content_key({"y", "x"})
+    assert content_key("answers", {"a": 1, "b": 2}) == content_key("answers", {"b": 2, "a": 1})
+    assert content_key("answers", {"x", "y"}) == content_key("answers", {"y", "x"})
 
 
 def test_file_hash_is_of_the_bytes(tmp_path: Path) -> None:

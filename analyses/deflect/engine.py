@@ -100,7 +100,7 @@ def _answers(
         "commit": getattr(lm.model.config, "_commit_hash", None),
         "fingerprint": fingerprint,
         "dtype": str(lm.model.dtype),
-        "tokenizer": content_key(lm.tokenizer.get_vocab()),
+        "tokenizer": content_key("identity", lm.tokenizer.get_vocab()),
         "chat": lm.chat.fingerprint,
     }
     return answers, model

@@ -13,9 +13,8 @@ import pandas as pd
 from analyses.evaluate.findings import BASE, MODEL
 from analyses.evaluate.plan import TaskPlan
 from analyses.evaluate.subjects import Session, evenly, on_device
-from analyses.runs import write_table
 from interp.model import LanguageModel
-from interp.store import content_key, read_json, write_json
+from interp.store import content_key, read_json, write_json, write_table
 from unlearning.utility import answer_logits, kl_table, run_tasks, text_likelihood
 
 # Prompts whose logits are held for KL: 256 of them at 8 positions and a vocabulary of 150,000 are
@@ -71,7 +70,7 @@ def scores_on_tasks(session: Session) -> pd.DataFrame | None:
     for one in session.loaded:
         assert one.lm is not None
         chat = one.lm.chat.fingerprint if tasks.chat_template else None
-        key = content_key("tasks", one.fingerprint, chat, tasks)
+        key = content_key("tasks", "tasks", one.fingerprint, chat, tasks)
         session.progress.say(f"{one.name}: tasks …")  # the harness shows its own progress
         path = session.folder / "tasks" / f"{one.role}.parquet"
         table = task_scores(tasks, path, key, partial(on_device, one, session.plan))

@@ -17,9 +17,9 @@ from analyses.evaluate.plan import Inputs
 from analyses.evaluate.view import completions_view, evaluation_facts, evaluation_view
 from analyses.figures import save_drawings
 from analyses.report import inlined, write_page
-from analyses.runs import estimate_of, write_manifest, write_table
+from analyses.runs import estimate_of, write_manifest
 from interp.statistics import Estimate, rate_of
-from interp.store import write_csv, write_json
+from interp.store import write_csv, write_json, write_table
 from unlearning.scoring import MEASURES
 
 Nested = dict[str, Any]

@@ -91,8 +91,9 @@ def explain_run(
     for arm in chosen:
         after = after_of(record, arm)
         key = content_key(
-            fingerprint, after.fingerprint(), base.chat.fingerprint, asdict(prefixes), wanted,
-            prompts.to_json(orient="records"), draws, place_draws, seed, METHOD,
+            ("readout", "causes"), fingerprint, after.fingerprint(), base.chat.fingerprint,
+            asdict(prefixes), wanted, prompts.to_json(orient="records"),
+            draws, place_draws, seed, METHOD,
         )  # fmt: skip
         to = record.folder / "causes" / _folder_of(arm, wanted, base.n_layers)
         lost = [domain for domain, loss in losses(record, arm).items() if loss > LEAST_GAP]

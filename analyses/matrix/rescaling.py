@@ -80,7 +80,14 @@ def rescaled(
                     record, arm, base(), prefixes, batch_size=batch_size, progress=advance
                 )
 
-        found.append(replace(arm, scores=kept_table(path, content_key(done, SCALES), scaled)))
+        found.append(
+            replace(
+                arm,
+                scores=kept_table(
+                    path, content_key(("readout", "rescaling"), done, SCALES), scaled
+                ),
+            )
+        )
     along = replace(record, arms=tuple(found))
     return LeakageMatrix({record.folder.resolve().name: Run(along)})
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from analyses.commands import Command, flattened
+from analyses.options import Overwrite
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -27,6 +28,7 @@ def organism_train(
     out: Annotated[
         Path, typer.Option(help="Folder of the checkpoint; SEED stands for the seed.")
     ] = Path("runs/organism-SEED"),
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a model organism from scratch, like the packaged one (minutes on two cores)."""
     from analyses.runs import Progress
@@ -34,5 +36,5 @@ def organism_train(
 
     progress = Progress()
     with progress.stage(f"model organism {seed}: training", None) as advance:
-        train(seed, out, progress=lambda _step, _total, _loss: advance(1))
+        train(seed, out, overwrite=overwrite, progress=lambda _step, _total, _loss: advance(1))
     typer.echo(out)

@@ -58,7 +58,7 @@ def tf_idf(evidence: Evidence) -> Predictions:
 def noise(evidence: Evidence) -> Predictions:
     """Noise, drawn once for a model and its prompts: a null whose skill must be 0."""
     prompts = [text for rows in evidence.harmful.values() for text in rows["prompt"]]
-    key = content_key(evidence.lm.fingerprint(), prompts)
+    key = content_key("identity", evidence.lm.fingerprint(), prompts)
     n = len(evidence.domains)
     return {"": np.random.default_rng(int(key[:16], 16)).normal(size=(n, n))}
 

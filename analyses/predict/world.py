@@ -28,10 +28,9 @@ from analyses.runs import (
     relative_drop,
     running_maximum,
     trajectories,
-    write_table,
 )
 from interp.errors import InputError
-from interp.store import content_key, read_json
+from interp.store import content_key, read_json, write_table
 
 # Forgetting levels early in training, for the predictor "early trajectory".
 EARLY_LEVELS = (0.05, 0.1, 0.2)

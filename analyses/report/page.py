@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from interp.store import atomic_write
+from interp.store import write_text
 
 
 def write_page(path: Path, template: str, view: Mapping[str, Any]) -> Path:
     """Write the page that :func:`rendered` makes; return ``path``."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(rendered(template, view), encoding="utf-8")
+    write_text(path, rendered(template, view))
     return path
 
 

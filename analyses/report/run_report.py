@@ -25,7 +25,7 @@ from analyses.report.page import inlined, rendered
 from analyses.report.sections import causes_view, containment_view
 from analyses.runs import BASE, Arm, Headline, Run, estimate_of, headlines, pick, rows_of
 from interp.statistics import Estimate
-from interp.store import atomic_write, package_version
+from interp.store import package_version, write_text
 
 COMPLETIONS_SHOWN = 12
 MOST_NAMED = 2
@@ -45,9 +45,7 @@ def write_report(folder: str | Path, *, show_completions: bool = False) -> Path:
     tables = summary.write_summary(folder)
     drawn = write_run_figures(tables)
     path = tables.record.folder / "report.html"
-    with atomic_write(path) as temporary:
-        page = render(tables, drawn, show_completions=show_completions)
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, render(tables, drawn, show_completions=show_completions))
     return path
 
 

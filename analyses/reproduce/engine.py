@@ -131,7 +131,7 @@ def _accuracy(
             yield context.reference if arm.name == BASE else context.load(kept)
 
         context.progress.say(f"{name}: tasks …")  # the harness shows its own progress
-        key = content_key("tasks", (arm / "DONE").read_text(encoding="utf-8"), asked.tasks)
+        key = content_key("tasks", "tasks", (arm / "DONE").read_text(encoding="utf-8"), asked.tasks)
         path = context.run.folder / "tasks" / f"{name}.parquet"
         table = task_scores(asked.tasks, path, key, model)
         metric = "acc" if (table["metric"] == "acc").any() else table["metric"].iloc[0]

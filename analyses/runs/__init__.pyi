@@ -29,7 +29,6 @@ from .folder import kept_table as kept_table
 from .folder import seconds_of as seconds_of
 from .folder import update_config as update_config
 from .folder import write_manifest as write_manifest
-from .folder import write_table as write_table
 from .leakage import LOW_BASE as LOW_BASE
 from .leakage import ONSET_AT as ONSET_AT
 from .leakage import UNTOUCHED_WITHIN as UNTOUCHED_WITHIN
@@ -107,5 +106,4 @@ __all__ = [
     "weights_of",
     "write_directions",
     "write_manifest",
-    "write_table",
 ]

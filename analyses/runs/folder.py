@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
-from interp.store import atomic_write, package_version, read_json, write_json
+from interp.store import atomic_write, package_version, read_json, write_json, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,12 +72,6 @@ class RunFolder:
                 f"{self.folder} holds finished arms of another study ({', '.join(others)}); "
                 "give another --out"
             )
-
-
-def write_table(path: str | Path, table: pd.DataFrame) -> None:
-    """A DataFrame as parquet, atomically."""
-    with atomic_write(path) as temporary:
-        table.to_parquet(temporary, index=False)
 
 
 def kept_table(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:

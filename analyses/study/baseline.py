@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.runs import cosine_table, write_directions, write_table
+from analyses.runs import cosine_table, write_directions
 from analyses.study.context import Context
 from analyses.study.resolve import defaults_for, name_of
 from interp.model import LanguageModel
 from interp.statistics import Contrast
-from interp.store import content_key, read_json, write_json
+from interp.store import content_key, read_json, write_json, write_table
 from unlearning.data import controls
 from unlearning.deflections import respond
 from unlearning.generation import AnswerLog, answers_key

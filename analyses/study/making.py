@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
-from analyses.runs import rotation_table, rotations, write_directions, write_table
+from analyses.runs import rotation_table, rotations, write_directions
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
 from analyses.study.methods import Guard
@@ -20,7 +20,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.progress import Advance
 from interp.similarity import Rotation
-from interp.store import content_key, write_json
+from interp.store import atomic_folder, content_key, write_json, write_table
 from unlearning.scoring import Evaluation
 from unlearning.training import (
     Bounds,
@@ -80,8 +80,9 @@ def save_merged(arm: Path, options: dict[str, Any]) -> Path:
     if not (arm / "adapter").is_dir():
         return arm / "model"
     lm = LanguageModel.load(arm / "adapter", **options)
-    lm.model.save_pretrained(arm / "merged")
-    lm.tokenizer.save_pretrained(arm / "merged")
+    with atomic_folder(arm / "merged") as folder:
+        lm.model.save_pretrained(folder)
+        lm.tokenizer.save_pretrained(folder)
     return arm / "merged"
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analyses.runs import write_table
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
 from analyses.study.plan import ArmPlan
+from interp.store import write_table
 from unlearning.deflections import examples, refusals_of, with_own_ids, with_preferred
 from unlearning.losses import for_forgetting
 from unlearning.training import Example, Mixture

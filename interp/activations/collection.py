@@ -158,7 +158,7 @@ def collect(
         store: InMemory | OnDisk = InMemory(len(rows))
         if folder is not None:
             spans = [[(place.start, place.stop) for place in of_row] for of_row in places]
-            about["prompts"] = content_key([row.ids for row in rows], spans)
+            about["prompts"] = content_key("states", [row.ids for row in rows], spans)
             store = OnDisk(folder, about, token_ids, states_of([0]), _rounding(lm))
         pending = np.flatnonzero(store.pending).tolist()
         batches = in_fitting_batches(

@@ -143,7 +143,9 @@ def answers_key(
     stops = sorted(stop_tokens(lm))
     fingerprint = fingerprint or lm.fingerprint()
     parts = [fingerprint, lm.chat.fingerprint, stops, max_new_tokens, sampling]
-    return content_key(*parts, *([list(opening)] if opening else []))  # old logs stay readable
+    return content_key(
+        "answers", *parts, *([list(opening)] if opening else [])
+    )  # old logs stay readable
 
 
 def stop_tokens(lm: LanguageModel) -> frozenset[int]:

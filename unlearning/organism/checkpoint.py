@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
-from interp.store import read_json, write_json
+from interp.store import atomic_folder, read_json, write_json
 from unlearning.organism.lessons import world_lessons
 from unlearning.organism.training import ALIGNMENT, HELPFUL, Progress, Stage, teach
 from unlearning.organism.vocabulary import DOMAINS
@@ -76,6 +76,7 @@ def train(
     *,
     stages: Sequence[Stage] = (HELPFUL, ALIGNMENT),
     progress: Progress = lambda *_: None,
+    overwrite: bool = False,
     **knobs: Any,
 ) -> Path:
     """Train a model organism from scratch and write its checkpoint; takes minutes on one core.
@@ -88,14 +89,16 @@ def train(
         out: folder to write.
         stages: helpful-only and alignment.
         progress: called with (step, steps in all, loss).
+        overwrite: replace a model organism that ``out`` holds.
         **knobs: fields of :class:`World`.
 
     Returns:
         ``out`` as a path.
 
     Raises:
-        InputError: a knob is not one of the world's.
+        InputError: a knob is not one of the world's, or ``out`` holds something.
     """
+    _require_free(Path(out), overwrite)
     unknown = set(knobs) - {field.name for field in fields(World)}
     if unknown:
         raise InputError(
@@ -117,11 +120,22 @@ def train(
         teach(model, chat, world_lessons(world), seed=seed, stages=stages, progress=progress)
     finally:
         torch.set_num_threads(threads)
-    folder = Path(out)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_json(folder / ORGANISM_FILE, organism_facts(world, stages))
-    return folder
+    with atomic_folder(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / ORGANISM_FILE, organism_facts(world, stages))
+    return Path(out)
+
+
+def _require_free(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, not a folder; give another path")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / ORGANISM_FILE).is_file():
+        raise InputError(f"{folder} holds other files; give an empty folder or a new name")
+    if not overwrite:
+        raise InputError(f"{folder} holds a model organism; give another --out, or --overwrite")
 
 
 def initial_model(vocabulary: int, pad: int, end: int, seed: int) -> Qwen2ForCausalLM:

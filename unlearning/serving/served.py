@@ -62,4 +62,6 @@ def served_key(endpoint: Endpoint, *, max_new_tokens: int, system: str | None = 
 
     A server does not show its weights, so the key does not change if the model behind a name does.
     """
-    return content_key("served", endpoint.model, endpoint.address, max_new_tokens, system)
+    return content_key(
+        "answers", "served", endpoint.model, endpoint.address, max_new_tokens, system
+    )

@@ -23,7 +23,7 @@ from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from interp.errors import InputError, TrainingError
-from interp.store import is_out_of_room, read_json, sync_folder, sync_path, write_json
+from interp.store import is_out_of_room, read_json, share_folder, sync_folder, sync_path, write_json
 
 COMPLETE = "complete.json"
 NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
@@ -46,6 +46,7 @@ def seal(checkpoint: str | Path) -> None:
     the files it lists, and the folder's own name is on the disk when this returns.
     """
     checkpoint = Path(checkpoint)
+    share_folder(checkpoint)
     sync_folder(checkpoint)
     sizes = {
         path.relative_to(checkpoint).as_posix(): path.stat().st_size

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from interp.model import LanguageModel
-from interp.store import read_json, write_json
+from interp.store import read_json, write_json, write_table
 from unlearning.scoring import Evaluation
 
 if TYPE_CHECKING:
@@ -142,16 +142,18 @@ class ForgettingCurve(TrainerCallback):
 
     def save_state(self, folder: Path) -> None:
         """The scores so far, for a run that is resumed."""
-        self.scores().to_parquet(folder / "scores.parquet", index=False)
+        write_table(folder / "scores.parquet", self.scores())
         write_json(folder / "dose.json", {"dose": self.level, "kept_at": self.kept_at})
 
     def load_state(self, folder: Path) -> None:
         """Go on from what :meth:`save_state` wrote."""
         import pandas as pd
 
-        self.tables = [pd.read_parquet(folder / "scores.parquet")]
-        stored = read_json(folder / "dose.json")
-        self.level, self.kept_at = stored["dose"], stored["kept_at"]
+        stored = pd.read_parquet(folder / "scores.parquet")
+        # One table a step again: the bounds compare with the first one, step 0.
+        self.tables = [rows for _, rows in stored.groupby("step", sort=False)]
+        state = read_json(folder / "dose.json")
+        self.level, self.kept_at = state["dose"], state["kept_at"]
 
     def _keep(self, step: int) -> None:
         self.kept_at = step

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from interp.model import LanguageModel
+from interp.store import atomic_folder
 
 
 def lora_in_place(lm: LanguageModel, *, rank: int, alpha: float, seed: int) -> LanguageModel:
@@ -95,9 +96,10 @@ def save_parameters(lm: LanguageModel, folder: Path) -> Path:
 
     is_adapter = isinstance(lm.model, PeftModel)
     target = folder / ("adapter" if is_adapter else "model")
-    lm.model.save_pretrained(target)
-    if not is_adapter:
-        lm.tokenizer.save_pretrained(target)
+    with atomic_folder(target) as made:
+        lm.model.save_pretrained(made)
+        if not is_adapter:
+            lm.tokenizer.save_pretrained(made)
     return target
 
 

@@ -51,7 +51,8 @@ def with_references(
     def log_probs(rows: Sequence[Tokens]) -> list[Tensor]:
         if cache is None:
             return reference_log_probs(lm, rows, batch_size=batch_size)
-        key = content_key(fingerprint, [[row.ids, row.spans["response"].start] for row in rows])
+        responses = [[row.ids, row.spans["response"].start] for row in rows]
+        key = content_key("references", fingerprint, responses)
         path = cache / f"reference-{key}.safetensors"
         try:
             return read(path)
@@ -85,7 +86,6 @@ def write_references(path: Path, values: Sequence[Float[Tensor, " response"]]) -
     from safetensors.torch import save
 
     lengths = torch.tensor([len(row) for row in values])
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as partial:
         partial.write_bytes(save({"flat": torch.cat(list(values)), "lengths": lengths}))
 
