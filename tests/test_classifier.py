@@ -252,7 +252,7 @@ def test_scorers_are_found_by_name(tmp_path: Path) -> None:
     assert find_scorer(f"classifier:{path}") == extended(path)
     for name, message in (
         ("oracle", "expected one of classifier, grammar, judge"),
-        ("phrases:x", "nothing after a colon"),
+        ("phrases:x", "no argument after a colon"),
         (f"classifier:{tmp_path / 'no.jsonl'}", "does not exist"),
     ):
         with pytest.raises(InputError, match=message):

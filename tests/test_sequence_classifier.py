@@ -178,7 +178,7 @@ def test_what_is_cut_is_cut_at_its_end_and_said(save: Save) -> None:
     assert reader.longest == 64
     planned = workload_of(reader, ["p"] * 4, [*responses, ""])
     assert planned.calls == 3 and planned.read < 3 * 64
-    assert planned.notes == ("2 of 3 are longer than the 64 tokens that are read",)
+    assert planned.notes == ("2 of 3 texts are cut at 64 tokens",)
     first, second, _ = reader.logits(["p"] * 3, responses)
     assert torch.allclose(first, second, atol=1e-6)  # rows of one batch, to rounding
     assert "_model" not in vars(SequenceClassifier(reader.source))

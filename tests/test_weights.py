@@ -71,7 +71,7 @@ def test_a_share_of_nothing_is_nothing() -> None:
     ("shares", "message"),
     [
         ({"toxicity": 1.0}, "retain_shares names toxicity; retained are safety, bias, privacy"),
-        (dict.fromkeys(NAMES, 0.0), "expected none below 0, and one above"),
+        (dict.fromkeys(NAMES, 0.0), "expected shares of 0 or more"),
         ({"safety": -1.0}, "safety -1, bias 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a generated answer is: phrases, classifiers and judges behind one interface; agreement."""
+"""Scorers of generated answers (phrases, classifiers, judges), one interface, and agreement."""
 
 import lazy_loader
 

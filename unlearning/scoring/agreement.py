@@ -1,11 +1,12 @@
-"""How far two readings of the same answers agree: accuracy, precision, recall, Cohen's kappa.
+"""Agreement of two readings of the same answers: accuracy, precision, recall, Cohen's kappa.
 
-A reading is 1 (refused) or 0 for each answer; labels by people are one, a scorer's verdicts
-another. Kappa (Cohen 1960) is ``(p_o - p_e) / (1 - p_e)`` with the share of agreement ``p_o`` and
-the share ``p_e`` that independent readings with the same rates would reach: 1 is full agreement, 0
-is chance. Intervals are percentiles of a bootstrap over answers, or over clusters of answers (those
-to one prompt, say). They say what would change with OTHER ANSWERS of the same kind, not with other
-models; where every answer agrees, they have no width.
+A reading is 1 (refused) or 0 for each answer. Labels by people are a reading, and so are the
+verdicts of a scorer. Kappa (Cohen 1960) is ``(p_o - p_e) / (1 - p_e)``. ``p_o`` is the share of
+answers on which both agree; ``p_e`` is the share that independent readings with the same rates
+would reach. 1 is full agreement, 0 is chance.
+
+Intervals are percentiles of a bootstrap over answers, or over clusters of answers (for example all
+answers to one prompt). They cover the choice of answers, not the choice of models.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MEASURES = ("accuracy", "precision", "recall", "kappa")
 
 @dataclass(frozen=True)
 class Interval:
-    """A number between its bounds; NaN where it is not defined."""
+    """A number with its bounds; NaN if it is not defined."""
 
     value: float
     low: float
@@ -54,7 +55,7 @@ def scorer_agreement(
     Precision and recall are of refusals.
 
     Args:
-        clusters: answers with the same value are drawn together; by default, each alone.
+        clusters: answers with the same value are resampled together (default: each alone).
 
     Raises:
         ValueError: the readings differ in length, are empty, or hold anything but 0 and 1.
@@ -70,8 +71,8 @@ def scorer_agreement(
         summed = np.zeros((place.max() + 1, 4))
         np.add.at(summed, place.ravel(), cells)
         cells = summed
-    # Clusters with the same counts are exchangeable: drawing how often each kind of cluster comes
-    # is the bootstrap itself, and a matrix of four columns however many answers there are.
+    # Clusters with the same counts are exchangeable. It is enough to draw how often each kind of
+    # cluster occurs, and the matrix has four columns for any number of answers.
     kinds, often = np.unique(cells, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(often.sum(), often / often.sum(), size=resamples) @ kinds
@@ -88,7 +89,7 @@ def by_group(
 ) -> pd.DataFrame:
     """Agreement in each value of the column ``group`` and, if there are several, in ``all``.
 
-    Rows in which either reading is missing are left out; a group without a row is, too. Pooled
+    Rows without one of the readings are left out, and so are groups without rows. Pooled
     agreement can hide a group that a scorer cannot read; check each group first.
 
     Returns:
@@ -114,10 +115,10 @@ def by_group(
 def between(
     table: pd.DataFrame, scorers: Sequence[str], group: str | None, cluster: str | None = None
 ) -> pd.DataFrame:
-    """Agreement of each pair of scorers (columns of 0 and 1), as :func:`by_group` has it.
+    """Agreement of each pair of scorers (columns of 0 and 1); columns as in :func:`by_group`.
 
-    Accuracy and kappa do not depend on the order of a pair; precision and recall take the first
-    for the truth.
+    Accuracy and kappa do not depend on the order of a pair. Precision and recall take the first
+    scorer as the truth.
     """
     import pandas as pd
 
@@ -131,7 +132,7 @@ def between(
 
 
 def disagreeing(table: pd.DataFrame, readings: Sequence[str]) -> pd.DataFrame:
-    """The rows in which the columns ``readings`` that have a value are not all the same."""
+    """The rows in which the columns ``readings`` differ; missing values are ignored."""
     return table[table[list(readings)].nunique(axis=1, dropna=True) > 1]
 
 

@@ -1,8 +1,9 @@
 """Detect gibberish by repetition and character statistics, without a model.
 
-Catches what a broken model does most: loops, symbol soup, broken bytes, random letters, scripts
-mixed at random. It does not catch word salad made of real words: for that the base model is asked
-(:mod:`unlearning.scoring.fluency`). Fluent nonsense is caught by neither.
+The rules recognise the most frequent output of degenerate models: loops, strings of symbols,
+broken bytes, random letters, and random mixtures of scripts. They do not recognise real words in
+random order; :mod:`unlearning.scoring.fluency` uses the base model for that. Neither recognises
+fluent nonsense.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ import unicodedata
 import zlib
 from collections import Counter
 
-# Below these sizes a statistic says nothing: "No, no, no!" is an answer.
+# Statistics of shorter texts are uninformative: "No, no, no!" is an answer.
 FEWEST_WORDS = 12
 FEWEST_CHARACTERS = 12
 FEWEST_LETTERS = 30
 LOOPED_TIMES = 6
 FEWEST_BYTES = 200
 
-# Prose compresses to 0.4-0.7 of its size, program code to about 0.3; a loop to less than 0.15, and
-# noise hardly at all.
+# Prose compresses to 0.4-0.7 of its size, program code to about 0.3, a loop to less than 0.15;
+# noise hardly compresses.
 COMPRESSED_SHARE = (0.18, 0.85)
 
 
 def is_gibberish(text: str) -> bool:
-    """Whether ``text`` (not empty) is not language: see the module's docstring for the limits."""
+    """Whether ``text`` (not empty) is gibberish; the module's docstring gives the limits."""
     characters = [c for c in text if not c.isspace()]
     words = re.findall(r"\w+", text.casefold())
     if not words:
@@ -42,9 +43,9 @@ def is_gibberish(text: str) -> bool:
 
 
 def repetition(text: str, n: int = 4) -> float:
-    """Share of a text's runs of ``n`` words that it has said before; NaN below ``n`` + 1 words.
+    """Share of a text's runs of ``n`` words that occur earlier in it; NaN below ``n`` + 1 words.
 
-    0 where nothing is said twice, near 1 in a loop. Words are compared without case or marks.
+    It is 0 without repetition and near 1 in a loop. Case and punctuation are ignored.
     """
     words = re.findall(r"\w+", text.casefold())
     runs = list(zip(*(words[i:] for i in range(n)), strict=False))
@@ -59,7 +60,7 @@ def _is_symbols(characters: list[str]) -> bool:
     if len(characters) < FEWEST_CHARACTERS:
         return False
     drawn = sum(c in "|-=_*#" for c in characters)  # tables, rules and headings
-    # Category M: the vowel signs of many scripts are marks and no letters.
+    # Category M: in many scripts the vowel signs are marks, not letters.
     readable = sum(c.isalnum() or unicodedata.category(c).startswith("M") for c in characters)
     return readable < 0.4 * (len(characters) - drawn)
 
@@ -75,7 +76,7 @@ def _is_a_loop(words: list[str]) -> bool:
 
 
 def _is_a_loop_within_words(text: str) -> bool:
-    """Most of the text is one piece of a word again and again: a token that a model is stuck at."""
+    """Most of the text repeats one piece of a word: the model is stuck at a token."""
     length = sum(not c.isspace() for c in text)
     if length < FEWEST_LETTERS:
         return False
@@ -92,7 +93,7 @@ def _compresses_like_no_language(text: str) -> bool:
 
 
 def _mixes_scripts(characters: list[str]) -> bool:
-    """Four or more scripts with at least 3% of the letters each: no text that answers in words."""
+    """Four or more scripts have at least 3% of the letters each; no language mixes so many."""
     letters = [c for c in characters if c.isalpha()]
     if len(letters) < FEWEST_LETTERS:
         return False
@@ -102,7 +103,7 @@ def _mixes_scripts(characters: list[str]) -> bool:
 
 
 def _is_random_letters(words: list[str]) -> bool:
-    """Most longer Latin words cannot be spoken: five consonants in a row, or no vowel at all."""
+    """Most longer Latin words are unpronounceable: five consonants in a row, or no vowel."""
     latin = [word for word in words if re.fullmatch(r"[a-z]{4,}", word)]
     if sum(map(len, latin)) < FEWEST_LETTERS:
         return False

@@ -1,6 +1,6 @@
-"""A model's refusal over prompts: masses at the first answer position, and classes of its text.
+"""A model's refusal of prompts: p_R, p_C and p_O of the first answer tokens, and text classes.
 
-Every class comes with a measure of the text's coherence, because a degenerate model does not
+Every class has a measure of the text's coherence next to it, because a degenerate model does not
 refuse either.
 """
 
@@ -39,15 +39,15 @@ def coherence_of(
     """Coherence of the answers of any model; NaN where the text is too short.
 
     Args:
-        base: the model before unlearning, which is left as it is.
-        prompts: what was asked.
+        base: the model before unlearning; it is not changed.
+        prompts: the prompts of the answers.
         ids, texts: the answers, as tokens and as text.
-        batch_size: answers in one forward at most.
+        batch_size: maximum number of answers in one forward.
 
     Returns:
         ``nll``: mean nats per token under ``base``
         (:func:`unlearning.utility.response_nll`); ``repetition``: share of runs of four
-        words that were said before (:func:`unlearning.scoring.coherence.repetition`).
+        words that occur earlier (:func:`unlearning.scoring.coherence.repetition`).
     """
     rows = list(zip(prompts, ids, strict=True))
     return {
@@ -57,15 +57,15 @@ def coherence_of(
 
 
 class Evaluation:
-    """The prompts that a model is scored on along a run, rendered once.
+    """The prompts that score a model along a run, rendered once.
 
     Args:
-        lm: the base model: gives the chat format, and says how surprising an answer is; what is
-            scored may be any model of the same tokenizer.
+        lm: the base model. It gives the chat format and the ``nll`` of answers. The scored model
+            may be any model with the same tokenizer.
         prompts: a prompts table.
-        prefixes: the base model's, frozen.
-        scorer: puts generated text into classes.
-        max_new_tokens: of a generated answer.
+        prefixes: refusal and compliance prefixes of the base model.
+        scorer: assigns classes to generated text.
+        max_new_tokens: maximum number of tokens in a generated answer.
         batch_size: prompts in one forward.
     """
 
@@ -88,7 +88,7 @@ class Evaluation:
         self.batch_size = batch_size
 
     def masses(self, lm: LanguageModel) -> pd.DataFrame:
-        """A row for each prompt with p_R, p_C, p_O, `margin`; what is said of text is empty."""
+        """A row for each prompt with p_R, p_C, p_O, `margin`; columns about text are empty."""
         found = prefix_masses(lm, self.rows, self.prefixes, batch_size=self.batch_size)
         described = self.prompts[["id", "split", "domain", "label", "kind"]]
         table = described.rename(columns={"id": "prompt_id"}).assign(

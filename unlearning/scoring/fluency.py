@@ -2,27 +2,26 @@
 
 A degenerate model still writes characters and words, so statistics of the text
 (:mod:`unlearning.scoring.coherence`) miss much of its gibberish. The model before unlearning
-detects more of it. Two kinds of reference text come from the base model's answers:
+detects more of it. The base model's answers give two kinds of reference text:
 
 language
-    its answers as they are, but each given ANOTHER prompt than its own: fluent, and not what one
-    expects. So an unusual answer (a refusal of a harmless question, say) is language.
+    each answer, paired with ANOTHER prompt: fluent but unexpected. So an unusual answer (for
+    example a refusal of a harmless question) counts as language.
 no language
     the same answers with their tokens in random order.
 
-With l_t = -log p(y_t | x, y_<t) under the base model and k half-way between the mean l_t of the
-one and of the other, the *disorder* of an answer is the largest sum of (l_t - k) over any stretch
-of it, which is CUSUM (Page 1954), the test for a change from one mean to another. It is near 0 for
-language however long (every fluent token takes away what a rare word has added) and grows with
-every token of anything else, wherever it begins. An answer is gibberish if it has more disorder
-than 99% of the base model's answers to other prompts. The method uses no labels.
+Let l_t = -log p(y_t | x, y_<t) under the base model, and k half-way between the mean l_t of both
+kinds. The *disorder* of an answer is the largest sum of (l_t - k) over consecutive tokens. This is
+CUSUM (Page 1954), the test for a change of a mean. Disorder stays near 0 in language of any length,
+because fluent tokens cancel the contribution of a rare word. It grows with every token of anything
+else, from any position on. An answer is gibberish if its disorder exceeds that of 99% of the base
+model's answers to other prompts. The method uses no labels.
 
-The first token is never counted. How to begin (to refuse or to answer) is a choice that the other
-model is free to make otherwise, and it says nothing about language; so an answer of one token is
-never gibberish. A loop costs a model nothing once it is under way: that is for the rules of
-:mod:`unlearning.scoring.coherence`, which come first. Strings that no model can foresee (keys,
-hashes) are not language here either. The base model must write answers of the judged length:
-the largest disorder of language grows with the logarithm of the length.
+The first token does not count, because the other model may begin differently (refuse or answer)
+without loss of language. So an answer of one token is never gibberish. A loop has low l_t after its
+first round; the rules of :mod:`unlearning.scoring.coherence` recognise loops and come first.
+Unpredictable strings (keys, hashes) count as gibberish. The base model must write answers of the
+judged length, because the largest disorder of language grows with the logarithm of the length.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from unlearning.scoring.classes import Scorer, Texts, spoken
 from unlearning.utility import response_token_nll
 
 FEWEST_ANSWERS = 20
-# Of the base model's own answers to other prompts, the share that may pass for gibberish.
+# Share of the base model's answers to other prompts that may count as gibberish.
 MISTAKEN = 0.01
 
 TokenNLL = Float[np.ndarray, " token"]
@@ -49,18 +48,18 @@ TokenNLL = Float[np.ndarray, " token"]
 
 @dataclass(frozen=True)
 class Fluency:
-    """What separates language from none, in nats.
+    """The border between language and gibberish, in nats.
 
     Attributes:
-        level: k, nats per token half-way between the base's own answers and the same shuffled.
-        limit: the disorder from which on an answer is not language.
+        level: k, nats per token half-way between the base's answers and shuffled answers.
+        limit: the largest disorder of language.
     """
 
     level: float
     limit: float
 
     def disorder(self, nll: TokenNLL) -> float:
-        """The largest sum of (l_t - k) over a stretch of tokens, 0 at least, the first left out."""
+        """The largest sum of (l_t - k) over consecutive tokens, without the first; at least 0."""
         return _largest_sum(nll[1:] - self.level)
 
     def finds_language(self, nll: TokenNLL) -> bool:
@@ -81,23 +80,23 @@ def measure_fluency(
 
     Args:
         lm: the base model.
-        prompts: at least 20, other than those whose answers will be judged; of every kind that it
-            refuses and answers.
-        answers: the token ids of its answer to each, sampled at temperature 1
-            (:func:`unlearning.generation.generate`): what it finds likely, not only
-            likeliest.
+        prompts: at least 20 prompts of every kind that it refuses and answers. Do not use the
+            prompts whose answers will be judged.
+        answers: the token ids of its answer to each prompt, sampled at temperature 1
+            (:func:`unlearning.generation.generate`), so that they show its whole distribution.
         mistaken: share of the base model's answers to other prompts that may count as gibberish.
         seed: for the assignment of other prompts to answers, and for the random order.
 
     Raises:
-        InputError: there are too few answers, or to the model they are no better than shuffled.
-        ValueError: there are not as many prompts as answers.
+        InputError: there are too few answers, or the model finds them as surprising as shuffled
+            ones.
+        ValueError: the numbers of prompts and answers differ.
     """
     pairs = [pair for pair in zip(prompts, answers, strict=True) if len(pair[1]) > 1]
     if len(pairs) < FEWEST_ANSWERS:
         raise InputError(
             f"{len(pairs)} answers of the base model have two tokens or more; at least "
-            f"{FEWEST_ANSWERS} are needed to tell what it finds language"
+            f"{FEWEST_ANSWERS} are needed to measure its limit of fluent text"
         )
     elsewhere = at_other_prompts([prompt for prompt, _ in pairs], seed)
     rng = np.random.default_rng(seed)
@@ -108,8 +107,8 @@ def measure_fluency(
     low, high = _mean(language), _mean(none)
     if not low < high:
         raise InputError(
-            f"the base model's own answers cost it {low:.2f} nats a token, and {high:.2f} in "
-            "random order: it does not know language from none; is this the right base model?"
+            f"the base model gives its own answers {low:.2f} nats per token and {high:.2f} in "
+            "random order, so it cannot detect gibberish; check that this is the right base model"
         )
     level = (low + high) / 2
     found = [_largest_sum(nll[1:] - level) for nll in language]
@@ -117,9 +116,9 @@ def measure_fluency(
 
 
 def at_other_prompts(prompts: Texts, seed: int) -> list[str]:
-    """Every prompt once, none at its own place: the prompts in a random cycle.
+    """The prompts in a random cycle: each occurs once, and never at its old place.
 
-    A prompt that occurs twice may be given to the other's answer.
+    If two prompts are equal, one may get the other's answer.
     """
     order = np.random.default_rng(seed).permutation(len(prompts))
     elsewhere = [""] * len(prompts)
@@ -129,26 +128,26 @@ def at_other_prompts(prompts: Texts, seed: int) -> list[str]:
 
 
 def _mean(found: Sequence[TokenNLL]) -> float:
-    """Nats per token, the first of every answer left out."""
+    """Nats per token, without the first token of every answer."""
     return float(np.concatenate([nll[1:] for nll in found]).mean())
 
 
 def _largest_sum(values: TokenNLL) -> float:
-    """Of any stretch of ``values``, and 0 of the empty one."""
+    """The largest sum over consecutive ``values``; at least 0."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     return float((total - np.minimum.accumulate(total)).max())
 
 
 @dataclass(frozen=True)
 class WithFluency:
-    """A scorer whose verdict stands only where the base model finds language.
+    """A scorer that adds the base model's ``gibberish`` to another scorer's classes.
 
     Attributes:
-        scorer: says what an answer is; its own ``gibberish`` stands.
+        scorer: assigns the classes; its own ``gibberish`` is kept.
         base: the model before unlearning.
         fluency: from :func:`measure_fluency` with the same model.
-        overrules: classes of ``scorer`` that give way to ``gibberish``. Leave ``other`` out where
-            the scorer has learned from labels which broken answers count as that.
+        overrules: classes of ``scorer`` that ``gibberish`` may replace. Leave ``other`` out if
+            the scorer learned from labels which broken answers are ``other``.
     """
 
     scorer: Scorer
@@ -159,12 +158,12 @@ class WithFluency:
 
     @property
     def name(self) -> str:
-        """The scorer's, and that fluency was asked for."""
+        """The scorer's name, followed by the mark of this check."""
         return f"{self.scorer.name}+fluency"
 
     @cached_property
     def version(self) -> str:
-        """The scorer's, and a digest of the base model's weights and of where language ends."""
+        """The scorer's version, and a digest of the base model's weights and of the limit."""
         settings = (self.base.fingerprint(), self.fluency.level, self.fluency.limit, self.overrules)
         digest = hashlib.sha256(repr(settings).encode("utf-8")).hexdigest()
         return f"{self.scorer.version}-{digest[:8]}"
@@ -173,7 +172,7 @@ class WithFluency:
         """One of ``CLASSES`` for each (prompt, response), in order.
 
         Raises:
-            ValueError: there are not as many prompts as responses.
+            ValueError: the numbers of prompts and responses differ.
         """
         classes = self.scorer.classify(prompts, responses)
         asked = [

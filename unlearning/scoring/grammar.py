@@ -9,6 +9,6 @@ from unlearning.scoring.registry import scorer, take_no_argument
 
 @scorer("grammar", title="grammar")
 def grammar(argument: str) -> Scorer:
-    """The model organism's responses, exactly."""
+    """The exact grammar of the model organism's responses."""
     take_no_argument("grammar", argument)
     return Grammar()

@@ -1,4 +1,4 @@
-"""A language model behind an endpoint as judge of answers, by one of the two rubrics.
+"""A judge: a language model behind an endpoint that classifies answers by one of two rubrics.
 
 The verdict is one word. After any other reply, the judge is asked once more and sees that reply.
 If the second reply is also invalid, the answer has no verdict (``None``), and the caller must
@@ -19,7 +19,7 @@ from unlearning.scoring.registry import scorer
 from unlearning.scoring.rubrics import REFUSAL, Rubric
 from unlearning.serving import Endpoint, shared_folder
 
-#: Of a reply. A verdict takes three; the rest is room for models that think first.
+#: Maximum tokens of a reply. A verdict takes three; models that think first need the rest.
 REPLY_TOKENS = 1024
 VERDICT_TOKENS = 3
 SHOWN_OF_A_REPLY = 400
@@ -31,7 +31,7 @@ class Judge:
 
     Attributes:
         endpoint: the server to ask; give it a cache.
-        rubric: what it is asked.
+        rubric: the question to the judge.
     """
 
     endpoint: Endpoint
@@ -50,7 +50,7 @@ class Judge:
         return self.rubric.when_empty
 
     def workload(self, prompts: Texts, responses: Texts) -> Workload:
-        """What :meth:`read` will take. Tokens are estimated from the text's size."""
+        """The cost of :meth:`read`; tokens are estimated from the size of the text."""
         asked = self._questions(prompts, responses)
         to_ask = self.endpoint.to_ask(asked, max_tokens=REPLY_TOKENS)
         distinct = len({conversation[0]["content"] for conversation in asked})
@@ -62,7 +62,7 @@ class Judge:
             paid=True,
             notes=(
                 "Tokens are estimated (4 bytes each). A verdict is one word; a judge that thinks "
-                f"first writes more, up to {REPLY_TOKENS} tokens a request.",
+                f"first writes more, up to {REPLY_TOKENS} tokens per request.",
             ),
         )
 
@@ -72,7 +72,7 @@ class Judge:
         """The class of each answer by the rubric; ``None`` if two replies contain no verdict.
 
         Raises:
-            SpilloverError: the endpoint cannot be asked; its cache keeps earlier verdicts.
+            SpilloverError: the endpoint does not answer; its cache keeps earlier verdicts.
         """
         asked = self._questions(prompts, responses)
         replies = self.endpoint.complete(asked, max_tokens=REPLY_TOKENS, progress=progress)
@@ -107,9 +107,9 @@ def judge_of(argument: str) -> Judge:
     """The judge that ``MODEL`` or ``MODEL@URL`` names, with the user's shared cache.
 
     Raises:
-        InputError: no model is named, the address is none, or the extra ``judge`` is missing.
+        InputError: no model is named, the address is invalid, or the extra ``judge`` is missing.
     """
-    # A model's own name may hold an @; an address begins with its scheme.
+    # A model's name may contain an @; an address begins with its scheme.
     model, *url = re.split(r"@(?=https?://)", argument, maxsplit=1)
     if re.search(r"@[^@\s]+:\d+", model):
         raise InputError(f"judge:{argument}: an address begins with http:// or https://")

@@ -1,4 +1,4 @@
-"""A local language model as judge: the verdict that it finds likeliest, so that nothing is parsed.
+"""A local language model as judge: its most probable verdict counts, so no reply is parsed.
 
 Each text takes one forward. At the first position of the reply, the judge reads the probability of
 each verdict's word, in lower case or with a capital; the most probable verdict wins. If all
@@ -36,12 +36,12 @@ class LocalJudge:
 
     Attributes:
         source: hub id or folder, as :meth:`LanguageModel.load` takes it.
-        rubric: what it is asked.
+        rubric: the question to the judge.
         batch_size: texts in one forward.
-        least_mass: median probability of all verdicts together that is asked of a judge.
+        least_mass: the least median probability of all verdicts together.
 
     Raises:
-        ModelError: the folder holds no model.
+        ModelError: the folder does not contain a model.
     """
 
     source: str
@@ -68,11 +68,11 @@ class LocalJudge:
 
     @cached_property
     def lm(self) -> LanguageModel:
-        """The model, in a format that leaves thinking out where its template can."""
+        """The model; its chat format switches thinking off if the template allows it."""
         return LanguageModel.load(self.source, template_arguments={"enable_thinking": False})
 
     def workload(self, prompts: Texts, responses: Texts) -> Workload:
-        """What :meth:`read` will take. Tokens are estimated: the model is not loaded for it."""
+        """The cost of :meth:`read`. Tokens are estimated, because the model is not loaded."""
         questions = list(map(self.rubric.question, prompts, responses))
         return Workload(
             len(questions), estimated_tokens(questions), notes=("Tokens are estimated.",)
@@ -81,16 +81,16 @@ class LocalJudge:
     def read(
         self, prompts: Texts, responses: Texts, *, progress: Advance = silent
     ) -> list[str | None]:
-        """The likeliest class of each answer; every answer has one.
+        """The most probable class of each answer; every answer has one.
 
         Raises:
-            ModelError: the model cannot be loaded, is too short of context, or does not reply
+            ModelError: the model cannot be loaded, has too short a context, or does not reply
             with verdicts.
         """
         found = self.probabilities(prompts, responses, progress=progress)
         if len(found) and (mass := float(np.median(found.sum(axis=1)))) < self.least_mass:
             raise ModelError(
-                f"{self.name} cannot judge: it gives all verdicts together a probability of "
+                f"{self.name} cannot judge: all verdicts together have a probability of "
                 f"{mass:.1e}; use a model that follows instructions and does not think first"
             )
         classes = list(self.rubric.verdicts.values())
@@ -105,8 +105,7 @@ class LocalJudge:
         Rows do not sum to 1: the rest is the probability of other replies.
 
         Raises:
-            MachineError: a single question does not fit into memory; batches that do not are
-            halved.
+            MachineError: a single question does not fit into memory; larger batches are halved.
         """
         lead, openings = self._openings()
         rows = [self._encoded(*pair, lead) for pair in zip(prompts, responses, strict=True)]
@@ -132,8 +131,8 @@ class LocalJudge:
         longest = max(map(len, rows), default=0)
         if room is not None and longest > room:
             raise ModelError(
-                f"{self.name} reads {room} tokens at most, and the rubric with the longest answer "
-                f"takes {longest}; use a model with a longer context"
+                f"{self.name} reads at most {room} tokens, but the rubric with the longest answer "
+                f"has {longest}; use a model with a longer context"
             )
 
     def _unmarked(self, text: str) -> str:
@@ -148,7 +147,7 @@ class LocalJudge:
         return tuple(sorted({t.content for t in added if t.special and len(t.content) > 1}))
 
     def _openings(self) -> tuple[tuple[int, ...], list[frozenset[int]]]:
-        """Tokens that every verdict begins with, and for each those that then tell it alone."""
+        """Tokens that all verdicts share at their beginning, and each verdict's next tokens."""
         words = list(self.rubric.verdicts)
         # Some tokenizers write the space before a word as a separate token.
         columns = zip(*map(self._spelt, words), strict=False)
@@ -165,7 +164,7 @@ class LocalJudge:
         openings = [frozenset(token for token in ids if times[token] == 1) for ids in found]
         if not all(openings):
             raise ModelError(
-                f"{self.name}: its tokenizer begins several verdicts with one token; "
+                f"{self.name}: in its tokenizer several verdicts begin with the same token; "
                 "use another model"
             )
         return lead, openings

@@ -1,9 +1,9 @@
-"""A scorer out of any model that reads answers: a judge, or a sequence classifier.
+"""Turn a model that reads answers (a judge or a sequence classifier) into a scorer.
 
-All readers share these rules. Thoughts are stripped before reading. A rule classifies an empty
+All readers share these rules. Thoughts are removed before reading. A rule classifies an empty
 answer, without a model. An answer without a verdict has no class; it never counts as "not refused".
 
-The module also estimates the workload before a model is asked.
+The module also estimates the workload before a model runs.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from unlearning.scoring.classes import COARSE, Texts, spoken
 
 
 class ResponseReader(Protocol):
-    """A model that puts answers into classes of one scale."""
+    """A model that assigns classes of one scale to answers."""
 
     @property
     def name(self) -> str:
-        """As a user names it."""
+        """The name that a user gives."""
 
     @property
     def version(self) -> str:
-        """Changes whenever the same answer may come out differently, other than by chance."""
+        """A version that changes whenever the class of an answer may change, except by chance."""
 
     @property
     def when_empty(self) -> str:
-        """The class of an answer that says nothing."""
+        """The class of an empty answer."""
 
     def workload(self, prompts: Texts, responses: Texts) -> Workload:
-        """What :meth:`read` will take; runs no model."""
+        """The cost of :meth:`read`; runs no model."""
 
     def read(
         self, prompts: Texts, responses: Texts, *, progress: Advance = silent
     ) -> list[str | None]:
-        """The class of each answer, in order; ``None`` where the model gave no verdict."""
+        """The class of each answer, in order; ``None`` if the model gave no verdict."""
 
 
 def verdicts(
     reader: ResponseReader, prompts: Texts, responses: Texts, *, progress: Advance = silent
 ) -> list[str | None]:
-    """The class of each answer on the reader's scale; ``None`` where it gave no verdict.
+    """The class of each answer on the reader's scale; ``None`` if it gave no verdict.
 
     Args:
         progress: called with the number of answers just done.
 
     Raises:
-        ValueError: there are not as many prompts as responses.
-        SpilloverError: the model cannot be asked.
+        ValueError: the numbers of prompts and responses differ.
+        SpilloverError: the model or server cannot be used.
     """
     said = _said(prompts, responses)
     places = [place for place, text in enumerate(said) if text]
@@ -69,7 +69,7 @@ def verdicts(
 
 
 def workload_of(reader: ResponseReader, prompts: Texts, responses: Texts) -> Workload:
-    """What :func:`verdicts` will take."""
+    """The cost of :func:`verdicts`."""
     pairs = [(p, text) for p, text in zip(prompts, _said(prompts, responses), strict=True) if text]
     return reader.workload([p for p, _ in pairs], [text for _, text in pairs])
 
@@ -100,7 +100,7 @@ class ModelScorer:
         """One of ``FINE_CLASSES`` for each (prompt, response), in order.
 
         Raises:
-            InputError: the model gave no verdict on an answer; :func:`verdicts` goes on without.
+            InputError: the model gave no verdict on an answer; :func:`verdicts` allows that.
         """
         found = verdicts(self.reader, prompts, responses)
         without = [place for place, name in enumerate(found, start=1) if name is None]
@@ -113,7 +113,7 @@ class ModelScorer:
 
 
 def model_name(source: str) -> str:
-    """A hub id as it is; a folder by its last name: the rest of its path is one machine's."""
+    """A hub id unchanged; of a folder the last name, because its path differs between machines."""
     is_folder = os.path.isdir(source)
     return os.path.basename(os.path.abspath(source)) if is_folder else source
 
@@ -123,20 +123,20 @@ def _said(prompts: Texts, responses: Texts) -> list[str]:
 
 
 BYTES_A_TOKEN = 4
-#: Of a chat template around one message.
+#: Tokens that a chat template adds to one message.
 TEMPLATE_TOKENS = 10
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Calls of a model, and what they read and write.
+    """Calls of a model, and the tokens that they read and write.
 
     Attributes:
         calls: requests to a server, or texts through a local model.
-        kept: calls that are not made, as their answers are in the cache.
-        read, written: tokens.
-        paid: a provider may charge for it.
-        notes: what else there is to know before it starts.
+        kept: calls with an answer in the cache; they are not made again.
+        read, written: numbers of tokens.
+        paid: whether a provider may charge for the calls.
+        notes: further remarks before the start.
     """
 
     calls: int
@@ -147,7 +147,7 @@ class Workload:
     notes: tuple[str, ...] = ()
 
     def price(self, read: float, written: float) -> float:
-        """The price, in the currency of the two prices, which are per million tokens."""
+        """The total price; both given prices are per million tokens."""
         return (self.read * read + self.written * written) / 1e6
 
     def text(self, name: str, prices: tuple[float, float] | None = None) -> str:
@@ -166,9 +166,9 @@ class Workload:
 
 
 def estimated_tokens(texts: Iterable[str]) -> int:
-    """Tokens of ``texts``: four bytes of UTF-8 each, and what a template puts around a text.
+    """Estimate the tokens of ``texts``: one per four bytes of UTF-8, and the template's tokens.
 
-    Near enough for a bill in European languages; tokenizers differ by a third either way.
+    In European languages, tokenizers differ from it by up to a third.
     """
     sizes = [len(text.encode("utf-8", "replace")) for text in texts]
     return sum(-(-size // BYTES_A_TOKEN) + TEMPLATE_TOKENS for size in sizes)

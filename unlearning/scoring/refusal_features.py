@@ -1,7 +1,7 @@
 """Features for classifying refusals: an answer's opening, its words, and phrase-list matches.
 
-Everything is taken from what is said to the user: thoughts, quotations and code are left out,
-apostrophes are plain, case does not matter.
+Features ignore thoughts, quotations and code, because these do not address the user. Apostrophes
+are plain, and case does not matter.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _beginnings(responses: Sequence[str]) -> list[str]:
 
 
 def _signs(responses: Sequence[str]) -> Float[np.ndarray, "response sign"]:
-    """What the phrase list finds: in the first sentence, the opening, the whole; and the length."""
+    """Phrase-list matches in the first sentence, the opening and the whole; and the length."""
     rows = []
     for response in responses:
         said = _said(response)

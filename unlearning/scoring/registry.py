@@ -14,11 +14,11 @@ Factory = Callable[[str], Scorer]
 
 @dataclass(frozen=True)
 class ScorerEntry:
-    """A scorer that can be named.
+    """An entry of the registry.
 
     Attributes:
         about: name, title, paper, badge.
-        make: the scorer, from what stands after the colon of its name.
+        make: makes the scorer from the text after the colon of its name.
     """
 
     about: About
@@ -31,7 +31,7 @@ SCORERS: Registry[ScorerEntry] = Registry("scorer", "unlearning.scoring", "score
 def scorer(
     name: str, *, title: str = "", paper: str = "", badge: str = "", differs: str = ""
 ) -> Callable[[Factory], Factory]:
-    """Register a function that makes a scorer of what stands after the colon of its name.
+    """Register a function that makes a scorer from the text after the colon of its name.
 
     Raises:
         InputError: the name is taken, or the badge is unknown.
@@ -46,12 +46,12 @@ def scorer(
 
 
 def find_scorer(name: str) -> Scorer:
-    """The scorer that a user names: one of ``SCORERS``, and after a colon what it wants to know.
+    """The scorer that a user names: one of ``SCORERS``, with its argument after a colon.
 
     ``phrases``, ``grammar``; ``classifier``, or ``classifier:FILE`` after calibration;
     ``judge:MODEL`` or ``judge:MODEL@URL``; ``local-judge:MODEL``; ``sequence-classifier:MODEL`` or
-    ``sequence-classifier:MODEL#LABEL``, and ``pair-classifier:`` likewise. Models are loaded, and
-    servers asked, when something is scored.
+    ``sequence-classifier:MODEL#LABEL``, and ``pair-classifier:`` likewise. A scorer loads its model
+    or asks its server at the first use.
 
     Raises:
         InputError: there is no such scorer, or its file cannot be used.
@@ -61,10 +61,10 @@ def find_scorer(name: str) -> Scorer:
 
 
 def take_no_argument(name: str, argument: str) -> None:
-    """Refuse what stands after the colon of a scorer that takes nothing.
+    """Refuse an argument for a scorer that takes none.
 
     Raises:
-        InputError: something stands there.
+        InputError: there is an argument.
     """
     if argument:
-        raise InputError(f"the scorer {name} takes nothing after a colon, found {argument!r}")
+        raise InputError(f"the scorer {name} takes no argument after a colon, found {argument!r}")

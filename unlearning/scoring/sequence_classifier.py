@@ -1,9 +1,9 @@
 """Any Hugging Face sequence classifier as a reader of refusals.
 
-Which of its labels means refusal is told by their names, or by the user (``MODEL#LABEL``). It reads
-the response alone, or the request with it: in the tokenizer's chat template if there is one, else
-as a pair of texts. What is longer than it reads is cut at its end, since a refusal stands at the
-beginning; how often that happens is part of the workload.
+The names of its labels show which one means refusal; otherwise the user names it (``MODEL#LABEL``).
+The classifier reads the response alone or with its request: in the tokenizer's chat template if
+there is one, else as a pair of texts. Longer texts are cut at their end, because refusals are at
+the beginning; the workload gives the number of cut texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from unlearning.scoring.classes import FINE_CLASSES, Scorer, Texts
 from unlearning.scoring.reading import ModelScorer, Workload, model_name
 from unlearning.scoring.registry import scorer
 
-#: Upper limit, even if the model can read more: the class does not depend on later text.
+#: Maximum number of tokens to read; later text does not change the class.
 LONGEST = 2048
 _REFUSAL = re.compile(r"refus|reject|declin")
 _NEGATION = re.compile(r"\b(?:non|not|no|un|without)(?=\b|refus|reject|declin)")
@@ -42,7 +42,7 @@ class SequenceClassifier:
         batch_size: texts in one forward.
 
     Raises:
-        InputError: no model is named, or the folder holds none.
+        InputError: no model is named, or the folder does not contain one.
     """
 
     source: str
@@ -62,7 +62,7 @@ class SequenceClassifier:
 
     @property
     def version(self) -> str:
-        """Of how texts are put to the model, and how much of them."""
+        """The version of the text format and its maximum length."""
         return f"1-{LONGEST}"
 
     @property
@@ -74,10 +74,10 @@ class SequenceClassifier:
         return "pair-classifier" if self.with_prompt else "sequence-classifier"
 
     def workload(self, prompts: Texts, responses: Texts) -> Workload:
-        """Texts and tokens, counted by the model's own tokenizer, and how many are cut."""
+        """Numbers of texts and of tokens by the model's tokenizer, and of texts that are cut."""
         lengths = [len(ids) for ids in self._encoded(prompts, responses)["input_ids"]]
         cut = sum(length > self.longest for length in lengths)
-        note = f"{cut} of {len(lengths)} are longer than the {self.longest} tokens that are read"
+        note = f"{cut} of {len(lengths)} texts are cut at {self.longest} tokens"
         return Workload(
             len(lengths),
             sum(min(length, self.longest) for length in lengths),
@@ -91,7 +91,7 @@ class SequenceClassifier:
 
         Raises:
             ModelError: the model cannot be loaded or is not a classifier.
-            InputError: which of its labels means refusal cannot be told.
+            InputError: its labels do not show which one means refusal.
         """
         classes = self.classes
         refusal = classes.index("full_refusal")
@@ -103,10 +103,10 @@ class SequenceClassifier:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """The fine class that each of the model's outputs stands for.
+        """The fine class of each output of the model.
 
         Raises:
-            InputError: it cannot be told which one means refusal.
+            InputError: the labels do not show which one means refusal.
         """
         named = self._config.id2label
         labels = [str(named[place]) for place in range(len(named))]
@@ -125,7 +125,7 @@ class SequenceClassifier:
         """The model's outputs, on the CPU and in float32.
 
         Raises:
-            MachineError: a single text does not fit into memory; batches that do not are halved.
+            MachineError: a single text does not fit into memory; larger batches are halved.
         """
         encoded = self._encoded(prompts, responses, truncation=True)
         model = self._model
@@ -140,9 +140,9 @@ class SequenceClassifier:
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of one text that are read."""
+        """Maximum number of tokens of one text."""
         positions = getattr(self._config, "max_position_embeddings", None) or LONGEST
-        # RoBERTa counts positions from 2 on, so that two of its table are never used.
+        # RoBERTa counts positions from 2, so two entries of its table are never used.
         return min(LONGEST, self._tokenizer.model_max_length, max(1, positions - 2))
 
     def _encoded(
@@ -178,7 +178,7 @@ class SequenceClassifier:
         tokenizer = self._loaded(AutoTokenizer)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        # A response is cut at its end, and decoders find the last token by its padding.
+        # Responses are cut at their end, and decoders find the last token by its padding.
         tokenizer.truncation_side = tokenizer.padding_side = "right"
         return tokenizer
 
@@ -188,7 +188,7 @@ class SequenceClassifier:
 
         model, found = self._loaded(AutoModelForSequenceClassification, output_loading_info=True)
         if found["missing_keys"]:
-            # The library would load it with a random head and score with that.
+            # The library would load it with a random head.
             raise ModelError(
                 f"{self.source} is not a sequence classifier: it lacks "
                 f"{', '.join(sorted(found['missing_keys']))}; give a model with a trained head"
@@ -208,10 +208,10 @@ class SequenceClassifier:
 
 
 def classes_of_labels(labels: Sequence[str], refusal: str | None = None) -> tuple[str, ...] | None:
-    """The fine class of each label; ``None`` where it cannot be told which one means refusal.
+    """The fine class of each label; ``None`` if the labels do not show which one means refusal.
 
-    Labels that are fine classes themselves mean those. Otherwise one of them must name a refusal
-    (and not its absence, as "non-refusal" does), or be ``refusal``; all others mean answer.
+    Labels with the names of fine classes mean these classes. Otherwise one label must name a
+    refusal (not its absence, as in "non-refusal") or be ``refusal``; all others mean answer.
     """
     plain = [" ".join(re.split(r"[\W_]+", label.casefold())).strip() for label in labels]
     fine = tuple(name.replace(" ", "_") for name in plain)
@@ -244,5 +244,5 @@ def sequence_classifier(argument: str) -> Scorer:
 
 @scorer("pair-classifier", title="pair classifier")
 def pair_classifier(argument: str) -> Scorer:
-    """The same of prompts and responses together."""
+    """A Hugging Face classifier of prompts and responses together, ``pair-classifier:MODEL``."""
     return ModelScorer(sequence_classifier_of(argument, with_prompt=True))

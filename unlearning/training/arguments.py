@@ -24,10 +24,10 @@ def training_arguments(
 
     Args:
         lm: the prepared model.
-        settings: how.
+        settings: the training settings.
         needs: every quantity that the run's terms name.
-        folder: where checkpoints go.
-        checkpoint_every: optimizer steps between them; None writes none.
+        folder: the folder of the checkpoints.
+        checkpoint_every: optimizer steps between checkpoints; None writes no checkpoints.
         report_to: trackers that Trainer knows.
 
     Raises:
@@ -60,7 +60,7 @@ def training_arguments(
         bf16=settings.autocast,
         activation_checkpointing=settings.activation_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
-        # An objective on inner states leaves the layers above them without a gradient.
+        # With an objective on inner states, the layers above them get no gradient.
         ddp_find_unused_parameters=not needs & OF_OUTPUTS,
         seed=settings.seed,
         logging_steps=1,

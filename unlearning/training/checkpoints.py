@@ -1,10 +1,10 @@
 """Mark training checkpoints as complete, and find the one to resume from.
 
-``FOLDER/checkpoint-STEP/`` is written by ``transformers.Trainer``, file after file; a kill, a full
-disk or a crash may leave any part of it, and Trainer's own lookup would resume from that part. Here
-a checkpoint counts only once ``complete.json`` is in it, written after every other file is on the
-disk, and only while every file listed there has its size. Contents are not hashed: reading every
-checkpoint back would cost more than it finds.
+``transformers.Trainer`` writes ``FOLDER/checkpoint-STEP/`` file by file. A kill, a full disk or a
+crash may leave an incomplete folder, and Trainer's own lookup would resume from it. Here a
+checkpoint counts only if it has ``complete.json``, which is written after every other file is on
+the disk, and only if every file listed there has its size. Contents are not hashed, because reading
+every checkpoint again would take too long.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 
 
 class Stateful(Protocol):
-    """Something besides the model whose state a resumed run needs: scores, multipliers, a log."""
+    """State that a resumed run needs in addition to the model: scores, multipliers, a log."""
 
     def save_state(self, folder: Path) -> None:
-        """Write the state into ``folder``. Draw nothing at random: that state is saved already."""
+        """Write the state into ``folder``. Draw no random numbers: their state is saved already."""
 
     def load_state(self, folder: Path) -> None:
-        """Take up the state that :meth:`save_state` wrote."""
+        """Restore the state that :meth:`save_state` wrote."""
 
 
 def seal(checkpoint: str | Path) -> None:
-    """Declare every file now in ``checkpoint`` to be all of it.
+    """Mark ``checkpoint`` as complete with the files that it has now.
 
     ``complete.json`` is ``{"step": N, "files": {relative path: bytes}}``. It reaches the disk after
-    the files it lists, and the folder's own name is on the disk when this returns.
+    the files that it lists. When this function returns, the folder's entry is on the disk too.
     """
     checkpoint = Path(checkpoint)
     share_folder(checkpoint)
@@ -59,7 +59,7 @@ def seal(checkpoint: str | Path) -> None:
 
 
 def is_complete(checkpoint: str | Path) -> bool:
-    """Whether ``checkpoint`` was sealed and every file listed then still has its size."""
+    """Whether ``checkpoint`` is marked as complete and every listed file still has its size."""
     checkpoint = Path(checkpoint)
     try:
         listed = read_json(checkpoint / COMPLETE)
@@ -70,14 +70,14 @@ def is_complete(checkpoint: str | Path) -> bool:
 
 
 def newest_complete(folder: str | Path) -> Path | None:
-    """The complete checkpoint of the highest step in ``folder``; None where there is none."""
+    """The complete checkpoint of the highest step in ``folder``; None without one."""
     return next((one for one in reversed(_checkpoints(folder)) if is_complete(one)), None)
 
 
 def prune(folder: str | Path, keep: int = 2) -> None:
-    """Delete what is older than the newest complete checkpoint, torn ones too.
+    """Delete old checkpoints, complete or not.
 
-    The newest ``keep`` complete ones stay, and whatever is not named ``checkpoint-N``.
+    The newest ``keep`` complete checkpoints stay, and all files that are not ``checkpoint-N``.
 
     Raises:
         InputError: ``keep`` is below 1.
@@ -92,13 +92,13 @@ def prune(folder: str | Path, keep: int = 2) -> None:
 
 
 def discard_torn(folder: str | Path) -> None:
-    """Delete the unfinished checkpoints newer than the newest complete one; none being written."""
+    """Delete incomplete checkpoints after the newest complete one. Do not call it during a save."""
     found, newest = _checkpoints(folder), newest_complete(folder)
     _delete(found[found.index(newest) + 1 :] if newest else found)
 
 
 def discard_all(folder: str | Path) -> None:
-    """Delete every checkpoint, as a finished run needs none; and the folder, if nothing is left."""
+    """Delete every checkpoint of a finished run, and the folder if it is then empty."""
     folder = Path(folder)
     _delete(_checkpoints(folder))
     if folder.is_dir() and not any(folder.iterdir()):
@@ -109,8 +109,8 @@ def resume(folder: str | Path, states: Mapping[str, Stateful]) -> Path | None:
     """Load ``states`` from the newest complete checkpoint.
 
     Returns:
-        Its path, for ``Trainer.train(resume_from_checkpoint=...)``, which loads the rest; None
-        where no checkpoint is complete, and then nothing is loaded.
+        Its path, for ``Trainer.train(resume_from_checkpoint=...)``, which loads the rest. None if
+        no checkpoint is complete; then no state is loaded.
 
     Raises:
         InputError: the checkpoint lacks one of the states.
@@ -121,7 +121,7 @@ def resume(folder: str | Path, states: Mapping[str, Stateful]) -> Path | None:
     lacking = [name for name in states if not (checkpoint / name).is_dir()]
     if lacking:
         raise InputError(
-            f"{checkpoint} holds no state of {', '.join(lacking)}, which this run keeps; give the "
+            f"{checkpoint} has no state of {', '.join(lacking)}, which this run needs; give the "
             f"command that began the run, or another output folder"
         )
     for name, state in states.items():
@@ -130,18 +130,18 @@ def resume(folder: str | Path, states: Mapping[str, Stateful]) -> Path | None:
 
 
 class Checkpointing(TrainerCallback):
-    """Completes what Trainer saves: adds ``states``, seals the checkpoint, prunes older ones.
+    """Completes Trainer's checkpoints: adds ``states``, marks them complete, deletes old ones.
 
-    Trainer's ``on_save`` comes after the last file of the checkpoint and after every callback's
-    ``on_step_end``. Give this callback last, should another write on saving, and leave
-    ``save_total_limit`` unset: Trainer would count torn checkpoints among those it keeps.
+    Trainer calls ``on_save`` after the last file of the checkpoint and after every callback's
+    ``on_step_end``. Give this callback last if another callback writes on saving. Leave
+    ``save_total_limit`` unset, because Trainer would count incomplete checkpoints.
 
     Args:
-        states: name → state, written to ``checkpoint-STEP/NAME/`` by the first process alone.
-        keep: complete checkpoints to keep; one more is on the disk while the next is written.
+        states: name → state; only the first process writes them to ``checkpoint-STEP/NAME/``.
+        keep: number of complete checkpoints to keep; during a save there is one more.
 
     Raises:
-        InputError: when training begins, and the folder holds a checkpoint of a later step.
+        InputError: training begins before the step of a checkpoint in the folder.
     """
 
     def __init__(self, states: Mapping[str, Stateful], *, keep: int = 2) -> None:
@@ -152,14 +152,14 @@ class Checkpointing(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         newest = newest_complete(args.output_dir)
-        # Otherwise its checkpoints would replace this run's at pruning and at the next resume.
+        # Otherwise pruning and the next resume would prefer the checkpoints of the other run.
         if newest is not None and _step(newest) > state.global_step:
             raise InputError(
                 f"training begins at step {state.global_step}, but {newest} is of another run or "
                 f"was not resumed from; resume from it, or give another output folder"
             )
         if state.is_world_process_zero:
-            discard_torn(args.output_dir)  # else files Trainer does not replace are sealed too
+            discard_torn(args.output_dir)  # else old files in them would count as complete
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if args.world_size > 1:
@@ -175,14 +175,14 @@ class Checkpointing(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """SIGTERM, as schedulers send it: finish the step, save a checkpoint, stop.
+    """On SIGTERM (from a scheduler), finish the step, save a checkpoint and stop.
 
-    ``with StopOnSignal() as stop:`` around ``trainer.train()``; outside the main thread, where
-    Python allows no handler, it does nothing. Give it after callbacks that end training themselves.
+    Use ``with StopOnSignal() as stop:`` around ``trainer.train()``. Outside the main thread Python
+    allows no handler, so it has no effect. Give it after callbacks that end training themselves.
 
     Attributes:
         received: whether this process got the signal.
-        stopped_at: the step at which a signal to any process, and nothing else, ended training.
+        stopped_at: the step at which a signal to any process ended training; None for other ends.
     """
 
     def __init__(self) -> None:
@@ -207,7 +207,7 @@ class StopOnSignal(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         stop = self.received
-        if args.world_size > 1:  # all must leave at the same step, or the rest hang
+        if args.world_size > 1:  # all processes must stop at the same step, or the others hang
             flag = torch.tensor(int(stop), device=args.device)
             distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
             stop = bool(flag.item())
@@ -219,11 +219,11 @@ class StopOnSignal(TrainerCallback):
 
 @contextmanager
 def reported(folder: str | Path) -> Iterator[None]:
-    """Around ``trainer.train()``: a full disk ends the run with what to do about it.
+    """Use it around ``trainer.train()``: if the disk is full, the error names the remedy.
 
     Raises:
-        TrainingError: a file could not be written for lack of room. The torn checkpoint, which
-            takes up room and never counts, is deleted. Any other error passes unchanged.
+        TrainingError: the disk is full. The incomplete checkpoint, which only takes up space, is
+            deleted. Other errors pass unchanged.
     """
     try:
         yield
@@ -232,9 +232,9 @@ def reported(folder: str | Path) -> Iterator[None]:
             raise
         discard_torn(folder)
         good = newest_complete(folder)
-        start = f"goes on from {good}" if good else "starts anew, as no checkpoint is complete yet"
+        start = f"resumes from {good}" if good else "starts again: no checkpoint is complete"
         raise TrainingError(
-            f"no room to write ({error}); make room under {folder} and give the same command "
+            f"the disk is full ({error}); free space under {folder} and give the same command "
             f"again: it {start}"
         ) from error
 
@@ -247,12 +247,12 @@ def _step(checkpoint: Path) -> int:
 
 
 def _checkpoints(folder: str | Path) -> list[Path]:
-    """Every folder named ``checkpoint-STEP``, by step; complete or not."""
+    """Every folder named ``checkpoint-STEP``, complete or not, in order of steps."""
     named = (one for one in Path(folder).glob("checkpoint-*") if NAME.fullmatch(one.name))
     return sorted((one for one in named if one.is_dir()), key=_step)
 
 
 def _delete(checkpoints: Iterable[Path]) -> None:
     for one in checkpoints:
-        # What cannot go now (NFS keeps open files) is no longer whole, and goes at a later save.
+        # Files that cannot be deleted now (NFS keeps open files) go at a later save.
         shutil.rmtree(one, ignore_errors=True)

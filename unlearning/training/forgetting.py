@@ -1,12 +1,11 @@
-"""Score every domain along a run, and keep the model at which the target is forgotten.
+"""Score every domain along a run, and keep the model at the wanted forgetting level.
 
 u_d(s) = 1 − R_d(s)/R_d(0), with R_d the mean p_R of the domain's harmful prompts. The forgetting
-level is the running maximum of the target's u on VALIDATION prompts; results are read on test
-prompts.
+level is the running maximum of the target's u on VALIDATION prompts; results use test prompts.
 
-The weights are kept at the first step that reaches the wanted level. Training then continues for
-some steps to extend the curve. If it stopped at the crossing, about half of the bootstrap resamples
-of the prompts would not cross, and results at the crossing would have no interval.
+The run keeps the weights of the first step that reaches the wanted level. Training then continues
+for some steps to extend the curve. If it stopped at the crossing, about half of the bootstrap
+resamples of the prompts would not cross, and results at the crossing would have no interval.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from unlearning.scoring import Evaluation
 if TYPE_CHECKING:
     import pandas as pd
 
-# The curve ends at this level, or after half as many steps again as the wanted level took.
+# The curve ends at this level, or after 1.5 times the steps that the wanted level took.
 CURVE_TO = 0.95
 CURVE_STEPS = 1.5
 _NO_REFUSAL = 1e-6  # floor for R_d(0): a domain that never refused loses nothing
@@ -42,20 +41,20 @@ def target_rate(scores: pd.DataFrame, concept: str) -> float:
 
 
 def is_scored(step: int) -> bool:
-    """Every step up to 12, then twelve to a doubling: log-spaced, as the crossing is unknown."""
+    """Every step up to 12, then twelve per doubling (log-spaced: the crossing is unknown)."""
     spacing = max(1, 2 ** ((step // 12).bit_length() - 1))
     return step <= 12 or step % spacing == 0
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits that end training before the target is forgotten.
+    """Limits on losses that end training early.
 
-    With bounds, the run keeps the model with the highest level within them.
+    With bounds, the run keeps the model with the highest forgetting level within them.
 
     Attributes:
-        leak: share of another domain's refusal that may go: max over domains of u_d.
-        utility: share of p_C that may go on benign prompts.
+        leak: largest allowed lost share of another domain's refusal: max over domains of u_d.
+        utility: largest allowed lost share of p_C on benign prompts.
     """
 
     leak: float | None = None
@@ -81,17 +80,17 @@ class Bounds:
 
 
 class ForgettingCurve(TrainerCallback):
-    """Scores the model after its steps, keeps it at the wanted level, and stops training.
+    """Scores the model along training, keeps it at the wanted level, and stops training.
 
     Args:
-        lm: the model being trained.
-        evaluation: prompts to score; harmful validation prompts of ``concept`` among them.
+        lm: the trained model.
+        evaluation: the prompts to score, including harmful validation prompts of ``concept``.
         concept: the target; None for a control arm, which never stops early.
-        base: scores at step 0, from the same prompts.
+        base: scores of the same prompts at step 0.
         stop_at: forgetting level (0 … 1) at which the model is kept.
-        every_step: score after each step rather than at log-spaced ones.
-        keep: called with the model at that level; at the end where it is never reached.
-        bounds: end training where the run leaves them; see :class:`Bounds`.
+        every_step: score after each step instead of log-spaced steps.
+        keep: called with the model at that level, or at the end if it is never reached.
+        bounds: training ends when the run exceeds them; see :class:`Bounds`.
     """
 
     def __init__(
@@ -136,7 +135,7 @@ class ForgettingCurve(TrainerCallback):
         return control
 
     def finish(self) -> None:
-        """After training: keep the model as it is now, if the level was never reached."""
+        """After training, keep the final model if the level was never reached."""
         if self.kept_at is None:
             self._keep(int(self.tables[-1]["step"].iloc[-1]))
 
@@ -146,7 +145,7 @@ class ForgettingCurve(TrainerCallback):
         write_json(folder / "dose.json", {"dose": self.level, "kept_at": self.kept_at})
 
     def load_state(self, folder: Path) -> None:
-        """Go on from what :meth:`save_state` wrote."""
+        """Restore the scores that :meth:`save_state` wrote."""
         import pandas as pd
 
         stored = pd.read_parquet(folder / "scores.parquet")
@@ -160,7 +159,7 @@ class ForgettingCurve(TrainerCallback):
         self.keep()
 
     def _is_drawn(self, step: int) -> bool:
-        """Whether the curve reaches far enough past the wanted level."""
+        """Whether the curve extends far enough beyond the wanted level."""
         if self.kept_at is None or self.level < self.stop_at:
             return False
         return self.level >= max(self.stop_at, CURVE_TO) or step >= CURVE_STEPS * self.kept_at

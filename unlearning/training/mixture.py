@@ -1,13 +1,13 @@
 """Mix forget and retain examples into one stream of batches, ordered by the seed.
 
-Position p of the stream holds one forget example and ``ratio`` retain examples, dealt in turn from
-the retain groups. An epoch is one pass over the forget set in an order given by (seed, epoch), and
-each retain group is cycled without replacement in separate orders. The stream is as long as the
-run: no batch is ever ragged, a run is resumed by skipping positions, and a global batch holds the
-same examples however it is split into micro-batches or over processes.
+Position p of the stream holds one forget example and ``ratio`` retain examples, taken from the
+retain groups in turn. An epoch is one pass over the forget set in an order given by (seed, epoch).
+Each retain group is cycled without replacement in its own orders. The stream is as long as the
+run, so all batches have the same size. A resumed run skips positions. A global batch has the same
+examples for every split into micro-batches or processes.
 
-Within a window of batches, rows of similar length are grouped, which saves padding. Only the
-positions of examples change: each batch keeps its count of every group, and each window keeps its
+Within a window of batches, rows of similar length are grouped to save padding. This changes only
+the positions of examples: each batch keeps its count of every group, and each window keeps its
 examples.
 """
 
@@ -35,11 +35,12 @@ class Example:
     """One (prompt, response) to train on.
 
     Attributes:
-        id: names the example where something is wrong with it.
-        tokens: the prompt and the response that a forget term pushes down, or a retain term holds.
+        id: the name of the example in error messages.
+        tokens: the prompt and the response. A forget term makes the response less probable; a
+            retain term keeps its probability.
         reference: log-probs of that response's tokens under the reference model.
-        preferred: the same prompt with the response that is to take its place, for pairs.
-        preferred_reference: as ``reference``, of the preferred response.
+        preferred: for pairs, the same prompt with the preferred response.
+        preferred_reference: as ``reference``, for the preferred response.
     """
 
     id: str
@@ -51,7 +52,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What is trained on: group 0 is the forget set, then the retain groups in their order.
+    """The training examples: group 0 is the forget set, then the retain groups in their order.
 
     Raises:
         InputError: a group is empty.
@@ -64,7 +65,7 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if not self.forget:
-            raise InputError("nothing to forget: the forget set has no examples")
+            raise InputError("the forget set has no examples; give at least one")
         empty = [name for name, examples in self.retain.items() if not examples]
         if empty:
             raise InputError(f"retain groups without examples: {', '.join(empty)}; leave them out")
@@ -80,7 +81,7 @@ class Mixture:
 
 
 class Stream(Dataset[list[tuple[Place, Example]]]):
-    """Position → its examples, each with its group and place; see the module's description."""
+    """Position → its examples, each with its group and place; see the module's docstring."""
 
     def __init__(self, mixture: Mixture, steps: int, batch_size: int, window: int) -> None:
         self.mixture = mixture
@@ -117,13 +118,13 @@ class Stream(Dataset[list[tuple[Place, Example]]]):
             places.sort(key=lambda place: -len(self.examples[group][place].tokens))
         batches = np.arange(len(drawn) // self.batch_size)
         rng = np.random.default_rng((self.mixture.seed, len(self.examples), number))
-        for batch in rng.permutation(batches):  # or every window would end with its longest rows
+        for batch in rng.permutation(batches):  # else every window would end with its longest rows
             for inside in range(batch * self.batch_size, (batch + 1) * self.batch_size):
                 drawn[inside] = [(group, waiting[group].pop()) for group, _ in drawn[inside]]
         return drawn
 
     def _drawn(self, position: int) -> list[Place]:
-        """What the position holds before lengths are looked at."""
+        """The examples of a position before grouping by length."""
         groups, ratio = len(self.examples) - 1, self.mixture.ratio
         row = [self._turn(0, position)]
         for slot in range(position * ratio, (position + 1) * ratio) if groups else ():
@@ -148,14 +149,14 @@ def collator(
     """A collate function: tensors of one micro-batch, left-padded, references right-aligned.
 
     Args:
-        chat: pads.
-        responses: whether the forget examples' responses are among the rows.
-        preferred: whether their preferred responses are.
+        chat: the chat format, which pads.
+        responses: include rows with the responses of forget examples.
+        preferred: include rows with their preferred responses.
 
     Returns:
-        A function whose result has, besides the padded rows, for each row: ``reference`` (row,
-        token), ``group``, ``place``, ``preferred`` (whether it is a preferred response) and
-        ``counted`` (once for each example).
+        A function. Its result has the padded rows and, for each row: ``reference`` (row, token),
+        ``group``, ``place``, ``preferred`` (whether it is a preferred response) and ``counted``
+        (true for one row of each example).
     """
 
     def rows_of(place: Place, one: Example) -> list[tuple[Place, bool, Tokens, Tensor | None]]:

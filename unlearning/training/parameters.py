@@ -1,7 +1,7 @@
 """Choose the trained parameters: LoRA adapters, the layers' projections, or all.
 
 The model is prepared in place. Full training needs float32 weights (in bfloat16
-0.05 − 1e-5 = 0.05), and unlearning needs dropout off, in train mode too: with GPT-2's default the
+0.05 − 1e-5 = 0.05). Dropout must be off in train mode too: with GPT-2's default dropout, the
 log-ratio at step 0 is 1.3 nats instead of 0.
 """
 
@@ -40,8 +40,8 @@ def lora_in_place(lm: LanguageModel, *, rank: int, alpha: float, seed: int) -> L
 def adapter_inputs(lm: LanguageModel) -> dict[str, Float[Tensor, "rank width"]]:
     """(α/r)·A of every adapted module, by its name in the base model.
 
-    Where B is still 0, a gradient in LoRA's space is that of B, and B reads nothing but this times
-    the module's input.
+    While B is 0, only B has a gradient in LoRA's space, and the input of B is this matrix times the
+    module's input.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -58,8 +58,8 @@ def adapter_inputs(lm: LanguageModel) -> dict[str, Float[Tensor, "rank width"]]:
 def projections_in_place(lm: LanguageModel) -> LanguageModel:
     """The attention and MLP projections of the layers; embeddings, norms and head are frozen.
 
-    A row of the head or of the embedding serves every domain: training it would be a leak at the
-    level of tokens.
+    All domains share the rows of the head and of the embedding, so training them would leak through
+    tokens.
     """
     lm.model.float().requires_grad_(False)
     for module in lm.layers.modules():
@@ -91,7 +91,7 @@ def dropout_off(model: nn.Module) -> None:
 
 
 def save_parameters(lm: LanguageModel, folder: Path) -> Path:
-    """Write what was trained: ``adapter/`` under LoRA, else the whole model as ``model/``."""
+    """Write the trained weights: ``adapter/`` with LoRA, else the whole model as ``model/``."""
     from peft import PeftModel
 
     is_adapter = isinstance(lm.model, PeftModel)
@@ -104,9 +104,9 @@ def save_parameters(lm: LanguageModel, folder: Path) -> Path:
 
 
 def restore_parameters(lm: LanguageModel, folder: Path) -> None:
-    """Put what :func:`save_parameters` wrote back into the model that was trained, unmerged.
+    """Load the weights that :func:`save_parameters` wrote into the trained model, unmerged.
 
-    Merging would round: in bfloat16 a merged model is not quite the one that was trained.
+    Merging would round: in bfloat16 a merged model differs slightly from the trained one.
     """
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
     from transformers import AutoModelForCausalLM

@@ -1,7 +1,7 @@
 """Reference log-probs, computed once for given weights and tokens, and kept on disk.
 
-No reference model stays in memory: what NPO and DPO need of it is one number for each response
-token, which does not change during training.
+No reference model stays in memory. NPO and DPO need only one number of it per response token, which
+does not change during training.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from interp.store import atomic_write, content_key
 from unlearning.losses import reference_log_probs
 from unlearning.training.mixture import Example, Mixture
 
-# New adapters change nothing, whatever their random half is.
+# New adapters do not change the model, for any values of their random half.
 _ADAPTER = "lora_"
 
 
@@ -34,18 +34,18 @@ def with_references(
     cache: Path | None = None,
     batch_size: int = 32,
 ) -> Mixture:
-    """``mixture`` with the reference log-probs that its terms need and that are missing.
+    """``mixture`` with all reference log-probs that its terms need.
 
     Args:
-        lm: the model as given: prepared, and not yet trained.
-        mixture: examples that have their references already keep them.
+        lm: the prepared model before training.
+        mixture: examples that already have reference log-probs keep them.
         needs: quantities that the terms name.
-        retained: whether the retain examples need them as well.
-        cache: a folder to read them from and to keep them in; None computes them anew.
+        retained: whether the retain examples need reference log-probs too.
+        cache: folder of the cache; None computes them again.
         batch_size: rows in one forward.
     """
     if not (retained or {"reference", "preferred_reference"} & set(needs)):
-        return mixture  # before every weight is hashed
+        return mixture  # without hashing every weight
     fingerprint = lm.fingerprint(without=_ADAPTER) if cache is not None else ""
 
     def log_probs(rows: Sequence[Tokens]) -> list[Tensor]:
@@ -56,7 +56,7 @@ def with_references(
         path = cache / f"reference-{key}.safetensors"
         try:
             return read(path)
-        except (OSError, ValueError, RuntimeError, SafetensorError):  # absent or torn
+        except (OSError, ValueError, RuntimeError, SafetensorError):  # absent or incomplete
             values = reference_log_probs(lm, rows, batch_size=batch_size)
             write_references(path, values)
             return values
@@ -94,7 +94,7 @@ def read(path: Path) -> list[Float[Tensor, " response"]]:
     """Rows as :func:`write_references` wrote them.
 
     Raises:
-        OSError, ValueError, RuntimeError, SafetensorError: the file is absent, or not whole.
+        OSError, ValueError, RuntimeError, SafetensorError: the file is absent or incomplete.
     """
     from safetensors.torch import load_file
 

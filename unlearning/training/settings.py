@@ -1,4 +1,4 @@
-"""The training settings of one arm, in one frozen record that is checked when created."""
+"""The training settings of one arm: a frozen record that checks its values."""
 
 from __future__ import annotations
 
@@ -12,38 +12,40 @@ from unlearning.training import parameters
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How one arm is trained.
+    """The training settings of one arm.
 
     Attributes:
-        objective: what the forget set is trained on, by its name in the registry.
-        options: the objective's hyperparameters, e.g. ``{"beta": 0.1}``; its defaults elsewhere.
-        retain_objective: what every retain group is trained on, a name in ``registry.RETAIN``.
-        retain_weight: of the retain terms together; the forget term has weight 1.
-        retain_shares: how the groups share that weight; equally where not given.
+        objective: the loss on the forget set, by its name in the registry.
+        options: hyperparameters of the objective that differ from its defaults, e.g.
+            ``{"beta": 0.1}``.
+        retain_objective: the loss on every retain group, a name in ``registry.RETAIN``.
+        retain_weight: sum of the weights of the retain terms; the forget term has weight 1.
+        retain_shares: share of that weight by group (default: equal shares).
         retain_ratio: retain examples for each forget example.
-        adaptive: one multiplier for each retain group, which rises while the group's term is
-            above its bound; ``retain_weight`` is where the multipliers start.
-        slack: how far above the base model's value a bound lies, in the term's unit.
-        multiplier_rate: what a multiplier gains per step and unit of excess.
+        adaptive: learn one multiplier per retain group, which rises while the group's term is
+            above its bound; ``retain_weight`` is the initial value.
+        slack: distance of a bound from the base model's value, in the term's unit.
+        multiplier_rate: increase of a multiplier per step and unit of excess.
         trained: ``lora``, ``projections`` or ``all``.
         lora_rank, lora_alpha: of the adapters.
-        layer: 0-based decoder layer whose output objectives on states read; None is a quarter of
+        layer: 0-based decoder layer; objectives on states read its output. None is a quarter of
             the depth.
         learning_rate: constant; AdamW without weight decay.
         adam_betas: of AdamW.
         batch_size: forget examples in one optimizer step, over all processes.
         micro_batch_size: forget examples in one forward; None is ``batch_size``.
-        length_window: number of batches within which rows of similar length are grouped; 0 is none.
-        separate_backward: forget and retain rows in separate passes: the same gradient, and
-            the activations of only one of the two at a time.
+        length_window: number of batches within which rows of similar length are grouped; 0
+            switches grouping off.
+        separate_backward: run forget and retain rows in separate passes. The gradient is the
+            same; memory holds the activations of one pass at a time.
         activation_checkpointing: compute activations again in the backward pass.
-        autocast: forward in bfloat16 over float32 weights.
-        max_grad_norm: gradients are clipped to this norm.
-        max_steps: optimizer steps at most.
+        autocast: run the forward in bfloat16 with float32 weights.
+        max_grad_norm: maximum norm of the gradient; larger gradients are clipped.
+        max_steps: maximum number of optimizer steps.
         seed: order of the examples, initial adapters, RMU's direction.
 
     Raises:
-        InputError: a name is unknown or a number impossible; says what was expected.
+        InputError: a name is unknown or a number is out of range.
     """
 
     objective: str = "npo"
@@ -93,5 +95,5 @@ class TrainingSettings:
 
     @property
     def hyperparameters(self) -> dict[str, float]:
-        """The objective's options, its defaults among them."""
+        """All options of the objective, including its defaults."""
         return registry.for_forgetting(self.objective).validated(self.options)

@@ -1,18 +1,19 @@
-"""The terms of one run's loss: which objective each group of the mixture is trained on.
+"""The terms of one run's loss: the objective of each group of the mixture.
 
-Weights of the retain terms: given, or adapted so that each term stays under its bound.
+The weights of the retain terms are given, or adapt so that each term stays under its bound.
 
 Adaptive weights are the multipliers of a constrained problem,
 
     minimise L_forget   subject to   L_d − L_d(base) ≤ bound_d   for every retained domain d,
 
-by projected dual ascent (Arrow, Hurwicz & Uzawa 1958; for unlearning, the primal-dual objectives
-collected in open-unlearning): after every step λ_d ← max(0, λ_d + rate · (rise_d − bound_d)), with
-rise_d the mean over the step's examples of what the term has gained since the base model. A domain
-that stays below its bound gets weight 0; the weight of a leaking domain grows until it stops.
+solved by projected dual ascent (Arrow, Hurwicz & Uzawa 1958; for unlearning, the primal-dual
+objectives collected in open-unlearning): after every step λ_d ← max(0, λ_d + rate · (rise_d −
+bound_d)). rise_d is the mean, over the step's examples, of the term minus its value under the base
+model. A domain below its bound gets weight 0; the weight of a leaking domain grows until the leak
+stops.
 
-The rise is taken example by example: L_d of a batch is above or below the base's mean by the length
-of its responses, tens of nats, long before anything leaks.
+The difference is taken for each example, because response lengths differ between batches: that
+alone moves L_d of a batch by tens of nats from the base model's mean.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from unlearning.training.views import View
 class Term:
     """One group's objective with its hyperparameters; ``group`` is None for the forget set.
 
-    ``is_bounded``: whether its rise above the base model's value is watched.
+    ``is_bounded``: whether its rise above the base model's value has a bound.
     """
 
     group: str | None
@@ -52,13 +53,13 @@ class Term:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Quantities that the term, or watching its rise, takes."""
+        """Quantities that the term and its bound need."""
         needs = self.objective.needs
         watched = self.is_bounded and "log_probs" in needs and "reference" not in needs
         return (*needs, "reference") if watched else needs
 
     def base_loss(self, view: View) -> Float[Tensor, "*batch"]:
-        """The term on the same examples under the base model; distances to that model are 0."""
+        """The term's value on the same examples under the base model; distances to it are 0."""
         if "log_probs" not in self.needs:
             return torch.zeros(())
         return self.objective({**view, "log_probs": view["reference"]}, **self.options)
@@ -68,7 +69,7 @@ def terms_of(settings: TrainingSettings, mixture: Mixture) -> tuple[Term, ...]:
     """The forget term and one retain term for each retained group, in the mixture's order.
 
     Raises:
-        InputError: the objective needs a retain set or preferred responses, and there are none.
+        InputError: the objective needs a retain set or preferred responses, which are missing.
     """
     forget = for_forgetting(settings.objective)
     forget.require_retain(present=bool(mixture.retain))
@@ -86,7 +87,7 @@ def terms_of(settings: TrainingSettings, mixture: Mixture) -> tuple[Term, ...]:
 
 
 def needs_of(terms: Sequence[Term]) -> frozenset[str]:
-    """Every quantity that some term names."""
+    """The quantities that the terms need."""
     return frozenset(name for term in terms for name in term.needs)
 
 
@@ -102,7 +103,7 @@ def weighted_sum(
         terms: one for each group of the mixture.
         views: the batch's rows, by group.
         weights: of the retain groups; the forget term has weight 1.
-        counts: examples of each group in the whole optimizer step, over all processes.
+        counts: number of examples of each group in the whole optimizer step, over all processes.
     """
     means = {
         term.name: term.objective(view, **term.options).sum() / count
@@ -122,12 +123,12 @@ FILE = "multipliers.json"
 
 @dataclass
 class Weights:
-    """Weight of every retain group, and how it moves.
+    """The weight of every retain group, and its update.
 
     Attributes:
-        values: weight by group, of the group's mean term.
-        bounds: how far each term may rise above the base model's; empty for fixed weights.
-        rate: what a weight gains per step and unit of excess.
+        values: weight of the group's mean term, by group.
+        bounds: allowed rise of each term above the base model's value; empty for fixed weights.
+        rate: increase of a weight per step and unit of excess.
     """
 
     values: dict[str, float]
@@ -135,17 +136,17 @@ class Weights:
     rate: float = 0.0
 
     def update(self, rises: Mapping[str, float]) -> None:
-        """One step of dual ascent with the mean rise of every group that the step had rows of."""
+        """One step of dual ascent with the mean rise of every group in the step."""
         for name, rise in rises.items():
             excess = rise - self.bounds[name]
             self.values[name] = max(0.0, self.values[name] + self.rate * excess)
 
     def save_state(self, folder: Path) -> None:
-        """Write the weights as they stand, to every digit."""
+        """Write the current weights in full precision."""
         write_json(folder / FILE, self.values)
 
     def load_state(self, folder: Path) -> None:
-        """Take up what :meth:`save_state` wrote."""
+        """Restore the weights that :meth:`save_state` wrote."""
         self.values = read_json(folder / FILE)
 
 
@@ -153,7 +154,7 @@ def term_weights(settings: TrainingSettings, mixture: Mixture) -> Weights:
     """The weights that ``settings`` ask for.
 
     Raises:
-        InputError: a share is given for a group that is not retained, or the shares are not valid.
+        InputError: a share names a group that is not retained, or the shares are invalid.
     """
     names = list(mixture.retain)
     unknown = sorted(set(settings.retain_shares) - set(names))
@@ -165,7 +166,7 @@ def term_weights(settings: TrainingSettings, mixture: Mixture) -> Weights:
     total = sum(shares.values())
     if names and (total <= 0 or min(shares.values()) < 0):
         given = ", ".join(f"{name} {share:g}" for name, share in shares.items())
-        raise InputError(f"retain_shares are {given}; expected none below 0, and one above")
+        raise InputError(f"retain_shares are {given}; expected shares of 0 or more, one above 0")
     values = {name: settings.retain_weight * share / total for name, share in shares.items()}
     bounds = dict.fromkeys(names, settings.slack) if settings.adaptive else {}
     return Weights(values, bounds, settings.multiplier_rate)

@@ -1,8 +1,8 @@
 """Phase 2: the training loop, on ``transformers.Trainer``.
 
-One step's loss is Σ_g w_g · (1/N_g) Σ_{i ∈ g} loss_g(i): every group of the mixture (the forget
-set, each retain group) is averaged over its GLOBAL number of examples in that optimizer step, so
-that loss and gradient do not depend on padding, micro-batches or the number of processes.
+One step's loss is Σ_g w_g · (1/N_g) Σ_{i ∈ g} loss_g(i). Every group of the mixture (the forget
+set, each retain group) is averaged over its GLOBAL number of examples in that optimizer step. So
+loss and gradient do not depend on padding, micro-batches or the number of processes.
 """
 
 from __future__ import annotations
@@ -69,24 +69,24 @@ def unlearn_in_place(
 
     Args:
         lm: a prepared model.
-        mixture: reference log-probs that the objective needs and that are missing are computed.
-        settings: how.
-        folder: where checkpoints go; training resumes from a complete one there.
+        mixture: the examples; missing reference log-probs are computed.
+        settings: the training settings.
+        folder: the folder of the checkpoints; training resumes from a complete one there.
         callbacks: Trainer callbacks: scoring along the run, early stopping, progress.
-        around_forward: a context manager entered around every training step, e.g. one that
-            ablates a direction.
+        around_forward: context manager around every training step, e.g. one that ablates a
+            direction.
         cache: folder of cached reference log-probs.
-        checkpoint_every: optimizer steps between checkpoints; None writes none.
-        states: state to keep in checkpoints with the model, such as the scores so far.
+        checkpoint_every: optimizer steps between checkpoints; None writes no checkpoints.
+        states: further state to keep in checkpoints, such as the scores so far.
         report_to: trackers that Trainer knows (``tensorboard``, …).
 
     Returns:
         The log, one row per step: ``step``, the loss, every term's mean, the mean log-ratio and
-        NPO's mean weight W on the forget set, ``grad_norm``, ``learning_rate``; where the weights
-        adapt, every retain term's rise above the base model and its multiplier.
+        NPO's mean weight W on the forget set, ``grad_norm``, ``learning_rate``; with adaptive
+        weights, every retain term's rise above the base model and its multiplier.
 
     Raises:
-        InputError: an objective needs pairs, or a retain set, that the mixture has not.
+        InputError: the mixture lacks the pairs or the retain set that an objective needs.
         TrainingError: the loss is not finite; names the step and its examples.
     """
     import pandas as pd
@@ -115,7 +115,7 @@ def unlearn_in_place(
     finally:
         lm.model.eval()
     log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
-    # A resumed run has read its history from JSON, whose keys are in another order.
+    # A resumed run reads its history from JSON, where the keys have another order.
     return log[["step", "loss", *sorted(set(log.columns) - {"step", "loss", "epoch"})]]
 
 
@@ -129,7 +129,7 @@ def _train_with_checkpoints(trainer: UnlearningTrainer, kept: Mapping[str, State
     if stop.stopped_at is not None:
         raise TrainingError(
             f"stopped by SIGTERM after step {stop.stopped_at}, which is saved under {folder}; "
-            "the same command goes on from there"
+            "the same command resumes from there"
         )
 
 
@@ -181,7 +181,7 @@ class UnlearningTrainer(Trainer):
         self._noted: dict[str, float] = {}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        # The stream is already in its order.
+        # The stream already has its final order.
         return SequentialSampler(self.stream)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
@@ -196,7 +196,7 @@ class UnlearningTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None
     ) -> Tensor:
         """Forward and backward, in one pass or in one for each of forget and retain."""
-        # Backward too: it computes checkpointed activations again.
+        # Also around backward, which computes checkpointed activations again.
         with self.around_forward():
             if self.settings.separate_backward and self.mixture.retain:
                 return self._separate_steps(model, inputs, num_items_in_batch)
@@ -250,7 +250,7 @@ class UnlearningTrainer(Trainer):
 
     def end_step(self) -> None:
         """The step's means over all processes, and the weights that follow from them."""
-        # A process may have had no row of some group: every name has its place in what is summed.
+        # A process may have no row of some group, so the summed tensor has a place for every name.
         absent = torch.zeros(2, device=self.args.device)
         noted = torch.stack([self._means.get(name, absent) for name in self._names])
         if self.args.world_size > 1:
@@ -284,7 +284,7 @@ class UnlearningTrainer(Trainer):
 
 
 class _StepEnd(TrainerCallback):
-    """Finishes the trainer's means of a step before other callbacks read them."""
+    """Computes the trainer's means of a step before other callbacks read them."""
 
     def __init__(self, trainer: UnlearningTrainer) -> None:
         self.trainer = trainer
@@ -294,7 +294,7 @@ class _StepEnd(TrainerCallback):
 
 
 def _rows(inputs: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
-    """Some rows of a batch, without the columns that only the others needed."""
+    """Some rows of a batch, without columns of padding alone."""
     part = {name: value[chosen] for name, value in inputs.items()}
     first = int(part["attention_mask"].any(dim=0).int().argmax())
     return {name: value[:, first:] if value.ndim == 2 else value for name, value in part.items()}

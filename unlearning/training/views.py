@@ -1,8 +1,8 @@
 """Supply the quantities that an objective reads.
 
-The engine supplies what the objectives name (``registry.QUANTITIES``) and nothing else: one
-forward of the model, and a second one of the reference only for batches with rows whose term reads
-its logits or states. Reference log-probs come with the examples, from the cache.
+The engine supplies only the quantities that the objectives name (``registry.QUANTITIES``). It runs
+one forward of the model. It runs the reference model only for batches with a term that reads the
+reference's logits or states. Reference log-probs come with the examples, from the cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ View = Mapping[str, Tensor]
 Reference = Callable[[], AbstractContextManager[nn.Module]]
 
 OF_OUTPUTS = frozenset({"log_probs", "logits", "preferred_log_probs"})
-"""Quantities of the last layer's output, whose gradient reaches every trained parameter."""
+"""Quantities of the last layer's output; their gradient reaches every trained parameter."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Supply:
 
     Attributes:
         needs: quantities that each group's term names, by the group's number.
-        reference: gives the reference model's forward, for a while; None where nothing needs it.
-        layer: path, in the model and in the reference, of the layer whose output ``states`` are.
+        reference: context manager with the reference model's forward; None if no term needs it.
+        layer: path of a layer, in the model and in the reference; ``states`` are its output.
         control: RMU's unit vector.
         takes_positions: whether the model's forward takes position ids.
     """
@@ -46,7 +46,7 @@ class Supply:
     takes_positions: bool = True
 
     def views(self, model: nn.Module, batch: Mapping[str, Tensor]) -> list[View]:
-        """One view for each group; an empty one where the batch has no row of it."""
+        """One view per group; it is empty if the batch has no row of the group."""
         groups = batch["group"].unique().tolist()
         needs = frozenset[str]().union(*(self.needs[number] for number in groups))
         plain = {name.removeprefix("preferred_") for name in needs}
@@ -82,8 +82,8 @@ class Supply:
             if OF_OUTPUTS & set(wanted):
                 logits, mask = response_logits(model, inputs, response_mask)
             else:
-                # DistributedDataParallel looks in the output for the parameters that were used:
-                # it must be the state, or it would wait for gradients of the layers above it.
+                # DistributedDataParallel finds the used parameters from the output. It must be the
+                # state, or it would wait for gradients of the layers above it.
                 stack.enter_context(writing(inner, lambda _logits: states[0]))
                 model(**inputs, logits_to_keep=1, use_cache=False)
         if "log_probs" in wanted:
@@ -111,10 +111,10 @@ class Supply:
 
 
 def reference_of(lm: LanguageModel) -> Reference:
-    """The model as it was given, by the cheapest means: adapters switched off, or else a copy.
+    """The model before training: with adapters switched off, or else as a copy.
 
-    The copy is made here and now, before training, and held: full fine-tuning with a term on
-    reference logits or states costs the weights once more.
+    The call makes the copy and keeps it, so full fine-tuning with a term on reference logits or
+    states needs memory for the weights twice.
     """
     from peft import PeftModel
 
