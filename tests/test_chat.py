@@ -154,6 +154,24 @@ def test_response_prefix_stands_before_the_answer(checkpoint_of: Checkpoints) ->
         assert chat.fingerprint != plain.fingerprint
 
 
+@pytest.mark.parametrize("said", [" cannot help with that.", " can.\n\n1. Yes", ", 日本 …"])
+def test_a_response_in_words_goes_on_where_the_prefix_ends(
+    said: str, checkpoint_of: Checkpoints
+) -> None:
+    """Nothing stands between them that the template would write before a response."""
+    for family in FAMILIES:
+        folder = checkpoint_of(family)
+        for prefix in ("Sorry, but I", "I"):
+            chat = chat_of(folder, response_prefix=prefix)
+            tokens, decode = chat.encode("Why?", said), chat.tokenizer.decode
+            opening = decode(list(chat.encode("Why?").ids))
+            assert opening.endswith(prefix)
+            assert decode(list(tokens.ids)) == opening + said + decode(list(chat.end_of_turn))
+            response = tokens.spans["response"]
+            assert tokens.ids[: response.start] == chat.encode("Why?").ids
+            assert tokens.ids[-len(chat.end_of_turn) :] == chat.end_of_turn
+
+
 def test_padding_is_on_the_left_and_positions_start_at_each_row(chats: dict[str, Chat]) -> None:
     for chat in chats.values():
         rows = [chat.encode("Why?", "No."), chat.encode(PROMPTS[1]), chat.encode("a", "I cannot.")]

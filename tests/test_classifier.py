@@ -183,6 +183,23 @@ def test_calibration_learns_a_style_that_is_not_built_in() -> None:
     assert calibrated.classify(prompts, known) == Classifier().classify(prompts, known)
 
 
+@pytest.mark.parametrize("sizes", [(5, 7), (300, 20), (20, 900), (900, 900)])
+def test_calibrating_in_two_goes_is_calibrating_on_all_rows_at_once(sizes: tuple[int, int]) -> None:
+    """Whether the rows are few, which count for more each, or many."""
+    table = pd.concat([house_table(sum(sizes))], ignore_index=True)
+    first, second = table[: 2 * sizes[0]], table[2 * sizes[0] :]
+    twice, once = Classifier().calibrated(first).calibrated(second), Classifier().calibrated(table)
+    assert twice == once and twice.version == once.version
+    assert len({one.weight for one in once.added}) == 1
+
+
+def test_a_user_s_rows_count_for_more_while_they_are_few() -> None:
+    few, more, many = (
+        Classifier().calibrated(house_table(n)).added[0].weight for n in (5, 400, 900)
+    )
+    assert few > more > many == 1
+
+
 def test_labelled_gibberish_is_learned_and_otherwise_there_is_none() -> None:
     assert Classifier().probabilities(list(ANSWERS))[:, LEARNED.index("gibberish")].max() == 0
     broken = [

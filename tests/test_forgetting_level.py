@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState
 
@@ -42,14 +42,19 @@ class Planted:
         return table(next(self.rates))
 
 
-def run(
+def planted(
     rates: Sequence[float], *, concept: str | None = "safety", stop_at: float = 0.9, **options: Any
-) -> tuple[ForgettingCurve, int]:
-    """The callback after training, and the step at which training ended."""
-    scoring = ForgettingCurve(
+) -> ForgettingCurve:
+    """The callback before training; the base model's rate is .8."""
+    return ForgettingCurve(
         cast(Any, None), cast(Any, Planted(rates)), concept, table(0.8), stop_at=stop_at,
         every_step=options.get("every_step", True), keep=options.get("keep", lambda: None),
     )  # fmt: skip
+
+
+def run(rates: Sequence[float], **options: Any) -> tuple[ForgettingCurve, int]:
+    """The callback after training, and the step at which training ended."""
+    scoring = planted(rates, **options)
     state, control = TrainerState(max_steps=len(rates)), TrainerControl()
     while state.global_step < len(rates) and not control.should_training_stop:
         state.global_step += 1
@@ -183,3 +188,30 @@ def test_a_resumed_bounded_run_equals_an_uninterrupted_one(
         assert train(resumed, cut, len(rates)) == stops
         assert (resumed.kept_at, resumed.level, again) == (keeps, whole.level, kept)
         pd.testing.assert_frame_equal(resumed.scores(), whole.scores())
+
+
+@settings(max_examples=40)
+@given(RATES, st.integers(0, 11), st.sampled_from([0.5, 0.9]))
+def test_a_run_that_is_resumed_ends_as_one_that_was_not_interrupted(
+    tmp_path_factory: pytest.TempPathFactory, rates: list[float], cut: int, stop_at: float
+) -> None:
+    """The state after a step is all that the steps after it need."""
+    whole, ended = run(rates, stop_at=stop_at)
+    kept: list[int] = []
+    state, control = TrainerState(max_steps=len(rates)), TrainerControl()
+    scoring = planted(rates, stop_at=stop_at, keep=lambda: kept.append(state.global_step))
+    while state.global_step < len(rates) and not control.should_training_stop:
+        state.global_step += 1
+        control = scoring.on_step_end(None, state, control)
+        if state.global_step == cut:
+            folder = tmp_path_factory.mktemp("state")
+            scoring.save_state(folder)
+            scoring = planted(
+                rates[cut:], stop_at=stop_at, keep=lambda: kept.append(state.global_step)
+            )
+            scoring.load_state(folder)
+    assert state.global_step == ended
+    assert (scoring.kept_at, scoring.level) == (whole.kept_at, whole.level)
+    assert kept == ([] if whole.kept_at is None else [whole.kept_at])
+    columns = ["step", "dose", "domain", "label", "split", "p_R"]
+    pd.testing.assert_frame_equal(scoring.scores()[columns], whole.scores()[columns])

@@ -198,12 +198,21 @@ def test_concepts_need_harmful_prompts_in_every_split() -> None:
 
 
 def test_splits_do_not_depend_on_order_nor_on_unrelated_rows() -> None:
-    rows = pd.DataFrame([*many(200), *many(20, label="benign", start=200)])
+    """Groups of one, of a pair, of near-duplicates and of both: each has members in many places."""
+    harmful, benign = many(120), many(40, label="benign", start=200)
+    for number, row in enumerate(benign):
+        harmful[number]["pair"] = row["pair"] = f"pair {number}"
+    alike = [{**row, "id": f"{row['id']} again", "prompt": f"{row['prompt']} please"}
+             for row in harmful[20:60]]  # fmt: skip
+    rows = pd.DataFrame([*harmful, *benign, *alike])
     before = as_prompts(rows).set_index("id")["split"]
-    shuffled = as_prompts(rows.sample(frac=1, random_state=0)).set_index("id")["split"]
+    assert (before[[f"{i} again" for i in range(20, 60)]].to_numpy()
+            == before[[f"{i}" for i in range(20, 60)]].to_numpy()).all()  # fmt: skip
+    for seed in range(3):
+        shuffled = as_prompts(rows.sample(frac=1, random_state=seed)).set_index("id")["split"]
+        assert (shuffled[before.index] == before).all()
     extended = pd.concat([pd.DataFrame(many(300, "bias", start=1000)), rows])
     after = as_prompts(extended).set_index("id")["split"]
-    assert (shuffled[before.index] == before).all()
     assert (after[before.index] == before).all()
 
 

@@ -112,11 +112,15 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_padding(
 ) -> None:
     runs = []
     for micro in (4, 2, 1):
-        settings = replace(STILL, micro_batch_size=micro, retain_weight=3.0)
+        # With multipliers a step also has every term's rise, and the weights that follow from it.
+        settings = replace(
+            STILL, micro_batch_size=micro, retain_weight=3.0, adaptive=family == "qwen2"
+        )
         lm = prepare_in_place(LanguageModel.load(checkpoint_of(family)), settings)
         runs.append(trained(lm, settings, tmp_path))
     (log, whole), *others = runs
     assert len(log) == len(whole) == 4
+    assert ("rise_safety" in log) == (family == "qwen2")
     for other_log, gradients in others:
         for found, wanted in zip(gradients, whole, strict=True):
             assert relative_difference(found, wanted) < 1e-5
@@ -196,6 +200,36 @@ def test_every_epoch_has_an_order_of_its_own(checkpoint_of: Checkpoints, tmp_pat
     first, second = log["loss"].to_numpy()[:6], log["loss"].to_numpy()[6:]
     assert sorted(first) == pytest.approx(sorted(second), rel=1e-4)
     assert list(first) != pytest.approx(list(second), rel=1e-4)
+
+
+class Optimisers(TrainerCallback):
+    """The optimizer's groups at every step."""
+
+    def __init__(self) -> None:
+        self.groups: list[dict[str, Any]] = []
+
+    def on_step_end(self, *_: Any, optimizer: Any, **__: Any) -> None:
+        self.groups += [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+
+
+def test_the_optimizer_is_adamw_at_a_constant_rate_without_decay(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    settings = replace(MOVING, max_steps=3, adam_betas=(0.8, 0.95), learning_rate=3e-4)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    optimisers = Optimisers()
+    log = unlearn_in_place(
+        lm, Mixture(forgotten(lm)), settings, folder=tmp_path, callbacks=[optimisers]
+    )
+    assert log["learning_rate"].tolist() == [3e-4] * 3
+    assert len(optimisers.groups) >= 3
+    for group in optimisers.groups:
+        assert tuple(group["betas"]) == (0.8, 0.95)
+        assert group["lr"] == 3e-4
+        assert group["weight_decay"] == 0
 
 
 # Every objective, however its gradient is computed
