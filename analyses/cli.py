@@ -1,4 +1,4 @@
-"""The command line: which commands there are, each imported when it is asked for."""
+"""The command line: the list of commands; each is imported when it is used."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings=HELP,
-    rich_markup_mode=None,  # whose tables cut the names of options at 80 columns
+    rich_markup_mode=None,  # rich tables cut the names of options at 80 columns
 )
 
 
@@ -111,8 +111,8 @@ def spillover(
 
 
 def main(command: typer.Typer = app) -> None:
-    """Run ``command``: a user's mistake is one line and exit code 2, never a traceback."""
-    # Deprecations inside libraries are nothing that a user can act on.
+    """Run ``command``; a user's mistake gives one line and exit code 2, never a traceback."""
+    # Users cannot act on deprecations inside libraries.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         command()
@@ -123,8 +123,8 @@ def main(command: typer.Typer = app) -> None:
         if error.errno != errno.ENOSPC:
             raise
         typer.echo(
-            "error: the disk is full; every finished arm is kept: make room, then give the same "
-            "command again",
+            "error: the disk is full; every finished arm is kept: free some space, then give the "
+            "same command again",
             err=True,
         )
         sys.exit(1)

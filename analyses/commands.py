@@ -1,9 +1,9 @@
 """One definition behind a command of the command line and the Python function of its name.
 
-``@command`` takes a function whose parameters are options, arguments and records of options (the
-dataclasses of :mod:`analyses.options`). From Python, keywords become the words that one would
-type, so both forms are checked by the same types and bounds, and a run's record holds a command
-line that can be repeated in a shell.
+``@command`` takes a function; its parameters are options, arguments and records of options (the
+dataclasses of :mod:`analyses.options`). A call from Python is converted to the words of a command
+line. So both forms share the checks of types and bounds, and a run's record holds a command line
+that works in a shell.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from interp.registry import declared, declared_by_plugins
 ENTRIES = re.compile(r"\{([\w.]+):(\w+)\}")
 HELP = {"help_option_names": ["--help", "-h"]}
 GIVEN = re.compile(r"[A-Z]{2,}")
-# How the value of an option is typed that takes several of them.
+# The form of several values in one option.
 COMMAS, PAIRS = "A,B,...", "NAME=VALUE"
 METAVARS = {"Path": "PATH", "int": "INTEGER", "float": "NUMBER", "str": "TEXT"}
 KEPT_IN = ("adapter", "checkpoint", "merged", "model")  # a model's folder, named by its parent
-# Values that the example in a function's docstring gives to what must be given.
+# Values of required parameters in the examples of docstrings.
 EXAMPLES = {
     "paper": "mushtaq2025",
     "model": "organism",
@@ -52,8 +52,8 @@ EXAMPLES = {
 }
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
-# How an option, or a value of one, was called -> how it is called, in commands that have the new
-# name and not the old one. A name in capitals is an argument.
+# Old -> new name of an option, for commands that have only the new name. A name in capitals is an
+# argument.
 OLD_OPTIONS = (
     ("--plan", "--dry-run"),
     ("--model", "MODEL"),
@@ -79,17 +79,17 @@ Plugins = Annotated[
 ]
 
 R = TypeVar("R")
-# The words of the command that a Python function stands for, while it runs.
+# While a Python function runs: the words of its command line.
 _CALLED: ContextVar[tuple[str, ...] | None] = ContextVar("called", default=None)
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a command would do; ``str()`` of it is what ``--dry-run`` prints.
+    """The plan of a command that did not run; ``--dry-run`` prints its ``str()``.
 
     Attributes:
-        plan: everything that the run would depend on.
-        lines: the plan in words, with what it takes.
+        plan: all inputs and settings of the run.
+        lines: the plan in words, with its cost.
     """
 
     plan: Any
@@ -102,14 +102,14 @@ class DryRun:
 
 
 class Command(TyperCommand):
-    """A command that takes plug-ins, and whose help names the entries of registries.
+    """A command that takes plug-ins and names the entries of registries in its help.
 
-    ``{package:decorator}`` in a help text stands for the names that the package's modules, and the
-    plug-ins in use, declare with that decorator.
+    ``{package:decorator}`` in a help text stands for the names that the package's modules and the
+    active plug-ins declare with that decorator.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take plug-ins first: wherever ``--help`` stands, it knows their entries."""
+        """Load plug-ins first, so that ``--help`` at any position shows their entries."""
         args = self.with_new_names(args)
         for place, word in enumerate(args):
             if word == "--plugin" and place + 1 < len(args):
@@ -119,7 +119,7 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
     def with_new_names(self, args: Sequence[str]) -> list[str]:
-        """What was typed, in the names of today; each old name is told on standard error."""
+        """Replace old names in the arguments, with a line on standard error for each."""
         has = {name for one in self.params for name in (*one.opts, *one.secondary_opts)}
         has |= {one.name.upper() for one in self.params if one.param_type_name == "argument"}
         renamed = {old: new for old, new in OLD_OPTIONS if new in has and old not in has}
@@ -152,7 +152,7 @@ class Command(TyperCommand):
         return words + arguments
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the plug-ins, then the command: a plug-in that fails does so before anything else."""
+        """Load the plug-ins, then run the command, so that a broken plug-in fails first."""
         plugins.load_all()
         result = super().invoke(ctx)
         if isinstance(result, DryRun) and _CALLED.get() is None:
@@ -160,31 +160,31 @@ class Command(TyperCommand):
         return result
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """``MODEL`` where Typer has ``{MODEL}``."""
+        """Show ``MODEL`` instead of Typer's ``{MODEL}``."""
         return [re.sub("[{}]", "", one) for one in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Fill in the names of entries."""
+        """Show the help with the names of entries."""
         written = {one: text for one in self.params if (text := getattr(one, "help", None))}
         for parameter, text in written.items():
             parameter.help = with_entries(text)  # type: ignore[attr-defined]
         super().format_options(ctx, formatter)
-        for parameter, text in written.items():  # other plug-ins have other names
+        for parameter, text in written.items():  # the next call may have other plug-ins
             parameter.help = text  # type: ignore[attr-defined]
 
 
 def _say_new(old: str, new: str) -> None:
-    typer.echo(f"{old} is now {new}; the old name goes in {OLD_NAMES_GO_IN}", err=True)
+    typer.echo(f"{old} is now {new}; version {OLD_NAMES_GO_IN} removes the old name", err=True)
 
 
 def command(function: Callable[..., R]) -> Callable[..., R | Any]:
-    """``function`` as a command and as a Python function, whose keywords are the options.
+    """``function`` as a command and as a Python function with its options as keywords.
 
-    A ``bool`` is given as such, several values as a sequence, ``NAME=VALUE`` pairs as a mapping.
-    The function prints what the command prints, and returns what ``function`` returns.
+    Flags are ``bool``, several values are a sequence, and ``NAME=VALUE`` pairs are a mapping. The
+    Python function prints the output of the command and returns the result of ``function``.
 
     Raises:
-        InputError: what the command line refuses, in the same words.
+        InputError: an argument is invalid; the message is that of the command line.
     """
     flat = flattened(function)
     shown = flat.__signature__.parameters.values()  # type: ignore[attr-defined]
@@ -220,16 +220,16 @@ def command(function: Callable[..., R]) -> Callable[..., R | Any]:
 
 @cache
 def typed_command(function: Any) -> Any:
-    """The command that a function stands for."""
+    """The command of a function."""
     app = typer.Typer(rich_markup_mode=None, add_completion=False)
     app.command(function.__name__, cls=Command, context_settings=HELP)(function.flat)
     return typer.main.get_command(app)
 
 
 def flattened(function: Callable[..., R]) -> Callable[..., R]:
-    """``function`` as Typer takes it: the fields of records as options, and ``--plugin``.
+    """``function`` in the form for Typer: fields of records become options; ``--plugin`` is added.
 
-    Records are the dataclasses among its parameters; :class:`Command` acts on ``--plugin``.
+    Records are the dataclasses among the parameters; :class:`Command` handles ``--plugin``.
     """
     returns = function.__annotations__.pop("return", None)
     hints = get_type_hints(function, include_extras=True)
@@ -278,7 +278,7 @@ def _metavar(hint: Any) -> str | None:
 
 
 def default_out(template: str, given: Mapping[str, Any]) -> Path:
-    """Where results go by default: a word in capitals stands for what that option was given.
+    """The default of ``--out``: a word in capitals stands for the value of that option.
 
     ``runs/study-MODEL-CONCEPT`` of the model ``Qwen/Qwen2.5-1.5B-Instruct`` and the concept
     ``safety`` is ``runs/study-Qwen2.5-1.5B-Instruct-safety``.
@@ -290,12 +290,12 @@ def default_out(template: str, given: Mapping[str, Any]) -> Path:
     ]
     name = "-".join(part for part in parts if part)
     if len(name) > 150:
-        raise InputError("so many inputs have no default --out; name a folder")
+        raise InputError("the default --out is too long for so many inputs; give --out")
     return path.with_name(name + path.suffix)
 
 
 def _short_name(value: Any) -> str:
-    """The last part of a path or hub id, as part of a file's name; of several, of each."""
+    """The last part of a path or hub id, or of several, for a file's name."""
     if isinstance(value, (list, tuple)):
         return "-".join(map(_short_name, value))
     if value is None:
@@ -308,12 +308,12 @@ def _short_name(value: Any) -> str:
 
 
 def command_line() -> str:
-    """What the user typed; for a function called from Python, what they would have typed."""
+    """The user's command line; for a call from Python, the equivalent command line."""
     return shlex.join(_CALLED.get() or ("spillover", *sys.argv[1:]))
 
 
 def with_entries(text: str) -> str:
-    """A help text with the names of registries' entries filled in."""
+    """A help text with the names of registered entries filled in."""
     return ENTRIES.sub(_names_of_entries, text)
 
 
@@ -323,7 +323,7 @@ def _names_of_entries(found: re.Match[str]) -> str:
 
 
 def _words(parameter: Any, value: Any) -> list[str]:
-    """A value from Python as the words of a command line."""
+    """The words of a command line for a value from Python."""
     if value is None:
         return []
     if isinstance(value, Mapping):
@@ -349,7 +349,7 @@ def _words(parameter: Any, value: Any) -> list[str]:
 
 
 def _accepted(parameter: inspect.Parameter) -> Any:
-    """What Python takes for a parameter: a path as text, several values as a sequence."""
+    """The Python types of a parameter: a path may be text, several values a sequence."""
     hint, info = get_args(parameter.annotation)[:2]
     found: list[Any] = []
     for part in get_args(hint) if isinstance(hint, UnionType) else (hint,):
@@ -366,7 +366,7 @@ def _accepted(parameter: inspect.Parameter) -> Any:
 def _documented(
     function: Callable[..., Any], shown: Sequence[inspect.Parameter], signature: inspect.Signature
 ) -> str:
-    """The docstring of a Python function: of the command, its options, and an example."""
+    """The docstring of a Python function: the command's, its options, and an example."""
     lines = [inspect.getdoc(function) or "", "", "Args:"]
     for one in shown:
         text = with_entries(get_args(one.annotation)[1].help or "")
@@ -374,7 +374,7 @@ def _documented(
             text += f" Default: {_plain(one)!r}."
         whole = f"{one.name}: {text}"
         lines += wrap(whole, 96, initial_indent=" " * 4, subsequent_indent=" " * 8)
-    lines += ["", "Raises:", "    InputError: what the command line refuses, in the same words."]
+    lines += ["", "Raises:", "    InputError: an argument is invalid, or the command cannot run."]
     needed = [name for name, one in signature.parameters.items() if one.default is one.empty]
     if EXAMPLES.keys() >= set(needed):
         given = ", ".join(

@@ -1,7 +1,7 @@
-"""Options that several commands share, each group in one record.
+"""Options that several commands share; each group is a record.
 
-A command takes a record where it would take its options one by one; ``analyses.commands`` shows
-Typer, and Python, the options inside.
+A command takes a record instead of single options; ``analyses.commands`` gives its fields to Typer
+and to Python as options.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ORGANISM = "organism"
 
 
 def known_model(source: str | None) -> str | None:
-    """``organism`` is the model organism that comes with the package, ``./organism`` a folder."""
+    """``organism`` names the packaged model organism; ``./organism`` is a folder."""
     if source != ORGANISM:
         return source
     from unlearning.organism import shipped
@@ -38,8 +38,8 @@ Out = Annotated[
     Path,
     typer.Option(
         "--out",
-        help="Folder of the results; each word in capitals stands for what that option was given. "
-        "The same command resumes there.",
+        help="Folder of the results; a word in capitals stands for the value of that option. The "
+        "same command resumes there.",
     ),
 ]
 Overwrite = Annotated[
@@ -88,7 +88,7 @@ AnswerTokens = Annotated[
     typer.Option(
         "--max-new-tokens",
         min=1,
-        help="Length of a generated answer at most, in tokens (default: 48; 16 for a model "
+        help="Maximum length of a generated answer, in tokens (default: 48; 16 for a model "
         "organism).",
     ),
 ]
@@ -127,8 +127,8 @@ ForgettingLevel = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Share of the target's refusal that is gone when the model is kept (default: 0.95; "
-        "0.9 for a model organism; reproduce keeps the last step of other models).",
+        help="Share of the target's refusal that is gone in the kept model (default: 0.95; 0.9 for "
+        "a model organism; reproduce keeps the last step of other models).",
     ),
 ]
 LoraRank = Annotated[int, typer.Option(min=1, help="Rank of the LoRA adapters; alpha equals it.")]
@@ -171,7 +171,7 @@ Server = Annotated[
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """Attributes of a ``StudyPlan`` that every study may change; ``None`` leaves its own."""
+    """Attributes of a ``StudyPlan`` that every study may change; ``None`` keeps the default."""
 
     forgetting_level: ForgettingLevel = None
     max_new_tokens: AnswerTokens = None
@@ -190,7 +190,7 @@ class StudyOptions:
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Where arms are made."""
+    """How and where arms are trained."""
 
     workers: Annotated[int, typer.Option(min=1, help="Number of arms trained at a time.")] = 1
     engine: Annotated[
@@ -200,11 +200,11 @@ class WorkerOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How a model is loaded and spoken to."""
+    """How a model is loaded and prompted."""
 
     revision: Annotated[
         str | None,
-        typer.Option(help="Branch, tag or commit of the model on the hub (default: its main one)."),
+        typer.Option(help="Branch, tag or commit of the model on the hub (default: main)."),
     ] = None
     system: Annotated[
         str | None,
@@ -254,13 +254,13 @@ class ModelOptions:
         return {name: value for name, value in options.items() if value}
 
 
-# Options whose name is not that of the field of ``TrainingSettings``, which files have as a key.
+# Options with another name than the field of ``TrainingSettings``; files use the field's name.
 SETTINGS = {"trainable": "trained", "gradient_checkpointing": "activation_checkpointing"}
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How arms are trained; what is not given is the model's own setting."""
+    """How arms are trained; options that are not given keep the model's settings."""
 
     objective: Annotated[
         str,
@@ -307,7 +307,7 @@ class TrainingOptions:
     adaptive: Annotated[
         bool,
         typer.Option(
-            help="Learn one Lagrange multiplier per retained domain, which holds its loss under a "
+            help="Learn one Lagrange multiplier per retained domain, which keeps its loss under a "
             "bound."
         ),
     ] = False
@@ -320,7 +320,7 @@ class TrainingOptions:
     trainable: Annotated[
         str | None,
         typer.Option(
-            help="What is trained: lora, projections or all (default: lora; projections for a "
+            help="Trained parameters: lora, projections or all (default: lora; projections for a "
             "model organism)."
         ),
     ] = None
@@ -344,12 +344,12 @@ class TrainingOptions:
     max_steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of optimizer steps at most (default: 200; 80 for a model organism)."
+            min=1, help="Maximum number of optimizer steps (default: 200; 80 for a model organism)."
         ),
     ] = None
 
     def settings(self, own: TrainingSettings) -> TrainingSettings:
-        """``own`` (the model's settings) with what was asked for in its place."""
+        """``own`` (the model's settings) with the given options."""
         from dataclasses import replace
 
         from unlearning.losses import FORGET
@@ -359,7 +359,7 @@ class TrainingOptions:
         options |= _named(self.option, "--option")
         if self.beta is not None:
             options["beta"] = self.beta
-        # Fields of one name mean the same; of the weights, several may be given, an arm has one.
+        # Fields with the same name mean the same, but an arm has one of several given weights.
         asked = {SETTINGS.get(name, name): value for name, value in vars(self).items()}
         shared = {one.name for one in fields(own)} & asked.keys() - {"retain_weight"}
         given = {name: asked[name] for name in shared if asked[name] is not None}

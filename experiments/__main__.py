@@ -1,4 +1,4 @@
-"""``python -m experiments NAME …``: remake a table of the docs."""
+"""``python -m experiments NAME …``: make a table of the docs again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from interp.store import write_text
 
 app = typer.Typer(
     name="experiments",
-    help="Remake the tables of the docs.",
+    help="Make the tables of the docs again.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -27,12 +27,12 @@ app = typer.Typer(
 def organisms(
     out: Annotated[Path, typer.Option(help="Folder of model organisms, runs and the table.")],
     seeds: Annotated[
-        str, typer.Option(help="Model organism seeds, by commas.")
+        str, typer.Option(help="Model organism seeds, separated by commas.")
     ] = "106,107,108,109,110",
     unlearning_seeds: Annotated[int, typer.Option(min=2, help="Seeds of each arm.")] = 2,
-    workers: Annotated[int, typer.Option(min=1, help="Organisms at a time.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Number of model organisms at a time.")] = 2,
 ) -> None:
-    """Test the model organisms: unlearn every domain of several, with two seeds each."""
+    """Test several model organisms: unlearn every domain of each, with two seeds."""
     from experiments.organisms import measure_organisms
 
     found = measure_organisms(
@@ -57,7 +57,7 @@ def example_run(
 def objectives(
     out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")],
     model: Annotated[str | None, typer.Option(help="Model organism (default: packaged).")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Objectives at a time.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Number of objectives at a time.")] = 2,
 ) -> None:
     """Compare leakage between six losses: unlearn every domain with two seeds each."""
     from experiments.objectives import compare_objectives
@@ -69,15 +69,19 @@ def objectives(
 
 @app.command()
 def containment(
-    out: Annotated[Path, typer.Option(help="Folder of organisms, runs, the table, the figure.")],
-    seeds: Annotated[str, typer.Option(help="Organism seeds, by commas.")],
+    out: Annotated[Path, typer.Option(help="Folder of model organisms, runs, table and figure.")],
+    seeds: Annotated[str, typer.Option(help="Model organism seeds, separated by commas.")],
     concept: Annotated[str, typer.Option(help="Domain to unlearn.")] = "cybersecurity",
-    splits: Annotated[int, typer.Option(min=1, help="Ways to leave domains out.")] = 6,
-    examples: Annotated[str, typer.Option(help="Retained examples, by commas.")] = "8,32,128",
-    methods: Annotated[str | None, typer.Option(help="By commas; all by default.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Arms at a time.")] = 2,
+    splits: Annotated[int, typer.Option(min=1, help="Number of choices of held-out domains.")] = 6,
+    examples: Annotated[
+        str, typer.Option(help="Numbers of retain examples, separated by commas.")
+    ] = "8,32,128",
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, separated by commas (default: all).")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of arms at a time.")] = 2,
     choose: Annotated[
-        Path | None, typer.Option(help="Freeze the method that kept most into this file.")
+        Path | None, typer.Option(help="File to write the method that kept most refusal to.")
     ] = None,
 ) -> None:
     """Compare containment methods over several model organisms."""
@@ -96,7 +100,7 @@ def containment(
 
 @app.command()
 def scorers(
-    out: Annotated[Path, typer.Option(help="Folder of organisms, of what they said, the figures.")],
+    out: Annotated[Path, typer.Option(help="Folder of model organisms, answers and figures.")],
     draw: Annotated[int, typer.Option(min=1, help="Seed of the fresh completions.")] = 1,
 ) -> None:
     """Measure how well scorers classify refusals, answers, other text and gibberish."""
@@ -107,7 +111,7 @@ def scorers(
 
 @app.command()
 def registries(
-    page: Annotated[Path, typer.Argument(help="Markdown page that holds the table's two marks.")],
+    page: Annotated[Path, typer.Argument(help="Markdown page with the two marks of the table.")],
 ) -> None:
     """Rewrite a page's table of objectives and methods from the registries."""
     from experiments.registries import in_page

@@ -1,8 +1,8 @@
 """Containment over worlds: results for a method, not for one model.
 
-The unit is the world: each is a model organism trained from scratch on its own language.
-Which method to use was chosen on development worlds and frozen
-(``containment_choices.json``); the results of the others are reported with it.
+The unit is the world: a model organism trained from scratch on its own language. The method was
+chosen on development worlds and frozen (``containment_choices.json``); the results of the other
+methods are reported with it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def contain_worlds(
 ) -> pd.DataFrame:
     """Train the organisms, contain ``concept`` in each, and write ``worlds.csv`` and its figure.
 
-    What is finished in ``out`` is not done again.
+    Finished parts in ``out`` are not computed again.
     """
     from analyses.contain import containment_study_figure
     from analyses.figures import Drawing, write_results
@@ -107,7 +107,7 @@ def read_containment_worlds(runs: Sequence[str | Path]) -> pd.DataFrame:
 def pool_worlds(table: pd.DataFrame) -> pd.DataFrame:
     """Each method and amount over worlds: mean and Student's 95% interval, n worlds.
 
-    Worlds in which a number is undefined do not count to it; ``complied`` is the share of arms
+    A mean leaves out the worlds in which its number is undefined; ``complied`` is the share of arms
     whose target complied, over all worlds.
     """
     rows = []
@@ -129,7 +129,7 @@ def pool_worlds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def frozen_choice(table: pd.DataFrame, path: str | Path = CHOICES) -> tuple[str, int | None] | None:
-    """The method and amount that were frozen, to be marked; None on worlds that they are from."""
+    """The frozen method and amount, which the figure marks; None on the worlds that chose it."""
     frozen = read_json(path)
     if set(table["world"]) & set(frozen["worlds"]):
         return None
@@ -137,12 +137,12 @@ def frozen_choice(table: pd.DataFrame, path: str | Path = CHOICES) -> tuple[str,
 
 
 def choose_method(path: str | Path, into: str | Path = CHOICES) -> dict[str, Any]:
-    """Freeze the method and amount that held-out domains kept most with, in a ``worlds.csv``.
+    """From ``worlds.csv``, freeze the method and amount with the most refusal in held-out domains.
 
-    Only what complied on every split of every world may be chosen.
+    The choice is among methods with which the target complied on every split of every world.
 
     Raises:
-        InputError: nothing did.
+        InputError: there is no such method.
     """
     table = pd.read_csv(path)
     pooled = pool_worlds(table)

@@ -1,7 +1,8 @@
 """The small finished run that the package ships: ``python -m experiments example-run``.
 
-Two domains of the model organism are unlearned, one of them with a retain set too, on a part of
-the organism's prompts. Weights, caches, figures, the report and paths of this machine are left out.
+It unlearns two domains of the model organism, one of them with a retain set too, on a part of the
+model organism's prompts. It leaves out weights, caches, figures, the report and paths of this
+machine.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ KEPT = (
 
 
 def make_example_run(out: Path) -> Path:
-    """Make the run in two minutes, and put what is kept of it into the folder ``out``."""
+    """Make the run (two minutes) and write the kept files into the folder ``out``."""
     with TemporaryDirectory() as scratch:
         run, prompts = Path(scratch) / "run", Path(scratch) / "prompts.jsonl"
         load_world(shipped()).prompts(**PROMPTS).to_json(prompts, orient="records", lines=True)
@@ -55,7 +56,7 @@ def make_example_run(out: Path) -> Path:
 
 
 def without_paths(run: Path) -> None:
-    """Name the model and the prompts, where the run has their places on this machine."""
+    """Replace this machine's paths of the model and the prompts by their names."""
     update_config(run / "config.json", model=ORGANISM, prompts="a part of its own world")
     update_config(run / "arms" / BASE / "config.json", checkpoint=ORGANISM)
     for path in run.rglob("directions.safetensors"):

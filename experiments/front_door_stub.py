@@ -1,7 +1,7 @@
-"""``python -m experiments.front_door_stub``: the commands' functions as a type checker reads them.
+"""``python -m experiments.front_door_stub``: signatures of the commands' functions.
 
-``spillover/__init__.pyi`` ends with these functions: they take their options from the commands,
-and a type checker needs them written out.
+``spillover/__init__.pyi`` ends with these functions. They take their options from the commands at
+run time, so a type checker needs them written out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from analyses.cli import COMMANDS
 
-# `sp` has functions of these names with forms of their own.
+# The functions of these names in `sp` have other signatures.
 OTHER_FORMS = ("score", "unlearn")
 PREFIXES = re.compile(r"\b(?:collections\.abc|pathlib|typing|analyses\.commands)\.")
 IMPORTS = (
@@ -33,7 +33,7 @@ def command_functions() -> dict[str, Callable[..., Any]]:
 
 
 def stub_of(function: Callable[..., Any]) -> str:
-    """``def`` with types and defaults; a dry run's ``DryRun`` is ``Any`` to a type checker."""
+    """``def`` with types and defaults; the ``DryRun`` of a dry run is typed ``Any``."""
     signature = inspect.signature(function)
     parts = []
     for one in signature.parameters.values():
@@ -48,7 +48,7 @@ def stub_of(function: Callable[..., Any]) -> str:
 
 
 def imports_of(function: Callable[..., Any]) -> set[str]:
-    """The imports that the type of a function's result needs."""
+    """The imports for the type of a function's result."""
     needed = set(re.findall(r"\w+", str(inspect.signature(function).return_annotation)))
     source = inspect.getsource(import_module(function.__module__))
     found = {"import pandas as pd"} if "pd" in needed else set()

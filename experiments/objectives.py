@@ -30,9 +30,9 @@ from unlearning.data import DOMAINS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Chosen on organism 3, which is not reported, so that the targets reach the forgetting level. RMU
-# reached it only at a later layer and a larger rate, and its targets babbled at each of four
-# settings.
+# Chosen on model organism 3, which is not reported, so that the targets reach the forgetting level.
+# RMU reached it only at a later layer and a larger rate, and at each of four settings the targets
+# gave degenerate answers.
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "npo": {},
     "gradient_ascent": {"options": {}},
@@ -50,7 +50,7 @@ def compare_objectives(
 ) -> dict[str, Any]:
     """Unlearn every domain with every objective; write ``objectives.json`` and its figure.
 
-    What is finished in ``out`` is not done again.
+    Finished parts in ``out`` are not computed again.
     """
     folder = Path(out)
     # spawn, because torch's threads do not survive a fork.
@@ -87,12 +87,12 @@ def objective_agreement(cells: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Pearson correlations of δ between objectives, and of each objective's two seeds.
 
     Args:
-        cells: by objective, rows ``source, domain, seed, area`` of arms that complied.
+        cells: objective → rows ``source, domain, seed, area`` of arms that complied.
 
     Returns:
-        ``between``: for each pair of objectives ``r`` and the number of ``cells`` that both have;
-        ``within``: the same for the two seeds of one objective; ``complied``: arms that did.
-        None where too few sources complied for a decomposition.
+        ``between``: ``r`` and the number of shared ``cells`` for each pair of objectives;
+        ``within``: the same for the two seeds of one objective; ``complied``: number of arms that
+        complied. None if too few sources complied for a decomposition.
     """
     whole = {name: _interaction(table) for name, table in cells.items()}
     within = {}
@@ -130,7 +130,7 @@ def objectives_figure(runs: Mapping[str, Run], sources: tuple[str, ...] = SOURCE
 
 
 def _interaction(table: pd.DataFrame) -> pd.Series | None:
-    """δ by (source, target); None where the cells leave nothing for it."""
+    """δ by (source, target); None if the cells do not determine it."""
     rows = table.rename(columns={"domain": "target", "area": "value"})
     rows = rows.groupby(["source", "target"])["value"].mean().reset_index()
     try:

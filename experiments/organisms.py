@@ -1,7 +1,7 @@
-"""Are model organisms good instruments? Unlearns every domain of several, two seeds each.
+"""Are model organisms good instruments? Unlearn every domain of several, with two seeds each.
 
-What is measured is the instrument (does it refuse, does it comply when unlearned, is leakage
-graded and reliable), not a wished-for result. The slopes say how far leakage follows the
+The experiment measures the instrument: whether a model organism refuses, whether it complies after
+unlearning, and whether leakage is graded and reliable. The slopes show how far leakage follows the
 ground truth.
 """
 
@@ -29,7 +29,7 @@ def measure_organisms(
 ) -> dict[str, Any]:
     """Train the organisms, unlearn every domain of each, and write ``organisms.json``.
 
-    What is finished in ``out`` is not done again.
+    Finished parts in ``out`` are not computed again.
     """
     folder = Path(out)
     # spawn, because torch's threads do not survive a fork.
@@ -64,7 +64,7 @@ def _one(seed: int, folder: Path, unlearning_seeds: int) -> dict[str, Any]:
 
 
 def describe_world(tables: Run, ground_truth: dict[str, Any]) -> dict[str, Any]:
-    """One organism's figures: the base model, what became of each source, leakage, slopes."""
+    """Numbers of one model organism: base model, outcome of each source, leakage, slopes."""
     base = tables.behaviour[tables.behaviour["arm"] == "base"]
     rates = base.pivot_table(index=["label", "group"], columns="quantity", values="value")
     harmful, benign = rates.loc["harmful"], rates.loc["benign"]

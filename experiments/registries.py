@@ -35,7 +35,7 @@ def registry_table() -> str:
 
 
 def in_page(page: Path) -> str:
-    """The page's text with the table of today between its two marks."""
+    """The page's text with the current table between its two marks."""
     return FENCE.sub(
         lambda found: f"{found[1]}\n{registry_table()}\n{found[2]}",
         page.read_text(encoding="utf-8"),

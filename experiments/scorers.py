@@ -1,9 +1,10 @@
-"""Can text be told to be a refusal, an answer, something else or no language? Measured by grammar.
+"""How well do scorers classify answers as refusal, answer, other text or gibberish?
 
-Organisms are unlearned well and badly and made to speak; what they say is, by the grammar, of one
-of four classes. A panel is calibrated on what SOME organisms said and on what the base model under
-test says to its training prompts, and judges what is drawn afresh from the arms of ANOTHER, the
-same number of each class. Nothing is chosen on the drawn ones.
+Model organisms are unlearned with good and bad settings, and their arms generate answers. The
+grammar gives the true class of each answer. A panel of scorers is calibrated on answers of SOME
+model organisms, and on answers of the tested base model to its training prompts. It then classifies
+new answers of the arms of ANOTHER model organism, the same number per class. No setting is chosen
+on the new answers.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ LONGEST = 24
 BATCH = 200
 REFERENCE = 200
 HELD_OUT = 600
-# Of the classes that are said in few different ways, as many as there are of the others, about.
+# Classes with few different texts are repeated, so that all classes have about the same size.
 COMMON = 150
 
-# Arms that a researcher would keep, and degenerate ones: objective, options, rate, steps.
+# Usable and degenerate arms: objective, options, rate, steps.
 ARMS: tuple[tuple[str, Mapping[str, float], float, int], ...] = (
     ("npo", {"beta": 0.5}, 3e-4, 25),
     ("gradient_ascent", {}, 3e-4, 40),
@@ -53,13 +54,13 @@ ARMS: tuple[tuple[str, Mapping[str, float], float, int], ...] = (
     ("dpo", {}, 3e-4, 50),
 )
 ARM_TEMPERATURES = (1.0, 1.5)
-# The base model itself breaks when it is hot; only so does it say much of the class other.
+# Only at a high temperature does the base model generate many answers of the class other.
 BASE_TEMPERATURES = (1.0, 1.5, 2.0, 2.5)
 
 
 @dataclass(frozen=True)
 class CompletionSource:
-    """Completions of one organism: which of its domains is unlearned, how many, which draw."""
+    """Completions of one model organism: the unlearned domain, their number, the seed."""
 
     seed: int
     concept: str
@@ -72,24 +73,24 @@ CALIBRATION = (
     CompletionSource(202, "privacy", from_base=1200, draw=0),
     CompletionSource(203, "sensitive", from_base=1200, draw=0),
 )
-# Of the shipped organism; none of its arms on this domain was looked at before.
+# The packaged model organism; its arms on this domain were not used before.
 FRESH_CONCEPT, FRESH_FROM_BASE, FROM_ARM = "toxicity", 400, 40
 
 
 def measure_scorers(
     out: str | Path, *, draw: int = 1, each: int = 50, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Calibrate the panel, draw ``each`` completions of every class, judge them, and say how well.
+    """Calibrate the panel, draw ``each`` completions of every class, and measure the accuracy.
 
     Args:
-        out: folder of the calibration organisms (trained unless they are there), of what was said
-            (``calibration.jsonl``, ``fresh.jsonl``) and of ``scorers.json``.
-        draw: seed of the fresh completions: of unlearning, of sampling and of the choice.
-        each: completions of every class.
+        out: folder of the calibration model organisms (trained if they are missing), the answers
+            (``calibration.jsonl``, ``fresh.jsonl``) and ``scorers.json``.
+        draw: seed of unlearning, of sampling and of the choice of new completions.
+        each: number of completions of every class.
 
     Returns:
         Every scorer's accuracy and recall of every class with Wilson intervals, and the share of
-        the base model's own held-out answers that would pass for gibberish.
+        the base model's held-out answers that count as gibberish.
     """
     folder, progress = Path(out), progress or Progress()
     said = []
@@ -132,7 +133,7 @@ def measure_scorers(
 
 
 def completions(organism: Path, concept: str, from_base: int, draw: int) -> pd.DataFrame:
-    """What an organism and its arms say to test prompts, with its class by the grammar.
+    """Answers of a model organism and its arms to test prompts, with their classes by the grammar.
 
     Returns:
         Columns ``arm, temperature, prompt, response, class`` (and those of the prompts).
@@ -171,7 +172,7 @@ def completions(organism: Path, concept: str, from_base: int, draw: int) -> pd.D
 
 
 def calibration_rows(said: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
-    """What the classifier learns: every broken answer once, some of the whole ones, ``own``."""
+    """Examples for the classifier: every broken answer once, some other answers, and ``own``."""
     broken = said[said["class"].isin(("other", "gibberish"))].drop_duplicates("response")
     whole = said[said["class"].isin(("refusal", "answer"))]
     some = whole.groupby("class", group_keys=False).sample(COMMON, random_state=0)
@@ -189,7 +190,7 @@ def own_answers(base: LanguageModel, split: str, number: int, seed: int) -> pd.D
 
 
 def mistaken_for_gibberish(base: LanguageModel, fluency: Fluency) -> dict[str, Any]:
-    """Shares of the base model's answers to test prompts that are found to be no language."""
+    """Shares of the base model's answers to test prompts that count as gibberish."""
     held_out = own_answers(base, "test", HELD_OUT, seed=1)
     asked = list(held_out["prompt"])
     found: dict[str, Any] = {}

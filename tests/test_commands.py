@@ -157,7 +157,7 @@ def test_an_old_name_is_taken_and_the_new_one_told(
     for typed in ([old, "x"], [f"{old}=x"]):
         words = command.with_new_names(["--before", *typed, "--", "after"])
         told = capsys.readouterr().err
-        assert told == f"{old} is now {new}; the old name goes in 0.3\n"
+        assert told == f"{old} is now {new}; version 0.3 removes the old name\n"
         if new.isupper():
             assert words == ["--before", "--", "after", "x"]
         else:
@@ -189,7 +189,7 @@ def test_a_command_as_it_was_typed_plans_the_same(spillover: Spillover) -> None:
     new = ["study", "organism", "--concept", "safety", "--forgetting-level", "0.5", "--dry-run"]
     told, planned = spillover(*old)[2], spillover(*new)[2]
     assert TIMED.sub("", told).endswith(TIMED.sub("", planned))
-    assert told.count("; the old name goes in 0.3") == 3
+    assert told.count("; version 0.3 removes the old name") == 3
     assert spillover("contain", "--no-residue")[2].startswith(
         "--no-residue is now --no-shallow-recovery;"
     )

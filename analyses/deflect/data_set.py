@@ -1,7 +1,7 @@
 """The data set of phase 1, and checks of its fitness for unlearning.
 
 ``deflections.jsonl`` has a row for every refusal kept: ``id, prompt, response, ids`` (the tokens as
-the model generated them, end of turn included; empty where a server answered), ``finished,
+the model generated them, end of turn included; empty if a server answered), ``finished,
 domain, prompt_id, sample``. ``--deflections`` of study and unlearn takes it. ``manifest.json`` in
 the same folder gives its origin.
 """

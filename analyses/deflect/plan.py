@@ -41,7 +41,7 @@ class DeflectPlan:
         max_new_tokens: of one answer (default: a model organism's own, else 48).
         temperature, samples, seed: of sampling; ``samples`` answers to each prompt.
         batch_size: prompts in one forward.
-        server: address of an OpenAI-compatible server that answers in the model's place.
+        server: address of an OpenAI-compatible server that answers instead of a local model.
         model_options: arguments of ``LanguageModel.load``; with ``server``, ``system`` alone.
         command: the user's command.
     """

@@ -1,7 +1,7 @@
-"""Explains a run's losses in ``RUN/causes/``: a figure, tables and a sentence per domain.
+"""Explain a run's losses in ``RUN/causes/``: a figure, tables and a sentence per domain.
 
-The ``key`` in the JSON of an arm and domain is a hash of its inputs and is written last. With the
-same key the explanation is skipped, so that the same command resumes an interrupted run.
+The JSON of an arm and domain is written last; its ``key`` is a hash of the inputs. If the key is
+the same, the explanation is skipped, so the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ def explain_run(
 
     Raises:
         InputError: an arm or layer does not exist, no arm has weights, there are too few random
-        edits, or prefixes
-            that do not separate refusals.
+            edits, or the prefixes do not separate refusals.
     """
     progress = progress or Progress()
     require_draws(place_draws)
@@ -164,7 +163,7 @@ def cause_sentence(domain: str, concept: str | None, verdict: CauseVerdict) -> s
 
 def _chance(high: float) -> str:
     if not high > 0:
-        return "95% of random changes of the same size carry none of it"
+        return "95% of random changes of the same size carry nothing of it"
     return f"95% of random changes of the same size carry less than {max(high, 0.01):.0%}"
 
 
@@ -187,7 +186,7 @@ def place(weights: pd.DataFrame) -> str:
     clear = weights[weights["stands_out"] & (weights["fraction"] > 0)]
     if clear.empty:
         known = "from random edits of the same size " if "control_low" in weights else ""
-        return f"No single module's weights stand out {known}both put back and taken away."
+        return f"No single module's weights stand out {known}in both directions."
     best = clear.sort_values("fraction").iloc[-1]
     module = f"{best['component']} of layer {best['layer']}"
     if pd.isna(best["layer"]):

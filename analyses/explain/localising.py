@@ -1,10 +1,10 @@
 """The place of a loss: patches of weights and states, one place at a time, in both directions.
 
-Restored: the base's weights (or states) patched into the after-model, as a share of the loss.
-Removed: the after-model's patched into the base, as a share of the loss. An edit that works in one
-direction only may open a path that neither model uses (arXiv 2311.17030). A place therefore stands
-out only if both directions work and no random edit of the same size, at any place, restores as much
-(max-T).
+Restored: the share of the loss that the base's weights (or states) restore in the after-model.
+Removed: the share of the loss that the after-model's weights (or states) cause in the base. An edit
+that works in one direction only may open a path that neither model uses (arXiv 2311.17030). A place
+therefore stands out only if both directions work and no random edit of the same size, at any place,
+restores as much (max-T).
 """
 
 from __future__ import annotations
@@ -65,8 +65,10 @@ def place_tables(
     seed: int = 0,
     progress: Advance = silent,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Base weights by layer and module; and base states by layer and position, and by layer and
-    component over all tokens. See :func:`both_ways` for the columns.
+    """Effects of base weights (by layer and module) and of base states.
+
+    States are patched by layer and position, and by layer and component over all tokens.
+    :func:`both_ways` explains the columns.
 
     Args:
         runs: from the base to the after-model.

@@ -93,7 +93,7 @@ def matrix_text(found: dict[str, Any]) -> str:
         for left in of_run["left_out"]:
             outcome = TargetOutcome(left["outcome"]).badge
             why = outcome if left["reached"] else "did not reach the forgetting level"
-            lines.append(f"not in it: {left['arm']} ({why})")
+            lines.append(f"left out: {left['arm']} ({why})")
     if "pooled" in found:
         shares = _by_part(found["pooled"]["shares"])
         said = (f"{part} {_shown(share)}" for part, share in shares if share["value"] is not None)

@@ -53,8 +53,8 @@ def rescaled(
 ) -> LeakageMatrix:
     """The run's matrix along the scaled change; reuses existing scores.
 
-    ``arms/NAME/rescaled.parquet`` stores the scores. In :attr:`LeakageMatrix.cells` onsets are in
-    thousandths of the change.
+    ``arms/NAME/rescaled.parquet`` stores the scores. In :attr:`LeakageMatrix.cells` the unit of
+    onsets is a thousandth of the change.
 
     Raises:
         InputError: the run does not hold the weights of any arm that complied.
@@ -118,7 +118,7 @@ def rescaling_agreement(
 
 @contextmanager
 def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callable[[float], None]]:
-    """A function of s that gives ``after`` the weights θ_0 + s (θ_a − θ_0) within the context.
+    """A function of s that sets the weights of ``after`` to θ_0 + s (θ_a − θ_0) in the context.
 
     Raises:
         InputError: the two models have different parameters.

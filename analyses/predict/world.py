@@ -153,7 +153,7 @@ def _world(matrix: LeakageMatrix, name: str) -> PredictedRun:
     done = record.folder / "arms" / BASE / "DONE"
     predicted = kept_table(
         record.folder / "predictions.parquet",
-        content_key(done.read_text(encoding="utf-8"), sorted(PREDICTORS)),
+        content_key("predictions", done.read_text(encoding="utf-8"), sorted(PREDICTORS)),
         lambda: _predicted(record),
     )
     table = pd.concat([predicted, _early(record, domains)], ignore_index=True)

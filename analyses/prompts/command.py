@@ -193,16 +193,16 @@ def make(
 @flattened
 def show_leaks(
     training: Annotated[
-        Path, typer.Argument(help="Prompts file that is trained on, or one file with splits.")
+        Path, typer.Argument(help="Prompts file of the training, or one file with splits.")
     ],
     evaluation: Annotated[
         Path | None,
         typer.Argument(
-            help="Prompts file that is evaluated on (default: the other splits of the first)."
+            help="Prompts file of the evaluation (default: the other splits of the first file)."
         ),
     ] = None,
 ) -> None:
-    """Find evaluation prompts that training has seen; the exit code is 1 if there are any."""
+    """Find evaluation prompts that are near-duplicates of training prompts (exit code 1 if any)."""
     from unlearning.data import read_prompts
     from unlearning.data.sources import leaks
 

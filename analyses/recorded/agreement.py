@@ -1,4 +1,4 @@
-"""Scored answers compared with people's labels and with one another: ``spillover agree``."""
+"""``spillover agree``: compare scored answers with people's labels and with each other."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class AgreementTables:
 def compare_with_labels(
     *paths: str | Path, label: str = "label", model: str = "model", cluster: str | None = "prompt"
 ) -> AgreementTables:
-    """Agreement of scored files with labels and with one another.
+    """Agreement of scored files with labels and with each other.
 
     Args:
         paths: files of ``spillover score`` with the same answers in the same order. If a judge gave

@@ -84,7 +84,7 @@ def agree(
     scores: Annotated[
         list[Path],
         typer.Argument(
-            help="Scored files that `score` wrote; several are compared with one another."
+            help="Scored files that `score` wrote; several are compared with each other."
         ),
     ],
     label_column: Annotated[
@@ -97,7 +97,7 @@ def agree(
         int, typer.Option(min=0, help="Number of answers on which readings differ to print.")
     ] = 20,
 ) -> AgreementTables:
-    """Measure how scorers agree with people's labels and with one another, per model.
+    """Measure how scorers agree with people's labels and with each other, per model.
 
     It prints accuracy, precision, recall and Cohen's kappa with 95% intervals.
     """

@@ -1,7 +1,7 @@
-"""Which point of the grid stands for a row of the table: chosen on validation prompts.
+"""Choose one point of the grid for each row of the table, on validation prompts.
 
-The paper reports the best of its grid. A choice on the reported prompts is biased upwards, so this
-module chooses on other prompts and also reports the result of a choice on the test prompts.
+The paper reports the best point of its grid. A choice on the reported prompts is biased upwards, so
+this module chooses on other prompts, and also reports the result of a choice on the test prompts.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class ProtocolOptions:
 
     Attributes:
         model: hub id, model folder or adapter folder.
-        known: the paper's model that it is, if it is one.
-        concepts: to unlearn; the paper's two, as far as there are prompts, where none are given.
+        known: the paper's model, if ``model`` is one of them.
+        concepts: domains to unlearn (default: the paper's two, if they have prompts).
         prompts: a file; None for a model organism's own prompts, or the built-in pairs.
         whole_grid: every point of the grid instead of its first.
         stop_at: forgetting level at which an arm is kept (default: a model organism's own; for

@@ -19,9 +19,9 @@ SOURCE = "Mushtaq et al. 2025, arXiv 2511.14017v1"
 MISTRAL, QWEN = "Mistral-7B-Instruct-v0.3", "Qwen2.5-7B-Instruct"
 NPO, FINE_TUNING = "npo", "fine_tuning"
 
-#: Test prompts behind each column. Toxicity, bias and cybersecurity: as the paper says. The others:
+#: Number of test prompts of each column. Toxicity, bias and cybersecurity: from the paper. Others:
 #: the smallest number whose shares give the column's percentages (``tests/test_paper.py``), except
-#: one of medical/legal's 14 (21.85). A single number does not fit safety's percentages.
+#: one of medical/legal's 14 (21.85). No single number fits safety's percentages.
 PROMPTS: Mapping[str, int | None] = {
     "toxicity": 200,
     "safety": None,

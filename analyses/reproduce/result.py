@@ -65,8 +65,8 @@ class Result:
             )
         return (
             f"{self.model_name} is none of the paper's models: the published numbers belong to "
-            "Mistral-7B-Instruct-v0.3 and Qwen2.5-7B-Instruct, other models on other prompts. A "
-            "difference from them does not show a failure to reproduce, nor agreement a success."
+            "Mistral-7B-Instruct-v0.3 and Qwen2.5-7B-Instruct, other models on other prompts. "
+            "Neither a difference from them nor agreement shows whether the paper reproduces."
         )
 
 

@@ -65,6 +65,7 @@ def scored_base(context: Context) -> Baseline:
     plan, run, lm = context.plan, context.run, context.reference
     fingerprint = lm.fingerprint()
     key = content_key(
+        ("base", "answers", "readout"),
         fingerprint,
         lm.chat.fingerprint,
         context.prompts.to_json(orient="records"),

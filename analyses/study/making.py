@@ -51,6 +51,7 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
     plan = context.plan
     pairs = [] if context.pairs is None else [context.pairs.to_json(orient="records")]
     key = content_key(
+        ("training", "answers", "readout"),
         baseline.key,
         described,
         plan.every_step,
