@@ -18,11 +18,12 @@ from transformers import TrainerCallback
 from interp.errors import InputError, TrainingError
 from interp.model import LanguageModel, Tokens
 from tests.checkpoints import save_checkpoint
-from unlearning.losses import reference_log_probs, response_log_probs
+from unlearning.losses import FORGET, objective, reference_log_probs, response_log_probs
 from unlearning.training import (
     Example,
     Mixture,
     TrainingSettings,
+    newest_complete,
     prepare_in_place,
     unlearn_in_place,
 )
@@ -762,6 +763,54 @@ def test_a_loss_that_is_no_number_ends_training_at_its_step(
     mixture = Mixture(forgotten(lm))
     with pytest.raises(TrainingError, match="nan at step 3, on .*; lower the learning rate"):
         unlearn_in_place(lm, mixture, STILL, folder=tmp_path, callbacks=[Poison(3)])
+
+
+def test_a_gradient_that_is_no_number_ends_training_before_its_step(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    """√0 has a finite value and no finite derivative; the checkpoint before it can be resumed."""
+    steps: list[int] = []
+    broken = [True]
+
+    def root(log_probs: Tensor, mask: Tensor) -> Tensor:
+        total = (log_probs * mask).sum(dim=-1)
+        return total + (total - total).sqrt() if broken[0] and len(steps) == 2 else total
+
+    class Count(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            steps.append(1)
+
+    entry = objective(root)
+    settings = replace(STILL, objective="root", options={}, learning_rate=1e-3)
+    run: dict[str, Any] = {"folder": tmp_path, "checkpoint_every": 1, "callbacks": [Count()]}
+    try:
+        lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        with pytest.raises(TrainingError, match=r"norm is nan at step 3.*good checkpoint is .*-2"):
+            unlearn_in_place(lm, Mixture(forgotten(lm)), settings, **run)
+        assert all(torch.isfinite(p).all() for p in lm.model.parameters())
+        broken[0] = False
+        again = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        log = unlearn_in_place(again, Mixture(forgotten(again)), settings, **run)
+        assert list(log["step"]) == [1, 2, 3, 4] and len(steps) == 4
+    finally:
+        for table in (FORGET._entries, FORGET._abouts, FORGET._origins):
+            table.pop(entry.__name__)  # type: ignore[attr-defined]
+
+
+def test_weights_that_are_no_numbers_are_never_a_checkpoint(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), replace(STILL, trained="all"))
+    with pytest.raises(TrainingError, match="is not finite after step 2, which is not saved"):
+        unlearn_in_place(
+            lm,
+            Mixture(forgotten(lm)),
+            STILL,
+            folder=tmp_path,
+            callbacks=[Poison(3)],
+            checkpoint_every=1,
+        )
+    assert newest_complete(tmp_path) == tmp_path / "checkpoint-1"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from analyses.workbench.responses import defaults_of, scratch_of
 from interp.errors import InputError
 from interp.model import LanguageModel, active_edits
 from unlearning.data import present_domains, require_concepts
+from unlearning.training import release
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -245,6 +246,7 @@ def _arm(
 
 def _merged(lm: LanguageModel, model: Any, record: TrainingRecord) -> UnlearnedModel:
     """A trained copy of ``lm`` in the form of a loaded model: merged, in eval mode, frozen."""
+    release(model)
     merge = getattr(model, "merge_and_unload", lambda: model)
     return UnlearnedModel(
         merge().requires_grad_(False).eval(),

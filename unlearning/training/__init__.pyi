@@ -1,5 +1,6 @@
 from .checkpoints import discard_all as discard_all
 from .checkpoints import newest_complete as newest_complete
+from .eval_mode import release as release
 from .forgetting import Bounds as Bounds
 from .forgetting import ForgettingCurve as ForgettingCurve
 from .forgetting import is_scored as is_scored
@@ -23,6 +24,7 @@ __all__ = [
     "is_scored",
     "newest_complete",
     "prepare_in_place",
+    "release",
     "target_rate",
     "unlearn_in_place",
     "with_references",

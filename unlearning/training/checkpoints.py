@@ -142,6 +142,7 @@ class Checkpointing(TrainerCallback):
 
     Raises:
         InputError: training begins before the step of a checkpoint in the folder.
+        TrainingError: a trained weight is not finite; the checkpoint does not count.
     """
 
     def __init__(self, states: Mapping[str, Stateful], *, keep: int = 2) -> None:
@@ -161,7 +162,16 @@ class Checkpointing(TrainerCallback):
         if state.is_world_process_zero:
             discard_torn(args.output_dir)  # else old files in them would count as complete
 
-    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        trained = () if model is None else model.named_parameters()
+        for name, parameter in trained:
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise TrainingError(
+                    f"{name} is not finite after step {state.global_step}, which is not saved; "
+                    f"lower the learning rate ({args.learning_rate:g})"
+                )
         if args.world_size > 1:
             distributed.barrier()  # every process writes its own random state
         if not state.is_world_process_zero:

@@ -30,6 +30,7 @@ from unlearning.training.checkpoints import (
     reported,
     resume,
 )
+from unlearning.training.eval_mode import check_train_mode, hold_in_eval_mode, probe_logits
 from unlearning.training.mixture import Mixture, collator
 from unlearning.training.reference import with_references
 from unlearning.training.settings import TrainingSettings
@@ -41,15 +42,35 @@ if TYPE_CHECKING:
 
 
 def prepare_in_place(lm: LanguageModel, settings: TrainingSettings) -> LanguageModel:
-    """The model with the chosen parameters trainable and dropout off; changed in place."""
+    """The model with the chosen parameters trainable, in eval mode during training too.
+
+    It is changed in place.
+
+    Raises:
+        ModelError: the model would be trained with noise, whatever its modes.
+        InputError: it cannot recompute activations.
+    """
+    given = probe_logits(lm)
     if settings.trained == "lora":
         lm = parameters.lora_in_place(
             lm, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed
         )
     else:
         lm = parameters.PARAMETERS[settings.trained](lm)
-    parameters.dropout_off(lm.model)
+    hold_in_eval_mode(lm.model)
+    if settings.activation_checkpointing:
+        _recompute_activations(lm)
+    check_train_mode(lm, given)
     return lm
+
+
+def _recompute_activations(lm: LanguageModel) -> None:
+    try:
+        lm.model.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise InputError(
+            f"{lm.name} cannot recompute activations ({error}); leave out --gradient-checkpointing"
+        ) from error
 
 
 def unlearn_in_place(
@@ -87,7 +108,7 @@ def unlearn_in_place(
 
     Raises:
         InputError: the mixture lacks the pairs or the retain set that an objective needs.
-        TrainingError: the loss is not finite; names the step and its examples.
+        TrainingError: the loss or its gradient is not finite; names the step.
     """
     import pandas as pd
 
@@ -234,6 +255,19 @@ class UnlearningTrainer(Trainer):
         # Processes' gradients are averaged afterwards; the terms are already global means.
         return loss * self.args.world_size
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Trainer's norm, taken before the optimizer's step: where it is not finite, no step is."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not torch.isfinite(torch.as_tensor(norm)):
+            step = self.state.global_step + 1
+            raise TrainingError(
+                f"the gradient's norm is {float(norm)} at step {step}, although the loss is "
+                f"finite; no step was taken. The objective {self.settings.objective} has no finite "
+                "derivative there: keep its logarithms, roots and divisions away from 0, or lower "
+                f"the learning rate ({self.settings.learning_rate:g})" + self._last_good()
+            )
+        return norm
+
     def _note_forgetting(self, view: View, count: Tensor) -> None:
         if {"log_probs", "reference", "mask"} <= view.keys():
             quantities = (view["log_probs"].detach(), view["reference"], view["mask"])
@@ -274,13 +308,16 @@ class UnlearningTrainer(Trainer):
         groups = list(self.mixture.groups.values())
         places = zip(inputs["group"].tolist(), inputs["place"].tolist(), strict=True)
         ids = dict.fromkeys(groups[group][place].id for group, place in places)
-        good = newest_complete(str(self.args.output_dir))
         shown = ", ".join(list(ids)[:8]) + (", …" if len(ids) > 8 else "")
         return (
             f"the loss is {loss.item()} at step {self.state.global_step + 1}, on {shown}; lower "
             f"the learning rate ({self.settings.learning_rate:g}) or the weights"
-            + (f"; the last good checkpoint is {good}" if good else "")
+            + self._last_good()
         )
+
+    def _last_good(self) -> str:
+        good = newest_complete(str(self.args.output_dir))
+        return f"; the last good checkpoint is {good}" if good else ""
 
 
 class _StepEnd(TrainerCallback):
