@@ -34,8 +34,13 @@ def eval_logits(lm: LanguageModel) -> Tensor:
     return lm.logits(batch, keep=4)
 
 
-@pytest.mark.parametrize("settings", [LORA, FULL], ids=["lora", "projections"])
-@pytest.mark.parametrize("kind", ["dropout in the configuration", "experts sampled in training"])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("dropout in the configuration", LORA),
+        ("experts sampled in training", FULL),
+    ],
+)
 def test_train_mode_has_no_noise(kind: str, settings: TrainingSettings) -> None:
     lm = tiny(kind)
     given = eval_logits(lm)
