@@ -36,10 +36,7 @@ def eval_logits(lm: LanguageModel) -> Tensor:
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [
-        ("dropout in the configuration", LORA),
-        ("experts sampled in training", FULL),
-    ],
+    [("dropout in the configuration", LORA), ("experts sampled in training", FULL)],
 )
 def test_train_mode_has_no_noise(kind: str, settings: TrainingSettings) -> None:
     lm = tiny(kind)
@@ -54,14 +51,17 @@ def test_train_mode_has_no_noise(kind: str, settings: TrainingSettings) -> None:
 def corrupted(checkpoint_of: Checkpoints) -> LanguageModel:
     """A Llama whose layers draw noise from a number that no name gives away."""
     lm = LanguageModel.load(checkpoint_of("llama"))
+
+    def noisy(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+        mlp, plain = layer.mlp, layer.mlp.forward
+
+        def forward(hidden: Tensor) -> Tensor:
+            return F.dropout(plain(hidden), 0.3, training=mlp.training or layer.training)
+
+        return forward
+
     for layer in lm.layers:
-        plain = type(layer.mlp).forward
-
-        def noisy(hidden: Tensor, mlp: nn.Module = layer.mlp, plain: Callable = plain) -> Tensor:
-            training = mlp.training or layer.training
-            return F.dropout(plain(mlp, hidden), 0.3, training=training)
-
-        layer.mlp.forward = noisy
+        layer.mlp.forward = noisy(layer)
     return lm
 
 

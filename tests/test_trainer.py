@@ -839,7 +839,7 @@ def test_pairs_and_retain_sets_that_an_objective_needs_are_asked_for(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), STILL)
-    for objective, message in (("dpo", "preferred response"), ("grad_diff", "retain set")):
-        settings = replace(STILL, objective=objective, options={})
+    for name, message in (("dpo", "preferred response"), ("grad_diff", "retain set")):
+        settings = replace(STILL, objective=name, options={})
         with pytest.raises(InputError, match=message):
             unlearn_in_place(lm, Mixture([example(lm, 0)]), settings, folder=tmp_path)
