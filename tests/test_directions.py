@@ -105,7 +105,7 @@ def test_unusable_activations_are_refused() -> None:
     states, labels, groups = table(1.0)
     with pytest.raises(InputError, match="60 prompts; give one"):
         MeanDifference().fit(states, labels[:-1], groups)
-    with pytest.raises(InputError, match="2 positive prompts"):
+    with pytest.raises(InputError, match="2 separate positive prompts"):
         MeanDifference().fit(states, np.arange(2 * N) < 2)
     with pytest.raises(InputError, match="3 positive prompts"):
         FirstPrincipalComponent().fit(states[:3])

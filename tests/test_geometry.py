@@ -169,7 +169,7 @@ def test_errors_are_one_line() -> None:
         cosine_map({"a": good})
     with pytest.raises(InputError, match="same model and layers"):
         cosine_between(good, contrast(rng, layers=3))
-    with pytest.raises(InputError, match="3 positive prompts"):
+    with pytest.raises(InputError, match="3 separate positive prompts"):
         Contrast(good.positive[:3], good.negative)
     with pytest.raises(InputError, match="beyond"):
         Contrast(good.positive, good.negative, np.array([[0, 99]]))

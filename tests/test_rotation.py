@@ -242,5 +242,6 @@ def test_errors_are_one_line() -> None:
         rotation(before, Contrast(after.positive[..., :9], after.negative[..., :9]))
     with pytest.raises(InputError, match="layer names"):
         rotation(before, after, layers=[0])
-    with pytest.raises(InputError, match="pairs of prompts differ"):
-        rotation(before, Contrast(after.positive, after.negative, after.pairs[::-1] * [1, 0]))
+    others = np.column_stack([after.pairs[:, 0], after.pairs[::-1, 1]])
+    with pytest.raises(InputError, match="pairs or groups of prompts differ"):
+        rotation(before, Contrast(after.positive, after.negative, others))

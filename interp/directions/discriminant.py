@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.directions.fitting import labelled_weights
-from interp.statistics import Coordinates
+from interp.statistics import Coordinates, labelled_weights
 
 # Maximum number of entries in the covariances of one batch of samples: 64 MB.
 BATCH = 8_000_000

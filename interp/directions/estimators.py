@@ -26,7 +26,6 @@ from interp.directions.fitting import (
     Sample,
     States,
     fit_direction,
-    labelled_weights,
     mean_difference,
     one_by_one,
 )
@@ -40,6 +39,7 @@ from interp.statistics import (
     Counts,
     Vectors,
     finite,
+    labelled_weights,
     principal_axes,
     unit,
     unit_numbers,
@@ -250,8 +250,9 @@ class PairedPrincipalComponent(Directed):
     @staticmethod
     def _paired(contrast: Contrast) -> tuple[Sample, Int[np.ndarray, "pair 2"]]:
         """The differences of pairs, and the pairs."""
-        pairs = np.empty((0, 2), dtype=int) if contrast.pairs is None else contrast.pairs
-        _, units = np.unique(contrast.units[pairs[:, 0]], return_inverse=True)
+        own = np.split(contrast.units, [len(contrast.positive)])
+        pairs = np.argwhere(own[0][:, None] == own[1])
+        _, units = np.unique(own[0][pairs[:, 0]], return_inverse=True)
         if not len(pairs) or units.max() + 1 < MINIMUM_UNITS:
             raise InputError(
                 f"{len(np.unique(units))} separate pairs of prompts; a component of paired "

@@ -26,8 +26,10 @@ from interp.statistics import (
     Vectors,
     coordinates_of,
     cosines_of_halves,
+    effective_number,
     in_d_model,
     kinds_of_units,
+    labelled_weights,
     split_half_reliability,
     unit,
 )
@@ -105,7 +107,8 @@ class Sample:
         coordinates: of the rows, in orthonormal ``axes`` of their span.
         units: rows with the same number are never separated.
         kinds: units of one kind are spread evenly over the halves.
-        n: number of prompts that the estimator reports.
+        n: number of separate prompts (units) that the estimator reports.
+        effective_n: their effective number.
     """
 
     coordinates: Coordinates
@@ -113,18 +116,27 @@ class Sample:
     units: Int[np.ndarray, " row"]
     kinds: Int[np.ndarray, " unit"]
     n: int
+    effective_n: float
 
     @classmethod
     def of_contrast(cls, contrast: Contrast) -> Sample:
         """Positive rows, then negative rows, about their common mean."""
         coordinates, axes = coordinates_of(contrast.states)
-        return cls(coordinates, axes, contrast.units, kinds_of_units(contrast), contrast.n)
+        return cls(
+            coordinates,
+            axes,
+            contrast.units,
+            kinds_of_units(contrast),
+            contrast.n,
+            contrast.effective_n,
+        )
 
     @classmethod
     def of_rows(cls, rows: States, units: Int[np.ndarray, " row"]) -> Sample:
         """Rows of one kind, about zero."""
         coordinates, axes = coordinates_of(rows, centre=False)
-        return cls(coordinates, axes, units, np.zeros(units.max() + 1, dtype=int), len(rows))
+        n = int(units.max()) + 1
+        return cls(coordinates, axes, units, np.zeros(n, dtype=int), n, effective_number(units))
 
 
 def fit_direction(estimator: Directed, sample: Sample, solve: Solve) -> Float[np.ndarray, " layer"]:
@@ -234,11 +246,3 @@ def mean_difference_weights(
 ) -> Float[np.ndarray, "*sample row"]:
     """Weights of the rows in the mean difference, given the count of each; they sum to 0."""
     return labelled_weights(contrast.classes == 0, counts)
-
-
-def labelled_weights(
-    positive: Bool[np.ndarray, "*sample row"], counts: Float[np.ndarray, "*sample row"]
-) -> Float[np.ndarray, "*sample row"]:
-    """Weights of the rows in the mean difference, for any labels."""
-    up, down = counts * positive, counts * ~positive
-    return up / up.sum(-1, keepdims=True) - down / down.sum(-1, keepdims=True)

@@ -29,15 +29,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from interp.directions.discriminant import discriminants
-from interp.directions.fitting import (
-    Directed,
-    Labellings,
-    Refit,
-    Sample,
-    States,
-    fit_reliability,
-    labelled_weights,
-)
+from interp.directions.fitting import Directed, Labellings, Refit, Sample, States, fit_reliability
 from interp.directions.registry import estimator
 from interp.errors import InputError
 from interp.statistics import (
@@ -49,8 +41,10 @@ from interp.statistics import (
     Vectors,
     centring_matrix,
     coordinates_of,
+    effective_number,
     finite,
     in_d_model,
+    labelled_weights,
     overlaps_of_halves,
     shrunk_covariance,
     unit,
@@ -171,7 +165,15 @@ class Leace(Directed):
             reads=np.einsum("lvk,lvd->ldk", read, axes),
             writes=np.einsum("lvk,lvd->lkd", write, axes),
         )
-        sample = Sample(coordinates, axes, units, kinds, int(sizes.min()))
+        of_classes = [units[classes == one] for one in range(len(sizes))]
+        sample = Sample(
+            coordinates,
+            axes,
+            units,
+            kinds,
+            min(len(np.unique(own)) for own in of_classes),
+            min(map(effective_number, of_classes)),
+        )
         fit_reliability(self, sample, overlaps_of_halves(reads))
         if len(sizes) == 2:
             (whole,), _ = self._reads(sample, width)(classes[None] == 1, np.ones((1, len(states))))

@@ -41,7 +41,8 @@ class Replicates:
         influence: centred influences; their squares sum to the noise of ``direction``.
         axes: orthonormal axes of the coordinates; None where these are d_model.
         kind: of each block: blocks of one kind hold the same classes of rows.
-        n: prompts that the estimator reports.
+        n: separate prompts that the estimator reports.
+        effective_n: their effective number.
     """
 
     halves: Float[np.ndarray, "2 split layer coordinate"]
@@ -49,6 +50,7 @@ class Replicates:
     axes: Axes | None
     kind: Int[np.ndarray, " block"]
     n: int
+    effective_n: float
 
     @property
     def direction(self) -> Float[np.ndarray, "layer d_model"]:
@@ -79,7 +81,8 @@ class Refits:
     Attributes:
         contrast: the prompts.
         axes: orthonormal axes of the vectors' coordinates; None where these are d_model.
-        n: prompts that the estimator reports.
+        n: separate prompts that the estimator reports.
+        effective_n: their effective number.
         splits: number of splits into halves.
         solve: maps the positive rows and the count of each row to the directions; it fits all of
             them in one batch if the estimator allows it.
@@ -88,6 +91,7 @@ class Refits:
     contrast: Contrast
     axes: Axes | None
     n: int
+    effective_n: float
     splits: int
     solve: Callable[[Labellings, Counts], Vectors]
 
@@ -96,9 +100,13 @@ class Refits:
         """Batched fits for this package's estimators; copies of the estimator for any other."""
         if not isinstance(estimator, Directed):
             copies = copies_of(estimator, contrast)
-            return cls(contrast, None, contrast.n, REFITTED_SPLITS, copies)
+            return cls(contrast, None, contrast.n, contrast.effective_n, REFITTED_SPLITS, copies)
         sample, refit = estimator.prepared(contrast)
-        return cls(contrast, sample.axes, sample.n, SPLITS, lambda *given: refit(*given)[0])
+
+        def solve(positive: Labellings, counts: Counts) -> Vectors:
+            return refit(positive, counts)[0]
+
+        return cls(contrast, sample.axes, sample.n, sample.effective_n, SPLITS, solve)
 
     def relabelled(self, positive: Labellings) -> Vectors:
         """The directions under other labels of all rows, in coordinates."""
@@ -130,7 +138,7 @@ class Refits:
         jackknifed = (pulls**2).sum(axis=(0, 2))
         share = np.clip(noise / np.where(jackknifed > 0, jackknifed, np.inf), 0.0, 1.0)
         influence = np.sqrt(share)[:, None, None] * pulls.transpose(1, 0, 2)
-        return Replicates(halves, influence, self.axes, kind, self.n)
+        return Replicates(halves, influence, self.axes, kind, self.n, self.effective_n)
 
 
 def _halves(

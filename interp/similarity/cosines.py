@@ -137,8 +137,8 @@ def cosine_map(
     linear = type(estimator) is MeanDifference
     refits = [] if linear else [Refits.of(estimator, contrast) for contrast in sides]
     replicates = [refit.replicates(seed) for refit in refits]
-    sizes = tuple(part.n for part in (refits or sides))
-    smallest = np.array([min(sizes[i], sizes[j]) for i, j in pairs])
+    effective = [part.effective_n for part in (refits or sides)]
+    smallest = np.array([min(effective[i], effective[j]) for i, j in pairs])
     cells = [
         cell_of(
             *(
@@ -192,7 +192,7 @@ def cosine_map(
             covariance_matched=np.sqrt(np.quantile(matched, level, axis=0)),
         ),
         reliability=reliability,
-        n=sizes,
+        n=tuple(part.n for part in (refits or sides)),
         ceiling=_ceiling(lasting),
         draws=0 if no_null else permutations,
         no_null=no_null + (f"; and no interval: {no_interval}" if no_interval else ""),
@@ -208,10 +208,10 @@ def plain_cosines(
     return np.einsum("ald,bld->lab", unit, unit)
 
 
-def _mean_differences(a: Contrast, b: Contrast) -> tuple[InnerProducts, int]:
+def _mean_differences(a: Contrast, b: Contrast) -> tuple[InnerProducts, float]:
     _check_alike(a, b)
     means = joint_means(a, b, np.array([[1, -1, 0, 0], [0, 0, 1, -1]]))
-    return inner_products(means, PRODUCTS), means.n
+    return inner_products(means, PRODUCTS), means.effective_n
 
 
 def _values_alone(

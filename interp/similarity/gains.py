@@ -72,7 +72,8 @@ def offset_orthogonal_of(products: InnerProducts, confidence: Confidence) -> Est
     plain = sum(w * products.plain[:, i] for i, w in enumerate(weights)) / a
     # As for the angle: signal times noise grows with the squared length; noise times noise stays.
     growing = products.signal_variance(*weights) + products.noise_variance(*weights) / 2
-    slope = np.maximum(growing, 0.0) / a**2 / ((np.maximum(observed, 0.0) + plain) / 2)
+    size = np.maximum((np.maximum(observed, 0.0) + plain) / 2, np.finfo(float).tiny)
+    slope = np.maximum(growing, 0.0) / a**2 / size
 
     def accepts(length: Layers) -> np.ndarray:
         squared = length**2

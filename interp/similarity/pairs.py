@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from einops import rearrange
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from interp.directions import Refits, Replicates
 from interp.similarity.angles import angle_degrees, as_cosine, exists
@@ -44,12 +43,12 @@ class Cell:
     """Standard error of the inner product if the directions are perpendicular."""
 
 
-def cell_of(products: InnerProducts, n: int, level: float) -> Cell:
+def cell_of(products: InnerProducts, n: float, level: float) -> Cell:
     """Two directions compared at every layer.
 
     Args:
         products: ⟨a, a⟩, ⟨b, b⟩ and ⟨a, b⟩.
-        n: number of prompts.
+        n: effective number of prompts.
         level: coverage of the interval.
     """
     confidence = Confidence(level, n)
@@ -69,29 +68,48 @@ def cell_of(products: InnerProducts, n: int, level: float) -> Cell:
 
 def refitted_products(
     a: Replicates, b: Replicates, *, same_units: bool = False
-) -> tuple[InnerProducts, int]:
-    """⟨a, a⟩, ⟨b, b⟩ and ⟨a, b⟩ between halves, with their covariance; and the number of prompts.
+) -> tuple[InnerProducts, float]:
+    """⟨a, a⟩, ⟨b, b⟩ and ⟨a, b⟩ between halves, their covariance, and the effective n.
 
     Args:
         a, b: of the same layers and width.
         same_units: block i holds the same prompts in both, so both share noise and splits.
     """
-    pulls = [part.in_d_model(part.influence.transpose(1, 0, 2)) for part in (a, b)]
-    kind = a.kind
-    if not same_units:
-        none = [np.zeros_like(pull) for pull in pulls]
-        pulls = [np.concatenate([pulls[0], none[1]]), np.concatenate([none[0], pulls[1]])]
-        kind = np.concatenate([a.kind, b.kind + a.kind.max() + 1])
-    means = Means(
-        mean=np.stack([a.direction, b.direction], axis=1),
-        residual=rearrange(np.stack(pulls), "vector block layer d -> layer vector block d"),
-        stratum=np.unique(kind, return_inverse=True)[1],
-        n=min(a.n, b.n),
-    )
+    means = _means_of_kinds(a, b, 0 if same_units else len(a.kind))
     products = inner_products(means, PRODUCTS)
     crossed = _between_halves(a, b) if same_units else products.value[:, 2]
     value = np.stack([_between_halves(a, a), _between_halves(b, b), crossed], axis=1)
-    return replace(products, value=value), means.n
+    return replace(products, value=value), min(a.effective_n, b.effective_n)
+
+
+def _means_of_kinds(a: Replicates, b: Replicates, start: int) -> Means:
+    """Both directions as sums of one part per kind of blocks.
+
+    Args:
+        a, b: of the same layers and width.
+        start: number of b's first block; a's is 0.
+    """
+    units = max(len(a.kind), start + len(b.kind))
+    of_parts, shares, contributions, owner = [], [], [], []
+    for vector, (one, first) in enumerate(((a, 0), (b, start))):
+        pulls = one.in_d_model(one.influence.transpose(1, 0, 2)).swapaxes(0, 1)
+        for number, kind in enumerate(np.unique(one.kind)):
+            members = np.flatnonzero(one.kind == kind)
+            n = len(members)
+            contribution = np.zeros((len(pulls), units, pulls.shape[-1]))
+            contribution[:, first + members] = np.sqrt((n - 1) / n) * pulls[:, members]
+            share = np.zeros(units)
+            share[first + members] = 1 / n
+            contributions.append(contribution)
+            shares.append(share)
+            owner.append(vector)
+            of_parts.append(one.direction if number == 0 else np.zeros_like(one.direction))
+    return Means(
+        vectors=(np.array(owner) == np.arange(2)[:, None]).astype(float),
+        mean=np.stack(of_parts, axis=1),
+        contribution=np.stack(contributions, axis=1),
+        share=np.stack(shares),
+    )
 
 
 def _between_halves(a: Replicates, b: Replicates) -> Layers:
@@ -158,7 +176,7 @@ def studentised_null(
     weights: Sequence[Float[np.ndarray, "draw row"]],
     pairs: Sequence[tuple[int, int]],
     cells: Sequence[Cell],
-    n: Int[np.ndarray, " pair"],
+    n: Float[np.ndarray, " pair"],
     level: float,
 ) -> dict[str, np.ndarray]:
     """Band and p-values of mean differences, from products over their standard errors."""
@@ -176,7 +194,7 @@ def studentised_null(
 def refitted_null(
     drawn: Float[np.ndarray, "draw layer pair"],
     cells: Sequence[Cell],
-    n: Int[np.ndarray, " pair"],
+    n: Float[np.ndarray, " pair"],
     level: float,
 ) -> dict[str, np.ndarray]:
     """Band and p-values of an estimator that was refitted to every labelling.
@@ -188,7 +206,7 @@ def refitted_null(
     Args:
         drawn: products over their standard errors, the observed one first.
         cells: the observed cosines.
-        n: number of prompts of each pair.
+        n: effective number of prompts of each pair.
         level: share of the draws within the band.
     """
     error = stacked(cell.error for cell in cells)
@@ -209,7 +227,7 @@ def _p_values(
     sizes: Float[np.ndarray, "draw layer pair"],
     student: Float[np.ndarray, "layer pair"],
     real: Bool[np.ndarray, "layer pair"],
-    n: Int[np.ndarray, " pair"],
+    n: Float[np.ndarray, " pair"],
 ) -> dict[str, Float[np.ndarray, "layer pair"]]:
     """P-values per cell and family-wise over all cells.
 
@@ -222,7 +240,7 @@ def _p_values(
         sizes: of the statistic in every draw, the observed one first.
         student: the observed product over its standard error.
         real: where Student's test is combined with the permutation test.
-        n: number of prompts of each pair.
+        n: effective number of prompts of each pair.
     """
     from scipy.special import stdtr
 

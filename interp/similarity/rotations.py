@@ -59,7 +59,7 @@ class Rotation:
     offset: Estimates
     offset_orthogonal: Estimates
     n: int
-    """Number of rows of the smallest of the four groups."""
+    """Number of separate prompts (units) in the smallest of the four groups."""
     undefined: str = ""
     """The reason why gain and offsets are undefined at all layers; otherwise empty."""
 
@@ -230,10 +230,10 @@ def _of_refits(
     level: float,
 ) -> Rotation:
     _check(before, after, same_prompts)
-    paired = replace(after, pairs=before.pairs) if same_prompts else after
+    paired = after.linked_as(before) if same_prompts else after
     parts = [Refits.of(estimator, side).replicates() for side in (before, paired)]
-    products, n = refitted_products(parts[0], parts[1], same_units=same_prompts)
-    angle = angle_degrees(products, Confidence(level, n))
+    products, effective = refitted_products(parts[0], parts[1], same_units=same_prompts)
+    angle = angle_degrees(products, Confidence(level, effective))
     cosine = as_cosine(angle)
     no_interval = getattr(estimator, "no_interval", "")
     if no_interval:
@@ -247,7 +247,7 @@ def _of_refits(
         gain=undefined,
         offset=undefined,
         offset_orthogonal=undefined,
-        n=n,
+        n=min(part.n for part in parts),
         undefined=f"gain and offsets exist for mean differences, not for a {title}"
         + (f"; angles have no interval: {no_interval}" if no_interval else ""),
     )
@@ -262,10 +262,10 @@ def _of_mean_difference(
 ) -> Rotation:
     _check(before, after, same_prompts)
     names = layer_names(layers, before.positive.shape[1])
-    paired = replace(after, pairs=before.pairs) if same_prompts else after
+    paired = after.linked_as(before) if same_prompts else after
     means = joint_means(before, paired, VECTORS, same_units=same_prompts)
     products = inner_products(means, PRODUCTS)
-    confidence = Confidence(level, means.n)
+    confidence = Confidence(level, means.effective_n)
     angle = angle_degrees(products, confidence)
     return Rotation(
         layers=names,
@@ -274,7 +274,7 @@ def _of_mean_difference(
         gain=gain_of(products, confidence),
         offset=offset_of(products, confidence),
         offset_orthogonal=offset_orthogonal_of(products, confidence),
-        n=means.n,
+        n=min(before.n, paired.n),
     )
 
 
@@ -341,5 +341,9 @@ def _check(before: Contrast, after: Contrast, same_prompts: bool) -> None:
             f"{len(after.positive)} + {len(after.negative)} after; give the same prompts in the "
             "same order, or same_prompts=False"
         )
-    if after.pairs is not None and not np.array_equal(before.units, after.units):
-        raise InputError("the pairs of prompts differ before and after; use the same pairs in both")
+    if len(np.unique(after.units)) < len(after.units) and not np.array_equal(
+        before.units, after.units
+    ):
+        raise InputError(
+            "the pairs or groups of prompts differ before and after; use the same in both"
+        )

@@ -1,4 +1,5 @@
 from .contrast import Contrast as Contrast
+from .contrast import effective_number as effective_number
 from .contrast import unit_numbers as unit_numbers
 from .crossfit import MINIMUM_UNITS as MINIMUM_UNITS
 from .crossfit import InnerProducts as InnerProducts
@@ -44,6 +45,7 @@ from .rows import centring_matrix as centring_matrix
 from .rows import coordinates_of as coordinates_of
 from .rows import in_d_model as in_d_model
 from .rows import kinds_of_units as kinds_of_units
+from .rows import labelled_weights as labelled_weights
 from .rows import layer_names as layer_names
 from .rows import principal_axes as principal_axes
 from .rows import shrunk_covariance as shrunk_covariance
@@ -71,6 +73,7 @@ __all__ = [
     "coordinates_of",
     "cosines_of_halves",
     "covariance_matched_overlaps",
+    "effective_number",
     "error_degrees",
     "finite",
     "fisher_interval",
@@ -81,6 +84,7 @@ __all__ = [
     "isotropic_cosine",
     "isotropic_overlap",
     "kinds_of_units",
+    "labelled_weights",
     "last_accepted",
     "layer_names",
     "mean_of",

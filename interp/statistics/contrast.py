@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -16,20 +17,26 @@ from interp.statistics.crossfit import MINIMUM_UNITS, finite
 class Contrast:
     """Activations of positive and negative prompts, with the links between them.
 
+    Linked rows form one unit: a prompt and its matched benign prompt, or several versions of one
+    prompt. No split separates them, permutations exchange them as a whole, and every number of
+    prompts counts units.
+
     Attributes:
         positive, negative: states; a 2-D array counts as one layer.
-        pairs: row numbers (positive, negative) of prompts that belong together, for instance a
-            prompt and its matched benign prompt. They stay together in every split and permutation.
-            Each row outside the pairs is a separate unit.
+        pairs: row numbers (positive, negative) of prompts that belong together.
+        groups: group of each row, positive rows first; rows of one group belong together. A row
+            with ``None`` or NaN belongs to none.
 
     Raises:
-        InputError: a side has fewer than four rows, a state is not finite, the sides have different
-            shapes, or a pair names a row that does not exist.
+        InputError: a side has fewer than four units, a state is not finite, the sides have
+            different shapes, a pair names a row that does not exist, or there is not one group for
+            each row.
     """
 
     positive: Float[np.ndarray, "positive layer d_model"]
     negative: Float[np.ndarray, "negative layer d_model"]
     pairs: Int[np.ndarray, "pair 2"] | None = None
+    groups: Sequence[object] | Int[np.ndarray, " row"] | None = None
 
     def __post_init__(self) -> None:
         positive, negative = finite(self.positive), finite(self.negative)
@@ -38,12 +45,6 @@ class Contrast:
                 f"positive states have (layer, d_model) = {positive.shape[1:]}, negative ones "
                 f"{negative.shape[1:]}; both must come from the same model and layers"
             )
-        for name, side in (("positive", positive), ("negative", negative)):
-            if len(side) < MINIMUM_UNITS:
-                raise InputError(
-                    f"{len(side)} {name} prompts; a direction with an interval needs at least "
-                    f"{MINIMUM_UNITS} on each side"
-                )
         object.__setattr__(self, "positive", positive)
         object.__setattr__(self, "negative", negative)
         if self.pairs is not None:
@@ -54,6 +55,17 @@ class Contrast:
                     "negative ones; give row numbers (positive, negative)"
                 )
             object.__setattr__(self, "pairs", pairs)
+        rows = len(positive) + len(negative)
+        if self.groups is not None:
+            if len(self.groups) != rows:
+                raise InputError(f"{len(self.groups)} groups for {rows} prompts; give one for each")
+            object.__setattr__(self, "groups", unit_numbers(list(self.groups), rows))
+        for name, units in zip(("positive", "negative"), self.units_of_sides, strict=True):
+            if len(units) < MINIMUM_UNITS:
+                raise InputError(
+                    f"{len(units)} separate {name} prompts; a direction with an interval needs at "
+                    f"least {MINIMUM_UNITS} on each side"
+                )
 
     @classmethod
     def from_labels(
@@ -75,18 +87,32 @@ class Contrast:
             raise InputError(f"{positive.size} labels for {len(states)} prompts; give one for each")
         if groups is not None and len(groups) != len(states):
             raise InputError(f"{len(groups)} groups for {len(states)} prompts; give one for each")
-        units = unit_numbers(groups, len(states))
-        pairs = np.argwhere(units[positive][:, None] == units[~positive])
-        return cls(states[positive], states[~positive], pairs if len(pairs) else None)
+        units = None
+        if groups is not None:
+            numbers = unit_numbers(groups, len(states))
+            units = np.concatenate([numbers[positive], numbers[~positive]])
+        return cls(states[positive], states[~positive], groups=units)
 
     def mapped(self, change: Callable[[np.ndarray], np.ndarray]) -> Contrast:
         """The same prompts with ``change`` applied to their states, for instance whitening."""
-        return Contrast(change(self.positive), change(self.negative), self.pairs)
+        return replace(self, positive=change(self.positive), negative=change(self.negative))
+
+    def linked_as(self, other: Contrast) -> Contrast:
+        """The same states with the links of another contrast of the same prompts."""
+        return replace(self, pairs=other.pairs, groups=other.groups)
 
     @property
     def n(self) -> int:
-        """Number of prompts on the smaller side."""
-        return min(len(self.positive), len(self.negative))
+        """Number of separate prompts (units) on the smaller side."""
+        return min(len(units) for units in self.units_of_sides)
+
+    @property
+    def effective_n(self) -> float:
+        """Effective number of units on the smaller side: n if all hold equally many rows.
+
+        It is one over the sum of the squared shares that units hold of the side's rows (Kish 1965).
+        """
+        return min(effective_number(side) for side in np.split(self.units, [len(self.positive)]))
 
     @property
     def states(self) -> Float[np.ndarray, "row layer d_model"]:
@@ -98,18 +124,31 @@ class Contrast:
         """0 for positive rows, 1 for negative rows."""
         return np.repeat([0, 1], [len(self.positive), len(self.negative)])
 
-    @property
+    @cached_property
     def units(self) -> Int[np.ndarray, " row"]:
         """Unit number of each row; rows with the same number belong together."""
         rows = len(self.positive) + len(self.negative)
+        grouped = np.arange(rows) if self.groups is None else np.asarray(self.groups)
         if self.pairs is None:
-            return np.arange(rows)
+            return grouped
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        links = (self.pairs[:, 0], self.pairs[:, 1] + len(self.positive))
-        graph = coo_array((np.ones(len(self.pairs)), links), shape=(rows, rows))
-        return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+        ends = (grouped[self.pairs[:, 0]], grouped[self.pairs[:, 1] + len(self.positive)])
+        graph = coo_array((np.ones(len(self.pairs)), ends), shape=(grouped.max() + 1,) * 2)
+        return np.asarray(connected_components(graph, directed=False)[1], np.int64)[grouped]
+
+    @property
+    def units_of_sides(self) -> tuple[Int[np.ndarray, " unit"], Int[np.ndarray, " unit"]]:
+        """The units with positive rows and those with negative rows."""
+        positive, negative = np.split(self.units, [len(self.positive)])
+        return np.unique(positive), np.unique(negative)
+
+
+def effective_number(units: Int[np.ndarray, " row"]) -> float:
+    """Effective number of units: their number if all hold equally many rows."""
+    sizes = np.unique(units, return_counts=True)[1]
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
 def unit_numbers(groups: Sequence[object] | None, rows: int) -> Int[np.ndarray, " row"]:

@@ -6,11 +6,21 @@ larger one. Cross-fitting takes the two factors of every inner product from diff
 prompts, :math:`\langle r_A, r_B\rangle`. The average over *all* splits into halves has a closed
 form: the product of the full means minus the products of each prompt with itself,
 
-.. math:: T_{vw} = \langle\hat r_v, \hat r_w\rangle - \sum_u \langle z_u^v, z_u^w\rangle,
+.. math:: T_{vw} = \langle\hat r_v, \hat r_w\rangle - \sum_u \langle e_u^v, e_u^w\rangle,
 
-with :math:`z_u^v` the centred contribution of **unit** u to the mean v. A split never divides a
-unit. A unit is a prompt, a prompt with its matched benign prompt, or the same prompt before and
-after.
+with :math:`e_u^v` the noise that **unit** u contributes to the mean v. A split never divides a
+unit. A unit is a prompt, a prompt with its matched benign prompt, the same prompt before and after,
+or a group of near-duplicates.
+
+Only the centred contributions :math:`z_u = e_u - s_u\sum_k e_k` are known, with :math:`s_u` the
+unit's share of the class's rows. If units are independent, and whatever their sizes,
+
+.. math:: E\langle z_u, z'_k\rangle = \delta_{uk}D_u - s'_k D_u - s_u D_k + s_u s'_k \sum_j D_j
+
+for two classes with shares s and s' and :math:`D_u = E\langle e_u, e'_u\rangle`.
+:func:`own_products` solves it for D, which removes the bias of squares (:math:`n/(n-1)` for units
+of equal size) and of products of different units (in many dimensions this bias is larger than the
+products).
 
 The covariance is the jackknife covariance without its second-order bias. The error of T is
 :math:`T - E T = \sum_u A_u + \sum_{u \ne u'} H_{uu'}` (signal times noise, plus noise times noise).
@@ -26,6 +36,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from itertools import product as product_of
 
 import numpy as np
 from einops import rearrange
@@ -34,20 +46,27 @@ from jaxtyping import Float, Int
 from interp.errors import InputError
 
 MINIMUM_UNITS = 4
+# Units with more than this share of a class's rows: their noise is not estimated further.
+LEAST_ROOM = 0.25
 Weight = float | Float[np.ndarray, " layer"]
 
 
 @dataclass(frozen=True)
 class Means:
-    """Differences of class means and the contribution of each unit, per layer."""
+    """Weighted sums of the means of parts (classes of rows), with the contribution of each unit."""
 
-    mean: Float[np.ndarray, "layer vector d_model"]
-    residual: Float[np.ndarray, "layer vector unit d_model"]
-    """Centred contributions, scaled so that their squares sum to an unbiased noise estimate."""
-    stratum: Int[np.ndarray, " unit"]
-    """Stratum of each unit; units of one stratum have the same number of rows of every class."""
-    n: int
-    """Number of rows of the smallest class."""
+    vectors: Float[np.ndarray, "vector part"]
+    """The weight of each part's mean in each vector."""
+    mean: Float[np.ndarray, "layer part d_model"]
+    contribution: Float[np.ndarray, "layer part unit d_model"]
+    """Centred contribution of each unit to each part's mean; they sum to zero."""
+    share: Float[np.ndarray, "part unit"]
+    """Share of the part's rows in each unit; they sum to one."""
+
+    @property
+    def effective_n(self) -> float:
+        """Effective number of units of the smallest part."""
+        return float(1.0 / (self.share**2).sum(axis=1).max())
 
 
 @dataclass(frozen=True)
@@ -100,28 +119,24 @@ def class_means(
         InputError: a class has fewer than four units, or a state is not finite.
     """
     states = finite(states)
-    n_classes = vectors.shape[1]
-    _, units = np.unique(units, return_inverse=True)
-    counts = np.zeros((units.max() + 1, n_classes), dtype=np.int64)
-    np.add.at(counts, (units, classes), 1)
-    if np.min((counts > 0).sum(axis=0)) < MINIMUM_UNITS:
-        raise InputError(
-            f"{np.min((counts > 0).sum(axis=0))} separate prompts in a class; split halves need "
-            f"at least {MINIMUM_UNITS}: give more prompts"
-        )
-    _, stratum = np.unique(counts, axis=0, return_inverse=True)
-    sizes = counts.sum(axis=0)
-    membership = (classes[:, None] == np.arange(n_classes)).astype(np.float64)
-    means = np.einsum("rc,rld->lcd", membership / sizes, states)
-    centred = states - rearrange(means, "layer label d_model -> label layer d_model")[classes]
-    scale = 1.0 / np.sqrt(sizes * (sizes - 1.0))
-    residuals = [sums_by_unit(centred * (w * scale)[classes, None, None], units) for w in vectors]
-    return Means(
-        mean=np.einsum("vc,lcd->lvd", vectors, means),
-        residual=rearrange(residuals, "vector unit layer d -> layer vector unit d"),
-        stratum=stratum,
-        n=int(sizes.min()),
-    )
+    names, units = np.unique(units, return_inverse=True)
+    depth, width = states.shape[1:]
+    mean = np.empty((depth, vectors.shape[1], width))
+    contribution = np.zeros((depth, vectors.shape[1], len(names), width))
+    share = np.zeros((vectors.shape[1], len(names)))
+    for part in range(vectors.shape[1]):
+        rows, own = states[classes == part], units[classes == part]
+        there = np.unique(own)
+        if len(there) < MINIMUM_UNITS:
+            raise InputError(
+                f"{len(there)} separate prompts in a class; split halves need at least "
+                f"{MINIMUM_UNITS}: give more prompts"
+            )
+        mean[:, part] = rows.mean(axis=0)
+        sums = sums_by_unit((rows - mean[:, part]) / len(rows), own)
+        contribution[:, part, there] = rearrange(sums, "unit layer d -> layer unit d")
+        share[part, there] = np.bincount(own)[there] / len(rows)
+    return Means(vectors, mean, contribution, share)
 
 
 def sums_by_unit(
@@ -140,57 +155,118 @@ def inner_products(means: Means, products: Sequence[tuple[int, int]]) -> InnerPr
         means: from :func:`class_means`.
         products: pairs of vector numbers.
     """
-    layers = zip(means.mean, means.residual, strict=True)
-    parts = [_layer(m, z, means.stratum, products) for m, z in layers]
+    weights = np.stack([_of_parts(*means.vectors[list(pair)]) for pair in products])
+    layers = zip(means.mean, means.contribution, strict=True)
+    parts = [_layer(mean, z, means.share, weights) for mean, z in layers]
     return InnerProducts(*(np.stack(part) for part in zip(*parts, strict=True)))
 
 
+def _of_parts(
+    v: Float[np.ndarray, " part"], w: Float[np.ndarray, " part"]
+) -> Float[np.ndarray, "part part"]:
+    """⟨v, w⟩ as a symmetric form in the parts' means."""
+    form = np.outer(v, w)
+    return (form + form.T) / 2
+
+
 def _layer(
-    mean: Float[np.ndarray, "vector d_model"],
-    residual: Float[np.ndarray, "vector unit d_model"],
-    stratum: Int[np.ndarray, " unit"],
-    products: Sequence[tuple[int, int]],
+    mean: Float[np.ndarray, "part d_model"],
+    z: Float[np.ndarray, "part unit d_model"],
+    share: Float[np.ndarray, "part unit"],
+    weights: Float[np.ndarray, "product part part"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    values, plain, influences, kernels = [], [], [], []
-    support = [np.flatnonzero(z.any(axis=1)) for z in residual]
-    for v, w in products:
-        own = np.einsum("ud,ud->u", residual[v], residual[w])
-        plain.append(mean[v] @ mean[w])
-        values.append(plain[-1] - own.sum())
-        # A unit's influence on the product, excluding its product with itself.
-        pull = residual[v] @ mean[w] + residual[w] @ mean[v] - 2.0 * own
-        influences.append(pull - _stratum_means(pull, stratum)[stratum])
-        gram = np.zeros((len(stratum), len(stratum)))
-        gram[np.ix_(support[v], support[w])] = residual[v][support[v]] @ residual[w][support[w]].T
-        kernels.append(noise_kernel((gram + gram.T) / 2.0, stratum).ravel())
-    influence, kernel = np.stack(influences), np.stack(kernels)
-    second = 2.0 * kernel @ kernel.T
-    # The squared influences hold the noise-times-noise variance twice (Efron and Stein 1981).
-    first = influence @ influence.T - 2.0 * second
-    return np.array(values), np.array(plain), first, second
+    parts, units = share.shape
+    noise = np.empty((parts, parts))
+    # Influence of a unit's contribution to part p on its product with the mean of part q, from all
+    # other units.
+    pull = np.einsum("pud,qd->pqu", z, mean)
+    kernels = np.zeros((len(weights), units, units))
+    support = [np.flatnonzero(of_part) for of_part in share]
+    for p, q in combinations_with_replacement(range(parts), 2):
+        gram = z[p][support[p]] @ z[q][support[q]].T
+        squares = np.einsum("ud,ud->u", z[p], z[q])
+        own, total = own_products(squares, share[p], share[q])
+        noise[p, q] = noise[q, p] = total
+        for a, b in {(p, q), (q, p)}:
+            others = np.maximum(1.0 - share[b], LEAST_ROOM)
+            pull[a, b] -= (squares - share[a] * (total - own)) / others
+        kernel = noise_kernel(gram, own, total, share[p], share[q])
+        for product in np.flatnonzero(weights[:, p, q]):
+            part = weights[product, p, q] * kernel
+            kernels[product][np.ix_(support[p], support[q])] += part
+            if p != q:
+                kernels[product][np.ix_(support[q], support[p])] += part.T
+    kernels[:, np.arange(units), np.arange(units)] = 0.0
+    flat = kernels.reshape(len(weights), -1)
+    second = 2.0 * flat @ flat.T
+    # Each factor of a product pulls: twice the sum over the other factor's part.
+    influence = 2.0 * np.einsum("xpq,pqu->xpu", weights, pull)
+    squared = np.zeros((len(weights),) * 2)
+    for p, q in product_of(range(parts), repeat=2):
+        both = influence[:, None, p] * influence[None, :, q]
+        squared += own_products(both, share[p], share[q])[1]
+    # The squared influences hold the noise-times-noise variance twice, and slightly more with few
+    # units (Efron and Stein 1981).
+    n = max(1.0 / (share**2).sum(axis=1).max(), MINIMUM_UNITS)
+    first = (squared + squared.T) / 2 - 2.0 * (n - 1) / (n - 2) * second
+    plain = np.einsum("xpq,pq->x", weights, mean @ mean.T)
+    return plain - np.einsum("xpq,pq->x", weights, noise), plain, first, second
+
+
+def own_products(
+    products: Float[np.ndarray, "*any unit"],
+    share: Float[np.ndarray, " unit"],
+    other: Float[np.ndarray, " unit"],
+) -> tuple[Float[np.ndarray, "*any unit"], Float[np.ndarray, "*any"]]:
+    """Expected products of each unit's noise with itself, and their sum, without bias.
+
+    Args:
+        products: of each unit's centred contributions to two parts.
+        share: the units' shares of the first part.
+        other: the same of the second part.
+    """
+    both = share * other
+    inside = _inside(share, other)
+    total = products @ inside / (1.0 + both @ inside)
+    return (products - both * total[..., None]) * inside, total
+
+
+def _inside(
+    share: Float[np.ndarray, " unit"], other: Float[np.ndarray, " unit"]
+) -> Float[np.ndarray, " unit"]:
+    """One over the share of D that is left in a centred product; 0 for units of one part only."""
+    return (share * other > 0) / np.maximum(1.0 - share - other, LEAST_ROOM)
 
 
 def noise_kernel(
-    gram: Float[np.ndarray, "unit unit"], stratum: Int[np.ndarray, " unit"]
-) -> Float[np.ndarray, "unit unit"]:
+    gram: Float[np.ndarray, "unit other"],
+    own: Float[np.ndarray, " unit"],
+    total: Float[np.ndarray, ""],
+    share: Float[np.ndarray, " unit"],
+    other: Float[np.ndarray, " unit"],
+) -> Float[np.ndarray, "unit other"]:
     """Products of the noise of different units, from products of centred contributions.
 
-    Centring biases the entries of one stratum towards minus the diagonal over n. In many dimensions
-    this bias is larger than the entries, so the function U-centres them (Székely and Rizzo 2014).
-    The diagonal of the result is zero.
+    For units of equal size this is U-centring (Székely and Rizzo 2014), with an unbiased sum of
+    squares. The estimated own products hold products of different units too, so the cross-fitted
+    product weighs these by slightly more than one. The diagonal has no meaning.
+
+    Args:
+        gram: of units with a share of the first part, and of the second.
+        own: expected products of every unit with itself.
+        total: their sum.
+        share: of every unit in the first part.
+        other: the same in the second part.
     """
-    kernel = gram.copy()
-    diagonal = np.diag(gram)
-    for s in np.unique(stratum):
-        inside = np.flatnonzero(stratum == s)
-        n = len(inside)
-        if n >= MINIMUM_UNITS:
-            own = diagonal[inside]
-            lean = (own[:, None] + own[None, :] - own.sum() / (n - 1)) / (n - 2)
-            kernel[np.ix_(inside, inside)] += lean
-            kernel[np.ix_(inside, inside)] *= np.sqrt((n - 1) / (n - 3))
-    np.fill_diagonal(kernel, 0.0)
-    return kernel
+    rows, columns = share > 0, other > 0
+    lean = np.outer(own[rows], other[columns]) + np.outer(share[rows], own[columns])
+    kernel = gram + lean - total * np.outer(share[rows], other[columns])
+    inside = _inside(share, other)
+    held = inside / (1.0 + (share * other) @ inside)
+    weight = np.outer(held[rows], other[columns]) + np.outer(share[rows], held[columns])
+    weight += 1.0 - held.sum() * np.outer(share[rows], other[columns])
+    n = max(1.0 / max((share**2).sum(), (other**2).sum()), MINIMUM_UNITS)
+    return np.asarray(kernel * weight * np.sqrt((n - 1) / (n - 3)))
 
 
 def finite(states: np.ndarray) -> Float[np.ndarray, "row layer d_model"]:
@@ -213,7 +289,3 @@ def finite(states: np.ndarray) -> Float[np.ndarray, "row layer d_model"]:
             f"(first: row {rows[0]}); collect them again in float32 or leave these prompts out"
         )
     return states
-
-
-def _stratum_means(values: np.ndarray, stratum: np.ndarray) -> np.ndarray:
-    return np.bincount(stratum, weights=values) / np.bincount(stratum)

@@ -52,10 +52,13 @@ class Estimates:
 
 @dataclass(frozen=True)
 class Confidence:
-    """Critical values for an estimate from ``n`` prompts."""
+    """Critical values for an estimate from ``n`` separate prompts.
+
+    For units of unequal size, ``n`` is their effective number.
+    """
 
     level: float
-    n: int
+    n: float
 
     @property
     def small_sample(self) -> float:
@@ -63,7 +66,7 @@ class Confidence:
         from scipy.special import stdtrit
 
         tail = (1 + self.level) / 2
-        return float(stdtrit(self.n - 1, tail)) / normal_quantile(tail)
+        return float(stdtrit(max(self.n - 1, 1.0), tail)) / normal_quantile(tail)
 
     @property
     def two_sided(self) -> float:

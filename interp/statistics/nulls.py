@@ -1,12 +1,12 @@
 r"""Null distributions of similarities: permuted labels, and random directions and subspaces.
 
-Matched prompts swap their labels; unmatched prompts exchange labels among themselves. The statistic
-is the inner product over its standard error *in that permutation*. This test is exact if labels
-are meaningless. If both directions exist but are perpendicular, its level is closer to nominal than
-that of an unscaled test (Janssen 1997; Chung and Romano, Annals of Statistics 2013). The standard
-error must therefore be correct in both cases. The jackknife counts the variance of noise times
-noise twice, and under permuted labels only this variance remains. The excess is equal in all
-permutations, and the module subtracts it.
+Matched prompts swap their labels; unmatched prompts exchange labels among themselves; rows of one
+unit and side keep one label. The statistic is the inner product over its standard error *in that
+permutation*. This test is exact if labels are meaningless. If both directions exist but are
+perpendicular, its level is closer to nominal than that of an unscaled test (Janssen 1997; Chung and
+Romano, Annals of Statistics 2013). The standard error must therefore be correct in both cases. The
+jackknife counts the variance of noise times noise twice, and under permuted labels only this
+variance remains. The excess is equal in all permutations, and the module subtracts it.
 
 The overlap of two subspaces with orthonormal bases U and V is
 :math:`\lVert U^\top V\rVert_F^2 / \min(k_U, k_V)`; for lines it is the squared cosine. Random
@@ -21,9 +21,9 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 
-from interp.statistics.contrast import Contrast
+from interp.statistics.contrast import Contrast, unit_numbers
 from interp.statistics.crossfit import sums_by_unit
-from interp.statistics.rows import unit
+from interp.statistics.rows import kinds_of_units, labelled_weights, unit
 
 
 def permuted_weights(
@@ -34,14 +34,17 @@ def permuted_weights(
     The first draw has the observed labels.
 
     Args:
-        contrast: the contrast; labels are permuted within linked rows, and among all unpaired rows.
+        contrast: the contrast; the two sides of a unit exchange their labels, and units with one
+            side exchange theirs among themselves. Rows of one side and unit keep one label.
         draws: number of permutations, including the observed labels.
         rng: random number generator.
     """
-    labels, units = contrast.classes, contrast.units
+    side = unit_numbers((2 * contrast.units + contrast.classes).tolist(), len(contrast.units))
+    _, first = np.unique(side, return_index=True)
+    labels, units = contrast.classes[first], contrast.units[first]
     alone = np.bincount(units)[units] == 1
-    permuted = labels[shuffled_within(np.where(alone, -1, units), draws, rng)]
-    return np.where(permuted == 0, 1.0 / len(contrast.positive), -1.0 / len(contrast.negative))
+    permuted = labels[shuffled_within(np.where(alone, -1, units), draws, rng)][:, side]
+    return labelled_weights(permuted == 0, np.ones(permuted.shape))
 
 
 def studentised_products(
@@ -127,8 +130,8 @@ def _noise_variance(
 ) -> float:
     """Variance of noise times noise, from products of units; it does not depend on labels."""
     for contrast, weights in sides:
-        alone = np.bincount(contrast.units)[contrast.units] == 1
-        # Swapping a pair only flips a unit's sign; unpaired rows get their root mean square weight.
+        alone = kinds_of_units(contrast)[contrast.units] != 1
+        # Swapping a pair only flips a unit's sign; other rows get their root mean square weight.
         typical = np.sqrt(np.mean(weights[alone] ** 2)) if alone.any() else 0.0
         fixed = np.where(alone, typical, weights)
         gram = sums_by_unit(gram * fixed[:, None], contrast.units).T

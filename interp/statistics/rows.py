@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from interp.errors import InputError
 from interp.statistics.contrast import Contrast
@@ -71,6 +71,14 @@ def unit(vectors: Float[np.ndarray, "..."], axis: int = -1) -> Float[np.ndarray,
     """The vectors scaled to length one; zero vectors stay zero."""
     norm = np.linalg.norm(vectors, axis=axis, keepdims=True)
     return vectors / np.where(norm > 0, norm, 1.0)
+
+
+def labelled_weights(
+    positive: Bool[np.ndarray, "*sample row"], counts: Float[np.ndarray, "*sample row"]
+) -> Float[np.ndarray, "*sample row"]:
+    """Weights of the rows in the mean difference, given labels and counts; they sum to 0."""
+    up, down = counts * positive, counts * ~positive
+    return up / up.sum(-1, keepdims=True) - down / down.sum(-1, keepdims=True)
 
 
 def kinds_of_units(contrast: Contrast) -> Int[np.ndarray, " unit"]:
