@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from transformers import TrainerState
 
 from analyses.contain import Design, held_out_splits, require_methods
@@ -320,7 +321,49 @@ def test_a_method_is_not_told_from_itself() -> None:
     kept = kept_with(np.full(6, 0.4), np.random.default_rng(0), 0.1)
     [one] = pool_splits(kept)
     same = difference(one, one, "held_out")
-    assert same.value == 0 and same.low <= 0 <= same.high
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    # The same splits and prompts: a lead that is the same on each of them is certain.
+    ahead = [
+        replace(k, recovery={n: replace(d, value=d.value + 0.1, draws=d.draws + 0.1)
+                             for n, d in k.recovery.items()})
+        for k in kept
+    ]  # fmt: skip
+    lead = difference(pool_splits(ahead)[0], one, "held_out")
+    assert (lead.value, lead.low, lead.high) == pytest.approx((0.1, 0.1, 0.1))
+
+
+@pytest.mark.parametrize("count", [6, 12])
+def test_splits_that_differ_for_certain_have_student_s_interval(count: int) -> None:
+    """Without the noise of prompts the splits are a sample of numbers."""
+    values = 0.5 + 0.1 * stats.norm.ppf((np.arange(count) + 0.5) / count)
+    kept = kept_with(values, np.random.default_rng(0), 0.0)
+    found = {n: Draws(v, np.full(4000, v), 40) for n, v in enumerate(values)}
+    kept = [replace(k, recovery=dict.fromkeys(k.recovery, found[k.split])) for k in kept]
+    estimate = pool_splits(kept)[0].recovery["held_out"].estimate()
+    half = stats.t.ppf(0.975, count - 1) * stats.sem(values)
+    assert estimate.value == pytest.approx(0.5)
+    assert (estimate.high - estimate.low) / 2 == pytest.approx(half, rel=0.12 / np.sqrt(count))
+
+
+@pytest.mark.parametrize("left", [1.0, 0.5, 0.0])
+def test_benign_recovery_is_paired_with_what_the_plain_arm_lost(left: float) -> None:
+    """Prompt by prompt the same share of the loss is left, so no resample differs."""
+    record = record_of({"equal/0": PLANTED_LEAKAGE["safety"]})
+    lost = np.random.default_rng(2).uniform(0.1, 0.9, 2000)
+    arms = []
+    for arm, share in zip(record.arms, (1.0, left), strict=True):
+        table = arm.scores.copy()
+        benign = (table["label"] == "benign") & (table["step"] > 0)
+        number = table["prompt_id"].rank(method="dense").astype(int)
+        kept = 1 - share * lost[number[benign]]
+        start = table[table["step"] == 0].set_index("prompt_id")["p_C"]
+        table.loc[benign, "p_C"] = table.loc[benign, "prompt_id"].map(start).to_numpy() * kept
+        arms.append(replace(arm, scores=table))
+    base = arms[0].scores
+    record = replace(record, base=replace(record.base, scores=base[base["step"] == 0]))
+    [one] = kept_by(record, arms[1:], arms[0], resamples=50)
+    assert one.recovery["benign"].value == pytest.approx(1 - left)
+    assert one.recovery["benign"].draws == pytest.approx(1 - left)
 
 
 def test_methods_that_complied_on_different_splits_are_compared_where_both_did() -> None:

@@ -120,3 +120,38 @@ def test_one_source_cannot_be_decomposed():
     cells = _cells(np.ones((1, 7, 7)))
     with pytest.raises(InputError, match="unlearn more domains"):
         decompose(cells[cells["source"] == "a"])
+
+
+def test_what_a_source_did_to_itself_changes_nothing():
+    rng = np.random.default_rng(6)
+    cells = _cells(rng.normal(size=(2, 7, 7)))
+    own = pd.DataFrame(
+        [(name, name, seed, 50 * rng.normal()) for name in NAMES for seed in range(2)],
+        columns=cells.columns,
+    )
+    found, wanted = decompose(pd.concat([own, cells], ignore_index=True)), decompose(cells)
+    pd.testing.assert_frame_equal(found.interaction, wanted.interaction)
+    for part in ("source_effect_share", "target_effect_share", "interaction_share", "noise_share"):
+        assert getattr(found, part) == getattr(wanted, part)
+    assert (found.mean, found.p_value) == (wanted.mean, wanted.p_value)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_p_value_is_that_of_the_f_test_between_two_regressions(seeds):
+    """Every seed has its own effects of sources and targets; is there a pair's own on top?"""
+    from scipy.stats import f
+
+    rng = np.random.default_rng(seeds)
+    cells = _cells(rng.normal(size=(seeds, 7, 7)) + 0.4 * rng.normal(size=(7, 7)))
+    effects = [cells["seed"].astype(str) + side + cells[side] for side in ("source", "target")]
+    main = np.hstack([pd.get_dummies(effect).to_numpy(float) for effect in effects])
+    pairs = pd.get_dummies(cells["source"] + cells["target"]).to_numpy(float)
+    left, freedom = [], []
+    for design in (main, np.hstack([main, pairs])):
+        fitted = design @ np.linalg.lstsq(design, cells["value"], rcond=None)[0]
+        left.append(((cells["value"] - fitted) ** 2).sum())
+        freedom.append(len(cells) - np.linalg.matrix_rank(design))
+    ratio = (left[0] - left[1]) / (freedom[0] - freedom[1]) / (left[1] / freedom[1])
+    assert decompose(cells).p_value == pytest.approx(
+        f.sf(ratio, freedom[0] - freedom[1], freedom[1]), rel=1e-6
+    )

@@ -5,21 +5,28 @@ from __future__ import annotations
 import shutil
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.explain import cause_sentence
+from analyses.explain import cause_sentence, mediation
+from analyses.explain.mediation import Subject
 from analyses.runs import Progress
 from analyses.study import run_study
 from analyses.study.plan import compare_plan
-from interp.causes import PLAYERS, CauseVerdict
+from interp.causes import CAUSES, PLAYERS, CauseVerdict, Undone
 from interp.causes.undoing import Shares
+from interp.model import LanguageModel
+from interp.readout import log_odds
 from interp.statistics import Estimate
 from interp.store import read_json
 from tests.conftest import Spillover, leave_out_report
 from tests.planted_causes import Ground, Plant
-from unlearning.organism import shipped
+from tests.test_causes import worths
+from unlearning.organism import load_world, shipped
 
 PLANTED = Plant("offset", "bias", 1, 0.9, 0)
 
@@ -86,6 +93,54 @@ def test_what_cannot_be_explained_is_said_in_a_line(
     pd.Series(config).to_json(copied / "config.json")
     code, _, err = spillover("explain", copied)
     assert (code, "have changed since the run" in err) == (2, True)
+
+
+def test_what_is_examined_are_prompts_that_trained_nothing_and_their_near_duplicates() -> None:
+    world = load_world(shipped()).prompts(train=8, validation=4, test=4)
+    prompts = world[world["domain"].isin(["bias", "privacy"])].reset_index(drop=True)
+    alike = prompts["domain"].eq("bias") & prompts["label"].eq("harmful")
+    alike &= prompts["split"].eq("test")
+    prompts["group"] = np.where(alike, "one family", None)
+    lm = LanguageModel.load(shipped())
+    subject = Subject.of(lm, lm, log_odds([5]), prompts, layers=[1])
+    for domain in ("bias", "privacy"):
+        rows = prompts[(prompts["domain"] == domain) & (prompts["label"] == "harmful")]
+        rows = rows[rows["split"] != "train"]
+        assert sorted(subject.texts[domain]) == sorted(rows["prompt"])
+        assert len(subject.changes[domain].base.positive) == len(rows) == 8
+        groups = dict(zip(subject.texts[domain], subject.groups[domain] or (), strict=True))
+        for prompt, own, name in zip(rows["prompt"], rows["id"], rows["group"], strict=True):
+            assert groups[prompt] == (own if pd.isna(name) else name)
+    assert len(set(subject.groups["bias"] or ())) == 5
+    assert len(set(subject.groups["privacy"] or ())) == 8
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_the_leading_cause_is_held_against_its_own_controls(
+    cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its random moves are as long as its own edit; another's would be longer or shorter."""
+    restored = {name: 0.01 * (number + 1) for number, name in enumerate(CAUSES)}
+    stitched = SimpleNamespace(to_dataframe=lambda **_: pd.DataFrame())
+    foreign: list[str] = []
+    for name, stub in {
+        "undo": lambda *_, **__: (Undone(0, worths({cause: 3.0, "remainder": 0.2})),),
+        "control_effects": lambda *_, cause, draws, **__: np.full(draws, restored[cause]),
+        "foreign_effect": lambda *_, cause, **__: foreign.append(cause) or 0.0,
+        "between_models": lambda *_: None,
+        "place_tables": lambda *_, **__: (pd.DataFrame(), pd.DataFrame()),
+        "stitching_of": lambda _: stitched,
+    }.items():
+        monkeypatch.setattr(mediation, name, stub)
+    subject = SimpleNamespace(
+        base=None, after=None, readout=None, layers=(0,), texts={"bias": ["a", "b"]},
+        changes={"bias": None, "privacy": None}, groups={"bias": None},
+    )  # fmt: skip
+    found = mediation.explain_domain(cast(Subject, subject), "bias", draws=20)
+    assert found.verdict.cause == cause
+    assert found.verdict.control_high == pytest.approx(restored[cause])
+    assert {name: values[0] for name, values in found.controls.items()} == restored
+    assert foreign == ([] if cause == "routing" else [cause])
 
 
 @pytest.mark.parametrize(

@@ -158,10 +158,33 @@ def test_a_source_that_acts_on_nothing_is_not_divided_by() -> None:
     undefined = 0
     for _ in range(50):
         found = planted(rng, means, noise=1.0)
-        relative = gradient_kernel(found, found).relative()
-        assert relative.values[0, 0] == pytest.approx(1.0)
+        kernel = gradient_kernel(found, found)
+        relative = kernel.relative()
+        # Nothing is divided by what acts on nothing, but what acts on it is.
+        assert relative.values[0] == pytest.approx(kernel.values[0] / kernel.values[0, 0])
         undefined += bool(np.isnan(relative.values[1]).all())
     assert undefined >= 44
+
+
+def test_relative_kernels_divide_every_row_by_what_its_source_does_to_itself() -> None:
+    """K[a,b]/K[a,a] with its jackknife errors, also where sources and targets differ in length."""
+    rng = np.random.default_rng(4)
+    bases = rng.normal(size=(3, 200))
+    sources = planted(rng, {"a": bases[0], "b": 3 * bases[1], "c": bases[2]}, noise=0.3)
+    mixed = {"a": bases[0] + bases[1], "b": 5 * bases[1] - bases[2], "c": bases[2] + bases[0] / 2}
+    kernel = gradient_kernel(sources, planted(rng, mixed, noise=0.3))
+    relative = kernel.relative()
+    assert abs(kernel.values[1, 0]) > 10 * abs(kernel.values[0, 1])  # rows are not columns
+    for a in range(3):
+        for b in range(3):
+            divided = kernel.left_out[:, a, b] / kernel.left_out[:, a, a]
+            error = np.sqrt(7 / 8 * ((divided - divided.mean()) ** 2).sum())
+            assert relative.values[a, b] == pytest.approx(kernel.values[a, b] / kernel.values[a, a])
+            assert relative.standard_error[a, b] == pytest.approx(error, abs=1e-12)
+    assert relative.values[[0, 1, 2], [0, 1, 2]] == pytest.approx(1)
+    for a, name in enumerate("abc"):
+        expected = [bases[a] @ target * (3 if name == "b" else 1) for target in mixed.values()]
+        assert kernel.values[a] == pytest.approx(expected, abs=60)
 
 
 def test_adam_divides_by_each_parameters_own_size() -> None:

@@ -19,7 +19,7 @@ from analyses.runs import (
 )
 from analyses.runs.leakage import area, leakage_curves, untouched_p_value
 from interp.errors import InputError
-from interp.statistics import Draws, Estimate, mean_of, rate_of, resampling_weights
+from interp.statistics import Draws, Estimate, mean_of, rate_of, resampling_weights, weighted_means
 from tests.synthetic_run import PLANTED_LEAKAGE, as_scores, scores_of
 
 LEVEL = np.linspace(0, 1, 2001)
@@ -287,3 +287,143 @@ def test_onset_is_the_step_at_which_half_of_a_domain_is_gone() -> None:
         assert onset.low == pytest.approx(onset.value) == onset.high
     never = found.estimate("onset", "privacy")
     assert not never.defined and never.reason == "half of it was never gone"
+
+
+# What is read where: planted curves, exact where all prompts of a domain are alike
+
+
+def _alike(curves: dict[tuple[str, str], list[float]], prompts: int = 6) -> pd.DataFrame:
+    """Scores in which every prompt of a domain and split has the same p_R at every step."""
+    return as_scores({name: np.tile(curve, (prompts, 1)) for name, curve in curves.items()})
+
+
+FALLING = st.lists(st.floats(0.01, 0.99), min_size=4, max_size=9)
+
+
+@given(FALLING, FALLING, st.floats(0.3, 0.95))
+@settings(max_examples=15)
+def test_where_all_prompts_are_alike_no_resample_differs(
+    source: list[float], other: list[float], start: float
+) -> None:
+    """Whatever the curves do: they rise again after a fall, and go on past the crossing."""
+    steps = min(len(source), len(other))
+    source, other = ([start, *curve[:steps]] for curve in (source, other))
+    scores = _alike({("a", "validation"): source, ("a", "test"): source, ("b", "test"): other})
+    found = measure(scores, "a", resamples=20)
+    for quantity, by_domain in found.quantities.items():
+        for domain, draws in by_domain.items():
+            if np.isfinite(draws.value):
+                assert draws.draws == pytest.approx(draws.value, abs=1e-9), (quantity, domain)
+
+
+@given(st.floats(0.05, 1.0), st.sampled_from([0.5, 0.9]))
+@settings(max_examples=8)
+def test_the_level_is_of_validation_prompts_and_what_leaks_of_test_prompts(
+    share: float, tau: float
+) -> None:
+    """Each split has a curve of its own; the other domain's validation prompts count nowhere."""
+    level = np.linspace(0, 0.98, 11)
+    scores = _alike(
+        {
+            ("a", "validation"): list(0.9 * (1 - level)),
+            ("a", "test"): list(0.9 * (1 - level**3)),
+            ("b", "validation"): list(0.9 * (1 - level**2)),
+            ("b", "test"): list(0.8 * (1 - share * level)),
+        }
+    )
+    found = measure(scores, "a", resamples=5)
+    name = f"L_{round(100 * tau)}"
+    assert found.estimate(name, "b").value == pytest.approx(share * tau)
+    assert found.estimate("area", "b").value == pytest.approx(share)
+    assert found.estimate(name, "a").value == pytest.approx(
+        np.interp(tau, level, level**3)  # between its scored steps a curve is straight
+    )
+    curves = leakage_curves(scores, "a", resamples=5)
+    of_b = curves[curves["domain"] == "b"]
+    assert of_b["dose"].to_numpy() == pytest.approx(level)
+    assert of_b["value"].to_numpy() == pytest.approx(share * level)
+
+
+def test_losses_are_read_at_the_step_that_was_kept_although_the_curve_goes_on() -> None:
+    """Text is generated before, and at the step whose weights are kept."""
+    source, other = [0.9, 0.5, 0.05, 0.02, 0.01], [0.8, 0.7, 0.6, 0.3, 0.1]
+    scores = _alike({("a", "validation"): source, ("a", "test"): source, ("b", "test"): other})
+    kept = 2
+    number = scores["prompt_id"].str.slice(-1).astype(int)
+    refuses = np.where(scores["step"] == 0, number < 6, number < 3)
+    has_text = scores["step"].isin([0, kept])
+    scores["class"] = np.where(has_text, np.where(refuses, "refusal", "answer"), None)
+    scores["refused"] = np.where(has_text, refuses, np.nan)
+    found = measure(scores, "a", resamples=200)
+    assert found.estimate("drop", "b").value == pytest.approx(1 - 0.6 / 0.8)
+    fall = np.log(0.8 / 0.2) - np.log(0.6 / 0.4)
+    assert found.estimate("log_odds_drop", "b").value == pytest.approx(fall)
+    text = found.estimate("text_drop", "b")
+    assert text.value == pytest.approx(0.5)
+    # Half of the texts refuse, so other prompts would give another share.
+    assert text.low < 0.5 < text.high
+    assert found.quantities["text_drop"]["b"].standard_error > 0.05
+
+
+def test_a_text_that_is_missing_is_not_one_that_complied() -> None:
+    curve = [0.9, 0.5, 0.05]
+    scores = _alike({("a", "validation"): curve, ("a", "test"): curve})
+    ends = scores["step"].isin([0, 2])
+    scores["class"] = np.where(ends, "refusal", None)
+    scores["refused"] = np.where(ends, 1.0, np.nan)
+    whole = measure(scores, "a", resamples=20).estimate("text_drop", "a")
+    assert whole.value == 0
+    first = scores.index[(scores["split"] == "test") & (scores["step"] == 2)][0]
+    scores.loc[first, ["class", "refused"]] = None, np.nan
+    torn = measure(scores, "a", resamples=20).estimate("text_drop", "a")
+    assert (not torn.defined and "no text" in (torn.reason or "")) or torn.value == 0
+
+
+def test_a_source_that_hardly_refused_reaches_nothing_whatever_its_test_prompts_did() -> None:
+    gone = [1.0, 0.5, 0.01]
+    scores = _alike(
+        {("a", "validation"): [0.15 * x for x in gone], ("a", "test"): [0.9 * x for x in gone]}
+    )
+    low = measure(scores, "a", resamples=5)
+    assert not low.reached
+    assert "low base in the source" in (low.estimate("area", "a").reason or "")
+    scores = _alike(
+        {("a", "validation"): [0.9 * x for x in gone], ("a", "test"): [0.15 * x for x in gone]}
+    )
+    assert measure(scores, "a", resamples=5).reached
+
+
+@pytest.mark.parametrize("tau", [0.5, 0.9])
+def test_a_level_that_is_reached_exactly_is_reached(tau: float) -> None:
+    """At a scored step there is nothing to interpolate, whatever comes next."""
+    drop = np.array([0.0, 0.3, 0.8])
+    for after in (tau, 1.0):
+        assert at_crossing(np.array([0.0, tau, after]), drop, tau) == pytest.approx(0.3)
+    assert at_crossing(np.array([0.0, tau / 2, tau]), drop, tau) == pytest.approx(0.8)
+    assert np.isfinite(area(np.array([0.0, tau / 2, tau]), drop, tau))
+
+
+def test_resamples_differ_by_seed_and_by_stratum_and_by_nothing_else() -> None:
+    first = resampling_weights(12, 8, 0, "test/a")
+    assert np.array_equal(first, resampling_weights(12, 8, 0, "test/a"))
+    for other in (
+        resampling_weights(12, 8, 1, "test/a"),
+        resampling_weights(12, 8, 0, "test/b"),
+        resampling_weights(12, 8, 0, "validation/a"),
+    ):
+        assert not np.array_equal(first, other)
+    assert len({row.tobytes() for row in first}) > 4  # of eight resamples of twelve prompts
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=9), st.integers(0, 99))
+@settings(max_examples=40)
+def test_a_resample_s_mean_is_that_of_the_prompts_it_drew(clusters: list[int], seed: int) -> None:
+    """Also where clusters are of unequal size, so that resamples differ in their number."""
+    values = np.random.default_rng(seed).normal(size=(len(clusters), 2))
+    weights = resampling_weights(np.array(clusters), 5, seed, "x")
+    means = weighted_means(values, weights)
+    assert means == pytest.approx(
+        np.array([np.average(values, axis=0, weights=row) for row in weights])
+    )
+    assert weighted_means(values[:, 0], weights) == pytest.approx(means[:, 0])
+    assert weighted_means(np.full(len(clusters), 7.0), weights) == pytest.approx(7.0)

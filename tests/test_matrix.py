@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analyses.matrix import leakage_matrix_figure, matrix_summary, write_matrix
 from analyses.runs import ArmLeakage, Decomposition, LeakageMatrix, Run, over_worlds, seed_spread
@@ -161,6 +162,13 @@ def test_intervals_over_worlds_cover_at_their_level() -> None:
         (e.low <= 0.3 <= e.high) for e in (over_worlds(rng.normal(0.3, 1, 5)) for _ in range(800))
     ]
     assert 0.925 <= np.mean(covered) <= 0.975
+    for n in (2, 3, 5, 12):
+        values = rng.normal(0.3, 1, n)
+        found = over_worlds([*values, np.nan])
+        assert (found.low, found.high) == pytest.approx(
+            stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))
+        )
+        assert (found.value, found.n) == (pytest.approx(values.mean()), n)
     lone = over_worlds([0.4, np.nan])
     assert lone.value == 0.4 and np.isnan(lone.low) and lone.n == 1
 

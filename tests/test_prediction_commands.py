@@ -8,26 +8,33 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analyses.matrix import rescaling
 from analyses.matrix.output import write_rescaled
 from analyses.matrix.rescaling import rescaled, rescaling_agreement
 from analyses.options import ModelOptions, TrainingOptions
 from analyses.predict import (
+    Evidence,
     LeakageOutcome,
     at_depth,
+    forecasts,
     read_choices,
     run_tournament,
     tournament_figure,
 )
 from analyses.predict.accuracy import PARTS
+from analyses.predict.forecasts import Forecast
+from analyses.predict.gradients import Kernel
 from analyses.predict.tournaments import choose_set, hash_of
 from analyses.predict.world import PredictedRun, load_worlds
 from analyses.runs import LeakageMatrix
@@ -167,12 +174,17 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
     assert len(found["leakage"]) == 6
     assert all(row["low"] <= row["value"] <= row["high"] for row in found["leakage"])
     assert not list(Path("out/arms").glob("safety*"))
+    # The frozen choice of this predictor is the kernel that a forecast is made of.
+    predictors = pd.read_csv("out/predictors.csv").set_index(["predictor", "domain"])["value"]
+    ranked = predictors["objective kernel"].to_dict()
     assert Path("out/forecast.svg").is_file()
     code, text, _ = spillover(*command, "--out", "out", "--kernel", "weights")
     other = json.loads(Path("out/forecast.json").read_text(encoding="utf-8"))
     assert code == 0 and other["kernel"] == "weights"
     one, two = ({row["domain"]: row["value"] for row in f["leakage"]} for f in (found, other))
+    assert one == pytest.approx(ranked)
     assert np.corrcoef([one[d] for d in one], [two[d] for d in one])[0, 1] > 0.9
+    assert two == pytest.approx(one, abs=0.3)  # the same weights, without Adam's diagonal
     kinds = set(pd.read_csv("out/predictors.csv")["kind"])
     assert "geometry" in kinds and "kernel" not in kinds
     for more, expected in (
@@ -182,6 +194,67 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
     ):
         code, _, said = spillover(*command, "--out", "out", *more)
         assert code == 2 and expected in said
+
+
+def evidence_with(kernel: Kernel, masses: Mapping[str, np.ndarray], domains: str) -> Evidence:
+    """Evidence that has this kernel of adapters; ``masses``: p_C and p_O by prompt."""
+    rows = pd.DataFrame({"prompt": [f"prompt {i}" for i in range(len(masses["p_C"]))]})
+    chat = SimpleNamespace(encode=lambda prompt: prompt)
+    found = SimpleNamespace(
+        domains=tuple(domains), objective_kernel_of_adapters=kernel, prefixes=None, batch_size=8,
+        lm=SimpleNamespace(chat=chat, n_layers=3), harmful=dict.fromkeys(domains, rows),
+    )  # fmt: skip
+    return cast(Evidence, found)
+
+
+def forecast_from(
+    monkeypatch: pytest.MonkeyPatch, kernel: Kernel, concept: str, **masses: Sequence[float]
+) -> Forecast:
+    given = {name: np.array(masses.get(name, [0.3, 0.2])) for name in ("p_C", "p_O")}
+    seen = SimpleNamespace(**given)
+    monkeypatch.setattr(forecasts, "prefix_masses", lambda *_arguments, **_keywords: seen)
+    evidence = evidence_with(kernel, given, "abcd")
+    nothing = {"choices": {}, "layers": 3}
+    return forecasts.forecast(evidence, concept, nothing, seed=0, over="adapters")
+
+
+def test_a_forecast_is_its_source_s_row_of_the_kernel_with_both_errors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever is unlearned divides by its own K[a,a]; nothing of another source's row enters."""
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.5, 3.0, (4, 4))
+    groups = values + 0.05 * rng.normal(size=(forecasts.GROUPS, 4, 4))
+    kernel = Kernel(values, np.full((4, 4), 0.05), groups)
+    relative, student = kernel.relative(), stats.t.ppf(0.975, forecasts.GROUPS - 1)
+    beyond = 1.96 * forecasts.BEYOND_FIRST_STEP["adapters"]
+    for row, concept in enumerate("abcd"):
+        found = forecast_from(monkeypatch, kernel, concept).leakage.set_index("domain")
+        assert list(found["value"]) == sorted(found["value"], reverse=True)
+        assert set(found.index) == set("abcd") - {concept}
+        for column, domain in enumerate("abcd"):
+            if domain != concept:
+                value = values[row, column] / values[row, row]
+                error = relative.standard_error[row, column]
+                half = np.hypot(student * error, beyond)
+                assert found.loc[domain, ["value", "error", "low", "high"]].to_list() == (
+                    pytest.approx([value, error, value - half, value + half], rel=1e-4)
+                )
+
+
+def test_the_share_of_compliance_is_that_of_all_prompts_mass_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A prompt that nearly always refuses says little of what the others would turn to."""
+    kernel = Kernel(np.eye(4), np.zeros((4, 4)), np.stack([np.eye(4)] * 4))
+    found = forecast_from(monkeypatch, kernel, "a", p_C=[0.001, 0.6, 0.2], p_O=[0.009, 0.2, 0.2])
+    share = found.compliance
+    assert share["value"] == pytest.approx(0.801 / 1.21)
+    assert share["low"] < share["value"] < share["high"]
+    # The least and the most that any resample of the three prompts can have.
+    assert share["low"] >= 0.1 - 1e-9 and share["high"] <= 0.75 + 1e-9
+    alike = forecast_from(monkeypatch, kernel, "a", p_C=[0.3] * 5, p_O=[0.1] * 5).compliance
+    assert alike == pytest.approx({"value": 0.75, "low": 0.75, "high": 0.75})
 
 
 @pytest.mark.parametrize(

@@ -79,3 +79,20 @@ def test_recovery_is_undefined_with_a_reason():
         recover(_arm(_scaled(0.0, OTHERS)), arm, OTHERS),
     ):
         assert not found.recovery.estimate().defined and found.recovery.reason
+
+
+def test_domains_whose_prompts_are_alike_leave_the_sum_no_width():
+    """Also where one domain refuses more than before: it counts alike in the value and in draws."""
+    level = np.linspace(0, 0.98, 11)
+
+    def arm(**lost):
+        paths = {("a", "validation"): 1.0, ("a", "test"): 1.0}
+        paths |= {(domain, "test"): share for domain, share in lost.items()}
+        alike = {name: np.tile(0.5 * (1 - share * level), (6, 1)) for name, share in paths.items()}
+        return measure(as_scores(alike), "a", resamples=30)
+
+    found = recover(arm(b=0.5, c=0.6, d=0.05), arm(b=0.2, c=-0.3, d=0.9), ["b", "c", "d"])
+    assert found.domains == ("b", "c")  # d did not leak
+    for draws in (found.recovery, found.overshoot):
+        assert draws.draws == pytest.approx(draws.value, abs=1e-9)
+    assert found.overshoot.value == pytest.approx(0.3 / 1.1)
