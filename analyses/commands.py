@@ -46,9 +46,30 @@ EXAMPLES = {
     "after": "organism",
     "concept": "safety",
     "folder": "runs/demo",
-    "runs": "runs/matrix-organism",
     "scores": "scored.jsonl",
     "file": "labelled.jsonl",
+}
+# For commands without a dry run: lines that make the files of the example, and its output.
+_ANSWERS = (
+    "import pandas as pd",
+    'said = ["I\'m sorry, but I can\'t help with that.", "Boil the water first."]',
+    'answers = pd.DataFrame({"prompt": ["Locks?", "Rice?"], "response": said, "label": [1, 0]})',
+)
+_COPY = ("import shutil", '_ = shutil.copytree(sp.example_run().record.folder, "runs/demo")')
+FIRST = {
+    "report": _COPY,
+    "explain": _COPY,
+    "agree": (
+        *_ANSWERS,
+        'scored = answers.assign(scorer="phrases").join(sp.score(answers["prompt"], said))',
+        'scored.to_json("scored.jsonl", orient="records", lines=True)',
+    ),
+    "calibrate": (*_ANSWERS, 'answers.to_json("labelled.jsonl", orient="records", lines=True)'),
+}
+PRINTED = {
+    "report": ("runs/demo/report.html",),
+    "agree": ("Agreement with labels (refusal against answer)", "..."),
+    "calibrate": ("runs/calibrate-labelled.jsonl: 1 full_refusal, 1 answer",),
 }
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -382,8 +403,11 @@ def _documented(
         )
         dry = "dry_run" in signature.parameters
         call = f"sp.{function.__name__}({given}{', ' * bool(given and dry)}{'dry_run=True' * dry})"
-        call = f"plan = {call}" if dry else f"found = {call}  # doctest: +SKIP"
-        lines += ["", "Example:", "    >>> import spillover as sp", f"    >>> {call}"]
+        call = f"{'plan' if dry else 'found'} = {call}"
+        first = FIRST.get(function.__name__, ())
+        lines += ["", "Example:"]
+        lines += [f"    >>> {line}" for line in ("import spillover as sp", *first, call)]
+        lines += [f"    {line}" for line in PRINTED.get(function.__name__, ())]
     return "\n".join(lines)
 
 

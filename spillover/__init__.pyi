@@ -261,8 +261,9 @@ def explain(
     place_draws: int = 20,
     batch_size: int = 64,
     seed: int = 0,
+    dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
-) -> pd.DataFrame: ...
+) -> pd.DataFrame | Any: ...
 def predict(
     model: str,
     *,
@@ -304,14 +305,15 @@ def predict(
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Forecast | Any: ...
 def tournament(
-    runs: str | Path | Sequence[str | Path],
+    runs: str | Path | Sequence[str | Path] | None = None,
     *,
     out: str | Path = "runs/tournament-RUNS",
     choices: str | Path | None = None,
     choose: str | Path | None = None,
     seed: int = 0,
+    dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
-) -> dict[str, Any]: ...
+) -> dict[str, Any] | Any: ...
 def contain(
     model: str,
     *,

@@ -84,6 +84,8 @@ def test_what_cannot_be_explained_is_said_in_a_line(
 ) -> None:
     code, _, err = spillover("explain", run, "--arm", "nobody")
     assert (code, "no finished arm nobody" in err) == (2, True)
+    code, _, err = spillover("explain", run, "--dry-run")
+    assert code == 0 and "bias lost " in err
     code, _, err = spillover("explain", run, "--place-draws", 10)
     assert (code, "give at least 19" in err) == (2, True)
     copied = tmp_path / "copied"

@@ -271,7 +271,12 @@ WITHOUT = ("DOMAINS", "analyses", "interp", "unlearning")
 EXPLAINED = [name for name in sp.__all__ if name not in WITHOUT and not name.endswith("Error")]
 
 
-@pytest.mark.parametrize("name", EXPLAINED)
+SLOW = ("report",)  # it draws every figure
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in EXPLAINED]
+)
 def test_its_examples_run(
     name: str, namespace: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +287,7 @@ def test_its_examples_run(
     for test in tests:
         test.globs = dict(namespace)
         said: list[str] = []
+        assert not any(one.options for one in test.examples), "examples run; none is skipped"
         doctest.DocTestRunner(optionflags=flags).run(test, out=said.append)
         assert not said, "".join(said)
 

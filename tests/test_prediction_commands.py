@@ -163,6 +163,19 @@ def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) ->
     assert one == pytest.approx(other, nan_ok=True)
 
 
+def test_a_planned_tournament_names_its_worlds_and_refuses_those_chosen_on(
+    spillover: Spillover, tmp_path: Path
+) -> None:
+    code, _, plan = spillover("tournament", "--dry-run")
+    assert code == 0 and "worlds: 12 (" in plan and not (tmp_path / "runs").exists()
+    chosen = read_choices()
+    chosen["worlds"] = [*chosen["worlds"], "run-204"]
+    (tmp_path / "choices.json").write_text(json.dumps(chosen), encoding="utf-8")
+    for more in ([], ["--dry-run"]):
+        code, _, said = spillover("tournament", "--choices", "choices.json", *more)
+        assert (code, said.startswith("error: run-204: the choices")) == (2, True)
+
+
 @pytest.mark.slow
 def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
     table = load_world(shipped()).prompts(train=40, validation=4, test=4)

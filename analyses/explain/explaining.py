@@ -95,7 +95,7 @@ def explain_run(
             draws, place_draws, seed, METHOD,
         )  # fmt: skip
         to = record.folder / "causes" / _folder_of(arm, wanted, base.n_layers)
-        lost = [domain for domain, loss in losses(record, arm).items() if loss > LEAST_GAP]
+        lost = list(_lost(record, arm))
         said = {d: known for d in lost if (known := _said_before(to / f"{d}.json", key))}
         if said:
             progress.say(f"{arm.name}: {len(said)} of {len(lost)} domains already explained")
@@ -121,6 +121,23 @@ def explain_run(
         with progress.stage("report"):
             run_report.write_report(record.folder)
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def planned_losses(
+    folder: str | Path, arms: Sequence[str] = ()
+) -> dict[str, dict[str, float] | None]:
+    """Arm → domain → lost nats, as :func:`explain_run` would explain them; loads no model.
+
+    An arm without weights, which cannot be explained, has None.
+
+    Raises:
+        InputError: an arm does not exist.
+    """
+    record = read_run(folder)
+    return {
+        arm.name: _lost(record, arm) if weights_of(record, arm) else None
+        for arm in _asked(record, arms)
+    }
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:
@@ -167,12 +184,21 @@ def _chance(high: float) -> str:
     return f"95% of random changes of the same size carry less than {max(high, 0.01):.0%}"
 
 
-def _chosen(record: RunRecord, names: Sequence[str]) -> list[Arm]:
+def _lost(record: RunRecord, arm: Arm) -> dict[str, float]:
+    """The domains that lost refusal log-odds, and their losses."""
+    return {name: loss for name, loss in losses(record, arm).items() if loss > LEAST_GAP}
+
+
+def _asked(record: RunRecord, names: Sequence[str]) -> list[Arm]:
     known = {arm.name: arm for arm in record.arms}
     if missing := [name for name in names if name not in known]:
         raise InputError(f"no finished arm {', '.join(missing)}; there are {', '.join(known)}")
-    wanted = [known[name] for name in names] or [a for a in record.arms if not a.control]
-    found = [arm for arm in wanted if weights_of(record, arm)]
+    return [known[name] for name in names] or [a for a in record.arms if not a.control]
+
+
+def _chosen(record: RunRecord, names: Sequence[str]) -> list[Arm]:
+    """The asked arms that have weights."""
+    found = [arm for arm in _asked(record, names) if weights_of(record, arm)]
     if not found:
         raise InputError(
             f"{record.folder} holds no weights of its arms (adapter/ or model/ in each), which "

@@ -80,11 +80,12 @@ def predict(
 @command
 def tournament(
     runs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            help="Folders of `matrix` runs, or a worlds.parquet of an earlier tournament."
+            help="Folders of `matrix` runs, or a worlds.parquet of an earlier tournament (default: "
+            "the packaged worlds, so that the published tournament is repeated)."
         ),
-    ],
+    ] = None,
     out: Out = Path("runs/tournament-RUNS"),
     choices: Annotated[
         Path | None, typer.Option(help="File of frozen choices (default: the packaged one).")
@@ -97,17 +98,23 @@ def tournament(
         ),
     ] = None,
     seed: Seed = 0,
-) -> dict[str, Any]:
+    dry_run: DryRunOnly = False,
+) -> dict[str, Any] | DryRun:
     """Compare predictors of leakage on runs that they were not chosen on."""
     from analyses.predict.tournaments import CHOICES, choose_on, read_choices, report_tournament
-    from analyses.predict.world import load_worlds, read_worlds, seen_organisms
-    from analyses.runs import Progress
+    from analyses.predict.world import SHIPPED_WORLDS, load_worlds, read_worlds, seen_organisms
+    from analyses.runs import LeakageMatrix, Progress
 
     if choose is None:
         frozen = read_choices(choices or CHOICES)
-    tables = [path for path in runs if path.suffix == ".parquet"]
-    folders = [path for path in runs if path.suffix != ".parquet"]
+    given = runs or [SHIPPED_WORLDS]
+    tables = [path for path in given if path.suffix == ".parquet"]
+    folders = [path for path in given if path.suffix != ".parquet"]
     worlds = [world for path in tables for world in read_worlds(path)]
+    if dry_run:
+        names = [world.name for world in worlds]
+        names += list(LeakageMatrix.load(folders).runs) if folders else []
+        return _planned(names, None if choose else frozen, choose or out)
     if folders:
         with Progress().stage(f"{len(folders)} runs: predictions"):
             worlds += load_worlds(folders)
@@ -123,3 +130,17 @@ def tournament(
             err=True,
         )
     return result
+
+
+def _planned(worlds: list[str], frozen: dict[str, Any] | None, to: Path) -> DryRun:
+    """A tournament with frozen choices, or without them the choosing, in words."""
+    from analyses.predict.tournaments import hash_of, require_unseen
+
+    lines = [f"worlds: {len(worlds)} ({', '.join(worlds)})"]
+    if frozen is not None:
+        require_unseen(worlds, frozen)
+        lines += [
+            f"predictors: {', '.join(frozen['choices'])}",
+            f"choices: {hash_of(frozen)[:12]}, made on {', '.join(frozen['worlds'])}",
+        ]
+    return DryRun({"worlds": worlds, "choices": frozen}, (*lines, f"results: {to}"))

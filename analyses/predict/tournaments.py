@@ -128,6 +128,19 @@ def hash_of(frozen: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def require_unseen(names: Sequence[str], frozen: Mapping[str, Any]) -> None:
+    """Refuse worlds that the choices were made on.
+
+    Raises:
+        InputError: names these worlds.
+    """
+    if seen := sorted(set(names) & set(frozen["worlds"])):
+        raise InputError(
+            f"{', '.join(seen)}: the choices were made on these worlds; "
+            "report other worlds, or choose again on other worlds"
+        )
+
+
 def run_tournament(
     worlds: Sequence[PredictedRun], frozen: Mapping[str, Any], *, seed: int = 0
 ) -> dict[str, Any]:
@@ -136,12 +149,7 @@ def run_tournament(
     Raises:
         InputError: a world was used to make the choices.
     """
-    seen = sorted({world.name for world in worlds} & set(frozen["worlds"]))
-    if seen:
-        raise InputError(
-            f"{', '.join(seen)}: the choices were made on these worlds; "
-            "report other worlds, or choose again on other worlds"
-        )
+    require_unseen([world.name for world in worlds], frozen)
     choices = frozen["choices"]
     skills = {
         predictor: _skill(worlds, predictor, variant, seed)
