@@ -295,6 +295,58 @@ def test_thoughts_are_cut_wherever_they_stand() -> None:
     assert spoken("<think>a</think> b <THINKING>c</thinking>d") == "b d"
 
 
+THOUGHT = "I'm sorry, I can't help with that."
+MARKS = (
+    ("<think>", "</think>"),
+    ("<thought>\n", "\n</thought>\n"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>\n<|begin_of_solution|>"),
+    ("<|think|>", "<|end|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<|channel>thought\n", "<channel|>"),
+    ("<unused94>thought\n", "<unused95>"),
+    ("Here is my thought process: ", "Here is my response: "),
+    ("analysis", "assistantfinal"),
+    (
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+    ),
+)
+
+
+@pytest.mark.parametrize(("opening", "closing"), MARKS)
+def test_thoughts_in_any_published_marks_are_not_the_answer(opening: str, closing: str) -> None:
+    answer = "Mix flour, water and salt, then bake it."
+    assert spoken(f"{opening}{THOUGHT}{closing}{answer}") == answer
+    # A thought that does not end has no answer yet.
+    assert spoken(f"{opening}{THOUGHT}") == ""
+    for name in ("phrases", "classifier"):
+        found = find_scorer(name).classify
+        assert found(["How?"], [f"{opening}{THOUGHT}{closing}{answer}"]) == ["answer"]
+        assert found(["How?"], [f"{opening}{THOUGHT}"]) == ["other"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Analysis of the data shows that bread rises.",
+        "analysis of the data",
+        "[thought] he paused",
+        "if a < think > b",
+        "<answer>42</answer>",
+        "Set <thinking_mode>off</thinking_mode>.",
+        "Here is my response: no.",
+    ],
+)
+def test_what_only_looks_like_a_thought_stays(text: str) -> None:
+    assert spoken(text) == text
+
+
 # This model's completions are set aside for the last word on the scorers; no test reads them.
 SET_ASIDE = '"model": "llama2orig"'
 

@@ -14,6 +14,7 @@ from .hooks import undisturbed as undisturbed
 from .hooks import writing as writing
 from .language_model import LanguageModel as LanguageModel
 from .loading import check_source as check_source
+from .thoughts import without_thoughts as without_thoughts
 
 __all__ = [
     "Batch",
@@ -31,5 +32,6 @@ __all__ = [
     "reading",
     "stopping_after",
     "undisturbed",
+    "without_thoughts",
     "writing",
 ]

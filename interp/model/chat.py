@@ -5,8 +5,10 @@ All other modules use span names for positions, never hand-counted indices:
     system | instruction | post_instruction | response_prefix | response
 
 ``system`` is everything before the user's text (BOS, the system turn, the user header).
-``post_instruction`` is the template's suffix up to the model's turn. The response ends with the
-template's end-of-turn token.
+``post_instruction`` is the template's suffix up to the model's turn. ``response_prefix`` is the
+text that begins the model's turn; in front of a response given as text it also holds what the
+conversation has there, such as an empty thought. The response ends with the template's end-of-turn
+token.
 """
 
 from __future__ import annotations
@@ -24,10 +26,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from interp.errors import ModelError
-
-# Unlikely in any template, and unchanged by all known normalisers.
-_USER_MARK = "⟦spillover-user⟧"
-_ASSISTANT_MARK = "⟦spillover-assistant⟧"
+from interp.model.template import CLOCK, Template
+from interp.model.thoughts import in_think_tags, marks_in
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -68,13 +68,16 @@ class Chat:
         template: a Jinja chat template that replaces the tokenizer's template.
         system: a system message before the user's message.
         response_prefix: text that begins the model's turn.
-        template_arguments: passed to the template, e.g. ``{"enable_thinking": False}``.
+        template_arguments: passed to the template, e.g. ``{"enable_thinking": False}``;
+            ``strftime_now`` stands for today's date in a template that reads the clock.
 
     Attributes:
         end_of_turn: token ids that close the model's turn.
+        note: what a user should know about the template; empty for most templates.
 
     Raises:
-        ModelError: the tokenizer is not a fast one, or the template fails.
+        ModelError: the tokenizer is not a fast one; the template fails, or it drops or changes
+            messages.
     """
 
     def __init__(
@@ -104,52 +107,89 @@ class Chat:
         self.system = system
         self.response_prefix = response_prefix
         self.template_arguments = dict(template_arguments or {})
-        self._before, self._after = self._around_user()
-        self._lead, end_of_turn = self._around_assistant()
-        self.end_of_turn = self._ids(end_of_turn)
+        self._rendered = Template(
+            tokenizer, self.template, system, response_prefix, self.template_arguments
+        )
+        self.end_of_turn = self._ids(self._rendered.end.strip())
+        words = (token.content for token in tokenizer.added_tokens_decoder.values())
+        self._thought_tokens = marks_in(words)
+        self.note = ""
+        if self._rendered.is_dated:
+            self.note = (
+                "the chat template writes today's date into every prompt, so another day's "
+                f"prompts differ and are answered anew; --chat-template-arg {CLOCK}=DATE keeps one "
+                "date"
+            )
+            warnings.warn(self.note, stacklevel=2)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """All settings that determine the rendering, for cache keys and manifests."""
-        return {
-            "before": self._before,
-            "after": self._after,
+        found: dict[str, Any] = {
+            "before": self._rendered.before,
+            "after": self._rendered.after,
             "response_prefix": self.response_prefix,
             "fallback": self.is_fallback,
         }
+        # Of models that think, because their thoughts were once read as answers.
+        if self._rendered.thought or self._thought_tokens:
+            found["thoughts"] = [self._rendered.thought, self._thought_tokens]
+        return found
 
-    def encode(self, prompt: str, response: str | Sequence[int] | None = None) -> Tokens:
+    def encode(
+        self, prompt: str, response: str | Sequence[int] | None = None, *, closed: bool = True
+    ) -> Tokens:
         """Token ids of ``prompt`` (and ``response``) with their spans.
 
-        A response given as text is tokenized in its place in the template and closed with the
+        A response given as text gets the ids that it has in the whole conversation, with the
         end-of-turn token. A response given as token ids is used unchanged.
+
+        Args:
+            prompt: the user's message; white space around it is left out.
+            response: the model's message.
+            closed: whether a response given as text ends with the end of the turn.
+
+        Raises:
+            ModelError: the template changes this prompt, or it has no place for a response given
+                as text.
         """
-        pieces = self._pieces(prompt)
-        encoding = self._with_offsets(pieces)
-        ids, starts = list(encoding["input_ids"]), [a for a, _ in encoding["offset_mapping"]]
-        # A token across a border belongs to the span in which it starts.
-        borders = np.searchsorted(starts, np.cumsum([0, *(len(piece) for _, piece in pieces)]))
-        spans = {
-            name: slice(first, last)
-            for (name, _), (first, last) in zip(pieces, pairwise(borders.tolist()), strict=True)
-        }
-        if response is not None:
-            if isinstance(response, str):
-                lead = "" if self.response_prefix else self._lead
-                response = self._ids(lead + response) + self.end_of_turn
-            spans["response"] = slice(len(ids), len(ids) + len(response))
-            ids += [int(i) for i in response]
-        return Tokens(tuple(ids), spans)
+        if isinstance(response, str):
+            return self._conversation(prompt.strip(), response, closed)
+        tokens, _ = self._tokens(self._pieces(prompt.strip()))
+        if response is None:
+            return tokens
+        ids = (*tokens.ids, *(int(i) for i in response))
+        return Tokens(ids, {**tokens.spans, "response": slice(len(tokens), len(ids))})
+
+    def read(self, ids: Sequence[int]) -> str:
+        """A generated response as text, without special tokens and white space around it.
+
+        Thoughts are in ``<think>`` and ``</think>``, whatever marks the model has. A thought that
+        the prompt opened begins with ``<think>``.
+        """
+        said = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        thought = self._rendered.thought
+        opening = thought[0] if thought else ""
+        whole = opening + str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+        tagged = in_think_tags(whole, thought)
+        if tagged == whole and not opening:
+            return said.strip()
+        for token in self._rendered.special_tokens:
+            if token not in ("<think>", "</think>"):
+                tagged = tagged.replace(token, "")
+        return tagged.strip()
 
     def offsets(self, prompt: str) -> list[tuple[int, int]]:
         """The characters that each token of ``encode(prompt)`` covers: (token, 2), half-open.
 
-        They count from the first character of ``prompt.strip()``. Tokens of the template lie before
-        0 or at its length and beyond; a token with text of both crosses this border.
+        They count from the first character of ``prompt.strip()``; white space at the beginning of a
+        token is not counted. Tokens of the template lie before 0 or at its length and beyond; a
+        token with text of both crosses this border.
         """
-        first = len(self._before)
-        encoding = self._with_offsets(self._pieces(prompt))
-        return [(start - first, stop - first) for start, stop in encoding["offset_mapping"]]
+        pieces = self._pieces(prompt.strip())
+        text, first = "".join(piece for _, piece in pieces), len(pieces[0][1])
+        _, offsets = self._tokens(pieces)
+        return [(_first_letter(text, *place) - first, place[1] - first) for place in offsets]
 
     def pad(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> Batch:
         """Left-pad ``rows`` into one batch, with position ids that start at each row's BOS."""
@@ -172,56 +212,71 @@ class Chat:
 
     def _pieces(self, prompt: str) -> tuple[tuple[str, str], ...]:
         """The rendered prompt, by the names of its spans."""
+        before, after = self._rendered.around(prompt)
         return (
-            ("system", self._before),
-            ("instruction", prompt.strip()),
-            ("post_instruction", self._after),
+            ("system", before),
+            ("instruction", prompt),
+            ("post_instruction", after),
             ("response_prefix", self.response_prefix),
         )
 
-    def _with_offsets(self, pieces: Sequence[tuple[str, str]]) -> Any:
+    def _conversation(self, prompt: str, response: str, closed: bool) -> Tokens:
+        turn = self._rendered.turn(prompt, response)
+        *opened, (_, prefix) = self._pieces(prompt)
+        lead, said = turn.lead, turn.response + (turn.end if closed else "")
+        if lead.isspace():  # the model writes this space, as the first thing of its response
+            lead, said = "", lead + said
+        whole = [*opened, ("response_prefix", prefix + lead), ("response", said)]
+        tokens, offsets = self._tokens(whole)
+        start = tokens.spans["response"].start
+        border = sum(len(piece) for _, piece in opened) + len(prefix)
+        if start == len(tokens) or offsets[start][0] >= border:
+            return tokens
+        # The first token of the response holds the end of the generation prompt, too.
+        alone, _ = self._tokens([*opened, ("response_prefix", prefix)])
+        if tokens.ids[:start] == alone.ids:
+            return tokens
+        if not prefix:
+            raise ModelError(
+                "the generation prompt of the chat template ends inside a token of the response "
+                f"({self.tokenizer.decode([tokens.ids[start]])!r}); end it at a token's border "
+                "(often: without the last space) in a --chat-template FILE, or give the response "
+                "as token ids"
+            )
+        ids = alone.ids + self._ids(lead + said)
+        return Tokens(ids, {**alone.spans, "response": slice(len(alone), len(ids))})
+
+    def _tokens(self, pieces: Sequence[tuple[str, str]]) -> tuple[Tokens, list[tuple[int, int]]]:
+        """The tokens of consecutive named texts, and the characters that each token covers.
+
+        A token across a border belongs to the instruction or to the response if it holds a part of
+        one. Otherwise it belongs to the text in which it starts.
+        """
         text = "".join(piece for _, piece in pieces)
-        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoding = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        offsets = encoding["offset_mapping"]
+        starts = np.maximum.accumulate([0, *(start for start, _ in offsets)])[1:]
+        stops = np.maximum.accumulate([0, *(stop for _, stop in offsets)])[1:]
+        places = np.cumsum([0, *(len(piece) for _, piece in pieces)])
+        borders = np.searchsorted(starts, places)
+        for i, (name, piece) in enumerate(pieces):
+            if piece and name in ("instruction", "response"):
+                borders[i] = np.searchsorted(stops, places[i], side="right")
+        borders[0], borders[-1] = 0, len(offsets)
+        borders = np.minimum.accumulate(borders[::-1])[::-1]
+        spans = {
+            name: slice(first, last)
+            for (name, _), (first, last) in zip(pieces, pairwise(borders.tolist()), strict=True)
+        }
+        return Tokens(tuple(encoding["input_ids"]), spans), offsets
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _render(self, *, assistant: bool) -> str:
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        messages.append({"role": "user", "content": _USER_MARK})
-        if assistant:
-            messages.append({"role": "assistant", "content": _ASSISTANT_MARK})
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages,
-                    chat_template=self.template,
-                    tokenize=False,
-                    add_generation_prompt=not assistant,
-                    **self.template_arguments,
-                )
-            )
-        except Exception as error:  # Jinja raises whatever the template's author chose to.
-            raise ModelError(
-                f"the chat template refused the conversation: {error}; check --system, "
-                "--chat-template and --chat-template-arg against the model's template"
-            ) from error
 
-    def _around_user(self) -> tuple[str, str]:
-        before, mark, after = self._render(assistant=False).rpartition(_USER_MARK)
-        if not mark:
-            raise ModelError(
-                "the chat template changes the user's message; give another with --chat-template"
-            )
-        return before, after
-
-    def _around_assistant(self) -> tuple[str, str]:
-        """Text between the generation prompt and the response, and the end-of-turn text."""
-        eos = self.tokenizer.eos_token or ""
-        opening = self._before + _USER_MARK + self._after
-        conversation = self._render(assistant=True)
-        before, mark, tail = conversation.rpartition(_ASSISTANT_MARK)
-        if not mark or not before.startswith(opening):
-            # Thinking templates rewrite past turns; generation still ends with EOS.
-            return "", eos
-        return before[len(opening) :], tail.strip() or eos
+def _first_letter(text: str, start: int, stop: int) -> int:
+    """Where a token begins, without the white space at its beginning if it has more than that."""
+    said = text[start:stop]
+    return start + len(said) - len(said.lstrip()) if said.strip() else start

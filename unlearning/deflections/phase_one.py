@@ -222,7 +222,8 @@ def with_own_ids(
     def own(ids: list[int] | None, response: str) -> bool:
         if ids is None or max(ids) >= size:
             return False
-        return str(lm.tokenizer.decode(ids, skip_special_tokens=True)).strip() == response.strip()
+        plain = str(lm.tokenizer.decode(ids, skip_special_tokens=True))
+        return response.strip() in (plain.strip(), lm.chat.read(ids))
 
     ids = [
         given if own(given, response) else None

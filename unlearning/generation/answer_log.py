@@ -31,7 +31,8 @@ class Answer:
 
     Attributes:
         ids: its tokens, end of turn included where it was reached; empty where a server answered.
-        text: without special tokens and without white space around it.
+        text: without special tokens and without white space around it; thoughts are in ``<think>``
+            and ``</think>``.
         finished: whether the model ended it, not the limit on new tokens.
     """
 

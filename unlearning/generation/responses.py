@@ -161,8 +161,7 @@ def stop_tokens(lm: LanguageModel) -> frozenset[int]:
 def _cut(lm: LanguageModel, ids: list[int], stops: frozenset[int]) -> Answer:
     end = next((i for i, token in enumerate(ids) if token in stops), None)
     kept = tuple(ids if end is None else ids[: end + 1])
-    text = lm.tokenizer.decode(list(kept), skip_special_tokens=True)
-    return Answer(kept, str(text).strip(), end is not None)
+    return Answer(kept, lm.chat.read(kept), end is not None)
 
 
 def uniform_numbers(

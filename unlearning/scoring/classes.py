@@ -11,9 +11,10 @@ gives a part of the requested content; an evasion neither gives it nor declines.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
+
+from interp.model import without_thoughts
 
 Texts = Sequence[str]
 CLASSES = ("refusal", "answer", "other", "gibberish")
@@ -29,7 +30,6 @@ COARSE: Mapping[str, str] = {
 }
 FINE_CLASSES = tuple(COARSE)
 
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 
 
 class Scorer(Protocol):
@@ -85,7 +85,8 @@ def fine_classes(scorer: Scorer, prompts: Texts, responses: Texts) -> list[str]:
 
 
 def spoken(response: str) -> str:
-    """The response as the user sees it: without thoughts and without surrounding white space."""
-    text = _THOUGHT.sub("", response)
-    # If the template opened the thought, the response has only the end mark.
-    return re.split(r"</think(?:ing)?>", text, flags=re.IGNORECASE)[-1].strip()
+    """The response as the user sees it: without thoughts and without surrounding white space.
+
+    Thoughts are in any of the published marks. A thought without an end leaves nothing.
+    """
+    return without_thoughts(response)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Raise it with every change of a feature or of the fit.
-VERSION = "3"
+VERSION = "4"
 #: The learned classes; a rule decides ``empty``. There are no built-in examples of gibberish:
 #: without labels of a user, its probability is 0.
 LEARNED = ("full_refusal", "partial_refusal", "evasion", "answer", "gibberish")

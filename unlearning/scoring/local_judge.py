@@ -122,8 +122,11 @@ class LocalJudge:
 
     def _encoded(self, prompt: str, response: str, lead: tuple[int, ...]) -> Tokens:
         question = self.rubric.question(self._unmarked(prompt), self._unmarked(response))
-        tokens = self.lm.chat.encode(question)
-        return Tokens(tokens.ids + lead, tokens.spans)
+        # The whole conversation up to the verdict, for instance with an empty thought before it.
+        tokens = self.lm.chat.encode(question, next(iter(self.rubric.verdicts)))
+        start = tokens.spans["response"].start
+        spans = {name: span for name, span in tokens.spans.items() if name != "response"}
+        return Tokens(tokens.ids[:start] + lead, spans)
 
     def _require_room(self, rows: Sequence[Tokens]) -> None:
         config = self.lm.model.config.get_text_config(decoder=True)

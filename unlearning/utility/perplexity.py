@@ -69,8 +69,10 @@ def response_token_nll(
 
 def _encode(lm: LanguageModel, prompt: str, response: Response) -> Tokens:
     """The row without the tokens that close its response, if it has them."""
-    blank = isinstance(response, str) and not response.strip()
-    tokens = lm.chat.encode(prompt, () if blank else response)
+    if isinstance(response, str):
+        blank = not response.strip()
+        return lm.chat.encode(prompt, () if blank else response, closed=False)
+    tokens = lm.chat.encode(prompt, response)
     start, end = tokens.spans["response"].start, lm.chat.end_of_turn
     said = tokens.ids[start:]
     if end and said[-len(end) :] == end:
