@@ -312,10 +312,7 @@ MARKS = (
     ("<unused94>thought\n", "<unused95>"),
     ("Here is my thought process: ", "Here is my response: "),
     ("analysis", "assistantfinal"),
-    (
-        "<|channel|>analysis<|message|>",
-        "<|end|><|start|>assistant<|channel|>final<|message|>",
-    ),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
 )
 
 

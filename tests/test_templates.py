@@ -109,6 +109,22 @@ def test_the_empty_thought_of_a_conversation_is_not_part_of_the_response() -> No
     assert said(channels, tokens.ids[tokens.spans["response"]]) == "No.<|return|>"
 
 
+def test_a_response_prefix_stands_where_the_conversation_has_the_response() -> None:
+    tokenizer = tokenizer_of("byte_bpe")
+
+    def prompt(template: str, prefix: str, response: str | None = None) -> str:
+        chat = Chat(tokenizer, template=template, response_prefix=prefix)
+        return said(chat, chat.encode("Why?", response).ids)
+
+    assert prompt(HARMONY, "I").endswith("assistant<|channel|>final<|message|>I")
+    assert prompt(OPENS_THOUGHT, "I").endswith("<think>\n</think>\n\nI")
+    assert prompt(OPENS_THOUGHT, "I", "can").endswith("<think>\n</think>\n\nI can</s>")
+    # One that has marks itself is taken as it is.
+    assert prompt(OPENS_THOUGHT, "No.\n</think>I").endswith("<think>\nNo.\n</think>I")
+    assert prompt(OPENS_THOUGHT, "No.\n</think>I", " can").endswith("</think>I can</s>")
+    assert prompt(SHAPES["drops_system"], "<think>", "No.").endswith("<think>\n</think>\n\nNo.</s>")
+
+
 def test_generated_thoughts_are_read_as_thoughts() -> None:
     tokenizer = tokenizer_of("byte_bpe")
     harmony = Chat(tokenizer, template=HARMONY)

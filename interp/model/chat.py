@@ -128,7 +128,7 @@ class Chat:
         found: dict[str, Any] = {
             "before": self._rendered.before,
             "after": self._rendered.after,
-            "response_prefix": self.response_prefix,
+            "response_prefix": self._rendered.prefix,
             "fallback": self.is_fallback,
         }
         # Of models that think, because their thoughts were once read as answers.
@@ -217,7 +217,7 @@ class Chat:
             ("system", before),
             ("instruction", prompt),
             ("post_instruction", after),
-            ("response_prefix", self.response_prefix),
+            ("response_prefix", self._rendered.prefix),
         )
 
     def _conversation(self, prompt: str, response: str, closed: bool) -> Tokens:

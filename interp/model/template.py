@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from interp.errors import ModelError
-from interp.model.thoughts import closings_of, opened_thought, without_closed_thoughts
+from interp.model.thoughts import closings_of, has_marks, opened_thought, without_closed_thoughts
 
 # Unlikely in any template, and unchanged by all known normalisers.
 _USER_MARK = "⟦spillover-user⟧"
@@ -47,13 +47,14 @@ class Template:
         tokenizer: holds the template, unless ``source`` is given.
         source: a Jinja template.
         system: a system message before the user's message.
-        response_prefix: text that begins the model's turn.
+        response_prefix: text that begins the response.
         arguments: variables of the template. ``strftime_now``, if given as text, stands for today's
             date wherever the template reads the clock.
 
     Attributes:
         before, after: the text around the prompt. ``before`` has a mark where the template shows
             the prompt once more.
+        prefix: the text that begins the model's turn, which ends with the response prefix.
         end: what closes the model's turn, with the white space before it.
         thought: opening and closing mark of the thought that the generation prompt leaves open.
 
@@ -72,7 +73,6 @@ class Template:
         self._tokenizer = tokenizer
         self._source = source
         self._system = system
-        self._prefix = response_prefix
         self._arguments = {name: value for name, value in arguments.items() if name != CLOCK}
         self._date = arguments.get(CLOCK)
         self._in_parts = False
@@ -86,6 +86,9 @@ class Template:
         self._why_no_place = ""
         self._continues = False  # a conversation begins with the generation prompt
         self._find_turn()
+        self.prefix = response_prefix
+        if response_prefix:
+            self._place_prefix(response_prefix)
 
     @property
     def is_dated(self) -> bool:
@@ -124,8 +127,8 @@ class Template:
         if self.thought is not None and self.thought[1] in said:
             # The response itself ends the thought that the generation prompt opens.
             lead, said = "", said.removeprefix(self.thought[0]).lstrip()
-        if self._prefix:
-            return ModelTurn(lead or _space_between(self._prefix, said), said, self.end)
+        if self.prefix:
+            return ModelTurn(lead or _space_between(self.prefix, said), said, self.end)
         opened = prompt.join(self.around(prompt))
         if not self._continues or not whole.startswith(opened):
             return ModelTurn(lead, said, self.end)
@@ -196,7 +199,7 @@ class Template:
             is_same = head.rstrip() == opened.removesuffix(self.after) + rest
             self._lead = "" if is_same else None
         self._continues = self._lead is not None
-        thought = opened_thought(self.after + self._prefix)
+        thought = opened_thought(self.after)
         if thought is None and self._lead is None:
             # The generation prompt opens something that a finished turn does not have.
             begun = head.rstrip()
@@ -204,16 +207,35 @@ class Template:
         closing = self._closing_of(thought) if thought else None
         if thought and closing:
             self.thought = thought, closing
-            so_far = self.after + self._prefix + (self._lead or "")
+            so_far = self.after + (self._lead or "")
             if self._lead is None or opened_thought(so_far) or closing not in so_far:
                 self._lead = (self._lead or "") + _closed(so_far, closing)
                 self._continues = False
-        elif self._lead is None or opened_thought(self.after + self._prefix + self._lead):
+        elif self._lead is None or opened_thought(self.after + self._lead):
             self._lead, self._continues = None, False
             self._why_no_place = (
                 "the chat template writes a finished turn of the model in another form than the "
                 "generation prompt"
             )
+
+    def _place_prefix(self, text: str) -> None:
+        """Let the response begin with ``text``: where the conversation has the response.
+
+        A text that has marks of thoughts or special tokens follows the generation prompt itself.
+        """
+        own_format = has_marks(text) or any(token in text for token in self.special_tokens)
+        if self._lead is None or own_format:
+            if opening := opened_thought(text):
+                closing = self._closing_of(opening)
+                self.thought = (opening, closing) if closing else None
+            elif self.thought is not None and self.thought[1] in text:
+                self.thought = None
+            if self._lead is not None:
+                so_far = self.after + text
+                self._lead = _closed(so_far, self.thought[1]) if self.thought else ""
+            return
+        self.prefix = ("" if self._lead.isspace() else self._lead) + text
+        self._lead, self.thought = "", None
 
     def _closing_of(self, thought: str) -> str | None:
         """The text that ends a thought: one that the template or the tokenizer knows."""
@@ -231,7 +253,7 @@ class Template:
         return tail.rstrip() or self._tokenizer.eos_token or ""
 
     def _without_end(self, response: str) -> str:
-        said = response.rstrip() if self._prefix else response.strip()
+        said = response.rstrip() if self.prefix else response.strip()
         ends = [self.end.strip(), *self.special_tokens]
         while end := next((end for end in ends if end and said.endswith(end)), None):
             if self.thought is not None and end == self.thought[1]:

@@ -172,6 +172,11 @@ def opened_thought(text: str) -> str | None:
     return None
 
 
+def has_marks(text: str) -> bool:
+    """Whether a mark of a thought is in the text."""
+    return bool(_ANY.search(text) or _END.search(text) or _FRAMES.search(text))
+
+
 def closings_of(opening: str) -> tuple[str, ...]:
     """Possible texts that end the thought that ``opening`` begins, likeliest first."""
     for mark in MARKS:

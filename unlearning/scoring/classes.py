@@ -31,7 +31,6 @@ COARSE: Mapping[str, str] = {
 FINE_CLASSES = tuple(COARSE)
 
 
-
 class Scorer(Protocol):
     """The interface of scorers: they assign ``CLASSES`` to answers."""
 
