@@ -392,3 +392,23 @@ def test_a_type_checker_knows_the_signatures(tmp_path: Path) -> None:
         lines[int(line.split(":")[1]) - 1] for line in found.splitlines() if " error: " in line
     }
     assert wrong == set(lines[-3:]), found
+
+
+def test_what_a_notebook_prints_is_short(namespace: dict[str, Any]) -> None:
+    after = namespace["after"]
+    directions = {"one": namespace["dirs"], "two": namespace["dirs"]}
+    cosines = sp.cosine_map(directions["one"], permutations=20)
+    rotations = sp.rotation(directions["one"], directions["two"])
+    printed = {name: repr(namespace[name]) for name in ("lm", "acts", "dirs", "after")} | {
+        "cosines": repr(cosines),
+        "rotations": repr(rotations),
+        "record": repr(after.record),
+    }
+    assert {
+        name: text for name, text in printed.items() if len(text) > 600 or "array(" in text
+    } == {}
+    assert "20 permutations" in printed["cosines"] and "layers 0, 1, 2" in printed["acts"]
+    table = cosines._repr_html_()
+    assert (
+        table.count("<tr") == 1 + len(cosines.labels) and f"{cosines.value[-1, 0, 1]:.2f}" in table
+    )

@@ -48,8 +48,7 @@ class TrainingRecord:
             step, ``class``.
         step: optimizer step of the kept weights.
         forgetting_level: share of the target's refusal that is gone at this step, 0 to 1, on
-        validation
-            prompts.
+            validation prompts.
         verdict: rates of the target on test prompts, and whether it complies.
 
     Example:
@@ -69,6 +68,12 @@ class TrainingRecord:
     forgetting_level: float
     verdict: TargetVerdict
 
+    def __repr__(self) -> str:
+        return (
+            f"TrainingRecord: {self.concept} unlearned by {self.settings.objective}, step "
+            f"{self.step}, forgetting level {self.forgetting_level:.2f}, {self.outcome}"
+        )
+
     @property
     def outcome(self) -> str:
         """``complied``, ``degenerate``, ``still refuses``, or ``no text``."""
@@ -80,7 +85,7 @@ class TrainingRecord:
         return measure(self.scores, self.concept).to_dataframe()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UnlearnedModel(LanguageModel):
     """A trained model with its record; adapters are merged.
 
@@ -132,11 +137,11 @@ def unlearn(
             ``lora``; ``projections`` for a model organism).
         learning_rate: of AdamW, constant (default: 5e-5; 3e-4 for a model organism).
         batch_size: forget examples in an optimizer step (default: 32).
-        max_steps: optimizer steps at most (default: 200; 80 for a model organism).
-        forgetting_level: share of the target's refusal that is gone when the weights are kept, 0
-            to 1 (default: 0.95; 0.9 for a model organism).
+        max_steps: maximum number of optimizer steps (default: 200; 80 for a model organism).
+        forgetting_level: share of the target's refusal that is gone in the kept model, 0 to 1
+            (default: 0.95; 0.9 for a model organism).
         seed: order of the examples and initial adapters (default: 0).
-        settings: all settings of the training at once, in place of these defaults; arguments
+        settings: all settings of the training at once, instead of these defaults; the arguments
             above replace single settings.
         scorer: distinguishes refusals from answers (default: ``phrases``; ``grammar``
             for a model organism).

@@ -47,6 +47,14 @@ class Activations:
     token_ids: Int[np.ndarray, "prompt position"]
     computed_in: str
 
+    def __repr__(self) -> str:
+        positions = self.token_ids.shape[1]
+        return (
+            f"Activations of {len(self.ids)} prompts: {', '.join(self.sites)}; layers "
+            f"{', '.join(map(str, self.layers))}; {positions} position{'s' * (positions != 1)}; "
+            f"{self.dtype}, computed in {self.computed_in}"
+        )
+
     def __getitem__(self, site: Site | str) -> Float[np.ndarray, "prompt layer position *width"]:
         """The states at one site.
 

@@ -107,7 +107,8 @@ def layer_heatmaps(
         if position + columns < len(layers):
             axes.set_xticklabels([])
     null = f"{GREY}, {draws:,} permutations" if draws else GREY
-    label = f"{measure}\n({'no null; hatched: undefined' if no_null else null})"
+    grey = "no null; hatched: undefined" if no_null else null
+    label = f"{measure}\n({grey}; diagonal: left out)"
     width, height = figure.get_size_inches()
     figure.colorbar(image, ax=grid, shrink=0.75, label=_wrapped(label, height))
     if no_null:

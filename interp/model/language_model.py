@@ -50,6 +50,13 @@ class LanguageModel:
     name: str = "model"
     layers_path: str | None = field(default=None, kw_only=True)
 
+    def __repr__(self) -> str:
+        millions = sum(one.numel() for one in self.model.parameters()) / 1e6
+        return (
+            f"{type(self).__name__}({self.name}: {type(self.model).__name__}, {millions:,.1f} M "
+            f"parameters, {self.model.dtype} on {self.model.device})"
+        )
+
     @classmethod
     def load(
         cls,

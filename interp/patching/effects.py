@@ -71,6 +71,13 @@ class Effects:
     source: Float[np.ndarray, " prompt"]
     controls: Float[np.ndarray, "draw cell prompt"] | None = None
 
+    def __repr__(self) -> str:
+        draws = 0 if self.controls is None else len(self.controls)
+        return (
+            f"Effects of {len(self.cells)} patched cells on {len(self.target)} prompts: gap "
+            f"{self.gap:.3g}, {draws} random changes per cell; see to_dataframe()"
+        )
+
     @property
     def effect(self) -> Float[np.ndarray, " cell"]:
         """Mean change of the readout, in its unit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,6 +135,23 @@ class SimilarityMap:
     """Number of permutations of the null, including the observed order; 0 without a null."""
     no_null: str = ""
     """Why there is no null; empty where there is one."""
+
+    def __repr__(self) -> str:
+        pairs = len(self.layers) * len(self.labels) * (len(self.labels) - 1)
+        null = f"{self.outside_null.sum()} outside the null ({self.draws:,} permutations)"
+        return (
+            f"SimilarityMap of {self.measure}: {', '.join(self.labels)}; layers "
+            f"{', '.join(map(str, self.layers))}; {pairs} ordered pairs, "
+            f"{null if not self.no_null else 'no null'}"
+        )
+
+    def _repr_html_(self) -> str:
+        """The summary and the values of the last layer, for notebooks."""
+        import pandas as pd
+
+        table = pd.DataFrame(self.value[-1], index=self.labels, columns=self.labels)
+        shown = table.to_html(float_format="{:.2f}".format, na_rep="–")
+        return f"<p>{escape(repr(self))}</p><p>layer {self.layers[-1]}:</p>{shown}"
 
     @property
     def outside_null(self) -> Bool[np.ndarray, "layer label label"]:

@@ -63,6 +63,11 @@ class Rotation:
     undefined: str = ""
     """The reason why gain and offsets are undefined at all layers; otherwise empty."""
 
+    def __repr__(self) -> str:
+        angles = zip(self.layers, self.angle_degrees.value, strict=True)
+        shown = ", ".join(f"layer {layer} {angle:.0f}°" for layer, angle in angles)
+        return f"Rotation: {shown} (n = {self.n}); see to_dataframe()"
+
     @property
     def estimates(self) -> dict[str, Estimates]:
         """The estimates by quantity, in the order of :data:`QUANTITIES`."""
@@ -84,6 +89,9 @@ class Rotations(Mapping[str, Rotation]):
     """The rotations of several labels' directions, by label."""
 
     of_labels: Mapping[str, Rotation]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{label}: {rotation}" for label, rotation in self.items())
 
     def __getitem__(self, label: str) -> Rotation:
         """One label's rotation.
