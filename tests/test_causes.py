@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
+import torch
 
 from interp.causes import (
     CAUSES,
@@ -20,8 +22,10 @@ from interp.causes import (
 )
 from interp.causes.undoing import shapley_matrix
 from interp.errors import InputError
+from interp.model import LanguageModel
 from interp.patching import stitch
 from interp.statistics import Contrast
+from tests.patched_models import changed, linear_model
 from tests.planted_causes import NOTHING, PLANTS, SCATTER, Ground, explained
 from unlearning.organism import shipped
 
@@ -140,12 +144,127 @@ def test_an_edit_that_opens_a_dormant_path_is_not_named() -> None:
     assert "one way only" in decide(Undone(0, values)).because
 
 
+def test_a_share_whose_interval_holds_the_controls_is_not_named() -> None:
+    """The point estimate lies above random edits; what it could as well be does not."""
+    values = worths({"gain": 3.0})
+    values[1:-1] += 2.0 * np.random.default_rng(4).normal(size=values[1:-1].shape)
+    share = Undone(0, values).shares().shapley["gain"]
+    band = (share.low + share.value) / 2
+    assert share.low < band < share.value
+    held = decide(Undone(0, values), np.full(100, band))
+    assert held.cause is None and "random edits" in held.because
+    freed = decide(Undone(0, values), np.full(100, share.low - 0.01))
+    assert freed.cause == "gain"
+
+
+def test_copies_of_a_prompt_make_no_share_more_certain() -> None:
+    values = worths({"gain": 2.0, "offset": 1.0})
+    values[1:-1] += np.random.default_rng(5).normal(size=values[1:-1].shape)
+    once = Undone(0, values).shares()
+    copies, groups = np.repeat(values, 4, axis=1), tuple(np.repeat(np.arange(40), 4))
+    together, apart = Undone(0, copies, groups).shares(), Undone(0, copies).shares()
+    for name in PLAYERS:
+        one, same, narrow = (s.shapley[name] for s in (once, together, apart))
+        assert (same.value, same.low, same.high) == pytest.approx((one.value, one.low, one.high))
+        assert narrow.high - narrow.low < 0.7 * (one.high - one.low)
+
+
+# Of models whose readout is linear in the states
+
+
+def linear_change(
+    lm: LanguageModel, *, seed: int = 0
+) -> tuple[LanguageModel, LanguageModel, list[str], Change]:
+    """Two linear models and planted states of 24 prompts of each class at their last layer."""
+    rng = np.random.default_rng(seed)
+    texts = [f"Name {word} number {i}." for i in range(6) for word in "abcd"]
+    base = linear_model(lm, layers=2, seed=seed)
+    after = changed(base, lambda name: "layers.0" in name, scale=0.5)
+    r, turned, moved = 4 * np.eye(16)[:3]
+    planted = (contrast(r, midpoint=np.zeros(16)), contrast(0.7 * turned, midpoint=moved))
+    noisy = [Contrast(c.positive + 0.1 * rng.normal(size=(24, 1, 16)), c.negative) for c in planted]
+    return base, after, texts, Change(*noisy, (1,))
+
+
+def of_first_logit(logits: torch.Tensor) -> torch.Tensor:
+    return logits[:, 7].double()
+
+
+def test_a_prompt_s_move_is_read_off_the_prompts_of_the_other_half(ground: Ground) -> None:
+    base, after, texts, change = linear_change(ground.lm)
+    side = change.halves(seed=3)
+    states = change.after.states.copy()
+    states[side == 0] += np.random.default_rng(1).normal(size=16)
+    shifted = replace(change, after=Contrast(states[:24], states[24:]))
+    offset = COALITIONS.index(("offset",))
+    one, other = (
+        undo(base, after, texts, given, of_first_logit, seed=3)[0].values[offset]
+        for given in (change, shifted)
+    )
+    own = side[:24] == 0
+    assert one[own] == pytest.approx(other[own], abs=1e-9)
+    assert (np.abs(one - other)[~own] > 1e-3).all()
+
+
+def test_controls_are_as_long_as_the_edits_in_both_models(ground: Ground) -> None:
+    """A linear readout moves by the length of a control times what its direction does."""
+    base, after, texts, change = linear_change(ground.lm)
+    means, found = change.means(1), {}
+    for cause in MOVES:
+        lengths = [np.linalg.norm(move(cause)) for move in (means.restoring, means.removing)]
+        effects = control_effects(
+            base, after, texts, change, of_first_logit, layer=1, cause=cause, draws=12
+        )
+        found[cause] = effects / np.mean(lengths)
+        assert np.abs(effects).min() > 0
+    for cause in MOVES:
+        np.testing.assert_allclose(found[cause], found["offset"], rtol=1e-6)
+    assert not np.allclose(
+        *(np.linalg.norm(m("rotation")) for m in (means.restoring, means.removing))
+    )
+
+
+def test_controls_go_where_prompts_of_one_class_differ(ground: Ground) -> None:
+    """The two classes lie far apart along what is read, and no prompt leaves its own there."""
+    base, after, texts, change = linear_change(ground.lm)
+    read = base.model.head.weight[7].detach().numpy()
+    read = read / np.linalg.norm(read)
+    sides = []
+    for states, to in ((change.after.positive, 30.0), (change.after.negative, -30.0)):
+        sides.append(states - (states @ read)[..., None] * read + to * read)
+    apart = replace(change, after=Contrast(*sides))
+    wide, plain = (
+        control_effects(
+            base, after, texts, given, of_first_logit, layer=1, cause="offset", draws=20
+        )
+        / np.linalg.norm(given.means(1).restoring("offset"))
+        for given in (apart, change)
+    )
+    assert np.abs(wide).max() < 1e-6 * np.abs(plain).max()
+
+
+def test_noise_for_routing_is_in_later_layers_alone(ground: Ground) -> None:
+    """Models that differ at one layer are read alike after it, so its controls do nothing."""
+    texts = ground.texts("bias", "test")[0]
+    after = changed(ground.lm, lambda name: ".1." in name, scale=0.5)
+    found = ground.base_contrast("bias", "test")
+    for layer in (0, 1):
+        effects = control_effects(
+            ground.lm, after, texts, Change(found, found, (0, 1, 2)), ground.readout,
+            layer=layer, cause="routing", draws=3,
+        )  # fmt: skip
+        assert (np.abs(effects) > 1e-6).all() if layer == 0 else (effects == 0).all()
+
+
 def test_coalitions_agree_with_stitching(ground: Ground) -> None:
     plant = ground.draw("gain", 0)
     after = ground.after(plant)
     harmful = ground.texts(plant.domain, "test")[0]
     states = [ground.contrast(lm, plant.domain, "test") for lm in (ground.lm, after)]
-    undone = undo(ground.lm, after, harmful, Change(*states, (0, 1, 2)), ground.readout)
+    groups = [number // 2 for number in range(len(harmful))]
+    change = Change(*states, (0, 1, 2))
+    undone = undo(ground.lm, after, harmful, change, ground.readout, groups=groups)
+    assert all(at_layer.groups == tuple(groups) for at_layer in undone)
     stitched = stitch(ground.lm, after, harmful, ground.readout)
     routing, rest = (
         COALITIONS.index(("routing",)),

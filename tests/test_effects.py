@@ -93,6 +93,26 @@ def test_random_patches_are_called_so_at_the_nominal_rate() -> None:
     assert all(table["p_family_wise"][1] <= 0.05 for table in planted)
 
 
+def test_an_effect_is_as_remarkable_downwards_as_upwards() -> None:
+    """Sizes are compared: neither a fall nor a rise is excused by its sign."""
+    rng = np.random.default_rng(1)
+    found = noise_effects(rng, 9.0)
+    mirrored = Effects(
+        found.cells, 2 * found.target - found.patched, found.target, found.source,
+        2 * found.target - found.controls,
+    )  # fmt: skip
+    up, down = (each.to_dataframe(resamples=2) for each in (found, mirrored))
+    for name in ("p", "p_family_wise"):
+        assert up[name].tolist() == down[name].tolist()
+        assert up[name][1] <= 0.05
+    assert up["control_low"].to_numpy() == pytest.approx(-down["control_high"].to_numpy())
+    # Controls that fall as far as the patch rises are as large.
+    assert found.controls is not None
+    fallen = Effects(found.cells, found.patched, found.target, found.source,
+                     2 * found.target - np.stack([found.patched] * 19))  # fmt: skip
+    assert fallen.to_dataframe(resamples=2)["p"].tolist() == [1, 1, 1]
+
+
 # Effects as numbers
 
 
@@ -110,6 +130,13 @@ def test_fractions_are_ratios_of_means_with_their_intervals() -> None:
     assert (table["effect_low"] <= table["effect"]).all()
     assert table["effect_low"][1] < table["effect"][1] - 0.1
     assert table["layer"].isna().all() and (table["n"] == 60).all()
+    # A prompt on which the two hardly differ does not count for as much as one that they do on.
+    share, gap = rng.uniform(0, 1, 60), source - target
+    uneven = Effects(cells[:1], (target + share * gap)[None], target, source)
+    row = uneven.to_dataframe().iloc[0]
+    assert row["fraction"] == pytest.approx((share * gap).sum() / gap.sum())
+    assert abs(row["fraction"] - share.mean()) > 1e-3
+    assert row["fraction_low"] < row["fraction"] < row["fraction_high"]
     weak = found.to_dataframe(least_gap=10.0)
     assert not weak["defined"].any() and weak["fraction"].isna().all()
     assert weak["effect"].notna().all()

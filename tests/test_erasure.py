@@ -109,6 +109,21 @@ def test_reliability_is_that_of_what_is_read() -> None:
     assert (silent.reliability_**2).mean() == pytest.approx(1 / D_MODEL, abs=0.05)
 
 
+def test_copies_of_a_prompt_are_no_evidence_for_what_is_read() -> None:
+    """Named as groups they fall into one half together, and noise stays noise."""
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=(40, 10, D_MODEL))
+    labels = np.arange(40) % 2
+    copies, of_copies = (np.repeat(x, 4, axis=0) for x in (noise, labels))
+    groups = list(np.repeat(np.arange(40), 4))
+    settings = {"splits": 10, "resamples": 0}
+    once = Leace(**settings).fit(noise, labels)
+    together = Leace(**settings).fit(copies, of_copies, groups)
+    apart = Leace(**settings).fit(copies, of_copies)
+    assert apart.reliability_.mean() > together.reliability_.mean() + 0.2
+    assert together.reliability_.mean() == pytest.approx(once.reliability_.mean(), abs=0.1)
+
+
 def test_errors_are_one_line() -> None:
     states, labels = world(2)
     with pytest.raises(InputError, match="two classes or more"):

@@ -10,7 +10,13 @@ import pytest
 from interp.errors import InputError
 from interp.similarity import cosine_map, plain_cosines
 from interp.similarity.cosines import Contrast, cosine_between
-from interp.statistics import isotropic_cosine, permuted_weights, studentised_products
+from interp.statistics import (
+    Confidence,
+    covariance_matched_overlaps,
+    isotropic_cosine,
+    permuted_weights,
+    studentised_products,
+)
 
 D_MODEL = 32
 
@@ -154,6 +160,90 @@ def test_map_on_noise_is_undefined_and_on_directions_is_right() -> None:
     assert silent.defined[:, off_diagonal].mean() <= 0.1
     assert np.isnan(silent.value[~silent.defined]).all()
     assert np.isfinite(silent.p[:, off_diagonal]).all()
+
+
+def test_random_directions_of_the_prompts_do_not_know_where_the_classes_lie() -> None:
+    """They are drawn from the covariance within classes."""
+    rng = np.random.default_rng(0)
+    sides = [contrast(rng, n=20, matched=False) for _ in range(2)]
+    moved = [Contrast(c.positive + 50.0 * (i + 1), c.negative) for i, c in enumerate(sides)]
+    for dimensions in (1, 3):
+        one, other = (
+            covariance_matched_overlaps(
+                given, [(0, 1)], dimensions=dimensions, draws=50, rng=np.random.default_rng(1)
+            )
+            for given in (sides, moved)
+        )
+        np.testing.assert_allclose(one, other, atol=1e-9)
+        assert ((one >= 0) & (one <= 1)).all() and one.std() > 0.01
+
+
+def test_the_cosine_s_random_direction_null_is_a_cosine() -> None:
+    """Not its square: where prompts vary alike in all dimensions it is that of any direction."""
+    rng = np.random.default_rng(0)
+    labels = {name: Contrast(*rng.normal(size=(2, 300, 2, 64))) for name in "ab"}
+    found = cosine_map(labels, permutations=5)
+    assert found.covariance_matched[:, 0, 1] == pytest.approx(isotropic_cosine(64), rel=0.12)
+    assert found.isotropic[:, 0, 1] == pytest.approx(isotropic_cosine(64))
+    assert isotropic_cosine(64) == pytest.approx(1.96 / 8, rel=0.02)
+
+
+def test_the_null_band_is_that_of_sizes_and_no_narrower_than_student_s() -> None:
+    """Five labellings; the observed one gives opposite directions at half of the layers."""
+    rng, axis = np.random.default_rng(0), 1.5 * np.eye(D_MODEL)[4]
+    other = np.where(np.arange(40)[:, None] < 20, -axis, 1.5 * np.eye(D_MODEL)[9])
+    sides = [contrast(rng, direction, layers=40) for direction in (axis, other)]
+    labels, again = dict(zip("ab", sides, strict=True)), np.random.default_rng(5)
+    weights = [permuted_weights(c, 5, again) for c in sides]
+    statistics, _ = studentised_products(*sides, *weights)
+    student = Confidence(0.95, 24).two_sided
+    beyond = np.maximum(np.quantile(np.abs(statistics), 0.95, axis=0), student)
+    assert 0.3 < (beyond > student).mean() < 0.8
+    # The same in another unit: with one labelling its own size is all that is drawn.
+    alone = np.maximum(np.abs(statistics[0]), student)
+    five, one = (cosine_map(labels, permutations=n, seed=5).null_high[:, 0, 1] for n in (5, 1))
+    np.testing.assert_allclose(five / beyond, one / alone)
+
+
+def test_numbers_of_units_mean_nothing_between_two_contrasts() -> None:
+    """Pair 3 of one label has nothing to do with pair 3 of the other."""
+    rng = np.random.default_rng(0)
+    a, b = (contrast(rng, 0.8, n=12, layers=20) for _ in range(2))
+    order = rng.permutation(12)
+    other = Contrast(b.positive[order], b.negative[order], paired(12))
+    one, two = cosine_between(a, b), cosine_between(a, other)
+    for name in ("value", "low", "high", "null_low"):
+        np.testing.assert_allclose(getattr(one, name), getattr(two, name), rtol=1e-6, atol=1e-9)
+    assert one.defined.any()
+
+
+def test_labels_are_permuted_apart_from_one_another() -> None:
+    """Two labels whose prompts nearly coincide share their noise, and no relabelling does."""
+    rng = np.random.default_rng(2)
+    a = contrast(rng, n=20, layers=30)
+    near = Contrast(
+        *(x + 0.01 * rng.normal(size=x.shape) for x in (a.positive, a.negative)), a.pairs
+    )
+    found = cosine_map({"a": a, "b": near}, permutations=60)
+    assert (found.p[:, 0, 1] <= 0.05).mean() > 0.8
+
+
+def test_corrected_p_values_count_every_cell_of_the_map() -> None:
+    """Real directions: never below Šidák's correction of Student's test for layers × pairs."""
+    rng = np.random.default_rng(3)
+    labels = {
+        name: contrast(rng, 2.0 * np.eye(D_MODEL)[i] + 0.3, n=16, layers=10)
+        for i, name in enumerate("abc")
+    }
+    draws = 400
+    found = cosine_map(labels, permutations=draws)
+    upper = np.triu_indices(3, 1)
+    p, corrected = (x[:, *upper] for x in (found.p, found.p_corrected))
+    assert (corrected >= p).all() and found.defined.all()
+    # A permutation p is a whole number of draws; the others are Student's, the larger of the two.
+    student = np.abs(p * draws - np.round(p * draws)) > 1e-6
+    assert student.sum() > 5
+    assert (corrected >= -np.expm1(p.size * np.log1p(-p)) - 1e-12)[student].all()
 
 
 def test_same_seed_same_map() -> None:

@@ -159,6 +159,18 @@ def test_projections_are_of_prompts_that_the_direction_has_not_seen() -> None:
         projection_figure({})
 
 
+def test_a_pair_is_projected_on_what_neither_of_the_two_took_part_in() -> None:
+    """The two prompts of a pair are nearly one text: a fold that holds one knows the other."""
+    rng = np.random.default_rng(1)
+    shared = rng.normal(size=(40, 12, 300))
+    sides = (shared + 0.01 * rng.normal(size=shared.shape) for _ in range(2))
+    found = held_out_projections(Contrast(*sides, np.repeat(np.arange(40)[:, None], 2, 1)))
+    up, down = found.value[found.positive], found.value[~found.positive]
+    # Their shared part outweighs all else, so the two of a pair fall on nearly the same place.
+    assert np.abs(up - down).max() < 0.1 * np.abs(up).max()
+    assert found.separation == pytest.approx(0.5, abs=0.02)
+
+
 def test_maps_come_with_numbers() -> None:
     rng = np.random.default_rng(0)
     states = rng.normal(size=(60, 20))

@@ -16,6 +16,7 @@ from interp.patching import (
     WHOLE,
     Cell,
     PatchRuns,
+    Stitching,
     attribute,
     between_models,
     patch,
@@ -161,6 +162,22 @@ def test_a_change_at_one_position_is_found_there(llama: LanguageModel) -> None:
 
 
 # Stitching
+
+
+def test_copies_of_a_prompt_make_no_stitched_share_more_certain() -> None:
+    rng = np.random.default_rng(0)
+    base, after = rng.normal(size=(2, 30)) + [[5.0], [0.0]]
+    below, above = rng.normal(size=(2, 2, 30)) + 2.0
+    once = Stitching((0, 1), base, after, below, above).to_dataframe()
+    copied = Stitching((0, 1), *(np.repeat(x, 4, axis=-1) for x in (base, after, below, above)))
+    together = copied.to_dataframe(groups=np.repeat(np.arange(30), 4).tolist())
+    apart = copied.to_dataframe()
+    for name in ("representation", "routing"):
+        columns = [name, f"{name}_low", f"{name}_high"]
+        np.testing.assert_allclose(together[columns], once[columns])
+        widths = [table[columns[2]] - table[columns[1]] for table in (apart, once)]
+        assert (widths[0] < 0.7 * widths[1]).all()
+    assert (once["representation"] + once["routing"]).to_numpy() == pytest.approx(1)
 
 
 def test_shares_add_to_one_and_name_the_changed_layer(checkpoint: Path) -> None:

@@ -99,6 +99,36 @@ def test_pairs_are_held_out_together() -> None:
     assert together.value[0, 0, 1] < 0.1 < apart.value[0, 0, 1]
 
 
+def test_held_out_errors_are_those_of_maps_that_never_saw_the_prompt() -> None:
+    """Fold by fold with scipy's map: both means and the rotation come from the other folds."""
+    from scipy.linalg import orthogonal_procrustes
+
+    rng = np.random.default_rng(4)
+    before, after = rng.normal(size=(2, 23, 4)) + np.array([[[2.0]], [[-3.0]]])
+    folds = np.arange(23) % 4
+    found = held_out_errors(before, after, folds)
+    for fold in range(4):
+        kept, held = folds != fold, folds == fold
+        x, y = (s - s[kept].mean(axis=0) for s in (before, after))
+        turned = x[held] @ orthogonal_procrustes(x[kept], y[kept])[0]
+        wanted = [np.square(y[held] - predicted).sum(axis=1) for predicted in (turned, x[held], 0)]
+        np.testing.assert_allclose(found[:, held], wanted)
+    both = held_out_errors(before, np.stack([after, after[::-1]]), folds)
+    np.testing.assert_allclose(both[:, 0], found)
+
+
+def test_copies_of_a_prompt_add_no_certainty() -> None:
+    rng = np.random.default_rng(5)
+    a, b = base(rng)[:40], base(rng)[:40]
+    b = 0.5 * b + a @ rotation(1.0)
+    once = procrustes_map({"a": a, "b": b}, draws=2)
+    copies = {name: np.repeat(x, 3, axis=0) for name, x in (("a", a), ("b", b))}
+    thrice = procrustes_map(copies, draws=2, groups=list(np.repeat(np.arange(40), 3)))
+    for name in ("value", "low", "high"):
+        np.testing.assert_allclose(getattr(thrice, name), getattr(once, name), atol=1e-6)
+    assert once.high[0, 0, 1] - once.low[0, 0, 1] > 0.05
+
+
 def test_units_change_places_with_units_of_their_size() -> None:
     units = np.array([0, 0, 1, 2, 2, 3, 4])
     orders = [shuffled_units(units, np.random.default_rng(seed)) for seed in range(30)]

@@ -7,11 +7,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from interp.errors import InputError
 from interp.similarity import Rotation, against_controls, plain_cosines, rotation
 from interp.similarity.rotations import QUANTITIES
-from interp.statistics import Contrast, class_means, inner_products
+from interp.statistics import Confidence, Contrast, class_means, inner_products
 from tests.benchmarks.rotation_coverage import covered
 from tests.planted_directions import Planted, planted_change
 
@@ -196,6 +197,44 @@ def test_a_direction_that_vanished_has_a_small_gain_and_no_angle() -> None:
     assert (found.gain.low == 0).all()
     assert (found.gain.high < 0.2).all()
     assert found.offset.defined.all()
+
+
+def test_a_direction_of_which_only_noise_is_left_may_have_any_small_gain() -> None:
+    """Its length is not 0 in this sample; that it is 0 in truth cannot be excluded."""
+    before, _ = planted_change(Planted(), snr=4.0, n=32, same_prompts=False, worlds=60, seed=0)
+    silent, _ = planted_change(Planted(), snr=0.0, n=32, same_prompts=False, worlds=60, seed=1)
+    found = rotation(before, silent, same_prompts=False)
+    vanished = ~found.gain.defined
+    assert vanished.mean() > 0.8 and np.isnan(found.gain.value[vanished]).all()
+    assert (found.gain.low[vanished] == 0).all()
+    assert (found.gain.high[vanished] > 0.01).all() and (found.gain.high[vanished] < 0.5).all()
+    assert (found.gain.low[found.gain.defined] > 0).all()
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize("room", [0.0, 0.3, 1.0, 2.0, 3.5, 9.0])
+def test_a_value_near_its_boundary_is_accepted_as_often_as_stated(
+    level: float, room: float
+) -> None:
+    """Feldman and Cousins: the same coverage at the boundary, near it and far away."""
+    confidence = Confidence(level, 1e9)
+    observed = np.linspace(-8, 8, 16001)  # minus the hypothesis, in standard deviations
+    ones = np.ones_like(observed)
+    accepted = confidence.below_boundary(observed, room * ones, ones)
+    covered = np.diff(stats.norm.cdf(observed))[accepted[1:] & accepted[:-1]].sum()
+    assert covered == pytest.approx(level, abs=2e-3)
+    # What lies beyond the boundary speaks for the boundary itself, and never against it.
+    assert confidence.below_boundary(observed, 0 * ones, ones)[observed >= 0].all()
+    # One stretch without holes, which the observation on the hypothesis itself belongs to.
+    assert (np.abs(np.diff(accepted.astype(int))).sum() <= 2) and accepted[8000]
+
+
+def test_a_small_sample_widens_what_is_accepted_as_student_s_t_does() -> None:
+    for n in (5, 20, 200):
+        confidence = Confidence(0.95, n)
+        assert confidence.two_sided == pytest.approx(stats.t.ppf(0.975, n - 1))
+        assert confidence.one_sided > stats.norm.ppf(0.95)
+    assert Confidence(0.95, 1e9).one_sided == pytest.approx(stats.norm.ppf(0.95), abs=1e-4)
 
 
 def test_controls_widen_the_null_band() -> None:

@@ -79,6 +79,11 @@ def test_only_prompts_on_the_right_side_count(checkpoint_of: Checkpoints) -> Non
     sides = [readout(last_logits(lm, (p,))).item() > 0 for p in PROMPTS]
     assert len(found.positive) == sum(sides) and len(found.negative) == len(sides) - sum(sides)
     assert (found.positive > 0).all() and (found.negative < 0).all()
+    # The direction of a layer is added at that layer, wherever it stands among those tried.
+    kept = prompts_kept(lm, readout, prompts)
+    with add(lm, found.directions[0, -1], layers=[1], sites=[RESIDUAL_IN]):
+        induced = readout(last_logits(lm, kept[1]))
+    assert found.induce[0, -1] == pytest.approx(induced.numpy(), abs=1e-4)
     with pytest.raises(InputError, match="none of 4 positive prompts has a readout above 0"):
         score_candidates(lm, prompts, prompts, lambda logits: -logits[:, 0].abs() - 1)
 

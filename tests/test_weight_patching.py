@@ -90,6 +90,10 @@ def test_a_scrambled_change_has_its_norm_and_singular_values() -> None:
         other = scrambled(change, torch.Generator().manual_seed(seed))
         assert torch.allclose(torch.linalg.svdvals(other), torch.linalg.svdvals(change), atol=1e-5)
         assert not torch.allclose(other, change)
+    # Signs are drawn, so that a change in one direction is none on average.
+    ones = [scrambled(torch.ones(6, 4), torch.Generator().manual_seed(i)) for i in range(400)]
+    assert torch.stack(ones).mean(dim=0).abs().max() < 0.2
+    assert all((one.abs() == 1).all() for one in ones)
     vector = torch.arange(6.0)
     assert scrambled(vector, torch.Generator()).abs().sort().values.tolist() == vector.tolist()
 
