@@ -166,7 +166,7 @@ def test_a_change_at_one_position_is_found_there(llama: LanguageModel) -> None:
 
 def test_copies_of_a_prompt_make_no_stitched_share_more_certain() -> None:
     rng = np.random.default_rng(0)
-    base, after = rng.normal(size=(2, 30)) + [[5.0], [0.0]]
+    base, after = rng.normal(size=(2, 30)) + np.array([[5.0], [0.0]])
     below, above = rng.normal(size=(2, 2, 30)) + 2.0
     once = Stitching((0, 1), base, after, below, above).to_dataframe()
     copied = Stitching((0, 1), *(np.repeat(x, 4, axis=-1) for x in (base, after, below, above)))
