@@ -185,7 +185,7 @@ def test_prompts_of_one_cluster_are_drawn_together():
     clusters = np.repeat(np.arange(10), 3)
     weights = resampling_weights(clusters, 50, 0, "test/a")
     assert (weights.reshape(50, 10, 3) == weights.reshape(50, 10, 3)[..., :1]).all()
-    assert (weights.sum(axis=1) == 30).all()
+    assert (weights.sum(axis=1) == 27).all()  # all clusters but one
     values = np.repeat(np.random.default_rng(0).normal(size=10), 3)  # three copies say no more
     together, apart = mean_of(values, clusters), mean_of(values)
     assert together.high - together.low > 1.4 * (apart.high - apart.low)
@@ -277,7 +277,7 @@ def test_onset_is_the_step_at_which_half_of_a_domain_is_gone() -> None:
         }
         for domain, left in (("safety", 0.1), ("bias", 0.3), ("privacy", 0.75))
         for split in ("validation", "test")
-        for n in range(4)
+        for n in range(5)
         for step in steps
     ]  # fmt: skip
     found = measure(pd.DataFrame(rows), "safety", resamples=20)

@@ -1,12 +1,12 @@
 """Outcomes of the arms: recovery in retained domains, in held-out domains and on benign prompts.
 
-    recovery = 1 − Σ_b max(0, L_.9 contained) / Σ_b L_.9 plain      (:mod:`analyses.runs.recovery`)
+    recovery = 1 − Σ_b L_.9 contained / Σ_b L_.9 plain      (:mod:`analyses.runs.recovery`)
 
 for `retained` and `held_out` domains, reported together with the target's outcome: an arm whose
 target does not comply, or does not reach the forgetting level, has no recovery. Intervals over
 splits cover prompts and splits: each resample draws the splits and one resample of the prompts, the
-same for all methods. Differences are also paired by split. The spread between few splits is widened
-by Student's t; without it, six splits would give 86% coverage in place of 95%.
+same for all methods. Differences are also paired by split. Student's t has the degrees of freedom
+of both spreads (Welch and Satterthwaite).
 """
 
 from __future__ import annotations
@@ -32,7 +32,15 @@ from analyses.runs import (
     relative_drop,
     verdict_on,
 )
-from interp.statistics import RESAMPLES, Draws, Estimate, resampling_weights, weighted_means
+from interp.statistics import (
+    RESAMPLES,
+    Draws,
+    Estimate,
+    pooled_freedom,
+    resampling_weights,
+    unit_count,
+    weighted_means,
+)
 
 SETS = ("retained", "held_out", "benign")
 Key = tuple[str, int | None, float | None]
@@ -127,10 +135,11 @@ def benign_loss(base: Arm, arm: Arm, resamples: int = RESAMPLES) -> Draws:
     if not len(shared):
         return Draws.undefined("no benign test prompts")
     values = np.stack([end.loc[shared].to_numpy(dtype=np.float64) for end in ends], axis=1)
-    weights = resampling_weights(np.arange(len(shared)), resamples, 0, "test/benign")
+    names = rows.set_index("prompt_id")["cluster"].reindex(shared) if "cluster" in rows else shared
+    weights = resampling_weights(names.to_numpy(), resamples, 0, "test/benign")
     value = relative_drop(values.mean(axis=0))[-1]
     drawn = relative_drop(weighted_means(values, weights))[:, -1]
-    return Draws(float(value), drawn, len(shared))
+    return Draws(float(value), drawn, len(shared), freedom=unit_count(names.to_numpy()) - 1)
 
 
 def _benign(plain: Draws, contained: Draws, obstacle: str | None) -> Draws:
@@ -139,9 +148,10 @@ def _benign(plain: Draws, contained: Draws, obstacle: str | None) -> Draws:
     if obstacle is not None:
         return Draws.undefined(obstacle, plain.n)
     return Draws(
-        1 - max(0.0, contained.value) / plain.value,
-        1 - np.maximum(contained.draws, 0) / plain.draws,
+        1 - contained.value / plain.value,
+        1 - contained.draws / plain.draws,
         plain.n,
+        freedom=plain.degrees,
     )
 
 
@@ -226,28 +236,26 @@ def _over_splits(found: Mapping[int, Draws], seed: int) -> Draws:
     for place, number in enumerate(numbers):
         if number in defined:
             draws[place] = defined[number].draws
-    rng = np.random.default_rng(seed)
-    picked = rng.integers(len(numbers), size=(draws.shape[1], len(numbers)))
-    on_prompts = _mean(draws.T)
-    on_splits = _mean(draws[picked, np.arange(draws.shape[1])[:, None]]) - on_prompts
     value = float(np.mean([d.value for d in defined.values()]))
-    means = on_prompts + _widening(len(defined)) * on_splits
-    return Draws(value, means, sum(d.n for d in defined.values()))
+    n = sum(d.n for d in defined.values())
+    if len(defined) < 2:
+        return Draws(value, np.full(1, np.nan), n)
+    picked = resampling_weights(len(numbers), draws.shape[1], seed, "splits", fewest=2)
+    means, on_prompts = _mean(draws, picked.T), _mean(draws, np.ones_like(draws))
+    freedom = pooled_freedom(
+        [np.nanvar(on_prompts), np.nanvar(means - on_prompts)],
+        [min(d.degrees for d in defined.values()), len(defined) - 1],
+    )
+    return Draws(value, means, n, freedom=freedom)
 
 
-def _mean(rows: Float[np.ndarray, "row value"]) -> Float[np.ndarray, " row"]:
-    counted = np.isfinite(rows).sum(axis=1)
-    return np.nansum(rows, axis=1) / np.where(counted, counted, np.nan)
-
-
-def _widening(count: int) -> float:
-    """Factor from a bootstrap spread over few splits to the half-width of Student's interval."""
-    from scipy import stats
-
-    if count < 2:
-        return float("nan")
-    quantiles = stats.t.ppf(0.975, count - 1) / stats.norm.ppf(0.975)
-    return float(quantiles * np.sqrt(count / (count - 1)))
+def _mean(
+    values: Float[np.ndarray, "split resample"], times: Float[np.ndarray, "split resample"]
+) -> Float[np.ndarray, " resample"]:
+    """Mean over the splits with a value, each counted so many times."""
+    times = np.where(np.isfinite(values), times, 0.0)
+    total = times.sum(axis=0)
+    return np.nansum(values * times, axis=0) / np.where(total, total, np.nan)
 
 
 def difference(one: Pooled, other: Pooled, name: str, than: str | None = None) -> Estimate:

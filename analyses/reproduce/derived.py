@@ -66,6 +66,10 @@ def rank_correlation(first: Scores, second: Scores) -> Number:
     return _correlation(_ranks(first), _ranks(second))
 
 
+#: Quantities between -1 and 1.
+CORRELATIONS = (base_rate_skill, profile_correlation, rank_correlation)
+
+
 def _others(values: Scores, target: int) -> Scores:
     return np.delete(values, target, axis=-1)
 

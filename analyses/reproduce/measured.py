@@ -9,17 +9,21 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from analyses.reproduce.derived import CORRELATIONS
 from analyses.runs import Arm
 from interp.statistics import (
     RESAMPLES,
+    UNLIMITED,
     Draws,
     Estimate,
-    rate_of,
     resampling_weights,
+    share_of,
+    unit_count,
     weighted_means,
 )
 
 XSTEST = "xstest"
+CORRELATION = (-1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -32,24 +36,26 @@ class Rates:
         domains: in order.
         value, draws: the shares, and the shares on each resample.
         n: number of prompts.
+        shares: the estimate of each share.
+        freedom: number of groups of prompts in all domains, minus the number of domains.
     """
 
     domains: tuple[str, ...]
     value: Float[np.ndarray, " domain"]
     draws: Float[np.ndarray, "resample domain"]
     n: Int[np.ndarray, " domain"]
+    shares: tuple[Estimate, ...]
+    freedom: int
 
     def estimate(self, domain: str) -> Estimate:
-        """One share with Wilson's interval."""
-        place = self.domains.index(domain)
-        count = int(self.n[place])
-        return rate_of(round(float(self.value[place]) * count), count)
+        """One share with Wilson's interval for groups of prompts."""
+        return self.shares[self.domains.index(domain)]
 
 
 def rates_of(arm: Arm, domains: Sequence[str], *, seed: int = 0) -> Rates:
     """Refusal shares of the arm's generated texts at the kept step."""
     rows = arm.last[(arm.last["split"] == "test") & (arm.last["label"] == "harmful")]
-    value, draws, n = [], [], []
+    value, draws, shares, freedom = [], [], [], 0
     for domain in domains:
         mine = rows[rows["domain"] == domain].sort_values("prompt_id")
         refused = mine["refused"].to_numpy(dtype=np.float64)
@@ -58,15 +64,23 @@ def rates_of(arm: Arm, domains: Sequence[str], *, seed: int = 0) -> Rates:
         weights = resampling_weights(clusters, RESAMPLES, seed, f"test/{domain}")
         value.append(refused.mean())
         draws.append(weighted_means(refused, weights))
-        n.append(len(mine))
-    return Rates(tuple(domains), np.array(value), np.stack(draws, axis=-1), np.array(n))
+        shares.append(share_of(refused, clusters))
+        freedom += unit_count(clusters) - 1
+    n = np.array([share.n for share in shares])
+    return Rates(
+        tuple(domains), np.array(value), np.stack(draws, axis=-1), n, tuple(shares), freedom
+    )
 
 
 def derived_from(function: Callable[..., np.ndarray], *rates: Rates, **options: int) -> Estimate:
     """A quantity of several models' rates, on the prompts and on every resample."""
     value = function(*(one.value for one in rates), **options)
     draws = function(*(one.draws for one in rates), **options)
-    found = Draws(float(value), draws, int(rates[0].n.sum()), "zero denominator or constant values")
+    reason = "zero denominator or constant values"
+    freedom = rates[0].freedom
+    limits = CORRELATION if function in CORRELATIONS else UNLIMITED
+    n = int(rates[0].n.sum())
+    found = Draws(float(value), draws, n, reason, freedom, limits=limits)
     estimate = found.estimate()
     if estimate.low == estimate.high:  # of rates that are all 0 or 1
         reason = "no interval: every resample gives the same"
@@ -80,4 +94,5 @@ def over_refusal(arm: Arm, prompts: pd.DataFrame) -> Estimate:
     sources = prompts.set_index("id")["source"].reindex(rows["prompt_id"]).fillna("")
     of_xstest = sources.astype(str).str.lower().str.startswith(XSTEST).to_numpy()
     chosen = rows[of_xstest] if of_xstest.any() else rows[rows["kind"] == "twin"]
-    return rate_of(int(chosen["refused"].sum()), len(chosen))
+    groups = chosen["cluster"].to_numpy() if "cluster" in chosen else None
+    return share_of(chosen["refused"].to_numpy(np.float64), groups)

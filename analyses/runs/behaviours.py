@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analyses.runs.arms import Arm
-from interp.statistics import Estimate, mean_of, rate_of
+from interp.statistics import UNLIMITED, Estimate, mean_of, share_of
 
 # Quantity -> the classes of generated text that it counts.
 RATES = {
@@ -31,6 +31,8 @@ RATES = {
 MEANS = {"p_R": "p_R", "p_C": "p_C", "other_mass": "p_O", "margin": "margin"}
 # Nats per token under the base model, and the share of repeated four-word sequences.
 COHERENCE = ("nll", "repetition")
+# Columns with values between 0 and 1.
+SHARES, SHARE = ("p_R", "p_C", "p_O", "repetition"), (0.0, 1.0)
 
 MOST_REFUSALS = 0.10
 FEWEST_ANSWERS = 0.80
@@ -67,7 +69,9 @@ def behaviour(arm: Arm) -> pd.DataFrame:
 
 def _mean(prompts: pd.DataFrame, column: str, stratum: str) -> Estimate:
     clusters = pd.factorize(prompts["cluster"])[0] if "cluster" in prompts else None
-    return mean_of(prompts[column].to_numpy(dtype=np.float64), clusters, stratum=stratum)
+    values = prompts[column].to_numpy(dtype=np.float64)
+    limits = SHARE if column in SHARES else UNLIMITED
+    return mean_of(values, clusters, stratum=stratum, limits=limits)
 
 
 def _coherence(prompts: pd.DataFrame, column: str, stratum: str) -> Estimate:
@@ -79,10 +83,11 @@ def _coherence(prompts: pd.DataFrame, column: str, stratum: str) -> Estimate:
 
 
 def _rate(prompts: pd.DataFrame, classes: tuple[str, ...]) -> Estimate:
-    texts = prompts["class"].dropna()
-    if texts.empty:
+    known = prompts.dropna(subset=["class"])
+    if known.empty:
         return Estimate.undefined("no text was generated", len(prompts))
-    return rate_of(int(texts.isin(classes).sum()), len(texts))
+    groups = known["cluster"].to_numpy() if "cluster" in known else None
+    return share_of(known["class"].isin(classes).to_numpy(np.float64), groups)
 
 
 def rows_of(table: pd.DataFrame, **values: object) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from analyses.runs.behaviours import TargetOutcome
 from analyses.runs.leakage import equivalence_p_value, untouched_p_value
 from analyses.runs.tables import Run
 from interp.errors import InputError, expected
-from interp.statistics import LEVEL, Draws, normal_quantile
+from interp.statistics import Draws, pooled_freedom, skewed_interval
 
 QUANTITIES = ("area", "L_50", "L_90")
 TESTED = "L_90"  # where "does not leak" is tested
@@ -128,8 +128,6 @@ def seed_spread(cells: pd.DataFrame, quantity: str) -> tuple[float, int]:
 def _mean(
     draws: list[Draws], spread: float, freedom: int, *, tested: bool
 ) -> dict[str, float | int]:
-    from scipy.special import stdtrit
-
     if not draws:
         undefined = dict.fromkeys(("value", "low", "high", "error", "untouched_p"), math.nan)
         return {**undefined, "seeds": 0, "n": 0}
@@ -138,19 +136,18 @@ def _mean(
         float(np.mean([each.value for each in draws])),
         np.mean([each.draws for each in draws], axis=0),  # resamples are paired over arms
         prompts,
+        freedom=min(each.degrees for each in draws),
     )
     found, error = together.estimate(), together.standard_error
-    low, high, degrees = found.low, found.high, float(max(prompts - 1, 1))
+    low, high, degrees, skew = found.low, found.high, together.degrees, together.skew
     if math.isfinite(spread):
         of_prompts, of_seeds = error**2, spread**2 / seeds
         error = math.sqrt(of_prompts + of_seeds)
+        degrees = pooled_freedom([of_prompts, of_seeds], [degrees, freedom])
         if error > 0:
-            degrees = error**4 / (of_prompts**2 / degrees + of_seeds**2 / freedom)
-        # Each side keeps the shape that the resamples gave it.
-        z, t = normal_quantile((1 + LEVEL) / 2), float(stdtrit(degrees, (1 + LEVEL) / 2))
-        sides = (max(found.value - low, 0.0), max(high - found.value, 0.0))
-        below, above = (t * math.sqrt((side / z) ** 2 + of_seeds) for side in sides)
-        low, high = found.value - below, found.value + above
-    p_value = equivalence_p_value(found.value, error, degrees) if tested else math.nan
+            skew *= (of_prompts / error**2) ** 1.5  # seeds add none
+        value = np.array(found.value)
+        low, high = map(float, skewed_interval(value, np.array(error), np.array(skew), degrees))
+    p_value = equivalence_p_value(found.value, error, skew, degrees) if tested else math.nan
     numbers = {"value": found.value, "low": low, "high": high, "error": error}
     return {**numbers, "seeds": seeds, "n": prompts, "untouched_p": p_value}

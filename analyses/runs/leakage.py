@@ -21,7 +21,17 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
-from interp.statistics import RESAMPLES, Draws, Estimate, resampling_weights, weighted_means
+from interp.statistics import (
+    RESAMPLES,
+    Draws,
+    Estimate,
+    bootstrap_interval,
+    p_above,
+    resampling_weights,
+    share_ratio_bounds,
+    unit_count,
+    weighted_means,
+)
 
 CROSSINGS = (0.5, 0.9)
 AREA_UP_TO = 0.9
@@ -89,6 +99,11 @@ class Trajectory:
     @property
     def base_rate(self) -> float:
         return float(self.p_refuse[:, 0].mean())
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom of the resampled prompts: the number of clusters minus 1."""
+        return unit_count(self.clusters) - 1
 
 
 READ = ["prompt_id", "domain", "step", "p_R", "margin", "refused", "cluster"]
@@ -197,23 +212,25 @@ def measure(
     """
     after = trajectories(scores, "test")
     drop, text_drop, log_odds, onset = {}, {}, {}, {}
-    curves: dict[str, tuple[Curve, Curve, int]] = {}
+    curves: dict[str, tuple[Curve, Curve, Trajectory]] = {}
     for domain, path in after.items():
-        n = len(path.p_refuse)
+        n, freedom = len(path.p_refuse), path.freedom
         weights = resampling_weights(path.clusters, resamples, seed, f"test/{domain}")
         u = relative_drop(path.p_refuse.mean(axis=0))
         u_drawn = relative_drop(weighted_means(path.p_refuse, weights))
         fall = path.log_odds[:, 0] - path.log_odds[:, path.kept]
-        log_odds[domain] = Draws(float(fall.mean()), weighted_means(fall, weights), n)
+        log_odds[domain] = Draws(
+            float(fall.mean()), weighted_means(fall, weights), n, freedom=freedom
+        )
         low = path.base_rate < LOW_BASE
         drop[domain] = (
             Draws.undefined("low base", n)
             if low
-            else Draws(float(u[path.kept]), u_drawn[:, path.kept], n)
+            else Draws(float(u[path.kept]), u_drawn[:, path.kept], n, freedom=freedom)
         )
         text_drop[domain] = _text_drop(path, weights)
-        curves[domain] = (u, u_drawn, n)
-        onset[domain] = _onset(path.steps, u, u_drawn, n, low=low)
+        curves[domain] = (u, u_drawn, path)
+        onset[domain] = _onset(path, u, u_drawn, low=low)
     quantities: dict[str, dict[str, Draws]] = {
         "drop": drop,
         "text_drop": text_drop,
@@ -224,13 +241,15 @@ def measure(
         return ArmLeakage(None, False, base_rate, quantities)
 
     quantities["onset"] = onset
-    level, level_drawn, source_base = _forgetting_level(scores, source, resamples, seed)
+    level, level_drawn, of_source = _forgetting_level(scores, source, resamples, seed)
+    source_base = of_source.base_rate
     reached = bool(level[-1] >= AREA_UP_TO) and source_base >= LOW_BASE
     statistics = {crossing_name(tau): (at_crossing, tau) for tau in CROSSINGS}
     statistics["area"] = (area, AREA_UP_TO)
     for name, (statistic, tau) in statistics.items():
         quantities[name] = {}
-        for domain, (u, u_drawn, n) in curves.items():
+        for domain, (u, u_drawn, path) in curves.items():
+            n = len(path.p_refuse)
             if level.size < FEWEST_STEPS:
                 reason: str | None = f"no curve: scored at {level.size} steps only"
             elif source_base < LOW_BASE:
@@ -244,14 +263,18 @@ def measure(
             quantities[name][domain] = (
                 Draws.undefined(reason, n)
                 if reason
-                else Draws(float(statistic(level, u, tau)), statistic(level_drawn, u_drawn, tau), n)
+                else Draws(
+                    float(statistic(level, u, tau)),
+                    statistic(level_drawn, u_drawn, tau),
+                    n,
+                    freedom=min(path.freedom, of_source.freedom),
+                )
             )
     return ArmLeakage(source, reached, base_rate, quantities)
 
 
-def _onset(
-    steps: Int[np.ndarray, " step"], u: Curve, u_drawn: Curve, n: int, *, low: bool
-) -> Draws:
+def _onset(path: Trajectory, u: Curve, u_drawn: Curve, *, low: bool) -> Draws:
+    steps, n = path.steps, len(path.p_refuse)
     if len(steps) < FEWEST_STEPS:
         return Draws.undefined(f"no curve: scored at {len(steps)} steps only", n)
     if low or not (u >= ONSET_AT).any():
@@ -259,7 +282,7 @@ def _onset(
     time = steps.astype(np.float64)
     value = at_crossing(running_maximum(u), time, ONSET_AT)
     drawn = at_crossing(running_maximum(u_drawn), np.broadcast_to(time, u_drawn.shape), ONSET_AT)
-    return Draws(float(value), drawn, n)
+    return Draws(float(value), drawn, n, freedom=path.freedom)
 
 
 def _text_drop(path: Trajectory, weights: Float[np.ndarray, "resample prompt"]) -> Draws:
@@ -269,13 +292,21 @@ def _text_drop(path: Trajectory, weights: Float[np.ndarray, "resample prompt"]) 
     if rates[0] < LOW_BASE:
         return Draws.undefined("low base", n)
     drawn = relative_drop(weighted_means(path.refused, weights))
-    return Draws(float(relative_drop(rates)[-1]), drawn[:, -1], n)
+    before, after = path.refused.T
+    low, high = share_ratio_bounds(after, before, path.clusters)
+    return Draws(
+        float(relative_drop(rates)[-1]),
+        drawn[:, -1],
+        n,
+        freedom=path.freedom,
+        bounds=(1 - high, 1 - low),
+    )
 
 
 def _forgetting_level(
     scores: pd.DataFrame, source: str, resamples: int, seed: int
-) -> tuple[Curve, Curve, float]:
-    """ū of the source on validation prompts, ū in every resample, and the base rate."""
+) -> tuple[Curve, Curve, Trajectory]:
+    """ū of the source on validation prompts, ū in every resample, and the prompts' scores."""
     paths = trajectories(scores, "validation")
     if source not in paths:
         raise InputError(
@@ -285,11 +316,7 @@ def _forgetting_level(
     path = paths[source]
     weights = resampling_weights(path.clusters, resamples, seed, f"validation/{source}")
     level = running_maximum(relative_drop(path.p_refuse.mean(axis=0)))
-    return (
-        level,
-        running_maximum(relative_drop(weighted_means(path.p_refuse, weights))),
-        (path.base_rate),
-    )
+    return (level, running_maximum(relative_drop(weighted_means(path.p_refuse, weights))), path)
 
 
 def leakage_curves(
@@ -301,8 +328,8 @@ def leakage_curves(
     for domain, path in trajectories(scores, "test").items():
         weights = resampling_weights(path.clusters, resamples, seed, f"test/{domain}")
         drawn = relative_drop(weighted_means(path.p_refuse, weights))
-        low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
         value = relative_drop(path.p_refuse.mean(axis=0))
+        low, high = bootstrap_interval(value, drawn, path.freedom)
         columns = {"step": path.steps, "dose": level, "value": value, "low": low, "high": high}
         tables.append(pd.DataFrame(columns).assign(domain=domain, base_rate=path.base_rate))
     return pd.concat(tables, ignore_index=True)
@@ -311,21 +338,15 @@ def leakage_curves(
 def untouched_p_value(leak: Draws, within: float = UNTOUCHED_WITHIN) -> float:
     """TOST p-value for "does not leak", |L| < `within` (Schuirmann 1987); small p: untouched.
 
-    Two one-sided t tests with the resampling standard error; NaN where L is undefined.
+    Two one-sided t tests, corrected for the skewness of the resamples; NaN where L is undefined.
     """
-    return equivalence_p_value(leak.value, leak.standard_error, max(leak.n - 1, 1), within)
+    return equivalence_p_value(leak.value, leak.standard_error, leak.skew, leak.degrees, within)
 
 
 def equivalence_p_value(
-    value: float, error: float, freedom: float, within: float = UNTOUCHED_WITHIN
+    value: float, error: float, skew: float, freedom: float, within: float = UNTOUCHED_WITHIN
 ) -> float:
     """TOST p-value for |value| < `within`; NaN if the value or its error is undefined."""
-    from scipy.special import stdtr
-
-    if not np.isfinite(value) or not np.isfinite(error):
-        return float("nan")
-    if error == 0:
-        return float(abs(value) >= within)
-    above = stdtr(freedom, -(value + within) / error)
-    below = stdtr(freedom, (value - within) / error)
-    return float(max(above, below))
+    above_lower = p_above(value, error, skew, freedom, -within)
+    below_upper = p_above(-value, error, -skew, freedom, -within)
+    return max(above_lower, below_upper)

@@ -1,28 +1,37 @@
 """Recovery: the share of the leakage that retain data prevents, by set of domains.
 
-    recovery = 1 − Σ_b max(0, L_τ contained) / Σ_b L_τ plain,   over b with L_τ plain > .1
+    recovery = 1 − Σ_b L_τ contained / Σ_b L_τ plain,   over b with L_τ plain > .1
 
 `retained` sums over domains in the retain set, `held_out` over domains outside it. Only `held_out`
-shows containment; `retained` shows retraining. Domains that refuse MORE at the end than before do
-not compensate for others: they are summed separately, as overshoot.
+shows containment; `retained` shows retraining. Losses below 0 count, because with few prompts half
+of the domains without any loss measure one: if they counted as 0, complete recovery would read .90
+to .98. Domains that refuse MORE at the end than before are also summed separately, as overshoot;
+with an overshoot, recovery can exceed 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from analyses.runs.leakage import ArmLeakage
-from interp.statistics import Draws
+from interp.statistics import Draws, pooled_freedom
 
 LEAST_LEAKAGE = 0.1
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """Recovery and overshoot over one set of domains, as shares of the plain arm's leakage."""
+    """Recovery and overshoot over one set of domains, as shares of the plain arm's leakage.
+
+    Attributes:
+        recovery: 1 where nothing is lost on the whole; above 1 if refusal rises.
+        overshoot: the rise, summed over the domains that refuse more; noise alone makes it
+            positive.
+        domains: that leaked without retain data.
+    """
 
     recovery: Draws
     overshoot: Draws
@@ -65,19 +74,29 @@ def recover(
         sum(before[domain].value for domain in counted),
         np.sum([before[domain].draws for domain in counted], axis=0),
         sum(before[domain].n for domain in counted),
+        freedom=_freedom([before[d] for d in counted], [after[d] for d in counted]),
     )
     values = np.array([after[domain].value for domain in counted])
     drawn = np.array([after[domain].draws for domain in counted])
     return Recovery(
         Draws(
-            1 - float(np.maximum(values, 0).sum()) / lost.value,
-            1 - np.maximum(drawn, 0).sum(axis=0) / lost.draws,
+            1 - float(values.sum()) / lost.value,
+            1 - drawn.sum(axis=0) / lost.draws,
             lost.n,
+            freedom=lost.freedom,
         ),
         Draws(
             float(np.maximum(-values, 0).sum()) / lost.value,
             np.maximum(-drawn, 0).sum(axis=0) / lost.draws,
             lost.n,
+            freedom=lost.freedom,
         ),
         counted,
     )
+
+
+def _freedom(before: Sequence[Draws], after: Sequence[Draws]) -> float:
+    """Degrees of freedom of a sum over domains, whose prompts differ."""
+    pairs = list(zip(before, after, strict=True))
+    variances = [one.standard_error**2 + two.standard_error**2 for one, two in pairs]
+    return pooled_freedom(variances, [min(one.degrees, two.degrees) for one, two in pairs])

@@ -29,7 +29,7 @@ from interp.model import Hidden, LanguageModel, undisturbed, writing
 from interp.patching import PatchRuns, between_models, keeping, read_out
 from interp.progress import Advance, silent
 from interp.readout import Readout
-from interp.statistics import Draws, Estimate, resampling_weights, weighted_means
+from interp.statistics import Draws, Estimate, resampling_weights, unit_count, weighted_means
 
 COALITIONS = tuple(
     tuple(name for p, name in enumerate(PLAYERS) if number >> p & 1)
@@ -77,18 +77,18 @@ class Undone:
         n = self.values.shape[1]
         clusters = n if self.groups is None else self.groups
         weights = resampling_weights(clusters, resamples, seed)
+        freedom = unit_count(clusters) - 1
         # Row 0 counts every prompt once.
         means = weighted_means(self.values.T, np.concatenate([np.ones((1, n)), weights]))
         estimates = []
         with np.errstate(divide="ignore", invalid="ignore"):  # the loss may be zero
             for kind in kinds:
                 draws = means @ kind.T / (means[:, -1:] - means[:, :1])
-                estimates.append(
-                    {
-                        name: Draws(float(shares[0]), shares[1:], n).estimate(level)
-                        for name, shares in zip(PLAYERS, draws.T, strict=True)
-                    }
-                )
+                found = {
+                    name: Draws(float(shares[0]), shares[1:], n, freedom=freedom)
+                    for name, shares in zip(PLAYERS, draws.T, strict=True)
+                }
+                estimates.append({name: each.estimate(level) for name, each in found.items()})
         return Shares(*estimates)
 
 

@@ -29,6 +29,7 @@ from interp.statistics import (
     interval_columns,
     percentile_interval,
     resampling_weights,
+    unit_count,
     weighted_means,
 )
 
@@ -123,13 +124,14 @@ class Effects:
 
         clusters = len(self.target) if groups is None else groups
         weights = resampling_weights(clusters, resamples, seed)
+        freedom = unit_count(clusters) - 1
         resampled = weighted_means((self.patched - self.target).T, weights)
         gaps = weighted_means(self.source - self.target, weights)
         defined = abs(self.gap) > least_gap
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = resampled / gaps[:, None]
-        effects = interval_columns("effect", self.effect, resampled, level)
-        fractions = interval_columns("fraction", self.fraction, ratios, level)
+        effects = interval_columns("effect", self.effect, resampled, freedom, level)
+        fractions = interval_columns("fraction", self.fraction, ratios, freedom, level)
         # Int64 is an integer type that allows missing values.
         cells = pd.DataFrame([asdict(cell) for cell in self.cells])
         cells = cells.astype({"layer": "Int64", "head": "Int64"}).assign(**effects, **fractions)

@@ -29,7 +29,7 @@ from interp.patching.activation import patch
 from interp.patching.runs import WHOLE, between_models
 from interp.progress import Advance, silent
 from interp.readout import Readout
-from interp.statistics import interval_columns, resampling_weights
+from interp.statistics import interval_columns, resampling_weights, unit_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,7 @@ class Stitching:
                 ("routing", self.routing, self._routed),
             )
             for part, numbers in interval_columns(
-                name, value, self._share(weights, terms), level
+                name, value, self._share(weights, terms), unit_count(clusters) - 1, level
             ).items()
         }
         return pd.DataFrame({"layer": self.layers, **shares}).assign(

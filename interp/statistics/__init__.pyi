@@ -1,3 +1,15 @@
+from .bootstrap import FEWEST_UNITS as FEWEST_UNITS
+from .bootstrap import LEVEL as LEVEL
+from .bootstrap import RESAMPLES as RESAMPLES
+from .bootstrap import bootstrap_interval as bootstrap_interval
+from .bootstrap import interval_columns as interval_columns
+from .bootstrap import p_above as p_above
+from .bootstrap import percentile_interval as percentile_interval
+from .bootstrap import pooled_freedom as pooled_freedom
+from .bootstrap import resampling_weights as resampling_weights
+from .bootstrap import skewed_interval as skewed_interval
+from .bootstrap import unit_count as unit_count
+from .bootstrap import weighted_means as weighted_means
 from .contrast import Contrast as Contrast
 from .contrast import effective_number as effective_number
 from .contrast import unit_numbers as unit_numbers
@@ -7,16 +19,10 @@ from .crossfit import Means as Means
 from .crossfit import class_means as class_means
 from .crossfit import finite as finite
 from .crossfit import inner_products as inner_products
-from .estimates import LEVEL as LEVEL
-from .estimates import RESAMPLES as RESAMPLES
+from .estimates import UNLIMITED as UNLIMITED
 from .estimates import Draws as Draws
 from .estimates import Estimate as Estimate
-from .estimates import interval_columns as interval_columns
 from .estimates import mean_of as mean_of
-from .estimates import percentile_interval as percentile_interval
-from .estimates import rate_of as rate_of
-from .estimates import resampling_weights as resampling_weights
-from .estimates import weighted_means as weighted_means
 from .intervals import Confidence as Confidence
 from .intervals import Estimates as Estimates
 from .intervals import Layers as Layers
@@ -32,6 +38,11 @@ from .nulls import permuted_weights as permuted_weights
 from .nulls import shuffled_within as shuffled_within
 from .nulls import standardised as standardised
 from .nulls import studentised_products as studentised_products
+from .proportions import auc_interval as auc_interval
+from .proportions import rate_of as rate_of
+from .proportions import share_difference as share_difference
+from .proportions import share_of as share_of
+from .proportions import share_ratio_bounds as share_ratio_bounds
 from .reliability import Bases as Bases
 from .reliability import Counts as Counts
 from .reliability import Vectors as Vectors
@@ -52,9 +63,11 @@ from .rows import shrunk_covariance as shrunk_covariance
 from .rows import unit as unit
 
 __all__ = [
+    "FEWEST_UNITS",
     "LEVEL",
     "MINIMUM_UNITS",
     "RESAMPLES",
+    "UNLIMITED",
     "Axes",
     "Bases",
     "Confidence",
@@ -68,6 +81,8 @@ __all__ = [
     "Layers",
     "Means",
     "Vectors",
+    "auc_interval",
+    "bootstrap_interval",
     "centring_matrix",
     "class_means",
     "coordinates_of",
@@ -90,18 +105,25 @@ __all__ = [
     "mean_of",
     "normal_quantile",
     "overlaps_of_halves",
+    "p_above",
     "percentile_interval",
     "permutation_p_values",
     "permuted_weights",
+    "pooled_freedom",
     "principal_axes",
     "rate_of",
     "resampling_weights",
+    "share_difference",
+    "share_of",
+    "share_ratio_bounds",
     "shrunk_covariance",
     "shuffled_within",
+    "skewed_interval",
     "split_half_reliability",
     "standardised",
     "studentised_products",
     "unit",
+    "unit_count",
     "unit_numbers",
     "weighted_means",
 ]

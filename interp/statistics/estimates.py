@@ -1,4 +1,4 @@
-"""Numbers with intervals: bootstrap over prompts for means and curves, Wilson's for rates.
+"""Numbers with intervals: a value, its bounds and its number of prompts.
 
 Every interval covers the sampling of PROMPTS: the variation over other prompts of the same kind. It
 does not cover training seeds, which require models trained with other seeds.
@@ -9,18 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist
-from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float
 
-RESAMPLES = 1000
-LEVEL = 0.95
+from interp.statistics.bootstrap import (
+    FEWEST_UNITS,
+    LEVEL,
+    RESAMPLES,
+    bootstrap_interval,
+    moments,
+    resampling_weights,
+    unit_count,
+    weighted_means,
+)
+
 # Some statistics, for instance a crossing, are undefined in some resamples. Quantiles over the
 # other resamples hide this. If the undefined share exceeds this limit, the interval is omitted.
 MOST_UNDEFINED = 0.1
+UNLIMITED = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,25 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Draws:
-    """A statistic on the observed prompts (`value`) and on each resample of them (`draws`)."""
+    """A statistic on the observed prompts (`value`) and on each resample of them (`draws`).
+
+    Attributes:
+        value, draws: of the statistic.
+        n: number of prompts.
+        reason: why it is undefined, or has no interval.
+        freedom: degrees of freedom of the draws' spread: the number of resampled units minus 1
+            (default: each prompt is a unit).
+        bounds: an interval that replaces the one of the draws.
+        limits: the values that the statistic can have; the interval ends there.
+    """
 
     value: float
     draws: Float[np.ndarray, " resample"]
     n: int
     reason: str | None = None
+    freedom: float | None = None
+    bounds: tuple[float, float] | None = None
+    limits: tuple[float, float] = UNLIMITED
 
     @classmethod
     def undefined(cls, reason: str, n: int = 0) -> Draws:
@@ -68,85 +88,39 @@ class Draws:
         n = min(self.n, other.n)
         if not (math.isfinite(self.value) and math.isfinite(other.value)):
             return Draws.undefined(self.reason or other.reason or "undefined", n)
-        return Draws(self.value - other.value, self.draws - other.draws, n)
+        freedom = min(self.degrees, other.degrees)
+        return Draws(self.value - other.value, self.draws - other.draws, n, self.reason, freedom)
+
+    @property
+    def degrees(self) -> float:
+        """Degrees of freedom of the draws' spread."""
+        return self.n - 1 if self.freedom is None else self.freedom
 
     @property
     def standard_error(self) -> float:
         """Standard deviation over the resamples in which the statistic exists."""
-        finite = self.draws[np.isfinite(self.draws)]
-        return float(finite.std(ddof=1)) if finite.size > 1 else math.nan
+        return float(moments(self.draws)[0])
+
+    @property
+    def skew(self) -> float:
+        """Skewness over the resamples in which the statistic exists."""
+        return float(moments(self.draws)[1])
 
     def estimate(self, level: float = LEVEL) -> Estimate:
-        """The percentile interval; omitted if it is undefined in too many resamples."""
+        """The value and its interval; no interval if too many resamples leave it undefined."""
         if not math.isfinite(self.value):
             return Estimate.undefined(self.reason or "undefined", self.n)
-        finite = self.draws[np.isfinite(self.draws)]
-        missing = 1 - finite.size / self.draws.size
-        if missing > MOST_UNDEFINED:
+        if self.bounds is not None:
+            return Estimate(self.value, *self.bounds, self.n)
+        missing = 1 - np.isfinite(self.draws).mean()
+        if missing > MOST_UNDEFINED or self.degrees < 1:
             reason = f"no interval: undefined in {missing:.0%} of the resamples"
+            if missing == 1 or self.degrees < 1:
+                reason = f"no interval: fewer than {FEWEST_UNITS} prompts or groups of prompts"
             return Estimate(self.value, math.nan, math.nan, self.n, reason)
-        low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+        low, high = bootstrap_interval(np.array(self.value), self.draws, self.degrees, level)
+        low, high = np.clip([low, high], *self.limits)
         return Estimate(self.value, float(low), float(high), self.n)
-
-
-def resampling_weights(
-    clusters: int | Sequence[object] | np.ndarray, resamples: int, seed: int, stratum: str = ""
-) -> Float[np.ndarray, "resample prompt"]:
-    """The number of times that each resample draws each prompt.
-
-    Args:
-        clusters: a label per prompt (prompts of one label are drawn together), or the number of
-            prompts, each drawn separately.
-        resamples: number of resamples; each draws all clusters with replacement.
-        seed: seed of the draws.
-        stratum: label (split and domain) that selects the random stream. Two models scored on the
-            same prompts get the same resamples, so their difference is paired.
-    """
-    labels = np.arange(clusters) if isinstance(clusters, int) else np.asarray(clusters)
-    _, index = np.unique(labels, return_inverse=True)
-    return _drawn(int(index.max()) + 1, resamples, seed, stratum)[:, index]
-
-
-@lru_cache(maxsize=32)  # all quantities of a group of prompts use the same resamples
-def _drawn(
-    count: int, resamples: int, seed: int, stratum: str
-) -> Float[np.ndarray, "resample cluster"]:
-    rng = np.random.default_rng([seed, crc32(stratum.encode())])
-    picks = rng.integers(count, size=(resamples, count)) + count * np.arange(resamples)[:, None]
-    drawn = np.bincount(picks.ravel(), minlength=resamples * count).reshape(resamples, count)
-    return drawn.astype(np.float64)
-
-
-def weighted_means(
-    values: Float[np.ndarray, " prompt *step"], weights: Float[np.ndarray, "resample prompt"]
-) -> Float[np.ndarray, " resample *step"]:
-    """Mean over prompts in every resample."""
-    total = weights.sum(axis=1)
-    return (weights @ values) / total.reshape(-1, *(1,) * (values.ndim - 1))
-
-
-def percentile_interval(
-    resampled: Float[np.ndarray, "resample *value"], level: float = LEVEL
-) -> tuple[Float[np.ndarray, "*value"], Float[np.ndarray, "*value"]]:
-    """The central interval of a resampled quantity (Efron and Tibshirani 1993, chapter 13)."""
-    tail = (1 - level) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
-    return low, high
-
-
-def interval_columns(
-    name: str, value: Float[np.ndarray, "*value"], resampled: np.ndarray, level: float
-) -> dict[str, Float[np.ndarray, "*value"]]:
-    """A table's columns ``name``, ``name_low`` and ``name_high``.
-
-    Args:
-        name: name of the quantity.
-        value: its value on the observed prompts.
-        resampled: its value in every resample, (resample, *value).
-        level: coverage of the interval.
-    """
-    low, high = percentile_interval(resampled, level)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def mean_of(
@@ -157,24 +131,16 @@ def mean_of(
     resamples: int = RESAMPLES,
     seed: int = 0,
     stratum: str = "",
+    limits: tuple[float, float] = UNLIMITED,
 ) -> Estimate:
-    """Mean with a percentile interval over resampled prompts."""
+    """Mean with its interval over resampled prompts, or groups of prompts."""
     if values.size == 0:
         return Estimate.undefined("no prompts")
     values = np.asarray(values, dtype=np.float64)
-    weights = resampling_weights(
-        values.size if clusters is None else clusters, resamples, seed, stratum
+    units = values.size if clusters is None else clusters
+    weights = resampling_weights(units, resamples, seed, stratum)
+    draws = weighted_means(values, weights)
+    found = Draws(
+        float(values.mean()), draws, values.size, freedom=unit_count(units) - 1, limits=limits
     )
-    draws = Draws(float(values.mean()), weighted_means(values, weights), values.size)
-    return draws.estimate(level)
-
-
-def rate_of(successes: int, n: int, level: float = LEVEL) -> Estimate:
-    """A share with Wilson's score interval (Wilson 1927), which is also valid at 0 and at n."""
-    if n == 0:
-        return Estimate.undefined("no prompts")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / n
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    return found.estimate(level)

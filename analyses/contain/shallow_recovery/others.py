@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from interp.errors import InputError
 from interp.model import LanguageModel
-from interp.statistics import Draws, resampling_weights, weighted_means
+from interp.statistics import Draws, pooled_freedom, resampling_weights, weighted_means
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 from unlearning.scoring import Scorer
 
@@ -28,7 +28,7 @@ class Others:
     """Harmful test prompts of every domain but the target, in a fixed order.
 
     Attributes:
-        table: columns ``id, prompt, domain``.
+        table: columns ``id, prompt, domain, unit``; prompts of one unit are near-duplicates.
         weights: number of draws of each prompt in each resample; domains are resampled separately.
     """
 
@@ -59,7 +59,8 @@ class Others:
             )
             for domain, of_domain in rows.groupby("domain", sort=True)
         ]
-        return cls(rows[["id", "prompt", "domain"]], np.concatenate(weights, axis=1))
+        table = rows[["id", "prompt", "domain"]].assign(unit=unit)
+        return cls(table, np.concatenate(weights, axis=1))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -89,15 +90,27 @@ class Others:
     ) -> dict[str, Draws]:
         """Mean over prompts and repeats (such as triggers); both are resampled."""
         repeats = len(values)
-        chosen = resampling_weights(np.arange(repeats), len(self.weights), seed, "repeats")
-        mixed = (chosen / repeats) @ values  # each resample's own mean over repeats
+        chosen = resampling_weights(repeats, len(self.weights), seed, "repeats", fewest=2)
+        if repeats < 2:
+            chosen = np.ones((len(self.weights), 1))
+        mixed = weighted_means(values, chosen)  # each resample's own mean over repeats
         found = {}
         for name, members in self.members().items():
             weights = self.weights[:, members]
             total = weights.sum(axis=1)
             drawn = np.einsum("rp,rp->r", weights, mixed[:, members]) / total
-            found[name] = Draws(float(values[:, members].mean()), drawn, int(members.sum()))
+            of_repeats = mixed[:, members].mean(axis=1)
+            variances = [np.var(drawn - of_repeats), np.var(of_repeats)]
+            freedom = pooled_freedom(variances, [self.freedom(members), max(repeats - 1, 1)])
+            count = int(members.sum())
+            found[name] = Draws(float(values[:, members].mean()), drawn, count, freedom=freedom)
         return found
+
+    def freedom(self, chosen: Bool[np.ndarray, " prompt"]) -> int:
+        """Degrees of freedom of a mean over these prompts: units minus domains."""
+        rows = self.table[chosen]
+        units = rows.groupby("domain")["unit"].nunique()
+        return int((units - 1).sum())
 
     def _mean(self, values: np.ndarray, chosen: Bool[np.ndarray, " prompt"]) -> Draws:
         count = int(chosen.sum())
@@ -105,7 +118,8 @@ class Others:
             return Draws.undefined(f"{count} prompts, fewer than {FEWEST_PROMPTS}", count)
         with np.errstate(invalid="ignore"):  # a resample may miss all kept prompts
             drawn = weighted_means(values[chosen], self.weights[:, chosen])
-        return Draws(float(values[chosen].mean()), drawn, count)
+        mean = float(values[chosen].mean())
+        return Draws(mean, drawn, count, freedom=self.freedom(chosen))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from transformers import TrainerCallback
 from analyses.contain.shallow_recovery.others import Others, Probe, compared_rows
 from analyses.runs import LOW_BASE, ONSET_AT, at_crossing, relative_drop, running_maximum
 from interp.model import LanguageModel
-from interp.statistics import Draws, weighted_means
+from interp.statistics import Draws, bootstrap_interval, weighted_means
 from unlearning.deflections import examples, respond
 from unlearning.training import (
     Example,
@@ -196,7 +196,8 @@ def _by_domain(
         drawn = weighted_means(values, others.weights[:, members])
         value = float(statistic(speed, relative_drop(mean)))
         reason = None if math.isfinite(value) else f"not by step {speed.steps[-1]}"
-        found[name] = Draws(value, statistic(speed, relative_drop(drawn)), count, reason)
+        freedom = others.freedom(members)
+        found[name] = Draws(value, statistic(speed, relative_drop(drawn)), count, reason, freedom)
     return found
 
 
@@ -232,8 +233,9 @@ def curves_table(speeds: Mapping[str, Mapping[str, Speed]], others: Others) -> p
     for training, of_starts in speeds.items():
         for name, speed in of_starts.items():
             drawn = relative_drop(weighted_means(speed.p_refuse, others.weights))
-            low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
             value = relative_drop(speed.p_refuse.mean(axis=0))
+            freedom = others.freedom(np.ones(len(others), dtype=bool))
+            low, high = bootstrap_interval(value, drawn, freedom)
             columns = {"step": speed.steps, "value": value, "low": low, "high": high}
             parts.append(pd.DataFrame(columns).assign(training=training, model=name))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
