@@ -420,10 +420,10 @@ def test_resamples_differ_by_seed_and_by_stratum_and_by_nothing_else() -> None:
 def test_a_resample_s_mean_is_that_of_the_prompts_it_drew(clusters: list[int], seed: int) -> None:
     """Also where clusters are of unequal size, so that resamples differ in their number."""
     values = np.random.default_rng(seed).normal(size=(len(clusters), 2))
-    weights = resampling_weights(np.array(clusters), 5, seed, "x")
+    weights = resampling_weights(np.array(clusters), 5, seed, "x", fewest=2)
     means = weighted_means(values, weights)
     assert means == pytest.approx(
-        np.array([np.average(values, axis=0, weights=row) for row in weights])
+        np.array([np.average(values, axis=0, weights=row) for row in weights]), nan_ok=True
     )
-    assert weighted_means(values[:, 0], weights) == pytest.approx(means[:, 0])
+    assert weighted_means(values[:, 0], weights) == pytest.approx(means[:, 0], nan_ok=True)
     assert weighted_means(np.full(len(clusters), 7.0), weights) == pytest.approx(7.0)

@@ -29,6 +29,8 @@ from jaxtyping import Float
 from interp.statistics.bootstrap import LEVEL
 from interp.statistics.estimates import Estimate
 
+AWAY = 1e-9
+
 Readings = Float[np.ndarray, " prompt"]
 Groups = Sequence[object] | np.ndarray | None
 
@@ -160,8 +162,9 @@ def auc_interval(
         variance = candidate * (1 - candidate) * (1 + mean * shape) / (positive * negative)
         return (auc - candidate) ** 2 - z**2 * variance
 
-    low = 0.0 if auc == 0 else float(brentq(excess, 0.0, auc))
-    high = 1.0 if auc == 1 else float(brentq(excess, auc, 1.0))
+    # At 0 and 1 the excess is 0 without being a bound.
+    low = 0.0 if auc == 0 else float(brentq(excess, 0.0, min(auc, 1 - AWAY)))
+    high = 1.0 if auc == 1 else float(brentq(excess, max(auc, AWAY), 1.0))
     return low, high
 
 
