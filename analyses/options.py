@@ -178,6 +178,7 @@ class StudyOptions:
     scorer: ScorerName = "auto"
     estimator: EstimatorName = "mean_difference"
     checkpoint_every: CheckpointEvery = None
+    overwrite: Overwrite = False
     report_to: Annotated[
         str, typer.Option(help="Tracker that the Trainer reports to, e.g. tensorboard.")
     ] = "none"

@@ -26,6 +26,7 @@ from typing import Any, Generic, TypeVar
 
 from interp import plugins
 from interp.errors import InputError, expected
+from interp.sources import own_source
 
 BADGES = ("faithful", "simplified", "variant")
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -85,6 +86,7 @@ class Registry(Mapping[str, E], Generic[E]):
         self._entries: dict[str, E] = {}
         self._abouts: dict[str, About] = {}
         self._origins: dict[str, str] = {}
+        self._makers: dict[str, Callable[..., Any]] = {}
 
     def add(self, about: About, entry: E, made_by: Callable[..., Any]) -> None:
         """Register ``entry``, which the function or class ``made_by`` defines.
@@ -100,6 +102,7 @@ class Registry(Mapping[str, E], Generic[E]):
         self._require_free(about.name, origin, known)
         self._origins[about.name] = origin
         self._entries[about.name] = entry
+        self._makers[about.name] = made_by
         self._abouts[about.name] = about
 
     def open_room(self, room: str) -> None:
@@ -132,6 +135,11 @@ class Registry(Mapping[str, E], Generic[E]):
             **declared_by_plugins(self.decorator),
             **self._abouts,
         }
+
+    def own_source(self, name: str) -> str | None:
+        """SHA-256 of the code of a user's entry; None for an entry of the package."""
+        self[name]  # its module is imported
+        return own_source(self._makers[name]) if name in self._makers else None
 
     def find(self, name: str) -> E:
         """The entry of this name.

@@ -60,6 +60,7 @@ def demo(
     *,
     out: str | Path = "runs/demo",
     seeds: int = 1,
+    overwrite: bool = False,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Run | Any: ...
@@ -89,6 +90,7 @@ def evaluate(
     positions: int = 8,
     out: str | Path = "runs/evaluate-MODEL",
     show_completions: bool = False,
+    overwrite: bool = False,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Measures | Any: ...
@@ -121,6 +123,7 @@ def study(
     scorer: str = "auto",
     estimator: str = "mean_difference",
     checkpoint_every: int | None = None,
+    overwrite: bool = False,
     report_to: str = "none",
     revision: str | None = None,
     system: str | None = None,
@@ -160,6 +163,7 @@ def compare(
     max_new_tokens: int | None = None,
     scorer: str = "auto",
     estimator: str = "mean_difference",
+    overwrite: bool = False,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Run | Any: ...
@@ -191,6 +195,7 @@ def matrix(
     scorer: str = "auto",
     estimator: str = "mean_difference",
     checkpoint_every: int | None = None,
+    overwrite: bool = False,
     report_to: str = "none",
     workers: int = 1,
     engine: str = "local",
@@ -248,6 +253,7 @@ def reproduce(
     scorer: str = "auto",
     max_new_tokens: int | None = None,
     seed: int = 0,
+    overwrite: bool = False,
     dry_run: bool = False,
     yes: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
@@ -301,6 +307,7 @@ def predict(
     scorer: str = "auto",
     seed: int = 0,
     kernel: str = "trainable",
+    overwrite: bool = False,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Forecast | Any: ...
@@ -343,6 +350,7 @@ def contain(
     scorer: str = "auto",
     estimator: str = "mean_difference",
     checkpoint_every: int | None = None,
+    overwrite: bool = False,
     report_to: str = "none",
     workers: int = 1,
     engine: str = "local",
@@ -385,6 +393,7 @@ def deflect(
     max_new_tokens: int | None = None,
     batch_size: int = 64,
     server: str | None = None,
+    overwrite: bool = False,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Deflected | Any: ...

@@ -6,9 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-from analyses.runs import RunFolder
+from analyses.runs import Inputs, RunFolder
 
-KEY = "made from these inputs"
+INPUTS = Inputs(("training",), {"made from": "these inputs"})
 
 
 def make_or_be_lost(lost: str, out: Path, name: str, _threads: int) -> str:
@@ -16,12 +16,12 @@ def make_or_be_lost(lost: str, out: Path, name: str, _threads: int) -> str:
     run = RunFolder(out)
     with (out / "attempts.txt").open("a", encoding="utf-8") as attempts:
         attempts.write(f"{name}\n")
-    if run.is_done(name, KEY):
+    if run.is_done(name, INPUTS):
         return name
-    folder = run.begin(name, KEY)
+    folder = run.begin(name, INPUTS)
     if name == lost and not (out / "lost").exists():
         (out / "lost").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     (folder / "scores.txt").write_text(f"{name} by {os.getpid()}", encoding="utf-8")
-    run.finish(name, KEY)
+    run.finish(name, INPUTS)
     return name

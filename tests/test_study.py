@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,14 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.runs import Progress, Run
-from analyses.study import StudyPlan, organism_plan, run_study
+from analyses.runs import Progress, Run, RunFolder
+from analyses.study import StudyPlan, establish, make_arm, organism_plan, run_study, study_context
+from analyses.study.making import inputs_of
 from analyses.study.plan import compare_plan
+from interp import store
 from interp.directions import DirectionSet
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import file_hash, read_json
 from unlearning.data import DOMAINS
+from unlearning.losses import FORGET, objective
 from unlearning.organism import shipped
 
 CONCEPT, RETAINED, WEIGHT = "safety", "privacy", 10.0
@@ -232,12 +236,16 @@ def test_a_killed_study_makes_only_what_is_missing(finished: Finished, tmp_path:
 
 
 @pytest.mark.usefixtures("without_report")
-def test_another_forgetting_level_remakes_the_arms_and_not_the_base(
+def test_another_forgetting_level_is_refused_or_remakes_the_arms_and_not_the_base(
     finished: Finished, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
     before = made(folder)
-    run_study(replace(finished.plan, stop_at=1e-6), folder, Said())
+    plan = replace(finished.plan, stop_at=1e-6)
+    with pytest.raises(InputError, match=f"{PLAIN} is finished, with another stop_at; .*overwrite"):
+        run_study(plan, folder, Said())
+    assert made(folder) == before and all(done(folder).values())
+    run_study(replace(plan, overwrite=True), folder, Said())
     after = made(folder)
     # A control arm has no level to stop at.
     assert {arm for arm in after if after[arm] != before[arm]} >= {PLAIN, CONTAINED}
@@ -245,6 +253,127 @@ def test_another_forgetting_level_remakes_the_arms_and_not_the_base(
     assert read_json(folder / "config.json")["stop_at"] == 1e-6
     plain = scores(folder, PLAIN)
     assert plain["step"].max() < STEPS and plain["dose"].iloc[-1] >= 1e-6
+
+
+def done(folder: Path) -> Mapping[str, bool]:
+    return {path.name: (path / "DONE").is_file() for path in (folder / "arms").iterdir()}
+
+
+@pytest.fixture
+def again(finished: Finished, tmp_path: Path) -> Path:
+    """A copy of the finished run, in which arms may be replaced."""
+    return Path(shutil.copytree(finished.folder, tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("without_report")
+def test_results_of_an_older_stage_are_kept_and_not_reused(
+    finished: Finished, again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = made(again)
+    monkeypatch.setattr(store, "package_version", lambda: "9.9.9")
+    said = Said()
+    run_study(finished.plan, again, said)
+    assert f"{PLAIN}: already done" in said.lines  # another version alone changes no result
+    for stage, arm in (("training", PLAIN), ("answers", "base")):
+        with monkeypatch.context() as raised:
+            raised.setitem(store.SCHEMAS, stage, 2)
+            wanted = f"arms/{arm} is finished, with another schema of the {stage}"
+            with pytest.raises(InputError, match=wanted):
+                run_study(finished.plan, again, Said())
+    assert made(again) == before and all(done(again).values())
+
+
+@pytest.mark.usefixtures("without_report")
+def test_another_readout_is_not_taken_for_the_same(finished: Finished, again: Path) -> None:
+    path = again / "arms" / "base" / "openers.json"
+    prefixes = read_json(path)
+    store.write_json(path, prefixes | {"compliance": prefixes["compliance"][:-1]})
+    with pytest.raises(InputError, match=f"{PLAIN} is finished, with another readout"):
+        run_study(finished.plan, again, Said())
+    assert made(again) == made(finished.folder)
+
+
+@pytest.mark.usefixtures("without_report")
+def test_arms_of_version_0_1_with_the_same_inputs_are_done(
+    finished: Finished, again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their keys hold fewer inputs, and their settings lack those that were added since."""
+    context = study_context(finished.plan, again, Said())
+    baseline = establish(context)
+    [plain] = [arm for arm in finished.plan.arms if arm.name == PLAIN]
+    config = again / "arms" / PLAIN / "config.json"
+    old = read_json(config)
+    del old["training"]["multiplier_rate"]
+    store.write_json(config, old)
+    for name, inputs in (("base", baseline.inputs), (PLAIN, inputs_of(context, baseline, plain))):
+        assert inputs.old_key
+        for file in ("BEGUN", "DONE"):
+            (again / "arms" / name / file).write_text(inputs.old_key + "\n", encoding="utf-8")
+        (again / "arms" / name / "inputs.json").unlink()
+    said, before = Said(), made(again)
+    run_study(finished.plan, again, said)
+    assert {"base model: already scored", f"{PLAIN}: already done"} <= set(said.lines)
+    other = replace(plain.settings, multiplier_rate=0.5)
+    arms = [replace(one, training=other) if one is plain else one for one in finished.plan.arms]
+    for changed in (replace(finished.plan, arms=tuple(arms)), finished.plan):
+        with pytest.raises(InputError, match="from other inputs or by an earlier version"):
+            run_study(changed, again, Said())
+        monkeypatch.setitem(store.SCHEMAS, "training", 2)
+    assert made(again) == before
+
+
+def test_own_code_is_part_of_the_key(finished: Finished, again: Path) -> None:
+    context = study_context(finished.plan, again, Said())
+    baseline = establish(context)
+    [plain] = [arm for arm in finished.plan.arms if arm.name == PLAIN]
+    keys = []
+    for sign in (1.0, -1.0):
+
+        def mine(log_probs: Any, mask: Any, *, sign: float = sign) -> Any:
+            return sign * (log_probs * mask).sum(-1)
+
+        objective(mine)
+        arm = replace(plain, training=replace(plain.settings, objective="mine", options={}))
+        inputs = inputs_of(context, baseline, arm)
+        assert inputs.old_key is None  # version 0.1 knew no code outside of plug-ins
+        keys.append(replace(inputs, parts=dict(inputs.parts) | {"options": None}).key)
+    assert keys[0] != keys[1]
+    for part in (FORGET._entries, FORGET._abouts, FORGET._origins, FORGET._makers):
+        part.pop("mine")
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_control_arm_of_fewer_steps_is_set_aside(finished: Finished, again: Path) -> None:
+    """A study with more seeds or concepts may need a longer one."""
+    [control] = [arm for arm in finished.plan.arms if arm.control]
+    context = study_context(finished.plan, again, Said())
+    shorter = replace(control, training=replace(control.settings, max_steps=1))
+    make_arm(context, establish(context), shorter)
+    kept = again / "replaced" / f"{CONTROL}-1"
+    assert (kept / "DONE").is_file() and (again / "arms" / CONTROL / "DONE").is_file()
+    assert pd.read_parquet(kept / "scores.parquet")["step"].max() == STEPS
+    assert scores(again, CONTROL)["step"].max() == 1
+
+
+def test_one_process_at_a_time_works_in_a_folder(finished: Finished, again: Path) -> None:
+    run = RunFolder(again)
+    holder = f"in use by process {os.getpid()} on .* since 20"
+    with run.locked(), pytest.raises(InputError, match=f"run is {holder}"):
+        run_study(finished.plan, again, Said())
+    with run.locked(PLAIN), pytest.raises(InputError, match=f"{PLAIN} is {holder}"):
+        run_study(finished.plan, again, Said())
+
+
+def test_a_folder_of_another_study_is_replaced_only_when_asked(
+    finished: Finished, again: Path
+) -> None:
+    arms = tuple(arm for arm in finished.plan.arms if arm.name == PLAIN)
+    fewer = replace(finished.plan, arms=arms)
+    with pytest.raises(InputError, match=f"another study.*{CONTROL}.*--overwrite"):
+        study_context(fewer, again, Said())
+    assert all(done(again).values())
+    establish(study_context(replace(fewer, overwrite=True), again, Said()))
+    assert set(done(again)) == {"base", PLAIN}
 
 
 @pytest.mark.usefixtures("without_report")

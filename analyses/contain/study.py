@@ -21,9 +21,10 @@ from analyses.contain.methods.examples import rank_examples
 from analyses.contain.outcomes import Kept, Key, arms_table, kept_by, methods_table, pool_splits
 from analyses.predict import evidence_of
 from analyses.report import write_report
-from analyses.runs import Arm, read_run
+from analyses.runs import Arm, kept_table, read_run
 from analyses.study import (
     METHODS,
+    RANKING,
     ArmPlan,
     Baseline,
     Context,
@@ -35,9 +36,10 @@ from analyses.study import (
     make_planned,
     mixture_of,
     pool_of,
-    write_ranking,
+    recorded,
+    require_replaceable,
 )
-from interp.store import read_json, write_json
+from interp.store import content_key, read_json, write_json
 from unlearning.data import present_domains
 
 if TYPE_CHECKING:
@@ -69,8 +71,19 @@ def run_containment(
     Raises:
         InputError: too few refusals to train on.
     """
+    with recorded(context):
+        advice = _contained(context, design, workers, engine, shallow_recovery, seed)
+    with context.progress.stage("tables, figures, report"):
+        write_report(context.run.folder)
+    return advice
+
+
+def _contained(
+    context: Context, design: Design, workers: int, engine: str, shallow_recovery: bool, seed: int
+) -> Advice:
     baseline = establish(context)
     _rank(context, baseline, design, seed)
+    require_replaceable(context, baseline, design.everything())
 
     def made(arms: Sequence[ArmPlan]) -> None:
         if workers > 1 or engine != "local":
@@ -107,8 +120,6 @@ def run_containment(
         advice = replace(advice, sentences=tuple(sentences))
         path = context.run.folder / FOLDER / "containment.json"
         write_json(path, read_json(path) | {"advice": sentences})
-    with context.progress.stage("tables, figures, report"):
-        write_report(context.run.folder)
     return advice
 
 
@@ -171,10 +182,18 @@ def write_containment(
 def _rank(context: Context, baseline: Baseline, design: Design, seed: int) -> None:
     others = [d for d in present_domains(context.prompts) if d != design.concept]
     rows = pool_of(baseline.responses, others, context.plan.deflection_count)
-    evidence = evidence_of(context, baseline, design.training)
-    with context.progress.stage(f"ranking {len(rows)} retained examples"):
-        ranking = rank_examples(evidence, design.concept, rows, design.methods, seed=seed)
-    write_ranking(context.run.folder, ranking)
+
+    def ranked() -> pd.DataFrame:
+        evidence = evidence_of(context, baseline, design.training)
+        with context.progress.stage(f"ranking {len(rows)} retained examples"):
+            return rank_examples(evidence, design.concept, rows, design.methods, seed=seed)
+
+    code = [METHODS.own_source(name) for name in design.methods]
+    key = content_key(
+        "predictions", baseline.inputs.key, design.concept, list(rows["id"]), design.methods, code,
+        asdict(design.training), seed,
+    )  # fmt: skip
+    kept_table(context.run.folder / RANKING, key, ranked)
 
 
 def _kept(

@@ -15,6 +15,7 @@ from analyses.options import (
     Model,
     ModelOptions,
     Out,
+    Overwrite,
     Prompts,
     ScorerName,
     Seed,
@@ -41,6 +42,7 @@ def deflect(
     max_new_tokens: AnswerTokens = None,
     batch_size: BatchSize = 64,
     server: Server = None,
+    overwrite: Overwrite = False,
     dry_run: DryRunOnly = False,
 ) -> Deflected | DryRun:
     """Collect a model's refusals in one domain and measure how diverse they are.
@@ -65,10 +67,11 @@ def deflect(
         model_options=chat.for_loading(),
         command=command_line(),
     )
-    planned = DryRun(asked, tuple(deflection_plan_lines(asked, checked_deflection(asked, out))))
+    prompts_asked = checked_deflection(asked, out, overwrite=overwrite)
+    planned = DryRun(asked, tuple(deflection_plan_lines(asked, prompts_asked)))
     if dry_run:
         return planned
     typer.echo(planned, err=True)
-    found = engine.run_deflection(asked, out, Progress())
+    found = engine.run_deflection(asked, out, Progress(), overwrite=overwrite)
     typer.echo(found.text())
     return found

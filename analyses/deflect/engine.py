@@ -18,7 +18,7 @@ from analyses.deflect.data_set import (
     kept_refusals,
     write_deflections,
 )
-from analyses.deflect.plan import DeflectPlan, checked_deflection
+from analyses.deflect.plan import DeflectPlan, checked_deflection, require_same
 from analyses.runs import Progress, RunFolder, write_manifest
 from analyses.study import Context, scorer_of
 from interp.errors import InputError
@@ -31,14 +31,22 @@ ANSWERS = "answers.jsonl"
 CONCURRENCY = 32
 
 
-def run_deflection(plan: DeflectPlan, out: str | Path, progress: Progress) -> Deflected:
+def run_deflection(
+    plan: DeflectPlan, out: str | Path, progress: Progress, *, overwrite: bool = False
+) -> Deflected:
     """Collect answers, keep the refusals and write the data set; the same call resumes.
 
     Raises:
         InputError: the plan cannot run, or the model refused nothing.
     """
-    asked, folder = checked_deflection(plan, out), Path(out)
+    asked, folder = checked_deflection(plan, out, overwrite=overwrite), Path(out)
     context = Context(plan.study, asked, None, RunFolder(folder), progress, scorer_of(plan.study))
+    with context.run.locked():
+        return _collected(plan, context, overwrite)
+
+
+def _collected(plan: DeflectPlan, context: Context, overwrite: bool) -> Deflected:
+    asked, folder, progress = context.prompts, context.run.folder, context.progress
     rows = asked.loc[asked.index.repeat(plan.samples)].reset_index(drop=True)
     rows["sample"] = rows.groupby("id").cumcount()
     answers, model = _answers(plan, context, list(rows["prompt"]))
@@ -54,6 +62,9 @@ def run_deflection(plan: DeflectPlan, out: str | Path, progress: Progress) -> De
             f"so there is nothing to unlearn; its answers are in {folder / ANSWERS}: check "
             "that the model is aligned and that this --scorer recognises its refusals"
         )
+    said = {"name": scorer.name, "version": scorer.version}
+    if not overwrite:
+        require_same(folder, model=model, scorer=said)
     kept = kept_refusals(rows)
     found = deflection_summary(folder / DEFLECTIONS, plan.concept, rows, kept)
     write_deflections(found.path, kept)
@@ -62,7 +73,7 @@ def run_deflection(plan: DeflectPlan, out: str | Path, progress: Progress) -> De
         command=plan.command,
         settings=plan.settings,
         model=model,
-        scorer={"name": scorer.name, "version": scorer.version},
+        scorer=said,
         counts=found.counts,
         base_refusal_rate=found.base_refusal_rate,
         diversity=asdict(found.diversity),

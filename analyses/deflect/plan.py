@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.deflect.data_set import MANIFEST, MORE
+from analyses.runs import require_folder
 from analyses.study import (
     CHARACTERS_A_TOKEN,
     TEMPLATE_TOKENS,
@@ -89,7 +90,9 @@ class DeflectPlan:
         )
 
 
-def checked_deflection(plan: DeflectPlan, out: str | Path) -> pd.DataFrame:
+def checked_deflection(
+    plan: DeflectPlan, out: str | Path, *, overwrite: bool = False
+) -> pd.DataFrame:
     """The prompts to ask, after every check that needs no model; writes nothing.
 
     Raises:
@@ -105,9 +108,9 @@ def checked_deflection(plan: DeflectPlan, out: str | Path) -> pd.DataFrame:
             "give --temperature 1"
         )
     scorer_of(plan.study)
-    if Path(out).exists() and not Path(out).is_dir():
-        raise InputError(f"--out {out} is a file; expected a folder, or a new name")
-    _refuse_another(Path(out), plan)
+    folder = require_folder(out)
+    if not overwrite:
+        _refuse_another(folder, plan)
     return _asked(plan)
 
 
@@ -174,13 +177,26 @@ def _asked(plan: DeflectPlan) -> pd.DataFrame:
 
 def _refuse_another(folder: Path, plan: DeflectPlan) -> None:
     """Refuse to overwrite a data set with other settings."""
-    if not (folder / MANIFEST).is_file():
-        return
-    made = read_json(folder / MANIFEST).get("settings") or {}
-    asked = plan.settings
-    differing = [name for name in asked if made.get(name) != asked[name]]
+    held = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    made, asked = held.get("settings") or {}, plan.settings
+    _require_no(folder, [name for name in asked if held and made.get(name) != asked[name]])
+
+
+def require_same(folder: Path, **facts: Any) -> None:
+    """Refuse to overwrite a data set of other weights, or read by another scorer.
+
+    Raises:
+        InputError: the data set in the folder has other facts in its manifest.
+    """
+    held = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    _require_no(
+        folder, [name for name, fact in facts.items() if name in held and held[name] != fact]
+    )
+
+
+def _require_no(folder: Path, differing: list[str]) -> None:
     if differing:
         raise InputError(
             f"{folder} holds a data set with another {' and another '.join(differing)}; "
-            "give another --out"
+            "give another --out, or --overwrite to replace it"
         )

@@ -16,6 +16,7 @@ from analyses.options import (
     DryRunOnly,
     ModelOptions,
     Out,
+    Overwrite,
     Prompts,
     Server,
     ShowCompletions,
@@ -122,6 +123,7 @@ def evaluate(
     ] = 8,
     out: Out = Path("runs/evaluate-MODEL"),
     show_completions: ShowCompletions = False,
+    overwrite: Overwrite = False,
     dry_run: DryRunOnly = False,
 ) -> Measures | DryRun:
     """Measure what a model refuses, rightly and wrongly, and whether its answers are coherent.
@@ -151,7 +153,7 @@ def evaluate(
         command=command_line(),
     )
     inputs = checked_evaluation(asked)
-    require_own_folder(asked, out)
+    require_own_folder(asked, out, overwrite=overwrite)
     planned = DryRun(asked, tuple(evaluation_plan_lines(inputs)))
     if dry_run:
         return planned
@@ -159,11 +161,14 @@ def evaluate(
     from analyses.evaluate.engine import find_out
     from analyses.evaluate.page import write_evaluation
     from analyses.evaluate.words import evaluation_text
-    from analyses.runs import Progress
+    from analyses.runs import Progress, RunFolder
 
     progress = Progress()
-    findings = find_out(inputs, out, progress)
-    with progress.stage("tables, figures, report"):
-        page, measures = write_evaluation(findings, inputs, out, show_completions=show_completions)
+    with RunFolder(out).locked():
+        findings = find_out(inputs, out, progress)
+        with progress.stage("tables, figures, report"):
+            page, measures = write_evaluation(
+                findings, inputs, out, show_completions=show_completions
+            )
     typer.echo(evaluation_text(measures, page))
     return measures

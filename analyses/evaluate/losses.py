@@ -70,7 +70,7 @@ def scores_on_tasks(session: Session) -> pd.DataFrame | None:
     for one in session.loaded:
         assert one.lm is not None
         chat = one.lm.chat.fingerprint if tasks.chat_template else None
-        key = content_key("tasks", "tasks", one.fingerprint, chat, tasks)
+        key = content_key("tasks", "tasks", one.fingerprint, chat, tasks, *tasks.files)
         session.progress.say(f"{one.name}: tasks …")  # the harness shows its own progress
         path = session.folder / "tasks" / f"{one.role}.parquet"
         table = task_scores(tasks, path, key, partial(on_device, one, session.plan))

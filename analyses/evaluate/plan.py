@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analyses.runs import require_folder
 from analyses.study import (
     CHARACTERS_A_TOKEN,
     TEMPLATE_TOKENS,
@@ -18,12 +19,15 @@ from analyses.study import (
     time_of,
 )
 from interp.errors import InputError, expected
+from interp.store import file_hash
 from unlearning.scoring import Scorer, find_scorer
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from unlearning.scoring import ResponseReader
+
+ANOTHER = "give another --out, or --overwrite to replace them"
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,13 @@ class TaskPlan:
     folder: str | None = None
     few_shot: int | None = None
     limit: int | None = None
+
+    @property
+    def files(self) -> list[list[str]]:
+        """Name and hash of each file in ``folder``, which define the tasks; empty without one."""
+        files = sorted(Path(self.folder).rglob("*")) if self.folder else []
+        files = [one for one in files if one.is_file() and one.parent.name != "__pycache__"]
+        return [[one.name, file_hash(one)] for one in files]
 
 
 @dataclass(frozen=True)
@@ -164,7 +175,7 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
     return inputs
 
 
-def require_own_folder(plan: EvaluationPlan, folder: Path) -> None:
+def require_own_folder(plan: EvaluationPlan, folder: Path, *, overwrite: bool = False) -> None:
     """Refuse to overwrite the evaluation of another model or of other prompts.
 
     Raises:
@@ -172,16 +183,16 @@ def require_own_folder(plan: EvaluationPlan, folder: Path) -> None:
     """
     from interp.store import read_json
 
-    config = folder / "config.json"
-    if not config.is_file():
+    config = require_folder(folder) / "config.json"
+    if overwrite or not config.is_file():
         return
     held = read_json(config)
     if any(held.get(name) != getattr(plan, name) for name in ("model", "base", "server")):
         of = held.get("model", "something else")
         against = f" against {held['base']}" if held.get("base") else ""
-        raise InputError(f"{folder} holds results of {of}{against}; give another --out")
+        raise InputError(f"{folder} holds results of {of}{against}; {ANOTHER}")
     if held.get("prompts") != plan.prompts_name:
-        raise InputError(f"{folder} holds results on {held.get('prompts')}; give another --out")
+        raise InputError(f"{folder} holds results on {held.get('prompts')}; {ANOTHER}")
 
 
 def texts_in(path: str) -> tuple[str, ...]:

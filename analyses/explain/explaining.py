@@ -26,7 +26,17 @@ from analyses.explain.mediation import (
 from analyses.figures import domain_label
 from analyses.figures.style import figure_style
 from analyses.report import run_report
-from analyses.runs import BASE, Arm, Progress, RunRecord, after_of, base_of, read_run, weights_of
+from analyses.runs import (
+    BASE,
+    Arm,
+    Progress,
+    RunFolder,
+    RunRecord,
+    after_of,
+    base_of,
+    read_run,
+    weights_of,
+)
 from analyses.study import read_prefixes
 from interp.activations import chosen_layers
 from interp.causes import LEAST_GAP, CauseVerdict
@@ -75,10 +85,27 @@ def explain_run(
         InputError: an arm or layer does not exist, no arm has weights, there are too few random
             edits, or the prefixes do not separate refusals.
     """
-    progress = progress or Progress()
     require_draws(place_draws)
     record = read_run(folder)
-    chosen = _chosen(record, arms)
+    with RunFolder(folder).locked():
+        return _explained(
+            record,
+            _chosen(record, arms),
+            layers,
+            {"draws": draws, "place_draws": place_draws, "batch_size": batch_size},
+            seed,
+            progress or Progress(),
+        )
+
+
+def _explained(
+    record: RunRecord,
+    chosen: Sequence[Arm],
+    layers: Sequence[int] | None,
+    sizes: dict[str, int],
+    seed: int,
+    progress: Progress,
+) -> pd.DataFrame:
     prefixes = read_prefixes(record.folder / "arms" / BASE / "openers.json")
     readout = prefixes.readout()
     prompts = pd.read_parquet(record.folder / "prompts.parquet")
@@ -92,7 +119,7 @@ def explain_run(
         key = content_key(
             ("readout", "causes"), fingerprint, after.fingerprint(), base.chat.fingerprint,
             asdict(prefixes), wanted, prompts.to_json(orient="records"),
-            draws, place_draws, seed, METHOD,
+            sizes["draws"], sizes["place_draws"], seed, METHOD,
         )  # fmt: skip
         to = record.folder / "causes" / _folder_of(arm, wanted, base.n_layers)
         lost = list(_lost(record, arm))
@@ -102,9 +129,8 @@ def explain_run(
         if left := [domain for domain in lost if domain not in said]:
             with progress.stage(f"{arm.name}: states"):
                 subject = Subject.of(
-                    base, after, readout, prompts, layers=wanted, batch_size=batch_size
+                    base, after, readout, prompts, layers=wanted, batch_size=sizes["batch_size"]
                 )
-            sizes = {"draws": draws, "place_draws": place_draws, "batch_size": batch_size}
             for domain in left:
                 if domain not in subject.changes:
                     continue

@@ -16,6 +16,7 @@ from analyses.options import (
     Model,
     ModelOptions,
     Out,
+    Overwrite,
     Prompts,
     ScorerName,
     Seed,
@@ -45,6 +46,7 @@ def predict(
             "or weights; the last two keep no gradients in memory."
         ),
     ] = "trainable",
+    overwrite: Overwrite = False,
     dry_run: DryRunOnly = False,
 ) -> Forecast | DryRun:
     """Forecast, before training, how much refusal each domain will lose."""
@@ -59,7 +61,7 @@ def predict(
 
     asked = study_plan(
         model, [concept], training, chat, prompts, None, seeds=[seed], control=False,
-        max_new_tokens=max_new_tokens, scorer=scorer,
+        max_new_tokens=max_new_tokens, scorer=scorer, overwrite=overwrite,
     )  # fmt: skip
     require_kernel(kernel)
     settings = asked.arms[0].settings

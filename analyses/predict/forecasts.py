@@ -151,9 +151,15 @@ def report_forecast(
     Raises:
         InputError: the model refuses too few of the prompts of some domain.
     """
-    evidence = evidence_of(context, establish(context), training)
-    with context.progress.stage(f"gradients of {len(evidence.domains)} domains"):
-        found = forecast(evidence, concept, frozen, seed=seed, over=over)
+    with context.run.locked():
+        evidence = evidence_of(context, establish(context), training)
+        with context.progress.stage(f"gradients of {len(evidence.domains)} domains"):
+            found = forecast(evidence, concept, frozen, seed=seed, over=over)
+        _write_forecast(context, found, concept, over)
+    return found
+
+
+def _write_forecast(context: Context, found: Forecast, concept: str, over: str) -> None:
     folder = context.run.folder
     rows = found.leakage.to_dict("records")
     facts = {
@@ -172,7 +178,6 @@ def report_forecast(
         drawings=drawn,
         figures="",
     )
-    return found
 
 
 def require_forecastable(objective: str, *, retained: bool) -> None:

@@ -151,9 +151,16 @@ def _world(matrix: LeakageMatrix, name: str) -> PredictedRun:
             "give runs of spillover matrix with more domains"
         )
     done = record.folder / "arms" / BASE / "DONE"
+    code = {name: PREDICTORS.own_source(name) for name in sorted(PREDICTORS)}
+    own = {name: source for name, source in code.items() if source}
     predicted = kept_table(
         record.folder / "predictions.parquet",
-        content_key("predictions", done.read_text(encoding="utf-8"), sorted(PREDICTORS)),
+        content_key(
+            ("readout", "predictions"),
+            done.read_text(encoding="utf-8"),
+            sorted(PREDICTORS),
+            *([own] if own else []),
+        ),
         lambda: _predicted(record),
     )
     table = pd.concat([predicted, _early(record, domains)], ignore_index=True)

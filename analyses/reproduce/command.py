@@ -24,6 +24,7 @@ from analyses.options import (
     Model,
     ModelOptions,
     Out,
+    Overwrite,
     Prompts,
     ScorerName,
     Seed,
@@ -116,6 +117,7 @@ def reproduce(
     scorer: ScorerName = "auto",
     max_new_tokens: AnswerTokens = None,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
     dry_run: DryRunOnly = False,
     yes: Annotated[bool, typer.Option("--yes", help="Run the plan without asking first.")] = False,
 ) -> Result | DryRun | None:
@@ -160,6 +162,7 @@ def reproduce(
         "model_options": chat.for_loading(),
         "checkpoint_every": memory.checkpoint_every,
         "command": command_line(),
+        "overwrite": overwrite,
     }
     asked = ProtocolOptions(
         model,

@@ -6,7 +6,6 @@ it. The same command resumes an interrupted run.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,13 +26,15 @@ from analyses.reproduce.page import write_reproduction
 from analyses.reproduce.plan import Planned, ProtocolOptions, planned
 from analyses.reproduce.protocol import SAMPLES_PER_CONCEPT
 from analyses.reproduce.result import Result
-from analyses.runs import BASE, Progress, read_run, seconds_of, write_manifest
+from analyses.runs import BASE, Progress, read_run
 from analyses.study import (
     Baseline,
     Context,
     establish,
     make_arms,
     make_arms_in_workers,
+    recorded,
+    require_replaceable,
     study_context,
 )
 from interp.activations import collect
@@ -59,24 +60,19 @@ def run_protocol(
     Raises:
         InputError: the model refuses a given concept too rarely, or a task cannot run.
     """
-    started = time.monotonic()
     first = study_context(planned(asked, prompts).study, out, progress)
-    refused = _refusals(establish(first))
+    with first.run.locked():
+        refused = _refusals(establish(first))
     plan = planned(asked, prompts, refused)
     del first  # its model is the same as the next one's
     context = study_context(plan.study, out, progress)
-    baseline = establish(context)
-    if workers > 1 or engine != "local":
-        make_arms_in_workers(plan.study, out, progress, workers=workers, engine=engine)
-    make_arms(context, baseline)
-    found = _result(asked, plan, context)
-    write_manifest(
-        out,
-        hashes={"model": context.reference.fingerprint()},
-        device=str(context.reference.device),
-        seeds=plan.study.seeds,
-        seconds=time.monotonic() - started + seconds_of(out),
-    )
+    with recorded(context):
+        baseline = establish(context)
+        require_replaceable(context, baseline, plan.study.arms)
+        if workers > 1 or engine != "local":
+            make_arms_in_workers(plan.study, out, progress, workers=workers, engine=engine)
+        make_arms(context, baseline)
+        found = _result(asked, plan, context)
     with progress.stage("tables, figures, page"):
         write_reproduction(found, out)
     return found
@@ -131,7 +127,10 @@ def _accuracy(
             yield context.reference if arm.name == BASE else context.load(kept)
 
         context.progress.say(f"{name}: tasks …")  # the harness shows its own progress
-        key = content_key("tasks", "tasks", (arm / "DONE").read_text(encoding="utf-8"), asked.tasks)
+        key = content_key(
+            "tasks", "tasks", (arm / "DONE").read_text(encoding="utf-8"), asked.tasks,
+            *asked.tasks.files,
+        )  # fmt: skip
         path = context.run.folder / "tasks" / f"{name}.parquet"
         table = task_scores(asked.tasks, path, key, model)
         metric = "acc" if (table["metric"] == "acc").any() else table["metric"].iloc[0]

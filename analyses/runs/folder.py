@@ -1,25 +1,70 @@
 """A run's folder: stages write it, and a stage with unchanged inputs is skipped.
 
-Only one arm writes ``arms/NAME/``. It writes ``BEGUN`` first and ``DONE`` last; both hold the key
-of all the arm's inputs.
+One process at a time works in a run's folder, and one in ``arms/NAME/``; each holds a lock. An arm
+writes ``BEGUN`` first and ``DONE`` last. Both hold the key of all the arm's inputs, whose hashes
+are in ``inputs.json``. Finished arms are replaced with ``overwrite`` only.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
-from interp.store import atomic_write, package_version, read_json, write_json, write_table
+from interp.locks import locked
+from interp.store import (
+    SCHEMAS,
+    content_key,
+    package_version,
+    read_json,
+    write_json,
+    write_table,
+    write_text,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
+BEGUN, DONE, INPUTS, LOCKS = "BEGUN", "DONE", "inputs.json", ".locks"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that an arm's results depend on, by name.
+
+    Attributes:
+        stages: stages that make the results; their schema numbers are part of the key.
+        parts: the inputs, as JSON values; the names are shown where one has changed.
+        old_key: the key that version 0.1 gave to the same inputs, of which it knew fewer.
+    """
+
+    stages: tuple[str, ...]
+    parts: Mapping[str, Any]
+    old_key: str | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """The key of all inputs."""
+        return content_key(self.stages, self.parts)
+
+    @cached_property
+    def hashes(self) -> dict[str, Any]:
+        """What a folder keeps, to say later which input has changed."""
+        numbers = {"schema of the " + stage: SCHEMAS[stage] for stage in self.stages}
+        return numbers | {name: content_key("identity", one) for name, one in self.parts.items()}
+
+    def __contains__(self, key: str) -> bool:
+        return key in (self.key, self.old_key)
 
 
 class RunFolder:
@@ -27,51 +72,132 @@ class RunFolder:
 
     Args:
         folder: created if missing.
+        overwrite: replace finished arms that were made from other inputs.
+
+    Raises:
+        InputError: ``folder`` is a file.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        self.folder = require_folder(folder)
+        self.overwrite = overwrite
 
     def arm(self, name: str) -> Path:
         """The folder of one arm."""
         return self.folder / "arms" / name
 
-    def is_done(self, name: str, key: str) -> bool:
-        """Whether the arm was finished from the same inputs."""
-        done = self.arm(name) / "DONE"
-        return done.is_file() and done.read_text(encoding="utf-8").strip() == key
+    def locked(self, name: str | None = None) -> AbstractContextManager[None]:
+        """Hold the folder, or one arm of it, for this process.
 
-    def begin(self, name: str, key: str) -> Path:
-        """The arm's folder, with its files if they come from the same inputs; else emptied."""
+        Raises:
+            InputError: another process holds it; names the process.
+        """
+        lock = "run" if name is None else f"arm-{name}"
+        return locked(self.folder / LOCKS / f"{lock}.lock", self.arm(name) if name else self.folder)
+
+    def is_done(self, name: str, inputs: Inputs) -> bool:
+        """Whether the arm was finished from the same inputs."""
+        return _key_in(self.arm(name) / DONE) in inputs
+
+    def require_replaceable(self, name: str, inputs: Inputs) -> None:
+        """Refuse to replace an arm that was finished from other inputs.
+
+        Raises:
+            InputError: names what differs; not with ``overwrite``.
+        """
         folder = self.arm(name)
-        begun = folder / "BEGUN"
-        if begun.is_file() and begun.read_text(encoding="utf-8").strip() == key:
+        if self.overwrite or not (folder / DONE).is_file() or self.is_done(name, inputs):
+            return
+        raise InputError(
+            f"{folder} is finished, {_made_from(folder, inputs)}; give another --out, or "
+            "--overwrite to make it again"
+        )
+
+    def begin(self, name: str, inputs: Inputs, *, set_aside: bool = False) -> Path:
+        """The arm's folder, with its files if they come from the same inputs; else emptied.
+
+        Args:
+            set_aside: move a finished arm of other inputs to ``replaced/`` instead of refusing.
+
+        Raises:
+            InputError: the arm was finished from other inputs; not with ``overwrite``.
+        """
+        folder = self.arm(name)
+        if set_aside and not self.overwrite and not self.is_done(name, inputs):
+            self._set_aside(name)
+        self.require_replaceable(name, inputs)
+        if _key_in(folder / BEGUN) in inputs:
             return folder
         if folder.exists():
+            (folder / DONE).unlink(missing_ok=True)  # first: what is half deleted is not finished
             shutil.rmtree(folder)
-        with atomic_write(begun) as temporary:
-            temporary.write_text(key + "\n", encoding="utf-8")
+        write_json(folder / INPUTS, inputs.hashes)
+        write_text(folder / BEGUN, inputs.key + "\n")
         return folder
 
-    def finish(self, name: str, key: str) -> None:
+    def finish(self, name: str, inputs: Inputs) -> None:
         """Mark the arm as done: all its files are complete."""
-        with atomic_write(self.arm(name) / "DONE") as temporary:
-            temporary.write_text(key + "\n", encoding="utf-8")
+        begun = _key_in(self.arm(name) / BEGUN)
+        write_text(self.arm(name) / DONE, (begun or inputs.key) + "\n")
 
-    def refuse_other_arms(self, names: set[str]) -> None:
+    def _set_aside(self, name: str) -> None:
+        if not (self.arm(name) / DONE).is_file():
+            return
+        places = (self.folder / "replaced" / f"{name}-{number}" for number in count(1))
+        place = next(one for one in places if not one.exists())
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.arm(name), place)
+
+    def other_arms(self, names: Collection[str]) -> list[str]:
+        """Finished arms that are not among the given ones."""
+        found = {path.parent.name for path in self.folder.glob(f"arms/*/{DONE}")}
+        return sorted(found - set(names))
+
+    def refuse_other_arms(self, names: Collection[str]) -> None:
         """Refuse a folder that holds finished arms of another plan.
 
         Raises:
             InputError: the folder has finished arms that are not in this plan.
         """
-        arms = self.folder / "arms"
-        found = {path.parent.name for path in arms.glob("*/DONE")} if arms.is_dir() else set()
-        others = sorted(found - names)
-        if others:
+        if others := self.other_arms(names):
             raise InputError(
                 f"{self.folder} holds finished arms of another study ({', '.join(others)}); "
-                "give another --out"
+                "give another --out, or --overwrite to replace them"
             )
+
+    def delete_other_arms(self, names: Collection[str]) -> None:
+        """With ``overwrite``: delete the finished arms of another plan."""
+        for name in self.other_arms(names) if self.overwrite else ():
+            with self.locked(name):
+                (self.arm(name) / DONE).unlink()
+                shutil.rmtree(self.arm(name))
+
+
+def require_folder(path: str | Path) -> Path:
+    """``path``, which is a folder or nothing yet.
+
+    Raises:
+        InputError: it is a file, or part of it is.
+    """
+    path = Path(path)
+    first = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
+    if os.path.lexists(first) and not first.is_dir():
+        raise InputError(f"{first} is a file; expected a folder, or a new name")
+    return path
+
+
+def _key_in(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _made_from(folder: Path, inputs: Inputs) -> str:
+    """What the arm in the folder was made from, compared with ``inputs``, in words."""
+    path = folder / INPUTS
+    was = read_json(path) if path.is_file() else {}  # version 0.1 kept no hashes
+    names = [name for name, one in inputs.hashes.items() if name in was and was[name] != one]
+    if not names:
+        return "from other inputs or by an earlier version of Spillover"
+    return f"with another {' and another '.join(names)}"
 
 
 def kept_table(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -80,7 +206,7 @@ def kept_table(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.Dat
 
     if path.is_file():
         table = pd.read_parquet(path)
-        if set(table["key"]) == {key}:
+        if set(table.get("key", ())) == {key}:
             return table.drop(columns="key")
     table = make()
     write_table(path, table.assign(key=key))

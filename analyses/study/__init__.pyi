@@ -18,18 +18,20 @@ from .costs import checkpoint_size as checkpoint_size
 from .costs import time_of as time_of
 from .costs import what_it_takes as what_it_takes
 from .engine import make_arms as make_arms
+from .engine import recorded as recorded
 from .engine import run_study as run_study
 from .making import load_made as load_made
 from .making import make_arm as make_arm
+from .making import require_replaceable as require_replaceable
 from .making import train_arm as train_arm
 from .methods import METHODS as METHODS
 from .methods import Containment as Containment
 from .methods import Guard as Guard
 from .methods import Method as Method
 from .methods import method as method
+from .mixing import RANKING as RANKING
 from .mixing import mixture_of as mixture_of
 from .mixing import pool_of as pool_of
-from .mixing import write_ranking as write_ranking
 from .plan import LEAST_ANSWERS as LEAST_ANSWERS
 from .plan import LEAST_RECOVERY as LEAST_RECOVERY
 from .plan import ArmPlan as ArmPlan
@@ -52,6 +54,7 @@ __all__ = [
     "LEAST_ANSWERS",
     "LEAST_RECOVERY",
     "METHODS",
+    "RANKING",
     "TEMPLATE_TOKENS",
     "ArmPlan",
     "Baseline",
@@ -82,8 +85,10 @@ __all__ = [
     "prefixes_of",
     "prompts_of",
     "read_prefixes",
+    "recorded",
     "require_engine",
     "require_model",
+    "require_replaceable",
     "run_plan",
     "run_study",
     "scored_base",
@@ -95,5 +100,4 @@ __all__ = [
     "train_arm",
     "unlearning_arms",
     "what_it_takes",
-    "write_ranking",
 ]

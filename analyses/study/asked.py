@@ -109,7 +109,7 @@ def run_plan(
     plan: StudyPlan, out: Path, dry_run: bool, *, workers: int = 1, engine: str = "local"
 ) -> Run | DryRun:
     """Run a plan and print the path of its report; several workers make arms in parallel."""
-    from analyses.study.workers import make_arms_in_workers, require_engine
+    from analyses.study.workers import require_engine
 
     require_engine(engine)
     context = check(plan, out, dry_run)
@@ -117,12 +117,8 @@ def run_plan(
         return context
     from analyses.runs import Run
     from analyses.study import engine as study
-    from analyses.study.baseline import establish
 
-    if workers > 1 or engine != "local":
-        establish(context)  # once, before arms that all read it
-        make_arms_in_workers(plan, out, context.progress, workers=workers, engine=engine)
-    typer.echo(study.run_checked_study(context))
+    typer.echo(study.run_checked_study(context, workers=workers, engine=engine))
     return Run(out)
 
 
@@ -130,13 +126,16 @@ def refuse_other_settings(context: Context) -> None:
     """Refuse to replace finished results of a folder with results of other settings.
 
     Raises:
-        InputError: the base model or an arm of the plan was finished there with other settings.
+        InputError: the base model or an arm of the plan was finished there with other settings; not
+            with ``--overwrite``.
     """
     import pandas as pd
 
     from analyses.study.resolve import name_of
 
     plan, folder = context.plan, context.run.folder
+    if plan.overwrite:
+        return
     config, prompts = folder / "config.json", folder / "prompts.parquet"
     if not any(folder.glob("arms/*/DONE")) or not (config.is_file() and prompts.is_file()):
         return
@@ -162,5 +161,5 @@ def refuse_other_settings(context: Context) -> None:
     if other:
         raise InputError(
             f"{folder} holds results made with another {' and another '.join(sorted(other))}; "
-            "give another --out"
+            "give another --out, or --overwrite to replace them"
         )

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.runs import cosine_table, write_directions
+from analyses.runs import BASE, Inputs, cosine_table, write_directions
 from analyses.study.context import Context
+from analyses.study.inputs import base_inputs
 from analyses.study.resolve import defaults_for, name_of
 from interp.model import LanguageModel
 from interp.statistics import Contrast
-from interp.store import content_key, read_json, write_json, write_table
+from interp.store import read_json, write_json, write_table
 from unlearning.data import controls
 from unlearning.deflections import respond
 from unlearning.generation import AnswerLog, answers_key
 from unlearning.refusal import VALID_AUC, ResponsePrefixes, find_prefixes, log_odds_auc
 from unlearning.scoring import coherence_of
-
-BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,14 @@ class Baseline:
     """The base model's results, with which every arm is compared.
 
     Attributes:
-        key: hash of all inputs.
+        inputs: everything that they depend on.
         responses: the base model's answer to every prompt, as token ids and class.
         prefixes: R and C, frozen.
         scores: validation and test prompts, in the order of ``Context.evaluated``.
         contrasts: states of every domain's harmful prompts and controls.
     """
 
-    key: str
+    inputs: Inputs
     responses: pd.DataFrame
     prefixes: ResponsePrefixes
     scores: pd.DataFrame
@@ -47,14 +46,15 @@ def establish(context: Context) -> Baseline:
     run, lm = context.run, context.reference
     scored = scored_base(context)
     found = replace(scored, contrasts=context.contrasts(lm, "base model"))
-    if not run.is_done(BASE, found.key):
+    run.delete_other_arms({BASE, *(arm.name for arm in context.plan.arms)})
+    if not run.is_done(BASE, found.inputs):
         with context.progress.stage("base model: directions and cosines"):
             folder, layers = run.arm(BASE), range(lm.n_layers)
             provenance = {"model": context.plan.model, "arm": BASE}
             estimator = context.plan.estimator
             write_directions(folder, found.contrasts, layers, provenance, estimator)
             write_table(run.folder / "cosine.parquet", cosine_table(found.contrasts, layers))
-        run.finish(BASE, found.key)
+        run.finish(BASE, found.inputs)
     # Written even if the base was not scored again, because the planned arms may have changed.
     write_json(run.folder / "config.json", describe_study(context))
     return found
@@ -62,27 +62,17 @@ def establish(context: Context) -> Baseline:
 
 def scored_base(context: Context) -> Baseline:
     """The results of :func:`establish` without contrasts; it does not mark the base as done."""
-    plan, run, lm = context.plan, context.run, context.reference
-    fingerprint = lm.fingerprint()
-    key = content_key(
-        ("base", "answers", "readout"),
-        fingerprint,
-        lm.chat.fingerprint,
-        context.prompts.to_json(orient="records"),
-        context.scorer.name,
-        context.scorer.version,
-        plan.max_new_tokens,
-        *plan.more_inputs,
-    )
+    run = context.run
+    inputs = base_inputs(context)
     folder = run.arm(BASE)
-    if run.is_done(BASE, key):
+    if run.is_done(BASE, inputs):
         context.progress.say("base model: already scored")
     else:
-        run.begin(BASE, key)
+        run.begin(BASE, inputs)
         write_table(run.folder / "prompts.parquet", context.prompts)
-        _score(context, folder, fingerprint)
+        _score(context, folder, context.reference.fingerprint())
     return Baseline(
-        key,
+        inputs,
         pd.read_parquet(folder / "responses.parquet"),
         read_prefixes(folder / "openers.json"),
         pd.read_parquet(folder / "scores.parquet"),

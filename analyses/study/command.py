@@ -20,6 +20,7 @@ from analyses.options import (
     Model,
     ModelOptions,
     Out,
+    Overwrite,
     Prompts,
     ScorerName,
     Seed,
@@ -39,12 +40,15 @@ CHECKPOINT_EVERY = 10  # steps, when a single arm is trained
 
 @command
 def demo(
-    out: Out = Path("runs/demo"), seeds: Seeds = 1, dry_run: DryRunOnly = False
+    out: Out = Path("runs/demo"),
+    seeds: Seeds = 1,
+    overwrite: Overwrite = False,
+    dry_run: DryRunOnly = False,
 ) -> Run | DryRun:
     """Run the paper's experiment on the packaged model organism: NPO, also with a retain set."""
     from analyses.study.plan import demo_plan
 
-    return run_plan(demo_plan(seeds), out, dry_run)
+    return run_plan(replace(demo_plan(seeds), overwrite=overwrite), out, dry_run)
 
 
 @command
@@ -142,6 +146,7 @@ def compare(
     max_new_tokens: AnswerTokens = None,
     scorer: ScorerName = "auto",
     estimator: EstimatorName = "mean_difference",
+    overwrite: Overwrite = False,
     dry_run: DryRunOnly = False,
 ) -> Run | DryRun:
     """Compare two existing models with a study's measures, without training."""
@@ -157,5 +162,6 @@ def compare(
         max_new_tokens=max_new_tokens,
         model_options=chat.for_loading(),
         command=command_line(),
+        overwrite=overwrite,
     )
     return run_plan(asked, out, dry_run)

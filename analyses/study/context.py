@@ -127,8 +127,9 @@ def study_context(
     require_prompts(prompts, plan.deflected(ready_made=pairs is not None))
     for arm in plan.arms:
         require_inputs(arm, prompts if pairs is None else pairs)
-    run = RunFolder(out)
-    run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
+    run = RunFolder(out, overwrite=plan.overwrite)
+    if not (plan.overwrite and plan.arms):
+        run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
     return Context(plan, prompts, pairs, run, progress, scorer_of(plan), given)
 
 

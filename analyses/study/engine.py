@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +31,9 @@ from analyses.runs import (
 )
 from analyses.study.baseline import Baseline, establish
 from analyses.study.context import Context, study_context
-from analyses.study.making import Made, compare_states, make_arm
+from analyses.study.making import Made, compare_states, make_arm, require_replaceable
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
+from analyses.study.workers import make_arms_in_workers
 from unlearning.deflections import refusals_of
 
 
@@ -45,21 +48,40 @@ def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None
     return run_checked_study(study_context(plan, out, progress or Progress()))
 
 
-def run_checked_study(context: Context) -> Path:
-    """:func:`run_study` with checked inputs."""
-    started = time.monotonic()
-    run, progress = context.run, context.progress
-    make_arms(context, establish(context))
-    seconds = time.monotonic() - started + seconds_of(run.folder)  # of all sessions
-    write_manifest(
-        run.folder,
-        hashes={"model": context.reference.fingerprint()},
-        device=str(context.reference.device),
-        seeds=context.plan.seeds,
-        seconds=seconds,
-    )
-    with progress.stage("tables, figures, report"):
-        return run_report.write_report(run.folder)
+def run_checked_study(context: Context, *, workers: int = 1, engine: str = "local") -> Path:
+    """:func:`run_study` with checked inputs; several workers make arms in parallel.
+
+    Raises:
+        InputError: also if another process works in the folder.
+    """
+    with recorded(context):
+        baseline = establish(context)
+        require_replaceable(context, baseline, context.plan.arms)
+        if workers > 1 or engine != "local":
+            folder, progress = context.run.folder, context.progress
+            make_arms_in_workers(context.plan, folder, progress, workers=workers, engine=engine)
+        make_arms(context, baseline)
+    with context.progress.stage("tables, figures, report"):
+        return run_report.write_report(context.run.folder)
+
+
+@contextmanager
+def recorded(context: Context) -> Iterator[None]:
+    """Hold the run's folder for this process while its arms are made, and write its manifest.
+
+    Raises:
+        InputError: another process works in the folder.
+    """
+    started, folder = time.monotonic(), context.run.folder
+    with context.run.locked():
+        yield
+        write_manifest(
+            folder,
+            hashes={"model": context.reference.fingerprint()},
+            device=str(context.reference.device),
+            seeds=context.plan.seeds,
+            seconds=time.monotonic() - started + seconds_of(folder),  # of all sessions
+        )
 
 
 def make_arms(context: Context, baseline: Baseline) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
-from analyses.runs import rotation_table, rotations, write_directions
+from analyses.runs import Inputs, rotation_table, rotations, write_directions
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
+from analyses.study.inputs import arm_inputs
 from analyses.study.methods import Guard
 from analyses.study.mixing import mixture_of
 from analyses.study.plan import ArmPlan
@@ -20,7 +21,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.progress import Advance
 from interp.similarity import Rotation
-from interp.store import atomic_folder, content_key, write_json, write_table
+from interp.store import atomic_folder, write_json, write_table
 from unlearning.scoring import Evaluation
 from unlearning.training import (
     Bounds,
@@ -46,34 +47,44 @@ class Made:
 def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
     """Train (or load) ``arm`` and score it, unless it was finished with the same inputs."""
     run, name = context.run, arm.name
-    folder = run.arm(name)
-    described = arm.describe(context.plan.stop_at)
-    plan = context.plan
-    pairs = [] if context.pairs is None else [context.pairs.to_json(orient="records")]
-    key = content_key(
-        ("training", "answers", "readout"),
-        baseline.key,
-        described,
-        plan.every_step,
-        plan.benign_along,
-        plan.bounds,
-        *pairs,
-        *plan.more_inputs,
-    )
-    if run.is_done(name, key):
-        context.progress.say(f"{name}: already done")
-        return Made(arm, False, None)
-    run.begin(name, key)
-    write_json(folder / "config.json", described)
-    if arm.training is None:
-        lm, scores = _existing(context, baseline, arm)
-    else:
-        lm, scores = train_arm(context, baseline, arm, folder)
-    write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
-    rotations = _rotations(context, baseline, lm, arm)
-    discard_all(folder / "training")
-    run.finish(name, key)
+    with run.locked(name):
+        after = None if arm.training else _loaded(context, arm)
+        inputs = inputs_of(context, baseline, arm, after)
+        if run.is_done(name, inputs):
+            context.progress.say(f"{name}: already done")
+            return Made(arm, False, None)
+        # A control arm has as many steps as the others, which may be more in a larger study.
+        folder = run.begin(name, inputs, set_aside=arm.control)
+        write_json(folder / "config.json", arm.describe(context.plan.stop_at))
+        if after is None:
+            lm, scores = train_arm(context, baseline, arm, folder)
+        else:
+            lm, scores = after, _existing(context, baseline, arm, after)
+        write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
+        rotations = _rotations(context, baseline, lm, arm)
+        discard_all(folder / "training")
+        run.finish(name, inputs)
     return Made(arm, True, rotations)
+
+
+def inputs_of(
+    context: Context, baseline: Baseline, arm: ArmPlan, after: LanguageModel | None = None
+) -> Inputs:
+    """The inputs of an arm's results; ``after`` is the model of an arm that is not trained."""
+    examples = mixture_of(context, baseline, arm) if arm.training else None
+    return arm_inputs(context, baseline.inputs, baseline.prefixes, arm, examples, after)
+
+
+def require_replaceable(context: Context, baseline: Baseline, arms: Sequence[ArmPlan]) -> None:
+    """Refuse to replace finished arms before the first one is trained.
+
+    Raises:
+        InputError: one was finished from other inputs; not with ``--overwrite``.
+    """
+    for arm in arms:
+        finished = (context.run.arm(arm.name) / "DONE").is_file()
+        if finished and arm.training and not arm.control:
+            context.run.require_replaceable(arm.name, inputs_of(context, baseline, arm))
 
 
 def save_merged(arm: Path, options: dict[str, Any]) -> Path:
@@ -129,10 +140,8 @@ def load_made(context: Context, arm: ArmPlan) -> LanguageModel:
     return context.load(adapter if adapter.is_dir() else folder / "model")
 
 
-def _existing(
-    context: Context, baseline: Baseline, arm: ArmPlan
-) -> tuple[LanguageModel, pd.DataFrame]:
-    """A checkpoint: scored before and after."""
+def _loaded(context: Context, arm: ArmPlan) -> LanguageModel:
+    """The model of an arm that is not trained."""
     with context.progress.stage(f"loading {arm.checkpoint}"):
         lm = context.load(arm.checkpoint)
     if lm.tokenizer.get_vocab() != context.reference.tokenizer.get_vocab():
@@ -140,13 +149,20 @@ def _existing(
             f"{arm.checkpoint} and {context.plan.model} have different vocabularies, so the base "
             "model's prefixes do not apply to it: compare models of one family"
         )
+    return lm
+
+
+def _existing(
+    context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel
+) -> pd.DataFrame:
+    """The scores of a checkpoint, before and after."""
     last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name)
     level = float("nan")
     if arm.concept:
         base_rate = target_rate(baseline.scores, arm.concept)
         level = max(0.0, 1 - target_rate(last, arm.concept) / base_rate)
     before = baseline.scores.assign(step=0, dose=0.0)
-    return lm, pd.concat([before, last.assign(step=1, dose=level)], ignore_index=True)
+    return pd.concat([before, last.assign(step=1, dose=level)], ignore_index=True)
 
 
 def train_arm(

@@ -11,13 +11,12 @@ import pandas as pd
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
 from analyses.study.plan import ArmPlan
-from interp.store import write_table
 from unlearning.deflections import examples, refusals_of, with_own_ids, with_preferred
 from unlearning.losses import for_forgetting
 from unlearning.training import Example, Mixture
 
 BENIGN = "benign"
-FOLDER, FILE = "containment", "ranking.parquet"
+RANKING = Path("containment") / "ranking.parquet"  # in a run's folder
 
 
 def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan) -> Mixture:
@@ -100,11 +99,6 @@ def dealt(rows: pd.DataFrame, groups: int) -> dict[str, pd.DataFrame]:
     return {name: part for name, part in parts.items() if len(part)}
 
 
-def write_ranking(folder: Path, ranking: pd.DataFrame) -> None:
-    """Save the ranking for the arms."""
-    write_table(folder / FOLDER / FILE, ranking)
-
-
 def read_ranking(folder: Path) -> pd.DataFrame:
-    """The ranking that :func:`write_ranking` saved."""
-    return pd.read_parquet(folder / FOLDER / FILE)
+    """The ranking of retained examples: ``id``, and each method's score."""
+    return pd.read_parquet(folder / RANKING)

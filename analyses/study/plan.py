@@ -111,6 +111,7 @@ class StudyPlan:
         model_options: passed to ``LanguageModel.load``.
         command: the user's command line.
         estimator: estimator of the directions that every arm saves.
+        overwrite: replace finished arms of the folder that were made from other inputs.
         plugins: plug-ins in use, with their sources, for the process that makes an arm.
     """
 
@@ -132,6 +133,7 @@ class StudyPlan:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     estimator: str = "mean_difference"
+    overwrite: bool = False
     plugins: tuple[Plugin, ...] = field(default_factory=plugins.in_use)
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analyses.runs import BASE, Arm, Progress, TargetVerdict, behaviour, measure, verdict_on
+from analyses.runs import BASE, Arm, Inputs, Progress, TargetVerdict, behaviour, measure, verdict_on
 from analyses.study import (
     ArmPlan,
     StudyPlan,
@@ -191,12 +191,13 @@ def unlearn(
         (arm,),
         (concept,),
         scorer=scorer,
+        overwrite=True,  # of the scratch folder, which holds the base model's results
         **{**own.study, **_given(study)},
     )
     context = study_context(plan, scratch_of(lm), Progress(quiet=quiet), given=lm, prompts=prompts)
     baseline = scored_base(context)
-    context.run.finish(BASE, baseline.key)  # scored once for all models derived from it
-    folder = context.run.begin(arm.name, "in memory")
+    context.run.finish(BASE, baseline.inputs)  # scored once for all models derived from it
+    folder = context.run.begin(arm.name, Inputs(("training",), {"in memory": arm.name}))
     try:
         trained, scores = train_arm(context, baseline, arm, folder)
         losses = pd.read_parquet(folder / "log.parquet")
