@@ -42,9 +42,12 @@ class TaskPlan:
 
     @property
     def files(self) -> list[list[str]]:
-        """Name and hash of each file in ``folder``, which define the tasks; empty without one."""
-        files = sorted(Path(self.folder).rglob("*")) if self.folder else []
-        files = [one for one in files if one.is_file() and one.parent.name != "__pycache__"]
+        """Name and hash of the files that define the tasks of ``folder``; empty without one."""
+        if not self.folder:
+            return []
+        # Next to the definitions lies their data; in other folders, what the harness has cached.
+        places = {one.parent for one in Path(self.folder).rglob("*.y*ml")}
+        files = sorted(one for place in places for one in place.iterdir() if one.is_file())
         return [[one.name, file_hash(one)] for one in files]
 
 

@@ -42,11 +42,13 @@ def base_inputs(context: Context) -> Inputs:
         **_code(plan),
     }
     # As version 0.1 made it, which knew no code outside of plug-ins.
+    known = {name: chat[name] for name in ("before", "after", "response_prefix", "fallback")}
     old = content_key(
-        BASE_STAGES, weights, chat, prompts, scorer.name, scorer.version, plan.max_new_tokens,
+        BASE_STAGES, weights, known, prompts, scorer.name, scorer.version, plan.max_new_tokens,
         *plan.more_inputs,
     )  # fmt: skip
-    return Inputs(BASE_STAGES, parts, None if _uncovered(scorer_code, plan) else old)
+    opened = chat.get("thoughts", [None])[0]  # version 0.1 read thoughts as answers
+    return Inputs(BASE_STAGES, parts, None if opened or _uncovered(scorer_code, plan) else old)
 
 
 def arm_inputs(

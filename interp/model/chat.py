@@ -133,7 +133,7 @@ class Chat:
         }
         # Of models that think, because their thoughts were once read as answers.
         if self._rendered.thought or self._thought_tokens:
-            found["thoughts"] = [self._rendered.thought, self._thought_tokens]
+            found["thoughts"] = [self._rendered.thought, list(self._thought_tokens)]
         return found
 
     def encode(
