@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from itertools import permutations
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.calibration.simulated import linear_undone, noisy_change
 from interp.causes import (
     CAUSES,
     COALITIONS,
+    MIXED,
     MOVES,
     PLAYERS,
     Change,
@@ -121,7 +124,7 @@ def test_a_clear_cause_is_named(cause: str) -> None:
     ("value", "band", "because"),
     [
         ({"gain": 0.5}, 0.1, "not above 1"),
-        ({"gain": 2.0, "offset": 1.95}, 0.1, "similar shares"),
+        ({"gain": 2.0, "offset": 1.95, "rotation": -1.0}, 0.1, "similar shares"),
         ({"gain": 2.0}, 1.2, "random edits"),
         ({"remainder": 2.0, "gain": 0.5}, 0.1, "single prompts"),
     ],
@@ -134,6 +137,54 @@ def test_what_is_not_decided_is_not_named(
     verdict = decide(Undone(0, values), np.full(100, band))
     assert verdict.cause is None
     assert because in verdict.because
+
+
+def test_without_a_change_that_carries_half_the_cause_is_mixed() -> None:
+    verdict = decide(Undone(0, worths({"routing": 2.0, "offset": 1.2, "rotation": 1.2})))
+    assert verdict.cause == MIXED
+    assert "routing 0.45, " in verdict.because
+    assert decide(Undone(0, worths({"gain": 0.3, "offset": 0.4}))).cause is None
+
+
+@pytest.mark.parametrize(("gain", "angle"), [(0.38, 0.0), (0.7, 50.0), (1.0, 70.0)])
+def test_shares_of_gain_and_rotation_are_unbiased_in_many_dimensions(
+    gain: float, angle: float
+) -> None:
+    found, truth = [], {}
+    for seed in range(6):
+        change, reader, truth = noisy_change(np.random.default_rng(seed), gain=gain, angle=angle)
+        found.append(decide(linear_undone(change, reader, seed), resamples=1))
+    for name in ("rotation", "gain"):
+        values = [verdict.shares.shapley[name].value for verdict in found]
+        assert np.mean(values) == pytest.approx(truth[name], abs=0.04)
+    assert {verdict.cause for verdict in found} <= {max(truth, key=lambda n: truth[n])}
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_a_change_of_some_layers_is_routing_below_them_and_in_the_states_above(
+    ground: Ground, above: bool
+) -> None:
+    """Only layers above the first change, or only layers up to it."""
+    after = replace(ground.lm, model=copy.deepcopy(ground.lm.model))
+    harmful = ground.texts("bias", "test")[0]
+    layers = after.layers[1:] if above else after.layers[:1]
+    weights = [p for layer in layers for p in layer.parameters() if p.ndim == 2]
+    rows = [after.chat.encode(text) for text in harmful[:8]]
+    for _ in range(3):
+        for weight in weights:
+            weight.requires_grad_(True).grad = None
+        with torch.enable_grad():
+            ground.readout(
+                after.logits(after.chat.pad(rows, after.device), keep=1)[:, -1]
+            ).sum().backward()
+        with torch.no_grad():
+            for weight in weights:
+                weight -= 0.05 * weight.norm() * weight.grad / weight.grad.norm()
+    states = [ground.contrast(lm, "bias", "test") for lm in (ground.lm, after)]
+    undone = undo(ground.lm, after, harmful, Change(*states, (0, 1, 2)), ground.readout, layers=[0])
+    shares = undone[0].shares(resamples=1).shapley
+    assert undone[0].gap > 0.1
+    assert shares["routing"].value == pytest.approx(1.0 if above else 0.0, abs=1e-3)
 
 
 def test_an_edit_that_opens_a_dormant_path_is_not_named() -> None:

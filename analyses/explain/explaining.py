@@ -39,11 +39,11 @@ from analyses.runs import (
 )
 from analyses.study import read_prefixes
 from interp.activations import chosen_layers
-from interp.causes import LEAST_GAP, CauseVerdict
+from interp.causes import LEAST_GAP, MIXED, CauseVerdict
 from interp.errors import InputError
 from interp.store import atomic_write, content_key, read_json, write_csv, write_json
 
-METHOD = 2
+METHOD = 3
 """Version of the method: raise it if the same inputs give another explanation."""
 COLUMNS = ("arm", "concept", "domain", "cause", "layer", "lost_nats", "sentence")
 PLACES = {
@@ -196,6 +196,8 @@ def cause_sentence(domain: str, concept: str | None, verdict: CauseVerdict) -> s
     lost = f"{whose} lost {verdict.gap:.1f} nats of refusal log-odds{when}"
     if verdict.cause is None:
         return f"{lost}; these data do not decide the cause ({verdict.because})."
+    if verdict.cause == MIXED:
+        return f"{lost}; the cause is mixed after layer {verdict.layer} ({verdict.because})."
     share = verdict.shares.shapley[verdict.cause]
     where = PLACES[verdict.cause].format(layer=verdict.layer)
     return (
@@ -294,7 +296,10 @@ def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) ->
     for name, table in tables.items():
         write_csv(folder / f"{found.domain}-{name}.csv", table)
     title = f"{domain_label(found.domain)}: not decided"
-    if cause := found.verdict.cause:
+    cause = found.verdict.cause
+    if cause == MIXED:
+        title = f"{domain_label(found.domain)}: mixed"
+    elif cause:
         share = found.verdict.shares.shapley[cause].value
         title = f"{domain_label(found.domain)}: {cause}, {share:.0%}"
     with atomic_write(folder / f"{found.domain}.svg") as path, figure_style():

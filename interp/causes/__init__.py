@@ -15,7 +15,8 @@ after-model:
 
 :func:`undo` restores each of them in every combination with the others. Their Shapley values over
 all orders sum to the whole loss. :func:`control_effects` measures the effect of random edits of
-equal size. :func:`decide` names one cause, or none.
+equal size. :func:`decide` names a cause that carries more than half of the
+loss; otherwise the verdict is ``mixed`` or not decided.
 """
 
 import lazy_loader

@@ -8,6 +8,7 @@ from .undoing import COALITIONS as COALITIONS
 from .undoing import Undone as Undone
 from .undoing import undo as undo
 from .verdict import LEAST_GAP as LEAST_GAP
+from .verdict import MIXED as MIXED
 from .verdict import CauseVerdict as CauseVerdict
 from .verdict import decide as decide
 from .verdict import entry_layer as entry_layer
@@ -17,6 +18,7 @@ __all__ = [
     "CAUSES",
     "COALITIONS",
     "LEAST_GAP",
+    "MIXED",
     "MOVES",
     "PLAYERS",
     "CauseVerdict",

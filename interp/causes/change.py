@@ -25,8 +25,11 @@ class ClassMean:
     """The mean of the positive class, given by the midpoint and the difference of the class means.
 
     Attributes:
-        direction: unit vector from the negative to the positive mean.
-        length: length of the difference, in the states' unit.
+        direction: the difference, from the negative to the positive mean, divided by ``length``.
+        length: length of the difference, in the states' unit; in the after-model, the base's length
+            times the gain. Noise lengthens the difference of a short direction more than that of a
+            long one. So the ratio of the plain lengths is not the gain, and the after-model's
+            ``direction`` is longer than one by its noise.
         midpoint: midpoint between the two means.
     """
 
@@ -106,7 +109,8 @@ class Change:
     def means(self, layer: int, rows: Bool[np.ndarray, " row"] | None = None) -> ClassMeans:
         """Positive means in both models at one layer, from some of the rows.
 
-        If the direction does not exist in one of the models (``undefined`` in
+        The gain is the cross-fitted one of all rows (:func:`interp.similarity.rotation`). If the
+        direction does not exist in one of the models (``undefined`` in
         :func:`interp.similarity.rotation`), the remaining difference is noise, not a rotation. Then
         the whole loss along the base's direction counts as gain.
         """
@@ -122,15 +126,19 @@ class Change:
             )
             for contrast in (self.base, self.after)
         )
-        if not self._directed[column]:
+        gain = self._gain[column]
+        if np.isfinite(gain):
+            length, difference = gain * base.length, after.length * after.direction
+            after = replace(after, direction=difference / length, length=length)
+        else:
             along = after.length * float(after.direction @ base.direction)
             after = replace(after, direction=base.direction, length=along)
         return ClassMeans(base, after)
 
     @cached_property
-    def _directed(self) -> Bool[np.ndarray, " layer"]:
-        """Whether a direction exists in both models, by layer."""
-        return rotation(self.base, self.after).angle_degrees.defined
+    def _gain(self) -> Float[np.ndarray, " layer"]:
+        """Cross-fitted gain by layer; NaN where the direction does not exist in both models."""
+        return rotation(self.base, self.after).gain.value
 
 
 def _class_mean(

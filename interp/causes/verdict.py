@@ -14,6 +14,10 @@ from interp.causes.undoing import Shares, Undone
 LEAST_GAP = 1.0
 """The smallest loss for which shares are reported, in the readout's unit."""
 CONTROL_QUANTILE = 0.95
+LEAST_SHARE = 0.5
+"""The share of the loss that a named cause must exceed."""
+MIXED = "mixed"
+"""The verdict if no change carries that share."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class CauseVerdict:
         layer: 0-based decoder layer.
         gap: mean loss of the readout, in its unit.
         shares: shares of the loss by player.
-        cause: one of :data:`CAUSES`; None if the data do not support one.
+        cause: one of :data:`CAUSES`; :data:`MIXED` if several changes carry the loss and none of
+            them half of it; None if the data do not support a verdict.
         because: the reason if no cause is named; otherwise empty.
         control_high: 95th percentile of the leading cause's controls; NaN without controls.
     """
@@ -64,19 +69,20 @@ def decide(
     resamples: int = 2000,
     seed: int = 0,
 ) -> CauseVerdict:
-    """Name the cause with the largest share if five conditions hold; else give the first failure.
+    """Name the cause with the largest share if six conditions hold; else give the first failure.
 
     1. The loss of the readout is above ``least_gap``.
-    2. The largest share is not the remainder's.
-    3. The interval of the largest share lies above the interval of the second largest.
-    4. It also lies above the 95th percentile of the controls.
-    5. The intervals of both direct effects (undone in the after-model, applied to the base) lie
+    2. The largest share is above one half of the loss; otherwise the verdict is ``mixed``.
+    3. The largest share is not the remainder's.
+    4. The interval of the largest share lies above the interval of the second largest.
+    5. It also lies above the 95th percentile of the controls.
+    6. The intervals of both direct effects (undone in the after-model, applied to the base) lie
        above zero, so the edit does not merely activate a dormant path.
 
     Args:
         undone: readouts of every coalition at one layer.
         controls: effects of controls for the leading cause, from
-            :func:`~interp.causes.controls.control_effects`; without them, condition 4 is skipped.
+            :func:`~interp.causes.controls.control_effects`; without them, condition 5 is skipped.
         least_gap: smallest loss to attribute, in the readout's unit.
         level, resamples, seed: settings of the bootstrap over prompts.
     """
@@ -84,6 +90,8 @@ def decide(
     band = float("nan") if controls is None else float(np.quantile(controls, CONTROL_QUANTILE))
     because = _objection(undone.gap, shares, band, least_gap)
     named = None if because else leading(shares)
+    if undone.gap > least_gap and shares.shapley[leading(shares)].value <= LEAST_SHARE:
+        named = MIXED
     return CauseVerdict(undone.layer, undone.gap, shares, named, because, band)
 
 
@@ -92,6 +100,9 @@ def _objection(gap: float, shares: Shares, band: float, least_gap: float) -> str
         return f"the loss of {gap:.2f} is not above {least_gap:g}"
     first, second = sorted(PLAYERS, key=lambda name: -shares.shapley[name].value)[:2]
     largest = shares.shapley[first]
+    if largest.value <= LEAST_SHARE:
+        parts = (f"{name} {shares.shapley[name].value:.2f}" for name in (first, second))
+        return f"no change carries half of it; the largest shares are {', '.join(parts)}"
     if first not in CAUSES:
         return "most of it lies in deviations of single prompts from their mean, or in other tokens"
     if largest.low <= shares.shapley[second].high:
