@@ -15,6 +15,8 @@ from interp.statistics import Coordinates, labelled_weights
 
 # Maximum number of entries in the covariances of one batch of samples: 64 MB.
 BATCH = 8_000_000
+# A variance within labels below this share of the whole variance is a rounding error.
+ROUNDING = 1e-13
 # Eigenvalues below this share of the mean eigenvalue are rounding errors.
 RANK_TOLERANCE = 1e-10
 
@@ -31,6 +33,8 @@ def discriminants(
     shrink: bool = True,
 ) -> tuple[Float[np.ndarray, "sample layer axis"], Float[np.ndarray, "sample layer"]]:
     """The discriminants in the rows' coordinates, and the shrinkage; NaN if a label is missing.
+
+    They are zero where the rows do not vary within labels: there the discriminant has no limit.
 
     Args:
         coordinates: of the rows, in orthonormal axes of their span, about their common mean.
@@ -52,6 +56,9 @@ def discriminants(
         for layer, rows in enumerate(coordinates):
             covariance, fourth = _covariances(rows, counts[some], groups)
             n = counts[some].sum(axis=1)
+            whole = counts[some] @ (rows**2).sum(axis=1) / n
+            varies = np.trace(covariance, axis1=1, axis2=2) > ROUNDING * whole
+            covariance *= varies[:, None, None]
             mean = np.trace(covariance, axis1=1, axis2=2) / d_model
             intensity = np.zeros(len(some))
             if shrink:

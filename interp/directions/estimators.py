@@ -45,6 +45,9 @@ from interp.statistics import (
     unit_numbers,
 )
 
+# Variance below this share of the mean square is a rounding error: all states are equal.
+ROUNDING = 1e-24
+
 
 @estimator(
     "mean_difference",
@@ -129,7 +132,8 @@ class FirstPrincipalComponent(Directed):
         splits, resamples, level, seed: as for :class:`~interp.directions.MeanDifference`.
 
     Attributes:
-        direction_: (layer, d_model), length one; the positives' mean projects positive.
+        direction_: (layer, d_model), length one; the positives' mean projects positive. Zero where
+            all positives are equal; the reliability is NaN there.
         explained_variance_ratio_: (layer,), its share of the positives' variance.
         reliability_, reliability_low_, reliability_high_: (layer,).
         n_: positive prompts.
@@ -410,6 +414,8 @@ def _component(
     rows = coordinates[:, kept]
     mean = (count[kept] / count.sum()) @ rows  # (layer, axis)
     about = rows - mean[:, None] if centre else rows
+    size, spread = ((part**2).sum(axis=(1, 2)) for part in (rows, about))
+    about = about * (spread > ROUNDING * size)[:, None, None]
     values, vectors = principal_axes(np.sqrt(count[kept])[:, None] * about)
     sign = np.where(np.einsum("lv,lv->l", vectors[:, :, -1], mean) < 0, -1.0, 1.0)
     total = values.sum(axis=1)

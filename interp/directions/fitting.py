@@ -27,6 +27,7 @@ from interp.statistics import (
     coordinates_of,
     cosines_of_halves,
     effective_number,
+    exact_mean,
     in_d_model,
     kinds_of_units,
     labelled_weights,
@@ -237,8 +238,8 @@ def refitted_reliability(
 def mean_difference(
     positive: Shaped[np.ndarray, "positive *state"], negative: Shaped[np.ndarray, "negative *state"]
 ) -> Shaped[np.ndarray, "*state"]:
-    """Mean of the positive rows minus mean of the negative rows."""
-    return positive.mean(axis=0) - negative.mean(axis=0)
+    """Mean of the positive rows minus mean of the negative rows; zero if all rows are equal."""
+    return exact_mean(positive) - exact_mean(negative)
 
 
 def mean_difference_weights(

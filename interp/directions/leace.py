@@ -53,6 +53,8 @@ from interp.statistics import (
 
 # Singular values of the whitened class means below this share of the largest: rounding errors.
 RANK_TOLERANCE = 1e-6
+# Class means that are closer than this, in standard deviations, are equal.
+EQUAL = 1e-8
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,8 @@ class Leace(Directed):
             weights = labelled_weights(positive, counts)
             differences = np.einsum("sr,lra->sla", weights, sample.coordinates, optimize=True)
             size = np.sqrt(np.maximum(np.einsum("sla,sla->sl", differences, found), 0.0))
-            return found / np.where(size == 0, 1.0, size)[:, :, None], size
+            differs = size > EQUAL
+            return found * (differs / np.where(differs, size, 1.0))[:, :, None], size
 
         return read
 
@@ -221,7 +224,10 @@ def _solve(
     cross = np.einsum("lvk,lrv,rc->lkc", covariance.vectors, rows, root * members, optimize=True)
     down, up = (covariance.power(exponent)[0] for exponent in (-0.5, 0.5))
     columns, sizes, _ = np.linalg.svd(down[:, :, None] * cross, full_matrices=False)
-    columns = columns * (sizes > RANK_TOLERANCE * sizes[:, :1])[:, None, :]
+    # If a label explained all variance along a column, the singular value would be ``most``.
+    most = np.sqrt(count.sum()) * np.linalg.norm(root * members)
+    differs = (sizes > RANK_TOLERANCE * sizes[:, :1]) & (sizes > EQUAL * most)
+    columns = columns * differs[:, None, :]
     columns = columns[:, :, : members.shape[1] - 1]
     reads, writes = (covariance.vectors @ (scale[:, :, None] * columns) for scale in (down, up))
     return reads, writes

@@ -41,7 +41,7 @@ class ContrastSubspace(Reliable):
 
     Attributes:
         basis_: (layer, dimensions, d_model), orthonormal, largest excess first; the mean difference
-            projects positive on each.
+            projects positive on each. Zero where all states are equal.
         excess_: (layer, dimensions), second moment minus the negatives' along each, in squared
             units of the states. At zero or below, the dimension does not exist.
         reliability_, reliability_low_, reliability_high_: (layer,), root mean squared cosine of the
@@ -103,6 +103,8 @@ def contrast_bases(
 ) -> tuple[Bases, Float[np.ndarray, "sample layer dimension"]]:
     """Orthonormal bases of the subspaces of several weightings, and the excess along each vector.
 
+    Both are zero where all rows are equal.
+
     Args:
         coordinates: of the rows, in any orthonormal axes.
         difference: weights of the rows in the mean difference; positives' are above zero.
@@ -123,7 +125,10 @@ def contrast_bases(
         moment = transposed @ (weights[:, None] * coordinates)
         moment -= cross + rearrange(cross, "layer coordinate other -> layer other coordinate")
         last = moment.shape[1] - 1
+        bases[sample], excess[sample] = 0.0, 0.0
         for layer, of_layer in enumerate(moment):  # the leading ones alone, which NumPy cannot
+            if not of_layer.any():
+                continue
             values, vectors = eigh(of_layer, subset_by_index=(last - dimensions + 1, last))
             bases[sample, layer], excess[sample, layer] = vectors[:, ::-1], values[::-1]
     return bases, excess

@@ -17,6 +17,7 @@ from .crossfit import MINIMUM_UNITS as MINIMUM_UNITS
 from .crossfit import InnerProducts as InnerProducts
 from .crossfit import Means as Means
 from .crossfit import class_means as class_means
+from .crossfit import exact_mean as exact_mean
 from .crossfit import finite as finite
 from .crossfit import inner_products as inner_products
 from .estimates import UNLIMITED as UNLIMITED
@@ -90,6 +91,7 @@ __all__ = [
     "covariance_matched_overlaps",
     "effective_number",
     "error_degrees",
+    "exact_mean",
     "finite",
     "fisher_interval",
     "fisher_z",

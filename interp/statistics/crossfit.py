@@ -132,7 +132,7 @@ def class_means(
                 f"{len(there)} separate prompts in a class; split halves need at least "
                 f"{MINIMUM_UNITS}: give more prompts"
             )
-        mean[:, part] = rows.mean(axis=0)
+        mean[:, part] = exact_mean(rows)
         sums = sums_by_unit((rows - mean[:, part]) / len(rows), own)
         contribution[:, part, there] = rearrange(sums, "unit layer d -> layer unit d")
         share[part, there] = np.bincount(own)[there] / len(rows)
@@ -267,6 +267,11 @@ def noise_kernel(
     weight += 1.0 - held.sum() * np.outer(share[rows], other[columns])
     n = max(1.0 / max((share**2).sum(), (other**2).sum()), MINIMUM_UNITS)
     return np.asarray(kernel * weight * np.sqrt((n - 1) / (n - 3)))
+
+
+def exact_mean(rows: Float[np.ndarray, "row *rest"]) -> Float[np.ndarray, "*rest"]:
+    """The mean of the rows, without a rounding error where all rows are equal."""
+    return np.asarray(rows[0] + (rows - rows[0]).mean(axis=0))
 
 
 def finite(states: np.ndarray) -> Float[np.ndarray, "row layer d_model"]:

@@ -17,6 +17,7 @@ the angle to the true direction.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Protocol
 
@@ -67,7 +68,9 @@ def split_half_reliability(
         np.put_along_axis(first, order, (np.arange(len(kinds)) % 2).astype(float)[None], axis=1)
         return similarity((first * counts)[:, units], ((1 - first) * counts)[:, units])
 
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        # Without a direction in any half, the reliability is NaN.
+        warnings.simplefilter("ignore", RuntimeWarning)
         value = np.nanmean(halved(np.ones((resampling.splits, len(kinds)))), axis=0)
         if not resampling.resamples:
             missing = np.full_like(value, np.nan)
@@ -110,7 +113,8 @@ def overlaps_of_halves(
     def similarity(first: Counts, second: Counts) -> Similarities:
         a, b = basis(first), basis(second)
         cosines = np.einsum("slvk,slvm->slkm", a, b)
-        return np.sqrt((cosines**2).sum(axis=(2, 3)) / a.shape[-1])
+        exists = a.any(axis=(2, 3)) & b.any(axis=(2, 3))
+        return np.where(exists, np.sqrt((cosines**2).sum(axis=(2, 3)) / a.shape[-1]), np.nan)
 
     return similarity
 

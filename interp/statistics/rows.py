@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 
 from interp.errors import InputError
 from interp.statistics.contrast import Contrast
+from interp.statistics.crossfit import exact_mean
 
 Rows = Float[np.ndarray, "row layer d_model"]
 Coordinates = Float[np.ndarray, "layer row axis"]
@@ -33,9 +34,10 @@ RANK_TOLERANCE = 1e-10
 def coordinates_of(rows: Rows, *, centre: bool = True) -> tuple[Coordinates, Axes]:
     """The rows in orthonormal axes of their span, and these axes.
 
-    By default the function centres the rows, so a common offset costs no precision.
+    By default the function centres the rows, so a common offset costs no precision, and rows that
+    are all equal are exactly zero.
     """
-    about = rows - rows.mean(axis=0) if centre else rows
+    about = rows - exact_mean(rows) if centre else rows
     left, sizes, axes = np.linalg.svd(
         rearrange(about, "row layer d_model -> layer row d_model"), full_matrices=False
     )
