@@ -6,7 +6,7 @@ length, which keeps padding small. Collected states are copied, so that a batch'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from interp.activations.positions import Positions, Take, last_token, places_of
 from interp.activations.sites import RESIDUAL_OUT, Site, head_count
 from interp.activations.stores import Arrays, InMemory, OnDisk, read_folder
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, in_fitting_batches
+from interp.model import LanguageModel, Tokens, in_fitting_batches, in_order, next_batch
 from interp.progress import Advance, silent
 from interp.store import content_key
 
@@ -173,6 +173,7 @@ def collect(
             [rows[i] for i in pending],
             batch_size,
             lambda some: states_of([pending[i] for i in some]),
+            lm.together([rows[i] for i in pending]),
         )
         for batch, states in batches:
             chosen = [pending[i] for i in batch]
@@ -239,11 +240,17 @@ def encoded(lm: LanguageModel, text: str | Tokens) -> Tokens:
     return lm.chat.encode(text) if isinstance(text, str) else text
 
 
-def batches_by_length(rows: Sequence[Tokens], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, longest first, so memory runs out at once."""
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+def batches_by_length(
+    rows: Sequence[Tokens], batch_size: int, together: Sequence[Hashable] | None = None
+) -> Iterator[list[int]]:
+    """Row numbers in batches of similar length, longest first, so memory runs out at once.
+
+    Rows for which ``together`` differs never share a batch.
+    """
+    order = in_order(rows, together)
+    while order:
+        yield (chosen := next_batch(order, batch_size, together))
+        order = order[len(chosen) :]
 
 
 def _token_ids(

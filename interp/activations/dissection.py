@@ -21,8 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.activations.window import probing
-from interp.model import LanguageModel, Point, hidden_of, stopping_after, undisturbed
+from interp.model import LanguageModel, Point, hidden_of, probing, stopping_after, undisturbed
 
 # In layers of other types (linear attention), the number of heads differs from the config.
 SOFTMAX_ATTENTION = ("attention", "full_attention", "sliding_attention", "chunked_attention")

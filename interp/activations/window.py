@@ -111,19 +111,6 @@ def positions_of(rows: Sequence[Tokens], positions: Positions) -> Columns:
     return columns
 
 
-_PROBING: ContextVar[bool] = ContextVar("probing", default=False)
-
-
-@contextmanager
-def probing() -> Iterator[None]:
-    """Forwards inside the block test the model and hold no prompts: no column is chosen."""
-    token = _PROBING.set(True)
-    try:
-        yield
-    finally:
-        _PROBING.reset(token)
-
-
 @contextmanager
 def selecting(
     lm: LanguageModel, columns: Columns

@@ -1,5 +1,7 @@
 from .batching import in_fitting_batches as in_fitting_batches
+from .batching import in_order as in_order
 from .batching import map_in_batches as map_in_batches
+from .batching import next_batch as next_batch
 from .chat import Batch as Batch
 from .chat import Chat as Chat
 from .chat import Tokens as Tokens
@@ -8,6 +10,8 @@ from .hooks import Point as Point
 from .hooks import active_edits as active_edits
 from .hooks import hidden_into as hidden_into
 from .hooks import hidden_of as hidden_of
+from .hooks import is_probing as is_probing
+from .hooks import probing as probing
 from .hooks import reading as reading
 from .hooks import stopping_after as stopping_after
 from .hooks import undisturbed as undisturbed
@@ -28,7 +32,11 @@ __all__ = [
     "hidden_into",
     "hidden_of",
     "in_fitting_batches",
+    "in_order",
+    "is_probing",
     "map_in_batches",
+    "next_batch",
+    "probing",
     "reading",
     "stopping_after",
     "undisturbed",

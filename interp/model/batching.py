@@ -7,7 +7,8 @@ batch size is an upper limit. Rows are taken longest first: memory runs out earl
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Sized
+from itertools import takewhile
 from typing import TypeVar
 
 import torch
@@ -29,7 +30,10 @@ _SIGNS = (
 
 
 def in_fitting_batches(
-    rows: Sequence[Sized], batch_size: int, work: Callable[[list[int]], Result]
+    rows: Sequence[Sized],
+    batch_size: int,
+    work: Callable[[list[int]], Result],
+    together: Sequence[Hashable] | None = None,
 ) -> Iterator[tuple[list[int], Result]]:
     """Do ``work`` on rows of similar length, at most ``batch_size`` at a time.
 
@@ -40,6 +44,8 @@ def in_fitting_batches(
         batch_size: rows in the first batch.
         work: takes row numbers. If memory runs out, it is called again for some of them, so it must
             not have stored anything by then.
+        together: something for each row; rows for which it differs never share a batch. Give
+            :meth:`interp.model.LanguageModel.together` wherever ``work`` runs a model.
 
     Yields:
         Row numbers, longest rows first, and the result of ``work`` for them.
@@ -47,9 +53,9 @@ def in_fitting_batches(
     Raises:
         MachineError: not even one row fits.
     """
-    order = sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i))
+    order = in_order(rows, together)
     while order:
-        chosen = order[:batch_size]
+        chosen = next_batch(order, batch_size, together)
         try:
             result = work(chosen)
         except (RuntimeError, MemoryError) as error:
@@ -77,6 +83,7 @@ def map_in_batches(
     rows: Sequence[Sized],
     batch_size: int,
     progress: Advance = silent,
+    together: Sequence[Hashable] | None = None,
 ) -> list[Row]:
     """The result of ``work`` for every row, in the order of ``rows``.
 
@@ -85,15 +92,35 @@ def map_in_batches(
         rows: the rows to process; only their lengths are used.
         batch_size: rows in the first batch.
         progress: called with the number of rows just done.
+        together: as for :func:`in_fitting_batches`.
 
     Raises:
         MachineError: not even one row fits.
     """
     found: dict[int, Row] = {}
-    for chosen, results in in_fitting_batches(rows, batch_size, work):
+    for chosen, results in in_fitting_batches(rows, batch_size, work, together):
         found |= zip(chosen, results, strict=True)
         progress(len(chosen))
     return [found[i] for i in range(len(rows))]
+
+
+def in_order(rows: Sequence[Sized], together: Sequence[Hashable] | None) -> list[int]:
+    """Row numbers, longest rows first, and rows that may share a batch next to each other."""
+    first: dict[Hashable, int] = {}
+    for i, kind in enumerate(together or ()):
+        first.setdefault(kind, i)
+    return sorted(
+        range(len(rows)), key=lambda i: (-len(rows[i]), first[together[i]] if together else 0, i)
+    )
+
+
+def next_batch(
+    order: Sequence[int], batch_size: int, together: Sequence[Hashable] | None
+) -> list[int]:
+    """The first rows of ``order`` that may share a batch, at most ``batch_size``."""
+    if together is None:
+        return list(order[:batch_size])
+    return list(takewhile(lambda i: together[i] == together[order[0]], order[:batch_size]))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

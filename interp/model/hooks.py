@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,8 +38,13 @@ class EarlyExit(Exception):
 
 
 def hidden_of(output: Any) -> Hidden:
-    """The hidden states in a decoder layer's output: a bare tensor, or the first of a tuple."""
-    return output[0] if isinstance(output, tuple) else output
+    """The hidden states in a decoder layer's output: a bare tensor, or the first of several."""
+    return output[0] if isinstance(output, tuple | list) else output
+
+
+def with_hidden(output: Any, new: Hidden) -> Any:
+    """A decoder layer's output with ``new`` in place of its hidden states."""
+    return type(output)((new, *output[1:])) if isinstance(output, tuple | list) else new
 
 
 def hidden_into(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Hidden:
@@ -97,6 +103,24 @@ def active_edits(model: nn.Module) -> bool:
     )
 
 
+_PROBING: ContextVar[bool] = ContextVar("probing", default=False)
+
+
+@contextmanager
+def probing() -> Iterator[None]:
+    """Forwards inside the block test the model itself: no hook of this module acts on them."""
+    token = _PROBING.set(True)
+    try:
+        yield
+    finally:
+        _PROBING.reset(token)
+
+
+def is_probing() -> bool:
+    """Whether a :func:`probing` block is open."""
+    return _PROBING.get()
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients inside the block; afterwards each module's mode is restored.
@@ -123,12 +147,14 @@ class _Hook:
     edits: bool
 
     def after(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
-        new = self.act(hidden_of(output))
-        if not self.edits:
+        if _PROBING.get():
             return None
-        return (new, *output[1:]) if isinstance(output, tuple) else new
+        new = self.act(hidden_of(output))
+        return with_hidden(output, new) if self.edits else None
 
     def before(self, _module: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> Any:
+        if _PROBING.get():
+            return None
         new = self.act(hidden_into(arguments, keywords))
         if not self.edits:
             return None

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from interp.errors import InputError, ModelError
 from interp.model.chat import Batch, Chat
+from interp.model.checks import check_model
 from interp.model.loading import check_source, load_error, load_merged
+from interp.model.self_check import SelfCheck
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -131,6 +133,14 @@ class LanguageModel:
     def found_out(self) -> dict[str, Any]:
         """A cache of expensive facts about the model, with the lifetime of the model."""
         return {}
+
+    @property
+    def checked(self) -> SelfCheck:
+        """The model's self-check, run once when it is first needed."""
+        if "checked" not in self.found_out:
+            self.found_out["checked"] = check_model(self)
+        found: SelfCheck = self.found_out["checked"]
+        return found
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Keyword arguments of the model's forward for ``batch``; position ids where taken."""
