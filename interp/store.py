@@ -69,6 +69,15 @@ SCHEMAS = {
 }
 
 
+def user_cache(name: str) -> Path:
+    """The folder ``name`` in ``$SPILLOVER_CACHE``, or in ``spillover`` in the user's caches."""
+    given = os.environ.get("SPILLOVER_CACHE")
+    if given:
+        return Path(given) / name
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "spillover" / name
+
+
 def package_version() -> str:
     """The installed version of Spillover; ``"unknown"`` if it runs from a bare checkout."""
     try:

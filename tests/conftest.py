@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ Spillover = Callable[..., tuple[int, str, str]]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Before torch is: several processes of several threads each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing goes into the user's caches, and nothing comes from there.
+_CACHE = tempfile.TemporaryDirectory(prefix="spillover-tests-")
+os.environ["SPILLOVER_CACHE"] = _CACHE.name
 # UMAP of a few dozen points takes a second without its compiler, whose start takes twenty.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 # How long an example takes says how busy the machine is, and nothing about the code.

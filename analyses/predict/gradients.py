@@ -70,7 +70,7 @@ def mean_gradients(
     found = {n: torch.zeros(groups, *p.shape) for n, p in named.items()}
     for group in range(groups):
         chosen = [row for i, row in enumerate(rows) if i % groups == group]
-        for batch in batches_by_length(chosen, batch_size):
+        for batch in batches_by_length(chosen, batch_size, lm.together(chosen)):
             values = scalar(lm, [chosen[i] for i in batch])
             each = torch.autograd.grad(values.sum(), list(named.values()), allow_unused=True)
             for name, gradient in zip(named, each, strict=True):
@@ -200,7 +200,7 @@ def residual_gradients(
     ``scalar`` needs several forward passes, the gradient is that of the first.
     """
     found = torch.zeros(lm.n_layers, lm.d_model)
-    for batch in batches_by_length(rows, batch_size):
+    for batch in batches_by_length(rows, batch_size, lm.together(rows)):
         hidden: dict[int, Tensor] = {}
         with reading(list(lm.layers), lambda i, states, kept=hidden: kept.setdefault(i, states)):  # type: ignore[misc]
             values = scalar(lm, [rows[i] for i in batch])

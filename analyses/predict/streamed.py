@@ -158,7 +158,9 @@ def _traces(
             def one(batch: list[int], chosen: Sequence[Tokens] = chosen) -> list[list]:
                 return _batch(lm, [chosen[i] for i in batch], side.scalar, first_layer, modules)
 
-            for _batch_rows, each in in_fitting_batches(chosen, batch_size, one):
+            for _batch_rows, each in in_fitting_batches(
+                chosen, batch_size, one, lm.together(chosen)
+            ):
                 for kept, calls in zip(found, each, strict=True):
                     for inputs, gradients in calls:
                         unit = torch.full(

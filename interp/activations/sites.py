@@ -75,8 +75,9 @@ def points(lm: LanguageModel, layers: Sequence[int], sites: Sequence[Site]) -> l
     """The place of each of ``sites`` in each of ``layers``.
 
     Raises:
-        InputError: a layer has no such place.
+        InputError: a layer has no such place. ModelError: the model has no residual stream.
     """
+    lm.checked.require_stream(lm.name)
     chosen = blocks(lm, layers)
     return [[_found(site, block) for block in chosen] for site in sites]
 

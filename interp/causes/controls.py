@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import batches_by_length
 from interp.causes.change import MOVES, Change, ClassMeans
 from interp.causes.undoing import read_from, runs_of, states_at, with_last_moved
 from interp.model import LanguageModel, undisturbed
@@ -112,7 +111,7 @@ def _moved(
     lengths.append(float(np.linalg.norm(means.removing(cause))))
     gained = np.zeros((len(directions), len(runs.source_rows)))
     gap = np.zeros(len(runs.source_rows))
-    for chosen in batches_by_length(runs.source_rows, batch_size):
+    for chosen in runs.batches(batch_size):
         part = runs.subset(chosen)
         states, own = states_at(part, layer, readout)
         gap[chosen] = own["base"] - own["after"]

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import RESIDUAL_OUT, batches_by_length, points
+from interp.activations import RESIDUAL_OUT, points
 from interp.causes.change import MOVES, PLAYERS, REMAINDER, ROUTING, Change, ClassMeans
 from interp.errors import InputError
 from interp.model import Hidden, LanguageModel, undisturbed, writing
@@ -167,7 +167,7 @@ def undo(
         for layer in change.layers if layers is None else layers:
             by_half = [change.means(layer, sides != half) for half in (0, 1)]
             values = np.empty((len(COALITIONS), len(texts)))
-            for chosen in batches_by_length(runs.source_rows, batch_size):
+            for chosen in runs.batches(batch_size):
                 part = runs.subset(chosen)
                 means = [by_half[sides[i]] for i in chosen]
                 values[:, chosen] = _coalitions(part, layer, means, readout)

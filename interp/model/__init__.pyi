@@ -5,6 +5,10 @@ from .batching import next_batch as next_batch
 from .chat import Batch as Batch
 from .chat import Chat as Chat
 from .chat import Tokens as Tokens
+from .checks import rounding_limit as rounding_limit
+from .checks import train_mode_difference as train_mode_difference
+from .forwards import in_parts as in_parts
+from .forwards import last_logits as last_logits
 from .hooks import Hidden as Hidden
 from .hooks import Point as Point
 from .hooks import active_edits as active_edits
@@ -15,9 +19,11 @@ from .hooks import probing as probing
 from .hooks import reading as reading
 from .hooks import stopping_after as stopping_after
 from .hooks import undisturbed as undisturbed
+from .hooks import with_hidden as with_hidden
 from .hooks import writing as writing
 from .language_model import LanguageModel as LanguageModel
 from .loading import check_source as check_source
+from .self_check import SelfCheck as SelfCheck
 from .thoughts import without_thoughts as without_thoughts
 
 __all__ = [
@@ -26,6 +32,7 @@ __all__ = [
     "Hidden",
     "LanguageModel",
     "Point",
+    "SelfCheck",
     "Tokens",
     "active_edits",
     "check_source",
@@ -33,13 +40,18 @@ __all__ = [
     "hidden_of",
     "in_fitting_batches",
     "in_order",
+    "in_parts",
     "is_probing",
+    "last_logits",
     "map_in_batches",
     "next_batch",
     "probing",
     "reading",
+    "rounding_limit",
     "stopping_after",
+    "train_mode_difference",
     "undisturbed",
+    "with_hidden",
     "without_thoughts",
     "writing",
 ]

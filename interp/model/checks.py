@@ -28,6 +28,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,8 +55,19 @@ def check_model(lm: LanguageModel) -> SelfCheck:
     offloaded = any(hasattr(module, "_hf_hook") for module in lm.model.modules())
     if not offloaded and any(parameter.is_meta for parameter in lm.model.parameters()):
         return SelfCheck(measured=False)
+    short, other, long = _some_prompts(lm)
     with undisturbed(lm.model), probing():
-        return _check(lm, *_some_prompts(lm))
+        try:
+            run(lm, [short])
+        except Exception as error:  # whatever a model's code raises
+            if is_out_of_memory(error):
+                raise
+            said = (str(error).strip() or "no reason given").splitlines()[0]
+            raise ModelError(
+                f"{lm.name} does not run on a prompt of {SHORT} tokens ({type(error).__name__}: "
+                f"{said}); check that model and tokenizer belong together"
+            ) from error
+        return _check(lm, short, other, long)
 
 
 def train_mode_difference(lm: LanguageModel) -> float:
@@ -80,7 +92,7 @@ def train_mode_difference(lm: LanguageModel) -> float:
 def rounding_limit(lm: LanguageModel) -> float:
     """The least relative difference that is not rounding: :math:`\\sqrt{\\varepsilon}`."""
     # Models in float64 compute parts in float32.
-    return math.sqrt(max(torch.finfo(lm.model.dtype).eps, torch.finfo(torch.float32).eps))
+    return math.sqrt(max(torch.finfo(_dtype(lm)).eps, torch.finfo(torch.float32).eps))
 
 
 def _check(lm: LanguageModel, short: Ids, other: Ids, long: Ids) -> SelfCheck:
@@ -108,12 +120,13 @@ def _check(lm: LanguageModel, short: Ids, other: Ids, long: Ids) -> SelfCheck:
     if not stream:
         stream = _mixing_fault(lm, alone[short], alone[other], (short, other), limit)
     bypassed = [] if stream else _bypassed(lm, short, alone[other], far)
-    decoding, cache = _decoding(lm, (short, other, long), rows, far)
+    decoding, cache, generates = _decoding(lm, (short, other, long), rows, far)
     return SelfCheck(
         stream,
         rows,
         decoding,
         cache,
+        generates,
         _last_logits(lm, long, alone[long], far),
         tuple(bypassed),
         sizes,
@@ -190,9 +203,9 @@ def _watched(layer: nn.Module, i: int, into: list, out: list) -> Iterator[None]:
     def after(_module: nn.Module, _inputs: Any, output: Any) -> None:
         out.append((i, hidden_of(output)))
 
-    with layer.register_forward_pre_hook(before, with_kwargs=True):
-        with layer.register_forward_hook(after):
-            yield
+    reads_input = layer.register_forward_pre_hook(before, with_kwargs=True)
+    with reads_input, layer.register_forward_hook(after):
+        yield
 
 
 @contextmanager
@@ -215,13 +228,13 @@ def _stream_fault(lm: LanguageModel, seen: Seen) -> str:
         return f"its {count} layers are called in the order {called}, expected once each, in order"
     expected = (1, seen.lengths[0], lm.d_model)
     for (i, before), (_, after) in zip(seen.into, seen.out, strict=True):
-        for name, states in (("input", before), ("output", after)):
+        for name, states in (("output", after), ("input", before)):
             if not isinstance(states, Tensor):
                 return f"the {name} of layer {i} is {_kind(states)}, expected a tensor"
             if tuple(states.shape) != expected:
                 return (
                     f"the layers' {name} has shape {tuple(states.shape)}, expected (batch, token, "
-                    f"d_model) {expected}"
+                    f"d_model) = {expected}"
                 )
     for (i, after), (_, before) in zip(seen.out, seen.into[1:], strict=False):
         if not torch.equal(after, before.to(after.device)):
@@ -265,11 +278,15 @@ def _bypassed(
     count = lm.n_layers
     sizes = {}
     for layer in sorted({0, count // 2, max(count - 2, 0)}):
-        put = run(lm, [short], edit=(layer, lambda _, layer=layer: other.out[layer][1]))
+        put = run(lm, [short], edit=(layer, partial(_instead, other.out[layer][1])))
         sizes[layer] = _difference(put.logits, other.logits)
     found = [layer for layer, size in sizes.items() if far("bypass", size)]
     far("bypass", max(sizes.values()))
     return found
+
+
+def _instead(new: Tensor, _old: Tensor) -> Tensor:
+    return new
 
 
 def _last_logits(
@@ -289,10 +306,10 @@ def _shape(states: Any) -> tuple[int, ...]:
 
 def _decoding(
     lm: LanguageModel, ids: tuple[Ids, Ids, Ids], rows: Rows, far: Callable[[str, float], bool]
-) -> tuple[Rows, bool]:
-    """The batches in which generation equals the forward, and whether it does with a cache."""
+) -> tuple[Rows, bool, bool]:
+    """Batches in which generation equals the forward; whether it does so with a cache; at all."""
     if not hasattr(lm.model, "generate"):
-        return rows, True
+        return rows, True, True
     short, other, long = ids
     forced = other[:STEPS]
     wanted = [run(lm, [short + forced[:step]]).logits[:, -1] for step in range(STEPS)]
@@ -305,10 +322,11 @@ def _decoding(
     for cache in (True, False):
         for kind in kinds:
             found = _generated(lm, batches[kind], forced, cache=cache)
-            size = max((_difference(*pair) for pair in zip(found, wanted, strict=False)), default=math.inf)
-            if not far(f"decoding_{kind}_{'cached' if cache else 'uncached'}", size):
-                return kind, cache
-    return "single", False
+            sizes = [_difference(*pair) for pair in zip(found, wanted, strict=False)]
+            name = f"decoding_{kind}" if cache else f"decoding_{kind}_without_cache"
+            if not far(name, max(sizes, default=math.inf)):
+                return kind, cache, True
+    return "single", False, False
 
 
 def _generated(
@@ -368,3 +386,7 @@ def _some_prompts(lm: LanguageModel) -> tuple[Ids, Ids, Ids]:
     # Neighbours in a vocabulary are alike (bytes, then short words), so mix them.
     mixed = [chosen[(7 * i) % count] for i in range(count)]
     return tuple(mixed[:SHORT]), tuple(mixed[SHORT : 2 * SHORT]), tuple(mixed[2 * SHORT :])
+
+
+def _dtype(lm: LanguageModel) -> torch.dtype:
+    return next(p.dtype for p in lm.model.parameters() if p.dtype.is_floating_point)

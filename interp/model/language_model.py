@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import warnings
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 from interp.errors import InputError, ModelError
 from interp.model.chat import Batch, Chat
 from interp.model.checks import check_model
+from interp.model.forwards import last_logits
+from interp.model.kept_checks import check_loaded
 from interp.model.loading import check_source, load_error, load_merged
 from interp.model.self_check import SelfCheck
 
@@ -99,7 +103,11 @@ class LanguageModel:
         model = model.to(device).eval()
         chat = Chat(tokenizer, **chat_options)
         name = Path(source).name if Path(source).exists() else str(source)
-        return cls(model, tokenizer, chat, name, layers_path=layers_path)
+        lm = cls(model, tokenizer, chat, name, layers_path=layers_path)
+        lm.found_out["checked"] = check_loaded(lm, source)
+        for line in lm.checked.lines():
+            warnings.warn(f"self-check of {name}: {line}", stacklevel=2)
+        return lm
 
     @property
     def device(self) -> torch.device:
@@ -136,11 +144,22 @@ class LanguageModel:
 
     @property
     def checked(self) -> SelfCheck:
-        """The model's self-check, run once when it is first needed."""
+        """The model's self-check: run when it is loaded, or when it is first needed."""
         if "checked" not in self.found_out:
             self.found_out["checked"] = check_model(self)
         found: SelfCheck = self.found_out["checked"]
         return found
+
+    def together(self, rows: Sequence[Sized], *, decoding: bool = False) -> list[int] | None:
+        """Which rows may share a forward: those with the same number; all of them if ``None``.
+
+        Args:
+            rows: tokens; only their lengths are used.
+            decoding: for generation instead of a single forward.
+        """
+        if len(rows) < 2:
+            return None
+        return self.checked.together([len(row) for row in rows], decoding=decoding)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Keyword arguments of the model's forward for ``batch``; position ids where taken."""
@@ -155,8 +174,7 @@ class LanguageModel:
         It does not call the trunk and the head separately, because the forward applies soft caps
         and logit scales (Gemma 2, Cohere, Granite).
         """
-        options = {"logits_to_keep": keep} if "logits_to_keep" in self.forward_options else {}
-        return self.model(**self.inputs(batch), **options, use_cache=False).logits[:, -keep:]
+        return last_logits(self.model, self.inputs(batch), keep, self.checked)
 
     def fingerprint(self, *, without: str | None = None) -> str:
         """A hash of the weights that changes when any of them changes, for cache keys.
@@ -198,8 +216,10 @@ def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
         ModelError: there is none or more than one (name it with ``path``), or none at ``path``.
     """
     if path is not None:
+        # Inside an adapter, the model that the path belongs to is deeper.
+        inner = getattr(model, "get_base_model", lambda: model)()
         try:
-            layers = model.get_submodule(path)
+            layers = inner.get_submodule(path)
         except AttributeError as error:
             raise ModelError(f"there is no module {path}: {error}; see named_modules()") from error
         if not isinstance(layers, nn.ModuleList):

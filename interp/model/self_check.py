@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -29,7 +30,8 @@ class SelfCheck:
         stream: why nothing can read or edit the residual stream; empty if all is well.
         rows: rows that one forward may hold.
         decoding: rows that one batch of generation may hold.
-        cache: whether generation with a cache equals generation without it.
+        cache: whether generation with a cache equals the forward.
+        generates: whether generation equals the forward at all.
         last_logits: whether ``logits_to_keep`` can be used.
         bypassed: layers after which the states do not determine the logits.
         differences: the largest relative difference of each comparison.
@@ -41,6 +43,7 @@ class SelfCheck:
     rows: Rows = "padded"
     decoding: Rows = "padded"
     cache: bool = True
+    generates: bool = True
     last_logits: bool = True
     bypassed: tuple[int, ...] = ()
     differences: Mapping[str, float] = field(default_factory=dict)
@@ -69,15 +72,12 @@ class SelfCheck:
         found = [f"no residual stream to read or edit: {self.stream}"] if self.stream else []
         if self.rows != "padded":
             found.append(f"padding changes results{self._by('padding')}: {_BATCHES[self.rows]}")
-        if self.decoding != self.rows:
-            found.append(
-                f"generation in padded batches differs{self._by('decoding')}: "
-                f"{_BATCHES[self.decoding]} there"
-            )
-        if not self.cache:
-            found.append(
-                f"generation with a cache differs{self._by('decoding')}: it runs without one"
-            )
+        if not self.generates:
+            found.append("generation differs from the forward, even of one prompt without a cache")
+        elif self.decoding != self.rows:
+            found.append(f"generation in larger batches differs: {_BATCHES[self.decoding]} there")
+        if self.generates and not self.cache:
+            found.append("generation with a cache differs from the forward: it runs without one")
         if self.bypassed:
             found.append(
                 f"something bypasses the residual stream (after layer {self.bypassed[0]}"
@@ -90,15 +90,17 @@ class SelfCheck:
         return f"self-check: {'; '.join(self.lines()) or 'all is well'}"
 
     def _by(self, name: str) -> str:
-        size = self.differences.get(name)
-        return "" if size is None else f" by {size:.0%} of their size"
+        size = self.differences.get(name, math.inf)
+        return f" by {size:.1%} of their size" if math.isfinite(size) else ""
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, for files."""
-        return {"schema": SCHEMA, **asdict(self)}
+        """All fields, for files; JSON has no infinity, so it is ``None`` there."""
+        sizes = {k: v if math.isfinite(v) else None for k, v in self.differences.items()}
+        return {"schema": SCHEMA, **asdict(self), "differences": sizes}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SelfCheck:
         """The inverse of :meth:`to_json`."""
         given = {name: value for name, value in values.items() if name != "schema"}
-        return cls(**{**given, "bypassed": tuple(given["bypassed"])})
+        sizes = {k: math.inf if v is None else v for k, v in given["differences"].items()}
+        return cls(**{**given, "bypassed": tuple(given["bypassed"]), "differences": sizes})

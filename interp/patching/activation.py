@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import RESIDUAL_OUT, Site, batches_by_length
+from interp.activations import RESIDUAL_OUT, Site
 from interp.model import Hidden, Point, undisturbed, writing
 from interp.patching.alignment import Alignment
 from interp.patching.effects import Effects
@@ -76,7 +76,7 @@ def patch(
     moved = np.empty((controls, len(places), prompts))
     with undisturbed(runs.source.model), undisturbed(runs.target.model):
         axes = random_directions(runs, places, controls, seed, batch_size)
-        for chosen in batches_by_length(runs.target_rows, batch_size):
+        for chosen in runs.batches(batch_size):
             part = runs.subset(chosen)
             with keeping([place.given for place in places], part.source_rows) as given:
                 source[chosen] = read_out(part.source, part.source_rows, readout)
@@ -124,7 +124,7 @@ def attribute(
     source, target = np.empty(prompts), np.empty(prompts)
     patched = np.empty((len(places), prompts))
     with undisturbed(runs.source.model), undisturbed(runs.target.model):
-        for chosen in batches_by_length(runs.target_rows, batch_size):
+        for chosen in runs.batches(batch_size):
             part = runs.subset(chosen)
             with keeping([place.given for place in places], part.source_rows) as given:
                 source[chosen] = read_out(part.source, part.source_rows, readout)

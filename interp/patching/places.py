@@ -97,7 +97,7 @@ def read_all(
 ) -> Float[np.ndarray, " prompt"]:
     """The readout of each row, in float64, computed in batches of similar length."""
     values = np.empty(len(rows))
-    for chosen in batches_by_length(rows, batch_size):
+    for chosen in batches_by_length(rows, batch_size, lm.together(rows)):
         values[chosen] = read_out(lm, [rows[i] for i in chosen], readout)
     return values
 
@@ -141,7 +141,7 @@ def random_directions(
         there = Alignment.at(runs, place.position).taken.any(dim=1).numpy()
         weights[:, i] -= weights[:, i][:, there].mean(axis=1, keepdims=True)
         weights[:, i][:, ~there] = 0.0
-    for chosen in batches_by_length(runs.target_rows, batch_size):
+    for chosen in runs.batches(batch_size):
         part = runs.subset(chosen)
         with keeping([place.taken for place in places], part.target_rows) as states:
             last_logits(part.target, part.target_rows)

@@ -9,9 +9,10 @@ states.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from interp.activations import batches_by_length
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 
@@ -50,6 +51,12 @@ class PatchRuns:
         source_rows = tuple(self.source_rows[i] for i in chosen)
         target_rows = tuple(self.target_rows[i] for i in chosen)
         return replace(self, source_rows=source_rows, target_rows=target_rows)
+
+    def batches(self, batch_size: int) -> Iterator[list[int]]:
+        """Row numbers in batches of similar length that both models may run."""
+        sides = ((self.source, self.source_rows), (self.target, self.target_rows))
+        kinds = [lm.together(rows) or [0] * len(rows) for lm, rows in sides]
+        return batches_by_length(self.target_rows, batch_size, list(zip(*kinds, strict=True)))
 
     def positions(self) -> tuple[str, ...]:
         """Names of the spans with a token in some row of both sides, in the target's order."""

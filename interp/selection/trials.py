@@ -94,7 +94,7 @@ def score_candidates(
     induce, kl = np.empty((2, *directions.shape[:2], len(negative)))
 
     def ablations(rows: Sequence[Tokens]) -> Iterator[_Ablation]:
-        for chosen in batches_by_length(rows, batch_size):
+        for chosen in batches_by_length(rows, batch_size, lm.together(rows)):
             batch = [rows[i] for i in chosen]
             base = last_logits(lm, batch)
             for i, j in np.ndindex(directions.shape[:2]):

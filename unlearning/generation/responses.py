@@ -109,6 +109,7 @@ def generate(
                 attention_mask=batch.attention_mask,
                 max_new_tokens=max_new_tokens,
                 eos_token_id=sorted(stops),
+                use_cache=lm.checked.cache,
                 pad_token_id=min(stops),
                 logits_processor=draws,
                 **_AS_IT_IS,
@@ -116,7 +117,8 @@ def generate(
             return [_cut(lm, [*opening, *ids], stops) for ids in output[:, width:].tolist()]
 
         with undisturbed(lm.model):
-            for chosen, answers in in_fitting_batches(rows, batch_size, answer):
+            together = lm.together(rows, decoding=True)
+            for chosen, answers in in_fitting_batches(rows, batch_size, answer, together):
                 yield {asked[i]: one for i, one in zip(chosen, answers, strict=True)}
 
     asked = each_asked(prompts, sampled=temperature > 0)
@@ -143,6 +145,9 @@ def answers_key(
     stops = sorted(stop_tokens(lm))
     fingerprint = fingerprint or lm.fingerprint()
     parts = [fingerprint, lm.chat.fingerprint, stops, max_new_tokens, sampling]
+    check = lm.checked
+    if check.decoding != "padded" or not check.cache:
+        parts.append([check.decoding, check.cache])
     return content_key(
         "answers", *parts, *([list(opening)] if opening else [])
     )  # old logs stay readable

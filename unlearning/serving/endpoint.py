@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
 from interp.progress import Advance, silent
-from interp.store import read_json, write_json
+from interp.store import read_json, user_cache, write_json
 
 if TYPE_CHECKING:
     import openai
@@ -243,11 +243,7 @@ class Endpoint:
 
 def shared_folder() -> Path:
     """``$SPILLOVER_CACHE``, or ``spillover`` in the user's cache folder."""
-    given = os.environ.get("SPILLOVER_CACHE")
-    if given:
-        return Path(given) / "completions"
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "spillover" / "completions"
+    return user_cache("completions")
 
 
 def _completion(answer: Any, address: str) -> Completion:

@@ -173,7 +173,8 @@ def _moved(lm: LanguageModel, changes: Mapping[str, Tensor]) -> Iterator[None]:
 
 def _log_odds(evidence: Evidence, rows: Sequence[Tokens]) -> Scores:
     found = np.zeros(len(rows))
-    for batch in batches_by_length(rows, evidence.batch_size):
-        values = refusal_log_odds(evidence.untrained, [rows[i] for i in batch], evidence.prefixes)
+    lm = evidence.untrained
+    for batch in batches_by_length(rows, evidence.batch_size, lm.together(rows)):
+        values = refusal_log_odds(lm, [rows[i] for i in batch], evidence.prefixes)
         found[batch] = values.cpu().numpy()
     return found

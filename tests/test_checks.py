@@ -1,0 +1,373 @@
+"""The self-check: correct models of all families pass, and a Llama with any one fault does not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from interp.activations import collect, last_prompt_token
+from interp.errors import ModelError
+from interp.interventions import add
+from interp.model import (
+    LanguageModel,
+    hidden_of,
+    in_fitting_batches,
+    rounding_limit,
+    train_mode_difference,
+    with_hidden,
+)
+from interp.model.self_check import SelfCheck
+from tests.checkpoints import save_checkpoint
+from tests.more_families import MORE_FAMILIES, random_model
+from tests.patched_models import PROMPTS, last_logits, random_direction
+from unlearning.generation import generate
+
+Checkpoints = Callable[[str], Path]
+Fault = Callable[[Any], None]
+
+
+@pytest.fixture(scope="module")
+def llama(checkpoint_of: Checkpoints) -> LanguageModel:
+    return LanguageModel.load(checkpoint_of("llama"))
+
+
+@pytest.fixture(scope="module")
+def gpt2(checkpoint_of: Checkpoints) -> LanguageModel:
+    return LanguageModel.load(checkpoint_of("gpt2"))
+
+
+def with_fault(lm: LanguageModel, fault: Fault) -> LanguageModel:
+    """A copy of the model with the fault built in, by hooks of the test."""
+    model = copy.deepcopy(lm.model)
+    fault(model)
+    return replace(lm, model=model, name="faulty")
+
+
+def given(module: nn.Module, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the keyword arguments of a module before every call."""
+
+    def before(_module: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> Any:
+        keywords = dict(keywords)
+        change(keywords)
+        return arguments, keywords
+
+    module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def returned(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    """Change the states that a module returns."""
+    module.register_forward_hook(
+        lambda _module, _inputs, output: with_hidden(output, change(hidden_of(output)))
+    )
+
+
+def ignores_mask(model: Any) -> None:
+    def forget(keywords: dict[str, Any]) -> None:
+        if keywords.get("attention_mask") is not None:
+            keywords["attention_mask"] = torch.ones_like(keywords["attention_mask"])
+
+    given(model.model, forget)
+
+
+def counts_from_padding(model: Any) -> None:
+    def count(keywords: dict[str, Any]) -> None:
+        given = keywords["position_ids"]
+        if given is not None and given.shape[1] > 1:
+            keywords["position_ids"] = torch.arange(given.shape[1]).expand_as(given)
+
+    given(model.transformer, count)
+
+
+def mixes_rows(model: Any) -> None:
+    returned(model.model.layers[1], lambda h: h + 0.3 * h.mean(dim=0, keepdim=True))
+
+
+def misplaces_cached_tokens(model: Any) -> None:
+    def misplace(keywords: dict[str, Any]) -> None:
+        if keywords["input_ids"].shape[1] == 1:
+            keywords["position_ids"] = keywords["position_ids"] + 3
+
+    given(model.model, misplace)
+
+
+def keeps_tokens_only(model: Any) -> None:
+    """Upper layers see only the tokens whose logits are asked for; the logits are right."""
+    asked: list[int] = []
+    given(model, lambda keywords: asked.append(keywords.get("logits_to_keep", 0)))
+    returned(model.model.layers[-1], lambda h: h[:, -asked[-1] :])
+
+
+def scales_kept_logits(model: Any) -> None:
+    forward = model.forward
+
+    def scaled(*arguments: Any, **keywords: Any) -> Any:
+        output = forward(*arguments, **keywords)
+        if keywords.get("logits_to_keep"):
+            output.logits = 1.1 * output.logits
+        return output
+
+    scaled.__signature__ = __import__("inspect").signature(forward)  # type: ignore[attr-defined]
+    model.forward = scaled
+
+
+@pytest.mark.parametrize(
+    ("family", "fault", "expected"),
+    [
+        ("llama", ignores_mask, {"rows": "equal", "decoding": "equal"}),
+        ("gpt2", counts_from_padding, {"rows": "equal", "decoding": "equal"}),
+        ("llama", mixes_rows, {"rows": "single", "decoding": "single"}),
+        ("llama", misplaces_cached_tokens, {"cache": False}),
+        ("llama", keeps_tokens_only, {"last_logits": False}),
+    ],
+)
+def test_a_fault_is_found_and_worked_around(
+    family: str, fault: Fault, expected: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    """Batches and caches are used as far as they are right, so results are those of one row."""
+    lm = with_fault(request.getfixturevalue(family), fault)
+    found = {name: getattr(lm.checked, name) for name in vars(SelfCheck())}
+    default = vars(SelfCheck())
+    kept = ("stream", "rows", "decoding", "cache", "last_logits", "bypassed", "measured")
+    assert {n: found[n] for n in kept} == {n: default[n] for n in kept} | expected
+    alone = torch.cat([last_logits(lm, [prompt]) for prompt in PROMPTS])
+    torch.testing.assert_close(last_logits(lm), alone, atol=2e-5, rtol=2e-5)
+    plain = [
+        lm.model(torch.tensor([lm.chat.encode(p).ids]), use_cache=False).logits[:, -1]
+        for p in PROMPTS
+    ]
+    torch.testing.assert_close(alone, torch.cat(plain).detach(), atol=2e-5, rtol=2e-5)
+    many = generate(lm, PROMPTS, max_new_tokens=4, batch_size=64)
+    assert many == generate(lm, PROMPTS, max_new_tokens=4, batch_size=1)
+    states = collect(lm, PROMPTS, batch_size=64).states
+    each = np.concatenate([collect(lm, [prompt]).states for prompt in PROMPTS])
+    np.testing.assert_allclose(states, each, atol=2e-5, rtol=2e-4)
+
+
+def test_kept_logits_that_are_others_are_not_used(llama: LanguageModel) -> None:
+    lm = with_fault(llama, scales_kept_logits)
+    assert not lm.checked.last_logits
+    torch.testing.assert_close(last_logits(lm), last_logits(llama))
+    # Generation in transformers asks for them, and nothing here can prevent it.
+    assert "generation differs from the forward" in lm.checked.line()
+
+
+def streams(count: int) -> Fault:
+    """Layers that return ``count`` streams, stacked before the batch."""
+
+    def fault(model: Any) -> None:
+        for i, layer in enumerate(model.model.layers):
+            if i:
+                layer.register_forward_pre_hook(lambda _m, args: (args[0].mean(dim=0), *args[1:]))
+            returned(layer, lambda h: torch.stack([h] * count))
+        model.model.norm.register_forward_pre_hook(lambda _m, args: (args[0].mean(dim=0),))
+
+    return fault
+
+
+def wide_stream(model: Any) -> None:
+    width = model.config.hidden_size
+    for i, layer in enumerate(model.model.layers):
+        if i:
+            layer.register_forward_pre_hook(lambda _m, args: (args[0][..., :width], *args[1:]))
+        returned(layer, lambda h: torch.cat([h] * 4, dim=-1))
+    model.model.norm.register_forward_pre_hook(lambda _m, args: (args[0][..., :width],))
+
+
+def mixes_tokens_at(path: str) -> Fault:
+    """A layer that is in no list: it reads the tokens before, as attention does."""
+
+    def fault(model: Any) -> None:
+        returned(model.get_submodule(path), lambda h: h + h.cumsum(dim=1) / 8)
+
+    return fault
+
+
+def changes_between_layers(model: Any) -> None:
+    """The second half of the layers is called on something else."""
+    layers = model.model.layers
+    layers[2].register_forward_pre_hook(lambda _m, args: (2 * args[0], *args[1:]))
+
+
+def calls_one_layer_twice(model: Any) -> None:
+    model.model.layers[2] = model.model.layers[1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (streams(4), r"output has shape \(4, 1, 5, 64\), expected \(batch, token, d_model\)"),
+        (wide_stream, r"output has shape \(1, 5, 256\), expected"),
+        (mixes_tokens_at("model.embed_tokens"), "before layer 0, so the 4 layers found are not"),
+        (mixes_tokens_at("model.norm"), "output of layer 3 does not determine the logits"),
+        (changes_between_layers, "the output of layer 1 is not the input of layer 2"),
+        (calls_one_layer_twice, r"called in the order \[0, 1, 2, 1, 2, 3\]"),
+    ],
+)
+def test_what_is_not_the_residual_stream_is_not_read(
+    fault: Fault, words: str, llama: LanguageModel
+) -> None:
+    lm = with_fault(llama, fault)
+    with pytest.raises(ModelError, match=words):
+        collect(lm, PROMPTS)
+    with (
+        pytest.raises(ModelError, match=words),
+        add(lm, random_direction(), layers=[1], positions=last_prompt_token),
+    ):
+        pass
+    assert generate(lm, PROMPTS, max_new_tokens=2, batch_size=64) == generate(
+        lm, PROMPTS, max_new_tokens=2, batch_size=1
+    )
+
+
+def test_what_bypasses_the_stream_is_said(llama: LanguageModel) -> None:
+    def fault(model: Any) -> None:
+        embedded: list[Tensor] = []
+        returned(model.model.embed_tokens, lambda h: embedded.append(h) or h)  # type: ignore[func-returns-value]
+        returned(model.model.layers[3], lambda h: h + embedded[-1])
+
+    check = with_fault(llama, fault).checked
+    assert check.bypassed == (0, 2)
+    assert not check.stream
+    assert "bypasses the residual stream (after layer 0" in check.line()
+    assert llama.checked.line() == "self-check: all is well"
+
+
+def test_correct_models_pass(checkpoint: Path) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        check = LanguageModel.load(checkpoint, dtype=dtype).checked
+        assert not check.lines()
+        assert check.last_logits
+        # Far from the limit on both sides: faults are some percent of the size at least.
+        worst = max(size for size in check.differences.values())
+        assert worst < check.limit / (50 if dtype is torch.float32 else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", MORE_FAMILIES)
+def test_more_correct_models_pass(family: str) -> None:
+    assert not random_model(*MORE_FAMILIES[family]).checked.lines()
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        # A recurrence that reads the padding.
+        ("RwkvConfig", {"rows": "equal", "decoding": "single"}),
+        # One that does not, and whose cache has no length.
+        ("MambaConfig", {}),
+        # A checkpoint that asks for no cache.
+        ("MptConfig", {}),
+    ],
+)
+def test_generation_is_that_of_one_prompt(family: str, expected: dict[str, Any]) -> None:
+    """In models of other kinds; ``last_prompt_token`` stays where it is."""
+    sizes = {"RwkvConfig": {"hidden_size": 48, "attention_hidden_size": 48}}
+    sizes["MambaConfig"] = {"hidden_size": 48, "state_size": 8}
+    sizes["MptConfig"] = {"d_model": 48, "n_heads": 4, "use_cache": False}
+    layers = {"n_layers": 3} if family == "MptConfig" else {"num_hidden_layers": 3}
+    lm = random_model(family, {**sizes[family], **layers})
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            if parameter.ndim > 1:
+                parameter *= 4  # states of the context, not only of the token
+    for name, value in expected.items():
+        assert getattr(lm.checked, name) == value
+    vector = 5 * random_direction(0, 48)
+    with add(lm, vector, layers=[1], positions=last_prompt_token):
+        found = generate(lm, PROMPTS, max_new_tokens=4)
+        # A loop of the caller's, without a cache: the text grows from call to call.
+        ids = torch.tensor([lm.chat.encode(PROMPTS[1]).ids])
+        grown = lm.model.generate(  # type: ignore[operator]
+            ids, use_cache=False, max_new_tokens=4, do_sample=False, pad_token_id=0
+        )
+    for prompt, answer in zip(PROMPTS, found, strict=True):
+        tokens = list(lm.chat.encode(prompt).ids)
+        last = len(tokens) - 1
+
+        def edit(_module: nn.Module, _inputs: Any, output: Any, last: int = last) -> Any:
+            states = hidden_of(output).clone()
+            states[:, last] += vector
+            return with_hidden(output, states)
+
+        with lm.layers[1].register_forward_hook(edit), torch.no_grad():
+            for _ in answer.ids:
+                logits = lm.model(torch.tensor([tokens]), use_cache=False).logits
+                tokens.append(int(logits[0, -1].argmax()))
+        assert answer.ids == tuple(tokens[last + 1 :])
+        if prompt == PROMPTS[1]:
+            assert grown[0].tolist()[: len(tokens)] == tokens
+
+
+def test_a_check_runs_once_for_the_same_weights_and_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPILLOVER_CACHE", str(tmp_path / "cache"))
+    folder = save_checkpoint("llama", tmp_path / "model")
+    first = LanguageModel.load(folder)
+    (kept,) = (tmp_path / "cache/checks").iterdir()
+    from interp.model import kept_checks
+
+    def must_not_run(_lm: LanguageModel) -> SelfCheck:
+        raise AssertionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kept_checks, "check_model", must_not_run)
+        assert LanguageModel.load(folder).checked == first.checked
+        kept.write_text("{", encoding="utf-8")
+        with pytest.raises(AssertionError):
+            LanguageModel.load(folder)
+    assert LanguageModel.load(folder).checked == first.checked  # and written again
+
+    save_checkpoint("llama", tmp_path / "model", seed=1)
+    LanguageModel.load(folder)
+    assert len(list((tmp_path / "cache/checks").iterdir())) == 2
+
+    # Other code is another model: here, one that ignores the mask.
+    trunk = type(first.model.model)
+    forward = trunk.forward
+
+    def careless(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        keywords["attention_mask"] = torch.ones_like(keywords["attention_mask"])
+        return forward(self, *arguments, **keywords)
+
+    monkeypatch.setattr(trunk, "forward", careless)
+    with pytest.warns(UserWarning, match="only prompts of equal length share a batch"):
+        assert LanguageModel.load(folder).checked.rows == "equal"
+
+
+def test_a_model_that_does_not_fit_its_tokenizer_is_refused(llama: LanguageModel) -> None:
+    small = copy.deepcopy(llama.model)
+    small.set_input_embeddings(nn.Embedding(40, 64))
+    with pytest.raises(ModelError, match="does not run on a prompt of 5 tokens"):
+        _ = replace(llama, model=small).checked
+
+
+def test_randomness_in_train_mode_is_found(llama: LanguageModel) -> None:
+    limit = rounding_limit(llama)
+    assert train_mode_difference(llama) < limit
+    lm = with_fault(llama, lambda model: model.model.layers.insert(4, nn.Identity()))
+    del lm.model.model.layers[4]
+    for layer in lm.layers:
+        layer.self_attn.attention_dropout = 0.2
+    assert train_mode_difference(lm) > 10 * limit
+    assert not any(module.training for module in lm.model.modules())
+
+
+def test_rows_share_a_batch_only_with_their_like() -> None:
+    rows = ["x" * n for n in (3, 5, 3, 5, 5, 1, 3, 5)]
+    kinds = [len(row) % 3 + (i > 5) for i, row in enumerate(rows)]
+    batches = [chosen for chosen, _ in in_fitting_batches(rows, 2, lambda _: None, kinds)]
+    assert sorted(i for chosen in batches for i in chosen) == list(range(len(rows)))
+    for chosen in batches:
+        assert len({kinds[i] for i in chosen}) == 1
+    assert [len(rows[chosen[0]]) for chosen in batches] == sorted(
+        (len(rows[chosen[0]]) for chosen in batches), reverse=True
+    )
