@@ -7,8 +7,6 @@ from .chat import Chat as Chat
 from .chat import Tokens as Tokens
 from .checks import rounding_limit as rounding_limit
 from .checks import train_mode_difference as train_mode_difference
-from .forwards import in_parts as in_parts
-from .forwards import last_logits as last_logits
 from .hooks import Hidden as Hidden
 from .hooks import Point as Point
 from .hooks import active_edits as active_edits
@@ -40,9 +38,7 @@ __all__ = [
     "hidden_of",
     "in_fitting_batches",
     "in_order",
-    "in_parts",
     "is_probing",
-    "last_logits",
     "map_in_batches",
     "next_batch",
     "probing",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from interp.model.self_check import SelfCheck
 
 
-def last_logits(
+def logits_of_last(
     model: nn.Module, inputs: Mapping[str, Tensor], keep: int, check: SelfCheck
 ) -> Float[Tensor, "batch keep vocab"]:
     """Logits of the last ``keep`` columns, with their graph; zero in padding.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from interp.errors import InputError, ModelError
 from interp.model.chat import Batch, Chat
 from interp.model.checks import check_model
-from interp.model.forwards import last_logits
+from interp.model.forwards import logits_of_last
 from interp.model.kept_checks import check_loaded
 from interp.model.loading import check_source, load_error, load_merged
 from interp.model.self_check import SelfCheck
@@ -174,7 +174,7 @@ class LanguageModel:
         It does not call the trunk and the head separately, because the forward applies soft caps
         and logit scales (Gemma 2, Cohere, Granite).
         """
-        return last_logits(self.model, self.inputs(batch), keep, self.checked)
+        return logits_of_last(self.model, self.inputs(batch), keep, self.checked)
 
     def fingerprint(self, *, without: str | None = None) -> str:
         """A hash of the weights that changes when any of them changes, for cache keys.
