@@ -91,7 +91,7 @@ def test_a_proxy_of_the_cause_is_significant_at_the_nominal_rate(part: str, effe
         predictors = {"cause": cause, "proxy": cause + matrix(rng, effects)}
         outcome = holed(2 * cause + matrix(rng, effects))
         worlds = {name: [p] for name, p in predictors.items()}
-        found = joint(worlds, [outcome], part=part, seed=0, permutations=99, resamples=1)
+        found = joint(worlds, [outcome], part=part, seed=0, permutations=99)
         proxy += found["proxy"].p <= 0.05
         found_cause += found["cause"].p <= 0.05
         if repeat < 40:
@@ -110,7 +110,7 @@ def test_noise_with_dependent_cells_is_not_found_though_least_squares_finds_it()
     for _ in range(repeats):
         worlds = {name: [matrix(rng, 2.0)] for name in "abc"}
         outcome = holed(matrix(rng, 2.0))
-        found = joint(worlds, [outcome], seed=0, permutations=99, resamples=1)
+        found = joint(worlds, [outcome], seed=0, permutations=99)
         joint_found += found["a"].p <= 0.05
         one = regression({name: p[0] for name, p in worlds.items()}, outcome, NO_ORDERS)
         squares_found += abs(one["a"][1]) > 2.02  # Student's 97.5% at 38 degrees of freedom

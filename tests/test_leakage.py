@@ -415,7 +415,10 @@ def test_resamples_differ_by_seed_and_by_stratum_and_by_nothing_else() -> None:
     assert len({row.tobytes() for row in first}) > 4  # of eight resamples of twelve prompts
 
 
-@given(st.lists(st.integers(0, 3), min_size=2, max_size=9), st.integers(0, 99))
+@given(
+    st.lists(st.integers(0, 3), min_size=2, max_size=9).filter(lambda labels: len(set(labels)) > 1),
+    st.integers(0, 99),
+)
 @settings(max_examples=40)
 def test_a_resample_s_mean_is_that_of_the_prompts_it_drew(clusters: list[int], seed: int) -> None:
     """Also where clusters are of unequal size, so that resamples differ in their number."""
@@ -423,7 +426,7 @@ def test_a_resample_s_mean_is_that_of_the_prompts_it_drew(clusters: list[int], s
     weights = resampling_weights(np.array(clusters), 5, seed, "x", fewest=2)
     means = weighted_means(values, weights)
     assert means == pytest.approx(
-        np.array([np.average(values, axis=0, weights=row) for row in weights]), nan_ok=True
+        np.array([np.average(values, axis=0, weights=row) for row in weights])
     )
-    assert weighted_means(values[:, 0], weights) == pytest.approx(means[:, 0], nan_ok=True)
+    assert weighted_means(values[:, 0], weights) == pytest.approx(means[:, 0])
     assert weighted_means(np.full(len(clusters), 7.0), weights) == pytest.approx(7.0)

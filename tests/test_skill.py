@@ -7,6 +7,7 @@ import pytest
 
 from analyses.predict import LeakageOutcome, skill
 from analyses.predict.accuracy import PARTS
+from analyses.runs import over_worlds
 
 DOMAINS = 7
 
@@ -84,7 +85,7 @@ def test_noise_is_significant_at_the_nominal_rate(effects: float) -> None:
     for _ in range(repeats):
         outcomes = [LeakageOutcome(matrix(rng, source=effects, target=effects)) for _ in range(2)]
         noise = [matrix(rng, source=effects, target=effects) for _ in outcomes]
-        found = skill(noise, outcomes, seed=0, permutations=199, resamples=1)
+        found = skill(noise, outcomes, seed=0, permutations=199)
         for part in PARTS:
             significant[part] += found[part].p <= 0.05
     # 99.9% of binomial counts at .05 lie within these.
@@ -100,7 +101,7 @@ def test_planted_skill_is_found_with_an_interval_that_holds_it() -> None:
             leakage = matrix(rng)
             outcomes.append(LeakageOutcome(leakage))
             predictions.append(leakage + rng.normal(size=leakage.shape))
-        found = skill(predictions, outcomes, seed=0, permutations=99, resamples=400)["all_pairs"]
+        found = skill(predictions, outcomes, seed=0, permutations=99)["all_pairs"]
         assert found.p == 0.01 and found.value > found.null_high
         covered += found.low <= 0.69 <= found.high  # Spearman of r = 1/√2, over 42 cells
     assert covered >= 48
@@ -110,3 +111,26 @@ def test_one_world_has_no_interval() -> None:
     rng = np.random.default_rng(7)
     found = skill([matrix(rng)], [LeakageOutcome(matrix(rng))], seed=0, permutations=9)["all_pairs"]
     assert np.isfinite(found.value) and np.isnan(found.low) and found.worlds == (found.value,)
+
+
+def test_a_flat_outcome_has_no_correlation_with_anything() -> None:
+    """Flat but for rounding: one target effect for all targets, no interaction."""
+    rng = np.random.default_rng(9)
+    flat = np.add.outer(rng.normal(size=7), np.zeros(7)) / 3
+    found = LeakageOutcome(flat).of(matrix(rng)[None])
+    assert np.isnan(
+        [found[part][0] for part in ("susceptibility", "within_source", "entanglement")]
+    ).all()
+    assert np.isfinite([found[part][0] for part in ("all_pairs", "potency")]).all()
+
+
+def test_the_interval_over_worlds_is_student_s_within_the_range_of_a_correlation() -> None:
+    rng = np.random.default_rng(10)
+    leakage = [matrix(rng) for _ in range(3)]
+    noisy = [one + rng.normal(size=one.shape) for one in leakage]
+    outcomes = [LeakageOutcome(one) for one in leakage]
+    for predictions in (noisy, leakage):
+        found = skill(predictions, outcomes, seed=0, permutations=9)["all_pairs"]
+        student = over_worlds(found.worlds)
+        expected = np.clip([student.low, student.high], -1, 1)
+        assert [found.low, found.high] == pytest.approx(expected)

@@ -24,9 +24,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
+from analyses.runs import over_worlds
+from interp.statistics import UNLIMITED
+
 PARTS = ("all_pairs", "potency", "susceptibility", "within_source", "entanglement")
 FEWEST_TARGETS = 3
-# Below this share of a prediction's spread, a remainder is rounding error.
+CORRELATION = (-1.0, 1.0)
+# Below this share of a matrix's spread, a remainder is rounding error.
 ROUNDING = 1e-9
 
 Matrix = Float[np.ndarray, "source target"]
@@ -65,22 +69,22 @@ class LeakageOutcome:
     def of(self, predictions: Matrices) -> dict[str, Values]:
         """The rank correlation of every part, for each of many predictions.
 
-        NaN where all values of a prediction are equal in a part. A cell that the prediction leaves
-        undefined gets the prediction's mean.
+        NaN where all values of a prediction, or of the leakage, are equal in a part. A cell that
+        the prediction leaves undefined gets the prediction's mean.
         """
         rows, columns = self._cells
         cells = _filled(predictions[:, rows, columns])
         truth = self.leakage[rows, columns][None]
         alpha, gamma, delta = self._parts(cells)
         true_alpha, true_gamma, true_delta = self._parts(truth)
-        spread = np.ptp(cells, axis=1)
+        spread, scale = np.ptp(cells, axis=1), np.ptp(truth, axis=1)
         sources, targets = np.unique(rows), np.unique(columns)
         return {
-            "all_pairs": _spearman(cells, truth, spread),
-            "potency": _spearman(alpha[:, sources], true_alpha[:, sources], spread),
-            "susceptibility": _spearman(gamma[:, targets], true_gamma[:, targets], spread),
-            "within_source": self._within_source(cells, truth, spread),
-            "entanglement": _spearman(delta, true_delta, spread),
+            "all_pairs": _spearman(cells, truth, spread, scale),
+            "potency": _spearman(alpha[:, sources], true_alpha[:, sources], spread, scale),
+            "susceptibility": _spearman(gamma[:, targets], true_gamma[:, targets], spread, scale),
+            "within_source": self._within_source(cells, truth, spread, scale),
+            "entanglement": _spearman(delta, true_delta, spread, scale),
         }
 
     def _parts(self, cells: Float[np.ndarray, "sample cell"]) -> tuple[np.ndarray, ...]:
@@ -90,10 +94,12 @@ class LeakageOutcome:
         alpha, gamma = effects[:, 1 : n + 1], effects[:, n + 1 :]
         return alpha, gamma, cells - effects[:, :1] - alpha[:, rows] - gamma[:, columns]
 
-    def _within_source(self, cells: np.ndarray, truth: np.ndarray, spread: Values) -> Values:
+    def _within_source(
+        self, cells: np.ndarray, truth: np.ndarray, spread: Values, scale: Values
+    ) -> Values:
         rows, _ = self._cells
         found = [
-            _spearman(cells[:, rows == source], truth[:, rows == source], spread)
+            _spearman(cells[:, rows == source], truth[:, rows == source], spread, scale)
             for source in np.unique(rows)
             if (rows == source).sum() >= FEWEST_TARGETS
         ]
@@ -111,7 +117,7 @@ class Skill:
 
     Attributes:
         value: mean over worlds; NaN where the prediction is constant in every world.
-        low, high: 95% bootstrap interval over worlds.
+        low, high: 95% interval over worlds (Student's, because a bootstrap over few is too narrow).
         p: probability of a mean at least as large under random permutations of the domains.
         null_high: 95th percentile of the mean under these permutations.
         worlds: the value of each world.
@@ -131,16 +137,14 @@ def skill(
     *,
     seed: int,
     permutations: int = 2000,
-    resamples: int = 2000,
 ) -> Mapping[str, Skill]:
     """A predictor's skill over worlds, for every part.
 
     Args:
         predictions: one matrix for each world, on its diagonal anything.
         outcomes: what leaked in these worlds.
-        seed: of permutations and resamples.
-        permutations: of each world's domains.
-        resamples: of worlds; one world gives no interval.
+        seed: of permutations.
+        permutations: of each world's domains; one world gives no interval.
 
     Raises:
         ValueError: the numbers of predictions and worlds differ.
@@ -155,16 +159,18 @@ def skill(
         for part, values in outcome.of(shuffled).items():
             observed[part].append(float(values[0]))
             null[part].append(values[1:])
-    drawn = rng.integers(len(outcomes), size=(resamples, len(outcomes)))
-    return {part: over_worlds(observed[part], observed[part], null[part], drawn) for part in PARTS}
+    return {
+        part: pooled_skill(observed[part], observed[part], null[part], limits=CORRELATION)
+        for part in PARTS
+    }
 
 
-def over_worlds(
+def pooled_skill(
     values: Sequence[float],
     tested: Sequence[float],
     null: Sequence[Values],
-    drawn: Int[np.ndarray, "resample world"],
     *,
+    limits: tuple[float, float] = UNLIMITED,
     two_sided: bool = False,
 ) -> Skill:
     """The mean over worlds with its interval and p.
@@ -173,7 +179,7 @@ def over_worlds(
         values: the value of each world; NaN where the prediction is constant.
         tested: the statistic of each world; its mean is compared with the permutations' means.
         null: the statistic under random permutations of the domains, by world.
-        drawn: resamples of the worlds.
+        limits: the values that can occur; the interval ends there.
         two_sided: compare absolute values.
     """
     worlds, found = np.array(values), np.array(tested)
@@ -186,7 +192,8 @@ def over_worlds(
     reached = (shuffled >= size(found[said].mean()) - ROUNDING).sum()
     low = high = np.nan
     if said.all() and len(worlds) > 1:
-        low, high = np.quantile(worlds[drawn].mean(axis=1), [0.025, 0.975])
+        found_over = over_worlds(worlds)
+        low, high = np.clip([found_over.low, found_over.high], *limits)
     return Skill(
         float(worlds[said].mean()),
         float(low),
@@ -208,12 +215,27 @@ def _filled(cells: Float[np.ndarray, "sample cell"]) -> Float[np.ndarray, "sampl
 
 
 def _spearman(
-    x: Float[np.ndarray, "sample value"], y: Float[np.ndarray, "1 value"], spread: Values
+    x: Float[np.ndarray, "sample value"],
+    y: Float[np.ndarray, "1 value"],
+    spread: Values,
+    scale: Values,
 ) -> Values:
-    """Rank correlation row by row; NaN where x varies by rounding error only."""
-    rounded = np.round(x / np.where(spread > 0, spread, 1.0)[:, None] / ROUNDING) * ROUNDING
-    a, b = rankdata(rounded, axis=1), rankdata(y, axis=1)
-    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    """Rank correlation row by row; NaN where x or y varies by rounding error only.
+
+    Args:
+        x, y: values.
+        spread, scale: range of the matrices from which x and y come.
+    """
+    a, b = _ranks(x, spread), _ranks(y, scale)
     norms = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(norms > 0, (a * b).sum(axis=1) / norms, np.nan)
+
+
+def _ranks(
+    values: Float[np.ndarray, "sample value"], spread: Values
+) -> Float[np.ndarray, "sample value"]:
+    """Ranks about their mean; values that differ by rounding error have equal ranks."""
+    unit = np.where(spread > 0, spread, 1.0)[:, None] * ROUNDING
+    ranks = rankdata(np.round(values / unit), axis=1)
+    return np.asarray(ranks - ranks.mean(axis=1, keepdims=True))

@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from analyses.predict.accuracy import ROUNDING, Matrix, Skill, over_worlds
+from analyses.predict.accuracy import ROUNDING, Matrix, Skill, pooled_skill
 from interp.errors import InputError
 
 PARTS = ("all_pairs", "entanglement")
@@ -41,7 +41,6 @@ def joint(
     part: str = "all_pairs",
     seed: int,
     permutations: int = 2000,
-    resamples: int = 2000,
 ) -> dict[str, Skill]:
     """Every predictor's standardised coefficient next to the others; p is two-sided.
 
@@ -50,9 +49,8 @@ def joint(
             predictor leaves undefined counts as its average one.
         outcomes: what leaked, NaN where nothing was measured.
         part: `all_pairs`, or `entanglement` (interaction): with effects of sources and targets.
-        seed: of permutations and resamples.
-        permutations: of each world's domains.
-        resamples: of worlds; one world gives no interval.
+        seed: of permutations.
+        permutations: of each world's domains; one world gives no interval.
 
     Raises:
         InputError: a world has too few cells for so many predictors.
@@ -63,11 +61,10 @@ def joint(
         world = {name: matrices[w] for name, matrices in predictions.items()}
         orders = np.array([rng.permutation(len(outcome)) for _ in range(permutations)])
         worlds.append(regression(world, outcome, orders, part=part))
-    drawn = rng.integers(len(outcomes), size=(resamples, len(outcomes)))
     found = {}
     for name in predictions:
         values, tested, null = zip(*(world[name] for world in worlds), strict=True)
-        found[name] = over_worlds(values, tested, null, drawn, two_sided=True)
+        found[name] = pooled_skill(values, tested, null, two_sided=True)
     return found
 
 

@@ -216,7 +216,7 @@ def _skill(
 
 def _chosen_by(worlds: Sequence[PredictedRun], predictor: str, variant: str, seed: int) -> float:
     """The criterion of choice; minus infinity where it is undefined."""
-    found = _skill(worlds, predictor, variant, seed, permutations=1, resamples=1)
+    found = _skill(worlds, predictor, variant, seed, permutations=1)
     return float(np.nan_to_num(found[CHOSEN_BY].value, nan=-np.inf))
 
 
