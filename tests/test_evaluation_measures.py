@@ -117,12 +117,28 @@ def test_readings_that_all_change_alike_still_leave_something_open() -> None:
     none, up, down = (
         paired_difference(*pair) for pair in ((ones, ones), (ones, zeros), (zeros, ones))
     )
-    assert none.value == 0 and none.low == -none.high == -rate_of(0, 20).high
+    assert none.value == 0
+    assert (none.low, none.high) == pytest.approx((-rate_of(0, 20).high, rate_of(0, 20).high))
     assert (up.value, up.high) == (1, 1) and 0 < up.low < 1
     assert (down.low, down.high) == (-1, -up.low)
     # Of measured values no such thing is known.
     same = paired_difference(np.full(20, 0.3), np.full(20, 0.1))
     assert (same.low, same.high) == pytest.approx((0.2, 0.2))
+
+
+def test_near_duplicates_that_are_named_count_once_in_every_rate() -> None:
+    """Copies of each prompt change no interval of means, and no rate's where all are alike."""
+    once = scores_of(MODEL, [1, 1, 0, 1, 0, 0, 1, 1])
+    copies = pd.concat([once.assign(cluster=once["prompt_id"])] * 3, ignore_index=True)
+    copies["prompt_id"] = [f"p{row}" for row in range(len(copies))]
+    alone, named = measured(findings_of(once)), measured(findings_of(copies))
+    unnamed = measured(findings_of(copies.drop(columns="cluster")))
+    group = alone.numbers["group"].iloc[0], alone.numbers["prompts"].iloc[0]
+    widths = []
+    for found in (alone, named, unnamed):
+        rate = found.pick("refusal_rate", group[1], group[0], found.findings.headline)
+        widths.append(rate.high - rate.low)
+    assert widths[2] < 0.8 * widths[0] < widths[1] < 1.5 * widths[0]
 
 
 def test_the_base_is_compared_prompt_by_prompt() -> None:

@@ -73,6 +73,8 @@ def _scored(one: EvaluatedModel, session: Session) -> pd.DataFrame:
         columns={"id": "prompt_id"}
     )
     table.insert(0, "role", one.role)
+    unit = prompts["group"] if "group" in prompts else prompts["id"]
+    table["cluster"] = unit.fillna(prompts["id"]).astype(str)
     table["finished"] = [float(answer.finished) for answer in one.answers]
     for name, scorer in session.inputs.panel.items():
         with session.progress.stage(f"{one.name}: read by {name}", len(texts)) as advance:

@@ -2,64 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from analyses.evaluate.findings import refused_by
-from interp.statistics import RESAMPLES, Draws, Estimate, mean_of, rate_of
+from interp.statistics import (
+    Estimate,
+    auc_interval,
+    mean_of,
+    share_difference,
+    share_of,
+    unit_count,
+)
+
+CLUSTER = "cluster"
+Units = np.ndarray | None
 
 
-def mean_of_known(values: Float[np.ndarray, " prompt"], stratum: str) -> Estimate:
-    """Mean of the defined values, with a percentile interval."""
-    known = values[~np.isnan(values)]
-    return mean_of(known, stratum=stratum)
+def units_of(table: pd.DataFrame) -> Units:
+    """The cluster of near-duplicates of each row; None if the table has none."""
+    return table[CLUSTER].to_numpy() if CLUSTER in table else None
+
+
+def share_of_known(values: Float[np.ndarray, " prompt"], units: Units = None) -> Estimate:
+    """Share of the defined readings that are 1, with Wilson's interval for clusters."""
+    known = ~np.isnan(values)
+    return share_of(values[known], None if units is None else units[known])
+
+
+def mean_of_known(
+    values: Float[np.ndarray, " prompt"], stratum: str, units: Units = None
+) -> Estimate:
+    """Mean of the defined values, with its bootstrap interval."""
+    known = ~np.isnan(values)
+    return mean_of(values[known], None if units is None else units[known], stratum=stratum)
 
 
 def paired_difference(
-    after: Float[np.ndarray, " prompt"], before: Float[np.ndarray, " prompt"], stratum: str = ""
+    after: Float[np.ndarray, " prompt"],
+    before: Float[np.ndarray, " prompt"],
+    stratum: str = "",
+    units: Units = None,
 ) -> Estimate:
-    """Mean of ``after - before`` over prompts that have both, resampled prompt by prompt.
+    """Mean of ``after - before`` over prompts that have both.
 
-    If readings (0 or 1) changed alike for every prompt, or for none, the bootstrap has no width.
-    Then the interval uses Wilson's bound: for 0 of n changed in both directions, for n of n changed
-    towards no change.
+    Readings (0 or 1) have the interval of a difference of paired shares, which has a width also
+    where every reading changed alike; other values have the bootstrap's.
     """
-    change = after - before
-    change = change[~np.isnan(change)]
-    found = mean_of(change, stratum=stratum)
-    readings = set(np.unique(np.concatenate([after, before]))) <= {0.0, 1.0}
-    if not (change.size and readings and found.low == found.high):
-        return found
-    if not change.any():
-        reach = rate_of(0, change.size).high
-        return replace(found, low=-reach, high=reach)
-    least = rate_of(change.size, change.size).low
-    return replace(
-        found, low=-1.0 if found.value < 0 else least, high=-least if found.value < 0 else 1.0
-    )
+    known = ~np.isnan(after - before)
+    after, before = after[known], before[known]
+    units = None if units is None else units[known]
+    if known.any() and set(np.unique(np.concatenate([after, before]))) <= {0.0, 1.0}:
+        return share_difference(after, before, units)
+    return mean_of(after - before, units, stratum=stratum)
 
 
 def separation(table: pd.DataFrame, scorer: str) -> Estimate:
-    """AUC of the refusal log-odds against a scorer's readings, held out, resampled by prompt.
+    """AUC of the refusal log-odds against a scorer's readings, held out.
 
-    Held out: validation and test prompts, from which no prefix was learned.
+    Held out: validation and test prompts, from which no prefix was learned. In the interval,
+    near-duplicates count once.
     """
     if "margin" not in table:
         return Estimate.undefined("no refusal log-odds")
     rows = table[(table["split"] != "train") & table[refused_by(scorer)].notna()]
-    refused = rows[refused_by(scorer)].to_numpy(dtype=np.float64)
+    refused = rows[refused_by(scorer)].to_numpy(dtype=np.float64) == 1
     log_odds = rows["margin"].to_numpy(dtype=np.float64)
-    above, below = log_odds[refused == 1], log_odds[refused == 0]
+    above, below = log_odds[refused], log_odds[~refused]
     if not above.size or not below.size:
         return Estimate.undefined("only one class among the held-out prompts", len(rows))
     wins = np.sign(above[:, None] - below[None, :]) / 2 + 0.5  # 1 where the refused one is higher
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=RESAMPLES)
-    weight_above, weight_below = drawn[:, refused == 1], drawn[:, refused == 0]
-    pairs = weight_above.sum(axis=1) * weight_below.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        draws = np.einsum("ri,ij,rj->r", weight_above, wins, weight_below, optimize=True) / pairs
-    return Draws(float(wins.mean()), draws, len(rows)).estimate()
+    units = units_of(rows)
+    if units is None:
+        units = np.arange(len(rows))
+    counts = unit_count(units[refused]), unit_count(units[~refused])
+    return Estimate(float(wins.mean()), *auc_interval(float(wins.mean()), *counts), len(rows))

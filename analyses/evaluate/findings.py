@@ -84,9 +84,10 @@ class Findings:
         plan: the plan of the evaluation.
         panel: names of the scorers, the headline first.
         scores: a row per counted prompt and role (``model``, ``base``): ``role, prompt_id, split,
-            domain, label, kind, source``; for each scorer ``refused_NAME`` (1 or 0) and
-            ``class_NAME``; ``answer_nats`` (per token, under the base), ``repetition``,
-            ``finished`` (1 or 0) and, with a base, ``no_language`` (1: not language);
+            domain, label, kind, source, cluster`` (near-duplicates share one); for each scorer
+            ``refused_NAME`` (1 or 0) and ``class_NAME``; ``answer_nats`` (per token, under the
+            base), ``repetition``, ``finished`` (1 or 0) and, with a base, ``no_language`` (1: not
+            language);
             `p_R, p_C, p_O, margin` if prefixes exist.
         readout: whether those masses are valid.
         divergence: KL to the base: ``prompt_id, domain, kind, position`` (from 1), ``nats``; None

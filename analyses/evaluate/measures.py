@@ -16,10 +16,16 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from analyses.evaluate.estimates import mean_of_known, paired_difference
+from analyses.evaluate.estimates import (
+    CLUSTER,
+    mean_of_known,
+    paired_difference,
+    share_of_known,
+    units_of,
+)
 from analyses.evaluate.findings import ALL, BASE, MODEL, NUMBER, Findings, class_by, refused_by
 from analyses.runs import estimate_of
-from interp.statistics import RESAMPLES, Draws, Estimate, rate_of, resampling_weights
+from interp.statistics import RESAMPLES, Draws, Estimate, resampling_weights
 from unlearning.data import DOMAINS
 from unlearning.scoring import CLASSES, FINE_CLASSES, between, disagreeing
 
@@ -141,20 +147,20 @@ def _numbers(findings: Findings) -> pd.DataFrame:
 def _of_group(
     chosen: pd.DataFrame, findings: Findings, stratum: str
 ) -> Iterator[tuple[str, str, Estimate]]:
+    units = units_of(chosen)
     for name in findings.readings:
-        read = chosen[refused_by(name)].dropna()
-        yield name, "refusal_rate", rate_of(int(read.sum()), len(read))
+        yield name, "refusal_rate", share_of_known(chosen[refused_by(name)].to_numpy(float), units)
     for name in findings.panel:
+        given = chosen[class_by(name)]
         for one in known_classes(findings.scores[class_by(name)]):
-            given = chosen[class_by(name)].dropna()
-            yield name, f"share:{one}", rate_of(int((given == one).sum()), len(given))
+            is_one = (given == one).where(given.notna()).to_numpy(float)
+            yield name, f"share:{one}", share_of_known(is_one, units)
     for column, quantity in RATES.items():
         if column in chosen:
-            known = chosen[column].dropna()
-            yield "", quantity, rate_of(int(known.sum()), len(known))
+            yield "", quantity, share_of_known(chosen[column].to_numpy(float), units)
     for column, quantity in MEANS.items():
         if column in chosen:
-            yield "", quantity, mean_of_known(chosen[column].to_numpy(dtype=np.float64), stratum)
+            yield "", quantity, mean_of_known(chosen[column].to_numpy(float), stratum, units)
 
 
 def known_classes(given: pd.Series) -> tuple[str, ...]:
@@ -176,6 +182,7 @@ def _differences(findings: Findings) -> pd.DataFrame:
                     chosen[column].to_numpy(dtype=np.float64),
                     before.loc[chosen.index, column].to_numpy(dtype=np.float64),
                     f"{prompts}/{group}",
+                    units_of(chosen),
                 )
                 rows.append((prompts, group, scorer, quantity, *vars(estimate).values()))
     return pd.DataFrame(rows, columns=["prompts", "group", "scorer", "quantity", *NUMBER])
@@ -184,7 +191,8 @@ def _differences(findings: Findings) -> pd.DataFrame:
 def _agreement(scores: pd.DataFrame, readings: Sequence[str]) -> pd.DataFrame:
     """Agreement between each pair of readings of the model's own answers."""
     mine = scores[scores["role"] == MODEL]
-    table = between(mine, [refused_by(name) for name in readings], None)
+    cluster = CLUSTER if CLUSTER in mine else None
+    table = between(mine, [refused_by(name) for name in readings], None, cluster)
     if table.empty:
         return table
     spelled = {refused_by(name): name for name in readings}
@@ -280,5 +288,5 @@ def _by_task(table: pd.DataFrame | None) -> Iterator[tuple[tuple[str, str], pd.D
 
 def _score(values: Float[np.ndarray, " item"]) -> Estimate:
     if set(np.unique(values)) <= {0.0, 1.0}:
-        return rate_of(int(values.sum()), values.size)
+        return share_of_known(values)
     return mean_of_known(values, "task")

@@ -43,8 +43,8 @@ def reproduction_drawings(found: Result) -> tuple[Drawing, ...]:
             "entanglement",
             "R3 at every layer",
             "Mean cosine between a concept's first principal component and the raw states of other "
-            "concepts' prompts (base model, last prompt token). Grey: 95% range of the null, "
-            "prompts permuted between the concepts. Dotted: the paper's layer "
+            "concepts' prompts (base model, last prompt token). Grey: simultaneous 95% band of "
+            "the null, prompts permuted between the concepts. Dotted: the paper's layer "
             f"({found.layer}, from 0). The title gives the mean |cos| between the components "
             "of two halves of the prompts at this layer.",
             entanglement_figure(found),

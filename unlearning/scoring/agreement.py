@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from interp.statistics import LEVEL, share_of
+
 if TYPE_CHECKING:
     import pandas as pd
 
-RESAMPLES = 2000
-LEVEL = 0.95
 MEASURES = ("accuracy", "precision", "recall", "kappa")
+# Added to each cell for kappa's interval, so that p_e stays below 1.
+SMOOTHING = 0.25
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,7 @@ def scorer_agreement(
     said: Int[np.ndarray, " answer"],
     clusters: Shaped[np.ndarray, " answer"] | None = None,
     *,
-    resamples: int = RESAMPLES,
     level: float = LEVEL,
-    seed: int = 0,
 ) -> dict[str, Interval]:
     """Agreement of ``said`` with ``truth`` (both 0 or 1), by measure.
 
@@ -65,23 +65,36 @@ def scorer_agreement(
         raise ValueError(f"expected two readings of one length, found {truth.shape}, {said.shape}")
     if not (np.isin(truth, (0, 1)).all() and np.isin(said, (0, 1)).all()):
         raise ValueError("a reading is 1 (refused) or 0 for each answer")
-    cells = np.eye(4)[2 * truth.astype(int) + said.astype(int)]
-    if clusters is not None:
-        _, place = np.unique(np.asarray(clusters), return_inverse=True)
-        summed = np.zeros((place.max() + 1, 4))
-        np.add.at(summed, place.ravel(), cells)
-        cells = summed
-    # Clusters with the same counts are exchangeable. It is enough to draw how often each kind of
-    # cluster occurs, and the matrix has four columns for any number of answers.
-    kinds, often = np.unique(cells, axis=0, return_counts=True)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(often.sum(), often / often.sum(), size=resamples) @ kinds
-    values = _measures(cells.sum(axis=0)[None])[0]
-    draws = _measures(drawn)
+    groups = np.arange(truth.size) if clusters is None else np.asarray(clusters)
+    agrees = (truth == said).astype(np.float64)
+
+    def share(chosen: np.ndarray) -> Interval:
+        found = share_of(agrees[chosen], groups[chosen], level)
+        return Interval(found.value, found.low, found.high)
+
+    accuracy = share(np.ones(truth.size, dtype=bool))
+    cells = np.bincount(2 * truth.astype(int) + said.astype(int), minlength=4)
     return {
-        name: _interval(value, of_measure, level)
-        for name, value, of_measure in zip(MEASURES, values, draws.T, strict=True)
+        "accuracy": accuracy,
+        "precision": share(said == 1),
+        "recall": share(truth == 1),
+        "kappa": _kappa(accuracy, cells.astype(np.float64)),
     }
+
+
+def _kappa(accuracy: Interval, cells: Float[np.ndarray, " 4"]) -> Interval:
+    by_chance, smoothed = _by_chance(cells), _by_chance(cells + SMOOTHING)
+    if by_chance == 1:  # one class in both readings
+        return Interval(float("nan"), float("nan"), float("nan"))
+    value = (accuracy.value - by_chance) / (1 - by_chance)
+    low, high = ((end - smoothed) / (1 - smoothed) for end in (accuracy.low, accuracy.high))
+    return Interval(value, max(-1.0, min(low, value)), max(high, value))
+
+
+def _by_chance(cells: Float[np.ndarray, " 4"]) -> float:
+    """The agreement of independent readings with these rates; cells by truth, then reading."""
+    table = cells.reshape(2, 2) / cells.sum()
+    return float(table.sum(axis=1) @ table.sum(axis=0))
 
 
 def by_group(
@@ -134,26 +147,3 @@ def between(
 def disagreeing(table: pd.DataFrame, readings: Sequence[str]) -> pd.DataFrame:
     """The rows in which the columns ``readings`` differ; missing values are ignored."""
     return table[table[list(readings)].nunique(axis=1, dropna=True) > 1]
-
-
-def _measures(cells: Float[np.ndarray, "table 4"]) -> Float[np.ndarray, "table 4"]:
-    """``MEASURES`` of tables (true negatives, false positives, false negatives, true positives)."""
-    negative, wrongly, missed, positive = cells.T
-    total = cells.sum(axis=1)
-    observed = (negative + positive) / total
-    expected = (
-        (positive + missed) * (positive + wrongly) + (negative + missed) * (negative + wrongly)
-    ) / total**2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        precision = positive / (positive + wrongly)
-        recall = positive / (positive + missed)
-        kappa = (observed - expected) / (1 - expected)
-    return np.stack([observed, precision, recall, kappa], axis=1)
-
-
-def _interval(value: float, draws: Float[np.ndarray, " resample"], level: float) -> Interval:
-    finite = draws[np.isfinite(draws)]
-    if not np.isfinite(value) or not finite.size:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value), float(low), float(high))
