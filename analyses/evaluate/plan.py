@@ -204,7 +204,7 @@ def texts_in(path: str) -> tuple[str, ...]:
     Raises:
         InputError: the file cannot be read or has no text.
     """
-    from unlearning.data import read_records, require_columns
+    from unlearning.data import read_records, require_characters, require_columns, require_scalars
 
     if path.endswith(".txt"):
         try:
@@ -215,7 +215,9 @@ def texts_in(path: str) -> tuple[str, ...]:
     else:
         records = read_records(path)
         require_columns(records, ("text",), path)
-        found = [str(record.fields["text"] or "") for record in records]
+        require_scalars(records, ("text",), path)
+        require_characters(records, path)
+        found = [str(record.fields["text"]) for record in records]
     texts = tuple(text for text in found if text.strip())
     if not texts:
         raise InputError(f"{path} has no text in it")

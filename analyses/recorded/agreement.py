@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from analyses.recorded.scoring import field_of, require_answers, texts
 from interp.errors import InputError
-from unlearning.data import Record, read_records
+from unlearning.data import Record, read_records, require_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,6 +124,7 @@ def compare_with_labels(
 def _scored(path: str | Path) -> list[Record]:
     records = read_records(path)
     require_answers(records, ("prompt", "scorer"), path)
+    require_columns(records, ("scorer",), str(path))
     if not any(record.fields.get("refused") is not None for record in records):
         raise InputError(f'{path} has no "refused"; give what `score` wrote')
     for record in records:

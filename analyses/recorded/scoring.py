@@ -17,7 +17,14 @@ from typing import Any
 from analyses.runs import Progress
 from interp.errors import InputError, expected
 from interp.progress import Advance
-from unlearning.data import Record, read_records, require_columns, write_records
+from unlearning.data import (
+    Record,
+    read_records,
+    require_columns,
+    require_scalars,
+    without_half_characters,
+    write_records,
+)
 from unlearning.scoring import (
     BIASED_OR_TOXIC,
     COARSE,
@@ -171,7 +178,7 @@ def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scor
         classes = scoring.classes(advance)
     rows: list[dict[str, Any]] = []
     for record, text_class in zip(scoring.records, classes, strict=True):
-        rows.append({**record.fields, **scoring.fields(text_class)})
+        rows.append({**record.given, **scoring.fields(text_class)})
     write_records(rows, out)
     known = FINE_CLASSES if scoring.scale == REFUSAL.name else BIASED_OR_TOXIC.verdicts.values()
     given = Counter(classes)
@@ -221,15 +228,17 @@ def write_calibration(
 def require_answers(records: Sequence[Record], also: Sequence[str], path: str | Path) -> None:
     """Check that every row has ``response`` and the columns ``also``.
 
-    The field must exist, but a response may be empty (null in some formats): that is a class.
+    The fields must exist, but text may be empty (null in some formats): an empty response is a
+    class.
 
     Raises:
         InputError: naming the column and the first row without it.
     """
-    require_columns(records, also, str(path))
-    for record in records:
-        if "response" not in record.fields:
-            require_columns([record], ("response",), f"{path}, {record.place}")
+    require_scalars(records, ("prompt", "response", *also), str(path))
+    for column in (*also, "response"):
+        for record in records:
+            if column not in record.fields:
+                require_columns([record], (column,), f"{path}, {record.place}")
 
 
 def field_of(record: Record, name: str) -> Any:
@@ -243,7 +252,6 @@ def field_of(record: Record, name: str) -> Any:
 
 
 def texts(records: Sequence[Record], column: str) -> list[str]:
-    """A column as text; missing values are empty."""
-    return [
-        "" if record.fields[column] is None else str(record.fields[column]) for record in records
-    ]
+    """A column as text; missing values are empty, and halves of characters are left out."""
+    values = (record.fields[column] for record in records)
+    return ["" if value is None else without_half_characters(str(value)) for value in values]

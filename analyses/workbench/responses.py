@@ -104,7 +104,7 @@ def score(
     """
     import pandas as pd
 
-    from analyses.recorded.scoring import Scoring
+    from analyses.recorded.scoring import Scoring, require_answers
     from interp.progress import silent
     from unlearning.data import Record
     from unlearning.scoring import REFUSAL, find_scorer
@@ -118,6 +118,7 @@ def score(
         Record(f"row {number}", {"prompt": prompt, "response": answer})
         for number, (prompt, answer) in enumerate(zip(asked, answers, strict=True), start=1)
     ]
+    require_answers(records, ("prompt",), "the answers")
     scoring = Scoring(records, find_scorer(scorer), REFUSAL.name)
     index = prompts.index if isinstance(prompts, pd.DataFrame | pd.Series) else None
     rows = [scoring.fields(each) for each in scoring.classes(silent)]

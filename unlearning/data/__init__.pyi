@@ -8,7 +8,10 @@ from .prompts import read_prompts as read_prompts
 from .prompts import require_concepts as require_concepts
 from .records import Record as Record
 from .records import read_records as read_records
+from .records import require_characters as require_characters
 from .records import require_columns as require_columns
+from .records import require_scalars as require_scalars
+from .records import without_half_characters as without_half_characters
 from .records import write_records as write_records
 from .splits import SPLITS as SPLITS
 from .splits import near_duplicate_groups as near_duplicate_groups
@@ -28,8 +31,11 @@ __all__ = [
     "present_domains",
     "read_prompts",
     "read_records",
+    "require_characters",
     "require_columns",
     "require_concepts",
+    "require_scalars",
     "text_hash",
+    "without_half_characters",
     "write_records",
 ]

@@ -10,7 +10,6 @@ prompt with its matched benign prompt and keeps both in one split.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError, expected
-from unlearning.data.records import Record, numbered, read_records, require_columns
+from unlearning.data.records import (
+    Record,
+    is_empty,
+    numbered,
+    read_records,
+    require_characters,
+    require_columns,
+    require_scalars,
+)
 from unlearning.data.splits import SPLITS, assign_splits, text_hash
 
 if TYPE_CHECKING:
@@ -169,7 +176,12 @@ def controls(prompts: pd.DataFrame, split: str) -> Controls:
 def _checked(
     records: Sequence[Record], name: str, required_labels: Collection[str] = LABELS
 ) -> Sequence[Record]:
+    for record in records:
+        if isinstance(text := record.given.get("prompt"), str) and not text.strip():
+            raise InputError(f"{name}, {record.place}: the prompt is empty or no text")
     require_columns(records, ("prompt", "domain", "label"), name)
+    require_scalars(records, (*COLUMNS, "pair"), name)
+    require_characters(records, name)
     identifiers: dict[str, str] = {}
     for record in records:
         if problem := _problem(record.fields):
@@ -259,7 +271,7 @@ def _kind(row: Mapping[str, Any]) -> str | None:
 
 def _column(values: list[Any]) -> list[Any]:
     """Values of one extra column; mixed types become JSON text, because parquet needs one type."""
-    values = [None if isinstance(v, float) and math.isnan(v) else v for v in values]
+    values = [None if is_empty(value) else value for value in values]
     types = {type(value) for value in values if value is not None}
     if types <= {str} or types <= {bool} or types <= {int, float}:
         return values

@@ -13,6 +13,7 @@ import io
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,43 @@ from interp.errors import InputError
 from interp.store import atomic_write
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+LONGEST_FIELD = 2**31 - 1  # characters of a CSV field; Python's own limit is 131,072
 UTF8, WINDOWS = "utf-8-sig", "cp1252"  # the usual encodings of user files
 
 
 @dataclass(frozen=True)
 class Record:
-    """One row: its fields (``None`` where empty) and its place, such as ``"line 3"``."""
+    """One row of a file or table.
+
+    Attributes:
+        place: such as ``"line 3"``.
+        given: its fields as they were given.
+    """
 
     place: str
-    fields: dict[str, Any]
+    given: dict[str, Any]
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """The fields, ``None`` where they are empty: null, NaN and blank text are the same."""
+        return {name: None if is_empty(value) else value for name, value in self.given.items()}
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing: null, NaN (as pandas writes it), or blank text."""
+    if value is None or isinstance(value, str):
+        return not (value or "").strip()
+    if is_nested(value):
+        return False
+    try:
+        return bool(value != value)  # NaN and pandas's missing time alone differ from themselves
+    except TypeError:  # pandas's missing value, whose comparisons are neither true nor false
+        return True
+
+
+def is_nested(value: Any) -> bool:
+    """Whether a cell holds more than one value: a list, an object or an array."""
+    return isinstance(value, (list, tuple, dict, set)) or bool(getattr(value, "ndim", 0))
 
 
 def numbered(rows: Iterable[dict[str, Any]]) -> list[Record]:
@@ -72,6 +101,45 @@ def require_columns(records: Sequence[Record], columns: Collection[str], name: s
         for record in records:
             if record.fields.get(column) is None:
                 raise InputError(f'{name}, {record.place}: "{column}" is missing')
+
+
+def require_scalars(records: Sequence[Record], columns: Collection[str], name: str) -> None:
+    """Check that ``columns`` hold text, numbers or nothing.
+
+    Raises:
+        InputError: naming the first cell with a list or an object.
+    """
+    for record in records:
+        for column in columns:
+            value = record.fields.get(column)
+            if is_nested(value):
+                kind = "an object" if isinstance(value, dict) else "a list"
+                raise InputError(f'{name}, {record.place}: "{column}" is {kind}; expected text')
+
+
+def require_characters(records: Sequence[Record], name: str) -> None:
+    """Check that all text can be written and tokenized.
+
+    Raises:
+        InputError: naming the first cell with half of a surrogate pair, as is left of an emoji that
+            was cut in two.
+    """
+    for record in records:
+        for column, value in record.given.items():
+            nested = json.dumps(value, ensure_ascii=False, default=str)
+            try:
+                f"{column}{value if isinstance(value, str) else nested}".encode()
+            except UnicodeEncodeError as error:
+                half = ascii(error.object[error.start])[1:-1]
+                raise InputError(
+                    f'{name}, {record.place}: "{ascii(column)[1:-1]}" holds half of a character '
+                    f"({half}); write the whole character, or leave it out"
+                ) from None
+
+
+def without_half_characters(text: str) -> str:
+    """The text without halves of surrogate pairs, which no model reads."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore")
 
 
 def require_named(columns: Collection[str], found: Iterable[Any], name: str) -> None:
@@ -143,18 +211,34 @@ def _json_lines(text: str, path: Path) -> Iterator[Record]:
 
 
 def _csv(text: str, path: Path) -> Iterator[Record]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    limit = csv.field_size_limit(LONGEST_FIELD)
+    line = 1
     try:
-        for fields in reader:
-            place = f"line {reader.line_num}"
-            if None in fields:
+        while True:
+            line = reader.line_num + 1  # on which the row begins; text in quotes may have several
+            row = next(reader, None)
+            if row is None:
+                return
+            if not row:
+                continue
+            if header is None:
+                header = row
+                continue
+            if len(row) > len(header):
                 raise InputError(
-                    f"{path}, {place}: more fields than the header has columns; "
+                    f"{path}, line {line}: more fields than the header has columns; "
                     "put text that holds commas in double quotes"
                 )
-            yield Record(place, {key: value or None for key, value in fields.items()})
+            cells = zip(header, row, strict=False)  # a row may end early
+            fields = dict.fromkeys(header) | {name: cell or None for name, cell in cells}
+            yield Record(f"line {line}", fields)
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
+        reason = "a quote is not closed" if "unexpected end" in str(error) else error
+        raise InputError(f"{path}, line {line}: not valid CSV ({reason})") from error
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _parquet(path: Path) -> list[Record]:

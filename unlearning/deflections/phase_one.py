@@ -25,7 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
 from interp.model import LanguageModel
-from unlearning.data import Record, near_duplicate_groups, normalised, read_records, require_columns
+from unlearning.data import (
+    Record,
+    near_duplicate_groups,
+    normalised,
+    read_records,
+    require_characters,
+    require_columns,
+)
 from unlearning.generation import generate
 from unlearning.scoring import Scorer
 from unlearning.training import Example
@@ -169,7 +176,12 @@ def read_deflections(path: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     records = read_records(path)
+    for record in records:
+        texts = [record.given.get(name) for name in ("prompt", "response")]
+        if any(isinstance(text, str) and not text.strip() for text in texts):
+            raise InputError(f"{path}, {record.place}: expected text in both prompt and response")
     require_columns(records, ("prompt", "response"), str(path))
+    require_characters(records, str(path))
     rows = []
     for number, record in enumerate(records):
         prompt, response = (record.fields[name] for name in ("prompt", "response"))
