@@ -257,6 +257,8 @@ class ModelOptions:
 
 # Options with another name than the field of ``TrainingSettings``; files use the field's name.
 SETTINGS = {"trainable": "trained", "gradient_checkpointing": "activation_checkpointing"}
+# Options that are lists of names.
+LISTS = {"lora_targets", "lora_exclude"}
 
 
 @dataclass(frozen=True)
@@ -326,6 +328,22 @@ class TrainingOptions:
         ),
     ] = None
     lora_rank: LoraRank = 128
+    lora_targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar=COMMAS,
+            help="Modules of the layers that alone get adapters, by name, e.g. q_proj,mlp.experts "
+            "(default: every linear weight of the layers).",
+        ),
+    ] = None
+    lora_exclude: Annotated[
+        str | None,
+        typer.Option(
+            metavar=COMMAS,
+            help="Modules of the layers that get no adapter, by name, e.g. out_proj (default: only "
+            "those that cannot have one).",
+        ),
+    ] = None
     layer: Annotated[
         int | None,
         typer.Option(
@@ -364,6 +382,7 @@ class TrainingOptions:
         asked = {SETTINGS.get(name, name): value for name, value in vars(self).items()}
         shared = {one.name for one in fields(own)} & asked.keys() - {"retain_weight"}
         given = {name: asked[name] for name in shared if asked[name] is not None}
+        given |= {name: listed(given[name]) for name in LISTS & given.keys()}
         return replace(own, options=options, lora_alpha=float(self.lora_rank), **given)
 
 

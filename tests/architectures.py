@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "experts sampled in training": (
         "PhimoeConfig",
-        {**WIDTH, "num_local_experts": 4, "router_jitter_noise": 0.05, "input_jitter_noise": 0.05},
+        {**WIDTH, "num_local_experts": 4, "router_jitter_noise": 0.5, "input_jitter_noise": 0.1},
     ),
     "fused experts": ("MixtralConfig", {**WIDTH, "num_local_experts": 4}),
     "fused and shared experts": (

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
-from analyses.runs import Inputs, rotation_table, rotations, write_directions
+from analyses.runs import Inputs, rotation_table, rotations, update_config, write_directions
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
 from analyses.study.inputs import arm_inputs
@@ -26,6 +26,7 @@ from unlearning.scoring import Evaluation
 from unlearning.training import (
     Bounds,
     ForgettingCurve,
+    coverage_of,
     discard_all,
     newest_complete,
     parameters,
@@ -190,6 +191,10 @@ def train_arm(
         keep=lambda: parameters.save_parameters(lm, folder),
         bounds=Bounds(*plan.bounds),
     )
+    covered = coverage_of(lm)
+    context.progress.say(f"{arm.name}: {covered.line}")
+    if (folder / "config.json").is_file():
+        update_config(folder / "config.json", coverage=covered.to_json())
     training = folder / "training"  # checkpoints and tracker output
     if left := newest_complete(training):
         context.progress.say(f"{arm.name}: resuming from {left.name}")

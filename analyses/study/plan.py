@@ -76,7 +76,7 @@ class ArmPlan:
             }
             if training
             else None,
-            "training": asdict(training) if training else None,
+            "training": _settings(training) if training else None,
             "seed": training.seed if training else 0,
             "checkpoint": self.checkpoint,
             "control": self.control,
@@ -84,6 +84,11 @@ class ArmPlan:
             "stop_at": stop_at if training and not self.control else None,
             "selected": False,
         }
+
+
+def _settings(training: TrainingSettings) -> dict[str, Any]:
+    """Every setting; choices of modules are left out where there are none."""
+    return {name: value for name, value in asdict(training).items() if value != ()}
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,20 @@ from .hooks import undisturbed as undisturbed
 from .hooks import with_hidden as with_hidden
 from .hooks import writing as writing
 from .language_model import LanguageModel as LanguageModel
+from .linear_weights import PROBE as PROBE
+from .linear_weights import LinearWeight as LinearWeight
+from .linear_weights import linear_weights as linear_weights
 from .loading import check_source as check_source
 from .self_check import SelfCheck as SelfCheck
 from .thoughts import without_thoughts as without_thoughts
 
 __all__ = [
+    "PROBE",
     "Batch",
     "Chat",
     "Hidden",
     "LanguageModel",
+    "LinearWeight",
     "Point",
     "SelfCheck",
     "Tokens",
@@ -39,6 +44,7 @@ __all__ = [
     "in_fitting_batches",
     "in_order",
     "is_probing",
+    "linear_weights",
     "map_in_batches",
     "next_batch",
     "probing",

@@ -1,5 +1,8 @@
+from .adapters import adapter_inputs as adapter_inputs
 from .checkpoints import discard_all as discard_all
 from .checkpoints import newest_complete as newest_complete
+from .coverage import Coverage as Coverage
+from .coverage import coverage_of as coverage_of
 from .eval_mode import release as release
 from .forgetting import Bounds as Bounds
 from .forgetting import ForgettingCurve as ForgettingCurve
@@ -7,7 +10,6 @@ from .forgetting import is_scored as is_scored
 from .forgetting import target_rate as target_rate
 from .mixture import Example as Example
 from .mixture import Mixture as Mixture
-from .parameters import adapter_inputs as adapter_inputs
 from .reference import with_references as with_references
 from .settings import TrainingSettings as TrainingSettings
 from .trainer import prepare_in_place as prepare_in_place
@@ -15,11 +17,13 @@ from .trainer import unlearn_in_place as unlearn_in_place
 
 __all__ = [
     "Bounds",
+    "Coverage",
     "Example",
     "ForgettingCurve",
     "Mixture",
     "TrainingSettings",
     "adapter_inputs",
+    "coverage_of",
     "discard_all",
     "is_scored",
     "newest_complete",

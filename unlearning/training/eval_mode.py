@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from interp.errors import ModelError
-from interp.model import LanguageModel, undisturbed
+from interp.model import PROBE, LanguageModel, undisturbed
 
-PROBE = "Name three birds, and say where each of them lives."
 # Largest relative difference between logits of one model, by the dtype of its weights.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5}
 HALF = 0.05

@@ -7,63 +7,29 @@ The model is prepared in place. Full training needs float32 weights: in bfloat16
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from jaxtyping import Float
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
-
-from interp.model import LanguageModel
+from interp.model import LanguageModel, linear_weights
 from interp.store import atomic_folder
-
-
-def lora_in_place(lm: LanguageModel, *, rank: int, alpha: float, seed: int) -> LanguageModel:
-    """Adapters of ``rank`` on every linear module of the layers; the rest is frozen."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=int(alpha),
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        adapted = get_peft_model(lm.model, config)
-    return replace(lm, model=adapted)  # type: ignore[arg-type]
-
-
-def adapter_inputs(lm: LanguageModel) -> dict[str, Float[Tensor, "rank width"]]:
-    """(α/r)·A of every adapted module, by its name in the base model.
-
-    While B is 0, only B has a gradient in LoRA's space, and the input of B is this matrix times the
-    module's input.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    found = {}
-    for name, module in lm.model.named_modules():
-        if isinstance(module, LoraLayer):
-            [adapter] = module.lora_A
-            first: nn.Module = module.lora_A[adapter]
-            weight = first.get_parameter("weight").detach()
-            found[name.removeprefix("base_model.model.")] = module.scaling[adapter] * weight
-    return found
+from unlearning.training.adapters import FROZEN, UNREACHED, without_gradient
 
 
 def projections_in_place(lm: LanguageModel) -> LanguageModel:
-    """The attention and MLP projections of the layers; embeddings, norms and head are frozen.
+    """Every linear weight of the layers with its bias; embeddings, norms and head are frozen.
 
     All domains share the rows of the head and of the embedding, so training them would leak through
     tokens.
     """
     lm.model.float().requires_grad_(False)
-    for module in lm.layers.modules():
-        if isinstance(module, (nn.Linear, Conv1D)):
-            module.requires_grad_(True)
+    for weight in linear_weights(lm):
+        for parameter in (weight.value, weight.bias):
+            if parameter is not None:
+                parameter.requires_grad_(True)
+    weights = linear_weights(lm)
+    unreached = without_gradient(lm, weights, [weight.value for weight in weights])
+    for weight in unreached:
+        weight.module.requires_grad_(False)
+    lm.found_out[FROZEN] = dict.fromkeys(unreached, UNREACHED)
     return lm
 
 

@@ -28,6 +28,8 @@ class TrainingSettings:
         multiplier_rate: increase of a multiplier per step and unit of excess.
         trained: ``lora``, ``projections`` or ``all``.
         lora_rank, lora_alpha: of the adapters.
+        lora_targets, lora_exclude: names of modules that alone get adapters, or get none, such as
+            ``q_proj`` or ``mlp.experts``; by default every linear weight of the layers has one.
         layer: 0-based decoder layer; objectives on states read its output. None is a quarter of
             the depth.
         learning_rate: constant; AdamW without weight decay.
@@ -60,6 +62,8 @@ class TrainingSettings:
     trained: str = "lora"
     lora_rank: int = 128
     lora_alpha: float = 128
+    lora_targets: tuple[str, ...] = ()
+    lora_exclude: tuple[str, ...] = ()
     layer: int | None = None
     learning_rate: float = 5e-5
     adam_betas: tuple[float, float] = (0.9, 0.999)
@@ -80,6 +84,11 @@ class TrainingSettings:
         trained = ("lora", *parameters.PARAMETERS)
         if self.trained not in trained:
             raise InputError(f"trained is {self.trained!r}{expected(self.trained, trained)}")
+        if self.trained != "lora" and (self.lora_targets or self.lora_exclude):
+            raise InputError(
+                "--lora-targets and --lora-exclude choose adapters, and --trainable "
+                f"{self.trained} has none; give --trainable lora"
+            )
         positive = ["retain_ratio", "lora_rank", "batch_size", "max_steps"]
         positive += ["micro_batch_size"] if self.micro_batch_size is not None else []
         for name in positive:

@@ -21,6 +21,7 @@ from interp.errors import InputError, TrainingError
 from interp.model import LanguageModel
 from unlearning.losses import npo_weight, sequence_log_ratio
 from unlearning.training import parameters
+from unlearning.training.adapters import lora_in_place
 from unlearning.training.arguments import training_arguments
 from unlearning.training.checkpoints import (
     Checkpointing,
@@ -52,8 +53,13 @@ def prepare_in_place(lm: LanguageModel, settings: TrainingSettings) -> LanguageM
     """
     given = probe_logits(lm)
     if settings.trained == "lora":
-        lm = parameters.lora_in_place(
-            lm, rank=settings.lora_rank, alpha=settings.lora_alpha, seed=settings.seed
+        lm = lora_in_place(
+            lm,
+            rank=settings.lora_rank,
+            alpha=settings.lora_alpha,
+            seed=settings.seed,
+            targets=settings.lora_targets,
+            exclude=settings.lora_exclude,
         )
     else:
         lm = parameters.PARAMETERS[settings.trained](lm)

@@ -1,0 +1,159 @@
+"""The weights of the decoder layers that multiply activations, found by what they do.
+
+A module's class does not tell: experts are often one tensor of three dimensions, routers are
+parameters that a function multiplies by, and some subclasses of ``nn.Linear`` return more than the
+product. So one forward on a short prompt is traced, and a parameter is linear where a
+matrix product reads it (views and copies included). Convolutions, norms, embeddings and decay
+rates are not linear. An ``nn.Linear`` that this prompt did not reach, such as an expert that no
+token was sent to, is linear by its class.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.pytorch_utils import Conv1D
+
+from interp.model.hooks import undisturbed
+from interp.model.language_model import LanguageModel
+
+#: A prompt that is in no data, for checks of a model; long enough for attention in blocks.
+PROBE = (
+    "Name three birds, and say where each of them lives, what it eats in winter and in summer, how "
+    "it builds its nest, and whether it stays in one place all year or flies south when days grow "
+    "short. Answer in one sentence for each bird."
+)
+PRODUCT = re.compile(r"mm|matmul|linear|mv|einsum")
+COPIES = {"_to_copy", "clone", "contiguous", "index", "index_select", "_reshape_copy"}
+
+
+@dataclass(frozen=True)
+class LinearWeight:
+    """A weight that multiplies activations.
+
+    Attributes:
+        name: of the parameter in the model.
+        module: the module that holds it.
+        parameter: its name there.
+        is_plain: whether the module returns nothing but its input times the weight, plus a bias.
+        is_read: whether a product reads it on the short prompt.
+        is_called: whether its module's forward is called.
+    """
+
+    name: str
+    module: nn.Module
+    parameter: str
+    is_plain: bool
+    is_read: bool
+    is_called: bool
+
+    @property
+    def value(self) -> nn.Parameter:
+        return self.module.get_parameter(self.parameter)
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether it is read from outside its module."""
+        return self.is_read and not self.is_called
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """A plain module's bias."""
+        return getattr(self.module, "bias", None) if self.is_plain else None
+
+    @property
+    def place(self) -> str:
+        """Its module's path; for one of several parameters of a module, the parameter's path."""
+        return self.name.removesuffix(".weight")
+
+    @property
+    def reads_last(self) -> bool:
+        """Whether the last axis is the input's: (out, in) or (expert, out, in)."""
+        if isinstance(self.module, Conv1D):
+            return False
+        return self.value.ndim < 3 or not getattr(self.module, "is_transposed", False)
+
+
+def linear_weights(lm: LanguageModel) -> tuple[LinearWeight, ...]:
+    """Every weight of ``lm.layers`` that multiplies activations, in the order of the layers.
+
+    A tensor that several modules share is listed with each of them.
+    """
+    if "linear weights" not in lm.found_out:
+        lm.found_out["linear weights"] = tuple(_found(lm))
+    return lm.found_out["linear weights"]
+
+
+def _found(lm: LanguageModel) -> Iterator[LinearWeight]:
+    root = next(name for name, module in lm.model.named_modules() if module is lm.layers)
+    tokens = lm.chat.encode(PROBE)
+    spy, called = _Products(lm.layers), set()
+    with ExitStack() as stack:
+        for module in lm.layers.modules():
+            stack.enter_context(module.register_forward_hook(lambda m, *_: called.add(m)))
+        stack.enter_context(undisturbed(lm.model))
+        stack.enter_context(spy)
+        lm.logits(lm.chat.pad([tokens], lm.device), keep=1)
+    for path, module in lm.layers.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_linear = isinstance(module, nn.Linear | Conv1D) and name == "weight"
+            if id(parameter) in spy.multiplied or is_linear:
+                yield LinearWeight(
+                    f"{root}.{path}.{name}",
+                    module,
+                    name,
+                    is_linear and type(module).forward in (nn.Linear.forward, Conv1D.forward),
+                    id(parameter) in spy.multiplied,
+                    module in called,
+                )
+
+
+class _Products(TorchDispatchMode):
+    """Notes which parameters take part in matrix products, through views and copies.
+
+    Attributes:
+        multiplied: ids of the parameters.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.multiplied: set[int] = set()
+        self.owners: dict[int, int] = {}
+        self.storages: list[StorageWeakRef] = []  # while they live, no address is used again
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                self._own(parameter, id(parameter))
+
+    def __torch_dispatch__(
+        self, function: Any, _types: Any, arguments: Any = (), keywords: Any = None
+    ) -> Any:
+        result = function(*arguments, **(keywords or {}))
+        name = function.overloadpacket.__name__
+        for argument in arguments:
+            if isinstance(argument, Tensor) and (owner := self._owner(argument)) is not None:
+                if PRODUCT.search(name):
+                    self.multiplied.add(owner)
+                elif name in COPIES and isinstance(result, Tensor):
+                    self._own(result, owner)
+        return result
+
+    def _own(self, tensor: Tensor, owner: int) -> None:
+        storage = tensor.untyped_storage()
+        self.owners[storage._cdata] = owner
+        self.storages.append(StorageWeakRef(storage))
+
+    def _owner(self, tensor: Tensor) -> int | None:
+        try:
+            return self.owners.get(tensor.untyped_storage()._cdata)
+        except (
+            NotImplementedError,
+            RuntimeError,
+        ):  # tensors without a storage, such as sparse ones
+            return None
