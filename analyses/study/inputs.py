@@ -13,7 +13,7 @@ from analyses.study.context import Context
 from analyses.study.methods import METHODS
 from analyses.study.plan import ArmPlan, StudyPlan
 from interp.directions import ESTIMATORS
-from interp.model import LanguageModel
+from interp.model import LanguageModel, linear_weights
 from interp.sources import own_source
 from interp.store import content_key, read_json
 from unlearning.losses import FORGET, RETAIN
@@ -81,10 +81,20 @@ def arm_inputs(
         "model after": after.fingerprint() if after else None,
         "code of the objective or method": code,
     }
+    parameters = _parameters(context, arm)
+    if parameters:
+        parts["weights outside of linear modules"] = parameters
     old = None
-    if base.old_key and after is None and not _uncovered(code, plan):
+    if base.old_key and after is None and not (parameters or _uncovered(code, plan)):
         old = _old_key(context, base.old_key, arm, settings)
     return Inputs(ARM_STAGES, parts, old)
+
+
+def _parameters(context: Context, arm: ArmPlan) -> list[str]:
+    """Trained weights that no plain linear module holds; version 0.1 left most of them frozen."""
+    if arm.training is None or arm.training.trained == "all":
+        return []
+    return [weight.name for weight in linear_weights(context.reference) if not weight.is_plain]
 
 
 def _code(plan: StudyPlan) -> dict[str, Any]:
