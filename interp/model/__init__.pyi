@@ -20,9 +20,9 @@ from .hooks import undisturbed as undisturbed
 from .hooks import with_hidden as with_hidden
 from .hooks import writing as writing
 from .language_model import LanguageModel as LanguageModel
-from .linear_weights import PROBE as PROBE
-from .linear_weights import LinearWeight as LinearWeight
-from .linear_weights import linear_weights as linear_weights
+from .linear import PROBE as PROBE
+from .linear import LinearWeight as LinearWeight
+from .linear import linear_weights as linear_weights
 from .loading import check_source as check_source
 from .self_check import SelfCheck as SelfCheck
 from .thoughts import without_thoughts as without_thoughts

@@ -258,8 +258,7 @@ def _inject(lm: LanguageModel, config: LoraConfig, seed: int) -> LanguageModel:
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         adapted: Any = get_peft_model(lm.model, config)
-    path = lm.layers_path and f"base_model.model.{lm.layers_path}"
-    return replace(lm, model=adapted, layers_path=path)
+    return replace(lm, model=adapted)
 
 
 def _outside(lm: LanguageModel, targets: Targets) -> tuple[str, ...]:
