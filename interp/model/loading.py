@@ -35,26 +35,81 @@ def load_merged(
     source: str | Path, dtype: torch.dtype | str, options: Mapping[str, Any]
 ) -> tuple[Any, Any]:
     """The model and tokenizer at ``source``, with all adapters merged, stacked ones too."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from interp.model.adapters import adapter_base, merge_adapter
 
     folder = Path(source)
     if not (folder / "adapter_config.json").is_file():
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
-        return model, AutoTokenizer.from_pretrained(source, **options)
-
-    from peft import PeftModel
-
+        return _load_whole(source, dtype, options), load_tokenizer(source, options)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base = config["base_model_name_or_path"]
-    check_source(base)
+    base = adapter_base(folder)
     # The requested revision belongs to the adapter, not to its base.
-    model, tokenizer = load_merged(base, dtype, {**options, "revision": config.get("revision")})
-    model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    base_options = {**options, "revision": config.get("revision")}
+    try:
+        check_source(base)
+        model, tokenizer = load_merged(base, dtype, base_options)
+    except Exception as error:
+        why = error if isinstance(error, ModelError) else load_error(base, error)
+        raise ModelError(f"{source} is an adapter on {base}, which does not load: {why}") from error
+    model = merge_adapter(model, folder)
     # An adapter trained on top of this one names this folder as its base, not the original base.
     model.name_or_path = str(source)
     if (folder / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = load_tokenizer(source, options)
     return model, tokenizer
+
+
+def _load_whole(source: str | Path, dtype: torch.dtype | str, options: Mapping[str, Any]) -> Any:
+    """The model of full weights: a causal language model, or a multimodal one that is given text.
+
+    Transformers fills weights that the checkpoint lacks with random numbers. Such a model is not
+    used: the next class that fits the configuration is tried.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(source, **options)
+    fitting = [name for name in MODEL_CLASSES if _fits(getattr(transformers, name, None), config)]
+    missing: list[str] = []
+    for name in fitting or MODEL_CLASSES[:1]:
+        kind = getattr(transformers, name)
+        model, found = kind.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, **options
+        )
+        if not found["missing_keys"]:
+            return model
+        missing = missing or sorted(found["missing_keys"])
+    raise ModelError(
+        f"{source} lacks {len(missing)} weights of a causal LM ({missing[0]}, …), which would be "
+        "random; give a checkpoint with all weights and its language-model head"
+    )
+
+
+MODEL_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+
+
+def _fits(kind: Any, config: Any) -> bool:
+    own_code = getattr(config, "auto_map", None) or {}
+    return kind is not None and (type(config) in kind._model_mapping or kind.__name__ in own_code)
+
+
+def load_tokenizer(source: str | Path, options: Mapping[str, Any]) -> Any:
+    """The tokenizer, with the chat template that multimodal checkpoints keep with the processor."""
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    if not tokenizer.chat_template:
+        file = cached_file(
+            source,
+            "chat_template.json",
+            revision=options.get("revision"),
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if file is not None:
+            text = json.loads(Path(file).read_text(encoding="utf-8"))
+            tokenizer.chat_template = text.get("chat_template")
+    return tokenizer
 
 
 def load_error(source: str | Path, error: Exception) -> ModelError:
