@@ -124,13 +124,14 @@ def defaults_for(*models: str | None) -> Defaults:
 
 def lineage(source: str) -> Iterator[str]:
     """``source`` and, if it is an adapter's folder, its base models down to full weights."""
+    from interp.model import adapter_base
+
     seen: set[str] = set()
     while source not in seen:
         yield source
         seen.add(source)
-        adapter = Path(source) / "adapter_config.json"
-        if adapter.is_file():
-            source = str(read_json(adapter).get("base_model_name_or_path"))
+        if (Path(source) / "adapter_config.json").is_file():
+            source = adapter_base(Path(source))
 
 
 def require_model(source: str) -> None:

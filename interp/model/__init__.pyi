@@ -1,3 +1,5 @@
+from .adapters import adapter_base as adapter_base
+from .adapters import load_adapter_weights as load_adapter_weights
 from .batching import in_fitting_batches as in_fitting_batches
 from .batching import in_order as in_order
 from .batching import map_in_batches as map_in_batches
@@ -38,6 +40,7 @@ __all__ = [
     "SelfCheck",
     "Tokens",
     "active_edits",
+    "adapter_base",
     "check_source",
     "hidden_into",
     "hidden_of",
@@ -45,6 +48,7 @@ __all__ = [
     "in_order",
     "is_probing",
     "linear_weights",
+    "load_adapter_weights",
     "map_in_batches",
     "next_batch",
     "probing",

@@ -209,8 +209,14 @@ def usable_device(name: str | torch.device | None) -> torch.device:
     return device
 
 
+ADAPTED = "base_model.model."  # where PEFT puts the model
+
+
 def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
     """The decoder layers: the only outermost ModuleList with the config's number of layers.
+
+    If a multimodal model has several, it is the one in its text decoder. A model with an adapter
+    keeps the ``path`` that its layers have without it.
 
     Raises:
         ModelError: there is none or more than one (name it with ``path``), or none at ``path``.
@@ -219,7 +225,7 @@ def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
         # Inside an adapter, the model that the path belongs to is deeper.
         inner = getattr(model, "get_base_model", lambda: model)()
         try:
-            layers = inner.get_submodule(path)
+            layers = inner.get_submodule(path.removeprefix(ADAPTED))
         except AttributeError as error:
             raise ModelError(f"there is no module {path}: {error}; see named_modules()") from error
         if not isinstance(layers, nn.ModuleList):
@@ -231,6 +237,9 @@ def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
         inside_another = any(name.startswith(outer + ".") for outer in found)
         if isinstance(module, nn.ModuleList) and len(module) == count and not inside_another:
             found[name] = module
+    if len(found) > 1 and (decoder := getattr(model, "get_decoder", lambda: None)()) is not None:
+        inside = set(decoder.modules())
+        found = {name: module for name, module in found.items() if module in inside} or found
     if len(found) != 1:
         raise ModelError(
             f"expected one list of {count} decoder layers in {type(model).__name__}, "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from interp.model import LanguageModel, linear_weights
+from interp.model import LanguageModel, linear_weights, load_adapter_weights
 from interp.store import atomic_folder
 from unlearning.training.adapters import FROZEN, UNREACHED, without_gradient
 
@@ -51,6 +51,11 @@ def save_parameters(lm: LanguageModel, folder: Path) -> Path:
 
     is_adapter = isinstance(lm.model, PeftModel)
     target = folder / ("adapter" if is_adapter else "model")
+    if isinstance(lm.model, PeftModel):
+        for config in lm.model.peft_config.values():
+            base = config.base_model_name_or_path
+            if base and Path(base).is_dir():  # it is found from any working folder
+                config.base_model_name_or_path = str(Path(base).resolve())
     with atomic_folder(target) as made:
         lm.model.save_pretrained(made)
         if not is_adapter:
@@ -63,12 +68,10 @@ def restore_parameters(lm: LanguageModel, folder: Path) -> None:
 
     Merging would round: in bfloat16 a merged model differs slightly from the trained one.
     """
-    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-    from transformers import AutoModelForCausalLM
+    from peft import PeftModel
 
     if isinstance(lm.model, PeftModel):
-        weights = load_peft_weights(str(folder / "adapter"), device=str(lm.device))
-        set_peft_model_state_dict(lm.model, weights)
+        load_adapter_weights(lm.model, folder / "adapter")
     else:
-        saved = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=lm.model.dtype)
+        saved = type(lm.model).from_pretrained(folder / "model", dtype=lm.model.dtype)
         lm.model.load_state_dict(saved.state_dict())

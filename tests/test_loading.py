@@ -1,0 +1,194 @@
+"""A loaded model is the model that was saved: adapters on shared weights, multimodal models."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from interp.errors import ModelError
+from interp.model import LanguageModel
+from interp.model.language_model import find_layers
+from tests.checkpoints import build_tokenizer
+from tests.multimodal import save_multimodal
+
+Checkpoints = Callable[[str], Path]
+IDS = torch.arange(3, 20)[None]
+
+# Random models of four layers: of one, blocks share weights; PEFT drops an adapter of the other.
+SMALL = {
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "num_hidden_layers": 4,
+    "vocab_size": 2048,
+    "pad_token_id": 0,
+}
+SHARED_BLOCKS = (
+    "zamba2",
+    {"mamba_headdim": 12, "n_mamba_heads": 8, "mamba_d_state": 8, "chunk_size": 16,
+     "mamba_ngroups": 1, "layers_block_type": ["hybrid", "mamba"] * 2, "num_mem_blocks": 1,
+     "adapter_rank": 4, "attention_head_dim": 24, "num_key_value_heads": 4},
+)  # fmt: skip
+RENAMED_TENSORS = (
+    "laguna",
+    {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "sliding_window": 16,
+     "shared_expert_intermediate_size": 32, "layer_types": ["full_attention"] * 4,
+     "mlp_layer_types": ["dense", "sparse"] * 2, "num_attention_heads_per_layer": [4] * 4},
+)  # fmt: skip
+
+
+def save_random(kind: str, sizes: Mapping[str, Any], folder: Path) -> Path:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    known = AutoConfig.for_model(kind).to_dict()
+    given = {name: size for name, size in {**SMALL, **sizes}.items() if name in known}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **given)).save_pretrained(folder)
+    build_tokenizer("qwen2").save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def save_adapter(base: Path, folder: Path, **settings: Any) -> torch.Tensor:
+    """Writes a random adapter; returns the logits of the model with it."""
+    lm = LanguageModel.load(base)
+    adapted = get_peft_model(lm.model, LoraConfig(r=4, **settings))
+    generator = torch.Generator().manual_seed(0)
+    for weight in adapted.parameters():
+        if weight.requires_grad:
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    adapted.eval().save_pretrained(folder)
+    return adapted(input_ids=IDS).logits
+
+
+@torch.no_grad()
+def logits(lm: LanguageModel) -> torch.Tensor:
+    return lm.model(input_ids=IDS).logits
+
+
+@pytest.mark.parametrize(
+    "targets", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens", "q_proj"]]
+)
+def test_an_adapter_on_a_tied_weight_changes_its_own_side_alone(
+    targets: list[str], checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    wanted = save_adapter(checkpoint_of("qwen2"), tmp_path / "adapter", target_modules=targets)
+    lm = LanguageModel.load(tmp_path / "adapter")
+    torch.testing.assert_close(logits(lm), wanted, atol=1e-4, rtol=0)
+    # Saved as a plain model, it is still the same.
+    lm.model.save_pretrained(tmp_path / "merged")
+    lm.tokenizer.save_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(
+        logits(LanguageModel.load(tmp_path / "merged")), wanted, atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize("model", [SHARED_BLOCKS, RENAMED_TENSORS], ids=lambda one: one[0])
+def test_an_adapter_is_loaded_whole(model: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    base = save_random(*model, tmp_path / "base")
+    targets = "all-linear" if model is RENAMED_TENSORS else ["gate_up_proj", "q_proj", "down_proj"]
+    wanted = save_adapter(base, tmp_path / "adapter", target_modules=targets)
+    found = logits(LanguageModel.load(tmp_path / "adapter"))
+    assert (logits(LanguageModel.load(base)) - wanted).abs().max() > 1e-2
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
+def test_an_adapter_without_a_place_in_its_base_is_refused(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    save_adapter(checkpoint_of("qwen2"), tmp_path, target_modules=["q_proj"])
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = {name.replace("layers.2.", "layers.9."): one for name, one in load_file(file).items()}
+    save_file(tensors, file)
+    with pytest.raises(ModelError, match=r"2 of 8 tensors have no place there \(.*layers\.9\."):
+        LanguageModel.load(tmp_path)
+
+
+def test_a_merged_model_that_is_not_the_adapted_one_is_refused(
+    checkpoint_of: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_adapter(checkpoint_of("llama"), tmp_path, target_modules=["q_proj"])
+    merge = PeftModel.merge_and_unload
+
+    def merge_twice(self: Any) -> Any:
+        merged = merge(self)
+        merged.get_output_embeddings().weight.data.mul_(1.01)
+        return merged
+
+    monkeypatch.setattr(PeftModel, "merge_and_unload", merge_twice, raising=False)
+    with pytest.raises(ModelError, match=r"cannot be merged: a logit .* is off by 1\.0%"):
+        LanguageModel.load(tmp_path)
+
+
+def test_a_relative_base_is_found_from_other_folders(
+    checkpoint_of: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work" / "elsewhere").mkdir(parents=True)
+    shutil.copytree(checkpoint_of("qwen2"), tmp_path / "work" / "models" / "base")
+    monkeypatch.chdir(tmp_path / "work")
+    wanted = save_adapter(Path("models/base"), Path("runs/arm/adapter"), target_modules=["q_proj"])
+    adapter = tmp_path / "work" / "runs" / "arm" / "adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == (
+        os.path.join("models", "base")
+    )
+    monkeypatch.chdir(tmp_path / "work" / "elsewhere")
+    torch.testing.assert_close(logits(LanguageModel.load(adapter)), wanted, atol=1e-4, rtol=0)
+    shutil.move(adapter, tmp_path / "moved")
+    with pytest.raises(
+        ModelError, match=r"moved is an adapter on models.base, which does not load"
+    ):
+        LanguageModel.load(tmp_path / "moved")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint_of("llama"), tmp_path / "torn")
+    file = tmp_path / "torn" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["lm_head.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 weights of a causal LM \(lm_head.weight"):
+        LanguageModel.load(tmp_path / "torn")
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "mistral3", "llava", "gemma3"])
+def test_a_multimodal_checkpoint_is_a_text_model(kind: str, tmp_path: Path) -> None:
+    lm = LanguageModel.load(save_multimodal(kind, tmp_path))
+    assert (lm.n_layers, lm.d_model) == (3, 48)
+    assert lm.layers[0] in list(lm.model.get_decoder().modules())
+    rows = [lm.chat.encode(prompt) for prompt in ("Why?", "How do I bake bread without yeast?")]
+    with torch.no_grad():
+        together = lm.logits(lm.chat.pad(rows), keep=1)[:, -1]
+        for row, found in zip(rows, together, strict=True):
+            alone = lm.model(input_ids=torch.tensor([row.ids])).logits[0, -1]
+            torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
+
+
+def test_a_chat_template_of_the_processor_is_found(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint_of("gpt2"), tmp_path / "model")
+    template = "{{ 'Q: ' + messages[0]['content'] + ' A:' }}"
+    (tmp_path / "model" / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    lm = LanguageModel.load(tmp_path / "model")
+    assert lm.tokenizer.decode(list(lm.chat.encode("Why?").ids)) == "Q: Why? A:"
+    assert not lm.chat.is_fallback
+
+
+def test_a_layers_path_holds_under_an_adapter(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"), layers_path="model.layers")
+    adapted = get_peft_model(lm.model, LoraConfig(r=2, target_modules=["q_proj"]))
+    assert find_layers(adapted, "model.layers") is lm.layers
+    assert find_layers(adapted, "base_model.model.model.layers") is lm.layers
