@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, LoraModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from interp.errors import ModelError
@@ -119,14 +119,14 @@ def test_a_merged_model_that_is_not_the_adapted_one_is_refused(
     checkpoint_of: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_adapter(checkpoint_of("llama"), tmp_path, target_modules=["q_proj"])
-    merge = PeftModel.merge_and_unload
+    merge = LoraModel.merge_and_unload
 
-    def merge_twice(self: Any) -> Any:
+    def merge_badly(self: Any) -> Any:
         merged = merge(self)
         merged.get_output_embeddings().weight.data.mul_(1.01)
         return merged
 
-    monkeypatch.setattr(PeftModel, "merge_and_unload", merge_twice, raising=False)
+    monkeypatch.setattr(LoraModel, "merge_and_unload", merge_badly)
     with pytest.raises(ModelError, match=r"cannot be merged: a logit .* is off by 1\.0%"):
         LanguageModel.load(tmp_path)
 
