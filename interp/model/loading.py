@@ -94,7 +94,7 @@ def _fits(kind: Any, config: Any) -> bool:
 def load_tokenizer(source: str | Path, options: Mapping[str, Any]) -> Any:
     """The tokenizer, with the chat template that multimodal checkpoints keep with the processor."""
     from transformers import AutoTokenizer
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     tokenizer = AutoTokenizer.from_pretrained(source, **options)
     if not tokenizer.chat_template:
