@@ -114,7 +114,7 @@ def load_adapter_weights(adapted: Any, folder: Path) -> None:
 
 
 def _separate_shared(adapted: Any) -> None:
-    """Give every adapted layer weights of its own where modules without this adapter share them."""
+    """Give every adapted layer separate weights where modules without this adapter share them."""
     places: dict[int, set[str]] = {}
     for name, parameter in adapted.named_parameters(remove_duplicate=False):
         places.setdefault(id(parameter), set()).add(name)
