@@ -13,9 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interp.activations import collect, last_prompt_token
+from interp.activations import RESIDUAL_IN, RESIDUAL_OUT, collect, last_prompt_token
+from interp.activations.sites import RESIDUAL_MID
 from interp.errors import ModelError
-from interp.interventions import add
+from interp.interventions import ablate, add
+from interp.interventions.edits import ablating
+from interp.interventions.steering import intervene
 from interp.model import (
     LanguageModel,
     hidden_of,
@@ -371,3 +374,37 @@ def test_rows_share_a_batch_only_with_their_like() -> None:
     assert [len(rows[chosen[0]]) for chosen in batches] == sorted(
         (len(rows[chosen[0]]) for chosen in batches), reverse=True
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        # The layer multiplies what attention and MLP return before it adds it.
+        ("GraniteConfig", {"residual_multiplier": 0.3, "num_key_value_heads": 2}),
+        # Attention adds the stream inside its module.
+        ("BloomConfig", {}),
+        # Nothing in a layer is attention.
+        ("MambaConfig", {"state_size": 8}),
+    ],
+)
+def test_ablation_removes_a_direction_from_all_that_blocks_read_and_write(
+    config: str, settings: dict[str, Any]
+) -> None:
+    sizes = {"hidden_size": 48, "num_hidden_layers": 3}
+    if config != "MambaConfig":
+        sizes |= {"num_attention_heads": 4}
+    lm = random_model(config, {**sizes, **settings})
+    direction = random_direction(0, 48)
+    unit = (direction / direction.norm()).numpy()
+    with ablate(lm, direction):
+        states = collect(lm, PROMPTS, sites=[RESIDUAL_IN, RESIDUAL_OUT])
+        for site in (RESIDUAL_IN, RESIDUAL_OUT):
+            lengths = np.linalg.norm(states[site], axis=-1)
+            assert (np.abs(states[site] @ unit) / lengths).max() < 1e-5
+        logits = last_logits(lm)
+    assert (logits - last_logits(lm)).abs().max() > 1e-3
+    if config == "GraniteConfig":
+        # The same states, edited where each is read.
+        sites = [RESIDUAL_IN, RESIDUAL_MID, RESIDUAL_OUT]
+        with intervene(lm, ablating(direction), sites=sites):
+            torch.testing.assert_close(last_logits(lm), logits, atol=1e-6, rtol=1e-5)

@@ -9,6 +9,7 @@ from .sites import HEADS as HEADS
 from .sites import MLP_OUT as MLP_OUT
 from .sites import RESIDUAL_IN as RESIDUAL_IN
 from .sites import RESIDUAL_OUT as RESIDUAL_OUT
+from .sites import Block as Block
 from .sites import Site as Site
 from .sites import head_count as head_count
 from .sites import points as points
@@ -23,6 +24,7 @@ __all__ = [
     "RESIDUAL_IN",
     "RESIDUAL_OUT",
     "Activations",
+    "Block",
     "Columns",
     "Positions",
     "Site",

@@ -35,12 +35,16 @@ class Parts:
         residual_mid: the stream between attention and MLP; absent in layers where both read the
             layer's input (GPT-NeoX, Phi).
         attention_out, mlp_out: the output that each adds to the stream, after its norm if any.
+        attention_write, mlp_write: the same, also where the layer multiplies the output by a
+            constant before it adds it (Granite); both or none.
         heads: input of attention's output projection: the concatenated outputs of the heads.
     """
 
     residual_mid: Point | None = None
     attention_out: Point | None = None
     mlp_out: Point | None = None
+    attention_write: Point | None = None
+    mlp_write: Point | None = None
     heads: Point | None = None
 
 
@@ -139,11 +143,19 @@ def _parts(layer: _Call, softmax: bool) -> Parts:
     attention_adds = parallel or _equal(with_attention, _flat(middle))
     before = with_attention if parallel else _flat(middle)
     mlp_adds = _equal(before + _flat(fed), _flat(layer.made))
+    # In parallel layers there is only one sum to check.
+    attention_adds = attention_adds and (mlp_adds or not parallel)
+    writes = (attention_adds and mlp_adds) or (
+        not parallel
+        and _adds_multiple(layer.into, attended, middle)
+        and _adds_multiple(middle, fed, layer.made)
+    )
     return Parts(
         residual_mid=None if parallel else mid,
-        # In parallel layers there is only one sum to check.
-        attention_out=attention_out if attention_adds and (mlp_adds or not parallel) else None,
+        attention_out=attention_out if attention_adds else None,
         mlp_out=mlp_out if mlp_adds else None,
+        attention_write=attention_out if writes else None,
+        mlp_write=mlp_out if writes else None,
         heads=_before_projection(attention) if softmax else None,
     )
 
@@ -200,6 +212,15 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel()
+
+
+def _adds_multiple(before: Tensor, part: Tensor, after: Tensor) -> bool:
+    """Whether ``after`` is ``before`` and a multiple of ``part``."""
+    before, part, after = _flat(before), _flat(part), _flat(after)
+    if not before.shape == part.shape == after.shape or before.is_meta:
+        return before.shape == part.shape == after.shape
+    factor = ((after - before) * part).sum() / (part * part).sum()
+    return bool(factor.isfinite()) and _equal(before + factor * part, after)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

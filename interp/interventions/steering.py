@@ -30,23 +30,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import (
-    ATTENTION_OUT,
-    MLP_OUT,
-    RESIDUAL_IN,
-    RESIDUAL_OUT,
-    Columns,
-    Site,
-    points,
-    selecting,
-)
+from interp.activations import RESIDUAL_IN, RESIDUAL_OUT, Block, Columns, Site, points, selecting
 from interp.errors import InputError
 from interp.interventions import edits
 from interp.interventions.edits import Edit
-from interp.model import Hidden, LanguageModel, writing
+from interp.model import Hidden, LanguageModel, Point, writing
 
-# Edits at all of these also remove the direction from everything that a block writes.
-ALL_WRITES: tuple[Site, ...] = (RESIDUAL_IN, ATTENTION_OUT, MLP_OUT)
+
+def _first_write(block: Block) -> Point:
+    parts = block.parts
+    return parts.attention_write or parts.residual_mid or Point(block.layer, before=True)
+
+
+def _last_write(block: Block) -> Point:
+    return block.parts.mlp_write or Point(block.layer)
+
+
+# A projection at all of these acts on everything that a block reads and writes. Where attention and
+# MLP are no modules whose outputs are added to the stream, the same states are edited one step
+# later: what the MLP reads after attention has written, and the block's output. (A block in which
+# no trace finds attention and MLP is edited at its input and output.)
+ALL_WRITES: tuple[Site, ...] = (
+    RESIDUAL_IN,
+    Site("attention_write", _first_write),
+    Site("mlp_write", _last_write),
+)
 
 Array = Float[Tensor, "..."] | Float[np.ndarray, "..."]
 PerLayer = float | Sequence[float]
@@ -114,7 +122,8 @@ def ablate(
 
     This context manager does not change the weights; the end of the block removes the hooks. The
     default is Arditi et al.'s directional ablation (2024, arXiv 2406.11717, section 2.4): at the
-    input of every block, and at its attention and MLP output.
+    input of every block, and at its attention and MLP output. In a block in which a trace finds no
+    attention and MLP (Mamba), it is at the block's input and output.
 
     Args:
         lm: the model; it may be in training or have an adapter.
