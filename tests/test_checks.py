@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.activations import RESIDUAL_IN, RESIDUAL_OUT, collect, last_prompt_token
+from interp.activations.positions import mean_over
 from interp.activations.sites import RESIDUAL_MID
 from interp.errors import ModelError
 from interp.interventions import ablate, add
@@ -32,6 +33,8 @@ from tests.checkpoints import save_checkpoint
 from tests.more_families import MORE_FAMILIES, random_model
 from tests.patched_models import PROMPTS, last_logits, random_direction
 from unlearning.generation import generate
+from unlearning.losses import reference_log_probs, response_log_probs
+from unlearning.training.views import Supply
 
 Checkpoints = Callable[[str], Path]
 Fault = Callable[[Any], None]
@@ -408,3 +411,39 @@ def test_ablation_removes_a_direction_from_all_that_blocks_read_and_write(
         sites = [RESIDUAL_IN, RESIDUAL_MID, RESIDUAL_OUT]
         with intervene(lm, ablating(direction), sites=sites):
             torch.testing.assert_close(last_logits(lm), logits, atol=1e-6, rtol=1e-5)
+
+
+def test_training_reads_rows_that_must_not_share_a_forward_apart(llama: LanguageModel) -> None:
+    """Loss and gradient of a step are those of each row alone."""
+    lm = with_fault(llama, ignores_mask)
+    assert lm.checked.rows == "equal"
+    rows = [lm.chat.encode(prompt, "I will not." * (i + 1)) for i, prompt in enumerate(PROMPTS)]
+    order = [2, 0, 3, 1]
+    batch = lm.chat.pad([rows[i] for i in order])
+    wanted = torch.cat([reference_log_probs(lm, [rows[i]])[0] for i in order])
+    values, mask = response_log_probs(lm.model, lm.inputs(batch), batch.response_mask, lm.checked)
+    torch.testing.assert_close(values[mask].detach(), wanted, atol=2e-5, rtol=2e-5)
+    tensors = {**lm.inputs(batch), "response_mask": batch.response_mask}
+    tensors |= {
+        "group": torch.zeros(4, dtype=torch.long),
+        "preferred": torch.zeros(4, dtype=torch.bool),
+    }
+    tensors["reference"] = torch.zeros_like(values)
+    needs = [frozenset({"log_probs", "states", "mask"})]
+    supply = Supply(needs, layer="model.layers.1", check=lm.checked)
+    (view,) = supply.views(lm.model, tensors)
+    torch.testing.assert_close(view["log_probs"], values, atol=2e-5, rtol=2e-5)
+    # At the tokens that predict the response: from the prompt's last to the last but one.
+    for i, row in enumerate(order):
+        first = len(rows[row]) - int(mask[i].sum()) - 1
+        tokens = replace(rows[row], spans={"read": slice(first, len(rows[row]) - 1)})
+        states = collect(lm, [tokens], layers=[1], positions=mean_over("read")).states[0, 0]
+        own = view["states"][i, mask[i]].mean(dim=0).detach().numpy()
+        np.testing.assert_allclose(own, states, atol=2e-5, rtol=2e-4)
+    view["log_probs"].sum().backward()
+    found = lm.layers[1].mlp.down_proj.weight.grad.clone()
+    lm.model.zero_grad()
+    for row in rows:
+        one = lm.chat.pad([row])
+        response_log_probs(lm.model, lm.inputs(one), one.response_mask)[0].sum().backward()
+    torch.testing.assert_close(found, lm.layers[1].mlp.down_proj.weight.grad, atol=1e-4, rtol=1e-4)

@@ -175,7 +175,9 @@ class Evidence:
 
 def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
     batch = lm.chat.pad(rows, lm.device)
-    log_probs, _mask = response_log_probs(lm.model, lm.inputs(batch), batch.response_mask)
+    log_probs, _mask = response_log_probs(
+        lm.model, lm.inputs(batch), batch.response_mask, lm.checked
+    )
     return log_probs.sum(dim=-1)
 
 

@@ -9,6 +9,9 @@ from .chat import Chat as Chat
 from .chat import Tokens as Tokens
 from .checks import rounding_limit as rounding_limit
 from .checks import train_mode_difference as train_mode_difference
+from .forwards import in_parts as in_parts
+from .forwards import joined as joined
+from .forwards import logits_of_last as logits_of_last
 from .hooks import Hidden as Hidden
 from .hooks import Point as Point
 from .hooks import active_edits as active_edits
@@ -26,10 +29,12 @@ from .linear import PROBE as PROBE
 from .linear import LinearWeight as LinearWeight
 from .linear import linear_weights as linear_weights
 from .loading import check_source as check_source
+from .self_check import AS_EXPECTED as AS_EXPECTED
 from .self_check import SelfCheck as SelfCheck
 from .thoughts import without_thoughts as without_thoughts
 
 __all__ = [
+    "AS_EXPECTED",
     "PROBE",
     "Batch",
     "Chat",
@@ -46,9 +51,12 @@ __all__ = [
     "hidden_of",
     "in_fitting_batches",
     "in_order",
+    "in_parts",
     "is_probing",
+    "joined",
     "linear_weights",
     "load_adapter_weights",
+    "logits_of_last",
     "map_in_batches",
     "next_batch",
     "probing",

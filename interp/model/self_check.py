@@ -57,6 +57,10 @@ class SelfCheck:
             return [0] * len(lengths)
         return list(lengths) if kind == "equal" else list(range(len(lengths)))
 
+    def keeping(self, columns: int) -> dict[str, int]:
+        """The argument of the model's forward that asks for the last logits, where it can."""
+        return {"logits_to_keep": columns} if self.last_logits else {}
+
     def require_stream(self, name: str) -> None:
         """Raise :class:`ModelError` if the model has no residual stream that can be read."""
         if self.stream:
@@ -104,3 +108,7 @@ class SelfCheck:
         given = {name: value for name, value in values.items() if name != "schema"}
         sizes = {k: math.inf if v is None else v for k, v in given["differences"].items()}
         return cls(**{**given, "bypassed": tuple(given["bypassed"]), "differences": sizes})
+
+
+AS_EXPECTED = SelfCheck()
+"""The self-check of a model of which everything holds."""

@@ -13,7 +13,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.model import (
+    AS_EXPECTED,
+    LanguageModel,
+    SelfCheck,
+    Tokens,
+    logits_of_last,
+    map_in_batches,
+    undisturbed,
+)
 from interp.progress import Advance, silent
 
 # Elements of logits that are held in float32 at a time: 32 MB.
@@ -24,16 +32,20 @@ LARGEST_LOGITS = 2**29
 
 
 def response_logits(
-    model: nn.Module, inputs: Mapping[str, Tensor], response_mask: Bool[Tensor, "batch token"]
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    response_mask: Bool[Tensor, "batch token"],
+    check: SelfCheck = AS_EXPECTED,
 ) -> tuple[Float[Tensor, "batch kept vocab"], Bool[Tensor, "batch kept"]]:
     """Logits that predict the response tokens, and the mask of response positions.
 
     Rows are left-padded, so the responses are the last columns. The head runs on these only,
-    through ``model``'s forward (as wrapped for training, with soft caps and scales).
+    through ``model``'s forward (as wrapped for training, with soft caps and scales), unless the
+    model's self-check found that this changes results.
     """
     kept = response_width(response_mask)
     # The token at column t is predicted at column t − 1.
-    logits = model(**inputs, logits_to_keep=kept + 1, use_cache=False).logits[:, -kept - 1 : -1]
+    logits = logits_of_last(model, inputs, kept + 1, check)[:, :-1]
     return logits, response_mask[:, -kept:]
 
 
@@ -43,10 +55,13 @@ def response_width(response_mask: Bool[Tensor, "batch token"]) -> int:
 
 
 def response_log_probs(
-    model: nn.Module, inputs: Mapping[str, Tensor], response_mask: Bool[Tensor, "batch token"]
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    response_mask: Bool[Tensor, "batch token"],
+    check: SelfCheck = AS_EXPECTED,
 ) -> tuple[Float[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
     """Log-probability of every response token, in nats (0 elsewhere), and the response mask."""
-    logits, mask = response_logits(model, inputs, response_mask)
+    logits, mask = response_logits(model, inputs, response_mask, check)
     return token_log_probs(logits, inputs["input_ids"][:, -mask.shape[1] :], mask), mask
 
 
@@ -107,11 +122,7 @@ def forced_logits(
 ) -> tuple[
     Float[Tensor, "batch kept vocab"], Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]
 ]:
-    """Logits that predict the rows' response tokens, these tokens, and their mask; one forward.
-
-    Works for every family; :func:`response_logits` requests the last columns only, which some
-    families do not support.
-    """
+    """Logits that predict the rows' response tokens, these tokens, and their mask."""
     batch = lm.chat.pad(rows, lm.device)
     kept = response_width(batch.response_mask)
     first = batch.response_mask.shape[1] - kept

@@ -360,4 +360,5 @@ def _supply(lm: LanguageModel, settings: TrainingSettings, terms: Sequence[Term]
         else "",
         control,
         "position_ids" in lm.forward_options,
+        lm.checked,
     )

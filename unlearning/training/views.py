@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from interp.model import LanguageModel, reading, writing
+from interp.model import AS_EXPECTED, LanguageModel, SelfCheck, in_parts, joined, reading, writing
 from unlearning.losses import response_logits, response_width, token_log_probs
 
 View = Mapping[str, Tensor]
@@ -37,6 +37,7 @@ class Supply:
         layer: path of a layer, in the model and in the reference; ``states`` are its output.
         control: RMU's unit vector.
         takes_positions: whether the model's forward takes position ids.
+        check: the model's self-check, which says what rows may share a forward.
     """
 
     needs: Sequence[frozenset[str]]
@@ -44,6 +45,7 @@ class Supply:
     layer: str = ""
     control: Float[Tensor, " d_model"] | None = None
     takes_positions: bool = True
+    check: SelfCheck = AS_EXPECTED
 
     def views(self, model: nn.Module, batch: Mapping[str, Tensor]) -> list[View]:
         """One view per group; it is empty if the batch has no row of the group."""
@@ -72,6 +74,24 @@ class Supply:
         wanted: Collection[str],
     ) -> dict[str, Tensor]:
         kept = response_width(response_mask)
+        parts = {
+            rows: self._read_part(model, part, part.pop("response_mask"), wanted)
+            for rows, part in in_parts({**inputs, "response_mask": response_mask}, self.check)
+        }
+        names = next(iter(parts.values()))
+        return {
+            name: joined({rows: part[name] for rows, part in parts.items()}, kept) for name in names
+        }
+
+    def _read_part(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        response_mask: Bool[Tensor, "batch token"],
+        wanted: Collection[str],
+    ) -> dict[str, Tensor]:
+        """:meth:`_read` of rows that share a forward."""
+        kept = response_width(response_mask)
         found = {"mask": response_mask[:, -kept:]}
         states: list[Tensor] = []
         inner = model.module if isinstance(model, DistributedDataParallel) else model
@@ -80,12 +100,12 @@ class Supply:
                 layer = inner.get_submodule(self.layer)
                 stack.enter_context(reading([layer], lambda _, hidden: states.append(hidden)))
             if OF_OUTPUTS & set(wanted):
-                logits, mask = response_logits(model, inputs, response_mask)
+                logits, mask = response_logits(model, inputs, response_mask, self.check)
             else:
                 # DistributedDataParallel finds the used parameters from the output. It must be the
                 # state, or it would wait for gradients of the layers above it.
                 stack.enter_context(writing(inner, lambda _logits: states[0]))
-                model(**inputs, logits_to_keep=1, use_cache=False)
+                model(**inputs, **self.check.keeping(1), use_cache=False)
         if "log_probs" in wanted:
             targets = inputs["input_ids"][:, -kept:]
             found["log_probs"] = token_log_probs(logits, targets, mask)
