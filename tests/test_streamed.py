@@ -13,17 +13,12 @@ import torch
 from torch import Tensor
 
 from analyses.predict.gradients import Kernel, gradient_kernel, mean_gradients
-from analyses.predict.streamed import (
-    Side,
-    Traces,
-    pairwise,
-    products,
-    streamed_kernel,
-    through_weights,
-)
+from analyses.predict.streamed import streamed_kernel
+from analyses.predict.traces import Side, Traces, pairwise, products, through_weights
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 from interp.readout import log_odds
+from tests.architectures import tiny
 from unlearning.losses import response_log_probs
 from unlearning.training import TrainingSettings, adapter_inputs, prepare_in_place
 
@@ -88,6 +83,44 @@ def test_it_is_the_kernel_of_stored_gradients(
     same(streamed_kernel(lm, *sides(lm), groups=GROUPS, layers_at_once=3, batch_size=1), expected)
     assert trainable == {n for n, p in lm.model.named_parameters() if p.requires_grad}
     assert all(p.grad is None for p in lm.model.parameters())
+
+
+@pytest.mark.parametrize("trained", ["projections", "lora"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "fused and shared experts",
+        "transposed experts",
+        "experts sampled in training",
+        "modules that PEFT refuses",
+        pytest.param("shared blocks", marks=pytest.mark.slow),
+    ],
+)
+def test_it_is_exact_for_every_linear_weight(kind: str, trained: str) -> None:
+    """Also for those that no module multiplies by, that are never called, or called twice."""
+    lm = prepare_in_place(tiny(kind), TrainingSettings(trained=trained, lora_rank=2, lora_alpha=3))
+    first = adapter_inputs(lm)
+    expected = stored(lm, *sides(lm))
+    sketch = (lambda place, _: first[place]) if trained == "lora" else None
+    base = tiny(kind)
+    same(streamed_kernel(base, *sides(base), groups=GROUPS, sketch=sketch), expected)
+
+
+def test_a_weight_that_is_read_twice_is_noticed(checkpoint_of: Callable[[str], Path]) -> None:
+    """A module that also multiplies by its neighbour's weight: the neighbour's trace is not all."""
+
+    def borrowed() -> LanguageModel:
+        lm = LanguageModel.load(checkpoint_of("llama"))
+        for layer in lm.layers:
+            mlp = layer.mlp
+            hook = lambda _m, inputs, out, up=mlp.up_proj: out + 0.5 * inputs[0] @ up.weight.T  # noqa: E731
+            mlp.gate_proj.register_forward_hook(hook)
+        return lm
+
+    prepared = prepare_in_place(borrowed(), TrainingSettings(trained="projections"))
+    expected = stored(prepared, *sides(prepared))
+    lm = borrowed()
+    same(streamed_kernel(lm, *sides(lm), groups=GROUPS), expected)
 
 
 def test_both_ways_to_the_products_agree_and_a_bias_is_an_input_of_one() -> None:

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 
 from analyses.predict.gradients import GROUPS, Gradients, Kernel, mean_gradients, residual_gradients
-from analyses.predict.streamed import Side, Sketch, streamed_kernel
+from analyses.predict.streamed import Sketch, streamed_kernel
+from analyses.predict.traces import Side
 from analyses.runs import BASE, RunRecord
 from analyses.study import read_prefixes
 from interp.activations import collect
@@ -130,7 +131,7 @@ class Evidence:
         first = adapter_inputs(self.untrained)
         if not first:
             raise InputError("training would not use adapters; give --kernel weights")
-        return self._streamed(lambda name, width: first.get(name, torch.zeros(1, width)))
+        return self._streamed(lambda place, _width: first[place])
 
     def _streamed(self, sketch: Sketch | None) -> Kernel:
         return streamed_kernel(

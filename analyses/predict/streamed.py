@@ -1,10 +1,7 @@
-r"""Kernels over all weights of the projections, without storing weight gradients.
+r"""Kernels over all linear weights of the layers, without storing most weight gradients.
 
-A linear module's gradient is a sum over tokens of (gradient at its output) × (its input), so that
-
-    ⟨∇_W f_a, ∇_W m_b⟩ = Σ_ij ⟨h_i, h_j⟩⟨g_i, g_j⟩        i a token of a's rows, j one of b's
-
-exactly; a bias adds ⟨g_i, g_j⟩. Memory holds the inputs h and output gradients g of a few decoder
+Products of gradients come from traces of the modules' inputs and output gradients
+(:mod:`analyses.predict.traces`). Memory holds the inputs h and output gradients g of a few decoder
 layers at a time. The rows pass through the model once per such block of layers, and the layers
 below it build no graph. Memory is (bytes of a number) × tokens × Σ (d_in + d_out)
 over the layers' modules:
@@ -12,6 +9,10 @@ a 7B model takes 160 kB per token and layer in bfloat16, so 16 GB for 100,000 to
 gradients of all weights would take 26 GB for every domain and group. Where there are more tokens
 than weights, separate sums over i and over j are cheaper: each module's gradients are formed and
 then dropped.
+
+Weights whose product no module shows (fused experts, for instance) have no traces. Their gradients
+come from autograd and are stored, of a few layers at a time: (domains × groups × weights) numbers.
+Every trace is compared with autograd on one row first; where they differ, the gradient is stored.
 
 LoRA's gradient at its start, where B = 0, is that of B alone: (α/r) g (A h)ᵀ. ``sketch`` gives A
 for each module, and K is then the kernel in LoRA's space. As A's entries are independent with
@@ -23,60 +24,23 @@ P is the identity, because Adam's diagonal needs the gradient of each weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from analyses.predict.gradients import GROUPS, Kernel, Scalar
-from interp.errors import InputError
-from interp.model import (
-    LanguageModel,
-    Point,
-    Tokens,
-    hidden_into,
-    hidden_of,
-    in_fitting_batches,
-    writing,
-)
+from analyses.predict.gradients import GROUPS, Kernel
+from analyses.predict.passes import Block, disagreeing, gather
+from analyses.predict.traces import Side, Traces, products
+from interp.errors import InputError, ModelError
+from interp.model import LanguageModel, LinearWeight, linear_weights
 from interp.progress import Advance, silent
 
-#: A's columns for a module: (name, its input's width) → (rank, width).
-Sketch = Callable[[str, int], Float[Tensor, "rank width"]]
-
-
-@dataclass(frozen=True)
-class Side:
-    """Rows of every domain, and the scalar whose mean over them is differentiated."""
-
-    rows: Mapping[str, Sequence[Tokens]]
-    scalar: Scalar
-
-
-@dataclass(frozen=True)
-class Traces:
-    """Inputs and output gradients of one module for one side; one row per relevant token.
-
-    ``unit`` numbers the domain and group that a token belongs to.
-    """
-
-    inputs: Float[Tensor, "token width"]
-    gradients: Float[Tensor, "token out"]
-    unit: Int[Tensor, " token"]
-
-    def with_bias(self) -> Traces:
-        """The same with a constant input of 1, whose weight is the bias."""
-        one = self.inputs.new_ones(len(self.inputs), 1)
-        return replace(self, inputs=torch.cat([self.inputs, one], dim=1))
-
-    def sketched(self, matrix: Float[Tensor, "rank width"]) -> Traces:
-        """The same with inputs multiplied by LoRA's A."""
-        return replace(self, inputs=self.inputs.float() @ matrix.to(self.inputs.device).float().T)
+#: LoRA's A for a weight: (its place, its input's width) → (rank, width), or one for each expert.
+Sketch = Callable[[str, int], Float[Tensor, "*expert rank width"]]
 
 
 def streamed_kernel(
@@ -90,7 +54,7 @@ def streamed_kernel(
     sketch: Sketch | None = None,
     progress: Advance = silent,
 ) -> Kernel:
-    """⟨∇f_a, ∇g_b⟩ over the projections of all layers, from rows of different groups.
+    """⟨∇f_a, ∇g_b⟩ over the linear weights of all layers, from rows of different groups.
 
     Args:
         lm: the base model; its parameters' ``requires_grad`` is restored at the end.
@@ -98,11 +62,12 @@ def streamed_kernel(
         groups: number of groups of each domain's rows; products use different groups.
         batch_size: rows in one forward, halved when memory runs out.
         layers_at_once: decoder layers whose inputs and gradients are held together.
-        sketch: LoRA's A, scaled by α/r, for each module, without biases. None takes all weights.
+        sketch: LoRA's A, scaled by α/r, for each weight, without biases. None takes all weights.
         progress: called with the number of finished layers.
 
     Raises:
         InputError: a domain has fewer rows than groups, or there are fewer than three groups.
+        ModelError: modules share a weight, each with its own adapter, and traces are not exact.
     """
     for side in (sources, targets):
         for domain, rows in side.rows.items():
@@ -114,141 +79,120 @@ def streamed_kernel(
     found = np.zeros(units)
     training = lm.model.training
     lm.model.eval()
-    names = {module: name for name, module in lm.model.named_modules()}
+    by_layer = _tensors_by_layer(lm)
     with _frozen(lm.model):
         for start in range(0, lm.n_layers, layers_at_once):
-            layers = list(lm.layers)[start : start + layers_at_once]
-            modules = [m for layer in layers for m in layer.modules() if _is_projection(m)]
-            left, right = (
-                _traces(lm, side, layers[0], modules, groups, batch_size)
-                for side in (sources, targets)
+            tensors = [one for layer in by_layer[start : start + layers_at_once] for one in layer]
+            block, stored = _block(
+                lm, targets, lm.layers[start], tensors, sketched=sketch is not None
             )
-            for module, *seen in zip(modules, left, right, strict=True):
-                if sketch is None:
-                    a, b = (traces.with_bias() if module.bias is not None else traces
-                            for traces in seen)  # fmt: skip
-                else:
-                    matrix = sketch(names[module], seen[0].inputs.shape[1])
-                    a, b = (traces.sketched(matrix) for traces in seen)
-                found += products(a, b, units)
-            progress(len(layers))
+            left, right = (
+                gather(lm, side, block, groups, batch_size) for side in (sources, targets)
+            )
+            found += _of_traces(block, left[0], right[0], units, sketch)
+            found += _of_stored(stored, left[1], right[1], sketch)
+            progress(min(layers_at_once, lm.n_layers - start))
     lm.model.train(training)
     split = found.reshape(len(sources.rows), groups, len(targets.rows), groups)
     return Kernel.from_products(split.transpose(1, 3, 0, 2))
 
 
-def _is_projection(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, Conv1D))
-
-
-def _traces(
-    lm: LanguageModel,
-    side: Side,
-    first_layer: nn.Module,
-    modules: Sequence[nn.Module],
-    groups: int,
-    batch_size: int,
-) -> list[Traces]:
-    """Every module's inputs and output gradients over the rows of a side."""
-    found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in modules]
-    for number, rows in enumerate(side.rows.values()):
-        for group in range(groups):
-            chosen = rows[group::groups]
-
-            def one(batch: list[int], chosen: Sequence[Tokens] = chosen) -> list[list]:
-                return _batch(lm, [chosen[i] for i in batch], side.scalar, first_layer, modules)
-
-            for _batch_rows, each in in_fitting_batches(
-                chosen, batch_size, one, lm.together(chosen)
-            ):
-                for kept, calls in zip(found, each, strict=True):
-                    for inputs, gradients in calls:
-                        unit = torch.full(
-                            (len(inputs),), number * groups + group, device=inputs.device
-                        )
-                        kept.append((inputs, gradients / len(chosen), unit))
-    traces = []
-    while found:  # free a module's pieces once they are joined
-        traces.append(Traces(*(torch.cat(part) for part in zip(*found.pop(0), strict=True))))
-    return traces
-
-
-def _batch(
-    lm: LanguageModel,
-    rows: Sequence[Tokens],
-    scalar: Scalar,
-    first_layer: nn.Module,
-    modules: Sequence[nn.Module],
-) -> list[list[tuple[Tensor, Tensor]]]:
-    """For each module and each time it ran: inputs and gradients of the tokens that matter."""
-    seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in modules]
-
-    def keep(number: int) -> Callable[..., None]:
-        def act(_module: nn.Module, inputs: tuple, keywords: dict, output: object) -> None:
-            seen[number].append((hidden_into(inputs, keywords).detach(), hidden_of(output)))
-
-        return act
-
-    handles = [m.register_forward_hook(keep(i), with_kwargs=True) for i, m in enumerate(modules)]
-    try:
-        # The graph begins here: the layers below build none.
-        with writing(Point(first_layer, before=True), lambda h: h.detach().requires_grad_()):
-            values = scalar(lm, rows)
-    finally:
-        for handle in handles:
-            handle.remove()
-    outputs = [output for calls in seen for _, output in calls]
-    gradients = iter(torch.autograd.grad(values.sum(), outputs, allow_unused=True))
-    found = []
-    for calls in seen:
-        kept = []
-        for inputs, _output in calls:
-            gradient = next(gradients)
-            if gradient is None:
-                continue
-            flat = gradient.flatten(0, -2)
-            matters = (flat != 0).any(dim=-1)  # not padding, reached by attention
-            kept.append((inputs.flatten(0, -2)[matters], flat[matters].to(inputs.dtype)))
-        found.append(kept)
+def _tensors_by_layer(lm: LanguageModel) -> list[list[tuple[LinearWeight, ...]]]:
+    """For each layer the tensors that it is the first to hold, each with all its weights."""
+    first: dict[nn.Module, int] = {}
+    for number, layer in enumerate(lm.layers):
+        for module in layer.modules():
+            first.setdefault(module, number)
+    tensors: dict[int, list[LinearWeight]] = {}
+    for weight in linear_weights(lm):
+        tensors.setdefault(id(weight.value), []).append(weight)
+    found: list[list[tuple[LinearWeight, ...]]] = [[] for _ in lm.layers]
+    for weights in tensors.values():
+        found[min(first[weight.module] for weight in weights)].append(tuple(weights))
     return found
 
 
-def products(a: Traces, b: Traces, units: tuple[int, int]) -> Float[np.ndarray, "unit_a unit_b"]:
-    """Σ ⟨h_i, h_j⟩⟨g_i, g_j⟩ by the units of i and j, computed the cheaper way."""
-    weights = a.inputs.shape[1] * a.gradients.shape[1]
-    by_pairs = len(a.inputs) * len(b.inputs) * (a.inputs.shape[1] + a.gradients.shape[1])
-    by_weights = (len(a.inputs) + len(b.inputs) + units[0] * units[1]) * weights
-    return (pairwise if by_pairs < by_weights else through_weights)(a, b, units)
-
-
-def pairwise(a: Traces, b: Traces, units: tuple[int, int]) -> Float[np.ndarray, "unit_a unit_b"]:
-    """:func:`products` from pairs of tokens, without a tensor of a weight's shape."""
-    found = torch.zeros(units, dtype=torch.float64, device=a.inputs.device)
-    inputs, gradients = b.inputs.float(), b.gradients.float()
-    for unit in range(units[0]):
-        mine = a.unit == unit
-        near = (a.inputs[mine].float() @ inputs.T) * (a.gradients[mine].float() @ gradients.T)
-        found[unit].index_add_(0, b.unit, near.sum(dim=0).double())
-    return found.cpu().numpy()
-
-
-def through_weights(
-    a: Traces, b: Traces, units: tuple[int, int]
-) -> Float[np.ndarray, "unit_a unit_b"]:
-    """:func:`products` from one module's gradients: all of b's at once, a's one by one."""
-    shape = b.gradients.shape[1], b.inputs.shape[1]
-    right = torch.empty(units[1], *shape, device=b.inputs.device)
-    for unit in range(units[1]):
-        right[unit] = _weight_gradient(b, unit)
-    found = [
-        torch.einsum("uoi,oi->u", right, _weight_gradient(a, unit)) for unit in range(units[0])
+def _block(
+    lm: LanguageModel,
+    side: Side,
+    first: nn.Module,
+    tensors: Sequence[tuple[LinearWeight, ...]],
+    *,
+    sketched: bool,
+) -> tuple[Block, list[LinearWeight]]:
+    """What is traced and what is stored, and the weight of each stored parameter."""
+    traceable = [
+        weights
+        for weights in tensors
+        if all(one.is_plain or not one.value.is_floating_point() for one in weights)
     ]
-    return torch.stack(found).double().cpu().numpy()
+    block = Block(first, [weight for weights in traceable for weight in weights], [])
+    wrong = disagreeing(lm, side, block, traceable) if traceable else []
+    exact = [weights for weights in traceable if weights not in wrong]
+    stored = [weights for weights in tensors if weights not in exact]
+    if sketched and any(len(weights) > 1 for weights in stored):
+        names = ", ".join(weights[0].place for weights in stored if len(weights) > 1)
+        raise ModelError(
+            f"several modules of {lm.name} share a weight ({names}), and the gradients of their "
+            "adapters cannot be told from one another; give --kernel trainable"
+        )
+    owners = [weights[0] for weights in stored]
+    biased = [] if sketched else [weight for weight in owners if weight.bias is not None]
+    parameters = [weight.value for weight in owners]
+    parameters += [weight.bias for weight in biased if weight.bias is not None]
+    traced = [weight for weights in exact for weight in weights]
+    return Block(first, traced, parameters), [*owners, *biased]
 
 
-def _weight_gradient(traces: Traces, unit: int) -> Float[Tensor, "out width"]:
-    mine = traces.unit == unit
-    return traces.gradients[mine].float().T @ traces.inputs[mine].float()
+def _of_traces(
+    block: Block,
+    left: Sequence[Traces | None],
+    right: Sequence[Traces | None],
+    units: tuple[int, int],
+    sketch: Sketch | None,
+) -> Float[np.ndarray, "unit_a unit_b"]:
+    """The traced weights' part of the products; modules that share a tensor add up first."""
+    found = np.zeros(units)
+    sides: dict[object, list[list[Traces]]] = {}
+    for weight, *seen in zip(block.traced, left, right, strict=True):
+        ran = [traces for traces in seen if traces is not None]
+        matrix = sketch(weight.place, ran[0].inputs.shape[1]) if sketch and ran else None
+        # Each module has its own adapter, also where several share the weight.
+        parts = sides.setdefault(id(weight.value) if sketch is None else weight, [[], []])
+        for part, traces in zip(parts, seen, strict=True):
+            if traces is None:
+                continue
+            if matrix is not None:
+                traces = traces.sketched(matrix)
+            elif weight.bias is not None:
+                traces = traces.with_bias()
+            part.append(traces)
+    for a, b in sides.values():
+        if a and b:
+            found += products(Traces.joined(a), Traces.joined(b), units)
+    return found
+
+
+def _of_stored(
+    weights: Sequence[LinearWeight],
+    left: Sequence[Tensor],
+    right: Sequence[Tensor],
+    sketch: Sketch | None,
+) -> Float[np.ndarray, "unit_a unit_b"] | float:
+    """The stored gradients' part of the products."""
+    found: np.ndarray | float = 0.0
+    for weight, *seen in zip(weights, left, right, strict=True):
+        if sketch is None:
+            a, b = (gradient.flatten(1) for gradient in seen)
+        else:
+            width = weight.value.shape[-1 if weight.reads_last else -2]
+            matrix = sketch(weight.place, width).to(seen[0])
+            a, b = (
+                (gradient @ matrix.mT if weight.reads_last else matrix @ gradient).flatten(1)
+                for gradient in seen
+            )
+        found = found + torch.stack([(b @ one).double() for one in a]).cpu().numpy()
+    return found
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 A module's class does not tell: experts are often one tensor of three dimensions, routers are
 parameters that a function multiplies by, and some subclasses of ``nn.Linear`` return more than the
-product. So one forward on a short prompt is traced, and a parameter is linear where a
-matrix product reads it (views and copies included). Convolutions, norms, embeddings and decay
+product, or another number. So one forward on a short prompt is traced: a parameter is linear if a
+matrix product reads it, through views and copies too. Convolutions, norms, embeddings and decay
 rates are not linear. An ``nn.Linear`` that this prompt did not reach, such as an expert that no
 token was sent to, is linear by its class.
 """
@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,6 +31,7 @@ PROBE = (
     "it builds its nest, and whether it stays in one place all year or flies south when days grow "
     "short. Answer in one sentence for each bird."
 )
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRODUCT = re.compile(r"mm|matmul|linear|mv|einsum")
 COPIES = {"_to_copy", "clone", "contiguous", "index", "index_select", "_reshape_copy"}
 
@@ -94,10 +96,15 @@ def linear_weights(lm: LanguageModel) -> tuple[LinearWeight, ...]:
 def _found(lm: LanguageModel) -> Iterator[LinearWeight]:
     root = next(name for name, module in lm.model.named_modules() if module is lm.layers)
     tokens = lm.chat.encode(PROBE)
-    spy, called = _Products(lm.layers), set()
+    spy = _Products(lm.layers)
+    called: dict[nn.Module, bool] = {}
+
+    def note(module: nn.Module, inputs: tuple, keywords: dict[str, Any], output: Any) -> None:
+        called[module] = called.get(module, True) and _is_product(module, inputs, keywords, output)
+
     with ExitStack() as stack:
         for module in lm.layers.modules():
-            stack.enter_context(module.register_forward_hook(lambda m, *_: called.add(m)))
+            stack.enter_context(module.register_forward_hook(note, with_kwargs=True))
         stack.enter_context(undisturbed(lm.model))
         stack.enter_context(spy)
         lm.logits(lm.chat.pad([tokens], lm.device), keep=1)
@@ -105,14 +112,32 @@ def _found(lm: LanguageModel) -> Iterator[LinearWeight]:
         for name, parameter in module.named_parameters(recurse=False):
             is_linear = isinstance(module, nn.Linear | Conv1D) and name == "weight"
             if id(parameter) in spy.multiplied or is_linear:
+                plain_class = type(module).forward in (nn.Linear.forward, Conv1D.forward)
                 yield LinearWeight(
                     f"{root}.{path}.{name}",
                     module,
                     name,
-                    is_linear and type(module).forward in (nn.Linear.forward, Conv1D.forward),
+                    is_linear and called.get(module, plain_class),
                     id(parameter) in spy.multiplied,
                     module in called,
                 )
+
+
+def _is_product(module: nn.Module, inputs: tuple, keywords: dict[str, Any], output: Any) -> bool:
+    """Whether a linear module's output is its input times the weight, plus the bias."""
+    if not isinstance(module, nn.Linear | Conv1D) or not isinstance(output, Tensor):
+        return False
+    if module.weight.dtype not in FLOATS:  # quantized
+        return True
+    states = inputs[0] if inputs else next(iter(keywords.values()))
+    weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+    if states.shape[-1] != weight.shape[1]:
+        return False
+    wanted = nn.functional.linear(states.to(weight), weight, module.bias)
+    if wanted.shape != output.shape:
+        return False
+    error = (wanted.float() - output.float()).norm()
+    return bool(error <= torch.finfo(weight.dtype).eps ** 0.5 * wanted.float().norm())
 
 
 class _Products(TorchDispatchMode):
