@@ -209,8 +209,8 @@ def calls_one_layer_twice(model: Any) -> None:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (streams(4), r"output has shape \(4, 1, 5, 64\), expected \(batch, token, d_model\)"),
-        (wide_stream, r"output has shape \(1, 5, 256\), expected"),
+        (streams(4), r"output has shape \(4, 1, 24, 64\), expected \(batch, token, d_model\)"),
+        (wide_stream, r"output has shape \(1, 24, 256\), expected"),
         (mixes_tokens_at("model.embed_tokens"), "before layer 0, so the 4 layers found are not"),
         (mixes_tokens_at("model.norm"), "output of layer 3 does not determine the logits"),
         (changes_between_layers, "the output of layer 1 is not the input of layer 2"),
@@ -352,7 +352,7 @@ def test_a_check_runs_once_for_the_same_weights_and_code(
 def test_a_model_that_does_not_fit_its_tokenizer_is_refused(llama: LanguageModel) -> None:
     small = copy.deepcopy(llama.model)
     small.set_input_embeddings(nn.Embedding(40, 64))
-    with pytest.raises(ModelError, match="does not run on a prompt of 5 tokens"):
+    with pytest.raises(ModelError, match="does not run on a prompt of 24 tokens"):
         _ = replace(llama, model=small).checked
 
 

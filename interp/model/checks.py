@@ -44,7 +44,8 @@ from interp.model.self_check import Rows, SelfCheck
 if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
 
-SHORT, LONG, STEPS = 5, 12, 3  # tokens
+# Long enough for the sparse attention of small models to leave tokens out for padding.
+SHORT, LONG, STEPS = 24, 70, 3  # tokens
 NOISE = 8.0
 
 Ids = tuple[int, ...]
@@ -381,7 +382,9 @@ def _some_prompts(lm: LanguageModel) -> tuple[Ids, Ids, Ids]:
     config = lm.model.config.get_text_config(decoder=True)
     vocabulary = min(len(lm.tokenizer), int(getattr(config, "vocab_size", len(lm.tokenizer))))
     ordinary = [i for i in range(vocabulary) if i not in special] or list(range(vocabulary))
-    count = 2 * SHORT + LONG
+    most = getattr(config, "max_position_embeddings", None) or LONG + STEPS
+    long = max(SHORT + 1, min(LONG, most - STEPS))
+    count = 2 * SHORT + long
     chosen = [ordinary[(i * len(ordinary)) // count] for i in range(count)]
     # Neighbours in a vocabulary are alike (bytes, then short words), so mix them.
     mixed = [chosen[(7 * i) % count] for i in range(count)]
