@@ -53,12 +53,18 @@ def exists(
     return np.where(there, squared, 1.0), there
 
 
-def angle_degrees(products: InnerProducts, confidence: Confidence) -> Estimates:
+def angle_degrees(
+    products: InnerProducts, confidence: Confidence, *, refitted: bool = False
+) -> Estimates:
     """Angle in degrees; undefined where either direction does not exist.
 
     Args:
         products: ⟨v, v⟩, ⟨w, w⟩ and ⟨v, w⟩ as the first three products.
         confidence: level and number of prompts.
+        refitted: the directions are not mean differences. Influences on a refitted direction have a
+            flatter spectrum than its noise, so noise times noise is estimated too small. For
+            parallel directions half of the squared influences estimates it too, because there the
+            difference of the directions is only noise. The larger of the two is used.
 
     Returns:
         The null band is the range of values that two *parallel* directions with this noise give: 0
@@ -84,16 +90,23 @@ def angle_degrees(products: InnerProducts, confidence: Confidence) -> Estimates:
     across = np.maximum((1 - clipped**2 + plain) / 2, np.finfo(float).eps)
     out_of_plane = np.maximum(turning, 0.0) / across
 
+    # What noise times noise exceeds its estimate by, for parallel directions.
+    excess = np.zeros_like(a)
+    if refitted:
+        excess = np.maximum(products.signal_variance(*weights(np.sign(clipped))), 0.0) / 2
+
     def accepts(angle: Layers) -> np.ndarray:
-        cosine = np.cos(angle)
-        variance = np.sin(angle) ** 2 * out_of_plane + products.noise_variance(*weights(cosine))
+        cosine, squared_sine = np.cos(angle), np.sin(angle) ** 2
+        variance = squared_sine * out_of_plane + products.noise_variance(*weights(cosine))
+        variance += np.maximum(1.0 - squared_sine / across, 0.0) * excess
         sign = np.where(cosine >= 0, 1.0, -1.0)
         return confidence.below_boundary(
             sign * (observed - cosine), 1 - sign * cosine, np.sqrt(variance) / scale
         )
 
     value = np.arccos(clipped)
-    parallel = confidence.one_sided * np.sqrt(products.noise_variance(*weights(np.ones_like(a))))
+    noise = products.noise_variance(*weights(np.ones_like(a)))
+    parallel = confidence.one_sided * np.sqrt(noise + excess)
     return Estimates.where(
         has_a & has_b,
         value=np.degrees(value),

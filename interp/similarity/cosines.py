@@ -147,6 +147,7 @@ def cosine_map(
                 else refitted_products(replicates[i], replicates[j])
             ),
             level,
+            refitted=not linear,
         )
         for i, j in pairs
     ]

@@ -71,7 +71,9 @@ def offset_orthogonal_of(products: InnerProducts, confidence: Confidence) -> Est
     observed = sum(w * products.value[:, i] for i, w in enumerate(weights)) / a
     plain = sum(w * products.plain[:, i] for i, w in enumerate(weights)) / a
     # As for the angle: signal times noise grows with the squared length; noise times noise stays.
-    growing = products.signal_variance(*weights) + products.noise_variance(*weights) / 2
+    # The squared length after is compared with the observed share of ⟨r0, r0⟩, which varies too.
+    compared = (offset**2 - np.maximum(observed, 0.0), *weights[1:])
+    growing = products.signal_variance(*compared) + products.noise_variance(*compared) / 2
     size = np.maximum((np.maximum(observed, 0.0) + plain) / 2, np.finfo(float).tiny)
     slope = np.maximum(growing, 0.0) / a**2 / size
 

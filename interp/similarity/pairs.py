@@ -43,16 +43,17 @@ class Cell:
     """Standard error of the inner product if the directions are perpendicular."""
 
 
-def cell_of(products: InnerProducts, n: float, level: float) -> Cell:
+def cell_of(products: InnerProducts, n: float, level: float, *, refitted: bool = False) -> Cell:
     """Two directions compared at every layer.
 
     Args:
         products: ⟨a, a⟩, ⟨b, b⟩ and ⟨a, b⟩.
         n: effective number of prompts.
         level: coverage of the interval.
+        refitted: the directions are not mean differences.
     """
     confidence = Confidence(level, n)
-    cosine = as_cosine(angle_degrees(products, confidence))
+    cosine = as_cosine(angle_degrees(products, confidence, refitted=refitted))
     plain = np.maximum(products.plain[:, :2], np.finfo(float).tiny)
     lengths = np.sqrt(np.prod(np.maximum(products.value[:, :2], 0.0), axis=1))
     return Cell(

@@ -241,7 +241,7 @@ def _of_refits(
     paired = after.linked_as(before) if same_prompts else after
     parts = [Refits.of(estimator, side).replicates() for side in (before, paired)]
     products, effective = refitted_products(parts[0], parts[1], same_units=same_prompts)
-    angle = angle_degrees(products, Confidence(level, effective))
+    angle = angle_degrees(products, Confidence(level, effective), refitted=True)
     cosine = as_cosine(angle)
     no_interval = getattr(estimator, "no_interval", "")
     if no_interval:
