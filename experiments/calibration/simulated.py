@@ -2,11 +2,119 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from interp.causes import COALITIONS, MOVES, Change, Undone
 from interp.causes.change import REMAINDER
 from interp.statistics import Contrast
+
+D_MODEL = 48
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which rows a contrast has, on each side, and how they depend on one another.
+
+    Attributes:
+        name: in the table.
+        sizes: number of rows of every unit.
+        paired: a unit holds rows of both sides, which share half of their noise.
+        shared: share of the noise variance that all rows of a unit and side have in common.
+        tails: degrees of freedom of the noise (Student's t); 0 for normal noise.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    paired: bool = False
+    shared: float = 0.0
+    tails: int = 0
+
+    def sides(
+        self, rng: np.random.Generator, worlds: int, d_model: int = D_MODEL
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Noise of positive and negative rows, (row, world, d_model), with mean square length 1."""
+        units = np.repeat(np.arange(len(self.sizes)), self.sizes)
+
+        def noise(count: int) -> np.ndarray:
+            size = (count, worlds, d_model)
+            if self.tails:
+                scale = np.sqrt((self.tails - 2) / self.tails)
+                return rng.standard_t(self.tails, size=size) * scale
+            return rng.normal(size=size)
+
+        def side(common: np.ndarray) -> np.ndarray:
+            of_units = noise(len(self.sizes))
+            if self.paired:
+                of_units = np.sqrt(0.5) * (common + of_units)
+            own = noise(len(units)) if self.shared < 1 else np.zeros(())
+            rows = np.sqrt(self.shared) * of_units[units] + np.sqrt(1 - self.shared) * own
+            return np.asarray(rows / np.sqrt(d_model))
+
+        common = noise(len(self.sizes)) if self.paired else np.zeros(())
+        return side(common), side(common)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Group of each row, positive rows first."""
+        units = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        return np.concatenate([units, units + (0 if self.paired else len(self.sizes))])
+
+
+def axes(rng: np.random.Generator, worlds: int, d_model: int = D_MODEL) -> np.ndarray:
+    """Three orthonormal directions per world, (three, world, d_model)."""
+    return np.linalg.qr(rng.normal(size=(worlds, d_model, 3)))[0].transpose(2, 0, 1)
+
+
+def turned(along: np.ndarray, across: np.ndarray, cosine: float) -> np.ndarray:
+    """Unit vectors with this cosine to ``along``."""
+    return np.asarray(cosine * along + np.sqrt(1 - cosine**2) * across)
+
+
+def contrast_of(
+    design: Design, rng: np.random.Generator, direction: np.ndarray | float, worlds: int
+) -> Contrast:
+    """A contrast with this difference of means, one independent world per layer."""
+    positive, negative = design.sides(rng, worlds)
+    return Contrast(positive + direction / 2, negative - direction / 2, groups=design.groups)
+
+
+def changed(
+    design: Design,
+    rng: np.random.Generator,
+    worlds: int,
+    *,
+    angle: float,
+    gain: float = 1.0,
+    offset: float = 0.0,
+    offset_orthogonal: float = 0.0,
+    length: float = 1.5,
+    correlation: float = 0.8,
+) -> tuple[Contrast, Contrast]:
+    """The same prompts before and after a change of the model.
+
+    Args:
+        design: of the rows.
+        rng: random number generator.
+        worlds: independent data sets, as layers.
+        angle: of the rotation, in degrees.
+        gain: length after over length before.
+        offset, offset_orthogonal: shifts of all rows, in lengths of the direction.
+        length: of the direction, in typical distances of a row from its mean.
+        correlation: of a row's noise before and after.
+    """
+    along, across, other = axes(rng, worlds)
+    before = length * along
+    after = gain * length * turned(along, across, float(np.cos(np.radians(angle))))
+    shift = length * (offset * along + offset_orthogonal * other)
+    old, new = design.sides(rng, worlds), design.sides(rng, worlds)
+    fresh = np.sqrt(1 - correlation**2)
+    later = [gain * (correlation * x + fresh * y) + shift for x, y in zip(old, new, strict=True)]
+    return (
+        Contrast(old[0] + before / 2, old[1] - before / 2, groups=design.groups),
+        Contrast(later[0] + after / 2, later[1] - after / 2, groups=design.groups),
+    )
 
 
 def noisy_change(
