@@ -92,7 +92,7 @@ def _rotations() -> list[Setting]:
             name = f"rotation: {quantity.replace('_', ' ')}"
             quick = design in QUICK and quantity != "offset" and angle != 90.0
             found.append(
-                Setting(name, f"{design.name}, truth {truth:g}", "coverage", run, 800, quick)
+                Setting(name, f"{design.name}, truth {truth:g}", "coverage", run, 600, quick)
             )
     return found
 
@@ -106,7 +106,7 @@ def _cosines() -> list[Setting]:
     return [
         Setting(
             "cosine: mean difference", f"{design.name}, truth {cosine:g}", "coverage",
-            _in_batches(partial(simulate, design, cosine), cosine), 800,
+            _in_batches(partial(simulate, design, cosine), cosine), 600,
             design in QUICK and cosine == 1,
         )
         for design in (PAIRS_12, SINGLE_12, TWINS, UNEQUAL)
