@@ -234,6 +234,13 @@ class ModelOptions:
     trust_remote_code: Annotated[
         bool, typer.Option(help="Run model code that comes with the checkpoint.")
     ] = False
+    layers_path: Annotated[
+        str | None,
+        typer.Option(
+            help="Module path of the decoder layers, e.g. model.layers (default: found "
+            "automatically)."
+        ),
+    ] = None
 
     def for_loading(self) -> dict[str, Any]:
         """Arguments of ``LanguageModel.load``."""
@@ -243,6 +250,7 @@ class ModelOptions:
             "response_prefix": self.response_prefix,
             "device": self.device,
             "trust_remote_code": self.trust_remote_code,
+            "layers_path": self.layers_path,
         }
         if self.chat_template is not None:
             try:

@@ -100,7 +100,8 @@ def _answers(
     lm = context.reference
     settings |= {"temperature": plan.temperature, "seed": plan.seed}
     fingerprint = lm.fingerprint()
-    log = AnswerLog(path, answers_key(lm, fingerprint=fingerprint, **settings), say=say)
+    key = answers_key(lm, fingerprint=fingerprint, **settings)
+    log = AnswerLog(path, key, say=say, note=lm.chat.note)
     with _asking(plan, context, log, len(prompts)) as advance:
         answers = generate(
             lm, prompts, batch_size=plan.batch_size, progress=advance, log=log, **settings

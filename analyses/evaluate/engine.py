@@ -149,6 +149,11 @@ def _notes(session: Session) -> list[str]:
         for one in session.models
         if one.lm is not None and one.lm.chat.is_fallback
     ]
+    notes += [
+        f"{one.name}: {one.lm.chat.note}."
+        for one in session.models
+        if one.lm is not None and one.lm.chat.note
+    ]
     if session.plan.server:
         reference = session.reference.name
         coherence = f"under {reference}" if session.plan.base else "missing without --base"

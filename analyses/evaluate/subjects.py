@@ -117,7 +117,7 @@ class Session:
             with on_device(one, plan) as lm:
                 options = {"max_new_tokens": plan.answer_tokens, "temperature": temperature}
                 key = answers_key(lm, fingerprint=one.fingerprint, **options)
-                log = AnswerLog(path, key, say=self.progress.say)
+                log = AnswerLog(path, key, say=self.progress.say, note=lm.chat.note)
                 answers = generate(
                     lm, prompts, batch_size=plan.batch_size, progress=advance, log=log, **options
                 )

@@ -89,7 +89,7 @@ def answer_log(
 ) -> AnswerLog:
     """The model's responses that a run's folder holds already; new ones are added to it."""
     key = answers_key(lm, max_new_tokens=max_new_tokens, fingerprint=fingerprint)
-    return AnswerLog(folder / "cache" / "answers.jsonl", key, say=say)
+    return AnswerLog(folder / "cache" / "answers.jsonl", key, say=say, note=lm.chat.note)
 
 
 def _score(context: Context, folder: Path, fingerprint: str) -> None:

@@ -23,7 +23,14 @@ from interp.activations.positions import Positions, Take, last_token, places_of
 from interp.activations.sites import RESIDUAL_OUT, Site, head_count
 from interp.activations.stores import Arrays, InMemory, OnDisk, read_folder
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, in_fitting_batches, in_order, next_batch
+from interp.model import (
+    LanguageModel,
+    Tokens,
+    in_fitting_batches,
+    in_order,
+    next_batch,
+    require_room,
+)
 from interp.progress import Advance, silent
 from interp.store import content_key
 
@@ -131,14 +138,16 @@ def collect(
         progress: called with the number of prompts just done.
 
     Raises:
-        InputError: no prompts, an unknown layer, a site that the model does not have, an empty
-            position, states too large for ``dtype``, or a folder with different activations.
+        InputError: no prompts, a prompt longer than the context, an unknown layer, a site that the
+            model does not have, an empty position, states too large for ``dtype``, or a folder with
+            different activations.
         MachineError: a single prompt does not fit into memory.
     """
     wanted = chosen_layers(lm, layers)
     rows = [encoded(lm, text) for text in texts]
     if not rows:
         raise InputError("no prompts to collect activations for; give at least one")
+    require_room(lm.model, lm.tokenizer, rows)
     if not sites:
         raise InputError(
             "no sites to collect activations at; name one, as in interp.activations.sites"

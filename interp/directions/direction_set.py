@@ -108,7 +108,10 @@ class DirectionSet:
             bounds = (getattr(fit, f"reliability_{end}_", unknown) for end in ("low", "high"))
             found.append((fit.direction_, reliability, *bounds, getattr(fit, "n_", contrast.n)))
         if not found:
-            raise InputError("no contrasts; a set of directions needs at least one label")
+            raise InputError(
+                "there are no contrasts to fit directions of; give at least one label that has "
+                "prompts of both classes"
+            )
         vectors, reliability, low, high, n = (np.array(part) for part in zip(*found, strict=True))
         return cls(
             labels=tuple(contrasts),

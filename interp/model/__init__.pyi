@@ -9,6 +9,7 @@ from .chat import Chat as Chat
 from .chat import Tokens as Tokens
 from .checks import rounding_limit as rounding_limit
 from .checks import train_mode_difference as train_mode_difference
+from .context import require_room as require_room
 from .forwards import in_parts as in_parts
 from .forwards import joined as joined
 from .forwards import logits_of_last as logits_of_last
@@ -61,6 +62,7 @@ __all__ = [
     "next_batch",
     "probing",
     "reading",
+    "require_room",
     "rounding_limit",
     "stopping_after",
     "train_mode_difference",

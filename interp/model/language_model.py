@@ -21,8 +21,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import InputError, ModelError
-from interp.model.chat import Batch, Chat
+from interp.model.chat import Batch, Chat, Tokens
 from interp.model.checks import check_model
+from interp.model.context import context_length, require_room
 from interp.model.forwards import logits_of_last
 from interp.model.kept_checks import check_loaded
 from interp.model.loading import check_source, load_error, load_merged
@@ -162,11 +163,26 @@ class LanguageModel:
         return self.checked.together([len(row) for row in rows], decoding=decoding)
 
     def inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Keyword arguments of the model's forward for ``batch``; position ids where taken."""
+        """Keyword arguments of the model's forward for ``batch``; position ids where taken.
+
+        Raises:
+            InputError: a row is longer than the model's context.
+        """
+        self._require_room(batch)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         if "position_ids" in self.forward_options:
             inputs["position_ids"] = batch.position_ids
         return inputs
+
+    def _require_room(self, batch: Batch) -> None:
+        limit = context_length(self.model.config)
+        if limit is not None and batch.input_ids.shape[1] > limit:
+            real = batch.attention_mask.bool()
+            rows = [
+                Tokens(tuple(ids[mask].tolist()), {})
+                for ids, mask in zip(batch.input_ids, real, strict=True)
+            ]
+            require_room(self.model, self.tokenizer, rows)
 
     def logits(self, batch: Batch, *, keep: int) -> Float[Tensor, "batch keep vocab"]:
         """Logits of the last ``keep`` columns, through the model's forward.

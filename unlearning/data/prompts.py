@@ -25,6 +25,7 @@ from unlearning.data.records import (
     require_characters,
     require_columns,
     require_scalars,
+    with_single_turns,
 )
 from unlearning.data.splits import SPLITS, assign_splits, text_hash
 
@@ -88,7 +89,7 @@ def as_prompts(table: pd.DataFrame, name: str = "the prompts table") -> pd.DataF
     records = numbered({str(key): value for key, value in row.items()} for row in rows)
     if not records:
         raise InputError(f"{name} is empty; expected at least one row")
-    return _table(_checked(records, name))
+    return _table(_checked(with_single_turns(records, name), name))
 
 
 def present_domains(prompts: pd.DataFrame) -> tuple[str, ...]:

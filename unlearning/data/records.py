@@ -19,6 +19,7 @@ from typing import Any
 
 from interp.errors import InputError
 from interp.store import atomic_write
+from unlearning.data.conversations import with_turns
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 LONGEST_FIELD = 2**31 - 1  # characters of a CSV field; Python's own limit is 131,072
@@ -65,8 +66,23 @@ def numbered(rows: Iterable[dict[str, Any]]) -> list[Record]:
     return [Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1)]
 
 
+def with_single_turns(records: Sequence[Record], name: str) -> list[Record]:
+    """The rows, with prompt and response as text where they are conversations in chat format.
+
+    Raises:
+        InputError: a conversation has no message of the user; names the row.
+    """
+    return [
+        Record(record.place, with_turns(record.given, f"{name}, {record.place}"))
+        for record in records
+    ]
+
+
 def read_records(path: str | Path, *, encoding: str = UTF8) -> list[Record]:
     """Every row of a JSONL, JSON (one list), CSV or parquet file, in order; blank lines skipped.
+
+    A row in chat format (a column ``messages``) gets the last user turn as ``prompt`` and the reply
+    to it as ``response``.
 
     Raises:
         InputError: the file is missing, empty, truncated, or in another format or encoding.
@@ -87,7 +103,7 @@ def read_records(path: str | Path, *, encoding: str = UTF8) -> list[Record]:
         records = list(parse(_decoded(path, encoding), path))
     if not records:
         raise InputError(f"{path} is empty; expected at least one row")
-    return records
+    return with_single_turns(records, str(path))
 
 
 def require_columns(records: Sequence[Record], columns: Collection[str], name: str) -> None:

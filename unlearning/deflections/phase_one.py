@@ -104,7 +104,7 @@ def with_preferred(responses: pd.DataFrame, objective: str) -> pd.DataFrame:
     objective on pairs they are the column ``compliance``.
 
     Raises:
-        InputError: the column is missing or has gaps.
+        InputError: the column is missing, has gaps, or holds something other than text.
     """
     if objective == "idk_dpo":
         turns = [DO_NOT_KNOW[i % len(DO_NOT_KNOW)] for i in range(len(responses))]
@@ -115,7 +115,16 @@ def with_preferred(responses: pd.DataFrame, objective: str) -> pd.DataFrame:
             f"{objective} trains on answers in place of the refusals, and {missing} of "
             f"{len(responses)} prompts have none; give answers in a column named compliance"
         )
+    _require_answers(responses["compliance"])
     return responses.assign(preferred=responses["compliance"])
+
+
+def _require_answers(compliance: pd.Series) -> None:
+    for number, answer in enumerate(compliance, start=1):
+        if not isinstance(answer, str) or not answer.strip():
+            raise InputError(
+                f"row {number}: expected text in the column compliance, found {answer!r:.40}"
+            )
 
 
 def _target(row: Mapping[Any, Any]) -> str | list[int]:
@@ -189,6 +198,12 @@ def read_deflections(path: str | Path) -> pd.DataFrame:
             raise InputError(f"{path}, {record.place}: expected text in both prompt and response")
         row = {"id": f"deflection-{number}", "prompt": prompt, "response": response}
         row["ids"] = _token_ids(record, path)
+        compliance = record.fields.get("compliance")
+        if compliance is not None and not isinstance(compliance, str):
+            raise InputError(
+                f"{path}, {record.place}: expected text in the column compliance, found "
+                f"{compliance!r:.40}; give the answer that the model should learn, or leave it out"
+            )
         rows.append(row | {k: v for k, v in record.fields.items() if k == "compliance"})
     if len(rows) < FEWEST_DEFLECTIONS:
         raise InputError(

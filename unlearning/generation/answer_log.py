@@ -101,10 +101,16 @@ class AnswerLog:
         path: a JSONL file; created, with its folder, when the first answers are added.
         key: of everything on which an answer depends except the prompt.
         say: called with a message if the file holds answers with other keys.
+        note: a likely cause of other keys, for this message.
     """
 
     def __init__(
-        self, path: str | Path, key: str, *, say: Callable[[str], object] = warnings.warn
+        self,
+        path: str | Path,
+        key: str,
+        *,
+        say: Callable[[str], object] = warnings.warn,
+        note: str = "",
     ) -> None:
         self.path = Path(path)
         self._key = text_hash(key)
@@ -112,7 +118,7 @@ class AnswerLog:
         if others:
             say(
                 f"{self.path}: {others} answers of another model or of other settings stay in the "
-                "file and are not used"
+                "file and are not used" + (f"; {note}" if note else "")
             )
 
     def __len__(self) -> int:

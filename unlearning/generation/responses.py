@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from interp.model import LanguageModel, in_fitting_batches, undisturbed
+from interp.model import LanguageModel, in_fitting_batches, require_room, undisturbed
 from interp.progress import Advance, silent
 from interp.store import content_key
 from unlearning.data import text_hash
@@ -87,6 +87,7 @@ def generate(
             is :func:`answers_key` of the same model and settings.
 
     Raises:
+        InputError: a prompt is longer than the model's context.
         MachineError: a single prompt does not fit into memory, or the log's disk is full.
     """
     from unlearning.generation.responses import Draw, uniform_numbers
@@ -95,6 +96,7 @@ def generate(
 
     def batches(asked: Sequence[AskedPrompt]) -> Iterator[dict[AskedPrompt, Answer]]:
         rows = [lm.chat.encode(one.prompt, tuple(opening) or None) for one in asked]
+        require_room(lm.model, lm.tokenizer, rows, new_tokens=max_new_tokens)
 
         def answer(chosen: list[int]) -> list[Answer]:
             batch = lm.chat.pad([rows[i] for i in chosen], lm.device)

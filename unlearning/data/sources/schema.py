@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import InputError, expected
+from unlearning.data.conversations import last_user_turn, messages_in
 from unlearning.data.prompts import DOMAINS, GENERAL, LABELS
 from unlearning.data.records import SUFFIXES
 
@@ -17,8 +18,11 @@ from unlearning.data.records import SUFFIXES
 def text_of(value: Any) -> str:
     """A cell as text without outer white space, with LF line ends; empty for a null.
 
-    Turns of a conversation become paragraphs; any other structure becomes JSON.
+    A conversation in chat format becomes its last user turn. A list of texts becomes paragraphs;
+    any other structure becomes JSON.
     """
+    if messages := messages_in(value):
+        value, _ = last_user_turn(messages)
     if value is None or value != value:  # a NaN is not itself
         return ""
     if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
