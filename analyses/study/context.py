@@ -16,7 +16,7 @@ from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.resolve import prompts_of, require_model, scorer_of
 from interp.activations import collect
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model import LanguageModel, merged
 from interp.statistics import Contrast
 from unlearning.data import require_concepts
 from unlearning.deflections import read_deflections, require_prompts
@@ -68,8 +68,7 @@ class Context:
         if self.given is not None and source is None:
             copied: Any = copy.deepcopy(self.given.model)
             # As in loading, the given model is the user's, with what its adapters have learned.
-            merge = getattr(copied, "merge_and_unload", lambda: copied)
-            return replace(self.given, model=merge())
+            return replace(self.given, model=merged(copied))
         with warnings.catch_warnings():
             # We print our own line about it once, for the base model.
             warnings.filterwarnings("ignore", message="the tokenizer has no chat template")

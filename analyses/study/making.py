@@ -26,11 +26,13 @@ from unlearning.scoring import Evaluation
 from unlearning.training import (
     Bounds,
     ForgettingCurve,
+    check_saved,
     coverage_of,
     discard_all,
     newest_complete,
-    parameters,
     prepare_in_place,
+    restore_with_logits,
+    save_with_logits,
     target_rate,
     unlearn_in_place,
 )
@@ -63,9 +65,19 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
             lm, scores = after, _existing(context, baseline, arm, after)
         write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
         rotations = _rotations(context, baseline, lm, arm)
+        if arm.training:
+            _check_weights(context, arm, lm, folder)
         discard_all(folder / "training")
         run.finish(name, inputs)
     return Made(arm, True, rotations)
+
+
+def _check_weights(context: Context, arm: ArmPlan, lm: LanguageModel, folder: Path) -> None:
+    """Compare what loads from the arm's folder with the trained model, which leaves the device."""
+    trained: Any = lm.model
+    trained.to("cpu")
+    with context.progress.stage(f"{arm.name}: loading the saved weights"):
+        check_saved(load_made(context, arm), folder)
 
 
 def inputs_of(
@@ -188,7 +200,7 @@ def train_arm(
         base if plan.benign_along else base[~benign],
         stop_at=plan.stop_at,
         every_step=plan.every_step,
-        keep=lambda: parameters.save_parameters(lm, folder),
+        keep=lambda: save_with_logits(lm, folder),
         bounds=Bounds(*plan.bounds),
     )
     covered = coverage_of(lm)
@@ -213,7 +225,7 @@ def train_arm(
         )
     scoring.finish()
     write_table(folder / "log.parquet", log)
-    parameters.restore_parameters(lm, folder)  # training continued past them, for the curve
+    restore_with_logits(lm, folder)  # training continued past them, for the curve
     curve = scoring.scores()
     level = float(curve.loc[curve["step"] == scoring.kept_at, "dose"].max())
     last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name)

@@ -22,7 +22,7 @@ from analyses.study import (
 from analyses.workbench.loading import require_loaded
 from analyses.workbench.responses import defaults_of, scratch_of
 from interp.errors import InputError
-from interp.model import LanguageModel, active_edits
+from interp.model import LanguageModel, active_edits, merged
 from unlearning.data import present_domains, require_concepts
 from unlearning.training import release
 
@@ -253,9 +253,8 @@ def _arm(
 def _merged(lm: LanguageModel, model: Any, record: TrainingRecord) -> UnlearnedModel:
     """A trained copy of ``lm`` in the form of a loaded model: merged, in eval mode, frozen."""
     release(model)
-    merge = getattr(model, "merge_and_unload", lambda: model)
     return UnlearnedModel(
-        merge().requires_grad_(False).eval(),
+        merged(model).requires_grad_(False).eval(),
         lm.tokenizer,
         lm.chat,
         f"{lm.name}, {record.concept} unlearned",

@@ -1,5 +1,6 @@
 from .adapters import adapter_base as adapter_base
 from .adapters import load_adapter_weights as load_adapter_weights
+from .adapters import merged as merged
 from .batching import in_fitting_batches as in_fitting_batches
 from .batching import in_order as in_order
 from .batching import map_in_batches as map_in_batches
@@ -59,6 +60,7 @@ __all__ = [
     "load_adapter_weights",
     "logits_of_last",
     "map_in_batches",
+    "merged",
     "next_batch",
     "probing",
     "reading",

@@ -45,7 +45,6 @@ def adapter_base(folder: Path) -> str:
     return base
 
 
-@torch.no_grad()
 def merge_adapter(model: Any, folder: Path) -> Any:
     """``model`` with the adapter in ``folder`` merged into its weights.
 
@@ -57,17 +56,34 @@ def merge_adapter(model: Any, folder: Path) -> Any:
 
     adapted = PeftModel.from_pretrained(model, str(folder)).eval()
     load_adapter_weights(adapted, folder)
-    wanted = _logits(adapted)
+    return merged(adapted, f"the adapter {folder}")
+
+
+@torch.no_grad()
+def merged(adapted: Any, what: str = "the adapter") -> Any:
+    """The base model of ``adapted``, in eval mode, with its adapters merged into the weights.
+
+    Args:
+        adapted: a PEFT model; its modules become those of the result. Another model is returned
+            unchanged.
+        what: names the adapter in the error.
+
+    Raises:
+        ModelError: the merged model is not the adapted one.
+    """
+    if not hasattr(adapted, "merge_and_unload"):
+        return adapted
+    wanted = _logits(adapted.eval())
     _separate_shared(adapted)
-    merged = adapted.merge_and_unload()
-    change = _largest_change(wanted, _logits(merged))
+    found = adapted.merge_and_unload()
+    change = _largest_change(wanted, _logits(found))
     if change > TOLERANCE.get(wanted.dtype, ROUNDED):
         raise ModelError(
-            f"the adapter {folder} cannot be merged: a logit of the merged model is off by "
+            f"{what} cannot be merged: a logit of the merged model is off by "
             f"{change:.1%} of the largest logit; merge it with the program that trained it, and "
             "give the merged model"
         )
-    return merged
+    return found
 
 
 def _logits(model: Any) -> Float[Tensor, "1 token vocab"]:

@@ -11,6 +11,9 @@ from .forgetting import target_rate as target_rate
 from .mixture import Example as Example
 from .mixture import Mixture as Mixture
 from .reference import with_references as with_references
+from .saving import check_saved as check_saved
+from .saving import restore_with_logits as restore_with_logits
+from .saving import save_with_logits as save_with_logits
 from .settings import TrainingSettings as TrainingSettings
 from .trainer import prepare_in_place as prepare_in_place
 from .trainer import unlearn_in_place as unlearn_in_place
@@ -23,12 +26,15 @@ __all__ = [
     "Mixture",
     "TrainingSettings",
     "adapter_inputs",
+    "check_saved",
     "coverage_of",
     "discard_all",
     "is_scored",
     "newest_complete",
     "prepare_in_place",
     "release",
+    "restore_with_logits",
+    "save_with_logits",
     "target_rate",
     "unlearn_in_place",
     "with_references",

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -258,6 +259,10 @@ def _inject(lm: LanguageModel, config: LoraConfig, seed: int) -> LanguageModel:
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         adapted: Any = get_peft_model(lm.model, config)
+    # The adapter must find its base from any working folder.
+    for one in adapted.peft_config.values():
+        if one.base_model_name_or_path and Path(one.base_model_name_or_path).is_dir():
+            one.base_model_name_or_path = str(Path(one.base_model_name_or_path).absolute())
     return replace(lm, model=adapted)
 
 
