@@ -6,7 +6,7 @@ OUT ?= runs/demo
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test tests-only lint bench clean
+.PHONY: demo test tests-only fuzz lint bench clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -34,6 +34,15 @@ test: .venv/installed-dev
 
 tests-only: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# Files, run folders, templates and arguments of any kind: other examples each time, for some minutes.
+MINUTES ?= 10
+fuzz: .venv/installed-dev
+	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); \
+	  while [ $$(date +%s) -lt $$end ]; do \
+	    SPILLOVER_FUZZ=3 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests/test_fuzz_*.py \
+	      || exit 1; \
+	  done
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

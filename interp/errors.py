@@ -5,7 +5,11 @@ Every message states the problem, the expected input and the fix. The command li
 failure and keeps its traceback.
 """
 
+import json
 from collections.abc import Iterable
+from typing import Any
+
+SHOWN = 60
 
 
 class SpilloverError(Exception):
@@ -14,6 +18,14 @@ class SpilloverError(Exception):
 
 class InputError(SpilloverError):
     """The user's input cannot be used."""
+
+
+class FileError(InputError, OSError, ValueError):
+    """A file of a run or a cache is missing, incomplete or of another version.
+
+    It is an ``OSError`` and a ``ValueError``, as those of the standard library for such files, so
+    a reader that can make the file again catches all of them alike.
+    """
 
 
 class ModelError(InputError):
@@ -26,6 +38,14 @@ class TrainingError(SpilloverError):
 
 class MachineError(SpilloverError):
     """The machine has no memory or disk space left."""
+
+
+def brief(value: Any) -> str:
+    """A user's value for a message: in one line, with its end left out if it is long."""
+    text = str(value)
+    if not text.isprintable():
+        text = json.dumps(text)[1:-1]
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

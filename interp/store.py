@@ -17,14 +17,14 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import InputError
+from interp.errors import FileError, InputError, brief
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -245,9 +245,53 @@ def without_nan(value: Any) -> Any:
     return value
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path: str | Path, keys: Sequence[str] | None = None) -> Any:
+    """The value in a JSON file; with ``keys``, an object that has them.
+
+    Raises:
+        FileError: the file is missing, incomplete or of another version.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, "JSON", error) from error
+    if keys is not None:
+        if not isinstance(found, dict):
+            raise FileError(f"{path} holds no JSON object; {REMAKE}")
+        _require(keys, found, path)
+    return found
+
+
+def read_table(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """The table in a parquet file, which has at least ``columns``.
+
+    Raises:
+        FileError: the file is missing, incomplete or of another version.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_parquet(path)
+    except Exception as error:  # whatever pyarrow and pandas raise for damaged files
+        raise _unreadable(path, "parquet", error) from error
+    _require(columns, table.columns, path)
+    return table
+
+
+REMAKE = "restore the file, or delete it and give the command of the run again"
+
+
+def _require(names: Sequence[str], found: Collection[str], path: str | Path) -> None:
+    if lacking := [name for name in names if name not in found]:
+        raise FileError(
+            f"{path} has no {', '.join(lacking)}, so it is damaged or of another version; {REMAKE}"
+        )
+
+
+def _unreadable(path: str | Path, kind: str, error: BaseException) -> FileError:
+    if isinstance(error, FileNotFoundError):
+        return FileError(f"{path} is missing; {REMAKE}")
+    return FileError(f"{path} is not whole {kind} ({brief(error)}); {REMAKE}")
 
 
 def content_key(stages: str | Sequence[str], *parts: Any) -> str:

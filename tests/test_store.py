@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import store
+from interp.errors import FileError
 from interp.store import (
     atomic_write,
     content_key,
     file_hash,
     is_out_of_room,
     read_json,
+    read_table,
     sync_folder,
     write_json,
 )
@@ -142,8 +143,15 @@ def test_file_hash_is_of_the_bytes(tmp_path: Path) -> None:
 
 def test_a_torn_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "torn.json").write_text('{"a": ', encoding="utf-8")
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(FileError, match="torn.json is not whole JSON"):
         read_json(tmp_path / "torn.json")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(FileError, match="torn.parquet is not whole parquet"):
+        read_table(tmp_path / "torn.parquet")
+    for read in (read_json, read_table):
+        with pytest.raises(FileError, match="absent is missing; restore"):
+            read(tmp_path / "absent")
+    assert issubclass(FileError, OSError) and issubclass(FileError, ValueError)
 
 
 def test_a_synced_folder_has_every_file_and_every_name_on_the_disk(

@@ -177,7 +177,7 @@ def _asked(plan: DeflectPlan) -> pd.DataFrame:
 
 def _refuse_another(folder: Path, plan: DeflectPlan) -> None:
     """Refuse to overwrite a data set with other settings."""
-    held = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    held = read_json(folder / MANIFEST, ()) if (folder / MANIFEST).is_file() else {}
     made, asked = held.get("settings") or {}, plan.settings
     _require_no(folder, [name for name in asked if held and made.get(name) != asked[name]])
 
@@ -188,7 +188,7 @@ def require_same(folder: Path, **facts: Any) -> None:
     Raises:
         InputError: the data set in the folder has other facts in its manifest.
     """
-    held = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    held = read_json(folder / MANIFEST, ()) if (folder / MANIFEST).is_file() else {}
     _require_no(
         folder, [name for name, fact in facts.items() if name in held and held[name] != fact]
     )

@@ -189,7 +189,7 @@ def require_own_folder(plan: EvaluationPlan, folder: Path, *, overwrite: bool = 
     config = require_folder(folder) / "config.json"
     if overwrite or not config.is_file():
         return
-    held = read_json(config)
+    held = read_json(config, ())
     if any(held.get(name) != getattr(plan, name) for name in ("model", "base", "server")):
         of = held.get("model", "something else")
         against = f" against {held['base']}" if held.get("base") else ""

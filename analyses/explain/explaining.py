@@ -41,7 +41,7 @@ from analyses.study import read_prefixes
 from interp.activations import chosen_layers
 from interp.causes import LEAST_GAP, MIXED, CauseVerdict
 from interp.errors import InputError
-from interp.store import atomic_write, content_key, read_json, write_csv, write_json
+from interp.store import atomic_write, content_key, read_json, read_table, write_csv, write_json
 
 METHOD = 3
 """Version of the method: raise it if the same inputs give another explanation."""
@@ -108,7 +108,7 @@ def _explained(
 ) -> pd.DataFrame:
     prefixes = read_prefixes(record.folder / "arms" / BASE / "openers.json")
     readout = prefixes.readout()
-    prompts = pd.read_parquet(record.folder / "prompts.parquet")
+    prompts = read_table(record.folder / "prompts.parquet")
     base = base_of(record)
     fingerprint = base.fingerprint()
     wanted = chosen_layers(base, layers)
@@ -264,7 +264,7 @@ def _said_before(path: Path, key: str) -> dict[str, Any] | None:
     """The complete existing result of a domain for the same inputs, if any."""
     if not path.is_file():
         return None
-    stored = read_json(path)
+    stored = read_json(path, ())
     return dict(stored) if stored.get("key") == key else None
 
 

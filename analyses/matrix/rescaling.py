@@ -38,7 +38,7 @@ from analyses.study import read_prefixes
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.progress import Advance
-from interp.store import content_key
+from interp.store import content_key, read_table
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 
 # Beyond s = 1, so that resampled prompts also reach the level.
@@ -154,7 +154,9 @@ def _scores(
     """The arm's scores with scales as steps: existing rows for s = 0 and 1, new ones between."""
     before, own = (arm.scores[arm.scores["step"] == step] for step in (0, arm.step))
     asked = own[own["label"] == "harmful"]
-    texts = pd.read_parquet(record.folder / "prompts.parquet").set_index("id")["prompt"]
+    texts = read_table(record.folder / "prompts.parquet", ("id", "prompt")).set_index("id")[
+        "prompt"
+    ]
     rows = [base.chat.encode(texts[prompt]) for prompt in asked["prompt_id"]]
     tables = [before]
     after = after_of(record, arm)

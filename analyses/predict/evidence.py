@@ -25,6 +25,7 @@ from interp.activations import collect
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 from interp.statistics import Contrast
+from interp.store import read_table
 from unlearning.data import controls, present_domains
 from unlearning.deflections import examples, refusals_of
 from unlearning.losses import response_log_probs
@@ -213,7 +214,7 @@ def evidence_of_run(record: RunRecord) -> Evidence:
     return Evidence(
         load(),
         lambda: prepare_in_place(load(), settings),
-        _training_rows(pd.read_parquet(base / "responses.parquet")),
+        _training_rows(read_table(base / "responses.parquet")),
         read_prefixes(base / "openers.json"),
     )
 

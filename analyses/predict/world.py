@@ -135,7 +135,7 @@ def seen_organisms(folders: Sequence[Path], frozen: Mapping[str, Any]) -> list[s
     chosen_on = {name.rsplit("-", 1)[-1] for name in frozen["worlds"]}
     found = []
     for folder in folders:
-        model = Path(read_json(Path(folder) / "config.json").get("model", ""))
+        model = Path(read_json(Path(folder) / "config.json", ()).get("model", ""))
         file = model / "organism.json"
         if file.is_file() and str(read_json(file)["world"]["seed"]) in chosen_on:
             found.append(Path(folder).resolve().name)

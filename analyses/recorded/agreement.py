@@ -104,7 +104,7 @@ def compare_with_labels(
     for records in files:
         name = str(records[0].fields["scorer"])
         name = name if name not in scorers else f"{name} ({len(scorers) + 1})"
-        table[name] = [_reading(record.fields["refused"]) for record in records]
+        table[name] = [_reading(record.fields.get("refused")) for record in records]
         scorers.append(name)
     with_labels = pd.DataFrame()
     if has_labels:
@@ -141,7 +141,7 @@ def _same_answers(one: Sequence[Record], other: Sequence[Record], name: str, aga
     if len(one) != len(other):
         raise InputError(f"{name} has {len(one)} answers and {against} has {len(other)}")
     for a, b in zip(one, other, strict=True):
-        if any(a.fields[key] != b.fields[key] for key in ("prompt", "response")):
+        if any(texts([a], key) != texts([b], key) for key in ("prompt", "response")):
             raise InputError(
                 f"{against}, {b.place}: not the answer of {name}, {a.place}; score the same file "
                 "with each scorer"

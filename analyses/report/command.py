@@ -26,7 +26,7 @@ def report(
     from interp.store import read_json
 
     config = folder / "config.json"
-    for note in plugins.reuse(read_json(config).get("plugins", ()) if config.is_file() else ()):
+    for note in plugins.reuse(read_json(config, ()).get("plugins", ()) if config.is_file() else ()):
         typer.echo(f"note: {note}", err=True)
     typer.echo(write_report(folder, show_completions=show_completions))
     return Run(folder)

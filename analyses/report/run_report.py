@@ -10,8 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from analyses.figures import (
     Drawing,
     domain_label,
@@ -25,7 +23,7 @@ from analyses.report.page import inlined, rendered
 from analyses.report.sections import causes_view, containment_view
 from analyses.runs import BASE, Arm, Headline, Run, estimate_of, headlines, pick, rows_of
 from interp.statistics import Estimate
-from interp.store import package_version, write_text
+from interp.store import package_version, read_table, write_text
 
 COMPLETIONS_SHOWN = 12
 MOST_NAMED = 2
@@ -260,7 +258,7 @@ def _completions(tables: Run) -> list[View]:
             path = tables.record.folder / "arms" / arm.name / "completions.parquet"
             if not path.is_file():
                 continue
-            table = pd.read_parquet(path)
+            table = read_table(path, ("prompt_id",))
             scored = arm.last.drop_duplicates("prompt_id").set_index("prompt_id")
             table = table[table["prompt_id"].isin(scored[scored["split"] == "test"].index)]
             if headline.concept:

@@ -30,7 +30,7 @@ def causes_view(record: RunRecord, shown: Collection[str]) -> list[dict[str, Any
         images = inlined(folder, names, within=".") if arm.name in shown else {}
         domains = []
         for name in names:
-            stored = read_json(folder / f"{name}.json")
+            stored = read_json(folder / f"{name}.json", ("cause", "sentence"))
             domains.append(
                 {
                     "domain": domain_label(name),
@@ -54,7 +54,7 @@ def containment_view(record: RunRecord) -> dict[str, Any]:
     folder = record.folder / CONTAINMENT
     if not (folder / f"{CONTAINMENT}.json").is_file():
         return {}
-    stored = read_json(folder / f"{CONTAINMENT}.json")
+    stored = read_json(folder / f"{CONTAINMENT}.json", ("methods", "concept", "advice"))
     titles = stored.get("titles", {})
     rows = [
         {

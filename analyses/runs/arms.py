@@ -17,14 +17,24 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analyses.runs.leakage import FEWEST_STEPS, matched_step
-from interp.errors import InputError
+from interp.errors import FileError, InputError
 from interp.registry import declared, declared_by_plugins
-from interp.store import read_json
+from interp.store import read_json, read_table
 
 if TYPE_CHECKING:
     from interp.model import LanguageModel
 
 BASE = "base"
+# Columns and keys that every version has written.
+SCORES = (
+    *("prompt_id", "split", "domain", "label", "kind"),
+    *("p_R", "p_C", "p_O", "margin", "step", "dose"),
+)
+SCORES_OF_TEXT = ("class", "refused")
+ESTIMATES = ("value", "low", "high", "n", "null_low", "null_high", "defined")
+ROTATION = ("domain", "layer", "quantity", *ESTIMATES)
+COSINE = ("domain_a", "domain_b", "layer", *ESTIMATES)
+CONFIG = ("concept", "objective", "retain")
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,7 @@ def read_run(folder: str | Path) -> RunRecord:
             "expected a run's folder: start or resume the run first"
         )
     clusters = _clusters(folder / "prompts.parquet")
+    config = _read_or_empty(folder / "config.json")
     found, unfinished = {}, []
     for path in sorted(path for path in (folder / "arms").iterdir() if path.is_dir()):
         if path.name == BASE or (path / "DONE").is_file():
@@ -161,7 +172,7 @@ def read_run(folder: str | Path) -> RunRecord:
         else:
             unfinished.append(path.name)
     base = found.pop(BASE)
-    concepts = list(_read_or_empty(folder / "config.json").get("concepts") or [])
+    concepts = list(config.get("concepts") or [])
 
     def order(arm: Arm) -> tuple[int, int, float, str]:
         place = concepts.index(arm.concept) if arm.concept in concepts else len(concepts)
@@ -170,25 +181,29 @@ def read_run(folder: str | Path) -> RunRecord:
     cosine = folder / "cosine.parquet"
     return RunRecord(
         folder=folder,
-        config=_read_or_empty(folder / "config.json"),
+        config=config,
         manifest=_read_or_empty(folder / "manifest.json"),
         base=base,
         arms=tuple(sorted(found.values(), key=order)),
         unfinished=tuple(unfinished),
-        cosine=pd.read_parquet(cosine) if cosine.is_file() else None,
+        cosine=read_table(cosine, COSINE) if cosine.is_file() else None,
     )
 
 
 def _read_arm(path: Path, clusters: Mapping[str, object]) -> Arm:
-    scores = pd.read_parquet(path / "scores.parquet")
+    scores = read_table(path / "scores.parquet", (*SCORES, *SCORES_OF_TEXT))
+    if scores.empty:
+        raise FileError(f"{path / 'scores.parquet'} has no rows; run the arm again")
     if clusters:
         scores["cluster"] = scores["prompt_id"].map(clusters).fillna(scores["prompt_id"])
     rotation = path / "rotation.parquet"
     return Arm(
         name=path.name,
-        config=_read_or_empty(path / "config.json"),
+        config=_read_or_empty(path / "config.json")
+        if path.name == BASE
+        else read_json(path / "config.json", CONFIG),
         scores=scores,
-        rotation=pd.read_parquet(rotation) if rotation.is_file() else None,
+        rotation=read_table(rotation, ROTATION) if rotation.is_file() else None,
     )
 
 
@@ -196,7 +211,7 @@ def _clusters(prompts: Path) -> Mapping[str, object]:
     """The cluster of near-duplicate prompts of each prompt id; empty without marked clusters."""
     if not prompts.is_file():
         return {}
-    table = pd.read_parquet(prompts)
+    table = read_table(prompts, ("id",))
     if "group" not in table:
         return {}
     marked = table.dropna(subset=["group"])
@@ -204,7 +219,7 @@ def _clusters(prompts: Path) -> Mapping[str, object]:
 
 
 def _read_or_empty(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return read_json(path, ()) if path.is_file() else {}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -19,13 +19,14 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import InputError
+from interp.errors import FileError, InputError
 from interp.locks import locked
 from interp.store import (
     SCHEMAS,
     content_key,
     package_version,
     read_json,
+    read_table,
     write_json,
     write_table,
     write_text,
@@ -193,7 +194,7 @@ def _key_in(path: Path) -> str:
 def _made_from(folder: Path, inputs: Inputs) -> str:
     """What the arm in the folder was made from, compared with ``inputs``, in words."""
     path = folder / INPUTS
-    was = read_json(path) if path.is_file() else {}  # version 0.1 kept no hashes
+    was = read_json(path, ()) if path.is_file() else {}  # version 0.1 kept no hashes
     names = [name for name, one in inputs.hashes.items() if name in was and was[name] != one]
     if not names:
         return "from other inputs or by an earlier version of Spillover"
@@ -202,11 +203,9 @@ def _made_from(folder: Path, inputs: Inputs) -> str:
 
 def kept_table(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """The parquet table at ``path`` if its key is ``key``; else make and save it."""
-    import pandas as pd
-
-    if path.is_file():
-        table = pd.read_parquet(path)
-        if set(table.get("key", ())) == {key}:
+    with suppress(FileError):  # absent or torn
+        table = read_table(path, ("key",))
+        if set(table["key"]) == {key}:
             return table.drop(columns="key")
     table = make()
     write_table(path, table.assign(key=key))
@@ -227,11 +226,11 @@ def write_manifest(folder: Path, **facts: Any) -> None:
 def seconds_of(folder: Path) -> float:
     """Seconds that earlier sessions of the run took, from its manifest; 0 without one."""
     path = folder / "manifest.json"
-    return float(read_json(path).get("seconds") or 0.0) if path.is_file() else 0.0
+    return float(read_json(path, ()).get("seconds") or 0.0) if path.is_file() else 0.0
 
 
 def update_config(path: Path, **changes: Any) -> None:
     """Change some keys of a JSON file; leave the file alone if they are unchanged."""
-    present = read_json(path)
+    present = read_json(path, ())
     if present != {**present, **changes}:
         write_json(path, {**present, **changes})

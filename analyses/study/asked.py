@@ -15,7 +15,7 @@ from analyses.commands import DryRun, command_line
 from analyses.options import ModelOptions, TrainingOptions
 from interp import plugins
 from interp.errors import InputError
-from interp.store import read_json
+from interp.store import read_json, read_table
 
 if TYPE_CHECKING:
     from analyses.runs import Run
@@ -129,7 +129,6 @@ def refuse_other_settings(context: Context) -> None:
         InputError: the base model or an arm of the plan was finished there with other settings; not
             with ``--overwrite``.
     """
-    import pandas as pd
 
     from analyses.study.resolve import name_of
 
@@ -144,18 +143,18 @@ def refuse_other_settings(context: Context) -> None:
         "model_options": dict(plan.model_options),
         "estimator": plan.estimator,
     }
-    pairs = [(read_json(config), asked)]
+    pairs = [(read_json(config, ()), asked)]
     for arm in plan.arms:
         if (context.run.arm(arm.name) / "DONE").is_file():
             now = json.loads(json.dumps(arm.describe(plan.stop_at)))
-            was = read_json(context.run.arm(arm.name) / "config.json")
+            was = read_json(context.run.arm(arm.name) / "config.json", ())
             for one in (was, now):
                 one.update(one.pop("training") or {})
             for chosen_later in ("selected", "reduction", *(["max_steps"] * arm.control)):
                 del now[chosen_later]
             pairs.append((was, now))
     other = {name for was, now in pairs for name in was.keys() & now if was[name] != now[name]}
-    held = pd.read_parquet(prompts)
+    held = read_table(prompts)
     if held.to_json(orient="records") != context.prompts.to_json(orient="records"):
         other.add("prompts")
     if other:

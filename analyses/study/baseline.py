@@ -14,7 +14,7 @@ from analyses.study.inputs import base_inputs
 from analyses.study.resolve import defaults_for, name_of
 from interp.model import LanguageModel
 from interp.statistics import Contrast
-from interp.store import read_json, write_json, write_table
+from interp.store import read_json, read_table, write_json, write_table
 from unlearning.data import controls
 from unlearning.deflections import respond
 from unlearning.generation import AnswerLog, answers_key
@@ -73,9 +73,9 @@ def scored_base(context: Context) -> Baseline:
         _score(context, folder, context.reference.fingerprint())
     return Baseline(
         inputs,
-        pd.read_parquet(folder / "responses.parquet"),
+        read_table(folder / "responses.parquet"),
         read_prefixes(folder / "openers.json"),
-        pd.read_parquet(folder / "scores.parquet"),
+        read_table(folder / "scores.parquet"),
         {},
     )
 
@@ -148,7 +148,7 @@ def describe_prefixes(context: Context, prefixes: ResponsePrefixes) -> dict[str,
 
 def read_prefixes(path: Path) -> ResponsePrefixes:
     """Prefixes as :func:`describe_prefixes` wrote them."""
-    stored = read_json(path)
+    stored = read_json(path, ("refusal", "compliance"))
     refusal, compliance = (
         tuple(tuple(prefix) for prefix in stored[name]) for name in ("refusal", "compliance")
     )

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from analyses.report import run_report
 from analyses.runs import (
     Progress,
@@ -34,6 +32,7 @@ from analyses.study.context import Context, study_context
 from analyses.study.making import Made, compare_states, make_arm, require_replaceable
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.study.workers import make_arms_in_workers
+from interp.store import read_table
 from unlearning.deflections import refusals_of
 
 
@@ -127,7 +126,7 @@ def make_arms(context: Context, baseline: Baseline) -> None:
 def steps_of(context: Context, made: Made) -> int:
     """The number of steps to the saved weights."""
     path = context.run.arm(made.arm.name) / "scores.parquet"
-    return matched_step(pd.read_parquet(path, columns=["step", "class"]))
+    return matched_step(read_table(path, ("step", "class")))
 
 
 def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:

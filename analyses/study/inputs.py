@@ -143,7 +143,7 @@ def _old_key(context: Context, base: str, arm: ArmPlan, settings: dict[str, Any]
     """
     plan = context.plan
     config = context.run.arm(arm.name) / "config.json"
-    was = read_json(config) if config.is_file() else settings
+    was = read_json(config, ()) if config.is_file() else settings
     added = _added(settings, was)
     defaults = _as_json({one.name: _default(one) for one in dataclasses.fields(TrainingSettings)})
     if any(value not in (None, False, defaults.get(name)) for name, value in added.items()):

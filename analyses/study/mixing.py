@@ -11,6 +11,7 @@ import pandas as pd
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
 from analyses.study.plan import ArmPlan
+from interp.store import read_table
 from unlearning.deflections import examples, refusals_of, with_own_ids, with_preferred
 from unlearning.losses import for_forgetting
 from unlearning.training import Example, Mixture
@@ -101,4 +102,4 @@ def dealt(rows: pd.DataFrame, groups: int) -> dict[str, pd.DataFrame]:
 
 def read_ranking(folder: Path) -> pd.DataFrame:
     """The ranking of retained examples: ``id``, and each method's score."""
-    return pd.read_parquet(folder / RANKING)
+    return read_table(folder / RANKING)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,16 +116,40 @@ def places_of(rows: Sequence[Tokens], positions: Positions) -> list[Sequence[sli
     """The positions of every row; each is a slice of its tokens.
 
     Raises:
-        InputError: an empty position, one beyond a row's ends, or none in any row.
+        InputError: an empty position, one beyond a row's ends, none in any row, or what is not a
+            slice of whole numbers.
     """
+    if not callable(positions):
+        raise InputError(
+            f"positions is {positions!r}; expected a function of a prompt's tokens that gives "
+            "slices, as in interp.activations.positions"
+        )
     places = [positions(row) for row in rows]
     if not any(places):
         raise InputError("no prompt has a position; choose spans that are not empty")
     for row, slices in zip(rows, places, strict=True):
         for span in slices:
+            if not _is_plain(span):
+                raise InputError(
+                    f"the position {span!r}; expected slice(start, stop) with whole numbers"
+                )
             if not 0 <= span.start < span.stop <= len(row):
                 raise InputError(
                     f"the position {span.start}:{span.stop} holds none of the {len(row)} tokens "
                     f"of a prompt with the spans {dict(row.spans)}"
                 )
     return places
+
+
+def _is_plain(span: Any) -> bool:
+    """Whether a position is a slice of whole numbers without a step."""
+    return (
+        isinstance(span, slice)
+        and span.step in (None, 1)
+        and all(is_whole(end) for end in (span.start, span.stop))
+    )
+
+
+def is_whole(number: Any) -> bool:
+    """Whether a value is a whole number of Python or NumPy, and no truth value."""
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)

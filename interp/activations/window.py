@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from interp.activations.positions import Positions
+from interp.activations.positions import Positions, is_whole
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens, is_probing
 
@@ -67,9 +67,9 @@ def from_end(*offsets: int) -> Columns:
     """Tokens of the prompt counted from its end: -1 is the last one.
 
     Raises:
-        InputError: an offset is not negative.
+        InputError: an offset is not a whole number below 0.
     """
-    if not offsets or max(offsets) >= 0:
+    if not offsets or not all(is_whole(one) and one < 0 for one in offsets):
         raise InputError(f"offsets {offsets} from the prompt's end; they start at -1 and go down")
 
     def columns(window: Window) -> Tensor:
@@ -121,8 +121,14 @@ def selecting(
     """Yields a function that returns the columns chosen in the current forward.
 
     Raises:
-        InputError: in the forward, the attention mask does not identify the rows.
+        InputError: ``columns`` is not a function; in the forward, the attention mask does not
+            identify the rows.
     """
+    if not callable(columns):
+        raise InputError(
+            f"positions is {columns!r}; expected a function of a window, such as "
+            "interp.activations.window.last_prompt_token"
+        )
     trunk = next(m for m in lm.model.modules() if any(c is lm.layers for c in m.children()))
     # Adapters bypass the hooks of the whole model, and a model of images gives its trunk embeddings
     # and a finished mask: what identifies the rows may be seen at any level.

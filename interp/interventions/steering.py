@@ -100,7 +100,7 @@ def intervene(
         )
     places = points(lm, chosen, sites)
     with ExitStack() as stack:
-        columns = stack.enter_context(selecting(lm, positions)) if positions else None
+        columns = stack.enter_context(selecting(lm, positions)) if positions is not None else None
         for at_site in places:
             for point, at_layer in zip(at_site, by_layer, strict=True):
 

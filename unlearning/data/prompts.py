@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import InputError, expected
+from interp.errors import InputError, brief, expected
 from unlearning.data.records import (
     Record,
     is_empty,
@@ -85,8 +85,11 @@ def as_prompts(table: pd.DataFrame, name: str = "the prompts table") -> pd.DataF
     Raises:
         InputError: a column is missing or a row is invalid; names the row, counted from 1.
     """
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise InputError(f'{name} has two columns "{brief(twice)}"; rename one of them')
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    records = numbered({str(key): value for key, value in row.items()} for row in rows)
+    records = numbered({str(key): _plain(value) for key, value in row.items()} for row in rows)
     if not records:
         raise InputError(f"{name} is empty; expected at least one row")
     return _table(_checked(with_single_turns(records, name), name))
@@ -193,7 +196,7 @@ def _checked(
         earlier = identifiers.setdefault(str(identifier), record.place)
         if earlier != record.place:
             raise InputError(
-                f'{name}: id "{identifier}" stands on {earlier} and on {record.place}; '
+                f'{name}: id "{brief(identifier)}" stands on {earlier} and on {record.place}; '
                 'make ids unique, or leave out the "id" column'
             )
     present = {record.fields["label"] for record in records}
@@ -211,18 +214,23 @@ def _problem(fields: Mapping[str, Any]) -> str | None:
         return f"the prompt is empty or no text ({json.dumps(prompt, default=str)[:40]})"
     if domain not in (*DOMAINS, GENERAL):
         known = expected(str(domain), (*DOMAINS, GENERAL))
-        return f'unknown domain "{domain}"{known} (benign only)'
+        return f'unknown domain "{brief(domain)}"{known} (benign only)'
     if label not in LABELS:
-        return f'unknown label "{label}"{expected(str(label), LABELS)}'
+        return f'unknown label "{brief(label)}"{expected(str(label), LABELS)}'
     if domain == GENERAL and label == "harmful":
         return f'domain "{GENERAL}" is for benign prompts only, but the label is "harmful"'
     if split is not None and split not in SPLITS:
-        return f'unknown split "{split}"{expected(str(split), SPLITS)}, or nothing'
+        return f'unknown split "{brief(split)}"{expected(str(split), SPLITS)}, or nothing'
     if kind is not None and kind not in KINDS:
-        return f'unknown kind "{kind}"{expected(str(kind), KINDS)}, or nothing'
+        return f'unknown kind "{brief(kind)}"{expected(str(kind), KINDS)}, or nothing'
     if kind is not None and label == "harmful":
         return f'kind "{kind}" is for benign prompts only, but the label is "harmful"'
     return None
+
+
+def _plain(value: Any) -> Any:
+    """A value of NumPy as one of Python."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _table(records: Sequence[Record]) -> pd.DataFrame:
@@ -271,9 +279,13 @@ def _kind(row: Mapping[str, Any]) -> str | None:
 
 
 def _column(values: list[Any]) -> list[Any]:
-    """Values of one extra column; mixed types become JSON text, because parquet needs one type."""
+    """Values of one extra column; mixed types become JSON text, because parquet needs one type.
+
+    So do whole numbers that a float cannot hold: next to a missing value, they would be rounded.
+    """
     values = [None if is_empty(value) else value for value in values]
     types = {type(value) for value in values if value is not None}
-    if types <= {str} or types <= {bool} or types <= {int, float}:
+    large = any(type(value) is int and abs(value) > 2**53 for value in values)
+    if types <= {str} or types <= {bool} or (types <= {int, float} and not large):
         return values
     return [v if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values]

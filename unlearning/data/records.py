@@ -17,12 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from interp.errors import InputError
+from interp.errors import InputError, brief
 from interp.store import atomic_write
 from unlearning.data.conversations import with_turns
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 LONGEST_FIELD = 2**31 - 1  # characters of a CSV field; Python's own limit is 131,072
+MOST_NAMED = 20
 UTF8, WINDOWS = "utf-8-sig", "cp1252"  # the usual encodings of user files
 
 
@@ -165,11 +166,12 @@ def require_named(columns: Collection[str], found: Iterable[Any], name: str) -> 
         InputError: naming the first that is not, and all that are.
     """
     found = list(found)
+    shown = [brief(one) for one in found[:MOST_NAMED]] + ["…"] * (len(found) > MOST_NAMED)
     for column in columns:
         if column not in found:
             raise InputError(
                 f'{name} has no column "{column}"; expected {", ".join(columns)}, '
-                f"found {', '.join(map(str, found)) or 'none'}"
+                f"found {', '.join(shown) or 'none'}"
             )
 
 
@@ -196,9 +198,35 @@ def _decoded(path: Path, encoding: str) -> str:
         ) from error
 
 
+def _parsed(text: str, place: str) -> Any:
+    """A JSON value.
+
+    Raises:
+        JSONDecodeError: it is not valid.
+        InputError: it cannot be read otherwise, or an object has a key twice.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _require_unique([key for key, _ in pairs], place)
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except (json.JSONDecodeError, InputError):
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; too deep
+        raise InputError(f"{place}: JSON that cannot be read ({brief(error)})") from error
+
+
+def _require_unique(names: Sequence[str], place: str) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f'{place}: "{brief(twice)}" is there twice; rename one of them')
+
+
 def _json_list(text: str, path: Path) -> list[Record]:
     try:
-        rows = json.loads(text)
+        rows = _parsed(text, str(path))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -212,7 +240,7 @@ def _json_lines(text: str, path: Path) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            fields = _parsed(line, f"{path}, line {number}")
         except json.JSONDecodeError as error:
             raise InputError(
                 f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); "
@@ -241,6 +269,7 @@ def _csv(text: str, path: Path) -> Iterator[Record]:
                 continue
             if header is None:
                 header = row
+                _require_unique(header, f"{path}, line {line}")
                 continue
             if len(row) > len(header):
                 raise InputError(
@@ -262,8 +291,9 @@ def _parquet(path: Path) -> list[Record]:
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be read as parquet ({reason})") from error
+        table = pyarrow.parquet.read_table(path)
+        rows = table.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as parquet ({brief(error)})") from error
+    _require_unique(table.column_names, str(path))
     return numbered(rows)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from interp.errors import InputError, expected
+from interp.errors import InputError, brief, expected
 from unlearning.data import read_records, require_columns
 from unlearning.scoring.classes import COARSE, FINE_CLASSES, Scorer, Texts, spoken
 from unlearning.scoring.coherence import is_gibberish
@@ -173,7 +173,7 @@ def as_learned(label: Any) -> str | None:
     name = also.get(name, name)
     if name not in FINE_CLASSES:
         known = (*FINE_CLASSES, *also)
-        raise InputError(f"unknown label {label!r}{expected(str(label), known)}")
+        raise InputError(f"unknown label {brief(label)!r}{expected(str(label), known)}")
     return name if name in LEARNED else None
 
 

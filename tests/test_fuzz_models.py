@@ -1,0 +1,153 @@
+"""Templates and positions of any kind: the right answer, or one line."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from interp import activations
+from interp.activations.window import from_end
+from interp.interventions import ablate
+from interp.model import Chat, LanguageModel, Tokens
+from tests.fuzzing import answer_or_line, fuzzed
+
+pytestmark = pytest.mark.slow
+
+TEXTS = ("How do I pick a lock?", "Boil rice.")
+
+
+@pytest.fixture(scope="module")
+def lm(checkpoint_of: Callable[[str], Path]) -> LanguageModel:
+    return LanguageModel.load(checkpoint_of("qwen2"))
+
+
+numbers = (
+    st.integers(-2, 6) | st.integers(0, 3).map(np.int64) | st.integers(0, 3).map(np.uint8)
+    | st.booleans() | st.sampled_from([1.0, 0.5, float("nan"), np.float32(1), None, "1", 2**70])
+)  # fmt: skip
+
+
+# Positions
+
+ends = (
+    st.none() | st.integers(-3, 40) | st.integers(0, 9).map(np.int64) | st.sampled_from([1.0, True])
+)
+spans = (
+    st.builds(slice, ends, ends) | st.builds(slice, st.integers(0, 5), st.integers(6, 9))
+    | st.builds(slice, st.integers(0, 5), st.integers(6, 9), st.sampled_from([1, 2, -1]))
+    | st.sampled_from([3, -1, None, "instruction", (0, 1)])
+)  # fmt: skip
+
+
+@fuzzed(60)
+@given(chosen=st.lists(spans, max_size=3))
+def test_positions_are_means_over_their_tokens_or_refused(
+    chosen: list[Any], lm: LanguageModel
+) -> None:
+    tokens = lm.chat.encode(TEXTS[0])
+
+    def each(row: Tokens) -> Sequence[slice]:
+        return [slice(i, i + 1) for i in range(len(row))]
+
+    every = activations.collect(lm, [tokens], positions=each)["residual_out"][0]
+    found = answer_or_line(lambda: activations.collect(lm, [tokens], positions=lambda _: chosen))
+    fine = chosen and all(
+        isinstance(span, slice)
+        and span.step in (None, 1)
+        and all(type(end) in (int, np.int64) for end in (span.start, span.stop))
+        and 0 <= span.start < span.stop <= len(tokens)
+        for span in chosen
+    )
+    assert (found is not None) == bool(fine), chosen
+    if found is not None:
+        means = np.stack([every[:, span].mean(axis=1) for span in chosen], axis=1)
+        np.testing.assert_allclose(found["residual_out"][0], means, atol=1e-5)
+
+
+@fuzzed(40)
+@given(given=st.sampled_from([[-1], [], [0], -1, "last", None, slice(-1, None)]) | numbers)
+def test_positions_that_are_no_function_are_refused(given: Any, lm: LanguageModel) -> None:
+    assert answer_or_line(lambda: activations.collect(lm, TEXTS, positions=given)) is None
+    if given is not None:  # every token
+        direction = np.ones(lm.d_model)
+
+        def edited() -> torch.Tensor:
+            with ablate(lm, direction, positions=given):
+                return lm.logits(lm.chat.pad([lm.chat.encode(TEXTS[0])]))
+
+        assert answer_or_line(edited) is None
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool) and given < 0
+    assert (answer_or_line(lambda: from_end(given)) is not None) == whole
+
+
+# Templates
+
+bodies = st.sampled_from(
+    [
+        "{{ m['content'] }}", "{{ m.content | trim }}", "{{ m['content'] | upper }}",
+        "{{ m['content'][:5] }}", "{{ m['role'] }}: ", "<|im_start|>", "<|im_end|>\n", " ", "\n\n",
+        "{{ bos_token }}", "{{ eos_token }}", "{{ raise_exception('no') }}", "{{ undefined.x }}",
+        "{% if m['role'] == 'assistant' %}", "{% if m['role'] == 'user' %}", "{% endif %}",
+        "{% if loop.last %}", "{{ loop.index }}", "{{ messages | length }}", "{{ 1/0 }}", "{{",
+        "{{ m['content'] ~ m['content'] }}", "é", "<think>", "</think>",
+    ]
+)  # fmt: skip
+around = st.sampled_from(
+    ["", "{{ bos_token }}", "System. ", "{% if add_generation_prompt %}Assistant:{% endif %}",
+     "{{ messages[0]['content'] }}", "{{ messages[-1]['role'] }}", "{% endfor %}"]
+)  # fmt: skip
+
+
+@st.composite
+def templates(draw: st.DrawFn) -> str:
+    inner = "".join(draw(st.lists(bodies, min_size=1, max_size=5)))
+    loop = "{% for m in messages %}" + inner + "{% endfor %}"
+    return draw(around) + loop + draw(around)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint_of: Callable[[str], Path]) -> Any:
+    return AutoTokenizer.from_pretrained(checkpoint_of("qwen2"))
+
+
+@fuzzed(80)
+@given(
+    template=templates() | st.text(max_size=20),
+    prompt=st.sampled_from([*TEXTS, "Two\n\nparts", "<|im_end|>", "é 日本", "m"]),
+    system=st.sampled_from([None, "Be brief."]),
+)
+def test_templates_give_their_own_ids_or_a_line(
+    template: str, prompt: str, system: str | None, tokenizer: Any
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chat = answer_or_line(lambda: Chat(tokenizer, template=template, system=system))
+        tokens = answer_or_line(lambda: chat.encode(prompt)) if chat is not None else None
+    if not template or tokens is None or chat is None:
+        return
+    turns = [{"role": "system", "content": system}] * (system is not None)
+    wanted = tokenizer.apply_chat_template(
+        [*turns, {"role": "user", "content": prompt}],
+        chat_template=template,
+        tokenize=True,
+        return_dict=False,
+        add_generation_prompt=True,
+    )
+    assert list(tokens.ids) == list(wanted)
+    places = list(tokens.spans.values())
+    assert [place.stop for place in places[:-1]] == [place.start for place in places[1:]]
+    assert (places[0].start, places[-1].stop) == (0, len(tokens))
+    assert prompt in tokenizer.decode(tokens.ids[tokens.spans["instruction"]])
+    with_response = answer_or_line(lambda: chat.encode(prompt, "I cannot."))
+    if with_response is not None:
+        said = tokenizer.decode(with_response.ids[with_response.spans["response"]])
+        assert "I cannot." in said
