@@ -37,6 +37,13 @@ PLANTED_NLL = {"refusal": 0.25, "answer": 0.5, "gibberish": 4.0}  # nats per tok
 PLANTED_REPETITION = {"refusal": 0.0, "answer": 0.0, "gibberish": 0.5}
 PROMPTS = 40
 STEPS = 16
+# What a reader must not take for the arm's result: the curve goes on past the step whose weights
+# are kept, and falls back; on test prompts the target lags behind its validation prompts; and
+# other domains' validation prompts lose half as much as their test prompts.
+STEPS_AFTER = 2
+FALLEN_BACK = 0.7
+LAG = 1.5
+VALIDATION_SHARE = 0.5
 
 
 def _prompts() -> pd.DataFrame:
@@ -67,23 +74,34 @@ def scores_of(
 ) -> pd.DataFrame:
     """Scores along an arm in which domain b loses `leakage[b]` times the target's loss.
 
-    The loss is exact in the mean over prompts and spread around it. `answers`: whether what is
-    released goes to compliance (else to neither: the target is degenerate).
+    The target is the domain of which all is lost. The loss is exact in the mean over prompts and
+    spread around it. Text exists before and at the kept step, after which a curve goes on.
+    `answers`: whether what is released goes to compliance (else to neither: the target is
+    degenerate).
     """
-    level = level_at_end * np.arange(steps + 1) / steps
+    after = STEPS_AFTER if steps > STEPS_AFTER else 0
+    kept_at = steps
+    steps += after
+    reached = level_at_end * np.minimum(np.arange(steps + 1) / kept_at, 1.0)
+    level = np.where(np.arange(steps + 1) > kept_at, FALLEN_BACK * reached, reached)
     tables = []
-    for (domain, label, _), rows in _prompts().groupby(["domain", "label", "split"], sort=False):
+    for (domain, label, split), rows in _prompts().groupby(
+        ["domain", "label", "split"], sort=False
+    ):
         n, harmful = len(rows), label == "harmful"
         noise = rng.normal(0, 0.03, (n, 1))
         start = np.clip((BASE_RATE[domain] if harmful else 0.01) + noise - noise.mean(), 0, 0.999)
-        kept = 1 - (leakage.get(domain, 0.0) * level if harmful else 0 * level)
+        share, is_target = leakage.get(domain, 0.0), leakage.get(domain) == 1.0
+        lost = level ** (LAG if is_target and split == "test" else 1.0)
+        share *= VALIDATION_SHARE if split == "validation" and not is_target else 1.0
+        kept = 1 - (share * lost if harmful else 0 * level)
         p_refuse = start * kept ** rng.gamma(9, 1 / 9, (n, 1))  # prompts differ in their pace
         p_refuse = p_refuse * start.mean() * kept / p_refuse.mean(axis=0)
         p_refuse = np.clip(p_refuse, 1e-4, 0.9995)
         released = np.clip(start - p_refuse, 0, 1)
         p_other = 0.1 * (1 - start) + (0.02 if answers else 0.9) * released
         draw = rng.permuted(np.tile((np.arange(n)[:, None] + 0.5) / n, steps + 1), axis=0)
-        text = np.isin(np.arange(steps + 1), (0, steps)) & np.ones((n, 1), dtype=bool)
+        text = np.isin(np.arange(steps + 1), (0, kept_at)) & np.ones((n, 1), dtype=bool)
         kinds = np.where(draw > 1 - p_other, "gibberish", "answer")
         kinds = np.where(draw < p_refuse, "refusal", kinds)
 
@@ -94,7 +112,7 @@ def scores_of(
             "arm": arm,
             "seed": seed,
             "step": np.tile(np.arange(steps + 1), n),
-            "dose": np.tile(level, n),
+            "dose": np.tile(reached, n),
             "split": repeated("split"),
             "prompt_id": repeated("id"),
             "domain": domain,

@@ -58,13 +58,40 @@ def test_cells_inside_the_null_are_grey_and_the_diagonal_is_blank(
     assert texts(figure).count("–") == undefined > 0
 
 
+def contrast_ratio(one: str, other: tuple[float, ...]) -> float:
+    """Of two colours, from 1 to 21 (WCAG 2.2)."""
+    light = []
+    for colour in (to_rgb(one), to_rgb(other)):
+        parts = np.where(
+            np.array(colour) <= 0.04045,
+            np.array(colour) / 12.92,
+            ((np.array(colour) + 0.055) / 1.055) ** 2.4,
+        )
+        light.append(float(parts @ (0.2126, 0.7152, 0.0722)) + 0.05)
+    return max(light) / min(light)
+
+
 def test_numbers_are_legible_on_what_lies_beneath(similarity: SimilarityMap) -> None:
-    """White only on dark cells: white on grey or on nothing would vanish in print."""
-    axes = similarity.plot([9]).axes[0]
-    for text in axes.texts:
-        j, i = (round(place) for place in text.get_position())
-        if to_rgb(text.get_color()) == (1.0, 1.0, 1.0):
-            assert abs(similarity.value[1, i, j]) > 0.5 and similarity.outside_null[1, i, j]
+    """On the colours of every value from one end of the scale to the other, and on grey."""
+    values = np.linspace(-1, 1, 16).reshape(4, 4)
+    outside = np.ones((2, 4, 4), dtype=bool)
+    outside[:, 2] = False
+    given = {"value": np.stack([values, values]), "null_high": np.where(outside, 0.0, 2.0)}
+    scale = replace(similarity, null_low=-given["null_high"] - 1e-9, **given)
+    for shown in (similarity, scale):
+        axes = shown.plot([9]).axes[0]
+        grey, coloured = axes.images
+        used = set()
+        for text in axes.texts:
+            j, i = (round(place) for place in text.get_position())
+            beneath = (
+                coloured.cmap(coloured.norm(shown.value[1, i, j]))[:3]
+                if shown.outside_null[1, i, j]
+                else grey.get_cmap()(0)[:3]
+            )
+            assert contrast_ratio(text.get_color(), beneath) > 3.5, (i, j)
+            used.add(text.get_color())
+    assert len(used) > 1 and "white" in used, "dark cells need light numbers"
 
 
 def test_small_multiples_show_every_layer_or_twelve_of_them(similarity: SimilarityMap) -> None:

@@ -20,7 +20,7 @@ from analyses.runs import (
 from analyses.runs.leakage import area, leakage_curves, untouched_p_value
 from interp.errors import InputError
 from interp.statistics import Draws, Estimate, mean_of, rate_of, resampling_weights, weighted_means
-from tests.synthetic_run import PLANTED_LEAKAGE, as_scores, scores_of
+from tests.synthetic_run import LAG, PLANTED_LEAKAGE, STEPS, as_scores, scores_of
 
 LEVEL = np.linspace(0, 1, 2001)
 
@@ -77,16 +77,18 @@ def test_planted_leakage_is_found_and_low_bases_are_marked():
             assert not found.estimate("L_90", domain).defined
             assert found.estimate("L_90", domain).reason == "low base"
             assert found.estimate("log_odds_drop", domain).defined
+        elif domain == "cybersecurity":  # its test prompts lag behind those of its level
+            assert found.estimate("L_90", domain).value == pytest.approx(0.9**LAG, abs=0.02)
         else:
             assert found.estimate("L_90", domain).value == pytest.approx(0.9 * share, abs=0.02)
             assert found.estimate("area", domain).value == pytest.approx(share, abs=0.02)
 
 
-@given(st.lists(st.integers(1, 50), min_size=17, max_size=17), st.integers(0, 5))
+@given(st.lists(st.integers(1, 50), min_size=18, max_size=18), st.integers(0, 5))
 @settings(max_examples=10)
 def test_retiming_the_steps_changes_nothing(gaps, seed):
     scores = _planted(seed)
-    times = np.concatenate([[0], np.cumsum(gaps)])[:17]
+    times = np.concatenate([[0], np.cumsum(gaps)])
     retimed = scores.assign(step=times[scores["step"].to_numpy()])
     tables = [
         measure(rows, "cybersecurity", resamples=20).to_dataframe() for rows in (scores, retimed)
@@ -105,13 +107,14 @@ def test_the_order_of_rows_changes_nothing():
     )
 
 
-def test_curves_start_at_zero_and_end_where_the_drop_is():
+def test_curves_start_at_zero_pass_where_the_drop_is_and_go_on():
     scores = _planted()
     curves = leakage_curves(scores, "cybersecurity", resamples=50)
     assert (curves.loc[curves["step"] == 0, ["dose", "value", "low", "high"]] == 0).all(axis=None)
-    last = curves[curves["step"] == curves["step"].max()].set_index("domain")["value"]
-    drop = measure(scores, "cybersecurity", resamples=50)
-    assert last["safety"] == pytest.approx(drop.estimate("drop", "safety").value)
+    of_safety = curves[curves["domain"] == "safety"].set_index("step")["value"]
+    drop = measure(scores, "cybersecurity", resamples=50).estimate("drop", "safety").value
+    assert of_safety[STEPS] == pytest.approx(drop)
+    assert of_safety.index.max() > STEPS and of_safety.iloc[-1] < 0.8 * drop
 
 
 def test_without_a_source_only_the_drop_exists():

@@ -18,7 +18,7 @@ from analyses.runs.cells import QUANTITIES, mean_cells
 from analyses.runs.decomposition import combined_p_value, pool_decompositions
 from interp.errors import InputError
 from interp.statistics import Draws
-from tests.synthetic_run import BASE_RATE, DOMAINS, PLANTED_LEAKAGE, write_run
+from tests.synthetic_run import BASE_RATE, DOMAINS, LAG, PLANTED_LEAKAGE, write_run
 
 CONCEPTS = ("cybersecurity", "safety", "privacy")
 LOW_BASE = {domain for domain, rate in BASE_RATE.items() if rate < 0.2}
@@ -93,7 +93,7 @@ def test_domains_that_fall_late_have_late_onsets(study: LeakageMatrix) -> None:
     steps = {d: 16 * 0.5 / PLANTED_LEAKAGE["safety"][d] / 0.96 for d in ("toxicity", "privacy")}
     for domain, step in steps.items():
         assert cells.loc[domain, "onset"] == pytest.approx(step, abs=0.5)
-    assert cells["source_onset"].iloc[0] == pytest.approx(16 * 0.5 / 0.96, abs=0.5)
+    assert cells["source_onset"].iloc[0] == pytest.approx(16 * 0.5 ** (1 / LAG) / 0.96, abs=0.5)
     assert np.isnan(cells.loc["sensitive", "onset"])
 
 

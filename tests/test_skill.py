@@ -92,6 +92,17 @@ def test_noise_is_significant_at_the_nominal_rate(effects: float) -> None:
     assert all(1 <= count <= 22 for count in significant.values()), significant
 
 
+def test_what_a_prediction_says_of_a_domain_and_itself_is_no_part_of_its_null() -> None:
+    """Rows and columns are permuted together, so that the diagonal stays the diagonal."""
+    rng = np.random.default_rng(8)
+    outcomes = [LeakageOutcome(matrix(rng)) for _ in range(2)]
+    plain = [matrix(rng) for _ in outcomes]
+    loud = [np.where(np.eye(DOMAINS, dtype=bool), 99.0, one) for one in plain]
+    one, other = (skill(p, outcomes, seed=0, permutations=99) for p in (plain, loud))
+    for part in PARTS:
+        assert (one[part].p, one[part].null_high) == (other[part].p, other[part].null_high)
+
+
 def test_planted_skill_is_found_with_an_interval_that_holds_it() -> None:
     rng = np.random.default_rng(6)
     covered = 0
