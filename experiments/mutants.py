@@ -20,9 +20,10 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 
@@ -231,7 +232,7 @@ def page_of(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _line(row: dict[str, str]) -> str:
+def _line(row: Mapping[Hashable, Any]) -> str:
     change = f"`{_short(row['old'])}` → `{_short(row['new'])}`"
     by = {"killed": f"`{row['by'].removeprefix('tests/')}`", "survived": "**nothing**"}
     noticed = by.get(row["verdict"], f"{row['verdict']}: {row['because']}")

@@ -83,10 +83,8 @@ class Mutant:
         old, new = self.old.encode(), self.new.encode()
         if self.start is None:
             return source.replace(old, new) if source.count(old) == 1 else None
-        stop = self.start + len(old)
-        return (
-            source[: self.start] + new + source[stop:] if source[self.start : stop] == old else None
-        )
+        before, here = source[: self.start], source[self.start :]
+        return before + new + here.removeprefix(old) if here.startswith(old) else None
 
 
 def draw(root: Path, wings: dict[str, int], seed: int) -> list[Mutant]:
@@ -199,9 +197,7 @@ def _changes(node: ast.AST) -> Iterator[str]:
         yield from _of_call(node)
     elif isinstance(node, ast.Slice):
         yield from _of_slice(node)
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        yield "pass"
-    elif isinstance(node, ast.AugAssign):
+    elif isinstance(node, ast.AugAssign | ast.Expr):
         yield "pass"
 
 

@@ -6,7 +6,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 ROOTS = ("interp", "unlearning", "analyses", "spillover", "experiments", "tests")
@@ -68,7 +68,7 @@ def _imports(root: Path, path: Path) -> Iterator[str]:
                 yield str(place.relative_to(root))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _behind_door(folder: Path) -> dict[str, Path]:
     """Where the public names of a folder are defined."""
     stub = folder / "__init__.pyi"
