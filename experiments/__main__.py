@@ -120,6 +120,33 @@ def registries(
 
 
 @app.command()
+def mutants(
+    out: Annotated[
+        Path, typer.Option(help="Results as JSON lines; a second run continues them.")
+    ] = Path("build/mutants.jsonl"),
+    part: Annotated[
+        str, typer.Option(help="Only mutants whose file or description holds this text.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the drawn mutants.")] = 16,
+    seconds: Annotated[
+        float, typer.Option(help="Begin no other mutant after so many seconds.")
+    ] = 1e9,
+    page: Annotated[
+        Path | None, typer.Option(help="Markdown page with the two marks of the table.")
+    ] = None,
+) -> None:
+    """Change one line at a time and see whether the tests notice."""
+    from experiments.mutants import all_mutants, chosen, false_alarms, in_page, try_mutants
+
+    found = try_mutants(chosen(all_mutants(seed), part), out, seconds=seconds)
+    typer.echo(found["verdict"].value_counts().to_string())
+    if alarms := false_alarms(found):
+        raise InputError(f"these tests fail without a mutant: {', '.join(alarms)}; mend them first")
+    if page is not None:
+        write_text(page, in_page(page, found))
+
+
+@app.command()
 def calibration(
     part: Annotated[
         str | None, typer.Option(help="behaviour or representation (default: both).")

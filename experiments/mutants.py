@@ -35,6 +35,7 @@ LIST = Path(__file__).with_suffix(".toml")
 WINGS = {"interp": 20, "unlearning": 19, "analyses": 19}
 SEED = 16
 FILES_AT_ONCE = (2, 4, 8)
+FENCE = re.compile(r"(<!-- made by: python -m experiments mutants -->\n).*?(<!-- end -->)", re.S)
 #: Heavy and never changed: imported once, before the processes of all mutants part.
 HEAVY = ("torch", "transformers", "peft", "pandas", "scipy.stats", "sklearn.linear_model", "pytest")
 
@@ -88,9 +89,10 @@ def try_mutants(
     """
     began = time.monotonic()
     done = _read(results)
+    untried_first = sorted(mutants, key=lambda one: one.key in done)
     with TemporaryDirectory() as folder:
         tree = _copy_of_the_tree(Path(folder))
-        for one in mutants:
+        for one in untried_first:
             if done.get(one.key, {}).get("verdict") in ("killed", "equivalent", "absent"):
                 continue
             if time.monotonic() - began > seconds:
@@ -244,12 +246,10 @@ def _short(text: str, most: int = 60) -> str:
     return said if len(said) <= most else said[: most - 1] + "…"
 
 
-def in_page(page: Path, content: str, mark: str) -> str:
-    """The page with ``content`` between the two comments that name ``mark``."""
+def in_page(page: Path, table: pd.DataFrame) -> str:
+    """The page's text with the current table between its two marks."""
     text = page.read_text(encoding="utf-8")
-    before, start, rest = text.partition(f"<!-- {mark} -->\n")
-    _, end, after = rest.partition(f"<!-- /{mark} -->")
-    return f"{before}{start}{content}\n{end}{after}"
+    return FENCE.sub(lambda found: f"{found[1]}\n{page_of(table)}\n\n{found[2]}", text)
 
 
 def chosen(mutants: Iterable[Mutant], part: str) -> list[Mutant]:

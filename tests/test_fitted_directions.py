@@ -277,6 +277,12 @@ def test_rotations_of_other_fits_are_refused() -> None:
         rotation(probe, fits("logistic_probe", {"a": contrasts["a"]}))
     with pytest.raises(InputError, match="give fitted directions"):
         rotation(probe, probe.to_set())  # type: ignore[call-overload]
+    # Labels are found by their names, and layers by their places.
+    turned = fits("logistic_probe", dict(reversed(contrasts.items())))
+    assert set(rotation(probe, turned)) == set(contrasts)
+    for layers in ([9, 4], [4, 7]):
+        with pytest.raises(InputError, match="layers"):
+            rotation(probe, FittedDirections.of(probe.estimator, contrasts, layers=layers))
 
 
 def test_subspaces_take_the_contrasts_of_fitted_directions() -> None:

@@ -172,10 +172,19 @@ def test_invariances() -> None:
     rotated = rotation(mapped(before), mapped(after))
     grown = rotation(before, Contrast(3 * after.positive, 3 * after.negative, after.pairs))
     swapped = rotation(_swapped(before), _swapped(after))
+    # In another basis, in another unit, and about another origin nothing has changed.
+    scaled, moved = (
+        rotation(*(Contrast(f(c.positive), f(c.negative), c.pairs) for c in (before, after)))
+        for f in (lambda states: 7.0 * states, lambda states: states + 3.0)
+    )
     for quantity in QUANTITIES:
-        np.testing.assert_allclose(
-            getattr(rotated, quantity).low, getattr(found, quantity).low, atol=1e-6
-        )
+        for other in (rotated, scaled, moved):
+            for bound in ("value", "low", "high", "null_low", "null_high"):
+                np.testing.assert_allclose(
+                    getattr(getattr(other, quantity), bound),
+                    getattr(getattr(found, quantity), bound),
+                    atol=1e-5,
+                )
     np.testing.assert_allclose(grown.gain.value, 3 * found.gain.value)
     np.testing.assert_allclose(grown.angle_degrees.value, found.angle_degrees.value)
     np.testing.assert_allclose(swapped.angle_degrees.high, found.angle_degrees.high, atol=1e-6)
