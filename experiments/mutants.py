@@ -191,7 +191,12 @@ def _pytest(tree: Path, arguments: list[str], said: Path) -> None:
         sys.path[:] = [str(tree), *(one for one in sys.path if one not in ("", str(ROOT)))]
         sys.dont_write_bytecode = True
         import pytest
+        from hypothesis import Phase, settings
 
+        # That an example fails is enough: no smaller one is looked for.
+        phases = (Phase.explicit, Phase.reuse, Phase.generate)
+        settings.register_profile("mutants", phases=phases)
+        settings.load_profile("mutants")
         code = int(pytest.main([*arguments, "-o", "addopts="]))
         sys.stdout.flush()
         os._exit(code)

@@ -95,6 +95,8 @@ def test_what_a_test_notices_is_killed_and_what_none_does_lives(
     root, results = tmp_path / "root", tmp_path / "results.jsonl"
     (root / "interp").mkdir(parents=True)
     (root / "tests").mkdir()
+    for folder in ("interp", "tests"):
+        (root / folder / "__init__.py").touch()
     (root / "interp" / "one.py").write_text("def half(x):\n    return x / 2\n")
     (root / "tests" / "test_one.py").write_text(
         "from interp.one import half\n\n\ndef test_half():\n    assert half(4) == 2\n"

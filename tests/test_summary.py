@@ -16,6 +16,7 @@ from interp.errors import InputError
 from tests.synthetic_run import (
     BASE_RATE,
     DOMAINS,
+    LAG,
     PLANTED_LEAKAGE,
     PLANTED_RECOVERY,
     RETAINED,
@@ -77,7 +78,9 @@ def test_every_number_stands_in_its_interval_and_undefined_ones_say_why(content)
 def test_planted_leakage_and_recovery_are_in_the_summary(content):
     plain = _arm(content, "npo-cybersecurity-0")
     for domain, share in PLANTED_LEAKAGE["cybersecurity"].items():
-        if BASE_RATE[domain] > 0.2:
+        if domain == "cybersecurity":  # its test prompts lag behind those of its level
+            assert plain["L_90"][domain]["value"] == pytest.approx(0.9**LAG, abs=0.02)
+        elif BASE_RATE[domain] > 0.2:
             assert plain["L_90"][domain]["value"] == pytest.approx(0.9 * share, abs=0.02)
             assert plain["area"][domain]["value"] == pytest.approx(share, abs=0.02)
         else:
