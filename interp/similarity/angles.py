@@ -24,6 +24,9 @@ from interp.statistics import (
     last_accepted,
 )
 
+SQUARED_ROUNDING = 1e-10
+"""Squared lengths below this share of the squared length of a direction are rounding errors."""
+
 
 def joint_means(
     a: Contrast, b: Contrast, vectors: Float[np.ndarray, "vector 4"], *, same_units: bool = False
@@ -87,7 +90,7 @@ def angle_degrees(
     at_observed = weights(clipped)
     turning = products.signal_variance(*at_observed) + products.noise_variance(*at_observed) / 2
     # Zero, up to rounding, only for a direction compared with itself: it does not rotate.
-    across = np.maximum((1 - clipped**2 + plain) / 2, np.finfo(float).eps)
+    across = np.maximum((1 - clipped**2 + plain) / 2, SQUARED_ROUNDING)
     out_of_plane = np.maximum(turning, 0.0) / across
 
     # What noise times noise exceeds its estimate by, for parallel directions.

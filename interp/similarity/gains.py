@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from interp.similarity.angles import exists
+from interp.similarity.angles import SQUARED_ROUNDING, exists
 from interp.statistics import Confidence, Estimates, InnerProducts, Layers, last_accepted
 
 # Weights of the class means (before +, before -, after +, after -) in r0, ra and ca - c0.
@@ -74,7 +74,7 @@ def offset_orthogonal_of(products: InnerProducts, confidence: Confidence) -> Est
     # The squared length after is compared with the observed share of ⟨r0, r0⟩, which varies too.
     compared = (offset**2 - np.maximum(observed, 0.0), *weights[1:])
     growing = products.signal_variance(*compared) + products.noise_variance(*compared) / 2
-    size = np.maximum((np.maximum(observed, 0.0) + plain) / 2, np.finfo(float).tiny)
+    size = np.maximum((np.maximum(observed, 0.0) + plain) / 2, SQUARED_ROUNDING)
     slope = np.maximum(growing, 0.0) / a**2 / size
 
     def accepts(length: Layers) -> np.ndarray:
