@@ -7,30 +7,14 @@ from functools import partial
 
 import numpy as np
 
-from experiments.calibration.settings import Setting, Tally, covered, rejected
+from experiments.calibration.settings import Setting, Tally, covered
 from experiments.calibration.simulated import Design, axes, changed, contrast_of, turned
-from interp.directions import (
-    Estimator,
-    FittedDirections,
-    Leace,
-    LogisticProbe,
-    MeanDifference,
-    PairedPrincipalComponent,
-    Refits,
-    WhitenedMeanDifference,
-)
-from interp.similarity import (
-    SimilarityMap,
-    cka_map,
-    cosine_map,
-    overlap_map,
-    procrustes_map,
-    rotation,
-)
+from interp.directions import Estimator, FittedDirections, LogisticProbe, Refits
+from interp.similarity import rotation
 from interp.similarity.cosines import cosine_between
 from interp.similarity.pairs import cell_of, refitted_products
 from interp.similarity.rotations import QUANTITIES
-from interp.statistics import Contrast, Estimates
+from interp.statistics import Estimates
 
 PAIRS_12 = Design("12 pairs", (1,) * 12, paired=True, shared=1.0)
 PAIRS_24 = Design("24 pairs", (1,) * 24, paired=True, shared=1.0)
@@ -42,9 +26,7 @@ UNEQUAL = Design("12 + 12 groups of 1 to 8", (1, 8, 3, 2, 5, 1, 4, 8, 6, 1, 7, 2
 MIXED = Design("12 groups of 1 to 8 pairs", UNEQUAL.sizes, paired=True, shared=0.5)
 FEW = Design("5 + 5 groups of 8", (8,) * 5, shared=0.5)
 DESIGNS = (PAIRS_12, PAIRS_24, SINGLE_12, HEAVY_24, TWINS, FOURS, UNEQUAL, MIXED, FEW)
-COPIES = Design("12 + 12 groups of 2 near-duplicates", (2,) * 12, shared=0.9)
 QUICK = (PAIRS_12, UNEQUAL)
-Compare = Callable[[dict[str, Contrast], int], SimilarityMap]
 WORLDS = 200
 """Data sets simulated at once; they are the layers of one contrast."""
 
@@ -114,12 +96,7 @@ def _cosines() -> list[Setting]:
     ]  # fmt: skip
 
 
-ESTIMATORS: dict[str, Estimator] = {
-    "logistic probe": LogisticProbe(),
-    "whitened mean difference": WhitenedMeanDifference(),
-    "LEACE": Leace(),
-    "component of pairs": PairedPrincipalComponent(),
-}
+ESTIMATORS: dict[str, Estimator] = {"logistic probe": LogisticProbe()}
 
 
 def _refits() -> list[Setting]:
@@ -175,75 +152,4 @@ def _quick(estimator: Estimator) -> Estimator:
     return type(estimator)(splits=1, resamples=0)  # type: ignore[call-arg]
 
 
-def _nulls() -> list[Setting]:
-    """Maps of labels that mean nothing, or whose directions are perpendicular."""
-
-    def family(
-        design: Design, compare: Compare, length: float,
-        rng: np.random.Generator, replications: int,
-    ) -> Tally:  # fmt: skip
-        found = []
-        for seed in range(replications):
-            directions = length * axes(rng, 1)
-            contrasts = {
-                str(label): contrast_of(design, rng, direction, 1)
-                for label, direction in enumerate(directions)
-            }
-            corrected = compare(contrasts, seed).p_corrected[:, *np.triu_indices(3, 1)]
-            found.append(float(np.min(corrected)))
-        return rejected(found)
-
-    def cosines(estimator: Estimator, contrasts: dict[str, Contrast], seed: int) -> SimilarityMap:
-        fits = FittedDirections.of(_quick(estimator), contrasts)
-        return cosine_map(fits, permutations=100, seed=seed)
-
-    def overlaps(contrasts: dict[str, Contrast], seed: int) -> SimilarityMap:
-        return overlap_map(contrasts, permutations=100, resamples=2, seed=seed)
-
-    means = partial(cosines, MeanDifference())
-    rows: list[tuple[str, Design, Compare, float, int]] = [
-        ("map of cosines, mean difference", design, means, 0.0, 500)
-        for design in (PAIRS_24, SINGLE_12, COPIES, UNEQUAL, MIXED)
-    ]
-    rows += [("map of perpendicular mean differences", d, means, 1.5, 500)
-             for d in (PAIRS_24, UNEQUAL)]  # fmt: skip
-    rows += [("map of overlaps", design, overlaps, 0.0, 400) for design in (PAIRS_24, COPIES)]
-    for name, design, replications in (
-        ("logistic probe", PAIRS_24, 250),
-        ("whitened mean difference", COPIES, 500),
-        ("LEACE", PAIRS_24, 500),
-    ):
-        compare = partial(cosines, ESTIMATORS[name])
-        rows.append((f"map of cosines, {name}", design, compare, 0.0, replications))
-    return [
-        Setting(
-            name, f"{design.name}, any of 3 cells", "error",
-            partial(family, design, compare, length), replications,
-            quick=design is COPIES and name.endswith("mean difference"),
-        )
-        for name, design, compare, length, replications in rows
-    ]  # fmt: skip
-
-
-def _alignments() -> list[Setting]:
-    """Whole representations of the same prompts that have nothing in common."""
-
-    def unrelated(
-        compare: Callable[..., SimilarityMap], n: int, rng: np.random.Generator, replications: int
-    ) -> Tally:
-        found = []
-        for seed in range(replications):
-            models = {name: rng.normal(size=(n, 1, 16)) for name in "ab"}
-            found.append(float(compare(models, seed=seed).p[0, 0, 1]))
-        return rejected(found)
-
-    cka, procrustes = partial(cka_map, permutations=200), partial(procrustes_map, draws=200)
-    return [
-        Setting(f"{name}: unrelated models", f"{n} prompts", "error",
-                partial(unrelated, compare, n), 600)
-        for name, compare in (("CKA", cka), ("Procrustes", procrustes))
-        for n in (20, 48)
-    ]  # fmt: skip
-
-
-SETTINGS: tuple[Setting, ...] = (*_rotations(), *_cosines(), *_refits(), *_nulls(), *_alignments())
+SETTINGS: tuple[Setting, ...] = (*_rotations(), *_cosines(), *_refits())
