@@ -132,7 +132,7 @@ def _leakage(quantity: str, prompts: Prompts, level: float, *, quick: bool = Fal
         return covered(truth(prompts, speed)[quantity], [(one.low, one.high) for one in found])
 
     name = f"leakage: {quantity.replace('_', ' at ')}"
-    return Setting(name, f"{prompts}, leakage {level:g}", "coverage", run, 1000, quick)
+    return Setting(name, f"{prompts}, leakage {level:g}", "coverage", run, 300, quick)
 
 
 def _untouched(prompts: Prompts, *, quick: bool = False) -> Setting:
@@ -146,10 +146,10 @@ def _untouched(prompts: Prompts, *, quick: bool = False) -> Setting:
         )
 
     name = '"does not leak"'
-    return Setting(name, f"{prompts}, leakage .05", "error", run, 1000, quick)
+    return Setting(name, f"{prompts}, leakage .05", "error", run, 300, quick)
 
 
-def _recovery(prompts: Prompts, plain: float, kept: float, *, quick: bool = False) -> Setting:
+def _recovery(prompts: Prompts, plain: float, kept: float) -> Setting:
     """Six domains; retain data leave a share ``kept`` of the leakage of each."""
     domains = [f"domain {i}" for i in range(6)]
 
@@ -166,22 +166,21 @@ def _recovery(prompts: Prompts, plain: float, kept: float, *, quick: bool = Fals
         return covered(1 - kept, [(one.low, one.high) for one in found])
 
     setting = f"{prompts}, leakage {plain:g}, truth {1 - kept:.0%}"
-    return Setting("recovery", setting, "coverage", run, 500, quick)
+    return Setting("recovery", setting, "coverage", run, 150)
 
 
 PLAIN = [Prompts(12), Prompts(24), Prompts(12, shape=0.5), Prompts(24, shape=0.5), Prompts(100)]
 GROUPED = [Prompts(24, copies=2), Prompts(48, copies=4)]
 SETTINGS = (
     *(
-        _leakage(quantity, prompts, 0.4, quick=quantity == "L_90" and prompts.n == 12)
+        _leakage(quantity, prompts, 0.4, quick=quantity == "L_90" and prompts == PLAIN[2])
         for quantity in ("L_50", "L_90", "area")
         for prompts in [*PLAIN, *GROUPED]
     ),
-    *(_leakage("L_90", prompts, 0.1) for prompts in PLAIN),
-    *(_leakage("L_90", prompts, 0.8) for prompts in PLAIN),
-    *(_untouched(prompts, quick=prompts.n == 12) for prompts in [*PLAIN, *GROUPED]),
+    *(_leakage("L_90", prompts, level) for prompts in PLAIN[:4] for level in (0.1, 0.8)),
+    *(_untouched(prompts, quick=prompts == PLAIN[2]) for prompts in [*PLAIN, *GROUPED]),
     *(
-        _recovery(prompts, plain, kept, quick=prompts.n == 12 and kept == 0)
+        _recovery(prompts, plain, kept)
         for prompts in (Prompts(12), Prompts(24, shape=0.5), Prompts(48))
         for plain, kept in ((0.2, 0.0), (0.4, 0.5), (0.4, 1.0))
     ),

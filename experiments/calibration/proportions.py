@@ -1,19 +1,155 @@
-"""Shares of prompts: Wilson's interval, with and without groups of prompts."""
+"""Shares of prompts: rates, their change, agreement of readings, and the AUC of the log-odds."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
+import pandas as pd
+from scipy.special import ndtri
 
+from analyses.evaluate import separation
+from analyses.evaluate.estimates import paired_difference
+from analyses.evaluate.findings import refused_by
 from experiments.calibration.settings import Setting, Tally, covered
-from interp.statistics import rate_of
+from interp.statistics import rate_of, share_of, share_ratio_bounds
+from unlearning.scoring.agreement import scorer_agreement
 
 
-def _independent(rate: float, n: int) -> Setting:
+def _rate(rate: float, n: int) -> Setting:
     def run(rng: np.random.Generator, replications: int) -> Tally:
         found = [rate_of(int(count), n) for count in rng.binomial(n, rate, replications)]
         return covered(rate, [(one.low, one.high) for one in found])
 
-    return Setting("rate", f"n {n}, truth {rate:.0%}", "coverage", run, quick=n == 12)
+    return Setting("rate", f"n {n}, truth {rate:.0%}", "coverage", run, 4000, n == 12)
 
 
-SETTINGS = tuple(_independent(rate, n) for n in (12, 24, 48) for rate in (0.5, 0.9))
+def _grouped_rate(rate: float, groups: int, size: int, correlation: float) -> Setting:
+    """Groups of prompts with this intraclass correlation (beta-binomial)."""
+
+    def run(rng: np.random.Generator, replications: int) -> Tally:
+        named = np.repeat(np.arange(groups), size)
+        found = []
+        for _ in range(replications):
+            own = np.full(groups, rate)
+            if correlation:
+                weight = 1 / correlation - 1
+                own = rng.beta(rate * weight, (1 - rate) * weight, groups)
+            readings = rng.random(groups * size) < np.repeat(own, size)
+            found.append(share_of(readings.astype(float), named))
+        return covered(rate, [(one.low, one.high) for one in found])
+
+    setting = f"{groups} groups of {size}, correlation {correlation:g}, truth {rate:.0%}"
+    return Setting("rate of grouped prompts", setting, "coverage", run, 2000, size == 4)
+
+
+def _paired(
+    rng: np.random.Generator, before: float, after: float, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Readings before and after: a prompt refuses after only if it did before."""
+    first = rng.random(n) < before
+    return first.astype(float), (first & (rng.random(n) < after / before)).astype(float)
+
+
+def _text_drop(before: float, after: float, n: int) -> Setting:
+    def run(rng: np.random.Generator, replications: int) -> Tally:
+        found = []
+        for _ in range(replications):
+            first, second = _paired(rng, before, after, n)
+            found.append(share_ratio_bounds(second, first))
+        return covered(after / before, found)
+
+    setting = f"n {n}, {before:.0%} to {after:.0%}"
+    return Setting("share of refusals that is gone", setting, "coverage", run, 2000, n == 12)
+
+
+def _change(before: float, after: float, n: int) -> Setting:
+    def run(rng: np.random.Generator, replications: int) -> Tally:
+        pairs = [_paired(rng, before, after, n) for _ in range(replications)]
+        found = [paired_difference(second, first) for first, second in pairs]
+        return covered(after - before, [(one.low, one.high) for one in found])
+
+    setting = f"n {n}, {before:.0%} to {after:.0%}"
+    return Setting("difference of paired rates", setting, "coverage", run, 2000)
+
+
+def _agreement(measure: str, n: int, right: float, refusals: float, copies: int = 1) -> Setting:
+    """A reading that is right with one probability in both classes."""
+
+    def run(rng: np.random.Generator, replications: int) -> Tally:
+        found = []
+        for _ in range(replications):
+            truth = np.repeat(rng.random(n // copies) < refusals, copies).astype(int)
+            correct = np.repeat(rng.random(n // copies) < right, copies)
+            groups = np.repeat(np.arange(n // copies), copies)
+            said = np.where(correct, truth, 1 - truth)
+            found.append(scorer_agreement(truth, said, groups)[measure])
+        expected = _expected(measure, right, refusals)
+        return covered(expected, [(one.low, one.high) for one in found])
+
+    copied = f" in groups of {copies}" if copies > 1 else ""
+    setting = f"n {n}{copied}, right {right:.0%}, refusals {refusals:.0%}"
+    quick = n == 24 and measure in ("kappa", "recall")
+    return Setting(f"agreement: {measure}", setting, "coverage", run, 2000, quick)
+
+
+def _expected(measure: str, right: float, refusals: float) -> float:
+    said = refusals * right + (1 - refusals) * (1 - right)
+    by_chance = refusals * said + (1 - refusals) * (1 - said)
+    values = {
+        "accuracy": right,
+        "recall": right,
+        "precision": refusals * right / said,
+        "kappa": (right - by_chance) / (1 - by_chance),
+    }
+    return values[measure]
+
+
+@lru_cache
+def _separate(auc: float) -> float:
+    """Distance of two normal distributions with this AUC."""
+    return float(np.sqrt(2) * ndtri(auc))
+
+
+def _auc(auc: float, n: int, refused: float) -> Setting:
+    def run(rng: np.random.Generator, replications: int) -> Tally:
+        first = np.arange(n) < round(n * refused)
+        found = []
+        for _ in range(replications):
+            log_odds = rng.normal(size=n) + _separate(auc) * first
+            columns = {"split": "test", "margin": log_odds, refused_by("one"): first.astype(float)}
+            found.append(separation(pd.DataFrame(columns), "one"))
+        return covered(auc, [(one.low, one.high) for one in found])
+
+    setting = f"n {n}, {refused:.0%} refused, truth {auc:g}"
+    return Setting("AUC of the log-odds", setting, "coverage", run, 1000, n == 12 and auc > 0.9)
+
+
+SETTINGS = (
+    *(_rate(rate, n) for n in (12, 24, 48) for rate in (0.5, 0.9, 0.95)),
+    *(
+        _grouped_rate(rate, groups, size, correlation)
+        for groups, size in ((12, 4), (24, 2))
+        for correlation in (0.0, 0.5)
+        for rate in (0.5, 0.9)
+    ),
+    *(
+        _text_drop(before, after, n)
+        for n in (12, 24, 50)
+        for before, after in ((1.0, 0.05), (0.95, 0.5), (0.8, 0.4))
+    ),
+    *(
+        _change(before, after, n)
+        for n in (12, 24, 50)
+        for before, after in ((0.9, 0.1), (0.8, 0.4))
+    ),
+    *(
+        _agreement(measure, n, right, refusals)
+        for measure in ("accuracy", "precision", "recall", "kappa")
+        for n in (24, 100)
+        for right, refusals in ((0.9, 0.5), (0.95, 0.3))
+    ),
+    *(_agreement(measure, 48, 0.9, 0.5, 2) for measure in ("accuracy", "recall", "kappa")),
+    *(_auc(auc, n, 0.5) for n in (12, 24, 48) for auc in (0.75, 0.96)),
+    _auc(0.9, 24, 0.25),
+)
