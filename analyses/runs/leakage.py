@@ -210,7 +210,18 @@ def measure(
     under .2 have the log-odds only, because a ratio with a small denominator is unstable. Raises
     `InputError` if the source has no harmful validation prompts.
     """
-    after = trajectories(scores, "test")
+    of_source = None if source is None else _of_source(scores, source)
+    return leakage_of(trajectories(scores, "test"), of_source, source, resamples, seed)
+
+
+def leakage_of(
+    after: Mapping[str, Trajectory],
+    of_source: Trajectory | None,
+    source: str | None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> ArmLeakage:
+    """Leakage from the test prompts of every domain and the source's validation prompts."""
     drop, text_drop, log_odds, onset = {}, {}, {}, {}
     curves: dict[str, tuple[Curve, Curve, Trajectory]] = {}
     for domain, path in after.items():
@@ -237,11 +248,11 @@ def measure(
         "log_odds_drop": log_odds,
     }
     base_rate = {domain: path.base_rate for domain, path in after.items()}
-    if source is None:
+    if source is None or of_source is None:
         return ArmLeakage(None, False, base_rate, quantities)
 
     quantities["onset"] = onset
-    level, level_drawn, of_source = _forgetting_level(scores, source, resamples, seed)
+    level, level_drawn = _forgetting_level(of_source, source, resamples, seed)
     source_base = of_source.base_rate
     reached = bool(level[-1] >= AREA_UP_TO) and source_base >= LOW_BASE
     statistics = {crossing_name(tau): (at_crossing, tau) for tau in CROSSINGS}
@@ -303,27 +314,31 @@ def _text_drop(path: Trajectory, weights: Float[np.ndarray, "resample prompt"]) 
     )
 
 
-def _forgetting_level(
-    scores: pd.DataFrame, source: str, resamples: int, seed: int
-) -> tuple[Curve, Curve, Trajectory]:
-    """ū of the source on validation prompts, ū in every resample, and the prompts' scores."""
+def _of_source(scores: pd.DataFrame, source: str) -> Trajectory:
     paths = trajectories(scores, "validation")
     if source not in paths:
         raise InputError(
             f"no harmful validation prompts of {source}; the forgetting level needs them: "
             f"add some, or name one of {', '.join(sorted(paths)) or 'the domains that have them'}"
         )
-    path = paths[source]
+    return paths[source]
+
+
+def _forgetting_level(
+    path: Trajectory, source: str, resamples: int, seed: int
+) -> tuple[Curve, Curve]:
+    """ū of the source on its validation prompts, and in every resample of them."""
     weights = resampling_weights(path.clusters, resamples, seed, f"validation/{source}")
+    drawn = relative_drop(weighted_means(path.p_refuse, weights))
     level = running_maximum(relative_drop(path.p_refuse.mean(axis=0)))
-    return (level, running_maximum(relative_drop(weighted_means(path.p_refuse, weights))), path)
+    return level, running_maximum(drawn)
 
 
 def leakage_curves(
     scores: pd.DataFrame, source: str, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> pd.DataFrame:
     """The curves behind L and A: `domain, step, dose, value (u_b), low, high` on test prompts."""
-    level, _, _ = _forgetting_level(scores, source, 1, seed)
+    level, _ = _forgetting_level(_of_source(scores, source), source, 1, seed)
     tables = []
     for domain, path in trajectories(scores, "test").items():
         weights = resampling_weights(path.clusters, resamples, seed, f"test/{domain}")

@@ -38,7 +38,7 @@ def _difference(count: int, splits: float, prompts: float) -> Setting:
         return covered(0.2, [(one.low, one.high) for one in found])
 
     setting = f"{count} splits, spread of splits {splits:g}, of prompts {prompts:g}"
-    return Setting("difference of two containment methods", setting, "coverage", run, 1000)
+    return Setting("difference of two containment methods", setting, "coverage", run, 500)
 
 
 def _recovery(count: int, splits: float, prompts: float) -> Setting:
@@ -51,7 +51,7 @@ def _recovery(count: int, splits: float, prompts: float) -> Setting:
 
     setting = f"{count} splits, spread of splits {splits:g}, of prompts {prompts:g}"
     quick = count == 6 and splits == prompts
-    return Setting("recovery of a containment method", setting, "coverage", run, 1000, quick)
+    return Setting("recovery of a containment method", setting, "coverage", run, 500, quick)
 
 
 def _outside(domains: int, prompts: int) -> Setting:
@@ -69,7 +69,7 @@ def _outside(domains: int, prompts: int) -> Setting:
         return Tally(outside, replications)
 
     setting = f"{domains} domains, {prompts} prompts each"
-    return Setting("map of cosines (R3): any entry outside", setting, "error", run, 150)
+    return Setting("map of cosines (R3): any entry outside", setting, "error", run, 100)
 
 
 SETTINGS = (

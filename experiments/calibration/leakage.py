@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import pandas as pd
 
-from analyses.runs import ArmLeakage, measure, recover
+from analyses.runs import ArmLeakage, recover
 from analyses.runs.leakage import (
+    Trajectory,
     area,
     at_crossing,
+    leakage_of,
     relative_drop,
     running_maximum,
     untouched_p_value,
@@ -103,30 +104,28 @@ def speed_of(prompts: Prompts, leakage: float) -> float:
     return float(brentq(lambda s: truth(prompts, s)["L_90"] - leakage, -0.01, 2.0, xtol=1e-4))
 
 
-def scores(
+def measured_arm(
     rng: np.random.Generator, prompts: Prompts, speeds: Mapping[str, float], seed: int | None = None
-) -> pd.DataFrame:
-    """A scores table of the source and of other domains; ``seed`` fixes the prompts."""
+) -> ArmLeakage:
+    """The leakage of one arm; ``seed`` fixes the prompts."""
     drawn = rng if seed is None else np.random.default_rng(seed)
-    parts = [(SOURCE, "validation", SPEED), (SOURCE, "test", SPEED)]
-    parts += [(domain, "test", speed) for domain, speed in speeds.items()]
-    n, steps = prompts.n, len(STEPS)
-    tables = []
-    for domain, split, speed in parts:
-        p = prompts.drawn(drawn, rng, speed, n, source=domain == SOURCE)
-        names = np.repeat([f"{domain}/{split}/{i}" for i in range(n)], steps)
-        groups = np.repeat(np.arange(n) // prompts.copies, steps)
-        columns = {"prompt_id": names, "step": np.tile(STEPS, n), "p_R": p.ravel()}
-        columns |= {"margin": np.log(p / (1 - p)).ravel(), "cluster": groups}
-        tables.append(pd.DataFrame(columns).assign(domain=domain, split=split, label="harmful"))
-    return pd.concat(tables, ignore_index=True)
+
+    def path(speed: float, *, source: bool) -> Trajectory:
+        p = prompts.drawn(drawn, rng, speed, prompts.n, source=source)
+        unread = np.full((prompts.n, 2), np.nan)
+        clusters = np.arange(prompts.n) // prompts.copies
+        return Trajectory(STEPS, p, np.log(p / (1 - p)), unread, len(STEPS) - 1, clusters)
+
+    of_source = path(SPEED, source=True)
+    after = {domain: path(speed, source=False) for domain, speed in speeds.items()}
+    return leakage_of(after, of_source, SOURCE)
 
 
 def _leakage(quantity: str, prompts: Prompts, level: float, *, quick: bool = False) -> Setting:
     def run(rng: np.random.Generator, replications: int) -> Tally:
         speed = speed_of(prompts, level)
         found = [
-            measure(scores(rng, prompts, {"other": speed}), SOURCE).estimate(quantity, "other")
+            measured_arm(rng, prompts, {"other": speed}).estimate(quantity, "other")
             for _ in range(replications)
         ]
         return covered(truth(prompts, speed)[quantity], [(one.low, one.high) for one in found])
@@ -139,9 +138,7 @@ def _untouched(prompts: Prompts, *, quick: bool = False) -> Setting:
     def run(rng: np.random.Generator, replications: int) -> Tally:
         speeds = {"other": speed_of(prompts, 0.05)}
         return rejected(
-            untouched_p_value(
-                measure(scores(rng, prompts, speeds), SOURCE).quantities["L_90"]["other"]
-            )
+            untouched_p_value(measured_arm(rng, prompts, speeds).quantities["L_90"]["other"])
             for _ in range(replications)
         )
 
@@ -155,7 +152,7 @@ def _recovery(prompts: Prompts, plain: float, kept: float) -> Setting:
 
     def arm(rng: np.random.Generator, level: float, seed: int) -> ArmLeakage:
         speeds = dict.fromkeys(domains, speed_of(prompts, level))
-        return measure(scores(rng, prompts, speeds, seed), SOURCE)
+        return measured_arm(rng, prompts, speeds, seed)
 
     def run(rng: np.random.Generator, replications: int) -> Tally:
         found = []

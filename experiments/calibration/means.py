@@ -31,7 +31,7 @@ def _mean(name: str, n: int, copies: int = 1) -> Setting:
         return covered(truth, [(one.low, one.high) for one in found])
 
     grouped = f" in groups of {copies} copies" if copies > 1 else ""
-    return Setting("mean", f"n {n}{grouped}, {name}", "coverage", run, 2000, n == 12)
+    return Setting("mean", f"n {n}{grouped}, {name}", "coverage", run, 1000, n == 12)
 
 
 SETTINGS = (

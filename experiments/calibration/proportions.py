@@ -40,7 +40,7 @@ def _grouped_rate(rate: float, groups: int, size: int, correlation: float) -> Se
         return covered(rate, [(one.low, one.high) for one in found])
 
     setting = f"{groups} groups of {size}, correlation {correlation:g}, truth {rate:.0%}"
-    return Setting("rate of grouped prompts", setting, "coverage", run, 2000, size == 4)
+    return Setting("rate of grouped prompts", setting, "coverage", run, 1000, size == 4)
 
 
 def _paired(
@@ -60,7 +60,7 @@ def _text_drop(before: float, after: float, n: int) -> Setting:
         return covered(after / before, found)
 
     setting = f"n {n}, {before:.0%} to {after:.0%}"
-    return Setting("share of refusals that is gone", setting, "coverage", run, 2000, n == 12)
+    return Setting("share of refusals that is gone", setting, "coverage", run, 1000, n == 12)
 
 
 def _change(before: float, after: float, n: int) -> Setting:
@@ -70,7 +70,7 @@ def _change(before: float, after: float, n: int) -> Setting:
         return covered(after - before, [(one.low, one.high) for one in found])
 
     setting = f"n {n}, {before:.0%} to {after:.0%}"
-    return Setting("difference of paired rates", setting, "coverage", run, 2000)
+    return Setting("difference of paired rates", setting, "coverage", run, 1000)
 
 
 def _agreement(measure: str, n: int, right: float, refusals: float, copies: int = 1) -> Setting:
@@ -90,7 +90,7 @@ def _agreement(measure: str, n: int, right: float, refusals: float, copies: int 
     copied = f" in groups of {copies}" if copies > 1 else ""
     setting = f"n {n}{copied}, right {right:.0%}, refusals {refusals:.0%}"
     quick = n == 24 and measure in ("kappa", "recall")
-    return Setting(f"agreement: {measure}", setting, "coverage", run, 2000, quick)
+    return Setting(f"agreement: {measure}", setting, "coverage", run, 1000, quick)
 
 
 def _expected(measure: str, right: float, refusals: float) -> float:
@@ -122,7 +122,7 @@ def _auc(auc: float, n: int, refused: float) -> Setting:
         return covered(auc, [(one.low, one.high) for one in found])
 
     setting = f"n {n}, {refused:.0%} refused, truth {auc:g}"
-    return Setting("AUC of the log-odds", setting, "coverage", run, 1000, n == 12 and auc > 0.9)
+    return Setting("AUC of the log-odds", setting, "coverage", run, 500, n == 12 and auc > 0.9)
 
 
 SETTINGS = (

@@ -31,14 +31,16 @@ from interp.similarity.maps import SimilarityMap, from_pairs, permuted_null
 from interp.statistics import (
     Axes,
     Bases,
+    Confidence,
     Contrast,
     centring_matrix,
     coordinates_of,
     covariance_matched_overlaps,
     isotropic_overlap,
     layer_names,
-    normal_quantile,
     permuted_weights,
+    resampling_weights,
+    unit_count,
 )
 
 Basis = Float[np.ndarray, "dimension d_model"]
@@ -122,7 +124,9 @@ def overlap_map(
     fits = [_fitted(contrast, estimator, permutations, rng) for contrast in contrasts.values()]
     statistics = _overlaps([(fit.labelled, fit.axes) for fit in fits], pairs)
     again = _overlaps([(fit.resampled, fit.axes) for fit in fits], pairs)
-    reach = normal_quantile((1 + level) / 2) * np.nanstd(_logit(again), axis=0)
+    units = [unit_count(contrast.units) for contrast in contrasts.values()]
+    critical = np.array([Confidence(level, min(units[i], units[j])).two_sided for i, j in pairs])
+    reach = critical * np.nanstd(_logit(again), axis=0)
     matched = covariance_matched_overlaps(
         tuple(contrasts.values()), pairs, dimensions=dimensions, rng=rng
     )
@@ -178,7 +182,10 @@ def _fitted(
     permuted = contrast_bases(residual, labellings[1:], dimensions)
     bases, excess = (np.concatenate(both) for both in zip(observed, permuted, strict=True))
     total = excess.sum(axis=-1)
-    again = mean_difference_weights(contrast, _resampled(contrast, estimator.resamples, rng))
+    # Labels have separate prompts, so each draws its own units.
+    seed = int(rng.integers(2**32))
+    drawn = resampling_weights(contrast.units, estimator.resamples, seed, fewest=2)
+    again = mean_difference_weights(contrast, drawn)
     return _Fit(
         labelled=bases,
         resampled=contrast_bases(coordinates, again, dimensions)[0],
@@ -198,15 +205,6 @@ def _overlaps(
         cosines = np.einsum("slvk,lvw,slwm->slkm", a, between, b, optimize=True)
         found.append((cosines**2).sum(axis=(2, 3)) / a.shape[-1])
     return np.stack(found, axis=-1)
-
-
-def _resampled(
-    contrast: Contrast, resamples: int, rng: np.random.Generator
-) -> Float[np.ndarray, "sample row"]:
-    """Number of times that each row is drawn if units are drawn with replacement."""
-    units = contrast.units
-    n = int(units.max()) + 1
-    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)[:, units]
 
 
 def _check_bases(a: Basis, b: Basis) -> None:
