@@ -183,6 +183,7 @@ def _pytest(tree: Path, arguments: list[str], said: Path) -> None:
     with said.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = file
         os.setsid()
         for name in [one for one in sys.modules if one.split(".")[0] in ROOTS]:
             del sys.modules[name]
