@@ -9,7 +9,13 @@ import numpy as np
 
 from experiments.calibration.settings import Setting, Tally, covered
 from experiments.calibration.simulated import Design, axes, changed, contrast_of, turned
-from interp.directions import Estimator, FittedDirections, LogisticProbe, Refits
+from interp.directions import (
+    Estimator,
+    FittedDirections,
+    LogisticProbe,
+    Refits,
+    WhitenedMeanDifference,
+)
 from interp.similarity import rotation
 from interp.similarity.cosines import cosine_between
 from interp.similarity.pairs import cell_of, refitted_products
@@ -96,7 +102,10 @@ def _cosines() -> list[Setting]:
     ]  # fmt: skip
 
 
-ESTIMATORS: dict[str, Estimator] = {"logistic probe": LogisticProbe()}
+ESTIMATORS: dict[str, Estimator] = {
+    "logistic probe": LogisticProbe(),
+    "whitened mean difference": WhitenedMeanDifference(),
+}
 
 
 def _refits() -> list[Setting]:
@@ -121,20 +130,14 @@ def _refits() -> list[Setting]:
 
     found = []
     for name, estimator in ESTIMATORS.items():
-        paired = name == "component of pairs"
-        designs = [
-            Design(f"{n} pairs" if paired else f"{n} + {n} prompts", (1,) * n, paired, 1.0)
-            for n in (12, 20, 40, 80)
-        ]
-        others = [] if paired else [
-            Design("20 pairs", (1,) * 20, True, 1.0), TWINS,
-        ]  # fmt: skip
+        designs = [Design(f"{n} + {n} prompts", (1,) * n, shared=1.0) for n in (12, 20, 40, 80)]
+        others = [Design("20 pairs", (1,) * 20, paired=True, shared=1.0), TWINS]
         for design in (*designs, *others):
             for cosine in (0.0, 0.5, 1.0) if len(design.sizes) < 80 else (1.0,):
                 run = _in_batches(partial(cosine_of, estimator, design, cosine), cosine)
                 setting = f"{design.name}, truth {cosine:g}"
                 quick = len(design.sizes) == 20 and design.sizes[0] == 1 and cosine == 1
-                quick = quick and not (design.paired and not paired)
+                quick = quick and not design.paired
                 found.append(Setting(f"cosine: {name}", setting, "coverage", run, 300, quick))
         for angle in (0.0, 30.0):
             run = _in_batches(partial(angle_of, _quick(estimator), PAIRS_24, angle), angle)
