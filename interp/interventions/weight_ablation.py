@@ -71,14 +71,17 @@ def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
     own = {name: parameter.data for name, parameter in lm.model.named_parameters()}
     head, config = lm.model.get_output_embeddings(), lm.model.config.get_text_config(decoder=True)
     unembedding = head.weight
-    tied = lm.model.config.tie_word_embeddings, config.tie_word_embeddings
+    # Some composite configurations have no such entry.
+    tied = [getattr(one, "tie_word_embeddings", None) for one in (lm.model.config, config)]
     try:
         _project(lm, orthonormal_basis(vectors))
         _compare(lm, wanted)
         yield
     finally:
         head.weight = unembedding
-        lm.model.config.tie_word_embeddings, config.tie_word_embeddings = tied
+        for one, was in zip((lm.model.config, config), tied, strict=True):
+            if was is not None:
+                one.tie_word_embeddings = was
         for name, data in own.items():
             lm.model.get_parameter(name).data = data
 
