@@ -71,17 +71,16 @@ def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
     own = {name: parameter.data for name, parameter in lm.model.named_parameters()}
     head, config = lm.model.get_output_embeddings(), lm.model.config.get_text_config(decoder=True)
     unembedding = head.weight
-    # Some composite configurations have no such entry.
-    tied = [getattr(one, "tie_word_embeddings", None) for one in (lm.model.config, config)]
+    configs = [one for one in (lm.model.config, config) if hasattr(one, "tie_word_embeddings")]
+    tied = [one.tie_word_embeddings for one in configs]
     try:
         _project(lm, orthonormal_basis(vectors))
         _compare(lm, wanted)
         yield
     finally:
         head.weight = unembedding
-        for one, was in zip((lm.model.config, config), tied, strict=True):
-            if was is not None:
-                one.tie_word_embeddings = was
+        for one, was in zip(configs, tied, strict=True):
+            one.tie_word_embeddings = was
         for name, data in own.items():
             lm.model.get_parameter(name).data = data
 
@@ -173,7 +172,8 @@ def _untie(lm: LanguageModel) -> None:
     if shared is lm.model.get_input_embeddings().weight:
         head.weight = nn.Parameter(shared.data, requires_grad=shared.requires_grad)
         for config in (lm.model.config, lm.model.config.get_text_config(decoder=True)):
-            config.tie_word_embeddings = False
+            if hasattr(config, "tie_word_embeddings"):  # some composite configurations have none
+                config.tie_word_embeddings = False
 
 
 def _ablated_logits(lm: LanguageModel, vectors: Vectors) -> Float[Tensor, " vocab"]:
