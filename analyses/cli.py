@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typer.core import TyperGroup
 
 from analyses.commands import HELP, typed_command
 from interp.errors import InputError, SpilloverError
+from interp.store import is_out_of_room
 
 GROUPS = {
     "First use": {
@@ -119,8 +119,8 @@ def main(command: typer.Typer = app) -> None:
     except SpilloverError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not is_out_of_room(error):
             raise
         typer.echo(
             "error: the disk is full; every finished arm is kept: free some space, then give the "

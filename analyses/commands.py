@@ -29,7 +29,9 @@ from typer.core import TyperCommand
 
 from interp import plugins
 from interp.errors import InputError, nearest
+from interp.numbers import plain_number
 from interp.registry import declared, declared_by_plugins
+from interp.store import require_file, require_folder
 
 ENTRIES = re.compile(r"\{([\w.]+):(\w+)\}")
 HELP = {"help_option_names": ["--help", "-h"]}
@@ -270,6 +272,9 @@ def flattened(function: Callable[..., R]) -> Callable[..., R]:
     def run(plugin: object, **given: Any) -> R:
         if "out" in given and given["out"] == out:
             given["out"] = default_out(str(out), given)
+        if isinstance(place := given.get("out"), Path):
+            require = require_file if Path(str(out)).suffix else require_folder
+            require(place)
         made = {
             name: kind(**{one.name: given.pop(one.name) for one in fields(kind)})
             for name, kind in records.items()
@@ -348,7 +353,7 @@ def _words(parameter: Any, value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, Mapping):
-        value = [f"{name}={json.dumps(one)}" for name, one in value.items()]
+        value = [f"{name}={json.dumps(one, default=plain_number)}" for name, one in value.items()]
     several = isinstance(value, Iterable) and not isinstance(value, (str, PurePath))
     values = [str(one) for one in (value if several else (value,))]
     if several and parameter.metavar == COMMAS:
@@ -356,7 +361,7 @@ def _words(parameter: Any, value: Any) -> list[str]:
     if parameter.param_type_name == "argument":
         return values
     if getattr(parameter, "is_flag", False):
-        if not isinstance(value, bool):
+        if not isinstance(plain_number(value), bool):
             raise InputError(f"{parameter.name} is {value!r}; expected True or False")
         return ([*parameter.opts] if value else [*parameter.secondary_opts])[:1]
     if several and not parameter.multiple and parameter.metavar != COMMAS:

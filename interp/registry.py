@@ -16,11 +16,12 @@ from __future__ import annotations
 import ast
 import colorsys
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -168,6 +169,30 @@ class Registry(Mapping[str, E], Generic[E]):
 
     def __len__(self) -> int:
         return len(self.abouts)
+
+
+def require_parameters(
+    function: Callable[..., Any], names: Sequence[str], what: str, *, bound: bool = True
+) -> None:
+    """Check that a function can be called with positional arguments of these names.
+
+    Args:
+        function: to register.
+        names: the arguments that it is called with.
+        what: the entry, for the message.
+        bound: False for a method of a class, whose first parameter is the instance.
+
+    Raises:
+        InputError: it takes fewer of them, or needs more.
+    """
+    given = names if bound else ("self", *names)
+    try:
+        signature(function).bind(*given)
+    except TypeError as error:
+        raise InputError(
+            f"{what} takes {signature(function)}; expected the parameters {', '.join(names)} "
+            f"({error})"
+        ) from None
 
 
 def colours(abouts: Mapping[str, About]) -> dict[str, str]:

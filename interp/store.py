@@ -150,6 +150,30 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(rest, ignore_errors=True)
 
 
+def require_folder(path: str | Path) -> Path:
+    """``path``, which is a folder or nothing yet.
+
+    Raises:
+        InputError: it is a file, or part of it is.
+    """
+    path = Path(path)
+    first = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
+    if os.path.lexists(first) and not first.is_dir():
+        raise InputError(f"{first} is a file; expected a folder, or a new name")
+    return path
+
+
+def require_file(path: str | Path) -> Path:
+    """``path``, to which a file can be written.
+
+    Raises:
+        InputError: it is a folder, a device, a pipe or a socket, or part of it is a file.
+    """
+    require_folder(Path(path).parent)
+    _target_of(path)
+    return Path(path)
+
+
 def share_folder(folder: str | Path) -> None:
     """Give the files under ``folder`` the permissions of any new file.
 

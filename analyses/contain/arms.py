@@ -98,6 +98,25 @@ class Design:
             found += self.arms(dict.fromkeys(METHODS, weight))
         return list({arm.name: arm for one in found for arm in (one, self.whole(one))}.values())
 
+    def plan_lines(self) -> list[str]:
+        """The number of arms of each method: on the splits, for its weight, and in the end."""
+        searched = self.weighing()
+        chosen = self.arms(dict.fromkeys(METHODS, self.weights[0]))
+        lines = []
+        for name in self.methods:
+            compared = sum(one.containment.method == name for one in chosen if one.containment)
+            weighed = sum(map(len, searched.get(name, [])))
+            option = METHODS[name].about.option
+            line = f"method {option}: {compared} arms on {len(self.splits)} splits"
+            lines.append(line + (f", and at most {weighed} to find its weight" if weighed else ""))
+        others = [name for name in searched if name not in self.methods]
+        lines += [
+            f"method {METHODS[name].about.option}: at most {sum(map(len, searched[name]))} arms to "
+            "find the weight that others use"
+            for name in others
+        ]
+        return [*lines, "one plain arm, and one arm of the recommended method on all domains"]
+
     def whole(self, arm: ArmPlan) -> ArmPlan:
         """The arm that retains every other domain, for use after the choice of a method."""
         if arm.containment is None:

@@ -93,7 +93,8 @@ def contain(
         held_out_splits(others, count=splits, left_out=left_out, seed=seed),
         settings,
     )
-    context = check(replace(asked, arms=tuple(design.everything())), out, dry_run)
+    plan = replace(asked, arms=tuple(design.everything()))
+    context = check(plan, out, dry_run, design.plan_lines())
     if isinstance(context, DryRun):
         return context
     from analyses.contain import study

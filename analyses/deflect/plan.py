@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from analyses.deflect.data_set import MANIFEST, MORE
-from analyses.runs import require_folder
 from analyses.study import (
     CHARACTERS_A_TOKEN,
     TEMPLATE_TOKENS,
@@ -24,7 +23,7 @@ from analyses.study import (
     time_of,
 )
 from interp.errors import InputError, expected
-from interp.store import read_json
+from interp.store import read_json, require_folder
 from unlearning.data import DOMAINS
 from unlearning.deflections import FEWEST_DEFLECTIONS
 

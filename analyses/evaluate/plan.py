@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.runs import require_folder
 from analyses.study import (
     CHARACTERS_A_TOKEN,
     TEMPLATE_TOKENS,
@@ -19,7 +18,7 @@ from analyses.study import (
     time_of,
 )
 from interp.errors import InputError, expected
-from interp.store import file_hash
+from interp.store import file_hash, require_folder
 from unlearning.scoring import Scorer, find_scorer
 
 if TYPE_CHECKING:

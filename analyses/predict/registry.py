@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analyses.predict.evidence import Evidence
-from interp.registry import About, Registry
+from interp.registry import About, Registry, require_parameters
 
 Predictions = Mapping[str, Float[np.ndarray, "source target"]]
 Predict = Callable[[Evidence], Predictions]
@@ -52,11 +52,12 @@ def predictor(name: str, kind: str, **about: str) -> Callable[[Predict], Predict
         about: ``title, paper, badge, differs, colour`` of :class:`interp.registry.About`.
 
     Raises:
-        InputError: another predictor has that name.
+        InputError: another predictor has that name, or the function takes other parameters.
     """
 
     def register(predict: Predict) -> Predict:
         described = About(name, **about)
+        require_parameters(predict, ("evidence",), f"the predictor {name}")
         PREDICTORS.add(described, Predictor(described, kind, predict), predict)
         return predict
 

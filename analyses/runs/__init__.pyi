@@ -27,7 +27,6 @@ from .decomposition import over_worlds as over_worlds
 from .folder import Inputs as Inputs
 from .folder import RunFolder as RunFolder
 from .folder import kept_table as kept_table
-from .folder import require_folder as require_folder
 from .folder import seconds_of as seconds_of
 from .folder import update_config as update_config
 from .folder import write_manifest as write_manifest
@@ -96,7 +95,6 @@ __all__ = [
     "read_run",
     "recover",
     "relative_drop",
-    "require_folder",
     "require_quantity",
     "rotation_table",
     "rotations",

@@ -27,6 +27,7 @@ from interp.store import (
     package_version,
     read_json,
     read_table,
+    require_folder,
     write_json,
     write_table,
     write_text,
@@ -172,19 +173,6 @@ class RunFolder:
             with self.locked(name):
                 (self.arm(name) / DONE).unlink()
                 shutil.rmtree(self.arm(name))
-
-
-def require_folder(path: str | Path) -> Path:
-    """``path``, which is a folder or nothing yet.
-
-    Raises:
-        InputError: it is a file, or part of it is.
-    """
-    path = Path(path)
-    first = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
-    if os.path.lexists(first) and not first.is_dir():
-        raise InputError(f"{first} is a file; expected a folder, or a new name")
-    return path
 
 
 def _key_in(path: Path) -> str:

@@ -85,8 +85,8 @@ def study_plan(
     return replace(asked, concepts=concepts, arms=tuple(arms))
 
 
-def check(plan: StudyPlan, out: Path, dry_run: bool) -> Context | DryRun:
-    """Check the plan's inputs and print them; a dry run prints the plan instead."""
+def check(plan: StudyPlan, out: Path, dry_run: bool, more: Sequence[str] = ()) -> Context | DryRun:
+    """Check the plan's inputs and print them (and more lines); a dry run returns them instead."""
     from analyses.runs import Progress
     from analyses.study.context import study_context
     from analyses.study.costs import study_plan_lines
@@ -98,7 +98,7 @@ def check(plan: StudyPlan, out: Path, dry_run: bool) -> Context | DryRun:
         )
     context = study_context(plan, out, Progress())
     refuse_other_settings(context)
-    planned = DryRun(plan, tuple(study_plan_lines(plan, context.prompts)))
+    planned = DryRun(plan, (*study_plan_lines(plan, context.prompts), *more))
     if dry_run:
         return planned
     typer.echo(planned, err=True)
@@ -130,20 +130,14 @@ def refuse_other_settings(context: Context) -> None:
             with ``--overwrite``.
     """
 
-    from analyses.study.resolve import name_of
-
     plan, folder = context.plan, context.run.folder
     if plan.overwrite:
         return
     config, prompts = folder / "config.json", folder / "prompts.parquet"
     if not any(folder.glob("arms/*/DONE")) or not (config.is_file() and prompts.is_file()):
         return
-    asked = {
-        "model_name": name_of(plan.model),
-        "model_options": dict(plan.model_options),
-        "estimator": plan.estimator,
-    }
-    pairs = [(read_json(config, ()), asked)]
+    # The model is known by its weights, which are in the keys of the arms: its name may change.
+    pairs = [(read_json(config, ()), {"estimator": plan.estimator})]
     for arm in plan.arms:
         if (context.run.arm(arm.name) / "DONE").is_file():
             now = json.loads(json.dumps(arm.describe(plan.stop_at)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analyses.runs import BASE, Inputs, cosine_table, write_directions
-from analyses.study.context import Context
+from analyses.study.context import Context, require_layers
 from analyses.study.inputs import base_inputs
 from analyses.study.resolve import defaults_for, name_of
 from interp.model import LanguageModel
@@ -63,6 +63,7 @@ def establish(context: Context) -> Baseline:
 def scored_base(context: Context) -> Baseline:
     """The results of :func:`establish` without contrasts; it does not mark the base as done."""
     run = context.run
+    require_layers(context.plan, context.reference.n_layers)
     inputs = base_inputs(context)
     folder = run.arm(BASE)
     if run.is_done(BASE, inputs):

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analyses.runs import Progress, RunFolder, contrasts
 from analyses.study.plan import ArmPlan, StudyPlan
-from analyses.study.resolve import prompts_of, require_model, scorer_of
+from analyses.study.resolve import depth_of, prompts_of, require_model, scorer_of
 from interp.activations import collect
 from interp.errors import InputError
 from interp.model import LanguageModel, merged
@@ -122,6 +122,9 @@ def study_context(
         require_model(model)
     prompts = prompts_of(plan) if prompts is None else prompts
     require_concepts(prompts, plan.concepts)
+    depth = depth_of(plan.model) if given is None else given.n_layers
+    if depth is not None:
+        require_layers(plan, depth)
     pairs = read_deflections(plan.deflections) if plan.deflections else None
     require_prompts(prompts, plan.deflected(ready_made=pairs is not None))
     for arm in plan.arms:
@@ -130,6 +133,18 @@ def study_context(
     if not (plan.overwrite and plan.arms):
         run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
     return Context(plan, prompts, pairs, run, progress, scorer_of(plan), given)
+
+
+def require_layers(plan: StudyPlan, n_layers: int) -> None:
+    """Check that the layers which objectives read exist.
+
+    Raises:
+        InputError: a layer is beyond the model's depth.
+    """
+    for arm in plan.arms:
+        layer = arm.training.layer if arm.training else None
+        if layer is not None and not 0 <= layer < n_layers:
+            raise InputError(f"layer is {layer}; {plan.model} has layers 0 to {n_layers - 1}")
 
 
 def require_inputs(arm: ArmPlan, prompts: pd.DataFrame) -> None:

@@ -21,12 +21,15 @@ from inspect import isfunction
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from interp.model import LanguageModel
-from interp.registry import About, Registry
+from interp.registry import About, Registry, require_parameters
 from unlearning.losses import for_forgetting
 from unlearning.training import Mixture, TrainingSettings, with_references
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
+
+SCORE = ("evidence", "concept", "pool", "seed")
+GUARD = ("context", "baseline", "arm", "lm")
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -115,13 +118,16 @@ def method(
         options: ``retains, on_all, weighted, weight_like, changes`` of :class:`Method`.
 
     Raises:
-        InputError: the name is taken, or the badge is unknown.
+        InputError: the name is taken, the badge is unknown, or the function takes other parameters.
     """
 
     def register(made: C) -> C:
         about = About(name, title, paper, badge, differs, colour, option)
         score = made if isfunction(made) else getattr(made, "score", None)
         guard = getattr(made, "guard", None)
+        for one, names in ((score, SCORE), (guard, GUARD)):
+            if one is not None:
+                require_parameters(one, names, f"the containment method {name}")
         METHODS.add(about, Method(about, does, score=score, guard=guard, **options), made)
         return made
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import ModelError
+from interp.errors import ModelError, nearest
 from interp.store import read_json
 
 if TYPE_CHECKING:
@@ -134,15 +134,24 @@ def lineage(source: str) -> Iterator[str]:
             source = adapter_base(Path(source))
 
 
+def depth_of(source: str) -> int | None:
+    """The number of layers of a model whose configuration is on this machine; else None."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained([*lineage(source)][-1], local_files_only=True)
+        return int(config.get_text_config(decoder=True).num_hidden_layers)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return None  # loading says what is wrong with it
+
+
 def require_model(source: str) -> None:
     """Look for a model without loading it: a folder here, or a name that the hub knows.
 
-    A name ``organisation/model`` is accepted if the hub cannot be reached.
-
     Raises:
-        ModelError: the model does not exist.
+        ModelError: the model does not exist, or is neither here nor on a hub that can be reached.
     """
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import HfApi, is_offline_mode
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     from interp.model import check_source
@@ -150,19 +159,29 @@ def require_model(source: str) -> None:
     check_source(source)
     if Path(source).is_dir():
         return
+    names = ("organism", *(path.name for path in Path().iterdir() if path.is_dir()))
+    near = "" if "/" in source else nearest(source, names)
     missing = f"model {source} not found: no such folder here, and "
     try:
-        for file in ("config.json", "adapter_config.json"):
-            if isinstance(try_to_load_from_cache(source, file), str):
-                return
+        if _is_cached(source):
+            return
         HfApi().model_info(source, timeout=10)
     except GatedRepoError:
         return  # loading says how to gain access
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelError(f"{missing}none on the hub that HF_TOKEN may read") from error
+    except (RepositoryNotFoundError, HFValidationError):
+        raise ModelError(f"{missing}none on the hub that HF_TOKEN may read{near}") from None
     except Exception as error:
-        if "/" not in source:
-            raise ModelError(f"{missing}the hub cannot be asked") from error
+        why = "HF_HUB_OFFLINE is set" if is_offline_mode() else "the hub cannot be reached"
+        raise ModelError(f"{missing}none in the hub's cache, and {why}{near}") from error
+
+
+def _is_cached(source: str) -> bool:
+    """Whether any revision of a model of the hub is on this machine."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=source, repo_type="model")
+    return any(folder.glob("snapshots/*/*config.json"))
 
 
 def prompts_of(plan: StudyPlan) -> pd.DataFrame:

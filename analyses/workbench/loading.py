@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analyses.options import ORGANISM, known_model
+from analyses.study import require_model
 from interp.errors import InputError
 from interp.model import Chat, LanguageModel
 
@@ -76,6 +77,7 @@ def load(
     }
     if isinstance(model, str | Path):
         source = known_model(str(model)) or str(model)
+        require_model(source)
         lm = LanguageModel.load(source, layers_path=layers_path, **loading, **chat)
         return replace(lm, name=ORGANISM) if model == ORGANISM else lm
     if not (isinstance(model, tuple) and len(model) == 2):

@@ -2,6 +2,7 @@ from .collection import Activations as Activations
 from .collection import batches_by_length as batches_by_length
 from .collection import chosen_layers as chosen_layers
 from .collection import collect as collect
+from .collection import listed_layers as listed_layers
 from .positions import Positions as Positions
 from .positions import post_instruction as post_instruction
 from .sites import ATTENTION_OUT as ATTENTION_OUT
@@ -33,6 +34,7 @@ __all__ = [
     "collect",
     "head_count",
     "last_prompt_token",
+    "listed_layers",
     "points",
     "post_instruction",
     "selecting",

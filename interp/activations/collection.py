@@ -6,7 +6,7 @@ length, which keeps padding small. Collected states are copied, so that a batch'
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from interp.model import (
     next_batch,
     require_room,
 )
+from interp.numbers import whole_number
 from interp.progress import Advance, silent
 from interp.store import content_key
 
@@ -232,16 +233,35 @@ class StateReader:
         return narrow
 
 
-def chosen_layers(lm: LanguageModel, layers: Sequence[int] | None) -> tuple[int, ...]:
+def chosen_layers(lm: LanguageModel, layers: Iterable[int] | None) -> tuple[int, ...]:
     """The layers in ascending order without duplicates; all layers by default.
 
     Raises:
         InputError: a layer that the model does not have, or an empty list.
     """
-    wanted = tuple(range(lm.n_layers)) if layers is None else tuple(sorted(set(layers)))
-    if not wanted or wanted[0] < 0 or wanted[-1] >= lm.n_layers:
-        raise InputError(f"layers {list(wanted)} asked for; the model has 0 … {lm.n_layers - 1}")
-    return wanted
+    return tuple(sorted(set(listed_layers(lm, layers))))
+
+
+def listed_layers(lm: LanguageModel, layers: Iterable[int] | None) -> tuple[int, ...]:
+    """The layers as plain numbers, in the given order; all layers by default.
+
+    Args:
+        layers: any sequence or array of whole numbers, 0-based.
+
+    Raises:
+        InputError: a layer that the model does not have, no whole numbers, or an empty list.
+    """
+    if layers is None:
+        return tuple(range(lm.n_layers))
+    try:
+        wanted = [whole_number(one) for one in layers]
+    except TypeError:
+        raise InputError(
+            f"layers {layers!r} asked for; expected whole numbers, as in layers=[0, 1]"
+        ) from None
+    if not wanted or min(wanted) < 0 or max(wanted) >= lm.n_layers:
+        raise InputError(f"layers {wanted} asked for; the model has 0 … {lm.n_layers - 1}")
+    return tuple(wanted)
 
 
 def encoded(lm: LanguageModel, text: str | Tokens) -> Tokens:

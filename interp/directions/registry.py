@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any, TypeVar
 
-from interp.registry import About, Registry
+from interp.errors import InputError
+from interp.registry import About, Registry, require_parameters
 
 C = TypeVar("C", bound=type)
 
@@ -30,6 +31,7 @@ class EstimatorEntry:
         return self.make(**given)
 
 
+FIT = ("states", "labels", "groups")
 ESTIMATORS: Registry[EstimatorEntry] = Registry("estimator", "interp.directions", "estimator")
 
 
@@ -41,11 +43,15 @@ def estimator(name: str, **about: str) -> Callable[[C], C]:
         about: ``title, paper, badge, differs, colour`` of :class:`interp.registry.About`.
 
     Raises:
-        InputError: another estimator has that name.
+        InputError: another estimator has that name, or this one has no such ``fit``.
     """
 
     def register(made: C) -> C:
         described = About(name, **about)
+        fit = getattr(made, "fit", None)
+        if fit is None:
+            raise InputError(f"the estimator {name} has no fit(states, labels, groups)")
+        require_parameters(fit, FIT, f"the estimator {name}: fit", bound=False)
         ESTIMATORS.add(described, EstimatorEntry(described, made), made)
         return made
 

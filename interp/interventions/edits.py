@@ -108,6 +108,11 @@ def _edit(vectors: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Edit:
         wide = states.to(torch.promote_types(states.dtype, torch.float32))
         if (placed.device, placed.dtype) != (wide.device, wide.dtype):
             placed = vectors.to(wide)
+        if placed.shape[-1] != wide.shape[-1]:
+            raise InputError(
+                f"a direction of {placed.shape[-1]} entries for states of {wide.shape[-1]}; give "
+                "one that was fitted on this model"
+            )
         return change(wide, placed).to(states.dtype)
 
     return edit

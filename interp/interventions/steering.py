@@ -30,7 +30,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import RESIDUAL_IN, RESIDUAL_OUT, Block, Columns, Site, points, selecting
+from interp.activations import (
+    RESIDUAL_IN,
+    RESIDUAL_OUT,
+    Block,
+    Columns,
+    Site,
+    listed_layers,
+    points,
+    selecting,
+)
 from interp.errors import InputError
 from interp.interventions import edits
 from interp.interventions.edits import Edit
@@ -57,7 +66,7 @@ ALL_WRITES: tuple[Site, ...] = (
 )
 
 Array = Float[Tensor, "..."] | Float[np.ndarray, "..."]
-PerLayer = float | Sequence[float]
+PerLayer = float | Sequence[float] | Float[np.ndarray, " layer"] | Float[Tensor, " layer"]
 
 
 class Where(TypedDict, total=False):
@@ -90,9 +99,7 @@ def intervene(
     Raises:
         InputError: a layer is unknown, or the numbers of edits and layers differ.
     """
-    chosen = range(lm.n_layers) if layers is None else layers
-    if not chosen or min(chosen) < 0 or max(chosen) >= lm.n_layers:
-        raise InputError(f"layers {list(chosen)} asked for; the model has 0 … {lm.n_layers - 1}")
+    chosen = listed_layers(lm, layers)
     by_layer = list(edit) if isinstance(edit, Sequence) else [edit] * len(chosen)
     if len(by_layer) != len(chosen):
         raise InputError(
@@ -225,13 +232,23 @@ def _each(
     make: Callable[..., Edit], vectors: Array, *numbers: PerLayer, rank: int = 1
 ) -> Edit | list[Edit]:
     """One edit; or one for each layer if the vectors or a number are given per layer."""
+    vectors = vectors if isinstance(vectors, torch.Tensor) else np.asarray(vectors)
+    values = list(map(_numbers, numbers))
     counts = {len(vectors)} if vectors.ndim > rank else set()
-    counts |= {len(number) for number in numbers if not isinstance(number, (int, float))}
+    counts |= {len(value) for value in values if value.ndim}
     if not counts:
-        return make(vectors, *numbers)
+        return make(vectors, *map(float, values))
     if len(counts) > 1:
         raise InputError(f"vectors and values for {sorted(counts)} layers; give as many of each")
     (count,) = counts
     rows = vectors if vectors.ndim > rank else [vectors] * count
-    columns = [[n] * count if isinstance(n, (int, float)) else n for n in numbers]
-    return [make(row, *values) for row, *values in zip(rows, *columns, strict=True)]
+    columns = [np.broadcast_to(value, count).tolist() for value in values]
+    return [make(row, *given) for row, *given in zip(rows, *columns, strict=True)]
+
+
+def _numbers(given: PerLayer) -> Float[np.ndarray, "..."]:
+    """One number or one for each layer, as an array; infinite bounds are numbers."""
+    values = np.asarray(given.tolist() if isinstance(given, Tensor) else given)
+    if values.dtype.kind not in "iuf" or np.isnan(values).any() or values.ndim > 1:
+        raise InputError(f"{given!r}; expected a number, or one for each layer")
+    return values.astype(np.float64)

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from interp.errors import ModelError
+from interp.errors import InputError, ModelError
 from interp.model.template import CLOCK, Template
 from interp.model.thoughts import in_think_tags, marks_in
 
@@ -253,6 +253,14 @@ class Chat:
         one. Otherwise it belongs to the text in which it starts.
         """
         text = "".join(piece for _, piece in pieces)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = ascii(text[error.start])
+            raise InputError(
+                f"a text holds half of a character ({half}), as is left of an emoji that was cut "
+                "in two; write the whole character, or leave it out"
+            ) from None
         encoding = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )

@@ -86,8 +86,8 @@ def state_map(
         seed: of UMAP and of the permutations.
 
     Raises:
-        InputError: fewer than eight states, too few states for the number of neighbours, or a
-            different number of labels.
+        InputError: fewer than eight states, no neighbours (with UMAP: fewer than two), too few
+            states for the number of neighbours, or a different number of labels.
     """
     rows = finite(np.asarray(states))
     if rows.shape[1] != 1:
@@ -95,6 +95,9 @@ def state_map(
     rows = rows[:, 0] - rows[:, 0].mean(axis=0)
     if len(labels) != len(rows):
         raise InputError(f"{len(labels)} labels for {len(rows)} states; give one for each")
+    fewest = 2 if umap else 1  # UMAP has no graph of one neighbour
+    if neighbours < fewest:
+        raise InputError(f"{neighbours} neighbours; a map needs {fewest} or more")
     if len(rows) < max(FEWEST_STATES, neighbours + 1):
         raise InputError(
             f"{len(rows)} states; a map with {neighbours} neighbours needs "

@@ -37,7 +37,9 @@ Value = Float[np.ndarray, "*value"]
 
 def unit_count(clusters: int | Sequence[object] | np.ndarray) -> int:
     """The number of units: of distinct labels, or of prompts that are each one unit."""
-    return clusters if isinstance(clusters, int) else len(np.unique(np.asarray(clusters)))
+    if isinstance(clusters, int | np.integer):
+        return int(clusters)
+    return len(np.unique(np.asarray(clusters)))
 
 
 def resampling_weights(
@@ -59,7 +61,7 @@ def resampling_weights(
             same prompts get the same resamples, so their difference is paired.
         fewest: with fewer clusters, the weights are NaN, and so is each interval made with them.
     """
-    labels = np.arange(clusters) if isinstance(clusters, int) else np.asarray(clusters)
+    labels = np.arange(clusters) if isinstance(clusters, int | np.integer) else np.asarray(clusters)
     _, index = np.unique(labels, return_inverse=True)
     count = int(index.max(initial=-1)) + 1
     if count < max(fewest, 2):

@@ -20,6 +20,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 
 from interp.errors import InputError
+from interp.numbers import whole_number
 from interp.statistics.contrast import Contrast
 from interp.statistics.crossfit import exact_mean
 
@@ -93,9 +94,12 @@ def layer_names(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     """Names of the layers; by default 0, 1, ….
 
     Raises:
-        InputError: the numbers of names and layers differ.
+        InputError: the numbers of names and layers differ, or a name is no whole number.
     """
-    names = tuple(range(depth)) if layers is None else tuple(int(layer) for layer in layers)
+    try:
+        names = tuple(range(depth)) if layers is None else tuple(map(whole_number, layers))
+    except TypeError:
+        raise InputError(f"layers {layers!r}; expected whole numbers, as in [0, 1]") from None
     if len(names) != depth:
         raise InputError(f"{len(names)} layer names for {depth} layers; give one for each")
     return names

@@ -17,12 +17,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any, TypeVar, overload
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import InputError
+from interp.numbers import plain_number
 from interp.registry import About, Registry
 
 LogProbs = Float[Tensor, "batch token"]
@@ -124,9 +126,9 @@ class Objective:
                 f"expected {_listed(self.options) if self.options else 'none'}"
             )
         for name, value in options.items():
-            if not isinstance(value, (int, float)):
+            if not isinstance(value, Real):
                 raise InputError(f"{self.name}: {name} is {value!r}; expected a number")
-        return {**self.options, **options}
+        return {**self.options, **{name: plain_number(one) for name, one in options.items()}}
 
 
 FORGET: Registry[Objective] = Registry("objective", "unlearning.losses", "objective")

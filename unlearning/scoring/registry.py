@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from interp.errors import InputError
-from interp.registry import About, Registry
+from interp.registry import About, Registry, require_parameters
 from unlearning.scoring.classes import Scorer
 
 Factory = Callable[[str], Scorer]
@@ -34,11 +34,12 @@ def scorer(
     """Register a function that makes a scorer from the text after the colon of its name.
 
     Raises:
-        InputError: the name is taken, or the badge is unknown.
+        InputError: the name is taken, the badge is unknown, or the function takes other parameters.
     """
 
     def register(make: Factory) -> Factory:
         about = About(name, title, paper, badge, differs)
+        require_parameters(make, ("argument",), f"the scorer {name}")
         SCORERS.add(about, ScorerEntry(about, make), make)
         return make
 

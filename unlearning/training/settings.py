@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from interp.errors import InputError, expected
+from interp.numbers import plain_number
 from unlearning.losses import registry
 from unlearning.training import parameters
 
@@ -78,6 +80,8 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for one in fields(self):
+            object.__setattr__(self, one.name, _plain(getattr(self, one.name)))
         objective = registry.for_forgetting(self.objective)
         registry.RETAIN.find(self.retain_objective)
         options = objective.validated(self.options)
@@ -106,3 +110,10 @@ class TrainingSettings:
     def hyperparameters(self) -> dict[str, float]:
         """All options of the objective, including its defaults."""
         return registry.for_forgetting(self.objective).validated(self.options)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy as Python's own, also in a mapping: settings are written as JSON."""
+    if isinstance(value, Mapping):
+        return {name: plain_number(one) for name, one in value.items()}
+    return plain_number(value)
