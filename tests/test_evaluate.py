@@ -285,6 +285,36 @@ def test_tasks_are_asked_once(
         found(replace(plan, tasks=replace(tasks, limit=2)), tmp_path / "out")
 
 
+# A model that says nothing
+
+
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model organism whose every first token is a special one that ends the answer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("silent")
+    model = AutoModelForCausalLM.from_pretrained(shipped())
+    tokenizer = AutoTokenizer.from_pretrained(shipped())
+    model.model.norm.weight.data.zero_()  # all logits are 0, so token 0 is the greedy one
+    assert 0 in tokenizer.all_special_ids
+    model.generation_config.eos_token_id = [0]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_says_nothing_has_a_report_of_empty_answers(
+    silent: Path, few_prompts: Path, tmp_path: Path
+) -> None:
+    plan = asked(silent, prompts=str(few_prompts), scorers=("phrases", "classifier"))
+    findings = found(plan, tmp_path)
+    assert (findings.scores[class_by("classifier")] == "empty").all()
+    assert not findings.scores[[refused_by("phrases"), refused_by("classifier")]].any(axis=None)
+    page, _ = write_evaluation(findings, checked_evaluation(plan), tmp_path)
+    assert page.is_file() and (tmp_path / "figures" / "overview.svg").is_file()
+
+
 # Going on
 
 

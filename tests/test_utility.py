@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.errors import InputError
+from interp.errors import InputError, ModelError
 from interp.model import LanguageModel
 from unlearning.utility import answer_logits, text_likelihood
 from unlearning.utility.divergence import kl_divergence, kl_to_base
@@ -44,6 +44,15 @@ def test_a_model_does_not_differ_from_itself(checkpoint: Path) -> None:
     assert found.shape == (3, 4) and found.dtype == np.float64
     assert np.array_equal(np.isnan(found).sum(axis=1), [0, 3, 0])
     assert np.nanmax(np.abs(found)) == 0
+
+
+def test_a_model_of_broken_weights_is_named(mistral: LanguageModel) -> None:
+    model = copy.deepcopy(mistral.model)
+    model.lm_head.weight.data[0, 0] = float("nan")
+    broken = replace(mistral, model=model, name="broken")
+    for pair in ((mistral, broken), (broken, mistral)):
+        with pytest.raises(ModelError, match="broken gives NaN as logits: its weights hold NaN"):
+            kl_to_base(*pair, PROMPTS, ANSWERS)
 
 
 def test_against_a_uniform_model_it_is_what_entropy_lacks(

@@ -72,7 +72,8 @@ def quantity_panel(axes: Axes, labels: Sequence[str], panel: Panel) -> None:
 def dot_panel(axes: Axes, labels: Sequence[str], series: Sequence[Series]) -> None:
     """A row for each label, a dot with its interval for each series, the series side by side."""
     reach = min(0.3, 0.11 * (len(series) - 1))
-    offsets = np.linspace(-reach, reach, len(series)) if len(series) > 1 else [0.0]
+    # No series where nothing is defined, as of a model that says nothing.
+    offsets = np.linspace(-reach, reach, len(series)) if len(series) > 1 else np.zeros(len(series))
     for place, one in zip(offsets, series, strict=True):
         value, low, high = (
             np.array([getattr(estimate, name) for estimate in one.estimates], dtype=float)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import InputError
+from interp.errors import InputError, ModelError
 from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
 from interp.progress import Advance, silent
 from unlearning.losses import forced_logits, reference_log_probs
@@ -41,6 +41,7 @@ def answer_logits(
 
     Raises:
         MachineError: a single row does not fit into memory; larger batches are halved first.
+        ModelError: the logits are NaN, so there is no divergence.
     """
     rows = [
         lm.chat.encode(prompt, tuple(answer)[:positions])
@@ -52,7 +53,13 @@ def answer_logits(
         return [values[where].cpu() for values, where in zip(logits, mask, strict=True)]
 
     with undisturbed(lm.model):
-        return map_in_batches(read, rows, batch_size, progress)
+        found = map_in_batches(read, rows, batch_size, progress)
+    if any(logits.isnan().any() for logits in found):
+        raise ModelError(
+            f"{lm.name} gives NaN as logits: its weights hold NaN, or overflow in "
+            f"{lm.model.dtype}; load it in float32, or take an earlier checkpoint"
+        )
+    return found
 
 
 def kl_divergence(
