@@ -43,7 +43,7 @@ def logits(lm: LanguageModel) -> np.ndarray:
         (np.int64(3), (np.int64(1), np.int32(2))),
         (torch.tensor(3.0), torch.tensor([1, 2])),
         (np.full(2, 3.0), range(1, 3)),
-        (torch.full((2,), 3.0), iter([1, 2])),
+        (torch.full((2,), 3.0), (1, 2)),
         ([3, 3.0], [1, 2]),
         (np.array(3.0), {1: "a", 2: "b"}),
     ],
@@ -55,8 +55,7 @@ def test_numbers_of_every_kind_steer_alike(
     with sp.add(lm, direction, 3.0, layers=[1, 2]):
         expected = logits(lm)
     for vector in (direction, list(direction), torch.from_numpy(direction)):
-        given = list(layers) if not hasattr(layers, "__len__") else layers
-        with sp.add(lm, vector, coefficient, layers=given):  # type: ignore[arg-type]
+        with sp.add(lm, vector, coefficient, layers=layers):  # type: ignore[arg-type]
             assert np.array_equal(logits(lm), expected)
 
 
