@@ -21,6 +21,7 @@ GROUPS = {
         "evaluate": "analyses.evaluate.command:evaluate",
         "study": "analyses.study.command:study",
         "report": "analyses.report.command:report",
+        "doctor": "analyses.doctor.command:doctor",
     },
     "Measure": {
         "unlearn": "analyses.study.command:unlearn",

@@ -9,6 +9,7 @@ import interp as interp
 import unlearning as unlearning
 from analyses.contain.advice import Advice
 from analyses.deflect.data_set import Deflected
+from analyses.doctor.examination import Examination
 from analyses.evaluate.measures import Measures
 from analyses.predict.forecasts import Forecast
 from analyses.recorded.agreement import AgreementTables
@@ -150,6 +151,19 @@ def report(
     show_completions: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Run: ...
+def doctor(
+    model: str,
+    *,
+    revision: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_arg: str | Sequence[str] | Mapping[str, Any] | None = None,
+    response_prefix: str = "",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    step: bool = True,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Examination: ...
 def compare(
     base: str,
     after: str,

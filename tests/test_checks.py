@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from analyses.doctor.examination import PROMPT, RESPONSE
+from analyses.workbench import load
 from interp.activations import RESIDUAL_IN, RESIDUAL_OUT, collect, last_prompt_token
 from interp.activations.positions import mean_over
 from interp.activations.sites import RESIDUAL_MID
@@ -20,16 +23,10 @@ from interp.errors import ModelError
 from interp.interventions import ablate, add
 from interp.interventions.edits import ablating
 from interp.interventions.steering import intervene
-from interp.model import (
-    LanguageModel,
-    hidden_of,
-    in_fitting_batches,
-    rounding_limit,
-    train_mode_difference,
-    with_hidden,
-)
+from interp.model import LanguageModel, hidden_of, in_fitting_batches, with_hidden
 from interp.model.self_check import SelfCheck
 from tests.checkpoints import save_checkpoint
+from tests.conftest import Spillover
 from tests.more_families import MORE_FAMILIES, random_model
 from tests.patched_models import PROMPTS, last_logits, random_direction
 from unlearning.generation import generate
@@ -356,17 +353,6 @@ def test_a_model_that_does_not_fit_its_tokenizer_is_refused(llama: LanguageModel
         _ = replace(llama, model=small).checked
 
 
-def test_randomness_in_train_mode_is_found(llama: LanguageModel) -> None:
-    limit = rounding_limit(llama)
-    assert train_mode_difference(llama) < limit
-    lm = with_fault(llama, lambda model: model.model.layers.insert(4, nn.Identity()))
-    del lm.model.model.layers[4]
-    for layer in lm.layers:
-        layer.self_attn.attention_dropout = 0.2
-    assert train_mode_difference(lm) > 10 * limit
-    assert not any(module.training for module in lm.model.modules())
-
-
 def test_rows_share_a_batch_only_with_their_like() -> None:
     rows = ["x" * n for n in (3, 5, 3, 5, 5, 1, 3, 5)]
     kinds = [len(row) % 3 + (i > 5) for i, row in enumerate(rows)]
@@ -447,3 +433,37 @@ def test_training_reads_rows_that_must_not_share_a_forward_apart(llama: Language
         one = lm.chat.pad([row])
         response_log_probs(lm.model, lm.inputs(one), one.response_mask)[0].sum().backward()
     torch.testing.assert_close(found, lm.layers[1].mlp.down_proj.weight.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_the_doctor_says_what_a_model_is(spillover: Spillover) -> None:
+    code, said, _ = spillover("doctor", "organism")
+    facts = dict(line.split(": ", 1) for line in said.splitlines())
+    assert code == 0 and facts["self-check"] == "all is well"
+    assert facts["layers"] == "3 at model.layers, width 128"
+    assert "residual_in" in facts["sites"] and "heads (4 heads)" in facts["sites"]
+    assert re.fullmatch(r"[\d.]+ s for 4 short rows .*", facts["LoRA step"])
+    lm = load("organism")
+    response = lm.chat.encode(PROMPT, RESPONSE)
+    ids = response.ids[response.spans["response"]]
+    assert facts["response in its conversation"].startswith(" ".join(map(str, ids)) + " (")
+    assert f"answers end at {lm.tokenizer.eos_token_id}" in facts["special tokens"]
+
+
+def test_the_doctor_ends_with_the_reason_for_a_refusal(
+    spillover: Spillover, checkpoint_of: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Facts first, then one line; generation works nevertheless."""
+    trunk = type(LanguageModel.load(checkpoint_of("llama")).model.model)
+    forward = trunk.forward
+
+    def elsewhere(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        output = forward(self, *arguments, **keywords)
+        states = output.last_hidden_state
+        output.last_hidden_state = states + states.cumsum(dim=1) / 8
+        return output
+
+    monkeypatch.setattr(trunk, "forward", elsewhere)
+    code, said, error = spillover("doctor", checkpoint_of("llama"), "--no-step")
+    assert code == 2 and "sites: none" in said and "LoRA step" not in said
+    (line,) = [one for one in error.splitlines() if one.startswith("error: ")]
+    assert "does not determine the logits token by token" in line

@@ -73,6 +73,7 @@ def _collected(plan: DeflectPlan, context: Context, overwrite: bool) -> Deflecte
         command=plan.command,
         settings=plan.settings,
         model=model,
+        self_check=None if plan.server else context.reference.checked.to_json(),
         scorer=said,
         counts=found.counts,
         base_refusal_rate=found.base_refusal_rate,

@@ -62,6 +62,7 @@ def find_out(inputs: Inputs, folder: Path, progress: Progress) -> Findings:
         notes=(*_notes(session), *_without_verdict(scores, inputs), *notes),
         fingerprints={one.role: one.fingerprint for one in session.models},
         seconds=time.monotonic() - started,
+        checks={one.role: one.lm.checked.to_json() for one in session.models if one.lm},
     )
 
 
@@ -153,6 +154,12 @@ def _notes(session: Session) -> list[str]:
         f"{one.name}: {one.lm.chat.note}."
         for one in session.models
         if one.lm is not None and one.lm.chat.note
+    ]
+    notes += [
+        f"{one.name}, self-check: {line}."
+        for one in session.models
+        if one.lm is not None
+        for line in one.lm.checked.lines()
     ]
     if session.plan.server:
         reference = session.reference.name

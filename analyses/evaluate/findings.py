@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from analyses.evaluate.plan import EvaluationPlan
 from interp.statistics import Estimate
@@ -98,6 +98,7 @@ class Findings:
         notes: notes for the reader, in sentences.
         fingerprints: of the models' weights, by role.
         seconds: duration.
+        checks: the self-checks of the loaded models, by role.
     """
 
     plan: EvaluationPlan
@@ -111,6 +112,7 @@ class Findings:
     notes: tuple[str, ...]
     fingerprints: Mapping[str, str]
     seconds: float
+    checks: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def headline(self) -> str:

@@ -49,6 +49,7 @@ def write_evaluation(
     write_manifest(
         folder,
         hashes=dict(findings.fingerprints),
+        self_check=dict(findings.checks),
         scorers={name: scorer.version for name, scorer in inputs.panel.items()},
         seconds=findings.seconds,
     )

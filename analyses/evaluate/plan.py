@@ -11,6 +11,7 @@ from analyses.study import (
     CHARACTERS_A_TOKEN,
     TEMPLATE_TOKENS,
     Defaults,
+    check_line,
     checkpoint_size,
     defaults_for,
     name_of,
@@ -235,6 +236,7 @@ def evaluation_plan_lines(inputs: Inputs) -> list[str]:
     lines = [
         f"model: {plan.model}" + (f" at {plan.server}" if plan.server else ""),
         *([f"base: {plan.base}"] if plan.base else []),
+        *([] if plan.server else [check_line(plan.model)]),
         f"prompts: {len(prompts)}{counted} ({shown}), {plan.prompts_name}",
         f"scorers: {', '.join(inputs.panel)}",
     ]

@@ -14,6 +14,7 @@ from .context import Context as Context
 from .context import study_context as study_context
 from .costs import CHARACTERS_A_TOKEN as CHARACTERS_A_TOKEN
 from .costs import TEMPLATE_TOKENS as TEMPLATE_TOKENS
+from .costs import check_line as check_line
 from .costs import checkpoint_size as checkpoint_size
 from .costs import time_of as time_of
 from .costs import what_it_takes as what_it_takes
@@ -66,6 +67,7 @@ __all__ = [
     "StudyPlan",
     "answer_log",
     "check",
+    "check_line",
     "checkpoint_size",
     "compare",
     "defaults_for",

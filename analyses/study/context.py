@@ -53,6 +53,8 @@ class Context:
             return self.given
         with self.progress.stage(f"loading {self.plan.model}"):
             lm = self.load()
+        for line in lm.checked.lines():
+            self.progress.say(f"note: {line}")
         if lm.chat.is_fallback:
             self.progress.say(
                 f"note: {lm.name} has no chat template; prompts are written as "
@@ -70,7 +72,8 @@ class Context:
             # As in loading, the given model is the user's, with what its adapters have learned.
             return replace(self.given, model=merged(copied))
         with warnings.catch_warnings():
-            # We print our own line about it once, for the base model.
+            # We print our own lines about it once, for the base model.
+            warnings.filterwarnings("ignore", message="self-check of")
             warnings.filterwarnings("ignore", message="the tokenizer has no chat template")
             return LanguageModel.load(source or self.plan.model, **self.plan.model_options)
 

@@ -50,12 +50,21 @@ def study_plan_lines(
     counts = harmful.groupby("split").size().to_dict()
     lines = [
         f"model: {plan.model}",
+        check_line(plan.model),
         f"prompts: {len(prompts)} ({len(harmful)} harmful: "
         + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("train", "validation", "test"))
         + ")",
         _arms(plan),
     ]
     return lines + what_it_takes(plan, prompts, size)
+
+
+def check_line(model: str) -> str:
+    """The model's self-check in one line, if the model has been loaded before."""
+    from interp.model import last_check
+
+    found = last_check(model)
+    return "self-check: runs when the model is loaded" if found is None else found.line()
 
 
 def _arms(plan: StudyPlan) -> str:

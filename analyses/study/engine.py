@@ -69,14 +69,16 @@ def recorded(context: Context) -> Iterator[None]:
     """Hold the run's folder for this process while its arms are made, and write its manifest.
 
     Raises:
-        InputError: another process works in the folder.
+        InputError: another process works in the folder, or no states of the model can be read.
     """
     started, folder = time.monotonic(), context.run.folder
     with context.run.locked():
+        context.reference.checked.require_stream(context.reference.name)
         yield
         write_manifest(
             folder,
             hashes={"model": context.reference.fingerprint()},
+            self_check=context.reference.checked.to_json(),
             device=str(context.reference.device),
             seeds=context.plan.seeds,
             seconds=time.monotonic() - started + seconds_of(folder),  # of all sessions

@@ -10,8 +10,10 @@ from .sites import HEADS as HEADS
 from .sites import MLP_OUT as MLP_OUT
 from .sites import RESIDUAL_IN as RESIDUAL_IN
 from .sites import RESIDUAL_OUT as RESIDUAL_OUT
+from .sites import SITES as SITES
 from .sites import Block as Block
 from .sites import Site as Site
+from .sites import blocks as blocks
 from .sites import head_count as head_count
 from .sites import points as points
 from .window import Columns as Columns
@@ -24,12 +26,14 @@ __all__ = [
     "MLP_OUT",
     "RESIDUAL_IN",
     "RESIDUAL_OUT",
+    "SITES",
     "Activations",
     "Block",
     "Columns",
     "Positions",
     "Site",
     "batches_by_length",
+    "blocks",
     "chosen_layers",
     "collect",
     "head_count",

@@ -8,8 +8,6 @@ from .batching import next_batch as next_batch
 from .chat import Batch as Batch
 from .chat import Chat as Chat
 from .chat import Tokens as Tokens
-from .checks import rounding_limit as rounding_limit
-from .checks import train_mode_difference as train_mode_difference
 from .context import require_room as require_room
 from .forwards import in_parts as in_parts
 from .forwards import joined as joined
@@ -26,6 +24,7 @@ from .hooks import stopping_after as stopping_after
 from .hooks import undisturbed as undisturbed
 from .hooks import with_hidden as with_hidden
 from .hooks import writing as writing
+from .kept_checks import last_check as last_check
 from .language_model import LanguageModel as LanguageModel
 from .linear import PROBE as PROBE
 from .linear import LinearWeight as LinearWeight
@@ -56,6 +55,7 @@ __all__ = [
     "in_parts",
     "is_probing",
     "joined",
+    "last_check",
     "linear_weights",
     "load_adapter_weights",
     "logits_of_last",
@@ -65,9 +65,7 @@ __all__ = [
     "probing",
     "reading",
     "require_room",
-    "rounding_limit",
     "stopping_after",
-    "train_mode_difference",
     "undisturbed",
     "with_hidden",
     "without_thoughts",

@@ -28,7 +28,7 @@ def check_loaded(lm: LanguageModel, source: str | Path) -> SelfCheck:
     checkpoint = _checkpoint_key(lm, source)
     if checkpoint is None:
         return check_model(lm)
-    kept = user_cache("checks") / f"{_key(lm, checkpoint)}.json"
+    kept = user_cache("checks") / f"{_name(checkpoint)}-{_key(lm)}.json"
     try:
         return SelfCheck.from_json(read_json(kept))
     except (OSError, ValueError, TypeError, KeyError):
@@ -38,11 +38,27 @@ def check_loaded(lm: LanguageModel, source: str | Path) -> SelfCheck:
     return found
 
 
-def _checkpoint_key(lm: LanguageModel, source: str | Path) -> list[Any] | None:
+def last_check(source: str | Path) -> SelfCheck | None:
+    """The kept self-check of a checkpoint in a folder, without loading it; None if none is kept."""
+    try:
+        checkpoint = _checkpoint_key(None, source)
+        kept = list(user_cache("checks").glob(f"{_name(checkpoint)}-*.json")) if checkpoint else []
+        newest = max(kept, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return None if newest is None else SelfCheck.from_json(read_json(newest))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _name(checkpoint: list[Any]) -> str:
+    text = json.dumps([SCHEMA, checkpoint])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _checkpoint_key(lm: LanguageModel | None, source: str | Path) -> list[Any] | None:
     """What changes when a checkpoint does, without reading weights; None where nothing does."""
     path = Path(source)
     if not path.exists():
-        commit = getattr(lm.model.config, "_commit_hash", None)
+        commit = lm and getattr(lm.model.config, "_commit_hash", None)
         return [str(source), commit] if commit else None
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     key: list[Any] = [str(path.resolve())]
@@ -55,10 +71,9 @@ def _checkpoint_key(lm: LanguageModel, source: str | Path) -> list[Any] | None:
     return key
 
 
-def _key(lm: LanguageModel, checkpoint: list[Any]) -> str:
+def _key(lm: LanguageModel) -> str:
+    """What runs a checkpoint: versions, device, and the code of its modules."""
     parts = [
-        SCHEMA,
-        checkpoint,
         {package: version(package) for package in PACKAGES},
         str(lm.model.dtype),
         lm.device.type,
@@ -68,7 +83,7 @@ def _key(lm: LanguageModel, checkpoint: list[Any]) -> str:
     digest = hashlib.sha256(json.dumps(parts, default=str).encode())
     for kind in sorted({type(m) for m in lm.model.modules()}, key=lambda one: one.__qualname__):
         digest.update(_code_of(kind))
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def _code_of(kind: type[nn.Module]) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from interp.errors import ModelError
 
 #: Increase this if the same model can get another result than before.
-SCHEMA = 1
+SCHEMA = 2
 
 Rows = Literal["padded", "equal", "single"]
 """What one batch may hold: rows of any length, of equal length, or one row."""

@@ -9,13 +9,15 @@ backend is open.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from interp.activations.backends import Forward, States, by_site, refuse_edits
+from interp.activations.backends import Forward, States, by_site, refuse_edits, torch_hooks
 from interp.activations.positions import Take
 from interp.activations.sites import (
     ATTENTION_OUT,
@@ -26,7 +28,7 @@ from interp.activations.sites import (
     RESIDUAL_OUT,
     Site,
 )
-from interp.errors import InputError
+from interp.errors import InputError, ModelError
 from interp.model import Batch, LanguageModel, undisturbed
 
 HOOK_POINTS = {
@@ -48,6 +50,7 @@ def transformer_lens(
     Raises:
         InputError: inside an active intervention, with offloaded weights, for a custom site, or for
             a site that TransformerLens does not have in this model.
+        ModelError: TransformerLens cannot wrap this model, or its states are not the model's.
     """
     refuse_edits(lm, "TransformerLens")
     unknown = [site.name for site in sites if site.name not in HOOK_POINTS]
@@ -87,6 +90,7 @@ def transformer_lens(
             )
         return by_site([taken[name] for name in names], layers, sites)
 
+    _compare(lm, forward, layers, sites)
     yield forward
 
 
@@ -94,13 +98,46 @@ def _bridge(lm: LanguageModel) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     model = merged_copy(lm)
-    return TransformerBridge.boot_transformers(
-        model.name_or_path or lm.name,
-        hf_model=model,
-        tokenizer=copy.deepcopy(lm.tokenizer),
-        device=lm.device,
-        dtype=model.dtype,  # float32 otherwise, whatever the model's is
-    )
+    try:
+        return TransformerBridge.boot_transformers(
+            model.name_or_path or lm.name,
+            hf_model=model,
+            tokenizer=copy.deepcopy(lm.tokenizer),
+            device=lm.device,
+            dtype=model.dtype,  # float32 otherwise, whatever the model's is
+        )
+    except Exception as error:  # whatever its adapter of this architecture raises
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"TransformerLens cannot wrap {type(lm.model).__name__}: {first_line}; "
+            "collect with the default backend"
+        ) from error
+
+
+def _compare(
+    lm: LanguageModel, forward: Forward, layers: Sequence[int], sites: Sequence[Site]
+) -> None:
+    """Compare TransformerLens's states with the model's, on one short prompt.
+
+    Raises:
+        ModelError: they differ by more than rounding.
+    """
+    rows = [lm.chat.encode("a")]
+    take = Take.of(rows, [[slice(i, i + 1) for i in range(len(rows[0]))]], len(rows[0]))
+    batch = lm.chat.pad(rows, lm.device)
+    with torch_hooks(lm, layers, sites) as own:
+        wanted = own(batch, take)
+    found = forward(batch, take)
+    limit = 2 * math.sqrt(max(torch.finfo(d).eps for d in (lm.model.dtype, torch.float32)))
+    for site in sites:
+        for layer, ours, theirs in zip(layers, wanted[site.name], found[site.name], strict=True):
+            error = float(((theirs - ours).norm(dim=-1) / ours.norm(dim=-1)).max())
+            if not error <= limit:
+                raise ModelError(
+                    f"TransformerLens differs from {type(lm.model).__name__} at {site.name} of "
+                    f"layer {layer} by {error:.1e} of the states' length (at most {limit:.0e}); "
+                    "collect with the default backend"
+                )
 
 
 def merged_copy(lm: LanguageModel) -> Any:

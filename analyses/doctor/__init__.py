@@ -1,0 +1,1 @@
+"""One model, examined before anything is measured: ``spillover doctor MODEL``."""
