@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from analyses.doctor.examination import PROMPT, RESPONSE
 from analyses.workbench import load
 from interp.activations import RESIDUAL_IN, RESIDUAL_OUT, collect, last_prompt_token
+from interp.activations.adapters.transformer_lens import transformer_lens
 from interp.activations.positions import mean_over
 from interp.activations.sites import RESIDUAL_MID
 from interp.errors import ModelError
@@ -467,3 +468,28 @@ def test_the_doctor_ends_with_the_reason_for_a_refusal(
     assert code == 2 and "sites: none" in said and "LoRA step" not in said
     (line,) = [one for one in error.splitlines() if one.startswith("error: ")]
     assert "does not determine the logits token by token" in line
+
+
+def test_plans_and_manifests_show_the_check(
+    spillover: Spillover, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SPILLOVER_CACHE", str(tmp_path / "cache"))
+    plan = ["evaluate", "organism", "--dry-run"]
+    assert "\nself-check: runs when the model is loaded\n" in spillover(*plan)[2]
+    load("organism")
+    assert "\nself-check: all is well\n" in spillover(*plan)[2]
+
+
+def test_states_of_another_library_are_the_model_s(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrapper whose states differ is refused."""
+
+    def other(lm: LanguageModel) -> Any:
+        model: Any = copy.deepcopy(lm.model)
+        model.model.layers[1].mlp.down_proj.weight.data *= 1.2
+        return model
+
+    monkeypatch.setattr("interp.activations.adapters.transformer_lens.merged_copy", other)
+    with pytest.raises(ModelError, match="TransformerLens differs from LlamaForCausalLM at"):
+        collect(llama, PROMPTS[:1], backend=transformer_lens)

@@ -40,7 +40,9 @@ def every_command() -> Iterator[tuple[str, Any]]:
 
 EVERY = dict(every_command())
 OF_A_MODEL = [
-    path for path, one in EVERY.items() if {"model", "base"} & {p.name for p in one.params}
+    path
+    for path, one in EVERY.items()
+    if {"model", "base"} & {p.name for p in one.params} and path != "doctor"  # it writes nothing
 ]
 FUNCTIONS = command_functions()
 TIMED = re.compile(r"time: (about )?[\d.]+ \w+")  # by the speed of this moment

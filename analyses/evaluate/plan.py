@@ -236,9 +236,9 @@ def evaluation_plan_lines(inputs: Inputs) -> list[str]:
     lines = [
         f"model: {plan.model}" + (f" at {plan.server}" if plan.server else ""),
         *([f"base: {plan.base}"] if plan.base else []),
-        *([] if plan.server else [check_line(plan.model)]),
         f"prompts: {len(prompts)}{counted} ({shown}), {plan.prompts_name}",
         f"scorers: {', '.join(inputs.panel)}",
+        *([] if plan.server else [check_line(plan.model)]),
     ]
     answers = len(prompts) * (1 + bool(plan.base))
     for name, scorer in inputs.panel.items():

@@ -50,11 +50,11 @@ def study_plan_lines(
     counts = harmful.groupby("split").size().to_dict()
     lines = [
         f"model: {plan.model}",
-        check_line(plan.model),
         f"prompts: {len(prompts)} ({len(harmful)} harmful: "
         + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("train", "validation", "test"))
         + ")",
         _arms(plan),
+        check_line(plan.model),
     ]
     return lines + what_it_takes(plan, prompts, size)
 
