@@ -33,7 +33,7 @@ FOLDERS: dict[str, list[str]] = {
     "tournament": ["worlds.parquet"],
     "organism train": ["--seed", "1"],
 }
-FILES = {"score": ["answers.jsonl"], "calibrate": ["answers.jsonl"], "prompts write": ["built-in"]}
+FILES = {"score": ["answers.jsonl"], "calibrate": ["answers.jsonl"], "prompts make": ["built-in"]}
 
 
 def one_line(found: tuple[int, str, str]) -> str:
@@ -132,7 +132,7 @@ def test_a_model_in_the_cache_is_there_in_any_revision(
 
 
 def test_the_plan_of_contain_counts_the_arms_of_each_method(spillover: Spillover) -> None:
-    options = ["--methods", "equal,random,nullspace", "--examples", "8", "--splits", "2"]
+    options = ["--methods", "equal,random,projection", "--examples", "8", "--splits", "2"]
     code, _, said = spillover("contain", *FOLDERS["contain"], *options, "--dry-run")
     assert code == 0, said
     counts = {name: int(n) for name, n in re.findall(r"method (\w+): (\d+) arms on 2 splits", said)}
