@@ -143,7 +143,7 @@ def _untouched(prompts: Prompts, *, quick: bool = False) -> Setting:
         )
 
     name = '"does not leak"'
-    return Setting(name, f"{prompts}, leakage .05", "error", run, 300, quick)
+    return Setting(name, f"{prompts}, leakage .05", "error", run, 1000, quick)
 
 
 def _recovery(prompts: Prompts, plain: float, kept: float) -> Setting:
@@ -163,7 +163,7 @@ def _recovery(prompts: Prompts, plain: float, kept: float) -> Setting:
         return covered(1 - kept, [(one.low, one.high) for one in found])
 
     setting = f"{prompts}, leakage {plain:g}, truth {1 - kept:.0%}"
-    return Setting("recovery", setting, "coverage", run, 150)
+    return Setting("recovery", setting, "coverage", run, 400)
 
 
 PLAIN = [Prompts(12), Prompts(24), Prompts(12, shape=0.5), Prompts(24, shape=0.5), Prompts(100)]
