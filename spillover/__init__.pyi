@@ -161,6 +161,7 @@ def doctor(
     response_prefix: str = "",
     device: str | None = None,
     trust_remote_code: bool = False,
+    layers_path: str | None = None,
     step: bool = True,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Examination: ...
