@@ -35,6 +35,7 @@ LIST = Path(__file__).with_suffix(".toml")
 WINGS = {"interp": 20, "unlearning": 19, "analyses": 19}
 SEED = 16
 FILES_AT_ONCE = (2, 4, 8)
+FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 FENCE = re.compile(r"(<!-- made by: python -m experiments mutants -->\n).*?(<!-- end -->)", re.S)
 #: Heavy and never changed: imported once, before the processes of all mutants part.
 HEAVY = ("torch", "transformers", "peft", "pandas", "scipy.stats", "sklearn.linear_model", "pytest")
@@ -174,9 +175,23 @@ def _run(
         child.join(10)
         child.kill()
         return -1, []
+    if (child.exitcode or 0) < 0:  # some libraries' threads do not outlive a fork
+        return _run_afresh(tree, [*options, *(["-x"] if stop else []), *names], seconds)
     text = said.read_text(encoding="utf-8", errors="replace")
     # Code 5: no test was there. Errors in a fixture notice a mutant as failures do.
-    return child.exitcode or 0, re.findall(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+    return child.exitcode or 0, FAILED.findall(text)
+
+
+def _run_afresh(tree: Path, arguments: list[str], seconds: float) -> tuple[int, list[str]]:
+    command = [sys.executable, "-m", "pytest", *arguments, "-o", "addopts="]
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    try:
+        ran = subprocess.run(
+            command, cwd=tree, env=environment, timeout=seconds, capture_output=True, text=True
+        )
+    except subprocess.TimeoutExpired:
+        return -1, []
+    return ran.returncode, FAILED.findall(ran.stdout)
 
 
 def _pytest(tree: Path, arguments: list[str], said: Path) -> None:
