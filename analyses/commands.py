@@ -69,6 +69,11 @@ FIRST = {
     "calibrate": (*_ANSWERS, 'answers.to_json("labelled.jsonl", orient="records", lines=True)'),
 }
 PRINTED = {
+    "doctor": (
+        "model: checkpoint (Qwen2ForCausalLM), 822,272 parameters, ...",
+        "self-check: all is well",
+        "...",
+    ),
     "report": ("runs/demo/report.html",),
     "agree": ("Agreement with labels (refusal against answer)", "..."),
     "calibrate": ("runs/calibrate-labelled.jsonl: 1 full_refusal, 1 answer",),

@@ -416,7 +416,7 @@ def test_a_full_disk_ends_the_run_with_what_to_do(
     longer = training(tmp_path, seen, steps=5)
     with monkeypatch.context() as patched:
         patched.setattr(*((Seen, "save_state") if at == "state" else (Trainer, at)), full)
-        with pytest.raises(TrainingError, match="make room") as caught, reported(tmp_path):
+        with pytest.raises(TrainingError, match="free space") as caught, reported(tmp_path):
             longer.train(resume_from_checkpoint=str(resume(tmp_path, {"seen": seen})))
     assert str(tmp_path / "checkpoint-3") in str(caught.value)
     assert caught.value.__cause__ is error
