@@ -1,4 +1,4 @@
-"""Templates and positions of any kind: the right answer, or one line."""
+"""Templates, layers and positions of any kind: the right answer, or one line."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from interp import activations
 from interp.activations.window import from_end
-from interp.interventions import ablate
+from interp.interventions import ablate, add
 from interp.model import Chat, LanguageModel, Tokens
 from tests.fuzzing import answer_or_line, fuzzed
 
@@ -30,10 +30,59 @@ def lm(checkpoint_of: Callable[[str], Path]) -> LanguageModel:
     return LanguageModel.load(checkpoint_of("qwen2"))
 
 
+# Layers
+
 numbers = (
     st.integers(-2, 6) | st.integers(0, 3).map(np.int64) | st.integers(0, 3).map(np.uint8)
     | st.booleans() | st.sampled_from([1.0, 0.5, float("nan"), np.float32(1), None, "1", 2**70])
 )  # fmt: skip
+layers_of_any_kind = (
+    st.lists(numbers, max_size=4)
+    | st.lists(st.integers(0, 3), max_size=4).map(np.array)
+    | st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple)
+    | st.sampled_from([range(1, 3), np.arange(1, 3), np.array([True, False]), np.zeros(2)])
+    | st.sampled_from([np.array(1), np.array([[0, 1]]), torch.tensor([1, 2]), {2, 0}])
+    | st.sampled_from([slice(0, 2), 1, -1, 1.5, float("nan"), "0,1", "1", True])
+)
+
+
+def plain_layers(given: Any, n_layers: int) -> list[int] | None:
+    """The layers that ``given`` can only mean, in order; None if it names none."""
+    try:
+        found = [one.item() if hasattr(one, "item") else one for one in given]
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    fine = all(type(one) is int and 0 <= one < n_layers for one in found)
+    return found if found and fine else None
+
+
+@fuzzed(60)
+@given(layers=layers_of_any_kind)
+@example(layers=np.arange(1, 3))
+@example(layers=[True])
+def test_layers_of_any_kind_are_those_that_they_name_or_refused(
+    layers: Any, lm: LanguageModel
+) -> None:
+    plain = plain_layers(layers, lm.n_layers)
+    found = answer_or_line(lambda: activations.collect(lm, TEXTS, layers=layers))
+    assert (found is None) == (plain is None), layers
+    direction = np.linspace(-1, 1, lm.d_model)
+    batch = lm.chat.pad([lm.chat.encode(TEXTS[0])])
+    for edit in (ablate, lambda m, d, layers: add(m, d, np.float32(3), layers=layers)):
+
+        def logits(given: Any, edit: Any = edit) -> torch.Tensor:
+            with torch.no_grad(), edit(lm, direction, layers=given):
+                return lm.logits(batch, keep=1)
+
+        edited = answer_or_line(lambda logits=logits: logits(layers))
+        assert (edited is None) == (plain is None), layers
+        if plain is not None and edited is not None:
+            torch.testing.assert_close(edited, logits(plain))
+    if plain is not None and found is not None:
+        every = activations.collect(lm, TEXTS)
+        assert found.layers == tuple(sorted(set(plain)))
+        np.testing.assert_allclose(found.states, every.states[:, list(found.layers)], atol=1e-5)
+        assert all(type(layer) is int for layer in found.layers)
 
 
 # Positions
