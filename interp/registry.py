@@ -27,7 +27,6 @@ from typing import Any, Generic, TypeVar
 
 from interp import plugins
 from interp.errors import InputError, expected
-from interp.sources import own_source
 
 BADGES = ("faithful", "simplified", "variant")
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -140,7 +139,7 @@ class Registry(Mapping[str, E], Generic[E]):
     def own_source(self, name: str) -> str | None:
         """SHA-256 of the code of a user's entry; None for an entry of the package."""
         self[name]  # its module is imported
-        return own_source(self._makers[name]) if name in self._makers else None
+        return plugins.own_source(self._makers[name]) if name in self._makers else None
 
     def find(self, name: str) -> E:
         """The entry of this name.

@@ -24,7 +24,7 @@ from interp.errors import ModelError
 from interp.interventions import ablate, add
 from interp.interventions.edits import ablating
 from interp.interventions.steering import intervene
-from interp.model import LanguageModel, hidden_of, in_fitting_batches, with_hidden
+from interp.model import Chat, LanguageModel, hidden_of, in_fitting_batches, with_hidden
 from interp.model.self_check import SelfCheck
 from tests.checkpoints import save_checkpoint
 from tests.conftest import Spillover
@@ -352,6 +352,16 @@ def test_a_model_that_does_not_fit_its_tokenizer_is_refused(llama: LanguageModel
     small.set_input_embeddings(nn.Embedding(40, 64))
     with pytest.raises(ModelError, match="does not run on a prompt of 24 tokens"):
         _ = replace(llama, model=small).checked
+
+
+def test_a_padding_token_that_the_model_does_not_know_is_refused(llama: LanguageModel) -> None:
+    tokenizer = copy.deepcopy(llama.tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<|new|>"})
+    small = copy.deepcopy(llama.model)
+    small.resize_token_embeddings(tokenizer.pad_token_id)
+    given = replace(llama, model=small, tokenizer=tokenizer, chat=Chat(tokenizer))
+    with pytest.raises(ModelError, match="pads with token"):
+        _ = given.checked
 
 
 def test_rows_share_a_batch_only_with_their_like() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.sources import own_source
+from interp.plugins import own_source
 from unlearning.losses.objectives import npo
 
 MINE = """
@@ -107,7 +107,7 @@ def test_the_hash_is_the_same_in_another_process(tmp_path: Path) -> None:
     """Sets are in another order there, and objects at other addresses."""
     here = own_source(made(tmp_path))
     code = (
-        "from interp import plugins; from interp.sources import own_source; import sys;"
+        "from interp import plugins; from interp.plugins import own_source; import sys;"
         f"plugins.use({str(tmp_path / 'mine.py')!r}); plugins.load_all();"
         "m = [m for n, m in sys.modules.items() if n.startswith('spillover_plugin')];"
         "print(own_source(m[0].loss))"

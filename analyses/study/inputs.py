@@ -14,7 +14,7 @@ from analyses.study.methods import METHODS
 from analyses.study.plan import ArmPlan, StudyPlan
 from interp.directions import ESTIMATORS
 from interp.model import LanguageModel, linear_weights
-from interp.sources import own_source
+from interp.plugins import own_source
 from interp.store import content_key, read_json
 from unlearning.losses import FORGET, RETAIN
 from unlearning.refusal import ResponsePrefixes

@@ -8,6 +8,7 @@ from .batching import next_batch as next_batch
 from .chat import Batch as Batch
 from .chat import Chat as Chat
 from .chat import Tokens as Tokens
+from .checks import probe_tokens as probe_tokens
 from .context import require_room as require_room
 from .forwards import in_parts as in_parts
 from .forwards import joined as joined
@@ -26,7 +27,6 @@ from .hooks import with_hidden as with_hidden
 from .hooks import writing as writing
 from .kept_checks import last_check as last_check
 from .language_model import LanguageModel as LanguageModel
-from .linear import PROBE as PROBE
 from .linear import LinearWeight as LinearWeight
 from .linear import linear_weights as linear_weights
 from .loading import check_source as check_source
@@ -36,7 +36,6 @@ from .thoughts import without_thoughts as without_thoughts
 
 __all__ = [
     "AS_EXPECTED",
-    "PROBE",
     "Batch",
     "Chat",
     "Hidden",
@@ -62,6 +61,7 @@ __all__ = [
     "map_in_batches",
     "merged",
     "next_batch",
+    "probe_tokens",
     "probing",
     "reading",
     "require_room",

@@ -191,14 +191,18 @@ class Chat:
         _, offsets = self._tokens(pieces)
         return [(_first_letter(text, *place) - first, place[1] - first) for place in offsets]
 
+    @property
+    def pad_id(self) -> int:
+        """The token that fills up shorter rows; attention does not see it."""
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(token for token in known if token is not None)
+
     def pad(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> Batch:
         """Left-pad ``rows`` into one batch, with position ids that start at each row's BOS."""
-        pad_id = self.tokenizer.pad_token_id
-        pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
         ids = pad_sequence(
             [torch.tensor(row.ids, dtype=torch.long) for row in rows],
             batch_first=True,
-            padding_value=pad_id or 0,
+            padding_value=self.pad_id,
             padding_side="left",
         )
         spans = [row.spans.get("response", slice(0, 0)) for row in rows]

@@ -68,6 +68,7 @@ def check_model(lm: LanguageModel) -> SelfCheck:
                 f"{lm.name} does not run on a prompt of {SHORT} tokens ({type(error).__name__}: "
                 f"{said}); check that model and tokenizer belong together"
             ) from error
+        _require_padding(lm)
         return _check(lm, short, other, long)
 
 
@@ -355,6 +356,21 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
     size = (wanted - wanted.mean(dim=-1, keepdim=True)).norm(dim=-1)
     distance = (found - wanted).norm(dim=-1)
     return float((distance / size.clamp(min=torch.finfo(torch.float32).tiny)).max())
+
+
+def _require_padding(lm: LanguageModel) -> None:
+    embeddings = getattr(lm.model.get_input_embeddings(), "num_embeddings", None)
+    pad = lm.chat.pad_id
+    if embeddings is not None and pad >= embeddings:
+        raise ModelError(
+            f"{lm.name} has {embeddings} token embeddings, but its tokenizer pads with token {pad}"
+            "; set the tokenizer's pad_token to a token that the model knows"
+        )
+
+
+def probe_tokens(lm: LanguageModel) -> Tokens:
+    """A prompt that is in no data, for checks of a model: up to 70 ordinary tokens."""
+    return Tokens(_some_prompts(lm)[2], {})
 
 
 def _some_prompts(lm: LanguageModel) -> tuple[Ids, Ids, Ids]:

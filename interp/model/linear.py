@@ -22,15 +22,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
+from interp.model.checks import probe_tokens
 from interp.model.hooks import undisturbed
 from interp.model.language_model import LanguageModel
 
-#: A prompt that is in no data, for checks of a model; long enough for attention in blocks.
-PROBE = (
-    "Name three birds, and say where each of them lives, what it eats in winter and in summer, how "
-    "it builds its nest, and whether it stays in one place all year or flies south when days grow "
-    "short. Answer in one sentence for each bird."
-)
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRODUCT = re.compile(r"mm|matmul|linear|mv|einsum")
 COPIES = {"_to_copy", "clone", "contiguous", "index", "index_select", "_reshape_copy"}
@@ -95,7 +90,7 @@ def linear_weights(lm: LanguageModel) -> tuple[LinearWeight, ...]:
 
 def _found(lm: LanguageModel) -> Iterator[LinearWeight]:
     root = next(name for name, module in lm.model.named_modules() if module is lm.layers)
-    tokens = lm.chat.encode(PROBE)
+    tokens = probe_tokens(lm)
     spy = _Products(lm.layers)
     called: dict[nn.Module, bool] = {}
 

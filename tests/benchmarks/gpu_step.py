@@ -206,6 +206,7 @@ def _model(name: str, workload: GpuWorkload) -> LanguageModel:
     if workload.four_bit:
         _to_four_bit(model)
     tokenizer = build_tokenizer("qwen2")
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)  # known to the smallest model
     return LanguageModel(model.to(device), tokenizer, Chat(tokenizer), name)
 
 

@@ -61,6 +61,7 @@ class Workload:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         # Only pads, and here there is nothing to pad: its vocabulary need not be the model's.
         tokenizer = build_tokenizer("qwen2")
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)  # known to the smallest model
         return LanguageModel(model, tokenizer, Chat(tokenizer))
 
     def prepared(self, trained: str) -> LanguageModel:

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import InputError, ModelError
-from interp.model import PROBE, LanguageModel, LinearWeight, linear_weights
+from interp.model import LanguageModel, LinearWeight, linear_weights, probe_tokens
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -296,7 +296,7 @@ def without_gradient(
         weights: linear weights.
         tensors: what trains for each of them: the weight itself, or an adapter's matrix.
     """
-    tokens = lm.chat.encode(PROBE)
+    tokens = probe_tokens(lm)
     logits = lm.logits(lm.chat.pad([tokens], lm.device), keep=2).float()
     gradients = torch.autograd.grad(logits.square().sum(), tensors, allow_unused=True)
     found = zip(weights, gradients, strict=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from interp.errors import ModelError
-from interp.model import PROBE, LanguageModel, undisturbed
+from interp.model import LanguageModel, probe_tokens, undisturbed
 
 # Largest relative difference between logits of one model, by the dtype of its weights.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5}
@@ -90,5 +90,5 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
 
 
 def _logits(lm: LanguageModel) -> Float[Tensor, "token vocab"]:
-    tokens = lm.chat.encode(PROBE)
+    tokens = probe_tokens(lm)
     return lm.logits(lm.chat.pad([tokens], lm.device), keep=len(tokens.ids))[0]
