@@ -16,7 +16,7 @@ def whole_number(value: Any) -> int:
     """An integer of Python, NumPy or torch as Python's own.
 
     Raises:
-        TypeError: the value is a truth value, has a fraction, or is no number.
+        TypeError: the value is a truth value, has a fraction, or is not a number.
     """
     value = plain_number(value)
     if isinstance(value, bool):

@@ -80,7 +80,7 @@ def examine(lm: LanguageModel, *, step: bool = True) -> Examination:
 
 def _template(chat: Chat) -> str:
     """Whose template it is, and what it does with a generation prompt and a system message."""
-    whose = "none of its own; a plain one is used" if chat.is_fallback else "the model's own"
+    whose = "missing; a plain one is used" if chat.is_fallback else "the model's own"
     if chat.template is not None and not chat.is_fallback:
         whose = "as given"
     tail = chat.encode(PROMPT).spans["post_instruction"]

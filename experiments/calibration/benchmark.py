@@ -14,6 +14,10 @@ from experiments.calibration.settings import GOOD, LIMIT, Setting
 
 PARTS = ("behaviour", "representation")
 COLUMNS = ["quantity", "setting", "kind", "rate", "error", "hits", "of", "withheld", "seed"]
+# Words of the page for those of the code, from which the seeds follow.
+SHOWN = {
+    "potency": "source effect", "susceptibility": "target effect", "entanglement": "interaction",
+}  # fmt: skip
 MARKS = ("<!-- made by: python -m experiments calibration -->", "<!-- end -->")
 
 
@@ -103,7 +107,14 @@ def markdown(table: pd.DataFrame) -> str:
         rate, error = (f"{100 * row[name]:.1f}" if row["of"] else "" for name in ("rate", "error"))
         total = row["of"] + row["withheld"]
         lines.append(
-            f"| {row['quantity']} | {row['setting']} | {row['kind']} | {rate} | {error} | {total} "
+            f"| {_shown(row['quantity'])} | {row['setting']} | {row['kind']} | {rate} | {error} "
+            f"| {total} "
             f"| {100 * row['withheld'] / total:.0f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _shown(quantity: str) -> str:
+    for word, shown in SHOWN.items():
+        quantity = quantity.replace(word, shown)
+    return quantity

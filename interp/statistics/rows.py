@@ -94,7 +94,7 @@ def layer_names(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     """Names of the layers; by default 0, 1, ….
 
     Raises:
-        InputError: the numbers of names and layers differ, or a name is no whole number.
+        InputError: the numbers of names and layers differ, or a name is not a whole number.
     """
     try:
         names = tuple(range(depth)) if layers is None else tuple(map(whole_number, layers))
