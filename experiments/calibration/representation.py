@@ -7,20 +7,23 @@ from functools import partial
 
 import numpy as np
 
-from experiments.calibration.settings import Setting, Tally, covered
+from experiments.calibration.settings import Setting, Tally, covered, rejected
 from experiments.calibration.simulated import Design, axes, changed, contrast_of, turned
 from interp.directions import (
     Estimator,
     FittedDirections,
+    Leace,
     LogisticProbe,
+    MeanDifference,
+    PairedPrincipalComponent,
     Refits,
     WhitenedMeanDifference,
 )
-from interp.similarity import rotation
+from interp.similarity import SimilarityMap, cosine_map, rotation
 from interp.similarity.cosines import cosine_between
 from interp.similarity.pairs import cell_of, refitted_products
 from interp.similarity.rotations import QUANTITIES
-from interp.statistics import Estimates
+from interp.statistics import Contrast, Estimates
 
 PAIRS_12 = Design("12 pairs", (1,) * 12, paired=True, shared=1.0)
 PAIRS_24 = Design("24 pairs", (1,) * 24, paired=True, shared=1.0)
@@ -32,7 +35,9 @@ UNEQUAL = Design("12 + 12 groups of 1 to 8", (1, 8, 3, 2, 5, 1, 4, 8, 6, 1, 7, 2
 MIXED = Design("12 groups of 1 to 8 pairs", UNEQUAL.sizes, paired=True, shared=0.5)
 FEW = Design("5 + 5 groups of 8", (8,) * 5, shared=0.5)
 DESIGNS = (PAIRS_12, PAIRS_24, SINGLE_12, HEAVY_24, TWINS, FOURS, UNEQUAL, MIXED, FEW)
+COPIES = Design("12 + 12 groups of 2 near-duplicates", (2,) * 12, shared=0.9)
 QUICK = (PAIRS_12, UNEQUAL)
+Compare = Callable[[dict[str, Contrast], int], SimilarityMap]
 WORLDS = 200
 """Data sets simulated at once; they are the layers of one contrast."""
 
@@ -105,6 +110,8 @@ def _cosines() -> list[Setting]:
 ESTIMATORS: dict[str, Estimator] = {
     "logistic probe": LogisticProbe(),
     "whitened mean difference": WhitenedMeanDifference(),
+    "LEACE": Leace(),
+    "component of pairs": PairedPrincipalComponent(),
 }
 
 
@@ -130,14 +137,20 @@ def _refits() -> list[Setting]:
 
     found = []
     for name, estimator in ESTIMATORS.items():
-        designs = [Design(f"{n} + {n} prompts", (1,) * n, shared=1.0) for n in (12, 20, 40, 80)]
-        others = [Design("20 pairs", (1,) * 20, paired=True, shared=1.0), TWINS]
+        paired = name == "component of pairs"
+        designs = [
+            Design(f"{n} pairs" if paired else f"{n} + {n} prompts", (1,) * n, paired, 1.0)
+            for n in (12, 20, 40, 80)
+        ]
+        others = [] if paired else [
+            Design("20 pairs", (1,) * 20, True, 1.0), TWINS,
+        ]  # fmt: skip
         for design in (*designs, *others):
             for cosine in (0.0, 0.5, 1.0) if len(design.sizes) < 80 else (1.0,):
                 run = _in_batches(partial(cosine_of, estimator, design, cosine), cosine)
                 setting = f"{design.name}, truth {cosine:g}"
                 quick = len(design.sizes) == 20 and design.sizes[0] == 1 and cosine == 1
-                quick = quick and not design.paired
+                quick = quick and not (design.paired and not paired)
                 found.append(Setting(f"cosine: {name}", setting, "coverage", run, 300, quick))
         for angle in (0.0, 30.0):
             run = _in_batches(partial(angle_of, _quick(estimator), PAIRS_24, angle), angle)
@@ -155,4 +168,47 @@ def _quick(estimator: Estimator) -> Estimator:
     return type(estimator)(splits=1, resamples=0)  # type: ignore[call-arg]
 
 
-SETTINGS: tuple[Setting, ...] = (*_rotations(), *_cosines(), *_refits())
+def _nulls() -> list[Setting]:
+    """Maps of labels that mean nothing."""
+
+    def family(
+        design: Design, compare: Compare, rng: np.random.Generator, replications: int
+    ) -> Tally:
+        found = []
+        for seed in range(replications):
+            directions = 0 * axes(rng, 1)
+            contrasts = {
+                str(label): contrast_of(design, rng, direction, 1)
+                for label, direction in enumerate(directions)
+            }
+            corrected = compare(contrasts, seed).p_corrected[:, *np.triu_indices(3, 1)]
+            found.append(float(np.min(corrected)))
+        return rejected(found)
+
+    def cosines(estimator: Estimator, contrasts: dict[str, Contrast], seed: int) -> SimilarityMap:
+        fits = FittedDirections.of(_quick(estimator), contrasts)
+        return cosine_map(fits, permutations=100, seed=seed)
+
+    means = partial(cosines, MeanDifference())
+    rows: list[tuple[str, Design, Compare, int]] = [
+        ("map of cosines, mean difference", design, means, 500)
+        for design in (PAIRS_24, SINGLE_12, COPIES, UNEQUAL, MIXED)
+    ]
+    for name, design, replications in (
+        ("logistic probe", PAIRS_24, 250),
+        ("whitened mean difference", COPIES, 500),
+        ("LEACE", PAIRS_24, 500),
+    ):
+        compare = partial(cosines, ESTIMATORS[name])
+        rows.append((f"map of cosines, {name}", design, compare, replications))
+    return [
+        Setting(
+            name, f"{design.name}, any of 3 cells", "error",
+            partial(family, design, compare), replications,
+            quick=design is COPIES and name == "map of cosines, mean difference",
+        )
+        for name, design, compare, replications in rows
+    ]  # fmt: skip
+
+
+SETTINGS: tuple[Setting, ...] = (*_rotations(), *_cosines(), *_refits(), *_nulls())
