@@ -205,7 +205,6 @@ def _nulls() -> list[Setting]:
         Setting(
             name, f"{design.name}, any of 3 cells", "error",
             partial(family, design, compare), replications,
-            quick=design is COPIES and name == "map of cosines, mean difference",
         )
         for name, design, compare, replications in rows
     ]  # fmt: skip
