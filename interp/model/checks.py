@@ -359,7 +359,10 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
 
 
 def _require_padding(lm: LanguageModel) -> None:
-    embeddings = getattr(lm.model.get_input_embeddings(), "num_embeddings", None)
+    try:
+        embeddings = getattr(lm.model.get_input_embeddings(), "num_embeddings", None)
+    except (AttributeError, NotImplementedError):  # not every model has or names its embeddings
+        return
     pad = lm.chat.pad_id
     if embeddings is not None and pad >= embeddings:
         raise ModelError(
