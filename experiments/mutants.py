@@ -162,7 +162,7 @@ def _batches(one: Mutant, tree: Path) -> Iterator[list[str]]:
 def _run(
     tree: Path, names: Sequence[str], seconds: float, *, stop: bool = True
 ) -> tuple[int, list[str]]:
-    """Run tests in a process of their own; its exit code, and the tests that failed."""
+    """Run tests in a new process; return its exit code and the failed tests."""
     said = tree.parent / "said"
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=no"]
     child = multiprocessing.get_context("fork").Process(

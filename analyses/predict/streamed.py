@@ -120,7 +120,7 @@ def _block(
     *,
     sketched: bool,
 ) -> tuple[Block, list[LinearWeight]]:
-    """What is traced and what is stored, and the weight of each stored parameter."""
+    """The traced modules, the stored parameters, and the weight of each stored parameter."""
     traceable = [
         weights
         for weights in tensors
@@ -134,7 +134,7 @@ def _block(
         names = ", ".join(weights[0].place for weights in stored if len(weights) > 1)
         raise ModelError(
             f"several modules of {lm.name} share a weight ({names}), and the gradients of their "
-            "adapters cannot be told from one another; give --kernel trainable"
+            "the adapters are not distinguishable; give --kernel trainable"
         )
     owners = [weights[0] for weights in stored]
     biased = [] if sketched else [weight for weight in owners if weight.bias is not None]
