@@ -134,7 +134,7 @@ def _block(
         names = ", ".join(weights[0].place for weights in stored if len(weights) > 1)
         raise ModelError(
             f"several modules of {lm.name} share a weight ({names}), and the gradients of their "
-            "the adapters are not distinguishable; give --kernel trainable"
+            "adapters cannot be separated; give --kernel trainable"
         )
     owners = [weights[0] for weights in stored]
     biased = [] if sketched else [weight for weight in owners if weight.bias is not None]
