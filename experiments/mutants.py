@@ -15,7 +15,9 @@ import json
 import multiprocessing
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -35,7 +37,10 @@ LIST = Path(__file__).with_suffix(".toml")
 WINGS = {"interp": 20, "unlearning": 19, "analyses": 19}
 SEED = 16
 FILES_AT_ONCE = (2, 4, 8)
-FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+#: Without its parameters, whose texts may hold anything.
+FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)
+#: A busy machine gives tests their processor time later.
+WALL_PER_PROCESSOR_TIME = 6.0
 FENCE = re.compile(r"(<!-- made by: python -m experiments mutants -->\n).*?(<!-- end -->)", re.S)
 #: Heavy and never changed: imported once, before the processes of all mutants part.
 HEAVY = ("torch", "transformers", "peft", "pandas", "scipy.stats", "sklearn.linear_model", "pytest")
@@ -82,8 +87,9 @@ def try_mutants(
     Args:
         mutants: what to try.
         results: JSON lines, one per mutant; later lines replace earlier ones of the same mutant.
+            The test that a line names is tried before all others.
         seconds: no mutant is begun after this time.
-        each: limit of one mutant's tests, in seconds.
+        each: limit of one mutant's tests, in seconds of processor time.
 
     Returns:
         One row per mutant: ``key, file, where, old, new, verdict, by, seconds``.
@@ -98,7 +104,7 @@ def try_mutants(
                 continue
             if time.monotonic() - began > seconds:
                 break
-            row = _tried(one, tree, each)
+            row = _tried(one, tree, each, str(done.get(one.key, {}).get("by", "")))
             done[one.key] = row
             results.parent.mkdir(parents=True, exist_ok=True)
             with results.open("a", encoding="utf-8") as lines:
@@ -119,8 +125,8 @@ def false_alarms(table: pd.DataFrame) -> list[str]:
     return [] if code == 0 else sorted(failed) or ["the tests do not run"]
 
 
-def _tried(one: Mutant, tree: Path, each: float) -> dict[str, object]:
-    began, by, verdict = time.monotonic(), "", "survived"
+def _tried(one: Mutant, tree: Path, each: float, last: str) -> dict[str, object]:
+    began, by, verdict = _spent(), "", "survived"
     path = tree / one.file
     own = path.read_bytes()
     changed = one.applied(own)
@@ -131,8 +137,8 @@ def _tried(one: Mutant, tree: Path, each: float) -> dict[str, object]:
     else:
         try:
             path.write_bytes(changed)
-            for names in _batches(one, tree):
-                left = each - (time.monotonic() - began)
+            for names in _batches(one, tree, last):
+                left = each - (_spent() - began)
                 if left <= 5:
                     break
                 code, failed = _run(tree, names, left)
@@ -143,13 +149,20 @@ def _tried(one: Mutant, tree: Path, each: float) -> dict[str, object]:
             path.write_bytes(own)
     return {
         **{"key": one.key, "file": one.file, "where": one.where, "old": one.old, "new": one.new},
-        **{"verdict": verdict, "by": by, "seconds": round(time.monotonic() - began, 1)},
+        **{"verdict": verdict, "by": by, "seconds": round(_spent() - began, 1)},
         "because": one.equivalent,
     }
 
 
-def _batches(one: Mutant, tree: Path) -> Iterator[list[str]]:
-    tests = [test for test in one.tests if (tree / test.split("::")[0]).is_file()]
+def _spent() -> float:
+    """Processor time of all tests so far, in seconds."""
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+
+def _batches(one: Mutant, tree: Path, last: str) -> Iterator[list[str]]:
+    """Tests to run together: the named ones, then the files that come near."""
+    named = [last, *one.tests] if "::" in last else one.tests
+    tests = [test for test in dict.fromkeys(named) if _is_there(tree, test)]
     if tests:
         yield tests
     rest = [test for test in related_tests(ROOT, one.file) if test not in tests]
@@ -159,6 +172,13 @@ def _batches(one: Mutant, tree: Path) -> Iterator[list[str]]:
         rest = rest[count:]
 
 
+def _is_there(tree: Path, test: str) -> bool:
+    """Whether the test has its name still: pytest's error about one that is gone kills nothing."""
+    file, _, name = test.partition("::")
+    path = tree / file
+    return path.is_file() and f"def {name}(" in path.read_text(encoding="utf-8")
+
+
 def _run(
     tree: Path, names: Sequence[str], seconds: float, *, stop: bool = True
 ) -> tuple[int, list[str]]:
@@ -166,14 +186,16 @@ def _run(
     said = tree.parent / "said"
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=no"]
     child = multiprocessing.get_context("fork").Process(
-        target=_pytest, args=(tree, [*options, *(["-x"] if stop else []), *names], said)
+        target=_pytest, args=(tree, [*options, *(["-x"] if stop else []), *names], said, seconds)
     )
     child.start()
-    child.join(seconds)
+    child.join(WALL_PER_PROCESSOR_TIME * seconds)
     if child.is_alive():
         child.terminate()
         child.join(10)
         child.kill()
+        return -1, []
+    if child.exitcode == -signal.SIGXCPU:
         return -1, []
     if (child.exitcode or 0) < 0:  # some libraries' threads do not outlive a fork
         return _run_afresh(tree, [*options, *(["-x"] if stop else []), *names], seconds)
@@ -187,14 +209,21 @@ def _run_afresh(tree: Path, arguments: list[str], seconds: float) -> tuple[int, 
     environment = os.environ | {"PYTHONPATH": str(tree)}
     try:
         ran = subprocess.run(
-            command, cwd=tree, env=environment, timeout=seconds, capture_output=True, text=True
+            command,
+            cwd=tree,
+            env=environment,
+            timeout=WALL_PER_PROCESSOR_TIME * seconds,
+            capture_output=True,
+            text=True,
         )
     except subprocess.TimeoutExpired:
         return -1, []
     return ran.returncode, FAILED.findall(ran.stdout)
 
 
-def _pytest(tree: Path, arguments: list[str], said: Path) -> None:
+def _pytest(tree: Path, arguments: list[str], said: Path, seconds: float) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, most))
     with said.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -103,9 +103,10 @@ def test_what_a_test_notices_is_killed_and_what_none_does_lives(
     )
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     monkeypatch.setattr(mutants, "ROOT", root)
-    wrong, alike, gone, known = (
-        Mutant("interp/one.py", "half", "x / 2", new, equivalent=because)
-        for new, because in (("x / 3", ""), ("x / 2.0", ""), ("", ""), ("0.5 * x", "the same"))
+    renamed = ("tests/test_one.py::test_that_was_renamed",)
+    wrong, alike, known = (
+        Mutant("interp/one.py", "half", "x / 2", new, tests=renamed, equivalent=because)
+        for new, because in (("x / 3", ""), ("x / 2.0", ""), ("0.5 * x", "the same"))
     )
     gone = Mutant("interp/one.py", "half", "x / 9", "x / 2")
     table = try_mutants([wrong, alike, gone, known], results)
