@@ -71,13 +71,17 @@ def test_every_quantity_of_a_cell_is_what_was_planted(study: LeakageMatrix) -> N
     assert np.isnan(np.diag(matrix)).all() and np.isfinite(matrix).sum() == 5 + 5 + 5
 
 
-def test_degenerate_arms_and_those_that_never_got_there_are_listed(study: LeakageMatrix) -> None:
+def test_degenerate_arms_are_marked_and_those_that_never_got_there_are_listed(
+    study: LeakageMatrix,
+) -> None:
     left = study.left_out.set_index("arm")
-    assert set(left.index) == {"npo-privacy-1", "npo-safety-1"}
-    assert left.loc["npo-privacy-1", "outcome"] == "collapsed"
+    assert set(left.index) == {"npo-safety-1"}
     assert not left.loc["npo-safety-1", "reached"]
-    arms = set(study.cells["arm"])
-    assert arms == {"npo-cybersecurity-0", "npo-cybersecurity-1", "npo-safety-0", "npo-privacy-0"}
+    outcomes = study.cells.groupby("arm")["outcome"].first().to_dict()
+    complied = dict.fromkeys(("npo-cybersecurity-0", "npo-cybersecurity-1", "npo-safety-0"))
+    assert set(outcomes) == {*complied, "npo-privacy-0", "npo-privacy-1"}
+    assert {arm for arm, outcome in outcomes.items() if outcome == "collapsed"} == {"npo-privacy-1"}
+    assert study.outcomes("world")["privacy"] == ["forgotten", "collapsed"]
 
 
 def test_does_not_leak_is_shown_only_where_nothing_leaks(study: LeakageMatrix) -> None:
@@ -103,11 +107,12 @@ def test_the_command_s_files_hold_the_matrix_with_its_null(
     said = write_matrix(study, tmp_path)
     found = json.loads((tmp_path / "matrix.json").read_text(encoding="utf-8"))
     run = found["runs"]["world"]
-    assert run["domains"] == list(DOMAINS) and len(run["left_out"]) == 2
+    assert run["domains"] == list(DOMAINS) and len(run["left_out"]) == 1
     npo = run["objectives"]["npo"]
     np.testing.assert_allclose(
         np.array(npo["matrix"], dtype=float), study.matrix("world"), equal_nan=True
     )
+    assert "! privacy: of 2 arms, 1 degenerate" in said
     assert "left out: npo-safety-1 (did not reach the forgetting level)" in said
     assert len(pd.read_csv(tmp_path / "matrix.csv")) == len(study.cells)
     assert (tmp_path / "figures" / "matrix.png").is_file()
@@ -136,7 +141,7 @@ def test_objectives_have_matrices_of_their_own(study: LeakageMatrix) -> None:
     rows = {
         o: np.isfinite(np.array(m["matrix"], float)).any(axis=1).sum() for o, m in found.items()
     }
-    assert rows == {"npo": 2, "rmu": 1}
+    assert rows == {"npo": 3, "rmu": 1}
     assert found["rmu"]["decomposition"] is None and "unlearn more" in found["rmu"]["why"]
     assert np.isfinite(study.matrix("world")).any(axis=1).sum() == 3
 

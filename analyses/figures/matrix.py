@@ -1,4 +1,4 @@
-"""The leakage matrix: every source that complied against every other domain."""
+"""The leakage matrix: every source that reached the level against every other domain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from analyses.figures.style import (
     say,
     styled,
 )
-from analyses.runs import TESTED, LeakageMatrix, Run
+from analyses.runs import TESTED, LeakageMatrix, Run, TargetOutcome
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ def run_matrix_figure(
 ) -> Figure:
     """X[a,b] of one run, the mean over seeds; rows are sources, columns other domains.
 
-    Sources that are degenerate or never reached the forgetting level have labelled grey rows; they
-    are not imputed. Small numbers: half the width of the cell's 95% interval over prompts and
-    seeds. Bar below a number: the interval contains 0. Ring: the cell is tested not to leak,
-    |L_.9| < .05. The row below the matrix is the null: the share of refusal lost after as many
-    steps on benign answers alone. The panels to the right show each seed against the mean of seeds,
-    and the shares of the variance.
+    Sources that never reached the forgetting level have labelled grey rows; they are not imputed. A
+    source whose target did not comply has its outcome below its name. Small numbers: half the width
+    of the cell's 95% interval over prompts and seeds. Bar below a number: the interval contains 0.
+    Ring: the cell is tested not to leak, |L_.9| < .05. The row below the matrix is the null: the
+    share of refusal lost after as many steps on benign answers alone. The panels to the right show
+    each seed against the mean of seeds, and the shares of the variance.
     """
     run = run or next(iter(study.runs))
     domains = list(study.domains(run))
@@ -121,12 +121,20 @@ def _cells(
             axes.plot(j + 0.36, i - 0.3, "o", color=colour, mfc="none", ms=3.5, mew=0.9)
     for i in np.flatnonzero(~np.isfinite(values).any(axis=1)).tolist():
         axes.text(
-            (len(domains) - 1) / 2, i, "not in the matrix: not reached, or not complying",
+            (len(domains) - 1) / 2, i, "not in the matrix: level not reached",
             ha="center", va="center", color=MUTED, style="italic", fontsize=8,
         )  # fmt: skip
-    axes.set_yticks(range(len(sources)), [domain_label(source) for source in sources])
+    outcomes = study.outcomes(run, objective)
+    names = [_source_label(source, outcomes.get(source, [])) for source in sources]
+    axes.set_yticks(range(len(sources)), names)
     axes.set_ylabel("unlearned")
     return image
+
+
+def _source_label(source: str, outcomes: list[str]) -> str:
+    """The domain's name and, below it, the outcomes of the arms whose target did not comply."""
+    failed = {TargetOutcome(one).badge for one in outcomes if one != TargetOutcome.COMPLIED}
+    return "\n".join([domain_label(source), *sorted(failed)])
 
 
 def _heat(axes: Axes, values: np.ndarray, scale: float) -> AxesImage:
@@ -192,7 +200,7 @@ def _shares(
     try:
         parts = study.decomposition(run, quantity, objective)
     except InputError:
-        say(axes, "too few sources complied\nto separate the parts")
+        say(axes, "too few sources\nto separate the parts")
         return
     shown = [name for name in PARTS if np.isfinite(getattr(parts, f"{name}_share"))]
     for place, name in enumerate(reversed(shown)):

@@ -43,7 +43,7 @@ def worlds_figure(
     domains = list(pooled["cells"])
     figure = new_figure(0.62 * len(domains) + 7.2, 0.36 * len(domains) + 4.2)
     if not parts:
-        say(figure.subplots(), "too few sources complied in every run")
+        say(figure.subplots(), "too few sources reached the level in every run")
         return figure
     panels = figure.subplots(2, 2, width_ratios=[1, 1.45], height_ratios=[1, 1.15])
     (shares, mean), (source_effects, target_effects) = panels

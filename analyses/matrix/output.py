@@ -89,16 +89,26 @@ def matrix_text(found: dict[str, Any]) -> str:
         for objective, of in of_run["objectives"].items():
             table = pd.DataFrame(of["matrix"], domains, domains).astype(float)
             lines += [f"{symbol}[unlearned, other] of {run}, {objective}, on test prompts"]
-            lines += [table.round(2).to_string(na_rep="-"), *_sentences(of, symbol)]
+            lines += [table.round(2).to_string(na_rep="-"), *_outcomes(of), *_sentences(of, symbol)]
         for left in of_run["left_out"]:
-            outcome = TargetOutcome(left["outcome"]).badge
-            why = outcome if left["reached"] else "did not reach the forgetting level"
-            lines.append(f"left out: {left['arm']} ({why})")
+            lines.append(f"left out: {left['arm']} (did not reach the forgetting level)")
     if "pooled" in found:
         shares = _by_part(found["pooled"]["shares"])
         said = (f"{part} {_shown(share)}" for part, share in shares if share["value"] is not None)
         lines.append(f"over {len(found['runs'])} runs, shares of variance: {', '.join(said)}")
     return "\n".join(lines)
+
+
+def _outcomes(of: dict[str, Any]) -> list[str]:
+    """A line per source whose target did not comply in every arm."""
+    lines = []
+    for source, outcomes in of["outcomes"].items():
+        badges = [TargetOutcome(outcome).badge for outcome in outcomes]
+        failed = [badge for badge in badges if badge != TargetOutcome.COMPLIED.badge]
+        if failed:
+            counted = ", ".join(f"{failed.count(b)} {b}" for b in dict.fromkeys(failed))
+            lines.append(f"! {source}: of {len(badges)} arms, {counted}")
+    return lines
 
 
 def _sentences(of: dict[str, Any], symbol: str) -> list[str]:
@@ -142,6 +152,7 @@ def _matrix(matrix: LeakageMatrix, run: str, quantity: str, objective: str) -> d
         "high": of_cells(means, "high"),
         "untouched_p": of_cells(tested, "untouched_p"),
         "onset": of_cells(cells, "onset"),
+        "outcomes": matrix.outcomes(run, objective),
         "seeds": sorted(int(seed) for seed in cells["seed"].unique()),
         "between_seeds": seed_spread(cells, quantity)[0],
         "reliability": matrix.reliability(run, quantity, objective),

@@ -57,7 +57,7 @@ def rescaled(
     onsets is a thousandth of the change.
 
     Raises:
-        InputError: the run does not hold the weights of any arm that complied.
+        InputError: the run does not hold the weights of any arm that reached the level.
     """
     progress = progress or Progress()
     record = read_run(folder)
@@ -65,7 +65,7 @@ def rescaled(
     wanted = [arm for arm in record.arms if arm.name in counted and weights_of(record, arm)]
     if not wanted:
         raise InputError(
-            f"{record.folder} holds no weights of an arm that complied, so no change can be scaled"
+            f"{record.folder} holds no weights of an arm that reached the level; none can be scaled"
         )
     prefixes = read_prefixes(record.folder / "arms" / BASE / "openers.json")
     base = cache(lambda: base_of(record))  # loaded only if an arm needs scores

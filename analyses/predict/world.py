@@ -71,7 +71,7 @@ def load_worlds(folders: list[Path]) -> list[PredictedRun]:
     """Every run as a world; computes missing predictions.
 
     Raises:
-        InputError: a run cannot be read, or fewer than three of its sources complied.
+        InputError: a run cannot be read, or fewer than three of its sources reached the level.
     """
     matrix = LeakageMatrix.load(folders)
     return [_world(matrix, name) for name in matrix.runs]
@@ -147,7 +147,7 @@ def _world(matrix: LeakageMatrix, name: str) -> PredictedRun:
     leakage = matrix.matrix(name)
     if np.isfinite(leakage).any(axis=1).sum() < 3:
         raise InputError(
-            f"{name}: fewer than three sources complied, too few to rank; "
+            f"{name}: fewer than three sources reached the level, too few to rank; "
             "give runs of spillover matrix with more domains"
         )
     done = record.folder / "arms" / BASE / "DONE"

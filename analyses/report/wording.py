@@ -13,6 +13,7 @@ import pandas as pd
 
 from analyses.figures import domain_label, has_control, outside_null
 from analyses.runs import (
+    MOST_GIBBERISH,
     UNTOUCHED_WITHIN,
     Arm,
     Run,
@@ -91,6 +92,9 @@ def target_clause(verdict: TargetVerdict) -> str:
     match verdict.outcome:
         case TargetOutcome.UNKNOWN:
             return "no text was generated, so it is unknown whether the target complied"
+        case TargetOutcome.DEGENERATE if verdict.gibberish_rate.value > MOST_GIBBERISH:
+            gibberish = interval(verdict.gibberish_rate)
+            return f"the target is DEGENERATE: {gibberish} of its answers are gibberish ({answers})"
         case TargetOutcome.STILL_REFUSES:
             return f"the target still refuses {interval(verdict.refusal_rate)} of its prompts"
         case _ if not verdict.decided:
@@ -139,7 +143,7 @@ def leak_clause(tables: Run, arm: Arm) -> str:
             f"in {domain_label(worst['domain'])}, {interval(estimate_of(worst))}"
         ) + _in_text(tables, arm, leaked["domain"])
     if degenerate:
-        text += ", which stays out of the leakage matrix"
+        text += ", on the path of training; the leakage matrix marks this arm"
     rest = [
         f"{(verdicts == name).sum()} {name}"
         for name in ("untouched", "more refusing", "not decided", "not measured")

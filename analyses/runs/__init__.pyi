@@ -9,6 +9,7 @@ from .arms import objective_title as objective_title
 from .arms import read_run as read_run
 from .arms import weights_of as weights_of
 from .behaviours import FEWEST_ANSWERS as FEWEST_ANSWERS
+from .behaviours import MOST_GIBBERISH as MOST_GIBBERISH
 from .behaviours import TargetOutcome as TargetOutcome
 from .behaviours import TargetVerdict as TargetVerdict
 from .behaviours import behaviour as behaviour
@@ -24,6 +25,7 @@ from .decomposition import SHARE_KEYS as SHARE_KEYS
 from .decomposition import Decomposition as Decomposition
 from .decomposition import decompose as decompose
 from .decomposition import over_worlds as over_worlds
+from .degenerate import CoherenceBounds as CoherenceBounds
 from .folder import Inputs as Inputs
 from .folder import RunFolder as RunFolder
 from .folder import kept_table as kept_table
@@ -58,6 +60,7 @@ __all__ = [
     "FEWEST_ANSWERS",
     "LEAST_LEAKAGE",
     "LOW_BASE",
+    "MOST_GIBBERISH",
     "ONSET_AT",
     "RECOVERY_SETS",
     "SHARE_KEYS",
@@ -65,6 +68,7 @@ __all__ = [
     "UNTOUCHED_WITHIN",
     "Arm",
     "ArmLeakage",
+    "CoherenceBounds",
     "Decomposition",
     "Headline",
     "Inputs",

@@ -9,13 +9,14 @@ A finished run has the base model and the saved weights of its arms.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analyses.runs.degenerate import CoherenceBounds
 from analyses.runs.leakage import FEWEST_STEPS, matched_step
 from interp.errors import FileError, InputError
 from interp.registry import declared, declared_by_plugins
@@ -172,6 +173,8 @@ def read_run(folder: str | Path) -> RunRecord:
         else:
             unfinished.append(path.name)
     base = found.pop(BASE)
+    bounds = CoherenceBounds.from_base(base.scores)
+    found = {name: replace(arm, scores=bounds.applied(arm.scores)) for name, arm in found.items()}
     concepts = list(config.get("concepts") or [])
 
     def order(arm: Arm) -> tuple[int, int, float, str]:

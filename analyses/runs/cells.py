@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.runs.behaviours import TargetOutcome
 from analyses.runs.leakage import equivalence_p_value, untouched_p_value
 from analyses.runs.tables import Run
 from interp.errors import InputError, expected
@@ -51,13 +50,17 @@ def plain_arms(tables: Run) -> pd.DataFrame:
 
 
 def counted_arms(tables: Run) -> pd.DataFrame:
-    """The plain arms that reached the forgetting level and comply: the rows of the matrix."""
+    """The plain arms that reached the forgetting level, whatever their outcome.
+
+    They are the rows of the matrix. Leakage is read on the path of training, at a fixed level, so
+    it does not depend on what the kept model then says; choosing arms by success would bias it.
+    """
     plain = plain_arms(tables)
-    return plain[plain["reached"].astype(bool) & (plain["outcome"] == str(TargetOutcome.COMPLIED))]
+    return plain[plain["reached"].astype(bool)]
 
 
 def left_out(tables: Run) -> pd.DataFrame:
-    """Plain arms that are not in the matrix, with their outcome."""
+    """Plain arms that are not in the matrix: they did not reach the forgetting level."""
     plain = plain_arms(tables)
     return plain.loc[~plain["arm"].isin(counted_arms(tables)["arm"]), ARM_COLUMNS]
 
@@ -66,7 +69,8 @@ def arm_cells(tables: Run) -> pd.DataFrame:
     """A row per arm and other domain.
 
     Columns ``source, target, objective, seed``; ``area, L_50, L_90, onset`` (steps), each with
-    ``_low`` and ``_high`` over prompts; ``source_onset``; ``untouched_p`` of |L_.9| < .05; ``arm``.
+    ``_low`` and ``_high`` over prompts; ``source_onset``; ``untouched_p`` of |L_.9| < .05; ``arm``
+    and its ``outcome``.
     """
     rows = []
     for arm in counted_arms(tables).to_dict("records"):
@@ -77,7 +81,7 @@ def arm_cells(tables: Run) -> pd.DataFrame:
                 continue
             row: dict[str, Any] = {"source": source, "target": target}
             row |= {"objective": arm["objective"] or "checkpoint"}
-            row |= {"seed": arm["seed"], "arm": arm["arm"]}
+            row |= {"seed": arm["seed"], "arm": arm["arm"], "outcome": arm["outcome"]}
             for quantity in (*QUANTITIES, "onset"):
                 found = measured[quantity][target].estimate()
                 row |= {quantity: found.value, f"{quantity}_low": found.low}
@@ -86,7 +90,7 @@ def arm_cells(tables: Run) -> pd.DataFrame:
             row["untouched_p"] = untouched_p_value(measured[TESTED][target])
             rows.append(row)
     numbers = [n + end for n in (*QUANTITIES, "onset") for end in ("", "_low", "_high")]
-    columns = [*CELL, "seed", *numbers, "source_onset", "untouched_p", "arm"]
+    columns = [*CELL, "seed", *numbers, "source_onset", "untouched_p", "arm", "outcome"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -2,9 +2,10 @@
 
     X[a,b]    A (or L_.5, L_.9) of target b when source a was unlearned, mean over seeds
 
-It holds only arms that reached the forgetting level and comply; ``left_out`` lists the others.
-Each objective has its own matrix; without a named objective, the matrix is the mean over
-objectives.
+It holds every arm that reached the forgetting level, whatever became of its target: a selection of
+arms by success would bias it. ``outcomes`` says which targets complied; ``left_out`` lists the arms
+that did not reach the level. Each objective has its own matrix; without a named objective, the
+matrix is the mean over objectives.
 """
 
 from __future__ import annotations
@@ -59,11 +60,11 @@ class LeakageMatrix:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """A row per run, source, target, objective and seed, of the arms that complied.
+        """A row per run, source, target, objective and seed, of the arms that reached the level.
 
         ``area, L_50, L_90`` and ``onset`` (the step at which half of the target's refusal was
         gone) with ``_low`` and ``_high`` over test prompts; ``source_onset``; ``untouched_p``, of
-        |L_.9| < .05 (small: does not leak).
+        |L_.9| < .05 (small: does not leak); ``outcome`` of the source.
         """
         return self._of_every_run(arm_cells)
 
@@ -71,6 +72,11 @@ class LeakageMatrix:
     def left_out(self) -> pd.DataFrame:
         """Plain arms that are not in the matrix: ``run, arm, concept, outcome, reached``."""
         return self._of_every_run(left_out, ARM_COLUMNS)
+
+    def outcomes(self, run: str, objective: str | None = None) -> dict[str, list[str]]:
+        """The outcomes of each source's arms in the matrix, by source."""
+        arms = self.cells_of(run, objective).drop_duplicates("arm")
+        return {str(source): list(of["outcome"]) for source, of in arms.groupby("source")}
 
     def means(
         self, quantity: str = "area", *, run: str | None = None, objective: str | None = None
@@ -100,7 +106,7 @@ class LeakageMatrix:
             return cells
         found = cells[cells["objective"] == objective]
         if found.empty:
-            known = ", ".join(cells["objective"].unique()) or "none, as no arm complied"
+            known = ", ".join(cells["objective"].unique()) or "none, as no arm reached the level"
             raise InputError(f'{run} has no cells of "{objective}"; it has {known}')
         return found
 
@@ -154,7 +160,7 @@ class LeakageMatrix:
         """Source effect, target effect and interaction, corrected for noise between seeds.
 
         Raises:
-            InputError: too few sources complied.
+            InputError: too few sources reached the level.
         """
         cells = self.cells_of(run, objective)
         return decompose(cells.assign(value=cells[require_quantity(quantity)]))
@@ -191,7 +197,7 @@ class LeakageMatrix:
         """Shares, effects and cells with 95% intervals over runs; each run is one observation.
 
         The form is that of :func:`analyses.runs.decomposition.pool_decompositions`, with the names
-        of the ``runs`` and of those ``skipped`` because too few of their sources complied.
+        of the ``runs`` and of those ``skipped`` because too few of their sources reached the level.
         """
         parts: dict[str, Decomposition] = {}
         for run in self.runs:

@@ -218,9 +218,8 @@ def _recovery(
 
 
 def _decomposition(arms: pd.DataFrame, leakage: pd.DataFrame) -> Decomposition | None:
-    """Decompose A over plain arms that reached the level and comply; None below 3 sources."""
+    """Decompose A over plain arms that reached the level; None below 3 sources."""
     plain = arms[arms["retain"].isna() & arms["concept"].notna() & arms["reached"].astype(bool)]
-    plain = plain[plain["outcome"] != str(TargetOutcome.DEGENERATE)]
     if plain["concept"].nunique() < 3:
         return None
     cells = leakage[(leakage["quantity"] == "area") & leakage["arm"].isin(plain["arm"])]

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analyses.runs import BASE, Arm, Inputs, Progress, TargetVerdict, behaviour, measure, verdict_on
+from analyses.runs import (
+    BASE,
+    Arm,
+    CoherenceBounds,
+    Inputs,
+    Progress,
+    TargetVerdict,
+    behaviour,
+    measure,
+    verdict_on,
+)
 from analyses.study import (
     ArmPlan,
     StudyPlan,
@@ -203,6 +213,7 @@ def unlearn(
         losses = pd.read_parquet(folder / "log.parquet")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    scores = CoherenceBounds.from_base(baseline.scores).applied(scores)
     after = Arm(arm.name, arm.describe(plan.stop_at), scores, None)
     base = Arm(BASE, {}, baseline.scores, None)
     record = TrainingRecord(
