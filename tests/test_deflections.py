@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model import Chat, LanguageModel
+from tests.chat_formats import OPENS_THOUGHT, tokenizer_of
 from unlearning.deflections import (
     FEWEST_DEFLECTIONS,
     examples,
@@ -216,6 +218,21 @@ def test_ids_of_another_tokenizer_and_of_edited_text_are_not_used(
     pairs = with_own_ids(lm, read_deflections(written(path, edited)), say=said.append)
     assert "the token ids of 2 of" in said.pop()
     assert list(pairs["ids"].isna()).count(True) == 2 and pairs["ids"].isna()[[1, 2]].all()
+
+
+def test_text_that_another_tool_decoded_without_special_tokens_has_its_own_ids() -> None:
+    """Next to an opened thought that tool writes no ``<think>``, as ``Chat.read`` does."""
+    tokenizer = tokenizer_of("byte_bpe")
+    chat = Chat(tokenizer, template=OPENS_THOUGHT)
+    config = SimpleNamespace(vocab_size=len(tokenizer))
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda decoder: config))
+    lm = SimpleNamespace(chat=chat, tokenizer=tokenizer, model=model, name="thinker")
+    ids = tokenizer("Is it safe?</think>\n\nI cannot.</s>", add_special_tokens=False)["input_ids"]
+    texts = [tokenizer.decode(ids, skip_special_tokens=True), chat.read(ids), "I cannot"]
+    pairs = pd.DataFrame({"response": texts, "ids": [ids] * 3})
+    assert texts[0] != texts[1] and not texts[0].endswith("</s>")
+    found = with_own_ids(lm, pairs, say=lambda said: None)  # type: ignore[arg-type]
+    assert found["ids"].notna().tolist() == [True, True, False]
 
 
 def test_a_torn_line_and_a_missing_file_are_refused(tmp_path: Path) -> None:

@@ -224,7 +224,8 @@ def test_an_account_that_is_empty_is_not_waited_for(endpoint: Make, server: Fake
     assert len(server.requests) == 1
 
 
-def test_nobody_there() -> None:
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("tried again"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
