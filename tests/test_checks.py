@@ -318,6 +318,7 @@ def test_a_check_runs_once_for_the_same_weights_and_code(
     first = LanguageModel.load(folder)
     (kept,) = (tmp_path / "cache/checks").iterdir()
     from interp.model import kept_checks
+    from interp.model.kept_checks import last_check
 
     def must_not_run(_lm: LanguageModel) -> SelfCheck:
         raise AssertionError
@@ -329,6 +330,16 @@ def test_a_check_runs_once_for_the_same_weights_and_code(
         with pytest.raises(AssertionError):
             LanguageModel.load(folder)
     assert LanguageModel.load(folder).checked == first.checked  # and written again
+
+    # Another check may find something else.
+    other = tmp_path / "checks.py"
+    other.write_bytes(kept_checks.CHECKING.read_bytes() + b"\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(kept_checks, "check_model", must_not_run)
+        patched.setattr(kept_checks, "CHECKING", other)
+        assert last_check(folder) is None
+        with pytest.raises(AssertionError):
+            LanguageModel.load(folder)
 
     save_checkpoint("llama", tmp_path / "model", seed=1)
     LanguageModel.load(folder)

@@ -359,6 +359,8 @@ def test_losses_are_read_at_the_step_that_was_kept_although_the_curve_goes_on() 
     scores["refused"] = np.where(has_text, refuses, np.nan)
     found = measure(scores, "a", resamples=200)
     assert found.estimate("drop", "b").value == pytest.approx(1 - 0.6 / 0.8)
+    # All prompts have the same curve, so a resample of them has it, too.
+    assert found.quantities["drop"]["b"].draws == pytest.approx(1 - 0.6 / 0.8)
     fall = np.log(0.8 / 0.2) - np.log(0.6 / 0.4)
     assert found.estimate("log_odds_drop", "b").value == pytest.approx(fall)
     text = found.estimate("text_drop", "b")

@@ -224,9 +224,12 @@ def test_again_does_nothing(finished: Finished) -> None:
 def test_a_killed_study_makes_only_what_is_missing(finished: Finished, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
     (folder / "arms" / CONTROL / "DONE").unlink()
+    (folder / "prompts.parquet").unlink()
     before = made(folder)
     run_study(finished.plan, folder, Said())
     after = made(folder)
+    prompts = [pd.read_parquet(run / "prompts.parquet") for run in (folder, finished.folder)]
+    pd.testing.assert_frame_equal(*prompts)
     assert {arm for arm in after if after[arm] != before.get(arm)} == {CONTROL}
     # Made again from the same inputs, it is the same.
     pd.testing.assert_frame_equal(scores(folder, CONTROL), scores(finished.folder, CONTROL))

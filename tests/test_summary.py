@@ -12,7 +12,7 @@ import pytest
 
 from analyses.report import summary, wording
 from analyses.runs import headlines, read_run, tables
-from interp.errors import InputError
+from interp.errors import FileError, InputError
 from tests.synthetic_run import (
     BASE_RATE,
     DOMAINS,
@@ -172,3 +172,10 @@ def test_near_duplicates_marked_in_the_prompts_are_drawn_together(tmp_path):
     key = ("log_odds_drop", "safety")
     assert grouped.loc[key, "value"] == pytest.approx(alone.loc[key, "value"])
     assert not math.isclose(grouped.loc[key, "low"], alone.loc[key, "low"])
+
+
+def test_a_run_without_its_prompts_is_not_read_as_one_without_near_duplicates(tmp_path):
+    folder = write_comparison(tmp_path)
+    (folder / "prompts.parquet").unlink()
+    with pytest.raises(FileError, match=r"prompts\.parquet is missing; restore"):
+        tables.Run(folder)

@@ -157,7 +157,11 @@ def objective_title(name: str) -> str:
 
 
 def read_run(folder: str | Path) -> RunRecord:
-    """Read a run's folder, finished or not. Raises `InputError` if the base was never scored."""
+    """Read a run's folder, finished or not.
+
+    Raises:
+        InputError: the base was never scored, or a file is missing or damaged.
+    """
     folder = Path(folder)
     if not (folder / "arms" / BASE / "scores.parquet").is_file():
         raise InputError(
@@ -211,9 +215,10 @@ def _read_arm(path: Path, clusters: Mapping[str, object]) -> Arm:
 
 
 def _clusters(prompts: Path) -> Mapping[str, object]:
-    """The cluster of near-duplicate prompts of each prompt id; empty without marked clusters."""
-    if not prompts.is_file():
-        return {}
+    """The cluster of near-duplicate prompts of each prompt id; empty without marked clusters.
+
+    Without this file the intervals would take every near-duplicate for one prompt more.
+    """
     table = read_table(prompts, ("id",))
     if "group" not in table:
         return {}

@@ -66,11 +66,14 @@ def scored_base(context: Context) -> Baseline:
     require_layers(context.plan, context.reference.n_layers)
     inputs = base_inputs(context)
     folder = run.arm(BASE)
+    prompts = run.folder / "prompts.parquet"
     if run.is_done(BASE, inputs):
         context.progress.say("base model: already scored")
+        if not prompts.is_file():
+            write_table(prompts, context.prompts)
     else:
         run.begin(BASE, inputs)
-        write_table(run.folder / "prompts.parquet", context.prompts)
+        write_table(prompts, context.prompts)
         _score(context, folder, context.reference.fingerprint())
     return Baseline(
         inputs,

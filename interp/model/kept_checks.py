@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import InputError
 from interp.model.checks import check_model
 from interp.model.self_check import SCHEMA, SelfCheck
-from interp.store import read_json, user_cache, write_json
+from interp.store import file_hash, read_json, user_cache, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
 
 PACKAGES = ("torch", "transformers", "tokenizers")
+#: The code that checks: with other prompts or limits it may find something else.
+CHECKING = Path(inspect.getfile(check_model))
 
 
 def check_loaded(lm: LanguageModel, source: str | Path) -> SelfCheck:
@@ -50,7 +52,7 @@ def last_check(source: str | Path) -> SelfCheck | None:
 
 
 def _name(checkpoint: list[Any]) -> str:
-    text = json.dumps([SCHEMA, checkpoint])
+    text = json.dumps([SCHEMA, file_hash(CHECKING), checkpoint])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

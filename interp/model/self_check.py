@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from interp.errors import ModelError
 
-#: Increase this if the same model can get another result than before.
-SCHEMA = 2
+#: Increase this if the same fields can mean something else than before.
+SCHEMA = 3
 
 Rows = Literal["padded", "equal", "single"]
 """What one batch may hold: rows of any length, of equal length, or one row."""
