@@ -120,6 +120,35 @@ def registries(
 
 
 @app.command()
+def architectures(
+    family: Annotated[
+        list[str] | None, typer.Argument(help="Model types (default: all of transformers).")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="CSV file of the results.")] = Path(
+        "docs/architectures.csv"
+    ),
+    page: Annotated[
+        Path | None, typer.Option(help="Markdown page with the two marks of the tables.")
+    ] = None,
+    table: Annotated[
+        bool, typer.Option(help="Write only the page, from the CSV file (default: no).")
+    ] = False,
+) -> None:
+    """Compare every capability with plain computations, on a tiny model of each family."""
+    import pandas as pd
+
+    from experiments.architectures.table import in_page, measure_families
+
+    if table:
+        found = pd.read_csv(out, keep_default_na=False)
+    else:
+        found = measure_families(family or ())
+        write_text(out, found.to_csv(index=False))
+    if page is not None:
+        write_text(page, in_page(page, found))
+
+
+@app.command()
 def mutants(
     out: Annotated[
         Path, typer.Option(help="Results as JSON lines; a second run continues them.")

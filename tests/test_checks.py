@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from interp.interventions.edits import ablating
 from interp.interventions.steering import intervene
 from interp.model import Chat, LanguageModel, hidden_of, in_fitting_batches, with_hidden
 from interp.model.self_check import SelfCheck
+from interp.patching import stitch
+from interp.readout import log_odds
 from tests.checkpoints import save_checkpoint
 from tests.conftest import Spillover
 from tests.more_families import MORE_FAMILIES, random_model
@@ -231,17 +234,28 @@ def test_what_is_not_the_residual_stream_is_not_read(
     )
 
 
-def test_what_bypasses_the_stream_is_said(llama: LanguageModel) -> None:
-    def fault(model: Any) -> None:
-        embedded: list[Tensor] = []
-        returned(model.model.embed_tokens, lambda h: embedded.append(h) or h)  # type: ignore[func-returns-value]
-        returned(model.model.layers[3], lambda h: h + embedded[-1])
+def skips_to_the_end(model: Any) -> None:
+    """The last layer adds the embeddings, which no state after a layer holds."""
+    embedded: list[Tensor] = []
+    returned(model.model.embed_tokens, lambda h: embedded.append(h) or h)  # type: ignore[func-returns-value]
+    returned(model.model.layers[3], lambda h: h + embedded[-1])
 
-    check = with_fault(llama, fault).checked
+
+def test_what_bypasses_the_stream_is_said(llama: LanguageModel) -> None:
+    check = with_fault(llama, skips_to_the_end).checked
     assert check.bypassed == (0, 2)
     assert not check.stream
     assert "bypasses the residual stream (after layer 0" in check.line()
     assert llama.checked.line() == "self-check: all is well"
+
+
+def test_patching_warns_where_something_bypasses_the_stream(llama: LanguageModel) -> None:
+    lm = with_fault(llama, skips_to_the_end)
+    with pytest.warns(UserWarning, match="faulty: something bypasses .* leave that out"):
+        stitch(lm, lm, PROMPTS[:2], log_odds([5]), layers=[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stitch(llama, llama, PROMPTS[:2], log_odds([5]), layers=[1])
 
 
 def test_correct_models_pass(checkpoint: Path) -> None:
@@ -514,3 +528,51 @@ def test_states_of_another_library_are_the_model_s(
     monkeypatch.setattr("interp.activations.adapters.transformer_lens.merged_copy", other)
     with pytest.raises(ModelError, match="TransformerLens differs from LlamaForCausalLM at"):
         collect(llama, PROMPTS[:1], backend=transformer_lens)
+
+
+def keeps_its_last_states(model: Any) -> None:
+    """Each forward begins where the last one ended."""
+    last: list[Tensor] = [torch.zeros(())]
+
+    def add(states: Tensor) -> Tensor:
+        kept, last[0] = last[0], states[:, -1:].mean(dim=0, keepdim=True)
+        return states + 0.1 * kept
+
+    returned(model.model.layers[0], add)
+
+
+def draws_in_eval_mode(model: Any) -> None:
+    returned(model.model.layers[0], lambda h: nn.functional.dropout(h, 0.1, training=True))
+
+
+@pytest.mark.parametrize("fault", [keeps_its_last_states, draws_in_eval_mode])
+def test_a_model_that_does_not_repeat_itself_is_refused(fault: Fault, llama: LanguageModel) -> None:
+    lm = with_fault(llama, fault)
+    with pytest.raises(ModelError, match="gives the same prompt other logits after other prompts"):
+        _ = lm.checked
+
+
+def runs_one_row_only(model: Any) -> None:
+    def refuse(_module: nn.Module, inputs: tuple[Tensor]) -> None:
+        if len(inputs[0]) > 1:
+            raise RuntimeError("batches are not supported")
+
+    model.model.layers[0].register_forward_pre_hook(refuse)
+
+
+def test_a_model_without_batches_runs_row_by_row(llama: LanguageModel) -> None:
+    lm = with_fault(llama, runs_one_row_only)
+    assert (lm.checked.rows, lm.checked.decoding) == ("single", "single")
+    torch.testing.assert_close(last_logits(lm), last_logits(llama), atol=2e-5, rtol=2e-5)
+
+
+def test_layers_are_found_where_the_configuration_counts_others(llama: LanguageModel) -> None:
+    """Some count the two halves of a layer; the self-check sees that the list is whole."""
+    lm = with_fault(llama, lambda model: setattr(model.config, "num_hidden_layers", 8))
+    assert lm.n_layers == 4 and not lm.checked.stream
+    half = with_fault(llama, lambda model: setattr(model.config, "num_hidden_layers", 3))
+    layers: Any = half.model.model.layers  # type: ignore[union-attr]
+    half.model.model.first, half.model.model.layers = layers[0], layers[1:]  # type: ignore[union-attr]
+    forward = half.model.model.embed_tokens.register_forward_hook  # type: ignore[union-attr]
+    forward(lambda _module, _inputs, out: out + out.cumsum(dim=1) / 8)
+    assert "the 3 layers found are not all" in half.checked.stream

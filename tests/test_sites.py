@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from interp.activations import (
     RESIDUAL_OUT,
     Site,
     collect,
+    head_count,
     points,
 )
 from interp.activations.sites import RESIDUAL_MID, SITES
@@ -99,6 +101,74 @@ def test_other_attention_has_no_heads_of_ours(checkpoint_of: Checkpoints) -> Non
     lm.model.config.layer_types = ["full_attention", "linear_attention"] * 2
     assert collect(lm, PROMPTS, sites=[HEADS], layers=[0, 2]).layers == (0, 2)
     with pytest.raises(InputError, match="layer 1 .* has no heads"):
+        collect(lm, PROMPTS, sites=[HEADS])
+
+
+def test_the_heads_lie_before_the_projection_inside_wrapping_modules() -> None:
+    """GPT-Neo's layers call a module whose only part is attention itself."""
+    settings = {"hidden_size": 64, "num_layers": 2, "num_heads": 4}
+    lm = random_model("GPTNeoConfig", {**settings, "attention_types": [[["global", "local"], 1]]})
+    ((first, second),) = points(lm, [0, 1], [HEADS])
+    layers: Any = lm.layers
+    assert first.module is layers[0].attn.attention.out_proj
+    assert second.module is layers[1].attn.attention.out_proj
+
+
+class Squared(nn.Linear):
+    def forward(self, states: Tensor) -> Tensor:
+        return super().forward(states).square()
+
+
+class Factorised(nn.Module):
+    """Two matrices, of which the last one reads no heads."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, width // 2), nn.Linear(width // 2, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        up: Tensor = self.up(self.down(states))
+        return up
+
+
+def shuffled(attention: Any) -> None:
+    """Attention that gives every head's features in turn to its projection."""
+
+    def shuffle(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0].unflatten(-1, (4, -1)).transpose(-1, -2).flatten(-2),)
+
+    before = nn.Identity()
+    before.register_forward_pre_hook(shuffle)
+    attention.o_proj = nn.Sequential(before, attention.o_proj)
+
+
+@pytest.mark.parametrize("kind", [Squared, Factorised, shuffled])
+def test_what_are_not_heads_is_not_offered(kind: Any) -> None:
+    """The other sites of the layer, and the other layer's heads, are offered."""
+    lm = random_model("LlamaConfig", {**GROUPED, "num_hidden_layers": 2})
+    attention = lm.layers[1].self_attn
+    if kind is shuffled:
+        shuffled(attention)
+    else:
+        attention.o_proj = kind(64, 64) if kind is Squared else Factorised(64)  # type: ignore[operator]
+    points(lm, [0], [HEADS])
+    points(lm, [1], [RESIDUAL_MID, ATTENTION_OUT, MLP_OUT])
+    with pytest.raises(InputError, match="layer 1 .* has no heads"):
+        points(lm, [1], [HEADS])
+
+
+def test_layers_may_differ_in_their_heads() -> None:
+    """The heads are counted in the layer itself, not in the configuration."""
+    import copy
+
+    lm = random_model("LlamaConfig", {**GROUPED, "num_hidden_layers": 3})
+    other = copy.deepcopy(lm.model.config)
+    other.num_attention_heads = 8
+    attention = type(lm.layers[1].self_attn)(other, 1)  # type: ignore[call-arg, arg-type]
+    lm.layers[1].self_attn = attention.eval()
+    assert [head_count(lm, layer) for layer in range(3)] == [4, 8, 4]
+    assert collect(lm, PROMPTS, sites=[HEADS], layers=[1])[HEADS].shape[-2:] == (8, 16)
+    with pytest.raises(InputError, match=r"shape \(4, 16\) in layers \[0, 2\]"):
         collect(lm, PROMPTS, sites=[HEADS])
 
 

@@ -149,7 +149,8 @@ def _offered(lm: LanguageModel, layers_of_site: Mapping[str, tuple[int, ...]]) -
         return "none"
     parts = []
     for name, layers in layers_of_site.items():
-        more = f" ({head_count(lm)} heads)" if SITES[name].per_head and layers else ""
+        counts = sorted({head_count(lm, i) for i in layers}) if SITES[name].per_head else []
+        more = f" ({' or '.join(map(str, counts))} heads)" if counts else ""
         if len(layers) == lm.n_layers:
             parts.append(f"{name}{more}")
         elif layers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +15,7 @@ from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.resolve import depth_of, prompts_of, require_model, scorer_of
 from interp.activations import collect
 from interp.errors import InputError
-from interp.model import LanguageModel, merged
+from interp.model import LanguageModel, copied, merged
 from interp.statistics import Contrast
 from unlearning.data import require_concepts
 from unlearning.deflections import read_deflections, require_prompts
@@ -68,9 +67,9 @@ class Context:
 
         logging.disable_progress_bar()  # its bar for every arm would hide ours
         if self.given is not None and source is None:
-            copied: Any = copy.deepcopy(self.given.model)
+            model: Any = copied(self.given.model)
             # As in loading, the given model is the user's, with what its adapters have learned.
-            return replace(self.given, model=merged(copied))
+            return replace(self.given, model=merged(model))
         with warnings.catch_warnings():
             # We print our own lines about it once, for the base model.
             warnings.filterwarnings("ignore", message="self-check of")

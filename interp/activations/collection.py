@@ -167,7 +167,7 @@ def collect(
     }
 
     with backend(lm, wanted, sites) as forward:
-        read = StateReader(lm, forward, sites, np.dtype(dtype))
+        read = StateReader(lm, forward, wanted, sites, np.dtype(dtype))
 
         def states_of(chosen: Sequence[int]) -> Arrays:
             some = [rows[i] for i in chosen]
@@ -198,6 +198,7 @@ class StateReader:
 
     lm: LanguageModel
     forward: Forward
+    layers: Sequence[int]
     sites: Sequence[Site]
     dtype: np.dtype
 
@@ -207,7 +208,7 @@ class StateReader:
         """The rows' states at ``count`` positions, by the site's name.
 
         Raises:
-            InputError: states are too large for ``dtype``.
+            InputError: states are too large for ``dtype``, or differ in shape between layers.
         """
         found = self.forward(self.lm.chat.pad(rows, self.lm.device), Take.of(rows, places, count))
         return {site.name: self._array(site, found[site.name]) for site in self.sites}
@@ -215,12 +216,16 @@ class StateReader:
     def _array(
         self, site: Site, layers: Sequence[Float[Tensor, "prompt position width"]]
     ) -> Float[np.ndarray, "prompt layer position *width"]:
-        # Layers may lie on different devices.
-        states = torch.stack([layer.to(layers[0].device) for layer in layers], dim=1)
-        if site.per_head:
-            states = rearrange(
-                states, "... (head width) -> ... head width", head=head_count(self.lm)
+        shaped = [self._shaped(site, *one) for one in zip(self.layers, layers, strict=True)]
+        shapes = [tuple(states.shape[2:]) for states in shaped]
+        if len(set(shapes)) > 1:
+            alike = [n for n, shape in zip(self.layers, shapes, strict=True) if shape == shapes[0]]
+            raise InputError(
+                f"{site.name} has the shape {shapes[0]} in layers {alike} and another one in the "
+                f"other layers; collect layers of one shape together, as in layers={alike}"
             )
+        # Layers may lie on different devices.
+        states = torch.stack([one.to(shaped[0].device) for one in shaped], dim=1)
         wide = states.cpu().numpy()
         with np.errstate(over="ignore"):
             narrow = wide.astype(self.dtype, copy=False)
@@ -231,6 +236,14 @@ class StateReader:
                 "hold; collect in float32"
             )
         return narrow
+
+    def _shaped(
+        self, site: Site, layer: int, states: Float[Tensor, "prompt position width"]
+    ) -> Float[Tensor, "prompt position *width"]:
+        if not site.per_head:
+            return states
+        count = head_count(self.lm, layer)
+        return rearrange(states, "... (head width) -> ... head width", head=count)
 
 
 def chosen_layers(lm: LanguageModel, layers: Iterable[int] | None) -> tuple[int, ...]:

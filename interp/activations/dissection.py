@@ -15,13 +15,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from interp.model import LanguageModel, Point, hidden_of, probing, stopping_after, undisturbed
+from interp.activations.calls import Call, flat, nearly_equal, same_memory, watch_calls
+from interp.activations.heads import Heads, find_heads
+from interp.model import LanguageModel, Point, probing, stopping_after, undisturbed
 
 # In layers of other types (linear attention), the number of heads differs from the config.
 SOFTMAX_ATTENTION = ("attention", "full_attention", "sliding_attention", "chunked_attention")
@@ -37,7 +38,7 @@ class Parts:
         attention_out, mlp_out: the output that each adds to the stream, after its norm if any.
         attention_write, mlp_write: the same, also where the layer multiplies the output by a
             constant before it adds it (Granite); both or none.
-        heads: input of attention's output projection: the concatenated outputs of the heads.
+        heads: the outputs of the heads before attention's output projection, and their number.
     """
 
     residual_mid: Point | None = None
@@ -45,7 +46,12 @@ class Parts:
     mlp_out: Point | None = None
     attention_write: Point | None = None
     mlp_write: Point | None = None
-    heads: Point | None = None
+    heads: Heads | None = None
+
+    @property
+    def heads_point(self) -> Point | None:
+        """Where the heads' outputs are."""
+        return None if self.heads is None else self.heads.point
 
 
 @dataclass(frozen=True)
@@ -54,20 +60,6 @@ class _Known:
 
     modules: tuple[object, ...]
     parts: Parts
-
-
-@dataclass(eq=False)
-class _Call:
-    """One call of a module, with the inner calls that it made.
-
-    ``made`` and ``out`` differ if an intervention edits the module's output.
-    """
-
-    module: nn.Module
-    into: Tensor
-    made: Tensor = field(init=False)
-    out: Tensor = field(init=False)
-    inner: list[_Call] = field(default_factory=list)
 
 
 def dissect(lm: LanguageModel, layers: Sequence[int]) -> Mapping[int, Parts]:
@@ -94,43 +86,25 @@ def _dissect(lm: LanguageModel, layers: Sequence[int]) -> dict[int, Parts]:
     offloaded = any(hasattr(module, "_hf_hook") for module in lm.model.modules())
     meta = all(p.is_meta for p in lm.model.parameters()) and not offloaded
     ids = torch.tensor([lm.chat.encode("a").ids[:4]], device="meta" if meta else lm.device)
-    calls: dict[int, list[_Call]] = {i: [] for i in layers}
+    calls: dict[int, list[Call]] = {i: [] for i in layers}
     with ExitStack() as stack:
         stack.enter_context(undisturbed(lm.model))
         stack.enter_context(probing())
         for i in layers:
-            _watch(lm.layers[i], calls[i], stack)
+            watch_calls(lm.layers[i], calls[i], stack)
         stack.enter_context(stopping_after(lm.layers[max(layers)]))
         lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    types = getattr(lm.model.config.get_text_config(decoder=True), "layer_types", None)
-    return {i: _parts(calls[i][0], types is None or types[i] in SOFTMAX_ATTENTION) for i in layers}
+    config = lm.model.config.get_text_config(decoder=True)
+    types = getattr(config, "layer_types", None)
+    configured = getattr(config, "num_attention_heads", 0)
+    heads = {i: configured for i in layers if not types or types[i] in SOFTMAX_ATTENTION}
+    with undisturbed(lm.model), probing():
+        return {i: _parts(calls[i][0], heads.get(i)) for i in layers}
 
 
-def _watch(layer: nn.Module, top: list[_Call], stack: ExitStack) -> None:
-    """Write the tree of calls under ``layer`` into ``top`` as they happen."""
-    under_way: list[_Call] = []
-
-    def enter(module: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> None:
-        tensors = (v for v in (*arguments, *keywords.values()) if isinstance(v, Tensor))
-        into = keywords.get("hidden_states", next(tensors, torch.empty(0)))
-        (under_way[-1].inner if under_way else top).append(call := _Call(module, into))
-        under_way.append(call)
-
-    def finish(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        under_way[-1].made = hidden_of(output)
-
-    def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        under_way.pop().out = hidden_of(output)
-
-    for module in layer.modules():
-        stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
-        stack.callback(module.register_forward_hook(finish, prepend=True).remove)
-        stack.callback(module.register_forward_hook(leave).remove)
-
-
-def _parts(layer: _Call, softmax: bool) -> Parts:
+def _parts(layer: Call, heads: int | None) -> Parts:
     attentions = [call for call in layer.inner if _takes_mask(call.module)]
-    matrices = [call for call in layer.inner if _has_matrix(call) and call not in attentions]
+    matrices = [call for call in layer.inner if call.has_matrix and call not in attentions]
     if len(attentions) != 1 or not matrices:
         return Parts()
     attention, mlp = attentions[0], matrices[0]
@@ -138,11 +112,11 @@ def _parts(layer: _Call, softmax: bool) -> Parts:
     mid, middle = _upstream(mlp, others)
     attended, attention_out = _downstream(attention, [c for c in others if c is not mlp])
     fed, mlp_out = _downstream(mlp, others)
-    parallel = _same(middle, layer.into)
-    with_attention = _flat(layer.into) + _flat(attended)
-    attention_adds = parallel or _equal(with_attention, _flat(middle))
-    before = with_attention if parallel else _flat(middle)
-    mlp_adds = _equal(before + _flat(fed), _flat(layer.made))
+    parallel = same_memory(middle, layer.into)
+    with_attention = flat(layer.into) + flat(attended)
+    attention_adds = parallel or nearly_equal(with_attention, flat(middle))
+    before = with_attention if parallel else flat(middle)
+    mlp_adds = nearly_equal(before + flat(fed), flat(layer.made))
     # In parallel layers there is only one sum to check.
     attention_adds = attention_adds and (mlp_adds or not parallel)
     writes = (attention_adds and mlp_adds) or (
@@ -156,7 +130,7 @@ def _parts(layer: _Call, softmax: bool) -> Parts:
         mlp_out=mlp_out if mlp_adds else None,
         attention_write=attention_out if writes else None,
         mlp_write=mlp_out if writes else None,
-        heads=_before_projection(attention) if softmax else None,
+        heads=None if heads is None else find_heads(attention, heads),
     )
 
 
@@ -164,68 +138,30 @@ def _takes_mask(module: nn.Module) -> bool:
     return "attention_mask" in inspect.signature(type(module).forward).parameters
 
 
-def _has_matrix(call: _Call) -> bool:
-    # By shape and not by class: Linear, Conv1D, experts in one tensor, packed weights.
-    return any(parameter.ndim >= 2 for parameter in call.module.parameters())
-
-
-def _upstream(call: _Call, siblings: Sequence[_Call]) -> tuple[Point, Tensor]:
+def _upstream(call: Call, siblings: Sequence[Call]) -> tuple[Point, Tensor]:
     """Trace back from a module's input, through the norm that made it, to the stream."""
     point, tensor = Point(call.module, before=True), call.into
     for earlier in reversed(siblings[: siblings.index(call)]):
-        if _same(earlier.out, tensor):
+        if same_memory(earlier.out, tensor):
             point, tensor = Point(earlier.module, before=True), earlier.into
     return point, tensor
 
 
-def _downstream(call: _Call, siblings: Sequence[_Call]) -> tuple[Tensor, Point]:
+def _downstream(call: Call, siblings: Sequence[Call]) -> tuple[Tensor, Point]:
     """Trace on from a module's output, through the norm that follows it, to the stream."""
     point, tensor = Point(call.module), call.out
     for later in siblings:
         # A dropout has no effect here, and attention and MLP may share one dropout module (Phi).
-        passes_on = _same(later.into, later.out)
-        if later is not call and not passes_on and _same(later.into, tensor):
+        passes_on = same_memory(later.into, later.out)
+        if later is not call and not passes_on and same_memory(later.into, tensor):
             point, tensor = Point(later.module), later.out
     return tensor, point
 
 
-def _before_projection(attention: _Call) -> Point | None:
-    """The input of the last module with weights on the way to attention's output."""
-    tensor = attention.made
-    for call in reversed(attention.inner):
-        if _same(call.out, tensor):
-            if _has_matrix(call):
-                return Point(call.module, before=True)
-            tensor = call.into
-    return None
-
-
-def _flat(states: Tensor) -> Tensor:
-    """One row per token; some layers fold batch and token into one axis on their way."""
-    return states.reshape(-1, states.shape[-1])
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether both are the same memory, whatever their shapes; meta tensors have some as well."""
-    return _place(one) == _place(other)
-
-
-def _place(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel()
-
-
 def _adds_multiple(before: Tensor, part: Tensor, after: Tensor) -> bool:
     """Whether ``after`` is ``before`` and a multiple of ``part``."""
-    before, part, after = _flat(before), _flat(part), _flat(after)
+    before, part, after = flat(before), flat(part), flat(after)
     if not before.shape == part.shape == after.shape or before.is_meta:
         return before.shape == part.shape == after.shape
     factor = ((after - before) * part).sum() / (part * part).sum()
-    return bool(factor.isfinite()) and _equal(before + factor * part, after)
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Equality up to rounding; for meta tensors only the shapes can be compared."""
-    if one.shape != other.shape or one.is_meta:
-        return one.shape == other.shape
-    bound = 16 * torch.finfo(one.dtype).eps * other.norm().item()
-    return (one - other).norm().item() <= bound
+    return bool(factor.isfinite()) and nearly_equal(before + factor * part, after)

@@ -56,7 +56,7 @@ norm's input does not change the stream itself."""
 RESIDUAL_OUT = Site("residual_out", lambda block: Point(block.layer))
 ATTENTION_OUT = Site("attention_out", lambda block: block.parts.attention_out)
 MLP_OUT = Site("mlp_out", lambda block: block.parts.mlp_out)
-HEADS = Site("heads", lambda block: block.parts.heads, per_head=True)
+HEADS = Site("heads", lambda block: block.parts.heads_point, per_head=True)
 """The output of every query head before the output projection, for any number of key heads."""
 
 SITES = {
@@ -66,7 +66,12 @@ SITES = {
 
 
 def blocks(lm: LanguageModel, layers: Sequence[int]) -> list[Block]:
-    """The given layers, to search for sites."""
+    """The given layers, to search for sites.
+
+    Raises:
+        ModelError: the model has no residual stream.
+    """
+    lm.checked.require_stream(lm.name)
     dissected = cache(lambda: dissect(lm, layers))
     return [Block(lm.layers[i], i, dissected) for i in layers]
 
@@ -77,7 +82,6 @@ def points(lm: LanguageModel, layers: Sequence[int], sites: Sequence[Site]) -> l
     Raises:
         InputError: a layer has no such place. ModelError: the model has no residual stream.
     """
-    lm.checked.require_stream(lm.name)
     chosen = blocks(lm, layers)
     return [[_found(site, block) for block in chosen] for site in sites]
 
@@ -93,6 +97,9 @@ def _found(site: Site, block: Block) -> Point:
     return point
 
 
-def head_count(lm: LanguageModel) -> int:
+def head_count(lm: LanguageModel, layer: int) -> int:
     """Number of query heads in a layer."""
+    found = dissect(lm, [layer])[layer].heads
+    if found is not None:
+        return found.count
     return int(lm.model.config.get_text_config(decoder=True).num_attention_heads)

@@ -1,34 +1,36 @@
 r"""Directional ablation as a change of weights (Arditi et al. 2024, section 2.4, equation 5).
 
 The module projects every matrix that writes to the residual stream,
-:math:`W \leftarrow W - \hat r \hat r^\top W`: token and position embeddings, the last matrix of
-attention and of the MLP, and their biases. The resulting model has the same outputs as under
-:func:`interp.interventions.steering.ablate`, without hooks. If the embedding is tied to the
+:math:`W \leftarrow W - \hat r \hat r^\top W`: token and position embeddings, the last matrices of
+attention, of the MLP and of experts, and their biases. The resulting model has the same outputs as
+under :func:`interp.interventions.steering.ablate`, without hooks. If the embedding is tied to the
 unembedding, the module unties them first, so the unembedding does not change.
+
+The writers are found by what they do. Under the hook with some random directions, the projection of
+a writer by the same directions changes nothing; that of any other matrix changes the logits.
 
 Some models (for instance Gemma 2) have a norm between a block's last matrix and the stream. The
 norm's weights change the direction of the matrix's output, so no projection equals the ablation.
-Such models raise an error. Any other model raises an error if its projected weights differ in
-effect from the hook; each call tests this on a few tokens.
+Such models raise an error, because their projected weights differ in effect from the hook; each
+call tests this on a short prompt.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.activations import ATTENTION_OUT, HEADS, MLP_OUT, points
-from interp.errors import InputError, ModelError
+from interp.errors import ModelError
 from interp.interventions.edits import Vectors, orthonormal_basis
 from interp.interventions.steering import project_out
-from interp.model import LanguageModel, undisturbed
+from interp.model import LanguageModel, copied, linear_weights, probe_tokens, undisturbed
 
+TRIALS = 64  # random directions by which writers are found; few would change too little
 # Largest relative difference in logits between weights and hook, by the dtype of the weights.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
 
@@ -51,10 +53,10 @@ def orthogonalise(lm: LanguageModel, vectors: Vectors) -> LanguageModel:
         >>> changed.model is lm.model
         False
     """
-    copied = replace(lm, model=copy.deepcopy(lm.model))
-    _project(copied, orthonormal_basis(vectors))
-    _compare(copied, _ablated_logits(lm, vectors))
-    return copied
+    changed = replace(lm, model=copied(lm.model))
+    _project(changed, orthonormal_basis(vectors))
+    _compare(changed, _ablated_logits(lm, vectors))
+    return changed
 
 
 @contextmanager
@@ -86,83 +88,72 @@ def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
 
 
 def _project(lm: LanguageModel, basis: Float[Tensor, "rank d_model"]) -> None:
-    writers = _find_writers(lm)
+    if hasattr(lm.model, "peft_config"):
+        raise ModelError("an adapter is around the model; merge it before its weights are changed")
     _untie(lm)
-    for module in writers:
-        for name, weight in module.named_parameters(recurse=False):
-            # Assign a new tensor, so modules that share the old one keep its values.
-            module.get_parameter(name).data = _projected(weight.data, basis, _width_axis(module))
+    for writer in _find_writers(lm):
+        # A new tensor, so that modules which share the old one keep its values.
+        writer.parameter.data = _projected(writer.parameter.data, basis, writer.axis)
 
 
 def _projected(
     weight: Float[Tensor, "..."], basis: Float[Tensor, "rank d_model"], axis: int
 ) -> Float[Tensor, "..."]:
     wide = torch.promote_types(weight.dtype, torch.float32)
-    values = weight.to(wide).movedim(axis if weight.ndim > 1 else 0, -1)
+    values = weight.to(wide).movedim(axis, -1)
     values = values - (values @ basis.to(values).T) @ basis.to(values)
-    return values.movedim(-1, axis if weight.ndim > 1 else 0).to(weight).contiguous()
+    return values.movedim(-1, axis).to(weight).contiguous()
 
 
-def _width_axis(module: nn.Module) -> int:
-    """The axis of a module's matrix along which it writes."""
-    from transformers.pytorch_utils import Conv1D
+@dataclass(frozen=True)
+class _Writer:
+    """A parameter that may write to the residual stream, along one of its axes."""
 
-    if isinstance(module, nn.Linear):
-        return 0
-    if isinstance(module, nn.Embedding | Conv1D):
-        return 1
-    raise ModelError(
-        f"the last matrix of a block is a {type(module).__name__}, whose weights are not known to "
-        "be projected; use the hook: with ablate(lm, direction)"
-    )
+    parameter: nn.Parameter
+    axis: int
 
 
-def _find_writers(lm: LanguageModel) -> list[nn.Module]:
-    """Modules whose weights write to the residual stream."""
-    if hasattr(lm.model, "peft_config"):
-        raise ModelError("an adapter is around the model; merge it before its weights are changed")
-    layers = range(lm.n_layers)
-    try:
-        attention_out, mlp_out, heads = points(lm, layers, [ATTENTION_OUT, MLP_OUT, HEADS])
-    except InputError as error:
-        raise ModelError(f"not every matrix that writes is known: {error}") from error
-    called = _called(lm)
-    writers: list[nn.Module] = [
-        module
-        for module in called
-        if isinstance(module, nn.Embedding) and module.embedding_dim == lm.d_model
-    ]
-    for i in layers:
-        inside = set(lm.layers[i].modules())
-        # Attention ends before the MLP ends, also in parallel layers.
-        last = [m for m in called if m in inside and any(p.ndim > 1 for p in m.parameters())][-1]
-        for added, matrix in ((attention_out[i], heads[i].module), (mlp_out[i], last)):
-            if next(added.module.parameters(), None) is not None and (
-                matrix not in added.module.modules()
-            ):
-                raise ModelError(
-                    f"{type(lm.model).__name__} has a {type(added.module).__name__} between a "
-                    "block's last matrix and the residual stream, so no weights equal the "
-                    "ablation; use the hook: with ablate(lm, direction)"
-                )
-            writers.append(matrix)
-    return writers
+def _find_writers(lm: LanguageModel) -> list[_Writer]:
+    """The parameters that write to the residual stream."""
+    generator = torch.Generator().manual_seed(0)
+    rank = min(max(lm.d_model // 4, 1), TRIALS)
+    trial = orthonormal_basis(torch.randn(rank, lm.d_model, generator=generator))
+    wanted = _ablated_logits(lm, trial)
+    found: list[_Writer] = []
+    for candidates in _candidates(lm).values():
+        own = [one.parameter.data for one in candidates]
+        for one in candidates:
+            one.parameter.data = _projected(one.parameter.data, trial, one.axis)
+        changed = _distance(_ablated_logits(lm, trial), wanted)
+        for one, data in zip(candidates, own, strict=True):
+            one.parameter.data = data
+        if changed <= _tolerance(lm):
+            found += candidates
+    return found
 
 
-def _called(lm: LanguageModel) -> list[nn.Module]:
-    """Modules that directly hold weights, in the order in which they are last called."""
-    order: dict[nn.Module, None] = {}
+def _candidates(lm: LanguageModel) -> dict[str, list[_Writer]]:
+    """Parameters as wide as the stream along the axis that they write, by kind of module.
 
-    def note(module: nn.Module, *_: object) -> None:
-        order.pop(module, None)
-        order[module] = None
-
-    with ExitStack() as stack:
-        for module in lm.model.modules():
-            if any(True for _ in module.parameters(recurse=False)):
-                stack.enter_context(module.register_forward_hook(note))
-        _some_logits(lm)
-    return list(order)
+    A matrix and its bias are one kind, in all layers and experts.
+    """
+    read_last = {id(one.value): one.reads_last for one in linear_weights(lm)}
+    head = lm.model.get_output_embeddings()
+    found: dict[str, list[_Writer]] = {}
+    for path, module in lm.model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        for name, parameter in own.items():
+            multiplies = read_last.get(id(parameter), isinstance(module, nn.Linear))
+            axis = -2 if multiplies and parameter.ndim > 1 else -1
+            if module is head or not parameter.is_floating_point():
+                continue
+            if parameter.shape[axis:][:1] != (lm.d_model,):
+                continue
+            kind = ".".join(part for part in path.split(".") if not part.isdigit())
+            if len(own) > 2 or "weight" not in own:
+                kind += f".{name}"
+            found.setdefault(kind, []).append(_Writer(parameter, axis))
+    return found
 
 
 def _untie(lm: LanguageModel) -> None:
@@ -182,16 +173,24 @@ def _ablated_logits(lm: LanguageModel, vectors: Vectors) -> Float[Tensor, " voca
 
 
 def _compare(changed: LanguageModel, wanted: Float[Tensor, " vocab"]) -> None:
-    error = ((_some_logits(changed) - wanted).norm() / wanted.norm()).item()
-    tolerance = TOLERANCE.get(changed.model.dtype, 0.0)
-    if not error <= tolerance:
+    error = _distance(_some_logits(changed), wanted)
+    if not error <= _tolerance(changed):
         raise ModelError(
-            f"projected weights are {error:.1e} from the ablated model's logits (at most "
-            f"{tolerance:.0e}): {type(changed.model).__name__} writes to its residual stream in "
-            "some other way too; use the hook: with ablate(lm, direction)"
+            f"no weights of {type(changed.model).__name__} equal the ablation: with every matrix "
+            f"projected that writes to the residual stream, logits are {error:.1e} from the "
+            f"ablated model's (at most {_tolerance(changed):.0e}); a norm or a scale follows such "
+            "a matrix, or something else writes; use the hook: with ablate(lm, direction)"
         )
+
+
+def _tolerance(lm: LanguageModel) -> float:
+    return TOLERANCE.get(lm.model.dtype, 0.0)
+
+
+def _distance(found: Float[Tensor, " vocab"], wanted: Float[Tensor, " vocab"]) -> float:
+    return ((found - wanted).norm() / wanted.norm()).item()
 
 
 def _some_logits(lm: LanguageModel) -> Float[Tensor, " vocab"]:
     with undisturbed(lm.model):
-        return lm.logits(lm.chat.pad([lm.chat.encode("a")], lm.device), keep=1)[0, -1].double()
+        return lm.logits(lm.chat.pad([probe_tokens(lm)], lm.device), keep=1)[0, -1].double()

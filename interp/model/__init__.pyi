@@ -3,12 +3,12 @@ from .adapters import load_adapter_weights as load_adapter_weights
 from .adapters import merged as merged
 from .batching import in_fitting_batches as in_fitting_batches
 from .batching import in_order as in_order
+from .batching import is_out_of_memory as is_out_of_memory
 from .batching import map_in_batches as map_in_batches
 from .batching import next_batch as next_batch
 from .chat import Batch as Batch
 from .chat import Chat as Chat
 from .chat import Tokens as Tokens
-from .checks import probe_tokens as probe_tokens
 from .context import require_room as require_room
 from .forwards import in_parts as in_parts
 from .forwards import joined as joined
@@ -16,6 +16,7 @@ from .forwards import logits_of_last as logits_of_last
 from .hooks import Hidden as Hidden
 from .hooks import Point as Point
 from .hooks import active_edits as active_edits
+from .hooks import copied as copied
 from .hooks import hidden_into as hidden_into
 from .hooks import hidden_of as hidden_of
 from .hooks import is_probing as is_probing
@@ -30,6 +31,7 @@ from .language_model import LanguageModel as LanguageModel
 from .linear import LinearWeight as LinearWeight
 from .linear import linear_weights as linear_weights
 from .loading import check_source as check_source
+from .probes import probe_tokens as probe_tokens
 from .self_check import AS_EXPECTED as AS_EXPECTED
 from .self_check import SelfCheck as SelfCheck
 from .thoughts import without_thoughts as without_thoughts
@@ -47,11 +49,13 @@ __all__ = [
     "active_edits",
     "adapter_base",
     "check_source",
+    "copied",
     "hidden_into",
     "hidden_of",
     "in_fitting_batches",
     "in_order",
     "in_parts",
+    "is_out_of_memory",
     "is_probing",
     "joined",
     "last_check",

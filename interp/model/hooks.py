@@ -7,17 +7,20 @@ other hooks saved. Each hook receives the tensor after all earlier hooks.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+Module = TypeVar("Module", bound=nn.Module)
 
 Hidden = Float[Tensor, "batch token d_model"]
 
@@ -137,6 +140,16 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def copied(model: Module) -> Module:
+    """A deep copy of a model, also of one that keeps states of its last forward.
+
+    torch copies no tensor that has a graph, and some recurrent layers keep such a tensor.
+    """
+    kept = (value for module in model.modules() for value in vars(module).values())
+    states = {id(v): v.detach().clone() for v in kept if isinstance(v, Tensor) and not v.is_leaf}
+    return copy.deepcopy(model, states)
 
 
 @dataclass(frozen=True)

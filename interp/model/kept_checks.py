@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
 from interp.model.checks import check_model
+from interp.model.generation_checks import decoding_batches
+from interp.model.probes import run
 from interp.model.self_check import SCHEMA, SelfCheck
+from interp.model.stream_checks import stream_fault
 from interp.store import file_hash, read_json, user_cache, write_json
 
 if TYPE_CHECKING:
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "transformers", "tokenizers")
 #: The code that checks: with other prompts or limits it may find something else.
-CHECKING = Path(inspect.getfile(check_model))
+CHECKING = tuple(
+    Path(inspect.getfile(one)) for one in (check_model, decoding_batches, run, stream_fault)
+)
 
 
 def check_loaded(lm: LanguageModel, source: str | Path) -> SelfCheck:
@@ -52,7 +57,7 @@ def last_check(source: str | Path) -> SelfCheck | None:
 
 
 def _name(checkpoint: list[Any]) -> str:
-    text = json.dumps([SCHEMA, file_hash(CHECKING), checkpoint])
+    text = json.dumps([SCHEMA, *map(file_hash, CHECKING), checkpoint])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -248,11 +248,8 @@ def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
             raise ModelError(f"{path} is a {type(layers).__name__}, expected a ModuleList")
         return layers
     count = model.config.get_text_config(decoder=True).num_hidden_layers  # type: ignore[union-attr, operator]
-    found: dict[str, nn.ModuleList] = {}
-    for name, module in model.named_modules():
-        inside_another = any(name.startswith(outer + ".") for outer in found)
-        if isinstance(module, nn.ModuleList) and len(module) == count and not inside_another:
-            found[name] = module
+    # A configuration may count what is in a layer; the self-check sees whether these are all.
+    found = _outermost_lists(model, count) or _outermost_lists(model)
     if len(found) > 1 and (decoder := getattr(model, "get_decoder", lambda: None)()) is not None:
         inside = set(decoder.modules())
         found = {name: module for name, module in found.items() if module in inside} or found
@@ -262,3 +259,22 @@ def find_layers(model: nn.Module, path: str | None = None) -> nn.ModuleList:
             f"found {len(found)} ({', '.join(found) or 'none'}); name it with layers_path"
         )
     return next(iter(found.values()))
+
+
+def _outermost_lists(model: nn.Module, count: int | None = None) -> dict[str, nn.ModuleList]:
+    """ModuleLists that lie in no other one: of ``count`` modules, or of several of one class.
+
+    Without a count, their modules have modules in them.
+    """
+    found: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList):
+            continue
+        if count is None:
+            alike = len(module) > 1 == len(set(map(type, module)))
+            fits = alike and any(True for _ in module[0].children())
+        else:
+            fits = len(module) == count
+        if fits and not any(name.startswith(outer + ".") for outer in found):
+            found[name] = module
+    return found

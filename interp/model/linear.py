@@ -22,9 +22,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.pytorch_utils import Conv1D
 
-from interp.model.checks import probe_tokens
 from interp.model.hooks import undisturbed
 from interp.model.language_model import LanguageModel
+from interp.model.probes import probe_tokens
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRODUCT = re.compile(r"mm|matmul|linear|mv|einsum")

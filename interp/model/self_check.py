@@ -83,11 +83,16 @@ class SelfCheck:
         if self.generates and not self.cache:
             found.append("generation with a cache differs from the forward: it runs without one")
         if self.bypassed:
-            found.append(
-                f"something bypasses the residual stream (after layer {self.bypassed[0]}"
-                f"{self._by('bypass')}): edits at a layer do not act on it"
-            )
+            found.append(f"{self.bypass}: edits at a layer do not act on it")
         return tuple(found)
+
+    @property
+    def bypass(self) -> str:
+        """What passes by the states after a layer; empty if nothing does."""
+        if not self.bypassed:
+            return ""
+        where = f"after layer {self.bypassed[0]}{self._by('bypass')}"
+        return f"something bypasses the residual stream ({where})"
 
     def line(self) -> str:
         """All of it in one line, for plans."""

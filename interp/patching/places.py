@@ -11,6 +11,7 @@ as for a feature. Each token moves along it by the distance that the patch moves
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,14 +66,20 @@ def patch_places(
     Raises:
         InputError: a layer, site or position does not exist.
     """
+    if bypass := runs.target.checked.bypass:
+        warnings.warn(
+            f"{runs.target.name}: {bypass}, so later layers read more than the patched states; "
+            "effects and shares of states leave that out",
+            stacklevel=3,
+        )
     chosen = chosen_layers(runs.target, layers)
     names = runs.positions() if positions is None else tuple(positions)
     check_positions(runs, names)
     given, taken = (points(lm, chosen, sites) for lm in (runs.source, runs.target))
     places = []
     for s, site in enumerate(sites):
-        heads = head_count(runs.target) if site.per_head else 1
         for i, layer in enumerate(chosen):
+            heads = head_count(runs.target, layer) if site.per_head else 1
             for name in names:
                 for head in range(heads):
                     cell = Cell(layer, site.name, name, head if site.per_head else None)

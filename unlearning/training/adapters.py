@@ -280,7 +280,7 @@ def _failing(lm: LanguageModel, targets: Targets) -> dict[LinearWeight, str]:
     matrices = [adapters[weight.name][1] for weight in targets.weights]
     try:
         return dict.fromkeys(without_gradient(lm, targets.weights, matrices), UNREACHED)
-    except (AttributeError, TypeError, RuntimeError, ValueError):
+    except (AttributeError, TypeError, RuntimeError, ValueError, ModelError):
         if not targets.parameters:
             raise
         return dict.fromkeys(targets.parameters, FAILS)

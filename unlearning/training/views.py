@@ -7,7 +7,6 @@ reference's logits or states. Reference log-probs come with the examples, from t
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +16,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from interp.model import AS_EXPECTED, LanguageModel, SelfCheck, in_parts, joined, reading, writing
+from interp.model import (
+    AS_EXPECTED,
+    LanguageModel,
+    SelfCheck,
+    copied,
+    in_parts,
+    joined,
+    reading,
+    writing,
+)
 from unlearning.losses import response_logits, response_width, token_log_probs
 
 View = Mapping[str, Tensor]
@@ -147,7 +155,7 @@ def reference_of(lm: LanguageModel) -> Reference:
                 yield model
 
         return without_adapter
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    frozen = copied(model).eval().requires_grad_(False)
     return lambda: nullcontext(frozen)
 
 

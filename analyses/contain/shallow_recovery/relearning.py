@@ -17,7 +17,6 @@ own p_R; the area is its mean over the steps, the onset the first at which u_b â
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ from transformers import TrainerCallback
 
 from analyses.contain.shallow_recovery.others import Others, Probe, compared_rows
 from analyses.runs import LOW_BASE, ONSET_AT, at_crossing, relative_drop, running_maximum
-from interp.model import LanguageModel
+from interp.model import LanguageModel, copied
 from interp.statistics import Draws, bootstrap_interval, weighted_means
 from unlearning.deflections import examples, respond
 from unlearning.training import (
@@ -111,7 +110,7 @@ def relearn(lm: LanguageModel, training: Training, probe: Probe) -> Speed:
         InputError: the objective needs a retain set.
     """
     settings = training.settings
-    start = prepare_in_place(replace(lm, model=copy.deepcopy(lm.model)), settings)
+    start = prepare_in_place(replace(lm, model=copied(lm.model)), settings)
     watch = _Watch(lambda: probe.masses(start, list(probe.others.table["prompt"]))["p_R"])
     mixture = Mixture(training.examples, seed=settings.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +122,7 @@ def relearn(lm: LanguageModel, training: Training, probe: Probe) -> Speed:
 def moved_as_far(base: LanguageModel, changed: LanguageModel, seed: int) -> LanguageModel:
     """A copy of ``base``, every parameter moved by noise as far as ``changed`` is from it."""
     generator = torch.Generator().manual_seed(seed)
-    model = copy.deepcopy(base.model)
+    model = copied(base.model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             there = changed.model.get_parameter(name).to(parameter.device).float()

@@ -29,7 +29,7 @@ from interp.activations.sites import (
     Site,
 )
 from interp.errors import InputError, ModelError
-from interp.model import Batch, LanguageModel, undisturbed
+from interp.model import Batch, LanguageModel, copied, undisturbed
 
 HOOK_POINTS = {
     RESIDUAL_IN.name: "hook_resid_pre",
@@ -153,7 +153,7 @@ def merged_copy(lm: LanguageModel) -> Any:
         )
     from peft import PeftModel
 
-    model: Any = copy.deepcopy(lm.model)
+    model: Any = copied(lm.model)
     if not isinstance(model, PeftModel):
         return model
     enabled = model.get_model_status().enabled

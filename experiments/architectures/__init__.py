@@ -1,0 +1,1 @@
+"""Which model families work: every check of the page on a tiny random model of each family."""
