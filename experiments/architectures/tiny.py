@@ -87,11 +87,13 @@ def save_tiny_model(family: str, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = _shrunk(AutoConfig.for_model(family), vocabulary, special)
+        with torch.device("meta"):
+            large = AutoModelForCausalLM.from_config(config)
+        if sum(parameter.numel() for parameter in large.parameters()) > 1e7:
+            raise ValueError("the configuration does not shrink")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(config).float().eval()
-    if sum(parameter.numel() for parameter in model.parameters()) > 1e7:
-        raise ValueError("the configuration does not shrink")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -120,7 +122,9 @@ def _shrunk(config: Any, vocabulary: int, special: Mapping[str, Any]) -> Any:
         raise failed
     if text is config:
         return small
-    name = next(key for key, value in vars(config).items() if value is text)
+    name = next((key for key, value in vars(config).items() if value is text), None)
+    if name is None:
+        raise ValueError("the text configuration has no name")
     return type(config)(**{name: small, **_small_tower(config)})
 
 
