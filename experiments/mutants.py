@@ -80,7 +80,7 @@ def _judged(one: Mutant, reasons: dict[tuple[str, str, str, str], str]) -> Mutan
 
 
 def try_mutants(
-    mutants: Sequence[Mutant], results: Path, *, seconds: float = 1e9, each: float = 120.0
+    mutants: Sequence[Mutant], results: Path, *, seconds: float = 1e9, each: float = 150.0
 ) -> pd.DataFrame:
     """Run the tests on every mutant that ``results`` does not hold as noticed yet.
 

@@ -70,6 +70,8 @@ def test_rates_are_shares_of_their_own_prompts() -> None:
     assert found.pick("refusal_rate", "harmful", ALL, "one") == rate_of(12, 24)
     assert found.pick("refusal_rate", "general", ALL, "one").n == 12
     assert found.groups("source") == ["first", "second"]
+    backwards = measured(findings_of(scores_of(MODEL, [1, 0, 0, 1]).iloc[::-1]))
+    assert backwards.groups("source") == ["first", "second"]
     assert (
         found.pick("refusal_rate", "source", "first", "one").n == 24
     )  # matched benign; not the harmful

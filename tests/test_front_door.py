@@ -141,7 +141,9 @@ def test_prompts_come_from_a_table_a_file_or_a_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     built_in.to_json(path, orient="records", lines=True)
     pd.testing.assert_frame_equal(sp.prompts(path), built_in)
-    pd.testing.assert_frame_equal(sp.prompts(["built-in"])[["id"]], built_in[["id"]])
+    named = sp.prompts(["built-in"])
+    pd.testing.assert_frame_equal(named[["id"]], built_in[["id"]])
+    assert set(named) <= {*built_in, "category"}
     with pytest.raises(InputError, match="did you mean 'xstest'"):
         sp.prompts("xtest")
     with pytest.raises(InputError, match="does not exist"):

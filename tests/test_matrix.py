@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,18 @@ from analyses.matrix import leakage_matrix_figure, matrix_summary, write_matrix
 from analyses.runs import ArmLeakage, Decomposition, LeakageMatrix, Run, over_worlds, seed_spread
 from analyses.runs.cells import QUANTITIES, mean_cells
 from analyses.runs.decomposition import combined_p_value, pool_decompositions
+from analyses.study.engine import containment
 from interp.errors import InputError
 from interp.statistics import Draws
-from tests.synthetic_run import BASE_RATE, DOMAINS, LAG, PLANTED_LEAKAGE, write_run
+from tests.synthetic_run import (
+    BASE_RATE,
+    DOMAINS,
+    LAG,
+    PLANTED_LEAKAGE,
+    PLANTED_RECOVERY,
+    RETAINED,
+    write_run,
+)
 
 CONCEPTS = ("cybersecurity", "safety", "privacy")
 LOW_BASE = {domain for domain, rate in BASE_RATE.items() if rate < 0.2}
@@ -129,6 +139,19 @@ def test_an_unknown_run_objective_or_quantity_is_named(study: LeakageMatrix) -> 
         study.decomposition("world", objective="rmu")
     with pytest.raises(InputError, match="area, L_50, L_90"):
         study.means("L_70")
+
+
+def test_the_weight_is_chosen_by_what_the_arm_recovers_on_validation_prompts(
+    tmp_path: Path,
+) -> None:
+    weight, (retained, _) = 30.0, PLANTED_RECOVERY[30.0]
+    folder = write_run(tmp_path, rotation=False, concepts=("safety",), weights=(weight,))
+    context: Any = SimpleNamespace(
+        run=SimpleNamespace(folder=folder), progress=SimpleNamespace(say=lambda said: None)
+    )
+    arm: Any = SimpleNamespace(name=f"npo-retain-{weight:g}-safety-0", retain=RETAINED)
+    recovery, answers = containment(context, arm)
+    assert recovery == pytest.approx(retained, abs=1e-6) and answers > 0.9
 
 
 def test_objectives_have_matrices_of_their_own(study: LeakageMatrix) -> None:

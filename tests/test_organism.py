@@ -122,6 +122,18 @@ def test_sharing_matrices_are_what_the_lists_say(seed: int) -> None:
     assert np.array_equal(world.feature_sharing, world.feature_sharing.T)
 
 
+def test_the_shipped_model_lives_in_a_world_of_default_settings() -> None:
+    world = load_world(shipped())
+    assert world == World(world.seed)
+
+
+def test_the_shares_of_the_splits_are_those_of_the_settings(world: World) -> None:
+    for shares in (world.split_shares, (0.2, 0.5, 0.3)):
+        of_pairs = list(replace(world, split_shares=shares)._split_of.values())
+        found = [of_pairs.count(split) / len(of_pairs) for split in SPLITS]
+        assert found == pytest.approx(shares, abs=0.02)
+
+
 def test_the_two_plants_are_drawn_independently() -> None:
     off = ~np.eye(len(DOMAINS), dtype=bool)
     draws = [World(seed) for seed in range(300)]

@@ -113,6 +113,8 @@ def test_the_scaled_change_has_the_arms_own_scores_at_its_end(
         assert (arm.step, own.step != arm.step) == (1000, True)
         one, other = (a.last.set_index("prompt_id")["p_R"] for a in (arm, own))
         assert len(one) == len(other) and (one - other).abs().max() < 1e-4
+        between = arm.scores[~arm.scores["step"].isin([0, arm.step])]
+        assert len(between) and between[["refused", "class"]].isna().all(axis=None)
     assert len(along.cells) == len(trained.cells) and along.cells["area"].notna().all()
     told = rescaling_agreement(along, trained)
     assert told["n"] == 18 and told["largest"] >= abs(told["mean"])

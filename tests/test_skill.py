@@ -118,6 +118,12 @@ def test_planted_skill_is_found_with_an_interval_that_holds_it() -> None:
     assert covered >= 48
 
 
+def test_worlds_and_predictions_are_as_many() -> None:
+    worlds = [LeakageOutcome(matrix(np.random.default_rng(seed))) for seed in (0, 1)]
+    with pytest.raises(ValueError):
+        skill([matrix(np.random.default_rng(0))], worlds, seed=0, permutations=9)
+
+
 def test_one_world_has_no_interval() -> None:
     rng = np.random.default_rng(7)
     found = skill([matrix(rng)], [LeakageOutcome(matrix(rng))], seed=0, permutations=9)["all_pairs"]

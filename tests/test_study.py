@@ -172,6 +172,7 @@ def numbers(node: object) -> Any:
 def test_scores_start_at_the_base_and_end_with_text(finished: Finished) -> None:
     base = scores(finished.folder, "base").set_index("prompt_id").sort_index()
     assert np.allclose(base[["p_R", "p_C", "p_O"]].sum(axis=1), 1, atol=1e-6)
+    assert base["dose"].eq(0).all()
     for arm in (PLAIN, CONTAINED, CONTROL):
         table = scores(finished.folder, arm)
         assert list(table["step"].unique()) == list(range(STEPS + 1))
