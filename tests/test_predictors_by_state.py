@@ -1,0 +1,30 @@
+"""Predictors read from states: equal to their definitions, written out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from analyses.predict.by_state import projection_difference
+from interp.statistics import Contrast
+
+
+def test_a_projection_difference_is_along_the_source_s_unit_direction() -> None:
+    rng = np.random.default_rng(0)
+    contrasts = {
+        name: Contrast(scale * rng.normal(1, 1, (9, 2, 6)), rng.normal(size=(7, 2, 6)))
+        for name, scale in (("a", 1.0), ("b", 3.0), ("c", 0.2))
+    }
+    evidence: Any = SimpleNamespace(contrasts=contrasts, lm=SimpleNamespace(n_layers=2))
+    found = projection_difference(evidence)
+    for layer in range(2):
+        for row, source in enumerate(contrasts.values()):
+            direction = source.positive[:, layer].mean(axis=0) - source.negative[:, layer].mean(0)
+            direction /= np.linalg.norm(direction)
+            for column, target in enumerate(contrasts.values()):
+                along = [side[:, layer] @ direction for side in (target.positive, target.negative)]
+                np.testing.assert_allclose(
+                    found[f"layer {layer}"][row, column], along[0].mean() - along[1].mean()
+                )
