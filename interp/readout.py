@@ -1,18 +1,30 @@
-"""Readouts: functions from last-token logits to one number per prompt.
+"""Readouts: functions of a model and rows of tokens that give one number per row.
 
 Selection, patching, lenses and prediction take a readout as an argument, so this package does not
-depend on the meaning of the number.
+depend on the meaning of the number. The simplest readout is a function of the logits at the last
+token (:func:`at_last_token`).
+
+A readout may run several forwards, for instance to read the probability of a response of several
+tokens. Each forward takes all the rows in their order, every row followed by the same tokens (or by
+none), through ``lm.logits``. Patching depends on this: the n-th forward of a patched model takes
+the states of the source's n-th forward, column by column.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Readout = Callable[[Float[Tensor, "batch vocab"]], Float[Tensor, "batch"]]
+from interp.model import LanguageModel, Tokens
+
+#: One number per row, with its graph, from one batch of rows.
+Readout = Callable[[LanguageModel, Sequence[Tokens]], Float[Tensor, "batch"]]
+#: One number per row, from the logits at the row's last token.
+OfLogits = Callable[[Float[Tensor, "batch vocab"]], Float[Tensor, "batch"]]
 
 
 def class_log_odds(
@@ -31,7 +43,16 @@ def class_log_odds(
     return values[:, inside].logsumexp(-1) - values[:, ~inside].logsumexp(-1)
 
 
+def last_logits(lm: LanguageModel, rows: Sequence[Tokens]) -> Float[Tensor, "batch vocab"]:
+    """The logits at each row's last token, from one forward."""
+    return lm.logits(lm.chat.pad(rows, lm.device), keep=1)[:, -1]
+
+
+def at_last_token(function: OfLogits) -> Readout:
+    """The readout that applies ``function`` to the logits at each row's last token."""
+    return lambda lm, rows: function(last_logits(lm, rows))
+
+
 def log_odds(token_ids: Sequence[int]) -> Readout:
     """A readout: the log-odds that the next token is one of ``token_ids``, in nats."""
-    frozen = tuple(token_ids)
-    return lambda logits: class_log_odds(logits, frozen)
+    return at_last_token(partial(class_log_odds, token_ids=tuple(token_ids)))

@@ -39,6 +39,7 @@ from interp.readout import Readout
 from interp.statistics import Contrast
 from unlearning.deflections import respond
 from unlearning.organism import load_world
+from unlearning.refusal import ResponsePrefixes, readout_of
 from unlearning.scoring import find_scorer
 
 NOTHING, SCATTER = "nothing", "scatter"
@@ -90,11 +91,15 @@ class Ground:
         return tuple(sorted(harmful["domain"].unique()))
 
     @cached_property
-    def readout(self) -> Readout:
+    def prefixes(self) -> ResponsePrefixes:
         train = self.prompts[self.prompts["split"] == "train"]
         some = train.groupby(["domain", "label"]).head(48)
         answers = respond(self.lm, some, find_scorer("grammar"), max_new_tokens=8, batch_size=256)
-        return prefixes_of(answers).readout()
+        return prefixes_of(answers)
+
+    @property
+    def readout(self) -> Readout:
+        return readout_of(self.prefixes)
 
     def texts(self, domain: str, split: str) -> tuple[list[str], list[str], list[str], list[str]]:
         """Harmful and benign prompts, and the pair that each belongs to."""
@@ -174,11 +179,9 @@ class Ground:
     def _plant_in_head(self, lm: LanguageModel, plant: Plant) -> None:
         head = lm.model.get_output_embeddings()
         w = self._reader(lm, head, plant, np.array([1.0, 0.0]))
-        probe = torch.zeros(1, head.weight.shape[0], dtype=torch.float64, requires_grad=True)
-        with torch.enable_grad():
-            self.readout(probe).sum().backward()
-        assert probe.grad is not None
-        _write(head.weight, -plant.size * (probe.grad[0] > 0).double().numpy(), w)
+        refusing = np.zeros(head.weight.shape[0])
+        refusing[[token for (token,) in self.prefixes.refusal]] = 1.0
+        _write(head.weight, -plant.size * refusing, w)
 
     def _reader(
         self, lm: LanguageModel, module: torch.nn.Module, plant: Plant, targets: np.ndarray

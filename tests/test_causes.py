@@ -27,6 +27,7 @@ from interp.causes.undoing import shapley_matrix
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.patching import stitch
+from interp.readout import at_last_token
 from interp.statistics import Contrast
 from tests.patched_models import changed, linear_model
 from tests.planted_causes import NOTHING, PLANTS, SCATTER, Ground, explained
@@ -174,9 +175,7 @@ def test_a_change_of_some_layers_is_routing_below_them_and_in_the_states_above(
         for weight in weights:
             weight.requires_grad_(True).grad = None
         with torch.enable_grad():
-            ground.readout(
-                after.logits(after.chat.pad(rows, after.device), keep=1)[:, -1]
-            ).sum().backward()
+            ground.readout(after, rows).sum().backward()
         with torch.no_grad():
             for weight in weights:
                 weight -= 0.05 * weight.norm() * weight.grad / weight.grad.norm()
@@ -237,8 +236,7 @@ def linear_change(
     return base, after, texts, Change(*noisy, (1,))
 
 
-def of_first_logit(logits: torch.Tensor) -> torch.Tensor:
-    return logits[:, 7].double()
+of_first_logit = at_last_token(lambda logits: logits[:, 7].double())
 
 
 def test_a_prompt_s_move_is_read_off_the_prompts_of_the_other_half(ground: Ground) -> None:

@@ -208,7 +208,7 @@ def test_projected_steps_keep_log_odds_whatever_the_optimizer(
         pushed = [lm.chat.encode(f"Why can a bird {verb}?") for verb in ("run", "sing")]
 
         def seen(lm: LanguageModel = lm, kept: list = kept, pushed: list = pushed) -> torch.Tensor:
-            said = readout(lm.logits(lm.chat.pad(pushed, lm.device), keep=1)[:, -1]).mean()
+            said = readout(lm, pushed).mean()
             return torch.stack([refusal_log_odds(lm, kept, PREFIXES).mean().float(), said.float()])
 
         parameters = [p for p in lm.model.parameters() if p.requires_grad]

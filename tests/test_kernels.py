@@ -30,7 +30,7 @@ READOUT = log_odds([5, 17, 40])
 
 
 def score(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
-    return READOUT(lm.logits(lm.chat.pad(rows, lm.device), keep=1)[:, -1])
+    return READOUT(lm, rows)
 
 
 def rows_of(lm: LanguageModel) -> dict[str, list[Tokens]]:

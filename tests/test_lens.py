@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from interp.interventions.logit_lens import (
     top_tokens,
 )
 from interp.model import LanguageModel
-from interp.readout import log_odds
+from interp.readout import class_log_odds
 from tests.patched_models import PROMPTS, hooks_of, last_logits
 
 Checkpoints = Callable[[str], Path]
@@ -31,10 +32,10 @@ def test_at_the_last_layer_it_is_the_model(checkpoint: Path) -> None:
     assert logits.shape[:2] == states.shape[:2]
     torch.testing.assert_close(logits[:, -1], last_logits(lm), atol=2e-5, rtol=1e-4)
     assert (logits[:, 0] - logits[:, -1]).abs().max() > 1e-2
-    readout = log_odds([5, 6])
-    found = lens_readout(lm, states, readout)
+    function = partial(class_log_odds, token_ids=[5, 6])
+    found = lens_readout(lm, states, function)
     assert found.shape == states.shape[:2] and found.dtype == np.float64
-    assert found[:, -1] == pytest.approx(readout(last_logits(lm)).numpy(), abs=1e-4)
+    assert found[:, -1] == pytest.approx(function(last_logits(lm)).numpy(), abs=1e-4)
     assert hooks_of([lm]) == 0
 
 

@@ -23,6 +23,7 @@ from interp.patching import (
     patch_agreement,
     stitch,
 )
+from interp.readout import at_last_token
 from tests.checkpoints import LAYERS
 from tests.patched_models import PROMPTS, changed, hooks_of, linear_model, some_log_odds
 
@@ -201,8 +202,7 @@ def test_attribution_is_exact_where_everything_is_linear(llama: LanguageModel) -
     one, other = (linear_model(llama, seed=seed) for seed in (0, 1))
     runs = between_models(one, other, PROMPTS)
 
-    def readout(logits: torch.Tensor) -> torch.Tensor:
-        return logits[:, 7] - 2 * logits[:, 11]
+    readout = at_last_token(lambda logits: logits[:, 7] - 2 * logits[:, 11])
 
     exact, approximate = patch(runs, readout), attribute(runs, readout)
     assert len(exact.cells) == 3 * len(runs.positions())

@@ -16,7 +16,7 @@ from interp.activations.positions import every_token
 from interp.errors import InputError
 from interp.interventions import ablate, add
 from interp.model import LanguageModel
-from interp.readout import Readout, log_odds
+from interp.readout import Readout, at_last_token, log_odds
 from interp.selection import (
     Candidates,
     Prompts,
@@ -36,7 +36,7 @@ def between(lm: LanguageModel, positive: tuple[str, ...], negative: tuple[str, .
     logits = [last_logits(lm, prompts) for prompts in (positive, negative)]
     axis = logits[0].mean(dim=0) - logits[1].mean(dim=0)
     middle = sum((x @ axis).mean() for x in logits) / 2
-    return lambda found: found @ axis - middle
+    return at_last_token(lambda found: found @ axis - middle)
 
 
 def test_the_numbers_are_those_of_the_interventions(checkpoint: Path) -> None:
@@ -56,18 +56,23 @@ def test_the_numbers_are_those_of_the_interventions(checkpoint: Path) -> None:
         base = last_logits(lm, kept[1])
         # At the input of layer 0 a template's token knows nothing of the prompt.
         with ablate(lm, direction) if direction.any() else nullcontext():
-            bypass = readout(last_logits(lm, kept[0]))
+            bypass = read(lm, readout, kept[0])
             kl = next_token_divergence(base, last_logits(lm, kept[1]))
         with add(lm, direction, layers=[layer], sites=[RESIDUAL_IN]):
-            induce = readout(last_logits(lm, kept[1]))
+            induce = read(lm, readout, kept[1])
         for wanted, scores in ((bypass, found.bypass), (induce, found.induce), (kl, found.kl)):
             assert scores[layer, -1] == pytest.approx(wanted.numpy(), abs=1e-4)
     assert (found.kl >= -1e-12).all()
 
 
+@torch.no_grad()
+def read(lm: LanguageModel, readout: Readout, prompts: tuple[str, ...]) -> torch.Tensor:
+    return readout(lm, [lm.chat.encode(prompt) for prompt in prompts])
+
+
 def prompts_kept(lm: LanguageModel, readout: Readout, prompts: Prompts) -> list[tuple[str, ...]]:
-    positive = [p for p in prompts.positive if readout(last_logits(lm, (p,))) > 0]
-    negative = [p for p in prompts.negative if readout(last_logits(lm, (p,))) < 0]
+    positive = [p for p in prompts.positive if read(lm, readout, (p,)) > 0]
+    negative = [p for p in prompts.negative if read(lm, readout, (p,)) < 0]
     return [tuple(positive), tuple(negative)]
 
 
@@ -76,16 +81,16 @@ def test_only_prompts_on_the_right_side_count(checkpoint_of: Checkpoints) -> Non
     readout = between(lm, PROMPTS[:2], PROMPTS[2:])
     prompts = Prompts(PROMPTS, PROMPTS)
     found = score_candidates(lm, prompts, prompts, readout, layers=[1])
-    sides = [readout(last_logits(lm, (p,))).item() > 0 for p in PROMPTS]
+    sides = [read(lm, readout, (p,)).item() > 0 for p in PROMPTS]
     assert len(found.positive) == sum(sides) and len(found.negative) == len(sides) - sum(sides)
     assert (found.positive > 0).all() and (found.negative < 0).all()
     # The direction of a layer is added at that layer, wherever it stands among those tried.
     kept = prompts_kept(lm, readout, prompts)
     with add(lm, found.directions[0, -1], layers=[1], sites=[RESIDUAL_IN]):
-        induced = readout(last_logits(lm, kept[1]))
+        induced = read(lm, readout, kept[1])
     assert found.induce[0, -1] == pytest.approx(induced.numpy(), abs=1e-4)
     with pytest.raises(InputError, match="none of 4 positive prompts has a readout above 0"):
-        score_candidates(lm, prompts, prompts, lambda logits: -logits[:, 0].abs() - 1)
+        score_candidates(lm, prompts, prompts, lambda _lm, rows: -torch.ones(len(rows)))
 
 
 def test_positions_that_some_prompts_do_not_have_are_left_out(checkpoint_of: Checkpoints) -> None:

@@ -42,6 +42,7 @@ from interp.activations import chosen_layers
 from interp.causes import LEAST_GAP, MIXED, CauseVerdict
 from interp.errors import InputError
 from interp.store import atomic_write, content_key, read_json, read_table, write_csv, write_json
+from unlearning.refusal import readout_of
 
 METHOD = 3
 """Version of the method: raise it if the same inputs give another explanation."""
@@ -107,7 +108,7 @@ def _explained(
     progress: Progress,
 ) -> pd.DataFrame:
     prefixes = read_prefixes(record.folder / "arms" / BASE / "openers.json")
-    readout = prefixes.readout()
+    readout = readout_of(prefixes)
     prompts = read_table(record.folder / "prompts.parquet")
     base = base_of(record)
     fingerprint = base.fingerprint()

@@ -41,7 +41,7 @@ def patch(
     Args:
         source, target: models of one shape with one tokenizer and chat format.
         prompts: texts, or a table, of which the harmful prompts of a domain and split are used.
-        readout: of the logits at the last token; see ``sp.refusal_log_odds``.
+        readout: one number per prompt; see ``sp.refusal_log_odds``.
         domain: of a table (default: the domain that one of the models has unlearned, else all).
         split: of a table: ``train``, ``validation`` or ``test``; None is all.
         sites: components of a layer to patch (default: the residual stream).
@@ -98,7 +98,7 @@ def stitch(
     Args:
         base, after: models of one shape with one tokenizer and chat format.
         prompts: texts, or a table, of which the harmful prompts of a domain and split are used.
-        readout: of the logits at the last token; see ``sp.refusal_log_odds``.
+        readout: one number per prompt; see ``sp.refusal_log_odds``.
         domain: of a table (default: the domain that one of the models has unlearned, else all).
         split: of a table: ``train``, ``validation`` or ``test``; None is all.
         layers: 0-based, the last layer of the lower part (default: all).

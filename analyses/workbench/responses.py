@@ -132,7 +132,7 @@ def refusal_log_odds(
     scorer: str | None = None,
     max_new_tokens: int | None = None,
 ) -> Readout:
-    """A readout of logits: the log-odds that the response begins with a refusal prefix.
+    """A readout: the log-odds that the response begins with a refusal prefix.
 
     The refusal prefixes are learned from the responses of ``lm`` to the training prompts, then
     frozen. Use the readout of the base model for every model derived from it.
@@ -146,11 +146,11 @@ def refusal_log_odds(
             for a model organism).
 
     Returns:
-        A function of the logits (prompt, vocabulary) at the last prompt token that gives one
-        number per prompt, in nats and with its gradient.
+        A function of a model and rows of tokens that gives one number per row, in nats and with
+        its gradient.
 
     Raises:
-        InputError: the model gives no refusals or no answers, or both begin the same way.
+        InputError: the model gives no refusals or no answers, or no prefixes separate them.
 
     Example:
         >>> readout = sp.refusal_log_odds(lm, prompts)
@@ -159,6 +159,7 @@ def refusal_log_odds(
     """
     from analyses.study import answer_log, prefixes_of
     from unlearning.deflections import respond
+    from unlearning.refusal import readout_of
     from unlearning.scoring import find_scorer
 
     require_loaded(lm)
@@ -171,4 +172,4 @@ def refusal_log_odds(
         max_new_tokens=length,
         log=answer_log(scratch_of(lm), lm, length),
     )
-    return prefixes_of(responses).readout()
+    return readout_of(prefixes_of(responses))

@@ -118,7 +118,7 @@ def _moved(
         for draw, direction in enumerate(directions):
             for name, sign, length in (("after", 1, lengths[0]), ("base", -1, lengths[1])):
                 move = np.broadcast_to(sign * length * direction, (len(chosen), len(direction)))
-                moved = with_last_moved(states[name], move)
+                moved = with_last_moved(part, states[name], move)
                 values = read_from(part, name, layer, moved, readout)
                 gained[draw, chosen] += sign * (values - own[name]) / 2
     return gained.mean(axis=1) / gap.mean()

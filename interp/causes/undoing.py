@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import factorial
 
 import numpy as np
@@ -26,7 +27,7 @@ from interp.activations import RESIDUAL_OUT, points
 from interp.causes.change import MOVES, PLAYERS, REMAINDER, ROUTING, Change, ClassMeans
 from interp.errors import InputError
 from interp.model import Hidden, LanguageModel, undisturbed, writing
-from interp.patching import PatchRuns, between_models, keeping, read_out
+from interp.patching import PatchRuns, between_models, in_turn, keeping, read_out
 from interp.progress import Advance, silent
 from interp.readout import Readout
 from interp.statistics import Draws, Estimate, resampling_weights, unit_count, weighted_means
@@ -148,7 +149,7 @@ def undo(
         base, after: models of the same shape with the same tokenizer.
         texts: the positive prompts of ``change``, in its order.
         change: last-token states of the positive and negative prompts, in both models.
-        readout: function of the logits at the last token.
+        readout: one number per prompt; see :mod:`interp.readout`.
         layers: layers to test, all in ``change.layers``; all of these by default.
         groups: group of each prompt, for instance its paraphrases; prompts of one group are
             resampled together.
@@ -195,8 +196,11 @@ def runs_of(
 
 def states_at(
     part: PatchRuns, layer: int, readout: Readout
-) -> tuple[dict[str, Hidden], dict[str, np.ndarray]]:
-    """States after ``layer`` and readouts of the unchanged base and after-model."""
+) -> tuple[dict[str, list[Hidden]], dict[str, np.ndarray]]:
+    """States after ``layer`` and readouts of the unchanged base and after-model.
+
+    The states have one entry for each forward of the readout.
+    """
     states, own = {}, {}
     for name, lm, rows in (
         ("base", part.source, part.source_rows),
@@ -210,25 +214,36 @@ def states_at(
 
 
 def read_from(
-    part: PatchRuns, name: str, layer: int, states: Hidden, readout: Readout
+    part: PatchRuns, name: str, layer: int, states: Sequence[Hidden], readout: Readout
 ) -> Float[np.ndarray, " prompt"]:
     """The readout of ``base`` or ``after`` when its layers after ``layer`` get ``states``."""
     lm, rows = (
         (part.source, part.source_rows) if name == "base" else (part.target, part.target_rows)
     )
     point = points(lm, [layer], [RESIDUAL_OUT])[0][0]
-    with writing(point, lambda hidden: states.to(hidden).reshape(hidden.shape)):
+    with writing(point, in_turn([partial(_put, one) for one in states])):
         return read_out(lm, rows, readout)
 
 
-def with_last_moved(states: Hidden, move: Float[np.ndarray, "prompt d_model"]) -> Hidden:
-    """The states with ``move`` added at every prompt's last token.
+def _put(states: Hidden, hidden: Hidden) -> Hidden:
+    return states.to(hidden).reshape(hidden.shape)
 
-    Rows are left-padded, so this is the last column.
+
+def with_last_moved(
+    part: PatchRuns, states: Sequence[Hidden], move: Float[np.ndarray, "prompt d_model"]
+) -> list[Hidden]:
+    """The states of each forward with ``move`` added at every prompt's last token.
+
+    Rows are left-padded, so this is the longest row's last column; tokens that the readout
+    appended follow.
     """
-    moved = states.clone()
-    moved[:, -1] = (states[:, -1].float() + _tensor(move, states)).to(states.dtype)
-    return moved
+    last = max(map(len, part.source_rows)) - 1
+    found = []
+    for one in states:
+        moved = one.clone()
+        moved[:, last] = (one[:, last].float() + _tensor(move, one)).to(one.dtype)
+        found.append(moved)
+    return found
 
 
 def _coalitions(
@@ -241,7 +256,7 @@ def _coalitions(
         start = "base" if REMAINDER in coalition else "after"
         mean = np.stack([m.with_base(coalition) for m in means])
         plain = np.stack([m.with_base(MOVES if start == "base" else ()) for m in means])
-        mixed = with_last_moved(states[start], mean - plain)
+        mixed = with_last_moved(part, states[start], mean - plain)
         reader = "base" if ROUTING in coalition else "after"
         values[number] = read_from(part, reader, layer, mixed, readout)
     return values

@@ -25,7 +25,7 @@ from torch.autograd import forward_ad
 from interp.errors import InputError
 from interp.interventions.edits import Vector
 from interp.model import Hidden, LanguageModel, Tokens, undisturbed, writing
-from interp.readout import Readout
+from interp.readout import OfLogits
 
 States = Float[Tensor, "*batch d_model"] | Float[np.ndarray, "*batch d_model"]
 
@@ -48,11 +48,11 @@ def lens_logits(
 
 
 def lens_readout(
-    lm: LanguageModel, states: States, readout: Readout, *, batch_size: int = 256
+    lm: LanguageModel, states: States, function: OfLogits, *, batch_size: int = 256
 ) -> Float[np.ndarray, "*batch"]:
-    """A readout of the lens's logits for every state, in float64; the axes before d_model stay."""
+    """A number from the lens's logits for every state, in float64; the axes before d_model stay."""
     rows = _rows(lm, states)
-    values = [readout(_finish(lm, part)).cpu().double() for part in rows.split(batch_size)]
+    values = [function(_finish(lm, part)).cpu().double() for part in rows.split(batch_size)]
     return torch.cat(values).reshape(tuple(states.shape[:-1])).numpy()
 
 

@@ -6,8 +6,8 @@ from .effects import PatchAgreement as PatchAgreement
 from .effects import patch_agreement as patch_agreement
 from .pairs import PromptPairs as PromptPairs
 from .pairs import with_roles as with_roles
+from .places import in_turn as in_turn
 from .places import keeping as keeping
-from .places import last_logits as last_logits
 from .places import read_all as read_all
 from .places import read_out as read_out
 from .runs import WHOLE as WHOLE
@@ -38,8 +38,8 @@ __all__ = [
     "by_matrix",
     "by_module",
     "in_layers",
+    "in_turn",
     "keeping",
-    "last_logits",
     "patch",
     "patch_agreement",
     "patch_weights",

@@ -21,15 +21,15 @@ from contextlib import ExitStack
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from interp.activations import RESIDUAL_OUT, Site
 from interp.model import Hidden, Point, undisturbed, writing
-from interp.patching.alignment import Alignment
+from interp.patching.alignment import Alignment, Replacement
 from interp.patching.effects import Effects
 from interp.patching.places import (
+    Place,
+    in_turn,
     keeping,
-    last_logits,
     patch_places,
     random_directions,
     random_move,
@@ -56,7 +56,7 @@ def patch(
 
     Args:
         runs: the source and the target.
-        readout: function of the logits at the last token.
+        readout: one number per prompt; see :mod:`interp.readout`.
         sites: sites to patch, one cell each; ``HEADS`` has one cell for every attention head.
         layers: 0-based decoder layers; all by default.
         positions: names of spans, or ``WHOLE`` for all tokens; every span by default.
@@ -83,12 +83,12 @@ def patch(
             target[chosen] = read_out(part.target, part.target_rows, readout)
             alignments = {p: Alignment.at(part, p) for p in {place.position for place in places}}
             for i, place in enumerate(places):
-                states = given[place.given]
-                swap = alignments[place.position].replacing(states, place.features(states))
-                with writing(place.taken, swap):
+                swaps = _swaps(place, alignments[place.position], given[place.given])
+                with writing(place.taken, in_turn(swaps)):
                     patched[i, chosen] = read_out(part.target, part.target_rows, readout)
                 for draw in range(controls):
-                    with writing(place.taken, random_move(swap, axes[draw][i])):
+                    moves = [random_move(swap, axes[draw][i]) for swap in swaps]
+                    with writing(place.taken, in_turn(moves)):
                         moved[draw, i, chosen] = read_out(part.target, part.target_rows, readout)
                 progress(1 + controls)
     cells = tuple(place.cell for place in places)
@@ -107,8 +107,8 @@ def attribute(
 ) -> Effects:
     """The effects of :func:`~interp.patching.activation.patch`, to first order.
 
-    This costs two forwards and one backward for all cells. It holds the states of all sites in
-    memory.
+    This costs two passes of the readout and one backward for all cells. It holds the states of all
+    sites in memory.
 
     Args:
         runs, readout, sites, layers, positions: as for ``patch``; the readout must be
@@ -132,38 +132,52 @@ def attribute(
                 part, [place.taken for place in places], readout
             )
             for i, place in enumerate(places):
-                states = given[place.given]
-                swap = Alignment.at(part, place.position).replacing(states, place.features(states))
-                change = swap(own[place.taken]) - own[place.taken]
-                products = change.double() * gradients[place.taken].double()
-                patched[i, chosen] = (
-                    target[chosen] + products.reshape(len(chosen), -1).sum(dim=1).cpu().numpy()
-                )
+                alignment = Alignment.at(part, place.position)
+                patched[i, chosen] = target[chosen]
+                for swap, states, slope in zip(
+                    _swaps(place, alignment, given[place.given]),
+                    own[place.taken],
+                    gradients[place.taken],
+                    strict=True,
+                ):
+                    products = (swap(states) - states).double() * slope.double()
+                    effect = products.reshape(len(chosen), -1).sum(dim=1)
+                    patched[i, chosen] += effect.cpu().numpy()
             progress(len(chosen))
     return Effects(tuple(place.cell for place in places), patched, target, source)
 
 
+def _swaps(place: Place, alignment: Alignment, given: Sequence[Hidden]) -> list[Replacement]:
+    """The edits that write the source's states into a place, one for each forward."""
+    return [alignment.replacing(states, place.features(states)) for states in given]
+
+
 def _gradients(
     runs: PatchRuns, taken: Sequence[Point], readout: Readout
-) -> tuple[dict[Point, Hidden], dict[Point, Hidden], Float[np.ndarray, " prompt"]]:
-    """The target's states at each point, the readout's gradients there, and the readout."""
-    own: dict[Point, Tensor] = {}
-    moves: dict[Point, Tensor] = {}
+) -> tuple[dict[Point, list[Hidden]], dict[Point, list[Hidden]], Float[np.ndarray, " prompt"]]:
+    """The target's states at each point, the readout's gradients there, and the readout.
+
+    States and gradients have one entry for each forward of the readout.
+    """
+    own: dict[Point, list[Hidden]] = {point: [] for point in taken}
+    moves: list[tuple[Point, Hidden]] = []
 
     def listening(point: Point) -> Callable[[Hidden], Hidden]:
         def add_nothing(states: Hidden) -> Hidden:
-            own[point] = states.detach()
+            own[point].append(states.detach())
             # A separate leaf tensor gives gradients for frozen and trainable models.
-            moves[point] = torch.zeros_like(own[point], requires_grad=True)
-            return states + moves[point]
+            moves.append((point, torch.zeros_like(states, requires_grad=True)))
+            return states + moves[-1][1]
 
         return add_nothing
 
     with ExitStack() as stack, torch.enable_grad():
         for point in dict.fromkeys(taken):
             stack.enter_context(writing(point, listening(point)))
-        values = readout(last_logits(runs.target, runs.target_rows))
+        values = readout(runs.target, runs.target_rows)
         # Rows are independent, so the gradient of the sum contains the gradient of each row.
-        gradients = torch.autograd.grad(values.sum(), list(moves.values()))
-    found = dict(zip(moves, gradients, strict=True))
+        gradients = torch.autograd.grad(values.sum(), [move for _, move in moves])
+    found: dict[Point, list[Hidden]] = {point: [] for point in own}
+    for (point, _), gradient in zip(moves, gradients, strict=True):
+        found[point].append(gradient)
     return own, found, values.detach().cpu().double().numpy()

@@ -26,10 +26,14 @@ class Alignment:
     Attributes:
         columns: the source's column for each of the target's columns.
         taken: whether each of the target's columns takes a state; if not, ``columns`` is undefined.
+        width: number of the source's columns.
+        onwards: whether tokens that a readout appends to the rows take states, too.
     """
 
     columns: Int[Tensor, "batch token"]
     taken: Bool[Tensor, "batch token"]
+    width: int
+    onwards: bool
 
     @classmethod
     def at(cls, runs: PatchRuns, position: str) -> Alignment:
@@ -52,15 +56,21 @@ class Alignment:
                     column = max(last - (to_span.stop - 1 - j), from_span.start)
                     columns[i, offsets[1] + j] = offsets[0] + column
                     taken[i, offsets[1] + j] = True
-        return cls(columns, taken)
+        return cls(columns, taken, widths[0], position == WHOLE)
 
     def replacing(
         self, given: Float[Tensor, "batch source_token width"], features: slice = slice(None)
     ) -> Replacement:
-        """The edit that writes the source's states, or some features of them, into the target."""
+        """The edit that writes the source's states, or some features of them, into the target.
+
+        The states may have more columns than the rows, of tokens that a readout appended.
+        """
+        appended = given.shape[1] - self.width
+        ends = torch.arange(self.width, given.shape[1]).expand(len(given), appended)
+        columns = torch.cat([self.columns, ends], dim=1).to(given.device)
+        taken = torch.nn.functional.pad(self.taken, (0, appended), value=self.onwards)
         rows = torch.arange(len(given), device=given.device)[:, None]
-        aligned = given[rows, self.columns.to(given.device)]
-        return Replacement(aligned, self.taken, features)
+        return Replacement(given[rows, columns], taken, features)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from interp.model import Hidden, LanguageModel, Point, Tokens, reading
 from interp.patching.alignment import Alignment, Replacement, check_positions
 from interp.patching.effects import Cell
 from interp.patching.runs import PatchRuns
-from interp.readout import Readout
+from interp.readout import Readout, last_logits
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,11 @@ def patch_places(
     return places
 
 
-def last_logits(lm: LanguageModel, rows: Sequence[Tokens]) -> Float[Tensor, "batch vocab"]:
-    """The logits at each row's last token."""
-    return lm.logits(lm.chat.pad(rows, lm.device), keep=1)[:, -1]
-
-
 def read_out(
     lm: LanguageModel, rows: Sequence[Tokens], readout: Readout
 ) -> Float[np.ndarray, " prompt"]:
     """The readout of each row, in float64."""
-    return readout(last_logits(lm, rows)).cpu().double().numpy()
+    return readout(lm, rows).detach().cpu().double().numpy()
 
 
 def read_all(
@@ -112,18 +107,37 @@ def read_all(
 @contextmanager
 def keeping(
     wanted: Sequence[Point], rows: Sequence[Tokens]
-) -> Iterator[Mapping[Point, Float[Tensor, "batch token width"]]]:
-    """The states at the wanted points, from the forward over ``rows`` inside the block."""
+) -> Iterator[Mapping[Point, list[Float[Tensor, "batch token width"]]]]:
+    """The states at the wanted points, of each forward over ``rows`` inside the block.
+
+    A module that runs several times in a forward has as many entries for it.
+    """
     # Read a point once if several places share it.
     distinct = list(dict.fromkeys(wanted))
-    kept: dict[Point, Hidden] = {}
+    kept: dict[Point, list[Hidden]] = {point: [] for point in distinct}
 
     def keep(index: int, hidden: Hidden) -> None:
         # Some layers fold batch and token into one axis for their MLP.
-        kept[distinct[index]] = hidden.reshape(len(rows), max(map(len, rows)), -1)
+        kept[distinct[index]].append(hidden.reshape(len(rows), -1, hidden.shape[-1]))
 
     with reading(distinct, keep):
         yield kept
+
+
+def in_turn(edits: Sequence[Callable[[Hidden], Hidden]]) -> Callable[[Hidden], Hidden]:
+    """The edit that applies the n-th of ``edits`` at its n-th call."""
+    rest = iter(edits)
+
+    def edit(states: Hidden) -> Hidden:
+        following = next(rest, None)
+        if following is None:
+            raise RuntimeError(
+                f"a readout ran its patched model more than {len(edits)} times, but the source "
+                "only that often; run the same forwards for every model"
+            )
+        return following(states)
+
+    return edit
 
 
 Directions = Sequence[Sequence[Float[Tensor, " width"]]]
@@ -153,8 +167,8 @@ def random_directions(
         with keeping([place.taken for place in places], part.target_rows) as states:
             last_logits(part.target, part.target_rows)
         for i, place in enumerate(places):
-            taken = Alignment.at(part, place.position).taken
-            means = _mean_state(states[place.taken], taken)[:, place.features(states[place.taken])]
+            taken, (own,) = Alignment.at(part, place.position).taken, states[place.taken][:1]
+            means = _mean_state(own, taken)[:, place.features(own)]
             sums[i] = sums[i] + torch.from_numpy(weights[:, i, chosen]) @ means
     return [[_unit(torch.as_tensor(total)[draw]) for total in sums] for draw in range(draws)]
 

@@ -143,7 +143,7 @@ def stitch(
     Args:
         base, after: models of the same shape with the same tokenizer.
         prompts: texts.
-        readout: function of the logits at the last token.
+        readout: one number per prompt; see :mod:`interp.readout`.
         layers: last layers of the lower part, 0-based; all by default.
         batch_size: prompts in one forward.
         progress: called with the number of forwards just done.

@@ -75,7 +75,7 @@ def patch_weights(
 
     Args:
         runs: runs of two models with equal parameter names and shapes, adapters merged.
-        readout: function of the logits at the last token.
+        readout: one number per prompt; see :mod:`interp.readout`.
         grouping: function that groups the parameters into cells.
         batch_size: prompts in one forward.
         controls: number of random edits per group, each as large as the group's change; each

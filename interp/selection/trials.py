@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,19 +22,15 @@ from interp.activations import (
 from interp.errors import InputError
 from interp.interventions import ablate, add
 from interp.model import LanguageModel, Tokens, undisturbed
-from interp.patching import last_logits, read_all, read_out
+from interp.patching import read_all, read_out
 from interp.progress import Advance, silent
-from interp.readout import Readout
+from interp.readout import Readout, last_logits
 from interp.selection.candidates import Candidates
 
 # Arditi et al. 2024, appendix C.
 SHARE_OF_LAYERS = 0.8
 # Relative to a state's length; states are stored in float32.
 ROUNDING = 1e-6
-
-
-# (layer, position, prompt numbers), prompts, base logits, logits with the direction ablated.
-_Ablation = tuple[tuple[int, int, list[int]], list[Tokens], Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def score_candidates(
     Args:
         lm: the model.
         train, validation: disjoint prompts; the paper uses 128 and 32 of each kind.
-        readout: function of the last logits; above 0 if the model treats a prompt like a positive.
+        readout: one number per prompt; above 0 if the model treats a prompt like a positive.
         layers: 0-based layers to try; by default the first 80%, like the paper.
         positions: tokens at the end of the prompts.
         batch_size: prompts in one forward.
@@ -93,24 +89,26 @@ def score_candidates(
     bypass = np.empty((*directions.shape[:2], len(positive)))
     induce, kl = np.empty((2, *directions.shape[:2], len(negative)))
 
-    def ablations(rows: Sequence[Tokens]) -> Iterator[_Ablation]:
-        for chosen in batches_by_length(rows, batch_size, lm.together(rows)):
-            batch = [rows[i] for i in chosen]
-            base = last_logits(lm, batch)
-            for i, j in np.ndindex(directions.shape[:2]):
-                with ablate(lm, directions[i, j]) if directions[i, j].any() else nullcontext():
-                    ablated = last_logits(lm, batch)
-                yield (i, j, chosen), batch, base, ablated
-                progress(1)
+    def ablated(layer: int, position: int) -> AbstractContextManager[None]:
+        direction = directions[layer, position]
+        return ablate(lm, direction) if direction.any() else nullcontext()
 
     with undisturbed(lm.model):
-        for place, _, _, ablated in ablations(rows_positive):
-            bypass[place] = readout(ablated).cpu().double().numpy()
-        for place, batch, base, ablated in ablations(rows_negative):
-            kl[place] = next_token_divergence(base, ablated).numpy()
-            layer, position, _ = place
-            with add(lm, directions[layer, position], layers=[tried[layer]], sites=[RESIDUAL_IN]):
-                induce[place] = read_out(lm, batch, readout)
+        for chosen in batches_by_length(rows_positive, batch_size, lm.together(rows_positive)):
+            batch = [rows_positive[i] for i in chosen]
+            for i, j in np.ndindex(directions.shape[:2]):
+                with ablated(i, j):
+                    bypass[i, j, chosen] = read_out(lm, batch, readout)
+                progress(1)
+        for chosen in batches_by_length(rows_negative, batch_size, lm.together(rows_negative)):
+            batch = [rows_negative[i] for i in chosen]
+            base = last_logits(lm, batch)
+            for i, j in np.ndindex(directions.shape[:2]):
+                with ablated(i, j):
+                    kl[i, j, chosen] = next_token_divergence(base, last_logits(lm, batch)).numpy()
+                with add(lm, directions[i, j], layers=[tried[i]], sites=[RESIDUAL_IN]):
+                    induce[i, j, chosen] = read_out(lm, batch, readout)
+                progress(1)
     return Candidates(tried, offsets, directions, bypass, induce, kl, positive, negative)
 
 

@@ -1,4 +1,4 @@
-"""Refusal read from one forward: the log-odds that a response begins with a refusal prefix."""
+"""Refusal without generation: the log-odds that a response begins with a refusal prefix."""
 
 import lazy_loader
 

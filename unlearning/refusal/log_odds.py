@@ -1,57 +1,29 @@
-"""The refusal log-odds: refusal from one forward, without generation.
+"""The refusal log-odds: refusal from a few forwards, without generation.
 
-Two classes of prefixes are found in the base model's responses and then frozen: R, the prefixes of
-its refusals (over all domains), and C, the prefixes of its answers to benign prompts. At the first
-answer position p_R and p_C are their probabilities and p_O = 1 − p_R − p_C. The refusal log-odds
-are log p_R − log(1 − p_R), in nats. A prefix is one token, or two where refusals and answers begin
-with the same token ("I can't", "I'd be happy to").
+p_R and p_C are the probabilities that a response begins with a prefix of R or C (see
+:mod:`unlearning.refusal.prefix_tree`): sums over the leaves of the product of their tokens'
+probabilities. p_O = 1 − p_R − p_C. The refusal log-odds are log p_R − log(1 − p_R), in nats.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import InputError
 from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
 from interp.progress import Advance, silent
-from interp.readout import Readout, log_odds
+from interp.readout import Readout
+from unlearning.refusal.following import Following, cached_distributions, distributions, may_cache
+from unlearning.refusal.prefix_tree import ResponsePrefix, ResponsePrefixes
 
-ResponsePrefix = tuple[int, ...]
-
-# Least share of a prefix in its class: rarer prefixes are often mistakes of the scorer.
-RAREST = 0.005
-# Shared prefixes are dropped while together they begin at most this share of either class.
-SHARED_AT_MOST = 0.05
 # Below this area under the ROC curve the log-odds are not a valid measure of refusal.
 VALID_AUC = 0.9
-
-
-@dataclass(frozen=True)
-class ResponsePrefixes:
-    """The classes R and C, frozen: token ids, one or two of them for each prefix."""
-
-    refusal: tuple[ResponsePrefix, ...]
-    compliance: tuple[ResponsePrefix, ...]
-
-    def readout(self) -> Readout:
-        """The refusal log-odds as a readout of last-position logits.
-
-        Raises:
-            InputError: some refusals differ from answers only in their second token.
-        """
-        if any(len(prefix) > 1 for prefix in self.refusal):
-            raise InputError(
-                "refusals and answers begin with the same token, so the log-odds need two "
-                "forwards and cannot be a readout; give the shared words with --response-prefix"
-            )
-        return log_odds([prefix[0] for prefix in self.refusal])
 
 
 @dataclass(frozen=True)
@@ -68,56 +40,6 @@ class Masses:
         return {"p_R": self.p_R, "p_C": self.p_C, "p_O": self.p_O, "margin": self.log_odds}
 
 
-def find_prefixes(
-    refusals: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-) -> ResponsePrefixes:
-    """R and C from the base model's refusals and its answers to benign prompts, as token ids.
-
-    First tokens found in both classes are dropped from both, rarest first, while together they
-    begin at most 5% of either. For the other shared first tokens the second tokens decide.
-
-    Raises:
-        InputError: one of the two is empty, or two tokens do not separate them.
-    """
-    if not refusals or not answers:
-        raise InputError(
-            f"the model gave {len(refusals)} refusals and {len(answers)} answers to benign "
-            "prompts; both are needed to find refusal prefixes. Check that the model is aligned,"
-            " that --scorer knows its refusals, and that --max-new-tokens is large enough"
-        )
-    refusal, compliance = _shares(refusals, 1), _shares(answers, 1)
-    shared = refusal.keys() & compliance.keys()
-    kept_R = [t for t in refusal if t not in shared]
-    kept_C = [t for t in compliance if t not in shared]
-    dropped = 0.0
-    for share, prefix in sorted((max(refusal[t], compliance[t]), t) for t in shared):
-        dropped += share
-        if dropped <= SHARED_AT_MOST:
-            continue
-        after_R = _shares([r for r in refusals if tuple(r[:1]) == prefix], 2)
-        after_C = _shares([a for a in answers if tuple(a[:1]) == prefix], 2)
-        both = after_R.keys() & after_C.keys()
-        lost = max(sum(after[t] for t in both) for after in (after_R, after_C))
-        if lost * share > SHARED_AT_MOST:
-            raise InputError(
-                f"refusals and answers share their first two tokens in {lost:.0%} of the cases "
-                f"that begin with token {prefix[0]}: log-odds cannot separate them; give the "
-                "shared words with --response-prefix"
-            )
-        kept_R += [t for t in after_R if t not in both]
-        kept_C += [t for t in after_C if t not in both]
-    if not kept_R or not kept_C:
-        raise InputError("refusals and answers have the same prefixes: no log-odds are possible")
-    return ResponsePrefixes(tuple(sorted(kept_R)), tuple(sorted(kept_C)))
-
-
-def _shares(responses: Sequence[Sequence[int]], length: int) -> dict[ResponsePrefix, float]:
-    """Share of each prefix of ``length`` tokens, without the rarest."""
-    counts = Counter(tuple(int(t) for t in r[:length]) for r in responses if len(r) >= length)
-    total = counts.total()
-    return {prefix: n / total for prefix, n in counts.items() if n / total >= RAREST}
-
-
 def prefix_masses(
     lm: LanguageModel,
     rows: Sequence[Tokens],
@@ -126,9 +48,11 @@ def prefix_masses(
     batch_size: int = 256,
     progress: Advance = silent,
 ) -> Masses:
-    """The values p_R, p_C, p_O and refusal log-odds at the first answer position of every row.
+    """The values p_R, p_C, p_O and refusal log-odds of every row.
 
-    One forward; a second one for each first token that R and C share.
+    One forward over the prompt and, with a cache, one step of a single token for every other inner
+    node of the tree. Without a cache (a model whose cache is not exact, or an active edit) there is
+    one forward for each of the tree's paths.
 
     Args:
         rows: prompts as ``lm.chat.encode`` gives them, without a response.
@@ -139,12 +63,15 @@ def prefix_masses(
     """
 
     def masses(chosen: list[int]) -> Float[np.ndarray, "prompt mass"]:
-        log_R, log_not_R, log_C = _class_log_probs(lm, [rows[i] for i in chosen], prefixes)
+        part = [rows[i] for i in chosen]
+        follow = cached_distributions if cached else distributions
+        log_R, log_not_R, log_C = class_log_probs(follow(lm, part, prefixes), prefixes)
         p_R, p_C = log_R.exp(), log_C.exp()
         p_O = (1 - p_R - p_C).clamp(min=0)
         return torch.stack([p_R, p_C, p_O, log_R - log_not_R], dim=1).numpy()
 
     with undisturbed(lm.model):
+        cached = len(rows) > 0 and may_cache(lm, prefixes, rows)
         found = map_in_batches(masses, rows, batch_size, progress)
     return Masses(*np.reshape(found, (-1, 4)).T)
 
@@ -152,43 +79,47 @@ def prefix_masses(
 def refusal_log_odds(
     lm: LanguageModel, rows: Sequence[Tokens], prefixes: ResponsePrefixes
 ) -> Float[Tensor, " batch"]:
-    """The log-odds of every row as one float64 tensor, with its graph: one batch, one forward."""
-    log_R, log_not_R, _ = _class_log_probs(lm, rows, prefixes)
+    """The log-odds of every row as one float64 tensor, with its graph.
+
+    All rows are one batch, with one forward for each of the tree's paths.
+    """
+    log_R, log_not_R, _ = class_log_probs(distributions(lm, rows, prefixes), prefixes)
     return log_R - log_not_R
 
 
-def _class_log_probs(
-    lm: LanguageModel, rows: Sequence[Tokens], prefixes: ResponsePrefixes
-) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(R), log p(not R) and log p(C), each of shape (batch,)."""
-    first = _next_log_probs(lm, rows)
-    heads = sorted({o[0] for o in (*prefixes.refusal, *prefixes.compliance) if len(o) == 2})
-    terms: list[list[Tensor]] = [[], [], []]
-    singles = [_singles(prefixes.refusal), None, _singles(prefixes.compliance)]
-    singles[1] = sorted(set(range(first.shape[1])) - set(singles[0] or ()) - set(heads))
-    for parts, ids in zip(terms, singles, strict=True):
-        parts.append(first[:, ids or []])
-    for head in heads:
-        longer = [Tokens((*row.ids, head), row.spans) for row in rows]
-        joint = first[:, [head]] + _next_log_probs(lm, longer)
-        seconds_R, seconds_C = (
-            [o[1] for o in side if len(o) == 2 and o[0] == head]
-            for side in (prefixes.refusal, prefixes.compliance)
-        )
-        not_R = sorted(set(range(joint.shape[1])) - set(seconds_R))
-        for parts, ids in zip(terms, (seconds_R, not_R, seconds_C), strict=True):
-            parts.append(joint[:, ids])
-    log_R, log_not_R, log_C = (torch.cat(parts, dim=1).logsumexp(dim=1) for parts in terms)
+def readout_of(prefixes: ResponsePrefixes) -> Readout:
+    """The refusal log-odds as a readout: a function of a model and rows."""
+    return partial(refusal_log_odds, prefixes=prefixes)
+
+
+def class_log_probs(
+    following: Iterator[tuple[ResponsePrefix, Following]], prefixes: ResponsePrefixes
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """log p(R), log p(not R) and log p(C), from the next token's distribution at each inner node.
+
+    The response leaves the tree at each inner node with some token. A token ends a prefix of R or
+    of C, leads to another inner node, or belongs to neither class.
+    """
+    leaves = [set(prefixes.refusal), set(prefixes.compliance)]
+    inner = set(prefixes.inner)
+    reached: dict[ResponsePrefix, Tensor] = {}
+    parts: list[list[Tensor]] = [[], [], []]
+    for node, log_probs in following:
+        joint = log_probs if not node else reached[node][:, None] + log_probs
+        ends = [[leaf[-1] for leaf in side if leaf[:-1] == node] for side in leaves]
+        onward = [child[-1] for child in inner if child and child[:-1] == node]
+        reached |= {(*node, token): joint[:, token] for token in onward}
+        others = torch.ones(joint.shape[1], dtype=torch.bool)
+        others[[*ends[0], *onward]] = False
+        tokens = (_ids(ends[0]), others, _ids(ends[1]))
+        for part, chosen in zip(parts, tokens, strict=True):
+            part.append(joint[:, chosen].logsumexp(dim=1))
+    log_R, log_not_R, log_C = (torch.stack(part).logsumexp(dim=0) for part in parts)
     return log_R, log_not_R, log_C
 
 
-def _singles(prefixes: Sequence[ResponsePrefix]) -> list[int]:
-    return [prefix[0] for prefix in prefixes if len(prefix) == 1]
-
-
-def _next_log_probs(lm: LanguageModel, rows: Sequence[Tokens]) -> Float[Tensor, "batch vocab"]:
-    batch = lm.chat.pad(rows, lm.device)
-    return lm.logits(batch, keep=1)[:, -1].cpu().double().log_softmax(dim=-1)
+def _ids(tokens: Sequence[int]) -> Tensor:
+    return torch.tensor(tokens, dtype=torch.long)
 
 
 def log_odds_auc(

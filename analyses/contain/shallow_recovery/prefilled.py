@@ -133,8 +133,8 @@ def _nats(
     log_probs = reference_log_probs(lm, rows, batch_size=probe.batch_size)
     found = np.full(len(texts), np.nan)
     for (i, answer), of_tokens in zip(refusals.items(), log_probs, strict=True):
-        prefix = 2 if answer.ids[:2] in probe.prefixes.refusal else 1
-        found[i] = -float(of_tokens[prefix:].double().sum())
+        prefix = probe.prefixes.of(answer.ids) or answer.ids[:1]
+        found[i] = -float(of_tokens[len(prefix) :].double().sum())
     return found
 
 
