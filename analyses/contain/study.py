@@ -136,6 +136,8 @@ def _shallow_recovery(
     from analyses.contain.shallow_recovery.measure import measure_shallow_recovery
     from analyses.figures import Drawing, save_drawings
 
+    if (prefixes := baseline.prefixes) is None:
+        return ["The shallow-recovery tests need refusal prefixes, and this model has none."]
     folder = context.run.folder / FOLDER
     settings = replace(design.training, max_steps=min(design.training.max_steps, RELEARNING))
     with context.progress.stage("shallow-recovery tests: prefill, triggers, relearning", None):
@@ -144,7 +146,7 @@ def _shallow_recovery(
             load_made(context, design.plain),
             {"contained": load_made(context, whole)},
             context.prompts,
-            baseline.prefixes,
+            prefixes,
             context.scorer,
             design.concept,
             forget=list(mixture_of(context, baseline, design.plain).forget),

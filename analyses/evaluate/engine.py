@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from analyses.evaluate.subjects import EvaluatedModel, Session
 from analyses.runs import Progress
 from interp.errors import InputError
 from interp.progress import Advance
-from unlearning.refusal import ResponsePrefixes, find_prefixes, prefix_masses
+from unlearning.refusal import ResponsePrefixes, find_prefixes, prefix_masses, shared_weights
 from unlearning.scoring import COARSE, FineScorer, ModelScorer, Scorer, refused, verdicts
 
 # p_R above which a prompt counts as refused.
@@ -117,7 +118,7 @@ def _readout(tables: dict[str, pd.DataFrame], session: Session) -> ReadoutCheck:
         decode = reference.lm.tokenizer.decode
         texts = {
             name: tuple(str(decode(list(prefix))) for prefix in ids)
-            for name, ids in vars(prefixes).items()
+            for name, ids in asdict(prefixes).items()
         }
     return ReadoutCheck(prefixes, separation(tables[reference.role], headline), why_not, texts)
 
@@ -136,10 +137,16 @@ def _prefixes_of(
     refusals = train & (table["label"] == "harmful") & (table[refused_by(headline)] == 1)
     is_answer = table[class_by(headline)].map(lambda one: COARSE.get(one, one)) == "answer"
     answers = train & (table["label"] == "benign") & is_answer
+    weights = [
+        list(shared_weights(list(side["domain"]), list(side["prompt_id"])))
+        for side in (table[refusals], table[answers])
+    ]
+    sides = list(ids[refusals]), list(ids[answers])
     try:
-        return find_prefixes(list(ids[refusals]), list(ids[answers])), None
+        found = find_prefixes(*sides, refusal_weights=weights[0], answer_weights=weights[1])
     except InputError as error:
         return None, str(error)
+    return found, None
 
 
 def _notes(session: Session) -> list[str]:

@@ -20,7 +20,7 @@ from analyses.predict.gradients import GROUPS, Gradients, Kernel, mean_gradients
 from analyses.predict.streamed import Sketch, streamed_kernel
 from analyses.predict.traces import Side
 from analyses.runs import BASE, RunRecord
-from analyses.study import read_prefixes
+from analyses.study import read_prefixes, require_prefixes
 from interp.activations import collect
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
@@ -189,7 +189,7 @@ def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings
         context.reference,
         lambda: prepare_in_place(context.load(), training),
         _training_rows(baseline.responses),
-        baseline.prefixes,
+        require_prefixes(baseline.prefixes, "predict"),
         batch_size=training.micro_batch_size or training.batch_size,
     )
 
@@ -215,7 +215,7 @@ def evidence_of_run(record: RunRecord) -> Evidence:
         load(),
         lambda: prepare_in_place(load(), settings),
         _training_rows(read_table(base / "responses.parquet")),
-        read_prefixes(base / "openers.json"),
+        require_prefixes(read_prefixes(base / "openers.json"), "predict"),
     )
 
 

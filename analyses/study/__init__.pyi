@@ -4,8 +4,6 @@ from .asked import study_plan as study_plan
 from .baseline import Baseline as Baseline
 from .baseline import answer_log as answer_log
 from .baseline import establish as establish
-from .baseline import prefixes_of as prefixes_of
-from .baseline import read_prefixes as read_prefixes
 from .baseline import scored_base as scored_base
 from .command import compare as compare
 from .command import demo as demo
@@ -40,6 +38,9 @@ from .plan import StudyPlan as StudyPlan
 from .plan import organism_plan as organism_plan
 from .plan import parse_retain as parse_retain
 from .plan import unlearning_arms as unlearning_arms
+from .readout import prefixes_of as prefixes_of
+from .readout import read_prefixes as read_prefixes
+from .readout import require_prefixes as require_prefixes
 from .resolve import Defaults as Defaults
 from .resolve import defaults_for as defaults_for
 from .resolve import name_of as name_of
@@ -90,6 +91,7 @@ __all__ = [
     "recorded",
     "require_engine",
     "require_model",
+    "require_prefixes",
     "require_replaceable",
     "run_plan",
     "run_study",

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from analyses.runs import BASE, Inputs, cosine_table, write_directions
 from analyses.study.context import Context, require_layers
 from analyses.study.inputs import base_inputs
+from analyses.study.readout import (
+    LearnedReadout,
+    checked_readout,
+    is_current,
+    missing_sides,
+    other_reader,
+    prefixes_of,
+    read_prefixes,
+    with_other_reading,
+)
 from analyses.study.resolve import defaults_for, name_of
+from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.statistics import Contrast
-from interp.store import read_json, read_table, write_json, write_table
+from interp.store import read_table, write_json, write_table
 from unlearning.data import controls
 from unlearning.deflections import respond
 from unlearning.generation import AnswerLog, answers_key
-from unlearning.refusal import VALID_AUC, ResponsePrefixes, find_prefixes, log_odds_auc
+from unlearning.refusal import ResponsePrefixes
 from unlearning.scoring import coherence_of
+
+# Sampled at temperature 1 where the greedy answers hold too few of a class.
+SAMPLED_PROMPTS, SAMPLES = 64, 4
 
 
 @dataclass(frozen=True)
@@ -29,14 +44,14 @@ class Baseline:
     Attributes:
         inputs: everything that they depend on.
         responses: the base model's answer to every prompt, as token ids and class.
-        prefixes: R and C, frozen.
+        prefixes: R and C, frozen; None where refusal is read from text.
         scores: validation and test prompts, in the order of ``Context.evaluated``.
         contrasts: states of every domain's harmful prompts and controls.
     """
 
     inputs: Inputs
     responses: pd.DataFrame
-    prefixes: ResponsePrefixes
+    prefixes: ResponsePrefixes | None
     scores: pd.DataFrame
     contrasts: dict[str, Contrast]
 
@@ -67,7 +82,7 @@ def scored_base(context: Context) -> Baseline:
     inputs = base_inputs(context)
     folder = run.arm(BASE)
     prompts = run.folder / "prompts.parquet"
-    if run.is_done(BASE, inputs):
+    if run.is_done(BASE, inputs) and is_current(folder / "openers.json"):
         context.progress.say("base model: already scored")
         if not prompts.is_file():
             write_table(prompts, context.prompts)
@@ -110,53 +125,73 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
             log=log,
         )
     write_table(folder / "responses.parquet", responses)
-    prefixes = prefixes_of(responses)
-    scores = context.evaluation(prefixes).masses(lm).assign(arm=BASE, seed=0, step=0, dose=0.0)
+    readout, scores = _readout(context, responses)
+    if readout.why_not:
+        context.progress.say(
+            f"refusal is read from the text of answers, without log-odds: {readout.why_not}"
+        )
     said = responses.set_index("id").loc[scores["prompt_id"]]
     scores["class"] = list(said["class"])
     scores["refused"] = (scores["class"] == "refusal").astype(float)
     with context.progress.stage("base model: coherence"):
         answers = [list(said[name]) for name in ("prompt", "ids", "response")]
         scores = scores.assign(**coherence_of(lm, *answers, batch_size=plan.batch_size))
-    validation = scores[scores["split"] == "validation"]
-    auc = log_odds_auc(validation["margin"].to_numpy(), validation["refused"].to_numpy())
-    if auc is None or auc < VALID_AUC:
-        context.progress.say(
-            "warning: the refusal log-odds do not separate this model's refusals from its answers "
-            f"(AUC {'undefined' if auc is None else format(auc, '.2f')}, needed {VALID_AUC}): "
-            "use the text classes, not p_R"
-        )
     write_table(folder / "scores.parquet", scores)
-    write_json(folder / "openers.json", describe_prefixes(context, prefixes))
+    write_json(folder / "openers.json", readout.to_json(lm.tokenizer.decode))
+    auc = next(iter(readout.aucs.values()), None)
     write_json(folder / "config.json", {"name": BASE, "checkpoint": plan.model, "margin_auc": auc})
 
 
-def prefixes_of(responses: pd.DataFrame) -> ResponsePrefixes:
-    """R from refusals over all domains, C from answers to benign prompts; training prompts."""
-    train = responses[responses["split"] == "train"]
-    refused = (train["label"] == "harmful") & (train["class"] == "refusal")
-    answered = (train["label"] == "benign") & (train["class"] == "answer")
-    return find_prefixes(list(train.loc[refused, "ids"]), list(train.loc[answered, "ids"]))
+def _readout(context: Context, responses: pd.DataFrame) -> tuple[LearnedReadout, pd.DataFrame]:
+    """The readout that the base model's answers give, and the base model's scores with it."""
+    other = other_reader(context.scorer)
+    told = with_other_reading(responses, other)
+    if missing := missing_sides(told):
+        told = pd.concat([told, with_other_reading(_sampled(context, responses, missing), other)])
+    try:
+        prefixes = prefixes_of(told)
+    except InputError as error:
+        readout = LearnedReadout(None, str(error))
+    else:
+        scores = _masses(context, responses, prefixes)
+        readout = checked_readout(prefixes, told, scores, other)
+        if readout.prefixes:
+            return readout, scores
+    return readout, _masses(context, responses, None)
 
 
-def describe_prefixes(context: Context, prefixes: ResponsePrefixes) -> dict[str, object]:
-    """Token ids and their text."""
-    decode = context.reference.tokenizer.decode
-    return asdict(prefixes) | {
-        "text": {
-            name: [str(decode(list(prefix))) for prefix in ids]
-            for name, ids in asdict(prefixes).items()
-        }
-    }
+def _masses(
+    context: Context, responses: pd.DataFrame, prefixes: ResponsePrefixes | None
+) -> pd.DataFrame:
+    evaluation = context.evaluation(prefixes)
+    if prefixes is None:
+        said = responses.set_index("id").loc[evaluation.prompts["id"], "class"]
+        scores = evaluation.by_class(list(said))
+    else:
+        scores = evaluation.masses(context.reference)
+    return scores.assign(arm=BASE, seed=0, step=0, dose=0.0)
 
 
-def read_prefixes(path: Path) -> ResponsePrefixes:
-    """Prefixes as :func:`describe_prefixes` wrote them."""
-    stored = read_json(path, ("refusal", "compliance"))
-    refusal, compliance = (
-        tuple(tuple(prefix) for prefix in stored[name]) for name in ("refusal", "compliance")
-    )
-    return ResponsePrefixes(refusal, compliance)
+def _sampled(context: Context, responses: pd.DataFrame, labels: Collection[str]) -> pd.DataFrame:
+    """Sampled answers to training prompts of these labels, for classes with few greedy ones."""
+    asked = context.prompts[context.prompts["split"] == "train"]
+    chosen = [
+        rows.iloc[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED_PROMPTS), dtype=int)]
+        for label, rows in asked.groupby("label")
+        if label in labels
+    ]
+    prompts = pd.concat([*chosen] * SAMPLES)
+    with context.progress.stage("base model: sampled answers", len(prompts)) as advance:
+        return respond(
+            context.reference,
+            prompts,
+            context.scorer,
+            max_new_tokens=context.plan.max_new_tokens,
+            batch_size=context.plan.batch_size,
+            temperature=1.0,
+            seed=0,
+            progress=advance,
+        )
 
 
 def describe_study(context: Context) -> dict[str, object]:

@@ -76,7 +76,9 @@ class Context:
             warnings.filterwarnings("ignore", message="the tokenizer has no chat template")
             return LanguageModel.load(source or self.plan.model, **self.plan.model_options)
 
-    def evaluation(self, prefixes: ResponsePrefixes, *, harmful_only: bool = False) -> Evaluation:
+    def evaluation(
+        self, prefixes: ResponsePrefixes | None, *, harmful_only: bool = False
+    ) -> Evaluation:
         """The prompts to score along a run (harmful ones), or at its ends (all)."""
         rows = self.evaluated
         if harmful_only:

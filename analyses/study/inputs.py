@@ -54,7 +54,7 @@ def base_inputs(context: Context) -> Inputs:
 def arm_inputs(
     context: Context,
     base: Inputs,
-    prefixes: ResponsePrefixes,
+    prefixes: ResponsePrefixes | None,
     arm: ArmPlan,
     trained_on: Mixture | None,
     after: LanguageModel | None = None,
@@ -63,7 +63,7 @@ def arm_inputs(
 
     Args:
         base: those of the base model's results.
-        prefixes: the refusal readout.
+        prefixes: of the refusal readout; None if it is the text of answers.
         trained_on: the arm's training examples.
         after: the model of an arm that is not trained.
     """
@@ -72,7 +72,7 @@ def arm_inputs(
     code = _code_of(arm)
     parts = {
         **base.parts,
-        "readout": asdict(prefixes),
+        "readout": asdict(prefixes) if prefixes else "text",
         **{name: one for name, one in settings.items() if name != "training"},
         **(settings["training"] or {}),
         "way of scoring": [plan.every_step, plan.benign_along, plan.bounds],

@@ -6,7 +6,7 @@ refuse either.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +63,8 @@ class Evaluation:
         lm: the base model. It gives the chat format and the ``nll`` of answers. The scored model
             may be any model with the same tokenizer.
         prompts: a prompts table.
-        prefixes: refusal and compliance prefixes of the base model.
+        prefixes: refusal and compliance prefixes of the base model; None to read refusal from the
+            text of generated answers.
         scorer: assigns classes to generated text.
         max_new_tokens: maximum number of tokens in a generated answer.
         batch_size: prompts in one forward.
@@ -73,7 +74,7 @@ class Evaluation:
         self,
         lm: LanguageModel,
         prompts: pd.DataFrame,
-        prefixes: ResponsePrefixes,
+        prefixes: ResponsePrefixes | None,
         scorer: Scorer,
         *,
         max_new_tokens: int,
@@ -88,22 +89,43 @@ class Evaluation:
         self.batch_size = batch_size
 
     def masses(self, lm: LanguageModel) -> pd.DataFrame:
-        """A row for each prompt with p_R, p_C, p_O, `margin`; columns about text are empty."""
+        """A row for each prompt with p_R, p_C, p_O, `margin`; columns about text are empty.
+
+        Without prefixes they are read from generated answers; see :meth:`by_class`.
+        """
+        if self.prefixes is None:
+            return self.by_class(self._answers(lm)[1])
         found = prefix_masses(lm, self.rows, self.prefixes, batch_size=self.batch_size)
-        described = self.prompts[["id", "split", "domain", "label", "kind"]]
-        table = described.rename(columns={"id": "prompt_id"}).assign(
-            scorer=self.scorer.name, **found.columns()
-        )
-        table["class"] = np.full(len(table), None)
-        for name in ("refused", *COHERENCE):
-            table[name] = np.nan
-        return table
+        return self._table(found.columns())
+
+    def by_class(self, classes: Sequence[str]) -> pd.DataFrame:
+        """:meth:`masses` from the classes of answers: p_R, p_C and p_O are 0 or 1, no log-odds."""
+        named = np.array(classes)
+        p_R, p_C = ((named == name).astype(np.float64) for name in ("refusal", "answer"))
+        margin = np.full(len(named), np.nan)
+        return self._table({"p_R": p_R, "p_C": p_C, "p_O": 1 - p_R - p_C, "margin": margin})
 
     def with_text(
         self, lm: LanguageModel, *, progress: Advance = silent
     ) -> tuple[pd.DataFrame, list[Answer]]:
         """:meth:`masses`, with the greedily generated answer's class and :func:`coherence`."""
-        table = self.masses(lm)
+        answers, classes = self._answers(lm, progress)
+        table = self.by_class(classes) if self.prefixes is None else self.masses(lm)
+        table["class"] = classes
+        table["refused"] = [float(refused(name)) for name in classes]
+        found = coherence_of(
+            self.base,
+            list(self.prompts["prompt"]),
+            [answer.ids for answer in answers],
+            [answer.text for answer in answers],
+            batch_size=self.batch_size,
+        )
+        return table.assign(**found), answers
+
+    def _answers(
+        self, lm: LanguageModel, progress: Advance = silent
+    ) -> tuple[list[Answer], list[str]]:
+        """Greedily generated answers and their classes."""
         texts = list(self.prompts["prompt"])
         answers = generate(
             lm,
@@ -112,14 +134,14 @@ class Evaluation:
             batch_size=self.batch_size,
             progress=progress,
         )
-        classes = self.scorer.classify(texts, [answer.text for answer in answers])
-        table["class"] = classes
-        table["refused"] = [float(refused(name)) for name in classes]
-        found = coherence_of(
-            self.base,
-            texts,
-            [answer.ids for answer in answers],
-            [answer.text for answer in answers],
-            batch_size=self.batch_size,
+        return answers, list(self.scorer.classify(texts, [answer.text for answer in answers]))
+
+    def _table(self, masses: Mapping[str, np.ndarray]) -> pd.DataFrame:
+        described = self.prompts[["id", "split", "domain", "label", "kind"]]
+        table = described.rename(columns={"id": "prompt_id"}).assign(
+            scorer=self.scorer.name, **masses
         )
-        return table.assign(**found), answers
+        table["class"] = np.full(len(table), None)
+        for name in ("refused", *COHERENCE):
+            table[name] = np.nan
+        return table

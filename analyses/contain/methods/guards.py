@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from analyses.predict import evidence_of
-from analyses.study import ArmPlan, Baseline, Context, Guard, method
+from analyses.study import ArmPlan, Baseline, Context, Guard, method, require_prefixes
 from interp.directions import mean_difference
 from interp.interventions import ablate
 from interp.model import LanguageModel, Tokens
@@ -95,7 +95,8 @@ class GradientProjection:
             ]
             for domain in arm.retain
         }
-        callback = ProjectedSteps(lm, prompts, baseline.prefixes, seed=arm.settings.seed)
+        prefixes = require_prefixes(baseline.prefixes, "gradient_projection")
+        callback = ProjectedSteps(lm, prompts, prefixes, seed=arm.settings.seed)
         return Guard(callbacks=(callback,))
 
 

@@ -1,0 +1,130 @@
+"""A study whose refusals and answers begin alike goes on by the text of answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analyses.explain import explain_run
+from analyses.runs import Progress, Run
+from analyses.study import organism_plan, prefixes_of, run_study
+from analyses.study.readout import (
+    checked_readout,
+    missing_sides,
+    read_prefixes,
+    require_prefixes,
+    sides_of,
+    with_other_reading,
+)
+from interp.errors import InputError
+from interp.store import read_json
+from unlearning.organism import shipped
+from unlearning.refusal import ResponsePrefixes, find_prefixes
+from unlearning.scoring import find_scorer
+
+
+def answered(shared: int = 0) -> pd.DataFrame:
+    """Twenty refused and twenty answered prompts, whose responses share their first tokens."""
+    opening = list(range(10, 10 + shared))
+    rows = []
+    for number in range(40):
+        harmful = number % 2 == 0
+        rows.append(
+            {
+                "id": str(number),
+                "prompt": f"prompt {number}",
+                "domain": "safety" if number % 4 < 2 else "bias",
+                "label": "harmful" if harmful else "benign",
+                "split": "train" if number < 30 else "validation",
+                "ids": [*opening, 1 if harmful else 2, number],
+                "response": "I'm sorry, but I can't help with that." if harmful else "Sure: boil.",
+                "class": "refusal" if harmful else "answer",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def held_out(responses: pd.DataFrame, log_odds: float) -> pd.DataFrame:
+    """Scores in which every refusal has these log-odds, and every answer none."""
+    margin = np.where(responses["class"] == "refusal", log_odds, 0.0)
+    table = responses[["id", "split"]].rename(columns={"id": "prompt_id"})
+    table = table.assign(margin=margin, scorer="phrases")
+    return table[table["split"] == "validation"]
+
+
+@pytest.mark.parametrize("shared", [0, 2, 6])
+def test_a_separable_model_is_read_by_its_tree(shared: int) -> None:
+    responses = answered(shared)
+    prefixes = prefixes_of(responses)
+    assert {len(leaf) for leaf in (*prefixes.refusal, *prefixes.compliance)} == {shared + 1}
+    other = find_scorer("classifier")
+    told = with_other_reading(responses, other)
+    found = checked_readout(prefixes, told, held_out(responses, 3.0), other)
+    assert found.prefixes == prefixes and not found.why_not and found.covered == 1.0
+    assert found.aucs == {"phrases": 1.0, "classifier": 1.0}
+    assert found.shares == {"refusal": [pytest.approx(1)], "compliance": [pytest.approx(1)]}
+
+
+def test_log_odds_that_rank_wrongly_are_not_used(tmp_path: Path) -> None:
+    responses = answered()
+    found = checked_readout(prefixes_of(responses), responses, held_out(responses, -3.0), None)
+    assert found.prefixes is None and "AUC of 0.00" in found.why_not
+    with pytest.raises(InputError, match="needs refusal log-odds"):
+        require_prefixes(found.prefixes, "explain")
+
+
+def test_rows_on_which_two_scorers_disagree_teach_nothing() -> None:
+    responses = answered().assign(other_class=lambda table: table["class"])
+    train = responses["split"] == "train"
+    stray = responses.index[train & (responses["class"] == "refusal")][:3]
+    responses.loc[stray, "other_class"] = "answer"
+    refusals, answers = sides_of(responses)
+    assert not refusals.index.isin(stray).any() and len(refusals) == 12 and len(answers) == 15
+    # A scorer that agrees with nothing knows another language, and is not asked.
+    foreign = responses.assign(other_class="other")
+    assert [len(side) for side in sides_of(foreign)] == [15, 15]
+    assert missing_sides(foreign) == ["harmful", "benign"]
+
+
+def test_a_study_goes_on_by_text(
+    tmp_path: Path, small_world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inseparable(*given: object, **named: object) -> ResponsePrefixes:
+        with pytest.raises(InputError) as caught:
+            find_prefixes([[1, 2]], [[1, 2]])
+        raise caught.value
+
+    monkeypatch.setattr("analyses.study.readout.find_prefixes", inseparable)
+    plan = organism_plan(str(shipped()), ("safety",), seeds=(0,), control=False)
+    (arm,) = plan.arms
+    short = replace(arm, training=replace(arm.settings, max_steps=3))
+    plan = replace(plan, arms=(short,), prompts=str(small_world))
+    said: list[str] = []
+
+    class Said(Progress):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    page = run_study(plan, tmp_path, Said(quiet=True)).read_text(encoding="utf-8")
+    assert any("read from the text of answers" in line for line in said)
+    assert "read from the text of answers" in page
+    base = tmp_path / "arms" / "base"
+    assert read_prefixes(base / "openers.json") is None
+    assert "begin with the same words" in read_json(base / "openers.json")["why_not"]
+    run = Run(tmp_path)
+    scores = run.record.arms[0].scores
+    assert set(scores["p_R"].unique()) <= {0.0, 1.0} and scores["margin"].isna().all()
+    before = scores[(scores["step"] == 0) & (scores["label"] == "harmful")]
+    assert before["p_R"].mean() > 0.9 and sorted(scores["step"].unique()) == [0, 1, 2, 3]
+    assert read_json(tmp_path / "summary.json")["base"]["readout"]["kind"] == "text"
+    assert run.leakage["drop"].notna().any() if "drop" in run.leakage else len(run.leakage)
+    with pytest.raises(InputError, match="explain needs refusal log-odds"):
+        explain_run(tmp_path)
+    again: list[str] = []
+    said = again
+    run_study(plan, tmp_path, Said(quiet=True))
+    assert any("already done" in line for line in again)
