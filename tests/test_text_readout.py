@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.explain import explain_run
+from analyses.explain.explaining import explain_run
 from analyses.runs import Progress, Run
 from analyses.study import organism_plan, prefixes_of, run_study
 from analyses.study.readout import (

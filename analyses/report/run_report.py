@@ -20,6 +20,7 @@ from analyses.figures import (
 )
 from analyses.report import summary, wording
 from analyses.report.page import inlined, rendered
+from analyses.report.readout import readout_view
 from analyses.report.sections import causes_view, containment_view
 from analyses.runs import BASE, Arm, Headline, Run, estimate_of, headlines, pick, rows_of
 from interp.statistics import Estimate
@@ -70,6 +71,7 @@ def run_view(tables: Run) -> View:
         "manifest": dict.fromkeys(FROM_MANIFEST) | dict(record.manifest),
         "version": record.manifest.get("versions", {}).get("spillover") or package_version(),
         "prompt_counts": _prompt_counts(tables),
+        "readout": readout_view(record),
         "verdicts": [
             _verdict(tables, headline, arm) for headline in found for arm in headline.shown
         ],

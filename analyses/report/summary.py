@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from analyses.report.readout import readout_view
 from analyses.runs import BASE, RECOVERY_SETS, Arm, Run, TargetOutcome, estimate_of, rows_of
 from interp.statistics import Estimate
 from interp.store import write_json
@@ -38,7 +39,7 @@ def summarise(tables: Run) -> Json:
     return {
         "scorer": record.config.get("scorer"),
         "planted": record.config.get("planted"),
-        "base": _behaviour(tables, BASE),
+        "base": {**_behaviour(tables, BASE), "readout": readout_view(record)},
         "arms": [_arm(tables, arm) for arm in record.arms],
         "unfinished": list(record.unfinished),
         "cosine_similarity": _cosine(tables.cosine),

@@ -135,7 +135,8 @@ def trajectories(scores: pd.DataFrame, split: str) -> dict[str, Trajectory]:
         steps, cells = at_steps[scored], np.ix_(rows, scored)
         if steps[0] != 0:
             raise InputError(f"scores of {domain} start at step {steps[0]}; expected step 0 (base)")
-        if np.isnan([p_refuse[cells], log_odds[cells]]).any():
+        by_text = np.isnan(log_odds).all()  # no prefixes: refusal is read from text
+        if np.isnan(p_refuse[cells]).any() or (not by_text and np.isnan(log_odds[cells]).any()):
             raise InputError(
                 f"{domain}: some {split} prompts were not scored at every step; "
                 "score the same prompts at each step, or drop the incomplete step"
@@ -230,8 +231,10 @@ def leakage_of(
         u = relative_drop(path.p_refuse.mean(axis=0))
         u_drawn = relative_drop(weighted_means(path.p_refuse, weights))
         fall = path.log_odds[:, 0] - path.log_odds[:, path.kept]
-        log_odds[domain] = Draws(
-            float(fall.mean()), weighted_means(fall, weights), n, freedom=freedom
+        log_odds[domain] = (
+            Draws.undefined("no log-odds: refusal is read from text", n)
+            if np.isnan(fall).all()
+            else Draws(float(fall.mean()), weighted_means(fall, weights), n, freedom=freedom)
         )
         low = path.base_rate < LOW_BASE
         drop[domain] = (

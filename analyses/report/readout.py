@@ -1,0 +1,39 @@
+"""How a run reads refusal: the tree of response prefixes in words, or the text of answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from analyses.runs import BASE, RunRecord
+from interp.store import read_json
+
+PREFIXES, TEXT = "prefixes", "text"
+
+
+def readout_view(record: RunRecord) -> dict[str, Any] | None:
+    """The run's readout for `summary.json` and the report; None in a run that holds none.
+
+    Keys: ``kind`` (``prefixes`` or ``text``); ``why_not``, the reason for ``text``; ``aucs``, by
+    scorer, of the log-odds on validation prompts; ``covered``, the share of answers to validation
+    prompts that begin with a prefix; ``prefixes``, rows of ``class, text, share``.
+    """
+    path = record.folder / "arms" / BASE / "openers.json"
+    if not path.is_file():
+        return None
+    stored = read_json(path, ("refusal", "compliance"))
+    rows = []
+    for name in ("refusal", "compliance"):
+        texts = (stored.get("text") or {}).get(name, [])
+        shares = (stored.get("shares") or {}).get(name) or [None] * len(texts)
+        rows += [
+            {"class": name, "text": text, "share": share}
+            for text, share in zip(texts, shares, strict=True)
+        ]
+    why_not = stored.get("why_not") or None
+    return {
+        "kind": TEXT if why_not else PREFIXES,
+        "why_not": why_not,
+        "aucs": stored.get("aucs") or {},
+        "covered": stored.get("covered"),
+        "prefixes": sorted(rows, key=lambda row: (row["class"] != "refusal", -(row["share"] or 0))),
+    }
