@@ -131,6 +131,18 @@ def test_a_weight_that_no_adapter_reaches_is_named(checkpoint_of: Checkpoints) -
     assert "mlp.secret 24.9% (held by a module of modules)" in covered.line
 
 
+@pytest.mark.parametrize("settings", [LORA, FULL], ids=["lora", "projections"])
+def test_experts_that_no_token_of_the_short_prompt_reaches_train_too(
+    settings: TrainingSettings,
+) -> None:
+    """They are of the class of experts that are reached in another layer."""
+    lm = tiny("fused experts")
+    lm.layers[1].mlp.experts.forward = lambda states, *_: torch.zeros_like(states)  # type: ignore[union-attr, method-assign, assignment]
+    covered = coverage_of(prepare_in_place(lm, settings))
+    experts = {name for name in covered.trained if "experts" in name}
+    assert experts and not experts & covered.frozen.keys()
+
+
 def test_modules_are_chosen_by_name(checkpoint_of: Checkpoints) -> None:
     def trained(**chosen: tuple[str, ...]) -> set[str]:
         lm = prepare_in_place(tiny("fused and shared experts"), replace(LORA, **chosen))

@@ -48,7 +48,8 @@ TWO_KINDS = ["mamba", "attention"] * (LAYERS // 2)
 #: What a family needs besides.
 MORE: Mapping[str, Mapping[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
-    "deepseek_v2": {"topk_method": "greedy"},
+    "deepseek_v2": {"topk_method": "greedy", "num_experts_per_tok": 2, "n_routed_experts": 4},
+    "dots1": {"num_experts_per_tok": 2, "n_routed_experts": 4, "n_shared_experts": 1},
     "falcon_h1": {"mamba_d_ssm": 96},
     "gemma3n_text": {"laurel_rank": 8, "num_kv_shared_layers": 2},
     "granitemoehybrid": {"layer_types": TWO_KINDS},
@@ -83,6 +84,8 @@ def save_tiny_model(family: str, folder: Path) -> None:
     special = {
         f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
     }
+    # Some configurations must have a first token.
+    special["bos_token_id"] = special["bos_token_id"] or special["eos_token_id"]
     vocabulary = -(-len(tokenizer) // 64) * 64
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -145,8 +148,7 @@ def _sizes(text: Any, vocabulary: int, special: Mapping[str, Any]) -> dict[str, 
     if "attention_layers" in values:
         found["attention_layers"] = ["global", "local"] * (LAYERS // 2)
     if "kv_lora_rank" in values:
-        found.pop("head_dim", None)
-        found["num_key_value_heads"] = 4
+        found |= {"num_key_value_heads": 4, **({"head_dim": 8} if "head_dim" in found else {})}
     for name in ("vocab_size", "vocab_size_per_layer_input"):
         if name in values:
             found[name] = vocabulary

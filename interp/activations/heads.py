@@ -6,8 +6,8 @@ must hold, or the layer offers no heads:
 - The matrix is linear: the heads, each alone through it, add up to what it gives for all of them.
 - Its input comes from attention itself, not from another matrix (a projection of low rank).
 - Head :math:`h` of the softmax writes the :math:`h`-th part of the input and no other part. This is
-  tested by a second call of the module, in which head :math:`h` of the softmax is multiplied by a
-  factor of its own. The number of heads is the softmax's; a configuration may name one number for
+  tested by a second call of the module, in which every head of the softmax is multiplied by
+  another factor. The number of heads is the softmax's; a configuration may name one number for
   layers that differ.
 """
 
@@ -126,13 +126,14 @@ def _adds_up(projection: Call, count: int) -> bool:
 
 def _is_close(found: Tensor, wanted: Tensor) -> bool:
     """Equality of sums over many terms, up to rounding."""
-    share = math.sqrt(torch.finfo(wanted.dtype).eps)
+    # Models in float64 compute softmax in float32.
+    share = math.sqrt(max(torch.finfo(wanted.dtype).eps, torch.finfo(torch.float32).eps))
     return found.shape == wanted.shape and bool((found - wanted).norm() <= share * wanted.norm())
 
 
 @dataclass
 class _Scaled(TorchDispatchMode):
-    """Multiplies what every head of a softmax attention gives by a factor of its own.
+    """Multiplies what every head of a softmax attention gives by another factor.
 
     Attributes:
         counts: the numbers of heads that were seen.

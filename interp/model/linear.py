@@ -4,8 +4,8 @@ A module's class does not tell: experts are often one tensor of three dimensions
 parameters that a function multiplies by, and some subclasses of ``nn.Linear`` return more than the
 product, or another number. So one forward on a short prompt is traced: a parameter is linear if a
 matrix product reads it, through views and copies too. Convolutions, norms, embeddings and decay
-rates are not linear. An ``nn.Linear`` that this prompt did not reach, such as an expert that no
-token was sent to, is linear by its class.
+rates are not linear. A weight that this prompt did not reach, such as an expert that no token was
+sent to, is linear if it is an ``nn.Linear``'s, or if another module of its class multiplies by it.
 """
 
 from __future__ import annotations
@@ -103,19 +103,24 @@ def _found(lm: LanguageModel) -> Iterator[LinearWeight]:
         stack.enter_context(undisturbed(lm.model))
         stack.enter_context(spy)
         lm.logits(lm.chat.pad([tokens], lm.device), keep=1)
-    for path, module in lm.layers.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            is_linear = isinstance(module, nn.Linear | Conv1D) and name == "weight"
-            if id(parameter) in spy.multiplied or is_linear:
-                plain_class = type(module).forward in (nn.Linear.forward, Conv1D.forward)
-                yield LinearWeight(
-                    f"{root}.{path}.{name}",
-                    module,
-                    name,
-                    is_linear and called.get(module, plain_class),
-                    id(parameter) in spy.multiplied,
-                    module in called,
-                )
+    named = [
+        (path, module, name, parameter)
+        for path, module in lm.layers.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+    ]
+    kinds = {(type(one), name) for _, one, name, value in named if id(value) in spy.multiplied}
+    for path, module, name, parameter in named:
+        is_linear = isinstance(module, nn.Linear | Conv1D) and name == "weight"
+        if (type(module), name) in kinds or is_linear:
+            plain_class = type(module).forward in (nn.Linear.forward, Conv1D.forward)
+            yield LinearWeight(
+                f"{root}.{path}.{name}",
+                module,
+                name,
+                is_linear and called.get(module, plain_class),
+                id(parameter) in spy.multiplied,
+                module in called,
+            )
 
 
 def _is_product(module: nn.Module, inputs: tuple, keywords: dict[str, Any], output: Any) -> bool:
