@@ -19,13 +19,13 @@ RIGHT = (
     *("nemotron", "stablelm", "starcoder2", "hunyuan_v1_dense", "ernie4_5", "exaone4", "apertus"),
     *("granite", "gptj", "opt", "bloom", "bamba", "lfm2"),
 )
-#: A family for each kind of fault.
+#: A family for each kind of fault, and the checks that are not in tests of their rooms.
 KINDS = {
-    "several streams, and padding": "deepseek_v4",
     "fused and shared experts": "qwen2_moe",
     "heads of different widths, and a bypass": "gemma4_text",
     "states between forwards": "recurrent_gemma",
 }
+SOME = ("states", "heads", "add", "orthogonalise")
 
 
 @pytest.mark.slow
@@ -38,9 +38,10 @@ def test_right_families_pass_the_self_check(family: str, tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("family", KINDS.values(), ids=KINDS)
 def test_other_families_are_right_or_refused(family: str) -> None:
-    found = measure_families([family], progress=lambda _line: None)
-    assert list(found["check"]) == ["load", *CHECKS]
+    found = measure_families([family], checks=SOME, progress=lambda _line: None)
+    assert list(found["check"]) == ["load", *SOME]
     assert set(found["result"]) <= {"ok", "refused"}
+    assert found.set_index("check").loc[["states", "heads", "add"], "result"].eq("ok").all()
 
 
 def table() -> pd.DataFrame:

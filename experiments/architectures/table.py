@@ -25,9 +25,17 @@ JOINED = (1, 4, 2, 1, 3)
 
 
 def measure_families(
-    chosen: Sequence[str] = (), progress: Callable[[str], object] = print
+    chosen: Sequence[str] = (),
+    *,
+    checks: Sequence[str] = tuple(CHECKS),
+    progress: Callable[[str], object] = print,
 ) -> pd.DataFrame:
     """One row per family and check.
+
+    Args:
+        chosen: model types; all of transformers by default.
+        checks: titles of the checks to run.
+        progress: called with a line for each family.
 
     Returns:
         Columns ``family``, ``check``, ``result`` (ok, refused, wrong or crash) and ``detail``: the
@@ -43,19 +51,19 @@ def measure_families(
             except Exception as error:  # whatever a family's code raises
                 progress(f"{family}: left out ({type(error).__name__}: {str(error)[:100]})")
                 continue
-            found = _measured(Subject(Path(folder), _prompts()))
+            found = _measured(Subject(Path(folder), _prompts()), checks)
         rows += [{"family": family, **one} for one in found]
         shown = ", ".join(f"{one['check']} {one['result']}" for one in found if one["result"] != OK)
         progress(f"{family}: {shown or 'all is well'}")
     return pd.DataFrame(rows, columns=["family", "check", "result", "detail"])
 
 
-def _measured(subject: Subject) -> list[dict[str, str]]:
+def _measured(subject: Subject, checks: Sequence[str]) -> list[dict[str, str]]:
     """The rows of one model."""
     loaded = _result(lambda _: "; ".join(subject.lm.checked.lines()), subject)
     found = {"load": loaded}
     if loaded[0] == OK:
-        found |= {name: _result(one, subject) for name, one in CHECKS.items()}
+        found |= {name: _result(CHECKS[name], subject) for name in checks}
     return [
         {"check": name, "result": result, "detail": detail}
         for name, (result, detail) in found.items()

@@ -30,7 +30,7 @@ from interp.interventions.edits import Vectors, orthonormal_basis
 from interp.interventions.steering import project_out
 from interp.model import LanguageModel, copied, linear_weights, probe_tokens, undisturbed
 
-TRIALS = 64  # random directions by which writers are found; few would change too little
+TRIALS = 256  # random directions by which writers are found; few would change too little
 # Largest relative difference in logits between weights and hook, by the dtype of the weights.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
 
@@ -142,12 +142,12 @@ def _candidates(lm: LanguageModel) -> dict[str, list[_Writer]]:
     found: dict[str, list[_Writer]] = {}
     for path, module in lm.model.named_modules():
         own = dict(module.named_parameters(recurse=False))
+        if module is head or all(parameter.ndim < 2 for parameter in own.values()):
+            continue  # a norm, for instance
         for name, parameter in own.items():
             multiplies = read_last.get(id(parameter), isinstance(module, nn.Linear))
             axis = -2 if multiplies and parameter.ndim > 1 else -1
-            if module is head or not parameter.is_floating_point():
-                continue
-            if parameter.shape[axis:][:1] != (lm.d_model,):
+            if not parameter.is_floating_point() or parameter.shape[axis:][:1] != (lm.d_model,):
                 continue
             kind = ".".join(part for part in path.split(".") if not part.isdigit())
             if len(own) > 2 or "weight" not in own:
