@@ -31,7 +31,7 @@ PROMPTS = {
 
 
 def answer_log_odds(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
-    return READOUT(lm.logits(lm.chat.pad(rows, lm.device), keep=1)[:, -1])
+    return READOUT(lm, rows)
 
 
 def twice(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
