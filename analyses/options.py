@@ -114,12 +114,11 @@ EstimatorName = Annotated[
         "{interp.directions:estimator}.",
     ),
 ]
+CHECKPOINT_EVERY = 10
 CheckpointEvery = Annotated[
-    int | None,
+    int,
     typer.Option(
-        min=1,
-        help="Optimizer steps between checkpoints, from which an interrupted arm resumes "
-        "(default: no checkpoints; unlearn writes one every 10 steps).",
+        min=1, help="Optimizer steps between checkpoints, from which an interrupted arm resumes."
     ),
 ]
 ForgettingLevel = Annotated[
@@ -177,7 +176,7 @@ class StudyOptions:
     max_new_tokens: AnswerTokens = None
     scorer: ScorerName = "auto"
     estimator: EstimatorName = "mean_difference"
-    checkpoint_every: CheckpointEvery = None
+    checkpoint_every: CheckpointEvery = CHECKPOINT_EVERY
     overwrite: Overwrite = False
     report_to: Annotated[
         str, typer.Option(help="Tracker that the Trainer reports to, e.g. tensorboard.")

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.runs import Progress, Run, RunFolder
+from analyses.report import run_report
+from analyses.runs import Progress, Run, RunFolder, pick
 from analyses.study import StudyPlan, establish, make_arm, organism_plan, run_study, study_context
+from analyses.study.context import Context
 from analyses.study.making import inputs_of
 from analyses.study.plan import compare_plan
 from interp import store
@@ -222,12 +225,20 @@ def test_again_does_nothing(finished: Finished) -> None:
 
 
 @pytest.mark.usefixtures("without_report")
-def test_a_killed_study_makes_only_what_is_missing(finished: Finished, tmp_path: Path) -> None:
+def test_a_killed_study_makes_only_what_is_missing(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
     (folder / "arms" / CONTROL / "DONE").unlink()
     (folder / "prompts.parquet").unlink()
     before = made(folder)
+    collected: list[str] = []
+    whole = Context.contrasts
+    monkeypatch.setattr(
+        Context, "contrasts", lambda self, lm, name: collected.append(name) or whole(self, lm, name)
+    )
     run_study(finished.plan, folder, Said())
+    assert collected == [CONTROL, "base model"]  # no states of arms that were finished
     after = made(folder)
     prompts = [pd.read_parquet(run / "prompts.parquet") for run in (folder, finished.folder)]
     pd.testing.assert_frame_equal(*prompts)
@@ -237,6 +248,48 @@ def test_a_killed_study_makes_only_what_is_missing(finished: Finished, tmp_path:
     for arm in (PLAIN, CONTROL):
         rotation = [f / "arms" / arm / "rotation.parquet" for f in (folder, finished.folder)]
         pd.testing.assert_frame_equal(*map(pd.read_parquet, rotation))
+
+
+def test_an_unfinished_run_has_the_rotations_of_its_finished_arms(finished: Finished) -> None:
+    """With the null of sampling noise; the control arm can only widen it."""
+    arm = finished.folder / "arms" / PLAIN
+    alone, compared = (
+        pd.read_parquet(arm / f"{name}.parquet") for name in ("rotation_alone", "rotation")
+    )
+    bounds = ["null_low", "null_high"]
+    pd.testing.assert_frame_equal(alone.drop(columns=bounds), compared.drop(columns=bounds))
+    control = pd.read_parquet(finished.folder / "arms" / CONTROL / "rotation_alone.parquet")
+    assert not (compared["null_low"] > np.fmin(alone["null_low"], control["low"])).any()
+    assert not (compared["null_high"] < alone["null_high"]).any()
+
+
+def test_every_arm_has_its_refusals_after_an_answer_s_first_words(finished: Finished) -> None:
+    """The base's words, at a tenth of the cost at most, next to the plain rate of each domain."""
+    evaluated = pd.read_parquet(finished.folder / "prompts.parquet").query("split != 'train'")
+    tables = Run(finished.folder)
+    for arm in (tables.record.base, *tables.record.arms):
+        assert arm.prefilled is not None and len(arm.prefilled) <= 0.1 * len(evaluated)
+        said = pd.read_parquet(finished.folder / "arms" / "base" / "responses.parquet")
+        opening = arm.prefilled["opening"].iloc[0]
+        answered = said[(said["label"] == "benign") & (said["class"] == "answer")]["response"]
+        assert answered.str.startswith(opening).any()
+        mine = tables.behaviour[tables.behaviour["arm"] == arm.name]
+        for domain, rows in arm.prefilled.groupby("domain"):
+            rate = pick(mine, "prefilled_refusal_rate", str(domain))
+            assert rate.value == rows["refused"].mean() and rate.n == len(rows)
+    assert "Hidden leakage" in run_report.render(tables, ())
+
+
+def test_arms_keep_their_answers_and_the_report_shows_them_on_request(finished: Finished) -> None:
+    answers = pd.read_parquet(finished.folder / "arms" / PLAIN / "completions.parquet")
+    scored = last_step(scores(finished.folder, PLAIN))
+    assert set(answers["prompt_id"]) == set(scored.index[scored["class"].notna()])
+    said = answers.set_index("prompt_id")["completion"]
+    shown = said[scored.index[(scored["split"] == "test") & (scored["domain"] == CONCEPT)]]
+    tables = Run(finished.folder)
+    pages = [run_report.render(tables, (), show_completions=show) for show in (False, True)]
+    found = [any(f"<td>{escape(text)}</td>" in page for text in shown) for page in pages]
+    assert found == [False, True]
 
 
 @pytest.mark.usefixtures("without_report")

@@ -21,7 +21,8 @@ def write_matrix(
 ) -> str:
     """Write the matrix of one run, or of several runs together; return the text to print.
 
-    ``matrix.csv`` has a row per arm and cell, ``matrix.json`` the means with their parts,
+    ``matrix.csv`` has a row per arm and cell, ``matrix-last-step.csv`` the text of every arm at its
+    last scored step, ``matrix.json`` the means with their parts,
     ``figures/matrix.svg`` and ``.png`` the figure (several runs have one each and ``worlds``).
     Another ``name`` gives other file names in the same folder.
     """
@@ -39,7 +40,8 @@ def write_matrix(
     if len(matrix.runs) > 1:
         together = leakage_matrix_figure(matrix, quantity=quantity)
         drawn.append(Drawing("worlds", "", "", together, matrix.means(quantity)))
-    write_results(folder, tables={name: matrix.cells}, facts={name: found}, drawings=drawn)
+    tables = {name: matrix.cells, f"{name}-last-step": matrix.last_step}
+    write_results(folder, tables=tables, facts={name: found}, drawings=drawn)
     return matrix_text(found)
 
 
@@ -68,6 +70,9 @@ def matrix_summary(matrix: LeakageMatrix, quantity: str = "area") -> dict[str, A
         run: {
             "domains": list(matrix.domains(run)),
             "objectives": {o: _matrix(matrix, run, quantity, o) for o in matrix.objectives(run)},
+            "last_step": matrix.last_step[matrix.last_step["run"] == run]
+            .drop(columns="run")
+            .to_dict("records"),
             "left_out": matrix.left_out.loc[
                 matrix.left_out["run"] == run, ["arm", "outcome", "reached"]
             ].to_dict("records"),
@@ -90,6 +95,7 @@ def matrix_text(found: dict[str, Any]) -> str:
             table = pd.DataFrame(of["matrix"], domains, domains).astype(float)
             lines += [f"{symbol}[unlearned, other] of {run}, {objective}, on test prompts"]
             lines += [table.round(2).to_string(na_rep="-"), *_outcomes(of), *_sentences(of, symbol)]
+        lines += _last_step(of_run["last_step"], domains)
         for left in of_run["left_out"]:
             lines.append(f"left out: {left['arm']} (did not reach the forgetting level)")
     if "pooled" in found:
@@ -109,6 +115,15 @@ def _outcomes(of: dict[str, Any]) -> list[str]:
             counted = ", ".join(f"{failed.count(b)} {b}" for b in dict.fromkeys(failed))
             lines.append(f"! {source}: of {len(badges)} arms, {counted}")
     return lines
+
+
+def _last_step(rows: list[dict[str, Any]], domains: list[str]) -> list[str]:
+    """The share of generated refusals that is gone, of every arm at its last step."""
+    if not rows:
+        return []
+    table = pd.DataFrame(rows).pivot(index="arm", columns="domain", values="value").astype(float)
+    title = "share of generated refusals gone at the last scored step, all arms, on test prompts"
+    return [title, table.reindex(columns=domains).round(2).to_string(na_rep="-")]
 
 
 def _sentences(of: dict[str, Any], symbol: str) -> list[str]:

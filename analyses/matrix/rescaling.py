@@ -9,8 +9,6 @@ leakage depends on the weight change and not on the path. For LoRA, s is the ada
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from analyses.runs import (
     BASE,
@@ -40,6 +37,7 @@ from interp.model import LanguageModel
 from interp.progress import Advance
 from interp.store import content_key, read_table
 from unlearning.refusal import ResponsePrefixes, prefix_masses
+from unlearning.training import scaled_change
 
 # Beyond s = 1, so that resampled prompts also reach the level.
 SCALES = (*np.linspace(0, 1, 17)[1:].tolist(), 1.125, 1.25)
@@ -117,32 +115,6 @@ def rescaling_agreement(
     }
 
 
-@contextmanager
-def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callable[[float], None]]:
-    """A function of s that sets the weights of ``after`` to θ_0 + s (θ_a − θ_0) in the context.
-
-    Raises:
-        InputError: the two models have different parameters.
-    """
-    start, end = (dict(lm.model.named_parameters()) for lm in (base, after))
-    if {n: p.shape for n, p in start.items()} != {n: p.shape for n, p in end.items()}:
-        raise InputError("the two models have different parameters, so no change can be scaled")
-    kept = {name: weight.detach().clone() for name, weight in end.items()}
-
-    def scale(s: float) -> None:
-        with torch.no_grad():
-            for name, weight in end.items():
-                origin, goal = start[name].to(weight.device).float(), kept[name].float()
-                weight.copy_(origin + s * (goal - origin))
-
-    try:
-        yield scale
-    finally:
-        with torch.no_grad():
-            for name, weight in end.items():
-                weight.copy_(kept[name])
-
-
 def _scores(
     record: RunRecord,
     arm: Arm,
@@ -153,7 +125,7 @@ def _scores(
     progress: Advance,
 ) -> pd.DataFrame:
     """The arm's scores with scales as steps: existing rows for s = 0 and 1, new ones between."""
-    before, own = (arm.scores[arm.scores["step"] == step] for step in (0, arm.step))
+    before, own = arm.scores[arm.scores["step"] == 0], arm.last
     asked = own[own["label"] == "harmful"]
     texts = read_table(record.folder / "prompts.parquet", ("id", "prompt")).set_index("id")[
         "prompt"

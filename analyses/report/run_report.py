@@ -22,7 +22,7 @@ from analyses.report import summary, wording
 from analyses.report.page import inlined, rendered
 from analyses.report.readout import readout_view
 from analyses.report.sections import causes_view, containment_view
-from analyses.runs import BASE, Arm, Headline, Run, estimate_of, headlines, pick, rows_of
+from analyses.runs import BASE, PREFILLED, Arm, Headline, Run, estimate_of, headlines, pick, rows_of
 from interp.statistics import Estimate
 from interp.store import package_version, read_table, write_text
 
@@ -79,6 +79,7 @@ def run_view(tables: Run) -> View:
         "stories": [_story(tables, headline) for headline in found],
         "arms": [_arm_row(tables, arm) for arm in record.arms],
         "benign": _benign(tables, found),
+        "hidden": _hidden(tables, found),
         "overview_caption": _overview_caption(found),
         "causes": causes_view(record, [arm.name for headline in found for arm in headline.shown]),
         "containment": containment_view(record),
@@ -250,6 +251,26 @@ def _benign(tables: Run, found: tuple[Headline, ...]) -> list[View]:
         }
         rows.append({"label": label, "rates": {k: wording.interval(r) for k, r in rates.items()}})
     return rows if kinds else []
+
+
+def _hidden(tables: Run, found: tuple[Headline, ...]) -> list[View]:
+    """Refusal rates per domain, plain and after the first words of an answer."""
+    arms = [(BASE, "Before")]
+    arms += [(arm.name, f"{title_of(headline)}: {arm.label}") for headline in found
+             for arm in headline.shown]  # fmt: skip
+    rows = []
+    for name, label in arms:
+        of_arm = rows_of(tables.behaviour, arm=name)
+        if PREFILLED in set(of_arm["quantity"]):
+            rates = {
+                domain_label(domain): (
+                    wording.interval(pick(of_arm, "refusal_rate", domain)),
+                    wording.interval(pick(of_arm, PREFILLED, domain)),
+                )
+                for domain in tables.record.domains
+            }
+            rows.append({"label": label, "rates": rates})
+    return rows
 
 
 def _completions(tables: Run) -> list[View]:

@@ -82,6 +82,11 @@ def arm_sentence(tables: Run, arm: Arm) -> str:
             parts[1] = recovery_clause(tables, arm)
         elif rotated := rotation_clause(tables, arm):
             parts.append(rotated)
+        if arm.scale != 1:
+            parts.append(
+                f"the kept model has {arm.scale:.0%} of the weight change at step {arm.step}: it "
+                "complies best on validation prompts"
+            )
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]
 

@@ -13,6 +13,7 @@ import typer
 from analyses.commands import DryRun, command, command_line
 from analyses.evaluate import UtilityOptions
 from analyses.options import (
+    CHECKPOINT_EVERY,
     AnswerTokens,
     Autocast,
     CheckpointEvery,
@@ -77,7 +78,7 @@ class MemoryOptions:
     micro_batch_size: MicroBatch = None
     gradient_checkpointing: GradientCheckpointing = False
     autocast: Autocast = False
-    checkpoint_every: CheckpointEvery = None
+    checkpoint_every: CheckpointEvery = CHECKPOINT_EVERY
 
 
 @command

@@ -10,6 +10,7 @@ from .arms import read_run as read_run
 from .arms import weights_of as weights_of
 from .behaviours import FEWEST_ANSWERS as FEWEST_ANSWERS
 from .behaviours import MOST_GIBBERISH as MOST_GIBBERISH
+from .behaviours import PREFILLED as PREFILLED
 from .behaviours import TargetOutcome as TargetOutcome
 from .behaviours import TargetVerdict as TargetVerdict
 from .behaviours import behaviour as behaviour
@@ -46,6 +47,7 @@ from .leakage_matrix import LeakageMatrix as LeakageMatrix
 from .progress import Progress as Progress
 from .recovery import LEAST_LEAKAGE as LEAST_LEAKAGE
 from .recovery import recover as recover
+from .rotation_tables import against_control_arms as against_control_arms
 from .rotation_tables import contrast_rows as contrast_rows
 from .rotation_tables import contrasts as contrasts
 from .rotation_tables import cosine_table as cosine_table
@@ -62,6 +64,7 @@ __all__ = [
     "LOW_BASE",
     "MOST_GIBBERISH",
     "ONSET_AT",
+    "PREFILLED",
     "RECOVERY_SETS",
     "SHARE_KEYS",
     "TESTED",
@@ -80,6 +83,7 @@ __all__ = [
     "TargetOutcome",
     "TargetVerdict",
     "after_of",
+    "against_control_arms",
     "at_crossing",
     "base_of",
     "behaviour",

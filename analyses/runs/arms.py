@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analyses.runs.degenerate import CoherenceBounds
-from analyses.runs.leakage import FEWEST_STEPS, matched_step
+from analyses.runs.leakage import FEWEST_STEPS, kept_rows, matched_step
 from interp.errors import FileError, InputError
 from interp.registry import declared, declared_by_plugins
 from interp.store import read_json, read_table
@@ -35,6 +35,7 @@ SCORES_OF_TEXT = ("class", "refused")
 ESTIMATES = ("value", "low", "high", "n", "null_low", "null_high", "defined")
 ROTATION = ("domain", "layer", "quantity", *ESTIMATES)
 COSINE = ("domain_a", "domain_b", "layer", *ESTIMATES)
+PREFILLED = ("prompt_id", "domain", "class")
 CONFIG = ("concept", "objective", "retain")
 
 
@@ -46,6 +47,8 @@ class Arm:
     config: Mapping[str, Any]
     scores: pd.DataFrame
     rotation: pd.DataFrame | None
+    prefilled: pd.DataFrame | None = None
+    """Classes of harmful test prompts' answers after given first words; None if not measured."""
 
     @property
     def concept(self) -> str | None:
@@ -108,8 +111,13 @@ class Arm:
 
     @cached_property
     def last(self) -> pd.DataFrame:
-        """The rows of that step."""
-        return self.scores[self.scores["step"] == self.step]
+        """The rows of the kept model."""
+        return kept_rows(self.scores)
+
+    @property
+    def scale(self) -> float:
+        """Share of the weight change at ``step`` that the kept model has; 1 on the path."""
+        return float(self.last["scale"].fillna(1).min()) if "scale" in self.last else 1.0
 
     def on_validation(self) -> Arm:
         """The arm with its validation prompts in place of its test prompts, for choices."""
@@ -203,7 +211,7 @@ def _read_arm(path: Path, clusters: Mapping[str, object]) -> Arm:
         raise FileError(f"{path / 'scores.parquet'} has no rows; run the arm again")
     if clusters:
         scores["cluster"] = scores["prompt_id"].map(clusters).fillna(scores["prompt_id"])
-    rotation = path / "rotation.parquet"
+    rotation, prefilled = path / "rotation.parquet", path / "prefilled.parquet"
     return Arm(
         name=path.name,
         config=_read_or_empty(path / "config.json")
@@ -211,6 +219,7 @@ def _read_arm(path: Path, clusters: Mapping[str, object]) -> Arm:
         else read_json(path / "config.json", CONFIG),
         scores=scores,
         rotation=read_table(rotation, ROTATION) if rotation.is_file() else None,
+        prefilled=read_table(prefilled, PREFILLED) if prefilled.is_file() else None,
     )
 
 

@@ -35,6 +35,8 @@ RATES = {
     "other_rate": ("other",),
     "gibberish_rate": ("gibberish",),
 }
+# Refusals after the first words of an answer are given, on some of the harmful test prompts.
+PREFILLED = "prefilled_refusal_rate"
 # Quantity -> its column in the scores.
 MEANS = {"p_R": "p_R", "p_C": "p_C", "other_mass": "p_O", "margin": "margin"}
 # Nats per token under the base model, and the share of repeated four-word sequences.
@@ -69,6 +71,9 @@ def behaviour(arm: Arm) -> pd.DataFrame:
                 estimates[name] = _mean(prompts, column, stratum, "no refusal read-out")
             for name in COHERENCE:
                 estimates[name] = _mean(prompts, name, stratum, "no text to measure it on")
+            if label == "harmful" and arm.prefilled is not None:
+                given = arm.prefilled[arm.prefilled["domain"] == group]
+                estimates[PREFILLED] = _rate(given, RATES["refusal_rate"])
             rows += [
                 {"label": label, "group": group, "quantity": name, **vars(estimate)}
                 for name, estimate in estimates.items()
@@ -198,6 +203,8 @@ def verdict_on(target: str, after: pd.DataFrame, base: pd.DataFrame) -> TargetVe
 
 def _calibrating_mass(target: str, base: pd.DataFrame) -> Estimate:
     """The base's p_O on the target or on benign prompts; undefined if it covers too little."""
+    if not pick(base, "margin", target).defined:
+        return Estimate.undefined("no refusal read-out: the text decides")
     benign = rows_of(base, quantity="other_mass", label="benign")
     covering = [estimate_of(row) for _, row in benign.iterrows()]
     covering = [one for one in covering if one.defined]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.runs.leakage import equivalence_p_value, untouched_p_value
+from analyses.runs.leakage import LOW_BASE, equivalence_p_value, on_path, untouched_p_value
 from analyses.runs.tables import Run
 from interp.errors import InputError, expected
 from interp.statistics import Draws, pooled_freedom, skewed_interval
@@ -29,6 +29,8 @@ from interp.statistics import Draws, pooled_freedom, skewed_interval
 QUANTITIES = ("area", "L_50", "L_90")
 TESTED = "L_90"  # where "does not leak" is tested
 ARM_COLUMNS = ["arm", "concept", "objective", "seed", "reached", "outcome"]
+LAST_STEP = ["arm", "concept", "objective", "seed", "outcome", "step", "domain"]
+LAST_STEP += ["before", "after", "gibberish", "value"]
 CELL = ["source", "target", "objective"]
 
 
@@ -92,6 +94,33 @@ def arm_cells(tables: Run) -> pd.DataFrame:
     numbers = [n + end for n in (*QUANTITIES, "onset") for end in ("", "_low", "_high")]
     columns = [*CELL, "seed", *numbers, "source_onset", "untouched_p", "arm", "outcome"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def last_step_cells(tables: Run) -> pd.DataFrame:
+    """What every plain arm says at its last step with text on the path, whatever its outcome.
+
+    A row per arm and domain, the target included: ``arm, concept, objective, seed, outcome, step,
+    domain``; the rates of refusals ``before`` and ``after`` and of ``gibberish``, on test prompts;
+    ``value``, the share of refusals that is gone (NaN where ``before`` is under .2).
+    """
+    arms = plain_arms(tables).set_index("arm")
+    rows = []
+    for arm in tables.record.arms:
+        path = on_path(arm.scores)
+        said = path[
+            path["class"].notna() & (path["label"] == "harmful") & (path["split"] == "test")
+        ]
+        if arm.name not in arms.index or said.empty:
+            continue
+        last = int(said["step"].max())
+        facts = {name: arms.loc[arm.name, name] for name in LAST_STEP[1:5]}
+        for domain, of_domain in said.groupby("domain", sort=False):
+            before, after = (of_domain[of_domain["step"] == step]["class"] for step in (0, last))
+            was, left = ((classes == "refusal").mean() for classes in (before, after))
+            row = {"arm": arm.name, **facts, "step": last, "domain": domain}
+            row |= {"before": was, "after": left, "gibberish": (after == "gibberish").mean()}
+            rows.append(row | {"value": 1 - left / was if was >= LOW_BASE else math.nan})
+    return pd.DataFrame(rows, columns=LAST_STEP)
 
 
 def mean_cells(tables: Run, quantity: str) -> pd.DataFrame:

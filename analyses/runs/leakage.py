@@ -45,10 +45,26 @@ Value = Float[np.ndarray, " *resample"]
 
 
 def matched_step(scores: pd.DataFrame) -> int:
-    """The step of the saved weights: the last with generated text, else the last scored one."""
+    """The step of the saved weights; in runs without a mark, the last one with generated text."""
+    if "kept" in scores and (kept := scores["kept"].fillna(False).astype(bool)).any():
+        return int(scores.loc[kept, "step"].iloc[0])
     with_text = scores.loc[scores["class"].notna(), "step"] if "class" in scores else scores["step"]
     last_with_text = with_text.max() if len(with_text) else 0
     return int(last_with_text or scores["step"].max())
+
+
+def kept_rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the saved weights, which may lie on the scaled change from their step."""
+    at_step = scores[scores["step"] == matched_step(scores)]
+    if "scale" not in at_step:
+        return at_step
+    scale = at_step["scale"].fillna(1)
+    return at_step[scale == scale.min()]
+
+
+def on_path(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows on the path of training: not those of a kept model along the scaled change."""
+    return scores[scores["scale"].fillna(1) == 1] if "scale" in scores else scores
 
 
 def relative_drop(rate: Curve) -> Curve:
@@ -90,10 +106,11 @@ class Trajectory:
     steps: Int[np.ndarray, " step"]
     p_refuse: Float[np.ndarray, "prompt step"]
     log_odds: Float[np.ndarray, "prompt step"]
+    p_refuse_kept: Float[np.ndarray, " prompt"]
+    log_odds_kept: Float[np.ndarray, " prompt"]
+    """Of the kept model, which lies on the path or on the scaled change from one of its steps."""
     refused: Float[np.ndarray, "prompt end"]
-    """Whether the text refused, before and at `kept`; NaN where none was generated."""
-    kept: int
-    """Index of the step whose weights were kept, at the forgetting level; the curve may go on."""
+    """Whether the text refused, before and in the kept model; NaN where none was generated."""
     clusters: Int[np.ndarray, " prompt"]
 
     @property
@@ -115,13 +132,18 @@ def trajectories(scores: pd.DataFrame, split: str) -> dict[str, Trajectory]:
     If the table has a column `cluster`, the prompts of a cluster are resampled together. Raises
     `InputError` if step 0 is missing or a prompt was not scored at every step.
     """
-    chosen = (scores["label"] == "harmful") & (scores["split"] == split)
-    harmful = scores.loc[chosen, [name for name in READ if name in scores]]
-    kept = matched_step(scores)
+
+    def chosen(rows: pd.DataFrame) -> pd.DataFrame:
+        mine = (rows["label"] == "harmful") & (rows["split"] == split)
+        return rows.loc[mine, [name for name in READ if name in rows]]
+
+    harmful = chosen(on_path(scores))
+    ends = (harmful[harmful["step"] == 0], chosen(kept_rows(scores)))
     prompts = ["domain", "prompt_id"]
     # One reshaping for all domains: pandas needs as long for one domain as for all.
     wide = harmful.pivot(index=prompts, columns="step", values=["p_R", "margin"]).sort_index()
-    refused = _text_at(harmful, wide.index, (0, kept))
+    refused = _at_ends(ends, wide.index, "refused")
+    kept = {name: _at_ends(ends, wide.index, name)[:, 1] for name in ("p_R", "margin")}
     named = harmful.drop_duplicates(prompts).set_index(prompts)
     names = named["cluster"].reindex(wide.index).to_numpy() if "cluster" in named else None
     p_refuse, log_odds = (wide[name].to_numpy(dtype=np.float64) for name in ("p_R", "margin"))
@@ -145,23 +167,25 @@ def trajectories(scores: pd.DataFrame, split: str) -> dict[str, Trajectory]:
             steps=steps,
             p_refuse=p_refuse[cells],
             log_odds=log_odds[cells],
+            p_refuse_kept=kept["p_R"][rows],
+            log_odds_kept=kept["margin"][rows],
             refused=refused[rows],
-            kept=int(np.searchsorted(steps, kept)),
             clusters=np.arange(len(rows)) if names is None else pd.factorize(names[rows])[0],
         )
     return found
 
 
-def _text_at(
-    rows: pd.DataFrame, prompts: pd.Index, steps: tuple[int, int]
+def _at_ends(
+    ends: tuple[pd.DataFrame, pd.DataFrame], prompts: pd.Index, column: str
 ) -> Float[np.ndarray, "prompt end"]:
-    ends = np.full((len(prompts), 2), np.nan)
-    if "refused" in rows:
-        for column, step in enumerate(steps):
-            at = rows[rows["step"] == step].set_index(prompts.names)["refused"].reindex(prompts)
-            # The column may be nullable, object or float; its values are 1, 0 or missing.
-            ends[:, column] = at.astype("boolean").to_numpy(np.float64, na_value=np.nan)
-    return ends
+    """A column before and in the kept model; NaN where it has no value."""
+    found = np.full((len(prompts), 2), np.nan)
+    for place, rows in enumerate(ends):
+        if column in rows:
+            at = rows.set_index(prompts.names)[column].reindex(prompts)
+            # "refused" may be nullable, object or float; its values are 1, 0 or missing.
+            found[:, place] = at.astype("Float64").to_numpy(np.float64, na_value=np.nan)
+    return found
 
 
 @dataclass(frozen=True)
@@ -230,7 +254,8 @@ def leakage_of(
         weights = resampling_weights(path.clusters, resamples, seed, f"test/{domain}")
         u = relative_drop(path.p_refuse.mean(axis=0))
         u_drawn = relative_drop(weighted_means(path.p_refuse, weights))
-        fall = path.log_odds[:, 0] - path.log_odds[:, path.kept]
+        u_kept, u_kept_drawn = _at_kept(path, weights)
+        fall = path.log_odds[:, 0] - path.log_odds_kept
         log_odds[domain] = (
             Draws.undefined("no log-odds: refusal is read from text", n)
             if np.isnan(fall).all()
@@ -240,7 +265,7 @@ def leakage_of(
         drop[domain] = (
             Draws.undefined("low base", n)
             if low
-            else Draws(float(u[path.kept]), u_drawn[:, path.kept], n, freedom=freedom)
+            else Draws(u_kept, u_kept_drawn, n, freedom=freedom)
         )
         text_drop[domain] = _text_drop(path, weights)
         curves[domain] = (u, u_drawn, path)
@@ -285,6 +310,15 @@ def leakage_of(
                 )
             )
     return ArmLeakage(source, reached, base_rate, quantities)
+
+
+def _at_kept(
+    path: Trajectory, weights: Float[np.ndarray, "resample prompt"]
+) -> tuple[float, Float[np.ndarray, " resample"]]:
+    """u of the kept model, and in every resample of the prompts."""
+    ends = np.stack([path.p_refuse[:, 0], path.p_refuse_kept], axis=1)
+    drawn = relative_drop(weighted_means(ends, weights))
+    return float(relative_drop(ends.mean(axis=0))[1]), drawn[:, 1]
 
 
 def _onset(path: Trajectory, u: Curve, u_drawn: Curve, *, low: bool) -> Draws:

@@ -22,8 +22,10 @@ from jaxtyping import Float
 
 from analyses.runs.cells import (
     ARM_COLUMNS,
+    LAST_STEP,
     QUANTITIES,
     arm_cells,
+    last_step_cells,
     left_out,
     mean_cells,
     require_quantity,
@@ -72,6 +74,15 @@ class LeakageMatrix:
     def left_out(self) -> pd.DataFrame:
         """Plain arms that are not in the matrix: ``run, arm, concept, outcome, reached``."""
         return self._of_every_run(left_out, ARM_COLUMNS)
+
+    @cached_property
+    def last_step(self) -> pd.DataFrame:
+        """Next to the matrix: the text of all plain arms at their last scored step.
+
+        ``run, arm, concept, objective, seed, outcome, step, domain, before, after, gibberish,
+        value`` (the share of generated refusals that is gone).
+        """
+        return self._of_every_run(last_step_cells, LAST_STEP)
 
     def outcomes(self, run: str, objective: str | None = None) -> dict[str, list[str]]:
         """The outcomes of each source's arms in the matrix, by source."""

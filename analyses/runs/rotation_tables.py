@@ -11,7 +11,7 @@ import pandas as pd
 
 from interp.activations import Activations
 from interp.directions import ESTIMATORS, DirectionSet
-from interp.similarity import Rotation, against_controls, cosine_map, rotation
+from interp.similarity import Rotation, cosine_map, rotation
 from interp.statistics import Contrast
 from unlearning.data import controls
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEWEST_PROMPTS = 8
+ROW = ["domain", "layer", "quantity"]
 
 
 def contrast_rows(
@@ -94,13 +95,23 @@ def rotations(
     }
 
 
-def rotation_table(
-    found: Mapping[str, Rotation], control_arms: Sequence[Mapping[str, Rotation]]
-) -> pd.DataFrame:
-    """A row per domain, layer and quantity; null bands from control arms if the run has any."""
-    tables = []
-    for domain, change in found.items():
-        nulls = [arm[domain] for arm in control_arms if domain in arm]
-        compared = against_controls(change, nulls) if nulls else change
-        tables.append(compared.to_dataframe().assign(domain=domain))
+def rotation_table(found: Mapping[str, Rotation]) -> pd.DataFrame:
+    """A row per domain, layer and quantity; the null bands are those of sampling noise."""
+    tables = [change.to_dataframe().assign(domain=domain) for domain, change in found.items()]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def against_control_arms(table: pd.DataFrame, controls: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """A rotation table with null bands that also span the intervals of the control arms' tables.
+
+    As :func:`interp.similarity.against_controls`, from tables that are already on the disk.
+    """
+    nulls = [control for control in controls if len(control)]
+    if table.empty or not nulls:
+        return table
+    bands = pd.concat(nulls).groupby(ROW).agg(low=("low", "min"), high=("high", "max"))
+    bands = bands.reindex(pd.MultiIndex.from_frame(table[ROW]))
+    return table.assign(
+        null_low=np.fmin(table["null_low"], bands["low"].to_numpy()),
+        null_high=np.fmax(table["null_high"], bands["high"].to_numpy()),
+    )

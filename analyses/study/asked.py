@@ -106,7 +106,13 @@ def check(plan: StudyPlan, out: Path, dry_run: bool, more: Sequence[str] = ()) -
 
 
 def run_plan(
-    plan: StudyPlan, out: Path, dry_run: bool, *, workers: int = 1, engine: str = "local"
+    plan: StudyPlan,
+    out: Path,
+    dry_run: bool,
+    *,
+    workers: int = 1,
+    engine: str = "local",
+    show_completions: bool = False,
 ) -> Run | DryRun:
     """Run a plan and print the path of its report; several workers make arms in parallel."""
     from analyses.study.workers import require_engine
@@ -118,7 +124,10 @@ def run_plan(
     from analyses.runs import Run
     from analyses.study import engine as study
 
-    typer.echo(study.run_checked_study(context, workers=workers, engine=engine))
+    report = study.run_checked_study(
+        context, workers=workers, engine=engine, show_completions=show_completions
+    )
+    typer.echo(report)
     return Run(out)
 
 

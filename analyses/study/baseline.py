@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 from analyses.runs import BASE, Inputs, cosine_table, write_directions
 from analyses.study.context import Context, require_layers
 from analyses.study.inputs import base_inputs
+from analyses.study.prefilling import write_prefilled
 from analyses.study.readout import (
     LearnedReadout,
     checked_readout,
@@ -25,7 +26,6 @@ from analyses.study.readout import (
 from analyses.study.resolve import defaults_for, name_of
 from interp.errors import InputError
 from interp.model import LanguageModel
-from interp.statistics import Contrast
 from interp.store import read_table, write_json, write_table
 from unlearning.data import controls
 from unlearning.deflections import respond
@@ -46,29 +46,28 @@ class Baseline:
         responses: the base model's answer to every prompt, as token ids and class.
         prefixes: R and C, frozen; None where refusal is read from text.
         scores: validation and test prompts, in the order of ``Context.evaluated``.
-        contrasts: states of every domain's harmful prompts and controls.
     """
 
     inputs: Inputs
     responses: pd.DataFrame
     prefixes: ResponsePrefixes | None
     scores: pd.DataFrame
-    contrasts: dict[str, Contrast]
 
 
 def establish(context: Context) -> Baseline:
     """Score the base model, or read its stored scores if the inputs have not changed."""
     run, lm = context.run, context.reference
-    scored = scored_base(context)
-    found = replace(scored, contrasts=context.contrasts(lm, "base model"))
+    found = scored_base(context)
     run.delete_other_arms({BASE, *(arm.name for arm in context.plan.arms)})
     if not run.is_done(BASE, found.inputs):
         with context.progress.stage("base model: directions and cosines"):
             folder, layers = run.arm(BASE), range(lm.n_layers)
             provenance = {"model": context.plan.model, "arm": BASE}
             estimator = context.plan.estimator
-            write_directions(folder, found.contrasts, layers, provenance, estimator)
-            write_table(run.folder / "cosine.parquet", cosine_table(found.contrasts, layers))
+            write_directions(folder, context.base_contrasts, layers, provenance, estimator)
+            cosines = cosine_table(context.base_contrasts, layers)
+            write_table(run.folder / "cosine.parquet", cosines)
+        write_prefilled(context, found.responses, lm, BASE)
         run.finish(BASE, found.inputs)
     # Written even if the base was not scored again, because the planned arms may have changed.
     write_json(run.folder / "config.json", describe_study(context))
@@ -76,7 +75,7 @@ def establish(context: Context) -> Baseline:
 
 
 def scored_base(context: Context) -> Baseline:
-    """The results of :func:`establish` without contrasts; it does not mark the base as done."""
+    """The results of :func:`establish` without states; it does not mark the base as done."""
     run = context.run
     require_layers(context.plan, context.reference.n_layers)
     inputs = base_inputs(context)
@@ -95,7 +94,6 @@ def scored_base(context: Context) -> Baseline:
         read_table(folder / "responses.parquet"),
         read_prefixes(folder / "openers.json"),
         read_table(folder / "scores.parquet"),
-        {},
     )
 
 

@@ -25,6 +25,7 @@ from analyses.options import (
     ScorerName,
     Seed,
     Seeds,
+    ShowCompletions,
     StudyOptions,
     TrainingOptions,
     known_model,
@@ -34,8 +35,6 @@ from interp.errors import InputError
 
 if TYPE_CHECKING:
     from analyses.runs import Run
-
-CHECKPOINT_EVERY = 10  # steps, when a single arm is trained
 
 
 @command
@@ -65,6 +64,7 @@ def study(
     out: Out = Path("runs/study-MODEL-CONCEPT"),
     seeds: Seeds = 1,
     control: Control = True,
+    show_completions: ShowCompletions = False,
     dry_run: DryRunOnly = False,
 ) -> Run | DryRun:
     """Unlearn refusal in one or more domains and measure what happens to all domains."""
@@ -72,7 +72,7 @@ def study(
         model, concept, training, chat, prompts, deflections, seeds=range(seeds), control=control,
         **options.for_plan(),
     )  # fmt: skip
-    return run_plan(asked, out, dry_run)
+    return run_plan(asked, out, dry_run, show_completions=show_completions)
 
 
 @command
@@ -112,7 +112,7 @@ def unlearn(
     """Train one arm and score it along the way. The same command resumes an interrupted run."""
     asked = study_plan(
         model, [concept], training, chat, prompts, deflections, seeds=[seed], control=False,
-        **options.for_plan() | {"checkpoint_every": options.checkpoint_every or CHECKPOINT_EVERY},
+        **options.for_plan(),
         bounds=(leak_bound, utility_bound), benign_along=True,
     )  # fmt: skip
     # Here the retained arm is the only one; a study also makes a plain arm.

@@ -45,6 +45,11 @@ class Context:
         """Validation and test prompts; rows of every scores table are in this order."""
         return self.prompts[self.prompts["split"] != "train"].reset_index(drop=True)
 
+    @property
+    def harmful(self) -> pd.DataFrame:
+        """The evaluated prompts that are scored along a run."""
+        return self.evaluated[self.evaluated["label"] == "harmful"]
+
     @cached_property
     def reference(self) -> LanguageModel:
         """The base model, never trained."""
@@ -77,12 +82,10 @@ class Context:
             return LanguageModel.load(source or self.plan.model, **self.plan.model_options)
 
     def evaluation(
-        self, prefixes: ResponsePrefixes | None, *, harmful_only: bool = False
+        self, prefixes: ResponsePrefixes | None, *, rows: pd.DataFrame | None = None
     ) -> Evaluation:
-        """The prompts to score along a run (harmful ones), or at its ends (all)."""
-        rows = self.evaluated
-        if harmful_only:
-            rows = rows[rows["label"] == "harmful"]
+        """The prompts to score: all of ``evaluated``, or some of its rows."""
+        rows = self.evaluated if rows is None else rows
         return Evaluation(
             self.reference,
             rows,
@@ -91,6 +94,11 @@ class Context:
             max_new_tokens=self.plan.max_new_tokens,
             batch_size=self.plan.batch_size,
         )
+
+    @cached_property
+    def base_contrasts(self) -> dict[str, Contrast]:
+        """The base model's states, collected on first use: a resumed run may not need them."""
+        return self.contrasts(self.reference, "base model")
 
     def contrasts(self, lm: LanguageModel, name: str) -> dict[str, Contrast]:
         """Every domain's harmful prompts and controls as states of ``lm``, all layers."""

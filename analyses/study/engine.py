@@ -47,7 +47,9 @@ def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None
     return run_checked_study(study_context(plan, out, progress or Progress()))
 
 
-def run_checked_study(context: Context, *, workers: int = 1, engine: str = "local") -> Path:
+def run_checked_study(
+    context: Context, *, workers: int = 1, engine: str = "local", show_completions: bool = False
+) -> Path:
     """:func:`run_study` with checked inputs; several workers make arms in parallel.
 
     Raises:
@@ -61,7 +63,8 @@ def run_checked_study(context: Context, *, workers: int = 1, engine: str = "loca
             make_arms_in_workers(context.plan, folder, progress, workers=workers, engine=engine)
         make_arms(context, baseline)
     with context.progress.stage("tables, figures, report"):
-        return run_report.write_report(context.run.folder)
+        shown = {"show_completions": True} if show_completions else {}
+        return run_report.write_report(context.run.folder, **shown)
 
 
 @contextmanager
@@ -122,7 +125,7 @@ def make_arms(context: Context, baseline: Baseline) -> None:
     for _recovery, name in best.values():
         # Shown where no weight was chosen.
         update_config(context.run.arm(name) / "config.json", stands_in=True)
-    compare_states(context, baseline, made)
+    compare_states(context, made)
 
 
 def steps_of(context: Context, made: Made) -> int:

@@ -10,13 +10,22 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
-from analyses.runs import Inputs, rotation_table, rotations, update_config, write_directions
+from analyses.runs import (
+    Inputs,
+    against_control_arms,
+    rotation_table,
+    rotations,
+    update_config,
+    write_directions,
+)
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
 from analyses.study.inputs import arm_inputs
+from analyses.study.keeping import Keeper
 from analyses.study.methods import Guard
 from analyses.study.mixing import mixture_of
 from analyses.study.plan import ArmPlan
+from analyses.study.prefilling import write_prefilled
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.progress import Advance
@@ -37,14 +46,17 @@ from unlearning.training import (
     unlearn_in_place,
 )
 
+ROTATION = "rotation.parquet"
+ALONE = "rotation_alone.parquet"  # without control arms, which may be made later
+ANSWERS = "completions.parquet"
+
 
 @dataclass(frozen=True)
 class Made:
-    """A finished arm: whether this call made it, and its rotations if so."""
+    """A finished arm, and whether this call made it."""
 
     arm: ArmPlan
     fresh: bool
-    rotations: dict[str, Rotation] | None
 
 
 def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
@@ -55,21 +67,22 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
         inputs = inputs_of(context, baseline, arm, after)
         if run.is_done(name, inputs):
             context.progress.say(f"{name}: already done")
-            return Made(arm, False, None)
+            return Made(arm, False)
         # A control arm has as many steps as the others, which may be more in a larger study.
         folder = run.begin(name, inputs, set_aside=arm.control)
         write_json(folder / "config.json", arm.describe(context.plan.stop_at))
         if after is None:
             lm, scores = train_arm(context, baseline, arm, folder)
         else:
-            lm, scores = after, _existing(context, baseline, arm, after)
+            lm, scores = after, _existing(context, baseline, arm, after, folder)
         write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
-        rotations = _rotations(context, baseline, lm, arm)
+        write_prefilled(context, baseline.responses, lm, name)
+        _write_rotations(context, lm, arm)
         if arm.training:
             _check_weights(context, arm, lm, folder)
         discard_all(folder / "training")
         run.finish(name, inputs)
-    return Made(arm, True, rotations)
+    return Made(arm, True)
 
 
 def _check_weights(context: Context, arm: ArmPlan, lm: LanguageModel, folder: Path) -> None:
@@ -111,24 +124,29 @@ def save_merged(arm: Path, options: dict[str, Any]) -> Path:
     return arm / "merged"
 
 
-def compare_states(context: Context, baseline: Baseline, made: Sequence[Made]) -> None:
-    """Write each arm's ``rotation.parquet``, with the null band of the control arms."""
-    tables = {m.arm.name: context.run.arm(m.arm.name) / "rotation.parquet" for m in made}
-    if not any(m.fresh or not tables[m.arm.name].is_file() for m in made):
+def compare_states(context: Context, made: Sequence[Made]) -> None:
+    """Give each arm's ``rotation.parquet`` the null band of the control arms."""
+    folders = {m.arm.name: context.run.arm(m.arm.name) for m in made}
+    if not any(m.fresh or not (folders[m.arm.name] / ROTATION).is_file() for m in made):
         return
-    found = {}
     for m in made:
-        lm = None if m.rotations is not None else load_made(context, m.arm)
-        found[m.arm.name] = m.rotations if lm is None else _rotations(context, baseline, lm, m.arm)
-    null = [found[m.arm.name] or {} for m in made if m.arm.control]
+        if not (folders[m.arm.name] / ALONE).is_file():  # an earlier version made the arm
+            _write_rotations(context, load_made(context, m.arm), m.arm)
+    alone = {name: pd.read_parquet(folder / ALONE) for name, folder in folders.items()}
+    null = [alone[m.arm.name] for m in made if m.arm.control]
     for m in made:
-        table = rotation_table(found[m.arm.name] or {}, [] if m.arm.control else null)
-        write_table(tables[m.arm.name], table)
+        table = against_control_arms(alone[m.arm.name], [] if m.arm.control else null)
+        write_table(folders[m.arm.name] / ROTATION, table)
 
 
-def _rotations(
-    context: Context, baseline: Baseline, lm: LanguageModel, arm: ArmPlan
-) -> dict[str, Rotation]:
+def _write_rotations(context: Context, lm: LanguageModel, arm: ArmPlan) -> None:
+    """The arm's rotations with the null of sampling noise, so that an unfinished run has them."""
+    table = rotation_table(_rotations(context, lm, arm))
+    for name in (ALONE, ROTATION):
+        write_table(context.run.arm(arm.name) / name, table)
+
+
+def _rotations(context: Context, lm: LanguageModel, arm: ArmPlan) -> dict[str, Rotation]:
     base = context.reference
     if (lm.n_layers, lm.d_model) != (base.n_layers, base.d_model):
         context.progress.say(f"{arm.name}: its shape differs from the base's; no rotations")
@@ -137,7 +155,7 @@ def _rotations(
     layers = range(base.n_layers)
     provenance = {"model": context.plan.model, "arm": arm.name}
     write_directions(context.run.arm(arm.name), after, layers, provenance, context.plan.estimator)
-    return rotations(baseline.contrasts, after, layers)
+    return rotations(context.base_contrasts, after, layers)
 
 
 def _seed(arm: ArmPlan) -> int:
@@ -166,10 +184,10 @@ def _loaded(context: Context, arm: ArmPlan) -> LanguageModel:
 
 
 def _existing(
-    context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel
+    context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel, folder: Path
 ) -> pd.DataFrame:
     """The scores of a checkpoint, before and after."""
-    last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name)
+    last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name, folder)
     level = float("nan")
     if arm.concept:
         base_rate = target_rate(baseline.scores, arm.concept)
@@ -193,15 +211,17 @@ def train_arm(
     mixture = guard.with_references(lm, mixture_of(context, baseline, arm), settings)
     base = baseline.scores.assign(step=0, dose=0.0)
     benign = base["label"] == "benign"
+    keeper = Keeper(context, baseline, arm, lm, folder) if arm.concept else None
     scoring = ForgettingCurve(
         lm,
-        context.evaluation(baseline.prefixes, harmful_only=not plan.benign_along),
+        context.evaluation(baseline.prefixes, rows=None if plan.benign_along else context.harmful),
         arm.concept,
         base if plan.benign_along else base[~benign],
         stop_at=plan.stop_at,
         every_step=plan.every_step,
         keep=lambda: save_with_logits(lm, folder),
         bounds=Bounds(*plan.bounds),
+        read_text=keeper,
     )
     covered = coverage_of(lm)
     context.progress.say(f"{arm.name}: {covered.line}")
@@ -220,28 +240,62 @@ def train_arm(
             around_forward=guard.around_forward,
             cache=context.run.folder / "cache",
             checkpoint_every=plan.checkpoint_every,
-            states={"scores": scoring},
+            states={"scores": scoring} | ({"answers": keeper} if keeper else {}),
             report_to=plan.report_to,
         )
     scoring.finish()
-    write_table(folder / "log.parquet", log)
+    curve = _with_text_at_end(context, baseline, arm, lm, scoring)
     restore_with_logits(lm, folder)  # training continued past them, for the curve
-    curve = scoring.scores()
-    level = float(curve.loc[curve["step"] == scoring.kept_at, "dose"].max())
-    last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name)
-    last = last.assign(step=scoring.kept_at, dose=level)
-    parts = [curve[curve["step"] != scoring.kept_at], last]
+    assert scoring.kept_at is not None, "finish() keeps a model"
+    step, scale, level = scoring.kept_at, 1.0, scoring.level_at(scoring.kept_at)
+    if keeper is not None:
+        kept = keeper.settle(step, level)
+        step, scale, level = kept.step, kept.scale, kept.level
+    write_table(folder / "log.parquet", _with_readings(log, curve, keeper))
+    last = _score_text(context, context.evaluation(baseline.prefixes), lm, arm.name, folder)
+    last = last.assign(step=step, dose=level, scale=scale, kept=True)
+    replaced = (curve["step"] == step) & (scale == 1)
+    parts = [curve[~replaced].assign(scale=1.0, kept=False), last]
     if not plan.benign_along:
-        parts.insert(0, base[benign])
+        parts.insert(0, base[benign].assign(scale=1.0, kept=False))
     scores = pd.concat(parts, ignore_index=True)
     return lm, scores.sort_values("step", kind="stable", ignore_index=True)
 
 
-def _score_text(
-    context: Context, evaluation: Evaluation, lm: LanguageModel, name: str
+def _with_text_at_end(
+    context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel, scoring: ForgettingCurve
 ) -> pd.DataFrame:
+    """The curve, with answers to harmful test prompts at its last step, beyond the kept one."""
+    curve = scoring.scores()
+    end = curve["step"].max()
+    if arm.concept is None or scoring.kept_at == end:
+        return curve
+    rows = context.harmful[context.harmful["split"] == "test"]
+    evaluation = context.evaluation(baseline.prefixes, rows=rows)
+    with context.progress.stage(f"{arm.name}: answers at step {end}", len(rows)) as advance:
+        said, _ = evaluation.with_text(lm, progress=advance)
+    replaced = (curve["step"] == end) & curve["prompt_id"].isin(said["prompt_id"])
+    said = said.assign(step=end, dose=curve.loc[replaced, "dose"].max())
+    return pd.concat([curve[~replaced], said], ignore_index=True)
+
+
+def _with_readings(log: pd.DataFrame, curve: pd.DataFrame, keeper: Keeper | None) -> pd.DataFrame:
+    """The log with the forgetting level of scored steps, and the answers where they were read."""
+    levels = curve.groupby("step")["dose"].first()
+    log = log.assign(forgetting_level=log["step"].map(levels))
+    if keeper is None:
+        return log
+    return log.merge(keeper.along(), on="step", how="left")
+
+
+def _score_text(
+    context: Context, evaluation: Evaluation, lm: LanguageModel, name: str, folder: Path
+) -> pd.DataFrame:
+    """The scores of a model's answers, which are written into the folder."""
     with context.progress.stage(f"{name}: answers", len(evaluation.prompts)) as advance:
-        table, _answers = evaluation.with_text(lm, progress=advance)
+        table, answers = evaluation.with_text(lm, progress=advance)
+    kept = evaluation.prompts[["id", "prompt"]].rename(columns={"id": "prompt_id"})
+    write_table(folder / ANSWERS, kept.assign(completion=[answer.text for answer in answers]))
     return table
 
 

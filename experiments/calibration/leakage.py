@@ -114,7 +114,8 @@ def measured_arm(
         p = prompts.drawn(drawn, rng, speed, prompts.n, source=source)
         unread = np.full((prompts.n, 2), np.nan)
         clusters = np.arange(prompts.n) // prompts.copies
-        return Trajectory(STEPS, p, np.log(p / (1 - p)), unread, len(STEPS) - 1, clusters)
+        odds = np.log(p / (1 - p))
+        return Trajectory(STEPS, p, odds, p[:, -1], odds[:, -1], unread, clusters)
 
     of_source = path(SPEED, source=True)
     after = {domain: path(speed, source=False) for domain, speed in speeds.items()}

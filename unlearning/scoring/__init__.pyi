@@ -20,6 +20,7 @@ from .coherence import is_gibberish as is_gibberish
 from .coherence import repetition as repetition
 from .evaluation import Evaluation as Evaluation
 from .evaluation import coherence_of as coherence_of
+from .evaluation import coherent_classes as coherent_classes
 from .fluency import Fluency as Fluency
 from .fluency import WithFluency as WithFluency
 from .fluency import at_other_prompts as at_other_prompts
@@ -66,6 +67,7 @@ __all__ = [
     "built_in",
     "by_group",
     "coherence_of",
+    "coherent_classes",
     "disagreeing",
     "find_scorer",
     "fine_classes",

@@ -17,15 +17,15 @@ from interp.progress import Advance, silent
 from unlearning.generation import generate
 from unlearning.generation.responses import Answer
 from unlearning.refusal import ResponsePrefixes, prefix_masses
-from unlearning.scoring.classes import Scorer, refused
-from unlearning.scoring.coherence import repetition
-from unlearning.utility import response_nll
+from unlearning.scoring.classes import Scorer, refused, spoken
+from unlearning.scoring.coherence import is_gibberish, repetition
+from unlearning.utility import response_token_nll
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Columns about a generated text, in addition to its class.
-COHERENCE = ("nll", "repetition")
+COHERENCE = ("nll", "repetition", "tokens")
 
 
 def coherence_of(
@@ -47,13 +47,27 @@ def coherence_of(
     Returns:
         ``nll``: mean nats per token under ``base``
         (:func:`unlearning.utility.response_nll`); ``repetition``: share of runs of four
-        words that occur earlier (:func:`unlearning.scoring.coherence.repetition`).
+        words that occur earlier (:func:`unlearning.scoring.coherence.repetition`); ``tokens``: the
+        number of tokens that ``nll`` is the mean of.
     """
     rows = list(zip(prompts, ids, strict=True))
+    found = response_token_nll(base, rows, batch_size=batch_size)
     return {
-        "nll": response_nll(base, rows, batch_size=batch_size),
+        "nll": np.array([nll.mean() if nll.size else np.nan for nll in found], dtype=np.float64),
         "repetition": np.array([repetition(text) for text in texts], dtype=np.float64),
+        "tokens": np.array([nll.size for nll in found], dtype=np.float64),
     }
+
+
+def coherent_classes(scorer: Scorer, prompts: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """The classes of answers; one that is empty or gibberish by its text alone is ``gibberish``.
+
+    A scorer that must choose reads a loop of apologies as a refusal.
+    """
+    return [
+        name if (said := spoken(text)) and not is_gibberish(said) else "gibberish"
+        for name, text in zip(scorer.classify(prompts, texts), texts, strict=True)
+    ]
 
 
 class Evaluation:
@@ -134,7 +148,7 @@ class Evaluation:
             batch_size=self.batch_size,
             progress=progress,
         )
-        return answers, list(self.scorer.classify(texts, [answer.text for answer in answers]))
+        return answers, coherent_classes(self.scorer, texts, [answer.text for answer in answers])
 
     def _table(self, masses: Mapping[str, np.ndarray]) -> pd.DataFrame:
         described = self.prompts[["id", "split", "domain", "label", "kind"]]

@@ -10,10 +10,13 @@ from .forgetting import is_scored as is_scored
 from .forgetting import target_rate as target_rate
 from .mixture import Example as Example
 from .mixture import Mixture as Mixture
+from .parameters import restore_parameters as restore_parameters
+from .parameters import save_parameters as save_parameters
 from .reference import with_references as with_references
 from .saving import check_saved as check_saved
 from .saving import restore_with_logits as restore_with_logits
 from .saving import save_with_logits as save_with_logits
+from .scaling import scaled_change as scaled_change
 from .settings import TrainingSettings as TrainingSettings
 from .trainer import prepare_in_place as prepare_in_place
 from .trainer import unlearn_in_place as unlearn_in_place
@@ -33,8 +36,11 @@ __all__ = [
     "newest_complete",
     "prepare_in_place",
     "release",
+    "restore_parameters",
     "restore_with_logits",
+    "save_parameters",
     "save_with_logits",
+    "scaled_change",
     "target_rate",
     "unlearn_in_place",
     "with_references",

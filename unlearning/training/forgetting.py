@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # The curve ends at this level, or after 1.5 times the steps that the wanted level took.
 CURVE_TO = 0.95
 CURVE_STEPS = 1.5
+# Levels at which the answers of the target are read, in addition to the wanted one.
+LEVELS = (0.25, 0.5, 0.75, 0.9)
 _NO_REFUSAL = 1e-6  # floor for R_d(0): a domain that never refused loses nothing
 
 
@@ -91,6 +93,8 @@ class ForgettingCurve(TrainerCallback):
         every_step: score after each step instead of log-spaced steps.
         keep: called with the model at that level, or at the end if it is never reached.
         bounds: training ends when the run exceeds them; see :class:`Bounds`.
+        read_text: called with the step and the forgetting level when the level passes one of
+            ``LEVELS`` or the wanted level.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class ForgettingCurve(TrainerCallback):
         every_step: bool,
         keep: Callable[[], object],
         bounds: Bounds | None = None,
+        read_text: Callable[[int, float], object] | None = None,
     ) -> None:
         self.lm = lm
         self.evaluation = evaluation
@@ -113,6 +118,7 @@ class ForgettingCurve(TrainerCallback):
         self.every_step = every_step
         self.keep = keep
         self.bounds = bounds or Bounds()
+        self.read_text = read_text
         self.level = 0.0
         self.kept_at: int | None = None
         self.tables = [base.assign(step=0, dose=0.0)]
@@ -130,9 +136,15 @@ class ForgettingCurve(TrainerCallback):
                 crosses = before < self.stop_at <= self.level
                 if within and (crosses or (self.bounds and further and before < self.stop_at)):
                     self._keep(step)
+                if self.read_text and any(before < one <= self.level for one in self._read_at):
+                    self.read_text(step, self.level)
                 control.should_training_stop |= not within or self._is_drawn(step)
             self.tables.append(scores.assign(step=step, dose=self.level))
         return control
+
+    def level_at(self, step: int) -> float:
+        """The forgetting level at a scored step."""
+        return max(float(t["dose"].iloc[0]) for t in self.tables if t["step"].iloc[0] == step)
 
     def finish(self) -> None:
         """After training, keep the final model if the level was never reached."""
@@ -153,6 +165,10 @@ class ForgettingCurve(TrainerCallback):
         self.tables = [rows for _, rows in stored.groupby("step", sort=False)]
         state = read_json(folder / "dose.json")
         self.level, self.kept_at = state["dose"], state["kept_at"]
+
+    @property
+    def _read_at(self) -> tuple[float, ...]:
+        return (*LEVELS, self.stop_at)
 
     def _keep(self, step: int) -> None:
         self.kept_at = step

@@ -1,0 +1,54 @@
+"""The scaled weight change θ(s) = θ_0 + s (θ_a − θ_0): s = 0 is the base, s = 1 the trained model.
+
+A line of models without steps of training, which wander and overshoot. For adapters, s scales the
+second factor of every adapter; the base's weights stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.model import LanguageModel
+
+ADAPTERS = ("lora_B", "lora_embedding_B")  # peft's second factors, which are 0 at the start
+
+
+@contextmanager
+def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callable[[float], None]]:
+    """A function of s that sets the weights of ``after`` to θ_0 + s (θ_a − θ_0) in the context.
+
+    Args:
+        base: the model before; not read if ``after`` has adapters that are not merged.
+        after: the model that was trained; its weights are θ_a again after the context.
+
+    Raises:
+        InputError: the two models have different parameters.
+    """
+    end = dict(after.model.named_parameters())
+    adapters = {n: p for n, p in end.items() if any(part in ADAPTERS for part in n.split("."))}
+    start: Mapping[str, Tensor | None] = dict.fromkeys(adapters)
+    if not adapters:
+        own = dict(base.model.named_parameters())
+        if {n: p.shape for n, p in own.items()} != {n: p.shape for n, p in end.items()}:
+            raise InputError("the two models have different parameters, so no change can be scaled")
+        start = own
+    kept = {name: end[name].detach().clone() for name in start}
+
+    def scale(s: float) -> None:
+        with torch.no_grad():
+            for name, origin in start.items():
+                goal = kept[name].float()
+                before = 0.0 if origin is None else origin.detach().to(goal.device).float()
+                end[name].copy_(before + s * (goal - before))
+
+    try:
+        yield scale
+    finally:
+        with torch.no_grad():
+            for name, weight in kept.items():
+                end[name].copy_(weight)
