@@ -211,6 +211,8 @@ def test_the_run_and_its_matrix_mark_a_degenerate_arm(tmp_path: Path) -> None:
         config = {"concept": "safety", "objective": "npo", "retain": None}
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         (folder / "DONE").touch()
+    prompts = base.scores[["prompt_id", "domain", "label", "split"]]
+    prompts.rename(columns={"prompt_id": "id"}).to_parquet(tmp_path / "run" / "prompts.parquet")
     tables = Run(tmp_path / "run")
     row = tables.arms.iloc[0]
     assert row["outcome"] == "collapsed" and row["reached"]
