@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.calibration.simulated import linear_undone, noisy_change
+from experiments.calibration.simulated import simulated_undone, noisy_change
 from interp.causes import (
     CAUSES,
     COALITIONS,
@@ -154,7 +154,7 @@ def test_shares_of_gain_and_rotation_are_unbiased_in_many_dimensions(
     found, truth = [], {}
     for seed in range(6):
         change, reader, truth = noisy_change(np.random.default_rng(seed), gain=gain, angle=angle)
-        found.append(decide(linear_undone(change, reader, seed), resamples=1))
+        found.append(decide(simulated_undone(change, reader, seed), resamples=1))
     for name in ("rotation", "gain"):
         values = [verdict.shares.shapley[name].value for verdict in found]
         assert np.mean(values) == pytest.approx(truth[name], abs=0.04)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from interp.causes import COALITIONS, MOVES, Change, Undone
+from interp.causes import COALITIONS, Change, Undone
 from interp.causes.change import REMAINDER
+from interp.causes.sampling import response_of
 from interp.statistics import Contrast
 
 D_MODEL = 48
@@ -60,6 +62,18 @@ class Design:
         """Group of each row, positive rows first."""
         units = np.repeat(np.arange(len(self.sizes)), self.sizes)
         return np.concatenate([units, units + (0 if self.paired else len(self.sizes))])
+
+
+PAIRS_12 = Design("12 pairs", (1,) * 12, paired=True, shared=1.0)
+PAIRS_24 = Design("24 pairs", (1,) * 24, paired=True, shared=1.0)
+SINGLE_12 = Design("12 + 12 prompts", (1,) * 12)
+HEAVY_24 = Design("24 + 24 prompts, heavy tails", (1,) * 24, tails=4)
+TWINS = Design("20 + 20 groups of 2", (2,) * 20, shared=0.5)
+FOURS = Design("10 + 10 groups of 4", (4,) * 10, shared=0.5)
+UNEQUAL = Design("12 + 12 groups of 1 to 8", (1, 8, 3, 2, 5, 1, 4, 8, 6, 1, 7, 2), shared=0.5)
+MIXED = Design("12 groups of 1 to 8 pairs", UNEQUAL.sizes, paired=True, shared=0.5)
+FEW = Design("5 + 5 groups of 8", (8,) * 5, shared=0.5)
+COPIES = Design("12 + 12 groups of 2 near-duplicates", (2,) * 12, shared=0.9)
 
 
 def axes(rng: np.random.Generator, worlds: int, d_model: int = D_MODEL) -> np.ndarray:
@@ -156,16 +170,34 @@ def noisy_change(
     return Change(base, after, (0,)), 8.0 * along, shares
 
 
-def linear_undone(change: Change, reader: np.ndarray, seed: int) -> Undone:
-    """Readouts of every coalition where the layers after the states are a linear readout."""
+@dataclass(frozen=True)
+class Bend:
+    """What a simulated readout makes of the product of a state and its reader."""
+
+    function: Callable[[np.ndarray], np.ndarray]
+    slope: Callable[[np.ndarray], np.ndarray]
+
+
+STRAIGHT = Bend(np.asarray, np.ones_like)
+SATURATING = Bend(
+    lambda t: 4 * np.tanh(t / 4) + 0.3 * t, lambda t: 1 / np.cosh(t / 4) ** 2 + 0.3
+)
+
+
+def simulated_undone(
+    change: Change, reader: np.ndarray, seed: int, bend: Bend = STRAIGHT
+) -> Undone:
+    """Readouts of every coalition where the layers after the states are a simple function."""
     sides = change.halves(seed)
     by_half = [change.means(0, sides != half) for half in (0, 1)]
-    means = [by_half[side] for side in sides[: len(change.base.positive)]]
+    own = sides[: len(change.base.positive)]
     states = {"base": change.base.positive[:, 0], "after": change.after.positive[:, 0]}
-    values = []
+    values, gradients = [], []
     for coalition in COALITIONS:
-        start = "base" if REMAINDER in coalition else "after"
-        own = MOVES if start == "base" else ()
-        moves = np.stack([m.with_base(coalition) - m.with_base(own) for m in means])
-        values.append((states[start] + moves) @ reader)
-    return Undone(0, np.stack(values))
+        moves = np.stack([means.move(coalition) for means in by_half])[own]
+        read = (states["base" if REMAINDER in coalition else "after"] + moves) @ reader
+        values.append(bend.function(read))
+        slope = [bend.slope(read)[own == half].sum() / len(own) for half in (0, 1)]
+        gradients.append(np.outer(slope, reader))
+    response = response_of(change, 0, sides, np.stack(gradients), COALITIONS)
+    return Undone(0, np.stack(values), response=response)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp.errors import InputError
-from interp.similarity import rotation
+from interp.similarity import GainByUnit, gain_by_unit
 from interp.statistics import Contrast
 
 ROTATION, GAIN, OFFSET, ROUTING, REMAINDER = "rotation", "gain", "offset", "routing", "remainder"
@@ -24,6 +24,8 @@ PLAYERS = (*CAUSES, REMAINDER)
 class ClassMean:
     """The mean of the positive class, given by the midpoint and the difference of the class means.
 
+    The arrays may have a leading axis, for instance of units that are left out in turn.
+
     Attributes:
         direction: the difference, from the negative to the positive mean, divided by ``length``.
         length: length of the difference, in the states' unit; in the after-model, the base's length
@@ -33,12 +35,12 @@ class ClassMean:
         midpoint: midpoint between the two means.
     """
 
-    direction: Float[np.ndarray, " d_model"]
-    length: float
-    midpoint: Float[np.ndarray, " d_model"]
+    direction: Float[np.ndarray, "*any d_model"]
+    length: Float[np.ndarray, "*any 1"]
+    midpoint: Float[np.ndarray, "*any d_model"]
 
     @property
-    def state(self) -> Float[np.ndarray, " d_model"]:
+    def state(self) -> Float[np.ndarray, "*any d_model"]:
         return self.midpoint + 0.5 * self.length * self.direction
 
 
@@ -49,7 +51,36 @@ class ClassMeans:
     base: ClassMean
     after: ClassMean
 
-    def with_base(self, causes: Collection[str]) -> Float[np.ndarray, " d_model"]:
+    @classmethod
+    def of(
+        cls,
+        parts: Sequence[Float[np.ndarray, "*any d_model"]],
+        gain: Float[np.ndarray, "*any 1"],
+    ) -> ClassMeans:
+        """From the four class means and the gain.
+
+        If the direction does not exist in one of the models, the remaining difference is noise, not
+        a rotation. Then the whole loss along the base's direction counts as gain.
+
+        Args:
+            parts: means of the positive and the negative class in the base, then in the after-model.
+            gain: the length after over the length before; NaN where a direction does not exist.
+        """
+        base, after = _class_mean(*parts[:2]), _class_mean(*parts[2:])
+        if np.isfinite(gain).all():
+            length, difference = gain * base.length, after.length * after.direction
+            after = replace(after, direction=difference / length, length=length)
+        else:
+            along = after.length * (after.direction * base.direction).sum(axis=-1, keepdims=True)
+            after = replace(after, direction=base.direction, length=along)
+        return cls(base, after)
+
+    def move(self, coalition: Collection[str]) -> Float[np.ndarray, "*any d_model"]:
+        """What a coalition adds to the states of the model that its remainder comes from."""
+        unmoved = MOVES if REMAINDER in coalition else ()
+        return self.with_base(coalition) - self.with_base(unmoved)
+
+    def with_base(self, causes: Collection[str]) -> Float[np.ndarray, "*any d_model"]:
         """The after-model's mean with the base's value for each of ``causes``."""
         base, after = self.base, self.after
         return replace(
@@ -109,41 +140,38 @@ class Change:
     def means(self, layer: int, rows: Bool[np.ndarray, " row"] | None = None) -> ClassMeans:
         """Positive means in both models at one layer, from some of the rows.
 
-        The gain is the cross-fitted one of all rows (:func:`interp.similarity.rotation`). If the
-        direction does not exist in one of the models (``undefined`` in
-        :func:`interp.similarity.rotation`), the remaining difference is noise, not a rotation. Then
-        the whole loss along the base's direction counts as gain.
+        The gain is the cross-fitted one of all rows (:func:`interp.similarity.rotation`).
+
+        Raises:
+            InputError: the rows have none of one class.
         """
-        column = self.layers.index(layer)
         rows = np.ones(len(self.base.classes), dtype=bool) if rows is None else rows
-        positive, negative = (rows & (self.base.classes == c) for c in (0, 1))
-        if not (positive.any() and negative.any()):
+        gain = self.gains.value[self.layers.index(layer)]
+        return ClassMeans.of(self.parts(layer, rows), np.atleast_1d(gain))
+
+    def parts(
+        self, layer: int, rows: Bool[np.ndarray, " row"]
+    ) -> list[Float[np.ndarray, " d_model"]]:
+        """The means of the positive and the negative rows in the base, then in the after-model."""
+        sides = [rows & (self.base.classes == label) for label in (0, 1)]
+        if not all(side.any() for side in sides):
             raise InputError("a half of the prompts has none of one class; give more prompts")
-        base, after = (
-            _class_mean(
-                contrast.states[positive, column].mean(axis=0),
-                contrast.states[negative, column].mean(axis=0),
-            )
+        column = self.layers.index(layer)
+        return [
+            contrast.states[side, column].mean(axis=0)
             for contrast in (self.base, self.after)
-        )
-        gain = self._gain[column]
-        if np.isfinite(gain):
-            length, difference = gain * base.length, after.length * after.direction
-            after = replace(after, direction=difference / length, length=length)
-        else:
-            along = after.length * float(after.direction @ base.direction)
-            after = replace(after, direction=base.direction, length=along)
-        return ClassMeans(base, after)
+            for side in sides
+        ]
 
     @cached_property
-    def _gain(self) -> Float[np.ndarray, " layer"]:
-        """Cross-fitted gain by layer; NaN where the direction does not exist in both models."""
-        return rotation(self.base, self.after).gain.value
+    def gains(self) -> GainByUnit:
+        """The cross-fitted gain at every layer, from all rows."""
+        return gain_by_unit(self.base, self.after)
 
 
 def _class_mean(
-    positive: Float[np.ndarray, " d_model"], negative: Float[np.ndarray, " d_model"]
+    positive: Float[np.ndarray, "*any d_model"], negative: Float[np.ndarray, "*any d_model"]
 ) -> ClassMean:
     difference = positive - negative
-    length = float(np.linalg.norm(difference))
-    return ClassMean(difference / max(length, 1e-300), length, (positive + negative) / 2)
+    length = np.linalg.norm(difference, axis=-1, keepdims=True)
+    return ClassMean(difference / np.maximum(length, 1e-300), length, (positive + negative) / 2)

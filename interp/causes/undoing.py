@@ -5,7 +5,8 @@ token's state at one layer. The new state is the class mean of the coalition plu
 deviation from its class mean. The later layers come from the base or from the after-model. The full
 coalition is the base and the empty coalition is the after-model, so the shares add up to one.
 
-A prompt's readout uses means from the half of the prompts that does not contain it. If an edit
+A prompt's readout uses means from the half of the prompts that does not contain it. The gradient of
+each readout says how the means' sampling error reaches it (:mod:`interp.causes.sampling`). If an edit
 restores the readout, the change is sufficient to cause the loss along this path, but other paths
 may exist (Makelov et al. 2023, arXiv 2311.17030). So every edit has its inverse, which applies the
 same change to the base.
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from interp.activations import RESIDUAL_OUT, points
 from interp.causes.change import MOVES, PLAYERS, REMAINDER, ROUTING, Change, ClassMeans
+from interp.causes.sampling import Response, response_of
 from interp.errors import InputError
 from interp.model import Hidden, LanguageModel, undisturbed, writing
 from interp.patching import PatchRuns, between_models, in_turn, keeping, read_out
@@ -37,6 +39,9 @@ COALITIONS = tuple(
     for number in range(2 ** len(PLAYERS))
 )
 
+MOST_WITH_GRADIENT = 16
+"""Prompts in one forward with gradients, which keeps the activations of all later layers."""
+
 
 @dataclass(frozen=True)
 class Undone:
@@ -47,11 +52,14 @@ class Undone:
         values: readouts in float64, in the order of :data:`COALITIONS`: the first row is the
             unchanged after-model, the last row is the base.
         groups: group of each prompt; prompts of one group are resampled together.
+        response: how the means and the gain carry the sampling of prompts into the readouts; None
+            if these are known, and prompts vary only as readers.
     """
 
     layer: int
     values: Float[np.ndarray, "coalition prompt"]
     groups: tuple[object, ...] | None = None
+    response: Response | None = None
 
     @property
     def gap(self) -> float:
@@ -76,21 +84,52 @@ class Undone:
         last[:, everyone] += 1
         kinds = (shapley_matrix(len(PLAYERS)), alone, last)
         n = self.values.shape[1]
-        clusters = n if self.groups is None else self.groups
-        weights = resampling_weights(clusters, resamples, seed)
-        freedom = unit_count(clusters) - 1
-        # Row 0 counts every prompt once.
-        means = weighted_means(self.values.T, np.concatenate([np.ones((1, n)), weights]))
+        means, freedom = self._resampled(resamples, seed)
         estimates = []
         with np.errstate(divide="ignore", invalid="ignore"):  # the loss may be zero
             for kind in kinds:
-                draws = means @ kind.T / (means[:, -1:] - means[:, :1])
+                observed, up, down, *draws = means @ kind.T / (means[:, -1:] - means[:, :1])
+                spread = _once(observed, np.array(draws), (up - down) / 2)
                 found = {
-                    name: Draws(float(shares[0]), shares[1:], n, freedom=freedom)
-                    for name, shares in zip(PLAYERS, draws.T, strict=True)
+                    name: Draws(float(value), each, n, freedom=freedom)
+                    for name, value, each in zip(PLAYERS, observed, spread.T, strict=True)
                 }
                 estimates.append({name: each.estimate(level) for name, each in found.items()})
         return Shares(*estimates)
+
+    def _resampled(
+        self, resamples: int, seed: int
+    ) -> tuple[Float[np.ndarray, "row coalition"], int]:
+        """Mean readouts and the degrees of freedom of their spread.
+
+        The rows are the observed readouts, these with the part of the noise that the resamples
+        count twice added and subtracted, and the resamples.
+        """
+        n = self.values.shape[1]
+        observed = self.values.mean(axis=1)
+        if self.response is None:
+            clusters = n if self.groups is None else self.groups
+            weights = resampling_weights(clusters, resamples, seed)
+            drawn = weighted_means(self.values.T, weights)
+            return np.stack([observed] * 3 + [*drawn]), unit_count(clusters) - 1
+        effect, units = self.response.effect, self.response.units
+        weights = resampling_weights(effect.shape[1], resamples, seed)
+        drawn = weighted_means(self.values.T, weights[:, units])
+        drawn += weights @ effect.T * effect.shape[1] / weights.sum(axis=1, keepdims=True)
+        twice = self.response.counted_twice
+        rows = [observed, observed + twice, observed - twice, *drawn]
+        return np.stack(rows), unit_count(units) - 1
+
+
+def _once(
+    observed: Float[np.ndarray, " player"],
+    draws: Float[np.ndarray, "resample player"],
+    twice: Float[np.ndarray, " player"],
+) -> Float[np.ndarray, "resample player"]:
+    """The draws with a spread that counts a part of their noise once instead of twice."""
+    variance = draws.var(axis=0)
+    kept = 1 - np.minimum(twice**2 / np.where(variance > 0, variance, 1.0), 0.5)
+    return observed + (draws - observed) * np.sqrt(kept)
 
 
 @dataclass(frozen=True)
@@ -153,7 +192,7 @@ def undo(
         layers: layers to test, all in ``change.layers``; all of these by default.
         groups: group of each prompt, for instance its paraphrases; prompts of one group are
             resampled together.
-        batch_size: prompts in one forward.
+        batch_size: prompts in one forward, at most 16.
         seed: seed of the split into halves.
         progress: called with the number of layers just done.
 
@@ -168,11 +207,18 @@ def undo(
         for layer in change.layers if layers is None else layers:
             by_half = [change.means(layer, sides != half) for half in (0, 1)]
             values = np.empty((len(COALITIONS), len(texts)))
-            for chosen in runs.batches(batch_size):
-                part = runs.subset(chosen)
-                means = [by_half[sides[i]] for i in chosen]
-                values[:, chosen] = _coalitions(part, layer, means, readout)
-            found.append(Undone(layer, values, None if groups is None else tuple(groups)))
+            gradients = np.zeros((len(COALITIONS), 2, change.base.positive.shape[-1]))
+            for chosen in runs.batches(min(batch_size, MOST_WITH_GRADIENT)):
+                own = sides[chosen]
+                means = [by_half[half] for half in own]
+                values[:, chosen], slopes = _coalitions(
+                    runs.subset(chosen), layer, means, readout
+                )
+                for half in (0, 1):
+                    gradients[:, half] += slopes[:, own == half].sum(axis=1) / len(texts)
+            response = response_of(change, layer, sides, gradients, COALITIONS, groups)
+            named = None if groups is None else tuple(groups)
+            found.append(Undone(layer, values, named, response))
             progress(1)
     return tuple(found)
 
@@ -217,12 +263,19 @@ def read_from(
     part: PatchRuns, name: str, layer: int, states: Sequence[Hidden], readout: Readout
 ) -> Float[np.ndarray, " prompt"]:
     """The readout of ``base`` or ``after`` when its layers after ``layer`` get ``states``."""
+    return _numbers(_read(part, name, layer, states, readout))
+
+
+def _read(
+    part: PatchRuns, name: str, layer: int, states: Sequence[Hidden], readout: Readout
+) -> Float[Tensor, " prompt"]:
+    """As :func:`read_from`, with the graph."""
     lm, rows = (
         (part.source, part.source_rows) if name == "base" else (part.target, part.target_rows)
     )
     point = points(lm, [layer], [RESIDUAL_OUT])[0][0]
     with writing(point, in_turn([partial(_put, one) for one in states])):
-        return read_out(lm, rows, readout)
+        return readout(lm, rows)
 
 
 def _put(states: Hidden, hidden: Hidden) -> Hidden:
@@ -230,7 +283,9 @@ def _put(states: Hidden, hidden: Hidden) -> Hidden:
 
 
 def with_last_moved(
-    part: PatchRuns, states: Sequence[Hidden], move: Float[np.ndarray, "prompt d_model"]
+    part: PatchRuns,
+    states: Sequence[Hidden],
+    move: Float[np.ndarray, "prompt d_model"] | Float[Tensor, "prompt d_model"],
 ) -> list[Hidden]:
     """The states of each forward with ``move`` added at every prompt's last token.
 
@@ -248,19 +303,28 @@ def with_last_moved(
 
 def _coalitions(
     part: PatchRuns, layer: int, means: Sequence[ClassMeans], readout: Readout
-) -> Float[np.ndarray, "coalition prompt"]:
+) -> tuple[Float[np.ndarray, "coalition prompt"], Float[np.ndarray, "coalition prompt d_model"]]:
+    """Readouts, and their gradients with respect to the prompt's move."""
     states, own = states_at(part, layer, readout)
     values = np.empty((len(COALITIONS), len(means)))
     values[0], values[-1] = own["after"], own["base"]
+    slopes = np.zeros((*values.shape, len(means[0].base.midpoint)))  # these two have no move
     for number, coalition in enumerate(COALITIONS[1:-1], 1):
         start = "base" if REMAINDER in coalition else "after"
-        mean = np.stack([m.with_base(coalition) for m in means])
-        plain = np.stack([m.with_base(MOVES if start == "base" else ()) for m in means])
-        mixed = with_last_moved(part, states[start], mean - plain)
         reader = "base" if ROUTING in coalition else "after"
-        values[number] = read_from(part, reader, layer, mixed, readout)
-    return values
+        move = torch.from_numpy(np.stack([m.move(coalition) for m in means])).float()
+        move.requires_grad_(True)
+        with torch.enable_grad():
+            mixed = with_last_moved(part, states[start], move)
+            read = _read(part, reader, layer, mixed, readout)
+            (slope,) = torch.autograd.grad(read.sum(), move)
+        values[number], slopes[number] = _numbers(read), slope.numpy()
+    return values, slopes
 
 
-def _tensor(move: np.ndarray, like: Tensor) -> Tensor:
-    return torch.tensor(move, dtype=torch.float32, device=like.device)
+def _numbers(read: Tensor) -> np.ndarray:
+    return read.detach().cpu().double().numpy()
+
+
+def _tensor(move: np.ndarray | Tensor, like: Tensor) -> Tensor:
+    return torch.as_tensor(move, dtype=torch.float32, device=like.device)

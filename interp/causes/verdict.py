@@ -10,14 +10,15 @@ from jaxtyping import Float
 
 from interp.causes.change import CAUSES, PLAYERS, ROUTING
 from interp.causes.undoing import Shares, Undone
+from interp.statistics import Estimate
 
 LEAST_GAP = 1.0
 """The smallest loss for which shares are reported, in the readout's unit."""
 CONTROL_QUANTILE = 0.95
 LEAST_SHARE = 0.5
-"""The share of the loss that a named cause must exceed."""
+"""The share of the loss that the whole interval of a named cause's share must exceed."""
 MIXED = "mixed"
-"""The verdict if no change carries that share."""
+"""The verdict if no change carries that share for certain."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class CauseVerdict:
         layer: 0-based decoder layer.
         gap: mean loss of the readout, in its unit.
         shares: shares of the loss by player.
-        cause: one of :data:`CAUSES`; :data:`MIXED` if several changes carry the loss and none of
-            them half of it; None if the data do not support a verdict.
+        cause: one of :data:`CAUSES`; :data:`MIXED` if no change carries half of the loss for
+            certain; None if the data do not support a verdict.
         because: the reason if no cause is named; otherwise empty.
         control_high: 95th percentile of the leading cause's controls; NaN without controls.
     """
@@ -72,7 +73,8 @@ def decide(
     """Name the cause with the largest share if six conditions hold; else give the first failure.
 
     1. The loss of the readout is above ``least_gap``.
-    2. The largest share is above one half of the loss; otherwise the verdict is ``mixed``.
+    2. The interval of the largest share lies above one half of the loss; otherwise the verdict is
+       ``mixed``. Without an interval (too few prompts) nothing is decided.
     3. The largest share is not the remainder's.
     4. The interval of the largest share lies above the interval of the second largest.
     5. It also lies above the 95th percentile of the controls.
@@ -90,7 +92,7 @@ def decide(
     band = float("nan") if controls is None else float(np.quantile(controls, CONTROL_QUANTILE))
     because = _objection(undone.gap, shares, band, least_gap)
     named = None if because else leading(shares)
-    if undone.gap > least_gap and shares.shapley[leading(shares)].value <= LEAST_SHARE:
+    if undone.gap > least_gap and shares.shapley[leading(shares)].low <= LEAST_SHARE:
         named = MIXED
     return CauseVerdict(undone.layer, undone.gap, shares, named, because, band)
 
@@ -100,9 +102,11 @@ def _objection(gap: float, shares: Shares, band: float, least_gap: float) -> str
         return f"the loss of {gap:.2f} is not above {least_gap:g}"
     first, second = sorted(PLAYERS, key=lambda name: -shares.shapley[name].value)[:2]
     largest = shares.shapley[first]
-    if largest.value <= LEAST_SHARE:
-        parts = (f"{name} {shares.shapley[name].value:.2f}" for name in (first, second))
-        return f"no change carries half of it; the largest shares are {', '.join(parts)}"
+    if not np.isfinite(largest.low):
+        return largest.reason or "no interval of the shares"
+    if largest.low <= LEAST_SHARE:
+        parts = (f"{name} {_shown(shares.shapley[name])}" for name in (first, second))
+        return f"no change carries half of it for certain; the largest shares are {', '.join(parts)}"
     if first not in CAUSES:
         return "most of it lies in deviations of single prompts from their mean, or in other tokens"
     if largest.low <= shares.shapley[second].high:
@@ -112,3 +116,7 @@ def _objection(gap: float, shares: Shares, band: float, least_gap: float) -> str
     if min(shares.restored[first].low, shares.removed[first].low) <= 0:
         return f"{first} works one way only, undone or done"
     return ""
+
+
+def _shown(share: Estimate) -> str:
+    return f"{share.value:.2f} ({share.low:.2f} to {share.high:.2f})"

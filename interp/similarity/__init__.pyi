@@ -4,6 +4,8 @@ from .cosines import cosine_map as cosine_map
 from .cosines import plain_cosines as plain_cosines
 from .embedding import StateMap as StateMap
 from .embedding import state_map as state_map
+from .gains import GainByUnit as GainByUnit
+from .gains import gain_by_unit as gain_by_unit
 from .maps import SimilarityMap as SimilarityMap
 from .metric import causal_coordinates as causal_coordinates
 from .metric import whitening as whitening
@@ -15,6 +17,7 @@ from .rotations import rotation as rotation
 from .subspaces import overlap_map as overlap_map
 
 __all__ = [
+    "GainByUnit",
     "Rotation",
     "Rotations",
     "SimilarityMap",
@@ -24,6 +27,7 @@ __all__ = [
     "cka_map",
     "cosine_map",
     "debiased_cka",
+    "gain_by_unit",
     "overlap_map",
     "plain_cosines",
     "procrustes_map",

@@ -19,7 +19,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from interp.errors import InputError
 from interp.similarity.maps import SimilarityMap, States, from_pairs, permuted_null, states_by_name
@@ -30,6 +30,8 @@ from interp.statistics import (
     layer_names,
     normal_quantile,
     shuffled_within,
+    sums_by_unit,
+    unit_numbers,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def cka_map(
     representations: Mapping[str, States | Activations],
     *,
     strata: Sequence[object] | None = None,
+    groups: Sequence[object] | None = None,
     layers: Sequence[int] | None = None,
     permutations: int = 500,
     seed: int = 0,
@@ -84,27 +87,30 @@ def cka_map(
         representations: states or activations by name, row i of each from the same prompt.
         strata: shuffle only among prompts of the same stratum. With domains or labels as strata,
             the null keeps the similarity that these cause, and the test asks for more than that.
+        groups: prompts of one group count as one prompt with the mean of their states, because
+            near-duplicates are alike in any representation. All must have one stratum.
         layers: names of the layers; those of the activations, or 0, 1, … by default.
         permutations: number of shuffles, including the observed order.
         seed: of the shuffles.
         level: of bands and intervals.
 
     Raises:
-        InputError: fewer than two representations, different prompts or layers, too few prompts.
+        InputError: fewer than two representations, different prompts or layers, too few prompts or
+            groups, or a group with several strata.
     """
     labels, k = tuple(representations), len(representations)
     if k < 2:
         raise InputError(f"{k} representation; a map of alignments needs at least two")
     states, layers = states_by_name(representations, layers)
-    rows = {label: _centred(of_label) for label, of_label in states.items()}
+    _check_prompts(states)
+    units = unit_numbers(groups, len(states[labels[0]]))
+    rows = {label: _centred(_mean_of_units(x, units)) for label, x in states.items()}
     _check_prompts(rows)
     n, depth = rows[labels[0]].shape[:2]
     if any(states.shape[1] != depth for states in rows.values()):
         raise InputError("representations of different numbers of layers; collect the same ones")
     names = layer_names(layers, depth)
-    if strata is not None and len(strata) != n:
-        raise InputError(f"{len(strata)} strata for {n} prompts; give one for each")
-    blocks = np.zeros(n) if strata is None else np.array([str(stratum) for stratum in strata])
+    blocks = _blocks(strata, units)
     shuffles = shuffled_within(blocks, permutations, np.random.default_rng(seed))
 
     pairs = list(combinations(range(k), 2))
@@ -137,6 +143,26 @@ def cka_map(
         ceiling=np.ones((depth, k, k)),
         draws=permutations,
     )
+
+
+def _mean_of_units(states: np.ndarray, units: Int[np.ndarray, " prompt"]) -> States:
+    sums = sums_by_unit(finite(states), units)
+    return sums / np.bincount(units)[:, None, None]
+
+
+def _blocks(
+    strata: Sequence[object] | None, units: Int[np.ndarray, " prompt"]
+) -> Shaped[np.ndarray, " unit"]:
+    """The stratum of each unit."""
+    _, first = np.unique(units, return_index=True)
+    if strata is None:
+        return np.zeros(len(first))
+    if len(strata) != len(units):
+        raise InputError(f"{len(strata)} strata for {len(units)} prompts; give one for each")
+    names = np.array([str(stratum) for stratum in strata])
+    if (names != names[first][units]).any():
+        raise InputError("a group has prompts of several strata; give each group one stratum")
+    return names[first]
 
 
 def _centred(states: np.ndarray) -> States:

@@ -6,10 +6,21 @@ after (a); see :mod:`interp.similarity.rotations`.
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
 
-from interp.similarity.angles import SQUARED_ROUNDING, exists
-from interp.statistics import Confidence, Estimates, InnerProducts, Layers, last_accepted
+import numpy as np
+from jaxtyping import Float
+
+from interp.similarity.angles import SQUARED_ROUNDING, exists, joint_means
+from interp.statistics import (
+    Confidence,
+    Contrast,
+    Estimates,
+    InnerProducts,
+    Layers,
+    inner_products,
+    last_accepted,
+)
 
 # Weights of the class means (before +, before -, after +, after -) in r0, ra and ca - c0.
 VECTORS = np.array([[1, -1, 0, 0], [0, 0, 1, -1], [-0.5, -0.5, 0.5, 0.5]])
@@ -39,6 +50,33 @@ def gain_of(products: InnerProducts, confidence: Confidence) -> Estimates:
         null_high=np.where(before, np.sqrt(1 + unchanged), np.nan),
         defined=before & after,
     )
+
+
+@dataclass(frozen=True)
+class GainByUnit:
+    """A gain and how it depends on the prompts.
+
+    Attributes:
+        value: NaN where one of the two directions does not exist.
+        influence: its change per unit of weight of each unit, in ascending order of its number.
+        counted_twice: the part of its variance, from noise times noise, that the squared influences
+            hold twice (Efron and Stein 1981).
+    """
+
+    value: Layers
+    influence: Float[np.ndarray, "layer unit"]
+    counted_twice: Layers
+
+
+def gain_by_unit(before: Contrast, after: Contrast) -> GainByUnit:
+    """The gain of the same prompts in two models, with the links of ``before``."""
+    means = joint_means(before, after.linked_as(before), VECTORS, same_units=True)
+    products = inner_products(means, PRODUCTS[:2])
+    gain = gain_of(products, Confidence(0.95, means.effective_n)).value
+    scale = 1 / (2 * gain * products.value[:, 0])
+    influence = products.influence[:, 1] - gain[:, None] ** 2 * products.influence[:, 0]
+    noise = products.noise_variance(-(gain**2), 1.0)
+    return GainByUnit(gain, influence * scale[:, None], noise * scale**2)
 
 
 def offset_of(products: InnerProducts, confidence: Confidence) -> Estimates:

@@ -20,6 +20,7 @@ from .crossfit import class_means as class_means
 from .crossfit import exact_mean as exact_mean
 from .crossfit import finite as finite
 from .crossfit import inner_products as inner_products
+from .crossfit import sums_by_unit as sums_by_unit
 from .estimates import UNLIMITED as UNLIMITED
 from .estimates import Draws as Draws
 from .estimates import Estimate as Estimate
@@ -124,6 +125,7 @@ __all__ = [
     "split_half_reliability",
     "standardised",
     "studentised_products",
+    "sums_by_unit",
     "unit",
     "unit_count",
     "unit_numbers",

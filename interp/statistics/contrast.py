@@ -57,8 +57,6 @@ class Contrast:
             object.__setattr__(self, "pairs", pairs)
         rows = len(positive) + len(negative)
         if self.groups is not None:
-            if len(self.groups) != rows:
-                raise InputError(f"{len(self.groups)} groups for {rows} prompts; give one for each")
             object.__setattr__(self, "groups", unit_numbers(list(self.groups), rows))
         for name, units in zip(("positive", "negative"), self.units_of_sides, strict=True):
             if len(units) < MINIMUM_UNITS:
@@ -85,8 +83,6 @@ class Contrast:
         states, positive = np.asarray(states), np.asarray(positive, dtype=bool)
         if positive.shape != (len(states),):
             raise InputError(f"{positive.size} labels for {len(states)} prompts; give one for each")
-        if groups is not None and len(groups) != len(states):
-            raise InputError(f"{len(groups)} groups for {len(states)} prompts; give one for each")
         units = None
         if groups is not None:
             numbers = unit_numbers(groups, len(states))
@@ -152,11 +148,17 @@ def effective_number(units: Int[np.ndarray, " row"]) -> float:
 
 
 def unit_numbers(groups: Sequence[object] | None, rows: int) -> Int[np.ndarray, " row"]:
-    """A unit number per row; rows of the same group share it, ``None`` and NaN share none."""
+    """A unit number per row; rows of the same group share it, ``None`` and NaN share none.
+
+    Raises:
+        InputError: there is not one group for each row.
+    """
     import pandas as pd
 
     if groups is None:
         return np.arange(rows)
+    if len(groups) != rows:
+        raise InputError(f"{len(groups)} groups for {rows} prompts; give one for each")
     codes = pd.factorize(pd.Series(list(groups), dtype=object))[0]
     # Ungrouped rows have the code -1. Units are numbered by their first row.
     return pd.factorize(np.where(codes < 0, -1 - np.arange(len(codes)), codes))[0]

@@ -80,6 +80,9 @@ class InnerProducts:
     """Covariance from signal times noise; unbiased, so not always positive semi-definite."""
     second_order: Float[np.ndarray, "layer product product"]
     """Covariance from noise times noise; positive semi-definite."""
+    influence: Float[np.ndarray, "layer product unit"]
+    """Change of each product per unit of weight of each unit, in ascending order of its number; the
+    squares sum to the first-order covariance plus twice the second-order one."""
 
     def variance(self, *weights: Weight) -> Float[np.ndarray, " layer"]:
         """Variance of a weighted sum of the products; missing weights at the end count as 0."""
@@ -174,7 +177,7 @@ def _layer(
     z: Float[np.ndarray, "part unit d_model"],
     share: Float[np.ndarray, "part unit"],
     weights: Float[np.ndarray, "product part part"],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     parts, units = share.shape
     noise = np.empty((parts, parts))
     # Influence of a unit's contribution to part p on its product with the mean of part q, from all
@@ -210,7 +213,8 @@ def _layer(
     n = max(1.0 / (share**2).sum(axis=1).max(), MINIMUM_UNITS)
     first = (squared + squared.T) / 2 - 2.0 * (n - 1) / (n - 2) * second
     plain = np.einsum("xpq,pq->x", weights, mean @ mean.T)
-    return plain - np.einsum("xpq,pq->x", weights, noise), plain, first, second
+    value = plain - np.einsum("xpq,pq->x", weights, noise)
+    return value, plain, first, second, influence.sum(axis=1)
 
 
 def own_products(

@@ -1,0 +1,141 @@
+"""Causes of a loss: intervals of their shares, and how often a cause is named that carries half.
+
+The readout is a simple function of the state, so the true shares follow from the true means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.calibration.settings import Setting, Tally, covered
+from experiments.calibration.simulated import (
+    HEAVY_24,
+    PAIRS_12,
+    SATURATING,
+    SINGLE_12,
+    STRAIGHT,
+    TWINS,
+    UNEQUAL,
+    Bend,
+    Design,
+    simulated_undone,
+)
+from interp.causes import CAUSES, COALITIONS, PLAYERS, Change, decide
+from interp.causes.change import REMAINDER, ClassMeans
+from interp.causes.undoing import Undone, shapley_matrix
+from interp.statistics import Contrast
+
+D_MODEL, LENGTH, READER = 48, 1.5, 8.0
+CORRELATION = 0.9
+RESAMPLES = 500
+
+
+@dataclass(frozen=True)
+class World:
+    """How a direction changed, in units of its length, and how it is read.
+
+    Attributes:
+        name: in the table.
+        gain: length after over length before.
+        angle: of the rotation, in degrees.
+        offset: of both classes along the old direction.
+        bend: of the readout.
+    """
+
+    name: str
+    gain: float
+    angle: float
+    offset: float = 0.0
+    bend: Bend = STRAIGHT
+
+    def means(self, along: np.ndarray, across: np.ndarray) -> list[np.ndarray]:
+        """The true means: positive and negative, before, then after."""
+        turn = np.radians(self.angle)
+        before = LENGTH * along
+        after = self.gain * LENGTH * (np.cos(turn) * along + np.sin(turn) * across)
+        middle = self.offset * before
+        return [before / 2, -before / 2, middle + after / 2, middle - after / 2]
+
+    def undone(self, design: Design, rng: np.random.Generator) -> Undone:
+        """The readouts of one sample of prompts."""
+        along, across = np.linalg.qr(rng.normal(size=(D_MODEL, 2)))[0].T
+        means = self.means(along, across)
+        old, new = design.sides(rng, 1, D_MODEL), design.sides(rng, 1, D_MODEL)
+        fresh = np.sqrt(1 - CORRELATION**2)
+        later = [CORRELATION * x + fresh * y for x, y in zip(old, new, strict=True)]
+        sides = [x + mean for x, mean in zip((*old, *later), means, strict=True)]
+        base, after = (
+            Contrast(*pair, groups=design.groups) for pair in (sides[:2], sides[2:])
+        )
+        seed = int(rng.integers(2**32))
+        return simulated_undone(Change(base, after, (0,)), READER * along, seed, self.bend)
+
+    def shares(self) -> dict[str, float]:
+        """The true shares, with normal noise of the prompts."""
+        along, across = np.eye(D_MODEL)[:2]
+        parts = self.means(along, across)
+        known = ClassMeans.of(parts, np.array([self.gain]))
+        at, weights = np.polynomial.hermite_e.hermegauss(60)
+        noise = READER * at / np.sqrt(D_MODEL)
+        worths = []
+        for coalition in COALITIONS:
+            state = parts[0 if REMAINDER in coalition else 2] + known.move(coalition)
+            worths.append(self.bend.function(READER * state[0] + noise) @ weights / weights.sum())
+        values = shapley_matrix(len(PLAYERS)) @ np.array(worths)
+        return dict(zip(PLAYERS, values / (worths[-1] - worths[0]), strict=True))
+
+
+ROTATED = World("rotation of 70°", 1.0, 70.0)
+SHRUNK = World("gain of .3", 0.3, 0.0)
+BOTH = World("gain of .5, rotation of 45°, offset", 0.5, 45.0, -0.1)
+BENT = World("gain of .5, rotation of 45°, offset, saturating", 0.5, 45.0, -0.1, SATURATING)
+TIED = World("rotation and gain carry half each", 0.5, 60.0)
+TIED_BENT = World("rotation and gain carry half each, saturating", 0.5, 60.0, 0.0, SATURATING)
+DESIGNS = (
+    PAIRS_12,
+    SINGLE_12,
+    Design("20 + 20 prompts", (1,) * 20),
+    Design("40 + 40 prompts", (1,) * 40),
+    Design("80 pairs", (1,) * 80, paired=True, shared=1.0),
+    HEAVY_24,
+    TWINS,
+    UNEQUAL,
+)
+
+
+def _share(cause: str, world: World, design: Design) -> Setting:
+    def run(rng: np.random.Generator, replications: int) -> Tally:
+        found = [
+            world.undone(design, rng).shares(resamples=RESAMPLES).shapley[cause]
+            for _ in range(replications)
+        ]
+        return covered(world.shares()[cause], [(one.low, one.high) for one in found])
+
+    quick = world is BOTH and design in (SINGLE_12, UNEQUAL)
+    setting = f"{design.name}, {world.name}"
+    return Setting(f"share of the loss: {cause}", setting, "coverage", run, 300, quick)
+
+
+def _named(world: World, design: Design) -> Setting:
+    """How often any cause is named although none carries more than half."""
+
+    def run(rng: np.random.Generator, replications: int) -> Tally:
+        named = [
+            decide(world.undone(design, rng), resamples=RESAMPLES).cause in CAUSES
+            for _ in range(replications)
+        ]
+        return Tally(sum(named), replications)
+
+    return Setting("a cause is named", f"{design.name}, {world.name}", "error", run, 600)
+
+
+SETTINGS = (
+    *(_share(cause, ROTATED, d) for cause in ("rotation", "gain") for d in DESIGNS),
+    *(_share(cause, SHRUNK, d) for cause in ("rotation", "gain") for d in DESIGNS),
+    *(_share(cause, BOTH, d) for cause in ("rotation", "gain", "offset") for d in DESIGNS),
+    *(_share(cause, BENT, d) for cause in ("rotation", "gain") for d in DESIGNS if d != HEAVY_24),
+    *(_named(TIED, d) for d in (PAIRS_12, SINGLE_12, DESIGNS[2], DESIGNS[3], TWINS, UNEQUAL)),
+    *(_named(TIED_BENT, d) for d in (SINGLE_12, DESIGNS[3])),
+)
