@@ -108,6 +108,24 @@ def test_noise_is_rejected_at_the_nominal_rate_and_strata_keep_what_labels_expla
     assert np.mean(stratified) <= 0.1
 
 
+def test_a_group_counts_as_one_prompt() -> None:
+    """Copies change nothing; they would be certain and alike if they counted as prompts."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 12, 1, 6))
+    groups = list(np.repeat(np.arange(12), 3))
+    once = cka_map({"a": a, "b": b}, permutations=40)
+    thrice = cka_map(
+        {"a": np.repeat(a, 3, axis=0), "b": np.repeat(b, 3, axis=0)}, groups=groups, permutations=40
+    )
+    for name in ("value", "low", "high", "p", "null_high"):
+        np.testing.assert_allclose(getattr(thrice, name), getattr(once, name), atol=1e-9)
+    assert thrice.n == (12, 12)
+    with pytest.raises(InputError, match="several strata"):
+        cka_map({"a": a, "b": b}, groups=[0, 0, *range(1, 11)], strata=list(range(12)))
+    with pytest.raises(InputError, match="3 groups for 12"):
+        cka_map({"a": a, "b": b}, groups=[1, 2, 3])
+
+
 def test_errors_are_one_line() -> None:
     x = np.random.default_rng(0).normal(size=(12, 2, 4))
     with pytest.raises(InputError, match="at least two"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.calibration.simulated import simulated_undone, noisy_change
+from experiments.calibration.simulated import noisy_change, simulated_undone
 from interp.causes import (
     CAUSES,
     COALITIONS,
@@ -23,6 +23,7 @@ from interp.causes import (
     decide,
     undo,
 )
+from interp.causes.sampling import response_of
 from interp.causes.undoing import shapley_matrix
 from interp.errors import InputError
 from interp.model import LanguageModel
@@ -147,6 +148,20 @@ def test_without_a_change_that_carries_half_the_cause_is_mixed() -> None:
     assert decide(Undone(0, worths({"gain": 0.3, "offset": 0.4}))).cause is None
 
 
+def test_a_share_that_may_be_less_than_half_is_not_named() -> None:
+    values = worths({"gain": 2.0, "offset": 1.0})
+    values[1:-1] += 4.0 * np.random.default_rng(3).normal(size=values[1:-1].shape)
+    share = Undone(0, values).shares().shapley["gain"]
+    assert share.low < 0.5 < share.value
+    verdict = decide(Undone(0, values))
+    assert verdict.cause == MIXED and f"({share.low:.2f} to " in verdict.because
+
+
+def test_without_an_interval_nothing_is_decided() -> None:
+    verdict = decide(Undone(0, worths({"gain": 3.0}, prompts=4)))
+    assert verdict.cause is None and "fewer than 5" in verdict.because
+
+
 @pytest.mark.parametrize(("gain", "angle"), [(0.38, 0.0), (0.7, 50.0), (1.0, 70.0)])
 def test_shares_of_gain_and_rotation_are_unbiased_in_many_dimensions(
     gain: float, angle: float
@@ -237,6 +252,48 @@ def linear_change(
 
 
 of_first_logit = at_last_token(lambda logits: logits[:, 7].double())
+
+
+def test_the_gradients_of_a_linear_readout_are_its_weights(ground: Ground) -> None:
+    base, after, texts, change = linear_change(ground.lm)
+    groups = np.arange(24) // 2
+    undone = undo(base, after, texts, change, of_first_logit, seed=3, groups=groups)[0]
+    sides = change.halves(seed=3)
+    moved = np.array([0 < number < len(COALITIONS) - 1 for number in range(len(COALITIONS))])
+    part = np.array([(sides[:24] == half).mean() for half in (0, 1)])
+    weights = base.model.head.weight[7].detach().double().numpy()
+    gradients = moved[:, None, None] * part[:, None] * weights
+    known = response_of(change, 1, sides, gradients, COALITIONS, groups)
+    assert undone.response is not None
+    np.testing.assert_allclose(undone.response.effect, known.effect, atol=1e-5)
+    np.testing.assert_allclose(undone.response.counted_twice, known.counted_twice, atol=1e-5)
+    assert len(set(known.units)) == 12
+
+
+def test_a_unit_s_response_is_what_leaving_it_out_does() -> None:
+    """The offset's move is linear in the means, so the jackknife is exact."""
+    change, reader, _ = noisy_change(np.random.default_rng(0), gain=0.7, angle=30.0, d_model=32)
+    sides, offset = change.halves(0), COALITIONS.index(("offset",))
+    gradients = np.broadcast_to(reader / 2, (len(COALITIONS), 2, 32))
+    effect = response_of(change, 0, sides, gradients, COALITIONS).effect[offset]
+    for unit in (0, 5):
+        rows = sides == sides[unit]
+        without = rows & (change.base.units != unit)
+        both = [change.means(0, chosen).move(["offset"]) for chosen in (rows, without)]
+        pairs = rows.sum() / 2
+        by_hand = (pairs - 1) * (both[0] - both[1]) @ reader / 2
+        correction = np.sqrt(pairs / (pairs - 1) * 23 / 24)
+        assert effect[unit] == pytest.approx(by_hand * correction)
+
+
+def test_intervals_hold_what_the_means_add() -> None:
+    change, reader, _ = noisy_change(np.random.default_rng(0), gain=0.7, angle=50.0, d_model=64)
+    whole = simulated_undone(change, reader, 0)
+    known = replace(whole, response=None)
+    for cause in ("rotation", "gain"):
+        wide, narrow = (one.shares().shapley[cause] for one in (whole, known))
+        assert wide.value == narrow.value
+        assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low)
 
 
 def test_a_prompt_s_move_is_read_off_the_prompts_of_the_other_half(ground: Ground) -> None:

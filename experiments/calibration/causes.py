@@ -66,9 +66,7 @@ class World:
         fresh = np.sqrt(1 - CORRELATION**2)
         later = [CORRELATION * x + fresh * y for x, y in zip(old, new, strict=True)]
         sides = [x + mean for x, mean in zip((*old, *later), means, strict=True)]
-        base, after = (
-            Contrast(*pair, groups=design.groups) for pair in (sides[:2], sides[2:])
-        )
+        base, after = (Contrast(*pair, groups=design.groups) for pair in (sides[:2], sides[2:]))
         seed = int(rng.integers(2**32))
         return simulated_undone(Change(base, after, (0,)), READER * along, seed, self.bend)
 

@@ -35,7 +35,7 @@ from interp.directions import (
     Refits,
     WhitenedMeanDifference,
 )
-from interp.similarity import SimilarityMap, cosine_map, rotation
+from interp.similarity import SimilarityMap, cosine_map, overlap_map, rotation
 from interp.similarity.cosines import cosine_between
 from interp.similarity.pairs import cell_of, refitted_products
 from interp.similarity.rotations import QUANTITIES
@@ -174,15 +174,69 @@ def _quick(estimator: Estimator) -> Estimator:
     return type(estimator)(splits=1, resamples=0)  # type: ignore[call-arg]
 
 
+def _reliabilities() -> list[Setting]:
+    """Reliability of a direction; the truth is its mean over samples of the same size."""
+
+    def simulate(
+        design: Design, length: float, rng: np.random.Generator, worlds: int, resamples: int = 100
+    ) -> Estimates:
+        contrast = contrast_of(design, rng, length * axes(rng, worlds)[0], worlds)
+        fitted = MeanDifference(resamples=resamples).fit(
+            contrast.states, contrast.classes == 0, contrast.units.tolist()
+        )
+        value, low = fitted.reliability_, fitted.reliability_low_
+        missing, defined = np.full_like(value, np.nan), np.isfinite(value)
+        return Estimates(value, low, fitted.reliability_high_, missing, missing, defined)
+
+    def run(design: Design, length: float, rng: np.random.Generator, replications: int) -> Tally:
+        several = simulate(design, length, np.random.default_rng(1), 2000, resamples=0)
+        truth = float(several.value.mean())
+        return _in_batches(partial(simulate, design, length), truth)(rng, replications)
+
+    return [
+        Setting(
+            "reliability: mean difference", f"{design.name}, length {length:g}", "coverage",
+            partial(run, design, length), 400, design in QUICK and length == 1.0,
+        )
+        for design in (PAIRS_12, SINGLE_12, HEAVY_24, TWINS, UNEQUAL)
+        for length in (0.3, 1.0, 2.0)
+    ]  # fmt: skip
+
+
+def _overlaps() -> list[Setting]:
+    """Overlap of two planes with one common direction; the truth is the mean over samples."""
+
+    def simulate(design: Design, rng: np.random.Generator, worlds: int) -> Estimates:
+        along, across, _ = axes(rng, worlds)
+        contrasts = {
+            "a": contrast_of(design, rng, 2 * along, worlds),
+            "b": contrast_of(design, rng, 2 * turned(along, across, 0.7), worlds),
+        }
+        found = overlap_map(contrasts, permutations=20)
+        cell = [bound[:, 0, 1] for bound in (found.value, found.low, found.high)]
+        missing = np.full_like(cell[0], np.nan)
+        return Estimates(*cell, missing, missing, np.isfinite(cell[0]))
+
+    def run(design: Design, rng: np.random.Generator, replications: int) -> Tally:
+        truth = float(np.nanmean(simulate(design, np.random.default_rng(1), 600).value))
+        return _in_batches(partial(simulate, design), truth)(rng, replications)
+
+    return [
+        Setting("overlap of subspaces", design.name, "coverage", partial(run, design), 400)
+        for design in (PAIRS_12, PAIRS_24, TWINS, UNEQUAL)
+    ]
+
+
 def _nulls() -> list[Setting]:
-    """Maps of labels that mean nothing."""
+    """Maps of labels that mean nothing, or whose directions are perpendicular."""
 
     def family(
-        design: Design, compare: Compare, rng: np.random.Generator, replications: int
-    ) -> Tally:
+        design: Design, compare: Compare, length: float,
+        rng: np.random.Generator, replications: int,
+    ) -> Tally:  # fmt: skip
         found = []
         for seed in range(replications):
-            directions = 0 * axes(rng, 1)
+            directions = length * axes(rng, 1)
             contrasts = {
                 str(label): contrast_of(design, rng, direction, 1)
                 for label, direction in enumerate(directions)
@@ -195,25 +249,39 @@ def _nulls() -> list[Setting]:
         fits = FittedDirections.of(_quick(estimator), contrasts)
         return cosine_map(fits, permutations=100, seed=seed)
 
+    def overlaps(contrasts: dict[str, Contrast], seed: int) -> SimilarityMap:
+        return overlap_map(contrasts, permutations=100, resamples=2, seed=seed)
+
     means = partial(cosines, MeanDifference())
-    rows: list[tuple[str, Design, Compare, int]] = [
-        ("map of cosines, mean difference", design, means, 500)
+    rows: list[tuple[str, Design, Compare, float, int]] = [
+        ("map of cosines, mean difference", design, means, 0.0, 500)
         for design in (PAIRS_24, SINGLE_12, COPIES, UNEQUAL, MIXED)
     ]
+    for design in (PAIRS_12, PAIRS_24, COPIES, UNEQUAL):
+        rows.append(("map of perpendicular mean differences", design, means, 1.5, 400))
+    for design in (PAIRS_12, PAIRS_24, COPIES):
+        rows.append(("map of overlaps", design, overlaps, 0.0, 400))
     for name, design, replications in (
         ("logistic probe", PAIRS_24, 250),
         ("whitened mean difference", COPIES, 500),
         ("LEACE", PAIRS_24, 500),
     ):
         compare = partial(cosines, ESTIMATORS[name])
-        rows.append((f"map of cosines, {name}", design, compare, replications))
+        rows.append((f"map of cosines, {name}", design, compare, 0.0, replications))
     return [
         Setting(
             name, f"{design.name}, any of 3 cells", "error",
-            partial(family, design, compare), replications,
+            partial(family, design, compare, length), replications,
         )
-        for name, design, compare, replications in rows
+        for name, design, compare, length, replications in rows
     ]  # fmt: skip
 
 
-SETTINGS: tuple[Setting, ...] = (*_rotations(), *_cosines(), *_refits(), *_nulls())
+SETTINGS: tuple[Setting, ...] = (
+    *_rotations(),
+    *_cosines(),
+    *_refits(),
+    *_reliabilities(),
+    *_overlaps(),
+    *_nulls(),
+)

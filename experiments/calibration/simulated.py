@@ -179,9 +179,7 @@ class Bend:
 
 
 STRAIGHT = Bend(np.asarray, np.ones_like)
-SATURATING = Bend(
-    lambda t: 4 * np.tanh(t / 4) + 0.3 * t, lambda t: 1 / np.cosh(t / 4) ** 2 + 0.3
-)
+SATURATING = Bend(lambda t: 4 * np.tanh(t / 4) + 0.3 * t, lambda t: 1 / np.cosh(t / 4) ** 2 + 0.3)
 
 
 def simulated_undone(

@@ -53,9 +53,7 @@ class ClassMeans:
 
     @classmethod
     def of(
-        cls,
-        parts: Sequence[Float[np.ndarray, "*any d_model"]],
-        gain: Float[np.ndarray, "*any 1"],
+        cls, parts: Sequence[Float[np.ndarray, "*any d_model"]], gain: Float[np.ndarray, "*any 1"]
     ) -> ClassMeans:
         """From the four class means and the gain.
 
@@ -63,7 +61,7 @@ class ClassMeans:
         a rotation. Then the whole loss along the base's direction counts as gain.
 
         Args:
-            parts: means of the positive and the negative class in the base, then in the after-model.
+            parts: positive and negative mean in the base, then in the after-model.
             gain: the length after over the length before; NaN where a direction does not exist.
         """
         base, after = _class_mean(*parts[:2]), _class_mean(*parts[2:])

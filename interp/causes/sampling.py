@@ -91,9 +91,7 @@ def _moved(
     return (up - down) / 2
 
 
-def _pulls(
-    change: Change, layer: int, rows: np.ndarray
-) -> list[Float[np.ndarray, "unit d_model"]]:
+def _pulls(change: Change, layer: int, rows: np.ndarray) -> list[Float[np.ndarray, "unit d_model"]]:
     """Change of each class mean per unit of weight of each unit."""
     units = np.unique(change.base.units, return_inverse=True)[1]
     count, column = int(units.max()) + 1, change.layers.index(layer)

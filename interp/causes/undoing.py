@@ -5,11 +5,13 @@ token's state at one layer. The new state is the class mean of the coalition plu
 deviation from its class mean. The later layers come from the base or from the after-model. The full
 coalition is the base and the empty coalition is the after-model, so the shares add up to one.
 
-A prompt's readout uses means from the half of the prompts that does not contain it. The gradient of
-each readout says how the means' sampling error reaches it (:mod:`interp.causes.sampling`). If an edit
-restores the readout, the change is sufficient to cause the loss along this path, but other paths
-may exist (Makelov et al. 2023, arXiv 2311.17030). So every edit has its inverse, which applies the
-same change to the base.
+A prompt's readout uses means from the half of the prompts that does not contain it. The gradients
+of the readouts carry the sampling error of the means into the intervals
+(:mod:`interp.causes.sampling`).
+
+If an edit restores the readout, the change is sufficient to cause the loss along this path, but
+other paths may exist (Makelov et al. 2023, arXiv 2311.17030). So every edit has its inverse, which
+applies the same change to the base.
 """
 
 from __future__ import annotations
@@ -211,9 +213,7 @@ def undo(
             for chosen in runs.batches(min(batch_size, MOST_WITH_GRADIENT)):
                 own = sides[chosen]
                 means = [by_half[half] for half in own]
-                values[:, chosen], slopes = _coalitions(
-                    runs.subset(chosen), layer, means, readout
-                )
+                values[:, chosen], slopes = _coalitions(runs.subset(chosen), layer, means, readout)
                 for half in (0, 1):
                     gradients[:, half] += slopes[:, own == half].sum(axis=1) / len(texts)
             response = response_of(change, layer, sides, gradients, COALITIONS, groups)

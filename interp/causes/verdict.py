@@ -106,7 +106,9 @@ def _objection(gap: float, shares: Shares, band: float, least_gap: float) -> str
         return largest.reason or "no interval of the shares"
     if largest.low <= LEAST_SHARE:
         parts = (f"{name} {_shown(shares.shapley[name])}" for name in (first, second))
-        return f"no change carries half of it for certain; the largest shares are {', '.join(parts)}"
+        return (
+            f"no change carries half of it for certain; the largest shares are {', '.join(parts)}"
+        )
     if first not in CAUSES:
         return "most of it lies in deviations of single prompts from their mean, or in other tokens"
     if largest.low <= shares.shapley[second].high:
