@@ -64,31 +64,40 @@ def response_of(
     noise = np.sqrt(np.atleast_1d(change.gains.counted_twice[column]))
     effect, twice = np.zeros((len(coalitions), count)), np.zeros(len(coalitions))
     for half in (0, 1):
-        parts, still = change.parts(layer, sides != half), [np.zeros(())] * 4
-        pulls = _pulls(change, layer, sides != half)
+        rows = sides != half
+        parts, still = change.parts(layer, rows), [np.zeros(())] * 4
+        units = _varied(parts, _pulls(change, layer, rows), gain, on_gain)
+        again = _varied(parts, still, gain, noise)
         for number, coalition in enumerate(coalitions):
             slope = gradients[number, half]
-            effect[number] += _moved(parts, pulls, gain, on_gain, coalition) @ slope
-            twice[number] += _moved(parts, still, gain, noise, coalition) @ slope
+            effect[number] += _difference(units, coalition) @ slope
+            twice[number] += _difference(again, coalition) @ slope
     return Response(*_joined(effect, change.base.units, groups, len(change.base.positive)), twice)
 
 
-def _moved(
+def _varied(
     parts: Sequence[np.ndarray],
     pulls: Sequence[np.ndarray],
     gain: Float[np.ndarray, " 1"],
     on_gain: Float[np.ndarray, "*unit 1"],
-    coalition: Sequence[str],
-) -> Float[np.ndarray, "*unit d_model"]:
-    """Change of a coalition's move, from central differences of the means and the gain."""
+) -> tuple[ClassMeans, ClassMeans]:
+    """The class means and the gain, each plus its pull and minus its pull."""
     up, down = (
         ClassMeans.of(
             [part + sign * pull for part, pull in zip(parts, pulls, strict=True)],
             gain + sign * on_gain,
-        ).move(coalition)
+        )
         for sign in (1, -1)
     )
-    return (up - down) / 2
+    return up, down
+
+
+def _difference(
+    varied: tuple[ClassMeans, ClassMeans], coalition: Sequence[str]
+) -> Float[np.ndarray, "*unit d_model"]:
+    """Change of a coalition's move, from central differences."""
+    up, down = varied
+    return (up.move(coalition) - down.move(coalition)) / 2
 
 
 def _pulls(change: Change, layer: int, rows: np.ndarray) -> list[Float[np.ndarray, "unit d_model"]]:

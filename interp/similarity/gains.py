@@ -72,8 +72,10 @@ def gain_by_unit(before: Contrast, after: Contrast) -> GainByUnit:
     """The gain of the same prompts in two models, with the links of ``before``."""
     means = joint_means(before, after.linked_as(before), VECTORS, same_units=True)
     products = inner_products(means, PRODUCTS[:2])
-    gain = gain_of(products, Confidence(0.95, means.effective_n)).value
-    scale = 1 / (2 * gain * products.value[:, 0])
+    confidence = Confidence(0.95, means.effective_n)
+    (a, has_a), (b, has_b) = (exists(products, index, confidence) for index in (0, 1))
+    gain = np.where(has_a & has_b, np.sqrt(b / a), np.nan)
+    scale = 1 / (2 * gain * a)
     influence = products.influence[:, 1] - gain[:, None] ** 2 * products.influence[:, 0]
     noise = products.noise_variance(-(gain**2), 1.0)
     return GainByUnit(gain, influence * scale[:, None], noise * scale**2)

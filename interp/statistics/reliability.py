@@ -80,8 +80,12 @@ def split_half_reliability(
             members = np.flatnonzero(kinds == kind)
             even = np.full(len(members), 1 / len(members))
             drawn[:, members] = rng.multinomial(len(members), even, size=resampling.resamples)
-        levels = [halved(drawn) for _ in range(HALVINGS_PER_RESAMPLE)]
-        spread = np.nanstd(fisher_z(np.nanmean(levels, axis=0)), axis=0)
+        levels = fisher_z(np.stack([halved(drawn) for _ in range(HALVINGS_PER_RESAMPLE)]))
+        # The value averages more halvings than a sample does, so it has less of their variance.
+        of_halving = np.nanmean(np.nanvar(levels, axis=0, ddof=1), axis=0)
+        between = np.nanvar(np.nanmean(levels, axis=0), axis=0)
+        variance = np.maximum(between - of_halving / HALVINGS_PER_RESAMPLE, 0.0)
+        spread = np.sqrt(variance + of_halving / resampling.splits)
     return value, *fisher_interval(value, spread, resampling.level)
 
 
