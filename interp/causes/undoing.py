@@ -34,7 +34,14 @@ from interp.model import Hidden, LanguageModel, undisturbed, writing
 from interp.patching import PatchRuns, between_models, in_turn, keeping, read_out
 from interp.progress import Advance, silent
 from interp.readout import Readout
-from interp.statistics import Draws, Estimate, resampling_weights, unit_count, weighted_means
+from interp.statistics import (
+    FEWEST_UNITS,
+    Draws,
+    Estimate,
+    resampling_weights,
+    unit_count,
+    weighted_means,
+)
 
 COALITIONS = tuple(
     tuple(name for p, name in enumerate(PLAYERS) if number >> p & 1)
@@ -115,12 +122,14 @@ class Undone:
             drawn = weighted_means(self.values.T, weights)
             return np.stack([observed] * 3 + [*drawn]), unit_count(clusters) - 1
         effect, units = self.response.effect, self.response.units
-        weights = resampling_weights(effect.shape[1], resamples, seed)
+        count, read = effect.shape[1], unit_count(units)
+        # Units that are not read (negative prompts alone) do not make up for too few that are.
+        weights = resampling_weights(count, resamples, seed, fewest=FEWEST_UNITS + count - read)
         drawn = weighted_means(self.values.T, weights[:, units])
-        drawn += weights @ effect.T * effect.shape[1] / weights.sum(axis=1, keepdims=True)
+        drawn += (weights * count / weights.sum(axis=1, keepdims=True) - 1) @ effect.T
         twice = self.response.counted_twice
         rows = [observed, observed + twice, observed - twice, *drawn]
-        return np.stack(rows), unit_count(units) - 1
+        return np.stack(rows), read - 1
 
 
 def _once(
@@ -129,7 +138,8 @@ def _once(
     twice: Float[np.ndarray, " player"],
 ) -> Float[np.ndarray, "resample player"]:
     """The draws with a spread that counts a part of their noise once instead of twice."""
-    variance = draws.var(axis=0)
+    there = draws[np.isfinite(draws).all(axis=1)]
+    variance = there.var(axis=0) if len(there) else np.zeros_like(twice)
     kept = 1 - np.minimum(twice**2 / np.where(variance > 0, variance, 1.0), 0.5)
     return observed + (draws - observed) * np.sqrt(kept)
 
