@@ -173,7 +173,9 @@ def test_shares_of_gain_and_rotation_are_unbiased_in_many_dimensions(
     for name in ("rotation", "gain"):
         values = [verdict.shares.shapley[name].value for verdict in found]
         assert np.mean(values) == pytest.approx(truth[name], abs=0.04)
-    assert {verdict.cause for verdict in found} <= {max(truth, key=lambda n: truth[n])}
+    leader = max(truth, key=lambda n: truth[n])
+    allowed = {leader} if truth[leader] > 0.8 else {leader, MIXED}
+    assert {verdict.cause for verdict in found} <= allowed
 
 
 @pytest.mark.parametrize("above", [True, False])
