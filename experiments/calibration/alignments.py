@@ -143,12 +143,12 @@ def _unrelated(name: str, compare: Compare, prompts: Prompts) -> Setting:
 
 
 CKA_PROMPTS = (
-    *(Prompts(n, 1, noise, draw) for n in (12, 20, 48) for noise in (1.0, 4.0) for draw in DRAWS),
+    *(Prompts(n, draw=draw) for n in (12, 20, 48) for draw in ("", ", skewed")),
+    *(Prompts(n, noise=4.0, draw=draw) for n, draw in ((20, ""), (48, ", heavy tails"))),
     *(Prompts(n, copies) for n, copies in ((12, 4), (24, 2))),
 )
 PROCRUSTES_PROMPTS = (
-    *(Prompts(20, 1, noise, draw) for noise in (0.5, 2.0) for draw in ("", ", skewed")),
-    *(Prompts(48, 1, noise) for noise in (0.5, 2.0)),
+    *(Prompts(20, noise=0.5, draw=draw) for draw in ("", ", skewed")),
     Prompts(16, 4),
 )
 SETTINGS = (
@@ -160,6 +160,6 @@ SETTINGS = (
     ),
     *(
         _unrelated("Procrustes", partial(procrustes_map, draws=PERMUTATIONS), prompts)
-        for prompts in (Prompts(16), Prompts(16, draw=", skewed"), Prompts(48), Prompts(16, 4))
+        for prompts in (Prompts(16), Prompts(16, draw=", skewed"), Prompts(16, 4))
     ),
 )
