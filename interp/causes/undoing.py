@@ -337,4 +337,5 @@ def _numbers(read: Tensor) -> np.ndarray:
 
 
 def _tensor(move: np.ndarray | Tensor, like: Tensor) -> Tensor:
-    return torch.as_tensor(move, dtype=torch.float32, device=like.device)
+    move = move if isinstance(move, Tensor) else torch.tensor(move)
+    return move.to(like.device, torch.float32)

@@ -92,7 +92,7 @@ def decide(
     band = float("nan") if controls is None else float(np.quantile(controls, CONTROL_QUANTILE))
     because = _objection(undone.gap, shares, band, least_gap)
     named = None if because else leading(shares)
-    if undone.gap > least_gap and shares.shapley[leading(shares)].low <= LEAST_SHARE:
+    if undone.gap > least_gap and _surely(shares, leading(shares)) <= LEAST_SHARE:
         named = MIXED
     return CauseVerdict(undone.layer, undone.gap, shares, named, because, band)
 
@@ -104,7 +104,7 @@ def _objection(gap: float, shares: Shares, band: float, least_gap: float) -> str
     largest = shares.shapley[first]
     if not np.isfinite(largest.low):
         return largest.reason or "no interval of the shares"
-    if largest.low <= LEAST_SHARE:
+    if _surely(shares, first) <= LEAST_SHARE:
         parts = (f"{name} {_shown(shares.shapley[name])}" for name in (first, second))
         return (
             f"no change carries half of it for certain; the largest shares are {', '.join(parts)}"
@@ -118,6 +118,12 @@ def _objection(gap: float, shares: Shares, band: float, least_gap: float) -> str
     if min(shares.restored[first].low, shares.removed[first].low) <= 0:
         return f"{first} works one way only, undone or done"
     return ""
+
+
+def _surely(shares: Shares, name: str) -> float:
+    """The least share of a cause; the remainder is never named, so its estimate is enough."""
+    share = shares.shapley[name]
+    return share.low if name in CAUSES else share.value
 
 
 def _shown(share: Estimate) -> str:
