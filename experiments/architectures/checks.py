@@ -50,6 +50,7 @@ FULL = TrainingSettings(trained="projections")
 TOKEN, NEW_TOKENS, LAYER = 5, 4, 1
 #: Errors above this are more than rounding in float32.
 LIMIT = 2e-3
+NOT_OFFERED = "not offered"
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def heads(subject: Subject) -> float | str:
     lm = subject.lm
     offered = [block.number for block in blocks(lm, range(lm.n_layers)) if HEADS.find(block)]
     if not offered:
-        return "not offered"
+        return NOT_OFFERED
     return max(_heads_error(subject, layer, HEADS) for layer in offered)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.architectures.checks import CHECKS, LIMIT, Subject
+from experiments.architectures.checks import CHECKS, LIMIT, NOT_OFFERED, Subject
 from experiments.architectures.tiny import families, save_tiny_model
 from interp.errors import InputError, SpilloverError
 
@@ -20,6 +20,7 @@ FENCE = re.compile(
 )
 OK, REFUSED, WRONG, CRASH = "ok", "refused", "wrong", "crash"
 RESULTS = (OK, REFUSED, WRONG, CRASH)
+BETWEEN = " · "  # lines of a self-check
 # Prompts of the packaged model organism's vocabulary have lengths that differ once they are joined.
 JOINED = (1, 4, 2, 1, 3)
 
@@ -60,7 +61,7 @@ def measure_families(
 
 def _measured(subject: Subject, checks: Sequence[str]) -> list[dict[str, str]]:
     """The rows of one model."""
-    loaded = _result(lambda _: "; ".join(subject.lm.checked.lines()), subject)
+    loaded = _result(lambda _: BETWEEN.join(subject.lm.checked.lines()), subject)
     found = {"load": loaded}
     if loaded[0] == OK:
         found |= {name: _result(CHECKS[name], subject) for name in checks}
@@ -106,9 +107,12 @@ def page_of(table: pd.DataFrame) -> str:
         f"|---|{'---:|' * len(RESULTS)}",
     ]
     for name in ["load", *checks]:
-        counts = table.loc[table["check"] == name, "result"].value_counts()
+        of_check = table[table["check"] == name]
+        counts = of_check["result"].value_counts()
         shown = " | ".join(str(counts.get(result, 0)) for result in RESULTS)
-        lines.append(f"| {name} | {shown} |")
+        absent = int((of_check["detail"] == NOT_OFFERED).sum())
+        title = f"{name} ({NOT_OFFERED} by {absent})" if absent else name
+        lines.append(f"| {title} | {shown} |")
     return "\n".join([*lines, "", *_kinds(table)])
 
 
@@ -124,7 +128,7 @@ def _kinds(table: pd.DataFrame) -> list[str]:
     said = table[(table["check"] == "load") & (table["detail"] != "")]
     kinds: dict[str, list[str]] = {}
     for family, detail in zip(said["family"], said["detail"], strict=True):
-        for line in str(detail).split("; "):
+        for line in str(detail).split(BETWEEN):
             kind = re.split(r"[:(]| by [\d.]+%", line)[0].strip()
             kinds.setdefault(kind, []).append(family)
     rows = [f"| {kind} | {', '.join(names)} |" for kind, names in sorted(kinds.items())]
