@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from analyses.predict.tournaments import CHOICES, hash_of, read_choices, require_unseen
 from analyses.recorded.agreement import compare_with_labels
 from analyses.recorded.scoring import prepare_scoring, score_records, write_calibration
 from analyses.runs import Progress
@@ -194,3 +195,26 @@ def test_recorded_answers_are_scored_row_by_row_or_refused(
 
 
 fields_of_scale = {"refused", "class", "scorer"}
+
+
+# Choices of a tournament
+
+
+@fuzzed(60)
+@given(
+    key=st.sampled_from(["worlds", "layers", "choices", "joint"]),
+    value=json_values | st.just("left out") | st.lists(st.just("run-0"), max_size=2)
+    | st.dictionaries(st.sampled_from(["margin kernel", "decision angle"]), json_values),
+)  # fmt: skip
+def test_choices_of_any_content_are_those_of_a_tournament_or_refused(
+    key: str, value: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "choices.json"
+    whole = json.loads(CHOICES.read_text(encoding="utf-8"))
+    changed = {name: one for name, one in (whole | {key: value}).items() if one != "left out"}
+    path.write_text(json.dumps(changed), encoding="utf-8")
+    found = answer_or_line(lambda: read_choices(path))
+    if found is not None:
+        assert found == changed
+        assert len(hash_of(found)) == 64
+        answer_or_line(lambda: require_unseen(["run-0", "run-1"], found))

@@ -1,13 +1,15 @@
-"""Predictors read from states: equal to their definitions, written out."""
+"""Predictors read from states equal their definitions; they are kept for what they depend on."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from analyses.predict.by_state import projection_difference
+from analyses.predict.world import predictions_key
 from interp.statistics import Contrast
 
 
@@ -28,3 +30,18 @@ def test_a_projection_difference_is_along_the_source_s_unit_direction() -> None:
                 np.testing.assert_allclose(
                     found[f"layer {layer}"][row, column], along[0].mean() - along[1].mean()
                 )
+
+
+def test_predictions_are_kept_for_one_base_and_one_way_of_training(tmp_path: Path) -> None:
+    done = tmp_path / "arms" / "base" / "DONE"
+    done.parent.mkdir(parents=True)
+
+    def key(base: str, **training: Any) -> str:
+        done.write_text(base, encoding="utf-8")
+        trainings = [None, {"trained": "lora", "lora_rank": 8} | training]
+        arms = [SimpleNamespace(config={"training": one}) for one in trainings]
+        record: Any = SimpleNamespace(folder=tmp_path, arms=arms)
+        return predictions_key(record)
+
+    keys = [key("one"), key("two"), key("one", trained="projections"), key("one", lora_rank=4)]
+    assert len(set(keys)) == 4 and key("one") == keys[0]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from analyses.study.making import check_weights
 from interp.errors import SpilloverError, TrainingError
 from interp.model import LanguageModel, merged
 from interp.store import read_json
@@ -16,6 +20,7 @@ from tests.architectures import tiny
 from unlearning.training import (
     TrainingSettings,
     check_saved,
+    keep_whole,
     prepare_in_place,
     restore_with_logits,
     save_with_logits,
@@ -93,6 +98,30 @@ def test_the_error_says_how_far_they_differ(checkpoint_of: Checkpoints, tmp_path
         TrainingError, match=r"loaded again.*differ by .*at most 1e-03.*projections"
     ):
         check_saved(other, tmp_path)
+
+
+def test_a_model_whose_adapter_is_another_one_is_kept_whole(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    lm = trained(LanguageModel.load(checkpoint_of("llama")))
+    saved, wanted = save_with_logits(lm, tmp_path), probe_logits(lm)
+    file = saved / "adapter_model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(file).items()}, file)
+    arm, kept = SimpleNamespace(name="arm", checkpoint=None), tmp_path / "whole_model"
+    context = SimpleNamespace(
+        load=LanguageModel.load,
+        run=SimpleNamespace(arm=lambda name: tmp_path),
+        progress=SimpleNamespace(stage=lambda said: nullcontext()),
+    )
+    with pytest.raises(TrainingError, match=rf"loaded again.*whole trained model is in {kept}"):
+        check_weights(context, arm, lm, tmp_path)  # type: ignore[arg-type]
+    assert relative_error(probe_logits(LanguageModel.load(kept)), wanted) < 1e-4
+    # What does not give those logits either is not offered.
+    other = trained(LanguageModel.load(checkpoint_of("llama")))
+    with torch.no_grad():
+        next(p for p in other.model.parameters() if p.requires_grad).mul_(3)
+    shutil.rmtree(kept)
+    assert keep_whole(other, tmp_path) is None and not kept.exists()
 
 
 @pytest.mark.slow

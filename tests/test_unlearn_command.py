@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,37 @@ def test_bounds_end_the_run_and_keep_the_best_step_within_them(
     # The step after the kept one is the first beyond the bound, and the last of the run.
     assert lost[kept] <= 0.3 < lost[kept + 1]
     assert kept + 1 == scores["step"].max() < 30
+
+
+@pytest.mark.slow
+def test_an_objective_whose_code_changed_is_not_taken_for_done(
+    whole: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """Its sign is flipped: a folder with results of the old code is neither reused nor replaced."""
+    out = Path(shutil.copytree(whole.parents[1], tmp_path / "out"))  # the base is scored there
+    own = tmp_path / "own.py"
+    options = [
+        "unlearn", str(shipped()), "--concept", "bias", "--prompts", str(prompts),
+        "--max-steps", "1", "--objective", "of_one_s_own", "--objective-file", str(own),
+        "--out", str(out),
+    ]  # fmt: skip
+
+    def run(sign: str) -> Ended:
+        own.write_text(
+            "from unlearning.losses.registry import objective\n\n\n@objective\n"
+            "def of_one_s_own(log_probs, mask):\n"
+            f"    return {sign}(log_probs * mask).sum(-1)\n",
+            encoding="utf-8",
+        )
+        return run_cli(options)
+
+    assert run("").exit_code == 0
+    [weights] = (out / "arms").glob("*of_one_s_own*/*/*.safetensors")
+    before = weights.read_bytes()
+    refused = run("-")
+    assert refused.exit_code == 2 and "code of the objective" in refused.error
+    assert weights.read_bytes() == before
+    assert run("").exit_code == 0 and weights.read_bytes() == before
 
 
 def test_utility_is_what_benign_prompts_keep_of_their_answers() -> None:

@@ -200,11 +200,8 @@ def evidence_of_run(record: RunRecord) -> Evidence:
     Raises:
         InputError: the run trained no arm, so the trained parameters are unknown.
     """
-    config = record.config
-    trained = [arm.config["training"] for arm in record.arms if arm.config.get("training")]
-    if not trained:
-        raise InputError(f"{record.folder} has no trained arm to compare a prediction with")
-    settings = TrainingSettings(**{**trained[0], "adam_betas": tuple(trained[0]["adam_betas"])})
+    config, training = record.config, training_of(record)
+    settings = TrainingSettings(**{**training, "adam_betas": tuple(training["adam_betas"])})
     options = dict(config.get("model_options") or {})
 
     def load() -> LanguageModel:
@@ -217,6 +214,18 @@ def evidence_of_run(record: RunRecord) -> Evidence:
         _training_rows(read_table(base / "responses.parquet")),
         require_prefixes(read_prefixes(base / "openers.json"), "predict"),
     )
+
+
+def training_of(record: RunRecord) -> dict[str, Any]:
+    """How the run's arms were trained, which says which parameters a prediction is about.
+
+    Raises:
+        InputError: the run trained no arm.
+    """
+    trained = [arm.config["training"] for arm in record.arms if arm.config.get("training")]
+    if not trained:
+        raise InputError(f"{record.folder} has no trained arm to compare a prediction with")
+    return dict(trained[0])
 
 
 def _training_rows(responses: pd.DataFrame) -> pd.DataFrame:

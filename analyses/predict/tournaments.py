@@ -114,11 +114,25 @@ def read_choices(path: str | Path = CHOICES) -> dict[str, Any]:
         found = read_json(path)
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); expected a file of choices") from error
-    if not isinstance(found, dict) or not {"worlds", "layers", "choices", "joint"} <= found.keys():
+    if not isinstance(found, dict) or not _are_choices(found):
         raise InputError(
-            f"{path} is not a file of choices; expected worlds, layers, choices and joint"
+            f"{path} is not a file of choices; expected worlds, layers, choices and joint, as "
+            "`spillover tournament --choose` writes them"
         )
     return found
+
+
+def _are_choices(found: Mapping[str, Any]) -> bool:
+    choices, layers = found.get("choices"), found.get("layers")
+    names = [found.get("worlds"), found.get("joint")]
+    return (
+        type(layers) is int
+        and layers > 0
+        and isinstance(choices, dict)
+        and all(isinstance(variant, str) for variant in choices.values())
+        and all(isinstance(one, list) and all(isinstance(x, str) for x in one) for one in names)
+        and set(found["joint"]) <= set(choices)
+    )
 
 
 def hash_of(frozen: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from analyses.predict.accuracy import LeakageOutcome
-from analyses.predict.evidence import evidence_of_run
+from analyses.predict.evidence import evidence_of_run, training_of
 from analyses.predict.registry import PREDICTORS
 from analyses.runs import (
     BASE,
@@ -150,18 +150,8 @@ def _world(matrix: LeakageMatrix, name: str) -> PredictedRun:
             f"{name}: fewer than three sources reached the level, too few to rank; "
             "give runs of spillover matrix with more domains"
         )
-    done = record.folder / "arms" / BASE / "DONE"
-    code = {name: PREDICTORS.own_source(name) for name in sorted(PREDICTORS)}
-    own = {name: source for name, source in code.items() if source}
     predicted = kept_table(
-        record.folder / "predictions.parquet",
-        content_key(
-            ("readout", "predictions"),
-            done.read_text(encoding="utf-8"),
-            sorted(PREDICTORS),
-            *([own] if own else []),
-        ),
-        lambda: _predicted(record),
+        record.folder / "predictions.parquet", predictions_key(record), lambda: _predicted(record)
     )
     table = pd.concat([predicted, _early(record, domains)], ignore_index=True)
     predictions = _matrices(table, domains)
@@ -173,6 +163,20 @@ def _world(matrix: LeakageMatrix, name: str) -> PredictedRun:
         predictions,
         _kinds(table),
         layers=sum(predictor == "mean-difference cosine" for predictor, _ in predictions),
+    )
+
+
+def predictions_key(record: RunRecord) -> str:
+    """The key of a run's predictions: base model, trained parameters and predictors."""
+    done = record.folder / "arms" / BASE / "DONE"
+    code = {name: PREDICTORS.own_source(name) for name in sorted(PREDICTORS)}
+    own = {name: source for name, source in code.items() if source}
+    return content_key(
+        ("readout", "predictions"),
+        done.read_text(encoding="utf-8"),
+        training_of(record),
+        sorted(PREDICTORS),
+        *([own] if own else []),
     )
 
 

@@ -26,7 +26,7 @@ from analyses.study.methods import Guard
 from analyses.study.mixing import mixture_of
 from analyses.study.plan import ArmPlan
 from analyses.study.prefilling import write_prefilled
-from interp.errors import InputError
+from interp.errors import InputError, SpilloverError, TrainingError
 from interp.model import LanguageModel
 from interp.progress import Advance
 from interp.similarity import Rotation
@@ -38,6 +38,7 @@ from unlearning.training import (
     check_saved,
     coverage_of,
     discard_all,
+    keep_whole,
     newest_complete,
     prepare_in_place,
     restore_with_logits,
@@ -79,18 +80,27 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
         write_prefilled(context, baseline.responses, lm, name)
         _write_rotations(context, lm, arm)
         if arm.training:
-            _check_weights(context, arm, lm, folder)
+            check_weights(context, arm, lm, folder)
         discard_all(folder / "training")
         run.finish(name, inputs)
     return Made(arm, True)
 
 
-def _check_weights(context: Context, arm: ArmPlan, lm: LanguageModel, folder: Path) -> None:
-    """Compare what loads from the arm's folder with the trained model, which leaves the device."""
+def check_weights(context: Context, arm: ArmPlan, lm: LanguageModel, folder: Path) -> None:
+    """Compare what loads from the arm's folder with the trained model, which leaves the device.
+
+    Raises:
+        TrainingError: it is another model; names the folder of the whole one, if that is the same.
+    """
     trained: Any = lm.model
     trained.to("cpu")
     with context.progress.stage(f"{arm.name}: loading the saved weights"):
-        check_saved(load_made(context, arm), folder)
+        try:
+            check_saved(load_made(context, arm), folder)
+        except SpilloverError as error:
+            kept = keep_whole(lm, folder)
+            where = f"; the whole trained model is in {kept}" if kept else ""
+            raise TrainingError(f"{error}{where}") from error
 
 
 def inputs_of(

@@ -14,6 +14,7 @@ from .parameters import restore_parameters as restore_parameters
 from .parameters import save_parameters as save_parameters
 from .reference import with_references as with_references
 from .saving import check_saved as check_saved
+from .saving import keep_whole as keep_whole
 from .saving import restore_with_logits as restore_with_logits
 from .saving import save_with_logits as save_with_logits
 from .scaling import scaled_change as scaled_change
@@ -33,6 +34,7 @@ __all__ = [
     "coverage_of",
     "discard_all",
     "is_scored",
+    "keep_whole",
     "newest_complete",
     "prepare_in_place",
     "release",

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
-from interp.errors import TrainingError
-from interp.model import LanguageModel
-from interp.store import atomic_write
+from interp.errors import SpilloverError, TrainingError
+from interp.model import LanguageModel, merged
+from interp.store import atomic_folder, atomic_write
 from unlearning.training.eval_mode import probe_logits, relative_error
 from unlearning.training.parameters import restore_parameters, save_parameters
 
 LOGITS = "trained_logits.safetensors"  # deleted once they were compared
+WHOLE = "whole_model"
 # Largest relative difference of logits by saving, loading and merging; 16-bit weights are rounded.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
 ROUNDED = 0.1
@@ -50,6 +51,26 @@ def check_saved(loaded: LanguageModel, folder: Path) -> None:
     """
     _compare(loaded, folder, "loaded again")
     (folder / LOGITS).unlink(missing_ok=True)
+
+
+def keep_whole(trained: LanguageModel, folder: Path) -> Path | None:
+    """Write the trained model, adapters merged, where its adapters alone do not give it back.
+
+    Args:
+        trained: the model in memory, whose adapters are merged here.
+        folder: where :func:`save_with_logits` wrote.
+
+    Returns:
+        The folder ``whole_model``; None if the model that loads from it is another one, too.
+    """
+    try:
+        with atomic_folder(folder / WHOLE) as made:
+            merged(trained.model).save_pretrained(made)
+            trained.tokenizer.save_pretrained(made)
+            _compare(LanguageModel.load(made), folder, "saved whole")
+    except SpilloverError:
+        return None
+    return folder / WHOLE
 
 
 def _compare(lm: LanguageModel, folder: Path, how: str) -> None:
