@@ -200,7 +200,7 @@ fields_of_scale = {"refused", "class", "scorer"}
 # Choices of a tournament
 
 
-@fuzzed(60)
+@fuzzed(25)
 @given(
     key=st.sampled_from(["worlds", "layers", "choices", "joint"]),
     value=json_values | st.just("left out") | st.lists(st.just("run-0"), max_size=2)
