@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -170,32 +169,17 @@ def noisy_change(
     return Change(base, after, (0,)), 8.0 * along, shares
 
 
-@dataclass(frozen=True)
-class Bend:
-    """What a simulated readout makes of the product of a state and its reader."""
-
-    function: Callable[[np.ndarray], np.ndarray]
-    slope: Callable[[np.ndarray], np.ndarray]
-
-
-STRAIGHT = Bend(np.asarray, np.ones_like)
-SATURATING = Bend(lambda t: 4 * np.tanh(t / 4) + 0.3 * t, lambda t: 1 / np.cosh(t / 4) ** 2 + 0.3)
-
-
-def simulated_undone(
-    change: Change, reader: np.ndarray, seed: int, bend: Bend = STRAIGHT
-) -> Undone:
-    """Readouts of every coalition where the layers after the states are a simple function."""
+def simulated_undone(change: Change, reader: np.ndarray, seed: int) -> Undone:
+    """Readouts of every coalition where the layers after the states are a linear readout."""
     sides = change.halves(seed)
     by_half = [change.means(0, sides != half) for half in (0, 1)]
     own = sides[: len(change.base.positive)]
     states = {"base": change.base.positive[:, 0], "after": change.after.positive[:, 0]}
-    values, gradients = [], []
+    values = []
     for coalition in COALITIONS:
         moves = np.stack([means.move(coalition) for means in by_half])[own]
-        read = (states["base" if REMAINDER in coalition else "after"] + moves) @ reader
-        values.append(bend.function(read))
-        slope = [bend.slope(read)[own == half].sum() / len(own) for half in (0, 1)]
-        gradients.append(np.outer(slope, reader))
-    response = response_of(change, 0, sides, np.stack(gradients), COALITIONS)
+        values.append((states["base" if REMAINDER in coalition else "after"] + moves) @ reader)
+    shares = [np.mean(own == half) for half in (0, 1)]
+    gradients = np.broadcast_to(np.outer(shares, reader), (len(COALITIONS), 2, len(reader)))
+    response = response_of(change, 0, sides, gradients, COALITIONS)
     return Undone(0, np.stack(values), response=response)
