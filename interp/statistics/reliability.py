@@ -5,11 +5,9 @@ prompts stay together. For subspaces it is the root mean squared cosine of their
 which in one dimension is the absolute cosine. The value is 1 without noise and about 0 for pure
 noise (for a subspace √(dimensions / d_model) or somewhat more).
 
-For the interval, half of the prompts are drawn and then halved again. The spread of such
-half-samples is that of whole samples (McCarthy, *Pseudo-replication: half samples*, 1969), while
-samples with replacement also vary in their number of copies, which changes the noise. The interval
-uses only this spread, on Fisher's z scale, without the part from the choice of halves. It does not
-use the mean of the half-samples, which is too low because fewer prompts have more noise.
+For the interval, prompts are first drawn with replacement and then halved, so copies of one prompt
+are in the same half. The interval uses only the spread of these samples, on Fisher's z scale. It
+does not use their mean, which is too low because resampling adds noise.
 
 For the same reason the package has no bootstrap cone around a direction. In many dimensions all
 resampled directions lie far from the fitted one, on the side away from the true direction, so the
@@ -26,7 +24,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.statistics.intervals import Confidence, fisher_interval, fisher_z
+from interp.statistics.intervals import fisher_interval, fisher_z
 
 Counts = Float[np.ndarray, "sample row"]
 Vectors = Float[np.ndarray, "sample layer coordinate"]
@@ -65,8 +63,7 @@ def split_half_reliability(
     rng = np.random.default_rng(resampling.seed)
 
     def halved(counts: Float[np.ndarray, "sample unit"]) -> Similarities:
-        keys = (rng.random(counts.shape), counts == 0, np.broadcast_to(kinds, counts.shape))
-        order = np.lexsort(keys)
+        order = np.lexsort((rng.random(counts.shape), np.broadcast_to(kinds, counts.shape)))
         first = np.empty_like(counts)
         np.put_along_axis(first, order, (np.arange(len(kinds)) % 2).astype(float)[None], axis=1)
         return similarity((first * counts)[:, units], ((1 - first) * counts)[:, units])
@@ -78,31 +75,14 @@ def split_half_reliability(
         if not resampling.resamples:
             missing = np.full_like(value, np.nan)
             return value, missing, missing
-        kept = _half_of_each(kinds, resampling.resamples, rng)
-        levels = fisher_z(np.stack([halved(kept) for _ in range(HALVINGS_PER_RESAMPLE)]))
-        # The value averages more halvings than a sample does, so it has less of their variance.
-        of_halving = np.nanmean(np.nanvar(levels, axis=0, ddof=1), axis=0)
-        between = np.nanvar(np.nanmean(levels, axis=0), axis=0)
-        variance = np.maximum(between - of_halving / HALVINGS_PER_RESAMPLE, 0.0)
-        size = kept.sum(axis=1).mean()
-        variance *= size / (len(kinds) - size)
-        spread = np.sqrt(variance + of_halving / resampling.splits)
-    # A spread from half as many units is known as well as theirs.
-    halves = min(np.unique(kinds, return_counts=True)[1]) / 2
-    spread *= Confidence(resampling.level, halves).small_sample
+        drawn = np.zeros((resampling.resamples, len(kinds)))
+        for kind in np.unique(kinds):
+            members = np.flatnonzero(kinds == kind)
+            even = np.full(len(members), 1 / len(members))
+            drawn[:, members] = rng.multinomial(len(members), even, size=resampling.resamples)
+        levels = [halved(drawn) for _ in range(HALVINGS_PER_RESAMPLE)]
+        spread = np.nanstd(fisher_z(np.nanmean(levels, axis=0)), axis=0)
     return value, *fisher_interval(value, spread, resampling.level)
-
-
-def _half_of_each(
-    kinds: Int[np.ndarray, " unit"], samples: int, rng: np.random.Generator
-) -> Float[np.ndarray, "sample unit"]:
-    """1 for the units of random halves of each kind, 0 for the others."""
-    kept = np.zeros((samples, len(kinds)))
-    for kind in np.unique(kinds):
-        members = np.flatnonzero(kinds == kind)
-        ranks = rng.random((samples, len(members))).argsort(axis=1).argsort(axis=1)
-        kept[:, members] = ranks < (len(members) + 1) // 2
-    return kept
 
 
 def cosines_of_halves(
