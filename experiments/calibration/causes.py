@@ -53,7 +53,8 @@ class World:
         fresh = np.sqrt(1 - CORRELATION**2)
         later = [CORRELATION * x + fresh * y for x, y in zip(old, new, strict=True)]
         sides = [x + mean for x, mean in zip((*old, *later), means, strict=True)]
-        base, after = (Contrast(*pair, groups=design.groups) for pair in (sides[:2], sides[2:]))
+        base = Contrast(sides[0], sides[1], groups=design.groups)
+        after = Contrast(sides[2], sides[3], groups=design.groups)
         seed = int(rng.integers(2**32))
         return simulated_undone(Change(base, after, (0,)), READER * along, seed)
 
