@@ -39,6 +39,9 @@ PREFIX = {"lora": "npo_step", "full": "npo_step.full"}
 
 COLLECT = "tests.benchmarks.collect"
 COSINE_MAP = "tests.benchmarks.cosine_map"
+READOUT = "tests.benchmarks.readout"
+# By the tree's inner nodes below its root.
+READOUT_GOALS = {1: 1.5, 4: 2.0, 8: 2.5}
 # Others' time over ours is reported as measured.
 COLLECT_OTHERS = ("transformer_lens", "nnsight", "output_hidden_states")
 
@@ -61,6 +64,7 @@ def main() -> None:
         entries |= step_memory(workload, trained, options.processes)
     entries |= collect_times(workload, options.pairs, options.threads)
     entries |= cosine_map_times(options.threads)
+    entries |= readout_times(workload, options.pairs, options.threads)
     machine = described(options.threads) | {"seconds": round(perf_counter() - start)}
     write_json(options.out, {"machine": machine, **entries})
     console = Console()
@@ -131,6 +135,18 @@ def collect_times(workload: Workload, pairs: int, threads: int) -> dict[str, Any
     for name, values in {**seconds, **ordered}.items():
         entries[f"collect.seconds.{name}"] = median(values)
     return entries
+
+
+def readout_times(workload: Workload, pairs: int, threads: int) -> dict[str, Any]:
+    """The refusal readout with trees of several sizes: ratios to the bare forward."""
+    run = in_fresh_process(workload, threads, "--pairs", str(pairs), module=READOUT)
+    (seconds,) = _outputs([run])
+    return {
+        f"readout.{nodes}_node{'s' * (nodes > 1)}_vs_forward": ratio(
+            seconds[f"{nodes}_nodes"], seconds["forward"], goal
+        )
+        for nodes, goal in READOUT_GOALS.items()
+    }
 
 
 def cosine_map_times(threads: int) -> dict[str, Any]:
