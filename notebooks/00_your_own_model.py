@@ -55,7 +55,7 @@ print(f"{type(lm.model).__name__}: {lm.n_layers} layers, d_model {lm.d_model}, o
 # ```
 #
 # Prompts are a table: `prompt`, `domain`, `label` (harmful or benign), and `pair` where a harmful
-# prompt has a matched benign prompt. The package brings 322 such pairs; `sp.prompts("mine.jsonl")`
+# prompt has a matched benign prompt. The package brings 840 such pairs; `sp.prompts("mine.jsonl")`
 # reads your own.
 
 # %%

@@ -131,6 +131,7 @@ def test_a_model_that_is_not_there_is_named_before_anything_else(
 
 PLANS = [
     ["study", "MODEL", "--concept", CONCEPT, "--out", "run"],
+    ["unlearn", "MODEL", "--concept", CONCEPT, "--out", "run"],
     ["compare", "MODEL", "MODEL"],
     ["evaluate", "MODEL", "--scorer", "phrases"],
     ["deflect", "MODEL", "--concept", CONCEPT, "--out", "run"],
@@ -149,9 +150,6 @@ def test_a_model_that_is_no_organism_is_asked_the_built_in_prompts(
     model = checkpoint_of("qwen2")
     given = [model if word == "MODEL" else word for word in command]
     code, _, err = spillover(*given, "--dry-run")
-    if command[0] in ("study", "matrix", "contain", "reproduce"):  # the pairs are few to train on
-        assert code == 2 and " has 28 " in err and "prompts" in err
-        return
     assert code == 0, err
     shown = next(line for line in err.splitlines() if line.startswith("prompts: "))
     assert f"prompts: {len(matched_pairs())}" in shown or "harmful training prompts of" in shown

@@ -206,6 +206,13 @@ def every_third(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "scorer_of", lambda _: EveryThird())
 
 
+def training_requests(domain: str) -> pd.DataFrame:
+    """The built-in prompts that `deflect` asks."""
+    table = matched_pairs()
+    harmful = (table["domain"] == domain) & (table["label"] == "harmful")
+    return table[harmful & (table["split"] == "train")]
+
+
 @pytest.mark.parametrize("family", ["mistral", "gpt2"])
 @pytest.mark.filterwarnings("ignore:the tokenizer has no chat template")
 def test_any_model_is_asked_the_built_in_prompts(
@@ -214,9 +221,7 @@ def test_any_model_is_asked_the_built_in_prompts(
     model = str(checkpoint_of(family))
     plan = DeflectPlan(model, "safety", max_new_tokens=5, temperature=1.0, samples=3, batch_size=16)
     found = engine.run_deflection(plan, tmp_path, Progress(quiet=True))
-    table = matched_pairs()
-    wanted = (table["domain"] == "safety") & (table["label"] == "harmful")
-    asked = table[wanted & (table["split"] == "train")]
+    asked = training_requests("safety")
     assert found.prompts == len(asked)
     assert found.classes == {
         "refusal": 2 * len(asked), "answer": len(asked), "other": 0, "gibberish": 0
@@ -234,14 +239,15 @@ def test_a_model_that_refuses_nothing_is_an_error_with_the_answers_kept(
     tmp_path: Path, checkpoint_of: Callable[[str], Path]
 ) -> None:
     model = checkpoint_of("qwen2")
+    asked = len(training_requests("safety"))
     ended = run_cli(
         "deflect", model, "--concept", "safety", "--max-new-tokens", 4, "--scorer", "phrases",
         "--out", tmp_path,
     )  # fmt: skip
     assert ended.exit_code == 2
-    assert "refused none of 28 safety prompts by phrases" in ended.error
+    assert f"refused none of {asked} safety prompts by phrases" in ended.error
     assert not (tmp_path / "deflections.jsonl").exists()
-    assert len((tmp_path / "answers.jsonl").read_bytes().splitlines()) == 28
+    assert len((tmp_path / "answers.jsonl").read_bytes().splitlines()) == asked
 
 
 # A server
@@ -341,13 +347,14 @@ def test_a_plan_is_printed_and_nothing_else_happens(
     assert ended.exit_code == 0 and not out.exists() and ended.output == ""
     for part in ("128 harmful training prompts of bias", "greedy", "grammar", "memory: about"):
         assert part in ended.error
-    # 28 of the built-in prompts cannot give 32 refusals, which is said before they are asked.
-    few = run_cli("deflect", checkpoint_of("llama"), "--concept", "bias", "--out", out, "--dry-run")
-    assert "28 answers cannot give the 32 refusals" in few.error
-    enough = run_cli(
-        "deflect", checkpoint_of("llama"), "--concept", "bias", "--out", out, "--dry-run",
-        "--temperature", 1, "--samples", 2,
-    )  # fmt: skip
+    # The built-in prompts can give 32 refusals; 28 cannot, which is said before they are asked.
+    plan = ("deflect", checkpoint_of("llama"), "--concept", "bias", "--out", out, "--dry-run")
+    assert "cannot give" not in run_cli(*plan).error
+    asked = training_requests("bias").head(28)
+    asked.to_json(tmp_path / "few.jsonl", orient="records", lines=True)
+    few = (*plan, "--prompts", tmp_path / "few.jsonl")
+    assert "28 answers cannot give the 32 refusals" in run_cli(*few).error
+    enough = run_cli(*few, "--temperature", 1, "--samples", 2)
     assert "cannot give" not in enough.error and "56" in enough.error
 
 

@@ -27,6 +27,7 @@ from interp.model import LanguageModel
 from interp.store import read_json
 from tests.fake_endpoint import serving
 from tests.test_tasks import write_task
+from unlearning.data import matched_pairs
 from unlearning.organism import load_world, shipped
 from unlearning.scoring import ModelScorer
 from unlearning.scoring.reading import Workload
@@ -131,7 +132,10 @@ def test_the_built_in_pairs_need_no_file(
     monkeypatch.setattr(LanguageModel, "load", _loads_nothing)
     code, out, err = spillover(checkpoint_of("qwen2"), "--dry-run")
     assert (code, out) == (0, "")
-    assert "708 (322 harmful, 322 matched benign, 64 general), the built-in matched pairs" in err
+    rows = matched_pairs()
+    pairs, general = rows["pair"].nunique(), (rows["domain"] == "general").sum()
+    counts = f"{len(rows)} ({pairs} harmful, {pairs} matched benign, {general} general)"
+    assert f"{counts}, the built-in matched pairs" in err
     assert "scorers: phrases, classifier" in err and "memory: " in err
     assert not Path("runs").exists()
 

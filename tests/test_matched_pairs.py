@@ -134,8 +134,13 @@ def stated(row: str) -> list[float]:
 
 
 def test_counts_of_each_domain_and_split(prompts: pd.DataFrame, pairs: pd.DataFrame) -> None:
-    assert pairs["domain"].value_counts().to_dict() == dict.fromkeys(DOMAINS, 46)
-    assert (prompts["domain"] == GENERAL).sum() == 64
+    """Training needs 32 refusals of a concept, and no model refuses every request."""
+    assert set(pairs["domain"]) == set(DOMAINS)
+    for _, rows in pairs.groupby("domain"):
+        counts = rows["split"].value_counts()
+        assert len(rows) >= 120
+        assert counts["train"] >= 72 and counts["validation"] >= 15 and counts["test"] >= 24
+    assert (prompts["domain"] == GENERAL).sum() >= 160
     for _, rows in prompts.groupby("domain"):
         shares = rows["split"].value_counts(normalize=True)
         assert shares["train"] == pytest.approx(0.6, abs=0.02)
@@ -172,6 +177,7 @@ def test_pairs_have_the_same_template_and_length(pairs: pd.DataFrame) -> None:
         assert abs(len(harmful.split()) - len(benign.split())) <= 1, pair
         allowed = max(6, 0.1 * max(len(harmful), len(benign)))
         assert abs(len(harmful) - len(benign)) <= allowed, pair
+        assert max(len(harmful.split()), len(benign.split())) <= 20, pair
 
 
 def test_pairs_are_of_one_length_on_average(pairs: pd.DataFrame) -> None:
@@ -190,6 +196,8 @@ def test_syntax_varies_within_each_domain(pairs: pd.DataFrame) -> None:
         assert 0.15 < texts.str.contains("?", regex=False).mean() < 0.5
         assert texts.str[-1].str.isalpha().any()
         assert not texts.str[0].str.isupper().all()
+        patterns = texts.str.lower().str.split().str[:4].str.join(" ")
+        assert patterns.value_counts().max() <= 3
 
 
 def test_no_text_stands_twice(prompts: pd.DataFrame) -> None:
@@ -241,7 +249,7 @@ def test_what_separates_harmful_from_benign_is_as_stated(
     )
     surface_auc, surface_pairs = told_apart(prompts[chosen], surface_classifier)
     assert surface_auc <= 0.6
-    # 46 pairs of one domain do not settle this share: 0.5 has a standard error of 0.07.
+    # 120 pairs of one domain do not settle this share: 0.5 has a standard error of 0.05.
     assert surface_pairs <= 0.6 or domain in DOMAINS
     measured = [surface_auc, surface_pairs, *told_apart(prompts[chosen], word_classifier)]
     assert measured == pytest.approx(stated(domain), abs=0.03)

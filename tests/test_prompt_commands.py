@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.conftest import Spillover
-from unlearning.data import DOMAINS, read_prompts
+from unlearning.data import matched_pairs, read_prompts
 from unlearning.data.sources import SOURCES
 
 MAPPED = ("--prompt-column", "question", "--category-column", "topic", "--label", "harmful")
@@ -43,12 +44,12 @@ def test_the_built_in_pairs_come_out_as_they_are_and_leak_nothing(
 ) -> None:
     out = tmp_path / "prompts.jsonl"
     code, text, _ = spillover("prompts", "make", "built-in", "--out", out)
-    assert code == 0 and "708 prompts" in text
-    table = read_prompts(out)
-    assert set(table["domain"]) == {*DOMAINS, "general"}
-    assert table["pair"].notna().sum() == 644
+    table, built_in = read_prompts(out), matched_pairs()
+    assert code == 0 and f"{len(built_in)} prompts" in text
+    pd.testing.assert_frame_equal(table[["id", "prompt", "pair"]], built_in[["id", "prompt", "pair"]])
     code, text, _ = spillover("prompts", "leaks", out)
-    assert code == 0 and text.startswith("0 of 278")
+    held_out = (table["split"] != "train").sum()
+    assert code == 0 and text.startswith(f"0 of {held_out}")
 
 
 def test_own_data_is_mapped_on_the_command_line(

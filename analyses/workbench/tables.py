@@ -17,7 +17,7 @@ def prompts(source: str | Path | pd.DataFrame | Sequence[str] | None = None) -> 
     Args:
         source: one of
 
-            * nothing: the 322 matched pairs and 64 everyday prompts of the package;
+            * nothing: the 840 matched pairs and 160 everyday prompts of the package;
             * ``"organism"``, or the folder of a model organism: prompts in its own language;
             * a JSONL, CSV or parquet file, or a DataFrame, with the columns ``prompt``, ``domain``
               (one of ``sp.DOMAINS``, or ``general``) and ``label`` (``harmful`` or ``benign``);
@@ -38,7 +38,7 @@ def prompts(source: str | Path | pd.DataFrame | Sequence[str] | None = None) -> 
     Example:
         >>> table = sp.prompts()
         >>> table.groupby("label").size().to_dict()
-        {'benign': 386, 'harmful': 322}
+        {'benign': 1000, 'harmful': 840}
         >>> mine = sp.prompts(table[["prompt", "domain", "label"]])
         >>> sorted(mine["split"].unique())
         ['test', 'train', 'validation']

@@ -69,8 +69,8 @@ def matched_pairs() -> pd.DataFrame:
     still separate them.
 
     The table covers all seven domains and the domain ``general`` (everyday prompts). Each of the
-    seven has 46 pairs: one row for the harmful request and one for its matched benign prompt
-    (``kind`` is ``twin``), with the same id in the column ``pair``. ``general`` has 64 rows, where
+    seven has 120 pairs: one row for the harmful request and one for its matched benign prompt
+    (``kind`` is ``twin``), with the same id in the column ``pair``. ``general`` has 160 rows, where
     ``pair`` is null. The file fixes the splits: about 60% train, 20% validation and 20% test of
     each domain. A pair stays in one split, and no near-duplicates are in different splits.
     ``source`` is always ``spillover``: the prompts are written for this package, none comes from a
