@@ -14,10 +14,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+import spillover as sp
 from interp import activations
 from interp.activations.window import from_end
 from interp.interventions import ablate, add
 from interp.model import Chat, LanguageModel, Tokens
+from interp.patching import between_models
+from interp.patching.runs import WHOLE
+from interp.readout import log_odds
 from tests.fuzzing import answer_or_line, fuzzed
 
 pytestmark = pytest.mark.slow
@@ -136,6 +140,24 @@ def test_positions_that_are_no_function_are_refused(given: Any, lm: LanguageMode
         assert answer_or_line(edited) is None
     whole = isinstance(given, int | np.integer) and not isinstance(given, bool) and given < 0
     assert (answer_or_line(lambda: from_end(given)) is not None) == whole
+
+
+@fuzzed(12)
+@given(
+    given=st.lists(st.sampled_from(["instruction", WHOLE, "nowhere", "", 0, None]), max_size=3)
+    | st.sampled_from([None, "instruction", ("instruction",), {"instruction"}, 1, slice(0, 1)])
+)
+def test_positions_of_a_patch_are_names_of_spans_or_refused(given: Any, lm: LanguageModel) -> None:
+    readout = log_odds([3])
+    every = list(between_models(lm, lm, TEXTS).positions())
+    found = answer_or_line(
+        lambda: sp.patch(lm, lm, TEXTS, readout=readout, layers=[1], positions=given)
+    )
+    names = every if given is None else list(given) if isinstance(given, list | tuple) else []
+    fine = bool(names) and all(name in (*every, WHOLE) for name in names)
+    assert (found is not None) == fine, given
+    if found is not None:
+        assert [cell.position for cell in found.cells] == list(dict.fromkeys(names))
 
 
 # Templates

@@ -63,6 +63,12 @@ def damage(folder: Path, path: Path, what: Any) -> None:
         table.to_parquet(folder / path)
 
 
+@pytest.mark.parametrize("names", [[], ["."], ["nowhere"], ["file"], [""], ["a", "b/a"]])
+def test_what_is_no_run_is_not_loaded_for_a_matrix(names: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert answer_or_line(lambda: LeakageMatrix.load([tmp_path / name for name in names])) is None
+
+
 @fuzzed(12)
 @given(damaged=damages())
 def test_a_damaged_run_is_read_rightly_or_refused(
@@ -78,6 +84,8 @@ def test_a_damaged_run_is_read_rightly_or_refused(
         if found["arms"] is not None and found["leakage"] is not None:
             assert set(found["leakage"].get("arm", ())) <= set(found["arms"]["arm"])
         answer_or_line(lambda: run_report.render(run, (), show_completions=True))
+        cells = answer_or_line(lambda: LeakageMatrix.load([folder]).cells)
+        assert cells is None or set(cells["source"]) <= set(run.record.domains)
     else:
         assert answer_or_line(lambda: LeakageMatrix.load([folder])) is None
     assert (answer_or_line(lambda: planned_losses(folder)) is None) == (run is None)

@@ -8,6 +8,7 @@ used. Between two models the rows are equal, so each token is aligned with itsel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,11 +108,18 @@ def _there(giving: Tokens, taking: Tokens, name: str) -> bool:
     return name in giving.spans and name in taking.spans
 
 
-def check_positions(runs: PatchRuns, positions: tuple[str, ...]) -> None:
-    """Raise :class:`InputError` for a position that no row has on both sides."""
+def chosen_positions(runs: PatchRuns, positions: Sequence[str] | None) -> tuple[str, ...]:
+    """The positions that are asked for, each once; by default all that some row has on both sides.
+
+    Raises:
+        InputError: no row has one of them on both sides, or they are no list of names.
+    """
     known = runs.positions()
-    missing = [name for name in positions if name not in (*known, WHOLE)]
-    if missing:
-        raise InputError(
-            f"no position {', '.join(missing)} on both sides; there are {', '.join(known)}, {WHOLE}"
-        )
+    if positions is None:
+        return known
+    there = f"there are {', '.join(known)}, {WHOLE}"
+    if isinstance(positions, str) or not isinstance(positions, Sequence) or not positions:
+        raise InputError(f"positions {positions!r}: expected a list of names; {there}")
+    if missing := [str(name) for name in positions if name not in (*known, WHOLE)]:
+        raise InputError(f"no position {', '.join(missing)} on both sides; {there}")
+    return tuple(dict.fromkeys(positions))

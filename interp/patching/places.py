@@ -24,7 +24,7 @@ from torch import Tensor
 from interp.activations import Site, batches_by_length, chosen_layers, head_count, points
 from interp.errors import InputError
 from interp.model import Hidden, LanguageModel, Point, Tokens, reading
-from interp.patching.alignment import Alignment, Replacement, check_positions
+from interp.patching.alignment import Alignment, Replacement, chosen_positions
 from interp.patching.effects import Cell
 from interp.patching.runs import PatchRuns
 from interp.readout import Readout, last_logits
@@ -73,8 +73,7 @@ def patch_places(
             stacklevel=3,
         )
     chosen = chosen_layers(runs.target, layers)
-    names = runs.positions() if positions is None else tuple(positions)
-    check_positions(runs, names)
+    names = chosen_positions(runs, positions)
     given, taken = (points(lm, chosen, sites) for lm in (runs.source, runs.target))
     places = []
     for s, site in enumerate(sites):
