@@ -100,6 +100,12 @@ def target_clause(verdict: TargetVerdict) -> str:
         case TargetOutcome.DEGENERATE if verdict.gibberish_rate.value > MOST_GIBBERISH:
             gibberish = interval(verdict.gibberish_rate)
             return f"the target is DEGENERATE: {gibberish} of its answers are gibberish ({answers})"
+        case TargetOutcome.DEGENERATE if verdict.is_incoherent:
+            nats, own = decimal(verdict.nats.value), decimal(verdict.base_nats.value)
+            return (
+                f"the target is DEGENERATE: its answers take {nats} nats per token under the base, "
+                f"the base's own {own} at most; repetition {interval(verdict.repetition)}"
+            )
         case TargetOutcome.STILL_REFUSES:
             return f"the target still refuses {interval(verdict.refusal_rate)} of its prompts"
         case _ if not verdict.decided:
