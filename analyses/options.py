@@ -177,6 +177,18 @@ class StudyOptions:
     scorer: ScorerName = "auto"
     estimator: EstimatorName = "mean_difference"
     checkpoint_every: CheckpointEvery = CHECKPOINT_EVERY
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Sampled answers to each training prompt at most, where a domain has too few "
+            "greedy refusals to train on (default: 8).",
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Sampling temperature of these answers (default: 1)."),
+    ] = None
     overwrite: Overwrite = False
     report_to: Annotated[
         str, typer.Option(help="Tracker that the Trainer reports to, e.g. tensorboard.")
@@ -184,8 +196,12 @@ class StudyOptions:
 
     def for_plan(self) -> dict[str, Any]:
         """Attributes of a ``StudyPlan``, by its names."""
+        from unlearning.deflections import Sampling
+
         given = dict(vars(self))
-        return {"stop_at": given.pop("forgetting_level"), **given}
+        drawn = {name: given.pop(name) for name in ("samples", "temperature")}
+        sampling = Sampling(**{name: one for name, one in drawn.items() if one is not None})
+        return {"stop_at": given.pop("forgetting_level"), "sampling": sampling, **given}
 
 
 @dataclass(frozen=True)

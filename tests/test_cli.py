@@ -198,13 +198,17 @@ def test_too_few_prompts_to_deflect(spillover: Spillover, tmp_path: Path) -> Non
     of_bias = [r for r in rows() if (r["domain"], r["split"]) == ("bias", "train")]
     harmful = [r for r in of_bias if r["label"] == "harmful"]
     few = write(tmp_path / "few.jsonl", [r for r in rows() if r not in harmful[:7]])
+    three = write(tmp_path / "three.jsonl", [r for r in rows() if r not in harmful[3:]])
     for result in (
-        spillover(*unlearn(few, concept="bias")),
-        spillover(*unlearn(few, "--retain", "equal")),
+        spillover(*unlearn(few, "--samples", "0", concept="bias")),
+        spillover(*unlearn(three, concept="bias")),  # three times nine answers
     ):
         line = one_line(result)
-        assert "bias has 25 harmful training prompts" in line
+        assert "harmful training prompts, too few for 32 deflections" in line
         assert "with enough: privacy, safety" in line and "--deflections" in line
+    code, _, said = spillover(*unlearn(three, "--retain", "bias,privacy", "--dry-run"))
+    [line] = [line for line in said.splitlines() if "left out" in line]
+    assert code == 0 and "bias has 3 harmful training prompts" in line
 
 
 @pytest.mark.usefixtures("no_model")

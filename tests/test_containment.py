@@ -37,6 +37,7 @@ from interp.readout import log_odds
 from interp.statistics import Draws, Estimate
 from tests.conftest import Spillover
 from tests.synthetic_run import DOMAINS, PLANTED_LEAKAGE, RETAINED, scores_of
+from unlearning.deflections import refusals_of
 from unlearning.organism import load_world, shipped
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 from unlearning.training import TrainingSettings, prepare_in_place
@@ -95,6 +96,17 @@ def test_one_weight_is_taken_as_it_is_and_unknown_methods_are_named() -> None:
         require_methods(["equal", "prayer"])
 
 
+def test_a_domain_without_deflections_is_held_out_of_every_split() -> None:
+    asked, short = design(), OTHERS[0]
+    left = asked.without([short])
+    for (retained, held_out), (before, _) in zip(left.splits, asked.splits, strict=True):
+        assert set(retained) == set(before) - {short} and short in held_out
+        assert set(retained) | set(held_out) == set(OTHERS)
+    assert short not in left.whole(left.arms({})[0]).retain
+    with pytest.raises(InputError, match="no domain is left to retain"):
+        asked.without(OTHERS)
+
+
 # Examples
 
 
@@ -123,6 +135,7 @@ def evidence(checkpoint_of: Callable[[str], Path]) -> Evidence:
         lambda: prepare_in_place(LanguageModel.load(folder), settings),
         responses(),
         PREFIXES,
+        {domain: refusals_of(responses(), domain, fewest=0) for domain in DOMAINS},
     )
 
 

@@ -7,7 +7,7 @@ data on every split with that weight.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Design:
         weights: of the retain term; a single weight needs no search.
         splits: retained and held-out domains.
         training: settings that all arms share.
+        left_out: domains with too few deflections to retain; every split holds them out.
     """
 
     concept: str
@@ -49,6 +50,25 @@ class Design:
     weights: tuple[float, ...]
     splits: tuple[Split, ...]
     training: TrainingSettings
+    left_out: tuple[str, ...] = ()
+
+    def without(self, short: Collection[str]) -> Design:
+        """The design if the domains ``short`` have too few deflections to be retained.
+
+        Raises:
+            InputError: no domain is left to retain.
+        """
+        splits = []
+        for retained, held_out in self.splits:
+            kept = tuple(name for name in retained if name not in short)
+            more = tuple(name for name in retained if name in short)
+            splits += [(kept, (*held_out, *more))] if kept else []
+        if not splits:
+            raise InputError(
+                f"{', '.join(short)} have too few refusals to train on, so no domain is left to "
+                "retain; give more prompts with --prompts or more samples with --samples"
+            )
+        return replace(self, splits=tuple(dict.fromkeys(splits)), left_out=tuple(short))
 
     @property
     def plain(self) -> ArmPlan:
@@ -135,12 +155,13 @@ class Design:
         parts += [f"w{weight:g}"] if method.weighted else []
         parts += [f"{examples}" if examples else "all"] if method.retains else []
         retained, held_out = self.splits[number or 0]
+        every = tuple(one for one in (*retained, *held_out) if one not in self.left_out)
         where = "whole" if number is None else f"split{number}"
         return ArmPlan(
             "-".join([*parts, where, f"seed{training.seed}"]),
             self.concept,
             training,
-            retain=(*retained, *held_out) if number is None else retained,
+            retain=every if number is None else retained,
             containment=Containment(name, examples, number),
         )
 

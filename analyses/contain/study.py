@@ -37,7 +37,9 @@ from analyses.study import (
     mixture_of,
     pool_of,
     recorded,
+    require_arms,
     require_replaceable,
+    with_enough_deflections,
 )
 from interp.store import content_key, read_json, write_json
 from unlearning.data import present_domains
@@ -82,6 +84,12 @@ def _contained(
     context: Context, design: Design, workers: int, engine: str, shallow_recovery: bool, seed: int
 ) -> Advice:
     baseline = establish(context)
+    context = with_enough_deflections(context, baseline)
+    if not context.plan.unlearns:
+        write_report(context.run.folder)
+    require_arms(context)
+    if context.left_out:
+        design = design.without([name for name in context.left_out if name != design.concept])
     _rank(context, baseline, design, seed)
     require_replaceable(context, baseline, design.everything())
 
@@ -182,8 +190,9 @@ def write_containment(
 
 
 def _rank(context: Context, baseline: Baseline, design: Design, seed: int) -> None:
-    others = [d for d in present_domains(context.prompts) if d != design.concept]
-    rows = pool_of(baseline.responses, others, context.plan.deflection_count)
+    absent = (design.concept, *design.left_out)
+    others = [d for d in present_domains(context.prompts) if d not in absent]
+    rows = pool_of(context, baseline, others)
 
     def ranked() -> pd.DataFrame:
         evidence = evidence_of(context, baseline, design.training)

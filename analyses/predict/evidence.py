@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,14 +21,14 @@ from analyses.predict.gradients import GROUPS, Gradients, Kernel, mean_gradients
 from analyses.predict.streamed import Sketch, streamed_kernel
 from analyses.predict.traces import Side
 from analyses.runs import BASE, RunRecord
-from analyses.study import read_prefixes, require_prefixes
+from analyses.study import deflections_of, held_deflections, read_prefixes, require_prefixes
 from interp.activations import collect
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 from interp.statistics import Contrast
 from interp.store import read_table
 from unlearning.data import controls, present_domains
-from unlearning.deflections import examples, refusals_of
+from unlearning.deflections import examples
 from unlearning.losses import response_log_probs
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 from unlearning.training import TrainingSettings, adapter_inputs, prepare_in_place
@@ -49,6 +50,7 @@ class Evidence:
         lm: the base model.
         trainable: makes a fresh copy of the base model, prepared for training.
         responses: training prompts with the base model's own answers (``ids``, ``class``).
+        deflections: each domain's refusals, the sampled ones of a study included.
         prefixes: the frozen refusal and compliance prefixes.
         batch_size: prompts in one forward and backward.
     """
@@ -57,6 +59,7 @@ class Evidence:
     trainable: Callable[[], LanguageModel]
     responses: pd.DataFrame
     prefixes: ResponsePrefixes
+    deflections: Mapping[str, pd.DataFrame]
     batch_size: int = 32
 
     @cached_property
@@ -99,8 +102,39 @@ class Evidence:
 
     @cached_property
     def deflection_gradients(self) -> Mapping[str, Gradients]:
-        """∇S_a of every domain; S_a: mean summed log-probability of its deflections, in nats."""
-        return {domain: self.gradients_of_deflections(domain) for domain in self.domains}
+        """∇S_a of every domain; S_a: mean summed log-probability of its deflections, in nats.
+
+        NaN for a domain with fewer than eight deflections, which cannot be a target.
+        """
+        found = {domain: self.gradients_of_deflections(domain) for domain in self.targets}
+        like = next(iter(found.values())).of
+        undefined = Gradients({name: torch.full_like(one, torch.nan) for name, one in like.items()})
+        return {domain: found.get(domain, undefined) for domain in self.domains}
+
+    @cached_property
+    def targets(self) -> tuple[str, ...]:
+        """Domains with at least eight deflections.
+
+        Raises:
+            InputError: there is none.
+        """
+        counts = {domain: len(self.deflections[domain]) for domain in self.domains}
+        self.require_target(max(counts, key=lambda domain: counts[domain]))
+        return tuple(domain for domain, count in counts.items() if count >= FEWEST_REFUSALS)
+
+    def require_target(self, domain: str) -> None:
+        """Check that a domain has enough deflections for a gradient.
+
+        Raises:
+            InputError: it has fewer than eight.
+        """
+        count, asked = len(self.deflections[domain]), len(self.harmful[domain])
+        if count < FEWEST_REFUSALS:
+            raise InputError(
+                f"{domain}: {count} different refusals of {asked} training prompts, sampled ones "
+                f"included; a gradient needs {FEWEST_REFUSALS}: teach the model to refuse first, "
+                "or give more prompts with --prompts"
+            )
 
     def gradients_of_log_odds(self, domain: str) -> Gradients:
         """∇m_b of one domain."""
@@ -135,13 +169,14 @@ class Evidence:
         return self._streamed(lambda place, _width: first[place])
 
     def _streamed(self, sketch: Sketch | None) -> Kernel:
-        return streamed_kernel(
+        found = streamed_kernel(
             self.lm,
-            Side({d: self._deflections(d) for d in self.domains}, _summed_log_prob),
+            Side({d: self._deflections(d) for d in self.targets}, _summed_log_prob),
             Side(self._prompts, self._log_odds),
             batch_size=self.batch_size,
             sketch=sketch,
         )
+        return found.with_undefined([domain in self.targets for domain in self.domains])
 
     @cached_property
     def log_odds_by_state(self) -> Mapping[str, Float[np.ndarray, "layer d_model"]]:
@@ -168,8 +203,9 @@ class Evidence:
         }
 
     def _deflections(self, domain: str) -> list[Tokens]:
-        refused = refusals_of(self.responses, domain, fewest=FEWEST_REFUSALS).head(MOST_PROMPTS)
-        return [example.tokens for example in examples(self.lm, refused)]
+        self.require_target(domain)
+        refused = self.deflections[domain]
+        return [example.tokens for example in examples(self.lm, refused.head(MOST_PROMPTS))]
 
     def _log_odds(self, lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
         return refusal_log_odds(lm, rows, self.prefixes)
@@ -185,11 +221,15 @@ def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
 
 def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings) -> Evidence:
     """The evidence from training prompts, for the parameters that ``training`` would train."""
+    if context.pairs is None:
+        for concept in context.plan.concepts:
+            deflections_of(context, baseline, concept)  # sampled now if greedy ones are too few
     return Evidence(
         context.reference,
         lambda: prepare_in_place(context.load(), training),
         _training_rows(baseline.responses),
         require_prefixes(baseline.prefixes, "predict"),
+        _held(context.run.arm(BASE), baseline.responses),
         batch_size=training.micro_batch_size or training.batch_size,
     )
 
@@ -208,11 +248,13 @@ def evidence_of_run(record: RunRecord) -> Evidence:
         return LanguageModel.load(config["model"], **options)
 
     base = record.folder / "arms" / BASE
+    responses = read_table(base / "responses.parquet")
     return Evidence(
         load(),
         lambda: prepare_in_place(load(), settings),
-        _training_rows(read_table(base / "responses.parquet")),
+        _training_rows(responses),
         require_prefixes(read_prefixes(base / "openers.json"), "predict"),
+        _held(base, responses),
     )
 
 
@@ -226,6 +268,13 @@ def training_of(record: RunRecord) -> dict[str, Any]:
     if not trained:
         raise InputError(f"{record.folder} has no trained arm to compare a prediction with")
     return dict(trained[0])
+
+
+def _held(base: Path, responses: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Every domain's deflections in the base model's folder."""
+    return {
+        domain: held_deflections(base, responses, domain) for domain in present_domains(responses)
+    }
 
 
 def _training_rows(responses: pd.DataFrame) -> pd.DataFrame:

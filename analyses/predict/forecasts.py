@@ -121,6 +121,7 @@ def forecast(
     require_kernel(over)
     if concept not in evidence.domains:
         raise InputError(f'"{concept}" has no prompts; expected {", ".join(evidence.domains)}')
+    evidence.require_target(concept)
     if over == TRAINED:
         found = gradient_kernel(
             evidence.deflection_gradients, evidence.log_odds_gradients, adam=True

@@ -108,6 +108,16 @@ class Kernel:
             )
         return _with_errors(_across(products), _jackknifed(products))
 
+    def with_undefined(self, given: Sequence[bool]) -> Kernel:
+        """The kernel with rows of NaN for the sources that are not ``given``."""
+
+        def filled(rows: np.ndarray) -> np.ndarray:
+            found = np.full((*rows.shape[:-2], len(given), rows.shape[-1]), np.nan)
+            found[..., np.array(given, dtype=bool), :] = rows
+            return found
+
+        return Kernel(filled(self.values), filled(self.standard_error), filled(self.left_out))
+
     def relative(self) -> Kernel:
         """K[a,b]/K[a,a]; NaN for a source whose K[a,a] does not differ from 0."""
         own = np.diag(self.values)

@@ -16,6 +16,10 @@ from .costs import check_line as check_line
 from .costs import checkpoint_size as checkpoint_size
 from .costs import time_of as time_of
 from .costs import what_it_takes as what_it_takes
+from .deflected import deflections_of as deflections_of
+from .deflected import held_deflections as held_deflections
+from .deflected import require_arms as require_arms
+from .deflected import with_enough_deflections as with_enough_deflections
 from .engine import make_arms as make_arms
 from .engine import recorded as recorded
 from .engine import run_study as run_study
@@ -72,8 +76,10 @@ __all__ = [
     "checkpoint_size",
     "compare",
     "defaults_for",
+    "deflections_of",
     "demo",
     "establish",
+    "held_deflections",
     "load_made",
     "make_arm",
     "make_arms",
@@ -89,6 +95,7 @@ __all__ = [
     "prompts_of",
     "read_prefixes",
     "recorded",
+    "require_arms",
     "require_engine",
     "require_model",
     "require_prefixes",
@@ -104,4 +111,5 @@ __all__ = [
     "train_arm",
     "unlearning_arms",
     "what_it_takes",
+    "with_enough_deflections",
 ]

@@ -98,7 +98,8 @@ def check(plan: StudyPlan, out: Path, dry_run: bool, more: Sequence[str] = ()) -
         )
     context = study_context(plan, out, Progress())
     refuse_other_settings(context)
-    planned = DryRun(plan, (*study_plan_lines(plan, context.prompts), *more))
+    lines = [*study_plan_lines(context.plan, context.prompts), *context.left_out_lines, *more]
+    planned = DryRun(context.plan, tuple(lines))
     if dry_run:
         return planned
     typer.echo(planned, err=True)

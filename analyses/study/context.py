@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from interp.activations import collect
 from interp.errors import InputError
 from interp.model import LanguageModel, copied, merged
 from interp.statistics import Contrast
-from unlearning.data import require_concepts
-from unlearning.deflections import read_deflections, require_prompts
+from unlearning.data import present_domains, require_concepts
+from unlearning.deflections import read_deflections, short_of_prompts
 from unlearning.losses import for_forgetting
 from unlearning.refusal import ResponsePrefixes
 from unlearning.scoring import Evaluation, Scorer
@@ -30,6 +32,7 @@ class Context:
 
     Attributes:
         given: the base model if it is already in memory; every arm then trains a copy of it.
+        left_out: domains that the plan no longer unlearns or retains, each with the reason.
     """
 
     plan: StudyPlan
@@ -39,6 +42,27 @@ class Context:
     progress: Progress
     scorer: Scorer
     given: LanguageModel | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def without(self, short: Mapping[str, str]) -> Context:
+        """The same study, with the same loaded model, without training data of some domains.
+
+        Args:
+            short: these domains, each with the reason in words.
+        """
+        left = copy.copy(self)  # keeps the loaded model, unlike replace
+        plan = self.plan.without(short, ready_made=self.pairs is not None)
+        object.__setattr__(left, "plan", plan)
+        object.__setattr__(left, "left_out", {**self.left_out, **short})
+        return left
+
+    @property
+    def left_out_lines(self) -> list[str]:
+        """A line for each domain that is left out."""
+        return [
+            f"left out: {why}; it is neither unlearned nor retained"
+            for why in self.left_out.values()
+        ]
 
     @cached_property
     def evaluated(self) -> pd.DataFrame:
@@ -138,13 +162,40 @@ def study_context(
     if depth is not None:
         require_layers(plan, depth)
     pairs = read_deflections(plan.deflections) if plan.deflections else None
-    require_prompts(prompts, plan.deflected(ready_made=pairs is not None))
     for arm in plan.arms:
         require_inputs(arm, prompts if pairs is None else pairs)
     run = RunFolder(out, overwrite=plan.overwrite)
     if not (plan.overwrite and plan.arms):
         run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
-    return Context(plan, prompts, pairs, run, progress, scorer_of(plan), given)
+    context = Context(plan, prompts, pairs, run, progress, scorer_of(plan), given)
+    return _with_enough_prompts(context)
+
+
+def _with_enough_prompts(context: Context) -> Context:
+    """The study without domains whose training prompts are too few for their deflections.
+
+    Raises:
+        InputError: no domain is left to unlearn.
+    """
+    plan, ready_made = context.plan, context.pairs is not None
+    answers = 1 + plan.sampling.samples
+    short = short_of_prompts(
+        context.prompts, plan.deflected(ready_made=ready_made), answers=answers
+    )
+    if not short:
+        return context
+    left = context.without(short)
+    if not left.plan.unlearns:
+        enough = [
+            domain
+            for domain in present_domains(context.prompts)
+            if not short_of_prompts(context.prompts, [domain], answers=answers)
+        ]
+        raise InputError(
+            f"{'; '.join(short.values())}; domains with enough: {', '.join(enough) or 'none'}; "
+            "give more prompts, or the target's ready-made pairs with --deflections FILE"
+        )
+    return left
 
 
 def require_layers(plan: StudyPlan, n_layers: int) -> None:

@@ -54,6 +54,7 @@ def study_plan_lines(
         + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("train", "validation", "test"))
         + ")",
         _arms(plan),
+        *([f"deflections: {plan.sampling.line}"] * plan.unlearns),
         check_line(plan.model),
     ]
     return lines + what_it_takes(plan, prompts, size)

@@ -29,11 +29,11 @@ from analyses.runs import (
 )
 from analyses.study.baseline import Baseline, establish
 from analyses.study.context import Context, study_context
+from analyses.study.deflected import require_arms, with_enough_deflections
 from analyses.study.making import Made, compare_states, make_arm, require_replaceable
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.study.workers import make_arms_in_workers
 from interp.store import read_table
-from unlearning.deflections import refusals_of
 
 
 def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None) -> Path:
@@ -53,10 +53,12 @@ def run_checked_study(
     """:func:`run_study` with checked inputs; several workers make arms in parallel.
 
     Raises:
-        InputError: also if another process works in the folder.
+        InputError: also if another process works in the folder; and if no domain has enough
+            deflections, after the report of the base model.
     """
     with recorded(context):
         baseline = establish(context)
+        context = with_enough_deflections(context, baseline)
         require_replaceable(context, baseline, context.plan.arms)
         if workers > 1 or engine != "local":
             folder, progress = context.run.folder, context.progress
@@ -64,7 +66,9 @@ def run_checked_study(
         make_arms(context, baseline)
     with context.progress.stage("tables, figures, report"):
         shown = {"show_completions": True} if show_completions else {}
-        return run_report.write_report(context.run.folder, **shown)
+        report = run_report.write_report(context.run.folder, **shown)
+    require_arms(context)
+    return report
 
 
 @contextmanager
@@ -94,9 +98,6 @@ def make_arms(context: Context, baseline: Baseline) -> None:
     A sweep over weights ends with the first weight that contains the leakage, or with which the
     target no longer complies: with a larger weight the target would comply even less.
     """
-    responses = baseline.responses[baseline.responses["split"] == "train"]
-    for domain in context.plan.deflected(ready_made=context.pairs is not None):
-        refusals_of(responses, domain)  # raises before hours of training if there are too few
     arms = context.plan.arms
     made = [make_arm(context, baseline, arm) for arm in arms if not arm.control and not arm.retain]
     steps = max((steps_of(context, done) for done in made), default=1)

@@ -10,9 +10,10 @@ import pandas as pd
 
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
+from analyses.study.deflected import require_deflections
 from analyses.study.plan import ArmPlan
 from interp.store import read_table
-from unlearning.deflections import examples, refusals_of, with_own_ids, with_preferred
+from unlearning.deflections import examples, with_own_ids, with_preferred
 from unlearning.losses import for_forgetting
 from unlearning.training import Example, Mixture
 
@@ -27,7 +28,7 @@ def mixture_of(context: Context, baseline: Baseline, arm: ArmPlan) -> Mixture:
         forget = _answered(context, baseline)
     else:
         if context.pairs is None:
-            refused = _refused(context, baseline, arm.concept)
+            refused = require_deflections(context, baseline, arm.concept)
         else:
             refused = with_own_ids(context.reference, context.pairs, say=context.progress.say)
         if for_forgetting(settings.objective).on_pairs:
@@ -46,20 +47,13 @@ def _retained(context: Context, baseline: Baseline, arm: ArmPlan) -> dict[str, p
     """Deflections of the retained domains: all, in equal shares, or as a method chooses."""
     contained = arm.containment
     if contained is None or (contained.how.retains and contained.examples is None):
-        return {domain: _refused(context, baseline, domain) for domain in arm.retain}
+        return {domain: require_deflections(context, baseline, domain) for domain in arm.retain}
     if not contained.how.retains:
         return {}
-    pool = pool_of(baseline.responses, arm.retain, context.plan.deflection_count)
+    pool = pool_of(context, baseline, arm.retain)
     ranking = read_ranking(context.run.folder)
     rows = chosen(pool, ranking, contained.method, contained.examples)
     return dealt(rows, len(arm.retain))
-
-
-def _refused(context: Context, baseline: Baseline, domain: str) -> pd.DataFrame:
-    """The domain's deflections on training prompts, as many as the plan asks for."""
-    responses = baseline.responses[baseline.responses["split"] == "train"]
-    found = refusals_of(responses, domain)
-    return found.head(context.plan.deflection_count or len(found))
 
 
 def _answered(context: Context, baseline: Baseline) -> list[Example]:
@@ -71,15 +65,14 @@ def _answered(context: Context, baseline: Baseline) -> list[Example]:
     return examples(context.reference, found.sample(count, random_state=0))
 
 
-def pool_of(responses: pd.DataFrame, domains: Sequence[str], count: int | None) -> pd.DataFrame:
-    """Training deflections of ``domains``, at most ``count`` of each.
+def pool_of(context: Context, baseline: Baseline, domains: Sequence[str]) -> pd.DataFrame:
+    """Training deflections of ``domains``, of each as many as the plan asks for.
 
     Raises:
         InputError: a domain has fewer than 32.
     """
-    train = responses[responses["split"] == "train"]
-    found = [refusals_of(train, domain) for domain in domains]
-    return pd.concat([rows.head(count or len(rows)) for rows in found], ignore_index=True)
+    found = [require_deflections(context, baseline, domain) for domain in domains]
+    return pd.concat(found, ignore_index=True)
 
 
 def chosen(

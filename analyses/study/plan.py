@@ -6,7 +6,7 @@ commands (demo, study, compare) differ only in the list of arms that they build 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from interp import plugins
 from interp.errors import InputError, expected
 from interp.plugins import Plugin
 from unlearning.data import DOMAINS
+from unlearning.deflections import Sampling
 
 if TYPE_CHECKING:
     from unlearning.training import TrainingSettings
@@ -102,6 +103,7 @@ class StudyPlan:
         prompts: a prompts file; None for a model organism's own prompts, or the built-in pairs.
         deflections: ready-made pairs for the target, in place of phase 1.
         deflection_count: maximum number of deflections to train on, per domain.
+        sampling: of refusals, where a domain's greedy ones are too few.
         scorer: ``grammar`` (model organisms), ``phrases``, or ``auto``.
         stop_at: forgetting level at which the weights are saved.
         every_step: score after each step instead of at log-spaced ones.
@@ -126,6 +128,7 @@ class StudyPlan:
     prompts: str | None = None
     deflections: str | None = None
     deflection_count: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
     scorer: str = "auto"
     stop_at: float = 0.95
     every_step: bool = False
@@ -156,6 +159,29 @@ class StudyPlan:
         trained = [arm for arm in self.arms if arm.training]
         targets = [] if ready_made else [arm.concept for arm in trained if arm.concept]
         return tuple(dict.fromkeys([*targets, *(d for arm in trained for d in arm.retain)]))
+
+    @property
+    def unlearns(self) -> bool:
+        """Whether an arm unlearns a domain."""
+        return any(arm.training and arm.concept for arm in self.arms)
+
+    def without(self, short: Collection[str], *, ready_made: bool) -> StudyPlan:
+        """The plan if the domains ``short`` have no training data: neither targets nor retained.
+
+        Control arms go with the last arm that unlearns a domain.
+        """
+        targets = set() if ready_made else set(short)
+        arms = []
+        for arm in self.arms:
+            retain = tuple(domain for domain in arm.retain if domain not in short)
+            is_target = bool(arm.training) and arm.concept in targets
+            if not is_target and (retain or not arm.retain):
+                arms.append(replace(arm, retain=retain))
+        left = replace(self, arms=tuple(arms))
+        if not left.unlearns:
+            arms = [arm for arm in arms if not arm.control]
+        concepts = tuple(name for name in self.concepts if name not in targets)
+        return replace(self, arms=tuple(arms), concepts=concepts)
 
 
 def unlearning_arms(

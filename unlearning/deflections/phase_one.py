@@ -152,23 +152,24 @@ def refusals_of(
     return kept
 
 
-def require_prompts(prompts: pd.DataFrame, domains: Collection[str]) -> None:
-    """Check that every domain has enough training prompts if the model refuses them all.
+def short_of_prompts(
+    prompts: pd.DataFrame, domains: Collection[str], *, answers: int = 1
+) -> dict[str, str]:
+    """The domains whose training prompts cannot give 32 refusals, each with the reason in words.
 
-    Raises:
-        InputError: a domain has fewer than 32; the message lists the domains with enough.
+    Args:
+        prompts: a table of prompts.
+        domains: those to check.
+        answers: different answers to one prompt at most, sampled ones included.
     """
     asked = prompts[(prompts["label"] == "harmful") & (prompts["split"] == "train")]
     counts = asked["domain"].value_counts()
-    enough = [str(d) for d in counts.index if counts[d] >= FEWEST_DEFLECTIONS]
-    for domain in domains:
-        if domain not in enough:
-            raise InputError(
-                f"{domain} has {counts.get(domain, 0)} harmful training prompts, too few for "
-                f"{FEWEST_DEFLECTIONS} deflections; domains with enough: "
-                f"{', '.join(sorted(enough)) or 'none'}; give more prompts, other domains to "
-                "--retain, or the target's ready-made pairs with --deflections FILE"
-            )
+    return {
+        domain: f"{domain} has {count} harmful training prompts, too few for {FEWEST_DEFLECTIONS} "
+        "deflections"
+        for domain in domains
+        if (count := int(counts.get(domain, 0))) * answers < FEWEST_DEFLECTIONS
+    }
 
 
 def read_deflections(path: str | Path) -> pd.DataFrame:

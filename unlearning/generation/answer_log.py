@@ -48,13 +48,15 @@ class AskedPrompt(NamedTuple):
     sample: int
 
 
-def each_asked(prompts: Sequence[str], *, sampled: bool) -> list[AskedPrompt]:
+def each_asked(
+    prompts: Sequence[str], *, sampled: bool, first_sample: int = 0
+) -> list[AskedPrompt]:
     """The requests for all prompts, in order.
 
-    In sampling, a prompt's second occurrence is a second sample. In greedy decoding all its
-    answers are equal, so it needs one.
+    In sampling, a prompt's second occurrence is a second sample; the first one has the number
+    ``first_sample``. In greedy decoding all its answers are equal, so it needs one.
     """
-    met: Counter[str] = Counter()
+    met = Counter(dict.fromkeys(prompts, first_sample if sampled else 0))
     asked = []
     for prompt in prompts:
         asked.append(AskedPrompt(prompt, met[prompt]))

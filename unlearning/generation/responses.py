@@ -67,6 +67,7 @@ def generate(
     batch_size: int = 64,
     temperature: float = 0.0,
     seed: int = 0,
+    first_sample: int = 0,
     opening: Sequence[int] = (),
     progress: Advance = silent,
     log: AnswerLog | None = None,
@@ -81,6 +82,8 @@ def generate(
         batch_size: prompts in one forward; fewer after a batch did not fit into memory.
         temperature: divides the logits.
         seed: of sampling.
+        first_sample: number of each prompt's first sample. Samples 0 to 3 of one call are those of
+            two calls with 0 and 2 and half as many occurrences.
         opening: token ids with which every answer is forced to begin; they are part of it.
         progress: called with the number of prompts just done.
         log: answers in it are not generated again, and new ones are added batch by batch. Its key
@@ -123,7 +126,7 @@ def generate(
             for chosen, answers in in_fitting_batches(rows, batch_size, answer, together):
                 yield {asked[i]: one for i, one in zip(chosen, answers, strict=True)}
 
-    asked = each_asked(prompts, sampled=temperature > 0)
+    asked = each_asked(prompts, sampled=temperature > 0, first_sample=first_sample)
     return answer_all(asked, batches, log=log, progress=progress)
 
 

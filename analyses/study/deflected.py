@@ -1,0 +1,139 @@
+"""The deflections that a study trains on, and the domains that have too few of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from analyses.runs import BASE, kept_table
+from analyses.study.baseline import Baseline, describe_study
+from analyses.study.context import Context
+from interp.errors import InputError
+from interp.store import content_key, read_table, write_json
+from unlearning.deflections import FEWEST_DEFLECTIONS, refusals_of, with_sampled_refusals
+from unlearning.generation import AnswerLog, answers_key
+
+WAYS_OUT = (
+    ": teach the model to refuse first, give more prompts with --prompts, more samples with "
+    "--samples, or ready-made pairs with --deflections FILE"
+)
+
+
+def deflections_of(context: Context, baseline: Baseline, domain: str) -> pd.DataFrame:
+    """The base model's refusals of a domain's harmful training prompts.
+
+    They are its greedy refusals. If these are fewer than 32, refusals are sampled, as the plan
+    says. They stay in the run's folder, so they are generated and scored once.
+    """
+    asked = _asked(baseline, domain)
+    refused = asked[asked["class"] == "refusal"]
+    sampling = context.plan.sampling
+    if len(refused) >= FEWEST_DEFLECTIONS or asked.empty or not sampling.samples:
+        return refused
+
+    def sampled() -> pd.DataFrame:
+        total = len(asked) * sampling.samples
+        with context.progress.stage(f"{domain}: sampled refusals", total) as advance:
+            return with_sampled_refusals(
+                context.reference,
+                asked,
+                refused,
+                context.scorer,
+                sampling,
+                max_new_tokens=context.plan.max_new_tokens,
+                batch_size=context.plan.batch_size,
+                log=_log(context, baseline),
+                progress=advance,
+            )
+
+    key = content_key(("answers", BASE), baseline.inputs.key, domain, asdict(sampling))
+    return kept_table(_kept(context.run.arm(BASE), domain), key, sampled)
+
+
+def held_deflections(base: Path, responses: pd.DataFrame, domain: str) -> pd.DataFrame:
+    """A domain's deflections in a base model's folder, with sampled ones if it has some."""
+    if _kept(base, domain).is_file():
+        return read_table(_kept(base, domain), ("prompt", "ids", "class"))
+    return refusals_of(responses[responses["split"] == "train"], domain, fewest=0)
+
+
+def require_deflections(context: Context, baseline: Baseline, domain: str) -> pd.DataFrame:
+    """:func:`deflections_of`, as many as the plan asks for.
+
+    Raises:
+        InputError: there are fewer than 32.
+    """
+    found = deflections_of(context, baseline, domain)
+    if len(found) < FEWEST_DEFLECTIONS:
+        raise InputError(_shortage(context, baseline, domain, found) + WAYS_OUT)
+    return found.head(context.plan.deflection_count or len(found))
+
+
+def with_enough_deflections(context: Context, baseline: Baseline) -> Context:
+    """The study without training data of the domains that have fewer than 32 deflections.
+
+    It says which they are, one line each.
+    """
+    short = {}
+    for domain in context.plan.deflected(ready_made=context.pairs is not None):
+        found = deflections_of(context, baseline, domain)
+        if len(found) < FEWEST_DEFLECTIONS:
+            short[domain] = _shortage(context, baseline, domain, found)
+    if not short:
+        return context
+    left = context.without(short)
+    for line in left.left_out_lines[-len(short) :]:
+        context.progress.say(line)
+    write_json(left.run.folder / "config.json", describe_study(left))
+    return left
+
+
+def require_arms(context: Context) -> None:
+    """End a study that has nothing to unlearn, after its base model was measured.
+
+    Raises:
+        InputError: domains were left out, and no arm unlearns a domain.
+    """
+    if context.left_out and not context.plan.unlearns:
+        raise InputError(
+            f"nothing to unlearn: {'; '.join(context.left_out.values())}; "
+            f"{context.run.folder / 'report.html'} shows the base model alone{WAYS_OUT}"
+        )
+
+
+def _log(context: Context, baseline: Baseline) -> AnswerLog:
+    """The sampled answers of the run's folder, refusals or not."""
+    lm, sampling = context.reference, context.plan.sampling
+    key = answers_key(
+        lm,
+        max_new_tokens=context.plan.max_new_tokens,
+        temperature=sampling.temperature,
+        seed=sampling.seed,
+        fingerprint=baseline.inputs.parts["model"],
+    )
+    path = context.run.folder / "cache" / "sampled.jsonl"
+    return AnswerLog(path, key, say=context.progress.say, note=lm.chat.note)
+
+
+def _kept(base: Path, domain: str) -> Path:
+    return base / "deflections" / f"{domain}.parquet"
+
+
+def _asked(baseline: Baseline, domain: str) -> pd.DataFrame:
+    """A domain's harmful training prompts, with the base model's greedy answers."""
+    rows = baseline.responses
+    return rows[
+        (rows["split"] == "train") & (rows["domain"] == domain) & (rows["label"] == "harmful")
+    ]
+
+
+def _shortage(context: Context, baseline: Baseline, domain: str, found: pd.DataFrame) -> str:
+    asked = _asked(baseline, domain)
+    refused, samples = int((asked["class"] == "refusal").sum()), context.plan.sampling.samples
+    sampled = f", {len(found)} with {samples} sampled answers to each" if samples else ""
+    return (
+        f"{domain} has {refused} refusals of {len(asked)} training prompts "
+        f"({refused / max(len(asked), 1):.0%}){sampled}; training needs {FEWEST_DEFLECTIONS}"
+    )
