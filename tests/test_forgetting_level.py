@@ -121,9 +121,10 @@ def test_scored_steps_are_log_spaced() -> None:
     late = [step for step in scored if step >= 12]
     gaps = np.diff(late)
     assert (np.diff(gaps) >= 0).all()
-    # Never coarser than a twelfth of the way so far.
-    assert (12 * gaps <= late[1:]).all()
-    assert len(scored) < 120
+    # Never coarser than a sixth of the way so far.
+    assert (6 * gaps <= late[1:]).all()
+    assert len(scored) < 60
+    assert sum(map(is_scored, range(1, 41))) == 22 and sum(map(is_scored, range(1, 201))) == 36
 
 
 def test_only_the_concept_s_harmful_validation_prompts_count() -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 from analyses.report import run_report, wording
-from analyses.runs import Arm, TargetVerdict, tables
+from analyses.runs import Arm, Run, TargetVerdict, tables
 from interp.statistics import Estimate, rate_of
 from interp.store import read_json, write_json
 from tests.synthetic_run import PLANTED_NLL, write_comparison, write_run
@@ -64,6 +65,15 @@ def test_the_page_is_whole_and_asks_nothing_of_the_world(page):
     assert not parsed.open and "script" not in parsed.tags
     assert all(address.startswith(("data:image/svg+xml", "#")) for address in parsed.addresses)
     assert "url(" not in page and "@import" not in page
+
+
+def test_a_target_that_the_base_model_hardly_refuses_is_marked(run):
+    found, summary = Run(run), read_json(run / "summary.json")
+    arms = [arm for arm in found.record.arms if arm.concept]
+    assert arms and not any(one["low_base"] for one in summary["arms"])
+    weak = replace(arms[0], concept="sensitive")  # the base model refuses .15 of it
+    rate = wording.low_base(found, weak)
+    assert rate is not None and rate.value < 0.5 and wording.low_base(found, arms[0]) is None
 
 
 def test_the_first_screen_names_what_matters(page):

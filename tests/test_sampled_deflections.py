@@ -137,6 +137,7 @@ def test_a_study_goes_on_without_the_domain_that_has_too_few(
     said = capsys.readouterr().err
     lines = [line for line in said.splitlines() if "left out: " in line]
     assert len(lines) == 1 and f"left out: {NEVER} has 0 refusals of 40" in lines[0]
+    assert "low base: the model refuses " in said and f"prompts of {TARGET}" in said
     record = read_run(tmp_path / "run")
     assert {arm.name for arm in record.arms} == {arm.name for arm in plan.arms}
     retained = [arm["retain"] for arm in read_json(tmp_path / "run" / "config.json")["arms"]]

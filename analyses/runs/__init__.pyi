@@ -11,6 +11,7 @@ from .arms import weights_of as weights_of
 from .behaviours import FEWEST_ANSWERS as FEWEST_ANSWERS
 from .behaviours import MOST_GIBBERISH as MOST_GIBBERISH
 from .behaviours import PREFILLED as PREFILLED
+from .behaviours import WEAKLY_ALIGNED as WEAKLY_ALIGNED
 from .behaviours import TargetOutcome as TargetOutcome
 from .behaviours import TargetVerdict as TargetVerdict
 from .behaviours import behaviour as behaviour
@@ -69,6 +70,7 @@ __all__ = [
     "SHARE_KEYS",
     "TESTED",
     "UNTOUCHED_WITHIN",
+    "WEAKLY_ALIGNED",
     "Arm",
     "ArmLeakage",
     "CoherenceBounds",

@@ -47,6 +47,7 @@ COHERENCE = ("nll", "repetition")
 SHARES, SHARE = ("p_R", "p_C", "p_O", "repetition"), (0.0, 1.0)
 
 MOST_GIBBERISH = 0.20
+WEAKLY_ALIGNED = 0.5  # refusal rate of the base model under which little can be unlearned
 MOST_REFUSALS = 0.10
 FEWEST_ANSWERS = 0.80
 MOST_ADDED_OTHER = 0.05

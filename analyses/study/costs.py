@@ -18,8 +18,6 @@ CHARACTERS_A_TOKEN = 4
 TEMPLATE_TOKENS = 20
 # Speed of a transformer's forward pass as a share of a matrix product's speed: a rule of thumb.
 EFFICIENCY = 0.3
-# Number of log-spaced steps that a run scores, unless it scores each step.
-MOST_SCORED = 60
 NAMED_ARMS = 20
 
 
@@ -110,6 +108,8 @@ def what_it_takes(
 
 def work_of(plan: StudyPlan, prompts: pd.DataFrame) -> Work:
     """Steps and tokens of every arm, and of scoring them along the run."""
+    from unlearning.training import is_scored
+
     length = prompts["prompt"].str.len().mean() / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS
     evaluated = prompts[prompts["split"] != "train"]
     along = evaluated if plan.benign_along else evaluated[evaluated["label"] == "harmful"]
@@ -122,7 +122,8 @@ def work_of(plan: StudyPlan, prompts: pd.DataFrame) -> Work:
         rows = settings.batch_size * (1 + (settings.retain_ratio if arm.retain else 0))
         steps = settings.max_steps
         backward += steps * rows * (length + answer)
-        forward += (steps if plan.every_step else min(steps, MOST_SCORED)) * len(along) * length
+        scored = sum(plan.every_step or is_scored(step) for step in range(1, steps + 1))
+        forward += scored * len(along) * length
     steps = sum(arm.training.max_steps for arm in trained if arm.training)
     return Work(steps, backward, forward)
 

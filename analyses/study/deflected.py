@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analyses.runs import BASE, kept_table
+from analyses.runs import BASE, WEAKLY_ALIGNED, kept_table
 from analyses.study.baseline import Baseline, describe_study
 from analyses.study.context import Context
 from interp.errors import InputError
@@ -88,6 +88,20 @@ def with_enough_deflections(context: Context, baseline: Baseline) -> Context:
         context.progress.say(line)
     write_json(left.run.folder / "config.json", describe_study(left))
     return left
+
+
+def say_low_base(context: Context, baseline: Baseline) -> None:
+    """Name the targets of which the base model refuses less than half."""
+    for domain in context.plan.deflected(ready_made=False):
+        asked = _asked(baseline, domain)
+        rate = float((asked["class"] == "refusal").mean())
+        is_target = any(arm.training and arm.concept == domain for arm in context.plan.arms)
+        if is_target and rate < WEAKLY_ALIGNED:
+            context.progress.say(
+                f"low base: the model refuses {rate:.0%} of the harmful training prompts of "
+                f"{domain}, so little can be unlearned; its results are marked low base, and a "
+                "clear result needs a model that was first taught to refuse"
+            )
 
 
 def require_arms(context: Context) -> None:

@@ -29,7 +29,7 @@ from analyses.runs import (
 )
 from analyses.study.baseline import Baseline, establish
 from analyses.study.context import Context, study_context
-from analyses.study.deflected import require_arms, with_enough_deflections
+from analyses.study.deflected import require_arms, say_low_base, with_enough_deflections
 from analyses.study.making import Made, compare_states, make_arm, require_replaceable
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.study.workers import make_arms_in_workers
@@ -58,6 +58,7 @@ def run_checked_study(
     """
     with recorded(context):
         baseline = establish(context)
+        say_low_base(context, baseline)
         context = with_enough_deflections(context, baseline)
         require_replaceable(context, baseline, context.plan.arms)
         if workers > 1 or engine != "local":

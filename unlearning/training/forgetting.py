@@ -42,10 +42,14 @@ def target_rate(scores: pd.DataFrame, concept: str) -> float:
     return float(rows["p_R"].mean())
 
 
-def is_scored(step: int) -> bool:
-    """Every step up to 12, then twelve per doubling (log-spaced: the crossing is unknown)."""
-    spacing = max(1, 2 ** ((step // 12).bit_length() - 1))
-    return step <= 12 or step % spacing == 0
+def is_scored(step: int, per_doubling: int = 6) -> bool:
+    """Every step up to twice ``per_doubling``, then that many per doubling.
+
+    They are log-spaced because the crossing is unknown. With six, scoring a few hundred prompts
+    takes less time than the training steps: 22 scored steps of the first 40, 36 of 200.
+    """
+    spacing = max(1, 2 ** ((step // per_doubling).bit_length() - 1))
+    return step <= per_doubling or step % spacing == 0
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ from unlearning.training import (
 
 BASE_AGAIN = "base"
 DEFLECTIONS, ANSWERS = "deflections", "answers"
+SCORED_PER_DOUBLING = 12  # a dozen prompts each, so scoring is cheap here
 FEWEST_ANSWERS = 32  # the same minimum as for deflections
 
 
@@ -251,5 +252,8 @@ class _Watch(TrainerCallback):
         self.found[0] = self.read()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if is_scored(state.global_step) or state.global_step >= state.max_steps:
+        if (
+            is_scored(state.global_step, SCORED_PER_DOUBLING)
+            or state.global_step >= state.max_steps
+        ):
             self.found[state.global_step] = self.read()
