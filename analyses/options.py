@@ -32,7 +32,10 @@ def known_model(source: str | None) -> str | None:
     return str(shipped())
 
 
-MODEL = "Model: hub id, model folder, adapter folder, or organism (the packaged model organism)."
+MODEL = (
+    "Model: hub id, model folder, adapter folder, GGUF file, or organism (the packaged model "
+    "organism)."
+)
 Model = Annotated[str, typer.Argument(callback=known_model, help=MODEL)]
 Out = Annotated[
     Path,

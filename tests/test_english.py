@@ -49,7 +49,7 @@ MEANT = (
     # values in files
     *("answer opener", "refusal opener", "not told apart", "margin kernel", "base margin"),
     *("dose ", "margin + "),
-    "adapter folder, or organism",  # the name of the packaged one
+    "GGUF file, or organism",  # the name of the packaged one
 )
 
 

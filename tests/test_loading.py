@@ -192,3 +192,19 @@ def test_a_layers_path_holds_under_an_adapter(checkpoint_of: Checkpoints) -> Non
     adapted = get_peft_model(lm.model, LoraConfig(r=2, target_modules=["q_proj"]))
     assert find_layers(adapted, "model.layers") is lm.layers
     assert find_layers(adapted, "base_model.model.model.layers") is lm.layers
+
+
+# GGUF files
+
+
+def test_a_gguf_file_needs_a_package_and_other_files_are_no_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf, other = tmp_path / "model.bin", tmp_path / "model.gguf"
+    gguf.write_bytes(b"GGUF\x03\x00\x00\x00")
+    other.write_bytes(b"PK\x03\x04")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"needs the package gguf; pip install"):
+        LanguageModel.load(gguf)
+    with pytest.raises(ModelError, match="is a file; expected a hub id, .* or a GGUF file"):
+        LanguageModel.load(other)

@@ -112,7 +112,7 @@ def test_sources_that_plainly_hold_no_model_are_refused(
 ) -> None:
     file = tmp_path / "model.txt"
     file.write_text("not a model", encoding="utf-8")
-    with pytest.raises(ModelError, match="is a file; expected a hub id or a folder"):
+    with pytest.raises(ModelError, match="is a file; expected a hub id, a folder"):
         check_source(file)
     with pytest.raises(ModelError, match="neither config.json nor adapter_config.json"):
         check_source(tmp_path)

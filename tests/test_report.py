@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from analyses.report import run_report, wording
+from analyses.report.summary import summarise
 from analyses.runs import Arm, Run, TargetVerdict, tables
 from interp.statistics import Estimate, rate_of
 from interp.store import read_json, write_json
@@ -68,9 +69,9 @@ def test_the_page_is_whole_and_asks_nothing_of_the_world(page):
 
 
 def test_a_target_that_the_base_model_hardly_refuses_is_marked(run):
-    found, summary = Run(run), read_json(run / "summary.json")
+    found = Run(run)
     arms = [arm for arm in found.record.arms if arm.concept]
-    assert arms and not any(one["low_base"] for one in summary["arms"])
+    assert arms and not any(one["low_base"] for one in summarise(found)["arms"])
     weak = replace(arms[0], concept="sensitive")  # the base model refuses .15 of it
     rate = wording.low_base(found, weak)
     assert rate is not None and rate.value < 0.5 and wording.low_base(found, arms[0]) is None

@@ -157,7 +157,7 @@ def require_model(source: str) -> None:
     from interp.model import check_source
 
     check_source(source)
-    if Path(source).is_dir():
+    if Path(source).exists():
         return
     names = ("organism", *(path.name for path in Path().iterdir() if path.is_dir()))
     near = "" if "/" in source else nearest(source, names)

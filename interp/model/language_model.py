@@ -76,12 +76,13 @@ class LanguageModel:
         layers_path: str | None = None,
         **chat_options: Any,
     ) -> LanguageModel:
-        """Load a model by hub id, local folder or adapter folder, in eval mode.
+        """Load a model by hub id, local folder, adapter folder or GGUF file, in eval mode.
 
         Args:
-            source: hub id or folder. An adapter folder is merged into its base.
+            source: hub id, folder or GGUF file. An adapter folder is merged into its base. A GGUF
+                file is dequantised; it needs the extra ``gguf``.
             revision: branch, tag or commit on the hub.
-            dtype: a torch dtype, or ``"auto"`` for the checkpoint's dtype.
+            dtype: a torch dtype, or ``"auto"`` for the checkpoint's dtype (float32 for GGUF).
             device: defaults to CUDA if available, otherwise to the CPU.
             trust_remote_code: run model code that comes with the checkpoint.
             layers_path: module path of the decoder layers, if they are not found automatically.

@@ -1,7 +1,8 @@
-"""Read the model and tokenizer of a checkpoint: full weights, or an adapter on its base."""
+"""Read the model and tokenizer of a checkpoint: full weights, a GGUF file, or an adapter."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +15,22 @@ if TYPE_CHECKING:
 
 
 def check_source(source: str | Path) -> None:
-    """Raise :class:`ModelError` if ``source`` is a folder without a model.
+    """Raise :class:`ModelError` if ``source`` is a folder or a file without a model.
 
     It reads no weights, so it can run before a model is loaded.
     """
     path = Path(source)
     if path.is_file():
-        raise ModelError(f"{source} is a file; expected a hub id or a folder with config.json")
+        if not is_gguf(path):
+            raise ModelError(
+                f"{source} is a file; expected a hub id, a folder with config.json, or a GGUF file"
+            )
+        if importlib.util.find_spec("gguf") is None:
+            raise ModelError(
+                f"{source} is a GGUF file, which needs the package gguf; pip install "
+                "'spillover[gguf]'"
+            )
+        return
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise ModelError(
@@ -31,6 +41,31 @@ def check_source(source: str | Path) -> None:
         raise ModelError(f"there is no folder {source}; give a model folder or a hub id")
 
 
+def is_gguf(source: str | Path) -> bool:
+    """Whether ``source`` is a GGUF file: it begins with these four letters."""
+    path = Path(source)
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def _load_gguf(path: Path, dtype: torch.dtype | str, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The dequantised model in a GGUF file, and its tokenizer."""
+    import torch
+
+    options = {**options, "gguf_file": path.name}
+    kind = torch.float32 if dtype == "auto" else dtype
+    model = _load_whole(path.parent, kind, options)
+    # Its weights are plain numbers now, so it can be trained and saved like any other model.
+    model.is_quantized = False
+    for owner, name in ((model.config, "quantization_config"), (model, "hf_quantizer")):
+        if hasattr(owner, name):
+            delattr(owner, name)
+    model.name_or_path = str(path)
+    return model, load_tokenizer(path.parent, options)
+
+
 def load_merged(
     source: str | Path, dtype: torch.dtype | str, options: Mapping[str, Any]
 ) -> tuple[Any, Any]:
@@ -38,6 +73,8 @@ def load_merged(
     from interp.model.adapters import adapter_base, merge_adapter
 
     folder = Path(source)
+    if is_gguf(folder):
+        return _load_gguf(folder, dtype, options)
     if not (folder / "adapter_config.json").is_file():
         return _load_whole(source, dtype, options), load_tokenizer(source, options)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
