@@ -216,7 +216,8 @@ def evidence_with(kernel: Kernel, masses: Mapping[str, np.ndarray], domains: str
     rows = pd.DataFrame({"prompt": [f"prompt {i}" for i in range(len(masses["p_C"]))]})
     chat = SimpleNamespace(encode=lambda prompt: prompt)
     found = SimpleNamespace(
-        domains=tuple(domains), objective_kernel_of_adapters=kernel, prefixes=None, batch_size=8,
+        domains=tuple(domains), require_target=lambda _domain: None,
+        objective_kernel_of_adapters=kernel, prefixes=None, batch_size=8,
         lm=SimpleNamespace(chat=chat, n_layers=3), harmful=dict.fromkeys(domains, rows),
     )  # fmt: skip
     return cast(Evidence, found)

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -72,9 +71,8 @@ def test_a_target_that_the_base_model_hardly_refuses_is_marked(run):
     found = Run(run)
     arms = [arm for arm in found.record.arms if arm.concept]
     assert arms and not any(one["low_base"] for one in summarise(found)["arms"])
-    weak = replace(arms[0], concept="sensitive")  # the base model refuses .15 of it
-    rate = wording.low_base(found, weak)
-    assert rate is not None and rate.value < 0.5 and wording.low_base(found, arms[0]) is None
+    rate = wording.low_base(found, "sensitive")  # the base model refuses .15 of it
+    assert rate is not None and rate.value < 0.5 and wording.low_base(found, "safety") is None
 
 
 def test_the_first_screen_names_what_matters(page):

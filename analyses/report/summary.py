@@ -80,7 +80,7 @@ def _arm(tables: Run, arm: Arm) -> Json:
         "reached": bool(row["reached"]) if arm.concept else None,
         "collapsed": row["outcome"] == str(TargetOutcome.DEGENERATE) if arm.concept else None,
         "outcome": row["outcome"] if arm.concept else None,
-        "low_base": low_base(tables, arm) is not None if arm.concept else None,
+        "low_base": low_base(tables, arm.concept) is not None if arm.concept else None,
         **_behaviour(tables, arm.name),
         **{name: _by(rows_of(leaks, quantity=name), "domain") for name in LEAKAGE},
         "recovery": {name: _recovery(tables.recovery, arm.name, name) for name in RECOVERY_SETS},

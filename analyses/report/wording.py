@@ -75,10 +75,10 @@ def badge(tables: Run, arm: Arm) -> str:
     return outcome.badge + ("" if decided else "?")
 
 
-def low_base(tables: Run, arm: Arm) -> Estimate | None:
+def low_base(tables: Run, target: str | None) -> Estimate | None:
     """The base model's refusal rate in the target if it is low: then little can be unlearned."""
     rows = rows_of(
-        tables.behaviour, arm=BASE, label="harmful", quantity="refusal_rate", group=arm.concept
+        tables.behaviour, arm=BASE, label="harmful", quantity="refusal_rate", group=target
     )
     rate = estimate_of(rows.iloc[0]) if len(rows) else None
     return rate if rate is not None and rate.value < WEAKLY_ALIGNED else None
@@ -98,7 +98,7 @@ def arm_sentence(tables: Run, arm: Arm) -> str:
                 f"the kept model has {arm.scale:.0%} of the weight change at step {arm.step}: it "
                 "complies best on validation prompts"
             )
-        if rate := low_base(tables, arm):
+        if rate := low_base(tables, arm.concept):
             parts.append(f"low base: the base model refuses only {interval(rate)} of its prompts")
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]

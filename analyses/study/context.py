@@ -186,11 +186,11 @@ def _with_enough_prompts(context: Context) -> Context:
         return context
     left = context.without(short)
     if not left.plan.unlearns:
-        enough = [
+        enough = sorted(
             domain
             for domain in present_domains(context.prompts)
             if not short_of_prompts(context.prompts, [domain], answers=answers)
-        ]
+        )
         raise InputError(
             f"{'; '.join(short.values())}; domains with enough: {', '.join(enough) or 'none'}; "
             "give more prompts, or the target's ready-made pairs with --deflections FILE"
