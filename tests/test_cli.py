@@ -265,10 +265,10 @@ def test_a_model_without_a_template_is_spoken_to_plainly_and_told_so(
     template = tmp_path / "turns.jinja"
     template.write_text("{% for m in messages %}<{{ m['content'] }}>{% endfor %}", encoding="utf-8")
     study = unlearn(prompts, "--max-new-tokens", 2, model=checkpoint_of("gpt2"))
-    for more, told in (([], True), (["--chat-template", template], False)):
+    for more, told in (([], True), (["--chat-template", template, "--overwrite"], False)):
         result = spillover(*study, *more)
         # A random model refuses nothing, which is said too.
-        assert "0 refusals" in one_line(result)
+        assert "refused 0 of " in one_line(result)
         assert ("note: " in result[2] and "--chat-template FILE" in result[2]) == told
         assert "Warning" not in result[2]
 
