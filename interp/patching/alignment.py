@@ -112,7 +112,7 @@ def chosen_positions(runs: PatchRuns, positions: Sequence[str] | None) -> tuple[
     """The positions that are asked for, each once; by default all that some row has on both sides.
 
     Raises:
-        InputError: no row has one of them on both sides, or they are no list of names.
+        InputError: no row has one of them on both sides, or they are not a list of names.
     """
     known = runs.positions()
     if positions is None:
