@@ -35,6 +35,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.readout import log_odds
 from interp.statistics import Draws, Estimate
+from interp.store import read_json
 from tests.conftest import Spillover
 from tests.synthetic_run import DOMAINS, PLANTED_LEAKAGE, RETAINED, scores_of
 from unlearning.deflections import refusals_of
@@ -458,8 +459,14 @@ def test_the_command_recommends_and_looks_under_what_it_recommends(
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "Containment of Cybersecurity" in page
     assert all(f"<td>{METHODS[name].about.title}</td>" in page for name in ("equal", "kernel"))
+    manifest = read_json(tmp_path / "run" / "manifest.json")
+    assert manifest["hashes"]["model"] == LanguageModel.load(shipped()).fingerprint()
+    assert manifest["seeds"] == [0] and manifest["device"] == "cpu"
+    assert manifest["self_check"]["stream"] == "" and "torch" in manifest["versions"]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("arms/*/DONE")}
     assert spillover(*command, "--no-shallow-recovery")[0] == 0
+    again = read_json(tmp_path / "run" / "manifest.json")
+    assert again["seconds"] > manifest["seconds"] > 0, "of both sessions"
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("arms/*/DONE")}
     assert before == after, "what was finished is not done again"
 

@@ -161,6 +161,38 @@ def test_bounds_end_the_run_and_keep_the_best_step_within_them(
     assert kept + 1 == scores["step"].max() < 30
 
 
+@pytest.mark.slow
+def test_an_objective_whose_code_changed_is_not_taken_for_done(
+    prompts: Path, tmp_path: Path
+) -> None:
+    """Its sign is flipped: results of the old code are neither reused nor replaced."""
+    out, own, few = tmp_path / "out", tmp_path / "own.py", tmp_path / "few.jsonl"
+    table = pd.read_json(prompts, lines=True)
+    table[table["domain"].isin(["bias", "safety"])].to_json(few, orient="records", lines=True)
+    options = [
+        "unlearn", str(shipped()), "--concept", "bias", "--prompts", str(few),
+        "--max-steps", "1", "--objective", "of_one_s_own", "--objective-file", str(own),
+        "--out", str(out),
+    ]  # fmt: skip
+
+    def run(sign: str) -> Ended:
+        own.write_text(
+            "from unlearning.losses.registry import objective\n\n\n@objective\n"
+            "def of_one_s_own(log_probs, mask):\n"
+            f"    return {sign}(log_probs * mask).sum(-1)\n",
+            encoding="utf-8",
+        )
+        return run_cli(options)
+
+    first = run("")
+    assert first.exit_code == 0, first.error
+    [weights] = (out / "arms").glob("*of_one_s_own*/*/*.safetensors")
+    before = weights.read_bytes()
+    refused = run("-")
+    assert refused.exit_code == 2 and "another plug-in" in refused.error
+    assert weights.read_bytes() == before
+
+
 def test_utility_is_what_benign_prompts_keep_of_their_answers() -> None:
     rows = {"split": ["validation"] * 2, "label": ["harmful", "benign"], "domain": ["bias"] * 2}
     base = pd.DataFrame({**rows, "p_R": [0.9, 0.0], "p_C": [0.1, 0.8]})
