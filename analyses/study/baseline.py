@@ -33,7 +33,7 @@ from unlearning.generation import AnswerLog, answers_key
 from unlearning.refusal import ResponsePrefixes
 from unlearning.scoring import coherence_of
 
-# Sampled at temperature 1 where the greedy answers hold too few of a class.
+# Asked for samples where the greedy answers hold too few of a class.
 SAMPLED_PROMPTS, SAMPLES = 64, 4
 
 
@@ -109,6 +109,20 @@ def answer_log(
     return AnswerLog(folder / "cache" / "answers.jsonl", key, say=say, note=lm.chat.note)
 
 
+def sampled_log(context: Context, fingerprint: str) -> AnswerLog:
+    """The sampled answers in the run's folder, refusals or not."""
+    lm, sampling = context.reference, context.plan.sampling
+    key = answers_key(
+        lm,
+        max_new_tokens=context.plan.max_new_tokens,
+        temperature=sampling.temperature,
+        seed=sampling.seed,
+        fingerprint=fingerprint,
+    )
+    path = context.run.folder / "cache" / "sampled.jsonl"
+    return AnswerLog(path, key, say=context.progress.say, note=lm.chat.note)
+
+
 def _score(context: Context, folder: Path, fingerprint: str) -> None:
     plan, lm = context.plan, context.reference
     log = answer_log(context.run.folder, lm, plan.max_new_tokens, fingerprint, context.progress.say)
@@ -123,7 +137,7 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
             log=log,
         )
     write_table(folder / "responses.parquet", responses)
-    readout, scores = _readout(context, responses)
+    readout, scores = _readout(context, responses, fingerprint)
     if readout.why_not:
         context.progress.say(
             f"refusal is read from the text of answers, without log-odds: {readout.why_not}"
@@ -140,12 +154,14 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
     write_json(folder / "config.json", {"name": BASE, "checkpoint": plan.model, "margin_auc": auc})
 
 
-def _readout(context: Context, responses: pd.DataFrame) -> tuple[LearnedReadout, pd.DataFrame]:
+def _readout(
+    context: Context, responses: pd.DataFrame, fingerprint: str
+) -> tuple[LearnedReadout, pd.DataFrame]:
     """The readout that the base model's answers give, and the base model's scores with it."""
     other = other_reader(context.scorer)
     told = with_other_reading(responses, other)
-    if missing := missing_sides(told):
-        told = pd.concat([told, with_other_reading(_sampled(context, responses, missing), other)])
+    if context.plan.sampling.samples and (missing := missing_sides(told)):
+        told = pd.concat([told, with_other_reading(_sampled(context, missing, fingerprint), other)])
     try:
         prefixes = prefixes_of(told)
     except InputError as error:
@@ -170,7 +186,7 @@ def _masses(
     return scores.assign(arm=BASE, seed=0, step=0, dose=0.0)
 
 
-def _sampled(context: Context, responses: pd.DataFrame, labels: Collection[str]) -> pd.DataFrame:
+def _sampled(context: Context, labels: Collection[str], fingerprint: str) -> pd.DataFrame:
     """Sampled answers to training prompts of these labels, for classes with few greedy ones."""
     asked = context.prompts[context.prompts["split"] == "train"]
     chosen = [
@@ -178,7 +194,8 @@ def _sampled(context: Context, responses: pd.DataFrame, labels: Collection[str])
         for label, rows in asked.groupby("label")
         if label in labels
     ]
-    prompts = pd.concat([*chosen] * SAMPLES)
+    sampling = context.plan.sampling
+    prompts = pd.concat([*chosen] * min(SAMPLES, sampling.samples))
     with context.progress.stage("base model: sampled answers", len(prompts)) as advance:
         return respond(
             context.reference,
@@ -186,9 +203,10 @@ def _sampled(context: Context, responses: pd.DataFrame, labels: Collection[str])
             context.scorer,
             max_new_tokens=context.plan.max_new_tokens,
             batch_size=context.plan.batch_size,
-            temperature=1.0,
-            seed=0,
+            temperature=sampling.temperature,
+            seed=sampling.seed,
             progress=advance,
+            log=sampled_log(context, fingerprint),
         )
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from analyses.runs import BASE, WEAKLY_ALIGNED, kept_table
-from analyses.study.baseline import Baseline, describe_study
+from analyses.study.baseline import Baseline, describe_study, sampled_log
 from analyses.study.context import Context
 from interp.errors import InputError
 from interp.store import content_key, read_table, write_json
 from unlearning.deflections import FEWEST_DEFLECTIONS, refusals_of, with_sampled_refusals
-from unlearning.generation import AnswerLog, answers_key
 
 WAYS_OUT = (
     ": teach the model to refuse first, give more prompts with --prompts, more samples with "
@@ -44,7 +43,7 @@ def deflections_of(context: Context, baseline: Baseline, domain: str) -> pd.Data
                 sampling,
                 max_new_tokens=context.plan.max_new_tokens,
                 batch_size=context.plan.batch_size,
-                log=_log(context, baseline),
+                log=sampled_log(context, baseline.inputs.parts["model"]),
                 progress=advance,
             )
 
@@ -115,20 +114,6 @@ def require_arms(context: Context) -> None:
             f"nothing to unlearn: {'; '.join(context.left_out.values())}; "
             f"{context.run.folder / 'report.html'} shows the base model alone{WAYS_OUT}"
         )
-
-
-def _log(context: Context, baseline: Baseline) -> AnswerLog:
-    """The sampled answers of the run's folder, refusals or not."""
-    lm, sampling = context.reference, context.plan.sampling
-    key = answers_key(
-        lm,
-        max_new_tokens=context.plan.max_new_tokens,
-        temperature=sampling.temperature,
-        seed=sampling.seed,
-        fingerprint=baseline.inputs.parts["model"],
-    )
-    path = context.run.folder / "cache" / "sampled.jsonl"
-    return AnswerLog(path, key, say=context.progress.say, note=lm.chat.note)
 
 
 def _kept(base: Path, domain: str) -> Path:
