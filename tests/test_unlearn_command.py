@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from analyses.cli import main
+from analyses.runs import matched_step
 from interp.errors import InputError
 from interp.model import LanguageModel
 from unlearning.organism import load_world, shipped
@@ -155,7 +156,7 @@ def test_bounds_end_the_run_and_keep_the_best_step_within_them(
     rows = scores[(scores["label"] == "harmful") & (scores["split"] == "validation")]
     rate = rows.pivot_table(index="step", columns="domain", values="p_R")
     lost = (1 - rate / rate.iloc[0]).drop(columns="bias").max(axis=1)
-    kept = int(scores.loc[scores["class"].notna(), "step"].max())
+    kept = matched_step(scores)
     # The step after the kept one is the first beyond the bound, and the last of the run.
     assert lost[kept] <= 0.3 < lost[kept + 1]
     assert kept + 1 == scores["step"].max() < 30
