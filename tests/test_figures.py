@@ -76,7 +76,7 @@ def test_runs_that_lack_something_are_drawn_without_it(tmp_path):
     assert [drawing.name for drawing in run_drawings(tables.Run(bare))] == ["overview"]
 
 
-def test_several_sources_give_a_matrix_in_which_degenerate_ones_are_listed_only(tmp_path):
+def test_several_sources_give_a_matrix_in_which_degenerate_ones_are_marked(tmp_path):
     concepts = ("cybersecurity", "safety", "privacy")
     folder = write_run(
         tmp_path, concepts=concepts, weights=(), degenerate=("npo-safety-0",), rotation=False
@@ -84,9 +84,11 @@ def test_several_sources_give_a_matrix_in_which_degenerate_ones_are_listed_only(
     built = tables.Run(folder)
     assert "matrix" in {drawing.name for drawing in run_drawings(built)}
     words = [text.get_text() for text in figures.matrix_figure(built).axes[0].texts]
-    assert sum("not in the matrix" in word for word in words) == 1
-    # Two sources, five others each (one of low base): the degenerate row has no numbers.
-    assert sum(word.replace(".", "").isdigit() for word in words) == 2 * 5
+    assert not any("not in the matrix" in word for word in words)
+    # Three sources, five others each (one of low base).
+    assert sum(word.replace(".", "").isdigit() for word in words) == 3 * 5
+    labels = [label.get_text() for label in figures.matrix_figure(built).axes[0].get_yticklabels()]
+    assert sum("degenerate" in label for label in labels) == 1
     assert built.decomposition is None
 
 

@@ -223,7 +223,9 @@ def test_prefixes_are_drawn_from_their_own_sets(bench: Bench) -> None:
     taken = {o[0] for o in (*bench.prefixes.refusal, *bench.prefixes.compliance)}
     assert not taken & {o[0] for o in drawn["neutral"]}
     assert drawn == draw_prefixes(bench.base, bench.prompts, bench.prefixes, count=3, seed=1)
-    everything = ResponsePrefixes(bench.prefixes.refusal, tuple((i,) for i in range(2000)))
+    begun = {prefix[0] for prefix in bench.prefixes.refusal}
+    rest = tuple((i,) for i in range(2000) if i not in begun)
+    everything = ResponsePrefixes(bench.prefixes.refusal, rest)
     with pytest.raises(InputError, match="neutral"):
         draw_prefixes(bench.base, bench.prompts, everything)
 

@@ -434,7 +434,9 @@ def test_a_folder_of_another_study_is_replaced_only_when_asked(
 
 
 @pytest.mark.usefixtures("without_report")
-def test_too_few_refusals_are_said_before_any_training(finished: Finished, tmp_path: Path) -> None:
+def test_a_retained_domain_with_too_few_refusals_is_left_out(
+    finished: Finished, tmp_path: Path
+) -> None:
     # Only benign text under a harmful label: the organism answers, and nothing can be unlearned.
     table = pd.read_json(finished.plan.prompts, lines=True)  # type: ignore[arg-type]
     benign = table[(table["domain"] == RETAINED) & (table["label"] == "benign")]
@@ -443,10 +445,12 @@ def test_too_few_refusals_are_said_before_any_training(finished: Finished, tmp_p
     path = tmp_path / "mislabelled.jsonl"
     table.to_json(path, orient="records", lines=True)
     folder = tmp_path / "run"
-    with pytest.raises(InputError, match=r"privacy: the model refused \d+ of 48 .*--deflections"):
-        run_study(replace(finished.plan, prompts=str(path)), folder, Said())
-    assert {path.name for path in (folder / "arms").iterdir()} == {"base"}
-    assert (folder / "arms" / "base" / "DONE").is_file()
+    said = Said()
+    run_study(replace(finished.plan, prompts=str(path)), folder, said)
+    [line] = [line for line in said.lines if line.startswith("left out: ")]
+    assert "privacy has 0 refusals of 48 training prompts" in line
+    done = {path.parent.name for path in (folder / "arms").glob("*/DONE")}
+    assert done == {"base", CONTROL, PLAIN}
 
 
 # Parity

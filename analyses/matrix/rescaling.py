@@ -138,7 +138,7 @@ def _scores(
             scale(s)
             masses = prefix_masses(after, rows, prefixes, batch_size=batch_size)
             table = own if s == 1 else asked.assign(refused=np.nan, **{"class": None})
-            table = table.assign(step=round(STEPS_A_CHANGE * s))
+            table = table.assign(step=round(STEPS_A_CHANGE * s), kept=s == 1)
             for name, column in masses.columns().items():
                 table.loc[table["label"] == "harmful", name] = column
             tables.append(table)
