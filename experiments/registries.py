@@ -23,7 +23,7 @@ FENCE = re.compile(
 
 
 def registry_table() -> str:
-    """Every entry of the package as a Markdown table: kind and option, name, title, paper, badge."""
+    """The package's entries as a Markdown table: kind and option, name, title, paper, badge."""
     rows = ["| Kind | Name | What it is | Paper | Badge |", "|---|---|---|---|---|"]
     for kind, (registry, option) in KINDS.items():
         for name, about in registry.abouts.items():
