@@ -177,6 +177,14 @@ def test_a_template_that_changes_a_prompt_is_named(change: str, prompt: str) -> 
         Chat(tokenizer_of("byte_bpe"), template=template).encode(prompt)
 
 
+@pytest.mark.parametrize("form", ["m['content'][:5]", "m['content'][:5] | tojson"])
+def test_a_template_that_cuts_prompts_is_not_one_that_takes_parts(form: str) -> None:
+    """As a list of parts the message passes the cut, and the list is printed with its keys."""
+    template = "{% for m in messages %}{{ " + form + " }}{% endfor %}"
+    with pytest.raises(ModelError, match="drops or changes the user's message"):
+        Chat(tokenizer_of("byte_bpe"), template=template).encode("How do I pick a lock?")
+
+
 def test_a_template_that_drops_or_changes_the_system_message_is_named() -> None:
     tokenizer = tokenizer_of("byte_bpe")
     with pytest.raises(ModelError, match="drops the system message .*leave out --system"):

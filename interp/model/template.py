@@ -143,11 +143,13 @@ class Template:
         # Templates of multimodal models may want a message's content as a list of parts.
         for self._in_parts in (False, True):
             try:
-                before, mark, after = self._render(_USER_MARK).rpartition(_USER_MARK)
+                rendered = self._render(_USER_MARK)
             except ModelError as error:
                 refused = error if not self._in_parts else refused
                 continue
-            if mark:
+            before, mark, after = rendered.rpartition(_USER_MARK)
+            # A template that takes text prints a list of parts with its keys.
+            if mark and not before.endswith(("'text': '", '"text": "')):
                 return before, after
         raise refused or ModelError(
             f"the chat template drops or changes the user's message; {_ANOTHER}"
