@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ from analyses.explain.explaining import explain_run
 from analyses.runs import Progress, Run
 from analyses.study import organism_plan, prefixes_of, run_study
 from analyses.study.readout import (
+    LearnedReadout,
     checked_readout,
+    is_current,
     missing_sides,
     read_prefixes,
     require_prefixes,
@@ -21,7 +23,8 @@ from analyses.study.readout import (
     with_other_reading,
 )
 from interp.errors import InputError
-from interp.store import read_json
+from interp.store import read_json, write_json
+from unlearning.deflections import Sampling
 from unlearning.organism import shipped
 from unlearning.refusal import ResponsePrefixes, find_prefixes
 from unlearning.scoring import find_scorer
@@ -75,6 +78,16 @@ def test_log_odds_that_rank_wrongly_are_not_used(tmp_path: Path) -> None:
     assert found.prefixes is None and "AUC of 0.00" in found.why_not
     with pytest.raises(InputError, match="needs refusal log-odds"):
         require_prefixes(found.prefixes, "explain")
+
+
+def test_a_readout_learned_from_other_samples_is_learned_again(tmp_path: Path) -> None:
+    path, few, many = tmp_path / "openers.json", Sampling(4), Sampling(8)
+    assert not is_current(path, few)
+    for used, same, other in ((asdict(few), True, False), (None, True, True)):
+        write_json(path, LearnedReadout(None, "why", sampling=used).to_json(str))
+        assert (is_current(path, few), is_current(path, many)) == (same, other)
+    write_json(path, read_json(path, ()) | {"version": 1})
+    assert not is_current(path, few)
 
 
 def test_rows_on_which_two_scorers_disagree_teach_nothing() -> None:

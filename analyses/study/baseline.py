@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,7 @@ def scored_base(context: Context) -> Baseline:
     inputs = base_inputs(context)
     folder = run.arm(BASE)
     prompts = run.folder / "prompts.parquet"
-    if run.is_done(BASE, inputs) and is_current(folder / "openers.json"):
+    if run.is_done(BASE, inputs) and is_current(folder / "openers.json", context.plan.sampling):
         context.progress.say("base model: already scored")
         if not prompts.is_file():
             write_table(prompts, context.prompts)
@@ -160,15 +160,17 @@ def _readout(
     """The readout that the base model's answers give, and the base model's scores with it."""
     other = other_reader(context.scorer)
     told = with_other_reading(responses, other)
+    sampling = None
     if context.plan.sampling.samples and (missing := missing_sides(told)):
         told = pd.concat([told, with_other_reading(_sampled(context, missing, fingerprint), other)])
+        sampling = asdict(context.plan.sampling)
     try:
         prefixes = prefixes_of(told)
     except InputError as error:
-        readout = LearnedReadout(None, str(error))
+        readout = LearnedReadout(None, str(error), sampling=sampling)
     else:
         scores = _masses(context, responses, prefixes)
-        readout = checked_readout(prefixes, told, scores, other)
+        readout = replace(checked_readout(prefixes, told, scores, other), sampling=sampling)
         if readout.prefixes:
             return readout, scores
     return readout, _masses(context, responses, None)

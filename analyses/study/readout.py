@@ -29,6 +29,7 @@ from unlearning.scoring import find_scorer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from unlearning.deflections import Sampling
     from unlearning.scoring import Scorer
 
 # Increase this if the same answers can give another readout than before. A base model's stored
@@ -50,6 +51,7 @@ class LearnedReadout:
             validation prompts; None where only one class occurs.
         shares: by class: the weighted share of each prefix in its class, on training prompts.
         covered: share of the answers to validation prompts that begin with a prefix.
+        sampling: how answers were sampled to learn from; None if greedy answers sufficed.
     """
 
     prefixes: ResponsePrefixes | None
@@ -57,13 +59,15 @@ class LearnedReadout:
     aucs: Mapping[str, float | None] = field(default_factory=dict)
     shares: Mapping[str, list[float]] = field(default_factory=dict)
     covered: float | None = None
+    sampling: Mapping[str, Any] | None = None
 
     def to_json(self, decode: Callable[[list[int]], Any]) -> dict[str, Any]:
         """``openers.json``: token ids, their text and shares."""
         ids = asdict(self.prefixes) if self.prefixes else {"refusal": (), "compliance": ()}
         texts = {name: [str(decode(list(one))) for one in side] for name, side in ids.items()}
         told = {"shares": dict(self.shares), "covered": self.covered, "aucs": dict(self.aucs)}
-        return {**ids, "text": texts, **told, "why_not": self.why_not, "version": VERSION}
+        made = {"why_not": self.why_not, "sampling": self.sampling, "version": VERSION}
+        return {**ids, "text": texts, **told, **made}
 
 
 def other_reader(scorer: Scorer) -> Scorer | None:
@@ -163,9 +167,13 @@ def checked_readout(
     return LearnedReadout(None, why, aucs, found.shares, found.covered)
 
 
-def is_current(path: Path) -> bool:
+def is_current(path: Path, sampling: Sampling) -> bool:
     """Whether the readout in a run's ``openers.json`` was learned as it would be now."""
-    return path.is_file() and read_json(path, ()).get("version") == VERSION
+    if not path.is_file():
+        return False
+    stored = read_json(path, ())
+    learned_from = stored.get("sampling") or asdict(sampling)
+    return stored.get("version") == VERSION and learned_from == asdict(sampling)
 
 
 def read_prefixes(path: Path) -> ResponsePrefixes | None:
