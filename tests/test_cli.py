@@ -364,17 +364,17 @@ def test_several_processes_are_told_where_to_go(
 
 
 @pytest.mark.usefixtures("no_model")
-def test_an_objective_of_one_s_own_comes_from_a_file(spillover: Spillover, tmp_path: Path) -> None:
+def test_an_objective_with_a_scale_comes_from_a_file(spillover: Spillover, tmp_path: Path) -> None:
     own = tmp_path / "own.py"
     own.write_text(
         "from unlearning.losses.registry import objective\n"
         "@objective\n"
-        "def of_one_s_own(log_probs, mask, *, scale=2.0):\n"
+        "def with_a_scale(log_probs, mask, *, scale=2.0):\n"
         "    return scale * (log_probs * mask).sum(-1)\n",
         encoding="utf-8",
     )
     command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--dry-run"]
-    command += ["--objective", "of_one_s_own"]
+    command += ["--objective", "with_a_scale"]
     code, _, error = spillover(*command, "--objective-file", own, "--option", "scale=3")
     assert code == 0, error
     code, _, error = spillover(*command, "--objective-file", tmp_path / "none.py")
