@@ -210,7 +210,9 @@ def test_a_model_against_itself_has_not_changed(organism_prompts: Path, tmp_path
     assert findings.divergence is not None
     assert findings.divergence["nats"].abs().max() == 0
     measures = measured(findings)
-    assert (measures.differences["value"].dropna() == 0).all()
+    differences = measures.differences["value"].dropna()
+    # The base's nats come from its generation, the model's from a second reading.
+    assert differences.abs().max() < 1e-6
     change = measures.difference("refusal_rate", "harmful", "safety", "grammar")
     assert change.low < 0 < change.high  # 32 prompts do not rule out a small change
     texts = measures.texts.set_index(["role", "quantity"])["value"]

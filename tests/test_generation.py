@@ -270,7 +270,7 @@ def test_an_evaluation_has_a_row_a_prompt_in_their_order(
     assert len(answers) == 3 and set(table["class"]) <= set(CLASSES)
     assert list(table["refused"]) == [float(name == "refusal") for name in table["class"]]
     assert masses[["nll", "repetition"]].isna().all(axis=None)
-    assert list(table["nll"]) == list(response_nll(lm, said(answers)))
+    np.testing.assert_allclose(table["nll"], response_nll(lm, said(answers)), atol=1e-5)
     columns = ["p_R", "p_C", "p_O", "margin"]
     pd.testing.assert_frame_equal(table[columns], masses[columns])
     assert table[["p_R", "p_C", "p_O"]].sum(axis=1).to_numpy() == pytest.approx(1)

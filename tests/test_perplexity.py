@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from interp.model import LanguageModel
+from unlearning.generation import Answer, AnswerLog, answers_key, generate
 from unlearning.losses import likelihood
-from unlearning.utility import response_nll, response_token_nll
+from unlearning.utility import own_token_nll, response_nll, response_token_nll
 
 ROWS = (
     ("Why?", "No."),
@@ -46,6 +47,38 @@ def test_equals_the_plain_computation_on_every_family(checkpoint: Path) -> None:
         wanted = plain(lm, prompt, response)
         np.testing.assert_allclose(tokens, wanted, atol=2e-5)
         np.testing.assert_allclose(mean, wanted.mean(), atol=2e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_generation_records_what_a_second_reading_finds(
+    checkpoint: Path, tmp_path: Path, temperature: float
+) -> None:
+    """Under the model as it is, whatever the temperature; also from a log."""
+    lm = LanguageModel.load(checkpoint)
+    prompts = [prompt for prompt, _ in ROWS]
+    settings = {"max_new_tokens": 6, "temperature": temperature}
+    log = AnswerLog(tmp_path / "answers.jsonl", answers_key(lm, **settings))
+    answers = generate(lm, prompts, batch_size=3, log=log, **settings)
+    again = AnswerLog(log.path, answers_key(lm, **settings))
+    assert generate(lm, prompts, log=again, **settings) == answers
+    wanted = response_token_nll(lm, [(p, a.ids) for p, a in zip(prompts, answers, strict=True)])
+    kept = generate(lm, prompts, log=again, **settings)
+    unknown = [Answer(a.ids, a.text, a.finished) if i % 2 else a for i, a in enumerate(kept)]
+    for found in (own_token_nll(lm, prompts, kept), own_token_nll(lm, prompts, unknown)):
+        for mine, read in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(mine, read, atol=5e-5)
+
+
+def test_nothing_is_read_again_where_generation_recorded_it(
+    checkpoint_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    answers = generate(lm, ["Why?", "Who?"], max_new_tokens=4)
+    assert all(len(answer.nll or ()) == len(answer.ids) for answer in answers)
+    forced = generate(lm, ["Why?"], max_new_tokens=4, opening=answers[0].ids[:1])
+    assert forced[0].nll is None
+    monkeypatch.setattr(lm.model, "forward", None)
+    assert all(nll.size for nll in own_token_nll(lm, ["Why?", "Who?"], answers))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])

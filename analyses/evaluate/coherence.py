@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from analyses.evaluate.findings import BASE
 from analyses.evaluate.subjects import EvaluatedModel, Session, evenly
 from interp.errors import InputError
 from unlearning.scoring import Fluency, measure_fluency, repetition
-from unlearning.utility import response_token_nll
+from unlearning.utility import own_token_nll, response_token_nll
 
 # Number of the base's own answers that calibrate the threshold for "no language".
 MOST_SAMPLES = 256
@@ -40,13 +41,17 @@ def add_coherence(tables: Mapping[str, pd.DataFrame], session: Session) -> list[
         if reference.lm is None:
             continue
         # A server gives no token ids; encoding its text may give slightly different tokens.
-        answers = [answer.ids or answer.text for answer in one.answers]
-        pairs = list(zip(session.prompts, answers, strict=True))
+        read: list[Any] = [answer.ids or answer.text for answer in one.answers]
+        settings = {"batch_size": session.plan.batch_size}
         stage = f"{one.name}: coherence under {reference.name}"
-        with session.at_work(reference, stage, len(pairs)) as (lm, advance):
-            found = response_token_nll(
-                lm, pairs, batch_size=session.plan.batch_size, progress=advance
-            )
+        with session.at_work(reference, stage, len(read)) as (lm, advance):
+            if one is reference:
+                found = own_token_nll(
+                    lm, session.prompts, one.answers, progress=advance, **settings
+                )
+            else:
+                pairs = list(zip(session.prompts, read, strict=True))
+                found = response_token_nll(lm, pairs, progress=advance, **settings)
         table["answer_nats"] = [float(nll.mean()) if nll.size else np.nan for nll in found]
         if fluency is not None:
             table["no_language"] = [float(not fluency.finds_language(nll)) for nll in found]

@@ -28,7 +28,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import read_table, write_json, write_table
 from unlearning.data import controls
-from unlearning.deflections import respond
+from unlearning.deflections import answers_in, respond
 from unlearning.generation import AnswerLog, answers_key
 from unlearning.refusal import ResponsePrefixes
 from unlearning.scoring import coherence_of
@@ -146,8 +146,10 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
     scores["class"] = list(said["class"])
     scores["refused"] = (scores["class"] == "refusal").astype(float)
     with context.progress.stage("base model: coherence"):
-        answers = [list(said[name]) for name in ("prompt", "ids", "response")]
-        scores = scores.assign(**coherence_of(lm, *answers, batch_size=plan.batch_size))
+        found = coherence_of(
+            lm, list(said["prompt"]), answers_in(said), own=True, batch_size=plan.batch_size
+        )
+        scores = scores.assign(**found)
     write_table(folder / "scores.parquet", scores)
     write_json(folder / "openers.json", readout.to_json(lm.tokenizer.decode))
     auc = next(iter(readout.aucs.values()), None)

@@ -1,5 +1,6 @@
 from .phase_one import FEWEST_DEFLECTIONS as FEWEST_DEFLECTIONS
 from .phase_one import Diversity as Diversity
+from .phase_one import answers_in as answers_in
 from .phase_one import diversity as diversity
 from .phase_one import examples as examples
 from .phase_one import read_deflections as read_deflections
@@ -15,6 +16,7 @@ __all__ = [
     "FEWEST_DEFLECTIONS",
     "Diversity",
     "Sampling",
+    "answers_in",
     "diversity",
     "examples",
     "read_deflections",

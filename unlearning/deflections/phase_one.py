@@ -33,7 +33,7 @@ from unlearning.data import (
     require_characters,
     require_columns,
 )
-from unlearning.generation import generate
+from unlearning.generation import Answer, generate
 from unlearning.scoring import Scorer
 from unlearning.training import Example
 
@@ -51,7 +51,7 @@ def respond(
     max_new_tokens: int,
     **settings: Any,
 ) -> pd.DataFrame:
-    """``prompts`` with columns ``ids``, ``response``, ``finished`` and ``class`` added.
+    """``prompts`` with columns ``ids``, ``response``, ``finished``, ``nll`` and ``class`` added.
 
     ``max_new_tokens`` and ``settings`` (``batch_size``, ``temperature``, ``seed``, ``progress``,
     ``log``) are those of :func:`unlearning.generation.generate`.
@@ -63,9 +63,20 @@ def respond(
         "ids": [list(answer.ids) for answer in answers],
         "response": responses,
         "finished": [answer.finished for answer in answers],
+        "nll": [answer.nll and list(answer.nll) for answer in answers],
         "class": scorer.classify(texts, responses),
     }
     return prompts.reset_index(drop=True).assign(**found)
+
+
+def answers_in(responses: pd.DataFrame) -> list[Answer]:
+    """Rows of :func:`respond` as answers; ``nll`` is absent in tables of older versions."""
+    nll = responses["nll"] if "nll" in responses else [None] * len(responses)
+    columns = (responses["ids"], responses["response"], responses["finished"], nll)
+    return [
+        Answer(tuple(ids), text, finished, None if nats is None else tuple(nats))
+        for ids, text, finished, nats in zip(*columns, strict=True)
+    ]
 
 
 def examples(lm: LanguageModel, responses: pd.DataFrame) -> list[Example]:

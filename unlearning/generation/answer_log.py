@@ -15,7 +15,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,11 +34,15 @@ class Answer:
         text: without special tokens and without white space around it; thoughts are in ``<think>``
             and ``</think>``.
         finished: whether the model ended it, not the limit on new tokens.
+        nll: -log p of every token under the model that generated it, in nats, at temperature 1;
+            None if unknown (a server's answer, a forced opening, a log of an older version).
     """
 
     ids: tuple[int, ...]
     text: str
     finished: bool
+    # Rounding differs between batches; two answers with the same tokens are equal.
+    nll: tuple[float, ...] | None = field(default=None, compare=False)
 
 
 class AskedPrompt(NamedTuple):
@@ -157,6 +161,7 @@ class AnswerLog:
             "response": answer.text,
             "ids": answer.ids,
             "finished": answer.finished,
+            **({} if answer.nll is None else {"nll": answer.nll}),
         }
         return json.dumps(fields) + "\n"
 
@@ -186,7 +191,8 @@ def _read(path: Path, key: str) -> tuple[dict[AskedPrompt, Answer], int]:
             try:
                 fields = json.loads(line.decode("ascii"))
                 asked = AskedPrompt(fields["prompt"], fields["sample"])
-                answer = Answer(tuple(fields["ids"]), fields["response"], fields["finished"])
+                nll = tuple(fields["nll"]) if "nll" in fields else None
+                answer = Answer(tuple(fields["ids"]), fields["response"], fields["finished"], nll)
                 mine = fields["key"] == key
             except (ValueError, KeyError, TypeError):
                 continue  # torn

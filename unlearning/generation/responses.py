@@ -104,10 +104,11 @@ def generate(
         def answer(chosen: list[int]) -> list[Answer]:
             batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
             width = batch.input_ids.shape[1]
-            draws = []
+            heard = TokenNLL()
+            processors: list[LogitsProcessor] = [heard]
             if temperature > 0:
                 numbers = uniform_numbers([asked[i] for i in chosen], seed, max_new_tokens)
-                draws.append(Draw(numbers, temperature, width))
+                processors.append(Draw(numbers, temperature, width))
             # PreTrainedModel inherits generate from a mixin that the stubs do not see.
             output = lm.model.generate(  # type: ignore[operator]
                 input_ids=batch.input_ids,
@@ -116,10 +117,14 @@ def generate(
                 eos_token_id=sorted(stops),
                 use_cache=lm.checked.cache,
                 pad_token_id=min(stops),
-                logits_processor=draws,
+                logits_processor=processors,
                 **_AS_IT_IS,
             )
-            return [_cut(lm, [*opening, *ids], stops) for ids in output[:, width:].tolist()]
+            nats = heard.of(output).tolist() if not opening else [None] * len(chosen)
+            said = output[:, width:].tolist()
+            return [
+                _cut(lm, [*opening, *ids], stops, nll) for ids, nll in zip(said, nats, strict=True)
+            ]
 
         with undisturbed(lm.model):
             together = lm.together(rows, decoding=True)
@@ -168,10 +173,14 @@ def stop_tokens(lm: LanguageModel) -> frozenset[int]:
     return frozenset(i for i in ids if i is not None)
 
 
-def _cut(lm: LanguageModel, ids: list[int], stops: frozenset[int]) -> Answer:
+def _cut(
+    lm: LanguageModel, ids: list[int], stops: frozenset[int], nll: list[float] | None
+) -> Answer:
     end = next((i for i, token in enumerate(ids) if token in stops), None)
-    kept = tuple(ids if end is None else ids[: end + 1])
-    return Answer(kept, lm.chat.read(kept), end is not None)
+    length = len(ids) if end is None else end + 1
+    kept = tuple(ids[:length])
+    nats = None if nll is None else tuple(round(value, 6) for value in nll[:length])
+    return Answer(kept, lm.chat.read(kept), end is not None, nats)
 
 
 def uniform_numbers(
@@ -180,6 +189,36 @@ def uniform_numbers(
     """Numbers in [0, 1) that decide the tokens of each answer; fewer steps give the first ones."""
     keys = (text_hash("sample", str(seed), str(one.sample), one.prompt) for one in asked)
     return np.stack([np.random.default_rng(int(key, 16)).random(steps) for key in keys])
+
+
+class TokenNLL(LogitsProcessor):
+    """Records -log p of the chosen tokens; it comes before processors that change the logits.
+
+    The token that was chosen from one step's logits is known in the next step, so only these
+    logits are held.
+    """
+
+    def __init__(self) -> None:
+        self._last: Float[Tensor, "row vocab"] | None = None
+        self._nll: list[Float[Tensor, " row"]] = []
+
+    def __call__(
+        self, input_ids: Int[Tensor, "row token"], scores: Float[Tensor, "row vocab"]
+    ) -> Float[Tensor, "row vocab"]:
+        self._read(input_ids)
+        self._last = scores
+        return scores
+
+    def of(self, output: Int[Tensor, "row token"]) -> Float[Tensor, "row step"]:
+        """Nats of every new token of the finished ``output``, in float32."""
+        self._read(output)
+        return torch.stack(self._nll, dim=1)
+
+    def _read(self, ids: Int[Tensor, "row token"]) -> None:
+        if self._last is not None:
+            logits = self._last.float()
+            chosen = logits.gather(1, ids[:, -1:]).squeeze(1)
+            self._nll.append(logits.logsumexp(1) - chosen)
 
 
 class Draw(LogitsProcessor):

@@ -19,7 +19,7 @@ from unlearning.generation.responses import Answer
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 from unlearning.scoring.classes import Scorer, refused, spoken
 from unlearning.scoring.coherence import is_gibberish, repetition
-from unlearning.utility import response_token_nll
+from unlearning.utility import own_token_nll, response_token_nll
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,9 +31,9 @@ COHERENCE = ("nll", "repetition", "tokens")
 def coherence_of(
     base: LanguageModel,
     prompts: Sequence[str],
-    ids: Sequence[Sequence[int]],
-    texts: Sequence[str],
+    answers: Sequence[Answer],
     *,
+    own: bool = False,
     batch_size: int = 32,
 ) -> dict[str, Float[np.ndarray, " answer"]]:
     """Coherence of the answers of any model; NaN where the text is too short.
@@ -41,7 +41,8 @@ def coherence_of(
     Args:
         base: the model before unlearning; it is not changed.
         prompts: the prompts of the answers.
-        ids, texts: the answers, as tokens and as text.
+        answers: of the base or of a model that derives from it.
+        own: whether ``base`` generated the answers, so that their generation recorded ``nll``.
         batch_size: maximum number of answers in one forward.
 
     Returns:
@@ -50,11 +51,14 @@ def coherence_of(
         words that occur earlier (:func:`unlearning.scoring.coherence.repetition`); ``tokens``: the
         number of tokens that ``nll`` is the mean of.
     """
-    rows = list(zip(prompts, ids, strict=True))
-    found = response_token_nll(base, rows, batch_size=batch_size)
+    if own:
+        found = own_token_nll(base, prompts, answers, batch_size=batch_size)
+    else:
+        rows = [(prompt, answer.ids) for prompt, answer in zip(prompts, answers, strict=True)]
+        found = response_token_nll(base, rows, batch_size=batch_size)
     return {
         "nll": np.array([nll.mean() if nll.size else np.nan for nll in found], dtype=np.float64),
-        "repetition": np.array([repetition(text) for text in texts], dtype=np.float64),
+        "repetition": np.array([repetition(answer.text) for answer in answers], dtype=np.float64),
         "tokens": np.array([nll.size for nll in found], dtype=np.float64),
     }
 
@@ -130,8 +134,8 @@ class Evaluation:
         found = coherence_of(
             self.base,
             list(self.prompts["prompt"]),
-            [answer.ids for answer in answers],
-            [answer.text for answer in answers],
+            answers,
+            own=lm is self.base,
             batch_size=self.batch_size,
         )
         return table.assign(**found), answers

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from interp.model import LanguageModel, Tokens
 from interp.progress import Advance, silent
-from unlearning.generation import stop_tokens
+from unlearning.generation import Answer, stop_tokens
 from unlearning.losses import reference_log_probs
 
 Response = str | Sequence[int]
@@ -67,17 +67,51 @@ def response_token_nll(
     return [-next(found).double().numpy() if length else np.empty(0) for length in lengths]
 
 
+def own_token_nll(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    answers: Sequence[Answer],
+    *,
+    batch_size: int = 32,
+    progress: Advance = silent,
+) -> list[Float[np.ndarray, " token"]]:
+    """:func:`response_token_nll` of a model's own answers, as their generation recorded it.
+
+    Only answers without a record are read again.
+
+    Args:
+        lm: the model that generated the answers.
+        prompts: one for each answer.
+        answers, batch_size, progress: as for :func:`response_token_nll`.
+    """
+    unknown = [i for i, answer in enumerate(answers) if answer.nll is None]
+    progress(len(answers) - len(unknown))
+    rows: list[tuple[str, Response]] = [
+        (prompts[i], answers[i].ids or answers[i].text) for i in unknown
+    ]
+    read = iter(response_token_nll(lm, rows, batch_size=batch_size, progress=progress))
+    return [
+        next(read)
+        if answer.nll is None
+        else np.array(answer.nll[: len(_spoken(lm, answer.ids))], np.float64)
+        for answer in answers
+    ]
+
+
 def _encode(lm: LanguageModel, prompt: str, response: Response) -> Tokens:
     """The row without the tokens that close its response, if it has them."""
     if isinstance(response, str):
         blank = not response.strip()
         return lm.chat.encode(prompt, () if blank else response, closed=False)
     tokens = lm.chat.encode(prompt, response)
-    start, end = tokens.spans["response"].start, lm.chat.end_of_turn
-    said = tokens.ids[start:]
-    if end and said[-len(end) :] == end:
-        said = said[: -len(end)]
-    elif said and said[-1] in stop_tokens(lm):
-        said = said[:-1]
-    ids = tokens.ids[:start] + said
+    start = tokens.spans["response"].start
+    ids = tokens.ids[:start] + _spoken(lm, tokens.ids[start:])
     return replace(tokens, ids=ids, spans={**tokens.spans, "response": slice(start, len(ids))})
+
+
+def _spoken(lm: LanguageModel, ids: Sequence[int]) -> tuple[int, ...]:
+    """A response without the tokens that close it, if it has them."""
+    said, end = tuple(ids), tuple(lm.chat.end_of_turn)
+    if end and said[-len(end) :] == end:
+        return said[: -len(end)]
+    return said[:-1] if said and said[-1] in stop_tokens(lm) else said
