@@ -326,7 +326,15 @@ class TrainingOptions:
         list[float] | None,
         typer.Option(
             help="Weight of the retain loss; several are tried in order until one contains the "
-            "leakage (default: 1)."
+            "leakage (default: 0.03, 0.1, 0.3, 1, 3 as ratios of gradient norms)."
+        ),
+    ] = None
+    retain_unit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<loss|gradient>",
+            help="Unit of the retain weight: loss (the forget loss has weight 1), or gradient "
+            "(ratio of the gradients' norms at the base model) (default: loss for given weights).",
         ),
     ] = None
     retain_ratio: RetainRatio = 1

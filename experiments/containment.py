@@ -18,7 +18,6 @@ import pandas as pd
 from analyses.contain import (
     EXAMPLES,
     FOLDER,
-    WEIGHTS,
     Design,
     held_out_splits,
     require_methods,
@@ -31,6 +30,7 @@ from interp.errors import InputError
 from interp.store import read_json, write_json
 from unlearning.data import DOMAINS
 
+WEIGHTS = (0.1, 0.3, 1.0, 3.0)  # of the retain loss
 CHOICES = Path(__file__).with_name("containment_choices.json")
 SHIPPED_WORLDS = Path(__file__).with_name("containment_worlds.csv")
 TABLE = "worlds.csv"

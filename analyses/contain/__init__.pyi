@@ -1,5 +1,4 @@
 from .arms import EXAMPLES as EXAMPLES
-from .arms import WEIGHTS as WEIGHTS
 from .arms import Design as Design
 from .arms import held_out_splits as held_out_splits
 from .arms import require_methods as require_methods
@@ -12,7 +11,6 @@ from .study import run_containment as run_containment
 __all__ = [
     "EXAMPLES",
     "FOLDER",
-    "WEIGHTS",
     "Design",
     "amounts_of",
     "contain",

@@ -25,7 +25,6 @@ Split = tuple[tuple[str, ...], tuple[str, ...]]
 
 LEFT_OUT = 3
 SPLITS = 6
-WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 EXAMPLES = (8, 32, 128)
 WEIGHING_SPLITS = 2
 

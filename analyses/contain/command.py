@@ -71,9 +71,9 @@ def contain(
     dry_run: DryRunOnly = False,
 ) -> Advice | DryRun:
     """Compare methods that unlearn one domain and keep the refusals of the others."""
-    from analyses.contain.arms import WEIGHTS, Design, held_out_splits, require_methods
+    from analyses.contain.arms import Design, held_out_splits, require_methods
     from analyses.contain.methods import METHODS
-    from analyses.study import check, prompts_of, require_engine, study_plan
+    from analyses.study import check, prompts_of, require_engine, study_plan, weights_to_try
     from unlearning.data import present_domains
 
     asked = study_plan(
@@ -83,13 +83,15 @@ def contain(
     require_engine(made.engine)
     if training.retain is not None or training.adaptive:
         raise InputError("contain varies the retain set and its loss by itself; see --methods")
-    settings = asked.arms[0].settings
+    weights, settings = weights_to_try(
+        training.retain_weight, training.retain_unit, asked.arms[0].settings
+    )
     others = [domain for domain in present_domains(prompts_of(asked)) if domain != concept]
     design = Design(
         concept,
         require_methods(listed(methods) if methods else tuple(METHODS)),
         amounts_of(examples),
-        tuple(training.retain_weight or WEIGHTS),
+        weights,
         held_out_splits(others, count=splits, left_out=left_out, seed=seed),
         settings,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -202,7 +202,7 @@ def _rank(context: Context, baseline: Baseline, design: Design, seed: int) -> No
     code = [METHODS.own_source(name) for name in design.methods]
     key = content_key(
         "predictions", baseline.inputs.key, design.concept, list(rows["id"]), design.methods, code,
-        asdict(design.training), seed,
+        design.training.described(), seed,
     )  # fmt: skip
     kept_table(context.run.folder / RANKING, key, ranked)
 
@@ -232,7 +232,7 @@ def _described(
         "model": context.plan.model,
         "command": context.plan.command,
         "splits": [{"retained": kept, "held_out": out} for kept, out in design.splits],
-        "training": asdict(design.training),
+        "training": design.training.described(),
         "methods": methods.astype(object).where(methods.notna(), None).to_dict("records"),
         "titles": {name: METHODS[name].about.title for name in methods["method"].unique()},
         "recommended": containment_label(advice.key) if advice.key else None,

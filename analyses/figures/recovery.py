@@ -33,7 +33,7 @@ def recovery_panel(axes: Axes, tables: Run, headline: Headline) -> None:
     if headline.concept is None or not headline.sweep:
         return say(axes, "no containment arm")
     names = [arm.name for arm in headline.sweep]
-    labels = [f"×{arm.retain_weight:g}" if arm.retain_weight is not None else arm.label
+    labels = [arm.weight_label if arm.retain_weight is not None else arm.label
               for arm in headline.sweep]  # fmt: skip
     x = np.arange(len(names))
     axes.axhspan(-0.02, 0.02, color=NULL, lw=0)

@@ -22,7 +22,18 @@ from analyses.report import summary, wording
 from analyses.report.page import inlined, rendered
 from analyses.report.readout import readout_view
 from analyses.report.sections import causes_view, containment_view
-from analyses.runs import BASE, PREFILLED, Arm, Headline, Run, estimate_of, headlines, pick, rows_of
+from analyses.runs import (
+    BASE,
+    PREFILLED,
+    Arm,
+    Headline,
+    Run,
+    estimate_of,
+    headlines,
+    pick,
+    rows_of,
+    weight_label,
+)
 from interp.statistics import Estimate
 from interp.store import package_version, read_table, write_text
 
@@ -130,14 +141,14 @@ def _verdict(tables: Run, headline: Headline, arm: Arm) -> View:
 def _stand_in(tables: Run, headline: Headline) -> str:
     """Why the study chose no weight, and which weights it did not try."""
     planned = {
-        config["retain_weight"]
+        config["retain_weight"]: weight_label(config)
         for config in tables.record.config.get("arms", [])
         if config.get("retain") and config.get("concept") == headline.concept
     }
-    untried = sorted(planned - {arm.retain_weight for arm in headline.sweep})
+    untried = sorted(planned.keys() - {arm.retain_weight for arm in headline.sweep})
     if not untried:
         return "No weight recovered enough while the target complied; the best is shown."
-    weights = ", ".join(f"×{weight:g}" for weight in untried)
+    weights = ", ".join(planned[weight] for weight in untried)
     return f"The target no longer complies. Larger weights ({weights}) were not tried."
 
 

@@ -7,6 +7,7 @@ from .arms import base_of as base_of
 from .arms import headlines as headlines
 from .arms import objective_title as objective_title
 from .arms import read_run as read_run
+from .arms import weight_label as weight_label
 from .arms import weights_of as weights_of
 from .behaviours import FEWEST_ANSWERS as FEWEST_ANSWERS
 from .behaviours import MOST_GIBBERISH as MOST_GIBBERISH
@@ -115,6 +116,7 @@ __all__ = [
     "trajectories",
     "update_config",
     "verdict_on",
+    "weight_label",
     "weights_of",
     "write_directions",
     "write_manifest",

@@ -89,8 +89,13 @@ class Arm:
         return self.concept is not None and self.scores["step"].nunique() >= FEWEST_STEPS
 
     @property
+    def weight_label(self) -> str:
+        """The retain weight in figures: `×30` of the loss, or `ratio 0.3` of gradient norms."""
+        return weight_label(self.config)
+
+    @property
     def label(self) -> str:
-        """Its label in figures: `NPO`, `NPO + retain ×30`, or the checkpoint's name.
+        """Its label in figures: `NPO`, `NPO + retain ratio 0.3`, or the checkpoint's name.
 
         A containment arm adds method, examples and split: `NPO + retain kernel (8, split 1) ×1`.
         """
@@ -98,7 +103,7 @@ class Arm:
             return self.name
         if self.control:
             return "Benign answers only (control)"
-        weight = f" ×{self.retain_weight:g}" if self.retain_weight is not None else ""
+        weight = f" {self.weight_label}" if self.retain_weight is not None else ""
         if how := self.config.get("containment"):
             split = "" if how["split"] is None else f", split {how['split'] + 1}"
             weight = f" {how['method']} ({how['examples'] or 'all'}{split}){weight}"
@@ -156,6 +161,12 @@ class RunRecord:
         """Domains with harmful prompts, in the order in which the base was scored."""
         scores = self.base.scores
         return tuple(scores.loc[scores["label"] == "harmful", "domain"].drop_duplicates())
+
+
+def weight_label(config: Mapping[str, Any]) -> str:
+    """The retain weight of an arm with this configuration, with its unit."""
+    in_gradients = (config.get("training") or {}).get("retain_unit") == "gradient"
+    return f"{'ratio ' if in_gradients else '×'}{config['retain_weight']:g}"
 
 
 def objective_title(name: str) -> str:

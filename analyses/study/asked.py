@@ -33,6 +33,7 @@ def study_plan(
     *,
     seeds: Sequence[int],
     control: bool,
+    search: bool = False,
     objectives: Sequence[str] = (),
     **given: Any,
 ) -> StudyPlan:
@@ -40,13 +41,14 @@ def study_plan(
 
     Args:
         concepts: domains to unlearn; if empty, all domains with harmful prompts.
+        search: try several retain weights where the user gives none.
         objectives: replace ``training.objective``; each runs with every concept and seed.
         given: attributes of the plan; ``None`` keeps the plan's value.
 
     Raises:
         InputError: the model, a domain or an option cannot be used.
     """
-    from analyses.study.plan import StudyPlan, parse_retain, unlearning_arms
+    from analyses.study.plan import StudyPlan, parse_retain, unlearning_arms, weights_to_try
     from analyses.study.resolve import defaults_for, require_model
     from interp.directions import ESTIMATORS
     from unlearning.data import present_domains, require_concepts
@@ -74,12 +76,15 @@ def study_plan(
         raise InputError("--deflections holds one concept's pairs; give one --concept with it")
     arms: list[ArmPlan] = []
     for number, objective in enumerate(objectives or (training.objective,)):
+        settings = replace(training, objective=objective).settings(own.training)
+        given_weights = training.retain_weight or (None if search else [1.0])
+        weights, settings = weights_to_try(given_weights, training.retain_unit, settings)
         arms += unlearning_arms(
             concepts,
-            replace(training, objective=objective).settings(own.training),
+            settings,
             seeds=seeds,
             retain={c: parse_retain(training.retain, c, present) for c in concepts},
-            weights=tuple(training.retain_weight or (1.0,)),
+            weights=weights,
             control=control and not number,
         )
     return replace(asked, concepts=concepts, arms=tuple(arms))

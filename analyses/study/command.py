@@ -70,7 +70,7 @@ def study(
     """Unlearn refusal in one or more domains and measure what happens to all domains."""
     asked = study_plan(
         model, concept, training, chat, prompts, deflections, seeds=range(seeds), control=control,
-        **options.for_plan(),
+        search=True, **options.for_plan(),
     )  # fmt: skip
     return run_plan(asked, out, dry_run, show_completions=show_completions)
 

@@ -23,8 +23,8 @@ from unlearning.deflections import Sampling
 if TYPE_CHECKING:
     from unlearning.training import TrainingSettings
 
-# A sweep tries these weights of the retain term, the smallest first.
-WEIGHTS = (1.0, 10.0, 30.0, 100.0)
+# A sweep tries these weights of the retain term, the smallest first; ratios of gradient norms.
+WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0)
 # Requirements on validation prompts for choosing a weight.
 LEAST_RECOVERY = 0.7
 LEAST_ANSWERS = 0.8
@@ -77,7 +77,7 @@ class ArmPlan:
             }
             if training
             else None,
-            "training": _settings(training) if training else None,
+            "training": training.described() if training else None,
             "seed": training.seed if training else 0,
             "checkpoint": self.checkpoint,
             "control": self.control,
@@ -85,11 +85,6 @@ class ArmPlan:
             "stop_at": stop_at if training and not self.control else None,
             "selected": False,
         }
-
-
-def _settings(training: TrainingSettings) -> dict[str, Any]:
-    """Every setting; choices of modules are left out where there are none."""
-    return {name: value for name, value in asdict(training).items() if value != ()}
 
 
 @dataclass(frozen=True)
@@ -212,10 +207,11 @@ def unlearning_arms(
         for concept in concepts:
             name = f"{concept}-{training.objective}"
             arms.append(ArmPlan(f"{name}-seed{seed}", concept, seeded))
+            unit = "ratio" if training.retain_unit == "gradient" else "retain"
             for weight in weights if retain.get(concept) else ():
                 arms.append(
                     ArmPlan(
-                        f"{name}-retain{weight:g}-seed{seed}",
+                        f"{name}-{unit}{weight:g}-seed{seed}",
                         concept,
                         replace(seeded, retain_weight=weight),
                         retain=retain[concept],
@@ -223,6 +219,27 @@ def unlearning_arms(
                     )
                 )
     return tuple(arms)
+
+
+def weights_to_try(
+    given: Sequence[float] | None, unit: str | None, training: TrainingSettings
+) -> tuple[tuple[float, ...], TrainingSettings]:
+    """The weights of a sweep, and the settings with their unit.
+
+    Given weights are in units of the loss. Others are ratios of gradient norms, which mean the same
+    in every model, except for distances to the base model: they have no gradient there.
+
+    Args:
+        given: the user's weights, if any.
+        unit: the user's unit, if any.
+        training: settings of the arms.
+    """
+    from unlearning.losses import RETAIN
+
+    if given or training.adaptive:
+        return tuple(given or (1.0,)), replace(training, retain_unit=unit or "loss")
+    is_distance = RETAIN.find(training.retain_objective).is_distance
+    return WEIGHTS, replace(training, retain_unit=unit or ("loss" if is_distance else "gradient"))
 
 
 def alternate_domains(concept: str, domains: Sequence[str] = DOMAINS) -> tuple[str, ...]:
@@ -265,6 +282,7 @@ def demo_plan(seeds: int) -> StudyPlan:
         seeds=tuple(range(seeds)),
         retain={concept: alternate_domains(concept) for concept in concepts},
         weights=WEIGHTS,
+        unit="gradient",
         command=f"spillover demo --seeds {seeds}",
     )
 
@@ -276,13 +294,15 @@ def organism_plan(
     seeds: Sequence[int],
     retain: Mapping[str, tuple[str, ...]] | None = None,
     weights: Sequence[float] = (),
+    unit: str = "loss",
     control: bool = True,
     command: str = "",
 ) -> StudyPlan:
     """A study of a model organism with the settings that it was tuned with."""
     own = defaults_for(folder)
+    training = replace(own.training, retain_unit=unit)
     arms = unlearning_arms(
-        concepts, own.training, seeds=seeds, retain=retain or {}, weights=weights, control=control
+        concepts, training, seeds=seeds, retain=retain or {}, weights=weights, control=control
     )
     return StudyPlan(folder, arms, tuple(concepts), command=command, **own.study)
 

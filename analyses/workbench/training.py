@@ -117,6 +117,7 @@ def unlearn(
     option: Mapping[str, float] | None = None,
     retain: str | Sequence[str] | None = None,
     retain_weight: float | None = None,
+    retain_unit: Literal["loss", "gradient"] | None = None,
     trainable: Literal["lora", "projections", "all"] | None = None,
     learning_rate: float | None = None,
     batch_size: int | None = None,
@@ -142,7 +143,9 @@ def unlearn(
         option: hyperparameters of the objective, e.g. ``{"beta": 0.1}``.
         retain: domains whose refusals are retained: ``equal`` (all others), ``alternate`` (every
             second one) or a list (default: none).
-        retain_weight: weight of the retain terms; the forget term has weight 1 (default: 1).
+        retain_weight: weight of the retain terms, in ``retain_unit`` (default: 1).
+        retain_unit: ``loss``: the forget term has weight 1; ``gradient``: the ratio of the two
+            gradients' norms at the base model (default: ``loss``).
         trainable: ``lora``, ``projections`` (inside the layers) or ``all`` parameters (default:
             ``lora``; ``projections`` for a model organism).
         learning_rate: of AdamW, constant (default: 5e-5; 3e-4 for a model organism).
@@ -192,6 +195,7 @@ def unlearn(
         batch_size=batch_size,
         max_steps=max_steps,
         retain_weight=retain_weight,
+        retain_unit=retain_unit,
         seed=seed,
     )
     arm = _arm(prompts, concept, chosen, retain)

@@ -81,6 +81,11 @@ class Objective:
         """Whether it needs a preferred response."""
         return any(need.startswith("preferred") for need in self.needs)
 
+    @property
+    def is_distance(self) -> bool:
+        """Whether it compares with the base model, where its value and gradient are then 0."""
+        return any(need.startswith("reference_") for need in self.needs)
+
     def require_retain(self, *, present: bool) -> None:
         """Check that the loss has the retain set that its definition requires.
 

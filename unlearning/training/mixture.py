@@ -190,3 +190,10 @@ def collator(
         }
 
     return collate
+
+
+def rows_of(inputs: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """Some rows of a batch, without columns of padding alone."""
+    part = {name: value[chosen] for name, value in inputs.items()}
+    first = int(part["attention_mask"].any(dim=0).int().argmax())
+    return {name: value[:, first:] if value.ndim == 2 else value for name, value in part.items()}

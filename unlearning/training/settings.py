@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from interp.errors import InputError, expected
 from interp.numbers import plain_number
 from unlearning.losses import registry
 from unlearning.training import parameters
+
+RETAIN_UNITS = ("loss", "gradient")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,10 @@ class TrainingSettings:
         options: hyperparameters of the objective that differ from its defaults, e.g.
             ``{"beta": 0.1}``.
         retain_objective: the loss on every retain group, a name in ``registry.RETAIN``.
-        retain_weight: sum of the weights of the retain terms; the forget term has weight 1.
+        retain_weight: sum of the weights of the retain terms, in ``retain_unit``.
+        retain_unit: ``loss``: the forget term has weight 1; ``gradient``: the weight is the ratio
+            of the two gradients' norms at the base model, retain to forget
+            (:mod:`unlearning.training.balance`), which carries over between models.
         retain_shares: share of that weight by group (default: equal shares).
         retain_ratio: retain examples for each forget example.
         adaptive: learn one multiplier per retain group, which rises while the group's term is
@@ -56,6 +61,7 @@ class TrainingSettings:
     options: Mapping[str, float] = field(default_factory=dict)
     retain_objective: str = "cross_entropy"
     retain_weight: float = 1.0
+    retain_unit: str = "loss"
     retain_shares: Mapping[str, float] = field(default_factory=dict)
     retain_ratio: int = 1
     adaptive: bool = False
@@ -83,7 +89,7 @@ class TrainingSettings:
         for one in fields(self):
             object.__setattr__(self, one.name, _plain(getattr(self, one.name)))
         objective = registry.for_forgetting(self.objective)
-        registry.RETAIN.find(self.retain_objective)
+        retain = registry.RETAIN.find(self.retain_objective)
         options = objective.validated(self.options)
         trained = ("lora", *parameters.PARAMETERS)
         if self.trained not in trained:
@@ -92,6 +98,15 @@ class TrainingSettings:
             raise InputError(
                 "--lora-targets and --lora-exclude choose adapters, and --trainable "
                 f"{self.trained} has none; give --trainable lora"
+            )
+        if self.retain_unit not in RETAIN_UNITS:
+            raise InputError(
+                f"retain_unit is {self.retain_unit!r}{expected(self.retain_unit, RETAIN_UNITS)}"
+            )
+        if self.retain_unit == "gradient" and retain.is_distance:
+            raise InputError(
+                f"{retain.name} is a distance to the base model, where its gradient is 0; its "
+                "weight is in units of the loss (--retain-unit loss)"
             )
         positive = ["retain_ratio", "lora_rank", "batch_size", "max_steps"]
         positive += ["micro_batch_size"] if self.micro_batch_size is not None else []
@@ -110,6 +125,13 @@ class TrainingSettings:
     def hyperparameters(self) -> dict[str, float]:
         """All options of the objective, including its defaults."""
         return registry.for_forgetting(self.objective).validated(self.options)
+
+    def described(self) -> dict[str, Any]:
+        """Every setting, without those that older versions lacked and that have no effect."""
+        found = {name: value for name, value in asdict(self).items() if value != ()}
+        if self.retain_unit == "loss":
+            del found["retain_unit"]
+        return found
 
 
 def _plain(value: Any) -> Any:

@@ -135,6 +135,10 @@ class Weights:
     bounds: Mapping[str, float] = field(default_factory=dict)
     rate: float = 0.0
 
+    def scale(self, factor: float) -> None:
+        """Multiply every weight."""
+        self.values = {name: value * factor for name, value in self.values.items()}
+
     def update(self, rises: Mapping[str, float]) -> None:
         """One step of dual ascent with the mean rise of every group in the step."""
         for name, rise in rises.items():

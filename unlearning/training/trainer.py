@@ -7,8 +7,8 @@ loss and gradient do not depend on padding, micro-batches or the number of proce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from unlearning.losses import npo_weight, sequence_log_ratio
 from unlearning.training import parameters
 from unlearning.training.adapters import lora_in_place
 from unlearning.training.arguments import training_arguments
+from unlearning.training.balance import MEASURED, gradient_ratio
 from unlearning.training.checkpoints import (
     Checkpointing,
     Stateful,
@@ -32,7 +33,7 @@ from unlearning.training.checkpoints import (
     resume,
 )
 from unlearning.training.eval_mode import check_train_mode, hold_in_eval_mode, probe_logits
-from unlearning.training.mixture import Mixture, collator
+from unlearning.training.mixture import Mixture, collator, rows_of
 from unlearning.training.reference import with_references
 from unlearning.training.settings import TrainingSettings
 from unlearning.training.terms import Term, Weights, needs_of, term_weights, terms_of, weighted_sum
@@ -110,7 +111,8 @@ def unlearn_in_place(
     Returns:
         The log, one row per step: ``step``, the loss, every term's mean, the mean log-ratio and
         NPO's mean weight W on the forget set, ``grad_norm``, ``learning_rate``; with adaptive
-        weights, every retain term's rise above the base model and its multiplier.
+        weights, every retain term's rise above the base model; with these or weights in units of
+        the gradient, every retain term's weight.
 
     Raises:
         InputError: the mixture lacks the pairs or the retain set that an objective needs.
@@ -198,6 +200,8 @@ class UnlearningTrainer(Trainer):
         self.weights: Weights = term_weights(settings, mixture)
         self.around_forward = around_forward
         self.supply = _supply(lm, settings, terms)
+        if settings.retain_unit == "gradient" and mixture.retain:
+            self.weights.scale(self._gradient_ratio(lm.model))
         self._names = [
             *(f"loss_{term.name}" for term in terms),
             *(f"rise_{name}" for name in self.weights.bounds),
@@ -206,6 +210,29 @@ class UnlearningTrainer(Trainer):
         ]
         self._means: dict[str, Tensor] = {}
         self._noted: dict[str, float] = {}
+
+    def _gradient_ratio(self, model: nn.Module) -> float:
+        """Over the first examples of the stream; every process takes the same ones."""
+        size = self.args.per_device_train_batch_size
+        stop = min(MEASURED, len(self.stream))
+        places = [range(start, min(start + size, stop)) for start in range(0, stop, size)]
+        # Trainer's type of a collator is of rows as mappings; ours are positions of the stream.
+        collate: Callable[[list[Any]], dict[str, Tensor]] = self.data_collator
+        batches = [collate([self.stream[i] for i in place]) for place in places]
+
+        @contextmanager
+        def around() -> Iterator[None]:
+            with self.around_forward(), self.compute_loss_context_manager():
+                yield
+
+        return gradient_ratio(
+            model,
+            [self._prepare_inputs(batch) for batch in batches],
+            self.terms,
+            self.weights.values,
+            views_of=lambda batch: self.supply.views(model, batch),
+            around=around,
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         # The stream already has its final order.
@@ -231,7 +258,7 @@ class UnlearningTrainer(Trainer):
 
     def _separate_steps(self, model: nn.Module, inputs: dict[str, Tensor], counts: Any) -> Tensor:
         forget = inputs["group"] == 0
-        first, last = _rows(inputs, forget), _rows(inputs, ~forget)
+        first, last = rows_of(inputs, forget), rows_of(inputs, ~forget)
         # Processes exchange gradients once, after the pass that reaches every parameter.
         if not needs_of(self.terms[1:]) & OF_OUTPUTS:
             first, last = last, first
@@ -301,9 +328,14 @@ class UnlearningTrainer(Trainer):
         if self.weights.bounds:
             rises = {name: means[f"rise_{name}"] for name in self.weights.bounds
                      if f"rise_{name}" in means}  # fmt: skip
-            means |= {f"weight_{name}": value for name, value in self.weights.values.items()}
+            means |= self._named_weights()
             self.weights.update(rises)
+        elif self.settings.retain_unit == "gradient":
+            means |= self._named_weights()
         self._noted = means
+
+    def _named_weights(self) -> dict[str, float]:
+        return {f"weight_{name}": value for name, value in self.weights.values.items()}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log with the step's terms, for the history and for every tracker."""
@@ -334,13 +366,6 @@ class _StepEnd(TrainerCallback):
 
     def on_step_end(self, *_arguments: Any, **_keywords: Any) -> None:
         self.trainer.end_step()
-
-
-def _rows(inputs: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
-    """Some rows of a batch, without columns of padding alone."""
-    part = {name: value[chosen] for name, value in inputs.items()}
-    first = int(part["attention_mask"].any(dim=0).int().argmax())
-    return {name: value[:, first:] if value.ndim == 2 else value for name, value in part.items()}
 
 
 def _supply(lm: LanguageModel, settings: TrainingSettings, terms: Sequence[Term]) -> Supply:

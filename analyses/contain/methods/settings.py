@@ -10,7 +10,7 @@ from analyses.study import method
     title="adaptive",
     does="equal shares with one multiplier per domain, which rises while the domain leaks",
     weighted=False,
-    changes={"adaptive": True},
+    changes={"adaptive": True, "retain_unit": "loss"},
     colour="#8172b3",
 )
 class Adaptive:
@@ -21,7 +21,7 @@ class Adaptive:
     "kl",
     title="KL",
     does="KL divergence to the base model on the retained examples",
-    changes={"retain_objective": "kl"},
+    changes={"retain_objective": "kl", "retain_unit": "loss"},
     colour="#937860",
 )
 class KL:
