@@ -63,9 +63,9 @@ def _imports(root: Path, path: Path) -> Iterator[str]:
         doors = _behind_door(folder)
         for alias in node.names:
             inside = folder / f"{alias.name}.py"
-            place = doors.get(alias.name, inside if inside.is_file() else None)
-            if place is not None:
-                yield str(place.relative_to(root))
+            # A folder without a lazy door imports its names in its own file.
+            own = inside if inside.is_file() else folder / "__init__.py"
+            yield str(doors.get(alias.name, own).relative_to(root))
 
 
 @cache

@@ -19,6 +19,7 @@ from interp.statistics import (
     share_ratio_bounds,
     skewed_interval,
 )
+from interp.statistics.bootstrap import moments
 
 
 def test_the_interval_of_a_mean_is_student_s_where_nothing_is_skewed() -> None:
@@ -42,6 +43,11 @@ def test_an_interval_ends_where_its_test_rejects(skew: float, freedom: int, leve
     tail = (1 - level) / 2
     assert p_above(0.3, 0.1, skew, freedom, float(low)) == pytest.approx(tail)
     assert p_above(-0.3, 0.1, -skew, freedom, -float(high)) == pytest.approx(tail)
+
+
+def test_the_spread_of_draws_is_that_of_a_sample_and_skips_those_that_do_not_exist() -> None:
+    for draws in ([0.0, 2.0], [0.0, 2.0, np.nan]):
+        assert moments(np.array(draws)) == pytest.approx((np.sqrt(2), 0))
 
 
 @pytest.mark.parametrize("units", [1, 2, 4])

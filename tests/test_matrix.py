@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from analyses.matrix import leakage_matrix_figure, matrix_summary, write_matrix
+from analyses.matrix.output import matrix_text
 from analyses.runs import ArmLeakage, Decomposition, LeakageMatrix, Run, over_worlds, seed_spread
 from analyses.runs.cells import QUANTITIES, mean_cells
 from analyses.runs.decomposition import combined_p_value, pool_decompositions
@@ -130,6 +131,29 @@ def test_the_command_s_files_hold_the_matrix_with_its_null(
     figure = leakage_matrix_figure(study)
     labels = [t.get_text() for f in figure.axes for t in f.get_yticklabels()]
     assert any("control" in label for label in labels)
+
+
+def test_the_text_says_whether_the_interaction_holds_noise(study: LeakageMatrix) -> None:
+    found = matrix_summary(study)
+    [of_run] = found["runs"].values()
+    [of] = of_run["objectives"].values()
+    assert "(interaction against noise: p =" in matrix_text(found)
+    of["decomposition"]["p_entanglement"] = None  # as with one seed
+    assert "(interaction includes noise: two seeds are needed" in matrix_text(found)
+
+
+def test_sources_that_the_base_model_hardly_refuses_are_marked(
+    folder: Path, study: LeakageMatrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not study.cells["low_base"].any()
+    assert "low base" not in matrix_text(matrix_summary(study))
+    monkeypatch.setattr("analyses.runs.tables.WEAKLY_ALIGNED", 1.0)
+    marked = LeakageMatrix.load([folder])
+    low = set(marked.low_bases("world"))
+    assert low == set(CONCEPTS) and marked.cells["low_base"].all()
+    assert "! safety: low base" in matrix_text(matrix_summary(marked))
+    labels = leakage_matrix_figure(marked).axes[0].get_yticklabels()
+    assert sum("low base" in label.get_text() for label in labels) == len(low)
 
 
 def test_an_unknown_run_objective_or_quantity_is_named(study: LeakageMatrix) -> None:

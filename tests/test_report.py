@@ -71,8 +71,17 @@ def test_a_target_that_the_base_model_hardly_refuses_is_marked(run):
     found = Run(run)
     arms = [arm for arm in found.record.arms if arm.concept]
     assert arms and not any(one["low_base"] for one in summarise(found)["arms"])
-    rate = wording.low_base(found, "sensitive")  # the base model refuses .15 of it
-    assert rate is not None and rate.value < 0.5 and wording.low_base(found, "safety") is None
+    rate = found.low_base("sensitive")  # the base model refuses .15 of it
+    assert rate is not None and rate.value < 0.5 and found.low_base("safety") is None
+
+
+def test_the_first_screen_marks_results_of_a_low_base(page, tmp_path, monkeypatch):
+    badge = '<span class="badge open">low base</span>'
+    assert badge not in page
+    monkeypatch.setattr("analyses.runs.tables.WEAKLY_ALIGNED", 1.0)
+    weak = write_run(tmp_path / "weak", concepts=("safety",), weights=(), rotation=False)
+    marked = run_report.write_report(weak).read_text("utf-8")
+    assert badge in marked[: marked.index("Domain by domain")]
 
 
 def test_the_first_screen_names_what_matters(page):

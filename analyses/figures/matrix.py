@@ -125,16 +125,17 @@ def _cells(
             ha="center", va="center", color=MUTED, style="italic", fontsize=8,
         )  # fmt: skip
     outcomes = study.outcomes(run, objective)
-    names = [_source_label(source, outcomes.get(source, [])) for source in sources]
+    weak = study.low_bases(run)
+    names = [_source_label(s, outcomes.get(s, []), low_base=s in weak) for s in sources]
     axes.set_yticks(range(len(sources)), names)
     axes.set_ylabel("unlearned")
     return image
 
 
-def _source_label(source: str, outcomes: list[str]) -> str:
+def _source_label(source: str, outcomes: list[str], *, low_base: bool) -> str:
     """The domain's name and, below it, the outcomes of the arms whose target did not comply."""
     failed = {TargetOutcome(one).badge for one in outcomes if one != TargetOutcome.COMPLIED}
-    return "\n".join([domain_label(source), *sorted(failed)])
+    return "\n".join([domain_label(source), *["low base"] * low_base, *sorted(failed)])
 
 
 def _heat(axes: Axes, values: np.ndarray, scale: float) -> AxesImage:

@@ -114,7 +114,10 @@ def _outcomes(of: dict[str, Any]) -> list[str]:
         if failed:
             counted = ", ".join(f"{failed.count(b)} {b}" for b in dict.fromkeys(failed))
             lines.append(f"! {source}: of {len(badges)} arms, {counted}")
-    return lines
+    return lines + [
+        f"! {source}: low base, the base model refuses less than half of its prompts"
+        for source in of["low_base"]
+    ]
 
 
 def _last_step(rows: list[dict[str, Any]], domains: list[str]) -> list[str]:
@@ -168,6 +171,7 @@ def _matrix(matrix: LeakageMatrix, run: str, quantity: str, objective: str) -> d
         "untouched_p": of_cells(tested, "untouched_p"),
         "onset": of_cells(cells, "onset"),
         "outcomes": matrix.outcomes(run, objective),
+        "low_base": matrix.low_bases(run),
         "seeds": sorted(int(seed) for seed in cells["seed"].unique()),
         "between_seeds": seed_spread(cells, quantity)[0],
         "reliability": matrix.reliability(run, quantity, objective),

@@ -132,6 +132,7 @@ def _verdict(tables: Run, headline: Headline, arm: Arm) -> View:
         "concept": domain_label(headline.concept) if headline.concept else "",
         "label": arm.label,
         "badge": word,
+        "low_base": tables.low_base(arm.concept) is not None,
         "kind": word.split("?")[0].replace(" ", "-") if "?" not in word else "open",
         "sentence": wording.arm_sentence(tables, arm),
         "note": _stand_in(tables, headline) if stand_in else "",

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from analyses.report.readout import readout_view
-from analyses.report.wording import low_base
 from analyses.runs import BASE, RECOVERY_SETS, Arm, Run, TargetOutcome, estimate_of, rows_of
 from interp.statistics import Estimate
 from interp.store import write_json
@@ -80,7 +79,7 @@ def _arm(tables: Run, arm: Arm) -> Json:
         "reached": bool(row["reached"]) if arm.concept else None,
         "collapsed": row["outcome"] == str(TargetOutcome.DEGENERATE) if arm.concept else None,
         "outcome": row["outcome"] if arm.concept else None,
-        "low_base": low_base(tables, arm.concept) is not None if arm.concept else None,
+        "low_base": tables.low_base(arm.concept) is not None if arm.concept else None,
         **_behaviour(tables, arm.name),
         **{name: _by(rows_of(leaks, quantity=name), "domain") for name in LEAKAGE},
         "recovery": {name: _recovery(tables.recovery, arm.name, name) for name in RECOVERY_SETS},

@@ -13,10 +13,8 @@ import pandas as pd
 
 from analyses.figures import domain_label, has_control, outside_null
 from analyses.runs import (
-    BASE,
     MOST_GIBBERISH,
     UNTOUCHED_WITHIN,
-    WEAKLY_ALIGNED,
     Arm,
     Run,
     TargetOutcome,
@@ -75,15 +73,6 @@ def badge(tables: Run, arm: Arm) -> str:
     return outcome.badge + ("" if decided else "?")
 
 
-def low_base(tables: Run, target: str | None) -> Estimate | None:
-    """The base model's refusal rate in the target if it is low: then little can be unlearned."""
-    rows = rows_of(
-        tables.behaviour, arm=BASE, label="harmful", quantity="refusal_rate", group=target
-    )
-    rate = estimate_of(rows.iloc[0]) if len(rows) else None
-    return rate if rate is not None and rate.value < WEAKLY_ALIGNED else None
-
-
 def arm_sentence(tables: Run, arm: Arm) -> str:
     """The arm's verdict in one sentence."""
     parts = [leak_clause(tables, arm)]
@@ -98,7 +87,7 @@ def arm_sentence(tables: Run, arm: Arm) -> str:
                 f"the kept model has {arm.scale:.0%} of the weight change at step {arm.step}: it "
                 "complies best on validation prompts"
             )
-        if rate := low_base(tables, arm.concept):
+        if rate := tables.low_base(arm.concept):
             parts.append(f"low base: the base model refuses only {interval(rate)} of its prompts")
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]

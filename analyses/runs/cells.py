@@ -72,9 +72,11 @@ def arm_cells(tables: Run) -> pd.DataFrame:
 
     Columns ``source, target, objective, seed``; ``area, L_50, L_90, onset`` (steps), each with
     ``_low`` and ``_high`` over prompts; ``source_onset``; ``untouched_p`` of |L_.9| < .05; ``arm``
-    and its ``outcome``.
+    and its ``outcome``; ``low_base``: the base model refuses less than half of the prompts of the
+    source.
     """
     rows = []
+    low_base = {domain: tables.low_base(domain) is not None for domain in tables.record.domains}
     for arm in counted_arms(tables).to_dict("records"):
         source = str(arm["concept"])
         measured = tables.measured[arm["arm"]].quantities
@@ -89,10 +91,11 @@ def arm_cells(tables: Run) -> pd.DataFrame:
                 row |= {quantity: found.value, f"{quantity}_low": found.low}
                 row |= {f"{quantity}_high": found.high}
             row["source_onset"] = measured["onset"][source].value
+            row["low_base"] = low_base.get(source, False)
             row["untouched_p"] = untouched_p_value(measured[TESTED][target])
             rows.append(row)
     numbers = [n + end for n in (*QUANTITIES, "onset") for end in ("", "_low", "_high")]
-    columns = [*CELL, "seed", *numbers, "source_onset", "untouched_p", "arm", "outcome"]
+    columns = [*CELL, "seed", *numbers, "source_onset", "untouched_p", "arm", "outcome", "low_base"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -66,7 +66,8 @@ class LeakageMatrix:
 
         ``area, L_50, L_90`` and ``onset`` (the step at which half of the target's refusal was
         gone) with ``_low`` and ``_high`` over test prompts; ``source_onset``; ``untouched_p``, of
-        |L_.9| < .05 (small: does not leak); ``outcome`` of the source.
+        |L_.9| < .05 (small: does not leak); ``outcome`` of the source; ``low_base``: the base
+        model refuses less than half of the source's prompts.
         """
         return self._of_every_run(arm_cells)
 
@@ -88,6 +89,12 @@ class LeakageMatrix:
         """The outcomes of each source's arms in the matrix, by source."""
         arms = self.cells_of(run, objective).drop_duplicates("arm")
         return {str(source): list(of["outcome"]) for source, of in arms.groupby("source")}
+
+    def low_bases(self, run: str) -> list[str]:
+        """The run's unlearned domains that the base model hardly refuses, so results are weak."""
+        tables = self.runs[run]
+        sources = {arm.concept for arm in tables.record.arms if arm.concept}
+        return [d for d in self.domains(run) if d in sources and tables.low_base(d) is not None]
 
     def means(
         self, quantity: str = "area", *, run: str | None = None, objective: str | None = None

@@ -9,11 +9,20 @@ from pathlib import Path
 import pandas as pd
 
 from analyses.runs.arms import BASE, Arm, RunRecord, read_run
-from analyses.runs.behaviours import TargetOutcome, TargetVerdict, behaviour, verdict_on
+from analyses.runs.behaviours import (
+    WEAKLY_ALIGNED,
+    TargetOutcome,
+    TargetVerdict,
+    behaviour,
+    estimate_of,
+    rows_of,
+    verdict_on,
+)
 from analyses.runs.decomposition import Decomposition, decompose
 from analyses.runs.leakage import ArmLeakage, leakage_curves, measure, untouched_p_value
 from analyses.runs.recovery import recover
 from interp.errors import InputError
+from interp.statistics import Estimate
 from interp.store import write_csv
 
 EQUIVALENCE = ("L_90", "drop")  # where "does not leak" is tested
@@ -104,6 +113,13 @@ class Run:
             for arm in self.record.arms
             if arm.concept
         }
+
+    def low_base(self, concept: str | None) -> Estimate | None:
+        """The base model's refusal rate in a domain if it is low: then little can be unlearned."""
+        base = self._behaviours[BASE]
+        rows = rows_of(base, label="harmful", quantity="refusal_rate", group=concept)
+        rate = estimate_of(rows.iloc[0]) if len(rows) else None
+        return rate if rate is not None and rate.value < WEAKLY_ALIGNED else None
 
     @cached_property
     def decomposition(self) -> Decomposition | None:
