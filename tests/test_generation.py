@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from interp.errors import MachineError
-from interp.model import LanguageModel
+from interp.interventions import ablate
+from interp.model import LanguageModel, shared_beginning
 from unlearning.generation import Answer, AnswerLog, answers_key, generate, stop_tokens
 from unlearning.refusal import ResponsePrefixes
 from unlearning.scoring import CLASSES, Evaluation, Phrases
@@ -41,6 +42,52 @@ def test_answers_are_greedy_whatever_stands_beside_them(checkpoint: Path) -> Non
     for answer, prompt in zip(generate(lm, PROMPTS, max_new_tokens=LENGTH), PROMPTS, strict=True):
         assert answer.ids == greedy(lm, prompt)
         assert answer.finished == (answer.ids[-1] in stop_tokens(lm))
+
+
+BEGUN = "Tell me in a few plain words how a carpenter can make "
+SHARED = (f"{BEGUN}a chair.", f"{BEGUN}a long table out of old boards.", BEGUN)
+
+
+def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_answer(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = LanguageModel.load(checkpoint)
+    rows = [lm.chat.encode(prompt) for prompt in SHARED]
+    assert len(shared_beginning(lm, rows)) > len(BEGUN.split())
+    for answer, prompt in zip(generate(lm, SHARED, max_new_tokens=LENGTH), SHARED, strict=True):
+        assert answer.ids == greedy(lm, prompt)
+    assert lm.found_out["generates from a shared beginning"]
+    seen = []
+    forward = lm.model.forward
+
+    def counted(*given: Any, **named: Any) -> Any:
+        ids = named["input_ids"] if "input_ids" in named else given[0]
+        seen.append(tuple(ids.shape))
+        return forward(*given, **named)
+
+    monkeypatch.setattr(lm.model, "forward", counted)
+    generate(lm, SHARED, max_new_tokens=2)
+    (one, width), (count, rest), _ = seen
+    assert (one, count) == (1, 3) and width + rest == max(map(len, rows))
+
+
+def test_a_cache_that_forgets_its_beginning_is_not_used(
+    checkpoint_of: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    monkeypatch.setattr(
+        "transformers.cache_utils.DynamicCache.batch_repeat_interleave",
+        lambda self, repeats: [layer.keys.zero_() and None for layer in self.layers] and None,
+    )
+    answers = generate(lm, SHARED, max_new_tokens=LENGTH)
+    assert [answer.ids for answer in answers] == [greedy(lm, prompt) for prompt in SHARED]
+    assert not lm.found_out["generates from a shared beginning"]
+
+
+def test_an_edit_reaches_what_prompts_begin_with(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    with ablate(lm, torch.ones(lm.d_model)):
+        assert not shared_beginning(lm, [lm.chat.encode(prompt) for prompt in SHARED])
 
 
 def test_an_answer_ends_with_the_end_of_its_turn(checkpoint_of: Checkpoints) -> None:
@@ -190,7 +237,7 @@ def test_prompts_that_are_the_same_are_answered_once(checkpoint_of: Checkpoints)
     counts: list[int] = []
     with mock.patch.object(lm.model, "generate", Crowded(lm, 64)) as model:
         answers = generate(lm, [*PROMPTS, *PROMPTS], max_new_tokens=2, progress=counts.append)
-    assert model.tried == [3] and sum(counts) == 6
+    assert model.tried[-1:] == [3] and sum(model.tried[:-1]) <= 4 and sum(counts) == 6
     assert answers[:3] == answers[3:]
 
 

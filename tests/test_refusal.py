@@ -152,6 +152,18 @@ def test_a_cache_changes_nothing_and_is_left_out_under_an_edit(checkpoint: Path)
         assert np.abs(ablated.log_odds - before).max() > 1e-3
 
 
+def test_a_shared_beginning_changes_nothing(checkpoint: Path) -> None:
+    lm = LanguageModel.load(checkpoint)
+    begun = "Tell me in a few plain words how a carpenter can make "
+    rows = [lm.chat.encode(begun + rest) for rest in ("a chair.", "a long table of boards.", "")]
+    for prefixes in (SINGLES, DEEP):
+        found = prefix_masses(lm, rows, prefixes).log_odds
+        with torch.no_grad():
+            wanted = readout_of(prefixes)(lm, rows).numpy()
+        assert found == pytest.approx(wanted, abs=1e-4)
+    assert lm.found_out["cached_distributions_begun"]
+
+
 def test_a_wrong_cache_is_not_used(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that forgets its prompt: the forward without a cache is read."""
     lm = LanguageModel.load(checkpoint)
@@ -160,10 +172,12 @@ def test_a_wrong_cache_is_not_used(checkpoint: Path, monkeypatch: pytest.MonkeyP
     def forgetful(*given: object, past_key_values: object = None, **named: object) -> object:
         return forward(*given, **named)
 
-    lm.found_out.pop("cached_distributions")
+    for key in ("cached_distributions", "cached_distributions_begun"):
+        lm.found_out.pop(key, None)
     monkeypatch.setattr(lm.model, "forward", forgetful)
     assert masses(lm, DEEP).log_odds == pytest.approx(wanted.log_odds, abs=1e-4)
     assert not lm.found_out["cached_distributions"]
+    assert not lm.found_out.get("cached_distributions_begun")
 
 
 def test_masses_are_sums_over_all_sequences() -> None:

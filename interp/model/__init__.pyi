@@ -34,6 +34,8 @@ from .loading import check_source as check_source
 from .probes import probe_tokens as probe_tokens
 from .self_check import AS_EXPECTED as AS_EXPECTED
 from .self_check import SelfCheck as SelfCheck
+from .shared_beginning import begin as begin
+from .shared_beginning import shared_beginning as shared_beginning
 from .thoughts import without_thoughts as without_thoughts
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "Tokens",
     "active_edits",
     "adapter_base",
+    "begin",
     "check_source",
     "copied",
     "hidden_into",
@@ -69,6 +72,7 @@ __all__ = [
     "probing",
     "reading",
     "require_room",
+    "shared_beginning",
     "stopping_after",
     "undisturbed",
     "with_hidden",

@@ -16,6 +16,7 @@ temperature) over the whole vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from interp.model import LanguageModel, in_fitting_batches, require_room, undisturbed
+from interp.model import (
+    LanguageModel,
+    Tokens,
+    begin,
+    in_fitting_batches,
+    require_room,
+    shared_beginning,
+    undisturbed,
+)
 from interp.progress import Advance, silent
 from interp.store import content_key
 from unlearning.data import text_hash
@@ -57,6 +66,10 @@ _AS_IT_IS = {
     "guidance_scale": None,
     "watermarking_config": None,
 }
+
+
+# Steps of the check of a shared beginning, and its tolerance in nats.
+_FIRST_STEPS, _LIMIT = 3, 0.05
 
 
 def generate(
@@ -102,8 +115,8 @@ def generate(
         require_room(lm.model, lm.tokenizer, rows, new_tokens=max_new_tokens)
 
         def answer(chosen: list[int]) -> list[Answer]:
-            batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
-            width = batch.input_ids.shape[1]
+            inputs = _inputs(lm, [rows[i] for i in chosen], beginning)
+            width = inputs["input_ids"].shape[1]
             heard = TokenNLL()
             processors: list[LogitsProcessor] = [heard]
             if temperature > 0:
@@ -111,8 +124,7 @@ def generate(
                 processors.append(Draw(numbers, temperature, width))
             # PreTrainedModel inherits generate from a mixin that the stubs do not see.
             output = lm.model.generate(  # type: ignore[operator]
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
+                **inputs,
                 max_new_tokens=max_new_tokens,
                 eos_token_id=sorted(stops),
                 use_cache=lm.checked.cache,
@@ -127,6 +139,9 @@ def generate(
             ]
 
         with undisturbed(lm.model):
+            beginning = shared_beginning(lm, rows)
+            if beginning and not _begins_rightly(lm, rows, beginning):
+                beginning = ()
             together = lm.together(rows, decoding=True)
             for chosen, answers in in_fitting_batches(rows, batch_size, answer, together):
                 yield {asked[i]: one for i, one in zip(chosen, answers, strict=True)}
@@ -171,6 +186,59 @@ def stop_tokens(lm: LanguageModel) -> frozenset[int]:
     if len(lm.chat.end_of_turn) == 1:
         ids.update(lm.chat.end_of_turn)
     return frozenset(i for i in ids if i is not None)
+
+
+def _inputs(
+    lm: LanguageModel, rows: Sequence[Tokens], beginning: tuple[int, ...]
+) -> dict[str, Any]:
+    """Inputs of the model's ``generate``: what rows begin with is in the cache already."""
+    if not beginning:
+        batch = lm.chat.pad(rows, lm.device)
+        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    rest, cache = begin(lm, rows, beginning)
+    ids = torch.tensor(beginning, device=lm.device).expand(len(rows), -1)
+    return {
+        "input_ids": torch.cat([ids, rest["input_ids"]], dim=1),
+        "attention_mask": rest["attention_mask"],
+        "past_key_values": cache,
+    }
+
+
+def _begins_rightly(lm: LanguageModel, rows: Sequence[Tokens], beginning: tuple[int, ...]) -> bool:
+    """Whether answers stay the same; measured once, on the longest and the shortest prompt."""
+    key = "generates from a shared beginning"
+    if key not in lm.found_out:
+        some = [max(rows, key=len), min(rows, key=len)]
+        lm.found_out[key] = _same_first_steps(lm, some, beginning)
+    return bool(lm.found_out[key])
+
+
+def _same_first_steps(
+    lm: LanguageModel, rows: Sequence[Tokens], beginning: tuple[int, ...]
+) -> bool:
+    def first_steps(beginning: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        output = lm.model.generate(  # type: ignore[operator]
+            **_inputs(lm, rows, beginning),
+            max_new_tokens=_FIRST_STEPS,
+            pad_token_id=min(stop_tokens(lm)),
+            return_dict_in_generate=True,
+            output_logits=True,
+            **_AS_IT_IS,
+        )
+        logits = torch.stack(output.logits, dim=1).cpu().double().log_softmax(-1)
+        return output.sequences[:, -logits.shape[1] :].cpu(), logits
+
+    plain, wanted = first_steps(())
+    try:
+        begun, found = first_steps(beginning)
+    except (TypeError, ValueError, AttributeError, RuntimeError, IndexError, NotImplementedError):
+        return False  # of a cache with another interface
+    steps = min(plain.shape[1], begun.shape[1])
+    # A later step can be compared only where all tokens before it are equal.
+    equal = (plain[:, :steps] == begun[:, :steps]).cumprod(dim=1)
+    comparable = torch.cat([torch.ones_like(equal[:, :1]), equal[:, :-1]], dim=1).bool()
+    distance = (wanted.exp() * (wanted - found).abs())[:, :steps].sum(-1)
+    return float(distance[comparable].max()) <= _LIMIT
 
 
 def _cut(

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.model import LanguageModel, Tokens, active_edits
+from interp.model import LanguageModel, Tokens, active_edits, begin
 from unlearning.refusal.prefix_tree import ResponsePrefix, ResponsePrefixes
 
 Following = Float[Tensor, "batch vocab"]
@@ -40,11 +40,16 @@ def distributions(
 
 
 def cached_distributions(
-    lm: LanguageModel, rows: Sequence[Tokens], prefixes: ResponsePrefixes
+    lm: LanguageModel,
+    rows: Sequence[Tokens],
+    prefixes: ResponsePrefixes,
+    beginning: tuple[int, ...] = (),
 ) -> Iterator[tuple[ResponsePrefix, Following]]:
-    """The same as :func:`distributions`, with a cache and without a graph."""
-    batch = lm.chat.pad(rows, lm.device)
-    inputs = lm.inputs(batch)
+    """The same as :func:`distributions`, with a cache and without a graph.
+
+    ``beginning``: token ids with which all rows begin, computed once for all of them.
+    """
+    inputs, begun = begin(lm, rows, beginning)
     keep = lm.checked.keeping(1)
     children: dict[ResponsePrefix, list[ResponsePrefix]] = {}
     for node in prefixes.inner[1:]:
@@ -60,28 +65,39 @@ def cached_distributions(
             own = output.past_key_values if last else copy.deepcopy(output.past_key_values)
             yield from visit(child, _one_more(inputs, child[-1]), own)
 
-    yield from visit((), inputs, None)
+    yield from visit((), inputs, begun)
 
 
-def may_cache(lm: LanguageModel, prefixes: ResponsePrefixes, rows: Sequence[Tokens]) -> bool:
+def may_cache(
+    lm: LanguageModel,
+    prefixes: ResponsePrefixes,
+    rows: Sequence[Tokens],
+    beginning: tuple[int, ...] = (),
+) -> bool:
     """Whether a cache gives the same numbers; measured once, on a long and a short prompt."""
-    if len(prefixes.inner) == 1 or active_edits(lm.model) or torch.is_grad_enabled():
+    is_idle = len(prefixes.inner) == 1 and not beginning
+    if is_idle or active_edits(lm.model) or torch.is_grad_enabled():
         return False
-    check, key = lm.checked, "cached_distributions"
+    check, key = lm.checked, f"cached_distributions{'_begun' if beginning else ''}"
     if check.rows != "padded" or check.decoding != "padded" or not check.cache:
         return False
     if key not in lm.found_out:
         some = [max(rows, key=len), min(rows, key=len)]
-        lm.found_out[key] = _caches_rightly(lm, some, prefixes)
+        lm.found_out[key] = _caches_rightly(lm, some, prefixes, beginning)
     return bool(lm.found_out[key])
 
 
-def _caches_rightly(lm: LanguageModel, rows: Sequence[Tokens], prefixes: ResponsePrefixes) -> bool:
+def _caches_rightly(
+    lm: LanguageModel,
+    rows: Sequence[Tokens],
+    prefixes: ResponsePrefixes,
+    beginning: tuple[int, ...],
+) -> bool:
     if "past_key_values" not in lm.forward_options:
         return False
     plain = dict(distributions(lm, rows, prefixes))
     try:
-        cached = dict(cached_distributions(lm, rows, prefixes))
+        cached = dict(cached_distributions(lm, rows, prefixes, beginning))
     except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
         return False  # of a cache with another interface; the forward without it is right
     return all(

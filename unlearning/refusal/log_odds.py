@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.model import LanguageModel, Tokens, map_in_batches, shared_beginning, undisturbed
 from interp.progress import Advance, silent
 from interp.readout import Readout
 from unlearning.refusal.following import Following, cached_distributions, distributions, may_cache
@@ -64,14 +64,22 @@ def prefix_masses(
 
     def masses(chosen: list[int]) -> Float[np.ndarray, "prompt mass"]:
         part = [rows[i] for i in chosen]
-        follow = cached_distributions if cached else distributions
-        log_R, log_not_R, log_C = class_log_probs(follow(lm, part, prefixes), prefixes)
+        following = (
+            cached_distributions(lm, part, prefixes, beginning)
+            if cached
+            else distributions(lm, part, prefixes)
+        )
+        log_R, log_not_R, log_C = class_log_probs(following, prefixes)
         p_R, p_C = log_R.exp(), log_C.exp()
         p_O = (1 - p_R - p_C).clamp(min=0)
         return torch.stack([p_R, p_C, p_O, log_R - log_not_R], dim=1).numpy()
 
     with undisturbed(lm.model):
-        cached = len(rows) > 0 and may_cache(lm, prefixes, rows)
+        beginning = shared_beginning(lm, rows)
+        cached = len(rows) > 0 and may_cache(lm, prefixes, rows, beginning)
+        if beginning and not cached:
+            beginning = ()
+            cached = may_cache(lm, prefixes, rows)
         found = map_in_batches(masses, rows, batch_size, progress)
     return Masses(*np.reshape(found, (-1, 4)).T)
 
