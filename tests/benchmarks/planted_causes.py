@@ -12,10 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 from interp.causes import CAUSES
+from interp.causes.verdict import MIXED
 from tests.planted_causes import PLANTS, Ground, explained
 from unlearning.organism import shipped
 
-NAMES = (*CAUSES, None)
+NAMES = (*CAUSES, MIXED, None)
 
 
 def main() -> None:
@@ -43,10 +44,16 @@ def main() -> None:
                 + f"; controls {verdict.control_high:.2f}",
                 flush=True,
             )
-    print("| planted | " + " | ".join(name or "not decided" for name in NAMES) + " |")
-    print("|---" * (len(NAMES) + 1) + "|")
+    print(table(named))
+
+
+def table(named: Counter[tuple[str, str | None]]) -> str:
+    """What was planted against what was named, as the page shows it."""
+    lines = ["| ground truth | " + " | ".join(name or "not decided" for name in NAMES) + " |"]
+    lines.append("|---" * (len(NAMES) + 1) + "|")
     for kind in PLANTS:
-        print(f"| {kind} | " + " | ".join(str(named[kind, name]) for name in NAMES) + " |")
+        lines.append(f"| {kind} | " + " | ".join(str(named[kind, name]) for name in NAMES) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
