@@ -1,17 +1,20 @@
-"""Settings of whole representations of the same prompts: intervals of CKA."""
+"""Settings of whole representations of the same prompts: CKA and held-out Procrustes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
-from experiments.calibration.settings import Setting, Tally, covered
-from interp.similarity import cka_map
+from experiments.calibration.settings import Setting, Tally, covered, rejected
+from interp.similarity import SimilarityMap, cka_map, procrustes_map
 
 LATENT, WIDTH = 8, 16
+#: Five of 101 equally likely p-values are below .05.
+PERMUTATIONS = 101
+Compare = Callable[..., SimilarityMap]
 #: Name → latent values of prompts, of variance 1.
 DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {
     "": lambda rng, size: rng.normal(size=size),
@@ -51,6 +54,17 @@ class Prompts:
         first, second = (latent @ a + x for a, x in zip(_maps(), own, strict=True))
         return self._repeated(first, rng), self._repeated(second, rng)
 
+    def rotated(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """States before and after a rotation, with noise."""
+        before = DRAWS[self.draw](rng, (self.n, WIDTH)) / np.arange(1, WIDTH + 1)
+        after = before @ _rotation() + self.noise * rng.normal(size=before.shape) / WIDTH
+        return self._repeated(before, rng), self._repeated(after, rng)
+
+    def unrelated(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """States that have nothing in common."""
+        first, second = (DRAWS[self.draw](rng, (self.n, WIDTH)) for _ in range(2))
+        return self._repeated(first, rng), self._repeated(second, rng)
+
     def _repeated(self, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The states of near-duplicates, (row, layer, width)."""
         if self.copies == 1:
@@ -66,6 +80,15 @@ def _maps() -> np.ndarray:
     return maps
 
 
+@lru_cache
+def _rotation() -> np.ndarray:
+    from scipy.linalg import expm
+
+    skew = np.triu(np.random.default_rng(2).normal(size=(WIDTH, WIDTH)), 1)
+    skew -= skew.T
+    return np.asarray(expm(skew / np.linalg.norm(skew, 2)))
+
+
 def _true_cka(prompts: Prompts) -> float:
     """CKA of the covariances; the noise of copies is averaged within their group."""
     noise = prompts.noise**2 + (0.01 / prompts.copies if prompts.copies > 1 else 0.0)
@@ -74,22 +97,69 @@ def _true_cka(prompts: Prompts) -> float:
     return float(np.linalg.norm(a.T @ b) ** 2 / (own[0] * own[1]))
 
 
-def _interval(prompts: Prompts) -> Setting:
+@lru_cache
+def _expected_share(prompts: Prompts) -> float:
+    """The mean share that a rotation explains in samples of this size."""
+    rng = np.random.default_rng(1)
+    values = [
+        procrustes_map(_models(prompts.rotated(rng)), draws=1, groups=prompts.groups).value
+        for _ in range(200)
+    ]
+    return float(np.mean(values, axis=0)[0, 0, 1])
+
+
+def _models(states: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+    return dict(zip("ab", states, strict=True))
+
+
+def _interval(name: str, prompts: Prompts, truth: Callable[[Prompts], float]) -> Setting:
+    draw = prompts.shared if name == "CKA" else prompts.rotated
+    compare = (
+        partial(cka_map, permutations=1) if name == "CKA" else partial(procrustes_map, draws=1)
+    )
+
     def run(rng: np.random.Generator, replications: int) -> Tally:
         bounds = []
         for _ in range(replications):
-            models = dict(zip("ab", prompts.shared(rng), strict=True))
-            found = cka_map(models, groups=prompts.groups, permutations=1)
+            found = compare(_models(draw(rng)), groups=prompts.groups)
             bounds.append((found.low[0, 0, 1], found.high[0, 0, 1]))
-        return covered(_true_cka(prompts), bounds)
+        return covered(truth(prompts), bounds)
 
     setting = f"{prompts}, noise {prompts.noise:g}"
-    return Setting("CKA", setting, "coverage", run, 400, prompts == Prompts(12, 4))
+    quick = name == "CKA" and prompts == Prompts(12, 4)
+    replications = 400 if name == "CKA" else 150  # many fits each
+    return Setting(name, setting, "coverage", run, replications, quick)
 
 
-PROMPTS = (
+def _unrelated(name: str, compare: Compare, prompts: Prompts) -> Setting:
+    def run(rng: np.random.Generator, replications: int) -> Tally:
+        found = [
+            compare(_models(prompts.unrelated(rng)), groups=prompts.groups, seed=seed)
+            for seed in range(replications)
+        ]
+        return rejected(float(one.p[0, 0, 1]) for one in found)
+
+    return Setting(f"{name}: unrelated models", str(prompts), "error", run, 400)
+
+
+CKA_PROMPTS = (
     *(Prompts(n, draw=draw) for n in (12, 20, 48) for draw in ("", ", skewed")),
     *(Prompts(n, noise=4.0, draw=draw) for n, draw in ((20, ""), (48, ", heavy tails"))),
     *(Prompts(n, copies) for n, copies in ((12, 4), (24, 2))),
 )
-SETTINGS = tuple(_interval(prompts) for prompts in PROMPTS)
+PROCRUSTES_PROMPTS = (
+    *(Prompts(20, noise=0.5, draw=draw) for draw in ("", ", skewed")),
+    Prompts(16, 4),
+)
+SETTINGS = (
+    *(_interval("CKA", prompts, _true_cka) for prompts in CKA_PROMPTS),
+    *(_interval("Procrustes", prompts, _expected_share) for prompts in PROCRUSTES_PROMPTS),
+    *(
+        _unrelated("CKA", partial(cka_map, permutations=PERMUTATIONS), prompts)
+        for prompts in (Prompts(12), Prompts(12, draw=", skewed"), Prompts(48), Prompts(12, 4))
+    ),
+    *(
+        _unrelated("Procrustes", partial(procrustes_map, draws=PERMUTATIONS), prompts)
+        for prompts in (Prompts(16), Prompts(16, draw=", skewed"), Prompts(16, 4))
+    ),
+)

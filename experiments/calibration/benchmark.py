@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.calibration.settings import GOOD, LIMIT, Setting
+from experiments.calibration.settings import GOOD, LIMIT, NOMINAL, Setting
 
 PARTS = ("behaviour", "representation")
 COLUMNS = ["quantity", "setting", "kind", "rate", "error", "hits", "of", "withheld", "seed"]
@@ -72,6 +72,11 @@ def read_rows(path: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
 
 
+def judged(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are calibrated or not: those with a rate, of a kind with a nominal rate."""
+    return table[(table["of"] > 0) & table["kind"].isin(NOMINAL)]
+
+
 def calibrated(table: pd.DataFrame) -> np.ndarray:
     """Whether each row's rate lies in the range that counts as calibrated."""
     low, high = (table["kind"].map(lambda kind, end=end: GOOD[kind][end]) for end in (0, 1))
@@ -94,7 +99,7 @@ def in_page(page: str, tables: Sequence[pd.DataFrame]) -> str:
 
 def markdown(table: pd.DataFrame) -> str:
     """A summary line and a Markdown table; ± is the Monte-Carlo standard error."""
-    known = table[table["of"] > 0]
+    known = judged(table)
     share = calibrated(known).mean()
     lines = [
         f"{len(known)} settings: {share:.0%} in the range that counts as calibrated, "

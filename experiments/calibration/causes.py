@@ -1,6 +1,6 @@
-"""Causes of a loss: intervals of their shares.
+"""Causes of a loss: intervals of their shares, and how often a cause is named.
 
-The readout is linear in the state, so the true shares follow from the true means.
+The readout is a simple function of the state, so the true shares follow from the true means.
 """
 
 from __future__ import annotations
@@ -10,9 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.calibration.settings import Setting, Tally, covered
-from experiments.calibration.simulated import SINGLE_12, TWINS, Design, simulated_undone
-from interp.causes import COALITIONS, PLAYERS, Change
-from interp.causes.change import REMAINDER, ClassMeans
+from experiments.calibration.simulated import (
+    PAIRS_12,
+    SATURATING,
+    SINGLE_12,
+    STRAIGHT,
+    TWINS,
+    UNEQUAL,
+    Bend,
+    Design,
+    simulated_undone,
+)
+from interp.causes import CAUSES, COALITIONS, PLAYERS, Change, decide
+from interp.causes.change import REMAINDER, ROUTING, ClassMeans
 from interp.causes.undoing import Undone, shapley_matrix
 from interp.statistics import Contrast
 
@@ -30,12 +40,16 @@ class World:
         gain: length after over length before.
         angle: of the rotation, in degrees.
         offset: of both classes along the old direction.
+        bend: of the readout.
+        heard: length of the after-model's reader, over that of the base.
     """
 
     name: str
     gain: float
     angle: float
     offset: float = 0.0
+    bend: Bend = STRAIGHT
+    heard: float = 1.0
 
     def means(self, along: np.ndarray, across: np.ndarray) -> list[np.ndarray]:
         """The true means: positive and negative, before, then after."""
@@ -56,23 +70,33 @@ class World:
         base = Contrast(sides[0], sides[1], groups=design.groups)
         after = Contrast(sides[2], sides[3], groups=design.groups)
         seed = int(rng.integers(2**32))
-        return simulated_undone(Change(base, after, (0,)), READER * along, seed)
+        change = Change(base, after, (0,))
+        return simulated_undone(change, READER * along, seed, self.bend, self.heard)
 
     def shares(self) -> dict[str, float]:
-        """The true shares."""
+        """The true shares, with normal noise of the prompts."""
         along, across = np.eye(D_MODEL)[:2]
         parts = self.means(along, across)
         known = ClassMeans.of(parts, np.array([self.gain]))
-        worths = [
-            (parts[0 if REMAINDER in coalition else 2] + known.move(coalition)) @ along
-            for coalition in COALITIONS
-        ]
+        at, weights = np.polynomial.hermite_e.hermegauss(60)
+        worths = []
+        for coalition in COALITIONS:
+            state = parts[0 if REMAINDER in coalition else 2] + known.move(coalition)
+            reader = READER if ROUTING in coalition else self.heard * READER
+            read = self.bend.function(reader * (state[0] + at / np.sqrt(D_MODEL)))
+            worths.append(read @ weights / weights.sum())
         values = shapley_matrix(len(PLAYERS)) @ np.array(worths)
         return dict(zip(PLAYERS, values / (worths[-1] - worths[0]), strict=True))
 
 
 BOTH = World("gain of .5, rotation of 45°, offset", 0.5, 45.0, -0.1)
-SINGLE_40 = Design("40 + 40 prompts", (1,) * 40)
+BENT = World("gain of .5, rotation of 45°, offset, saturating", 0.5, 45.0, -0.1, SATURATING)
+SPREAD = World("gain, rotation, offset and routing", 0.7, 40.0, -0.15, heard=0.6)
+ROTATED = World("rotation of 70°", 1.0, 70.0)
+SHRUNK = World("gain of .3", 0.3, 0.0)
+UNHEARD = World("routing of .3", 1.0, 0.0, heard=0.3)
+TIED = World("rotation and gain carry half each", 0.5, 60.0)
+SINGLE_20, SINGLE_40 = (Design(f"{n} + {n} prompts", (1,) * n) for n in (20, 40))
 
 
 def _share(cause: str, world: World, design: Design) -> Setting:
@@ -83,9 +107,44 @@ def _share(cause: str, world: World, design: Design) -> Setting:
         ]
         return covered(world.shares()[cause], [(one.low, one.high) for one in found])
 
-    quick = design is SINGLE_12
+    quick = cause == "gain" and world is BOTH and design is SINGLE_12
     setting = f"{design.name}, {world.name}"
     return Setting(f"share of the loss: {cause}", setting, "coverage", run, 200, quick)
 
 
-SETTINGS = tuple(_share("gain", BOTH, design) for design in (SINGLE_12, SINGLE_40, TWINS))
+def _named(world: World, design: Design, cause: str | None) -> Setting:
+    """How often this cause is named; without one, how often any is, although none has most."""
+    causes = CAUSES if cause is None else (cause,)
+
+    def run(rng: np.random.Generator, replications: int) -> Tally:
+        named = [
+            decide(world.undone(design, rng), resamples=RESAMPLES).cause in causes
+            for _ in range(replications)
+        ]
+        return Tally(sum(named), replications)
+
+    setting = f"{design.name}, {world.name}"
+    if cause is None:
+        return Setting("a cause is named", setting, "error", run, 300)
+    return Setting(f"{cause} is named", setting, "power", run, 100)
+
+
+SETTINGS = (
+    *(
+        _share(cause, BOTH, design)
+        for cause in ("rotation", "gain", "offset", "remainder")
+        for design in (SINGLE_12, SINGLE_40, TWINS, UNEQUAL)
+    ),
+    *(_share(cause, BENT, SINGLE_12) for cause in ("rotation", "gain")),
+    *(
+        _share(cause, SPREAD, design)
+        for cause in ("rotation", "gain", "offset", "routing")
+        for design in (PAIRS_12, SINGLE_20)
+    ),
+    *(_named(TIED, design, None) for design in (PAIRS_12, SINGLE_12, TWINS)),
+    *(
+        _named(world, design, cause)
+        for world, cause in ((ROTATED, "rotation"), (SHRUNK, "gain"), (UNHEARD, "routing"))
+        for design in (PAIRS_12, SINGLE_20)
+    ),
+)

@@ -1,4 +1,4 @@
-"""Settings of directions: rotations, cosines and maps of them."""
+"""Settings of directions: their rotations, cosines and distances from the true ones."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from experiments.calibration.settings import Setting, Tally, covered, rejected
+from experiments.calibration.settings import Setting, Tally, covered
 from experiments.calibration.simulated import (
-    COPIES,
     FEW,
     FOURS,
     HEAVY_24,
@@ -35,20 +34,19 @@ from interp.directions import (
     Refits,
     WhitenedMeanDifference,
 )
-from interp.similarity import SimilarityMap, cosine_map, rotation
+from interp.similarity import rotation
 from interp.similarity.cosines import cosine_between
 from interp.similarity.pairs import cell_of, refitted_products
 from interp.similarity.rotations import QUANTITIES
-from interp.statistics import Contrast, Estimates
+from interp.statistics import Estimates, error_degrees
 
 DESIGNS = (PAIRS_12, PAIRS_24, SINGLE_12, HEAVY_24, TWINS, FOURS, UNEQUAL, MIXED, FEW)
 QUICK = (PAIRS_12, UNEQUAL)
-Compare = Callable[[dict[str, Contrast], int], SimilarityMap]
 WORLDS = 200
 """Data sets simulated at once; they are the layers of one contrast."""
 
 
-def _in_batches(
+def in_batches(
     simulate: Callable[[np.random.Generator, int], Estimates], truth: float
 ) -> Callable[[np.random.Generator, int], Tally]:
     """Coverage of intervals that come in batches of data sets."""
@@ -86,7 +84,7 @@ def _rotations() -> list[Setting]:
         ):
             truth = {"angle_degrees": angle, "offset_orthogonal": orthogonal}.get(quantity)
             truth = planted[quantity] if truth is None else truth
-            run = _in_batches(partial(simulate, design, quantity, angle, orthogonal), truth)
+            run = in_batches(partial(simulate, design, quantity, angle, orthogonal), truth)
             assert quantity in QUANTITIES
             name = f"rotation: {quantity.replace('_', ' ')}"
             quick = design in QUICK and quantity != "offset" and angle != 90.0
@@ -105,7 +103,7 @@ def _cosines() -> list[Setting]:
     return [
         Setting(
             "cosine: mean difference", f"{design.name}, truth {cosine:g}", "coverage",
-            _in_batches(partial(simulate, design, cosine), cosine), 600,
+            in_batches(partial(simulate, design, cosine), cosine), 600,
             design in QUICK and cosine == 1,
         )
         for design in (PAIRS_12, SINGLE_12, TWINS, UNEQUAL)
@@ -153,13 +151,15 @@ def _refits() -> list[Setting]:
         ]  # fmt: skip
         for design in (*designs, *others):
             for cosine in (0.0, 0.5, 1.0) if len(design.sizes) < 80 else (1.0,):
-                run = _in_batches(partial(cosine_of, estimator, design, cosine), cosine)
+                run = in_batches(partial(cosine_of, estimator, design, cosine), cosine)
                 setting = f"{design.name}, truth {cosine:g}"
                 quick = len(design.sizes) == 20 and design.sizes[0] == 1 and cosine == 1
                 quick = quick and not (design.paired and not paired)
                 found.append(Setting(f"cosine: {name}", setting, "coverage", run, 300, quick))
         for angle in (0.0, 30.0):
-            run = _in_batches(partial(angle_of, _quick(estimator), PAIRS_24, angle), angle)
+            run = in_batches(
+                partial(angle_of, without_reliability(estimator), PAIRS_24, angle), angle
+            )
             setting = f"{PAIRS_24.name}, truth {angle:g}"
             found.append(Setting(f"rotation: {name}", setting, "coverage", run, 300))
     return found
@@ -169,52 +169,38 @@ LENGTH = 1.0
 """Of the directions of refitted estimators, in typical distances of a row from its mean."""
 
 
-def _quick(estimator: Estimator) -> Estimator:
+def without_reliability(estimator: Estimator) -> Estimator:
     """The estimator without the reliabilities, which no row of the table uses."""
     return type(estimator)(splits=1, resamples=0)  # type: ignore[call-arg]
 
 
-def _nulls() -> list[Setting]:
-    """Maps of labels that mean nothing."""
+def _errors() -> list[Setting]:
+    """Angle between the fitted and the true direction, from the reliability and its interval."""
 
-    def family(
-        design: Design, compare: Compare, length: float,
-        rng: np.random.Generator, replications: int,
-    ) -> Tally:  # fmt: skip
-        found = []
-        for seed in range(replications):
-            directions = length * axes(rng, 1)
-            contrasts = {
-                str(label): contrast_of(design, rng, direction, 1)
-                for label, direction in enumerate(directions)
-            }
-            corrected = compare(contrasts, seed).p_corrected[:, *np.triu_indices(3, 1)]
-            found.append(float(np.min(corrected)))
-        return rejected(found)
+    def simulate(design: Design, length: float, rng: np.random.Generator, worlds: int) -> Estimates:
+        along = axes(rng, worlds)[0]
+        contrast = contrast_of(design, rng, length * along, worlds)
+        fitted = MeanDifference().fit(
+            contrast.states, contrast.classes == 0, contrast.units.tolist()
+        )
+        cosine = (fitted.unit_direction_ * along).sum(axis=-1)
+        truth = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+        value, high, low = (
+            error_degrees(bound) - truth
+            for bound in (fitted.reliability_, fitted.reliability_low_, fitted.reliability_high_)
+        )
+        missing = np.full_like(value, np.nan)
+        return Estimates(value, low, high, missing, missing, np.isfinite(fitted.reliability_))
 
-    def cosines(estimator: Estimator, contrasts: dict[str, Contrast], seed: int) -> SimilarityMap:
-        fits = FittedDirections.of(_quick(estimator), contrasts)
-        return cosine_map(fits, permutations=100, seed=seed)
-
-    means = partial(cosines, MeanDifference())
-    rows: list[tuple[str, Design, Compare, float, int]] = [
-        ("map of cosines, mean difference", design, means, 0.0, 500)
-        for design in (PAIRS_24, SINGLE_12, COPIES, UNEQUAL, MIXED)
-    ]
-    for name, design, replications in (
-        ("logistic probe", PAIRS_24, 250),
-        ("whitened mean difference", COPIES, 500),
-        ("LEACE", PAIRS_24, 500),
-    ):
-        compare = partial(cosines, ESTIMATORS[name])
-        rows.append((f"map of cosines, {name}", design, compare, 0.0, replications))
     return [
         Setting(
-            name, f"{design.name}, any of 3 cells", "error",
-            partial(family, design, compare, length), replications,
+            "angle to the true direction", f"{design.name}, length {length:g}", "coverage",
+            in_batches(partial(simulate, design, length), 0.0), 600,
+            design in QUICK and length == 1,
         )
-        for name, design, compare, length, replications in rows
+        for design in (PAIRS_12, PAIRS_24, SINGLE_12, HEAVY_24, TWINS, UNEQUAL)
+        for length in (0.3, 1.0, 2.0)
     ]  # fmt: skip
 
 
-SETTINGS: tuple[Setting, ...] = (*_rotations(), *_cosines(), *_refits(), *_nulls())
+SETTINGS: tuple[Setting, ...] = (*_rotations(), *_cosines(), *_refits(), *_errors())

@@ -9,8 +9,8 @@ from zlib import crc32
 
 import numpy as np
 
-Kind = Literal["coverage", "error"]
-# Nominal rate of each kind, and the rates that count as calibrated.
+Kind = Literal["coverage", "error", "power"]
+# Nominal rate of each kind, and the rates that count as calibrated; power has neither.
 NOMINAL: dict[Kind, float] = {"coverage": 0.95, "error": 0.05}
 GOOD: dict[Kind, tuple[float, float]] = {"coverage": (0.92, 0.98), "error": (0.03, 0.07)}
 # No setting may be worse than this: coverage below it, or error above it.
@@ -22,7 +22,8 @@ class Tally:
     """The result of many replications.
 
     Attributes:
-        hits: intervals that contain the truth, or tests that reject a true null hypothesis.
+        hits: intervals that contain the truth, tests that reject a true null hypothesis, or
+            tests that find a true effect.
         of: replications with an interval or a p-value.
         withheld: replications in which the code reported too few data instead.
     """
@@ -39,7 +40,7 @@ class Setting:
     Attributes:
         quantity: the reported number.
         setting: sample size, distribution and dependence.
-        kind: ``coverage`` of 95% intervals, or ``error`` of tests at 5%.
+        kind: ``coverage`` of 95% intervals, ``error`` of tests at 5%, or ``power`` of tests.
         run: takes a random generator and a number of replications.
         replications: of the full table.
         quick: whether the slow tests run it too, with fewer replications.

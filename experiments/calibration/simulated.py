@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from interp.causes import COALITIONS, Change, Undone
-from interp.causes.change import REMAINDER
+from interp.causes.change import REMAINDER, ROUTING
 from interp.causes.sampling import response_of
 from interp.statistics import Contrast
 
@@ -169,17 +170,41 @@ def noisy_change(
     return Change(base, after, (0,)), 8.0 * along, shares
 
 
-def simulated_undone(change: Change, reader: np.ndarray, seed: int) -> Undone:
-    """Readouts of every coalition where the layers after the states are a linear readout."""
+@dataclass(frozen=True)
+class Bend:
+    """What a simulated readout makes of the product of a state and its reader."""
+
+    function: Callable[[np.ndarray], np.ndarray]
+    slope: Callable[[np.ndarray], np.ndarray]
+
+
+STRAIGHT = Bend(np.asarray, np.ones_like)
+SATURATING = Bend(lambda t: 4 * np.tanh(t / 4) + 0.3 * t, lambda t: 1 / np.cosh(t / 4) ** 2 + 0.3)
+
+
+def simulated_undone(
+    change: Change, reader: np.ndarray, seed: int, bend: Bend = STRAIGHT, heard: float = 1.0
+) -> Undone:
+    """Readouts of every coalition where the layers after the states are a simple function.
+
+    Args:
+        change: the states.
+        reader: of the base's later layers.
+        seed: of the halves.
+        bend: what the later layers make of the product of state and reader.
+        heard: length of the after-model's reader, over that of the base.
+    """
     sides = change.halves(seed)
     by_half = [change.means(0, sides != half) for half in (0, 1)]
     own = sides[: len(change.base.positive)]
     states = {"base": change.base.positive[:, 0], "after": change.after.positive[:, 0]}
-    values = []
+    values, gradients = [], []
     for coalition in COALITIONS:
         moves = np.stack([means.move(coalition) for means in by_half])[own]
-        values.append((states["base" if REMAINDER in coalition else "after"] + moves) @ reader)
-    shares = [np.mean(own == half) for half in (0, 1)]
-    gradients = np.broadcast_to(np.outer(shares, reader), (len(COALITIONS), 2, len(reader)))
-    response = response_of(change, 0, sides, gradients, COALITIONS)
+        by = reader if ROUTING in coalition else heard * reader
+        read = (states["base" if REMAINDER in coalition else "after"] + moves) @ by
+        values.append(bend.function(read))
+        slope = [bend.slope(read)[own == half].sum() / len(own) for half in (0, 1)]
+        gradients.append(np.outer(slope, by))
+    response = response_of(change, 0, sides, np.stack(gradients), COALITIONS)
     return Undone(0, np.stack(values), response=response)
