@@ -185,9 +185,9 @@ def test_subspaces_of_noise_overlap_as_random_ones_do() -> None:
 
 
 def test_the_angle_to_the_truth_is_covered() -> None:
-    """In a hundred worlds the interval of the angle holds the angle that there is."""
+    """In 95% of worlds, and not in all, the interval of the angle holds the angle that there is."""
     rng = np.random.default_rng(0)
-    states = rng.normal(size=(60, 100, 200))
+    states = rng.normal(size=(60, 400, 100))
     labels = np.arange(60) % 2 == 0
     states[labels, :, 0] += 3.0
     fitted = MeanDifference().fit(states, labels)
@@ -195,7 +195,7 @@ def test_the_angle_to_the_truth_is_covered() -> None:
     found = error_degrees(fitted.reliability_)
     assert np.median(found) == pytest.approx(np.median(truth), abs=2.0)
     low, high = error_degrees(fitted.reliability_high_), error_degrees(fitted.reliability_low_)
-    assert ((low <= truth) & (truth <= high)).mean() >= 0.9
+    assert 0.92 <= ((low <= truth) & (truth <= high)).mean() <= 0.98
     assert error_degrees(np.array([-0.2, 0.0, 1.0])).tolist() == [90.0, 90.0, 0.0]
 
 

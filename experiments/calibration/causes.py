@@ -132,9 +132,10 @@ def _named(world: World, design: Design, cause: str | None) -> Setting:
 SETTINGS = (
     *(
         _share(cause, BOTH, design)
-        for cause in ("rotation", "gain", "offset", "remainder")
+        for cause in ("rotation", "gain", "offset")
         for design in (SINGLE_12, SINGLE_40, TWINS, UNEQUAL)
     ),
+    *(_share("remainder", BOTH, design) for design in (SINGLE_12, TWINS)),
     *(_share(cause, BENT, SINGLE_12) for cause in ("rotation", "gain")),
     *(
         _share(cause, SPREAD, design)

@@ -15,6 +15,7 @@ from experiments.calibration.simulated import (
     MIXED,
     PAIRS_12,
     PAIRS_24,
+    PAIRS_72,
     SINGLE_12,
     TWINS,
     UNEQUAL,
@@ -198,7 +199,7 @@ def _errors() -> list[Setting]:
             in_batches(partial(simulate, design, length), 0.0), 600,
             design in QUICK and length == 1,
         )
-        for design in (PAIRS_12, PAIRS_24, SINGLE_12, HEAVY_24, TWINS, UNEQUAL)
+        for design in (PAIRS_12, PAIRS_24, PAIRS_72, SINGLE_12, HEAVY_24, TWINS, UNEQUAL)
         for length in (0.3, 1.0, 2.0)
     ]  # fmt: skip
 

@@ -66,6 +66,7 @@ class Design:
 
 PAIRS_12 = Design("12 pairs", (1,) * 12, paired=True, shared=1.0)
 PAIRS_24 = Design("24 pairs", (1,) * 24, paired=True, shared=1.0)
+PAIRS_72 = Design("72 pairs", (1,) * 72, paired=True, shared=1.0)
 SINGLE_12 = Design("12 + 12 prompts", (1,) * 12)
 HEAVY_24 = Design("24 + 24 prompts, heavy tails", (1,) * 24, tails=4)
 TWINS = Design("20 + 20 groups of 2", (2,) * 20, shared=0.5)

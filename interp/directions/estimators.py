@@ -63,9 +63,9 @@ class MeanDifference(Directed):
 
     Args:
         splits: number of random halvings; the reliability is their average.
-        resamples: bootstrap samples for its interval; 0 omits the interval (NaN).
+        resamples: number of further halvings, for its interval; 0 omits the interval (NaN).
         level: coverage of that interval.
-        seed: of halvings and resamples.
+        seed: of the halvings.
 
     Attributes:
         direction_: (layer, d_model), raw length.

@@ -1,18 +1,25 @@
-"""Split-half reliability of a direction or subspace fitted to weighted prompts.
+r"""Split-half reliability of a direction or subspace fitted to weighted prompts.
 
 The value is the mean cosine between the directions of two halves, over random halvings; linked
 prompts stay together. For subspaces it is the root mean squared cosine of their principal angles,
 which in one dimension is the absolute cosine. The value is 1 without noise and about 0 for pure
 noise (for a subspace √(dimensions / d_model) or somewhat more).
 
-For the interval, prompts are first drawn with replacement and then halved, so copies of one prompt
-are in the same half. The interval uses only the spread of these samples, on Fisher's z scale. It
-does not use their mean, which is too low because resampling adds noise.
+The interval is about *this* fit: :func:`error_degrees` makes it one of the angle between the fitted
+and the true direction. Half the difference of two halves is the sum of the prompts' deviations with
+random signs, and the error of the fit is their sum in this sample. So the length of the one varies
+over halvings as the length of the other varies over samples, and the spread s of the halvings, on
+Fisher's z scale, is that of the reliability around the one that fits the true angle.
+Averages over k halvings and n units of g kinds add their own error:
 
-For the same reason the package has no bootstrap cone around a direction. In many dimensions all
-resampled directions lie far from the fitted one, on the side away from the true direction, so the
-cone does not contain it. Instead, :func:`error_degrees` converts a reliability and its bounds into
-the angle to the true direction.
+.. math:: z(\rho) \pm t_{n-g}\, s\, \sqrt{1 + 1/k + 1/(n - g)}
+
+The mean reliability of samples of this size varies less, so for it the interval is too wide.
+
+The package has no bootstrap cone around a direction. In many dimensions all resampled directions
+lie far from the fitted one, on the side away from the true direction, so the cone does not contain
+it. Instead, :func:`error_degrees` converts a reliability and its bounds into the angle to the true
+direction.
 """
 
 from __future__ import annotations
@@ -24,15 +31,12 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.statistics.intervals import fisher_interval, fisher_z
+from interp.statistics.intervals import Confidence, fisher_z
 
 Counts = Float[np.ndarray, "sample row"]
 Vectors = Float[np.ndarray, "sample layer coordinate"]
 Bases = Float[np.ndarray, "sample layer coordinate dimension"]
 Similarities = Float[np.ndarray, "sample layer"]
-
-# Halvings averaged within one bootstrap sample; more halvings cost time and add little precision.
-HALVINGS_PER_RESAMPLE = 2
 
 
 class Resampling(Protocol):
@@ -57,32 +61,31 @@ def split_half_reliability(
         units: unit number of each row; a halving never separates rows of a unit.
         kinds: kind of each unit; each kind is spread evenly over the halves. Kinds that share a
             class of rows have neighbouring numbers.
-        resampling: number of halvings, number of bootstrap samples (0 gives NaN for low and high),
-            coverage, and the seed of both.
+        resampling: number of halvings for the value, number of halvings for the interval (0 gives
+            NaN for low and high), coverage, and the seed of both.
     """
     rng = np.random.default_rng(resampling.seed)
 
-    def halved(counts: Float[np.ndarray, "sample unit"]) -> Similarities:
-        order = np.lexsort((rng.random(counts.shape), np.broadcast_to(kinds, counts.shape)))
-        first = np.empty_like(counts)
+    def halved(halvings: int) -> Similarities:
+        shape = (halvings, len(kinds))
+        order = np.lexsort((rng.random(shape), np.broadcast_to(kinds, shape)))
+        first = np.empty(shape)
         np.put_along_axis(first, order, (np.arange(len(kinds)) % 2).astype(float)[None], axis=1)
-        return similarity((first * counts)[:, units], ((1 - first) * counts)[:, units])
+        return similarity(first[:, units], 1 - first[:, units])
 
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         # Without a direction in any half, the reliability is NaN.
         warnings.simplefilter("ignore", RuntimeWarning)
-        value = np.nanmean(halved(np.ones((resampling.splits, len(kinds)))), axis=0)
+        value = np.nanmean(halved(resampling.splits), axis=0)
         if not resampling.resamples:
             missing = np.full_like(value, np.nan)
             return value, missing, missing
-        drawn = np.zeros((resampling.resamples, len(kinds)))
-        for kind in np.unique(kinds):
-            members = np.flatnonzero(kinds == kind)
-            even = np.full(len(members), 1 / len(members))
-            drawn[:, members] = rng.multinomial(len(members), even, size=resampling.resamples)
-        levels = [halved(drawn) for _ in range(HALVINGS_PER_RESAMPLE)]
-        spread = np.nanstd(fisher_z(np.nanmean(levels, axis=0)), axis=0)
-    return value, *fisher_interval(value, spread, resampling.level)
+        spread = np.nanstd(fisher_z(halved(resampling.resamples)), axis=0, ddof=1)
+    freedom = len(kinds) - len(np.unique(kinds))
+    reach = Confidence(resampling.level, freedom + 1).two_sided * spread
+    reach = reach * np.sqrt(1 + 1 / resampling.splits + 1 / freedom)
+    z = fisher_z(value)
+    return value, np.tanh(z - reach), np.tanh(z + reach)
 
 
 def cosines_of_halves(
