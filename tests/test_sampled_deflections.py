@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analyses.contain import Design, run_containment
 from analyses.runs import Progress, read_run
 from analyses.study import (
     StudyPlan,
@@ -160,6 +161,23 @@ def test_a_study_whose_only_target_has_too_few_keeps_its_base(
     assert "\n" not in str(end.value)
     assert (tmp_path / "run" / "arms" / "base" / "DONE").is_file()
     assert not read_json(tmp_path / "run" / "config.json")["arms"]
+
+
+@pytest.mark.usefixtures("without_report")
+def test_containment_whose_target_has_too_few_keeps_its_base_and_manifest(
+    plan: StudyPlan, tmp_path: Path, weak: Callable[[str], None]
+) -> None:
+    weak(TARGET)
+    settings = plan.arms[0].settings
+    splits = (((RETAINED,), (NEVER,)),)
+    design = Design(TARGET, ("equal",), (), (1.0,), splits, settings)
+    context = study_context(
+        replace(plan, arms=tuple(design.everything())), tmp_path / "run", Progress(quiet=True)
+    )
+    with pytest.raises(InputError, match=f"nothing to unlearn: {TARGET} has 0"):
+        run_containment(context, design)
+    assert (tmp_path / "run" / "arms" / "base" / "DONE").is_file()
+    assert (tmp_path / "run" / "manifest.json").is_file()
 
 
 def test_deflections_are_sampled_and_scored_once(

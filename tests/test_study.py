@@ -506,3 +506,13 @@ def test_an_adapter_stands_for_the_model_that_it_was_trained_on(
     run_study(compare, compared, Said())
     assert_same_end(scores(compared, PLAIN), scores(trained, PLAIN))
     assert file_hash(shipped() / "model.safetensors") == base
+
+
+def test_a_study_of_one_domain_has_no_map_and_is_whole(tmp_path: Path, small_world: Path) -> None:
+    table = pd.read_json(small_world, lines=True)
+    one = tmp_path / "one.jsonl"
+    table[table["domain"].isin([CONCEPT, "general"])].to_json(one, orient="records", lines=True)
+    plan = shortened(organism_plan(str(shipped()), (CONCEPT,), seeds=(0,), control=False))
+    report = run_study(replace(plan, prompts=str(one)), tmp_path / "run", Said())
+    assert report.is_file() and Run(tmp_path / "run").cosine.empty
+    assert not Run(tmp_path / "run").rotation.empty

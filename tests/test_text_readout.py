@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from analyses.explain.explaining import explain_run
-from analyses.runs import Progress, Run
+from analyses.report.readout import readout_view
+from analyses.runs import BASE, Progress, Run
 from analyses.study import organism_plan, prefixes_of, run_study
 from analyses.study.readout import (
     LearnedReadout,
@@ -75,7 +77,12 @@ def test_a_separable_model_is_read_by_its_tree(shared: int) -> None:
 def test_log_odds_that_rank_wrongly_are_not_used(tmp_path: Path) -> None:
     responses = answered()
     found = checked_readout(prefixes_of(responses), responses, held_out(responses, -3.0), None)
-    assert found.prefixes is None and "AUC of 0.00" in found.why_not
+    assert found.prefixes is None and "AUC of 0.00" in found.why_not and not found.shares
+    # An older run kept the shares of the tree that it did not use.
+    path = tmp_path / "arms" / BASE / "openers.json"
+    write_json(path, found.to_json(str) | {"shares": {"refusal": [1.0], "compliance": [1.0]}})
+    view = readout_view(SimpleNamespace(folder=tmp_path))  # type: ignore[arg-type]
+    assert view is not None and view["kind"] == "text" and view["prefixes"] == []
     with pytest.raises(InputError, match="needs refusal log-odds"):
         require_prefixes(found.prefixes, "explain")
 

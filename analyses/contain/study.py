@@ -73,23 +73,30 @@ def run_containment(
     Raises:
         InputError: too few refusals to train on.
     """
+    advice = None
     with recorded(context):
-        advice = _contained(context, design, workers, engine, shallow_recovery, seed)
+        baseline = establish(context)
+        context = with_enough_deflections(context, baseline)
+        if context.plan.unlearns:
+            if context.left_out:
+                design = design.without([n for n in context.left_out if n != design.concept])
+            advice = _contained(context, baseline, design, workers, engine, shallow_recovery, seed)
     with context.progress.stage("tables, figures, report"):
         write_report(context.run.folder)
+    require_arms(context)
+    assert advice is not None, "a design whose target was left out has no arms"
     return advice
 
 
 def _contained(
-    context: Context, design: Design, workers: int, engine: str, shallow_recovery: bool, seed: int
+    context: Context,
+    baseline: Baseline,
+    design: Design,
+    workers: int,
+    engine: str,
+    shallow_recovery: bool,
+    seed: int,
 ) -> Advice:
-    baseline = establish(context)
-    context = with_enough_deflections(context, baseline)
-    if not context.plan.unlearns:
-        write_report(context.run.folder)
-    require_arms(context)
-    if context.left_out:
-        design = design.without([name for name in context.left_out if name != design.concept])
     _rank(context, baseline, design, seed)
     require_replaceable(context, baseline, design.everything())
 

@@ -25,10 +25,9 @@ def readout_view(record: RunRecord) -> dict[str, Any] | None:
     for name in ("refusal", "compliance"):
         texts = (stored.get("text") or {}).get(name, [])
         shares = (stored.get("shares") or {}).get(name) or [None] * len(texts)
-        rows += [
-            {"class": name, "text": text, "share": share}
-            for text, share in zip(texts, shares, strict=True)
-        ]
+        if texts:  # a tree that was not used has left none, but in older runs its shares
+            pairs = zip(texts, shares, strict=True)
+            rows += [{"class": name, "text": text, "share": share} for text, share in pairs]
     why_not = stored.get("why_not") or None
     return {
         "kind": TEXT if why_not else PREFIXES,

@@ -65,8 +65,9 @@ def establish(context: Context) -> Baseline:
             provenance = {"model": context.plan.model, "arm": BASE}
             estimator = context.plan.estimator
             write_directions(folder, context.base_contrasts, layers, provenance, estimator)
-            cosines = cosine_table(context.base_contrasts, layers)
-            write_table(run.folder / "cosine.parquet", cosines)
+            if len(context.base_contrasts) > 1:  # a map compares two domains or more
+                cosines = cosine_table(context.base_contrasts, layers)
+                write_table(run.folder / "cosine.parquet", cosines)
         write_prefilled(context, found.responses, lm, BASE)
         run.finish(BASE, found.inputs)
     # Written even if the base was not scored again, because the planned arms may have changed.

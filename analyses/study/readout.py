@@ -164,7 +164,7 @@ def checked_readout(
         f"the refusal log-odds rank this model's answers with an AUC of {auc:.2f} (needed: "
         f"{VALID_AUC})"
     )
-    return LearnedReadout(None, why, aucs, found.shares, found.covered)
+    return LearnedReadout(None, why, aucs)  # without the shares of a tree that is not used
 
 
 def is_current(path: Path, sampling: Sampling) -> bool:
