@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import ModelError
+from interp.model.gguf import is_gguf
 
 # Largest change of a logit by merging, as a share of the largest logit; 16-bit weights are rounded.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
@@ -27,18 +28,18 @@ PROBE_TOKENS = 16
 
 
 def adapter_base(folder: Path) -> str:
-    """The base model that an adapter names: a hub id, or a folder.
+    """The base model that an adapter names: a hub id, a folder or a GGUF file.
 
-    A relative folder is looked for in the working folder, then in the adapter's folder and in those
+    A relative path is looked for in the working folder, then in the adapter's folder and in those
     above it.
     """
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base = str(config["base_model_name_or_path"])
-    if Path(base).is_absolute() or Path(base).is_dir():
+    if Path(base).is_absolute() or Path(base).is_dir() or is_gguf(base):
         return base
     above = folder.resolve()
     for place in (above, *above.parents):
-        if (place / base / "config.json").is_file():
+        if is_gguf(place / base) or (place / base / "config.json").is_file():
             return str(place / base)
         if (place / base / "adapter_config.json").is_file() and place / base != above:
             return str(place / base)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import ModelError
+from interp.model.gguf import dequantised, is_gguf
 
 if TYPE_CHECKING:
     import torch
@@ -41,31 +43,6 @@ def check_source(source: str | Path) -> None:
         raise ModelError(f"there is no folder {source}; give a model folder or a hub id")
 
 
-def is_gguf(source: str | Path) -> bool:
-    """Whether ``source`` is a GGUF file: it begins with these four letters."""
-    path = Path(source)
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
-
-
-def _load_gguf(path: Path, dtype: torch.dtype | str, options: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The dequantised model in a GGUF file, and its tokenizer."""
-    import torch
-
-    options = {**options, "gguf_file": path.name}
-    kind = torch.float32 if dtype == "auto" else dtype
-    model = _load_whole(path.parent, kind, options)
-    # Its weights are plain numbers now, so it can be trained and saved like any other model.
-    model.is_quantized = False
-    for owner, name in ((model.config, "quantization_config"), (model, "hf_quantizer")):
-        if hasattr(owner, name):
-            delattr(owner, name)
-    model.name_or_path = str(path)
-    return model, load_tokenizer(path.parent, options)
-
-
 def load_merged(
     source: str | Path, dtype: torch.dtype | str, options: Mapping[str, Any]
 ) -> tuple[Any, Any]:
@@ -74,7 +51,9 @@ def load_merged(
 
     folder = Path(source)
     if is_gguf(folder):
-        return _load_gguf(folder, dtype, options)
+        options = {**options, "gguf_file": folder.name}
+        model = dequantised(folder, dtype, partial(_load_whole, options=options))
+        return model, load_tokenizer(folder.parent, options)
     if not (folder / "adapter_config.json").is_file():
         return _load_whole(source, dtype, options), load_tokenizer(source, options)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

@@ -261,7 +261,7 @@ def _inject(lm: LanguageModel, config: LoraConfig, seed: int) -> LanguageModel:
         adapted: Any = get_peft_model(lm.model, config)
     # The adapter must find its base from any working folder.
     for one in adapted.peft_config.values():
-        if one.base_model_name_or_path and Path(one.base_model_name_or_path).is_dir():
+        if one.base_model_name_or_path and Path(one.base_model_name_or_path).exists():
             one.base_model_name_or_path = str(Path(one.base_model_name_or_path).absolute())
     return replace(lm, model=adapted)
 

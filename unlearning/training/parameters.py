@@ -54,7 +54,7 @@ def save_parameters(lm: LanguageModel, folder: Path) -> Path:
     if isinstance(lm.model, PeftModel):
         for config in lm.model.peft_config.values():
             base = config.base_model_name_or_path
-            if base and Path(base).is_dir():  # it is found from any working folder
+            if base and Path(base).exists():  # it is found from any working folder
                 config.base_model_name_or_path = str(Path(base).resolve())
     with atomic_folder(target) as made:
         lm.model.save_pretrained(made)
