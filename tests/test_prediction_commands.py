@@ -42,6 +42,7 @@ from analyses.study import study_plan
 from interp.errors import InputError
 from tests.conftest import Spillover
 from unlearning.organism import load_world, shipped
+from unlearning.refusal import find_prefixes
 
 SOURCES = ("safety", "bias", "privacy")
 
@@ -211,13 +212,52 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
         assert code == 2 and expected in said
 
 
+@pytest.mark.slow
+def test_without_log_odds_the_likelihood_of_refusals_ranks_the_domains(
+    spillover: Spillover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the shipped organism, whose log-odds give another forecast to compare with."""
+    table = load_world(shipped()).prompts(train=40, validation=4, test=4)
+    table.to_json("prompts.jsonl", orient="records", lines=True)
+    command = ["predict", shipped(), "--concept", "safety", "--prompts", "prompts.jsonl", "--out"]
+    found, kinds = {}, {}
+    for out, shared in (("tree", []), ("text", [7])):
+        # Where all responses begin alike, no tree separates them.
+        monkeypatch.setattr(
+            "analyses.study.readout.find_prefixes",
+            lambda refusals, answers, shared=shared, **weights: find_prefixes(
+                *([shared] * len(side) if shared else side for side in (refusals, answers)),
+                **weights,
+            ),
+        )
+        code, text, error = spillover(*command, out)
+        assert code == 0, error
+        found[out] = json.loads(Path(out, "forecast.json").read_text(encoding="utf-8"))
+        kinds[out] = pd.read_csv(Path(out, "predictors.csv")).groupby("kind")["predictor"].unique()
+        assert Path(out, "forecast.svg").is_file()
+    assert found["tree"]["readout"] == "log-odds" and found["tree"]["compliance"]
+    assert found["text"]["readout"] == "likelihood of refusals"
+    assert found["text"]["compliance"] is None
+    for said in ("no refusal log-odds", "is not forecast", "left out", "decision angle", "ranks"):
+        assert said in text
+    one, two = ({r["domain"]: r["value"] for r in f["leakage"]} for f in found.values())
+    assert np.corrcoef([one[d] for d in one], [two[d] for d in one])[0, 1] > 0.7
+    assert all(row["low"] <= row["value"] <= row["high"] for row in found["text"]["leakage"])
+    missing = {
+        kind: set(kinds["tree"][kind]) - set(kinds["text"][kind]) for kind in kinds["tree"].index
+    }
+    assert missing == {
+        "kernel": {"margin kernel"}, "geometry": {"decision angle"}, "trivial": {"base margin"}
+    }  # fmt: skip
+
+
 def evidence_with(kernel: Kernel, masses: Mapping[str, np.ndarray], domains: str) -> Evidence:
     """Evidence that has this kernel of adapters; ``masses``: p_C and p_O by prompt."""
     rows = pd.DataFrame({"prompt": [f"prompt {i}" for i in range(len(masses["p_C"]))]})
     chat = SimpleNamespace(encode=lambda prompt: prompt)
     found = SimpleNamespace(
         domains=tuple(domains), require_target=lambda _domain: None,
-        objective_kernel_of_adapters=kernel, prefixes=None, batch_size=8,
+        objective_kernel_of_adapters=kernel, prefixes=object(), batch_size=8,
         lm=SimpleNamespace(chat=chat, n_layers=3), harmful=dict.fromkeys(domains, rows),
     )  # fmt: skip
     return cast(Evidence, found)

@@ -18,13 +18,16 @@ ATTENTION = re.compile(r"attn|attention")
 @predictor("margin kernel", "kernel", title="log-odds kernel")
 def log_odds_kernel(evidence: Evidence) -> Predictions:
     """⟨P ∇m_a, ∇m_b⟩."""
-    return _variants(evidence, evidence.log_odds_gradients)
+    return _variants(evidence, evidence.log_odds_gradients, evidence.log_odds_gradients)
 
 
 @predictor("objective kernel", "kernel")
 def objective_kernel(evidence: Evidence) -> Predictions:
-    """⟨P ∇S_a, ∇m_b⟩: the effect of the objective's first step."""
-    return _variants(evidence, evidence.deflection_gradients)
+    """⟨P ∇S_a, ∇m_b⟩: the effect of the objective's first step.
+
+    Without log-odds, S_b takes the place of m_b.
+    """
+    return _variants(evidence, evidence.deflection_gradients, evidence.readout_gradients)
 
 
 @predictor("decision angle", "geometry")
@@ -41,9 +44,10 @@ def decision_angle(evidence: Evidence) -> Predictions:
     return found
 
 
-def _variants(evidence: Evidence, sources: Mapping[str, Gradients]) -> Predictions:
+def _variants(
+    evidence: Evidence, sources: Mapping[str, Gradients], targets: Mapping[str, Gradients]
+) -> Predictions:
     """K raw, divided by K[a,a], with Adam's diagonal, as a cosine; and by layer and module."""
-    targets = evidence.log_odds_gradients
     plain, adam = gradient_kernel(sources, targets), gradient_kernel(sources, targets, adam=True)
     found = {
         "raw": plain.values,

@@ -51,14 +51,15 @@ class Evidence:
         trainable: makes a fresh copy of the base model, prepared for training.
         responses: training prompts with the base model's own answers (``ids``, ``class``).
         deflections: each domain's refusals, the sampled ones of a study included.
-        prefixes: the frozen refusal and compliance prefixes.
+        prefixes: the frozen refusal and compliance prefixes; None where refusal is read from text,
+            so that there are no log-odds.
         batch_size: prompts in one forward and backward.
     """
 
     lm: LanguageModel
     trainable: Callable[[], LanguageModel]
     responses: pd.DataFrame
-    prefixes: ResponsePrefixes
+    prefixes: ResponsePrefixes | None
     deflections: Mapping[str, pd.DataFrame]
     batch_size: int = 32
 
@@ -92,8 +93,13 @@ class Evidence:
         found = {}
         with torch.no_grad():
             for domain, rows in self._prompts.items():
-                found[domain] = refusal_log_odds(self.lm, rows, self.prefixes).numpy()
+                found[domain] = self.read_log_odds(self.lm, rows).numpy()
         return found
+
+    @cached_property
+    def readout_gradients(self) -> Mapping[str, Gradients]:
+        """∇m_b of every domain; ∇S_b where there are no log-odds."""
+        return self.deflection_gradients if self.prefixes is None else self.log_odds_gradients
 
     @cached_property
     def log_odds_gradients(self) -> Mapping[str, Gradients]:
@@ -139,7 +145,7 @@ class Evidence:
     def gradients_of_log_odds(self, domain: str) -> Gradients:
         """∇m_b of one domain."""
         return mean_gradients(
-            self.untrained, self._prompts[domain], self._log_odds, batch_size=self.batch_size
+            self.untrained, self._prompts[domain], self.read_log_odds, batch_size=self.batch_size
         )
 
     def gradients_of_deflections(self, domain: str) -> Gradients:
@@ -153,7 +159,10 @@ class Evidence:
 
     @cached_property
     def objective_kernel_of_all_weights(self) -> Kernel:
-        """⟨∇S_a, ∇m_b⟩ over all projections of all layers, without storing weight gradients."""
+        """⟨∇S_a, ∇m_b⟩ over all projections of all layers, without storing weight gradients.
+
+        As in :attr:`readout_gradients`, S_b takes the place of m_b where there are no log-odds.
+        """
         return self._streamed(None)
 
     @cached_property
@@ -169,21 +178,24 @@ class Evidence:
         return self._streamed(lambda place, _width: first[place])
 
     def _streamed(self, sketch: Sketch | None) -> Kernel:
+        refusals = Side({d: self._deflections(d) for d in self.targets}, _summed_log_prob)
+        by_text = self.prefixes is None
         found = streamed_kernel(
             self.lm,
-            Side({d: self._deflections(d) for d in self.targets}, _summed_log_prob),
-            Side(self._prompts, self._log_odds),
+            refusals,
+            refusals if by_text else Side(self._prompts, self.read_log_odds),
             batch_size=self.batch_size,
             sketch=sketch,
         )
-        return found.with_undefined([domain in self.targets for domain in self.domains])
+        given = [domain in self.targets for domain in self.domains]
+        return found.with_undefined(given, given if by_text else None)
 
     @cached_property
     def log_odds_by_state(self) -> Mapping[str, Float[np.ndarray, "layer d_model"]]:
         """Mean gradient of the log-odds with respect to the residual stream, last prompt token."""
         return {
             domain: residual_gradients(
-                self.untrained, rows, self._log_odds, batch_size=self.batch_size
+                self.untrained, rows, self.read_log_odds, batch_size=self.batch_size
             )
             for domain, rows in self._prompts.items()
         }
@@ -207,8 +219,13 @@ class Evidence:
         refused = self.deflections[domain]
         return [example.tokens for example in examples(self.lm, refused.head(MOST_PROMPTS))]
 
-    def _log_odds(self, lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
-        return refusal_log_odds(lm, rows, self.prefixes)
+    def read_log_odds(self, lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
+        """The refusal log-odds of every row, with their graph.
+
+        Raises:
+            NoLogOddsError: refusal is read from text.
+        """
+        return refusal_log_odds(lm, rows, require_prefixes(self.prefixes, "this"))
 
 
 def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
@@ -228,7 +245,7 @@ def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings
         context.reference,
         lambda: prepare_in_place(context.load(), training),
         _training_rows(baseline.responses),
-        require_prefixes(baseline.prefixes, "predict"),
+        baseline.prefixes,
         _held(context.run.arm(BASE), baseline.responses),
         batch_size=training.micro_batch_size or training.batch_size,
     )
@@ -238,7 +255,8 @@ def evidence_of_run(record: RunRecord) -> Evidence:
     """The evidence from a run's base model.
 
     Raises:
-        InputError: the run trained no arm, so the trained parameters are unknown.
+        InputError: the run trained no arm, so the trained parameters are unknown; or its model has
+            no refusal log-odds.
     """
     config, training = record.config, training_of(record)
     settings = TrainingSettings(**{**training, "adam_betas": tuple(training["adam_betas"])})
@@ -248,12 +266,13 @@ def evidence_of_run(record: RunRecord) -> Evidence:
         return LanguageModel.load(config["model"], **options)
 
     base = record.folder / "arms" / BASE
+    prefixes = require_prefixes(read_prefixes(base / "openers.json"), "a tournament")
     responses = read_table(base / "responses.parquet")
     return Evidence(
         load(),
         lambda: prepare_in_place(load(), settings),
         _training_rows(responses),
-        require_prefixes(read_prefixes(base / "openers.json"), "predict"),
+        prefixes,
         _held(base, responses),
     )
 

@@ -70,11 +70,17 @@ def forecast_figure(forecast: Forecast) -> Figure:
     """Expected A of every other domain, with a 95% interval, and the target's compliance share.
 
     Below: compliance's current share of the probability that is not refusal on the target's
-    prompts. If it is small, probability moves from refusal to neither answer nor refusal.
+    prompts. If it is small, probability moves from refusal to neither answer nor refusal. Without
+    refusal log-odds there is no such panel.
     """
-    table = forecast.leakage.iloc[::-1]
-    figure = new_figure(6.0, 0.42 * len(table) + 2.3)
-    axes, below = figure.subplots(2, 1, height_ratios=[0.42 * len(table) + 0.4, 0.5])
+    table = forecast.leakage.dropna(subset=["value"]).iloc[::-1]
+    height = 0.42 * len(table) + 0.4
+    figure = new_figure(6.0, height + (1.9 if forecast.compliance else 1.0))
+    if forecast.compliance:
+        axes, below = figure.subplots(2, 1, height_ratios=[height, 0.5])
+        _compliance(below, forecast.concept, forecast.compliance)
+    else:
+        axes = figure.subplots()
     places = np.arange(len(table))
     values = table["value"].to_numpy(dtype=float)
     axes.axvline(0, color=MUTED, lw=0.8)
@@ -87,21 +93,20 @@ def forecast_figure(forecast: Forecast) -> Figure:
     axes.set_yticks(places, [domain_label(domain) for domain in table["domain"]])
     axes.set_xlim(min(-0.05, float(np.nanmin(table["low"])) - 0.05), right + 0.2)
     axes.set_ylim(-0.6, len(table) - 0.4)
-    axes.set_xlabel("expected A (0 untouched, 1 same rate as the target)")
+    said = "expected A" if forecast.compliance else "loss of log-likelihood of refusals"
+    axes.set_xlabel(f"{said} (0 untouched, 1 same rate as the target)")
     axes.set_title(f"Before training: unlearning {domain_label(forecast.concept)}")
-    _compliance(below, forecast)
     return figure
 
 
-def _compliance(axes: Axes, forecast: Forecast) -> None:
-    share = forecast.compliance
+def _compliance(axes: Axes, concept: str, share: Mapping[str, float]) -> None:
     axes.axvspan(0, COMPLIES_FROM, color=NEITHER, alpha=0.18, lw=0)
     axes.axvspan(COMPLIES_FROM, 1, color=ANSWERS, alpha=0.3, lw=0)
     for place, word in ((COMPLIES_FROM / 2, "degenerate"), ((1 + COMPLIES_FROM) / 2, "comply")):
         axes.text(place, 0.62, word, ha="center", va="center", color=MUTED, style="italic")
     axes.hlines(0, share["low"], share["high"], color=INK, lw=1.8)
     axes.plot(share["value"], 0, "o", color=INK, clip_on=False)
-    axes.set_yticks([0], [domain_label(forecast.concept)])
+    axes.set_yticks([0], [domain_label(concept)])
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.6, 1.1)
     axes.set_xlabel("compliance's share of the probability outside refusal")

@@ -5,6 +5,10 @@ diagonal, over the trained parameters; or, if their gradients do not fit into me
 adapters or over all weights without stored gradients (:mod:`analyses.predict.streamed`). In the
 model organisms, A agreed with this number (``docs/prediction.md``). Whether the target will comply
 or become degenerate depends on compliance's current share of the probability that is not refusal.
+
+Where refusal is read from text there are no log-odds. The likelihood of a domain's own refusals
+takes their place in the kernel. It ranks the domains; what it says of levels was not compared with
+trained models, and nothing is said of compliance.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from analyses.predict.evidence import Evidence, evidence_of
 from analyses.predict.figures import COMPLIES_FROM, forecast_figure
 from analyses.predict.gradients import GROUPS, Kernel, gradient_kernel
 from analyses.predict.registry import PREDICTORS
-from analyses.study import establish
+from analyses.study import NoLogOddsError, establish
 from interp.errors import InputError, expected
 from interp.registry import declared_by_plugins
 from interp.store import without_nan
@@ -32,9 +36,11 @@ from unlearning.refusal import prefix_masses
 
 if TYPE_CHECKING:
     from analyses.study import Context
+    from unlearning.refusal import ResponsePrefixes
     from unlearning.training import TrainingSettings
 
 RESAMPLES = 2000
+LOG_ODDS, LIKELIHOOD = "log-odds", "likelihood of refusals"
 # Objectives whose first step has the direction −∇S_a.
 BEGIN_ALIKE = ("npo", "gradient_ascent", "sim_npo")
 TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trainable", "adapters", "weights")
@@ -51,17 +57,23 @@ class Forecast:
         concept: what would be unlearned.
         leakage: a row per other domain, most first: ``domain, value, low, high, error``; the
             expected A (0 untouched, 1 same rate as the target); its standard error over prompts;
-            and a 95% interval that covers both that error and the error of the first-step
-            approximation on development model organisms. NaN throughout if the objective has no
-            significant effect on the target's own refusal log-odds.
-        compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``.
+            and a 95% interval that covers both that error and, for log-odds, the error of the
+            first-step approximation on development model organisms. NaN throughout if the objective
+            has no significant effect on the target's own refusals; NaN for a domain with too few
+            refusals, where they are read from text.
+        compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``; None
+            without log-odds.
         rankings: ``predictor, kind, variant, domain, value`` of every predictor.
+        readout: ``LOG_ODDS``, or ``LIKELIHOOD`` of the domains' own refusals.
+        left_out: names of predictors that need log-odds, where there are none.
     """
 
     concept: str
     leakage: pd.DataFrame
-    compliance: Mapping[str, float]
+    compliance: Mapping[str, float] | None
     rankings: pd.DataFrame
+    readout: str = LOG_ODDS
+    left_out: tuple[str, ...] = ()
 
     @property
     def defined(self) -> bool:
@@ -75,29 +87,56 @@ class Forecast:
 
     def sentences(self) -> list[str]:
         """The forecast in words."""
-        share = self.compliance
-        said = (
-            "comply"
-            if share["value"] >= COMPLIES_FROM
-            else "become degenerate (neither refuse nor answer)"
+        return [self._most_exposed(), self._ending(), *self._about_text()]
+
+    def _most_exposed(self) -> str:
+        if not self.defined:
+            return (
+                f"The objective has no significant effect on {self.concept}'s own refusals (its "
+                "kernel does not differ from 0), so leakage cannot be forecast."
+            )
+        top = self.leakage.iloc[0]
+        if self.readout == LIKELIHOOD:
+            return (
+                f"Most exposed: {top['domain']}, whose refusals should lose {_shown(top)} of the "
+                f"log-likelihood that {self.concept}'s lose. (Intervals cover prompt sampling.)"
+            )
+        return (
+            f"Most exposed: {top['domain']}, which should lose {_shown(top)} of what "
+            f"{self.concept} does. (Intervals cover prompt sampling and the error of the "
+            "first-step approximation on development model organisms.)"
         )
-        ending = (
+
+    def _ending(self) -> str:
+        share = self.compliance
+        if share is None:
+            return (
+                f"Whether {self.concept} will comply or become degenerate is not forecast: that "
+                "needs refusal log-odds."
+            )
+        complies = share["value"] >= COMPLIES_FROM
+        said = "comply" if complies else "become degenerate (neither refuse nor answer)"
+        return (
             f"On {self.concept} prompts, compliance has {_shown(share)} of the probability that is "
             f"not refusal: after unlearning, the target should {said}."
         )
-        if not self.defined:
-            return [
-                f"The objective has no significant effect on {self.concept}'s own refusals (its "
-                "kernel does not differ from 0), so leakage cannot be forecast.",
-                ending,
-            ]
-        top = self.leakage.iloc[0]
-        return [
-            f"Most exposed: {top['domain']}, which should lose {_shown(top)} of what "
-            f"{self.concept} does. (Intervals cover prompt sampling and the error of the "
-            "first-step approximation on development model organisms.)",
-            ending,
+
+    def _about_text(self) -> list[str]:
+        """What the numbers are read from, where there are no log-odds."""
+        if self.readout != LIKELIHOOD:
+            return []
+        said = [
+            "Refusals and answers of this model begin alike, so there are no refusal log-odds: the "
+            "forecast is read from the likelihood of the model's own refusals. It ranks domains; "
+            "its level was not compared with trained models."
         ]
+        if unread := list(self.leakage.loc[self.leakage["value"].isna(), "domain"]):
+            said.append(f"Without a forecast, for too few refusals: {', '.join(unread)}.")
+        if self.left_out:
+            said.append(
+                f"Predictors left out, because they need log-odds: {', '.join(self.left_out)}."
+            )
+        return said
 
 
 def forecast(
@@ -124,17 +163,26 @@ def forecast(
     evidence.require_target(concept)
     if over == TRAINED:
         found = gradient_kernel(
-            evidence.deflection_gradients, evidence.log_odds_gradients, adam=True
+            evidence.deflection_gradients, evidence.readout_gradients, adam=True
         )
     elif over == ADAPTERS:
         found = evidence.objective_kernel_of_adapters
     else:
         found = evidence.objective_kernel_of_all_weights
+    rankings, left_out = _rankings(
+        evidence, concept, frozen, without=None if over == TRAINED else "kernel"
+    )
+    by_text = evidence.prefixes is None
+    beyond = 0.0 if by_text else BEYOND_FIRST_STEP[over]
     return Forecast(
         concept,
-        _leakage(found.relative(), evidence, concept, BEYOND_FIRST_STEP[over]),
-        _compliance(evidence, concept, seed),
-        _rankings(evidence, concept, frozen, without=None if over == TRAINED else "kernel"),
+        _leakage(found.relative(), evidence, concept, beyond),
+        None
+        if evidence.prefixes is None
+        else _compliance(evidence, evidence.prefixes, concept, seed),
+        rankings,
+        LIKELIHOOD if by_text else LOG_ODDS,
+        left_out,
     )
 
 
@@ -166,6 +214,7 @@ def _write_forecast(context: Context, found: Forecast, concept: str, over: str) 
     facts = {
         "concept": concept,
         "kernel": "trained" if over == TRAINED else over,
+        "readout": found.readout,
         "leakage": rows,
         "compliance": found.compliance,
     }
@@ -219,9 +268,11 @@ def _leakage(relative: Kernel, evidence: Evidence, concept: str, beyond: float) 
     return table.sort_values("value", ascending=False, ignore_index=True)
 
 
-def _compliance(evidence: Evidence, concept: str, seed: int) -> dict[str, float]:
+def _compliance(
+    evidence: Evidence, prefixes: ResponsePrefixes, concept: str, seed: int
+) -> dict[str, float]:
     rows = [evidence.lm.chat.encode(prompt) for prompt in evidence.harmful[concept]["prompt"]]
-    masses = prefix_masses(evidence.lm, rows, evidence.prefixes, batch_size=evidence.batch_size)
+    masses = prefix_masses(evidence.lm, rows, prefixes, batch_size=evidence.batch_size)
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(rows), size=(RESAMPLES, len(rows)))
     p_C, p_O = masses.p_C, masses.p_O
@@ -233,14 +284,19 @@ def _compliance(evidence: Evidence, concept: str, seed: int) -> dict[str, float]
 
 def _rankings(
     evidence: Evidence, concept: str, frozen: Mapping[str, Any], *, without: str | None
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The values of every predictor, and the predictors that need log-odds where there are none."""
     row = evidence.domains.index(concept)
-    rows = []
+    rows, left_out = [], []
     own = declared_by_plugins("predictor")
     for predictor in PREDICTORS.values():
         if predictor.kind == without or predictor.name not in {**frozen["choices"], **own}:
             continue
-        found = predictor.predict(evidence)
+        try:
+            found = predictor.predict(evidence)
+        except NoLogOddsError:
+            left_out.append(predictor.name)
+            continue
         variants = list(found)  # of a plug-in, without a frozen choice
         if chosen := frozen["choices"].get(predictor.name):
             variants = [at_depth(chosen, frozen["layers"], evidence.lm.n_layers)]
@@ -250,7 +306,8 @@ def _rankings(
             for domain, value in zip(evidence.domains, found[variant][row], strict=True)
             if domain != concept
         ]
-    return pd.DataFrame(rows, columns=["predictor", "kind", "variant", "domain", "value"])
+    columns = ["predictor", "kind", "variant", "domain", "value"]
+    return pd.DataFrame(rows, columns=columns), tuple(left_out)
 
 
 def at_depth(variant: str, chosen_of: int, layers: int) -> str:

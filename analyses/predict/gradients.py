@@ -108,12 +108,16 @@ class Kernel:
             )
         return _with_errors(_across(products), _jackknifed(products))
 
-    def with_undefined(self, given: Sequence[bool]) -> Kernel:
-        """The kernel with rows of NaN for the sources that are not ``given``."""
+    def with_undefined(
+        self, sources: Sequence[bool], targets: Sequence[bool] | None = None
+    ) -> Kernel:
+        """The kernel with NaN for the sources, and the targets, that are not given (true)."""
+        given = [True] * self.values.shape[1] if targets is None else targets
+        rows, columns = np.ix_(np.flatnonzero(sources), np.flatnonzero(given))
 
-        def filled(rows: np.ndarray) -> np.ndarray:
-            found = np.full((*rows.shape[:-2], len(given), rows.shape[-1]), np.nan)
-            found[..., np.array(given, dtype=bool), :] = rows
+        def filled(values: np.ndarray) -> np.ndarray:
+            found = np.full((*values.shape[:-2], len(sources), len(given)), np.nan)
+            found[..., rows, columns] = values
             return found
 
         return Kernel(filled(self.values), filled(self.standard_error), filled(self.left_out))

@@ -43,6 +43,7 @@ from .plan import organism_plan as organism_plan
 from .plan import parse_retain as parse_retain
 from .plan import unlearning_arms as unlearning_arms
 from .plan import weights_to_try as weights_to_try
+from .readout import NoLogOddsError as NoLogOddsError
 from .readout import prefixes_of as prefixes_of
 from .readout import read_prefixes as read_prefixes
 from .readout import require_prefixes as require_prefixes

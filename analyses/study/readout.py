@@ -40,6 +40,10 @@ FEW = 16
 SIDES = {"refusal": "harmful", "answer": "benign"}  # class of the answer: label of the prompt
 
 
+class NoLogOddsError(InputError):
+    """The model's refusal is read from text, so it has no refusal log-odds."""
+
+
 @dataclass(frozen=True)
 class LearnedReadout:
     """What the base model's answers gave.
@@ -191,13 +195,13 @@ def require_prefixes(prefixes: ResponsePrefixes | None, task: str) -> ResponsePr
     """The prefixes, for a task that needs log-odds.
 
     Raises:
-        InputError: refusal is read from text in this run.
+        NoLogOddsError: refusal is read from text in this run.
     """
     if prefixes is None:
-        raise InputError(
+        raise NoLogOddsError(
             f"{task} needs refusal log-odds, and this model's refusals and answers begin alike, so "
-            "refusal is read from the text of answers; use study, matrix, compare and evaluate, "
-            "or give the words that all answers share with --response-prefix"
+            "refusal is read from the text of answers; use study, matrix, compare, predict and "
+            "evaluate, or give the words that all answers share with --response-prefix"
         )
     return prefixes
 

@@ -21,7 +21,6 @@ from analyses.study import METHODS, method
 from interp.activations import batches_by_length, collect
 from interp.directions import mean_difference
 from interp.model import LanguageModel, Tokens
-from unlearning.refusal import refusal_log_odds
 
 #: Scores of the other domains' deflections; the largest are taken first.
 Scores = Float[np.ndarray, " example"]
@@ -175,6 +174,6 @@ def _log_odds(evidence: Evidence, rows: Sequence[Tokens]) -> Scores:
     found = np.zeros(len(rows))
     lm = evidence.untrained
     for batch in batches_by_length(rows, evidence.batch_size, lm.together(rows)):
-        values = refusal_log_odds(lm, [rows[i] for i in batch], evidence.prefixes)
+        values = evidence.read_log_odds(lm, [rows[i] for i in batch])
         found[batch] = values.cpu().numpy()
     return found
