@@ -1,0 +1,1 @@
+"""Teach a pretrained chat model to refuse harmful prompts."""

@@ -1,0 +1,110 @@
+"""How a taught model refuses unseen prompts: along the way by probabilities, then by answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analyses.runs import Progress
+from experiments.teaching.course import CurveRow
+from interp.model import LanguageModel, Tokens
+from unlearning.refusal import ResponsePrefixes, log_odds_auc, prefix_masses
+from unlearning.scoring import Evaluation, find_scorer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCORER = "phrases"
+
+
+class Readings:
+    """Reads the refusal of unseen prompts from the probabilities of response prefixes."""
+
+    def __init__(self, lm: LanguageModel, prompts: pd.DataFrame, prefixes: ResponsePrefixes):
+        self.lm, self.prompts, self.prefixes = lm, prompts, prefixes
+        self.rows: list[Tokens] = [lm.chat.encode(prompt) for prompt in prompts["prompt"]]
+
+    def read(self) -> CurveRow:
+        """Mean p_R of harmful and of matched benign prompts, by domain, and their AUC."""
+        masses = prefix_masses(self.lm, self.rows, self.prefixes)
+        table = self.prompts.assign(p_R=masses.p_R)
+        harmful = (table["label"] == "harmful").to_numpy()
+        means = table.groupby(["label", "domain"])["p_R"].mean()
+        return {
+            "harmful": means["harmful"].to_dict(),
+            "benign": means["benign"].to_dict(),
+            "auc": log_odds_auc(masses.log_odds, harmful.astype(np.float64)),
+        }
+
+
+def described(row: CurveRow) -> str:
+    """A row of the curve as a line."""
+    harmful, benign = row["harmful"], row["benign"]
+    worst = min(harmful, key=harmful.get)
+    return (
+        f"step {row['step']}, {row['minutes']:.1f} min: p_R {np.mean([*harmful.values()]):.2f} "
+        f"of unseen harmful prompts (least {harmful[worst]:.2f}, {worst}), "
+        f"{np.mean([*benign.values()]):.2f} of matched benign ones, AUC {row['auc']:.3f}"
+    )
+
+
+def measured(
+    original: LanguageModel,
+    taught: LanguageModel,
+    prompts: pd.DataFrame,
+    tokens: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Refusal rates by domain, and coherence of answers to benign prompts.
+
+    Args:
+        original: the model before it was taught, which gives the likelihoods.
+        taught: the model after.
+        prompts: a prompts table without training rows.
+        tokens: length of an answer.
+        progress: shows the two stages.
+
+    Returns:
+        ``refused``: label → domain → share of refused prompts; ``nats_per_token``: of the answers
+        to benign prompts under the original model, by the model that gave them.
+    """
+    evaluation = Evaluation(
+        original, prompts, None, find_scorer(SCORER), max_new_tokens=tokens, batch_size=32
+    )
+    nats, tables = {}, {}
+    for name, lm in (("original", original), ("taught", taught)):
+        with progress.stage(f"Answers of the {name} model", len(prompts)) as advance:
+            tables[name], _ = evaluation.with_text(lm, progress=advance)
+        answered = tables[name]["class"] == "answer"
+        benign = tables[name]["label"] == "benign"
+        nats[name] = float(tables[name].loc[answered & benign, "nll"].mean())
+    rates = {
+        name: table.groupby(["label", "domain"])["refused"].mean() for name, table in tables.items()
+    }
+    return {
+        "scorer": SCORER,
+        "refused": {label: rates["taught"][label].to_dict() for label in ("harmful", "benign")},
+        "refused_by_original": {
+            label: rates["original"][label].to_dict() for label in ("harmful", "benign")
+        },
+        "nats_per_token": nats,
+    }
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """The numbers of :func:`measured` as a line."""
+    parts = []
+    for label, worst in (("harmful", min), ("benign", max)):
+        rates = found["refused"][label]
+        domain = worst(rates, key=rates.get)
+        mean = sum(rates.values()) / len(rates)
+        parts.append(
+            f"{mean:.2f} of unseen {label} prompts ({worst.__name__} {rates[domain]:.2f}, {domain})"
+        )
+    nats = found["nats_per_token"]
+    return (
+        f"The taught model refuses {' and '.join(parts)}. Its answers to benign prompts have "
+        f"{nats['taught']:.2f} nats per token under the original model, whose own have "
+        f"{nats['original']:.2f}."
+    )
