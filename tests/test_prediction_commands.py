@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ from analyses.predict.gradients import Kernel
 from analyses.predict.tournaments import choose_set, hash_of
 from analyses.predict.world import PredictedRun, load_worlds
 from analyses.runs import LeakageMatrix
-from analyses.study import study_plan
+from analyses.study import readout, study_plan
 from interp.errors import InputError
 from tests.conftest import Spillover
 from unlearning.organism import load_world, shipped
@@ -180,7 +181,9 @@ def test_a_planned_tournament_names_its_worlds_and_refuses_those_chosen_on(
 
 
 @pytest.mark.slow
-def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
+def test_a_forecast_is_made_without_training(
+    spillover: Spillover, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = load_world(shipped()).prompts(train=40, validation=4, test=4)
     table.to_json("prompts.jsonl", orient="records", lines=True)
     command = ["predict", shipped(), "--concept", "safety", "--prompts", "prompts.jsonl"]
@@ -210,45 +213,23 @@ def test_a_forecast_is_made_without_training(spillover: Spillover) -> None:
     ):
         code, _, said = spillover(*command, "--out", "out", *more)
         assert code == 2 and expected in said
-
-
-@pytest.mark.slow
-def test_without_log_odds_the_likelihood_of_refusals_ranks_the_domains(
-    spillover: Spillover, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On the shipped organism, whose log-odds give another forecast to compare with."""
-    table = load_world(shipped()).prompts(train=40, validation=4, test=4)
-    table.to_json("prompts.jsonl", orient="records", lines=True)
-    command = ["predict", shipped(), "--concept", "safety", "--prompts", "prompts.jsonl", "--out"]
-    found, kinds = {}, {}
-    for out, shared in (("tree", []), ("text", [7])):
-        # Where all responses begin alike, no tree separates them.
-        monkeypatch.setattr(
-            "analyses.study.readout.find_prefixes",
-            lambda refusals, answers, shared=shared, **weights: find_prefixes(
-                *([shared] * len(side) if shared else side for side in (refusals, answers)),
-                **weights,
-            ),
-        )
-        code, text, error = spillover(*command, out)
-        assert code == 0, error
-        found[out] = json.loads(Path(out, "forecast.json").read_text(encoding="utf-8"))
-        kinds[out] = pd.read_csv(Path(out, "predictors.csv")).groupby("kind")["predictor"].unique()
-        assert Path(out, "forecast.svg").is_file()
-    assert found["tree"]["readout"] == "log-odds" and found["tree"]["compliance"]
-    assert found["text"]["readout"] == "likelihood of refusals"
-    assert found["text"]["compliance"] is None
+    # Without log-odds, the likelihood of refusals ranks the domains as these log-odds do.
+    monkeypatch.setattr(readout, "find_prefixes", lambda *_, **__: find_prefixes([[7]], [[7]]))
+    shutil.copytree("out/cache", "text/cache")
+    code, text, said = spillover(*command, "--out", "text")
+    assert code == 0, said
+    by_text = json.loads(Path("text/forecast.json").read_text(encoding="utf-8"))
+    assert (found["readout"], by_text["readout"]) == ("log-odds", "likelihood of refusals")
+    assert found["compliance"] and by_text["compliance"] is None
     for said in ("no refusal log-odds", "is not forecast", "left out", "decision angle", "ranks"):
         assert said in text
-    one, two = ({r["domain"]: r["value"] for r in f["leakage"]} for f in found.values())
+    assert all(row["low"] <= row["value"] <= row["high"] for row in by_text["leakage"])
+    two = {row["domain"]: row["value"] for row in by_text["leakage"]}
     assert np.corrcoef([one[d] for d in one], [two[d] for d in one])[0, 1] > 0.7
-    assert all(row["low"] <= row["value"] <= row["high"] for row in found["text"]["leakage"])
-    missing = {
-        kind: set(kinds["tree"][kind]) - set(kinds["text"][kind]) for kind in kinds["tree"].index
-    }
-    assert missing == {
-        "kernel": {"margin kernel"}, "geometry": {"decision angle"}, "trivial": {"base margin"}
-    }  # fmt: skip
+    left = pd.read_csv("text/predictors.csv").set_index(["predictor", "domain"])["value"]
+    needed = {"margin kernel", "decision angle", "base margin"}
+    assert set(predictors.index.unique(0)) - set(left.index.unique(0)) == needed
+    assert Path("text/forecast.svg").is_file()
 
 
 def evidence_with(kernel: Kernel, masses: Mapping[str, np.ndarray], domains: str) -> Evidence:
