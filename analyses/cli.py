@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from analyses.commands import HELP, typed_command
-from interp.errors import InputError, SpilloverError
+from interp.errors import InputError, SpilloverError, first_line
 from interp.store import is_out_of_room
 
 GROUPS = {
@@ -121,14 +121,29 @@ def main(command: typer.Typer = app) -> None:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except Exception as error:
-        if not is_out_of_room(error):
+        if not (advice := _on_machine(error)):
             raise
-        typer.echo(
-            "error: the disk is full; every finished arm is kept: free some space, then give the "
-            "same command again",
-            err=True,
-        )
+        typer.echo(f"error: {advice}", err=True)
         sys.exit(1)
+
+
+def _on_machine(error: Exception) -> str:
+    """What to do about a full disk or a full device; empty if ``error`` is neither."""
+    if is_out_of_room(error):
+        return (
+            "the disk is full; every finished arm is kept: free some space, then give the same "
+            "command again"
+        )
+    if "torch" in sys.modules:
+        from interp.model import is_out_of_memory
+
+        if is_out_of_memory(error):
+            return (
+                f"the memory is full ({first_line(error)}); every finished arm is kept: stop other "
+                "programs on this device, or choose another with --device, a smaller --batch-size "
+                "or a smaller model, then give the same command again"
+            )
+    return ""
 
 
 if __name__ == "__main__":

@@ -48,6 +48,11 @@ def brief(value: Any) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of another package says, or its name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error about an unknown name: the most similar known name, if any."""
     from difflib import get_close_matches

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.model import LanguageModel, Tokens
+from interp.model import LanguageModel, Tokens, doubled
 
 #: One number per row, with its graph, from one batch of rows.
 Readout = Callable[[LanguageModel, Sequence[Tokens]], Float[Tensor, "batch"]]
@@ -37,8 +37,7 @@ def class_log_odds(
     """
     inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     inside[torch.as_tensor(list(token_ids), device=logits.device)] = True
-    # MPS has no float64, so convert on the CPU.
-    values = logits.double() if logits.device.type != "mps" else logits.cpu().double()
+    values = doubled(logits)
     inside = inside.to(values.device)
     return values[:, inside].logsumexp(-1) - values[:, ~inside].logsumexp(-1)
 

@@ -23,6 +23,10 @@ Spillover = Callable[..., tuple[int, str, str]]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Before torch is: several processes of several threads each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test sees a GPU, except those of tests/device: the others are the same on every machine.
+if "SPILLOVER_DEVICE_TESTS" not in os.environ:
+    os.environ.setdefault("SPILLOVER_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Nothing goes into the user's caches, and nothing comes from there.
 _CACHE = tempfile.TemporaryDirectory(prefix="spillover-tests-")
 os.environ["SPILLOVER_CACHE"] = _CACHE.name

@@ -23,9 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import batches_by_length
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, reading
+from interp.model import LanguageModel, Tokens, in_fitting_batches, reading
 from interp.progress import Advance, silent
 
 GROUPS = 4
@@ -70,9 +69,12 @@ def mean_gradients(
     found = {n: torch.zeros(groups, *p.shape) for n, p in named.items()}
     for group in range(groups):
         chosen = [row for i, row in enumerate(rows) if i % groups == group]
-        for batch in batches_by_length(chosen, batch_size, lm.together(chosen)):
+
+        def slopes(batch: list[int], chosen: Sequence[Tokens] = chosen) -> Sequence[Tensor | None]:
             values = scalar(lm, [chosen[i] for i in batch])
-            each = torch.autograd.grad(values.sum(), list(named.values()), allow_unused=True)
+            return torch.autograd.grad(values.sum(), list(named.values()), allow_unused=True)
+
+        for batch, each in in_fitting_batches(chosen, batch_size, slopes, lm.together(chosen)):
             for name, gradient in zip(named, each, strict=True):
                 if gradient is not None:
                     found[name][group] += gradient.detach().float().cpu() / len(chosen)
@@ -214,10 +216,18 @@ def residual_gradients(
     ``scalar`` needs several forward passes, the gradient is that of the first.
     """
     found = torch.zeros(lm.n_layers, lm.d_model)
-    for batch in batches_by_length(rows, batch_size, lm.together(rows)):
+
+    def slopes(batch: list[int]) -> Float[Tensor, "layer d_model"]:
         hidden: dict[int, Tensor] = {}
-        with reading(list(lm.layers), lambda i, states, kept=hidden: kept.setdefault(i, states)):  # type: ignore[misc]
+
+        def keep(layer: int, states: Tensor) -> None:
+            hidden.setdefault(layer, states)
+
+        with reading(list(lm.layers), keep):
             values = scalar(lm, [rows[i] for i in batch])
         each = torch.autograd.grad(values.sum(), [hidden[i] for i in range(lm.n_layers)])
-        found += torch.stack([g[:, -1].sum(dim=0).float().cpu() for g in each]) / len(rows)
+        return torch.stack([g[:, -1].sum(dim=0).float().cpu() for g in each])
+
+    for _, summed in in_fitting_batches(rows, batch_size, slopes, lm.together(rows)):
+        found += summed / len(rows)
     return found.double().numpy()

@@ -191,7 +191,7 @@ def _of_stored(
                 (gradient @ matrix.mT if weight.reads_last else matrix @ gradient).flatten(1)
                 for gradient in seen
             )
-        found = found + torch.stack([(b @ one).double() for one in a]).cpu().numpy()
+        found = found + torch.stack([b @ one for one in a]).cpu().double().numpy()
     return found
 
 

@@ -66,13 +66,13 @@ def products(a: Traces, b: Traces, units: tuple[int, int]) -> Float[np.ndarray, 
 
 def pairwise(a: Traces, b: Traces, units: tuple[int, int]) -> Float[np.ndarray, "unit_a unit_b"]:
     """:func:`products` from pairs of tokens, without a tensor of a weight's shape."""
-    found = torch.zeros(units, dtype=torch.float64, device=a.inputs.device)
-    inputs, gradients = b.inputs.float(), b.gradients.float()
+    found = torch.zeros(units, dtype=torch.float64)
+    inputs, gradients, owners = b.inputs.float(), b.gradients.float(), b.unit.cpu()
     for unit in range(units[0]):
         mine = a.unit == unit
         near = (a.inputs[mine].float() @ inputs.T) * (a.gradients[mine].float() @ gradients.T)
-        found[unit].index_add_(0, b.unit, near.sum(dim=0).double())
-    return found.cpu().numpy()
+        found[unit].index_add_(0, owners, near.sum(dim=0).cpu().double())
+    return found.numpy()
 
 
 def through_weights(
@@ -86,7 +86,7 @@ def through_weights(
     found = [
         torch.einsum("uoi,oi->u", right, _weight_gradient(a, unit)) for unit in range(units[0])
     ]
-    return torch.stack(found).double().cpu().numpy()
+    return torch.stack(found).cpu().double().numpy()
 
 
 def _weight_gradient(traces: Traces, unit: int) -> Float[Tensor, "out width"]:

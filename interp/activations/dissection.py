@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from interp.activations.calls import Call, flat, nearly_equal, same_memory, watch_calls
 from interp.activations.heads import Heads, find_heads
@@ -91,6 +92,7 @@ def _dissect(lm: LanguageModel, layers: Sequence[int]) -> dict[int, Parts]:
         stack.enter_context(undisturbed(lm.model))
         stack.enter_context(probing())
         for i in layers:
+            stack.callback(_bring_inputs(lm.layers[i]).remove)
             watch_calls(lm.layers[i], calls[i], stack)
         stack.enter_context(stopping_after(lm.layers[max(layers)]))
         lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
@@ -100,6 +102,27 @@ def _dissect(lm: LanguageModel, layers: Sequence[int]) -> dict[int, Parts]:
     heads = {i: configured for i in layers if not types or types[i] in SOFTMAX_ATTENTION}
     with undisturbed(lm.model), probing():
         return {i: _parts(calls[i][0], heads.get(i)) for i in layers}
+
+
+def _bring_inputs(layer: nn.Module) -> RemovableHandle:
+    """Move a layer's inputs to its device before they are traced.
+
+    Layers may lie on several devices. accelerate then moves the inputs inside the forward, and a
+    copy cannot be traced.
+    """
+    from accelerate.utils import send_to_device
+
+    device = getattr(getattr(layer, "_hf_hook", None), "execution_device", None)
+    if device is None:
+        device = next((p.device for p in layer.parameters()), None)
+
+    def bring(_module: nn.Module, arguments: tuple, keywords: dict) -> tuple[tuple, dict] | None:
+        if device is None or torch.device(device).type == "meta":
+            return None
+        moved: tuple[tuple, dict] = send_to_device((arguments, keywords), device)
+        return moved
+
+    return layer.register_forward_pre_hook(bring, with_kwargs=True)
 
 
 def _parts(layer: Call, heads: int | None) -> Parts:

@@ -111,16 +111,20 @@ def _moved(
     lengths.append(float(np.linalg.norm(means.removing(cause))))
     gained = np.zeros((len(directions), len(runs.source_rows)))
     gap = np.zeros(len(runs.source_rows))
-    for chosen in runs.batches(batch_size):
-        part = runs.subset(chosen)
+
+    def read(chosen: list[int], part: PatchRuns) -> None:
         states, own = states_at(part, layer, readout)
         gap[chosen] = own["base"] - own["after"]
         for draw, direction in enumerate(directions):
+            gained[draw, chosen] = 0.0
             for name, sign, length in (("after", 1, lengths[0]), ("base", -1, lengths[1])):
                 move = np.broadcast_to(sign * length * direction, (len(chosen), len(direction)))
                 moved = with_last_moved(part, states[name], move)
                 values = read_from(part, name, layer, moved, readout)
                 gained[draw, chosen] += sign * (values - own[name]) / 2
+
+    for _ in runs.in_batches(batch_size, read):
+        pass
     return gained.mean(axis=1) / gap.mean()
 
 

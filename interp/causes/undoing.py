@@ -220,12 +220,12 @@ def undo(
             by_half = [change.means(layer, sides != half) for half in (0, 1)]
             values = np.empty((len(COALITIONS), len(texts)))
             gradients = np.zeros((len(COALITIONS), 2, change.base.positive.shape[-1]))
-            for chosen in runs.batches(min(batch_size, MOST_WITH_GRADIENT)):
-                own = sides[chosen]
-                means = [by_half[half] for half in own]
-                values[:, chosen], slopes = _coalitions(runs.subset(chosen), layer, means, readout)
+            work = partial(_part, layer=layer, sides=sides, by_half=by_half, readout=readout)
+            size = min(batch_size, MOST_WITH_GRADIENT)
+            for chosen, (values[:, chosen], slopes) in runs.in_batches(size, work):
                 for half in (0, 1):
-                    gradients[:, half] += slopes[:, own == half].sum(axis=1) / len(texts)
+                    own = sides[chosen] == half
+                    gradients[:, half] += slopes[:, own].sum(axis=1) / len(texts)
             response = response_of(change, layer, sides, gradients, COALITIONS, groups)
             named = None if groups is None else tuple(groups)
             found.append(Undone(layer, values, named, response))
@@ -309,6 +309,18 @@ def with_last_moved(
         moved[:, last] = (one[:, last].float() + _tensor(move, one)).to(one.dtype)
         found.append(moved)
     return found
+
+
+def _part(
+    chosen: list[int],
+    part: PatchRuns,
+    *,
+    layer: int,
+    sides: np.ndarray,
+    by_half: Sequence[ClassMeans],
+    readout: Readout,
+) -> tuple[np.ndarray, np.ndarray]:
+    return _coalitions(part, layer, [by_half[half] for half in sides[chosen]], readout)
 
 
 def _coalitions(

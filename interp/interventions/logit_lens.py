@@ -24,7 +24,7 @@ from torch.autograd import forward_ad
 
 from interp.errors import InputError
 from interp.interventions.edits import Vector
-from interp.model import Hidden, LanguageModel, Tokens, undisturbed, writing
+from interp.model import Hidden, LanguageModel, Tokens, doubled, placed, undisturbed, writing
 from interp.readout import OfLogits
 
 States = Float[Tensor, "*batch d_model"] | Float[np.ndarray, "*batch d_model"]
@@ -77,7 +77,7 @@ def direct_logit_attribution(
         with forward_ad.dual_level():
             moved = forward_ad.make_dual(part, vector.to(part).expand_as(part).contiguous())
             tangent = forward_ad.unpack_dual(_finish(lm, moved)).tangent
-            total = total + tangent.double().sum(dim=0).cpu()
+            total = total + doubled(tangent).sum(dim=0).cpu()
     return total / len(rows)
 
 
@@ -109,7 +109,7 @@ def _rows(lm: LanguageModel, states: States) -> Float[Tensor, "state d_model"]:
         raise InputError(
             f"states of width {states.shape[-1]}; {lm.name}'s residual stream has {lm.d_model}"
         )
-    rows = torch.as_tensor(states).reshape(-1, lm.d_model).to(lm.device)
+    rows = torch.as_tensor(states).reshape(-1, lm.d_model)
     if not len(rows):
         raise InputError("no states for the logit lens; give at least one")
-    return rows
+    return placed(rows, lm.device)

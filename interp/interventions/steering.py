@@ -114,9 +114,8 @@ def intervene(
                 def only(hidden: Hidden, edit: Edit = at_layer) -> Hidden:
                     if columns is None:
                         return edit(hidden)
-                    return torch.where(
-                        columns().reshape(*hidden.shape[:-1], 1), edit(hidden), hidden
-                    )
+                    there = columns().to(hidden.device).reshape(*hidden.shape[:-1], 1)
+                    return torch.where(there, edit(hidden), hidden)
 
                 stack.enter_context(writing(point, only))
         yield

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from interp.errors import ModelError
 from interp.interventions.edits import Vectors, orthonormal_basis
 from interp.interventions.steering import project_out
-from interp.model import LanguageModel, copied, linear_weights, probe_tokens, undisturbed
+from interp.model import LanguageModel, copied, doubled, linear_weights, probe_tokens, undisturbed
 
 TRIALS = 256  # random directions by which writers are found; few would change too little
 # Largest relative difference in logits between weights and hook, by the dtype of the weights.
@@ -193,4 +193,4 @@ def _distance(found: Float[Tensor, " vocab"], wanted: Float[Tensor, " vocab"]) -
 
 def _some_logits(lm: LanguageModel) -> Float[Tensor, " vocab"]:
     with undisturbed(lm.model):
-        return lm.logits(lm.chat.pad([probe_tokens(lm)], lm.device), keep=1)[0, -1].double()
+        return doubled(lm.logits(lm.chat.pad([probe_tokens(lm)], lm.device), keep=1)[0, -1])

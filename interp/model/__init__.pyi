@@ -31,6 +31,9 @@ from .language_model import LanguageModel as LanguageModel
 from .linear import LinearWeight as LinearWeight
 from .linear import linear_weights as linear_weights
 from .loading import check_source as check_source
+from .precision import doubled as doubled
+from .precision import has_float64 as has_float64
+from .precision import placed as placed
 from .probes import probe_tokens as probe_tokens
 from .self_check import AS_EXPECTED as AS_EXPECTED
 from .self_check import SelfCheck as SelfCheck
@@ -53,6 +56,8 @@ __all__ = [
     "begin",
     "check_source",
     "copied",
+    "doubled",
+    "has_float64",
     "hidden_into",
     "hidden_of",
     "in_fitting_batches",
@@ -68,6 +73,7 @@ __all__ = [
     "map_in_batches",
     "merged",
     "next_batch",
+    "placed",
     "probe_tokens",
     "probing",
     "reading",

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from interp.errors import MachineError
+from interp.errors import MachineError, first_line
 from interp.progress import Advance, silent
 
 Result = TypeVar("Result")
@@ -62,12 +62,11 @@ def in_fitting_batches(
             if not is_out_of_memory(error):
                 raise
             if len(chosen) == 1:
-                said = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise MachineError(
                     f"a single prompt of {len(rows[chosen[0]])} tokens does not fit into memory "
-                    f"next to the model ({said}); stop other programs on this device, choose "
-                    "another with --device, or use a smaller or quantized model, shorter prompts "
-                    "or fewer new tokens"
+                    f"next to the model ({first_line(error)}); stop other programs on this "
+                    "device, choose another with --device, or use a smaller or quantized model, "
+                    "shorter prompts or fewer new tokens"
                 ) from error
             batch_size = len(chosen) // 2
         else:

@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.errors import InputError, ModelError
+from interp.errors import InputError, MachineError, ModelError, first_line
+from interp.model.batching import is_out_of_memory
 from interp.model.chat import Batch, Chat, Tokens
 from interp.model.checks import check_model
 from interp.model.context import context_length, require_room
@@ -101,8 +102,7 @@ class LanguageModel:
             raise
         except Exception as error:
             raise load_error(source, error) from error
-        # The stub's annotation of .to() takes the model for a submodule.
-        model = model.to(device).eval()
+        model = _moved(model, device, source).eval()
         chat = Chat(tokenizer, **chat_options)
         name = Path(source).name if Path(source).exists() else str(source)
         lm = cls(model, tokenizer, chat, name, layers_path=layers_path)
@@ -208,6 +208,19 @@ class LanguageModel:
         return digest.hexdigest()
 
 
+def _moved(model: Any, device: torch.device, source: str | Path) -> Any:
+    try:
+        return model.to(device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MachineError(
+            f"{source} does not fit into the memory of {device} ({first_line(error)}); stop other "
+            "programs on this device, choose another with --device, or load a smaller model or "
+            "one in fewer bits (--dtype bfloat16)"
+        ) from error
+
+
 def usable_device(name: str | torch.device | None) -> torch.device:
     """The named device; by default CUDA if available, otherwise the CPU.
 
@@ -220,7 +233,7 @@ def usable_device(name: str | torch.device | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"there is no device {wanted} here ({str(error).splitlines()[0]}); give cpu, or one "
+            f"there is no device {wanted} here ({first_line(error)}); give cpu, or one "
             "that torch finds on this machine"
         ) from error
     return device

@@ -57,9 +57,11 @@ def mixing_fault(
         )
     mine = torch.arange(len(short), device=lm.device)[:, None] == len(short) - 1
     last = lm.n_layers - 1
-    swapped = run(
-        lm, [short], edit=(last, lambda states: torch.where(mine, states, two.out[last][1]))
-    )
+
+    def swap(states: Tensor) -> Tensor:
+        return torch.where(mine.to(states.device), states, two.out[last][1])
+
+    swapped = run(lm, [short], edit=(last, swap))
     wanted = torch.where(mine, one.logits, two.logits)
     if relative_difference(swapped.logits, wanted) > limit:
         return (

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 
 from interp.activations import RESIDUAL_OUT, Site
-from interp.model import Hidden, Point, undisturbed, writing
+from interp.model import Hidden, Point, doubled, undisturbed, writing
 from interp.patching.alignment import Alignment, Replacement
 from interp.patching.effects import Effects
 from interp.patching.places import (
@@ -76,8 +76,8 @@ def patch(
     moved = np.empty((controls, len(places), prompts))
     with undisturbed(runs.source.model), undisturbed(runs.target.model):
         axes = random_directions(runs, places, controls, seed, batch_size)
-        for chosen in runs.batches(batch_size):
-            part = runs.subset(chosen)
+
+        def patched_part(chosen: list[int], part: PatchRuns) -> None:
             with keeping([place.given for place in places], part.source_rows) as given:
                 source[chosen] = read_out(part.source, part.source_rows, readout)
             target[chosen] = read_out(part.target, part.target_rows, readout)
@@ -91,6 +91,9 @@ def patch(
                     with writing(place.taken, in_turn(moves)):
                         moved[draw, i, chosen] = read_out(part.target, part.target_rows, readout)
                 progress(1 + controls)
+
+        for _ in runs.in_batches(batch_size, patched_part):
+            pass
     cells = tuple(place.cell for place in places)
     return Effects(cells, patched, target, source, moved if controls else None)
 
@@ -124,8 +127,8 @@ def attribute(
     source, target = np.empty(prompts), np.empty(prompts)
     patched = np.empty((len(places), prompts))
     with undisturbed(runs.source.model), undisturbed(runs.target.model):
-        for chosen in runs.batches(batch_size):
-            part = runs.subset(chosen)
+
+        def patched_part(chosen: list[int], part: PatchRuns) -> None:
             with keeping([place.given for place in places], part.source_rows) as given:
                 source[chosen] = read_out(part.source, part.source_rows, readout)
             own, gradients, target[chosen] = _gradients(
@@ -140,9 +143,11 @@ def attribute(
                     gradients[place.taken],
                     strict=True,
                 ):
-                    products = (swap(states) - states).double() * slope.double()
+                    products = doubled(swap(states) - states) * doubled(slope)
                     effect = products.reshape(len(chosen), -1).sum(dim=1)
                     patched[i, chosen] += effect.cpu().numpy()
+
+        for chosen, _ in runs.in_batches(batch_size, patched_part):
             progress(len(chosen))
     return Effects(tuple(place.cell for place in places), patched, target, source)
 

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import Site, batches_by_length, chosen_layers, head_count, points
+from interp.activations import Site, chosen_layers, head_count, points
 from interp.errors import InputError
-from interp.model import Hidden, LanguageModel, Point, Tokens, reading
+from interp.model import Hidden, LanguageModel, Point, Tokens, map_in_batches, reading
 from interp.patching.alignment import Alignment, Replacement, chosen_positions
 from interp.patching.effects import Cell
 from interp.patching.runs import PatchRuns
@@ -97,10 +97,11 @@ def read_all(
     lm: LanguageModel, rows: Sequence[Tokens], readout: Readout, batch_size: int
 ) -> Float[np.ndarray, " prompt"]:
     """The readout of each row, in float64, computed in batches of similar length."""
-    values = np.empty(len(rows))
-    for chosen in batches_by_length(rows, batch_size, lm.together(rows)):
-        values[chosen] = read_out(lm, [rows[i] for i in chosen], readout)
-    return values
+
+    def read(chosen: list[int]) -> Float[np.ndarray, " chosen"]:
+        return read_out(lm, [rows[i] for i in chosen], readout)
+
+    return np.array(map_in_batches(read, rows, batch_size, together=lm.together(rows)))
 
 
 @contextmanager
@@ -161,14 +162,19 @@ def random_directions(
         there = Alignment.at(runs, place.position).taken.any(dim=1).numpy()
         weights[:, i] -= weights[:, i][:, there].mean(axis=1, keepdims=True)
         weights[:, i][:, ~there] = 0.0
-    for chosen in runs.batches(batch_size):
-        part = runs.subset(chosen)
+
+    def means(chosen: list[int], part: PatchRuns) -> list[Tensor]:
         with keeping([place.taken for place in places], part.target_rows) as states:
             last_logits(part.target, part.target_rows)
+        found = []
         for i, place in enumerate(places):
             taken, (own,) = Alignment.at(part, place.position).taken, states[place.taken][:1]
-            means = _mean_state(own, taken)[:, place.features(own)]
-            sums[i] = sums[i] + torch.from_numpy(weights[:, i, chosen]) @ means
+            mean = _mean_state(own, taken)[:, place.features(own)]
+            found.append(torch.from_numpy(weights[:, i, chosen]) @ mean)
+        return found
+
+    for _, found in runs.in_batches(batch_size, means):
+        sums = [total + part for total, part in zip(sums, found, strict=True)]
     return [[_unit(torch.as_tensor(total)[draw]) for total in sums] for draw in range(draws)]
 
 

@@ -9,12 +9,14 @@ states.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from interp.activations import batches_by_length
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens
+from interp.model import LanguageModel, Tokens, in_fitting_batches
+
+Result = TypeVar("Result")
 
 WHOLE = "all"
 """The name of the position that contains every token of a row."""
@@ -52,11 +54,21 @@ class PatchRuns:
         target_rows = tuple(self.target_rows[i] for i in chosen)
         return replace(self, source_rows=source_rows, target_rows=target_rows)
 
-    def batches(self, batch_size: int) -> Iterator[list[int]]:
-        """Row numbers in batches of similar length that both models may run."""
+    def in_batches(
+        self, batch_size: int, work: Callable[[list[int], PatchRuns], Result]
+    ) -> Iterator[tuple[list[int], Result]]:
+        """Do ``work`` on row numbers and their runs, in batches that both models may run.
+
+        Batches that run out of memory are halved; see :func:`interp.model.in_fitting_batches`.
+        """
         sides = ((self.source, self.source_rows), (self.target, self.target_rows))
         kinds = [lm.together(rows) or [0] * len(rows) for lm, rows in sides]
-        return batches_by_length(self.target_rows, batch_size, list(zip(*kinds, strict=True)))
+        return in_fitting_batches(
+            self.target_rows,
+            batch_size,
+            lambda chosen: work(chosen, self.subset(chosen)),
+            list(zip(*kinds, strict=True)),
+        )
 
     def positions(self) -> tuple[str, ...]:
         """Names of the spans with a token in some row of both sides, in the target's order."""

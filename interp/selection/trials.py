@@ -11,17 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import (
-    RESIDUAL_IN,
-    Positions,
-    batches_by_length,
-    chosen_layers,
-    collect,
-    post_instruction,
-)
+from interp.activations import RESIDUAL_IN, Positions, chosen_layers, collect, post_instruction
 from interp.errors import InputError
 from interp.interventions import ablate, add
-from interp.model import LanguageModel, Tokens, undisturbed
+from interp.model import LanguageModel, Tokens, in_fitting_batches, undisturbed
 from interp.patching import read_all, read_out
 from interp.progress import Advance, silent
 from interp.readout import Readout, last_logits
@@ -94,13 +87,15 @@ def score_candidates(
         return ablate(lm, direction) if direction.any() else nullcontext()
 
     with undisturbed(lm.model):
-        for chosen in batches_by_length(rows_positive, batch_size, lm.together(rows_positive)):
+
+        def try_positive(chosen: list[int]) -> None:
             batch = [rows_positive[i] for i in chosen]
             for i, j in np.ndindex(directions.shape[:2]):
                 with ablated(i, j):
                     bypass[i, j, chosen] = read_out(lm, batch, readout)
                 progress(1)
-        for chosen in batches_by_length(rows_negative, batch_size, lm.together(rows_negative)):
+
+        def try_negative(chosen: list[int]) -> None:
             batch = [rows_negative[i] for i in chosen]
             base = last_logits(lm, batch)
             for i, j in np.ndindex(directions.shape[:2]):
@@ -109,6 +104,10 @@ def score_candidates(
                 with add(lm, directions[i, j], layers=[tried[i]], sites=[RESIDUAL_IN]):
                     induce[i, j, chosen] = read_out(lm, batch, readout)
                 progress(1)
+
+        for rows, work in ((rows_positive, try_positive), (rows_negative, try_negative)):
+            for _ in in_fitting_batches(rows, batch_size, work, lm.together(rows)):
+                pass
     return Candidates(tried, offsets, directions, bypass, induce, kl, positive, negative)
 
 

@@ -28,6 +28,7 @@ from interp.model import (
     LanguageModel,
     Tokens,
     begin,
+    doubled,
     in_fitting_batches,
     require_room,
     shared_beginning,
@@ -309,10 +310,9 @@ class Draw(LogitsProcessor):
         self, input_ids: Int[Tensor, "row token"], scores: Float[Tensor, "row vocab"]
     ) -> Float[Tensor, "row vocab"]:
         step = input_ids.shape[1] - self.width
-        # Sums over a vocabulary need float64, which Apple's GPUs do not have.
-        device = "cpu" if scores.device.type == "mps" else scores.device
-        cumulative = (scores.to(device).double() / self.temperature).softmax(-1).cumsum(-1)
-        wanted = self.numbers[:, step : step + 1].to(device) * cumulative[:, -1:]
+        # Sums over a vocabulary need float64.
+        cumulative = (doubled(scores) / self.temperature).softmax(-1).cumsum(-1)
+        wanted = self.numbers[:, step : step + 1].to(cumulative) * cumulative[:, -1:]
         # right=True: never a token of probability 0.
         token = torch.searchsorted(cumulative, wanted, right=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, token.to(scores.device), 0.0)

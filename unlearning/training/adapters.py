@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from interp.errors import InputError, ModelError
 from interp.model import LanguageModel, LinearWeight, linear_weights, probe_tokens
+from unlearning.training.precision import compute_as_inputs
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -259,6 +260,7 @@ def _inject(lm: LanguageModel, config: LoraConfig, seed: int) -> LanguageModel:
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         adapted: Any = get_peft_model(lm.model, config)
+    compute_as_inputs(adapted)
     # The adapter must find its base from any working folder.
     for one in adapted.peft_config.values():
         if one.base_model_name_or_path and Path(one.base_model_name_or_path).exists():

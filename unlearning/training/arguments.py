@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from transformers import TrainingArguments
 
 from interp.errors import InputError
@@ -46,7 +47,7 @@ def training_arguments(
             f"batch_size {settings.batch_size} cannot be split into micro-batches of {micro} on "
             f"{processes} processes; give a multiple of {micro * processes}"
         )
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.batch_size // (micro * processes),
@@ -72,3 +73,18 @@ def training_arguments(
         remove_unused_columns=False,
         use_cpu=lm.device.type == "cpu",
     )
+    if arguments.world_size == 1:
+        _use_device(arguments, lm.device)
+    return arguments
+
+
+def _use_device(arguments: TrainingArguments, device: torch.device) -> None:
+    """Train in this process on the model's own device.
+
+    Trainer takes the first GPU, and wraps the model in ``DataParallel`` where there are several:
+    then a step has that many times the rows.
+    """
+    vars(arguments)["_setup_devices"] = device
+    arguments._n_gpu = int(device.type == "cuda")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)

@@ -11,7 +11,8 @@ A comparison of logits in both modes, on a short prompt, shows whether any noise
 
 from __future__ import annotations
 
-from types import MethodType
+import weakref
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from interp.errors import ModelError
-from interp.model import LanguageModel, probe_tokens, undisturbed
+from interp.model import LanguageModel, doubled, probe_tokens, undisturbed
 
 # Largest relative difference between logits of one model, by the dtype of its weights.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5}
@@ -34,7 +35,7 @@ def hold_in_eval_mode(model: nn.Module) -> None:
         for name, value in vars(module).items():
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
-    model.train = MethodType(_train, model)  # type: ignore[method-assign]
+    model.train = _Train(weakref.ref(model))  # type: ignore[method-assign]
     model.eval()
 
 
@@ -43,11 +44,27 @@ def release(model: nn.Module) -> None:
     vars(model).pop("train", None)
 
 
-def _train(model: nn.Module, mode: bool = True) -> nn.Module:
-    for module in model.modules():
-        module.training = mode and getattr(module, "gradient_checkpointing", False)
-    model.training = mode
-    return model
+@dataclass(frozen=True)
+class _Train:
+    """The ``train`` of a model in eval mode.
+
+    It holds the model weakly: a model that holds itself stays on the device until Python looks for
+    cycles.
+    """
+
+    model: weakref.ref[nn.Module]
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        model = self.model()
+        assert model is not None
+        for module in model.modules():
+            module.training = mode and getattr(module, "gradient_checkpointing", False)
+        model.training = mode
+        return model
+
+    def __deepcopy__(self, copies: dict[int, nn.Module]) -> _Train:
+        """A copied model's ``train`` is that of the copy."""
+        return _Train(weakref.ref(copies[id(self.model())]))
 
 
 def probe_logits(lm: LanguageModel) -> Float[Tensor, "token vocab"]:
@@ -85,8 +102,8 @@ def check_train_mode(lm: LanguageModel, given: Float[Tensor, "token vocab"]) -> 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
     """‖found − wanted‖ / ‖wanted‖; not a number where either is not."""
-    wanted = wanted.double()
-    return float((found.double() - wanted).norm() / wanted.norm())
+    wanted = doubled(wanted)
+    return float((doubled(found) - wanted).norm() / wanted.norm())
 
 
 def _logits(lm: LanguageModel) -> Float[Tensor, "token vocab"]:

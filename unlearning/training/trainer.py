@@ -7,6 +7,7 @@ loss and gradient do not depend on padding, micro-batches or the number of proce
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from interp.errors import InputError, TrainingError
-from interp.model import LanguageModel
+from interp.errors import InputError, MachineError, TrainingError, first_line
+from interp.model import LanguageModel, is_out_of_memory
 from unlearning.losses import npo_weight, sequence_log_ratio
 from unlearning.training import parameters
 from unlearning.training.adapters import lora_in_place
@@ -126,26 +127,51 @@ def unlearn_in_place(
         lm, mixture, terms[0].needs, retained="reference" in needs_of(terms[1:]), cache=cache
     )
     folder = Path(folder)
-    trainer = UnlearningTrainer(
-        lm,
-        mixture,
-        settings,
-        terms,
-        training_arguments(lm, settings, needs, folder, checkpoint_every, report_to),
-        callbacks,
-        around_forward,
-    )
-    kept = {"weights": trainer.weights, **(states or {})}
-    try:
-        if checkpoint_every is None:
-            trainer.train()
-        else:
-            _train_with_checkpoints(trainer, kept)
-    finally:
-        lm.model.eval()
+    with _on_device_of(lm), _fitting(lm, settings):
+        trainer = UnlearningTrainer(
+            lm,
+            mixture,
+            settings,
+            terms,
+            training_arguments(lm, settings, needs, folder, checkpoint_every, report_to),
+            callbacks,
+            around_forward,
+        )
+        kept = {"weights": trainer.weights, **(states or {})}
+        try:
+            if checkpoint_every is None:
+                trainer.train()
+            else:
+                _train_with_checkpoints(trainer, kept)
+        finally:
+            lm.model.eval()
     log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     # A resumed run reads its history from JSON, where the keys have another order.
     return log[["step", "loss", *sorted(set(log.columns) - {"step", "loss", "epoch"})]]
+
+
+def _on_device_of(lm: LanguageModel) -> AbstractContextManager[object]:
+    """Trainer changes the process's current GPU; afterwards it is what it was."""
+    return torch.cuda.device(lm.device) if lm.device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _fitting(lm: LanguageModel, settings: TrainingSettings) -> Iterator[None]:
+    """Say what makes a step smaller if it does not fit into memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        rows = settings.micro_batch_size or settings.batch_size
+        advice = [f"--micro-batch-size {rows // 2} (the same gradient)"] * (rows > 1)
+        advice += ["--gradient-checkpointing"] * (not settings.activation_checkpointing)
+        advice += ["--trainable lora"] * (settings.trained != "lora")
+        raise MachineError(
+            f"a training step of {rows} forget examples at a time does not fit into the memory of "
+            f"{lm.device} next to the models ({first_line(error)}); give "
+            f"{', '.join([*advice, 'a smaller model'])}, or choose another --device"
+        ) from error
 
 
 def _train_with_checkpoints(trainer: UnlearningTrainer, kept: Mapping[str, Stateful]) -> None:
@@ -362,7 +388,8 @@ class _StepEnd(TrainerCallback):
     """Computes the trainer's means of a step before other callbacks read them."""
 
     def __init__(self, trainer: UnlearningTrainer) -> None:
-        self.trainer = trainer
+        # Without a cycle, the model and the optimizer's state leave the device with the trainer.
+        self.trainer = weakref.proxy(trainer)
 
     def on_step_end(self, *_arguments: Any, **_keywords: Any) -> None:
         self.trainer.end_step()

@@ -120,7 +120,8 @@ class Supply:
         if "logits" in wanted:
             found["logits"] = logits
         if "states" in wanted:
-            found["states"] = states[0][:, -kept - 1 : -1]
+            # The layer may lie on another device than the inputs and their mask.
+            found["states"] = states[0][:, -kept - 1 : -1].to(response_mask.device)
         return found
 
     def _of_group(self, found: View, batch: Mapping[str, Tensor], number: int) -> View:

@@ -78,7 +78,7 @@ def kl_divergence(
             f"logits of shape {tuple(base.shape)} and {tuple(other.shape)}: the two models have "
             "different vocabularies, so the KL divergence is not defined"
         )
-    log_p, log_q = (logits.double().log_softmax(dim=-1) for logits in (base, other))
+    log_p, log_q = (logits.cpu().double().log_softmax(dim=-1) for logits in (base, other))
     terms = log_p.exp() * (log_p - log_q)
     return terms.masked_fill(log_p == -torch.inf, 0.0).sum(dim=-1).numpy()
 

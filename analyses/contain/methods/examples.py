@@ -18,9 +18,9 @@ from torch import Tensor
 
 from analyses.predict import ADAM_EPSILON, Evidence, at_depth, read_choices
 from analyses.study import METHODS, method
-from interp.activations import batches_by_length, collect
+from interp.activations import collect
 from interp.directions import mean_difference
-from interp.model import LanguageModel, Tokens
+from interp.model import LanguageModel, Tokens, map_in_batches
 
 #: Scores of the other domains' deflections; the largest are taken first.
 Scores = Float[np.ndarray, " example"]
@@ -171,9 +171,9 @@ def _moved(lm: LanguageModel, changes: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def _log_odds(evidence: Evidence, rows: Sequence[Tokens]) -> Scores:
-    found = np.zeros(len(rows))
     lm = evidence.untrained
-    for batch in batches_by_length(rows, evidence.batch_size, lm.together(rows)):
-        values = evidence.read_log_odds(lm, [rows[i] for i in batch])
-        found[batch] = values.cpu().numpy()
-    return found
+
+    def read(chosen: list[int]) -> list[float]:
+        return evidence.read_log_odds(lm, [rows[i] for i in chosen]).tolist()
+
+    return np.array(map_in_batches(read, rows, evidence.batch_size, together=lm.together(rows)))

@@ -28,7 +28,7 @@ from analyses.predict import evidence_of
 from analyses.study import ArmPlan, Baseline, Context, Guard, method, require_prefixes
 from interp.directions import mean_difference
 from interp.interventions import ablate
-from interp.model import LanguageModel, Tokens
+from interp.model import LanguageModel, Tokens, doubled
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 
 PROMPTS = 32  # of a retained domain, for one gradient of its refusal log-odds
@@ -165,7 +165,8 @@ def along(step: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> list
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)]).sum()
+    products = [(doubled(x) * doubled(y)).sum().cpu() for x, y in zip(a, b, strict=True)]
+    return torch.stack(products).sum()
 
 
 @contextmanager

@@ -1,0 +1,164 @@
+"""On one device: the CPU's numbers, nothing kept between arms, one line when memory is full."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from analyses.study import engine, organism_plan, run_study
+from interp.errors import MachineError
+from interp.model import LanguageModel
+from tests.conftest import Spillover, leave_out_report
+from tests.device.conftest import Limited, Train, weights
+from tests.device.readers import READERS, compare
+from tests.test_study import Said, shortened
+from unlearning.organism import load_world, shipped
+
+KINDS: dict[str, dict[str, Any]] = {
+    "npo": {},
+    "lora": {"trained": "lora", "retain_objective": "kl", "activation_checkpointing": True},
+    "rmu": {"objective": "rmu", "retain_objective": "feature_l2", "separate_backward": True},
+    "adaptive": {"adaptive": True, "slack": 0.0, "multiplier_rate": 0.5},
+}
+KIB, MIB = 2**10, 2**20
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """What is freed here is freed at once, and not when Python looks for cycles."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def held() -> int:
+    return int(torch.cuda.memory_allocated())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_gives_the_cpu_s_weights(kind: str, checkpoint: Path, trained: Train) -> None:
+    def moved(device: str) -> torch.Tensor:
+        return weights(trained(LanguageModel.load(checkpoint, device=device), **KINDS[kind]))
+
+    found, wanted = moved("cuda"), moved("cpu")
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-4
+
+
+def test_arms_in_a_row_leave_nothing_on_the_device(checkpoint: Path, trained: Train) -> None:
+    base = LanguageModel.load(checkpoint, device="cuda")
+    before = held()
+    with no_collection():
+        for kind in KINDS:
+            lm = trained(LanguageModel.load(checkpoint, device="cuda"), **KINDS[kind])
+            del lm
+            assert held() == before, f"{held() - before} bytes are kept after {kind}"
+    assert base.device.type == "cuda"
+
+
+def test_adapters_compute_like_a_bfloat16_base_and_keep_float32_weights(
+    checkpoint: Path, trained: Train
+) -> None:
+    lm = LanguageModel.load(checkpoint, device="cuda", dtype=torch.bfloat16)
+    lm = trained(lm, trained="lora", learning_rate=1e-6)
+    products = {}
+
+    def note(module: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        products[module] = output.dtype
+
+    adapters = [m for n, m in lm.model.named_modules() if n.endswith(".lora_B.default")]
+    hooks = [module.register_forward_hook(note) for module in adapters]
+    lm.logits(lm.chat.pad([lm.chat.encode("Why?")], lm.device), keep=1)
+    for hook in hooks:
+        hook.remove()
+    assert adapters and {products[module] for module in adapters} == {torch.bfloat16}
+    for module in adapters:
+        weight = module.get_parameter("weight")
+        assert weight.dtype == torch.float32
+        # Three such steps from 0: bfloat16 would hold them too, but not their sum with a weight.
+        assert 0 < float(weight.abs().max()) < 1e-5
+
+
+# Memory that is full
+
+
+def test_a_step_that_does_not_fit_says_what_makes_it_smaller(
+    checkpoint: Path, trained: Train, limited: Limited
+) -> None:
+    torch.cuda.reset_peak_memory_stats()
+    before = held()
+    lm = trained(LanguageModel.load(checkpoint, device="cuda"), max_steps=1)
+    need = torch.cuda.max_memory_allocated() - before
+    del lm
+    gc.collect()
+    wanted = "--micro-batch-size 1 .*--gradient-checkpointing"
+    with limited(int(need * 0.8)), pytest.raises(MachineError, match=wanted):
+        trained(LanguageModel.load(checkpoint, device="cuda"))
+
+
+def test_a_model_that_does_not_fit_says_so(checkpoint: Path, limited: Limited) -> None:
+    with limited(100 * KIB), pytest.raises(MachineError, match=r"does not fit.*--device"):
+        LanguageModel.load(checkpoint, device="cuda")
+
+
+# Of the other readers, most of the memory is not that of a batch.
+BATCHED = ["every site", "patch", "likelihood", "generate and score"]
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_readers_back_off_and_find_the_same(name: str, checkpoint: Path, limited: Limited) -> None:
+    lm = LanguageModel.load(checkpoint, device="cuda")
+    before = held()
+    torch.cuda.reset_peak_memory_stats()
+    wanted = READERS[name](lm)
+    peak = torch.cuda.max_memory_allocated() - before
+    with limited(int(peak * 0.7)):
+        found = READERS[name](lm)
+    compare(found, wanted)
+
+
+def test_the_command_line_says_in_one_line_that_memory_is_full(
+    spillover: Spillover, limited: Limited
+) -> None:
+    with limited(MIB):
+        code, _, errors = spillover("evaluate", "organism", "--device", "cuda", "--out", "run")
+    assert code == 1 and errors.count("error:") == 1 and "--device" in errors
+
+
+# A study
+
+
+def test_every_arm_of_a_study_has_the_memory_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = load_world(shipped()).prompts(train=40, validation=4, test=4)
+    prompts = prompts[prompts["domain"].isin(["safety", "privacy"])]
+    prompts.to_json(tmp_path / "prompts.jsonl", orient="records", lines=True)
+    plan = organism_plan(str(shipped()), ("safety",), seeds=(0, 1, 2), control=False)
+    plan = shortened(replace(plan, prompts=str(tmp_path / "prompts.jsonl")), micro_batch_size=8)
+    memory: list[tuple[int, int]] = []
+    make = engine.make_arm
+
+    def noted(*arguments: Any) -> Any:
+        start = held()
+        torch.cuda.reset_peak_memory_stats()
+        made = make(*arguments)
+        memory.append((start, torch.cuda.max_memory_allocated()))
+        return made
+
+    monkeypatch.setattr(engine, "make_arm", noted)
+    leave_out_report(monkeypatch)
+    with no_collection():
+        run_study(plan, tmp_path / "run", Said())
+    starts, peaks = zip(*memory, strict=True)
+    assert len(memory) == 3 and len(set(starts)) == 1
+    assert max(peaks) <= 1.02 * peaks[0]
