@@ -12,8 +12,7 @@ from experiments.calibration.settings import Setting, Tally, covered, rejected
 from interp.similarity import SimilarityMap, cka_map, procrustes_map
 
 LATENT, WIDTH = 8, 16
-#: Five of 101 equally likely p-values are below .05.
-PERMUTATIONS = 101
+PERMUTATIONS = 101  # five of as many equally likely p-values are below .05
 Compare = Callable[..., SimilarityMap]
 #: Name → latent values of prompts, of variance 1.
 DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]] = {

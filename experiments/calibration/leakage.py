@@ -132,7 +132,7 @@ def _leakage(quantity: str, prompts: Prompts, level: float, *, quick: bool = Fal
         return covered(truth(prompts, speed)[quantity], [(one.low, one.high) for one in found])
 
     name = f"leakage: {quantity.replace('_', ' at ')}"
-    return Setting(name, f"{prompts}, leakage {level:g}", "coverage", run, 300, quick)
+    return Setting(name, f"{prompts}, leakage {level:g}", "coverage", run, 1500, quick)
 
 
 def _untouched(prompts: Prompts, *, quick: bool = False) -> Setting:

@@ -29,6 +29,7 @@ from interp.similarity.subspaces import subspace_overlap
 from interp.statistics import Contrast, Estimates
 
 Compare = Callable[[dict[str, Contrast], int], SimilarityMap]
+PERMUTATIONS = 101  # five of as many equally likely p-values are below .05
 
 
 def _overlaps() -> list[Setting]:
@@ -82,10 +83,10 @@ def _nulls() -> list[Setting]:
 
     def cosines(estimator: Estimator, contrasts: dict[str, Contrast], seed: int) -> SimilarityMap:
         fits = FittedDirections.of(without_reliability(estimator), contrasts)
-        return cosine_map(fits, permutations=100, seed=seed)
+        return cosine_map(fits, permutations=PERMUTATIONS, seed=seed)
 
     def overlaps(contrasts: dict[str, Contrast], seed: int) -> SimilarityMap:
-        return overlap_map(contrasts, permutations=101, resamples=2, seed=seed)
+        return overlap_map(contrasts, permutations=PERMUTATIONS, resamples=2, seed=seed)
 
     means = partial(cosines, MeanDifference())
     rows: list[tuple[str, Design, Compare, float, int]] = [
