@@ -71,6 +71,7 @@ __all__ = [
     "Defaults",
     "Guard",
     "Method",
+    "NoLogOddsError",
     "StudyPlan",
     "answer_log",
     "check",
