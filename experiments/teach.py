@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 
 from analyses.runs import Progress
 from experiments.teaching.course import Course, CurveRow
@@ -122,10 +121,12 @@ def teach_refusal(
     taught = prepare_in_place(lm, teaching.training())
     curve = Readings(taught, first_pairs(held_out, teaching.pairs), prefixes)
     with progress.stage("Teaching", teaching.steps) as advance:
+        done = 0
 
-        def show(row: CurveRow | None) -> None:
-            if row is None or row["step"]:
-                advance(1)
+        def show(step: int, row: CurveRow | None) -> None:
+            nonlocal done
+            advance(step - done)  # more than one where an earlier run is continued
+            done = step
             if row is not None:
                 progress.say(described(row))
 
@@ -146,9 +147,7 @@ def teach_refusal(
             checkpoint_every=max(1, teaching.steps // teaching.measurements),
             states={"course": course},
         )
-    # Training in bfloat16 leaves a cast around the forward.
-    plain = extract_model_from_parallel(taught.model, keep_fp32_wrapper=False)
-    whole = replace(taught, model=merged(plain))
+    whole = replace(taught, model=merged(taught.model))
     found = measured(
         LanguageModel.load(model, dtype=torch.float32),
         whole,

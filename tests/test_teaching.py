@@ -103,7 +103,7 @@ def test_it_learns_and_a_resumed_run_is_the_uninterrupted_one(
 
 
 def test_the_time_limit_ends_training_and_lowers_its_rate() -> None:
-    course = Course(100, 50.0, 1.0, dict, 1000, lambda _row: None)
+    course = Course(100, 50.0, 1.0, dict, 1000, lambda *_: None)
     assert course.rate_at(49) == pytest.approx(0.51)
     course._before = 40.0
     assert course.rate_at(49) == pytest.approx(0.2, abs=0.01)  # late: four fifths of the time

@@ -27,6 +27,7 @@ from unlearning.training import (
     prepare_in_place,
     unlearn_in_place,
 )
+from unlearning.training.eval_mode import probe_logits
 from unlearning.training.mixture import collator
 from unlearning.training.parameters import save_parameters
 from unlearning.training.views import control_vector
@@ -569,6 +570,16 @@ def test_adapters_of_a_half_precision_model_and_their_moments_are_float32(
     assert changed(before, weights(lm)) == adapters
 
 
+class Scored(TrainerCallback):
+    """Logits that a callback reads along the run."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.lm = lm
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.logits = probe_logits(self.lm)
+
+
 def test_autocast_trains_float32_weights_in_a_bfloat16_forward(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
@@ -581,13 +592,19 @@ def test_autocast_trains_float32_weights_in_a_bfloat16_forward(
     handle = lm.layers[1].mlp.register_forward_hook(  # type: ignore[union-attr]
         lambda _module, _inputs, output: seen.append(output.dtype)
     )
-    dtypes = Dtypes()
+    dtypes, scored = Dtypes(), Scored(lm)
     # References are there already, so every forward is a training one.
     mixture = Mixture(forgotten(lm))
     seen.clear()
-    unlearn_in_place(lm, mixture, settings, folder=tmp_path, callbacks=[dtypes])
+    unlearn_in_place(lm, mixture, settings, folder=tmp_path, callbacks=[dtypes, scored])
+    # The one forward that scores the model after the step, and those after training, are exact.
+    assert seen[0] == torch.bfloat16 and seen[-1] == torch.float32
+    assert set(seen[:-1]) == {torch.bfloat16}
+    seen.clear()
+    probe_logits(lm)
     handle.remove()
-    assert set(seen) == {torch.bfloat16}
+    assert set(seen) == {torch.float32}
+    torch.testing.assert_close(scored.logits, probe_logits(lm))
     assert dtypes.trained == dtypes.moments == {torch.float32}
     weight = "model.layers.0.mlp.up_proj.weight"
     was, now = before[weight], weights(lm)[weight]

@@ -29,7 +29,7 @@ class Course(TrainerCallback):
         learning_rate: at the peak.
         measure: measures the model now.
         every: steps between measurements.
-        show: called with each row of the curve, and None for a step without one.
+        show: called with the number of steps that are done, and their row of the curve if any.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Course(TrainerCallback):
         learning_rate: float,
         measure: Callable[[], CurveRow],
         every: int,
-        show: Callable[[CurveRow | None], object],
+        show: Callable[[int, CurveRow | None], object],
     ) -> None:
         self.steps, self.seconds, self.learning_rate = steps, seconds, learning_rate
         self.measure, self.every, self.show = measure, every, show
@@ -79,14 +79,14 @@ class Course(TrainerCallback):
             self._record(state.global_step)
             control.should_save = True
         else:
-            self.show(None)
+            self.show(state.global_step, None)
         control.should_training_stop |= over
         return control
 
     def _record(self, step: int) -> None:
         row = {"step": step, "minutes": self.elapsed / 60, **self.measure()}
         self.curve.append(row)
-        self.show(row)
+        self.show(step, row)
 
     def save_state(self, folder: Path) -> None:
         """Write the time and the curve so far."""

@@ -282,6 +282,21 @@ class UnlearningTrainer(Trainer):
                 return self._separate_steps(model, inputs, num_items_in_batch)
             return super().training_step(model, inputs, num_items_in_batch)
 
+    def autocast_smart_context_manager(
+        self, cache_enabled: bool | None = True
+    ) -> AbstractContextManager[object]:
+        """bfloat16 for the forwards of a training step alone.
+
+        Given to Trainer as ``bf16``, it would wrap the model for good: scores along the run, and
+        the logits that the saved weights are compared with, would be in bfloat16 too.
+        """
+        return torch.autocast(
+            self.args.device.type,
+            torch.bfloat16,
+            enabled=self.settings.autocast,
+            cache_enabled=cache_enabled,
+        )
+
     def _separate_steps(self, model: nn.Module, inputs: dict[str, Tensor], counts: Any) -> Tensor:
         forget = inputs["group"] == 0
         first, last = rows_of(inputs, forget), rows_of(inputs, ~forget)
