@@ -77,10 +77,10 @@ def outcome_panel(
             )  # fmt: skip
         elif headline.concept and not np.isfinite(text[0]):
             axes.text(1.02, y, "no text", va="center", fontsize=8.5, color=MUTED)
-    names = [
+    broken = [
         label.replace(" + retain ", " +\nretain\n").replace(" + ", " +\n") for *_, label in rows
     ]
-    axes.set_yticks(range(len(rows)), names)
+    axes.set_yticks(range(len(rows)), broken)
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.set_xlim(0, 1)
     of = f"{domain_label(headline.concept)} prompts" if headline.concept else "prompts, after"
