@@ -211,10 +211,45 @@ class StudyOptions:
 class WorkerOptions:
     """How and where arms are trained."""
 
-    workers: Annotated[int, typer.Option(min=1, help="Number of arms trained at a time.")] = 1
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Number of arms trained at a time; with several GPUs each takes one."
+        ),
+    ] = 1
     engine: Annotated[
         str, typer.Option(help="Where arms are trained: local, or ray (needs the extra ray).")
     ] = "local"
+    share_device: Annotated[
+        bool, typer.Option(help="Let several arms train on one device, if they fit it together.")
+    ] = False
+    gpus_per_arm: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="GPUs of each arm on Ray, e.g. 0.5 (default: 1 where the cluster has GPUs)."
+        ),
+    ] = None
+    arm_minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, help="Time limit of one attempt at an arm, in minutes (default: none)."
+        ),
+    ] = None
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Further attempts at an arm whose worker was lost or ran out of time."
+        ),
+    ] = 3
+
+    @property
+    def are_used(self) -> bool:
+        """Whether other processes make the arms."""
+        return self.workers > 1 or self.engine != "local"
+
+
+ALONE = WorkerOptions()
+"""One process makes all arms."""
 
 
 @dataclass(frozen=True)

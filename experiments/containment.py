@@ -24,6 +24,7 @@ from analyses.contain import (
     run_containment,
 )
 from analyses.contain.methods import METHODS
+from analyses.options import WorkerOptions
 from analyses.runs import Progress, over_worlds
 from analyses.study import StudyPlan, defaults_for
 from interp.errors import InputError
@@ -78,7 +79,8 @@ def contain_worlds(
         )
         runs.append(folder / f"contain-{seed}")
         context = study_context(replace(asked, arms=tuple(design.everything())), runs[-1], progress)
-        run_containment(context, design, workers=workers, shallow_recovery=False)
+        made = WorkerOptions(workers=workers)
+        run_containment(context, design, workers=made, shallow_recovery=False)
     table = read_containment_worlds(runs)
     pooled = pool_worlds(table)
     figure = containment_study_figure(pooled, frozen_choice(table))

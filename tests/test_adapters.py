@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,3 +154,14 @@ def test_a_model_on_ndif_needs_no_weights_here(checkpoint_of: Checkpoints) -> No
         found, wanted = (site.find(block) for model in (lm, here) for block in blocks(model, [1]))
         assert found is not None and wanted is not None
         assert names[0][found.module] == names[1][wanted.module]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_whose_package_is_missing_is_one_line_and_the_default_reads(
+    name: str, checkpoint_of: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    monkeypatch.setitem(sys.modules, name, None)
+    assert collect(lm, PROMPTS[:1], layers=[1]).states.shape == (1, 1, lm.d_model)
+    with pytest.raises(InputError, match=f"pip install {name.replace('_', '-')}"):
+        collect(lm, PROMPTS[:1], layers=[1], backend=BACKENDS[name])

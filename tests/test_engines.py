@@ -1,4 +1,4 @@
-"""Arms on a local Ray cluster, one of whose workers is lost half-way through an arm.
+"""Arms in other processes and on a local Ray cluster, with workers that are lost or late.
 
 (That arms made in other processes are what one process makes is tested with the matrix.)
 """
@@ -6,18 +6,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from analyses.options import WorkerOptions
 from analyses.runs import Progress
-from analyses.study import StudyPlan, require_engine
-from analyses.study.workers import ENGINES, make_planned
-from interp.errors import InputError, SpilloverError
+from analyses.study import StudyPlan, make_arms_in_workers, require_workers
+from analyses.study.jobs import Lost, make_in_turn
+from analyses.study.local_workers import LocalWorkers
+from analyses.study.ray_workers import _gpus
+from interp.errors import InputError, MachineError, SpilloverError
 from interp.plugins import Plugin
-from tests.lost_worker import make_or_be_lost
+from tests.lost_worker import make_late, make_or_be_lost
 
 ARMS = ["finished", "interrupted", "later"]
 
@@ -31,23 +36,40 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ray.shutdown()
 
 
+def made(plan: Any, folder: Path, make_one: Any = None, **given: Any) -> list[str]:
+    """The attempts at arms that were made in workers."""
+    make_arms_in_workers(
+        plan, folder, Progress(quiet=True), workers=WorkerOptions(**given), names=ARMS,
+        make_one=make_one,
+    )  # fmt: skip
+    return (folder / "attempts.txt").read_text(encoding="utf-8").split()
+
+
+def assert_all_there(folder: Path) -> None:
+    for arm in ARMS:
+        assert (folder / "arms" / arm / "DONE").is_file()
+        assert (folder / "arms" / arm / "scores.txt").read_text().startswith(f"{arm} by")
+
+
+def impossible(_plan: Any, _out: Path, _name: str, _threads: int) -> str:
+    raise InputError("these inputs cannot be used")
+
+
 @pytest.mark.slow
 def test_on_ray_a_lost_worker_s_arm_is_made_again_and_nothing_finished_is_lost(
     cluster: Any, tmp_path: Path
 ) -> None:
     plan: Any = "interrupted"  # all that the stand-in for make_one has to know
-    ENGINES["ray"](plan, tmp_path, ARMS, 1, Progress(quiet=True), make_or_be_lost)
-    attempts = (tmp_path / "attempts.txt").read_text(encoding="utf-8").split()
+    attempts = made(plan, tmp_path, make_or_be_lost, engine="ray")
     assert attempts == ["finished", "interrupted", "interrupted", "later"]
-    for arm in ARMS:
-        assert (tmp_path / "arms" / arm / "DONE").is_file()
-        assert (tmp_path / "arms" / arm / "scores.txt").read_text().startswith(f"{arm} by")
-
-    def impossible(_plan: Any, _out: Path, _name: str, _threads: int) -> str:
-        raise InputError("these inputs cannot be used")
-
+    assert_all_there(tmp_path)
+    assert not list(tmp_path.glob(".worker-*"))
     with pytest.raises(InputError, match="these inputs cannot be used"):
-        ENGINES["ray"](plan, tmp_path, ARMS[:1], 2, Progress(quiet=True), impossible)
+        made(plan, tmp_path, impossible, engine="ray", workers=2)
+    unwritable = tmp_path / "a file"
+    unwritable.touch()
+    with pytest.raises(InputError, match="worker cannot write .*--out"):
+        made(plan, unwritable / "run", impossible, engine="ray")
 
 
 @pytest.mark.slow
@@ -58,10 +80,93 @@ def test_a_worker_on_ray_runs_the_plug_ins_of_the_plan(cluster: Any, tmp_path: P
     plugin = Plugin(str(file), source)
     plan = StudyPlan(str(tmp_path / "no model"), (), plugins=(plugin,))
     with pytest.raises(SpilloverError, match="no model"):
-        ENGINES["ray"](plan, tmp_path, ["arm"], 1, Progress(quiet=True), make_planned)
+        made(plan, tmp_path, engine="ray")
     assert int(ran.read_text(encoding="utf-8")) != os.getpid()
+
+
+@pytest.mark.slow
+def test_a_lost_worker_of_this_machine_is_replaced(tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(model="interrupted", model_options={"device": "cpu"})
+    attempts = made(plan, tmp_path, make_or_be_lost, workers=2)
+    assert sorted(attempts) == ["finished", "interrupted", "interrupted", "later"]
+    assert_all_there(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_of_this_machine_ends(tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(model="interrupted", model_options={"device": "cpu"})
+    engine = LocalWorkers(plan, tmp_path, WorkerOptions(), make_late)
+    job = engine.start("interrupted")
+    assert not engine.wait([job], 0)
+    [process] = engine.pools[0]._processes.values()
+    engine.stop(job)
+    process.join(20)
+    assert not process.is_alive()
+    engine.close()
+
+
+class Scripted:
+    """An engine whose attempts at an arm end as they are told to: well, lost or never."""
+
+    def __init__(self, **ends: str) -> None:
+        self.ends = {name: list(each) for name, each in ends.items()}
+        self.begun: list[str] = []
+        self.stopped = 0
+
+    def start(self, name: str) -> Any:
+        self.begun.append(name)
+        return len(self.begun), self.ends[name].pop(0)
+
+    def wait(self, jobs: Sequence[Any], seconds: float | None) -> Sequence[Any]:
+        ended = [job for job in jobs if job[1] != "never"]
+        if not ended:
+            assert seconds is not None
+            time.sleep(seconds)
+        return ended
+
+    def result(self, job: Any) -> None:
+        if job[1] == "lost":
+            raise Lost
+
+    def stop(self, _job: Any) -> None:
+        self.stopped += 1
+
+    def close(self) -> None:
+        self.begun.append("closed")
+
+
+def in_turn(engine: Scripted, **given: Any) -> None:
+    limits = WorkerOptions(arm_minutes=0.0005, **given)
+    make_in_turn(engine, list(engine.ends), limits, Progress(quiet=True))
+
+
+def test_what_is_lost_or_late_is_tried_again() -> None:
+    engine = Scripted(a=["lost", "never", "well"], b=["well"])
+    in_turn(engine, workers=2)
+    assert sorted(engine.begun[:-1]) == ["a", "a", "a", "b"] and engine.begun[-1] == "closed"
+    assert engine.stopped == 1 and not any(engine.ends.values())
+    # Lost too often: the study itself makes it. Late too often: an error, after the others.
+    in_turn(Scripted(a=["lost"] * 2, b=["well"]), retries=1)
+    engine = Scripted(a=["never"] * 2, b=["well"])
+    with pytest.raises(MachineError, match="^a: not finished in .* minutes.*--arm-minutes"):
+        in_turn(engine, retries=1)
+    assert engine.begun == ["a", "a", "b", "closed"] and engine.stopped == 2
 
 
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(InputError, match="unknown engine mpi; expected one of local, ray"):
-        require_engine("mpi")
+        require_workers(StudyPlan("model", ()), WorkerOptions(engine="mpi"))
+
+
+def test_on_ray_an_arm_takes_the_nodes_own_devices() -> None:
+    def gpus(device: str | None, has_gpus: bool, **given: Any) -> float:
+        plan = StudyPlan("model", (), model_options={"device": device} if device else {})
+        return _gpus(plan, WorkerOptions(engine="ray", **given), has_gpus=has_gpus)
+
+    assert gpus(None, True) == gpus("cuda", True) == 1
+    assert gpus(None, True, gpus_per_arm=0.5) == 0.5
+    assert gpus(None, False) == gpus("cpu", True) == 0
+    with pytest.raises(InputError, match="no GPU"):
+        gpus(None, False, gpus_per_arm=0.5)
+    with pytest.raises(InputError, match="leave --device out"):
+        gpus("cuda:1", True)

@@ -19,6 +19,7 @@ from analyses.contain.advice import (
 from analyses.contain.arms import Design
 from analyses.contain.methods.examples import rank_examples
 from analyses.contain.outcomes import Kept, Key, arms_table, kept_by, methods_table, pool_splits
+from analyses.options import ALONE, WorkerOptions
 from analyses.predict import evidence_of
 from analyses.report import write_report
 from analyses.runs import Arm, kept_table, read_run
@@ -55,8 +56,7 @@ def run_containment(
     context: Context,
     design: Design,
     *,
-    workers: int = 1,
-    engine: str = "local",
+    workers: WorkerOptions = ALONE,
     shallow_recovery: bool = True,
     seed: int = 0,
 ) -> Advice:
@@ -65,8 +65,7 @@ def run_containment(
     Args:
         context: of a plan whose arms are ``design.everything()``.
         design: the varied settings.
-        workers: number of arms at a time.
-        engine: engine that makes them.
+        workers: number of arms at a time, and where they are made.
         shallow_recovery: test whether the refusals that the recommended arm kept are shallow.
         seed: of drawn examples and resampled splits.
 
@@ -80,7 +79,7 @@ def run_containment(
         if context.plan.unlearns:
             if context.left_out:
                 design = design.without([n for n in context.left_out if n != design.concept])
-            advice = _contained(context, baseline, design, workers, engine, shallow_recovery, seed)
+            advice = _contained(context, baseline, design, workers, shallow_recovery, seed)
     with context.progress.stage("tables, figures, report"):
         write_report(context.run.folder)
     require_arms(context)
@@ -92,8 +91,7 @@ def _contained(
     context: Context,
     baseline: Baseline,
     design: Design,
-    workers: int,
-    engine: str,
+    workers: WorkerOptions,
     shallow_recovery: bool,
     seed: int,
 ) -> Advice:
@@ -101,11 +99,11 @@ def _contained(
     require_replaceable(context, baseline, design.everything())
 
     def made(arms: Sequence[ArmPlan]) -> None:
-        if workers > 1 or engine != "local":
+        if workers.are_used:
             names = [arm.name for arm in arms]
             make_arms_in_workers(
                 context.plan, context.run.folder, context.progress,
-                workers=workers, engine=engine, names=names, make_one=make_contained,
+                workers=workers, names=names, make_one=make_contained,
             )  # fmt: skip
         for arm in arms:  # those of a lost worker
             make_arm(context, baseline, arm)

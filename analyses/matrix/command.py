@@ -69,7 +69,7 @@ def matrix(
     require_quantity(quantity)
     if training.retain is not None:
         raise InputError("matrix trains plain arms only; for a retain set use spillover study")
-    done = run_plan(asked, out, dry_run, **vars(made))
+    done = run_plan(asked, out, dry_run, workers=made)
     if isinstance(done, DryRun):
         return done
     from analyses.matrix.output import write_matrix, write_rescaled

@@ -150,10 +150,9 @@ def reproduce(
     from analyses.reproduce.protocol import MODELS, recognised
     from analyses.reproduce.words import reproduction_text
     from analyses.runs import Progress
-    from analyses.study import require_engine
+    from analyses.study import require_workers
     from unlearning.utility import require_harness
 
-    require_engine(made.engine)
     if tasks:
         require_harness()
     if paper_model is not None and paper_model not in MODELS:
@@ -184,13 +183,14 @@ def reproduce(
     )
     table = _prompts(asked)
     first = planned(asked, table)
+    require_workers(first.study, made)
     shown = DryRun(asked, tuple(protocol_plan_lines(asked, first, table)))
     if dry_run:
         return shown
     typer.echo(shown, err=True)
     if not (yes or _confirmed()):
         return None
-    found = run_protocol(asked, table, out, Progress(), **vars(made))
+    found = run_protocol(asked, table, out, Progress(), workers=made)
     typer.echo(reproduction_text(found, out / PAGE))
     return found
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from analyses.evaluate import task_scores
+from analyses.options import ALONE, WorkerOptions
 from analyses.reproduce.choice import grid_table
 from analyses.reproduce.comparison import (
     derived_table,
@@ -52,8 +53,7 @@ def run_protocol(
     out: Path,
     progress: Progress,
     *,
-    workers: int = 1,
-    engine: str = "local",
+    workers: WorkerOptions = ALONE,
 ) -> Result:
     """Run the protocol in the folder ``out`` and write the results.
 
@@ -69,8 +69,8 @@ def run_protocol(
     with recorded(context):
         baseline = establish(context)
         require_replaceable(context, baseline, plan.study.arms)
-        if workers > 1 or engine != "local":
-            make_arms_in_workers(plan.study, out, progress, workers=workers, engine=engine)
+        if workers.are_used:
+            make_arms_in_workers(plan.study, out, progress, workers=workers)
         make_arms(context, baseline)
         found = _result(asked, plan, context)
     with progress.stage("tables, figures, page"):

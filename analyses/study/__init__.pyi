@@ -55,7 +55,7 @@ from .resolve import require_model as require_model
 from .resolve import scorer_of as scorer_of
 from .workers import make_arms_in_workers as make_arms_in_workers
 from .workers import make_planned as make_planned
-from .workers import require_engine as require_engine
+from .workers import require_workers as require_workers
 
 __all__ = [
     "CHARACTERS_A_TOKEN",
@@ -99,10 +99,10 @@ __all__ = [
     "read_prefixes",
     "recorded",
     "require_arms",
-    "require_engine",
     "require_model",
     "require_prefixes",
     "require_replaceable",
+    "require_workers",
     "run_plan",
     "run_study",
     "scored_base",

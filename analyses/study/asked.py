@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from analyses.commands import DryRun, command_line
-from analyses.options import ModelOptions, TrainingOptions
+from analyses.options import ALONE, ModelOptions, TrainingOptions, WorkerOptions
 from interp import plugins
 from interp.errors import InputError
 from interp.store import read_json, read_table
@@ -116,23 +116,20 @@ def run_plan(
     out: Path,
     dry_run: bool,
     *,
-    workers: int = 1,
-    engine: str = "local",
+    workers: WorkerOptions = ALONE,
     show_completions: bool = False,
 ) -> Run | DryRun:
     """Run a plan and print the path of its report; several workers make arms in parallel."""
-    from analyses.study.workers import require_engine
+    from analyses.study.workers import require_workers
 
-    require_engine(engine)
+    require_workers(plan, workers)
     context = check(plan, out, dry_run)
     if isinstance(context, DryRun):
         return context
     from analyses.runs import Run
     from analyses.study import engine as study
 
-    report = study.run_checked_study(
-        context, workers=workers, engine=engine, show_completions=show_completions
-    )
+    report = study.run_checked_study(context, workers=workers, show_completions=show_completions)
     typer.echo(report)
     return Run(out)
 

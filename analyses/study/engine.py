@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from analyses.options import ALONE, WorkerOptions
 from analyses.report import run_report
 from analyses.runs import (
     Progress,
@@ -48,7 +49,7 @@ def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None
 
 
 def run_checked_study(
-    context: Context, *, workers: int = 1, engine: str = "local", show_completions: bool = False
+    context: Context, *, workers: WorkerOptions = ALONE, show_completions: bool = False
 ) -> Path:
     """:func:`run_study` with checked inputs; several workers make arms in parallel.
 
@@ -61,9 +62,9 @@ def run_checked_study(
         say_low_base(context, baseline)
         context = with_enough_deflections(context, baseline)
         require_replaceable(context, baseline, context.plan.arms)
-        if workers > 1 or engine != "local":
+        if workers.are_used:
             folder, progress = context.run.folder, context.progress
-            make_arms_in_workers(context.plan, folder, progress, workers=workers, engine=engine)
+            make_arms_in_workers(context.plan, folder, progress, workers=workers)
         make_arms(context, baseline)
     with context.progress.stage("tables, figures, report"):
         shown = {"show_completions": True} if show_completions else {}

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.positions import Take
 from interp.activations.sites import Site, points
-from interp.errors import InputError
+from interp.errors import InputError, first_line
 from interp.model import (
     Batch,
     Hidden,
@@ -63,6 +64,17 @@ def by_site(rows: Sequence[Tensor], layers: Sequence[int], sites: Sequence[Site]
     """Tensors in the order of sites, and of layers within a site, by the site's name."""
     count = len(layers)
     return {site.name: list(rows[i * count : (i + 1) * count]) for i, site in enumerate(sites)}
+
+
+def require_library(module: str, name: str) -> None:
+    """Raise :class:`InputError` if the package of another backend is not installed."""
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{name} is not installed ({first_line(error)}); pip install {module.replace('_', '-')}"
+            ", or collect with the default backend"
+        ) from error
 
 
 def refuse_edits(lm: LanguageModel, library: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from analyses.contain.methods.guards import along
+from analyses.options import WorkerOptions
+from analyses.runs import Progress
+from analyses.study import StudyPlan, make_arms_in_workers, require_workers
+from interp.errors import InputError
 from interp.model import Chat, LanguageModel
 from tests.device.conftest import Train, weights
 from tests.device.readers import READERS, compare
 from tests.device.test_one_device import KINDS
+from tests.lost_worker import note_device
+from unlearning.organism import shipped
 
 FIRST_DEVICE, LAYERS = 2, 4
 
@@ -77,3 +84,29 @@ def test_a_step_is_projected_on_both_devices() -> None:
     step, *gradients = ([one[0].to("cuda:0"), one[1].to("cuda:1")] for one in drawn)
     for found, wanted in zip(along(step, gradients), along(drawn[0], drawn[1:]), strict=True):
         assert torch.allclose(found.cpu(), wanted, atol=1e-5)
+
+
+# Workers
+
+
+def test_each_worker_takes_a_device(tmp_path: Path) -> None:
+    make_arms_in_workers(
+        StudyPlan("organism", ()), tmp_path, Progress(quiet=True),
+        workers=WorkerOptions(workers=2), names=["a", "b"], make_one=note_device,
+    )  # fmt: skip
+    used = {path.read_text() for path in tmp_path.glob("*.txt")}
+    assert used == {"0", "1"} or torch.cuda.get_device_name() != "Simulated GPU"
+
+
+def test_workers_share_a_device_only_if_asked_and_if_they_fit() -> None:
+    plan = StudyPlan(str(shipped()), (), model_options={"device": "cuda"})
+    require_workers(plan, WorkerOptions(workers=2))
+    require_workers(replace(plan, model_options={"device": "cpu"}), WorkerOptions(workers=9))
+    with pytest.raises(InputError, match="--workers 2, or --share-device"):
+        require_workers(plan, WorkerOptions(workers=3))
+    require_workers(plan, WorkerOptions(workers=4, share_device=True))
+    one = replace(plan, model_options={"device": "cuda:1"})
+    with pytest.raises(InputError, match="share"):
+        require_workers(one, WorkerOptions(workers=2))
+    with pytest.raises(InputError, match="do not fit"):
+        require_workers(one, WorkerOptions(workers=200_000, share_device=True))

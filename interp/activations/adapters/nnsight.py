@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.activations.backends import Forward, States, by_site, refuse_edits
+from interp.activations.backends import Forward, States, by_site, refuse_edits, require_library
 from interp.activations.positions import Take
 from interp.activations.sites import Site, points
 from interp.errors import InputError
@@ -130,6 +130,7 @@ def _without_wrapper(lm: LanguageModel, *, remote: bool) -> Any:
 
 
 def _traced(lm: LanguageModel, inner: Any, *, remote: bool) -> Any:
+    require_library("nnsight", "nnsight")
     from nnsight import TransformersModel
 
     if remote:

@@ -17,7 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.activations.backends import Forward, States, by_site, refuse_edits, torch_hooks
+from interp.activations.backends import (
+    Forward,
+    States,
+    by_site,
+    refuse_edits,
+    require_library,
+    torch_hooks,
+)
 from interp.activations.positions import Take
 from interp.activations.sites import (
     ATTENTION_OUT,
@@ -28,7 +35,7 @@ from interp.activations.sites import (
     RESIDUAL_OUT,
     Site,
 )
-from interp.errors import InputError, ModelError
+from interp.errors import InputError, ModelError, first_line
 from interp.model import Batch, LanguageModel, copied, undisturbed
 
 HOOK_POINTS = {
@@ -95,6 +102,7 @@ def transformer_lens(
 
 
 def _bridge(lm: LanguageModel) -> Any:
+    require_library("transformer_lens", "TransformerLens")
     from transformer_lens.model_bridge import TransformerBridge
 
     model = merged_copy(lm)
@@ -107,9 +115,8 @@ def _bridge(lm: LanguageModel) -> Any:
             dtype=model.dtype,  # float32 otherwise, whatever the model's is
         )
     except Exception as error:  # whatever its adapter of this architecture raises
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"TransformerLens cannot wrap {type(lm.model).__name__}: {first_line}; "
+            f"TransformerLens cannot wrap {type(lm.model).__name__}: {first_line(error)}; "
             "collect with the default backend"
         ) from error
 

@@ -1,0 +1,92 @@
+"""Jobs in other processes: each makes one arm; what is lost or late is tried again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from analyses.options import WorkerOptions
+from analyses.runs import Progress
+from analyses.study.plan import StudyPlan
+from interp.errors import MachineError
+
+#: Makes one arm in a separate process, from a plan, a run's folder, the arm's name and threads.
+MakeOne = Callable[[StudyPlan, Path, str, int], str]
+
+
+class Lost(Exception):
+    """The process that made an arm is gone."""
+
+
+class Engine(Protocol):
+    """Runs one arm in each of some processes; a job is what ``start`` gives."""
+
+    def start(self, name: str) -> Any:
+        """Begin an arm."""
+
+    def wait(self, jobs: Sequence[Any], seconds: float | None) -> Sequence[Any]:
+        """The jobs that ended, after the first has ended or the time is over."""
+
+    def result(self, job: Any) -> None:
+        """Raise what an ended job raised, or :class:`Lost`."""
+
+    def stop(self, job: Any) -> None:
+        """End a job that is under way."""
+
+    def close(self) -> None:
+        """Release the processes; jobs that are under way end."""
+
+
+def make_in_turn(
+    engine: Engine, names: Sequence[str], workers: WorkerOptions, progress: Progress
+) -> None:
+    """Make arms on an engine, so many at a time; what is lost or late is tried again.
+
+    Raises:
+        MachineError: an arm ran out of time in every attempt; the others are finished.
+    """
+    limit = None if workers.arm_minutes is None else 60 * workers.arm_minutes
+    waiting = [(name, 1) for name in names]
+    running: dict[Any, tuple[str, int, float]] = {}
+    late: list[str] = []
+    title = f"{len(names)} arms, {workers.workers} at a time"
+    with progress.stage(title, len(names)) as advance:
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers.workers:
+                    name, attempt = waiting.pop(0)
+                    running[engine.start(name)] = name, attempt, time.monotonic()
+                first = min(started for _, _, started in running.values())
+                left = None if limit is None else max(0.0, first + limit - time.monotonic())
+                ended = list(engine.wait(list(running), left))
+                now = time.monotonic()
+                overdue = [
+                    job for job, (_, _, started) in running.items()
+                    if limit is not None and job not in ended and now - started >= limit
+                ]  # fmt: skip
+                for job in [*ended, *overdue]:
+                    name, attempt, _ = running.pop(job)
+                    try:
+                        if job in overdue:
+                            engine.stop(job)
+                            raise Lost
+                        engine.result(job)
+                    except Lost:
+                        why = "ran out of time" if job in overdue else "its worker was lost"
+                        if attempt <= workers.retries:
+                            progress.say(f"{name}: {why}; tried again")
+                            waiting.insert(0, (name, attempt + 1))
+                            continue
+                        progress.say(f"{name}: {why}, {attempt} times")
+                        late += [name] * (job in overdue)
+                    advance(1)
+        finally:
+            engine.close()
+    if late:
+        raise MachineError(
+            f"{', '.join(late)}: not finished in {workers.arm_minutes:g} minutes, {workers.retries}"
+            " retries included; the other arms are kept: give a larger --arm-minutes, or "
+            "--checkpoint-every so that a retry goes on where the last one stopped"
+        )

@@ -1,0 +1,140 @@
+"""Arms in processes of this machine; with several GPUs each process takes one."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from analyses.options import WorkerOptions
+from analyses.study.jobs import Lost, MakeOne
+from analyses.study.plan import StudyPlan
+from interp.errors import InputError
+
+
+@dataclass
+class LocalWorkers:
+    """Processes that each make one arm at a time; a lost one is replaced."""
+
+    plan: StudyPlan
+    out: Path
+    workers: WorkerOptions
+    make_one: MakeOne
+    pools: dict[int, ProcessPoolExecutor] = field(default_factory=dict)
+    jobs: dict[Future[str], int] = field(default_factory=dict)
+
+    def start(self, name: str) -> Future[str]:
+        """Begin an arm in a free process."""
+        number = next(i for i in range(self.workers.workers) if i not in self.jobs.values())
+        if number not in self.pools:
+            devices = devices_of(self.plan)
+            # spawn, because torch's threads do not survive a fork.
+            self.pools[number] = ProcessPoolExecutor(
+                1,
+                multiprocessing.get_context("spawn"),
+                initializer=partial(use_device, devices[number % len(devices)])
+                if devices
+                else None,
+            )
+        threads = max(1, multiprocessing.cpu_count() // self.workers.workers)
+        job = self.pools[number].submit(self.make_one, self.plan, self.out, name, threads)
+        self.jobs[job] = number
+        return job
+
+    def wait(self, jobs: Sequence[Any], seconds: float | None) -> Sequence[Any]:
+        """The ended jobs."""
+        return list(wait(jobs, seconds, FIRST_COMPLETED).done)
+
+    def result(self, job: Any) -> None:
+        """Raise what the arm raised."""
+        number = self.jobs.pop(job)
+        try:
+            job.result()
+        except BrokenProcessPool as error:
+            self.pools.pop(number).shutdown(wait=False)
+            raise Lost from error
+
+    def stop(self, job: Any) -> None:
+        """End the job's process."""
+        self._end(self.jobs.pop(job))
+
+    def close(self) -> None:
+        """End all processes."""
+        for number in list(self.pools):
+            if number in self.jobs.values():
+                self._end(number)
+            else:
+                self.pools.pop(number).shutdown()
+
+    def _end(self, number: int) -> None:
+        pool = self.pools.pop(number)
+        for process in list(pool._processes.values()):
+            process.kill()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def use_device(number: int) -> None:
+    """Make this process use one of the machine's GPUs, as the only one that it sees."""
+    visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[number] if visible else str(number)
+    import torch
+
+    torch.cuda.set_device(number % torch.cuda.device_count())
+
+
+def devices_of(plan: StudyPlan) -> list[int]:
+    """The GPUs that workers may take in turn; none if the plan names a device or has no GPU."""
+    import torch
+
+    if plan.model_options.get("device", "cuda") != "cuda" or not torch.cuda.is_available():
+        return []
+    return list(range(torch.cuda.device_count()))
+
+
+def require_room(plan: StudyPlan, workers: WorkerOptions) -> None:
+    """Check that the arms that train at the same time on one device fit it.
+
+    Raises:
+        InputError: several workers would share a device without ``--share-device``, or the plan's
+            memory for them is larger than the device.
+    """
+    from analyses.study.costs import checkpoint_size, memory_of
+    from interp.model.language_model import usable_device
+
+    if workers.workers < 2:
+        return
+    device = usable_device(plan.model_options.get("device"))
+    if device.type == "cpu":
+        return
+    devices = devices_of(plan) or [device.index]
+    together = math.ceil(workers.workers / len(devices))
+    if together == 1:
+        return
+    count = f"{len(devices)} GPU{'s' * (len(devices) > 1)}"
+    if not workers.share_device:
+        raise InputError(
+            f"--workers {workers.workers} with {count}: arms would share a device; give --workers "
+            f"{len(devices)}, or --share-device if the arms fit it together"
+        )
+    import torch
+
+    size = checkpoint_size(plan.model)
+    need = None if size is None else together * memory_of(plan, size)
+    room = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    if need is None or room is None:
+        raise InputError(
+            f"--share-device: the memory of {together} arms on one {device.type} device is not "
+            f"known before the model is downloaded; give --workers {len(devices)}"
+        )
+    if need > room:
+        raise InputError(
+            f"--share-device: {together} arms of about {need / together / 2**30:.1f} GiB do not "
+            f"fit one device of {room / 2**30:.0f} GiB; give fewer --workers"
+        )
