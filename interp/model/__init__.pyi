@@ -6,6 +6,8 @@ from .batching import in_order as in_order
 from .batching import is_out_of_memory as is_out_of_memory
 from .batching import map_in_batches as map_in_batches
 from .batching import next_batch as next_batch
+from .beginnings import begin as begin
+from .beginnings import shared_beginning as shared_beginning
 from .chat import Batch as Batch
 from .chat import Chat as Chat
 from .chat import Tokens as Tokens
@@ -37,8 +39,6 @@ from .precision import placed as placed
 from .probes import probe_tokens as probe_tokens
 from .self_check import AS_EXPECTED as AS_EXPECTED
 from .self_check import SelfCheck as SelfCheck
-from .shared_beginning import begin as begin
-from .shared_beginning import shared_beginning as shared_beginning
 from .thoughts import without_thoughts as without_thoughts
 
 __all__ = [
