@@ -98,7 +98,7 @@ def overlap_map(
         dimensions: of every subspace.
         layers: names of the layers; those of the fitted directions, or 0, 1, … by default.
         permutations: number of labellings, including the observed one.
-        resamples: bootstrap samples for intervals and reliabilities.
+        resamples: bootstrap samples for intervals; halvings for those of reliabilities.
         seed: of permutations, resamples and splits.
         level: coverage of intervals and bands.
 
