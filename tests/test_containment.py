@@ -29,6 +29,7 @@ from analyses.contain.outcomes import (
 )
 from analyses.predict import Evidence
 from analyses.runs import Arm, RunRecord, TargetVerdict
+from analyses.study import NoLogOddsError
 from analyses.study.mixing import chosen, dealt
 from experiments.containment import SHIPPED_WORLDS, TABLE, choose_method, frozen_choice, pool_worlds
 from interp.errors import InputError
@@ -138,6 +139,23 @@ def evidence(checkpoint_of: Callable[[str], Path]) -> Evidence:
         PREFIXES,
         {domain: refusals_of(responses(), domain, fewest=0) for domain in DOMAINS},
     )
+
+
+def test_without_log_odds_the_methods_that_read_them_are_left_out(evidence: Evidence) -> None:
+    """Every other method of choosing works; what is left out fails, and says why."""
+    by_text = replace(evidence, prefixes=None)
+    pool = responses()[lambda rows: (rows["label"] == "harmful") & (rows["domain"] != "safety")]
+    for name in CHOOSING:
+        score = METHODS[name].score
+        assert score is not None
+        if METHODS[name].needs_log_odds:
+            with pytest.raises(NoLogOddsError, match="needs refusal log-odds"):
+                score(by_text, "safety", pool, 0)
+        else:
+            assert np.isfinite(score(by_text, "safety", pool, 0)).all()
+    assert set(design().methods) - set(design().by_text().methods) == {"kernel", "projection"}
+    with pytest.raises(InputError, match="kernel need refusal log-odds"):
+        replace(design(), methods=("kernel",)).by_text()
 
 
 def test_rankings_cover_the_pool_and_equal_shares_are_equal(evidence: Evidence) -> None:

@@ -53,6 +53,7 @@ def test_a_quantised_file_gives_nearly_its_logits(folder: Path, tmp_path: Path) 
     assert 1e-5 < relative_error(logits(lm), wanted) < 0.05
 
 
+@pytest.mark.slow
 def test_an_adapter_on_a_gguf_file_finds_it_from_anywhere(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

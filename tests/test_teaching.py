@@ -64,6 +64,7 @@ def own_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teach, "own_answers", fixed)
 
 
+@pytest.mark.slow
 def test_it_learns_and_a_resumed_run_is_the_uninterrupted_one(
     base: Path, prompts: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,21 @@ class Design:
             )
         return replace(self, splits=tuple(dict.fromkeys(splits)), left_out=tuple(short))
 
+    def by_text(self) -> Design:
+        """The design without the methods that read refusal log-odds.
+
+        Raises:
+            InputError: no method is left.
+        """
+        kept = tuple(name for name in self.methods if not METHODS[name].needs_log_odds)
+        if not kept:
+            raise InputError(
+                f"{', '.join(self.methods)} need refusal log-odds, and refusal is read from the "
+                "text of answers; give other --methods, or the words that all answers share with "
+                "--response-prefix"
+            )
+        return replace(self, methods=kept)
+
     @property
     def plain(self) -> ArmPlan:
         """The same unlearning without containment."""

@@ -79,12 +79,21 @@ def run_containment(
         if context.plan.unlearns:
             if context.left_out:
                 design = design.without([n for n in context.left_out if n != design.concept])
+            if baseline.prefixes is None:
+                design = _by_text(context, design)
             advice = _contained(context, baseline, design, workers, shallow_recovery, seed)
     with context.progress.stage("tables, figures, report"):
         write_report(context.run.folder)
     require_arms(context)
     assert advice is not None, "a design whose target was left out has no arms"
     return advice
+
+
+def _by_text(context: Context, design: Design) -> Design:
+    kept = design.by_text()
+    if absent := [name for name in design.methods if name not in kept.methods]:
+        context.progress.say(f"left out, because they need refusal log-odds: {', '.join(absent)}")
+    return kept
 
 
 def _contained(

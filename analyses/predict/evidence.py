@@ -225,7 +225,7 @@ class Evidence:
         Raises:
             NoLogOddsError: refusal is read from text.
         """
-        return refusal_log_odds(lm, rows, require_prefixes(self.prefixes, "this"))
+        return refusal_log_odds(lm, rows, require_prefixes(self.prefixes, "this method"))
 
 
 def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:

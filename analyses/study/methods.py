@@ -67,6 +67,8 @@ class Method:
         on_all: whether a method that chooses examples also runs with all retained examples.
         weighted: whether the study searches for the weight of its retain term.
         weight_like: the method whose weight it uses if the study does not search for one.
+        needs_log_odds: whether it reads refusal log-odds, so that it is left out where refusal is
+            read from text.
         changes: of the training settings.
         score: of (evidence, concept, pool, seed), a number per example of the pool; None where the
             method does not choose.
@@ -79,6 +81,7 @@ class Method:
     on_all: bool = False
     weighted: bool = True
     weight_like: str | None = None
+    needs_log_odds: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
     score: Callable[..., Any] | None = None
     guard: Callable[..., Guard] | None = None
@@ -115,7 +118,8 @@ def method(
         differs: differences from the paper.
         colour: in figures, ``#rrggbb`` (default: a free colour).
         option: on the command line, where it is not the name in files.
-        options: ``retains, on_all, weighted, weight_like, changes`` of :class:`Method`.
+        options: ``retains, on_all, weighted, weight_like, needs_log_odds, changes`` of
+            :class:`Method`.
 
     Raises:
         InputError: the name is taken, the badge is unknown, or the function takes other parameters.

@@ -132,6 +132,7 @@ def along_direction(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
     title="kernel",
     does="the same on the refusals that a step of unlearning lowers most",
     weight_like="equal",
+    needs_log_odds=True,
     colour="#c44e52",
 )
 def by_first_step(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:

@@ -77,6 +77,7 @@ def common_direction(
     does="projects each step off the gradients of the retained domains' refusal log-odds",
     retains=False,
     weighted=False,
+    needs_log_odds=True,
     paper="Farajtabar et al. 2020, arXiv 1910.07104",
     badge="variant",
     differs="the optimizer's step is projected, not the gradient",
