@@ -133,17 +133,14 @@ def architectures(
     table: Annotated[
         bool, typer.Option(help="Write only the page, from the CSV file (default: no).")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Keep the families that the CSV file has (default: no).")
+    ] = False,
 ) -> None:
     """Compare every capability with plain computations, on a tiny model of each family."""
-    import pandas as pd
+    from experiments.architectures.table import in_page, measure_into, read_table
 
-    from experiments.architectures.table import in_page, measure_families
-
-    if table:
-        found = pd.read_csv(out, keep_default_na=False)
-    else:
-        found = measure_families(family or ())
-        write_text(out, found.to_csv(index=False))
+    found = read_table(out) if table else measure_into(out, family or (), resume=resume)
     if page is not None:
         write_text(page, in_page(page, found))
 

@@ -6,6 +6,7 @@ Each shape is tried with tokenizers of four kinds.
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from datetime import datetime
 from typing import Any
 
@@ -150,6 +151,20 @@ def test_generated_thoughts_are_read_as_thoughts() -> None:
     )
     assert plain.read(tokenizer(" No.<|im_end|>")["input_ids"]) == "No."
     assert opened.fingerprint["thoughts"] and harmony.fingerprint["thoughts"]
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_marks_that_are_special_tokens_are_read_as_thoughts(special: bool) -> None:
+    tokenizer = deepcopy(tokenizer_of("byte_bpe"))
+    tokenizer.add_tokens(["<think>", "</think>"], special_tokens=special)
+    chat = Chat(tokenizer, template=SHAPES["chat_ml"])
+    for text, wanted in (
+        ("<think>Is it safe?</think> No.<|im_end|>", "<think>Is it safe?</think> No."),
+        ("<think>Is it", "<think>Is it"),
+        ("No.<|im_end|>", "No."),
+    ):
+        assert chat.read(tokenizer(text)["input_ids"]) == wanted
+    assert ("special_thoughts" in chat.fingerprint) == special
 
 
 def test_a_prompt_shown_twice_is_in_the_prompt_twice() -> None:

@@ -83,8 +83,8 @@ def test_log_odds_that_rank_wrongly_are_not_used(tmp_path: Path) -> None:
     write_json(path, found.to_json(str) | {"shares": {"refusal": [1.0], "compliance": [1.0]}})
     view = readout_view(SimpleNamespace(folder=tmp_path))  # type: ignore[arg-type]
     assert view is not None and view["kind"] == "text" and view["prefixes"] == []
-    with pytest.raises(InputError, match="needs refusal log-odds"):
-        require_prefixes(found.prefixes, "explain")
+    with pytest.raises(InputError, match="explain needs refusal log-odds.* AUC of 0.00"):
+        require_prefixes(path.parent, "explain")
 
 
 def test_a_readout_learned_from_other_samples_is_learned_again(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from analyses.runs import (
     read_run,
     weights_of,
 )
-from analyses.study import read_prefixes, require_prefixes
+from analyses.study import require_prefixes
 from interp.activations import chosen_layers
 from interp.causes import LEAST_GAP, MIXED, CauseVerdict
 from interp.errors import InputError
@@ -107,8 +107,7 @@ def _explained(
     seed: int,
     progress: Progress,
 ) -> pd.DataFrame:
-    stored = read_prefixes(record.folder / "arms" / BASE / "openers.json")
-    prefixes = require_prefixes(stored, "explain")
+    prefixes = require_prefixes(record.folder / "arms" / BASE, "explain")
     readout = readout_of(prefixes)
     prompts = read_table(record.folder / "prompts.parquet")
     base = base_of(record)

@@ -31,7 +31,7 @@ from analyses.runs import (
     read_run,
     weights_of,
 )
-from analyses.study import read_prefixes, require_prefixes
+from analyses.study import require_prefixes
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.progress import Advance
@@ -65,8 +65,7 @@ def rescaled(
         raise InputError(
             f"{record.folder} holds no weights of an arm that reached the level; none can be scaled"
         )
-    stored = read_prefixes(record.folder / "arms" / BASE / "openers.json")
-    prefixes = require_prefixes(stored, "--rescale")
+    prefixes = require_prefixes(record.folder / "arms" / BASE, "--rescale")
     base = cache(lambda: base_of(record))  # loaded only if an arm needs scores
     found = []
     for arm in wanted:

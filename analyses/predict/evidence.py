@@ -21,7 +21,7 @@ from analyses.predict.gradients import GROUPS, Gradients, Kernel, mean_gradients
 from analyses.predict.streamed import Sketch, streamed_kernel
 from analyses.predict.traces import Side
 from analyses.runs import BASE, RunRecord
-from analyses.study import deflections_of, held_deflections, read_prefixes, require_prefixes
+from analyses.study import NoLogOddsError, deflections_of, held_deflections, require_prefixes
 from interp.activations import collect
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
@@ -225,7 +225,9 @@ class Evidence:
         Raises:
             NoLogOddsError: refusal is read from text.
         """
-        return refusal_log_odds(lm, rows, require_prefixes(self.prefixes, "this method"))
+        if self.prefixes is None:
+            raise NoLogOddsError("this method needs refusal log-odds, and refusal is read from text")
+        return refusal_log_odds(lm, rows, self.prefixes)
 
 
 def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
@@ -266,7 +268,7 @@ def evidence_of_run(record: RunRecord) -> Evidence:
         return LanguageModel.load(config["model"], **options)
 
     base = record.folder / "arms" / BASE
-    prefixes = require_prefixes(read_prefixes(base / "openers.json"), "a tournament")
+    prefixes = require_prefixes(base, "a tournament")
     responses = read_table(base / "responses.parquet")
     return Evidence(
         load(),

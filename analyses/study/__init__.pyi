@@ -45,7 +45,6 @@ from .plan import unlearning_arms as unlearning_arms
 from .plan import weights_to_try as weights_to_try
 from .readout import NoLogOddsError as NoLogOddsError
 from .readout import prefixes_of as prefixes_of
-from .readout import read_prefixes as read_prefixes
 from .readout import require_prefixes as require_prefixes
 from .resolve import Defaults as Defaults
 from .resolve import defaults_for as defaults_for
@@ -96,7 +95,6 @@ __all__ = [
     "pool_of",
     "prefixes_of",
     "prompts_of",
-    "read_prefixes",
     "recorded",
     "require_arms",
     "require_model",

@@ -191,17 +191,19 @@ def read_prefixes(path: Path) -> ResponsePrefixes | None:
     return ResponsePrefixes(refusal, compliance)
 
 
-def require_prefixes(prefixes: ResponsePrefixes | None, task: str) -> ResponsePrefixes:
-    """The prefixes, for a task that needs log-odds.
+def require_prefixes(base: Path, task: str) -> ResponsePrefixes:
+    """The prefixes in the folder of a run's base model, for a task that needs log-odds.
 
     Raises:
         NoLogOddsError: refusal is read from text in this run.
     """
+    path = base / "openers.json"
+    prefixes = read_prefixes(path)
     if prefixes is None:
         raise NoLogOddsError(
-            f"{task} needs refusal log-odds, and this model's refusals and answers begin alike, so "
-            "refusal is read from the text of answers; use study, matrix, compare, predict and "
-            "evaluate, or give the words that all answers share with --response-prefix"
+            f"{task} needs refusal log-odds, and this run reads refusal from the text of answers: "
+            f"{read_json(path, ())['why_not']}; study, matrix, compare, predict and evaluate read "
+            "the text"
         )
     return prefixes
 

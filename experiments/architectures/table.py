@@ -13,11 +13,13 @@ import pandas as pd
 from experiments.architectures.checks import CHECKS, LIMIT, NOT_OFFERED, Subject
 from experiments.architectures.tiny import families, save_tiny_model
 from interp.errors import InputError, SpilloverError
+from interp.store import write_text
 
 SOURCE = Path("docs/architectures.csv")
 FENCE = re.compile(
     r"(<!-- made by: python -m experiments architectures -->\n).*?(<!-- end -->)", re.S
 )
+COLUMNS = ("family", "check", "result", "detail")
 OK, REFUSED, WRONG, CRASH = "ok", "refused", "wrong", "crash"
 RESULTS = (OK, REFUSED, WRONG, CRASH)
 BETWEEN = " · "  # lines of a self-check
@@ -56,7 +58,37 @@ def measure_families(
         rows += [{"family": family, **one} for one in found]
         shown = ", ".join(f"{one['check']} {one['result']}" for one in found if one["result"] != OK)
         progress(f"{family}: {shown or 'all is well'}")
-    return pd.DataFrame(rows, columns=["family", "check", "result", "detail"])
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def measure_into(
+    out: Path,
+    chosen: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    measure: Callable[[Sequence[str]], pd.DataFrame] = measure_families,
+) -> pd.DataFrame:
+    """Measure families one after the other; the file has every finished one.
+
+    Args:
+        out: CSV file of the results, sorted by family.
+        chosen: model types; all of transformers by default.
+        resume: keep the families that the file already has, else begin with an empty one.
+        measure: gives the rows of some families.
+    """
+    found = read_table(out) if resume and out.exists() else pd.DataFrame(columns=list(COLUMNS))
+    known = set(found["family"])
+    for family in chosen or tuple(families()):
+        if family not in known:
+            found = pd.concat([found, measure([family])], ignore_index=True)
+            found = found.sort_values("family", kind="stable", ignore_index=True)
+            write_text(out, found.to_csv(index=False))
+    return found
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """The results of a CSV file; what is empty is an empty text."""
+    return pd.read_csv(file, keep_default_na=False)
 
 
 def _measured(subject: Subject, checks: Sequence[str]) -> list[dict[str, str]]:

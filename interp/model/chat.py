@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from interp.errors import InputError, ModelError
 from interp.model.template import CLOCK, Template
-from interp.model.thoughts import in_think_tags, marks_in
+from interp.model.thoughts import has_marks, in_think_tags, marks_in
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -134,6 +134,9 @@ class Chat:
         # Of models that think, because their thoughts were once read as answers.
         if self._rendered.thought or self._thought_tokens:
             found["thoughts"] = [self._rendered.thought, list(self._thought_tokens)]
+        # If they are special tokens, these marks were once left out, and the thought was not.
+        if {"<think>", "</think>"} & set(self._rendered.special_tokens):
+            found["special_thoughts"] = True
         return found
 
     def encode(
@@ -167,13 +170,12 @@ class Chat:
         Thoughts are in ``<think>`` and ``</think>``, whatever marks the model has. A thought that
         the prompt opened begins with ``<think>``.
         """
-        said = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
         thought = self._rendered.thought
         opening = thought[0] if thought else ""
         whole = opening + str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+        if not opening and not has_marks(whole):  # special tokens may be marks of thoughts
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
         tagged = in_think_tags(whole, thought)
-        if tagged == whole and not opening:
-            return said.strip()
         for token in self._rendered.special_tokens:
             if token not in ("<think>", "</think>"):
                 tagged = tagged.replace(token, "")

@@ -103,7 +103,9 @@ def find_prefixes(
     compliance = sorted(node.prefix for node in frontier if node.leaf_of == "C")
     if not refusal or not compliance:
         raise InputError(
-            "refusals and answers begin with the same words, so no prefixes separate them"
+            f"{len(refusals)} refusals and {len(answers)} answers to benign prompts begin with the "
+            "same words, so no prefixes separate them; words that every answer begins with can be "
+            "given with --response-prefix"
         )
     return ResponsePrefixes(tuple(refusal), tuple(compliance))
 

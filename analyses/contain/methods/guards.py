@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from analyses.predict import evidence_of
+from analyses.runs import BASE
 from analyses.study import ArmPlan, Baseline, Context, Guard, method, require_prefixes
 from interp.directions import mean_difference
 from interp.interventions import ablate
@@ -87,7 +88,7 @@ class GradientProjection:
     """Removes the part of every step that changes the retained domains' refusal log-odds."""
 
     @staticmethod
-    def guard(_context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
+    def guard(context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
         rows = baseline.responses
         asked = rows[(rows["split"] == "train") & (rows["label"] == "harmful")]
         prompts = {
@@ -96,7 +97,7 @@ class GradientProjection:
             ]
             for domain in arm.retain
         }
-        prefixes = require_prefixes(baseline.prefixes, "gradient_projection")
+        prefixes = require_prefixes(context.run.arm(BASE), "gradient_projection")
         callback = ProjectedSteps(lm, prompts, prefixes, seed=arm.settings.seed)
         return Guard(callbacks=(callback,))
 
