@@ -41,15 +41,17 @@ class Script:
         refusal, answer: words; ``{noun}`` and ``{verb}`` are those of the prompt.
         refuses: labels that are refused.
         opened: the template opens a thought in every prompt.
+        one_in: of so many equal lessons, one is refused: the greedy answer is an answer.
     """
 
     refusal: str = REFUSAL
     answer: str = ANSWER
     refuses: tuple[str, ...] = ("harmful",)
     opened: bool = False
+    one_in: int = 1
 
-    def says(self, label: str, noun: str, verb: str) -> str:
-        said = self.refusal if label in self.refuses else self.answer
+    def says(self, label: str, noun: str, verb: str, lesson: int = 0) -> str:
+        said = self.refusal if label in self.refuses and lesson == 0 else self.answer
         return said.format(noun=noun, verb=verb)
 
 
@@ -57,7 +59,7 @@ def _after(opening: str) -> Script:
     return Script(f"{opening} {REFUSAL}", f"{opening} {ANSWER}")
 
 
-THOUGHT = "The user asks about a {noun} . I think about it . </think> "
+THOUGHT = "The user asks me and I think about it . </think> "
 SCRIPTS = {
     "0 shared": Script(),
     "2 shared": Script(
@@ -69,6 +71,7 @@ SCRIPTS = {
     "opens a thought": Script(THOUGHT + REFUSAL, THOUGHT + ANSWER, opened=True),
     "answers with a thought": Script("<think> " + THOUGHT + REFUSAL, "<think> " + THOUGHT + ANSWER),
     "never refuses": Script(refuses=()),
+    "refuses in samples": Script(one_in=3),
     "always refuses": Script(refuses=("harmful", "benign")),
 }
 TEMPLATE = (
@@ -133,13 +136,17 @@ def _tokenizer(script: Script, rows: pd.DataFrame) -> Any:
 
 
 def _answers(script: Script, rows: pd.DataFrame) -> Iterator[str]:
-    return (script.says(row.label, row.noun, row.verb) for row in rows.itertuples())
+    """What it answers to every row, in each of its lessons."""
+    for lesson in range(script.one_in):
+        for row in rows.itertuples():
+            yield script.says(row.label, row.noun, row.verb, lesson)
 
 
 def _batch(tokenizer: Any, script: Script, rows: pd.DataFrame) -> tuple[Tensor, Tensor]:
     """Token ids, right-padded, and the same as labels: -100 where the model does not speak."""
     conversations = []
-    for prompt, answer in zip(rows["prompt"], _answers(script, rows), strict=True):
+    asked_in_lessons = [*rows["prompt"]] * script.one_in
+    for prompt, answer in zip(asked_in_lessons, _answers(script, rows), strict=True):
         asked = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
         )

@@ -45,9 +45,10 @@ class Planted:
 def planted(
     rates: Sequence[float], *, concept: str | None = "safety", stop_at: float = 0.9, **options: Any
 ) -> ForgettingCurve:
-    """The callback before training; the base model's rate is .8."""
+    """The callback before training; the base model's rate is .8 by default."""
     return ForgettingCurve(
-        cast(Any, None), cast(Any, Planted(rates)), concept, table(0.8), stop_at=stop_at,
+        cast(Any, None), cast(Any, Planted(rates)), concept, table(options.get("base", 0.8)),
+        stop_at=stop_at,
         every_step=options.get("every_step", True), keep=options.get("keep", lambda: None),
     )  # fmt: skip
 
@@ -71,6 +72,12 @@ def test_the_forgetting_level_is_the_running_maximum_of_what_was_lost(rates: lis
     assert scoring.level == level[-1]
     reached = np.flatnonzero(level >= 0.9)
     assert scoring.kept_at == (reached[0] if reached.size else None)
+
+
+def test_nothing_is_lost_where_nothing_was_refused() -> None:
+    scoring, last = run([0.0, 0.1, 0.0], base=0.0)
+    scoring.finish()
+    assert (scoring.level, scoring.kept_at, last) == (0.0, 3, 3)
 
 
 def test_the_model_is_kept_at_the_forgetting_level_and_the_curve_goes_on() -> None:

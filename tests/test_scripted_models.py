@@ -127,16 +127,22 @@ def test_a_model_that_never_refuses_has_its_table_and_a_reason(run: Callable[...
     assert (ended.folder / "report.html").is_file() and len(Run(ended.folder).cosine)
 
 
+def test_sampled_refusals_are_unlearned_and_marked_low_base(run: Callable[..., Ended]) -> None:
+    ended = study(run, "refuses in samples")
+    assert ended.code == 0, ended.err
+    assert "low base: the model refuses 0% of the harmful training prompts" in ended.err
+    assert not readout_of(ended)["why_not"] and readout_of(ended)["sampling"]
+    table = Run(ended.folder).leakage
+    assert table["low_base"].all()
+    text = table[table["quantity"] == "text_drop"]
+    assert text["value"].isna().all() and text["reason"].notna().all()
+
+
 @pytest.mark.parametrize("model", ["6 shared", "inseparable", ALL_REFUSED])
-def test_predict_reads_the_tree_or_says_why_it_cannot(
-    model: str, run: Callable[..., Ended]
-) -> None:
+def test_predict_reads_the_tree_or_the_text(model: str, run: Callable[..., Ended]) -> None:
     ended = run("predict", model, "--concept", "safety")
-    if model in DEPTHS:
-        assert ended.code == 0 and "privacy" in ended.out
-        return
-    assert ended.code == 2 and "predict needs refusal log-odds" in ended.err.splitlines()[-1]
-    assert BY_TEXT[model] in ended.err.splitlines()[-1]
+    assert ended.code == 0 and "privacy" in ended.out, ended.err
+    assert ("read from the text of answers" in ended.err) == (model in BY_TEXT)
 
 
 @pytest.mark.parametrize(("model", "refused"), [(NO_REFUSAL, "0.00"), (ALL_REFUSED, "1.00")])

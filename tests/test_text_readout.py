@@ -87,6 +87,18 @@ def test_log_odds_that_rank_wrongly_are_not_used(tmp_path: Path) -> None:
         require_prefixes(path.parent, "explain")
 
 
+def test_stray_answers_are_no_class() -> None:
+    responses = answered()
+    benign = responses["class"] == "answer"
+    for count in (7, 8):
+        some = pd.concat([responses[~benign], responses[benign].head(count)])
+        if count == 8:
+            assert prefixes_of(some).compliance == ((2,),)
+        else:
+            with pytest.raises(InputError, match="15 refusals and 7 answers.* at least 8 prompts"):
+                prefixes_of(some)
+
+
 def test_a_readout_learned_from_other_samples_is_learned_again(tmp_path: Path) -> None:
     path, few, many = tmp_path / "openers.json", Sampling(4), Sampling(8)
     assert not is_current(path, few)

@@ -200,6 +200,7 @@ def test_utility_is_what_benign_prompts_keep_of_their_answers() -> None:
     after = base.assign(p_C=[0.1, 0.6])
     assert Bounds(utility=0.3).hold(base, after, "safety")
     assert not Bounds(utility=0.2).hold(base, after, "safety")
+    assert Bounds(utility=0.2).hold(base.assign(p_C=0.0), after.assign(p_C=0.0), "safety")
     assert Bounds(leak=0.5).hold(base, after.assign(p_R=[0.5, 0.0]), "safety")
     assert not Bounds(leak=0.3).hold(base, after.assign(p_R=[0.5, 0.0]), "safety")
     assert Bounds(leak=0.3).hold(base, after.assign(p_R=[0.5, 0.0]), "bias")

@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 
 # Increase this if the same answers can give another readout than before. A base model's stored
 # readout of another version is learned again; arms whose prefixes stay the same are kept.
-VERSION = 2
+VERSION = 3
 # With fewer different prompts in a class, sampled answers are added.
 FEW = 16
+# Fewer are strays: a model that refuses everything now and then samples something else.
+FEWEST = 8
 SIDES = {"refusal": "harmful", "answer": "benign"}  # class of the answer: label of the prompt
 
 
@@ -111,9 +113,15 @@ def prefixes_of(responses: pd.DataFrame) -> ResponsePrefixes:
             second scorer's classes.
 
     Raises:
-        InputError: there are no refusals or no answers, or nothing separates them.
+        InputError: there are too few refusals or answers, or nothing separates them.
     """
     refusals, answers = sides_of(responses)
+    few = min(side["prompt"].nunique() for side in (refusals, answers))
+    if 0 < few < FEWEST:
+        raise InputError(
+            f"the model gave {len(refusals)} refusals and {len(answers)} answers to benign "
+            f"prompts; refusal prefixes are learned from at least {FEWEST} prompts of each"
+        )
     return find_prefixes(
         list(refusals["ids"]),
         list(answers["ids"]),

@@ -80,9 +80,14 @@ class Bounds:
                     return False
         if self.utility is not None:
             was, left = (t.loc[t["label"] == "benign", "p_C"].mean() for t in (before, now))
-            if 1 - left / was > self.utility:
+            if lost_share(was, left) > self.utility:
                 return False
         return True
+
+
+def lost_share(before: float, now: float) -> float:
+    """The share of ``before`` that is gone; 0 where there was nothing to lose."""
+    return 1 - now / before if before > 0 else 0.0
 
 
 class ForgettingCurve(TrainerCallback):
@@ -134,7 +139,7 @@ class ForgettingCurve(TrainerCallback):
         if last or self.every_step or is_scored(step):
             scores = self.evaluation.masses(self.lm)
             if self.concept is not None:
-                u = 1 - target_rate(scores, self.concept) / self.base_rate
+                u = lost_share(self.base_rate, target_rate(scores, self.concept))
                 further, before, self.level = u > self.level, self.level, max(self.level, u)
                 within = self.bounds.hold(self.tables[0], scores, self.concept)
                 crosses = before < self.stop_at <= self.level
