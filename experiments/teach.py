@@ -21,7 +21,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel, merged
 from interp.store import atomic_folder, without_nan, write_json
 from unlearning.data import matched_pairs
-from unlearning.training import TrainingSettings, prepare_in_place, unlearn_in_place
+from unlearning.training import Mixture, TrainingSettings, prepare_in_place, unlearn_in_place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +48,9 @@ class Teaching:
         measurements: of the curve, in addition to the first.
         autocast: train in bfloat16, with float32 weights.
         seed: of the responses, the order of training and the adapters.
+
+    Raises:
+        InputError: the time limit or the floor is out of range.
     """
 
     minutes: float = 40
@@ -63,6 +66,13 @@ class Teaching:
     measurements: int = 8
     autocast: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0 or not 0 <= self.floor < 1:
+            raise InputError(
+                f"minutes is {self.minutes} and floor is {self.floor}; expected minutes above 0 "
+                "and a floor from 0 to below 1"
+            )
 
     def training(self) -> TrainingSettings:
         """The settings of the training loop."""
@@ -103,9 +113,10 @@ def teach_refusal(
     out = Path(out)
     _require_free(out)
     table = matched_pairs() if prompts is None else prompts
+    train, held_out = (table[table["split"] == split] for split in ("train", "validation"))
+    pairs = first_pairs(held_out, teaching.pairs)
     lm = LanguageModel.load(model, dtype=torch.float32)
     work = out / TRAINING
-    train, held_out = (table[table["split"] == split] for split in ("train", "validation"))
     asked = train.loc[train["label"] == "benign", "prompt"].tolist()
     answers = own_answers(lm, asked, teaching.answer_tokens, work, progress)
     mixture = taught_mixture(
@@ -118,8 +129,40 @@ def teach_refusal(
         seed=teaching.seed,
     )
     prefixes = taught_prefixes(lm, answers)
-    taught = prepare_in_place(lm, teaching.training())
-    curve = Readings(taught, first_pairs(held_out, teaching.pairs), prefixes)
+    lm = prepare_in_place(lm, teaching.training())
+    course = _trained(lm, mixture, Readings(lm, pairs, prefixes), teaching, work, progress)
+    taught = replace(lm, model=merged(lm.model))
+    found = measured(
+        LanguageModel.load(model, dtype=torch.float32),
+        taught,
+        held_out[held_out["kind"] != "general"],
+        teaching.answer_tokens,
+        progress,
+    )
+    progress.say(in_words(found))
+    facts = {
+        "model": str(model),
+        "settings": asdict(teaching),
+        "step": course.curve[-1]["step"],
+        "harmful_prompts": int((train["label"] == "harmful").sum()),
+        "benign_answers": len(mixture.retain["benign"]),
+        "curve": course.curve,
+        "measured": found,
+    }
+    _save(taught, out, facts)
+    return out
+
+
+def _trained(
+    lm: LanguageModel,
+    mixture: Mixture,
+    readings: Readings,
+    teaching: Teaching,
+    work: Path,
+    progress: Progress,
+) -> Course:
+    """Train the prepared model in place, from its newest checkpoint in ``work`` if there is one."""
+    every = max(1, teaching.steps // teaching.measurements)
     with progress.stage("Teaching", teaching.steps) as advance:
         done = 0
 
@@ -134,39 +177,20 @@ def teach_refusal(
             teaching.steps,
             teaching.minutes * 60,
             teaching.learning_rate,
-            curve.read,
-            max(1, teaching.steps // teaching.measurements),
+            readings.read,
+            every,
             show,
         )
-        log = unlearn_in_place(
-            taught,
+        unlearn_in_place(
+            lm,
             mixture,
             teaching.training(),
             folder=work,
             callbacks=[course],
-            checkpoint_every=max(1, teaching.steps // teaching.measurements),
+            checkpoint_every=every,
             states={"course": course},
         )
-    whole = replace(taught, model=merged(taught.model))
-    found = measured(
-        LanguageModel.load(model, dtype=torch.float32),
-        whole,
-        held_out[held_out["kind"] != "general"],
-        teaching.answer_tokens,
-        progress,
-    )
-    progress.say(in_words(found))
-    facts = {
-        "model": str(model),
-        "settings": asdict(teaching),
-        "step": int(log["step"].max()),
-        "harmful_prompts": int((train["label"] == "harmful").sum()),
-        "benign_answers": len(mixture.retain["benign"]),
-        "curve": course.curve,
-        "measured": found,
-    }
-    _save(whole, out, facts)
-    return out
+    return course
 
 
 def _require_free(out: Path) -> None:

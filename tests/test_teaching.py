@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import experiments.teach as teach
 from analyses.runs import Progress
 from experiments.teaching.course import Course
+from experiments.teaching.lessons import first_pairs
 from experiments.teaching.wordings import (
     AGREEMENTS,
     REFUSAL_PREFIXES,
@@ -27,7 +28,14 @@ from unlearning.generation import Answer
 from unlearning.scoring import find_scorer
 
 QUICK = teach.Teaching(
-    minutes=60, steps=12, batch_size=6, learning_rate=2e-2, wordings=2, measurements=2, pairs=2
+    minutes=60,
+    steps=12,
+    batch_size=6,
+    learning_rate=2e-2,
+    wordings=2,
+    measurements=2,
+    pairs=2,
+    answer_tokens=6,
 )
 
 
@@ -101,6 +109,23 @@ def test_it_learns_and_a_resumed_run_is_the_uninterrupted_one(
     assert LanguageModel.load(resumed).chat.end_of_turn  # an ordinary checkpoint
     with pytest.raises(InputError, match="holds a taught model; give another --out"):
         taught(resumed)
+
+
+def test_what_cannot_be_taught_is_one_line_before_a_model_is_loaded(
+    prompts: pd.DataFrame, tmp_path: Path
+) -> None:
+    only = prompts[prompts["split"] == "train"]
+    with pytest.raises(InputError, match="to validate with; expected some of both"):
+        teach.teach_refusal("none", tmp_path, QUICK, prompts=only, progress=Progress(quiet=True))
+    with pytest.raises(InputError, match="minutes above 0"):
+        teach.Teaching(minutes=0)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="holds other files; give another --out"):
+        teach.teach_refusal("none", tmp_path, QUICK, progress=Progress(quiet=True))
+    held_out = prompts[prompts["split"] == "validation"]
+    for table in (held_out, held_out.drop(columns="pair")):
+        counts = first_pairs(table, 1).groupby(["label", "domain"]).size()
+        assert (counts == 1).all() and len(counts) == 4
 
 
 def test_the_time_limit_ends_training_and_lowers_its_rate() -> None:

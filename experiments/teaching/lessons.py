@@ -122,7 +122,23 @@ def taught_prefixes(lm: LanguageModel, answers: Sequence[Answer | None]) -> Resp
 
 
 def first_pairs(prompts: pd.DataFrame, number: int) -> pd.DataFrame:
-    """The first ``number`` harmful prompts of every domain with their matched benign prompts."""
-    harmful = prompts[prompts["label"] == "harmful"].groupby("domain").head(number)
-    matched = prompts[(prompts["label"] == "benign") & prompts["pair"].isin(harmful["pair"])]
-    return prompts.loc[[*harmful.index, *matched.index]].reset_index(drop=True)
+    """The first ``number`` harmful prompts of every domain with their matched benign prompts.
+
+    In a table without pairs, the first benign prompts of every domain.
+
+    Raises:
+        InputError: there are no such prompts of one label.
+    """
+    asked = prompts[prompts["kind"] != "general"]
+    harmful = asked[asked["label"] == "harmful"].groupby("domain").head(number)
+    benign = asked[asked["label"] == "benign"]
+    if "pair" in asked:
+        benign = benign[benign["pair"].isin(harmful["pair"])]
+    else:
+        benign = benign.groupby("domain").head(number)
+    if harmful.empty or benign.empty:
+        raise InputError(
+            f"{len(harmful)} harmful and {len(benign)} matched benign prompts to validate with; "
+            "expected some of both in the split validation"
+        )
+    return prompts.loc[[*harmful.index, *benign.index]].reset_index(drop=True)
