@@ -226,7 +226,9 @@ class Evidence:
             NoLogOddsError: refusal is read from text.
         """
         if self.prefixes is None:
-            raise NoLogOddsError("this method needs log-odds, and refusal is read from text")
+            raise NoLogOddsError(
+                "this method needs refusal log-odds, and this run reads refusal from text"
+            )
         return refusal_log_odds(lm, rows, self.prefixes)
 
 

@@ -126,9 +126,9 @@ class Forecast:
         if self.readout != LIKELIHOOD:
             return []
         said = [
-            "Refusals and answers of this model begin alike, so there are no refusal log-odds: the "
-            "forecast is read from the likelihood of the model's own refusals. It ranks domains; "
-            "its level was not compared with trained models."
+            "Refusal is read from the text of this model's answers, so there are no refusal "
+            "log-odds: the forecast is read from the likelihood of the model's own refusals. It "
+            "ranks domains; its level was not compared with trained models."
         ]
         if unread := list(self.leakage.loc[self.leakage["value"].isna(), "domain"]):
             said.append(f"Without a forecast, for too few refusals: {', '.join(unread)}.")
