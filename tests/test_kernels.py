@@ -96,6 +96,17 @@ def test_gradients_do_not_depend_on_the_batch(lm: LanguageModel) -> None:
         torch.testing.assert_close(one.of[name], other.of[name], rtol=1e-4, atol=1e-6)
 
 
+def test_answers_to_one_prompt_are_no_new_prompts(lm: LanguageModel) -> None:
+    """Sampled refusals repeat prompts: they share a group, so the jackknife does not shrink."""
+    rows = rows_of(lm)["one"]
+    once = mean_gradients(lm, rows, score)
+    thrice = mean_gradients(lm, rows * 3, score, prompts=PROMPTS["one"] * 3)
+    for name in once.of:
+        torch.testing.assert_close(once.of[name], thrice.of[name], rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match="3 prompts cannot make 4 groups"):
+        mean_gradients(lm, rows * 3, score, prompts=["a", "b", "c"] * 4)
+
+
 def test_the_gradient_of_a_state_is_the_change_that_it_makes(
     checkpoint_of: Callable[[str], Path],
 ) -> None:

@@ -63,6 +63,11 @@ def stored(lm: LanguageModel, sources: Side, targets: Side) -> Kernel:
     return gradient_kernel(*found)
 
 
+def _prompts(times: int) -> dict[str, list[str]]:
+    """The prompt of each row, where the rows are repeated."""
+    return {domain: list(texts) * times for domain, texts in PROMPTS.items()}
+
+
 def same(one: Kernel, other: Kernel) -> None:
     scale = np.abs(one.values).max()
     np.testing.assert_allclose(one.values, other.values, rtol=1e-5, atol=1e-5 * scale)
@@ -81,6 +86,11 @@ def test_it_is_the_kernel_of_stored_gradients(
     trainable = {n for n, p in lm.model.named_parameters() if p.requires_grad}
     same(streamed_kernel(lm, *sides(lm), groups=GROUPS), expected)
     same(streamed_kernel(lm, *sides(lm), groups=GROUPS, layers_at_once=3, batch_size=1), expected)
+    twofold = [
+        Side({d: [*rows, *rows] for d, rows in s.rows.items()}, s.scalar, _prompts(2))
+        for s in sides(lm)
+    ]
+    same(streamed_kernel(lm, *twofold, groups=GROUPS), expected)
     assert trainable == {n for n, p in lm.model.named_parameters() if p.requires_grad}
     assert all(p.grad is None for p in lm.model.parameters())
 

@@ -119,28 +119,39 @@ class Evidence:
 
     @cached_property
     def targets(self) -> tuple[str, ...]:
-        """Domains with at least eight deflections.
+        """Domains with at least eight deflections, of at least four prompts.
 
         Raises:
             InputError: there is none.
         """
-        counts = {domain: len(self.deflections[domain]) for domain in self.domains}
-        self.require_target(max(counts, key=lambda domain: counts[domain]))
-        return tuple(domain for domain, count in counts.items() if count >= FEWEST_REFUSALS)
+        found = tuple(domain for domain in self.domains if self._can_be_target(domain))
+        if not found:
+            self.require_target(max(self.domains, key=self._refusals))
+        return found
 
     def require_target(self, domain: str) -> None:
         """Check that a domain has enough deflections for a gradient.
 
         Raises:
-            InputError: it has fewer than eight.
+            InputError: it has fewer than eight, or they answer fewer than four prompts.
         """
-        count, asked = len(self.deflections[domain]), len(self.harmful[domain])
-        if count < FEWEST_REFUSALS:
+        if not self._can_be_target(domain):
+            count, refused = self._refusals(domain)
             raise InputError(
-                f"{domain}: {count} different refusals of {asked} training prompts, sampled ones "
-                f"included; a gradient needs {FEWEST_REFUSALS}: teach the model to refuse first, "
-                "or give more prompts with --prompts"
+                f"{domain}: {count} different refusals to {refused} of {len(self.harmful[domain])} "
+                f"training prompts, sampled ones included; a gradient needs {FEWEST_REFUSALS} to "
+                f"{GROUPS} prompts: teach the model to refuse first, or give more prompts with "
+                "--prompts"
             )
+
+    def _can_be_target(self, domain: str) -> bool:
+        count, refused = self._refusals(domain)
+        return count >= FEWEST_REFUSALS and refused >= GROUPS
+
+    def _refusals(self, domain: str) -> tuple[int, int]:
+        """The number of a domain's deflections, and of the prompts that they answer."""
+        rows = self.deflections[domain].head(MOST_PROMPTS)
+        return len(rows), rows["prompt"].nunique()
 
     def gradients_of_log_odds(self, domain: str) -> Gradients:
         """∇m_b of one domain."""
@@ -155,7 +166,13 @@ class Evidence:
             InputError: the model refuses fewer than eight of its training prompts.
         """
         rows = self._deflections(domain)
-        return mean_gradients(self.untrained, rows, _summed_log_prob, batch_size=self.batch_size)
+        return mean_gradients(
+            self.untrained,
+            rows,
+            _summed_log_prob,
+            prompts=self._deflected[domain],
+            batch_size=self.batch_size,
+        )
 
     @cached_property
     def objective_kernel_of_all_weights(self) -> Kernel:
@@ -178,7 +195,8 @@ class Evidence:
         return self._streamed(lambda place, _width: first[place])
 
     def _streamed(self, sketch: Sketch | None) -> Kernel:
-        refusals = Side({d: self._deflections(d) for d in self.targets}, _summed_log_prob)
+        rows = {d: self._deflections(d) for d in self.targets}
+        refusals = Side(rows, _summed_log_prob, {d: self._deflected[d] for d in self.targets})
         by_text = self.prefixes is None
         found = streamed_kernel(
             self.lm,
@@ -213,6 +231,11 @@ class Evidence:
             domain: [self.lm.chat.encode(prompt) for prompt in rows["prompt"]]
             for domain, rows in self.harmful.items()
         }
+
+    @property
+    def _deflected(self) -> Mapping[str, list[str]]:
+        """The prompt of each deflection; a prompt has several where refusals were sampled."""
+        return {d: list(rows.head(MOST_PROMPTS)["prompt"]) for d, rows in self.deflections.items()}
 
     def _deflections(self, domain: str) -> list[Tokens]:
         self.require_target(domain)

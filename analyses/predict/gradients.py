@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -43,32 +44,58 @@ class Gradients:
     of: Mapping[str, Float[Tensor, "group *shape"]]
 
 
+def in_groups(
+    rows: Sequence[Tokens], groups: int, prompts: Sequence[object] | None = None, of: str = ""
+) -> list[list[Tokens]]:
+    """The rows of each group. Prompts take the groups in turn; rows of one prompt share a group.
+
+    Args:
+        rows: to divide; each is one prompt by default.
+        groups: number of groups.
+        prompts: the prompt of each row.
+        of: what the prompts are of, for the error.
+
+    Raises:
+        InputError: fewer prompts than groups.
+    """
+    numbers, different = pd.factorize(np.array(range(len(rows)) if prompts is None else prompts))
+    if len(different) < groups:
+        raise InputError(
+            f"{len(different)} prompts{of and f' of {of}'} cannot make {groups} groups; give more "
+            "prompts"
+        )
+    return [
+        [row for row, number in zip(rows, numbers, strict=True) if number % groups == group]
+        for group in range(groups)
+    ]
+
+
 def mean_gradients(
     lm: LanguageModel,
     rows: Sequence[Tokens],
     scalar: Scalar,
     *,
+    prompts: Sequence[object] | None = None,
     groups: int = GROUPS,
     batch_size: int = 32,
     progress: Advance = silent,
 ) -> Gradients:
     """Gradients of the mean of ``scalar`` over every group of rows, for all trainable parameters.
 
-    Rows are assigned to groups in turn. The model does not change and accumulates no gradient.
+    Rows are assigned to groups as in :func:`in_groups`. The model does not change and accumulates
+    no gradient.
 
     Raises:
-        InputError: fewer rows than groups, or nothing in the model is trainable.
+        InputError: fewer prompts than groups, or nothing in the model is trainable.
     """
-    if len(rows) < groups:
-        raise InputError(f"{len(rows)} prompts cannot make {groups} groups; give more prompts")
+    by_group = in_groups(rows, groups, prompts)
     named = {n: p for n, p in lm.model.named_parameters() if p.requires_grad}
     if not named:
         raise InputError("the model has no trainable parameter; prepare it for training first")
     training = lm.model.training
     lm.model.eval()
     found = {n: torch.zeros(groups, *p.shape) for n, p in named.items()}
-    for group in range(groups):
-        chosen = [row for i, row in enumerate(rows) if i % groups == group]
+    for group, chosen in enumerate(by_group):
 
         def slopes(batch: list[int], chosen: Sequence[Tokens] = chosen) -> Sequence[Tensor | None]:
             values = scalar(lm, [chosen[i] for i in batch])

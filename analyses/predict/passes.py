@@ -55,9 +55,9 @@ def gather(
     pieces: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in block.traced]
     units = len(side.rows) * groups
     stored = [torch.zeros(units, *p.shape, device=p.device) for p in block.stored]
-    for number, rows in enumerate(side.rows.values()):
-        for group in range(groups):
-            chosen, unit = rows[group::groups], number * groups + group
+    for number, domain in enumerate(side.rows):
+        for group, chosen in enumerate(side.in_groups(domain, groups)):
+            unit = number * groups + group
 
             def one(batch: list[int], chosen: Sequence[Tokens] = chosen) -> Any:
                 return one_pass(lm, [chosen[i] for i in batch], side.scalar, block)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from analyses.predict.gradients import GROUPS, Kernel
 from analyses.predict.passes import Block, disagreeing, gather
 from analyses.predict.traces import Side, Traces, products
-from interp.errors import InputError, ModelError
+from interp.errors import ModelError
 from interp.model import LanguageModel, LinearWeight, linear_weights
 from interp.progress import Advance, silent
 
@@ -58,7 +58,7 @@ def streamed_kernel(
 
     Args:
         lm: the base model; its parameters' ``requires_grad`` is restored at the end.
-        sources, targets: the same domains. Rows are assigned to groups in turn.
+        sources, targets: the same domains. Prompts are assigned to groups in turn.
         groups: number of groups of each domain's rows; products use different groups.
         batch_size: rows in one forward, halved when memory runs out.
         layers_at_once: decoder layers whose inputs and gradients are held together.
@@ -66,15 +66,12 @@ def streamed_kernel(
         progress: called with the number of finished layers.
 
     Raises:
-        InputError: a domain has fewer rows than groups, or there are fewer than three groups.
+        InputError: a domain has fewer prompts than groups, or there are fewer than three groups.
         ModelError: modules share a weight, each with its own adapter, and traces are not exact.
     """
     for side in (sources, targets):
-        for domain, rows in side.rows.items():
-            if len(rows) < groups:
-                raise InputError(
-                    f"{len(rows)} prompts of {domain} cannot make {groups} groups; give more"
-                )
+        for domain in side.rows:
+            side.in_groups(domain, groups)  # raises before anything runs
     units = len(sources.rows) * groups, len(targets.rows) * groups
     found = np.zeros(units)
     training = lm.model.training

@@ -10,23 +10,35 @@ exactly; a bias adds ⟨g_i, g_j⟩.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analyses.predict.gradients import Scalar
+from analyses.predict.gradients import Scalar, in_groups
 from interp.model import Tokens
 
 
 @dataclass(frozen=True)
 class Side:
-    """Rows of every domain, and the scalar whose mean over them is differentiated."""
+    """Rows of every domain, and the scalar whose mean over them is differentiated.
+
+    ``prompts`` names the prompt of each row, of the domains in which a prompt has several rows.
+    """
 
     rows: Mapping[str, Sequence[Tokens]]
     scalar: Scalar
+    prompts: Mapping[str, Sequence[object]] = field(default_factory=dict)
+
+    def in_groups(self, domain: str, groups: int) -> list[list[Tokens]]:
+        """The rows of each group of a domain (:func:`analyses.predict.gradients.in_groups`).
+
+        Raises:
+            InputError: fewer prompts than groups.
+        """
+        return in_groups(self.rows[domain], groups, self.prompts.get(domain), domain)
 
 
 @dataclass(frozen=True)
