@@ -45,7 +45,7 @@ OF_A_MODEL = [
     if {"model", "base"} & {p.name for p in one.params} and path != "doctor"  # it writes nothing
 ]
 FUNCTIONS = command_functions()
-TIMED = re.compile(r"time: (about )?[\d.]+ \w+")  # by the speed of this moment
+TIMED = re.compile(r"(?m)^(time|memory|device): .*$")  # measured at this moment
 # What a dry run needs besides its model.
 GIVEN: dict[str, dict[str, Any]] = {
     "demo": {"seeds": 2},

@@ -100,10 +100,12 @@ def contain(
     if isinstance(context, DryRun):
         return context
     from analyses.contain import study
+    from analyses.costs import watched
 
-    advice = study.run_containment(
-        context, design, shallow_recovery=shallow_recovery, seed=seed, workers=made
-    )
+    with watched(out, context.expected, anew=plan.overwrite):
+        advice = study.run_containment(
+            context, design, shallow_recovery=shallow_recovery, seed=seed, workers=made
+        )
     typer.echo("\n".join([*advice.sentences, str(study.folder_of(out))]))
     return advice
 

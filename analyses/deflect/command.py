@@ -49,8 +49,14 @@ def deflect(
 
     The same command resumes an interrupted run.
     """
+    from analyses.costs import watched
     from analyses.deflect import engine
-    from analyses.deflect.plan import DeflectPlan, checked_deflection, deflection_plan_lines
+    from analyses.deflect.plan import (
+        DeflectPlan,
+        checked_deflection,
+        deflection_costs,
+        deflection_plan_lines,
+    )
     from analyses.runs import Progress
 
     asked = DeflectPlan(
@@ -68,10 +74,13 @@ def deflect(
         command=command_line(),
     )
     prompts_asked = checked_deflection(asked, out, overwrite=overwrite)
-    planned = DryRun(asked, tuple(deflection_plan_lines(asked, prompts_asked)))
+    estimate = None if server else deflection_costs(asked, prompts_asked)
+    costs = estimate.lines() if estimate else []
+    planned = DryRun(asked, (*deflection_plan_lines(asked, prompts_asked), *costs))
     if dry_run:
         return planned
     typer.echo(planned, err=True)
-    found = engine.run_deflection(asked, out, Progress(), overwrite=overwrite)
+    with watched(out, estimate.to_json() if estimate else None, anew=overwrite):
+        found = engine.run_deflection(asked, out, Progress(), overwrite=overwrite)
     typer.echo(found.text())
     return found

@@ -10,18 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from analyses.costs import Estimate, Subject, Work, answering_estimate, once, reading_of
 from analyses.deflect.data_set import MANIFEST, MORE
-from analyses.study import (
-    CHARACTERS_A_TOKEN,
-    TEMPLATE_TOKENS,
-    Defaults,
-    StudyPlan,
-    checkpoint_size,
-    defaults_for,
-    require_model,
-    scorer_of,
-    time_of,
-)
+from analyses.study import Defaults, StudyPlan, defaults_for, require_model, scorer_of
 from interp.errors import InputError, expected
 from interp.store import read_json, require_folder
 from unlearning.data import DOMAINS
@@ -114,7 +105,7 @@ def checked_deflection(
 
 
 def deflection_plan_lines(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
-    """The lines of the plan: its inputs and an upper bound of its cost."""
+    """The lines of the plan without its cost."""
     answers = len(asked) * plan.samples
     sampling = f"sampled at temperature {plan.temperature:g}" if plan.temperature else "greedy"
     lines = [
@@ -123,23 +114,21 @@ def deflection_plan_lines(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
         f"answers: {answers}, {sampling}, at most {plan.answer_tokens} new tokens each",
         f"refusals: as {scorer_of(plan.study).name} finds them",
     ]
-    length = asked["prompt"].str.len().mean() / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS
-    tokens = answers * (length + plan.answer_tokens)
-    size = None if plan.server else checkpoint_size(plan.model)
-    if size is not None:
-        parameters, held = size
-        lines.append(
-            f"memory: about {held * 1.2 / 2**30:.1f} GiB; time: {time_of(2 * tokens * parameters)} "
-            "or more, because generating is slower than reading"
-        )
-    elif not plan.server:
-        lines.append("memory and time: unknown until the model has been downloaded")
     if answers < FEWEST_DEFLECTIONS:
         lines.append(
             f"note: {answers} answers cannot give the {FEWEST_DEFLECTIONS} refusals that "
             f"unlearning needs; {MORE}"
         )
     return lines
+
+
+def deflection_costs(plan: DeflectPlan, asked: pd.DataFrame) -> Estimate:
+    """The time and memory of asking a local model."""
+    prompts = list(asked["prompt"])
+    reading = reading_of(prompts, plan.answer_tokens, plan.model, plan.model_options)
+    subject = Subject(plan.model, plan.model_options)
+    work = reading.answers(len(prompts) * plan.samples) + once(Work(arms=1))
+    return answering_estimate([subject], reading, work, plan.batch_size)
 
 
 def _check_server(plan: DeflectPlan) -> None:

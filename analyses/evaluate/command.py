@@ -133,6 +133,7 @@ def evaluate(
     from analyses.evaluate.plan import (
         EvaluationPlan,
         checked_evaluation,
+        evaluation_costs,
         evaluation_plan_lines,
         require_own_folder,
     )
@@ -154,17 +155,21 @@ def evaluate(
     )
     inputs = checked_evaluation(asked)
     require_own_folder(asked, out, overwrite=overwrite)
-    planned = DryRun(asked, tuple(evaluation_plan_lines(inputs)))
+    estimate = evaluation_costs(inputs)
+    costs = estimate.lines() if estimate else []
+    planned = DryRun(asked, (*evaluation_plan_lines(inputs), *costs))
     if dry_run:
         return planned
     typer.echo(planned, err=True)
+    from analyses.costs import watched
     from analyses.evaluate.engine import find_out
     from analyses.evaluate.page import write_evaluation
     from analyses.evaluate.words import evaluation_text
     from analyses.runs import Progress, RunFolder
 
     progress = Progress()
-    with RunFolder(out).locked():
+    announced = estimate.to_json() if estimate else None
+    with RunFolder(out).locked(), watched(out, announced, anew=overwrite):
         findings = find_out(inputs, out, progress)
         with progress.stage("tables, figures, report"):
             page, measures = write_evaluation(

@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.study import (
+from analyses.costs import (
     CHARACTERS_A_TOKEN,
-    TEMPLATE_TOKENS,
-    Defaults,
-    check_line,
-    checkpoint_size,
-    defaults_for,
-    name_of,
-    require_model,
-    time_of,
+    Estimate,
+    Subject,
+    Work,
+    answering_estimate,
+    once,
+    reading_of,
 )
+from analyses.study import Defaults, check_line, defaults_for, name_of, require_model
 from interp.errors import InputError, expected
 from interp.store import file_hash, require_folder
 from unlearning.scoring import Scorer, find_scorer
@@ -225,7 +224,7 @@ def texts_in(path: str) -> tuple[str, ...]:
 
 
 def evaluation_plan_lines(inputs: Inputs) -> list[str]:
-    """The plan in lines: its inputs and its cost."""
+    """The plan in lines, without its time and memory."""
     from unlearning.scoring import ModelScorer
 
     plan, prompts = inputs.plan, inputs.prompts
@@ -247,22 +246,24 @@ def evaluation_plan_lines(inputs: Inputs) -> list[str]:
     if plan.tasks:
         template = "in the chat format" if plan.tasks.chat_template else "without a chat template"
         lines.append(f"tasks: {', '.join(plan.tasks.names)}, {template}")
-    length = prompts["prompt"].str.len().mean() / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS
-    tokens = answers * (length + plan.answer_tokens)
-    lines.append(f"work: {tokens / 1e6:.2f} M tokens read or generated for {answers} answers")
-    sizes = [checkpoint_size(source) for source in plan.loaded]
-    if plan.loaded and None not in sizes:
-        found = [size for size in sizes if size is not None]
-        # Answers are read once more for the masses, the coherence and the divergence.
-        seconds = time_of(2 * 3 * tokens / len(found) * sum(n for n, _ in found))
-        memory = max(held for _, held in found) * 1.2 / 2**30
-        lines.append(
-            f"memory: about {memory:.1f} GiB on the device, for one model at a time; time: "
-            f"about {seconds} or more, because generating is slower than reading"
-        )
-    elif plan.loaded:
-        lines.append("memory and time: unknown until the model has been downloaded")
+    lines.append(f"answers: {answers}, of at most {plan.answer_tokens} tokens")
     return lines
+
+
+def evaluation_costs(inputs: Inputs) -> Estimate | None:
+    """The time and memory of the models that are loaded here, without tasks and model scorers."""
+    if not inputs.plan.loaded:
+        return None
+    plan, prompts = inputs.plan, list(inputs.prompts["prompt"])
+    source = plan.loaded[0]
+    reading = reading_of(prompts, plan.answer_tokens, source, plan.model_options)
+    rows, models = len(prompts), len(plan.loaded)
+    texts = sum(map(len, inputs.texts)) / CHARACTERS_A_TOKEN
+    # Answers are read again for their coherence and the divergence from the base.
+    work = once(Work(arms=1, pages=0.5, read=texts)) + reading.answers(rows)
+    work += reading.forced(rows) + reading.masses(rows) + reading.forced(rows)
+    subjects = [Subject(one, plan.model_options) for one in plan.loaded]
+    return answering_estimate(subjects, reading, work.times(models), plan.batch_size)
 
 
 def _reading(reader: ResponseReader, prompts: Sequence[str], plan: EvaluationPlan) -> str:

@@ -50,6 +50,7 @@ def predict(
     dry_run: DryRunOnly = False,
 ) -> Forecast | DryRun:
     """Forecast, before training, how much refusal each domain will lose."""
+    from analyses.costs import watched
     from analyses.predict.forecasts import (
         ADAPTERS,
         report_forecast,
@@ -74,7 +75,8 @@ def predict(
     context = check(replace(asked, arms=()), out, dry_run)  # no arms: nothing to train
     if isinstance(context, DryRun):
         return context
-    found = report_forecast(context, concept, settings, read_choices(), seed=seed, over=kernel)
+    with watched(out, context.expected, anew=overwrite):
+        found = report_forecast(context, concept, settings, read_choices(), seed=seed, over=kernel)
     typer.echo(found.text(out))
     return found
 

@@ -37,6 +37,7 @@ from interp.errors import InputError, expected
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analyses.costs import Estimate
     from analyses.reproduce.plan import Planned, ProtocolOptions
     from analyses.reproduce.result import Result
 
@@ -144,6 +145,7 @@ def reproduce(
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("this command runs in one process; give --workers for several arms")
+    from analyses.costs import watched
     from analyses.reproduce.engine import run_protocol
     from analyses.reproduce.page import PAGE
     from analyses.reproduce.plan import ProtocolOptions, planned
@@ -184,22 +186,23 @@ def reproduce(
     table = _prompts(asked)
     first = planned(asked, table)
     require_workers(first.study, made)
-    shown = DryRun(asked, tuple(protocol_plan_lines(asked, first, table)))
+    costs, estimate = protocol_costs(asked, first, table)
+    shown = DryRun(asked, (*protocol_plan_lines(asked, first, table), *costs))
     if dry_run:
         return shown
     typer.echo(shown, err=True)
     if not (yes or _confirmed()):
         return None
-    found = run_protocol(asked, table, out, Progress(), workers=made)
+    with watched(out, estimate.to_json(), anew=overwrite):
+        found = run_protocol(asked, table, out, Progress(), workers=made)
     typer.echo(reproduction_text(found, out / PAGE))
     return found
 
 
 def protocol_plan_lines(asked: ProtocolOptions, first: Planned, prompts: pd.DataFrame) -> list[str]:
-    """The lines of the plan; before phase 1 its numbers are upper bounds."""
+    """The lines of the plan without its cost; before phase 1 its numbers are upper bounds."""
     from analyses.reproduce.published import SOURCE
     from analyses.reproduce.words import arm_label, left_out_words
-    from analyses.study import what_it_takes
 
     known = asked.known
     lines = [
@@ -220,8 +223,19 @@ def protocol_plan_lines(asked: ProtocolOptions, first: Planned, prompts: pd.Data
     lines += [f"left out: {one}" for one in left_out_words(first.left_out)]
     if asked.tasks:
         lines.append(f"tasks: {', '.join(asked.tasks.names)}, of the original model and every arm")
-    size = (known.parameters, 2 * known.parameters) if known else None  # bfloat16
-    return lines + what_it_takes(first.study, prompts, size)
+    return lines
+
+
+def protocol_costs(
+    asked: ProtocolOptions, first: Planned, prompts: pd.DataFrame
+) -> tuple[list[str], Estimate]:
+    """Work, memory and time, in lines and in numbers."""
+    from analyses.costs import Weights
+    from analyses.study import study_costs
+
+    known = asked.known
+    weights = Weights(known.parameters, 2 * known.parameters) if known else None  # bfloat16
+    return study_costs(first.study, prompts, weights=weights)
 
 
 def _prompts(asked: ProtocolOptions) -> pd.DataFrame:

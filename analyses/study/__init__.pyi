@@ -10,12 +10,8 @@ from .command import demo as demo
 from .command import study as study
 from .context import Context as Context
 from .context import study_context as study_context
-from .costs import CHARACTERS_A_TOKEN as CHARACTERS_A_TOKEN
-from .costs import TEMPLATE_TOKENS as TEMPLATE_TOKENS
 from .costs import check_line as check_line
-from .costs import checkpoint_size as checkpoint_size
-from .costs import time_of as time_of
-from .costs import what_it_takes as what_it_takes
+from .costs import study_costs as study_costs
 from .deflected import deflections_of as deflections_of
 from .deflected import held_deflections as held_deflections
 from .deflected import require_arms as require_arms
@@ -57,12 +53,10 @@ from .workers import make_planned as make_planned
 from .workers import require_workers as require_workers
 
 __all__ = [
-    "CHARACTERS_A_TOKEN",
     "LEAST_ANSWERS",
     "LEAST_RECOVERY",
     "METHODS",
     "RANKING",
-    "TEMPLATE_TOKENS",
     "ArmPlan",
     "Baseline",
     "Containment",
@@ -75,7 +69,6 @@ __all__ = [
     "answer_log",
     "check",
     "check_line",
-    "checkpoint_size",
     "compare",
     "defaults_for",
     "deflections_of",
@@ -107,11 +100,10 @@ __all__ = [
     "scorer_of",
     "study",
     "study_context",
+    "study_costs",
     "study_plan",
-    "time_of",
     "train_arm",
     "unlearning_arms",
     "weights_to_try",
-    "what_it_takes",
     "with_enough_deflections",
 ]

@@ -94,7 +94,7 @@ def check(plan: StudyPlan, out: Path, dry_run: bool, more: Sequence[str] = ()) -
     """Check the plan's inputs and print them (and more lines); a dry run returns them instead."""
     from analyses.runs import Progress
     from analyses.study.context import study_context
-    from analyses.study.costs import study_plan_lines
+    from analyses.study.costs import study_costs, study_plan_lines
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
@@ -103,12 +103,13 @@ def check(plan: StudyPlan, out: Path, dry_run: bool, more: Sequence[str] = ()) -
         )
     context = study_context(plan, out, Progress())
     refuse_other_settings(context)
-    lines = [*study_plan_lines(context.plan, context.prompts), *context.left_out_lines, *more]
-    planned = DryRun(context.plan, tuple(lines))
+    costs, estimate = study_costs(context.plan, context.prompts)
+    lines = study_plan_lines(context.plan, context.prompts) + costs
+    planned = DryRun(context.plan, (*lines, *context.left_out_lines, *more))
     if dry_run:
         return planned
     typer.echo(planned, err=True)
-    return context
+    return replace(context, expected=estimate.to_json())
 
 
 def run_plan(
@@ -126,10 +127,14 @@ def run_plan(
     context = check(plan, out, dry_run)
     if isinstance(context, DryRun):
         return context
+    from analyses.costs import watched
     from analyses.runs import Run
     from analyses.study import engine as study
 
-    report = study.run_checked_study(context, workers=workers, show_completions=show_completions)
+    with watched(out, context.expected, anew=plan.overwrite):
+        report = study.run_checked_study(
+            context, workers=workers, show_completions=show_completions
+        )
     typer.echo(report)
     return Run(out)
 

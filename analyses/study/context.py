@@ -33,6 +33,7 @@ class Context:
     Attributes:
         given: the base model if it is already in memory; every arm then trains a copy of it.
         left_out: domains that the plan no longer unlearns or retains, each with the reason.
+        expected: the time and memory that the plan announced, for the manifest.
     """
 
     plan: StudyPlan
@@ -43,6 +44,7 @@ class Context:
     scorer: Scorer
     given: LanguageModel | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    expected: Mapping[str, Any] | None = None
 
     def without(self, short: Mapping[str, str]) -> Context:
         """The same study, with the same loaded model, without training data of some domains.

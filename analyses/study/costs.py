@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-import os
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from analyses.costs import (
+    Batch,
+    Estimate,
+    Extent,
+    Footprint,
+    Memory,
+    Reading,
+    Shapes,
+    Subject,
+    Weights,
+    Work,
+    device_of,
+    peak,
+    reading_memory,
+    reading_of,
+    seconds_of,
+    step_memory,
+    trained_model,
+)
 from analyses.study.plan import ArmPlan, StudyPlan
-from analyses.study.resolve import lineage
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CHARACTERS_A_TOKEN = 4
-TEMPLATE_TOKENS = 20
-# Speed of a transformer's forward pass as a share of a matrix product's speed: a rule of thumb.
-EFFICIENCY = 0.3
+    from unlearning.training import TrainingSettings
+
 NAMED_ARMS = 20
+# Where an arm usually ends: of 40 arms of model organisms and of SmolLM2, most plain ones reached
+# the level in 10 to 24 steps; with a retain set they took 1.8 times as many.
+USUAL_STEPS, USUAL_SHARE, RETAINED = 20, 0.25, 1.8
+# Readings of answers along an arm, and their prompts.
+READINGS, READ_PROMPTS = 4, 32
+SEARCHED = 7  # further readings where the kept model does not comply
 
 
-@dataclass(frozen=True)
-class Work:
-    """Upper bounds on a plan's optimizer steps and tokens, for any model size."""
-
-    steps: int
-    trained: float
-    read: float
-
-    def operations(self, parameters: int) -> float:
-        """Floating-point operations with a model of this number of parameters."""
-        return parameters * (2 * self.read + 6 * self.trained)
-
-
-def study_plan_lines(
-    plan: StudyPlan, prompts: pd.DataFrame, size: tuple[int, int] | None = None
-) -> list[str]:
-    """The plan in lines. Numbers are upper bounds: training stops at the forgetting level.
-
-    Args:
-        plan: the plan to describe.
-        prompts: its prompts table.
-        size: parameters and bytes of the model (default: read from its folder).
-    """
+def study_plan_lines(plan: StudyPlan, prompts: pd.DataFrame) -> list[str]:
+    """The plan in lines, without its time and memory."""
     harmful = prompts[prompts["label"] == "harmful"]
     counts = harmful.groupby("split").size().to_dict()
-    lines = [
+    return [
         f"model: {plan.model}",
         f"prompts: {len(prompts)} ({len(harmful)} harmful: "
         + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("train", "validation", "test"))
@@ -55,7 +53,6 @@ def study_plan_lines(
         *([f"deflections: {plan.sampling.line}"] * plan.unlearns),
         check_line(plan.model),
     ]
-    return lines + what_it_takes(plan, prompts, size)
 
 
 def check_line(model: str) -> str:
@@ -76,84 +73,182 @@ def _arms(plan: StudyPlan) -> str:
     return f"arms: {len(plan.arms)} at most ({', '.join(names)})"
 
 
-def what_it_takes(
-    plan: StudyPlan, prompts: pd.DataFrame, size: tuple[int, int] | None = None
-) -> list[str]:
-    """Work, memory and time in lines; arguments are those of :func:`study_plan_lines`."""
-    work = work_of(plan, prompts)
+def work_lines(plan: StudyPlan, work: Extent) -> list[str]:
+    """The work of a study in lines."""
     lines = [
-        f"work: {work.steps} optimizer steps at most, {work.trained / 1e6:.1f} M tokens trained "
-        f"on, {work.read / 1e6:.1f} M tokens read or generated"
+        f"work: about {work.expected.steps:.0f} optimizer steps, {work.at_most.steps:.0f} at most; "
+        f"{_millions(work.expected.trained, work.at_most.trained)} trained on, "
+        f"{_millions(*(one.read + one.generated for one in (work.expected, work.at_most)))} read "
+        "or generated"
     ]
-    size = size or checkpoint_size(plan.model)
-    if size is None:
-        lines.append("memory and time: unknown until the model has been downloaded")
-        return lines
     if _holds_reference(plan):
         lines.append(
             "reference: a frozen copy of the model stays in memory, because an objective needs its "
             "logits or states (with LoRA, the adapters are switched off instead)"
         )
-    memory = memory_of(plan, size)
-    span = time_of(work.operations(size[0]))
-    lines.append(
-        f"memory: about {memory / 2**30:.1f} GiB and activations; time: {span} at most "
-        "on this device, roughly"
-    )
-    name, held = device_found()
-    room = f"{name}, {held / 2**30:.0f} GiB" if held else name
-    lines.append(f"device: {room}" + ("; this does not fit" if held and memory > held else ""))
     return lines
 
 
-def work_of(plan: StudyPlan, prompts: pd.DataFrame) -> Work:
-    """Steps and tokens of every arm, and of scoring them along the run."""
+def _millions(expected: float, most: float) -> str:
+    return f"{expected / 1e6:.2f} M tokens ({most / 1e6:.2f} M at most)"
+
+
+def study_costs(
+    plan: StudyPlan,
+    prompts: pd.DataFrame,
+    *,
+    timing: bool = True,
+    more: Extent | None = None,
+    weights: Weights | None = None,
+) -> tuple[list[str], Estimate]:
+    """Work, memory and time of a study, in lines and in numbers.
+
+    Args:
+        plan: the study.
+        prompts: its prompts table.
+        timing: measure the time of a few steps on the device now.
+        more: work in addition to the study's.
+        weights: of the model, where they are known without its files.
+    """
+    reading = reading_of(
+        list(prompts["prompt"]), plan.max_new_tokens, plan.model, plan.model_options
+    )
+    work = work_of(plan, prompts, reading)
+    work = work if more is None else work + more
+    subject = Subject(plan.model, plan.model_options, weights)
+    settings = _largest(plan)
+    batch = batch_of(settings, plan, reading) if settings else None
+    found = subject.footprint(settings)
+    device = device_of(plan.model_options)
+    memory = None if found is None else memory_of(plan, reading, batch, *found)
+    rates = None
+    if timing and found is not None:
+        rows = min(plan.batch_size, len(prompts))
+        shapes = Shapes(rows, round(reading.prompt), round(reading.own), batch)
+        rates = subject.rates(shapes, settings)
+    rough = (found is not None and found[1].is_rough) or (rates is not None and rates.is_rough)
+    estimate = Estimate(device, memory, seconds_of(rates, work), is_rough=rough)
+    return [*work_lines(plan, work), *estimate.lines()], estimate
+
+
+def work_of(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
+    """All that a study reads, generates and trains."""
+    evaluated = prompts[prompts["split"] != "train"]
+    harmful = evaluated[evaluated["label"] == "harmful"]
+    rows, along = len(evaluated), len(evaluated if plan.benign_along else harmful)
+    total = _base(len(prompts), rows, reading)
+    plain = max([_steps(arm)[0] for arm in plan.arms if arm.training], default=0)
+    for arm in plan.arms:
+        scored = _read_out(rows, reading)
+        if arm.training is None:
+            total += scored
+            continue
+        usual, most = _steps(arm)
+        usual = min(usual, plain) if arm.control else usual
+        share = 0.6 if arm.sweep else 1.0  # a sweep usually ends at the third of five weights
+        one = scored + _trained(arm, plan, usual, most, reading) + _along(
+            plan, usual, most, along, reading
+        )  # fmt: skip
+        if arm.concept is not None:
+            one += _readings(len(harmful) // 2, reading)
+        total += Extent(one.expected * share, one.at_most)
+    return total
+
+
+def _base(prompts: int, rows: int, reading: Reading) -> Extent:
+    """Answers to all prompts, scores and states of the evaluated ones, and the report."""
+    once = Work(arms=1, pages=1)
+    return (
+        reading.answers(prompts) + reading.masses(rows) + reading.states(rows) + Extent(once, once)
+    )
+
+
+def _read_out(rows: int, reading: Reading) -> Extent:
+    """The last scores of an arm, with text, and its states."""
+    once = Work(arms=1)
+    return (
+        reading.answers(rows) + reading.masses(rows) + reading.forced(rows)
+        + reading.states(rows) + Extent(once, once)
+    )  # fmt: skip
+
+
+def _steps(arm: ArmPlan) -> tuple[int, int]:
+    """Optimizer steps that an arm usually takes, and at most."""
+    most = arm.settings.max_steps
+    usual = max(USUAL_STEPS, round(USUAL_SHARE * most)) * (RETAINED if arm.retain else 1)
+    return min(most, round(usual)), most
+
+
+def _trained(arm: ArmPlan, plan: StudyPlan, usual: int, most: int, reading: Reading) -> Extent:
+    settings = arm.settings
+    batch = batch_of(settings, plan, reading, retained=bool(arm.retain))
+    rows = settings.batch_size * (1 + batch.extra / batch.rows)
+    most_tokens = rows * (reading.prompt + reading.answer)
+    return Extent(
+        Work(trained=usual * rows * batch.tokens, steps=usual, read=8 * rows * batch.tokens),
+        Work(trained=most * most_tokens, steps=most, read=32 * most_tokens),
+    )
+
+
+def _along(plan: StudyPlan, usual: int, most: int, rows: int, reading: Reading) -> Extent:
+    """The scores along training."""
     from unlearning.training import is_scored
 
-    length = prompts["prompt"].str.len().mean() / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS
-    evaluated = prompts[prompts["split"] != "train"]
-    along = evaluated if plan.benign_along else evaluated[evaluated["label"] == "harmful"]
-    answer = plan.max_new_tokens
-    forward = len(prompts) * (length + answer) + len(plan.arms) * len(evaluated) * (length + answer)
-    backward = 0.0
-    trained = [arm for arm in plan.arms if arm.training]
-    for arm in trained:
-        settings = arm.settings
-        rows = settings.batch_size * (1 + (settings.retain_ratio if arm.retain else 0))
-        steps = settings.max_steps
-        backward += steps * rows * (length + answer)
-        scored = sum(plan.every_step or is_scored(step) for step in range(1, steps + 1))
-        forward += scored * len(along) * length
-    steps = sum(arm.training.max_steps for arm in trained if arm.training)
-    return Work(steps, backward, forward)
+    times = [
+        sum(plan.every_step or is_scored(step) for step in range(1, steps + 1))
+        for steps in (usual, most)
+    ]
+    one = reading.masses(rows)
+    return Extent(one.expected * times[0], one.at_most * times[1])
 
 
-def memory_of(plan: StudyPlan, size: tuple[int, int]) -> float:
-    """Bytes on the device without activations; ``size`` is the model's parameters and bytes."""
-    parameters, held = size
+def _readings(tested: int, reading: Reading) -> Extent:
+    """The answers along training, and those to test prompts at its end."""
+    once = reading.answers(READ_PROMPTS) + reading.forced(READ_PROMPTS)
+    end = reading.answers(tested) + reading.masses(tested) + reading.forced(tested)
+    return end + Extent(once.expected * READINGS, once.at_most * (READINGS + 2 + SEARCHED))
+
+
+def batch_of(
+    settings: TrainingSettings, plan: StudyPlan, reading: Reading, *, retained: bool | None = None
+) -> Batch:
+    """The rows of one forward in training, with answers of the usual length."""
+    from analyses.costs import USUAL_ANSWER
+
+    if retained is None:
+        retained = any(arm.retain for arm in plan.arms if arm.training)
+    rows = settings.micro_batch_size or settings.batch_size
+    response = USUAL_ANSWER * reading.answer
+    extra = rows * settings.retain_ratio if retained else 0
+    return Batch(rows, extra, reading.prompt + response, response)
+
+
+def _largest(plan: StudyPlan) -> TrainingSettings | None:
+    """The settings of the arm with the most trained parameters."""
     trained = [arm.training for arm in plan.arms if arm.training]
-    if not trained:
-        return held * 2
-    if any(one.trained != "lora" for one in trained):
-        # Float32 weights, gradients and two AdamW moments.
-        return parameters * 16 + (parameters * 4 if _holds_reference(plan) else 0)
-    # The weights, plus about a twelfth for rank-128 adapters with gradients and moments.
-    rank = max(one.lora_rank for one in trained)
-    return held * 1.1 + parameters * 0.08 * rank / 128 * 16
+    order = ("lora", "projections", "all")
+    return max(trained, key=lambda s: (order.index(s.trained), s.lora_rank), default=None)
 
 
-def device_found() -> tuple[str, int | None]:
-    """The device in use and its memory in bytes, if known."""
-    import torch
-
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        return properties.name, int(properties.total_memory)
-    threads = torch.get_num_threads()
-    name = f"CPU, {threads} {'thread' if threads == 1 else 'threads'}"
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
-        return name, None
-    return name, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def memory_of(
+    plan: StudyPlan, reading: Reading, batch: Batch | None, weights: Weights, footprint: Footprint
+) -> Memory:
+    """The peak of a study: the base model next to an arm that trains, or that answers."""
+    length = reading.prompt + reading.answer
+    answering = reading_memory(footprint, plan.batch_size, length)
+    device = device_of(plan.model_options)
+    settings = _largest(plan)
+    if settings is None or batch is None:
+        copies = 2 if plan.arms else 1
+        return peak(device, copies * weights.held + answering, copies * weights.held)
+    batch = replace(batch, tokens=length, response=reading.answer)
+    arm = trained_model(weights, footprint, settings)
+    training = step_memory(weights, footprint, settings, batch)
+    if _holds_reference(plan):
+        training += 4 * weights.parameters
+    on_device = weights.held + max(training, arm + answering)
+    # At an arm's end the trained model moves to main memory and is compared with its files.
+    return peak(device, on_device, weights.held * (1 + device.is_cpu) + arm)
 
 
 def _holds_reference(plan: StudyPlan) -> bool:
@@ -169,46 +264,3 @@ def _reads_reference(arm: ArmPlan) -> bool:
     terms = [for_forgetting(arm.settings.objective)]
     terms += [RETAIN.find(arm.settings.retain_objective)] if arm.retain else []
     return any(need in ("reference_logits", "reference_states") for t in terms for need in t.needs)
-
-
-def checkpoint_size(model: str) -> tuple[int, int] | None:
-    """Parameters and bytes of a local checkpoint (an adapter's base), from its weight files."""
-    from huggingface_hub import parse_local_safetensors_file_metadata
-
-    parameters = held = 0
-    for path in Path([*lineage(model)][-1]).glob("*.safetensors"):
-        # Read the header alone: the tensors may be incomplete.
-        tensors = parse_local_safetensors_file_metadata(path).tensors.values()
-        parameters += sum(tensor.parameter_count for tensor in tensors)
-        held += max((tensor.data_offsets[1] for tensor in tensors), default=0)
-    return (parameters, held) if parameters else None
-
-
-def time_of(operations: float) -> str:
-    """The time in words for this number of floating-point operations; measures the device."""
-    return _span(operations / (EFFICIENCY * device_speed()))
-
-
-def device_speed() -> float:
-    """Floating-point operations per second of a matrix product on the device in use."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = 4096 if device == "cuda" else 512
-    matrix = torch.randn(
-        size, size, device=device, dtype=torch.bfloat16 if device == "cuda" else None
-    )
-    for _ in range(2):
-        started = time.perf_counter()
-        for _ in range(4):
-            matrix @ matrix
-        if device == "cuda":
-            torch.cuda.synchronize()
-        elapsed = time.perf_counter() - started
-    return 4 * 2 * size**3 / elapsed
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

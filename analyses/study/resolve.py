@@ -6,12 +6,13 @@ the built-in matched pairs, in this order. Settings specific to model organisms 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analyses.costs import lineage
 from interp.errors import ModelError, nearest
 from interp.store import read_json
 
@@ -120,18 +121,6 @@ def defaults_for(*models: str | None) -> Defaults:
             if (Path(source) / ORGANISM_FILE).is_file():
                 return Defaults(source)
     return Defaults()
-
-
-def lineage(source: str) -> Iterator[str]:
-    """``source`` and, if it is an adapter's folder, its base models down to full weights."""
-    from interp.model import adapter_base
-
-    seen: set[str] = set()
-    while source not in seen:
-        yield source
-        seen.add(source)
-        if (Path(source) / "adapter_config.json").is_file():
-            source = adapter_base(Path(source))
 
 
 def depth_of(source: str) -> int | None:

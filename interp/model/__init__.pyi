@@ -30,9 +30,11 @@ from .hooks import with_hidden as with_hidden
 from .hooks import writing as writing
 from .kept_checks import last_check as last_check
 from .language_model import LanguageModel as LanguageModel
+from .language_model import find_layers as find_layers
 from .linear import LinearWeight as LinearWeight
 from .linear import linear_weights as linear_weights
 from .loading import check_source as check_source
+from .loading import is_gguf as is_gguf
 from .precision import doubled as doubled
 from .precision import has_float64 as has_float64
 from .precision import placed as placed
@@ -57,12 +59,14 @@ __all__ = [
     "check_source",
     "copied",
     "doubled",
+    "find_layers",
     "has_float64",
     "hidden_into",
     "hidden_of",
     "in_fitting_batches",
     "in_order",
     "in_parts",
+    "is_gguf",
     "is_out_of_memory",
     "is_probing",
     "joined",

@@ -1,4 +1,5 @@
 from .adapters import adapter_inputs as adapter_inputs
+from .adapters import fits as fits
 from .checkpoints import discard_all as discard_all
 from .checkpoints import newest_complete as newest_complete
 from .coverage import Coverage as Coverage
@@ -12,6 +13,7 @@ from .mixture import Example as Example
 from .mixture import Mixture as Mixture
 from .parameters import restore_parameters as restore_parameters
 from .parameters import save_parameters as save_parameters
+from .precision import compute_as_inputs as compute_as_inputs
 from .reference import with_references as with_references
 from .saving import check_saved as check_saved
 from .saving import keep_whole as keep_whole
@@ -31,8 +33,10 @@ __all__ = [
     "TrainingSettings",
     "adapter_inputs",
     "check_saved",
+    "compute_as_inputs",
     "coverage_of",
     "discard_all",
+    "fits",
     "is_scored",
     "keep_whole",
     "newest_complete",

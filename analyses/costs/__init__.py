@@ -1,0 +1,5 @@
+"""What a command will need and what it took: work, time, memory."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

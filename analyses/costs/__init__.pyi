@@ -1,0 +1,49 @@
+from .checkpoints import Weights as Weights
+from .checkpoints import lineage as lineage
+from .devices import device_of as device_of
+from .estimate import Estimate as Estimate
+from .estimate import Subject as Subject
+from .estimate import answering_estimate as answering_estimate
+from .estimate import seconds_of as seconds_of
+from .footprint import Footprint as Footprint
+from .lengths import CHARACTERS_A_TOKEN as CHARACTERS_A_TOKEN
+from .lengths import reading_of as reading_of
+from .memory import Batch as Batch
+from .memory import Memory as Memory
+from .memory import peak as peak
+from .memory import reading_memory as reading_memory
+from .memory import step_memory as step_memory
+from .memory import trained_model as trained_model
+from .outcome import watched as watched
+from .rates import Shapes as Shapes
+from .work import USUAL_ANSWER as USUAL_ANSWER
+from .work import Extent as Extent
+from .work import Reading as Reading
+from .work import Work as Work
+from .work import once as once
+
+__all__ = [
+    "CHARACTERS_A_TOKEN",
+    "USUAL_ANSWER",
+    "Batch",
+    "Estimate",
+    "Extent",
+    "Footprint",
+    "Memory",
+    "Reading",
+    "Shapes",
+    "Subject",
+    "Weights",
+    "Work",
+    "answering_estimate",
+    "device_of",
+    "lineage",
+    "once",
+    "peak",
+    "reading_memory",
+    "reading_of",
+    "seconds_of",
+    "step_memory",
+    "trained_model",
+    "watched",
+]

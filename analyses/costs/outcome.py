@@ -1,0 +1,58 @@
+"""What a command needed, next to what its plan announced: ``plan`` in a folder's manifest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from analyses.costs.devices import most_resident
+from interp.store import read_json, write_json
+
+MANIFEST = "manifest.json"
+PLAN = "plan"
+
+
+@contextmanager
+def watched(
+    folder: Path, expected: Mapping[str, Any] | None, *, anew: bool = False
+) -> Iterator[None]:
+    """Around a command: add ``plan.expected`` and ``plan.actual`` to the folder's manifest.
+
+    Sessions of a resumed command add up: its seconds are their sum, its peaks the largest one, and
+    the plan is the first one's. A command that fails writes nothing.
+
+    Args:
+        folder: of the command's results.
+        expected: what the plan announced, if there was one.
+        anew: forget earlier sessions.
+    """
+    import torch
+
+    earlier = {} if anew else _kept(folder)
+    has_gpu = torch.cuda.is_available()
+    for device in range(torch.cuda.device_count() if has_gpu else 0):
+        torch.cuda.reset_peak_memory_stats(device)
+    started = time.monotonic()
+    yield
+    on_devices = [
+        torch.cuda.max_memory_allocated(device)
+        for device in range(torch.cuda.device_count() if has_gpu else 0)
+    ]
+    before = earlier.get("actual") or {}
+    actual = {
+        "seconds": time.monotonic() - started + (before.get("seconds") or 0.0),
+        "device_bytes": max([before.get("device_bytes") or 0, *on_devices]),
+        "main_bytes": max(before.get("main_bytes") or 0, most_resident()),
+    }
+    path = folder / MANIFEST
+    held = read_json(path, ()) if path.is_file() else {}
+    plan = {"expected": earlier.get("expected") or expected, "actual": actual}
+    write_json(path, {**held, PLAN: plan})
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    return dict(read_json(path, ()).get(PLAN) or {}) if path.is_file() else {}

@@ -1,0 +1,102 @@
+"""The work of a command in countable units; rates of a device turn it into seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+# Share of the maximum length that answers usually have: a model organism's end at .45 of it, those
+# of chat models mostly at the limit.
+USUAL_ANSWER = 0.7
+
+
+@dataclass(frozen=True)
+class Work:
+    """Numbers of things to do.
+
+    Attributes:
+        read: tokens in forwards without gradients.
+        generated: tokens of answers, one for each row and decoding step.
+        trained: tokens in forwards with a backward.
+        steps: optimizer steps.
+        scored: tables of scores.
+        arms: models that are loaded, checked and compared with the base.
+        pages: reports with their tables and figures.
+    """
+
+    read: float = 0.0
+    generated: float = 0.0
+    trained: float = 0.0
+    steps: float = 0.0
+    scored: float = 0.0
+    arms: float = 0.0
+    pages: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)))
+
+    def __mul__(self, times: float) -> Work:
+        return Work(*(getattr(self, f.name) * times for f in fields(Work)))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Work as it is expected, and an upper bound: training may stop early, answers may be short."""
+
+    expected: Work
+    at_most: Work
+
+    def __add__(self, other: Extent) -> Extent:
+        return Extent(self.expected + other.expected, self.at_most + other.at_most)
+
+    def times(self, number: float) -> Extent:
+        """The same work ``number`` times."""
+        return Extent(self.expected * number, self.at_most * number)
+
+
+def once(work: Work) -> Extent:
+    """Work that is the same in any case."""
+    return Extent(work, work)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The work on prompts of one kind.
+
+    Attributes:
+        prompt: mean tokens of a prompt.
+        own: of these, tokens after the beginning that all prompts share, which is read once.
+        answer: maximum tokens of an answer.
+    """
+
+    prompt: float
+    own: float
+    answer: float
+
+    def answers(self, rows: float) -> Extent:
+        """Generate an answer to each row."""
+        return Extent(
+            Work(read=rows * self.own, generated=rows * self.answer * USUAL_ANSWER),
+            Work(read=rows * self.prompt, generated=rows * self.answer),
+        )
+
+    def forced(self, rows: float) -> Extent:
+        """Read each row with its answer, for the coherence of the answer."""
+        return Extent(
+            Work(read=rows * (self.prompt + self.answer * USUAL_ANSWER)),
+            Work(read=rows * (self.prompt + self.answer)),
+        )
+
+    def states(self, rows: float) -> Extent:
+        """Collect the states of each row."""
+        return Extent(Work(read=rows * self.own), Work(read=rows * self.prompt))
+
+    def masses(self, rows: float) -> Extent:
+        """Read the refusal log-odds of each row: a forward, and a step for each inner node."""
+        return Extent(
+            Work(read=rows * self.own, generated=rows * USUAL_NODES, scored=1),
+            Work(read=rows * self.prompt, generated=rows * MOST_NODES, scored=1),
+        )
+
+
+# Inner nodes of a tree of prefixes below its root: usually, and in the largest one seen.
+USUAL_NODES, MOST_NODES = 1, 8

@@ -1,0 +1,158 @@
+"""What a plan announces: memory against measured steps, work, devices, words, and the outcome."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from analyses.costs import Batch, Reading, Subject, Weights, Work, device_of, step_memory, watched
+from analyses.costs.checkpoints import weights_of
+from analyses.costs.cut import config_of, cut_config
+from analyses.costs.estimate import Estimate
+from analyses.costs.footprint import footprint_of
+from analyses.costs.memory import Memory
+from analyses.costs.rates import Rates, Shapes, measured_rates
+from analyses.study.costs import work_of
+from analyses.study.plan import demo_plan
+from analyses.study.resolve import prompts_of
+from interp.model import LanguageModel
+from interp.store import read_json, write_json
+from tests.benchmarks.gpu_step import SHAPES
+from unlearning.organism import shipped
+from unlearning.training import TrainingSettings, prepare_in_place
+
+CHECKPOINTED = {"activation_checkpointing": True}
+# Peak GiB of one step at Qwen2.5-7B, LoRA of rank 128 in bfloat16, NPO and cross-entropy, rows of
+# 256 tokens with a response of 128: measured with a simulated device, without the base model.
+MEASURED: list[tuple[dict[str, Any], int, int, float]] = [
+    ({}, 8, 256, 54.0),
+    (CHECKPOINTED, 8, 256, 20.7),
+    ({"autocast": True}, 8, 256, 46.9),
+    ({"separate_backward": True}, 8, 256, 37.3),
+    ({"retain_objective": "kl"}, 8, 256, 56.5),
+    ({}, 32, 256, 161.0),
+    (CHECKPOINTED, 32, 256, 27.6),
+    (CHECKPOINTED | {"separate_backward": True, "autocast": True}, 8, 512, 21.3),
+    (CHECKPOINTED | {"trained": "all", "autocast": True}, 8, 256, 113.5),
+]
+
+
+@pytest.fixture(scope="module")
+def qwen() -> tuple[Any, Weights]:
+    shape = dict(SHAPES["qwen2.5-7b"])
+    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+    return config, Weights(7_615_616_512, 2 * 7_615_616_512)
+
+
+@pytest.mark.parametrize(("options", "rows", "tokens", "gibibytes"), MEASURED)
+def test_the_memory_of_a_step_at_7b_is_as_measured(
+    qwen: tuple[Any, Weights], options: dict[str, Any], rows: int, tokens: int, gibibytes: float
+) -> None:
+    config, weights = qwen
+    settings = TrainingSettings(**options)
+    footprint = footprint_of(config, settings, torch.bfloat16)
+    assert not footprint.is_rough and footprint.parameters == weights.parameters
+    found = step_memory(weights, footprint, settings, Batch(rows, rows, tokens, 128)) / 2**30
+    assert gibibytes / 1.5 < found < 1.5 * gibibytes
+
+
+@pytest.mark.parametrize("trained", ["lora", "projections", "all"])
+def test_parameters_are_counted_without_the_model(trained: str) -> None:
+    settings = TrainingSettings(trained=trained, lora_rank=4, lora_alpha=4)
+    config = config_of(str(shipped()))
+    found = footprint_of(config, settings, torch.float32)
+    lm = LanguageModel.load(shipped())
+    assert found.parameters == sum(one.numel() for one in lm.model.parameters())
+    lm = prepare_in_place(lm, settings)
+    trained_here = sum(one.numel() for one in lm.model.parameters() if one.requires_grad)
+    assert found.trained == trained_here
+
+
+def test_weights_are_read_from_headers(tmp_path: Path) -> None:
+    found = weights_of(str(shipped()))
+    assert found == Weights(822_272, 4 * 822_272, "float32")
+    adapter = tmp_path / "adapter"
+    write_json(adapter / "adapter_config.json", {"base_model_name_or_path": str(shipped())})
+    assert weights_of(str(adapter)) == found
+    assert Subject(str(adapter)).footprint() == Subject(str(shipped())).footprint()
+
+
+def test_a_cut_configuration_has_entries_for_its_layers_only() -> None:
+    config = AutoConfig.for_model("qwen2", num_hidden_layers=6, use_sliding_window=True)
+    cut = cut_config(config, 2, vocabulary=50)
+    assert (cut.num_hidden_layers, len(cut.layer_types), cut.vocab_size) == (2, 2, 50)
+    assert config.num_hidden_layers == 6
+
+
+def test_an_architecture_that_does_not_run_is_counted_roughly() -> None:
+    config = AutoConfig.for_model("qwen2", hidden_size=30, num_attention_heads=4)  # no whole head
+    found = footprint_of(config, TrainingSettings(), torch.float32)
+    assert found.is_rough and found.layer > 0
+    rates = measured_rates(config, found, torch.float32, "cpu", Shapes(2, 4, 4), None)
+    assert rates.is_rough and rates.read > 0
+
+
+def test_expected_work_is_at_most_the_most() -> None:
+    plan = demo_plan(1)
+    work = work_of(plan, prompts_of(plan), Reading(12, 8, 16))
+    for one in fields(Work):
+        assert 0 < getattr(work.expected, one.name) <= getattr(work.at_most, one.name)
+    short = replace(
+        plan,
+        arms=tuple(
+            replace(arm, training=arm.training and replace(arm.training, max_steps=2))
+            for arm in plan.arms
+        ),
+    )
+    few = work_of(short, prompts_of(plan), Reading(12, 8, 16))
+    assert few.at_most.steps == 2 * len(plan.arms) < work.expected.steps
+
+
+def test_rates_turn_work_into_time() -> None:
+    rates = Rates(1.0, 10.0, 100.0, 1000.0)
+    assert rates.seconds(Work(read=3)) - rates.seconds(Work()) == pytest.approx(3)
+    assert rates.seconds(Work(generated=2)) - rates.seconds(Work()) == pytest.approx(20)
+
+
+def test_the_plan_is_of_the_device_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda *_: pytest.fail("asked for a GPU")
+    )
+    found = device_of({"device": "cpu"})
+    assert found.is_cpu and found.free and found.total and found.free <= found.total
+
+
+def test_the_words_say_what_does_not_fit() -> None:
+    device = replace(device_of({"device": "cpu"}), free=2**30)
+    small = Estimate(device, Memory(0.0, 2**29), (10.0, 100.0))
+    assert small.lines()[:2] == [
+        "memory: about 0.5 GiB of main memory",
+        "time: about 10 s, at most 100 s, as measured now",
+    ]
+    assert small.fits and not replace(small, memory=Memory(0.0, 2**31)).fits
+    assert "this does not fit" in replace(small, memory=Memory(0.0, 2**31)).lines()[-1]
+    assert "not measured" in replace(small, seconds=None).lines()[1]
+
+
+def test_plan_and_outcome_are_in_the_manifest(tmp_path: Path) -> None:
+    """Sessions add up, and the first plan stays; a failure writes nothing."""
+    expected = {"seconds": 5.0}
+    for session in range(2):
+        with watched(tmp_path, {"seconds": 5.0 + session}):
+            write_json(tmp_path / "manifest.json", {"versions": {}})
+    found = read_json(tmp_path / "manifest.json")
+    assert found["versions"] == {} and found["plan"]["expected"]["seconds"] == 5.0
+    actual = found["plan"]["actual"]
+    assert actual["main_bytes"] > 2**20 and actual["device_bytes"] == 0
+    with pytest.raises(ZeroDivisionError), watched(tmp_path, expected):
+        raise ZeroDivisionError
+    assert read_json(tmp_path / "manifest.json") == found
+    with watched(tmp_path, {"seconds": 9.0}, anew=True):
+        pass
+    assert read_json(tmp_path / "manifest.json")["plan"]["expected"] == {"seconds": 9.0}
