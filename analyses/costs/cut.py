@@ -107,9 +107,12 @@ def _make_trainable(model: Any, settings: TrainingSettings) -> int:
     layers = find_layers(model)
     model.requires_grad_(False)
     if settings.trained != "lora":
-        trained = model if settings.trained == "all" else layers
-        for parameter in trained.parameters():
-            parameter.requires_grad_(settings.trained == "all" or parameter.ndim > 1)
+        if settings.trained == "all":
+            model.requires_grad_(True)
+        for module in layers.modules():
+            is_linear = isinstance(module, nn.Linear | Conv1D)
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(parameter.requires_grad or is_linear or parameter.ndim > 1)
         return 0
     root = next(name for name, module in model.named_modules() if module is layers)
     names = [
