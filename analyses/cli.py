@@ -22,6 +22,7 @@ GROUPS = {
         "study": "analyses.study.command:study",
         "report": "analyses.report.command:report",
         "doctor": "analyses.doctor.command:doctor",
+        "plans": "analyses.costs.command:plans",
     },
     "Measure": {
         "unlearn": "analyses.study.command:unlearn",

@@ -60,6 +60,12 @@ DryRunOnly = Annotated[
         help="Print the plan and its cost (steps, tokens, memory, time) and do nothing.",
     ),
 ]
+Timing = Annotated[
+    bool,
+    typer.Option(
+        help="Measure some steps of the model's architecture on the device, for the plan's time."
+    ),
+]
 Prompts = Annotated[
     Path | None,
     typer.Option(

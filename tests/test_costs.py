@@ -12,6 +12,8 @@ from transformers import AutoConfig
 
 from analyses.costs import Batch, Reading, Subject, Weights, Work, device_of, step_memory, watched
 from analyses.costs.checkpoints import weights_of
+from analyses.costs.command import plans
+from analyses.costs.comparison import comparison_text
 from analyses.costs.cut import config_of, cut_config
 from analyses.costs.estimate import Estimate
 from analyses.costs.footprint import footprint_of
@@ -20,6 +22,7 @@ from analyses.costs.rates import Rates, Shapes, measured_rates
 from analyses.study.costs import work_of
 from analyses.study.plan import demo_plan
 from analyses.study.resolve import prompts_of
+from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import read_json, write_json
 from tests.benchmarks.gpu_step import SHAPES
@@ -156,3 +159,18 @@ def test_plan_and_outcome_are_in_the_manifest(tmp_path: Path) -> None:
     with watched(tmp_path, {"seconds": 9.0}, anew=True):
         pass
     assert read_json(tmp_path / "manifest.json")["plan"]["expected"] == {"seconds": 9.0}
+
+
+def test_plans_are_compared_with_outcomes(tmp_path: Path) -> None:
+    expected = {"seconds": 30.0, "seconds_at_most": 40.0, "device_bytes": 0, "main_bytes": 2**30}
+    actual = {"seconds": 60.0, "device_bytes": 0, "main_bytes": 2**31}
+    write_json(tmp_path / "manifest.json", {"plan": {"expected": expected, "actual": actual}})
+    table = plans([tmp_path])
+    assert list(table["quantity"]) == ["seconds", "main_bytes"]
+    assert list(table["ratio"]) == [0.5, 0.5]
+    text = comparison_text(table)
+    assert "expected 30 s, took 60 s, ratio 0.50; more than the 40 s at most" in text
+    assert "expected 1.0 GiB, took 2.0 GiB" in text
+    write_json(tmp_path / "manifest.json", {"versions": {}})
+    with pytest.raises(InputError, match="no plan with its outcome"):
+        plans([tmp_path])

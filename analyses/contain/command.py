@@ -19,6 +19,7 @@ from analyses.options import (
     Prompts,
     Seed,
     StudyOptions,
+    Timing,
     TrainingOptions,
     WorkerOptions,
     listed,
@@ -68,6 +69,7 @@ def contain(
             help="Test the recommended arm for shallow recovery: prefill, trigger and relearning."
         ),
     ] = True,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
 ) -> Advice | DryRun:
     """Compare methods that unlearn one domain and keep the refusals of the others."""
@@ -96,7 +98,7 @@ def contain(
         settings,
     )
     plan = replace(asked, arms=tuple(design.everything()))
-    context = check(plan, out, dry_run, design.plan_lines())
+    context = check(plan, out, dry_run, design.plan_lines(), timing=timing)
     if isinstance(context, DryRun):
         return context
     from analyses.contain import study

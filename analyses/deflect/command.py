@@ -20,6 +20,7 @@ from analyses.options import (
     ScorerName,
     Seed,
     Server,
+    Timing,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def deflect(
     batch_size: BatchSize = 64,
     server: Server = None,
     overwrite: Overwrite = False,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
 ) -> Deflected | DryRun:
     """Collect a model's refusals in one domain and measure how diverse they are.
@@ -74,7 +76,7 @@ def deflect(
         command=command_line(),
     )
     prompts_asked = checked_deflection(asked, out, overwrite=overwrite)
-    estimate = None if server else deflection_costs(asked, prompts_asked)
+    estimate = None if server else deflection_costs(asked, prompts_asked, timing=timing)
     costs = estimate.lines() if estimate else []
     planned = DryRun(asked, (*deflection_plan_lines(asked, prompts_asked), *costs))
     if dry_run:

@@ -122,13 +122,13 @@ def deflection_plan_lines(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
     return lines
 
 
-def deflection_costs(plan: DeflectPlan, asked: pd.DataFrame) -> Estimate:
-    """The time and memory of asking a local model."""
+def deflection_costs(plan: DeflectPlan, asked: pd.DataFrame, *, timing: bool = True) -> Estimate:
+    """The time and memory of asking a local model; with ``timing``, its speed is measured."""
     prompts = list(asked["prompt"])
     reading = reading_of(prompts, plan.answer_tokens, plan.model, plan.model_options)
     subject = Subject(plan.model, plan.model_options)
     work = reading.answers(len(prompts) * plan.samples) + once(Work(arms=1))
-    return answering_estimate([subject], reading, work, plan.batch_size)
+    return answering_estimate([subject], reading, work, plan.batch_size, timing=timing)
 
 
 def _check_server(plan: DeflectPlan) -> None:

@@ -20,6 +20,7 @@ from analyses.options import (
     Prompts,
     Server,
     ShowCompletions,
+    Timing,
     known_model,
 )
 from interp.errors import InputError
@@ -124,6 +125,7 @@ def evaluate(
     out: Out = Path("runs/evaluate-MODEL"),
     show_completions: ShowCompletions = False,
     overwrite: Overwrite = False,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
 ) -> Measures | DryRun:
     """Measure what a model refuses, rightly and wrongly, and whether its answers are coherent.
@@ -155,7 +157,7 @@ def evaluate(
     )
     inputs = checked_evaluation(asked)
     require_own_folder(asked, out, overwrite=overwrite)
-    estimate = evaluation_costs(inputs)
+    estimate = evaluation_costs(inputs, timing=timing)
     costs = estimate.lines() if estimate else []
     planned = DryRun(asked, (*evaluation_plan_lines(inputs), *costs))
     if dry_run:

@@ -250,7 +250,7 @@ def evaluation_plan_lines(inputs: Inputs) -> list[str]:
     return lines
 
 
-def evaluation_costs(inputs: Inputs) -> Estimate | None:
+def evaluation_costs(inputs: Inputs, *, timing: bool = True) -> Estimate | None:
     """The time and memory of the models that are loaded here, without tasks and model scorers."""
     if not inputs.plan.loaded:
         return None
@@ -263,7 +263,7 @@ def evaluation_costs(inputs: Inputs) -> Estimate | None:
     work = once(Work(arms=1, pages=0.5, read=texts)) + reading.answers(rows)
     work += reading.forced(rows) + reading.masses(rows) + reading.forced(rows)
     subjects = [Subject(one, plan.model_options) for one in plan.loaded]
-    return answering_estimate(subjects, reading, work.times(models), plan.batch_size)
+    return answering_estimate(subjects, reading, work.times(models), plan.batch_size, timing=timing)
 
 
 def _reading(reader: ResponseReader, prompts: Sequence[str], plan: EvaluationPlan) -> str:

@@ -17,6 +17,7 @@ from analyses.options import (
     Prompts,
     Seeds,
     StudyOptions,
+    Timing,
     TrainingOptions,
     WorkerOptions,
     listed,
@@ -56,6 +57,7 @@ def matrix(
         bool,
         typer.Option(help="Also measure leakage along the scaled weight change, next to training."),
     ] = False,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
 ) -> LeakageMatrix | DryRun:
     """Unlearn every domain in turn and measure the leakage from each domain into every other."""
@@ -69,7 +71,7 @@ def matrix(
     require_quantity(quantity)
     if training.retain is not None:
         raise InputError("matrix trains plain arms only; for a retain set use spillover study")
-    done = run_plan(asked, out, dry_run, workers=made)
+    done = run_plan(asked, out, dry_run, timing=timing, workers=made)
     if isinstance(done, DryRun):
         return done
     from analyses.matrix.output import write_matrix, write_rescaled

@@ -20,6 +20,7 @@ from analyses.options import (
     Prompts,
     ScorerName,
     Seed,
+    Timing,
     TrainingOptions,
 )
 from interp.errors import InputError
@@ -47,6 +48,7 @@ def predict(
         ),
     ] = "trainable",
     overwrite: Overwrite = False,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
 ) -> Forecast | DryRun:
     """Forecast, before training, how much refusal each domain will lose."""
@@ -72,7 +74,8 @@ def predict(
             f"--kernel adapters needs adapters, and --trainable {settings.trained} has none; give "
             "--trainable lora, or --kernel weights"
         )
-    context = check(replace(asked, arms=()), out, dry_run)  # no arms: nothing to train
+    untrained = replace(asked, arms=())
+    context = check(untrained, out, dry_run, timing=timing, gradients=settings)
     if isinstance(context, DryRun):
         return context
     with watched(out, context.expected, anew=overwrite):

@@ -29,6 +29,7 @@ from analyses.options import (
     Prompts,
     ScorerName,
     Seed,
+    Timing,
     TrainBatch,
     WorkerOptions,
 )
@@ -120,6 +121,7 @@ def reproduce(
     max_new_tokens: AnswerTokens = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
     yes: Annotated[bool, typer.Option("--yes", help="Run the plan without asking first.")] = False,
 ) -> Result | DryRun | None:
@@ -186,7 +188,7 @@ def reproduce(
     table = _prompts(asked)
     first = planned(asked, table)
     require_workers(first.study, made)
-    costs, estimate = protocol_costs(asked, first, table)
+    costs, estimate = protocol_costs(asked, first, table, timing=timing)
     shown = DryRun(asked, (*protocol_plan_lines(asked, first, table), *costs))
     if dry_run:
         return shown
@@ -227,7 +229,7 @@ def protocol_plan_lines(asked: ProtocolOptions, first: Planned, prompts: pd.Data
 
 
 def protocol_costs(
-    asked: ProtocolOptions, first: Planned, prompts: pd.DataFrame
+    asked: ProtocolOptions, first: Planned, prompts: pd.DataFrame, *, timing: bool = True
 ) -> tuple[list[str], Estimate]:
     """Work, memory and time, in lines and in numbers."""
     from analyses.costs import Weights
@@ -235,7 +237,7 @@ def protocol_costs(
 
     known = asked.known
     weights = Weights(known.parameters, 2 * known.parameters) if known else None  # bfloat16
-    return study_costs(first.study, prompts, weights=weights)
+    return study_costs(first.study, prompts, timing=timing, weights=weights)
 
 
 def _prompts(asked: ProtocolOptions) -> pd.DataFrame:

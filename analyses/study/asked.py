@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from analyses.runs import Run
     from analyses.study.context import Context
     from analyses.study.plan import ArmPlan, StudyPlan
+    from unlearning.training import TrainingSettings
 
 
 def study_plan(
@@ -90,8 +91,21 @@ def study_plan(
     return replace(asked, concepts=concepts, arms=tuple(arms))
 
 
-def check(plan: StudyPlan, out: Path, dry_run: bool, more: Sequence[str] = ()) -> Context | DryRun:
-    """Check the plan's inputs and print them (and more lines); a dry run returns them instead."""
+def check(
+    plan: StudyPlan,
+    out: Path,
+    dry_run: bool,
+    more: Sequence[str] = (),
+    *,
+    timing: bool = True,
+    gradients: TrainingSettings | None = None,
+) -> Context | DryRun:
+    """Check the plan's inputs and print them (and more lines); a dry run returns them instead.
+
+    Args:
+        timing: measure some steps on the device for the plan's time.
+        gradients: where gradients are taken for a forecast: of what would be trained.
+    """
     from analyses.runs import Progress
     from analyses.study.context import study_context
     from analyses.study.costs import study_costs, study_plan_lines
@@ -103,7 +117,7 @@ def check(plan: StudyPlan, out: Path, dry_run: bool, more: Sequence[str] = ()) -
         )
     context = study_context(plan, out, Progress())
     refuse_other_settings(context)
-    costs, estimate = study_costs(context.plan, context.prompts)
+    costs, estimate = study_costs(context.plan, context.prompts, timing=timing, gradients=gradients)
     lines = study_plan_lines(context.plan, context.prompts) + costs
     planned = DryRun(context.plan, (*lines, *context.left_out_lines, *more))
     if dry_run:
@@ -117,6 +131,7 @@ def run_plan(
     out: Path,
     dry_run: bool,
     *,
+    timing: bool = True,
     workers: WorkerOptions = ALONE,
     show_completions: bool = False,
 ) -> Run | DryRun:
@@ -124,7 +139,7 @@ def run_plan(
     from analyses.study.workers import require_workers
 
     require_workers(plan, workers)
-    context = check(plan, out, dry_run)
+    context = check(plan, out, dry_run, timing=timing)
     if isinstance(context, DryRun):
         return context
     from analyses.costs import watched

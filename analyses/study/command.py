@@ -27,6 +27,7 @@ from analyses.options import (
     Seeds,
     ShowCompletions,
     StudyOptions,
+    Timing,
     TrainingOptions,
     known_model,
 )
@@ -42,12 +43,13 @@ def demo(
     out: Out = Path("runs/demo"),
     seeds: Seeds = 1,
     overwrite: Overwrite = False,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
 ) -> Run | DryRun:
     """Run the paper's experiment on the packaged model organism: NPO, also with a retain set."""
     from analyses.study.plan import demo_plan
 
-    return run_plan(replace(demo_plan(seeds), overwrite=overwrite), out, dry_run)
+    return run_plan(replace(demo_plan(seeds), overwrite=overwrite), out, dry_run, timing=timing)
 
 
 @command
@@ -65,6 +67,7 @@ def study(
     seeds: Seeds = 1,
     control: Control = True,
     show_completions: ShowCompletions = False,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
 ) -> Run | DryRun:
     """Unlearn refusal in one or more domains and measure what happens to all domains."""
@@ -72,7 +75,7 @@ def study(
         model, concept, training, chat, prompts, deflections, seeds=range(seeds), control=control,
         search=True, **options.for_plan(),
     )  # fmt: skip
-    return run_plan(asked, out, dry_run, show_completions=show_completions)
+    return run_plan(asked, out, dry_run, timing=timing, show_completions=show_completions)
 
 
 @command
@@ -107,6 +110,7 @@ def unlearn(
     merge: Annotated[
         bool, typer.Option(help="Also save the adapter merged into its base, as a plain model.")
     ] = False,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
 ) -> Run | DryRun:
     """Train one arm and score it along the way. The same command resumes an interrupted run."""
@@ -119,7 +123,7 @@ def unlearn(
     arms = tuple(arm for arm in asked.arms if bool(arm.retain) == (training.retain is not None))
     if len(arms) > 1:
         raise InputError("unlearn trains one arm: give one --retain-weight; study tries several")
-    done = run_plan(replace(asked, arms=arms), out, dry_run)
+    done = run_plan(replace(asked, arms=arms), out, dry_run, timing=timing)
     if merge and not dry_run:
         from analyses.study.making import save_merged
 
@@ -147,6 +151,7 @@ def compare(
     scorer: ScorerName = "auto",
     estimator: EstimatorName = "mean_difference",
     overwrite: Overwrite = False,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
 ) -> Run | DryRun:
     """Compare two existing models with a study's measures, without training."""
@@ -164,4 +169,4 @@ def compare(
         command=command_line(),
         overwrite=overwrite,
     )
-    return run_plan(asked, out, dry_run)
+    return run_plan(asked, out, dry_run, timing=timing)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from analyses.costs import (
+    USUAL_ANSWER,
     Batch,
     Estimate,
     Extent,
@@ -98,7 +99,7 @@ def study_costs(
     prompts: pd.DataFrame,
     *,
     timing: bool = True,
-    more: Extent | None = None,
+    gradients: TrainingSettings | None = None,
     weights: Weights | None = None,
 ) -> tuple[list[str], Estimate]:
     """Work, memory and time of a study, in lines and in numbers.
@@ -107,20 +108,19 @@ def study_costs(
         plan: the study.
         prompts: its prompts table.
         timing: measure the time of a few steps on the device now.
-        more: work in addition to the study's.
+        gradients: of what gradients of the training prompts are taken, for a forecast.
         weights: of the model, where they are known without its files.
     """
-    reading = reading_of(
-        list(prompts["prompt"]), plan.max_new_tokens, plan.model, plan.model_options
-    )
+    reading = _reading(plan, prompts)
     work = work_of(plan, prompts, reading)
-    work = work if more is None else work + more
+    if gradients is not None:
+        work += _forecast(prompts, reading)
     subject = Subject(plan.model, plan.model_options, weights)
-    settings = _largest(plan)
+    settings = gradients or _largest(plan)
     batch = batch_of(settings, plan, reading) if settings else None
     found = subject.footprint(settings)
     device = device_of(plan.model_options)
-    memory = None if found is None else memory_of(plan, reading, batch, *found)
+    memory = None if found is None else memory_of(plan, reading, batch, *found, settings)
     rates = None
     if timing and found is not None:
         rows = min(plan.batch_size, len(prompts))
@@ -129,6 +129,20 @@ def study_costs(
     rough = (found is not None and found[1].is_rough) or (rates is not None and rates.is_rough)
     estimate = Estimate(device, memory, seconds_of(rates, work), is_rough=rough)
     return [*work_lines(plan, work), *estimate.lines()], estimate
+
+
+def study_memory(plan: StudyPlan, prompts: pd.DataFrame) -> Memory | None:
+    """The peak of a study on its device and in main memory; None while it is unknown."""
+    reading = _reading(plan, prompts)
+    settings = _largest(plan)
+    batch = batch_of(settings, plan, reading) if settings else None
+    found = Subject(plan.model, plan.model_options).footprint(settings)
+    return None if found is None else memory_of(plan, reading, batch, *found, settings)
+
+
+def _reading(plan: StudyPlan, prompts: pd.DataFrame) -> Reading:
+    texts = list(prompts["prompt"])
+    return reading_of(texts, plan.max_new_tokens, plan.model, plan.model_options)
 
 
 def work_of(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
@@ -153,6 +167,13 @@ def work_of(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
             one += _readings(len(harmful) // 2, reading)
         total += Extent(one.expected * share, one.at_most)
     return total
+
+
+def _forecast(prompts: pd.DataFrame, reading: Reading) -> Extent:
+    """A forward and backward of every training prompt with its answer, and of the read-outs."""
+    rows = int((prompts["split"] == "train").sum())
+    usual, most = (rows * (reading.prompt + share * reading.answer) for share in (USUAL_ANSWER, 1))
+    return Extent(Work(trained=usual), Work(trained=3 * most))
 
 
 def _base(prompts: int, rows: int, reading: Reading) -> Extent:
@@ -213,8 +234,6 @@ def batch_of(
     settings: TrainingSettings, plan: StudyPlan, reading: Reading, *, retained: bool | None = None
 ) -> Batch:
     """The rows of one forward in training, with answers of the usual length."""
-    from analyses.costs import USUAL_ANSWER
-
     if retained is None:
         retained = any(arm.retain for arm in plan.arms if arm.training)
     rows = settings.micro_batch_size or settings.batch_size
@@ -231,13 +250,17 @@ def _largest(plan: StudyPlan) -> TrainingSettings | None:
 
 
 def memory_of(
-    plan: StudyPlan, reading: Reading, batch: Batch | None, weights: Weights, footprint: Footprint
+    plan: StudyPlan,
+    reading: Reading,
+    batch: Batch | None,
+    weights: Weights,
+    footprint: Footprint,
+    settings: TrainingSettings | None,
 ) -> Memory:
     """The peak of a study: the base model next to an arm that trains, or that answers."""
     length = reading.prompt + reading.answer
     answering = reading_memory(footprint, plan.batch_size, length)
     device = device_of(plan.model_options)
-    settings = _largest(plan)
     if settings is None or batch is None:
         copies = 2 if plan.arms else 1
         return peak(device, copies * weights.held + answering, copies * weights.held)

@@ -105,7 +105,8 @@ def require_room(plan: StudyPlan, workers: WorkerOptions) -> None:
         InputError: several workers would share a device without ``--share-device``, or the plan's
             memory for them is larger than the device.
     """
-    from analyses.study.costs import checkpoint_size, memory_of
+    from analyses.study.costs import study_memory
+    from analyses.study.resolve import prompts_of
     from interp.model.language_model import usable_device
 
     if workers.workers < 2:
@@ -125,8 +126,8 @@ def require_room(plan: StudyPlan, workers: WorkerOptions) -> None:
         )
     import torch
 
-    size = checkpoint_size(plan.model)
-    need = None if size is None else together * memory_of(plan, size)
+    memory = study_memory(plan, prompts_of(plan))
+    need = None if memory is None else together * memory.device
     room = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     if need is None or room is None:
         raise InputError(

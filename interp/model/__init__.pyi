@@ -15,6 +15,7 @@ from .context import require_room as require_room
 from .forwards import in_parts as in_parts
 from .forwards import joined as joined
 from .forwards import logits_of_last as logits_of_last
+from .gguf import is_gguf as is_gguf
 from .hooks import Hidden as Hidden
 from .hooks import Point as Point
 from .hooks import active_edits as active_edits
@@ -34,7 +35,6 @@ from .language_model import find_layers as find_layers
 from .linear import LinearWeight as LinearWeight
 from .linear import linear_weights as linear_weights
 from .loading import check_source as check_source
-from .loading import is_gguf as is_gguf
 from .precision import doubled as doubled
 from .precision import has_float64 as has_float64
 from .precision import placed as placed
