@@ -48,6 +48,7 @@ EXAMPLES = {
     "after": "organism",
     "concept": "safety",
     "folder": "runs/demo",
+    "folders": "runs/demo",
     "scores": "scored.jsonl",
     "file": "labelled.jsonl",
 }
@@ -59,6 +60,13 @@ _ANSWERS = (
 )
 _COPY = ("import shutil", '_ = shutil.copytree(sp.example_run().record.folder, "runs/demo")')
 FIRST = {
+    "plans": (
+        "import json, pathlib",
+        'pathlib.Path("runs/demo").mkdir(parents=True)',
+        'plan = {"expected": {"seconds": 60}, "actual": {"seconds": 75}}',
+        'file = pathlib.Path("runs/demo/manifest.json")',
+        '_ = file.write_text(json.dumps({"plan": plan}))',
+    ),
     "report": _COPY,
     "explain": _COPY,
     "agree": (
@@ -69,6 +77,7 @@ FIRST = {
     "calibrate": (*_ANSWERS, 'answers.to_json("labelled.jsonl", orient="records", lines=True)'),
 }
 PRINTED = {
+    "plans": ("runs/demo", "  time: expected 60 s, took 75 s, ratio 0.80"),
     "doctor": (
         "model: checkpoint (Qwen2ForCausalLM), 822,272 parameters, ...",
         "self-check: all is well",

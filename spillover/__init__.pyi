@@ -62,6 +62,7 @@ def demo(
     out: str | Path = "runs/demo",
     seeds: int = 1,
     overwrite: bool = False,
+    timing: bool = True,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Run | Any: ...
@@ -93,6 +94,7 @@ def evaluate(
     out: str | Path = "runs/evaluate-MODEL",
     show_completions: bool = False,
     overwrite: bool = False,
+    timing: bool = True,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Measures | Any: ...
@@ -146,6 +148,7 @@ def study(
     seeds: int = 1,
     control: bool = True,
     show_completions: bool = False,
+    timing: bool = True,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Run | Any: ...
@@ -169,6 +172,11 @@ def doctor(
     step: bool = True,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Examination: ...
+def plans(
+    folders: str | Path | Sequence[str | Path],
+    *,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> pd.DataFrame: ...
 def compare(
     base: str,
     after: str,
@@ -188,6 +196,7 @@ def compare(
     scorer: str = "auto",
     estimator: str = "mean_difference",
     overwrite: bool = False,
+    timing: bool = True,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Run | Any: ...
@@ -247,6 +256,7 @@ def matrix(
     control: bool = True,
     quantity: str = "area",
     rescale: bool = False,
+    timing: bool = True,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> LeakageMatrix | Any: ...
@@ -293,6 +303,7 @@ def reproduce(
     max_new_tokens: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    timing: bool = True,
     dry_run: bool = False,
     yes: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
@@ -351,6 +362,7 @@ def predict(
     seed: int = 0,
     kernel: str = "trainable",
     overwrite: bool = False,
+    timing: bool = True,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Forecast | Any: ...
@@ -423,6 +435,7 @@ def contain(
     left_out: int = 3,
     seed: int = 0,
     shallow_recovery: bool = True,
+    timing: bool = True,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Advice | Any: ...
@@ -448,6 +461,7 @@ def deflect(
     batch_size: int = 64,
     server: str | None = None,
     overwrite: bool = False,
+    timing: bool = True,
     dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Deflected | Any: ...

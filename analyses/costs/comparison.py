@@ -12,8 +12,8 @@ from analyses.costs.outcome import MANIFEST, PLAN
 from interp.errors import InputError
 from interp.store import read_json
 
-# Quantities, and what of the plan limits them.
-QUANTITIES = {"seconds": "seconds_at_most", "device_bytes": None, "main_bytes": None}
+# What is compared, in words.
+QUANTITIES = {"seconds": "time", "device_bytes": "device memory", "main_bytes": "main memory"}
 
 
 def compared_plans(folders: Sequence[Path]) -> pd.DataFrame:
@@ -34,7 +34,7 @@ def compared_plans(folders: Sequence[Path]) -> pd.DataFrame:
                 f"{path} holds no plan with its outcome; only commands of version 0.2 or later "
                 "that train or generate write them, when they end"
             )
-        for name, limit in QUANTITIES.items():
+        for name in QUANTITIES:
             if expected.get(name) and actual.get(name):
                 rows.append(
                     {
@@ -43,7 +43,7 @@ def compared_plans(folders: Sequence[Path]) -> pd.DataFrame:
                         "expected": expected[name],
                         "actual": actual[name],
                         "ratio": expected[name] / actual[name],
-                        "at_most": expected.get(limit) if limit else None,
+                        "at_most": expected.get(f"{name}_at_most"),
                     }
                 )
     return pd.DataFrame(
@@ -58,12 +58,13 @@ def comparison_text(table: pd.DataFrame) -> str:
         lines.append(str(run))
         for row in rows.itertuples():
             words = span if row.quantity == "seconds" else size
-            line = (
-                f"  {str(row.quantity).replace('_bytes', ' memory')}: expected "
-                f"{words(float(str(row.expected)))}, took {words(float(str(row.actual)))}, ratio "
-                f"{float(str(row.ratio)):.2f}"
+            expected, actual, ratio, most = (
+                float(str(value)) for value in (row.expected, row.actual, row.ratio, row.at_most)
             )
-            if row.quantity == "seconds" and float(str(row.actual)) > float(str(row.at_most)):
-                line += f"; more than the {span(float(str(row.at_most)))} at most"
-            lines.append(line)
+            line = (
+                f"  {QUANTITIES[str(row.quantity)]}: expected {words(expected)}, took "
+                f"{words(actual)}, ratio {ratio:.2f}"
+            )
+            beyond = actual > most  # False where there is no bound
+            lines.append(line + f"; more than the {words(most)} at most" * beyond)
     return "\n".join(lines)
