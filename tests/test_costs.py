@@ -19,9 +19,11 @@ from analyses.costs.estimate import Estimate
 from analyses.costs.footprint import footprint_of
 from analyses.costs.memory import Memory
 from analyses.costs.rates import Rates, Shapes, measured_rates
-from analyses.study.costs import work_of
+from analyses.runs import RunFolder
+from analyses.study.fitting import fitted, study_memory
 from analyses.study.plan import demo_plan
 from analyses.study.resolve import prompts_of
+from analyses.study.work import work_of
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import read_json, write_json
@@ -174,3 +176,34 @@ def test_plans_are_compared_with_outcomes(tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", {"versions": {}})
     with pytest.raises(InputError, match="no plan with its outcome"):
         plans([tmp_path])
+
+
+def test_a_step_is_made_to_fit_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """First fewer rows in a forward, then gradient checkpointing; the batch and the rest stay."""
+    plan = demo_plan(1)
+    prompts, run = prompts_of(plan), RunFolder(tmp_path / "run")
+    assert fitted(plan, prompts, run) == (plan, [])
+    whole = study_memory(plan, prompts)
+    assert whole is not None
+    monkeypatch.setattr("analyses.study.fitting.peak", lambda _where, held, _: Memory(held, 0))
+    chosen = []
+    for free in (10**9, 35 * 10**6, 25 * 10**6, 10**6):
+        small = replace(device_of({"device": "cpu"}), free=free)
+        monkeypatch.setattr("analyses.study.fitting.device_of", lambda _options, d=small: d)
+        found, lines = fitted(plan, prompts, run)
+        settings = found.arms[0].settings
+        chosen.append((settings.micro_batch_size or 32, settings.activation_checkpointing))
+        assert settings.batch_size == 32 and (found == plan) == (free in (10**9, 10**6))
+        assert bool(lines) == (free < 10**9)
+    assert chosen[0] == (32, False) and chosen[1][0] < 32 and not chosen[1][1]
+    assert "not even one forget example" in lines[0]
+
+
+def test_a_run_keeps_the_rows_that_it_began_with(tmp_path: Path) -> None:
+    plan, run = demo_plan(1), RunFolder(tmp_path / "run")
+    arm = plan.arms[0]
+    begun = replace(arm, training=replace(arm.settings, micro_batch_size=8))
+    write_json(run.arm(arm.name) / "config.json", begun.describe(0.9))
+    found, lines = fitted(plan, prompts_of(plan), run)
+    assert {one.settings.micro_batch_size for one in found.arms} == {8}
+    assert lines[0].startswith("batch: 8 of 32 forget examples in one forward, so that")

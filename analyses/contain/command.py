@@ -101,6 +101,13 @@ def contain(
     context = check(plan, out, dry_run, design.plan_lines(), timing=timing)
     if isinstance(context, DryRun):
         return context
+    chosen = context.plan.arms[0].settings  # with as many rows in a forward as fit the device
+    fitting = replace(
+        settings,
+        micro_batch_size=chosen.micro_batch_size,
+        activation_checkpointing=chosen.activation_checkpointing,
+    )
+    design = replace(design, training=fitting)
     from analyses.contain import study
     from analyses.costs import watched
 

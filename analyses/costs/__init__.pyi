@@ -1,5 +1,6 @@
 from .checkpoints import Weights as Weights
 from .checkpoints import lineage as lineage
+from .devices import Device as Device
 from .devices import device_of as device_of
 from .estimate import Estimate as Estimate
 from .estimate import Subject as Subject
@@ -26,6 +27,7 @@ __all__ = [
     "CHARACTERS_A_TOKEN",
     "USUAL_ANSWER",
     "Batch",
+    "Device",
     "Estimate",
     "Extent",
     "Footprint",

@@ -33,6 +33,7 @@ class Footprint:
         state: bytes of one token's state.
         cache: bytes of one token's keys and values, in all layers.
         vocabulary: length of a token's logits.
+        recomputes: whether it can compute activations again in the backward.
         is_rough: whether it follows from a rule of thumb, because the cut model does not run.
     """
 
@@ -43,6 +44,7 @@ class Footprint:
     state: float
     cache: float
     vocabulary: int
+    recomputes: bool = True
     is_rough: bool = False
 
 
@@ -139,10 +141,14 @@ def _measured(
 
 
 def _widths(config: Any, dtype: torch.dtype) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     held = (getattr(config, "num_key_value_heads", None) or heads) * width
+    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
     return {
+        "recomputes": bool(getattr(kind, "supports_gradient_checkpointing", True)),
         "state": config.hidden_size * dtype.itemsize,
         "cache": 2 * held * dtype.itemsize * config.num_hidden_layers,
         "vocabulary": int(config.vocab_size),

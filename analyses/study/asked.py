@@ -109,6 +109,7 @@ def check(
     from analyses.runs import Progress
     from analyses.study.context import study_context
     from analyses.study.costs import study_costs, study_plan_lines
+    from analyses.study.fitting import fitted
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
@@ -116,9 +117,11 @@ def check(
             "short script: see docs/distributed.md"
         )
     context = study_context(plan, out, Progress())
+    small, chosen = fitted(context.plan, context.prompts, context.run)
+    context = replace(context, plan=small)
     refuse_other_settings(context)
     costs, estimate = study_costs(context.plan, context.prompts, timing=timing, gradients=gradients)
-    lines = study_plan_lines(context.plan, context.prompts) + costs
+    lines = [*study_plan_lines(context.plan, context.prompts), *chosen, *costs]
     planned = DryRun(context.plan, (*lines, *context.left_out_lines, *more))
     if dry_run:
         return planned

@@ -105,7 +105,7 @@ def require_room(plan: StudyPlan, workers: WorkerOptions) -> None:
         InputError: several workers would share a device without ``--share-device``, or the plan's
             memory for them is larger than the device.
     """
-    from analyses.study.costs import study_memory
+    from analyses.study.fitting import study_memory
     from analyses.study.resolve import prompts_of
     from interp.model.language_model import usable_device
 
