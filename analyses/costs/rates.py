@@ -102,11 +102,22 @@ class _Asked:
     footprint: Footprint
     settings: TrainingSettings | None
 
+    @property
+    def matters(self) -> tuple[object, ...]:
+        """The settings on which the rates depend."""
+        one = self.settings
+        if one is None:
+            return ()
+        return (
+            *(one.trained, one.lora_rank, one.lora_targets, one.lora_exclude, one.autocast),
+            *(one.activation_checkpointing, one.separate_backward),
+        )
+
     def __hash__(self) -> int:
-        return hash(repr(self.settings))
+        return hash(self.matters)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Asked) and repr(self.settings) == repr(other.settings)
+        return isinstance(other, _Asked) and self.matters == other.matters
 
 
 @lru_cache(maxsize=64)
