@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,6 @@ SMALL = 20_000_000
 LARGEST_CUT = 300_000_000
 SHORT_VOCABULARY = 1024
 LONG_ENOUGH = 0.15  # seconds that a measurement takes at least, unless the batch is smaller
-DECODED = 4
 
 # What does not depend on the model, in seconds on one core of 2023.
 START = 5.0
@@ -162,25 +162,23 @@ class _Cut:
     def _reading(self) -> float:
         length = max(1, self.shapes.own)
 
-        def run(rows: int) -> None:
-            self._forward(rows, length, logits_to_keep=1)
+        def reading(rows: int) -> Callable[[], object]:
+            return partial(self._forward, rows, length, logits_to_keep=1)
 
-        seconds = self._time(run, self.shapes.rows) / length
+        seconds = self._time(reading, self.shapes.rows) / length
         return seconds * (self.scale + self.head / length)
 
     def _generating(self) -> float:
         length = max(1, self.shapes.prompt)
-        seconds = {}
 
-        def run(steps: int, rows: int) -> None:
+        def decoding(rows: int) -> Callable[[], object]:
             cache = self._forward(rows, length, logits_to_keep=1, use_cache=True).past_key_values
-            for _ in range(steps):
-                self._forward(rows, 1, cached=length, past_key_values=cache, use_cache=True)
+            read = count(length)
+            return lambda: self._forward(
+                rows, 1, cached=next(read), past_key_values=cache, use_cache=True
+            )
 
-        for steps in (1, 1 + DECODED):
-            seconds[steps] = self._time(partial(run, steps), self.shapes.rows)
-        step = max(seconds[1 + DECODED] - seconds[1], 0.05 * seconds[1]) / DECODED
-        return step * (self.scale + self.head)
+        return self._time(decoding, self.shapes.rows) * (self.scale + self.head)
 
     def _training(self, settings: TrainingSettings, batch: Batch) -> tuple[float, float]:
         parameters = [one for one in self.model.parameters() if one.requires_grad]
@@ -188,19 +186,22 @@ class _Cut:
         kind = torch.device(self.device).type
         halved = torch.autocast(kind, torch.bfloat16) if settings.autocast else nullcontext()
 
-        def run(rows: int) -> None:
+        def forward_and_backward(rows: int) -> None:
             with halved:
                 output = self._forward(rows, length, logits_to_keep=min(length, response + 1))
                 loss = output.logits.float().log_softmax(-1)[..., 0].sum()
             loss.backward()
 
+        def training(rows: int) -> Callable[[], object]:
+            return partial(forward_and_backward, rows)
+
         rows = max(1, round(batch.in_passes(separate=settings.separate_backward)))
-        seconds = self._time(run, rows) / length
+        seconds = self._time(training, rows) / length
         recomputed = 4 / 3 if settings.activation_checkpointing else 1.0
         token = seconds * (self.scale * recomputed + self.head * min(1.0, response / length))
         optimizer = torch.optim.AdamW(parameters)
         optimizer.step()
-        step = self._time(lambda _rows: optimizer.step(), 1)
+        step = self._time(lambda _rows: optimizer.step, 1)
         share = self.trained / max(1, sum(one.numel() for one in parameters))
         return token, step * max(1.0, share)
 
@@ -211,19 +212,26 @@ class _Cut:
         options.setdefault("use_cache", False)
         return self.model(input_ids=ids, attention_mask=mask, position_ids=places, **options)
 
-    def _time(self, run: Callable[[int], object], most: int) -> float:
-        """Seconds per row of ``run(rows)``, with as many rows as take long enough."""
+    def _time(self, making: Callable[[int], Callable[[], object]], most: int) -> float:
+        """Seconds per row of what ``making(rows)`` gives, with as many rows as take long enough.
+
+        The least of three times: other processes only add to them.
+        """
         rows = 1
-        run(rows)  # the first call allocates and chooses kernels
         while True:
-            self._wait()
-            started = time.perf_counter()
-            run(rows)
-            self._wait()
-            seconds = time.perf_counter() - started
+            run = making(rows)
+            run()  # the first call allocates and chooses kernels
+            seconds = self._once(run)
             if rows >= most or seconds >= LONG_ENOUGH:
-                return seconds / rows
+                return min(seconds, *(self._once(run) for _ in range(2))) / rows
             rows = min(most, rows * (4 if seconds < LONG_ENOUGH / 8 else 2))
+
+    def _once(self, run: Callable[[], object]) -> float:
+        self._wait()
+        started = time.perf_counter()
+        run()
+        self._wait()
+        return time.perf_counter() - started
 
     def _wait(self) -> None:
         if torch.device(self.device).type == "cuda":
