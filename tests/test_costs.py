@@ -187,7 +187,7 @@ def test_a_step_is_made_to_fit_the_device(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert whole is not None
     monkeypatch.setattr("analyses.study.fitting.peak", lambda _where, held, _: Memory(held, 0))
     chosen = []
-    for free in (10**9, 35 * 10**6, 25 * 10**6, 10**6):
+    for free in (10**9, 80 * 10**6, 56 * 10**6, 10**6):
         small = replace(device_of({"device": "cpu"}), free=free)
         monkeypatch.setattr("analyses.study.fitting.device_of", lambda _options, d=small: d)
         found, lines = fitted(plan, prompts, run)
@@ -196,6 +196,7 @@ def test_a_step_is_made_to_fit_the_device(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert settings.batch_size == 32 and (found == plan) == (free in (10**9, 10**6))
         assert bool(lines) == (free < 10**9)
     assert chosen[0] == (32, False) and chosen[1][0] < 32 and not chosen[1][1]
+    assert chosen[2][0] < 32 and chosen[2][1]
     assert "not even one forget example" in lines[0]
 
 

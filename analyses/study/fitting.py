@@ -78,7 +78,8 @@ def _fits(
 ) -> bool:
     settings = largest(plan)
     batch = batch_of(settings, plan, reading) if settings else None
-    memory = memory_of(plan, reading, batch, *found, settings)
+    # Generating takes fewer prompts at a time where they do not fit; a training step does not.
+    memory = memory_of(replace(plan, batch_size=1), reading, batch, *found, settings)
     return (memory.device or memory.main) <= FULL * (device.free or 0)
 
 
