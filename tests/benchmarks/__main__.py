@@ -26,7 +26,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from interp.store import write_json
+from interp.store import read_json, write_json
 from tests.benchmarks.npo_step import in_fresh_process
 from tests.benchmarks.paired import median, ratio
 from tests.benchmarks.workload import Workload
@@ -60,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     workload = Workload(**options.workload)
     start = perf_counter()
-    entries = startup(demo=options.demo)
+    entries = startup(demo=options.demo) | plans(demo=options.demo)
     for trained in PREFIX:
         entries |= step_times(workload, trained, options.pairs, options.threads)
         entries |= step_memory(workload, trained, options.processes)
@@ -82,6 +82,26 @@ def startup(*, demo: bool) -> dict[str, Any]:
     if demo:
         with tempfile.TemporaryDirectory() as folder:
             found["demo.seconds"] = median([_seconds("demo", "--out", f"{folder}/run")])
+    return found
+
+
+def plans(*, demo: bool) -> dict[str, Any]:
+    """The time that plans announce over the time that the commands take, on the organism."""
+    commands = {
+        "evaluate": ("evaluate", "organism"),
+        "unlearn": ("unlearn", "organism", "--concept", "privacy", "--trainable", "lora"),
+    }
+    if demo:
+        commands["demo"] = ("demo",)
+    found = {}
+    for name, command in commands.items():
+        with tempfile.TemporaryDirectory() as folder:
+            _seconds(*command, "--out", f"{folder}/run")
+            plan = read_json(Path(folder) / "run" / "manifest.json")["plan"]
+        expected, actual = plan["expected"], plan["actual"]
+        for quantity in ("seconds", "main_bytes"):
+            entry = f"plan.{name}.{quantity}.expected_over_actual"
+            found[entry] = median([expected[quantity] / actual[quantity]])
     return found
 
 
