@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,8 @@ def fitted(plan: StudyPlan, prompts: pd.DataFrame, run: RunFolder) -> tuple[Stud
     earlier session of the run chose.
     """
     settings = largest(plan)
-    if settings is None or settings.micro_batch_size is not None:
+    shared = int(os.environ.get("WORLD_SIZE", "1")) > 1  # a launcher's processes share the rows
+    if settings is None or settings.micro_batch_size is not None or shared:
         return plan, []
     if (earlier := _earlier(plan, run)) is not None:
         return _with(plan, *earlier), [_line(*earlier, settings)] if any(earlier) else []
