@@ -187,8 +187,9 @@ def test_a_forecast_is_made_without_training(
     table = load_world(shipped()).prompts(train=40, validation=4, test=4)
     table.to_json("prompts.jsonl", orient="records", lines=True)
     command = ["predict", shipped(), "--concept", "safety", "--prompts", "prompts.jsonl"]
-    code, text, _ = spillover(*command, "--out", "out")
+    code, text, said = spillover(*command, "--out", "out")
     assert code == 0 and "Most exposed" in text and "should comply" in text
+    assert "gradients: refusals of privacy" in said and "log-odds of privacy" in said
     found = json.loads(Path("out/forecast.json").read_text(encoding="utf-8"))
     assert len(found["leakage"]) == 6
     assert all(row["low"] <= row["value"] <= row["high"] for row in found["leakage"])

@@ -54,6 +54,7 @@ class Evidence:
         prefixes: the frozen refusal and compliance prefixes; None where refusal is read from text,
             so that there are no log-odds.
         batch_size: prompts in one forward and backward.
+        say: called with a line before each long step.
     """
 
     lm: LanguageModel
@@ -62,6 +63,7 @@ class Evidence:
     prefixes: ResponsePrefixes | None
     deflections: Mapping[str, pd.DataFrame]
     batch_size: int = 32
+    say: Callable[[str], object] = lambda _: None
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
@@ -155,6 +157,7 @@ class Evidence:
 
     def gradients_of_log_odds(self, domain: str) -> Gradients:
         """∇m_b of one domain."""
+        self.say(f"gradients: refusal log-odds of {domain}")
         return mean_gradients(
             self.untrained, self._prompts[domain], self.read_log_odds, batch_size=self.batch_size
         )
@@ -165,6 +168,7 @@ class Evidence:
         Raises:
             InputError: the model refuses fewer than eight of its training prompts.
         """
+        self.say(f"gradients: refusals of {domain}")
         rows = self._deflections(domain)
         return mean_gradients(
             self.untrained,
@@ -275,6 +279,7 @@ def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings
         baseline.prefixes,
         _held(context.run.arm(BASE), baseline.responses),
         batch_size=training.micro_batch_size or training.batch_size,
+        say=context.progress.say,
     )
 
 
