@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from experiments.architectures.checks import CHECKS
-from experiments.architectures.table import in_page, measure_families, page_of
+from experiments.architectures.table import (
+    in_page,
+    measure_families,
+    measure_into,
+    page_of,
+    read_table,
+)
 from experiments.architectures.tiny import save_tiny_model
 from interp.errors import InputError
 from interp.model import LanguageModel
@@ -76,3 +83,21 @@ def test_the_page_counts_families_and_cells(tmp_path: Path) -> None:
     )
     made = in_page(page, table())
     assert text in made and "old" not in made and made.endswith("<!-- end -->\nafter\n")
+
+
+def test_finished_families_are_kept_on_request(tmp_path: Path) -> None:
+    out, measured = tmp_path / "some.csv", []
+
+    def measure(families: Sequence[str]) -> pd.DataFrame:
+        measured.extend(families)
+        if families == ["stops"]:
+            raise KeyboardInterrupt
+        return table().query("family == 'a'").assign(family=families[0])
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_into(out, ["d", "b", "stops"], measure=measure)
+    assert list(read_table(out)["family"].unique()) == ["b", "d"]
+    found = measure_into(out, ["b", "c"], resume=True, measure=measure)
+    assert measured == ["d", "b", "stops", "c"]
+    pd.testing.assert_frame_equal(read_table(out), found)
+    assert list(measure_into(out, ["b"], measure=measure)["family"].unique()) == ["b"]

@@ -108,6 +108,8 @@ def save_tiny_model(family: str, folder: Path) -> None:
     for name, value in special.items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(folder)
+    if type(model.config) not in AutoModelForCausalLM._model_mapping:
+        config.save_pretrained(folder)  # as published: with the parts that are not text
     tokenizer.save_pretrained(folder)
 
 
