@@ -355,12 +355,17 @@ def test_options_of_objectives_are_checked_first(
 
 
 @pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("contain", "distributed.md"), ("matrix", "--workers without a launcher")],
+)
 def test_several_processes_are_told_where_to_go(
-    spillover: Spillover, monkeypatch: pytest.MonkeyPatch
+    command: str, message: str, spillover: Spillover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, _, error = spillover("unlearn", shipped(), "--concept", CONCEPT, "--out", "run")
-    assert code == 2 and "distributed.md" in error
+    options = ["--concept", CONCEPT, "--out", "run"] + ["--workers", "2"] * (command == "matrix")
+    code, _, error = spillover(command, shipped(), *options)
+    assert code == 2 and message in error
 
 
 @pytest.mark.usefixtures("no_model")

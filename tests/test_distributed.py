@@ -106,3 +106,41 @@ def test_a_sharded_model_has_the_gradient_of_a_whole_one(
         difference = relative_difference(process["gradients"], alone["gradients"])
         record_property("gradient", difference)
         assert difference < 1e-5
+
+
+def test_the_command_line_trains_an_arm_in_two_processes(
+    small_world: Path, tmp_path: Path, without_report: None
+) -> None:
+    """The launched command has the run's files and the weights of the same command alone."""
+    from safetensors.torch import load_file
+
+    from analyses.study.command import unlearn
+
+    asked: dict[str, Any] = {
+        "concept": "safety", "retain": "privacy", "prompts": small_world, "device": "cpu",
+        "max_steps": 4, "batch_size": 8, "checkpoint_every": 2,
+    }  # fmt: skip
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
+    launched = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--master-port", "0", "-m", "spillover", "unlearn", "organism", *options),
+            f"--out={tmp_path / 'two'}",
+        ],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert launched.returncode == 0, launched.stderr[-4000:]
+    assert launched.stdout.count("report.html") == 1
+    unlearn("organism", out=tmp_path / "one", **asked)
+    kept = sorted(tmp_path.glob("one/arms/*/model/*.safetensors"))
+    assert kept
+    for path in kept:
+        alone = load_file(path)
+        both = load_file(tmp_path / "two" / path.relative_to(tmp_path / "one"))
+        assert both.keys() == alone.keys()
+        for name, values in alone.items():
+            assert relative_difference(both[name].float(), values.float()) < 1e-6, name

@@ -75,13 +75,21 @@ def contain(
     """Compare methods that unlearn one domain and keep the refusals of the others."""
     from analyses.contain.arms import Design, held_out_splits, require_methods
     from analyses.contain.methods import METHODS
-    from analyses.study import check, prompts_of, require_workers, study_plan, weights_to_try
+    from analyses.study import (
+        check,
+        prompts_of,
+        refuse_launcher,
+        require_workers,
+        study_plan,
+        weights_to_try,
+    )
     from unlearning.data import present_domains
 
     asked = study_plan(
         model, [concept], replace(training, retain_weight=None), chat, prompts, deflections,
         seeds=[seed], control=False, **options.for_plan(),
     )  # fmt: skip
+    refuse_launcher()
     require_workers(asked, made)
     if training.retain is not None or training.adaptive:
         raise InputError("contain varies the retain set and its loss by itself; see --methods")

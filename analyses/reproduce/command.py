@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +132,7 @@ def reproduce(
     The command prints its plan and asks before it begins. The same command resumes an
     interrupted run.
     """
-    from analyses.study import require_model
+    from analyses.study import refuse_launcher, require_model
 
     if paper not in PAPERS:
         raise InputError(f"unknown paper {paper!r}{expected(paper, PAPERS)}")
@@ -145,8 +144,7 @@ def reproduce(
             f"{', '.join(others) or '--texts'}: the paper uses MMLU only (--tasks mmlu_philosophy,"
             "...); `spillover evaluate` measures other losses"
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("this command runs in one process; give --workers for several arms")
+    refuse_launcher()
     from analyses.costs import watched
     from analyses.reproduce.engine import run_protocol
     from analyses.reproduce.page import PAGE

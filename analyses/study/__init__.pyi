@@ -19,6 +19,7 @@ from .deflected import with_enough_deflections as with_enough_deflections
 from .engine import make_arms as make_arms
 from .engine import recorded as recorded
 from .engine import run_study as run_study
+from .launcher import refuse_launcher as refuse_launcher
 from .making import load_made as load_made
 from .making import make_arm as make_arm
 from .making import require_replaceable as require_replaceable
@@ -89,6 +90,7 @@ __all__ = [
     "prefixes_of",
     "prompts_of",
     "recorded",
+    "refuse_launcher",
     "require_arms",
     "require_model",
     "require_prefixes",

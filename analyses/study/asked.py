@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from analyses.commands import DryRun, command_line
 from analyses.options import ALONE, ModelOptions, TrainingOptions, WorkerOptions
+from analyses.study.launcher import leads, processes
 from interp import plugins
 from interp.errors import InputError
 from interp.store import read_json, read_table
@@ -111,11 +111,6 @@ def check(
     from analyses.study.costs import study_costs, study_plan_lines
     from analyses.study.fitting import fitted
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "the commands run in one process, which uses one device; for several devices, write a "
-            "short script: see docs/distributed.md"
-        )
     context = study_context(plan, out, Progress())
     small, chosen = fitted(context.plan, context.prompts, context.run)
     context = replace(context, plan=small)
@@ -142,18 +137,36 @@ def run_plan(
     from analyses.study.workers import require_workers
 
     require_workers(plan, workers)
+    if processes() > 1 and workers.are_used:
+        raise InputError(
+            "the processes of a launcher train one arm together; give --workers without a launcher"
+        )
+    if not leads():
+        return _take_part(plan, out, dry_run)
     context = check(plan, out, dry_run, timing=timing)
     if isinstance(context, DryRun):
         return context
     from analyses.costs import watched
     from analyses.runs import Run
     from analyses.study import engine as study
+    from analyses.study.together import leading
 
-    with watched(out, context.expected, anew=plan.overwrite):
+    with leading(plan), watched(out, context.expected, anew=plan.overwrite):
         report = study.run_checked_study(
             context, workers=workers, show_completions=show_completions
         )
     typer.echo(report)
+    return Run(out)
+
+
+def _take_part(plan: StudyPlan, out: Path, dry_run: bool) -> Run | DryRun:
+    """Train with the first process, which prints and writes everything."""
+    from analyses.runs import Run
+    from analyses.study.together import take_part
+
+    if dry_run:
+        return DryRun(plan, ())
+    take_part(plan)
     return Run(out)
 
 

@@ -32,6 +32,7 @@ from analyses.options import (
     known_model,
 )
 from analyses.study.asked import run_plan, study_plan
+from analyses.study.launcher import leads
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def unlearn(
     if len(arms) > 1:
         raise InputError("unlearn trains one arm: give one --retain-weight; study tries several")
     done = run_plan(replace(asked, arms=arms), out, dry_run, timing=timing)
-    if merge and not dry_run:
+    if merge and leads() and not dry_run:
         from analyses.study.making import save_merged
 
         typer.echo(save_merged(out / "arms" / arms[0].name, chat.for_loading()))

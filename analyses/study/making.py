@@ -26,6 +26,7 @@ from analyses.study.methods import Guard
 from analyses.study.mixing import mixture_of
 from analyses.study.plan import ArmPlan
 from analyses.study.prefilling import write_prefilled
+from analyses.study.together import TrainingRun, share
 from interp.errors import InputError, SpilloverError, TrainingError
 from interp.model import LanguageModel
 from interp.progress import Advance
@@ -240,6 +241,8 @@ def train_arm(
     training = folder / "training"  # checkpoints and tracker output
     if left := newest_complete(training):
         context.progress.say(f"{arm.name}: resuming from {left.name}")
+    cache = context.run.folder / "cache"
+    share(TrainingRun(mixture, settings, training, cache, plan.checkpoint_every))
     with context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance:
         log = unlearn_in_place(
             lm,
@@ -248,7 +251,7 @@ def train_arm(
             folder=training,
             callbacks=[*guard.callbacks, scoring, _Advance(advance)],
             around_forward=guard.around_forward,
-            cache=context.run.folder / "cache",
+            cache=cache,
             checkpoint_every=plan.checkpoint_every,
             states={"scores": scoring} | ({"answers": keeper} if keeper else {}),
             report_to=plan.report_to,

@@ -37,6 +37,7 @@ from unlearning.training.eval_mode import check_train_mode, hold_in_eval_mode, p
 from unlearning.training.mixture import Mixture, collator, rows_of
 from unlearning.training.reference import with_references
 from unlearning.training.settings import TrainingSettings
+from unlearning.training.stop_together import StopTogether
 from unlearning.training.terms import Term, Weights, needs_of, term_weights, terms_of, weighted_sum
 from unlearning.training.views import OF_OUTPUTS, Supply, View, control_vector, reference_of
 
@@ -216,7 +217,7 @@ class UnlearningTrainer(Trainer):
                 responses=any(not name.startswith("preferred") for name in terms[0].needs),
                 preferred=terms[0].objective.on_pairs,
             ),
-            callbacks=[_StepEnd(self), *callbacks],
+            callbacks=[_StepEnd(self), *callbacks, StopTogether()],
         )
         self.remove_callback(PrinterCallback)
         self.mixture = mixture
