@@ -124,7 +124,7 @@ def test_the_command_line_trains_an_arm_in_two_processes(
     launched = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--master-port", "0", "-m", "spillover", "unlearn", "organism", *options),
+            *("--standalone", "-m", "spillover", "unlearn", "organism", *options),
             f"--out={tmp_path / 'two'}",
         ],
         cwd=REPOSITORY,
