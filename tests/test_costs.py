@@ -10,12 +10,21 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from analyses.costs import Batch, Reading, Subject, Weights, Work, device_of, step_memory, watched
+from analyses.costs import (
+    CostedModel,
+    Reading,
+    StepRows,
+    Weights,
+    Work,
+    device_of,
+    step_memory,
+    watched,
+)
 from analyses.costs.checkpoints import weights_of
 from analyses.costs.command import plans
 from analyses.costs.comparison import comparison_text
 from analyses.costs.cut import config_of, cut_config
-from analyses.costs.estimate import Estimate
+from analyses.costs.estimate import CostEstimate
 from analyses.costs.footprint import footprint_of
 from analyses.costs.memory import Memory
 from analyses.costs.rates import Rates, Shapes, measured_rates
@@ -62,7 +71,7 @@ def test_the_memory_of_a_step_at_7b_is_as_measured(
     settings = TrainingSettings(**options)
     footprint = footprint_of(config, settings, torch.bfloat16)
     assert not footprint.is_rough and footprint.parameters == weights.parameters
-    found = step_memory(weights, footprint, settings, Batch(rows, rows, tokens, 128)) / 2**30
+    found = step_memory(weights, footprint, settings, StepRows(rows, rows, tokens, 128)) / 2**30
     assert gibibytes / 1.5 < found < 1.5 * gibibytes
 
 
@@ -84,7 +93,7 @@ def test_weights_are_read_from_headers(tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     write_json(adapter / "adapter_config.json", {"base_model_name_or_path": str(shipped())})
     assert weights_of(str(adapter)) == found
-    assert Subject(str(adapter)).footprint() == Subject(str(shipped())).footprint()
+    assert CostedModel(str(adapter)).footprint() == CostedModel(str(shipped())).footprint()
 
 
 def test_a_cut_configuration_has_entries_for_its_layers_only() -> None:
@@ -135,7 +144,7 @@ def test_the_plan_is_of_the_device_that_was_given(monkeypatch: pytest.MonkeyPatc
 
 def test_the_words_say_what_does_not_fit() -> None:
     device = replace(device_of({"device": "cpu"}), free=2**30)
-    small = Estimate(device, Memory(0.0, 2**29), (10.0, 100.0))
+    small = CostEstimate(device, Memory(0.0, 2**29), (10.0, 100.0))
     assert small.lines()[:2] == [
         "memory: about 0.5 GiB of main memory",
         "time: about 10 s, at most 100 s, as measured now",

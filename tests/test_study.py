@@ -189,7 +189,8 @@ def test_scores_start_at_the_base_and_end_with_text(finished: Finished) -> None:
         assert np.array_equal(first["nll"], base["nll"], equal_nan=True)
         # An answer of a few words has nothing to repeat, but each has its nats.
         assert (last["nll"] > 0).all() and "repetition" in last
-        assert base["nll"].mean() <= last["nll"].mean()
+        # The base's nats come from its generation, the others from a second reading.
+        assert base["nll"].mean() <= last["nll"].mean() + 1e-6
         between = table[(table["step"] > 0) & (table["step"] < STEPS)]
         assert (between["label"] == "harmful").all()
         assert between[["class", "nll", "repetition"]].isna().all(axis=None)

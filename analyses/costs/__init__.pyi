@@ -2,15 +2,15 @@ from .checkpoints import Weights as Weights
 from .checkpoints import lineage as lineage
 from .devices import Device as Device
 from .devices import device_of as device_of
-from .estimate import Estimate as Estimate
-from .estimate import Subject as Subject
+from .estimate import CostedModel as CostedModel
+from .estimate import CostEstimate as CostEstimate
 from .estimate import answering_estimate as answering_estimate
-from .estimate import seconds_of as seconds_of
+from .estimate import time_range as time_range
 from .footprint import Footprint as Footprint
 from .lengths import CHARACTERS_A_TOKEN as CHARACTERS_A_TOKEN
 from .lengths import reading_of as reading_of
-from .memory import Batch as Batch
 from .memory import Memory as Memory
+from .memory import StepRows as StepRows
 from .memory import peak as peak
 from .memory import reading_memory as reading_memory
 from .memory import step_memory as step_memory
@@ -26,15 +26,15 @@ from .work import once as once
 __all__ = [
     "CHARACTERS_A_TOKEN",
     "USUAL_ANSWER",
-    "Batch",
+    "CostEstimate",
+    "CostedModel",
     "Device",
-    "Estimate",
     "Extent",
     "Footprint",
     "Memory",
     "Reading",
     "Shapes",
-    "Subject",
+    "StepRows",
     "Weights",
     "Work",
     "answering_estimate",
@@ -44,8 +44,8 @@ __all__ = [
     "peak",
     "reading_memory",
     "reading_of",
-    "seconds_of",
     "step_memory",
+    "time_range",
     "trained_model",
     "watched",
 ]

@@ -19,7 +19,7 @@ UNMEASURED = "time: not measured (--no-timing)"
 
 
 @dataclass(frozen=True)
-class Subject:
+class CostedModel:
     """A model that a command will load, with the arguments of loading it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What a command will need.
 
     Attributes:
@@ -110,7 +110,7 @@ class Estimate:
         }
 
 
-def seconds_of(rates: Rates | None, extent: Extent) -> tuple[float, float] | None:
+def time_range(rates: Rates | None, extent: Extent) -> tuple[float, float] | None:
     """Expected and largest time of the work."""
     if rates is None:
         return None
@@ -118,13 +118,13 @@ def seconds_of(rates: Rates | None, extent: Extent) -> tuple[float, float] | Non
 
 
 def answering_estimate(
-    subjects: Sequence[Subject],
+    subjects: Sequence[CostedModel],
     reading: Reading,
     work: Extent,
     batch_size: int,
     *,
     timing: bool = True,
-) -> Estimate:
+) -> CostEstimate:
     """The needs of a command that reads and generates with models, one at a time.
 
     Args:
@@ -138,7 +138,7 @@ def answering_estimate(
     found = [subject.footprint() for subject in subjects]
     known = [one for one in found if one is not None]
     if len(known) < len(found):
-        return Estimate(device, None, None)
+        return CostEstimate(device, None, None)
     length = reading.prompt + reading.answer
     held = max(
         weights.held + reading_memory(footprint, batch_size, length) for weights, footprint in known
@@ -147,7 +147,7 @@ def answering_estimate(
     shapes = Shapes(batch_size, round(reading.prompt), round(reading.own))
     rates = subjects[0].rates(shapes) if timing else None
     rough = any(one.is_rough for _, one in known) or (rates is not None and rates.is_rough)
-    return Estimate(device, memory, seconds_of(rates, work), is_rough=rough)
+    return CostEstimate(device, memory, time_range(rates, work), is_rough=rough)
 
 
 # A machine's speed changes from minute to minute.

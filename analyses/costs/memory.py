@@ -20,7 +20,7 @@ CHUNK = 32 * 2**20  # float32 logits at a time
 
 
 @dataclass(frozen=True)
-class Batch:
+class StepRows:
     """The rows of a step.
 
     Attributes:
@@ -48,7 +48,7 @@ class Memory:
 
 
 def step_memory(
-    weights: Weights, footprint: Footprint, settings: TrainingSettings, batch: Batch
+    weights: Weights, footprint: Footprint, settings: TrainingSettings, batch: StepRows
 ) -> float:
     """Bytes of a trained model in the middle of a step, without any other model."""
     rows = batch.in_passes(separate=settings.separate_backward)
@@ -72,7 +72,7 @@ def activations(footprint: Footprint, settings: TrainingSettings, tokens: float)
 
 
 def logits(
-    weights: Weights, footprint: Footprint, settings: TrainingSettings, batch: Batch
+    weights: Weights, footprint: Footprint, settings: TrainingSettings, batch: StepRows
 ) -> float:
     """Logits of the response tokens with their gradients, and the reference's where they are read.
 

@@ -15,7 +15,7 @@ import torch
 
 from analyses.costs.cut import built, cut_config, with_weights
 from analyses.costs.footprint import Footprint
-from analyses.costs.memory import Batch
+from analyses.costs.memory import StepRows
 from analyses.costs.work import Work
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Shapes:
     rows: int
     prompt: int
     own: int
-    step: Batch | None = None
+    step: StepRows | None = None
 
 
 def measured_rates(
@@ -180,7 +180,7 @@ class _Cut:
 
         return self._time(decoding, self.shapes.rows) * (self.scale + self.head)
 
-    def _training(self, settings: TrainingSettings, batch: Batch) -> tuple[float, float]:
+    def _training(self, settings: TrainingSettings, batch: StepRows) -> tuple[float, float]:
         parameters = [one for one in self.model.parameters() if one.requires_grad]
         length, response = max(2, round(batch.tokens)), max(1, round(batch.response))
         kind = torch.device(self.device).type

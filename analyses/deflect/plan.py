@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from analyses.costs import Estimate, Subject, Work, answering_estimate, once, reading_of
+from analyses.costs import CostedModel, CostEstimate, Work, answering_estimate, once, reading_of
 from analyses.deflect.data_set import MANIFEST, MORE
 from analyses.study import Defaults, StudyPlan, defaults_for, require_model, scorer_of
 from interp.errors import InputError, expected
@@ -122,11 +122,13 @@ def deflection_plan_lines(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
     return lines
 
 
-def deflection_costs(plan: DeflectPlan, asked: pd.DataFrame, *, timing: bool = True) -> Estimate:
+def deflection_costs(
+    plan: DeflectPlan, asked: pd.DataFrame, *, timing: bool = True
+) -> CostEstimate:
     """The time and memory of asking a local model; with ``timing``, its speed is measured."""
     prompts = list(asked["prompt"])
     reading = reading_of(prompts, plan.answer_tokens, plan.model, plan.model_options)
-    subject = Subject(plan.model, plan.model_options)
+    subject = CostedModel(plan.model, plan.model_options)
     work = reading.answers(len(prompts) * plan.samples) + once(Work(arms=1))
     return answering_estimate([subject], reading, work, plan.batch_size, timing=timing)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from analyses.costs import (
     CHARACTERS_A_TOKEN,
-    Estimate,
-    Subject,
+    CostedModel,
+    CostEstimate,
     Work,
     answering_estimate,
     once,
@@ -250,7 +250,7 @@ def evaluation_plan_lines(inputs: Inputs) -> list[str]:
     return lines
 
 
-def evaluation_costs(inputs: Inputs, *, timing: bool = True) -> Estimate | None:
+def evaluation_costs(inputs: Inputs, *, timing: bool = True) -> CostEstimate | None:
     """The time and memory of the models that are loaded here, without tasks and model scorers."""
     if not inputs.plan.loaded:
         return None
@@ -262,7 +262,7 @@ def evaluation_costs(inputs: Inputs, *, timing: bool = True) -> Estimate | None:
     # Answers are read again for their coherence and the divergence from the base.
     work = once(Work(arms=1, pages=0.5, read=texts)) + reading.answers(rows)
     work += reading.forced(rows) + reading.masses(rows) + reading.forced(rows)
-    subjects = [Subject(one, plan.model_options) for one in plan.loaded]
+    subjects = [CostedModel(one, plan.model_options) for one in plan.loaded]
     return answering_estimate(subjects, reading, work.times(models), plan.batch_size, timing=timing)
 
 

@@ -37,7 +37,7 @@ from interp.errors import InputError, expected
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analyses.costs import Estimate
+    from analyses.costs import CostEstimate
     from analyses.reproduce.plan import Planned, ProtocolOptions
     from analyses.reproduce.result import Result
 
@@ -228,7 +228,7 @@ def protocol_plan_lines(asked: ProtocolOptions, first: Planned, prompts: pd.Data
 
 def protocol_costs(
     asked: ProtocolOptions, first: Planned, prompts: pd.DataFrame, *, timing: bool = True
-) -> tuple[list[str], Estimate]:
+) -> tuple[list[str], CostEstimate]:
     """Work, memory and time, in lines and in numbers."""
     from analyses.costs import Weights
     from analyses.study import study_costs

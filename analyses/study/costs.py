@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyses.costs import Estimate, Extent, Shapes, Subject, Weights, device_of, seconds_of
+from analyses.costs import CostedModel, CostEstimate, Extent, Shapes, Weights, device_of, time_range
 from analyses.study.fitting import holds_reference, largest, memory_of, reading_for
 from analyses.study.plan import StudyPlan
 from analyses.study.work import batch_of, forecast_work, work_of
@@ -77,7 +77,7 @@ def study_costs(
     timing: bool = True,
     gradients: TrainingSettings | None = None,
     weights: Weights | None = None,
-) -> tuple[list[str], Estimate]:
+) -> tuple[list[str], CostEstimate]:
     """Work, memory and time of a study, in lines and in numbers.
 
     Args:
@@ -91,7 +91,7 @@ def study_costs(
     work = work_of(plan, prompts, reading)
     if gradients is not None:
         work += forecast_work(prompts, reading)
-    subject = Subject(plan.model, plan.model_options, weights)
+    subject = CostedModel(plan.model, plan.model_options, weights)
     settings = gradients or largest(plan)
     batch = batch_of(settings, plan, reading) if settings else None
     found = subject.footprint(settings)
@@ -103,5 +103,5 @@ def study_costs(
         shapes = Shapes(rows, round(reading.prompt), round(reading.own), batch)
         rates = subject.rates(shapes, settings)
     rough = (found is not None and found[1].is_rough) or (rates is not None and rates.is_rough)
-    estimate = Estimate(device, memory, seconds_of(rates, work), is_rough=rough)
+    estimate = CostEstimate(device, memory, time_range(rates, work), is_rough=rough)
     return [*work_lines(plan, work), *estimate.lines()], estimate

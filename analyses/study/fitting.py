@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from analyses.costs import (
-    Batch,
+    CostedModel,
     Device,
     Footprint,
     Memory,
     Reading,
-    Subject,
+    StepRows,
     Weights,
     device_of,
     peak,
@@ -50,7 +50,7 @@ def fitted(plan: StudyPlan, prompts: pd.DataFrame, run: RunFolder) -> tuple[Stud
     if (earlier := _earlier(plan, run)) is not None:
         return _with(plan, *earlier), [_line(*earlier, settings)] if any(earlier) else []
     reading = reading_for(plan, prompts)
-    found = Subject(plan.model, plan.model_options).footprint(settings)
+    found = CostedModel(plan.model, plan.model_options).footprint(settings)
     device = device_of(plan.model_options)
     if found is None or device.free is None:
         return plan, []
@@ -124,7 +124,7 @@ def study_memory(plan: StudyPlan, prompts: pd.DataFrame) -> Memory | None:
     reading = reading_for(plan, prompts)
     settings = largest(plan)
     batch = batch_of(settings, plan, reading) if settings else None
-    found = Subject(plan.model, plan.model_options).footprint(settings)
+    found = CostedModel(plan.model, plan.model_options).footprint(settings)
     return None if found is None else memory_of(plan, reading, batch, *found, settings)
 
 
@@ -143,7 +143,7 @@ def largest(plan: StudyPlan) -> TrainingSettings | None:
 def memory_of(
     plan: StudyPlan,
     reading: Reading,
-    batch: Batch | None,
+    batch: StepRows | None,
     weights: Weights,
     footprint: Footprint,
     settings: TrainingSettings | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyses.costs import USUAL_ANSWER, Batch, Extent, Reading, Work
+from analyses.costs import USUAL_ANSWER, Extent, Reading, StepRows, Work
 from analyses.study.plan import ArmPlan, StudyPlan
 
 if TYPE_CHECKING:
@@ -107,11 +107,11 @@ def _readings(tested: int, reading: Reading) -> Extent:
 
 def batch_of(
     settings: TrainingSettings, plan: StudyPlan, reading: Reading, *, retained: bool | None = None
-) -> Batch:
+) -> StepRows:
     """The rows of one forward in training, with answers of the usual length."""
     if retained is None:
         retained = any(arm.retain for arm in plan.arms if arm.training)
     rows = settings.micro_batch_size or settings.batch_size
     response = USUAL_ANSWER * reading.answer
     extra = rows * settings.retain_ratio if retained else 0
-    return Batch(rows, extra, reading.prompt + response, response)
+    return StepRows(rows, extra, reading.prompt + response, response)
