@@ -178,7 +178,7 @@ class _Cut:
                 rows, 1, cached=next(read), past_key_values=cache, use_cache=True
             )
 
-        return self._time(decoding, self.shapes.rows) * (self.scale + self.head)
+        return self._time(decoding, self.shapes.rows, 16) * (self.scale + self.head)
 
     def _training(self, settings: TrainingSettings, batch: StepRows) -> tuple[float, float]:
         parameters = [one for one in self.model.parameters() if one.requires_grad]
@@ -212,19 +212,27 @@ class _Cut:
         options.setdefault("use_cache", False)
         return self.model(input_ids=ids, attention_mask=mask, position_ids=places, **options)
 
-    def _time(self, making: Callable[[int], Callable[[], object]], most: int) -> float:
-        """Seconds per row of what ``making(rows)`` gives, with as many rows as take long enough.
+    def _time(
+        self, making: Callable[[int], Callable[[], object]], most: int, times: int = 4
+    ) -> float:
+        """Seconds per row of what ``making(rows)`` gives with ``most`` rows.
 
-        The least of three times: other processes only add to them.
+        A single row takes far more than its share of a batch. So the time of many rows follows from
+        those of fewer, which take long enough, and of ``times`` as many, along a line. Each is the
+        least of several: other processes only add to them.
         """
         rows = 1
-        while True:
-            run = making(rows)
-            run()  # the first call allocates and chooses kernels
-            seconds = self._once(run)
-            if rows >= most or seconds >= LONG_ENOUGH:
-                return min(seconds, *(self._once(run) for _ in range(2))) / rows
+        while (seconds := self._least(making(rows), 3)) < LONG_ENOUGH and rows < most:
             rows = min(most, rows * (4 if seconds < LONG_ENOUGH / 8 else 2))
+        if rows == most:
+            return seconds / rows
+        more = min(most, times * rows)
+        slope = max(0.0, (self._least(making(more), 2) - seconds) / (more - rows))
+        return (seconds + slope * (most - rows)) / most
+
+    def _least(self, run: Callable[[], object], times: int) -> float:
+        run()  # the first call allocates and chooses kernels
+        return min(self._once(run) for _ in range(times))
 
     def _once(self, run: Callable[[], object]) -> float:
         self._wait()
