@@ -102,6 +102,8 @@ def _caches_rightly(
         return False  # of a cache with another interface; the forward without it is right
     return all(
         float((plain[node].exp() * (plain[node] - cached[node]).abs()).sum(-1).max()) <= _LIMIT
+        # Almost equal probabilities hide an error in nats; its share of their spread does not.
+        and float(((plain[node] - cached[node]).std(-1) / plain[node].std(-1)).max()) <= _LIMIT
         for node in plain
     )
 
