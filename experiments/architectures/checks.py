@@ -8,10 +8,11 @@ Spillover refuses in words raises a :class:`interp.errors.SpilloverError`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from interp.model import LanguageModel, copied, hidden_into, hidden_of, with_hid
 from interp.patching import WHOLE, between_models, patch
 from interp.readout import log_odds
 from unlearning.generation import generate
+from unlearning.refusal import ResponsePrefix, ResponsePrefixes, prefix_masses
 from unlearning.training import (
     TrainingSettings,
     adapter_inputs,
@@ -48,6 +50,7 @@ from unlearning.training.eval_mode import probe_logits, relative_error
 LORA = TrainingSettings(lora_rank=2, lora_alpha=2)
 FULL = TrainingSettings(trained="projections")
 TOKEN, NEW_TOKENS, LAYER = 5, 4, 1
+TREE = ResponsePrefixes(refusal=((5,), (6, 7, 8)), compliance=((9,), (6, 7, 5), (6, 9)))
 #: Errors above this are more than rounding in float32.
 LIMIT = 2e-3
 NOT_OFFERED = "not offered"
@@ -55,10 +58,11 @@ NOT_OFFERED = "not offered"
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint in a folder, and prompts of different lengths."""
+    """A checkpoint in a folder, prompts of different lengths, and what others begin with."""
 
     folder: Path
     prompts: tuple[str, ...]
+    beginning: str
 
     @cached_property
     def lm(self) -> LanguageModel:
@@ -72,7 +76,18 @@ class Subject:
 
     @cached_property
     def rows(self) -> list[Tensor]:
-        return [torch.tensor([self.lm.chat.encode(prompt).ids]) for prompt in self.prompts]
+        return self._rows(self.prompts)
+
+    @property
+    def begun(self) -> tuple[str, ...]:
+        return tuple(f"{self.beginning} {prompt}" for prompt in self.prompts)
+
+    @cached_property
+    def begun_rows(self) -> list[Tensor]:
+        return self._rows(self.begun)
+
+    def _rows(self, prompts: Sequence[str]) -> list[Tensor]:
+        return [torch.tensor([self.lm.chat.encode(prompt).ids]) for prompt in prompts]
 
     @property
     def direction(self) -> Tensor:
@@ -155,17 +170,49 @@ def _heads_error(subject: Subject, layer: int, site: Site) -> float:
 
 @check("answers")
 def answers(subject: Subject) -> float:
-    """Answers of a batch with a cache are those of a loop over forwards."""
+    """Answers of a batch with a cache are those of a loop over forwards.
+
+    Once of prompts that share few tokens, once of prompts whose beginning is computed once.
+    """
     lm = subject.lm
     differing = 0
-    for ids, answer in zip(
-        subject.rows, generate(lm, subject.prompts, max_new_tokens=NEW_TOKENS), strict=True
+    for ids, answer in chain.from_iterable(
+        zip(rows, generate(lm, prompts, max_new_tokens=NEW_TOKENS), strict=True)
+        for rows, prompts in ((subject.rows, subject.prompts), (subject.begun_rows, subject.begun))
     ):
         text = ids
         for _ in answer.ids:
             text = torch.cat([text, _logits(lm, text).argmax()[None, None]], dim=1)
         differing += text[0, ids.shape[1] :].tolist() != list(answer.ids)
     return float(differing)
+
+
+@check("prefixes")
+def prefixes(subject: Subject) -> float:
+    """Prefix probabilities with a cache and a shared beginning are products over forwards.
+
+    Compared with what a model of equal probabilities gives: the logits of some are almost equal.
+    """
+    lm = subject.lm
+    rows = [lm.chat.encode(prompt) for prompt in subject.begun]
+    found = prefix_masses(lm, rows, TREE)
+    classes = (TREE.refusal, TREE.compliance)
+    wanted = [[_chance(lm, ids, leaves) for ids in subject.begun_rows] for leaves in classes]
+    size = _logits(lm, subject.rows[0]).numel()
+    equal = np.log([[sum(size ** -len(leaf) for leaf in leaves)] for leaves in classes])
+    return _error(np.log([found.p_R, found.p_C]) - equal, np.log(wanted) - equal)
+
+
+def _chance(lm: LanguageModel, ids: Tensor, leaves: Sequence[ResponsePrefix]) -> float:
+    """The probability that a response begins with one of ``leaves``."""
+    chances = []
+    for leaf in leaves:
+        text, steps = ids, []
+        for token in leaf:
+            steps.append(float(_logits(lm, text).double().softmax(-1)[token]))
+            text = torch.cat([text, torch.tensor([[token]])], dim=1)
+        chances.append(np.prod(steps))
+    return float(sum(chances))
 
 
 @check("ablate")

@@ -25,6 +25,7 @@ RESULTS = (OK, REFUSED, WRONG, CRASH)
 BETWEEN = " · "  # lines of a self-check
 # Prompts of the packaged model organism's vocabulary have lengths that differ once they are joined.
 JOINED = (1, 4, 2, 1, 3)
+BEGUN = 4
 
 
 def measure_families(
@@ -54,7 +55,7 @@ def measure_families(
             except Exception as error:  # whatever a family's code raises
                 progress(f"{family}: left out ({type(error).__name__}: {str(error)[:100]})")
                 continue
-            found = _measured(Subject(Path(folder), _prompts()), checks)
+            found = _measured(Subject(Path(folder), *_prompts()), checks)
         rows += [{"family": family, **one} for one in found]
         shown = ", ".join(f"{one['check']} {one['result']}" for one in found if one["result"] != OK)
         progress(f"{family}: {shown or 'all is well'}")
@@ -103,11 +104,13 @@ def _measured(subject: Subject, checks: Sequence[str]) -> list[dict[str, str]]:
     ]
 
 
-def _prompts() -> tuple[str, ...]:
+def _prompts() -> tuple[tuple[str, ...], str]:
+    """Prompts of different lengths, and a text with which more of them begin."""
     from unlearning.organism import load_world, shipped
 
     texts = iter(load_world(shipped()).prompts()["prompt"])
-    return tuple(" ".join(next(texts) for _ in range(count)) for count in JOINED)
+    prompts = tuple(" ".join(next(texts) for _ in range(count)) for count in JOINED)
+    return prompts, " ".join(next(texts) for _ in range(BEGUN))
 
 
 def _result(one: Callable[[Subject], float | str], subject: Subject) -> tuple[str, str]:

@@ -6,7 +6,9 @@ from .batching import in_order as in_order
 from .batching import is_out_of_memory as is_out_of_memory
 from .batching import map_in_batches as map_in_batches
 from .batching import next_batch as next_batch
+from .beginnings import agree as agree
 from .beginnings import begin as begin
+from .beginnings import same_numbers as same_numbers
 from .beginnings import shared_beginning as shared_beginning
 from .chat import Batch as Batch
 from .chat import Chat as Chat
@@ -55,6 +57,7 @@ __all__ = [
     "Tokens",
     "active_edits",
     "adapter_base",
+    "agree",
     "begin",
     "check_source",
     "copied",
@@ -82,6 +85,7 @@ __all__ = [
     "probing",
     "reading",
     "require_room",
+    "same_numbers",
     "shared_beginning",
     "stopping_after",
     "undisturbed",

@@ -1,15 +1,16 @@
 """The tokens with which all prompts begin, such as a system prompt, are computed once.
 
-Every later forward of a batch then holds only the rest of its prompts. Callers check on some of
-their rows that a model gives the same numbers in this way.
+Every later forward of a batch then holds only the rest of its prompts. Callers compare on some of
+their rows whether a model gives the same numbers in this way (:func:`same_numbers`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.model.chat import Tokens
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # Fewer tokens are not worth a forward.
 FEWEST = 8
+_LIMIT = 0.05  # in nats, and as a share of the spread of the logits
 
 
 def shared_beginning(lm: LanguageModel, rows: Sequence[Tokens]) -> tuple[int, ...]:
@@ -61,3 +63,33 @@ def begin(
     if "position_ids" in inputs:
         inputs["position_ids"] = inputs["position_ids"] + length
     return inputs, cache
+
+
+def same_numbers(
+    lm: LanguageModel,
+    shortcut: str,
+    rows: Sequence[Tokens],
+    compare: Callable[[Sequence[Tokens]], bool],
+) -> bool:
+    """Whether a shortcut is right for ``rows``: compared on the longest and the shortest of them.
+
+    The result is kept under the shortcut's name. Rows longer than all before are compared again,
+    because a wrong attention window does not show in shorter ones.
+    """
+    longest = max(rows, key=len)
+    right, up_to = lm.found_out.get(shortcut, (True, 0))
+    if right and len(longest) > up_to:
+        right = compare([longest, min(rows, key=len)])
+        lm.found_out[shortcut] = (right, len(longest))
+    return bool(right)
+
+
+def agree(wanted: Float[Tensor, "n vocab"], found: Float[Tensor, "n vocab"]) -> bool:
+    """Whether log-probabilities are equal up to rounding.
+
+    The expected error in nats must be small, and so must the error's share of their spread: almost
+    equal probabilities hide an error in nats.
+    """
+    nats = (wanted.exp() * (wanted - found).abs()).sum(-1)
+    share = (wanted - found).std(-1) / wanted.std(-1)
+    return float(nats.max()) <= _LIMIT and float(share.max()) <= _LIMIT

@@ -16,6 +16,7 @@ temperature) over the whole vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,12 @@ from transformers import LogitsProcessor
 from interp.model import (
     LanguageModel,
     Tokens,
+    agree,
     begin,
     doubled,
     in_fitting_batches,
     require_room,
+    same_numbers,
     shared_beginning,
     undisturbed,
 )
@@ -70,7 +73,8 @@ _AS_IT_IS = {
 
 
 # Steps of the check of a shared beginning; its tolerance in nats, and as a share of their spread.
-_FIRST_STEPS, _LIMIT = 3, 0.05
+_FIRST_STEPS = 3
+_BEGUN = "generates from a shared beginning"
 
 
 def generate(
@@ -141,7 +145,9 @@ def generate(
 
         with undisturbed(lm.model):
             beginning = shared_beginning(lm, rows)
-            if beginning and not _begins_rightly(lm, rows, beginning):
+            if beginning and not same_numbers(
+                lm, _BEGUN, rows, partial(_same_first_steps, lm, beginning)
+            ):
                 beginning = ()
             together = lm.together(rows, decoding=True)
             for chosen, answers in in_fitting_batches(rows, batch_size, answer, together):
@@ -205,17 +211,8 @@ def _inputs(
     }
 
 
-def _begins_rightly(lm: LanguageModel, rows: Sequence[Tokens], beginning: tuple[int, ...]) -> bool:
-    """Whether answers stay the same; measured once, on the longest and the shortest prompt."""
-    key = "generates from a shared beginning"
-    if key not in lm.found_out:
-        some = [max(rows, key=len), min(rows, key=len)]
-        lm.found_out[key] = _same_first_steps(lm, some, beginning)
-    return bool(lm.found_out[key])
-
-
 def _same_first_steps(
-    lm: LanguageModel, rows: Sequence[Tokens], beginning: tuple[int, ...]
+    lm: LanguageModel, beginning: tuple[int, ...], rows: Sequence[Tokens]
 ) -> bool:
     def first_steps(beginning: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         output = lm.model.generate(  # type: ignore[operator]
@@ -238,11 +235,7 @@ def _same_first_steps(
     # A later step can be compared only where all tokens before it are equal.
     equal = (plain[:, :steps] == begun[:, :steps]).cumprod(dim=1)
     comparable = torch.cat([torch.ones_like(equal[:, :1]), equal[:, :-1]], dim=1).bool()
-    wanted, found = wanted[:, :steps][comparable], found[:, :steps][comparable]
-    distance = (wanted.exp() * (wanted - found).abs()).sum(-1)
-    # Almost equal probabilities hide an error in nats; its share of their spread does not.
-    share = (wanted - found).std(-1) / wanted.std(-1)
-    return float(distance.max()) <= _LIMIT and float(share.max()) <= _LIMIT
+    return agree(wanted[:, :steps][comparable], found[:, :steps][comparable])
 
 
 def _cut(

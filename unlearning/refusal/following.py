@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.model import LanguageModel, Tokens, active_edits, begin
+from interp.model import LanguageModel, Tokens, active_edits, agree, begin, same_numbers
 from unlearning.refusal.prefix_tree import ResponsePrefix, ResponsePrefixes
 
 Following = Float[Tensor, "batch vocab"]
-_LIMIT = 0.05  # nats; a wrong cache changes log-probabilities by far more
 
 
 def distributions(
@@ -74,24 +74,21 @@ def may_cache(
     rows: Sequence[Tokens],
     beginning: tuple[int, ...] = (),
 ) -> bool:
-    """Whether a cache gives the same numbers; measured once, on a long and a short prompt."""
+    """Whether a cache gives the same numbers; compared on a long and a short prompt."""
     is_idle = len(prefixes.inner) == 1 and not beginning
     if is_idle or active_edits(lm.model) or torch.is_grad_enabled():
         return False
     check, key = lm.checked, f"cached_distributions{'_begun' if beginning else ''}"
     if check.rows != "padded" or check.decoding != "padded" or not check.cache:
         return False
-    if key not in lm.found_out:
-        some = [max(rows, key=len), min(rows, key=len)]
-        lm.found_out[key] = _caches_rightly(lm, some, prefixes, beginning)
-    return bool(lm.found_out[key])
+    return same_numbers(lm, key, rows, partial(_caches_rightly, lm, prefixes, beginning))
 
 
 def _caches_rightly(
     lm: LanguageModel,
-    rows: Sequence[Tokens],
     prefixes: ResponsePrefixes,
     beginning: tuple[int, ...],
+    rows: Sequence[Tokens],
 ) -> bool:
     if "past_key_values" not in lm.forward_options:
         return False
@@ -100,12 +97,7 @@ def _caches_rightly(
         cached = dict(cached_distributions(lm, rows, prefixes, beginning))
     except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
         return False  # of a cache with another interface; the forward without it is right
-    return all(
-        float((plain[node].exp() * (plain[node] - cached[node]).abs()).sum(-1).max()) <= _LIMIT
-        # Almost equal probabilities hide an error in nats; its share of their spread does not.
-        and float(((plain[node] - cached[node]).std(-1) / plain[node].std(-1)).max()) <= _LIMIT
-        for node in plain
-    )
+    return all(agree(plain[node], cached[node]) for node in plain)
 
 
 def _one_more(inputs: dict[str, Tensor], token: int) -> dict[str, Tensor]:
