@@ -35,6 +35,7 @@ from tests.more_families import MORE_FAMILIES, random_model
 from tests.patched_models import PROMPTS, last_logits, random_direction
 from unlearning.generation import generate
 from unlearning.losses import reference_log_probs, response_log_probs
+from unlearning.refusal import ResponsePrefixes, prefix_masses
 from unlearning.training.views import Supply
 
 Checkpoints = Callable[[str], Path]
@@ -105,6 +106,13 @@ def misplaces_cached_tokens(model: Any) -> None:
     given(model.model, misplace)
 
 
+def reads_ahead(model: Any) -> None:
+    def ahead(h: Tensor) -> Tensor:
+        return h + 0.3 * torch.cat([h[:, 1:], torch.zeros_like(h[:, :1])], dim=1)
+
+    returned(model.model.layers[1], ahead)
+
+
 def keeps_tokens_only(model: Any) -> None:
     """Upper layers see only the tokens whose logits are asked for; the logits are right."""
     asked: list[int] = []
@@ -132,6 +140,7 @@ def scales_kept_logits(model: Any) -> None:
         ("gpt2", counts_from_padding, {"rows": "equal", "decoding": "equal"}),
         ("llama", mixes_rows, {"rows": "single", "decoding": "single"}),
         ("llama", misplaces_cached_tokens, {"cache": False}),
+        ("llama", reads_ahead, {"causal": False, "cache": False}),
         ("llama", keeps_tokens_only, {"last_logits": False}),
     ],
 )
@@ -142,7 +151,7 @@ def test_a_fault_is_found_and_worked_around(
     lm = with_fault(request.getfixturevalue(family), fault)
     found = {name: getattr(lm.checked, name) for name in vars(SelfCheck())}
     default = vars(SelfCheck())
-    kept = ("stream", "rows", "decoding", "cache", "last_logits", "bypassed", "measured")
+    kept = ("stream", "causal", "rows", "decoding", "cache", "last_logits", "bypassed", "measured")
     assert {n: found[n] for n in kept} == {n: default[n] for n in kept} | expected
     alone = torch.cat([last_logits(lm, [prompt]) for prompt in PROMPTS])
     torch.testing.assert_close(last_logits(lm), alone, atol=2e-5, rtol=2e-5)
@@ -156,6 +165,18 @@ def test_a_fault_is_found_and_worked_around(
     states = collect(lm, PROMPTS, batch_size=64).states
     each = np.concatenate([collect(lm, [prompt]).states for prompt in PROMPTS])
     np.testing.assert_allclose(states, each, atol=2e-5, rtol=2e-4)
+
+
+def test_prefixes_of_a_model_that_reads_ahead_are_those_of_generation(llama: LanguageModel) -> None:
+    lm = with_fault(llama, reads_ahead)
+    assert "later tokens change earlier logits" in lm.checked.line()
+    row, (first, second, other) = lm.chat.encode(PROMPTS[0]), (40, 50, 60)
+    tree = ResponsePrefixes(refusal=((first, second),), compliance=((first, other),))
+    chance = 1.0
+    for said, token in (((), first), ((first,), second)):
+        logits = lm.model(torch.tensor([[*row.ids, *said]]), use_cache=False).logits[0, -1].detach()
+        chance *= float(logits.double().softmax(-1)[token])
+    assert prefix_masses(lm, [row], tree).p_R[0] == pytest.approx(chance, rel=1e-4)
 
 
 def test_kept_logits_that_are_others_are_not_used(llama: LanguageModel) -> None:

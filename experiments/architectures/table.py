@@ -153,7 +153,7 @@ def page_of(table: pd.DataFrame) -> str:
 
 def _refused_whole(grid: pd.DataFrame) -> list[str]:
     """Families of which nothing that reads or trains the layers works."""
-    inside = grid.drop(columns="answers", errors="ignore")
+    inside = grid.drop(columns=["answers", "prefixes"], errors="ignore")
     refused = ((inside == REFUSED) | inside.isna()).all(axis=1)
     return list(grid.index[refused])
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from interp.model.chat import Tokens
 from interp.model.hooks import active_edits
+from interp.model.probes import relative_difference
 
 if TYPE_CHECKING:
     from interp.model.language_model import LanguageModel
 
 # Fewer tokens are not worth a forward.
 FEWEST = 8
-_LIMIT = 0.05  # in nats, and as a share of the spread of the logits
 
 
 def shared_beginning(lm: LanguageModel, rows: Sequence[Tokens]) -> tuple[int, ...]:
@@ -84,12 +84,8 @@ def same_numbers(
     return bool(right)
 
 
-def agree(wanted: Float[Tensor, "n vocab"], found: Float[Tensor, "n vocab"]) -> bool:
-    """Whether log-probabilities are equal up to rounding.
-
-    The expected error in nats must be small, and so must the error's share of their spread: almost
-    equal probabilities hide an error in nats.
-    """
-    nats = (wanted.exp() * (wanted - found).abs()).sum(-1)
-    share = (wanted - found).std(-1) / wanted.std(-1)
-    return float(nats.max()) <= _LIMIT and float(share.max()) <= _LIMIT
+def agree(
+    lm: LanguageModel, wanted: Float[Tensor, "n vocab"], found: Float[Tensor, "n vocab"]
+) -> bool:
+    """Whether log-probabilities are equal up to the rounding of the model's numbers."""
+    return relative_difference(found, wanted) <= lm.checked.limit

@@ -9,6 +9,8 @@ the properties, and what happens where one does not hold:
 - **Stream.** The found layers are called one after the other, each output has the shape (batch,
   token, d_model) and enters the next layer, and tokens read each other only inside them. Otherwise
   nothing reads or edits states.
+- **Order.** The logits of a token stay the same whatever follows it. Otherwise prefixes of answers
+  are read with one forward each, and it is said that whole answers are not.
 - **Batches.** A left-padded row, and a row next to another one of its length, have the logits and
   states of the row alone. Otherwise batches hold rows of equal length, or one row.
 - **Decoding.** Three steps of generation with a cache give the logits of the forward. Otherwise
@@ -47,7 +49,7 @@ NOISE = 8.0
 
 
 def check_model(lm: LanguageModel) -> SelfCheck:
-    """Check ``lm`` with some 17 small forwards; interventions do not act on them.
+    """Check ``lm`` with some 18 small forwards; interventions do not act on them.
 
     Raises:
         ModelError: the model does not run on a short prompt, not twice with the same logits, or
@@ -98,6 +100,8 @@ def _check(lm: LanguageModel, short: Ids, other: Ids, long: Ids) -> SelfCheck:
         sizes[name] = difference
         return not difference <= limit
 
+    longer = run(lm, [short + other]).logits[:, : len(short)]
+    causal = not far("later", relative_difference(longer, alone[short].logits))
     rows: Rows = "padded"
     if far("padding", max(apart([short, long]))):
         rows = "single" if far("together", max(apart([short, other]))) else "equal"
@@ -109,7 +113,7 @@ def _check(lm: LanguageModel, short: Ids, other: Ids, long: Ids) -> SelfCheck:
         far("bypass", max(bypasses.values()))
     decoding, cache, generates = decoding_batches(lm, (short, other, long), rows, far)
     kept = last_logits_hold(lm, long, alone[long], far)
-    return SelfCheck(stream, rows, decoding, cache, generates, kept, bypassed, sizes, limit)
+    return SelfCheck(stream, causal, rows, decoding, cache, generates, kept, bypassed, sizes, limit)
 
 
 def _rounding_limit(lm: LanguageModel) -> float:

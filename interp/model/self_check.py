@@ -28,6 +28,7 @@ class SelfCheck:
 
     Attributes:
         stream: why nothing can read or edit the residual stream; empty if all is well.
+        causal: whether the logits of a token stay the same whatever follows it.
         rows: rows that one forward may hold.
         decoding: rows that one batch of generation may hold.
         cache: whether generation with a cache equals the forward.
@@ -40,6 +41,7 @@ class SelfCheck:
     """
 
     stream: str = ""
+    causal: bool = True
     rows: Rows = "padded"
     decoding: Rows = "padded"
     cache: bool = True
@@ -74,6 +76,11 @@ class SelfCheck:
         if not self.measured:
             return ("not checked, because the model has no weights here",)
         found = [f"no residual stream to read or edit: {self.stream}"] if self.stream else []
+        if not self.causal:
+            found.append(
+                f"later tokens change earlier logits{self._by('later')}: training, coherence and "
+                "the prefixes of whole answers see what generation does not"
+            )
         if self.rows != "padded":
             found.append(f"padding changes results{self._by('padding')}: {_BATCHES[self.rows]}")
         if not self.generates:

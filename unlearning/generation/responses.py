@@ -72,7 +72,7 @@ _AS_IT_IS = {
 }
 
 
-# Steps of the check of a shared beginning; its tolerance in nats, and as a share of their spread.
+# Steps of the check of a shared beginning.
 _FIRST_STEPS = 3
 _BEGUN = "generates from a shared beginning"
 
@@ -235,7 +235,7 @@ def _same_first_steps(
     # A later step can be compared only where all tokens before it are equal.
     equal = (plain[:, :steps] == begun[:, :steps]).cumprod(dim=1)
     comparable = torch.cat([torch.ones_like(equal[:, :1]), equal[:, :-1]], dim=1).bool()
-    return agree(wanted[:, :steps][comparable], found[:, :steps][comparable])
+    return agree(lm, wanted[:, :steps][comparable], found[:, :steps][comparable])
 
 
 def _cut(

@@ -30,10 +30,11 @@ def distributions(
     Parents come before their children. Each forward holds all rows, followed by the same tokens.
     """
     seen: set[ResponsePrefix] = set()
-    for path in prefixes.paths:
+    # Later tokens of a path change what some models say at its earlier ones.
+    for path in prefixes.paths if lm.checked.causal else prefixes.inner:
         extended = [Tokens((*row.ids, *path), row.spans) for row in rows] if path else rows
         logits = lm.logits(lm.chat.pad(extended, lm.device), keep=len(path) + 1)
-        for depth in range(len(path) + 1):
+        for depth in range(0 if lm.checked.causal else len(path), len(path) + 1):
             if path[:depth] not in seen:
                 seen.add(path[:depth])
                 yield path[:depth], _log_probs(logits[:, depth])
@@ -97,7 +98,7 @@ def _caches_rightly(
         cached = dict(cached_distributions(lm, rows, prefixes, beginning))
     except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
         return False  # of a cache with another interface; the forward without it is right
-    return all(agree(plain[node], cached[node]) for node in plain)
+    return all(agree(lm, plain[node], cached[node]) for node in plain)
 
 
 def _one_more(inputs: dict[str, Tensor], token: int) -> dict[str, Tensor]:
