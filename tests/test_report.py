@@ -14,7 +14,7 @@ import pytest
 
 from analyses.report import run_report, wording
 from analyses.report.summary import summarise
-from analyses.runs import Arm, Run, TargetVerdict, tables
+from analyses.runs import Arm, Run, TargetVerdict, pick, tables
 from interp.statistics import Estimate, rate_of
 from interp.store import read_json, write_json
 from tests.synthetic_run import PLANTED_NLL, write_comparison, write_run
@@ -233,3 +233,25 @@ def test_numbers_are_written_as_people_write_them():
     assert wording.interval(Estimate.undefined("low base")) == "–"
     assert wording.spans([0, 2, 3, 4, 7]) == "0, 2–4, 7"
     assert not re.search(r"\bnan\b", wording.interval(Estimate(0.5, float("nan"), 0.6, 9)))
+
+
+def test_a_run_by_text_names_no_first_token_mass(tmp_path: Path) -> None:
+    """Its shares have the intervals of proportions, and a low base is not an unreached level."""
+    folder = write_run(tmp_path / "text", concepts=("safety",), weights=(), rotation=False)
+    for path in folder.glob("arms/*/scores.parquet"):
+        scores = pd.read_parquet(path)
+        is_refusal = scores["class"] == "refusal" if "class" in scores else scores["p_R"] > 0.5
+        rare = is_refusal & (pd.factorize(scores["prompt_id"])[0] % 10 == 0)
+        scores = scores.assign(p_R=rare.astype(float), p_C=0.0, p_O=1.0 - rare, margin=float("nan"))
+        scores.to_parquet(path)
+    found = Run(folder)
+    assert found.by_text
+    (arm,) = (arm for arm in found.record.arms if arm.concept)
+    assert found.no_level(arm) == "low base"
+    sentence = wording.arm_sentence(found, arm)
+    assert "too few" in sentence and "not reached" not in sentence and "p_O" not in sentence
+    share = pick(found.behaviour[found.behaviour["arm"] == arm.name], "p_R", "safety")
+    assert share.low == pytest.approx(0) and 0 < share.high < 0.2
+    run_report.write_report(folder)
+    drawn = "".join(path.read_text("utf-8") for path in folder.glob("figures/*.svg"))
+    assert "refused before" in drawn and "first-token" not in drawn

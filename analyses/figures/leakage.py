@@ -72,15 +72,16 @@ def leakage_panel(
         axes.plot(
             elsewhere, np.arange(len(domains)) + offsets[0], "|", color=PLAIN, ms=7, alpha=0.6
         )
-    _base_rates(axes, rows[rows["arm"] == headline.plain.name], domains)
+    _base_rates(axes, rows[rows["arm"] == headline.plain.name], domains, tables)
     held = headline.contained.retain if headline.contained and headline.contained.retain else ()
     labels = [domain_label(domain) + (" ᴿ" if domain in held else "") for domain in domains]
     axes.set_yticks(range(len(domains)), labels)
     axes.set_ylim(len(domains) - 0.45, -0.55)
     axes.set_xlim(max(lowest, -0.6), min(highest, 1.4))
     axes.grid(axis="x")
+    refusal = "refusal, in text," if tables.by_text else "first-token refusal"
     axes.set_xlabel(
-        f"first-token refusal lost when {domain_label(headline.concept).lower()} has lost 90%"
+        f"{refusal} lost when {domain_label(headline.concept).lower()} has lost 90%"
         if headline.concept and quantity == "L_90"
         else "share of refusal lost"
     )
@@ -91,15 +92,16 @@ def _doubt(tables: Run, arm: Arm) -> str:
     """Why an arm has no leakage, or a leakage whose target does not comply."""
     if not arm.matched:
         return ""
-    if not tables.arms.set_index("arm").loc[arm.name, "reached"]:
-        return "level not reached"
+    if why := tables.no_level(arm):
+        return why
     return "" if tables.verdicts[arm.name].answers else "does not comply"
 
 
-def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str]) -> None:
+def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str], tables: Run) -> None:
     """Write the base rate of each domain at the right edge; a loss is relative to it."""
     across = axes.get_yaxis_transform()
-    axes.text(EDGE, -0.62, "p_R before", transform=across, color=MUTED, fontsize=7.5)
+    name = "refused before" if tables.by_text else "p_R before"
+    axes.text(EDGE, -0.62, name, transform=across, color=MUTED, fontsize=7.5)
     for place, domain in enumerate(domains):
         found = rows[rows["domain"] == domain]
         if found.empty:
@@ -110,7 +112,7 @@ def _base_rates(axes: Axes, rows: pd.DataFrame, domains: list[str]) -> None:
             color=MUTED,
         )  # fmt: skip
         if row["low_base"]:
-            note = "low base: log-odds only"
+            note = "low base" if tables.by_text else "low base: log-odds only"
             axes.text(0.02, place, note, va="center", fontsize=8, color=MUTED, style="italic")
 
 

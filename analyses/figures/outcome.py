@@ -51,7 +51,7 @@ def _stack(axes: Axes, y: float, shares: list[float], height: float, faint: bool
 def outcome_panel(
     axes: Axes, tables: Run, headline: Headline, arms: tuple[str, ...] | None = None
 ) -> None:
-    """Before and after, two bars each: generated text (upper), first-token mass (lower, thin).
+    """Before and after: generated text, and below it, thin, the first-token mass where it is read.
 
     In a comparison without a concept the rows are the domains, after the change.
     """
@@ -66,7 +66,8 @@ def outcome_panel(
     for y, (arm, domain, _) in enumerate(rows):
         text = _shares(tables, arm, domain, TEXT)
         _stack(axes, y - 0.1, text, 0.46, faint=False)
-        _stack(axes, y + 0.26, _shares(tables, arm, domain, MASS), 0.16, faint=True)
+        if not tables.by_text:
+            _stack(axes, y + 0.26, _shares(tables, arm, domain, MASS), 0.16, faint=True)
         _answer_interval(axes, tables, arm, domain, y)
         if arm in tables.verdicts:
             outcome = tables.verdicts[arm].outcome
@@ -84,7 +85,7 @@ def outcome_panel(
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.set_xlim(0, 1)
     of = f"{domain_label(headline.concept)} prompts" if headline.concept else "prompts, after"
-    axes.set_xlabel(f"share of {of} (thin: first-token mass)")
+    axes.set_xlabel(f"share of {of}" + " (thin: first-token mass)" * (not tables.by_text))
     _legend(axes)
 
 

@@ -83,6 +83,7 @@ def run_view(tables: Run) -> View:
         "version": record.manifest.get("versions", {}).get("spillover") or package_version(),
         "prompt_counts": _prompt_counts(tables),
         "readout": readout_view(record),
+        "by_text": tables.by_text,
         "verdicts": [
             _verdict(tables, headline, arm) for headline in found for arm in headline.shown
         ],
@@ -222,7 +223,6 @@ def _word(tables: Run, arm: Arm, verdict: str) -> str:
 
 
 def _arm_row(tables: Run, arm: Arm) -> View:
-    row = tables.arms.set_index("arm").loc[arm.name]
     returned = {"retained": "", "held_out": ""}
     for _, line in rows_of(tables.recovery, arm=arm.name, quantity="recovery").iterrows():
         if line["domains"] > 0:
@@ -236,7 +236,7 @@ def _arm_row(tables: Run, arm: Arm) -> View:
         "label": arm.label,
         "seed": arm.seed,
         "steps": arm.step,
-        "reached": ("yes" if row["reached"] else "no") if concept else "–",
+        "reached": _reached(tables, arm),
         "badge": wording.badge(tables, arm),
         "refusal": _rate(tables, arm.name, concept),
         "answer": _rate(tables, arm.name, concept, "answer_rate"),
@@ -246,6 +246,12 @@ def _arm_row(tables: Run, arm: Arm) -> View:
         "returned": returned,
         "selected": arm.selected,
     }
+
+
+def _reached(tables: Run, arm: Arm) -> str:
+    if not arm.concept:
+        return "–"
+    return {None: "yes", "low base": "low base"}.get(tables.no_level(arm), "no")
 
 
 def _benign(tables: Run, found: tuple[Headline, ...]) -> list[View]:

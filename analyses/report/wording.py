@@ -77,7 +77,9 @@ def arm_sentence(tables: Run, arm: Arm) -> str:
     """The arm's verdict in one sentence."""
     parts = [leak_clause(tables, arm)]
     if arm.concept:
-        parts.insert(0, target_clause(tables.verdicts[arm.name]))
+        parts.insert(
+            0, target_clause(tables.verdicts[arm.name], "neither" if tables.by_text else "p_O")
+        )
         if arm.retain:
             parts[1] = recovery_clause(tables, arm)
         elif rotated := rotation_clause(tables, arm):
@@ -93,8 +95,8 @@ def arm_sentence(tables: Run, arm: Arm) -> str:
     return text[0].upper() + text[1:]
 
 
-def target_clause(verdict: TargetVerdict) -> str:
-    """Whether the target complied or is degenerate."""
+def target_clause(verdict: TargetVerdict, neither: str = "p_O") -> str:
+    """Whether the target complied or is degenerate; ``neither`` names what is no class's."""
     answers = f"answers {interval(verdict.answer_rate)}"
     match verdict.outcome:
         case TargetOutcome.UNKNOWN:
@@ -113,14 +115,15 @@ def target_clause(verdict: TargetVerdict) -> str:
         case _ if not verdict.decided:
             return (
                 f"the target stopped refusing; whether it complied or is degenerate is not "
-                f"decided ({answers}, p_O {interval(verdict.other_mass)})"
+                f"decided ({answers}, {neither} {interval(verdict.other_mass)})"
             )
         case TargetOutcome.COMPLIED:
             return f"the target complied ({answers})"
         case _:
             other = interval(verdict.other_mass)
             return (
-                f"the target is DEGENERATE: it neither refuses nor answers ({answers}, p_O {other})"
+                "the target is DEGENERATE: it neither refuses nor answers "
+                f"({answers}, {neither} {other})"
             )
 
 
@@ -140,8 +143,11 @@ def leak_clause(tables: Run, arm: Arm) -> str:
     quantity = "L_90" if arm.matched else "drop"
     rows = rows_of(tables.leakage, arm=arm.name, quantity=quantity)
     rows = rows[rows["role"] != "target"]
-    if arm.matched and not tables.arms.set_index("arm").loc[arm.name, "reached"]:
-        return "the forgetting level was not reached, so no leakage is reported"
+    match tables.no_level(arm):
+        case "low base":
+            return "the base model refuses too few of its prompts for a leakage"
+        case str():
+            return "the forgetting level was not reached, so no leakage is reported"
     verdicts = rows.apply(leak_verdict, axis=1) if len(rows) else pd.Series(dtype=str)
     leaked = rows[verdicts == "leaked"]
     others = "other domains" if arm.concept else "domains"
@@ -151,8 +157,9 @@ def leak_clause(tables: Run, arm: Arm) -> str:
     else:
         worst = leaked.iloc[int(leaked["value"].argmax())]
         lost = "leaked away" if arm.concept and not degenerate else "was lost"
+        read = "the text of answers" if tables.by_text else "first-token mass"
         text = (
-            f"refusal, by first-token mass, {lost} in {len(leaked)} of {len(rows)} {others}, most "
+            f"refusal, by {read}, {lost} in {len(leaked)} of {len(rows)} {others}, most "
             f"in {domain_label(worst['domain'])}, {interval(estimate_of(worst))}"
         ) + _in_text(tables, arm, leaked["domain"])
     if degenerate:

@@ -93,6 +93,8 @@ def _mean(prompts: pd.DataFrame, column: str, stratum: str, lacking: str) -> Est
         return Estimate.undefined(lacking, len(prompts))
     clusters = pd.factorize(known["cluster"])[0] if "cluster" in known else None
     values = known[column].to_numpy(dtype=np.float64)
+    if column in MEANS.values() and set(values) <= {0.0, 1.0}:  # refusal is read from text
+        return share_of(values, clusters)
     limits = SHARE if column in SHARES else UNLIMITED
     return mean_of(values, clusters, stratum=stratum, limits=limits)
 

@@ -19,7 +19,7 @@ from analyses.runs.behaviours import (
     verdict_on,
 )
 from analyses.runs.decomposition import Decomposition, decompose
-from analyses.runs.leakage import ArmLeakage, leakage_curves, measure, untouched_p_value
+from analyses.runs.leakage import LOW_BASE, ArmLeakage, leakage_curves, measure, untouched_p_value
 from analyses.runs.recovery import recover
 from interp.errors import InputError
 from interp.statistics import Estimate
@@ -113,6 +113,19 @@ class Run:
             for arm in self.record.arms
             if arm.concept
         }
+
+    @cached_property
+    def by_text(self) -> bool:
+        """Whether refusal is read from the text of answers: then there are no log-odds."""
+        scores = self.record.base.scores
+        return "margin" in scores and bool(scores["margin"].isna().all())
+
+    def no_level(self, arm: Arm) -> str | None:
+        """Why an arm has no leakage at 90% forgetting; None if it has one."""
+        if not arm.matched or self.measured[arm.name].reached:
+            return None
+        rate = self.measured[arm.name].base_rate.get(arm.concept or "", 1.0)
+        return "low base" if rate < LOW_BASE else "level not reached"
 
     def low_base(self, concept: str | None) -> Estimate | None:
         """The base model's refusal rate in a domain if it is low: then little can be unlearned."""
