@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,29 @@ if TYPE_CHECKING:
     from unlearning.training import TrainingSettings
 
 CONSTANT = 0.01
+# What the cost of a training step depends on.
+MATTER = (
+    *("trained", "lora_rank", "lora_targets", "lora_exclude", "autocast"),
+    *("activation_checkpointing", "separate_backward"),
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A configuration and the settings of its training, None without; equal where costs are.
+
+    So it can be the argument of a cached function.
+    """
+
+    config: PretrainedConfig = field(compare=False)
+    settings: TrainingSettings | None = field(compare=False)
+    key: tuple[object, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        given = self.settings
+        matters = () if given is None else tuple(getattr(given, name) for name in MATTER)
+        key = (self.config.to_json_string(use_diff=False), *matters)
+        object.__setattr__(self, "key", key)
 
 
 def config_of(source: str, options: Mapping[str, Any] | None = None) -> PretrainedConfig | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from analyses.costs.cut import built, cut_config, trained_dtype, with_weights
+from analyses.costs.cut import Trained, built, cut_config, trained_dtype, with_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -52,34 +52,11 @@ def footprint_of(
     config: PretrainedConfig, settings: TrainingSettings | None, dtype: torch.dtype
 ) -> Footprint:
     """The footprint of a training step with ``settings``; without, of reading alone."""
-    key = config.to_json_string(use_diff=False)
-    return _footprint(key, _Held(config, settings), dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class _Held:
-    """The arguments of a cached function that cannot be hashed, known by the key next to them."""
-
-    config: PretrainedConfig
-    settings: TrainingSettings | None
-
-    @property
-    def matters(self) -> tuple[object, ...]:
-        """The settings on which the footprint depends."""
-        one = self.settings
-        if one is None:
-            return ()
-        return one.trained, one.lora_rank, one.lora_targets, one.lora_exclude, one.autocast
-
-    def __hash__(self) -> int:
-        return hash(self.matters)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held) and self.matters == other.matters
+    return _footprint(Trained(config, settings), dtype)
 
 
 @lru_cache(maxsize=64)
-def _footprint(_key: str, held: _Held, dtype: torch.dtype) -> Footprint:
+def _footprint(held: Trained, dtype: torch.dtype) -> Footprint:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     config: Any = held.config

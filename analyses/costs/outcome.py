@@ -22,7 +22,9 @@ def watched(
     """Around a command: add ``plan.expected`` and ``plan.actual`` to the folder's manifest.
 
     Sessions of a resumed command add up: its seconds are their sum, its peaks the largest one, and
-    the plan is the first one's. A command that fails writes nothing.
+    the plan is the first one's. A command that fails writes nothing. ``processor_seconds`` are
+    summed over the process's threads: with one thread they are less than ``seconds`` where other
+    programs share the processor.
 
     Args:
         folder: of the command's results.
@@ -35,7 +37,7 @@ def watched(
     has_gpu = torch.cuda.is_available()
     for device in range(torch.cuda.device_count() if has_gpu else 0):
         torch.cuda.reset_peak_memory_stats(device)
-    started = time.monotonic()
+    started, computed = time.monotonic(), time.process_time()
     yield
     on_devices = [
         torch.cuda.max_memory_allocated(device)
@@ -44,6 +46,9 @@ def watched(
     before = earlier.get("actual") or {}
     actual = {
         "seconds": time.monotonic() - started + (before.get("seconds") or 0.0),
+        "processor_seconds": (
+            time.process_time() - computed + (before.get("processor_seconds") or 0.0)
+        ),
         "device_bytes": max([before.get("device_bytes") or 0, *on_devices]),
         "main_bytes": max(before.get("main_bytes") or 0, most_resident()),
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from analyses.costs.cut import built, cut_config, with_weights
+from analyses.costs.cut import Trained, built, cut_config, with_weights
 from analyses.costs.footprint import Footprint
 from analyses.costs.memory import StepRows
 from analyses.costs.work import Work
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
     from unlearning.training import TrainingSettings
 
-# A model of so many weights is measured as a whole; a larger one is cut, with fewer tokens.
+# A model of so many weights is measured as a whole; of a larger one, some layers with so many
+# weights (more than a processor's caches hold), and a smaller vocabulary.
 SMALL = 20_000_000
-LARGEST_CUT = 300_000_000
+CUT = {"cpu": 16_000_000, "other": 1_000_000_000}
 SHORT_VOCABULARY = 1024
-LONG_ENOUGH = 0.15  # seconds that a measurement takes at least, unless the batch is smaller
+# Seconds that the smaller and the larger measured batch take at least, unless all rows take less.
+LONG_ENOUGH, LONGER = 0.05, 0.2
+REPEATS = 3
 
 # What does not depend on the model, in seconds on one core of 2023.
 START = 5.0
@@ -90,59 +93,37 @@ def measured_rates(
 
     Where a cut does not run, they follow from the speed of a matrix product.
     """
-    key = config.to_json_string(use_diff=False)
-    return _rates(key, _Asked(config, footprint, settings), dtype, device, shapes)
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """Arguments that cannot be hashed; the configuration is known by the key next to it."""
-
-    config: PretrainedConfig
-    footprint: Footprint
-    settings: TrainingSettings | None
-
-    @property
-    def matters(self) -> tuple[object, ...]:
-        """The settings on which the rates depend."""
-        one = self.settings
-        if one is None:
-            return ()
-        return (
-            *(one.trained, one.lora_rank, one.lora_targets, one.lora_exclude, one.autocast),
-            *(one.activation_checkpointing, one.separate_backward),
-        )
-
-    def __hash__(self) -> int:
-        return hash(self.matters)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Asked) and self.matters == other.matters
+    return _rates(Trained(config, settings), footprint, dtype, device, shapes)
 
 
 @lru_cache(maxsize=64)
-def _rates(_key: str, asked: _Asked, dtype: torch.dtype, device: str, shapes: Shapes) -> Rates:
+def _rates(
+    asked: Trained, footprint: Footprint, dtype: torch.dtype, device: str, shapes: Shapes
+) -> Rates:
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            return _Cut(asked, dtype, device, shapes).rates()
+            return _Cut(asked, footprint, dtype, device, shapes).rates()
     except Exception:  # an architecture that needs real weights or inputs, or no memory
-        return _rule_of_thumb(asked.footprint, device)
+        return _rule_of_thumb(footprint, device)
 
 
 class _Cut:
     """A cut model on the device, and how its times grow to those of the whole one."""
 
-    def __init__(self, asked: _Asked, dtype: torch.dtype, device: str, shapes: Shapes) -> None:
+    def __init__(
+        self, asked: Trained, whole: Footprint, dtype: torch.dtype, device: str, shapes: Shapes
+    ) -> None:
         self.device, self.shapes, self.settings = device, shapes, asked.settings
-        whole, config = asked.footprint, asked.config
+        config = asked.config
         head = config.hidden_size * whole.vocabulary
         tied = 1 if config.tie_word_embeddings else 2
         layer = max(1, (whole.parameters - tied * head) // whole.layers)
         if whole.parameters <= SMALL:
             self.layers, vocabulary = whole.layers, None
         else:
-            self.layers = max(1, min(whole.layers, LARGEST_CUT // layer))
+            most = CUT["cpu" if torch.device(device).type == "cpu" else "other"]
+            self.layers = max(1, min(whole.layers, most // layer))
             vocabulary = SHORT_VOCABULARY
         self.scale = whole.layers / self.layers
         # The head multiplies as fast as the layers: its weights in layers of the cut.
@@ -172,13 +153,22 @@ class _Cut:
         length = max(1, self.shapes.prompt)
 
         def decoding(rows: int) -> Callable[[], object]:
-            cache = self._forward(rows, length, logits_to_keep=1, use_cache=True).past_key_values
+            cache = self._cache(rows, length)
             read = count(length)
             return lambda: self._forward(
                 rows, 1, cached=next(read), past_key_values=cache, use_cache=True
             )
 
-        return self._time(decoding, self.shapes.rows, 16) * (self.scale + self.head)
+        return self._time(decoding, self.shapes.rows) * (self.scale + self.head)
+
+    def _cache(self, rows: int, length: int) -> Any:
+        """A cache of ``rows`` equal prompts, of which one is read where the cache can repeat it."""
+        try:
+            cache = self._forward(1, length, logits_to_keep=1, use_cache=True).past_key_values
+            cache.batch_repeat_interleave(rows)
+        except Exception:  # an architecture with a cache of its kind alone
+            cache = self._forward(rows, length, logits_to_keep=1, use_cache=True).past_key_values
+        return cache
 
     def _training(self, settings: TrainingSettings, batch: StepRows) -> tuple[float, float]:
         parameters = [one for one in self.model.parameters() if one.requires_grad]
@@ -212,27 +202,25 @@ class _Cut:
         options.setdefault("use_cache", False)
         return self.model(input_ids=ids, attention_mask=mask, position_ids=places, **options)
 
-    def _time(
-        self, making: Callable[[int], Callable[[], object]], most: int, times: int = 4
-    ) -> float:
+    def _time(self, making: Callable[[int], Callable[[], object]], most: int) -> float:
         """Seconds per row of what ``making(rows)`` gives with ``most`` rows.
 
         A single row takes far more than its share of a batch. So the time of many rows follows from
-        those of fewer, which take long enough, and of ``times`` as many, along a line. Each is the
-        least of several: other processes only add to them.
+        those of fewer, which take long enough, and of more, along a line. Each is the least of
+        several: other processes only add to them.
         """
         rows = 1
-        while (seconds := self._least(making(rows), 3)) < LONG_ENOUGH and rows < most:
-            rows = min(most, rows * (4 if seconds < LONG_ENOUGH / 8 else 2))
+        while (seconds := self._least(making(rows))) < LONG_ENOUGH and rows < most:
+            rows = min(most, rows * (4 if seconds < LONG_ENOUGH / 4 else 2))
         if rows == most:
             return seconds / rows
-        more = min(most, times * rows)
-        slope = max(0.0, (self._least(making(more), 2) - seconds) / (more - rows))
+        more = min(most, max(2 * rows, int(rows * LONGER / seconds)))
+        slope = max(0.0, (self._least(making(more)) - seconds) / (more - rows))
         return (seconds + slope * (most - rows)) / most
 
-    def _least(self, run: Callable[[], object], times: int) -> float:
-        run()  # the first call allocates and chooses kernels
-        return min(self._once(run) for _ in range(times))
+    def _least(self, run: Callable[[], object]) -> float:
+        self._once(run)  # the first call allocates and chooses kernels
+        return min(self._once(run) for _ in range(REPEATS))
 
     def _once(self, run: Callable[[], object]) -> float:
         self._wait()

@@ -1,0 +1,151 @@
+"""Plans against outcomes: time and main memory of many commands, each in its own process.
+
+    python -m tests.benchmarks.plans organism --out build/plans
+    python -m tests.benchmarks.plans FOLDER --commands evaluate,study --new-tokens 16 --steps 4
+
+Every command prints its plan and runs; the folder's manifest holds both. Prompts are the model
+organism's, or a cut of the built-in pairs. Where other programs share the processor, compare with
+``processor``, the seconds that the command itself computed. A finished command is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from interp.store import read_json
+from unlearning.data import matched_pairs
+
+TARGET, OTHER = "safety", "privacy"
+# Rows of each label: unlearning needs 32 refusals among the target's training prompts.
+ROWS = {("train", TARGET): 44, ("train", OTHER): 12}
+EVALUATED = 6
+COMMANDS = (
+    *("evaluate", "deflect", "unlearn", "study", "matrix", "contain", "compare"),
+    *("predict", "explain"),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The model and the sizes of all commands; None for a command's default.
+
+    Attributes:
+        model: folder or name.
+        out: folder of the runs, one for each command.
+        prompts: file of prompts.
+        new_tokens: maximum of an answer.
+        batch_size: forget examples in a step.
+        steps: optimizer steps at most.
+    """
+
+    model: str
+    out: Path
+    prompts: Path | None
+    new_tokens: int | None = None
+    batch_size: int | None = None
+    steps: int | None = None
+
+    def arguments(self, command: str) -> list[str]:
+        """The command line of ``command``, without the program's name."""
+        shared = ["--out", str(self.out / command)]
+        shared += ["--prompts", str(self.prompts)] * (self.prompts is not None)
+        shared += _given("--max-new-tokens", self.new_tokens)
+        trained = _given("--batch-size", self.batch_size) + _given("--max-steps", self.steps)
+        one = [self.model, "--concept", TARGET]
+        match command:
+            case "evaluate":
+                return [command, self.model, *shared]
+            case "deflect":
+                return [command, *one, *shared]
+            case "matrix":
+                return [command, *one, "--concept", OTHER, "--no-control", *shared, *trained]
+            case "contain":
+                few = ["--methods", "equal", "--examples", "8", "--splits", "1", "--left-out", "1"]
+                return [command, *one, *few, "--retain-weight", "1", *shared, *trained]
+            case "compare":
+                (after,) = self.out.glob("unlearn/arms/*/adapter")
+                return [command, self.model, str(after), *shared]
+            case "explain":
+                return [command, str(self.out / "study"), "--draws", "20", "--place-draws", "0"]
+            case _:
+                return [command, *one, *shared, *trained]
+
+
+def _given(option: str, value: int | None) -> list[str]:
+    return [] if value is None else [option, str(value)]
+
+
+def cut_prompts(folder: Path) -> Path:
+    """A file with two domains of the built-in pairs, few of each."""
+    table = matched_pairs()
+    table = table[table["domain"].isin([TARGET, OTHER])]
+    kept = [
+        rows.head(ROWS.get((str(split), str(domain)), EVALUATED))
+        for (split, domain, _), rows in table.groupby(["split", "domain", "label"], sort=False)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.concat(kept).to_json(folder / "prompts.jsonl", orient="records", lines=True)
+    return folder / "prompts.jsonl"
+
+
+def outcome(trial: Trial, command: str) -> dict[str, object]:
+    """Run a command unless its folder holds an outcome; a row of the table."""
+    folder = trial.out / command
+    manifest = folder / "manifest.json"
+    if not manifest.is_file() or not (read_json(manifest).get("plan") or {}).get("actual"):
+        line = [sys.executable, "-m", "spillover", *trial.arguments(command)]
+        with (trial.out / f"{command}.log").open("w") as log:
+            subprocess.run(line, check=True, stdout=log, stderr=log)
+    plan = read_json(manifest)["plan"]
+    expected, actual = plan["expected"], plan["actual"]
+    return {
+        "command": command,
+        "expected": expected["seconds"],
+        "at_most": expected["seconds_at_most"],
+        "took": actual["seconds"],
+        "processor": actual["processor_seconds"],
+        "ratio": expected["seconds"] / actual["processor_seconds"],
+        "expected_gb": expected["main_bytes"] / 1e9,
+        "took_gb": actual["main_bytes"] / 1e9,
+        "memory_ratio": expected["main_bytes"] / actual["main_bytes"],
+    }
+
+
+def shown(rows: Sequence[dict[str, object]]) -> Table:
+    """The rows as they are read: seconds and gigabytes."""
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+    return table
+
+
+def main() -> None:
+    """Run the commands and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--out", type=Path, default=Path("build/plans"))
+    parser.add_argument("--commands", default=",".join(COMMANDS))
+    parser.add_argument("--new-tokens", type=int)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--steps", type=int)
+    given = parser.parse_args()
+    prompts = None if given.model == "organism" else cut_prompts(given.out)
+    given.out.mkdir(parents=True, exist_ok=True)
+    trial = Trial(given.model, given.out, prompts, given.new_tokens, given.batch_size, given.steps)
+    rows = [outcome(trial, command) for command in given.commands.split(",")]
+    Console(width=140).print(shown(rows))
+
+
+if __name__ == "__main__":
+    main()
