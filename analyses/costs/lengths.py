@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analyses.costs.checkpoints import lineage
-from analyses.costs.work import Reading
+from analyses.costs.work import USUAL_ANSWER, Reading
 from interp.errors import SpilloverError
 
 CHARACTERS_A_TOKEN = 4
@@ -19,13 +19,19 @@ CHAT = ("template", "template_arguments", "system", "response_prefix")
 
 
 def reading_of(
-    prompts: Sequence[str], answer: float, source: str | None, options: Mapping[str, Any]
+    prompts: Sequence[str],
+    answer: float,
+    source: str | None,
+    options: Mapping[str, Any],
+    *,
+    usual: float = USUAL_ANSWER,
 ) -> Reading:
     """The lengths of ``prompts`` in the chat format of the model ``source``.
 
     Args:
         answer: maximum tokens of an answer.
         options: arguments of ``LanguageModel.load``.
+        usual: share of ``answer`` to which a batch of answers usually goes.
     """
     places = np.linspace(0, len(prompts) - 1, min(len(prompts), MOST_PROMPTS), dtype=int)
     chosen = [prompts[i] for i in places]
@@ -33,9 +39,9 @@ def reading_of(
     if rows is None:
         characters = float(np.mean([len(text) for text in chosen]))
         length = characters / CHARACTERS_A_TOKEN + TEMPLATE_TOKENS
-        return Reading(length, length, answer)
+        return Reading(length, length, answer, usual)
     length = float(np.mean([len(row) for row in rows]))
-    return Reading(length, max(1.0, length - _in_common(rows)), answer)
+    return Reading(length, max(1.0, length - _in_common(rows)), answer, usual)
 
 
 def _in_common(rows: Sequence[tuple[int, ...]]) -> int:

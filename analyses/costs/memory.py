@@ -12,8 +12,9 @@ from analyses.costs.footprint import Footprint
 if TYPE_CHECKING:
     from unlearning.training import TrainingSettings
 
-# Packages that a command imports after its plan, with their data.
-LATER = 250 * 2**20
+# Packages that a command imports after its plan, with their data: commands on the model organism
+# ended 0 to 150 MiB above the plan and the model.
+LATER = 150 * 2**20
 # What a device's allocator and libraries hold beyond tensors.
 CONTEXT = 2**29
 CHUNK = 32 * 2**20  # float32 logits at a time

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-# Share of the maximum length that answers usually have: a model organism's end at .45 of it, those
-# of chat models mostly at the limit.
-USUAL_ANSWER = 0.7
+# Share of the maximum length to which a batch of a chat model's answers usually goes.
+USUAL_ANSWER = 0.95
 
 
 @dataclass(frozen=True)
@@ -14,6 +13,7 @@ class Work:
     """Numbers of things to do.
 
     Attributes:
+        rows: prompts that are encoded, padded, and read or answered.
         read: tokens in forwards without gradients.
         generated: tokens of answers, one for each row and decoding step.
         trained: tokens in forwards with a backward.
@@ -21,8 +21,10 @@ class Work:
         scored: tables of scores.
         arms: models that are loaded, checked and compared with the base.
         pages: reports with their tables and figures.
+        maps: domains whose directions and cosines are taken, in every layer.
     """
 
+    rows: float = 0.0
     read: float = 0.0
     generated: float = 0.0
     trained: float = 0.0
@@ -30,6 +32,7 @@ class Work:
     scored: float = 0.0
     arms: float = 0.0
     pages: float = 0.0
+    maps: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)))
@@ -66,35 +69,37 @@ class Reading:
         prompt: mean tokens of a prompt.
         own: of these, tokens after the beginning that all prompts share, which is read once.
         answer: maximum tokens of an answer.
+        usual: share of them to which a batch of answers usually goes.
     """
 
     prompt: float
     own: float
     answer: float
+    usual: float = USUAL_ANSWER
 
     def answers(self, rows: float) -> Extent:
         """Generate an answer to each row."""
         return Extent(
-            Work(read=rows * self.own, generated=rows * self.answer * USUAL_ANSWER),
-            Work(read=rows * self.prompt, generated=rows * self.answer),
+            Work(rows, read=rows * self.own, generated=rows * self.answer * self.usual),
+            Work(rows, read=rows * self.prompt, generated=rows * self.answer),
         )
 
     def forced(self, rows: float) -> Extent:
         """Read each row with its answer, for the coherence of the answer."""
         return Extent(
-            Work(read=rows * (self.prompt + self.answer * USUAL_ANSWER)),
-            Work(read=rows * (self.prompt + self.answer)),
+            Work(rows, read=rows * (self.prompt + self.answer * self.usual)),
+            Work(rows, read=rows * (self.prompt + self.answer)),
         )
 
     def states(self, rows: float) -> Extent:
         """Collect the states of each row."""
-        return Extent(Work(read=rows * self.own), Work(read=rows * self.prompt))
+        return Extent(Work(rows, read=rows * self.own), Work(rows, read=rows * self.prompt))
 
     def masses(self, rows: float) -> Extent:
         """Read the refusal log-odds of each row: a forward, and a step for each inner node."""
         return Extent(
-            Work(read=rows * self.own, generated=rows * USUAL_NODES, scored=1),
-            Work(read=rows * self.prompt, generated=rows * MOST_NODES, scored=1),
+            Work(rows, read=rows * self.own, generated=rows * USUAL_NODES, scored=1),
+            Work(rows, read=rows * self.prompt, generated=rows * MOST_NODES, scored=1),
         )
 
 

@@ -127,7 +127,8 @@ def deflection_costs(
 ) -> CostEstimate:
     """The time and memory of asking a local model; with ``timing``, its speed is measured."""
     prompts = list(asked["prompt"])
-    reading = reading_of(prompts, plan.answer_tokens, plan.model, plan.model_options)
+    usual = plan.defaults.usual_answer
+    reading = reading_of(prompts, plan.answer_tokens, plan.model, plan.model_options, usual=usual)
     subject = CostedModel(plan.model, plan.model_options)
     work = reading.answers(len(prompts) * plan.samples) + once(Work(arms=1))
     return answering_estimate([subject], reading, work, plan.batch_size, timing=timing)

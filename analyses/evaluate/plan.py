@@ -256,14 +256,16 @@ def evaluation_costs(inputs: Inputs, *, timing: bool = True) -> CostEstimate | N
         return None
     plan, prompts = inputs.plan, list(inputs.prompts["prompt"])
     source = plan.loaded[0]
-    reading = reading_of(prompts, plan.answer_tokens, source, plan.model_options)
+    usual = plan.defaults.usual_answer
+    reading = reading_of(prompts, plan.answer_tokens, source, plan.model_options, usual=usual)
     rows, models = len(prompts), len(plan.loaded)
     texts = sum(map(len, inputs.texts)) / CHARACTERS_A_TOKEN
-    # Answers are read again for their coherence and the divergence from the base.
-    work = once(Work(arms=1, pages=0.5, read=texts)) + reading.answers(rows)
-    work += reading.forced(rows) + reading.masses(rows) + reading.forced(rows)
+    work = once(Work(arms=1, read=texts)) + reading.answers(rows) + reading.masses(rows)
+    work = work.times(models) + once(Work(pages=0.5))
+    if plan.base:  # reads the answers, for their coherence; and both models, for the divergence
+        work += reading.forced(rows).times(1 + models)
     subjects = [CostedModel(one, plan.model_options) for one in plan.loaded]
-    return answering_estimate(subjects, reading, work.times(models), plan.batch_size, timing=timing)
+    return answering_estimate(subjects, reading, work, plan.batch_size, timing=timing)
 
 
 def _reading(reader: ResponseReader, prompts: Sequence[str], plan: EvaluationPlan) -> str:

@@ -23,6 +23,7 @@ from analyses.costs import (
     trained_model,
 )
 from analyses.study.plan import ArmPlan, StudyPlan
+from analyses.study.resolve import defaults_for
 from analyses.study.work import batch_of
 from interp.store import read_json
 
@@ -130,7 +131,8 @@ def study_memory(plan: StudyPlan, prompts: pd.DataFrame) -> Memory | None:
 
 def reading_for(plan: StudyPlan, prompts: pd.DataFrame) -> Reading:
     texts = list(prompts["prompt"])
-    return reading_of(texts, plan.max_new_tokens, plan.model, plan.model_options)
+    usual = defaults_for(plan.model).usual_answer
+    return reading_of(texts, plan.max_new_tokens, plan.model, plan.model_options, usual=usual)
 
 
 def largest(plan: StudyPlan) -> TrainingSettings | None:

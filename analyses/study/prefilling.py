@@ -16,13 +16,13 @@ from collections import Counter
 import pandas as pd
 
 from analyses.study.context import Context
+from analyses.study.work import PREFILLED
 from interp.model import LanguageModel
 from interp.store import write_table
 from unlearning.generation import generate
 from unlearning.scoring import coherent_classes, refused
 
 TOKENS = 2
-SHARE = 0.1  # of the answers that an arm's scores need
 FEWEST = 3  # prompts of a domain
 
 Opening = tuple[int, ...]
@@ -42,7 +42,7 @@ def opening_of(responses: pd.DataFrame) -> Opening:
 def prompts_to_prefill(evaluated: pd.DataFrame) -> pd.DataFrame:
     """As many harmful test prompts of every domain, together at most a tenth of all prompts."""
     tested = evaluated[(evaluated["label"] == "harmful") & (evaluated["split"] == "test")]
-    each = int(SHARE * len(evaluated) / max(1, tested["domain"].nunique()))
+    each = int(PREFILLED * len(evaluated) / max(1, tested["domain"].nunique()))
     return tested.groupby("domain", sort=False).head(each if each >= FEWEST else 0)
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analyses.costs import lineage
+from analyses.costs import USUAL_ANSWER, lineage
 from interp.errors import ModelError, nearest
 from interp.store import read_json
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ORGANISM_FILE = "organism.json"
 ANSWER_TOKENS = 48
+ORGANISMS_ANSWER = 0.5
 # The first scorer is the headline: it agrees best with people (docs/scoring.md); the second has
 # six classes. Both work offline; if they differ, read the answers.
 PANEL = ("phrases", "classifier")
@@ -69,6 +70,11 @@ class Defaults:
     def answer_tokens(self) -> int:
         """Maximum number of tokens of a generated answer."""
         return self.study.get("max_new_tokens", ANSWER_TOKENS)
+
+    @property
+    def usual_answer(self) -> float:
+        """Share of the maximum length to which a batch of answers usually goes, for plans."""
+        return ORGANISMS_ANSWER if self.organism else USUAL_ANSWER
 
     @property
     def training(self) -> TrainingSettings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyses.costs import USUAL_ANSWER, Extent, Reading, StepRows, Work
+from analyses.costs import Extent, Reading, StepRows, Work, once
 from analyses.study.plan import ArmPlan, StudyPlan
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 USUAL_STEPS, USUAL_SHARE, RETAINED = 20, 0.25, 1.8
 # Readings of answers along an arm, and their prompts.
 READINGS, READ_PROMPTS = 4, 32
+PREFILLED = 0.1  # share of the evaluated prompts that are asked again with a forced beginning
+ROTATED = 0.4  # time of an arm's rotations over that of the base's directions and cosines
 SEARCHED = 7  # further readings where the kept model does not comply
 
 
@@ -25,21 +27,19 @@ def work_of(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
     evaluated = prompts[prompts["split"] != "train"]
     harmful = evaluated[evaluated["label"] == "harmful"]
     rows, along = len(evaluated), len(evaluated if plan.benign_along else harmful)
-    total = _base(len(prompts), rows, reading)
+    domains = int(harmful["domain"].nunique())
+    total = _base(len(prompts), rows, domains, reading) + _sampled(plan, prompts, reading)
     plain = max([_steps(arm)[0] for arm in plan.arms if arm.training], default=0)
     for arm in plan.arms:
-        scored = _read_out(rows, reading)
+        scored = _read_out(rows, domains, reading)
         if arm.training is None:
             total += scored
             continue
         usual, most = _steps(arm)
         usual = min(usual, plain) if arm.control else usual
         share = 0.6 if arm.sweep else 1.0  # a sweep usually ends at the third of five weights
-        one = scored + _trained(arm, plan, usual, most, reading) + _along(
-            plan, usual, most, along, reading
-        )  # fmt: skip
-        if arm.concept is not None:
-            one += _readings(len(harmful) // 2, reading)
+        one = scored + _trained(arm, plan, usual, most, prompts, reading)
+        one += _along(plan, usual, most, along, reading) + _readings(arm, harmful, reading)
         total += Extent(one.expected * share, one.at_most)
     return total
 
@@ -47,24 +47,37 @@ def work_of(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
 def forecast_work(prompts: pd.DataFrame, reading: Reading) -> Extent:
     """A forward and backward of every training prompt with its answer, and of the read-outs."""
     rows = int((prompts["split"] == "train").sum())
-    usual, most = (rows * (reading.prompt + share * reading.answer) for share in (USUAL_ANSWER, 1))
+    usual, most = (rows * (reading.prompt + share * reading.answer) for share in (reading.usual, 1))
     return Extent(Work(trained=usual), Work(trained=3 * most))
 
 
-def _base(prompts: int, rows: int, reading: Reading) -> Extent:
+def _base(prompts: int, rows: int, domains: int, reading: Reading) -> Extent:
     """Answers to all prompts, scores and states of the evaluated ones, and the report."""
-    once = Work(arms=1, pages=1)
     return (
-        reading.answers(prompts) + reading.masses(rows) + reading.states(rows) + Extent(once, once)
-    )
+        reading.answers(prompts) + reading.answers(PREFILLED * rows) + reading.masses(rows)
+        + reading.states(rows) + once(Work(arms=1, pages=1, maps=domains))
+    )  # fmt: skip
 
 
-def _read_out(rows: int, reading: Reading) -> Extent:
+def _sampled(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
+    """Sampled answers to the training prompts of domains with too few refusals: usually none."""
+    if not plan.unlearns:
+        return once(Work())
+    asked = (prompts["label"] == "harmful") & (prompts["split"] == "train")
+    asked &= prompts["domain"].isin({domain for arm in plan.arms for domain in domains_of(arm)})
+    return Extent(Work(), reading.answers(plan.sampling.samples * int(asked.sum())).at_most)
+
+
+def domains_of(arm: ArmPlan) -> set[str]:
+    """The domains whose refusals an arm is trained on."""
+    return {*arm.retain, *([arm.concept] if arm.concept else [])}
+
+
+def _read_out(rows: int, domains: int, reading: Reading) -> Extent:
     """The last scores of an arm, with text, and its states."""
-    once = Work(arms=1)
     return (
-        reading.answers(rows) + reading.masses(rows) + reading.forced(rows)
-        + reading.states(rows) + Extent(once, once)
+        reading.answers(rows) + reading.answers(PREFILLED * rows) + reading.masses(rows)
+        + reading.forced(rows) + reading.states(rows) + once(Work(arms=1, maps=domains * ROTATED))
     )  # fmt: skip
 
 
@@ -75,14 +88,24 @@ def _steps(arm: ArmPlan) -> tuple[int, int]:
     return min(most, round(usual)), most
 
 
-def _trained(arm: ArmPlan, plan: StudyPlan, usual: int, most: int, reading: Reading) -> Extent:
+def _trained(
+    arm: ArmPlan, plan: StudyPlan, usual: int, most: int, prompts: pd.DataFrame, reading: Reading
+) -> Extent:
+    """The steps, the reference's log-probs of all examples, and the saved weights, loaded again."""
     settings = arm.settings
     batch = batch_of(settings, plan, reading, retained=bool(arm.retain))
     rows = settings.batch_size * (1 + batch.extra / batch.rows)
-    most_tokens = rows * (reading.prompt + reading.answer)
+    longest = reading.prompt + reading.answer
+    asked = prompts[prompts["split"] == "train"]
+    kind = "harmful" if arm.concept else "benign"  # which a control arm trains on
+    asked = asked[asked["label"] == kind]
+    if arm.concept:
+        asked = asked[asked["domain"].isin(domains_of(arm))]
     return Extent(
-        Work(trained=usual * rows * batch.tokens, steps=usual, read=8 * rows * batch.tokens),
-        Work(trained=most * most_tokens, steps=most, read=32 * most_tokens),
+        Work(
+            read=len(asked) * batch.tokens, trained=usual * rows * batch.tokens, steps=usual, arms=1
+        ),
+        Work(read=2 * len(asked) * longest, trained=most * rows * longest, steps=most, arms=1),
     )
 
 
@@ -95,14 +118,23 @@ def _along(plan: StudyPlan, usual: int, most: int, rows: int, reading: Reading) 
         for steps in (usual, most)
     ]
     one = reading.masses(rows)
-    return Extent(one.expected * times[0], one.at_most * times[1])
+    # Without valid log-odds, refusal is read from answers.
+    worst = one.at_most + reading.answers(rows).at_most
+    return Extent(one.expected * times[0], worst * times[1])
 
 
-def _readings(tested: int, reading: Reading) -> Extent:
+def _readings(arm: ArmPlan, harmful: pd.DataFrame, reading: Reading) -> Extent:
     """The answers along training, and those to test prompts at its end."""
-    once = reading.answers(READ_PROMPTS) + reading.forced(READ_PROMPTS)
-    end = reading.answers(tested) + reading.masses(tested) + reading.forced(tested)
-    return end + Extent(once.expected * READINGS, once.at_most * (READINGS + 2 + SEARCHED))
+
+    def answered(rows: int) -> Extent:
+        return reading.answers(rows) + reading.masses(rows) + reading.forced(rows)
+
+    if arm.concept is None:
+        return once(Work())
+    validation = harmful[harmful["split"] == "validation"]
+    read = answered(min(READ_PROMPTS, int((validation["domain"] == arm.concept).sum())))
+    along = Extent(read.expected * READINGS, read.at_most * (READINGS + 2 + SEARCHED))
+    return along + answered(int((harmful["split"] == "test").sum()))
 
 
 def batch_of(
@@ -112,6 +144,6 @@ def batch_of(
     if retained is None:
         retained = any(arm.retain for arm in plan.arms if arm.training)
     rows = settings.micro_batch_size or settings.batch_size
-    response = USUAL_ANSWER * reading.answer
+    response = reading.usual * reading.answer
     extra = rows * settings.retain_ratio if retained else 0
     return StepRows(rows, extra, reading.prompt + response, response)
