@@ -23,11 +23,11 @@ from analyses.costs import (
 from analyses.costs.checkpoints import weights_of
 from analyses.costs.command import plans
 from analyses.costs.comparison import comparison_text
-from analyses.costs.cut import config_of, cut_config
+from analyses.costs.cut import Trained, config_of, cut_config
 from analyses.costs.estimate import CostEstimate
 from analyses.costs.footprint import footprint_of
 from analyses.costs.memory import Memory
-from analyses.costs.rates import Rates, Shapes, measured_rates
+from analyses.costs.rates import Rates, Shapes, _Cut, measured_rates
 from analyses.runs import RunFolder
 from analyses.study.fitting import fitted, study_memory
 from analyses.study.plan import demo_plan
@@ -37,7 +37,8 @@ from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import read_json, write_json
 from tests.benchmarks.gpu_step import SHAPES
-from unlearning.organism import shipped
+from tests.benchmarks.plans import Trial, outcome
+from unlearning.organism import load_world, shipped
 from unlearning.training import TrainingSettings, prepare_in_place
 
 CHECKPOINTED = {"activation_checkpointing": True}
@@ -127,10 +128,52 @@ def test_expected_work_is_at_most_the_most() -> None:
     assert few.at_most.steps == 2 * len(plan.arms) < work.expected.steps
 
 
+def test_equal_settings_share_a_measurement() -> None:
+    config = AutoConfig.for_model("qwen2", num_hidden_layers=2)
+    given = TrainingSettings(batch_size=8)
+    asked = Trained(config, given)
+    assert asked == Trained(config, replace(given, batch_size=4, max_steps=1))
+    assert asked != Trained(config, replace(given, lora_rank=4)) != Trained(config, None)
+    assert asked != Trained(AutoConfig.for_model("qwen2", num_hidden_layers=3), given)
+    assert hash(asked) == hash(Trained(AutoConfig.for_model("qwen2", num_hidden_layers=2), given))
+
+
+@pytest.mark.parametrize(("fixed", "row"), [(0.01, 0.02), (0.2, 1e-4), (0.0, 3.0)])
+def test_the_time_of_many_rows_follows_from_few_along_a_line(
+    monkeypatch: pytest.MonkeyPatch, fixed: float, row: float
+) -> None:
+    spent: list[float] = []
+
+    def once(_self: object, run: Any) -> float:
+        spent.append(run())
+        return spent[-1]
+
+    monkeypatch.setattr(_Cut, "_once", once)
+    most = 512
+    found = object.__new__(_Cut)._time(lambda rows: lambda: fixed + row * rows, most)
+    assert found == pytest.approx((fixed + row * most) / most)
+    assert sum(spent) < 3.5
+
+
+def test_the_bound_counts_what_may_come_on_top() -> None:
+    """Sampled answers where refusals are few, and answers where log-odds are not valid."""
+    plan = demo_plan(1)
+    prompts, reading = prompts_of(plan), Reading(12, 8, 16)
+    alone = replace(plan, sampling=replace(plan.sampling, samples=0))
+    found, without = (work_of(one, prompts, reading) for one in (plan, alone))
+    asked = (prompts["label"] == "harmful") & (prompts["split"] == "train")
+    assert found.expected == without.expected
+    more = found.at_most.generated - without.at_most.generated
+    assert more == plan.sampling.samples * asked.sum() * 16  # retained domains are asked too
+
+
 def test_rates_turn_work_into_time() -> None:
     rates = Rates(1.0, 10.0, 100.0, 1000.0)
     assert rates.seconds(Work(read=3)) - rates.seconds(Work()) == pytest.approx(3)
     assert rates.seconds(Work(generated=2)) - rates.seconds(Work()) == pytest.approx(20)
+    heavy = replace(rates, layers=30, load=5.0)
+    assert heavy.seconds(Work(arms=2)) - rates.seconds(Work(arms=2)) == pytest.approx(10)
+    assert heavy.seconds(Work(maps=1)) > rates.seconds(Work(maps=1)) > rates.seconds(Work())
 
 
 def test_the_plan_is_of_the_device_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +195,10 @@ def test_the_words_say_what_does_not_fit() -> None:
     assert small.fits and not replace(small, memory=Memory(0.0, 2**31)).fits
     assert "this does not fit" in replace(small, memory=Memory(0.0, 2**31)).lines()[-1]
     assert "not measured" in replace(small, seconds=None).lines()[1]
+    packed = replace(small, weights=Weights(10**8, 4 * 10**8, "float32", unpacked=True))
+    assert packed.lines()[0] == (
+        "weights: 100 M parameters, 0.37 GiB as float32, dequantised when they are loaded"
+    )
 
 
 def test_plan_and_outcome_are_in_the_manifest(tmp_path: Path) -> None:
@@ -164,6 +211,7 @@ def test_plan_and_outcome_are_in_the_manifest(tmp_path: Path) -> None:
     assert found["versions"] == {} and found["plan"]["expected"]["seconds"] == 5.0
     actual = found["plan"]["actual"]
     assert actual["main_bytes"] > 2**20 and actual["device_bytes"] == 0
+    assert actual["processor_seconds"] > 0
     with pytest.raises(ZeroDivisionError), watched(tmp_path, expected):
         raise ZeroDivisionError
     assert read_json(tmp_path / "manifest.json") == found
@@ -217,3 +265,13 @@ def test_a_run_keeps_the_rows_that_it_began_with(tmp_path: Path) -> None:
     found, lines = fitted(plan, prompts_of(plan), run)
     assert {one.settings.micro_batch_size for one in found.arms} == {8}
     assert lines[0].startswith("batch: 8 of 32 forget examples in one forward, so that")
+
+
+@pytest.mark.slow
+def test_the_planned_memory_of_a_command_is_what_it_takes(tmp_path: Path) -> None:
+    """In a process of its own, because other tests' memory would count."""
+    prompts = load_world(shipped()).prompts(train=4, validation=2, test=2)
+    prompts.to_json(tmp_path / "prompts.jsonl", orient="records", lines=True)
+    trial = Trial("organism", tmp_path, tmp_path / "prompts.jsonl")
+    row = outcome(trial, "evaluate")
+    assert 1 / 1.5 < float(str(row["memory_ratio"])) < 1.5

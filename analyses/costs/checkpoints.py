@@ -22,11 +22,22 @@ class Weights:
         parameters: their number.
         held: bytes.
         dtype: of most of them.
+        unpacked: whether its file holds them in fewer bytes.
     """
 
     parameters: int
     held: int
     dtype: str = "bfloat16"
+    unpacked: bool = False
+
+    @property
+    def line(self) -> str:
+        """The weights in words."""
+        how = ", dequantised when they are loaded" if self.unpacked else ""
+        return (
+            f"weights: {self.parameters / 1e6:.4g} M parameters, {self.held / 2**30:.2f} GiB as "
+            f"{self.dtype}{how}"
+        )
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -111,4 +122,4 @@ def _dequantised(file: Path) -> Weights:
         parameters = sum(int(tensor.n_elements) for tensor in GGUFReader(file).tensors)
     except Exception:  # the package is missing, or the file is cut off
         parameters = file.stat().st_size * 7 // 4
-    return Weights(parameters, 4 * parameters, "float32")
+    return Weights(parameters, 4 * parameters, "float32", unpacked=True)

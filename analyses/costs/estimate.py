@@ -64,6 +64,7 @@ class CostEstimate:
         seconds: expected and at most; None if unknown or not measured.
         why_no_time: the reason, in words.
         is_rough: whether a number follows from a rule of thumb.
+        weights: of the model; of the first one where there are several.
     """
 
     device: Device
@@ -71,6 +72,7 @@ class CostEstimate:
     seconds: tuple[float, float] | None
     why_no_time: str = UNMEASURED
     is_rough: bool = False
+    weights: Weights | None = None
 
     def lines(self) -> list[str]:
         """The estimate in words."""
@@ -80,7 +82,8 @@ class CostEstimate:
         if self.memory.device:
             held = f"{size(self.memory.device)} on the device and {held}"
         roughly = ", roughly" if self.is_rough else ""
-        lines = [f"memory: about {held}{roughly}"]
+        lines = [self.weights.line] if self.weights else []
+        lines.append(f"memory: about {held}{roughly}")
         if self.seconds is None:
             lines.append(self.why_no_time)
         else:
@@ -147,7 +150,8 @@ def answering_estimate(
     shapes = Shapes(batch_size, round(reading.prompt), round(reading.own))
     rates = subjects[0].rates(shapes) if timing else None
     rough = any(one.is_rough for _, one in known) or (rates is not None and rates.is_rough)
-    return CostEstimate(device, memory, time_range(rates, work), is_rough=rough)
+    seconds = time_range(rates, work)
+    return CostEstimate(device, memory, seconds, is_rough=rough, weights=known[0][0])
 
 
 # A machine's speed changes from minute to minute.

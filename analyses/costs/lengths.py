@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,13 +57,17 @@ def _tokens(
 ) -> list[tuple[int, ...]] | None:
     from transformers import AutoTokenizer
 
-    from interp.model import Chat
+    from interp.model import Chat, is_gguf
 
     given = {name: options[name] for name in CHAT if name in options}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tokenizer = AutoTokenizer.from_pretrained([*lineage(source)][-1], local_files_only=True)
+            base = [*lineage(source)][-1]
+            file = {"gguf_file": Path(base).name} if is_gguf(base) else {}
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(Path(base).parent) if file else base, local_files_only=True, **file
+            )
             chat = Chat(tokenizer, **given)
             return [chat.encode(prompt).ids for prompt in prompts]
     except (OSError, ValueError, KeyError, TypeError, ImportError, SpilloverError):

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 SMALL = 20_000_000
 CUT = {"cpu": 16_000_000, "other": 1_000_000_000}
 SHORT_VOCABULARY = 1024
-# Seconds that the smaller and the larger measured batch take at least, unless all rows take less.
-LONG_ENOUGH, LONGER = 0.05, 0.2
+# Seconds that a measured batch takes at least, unless all rows take less; from which on another one
+# is only twice as large; and from which on a single call has to do.
+LONG_ENOUGH, SLOW, TOO_SLOW = 0.05, 0.25, 1.0
 REPEATS = 3
 
 # What does not depend on the model, in seconds on one core of 2023.
@@ -227,15 +228,15 @@ class _Cut:
         rows = 1
         while (seconds := self._least(making(rows))) < LONG_ENOUGH and rows < most:
             rows = min(most, rows * (4 if seconds < LONG_ENOUGH / 4 else 2))
-        if rows == most:
+        if rows == most or seconds > TOO_SLOW:
             return seconds / rows
-        more = min(most, max(2 * rows, int(rows * LONGER / seconds)))
+        more = min(most, rows * (4 if seconds < SLOW else 2))
         slope = max(0.0, (self._least(making(more)) - seconds) / (more - rows))
         return (seconds + slope * (most - rows)) / most
 
     def _least(self, run: Callable[[], object]) -> float:
-        self._once(run)  # the first call allocates and chooses kernels
-        return min(self._once(run) for _ in range(REPEATS))
+        first = self._once(run)  # allocates and chooses kernels
+        return first if first > TOO_SLOW else min(self._once(run) for _ in range(REPEATS))
 
     def _once(self, run: Callable[[], object]) -> float:
         self._wait()

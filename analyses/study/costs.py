@@ -103,5 +103,6 @@ def study_costs(
         shapes = Shapes(rows, round(reading.prompt), round(reading.own), batch)
         rates = subject.rates(shapes, settings)
     rough = (found is not None and found[1].is_rough) or (rates is not None and rates.is_rough)
-    estimate = CostEstimate(device, memory, time_range(rates, work), is_rough=rough)
+    seconds, held = time_range(rates, work), found[0] if found else None
+    estimate = CostEstimate(device, memory, seconds, is_rough=rough, weights=held)
     return [*work_lines(plan, work), *estimate.lines()], estimate
