@@ -75,6 +75,7 @@ def contain(
     """Compare methods that unlearn one domain and keep the refusals of the others."""
     from analyses.contain.arms import Design, held_out_splits, require_methods
     from analyses.contain.methods import METHODS
+    from analyses.contain.work import HELD, ContainmentWork
     from analyses.study import (
         check,
         prompts_of,
@@ -106,7 +107,11 @@ def contain(
         settings,
     )
     plan = replace(asked, arms=tuple(design.everything()))
-    context = check(plan, out, dry_run, design.plan_lines(), timing=timing)
+    counted = ContainmentWork(design, shallow_recovery)
+    context = check(
+        plan, out, dry_run, design.plan_lines(),
+        timing=timing, counted=counted, more_models=HELD * shallow_recovery,
+    )  # fmt: skip
     if isinstance(context, DryRun):
         return context
     chosen = context.plan.arms[0].settings  # with as many rows in a forward as fit the device

@@ -19,6 +19,7 @@ from analyses.contain.advice import (
 from analyses.contain.arms import Design
 from analyses.contain.methods.examples import rank_examples
 from analyses.contain.outcomes import Kept, Key, arms_table, kept_by, methods_table, pool_splits
+from analyses.contain.work import RELEARNING
 from analyses.options import ALONE, WorkerOptions
 from analyses.predict import evidence_of
 from analyses.report import write_report
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "containment"
-RELEARNING = 40  # maximum number of optimizer steps of relearning
 
 
 def run_containment(

@@ -40,7 +40,7 @@ STEP = 0.02  # Trainer's own work in a step
 SCORED = 0.02
 ARM = 0.5
 PAGE = 2.0
-MAP = 0.035  # directions and cosines of one domain in one layer, with their nulls
+MAP = 0.01  # a cosine of two directions, or a rotation, in one layer, with its null
 LOADED = 4e-9  # for a byte of weights
 
 

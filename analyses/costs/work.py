@@ -21,7 +21,7 @@ class Work:
         scored: tables of scores.
         arms: models that are loaded, checked and compared with the base.
         pages: reports with their tables and figures.
-        maps: domains whose directions and cosines are taken, in every layer.
+        maps: pairs of domains whose cosines are taken, and rotations, in every layer.
     """
 
     rows: float = 0.0

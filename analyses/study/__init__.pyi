@@ -49,6 +49,7 @@ from .resolve import name_of as name_of
 from .resolve import prompts_of as prompts_of
 from .resolve import require_model as require_model
 from .resolve import scorer_of as scorer_of
+from .work import work_of as work_of
 from .workers import make_arms_in_workers as make_arms_in_workers
 from .workers import make_planned as make_planned
 from .workers import require_workers as require_workers
@@ -108,4 +109,5 @@ __all__ = [
     "unlearning_arms",
     "weights_to_try",
     "with_enough_deflections",
+    "work_of",
 ]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from analyses.runs import Run
     from analyses.study.context import Context
     from analyses.study.plan import ArmPlan, StudyPlan
+    from analyses.study.work import Counted
     from unlearning.training import TrainingSettings
 
 
@@ -99,23 +100,35 @@ def check(
     *,
     timing: bool = True,
     gradients: TrainingSettings | None = None,
+    counted: Counted | None = None,
+    more_models: int = 0,
 ) -> Context | DryRun:
     """Check the plan's inputs and print them (and more lines); a dry run returns them instead.
 
     Args:
         timing: measure some steps on the device for the plan's time.
         gradients: where gradients are taken for a forecast: of what would be trained.
+        counted: counts the work of a plan, where that is not all its arms.
+        more_models: that are on the device with the base and the trained one.
     """
     from analyses.runs import Progress
     from analyses.study.context import study_context
     from analyses.study.costs import study_costs, study_plan_lines
     from analyses.study.fitting import fitted
+    from analyses.study.work import work_of
 
     context = study_context(plan, out, Progress())
-    small, chosen = fitted(context.plan, context.prompts, context.run)
+    small, chosen = fitted(context.plan, context.prompts, context.run, more_models=more_models)
     context = replace(context, plan=small)
     refuse_other_settings(context)
-    costs, estimate = study_costs(context.plan, context.prompts, timing=timing, gradients=gradients)
+    costs, estimate = study_costs(
+        context.plan,
+        context.prompts,
+        timing=timing,
+        gradients=gradients,
+        counted=counted or work_of,
+        more_models=more_models,
+    )
     lines = [*study_plan_lines(context.plan, context.prompts), *chosen, *costs]
     planned = DryRun(context.plan, (*lines, *context.left_out_lines, *more))
     if dry_run:

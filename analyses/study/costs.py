@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from analyses.costs import CostedModel, CostEstimate, Extent, Shapes, Weights, device_of, time_range
 from analyses.study.fitting import holds_reference, largest, memory_of, reading_for
 from analyses.study.plan import StudyPlan
-from analyses.study.work import batch_of, forecast_work, work_of
+from analyses.study.work import Counted, batch_of, forecast_work, work_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +67,7 @@ def work_lines(plan: StudyPlan, work: Extent) -> list[str]:
 
 
 def _millions(expected: float, most: float) -> str:
-    return f"{expected / 1e6:.2f} M tokens ({most / 1e6:.2f} M at most)"
+    return f"{expected / 1e6:.2g} M tokens ({most / 1e6:.2g} M at most)"
 
 
 def study_costs(
@@ -77,6 +77,8 @@ def study_costs(
     timing: bool = True,
     gradients: TrainingSettings | None = None,
     weights: Weights | None = None,
+    counted: Counted = work_of,
+    more_models: int = 0,
 ) -> tuple[list[str], CostEstimate]:
     """Work, memory and time of a study, in lines and in numbers.
 
@@ -86,9 +88,11 @@ def study_costs(
         timing: measure the time of a few steps on the device now.
         gradients: of what gradients of the training prompts are taken, for a forecast.
         weights: of the model, where they are known without its files.
+        counted: counts the work.
+        more_models: that are on the device with the base and the trained one.
     """
     reading = reading_for(plan, prompts)
-    work = work_of(plan, prompts, reading)
+    work = counted(plan, prompts, reading)
     if gradients is not None:
         work += forecast_work(prompts, reading)
     subject = CostedModel(plan.model, plan.model_options, weights)
@@ -96,7 +100,9 @@ def study_costs(
     batch = batch_of(settings, plan, reading) if settings else None
     found = subject.footprint(settings)
     device = device_of(plan.model_options)
-    memory = None if found is None else memory_of(plan, reading, batch, *found, settings)
+    memory = None
+    if found is not None:
+        memory = memory_of(plan, reading, batch, *found, settings, more_models=more_models)
     rates = None
     if timing and found is not None:
         rows = min(plan.batch_size, len(prompts))

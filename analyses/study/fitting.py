@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 FULL, FEWEST_ROWS = 0.9, 4
 
 
-def fitted(plan: StudyPlan, prompts: pd.DataFrame, run: RunFolder) -> tuple[StudyPlan, list[str]]:
+def fitted(
+    plan: StudyPlan, prompts: pd.DataFrame, run: RunFolder, *, more_models: int = 0
+) -> tuple[StudyPlan, list[str]]:
     """The plan with as many rows in a forward as fit the device, and what was chosen, in lines.
 
     The gradient is that of the whole batch. The user's own micro-batch stays, and so does what an
@@ -57,7 +59,7 @@ def fitted(plan: StudyPlan, prompts: pd.DataFrame, run: RunFolder) -> tuple[Stud
         return plan, []
     for micro, checkpointing in _ways(settings, found[1]):
         smaller = _with(plan, micro, checkpointing)
-        if _fits(smaller, reading, found, device):
+        if _fits(smaller, reading, found, device, more_models):
             return smaller, [_line(micro, checkpointing, settings)] if smaller != plan else []
     return plan, [
         "batch: not even one forget example in one forward fits the device; give a smaller model, "
@@ -77,12 +79,18 @@ def _ways(settings: TrainingSettings, footprint: Footprint) -> Iterator[tuple[in
 
 
 def _fits(
-    plan: StudyPlan, reading: Reading, found: tuple[Weights, Footprint], device: Device
+    plan: StudyPlan,
+    reading: Reading,
+    found: tuple[Weights, Footprint],
+    device: Device,
+    more_models: int,
 ) -> bool:
     settings = largest(plan)
     batch = batch_of(settings, plan, reading) if settings else None
     # Generating takes fewer prompts at a time where they do not fit; a training step does not.
-    memory = memory_of(replace(plan, batch_size=1), reading, batch, *found, settings)
+    memory = memory_of(
+        replace(plan, batch_size=1), reading, batch, *found, settings, more_models=more_models
+    )
     return (memory.device or memory.main) <= FULL * (device.free or 0)
 
 
@@ -149,8 +157,11 @@ def memory_of(
     weights: Weights,
     footprint: Footprint,
     settings: TrainingSettings | None,
+    *,
+    more_models: int = 0,
 ) -> Memory:
     """The peak of a study: the base model next to an arm that trains, or that answers."""
+    more = more_models * weights.held
     length = reading.prompt + reading.answer
     answering = reading_memory(footprint, plan.batch_size, length)
     device = device_of(plan.model_options)
@@ -162,9 +173,9 @@ def memory_of(
     training = step_memory(weights, footprint, settings, batch)
     if holds_reference(plan):
         training += 4 * weights.parameters
-    on_device = weights.held + max(training, arm + answering)
+    on_device = weights.held + more + max(training, arm + answering)
     # At an arm's end the trained model moves to main memory and is compared with its files.
-    return peak(device, on_device, weights.held * (1 + device.is_cpu) + arm)
+    return peak(device, on_device, weights.held * (1 + device.is_cpu) + arm + more)
 
 
 def holds_reference(plan: StudyPlan) -> bool:

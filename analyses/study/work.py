@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from analyses.costs import Extent, Reading, StepRows, Work, once
 from analyses.study.plan import ArmPlan, StudyPlan
@@ -12,13 +13,14 @@ if TYPE_CHECKING:
 
     from unlearning.training import TrainingSettings
 
+Counted: TypeAlias = "Callable[[StudyPlan, pd.DataFrame, Reading], Extent]"
+
 # Where an arm usually ends: of 40 arms of model organisms and of SmolLM2, most plain ones reached
 # the level in 10 to 24 steps; with a retain set they took 1.8 times as many.
 USUAL_STEPS, USUAL_SHARE, RETAINED = 20, 0.25, 1.8
 # Readings of answers along an arm, and their prompts.
 READINGS, READ_PROMPTS = 4, 32
 PREFILLED = 0.1  # share of the evaluated prompts that are asked again with a forced beginning
-ROTATED = 0.4  # time of an arm's rotations over that of the base's directions and cosines
 SEARCHED = 7  # further readings where the kept model does not comply
 
 
@@ -55,7 +57,7 @@ def _base(prompts: int, rows: int, domains: int, reading: Reading) -> Extent:
     """Answers to all prompts, scores and states of the evaluated ones, and the report."""
     return (
         reading.answers(prompts) + reading.answers(PREFILLED * rows) + reading.masses(rows)
-        + reading.states(rows) + once(Work(arms=1, pages=1, maps=domains))
+        + reading.states(rows) + once(Work(arms=1, pages=1, maps=domains * (domains - 1) / 2))
     )  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def _read_out(rows: int, domains: int, reading: Reading) -> Extent:
     """The last scores of an arm, with text, and its states."""
     return (
         reading.answers(rows) + reading.answers(PREFILLED * rows) + reading.masses(rows)
-        + reading.forced(rows) + reading.states(rows) + once(Work(arms=1, maps=domains * ROTATED))
+        + reading.forced(rows) + reading.states(rows) + once(Work(arms=1, maps=domains))
     )  # fmt: skip
 
 

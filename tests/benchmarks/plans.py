@@ -135,12 +135,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--out", type=Path, default=Path("build/plans"))
+    parser.add_argument("--prompts", type=Path, help="file (default: the organism's, or a cut one)")
     parser.add_argument("--commands", default=",".join(COMMANDS))
     parser.add_argument("--new-tokens", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--steps", type=int)
     given = parser.parse_args()
-    prompts = None if given.model == "organism" else cut_prompts(given.out)
+    prompts = given.prompts
+    if prompts is None and given.model != "organism":
+        prompts = cut_prompts(given.out)
     given.out.mkdir(parents=True, exist_ok=True)
     trial = Trial(given.model, given.out, prompts, given.new_tokens, given.batch_size, given.steps)
     rows = [outcome(trial, command) for command in given.commands.split(",")]
