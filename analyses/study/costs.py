@@ -67,7 +67,7 @@ def work_lines(plan: StudyPlan, work: Extent) -> list[str]:
 
 
 def _millions(expected: float, most: float) -> str:
-    return f"{expected / 1e6:.2g} M tokens ({most / 1e6:.2g} M at most)"
+    return f"{expected / 1e6:.3g} M tokens ({most / 1e6:.3g} M at most)"
 
 
 def study_costs(

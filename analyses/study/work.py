@@ -66,13 +66,8 @@ def _sampled(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent
     if not plan.unlearns:
         return once(Work())
     asked = (prompts["label"] == "harmful") & (prompts["split"] == "train")
-    asked &= prompts["domain"].isin({domain for arm in plan.arms for domain in domains_of(arm)})
+    asked &= prompts["domain"].isin(plan.deflected(ready_made=plan.deflections is not None))
     return Extent(Work(), reading.answers(plan.sampling.samples * int(asked.sum())).at_most)
-
-
-def domains_of(arm: ArmPlan) -> set[str]:
-    """The domains whose refusals an arm is trained on."""
-    return {*arm.retain, *([arm.concept] if arm.concept else [])}
 
 
 def _read_out(rows: int, domains: int, reading: Reading) -> Extent:
@@ -102,7 +97,7 @@ def _trained(
     kind = "harmful" if arm.concept else "benign"  # which a control arm trains on
     asked = asked[asked["label"] == kind]
     if arm.concept:
-        asked = asked[asked["domain"].isin(domains_of(arm))]
+        asked = asked[asked["domain"].isin((arm.concept, *arm.retain))]
     return Extent(
         Work(
             read=len(asked) * batch.tokens, trained=usual * rows * batch.tokens, steps=usual, arms=1
