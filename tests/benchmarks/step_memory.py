@@ -148,11 +148,12 @@ def compared(card: int, *, four_bit: bool) -> dict[str, Any]:
 
 def _peak(config: Any, settings: Any, folder: Path, *, four_bit: bool) -> float:
     from dataclasses import replace
+    from unittest.mock import patch
 
-    from interp.model import Chat, LanguageModel
+    from interp.model import Chat, LanguageModel, SelfCheck
     from tests.benchmarks.gpu_step import GpuWorkload, _mixture
     from tests.checkpoints import build_tokenizer
-    from unlearning.training import prepare_in_place, unlearn_in_place, with_references
+    from unlearning.training import Mixture, prepare_in_place, unlearn_in_place
 
     micro = settings.micro_batch_size or settings.batch_size
     # More forwards in a step take time, not memory.
@@ -164,8 +165,15 @@ def _peak(config: Any, settings: Any, folder: Path, *, four_bit: bool) -> float:
         LanguageModel(model_of(config, four_bit=four_bit), tokenizer, Chat(tokenizer), name)
         for name in ("base", "arm")
     )
-    arm = prepare_in_place(arm, settings)
-    mixture = with_references(arm, _mixture(arm, workload), {"reference"}, batch_size=1)
+    for lm in (base, arm):
+        lm.found_out["checked"] = SelfCheck()
+    # Checks of numbers, of which there are none.
+    trainer = "unlearning.training.trainer"
+    with patch(f"{trainer}.probe_logits"), patch(f"{trainer}.check_train_mode"):
+        arm = prepare_in_place(arm, settings)
+    made = _mixture(arm, workload)
+    known = torch.zeros(ANSWER)
+    mixture = Mixture([replace(one, reference=known) for one in made.forget], made.retain)
     torch.cuda.reset_peak_memory_stats()
     unlearn_in_place(arm, mixture, settings, folder=folder / "training")
     assert base.model is not arm.model
