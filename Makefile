@@ -6,7 +6,7 @@ OUT ?= runs/demo
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test tests-only fuzz lint bench clean
+.PHONY: demo test tests-only fuzz lint bench bench-gpu clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -55,6 +55,11 @@ lint: .venv/installed-dev
 # Time and memory against goals, into build/benchmarks.json; BENCH=--demo times the demo as well.
 bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+# On a machine with a GPU, at most eight minutes; its own Python, with torch, transformers, peft and
+# accelerate: nothing is installed.
+bench-gpu:
+	@$(PYTHON) -m tests.benchmarks.gpu $(BENCH)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -101,6 +101,12 @@ AnswerTokens = Annotated[
         "organism).",
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Device that runs models: cuda, cuda:1 or cpu (default: cuda where there is one)."
+    ),
+]
 BatchSize = Annotated[
     int,
     typer.Option(
@@ -284,12 +290,7 @@ class ModelOptions:
     response_prefix: Annotated[
         str, typer.Option(help="Words that every answer begins with (default: none).")
     ] = ""
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Device that runs the model: cuda or cpu (default: cuda where there is one)."
-        ),
-    ] = None
+    device: Device = None
     trust_remote_code: Annotated[
         bool, typer.Option(help="Run model code that comes with the checkpoint.")
     ] = False

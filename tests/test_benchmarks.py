@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import TrainerCallback
 
-from tests.benchmarks import gpu_step, npo_step
+from tests.benchmarks import npo_step
 from tests.benchmarks.__main__ import step_memory, table
+from tests.benchmarks.gpu import __main__ as gpu
+from tests.benchmarks.gpu import step
+from tests.benchmarks.gpu.models import SHAPES, random_model
+from tests.benchmarks.gpu.step import SMALL, GpuWorkload, training_step
 from tests.benchmarks.paired import median, ratio
 from tests.benchmarks.usual_step import Floor, ResidentReference, flattened, transposed
 from tests.benchmarks.workload import Workload
@@ -94,33 +103,86 @@ def test_memory_is_measured_in_fresh_processes() -> None:
     assert table(entries).row_count == len(entries)
 
 
-def test_the_gpu_benchmark_runs_without_a_gpu() -> None:
-    workload = gpu_step.GpuWorkload(rows=2, micro_rows=1, tokens=8, response=3, rank=2)
-    found = gpu_step.measure("tiny", workload, steps=2, peak_teraflops=1.0)
+def test_a_training_step_is_measured_and_runs_without_a_gpu() -> None:
+    found = training_step("tiny", SMALL, peak_teraflops=1.0)
     assert found["tokens_per_second"]["n"] == 2
     assert 0 < found["utilisation"] < 1
+    assert found["planned_gigabytes"] > 0 and found["peak_over_planned"] is None
+
+
+def test_a_step_takes_the_fastest_way_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With less free memory: fewer rows in a forward, then activations are computed again."""
+    workload = GpuWorkload(rows=8, tokens=64, response=8, rank=4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    chosen = []
+    for free in (1e12, 9e6, 5.5e6, 1e3):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, free))
+        settings, planned = step.fitting("tiny", workload)
+        assert planned <= 0.9 * free or free == 1e3
+        chosen.append((settings.activation_checkpointing, settings.micro_batch_size))
+    assert chosen[0] == (False, 8) and chosen[-1] == (True, 1)
+    assert chosen == sorted(chosen, key=lambda one: (one[0], -(one[1] or 0)))
 
 
 def test_model_flops_are_counted_from_the_weights() -> None:
     """Twice the tokens: twice the matrix work, four times the attention."""
-    config = gpu_step.SHAPES["tiny"]
-    one, two = (
-        gpu_step.GpuWorkload(tokens=tokens, response=0, rank=2, rows=1, micro_rows=1)
-        for tokens in (8, 16)
-    )
-    model = gpu_step._model("tiny", one).model
+    config = SHAPES["tiny"]
+    one, two = (GpuWorkload(tokens=tokens, response=0, rank=2, rows=1) for tokens in (8, 16))
+    model = random_model("tiny").model
     width = config["hidden_size"]
     key_value = width // config["num_attention_heads"] * config["num_key_value_heads"]
     layer = 2 * width * (width + key_value) + 3 * width * config["intermediate_size"]
     matrices = 4 * config["num_hidden_layers"] * layer
     attention = 6 * config["num_hidden_layers"] * width
-    assert gpu_step.flops(model, one) == 8 * matrices + 64 * attention
-    assert gpu_step.flops(model, two) == 16 * matrices + 256 * attention
+    assert step.flops(model, one) == 8 * matrices + 64 * attention
+    assert step.flops(model, two) == 16 * matrices + 256 * attention
 
 
 def test_model_flops_do_not_depend_on_how_weights_are_stored() -> None:
     pytest.importorskip("bitsandbytes")
-    workload = gpu_step.GpuWorkload(tokens=8, response=3, rank=2, rows=1, micro_rows=1)
-    plain = gpu_step._model("tiny", workload).model
-    packed = gpu_step._model("tiny", replace(workload, four_bit=True)).model
-    assert gpu_step.flops(packed, workload) == gpu_step.flops(plain, workload)
+    packed = step._model("tiny", replace(SMALL, four_bit=True)).model
+    assert step.flops(packed, SMALL) == step.flops(random_model("tiny").model, SMALL)
+
+
+def test_a_part_that_fails_or_hangs_gives_a_line_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code = {
+        "good": 'print(\'noise\'); print(\'{"met": {"a": true, "b": false, "c": null}}\')',
+        "bad": "raise ValueError('the reason')",
+        "silent": "raise SystemExit(3)",
+        "slow": "import subprocess; subprocess.run(['sleep', '60'])",
+        "after": "print('{}')",
+    }
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr(gpu, "PARTS", {name: gpu.Part(None, 0.7) for name in code})  # type: ignore[arg-type]
+    run = gpu.report
+
+    def small(command: Sequence[str], seconds: float) -> dict[str, Any]:
+        seconds = seconds if command[4] == "slow" else 60.0
+        return run([sys.executable, "-S", "-c", code[command[4]]], seconds)
+
+    monkeypatch.setattr(gpu, "report", small)
+    assert gpu.run_parts(list(code), [], said.append) == 1
+    good, bad, silent, slow, after, total = said
+    assert "failed" not in good and "failed" not in after
+    assert bad["failed"] == "ValueError: the reason" and "3" in silent["failed"]
+    assert "took longer than 1 s" in slow["failed"]
+    assert total["failed"] == ["bad", "silent", "slow"] and total["missed"] == ["good.b"]
+    json.dumps(said)
+    monkeypatch.setattr(gpu, "MOST", 0.0)
+    assert gpu.run_parts(["good"], [], said.append) == 1
+    assert said[-2]["failed"] == "no time is left"
+
+
+def test_the_parts_take_at_most_eight_minutes() -> None:
+    assert sum(part.seconds for part in gpu.PARTS.values() if part.by_default) <= gpu.MOST == 480
+
+
+def test_without_a_gpu_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    assert gpu.main() == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1 and "GPU" in shown.err

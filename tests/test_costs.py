@@ -36,7 +36,7 @@ from analyses.study.work import work_of
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import read_json, write_json
-from tests.benchmarks.gpu_step import SHAPES
+from tests.benchmarks.gpu.models import config_of_shape
 from tests.benchmarks.plans import Trial, outcome
 from unlearning.organism import load_world, shipped
 from unlearning.training import TrainingSettings, prepare_in_place
@@ -59,9 +59,7 @@ MEASURED: list[tuple[dict[str, Any], int, int, float]] = [
 
 @pytest.fixture(scope="module")
 def qwen() -> tuple[Any, Weights]:
-    shape = dict(SHAPES["qwen2.5-7b"])
-    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
-    return config, Weights(7_615_616_512, 2 * 7_615_616_512)
+    return config_of_shape("qwen2.5-7b"), Weights(7_615_616_512, 2 * 7_615_616_512)
 
 
 @pytest.mark.parametrize(("options", "rows", "tokens", "gibibytes"), MEASURED)

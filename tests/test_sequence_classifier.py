@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from analyses.evaluate.plan import EvaluationPlan, checked_evaluation
+from analyses.recorded.scoring import prepare_scoring
+from analyses.study import StudyPlan, scorer_of
 from interp.errors import InputError, ModelError
 from tests.checkpoints import CORPUS, build_config, build_tokenizer
+from unlearning.data import write_records
+from unlearning.organism import shipped
 from unlearning.scoring import FINE_CLASSES, ModelScorer, find_scorer, verdicts, workload_of
 from unlearning.scoring.sequence_classifier import SequenceClassifier, classes_of_labels
 
@@ -211,3 +216,31 @@ def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
         find_scorer(f"sequence-classifier:{tmp_path}")
     with pytest.raises(InputError, match="pair-classifier:MODEL"):
         find_scorer("pair-classifier")
+
+
+def test_the_scorer_s_model_is_where_it_is_asked_to_be(save: Save) -> None:
+    """The device that a command was given, for every kind of scorer; others take no notice."""
+    name = f"sequence-classifier:{save()}"
+    for kind in ("sequence-classifier", "pair-classifier"):
+        made = find_scorer(name.replace("sequence-classifier", kind), "meta")
+        assert isinstance(made, ModelScorer) and isinstance(made.reader, SequenceClassifier)
+        assert made.reader._model.device.type == "meta"
+    assert find_scorer("phrases", "meta") == find_scorer("phrases")
+    with pytest.raises(InputError, match="there is no device nowhere"):
+        find_scorer(name, "nowhere").classify(PROMPTS, RESPONSES)
+
+
+def test_every_command_tells_its_scorer_the_device(save: Save, tmp_path: Path) -> None:
+    name, options = f"sequence-classifier:{save()}", {"device": "meta"}
+    answers = tmp_path / "answers.jsonl"
+    write_records([{"prompt": "a", "response": "b"}], answers)
+    found = [
+        prepare_scoring(answers, name, device="meta").scorer,
+        scorer_of(StudyPlan("organism", (), scorer=name, model_options=options)),
+        checked_evaluation(
+            EvaluationPlan(str(shipped()), scorers=(name,), model_options=options)
+        ).panel[name],
+    ]
+    for one in found:
+        assert isinstance(one, ModelScorer) and isinstance(one.reader, SequenceClassifier)
+        assert one.reader.device == "meta"

@@ -166,7 +166,8 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
     repeated = sorted({name for name in plan.panel if plan.panel.count(name) > 1})
     if repeated:
         raise InputError(f"--scorer {', '.join(repeated)} is given twice; name each once")
-    panel = {name: find_scorer(name) for name in plan.panel}
+    device = plan.model_options.get("device")
+    panel = {name: find_scorer(name, device) for name in plan.panel}
     unknown = sorted(set(plan.splits) - set(SPLITS))
     if unknown:
         raise InputError(f"unknown split {', '.join(unknown)}{expected(unknown[0], SPLITS)}")

@@ -30,7 +30,7 @@ from interp.causes import (
     leading,
     undo,
 )
-from interp.model import LanguageModel
+from interp.model import LanguageModel, require_plain_weights
 from interp.patching import between_models
 from interp.progress import Advance, silent
 from interp.readout import Readout
@@ -75,7 +75,10 @@ class Subject:
 
         Raises:
             InputError: the models do not have a given layer.
+            ModelError: their weights are packed, so that none can be patched.
         """
+        for lm in (base, after):
+            require_plain_weights(lm.model, "explaining a loss", "load it without quantisation")
         wanted = chosen_layers(base, layers)
         evaluated = prompts[prompts["split"] != "train"].reset_index(drop=True)
         found = []

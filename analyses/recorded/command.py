@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analyses.commands import DryRun, command
-from analyses.options import DryRunOnly
+from analyses.options import Device, DryRunOnly
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def score(
             min=0, help="Price of a million tokens that a judge writes (default: no cost is shown)."
         ),
     ] = None,
+    device: Device = None,
     dry_run: DryRunOnly = False,
 ) -> Scored | DryRun:
     """Score recorded answers: refused or not, and in which class.
@@ -69,7 +70,7 @@ def score(
     if (price_read is None) != (price_written is None):
         raise InputError("a price needs both --price-read and --price-written")
     prices = None if price_read is None or price_written is None else (price_read, price_written)
-    scoring = prepare_scoring(file, scorer, scale)
+    scoring = prepare_scoring(file, scorer, scale, device)
     planned = DryRun(scoring, (scoring.plan(prices),))
     if dry_run:
         return planned

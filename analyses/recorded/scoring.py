@@ -124,13 +124,16 @@ class Scoring:
         return {"biased_or_toxic": is_biased, "biased_or_toxic_scorer": self.signature}
 
 
-def prepare_scoring(path: str | Path, scorer: str, scale: str = REFUSAL.name) -> Scoring:
+def prepare_scoring(
+    path: str | Path, scorer: str, scale: str = REFUSAL.name, device: str | None = None
+) -> Scoring:
     """Read a file and find the scorer; runs no model.
 
     Args:
         path: rows with ``prompt`` and ``response``.
         scorer: a name that :func:`unlearning.scoring.find_scorer` knows.
         scale: ``refusal``, or ``biased-or-toxic``, which only judges have.
+        device: where the scorer's model runs, if it has one in this process.
 
     Raises:
         InputError: the file or the scorer cannot be used, or scoring would overwrite fields of the
@@ -148,7 +151,7 @@ def prepare_scoring(path: str | Path, scorer: str, scale: str = REFUSAL.name) ->
                     f'{path}, {record.place}: the field "{name}" exists already; '
                     "rename it, for example to label"
                 )
-    by = find_scorer(scorer)
+    by = find_scorer(scorer, device)
     if scale != REFUSAL.name:
         from unlearning.scoring import LocalJudge
 

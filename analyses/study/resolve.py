@@ -188,9 +188,8 @@ def scorer_of(plan: StudyPlan) -> Scorer:
     """The text scorer of a study; ``auto`` is the model's default headline."""
     from unlearning.scoring import find_scorer
 
-    return find_scorer(
-        defaults_for(plan.model).scorers[0] if plan.scorer == "auto" else plan.scorer
-    )
+    name = defaults_for(plan.model).scorers[0] if plan.scorer == "auto" else plan.scorer
+    return find_scorer(name, plan.model_options.get("device"))
 
 
 def name_of(model: str) -> str:

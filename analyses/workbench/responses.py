@@ -78,7 +78,11 @@ def generate(
 
 
 def score(
-    prompts: pd.DataFrame | Sequence[str], responses: Sequence[str], *, scorer: str = "phrases"
+    prompts: pd.DataFrame | Sequence[str],
+    responses: Sequence[str],
+    *,
+    scorer: str = "phrases",
+    device: str | None = None,
 ) -> pd.DataFrame:
     """Score each response: whether it refuses, and its class.
 
@@ -87,6 +91,7 @@ def score(
         responses: one for each prompt.
         scorer: ``phrases``, ``classifier``, ``grammar`` (for a model organism), ``judge:MODEL``,
             ``local-judge:MODEL``, or a scorer that you registered.
+        device: where the scorer's model runs, if it has one (default: CUDA if available).
 
     Returns:
         One row per response, with the index of the prompts: ``refused`` (1 or 0) and ``class``
@@ -119,7 +124,7 @@ def score(
         for number, (prompt, answer) in enumerate(zip(asked, answers, strict=True), start=1)
     ]
     require_answers(records, ("prompt",), "the answers")
-    scoring = Scoring(records, find_scorer(scorer), REFUSAL.name)
+    scoring = Scoring(records, find_scorer(scorer, device), REFUSAL.name)
     index = prompts.index if isinstance(prompts, pd.DataFrame | pd.Series) else None
     rows = [scoring.fields(each) for each in scoring.classes(silent)]
     return pd.DataFrame(rows, index=index, columns=["refused", "class"])
@@ -168,7 +173,7 @@ def refusal_log_odds(
     responses = respond(
         lm,
         prompts[prompts["split"] == "train"],
-        find_scorer(scorer or own.scorers[0]),
+        find_scorer(scorer or own.scorers[0], str(lm.device)),
         max_new_tokens=length,
         log=answer_log(scratch_of(lm), lm, length),
     )

@@ -28,7 +28,15 @@ from torch import Tensor, nn
 from interp.errors import ModelError
 from interp.interventions.edits import Vectors, orthonormal_basis
 from interp.interventions.steering import project_out
-from interp.model import LanguageModel, copied, doubled, linear_weights, probe_tokens, undisturbed
+from interp.model import (
+    LanguageModel,
+    copied,
+    doubled,
+    linear_weights,
+    probe_tokens,
+    require_plain_weights,
+    undisturbed,
+)
 
 TRIALS = 256  # random directions by which writers are found; few would change too little
 # Largest relative difference in logits between weights and hook, by the dtype of the weights.
@@ -53,6 +61,7 @@ def orthogonalise(lm: LanguageModel, vectors: Vectors) -> LanguageModel:
         >>> changed.model is lm.model
         False
     """
+    _require_plain(lm)
     changed = replace(lm, model=copied(lm.model))
     _project(changed, orthonormal_basis(vectors))
     _compare(changed, _ablated_logits(lm, vectors))
@@ -69,6 +78,7 @@ def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
     Raises:
         ModelError: no projection of this model's weights equals the hook.
     """
+    _require_plain(lm)
     wanted = _ablated_logits(lm, vectors)
     own = {name: parameter.data for name, parameter in lm.model.named_parameters()}
     head, config = lm.model.get_output_embeddings(), lm.model.config.get_text_config(decoder=True)
@@ -85,6 +95,10 @@ def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
             one.tie_word_embeddings = was
         for name, data in own.items():
             lm.model.get_parameter(name).data = data
+
+
+def _require_plain(lm: LanguageModel) -> None:
+    require_plain_weights(lm.model, "orthogonalisation", "use the hook: with ablate(lm, direction)")
 
 
 def _project(lm: LanguageModel, basis: Float[Tensor, "rank d_model"]) -> None:

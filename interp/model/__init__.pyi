@@ -34,9 +34,12 @@ from .hooks import writing as writing
 from .kept_checks import last_check as last_check
 from .language_model import LanguageModel as LanguageModel
 from .language_model import find_layers as find_layers
+from .language_model import moved as moved
+from .language_model import usable_device as usable_device
 from .linear import LinearWeight as LinearWeight
 from .linear import linear_weights as linear_weights
 from .loading import check_source as check_source
+from .packed import require_plain_weights as require_plain_weights
 from .precision import doubled as doubled
 from .precision import has_float64 as has_float64
 from .precision import placed as placed
@@ -79,16 +82,19 @@ __all__ = [
     "logits_of_last",
     "map_in_batches",
     "merged",
+    "moved",
     "next_batch",
     "placed",
     "probe_tokens",
     "probing",
     "reading",
+    "require_plain_weights",
     "require_room",
     "same_numbers",
     "shared_beginning",
     "stopping_after",
     "undisturbed",
+    "usable_device",
     "with_hidden",
     "without_thoughts",
     "writing",

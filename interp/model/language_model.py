@@ -102,7 +102,7 @@ class LanguageModel:
             raise
         except Exception as error:
             raise load_error(source, error) from error
-        model = _moved(model, device, source).eval()
+        model = moved(model, device, source).eval()
         chat = Chat(tokenizer, **chat_options)
         name = Path(source).name if Path(source).exists() else str(source)
         lm = cls(model, tokenizer, chat, name, layers_path=layers_path)
@@ -208,7 +208,12 @@ class LanguageModel:
         return digest.hexdigest()
 
 
-def _moved(model: Any, device: torch.device, source: str | Path) -> Any:
+def moved(model: Any, device: torch.device, source: str | Path) -> Any:
+    """The model on a device; ``source`` names it in the error.
+
+    Raises:
+        MachineError: it does not fit there.
+    """
     try:
         return model.to(device)
     except (RuntimeError, MemoryError) as error:

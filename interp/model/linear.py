@@ -24,9 +24,9 @@ from transformers.pytorch_utils import Conv1D
 
 from interp.model.hooks import undisturbed
 from interp.model.language_model import LanguageModel
+from interp.model.packed import FLOATS
 from interp.model.probes import probe_tokens
 
-FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PRODUCT = re.compile(r"mm|matmul|linear|mv|einsum")
 COPIES = {"_to_copy", "clone", "contiguous", "index", "index_select", "_reshape_copy"}
 

@@ -23,12 +23,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import InputError
-from interp.model import LanguageModel, undisturbed
+from interp.model import LanguageModel, require_plain_weights, undisturbed
 from interp.patching.effects import Cell, Effects
 from interp.patching.places import read_all
 from interp.patching.runs import PatchRuns
 from interp.progress import Advance, silent
 from interp.readout import Readout
+
+# What to do about packed weights.
+UNPACKED = "load the model without quantisation (its checkpoint in bfloat16)"
 
 Grouping = Callable[[LanguageModel], Mapping[Cell, Sequence[str]]]
 
@@ -85,8 +88,11 @@ def patch_weights(
 
     Raises:
         InputError: the models' parameters have different names or shapes.
+        ModelError: the weights are packed.
     """
     source, target = runs.source, runs.target
+    for lm in (source, target):
+        require_plain_weights(lm.model, "weight patching", UNPACKED)
     _check_parameters(source, target)
     groups = grouping(target)
     rows = runs.target_rows
@@ -161,7 +167,12 @@ def weights_replaced(
 
     The end of the block, also after an error, restores the parameters. Do not train inside the
     block.
+
+    Raises:
+        ModelError: one of them is packed.
     """
+    names = list(names)
+    require_plain_weights(model, "a change of weights", UNPACKED, names)
     own = {name: model.get_parameter(name).data for name in names}
     try:
         for name, tensor in own.items():

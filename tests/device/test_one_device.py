@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 from analyses.study import engine, organism_plan, run_study
 from interp.errors import MachineError
 from interp.model import LanguageModel
+from tests.benchmarks.gpu.__main__ import PARTS
 from tests.conftest import Spillover, leave_out_report
 from tests.device.conftest import Limited, Train, weights
 from tests.device.readers import READERS, compare
@@ -162,3 +164,16 @@ def test_every_arm_of_a_study_has_the_memory_of_the_first(
     starts, peaks = zip(*memory, strict=True)
     assert len(memory) == 3 and len(set(starts)) == 1
     assert max(peaks) <= 1.02 * peaks[0]
+
+
+# The benchmark of GPUs
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_of_the_benchmark_runs_and_meets_what_no_clock_decides(part: str) -> None:
+    found = PARTS[part].run(True, 1.0)
+    json.dumps(found)
+    if "skipped" in found:
+        return
+    timed = {"utilisation", "collect_over_trunk", "peak_over_planned"}
+    assert all(met for goal, met in found["met"].items() if goal not in timed), found["met"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
 
@@ -37,8 +37,9 @@ class LocalJudge:
     Attributes:
         source: hub id or folder, as :meth:`LanguageModel.load` takes it.
         rubric: the question to the judge.
-        batch_size: texts in one forward.
+        batch_size: texts in one forward, halved when memory runs out.
         least_mass: the least median probability of all verdicts together.
+        device: where it runs (default: CUDA if available).
 
     Raises:
         ModelError: the folder does not contain a model.
@@ -48,6 +49,7 @@ class LocalJudge:
     rubric: Rubric = REFUSAL
     batch_size: int = 8
     least_mass: float = field(default=LEAST_MASS, kw_only=True)
+    device: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -66,10 +68,16 @@ class LocalJudge:
     def when_empty(self) -> str:
         return self.rubric.when_empty
 
+    def on(self, device: str) -> LocalJudge:
+        """The same judge on a device."""
+        return replace(self, device=device)
+
     @cached_property
     def lm(self) -> LanguageModel:
         """The model; its chat format switches thinking off if the template allows it."""
-        return LanguageModel.load(self.source, template_arguments={"enable_thinking": False})
+        return LanguageModel.load(
+            self.source, device=self.device, template_arguments={"enable_thinking": False}
+        )
 
     def workload(self, prompts: Texts, responses: Texts) -> Workload:
         """The cost of :meth:`read`. Tokens are estimated, because the model is not loaded."""
@@ -117,7 +125,8 @@ class LocalJudge:
             probability = logits.float().log_softmax(dim=-1).cpu().double().exp()
             return np.stack([probability[:, list(ids)].sum(dim=-1) for ids in openings], axis=1)
 
-        found = map_in_batches(read, rows, self.batch_size, progress)
+        together = self.lm.together(rows)
+        found = map_in_batches(read, rows, self.batch_size, progress, together)
         return np.reshape(found, (-1, len(openings)))
 
     def _encoded(self, prompt: str, response: str, lead: tuple[int, ...]) -> Tokens:

@@ -88,6 +88,11 @@ class ModelScorer:
     def version(self) -> str:
         return self.reader.version
 
+    def on(self, device: str) -> ModelScorer:
+        """The same with its model on a device; a server's model stays where it is."""
+        on = getattr(self.reader, "on", None)
+        return self if on is None else ModelScorer(on(device))
+
     def classify(self, prompts: Texts, responses: Texts) -> list[str]:
         """One of ``CLASSES`` for each (prompt, response), in order.
 

@@ -46,7 +46,7 @@ def scorer(
     return register
 
 
-def find_scorer(name: str) -> Scorer:
+def find_scorer(name: str, device: str | None = None) -> Scorer:
     """The scorer that a user names: one of ``SCORERS``, with its argument after a colon.
 
     ``phrases``, ``grammar``; ``classifier``, or ``classifier:FILE`` after calibration;
@@ -54,11 +54,18 @@ def find_scorer(name: str) -> Scorer:
     ``sequence-classifier:MODEL#LABEL``, and ``pair-classifier:`` likewise. A scorer loads its model
     or asks its server at the first use.
 
+    Args:
+        name: its name, with the argument.
+        device: where its model runs, if it has one in this process (default: CUDA if available). A
+            scorer that has a method ``on`` is asked for itself on this device.
+
     Raises:
         InputError: there is no such scorer, or its file cannot be used.
     """
     kind, _, argument = name.partition(":")
-    return SCORERS.find(kind).make(argument)
+    made = SCORERS.find(kind).make(argument)
+    on = getattr(made, "on", None)
+    return made if device is None or on is None else on(device)
 
 
 def take_no_argument(name: str, argument: str) -> None:

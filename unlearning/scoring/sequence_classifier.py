@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError, ModelError
-from interp.model import check_source, map_in_batches
+from interp.model import check_source, map_in_batches, moved, usable_device
 from interp.progress import Advance, silent
 from unlearning.scoring.classes import FINE_CLASSES, Scorer, Texts
 from unlearning.scoring.reading import ModelScorer, Workload, model_name
@@ -39,7 +39,8 @@ class SequenceClassifier:
         source: hub id or folder.
         label: the label that means refusal, if the label names do not show it.
         with_prompt: read the request with the response.
-        batch_size: texts in one forward.
+        batch_size: texts in one forward, halved when memory runs out.
+        device: where it runs (default: CUDA if available).
 
     Raises:
         InputError: no model is named, or the folder does not contain one.
@@ -49,6 +50,7 @@ class SequenceClassifier:
     label: str | None = None
     with_prompt: bool = False
     batch_size: int = 16
+    device: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -72,6 +74,10 @@ class SequenceClassifier:
     @property
     def _kind(self) -> str:
         return "pair-classifier" if self.with_prompt else "sequence-classifier"
+
+    def on(self, device: str) -> SequenceClassifier:
+        """The same classifier on a device."""
+        return replace(self, device=device)
 
     def workload(self, prompts: Texts, responses: Texts) -> Workload:
         """Numbers of texts and of tokens by the model's tokenizer, and of texts that are cut."""
@@ -195,7 +201,7 @@ class SequenceClassifier:
             )
         if model.config.get_text_config().pad_token_id is None:
             model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        return moved(model, usable_device(self.device), self.source).eval()
 
     def _loaded(self, kind: Any, **options: Any) -> Any:
         try:

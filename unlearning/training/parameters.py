@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from interp.model import LanguageModel, linear_weights, load_adapter_weights
+from interp.model import LanguageModel, linear_weights, load_adapter_weights, require_plain_weights
 from interp.store import atomic_folder
 from unlearning.training.adapters import FROZEN, UNREACHED, without_gradient
 
@@ -19,7 +19,11 @@ def projections_in_place(lm: LanguageModel) -> LanguageModel:
 
     All domains share the rows of the head and of the embedding, so training them would leak through
     tokens.
+
+    Raises:
+        ModelError: the weights are packed.
     """
+    _require_plain(lm)
     lm.model.float().requires_grad_(False)
     for weight in linear_weights(lm):
         for parameter in (weight.value, weight.bias):
@@ -34,7 +38,12 @@ def projections_in_place(lm: LanguageModel) -> LanguageModel:
 
 
 def everything_in_place(lm: LanguageModel) -> LanguageModel:
-    """Every parameter, in float32."""
+    """Every parameter, in float32.
+
+    Raises:
+        ModelError: the weights are packed.
+    """
+    _require_plain(lm)
     lm.model.float().requires_grad_(True)
     return lm
 
@@ -43,6 +52,10 @@ PARAMETERS: Mapping[str, Callable[[LanguageModel], LanguageModel]] = {
     "projections": projections_in_place,
     "all": everything_in_place,
 }
+
+
+def _require_plain(lm: LanguageModel) -> None:
+    require_plain_weights(lm.model, "training of the weights themselves", "give --trainable lora")
 
 
 def save_parameters(lm: LanguageModel, folder: Path) -> Path:

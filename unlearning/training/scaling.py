@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model import LanguageModel, require_plain_weights
 
 ADAPTERS = ("lora_B", "lora_embedding_B")  # peft's second factors, which are 0 at the start
 
@@ -28,6 +28,7 @@ def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callabl
 
     Raises:
         InputError: the two models have different parameters.
+        ModelError: the weights are packed.
     """
     end = dict(after.model.named_parameters())
     adapters = {n: p for n, p in end.items() if any(part in ADAPTERS for part in n.split("."))}
@@ -36,6 +37,8 @@ def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callabl
         own = dict(base.model.named_parameters())
         if {n: p.shape for n, p in own.items()} != {n: p.shape for n, p in end.items()}:
             raise InputError("the two models have different parameters, so no change can be scaled")
+        for lm in (base, after):
+            require_plain_weights(lm.model, "a scaled change", "give the adapter, not merged")
         start = own
     kept = {name: end[name].detach().clone() for name in start}
 

@@ -31,7 +31,7 @@ from transformers import TrainerCallback
 
 from analyses.contain.shallow_recovery.others import Others, Probe, compared_rows
 from analyses.runs import LOW_BASE, ONSET_AT, at_crossing, relative_drop, running_maximum
-from interp.model import LanguageModel, copied
+from interp.model import LanguageModel, copied, require_plain_weights
 from interp.statistics import Draws, bootstrap_interval, weighted_means
 from unlearning.deflections import examples, respond
 from unlearning.training import (
@@ -145,7 +145,13 @@ def relearning(
 
     Returns:
         By name of the start: ``base``, the contained models', and :func:`random_name`.
+
+    Raises:
+        ModelError: the base's weights are packed.
     """
+    require_plain_weights(
+        base.model, "a random change of weights", "load the model without quantisation"
+    )
 
     def run(start: LanguageModel, order: int = 0) -> Speed:
         settings = replace(training.settings, seed=training.settings.seed + order)
