@@ -288,7 +288,7 @@ def flattened(function: Callable[..., R]) -> Callable[..., R]:
             given["out"] = default_out(str(out), given)
         if isinstance(place := given.get("out"), Path):
             require = require_file if Path(str(out)).suffix else require_folder
-            require(place)
+            given["out"] = require(place)
         made = {
             name: kind(**{one.name: given.pop(one.name) for one in fields(kind)})
             for name, kind in records.items()

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -23,6 +24,7 @@ from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from interp.errors import FileError, InputError, brief
 
@@ -150,13 +152,33 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(rest, ignore_errors=True)
 
 
-def require_folder(path: str | Path) -> Path:
-    """``path``, which is a folder or nothing yet.
+def local_path(path: str | Path) -> Path:
+    """``path`` on a file system of this machine; ``file:///a/b`` is ``/a/b``.
 
     Raises:
-        InputError: it is a file, or part of it is.
+        InputError: it is the address of something else, such as ``s3://bucket/folder``.
     """
-    path = Path(path)
+    text = str(path)
+    # ``Path`` leaves one slash; a single letter is a drive.
+    scheme, _, rest = text.partition(":/")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
+        return Path(path)
+    if scheme.lower() == "file":
+        return Path("/" + unquote(rest).lstrip("/"))
+    address = f"{scheme}://{rest.lstrip('/')}"
+    raise InputError(
+        f"{address} is not on a file system of this machine, and results are written, locked and "
+        "replaced there; mount it and give the folder, or copy the finished folder to it"
+    )
+
+
+def require_folder(path: str | Path) -> Path:
+    """``path``, which is a folder of this machine or nothing yet.
+
+    Raises:
+        InputError: it is a file, or part of it is, or it is elsewhere (:func:`local_path`).
+    """
+    path = local_path(path)
     first = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
     if os.path.lexists(first) and not first.is_dir():
         raise InputError(f"{first} is a file; expected a folder, or a new name")
@@ -167,11 +189,13 @@ def require_file(path: str | Path) -> Path:
     """``path``, to which a file can be written.
 
     Raises:
-        InputError: it is a folder, a device, a pipe or a socket, or part of it is a file.
+        InputError: it is a folder, a device, a pipe or a socket, or part of it is a file, or it is
+            elsewhere (:func:`local_path`).
     """
-    require_folder(Path(path).parent)
+    path = local_path(path)
+    require_folder(path.parent)
     _target_of(path)
-    return Path(path)
+    return path
 
 
 def share_folder(folder: str | Path) -> None:

@@ -355,6 +355,7 @@ def test_a_function_keeps_the_command_that_one_would_type() -> None:
         ({"control": "no"}, "control is 'no'; expected True or False"),
         ({"concept": "safty"}, "did you mean 'safety'? Expected one of"),
         ({"prompts": "absent.jsonl"}, "absent.jsonl does not exist"),
+        ({"out": "s3://bucket/run"}, "s3://bucket/run is not on a file system of this machine"),
     ],
 )
 def test_what_a_command_refuses_its_function_refuses(given: dict[str, Any], said: str) -> None:

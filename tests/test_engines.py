@@ -19,7 +19,7 @@ from analyses.runs import Progress
 from analyses.study import StudyPlan, make_arms_in_workers, require_workers
 from analyses.study.jobs import Lost, make_in_turn
 from analyses.study.local_workers import LocalWorkers
-from analyses.study.ray_workers import _gpus
+from analyses.study.ray_workers import _gpus, _require_shared_folder
 from interp.errors import InputError, MachineError, SpilloverError
 from interp.plugins import Plugin
 from tests.lost_worker import make_late, make_or_be_lost
@@ -170,3 +170,33 @@ def test_on_ray_an_arm_takes_the_nodes_own_devices() -> None:
         gpus(None, False, gpus_per_arm=0.5)
     with pytest.raises(InputError, match="leave --device out"):
         gpus("cuda:1", True)
+
+
+class OtherNode:
+    """A stand-in for Ray whose worker sees the folders of another node."""
+
+    def __init__(self, root: Path | None) -> None:
+        self.root = root
+
+    def remote(self, work: Any = None, **_options: Any) -> Any:
+        if work is None:
+            return self.remote
+
+        def elsewhere(mark: Path, token: str) -> Any:
+            return work(mark if self.root is None else self.root / mark.name, token)
+
+        return SimpleNamespace(remote=elsewhere)
+
+    def get(self, result: Any) -> Any:
+        return result
+
+
+def test_a_worker_writes_the_run_s_folder_before_any_work(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    _require_shared_folder(OtherNode(None), out)
+    assert list(out.iterdir()) == []
+    with pytest.raises(InputError, match="its file does not arrive here.*every node mounts"):
+        _require_shared_folder(OtherNode(tmp_path / "of another node"), out)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="a Ray worker cannot write"):
+        _require_shared_folder(OtherNode(None), tmp_path / "file" / "run")

@@ -14,7 +14,11 @@ from torch import nn
 
 from interp.activations import RESIDUAL_IN, RESIDUAL_OUT, collect
 from interp.errors import MachineError
+from interp.interventions.logit_lens import direct_logit_attribution, lens_logits, lens_readout
 from interp.model import LanguageModel
+from interp.patching import PatchRuns, attribute, patch, stitch
+from interp.readout import log_odds
+from interp.selection import Prompts, score_candidates
 from unlearning.losses import reference_log_probs
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 from unlearning.scoring import LocalJudge
@@ -54,6 +58,42 @@ def states(lm: LanguageModel) -> list[Any]:
     return list(found.sites.values())
 
 
+def lens(lm: LanguageModel) -> list[Any]:
+    drawn = torch.from_numpy(np.random.default_rng(0).normal(size=(4, lm.d_model))).float()
+    return [
+        lens_logits(lm, drawn, batch_size=4).numpy(),
+        lens_readout(lm, drawn, lambda logits: logits[:, 5], batch_size=4),
+        direct_logit_attribution(lm, drawn[0], drawn, batch_size=4).numpy(),
+    ]
+
+
+def patches(lm: LanguageModel) -> list[Any]:
+    rows = tuple(lm.chat.encode(prompt) for prompt in PROMPTS)
+    runs = PatchRuns(lm, rows[::-1], lm, rows)
+    where: dict[str, Any] = {"sites": [RESIDUAL_OUT], "positions": ["all"], "batch_size": 4}
+    found = patch(runs, log_odds([5, 6]), layers=[1], controls=1, **where)
+    return [found.patched, found.controls, attribute(runs, log_odds([5, 6]), **where).patched]
+
+
+def stitched(lm: LanguageModel) -> list[Any]:
+    found = stitch(lm, lm, PROMPTS, log_odds([5, 6]), layers=[1], batch_size=4)
+    return [found.values]
+
+
+def candidates(lm: LanguageModel) -> list[Any]:
+    def readout(model: LanguageModel, rows: Any) -> torch.Tensor:
+        return log_odds([5, 6])(model, rows) + torch.tensor([sides[row.ids] for row in rows])
+
+    prompts = Prompts([PROMPTS[0], PROMPTS[2]] * 2, [PROMPTS[1], PROMPTS[3]] * 2)
+    sides = {
+        lm.chat.encode(prompt).ids: sign * 50.0
+        for part, sign in ((prompts.positive, 1), (prompts.negative, -1))
+        for prompt in part
+    }
+    found = score_candidates(lm, prompts, prompts, readout, layers=[1], batch_size=4)
+    return [found.bypass, found.induce, found.kl]
+
+
 @contextmanager
 def holding(model: nn.Module, rows: int) -> Iterator[list[int]]:
     """A device on which only so many rows fit; gives the sizes that were tried."""
@@ -71,7 +111,10 @@ def holding(model: nn.Module, rows: int) -> Iterator[list[int]]:
         handle.remove()
 
 
-@pytest.mark.parametrize("read", [masses, log_probs, nll, logits, states])
+READERS = [masses, log_probs, nll, logits, states, lens, patches, stitched, candidates]
+
+
+@pytest.mark.parametrize("read", READERS)
 def test_a_smaller_batch_finds_the_same(read: Read, checkpoint_of: Checkpoints) -> None:
     lm = LanguageModel.load(checkpoint_of("gpt2"))  # with dropout, which must not be there
     expected = read(lm)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import store
-from interp.errors import FileError
+from interp.errors import FileError, InputError
 from interp.store import (
     atomic_write,
     content_key,
     file_hash,
     is_out_of_room,
+    local_path,
     read_json,
     read_table,
+    require_file,
+    require_folder,
     sync_folder,
     write_json,
 )
@@ -196,3 +201,15 @@ def test_room_is_not_blamed_for_other_errors() -> None:
     assert is_out_of_room(outer)
     for error in (None, ValueError("a bug"), FileNotFoundError(errno.ENOENT, "no such file")):
         assert not is_out_of_room(error)
+
+
+@pytest.mark.parametrize("made", [str, Path])
+def test_only_paths_of_this_machine_are_written_to(made: Callable[[str], str | Path]) -> None:
+    for plain in ("runs/a", "/tmp/a b", "C:/runs", "a:b", "s3", "./s3:x"):
+        assert local_path(made(plain)) == Path(plain)
+    for address in ("file:///tmp/a%20b", "FILE:/tmp/a b", "file:////tmp/a b"):
+        assert local_path(made(address)) == Path("/tmp/a b")
+    for address in ("s3://bucket/x", "gs://b", "memory://x", "hf://datasets/a/b", "s3+x://b/c"):
+        for use in (require_folder, require_file):
+            with pytest.raises(InputError, match=f"{re.escape(address)} is not on a file system"):
+                use(made(address))

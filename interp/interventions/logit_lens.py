@@ -16,6 +16,8 @@ Limits: neither method shows the effect of later layers on the state.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -24,7 +26,16 @@ from torch.autograd import forward_ad
 
 from interp.errors import InputError
 from interp.interventions.edits import Vector
-from interp.model import Hidden, LanguageModel, Tokens, doubled, placed, undisturbed, writing
+from interp.model import (
+    Hidden,
+    LanguageModel,
+    Tokens,
+    doubled,
+    in_fitting_batches,
+    placed,
+    undisturbed,
+    writing,
+)
 from interp.readout import OfLogits
 
 States = Float[Tensor, "*batch d_model"] | Float[np.ndarray, "*batch d_model"]
@@ -42,7 +53,7 @@ def lens_logits(
         InputError: there are no states, or their width is not the model's.
     """
     rows = _rows(lm, states)
-    logits = torch.cat([_finish(lm, part).cpu() for part in rows.split(batch_size)])
+    logits = torch.cat([*_in_parts(rows, batch_size, lambda part: _finish(lm, part).cpu())])
     wide = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(wide).reshape(*states.shape[:-1], -1)
 
@@ -52,8 +63,12 @@ def lens_readout(
 ) -> Float[np.ndarray, "*batch"]:
     """A number from the lens's logits for every state, in float64; the axes before d_model stay."""
     rows = _rows(lm, states)
-    values = [function(_finish(lm, part)).cpu().double() for part in rows.split(batch_size)]
-    return torch.cat(values).reshape(tuple(states.shape[:-1])).numpy()
+
+    def read(part: Tensor) -> Tensor:
+        return function(_finish(lm, part)).cpu().double()
+
+    values = torch.cat([*_in_parts(rows, batch_size, read)])
+    return values.reshape(tuple(states.shape[:-1])).numpy()
 
 
 def direct_logit_attribution(
@@ -65,20 +80,21 @@ def direct_logit_attribution(
         lm: the model.
         direction: (d_model), not normalised; the effect is proportional to its length.
         states: outputs of the last layer.
-        batch_size: states in one forward.
+        batch_size: states in one forward, halved when memory runs out.
 
     Raises:
         InputError: there are no states, or the width of states or direction is not the model's.
     """
     rows = _rows(lm, states)
     vector = _rows(lm, torch.as_tensor(direction)[None])[0]
-    total = torch.zeros((), dtype=torch.float64)
-    for part in rows.split(batch_size):
+
+    def effect(part: Tensor) -> Tensor:
         with forward_ad.dual_level():
             moved = forward_ad.make_dual(part, vector.to(part).expand_as(part).contiguous())
             tangent = forward_ad.unpack_dual(_finish(lm, moved)).tangent
-            total = total + doubled(tangent).sum(dim=0).cpu()
-    return total / len(rows)
+            return doubled(tangent).sum(dim=0).cpu()
+
+    return torch.stack([*_in_parts(rows, batch_size, effect)]).sum(dim=0) / len(rows)
 
 
 def top_tokens(
@@ -88,6 +104,15 @@ def top_tokens(
     values, ids = logits.topk(count)
     texts = (str(lm.tokenizer.decode([i])) for i in ids.tolist())
     return list(zip(texts, values.tolist(), strict=True))
+
+
+def _in_parts(
+    rows: Float[Tensor, "state d_model"], batch_size: int, work: Callable[[Tensor], Tensor]
+) -> Iterator[Tensor]:
+    """The result of ``work`` for some rows at a time, in their order."""
+    dummies = [_DUMMY] * len(rows)
+    for _, result in in_fitting_batches(dummies, batch_size, lambda chosen: work(rows[chosen])):
+        yield result
 
 
 def _finish(lm: LanguageModel, states: Float[Tensor, "state d_model"]) -> Tensor:

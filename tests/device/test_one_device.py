@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "adaptive": {"adaptive": True, "slack": 0.0, "multiplier_rate": 0.5},
 }
 KIB, MIB = 2**10, 2**20
+MOST_WAITS = {"npo": 16, "lora": 16, "separate": 24}  # of a step
 
 
 @contextmanager
@@ -177,3 +179,21 @@ def test_every_part_of_the_benchmark_runs_and_meets_what_no_clock_decides(part: 
         return
     timed = {"utilisation", "collect_over_trunk", "peak_over_planned"}
     assert all(met for goal, met in found["met"].items() if goal not in timed), found["met"]
+
+
+@pytest.mark.parametrize("kind", ["npo", "lora", "separate"])
+def test_a_step_waits_for_the_device_a_few_times_only(
+    kind: str, checkpoint: Path, trained: Train
+) -> None:
+    """Copies to the CPU and row picking by masks, in steps of two micro-batches."""
+    library = getattr(sys.modules.get("simcuda"), "lib", None)
+    if library is None:
+        pytest.skip("only the simulated device counts them")
+    settings = {**KINDS.get(kind, {"separate_backward": True}), "batch_size": 4}
+    waits = []
+    for steps in (2, 4):
+        lm = LanguageModel.load(checkpoint, device="cuda")
+        before = library.sim_syncs()
+        trained(lm, **settings, max_steps=steps)
+        waits.append(library.sim_syncs() - before)
+    assert (waits[1] - waits[0]) / 2 <= MOST_WAITS[kind]

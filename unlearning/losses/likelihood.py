@@ -36,14 +36,17 @@ def response_logits(
     inputs: Mapping[str, Tensor],
     response_mask: Bool[Tensor, "batch token"],
     check: SelfCheck = AS_EXPECTED,
+    *,
+    kept: int | None = None,
 ) -> tuple[Float[Tensor, "batch kept vocab"], Bool[Tensor, "batch kept"]]:
     """Logits that predict the response tokens, and the mask of response positions.
 
     Rows are left-padded, so the responses are the last columns. The head runs on these only,
     through ``model``'s forward (as wrapped for training, with soft caps and scales), unless the
-    model's self-check found that this changes results.
+    model's self-check found that this changes results. ``kept`` is the responses' width, if it is
+    known; otherwise it is read from the device.
     """
-    kept = response_width(response_mask)
+    kept = response_width(response_mask) if kept is None else kept
     # The token at column t is predicted at column t − 1.
     logits = logits_of_last(model, inputs, kept + 1, check)[:, :-1]
     return logits, response_mask[:, -kept:]
@@ -85,13 +88,15 @@ class _TokenLogProbs(torch.autograd.Function):
         wide = torch.promote_types(logits.dtype, torch.float32)
         log_normaliser = torch.zeros(mask.shape, dtype=wide, device=logits.device)
         found = torch.zeros_like(log_normaliser)
+        # Positions outside are computed and dropped: to pick the others, the host would wait for
+        # the device in every chunk.
+        targets = targets.where(mask, 0)
         for rows in _chunks(logits):
-            where = mask[rows]
-            chunk = logits[rows][where].to(wide)
+            chunk = logits[rows].to(wide)
             normaliser = chunk.logsumexp(dim=-1)
-            at_target = chunk.gather(-1, targets[rows][where][:, None])[:, 0]
-            log_normaliser[rows] = log_normaliser[rows].masked_scatter(where, normaliser)
-            found[rows] = found[rows].masked_scatter(where, at_target - normaliser)
+            at_target = chunk.gather(-1, targets[rows][..., None])[..., 0]
+            log_normaliser[rows] = normaliser.where(mask[rows], 0)
+            found[rows] = (at_target - normaliser).where(mask[rows], 0)
         ctx.save_for_backward(logits, targets, mask, log_normaliser)
         return found
 
@@ -100,14 +105,13 @@ class _TokenLogProbs(torch.autograd.Function):
         """d log p_y / d logits = 1[y] − softmax."""
         logits, targets, mask, log_normaliser = ctx.saved_tensors
         (gradient,) = gradients
-        found = torch.zeros_like(logits)
+        found = torch.empty_like(logits)
         for rows in _chunks(logits):
-            where = mask[rows]
-            wide = logits[rows][where].to(log_normaliser.dtype)
-            outer = gradient[rows][where][:, None].to(wide.dtype)
-            probability = (wide - log_normaliser[rows][where][:, None]).exp()
-            chunk = (-outer * probability).scatter_add(-1, targets[rows][where][:, None], outer)
-            found[rows] = found[rows].masked_scatter(where[..., None], chunk.to(found.dtype))
+            wide = logits[rows].to(log_normaliser.dtype)
+            outer = gradient[rows][..., None].to(wide.dtype)
+            probability = (wide - log_normaliser[rows][..., None]).exp()
+            chunk = (-outer * probability).scatter_add(-1, targets[rows][..., None], outer)
+            found[rows] = chunk.to(found.dtype).where(mask[rows][..., None], 0)
         return found, None, None
 
 

@@ -194,6 +194,7 @@ def collator(
 
 def rows_of(inputs: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
     """Some rows of a batch, without columns of padding alone."""
-    part = {name: value[chosen] for name, value in inputs.items()}
+    rows = chosen.nonzero()[:, 0]  # once: the host waits for the device
+    part = {name: value[rows] for name, value in inputs.items()}
     first = int(part["attention_mask"].any(dim=0).int().argmax())
     return {name: value[:, first:] if value.ndim == 2 else value for name, value in part.items()}

@@ -267,8 +267,9 @@ class UnlearningTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """Examples of each group in this optimizer step, over all micro-batches and processes."""
-        groups = torch.cat([batch["group"][batch["counted"]] for batch in batch_samples])
-        counts = torch.bincount(groups, minlength=len(self.terms)).to(device)
+        groups = torch.cat([batch["group"].where(batch["counted"], -1) for batch in batch_samples])
+        numbers = torch.arange(len(self.terms), device=groups.device)
+        counts = (groups[:, None] == numbers).sum(dim=0).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
         return counts

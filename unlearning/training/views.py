@@ -57,8 +57,8 @@ class Supply:
 
     def views(self, model: nn.Module, batch: Mapping[str, Tensor]) -> list[View]:
         """One view per group; it is empty if the batch has no row of the group."""
-        groups = batch["group"].unique().tolist()
-        needs = frozenset[str]().union(*(self.needs[number] for number in groups))
+        groups, preferred = torch.stack([batch["group"], batch["preferred"].long()]).tolist()
+        needs = frozenset[str]().union(*(self.needs[number] for number in set(groups)))
         plain = {name.removeprefix("preferred_") for name in needs}
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
         if self.takes_positions:
@@ -72,7 +72,10 @@ class Supply:
             with torch.no_grad(), self.reference() as given:
                 read = self._read(given, inputs, mask, wanted)
             found |= {f"reference_{name}": read[name] for name in wanted}
-        return [self._of_group(found, batch, number) for number in range(len(self.needs))]
+        chosen: dict[tuple[int, int], list[int]] = {}
+        for row, side in enumerate(zip(groups, preferred, strict=True)):
+            chosen.setdefault(side, []).append(row)
+        return [self._of_group(found, number, chosen) for number in range(len(self.needs))]
 
     def _read(
         self,
@@ -82,10 +85,11 @@ class Supply:
         wanted: Collection[str],
     ) -> dict[str, Tensor]:
         kept = response_width(response_mask)
-        parts = {
-            rows: self._read_part(model, part, part.pop("response_mask"), wanted)
-            for rows, part in in_parts({**inputs, "response_mask": response_mask}, self.check)
-        }
+        parts = {}
+        for rows, part in in_parts({**inputs, "response_mask": response_mask}, self.check):
+            mask = part.pop("response_mask")
+            width = kept if len(rows) == len(response_mask) else response_width(mask)
+            parts[rows] = self._read_part(model, part, mask, wanted, width)
         names = next(iter(parts.values()))
         return {
             name: joined({rows: part[name] for rows, part in parts.items()}, kept) for name in names
@@ -97,9 +101,9 @@ class Supply:
         inputs: Mapping[str, Tensor],
         response_mask: Bool[Tensor, "batch token"],
         wanted: Collection[str],
+        kept: int,
     ) -> dict[str, Tensor]:
-        """:meth:`_read` of rows that share a forward."""
-        kept = response_width(response_mask)
+        """:meth:`_read` of rows that share a forward; ``kept`` is their responses' width."""
         found = {"mask": response_mask[:, -kept:]}
         states: list[Tensor] = []
         inner = model.module if isinstance(model, DistributedDataParallel) else model
@@ -108,7 +112,7 @@ class Supply:
                 layer = inner.get_submodule(self.layer)
                 stack.enter_context(reading([layer], lambda _, hidden: states.append(hidden)))
             if OF_OUTPUTS & set(wanted):
-                logits, mask = response_logits(model, inputs, response_mask, self.check)
+                logits, mask = response_logits(model, inputs, response_mask, self.check, kept=kept)
             else:
                 # DistributedDataParallel finds the used parameters from the output. It must be the
                 # state, or it would wait for gradients of the layers above it.
@@ -124,12 +128,19 @@ class Supply:
             found["states"] = states[0][:, -kept - 1 : -1].to(response_mask.device)
         return found
 
-    def _of_group(self, found: View, batch: Mapping[str, Tensor], number: int) -> View:
-        rows = batch["group"] == number
-        if not rows.any():
+    def _of_group(
+        self, found: View, number: int, chosen: Mapping[tuple[int, int], Sequence[int]]
+    ) -> View:
+        """The view of one group; ``chosen`` has the rows of (group, whether preferred)."""
+        if not any(group == number for group, _ in chosen):
             return {}
         needs = self.needs[number]
-        response, preferred = rows & ~batch["preferred"], rows & batch["preferred"]
+        device = next(iter(found.values())).device
+        # By row numbers: to pick rows by a mask, the host waits for the device.
+        response, preferred = (
+            torch.tensor(chosen.get((number, side), ()), dtype=torch.long, device=device)
+            for side in (0, 1)
+        )
         view = {name: value[response] for name, value in found.items() if name in needs}
         for name, value in found.items():
             if (name := f"preferred_{name}") in needs:

@@ -1,4 +1,4 @@
-"""The kernel of a forecast over all weights: seconds, against forwards and backwards, and memory."""
+"""The kernel of a forecast over all weights: its seconds, and its memory next to the model."""
 
 from __future__ import annotations
 

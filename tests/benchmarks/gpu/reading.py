@@ -1,4 +1,4 @@
-"""Reading a model in bfloat16: left-padded rows against single ones, collecting against a forward."""
+"""Reading in bfloat16: left-padded rows against single ones, collecting against a forward."""
 
 from __future__ import annotations
 
