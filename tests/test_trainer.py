@@ -30,6 +30,7 @@ from unlearning.training import (
 from unlearning.training.eval_mode import probe_logits
 from unlearning.training.mixture import collator
 from unlearning.training.parameters import save_parameters
+from unlearning.training.trainer import UnlearningTrainer
 from unlearning.training.views import control_vector
 
 Checkpoints = Callable[[str], Path]
@@ -130,6 +131,20 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_padding(
             assert other_log[column].to_numpy() == pytest.approx(
                 log[column].to_numpy(), rel=1e-4, abs=1e-5
             )
+
+
+def test_older_versions_of_trainer_do_not_divide_the_loss_again(
+    checkpoint_of: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They decide by the model's forward alone, and divide by the number of micro-batches."""
+    monkeypatch.setattr(UnlearningTrainer, "loss_is_scaled_for_ga", None)
+    gradients = []
+    for micro in (4, 1):
+        settings = replace(STILL, micro_batch_size=micro, max_steps=1)
+        lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        lm.model.accepts_loss_kwargs = False
+        gradients += trained(lm, settings, tmp_path)[1]
+    assert relative_difference(gradients[1], gradients[0]) < 1e-5
 
 
 @pytest.mark.parametrize("reduction", ["cross_entropy", "token_mean_cross_entropy"])

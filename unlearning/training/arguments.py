@@ -58,8 +58,6 @@ def training_arguments(
         adam_beta2=settings.adam_betas[1],
         weight_decay=0.0,
         max_grad_norm=settings.max_grad_norm,
-        activation_checkpointing=settings.activation_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
         # With an objective on inner states, the layers above them get no gradient.
         ddp_find_unused_parameters=not needs & OF_OUTPUTS,
         seed=settings.seed,

@@ -74,8 +74,11 @@ def prepare_in_place(lm: LanguageModel, settings: TrainingSettings) -> LanguageM
 
 
 def _recompute_activations(lm: LanguageModel) -> None:
+    model: Any = lm.model
+    # Older versions of transformers have the second name alone, newer ones deprecate it.
+    enable = getattr(model, "activation_checkpointing_enable", None)
     try:
-        lm.model.activation_checkpointing_enable({"use_reentrant": False})
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     except ValueError as error:
         raise InputError(
             f"{lm.name} cannot recompute activations ({error}); leave out --gradient-checkpointing"
@@ -219,6 +222,8 @@ class UnlearningTrainer(Trainer):
             ),
             callbacks=[_StepEnd(self), *callbacks, StopTogether()],
         )
+        # What tells older versions of transformers the same as ``loss_is_scaled_for_ga``.
+        self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         self.mixture = mixture
         self.stream = stream
