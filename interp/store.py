@@ -160,8 +160,8 @@ def local_path(path: str | Path) -> Path:
     """
     text = str(path)
     # ``Path`` leaves one slash; a single letter is a drive.
-    scheme, _, rest = text.partition(":/")
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
+    scheme, slash, rest = text.partition(":/")
+    if not slash or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
         return Path(path)
     if scheme.lower() == "file":
         return Path("/" + unquote(rest).lstrip("/"))

@@ -27,7 +27,7 @@ CURRENT = [page for page in PAGES if page != MIGRATION]
 PACKAGES = "interp|unlearning|analyses|experiments"
 PROGRAMS = {"spillover": app, "python -m experiments": experiments}
 # Options of vLLM, accelerate, and tests.benchmarks.
-FOREIGN = {"--generation-config", "--mixed_precision", "--four-bit", "--peak-teraflops"}
+FOREIGN = {"--generation-config", "--mixed_precision", "--parts", "--peak-teraflops", "--small"}
 each_page = pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
 
 

@@ -77,7 +77,7 @@ def patches(lm: LanguageModel) -> list[Any]:
 
 def stitched(lm: LanguageModel) -> list[Any]:
     found = stitch(lm, lm, PROMPTS, log_odds([5, 6]), layers=[1], batch_size=4)
-    return [found.values]
+    return [found.base, found.after, found.base_below, found.after_below]
 
 
 def candidates(lm: LanguageModel) -> list[Any]:

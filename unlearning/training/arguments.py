@@ -35,11 +35,8 @@ def training_arguments(
         InputError: a tracker is not installed, or the batch cannot be split as asked.
     """
     from accelerate import PartialState
-    from transformers.integrations import integration_utils
 
-    known = ("none", "all", *integration_utils.get_available_reporting_integrations())
-    if report_to not in known:
-        raise InputError(f"report_to is {report_to}; installed are {', '.join(known)}")
+    _require_tracker(report_to)
     processes = PartialState(cpu=lm.device.type == "cpu").num_processes
     micro = settings.micro_batch_size or settings.batch_size // processes
     if micro < 1 or settings.batch_size % (micro * processes):
@@ -73,6 +70,17 @@ def training_arguments(
     if arguments.world_size == 1:
         _use_device(arguments, lm.device)
     return arguments
+
+
+def _require_tracker(name: str) -> None:
+    """Check that a tracker is installed; asking imports all of them."""
+    if name == "none":
+        return
+    from transformers.integrations import integration_utils
+
+    known = ("none", "all", *integration_utils.get_available_reporting_integrations())
+    if name not in known:
+        raise InputError(f"report_to is {name}; installed are {', '.join(known)}")
 
 
 def _use_device(arguments: TrainingArguments, device: torch.device) -> None:
