@@ -6,6 +6,7 @@ started with the simulated CUDA, or with ``SPILLOVER_DEVICE_TESTS`` on a machine
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -64,6 +65,7 @@ def limited() -> Limited:
 
     @contextmanager
     def limit(more: int) -> Iterator[None]:
+        gc.collect()  # what is freed inside would make room
         simulated = _simulated()
         if simulated is not None:
             simulated.limit(torch.cuda.memory_allocated(0) + more)
