@@ -104,17 +104,15 @@ def compared(card: int, *, four_bit: bool) -> dict[str, Any]:
     """The plan on this process's device, and the peak of two steps of its last arm."""
     import pandas as pd
     import simcuda  # type: ignore[import-not-found]
-    from transformers import AutoConfig
 
     from analyses.costs import CostedModel
     from analyses.runs import RunFolder
     from analyses.study import StudyPlan, unlearning_arms
     from analyses.study.fitting import fitted, study_memory
-    from tests.benchmarks.gpu_step import SHAPES
+    from tests.benchmarks.gpu.models import config_of_shape
     from unlearning.training import TrainingSettings
 
-    shape = dict(SHAPES["qwen2.5-7b"])
-    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+    config = config_of_shape("qwen2.5-7b")
     prompts = pd.DataFrame({"prompt": ["word " * ((PROMPT - 20) * 4 // 5)]})  # in words of a token
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -151,7 +149,7 @@ def _peak(config: Any, settings: Any, folder: Path, *, four_bit: bool) -> float:
     from unittest.mock import patch
 
     from interp.model import Chat, LanguageModel, SelfCheck
-    from tests.benchmarks.gpu_step import GpuWorkload, _mixture
+    from tests.benchmarks.gpu.step import GpuWorkload, random_mixture
     from tests.checkpoints import build_tokenizer
     from unlearning.training import Mixture, prepare_in_place, unlearn_in_place
 
@@ -171,7 +169,7 @@ def _peak(config: Any, settings: Any, folder: Path, *, four_bit: bool) -> float:
     trainer = "unlearning.training.trainer"
     with patch(f"{trainer}.probe_logits"), patch(f"{trainer}.check_train_mode"):
         arm = prepare_in_place(arm, settings)
-    made = _mixture(arm, workload)
+    made = random_mixture(arm, workload)
     known = torch.zeros(ANSWER)
     mixture = Mixture([replace(one, reference=known) for one in made.forget], made.retain)
     torch.cuda.reset_peak_memory_stats()

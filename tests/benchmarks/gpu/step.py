@@ -91,7 +91,7 @@ def training_step(
     settings, planned = fitting(name, workload)
     lm = _model(name, workload)
     lm = prepare_in_place(lm, settings)
-    mixture = with_references(lm, _mixture(lm, workload), {"reference"}, batch_size=8)
+    mixture = with_references(lm, random_mixture(lm, workload), {"reference"}, batch_size=8)
     clock = Clock(workload.seconds)
     with tempfile.TemporaryDirectory() as folder:
         unlearn_in_place(lm, mixture, settings, folder=folder, callbacks=[clock])
@@ -225,7 +225,7 @@ def arms_in_a_row(
         lm = replace(base, model=copy.deepcopy(base.model))
         lm = prepare_in_place(lm, settings)
         with tempfile.TemporaryDirectory() as folder:
-            unlearn_in_place(lm, _mixture(lm, workload), settings, folder=folder)
+            unlearn_in_place(lm, random_mixture(lm, workload), settings, folder=folder)
         del lm
         found.append((start, peak()))
     starts, peaks = zip(*found, strict=True)
@@ -271,7 +271,9 @@ def _to_four_bit(model: Any) -> None:
     model.is_loaded_in_4bit = True
 
 
-def _mixture(lm: LanguageModel, workload: GpuWorkload) -> Mixture:
+def random_mixture(lm: LanguageModel, workload: GpuWorkload) -> Mixture:
+    """As many retain as forget examples, of random tokens."""
+
     def examples(group: str, seed: int) -> list[Example]:
         lengths = [workload.tokens] * workload.rows
         rows = random_rows(lm, lengths, response=workload.response, seed=seed)
