@@ -34,11 +34,11 @@ LONG_ENOUGH, SLOW, TOO_SLOW = 0.05, 0.25, 1.0
 REPEATS = 3
 
 # What does not depend on the model, in seconds on one core of 2023.
-START = 0.5
+START = 0.1
 ROW = 2e-4
 STEP = 0.02  # Trainer's own work in a step
 SCORED = 0.02
-ARM = 0.5
+ARM = 0.2
 PAGE = 2.0
 MAP = 0.01  # a cosine of two directions, or a rotation, in one layer, with its null
 LOADED = 4e-9  # for a byte of weights
