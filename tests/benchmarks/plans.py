@@ -24,10 +24,9 @@ from rich.table import Table
 from interp.store import read_json
 from unlearning.data import matched_pairs
 
-TARGET, OTHER = "safety", "privacy"
-# Rows of each label: unlearning needs 32 refusals among the target's training prompts.
-ROWS = {("train", TARGET): 44, ("train", OTHER): 12}
-EVALUATED = 6
+TARGET, OTHER, THIRD = "safety", "cybersecurity", "toxicity"
+# Rows of a domain: unlearning needs 32 refusals among the training prompts.
+HARMFUL, BENIGN, EVALUATED = 40, 12, 6
 COMMANDS = (
     *("evaluate", "deflect", "unlearn", "study", "matrix", "contain", "compare"),
     *("predict", "explain"),
@@ -85,12 +84,13 @@ def _given(option: str, value: int | None) -> list[str]:
 
 
 def cut_prompts(folder: Path) -> Path:
-    """A file with two domains of the built-in pairs, few of each."""
+    """A file with three domains of the built-in pairs, few of each."""
     table = matched_pairs()
-    table = table[table["domain"].isin([TARGET, OTHER])]
+    table = table[table["domain"].isin([TARGET, OTHER, THIRD])]
+    trained = {"harmful": HARMFUL, "benign": BENIGN}
     kept = [
-        rows.head(ROWS.get((str(split), str(domain)), EVALUATED))
-        for (split, domain, _), rows in table.groupby(["split", "domain", "label"], sort=False)
+        rows.head(trained[str(label)] if split == "train" else EVALUATED)
+        for (_, split, label), rows in table.groupby(["domain", "split", "label"], sort=False)
     ]
     folder.mkdir(parents=True, exist_ok=True)
     pd.concat(kept).to_json(folder / "prompts.jsonl", orient="records", lines=True)
