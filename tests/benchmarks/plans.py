@@ -71,7 +71,11 @@ class Trial:
                 few = ["--methods", "equal", "--examples", "8", "--splits", "1", "--left-out", "1"]
                 return [command, *one, *few, "--retain-weight", "1", *shared, *trained]
             case "compare":
-                (after,) = self.out.glob("unlearn/arms/*/adapter")
+                [after] = [
+                    path
+                    for name in ("adapter", "model")
+                    for path in self.out.glob(f"unlearn/arms/*/{name}")
+                ]
                 return [command, self.model, str(after), *shared]
             case "explain":
                 return [command, str(self.out / "study"), "--draws", "20", "--place-draws", "0"]
