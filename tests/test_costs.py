@@ -274,4 +274,4 @@ def test_the_planned_memory_of_a_command_is_what_it_takes(tmp_path: Path) -> Non
     prompts.to_json(tmp_path / "prompts.jsonl", orient="records", lines=True)
     trial = Trial("organism", tmp_path, tmp_path / "prompts.jsonl")
     row = outcome(trial, "evaluate")
-    assert 1 / 1.5 < float(str(row["memory_ratio"])) < 1.5
+    assert 1 / 1.5 < row["expected_main_bytes"] / row["main_bytes"] < 1.5

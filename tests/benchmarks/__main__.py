@@ -26,9 +26,10 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from interp.store import read_json, write_json
+from interp.store import write_json
 from tests.benchmarks.npo_step import in_fresh_process
 from tests.benchmarks.paired import median, ratio
+from tests.benchmarks.plans import Trial, outcome
 from tests.benchmarks.workload import Workload
 
 GOALS = {"resident_reference": 0.5, "flattened_cross_entropy": 0.6, "floor": 1.15}
@@ -87,21 +88,14 @@ def startup(*, demo: bool) -> dict[str, Any]:
 
 def plans(*, demo: bool) -> dict[str, Any]:
     """The time that plans announce over the time that the commands take, on the organism."""
-    commands = {
-        "evaluate": ("evaluate", "organism"),
-        "unlearn": ("unlearn", "organism", "--concept", "privacy", "--trainable", "lora"),
-    }
-    if demo:
-        commands["demo"] = ("demo",)
     found = {}
-    for name, command in commands.items():
-        with tempfile.TemporaryDirectory() as folder:
-            _seconds(*command, "--out", f"{folder}/run")
-            plan = read_json(Path(folder) / "run" / "manifest.json")["plan"]
-        expected, actual = plan["expected"], plan["actual"]
-        for quantity in ("seconds", "main_bytes"):
-            entry = f"plan.{name}.{quantity}.expected_over_actual"
-            found[entry] = median([expected[quantity] / actual[quantity]])
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial("organism", Path(folder))
+        for command in ("evaluate", "unlearn", "compare", "contain", *(["demo"] * demo)):
+            row = outcome(trial, command)
+            for quantity in ("seconds", "main_bytes"):
+                entry = f"plan.{command}.{quantity}.expected_over_actual"
+                found[entry] = median([row[f"expected_{quantity}"] / row[quantity]])
     return found
 
 

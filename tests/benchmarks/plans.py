@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class Trial:
 
     model: str
     out: Path
-    prompts: Path | None
+    prompts: Path | None = None
     new_tokens: int | None = None
     batch_size: int | None = None
     steps: int | None = None
@@ -61,6 +61,8 @@ class Trial:
         trained = _given("--batch-size", self.batch_size) + _given("--max-steps", self.steps)
         one = [self.model, "--concept", TARGET]
         match command:
+            case "demo":
+                return [command, "--out", str(self.out / command)]
             case "evaluate":
                 return [command, self.model, *shared]
             case "deflect":
@@ -101,8 +103,13 @@ def cut_prompts(folder: Path) -> Path:
     return folder / "prompts.jsonl"
 
 
-def outcome(trial: Trial, command: str) -> dict[str, object]:
-    """Run a command unless its folder holds an outcome; a row of the table."""
+def outcome(trial: Trial, command: str) -> dict[str, float]:
+    """Run a command unless its folder holds an outcome.
+
+    Returns:
+        ``expected_seconds``, ``seconds`` (the processor's), ``wall_seconds``, ``expected_main_bytes``,
+        …, and the bounds ``at_most_seconds``.
+    """
     folder = trial.out / command
     manifest = folder / "manifest.json"
     if not manifest.is_file() or not (read_json(manifest).get("plan") or {}).get("actual"):
@@ -112,25 +119,30 @@ def outcome(trial: Trial, command: str) -> dict[str, object]:
     plan = read_json(manifest)["plan"]
     expected, actual = plan["expected"], plan["actual"]
     return {
-        "command": command,
-        "expected": expected["seconds"],
-        "at_most": expected["seconds_at_most"],
-        "took": actual["seconds"],
-        "processor": actual["processor_seconds"],
-        "ratio": expected["seconds"] / actual["processor_seconds"],
-        "expected_gb": expected["main_bytes"] / 1e9,
-        "took_gb": actual["main_bytes"] / 1e9,
-        "memory_ratio": expected["main_bytes"] / actual["main_bytes"],
+        "expected_seconds": expected["seconds"],
+        "at_most_seconds": expected["seconds_at_most"],
+        "seconds": actual["processor_seconds"],
+        "wall_seconds": actual["seconds"],
+        "expected_main_bytes": expected["main_bytes"],
+        "main_bytes": actual["main_bytes"],
     }
 
 
-def shown(rows: Sequence[dict[str, object]]) -> Table:
-    """The rows as they are read: seconds and gigabytes."""
-    table = Table()
-    for name in rows[0]:
-        table.add_column(name.replace("_", " "))
-    for row in rows:
-        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+def shown(rows: Mapping[str, Mapping[str, float]]) -> Table:
+    """The outcomes of commands as they are read: seconds and gigabytes."""
+    table = Table(
+        "command", "expected", "at most", "took", "wall", "ratio", "memory", "took", "ratio"
+    )
+    for command, row in rows.items():
+        seconds = [row[n] for n in ("expected_seconds", "at_most_seconds", "seconds")]
+        memory = [row[n] / 1e9 for n in ("expected_main_bytes", "main_bytes")]
+        table.add_row(
+            command,
+            *(f"{value:.3g} s" for value in (*seconds, row["wall_seconds"])),
+            f"{seconds[0] / seconds[2]:.2f}",
+            *(f"{value:.2f} GB" for value in memory),
+            f"{memory[0] / memory[1]:.2f}",
+        )
     return table
 
 
@@ -150,7 +162,7 @@ def main() -> None:
         prompts = cut_prompts(given.out)
     given.out.mkdir(parents=True, exist_ok=True)
     trial = Trial(given.model, given.out, prompts, given.new_tokens, given.batch_size, given.steps)
-    rows = [outcome(trial, command) for command in given.commands.split(",")]
+    rows = {command: outcome(trial, command) for command in given.commands.split(",")}
     Console(width=140).print(shown(rows))
 
 
