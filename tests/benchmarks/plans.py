@@ -27,10 +27,7 @@ from unlearning.data import matched_pairs
 TARGET, OTHER, THIRD = "safety", "cybersecurity", "toxicity"
 # Rows of a domain: unlearning needs 32 refusals among the training prompts.
 HARMFUL, BENIGN, EVALUATED = 40, 12, 6
-COMMANDS = (
-    *("evaluate", "deflect", "unlearn", "study", "matrix", "contain", "compare"),
-    *("predict", "explain"),
-)
+COMMANDS = ("evaluate", "deflect", "unlearn", "compare", "study", "matrix", "contain", "predict")
 
 
 @dataclass(frozen=True)
@@ -79,8 +76,6 @@ class Trial:
                     for path in self.out.glob(f"unlearn/arms/*/{name}")
                 ]
                 return [command, self.model, str(after), *shared]
-            case "explain":
-                return [command, str(self.out / "study"), "--draws", "20", "--place-draws", "0"]
             case _:
                 return [command, *one, *shared, *trained]
 
@@ -107,8 +102,8 @@ def outcome(trial: Trial, command: str) -> dict[str, float]:
     """Run a command unless its folder holds an outcome.
 
     Returns:
-        ``expected_seconds``, ``seconds`` (the processor's), ``wall_seconds``, ``expected_main_bytes``,
-        …, and the bounds ``at_most_seconds``.
+        ``expected_seconds``, ``at_most_seconds``, ``seconds`` (the processor's), ``wall_seconds``,
+        ``expected_main_bytes`` and ``main_bytes``.
     """
     folder = trial.out / command
     manifest = folder / "manifest.json"
