@@ -33,14 +33,15 @@ SHORT_VOCABULARY = 1024
 LONG_ENOUGH, SLOW, TOO_SLOW = 0.05, 0.25, 1.0
 REPEATS = 3
 
-# What does not depend on the model, in seconds on one core of 2023.
+# What does not depend on the model, in seconds of one core of 2023: from the stages of commands on
+# the model organism, where the model itself takes next to nothing.
 START = 0.1
 ROW = 2e-4
 STEP = 0.02  # Trainer's own work in a step
 SCORED = 0.02
 ARM = 0.2
-PAGE = 2.0
-MAP = 0.01  # a cosine of two directions, or a rotation, in one layer, with its null
+PAGE = 3.0
+MAP = 0.02  # a cosine of two directions, or a rotation, in one layer, with its null
 LOADED = 4e-9  # for a byte of weights
 
 
