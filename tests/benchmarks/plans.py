@@ -68,7 +68,7 @@ class Trial:
                 return [command, *one, "--concept", OTHER, "--no-control", *shared, *trained]
             case "contain":
                 few = ["--methods", "equal", "--examples", "8", "--splits", "1", "--left-out", "1"]
-                return [command, *one, *few, "--retain-weight", "1", *shared, *trained]
+                return [command, *one, *few, "--retain-weight", "0.1", *shared, *trained]
             case "compare":
                 [after] = [
                     path
