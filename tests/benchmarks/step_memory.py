@@ -149,9 +149,9 @@ def _peak(config: Any, settings: Any, folder: Path, *, four_bit: bool) -> float:
     from unittest.mock import patch
 
     from interp.model import Chat, LanguageModel, SelfCheck
-    from tests.benchmarks.gpu.step import GpuWorkload, random_mixture
+    from tests.benchmarks.gpu.step import GpuWorkload
     from tests.checkpoints import build_tokenizer
-    from unlearning.training import Mixture, prepare_in_place, unlearn_in_place
+    from unlearning.training import prepare_in_place
 
     micro = settings.micro_batch_size or settings.batch_size
     # More forwards in a step take time, not memory.
@@ -163,18 +163,31 @@ def _peak(config: Any, settings: Any, folder: Path, *, four_bit: bool) -> float:
         LanguageModel(model_of(config, four_bit=four_bit), tokenizer, Chat(tokenizer), name)
         for name in ("base", "arm")
     )
-    for lm in (base, arm):
-        lm.found_out["checked"] = SelfCheck()
     # Checks of numbers, of which there are none.
-    trainer = "unlearning.training.trainer"
-    with patch(f"{trainer}.probe_logits"), patch(f"{trainer}.check_train_mode"):
+    training = "unlearning.training"
+    with (
+        patch("interp.model.language_model.check_model", lambda _lm: SelfCheck()),
+        patch(f"{training}.trainer.probe_logits"),
+        patch(f"{training}.trainer.check_train_mode"),
+        patch(f"{training}.adapters.without_gradient", return_value=[]),
+    ):
         arm = prepare_in_place(arm, settings)
+        peak = _trained(arm, settings, workload, folder)
+    assert base.model is not arm.model
+    return peak
+
+
+def _trained(arm: Any, settings: Any, workload: Any, folder: Path) -> float:
+    from dataclasses import replace
+
+    from tests.benchmarks.gpu.step import random_mixture
+    from unlearning.training import Mixture, unlearn_in_place
+
     made = random_mixture(arm, workload)
     known = torch.zeros(ANSWER)
     mixture = Mixture([replace(one, reference=known) for one in made.forget], made.retain)
     torch.cuda.reset_peak_memory_stats()
     unlearn_in_place(arm, mixture, settings, folder=folder / "training")
-    assert base.model is not arm.model
     return float(torch.cuda.max_memory_allocated())
 
 
