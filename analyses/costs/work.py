@@ -103,6 +103,6 @@ class Reading:
         )
 
 
-# Inner nodes of a tree of prefixes below its root: none on the model organism, 2 or 3 on SmolLM2, and
+# Inner nodes of a tree of prefixes below its root: none on the model organism, 2 or 3 on SmolLM2;
 # at most 8.
 USUAL_NODES, MOST_NODES = 2, 8
