@@ -82,8 +82,12 @@ TEMPLATE = (
 SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<think>", "</think>")
 
 
-def prompts() -> pd.DataFrame:
-    """Columns prompt, domain, label, split, and the noun and verb of each prompt."""
+def prompts(times: int = 1) -> pd.DataFrame:
+    """Columns prompt, domain, label, split, and the noun and verb of each prompt.
+
+    Args:
+        times: so many times the usual number of prompts.
+    """
     rows = []
     for domain, (label, verbs) in product(DOMAINS, (("harmful", HARMFUL), ("benign", BENIGN))):
         every = list(product(verbs, NOUNS[domain], WHERE))

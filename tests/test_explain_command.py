@@ -60,6 +60,9 @@ def test_the_planted_cause_is_found_in_a_run(run: Path, spillover: Spillover) ->
     found = read_json(arm / "bias.json")
     assert (found["cause"], found["layer"]) == (PLANTED.kind, PLANTED.layer)
     assert found["sentence"] in out
+    assert found["sentence"].endswith("."), "all of a small model is examined, without a caveat"
+    plan = read_json(arm / "manifest.json", ())["plan"]
+    assert plan["expected"]["seconds"] > 0 and plan["actual"]["seconds"] > 0
     assert sum(share["value"] for share in found["shares"].values()) == pytest.approx(1)
     assert found["ceiling"] == pytest.approx(1, abs=1e-4)  # nothing changed after that layer
     weights = pd.read_csv(arm / "bias-weights.csv")
@@ -86,6 +89,7 @@ def test_what_cannot_be_explained_is_said_in_a_line(
     assert (code, "no finished arm nobody" in err) == (2, True)
     code, _, err = spillover("explain", run, "--dry-run")
     assert code == 0 and "bias lost " in err
+    assert "all layers" in err and "work: about" in err and "time: about" in err
     code, _, err = spillover("explain", run, "--place-draws", 10)
     assert (code, "give at least 19" in err) == (2, True)
     copied = tmp_path / "copied"

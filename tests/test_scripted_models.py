@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from analyses.report import run_report
 from analyses.runs import Run
+from interp.model import LanguageModel
 from interp.store import read_json
 from tests.conftest import Spillover
 from tests.scripted_models import SCRIPTS, prompts, save_scripted_model
@@ -143,6 +145,52 @@ def test_predict_reads_the_tree_or_the_text(model: str, run: Callable[..., Ended
     ended = run("predict", model, "--concept", "safety")
     assert ended.code == 0 and "privacy" in ended.out, ended.err
     assert ("read from the text of answers" in ended.err) == (model in BY_TEXT)
+
+
+def test_containment_goes_on_by_text(
+    spillover: Spillover, scripted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three domains, because one must be retained and one held out."""
+    monkeypatch.setattr(run_report, "write_run_figures", lambda _run: ())
+    table = prompts(times=2).drop(columns=["noun", "verb"])
+    table.loc[(table["domain"] == "privacy") & (table.index % 2 == 0), "domain"] = "bias"
+    table.to_json("prompts.jsonl", orient="records", lines=True)
+    code, out, err = spillover(
+        "contain", scripted("inseparable"), "--concept", "safety", "--prompts", "prompts.jsonl",
+        "--methods", "equal,cosine,kernel", "--splits", 2, "--left-out", 1, "--examples", "8",
+        "--retain-weight", "0.3", "--max-new-tokens", 32, "--out", "contained", *SHORT,
+    )  # fmt: skip
+    assert code == 0, err
+    said = err.replace("\n", " ")
+    assert "left out, because they need refusal log-odds: kernel" in said
+    assert "without log-odds: " in said and ALIKE in said
+    found = read_json(Path("contained") / "containment" / "containment.json")
+    assert {row["method"] for row in found["methods"]} == {"equal", "cosine"}
+    assert found["advice"][0] in out and (Path("contained") / "report.html").is_file()
+    record = Run(Path("contained")).record
+    assert {arm.concept for arm in record.arms} == {"safety"}
+    assert all(arm.scores["margin"].isna().all() for arm in record.arms)
+
+
+def test_two_models_are_compared_by_text_and_not_explained(
+    run: Callable[..., Ended], spillover: Spillover, scripted: Callable[[str], Path]
+) -> None:
+    """An after-model that lost a part of its refusals."""
+    after = LanguageModel.load(scripted("inseparable"))
+    with torch.no_grad():
+        for weight in after.layers[-1].parameters():
+            weight *= 0.7
+    for part in (after.model, after.tokenizer):
+        part.save_pretrained("after")
+    ended = run("compare", "inseparable", "after")
+    assert ended.code == 0, ended.err
+    assert "without log-odds: " in ended.err.replace("\n", " ")
+    (arm,) = Run(ended.folder).record.arms
+    assert arm.scores["margin"].isna().all() and arm.scores["p_R"].notna().all()
+    assert len(Run(ended.folder).rotation) and (ended.folder / "report.html").is_file()
+    code, _, err = spillover("explain", ended.folder)
+    assert code == 2 and "explain needs refusal log-odds" in err
+    assert "its report has what needs none" in err.replace("\n", " ")
 
 
 @pytest.mark.parametrize(("model", "refused"), [(NO_REFUSAL, "0.00"), (ALL_REFUSED, "1.00")])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from analyses.commands import COMMAS, DryRun, command
-from analyses.options import BatchSize, DryRunOnly, Seed
+from analyses.options import BatchSize, DryRunOnly, Seed, Timing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,44 +27,69 @@ def explain(
         str | None,
         typer.Option(
             metavar=COMMAS,
-            help="Layers to examine, from 0, e.g. 4,8,12; with some layers only, the cause may lie "
-            "elsewhere (default: all).",
+            help="Layers to examine, from 0, e.g. 4,8,12, or all; with some layers only, the cause "
+            "may lie elsewhere (default: all; in a large model five, and those between two of "
+            "them where the loss may enter the states).",
+        ),
+    ] = None,
+    max_prompts: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Most harmful prompts of a domain to read; 0 for all (default: all; 16 in a large "
+            "model, one of more than 20 million weights).",
         ),
     ] = None,
     draws: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=20, help="Number of random moves of the same size per cause; they form its null."
+            min=20,
+            help="Number of random moves of the same size per cause; they form its null (default: "
+            "100; in a large model 20, for the leading cause alone).",
         ),
-    ] = 100,
+    ] = None,
     place_draws: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0, help="Number of random edits per module and position; 0, or at least 19."
+            min=0,
+            help="Number of random edits per module and position; 0, or at least 19 (default: 20; "
+            "0 in a large model).",
         ),
-    ] = 20,
+    ] = None,
     batch_size: BatchSize = 64,
     seed: Seed = 0,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
 ) -> pd.DataFrame | DryRun:
     """Find the change that carries each loss of refusal: rotation, gain, offset or routing.
 
     A domain that was explained from the same inputs before is skipped.
     """
-    from analyses.explain.explaining import explain_run, parse_layers, planned_losses
+    from analyses.explain.explaining import explain_run, parse_layers, planned_losses, plans
 
+    wanted = parse_layers(layers)
     if dry_run:
-        return _planned(planned_losses(folder, arm or ()), folder)
-    found = explain_run(
-        folder, arms=arm or (), layers=parse_layers(layers), draws=draws, place_draws=place_draws,
-        batch_size=batch_size, seed=seed,
+        asked = {
+            "layers": wanted, "read": max_prompts, "draws": draws, "place_draws": place_draws,
+            "batch_size": batch_size,
+        }  # fmt: skip
+        found = plans(folder, arm or (), asked, timing=timing)
+        lines = {name: plan.lines for name, plan in found.items()}
+        return _planned(planned_losses(folder, arm or ()), lines, folder)
+    table = explain_run(
+        folder, arms=arm or (), layers=wanted, prompts=max_prompts, draws=draws,
+        place_draws=place_draws, batch_size=batch_size, seed=seed, timing=timing,
     )  # fmt: skip
-    typer.echo("\n".join([*found["sentence"], str(folder / "causes")]))
-    return found
+    typer.echo("\n".join([*table["sentence"], str(folder / "causes")]))
+    return table
 
 
-def _planned(losses: Mapping[str, Mapping[str, float] | None], folder: Path) -> DryRun:
-    """The losses that would be explained, a line per arm."""
+def _planned(
+    losses: Mapping[str, Mapping[str, float] | None],
+    plans: Mapping[str, Sequence[str]],
+    folder: Path,
+) -> DryRun:
+    """The losses that would be explained, and what this needs, by arm."""
     lines = []
     for arm, lost in losses.items():
         if lost is None:
@@ -72,4 +97,5 @@ def _planned(losses: Mapping[str, Mapping[str, float] | None], folder: Path) -> 
         else:
             said = ", ".join(f"{domain} lost {nats:.1f} nats" for domain, nats in lost.items())
         lines.append(f"{arm}: {said or 'no domain lost refusal log-odds'}")
+        lines += [f"{arm}: {line}" for line in plans.get(arm, ())]
     return DryRun(losses, (*lines, f"results: {folder / 'causes'}"))

@@ -6,23 +6,34 @@ the same, the explanation is skipped, so the same command resumes an interrupted
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analyses.costs import watched
 from analyses.explain.figures import causes_figure
 from analyses.explain.localising import require_draws
 from analyses.explain.mediation import (
     Explanation,
     Subject,
     explain_domain,
-    forwards_of,
+    place_forwards,
     shares_table,
 )
+from analyses.explain.planned import (
+    ExplainPlan,
+    domain_work,
+    explain_plan,
+    plan_without_models,
+    progress_of,
+    sizes_of,
+)
+from analyses.explain.sentences import cause_sentence, place
+from analyses.explain.sizes import ALL, Sizes
 from analyses.figures import domain_label
 from analyses.figures.style import figure_style
 from analyses.report import run_report
@@ -38,44 +49,45 @@ from analyses.runs import (
     weights_of,
 )
 from analyses.study import require_prefixes
-from interp.activations import chosen_layers
-from interp.causes import LEAST_GAP, MIXED, CauseVerdict
+from interp.causes import LEAST_GAP, MIXED
 from interp.errors import InputError
+from interp.model import LanguageModel
 from interp.store import atomic_write, content_key, read_json, read_table, write_csv, write_json
-from unlearning.refusal import readout_of
+from unlearning.refusal import ResponsePrefixes, readout_of
 
-METHOD = 3
+METHOD = 4
 """Version of the method: raise it if the same inputs give another explanation."""
 COLUMNS = ("arm", "concept", "domain", "cause", "layer", "lost_nats", "sentence")
-PLACES = {
-    "rotation": "in the orientation of its direction after layer {layer} (rotation)",
-    "gain": "in the length of its direction after layer {layer} (gain)",
-    "offset": "in a shift of harmful and benign prompts alike after layer {layer} (offset)",
-    "routing": "in how later layers use the states after layer {layer} (routing)",
-}
 
 
 def explain_run(
     folder: Path,
     *,
     arms: Sequence[str] = (),
-    layers: Sequence[int] | None = None,
-    draws: int = 100,
-    place_draws: int = 20,
+    layers: Sequence[int] | str | None = None,
+    prompts: int | None = None,
+    draws: int | None = None,
+    place_draws: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    timing: bool = True,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Explain every domain that lost refusal log-odds, arm by arm.
 
+    In a model of more than 20 million weights the defaults are a part of the layers, prompts and
+    random moves (:mod:`analyses.explain.sizes`); the plan and each sentence say which.
+
     Args:
         folder: of a run that still has its arms' weights.
         arms: names of arms (default: all finished ones except controls).
-        layers: 0-based decoder layers to examine (default: all).
+        layers: 0-based decoder layers to examine, or ``"all"``.
+        prompts: most harmful prompts of a domain that are read; 0 for all.
         draws: number of random moves for each cause.
         place_draws: number of random edits for each place of weights and states.
         batch_size: prompts in one forward.
         seed: for halves, draws and resamples.
+        timing: measure the expected time before the work begins.
         progress: the display.
 
     Returns:
@@ -86,68 +98,93 @@ def explain_run(
         InputError: an arm or layer does not exist, no arm has weights, there are too few random
             edits, or the prefixes do not separate refusals.
     """
-    require_draws(place_draws)
+    if place_draws is not None:
+        require_draws(place_draws)
     record = read_run(folder)
     with RunFolder(folder).locked():
-        return _explained(
-            record,
-            _chosen(record, arms),
-            layers,
-            {"draws": draws, "place_draws": place_draws, "batch_size": batch_size},
-            seed,
-            progress or Progress(),
-        )
+        chosen = _chosen(record, arms)
+        prefixes = require_prefixes(record.folder / "arms" / BASE, "explain")
+        asked = {
+            "layers": layers, "read": prompts, "draws": draws, "place_draws": place_draws,
+            "batch_size": batch_size,
+        }  # fmt: skip
+        work = _Work(record, prefixes, asked, seed, timing, progress or Progress())
+        rows = [row for arm in chosen for row in work.explained(arm)]
+        if work.is_fresh and (record.folder / "report.html").is_file():
+            with work.progress.stage("report"):
+                run_report.write_report(record.folder)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _explained(
-    record: RunRecord,
-    chosen: Sequence[Arm],
-    layers: Sequence[int] | None,
-    sizes: dict[str, int],
-    seed: int,
-    progress: Progress,
-) -> pd.DataFrame:
-    prefixes = require_prefixes(record.folder / "arms" / BASE, "explain")
-    readout = readout_of(prefixes)
-    prompts = read_table(record.folder / "prompts.parquet")
-    base = base_of(record)
-    fingerprint = base.fingerprint()
-    wanted = chosen_layers(base, layers)
-    rows: list[dict[str, Any]] = []
-    fresh = False
-    for arm in chosen:
-        after = after_of(record, arm)
+class _Work:
+    """A run that is being explained: its base model is loaded once."""
+
+    def __init__(
+        self,
+        record: RunRecord,
+        prefixes: ResponsePrefixes,
+        asked: Mapping[str, Any],
+        seed: int,
+        timing: bool,
+        progress: Progress,
+    ) -> None:
+        self.record, self.prefixes, self.asked = record, prefixes, asked
+        self.seed, self.timing, self.progress = seed, timing, progress
+        self.prompts = read_table(record.folder / "prompts.parquet")
+        self.base = base_of(record)
+        self.fingerprint = self.base.fingerprint()
+        self.sizes = sizes_of(self.base, asked)
+        self.is_fresh = False
+
+    def explained(self, arm: Arm) -> list[dict[str, Any]]:
+        """The JSON of every domain of an arm; what was explained before is read."""
+        base, sizes, progress = self.base, self.sizes, self.progress
+        after = after_of(self.record, arm)
         key = content_key(
-            ("readout", "causes"), fingerprint, after.fingerprint(), base.chat.fingerprint,
-            asdict(prefixes), wanted, prompts.to_json(orient="records"),
-            sizes["draws"], sizes["place_draws"], seed, METHOD,
+            ("readout", "causes"), self.fingerprint, after.fingerprint(), base.chat.fingerprint,
+            asdict(self.prefixes), self.prompts.to_json(orient="records"),
+            {**asdict(sizes), "batch_size": None}, self.seed, METHOD,
         )  # fmt: skip
-        to = record.folder / "causes" / _folder_of(arm, wanted, base.n_layers)
-        lost = list(_lost(record, arm))
+        to = self.record.folder / "causes" / _folder_of(arm, sizes, base.n_layers)
+        lost = list(_lost(self.record, arm))
         said = {d: known for d in lost if (known := _said_before(to / f"{d}.json", key))}
         if said:
             progress.say(f"{arm.name}: {len(said)} of {len(lost)} domains already explained")
         if left := [domain for domain in lost if domain not in said]:
-            with progress.stage(f"{arm.name}: states"):
-                subject = Subject.of(
-                    base, after, readout, prompts, layers=wanted, batch_size=sizes["batch_size"]
-                )
-            for domain in left:
-                if domain not in subject.changes:
-                    continue
-                work = forwards_of(subject, domain, **sizes)
-                with progress.stage(f"{arm.name}: {domain}", work) as advance:
-                    found = explain_domain(subject, domain, seed=seed, progress=advance, **sizes)
-                said[domain] = _write(to, arm, found, key, _caveat(wanted, base.n_layers))
-                fresh = True
+            plan = explain_plan(
+                self.record, arm, left, sizes, self.prefixes, n_layers=base.n_layers,
+                timing=self.timing,
+            )  # fmt: skip
+            for line in plan.lines:
+                progress.say(f"{arm.name}: {line}")
+            with watched(to, plan.estimate.to_json()):
+                for found in self._found(arm, after, left):
+                    caveat = _caveat(found, base.n_layers, self.asked["layers"])
+                    said[found.domain] = _write(to, arm, found, key, caveat)
+                    self.is_fresh = True
         nothing = f"{arm.name}: no domain lost more than {LEAST_GAP:g} nat of refusal log-odds."
-        rows += [said[domain] for domain in lost if domain in said] or [
+        return [said[domain] for domain in lost if domain in said] or [
             {"arm": arm.name, "concept": arm.concept, "sentence": nothing}
         ]
-    if fresh and (record.folder / "report.html").is_file():
-        with progress.stage("report"):
-            run_report.write_report(record.folder)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def _found(
+        self, arm: Arm, after: LanguageModel, domains: Sequence[str]
+    ) -> Iterator[Explanation]:
+        sizes, progress = self.sizes, self.progress
+        within = range(self.base.n_layers) if sizes.refined else sizes.layers
+        with progress.stage(f"{arm.name}: states"):
+            subject = Subject.of(
+                self.base, after, readout_of(self.prefixes), self.prompts, layers=within,
+                batch_size=sizes.batch_size,
+            )  # fmt: skip
+        options = {f.name: getattr(sizes, f.name) for f in fields(sizes)}
+        for domain in domains:
+            if domain not in subject.changes:
+                continue
+            work = domain_work(subject, domain, sizes, self.prefixes)
+            with progress.stage(f"{arm.name}: {domain}", round(work.total())) as advance:
+                told = progress_of(work, place_forwards(subject, domain, sizes), advance)
+                yield explain_domain(subject, domain, seed=self.seed, progress=told, **options)
 
 
 def planned_losses(
@@ -167,17 +204,40 @@ def planned_losses(
     }
 
 
-def parse_layers(text: str | None) -> tuple[int, ...] | None:
-    """Parse layers separated by commas; None without layers.
+def plans(
+    folder: str | Path, arms: Sequence[str], asked: Mapping[str, Any], *, timing: bool = True
+) -> dict[str, ExplainPlan]:
+    """Arm → what would be computed for its losses; no entry where nothing would be.
+
+    Args:
+        folder, arms: as for :func:`planned_losses`.
+        asked: see :func:`~analyses.explain.planned.sizes_of`.
+        timing: measure the expected time.
+    """
+    record = read_run(folder)
+    prefixes = require_prefixes(record.folder / "arms" / BASE, "explain")
+    found = {}
+    for arm in _asked(record, arms):
+        lost = list(_lost(record, arm)) if weights_of(record, arm) else []
+        plan = plan_without_models(record, arm, lost, prefixes, asked, timing=timing)
+        if lost and plan is not None:
+            found[arm.name] = plan
+    return found
+
+
+def parse_layers(text: str | None) -> tuple[int, ...] | str | None:
+    """Parse layers separated by commas; None without layers, and ``"all"`` as it is.
 
     Raises:
         InputError: a part of the text is not a number.
     """
-    if text is None:
-        return None
+    if text is None or text == ALL:
+        return text
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() for part in parts):
-        raise InputError(f"layers are {text!r}; expected numbers separated by commas, as in 4,8,12")
+        raise InputError(
+            f"layers are {text!r}; expected numbers separated by commas, as in 4,8,12, or all"
+        )
     return tuple(int(part) for part in parts)
 
 
@@ -188,29 +248,6 @@ def losses(record: RunRecord, arm: Arm) -> dict[str, float]:
         rows = scores[(scores["split"] == "test") & (scores["label"] == "harmful")]
         means.append(rows.groupby("domain", sort=False)["margin"].mean())
     return {str(domain): float(value) for domain, value in (means[0] - means[1]).items()}
-
-
-def cause_sentence(domain: str, concept: str | None, verdict: CauseVerdict) -> str:
-    """The verdict as a sentence."""
-    whose = domain_label(domain)
-    when = f" when {domain_label(concept).lower()} was unlearned" if concept else ""
-    lost = f"{whose} lost {verdict.gap:.1f} nats of refusal log-odds{when}"
-    if verdict.cause is None:
-        return f"{lost}; these data do not decide the cause ({verdict.because})."
-    if verdict.cause == MIXED:
-        return f"{lost}; the cause is mixed after layer {verdict.layer} ({verdict.because})."
-    share = verdict.shares.shapley[verdict.cause]
-    where = PLACES[verdict.cause].format(layer=verdict.layer)
-    return (
-        f"{lost}; the largest share of it, {share.value:.0%} [{share.low:.0%}, {share.high:.0%}], "
-        f"is {where}; {_chance(verdict.control_high)}."
-    )
-
-
-def _chance(high: float) -> str:
-    if not high > 0:
-        return "95% of random changes of the same size carry nothing of it"
-    return f"95% of random changes of the same size carry less than {max(high, 0.01):.0%}"
 
 
 def _lost(record: RunRecord, arm: Arm) -> dict[str, float]:
@@ -236,31 +273,6 @@ def _chosen(record: RunRecord, names: Sequence[str]) -> list[Arm]:
     return found
 
 
-def place(weights: pd.DataFrame) -> str:
-    """The place of the weights that carry the loss, as a sentence."""
-    clear = weights[weights["stands_out"] & (weights["fraction"] > 0)]
-    if clear.empty:
-        known = "from random edits of the same size " if "control_low" in weights else ""
-        return f"No single module's weights stand out {known}in both directions."
-    best = clear.sort_values("fraction").iloc[-1]
-    module = f"{best['component']} of layer {best['layer']}"
-    if pd.isna(best["layer"]):
-        module = str(best["component"])
-    said = (
-        f"The base's weights in {module} alone restore {_share(best, 'fraction')} of it, and "
-        f"taking them from the base removes {_share(best, 'removed')}"
-    )
-    if "control_fraction_high" in best:
-        said += (
-            f"; random edits of the same size restore {max(best['control_fraction_high'], 0):.0%}"
-        )
-    return f"{said}."
-
-
-def _share(row: pd.Series, name: str) -> str:
-    return f"{row[name]:.0%} [{row[f'{name}_low']:.0%}, {row[f'{name}_high']:.0%}]"
-
-
 def _said_before(path: Path, key: str) -> dict[str, Any] | None:
     """The complete existing result of a domain for the same inputs, if any."""
     if not path.is_file():
@@ -269,19 +281,24 @@ def _said_before(path: Path, key: str) -> dict[str, Any] | None:
     return dict(stored) if stored.get("key") == key else None
 
 
-def _folder_of(arm: Arm, layers: Sequence[int], n_layers: int) -> str:
+def _folder_of(arm: Arm, sizes: Sizes, n_layers: int) -> str:
     """The folder of an arm; results for some layers do not overwrite those for all."""
-    if len(layers) == n_layers:
+    if sizes.refined or len(sizes.layers) == n_layers:
         return arm.name
-    return f"{arm.name}-layers-{'-'.join(map(str, layers))}"
+    return f"{arm.name}-layers-{'-'.join(map(str, sizes.layers))}"
 
 
-def _caveat(layers: Sequence[int], n_layers: int) -> str:
-    """A caveat if the layers may omit the one at which the loss enters the states."""
-    if len(layers) == n_layers:
-        return ""
-    listed = ", ".join(map(str, layers))
-    return f" (Of {n_layers} layers only {listed} examined; other layers may have another cause.)"
+def _caveat(found: Explanation, n_layers: int, asked: Sequence[int] | str | None) -> str:
+    """A caveat if not all layers or prompts were examined."""
+    layers, read = [one.layer for one in found.undone], found.at_layer.values.shape[1]
+    said = []
+    if len(layers) < n_layers:
+        listed = ", ".join(map(str, layers))
+        more = "; other layers may have another cause" if asked is not None else ""
+        said.append(f"Of {n_layers} layers only {listed} examined{more}.")
+    if read < found.prompts:
+        said.append(f"Of {found.prompts} prompts {read} read.")
+    return f" ({' '.join(said)})" if said else ""
 
 
 def _write(folder: Path, arm: Arm, found: Explanation, key: str, caveat: str) -> dict[str, Any]:

@@ -118,9 +118,18 @@ def _by_layer(axes: Axes, shares: pd.DataFrame, stitching: pd.DataFrame) -> None
         stitching["layer"], stitching["routing"], color=COLOURS["routing"], lw=1.2,
         ls=(0, (2, 1.5)),
     )  # fmt: skip
-    layer_ticks(axes, sorted(set(shares["layer"])))
+    layer_ticks(axes, _apart(sorted(set(shares["layer"]))))
     axes.set_xlabel("layer")
     axes.set_ylabel("share of the loss")
+
+
+def _apart(layers: list[int]) -> list[int]:
+    """The layers whose names do not touch that of the layer before; always the first one."""
+    least, found = (layers[-1] - layers[0]) / MOST_COLUMNS_NAMED, layers[:1]
+    for layer in layers[1:]:
+        if layer - found[-1] >= least:
+            found.append(layer)
+    return found
 
 
 def _grid(table: pd.DataFrame) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ layer, and patches of weights and states by place (:mod:`analyses.explain.locali
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,15 @@ import numpy as np
 from jaxtyping import Float
 
 from analyses.explain.localising import forwards, place_tables, require_draws, stitching_of
+from analyses.explain.sizes import Sizes
 from analyses.runs import contrast_rows, contrasts
 from interp.activations import chosen_layers, collect
 from interp.causes import (
     CAUSES,
-    COALITIONS,
     MOVES,
     CauseVerdict,
     Change,
+    StitchedPrompts,
     Undone,
     control_effects,
     decide,
@@ -30,6 +31,7 @@ from interp.causes import (
     leading,
     undo,
 )
+from interp.causes.change import ROUTING
 from interp.model import LanguageModel, require_plain_weights
 from interp.patching import between_models
 from interp.progress import Advance, silent
@@ -37,6 +39,9 @@ from interp.readout import Readout
 
 if TYPE_CHECKING:
     import pandas as pd
+
+PARTS = ("undone", "controls", "places")
+"""Parts of :func:`explain_domain` that tell their progress."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class Explanation:
         stitching: shares of states and of their reading, by layer.
         weights: effects of patching weights both ways, by layer and module.
         states: effects of patching states both ways, by layer, position and component.
+        prompts: number of the domain's harmful prompts, of which some may be read.
     """
 
     domain: str
@@ -121,6 +127,7 @@ class Explanation:
     stitching: pd.DataFrame
     weights: pd.DataFrame
     states: pd.DataFrame
+    prompts: int = 0
 
     @property
     def at_layer(self) -> Undone:
@@ -132,78 +139,132 @@ def explain_domain(
     subject: Subject,
     domain: str,
     *,
+    layers: Sequence[int] | None = None,
+    refined: bool = False,
+    read: int | None = None,
     draws: int = 100,
+    every_cause: bool = True,
     place_draws: int = 20,
+    place_layers: Sequence[int] | None = None,
     batch_size: int = 64,
     seed: int = 0,
-    progress: Advance = silent,
+    progress: Mapping[str, Advance] | None = None,
 ) -> Explanation:
     """All causal tests of one domain.
 
     Args:
         subject: the models and their prompts.
         domain: one of the subject's.
+        layers: 0-based, of the subject's layers; all of these by default.
+        refined: add layers between two of them, until the layer of the verdict is next to one
+            where routing has at least half.
+        read: most prompts that are read, evenly from the subject's texts; all by default.
         draws: number of random moves for each cause.
+        every_cause: random moves for every cause, not for the leading one alone.
         place_draws: number of random edits for each place of weights and states.
+        place_layers: layers of these places; ``layers`` by default.
         batch_size: prompts in one forward.
         seed: for halves, draws and resamples.
-        progress: called with the number of new forwards, out of :func:`forwards_of`.
+        progress: by part (:data:`PARTS`), called with what was just done: layers times prompts,
+            random moves, forwards.
 
     Raises:
         InputError: too few random edits per place.
     """
     require_draws(place_draws)
+    told = dict.fromkeys(PARTS, silent) | dict(progress or {})
+    first_layers = tuple(subject.layers if layers is None else layers)
     base, after, readout = subject.base, subject.after, subject.readout
     texts, change = subject.texts[domain], subject.changes[domain]
     groups = subject.groups[domain]
-    batches = -(-len(texts) // batch_size)
-    undone = undo(
-        base, after, texts, change, readout, groups=groups, batch_size=batch_size, seed=seed,
-        progress=lambda count: progress(count * len(COALITIONS) * batches),
-    )  # fmt: skip
-    chosen = entry_layer(undone)
-    first = leading(chosen.shares(resamples=1))
-    controls = {}
-    for cause in CAUSES:
-        controls[cause] = control_effects(
-            base, after, texts, change, readout, layer=chosen.layer, cause=cause, draws=draws,
-            batch_size=batch_size, seed=seed,
+    chosen = evenly(len(texts), read)
+    runs = between_models(base, after, [texts[i] for i in chosen])
+    within = subject.layers if refined else first_layers
+    stitched = StitchedPrompts(runs, readout, within)
+
+    def at_layers(some: Sequence[int]) -> tuple[Undone, ...]:
+        return undo(
+            base, after, texts, change, readout, layers=some, groups=groups, read=chosen,
+            stitched=stitched, batch_size=batch_size, seed=seed, progress=told["undone"],
         )  # fmt: skip
-        progress(2 * draws * batches)
+
+    undone = at_layers(first_layers)
+    undone = refine(undone, within, at_layers) if refined else undone
+    entry = entry_layer(undone)
+    first = leading(entry.shares(resamples=1))
+    controls = {}
+    for cause in CAUSES if every_cause else {first} & set(CAUSES):
+        controls[cause] = control_effects(
+            base, after, texts, change, readout, layer=entry.layer, cause=cause, draws=draws,
+            stitched=stitched, batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+        told["controls"](draws)
     foreign = {
         other: foreign_effect(
-            base, after, texts, change, readout, subject.changes[other], layer=chosen.layer,
-            cause=first, batch_size=batch_size,
+            base, after, texts, change, readout, subject.changes[other], layer=entry.layer,
+            cause=first, stitched=stitched, batch_size=batch_size,
         )
         for other in subject.changes
         if other != domain and first in MOVES
     }  # fmt: skip
-    runs = between_models(base, after, texts)
+    named = None if groups is None else [groups[i] for i in chosen]
     weights, states = place_tables(
-        runs, readout, layers=subject.layers, groups=groups, controls=place_draws,
-        batch_size=batch_size, seed=seed, progress=progress,
+        runs, readout, layers=place_layers or first_layers, groups=named, controls=place_draws,
+        batch_size=batch_size, seed=seed, progress=told["places"],
     )  # fmt: skip
     return Explanation(
         domain,
-        decide(chosen, controls.get(first), seed=seed),
+        decide(entry, controls.get(first), seed=seed),
         undone,
         controls,
         foreign,
-        stitching_of(undone).to_dataframe(groups=groups),
+        stitching_of(undone).to_dataframe(groups=named),
         weights,
         states,
+        len(texts),
     )
 
 
-def forwards_of(
-    subject: Subject, domain: str, *, draws: int, place_draws: int, batch_size: int
-) -> int:
-    """Approximate number of forwards of :func:`explain_domain`."""
+def evenly(count: int, most: int | None) -> list[int]:
+    """At most ``most`` numbers below ``count``, evenly spread."""
+    if most is None or most >= count:
+        return list(range(count))
+    return [int(i) for i in np.linspace(0, count - 1, most)]
+
+
+def refine(
+    undone: Sequence[Undone],
+    layers: Sequence[int],
+    at_layers: Callable[[Sequence[int]], Sequence[Undone]],
+) -> tuple[Undone, ...]:
+    """Add layers by bisection, below the first layer where routing has less than half.
+
+    Args:
+        undone: at some of the layers.
+        layers: those that may be added.
+        at_layers: gives the results of other layers.
+    """
+    found = sorted(undone, key=lambda one: one.layer)
+    while True:
+        entry = entry_layer(found)
+        if entry.shares(resamples=1).shapley[ROUTING].value >= 0.5:
+            return tuple(found)  # at every layer
+        before = max((one.layer for one in found if one.layer < entry.layer), default=-1)
+        between = [layer for layer in layers if before < layer < entry.layer]
+        if not between:
+            return tuple(found)
+        added = at_layers([between[len(between) // 2]])
+        found = sorted([*found, *added], key=lambda one: one.layer)
+
+
+def place_forwards(subject: Subject, domain: str, sizes: Sizes) -> int:
+    """Number of forwards that :func:`explain_domain` counts for the places."""
     texts = subject.texts[domain]
-    batches = -(-len(texts) // batch_size)
-    runs = between_models(subject.base, subject.after, texts)
-    places = sum(forwards(runs, subject.layers, place_draws, batch_size))
-    return places + batches * (len(subject.layers) * len(COALITIONS) + 2 * draws * len(CAUSES))
+    some = [texts[i] for i in evenly(len(texts), sizes.read)]
+    runs = between_models(subject.base, subject.after, some)
+    return sum(
+        forwards(runs, sizes.place_layers or sizes.layers, sizes.place_draws, sizes.batch_size)
+    )
 
 
 def shares_table(found: Explanation) -> pd.DataFrame:

@@ -51,6 +51,18 @@ class Drawing:
     data: pd.DataFrame
 
 
+_BARS = "Bars: 95% intervals over resampled prompts. Grey band:"
+LEAKAGE = (
+    "The share of its refusal that each domain has lost when the target has lost 90%. "
+    f"{_BARS} |L| < .05, where a domain counts as untouched. Small ticks: other seeds. ᴿ: in the "
+    "retain set of the arm shown."
+)
+LOSS = (
+    "The share of its mean p_R (probability of a refusal prefix) that each domain has lost from "
+    f"the base to the after-model. {_BARS} less than .05, where a domain counts as untouched."
+)
+
+
 def run_drawings(tables: Run) -> Iterator[Drawing]:
     """Yield the figures for which this run has data."""
     yield Drawing(
@@ -62,12 +74,11 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
     )
     if len(tables.record.arms) == 0:
         return
+    trained = any(arm.matched for arm in tables.record.arms)
     yield Drawing(
         "leakage",
-        "Leakage at the same forgetting level",
-        "The share of its refusal that each domain has lost when the target has lost 90%. "
-        "Bars: 95% intervals over resampled prompts. Grey band: |L| < .05, where a domain counts "
-        "as untouched. Small ticks: other seeds. ᴿ: in the retain set of the arm shown.",
+        "Leakage at the same forgetting level" if trained else "Loss of refusal by domain",
+        LEAKAGE if trained else LOSS,
         leakage_figure(tables),
         tables.leakage,
     )
@@ -95,7 +106,7 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
         )
     yield Drawing(
         "outcome",
-        "Outcome of the target's refusals",
+        "Outcome of the target's refusals" if trained else "Refusals and answers after the change",
         CAPTION,
         outcome_figure(tables),
         tables.behaviour,

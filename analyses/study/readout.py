@@ -210,8 +210,9 @@ def require_prefixes(base: Path, task: str) -> ResponsePrefixes:
     if prefixes is None:
         raise NoLogOddsError(
             f"{task} needs refusal log-odds, and this run reads refusal from the text of answers: "
-            f"{read_json(path, ())['why_not']}; study, matrix, contain, compare, predict and "
-            "evaluate read the text"
+            f"{read_json(path, ())['why_not']}; its report has what needs none (refusal rates, "
+            "directions, rotations), and study, matrix, contain, compare, predict and evaluate "
+            "read the text"
         )
     return prefixes
 

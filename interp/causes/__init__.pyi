@@ -4,6 +4,7 @@ from .change import PLAYERS as PLAYERS
 from .change import Change as Change
 from .controls import control_effects as control_effects
 from .controls import foreign_effect as foreign_effect
+from .stitched import StitchedPrompts as StitchedPrompts
 from .undoing import COALITIONS as COALITIONS
 from .undoing import Undone as Undone
 from .undoing import undo as undo
@@ -23,6 +24,7 @@ __all__ = [
     "PLAYERS",
     "CauseVerdict",
     "Change",
+    "StitchedPrompts",
     "Undone",
     "control_effects",
     "decide",

@@ -15,17 +15,19 @@ restore the readout, and with the opposite sign to the base, where it should red
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.causes.change import MOVES, Change, ClassMeans
-from interp.causes.undoing import read_from, runs_of, states_at, with_last_moved
-from interp.model import LanguageModel, undisturbed
-from interp.patching import PatchRuns, by_layer, read_all, weights_replaced
+from interp.causes.stitched import AFTER, BASE, StitchedPrompts
+from interp.causes.undoing import runs_of
+from interp.model import LanguageModel, probe_tokens, stopping_after, undisturbed
+from interp.patching import PatchRuns, by_layer, numbers, weights_replaced
 from interp.readout import Readout
 
 Direction = Float[np.ndarray, " d_model"]
@@ -41,6 +43,7 @@ def control_effects(
     layer: int,
     cause: str,
     draws: int = 100,
+    stitched: StitchedPrompts | None = None,
     batch_size: int = 64,
     seed: int = 0,
 ) -> Float[np.ndarray, " draw"]:
@@ -51,17 +54,18 @@ def control_effects(
         layer: 0-based.
         cause: one of :data:`~interp.causes.change.CAUSES`; the controls are as large as its edit.
         draws: number of controls.
+        stitched: the stitched models over the prompts that are read; over all by default.
         batch_size: prompts in one forward.
         seed: seed of the draws.
     """
-    runs = runs_of(base, after, texts, change)
+    if stitched is None:
+        stitched = StitchedPrompts(runs_of(base, after, texts, change), readout, [layer])
     rng = np.random.default_rng(seed)
     with undisturbed(base.model), undisturbed(after.model):
         if cause in MOVES:
-            means = change.means(layer)
             drawn = _directions(change, layer, draws, rng)
-            return _moved(runs, layer, means, cause, drawn, readout, batch_size)
-        return _reweighted(runs, layer, draws, seed, readout, batch_size)
+            return _moved(stitched, layer, change.means(layer), cause, drawn, batch_size)
+        return _reweighted(stitched, layer, draws, seed, batch_size)
 
 
 def foreign_effect(
@@ -74,6 +78,7 @@ def foreign_effect(
     *,
     layer: int,
     cause: str,
+    stitched: StitchedPrompts | None = None,
     batch_size: int = 64,
 ) -> float:
     """Share restored by the edit that undoes ``cause`` in another contrast.
@@ -81,10 +86,11 @@ def foreign_effect(
     The edit is scaled to the length of this contrast's edit. The share is the mean over
     both models, as for the controls. The effect of this edit is not specific to this contrast.
     """
-    runs = runs_of(base, after, texts, change)
+    if stitched is None:
+        stitched = StitchedPrompts(runs_of(base, after, texts, change), readout, [layer])
     direction = _unit(foreign.means(layer).restoring(cause))
     with undisturbed(base.model), undisturbed(after.model):
-        found = _moved(runs, layer, change.means(layer), cause, [direction], readout, batch_size)
+        found = _moved(stitched, layer, change.means(layer), cause, [direction], batch_size)
     return float(found[0])
 
 
@@ -99,38 +105,41 @@ def _directions(
 
 
 def _moved(
-    runs: PatchRuns,
+    stitched: StitchedPrompts,
     layer: int,
     means: ClassMeans,
     cause: str,
     directions: Sequence[Direction],
-    readout: Readout,
     batch_size: int,
 ) -> Float[np.ndarray, " draw"]:
-    lengths = [float(np.linalg.norm(means.restoring(cause)))]
-    lengths.append(float(np.linalg.norm(means.removing(cause))))
-    gained = np.zeros((len(directions), len(runs.source_rows)))
-    gap = np.zeros(len(runs.source_rows))
+    lengths = {
+        AFTER: float(np.linalg.norm(means.restoring(cause))),
+        BASE: -float(np.linalg.norm(means.removing(cause))),
+    }
 
-    def read(chosen: list[int], part: PatchRuns) -> None:
-        states, own = states_at(part, layer, readout)
-        gap[chosen] = own["base"] - own["after"]
-        for draw, direction in enumerate(directions):
-            gained[draw, chosen] = 0.0
-            for name, sign, length in (("after", 1, lengths[0]), ("base", -1, lengths[1])):
-                move = np.broadcast_to(sign * length * direction, (len(chosen), len(direction)))
-                moved = with_last_moved(part, states[name], move)
-                values = read_from(part, name, layer, moved, readout)
-                gained[draw, chosen] += sign * (values - own[name]) / 2
+    def read(chosen: list[int], _: PatchRuns) -> tuple[np.ndarray, np.ndarray]:
+        models = stitched.of(chosen)
+        gained = np.zeros((len(directions), len(chosen)))
+        # Draws share a forward, unless memory allows a part of the prompts only.
+        whole = len(chosen) == len(stitched.runs.source_rows)
+        size = max(1, batch_size // len(chosen)) if whole else 1
+        for first in range(0, len(directions), size):
+            some = np.stack(directions[first : first + size])
+            for name, length in lengths.items():
+                move = torch.from_numpy(np.repeat(length * some, len(chosen), axis=0))
+                values = numbers(models.read(name, name, layer, move)).reshape(len(some), -1)
+                gained[first : first + size] += np.sign(length) * (values - models.own[name]) / 2
+        return gained, models.own[BASE] - models.own[AFTER]
 
-    for _ in runs.in_batches(batch_size, read):
-        pass
+    parts = [found for _, found in stitched.runs.in_batches(batch_size, read)]
+    gained, gap = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
     return gained.mean(axis=1) / gap.mean()
 
 
 def _reweighted(
-    runs: PatchRuns, layer: int, draws: int, seed: int, readout: Readout, batch_size: int
+    stitched: StitchedPrompts, layer: int, draws: int, seed: int, batch_size: int
 ) -> Float[np.ndarray, " draw"]:
+    runs = stitched.runs
     base, after = runs.source.model, runs.target.model
     lengths = {
         name: float((base.get_parameter(name) - after.get_parameter(name)).float().norm())
@@ -140,35 +149,51 @@ def _reweighted(
     if not lengths:
         return np.zeros(draws)
 
-    def read(lm: LanguageModel) -> float:
-        return float(read_all(lm, runs.source_rows, readout, batch_size).mean())
+    def read(chosen: list[int], _: PatchRuns) -> tuple[np.ndarray, np.ndarray]:
+        models = stitched.of(chosen)
+        found = np.zeros((draws, len(chosen)))
+        for draw in range(draws):
+            for model, name, sign in ((after, AFTER, 1), (base, BASE, -1)):
+                generator = torch.Generator().manual_seed(seed * draws + draw)
+                noisy = partial(_noisy, lengths, sign, generator)
+                with weights_replaced(model, lengths, noisy):
+                    value = numbers(models.again(name, layer))
+                found[draw] += sign * (value - models.own[name]) / 2
+        return found, models.own[BASE] - models.own[AFTER]
 
-    own = read(runs.source), read(runs.target)
-    found = np.empty(draws)
-    for draw in range(draws):
-        change = 0.0
-        for model, lm, sign, value in (
-            (after, runs.target, 1, own[1]),
-            (base, runs.source, -1, own[0]),
-        ):
-            generator = torch.Generator().manual_seed(seed * draws + draw)
-            noisy = partial(_noisy, lengths, sign, generator)
-            with weights_replaced(model, lengths, noisy):
-                change += sign * (read(lm) - value) / 2
-        found[draw] = change / (own[0] - own[1])
-    return found
+    parts = [found for _, found in runs.in_batches(batch_size, read)]
+    gained, gap = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+    return gained.mean(axis=1) / gap.mean()
 
 
 def _read_later(lm: LanguageModel, layer: int) -> list[str]:
     """Names of the parameters after ``layer``: later layers, final norm and head."""
-    embedding = {id(p) for p in lm.model.get_input_embeddings().parameters()}
+    before = {id(p) for module in _before_layers(lm) for p in module.parameters(recurse=False)}
     return [
         name
         for cell, names in by_layer(lm).items()
         for name in names
         if (cell.layer is not None and cell.layer > layer)
-        or (cell.layer is None and id(lm.model.get_parameter(name)) not in embedding)
+        or (cell.layer is None and id(lm.model.get_parameter(name)) not in before)
     ]
+
+
+def _before_layers(lm: LanguageModel) -> list[nn.Module]:
+    """The modules that run before the first layer: embeddings of tokens and of positions."""
+    inside = {id(module) for module in lm.layers.modules()}
+    found: list[nn.Module] = [lm.model.get_input_embeddings()]
+    with ExitStack() as stack:
+        for module in lm.model.modules():
+            if id(module) not in inside:
+                ran = partial(_noted, found)
+                stack.enter_context(module.register_forward_hook(ran))
+        stack.enter_context(stopping_after(lm.layers[0]))
+        lm.logits(lm.chat.pad([probe_tokens(lm)], lm.device), keep=1)
+    return found
+
+
+def _noted(found: list[nn.Module], module: nn.Module, *_: object) -> None:
+    found.append(module)
 
 
 def _noisy(

@@ -16,22 +16,22 @@ applies the same change to the base.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from math import factorial
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from interp.activations import RESIDUAL_OUT, points
 from interp.causes.change import MOVES, PLAYERS, REMAINDER, ROUTING, Change, ClassMeans
 from interp.causes.sampling import Response, response_of
+from interp.causes.stitched import AFTER, BASE, Stitched, StitchedPrompts
 from interp.errors import InputError
-from interp.model import Hidden, LanguageModel, undisturbed, writing
-from interp.patching import PatchRuns, between_models, in_turn, keeping, read_out
+from interp.model import LanguageModel, undisturbed
+from interp.patching import PatchRuns, between_models, numbers
 from interp.progress import Advance, silent
 from interp.readout import Readout
 from interp.statistics import (
@@ -49,7 +49,7 @@ COALITIONS = tuple(
 )
 
 MOST_WITH_GRADIENT = 16
-"""Prompts in one forward with gradients, which keeps the activations of all later layers."""
+"""Prompts in one whole forward with gradients, which keeps the activations of all later layers."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,8 @@ def undo(
     *,
     layers: Sequence[int] | None = None,
     groups: Sequence[object] | None = None,
+    read: Sequence[int] | None = None,
+    stitched: StitchedPrompts | None = None,
     batch_size: int = 64,
     seed: int = 0,
     progress: Advance = silent,
@@ -204,33 +206,41 @@ def undo(
         layers: layers to test, all in ``change.layers``; all of these by default.
         groups: group of each prompt, for instance its paraphrases; prompts of one group are
             resampled together.
-        batch_size: prompts in one forward, at most 16.
+        read: numbers of the prompts that are read, the means being of all prompts; all by default.
+        stitched: the stitched models over the prompts in ``read``, if they exist already.
+        batch_size: prompts in one forward; at most 16 where forwards run as a whole.
         seed: seed of the split into halves.
-        progress: called with the number of layers just done.
+        progress: called with the number of layers just done, times their prompts.
 
     Raises:
         InputError: the number of texts is not the number of positive rows, or the models have
             different shapes.
     """
-    runs = runs_of(base, after, texts, change)
-    sides = change.halves(seed)
-    found = []
-    with undisturbed(base.model), undisturbed(after.model):
-        for layer in change.layers if layers is None else layers:
-            by_half = [change.means(layer, sides != half) for half in (0, 1)]
-            values = np.empty((len(COALITIONS), len(texts)))
-            gradients = np.zeros((len(COALITIONS), 2, change.base.positive.shape[-1]))
-            work = partial(_part, layer=layer, sides=sides, by_half=by_half, readout=readout)
-            size = min(batch_size, MOST_WITH_GRADIENT)
-            for chosen, (values[:, chosen], slopes) in runs.in_batches(size, work):
-                for half in (0, 1):
-                    own = sides[chosen] == half
-                    gradients[:, half] += slopes[:, own].sum(axis=1) / len(texts)
-            response = response_of(change, layer, sides, gradients, COALITIONS, groups)
-            named = None if groups is None else tuple(groups)
-            found.append(Undone(layer, values, named, response))
-            progress(1)
-    return tuple(found)
+    whole = runs_of(base, after, texts, change)
+    layers = tuple(change.layers if layers is None else layers)
+    read = list(range(len(texts)) if read is None else read)
+    if stitched is None:
+        stitched = StitchedPrompts(whole.subset(read), readout, layers)
+    runs, sides = stitched.runs, change.halves(seed)
+    means = {i: [change.means(i, sides != half) for half in (0, 1)] for i in layers}
+    values = np.empty((len(layers), len(COALITIONS), len(read)))
+    gradients = np.zeros((len(layers), len(COALITIONS), 2, change.base.positive.shape[-1]))
+    own = sides[read]
+    size = batch_size if stitched.begins_late else min(batch_size, MOST_WITH_GRADIENT)
+    work = partial(_part, stitched=stitched, layers=layers, sides=own, means=means, most=size)
+    with undisturbed(runs.source.model), undisturbed(runs.target.model):
+        for chosen, (found, slopes) in runs.in_batches(size, work):
+            values[:, :, chosen] = found
+            for half in (0, 1):
+                gradients[:, :, half] += slopes[:, :, own[chosen] == half].sum(axis=2) / len(read)
+            progress(len(layers) * len(chosen))
+    done = []
+    for number, layer in enumerate(layers):
+        response = response_of(change, layer, sides, gradients[number], COALITIONS, groups)
+        response = replace(response, units=response.units[read])
+        named = None if groups is None else tuple(groups[i] for i in read)
+        done.append(Undone(layer, values[number], named, response))
+    return tuple(done)
 
 
 def runs_of(
@@ -250,104 +260,57 @@ def runs_of(
     return between_models(base, after, texts)
 
 
-def states_at(
-    part: PatchRuns, layer: int, readout: Readout
-) -> tuple[dict[str, list[Hidden]], dict[str, np.ndarray]]:
-    """States after ``layer`` and readouts of the unchanged base and after-model.
-
-    The states have one entry for each forward of the readout.
-    """
-    states, own = {}, {}
-    for name, lm, rows in (
-        ("base", part.source, part.source_rows),
-        ("after", part.target, part.target_rows),
-    ):
-        point = points(lm, [layer], [RESIDUAL_OUT])[0][0]
-        with keeping([point], rows) as kept:
-            own[name] = read_out(lm, rows, readout)
-        states[name] = kept[point]
-    return states, own
-
-
-def read_from(
-    part: PatchRuns, name: str, layer: int, states: Sequence[Hidden], readout: Readout
-) -> Float[np.ndarray, " prompt"]:
-    """The readout of ``base`` or ``after`` when its layers after ``layer`` get ``states``."""
-    return _numbers(_read(part, name, layer, states, readout))
-
-
-def _read(
-    part: PatchRuns, name: str, layer: int, states: Sequence[Hidden], readout: Readout
-) -> Float[Tensor, " prompt"]:
-    """As :func:`read_from`, with the graph."""
-    lm, rows = (
-        (part.source, part.source_rows) if name == "base" else (part.target, part.target_rows)
-    )
-    point = points(lm, [layer], [RESIDUAL_OUT])[0][0]
-    with writing(point, in_turn([partial(_put, one) for one in states])):
-        return readout(lm, rows)
-
-
-def _put(states: Hidden, hidden: Hidden) -> Hidden:
-    return states.to(hidden).reshape(hidden.shape)
-
-
-def with_last_moved(
-    part: PatchRuns,
-    states: Sequence[Hidden],
-    move: Float[np.ndarray, "prompt d_model"] | Float[Tensor, "prompt d_model"],
-) -> list[Hidden]:
-    """The states of each forward with ``move`` added at every prompt's last token.
-
-    Rows are left-padded, so this is the longest row's last column; tokens that the readout
-    appended follow.
-    """
-    last = max(map(len, part.source_rows)) - 1
-    found = []
-    for one in states:
-        moved = one.clone()
-        moved[:, last] = (one[:, last].float() + _tensor(move, one)).to(one.dtype)
-        found.append(moved)
-    return found
-
-
 def _part(
     chosen: list[int],
     part: PatchRuns,
     *,
-    layer: int,
+    stitched: StitchedPrompts,
+    layers: Sequence[int],
     sides: np.ndarray,
-    by_half: Sequence[ClassMeans],
-    readout: Readout,
+    means: Mapping[int, Sequence[ClassMeans]],
+    most: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    return _coalitions(part, layer, [by_half[half] for half in sides[chosen]], readout)
+    """Readouts and their gradients at every layer."""
+    models = stitched.of(chosen)
+    # Coalitions share a forward, unless memory allows a part of the prompts only.
+    most = most if len(chosen) == len(sides) else len(chosen)
+    found = [
+        _coalitions(models, layer, [means[layer][half] for half in sides[chosen]], most)
+        for layer in layers
+    ]
+    values, slopes = zip(*found, strict=True)
+    return np.stack(values), np.stack(slopes)
 
 
 def _coalitions(
-    part: PatchRuns, layer: int, means: Sequence[ClassMeans], readout: Readout
+    models: Stitched, layer: int, means: Sequence[ClassMeans], most: int
 ) -> tuple[Float[np.ndarray, "coalition prompt"], Float[np.ndarray, "coalition prompt d_model"]]:
     """Readouts, and their gradients with respect to the prompt's move."""
-    states, own = states_at(part, layer, readout)
     values = np.empty((len(COALITIONS), len(means)))
-    values[0], values[-1] = own["after"], own["base"]
+    values[0], values[-1] = models.own[AFTER], models.own[BASE]
     slopes = np.zeros((*values.shape, len(means[0].base.midpoint)))  # these two have no move
-    for number, coalition in enumerate(COALITIONS[1:-1], 1):
-        start = "base" if REMAINDER in coalition else "after"
-        reader = "base" if ROUTING in coalition else "after"
-        move = torch.from_numpy(np.stack([m.move(coalition) for m in means])).float()
-        move.requires_grad_(True)
+    for some in together(range(1, len(COALITIONS) - 1), len(means), most):
+        start, reader = _models(some[0])
+        moves = np.stack([m.move(COALITIONS[number]) for number in some for m in means])
+        move = torch.from_numpy(moves).float().requires_grad_(True)
         with torch.enable_grad():
-            mixed = with_last_moved(part, states[start], move)
-            read = _read(part, reader, layer, mixed, readout)
+            read = models.read(start, reader, layer, move)
             (slope,) = torch.autograd.grad(read.sum(), move)
-        values[number], slopes[number] = _numbers(read), slope.numpy()
+        values[some] = numbers(read).reshape(len(some), -1)
+        slopes[some] = slope.numpy().reshape(len(some), len(means), -1)
     return values, slopes
 
 
-def _numbers(read: Tensor) -> np.ndarray:
-    return read.detach().cpu().double().numpy()
+def together(coalitions: Iterable[int], prompts: int, most: int) -> list[list[int]]:
+    """Coalitions of the same models, at most so many that ``most`` rows share a forward."""
+    found = []
+    for _, alike in groupby(sorted(coalitions, key=_models), key=_models):
+        numbered, size = list(alike), max(1, most // prompts)
+        found += [numbered[i : i + size] for i in range(0, len(numbered), size)]
+    return found
 
 
-def _tensor(move: np.ndarray | Tensor, like: Tensor) -> Tensor:
-    move = move if isinstance(move, Tensor) else torch.tensor(move)
-    return move.to(like.device, torch.float32)
+def _models(number: int) -> tuple[str, str]:
+    """The models of a coalition: whose states and whose later layers."""
+    coalition = COALITIONS[number]
+    return BASE if REMAINDER in coalition else AFTER, BASE if ROUTING in coalition else AFTER

@@ -14,6 +14,9 @@ from .chat import Batch as Batch
 from .chat import Chat as Chat
 from .chat import Tokens as Tokens
 from .context import require_room as require_room
+from .entry import CannotEnter as CannotEnter
+from .entry import container_of as container_of
+from .entry import entering as entering
 from .forwards import in_parts as in_parts
 from .forwards import joined as joined
 from .forwards import logits_of_last as logits_of_last
@@ -44,6 +47,7 @@ from .precision import doubled as doubled
 from .precision import has_float64 as has_float64
 from .precision import placed as placed
 from .probes import probe_tokens as probe_tokens
+from .probes import relative_difference as relative_difference
 from .self_check import AS_EXPECTED as AS_EXPECTED
 from .self_check import SelfCheck as SelfCheck
 from .thoughts import without_thoughts as without_thoughts
@@ -51,6 +55,7 @@ from .thoughts import without_thoughts as without_thoughts
 __all__ = [
     "AS_EXPECTED",
     "Batch",
+    "CannotEnter",
     "Chat",
     "Hidden",
     "LanguageModel",
@@ -63,8 +68,10 @@ __all__ = [
     "agree",
     "begin",
     "check_source",
+    "container_of",
     "copied",
     "doubled",
+    "entering",
     "find_layers",
     "has_float64",
     "hidden_into",
@@ -88,6 +95,7 @@ __all__ = [
     "probe_tokens",
     "probing",
     "reading",
+    "relative_difference",
     "require_plain_weights",
     "require_room",
     "same_numbers",

@@ -10,6 +10,10 @@ from .places import in_turn as in_turn
 from .places import keeping as keeping
 from .places import read_all as read_all
 from .places import read_out as read_out
+from .recording import Recording as Recording
+from .recording import may_record as may_record
+from .recording import numbers as numbers
+from .recording import recording_of as recording_of
 from .runs import WHOLE as WHOLE
 from .runs import PatchRuns as PatchRuns
 from .runs import between_models as between_models
@@ -31,6 +35,7 @@ __all__ = [
     "PatchAgreement",
     "PatchRuns",
     "PromptPairs",
+    "Recording",
     "Stitching",
     "attribute",
     "between_models",
@@ -40,11 +45,14 @@ __all__ = [
     "in_layers",
     "in_turn",
     "keeping",
+    "may_record",
+    "numbers",
     "patch",
     "patch_agreement",
     "patch_weights",
     "read_all",
     "read_out",
+    "recording_of",
     "stitch",
     "weights_from",
     "weights_replaced",

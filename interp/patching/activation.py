@@ -2,7 +2,7 @@ r"""Activation patching and attribution patching.
 
 Activation patching runs the target with one cell's states from the source (Vig et al. 2020, Meng
 et al. 2022; good practice: Heimersheim and Nanda 2024). It costs one forward of the source, one of
-the target, and one of the target for every cell.
+the target, and a part of one for every cell: the layers and tokens that the patch can change.
 
 Attribution patching computes all cells at once from one gradient (Nanda 2023; Syed et al. 2023). To
 first order in the change of the states,
@@ -24,17 +24,10 @@ from jaxtyping import Float
 
 from interp.activations import RESIDUAL_OUT, Site
 from interp.model import Hidden, Point, doubled, undisturbed, writing
-from interp.patching.alignment import Alignment, Replacement
+from interp.patching.alignment import Alignment
 from interp.patching.effects import Effects
-from interp.patching.places import (
-    Place,
-    in_turn,
-    keeping,
-    patch_places,
-    random_directions,
-    random_move,
-    read_out,
-)
+from interp.patching.patched import patched_target, swaps_at
+from interp.patching.places import keeping, patch_places, random_directions, random_move, read_out
 from interp.patching.runs import PatchRuns
 from interp.progress import Advance, silent
 from interp.readout import Readout
@@ -78,18 +71,14 @@ def patch(
         axes = random_directions(runs, places, controls, seed, batch_size)
 
         def patched_part(chosen: list[int], part: PatchRuns) -> None:
-            with keeping([place.given for place in places], part.source_rows) as given:
-                source[chosen] = read_out(part.source, part.source_rows, readout)
-            target[chosen] = read_out(part.target, part.target_rows, readout)
-            alignments = {p: Alignment.at(part, p) for p in {place.position for place in places}}
+            models = patched_target(part, places, readout)
+            source[chosen], target[chosen] = models.source, models.target
             for i, place in enumerate(places):
-                swaps = _swaps(place, alignments[place.position], given[place.given])
-                with writing(place.taken, in_turn(swaps)):
-                    patched[i, chosen] = read_out(part.target, part.target_rows, readout)
+                swaps = models.swaps(place)
+                patched[i, chosen] = models.read(place, swaps)
                 for draw in range(controls):
                     moves = [random_move(swap, axes[draw][i]) for swap in swaps]
-                    with writing(place.taken, in_turn(moves)):
-                        moved[draw, i, chosen] = read_out(part.target, part.target_rows, readout)
+                    moved[draw, i, chosen] = models.read(place, moves)
                 progress(1 + controls)
 
         for _ in runs.in_batches(batch_size, patched_part):
@@ -138,7 +127,7 @@ def attribute(
                 alignment = Alignment.at(part, place.position)
                 patched[i, chosen] = target[chosen]
                 for swap, states, slope in zip(
-                    _swaps(place, alignment, given[place.given]),
+                    swaps_at(place, alignment, given[place.given]),
                     own[place.taken],
                     gradients[place.taken],
                     strict=True,
@@ -150,11 +139,6 @@ def attribute(
         for chosen, _ in runs.in_batches(batch_size, patched_part):
             progress(len(chosen))
     return Effects(tuple(place.cell for place in places), patched, target, source)
-
-
-def _swaps(place: Place, alignment: Alignment, given: Sequence[Hidden]) -> list[Replacement]:
-    """The edits that write the source's states into a place, one for each forward."""
-    return [alignment.replacing(states, place.features(states)) for states in given]
 
 
 def _gradients(

@@ -23,9 +23,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import InputError
-from interp.model import LanguageModel, require_plain_weights, undisturbed
+from interp.model import LanguageModel, Point, Tokens, require_plain_weights, undisturbed
 from interp.patching.effects import Cell, Effects
-from interp.patching.places import read_all
+from interp.patching.places import read_out
+from interp.patching.recording import numbers, recording_of
 from interp.patching.runs import PatchRuns
 from interp.progress import Advance, silent
 from interp.readout import Readout
@@ -84,7 +85,7 @@ def patch_weights(
         controls: number of random edits per group, each as large as the group's change; each
             costs one pass over the prompts.
         seed: seed of the controls.
-        progress: called with the number of groups just done.
+        progress: called with the number of groups just done, in each batch of prompts.
 
     Raises:
         InputError: the models' parameters have different names or shapes.
@@ -98,23 +99,55 @@ def patch_weights(
     rows = runs.target_rows
     # One seed per draw and group, so skipped groups do not change the others' draws.
     seeds = np.random.default_rng(seed).integers(2**63, size=(controls, len(groups)))
-    with undisturbed(source.model), undisturbed(target.model):
-        given = read_all(source, runs.source_rows, readout, batch_size)
-        own = read_all(target, rows, readout, batch_size)
+    changed = {
+        cell: [name for name in names if _differs(source.model, target.model, name)]
+        for cell, names in groups.items()
+    }
+    prompts = len(rows)
+    given, own = np.empty(prompts), np.empty(prompts)
+    patched = np.empty((len(groups), prompts))
+    moved = np.empty((controls, len(groups), prompts))
+
+    def patched_part(chosen: list[int], part: PatchRuns) -> None:
+        given[chosen] = read_out(source, part.source_rows, readout)
+        reader = _Reader(target, part.target_rows, readout, changed)
         # Unchanged weights cannot have an effect.
-        patched = np.tile(own, (len(groups), 1))
-        moved = np.tile(own, (controls, len(groups), 1))
-        for i, names in enumerate(groups.values()):
-            changed = [name for name in names if _differs(source.model, target.model, name)]
-            if changed:
-                with weights_from(source.model, target.model, changed):
-                    patched[i] = read_all(target, rows, readout, batch_size)
+        own[chosen] = patched[:, chosen] = moved[:, :, chosen] = reader.own
+        for i, (cell, names) in enumerate(changed.items()):
+            if names:
+                with weights_from(source.model, target.model, names):
+                    patched[i, chosen] = reader.read(cell)
                 for draw in range(controls):
                     edit = int(seeds[draw, i])
-                    with weights_scrambled(source.model, target.model, changed, edit):
-                        moved[draw, i] = read_all(target, rows, readout, batch_size)
+                    with weights_scrambled(source.model, target.model, names, edit):
+                        moved[draw, i, chosen] = reader.read(cell)
             progress(1)
+
+    with undisturbed(source.model), undisturbed(target.model):
+        for _ in runs.in_batches(batch_size, patched_part):
+            pass
     return Effects(tuple(groups), patched, own, given, moved if controls else None)
+
+
+class _Reader:
+    """A readout with the weights of one cell changed: only its layer and later ones run again."""
+
+    def __init__(
+        self, lm: LanguageModel, rows: Sequence[Tokens], readout: Readout, cells: Iterable[Cell]
+    ) -> None:
+        self._lm, self._rows, self._readout = lm, rows, readout
+        entries = {cell.layer - 1 for cell in cells if cell.layer}
+        places = [Point(lm.layers[i]) for i in sorted(entries)]
+        self._recording = recording_of(lm, rows, readout, places)
+        self.own = (
+            read_out(lm, rows, readout) if self._recording is None else self._recording.values
+        )
+
+    def read(self, cell: Cell) -> Float[np.ndarray, " prompt"]:
+        if self._recording is None:
+            return read_out(self._lm, self._rows, self._readout)
+        # Weights outside the layers may come before the first of them.
+        return numbers(self._recording.again(cell.layer - 1 if cell.layer else -1))
 
 
 def weights_from(
