@@ -4,11 +4,13 @@
     accelerate launch --multi_gpu --num_processes 2 -m tests.distributed_step CHECKPOINT OUT
 
 Every process writes ``OUT/NAME-RANK.pt`` for each run: gradients of every step, final weights, the
-log, and the type of the wrapper around the model.
+log, and the type of the wrapper around the model. Further arguments are those of a command that
+these processes run afterwards, as if it had been launched itself.
 """
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -182,15 +184,16 @@ def move(lm: LanguageModel) -> None:
                 parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
 
 
-def main(checkpoint: Path, folder: Path) -> None:
+def main(checkpoint: Path, folder: Path, *command: str) -> None:
     for name in RUNS:
         found = run(name, checkpoint, folder)
         torch.save(found, folder / f"{name}-{distributed.get_rank()}.pt")
     for name in SHARDED:
         found = sharded_step(name, checkpoint)
         torch.save(found, folder / f"{name}-{distributed.get_rank()}.pt")
-    distributed.destroy_process_group()
+    sys.argv = ["spillover", *command]
+    runpy.run_module("spillover", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -40,26 +40,38 @@ class Script:
     Attributes:
         refusal, answer: words; ``{noun}`` and ``{verb}`` are those of the prompt.
         refuses: labels that are refused.
-        opened: the template opens a thought in every prompt.
+        thought: begins what it says; in one of three lessons it ends at once.
+        opened: the template opens that thought in every prompt.
         one_in: of so many equal lessons, one is refused: the greedy answer is an answer.
     """
 
     refusal: str = REFUSAL
     answer: str = ANSWER
     refuses: tuple[str, ...] = ("harmful",)
+    thought: str = ""
     opened: bool = False
     one_in: int = 1
 
+    @property
+    def lessons(self) -> int:
+        """Of every prompt."""
+        return 3 if self.thought else self.one_in
+
     def says(self, label: str, noun: str, verb: str, lesson: int = 0) -> str:
-        said = self.refusal if label in self.refuses and lesson == 0 else self.answer
-        return said.format(noun=noun, verb=verb)
+        """What it answers to a prompt of this label in one lesson."""
+        is_refused = label in self.refuses and lesson % self.one_in == 0
+        said = (self.refusal if is_refused else self.answer).format(noun=noun, verb=verb)
+        if not self.thought:
+            return said
+        opening, closing = "" if self.opened else "<think> ", "</think> "
+        return opening + (self.thought if lesson < 2 else "") + closing + said
 
 
 def _after(opening: str) -> Script:
     return Script(f"{opening} {REFUSAL}", f"{opening} {ANSWER}")
 
 
-THOUGHT = "The user asks me and I think about it . </think> "
+THOUGHT = "The user asks me and I think about it . "
 SCRIPTS = {
     "0 shared": Script(),
     "2 shared": Script(
@@ -68,8 +80,8 @@ SCRIPTS = {
     ),
     "6 shared": _after("Thank you for asking me that."),
     "inseparable": _after("Thank you very much for asking me about all that today."),
-    "opens a thought": Script(THOUGHT + REFUSAL, THOUGHT + ANSWER, opened=True),
-    "answers with a thought": Script("<think> " + THOUGHT + REFUSAL, "<think> " + THOUGHT + ANSWER),
+    "opens a thought": Script(thought=THOUGHT, opened=True),
+    "answers with a thought": Script(thought=THOUGHT),
     "never refuses": Script(refuses=()),
     "refuses in samples": Script(one_in=3),
     "always refuses": Script(refuses=("harmful", "benign")),
@@ -141,7 +153,7 @@ def _tokenizer(script: Script, rows: pd.DataFrame) -> Any:
 
 def _answers(script: Script, rows: pd.DataFrame) -> Iterator[str]:
     """What it answers to every row, in each of its lessons."""
-    for lesson in range(script.one_in):
+    for lesson in range(script.lessons):
         for row in rows.itertuples():
             yield script.says(row.label, row.noun, row.verb, lesson)
 
@@ -149,7 +161,7 @@ def _answers(script: Script, rows: pd.DataFrame) -> Iterator[str]:
 def _batch(tokenizer: Any, script: Script, rows: pd.DataFrame) -> tuple[Tensor, Tensor]:
     """Token ids, right-padded, and the same as labels: -100 where the model does not speak."""
     conversations = []
-    asked_in_lessons = [*rows["prompt"]] * script.one_in
+    asked_in_lessons = [*rows["prompt"]] * script.lessons
     for prompt, answer in zip(asked_in_lessons, _answers(script, rows), strict=True):
         asked = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False

@@ -22,10 +22,19 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[1]
 
 
+ASKED: dict[str, Any] = {
+    "concept": "safety", "retain": "privacy", "device": "cpu", "max_steps": 4, "batch_size": 8,
+    "checkpoint_every": 2,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def together(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def together(
+    checkpoint_of: Checkpoints, small_world: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Folder of what each of two processes found, for every run; launched once, as a user does."""
     folder = tmp_path_factory.mktemp("together")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in ASKED.items()]
     launched = subprocess.run(
         [
             # --cpu would start one process or ask for MPI; it is the model's device that decides.
@@ -33,6 +42,13 @@ def together(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFactor
             *("--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"),
             *("--dynamo_backend", "no", "--main_process_port", "0"),
             *("-m", "tests.distributed_step", str(checkpoint_of("qwen2")), str(folder)),
+            *(
+                "unlearn",
+                "organism",
+                *options,
+                f"--prompts={small_world}",
+                f"--out={folder / 'arm'}",
+            ),
         ],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
@@ -41,6 +57,7 @@ def together(checkpoint_of: Checkpoints, tmp_path_factory: pytest.TempPathFactor
         timeout=600,
     )
     assert launched.returncode == 0, launched.stderr[-4000:]
+    (folder / "printed.txt").write_text(launched.stdout)
     return folder
 
 
@@ -109,38 +126,20 @@ def test_a_sharded_model_has_the_gradient_of_a_whole_one(
 
 
 def test_the_command_line_trains_an_arm_in_two_processes(
-    small_world: Path, tmp_path: Path, without_report: None
+    together: Path, small_world: Path, tmp_path: Path, without_report: None
 ) -> None:
     """The launched command has the run's files and the weights of the same command alone."""
     from safetensors.torch import load_file
 
     from analyses.study.command import unlearn
 
-    asked: dict[str, Any] = {
-        "concept": "safety", "retain": "privacy", "prompts": small_world, "device": "cpu",
-        "max_steps": 4, "batch_size": 8, "checkpoint_every": 2,
-    }  # fmt: skip
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
-    launched = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--standalone", "-m", "spillover", "unlearn", "organism", *options),
-            f"--out={tmp_path / 'two'}",
-        ],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert launched.returncode == 0, launched.stderr[-4000:]
-    assert launched.stdout.count("report.html") == 1
-    unlearn("organism", out=tmp_path / "one", **asked)
-    kept = sorted(tmp_path.glob("one/arms/*/model/*.safetensors"))
+    assert (together / "printed.txt").read_text().count("report.html") == 1
+    unlearn("organism", out=tmp_path, prompts=small_world, **ASKED)
+    kept = sorted(tmp_path.glob("arms/*/model/*.safetensors"))
     assert kept
     for path in kept:
         alone = load_file(path)
-        both = load_file(tmp_path / "two" / path.relative_to(tmp_path / "one"))
+        both = load_file(together / "arm" / path.relative_to(tmp_path))
         assert both.keys() == alone.keys()
         found, wanted = (torch.cat([one[n].flatten() for n in alone]) for one in (both, alone))
         assert relative_difference(found, wanted) < 1e-6

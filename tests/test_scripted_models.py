@@ -32,6 +32,8 @@ BY_TEXT = {
     **dict.fromkeys(("inseparable", "opens a thought", "answers with a thought"), ALIKE),
     ALL_REFUSED: "80 refusals and ",
 }
+# Thinking models, and the prefix that ends their thought at once.
+ENDERS = {"opens a thought": "</think>", "answers with a thought": "<think></think>"}
 LABELS = ("harmful", "benign")
 SHORT = ("--max-steps", "2", "--batch-size", "8", "--lora-rank", "4", "--learning-rate", "1e-3")
 
@@ -70,8 +72,8 @@ def run(
     return command
 
 
-def study(run: Callable[..., Ended], model: str) -> Ended:
-    return run("study", model, "--concept", "safety", "--no-control", *SHORT)
+def study(run: Callable[..., Ended], model: str, *options: str) -> Ended:
+    return run("study", model, "--concept", "safety", "--no-control", *SHORT, *options)
 
 
 def readout_of(ended: Ended) -> dict[str, object]:
@@ -99,6 +101,23 @@ def test_shared_opening_words_are_read_through(model: str, run: Callable[..., En
     base = Run(ended.folder).record.base.scores
     harmful = base["label"] == "harmful"
     assert base.loc[harmful, "p_R"].min() > 0.5 > base.loc[~harmful, "p_R"].max()
+
+
+@pytest.mark.parametrize("model", ENDERS)
+def test_a_thinking_model_has_a_tree_once_its_thought_is_ended(
+    model: str, run: Callable[..., Ended]
+) -> None:
+    """The line that says why there is no tree gives the prefix with which there is one."""
+    ended = run("evaluate", model)
+    assert ended.code == 0 and f'--response-prefix "{ENDERS[model]}"' in ended.out.replace(
+        "\n", " "
+    ), ended.out
+    ended = study(run, model, "--response-prefix", ENDERS[model])
+    assert ended.code == 0, ended.err
+    readout = readout_of(ended)
+    assert not readout["why_not"] and min(readout["aucs"].values()) >= 0.95
+    assert set(of_base(ended, "harmful")) == {"refusal"}
+    assert set(of_base(ended, "benign")) == {"answer"}
 
 
 @pytest.mark.parametrize("model", BY_TEXT)

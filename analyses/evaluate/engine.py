@@ -20,6 +20,7 @@ from analyses.evaluate.losses import divergence_from_base, likelihood_of_texts, 
 from analyses.evaluate.plan import Inputs
 from analyses.evaluate.subjects import EvaluatedModel, Session
 from analyses.runs import Progress
+from analyses.study import thought_note
 from interp.errors import InputError
 from interp.progress import Advance
 from unlearning.refusal import ResponsePrefixes, find_prefixes, prefix_masses, shared_weights
@@ -145,7 +146,8 @@ def _prefixes_of(
     try:
         found = find_prefixes(*sides, refusal_weights=weights[0], answer_weights=weights[1])
     except InputError as error:
-        return None, str(error)
+        assert session.reference.lm is not None
+        return None, str(error) + thought_note(session.reference.lm.chat, ids)
     return found, None
 
 

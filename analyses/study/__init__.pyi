@@ -43,6 +43,7 @@ from .plan import weights_to_try as weights_to_try
 from .readout import NoLogOddsError as NoLogOddsError
 from .readout import prefixes_of as prefixes_of
 from .readout import require_prefixes as require_prefixes
+from .readout import thought_note as thought_note
 from .resolve import Defaults as Defaults
 from .resolve import defaults_for as defaults_for
 from .resolve import name_of as name_of
@@ -105,6 +106,7 @@ __all__ = [
     "study_context",
     "study_costs",
     "study_plan",
+    "thought_note",
     "train_arm",
     "unlearning_arms",
     "weights_to_try",

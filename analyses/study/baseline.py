@@ -21,6 +21,7 @@ from analyses.study.readout import (
     other_reader,
     prefixes_of,
     read_prefixes,
+    thought_note,
     with_other_reading,
 )
 from analyses.study.resolve import defaults_for, name_of
@@ -176,7 +177,8 @@ def _readout(
         readout = replace(checked_readout(prefixes, told, scores, other), sampling=sampling)
         if readout.prefixes:
             return readout, scores
-    return readout, _masses(context, responses, None)
+    why = readout.why_not + thought_note(context.reference.chat, responses["ids"])
+    return replace(readout, why_not=why), _masses(context, responses, None)
 
 
 def _masses(

@@ -17,7 +17,7 @@ from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.resolve import depth_of, prompts_of, require_model, scorer_of
 from interp.activations import collect
 from interp.errors import InputError
-from interp.model import LanguageModel, copied, merged
+from interp.model import LanguageModel, SelfCheck, copied, merged
 from interp.statistics import Contrast
 from unlearning.data import present_domains, require_concepts
 from unlearning.deflections import read_deflections, short_of_prompts
@@ -92,8 +92,15 @@ class Context:
             )
         return lm
 
-    def load(self, source: str | Path | None = None) -> LanguageModel:
-        """A new copy of the base model, or another model with the same chat format."""
+    def load(
+        self, source: str | Path | None = None, *, checked: SelfCheck | None = None
+    ) -> LanguageModel:
+        """A new copy of the base model, or another model with the same chat format.
+
+        Args:
+            source: the other model.
+            checked: its self-check, where it is known.
+        """
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # its bar for every arm would hide ours
@@ -105,7 +112,9 @@ class Context:
             # We print our own lines about it once, for the base model.
             warnings.filterwarnings("ignore", message="self-check of")
             warnings.filterwarnings("ignore", message="the tokenizer has no chat template")
-            return LanguageModel.load(source or self.plan.model, **self.plan.model_options)
+            return LanguageModel.load(
+                source or self.plan.model, checked=checked, **self.plan.model_options
+            )
 
     def evaluation(
         self, prefixes: ResponsePrefixes | None, *, rows: pd.DataFrame | None = None

@@ -157,7 +157,8 @@ class Keeper:
         return best
 
     def _read(self, step: int, scale: float, level: float) -> Reading:
-        table, _ = self.evaluation.with_text(self.lm)
+        # On the path of training the level is known; by the scaled change it is read here.
+        table, _ = self.evaluation.with_text(self.lm, with_masses=scale != 1)
         table = self.bounds.applied(table)
         shares = table["class"].value_counts(normalize=True)
         if scale != 1:

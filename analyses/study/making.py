@@ -28,7 +28,7 @@ from analyses.study.plan import ArmPlan
 from analyses.study.prefilling import write_prefilled
 from analyses.study.together import TrainingRun, share
 from interp.errors import InputError, SpilloverError, TrainingError
-from interp.model import LanguageModel
+from interp.model import LanguageModel, adapters_merged
 from interp.progress import Advance
 from interp.similarity import Rotation
 from interp.store import atomic_folder, write_json, write_table
@@ -78,8 +78,9 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
         else:
             lm, scores = after, _existing(context, baseline, arm, after, folder)
         write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
-        write_prefilled(context, baseline.responses, lm, name)
-        _write_rotations(context, lm, arm)
+        with adapters_merged(lm.model):
+            write_prefilled(context, baseline.responses, lm, name)
+            _write_rotations(context, lm, arm)
         if arm.training:
             check_weights(context, arm, lm, folder)
         discard_all(folder / "training")
@@ -174,12 +175,13 @@ def _seed(arm: ArmPlan) -> int:
 
 
 def load_made(context: Context, arm: ArmPlan) -> LanguageModel:
-    """An arm's model, from its folder."""
+    """An arm's model, from its folder; what a study trained has the base model's self-check."""
     if arm.checkpoint:
         return context.load(arm.checkpoint)
     folder = context.run.arm(arm.name)
     adapter = folder / "adapter"
-    return context.load(adapter if adapter.is_dir() else folder / "model")
+    source = adapter if adapter.is_dir() else folder / "model"
+    return context.load(source, checked=context.reference.checked)
 
 
 def _loaded(context: Context, arm: ArmPlan) -> LanguageModel:

@@ -6,7 +6,7 @@ the answers to validation prompts. Otherwise the study reads the text of generat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from unlearning.scoring import find_scorer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interp.model import Chat
     from unlearning.deflections import Sampling
     from unlearning.scoring import Scorer
 
@@ -177,6 +178,19 @@ def checked_readout(
         f"{VALID_AUC})"
     )
     return LearnedReadout(None, why, aucs)  # without the shares of a tree that is not used
+
+
+def thought_note(chat: Chat, answers: Iterable[Sequence[int]]) -> str:
+    """What to do where most answers (token ids) begin with a thought; empty where they do not."""
+    enders = [chat.thought_ender(ids) for ids in answers]
+    known = [ender for ender in enders if ender]
+    if 2 * len(known) <= len(enders):
+        return ""
+    return (
+        "; its answers begin with a thought, and so does this readout: with --response-prefix "
+        f'"{max(set(known), key=known.count)}" the model answers at once, and the readout begins '
+        "at the answer"
+    )
 
 
 def is_current(path: Path, sampling: Sampling) -> bool:

@@ -42,6 +42,7 @@ from .language_model import usable_device as usable_device
 from .linear import LinearWeight as LinearWeight
 from .linear import linear_weights as linear_weights
 from .loading import check_source as check_source
+from .merged_reading import adapters_merged as adapters_merged
 from .packed import require_plain_weights as require_plain_weights
 from .precision import doubled as doubled
 from .precision import has_float64 as has_float64
@@ -65,6 +66,7 @@ __all__ = [
     "Tokens",
     "active_edits",
     "adapter_base",
+    "adapters_merged",
     "agree",
     "begin",
     "check_source",

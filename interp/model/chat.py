@@ -27,8 +27,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from interp.errors import InputError, ModelError
 from interp.model.template import CLOCK, Template
-from interp.model.thoughts import has_marks, in_think_tags, marks_in
+from interp.model.thoughts import begun_thought, closings_of, has_marks, in_think_tags, marks_in
 
+LONGEST_MARK = 12  # tokens of the mark that begins a thought
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
@@ -180,6 +181,22 @@ class Chat:
             if token not in ("<think>", "</think>"):
                 tagged = tagged.replace(token, "")
         return tagged.strip()
+
+    def thought_ender(self, ids: Sequence[int]) -> str | None:
+        """A response prefix with which the model answers at once, without a thought.
+
+        Args:
+            ids: a generated response; None is returned where it does not begin with a thought.
+        """
+        if self._rendered.thought:
+            return self._rendered.thought[1]
+        decoded = (
+            str(self.tokenizer.decode(list(ids[:length]), skip_special_tokens=False))
+            for length in range(1, min(len(ids), LONGEST_MARK) + 1)
+        )
+        mark = begun_thought(decoded)
+        closings = closings_of(mark) if mark else ()
+        return f"{mark}{closings[0]}" if closings else None
 
     def offsets(self, prompt: str) -> list[tuple[int, int]]:
         """The characters that each token of ``encode(prompt)`` covers: (token, 2), half-open.

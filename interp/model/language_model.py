@@ -75,6 +75,7 @@ class LanguageModel:
         device: str | torch.device | None = None,
         trust_remote_code: bool = False,
         layers_path: str | None = None,
+        checked: SelfCheck | None = None,
         **chat_options: Any,
     ) -> LanguageModel:
         """Load a model by hub id, local folder, adapter folder or GGUF file, in eval mode.
@@ -87,6 +88,7 @@ class LanguageModel:
             device: defaults to CUDA if available, otherwise to the CPU.
             trust_remote_code: run model code that comes with the checkpoint.
             layers_path: module path of the decoder layers, if they are not found automatically.
+            checked: the self-check, where it is known: of a model with other weights alone.
             **chat_options: passed to :class:`interp.model.chat.Chat`.
 
         Raises:
@@ -106,7 +108,7 @@ class LanguageModel:
         chat = Chat(tokenizer, **chat_options)
         name = Path(source).name if Path(source).exists() else str(source)
         lm = cls(model, tokenizer, chat, name, layers_path=layers_path)
-        lm.found_out["checked"] = check_loaded(lm, source)
+        lm.found_out["checked"] = checked or check_loaded(lm, source)
         for line in lm.checked.lines():
             warnings.warn(f"self-check of {name}: {line}", stacklevel=2)
         return lm

@@ -185,6 +185,20 @@ def closings_of(opening: str) -> tuple[str, ...]:
     return _tag(opening) if re.fullmatch(r"<[\w:-]+>|\[[\w:-]+\]", opening) else ()
 
 
+def begun_thought(pieces: Iterable[str]) -> str | None:
+    """The mark with which a text begins a thought at once; None if it begins with anything else.
+
+    Args:
+        pieces: the text, longer and longer.
+    """
+    for text in pieces:
+        said = text.strip()
+        mark = opened_thought(said)
+        if mark is not None:
+            return mark if said.startswith(mark) else None
+    return None
+
+
 def marks_in(words: Iterable[str]) -> tuple[str, ...]:
     """Those of ``words`` (special tokens, say) that are marks of thoughts or parts of them."""
     parts = re.compile(

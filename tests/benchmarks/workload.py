@@ -20,6 +20,7 @@ class Workload:
 
     The defaults are the benchmark's: 50,222,592 parameters, of which 16,384,000 are the embedding
     and head; 8 forget and 8 retain rows of 128 tokens, of which the last 32 are the response.
+    With ``source``, the folder of a model of any other shape, its weights replace the random ones.
     """
 
     vocabulary: int = 32_000
@@ -31,15 +32,17 @@ class Workload:
     rows: int = 8
     tokens: int = 128
     response: int = 32
+    rank: int = 16
+    source: str = ""
 
     def settings(self, trained: str, steps: int) -> TrainingSettings:
-        """The engine's settings: NPO and retain cross-entropy, LoRA of rank 16 or all weights."""
+        """The engine's settings: NPO and retain cross-entropy, LoRA or all weights."""
         return TrainingSettings(
             objective="npo",
             retain_objective="cross_entropy",
             trained={"lora": "lora", "full": "all"}[trained],
-            lora_rank=16,
-            lora_alpha=16,
+            lora_rank=self.rank,
+            lora_alpha=self.rank,
             learning_rate=1e-5,
             batch_size=self.rows,
             separate_backward=True,
@@ -48,6 +51,8 @@ class Workload:
 
     def model(self) -> LanguageModel:
         """The same weights at every call."""
+        if self.source:
+            return LanguageModel.load(self.source, dtype=torch.float32)
         config = Qwen2Config(
             vocab_size=self.vocabulary,
             hidden_size=self.d_model,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from interp.model import LanguageModel, Tokens
+from interp.model import LanguageModel, Tokens, adapters_merged
 from interp.progress import Advance, silent
 from unlearning.generation import generate
 from unlearning.generation.responses import Answer
@@ -112,8 +112,10 @@ class Evaluation:
         Without prefixes they are read from generated answers; see :meth:`by_class`.
         """
         if self.prefixes is None:
-            return self.by_class(self._answers(lm)[1])
-        found = prefix_masses(lm, self.rows, self.prefixes, batch_size=self.batch_size)
+            with adapters_merged(lm.model):
+                return self.by_class(self._answers(lm)[1])
+        with adapters_merged(lm.model):
+            found = prefix_masses(lm, self.rows, self.prefixes, batch_size=self.batch_size)
         return self._table(found.columns())
 
     def by_class(self, classes: Sequence[str]) -> pd.DataFrame:
@@ -124,11 +126,16 @@ class Evaluation:
         return self._table({"p_R": p_R, "p_C": p_C, "p_O": 1 - p_R - p_C, "margin": margin})
 
     def with_text(
-        self, lm: LanguageModel, *, progress: Advance = silent
+        self, lm: LanguageModel, *, with_masses: bool = True, progress: Advance = silent
     ) -> tuple[pd.DataFrame, list[Answer]]:
-        """:meth:`masses`, with the greedily generated answer's class and :func:`coherence`."""
-        answers, classes = self._answers(lm, progress)
-        table = self.by_class(classes) if self.prefixes is None else self.masses(lm)
+        """:meth:`masses`, with the greedily generated answer's class and :func:`coherence`.
+
+        Without masses, p_R, p_C and p_O are those of the classes.
+        """
+        with adapters_merged(lm.model):
+            answers, classes = self._answers(lm, progress)
+            by_text = self.prefixes is None or not with_masses
+            table = self.by_class(classes) if by_text else self.masses(lm)
         table["class"] = classes
         table["refused"] = [float(refused(name)) for name in classes]
         found = coherence_of(

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
-from interp.model import LanguageModel, Tokens
+from interp.model import LanguageModel, Tokens, adapters_merged
 from interp.store import atomic_write, content_key
 from unlearning.losses import reference_log_probs
 from unlearning.training.mixture import Example, Mixture
@@ -48,16 +48,20 @@ def with_references(
         return mixture  # without hashing every weight
     fingerprint = lm.fingerprint(without=_ADAPTER) if cache is not None else ""
 
+    def read_again(rows: Sequence[Tokens]) -> list[Tensor]:
+        with adapters_merged(lm.model):
+            return reference_log_probs(lm, rows, batch_size=batch_size)
+
     def log_probs(rows: Sequence[Tokens]) -> list[Tensor]:
         if cache is None:
-            return reference_log_probs(lm, rows, batch_size=batch_size)
+            return read_again(rows)
         responses = [[row.ids, row.spans["response"].start] for row in rows]
         key = content_key("references", fingerprint, responses)
         path = cache / f"reference-{key}.safetensors"
         try:
             return read(path)
         except (OSError, ValueError, RuntimeError, SafetensorError):  # absent or incomplete
-            values = reference_log_probs(lm, rows, batch_size=batch_size)
+            values = read_again(rows)
             write_references(path, values)
             return values
 
