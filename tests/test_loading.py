@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from peft import LoraConfig, LoraModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from interp.errors import ModelError
-from interp.model import LanguageModel
+from interp.model import AS_EXPECTED, LanguageModel
 from interp.model.language_model import find_layers
 from tests.checkpoints import build_tokenizer
 from tests.multimodal import save_multimodal
@@ -208,3 +209,13 @@ def test_a_gguf_file_needs_a_package_and_other_files_are_no_models(
         LanguageModel.load(gguf)
     with pytest.raises(ModelError, match="is a file; expected a hub id, .* or a GGUF file"):
         LanguageModel.load(other)
+
+
+def test_a_known_self_check_is_not_made_again(
+    checkpoint_of: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = replace(AS_EXPECTED, rows="equal")
+    monkeypatch.setattr(
+        "interp.model.language_model.check_loaded", lambda *_: pytest.fail("checked")
+    )
+    assert LanguageModel.load(checkpoint_of("llama"), checked=known).checked is known
