@@ -134,7 +134,7 @@ def test_the_command_line_trains_an_arm_in_two_processes(
     from analyses.study.command import unlearn
 
     assert (together / "printed.txt").read_text().count("report.html") == 1
-    unlearn("organism", out=tmp_path, prompts=small_world, **ASKED)
+    unlearn("organism", out=tmp_path, prompts=small_world, timing=False, **ASKED)
     kept = sorted(tmp_path.glob("arms/*/model/*.safetensors"))
     assert kept
     for path in kept:

@@ -66,7 +66,15 @@ def run(
 
     def command(name: str, model: str, *options: str) -> Ended:
         table.to_json("prompts.jsonl", orient="records", lines=True)
-        given = ("--prompts", "prompts.jsonl", "--max-new-tokens", "32", "--out", name)
+        given = (
+            "--prompts",
+            "prompts.jsonl",
+            "--max-new-tokens",
+            "32",
+            "--out",
+            name,
+            "--no-timing",
+        )
         return Ended(*spillover(name, scripted(model), *given, *options), Path(name).absolute())
 
     return command
