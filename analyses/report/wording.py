@@ -96,7 +96,7 @@ def arm_sentence(tables: Run, arm: Arm) -> str:
 
 
 def target_clause(verdict: TargetVerdict, neither: str = "p_O") -> str:
-    """Whether the target complied or is degenerate; ``neither`` names what is no class's."""
+    """Whether the target complied or is degenerate; ``neither`` is what belongs to no class."""
     answers = f"answers {interval(verdict.answer_rate)}"
     match verdict.outcome:
         case TargetOutcome.UNKNOWN:
