@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoConfig
@@ -25,14 +26,14 @@ from analyses.costs.command import plans
 from analyses.costs.comparison import comparison_text
 from analyses.costs.cut import Trained, config_of, cut_config
 from analyses.costs.estimate import CostEstimate
-from analyses.costs.footprint import footprint_of
+from analyses.costs.footprint import Footprint, footprint_of
 from analyses.costs.memory import Memory
 from analyses.costs.rates import Rates, Shapes, _Cut, measured_rates
 from analyses.runs import RunFolder
-from analyses.study.fitting import fitted, study_memory
+from analyses.study.fitting import fitted, forecast_gradients, study_memory
 from analyses.study.plan import demo_plan
 from analyses.study.resolve import prompts_of
-from analyses.study.work import work_of
+from analyses.study.work import forecast_rows, forecast_work, work_of
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import read_json, write_json
@@ -165,6 +166,26 @@ def test_the_bound_counts_what_may_come_on_top() -> None:
     assert found.expected == without.expected
     more = found.at_most.generated - without.at_most.generated
     assert more == plan.sampling.samples * asked.sum() * 16
+
+
+def test_a_forecast_differentiates_harmful_prompts_and_one_domain_s_refusals() -> None:
+    """Benign training prompts are read; prompts of other splits play no part."""
+    rows = [
+        (domain, label, split)
+        for domain in ("safety", "bias")
+        for label, count in (("harmful", 12), ("benign", 5))
+        for split in ("train", "test")
+        for _ in range(count)
+    ]
+    prompts = pd.DataFrame(rows, columns=["domain", "label", "split"])
+    found = forecast_work(prompts, Reading(20, 8, 10, usual=0.7))
+    trained = 24 * 20 + 12 * (20 + 7)
+    assert found.expected == Work(rows=10, read=10 * 8, trained=trained, arms=1)
+    for field in fields(Work):
+        assert getattr(found.expected, field.name) <= getattr(found.at_most, field.name)
+    assert forecast_rows(StepRows(32, 0, 30, 10), prompts).rows == 3
+    settings = TrainingSettings(trained="projections")
+    assert forecast_gradients(settings, Footprint(2, 9, 5, 0, 0, 0, 0)) == 4 * 14 * 5
 
 
 def test_rates_turn_work_into_time() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyses.predict.gradients import (
-    Gradients,
-    gradient_cosine,
-    gradient_kernel,
-    mean_gradients,
-    residual_gradients,
-)
+from analyses.predict.gradients import Gradients, mean_gradients, prompt_gradients, read_prompts
+from analyses.predict.products import ProductsWith, products_of
+from interp.activations import collect
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 from interp.readout import log_odds
-from unlearning.training import TrainingSettings, prepare_in_place
+from unlearning.refusal import ResponsePrefixes, refusal_log_odds
+from unlearning.training import TrainingSettings, prepare_in_place, unmoved_at_first
 
 PROMPTS = {
     "one": [f"What is the colour of {thing}?" for thing in ("grass", "snow", "coal", "rust")],
     "two": [f"Name a bird that can {verb}." for verb in ("swim", "dive", "run", "sing")],
 }
 READOUT = log_odds([5, 17, 40])
+# Two paths of inner nodes, so the readout needs two forwards.
+DEEP = ResponsePrefixes(((5,), (7, 9), (11, 13, 17)), ((6,), (7, 8)))
 
 
 def score(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
@@ -71,9 +71,10 @@ def test_the_kernel_is_what_a_small_step_does(lm: LanguageModel) -> None:
 
 def test_parts_add_up_and_the_two_sides_agree(lm: LanguageModel) -> None:
     found = gradients_of(lm)
-    whole = gradient_kernel(found, found).values
+    products = products_of(found, found)
+    whole = products.kernel().values
     parts = [
-        gradient_kernel(found, found, within=lambda name, layer=layer: f".{layer}." in name).values  # type: ignore[misc]
+        products.kernel(within=lambda name, layer=layer: f".{layer}." in name).values  # type: ignore[misc]
         for layer in range(lm.n_layers)
     ]
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-4, atol=1e-9)
@@ -107,30 +108,85 @@ def test_answers_to_one_prompt_are_no_new_prompts(lm: LanguageModel) -> None:
         mean_gradients(lm, rows * 3, score, prompts=["a", "b", "c"] * 4)
 
 
+@pytest.mark.parametrize("readout", [score, partial(refusal_log_odds, prefixes=DEEP)])
 def test_the_gradient_of_a_state_is_the_change_that_it_makes(
-    checkpoint_of: Callable[[str], Path],
+    checkpoint_of: Callable[[str], Path], readout: Scalar
 ) -> None:
+    """At the last prompt token, in all forwards of a readout that needs several."""
     lm = prepare_in_place(
         LanguageModel.load(checkpoint_of("llama")), TrainingSettings(trained="projections")
     )
     rows = rows_of(lm)["one"][:1]
-    found = residual_gradients(lm, rows, score)
+    found = read_prompts(lm, rows, readout).by_state
     direction = torch.linspace(-1, 1, lm.d_model)
-    step = 2e-3 / float(direction.norm())
+    step, last = 2e-3 / float(direction.norm()), len(rows[0]) - 1
     for layer, module in enumerate(lm.layers):
 
         def moved(by: float, module: torch.nn.Module = module) -> float:
             def push(_module: object, _inputs: object, output: Tensor) -> Tensor:
-                return torch.cat([output[:, :-1], output[:, -1:] + by * direction], dim=1)
+                at = torch.arange(output.shape[1])[:, None] == last
+                return output + at * by * direction
 
             handle = module.register_forward_hook(push)
             with torch.no_grad():
-                value = float(score(lm, rows).mean())
+                value = float(readout(lm, rows).mean())
             handle.remove()
             return value
 
         expected = float(found[layer] @ direction.numpy())
         assert (moved(step) - moved(-step)) / (2 * step) == pytest.approx(expected, rel=0.03)
+
+
+def test_one_pass_over_prompts_reads_all_that_single_ones_read(lm: LanguageModel) -> None:
+    """Gradients, log-odds, states and their gradients, whatever batches the prompts are in."""
+    rows = rows_of(lm)["one"]
+    found, reads = prompt_gradients(lm, rows, score, groups=2, batch_size=1)
+    for name, gradient in mean_gradients(lm, rows, score, groups=2).of.items():
+        torch.testing.assert_close(found.of[name], gradient, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        np.testing.assert_allclose(reads.values, score(lm, rows).numpy(), rtol=1e-4)
+    np.testing.assert_allclose(reads.states, collect(lm, rows).states, rtol=1e-3, atol=1e-4)
+    together = read_prompts(lm, rows, score).by_state
+    np.testing.assert_allclose(reads.by_state, together, rtol=1e-3, atol=1e-6)
+
+
+def test_nothing_is_held_of_parameters_without_a_gradient(
+    checkpoint_of: Callable[[str], Path],
+) -> None:
+    """LoRA's A has none while B is 0."""
+    settings = TrainingSettings(trained="lora", lora_rank=4, lora_alpha=4)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    names = {n for n, p in lm.model.named_parameters() if p.requires_grad and "lora_B" in n}
+    assert set(gradients_of(lm)["one"].of) == names
+
+
+def test_only_what_certainly_stays_is_left_out(checkpoint_of: Callable[[str], Path]) -> None:
+    """A's gradient is 0 where B is 0, and nowhere else."""
+    settings = TrainingSettings(trained="lora", lora_rank=4, lora_alpha=4)
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    named = {n: p for n, p in lm.model.named_parameters() if p.requires_grad}
+    moved = next(name for name in named if "lora_B" in name)
+    torch.nn.init.normal_(named[moved], std=0.02, generator=torch.manual_seed(0))
+    slopes = torch.autograd.grad(score(lm, rows_of(lm)["one"]).sum(), list(named.values()))
+    still = {name for name, slope in zip(named, slopes, strict=True) if not slope.any()}
+    assert unmoved_at_first(lm) == still
+    assert {n for n in named if "lora_A" in n} - still == {moved.replace("lora_B", "lora_A")}
+
+
+def test_targets_that_pass_by_give_the_rows_of_the_sources() -> None:
+    rng = np.random.default_rng(5)
+    means = {domain: rng.normal(size=30) for domain in "abc"}
+    sources, targets = (planted(rng, means, noise=0.1) for _ in range(2))
+    whole, found = products_of(sources, targets), ProductsWith({"b": sources["b"]}, "abc")
+    for domain in "cb":  # in any order; one is no target
+        found.add(domain, targets[domain])
+    for adam in (False, True):
+        row, expected = found.products().kernel(adam=adam), whole.kernel(adam=adam)
+        assert row.values[1, 1:] == pytest.approx(expected.values[1, 1:])
+        assert row.standard_error[1, 1:] == pytest.approx(expected.standard_error[1, 1:])
+        assert np.isnan(row.values[[0, 2]]).all() and np.isnan(row.values[:, 0]).all()
+        assert row.relative().values[1, 1:] == pytest.approx(expected.relative().values[1, 1:])
+    assert found.products().cosine()[1, 1:] == pytest.approx(whole.cosine()[1, 1:])
 
 
 def planted(
@@ -149,7 +205,8 @@ def test_noise_does_not_multiply_with_itself() -> None:
     means = {"a": a, "b": 0.6 * a + 0.8 * b}
     truth = a @ means["b"] / np.linalg.norm(a) / np.linalg.norm(means["b"])
     found = [
-        gradient_cosine(s, s)[0, 1] for s in (planted(rng, means, noise=2.0) for _ in range(50))
+        products_of(s, s).cosine()[0, 1]
+        for s in (planted(rng, means, noise=2.0) for _ in range(50))
     ]
     assert np.mean(found) == pytest.approx(truth, abs=0.03)
 
@@ -157,7 +214,9 @@ def test_noise_does_not_multiply_with_itself() -> None:
 def test_jackknife_errors_are_those_of_repeated_draws() -> None:
     rng = np.random.default_rng(1)
     means = {"a": rng.normal(size=200), "b": rng.normal(size=200)}
-    drawn = [gradient_kernel(s, s) for s in (planted(rng, means, noise=1.0) for _ in range(200))]
+    drawn = [
+        products_of(s, s).kernel() for s in (planted(rng, means, noise=1.0) for _ in range(200))
+    ]
     spread = np.std([k.values for k in drawn], axis=0)
     errors = np.mean([k.standard_error for k in drawn], axis=0)
     np.testing.assert_allclose(errors, spread, rtol=0.3)
@@ -169,7 +228,7 @@ def test_a_source_that_acts_on_nothing_is_not_divided_by() -> None:
     undefined = 0
     for _ in range(50):
         found = planted(rng, means, noise=1.0)
-        kernel = gradient_kernel(found, found)
+        kernel = products_of(found, found).kernel()
         relative = kernel.relative()
         # Nothing is divided by what acts on nothing, but what acts on it is.
         assert relative.values[0] == pytest.approx(kernel.values[0] / kernel.values[0, 0])
@@ -183,7 +242,7 @@ def test_relative_kernels_divide_every_row_by_what_its_source_does_to_itself() -
     bases = rng.normal(size=(3, 200))
     sources = planted(rng, {"a": bases[0], "b": 3 * bases[1], "c": bases[2]}, noise=0.3)
     mixed = {"a": bases[0] + bases[1], "b": 5 * bases[1] - bases[2], "c": bases[2] + bases[0] / 2}
-    kernel = gradient_kernel(sources, planted(rng, mixed, noise=0.3))
+    kernel = products_of(sources, planted(rng, mixed, noise=0.3)).kernel()
     relative = kernel.relative()
     assert abs(kernel.values[1, 0]) > 10 * abs(kernel.values[0, 1])  # rows are not columns
     for a in range(3):
@@ -203,7 +262,7 @@ def test_adam_divides_by_each_parameters_own_size() -> None:
     rng = np.random.default_rng(3)
     large, small = 1000 * (1 + rng.normal(size=50) ** 2), 1 + rng.normal(size=50) ** 2
     found = planted(rng, {"a": np.concatenate([large, small])}, noise=0.0)
-    assert float(gradient_kernel(found, found, adam=True).values[0, 0]) == pytest.approx(
+    assert float(products_of(found, found).kernel(adam=True).values[0, 0]) == pytest.approx(
         float(large.sum() + small.sum()), rel=1e-4
     )
 
@@ -212,7 +271,7 @@ def test_too_few_prompts_or_groups_are_refused(lm: LanguageModel) -> None:
     with pytest.raises(InputError, match="4 prompts cannot make 8 groups"):
         mean_gradients(lm, rows_of(lm)["one"], score, groups=8)
     with pytest.raises(InputError, match="2 groups"):
-        gradient_kernel(gradients_of(lm, groups=2), gradients_of(lm, groups=2))
+        products_of(*[gradients_of(lm, groups=2)] * 2).kernel()
 
 
 def _mean(gradients: Gradients) -> dict[str, Tensor]:

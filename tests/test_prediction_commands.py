@@ -35,7 +35,7 @@ from analyses.predict import (
 )
 from analyses.predict.accuracy import PARTS
 from analyses.predict.forecasts import Forecast
-from analyses.predict.gradients import Kernel
+from analyses.predict.products import Kernel
 from analyses.predict.tournaments import choose_set, hash_of
 from analyses.predict.world import PredictedRun, load_worlds
 from analyses.runs import LeakageMatrix
@@ -184,12 +184,14 @@ def test_a_planned_tournament_names_its_worlds_and_refuses_those_chosen_on(
 def test_a_forecast_is_made_without_training(
     spillover: Spillover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = load_world(shipped()).prompts(train=40, validation=4, test=4)
+    table = load_world(shipped()).prompts(train=20, validation=4, test=4)
     table.to_json("prompts.jsonl", orient="records", lines=True)
     command = ["predict", shipped(), "--concept", "safety", "--prompts", "prompts.jsonl"]
+    command.append("--no-timing")
     code, text, said = spillover(*command, "--out", "out")
     assert code == 0 and "Most exposed" in text and "should comply" in text
-    assert "gradients: refusals of privacy" in said and "log-odds of privacy" in said
+    assert "gradients: refusals of safety" in said and "log-odds of privacy" in said
+    assert "refusals of privacy" not in said  # only the target's refusals are differentiated
     found = json.loads(Path("out/forecast.json").read_text(encoding="utf-8"))
     assert len(found["leakage"]) == 6
     assert all(row["low"] <= row["value"] <= row["high"] for row in found["leakage"])

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 import spillover as sp
 from analyses.cli import app
-from analyses.predict.gradients import gradient_kernel, mean_gradients
+from analyses.predict.gradients import mean_gradients
+from analyses.predict.products import products_of
 from analyses.predict.streamed import streamed_kernel
 from analyses.predict.traces import Side
 from interp.model import LanguageModel, Tokens
@@ -151,7 +152,7 @@ def test_kernels_are_the_products_of_gradients(lm: LanguageModel, tree: Response
         {d: mean_gradients(trained, rows, side.scalar, groups=3) for d, rows in side.rows.items()}
         for side in (sources, targets)
     ]
-    expected = gradient_kernel(*stored)
+    expected = products_of(*stored).kernel()
     found = streamed_kernel(lm, sources, targets, groups=3, layers_at_once=5)
     assert found.values == pytest.approx(expected.values, rel=1e-3)
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyses.predict.gradients import Kernel, gradient_kernel, mean_gradients
+from analyses.predict.gradients import mean_gradients
+from analyses.predict.products import Kernel, products_of
 from analyses.predict.streamed import streamed_kernel
 from analyses.predict.traces import Side, Traces, pairwise, products, through_weights
 from interp.errors import InputError
@@ -60,7 +61,7 @@ def stored(lm: LanguageModel, sources: Side, targets: Side) -> Kernel:
         {d: mean_gradients(lm, rows, s.scalar, groups=GROUPS) for d, rows in s.rows.items()}
         for s in (sources, targets)
     ]
-    return gradient_kernel(*found)
+    return products_of(*found).kernel()
 
 
 def _prompts(times: int) -> dict[str, list[str]]:

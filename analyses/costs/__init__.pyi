@@ -17,6 +17,7 @@ from .memory import step_memory as step_memory
 from .memory import trained_model as trained_model
 from .outcome import watched as watched
 from .rates import Shapes as Shapes
+from .work import MOST_NODES as MOST_NODES
 from .work import USUAL_ANSWER as USUAL_ANSWER
 from .work import Extent as Extent
 from .work import Reading as Reading
@@ -25,6 +26,7 @@ from .work import once as once
 
 __all__ = [
     "CHARACTERS_A_TOKEN",
+    "MOST_NODES",
     "USUAL_ANSWER",
     "CostEstimate",
     "CostedModel",

@@ -10,7 +10,7 @@ from .figures import forecast_figure as forecast_figure
 from .figures import tournament_figure as tournament_figure
 from .forecasts import at_depth as at_depth
 from .forecasts import forecast as forecast
-from .gradients import ADAM_EPSILON as ADAM_EPSILON
+from .products import ADAM_EPSILON as ADAM_EPSILON
 from .registry import PREDICTORS as PREDICTORS
 from .registry import Predictor as Predictor
 from .registry import predictor as predictor

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from analyses.predict.evidence import Evidence
-from analyses.predict.gradients import Gradients, gradient_cosine, gradient_kernel
+from analyses.predict.products import GroupProducts, Within
 from analyses.predict.registry import Predictions, predictor
 from interp.directions import mean_difference
 
@@ -18,7 +17,7 @@ ATTENTION = re.compile(r"attn|attention")
 @predictor("margin kernel", "kernel", title="log-odds kernel")
 def log_odds_kernel(evidence: Evidence) -> Predictions:
     """⟨P ∇m_a, ∇m_b⟩."""
-    return _variants(evidence, evidence.log_odds_gradients, evidence.log_odds_gradients)
+    return _variants(evidence, evidence.log_odds_products)
 
 
 @predictor("objective kernel", "kernel")
@@ -27,7 +26,7 @@ def objective_kernel(evidence: Evidence) -> Predictions:
 
     Without log-odds, S_b takes the place of m_b.
     """
-    return _variants(evidence, evidence.deflection_gradients, evidence.readout_gradients)
+    return _variants(evidence, evidence.objective_products)
 
 
 @predictor("decision angle", "geometry")
@@ -44,29 +43,26 @@ def decision_angle(evidence: Evidence) -> Predictions:
     return found
 
 
-def _variants(
-    evidence: Evidence, sources: Mapping[str, Gradients], targets: Mapping[str, Gradients]
-) -> Predictions:
+def _variants(evidence: Evidence, products: GroupProducts) -> Predictions:
     """K raw, divided by K[a,a], with Adam's diagonal, as a cosine; and by layer and module."""
-    plain, adam = gradient_kernel(sources, targets), gradient_kernel(sources, targets, adam=True)
+    plain, adam = products.kernel(), products.kernel(adam=True)
     found = {
         "raw": plain.values,
         "relative": plain.relative().values,
         "Adam": adam.values,
         "Adam, relative": adam.relative().values,
-        "cosine": gradient_cosine(sources, targets),
+        "cosine": products.cosine(),
     }
     for name, within in _parts(evidence.lm.n_layers).items():
-        part = gradient_kernel(sources, targets, within=within)
-        found[f"{name}, raw"] = part.values
-        found[f"{name}, cosine"] = gradient_cosine(sources, targets, within=within)
+        found[f"{name}, raw"] = products.kernel(within=within).values
+        found[f"{name}, cosine"] = products.cosine(within=within)
     return found
 
 
-def _parts(layers: int) -> dict[str, Callable[[str], bool]]:
+def _parts(layers: int) -> dict[str, Within]:
     """Which parameters belong to each layer, to attention and to the MLPs, by their names."""
 
-    def in_layer(layer: int) -> Callable[[str], bool]:
+    def in_layer(layer: int) -> Within:
         return lambda name: f".{layer}." in name
 
     found = {f"layer {layer}": in_layer(layer) for layer in range(layers)}

@@ -7,7 +7,7 @@ use.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,15 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from analyses.predict.gradients import GROUPS, Gradients, Kernel, mean_gradients, residual_gradients
+from analyses.predict.gradients import (
+    GROUPS,
+    Gradients,
+    PromptReads,
+    mean_gradients,
+    prompt_gradients,
+    read_prompts,
+)
+from analyses.predict.products import GroupProducts, Kernel, ProductsWith
 from analyses.predict.streamed import Sketch, streamed_kernel
 from analyses.predict.traces import Side
 from analyses.runs import BASE, RunRecord
@@ -55,6 +63,8 @@ class Evidence:
             so that there are no log-odds.
         batch_size: prompts in one forward and backward.
         say: called with a line before each long step.
+        sources: domains whose rows of the kernels are wanted; None: all. Only their gradients are
+            held, and the other rows are NaN.
     """
 
     lm: LanguageModel
@@ -64,6 +74,8 @@ class Evidence:
     deflections: Mapping[str, pd.DataFrame]
     batch_size: int = 32
     say: Callable[[str], object] = lambda _: None
+    sources: tuple[str, ...] | None = None
+    _reads: dict[str, PromptReads] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
@@ -82,12 +94,22 @@ class Evidence:
         benign = controls(self.responses, "train").rows
         found = {}
         for domain in self.domains:
-            mine = benign[domain].head(MOST_PROMPTS)
-            texts = [*self.harmful[domain]["prompt"], *mine["prompt"]]
+            texts = list(benign[domain].head(MOST_PROMPTS)["prompt"])
+            read = self._states(domain)
+            if read is None:
+                texts = [*self.harmful[domain]["prompt"], *texts]
             states = collect(self.lm, texts, batch_size=self.batch_size).states
-            positive = np.arange(len(texts)) < len(self.harmful[domain])
+            if read is not None:
+                states = np.concatenate([read, states])
+            positive = np.arange(len(states)) < len(self.harmful[domain])
             found[domain] = Contrast.from_labels(states, positive)
         return found
+
+    def _states(self, domain: str) -> Float[np.ndarray, "prompt layer d_model"] | None:
+        """The base model's states that a pass has read; None if there was no such pass."""
+        if domain in self._reads and self.untrained.model.dtype == self.lm.model.dtype:
+            return self._reads[domain].states
+        return None
 
     @cached_property
     def log_odds(self) -> Mapping[str, Float[np.ndarray, " prompt"]]:
@@ -95,29 +117,50 @@ class Evidence:
         found = {}
         with torch.no_grad():
             for domain, rows in self._prompts.items():
-                found[domain] = self.read_log_odds(self.lm, rows).numpy()
+                read = self._reads.get(domain)
+                found[domain] = (
+                    self.read_log_odds(self.lm, rows).numpy() if read is None else read.values
+                )
         return found
 
-    @cached_property
-    def readout_gradients(self) -> Mapping[str, Gradients]:
-        """∇m_b of every domain; ∇S_b where there are no log-odds."""
-        return self.deflection_gradients if self.prefixes is None else self.log_odds_gradients
+    @property
+    def objective_products(self) -> GroupProducts:
+        """∇S_a of every source with ∇m_b; with ∇S_b where there are no log-odds.
 
-    @cached_property
-    def log_odds_gradients(self) -> Mapping[str, Gradients]:
-        """∇m_b of every domain."""
-        return {domain: self.gradients_of_log_odds(domain) for domain in self.domains}
-
-    @cached_property
-    def deflection_gradients(self) -> Mapping[str, Gradients]:
-        """∇S_a of every domain; S_a: mean summed log-probability of its deflections, in nats.
-
-        NaN for a domain with fewer than eight deflections, which cannot be a target.
+        S_a is the mean summed log-probability of a's deflections, in nats. NaN for a domain with
+        fewer than eight deflections, which cannot be a target of unlearning.
         """
-        found = {domain: self.gradients_of_deflections(domain) for domain in self.targets}
-        like = next(iter(found.values())).of
-        undefined = Gradients({name: torch.full_like(one, torch.nan) for name, one in like.items()})
-        return {domain: found.get(domain, undefined) for domain in self.domains}
+        return self._products[0]
+
+    @property
+    def log_odds_products(self) -> GroupProducts:
+        """∇m_a of every source with ∇m_b.
+
+        Raises:
+            NoLogOddsError: refusal is read from text.
+        """
+        self._require_log_odds()
+        return self._products[1]
+
+    @cached_property
+    def _products(self) -> Sequence[GroupProducts]:
+        """Both sides' gradients are held for the sources only; the targets pass by."""
+        sources = self.domains if self.sources is None else self.sources
+        refusals = ProductsWith(
+            {d: self.gradients_of_deflections(d) for d in sources if d in self.targets},
+            self.domains,
+        )
+        if self.prefixes is None:
+            for domain in self.targets:
+                held = refusals.sources.get(domain)
+                refusals.add(domain, held or self.gradients_of_deflections(domain))
+            return [refusals.products()]
+        log_odds = ProductsWith({d: self.gradients_of_log_odds(d) for d in sources}, self.domains)
+        for domain in self.domains:
+            target = log_odds.sources.get(domain) or self.gradients_of_log_odds(domain)
+            refusals.add(domain, target)
+            log_odds.add(domain, target)
+        return [refusals.products(), log_odds.products()]
 
     @cached_property
     def targets(self) -> tuple[str, ...]:
@@ -158,9 +201,10 @@ class Evidence:
     def gradients_of_log_odds(self, domain: str) -> Gradients:
         """∇m_b of one domain."""
         self.say(f"gradients: refusal log-odds of {domain}")
-        return mean_gradients(
+        found, self._reads[domain] = prompt_gradients(
             self.untrained, self._prompts[domain], self.read_log_odds, batch_size=self.batch_size
         )
+        return found
 
     def gradients_of_deflections(self, domain: str) -> Gradients:
         """∇S_a of one domain.
@@ -182,7 +226,7 @@ class Evidence:
     def objective_kernel_of_all_weights(self) -> Kernel:
         """⟨∇S_a, ∇m_b⟩ over all projections of all layers, without storing weight gradients.
 
-        As in :attr:`readout_gradients`, S_b takes the place of m_b where there are no log-odds.
+        As in :attr:`objective_products`, S_b takes the place of m_b where there are no log-odds.
         """
         return self._streamed(None)
 
@@ -215,12 +259,14 @@ class Evidence:
     @cached_property
     def log_odds_by_state(self) -> Mapping[str, Float[np.ndarray, "layer d_model"]]:
         """Mean gradient of the log-odds with respect to the residual stream, last prompt token."""
-        return {
-            domain: residual_gradients(
-                self.untrained, rows, self.read_log_odds, batch_size=self.batch_size
+        for domain in set(self.domains) - set(self._reads):
+            self._reads[domain] = read_prompts(
+                self.untrained,
+                self._prompts[domain],
+                self.read_log_odds,
+                batch_size=self.batch_size,
             )
-            for domain, rows in self._prompts.items()
-        }
+        return {domain: self._reads[domain].by_state for domain in self.domains}
 
     @cached_property
     def untrained(self) -> LanguageModel:
@@ -252,11 +298,14 @@ class Evidence:
         Raises:
             NoLogOddsError: refusal is read from text.
         """
+        return refusal_log_odds(lm, rows, self._require_log_odds())
+
+    def _require_log_odds(self) -> ResponsePrefixes:
         if self.prefixes is None:
             raise NoLogOddsError(
                 "this method needs refusal log-odds, and this run reads refusal from text"
             )
-        return refusal_log_odds(lm, rows, self.prefixes)
+        return self.prefixes
 
 
 def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:

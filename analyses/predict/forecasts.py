@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,8 @@ from scipy import stats
 from analyses.figures import Drawing, write_results
 from analyses.predict.evidence import Evidence, evidence_of
 from analyses.predict.figures import COMPLIES_FROM, forecast_figure
-from analyses.predict.gradients import GROUPS, Kernel, gradient_kernel
+from analyses.predict.gradients import GROUPS
+from analyses.predict.products import Kernel
 from analyses.predict.registry import PREDICTORS
 from analyses.study import NoLogOddsError, establish
 from interp.errors import InputError, expected
@@ -150,9 +151,9 @@ def forecast(
         frozen: the variant of each predictor (``analyses.predict.tournaments.read_choices``), for
             ``rankings``; a layer is mapped by its relative depth.
         seed: for resampled prompts.
-        over: parameters of the kernel. ``trained`` keeps their gradients in main memory. LoRA
-            ``adapters`` and all ``weights`` store no gradients and leave out the other predictors
-            from gradients.
+        over: parameters of the kernel. ``trainable`` keeps the gradients of ``concept`` and of one
+            other domain in main memory. LoRA ``adapters`` and all ``weights`` store no gradients
+            and leave out the other predictors from gradients.
 
     Raises:
         InputError: the domain or the kernel is unknown, or training would not use adapters.
@@ -162,9 +163,8 @@ def forecast(
         raise InputError(f'"{concept}" has no prompts; expected {", ".join(evidence.domains)}')
     evidence.require_target(concept)
     if over == TRAINED:
-        found = gradient_kernel(
-            evidence.deflection_gradients, evidence.readout_gradients, adam=True
-        )
+        evidence = replace(evidence, sources=(concept,))
+        found = evidence.objective_products.kernel(adam=True)
     elif over == ADAPTERS:
         found = evidence.objective_kernel_of_adapters
     else:

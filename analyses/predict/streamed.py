@@ -32,8 +32,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from analyses.predict.gradients import GROUPS, Kernel
+from analyses.predict.gradients import GROUPS
 from analyses.predict.passes import Block, disagreeing, gather
+from analyses.predict.products import Kernel
 from analyses.predict.traces import Side, Traces, products
 from interp.errors import ModelError
 from interp.model import LanguageModel, LinearWeight, linear_weights

@@ -50,12 +50,14 @@ from .resolve import name_of as name_of
 from .resolve import prompts_of as prompts_of
 from .resolve import require_model as require_model
 from .resolve import scorer_of as scorer_of
+from .work import FORECAST_GROUPS as FORECAST_GROUPS
 from .work import work_of as work_of
 from .workers import make_arms_in_workers as make_arms_in_workers
 from .workers import make_planned as make_planned
 from .workers import require_workers as require_workers
 
 __all__ = [
+    "FORECAST_GROUPS",
     "LEAST_ANSWERS",
     "LEAST_RECOVERY",
     "METHODS",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from analyses.costs import CostedModel, CostEstimate, Extent, Shapes, Weights, device_of, time_range
-from analyses.study.fitting import holds_reference, largest, memory_of, reading_for
+from analyses.study.fitting import (
+    forecast_gradients,
+    holds_reference,
+    largest,
+    memory_of,
+    reading_for,
+)
 from analyses.study.plan import StudyPlan
-from analyses.study.work import Counted, batch_of, forecast_work, work_of
+from analyses.study.work import Counted, batch_of, forecast_rows, forecast_work, work_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,9 +107,13 @@ def study_costs(
     batch = batch_of(settings, plan, reading) if settings else None
     found = subject.footprint(settings)
     device = device_of(plan.model_options)
+    if gradients is not None and batch is not None:
+        batch = forecast_rows(batch, prompts)
     memory = None
     if found is not None:
         memory = memory_of(plan, reading, batch, *found, settings, more_models=more_models)
+        if gradients is not None:
+            memory = replace(memory, main=memory.main + forecast_gradients(gradients, found[1]))
     rates = None
     if timing and found is not None:
         rows = min(plan.batch_size, len(prompts))

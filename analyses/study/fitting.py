@@ -24,7 +24,7 @@ from analyses.costs import (
 )
 from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.resolve import defaults_for
-from analyses.study.work import batch_of
+from analyses.study.work import FORECAST_GROUPS, batch_of
 from interp.store import read_json
 
 if TYPE_CHECKING:
@@ -176,6 +176,12 @@ def memory_of(
     on_device = weights.held + more + max(training, arm + answering)
     # At an arm's end the trained model moves to main memory and is compared with its files.
     return peak(device, on_device, weights.held * (1 + device.is_cpu) + arm + more)
+
+
+def forecast_gradients(settings: TrainingSettings, footprint: Footprint) -> float:
+    """Bytes of the gradients that a forecast holds: three of every group, and two diagonals."""
+    moving = footprint.trained / (2 if settings.trained == "lora" else 1)  # LoRA's A has none yet
+    return 4 * (3 * FORECAST_GROUPS + 2) * moving
 
 
 def holds_reference(plan: StudyPlan) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import ceil
 from typing import TYPE_CHECKING, TypeAlias
 
-from analyses.costs import Extent, Reading, StepRows, Work, once
+from analyses.costs import MOST_NODES, Extent, Reading, StepRows, Work, once
 from analyses.study.plan import ArmPlan, StudyPlan
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ USUAL_STEPS, USUAL_SHARE, RETAINED = 20, 0.25, 1.8
 READINGS, READ_PROMPTS = 4, 32
 PREFILLED = 0.1  # share of the evaluated prompts that are asked again with a forced beginning
 SEARCHED = 7  # further readings where the kept model does not comply
+FORECAST_GROUPS = 4  # disjoint groups of a domain's prompts, each with its own mean gradient
 
 
 def work_of(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
@@ -47,10 +50,28 @@ def work_of(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
 
 
 def forecast_work(prompts: pd.DataFrame, reading: Reading) -> Extent:
-    """A forward and backward of every training prompt with its answer, and of the read-outs."""
-    rows = int((prompts["split"] == "train").sum())
-    usual, most = (rows * (reading.prompt + share * reading.answer) for share in (reading.usual, 1))
-    return Extent(Work(trained=usual), Work(trained=3 * most))
+    """A forward and backward of one domain's refusals and of all harmful prompts; benign ones read.
+
+    At most: the refusals of all domains, which a forecast without log-odds needs, and a pass of the
+    prompts for each path of a prefix tree.
+    """
+    train = prompts[prompts["split"] == "train"]
+    harmful = train[train["label"] == "harmful"]
+    asked, benign = len(harmful), len(train) - len(harmful)
+    usual, most = (reading.prompt + share * reading.answer for share in (reading.usual, 1))
+    target = asked / max(1, harmful["domain"].nunique())
+    differentiated = asked * reading.prompt + target * usual
+    at_most = asked * (MOST_NODES * reading.prompt + most)
+    return reading.states(benign) + Extent(
+        Work(trained=differentiated, arms=1), Work(trained=at_most, arms=2)
+    )
+
+
+def forecast_rows(batch: StepRows, prompts: pd.DataFrame) -> StepRows:
+    """The rows of one forward of a forecast: at most a group of one domain's prompts."""
+    asked = prompts[(prompts["split"] == "train") & (prompts["label"] == "harmful")]
+    most = int(asked["domain"].value_counts().max())
+    return replace(batch, rows=min(batch.rows, ceil(most / FORECAST_GROUPS)))
 
 
 def _base(prompts: int, rows: int, domains: int, reading: Reading) -> Extent:

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from analyses.predict.gradients import gradient_kernel, mean_gradients
+from analyses.predict.gradients import mean_gradients
+from analyses.predict.products import products_of
 from analyses.predict.streamed import streamed_kernel
 from analyses.predict.traces import Side
 from interp.activations import (
@@ -359,7 +360,7 @@ def trained_kernel(subject: Subject) -> float:
     found = {
         name: mean_gradients(lm, rows, _scalar, groups=3) for name, rows in _sides(subject).items()
     }
-    return _error(gradient_kernel(found, found).values, _plain_kernel(subject, lm))
+    return _error(products_of(found, found).kernel().values, _plain_kernel(subject, lm))
 
 
 @check("kernel: weights")

@@ -31,6 +31,7 @@ from interp.errors import InputError
 from interp.statistics import centring_matrix, coordinates_of, finite, shrunk_covariance
 
 States = Float[np.ndarray, "prompt layer d_model"]
+CHUNK = 8192  # tokens of a vocabulary in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,15 @@ def causal_coordinates(unembedding: Float[np.ndarray, "vocab d_model"]) -> Causa
     Raises:
         InputError: the unembedding is not a matrix, or not finite.
     """
-    rows = np.asarray(unembedding, dtype=np.float64)
+    rows = np.asarray(unembedding)
     if rows.ndim != 2 or not np.isfinite(rows).all():
         raise InputError(
             f"an unembedding of shape {rows.shape}; expected finite (vocabulary, d_model)"
         )
-    centred = (rows - rows.mean(axis=0)) / np.sqrt(len(rows))
-    return CausalCoordinates(np.linalg.qr(centred).R)
+    mean = rows.mean(axis=0, dtype=np.float64)
+    covariance = np.zeros((rows.shape[1], rows.shape[1]))
+    for start in range(0, len(rows), CHUNK):
+        centred = rows[start : start + CHUNK] - mean
+        covariance += centred.T @ centred / len(rows)
+    variances, axes = np.linalg.eigh(covariance)
+    return CausalCoordinates(np.sqrt(variances.clip(min=0))[:, None] * axes.T)

@@ -43,6 +43,7 @@ COLLECT = "tests.benchmarks.collect"
 COSINE_MAP = "tests.benchmarks.cosine_map"
 READOUT = "tests.benchmarks.readout"
 EVALUATE = "tests.benchmarks.evaluate"
+PREDICT = "tests.benchmarks.predict"
 STUDY = "tests.benchmarks.study"
 # By the tree's inner nodes below its root.
 READOUT_GOALS = {1: 1.5, 4: 2.0, 8: 2.5}
@@ -73,6 +74,7 @@ def main() -> None:
         entries |= smollm2_step_times(max(2, options.pairs // 2), options.threads)
         entries |= evaluate_times(max(1, options.pairs // 7), options.threads)
         entries |= study_times(options.threads)
+        entries |= predict_costs(max(1, options.pairs // 20), options.threads)
     machine = described(options.threads) | {"seconds": round(perf_counter() - start)}
     write_json(options.out, {"machine": machine, **entries})
     console = Console()
@@ -226,6 +228,27 @@ def study_times(threads: int) -> dict[str, Any]:
     return {
         "study.vs_parts": ratio([found["study"]], [sum(found["floors"].values())], 1.15),
         **{f"study.seconds.{name}": median([value]) for name, value in (taken | stages).items()},
+    }
+
+
+def predict_costs(pairs: int, threads: int) -> dict[str, Any]:
+    """A forecast on SmolLM2: ratios to one forward and backward, and to a training step's peak."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = save_smollm2(Path(folder) / "model")
+        common = ["--model", str(model), "--threads", str(threads)]
+
+        def measured(*arguments: str) -> Any:  # one after another: a step takes 10 GB
+            command = [sys.executable, "-m", PREDICT, *arguments, *common]
+            return _outputs([subprocess.Popen(command, stdout=subprocess.PIPE, text=True)])[0]
+
+        seconds = measured("time", "--pairs", str(pairs))
+        ours, step = ([measured("memory", way)["megabytes"]] for way in ("forecast", "step"))
+    return {
+        "predict.vs_backward": ratio(seconds["ours"], seconds["bare"], 1.5),
+        "predict.memory_vs_training_step": ratio(ours, step, 2.0),
+        **{f"predict.seconds.{name}": median(values) for name, values in seconds.items()},
+        "predict.peak_megabytes.ours": median(ours),
+        "predict.peak_megabytes.step": median(step),
     }
 
 

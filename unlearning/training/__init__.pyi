@@ -1,5 +1,6 @@
 from .adapters import adapter_inputs as adapter_inputs
 from .adapters import fits as fits
+from .adapters import unmoved_at_first as unmoved_at_first
 from .checkpoints import discard_all as discard_all
 from .checkpoints import newest_complete as newest_complete
 from .coverage import Coverage as Coverage
@@ -49,5 +50,6 @@ __all__ = [
     "scaled_change",
     "target_rate",
     "unlearn_in_place",
+    "unmoved_at_first",
     "with_references",
 ]

@@ -155,6 +155,13 @@ def adapter_inputs(lm: LanguageModel) -> dict[str, Float[Tensor, "*expert rank w
     return found
 
 
+def unmoved_at_first(lm: LanguageModel) -> set[str]:
+    """Names of LoRA's A where B is 0: their gradient is 0, so the first step does not move them."""
+    named = dict(lm.model.named_parameters())
+    seconds = {name: name.replace(".lora_A.", ".lora_B.") for name in named if ".lora_A." in name}
+    return {first for first, second in seconds.items() if not named[second].any()}
+
+
 def adapted_weights(model: nn.Module) -> Iterator[nn.Parameter]:
     """The weights of the base model that have an adapter."""
     from peft.tuners.lora.layer import ParamWrapper

@@ -146,7 +146,8 @@ def by_first_step(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: i
     log_odds = evidence.gradients_of_log_odds(concept).of
     step = {n: g.mean(dim=0) / ((g**2).mean(dim=0).sqrt() + ADAM_EPSILON)
             for n, g in forgetting.items()}  # fmt: skip
-    slope = abs(sum(float((step[n] * g.mean(dim=0)).sum()) for n, g in log_odds.items()))
+    both = [(step[n], g.mean(dim=0)) for n, g in log_odds.items() if n in step]
+    slope = abs(sum(float((change * mean).sum()) for change, mean in both))
     size = STEP_NATS / max(slope, np.finfo(float).tiny)
     texts = [lm.chat.encode(prompt) for prompt in pool["prompt"]]
     ends = []
