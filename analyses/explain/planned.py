@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from analyses.costs import CostedModel, CostEstimate, Extent, Work, answering_estimate, reading_of
 from analyses.explain.mediation import Subject, evenly
 from analyses.explain.sizes import ALL, Sizes, default_sizes
-from analyses.explain.work import DomainWork
+from analyses.explain.work import SMALL_BATCHES, DomainWork
 from analyses.runs import Arm, RunRecord, weights_of
 from interp.activations import chosen_layers
 from interp.errors import InputError
@@ -80,10 +80,12 @@ def explain_plan(
         )
         expected += work.total()
         most += max(work.total(), work.total(routing=True))
-    states = 2 * len(evaluated)
+    states = 2 * len(evaluated) * reading.prompt
     extent = Extent(
-        Work(read=expected + states * reading.prompt, arms=2, pages=1),
-        Work(read=most + states * reading.prompt, arms=2, pages=1),
+        *(
+            Work(read=SMALL_BATCHES * tokens + states, arms=2, pages=1)
+            for tokens in (expected, most)
+        )
     )
     subjects = [CostedModel(source, options), CostedModel(str(weights_of(record, arm)), options)]
     batch = min(sizes.batch_size, sizes.read or sizes.batch_size)
@@ -91,8 +93,8 @@ def explain_plan(
     lines = (
         f"{len(domains)} domains: {', '.join(domains)}",
         *sizes.lines(n_layers),
-        f"work: about {extent.expected.read / 1e6:.2f} M tokens through all layers, "
-        f"{extent.at_most.read / 1e6:.2f} M at most",
+        f"work: about {(expected + states) / 1e6:.2f} M tokens through all layers, "
+        f"{(most + states) / 1e6:.2f} M at most",
         *found.lines(),
     )
     return ExplainPlan(lines, found)

@@ -9,7 +9,11 @@ from analyses.explain.sizes import Sizes
 from interp.causes import COALITIONS
 
 # A forward with a backward takes as long as so many forwards.
-WITH_BACKWARD = 2.5
+WITH_BACKWARD = 3.5
+# Forwards of few tokens, with logits at each, take so many times as long per token as large batches
+# (SmolLM2-135M on one core).
+SMALL_BATCHES = 3.0
+RECORDINGS = 6  # of both models, for the places
 MODULES = 2  # of a layer that training changes: attention, MLP
 # Places of states at a layer: components and positions before the last tokens; last tokens.
 EARLY, LATE = 5, 6
@@ -56,7 +60,8 @@ class DomainWork:
         whole = (MODULES + EARLY) * (self.own + self.tail)
         layers = self.sizes.place_layers or self.sizes.layers
         each = self._above(layers) * (whole + LATE * (LATE_TOKENS + self.tail))
-        return len(layers) * (2 + self.sizes.place_draws) * each
+        recorded = RECORDINGS * 2 * self.rows * (self.own + self.tail)
+        return recorded + len(layers) * (2 + self.sizes.place_draws) * each
 
     def total(self, *, routing: bool = False) -> float:
         """All of it, if routing leads or not."""
