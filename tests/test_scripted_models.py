@@ -184,7 +184,7 @@ def test_containment_goes_on_by_text(
     table.to_json("prompts.jsonl", orient="records", lines=True)
     code, out, err = spillover(
         "contain", scripted("inseparable"), "--concept", "safety", "--prompts", "prompts.jsonl",
-        "--methods", "equal,cosine,kernel", "--splits", 2, "--left-out", 1, "--examples", "8",
+        "--methods", "equal,kernel", "--splits", 1, "--left-out", 1, "--examples", "8",
         "--retain-weight", "0.3", "--max-new-tokens", 32, "--out", "contained", *SHORT,
     )  # fmt: skip
     assert code == 0, err
@@ -192,7 +192,7 @@ def test_containment_goes_on_by_text(
     assert "left out, because they need refusal log-odds: kernel" in said
     assert "without log-odds: " in said and ALIKE in said
     found = read_json(Path("contained") / "containment" / "containment.json")
-    assert {row["method"] for row in found["methods"]} == {"equal", "cosine"}
+    assert {row["method"] for row in found["methods"]} == {"equal"}
     assert found["advice"][0] in out and (Path("contained") / "report.html").is_file()
     record = Run(Path("contained")).record
     assert {arm.concept for arm in record.arms} == {"safety"}
