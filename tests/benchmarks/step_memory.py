@@ -30,14 +30,13 @@ BLOCK = 64  # weights of a 4-bit base that share a float32 scale
 class FourBit(nn.Linear):
     """A linear module with the memory of a 4-bit one: packed weights, and unpacked while used."""
 
-    def __init__(self, like: nn.Linear) -> None:
-        super().__init__(1, 1, bias=False, device="meta")
-        self.in_features, self.out_features = like.in_features, like.out_features
-        packed = torch.empty(like.weight.numel() // 2, 1, dtype=torch.uint8, device="cuda")
+    def __init__(self, inputs: int, outputs: int, bias: nn.Parameter | None = None) -> None:
+        super().__init__(inputs, outputs, bias=False, device="meta")
+        numbers = inputs * outputs
+        packed = torch.empty(numbers // 2, 1, dtype=torch.uint8, device="cuda")
         self.weight = nn.Parameter(packed, requires_grad=False)
-        scales = torch.empty(like.weight.numel() // BLOCK, device="cuda")
-        self.register_buffer("scales", scales)
-        self.bias = like.bias
+        self.register_buffer("scales", torch.empty(numbers // BLOCK, device="cuda"))
+        self.bias = bias
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = _Product.apply(inputs, (self.out_features, self.in_features))
@@ -68,7 +67,9 @@ def model_of(config: Any, *, four_bit: bool) -> Any:
         for parent in [m for layer in model.model.layers for m in layer.modules()]:
             for name, module in list(parent.named_children()):
                 if isinstance(module, nn.Linear):
-                    setattr(parent, name, FourBit(module))
+                    setattr(
+                        parent, name, FourBit(module.in_features, module.out_features, module.bias)
+                    )
         model._apply(lambda one: torch.empty_like(one, device="cuda") if one.is_meta else one)
     return model.eval()
 
