@@ -18,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -106,7 +107,7 @@ def compared(card: int, *, four_bit: bool) -> dict[str, Any]:
     import pandas as pd
     import simcuda  # type: ignore[import-not-found]
 
-    from analyses.costs import CostedModel
+    from analyses.costs import CostedModel, Reading
     from analyses.runs import RunFolder
     from analyses.study import StudyPlan, unlearning_arms
     from analyses.study.fitting import fitted, study_memory
@@ -114,7 +115,7 @@ def compared(card: int, *, four_bit: bool) -> dict[str, Any]:
     from unlearning.training import TrainingSettings
 
     config = config_of_shape("qwen2.5-7b")
-    prompts = pd.DataFrame({"prompt": ["word " * ((PROMPT - 20) * 4 // 5)]})  # in words of a token
+    prompts, lengths = pd.DataFrame({"prompt": [""]}), Reading(PROMPT, PROMPT, ANSWER)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_headers(folder, config, four_bit=four_bit)
@@ -125,8 +126,9 @@ def compared(card: int, *, four_bit: bool) -> dict[str, Any]:
         plan = StudyPlan(
             name, arms, ("safety",), max_new_tokens=ANSWER, model_options={"device": "cuda"}
         )
-        plan, lines = fitted(plan, prompts, RunFolder(folder / "run"))
-        planned = study_memory(plan, prompts)
+        with patch("analyses.study.fitting.reading_for", return_value=lengths):
+            plan, lines = fitted(plan, prompts, RunFolder(folder / "run"))
+            planned = study_memory(plan, prompts)
         held = CostedModel(name).footprint()
         assert planned is not None and held is not None
         simcuda.lib.sim_dry(1)
@@ -147,7 +149,6 @@ def compared(card: int, *, four_bit: bool) -> dict[str, Any]:
 
 def _peak(config: Any, settings: Any, folder: Path, *, four_bit: bool) -> float:
     from dataclasses import replace
-    from unittest.mock import patch
 
     from interp.model import Chat, LanguageModel, SelfCheck
     from tests.benchmarks.gpu.step import GpuWorkload
