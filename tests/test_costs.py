@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from analyses.costs import (
     CostedModel,
+    Device,
     Reading,
     StepRows,
     Weights,
@@ -39,6 +40,7 @@ from interp.model import LanguageModel
 from interp.store import read_json, write_json
 from tests.benchmarks.gpu.models import config_of_shape
 from tests.benchmarks.plans import Trial, outcome
+from tests.benchmarks.step_memory import planned, save_headers
 from unlearning.organism import load_world, shipped
 from unlearning.training import TrainingSettings, prepare_in_place
 
@@ -73,6 +75,32 @@ def test_the_memory_of_a_step_at_7b_is_as_measured(
     assert not footprint.is_rough and footprint.parameters == weights.parameters
     found = step_memory(weights, footprint, settings, StepRows(rows, rows, tokens, 128)) / 2**30
     assert gibibytes / 1.5 < found < 1.5 * gibibytes
+
+
+# A study's step on a card of so many GiB, with or without a 4-bit base: forget rows in a forward,
+# gradient checkpointing, and the peak GiB of such a step, measured with the simulated device.
+CARDS = [(80, False, 8, False, 68.1), (40, False, 4, True, 34.4), (24, True, 8, True, 17.2)]
+
+
+@pytest.mark.parametrize(("card", "four_bit", "rows", "checkpointing", "gibibytes"), CARDS)
+def test_a_7b_step_is_made_to_fit_the_card(
+    qwen: tuple[Any, Weights],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    card: int,
+    four_bit: bool,
+    rows: int,
+    checkpointing: bool,
+    gibibytes: float,
+) -> None:
+    """Weights from headers alone: the files hold no number."""
+    device = Device("cuda:0", "a card", card * 2**30, card * 2**30)
+    monkeypatch.setattr("analyses.study.fitting.device_of", lambda _options: device)
+    save_headers(tmp_path, qwen[0], four_bit=four_bit)
+    plan, _, memory = planned(tmp_path)
+    settings = plan.arms[-1].settings
+    assert (settings.micro_batch_size, settings.activation_checkpointing) == (rows, checkpointing)
+    assert gibibytes < card and gibibytes / 1.5 < memory.device / 2**30 < 1.5 * gibibytes
 
 
 @pytest.mark.parametrize("trained", ["lora", "projections", "all"])

@@ -17,11 +17,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from analyses.costs import Memory
+    from analyses.study import StudyPlan
 
 GIB = 2**30
 PROMPT, ANSWER = 128, 128
@@ -102,47 +106,57 @@ def save_headers(folder: Path, config: Any, *, four_bit: bool) -> None:
         file.truncate(8 + len(header) + end)
 
 
-def compared(card: int, *, four_bit: bool) -> dict[str, Any]:
-    """The plan on this process's device, and the peak of two steps of its last arm."""
-    import pandas as pd
-    import simcuda  # type: ignore[import-not-found]
+def planned(folder: Path) -> tuple[StudyPlan, list[str], Memory]:
+    """The plan of a study of the model in ``folder`` with retain data, made to fit the device.
 
-    from analyses.costs import CostedModel, Reading
+    Returns:
+        the plan, the lines that say what was chosen, and its memory.
+    """
+    import pandas as pd
+
+    from analyses.costs import Reading
     from analyses.runs import RunFolder
     from analyses.study import StudyPlan, unlearning_arms
     from analyses.study.fitting import fitted, study_memory
-    from tests.benchmarks.gpu.models import config_of_shape
     from unlearning.training import TrainingSettings
 
-    config = config_of_shape("qwen2.5-7b")
+    arms = unlearning_arms(
+        ("safety",), TrainingSettings(), seeds=(0,), retain={"safety": ("privacy",)},
+        weights=(1.0,), control=False,
+    )  # fmt: skip
+    plan = StudyPlan(
+        str(folder), arms, ("safety",), max_new_tokens=ANSWER, model_options={"device": "cuda"}
+    )
     prompts, lengths = pd.DataFrame({"prompt": [""]}), Reading(PROMPT, PROMPT, ANSWER)
+    with patch("analyses.study.fitting.reading_for", return_value=lengths):
+        plan, lines = fitted(plan, prompts, RunFolder(folder / "run"))
+        memory = study_memory(plan, prompts)
+    assert memory is not None
+    return plan, lines, memory
+
+
+def compared(card: int, *, four_bit: bool) -> dict[str, Any]:
+    """The plan on this process's device, and the peak of two steps of its last arm."""
+    import simcuda  # type: ignore[import-not-found]
+
+    from tests.benchmarks.gpu.models import config_of_shape
+
+    config = config_of_shape("qwen2.5-7b")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_headers(folder, config, four_bit=four_bit)
-        arms = unlearning_arms(
-            ("safety",), TrainingSettings(), seeds=(0,), retain={"safety": ("privacy",)},
-            weights=(1.0,), control=False,
-        )  # fmt: skip
-        plan = StudyPlan(
-            name, arms, ("safety",), max_new_tokens=ANSWER, model_options={"device": "cuda"}
-        )
-        with patch("analyses.study.fitting.reading_for", return_value=lengths):
-            plan, lines = fitted(plan, prompts, RunFolder(folder / "run"))
-            planned = study_memory(plan, prompts)
-        held = CostedModel(name).footprint()
-        assert planned is not None and held is not None
+        plan, lines, memory = planned(folder)
         simcuda.lib.sim_dry(1)
         settings = plan.arms[-1].settings
         peak = _peak(config, settings, folder, four_bit=four_bit)
     return {
         "card": card,
         "four_bit": four_bit,
-        "base": held[0].held / GIB,
         "micro": settings.micro_batch_size or settings.batch_size,
         "checkpointing": settings.activation_checkpointing,
-        "planned": planned.device / GIB,
+        "planned": memory.device / GIB,
         "measured": peak / GIB,
-        "ratio": planned.device / peak,
+        "ratio": memory.device / peak,
         "says": lines,
     }
 
