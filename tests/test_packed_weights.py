@@ -112,6 +112,9 @@ def refused(name: str, lm: LanguageModel, plain: LanguageModel) -> None:
     elif name == "swap":
         with weights_from(plain.model, lm.model, packed_weights(lm.model)[:1]):
             pass
+    elif name == "swap into a plain model":
+        with weights_from(lm.model, plain.model, packed_weights(lm.model)[:1]):
+            pass
     elif name == "orthogonalise":
         orthogonalise(lm, direction)
     elif name == "orthogonalised":
@@ -128,7 +131,16 @@ def refused(name: str, lm: LanguageModel, plain: LanguageModel) -> None:
         prepare_in_place(lm, TrainingSettings(trained=name))
 
 
-WORK = ["patch", "swap", "orthogonalise", "orthogonalised", "scale", "explain", "relearn"]
+WORK = [
+    "patch",
+    "swap",
+    "swap into a plain model",
+    "orthogonalise",
+    "orthogonalised",
+    "scale",
+    "explain",
+    "relearn",
+]
 
 
 @pytest.mark.parametrize("work", [*WORK, "projections", "all"])

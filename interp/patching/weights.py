@@ -158,7 +158,11 @@ def weights_from(
     If both models have the same device and dtype, nothing is copied: the target's parameters share
     the source's memory. The end of the block, also after an error, restores the target's
     parameters. Do not train inside the block.
+
+    Raises:
+        ModelError: one of them is packed, in either model.
     """
+    require_plain_weights(source, "a change of weights", UNPACKED, names)
     return weights_replaced(
         target, names, lambda name, own: source.get_parameter(name).data.to(own)
     )
@@ -171,7 +175,11 @@ def weights_scrambled(
 
     The change has the norm and singular values of source minus target; see :func:`scrambled`. The
     end of the block, also after an error, restores the parameters. Do not train inside the block.
+
+    Raises:
+        ModelError: one of them is packed, in either model.
     """
+    require_plain_weights(source, "a change of weights", UNPACKED, names)
     generator = torch.Generator().manual_seed(seed)
 
     def moved(name: str, own: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from interp.model import LanguageModel, require_plain_weights
 
 ADAPTERS = ("lora_B", "lora_embedding_B")  # peft's second factors, which are 0 at the start
 
+ADVICE = "load it without quantisation, or give its adapter without merging it"
+
 
 @contextmanager
 def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callable[[float], None]]:
@@ -38,7 +40,7 @@ def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callabl
         if {n: p.shape for n, p in own.items()} != {n: p.shape for n, p in end.items()}:
             raise InputError("the two models have different parameters, so no change can be scaled")
         for lm in (base, after):
-            require_plain_weights(lm.model, "a scaled change", "give the adapter, not merged")
+            require_plain_weights(lm.model, "a scaled change", ADVICE)
         start = own
     kept = {name: end[name].detach().clone() for name in start}
 
