@@ -54,6 +54,7 @@ PEAK_TERAFLOPS = {
     "RTX 4090": 165.0,
 }
 UTILISATION, OF_PLAN = 0.45, 1.5  # goals
+WORKSPACE = 2**27  # what libraries keep on the device from their first call on
 FULL = 0.9  # share of the free memory that a step may fill
 
 
@@ -233,8 +234,8 @@ def arms_in_a_row(
         "start_gigabytes": [one / 1e9 for one in starts],
         "peak_gigabytes": [one / 1e9 for one in peaks],
         "met": {
-            "flat_start": max(starts) <= 1.01 * starts[0],
-            "flat_peak": max(peaks) <= 1.02 * peaks[0],
+            "flat_start": max(starts) <= 1.01 * starts[0] + WORKSPACE,
+            "flat_peak": max(peaks) <= 1.02 * peaks[0] + WORKSPACE,
         },
     }
 
