@@ -21,15 +21,16 @@ PREFIXES = ResponsePrefixes(((11, 12),), ((11, 13), (14,)))
 
 @dataclass(frozen=True)
 class KernelWorkload:
-    """Domains, and the prompts of each."""
+    """Domains, and the prompts of each; the layers whose traces are held together."""
 
     domains: int = 7
     rows: int = 8
     tokens: int = 48
     groups: int = 4
+    layers_at_once: int = 4
 
 
-SMALL = KernelWorkload(domains=3, rows=3, tokens=6, groups=3)
+SMALL = KernelWorkload(domains=3, rows=3, tokens=6, groups=3, layers_at_once=1)
 
 
 def forecast_kernel(name: str, workload: KernelWorkload = KernelWorkload()) -> dict[str, Any]:
@@ -44,12 +45,20 @@ def forecast_kernel(name: str, workload: KernelWorkload = KernelWorkload()) -> d
     wait()
     peak(reset=True)
     before, start = held(), perf_counter()
-    kernel = streamed_kernel(lm, side, side, groups=workload.groups, batch_size=workload.rows)
+    kernel = streamed_kernel(
+        lm,
+        side,
+        side,
+        groups=workload.groups,
+        batch_size=workload.rows,
+        layers_at_once=workload.layers_at_once,
+    )
     wait()
     seconds = perf_counter() - start
     values = kernel.values
     return {
         "domains": workload.domains,
+        "layers_at_once": workload.layers_at_once,
         "tokens": workload.domains * workload.rows * workload.tokens,
         "seconds": seconds,
         "seconds_of_one_backward": plain,

@@ -77,7 +77,7 @@ class GpuWorkload:
     rank: int = 128
     four_bit: bool = False
     steps: int = 8
-    seconds: float = 45.0
+    seconds: float = 30.0
 
 
 SMALL = GpuWorkload(rows=2, tokens=8, response=3, rank=2, steps=2)
