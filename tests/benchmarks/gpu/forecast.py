@@ -60,7 +60,7 @@ def forecast_kernel(name: str, workload: KernelWorkload = KernelWorkload()) -> d
         "domains": workload.domains,
         "layers_at_once": workload.layers_at_once,
         "tokens": workload.domains * workload.rows * workload.tokens,
-        "seconds": seconds,
+        "seconds_of_the_kernel": seconds,
         "seconds_of_one_backward": plain,
         "kernel_over_backward": seconds / plain,
         "peak_gigabytes_over_model": (peak() - before) / 1e9,

@@ -101,7 +101,7 @@ def collect_against_trunk(
     found = ratio(seconds["ours"], seconds["trunk"], OVER_TRUNK)
     return {
         "collect_over_trunk": found,
-        "seconds": {way: median(values) for way, values in seconds.items()},
+        "seconds_of_a_pass": {way: median(values) for way, values in seconds.items()},
         "met": {"collect_over_trunk": found["met"]},
     }
 
