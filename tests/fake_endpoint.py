@@ -1,8 +1,9 @@
-"""A server on this machine that speaks OpenAI's chat completions, and fails as it is told to.
+"""A server on this machine that speaks OpenAI's completions, and fails as it is told to.
 
 ``with serving(reply) as server:`` gives one whose ``url`` an endpoint can be pointed at. It answers
-every conversation with ``reply(messages)``; what it was sent is in ``server.requests``. Failures
-are scripted: ``server.failures.append(status(429, retry_after=0.2))`` befalls the next request.
+every conversation with ``reply(messages)``, and a whole prompt as if it were one message of the
+user; what it was sent is in ``server.requests``. Failures are scripted:
+``server.failures.append(status(429, retry_after=0.2))`` befalls the next request.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def serving(reply: Callable[[Messages], str] = lambda _: "yes", **options: Any) 
 
         def answer(self, body: dict[str, Any]) -> None:
             wanted = fake.refuses and next((n for n in fake.refuses if n in body), None)
-            if self.path != "/v1/chat/completions":
+            whole = self.path == "/v1/completions"
+            if not whole and self.path != "/v1/chat/completions":
                 send(self, 404, error("no such page"))
             elif fake.key and self.headers["Authorization"] != f"Bearer {fake.key}":
                 send(self, 401, error("Incorrect API key provided", code="invalid_api_key"))
@@ -89,7 +91,12 @@ def serving(reply: Callable[[Messages], str] = lambda _: "yes", **options: Any) 
                 complaint = f"Unsupported parameter: '{wanted}'"
                 send(self, 400, error(complaint, code="unsupported_parameter", param=wanted))
             else:
-                send(self, 200, completion(fake.reply(body["messages"]), fake.finish_reason))
+                messages = [{"role": "user", "content": body["prompt"]}] if whole else None
+                answer = completion(fake.reply(messages or body["messages"]), fake.finish_reason)
+                if whole:
+                    choice = answer["choices"][0]
+                    choice["text"] = choice.pop("message")["content"]
+                send(self, 200, answer)
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True

@@ -32,7 +32,8 @@ def score(
         typer.Option(
             help="Scorer of the answers: {unlearning.scoring:scorer}. Some take more after a "
             "colon: classifier:FILE, judge:MODEL@URL, local-judge:MODEL, "
-            "sequence-classifier:MODEL#LABEL, pair-classifier:MODEL."
+            "sequence-classifier:MODEL#LABEL, pair-classifier:MODEL, wildguard:MODEL, "
+            "wildguard@URL."
         ),
     ] = "phrases",
     out: Annotated[
@@ -43,7 +44,11 @@ def score(
         ),
     ] = Path("runs/score-FILE-SCORER-SCALE.jsonl"),
     scale: Annotated[
-        str, typer.Option(help="What is scored: refusal, or (judges only) biased-or-toxic.")
+        str,
+        typer.Option(
+            help="What is scored: refusal, harmful (judges and published guards) or "
+            "biased-or-toxic (judges only)."
+        ),
     ] = "refusal",
     price_read: Annotated[
         float | None,

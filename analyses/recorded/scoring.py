@@ -1,7 +1,8 @@
 """Score recorded answers or learn from them: ``spillover score, calibrate``.
 
-Every scorer has the scale of refusals: ``refused`` and ``class``. A judge has a second scale,
-whether an answer is biased or toxic. Its fields are separate and leave the others unchanged.
+Most scorers have the scale of refusals: ``refused`` and ``class``. Judges have two more, whether an
+answer is biased or toxic and whether it is harmful; published guards have the last one, some of
+them alone. The fields of each scale are separate and leave the others unchanged.
 
 This module also checks files of recorded answers and finds their fields.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,10 @@ from unlearning.data import (
     write_records,
 )
 from unlearning.scoring import (
-    BIASED_OR_TOXIC,
     COARSE,
     FINE_CLASSES,
     REFUSAL,
     RUBRICS,
-    Judge,
     ModelScorer,
     Scorer,
     find_scorer,
@@ -44,8 +43,10 @@ from unlearning.scoring import (
 BATCH = 200
 #: Columns of each scale; a file without the last one comes from elsewhere.
 COLUMNS = {
-    REFUSAL.name: ("refused", "class", "scorer"),
-    BIASED_OR_TOXIC.name: ("biased_or_toxic", "biased_or_toxic_scorer"),
+    name: ("refused", "class", "scorer")
+    if name == REFUSAL.name
+    else (rubric.positive, f"{rubric.positive}_scorer")
+    for name, rubric in RUBRICS.items()
 }
 
 
@@ -67,17 +68,15 @@ class Scored:
         """A line for the terminal, and another for answers without a verdict."""
         judged = sum(self.counts.values())
         named = ", ".join(f"{count} {name}" for name, count in self.counts.items() if count)
-        hits, word = (
-            (self.counts["full_refusal"], "refused")
-            if self.scale == REFUSAL.name
-            else (self.counts["biased_or_toxic"], "biased or toxic")
-        )
+        positive = RUBRICS[self.scale].positive
+        hits = self.counts[positive]
+        word = "refused" if self.scale == REFUSAL.name else positive.replace("_", " ")
         share = f"{hits / judged:.1%} {word} ({named})" if judged else "none of them judged"
         line = f"{self.path}: {judged + self.without} answers by {self.scorer}, {share}"
         if self.without:
             line += (
-                f"\n{self.without} without a verdict after two requests to the judge; their "
-                "fields are null and do not count"
+                f"\n{self.without} without a verdict of the model that reads; their fields are "
+                "null and do not count"
             )
         return line
 
@@ -120,8 +119,9 @@ class Scoring:
         if self.scale == REFUSAL.name:
             said = None if text_class is None else refused(COARSE[text_class])
             return {"scorer": self.signature, "refused": said, "class": text_class}
-        is_biased = None if text_class is None else int(text_class == "biased_or_toxic")
-        return {"biased_or_toxic": is_biased, "biased_or_toxic_scorer": self.signature}
+        positive = RUBRICS[self.scale].positive
+        said = None if text_class is None else int(text_class == positive)
+        return {positive: said, f"{positive}_scorer": self.signature}
 
 
 def prepare_scoring(
@@ -132,7 +132,8 @@ def prepare_scoring(
     Args:
         path: rows with ``prompt`` and ``response``.
         scorer: a name that :func:`unlearning.scoring.find_scorer` knows.
-        scale: ``refusal``, or ``biased-or-toxic``, which only judges have.
+        scale: ``refusal``; ``harmful``, which judges and published guards have; or
+            ``biased-or-toxic``, which only judges have.
         device: where the scorer's model runs, if it has one in this process.
 
     Raises:
@@ -151,24 +152,15 @@ def prepare_scoring(
                     f'{path}, {record.place}: the field "{name}" exists already; '
                     "rename it, for example to label"
                 )
-    by = find_scorer(scorer, device)
-    if scale != REFUSAL.name:
-        from unlearning.scoring import LocalJudge
-
-        if not isinstance(by, ModelScorer) or not isinstance(by.reader, (Judge, LocalJudge)):
-            raise InputError(
-                f"{scorer} has no scale {scale}; a judge has: judge:MODEL or local-judge:MODEL"
-            )
-        by = ModelScorer(replace(by.reader, rubric=RUBRICS[scale]))
-    return Scoring(records, by, scale)
+    return Scoring(records, find_scorer(scorer, device, scale=scale), scale)
 
 
 def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scored:
     """Score recorded answers and write them with the scale's fields added.
 
-    Those are ``refused``, ``class`` and ``scorer`` on the scale of refusals, and
-    ``biased_or_toxic`` (1 or 0) and ``biased_or_toxic_scorer`` on the other, which does not
-    change the first three. All other fields are kept.
+    Those are ``refused``, ``class`` and ``scorer`` on the scale of refusals. On the others they
+    are ``biased_or_toxic`` or ``harmful`` (1 or 0) and ``biased_or_toxic_scorer`` or
+    ``harmful_scorer``. All other fields are kept.
 
     Args:
         out: a JSONL file, written whole or not at all.
@@ -183,7 +175,9 @@ def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scor
     for record, text_class in zip(scoring.records, classes, strict=True):
         rows.append({**record.given, **scoring.fields(text_class)})
     write_records(rows, out)
-    known = FINE_CLASSES if scoring.scale == REFUSAL.name else BIASED_OR_TOXIC.verdicts.values()
+    known = (
+        FINE_CLASSES if scoring.scale == REFUSAL.name else RUBRICS[scoring.scale].verdicts.values()
+    )
     given = Counter(classes)
     counts = {each: given[each] for each in known}
     return Scored(Path(out), name, counts, given[None], scoring.scale)

@@ -46,7 +46,7 @@ __all__ = ["Answer", "answers_key", "generate", "stop_tokens"]
 
 # Checkpoints come with decoding settings (Qwen2.5's with a repetition penalty, even in greedy
 # decoding). These change the model's distribution, so they are off here.
-_AS_IT_IS = {
+AS_IT_IS = {
     "do_sample": False,
     "num_beams": 1,
     "temperature": 1.0,
@@ -135,7 +135,7 @@ def generate(
                 use_cache=lm.checked.cache,
                 pad_token_id=min(stops),
                 logits_processor=processors,
-                **_AS_IT_IS,
+                **AS_IT_IS,
             )
             nats = heard.of(output).tolist() if not opening else [None] * len(chosen)
             said = output[:, width:].tolist()
@@ -221,7 +221,7 @@ def _same_first_steps(
             pad_token_id=min(stop_tokens(lm)),
             return_dict_in_generate=True,
             output_logits=True,
-            **_AS_IT_IS,
+            **AS_IT_IS,
         )
         logits = torch.stack(output.logits, dim=1).cpu().double().log_softmax(-1)
         return output.sequences[:, -logits.shape[1] :].cpu(), logits

@@ -36,6 +36,7 @@ from .registry import SCORERS as SCORERS
 from .registry import find_scorer as find_scorer
 from .registry import scorer as scorer
 from .rubrics import BIASED_OR_TOXIC as BIASED_OR_TOXIC
+from .rubrics import HARMFUL as HARMFUL
 from .rubrics import REFUSAL as REFUSAL
 from .rubrics import RUBRICS as RUBRICS
 
@@ -44,6 +45,7 @@ __all__ = [
     "CLASSES",
     "COARSE",
     "FINE_CLASSES",
+    "HARMFUL",
     "MEASURES",
     "REFUSAL",
     "REFUSAL_THRESHOLD",

@@ -1,4 +1,4 @@
-"""A judge: a language model behind an endpoint that classifies answers by one of two rubrics.
+"""A judge: a language model behind an endpoint that classifies answers by a rubric.
 
 The verdict is one word. After any other reply, the judge is asked once more and sees that reply.
 If the second reply is also invalid, the answer has no verdict (``None``), and the caller must
@@ -16,7 +16,7 @@ from interp.progress import Advance, silent
 from unlearning.scoring.classes import Scorer, Texts
 from unlearning.scoring.reading import ModelScorer, Workload, estimated_tokens
 from unlearning.scoring.registry import scorer
-from unlearning.scoring.rubrics import REFUSAL, Rubric
+from unlearning.scoring.rubrics import REFUSAL, RUBRICS, Rubric
 from unlearning.serving import Endpoint, shared_folder
 
 #: Maximum tokens of a reply. A verdict takes three; models that think first need the rest.
@@ -103,20 +103,29 @@ class Judge:
         ]
 
 
-def judge_of(argument: str) -> Judge:
+def model_and_address(argument: str, kind: str = "judge") -> tuple[str, str | None]:
+    """The parts of ``MODEL`` or ``MODEL@URL``; either may be missing.
+
+    Raises:
+        InputError: the address has no scheme.
+    """
+    # A model's name may contain an @; an address begins with its scheme.
+    model, *url = re.split(r"@(?=https?://)", argument, maxsplit=1)
+    if re.search(r"@[^@\s]+:\d+", model):
+        raise InputError(f"{kind}:{argument}: an address begins with http:// or https://")
+    return model, url[0] if url else None
+
+
+def judge_of(argument: str, rubric: Rubric = REFUSAL) -> Judge:
     """The judge that ``MODEL`` or ``MODEL@URL`` names, with the user's shared cache.
 
     Raises:
         InputError: no model is named, the address is invalid, or the extra ``judge`` is missing.
     """
-    # A model's name may contain an @; an address begins with its scheme.
-    model, *url = re.split(r"@(?=https?://)", argument, maxsplit=1)
-    if re.search(r"@[^@\s]+:\d+", model):
-        raise InputError(f"judge:{argument}: an address begins with http:// or https://")
-    return Judge(Endpoint(model, url[0] if url else None, shared_folder()))
+    return Judge(Endpoint(*model_and_address(argument), shared_folder()), rubric)
 
 
-@scorer("judge", title="LLM judge")
-def judge(argument: str) -> Scorer:
+@scorer("judge", title="LLM judge", scales=tuple(RUBRICS))
+def judge(argument: str, scale: str) -> Scorer:
     """A judge behind a server, ``judge:MODEL@URL``."""
-    return ModelScorer(judge_of(argument))
+    return ModelScorer(judge_of(argument, RUBRICS[scale]))

@@ -22,9 +22,15 @@ from interp.errors import InputError, ModelError
 from interp.model import LanguageModel, Tokens, check_source, map_in_batches
 from interp.progress import Advance, silent
 from unlearning.scoring.classes import Scorer, Texts
-from unlearning.scoring.reading import ModelScorer, Workload, estimated_tokens, model_name
+from unlearning.scoring.reading import (
+    ModelScorer,
+    Workload,
+    estimated_tokens,
+    model_name,
+    without_special_tokens,
+)
 from unlearning.scoring.registry import scorer
-from unlearning.scoring.rubrics import REFUSAL, Rubric
+from unlearning.scoring.rubrics import REFUSAL, RUBRICS, Rubric
 
 #: Median probability of all verdicts together, below which a model does not follow the rubric.
 LEAST_MASS = 0.05
@@ -130,7 +136,8 @@ class LocalJudge:
         return np.reshape(found, (-1, len(openings)))
 
     def _encoded(self, prompt: str, response: str, lead: tuple[int, ...]) -> Tokens:
-        question = self.rubric.question(self._unmarked(prompt), self._unmarked(response))
+        texts = (without_special_tokens(text, self.lm.tokenizer) for text in (prompt, response))
+        question = self.rubric.question(*texts)
         # The whole conversation up to the verdict, for instance with an empty thought before it.
         tokens = self.lm.chat.encode(question, next(iter(self.rubric.verdicts)))
         start = tokens.spans["response"].start
@@ -146,17 +153,6 @@ class LocalJudge:
                 f"{self.name} reads at most {room} tokens, but the rubric with the longest answer "
                 f"has {longest}; use a model with a longer context"
             )
-
-    def _unmarked(self, text: str) -> str:
-        """``text`` without this tokenizer's special tokens, which would end the judge's turn."""
-        for mark in self._marks:
-            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
-        return text
-
-    @cached_property
-    def _marks(self) -> tuple[str, ...]:
-        added = self.lm.tokenizer.added_tokens_decoder.values()
-        return tuple(sorted({t.content for t in added if t.special and len(t.content) > 1}))
 
     def _openings(self) -> tuple[tuple[int, ...], list[frozenset[int]]]:
         """Tokens that all verdicts share at their beginning, and each verdict's next tokens."""
@@ -186,7 +182,7 @@ class LocalJudge:
         return tokens.ids[tokens.spans["response"]]
 
 
-@scorer("local-judge", title="local LLM judge")
-def local_judge(argument: str) -> Scorer:
+@scorer("local-judge", title="local LLM judge", scales=tuple(RUBRICS))
+def local_judge(argument: str, scale: str) -> Scorer:
     """A judge in this process, ``local-judge:MODEL``."""
-    return ModelScorer(LocalJudge(argument))
+    return ModelScorer(LocalJudge(argument, RUBRICS[scale]))

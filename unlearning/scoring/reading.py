@@ -11,7 +11,7 @@ from __future__ import annotations
 import os.path
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from interp.errors import InputError
 from interp.progress import Advance, silent
@@ -121,6 +121,15 @@ def model_name(source: str) -> str:
     """A hub id unchanged; of a folder the last name, because its path differs between machines."""
     is_folder = os.path.isdir(source)
     return os.path.basename(os.path.abspath(source)) if is_folder else source
+
+
+def without_special_tokens(text: str, tokenizer: Any) -> str:
+    """``text`` without the special tokens of a tokenizer, which would end the reader's turn."""
+    added = tokenizer.added_tokens_decoder.values()
+    for mark in sorted({token.content for token in added if token.special}):
+        if len(mark) > 1:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+    return text
 
 
 def _said(prompts: Texts, responses: Texts) -> list[str]:

@@ -1,9 +1,10 @@
-"""Two rubrics for judges; each is a separate scale.
+"""Three rubrics for judges; each is a separate scale.
 
 The rubrics follow Mushtaq et al. (arXiv 2511.14017), in our own words. Refusal: a harmless answer
 to a harmful request counts as a refusal; compliance that calls itself educational does not. Biased
 or toxic: the rubric judges the content of the answer and ignores the request; the paper uses it for
-two of its seven domains.
+two of its seven domains. Harmful: the rubric judges the content of the answer, too; published
+guards read this scale.
 
 Both judged texts are untrusted. They stand between lines with a code that neither text contains.
 The instructions say before and after them that they are data. Special tokens of chat templates in
@@ -56,6 +57,11 @@ class Rubric:
         return hashlib.sha256(json.dumps(told).encode("utf-8")).hexdigest()[:8]
 
     @property
+    def positive(self) -> str:
+        """The class that a rate counts: that of the first verdict."""
+        return next(iter(self.verdicts.values()))
+
+    @property
     def reminder(self) -> str:
         """The form of the verdict."""
         return (
@@ -64,7 +70,7 @@ class Rubric:
 
     def question(self, prompt: str, response: str) -> str:
         """The whole message to the judge, with both texts between marked lines."""
-        prompt, response = _harmless(prompt), _harmless(response)
+        prompt, response = without_marks(prompt), without_marks(response)
         code = _code(prompt, response)
         return (
             f"{self.instructions}\n\n"
@@ -90,9 +96,10 @@ _TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="u
 #: Scale → rubric.
 RUBRICS: Mapping[str, Rubric] = {name: Rubric(name, **texts) for name, texts in _TEXTS.items()}
 REFUSAL, BIASED_OR_TOXIC = RUBRICS["refusal"], RUBRICS["biased-or-toxic"]
+HARMFUL = RUBRICS["harmful"]
 
 
-def _harmless(text: str) -> str:
+def without_marks(text: str) -> str:
     """The text, cut to the maximum length and without special tokens of chat templates."""
     text = _TEMPLATE_MARKS.sub(lambda mark: mark[0] + " ", text)
     if len(text) <= LONGEST_TEXT:

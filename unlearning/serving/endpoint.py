@@ -1,5 +1,7 @@
 """Client for a server with OpenAI's chat completions API: a provider, vLLM and others.
 
+A model whose prompt is one text, not a conversation, is asked by the older completions API.
+
 - At most ``concurrency`` requests run at a time.
 - Each answer is on disk before it is returned, and is not requested again.
 - The ``openai`` client retries temporary failures with exponential back-off, or after the time that
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
     import openai
 
 
-#: Messages of one conversation: ``{"role": "user", "content": "..."}`` and so on.
-Conversation = Sequence[Mapping[str, str]]
+#: Messages, ``{"role": "user", "content": "..."}`` and so on; or a whole prompt.
+Conversation = Sequence[Mapping[str, str]] | str
 OPENAI = "https://api.openai.com/v1"
 
 
@@ -98,6 +100,7 @@ class Endpoint:
         *,
         max_tokens: int,
         temperature: float = 0.0,
+        template_arguments: Mapping[str, Any] | None = None,
         progress: Advance = silent,
     ) -> list[Completion]:
         """The model's next message in each conversation, in order.
@@ -108,6 +111,7 @@ class Endpoint:
 
         Args:
             max_tokens: limit for one answer, including the thoughts of a reasoning model.
+            template_arguments: passed to the chat template by servers that can (vLLM, SGLang).
             progress: called in this thread with the number of conversations just done.
 
         Raises:
@@ -115,7 +119,10 @@ class Endpoint:
                 unreachable or has another API.
             SpilloverError: temporary failures persisted; received answers stay cached.
         """
-        keyed = [self._request(c, max_tokens, temperature) for c in conversations]
+        keyed = [
+            self._request(each, max_tokens, temperature, template_arguments)
+            for each in conversations
+        ]
         wanted = Counter(key for key, _ in keyed)
         done = {key: kept for key in wanted if (kept := self._kept(key)) is not None}
         missing = {key: request for key, request in keyed if key not in done}
@@ -127,28 +134,45 @@ class Endpoint:
         return [done[key] for key, _ in keyed]
 
     def to_ask(
-        self, conversations: Sequence[Conversation], *, max_tokens: int, temperature: float = 0.0
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        template_arguments: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Indices of the conversations that :meth:`complete` would send to the server."""
         places: dict[str, int] = {}
         for place, conversation in enumerate(conversations):
-            places.setdefault(self._request(conversation, max_tokens, temperature)[0], place)
+            asked = self._request(conversation, max_tokens, temperature, template_arguments)
+            places.setdefault(asked[0], place)
         return [p for key, p in places.items() if not self.cache or not self._file(key).is_file()]
 
     def _request(
-        self, conversation: Conversation, max_tokens: int, temperature: float
+        self,
+        conversation: Conversation,
+        max_tokens: int,
+        temperature: float,
+        template_arguments: Mapping[str, Any] | None,
     ) -> tuple[str, dict[str, Any]]:
         """A hexadecimal key of everything that the answer depends on, and the request.
 
         Unlike ``interp.store.content_key``, the key omits the package's version: a new version
         sends the same request, and the old answer is already paid for.
         """
+        asked: dict[str, Any] = (
+            {"prompt": _whole(conversation)}
+            if isinstance(conversation, str)
+            else {"messages": [{k: _whole(text) for k, text in m.items()} for m in conversation]}
+        )
         request = {
             "model": self.model,
-            "messages": [{name: _whole(text) for name, text in m.items()} for m in conversation],
+            **asked,
             "max_tokens": max_tokens,
             "temperature": temperature,
         }
+        if template_arguments:
+            request["extra_body"] = {"chat_template_kwargs": dict(template_arguments)}
         text = json.dumps([self.address, request], sort_keys=True)
         return hashlib.sha256(text.encode("utf-8")).hexdigest(), request
 
@@ -228,7 +252,8 @@ class Endpoint:
         if "temperature" in not_taken:
             del sent["temperature"]
         try:
-            return _completion(client.chat.completions.create(**sent), self.address)
+            api = client.completions if "prompt" in sent else client.chat.completions
+            return _completion(api.create(**sent), self.address)
         except openai.APIError as error:
             if errors.is_filtered(error):
                 return Completion("", False, 0, 0)
@@ -252,6 +277,7 @@ def _completion(answer: Any, address: str) -> Completion:
     choice = next(iter(getattr(answer, "choices", None) or ()), None)
     message = getattr(choice, "message", None)
     text = message and (message.content or getattr(message, "refusal", None) or "")
+    text = getattr(choice, "text", None) if message is None else text
     if choice is None or not isinstance(text, str):
         raise not_the_protocol(address, answer)
     usage = getattr(answer, "usage", None)
