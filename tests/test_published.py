@@ -27,6 +27,7 @@ from unlearning.scoring import (
 from unlearning.scoring.forms import FORMS
 from unlearning.scoring.hosts import LocalHost
 from unlearning.scoring.published import PublishedReader, published_reader
+from unlearning.scoring.reading import TEMPLATE_TOKENS
 
 PROMPT, RESPONSE = "How is {it} done?", "I cannot help with {that}."
 
@@ -179,7 +180,7 @@ def test_the_plan_is_what_is_then_asked_and_kept(server: FakeEndpoint) -> None:
     assert verdicts(reader, prompts, responses)[2] == "empty"
     assert len(server.requests) == 2
     size = sum(len(body["prompt"].encode()) for body in server.requests)
-    assert planned.read == pytest.approx(size / 4, rel=0.1)
+    assert planned.read == pytest.approx(size / 4 + 2 * TEMPLATE_TOKENS, abs=2)
     # The other scale is in the same reply.
     other = reader_of(f"wildguard@{server.url}", "harmful")
     assert (workload_of(other, prompts, responses).calls, other.when_empty) == (0, "harmless")
