@@ -3,7 +3,7 @@ from .answer_log import AnswerLog as AnswerLog
 from .answer_log import AskedPrompt as AskedPrompt
 from .answer_log import answer_all as answer_all
 from .answer_log import each_asked as each_asked
-from .continuations import continuations as continuations
+from .continued import continuations as continuations
 from .responses import answers_key as answers_key
 from .responses import generate as generate
 from .responses import stop_tokens as stop_tokens

@@ -1,6 +1,6 @@
 """The forms of published readers: how each is asked, and what its replies mean.
 
-A model with a chat template of its own reads the request and the response through it; any other
+A checkpoint that has a chat template for judging reads both texts through it; any other model
 reads the published instruction. What is known of each stands in ``forms.toml``.
 """
 
