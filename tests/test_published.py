@@ -47,7 +47,7 @@ def server() -> Iterator[FakeEndpoint]:
 
 
 def reader_of(name: str, scale: str) -> PublishedReader:
-    scorer = find_scorer(name, scale)
+    scorer = find_scorer(name, scale=scale)
     assert isinstance(scorer, ModelScorer) and isinstance(scorer.reader, PublishedReader)
     return scorer.reader
 
@@ -197,7 +197,7 @@ def test_harm_is_not_passed_off_as_refusal(name: str, tmp_path: Path) -> None:
         find_scorer(name)
     with pytest.raises(InputError, match=f"{name} does not read refusals"):
         find_scorer(f"{name}@http://user:password@host/v1")
-    assert find_scorer(name, "harmful").name == name
+    assert find_scorer(name, scale="harmful").name == name
 
 
 def test_harm_is_a_column_next_to_refusal(tmp_path: Path, server: FakeEndpoint) -> None:
@@ -361,6 +361,9 @@ def test_names_and_addresses(checkpoint_of: Callable[[str], Path]) -> None:
     notes = workload_of(own, ["p"], ["r"]).notes
     assert own.name == "wildguard" and any("allenai/wildguard (7 B" in note for note in notes)
     assert any("gated" in note for note in notes)
+    moved = find_scorer("wildguard", "cpu")
+    assert isinstance(moved, ModelScorer) and moved.reader.host.device == "cpu"  # type: ignore[attr-defined]
+    assert own.host.device is None and moved.version == own.version  # type: ignore[attr-defined]
     folder = checkpoint_of("mistral")
     assert reader_of(f"wildguard:{folder}", "refusal").name == f"wildguard:{folder.name}"
     served = published_reader("strongreject", "org/m@https://u:p@host/v1", "refusal")

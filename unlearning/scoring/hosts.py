@@ -50,7 +50,8 @@ class LocalHost:
 
     Attributes:
         source: hub id or folder.
-        batch_size: questions in one forward.
+        batch_size: questions in one forward, halved when memory runs out.
+        device: where it runs (default: CUDA if available).
 
     Raises:
         ModelError: the folder does not contain a model.
@@ -58,6 +59,7 @@ class LocalHost:
 
     source: str
     batch_size: int = 8
+    device: str | None = None
 
     def __post_init__(self) -> None:
         check_source(self.source)
@@ -69,7 +71,7 @@ class LocalHost:
     @cached_property
     def lm(self) -> LanguageModel:
         """The model."""
-        return LanguageModel.load(self.source, template=_UNUSED_TEMPLATE)
+        return LanguageModel.load(self.source, device=self.device, template=_UNUSED_TEMPLATE)
 
     def cleaned(self, text: str) -> str:
         """``text`` without the tokenizer's special tokens."""

@@ -7,7 +7,7 @@ model runs in this process, or behind a server (vLLM and others).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from interp.errors import InputError
 from interp.progress import Advance, silent
@@ -48,6 +48,12 @@ class PublishedReader:
     @property
     def when_empty(self) -> str:
         return RUBRICS[self.scale].when_empty
+
+    def on(self, device: str) -> PublishedReader:
+        """The same with its model on a device; a server's model stays where it is."""
+        if not isinstance(self.host, LocalHost):
+            return self
+        return replace(self, host=replace(self.host, device=device))
 
     def workload(self, prompts: Texts, responses: Texts) -> Workload:
         """The cost of :meth:`read`. Tokens are estimated, because the model is not loaded."""

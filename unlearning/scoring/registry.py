@@ -62,9 +62,7 @@ def scorer(
     return register
 
 
-def find_scorer(
-    name: str, device: str | None = None, *, scale: str = REFUSAL.name
-) -> Scorer:
+def find_scorer(name: str, device: str | None = None, *, scale: str = REFUSAL.name) -> Scorer:
     """The scorer that a user names: one of ``SCORERS``, with its argument after a colon.
 
     ``phrases``, ``grammar``; ``classifier``, or ``classifier:FILE`` after calibration;
