@@ -88,9 +88,9 @@ def find_scorer(name: str, device: str | None = None, *, scale: str = REFUSAL.na
         raise InputError(
             f"{kind} has no scale {scale}; a judge has: judge:MODEL or local-judge:MODEL"
             if scale != REFUSAL.name
-            else f"{kind} does not read refusals but {entry.scales[0]} responses, and a broken "
-            f"model is neither; use `spillover score FILE --scorer {kind} --scale "
-            f"{entry.scales[0]}` next to a scorer of refusals"
+            else f"{kind} does not read refusals, but whether a response is {entry.scales[0]}; use "
+            f"`spillover score FILE --scorer {kind} --scale {entry.scales[0]}` next to a scorer of "
+            "refusals"
         )
     made = entry.make(argument, scale) if len(entry.scales) > 1 else entry.make(argument)
     on = getattr(made, "on", None)
