@@ -6,8 +6,8 @@ from .batching import in_order as in_order
 from .batching import is_out_of_memory as is_out_of_memory
 from .batching import map_in_batches as map_in_batches
 from .batching import next_batch as next_batch
-from .beginnings import agree as agree
 from .beginnings import begin as begin
+from .beginnings import equal_up_to_rounding as equal_up_to_rounding
 from .beginnings import same_numbers as same_numbers
 from .beginnings import shared_beginning as shared_beginning
 from .chat import Batch as Batch
@@ -67,13 +67,13 @@ __all__ = [
     "active_edits",
     "adapter_base",
     "adapters_merged",
-    "agree",
     "begin",
     "check_source",
     "container_of",
     "copied",
     "doubled",
     "entering",
+    "equal_up_to_rounding",
     "find_layers",
     "has_float64",
     "hidden_into",

@@ -84,7 +84,7 @@ def same_numbers(
     return bool(right)
 
 
-def agree(
+def equal_up_to_rounding(
     lm: LanguageModel, wanted: Float[Tensor, "n vocab"], found: Float[Tensor, "n vocab"]
 ) -> bool:
     """Whether log-probabilities are equal up to the rounding of the model's numbers."""

@@ -28,9 +28,9 @@ from transformers import LogitsProcessor
 from interp.model import (
     LanguageModel,
     Tokens,
-    agree,
     begin,
     doubled,
+    equal_up_to_rounding,
     in_fitting_batches,
     require_room,
     same_numbers,
@@ -235,7 +235,7 @@ def _same_first_steps(
     # A later step can be compared only where all tokens before it are equal.
     equal = (plain[:, :steps] == begun[:, :steps]).cumprod(dim=1)
     comparable = torch.cat([torch.ones_like(equal[:, :1]), equal[:, :-1]], dim=1).bool()
-    return agree(lm, wanted[:, :steps][comparable], found[:, :steps][comparable])
+    return equal_up_to_rounding(lm, wanted[:, :steps][comparable], found[:, :steps][comparable])
 
 
 def _cut(

@@ -16,7 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.model import LanguageModel, Tokens, active_edits, agree, begin, same_numbers
+from interp.model import (
+    LanguageModel,
+    Tokens,
+    active_edits,
+    begin,
+    equal_up_to_rounding,
+    same_numbers,
+)
 from unlearning.refusal.prefix_tree import ResponsePrefix, ResponsePrefixes
 
 Following = Float[Tensor, "batch vocab"]
@@ -98,7 +105,7 @@ def _caches_rightly(
         cached = dict(cached_distributions(lm, rows, prefixes, beginning))
     except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
         return False  # of a cache with another interface; the forward without it is right
-    return all(agree(lm, plain[node], cached[node]) for node in plain)
+    return all(equal_up_to_rounding(lm, plain[node], cached[node]) for node in plain)
 
 
 def _one_more(inputs: dict[str, Tensor], token: int) -> dict[str, Tensor]:
