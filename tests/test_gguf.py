@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from analyses.costs import CostedModel, reading_of
 from interp.errors import ModelError
 from interp.model import LanguageModel
 from tests.gguf_files import save_gguf
@@ -51,6 +52,19 @@ def test_a_quantised_file_gives_nearly_its_logits(folder: Path, tmp_path: Path) 
     lm = LanguageModel.load(save_gguf(folder, tmp_path / "small.gguf", "Q8_0"))
     wanted = logits(LanguageModel.load(folder))
     assert 1e-5 < relative_error(logits(lm), wanted) < 0.05
+
+
+def test_a_plan_counts_a_gguf_file_as_dequantised(folder: Path, tmp_path: Path) -> None:
+    file = save_gguf(folder, tmp_path / "small.gguf", "Q8_0")
+    weights, found = CostedModel(str(file)).footprint() or pytest.fail("unknown")
+    lm = LanguageModel.load(folder)
+    parameters = sum(one.numel() for one in lm.model.parameters())
+    # The file also holds the factors of the rotary frequencies.
+    assert parameters == found.parameters and 0 <= weights.parameters - parameters < 100
+    assert weights.held == 4 * weights.parameters > 3 * file.stat().st_size
+    assert weights.line.endswith("as float32, dequantised when they are loaded")
+    prompts = ["Why?", "How do I bake two loaves of bread?"]
+    assert reading_of(prompts, 8, str(file), {}) == reading_of(prompts, 8, str(folder), {})
 
 
 @pytest.mark.slow
