@@ -15,6 +15,7 @@ from transformers import TrainerControl, TrainerState
 
 from analyses.runs import matched_step
 from unlearning.training import Bounds, ForgettingCurve, is_scored, target_rate
+from unlearning.training.forgetting import BY_TEXT
 
 RATES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -120,6 +121,11 @@ def test_the_last_step_is_always_scored() -> None:
     for last in (5, 27, 61):
         steps = list(run([0.8] * last, every_step=False)[0].scores()["step"].unique())
         assert steps == [step for step in range(last + 1) if is_scored(step) or step == last]
+
+
+def test_fewer_steps_are_scored_where_answers_are_generated() -> None:
+    scored = [step for step in range(1, 201) if is_scored(step, BY_TEXT)]
+    assert scored == [1, 2, 4, 8, 16, 32, 64, 128]
 
 
 def test_scored_steps_are_log_spaced() -> None:

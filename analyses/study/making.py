@@ -232,6 +232,7 @@ def train_arm(
         base if plan.benign_along else base[~benign],
         stop_at=plan.stop_at,
         every_step=plan.every_step,
+        by_text=baseline.prefixes is None,
         keep=lambda: save_with_logits(lm, folder),
         bounds=Bounds(*plan.bounds),
         read_text=keeper,

@@ -29,6 +29,8 @@ CURVE_TO = 0.95
 CURVE_STEPS = 1.5
 # Levels at which the answers of the target are read, in addition to the wanted one.
 LEVELS = (0.25, 0.5, 0.75, 0.9)
+# Scored steps per doubling where each one generates answers.
+BY_TEXT = 1
 _NO_REFUSAL = 1e-6  # floor for R_d(0): a domain that never refused loses nothing
 
 
@@ -100,6 +102,7 @@ class ForgettingCurve(TrainerCallback):
         base: scores of the same prompts at step 0.
         stop_at: forgetting level (0 … 1) at which the model is kept.
         every_step: score after each step instead of log-spaced steps.
+        by_text: scoring generates answers, so fewer steps are scored.
         keep: called with the model at that level, or at the end if it is never reached.
         bounds: training ends when the run exceeds them; see :class:`Bounds`.
         read_text: called with the step and the forgetting level when the level passes one of
@@ -115,6 +118,7 @@ class ForgettingCurve(TrainerCallback):
         *,
         stop_at: float,
         every_step: bool,
+        by_text: bool = False,
         keep: Callable[[], object],
         bounds: Bounds | None = None,
         read_text: Callable[[int, float], object] | None = None,
@@ -125,6 +129,7 @@ class ForgettingCurve(TrainerCallback):
         self.base_rate = target_rate(base, concept) if concept else float("nan")
         self.stop_at = stop_at
         self.every_step = every_step
+        self.spacing = (BY_TEXT,) if by_text else ()
         self.keep = keep
         self.bounds = bounds or Bounds()
         self.read_text = read_text
@@ -136,7 +141,7 @@ class ForgettingCurve(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         step, last = state.global_step, state.global_step >= state.max_steps
-        if last or self.every_step or is_scored(step):
+        if last or self.every_step or is_scored(step, *self.spacing):
             scores = self.evaluation.masses(self.lm)
             if self.concept is not None:
                 u = lost_share(self.base_rate, target_rate(scores, self.concept))
