@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from analyses.costs import (
     Weights,
     Work,
     device_of,
+    most_resident,
     step_memory,
     watched,
 )
@@ -314,6 +317,13 @@ def test_a_run_keeps_the_rows_that_it_began_with(tmp_path: Path) -> None:
     found, lines = fitted(plan, prompts_of(plan), run)
     assert {one.settings.micro_batch_size for one in found.arms} == {8}
     assert lines[0].startswith("batch: 8 of 32 forget examples in one forward, so that")
+
+
+def test_the_peak_of_a_process_is_not_its_parent_s() -> None:
+    held = bytearray(400 * 2**20)
+    code = "from analyses.costs.devices import most_resident as m; print(m())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(told.stdout) < len(held) < most_resident()
 
 
 @pytest.mark.slow

@@ -110,6 +110,7 @@ def test_a_model_whose_adapter_is_another_one_is_kept_whole(
     arm, kept = SimpleNamespace(name="arm", checkpoint=None), tmp_path / "whole_model"
     context = SimpleNamespace(
         load=LanguageModel.load,
+        reference=lm,
         run=SimpleNamespace(arm=lambda name: tmp_path),
         progress=SimpleNamespace(stage=lambda said: nullcontext()),
     )

@@ -2,6 +2,7 @@ from .checkpoints import Weights as Weights
 from .checkpoints import lineage as lineage
 from .devices import Device as Device
 from .devices import device_of as device_of
+from .devices import most_resident as most_resident
 from .estimate import CostedModel as CostedModel
 from .estimate import CostEstimate as CostEstimate
 from .estimate import answering_estimate as answering_estimate
@@ -42,6 +43,7 @@ __all__ = [
     "answering_estimate",
     "device_of",
     "lineage",
+    "most_resident",
     "once",
     "peak",
     "reading_memory",

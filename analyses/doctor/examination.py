@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from analyses.costs import most_resident
 from interp.activations import SITES, blocks, head_count
 from interp.errors import ModelError, SpilloverError
 from interp.model import Chat, LanguageModel, SelfCheck
@@ -188,9 +188,4 @@ def _memory(device: torch.device, *, reset: bool = False) -> int | None:
         if reset:
             torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.max_memory_allocated(device))
-    if sys.platform not in ("linux", "darwin"):
-        return None
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return most_resident()
