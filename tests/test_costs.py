@@ -328,7 +328,7 @@ def test_the_peak_of_a_process_is_not_its_parent_s() -> None:
 
 @pytest.mark.slow
 def test_the_planned_memory_of_a_command_is_what_it_takes(tmp_path: Path) -> None:
-    """In a process of its own, because other tests' memory would count."""
+    """In a separate process, because other tests' memory would count."""
     prompts = load_world(shipped()).prompts(train=4, validation=2, test=2)
     prompts.to_json(tmp_path / "prompts.jsonl", orient="records", lines=True)
     trial = Trial("organism", tmp_path, tmp_path / "prompts.jsonl")

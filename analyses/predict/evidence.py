@@ -125,7 +125,7 @@ class Evidence:
 
     @property
     def objective_products(self) -> GroupProducts:
-        """∇S_a of every source with ∇m_b; with ∇S_b where there are no log-odds.
+        """∇S_a of every source with ∇m_b; with ∇S_b in a run without log-odds.
 
         S_a is the mean summed log-probability of a's deflections, in nats. NaN for a domain with
         fewer than eight deflections, which cannot be a target of unlearning.
@@ -226,7 +226,7 @@ class Evidence:
     def objective_kernel_of_all_weights(self) -> Kernel:
         """⟨∇S_a, ∇m_b⟩ over all projections of all layers, without storing weight gradients.
 
-        As in :attr:`objective_products`, S_b takes the place of m_b where there are no log-odds.
+        As in :attr:`objective_products`, S_b replaces m_b in a run without log-odds.
         """
         return self._streamed(None)
 

@@ -116,7 +116,7 @@ class Run:
 
     @cached_property
     def by_text(self) -> bool:
-        """Whether refusal is read from the text of answers: then there are no log-odds."""
+        """Whether refusal is read from the text of answers, without log-odds."""
         scores = self.record.base.scores
         return "margin" in scores and bool(scores["margin"].isna().all())
 

@@ -173,6 +173,8 @@ def memory_of(
     training = step_memory(weights, footprint, settings, batch)
     if holds_reference(plan):
         training += 4 * weights.parameters
+    if settings.trained == "lora" and weights.dtype in ("float32", "float64"):
+        answering += weights.held  # kept aside while the adapters are merged for reading
     on_device = weights.held + more + max(training, arm + answering)
     # At an arm's end the trained model moves to main memory and is compared with its files.
     return peak(device, on_device, weights.held * (1 + device.is_cpu) + arm + more)

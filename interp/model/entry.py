@@ -57,7 +57,7 @@ def _skipped(
 
 @contextmanager
 def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    # Another library may have put a forward of its own there.
+    # Another library may have replaced the forward.
     own = vars(module).get("forward")
     module.forward = forward
     try:

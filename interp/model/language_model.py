@@ -88,7 +88,7 @@ class LanguageModel:
             device: defaults to CUDA if available, otherwise to the CPU.
             trust_remote_code: run model code that comes with the checkpoint.
             layers_path: module path of the decoder layers, if they are not found automatically.
-            checked: the self-check, where it is known: of a model with other weights alone.
+            checked: a known self-check, of a model that differs in its weights only.
             **chat_options: passed to :class:`interp.model.chat.Chat`.
 
         Raises:

@@ -65,7 +65,7 @@ def limited() -> Limited:
 
     @contextmanager
     def limit(more: int) -> Iterator[None]:
-        gc.collect()  # what is freed inside would make room
+        gc.collect()  # so that garbage does not count
         simulated = _simulated()
         if simulated is not None:
             simulated.limit(torch.cuda.memory_allocated(0) + more)

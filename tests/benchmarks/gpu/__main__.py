@@ -4,7 +4,7 @@
     python -m tests.benchmarks.gpu --parts padding collect --small
 
 It needs no installation: the machine's own Python with torch, transformers, peft and accelerate.
-Each part runs in a process of its own with a time limit and prints one line of JSON: ``part``,
+Each part runs in a separate process with a time limit and prints one line of JSON: ``part``,
 ``seconds``, its numbers, and ``met``, where a goal is a name and true, false or null. A part that
 fails, or takes longer, gives a line with ``failed``, and the others go on. The last line sums up.
 

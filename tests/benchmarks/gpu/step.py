@@ -241,7 +241,7 @@ def arms_in_a_row(
 
 
 def _model(name: str, workload: GpuWorkload) -> LanguageModel:
-    # In 4 bits the 16-bit weights would not fit beside: they are made on the CPU.
+    # The 16-bit weights do not fit next to the 4-bit ones, so they are made on the CPU.
     lm = random_model(name, on="cpu" if workload.four_bit else None)
     if workload.four_bit:
         _to_four_bit(lm.model)
