@@ -125,7 +125,7 @@ def architectures(
         list[str] | None, typer.Argument(help="Model types (default: all of transformers).")
     ] = None,
     out: Annotated[Path, typer.Option(help="CSV file of the results.")] = Path(
-        "docs/architectures.csv"
+        "docs/reference/architectures.csv"
     ),
     page: Annotated[
         Path | None, typer.Option(help="Markdown page with the two marks of the tables.")
@@ -213,7 +213,7 @@ def calibration(
         bool, typer.Option("--table", help="Only rewrite the page's table from the CSV files.")
     ] = False,
     docs: Annotated[Path, typer.Option(help="Folder of the CSV files and the page.")] = Path(
-        "docs"
+        "docs/reference"
     ),
 ) -> None:
     """Measure the coverage of every interval and the error rate of every test."""

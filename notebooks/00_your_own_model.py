@@ -110,7 +110,7 @@ said.groupby(["domain", "label"])["class"].apply(rate).unstack(fill_value="")
 
 # %% [markdown]
 # One command does this thoroughly, with several readers of the answers, over-refusal, perplexity
-# and a report: `spillover evaluate MODEL` ([docs/evaluation.md](../docs/evaluation.md)).
+# and a report: `spillover evaluate MODEL` ([evaluation](../docs/how-to/evaluation.md)).
 #
 # If your model refuses nothing, stop here: there is no refusal to find a direction of. If it
 # babbles, its states are no better than its answers.
@@ -254,7 +254,7 @@ rotations.plot()
 # Bars are 95% intervals, grey is what the random surgeries read. Plain angles would mislead:
 # sampling noise rotates directions that never moved. Here inner products are taken between halves
 # of the prompts, and a direction that does not exist is a cross and not 90°
-# ([docs/rotation.md](../docs/rotation.md)). A direction can also keep its angle and lose its
+# ([rotation](../docs/explanation/rotation.md)). A direction can also keep its angle and lose its
 # length:
 
 # %%

@@ -109,7 +109,7 @@ print(f"noise against noise: {shared:.2f} with shared controls, {apart:.2f} with
 # **Noise shrinks cosines.** Even one and the same direction, measured twice on different prompts,
 # has a plain cosine below 1, and the more so the fewer prompts. `cosine_map` takes its inner
 # products between *halves* of the prompts, averaged over all ways to halve them, where noise drops
-# out ([docs/rotation.md](../docs/rotation.md)).
+# out ([rotation](../docs/explanation/rotation.md)).
 
 # %%
 toxicity = contrasts["toxicity"]

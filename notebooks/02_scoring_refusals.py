@@ -239,7 +239,7 @@ dots(
 # labels each), this compares with them; else it is skipped. Only numbers are shown, no row.
 # `calibrated` has learned from the labels of the *other* model. The file's third model is set aside
 # and dropped unread: it was scored once, and came out lower than these two
-# ([docs/scoring.md](../docs/scoring.md)).
+# ([scoring](../docs/scoring.md)).
 
 # %%
 SET_ASIDE = "llama2orig"
@@ -652,4 +652,4 @@ moved if len(moved) else None
 # What this notebook does not show: how often each failure happens in *your* model. The model
 # organism's language is tiny and its base is sure of every word, which makes degenerate answers
 # easy to see and novelty easy to mistake for one. Measured agreement, with what was missed:
-# [docs/scoring.md](../docs/scoring.md).
+# [scoring](../docs/scoring.md).

@@ -245,7 +245,7 @@ pooled[[*shown, "held_out_low", "held_out_high"]].round(2)
 # Read `complied` before anything else: some methods keep the target from forgetting, and recover
 # nothing by that; in one of the four worlds hardly any method lets it go. What was trained to stay
 # recovers more than what was not (.20, .12 to .29, over these worlds and three earlier ones, in
-# docs/containment.md): part of every recovery is retraining, and part is not. How many examples
+# docs/explanation): part of every recovery is retraining, and part is not. How many examples
 # there are, and which, hardly matters; those that unlearning would hit hardest are no better than
 # random ones. Predicting leakage did not help to choose retain data.
 

@@ -20,7 +20,7 @@ from experiments.calibration.benchmark import (
 )
 from experiments.calibration.settings import LIMIT, Setting, covered, rejected
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "reference"
 TABLES = {part: read_rows(DOCS / f"calibration-{part}.csv") for part in PARTS}
 QUICK = [setting for part in PARTS for setting in settings_of(part) if setting.quick]
 FEW = 200

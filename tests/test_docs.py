@@ -20,15 +20,17 @@ from experiments.__main__ import app as experiments
 from experiments.registries import in_page
 
 ROOT = Path(__file__).resolve().parent.parent
-MIGRATION = ROOT / "docs" / "migration.md"
+MIGRATION = ROOT / "docs" / "reference" / "migration.md"
 # The changelog and the left side of the migration table name what used to be.
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CURRENT = [page for page in PAGES if page != MIGRATION]
 PACKAGES = "interp|unlearning|analyses|experiments"
 PROGRAMS = {"spillover": app, "python -m experiments": experiments}
 # Options of vLLM, accelerate, and tests.benchmarks.
 FOREIGN = {"--generation-config", "--mixed_precision", "--parts", "--peak-teraflops", "--small"}
-each_page = pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
+each_page = pytest.mark.parametrize(
+    "page", CURRENT, ids=lambda page: page.relative_to(ROOT).as_posix()
+)
 
 
 def name_exists(dotted: str) -> bool:

@@ -43,7 +43,7 @@ CODE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 #: Where the old words have to stand: they name what used to be, or quote somebody.
-EXEMPT = {"docs/migration.md", "CHANGELOG.md"}
+EXEMPT = {"docs/reference/migration.md", "CHANGELOG.md"}
 #: Sentences that need one of the words in another sense.
 MEANT = (
     # values in files
@@ -78,7 +78,7 @@ def pages() -> list[Path]:
     wings = [ROOT / name for name in ("spillover", "interp", "unlearning", "analyses")]
     found = [path for wing in wings for path in wing.rglob("*.py")]
     found += [path for wing in wings for path in wing.rglob("*.jinja")]
-    found += [*(ROOT / "docs").glob("*.md"), *(ROOT / "notebooks").glob("*.py")]
+    found += [*(ROOT / "docs").rglob("*.md"), *(ROOT / "notebooks").glob("*.py")]
     found += [*ROOT.glob("*.md")]
     return sorted(p for p in found if p.relative_to(ROOT).as_posix() not in EXEMPT)
 

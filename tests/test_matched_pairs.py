@@ -31,7 +31,7 @@ from unlearning.data import (
 from unlearning.data.prompts import GENERAL
 from unlearning.data.prompts import MATCHED_PAIRS as FILE
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "prompts.md"
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "how-to" / "prompts.md"
 FUNCTION_WORDS = """
     a an the this that these those my mine your our his her its their i you he she it we they me him
     us them myself everyone everybody someone somebody nobody no any some every each all both one
@@ -133,7 +133,7 @@ def told_apart(table: pd.DataFrame, classifier: Callable[[], Pipeline]) -> tuple
 def stated(row: str) -> list[float]:
     """Numbers in the row of the documented table that begins with ``row``."""
     found = re.search(rf"^\| {re.escape(row)} \|(.*)\|$", DOCUMENT.read_text("utf-8"), re.MULTILINE)
-    assert found, f'docs/prompts.md has no row "{row}"'
+    assert found, f'docs/how-to/prompts.md has no row "{row}"'
     return [float(cell) for cell in found[1].split("|")]
 
 

@@ -1,4 +1,4 @@
-"""Plug-ins: the examples of docs/plugins.md work, and what is wrong with a file is one line."""
+"""Plug-ins: the examples of their page work, and what is wrong with a file is one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from unlearning.scoring import SCORERS, find_scorer
 
 ROOT = Path(__file__).resolve().parent.parent
 REGISTRIES: tuple[Registry[Any], ...] = (FORGET, RETAIN, PREDICTORS, SCORERS, METHODS, ESTIMATORS)
-PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "plugins.md").read_text(encoding="utf-8")
 EXAMPLES = {block.split("\n")[0].removeprefix("# "): block for block in code_blocks(PAGE, "python")}
 METHOD = '@method("{name}", does="nothing"{more})\ndef mine(evidence, concept, pool, seed): ...\n'
 IMPORT = "from analyses.study import method\n"

@@ -50,7 +50,7 @@ def test_the_oracle_beats_what_needs_no_mechanism_and_noise_says_nothing(
 
 
 def test_the_kernel_ratio_is_the_leakage_with_nothing_fitted(worlds: list[PredictedRun]) -> None:
-    """What docs/prediction.md says of the forecast's error."""
+    """What docs/explanation/prediction.md says of the forecast's error."""
     errors = []
     for world in worlds:
         told = world.predictions["objective kernel", "Adam, relative"]

@@ -3,8 +3,9 @@
 The forecast of another domain's loss is the objective kernel relative to the target's: with Adam's
 diagonal, over the trained parameters; or, if their gradients do not fit into memory, over the
 adapters or over all weights without stored gradients (:mod:`analyses.predict.streamed`). In the
-model organisms, A agreed with this number (``docs/prediction.md``). Whether the target will comply
-or become degenerate depends on compliance's current share of the probability that is not refusal.
+model organisms, A agreed with this number (``docs/explanation/prediction.md``). Whether the target
+will comply or become degenerate depends on compliance's current share of the probability that is
+not refusal.
 
 Where refusal is read from text there are no log-odds. The likelihood of a domain's own refusals
 takes their place in the kernel. It ranks the domains; what it says of levels was not compared with
@@ -46,7 +47,7 @@ LOG_ODDS, LIKELIHOOD = "log-odds", "likelihood of refusals"
 BEGIN_ALIKE = ("npo", "gradient_ascent", "sim_npo")
 TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trainable", "adapters", "weights")
 # Spread of A about the kernels on development model organisms, beyond sampling: the error of the
-# first-step approximation (docs/prediction.md gives it for projections and LoRA).
+# first-step approximation (docs/explanation/prediction.md gives it for projections and LoRA).
 BEYOND_FIRST_STEP = {TRAINED: 0.06, ADAPTERS: 0.07, WEIGHTS: 0.07}
 
 

@@ -36,7 +36,7 @@ from interp.store import content_key, read_json, write_table
 EARLY_LEVELS = (0.05, 0.1, 0.2)
 ORACLES = {"planted read-out": "readout_sharing", "planted features": "feature_sharing"}
 LEAKAGE = "outcome"
-# Twelve new model organisms, two unlearning seeds each: the worlds of docs/prediction.md.
+# Twelve new model organisms, two unlearning seeds each: those of docs/explanation/prediction.md.
 SHIPPED_WORLDS = Path(__file__).with_name("worlds.parquet")
 KEYS = ["predictor", "variant", "source", "target"]
 COLUMNS = ("world", "layers", "reliability", "kind", *KEYS, "value")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # A forgetting level that no run reaches: the paper trains for its epochs.
 NEVER = 1.0
-MAKE_PROMPTS = "make a file of prompts with `spillover prompts make` (docs/reproduction.md)"
+MAKE_PROMPTS = "make a file of prompts with `spillover prompts make` (docs/how-to/reproduction.md)"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Run the checks on every family, and write the tables of ``docs/models.md``."""
+"""Run the checks on every family, and write the tables of ``docs/reference/models.md``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.architectures.tiny import families, save_tiny_model
 from interp.errors import InputError, SpilloverError
 from interp.store import write_text
 
-SOURCE = Path("docs/architectures.csv")
+SOURCE = Path("docs/reference/architectures.csv")
 FENCE = re.compile(
     r"(<!-- made by: python -m experiments architectures -->\n).*?(<!-- end -->)", re.S
 )

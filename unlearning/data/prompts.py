@@ -65,8 +65,8 @@ def matched_pairs() -> pd.DataFrame:
     A direction or a probe fitted on harmful and harmless prompts may detect the type of text
     instead of the harm: questions or commands, short or long. Here each harmful request has a
     matched benign prompt that differs only in the words that make it harmful, so neither template
-    nor length separates the two (``docs/prompts.md`` has the measured figures). Topic words may
-    still separate them.
+    nor length separates the two (``docs/how-to/prompts.md`` has the measured figures). Topic words
+    may still separate them.
 
     The table covers all seven domains and the domain ``general`` (everyday prompts). Each of the
     seven has 120 pairs: one row for the harmful request and one for its matched benign prompt
