@@ -1,4 +1,4 @@
-# Two things to type: `make demo` and `make test`. Both set up .venv themselves, once.
+# Three things to type: `make demo`, `make test`, `make docs`. They set up .venv themselves, once.
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
@@ -6,7 +6,7 @@ OUT ?= runs/demo
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test tests-only fuzz lint bench bench-gpu clean
+.PHONY: demo test tests-only fuzz lint docs bench bench-gpu clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -51,6 +51,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation site in build/site/html; a warning is an error. No network is used.
+docs: .venv/installed-dev
+	$(BIN)/python -m experiments.site
 
 # Time and memory against goals, into build/benchmarks.json; BENCH=--demo times the demo as well.
 bench: .venv/installed

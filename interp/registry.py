@@ -98,7 +98,7 @@ class Registry(Mapping[str, E], Generic[E]):
             InputError: another definition has this name.
         """
         origin = f"{made_by.__module__}.{made_by.__qualname__}"
-        known = self._origins.get(about.name) or self._declared_in(about.name)
+        known = self._origins.get(about.name) or self.module_of(about.name)
         self._require_free(about.name, origin, known)
         self._origins[about.name] = origin
         self._entries[about.name] = entry
@@ -113,7 +113,7 @@ class Registry(Mapping[str, E], Generic[E]):
         """
         self.room = room
         for name, origin in self._origins.items():
-            self._require_free(name, origin, self._declared_in(name))
+            self._require_free(name, origin, self.module_of(name))
 
     def _require_free(self, name: str, origin: str, known: str | None) -> None:
         if known and origin != known and not origin.startswith(f"{known}."):
@@ -121,8 +121,8 @@ class Registry(Mapping[str, E], Generic[E]):
                 f"the {self.kind} name {name} is taken by {known}; give {origin} another"
             )
 
-    def _declared_in(self, name: str) -> str | None:
-        """The module of the room that declares this name."""
+    def module_of(self, name: str) -> str | None:
+        """The module of the room that declares this name; None for a plug-in's entry."""
         modules = _modules(self.room) if self.room else {}
         found = (m for m, path in modules.items() if name in _declarations(path, self.decorator))
         return next(found, None)
@@ -156,7 +156,7 @@ class Registry(Mapping[str, E], Generic[E]):
     def __getitem__(self, name: str) -> E:
         if name not in self._entries and self.room:
             plugins.load_all()
-            if module := self._declared_in(name):
+            if module := self.module_of(name):
                 import_module(module)
         return self._entries[name]
 

@@ -1,0 +1,39 @@
+"""Sphinx's settings; the sources are those that ``experiments.site.assemble`` writes."""
+
+import tomllib
+from pathlib import Path
+
+project = "Spillover"
+author = "Spillover contributors"
+copyright = "Spillover contributors, Apache-2.0"
+pyproject = Path(__file__).resolve().parents[1] / "pyproject.toml"
+version = release = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["version"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+default_role = "code"
+highlight_language = "text"
+smartquotes = False  # they change the two dashes of an option
+
+# Pages: committed outputs of notebooks are shown; only the gallery runs (its own setting).
+nb_execution_mode = "off"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+
+# Python names
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_custom_sections = ["Source"]
+
+html_theme = "furo"
+html_title = f"Spillover {version}"
+html_static_path = ["static"]
+html_css_files = ["style.css"]
+html_copy_source = False
+html_show_sourcelink = False
