@@ -13,6 +13,7 @@ OTHERS: dict[str, tuple[Registry[Any], str]] = {
     "Predictor": (PREDICTORS, "predict, tournament"),
     "Scorer": (SCORERS, "--scorer"),
 }
+TITLES = {"Containment": "Containment method"}
 INTRODUCTION = """# Map of methods
 
 On this page you can look up which paper a method comes from, how far it follows that paper, and
@@ -37,7 +38,10 @@ def methods_page() -> str:
     """The page in Markdown, a table for each registry."""
     lines = [INTRODUCTION]
     for kind, (registry, option) in {**KINDS, **OTHERS}.items():
-        lines += [f"## {kind}s" + (f" (`{option}`)" if option.startswith("-") else ""), ""]
+        lines += [
+            f"## {TITLES.get(kind, kind)}s" + (f" (`{option}`)" if option.startswith("-") else ""),
+            "",
+        ]
         lines += [
             "| Name | What it is | Paper | Badge | What differs | File |",
             *["|---" * 6 + "|"],
