@@ -39,6 +39,8 @@ from .rubrics import BIASED_OR_TOXIC as BIASED_OR_TOXIC
 from .rubrics import HARMFUL as HARMFUL
 from .rubrics import REFUSAL as REFUSAL
 from .rubrics import RUBRICS as RUBRICS
+from .texts import RefusalText as RefusalText
+from .texts import refusal_texts as refusal_texts
 
 __all__ = [
     "BIASED_OR_TOXIC",
@@ -60,6 +62,7 @@ __all__ = [
     "LocalJudge",
     "ModelScorer",
     "Phrases",
+    "RefusalText",
     "ResponseReader",
     "Scorer",
     "WithFluency",
@@ -76,6 +79,7 @@ __all__ = [
     "fit",
     "is_gibberish",
     "measure_fluency",
+    "refusal_texts",
     "refused",
     "repetition",
     "scorer",
