@@ -49,7 +49,7 @@ EXAMPLES = {
     "concept": "safety",
     "folder": "runs/demo",
     "folders": "runs/demo",
-    "scores": "scored.jsonl",
+    "sides": "scored.jsonl",
     "file": "labelled.jsonl",
 }
 # For commands without a dry run: lines that make the files of the example, and its output.
@@ -84,7 +84,7 @@ PRINTED = {
         "...",
     ),
     "report": ("runs/demo/report.html",),
-    "agree": ("Agreement with labels (refusal against answer)", "..."),
+    "agree": ('Labels: column "label"', "..."),
     "calibrate": ("runs/calibrate-labelled.jsonl: 1 full_refusal, 1 answer",),
 }
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

@@ -468,11 +468,13 @@ def deflect(
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Deflected | Any: ...
 def agree(
-    scores: str | Path | Sequence[str | Path],
+    sides: str | Sequence[str],
     *,
-    label_column: str = "label",
+    label_column: str | None = None,
     model_column: str = "model",
-    rows: int = 20,
+    rows: int = 10,
+    out: str | Path | None = None,
+    device: str | None = None,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> AgreementTables: ...
 def calibrate(

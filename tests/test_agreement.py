@@ -9,10 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from unlearning.scoring import MEASURES, between, by_group, disagreeing
-from unlearning.scoring.agreement import scorer_agreement
+from unlearning.scoring import (
+    COUNTED,
+    MEASURES,
+    between,
+    by_group,
+    class_agreement,
+    disagreeing,
+    each_way,
+    fleiss_kappa,
+    kappa_gain,
+    scorer_agreement,
+)
 
 readings = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
+of_three = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60)
 
 
 @given(readings)
@@ -41,6 +52,97 @@ def test_kappa_and_accuracy_are_symmetric_and_blind_to_polarity(
     for other in (scorer_agreement(said, truth), scorer_agreement(1 - truth, 1 - said)):
         assert one["kappa"].value == pytest.approx(other["kappa"].value, nan_ok=True)
         assert one["accuracy"].value == pytest.approx(other["accuracy"].value)
+
+
+@given(of_three)
+def test_the_kappa_of_three_classes_is_the_linearly_weighted_one_of_scikit_learn(
+    pairs: list[tuple[int, int]],
+) -> None:
+    truth, said = np.array(pairs).T
+    found = class_agreement(truth / 2, said / 2)
+    assert found["accuracy"].value == pytest.approx(metrics.accuracy_score(truth, said))
+    if len({*truth, *said}) > 1:
+        expected = metrics.cohen_kappa_score(truth, said, labels=[0, 1, 2], weights="linear")
+        assert found["kappa"].value == pytest.approx(expected)
+        assert found["kappa"].low <= expected <= found["kappa"].high
+    else:
+        assert np.isnan(found["kappa"].value)
+
+
+@given(of_three)
+def test_the_ways_to_count_partial_refusals_are_those_of_tables_made_by_hand(
+    pairs: list[tuple[int, int]],
+) -> None:
+    truth, said = np.array(pairs).T / 2
+    found = each_way(pd.DataFrame({"truth": truth, "said": said}), "truth", "said", None)
+    found = found.set_index("partial")
+    whole = truth != 0.5
+    by_hand = {
+        "left out": (truth[whole] == 1, said[whole] == 1),
+        "refusal": (truth > 0, said > 0),
+        "answer": (truth == 1, said == 1),
+    }
+    for way, (one, other) in by_hand.items():
+        if not len(one):
+            assert way not in found.index
+            continue
+        expected = scorer_agreement(one.astype(int), other.astype(int))
+        assert found.n[way] == len(one)
+        for measure in MEASURES:
+            assert found[measure][way] == pytest.approx(expected[measure].value, nan_ok=True)
+    # Left out are the partial labels alone; a label is partial in no other way.
+    assert found.n["class"] - found.n.get("left out", 0) == (truth == 0.5).sum()
+
+
+def test_without_partial_refusals_all_ways_are_one() -> None:
+    truth, said = noisy(np.random.default_rng(2), 80, 0.8)
+    found = each_way(pd.DataFrame({"truth": truth, "said": said}), "truth", "said", None)
+    assert list(found.partial) == list(COUNTED)
+    for column in found.columns.drop(["partial", "group"]):
+        assert found[column].nunique() == 1
+
+
+def test_a_scorer_at_chance_has_kappa_zero_in_its_interval_in_every_way() -> None:
+    rng = np.random.default_rng(3)
+    rates = {"p": [0.3, 0.1, 0.6]}
+    truth, said = (rng.choice([0, 0.5, 1], size=600, **rates) for _ in range(2))
+    table = pd.DataFrame({"truth": truth, "said": said, "prompt": np.arange(600) // 3})
+    found = each_way(table, "truth", "said", None, "prompt")
+    assert ((found.kappa_low < 0) & (found.kappa_high > 0)).all()
+    assert (found.kappa.abs() < 0.1).all()
+
+
+def test_a_gain_of_kappa_is_paired_and_none_between_equals() -> None:
+    rng = np.random.default_rng(4)
+    truth, good = noisy(rng, 300, 0.95)
+    prompts = np.arange(300) // 2
+    bad = np.where(rng.random(300) < 0.6, truth, 1 - truth)
+    gain = kappa_gain(truth, good, bad, prompts)
+    kappas = [scorer_agreement(truth, said)["kappa"].value for said in (good, bad)]
+    assert gain.value == pytest.approx(kappas[0] - kappas[1])
+    assert 0 < gain.low < gain.value < gain.high < 2
+    same = kappa_gain(truth, good, good, prompts)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    # Paired: the difference of readings that share all errors but one is known better than either.
+    other = good.copy()
+    other[0] = 1 - other[0]
+    paired, alone = kappa_gain(truth, good, other, prompts), scorer_agreement(truth, good, prompts)
+    assert paired.high - paired.low < (alone["kappa"].high - alone["kappa"].low)
+
+
+def test_three_people_agree_by_fleiss() -> None:
+    rng = np.random.default_rng(5)
+    assert fleiss_kappa(np.array([0, 3] * 20), 3).value == 1
+    chance = fleiss_kappa(rng.binomial(3, 0.4, size=400), 3)
+    assert chance.low < 0 < chance.high
+    # Two people: Scott's pi of the table 20, 5, 10, 15 (both no, one of them, both yes).
+    votes = np.repeat([0, 1, 2], [20, 15, 15])
+    rate = (15 + 2 * 15) / 100
+    by_chance = rate**2 + (1 - rate) ** 2
+    found = fleiss_kappa(votes, 2)
+    assert found.value == pytest.approx((0.7 - by_chance) / (1 - by_chance))
+    assert found.low < found.value < found.high
+    assert np.isnan(fleiss_kappa(np.array([]), 3).value)
 
 
 def noisy(rng: np.random.Generator, n: int, right: float) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +206,7 @@ def test_pooled_agreement_hides_a_group_and_by_group_shows_it() -> None:
         }
     )
     found = by_group(table, "label", "scorer", "model").set_index("model")
-    assert set(found.index) == {"read", "misread", "all"}
+    assert list(found.index) == ["misread", "read", "all"], "the worst first"
     assert found["kappa"]["read"] == 1
     assert found["kappa"]["misread"] == -1
     assert found["kappa"]["all"] == pytest.approx(0.8)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -117,15 +118,27 @@ def test_an_unusable_file_is_named_and_nothing_is_written(
 
 def test_agreement_with_labels_leaves_out_what_is_in_between(tmp_path: Path) -> None:
     tables = compare_with_labels(score(write(tmp_path / "answers.jsonl", ROWS)))
-    found = tables.with_labels.set_index("model")
-    assert dict(found.n) == {"one": 2, "two": 2, "all": 4}
-    assert dict(found.accuracy) == {"one": 1, "two": 0, "all": 0.5}
-    assert dict(found.kappa) == {"one": 1, "two": -1, "all": 0}
+    found = tables.with_labels
+    assert list(found[found.partial == "left out"].model) == ["two", "one", "all"], "worst first"
+    plain = found[found.partial == "left out"].set_index("model")
+    assert dict(plain.n) == {"one": 2, "two": 2, "all": 4}
+    assert dict(plain.accuracy) == {"one": 1, "two": 0, "all": 0.5}
+    assert dict(plain.kappa) == {"one": 1, "two": -1, "all": 0}
+    # The classifier reads the partial refusal as a full one.
+    whole = found[found.model == "all"].set_index("partial")
+    assert dict(whole.n) == {"left out": 4, "refusal": 5, "answer": 5, "class": 5}
+    assert dict(whole.accuracy) == {"left out": 0.5, "refusal": 0.6, "answer": 0.4, "class": 0.4}
     assert tables.left_out == 2
-    assert list(tables.disagreeing.model) == ["two", "two"]
+    counted = tables.counted[tables.counted.reading == "label"]
+    assert dict(zip(counted["class"], counted.counts_as, strict=True)) == {
+        "empty": "left out",
+        "partial_refusal": "each way",
+    }
+    assert list(tables.disagreeing.model) == ["two", "two", "two"]
+    assert list(tables.disagreeing.label) == [0, 1, 0.5], "contradictions come first"
     assert tables.between_scorers.empty
     text = tables.text()
-    for part in ("kappa", "-1.000", "2 answers left out", "2 answers on which"):
+    for part in ("kappa", "-1.000", "2 answers left out", "3 answers on which", "three classes"):
         assert part in text
 
 
@@ -138,12 +151,30 @@ def test_scorers_are_compared_without_labels(tmp_path: Path) -> None:
     assert list(tables.between_scorers.kappa) == [1]
     assert tables.disagreeing.empty
     assert "0 answers on which" in tables.text()
+    # The same from the names of scorers, with or without a scored file.
+    for sides in ((path, "classifier", "phrases"), (score(path), "phrases")):
+        again = compare_with_labels(*sides).between_scorers
+        assert list(again.n) == [6] and list(again["second"]) == list(tables.between_scorers.second)
 
 
 def test_labels_may_stand_in_a_field_within_a_field(tmp_path: Path) -> None:
     rows = [{**row, "label": None, "people": {"final": row["label"]}} for row in ROWS]
     path = score(write(tmp_path / "answers.jsonl", rows))
-    assert list(compare_with_labels(path, label="people.final").with_labels.n) == [2, 2, 4]
+    found = compare_with_labels(path, label="people.final").with_labels
+    assert list(found[found.partial == "left out"].n) == [2, 2, 4]
+
+
+def test_the_command_compares_a_file_with_scorers_and_writes_its_tables(tmp_path: Path) -> None:
+    path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "tables"
+    done = CliRunner().invoke(app, ["agree", str(path), "phrases", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "worst model first" in done.output
+    table = pd.read_csv(out / "with_labels.csv")
+    assert set(table.partial) == {"left out", "refusal", "answer", "class"}
+    assert {one.name for one in out.iterdir()} == {
+        "with_labels.csv", "between_scorers.csv", "between_people.csv", "counted.csv",
+        "disagreeing.csv",
+    } - ({"between_scorers.csv", "between_people.csv"})  # fmt: skip
 
 
 def test_agreement_says_what_it_needs(tmp_path: Path) -> None:
@@ -154,7 +185,9 @@ def test_agreement_says_what_it_needs(tmp_path: Path) -> None:
     scored = score(path)
     for arguments, message in (
         ((), "nothing to compare"),
-        ((path,), "scorer"),
+        ((path,), "add a scorer"),
+        (("phrases",), "no file of answers"),
+        ((path, "phrase"), "neither a file nor a scorer.*phrases"),
         ((scored, shorter), "5"),
         ((scored, other), "not the answer"),
         ((odd,), "line 1.*perhaps"),
@@ -247,6 +280,18 @@ def test_answers_without_a_verdict_are_compared_by_the_others(
     tables = compare_with_labels(out, score(path))
     assert list(tables.between_scorers.n) == [3, 2, 5]
     assert "judge:m" in tables.text()
+    assert "none" in set(tables.counted["class"]), "an answer without a verdict is counted"
+
+
+def test_a_judge_that_may_cost_money_runs_in_score_alone(
+    tmp_path: Path, judge: FakeEndpoint
+) -> None:
+    path, name = write(tmp_path / "answers.jsonl", ROWS[:2]), f"judge:m@{judge.url}"
+    with pytest.raises(InputError, match="may cost money.*score"):
+        compare_with_labels(path, name)
+    assert judge.requests == []
+    score_file(path, name, tmp_path / "out.jsonl", progress=QUIET)
+    assert compare_with_labels(path, name).with_labels.kappa.iloc[0] == 1  # from the cache
 
 
 def test_the_second_scale_touches_nothing_of_the_first(tmp_path: Path, judge: FakeEndpoint) -> None:

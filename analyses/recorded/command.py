@@ -87,30 +87,47 @@ def score(
 
 @command
 def agree(
-    scores: Annotated[
-        list[Path],
+    sides: Annotated[
+        list[str],
         typer.Argument(
-            help="Scored files that `score` wrote; several are compared with each other."
+            help="Files and scorers to compare: files of answers with people's labels, files that "
+            "`score` wrote for the same answers, and scorers to run now: "
+            "{unlearning.scoring:scorer}."
         ),
     ],
     label_column: Annotated[
-        str, typer.Option(help="Field that holds people's labels; a.b is a field inside a field.")
-    ] = "label",
+        str | None,
+        typer.Option(
+            help="Field that holds people's labels; a.b is a field inside a field (default: by the "
+            "columns of XSTest, WildGuardTest, SORRY-Bench or OR-Bench, else label)."
+        ),
+    ] = None,
     model_column: Annotated[
         str, typer.Option(help="Field that names the model of each answer.")
     ] = "model",
     rows: Annotated[
         int, typer.Option(min=0, help="Number of answers on which readings differ to print.")
-    ] = 20,
+    ] = 10,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the tables as CSV (default: only printed).")
+    ] = None,
+    device: Device = None,
 ) -> AgreementTables:
     """Measure how scorers agree with people's labels and with each other, per model.
 
-    It prints accuracy, precision, recall and Cohen's kappa with 95% intervals.
+    It prints accuracy, precision, recall and Cohen's kappa with 95% intervals, the worst model
+    first, and counts partial refusals in every way. People's agreement with each other stands next
+    to it.
     """
     from analyses.recorded.agreement import compare_with_labels
+    from analyses.runs import Progress
 
-    found = compare_with_labels(*scores, label=label_column, model=model_column)
+    found = compare_with_labels(
+        *sides, label=label_column, model=model_column, device=device, progress=Progress()
+    )
     typer.echo(found.text(rows=rows))
+    if out is not None:
+        found.write(out)
     return found
 
 
@@ -124,7 +141,10 @@ def calibrate(
     ),
     label_column: Annotated[
         str | None,
-        typer.Option(help="Field that holds the label (default: class, else refused, else label)."),
+        typer.Option(
+            help="Field that holds the label (default: by the columns of a known set, else class, "
+            "else refused, else label)."
+        ),
     ] = None,
 ) -> Mapping[str, int]:
     """Teach the classifier from your own labelled answers."""

@@ -4,7 +4,7 @@ Most scorers have the scale of refusals: ``refused`` and ``class``. Judges have 
 answer is biased or toxic and whether it is harmful; published guards have the last one, some of
 them alone. The fields of each scale are separate and leave the others unchanged.
 
-This module also checks files of recorded answers and finds their fields.
+This module also checks files of recorded answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from interp.errors import InputError, expected
 from interp.progress import Advance
 from unlearning.data import (
     Record,
-    read_records,
+    field_of,
+    labelled_set,
+    read_answers,
     require_columns,
     require_scalars,
     without_half_characters,
@@ -142,7 +144,7 @@ def prepare_scoring(
     """
     if scale not in COLUMNS:
         raise InputError(f"unknown scale {scale}{expected(scale, COLUMNS)}")
-    records = read_records(path)
+    records = read_answers(path)
     require_answers(records, ("prompt",), path)
     *written, signed = COLUMNS[scale]
     for record in records:
@@ -191,8 +193,9 @@ def write_calibration(
     Args:
         path: rows with ``response`` and a label.
         out: a JSONL file with ``response`` and ``class``, written whole or not at all.
-        label: the field that has the label (``a.b`` for a field within a field); ``class``, else
-            ``refused``, else ``label`` by default.
+        label: the field that has the label (``a.b`` for a field within a field). By default, the
+            label of a known set (:mod:`unlearning.data.people`), else ``class``, else ``refused``,
+            else ``label``.
 
     Returns:
         Numbers of written answers by class, including gibberish. Answers that a rule recognises
@@ -205,8 +208,22 @@ def write_calibration(
 
     from unlearning.scoring import Classifier
 
-    records = read_records(path)
+    records = read_answers(path)
     require_answers(records, (), path)
+    table = pd.DataFrame({"response": texts(records, "response")})
+    table["class"] = _labels(records, label, str(path))
+    table = table[table["class"].notna()]
+    learned = Classifier().calibrated(table).added
+    write_records(({"response": e.response, "class": e.text_class} for e in learned), out)
+    given = [example.text_class for example in learned]
+    return {name: given.count(name) for name in FINE_CLASSES if name in given}
+
+
+def _labels(records: Sequence[Record], label: str | None, path: str) -> list[Any]:
+    """The label of each row; in a known set, null where people agreed on none."""
+    known = None if label else labelled_set(records)
+    if known is not None:
+        return known.classes_of(records, known.label, path)
     names = (label,) if label else ("class", "refused", "label")
     found = next((n for n in names if any(field_of(r, n) is not None for r in records)), None)
     if found is None:
@@ -214,12 +231,7 @@ def write_calibration(
     for record in records:
         if field_of(record, found) is None:
             raise InputError(f'{path}, {record.place}: "{found}" is missing')
-    labels = [field_of(record, found) for record in records]
-    table = pd.DataFrame({"response": texts(records, "response"), "class": labels})
-    learned = Classifier().calibrated(table).added
-    write_records(({"response": e.response, "class": e.text_class} for e in learned), out)
-    given = [example.text_class for example in learned]
-    return {name: given.count(name) for name in FINE_CLASSES if name in given}
+    return [field_of(record, found) for record in records]
 
 
 def require_answers(records: Sequence[Record], also: Sequence[str], path: str | Path) -> None:
@@ -236,16 +248,6 @@ def require_answers(records: Sequence[Record], also: Sequence[str], path: str | 
         for record in records:
             if column not in record.fields:
                 require_columns([record], (column,), f"{path}, {record.place}")
-
-
-def field_of(record: Record, name: str) -> Any:
-    """A field, or a field within fields: ``labels.final_label``."""
-    if name in record.fields:
-        return record.fields[name]
-    value: Any = record.fields
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def texts(records: Sequence[Record], column: str) -> list[str]:

@@ -1,3 +1,7 @@
+from .people import LABELLED_SETS as LABELLED_SETS
+from .people import LabelledSet as LabelledSet
+from .people import labelled_set as labelled_set
+from .people import read_answers as read_answers
 from .prompts import DOMAINS as DOMAINS
 from .prompts import MATCHED_PAIRS as MATCHED_PAIRS
 from .prompts import as_prompts as as_prompts
@@ -7,6 +11,7 @@ from .prompts import present_domains as present_domains
 from .prompts import read_prompts as read_prompts
 from .prompts import require_concepts as require_concepts
 from .records import Record as Record
+from .records import field_of as field_of
 from .records import read_records as read_records
 from .records import require_characters as require_characters
 from .records import require_columns as require_columns
@@ -20,15 +25,20 @@ from .splits import text_hash as text_hash
 
 __all__ = [
     "DOMAINS",
+    "LABELLED_SETS",
     "MATCHED_PAIRS",
     "SPLITS",
+    "LabelledSet",
     "Record",
     "as_prompts",
     "controls",
+    "field_of",
+    "labelled_set",
     "matched_pairs",
     "near_duplicate_groups",
     "normalised",
     "present_domains",
+    "read_answers",
     "read_prompts",
     "read_records",
     "require_characters",

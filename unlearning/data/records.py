@@ -62,6 +62,16 @@ def is_nested(value: Any) -> bool:
     return isinstance(value, (list, tuple, dict, set)) or bool(getattr(value, "ndim", 0))
 
 
+def field_of(record: Record, name: str) -> Any:
+    """A field, or a field within fields: ``labels.final_label``."""
+    if name in record.fields:
+        return record.fields[name]
+    value: Any = record.fields
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
 def numbered(rows: Iterable[dict[str, Any]]) -> list[Record]:
     """Rows without line numbers, each with its row number, from 1."""
     return [Record(f"row {number}", fields) for number, fields in enumerate(rows, start=1)]

@@ -1,8 +1,14 @@
+from .agreement import COUNTED as COUNTED
 from .agreement import MEASURES as MEASURES
 from .agreement import Interval as Interval
 from .agreement import between as between
 from .agreement import by_group as by_group
+from .agreement import class_agreement as class_agreement
 from .agreement import disagreeing as disagreeing
+from .agreement import each_way as each_way
+from .agreement import fleiss_kappa as fleiss_kappa
+from .agreement import kappa_gain as kappa_gain
+from .agreement import scorer_agreement as scorer_agreement
 from .classes import CLASSES as CLASSES
 from .classes import COARSE as COARSE
 from .classes import FINE_CLASSES as FINE_CLASSES
@@ -46,6 +52,7 @@ __all__ = [
     "BIASED_OR_TOXIC",
     "CLASSES",
     "COARSE",
+    "COUNTED",
     "FINE_CLASSES",
     "HARMFUL",
     "MEASURES",
@@ -71,18 +78,23 @@ __all__ = [
     "between",
     "built_in",
     "by_group",
+    "class_agreement",
     "coherence_of",
     "coherent_classes",
     "disagreeing",
+    "each_way",
     "find_scorer",
     "fine_classes",
     "fit",
+    "fleiss_kappa",
     "is_gibberish",
+    "kappa_gain",
     "measure_fluency",
     "refusal_texts",
     "refused",
     "repetition",
     "scorer",
+    "scorer_agreement",
     "spoken",
     "verdicts",
     "workload_of",
