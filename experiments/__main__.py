@@ -110,6 +110,28 @@ def scorers(
 
 
 @app.command()
+def people(
+    files: Annotated[list[Path], typer.Argument(help="Files of labelled answers.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tables.")],
+    scorer: Annotated[list[str], typer.Option(help="Scorer; may be repeated.")],
+    label_column: Annotated[
+        str | None, typer.Option(help="Field of labels (default: as `spillover agree`).")
+    ] = None,
+    model_column: Annotated[str, typer.Option(help="Field of each answer's model.")] = "model",
+    device: Annotated[str | None, typer.Option(help="Device of the scorers' models.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the shuffle.")] = 0,
+) -> None:
+    """Compare scorers with people's labels and with controls that cannot read the response."""
+    from experiments.scorer_controls import controls_text, measure_people
+
+    found, controls = measure_people(
+        files, scorer, out, label=label_column, model=model_column, device=device, seed=seed
+    )
+    typer.echo(found.text())
+    typer.echo(f"\nControls, worst model first\n{controls_text(controls)}")
+
+
+@app.command()
 def registries(
     page: Annotated[Path, typer.Argument(help="Markdown page with the two marks of the table.")],
 ) -> None:

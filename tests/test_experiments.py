@@ -11,7 +11,16 @@ from typer.testing import CliRunner
 from analyses.cli import main
 from experiments.__main__ import app
 
-NAMES = ("organisms", "objectives", "containment", "scorers", "mutants", "architectures", "teach")
+NAMES = (
+    "organisms",
+    "objectives",
+    "containment",
+    "scorers",
+    "mutants",
+    "architectures",
+    "teach",
+    "people",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,8 @@
+from .agreement import AgreementTables as AgreementTables
+from .agreement import agreement_of as agreement_of
 from .command import agree as agree
 from .command import calibrate as calibrate
+from .readings import Readings as Readings
+from .readings import read_sides as read_sides
 
-__all__ = ["agree", "calibrate"]
+__all__ = ["AgreementTables", "Readings", "agree", "agreement_of", "calibrate", "read_sides"]

@@ -13,7 +13,7 @@ reading's partial refusals count as not refused, so that a scorer cannot avoid a
 
 The bounds are those of :mod:`interp.statistics.proportions`, in which answers of one cluster (for
 example all answers to one prompt) carry less information. They cover the choice of answers, not the
-choice of models. ``docs/calibration.md`` has their coverage.
+choice of models. ``docs/reference/calibration.md`` has their coverage.
 """
 
 from __future__ import annotations
