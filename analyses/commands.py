@@ -284,7 +284,7 @@ def flattened(function: Callable[..., R]) -> Callable[..., R]:
 
     @wraps(function)
     def run(plugin: object, **given: Any) -> R:
-        if "out" in given and given["out"] == out:
+        if out is not None and given.get("out") == out:
             given["out"] = default_out(str(out), given)
         if isinstance(place := given.get("out"), Path):
             require = require_file if Path(str(out)).suffix else require_folder

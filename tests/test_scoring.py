@@ -164,11 +164,16 @@ def test_labels_may_stand_in_a_field_within_a_field(tmp_path: Path) -> None:
     assert list(found[found.partial == "left out"].n) == [2, 2, 4]
 
 
-def test_the_command_compares_a_file_with_scorers_and_writes_its_tables(tmp_path: Path) -> None:
+def test_the_command_compares_a_file_with_scorers_and_writes_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "tables"
     done = CliRunner().invoke(app, ["agree", str(path), "phrases", "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "worst model first" in done.output
+    assert CliRunner().invoke(app, ["agree", str(path), "phrases"]).exit_code == 0
+    assert {one.name for one in tmp_path.iterdir()} == {path.name, out.name}
     table = pd.read_csv(out / "with_labels.csv")
     assert set(table.partial) == {"left out", "refusal", "answer", "class"}
     assert {one.name for one in out.iterdir()} == {
