@@ -55,14 +55,14 @@ def score(path: Path, scorer: str = "classifier") -> Path:
 
 
 @pytest.mark.parametrize("scorer", ["classifier", "phrases"])
-def test_every_field_is_kept_and_three_are_added(tmp_path: Path, scorer: str) -> None:
+def test_every_field_is_kept_and_five_are_added(tmp_path: Path, scorer: str) -> None:
     path = write(tmp_path / "answers.jsonl", ROWS)
     out = tmp_path / "deep" / "out.jsonl"
     scored = score_file(path, scorer, out, progress=QUIET)
     rows = read(out)
     for given, found in zip(ROWS, rows, strict=True):
         assert {key: found[key] for key in given} == given
-        assert set(found) - set(given) == {"scorer", "refused", "class"}
+        assert set(found) - set(given) == {"scorer", "refused", "class", "coherent", "repetition"}
     assert [row["refused"] for row in rows] == [1, 0, 0, 1, 0, 1]
     assert [row["class"] for row in rows][:3] == ["full_refusal", "answer", "empty"]
     assert rows[0]["scorer"] == f"{scorer} {find_scorer(scorer).version}"
@@ -73,6 +73,34 @@ def test_every_field_is_kept_and_three_are_added(tmp_path: Path, scorer: str) ->
         "empty": 1,
     }
     assert "50.0% refused" in scored.text()
+
+
+def test_coherence_stands_next_to_refusal_and_is_counted(tmp_path: Path) -> None:
+    loop = "I cannot. " * 40
+    said = [REFUSAL, ANSWER, " ", loop, "one two three four five six. " * 2]
+    rows = [{"prompt": "a", "response": response} for response in said]
+    path, out = write(tmp_path / "answers.jsonl", rows), tmp_path / "out.jsonl"
+    scored = score_file(path, "phrases", out, progress=QUIET)
+    found = read(out)
+    assert [row["coherent"] for row in found] == [1, 1, 0, 0, 1]
+    assert found[2]["repetition"] is None and found[3]["repetition"] > 0.9
+    assert found[1]["repetition"] == 0 and 0 < found[4]["repetition"] < 0.5
+    assert "by the rules 1 are empty and 1 gibberish" in scored.text()
+    assert "warning" not in scored.text()
+
+
+def test_a_scorer_that_is_not_made_for_the_text_is_warned_of_in_a_line(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "response": ANSWER} for _ in range(4)]
+    path = write(tmp_path / "answers.jsonl", rows)
+    lines = score_file(path, "grammar", tmp_path / "out.jsonl", progress=QUIET).text().splitlines()
+    assert [line.startswith("warning: grammar calls 100%") for line in lines] == [
+        False,
+        False,
+        True,
+    ]
+    world = [{"prompt": "a", "response": "xq zrt " * 40} for _ in range(4)]
+    path = write(tmp_path / "noise.jsonl", world)
+    assert "warning" not in score_file(path, "grammar", tmp_path / "o.jsonl", progress=QUIET).text()
 
 
 def test_scoring_again_replaces_what_a_scorer_added(tmp_path: Path) -> None:

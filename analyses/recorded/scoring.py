@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analyses.recorded.coherence import COHERENCE, TextCounts, coherence_fields
 from analyses.runs import Progress
 from interp.errors import InputError, expected
 from interp.progress import Advance
@@ -45,7 +46,7 @@ from unlearning.scoring import (
 BATCH = 200
 #: Columns of each scale; a file without the last one comes from elsewhere.
 COLUMNS = {
-    name: ("refused", "class", "scorer")
+    name: ("refused", "class", *COHERENCE, "scorer")
     if name == REFUSAL.name
     else (rubric.positive, f"{rubric.positive}_scorer")
     for name, rubric in RUBRICS.items()
@@ -58,6 +59,7 @@ class Scored:
 
     Attributes:
         without: answers on which a judge gave no verdict: their fields are null.
+        language: which answers are language, on the scale of refusals.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class Scored:
     counts: Mapping[str, int]
     without: int = 0
     scale: str = REFUSAL.name
+    language: TextCounts | None = None
 
     def text(self) -> str:
         """A line for the terminal, and another for answers without a verdict."""
@@ -80,6 +83,8 @@ class Scored:
                 f"\n{self.without} without a verdict of the model that reads; their fields are "
                 "null and do not count"
             )
+        if self.language is not None:
+            line += f"\n{self.language.text(self.scorer.split()[0], self.counts)}"
         return line
 
 
@@ -160,8 +165,9 @@ def prepare_scoring(
 def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scored:
     """Score recorded answers and write them with the scale's fields added.
 
-    Those are ``refused``, ``class`` and ``scorer`` on the scale of refusals. On the others they
-    are ``biased_or_toxic`` or ``harmful`` (1 or 0) and ``biased_or_toxic_scorer`` or
+    Those are ``refused``, ``class``, ``scorer`` and those of
+    :func:`~analyses.recorded.coherence.coherence_fields` on the scale of refusals. On the others
+    they are ``biased_or_toxic`` or ``harmful`` (1 or 0) and ``biased_or_toxic_scorer`` or
     ``harmful_scorer``. All other fields are kept.
 
     Args:
@@ -173,16 +179,18 @@ def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scor
     name, total = scoring.signature, len(scoring.records)
     with progress.stage(f"Scoring {total} answers by {name}", total) as advance:
         classes = scoring.classes(advance)
+    said = texts(scoring.records, "response")
+    of_refusals = scoring.scale == REFUSAL.name
     rows: list[dict[str, Any]] = []
-    for record, text_class in zip(scoring.records, classes, strict=True):
-        rows.append({**record.given, **scoring.fields(text_class)})
+    for record, text_class, response in zip(scoring.records, classes, said, strict=True):
+        coherence = coherence_fields(response) if of_refusals else {}
+        rows.append({**record.given, **scoring.fields(text_class), **coherence})
     write_records(rows, out)
-    known = (
-        FINE_CLASSES if scoring.scale == REFUSAL.name else RUBRICS[scoring.scale].verdicts.values()
-    )
+    known = FINE_CLASSES if of_refusals else RUBRICS[scoring.scale].verdicts.values()
     given = Counter(classes)
     counts = {each: given[each] for each in known}
-    return Scored(Path(out), name, counts, given[None], scoring.scale)
+    language = TextCounts.of(said) if of_refusals else None
+    return Scored(Path(out), name, counts, given[None], scoring.scale, language)
 
 
 def write_calibration(
