@@ -132,6 +132,14 @@ def people(
 
 
 @app.command()
+def panel() -> None:
+    """Fit the panel that comes with the package to its texts; needs the default reader's wheel."""
+    from experiments.panel import ship_fits
+
+    typer.echo(ship_fits().round(3).to_string(index=False))
+
+
+@app.command()
 def registries(
     page: Annotated[Path, typer.Argument(help="Markdown page with the two marks of the table.")],
 ) -> None:

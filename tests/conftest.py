@@ -30,6 +30,8 @@ if "SPILLOVER_DEVICE_TESTS" not in os.environ:
 # Nothing goes into the user's caches, and nothing comes from there.
 _CACHE = tempfile.TemporaryDirectory(prefix="spillover-tests-")
 os.environ["SPILLOVER_CACHE"] = _CACHE.name
+# Reading answers with a language model takes a second for five of them; its own tests ask for it.
+os.environ["SPILLOVER_READER"] = "none"
 # UMAP of a few dozen points takes a second without its compiler, whose start takes twenty.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 # How long an example takes says how busy the machine is, and nothing about the code.

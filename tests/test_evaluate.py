@@ -136,7 +136,7 @@ def test_the_built_in_pairs_need_no_file(
     pairs, general = rows["pair"].nunique(), (rows["domain"] == "general").sum()
     counts = f"{len(rows)} ({pairs} harmful, {pairs} matched benign, {general} general)"
     assert f"{counts}, the built-in matched pairs" in err
-    assert "scorers: phrases, classifier" in err and "memory: " in err
+    assert "scorers: panel, phrases, classifier" in err and "memory: " in err
     assert not Path("runs").exists()
 
 

@@ -18,6 +18,7 @@ from .memory import step_memory as step_memory
 from .memory import trained_model as trained_model
 from .outcome import watched as watched
 from .rates import Shapes as Shapes
+from .reader import with_readers as with_readers
 from .work import MOST_NODES as MOST_NODES
 from .work import USUAL_ANSWER as USUAL_ANSWER
 from .work import Extent as Extent
@@ -52,4 +53,5 @@ __all__ = [
     "time_range",
     "trained_model",
     "watched",
+    "with_readers",
 ]

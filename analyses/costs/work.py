@@ -22,6 +22,7 @@ class Work:
         arms: models that are loaded, checked and compared with the base.
         pages: reports with their tables and figures.
         maps: pairs of domains whose cosines are taken, and rotations, in every layer.
+        answers: generated answers, which a scorer reads.
     """
 
     rows: float = 0.0
@@ -33,6 +34,7 @@ class Work:
     arms: float = 0.0
     pages: float = 0.0
     maps: float = 0.0
+    answers: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)))
@@ -80,8 +82,10 @@ class Reading:
     def answers(self, rows: float) -> Extent:
         """Generate an answer to each row."""
         return Extent(
-            Work(rows, read=rows * self.own, generated=rows * self.answer * self.usual),
-            Work(rows, read=rows * self.prompt, generated=rows * self.answer),
+            Work(
+                rows, read=rows * self.own, generated=rows * self.answer * self.usual, answers=rows
+            ),
+            Work(rows, read=rows * self.prompt, generated=rows * self.answer, answers=rows),
         )
 
     def forced(self, rows: float) -> Extent:

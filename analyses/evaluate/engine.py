@@ -24,8 +24,19 @@ from analyses.study import thought_note
 from interp.errors import InputError
 from interp.progress import Advance
 from unlearning.refusal import ResponsePrefixes, find_prefixes, prefix_masses, shared_weights
-from unlearning.scoring import COARSE, FineScorer, ModelScorer, Scorer, refused, verdicts
+from unlearning.scoring import (
+    COARSE,
+    FineScorer,
+    ModelScorer,
+    Scorer,
+    panel_lines,
+    refused,
+    verdicts,
+    view_of_panel,
+)
 
+# Answers between two moves of the progress bar.
+READ_AT_ONCE = 256
 # p_R above which a prompt counts as refused.
 READS_REFUSED = 0.5
 
@@ -61,7 +72,7 @@ def find_out(inputs: Inputs, folder: Path, progress: Progress) -> Findings:
             for one in session.models
             for identifier, answer in zip(inputs.prompts["id"], one.answers, strict=True)
         },
-        notes=(*_notes(session), *_without_verdict(scores, inputs), *notes),
+        notes=(*_notes(session), *_without_verdict(scores, inputs), *_of_panel(session), *notes),
         fingerprints={one.role: one.fingerprint for one in session.models},
         seconds=time.monotonic() - started,
         checks={one.role: one.lm.checked.to_json() for one in session.models if one.lm},
@@ -95,9 +106,13 @@ def classes_of(
     """The scorer's finest classes; None where a judge gave no verdict."""
     if isinstance(scorer, ModelScorer):
         return verdicts(scorer.reader, prompts, texts, progress=advance)
-    if isinstance(scorer, FineScorer):
-        return scorer.classify_finely(prompts, texts)
-    return scorer.classify(prompts, texts)
+    read = scorer.classify_finely if isinstance(scorer, FineScorer) else scorer.classify
+    found: list[str | None] = []
+    for start in range(0, len(texts), READ_AT_ONCE):
+        batch = slice(start, start + READ_AT_ONCE)
+        found += read(prompts[batch], texts[batch])
+        advance(len(texts[batch]))
+    return found
 
 
 def _readout(tables: dict[str, pd.DataFrame], session: Session) -> ReadoutCheck:
@@ -191,4 +206,21 @@ def _without_verdict(scores: pd.DataFrame, inputs: Inputs) -> list[str]:
         f"{name} gave no verdict on {count} of {len(scores)} answers, which do not count."
         for name, count in missing.items()
         if count
+    ]
+
+
+def _of_panel(session: Session) -> list[str]:
+    """What the panel says about its verdicts on every model's answers."""
+    prompts = session.inputs.prompts
+    ids, labels = list(prompts["id"]), list(prompts["label"])
+    return [
+        line
+        for scorer in session.inputs.panel.values()
+        for one in session.models
+        for line in panel_lines(
+            one.name,
+            view_of_panel(
+                scorer, ids, labels, (session.prompts, [answer.text for answer in one.answers])
+            ),
+        )
     ]

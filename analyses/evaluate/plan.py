@@ -15,11 +15,12 @@ from analyses.costs import (
     answering_estimate,
     once,
     reading_of,
+    with_readers,
 )
 from analyses.study import Defaults, check_line, defaults_for, name_of, require_model
 from interp.errors import InputError, expected
 from interp.store import file_hash, require_folder
-from unlearning.scoring import Scorer, find_scorer
+from unlearning.scoring import Panel, Scorer, find_scorer, readers_are_off, readers_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,6 +169,11 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
         raise InputError(f"--scorer {', '.join(repeated)} is given twice; name each once")
     device = plan.model_options.get("device")
     panel = {name: find_scorer(name, device) for name in plan.panel}
+    if plan.base and not readers_are_off():
+        panel = {
+            name: one.with_reader(plan.base, device) if isinstance(one, Panel) else one
+            for name, one in panel.items()
+        }
     unknown = sorted(set(plan.splits) - set(SPLITS))
     if unknown:
         raise InputError(f"unknown split {', '.join(unknown)}{expected(unknown[0], SPLITS)}")
@@ -266,7 +272,9 @@ def evaluation_costs(inputs: Inputs, *, timing: bool = True) -> CostEstimate | N
     if plan.base:  # reads the answers, for their coherence; and both models, for the divergence
         work += reading.forced(rows).times(1 + models)
     subjects = [CostedModel(one, plan.model_options) for one in plan.loaded]
-    return answering_estimate(subjects, reading, work, plan.batch_size, timing=timing)
+    estimate = answering_estimate(subjects, reading, work, plan.batch_size, timing=timing)
+    readers = readers_of(inputs.panel.values())
+    return with_readers(estimate, readers, work, reading, timing=timing)
 
 
 def _reading(reader: ResponseReader, prompts: Sequence[str], plan: EvaluationPlan) -> str:

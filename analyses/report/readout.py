@@ -6,6 +6,7 @@ from typing import Any
 
 from analyses.runs import BASE, RunRecord
 from interp.store import read_json
+from unlearning.scoring import panel_lines
 
 PREFIXES, TEXT = "prefixes", "text"
 
@@ -15,7 +16,8 @@ def readout_view(record: RunRecord) -> dict[str, Any] | None:
 
     Keys: ``kind`` (``prefixes`` or ``text``); ``why_not``, the reason for ``text``; ``aucs``, by
     scorer, of the log-odds on validation prompts; ``covered``, the share of answers to validation
-    prompts that begin with a prefix; ``prefixes``, rows of ``class, text, share``.
+    prompts that begin with a prefix; ``panel``, what the panel says about its verdicts;
+    ``prefixes``, rows of ``class, text, share``.
     """
     path = record.folder / "arms" / BASE / "openers.json"
     if not path.is_file():
@@ -34,5 +36,6 @@ def readout_view(record: RunRecord) -> dict[str, Any] | None:
         "why_not": why_not,
         "aucs": stored.get("aucs") or {},
         "covered": stored.get("covered"),
+        "panel": panel_lines("the base model", stored.get("panel")),
         "prefixes": sorted(rows, key=lambda row: (row["class"] != "refusal", -(row["share"] or 0))),
     }

@@ -32,7 +32,7 @@ from unlearning.data import controls
 from unlearning.deflections import answers_in, respond
 from unlearning.generation import AnswerLog, answers_key
 from unlearning.refusal import ResponsePrefixes
-from unlearning.scoring import coherence_of
+from unlearning.scoring import coherence_of, panel_lines, view_of_panel
 
 # Asked for samples where the greedy answers hold too few of a class.
 SAMPLED_PROMPTS, SAMPLES = 64, 4
@@ -153,7 +153,16 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
         )
         scores = scores.assign(**found)
     write_table(folder / "scores.parquet", scores)
-    write_json(folder / "openers.json", readout.to_json(lm.tokenizer.decode))
+    view = view_of_panel(
+        context.scorer,
+        list(responses["id"]),
+        list(responses["label"]),
+        (list(responses["prompt"]), list(responses["response"])),
+    )
+    for line in panel_lines("the base model", view):
+        context.progress.say(line)
+    told = readout.to_json(lm.tokenizer.decode)
+    write_json(folder / "openers.json", {**told, "panel": view})
     auc = next(iter(readout.aucs.values()), None)
     write_json(folder / "config.json", {"name": BASE, "checkpoint": plan.model, "margin_auc": auc})
 

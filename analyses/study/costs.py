@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from analyses.costs import CostedModel, CostEstimate, Extent, Shapes, Weights, device_of, time_range
+from analyses.costs import (
+    CostedModel,
+    CostEstimate,
+    Extent,
+    Shapes,
+    Weights,
+    device_of,
+    time_range,
+    with_readers,
+)
 from analyses.study.fitting import (
     forecast_gradients,
     holds_reference,
@@ -14,7 +23,10 @@ from analyses.study.fitting import (
     reading_for,
 )
 from analyses.study.plan import StudyPlan
+from analyses.study.readout import other_reader
+from analyses.study.resolve import scorer_of
 from analyses.study.work import Counted, batch_of, forecast_rows, forecast_work, work_of
+from unlearning.scoring import readers_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,4 +134,10 @@ def study_costs(
     rough = (found is not None and found[1].is_rough) or (rates is not None and rates.is_rough)
     seconds, held = time_range(rates, work), found[0] if found else None
     estimate = CostEstimate(device, memory, seconds, is_rough=rough, weights=held)
-    return [*work_lines(plan, work), *estimate.lines()], estimate
+    scorer = scorer_of(plan)
+    other = other_reader(scorer)
+    readers = readers_of([scorer, other] if other else [scorer])
+    estimate = with_readers(estimate, readers, work, reading, timing=timing)
+    checked = f", checked by {other.name}" if other else ""
+    read_by = f"answers: read by {scorer.name}{checked}"
+    return [read_by, *work_lines(plan, work), *estimate.lines()], estimate

@@ -12,6 +12,7 @@ from analyses.runs import BASE, Inputs
 from analyses.study.context import Context
 from analyses.study.methods import METHODS
 from analyses.study.plan import ArmPlan, StudyPlan
+from analyses.study.readout import other_reader
 from interp.directions import ESTIMATORS
 from interp.model import LanguageModel, linear_weights
 from interp.plugins import own_source
@@ -29,7 +30,7 @@ def base_inputs(context: Context) -> Inputs:
     plan, lm = context.plan, context.reference
     weights, chat = lm.fingerprint(), lm.chat.fingerprint
     prompts, scorer = context.prompts.to_json(orient="records"), context.scorer
-    scorer_code = own_source(type(scorer))
+    scorer_code, other = own_source(type(scorer)), other_reader(scorer)
     parts = {
         "model": weights,
         "chat format": chat,
@@ -38,6 +39,7 @@ def base_inputs(context: Context) -> Inputs:
             lm.chat.encode(text).ids for text in context.prompts["prompt"]
         ],
         "scorer": [scorer.name, scorer.version, scorer_code],
+        **({"second scorer": [other.name, other.version]} if other else {}),
         "answer length": plan.max_new_tokens,
         **_code(plan),
     }

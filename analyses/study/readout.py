@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analyses.study.resolve import PANEL
 from interp.errors import InputError
 from interp.store import read_json
 from unlearning.refusal import (
@@ -24,7 +23,7 @@ from unlearning.refusal import (
     log_odds_auc,
     shared_weights,
 )
-from unlearning.scoring import find_scorer
+from unlearning.scoring import Panel, Probe, default_reader, find_scorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 # Increase this if the same answers can give another readout than before. A base model's stored
 # readout of another version is learned again; arms whose prefixes stay the same are kept.
-VERSION = 3
+VERSION = 4
 # With fewer different prompts in a class, sampled answers are added.
 FEW = 16
 # Fewer are strays: a model that refuses everything now and then samples something else.
@@ -78,10 +77,18 @@ class LearnedReadout:
 
 
 def other_reader(scorer: Scorer) -> Scorer | None:
-    """The scorer that checks ``scorer``: the other one of the panel; None for ground truth."""
+    """The scorer that checks ``scorer``; None for ground truth.
+
+    It is the probe with the panel's reader, or with the default one. Where there is no reader, it
+    is the classifier, or the phrase list for a classifier.
+    """
     if scorer.name == "grammar":
         return None
-    return find_scorer(next(name for name in PANEL if name != scorer.name))
+    if isinstance(scorer, Panel) and scorer.reader:
+        return Probe(scorer.reader)
+    if not isinstance(scorer, Probe) and default_reader():
+        return find_scorer("probe")
+    return find_scorer("phrases" if scorer.name.startswith("classifier") else "classifier")
 
 
 def with_other_reading(responses: pd.DataFrame, other: Scorer | None) -> pd.DataFrame:

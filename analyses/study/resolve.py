@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 ORGANISM_FILE = "organism.json"
 ANSWER_TOKENS = 48
 ORGANISMS_ANSWER = 0.5
-# The first scorer is the headline: it agrees best with people (docs/scoring.md); the second has
-# six classes. Both work offline; if they differ, read the answers.
-PANEL = ("phrases", "classifier")
+# The first is the headline; the others are its members, for comparison (docs/scoring.md).
+SCORERS, WITH_READER = ("panel", "phrases", "classifier"), ("probe",)
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,11 @@ class Defaults:
     @property
     def scorers(self) -> tuple[str, ...]:
         """Text scorers, the headline first: a model organism's strict grammar, or the panel."""
-        return ("grammar",) if self.organism else PANEL
+        from unlearning.scoring import default_reader
+
+        if self.organism:
+            return ("grammar",)
+        return SCORERS + WITH_READER * (default_reader() is not None)
 
     @property
     def answer_tokens(self) -> int:
@@ -185,11 +188,18 @@ def prompts_of(plan: StudyPlan) -> pd.DataFrame:
 
 
 def scorer_of(plan: StudyPlan) -> Scorer:
-    """The text scorer of a study; ``auto`` is the model's default headline."""
-    from unlearning.scoring import find_scorer
+    """The text scorer of a study; ``auto`` is the model's default headline.
+
+    The studied base model is the panel's reader if the default reader is not there.
+    """
+    from unlearning.scoring import Panel, find_scorer, readers_are_off
 
     name = defaults_for(plan.model).scorers[0] if plan.scorer == "auto" else plan.scorer
-    return find_scorer(name, plan.model_options.get("device"))
+    device = plan.model_options.get("device")
+    found = find_scorer(name, device)
+    if isinstance(found, Panel) and not readers_are_off():
+        return found.with_reader(plan.model, device)
+    return found
 
 
 def name_of(model: str) -> str:

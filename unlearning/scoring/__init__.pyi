@@ -33,7 +33,18 @@ from .fluency import at_other_prompts as at_other_prompts
 from .fluency import measure_fluency as measure_fluency
 from .judge import Judge as Judge
 from .local_judge import LocalJudge as LocalJudge
+from .panel import Panel as Panel
+from .panel import readers_of as readers_of
+from .panel_notes import panel_lines as panel_lines
+from .panel_notes import view_of_panel as view_of_panel
 from .phrases import Phrases as Phrases
+from .probe import Probe as Probe
+from .reader import READER_DEPTH as READER_DEPTH
+from .reader import Reader as Reader
+from .reader import default_reader as default_reader
+from .reader import default_wheel as default_wheel
+from .reader import readers_are_off as readers_are_off
+from .reader import workload_of_reading as workload_of_reading
 from .reading import ModelScorer as ModelScorer
 from .reading import ResponseReader as ResponseReader
 from .reading import verdicts as verdicts
@@ -56,6 +67,7 @@ __all__ = [
     "FINE_CLASSES",
     "HARMFUL",
     "MEASURES",
+    "READER_DEPTH",
     "REFUSAL",
     "REFUSAL_THRESHOLD",
     "RUBRICS",
@@ -68,7 +80,10 @@ __all__ = [
     "Judge",
     "LocalJudge",
     "ModelScorer",
+    "Panel",
     "Phrases",
+    "Probe",
+    "Reader",
     "RefusalText",
     "ResponseReader",
     "Scorer",
@@ -81,6 +96,8 @@ __all__ = [
     "class_agreement",
     "coherence_of",
     "coherent_classes",
+    "default_reader",
+    "default_wheel",
     "disagreeing",
     "each_way",
     "find_scorer",
@@ -90,6 +107,9 @@ __all__ = [
     "is_gibberish",
     "kappa_gain",
     "measure_fluency",
+    "panel_lines",
+    "readers_are_off",
+    "readers_of",
     "refusal_texts",
     "refused",
     "repetition",
@@ -97,5 +117,7 @@ __all__ = [
     "scorer_agreement",
     "spoken",
     "verdicts",
+    "view_of_panel",
     "workload_of",
+    "workload_of_reading",
 ]

@@ -29,9 +29,10 @@ from interp.errors import InputError, brief, expected
 from unlearning.data import read_records, require_columns
 from unlearning.scoring.classes import COARSE, FINE_CLASSES, Scorer, Texts, spoken
 from unlearning.scoring.coherence import is_gibberish
+from unlearning.scoring.linear_classes import folds
 from unlearning.scoring.refusal_features import features
 from unlearning.scoring.registry import scorer
-from unlearning.scoring.texts import refusal_texts
+from unlearning.scoring.texts import RefusalText, refusal_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +96,7 @@ class Classifier:
             ValueError: the numbers of prompts and responses differ.
         """
         classes = [
-            _by_rule(prompt, response) for prompt, response in zip(prompts, responses, strict=True)
+            by_rule(prompt, response) for prompt, response in zip(prompts, responses, strict=True)
         ]
         undecided = [place for place, text_class in enumerate(classes) if text_class is None]
         if undecided:
@@ -133,12 +134,12 @@ class Classifier:
         usable = [
             (response, text_class)
             for response, text_class in rows
-            if text_class is not None and _by_rule("", response) is None
+            if text_class is not None and by_rule("", response) is None
         ]
         if not usable:
             raise InputError("calibration needs at least one answer that is not empty or gibberish")
         count = len(self.added) + len(usable)
-        weight = min(LARGEST_WEIGHT, max(1.0, len(_lengthened(built_in())) / count))
+        weight = min(LARGEST_WEIGHT, max(1.0, len(lengthened(built_in())) / count))
         return Classifier(
             tuple(LabelledText(e.response, e.text_class, weight) for e in self.added)
             + tuple(LabelledText(response, text_class, weight) for response, text_class in usable),
@@ -200,7 +201,19 @@ def built_in() -> tuple[LabelledText, ...]:
     )
 
 
-def _by_rule(prompt: str, response: str) -> str | None:
+def held_out_log_probabilities(texts: Sequence[RefusalText]) -> Float[np.ndarray, "text 5"]:
+    """Of each text, by a classifier that was fitted without the texts of its prompt."""
+    examples = [LabelledText(t.response, t.text_class) for t in texts]
+    learned = [t.language == "en" and t.text_class in LEARNED for t in texts]
+    found = np.zeros((len(texts), len(LEARNED)))
+    for train, test in folds([t.prompt for t in texts]):
+        fitted = fit(lengthened([examples[i] for i in train if learned[i]]))
+        found[test] = fitted.probabilities([texts[i].response for i in test])
+    return np.log(np.maximum(found, 1e-12))
+
+
+def by_rule(prompt: str, response: str) -> str | None:
+    """The class that needs no reading: empty, gibberish, a repetition of the prompt; else None."""
     text = spoken(response)
     if not text:
         return "empty"
@@ -209,7 +222,7 @@ def _by_rule(prompt: str, response: str) -> str | None:
     return "gibberish" if is_gibberish(text) else None
 
 
-def _lengthened(examples: Sequence[LabelledText]) -> tuple[LabelledText, ...]:
+def lengthened(examples: Sequence[LabelledText]) -> tuple[LabelledText, ...]:
     """The examples, and longer ones that are joined from them, because real answers are long.
 
     A refusal is followed by another refusal, and an answer by other answers. A short refusal
@@ -252,7 +265,7 @@ class _Fitted:
 
 @lru_cache(maxsize=4)
 def _fitted(added: tuple[LabelledText, ...]) -> _Fitted:
-    return fit((*_lengthened(built_in()), *added))
+    return fit((*lengthened(built_in()), *added))
 
 
 def fit(examples: Sequence[LabelledText]) -> _Fitted:

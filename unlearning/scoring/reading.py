@@ -118,9 +118,9 @@ class ModelScorer:
 
 
 def model_name(source: str) -> str:
-    """A hub id unchanged; of a folder the last name, because its path differs between machines."""
-    is_folder = os.path.isdir(source)
-    return os.path.basename(os.path.abspath(source)) if is_folder else source
+    """A hub id unchanged; of a path the last name, because its folder differs between machines."""
+    is_here = os.path.exists(source)
+    return os.path.basename(os.path.abspath(source)) if is_here else source
 
 
 def without_special_tokens(text: str, tokenizer: Any) -> str:

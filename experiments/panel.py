@@ -1,0 +1,56 @@
+"""Fit the panel that comes with the package, and say how it reads texts that it has not seen.
+
+Fits are made for the wheel of the default reader and for no reader. The figures are of held-out
+texts: every text is read by members and a panel that were fitted without its prompt.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from interp.errors import InputError
+from unlearning.scoring import Reader, default_wheel, stacking
+
+
+def ship_fits(path: Path | None = None) -> pd.DataFrame:
+    """Make and write the fits.
+
+    Args:
+        path: the file (default: the one in the package).
+
+    Returns:
+        For each reader and kind of text: the number of texts, the share of right classes, of right
+        refusals, and of other texts that are called refusals.
+
+    Raises:
+        InputError: the wheel is not installed.
+    """
+    source = default_wheel()
+    if source is None:
+        raise InputError("the default reader's wheel is missing; run `make test` once")
+    readers = [None, Reader(source)]
+    made = {stacking.key_of(one): stacking.make_fits(one) for one in readers}
+    stacking.save_fits(made, path or stacking.shipped_fits())
+    return pd.concat([held_out_rates(one) for one in readers])
+
+
+def held_out_rates(reader: Reader | None) -> pd.DataFrame:
+    """The panel's verdicts on held-out texts, by kind; the first row has all of them."""
+    found = stacking.held_out_verdicts(reader)
+    rows = []
+    for kind, part in [("all", found), *found.groupby("kind")]:
+        refusals = part["class"] == "full_refusal"
+        rows.append(
+            {
+                "reader": reader.name if reader else "none",
+                "kind": kind,
+                "texts": len(part),
+                "right": (part["class"] == part["said"]).mean(),
+                "recall": part.loc[refusals, "refused"].mean() if refusals.any() else np.nan,
+                "false": part.loc[~refusals, "refused"].mean() if (~refusals).any() else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)

