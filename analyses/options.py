@@ -117,7 +117,7 @@ ScorerName = Annotated[
     str,
     typer.Option(
         "--scorer",
-        help="Scorer that decides whether an answer is a refusal: auto (phrases; grammar for a "
+        help="Scorer that decides whether an answer is a refusal: auto (panel; grammar for a "
         "model organism) or one of {unlearning.scoring:scorer}; a judge is judge:MODEL@URL.",
     ),
 ]

@@ -102,8 +102,8 @@ def evaluate(
     scorer: Annotated[
         list[str] | None,
         typer.Option(
-            help="Scorer of the answers; repeat for a panel, the headline first (default: phrases "
-            "and classifier; grammar for a model organism): {unlearning.scoring:scorer}."
+            help="Scorer of the answers; repeat for a panel, the headline first (default: panel "
+            "and its members; grammar for a model organism): {unlearning.scoring:scorer}."
         ),
     ] = None,
     server: Server = None,

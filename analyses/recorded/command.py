@@ -35,7 +35,7 @@ def score(
             "sequence-classifier:MODEL#LABEL, pair-classifier:MODEL, wildguard:MODEL, "
             "wildguard@URL."
         ),
-    ] = "phrases",
+    ] = "panel",
     out: Annotated[
         Path,
         typer.Option(

@@ -38,9 +38,11 @@ from unlearning.scoring import (
     Scorer,
     find_scorer,
     fine_classes,
+    readers_of,
     refused,
     verdicts,
     workload_of,
+    workload_of_reading,
 )
 
 BATCH = 200
@@ -98,11 +100,12 @@ class Scoring:
 
     def plan(self, prices: tuple[float, float] | None = None) -> str:
         """The cost of scoring; ``prices`` are per million tokens read and written."""
-        if not isinstance(self.scorer, ModelScorer):
-            return f"{self.scorer.name}: {len(self.records)} answers; no model is run"
-        reader = self.scorer.reader
-        asked = workload_of(reader, texts(self.records, "prompt"), texts(self.records, "response"))
-        return asked.text(reader.name, prices)
+        answers = texts(self.records, "prompt"), texts(self.records, "response")
+        if isinstance(self.scorer, ModelScorer):
+            return workload_of(self.scorer.reader, *answers).text(self.scorer.name, prices)
+        if readers_of([self.scorer]):
+            return workload_of_reading(*answers).text(self.scorer.name)
+        return f"{self.scorer.name}: {len(self.records)} answers; no model is run"
 
     def classes(self, advance: Advance) -> list[str | None]:
         """The class of each answer on the scale; ``None`` without a verdict of the judge."""

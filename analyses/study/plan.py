@@ -99,7 +99,7 @@ class StudyPlan:
         deflections: ready-made pairs for the target, in place of phase 1.
         deflection_count: maximum number of deflections to train on, per domain.
         sampling: of refusals, where a domain's greedy ones are too few.
-        scorer: ``grammar`` (model organisms), ``phrases``, or ``auto``.
+        scorer: a name that ``find_scorer`` knows, or ``auto``.
         stop_at: forgetting level at which the weights are saved.
         every_step: score after each step instead of at log-spaced ones.
         benign_along: score benign prompts at every scored step, not only before and after.

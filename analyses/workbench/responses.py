@@ -81,7 +81,7 @@ def score(
     prompts: pd.DataFrame | Sequence[str],
     responses: Sequence[str],
     *,
-    scorer: str = "phrases",
+    scorer: str = "panel",
     device: str | None = None,
 ) -> pd.DataFrame:
     """Score each response: whether it refuses, and its class.
@@ -89,8 +89,8 @@ def score(
     Args:
         prompts: a table of prompts, a column of texts, or a list.
         responses: one for each prompt.
-        scorer: ``phrases``, ``classifier``, ``grammar`` (for a model organism), ``judge:MODEL``,
-            ``local-judge:MODEL``, or a scorer that you registered.
+        scorer: ``panel``, ``phrases``, ``classifier``, ``probe``, ``grammar`` (for a model
+            organism), ``judge:MODEL``, ``local-judge:MODEL``, or a scorer that you registered.
         device: where the scorer's model runs, if it has one (default: CUDA if available).
 
     Returns:
@@ -145,7 +145,7 @@ def refusal_log_odds(
     Args:
         lm: the base model.
         prompts: a table of prompts; the model answers its split ``train``.
-        scorer: distinguishes refusals from answers (default: ``phrases``; ``grammar``
+        scorer: distinguishes refusals from answers (default: ``panel``; ``grammar``
             for a model organism).
         max_new_tokens: maximum length of a response in tokens (default: 48; 16
             for a model organism).

@@ -156,7 +156,7 @@ def unlearn(
         seed: order of the examples and initial adapters (default: 0).
         settings: all settings of the training at once, instead of these defaults; the arguments
             above replace single settings.
-        scorer: distinguishes refusals from answers (default: ``phrases``; ``grammar``
+        scorer: distinguishes refusals from answers (default: ``panel``; ``grammar``
             for a model organism).
         max_new_tokens: maximum length of a response in tokens (default: 48; 16
             for a model organism).
