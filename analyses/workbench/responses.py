@@ -89,8 +89,9 @@ def score(
     Args:
         prompts: a table of prompts, a column of texts, or a list.
         responses: one for each prompt.
-        scorer: ``panel``, ``phrases``, ``classifier``, ``probe``, ``grammar`` (for a model
-            organism), ``judge:MODEL``, ``local-judge:MODEL``, or a scorer that you registered.
+        scorer: ``panel``, ``phrases``, ``classifier``, ``probe``, ``grammar`` (for a
+            model organism), ``judge:MODEL``, ``local-judge:MODEL``, or a scorer that you
+            registered.
         device: where the scorer's model runs, if it has one (default: CUDA if available).
 
     Returns:
