@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from analyses.commands import HELP, typed_command
+from analyses.commands import HELP, USAGE_ERROR, typed_command, usage_line
 from interp.errors import InputError, SpilloverError, first_line
 from interp.store import is_out_of_room
 
@@ -117,7 +117,13 @@ def main(command: typer.Typer = app) -> None:
     # Users cannot act on deprecations inside libraries.
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        command()
+        code = command(standalone_mode=False)  # else Typer prints three lines for a wrong option
+    except USAGE_ERROR as error:
+        typer.echo(usage_line(error), err=True)
+        sys.exit(2)
+    except typer.Abort:
+        typer.echo("error: stopped", err=True)
+        sys.exit(1)
     except SpilloverError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
@@ -126,6 +132,7 @@ def main(command: typer.Typer = app) -> None:
             raise
         typer.echo(f"error: {advice}", err=True)
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _on_machine(error: Exception) -> str:

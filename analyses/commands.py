@@ -347,6 +347,23 @@ def _short_name(value: Any) -> str:
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.")
 
 
+def usage_line(error: Any) -> str:
+    """A wrong or missing option in one line: what is wrong, what it does, where to read more.
+
+    Without any argument, it is the help of the command.
+    """
+    message, context = error.format_message().strip(), error.ctx
+    if "\n" in message and context is not None and message == context.get_help().strip():
+        return str(message)
+    line = " ".join(message.split()).rstrip(".")
+    what = getattr(getattr(error, "param", None), "help", None)
+    if line.startswith("Missing") and what:
+        line += f" ({with_entries(what).rstrip('.')})"
+    see = " See" if line.endswith("?") else "; see"
+    more = f"{see} `{context.command_path} --help`" if context is not None else ""
+    return f"error: {line[:1].lower()}{line[1:]}{more}"
+
+
 def command_line() -> str:
     """The user's command line; for a call from Python, the equivalent command line."""
     return shlex.join(_CALLED.get() or ("spillover", *sys.argv[1:]))

@@ -286,6 +286,37 @@ def test_another_study_s_folder_is_left_alone(
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["arms", arm.name, "DONE"]
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("unlearn organism", "missing option '--concept' (Domain whose refusals are unlearned)"),
+        ("score", "missing argument 'FILE'"),
+        ("score a.jsonl --scorr phrases", "--scorer"),
+        ("agree a.jsonl --rows many", "invalid value for '--rows'"),
+        ("agree a.jsonl --rows", "'--rows' requires an argument"),
+        ("stdy", "did you mean 'study'?"),
+    ],
+)
+def test_a_wrong_or_missing_option_is_one_line(
+    words: str, expected: str, spillover: Spillover
+) -> None:
+    code, out, said = spillover(*words.split())
+    assert code == 2 and not out
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert expected in said or expected in said.replace("Did", "did")
+
+
+def test_no_argument_is_help_and_help_is_no_error(spillover: Spillover) -> None:
+    for words, expected in (
+        ((), 2),
+        (("--help",), 0),
+        (("score", "--help"), 0),
+        (("--version",), 0),
+    ):
+        code, out, said = spillover(*words)
+        assert code == expected and "error" not in (out + said).splitlines()[0]
+
+
 def test_a_report_of_nothing(spillover: Spillover, tmp_path: Path) -> None:
     assert "start or resume the run first" in one_line(spillover("report", tmp_path / "absent"))
     assert not (tmp_path / "absent").exists()
