@@ -3,6 +3,9 @@
 import tomllib
 from pathlib import Path
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 project = "Spillover"
 author = "Spillover contributors"
 copyright = "Spillover contributors, Apache-2.0"
@@ -31,9 +34,24 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 napoleon_custom_sections = ["Source"]
 
+html_math_renderer = "mathml"  # browsers draw it without a script from the network
 html_theme = "furo"
 html_title = f"Spillover {version}"
 html_static_path = ["static"]
 html_css_files = ["style.css"]
 html_copy_source = False
 html_show_sourcelink = False
+
+
+def inline_math(self, node):
+    self.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def display_math(self, node):
+    self.body.append(convert(node.astext(), display="block"))
+    raise nodes.SkipNode
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))

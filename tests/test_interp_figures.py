@@ -113,6 +113,8 @@ def test_figures_are_vectors_on_a_ground_of_their_own_and_not_pyplots(
     drawn = figure._repr_svg_()
     assert drawn.lstrip().startswith("<?xml") and "<image" not in drawn.split("</defs>")[0]
     assert drawn == similarity.plot([4])._repr_svg_()
+    picture = figure._repr_png_()
+    assert picture.startswith(b"\x89PNG") and len(picture) < len(drawn)
     assert to_rgb(figure.get_facecolor()) == (1.0, 1.0, 1.0)
     assert pyplot.get_fignums() == before
 

@@ -100,6 +100,8 @@ def test_outputs_are_of_one_clean_run_and_name_no_machine(twin: Path) -> None:
     assert not re.search(r"/(work|tmp|home|root|Users)/|site-packages", text)
     code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    shown = [output.get("data", {}) for cell in code for output in cell.outputs]
+    assert all(("image/png" in data) == ("image/svg+xml" in data) for data in shown)
     kinds = {output.output_type for cell in code for output in cell.outputs}
     assert "error" not in kinds and "execute_result" in kinds
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import wraps
-from io import StringIO
+from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, ParamSpec
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ _RC = {
     "figure.dpi": 110,
 }
 
+PICTURE_DPI, PICTURE_COLOURS = 80, 64  # of a figure in a notebook, next to the vector graphics
+
 P = ParamSpec("P")
 
 
@@ -73,7 +75,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 def new_figure(width: float, height: float) -> Figure:
     """A figure that is not registered with pyplot, so that none stays open; sizes in inches.
 
-    A notebook shows it as vector graphics, even without an import of pyplot.
+    A notebook shows it as vector graphics, even without an import of pyplot. It also keeps a
+    picture, for sites that show no vector graphics.
     """
     from matplotlib.figure import Figure
 
@@ -82,8 +85,19 @@ def new_figure(width: float, height: float) -> Figure:
             drawn = StringIO()
             with figure_style():
                 self.savefig(drawn, format="svg", metadata={"Date": None})
-            # Coordinates to a hundredth of a point: a notebook holds them all.
-            return re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", drawn.getvalue())
+            # A notebook holds all of it: coordinates to a hundredth of a point, one line.
+            short = re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", drawn.getvalue())
+            return re.sub(r"\s+", " ", re.sub(r">\s+<", "><", short))
+
+        def _repr_png_(self) -> bytes:
+            from PIL import Image
+
+            drawn, small = BytesIO(), BytesIO()
+            with figure_style():
+                self.savefig(drawn, format="png", dpi=PICTURE_DPI)
+            few_colours = Image.open(drawn).convert("RGB").quantize(PICTURE_COLOURS)
+            few_colours.save(small, format="png", optimize=True)
+            return small.getvalue()
 
     return NotebookFigure(figsize=(width, height), layout="constrained")
 
