@@ -25,6 +25,8 @@ myst_heading_anchors = 4
 
 # Python names
 autodoc_typehints_format = "short"
+# A type of a signature may have several pages: the front door, its room, its module.
+suppress_warnings = ["ref.python"]
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 autodoc_member_order = "bysource"
@@ -32,6 +34,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature has them
 napoleon_custom_sections = ["Source"]
 
 html_math_renderer = "mathml"  # browsers draw it without a script from the network

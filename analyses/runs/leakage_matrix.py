@@ -66,7 +66,7 @@ class LeakageMatrix:
 
         ``area, L_50, L_90`` and ``onset`` (the step at which half of the target's refusal was
         gone) with ``_low`` and ``_high`` over test prompts; ``source_onset``; ``untouched_p``, of
-        |L_.9| < .05 (small: does not leak); ``outcome`` of the source; ``low_base``: the base
+        ``|L_.9| < .05`` (small: does not leak); ``outcome`` of the source; ``low_base``: the base
         model refuses less than half of the source's prompts.
         """
         return self._of_every_run(arm_cells)
@@ -102,7 +102,7 @@ class LeakageMatrix:
         """Cells as means over seeds, with intervals over prompts and seeds.
 
         Columns ``run, source, target, objective, value, low, high, error, seeds, n``, and
-        ``untouched_p`` where the quantity is L_.9.
+        ``untouched_p`` where the quantity is ``L_.9``.
 
         Raises:
             InputError: no such quantity.

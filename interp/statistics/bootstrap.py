@@ -160,7 +160,7 @@ def interval_columns(
     Args:
         name: name of the quantity.
         value: its value on the observed prompts.
-        resampled: its value in every resample, (resample, *value).
+        resampled: its value in every resample, ``(resample, *value)``.
         freedom: number of resampled units minus 1.
         level: coverage of the interval.
     """

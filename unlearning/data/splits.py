@@ -50,7 +50,7 @@ def near_duplicate_groups(
     """Group number of every text; texts that share a link (not ``None``) share a group.
 
     The search is exact, not sampled: two texts at Jaccard similarity s share one of their
-    1 + |x|(1 - s) rarest shingles (prefix filtering; Chaudhuri et al. 2006), so only such pairs
+    ``1 + |x|(1 - s)`` rarest shingles (prefix filtering; Chaudhuri et al. 2006), so only such pairs
     are compared.
     """
     from scipy.cluster.hierarchy import DisjointSet
