@@ -60,7 +60,7 @@ def run_matrix_figure(
     Sources that never reached the forgetting level have labelled grey rows; they are not imputed. A
     source whose target did not comply has its outcome below its name. Small numbers: half the width
     of the cell's 95% interval over prompts and seeds. Bar below a number: the interval contains 0.
-    Ring: the cell is tested not to leak, ``|L_.9| < .05``. The row below the matrix is the null: the
+    Ring: tested not to leak, ``|L_.9| < .05``. The row below the matrix is the null: the
     share of refusal lost after as many steps on benign answers alone. The panels to the right show
     each seed against the mean of seeds, and the shares of the variance.
     """
