@@ -13,7 +13,7 @@ from analyses.evaluate.estimates import paired_difference
 from analyses.evaluate.findings import refused_by
 from experiments.calibration.settings import Setting, Tally, covered
 from interp.statistics import rate_of, share_of, share_ratio_bounds
-from unlearning.scoring.agreement import scorer_agreement
+from unlearning.scoring import class_agreement, kappa_gain, scorer_agreement
 
 
 def _rate(rate: float, n: int) -> Setting:
@@ -105,6 +105,47 @@ def _expected(measure: str, right: float, refusals: float) -> float:
     return values[measure]
 
 
+def _three_classes(n: int, right: float, refusals: float, copies: int = 1) -> Setting:
+    """A reading of three classes, a tenth of them partial, with errors towards any class."""
+    labels = np.array([0, 0.5, 1])
+    truths = np.array([0.9 - refusals, 0.1, refusals])
+    table = truths[:, None] * (right * np.eye(3) + (1 - right) / 3)
+    weights = 1 - np.abs(np.subtract.outer(labels, labels))
+    by_chance = table.sum(axis=1) @ weights @ table.sum(axis=0)
+    expected = float(((table * weights).sum() - by_chance) / (1 - by_chance))
+
+    def run(rng: np.random.Generator, replications: int) -> Tally:
+        found = []
+        for _ in range(replications):
+            drawn = rng.choice(9, p=table.ravel() / table.sum(), size=n // copies)
+            truth, said = (np.repeat(labels[one], copies) for one in np.divmod(drawn, 3))
+            groups = np.repeat(np.arange(n // copies), copies)
+            found.append(class_agreement(truth, said, groups)["kappa"])
+        return covered(expected, [(one.low, one.high) for one in found])
+
+    copied = f" in groups of {copies}" if copies > 1 else ""
+    setting = f"n {n}{copied}, right {right:.0%}, refusals {refusals:.0%}"
+    return Setting("agreement: weighted kappa", setting, "coverage", run, 1000)
+
+
+def _kappa_gain(n: int, better: float, other: float) -> Setting:
+    """Two readings of the same answers, right with two probabilities."""
+
+    def run(rng: np.random.Generator, replications: int) -> Tally:
+        found = []
+        for _ in range(replications):
+            truth = (rng.random(n) < 0.5).astype(int)
+            one, two = (
+                np.where(rng.random(n) < right, truth, 1 - truth) for right in (better, other)
+            )
+            found.append(kappa_gain(truth, one, two))
+        expected = _expected("kappa", better, 0.5) - _expected("kappa", other, 0.5)
+        return covered(expected, [(one.low, one.high) for one in found])
+
+    setting = f"n {n}, right {better:.0%} and {other:.0%}"
+    return Setting("agreement: difference of kappas", setting, "coverage", run, 500)
+
+
 @lru_cache
 def _separate(auc: float) -> float:
     """Distance of two normal distributions with this AUC."""
@@ -150,6 +191,9 @@ SETTINGS = (
         for right, refusals in ((0.9, 0.5), (0.95, 0.3))
     ),
     *(_agreement(measure, 48, 0.9, 0.5, 2) for measure in ("accuracy", "recall", "kappa")),
+    *(_three_classes(n, 0.9, refusals) for n in (24, 100) for refusals in (0.45, 0.7)),
+    _three_classes(48, 0.9, 0.45, 2),
+    *(_kappa_gain(n, 0.95, other) for n in (24, 100) for other in (0.9, 0.5)),
     *(_auc(auc, n, 0.5) for n in (12, 24, 48) for auc in (0.75, 0.96)),
     _auc(0.9, 24, 0.25),
 )

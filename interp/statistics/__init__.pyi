@@ -41,6 +41,9 @@ from .nulls import shuffled_within as shuffled_within
 from .nulls import standardised as standardised
 from .nulls import studentised_products as studentised_products
 from .proportions import auc_interval as auc_interval
+from .proportions import difference_bounds as difference_bounds
+from .proportions import effective_share as effective_share
+from .proportions import paired_correlation as paired_correlation
 from .proportions import rate_of as rate_of
 from .proportions import share_difference as share_difference
 from .proportions import share_of as share_of
@@ -90,7 +93,9 @@ __all__ = [
     "coordinates_of",
     "cosines_of_halves",
     "covariance_matched_overlaps",
+    "difference_bounds",
     "effective_number",
+    "effective_share",
     "error_degrees",
     "exact_mean",
     "finite",
@@ -109,6 +114,7 @@ __all__ = [
     "normal_quantile",
     "overlaps_of_halves",
     "p_above",
+    "paired_correlation",
     "percentile_interval",
     "permutation_p_values",
     "permuted_weights",

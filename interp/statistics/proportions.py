@@ -113,15 +113,24 @@ def share_difference(
     if not len(after):
         return Estimate.undefined("no prompts")
     one, other = (effective_share(side, groups, level) for side in (after, before))
-    (l1, u1), (l2, u2) = one.bounds(level), other.bounds(level)
-    together = _correlation(after, before, min(one.effective, other.effective))
-    p1, p2 = one.value, other.value
-    value = p1 - p2
+    low, high = difference_bounds(
+        (one.value, *one.bounds(level)),
+        (other.value, *other.bounds(level)),
+        paired_correlation(after, before, min(one.effective, other.effective)),
+    )
+    return Estimate(one.value - other.value, low, high, len(after))
+
+
+def difference_bounds(
+    one: tuple[float, float, float], other: tuple[float, float, float], correlation: float
+) -> tuple[float, float]:
+    """Interval of ``one`` minus ``other`` (MOVER), each a value with its bounds."""
+    (p1, l1, u1), (p2, l2, u2) = one, other
     below, above = (
-        math.sqrt(max(a**2 - 2 * together * a * b + b**2, 0.0))
+        math.sqrt(max(a**2 - 2 * correlation * a * b + b**2, 0.0))
         for a, b in ((p1 - l1, u2 - p2), (u1 - p1, p2 - l2))
     )
-    return Estimate(value, value - below, value + above, len(after))
+    return p1 - p2 - below, p1 - p2 + above
 
 
 def share_ratio_bounds(
@@ -130,7 +139,7 @@ def share_ratio_bounds(
     """Interval of the share after, divided by the share before; of paired readings."""
     one, other = (effective_share(side, groups, level) for side in (after, before))
     (l1, u1), (l2, u2) = one.bounds(level), other.bounds(level)
-    together = _correlation(after, before, min(one.effective, other.effective))
+    together = paired_correlation(after, before, min(one.effective, other.effective))
     p1, p2 = one.value, other.value
 
     def bound(end: float, opposite: float, sign: float) -> float:
@@ -168,8 +177,13 @@ def auc_interval(
     return low, high
 
 
-def _correlation(after: Readings, before: Readings, n: float) -> float:
-    """Correlation of paired readings, towards 0 by Newcombe's continuity correction if positive."""
+def paired_correlation(after: Readings, before: Readings, n: float) -> float:
+    """Correlation of paired readings, towards 0 by Newcombe's continuity correction if positive.
+
+    Args:
+        after, before: 0 or 1.
+        n: number of independent readings.
+    """
     spread = float(np.std(after) * np.std(before))
     if spread == 0:
         return 0.0

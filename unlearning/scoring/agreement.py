@@ -30,6 +30,9 @@ from interp.statistics import (
     LEVEL,
     RESAMPLES,
     bootstrap_interval,
+    difference_bounds,
+    effective_share,
+    paired_correlation,
     resampling_weights,
     share_of,
     unit_count,
@@ -158,31 +161,21 @@ def kappa_gain(
 ) -> Interval:
     """Kappa of ``better`` with ``truth`` minus kappa of ``other``, on the same answers.
 
-    The interval is a bootstrap over clusters (:mod:`interp.statistics.bootstrap`): each resample
-    takes both readings, so that the difference is paired. NaN with fewer than five clusters.
+    The interval combines those of the two kappas with the correlation of being right (MOVER, as in
+    :func:`interp.statistics.share_difference`).
 
     Raises:
         ValueError: the readings differ in length, are empty, or hold anything but 0 and 1.
     """
-    truth, better = _checked(truth, better, (0, 1))
-    truth, other = _checked(truth, other, (0, 1))
-    groups = np.arange(truth.size) if clusters is None else np.asarray(clusters)
-    weights = resampling_weights(groups, RESAMPLES, 0)
-
-    def kappas(said: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        total = weights.sum(axis=1)
-        agreed, true, positive = (
-            weights @ one / total for one in (truth == said, truth == 1, said == 1)
-        )
-        by_chance = true * positive + (1 - true) * (1 - positive)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return (agreed - by_chance) / (1 - by_chance)
-
-    once = np.ones((1, truth.size))
-    value = (kappas(better, once) - kappas(other, once))[0]
-    draws = kappas(better, weights) - kappas(other, weights)
-    low, high = bootstrap_interval(value, draws, unit_count(groups) - 1)
-    return Interval(float(value), float(low), float(high))
+    one, two = (scorer_agreement(truth, said, clusters)["kappa"] for said in (better, other))
+    first, second = (np.asarray(truth == said, dtype=np.float64) for said in (better, other))
+    independent = min(effective_share(each, clusters).effective for each in (first, second))
+    low, high = difference_bounds(
+        (one.value, one.low, one.high),
+        (two.value, two.low, two.high),
+        paired_correlation(first, second, independent),
+    )
+    return Interval(one.value - two.value, low, high)
 
 
 def fleiss_kappa(
