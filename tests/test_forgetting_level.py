@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from unlearning.training import Bounds, ForgettingCurve, is_scored, target_rate
 from unlearning.training.forgetting import BY_TEXT
 
 RATES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+NO_MODEL: Any = SimpleNamespace(model=None)  # planted scores need none
 
 
 def table(rate: float) -> pd.DataFrame:
@@ -48,7 +50,7 @@ def planted(
 ) -> ForgettingCurve:
     """The callback before training; the base model's rate is .8 by default."""
     return ForgettingCurve(
-        cast(Any, None), cast(Any, Planted(rates)), concept, table(options.get("base", 0.8)),
+        NO_MODEL, cast(Any, Planted(rates)), concept, table(options.get("base", 0.8)),
         stop_at=stop_at,
         every_step=options.get("every_step", True), keep=options.get("keep", lambda: None),
     )  # fmt: skip
@@ -178,7 +180,7 @@ def test_a_resumed_bounded_run_equals_an_uninterrupted_one(
         scored = Leaking(rates)
         scored.step = done
         return ForgettingCurve(
-            cast(Any, None), cast(Any, scored), "safety", base, stop_at=0.9, every_step=True,
+            NO_MODEL, cast(Any, scored), "safety", base, stop_at=0.9, every_step=True,
             keep=lambda: kept.append(scored.step), bounds=bounds,
         )  # fmt: skip
 

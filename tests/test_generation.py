@@ -58,7 +58,7 @@ def test_what_all_prompts_begin_with_is_computed_once_and_changes_no_answer(
     assert len(shared_beginning(lm, rows)) > len(BEGUN.split())
     for answer, prompt in zip(generate(lm, SHARED, max_new_tokens=LENGTH), SHARED, strict=True):
         assert answer.ids == greedy(lm, prompt)
-    assert lm.found_out["generates from a shared beginning"][0]
+    assert lm.found_out["shortcuts"]["generates from a shared beginning"][0]
     seen = []
     forward = lm.model.forward
 
@@ -83,7 +83,7 @@ def test_a_cache_that_forgets_its_beginning_is_not_used(
     )
     answers = generate(lm, SHARED, max_new_tokens=LENGTH)
     assert [answer.ids for answer in answers] == [greedy(lm, prompt) for prompt in SHARED]
-    assert not lm.found_out["generates from a shared beginning"][0]
+    assert not lm.found_out["shortcuts"]["generates from a shared beginning"][0]
 
 
 def test_a_window_that_a_cache_gets_wrong_is_noticed_in_longer_prompts() -> None:
@@ -93,7 +93,7 @@ def test_a_window_that_a_cache_gets_wrong_is_noticed_in_longer_prompts() -> None
     for prompts, right in ((["a b c d e f g h i", "a b c d e f g h"], True), (SHARED, False)):
         answers = generate(lm, prompts, max_new_tokens=LENGTH)
         assert [answer.ids for answer in answers] == [greedy(lm, prompt) for prompt in prompts]
-        assert lm.found_out["generates from a shared beginning"][0] == right
+        assert lm.found_out["shortcuts"]["generates from a shared beginning"][0] == right
 
 
 def test_an_edit_reaches_what_prompts_begin_with(checkpoint_of: Checkpoints) -> None:

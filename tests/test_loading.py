@@ -20,6 +20,7 @@ from interp.model import AS_EXPECTED, LanguageModel
 from interp.model.language_model import find_layers
 from tests.checkpoints import build_tokenizer
 from tests.multimodal import save_multimodal
+from unlearning.training.adapters import lora_in_place
 
 Checkpoints = Callable[[str], Path]
 IDS = torch.arange(3, 20)[None]
@@ -211,11 +212,20 @@ def test_a_gguf_file_needs_a_package_and_other_files_are_no_models(
         LanguageModel.load(other)
 
 
-def test_a_known_self_check_is_not_made_again(
+def test_what_holds_for_other_weights_is_found_out_once(
     checkpoint_of: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = replace(AS_EXPECTED, rows="equal")
-    monkeypatch.setattr(
-        "interp.model.language_model.check_loaded", lambda *_: pytest.fail("checked")
-    )
-    assert LanguageModel.load(checkpoint_of("llama"), checked=known).checked is known
+    """The self-check and the shortcuts of a model hold for its copies, also with adapters."""
+    first = LanguageModel.load(checkpoint_of("llama"))
+    known = {"checked": replace(AS_EXPECTED, limit=0.5), "shortcuts": {"a cache": (True, 20)}}
+    first.found_out.update(known)
+    for name in ("check_loaded", "check_model"):
+        monkeypatch.setattr(
+            f"interp.model.language_model.{name}", lambda *_: pytest.fail("checked again")
+        )
+    again = LanguageModel.load(checkpoint_of("llama"), like=first)
+    adapted = lora_in_place(again, rank=2, alpha=2, seed=0)
+    assert adapted.checked.limit == 0.5 and adapted.behaviour == known
+    # What is found later in one of them is not taken for the others.
+    adapted.found_out["shortcuts"]["a cache"] = (False, 30)
+    assert first.behaviour == again.behaviour == known

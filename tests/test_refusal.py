@@ -161,7 +161,7 @@ def test_a_shared_beginning_changes_nothing(checkpoint: Path) -> None:
         with torch.no_grad():
             wanted = readout_of(prefixes)(lm, rows).numpy()
         assert found == pytest.approx(wanted, abs=1e-4)
-    assert lm.found_out["cached_distributions_begun"][0]
+    assert lm.found_out["shortcuts"]["cached_distributions_begun"][0]
 
 
 def test_a_wrong_cache_is_not_used(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,12 +172,11 @@ def test_a_wrong_cache_is_not_used(checkpoint: Path, monkeypatch: pytest.MonkeyP
     def forgetful(*given: object, past_key_values: object = None, **named: object) -> object:
         return forward(*given, **named)
 
-    for key in ("cached_distributions", "cached_distributions_begun"):
-        lm.found_out.pop(key, None)
+    del lm.found_out["shortcuts"]
     monkeypatch.setattr(lm.model, "forward", forgetful)
     assert masses(lm, DEEP).log_odds == pytest.approx(wanted.log_odds, abs=1e-4)
-    assert not lm.found_out["cached_distributions"][0]
-    assert not lm.found_out.get("cached_distributions_begun", (False,))[0]
+    assert not lm.found_out["shortcuts"]["cached_distributions"][0]
+    assert not lm.found_out["shortcuts"].get("cached_distributions_begun", (False,))[0]
 
 
 def test_masses_are_sums_over_all_sequences() -> None:

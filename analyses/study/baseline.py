@@ -90,7 +90,7 @@ def scored_base(context: Context) -> Baseline:
     else:
         run.begin(BASE, inputs)
         write_table(prompts, context.prompts)
-        _score(context, folder, context.reference.fingerprint())
+        _score(context, folder, context.fingerprint)
     return Baseline(
         inputs,
         read_table(folder / "responses.parquet"),

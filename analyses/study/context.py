@@ -17,7 +17,7 @@ from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.resolve import depth_of, prompts_of, require_model, scorer_of
 from interp.activations import collect
 from interp.errors import InputError
-from interp.model import LanguageModel, SelfCheck, copied, merged
+from interp.model import LanguageModel, copied, merged
 from interp.statistics import Contrast
 from unlearning.data import present_domains, require_concepts
 from unlearning.deflections import read_deflections, short_of_prompts
@@ -92,14 +92,19 @@ class Context:
             )
         return lm
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """The base model's, which reads every weight."""
+        return self.reference.fingerprint()
+
     def load(
-        self, source: str | Path | None = None, *, checked: SelfCheck | None = None
+        self, source: str | Path | None = None, *, like: LanguageModel | None = None
     ) -> LanguageModel:
         """A new copy of the base model, or another model with the same chat format.
 
         Args:
             source: the other model.
-            checked: its self-check, where it is known.
+            like: a model that differs from it in its weights only.
         """
         from transformers.utils import logging
 
@@ -107,13 +112,13 @@ class Context:
         if self.given is not None and source is None:
             model: Any = copied(self.given.model)
             # As in loading, the given model is the user's, with what its adapters have learned.
-            return replace(self.given, model=merged(model))
+            return self.given.with_model(merged(model))
         with warnings.catch_warnings():
             # We print our own lines about it once, for the base model.
             warnings.filterwarnings("ignore", message="self-check of")
             warnings.filterwarnings("ignore", message="the tokenizer has no chat template")
             return LanguageModel.load(
-                source or self.plan.model, checked=checked, **self.plan.model_options
+                source or self.plan.model, like=like, **self.plan.model_options
             )
 
     def evaluation(

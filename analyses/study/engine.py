@@ -86,7 +86,7 @@ def recorded(context: Context) -> Iterator[None]:
         yield
         write_manifest(
             folder,
-            hashes={"model": context.reference.fingerprint()},
+            hashes={"model": context.fingerprint},
             self_check=context.reference.checked.to_json(),
             device=str(context.reference.device),
             seeds=context.plan.seeds,

@@ -28,7 +28,7 @@ ARM_STAGES = (*BASE_STAGES, "references", "training")
 def base_inputs(context: Context) -> Inputs:
     """The inputs of the base model's results."""
     plan, lm = context.plan, context.reference
-    weights, chat = lm.fingerprint(), lm.chat.fingerprint
+    weights, chat = context.fingerprint, lm.chat.fingerprint
     prompts, scorer = context.prompts.to_json(orient="records"), context.scorer
     scorer_code, other = own_source(type(scorer)), other_reader(scorer)
     parts = {

@@ -175,13 +175,13 @@ def _seed(arm: ArmPlan) -> int:
 
 
 def load_made(context: Context, arm: ArmPlan) -> LanguageModel:
-    """An arm's model, from its folder; what a study trained has the base model's self-check."""
+    """An arm's model, from its folder; what a study trained behaves as the base model does."""
     if arm.checkpoint:
         return context.load(arm.checkpoint)
     folder = context.run.arm(arm.name)
     adapter = folder / "adapter"
     source = adapter if adapter.is_dir() else folder / "model"
-    return context.load(source, checked=context.reference.checked)
+    return context.load(source, like=context.reference)
 
 
 def _loaded(context: Context, arm: ArmPlan) -> LanguageModel:
@@ -218,7 +218,7 @@ def train_arm(
     the scores of every scored step.
     """
     plan, settings = context.plan, arm.settings
-    lm = prepare_in_place(context.load(), settings)
+    lm = prepare_in_place(context.load(like=context.reference), settings)
     make_guard = arm.containment.how.guard if arm.containment else None
     guard = make_guard(context, baseline, arm, lm) if make_guard else Guard()
     mixture = guard.with_references(lm, mixture_of(context, baseline, arm), settings)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -62,7 +62,7 @@ def orthogonalise(lm: LanguageModel, vectors: Vectors) -> LanguageModel:
         False
     """
     _require_plain(lm)
-    changed = replace(lm, model=copied(lm.model))
+    changed = lm.with_model(copied(lm.model))
     _project(changed, orthonormal_basis(vectors))
     _compare(changed, _ablated_logits(lm, vectors))
     return changed

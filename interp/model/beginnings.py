@@ -73,14 +73,15 @@ def same_numbers(
 ) -> bool:
     """Whether a shortcut is right for ``rows``: compared on the longest and the shortest of them.
 
-    The result is kept under the shortcut's name. Rows longer than all before are compared again,
+    The result is kept under the shortcut's name, also for the same model with other weights. Rows longer than all before are compared again,
     because a wrong attention window does not show in shorter ones.
     """
     longest = max(rows, key=len)
-    right, up_to = lm.found_out.get(shortcut, (True, 0))
+    known = lm.found_out.setdefault("shortcuts", {})
+    right, up_to = known.get(shortcut, (True, 0))
     if right and len(longest) > up_to:
         right = compare([longest, min(rows, key=len)])
-        lm.found_out[shortcut] = (right, len(longest))
+        known[shortcut] = (right, len(longest))
     return bool(right)
 
 

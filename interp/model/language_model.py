@@ -7,11 +7,12 @@ wraps a model that is already in memory.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import warnings
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ from interp.model.self_check import SelfCheck
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Of what is found out about a model, the names of what its weights do not change.
+BEHAVIOUR = ("checked", "shortcuts")
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class LanguageModel:
         device: str | torch.device | None = None,
         trust_remote_code: bool = False,
         layers_path: str | None = None,
-        checked: SelfCheck | None = None,
+        like: LanguageModel | None = None,
         **chat_options: Any,
     ) -> LanguageModel:
         """Load a model by hub id, local folder, adapter folder or GGUF file, in eval mode.
@@ -88,7 +92,7 @@ class LanguageModel:
             device: defaults to CUDA if available, otherwise to the CPU.
             trust_remote_code: run model code that comes with the checkpoint.
             layers_path: module path of the decoder layers, if they are not found automatically.
-            checked: a known self-check, of a model that differs in its weights only.
+            like: a model that differs in its weights only; its self-check is taken over.
             **chat_options: passed to :class:`interp.model.chat.Chat`.
 
         Raises:
@@ -108,7 +112,7 @@ class LanguageModel:
         chat = Chat(tokenizer, **chat_options)
         name = Path(source).name if Path(source).exists() else str(source)
         lm = cls(model, tokenizer, chat, name, layers_path=layers_path)
-        lm.found_out["checked"] = checked or check_loaded(lm, source)
+        lm.found_out.update(like.behaviour if like else {"checked": check_loaded(lm, source)})
         for line in lm.checked.lines():
             warnings.warn(f"self-check of {name}: {line}", stacklevel=2)
         return lm
@@ -145,6 +149,18 @@ class LanguageModel:
     def found_out(self) -> dict[str, Any]:
         """A cache of expensive facts about the model, with the lifetime of the model."""
         return {}
+
+    @property
+    def behaviour(self) -> dict[str, Any]:
+        """The part of ``found_out`` that holds for other weights too."""
+        known = self.found_out
+        return {name: copy.copy(known[name]) for name in BEHAVIOUR if name in known}
+
+    def with_model(self, model: Any) -> LanguageModel:
+        """The same with a model that differs in its weights only, or has adapters on them."""
+        other = replace(self, model=model)
+        other.found_out.update(self.behaviour)
+        return other
 
     @property
     def checked(self) -> SelfCheck:
@@ -205,8 +221,7 @@ class LanguageModel:
             if without is not None and without in name:
                 continue
             digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
-            values = parameter.detach().flatten()
-            digest.update(values.view(torch.uint8).cpu().numpy().tobytes())
+            digest.update(parameter.detach().flatten().view(torch.uint8).cpu().numpy())
         return digest.hexdigest()
 
 

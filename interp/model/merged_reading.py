@@ -25,16 +25,16 @@ def adapters_merged(model: nn.Module) -> Iterator[None]:
     processes, or shared by several modules.
     """
     layers = _layers(model)
-    kept = [(weight, weight.detach().clone()) for layer in layers for weight in [_weight(layer)]]
+    kept = [(weight, weight.data) for layer in layers for weight in [_weight(layer)]]
     try:
         with torch.no_grad():
-            for layer in layers:
+            for (weight, before), layer in zip(kept, layers, strict=True):
+                weight.data = before.clone()
                 layer.merge()
         yield
     finally:
-        with torch.no_grad():
-            for weight, before in kept:
-                weight.data.copy_(before)
+        for weight, before in kept:
+            weight.data = before
         for layer in layers:
             layer.merged_adapters.clear()
 

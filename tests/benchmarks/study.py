@@ -13,8 +13,15 @@ part's floor is measured on the same prompts, answers and rows:
     read-outs   one reading at each scored step, and of all prompts before and after
     scorers     one pass of each scorer over the answers, and of the base model for their coherence
 
+Two more parts are necessary, and were not in the first list. They are given apart, so that both
+ratios can be read:
+
+    references  NPO's log-probabilities of the refusals that it trains on, under the base model
+    coherence   a pass of the base model over the answers that are read along training
+
 Seconds are CPU time of this process, so that other processes do not count. Prints one JSON object:
-seconds of the study and of each part's floor, and the wall seconds of the study's stages.
+seconds of the study, of each part's floor and of each further part's, and the wall seconds of the
+study's stages.
 """
 
 from __future__ import annotations
@@ -50,6 +57,7 @@ from interp.model import LanguageModel
 from tests.smollm2 import save_taught_smollm2
 from unlearning.data import matched_pairs
 from unlearning.deflections import Sampling
+from unlearning.losses import reference_log_probs
 from unlearning.refusal import prefix_masses
 from unlearning.training import TrainingSettings, prepare_in_place
 from unlearning.training.mixture import collator
@@ -94,8 +102,8 @@ def study(context: Context, said: io.StringIO) -> tuple[float, dict[str, float]]
     return seconds, dict(stages)
 
 
-def floors(context: Context) -> dict[str, float]:
-    """Seconds of each part's floor, for the finished study of ``context``."""
+def floors(context: Context) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of each part's floor, and of the further ones, for the finished study."""
     plan, folder = context.plan, Path(context.plan.model)
     [arm] = plan.arms
     arm_folder = context.run.arm(arm.name)
@@ -138,11 +146,20 @@ def floors(context: Context) -> dict[str, float]:
             for scorer in (context.scorer, other_reader(context.scorer)):
                 if scorer is not None:
                     scorer.classify(list(table["prompt"]), list(table["response"]))
-        texts = zip(said["prompt"], said["completion"], strict=True)
-        response_nll(context.reference, list(texts), batch_size=BATCH)
+        coherence(list(said["prompt"]))
 
+    def coherence(prompts: Sequence[str]) -> None:
+        answers = said.set_index("prompt")["completion"]
+        rows = [(prompt, str(answers[prompt])) for prompt in prompts]
+        response_nll(context.reference, rows, batch_size=BATCH)
+
+    def coherence_along() -> None:
+        for prompts in (*[along] * readings, *[end] * (not is_kept_last)):
+            coherence(prompts)
+
+    forget = [example.tokens for example in mixture_of(context, baseline, arm).forget]
     _, scoring = timed(score)
-    return {
+    parts = {
         "loading": loading,
         "answers": answering,
         "states": stating,
@@ -150,6 +167,8 @@ def floors(context: Context) -> dict[str, float]:
         "read-outs": reading,
         "scorers": scoring,
     }
+    _, referring = timed(lambda: reference_log_probs(context.reference, forget))
+    return parts, {"references": referring, "coherence": timed(coherence_along)[1]}
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -239,15 +258,15 @@ def main() -> None:
         said = io.StringIO()
         progress = Progress(Console(file=said, width=200))
         context = study_context(small_plan(model, prompts), Path(scratch) / "run", progress)
-        profile = cProfile.Profile()
+        profile = cProfile.Profile(process_time)
         if options.profile:
             profile.enable()
         seconds, stages = study(context, said)
         if options.profile:
             profile.disable()
             profile.dump_stats(options.profile)
-        parts = floors(context)
-    print(json.dumps({"study": seconds, "stages": stages, "floors": parts}))
+        parts, more = floors(context)
+    print(json.dumps({"study": seconds, "stages": stages, "floors": parts, "more": more}))
 
 
 if __name__ == "__main__":

@@ -272,7 +272,7 @@ def _inject(lm: LanguageModel, config: LoraConfig, seed: int) -> LanguageModel:
     for one in adapted.peft_config.values():
         if one.base_model_name_or_path and Path(one.base_model_name_or_path).exists():
             one.base_model_name_or_path = str(Path(one.base_model_name_or_path).absolute())
-    return replace(lm, model=adapted)
+    return lm.with_model(adapted)
 
 
 def _outside(lm: LanguageModel, targets: Targets) -> tuple[str, ...]:

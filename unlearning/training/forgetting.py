@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from interp.model import LanguageModel
+from interp.model import LanguageModel, adapters_merged
 from interp.store import read_json, write_json, write_table
 from unlearning.scoring import Evaluation
 
@@ -142,16 +142,20 @@ class ForgettingCurve(TrainerCallback):
     ) -> TrainerControl:
         step, last = state.global_step, state.global_step >= state.max_steps
         if last or self.every_step or is_scored(step, *self.spacing):
-            scores = self.evaluation.masses(self.lm)
-            if self.concept is not None:
-                u = lost_share(self.base_rate, target_rate(scores, self.concept))
-                further, before, self.level = u > self.level, self.level, max(self.level, u)
-                within = self.bounds.hold(self.tables[0], scores, self.concept)
-                crosses = before < self.stop_at <= self.level
-                if within and (crosses or (self.bounds and further and before < self.stop_at)):
-                    self._keep(step)
+            before = self.level
+            with adapters_merged(self.lm.model):  # once, for all that is read at this step
+                scores = self.evaluation.masses(self.lm)
+                if self.concept is not None:
+                    now = lost_share(self.base_rate, target_rate(scores, self.concept))
+                    self.level = max(before, now)
                 if self.read_text and any(before < one <= self.level for one in self._read_at):
                     self.read_text(step, self.level)
+            if self.concept is not None:
+                within = self.bounds.hold(self.tables[0], scores, self.concept)
+                crosses = before < self.stop_at <= self.level
+                further = before < self.level and before < self.stop_at
+                if within and (crosses or (self.bounds and further)):
+                    self._keep(step)
                 control.should_training_stop |= not within or self._is_drawn(step)
             self.tables.append(scores.assign(step=step, dose=self.level))
         return control

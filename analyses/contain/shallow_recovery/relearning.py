@@ -111,7 +111,7 @@ def relearn(lm: LanguageModel, training: Training, probe: Probe) -> Speed:
         InputError: the objective needs a retain set.
     """
     settings = training.settings
-    start = prepare_in_place(replace(lm, model=copied(lm.model)), settings)
+    start = prepare_in_place(lm.with_model(copied(lm.model)), settings)
     watch = _Watch(lambda: probe.masses(start, list(probe.others.table["prompt"]))["p_R"])
     mixture = Mixture(training.examples, seed=settings.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +130,7 @@ def moved_as_far(base: LanguageModel, changed: LanguageModel, seed: int) -> Lang
             length = (there - parameter.float()).norm()
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
             parameter.copy_(parameter.float() + noise * (length / noise.norm()))
-    return replace(base, model=model)
+    return base.with_model(model)
 
 
 def relearning(
