@@ -34,7 +34,7 @@ from analyses.costs.footprint import Footprint, footprint_of
 from analyses.costs.memory import Memory
 from analyses.costs.rates import Rates, Shapes, _Cut, measured_rates
 from analyses.runs import RunFolder
-from analyses.study.fitting import fitted, forecast_gradients, study_memory
+from analyses.study.fitting import fitted, study_memory, with_forecast
 from analyses.study.plan import demo_plan
 from analyses.study.resolve import prompts_of
 from analyses.study.work import forecast_rows, forecast_work, work_of
@@ -216,7 +216,12 @@ def test_a_forecast_differentiates_harmful_prompts_and_one_domain_s_refusals() -
         assert getattr(found.expected, field.name) <= getattr(found.at_most, field.name)
     assert forecast_rows(StepRows(32, 0, 30, 10), prompts).rows == 3
     settings = TrainingSettings(trained="projections")
-    assert forecast_gradients(settings, Footprint(2, 9, 5, 0, 0, 0, 0)) == 4 * 14 * 5
+    asked = Memory(0.0, 100.0), settings, prompts, Reading(20, 8, 10, usual=0.7)
+    held = with_forecast(*asked, Footprint(2, 9, 5, 3.0, 0, 0, 0), streamed=False)
+    assert held.main == 100 + 4 * 14 * 5
+    # Without stored gradients: one layer's traces of all harmful rows, of both sides.
+    held = with_forecast(*asked, Footprint(2, 9, 5, 3.0, 0, 0, 0), streamed=True)
+    assert held.main == pytest.approx(100 + 24 * (20 + 20 + 7) * 3)
 
 
 def test_rates_turn_work_into_time() -> None:

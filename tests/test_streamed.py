@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
+from analyses.costs import Reading
 from analyses.predict.gradients import mean_gradients
 from analyses.predict.products import Kernel, products_of
 from analyses.predict.streamed import streamed_kernel
 from analyses.predict.traces import Side, Traces, pairwise, products, through_weights
+from analyses.study.work import STREAMED, streamed_work
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
 from interp.readout import log_odds
@@ -94,6 +97,28 @@ def test_it_is_the_kernel_of_stored_gradients(
     same(streamed_kernel(lm, *twofold, groups=GROUPS), expected)
     assert trainable == {n for n, p in lm.model.named_parameters() if p.requires_grad}
     assert all(p.grad is None for p in lm.model.parameters())
+
+
+def test_the_plan_counts_the_tokens_that_pass_through_the_model(
+    checkpoint_of: Callable[[str], Path],
+) -> None:
+    """All rows once for each layer, without the row on which each layer's traces are checked."""
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    answered, asked = sides(lm)
+    passed = []
+    with lm.layers[0].register_forward_hook(lambda _m, _i, out: passed.append(out.numel())):
+        streamed_kernel(
+            lm, answered, Side(asked.rows, answer_log_odds), groups=GROUPS, batch_size=1
+        )
+    rows, alone = (
+        [len(row) for group in side.rows.values() for row in group] for side in (answered, asked)
+    )
+    checked = lm.n_layers * min(alone)
+    prompts = pd.DataFrame({"split": "train", "label": "harmful"}, index=range(len(rows)))
+    prompt = sum(alone) / len(alone)
+    reading = Reading(prompt, prompt, sum(rows) / len(rows) - prompt, usual=1.0)
+    planned = streamed_work(prompts, reading, lm.n_layers).expected
+    assert planned.read / STREAMED == pytest.approx(sum(passed) / lm.d_model - checked)
 
 
 @pytest.mark.parametrize("trained", ["projections", "lora"])

@@ -55,6 +55,7 @@ def predict(
     from analyses.costs import watched
     from analyses.predict.forecasts import (
         ADAPTERS,
+        TRAINED,
         report_forecast,
         require_forecastable,
         require_kernel,
@@ -75,7 +76,8 @@ def predict(
             "--trainable lora, or --kernel weights"
         )
     untrained = replace(asked, arms=())
-    context = check(untrained, out, dry_run, timing=timing, gradients=settings)
+    streamed = kernel != TRAINED
+    context = check(untrained, out, dry_run, timing=timing, gradients=settings, streamed=streamed)
     if isinstance(context, DryRun):
         return context
     with watched(out, context.expected, anew=overwrite):

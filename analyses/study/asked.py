@@ -100,6 +100,7 @@ def check(
     *,
     timing: bool = True,
     gradients: TrainingSettings | None = None,
+    streamed: bool = False,
     counted: Counted | None = None,
     more_models: int = 0,
 ) -> Context | DryRun:
@@ -108,6 +109,7 @@ def check(
     Args:
         timing: measure some steps on the device for the plan's time.
         gradients: where gradients are taken for a forecast: of what would be trained.
+        streamed: whether the forecast stores no gradients.
         counted: counts the work of a plan, where that is not all its arms.
         more_models: that are on the device with the base and the trained one.
     """
@@ -126,6 +128,7 @@ def check(
         context.prompts,
         timing=timing,
         gradients=gradients,
+        streamed=streamed,
         counted=counted or work_of,
         more_models=more_models,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from analyses.costs import (
@@ -15,17 +14,18 @@ from analyses.costs import (
     time_range,
     with_readers,
 )
-from analyses.study.fitting import (
-    forecast_gradients,
-    holds_reference,
-    largest,
-    memory_of,
-    reading_for,
-)
+from analyses.study.fitting import holds_reference, largest, memory_of, reading_for, with_forecast
 from analyses.study.plan import StudyPlan
 from analyses.study.readout import other_reader
 from analyses.study.resolve import scorer_of
-from analyses.study.work import Counted, batch_of, forecast_rows, forecast_work, work_of
+from analyses.study.work import (
+    Counted,
+    batch_of,
+    forecast_rows,
+    forecast_work,
+    streamed_work,
+    work_of,
+)
 from unlearning.scoring import readers_of
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def study_costs(
     *,
     timing: bool = True,
     gradients: TrainingSettings | None = None,
+    streamed: bool = False,
     weights: Weights | None = None,
     counted: Counted = work_of,
     more_models: int = 0,
@@ -106,14 +107,13 @@ def study_costs(
         prompts: its prompts table.
         timing: measure the time of a few steps on the device now.
         gradients: of what gradients of the training prompts are taken, for a forecast.
+        streamed: whether the forecast stores no gradients.
         weights: of the model, where they are known without its files.
         counted: counts the work.
         more_models: that are on the device with the base and the trained one.
     """
     reading = reading_for(plan, prompts)
     work = counted(plan, prompts, reading)
-    if gradients is not None:
-        work += forecast_work(prompts, reading)
     subject = CostedModel(plan.model, plan.model_options, weights)
     settings = gradients or largest(plan)
     batch = batch_of(settings, plan, reading) if settings else None
@@ -121,11 +121,15 @@ def study_costs(
     device = device_of(plan.model_options)
     if gradients is not None and batch is not None:
         batch = forecast_rows(batch, prompts)
+        if streamed and found is not None:
+            work += streamed_work(prompts, reading, found[1].layers)
+        else:
+            work += forecast_work(prompts, reading)
     memory = None
     if found is not None:
         memory = memory_of(plan, reading, batch, *found, settings, more_models=more_models)
         if gradients is not None:
-            memory = replace(memory, main=memory.main + forecast_gradients(gradients, found[1]))
+            memory = with_forecast(memory, gradients, prompts, reading, found[1], streamed=streamed)
     rates = None
     if timing and found is not None:
         rows = min(plan.batch_size, len(prompts))

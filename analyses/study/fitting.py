@@ -180,10 +180,29 @@ def memory_of(
     return peak(device, on_device, weights.held * (1 + device.is_cpu) + arm + more)
 
 
-def forecast_gradients(settings: TrainingSettings, footprint: Footprint) -> float:
-    """Bytes of the gradients that a forecast holds: three of every group, and two diagonals."""
-    moving = footprint.trained / (2 if settings.trained == "lora" else 1)  # LoRA's A has none yet
-    return 4 * (3 * FORECAST_GROUPS + 2) * moving
+def with_forecast(
+    memory: Memory,
+    settings: TrainingSettings,
+    prompts: pd.DataFrame,
+    reading: Reading,
+    footprint: Footprint,
+    *,
+    streamed: bool,
+) -> Memory:
+    """The peak with what a forecast holds in addition to its batches.
+
+    In main memory three gradients of every group, and two diagonals. A streamed forecast holds one
+    layer's inputs and output gradients of all rows, where the model runs.
+    """
+    if not streamed:
+        moving = footprint.trained / (2 if settings.trained == "lora" else 1)  # LoRA's A has none
+        return replace(memory, main=memory.main + 4 * (3 * FORECAST_GROUPS + 2) * moving)
+    train = prompts[prompts["split"] == "train"]
+    asked = int((train["label"] == "harmful").sum())
+    traces = asked * (2 * reading.prompt + reading.usual * reading.answer) * footprint.layer
+    if memory.device:
+        return replace(memory, device=memory.device + traces)
+    return replace(memory, main=memory.main + traces)
 
 
 def holds_reference(plan: StudyPlan) -> bool:

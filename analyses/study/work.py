@@ -24,6 +24,9 @@ USUAL_STEPS, USUAL_SHARE, RETAINED = 20, 0.25, 1.8
 READINGS, READ_PROMPTS = 4, 32
 PREFILLED = 0.1  # share of the evaluated prompts that are asked again with a forced beginning
 SEARCHED = 7  # further readings where the kept model does not comply
+# A forward, and a backward that goes through half of the layers on average and forms the gradients
+# of one layer's weights: in forwards.
+STREAMED = 1.5
 FORECAST_GROUPS = 4  # disjoint groups of a domain's prompts, each with its own mean gradient
 
 
@@ -64,6 +67,25 @@ def forecast_work(prompts: pd.DataFrame, reading: Reading) -> Extent:
     at_most = asked * (MOST_NODES * reading.prompt + most)
     return reading.states(benign) + Extent(
         Work(trained=differentiated, arms=1), Work(trained=at_most, arms=2)
+    )
+
+
+def streamed_work(prompts: pd.DataFrame, reading: Reading, layers: int) -> Extent:
+    """A forecast that stores no gradients: rows pass through the model once for each layer.
+
+    The rows are the refusals of all domains, and the prompts for their log-odds. At most: as in
+    :func:`forecast_work`. The other predictors read states, and gradients with respect to them.
+    """
+    train = prompts[prompts["split"] == "train"]
+    asked = int((train["label"] == "harmful").sum())
+    usual, most = (reading.prompt + share * reading.answer for share in (reading.usual, 1))
+    passes = STREAMED * layers
+    return reading.states(len(train) - asked) + Extent(
+        Work(read=passes * asked * (reading.prompt + usual), trained=asked * reading.prompt),
+        Work(
+            read=passes * asked * (MOST_NODES * reading.prompt + most),
+            trained=asked * MOST_NODES * reading.prompt,
+        ),
     )
 
 

@@ -73,8 +73,9 @@ def same_numbers(
 ) -> bool:
     """Whether a shortcut is right for ``rows``: compared on the longest and the shortest of them.
 
-    The result is kept under the shortcut's name, also for the same model with other weights. Rows longer than all before are compared again,
-    because a wrong attention window does not show in shorter ones.
+    The result is kept under the shortcut's name, and holds for the same model with other weights.
+    Rows longer than all before are compared again, because a wrong attention window does not show
+    in shorter ones.
     """
     longest = max(rows, key=len)
     known = lm.found_out.setdefault("shortcuts", {})

@@ -27,7 +27,12 @@ from unlearning.data import matched_pairs
 TARGET, OTHER, THIRD = "safety", "cybersecurity", "toxicity"
 # Rows of a domain: unlearning needs 32 refusals among the training prompts.
 HARMFUL, BENIGN, EVALUATED = 40, 12, 6
-COMMANDS = ("evaluate", "deflect", "unlearn", "compare", "study", "matrix", "contain", "predict")
+EXPLAINED = 4  # prompts of a domain whose loss is explained
+RUNS = ("study", "matrix", "unlearn")  # with an arm of the target, whose losses can be explained
+COMMANDS = (
+    "evaluate", "deflect", "unlearn", "compare", "study", "matrix", "contain", "predict", "explain",
+)  # fmt: skip
+KERNEL = "predict-"  # before a kernel's name: a forecast with it
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class Trial:
             case "contain":
                 few = ["--methods", "equal", "--examples", "8", "--splits", "1", "--left-out", "1"]
                 return [command, *one, *few, "--retain-weight", "0.1", *shared, *trained]
+            case "explain":
+                few = ["--max-prompts", str(EXPLAINED), "--draws", "20", "--place-draws", "0"]
+                return [command, str(self.explained), "--arm", f"{TARGET}-npo-seed0", *few]
             case "compare":
                 [after] = [
                     path
@@ -76,8 +84,23 @@ class Trial:
                     for path in self.out.glob(f"unlearn/arms/*/{name}")
                 ]
                 return [command, self.model, str(after), *shared]
+            case _ if command.startswith(KERNEL):
+                kernel = command.removeprefix(KERNEL)
+                return ["predict", *one, "--kernel", kernel, *shared, *trained]
             case _:
                 return [command, *one, *shared, *trained]
+
+    @property
+    def explained(self) -> Path:
+        """The finished run whose losses are explained."""
+        folders = [self.out / name for name in RUNS]
+        return next((one for one in folders if (one / "manifest.json").is_file()), folders[0])
+
+    def manifest(self, command: str) -> Path:
+        """The file that holds the plan and the outcome of a command."""
+        if command != "explain":
+            return self.out / command / "manifest.json"
+        return self.explained / "causes" / f"{TARGET}-npo-seed0" / "manifest.json"
 
 
 def _given(option: str, value: int | None) -> list[str]:
@@ -105,8 +128,7 @@ def outcome(trial: Trial, command: str) -> dict[str, float]:
         ``expected_seconds``, ``at_most_seconds``, ``seconds`` (the processor's), ``wall_seconds``,
         ``expected_main_bytes`` and ``main_bytes``.
     """
-    folder = trial.out / command
-    manifest = folder / "manifest.json"
+    manifest = trial.manifest(command)
     if not manifest.is_file() or not (read_json(manifest).get("plan") or {}).get("actual"):
         line = [sys.executable, "-m", "spillover", *trial.arguments(command)]
         with (trial.out / f"{command}.log").open("w") as log:
