@@ -20,7 +20,7 @@ from analyses.predict.streamed import streamed_kernel
 from analyses.predict.traces import Side, Traces, pairwise, products, through_weights
 from analyses.study.work import STREAMED, streamed_work
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens
+from interp.model import LanguageModel, Tokens, linear_weights
 from interp.readout import log_odds
 from tests.architectures import tiny
 from unlearning.losses import response_log_probs
@@ -105,6 +105,7 @@ def test_the_plan_counts_the_tokens_that_pass_through_the_model(
     """All rows once for each layer, without the row on which each layer's traces are checked."""
     lm = LanguageModel.load(checkpoint_of("qwen2"))
     answered, asked = sides(lm)
+    linear_weights(lm)  # which takes one forward
     passed = []
     with lm.layers[0].register_forward_hook(lambda _m, _i, out: passed.append(out.numel())):
         streamed_kernel(
