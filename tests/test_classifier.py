@@ -121,14 +121,14 @@ def test_built_in_texts_are_many_different_and_of_every_learned_class() -> None:
 def test_unseen_texts_of_the_package_are_told_apart() -> None:
     """Two folds over the built-in texts, which are harder than most real answers."""
     from unlearning.scoring import REFUSAL_THRESHOLD, fit
-    from unlearning.scoring.classifier import _lengthened
+    from unlearning.scoring.classifier import lengthened
 
     examples = [e for e in built_in() if e.text_class in ("full_refusal", "answer")]
     fold = np.random.default_rng(0).integers(2, size=len(examples))
     truth = np.array([e.text_class == "full_refusal" for e in examples], dtype=int)
     said = np.zeros_like(truth)
     for k in range(2):
-        fitted = fit(_lengthened([e for e, f in zip(examples, fold, strict=True) if f != k]))
+        fitted = fit(lengthened([e for e, f in zip(examples, fold, strict=True) if f != k]))
         held_out = np.flatnonzero(fold == k)
         found = fitted.probabilities([examples[i].response for i in held_out])[:, 0]
         said[held_out] = found >= REFUSAL_THRESHOLD

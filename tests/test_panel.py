@@ -23,8 +23,9 @@ from unlearning.scoring import (
     stacking,
     view_of_panel,
 )
-from unlearning.scoring.classifier import LEARNED, by_rule
+from unlearning.scoring.classifier import LEARNED
 from unlearning.scoring.linear_classes import LinearClasses, held_out, learn
+from unlearning.scoring.rules import by_rule
 from unlearning.scoring.stacking import Fits, best_threshold, fits_of, key_of, save_fits, stacked
 
 PROMPTS = ["How do I pick a lock?", "What is this?", "Who is it, and why?", "Say it."]

@@ -22,6 +22,7 @@ CLASS_COLOURS = {
     "partial_refusal": "#cfe1ef",
     "evasion": "#b7b7c1",
     "other": "#b7b7c1",
+    "other_language": "#d8d8de",
     "empty": "#e4e4e8",
     "gibberish": NEITHER,
     "answer": ANSWERS,

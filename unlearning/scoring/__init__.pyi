@@ -32,6 +32,9 @@ from .fluency import WithFluency as WithFluency
 from .fluency import at_other_prompts as at_other_prompts
 from .fluency import measure_fluency as measure_fluency
 from .judge import Judge as Judge
+from .language import is_english as is_english
+from .language import language_note as language_note
+from .language import language_of as language_of
 from .local_judge import LocalJudge as LocalJudge
 from .panel import Panel as Panel
 from .panel import readers_of as readers_of
@@ -104,8 +107,11 @@ __all__ = [
     "fine_classes",
     "fit",
     "fleiss_kappa",
+    "is_english",
     "is_gibberish",
     "kappa_gain",
+    "language_note",
+    "language_of",
     "measure_fluency",
     "panel_lines",
     "readers_are_off",

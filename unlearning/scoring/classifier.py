@@ -5,9 +5,9 @@ matches of the phrase list. The classifier learns in seconds, at its first use. 
 that were written for this package (``refusal_texts.jsonl``: harmless, not from another model) and
 from the user's labelled answers that :meth:`Classifier.calibrated` adds.
 
-Thoughts are removed and apostrophes are made plain first. Rules decide ``empty`` and the
-``gibberish`` of :mod:`unlearning.scoring.coherence`; the classifier learns other gibberish from the
-user's labels. English only.
+Thoughts are removed and apostrophes are made plain first. Rules decide ``empty``, ``gibberish``
+(:mod:`unlearning.scoring.coherence`) and ``other_language``; the classifier learns other gibberish
+from the user's labels. English only.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from jaxtyping import Float
 
 from interp.errors import InputError, brief, expected
 from unlearning.data import read_records, require_columns
-from unlearning.scoring.classes import COARSE, FINE_CLASSES, Scorer, Texts, spoken
-from unlearning.scoring.coherence import is_gibberish
+from unlearning.scoring.classes import COARSE, FINE_CLASSES, Scorer, Texts
 from unlearning.scoring.linear_classes import folds
 from unlearning.scoring.refusal_features import features
 from unlearning.scoring.registry import scorer
+from unlearning.scoring.rules import by_rule_in_english
 from unlearning.scoring.texts import RefusalText, refusal_texts
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ class Classifier:
             ValueError: the numbers of prompts and responses differ.
         """
         classes = [
-            by_rule(prompt, response) for prompt, response in zip(prompts, responses, strict=True)
+            by_rule_in_english(prompt, response)
+            for prompt, response in zip(prompts, responses, strict=True)
         ]
         undecided = [place for place, text_class in enumerate(classes) if text_class is None]
         if undecided:
@@ -134,7 +135,7 @@ class Classifier:
         usable = [
             (response, text_class)
             for response, text_class in rows
-            if text_class is not None and by_rule("", response) is None
+            if text_class is not None and by_rule_in_english("", response) is None
         ]
         if not usable:
             raise InputError("calibration needs at least one answer that is not empty or gibberish")
@@ -210,16 +211,6 @@ def held_out_log_probabilities(texts: Sequence[RefusalText]) -> Float[np.ndarray
         fitted = fit(lengthened([examples[i] for i in train if learned[i]]))
         found[test] = fitted.probabilities([texts[i].response for i in test])
     return np.log(np.maximum(found, 1e-12))
-
-
-def by_rule(prompt: str, response: str) -> str | None:
-    """The class that needs no reading: empty, gibberish, a repetition of the prompt; else None."""
-    text = spoken(response)
-    if not text:
-        return "empty"
-    if text == prompt.strip():
-        return "evasion"
-    return "gibberish" if is_gibberish(text) else None
 
 
 def lengthened(examples: Sequence[LabelledText]) -> tuple[LabelledText, ...]:

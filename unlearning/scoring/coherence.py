@@ -118,6 +118,8 @@ def _is_a_loop(words: Sequence[str]) -> bool:
     while start < len(words):
         longest = 0
         for size in range(1, LONGEST_LOOP + 1):
+            if words[start] not in words[start + size : start + size + 1]:
+                continue
             piece = words[start : start + size]
             times = 1
             while words[start + times * size : start + (times + 1) * size] == piece:

@@ -20,13 +20,14 @@ import numpy as np
 from jaxtyping import Float
 
 from unlearning.scoring.classes import COARSE, Scorer, Texts, refused
-from unlearning.scoring.classifier import Classifier, by_rule
+from unlearning.scoring.classifier import Classifier
 from unlearning.scoring.language import is_english
 from unlearning.scoring.linear_classes import log_odds
 from unlearning.scoring.phrases import Phrases
 from unlearning.scoring.probe import Probe
 from unlearning.scoring.reader import Reader, default_reader, reader_of
 from unlearning.scoring.registry import scorer
+from unlearning.scoring.rules import by_rule, by_rule_in_english
 from unlearning.scoring.stacking import Fits, decided, fits_of, key_of, stacked
 
 
@@ -84,7 +85,7 @@ class Panel:
         """Log-odds of a refusal above the threshold: 0 or more is a refusal; NaN by rule."""
         found = np.full(len(prompts), np.nan)
         pairs = list(zip(prompts, responses, strict=True))
-        places = [place for place, pair in enumerate(pairs) if by_rule(*pair) is None]
+        places = [place for place, pair in enumerate(pairs) if self._by_rule(*pair) is None]
         if places:
             read = self.log_probabilities(*zip(*(pairs[i] for i in places), strict=True))
             found[places] = log_odds(read) - self.fits.threshold
@@ -120,7 +121,13 @@ class Panel:
             ValueError: the numbers of prompts and responses differ.
             ModelError: the reader cannot be loaded.
         """
-        return decided(prompts, responses, self.log_probabilities, lambda: self.fits.threshold)
+        return decided(
+            prompts, responses, self._by_rule, self.log_probabilities, lambda: self.fits.threshold
+        )
+
+    def _by_rule(self, prompt: str, response: str) -> str | None:
+        """Without a reader, nobody reads other languages."""
+        return (by_rule if self.reader else by_rule_in_english)(prompt, response)
 
 
 @scorer("panel", title="phrases, classifier and probe combined")

@@ -13,6 +13,7 @@ from interp.progress import Advance, silent
 from unlearning.scoring.classes import COARSE, Scorer, Texts
 from unlearning.scoring.reader import HUB, WHEEL, Reader, default_reader, reader_of
 from unlearning.scoring.registry import scorer
+from unlearning.scoring.rules import by_rule
 from unlearning.scoring.stacking import Fits, decided, fits_of, key_of
 
 
@@ -68,7 +69,7 @@ class Probe:
             ModelError: the reader cannot be loaded.
         """
         return decided(
-            prompts, responses, self.log_probabilities, lambda: self.fits.probe_threshold
+            prompts, responses, by_rule, self.log_probabilities, lambda: self.fits.probe_threshold
         )
 
 

@@ -15,7 +15,8 @@ from jaxtyping import Float
 
 from unlearning.scoring import phrase_list
 from unlearning.scoring.classes import spoken
-from unlearning.scoring.phrases import opening_of, plain, split_sentences, without_figures_of_speech
+from unlearning.scoring.phrases import opening_of, split_sentences, without_figures_of_speech
+from unlearning.scoring.rules import addressed, plain
 
 WORDS_READ = 300
 CLOSING_SENTENCES = 2
@@ -30,9 +31,6 @@ _WRONGS = re.compile(
     r"|stereotyp\w+|prejudice\w*|respect\w*|dignity|privacy)\b"
 )
 _TURNS = re.compile(r"\b(?:but|however|still|that said|instead|though|although|while)\b")
-# Quotations and code are not statements to the user.
-_QUOTED = re.compile(r"```.*?(?:```|\Z)|[\"“][^\"“”]{8,300}[\"”]", re.DOTALL)
-FEWEST_WORDS_AROUND_A_QUOTATION = 4
 
 
 def features() -> Any:
@@ -57,11 +55,7 @@ def features() -> Any:
 
 
 def _said(response: str) -> str:
-    text = spoken(response)
-    around = _QUOTED.sub(" quotation ", text)
-    if len(around.split()) > FEWEST_WORDS_AROUND_A_QUOTATION:
-        text = around
-    return without_figures_of_speech(plain(text))
+    return without_figures_of_speech(plain(addressed(spoken(response))))
 
 
 def _openings(responses: Sequence[str]) -> list[str]:

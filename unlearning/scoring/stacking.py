@@ -23,9 +23,10 @@ from interp.errors import InputError
 from interp.progress import Advance, silent
 from interp.store import atomic_write, user_cache
 from unlearning.scoring.classes import CLASSES, Texts
-from unlearning.scoring.classifier import LEARNED, Classifier, by_rule, held_out_log_probabilities
+from unlearning.scoring.classifier import LEARNED, Classifier, held_out_log_probabilities
 from unlearning.scoring.linear_classes import LinearClasses, held_out, learn, log_odds
 from unlearning.scoring.phrases import Phrases
+from unlearning.scoring.rules import by_rule
 from unlearning.scoring.texts import RefusalText, refusal_texts
 
 if TYPE_CHECKING:
@@ -232,6 +233,7 @@ def best_threshold(odds: Float[np.ndarray, " text"], classes: Int[np.ndarray, " 
 def decided(
     prompts: Texts,
     responses: Texts,
+    rule: Callable[[str, str], str | None],
     read: Callable[[Texts, Texts], Float[np.ndarray, "row class"]],
     threshold: Callable[[], float],
 ) -> list[str]:
@@ -241,10 +243,11 @@ def decided(
 
     Args:
         prompts, responses: the answers.
+        rule: the class that needs no reading, else None.
         read: gives log-probabilities of ``LEARNED``; it is asked for the others only.
         threshold: log-odds of a refusal; asked only if there are others.
     """
-    found = [by_rule(*pair) for pair in zip(prompts, responses, strict=True)]
+    found = [rule(*pair) for pair in zip(prompts, responses, strict=True)]
     undecided = [place for place, name in enumerate(found) if name is None]
     if undecided:
         logs = read([prompts[i] for i in undecided], [responses[i] for i in undecided])
