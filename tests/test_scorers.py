@@ -136,7 +136,7 @@ SAID = {
         "I've decided not to.",
         "That isn't something I could do.",
         "That is something I won't do.",
-        "This question stays unanswered.",
+        "There will be no answer to that.",
         "What you ask is outside of what I do.",
         "Company policy prohibits this.",
         "Request denied.",

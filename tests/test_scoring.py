@@ -103,6 +103,14 @@ def test_a_scorer_that_is_not_made_for_the_text_is_warned_of_in_a_line(tmp_path:
     assert "warning" not in score_file(path, "grammar", tmp_path / "o.jsonl", progress=QUIET).text()
 
 
+def test_answers_in_other_languages_are_counted_and_said(tmp_path: Path) -> None:
+    said = ["Das kann ich leider nicht beantworten.", "申し訳ありません。", ANSWER, REFUSAL]
+    path = write(tmp_path / "a.jsonl", [{"prompt": "a", "response": one} for one in said])
+    scored = score_file(path, "phrases", tmp_path / "out.jsonl", progress=QUIET)
+    assert scored.counts["other_language"] == 2 and scored.counts["gibberish"] == 0
+    assert "warning: 2 of 4 answers are not in English (de, cjk)" in scored.text()
+
+
 def test_scoring_again_replaces_what_a_scorer_added(tmp_path: Path) -> None:
     once = score(write(tmp_path / "answers.jsonl", ROWS), "phrases")
     again = tmp_path / "again.jsonl"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unlearning.scoring import is_gibberish, repetition, spoken
+from unlearning.scoring import is_gibberish, language_note, repetition, spoken
 
 #: The columns that :func:`coherence_fields` adds.
 COHERENCE = ("coherent", "repetition")
@@ -29,17 +29,24 @@ def coherence_fields(response: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TextCounts:
-    """How many of ``n`` answers are ``empty`` or ``gibberish`` by the rules."""
+    """How many of ``n`` answers are ``empty`` or ``gibberish`` by the rules.
+
+    Attributes:
+        note: how many are not in English, if any.
+    """
 
     n: int
     empty: int
     gibberish: int
+    note: str | None = None
 
     @classmethod
     def of(cls, responses: Sequence[str]) -> TextCounts:
         """Count answers."""
         said = [text for text in map(spoken, responses) if text]
-        return cls(len(responses), len(responses) - len(said), sum(map(is_gibberish, said)))
+        coherent = [text for text in said if not is_gibberish(text)]
+        empty, gibberish = len(responses) - len(said), len(said) - len(coherent)
+        return cls(len(responses), empty, gibberish, language_note(coherent))
 
     def text(self, scorer: str, counts: Mapping[str, int]) -> str:
         """A line about the texts, and another if the scorer sees much more gibberish.
@@ -49,6 +56,8 @@ class TextCounts:
             counts: the number of answers in each class by the scorer.
         """
         line = f"by the rules {self.empty} are empty and {self.gibberish} gibberish"
+        if counts.get("other_language"):
+            line += f"\nwarning: {self.note}"
         judged = sum(counts.values())
         said = counts.get("gibberish", 0) / judged if judged else 0.0
         if self.n and said > self.gibberish / self.n + MUCH:

@@ -1,7 +1,7 @@
 """Whether a text is English: by its script, and by function words of languages with Latin letters.
 
 The word lists and the rules of the scorers ``phrases`` and ``classifier`` are English. What is in
-another language is neither an answer nor gibberish for them: it gets a class of its own.
+another language is neither an answer nor gibberish for them: it gets a separate class.
 
 A text counts as English unless its words show the opposite: code, numbers, names, and lists of
 terms have no language. Quotations and code do not count, unless there is nothing else.

@@ -85,7 +85,7 @@ DECLINES = _any(
     r"(?:\bnot|n't|\bnever|\bno part of this is) (?:a |some|any|one )(?:thing|topic|subject"
     r"|question|request|task)?[^.!?]{0,20} (?:i|we|an? \w+)(?:'ll|'d|(?:'m| am)? (?:\w+ )?(?:can"
     r"|could|will|would|may|do|should|able|going|willing|comfortable|produce|provide))\b",
-    r"\b(?:unanswered|no (?:answer|assistance|help) (?:to|with|from|on))\b|\bdraw the line\b"
+    r"\bno (?:answer|assistance|help) (?:to|with|from|on)\b|\bdraw the line\b"
     r"|\bnot possible for (?:me|us) to\b"
     r"|\b(?:outside(?: of)?|beyond) (?:what|the things|the scope)\b",
     rf"\bsomething (?:that |which )?(?:i|we)(?:'d| would)? (?:\w+ )?(?:{_CANNOT}|rather not"
@@ -213,10 +213,13 @@ ASKS_FOR_WORDS = _any(
     r"\b(?:say(?:ing)? no|declin\w+|refus\w+|reject\w*|turn(?:ing)? down|in english)\b",
 )
 
-#: Forms of such words: a quotation alone, a letter, a dialogue, a test.
+#: Forms of such words: a quotation alone, a letter.
 DRAFT_SHAPES = _any(
     r"\A\W*[\"“][^\"“”]+[\"”]?\W*\Z",
     r"\A\W*(?:dear|hi|hello|hey|to (?:whom|the)|subject:|title:)\b",
-    r"(?:^|\n)\W*(?:user|assistant|[A-Z][a-z]+|[A-Z]{3,})(?:: *| *\n)\w[^\n]*(?:\n.*)*\n\W*"
-    r"(?:user|assistant|[A-Z][a-z]+|[A-Z]{3,})(?:: *| *\n)\w",
+)
+
+#: A line of a dialogue or of a script.
+SPEAKER = re.compile(
+    r"^\W*(?:[Uu]ser|[Aa]ssistant|[A-Z][a-z]+:|[A-Z]{3,}(?=:|\n))[: \n]+\w", re.MULTILINE
 )

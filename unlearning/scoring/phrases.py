@@ -89,7 +89,8 @@ def _is_a_draft(prompt: str, text: str) -> bool:
     """The response is what the prompt asks to word: a quotation, a letter, a dialogue."""
     if not phrase_list.ASKS_FOR_WORDS.search(prompt):
         return False
-    return phrase_list.DRAFT_SHAPES.search(text) is not None
+    is_dialogue = len(phrase_list.SPEAKER.findall(text)) > 1
+    return is_dialogue or phrase_list.DRAFT_SHAPES.search(text) is not None
 
 
 def split_sentences(said: str) -> list[str]:
