@@ -1,17 +1,25 @@
-"""Every line of Python on the pages runs, and the pages of the site name what there is."""
+"""The Python on the pages runs, and the generated pages of the site name all that there is."""
 
 from __future__ import annotations
 
 import re
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import typer
 
 import spillover as sp
+from analyses.cli import COMMANDS, app
+from experiments.site.assemble import with_links
+from experiments.site.commands import command_pages
+from experiments.site.links import broken_links
+from experiments.site.methods import methods_page
+from experiments.site.names import FOLDER, name_pages
 from tests.test_docs import ROOT, code_blocks
 from tests.test_front_door import few
 
@@ -76,3 +84,53 @@ def test_a_page_says_at_once_what_its_reader_can_do(page: Path) -> None:
     first = " ".join(text.split("\n\n")[1].split())
     sentences = re.split(r"(?<=[.:]) ", first)[:2]
     assert re.search(r"\b[Yy]ou (?:can|know|have)\b", " ".join(sentences)), first
+
+
+# The generated pages; Sphinx itself runs in `make docs`
+
+
+def test_every_command_and_option_has_its_place() -> None:
+    pages = dict(command_pages(ROOT / "README.md"))
+    program: Any = typer.main.get_command(app)
+    for name in COMMANDS:
+        page = pages[f"reference/commands/{name}.md"]
+        command = program.commands[name]
+        for one in getattr(command, "commands", {name: command}).values():
+            places = re.findall(r"^`{4}\{option\} (.*)$", page, re.MULTILINE)
+            named = set(re.findall(r"--?[a-z][\w-]*", " ".join(places)))
+            assert named >= {opt for p in one.params for opt in p.opts if opt.startswith("-")}
+            assert {p.name.upper() for p in one.params if not p.opts[0].startswith("-")} <= {
+                *places
+            }
+        assert f"({name}.md)" in pages["reference/commands/index.md"]
+
+
+def test_every_public_name_has_its_place() -> None:
+    """Those of the front door once; those of a room there, or in the front door."""
+    pages = dict(name_pages())
+    described = [
+        name for page in pages.values() for name in re.findall(r"^\.\. [\w:]+:: (\S+)", page, re.M)
+    ]
+    assert len(described) == len(set(described))
+    own = [name.partition(".")[2] for name in described if name.startswith("spillover.")]
+    assert sorted(own) == sorted({*sp.__all__} - {"analyses", "interp", "unlearning"})
+    rooms = [Path(path).stem for path in pages if path.startswith(f"{FOLDER}/interp.")]
+    for room in rooms:
+        listed = import_module(room).__all__
+        page = pages[f"{FOLDER}/{room}.md"]
+        assert all(f"{room}.{name}" in page or f"spillover.{name}`" in page for name in listed)
+
+
+def test_the_method_map_has_a_file_for_every_entry() -> None:
+    rows = re.findall(r"^\| `[^`]+` \|.*\| `([\w/]+\.py)` \|$", methods_page(), re.MULTILINE)
+    assert len(rows) > 50 and all((ROOT / file).is_file() for file in rows)
+
+
+def test_links_lead_to_the_site_or_become_text(tmp_path: Path) -> None:
+    text = with_links(ROOT / "README.md")
+    assert "](explanation/matrix.md)" in text and "](docs/" not in text
+    (measured,) = DOCS.rglob("benchmarks.md")
+    assert "tests/benchmarks)" not in with_links(measured)  # not on the site
+    (tmp_path / "a.html").write_text('<p id="here"><a href="#here"><a href="a.html#there">')
+    (tmp_path / "b.html").write_text('<img src="c.png"><a href="https://x.org/c"><a href="a.html">')
+    assert broken_links(tmp_path) == ["a.html: a.html#there", "b.html: c.png"]

@@ -1,22 +1,29 @@
-"""Assemble the sources of the site and build it; a warning is an error."""
+"""Assemble the sources of the site, build it and check its links; a warning is an error."""
 
 import sys
 
 from sphinx.cmd.build import main
 
 from experiments.site.assemble import ROOT, assemble
+from experiments.site.links import broken_links
 
 SITE = ROOT / "build" / "site"
 
 
 def build() -> int:
-    """Sphinx's exit status."""
+    """Exit status: 0 without warnings and broken links."""
     source, html = SITE / "source", SITE / "html"
     assemble(source)
     options = ["-W", "--keep-going", "-q", "-j", "2", "-c", str(ROOT / "docs")]
     status = main([*options, "-d", str(SITE / "doctrees"), str(source), str(html), *sys.argv[1:]])
-    print(f"{html / 'index.html'}" if not status else "the site has warnings (above)")
-    return status
+    if status:
+        print("the site has warnings (above)")
+        return status
+    if broken := broken_links(html):
+        print("broken links:", *broken, sep="\n  ")
+        return 1
+    print(html / "index.html")
+    return 0
 
 
 if __name__ == "__main__":
