@@ -165,6 +165,29 @@ def test_styles_of_one_question_are_one_unit_and_a_set_names_its_model(tmp_path:
     assert tables.with_labels.accuracy_low.iloc[0] < alone.with_labels.accuracy_low.iloc[0]
 
 
+def test_labels_that_are_all_partial_are_compared_and_all_missing_ones_named(
+    tmp_path: Path,
+) -> None:
+    rows = [{**row, "final_label": "3_partial_refusal"} for row in XSTEST]
+    tables = compare_with_labels(write(tmp_path / "partial.jsonl", rows), "phrases")
+    assert tables.left_out == 4 and "partial_refusal" in tables.text()
+    assert list(tables.with_labels.n) == [4] * 3 and "left out" not in set(
+        tables.with_labels.partial
+    )
+    rows = [{**row, "final_label": None} for row in XSTEST]
+    with pytest.raises(InputError, match='no labels in "final_label"'):
+        compare_with_labels(write(tmp_path / "missing.jsonl", rows), "phrases")
+
+
+def test_a_terminal_names_scorers_without_versions_where_it_can(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", XSTEST)
+    one = compare_with_labels(path, "phrases")
+    version = one.with_labels.scorer[0]
+    assert version.startswith("phrases ") and version not in one.text()
+    twice = compare_with_labels(path, "phrases", "phrases").text()
+    assert version in twice and f"{version} (2)" in twice
+
+
 def test_several_files_are_several_models(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{name}.jsonl", XSTEST) for name in ("one", "two")]
     found = compare_with_labels(*paths, "phrases").with_labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +58,30 @@ class AgreementTables:
     labelled_by: str
 
     def text(self, rows: int = ROWS, width: int = 100) -> str:
-        """The tables for a terminal, with at most ``rows`` disagreeing answers."""
+        """The tables for a terminal, with at most ``rows`` disagreeing answers.
+
+        Scorers are named without their versions, where that is unambiguous.
+        """
+        return self._named_shortly()._text(rows, width)
+
+    def _named_shortly(self) -> AgreementTables:
+        named = [*self.disagreeing.columns.drop(["model", "prompt", "response"])]
+        short = {name: name.partition(" ")[0] for name in named}
+        if len(set(short.values())) < len(named):
+            return self
+        tables = ("with_labels", "between_scorers", "counted")
+        columns = ("scorer", "first", "second", "reading")
+        return replace(
+            self,
+            disagreeing=self.disagreeing.rename(columns=short),
+            **{
+                name: table.replace({one: short for one in columns if one in table})
+                for name in tables
+                for table in [getattr(self, name)]
+            },
+        )
+
+    def _text(self, rows: int, width: int) -> str:
         parts = []
         if self.labelled_by:
             parts += [f"Labels: {self.labelled_by}"]

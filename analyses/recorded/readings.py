@@ -92,13 +92,14 @@ def read_sides(
     for path, records in scored.items():
         _require_same(answers, records, source, path)
     known = None if label else labelled_set(answers)
+    column = label or (known.label if known else "label")
     table = pd.DataFrame({
         "model": [_text(field_of(record, model)) or ONE_MODEL for record in answers],
         "prompt": texts(answers, "prompt"),
         "response": texts(answers, "response"),
         "unit": _units(answers, known),
     })  # fmt: skip
-    labels = _labels(answers, known, label or "label", source)
+    labels = _labels(answers, known, column, source)
     classes = dict(labels)
     for path, records in scored.items():
         name = _unused(str(records[0].fields["scorer"]), classes)
@@ -112,13 +113,13 @@ def read_sides(
     scorers = tuple(name for name in classes if name not in labels)
     annotators = tuple(name for name in labels if name != "label")
     if len(scorers) + ("label" in labels) < 2 and len(annotators) < 2:
-        raise InputError(_nothing_to_compare(source, scorers, label or "label"))
+        raise InputError(_nothing_to_compare(source, scorers, column))
     return Readings(
         table.assign(**{name: _readings(said, name in scorers) for name, said in classes.items()}),
         pd.DataFrame(classes, dtype=object),
         scorers,
         annotators,
-        _labelled_by(known, label or "label") if labels else "",
+        _labelled_by(known, column) if labels else "",
         tuple(known.refusal_votes(answers, source)) if known and known.votes else (),
     )
 
@@ -166,6 +167,8 @@ def _labels(
     """The classes by the labels, and by each annotator; empty without labels."""
     if known is not None:
         found = {"label": known.classes_of(answers, known.label, name)}
+        if all(one is None for one in found["label"]):
+            return {}
         return found | {one: known.classes_of(answers, one, name) for one in known.annotators}
     values = [field_of(record, column) for record in answers]
     if all(value is None for value in values):

@@ -78,7 +78,7 @@ class LabelledSet:
         if text not in self.classes:
             raise InputError(
                 f'{name}, {record.place}: unknown label "{brief(value)}" in "{column}"; '
-                f"{self.name} has {', '.join(self.classes)}"
+                f"{self.name} has {', '.join(self.classes)} (for others, give --label-column)"
             )
         return self.classes[text]
 
