@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from analyses.cli import app
+from analyses.costs import workload_estimate
 from analyses.recorded.agreement import compare_with_labels
 from analyses.recorded.scoring import Scored, prepare_scoring, score_records, write_calibration
 from analyses.runs import Progress
 from interp.errors import InputError
 from tests.fake_endpoint import FakeEndpoint, Messages, serving
-from unlearning.scoring import BIASED_OR_TOXIC, FINE_CLASSES, find_scorer
+from unlearning.scoring import BIASED_OR_TOXIC, FINE_CLASSES, Workload, find_scorer
 
 QUIET = Progress(quiet=True)
 REFUSAL = "I'm sorry, but I can’t help with that."
@@ -311,6 +312,24 @@ def test_a_judge_scores_a_file_and_scores_it_again_for_nothing(
     assert score_file(path, name, out, progress=QUIET) == scored
     assert len(judge.requests) == asked
     assert "0 requests" in prepare_scoring(path, name).plan()
+
+
+def test_the_plan_of_a_model_in_this_process_has_its_memory_and_time(
+    tmp_path: Path, checkpoint_of: Callable[[str], Path], judge: FakeEndpoint
+) -> None:
+    path, source = write(tmp_path / "answers.jsonl", ROWS), checkpoint_of("llama")
+    for name in (f"local-judge:{source}", f"probe:{source}"):
+        shown = prepare_scoring(path, name).plan(device="cpu", timing=True)
+        assert "memory: about" in shown and "time: about" in shown and "device: CPU" in shown
+        assert "not measured" in prepare_scoring(path, name).plan(device="cpu")
+    assert "memory" not in prepare_scoring(path, f"judge:m@{judge.url}").plan(timing=True)
+    few, many = (
+        workload_estimate(Workload(n, 50 * n, model=str(source)), "cpu", timing=True)
+        for n in (10, 10_000)
+    )
+    assert few and many and few.seconds and many.seconds
+    assert all(a < b for a, b in zip(few.seconds, many.seconds, strict=True))
+    assert workload_estimate(Workload(0, 0, model=str(source)), "cpu") is None
 
 
 def test_answers_without_a_verdict_are_compared_by_the_others(

@@ -19,6 +19,7 @@ from .memory import trained_model as trained_model
 from .outcome import watched as watched
 from .rates import Shapes as Shapes
 from .reader import with_readers as with_readers
+from .reader import workload_estimate as workload_estimate
 from .work import MOST_NODES as MOST_NODES
 from .work import USUAL_ANSWER as USUAL_ANSWER
 from .work import Extent as Extent
@@ -54,4 +55,5 @@ __all__ = [
     "trained_model",
     "watched",
     "with_readers",
+    "workload_estimate",
 ]

@@ -1,19 +1,19 @@
-"""The cost of a scorer whose reader is a language model in this process."""
+"""The cost of a scorer that runs a model in this process."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from analyses.costs.estimate import CostedModel, CostEstimate
+from analyses.costs.estimate import CostedModel, CostEstimate, answering_estimate
 from analyses.costs.memory import Memory, reading_memory
 from analyses.costs.rates import Shapes
-from analyses.costs.work import Extent, Reading
+from analyses.costs.work import Extent, Reading, Work, once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from unlearning.scoring import Reader
+    from unlearning.scoring import Reader, Workload
 
 BATCH = 32
 
@@ -61,3 +61,22 @@ def with_readers(
             seconds = (seconds[0] + expected, seconds[1] + most)
         estimate = replace(estimate, memory=memory, seconds=seconds)
     return estimate
+
+
+def workload_estimate(
+    asked: Workload, device: str | None, *, timing: bool = True
+) -> CostEstimate | None:
+    """The needs of a scorer's model in this process; None where no such model is called.
+
+    Args:
+        asked: the texts and tokens.
+        device: where the model runs; by default the package's choice.
+        timing: measure its speed now.
+    """
+    if asked.model is None or not asked.calls:
+        return None
+    read, written = asked.read / asked.calls, asked.written / asked.calls
+    reading = Reading(read, asked.depth * read, written, usual=1.0)
+    work = reading.answers(asked.calls) + once(Work(arms=1))
+    subject = CostedModel(asked.model, {"device": device} if device else {})
+    return answering_estimate([subject], reading, work, asked.batch_size, timing=timing)

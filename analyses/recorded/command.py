@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analyses.commands import DryRun, command
-from analyses.options import Device, DryRunOnly
+from analyses.options import Device, DryRunOnly, Timing
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def score(
         ),
     ] = None,
     device: Device = None,
+    timing: Timing = True,
     dry_run: DryRunOnly = False,
 ) -> Scored | DryRun:
     """Score recorded answers: refused or not, and in which class.
@@ -76,7 +77,7 @@ def score(
         raise InputError("a price needs both --price-read and --price-written")
     prices = None if price_read is None or price_written is None else (price_read, price_written)
     scoring = prepare_scoring(file, scorer, scale, device)
-    planned = DryRun(scoring, (scoring.plan(prices),))
+    planned = DryRun(scoring, (scoring.plan(prices, device=device, timing=timing),))
     if dry_run:
         return planned
     typer.echo(planned, err=True)

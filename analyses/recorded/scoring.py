@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analyses.costs import workload_estimate
 from analyses.recorded.coherence import COHERENCE, TextCounts, coherence_fields
 from analyses.runs import Progress
 from interp.errors import InputError, expected
@@ -36,6 +37,7 @@ from unlearning.scoring import (
     RUBRICS,
     ModelScorer,
     Scorer,
+    Workload,
     find_scorer,
     fine_classes,
     readers_of,
@@ -98,14 +100,34 @@ class Scoring:
     scorer: Scorer
     scale: str
 
-    def plan(self, prices: tuple[float, float] | None = None) -> str:
-        """The cost of scoring; ``prices`` are per million tokens read and written."""
+    def plan(
+        self,
+        prices: tuple[float, float] | None = None,
+        *,
+        device: str | None = None,
+        timing: bool = False,
+    ) -> str:
+        """The cost of scoring.
+
+        Args:
+            prices: per million tokens read and written.
+            device: where the scorer's model runs, if it has one in this process.
+            timing: measure the speed of this model now.
+        """
+        asked = self._workload()
+        if asked is None:
+            return f"{self.scorer.name}: {len(self.records)} answers; no model is run"
+        estimate = workload_estimate(asked, device, timing=timing)
+        lines = estimate.lines() if estimate else []
+        return "\n".join([asked.text(self.scorer.name, prices), *lines])
+
+    def _workload(self) -> Workload | None:
+        """The calls of the scorer's model; None without one."""
         answers = texts(self.records, "prompt"), texts(self.records, "response")
         if isinstance(self.scorer, ModelScorer):
-            return workload_of(self.scorer.reader, *answers).text(self.scorer.name, prices)
-        if readers_of([self.scorer]):
-            return workload_of_reading(*answers).text(self.scorer.name)
-        return f"{self.scorer.name}: {len(self.records)} answers; no model is run"
+            return workload_of(self.scorer.reader, *answers)
+        readers = readers_of([self.scorer])
+        return workload_of_reading(readers[0], *answers) if readers else None
 
     def classes(self, advance: Advance) -> list[str | None]:
         """The class of each answer on the scale; ``None`` without a verdict of the judge."""

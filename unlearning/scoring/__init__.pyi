@@ -50,6 +50,7 @@ from .reader import readers_are_off as readers_are_off
 from .reader import workload_of_reading as workload_of_reading
 from .reading import ModelScorer as ModelScorer
 from .reading import ResponseReader as ResponseReader
+from .reading import Workload as Workload
 from .reading import verdicts as verdicts
 from .reading import workload_of as workload_of
 from .registry import SCORERS as SCORERS
@@ -91,6 +92,7 @@ __all__ = [
     "ResponseReader",
     "Scorer",
     "WithFluency",
+    "Workload",
     "as_learned",
     "at_other_prompts",
     "between",

@@ -84,7 +84,11 @@ class LocalHost:
             gated = ", gated: accept its terms on the hub and set HF_TOKEN" * form.gated
             notes.append(f"The model is {form.model} ({form.size} parameters{gated}).")
         read = estimated_tokens(map(_text, asked))
-        return Workload(len(asked), read, form.reply_tokens * len(asked), notes=tuple(notes))
+        written = form.reply_tokens * len(asked)
+        return Workload(
+            len(asked), read, written, notes=tuple(notes),
+            model=self.source, batch_size=self.batch_size,
+        )  # fmt: skip
 
     def replies(self, asked: Sequence[Asked], form: Form, progress: Advance = silent) -> list[str]:
         """The greedy replies.

@@ -89,7 +89,11 @@ class LocalJudge:
         """The cost of :meth:`read`. Tokens are estimated, because the model is not loaded."""
         questions = list(map(self.rubric.question, prompts, responses))
         return Workload(
-            len(questions), estimated_tokens(questions), notes=("Tokens are estimated.",)
+            len(questions),
+            estimated_tokens(questions),
+            notes=("Tokens are estimated.",),
+            model=self.source,
+            batch_size=self.batch_size,
         )
 
     def read(

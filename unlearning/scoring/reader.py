@@ -42,6 +42,7 @@ READER_DEPTH = 16 / 30
 FIRST, LAST, LONGEST_REQUEST = 450, 150, 600
 #: Raise it with every other change of what is read.
 VERSION = "1"
+BATCH = 32  # texts in one forward
 # The states of so many answers stay in memory, because several scorers read the same ones.
 KEPT = 10_000
 
@@ -127,7 +128,12 @@ class Reader:
         return hashlib.sha256(repr(told).encode("utf-8")).hexdigest()[:16]
 
     def states(
-        self, prompts: Texts, responses: Texts, *, batch_size: int = 32, progress: Advance = silent
+        self,
+        prompts: Texts,
+        responses: Texts,
+        *,
+        batch_size: int = BATCH,
+        progress: Advance = silent,
     ) -> Float[np.ndarray, "response feature"]:
         """The mean over the reply and its end, of one layer; float32.
 
@@ -170,10 +176,13 @@ class Reader:
         return replace(tokens, spans={**tokens.spans, "end": slice(last, last + 1)})
 
 
-def workload_of_reading(prompts: Texts, responses: Texts) -> Workload:
+def workload_of_reading(reader: Reader, prompts: Texts, responses: Texts) -> Workload:
     """Texts and estimated tokens of reading answers; loads no model."""
     texts = [" ".join(as_read(*pair)) for pair in zip(prompts, responses, strict=True)]
-    return Workload(len(texts), estimated_tokens(texts), notes=("Tokens are estimated.",))
+    return Workload(
+        len(texts), estimated_tokens(texts), notes=("Tokens are estimated.",),
+        model=reader.source, batch_size=BATCH, depth=READER_DEPTH,
+    )  # fmt: skip
 
 
 def as_read(prompt: str, response: str) -> tuple[str, str]:

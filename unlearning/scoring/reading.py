@@ -151,6 +151,9 @@ class Workload:
         read, written: numbers of tokens.
         paid: whether a provider may charge for the calls.
         notes: further remarks before the start.
+        model: that runs in this process: hub id, folder or GGUF file.
+        batch_size: texts in one forward of it.
+        depth: share of its layers that run.
     """
 
     calls: int
@@ -159,6 +162,9 @@ class Workload:
     kept: int = 0
     paid: bool = False
     notes: tuple[str, ...] = ()
+    model: str | None = None
+    batch_size: int = 1
+    depth: float = 1.0
 
     def price(self, read: float, written: float) -> float:
         """The total price; both given prices are per million tokens."""

@@ -88,6 +88,8 @@ class SequenceClassifier:
             len(lengths),
             sum(min(length, self.longest) for length in lengths),
             notes=(note,) if cut else (),
+            model=self.source,
+            batch_size=self.batch_size,
         )
 
     def read(
