@@ -211,7 +211,7 @@ def test_a_forecast_differentiates_harmful_prompts_and_one_domain_s_refusals() -
     prompts = pd.DataFrame(rows, columns=["domain", "label", "split"])
     found = forecast_work(prompts, Reading(20, 8, 10, usual=0.7))
     trained = 24 * 20 + 12 * (20 + 7)
-    assert found.expected == Work(rows=10, read=10 * 8, trained=trained, arms=1)
+    assert found.expected == Work(rows=10, read=10 * 20, trained=trained, arms=1)
     for field in fields(Work):
         assert getattr(found.expected, field.name) <= getattr(found.at_most, field.name)
     assert forecast_rows(StepRows(32, 0, 30, 10), prompts).rows == 3

@@ -96,8 +96,8 @@ class Reading:
         )
 
     def states(self, rows: float) -> Extent:
-        """Collect the states of each row."""
-        return Extent(Work(rows, read=rows * self.own), Work(rows, read=rows * self.prompt))
+        """Collect the states of each row, the beginning that all share included."""
+        return once(Work(rows, read=rows * self.prompt))
 
     def masses(self, rows: float) -> Extent:
         """Read the refusal log-odds of each row: a forward, and a step for each inner node."""
