@@ -56,7 +56,7 @@ def measure_people(
     """Agreement of scorers with labels, and the controls; each scorer reads every answer twice.
 
     Args:
-        files: labelled answers, as for ``spillover agree``.
+        files: labelled answers, and scored files of the same, as for ``spillover agree``.
         scorers: names of scorers.
         out: folder of the tables, of ``readings.csv`` (every reading, without the texts) and of
             ``people.json`` (hashes of the files, versions of the scorers, seconds).
@@ -74,7 +74,7 @@ def measure_people(
     found.write(out)
     write_csv(Path(out) / "readings.csv", readings.table.drop(columns=["prompt", "response"]))
     with progress.stage("Controls"):
-        named = zip(readings.scorers, scorers, strict=True)
+        named = zip(readings.scorers[-len(scorers) :], scorers, strict=True)
         parts = [
             scorer_controls(readings, name, find_scorer(given, device), seed=seed)
             for name, given in named

@@ -188,6 +188,16 @@ def test_a_terminal_names_scorers_without_versions_where_it_can(tmp_path: Path) 
     assert version in twice and f"{version} (2)" in twice
 
 
+def test_public_completions_have_the_published_form(public_data: Path) -> None:
+    """Read only: no scorer sees them. Two people agree at kappa .94 by the authors' count."""
+    path = public_data / "xstest_completions.jsonl"
+    found = labelled_set(read_answers(path))
+    assert found is not None and found.name == "XSTest completions"
+    people = compare_with_labels(path).between_people
+    whole = people[(people.model == "all") & (people.partial == "class")]
+    assert whole.kappa.item() == pytest.approx(0.94, abs=0.04)
+
+
 def test_several_files_are_several_models(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{name}.jsonl", XSTEST) for name in ("one", "two")]
     found = compare_with_labels(*paths, "phrases").with_labels

@@ -83,13 +83,13 @@ def read_sides(
     if not sides:
         raise InputError("nothing to compare; give a file of answers and scorers, or scored files")
     named = [str(side) for side in sides if _is_scorer(str(side))]
-    files = {str(side): _answers(str(side)) for side in sides if not _is_scorer(str(side))}
+    files = [(str(side), _answers(str(side))) for side in sides if not _is_scorer(str(side))]
     if not files:
         raise InputError(f"no file of answers to read; give one in addition to {', '.join(named)}")
-    scored = {path: records for path, records in files.items() if _is_scored(records)}
-    plain = {path: records for path, records in files.items() if path not in scored}
-    source, answers = _joined(plain) if plain else next(iter(scored.items()))
-    for path, records in scored.items():
+    scored = [(path, records) for path, records in files if _is_scored(records)]
+    plain = [(path, records) for path, records in files if not _is_scored(records)]
+    source, answers = _joined(plain) if plain else scored[0]
+    for path, records in scored:
         _require_same(answers, records, source, path)
     known = None if label else labelled_set(answers)
     column = label or (known.label if known else "label")
@@ -101,7 +101,7 @@ def read_sides(
     })  # fmt: skip
     labels = _labels(answers, known, column, source)
     classes = dict(labels)
-    for path, records in scored.items():
+    for path, records in scored:
         name = _unused(str(records[0].fields["scorer"]), classes)
         classes[name] = [_scored_class(record, path) for record in records]
     for one in named:
@@ -142,13 +142,13 @@ def _is_scored(records: Sequence[Record]) -> bool:
     return any("scorer" in record.fields for record in records)
 
 
-def _joined(files: dict[str, list[Record]]) -> tuple[str, list[Record]]:
+def _joined(files: Sequence[tuple[str, list[Record]]]) -> tuple[str, list[Record]]:
     """The answers of several files; without a column for the model, each file is a model."""
     if len(files) == 1:
-        return next(iter(files.items()))
+        return files[0]
     joined = [
         Record(f"{Path(path).name}, {record.place}", {"model": Path(path).stem, **record.given})
-        for path, records in files.items()
+        for path, records in files
         for record in records
     ]
     return "the answers", joined
