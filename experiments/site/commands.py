@@ -13,7 +13,8 @@ from analyses.cli import GROUPS, app
 from analyses.commands import with_entries
 
 FOLDER = "reference/commands"
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>|$])")
+SPECIAL = re.compile(r"([\\*_{}\[\]<>|$])")
+CODE = re.compile(r"(`[^`]*`|(?<![\w-])--[a-z][\w-]*)")
 PAGE_OF = re.compile(r"`spillover (\w+)[^`]*` \| \[[^]]*\]\(docs/([^)]*)\)")
 
 
@@ -77,6 +78,13 @@ def options_of(line: str, command: Any) -> Iterator[str]:
 
 
 def escaped(text: str) -> str:
-    """Plain text in Markdown, paragraphs kept."""
+    """Plain text in Markdown: paragraphs are kept, options become code."""
     paragraphs = re.split(r"\n\s*\n", text.strip())
-    return "\n\n".join(SPECIAL.sub(r"\\\1", " ".join(one.split())) for one in paragraphs)
+    return "\n\n".join(_escaped(" ".join(one.split())) for one in paragraphs)
+
+
+def _escaped(line: str) -> str:
+    parts = CODE.split(line)  # every second part is code
+    parts[::2] = [SPECIAL.sub(r"\\\1", part) for part in parts[::2]]
+    parts[1::2] = [f"`{part.strip('`')}`" for part in parts[1::2]]
+    return "".join(parts)
