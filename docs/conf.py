@@ -19,7 +19,7 @@ smartquotes = False  # they change the two dashes of an option
 # Pages: committed outputs of notebooks are shown; only the gallery runs (its own setting).
 nb_execution_mode = "off"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_execution_in_temp = True  # the gallery writes into folders
 nb_output_stderr = "remove"  # progress
 myst_enable_extensions = ["colon_fence", "deflist"]
