@@ -205,6 +205,9 @@ def _kappa(part: pd.DataFrame, truth: str, said: str) -> Interval:
 def controls_text(controls: pd.DataFrame) -> str:
     """The controls for a terminal."""
     shown = controls[["scorer", "model", "control", "n"]].copy()
+    names = shown["scorer"].str.partition(" ")[0]
+    if names.nunique() == shown["scorer"].nunique():
+        shown["scorer"] = names
     for key in ("kappa", "control_kappa", "gain"):
         bounds = controls[[key, f"{key}_low", f"{key}_high"]].itertuples(index=False)
         shown[key] = [str(Interval(*values)) for values in bounds]
