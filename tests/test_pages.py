@@ -70,13 +70,6 @@ def test_the_python_of_a_page_runs(
         exec(compile(block, str(page), "exec"), space)
 
 
-def test_every_file_of_a_run_has_a_line() -> None:
-    page = (DOCS / "reference" / "run-folder.md").read_text(encoding="utf-8")
-    folder = sp.example_run().record.folder
-    names = {path.name for path in folder.rglob("*") if path.is_file()}
-    assert not {name for name in names if f"`{name}`" not in page}
-
-
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
 def test_a_page_says_at_once_what_its_reader_can_do(page: Path) -> None:
     """In its first two sentences."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -119,6 +120,16 @@ def test_a_run_s_folder_holds_what_it_should(finished: Finished) -> None:
         assert figure.with_suffix(".csv").is_file()
     directions = DirectionSet.load(folder / "arms" / PLAIN / "directions.safetensors")
     assert set(directions.labels) <= set(DOMAINS)
+
+
+def test_every_file_of_the_folder_has_a_line_on_its_page(finished: Finished) -> None:
+    page = Path(__file__).parents[1] / "docs" / "reference" / "run-folder.md"
+    text = page.read_text(encoding="utf-8")
+    whole = {"model", "figures", ".locks"}  # folders that have one line
+    files = [path.relative_to(finished.folder) for path in finished.folder.rglob("*.*")]
+    names = {path.name for path in files if not whole & {*path.parts}}
+    names = {re.sub(r"^reference-\w+", "reference-KEY", name) for name in names}
+    assert not {name for name in names if not re.search(rf"[`/]{re.escape(name)}`", text)}
 
 
 def test_config_and_manifest_say_how_to_do_it_again(finished: Finished) -> None:
