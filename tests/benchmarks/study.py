@@ -30,6 +30,7 @@ import argparse
 import cProfile
 import io
 import json
+import os
 import re
 import tempfile
 from collections import defaultdict
@@ -67,6 +68,7 @@ TARGET, OTHER = "safety", "privacy"
 # Validation prompts, as many test prompts, and training prompts.
 ROWS = {TARGET: (8, 40), OTHER: (8, 8), "general": (16, 24)}
 STEPS, TOKENS, BATCH = 6, 24, 64
+READER = "SPILLOVER_READER"
 STAGE = re.compile(r"^(.+?): ([\d.]+) s$", re.MULTILINE)
 
 
@@ -251,6 +253,7 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, help="write the profile of the study to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    os.environ[READER] = "none"  # the panel without its probe, which keeps what it has read
     with tempfile.TemporaryDirectory() as scratch:
         model = options.model or save_taught_smollm2(Path(scratch) / "model")
         prompts = Path(scratch) / "prompts.jsonl"
