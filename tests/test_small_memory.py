@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from interp.activations import RESIDUAL_IN, RESIDUAL_OUT, collect
+from interp.causes import Change, undo
 from interp.errors import MachineError
 from interp.interventions.logit_lens import direct_logit_attribution, lens_logits, lens_readout
 from interp.model import LanguageModel
 from interp.patching import PatchRuns, attribute, patch, stitch
 from interp.readout import log_odds
 from interp.selection import Prompts, score_candidates
+from interp.statistics import Contrast
 from unlearning.losses import reference_log_probs
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 from unlearning.scoring import LocalJudge
@@ -80,6 +82,14 @@ def stitched(lm: LanguageModel) -> list[Any]:
     return [found.base, found.after, found.base_below, found.after_below]
 
 
+def undone(lm: LanguageModel) -> list[Any]:
+    drawn = np.random.default_rng(0).normal(size=(2, 8, lm.n_layers, lm.d_model))
+    sides = np.arange(8) < len(PROMPTS)
+    change = Change(*(Contrast.from_labels(one, sides) for one in drawn), tuple(range(lm.n_layers)))
+    found = undo(lm, lm, PROMPTS, change, log_odds([5, 6]), layers=[1], batch_size=4)
+    return [one.values for one in found]
+
+
 def candidates(lm: LanguageModel) -> list[Any]:
     def readout(model: LanguageModel, rows: Any) -> torch.Tensor:
         return log_odds([5, 6])(model, rows) + torch.tensor([sides[row.ids] for row in rows])
@@ -90,7 +100,11 @@ def candidates(lm: LanguageModel) -> list[Any]:
         for part, sign in ((prompts.positive, 1), (prompts.negative, -1))
         for prompt in part
     }
-    found = score_candidates(lm, prompts, prompts, readout, layers=[1], batch_size=4)
+    done: list[int] = []
+    found = score_candidates(
+        lm, prompts, prompts, readout, layers=[1], batch_size=4, progress=done.append
+    )
+    assert sum(done) == found.bypass.size + found.induce.size  # each once, retried or not
     return [found.bypass, found.induce, found.kl]
 
 
@@ -111,7 +125,7 @@ def holding(model: nn.Module, rows: int) -> Iterator[list[int]]:
         handle.remove()
 
 
-READERS = [masses, log_probs, nll, logits, states, lens, patches, stitched, candidates]
+READERS = [masses, log_probs, nll, logits, states, lens, patches, stitched, undone, candidates]
 
 
 @pytest.mark.parametrize("read", READERS)

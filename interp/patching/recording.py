@@ -303,7 +303,7 @@ def may_record(lm: LanguageModel, rows: Sequence[Tokens], readout: Readout) -> b
                 known[readout] = _largest_error(lm, some, readout) <= check.limit
         except Exception as error:  # of a cache or a layer with another interface
             if is_out_of_memory(error):
-                raise
+                return False  # a batch that does not fit says what to do
             known[readout] = False
     return bool(known[readout])
 

@@ -54,7 +54,7 @@ def score_candidates(
         layers: 0-based layers to try; by default the first 80%, like the paper.
         positions: tokens at the end of the prompts.
         batch_size: prompts in one forward.
-        progress: called with the number of candidates just tried on a batch.
+        progress: called with the number of prompts just tried, times that of the candidates.
 
     Raises:
         InputError: no positive prompt has a readout above 0, or no negative prompt one below 0.
@@ -93,7 +93,6 @@ def score_candidates(
             for i, j in np.ndindex(directions.shape[:2]):
                 with ablated(i, j):
                     bypass[i, j, chosen] = read_out(lm, batch, readout)
-                progress(1)
 
         def try_negative(chosen: list[int]) -> None:
             batch = [rows_negative[i] for i in chosen]
@@ -103,11 +102,10 @@ def score_candidates(
                     kl[i, j, chosen] = next_token_divergence(base, last_logits(lm, batch)).numpy()
                 with add(lm, directions[i, j], layers=[tried[i]], sites=[RESIDUAL_IN]):
                     induce[i, j, chosen] = read_out(lm, batch, readout)
-                progress(1)
 
         for rows, work in ((rows_positive, try_positive), (rows_negative, try_negative)):
-            for _ in in_fitting_batches(rows, batch_size, work, lm.together(rows)):
-                pass
+            for chosen, _ in in_fitting_batches(rows, batch_size, work, lm.together(rows)):
+                progress(len(chosen) * directions.shape[0] * directions.shape[1])
     return Candidates(tried, offsets, directions, bypass, induce, kl, positive, negative)
 
 
