@@ -41,12 +41,19 @@ class TextCounts:
     note: str | None = None
 
     @classmethod
-    def of(cls, responses: Sequence[str]) -> TextCounts:
-        """Count answers."""
+    def of(cls, responses: Sequence[str], coherent: Sequence[int], *, note: bool) -> TextCounts:
+        """Count answers.
+
+        Args:
+            responses: the answers.
+            coherent: 1 or 0 for each, from :func:`coherence_fields`.
+            note: whether the languages of the others are of interest.
+        """
         said = [text for text in map(spoken, responses) if text]
-        coherent = [text for text in said if not is_gibberish(text)]
-        empty, gibberish = len(responses) - len(said), len(said) - len(coherent)
-        return cls(len(responses), empty, gibberish, language_note(coherent))
+        clear = [text for text, one in zip(responses, coherent, strict=True) if one]
+        empty, gibberish = len(responses) - len(said), len(said) - len(clear)
+        languages = language_note([spoken(text) for text in clear]) if note else None
+        return cls(len(responses), empty, gibberish, languages)
 
     def text(self, scorer: str, counts: Mapping[str, int]) -> str:
         """A line about the texts, and another if the scorer sees much more gibberish.

@@ -206,15 +206,18 @@ def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scor
         classes = scoring.classes(advance)
     said = texts(scoring.records, "response")
     of_refusals = scoring.scale == REFUSAL.name
+    coherence = [coherence_fields(response) if of_refusals else {} for response in said]
     rows: list[dict[str, Any]] = []
-    for record, text_class, response in zip(scoring.records, classes, said, strict=True):
-        coherence = coherence_fields(response) if of_refusals else {}
-        rows.append({**record.given, **scoring.fields(text_class), **coherence})
+    for record, text_class, fields in zip(scoring.records, classes, coherence, strict=True):
+        rows.append({**record.given, **scoring.fields(text_class), **fields})
     write_records(rows, out)
     known = FINE_CLASSES if of_refusals else RUBRICS[scoring.scale].verdicts.values()
     given = Counter(classes)
     counts = {each: given[each] for each in known}
-    language = TextCounts.of(said) if of_refusals else None
+    language = None
+    if of_refusals:
+        coherent = [fields["coherent"] for fields in coherence]
+        language = TextCounts.of(said, coherent, note=given["other_language"] > 0)
     return Scored(Path(out), name, counts, given[None], scoring.scale, language)
 
 

@@ -68,6 +68,7 @@ def language_note(responses: Sequence[str]) -> str | None:
     )
 
 
+@lru_cache(maxsize=4096)
 def script_of(letter: str) -> str:
     """The script of a letter by its Unicode name; Japanese and Chinese are one, ``CJK``."""
     # Wide forms and the Japanese long vowel "ー" have compound names.
