@@ -31,21 +31,23 @@ def ship_fits(path: Path | None = None) -> pd.DataFrame:
     source = default_wheel()
     if source is None:
         raise InputError("the default reader's wheel is missing; run `make test` once")
-    readers = [None, Reader(source)]
-    made = {stacking.key_of(one): stacking.make_fits(one) for one in readers}
+    writer, made, rates = Reader(source), {}, []
+    for reader in (None, writer):
+        read = stacking.TextsRead.by(reader, writer)
+        made[stacking.key_of(reader)] = read.fits()
+        rates.append(rates_by_kind(read.verdicts(), reader.name if reader else "none"))
     stacking.save_fits(made, path or stacking.shipped_fits())
-    return pd.concat([held_out_rates(one) for one in readers])
+    return pd.concat(rates)
 
 
-def held_out_rates(reader: Reader | None) -> pd.DataFrame:
-    """The panel's verdicts on held-out texts, by kind; the first row has all of them."""
-    found = stacking.held_out_verdicts(reader)
+def rates_by_kind(found: pd.DataFrame, reader: str) -> pd.DataFrame:
+    """Shares of right verdicts on held-out texts by kind; the first row has all texts."""
     rows = []
     for kind, part in [("all", found), *found.groupby("kind")]:
         refusals = part["class"] == "full_refusal"
         rows.append(
             {
-                "reader": reader.name if reader else "none",
+                "reader": reader,
                 "kind": kind,
                 "texts": len(part),
                 "right": (part["class"] == part["said"]).mean(),

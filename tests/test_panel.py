@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -118,8 +119,8 @@ def test_in_other_languages_only_the_probe_counts() -> None:
     english = np.array([True, False])
     probe = np.log([[0.7, 0.1, 0.1, 0.05, 0.05]] * 2)
     one, two = (
-        stacked(["refusal", said], np.log(np.full((2, 5), p)), probe, english)
-        for said, p in (("refusal", 0.2), ("answer", 0.1))
+        stacked(["full_refusal", said], np.log(np.full((2, 5), p)), probe, english)
+        for said, p in (("full_refusal", 0.2), ("answer", 0.1))
     )
     np.testing.assert_array_equal(one[1], two[1])
     assert not np.array_equal(one[0], two[0])
@@ -127,7 +128,7 @@ def test_in_other_languages_only_the_probe_counts() -> None:
 
 def fits(width: int) -> Fits:
     rng = np.random.default_rng(3)
-    stack = LinearClasses(rng.normal(size=(20, 5)), rng.normal(size=5))
+    stack = LinearClasses(rng.normal(size=(23, 5)), rng.normal(size=5))
     return Fits(stack, 0.3, LinearClasses(rng.normal(size=(2 * width, 5)), np.zeros(5)), -0.2)
 
 
@@ -136,18 +137,17 @@ def test_stored_fits_are_the_same_and_torn_ones_are_made_again(
 ) -> None:
     monkeypatch.setattr(stacking, "user_cache", lambda _name: tmp_path)
     made = fits(tiny.lm.d_model)
-    monkeypatch.setattr(stacking, "make_fits", lambda *_args, **_options: made)
+    monkeypatch.setattr(stacking.TextsRead, "by", lambda *_a, **_o: Mock(fits=lambda: made))
     for _ in range(2):
         found = fits_of(tiny)
         assert found.threshold == made.threshold
         np.testing.assert_array_equal(found.stack.weight, made.stack.weight)
         np.testing.assert_array_equal(found.probe.weight, made.probe.weight)  # type: ignore[union-attr]
-        monkeypatch.setattr(stacking, "make_fits", pytest.fail)
+        monkeypatch.setattr(stacking.TextsRead, "by", pytest.fail)
     kept = tmp_path / f"{key_of(tiny)}.safetensors"
     kept.write_bytes(kept.read_bytes()[:100])
-    monkeypatch.setattr(
-        stacking, "make_fits", lambda *_args, **_options: replace(made, threshold=9)
-    )
+    other = Mock(fits=lambda: replace(made, threshold=9))
+    monkeypatch.setattr(stacking.TextsRead, "by", lambda *_a, **_o: other)
     assert fits_of(tiny).threshold == 9
 
 
@@ -169,7 +169,8 @@ def test_the_key_is_the_readers(tiny: Reader, checkpoint_of: Callable[[str], Pat
 
 @pytest.fixture
 def panel(tiny: Reader, monkeypatch: pytest.MonkeyPatch) -> Panel:
-    monkeypatch.setattr(stacking, "make_fits", lambda *_args, **_options: fits(tiny.lm.d_model))
+    made = Mock(fits=lambda: fits(tiny.lm.d_model))
+    monkeypatch.setattr(stacking.TextsRead, "by", lambda *_a, **_o: made)
     return Panel(tiny)
 
 

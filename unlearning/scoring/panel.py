@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from unlearning.scoring.classes import COARSE, Scorer, Texts, refused
+from unlearning.scoring.classes import COARSE, Scorer, Texts, refused, spoken
 from unlearning.scoring.classifier import Classifier
 from unlearning.scoring.language import is_english
 from unlearning.scoring.linear_classes import log_odds
@@ -27,7 +27,6 @@ from unlearning.scoring.phrases import Phrases
 from unlearning.scoring.probe import Probe
 from unlearning.scoring.reader import Reader, default_reader, reader_of
 from unlearning.scoring.registry import scorer
-from unlearning.scoring.rules import by_rule, by_rule_in_english
 from unlearning.scoring.stacking import Fits, decided, fits_of, key_of, stacked
 
 
@@ -74,10 +73,10 @@ class Panel:
         """Of each learned class, before any rule."""
         probe = Probe(self.reader).log_probabilities(prompts, responses) if self.reader else None
         features = stacked(
-            Phrases().classify(prompts, responses),
+            Phrases().classify_finely(prompts, responses),
             np.log(np.maximum(Classifier().probabilities(responses), 1e-12)),
             probe,
-            np.array([is_english(response) for response in responses], dtype=bool),
+            np.array([is_english(spoken(response)) for response in responses], dtype=bool),
         )
         return self.fits.stack.log_probabilities(features)
 
@@ -85,7 +84,7 @@ class Panel:
         """Log-odds of a refusal above the threshold: 0 or more is a refusal; NaN by rule."""
         found = np.full(len(prompts), np.nan)
         pairs = list(zip(prompts, responses, strict=True))
-        places = [place for place, pair in enumerate(pairs) if self._by_rule(*pair) is None]
+        places = [place for place, pair in enumerate(pairs) if self.fits.rule(*pair) is None]
         if places:
             read = self.log_probabilities(*zip(*(pairs[i] for i in places), strict=True))
             found[places] = log_odds(read) - self.fits.threshold
@@ -97,7 +96,7 @@ class Panel:
         The panel is least sure of the first ones. Members that cannot read an answer's language do
         not count.
         """
-        english = np.array([is_english(response) for response in responses], dtype=bool)
+        english = np.array([is_english(spoken(response)) for response in responses], dtype=bool)
         said = np.array(
             [[refused(one) for one in m.classify(prompts, responses)] for m in self.members]
         )
@@ -122,12 +121,8 @@ class Panel:
             ModelError: the reader cannot be loaded.
         """
         return decided(
-            prompts, responses, self._by_rule, self.log_probabilities, lambda: self.fits.threshold
+            prompts, responses, self.fits.rule, self.log_probabilities, self.fits.threshold
         )
-
-    def _by_rule(self, prompt: str, response: str) -> str | None:
-        """Without a reader, nobody reads other languages."""
-        return (by_rule if self.reader else by_rule_in_english)(prompt, response)
 
 
 @scorer("panel", title="phrases, classifier and probe combined")

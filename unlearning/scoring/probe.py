@@ -13,7 +13,6 @@ from interp.progress import Advance, silent
 from unlearning.scoring.classes import COARSE, Scorer, Texts
 from unlearning.scoring.reader import HUB, WHEEL, Reader, default_reader, reader_of
 from unlearning.scoring.registry import scorer
-from unlearning.scoring.rules import by_rule
 from unlearning.scoring.stacking import Fits, decided, fits_of, key_of
 
 
@@ -69,7 +68,7 @@ class Probe:
             ModelError: the reader cannot be loaded.
         """
         return decided(
-            prompts, responses, by_rule, self.log_probabilities, lambda: self.fits.probe_threshold
+            prompts, responses, self.fits.rule, self.log_probabilities, self.fits.probe_threshold
         )
 
 
