@@ -19,7 +19,7 @@ from interp.errors import ModelError
 from interp.interventions import orthogonalise
 from interp.interventions.weight_ablation import orthogonalised
 from interp.model import LanguageModel, copied
-from interp.model.packed import packed_weights
+from interp.model.packed import head_weights, packed_weights
 from interp.patching import PatchRuns, patch_weights, weights_from
 from tests.patched_models import some_log_odds
 from unlearning.training import TrainingSettings, prepare_in_place
@@ -89,6 +89,21 @@ def plain(checkpoint_of: Checkpoints) -> LanguageModel:
 @pytest.fixture(scope="module")
 def packed(plain: LanguageModel) -> LanguageModel:
     return quantised(plain)
+
+
+@pytest.mark.parametrize("kind", [*DTYPES, "buffers"])
+def test_a_packed_head_is_read_as_the_numbers_that_it_stands_for(
+    plain: LanguageModel, kind: str
+) -> None:
+    wanted = plain.model.get_output_embeddings().weight
+    assert torch.equal(head_weights(plain.model, plain.d_model), wanted)
+    model: Any = copied(plain.model)
+    head = nn.Linear(*reversed(wanted.shape))
+    head.weight = nn.Parameter(wanted.detach().clone())
+    packed = InBuffers(head) if kind == "buffers" else Packed.of(head, DTYPES[kind])
+    model.set_output_embeddings(packed)
+    found = head_weights(model, plain.d_model)
+    assert (found - wanted).abs().max() <= 0.51 * wanted.abs().max() / 127
 
 
 @pytest.mark.parametrize("kind", [*DTYPES, "buffers"])

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from analyses.predict.evidence import Evidence
 from analyses.predict.registry import Predictions, predictor
 from interp.directions import mean_difference
+from interp.model import head_weights
 from interp.similarity import causal_coordinates, whitening
 from interp.statistics import Contrast
 
@@ -41,8 +42,8 @@ def whitened_cosine(evidence: Evidence) -> Predictions:
 )
 def causal_cosine(evidence: Evidence) -> Predictions:
     """The same in the causal inner product: how similarly two differences change the logits."""
-    head = evidence.lm.model.get_output_embeddings().weight
-    return _in_coordinates(evidence, causal_coordinates(head.detach().float().cpu().numpy()))
+    head = head_weights(evidence.lm.model, evidence.lm.d_model)
+    return _in_coordinates(evidence, causal_coordinates(head.float().cpu().numpy()))
 
 
 @predictor(

@@ -43,6 +43,7 @@ from .linear import LinearWeight as LinearWeight
 from .linear import linear_weights as linear_weights
 from .loading import check_source as check_source
 from .merged_reading import adapters_merged as adapters_merged
+from .packed import head_weights as head_weights
 from .packed import require_plain_weights as require_plain_weights
 from .precision import doubled as doubled
 from .precision import has_float64 as has_float64
@@ -76,6 +77,7 @@ __all__ = [
     "equal_up_to_rounding",
     "find_layers",
     "has_float64",
+    "head_weights",
     "hidden_into",
     "hidden_of",
     "in_fitting_batches",

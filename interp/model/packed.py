@@ -10,7 +10,8 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from interp.errors import ModelError
@@ -55,6 +56,21 @@ def require_plain_weights(
             f"{work} needs weights that are plain numbers, and {len(wanted)} of this "
             f"{type(model).__name__} are packed ({wanted[0]}, …): the model is quantised; {instead}"
         )
+
+
+@torch.no_grad()
+def head_weights(model: Any, width: int) -> Float[Tensor, "vocab d_model"]:
+    """The weights of the output head as plain numbers, also where they are packed.
+
+    A packed head is applied to each unit vector of ``width`` components, so it unpacks itself.
+    """
+    head = model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if weight is not None and _is_plain(weight):
+        return weight.detach()  # type: ignore[no-any-return]
+    units = torch.eye(width, dtype=model.dtype, device=next(model.parameters()).device)
+    found: Tensor = head(units) - head(torch.zeros_like(units[:1]))  # without its bias
+    return found.T
 
 
 def _is_plain(value: Any) -> bool:
