@@ -67,7 +67,7 @@ def head_weights(model: Any, width: int) -> Float[Tensor, "vocab d_model"]:
     head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     if weight is not None and _is_plain(weight):
-        return weight.detach()  # type: ignore[no-any-return]
+        return weight.detach()
     units = torch.eye(width, dtype=model.dtype, device=next(model.parameters()).device)
     found: Tensor = head(units) - head(torch.zeros_like(units[:1]))  # without its bias
     return found.T
