@@ -239,7 +239,7 @@ dots(
 # labels each), this compares with them; else it is skipped. Only numbers are shown, no row.
 # `calibrated` has learned from the labels of the *other* model. The file's third model is set aside
 # and dropped unread: it was scored once, and came out lower than these two
-# ([scoring](../docs/scoring.md)).
+# ([scoring](../docs/explanation/scoring.md)).
 
 # %%
 SET_ASIDE = "llama2orig"
@@ -288,7 +288,7 @@ def agreement_with_people(people: pd.DataFrame):
 
 people = labelled_by_people()
 (
-    "skipped: SPILLOVER_TEST_DATA is not set; the numbers are in docs/scoring.md"
+    "skipped: SPILLOVER_TEST_DATA is not set; the numbers are in docs/explanation/scoring.md"
     if people is None
     else agreement_with_people(people)
 )
@@ -652,4 +652,4 @@ moved if len(moved) else None
 # What this notebook does not show: how often each failure happens in *your* model. The model
 # organism's language is tiny and its base is sure of every word, which makes degenerate answers
 # easy to see and novelty easy to mistake for one. Measured agreement, with what was missed:
-# [scoring](../docs/scoring.md).
+# [scoring](../docs/explanation/scoring.md).

@@ -26,5 +26,5 @@ def refuse_launcher() -> None:
     if processes() > 1:
         raise InputError(
             "this command runs in one process; give --workers for several arms at a time. study, "
-            "unlearn and matrix train an arm in several processes: see docs/distributed.md"
+            "unlearn and matrix train an arm in several processes: see docs/how-to/distributed.md"
         )

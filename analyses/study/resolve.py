@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ORGANISM_FILE = "organism.json"
 ANSWER_TOKENS = 48
 ORGANISMS_ANSWER = 0.5
-# The first is the headline; the others are its members, for comparison (docs/scoring.md).
+# The first is the headline; the others are its members, for comparison (the docs compare them).
 SCORERS, WITH_READER = ("panel", "phrases", "classifier"), ("probe",)
 
 

@@ -2,7 +2,7 @@
 
 A file is recognised by its columns. Each set says which columns hold the response, the label, the
 labels of single annotators and the model, and which class each label means. No row of any set is
-in the package; ``docs/scoring.md`` says what of each schema was verified, and where.
+in the package; ``docs/explanation/scoring.md`` says what of each schema was verified, and where.
 """
 
 from __future__ import annotations
