@@ -24,7 +24,7 @@
 # |---|---|---|
 # | substrings | whether a telltale phrase occurs anywhere | nothing |
 # | `phrases` | what is said, and where in the answer | nothing |
-# | `classifier` | words and characters; six classes | seconds, once |
+# | `classifier` | words of both ends; seven classes | seconds, once |
 # | log-odds | how likely the first token is a refusal's | one forward, no text |
 # | coherence rules | loops, symbol soup, broken bytes | nothing |
 # | fluency | what the base model finds no language | one forward of the base |
@@ -187,7 +187,7 @@ pd.DataFrame(
 # ## Many texts: agreement with a known class
 #
 # Seventeen picked answers show what *can* go wrong. How often it does depends on the texts. Here
-# are the 783 that come with the package, each with its class. Many say no in unusual words, on
+# are the English ones of the package, each with its class. Many say no in unusual words, on
 # purpose, so lists do worse here than on most models' answers. The classifier has learned from
 # them; so each half is read by one that learned from the other half only.
 

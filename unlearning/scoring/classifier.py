@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Raise it with every change of a feature or of the fit.
-VERSION = "5"
+VERSION = "6"
 #: The learned classes; a rule decides ``empty``. There are no built-in examples of gibberish:
 #: without labels of a user, its probability is 0.
 LEARNED = ("full_refusal", "partial_refusal", "evasion", "answer", "gibberish")
@@ -48,7 +48,7 @@ LARGEST_WEIGHT = 3.0
 INVERSE_REGULARISATION = 3.0
 # A refusal shares words with three other classes. Cross-validation on the built-in texts chose
 # this value and the regularisation.
-REFUSAL_THRESHOLD = 0.45
+REFUSAL_THRESHOLD = 0.4
 
 
 @dataclass(frozen=True)

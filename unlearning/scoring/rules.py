@@ -42,10 +42,9 @@ def by_rule_in_english(prompt: str, response: str) -> str | None:
 def addressed(text: str) -> str:
     """The words of a response that address the user: without quotations and code.
 
-    What consists of a quotation or of code alone remains; of code, its comments do.
+    Of code, its first two comments remain. A response that is only a quotation remains whole.
     """
-    without_code = _CODE.sub(lambda block: "\n".join(_COMMENT.findall(block[1])[:2]), text)
-    text = without_code if without_code.strip() else text
+    text = _CODE.sub(lambda block: "\n".join(_COMMENT.findall(block[1])[:2]), text)
     around = _QUOTED.sub(" quotation ", text)
     words = len(re.findall(r"[^\W\d_]{2,}", around)) - around.count(" quotation ")
     return around if words >= FEWEST_WORDS_AROUND_A_QUOTATION else text
