@@ -48,7 +48,7 @@ LARGEST_WEIGHT = 3.0
 INVERSE_REGULARISATION = 3.0
 # A refusal shares words with three other classes. Cross-validation on the built-in texts chose
 # this value and the regularisation.
-REFUSAL_THRESHOLD = 0.4
+REFUSAL_THRESHOLD = 0.45
 
 
 @dataclass(frozen=True)
