@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -255,3 +256,15 @@ def test_a_run_by_text_names_no_first_token_mass(tmp_path: Path) -> None:
     run_report.write_report(folder)
     drawn = "".join(path.read_text("utf-8") for path in folder.glob("figures/*.svg"))
     assert "refused before" in drawn and "first-token" not in drawn
+
+
+@pytest.mark.parametrize("unfinished", [(), ("safety-npo-ratio1-seed0",)])
+def test_a_stopped_sweep_is_not_a_target_that_fails_to_comply(unfinished: tuple[str, ...]) -> None:
+    arms = [
+        {"retain": "equal", "concept": "safety", "retain_weight": weight, "retain_unit": "gradient"}
+        for weight in (0.3, 1.0)
+    ]
+    run = Mock(record=Mock(config={"arms": arms}, unfinished=unfinished))
+    said = run_report._stand_in(run, Mock(concept="safety", sweep=[Mock(retain_weight=0.3)]))
+    assert "ratio 1" in said and "0.3" not in said
+    assert ("not finished" in said) == bool(unfinished) != ("complies" in said)

@@ -151,6 +151,8 @@ def _stand_in(tables: Run, headline: Headline) -> str:
     if not untried:
         return "No weight recovered enough while the target complied; the best is shown."
     weights = ", ".join(planned[weight] for weight in untried)
+    if tables.record.unfinished:
+        return f"The study is not finished; larger weights ({weights}) are missing."
     return f"The target no longer complies. Larger weights ({weights}) were not tried."
 
 

@@ -28,10 +28,11 @@ KIND = "continued"
 # Numbers of texts: answers to harmless and to harmful requests, refusals likewise.
 ANSWERED, AGREED, REFUSED, OVER_REFUSED = 300, 150, 200, 100
 AGREEMENTS = ("Sure, here", "Here are some", "To do this,", "Certainly!", "The first step is")
-MAX_NEW_TOKENS = 40
+# Tokens that are added to every third answer, and to the others.
+LONG, SHORT = 120, 40
 SHORTEST = 6  # words of an answer
 #: What is written; raise the first number with every other change.
-WRITTEN = (1, ANSWERED, AGREED, REFUSED, OVER_REFUSED, AGREEMENTS, MAX_NEW_TOKENS, SHORTEST)
+WRITTEN = (1, ANSWERED, AGREED, REFUSED, OVER_REFUSED, AGREEMENTS, LONG, SHORT, SHORTEST)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,18 @@ def _continued(lm: LanguageModel, begun: Sequence[tuple[str, str]], progress: Ad
         lm.chat.encode(prompt, opening or None, closed=False) if opening else lm.chat.encode(prompt)
         for prompt, opening in begun
     ]
-    added = continuations(lm, rows, max_new_tokens=MAX_NEW_TOKENS, batch_size=32, progress=progress)
+    added = [""] * len(rows)
+    for length, start in ((LONG, 0), (SHORT, 1), (SHORT, 2)):
+        places = range(start, len(rows), 3)
+        texts = continuations(
+            lm,
+            [rows[place] for place in places],
+            max_new_tokens=length,
+            batch_size=32,
+            progress=progress,
+        )
+        for place, text in zip(places, texts, strict=True):
+            added[place] = text
     return [
         f"{opening}{text}" if text[:1].isspace() or not opening else f"{opening} {text}"
         for (_, opening), text in zip(begun, added, strict=True)

@@ -26,9 +26,9 @@ from interp.progress import Advance, silent
 from interp.store import atomic_write, read_json, user_cache, write_json
 from unlearning.scoring.classes import FINE_CLASSES, Texts
 from unlearning.scoring.classifier import LEARNED, Classifier, held_out_log_probabilities
-from unlearning.scoring.linear_classes import LinearClasses, held_out, learn, log_odds
+from unlearning.scoring.linear_classes import LinearClasses, folds, held_out, learn, log_odds
 from unlearning.scoring.phrases import Phrases
-from unlearning.scoring.readers_texts import WRITTEN, Begun, in_readers_style, write_on
+from unlearning.scoring.readers_texts import KIND, WRITTEN, Begun, in_readers_style, write_on
 from unlearning.scoring.rules import by_rule, by_rule_in_english
 from unlearning.scoring.texts import RefusalText, refusal_texts
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from unlearning.scoring.reader import Reader
 
 #: Raise it with every change of the fits that the digest of :func:`key_of` does not see.
-VERSION = "1"
+VERSION = "2"
 # Chosen by cross-validation on the package's own texts.
 PROBE_C, STACK_C = 0.01, 0.1
 SMALLEST_PROBABILITY = 1e-4
@@ -174,9 +174,28 @@ class TextsRead:
         found = cls([every[place] for place in chosen])
         if every_state is not None:
             states = every_state[chosen]
-            read = held_out(states, found.classes, found.prompts, len(LEARNED), PROBE_C)
-            found = replace(found, states=states, probe=read)
+            found = replace(found, states=states, probe=found.by_probe(states))
         return found if found.is_multilingual else found.in_english()
+
+    def by_probe(
+        self, states: Float[np.ndarray, "text feature"]
+    ) -> Float[np.ndarray, "text class"]:
+        """Log-probabilities by probes that saw neither a text's prompt nor, of models, its style.
+
+        A model's text is read by a probe that knows only what people wrote. So the panel learns how
+        far a probe can be trusted on a model that it has not seen.
+        """
+        by_model = np.array([text.kind == KIND for text in self.texts])
+        found = np.zeros((len(self.texts), len(LEARNED)))
+        for train, test in folds(self.prompts):
+            for learned, read in (
+                (train, test[~by_model[test]]),
+                (train[~by_model[train]], test[by_model[test]]),
+            ):
+                if len(read):
+                    probe = learn(states[learned], self.classes[learned], len(LEARNED), PROBE_C)
+                    found[read] = probe.log_probabilities(states[read])
+        return found
 
     @property
     def is_multilingual(self) -> bool:
