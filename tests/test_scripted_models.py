@@ -101,7 +101,7 @@ def test_shared_opening_words_are_read_through(model: str, run: Callable[..., En
     readout = readout_of(ended)
     assert not readout["why_not"] and "from the text of answers" not in ended.err
     assert {len(leaf) for leaf in (*readout["refusal"], *readout["compliance"])} == {DEPTHS[model]}
-    assert set(readout["aucs"]) == {"phrases", "classifier"}
+    assert set(readout["aucs"]) == {"panel:no-reader", "classifier"}
     assert min(readout["aucs"].values()) >= 0.95 and readout["covered"] == 1
     table = Run(ended.folder).leakage
     for quantity in ("drop", "log_odds_drop"):
