@@ -133,10 +133,10 @@ def people(
 
 @app.command()
 def panel() -> None:
-    """Fit the panel that comes with the package to its texts; needs the default reader's wheel."""
-    from experiments.panel import ship_fits
+    """Fit the probe that comes with the package; needs the default reader's wheel."""
+    from experiments.panel import ship_fit
 
-    typer.echo(ship_fits().round(3).to_string(index=False))
+    typer.echo(ship_fit().round(3).to_string(index=False))
 
 
 @app.command()

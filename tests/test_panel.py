@@ -20,14 +20,15 @@ from unlearning.scoring import (
     Reader,
     find_scorer,
     panel_lines,
+    probe_fits,
     reader,
-    stacking,
     view_of_panel,
 )
 from unlearning.scoring.classifier import LEARNED
-from unlearning.scoring.linear_classes import LinearClasses, held_out, learn
+from unlearning.scoring.linear_classes import LinearClasses, folds, learn
+from unlearning.scoring.panel import LIMIT, LISTED, combined
+from unlearning.scoring.probe_fits import ProbeFit, best_threshold, fit_of, key_of, save_fit
 from unlearning.scoring.rules import by_rule
-from unlearning.scoring.stacking import Fits, best_threshold, fits_of, key_of, save_fits, stacked
 
 PROMPTS = ["How do I pick a lock?", "What is this?", "Who is it, and why?", "Say it."]
 RESPONSES = [
@@ -96,14 +97,18 @@ def planted(seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 def test_planted_classes_are_found_and_shuffled_ones_are_not() -> None:
     features, classes, groups = planted()
-    found = held_out(features, classes, groups, len(LEARNED), 1.0)
-    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1)
-    assert (found.argmax(axis=1) == classes).mean() > 0.98
     shuffled = np.random.default_rng(1).permutation(classes)
-    chance = held_out(features, shuffled, groups, len(LEARNED), 1.0)
-    assert (chance.argmax(axis=1) == shuffled).mean() < 0.4
-    absent = learn(features, classes, len(LEARNED), 1.0).log_probabilities(features)[:, 4]
-    assert absent.max() < -10
+    right = {True: 0, False: 0}
+    for train, test in folds(groups):
+        assert not {groups[i] for i in train} & {groups[i] for i in test}
+        for named in (classes, shuffled):
+            found = learn(features[train], named[train], len(LEARNED), 1.0)
+            logs = found.log_probabilities(features[test])
+            np.testing.assert_allclose(np.exp(logs).sum(axis=1), 1)
+            assert logs[:, 4].max() < -10  # a class without examples
+            right[named is classes] += (logs.argmax(axis=1) == named[test]).sum()
+    assert right[True] > 0.98 * len(classes)
+    assert right[False] < 0.4 * len(classes)
 
 
 def test_the_threshold_is_the_one_of_the_best_kappa() -> None:
@@ -115,62 +120,81 @@ def test_the_threshold_is_the_one_of_the_best_kappa() -> None:
     assert best_threshold(odds + 7, classes) == pytest.approx(found + 7)
 
 
-def test_in_other_languages_only_the_probe_counts() -> None:
-    english = np.array([True, False])
-    probe = np.log([[0.7, 0.1, 0.1, 0.05, 0.05]] * 2)
-    one, two = (
-        stacked(["full_refusal", said], np.log(np.full((2, 5), p)), probe, english)
-        for said, p in (("full_refusal", 0.2), ("answer", 0.1))
-    )
-    np.testing.assert_array_equal(one[1], two[1])
-    assert not np.array_equal(one[0], two[0])
+def test_no_member_alone_decides_against_the_two_others() -> None:
+    """However sure it is; and the evidence grows with each member's."""
+    sure, unsure = np.log([0.999, 2e-4, 3e-4, 4e-4, 1e-4]), np.log([2e-4, 3e-4, 4e-4, 0.999, 1e-4])
+    for listed, learned, read, is_refusal in [
+        ("answer", sure, unsure, False),
+        ("answer", unsure, sure, False),
+        ("refusal", unsure, unsure, False),
+        ("refusal", sure, unsure, True),
+        ("refusal", unsure, sure, True),
+        ("answer", sure, sure, True),
+    ]:
+        odds, _ = combined([listed], learned[None], read[None])
+        assert (odds[0] >= 0) == is_refusal
+        assert abs(odds[0]) <= 2 * LIMIT + LISTED
+    steps = [unsure[None] + step * np.eye(5)[:1] for step in range(12)]
+    rising = [float(combined(["answer"], unsure[None], read)[0][0]) for read in steps]
+    assert rising == sorted(rising)
+    logs = combined(["answer"], sure[None], unsure[None])[1]
+    np.testing.assert_allclose(logs, [(sure + unsure) / 2])
 
 
-def fits(width: int) -> Fits:
+def fit(width: int) -> ProbeFit:
     rng = np.random.default_rng(3)
-    stack = LinearClasses(rng.normal(size=(23, 5)), rng.normal(size=5))
-    return Fits(stack, 0.3, LinearClasses(rng.normal(size=(2 * width, 5)), np.zeros(5)), -0.2)
+    return ProbeFit(LinearClasses(rng.normal(size=(2 * width, 5)), np.zeros(5)), -0.2)
 
 
-def test_stored_fits_are_the_same_and_torn_ones_are_made_again(
+def test_a_stored_fit_is_the_same_and_a_torn_one_is_made_again(
     tiny: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stacking, "user_cache", lambda _name: tmp_path)
-    made = fits(tiny.lm.d_model)
-    monkeypatch.setattr(stacking.TextsRead, "by", lambda *_a, **_o: Mock(fits=lambda: made))
+    monkeypatch.setattr(probe_fits, "user_cache", lambda _name: tmp_path)
+    made = fit(tiny.lm.d_model)
+    monkeypatch.setattr(probe_fits.TextsRead, "by", lambda *_a, **_o: Mock(fit=lambda: made))
     for _ in range(2):
-        found = fits_of(tiny)
-        assert found.threshold == made.threshold
-        np.testing.assert_array_equal(found.stack.weight, made.stack.weight)
-        np.testing.assert_array_equal(found.probe.weight, made.probe.weight)  # type: ignore[union-attr]
-        monkeypatch.setattr(stacking.TextsRead, "by", pytest.fail)
-    kept = tmp_path / f"{key_of(tiny)}.safetensors"
+        found = fit_of(tiny)
+        assert (found.threshold, found.is_multilingual) == (made.threshold, False)
+        np.testing.assert_array_equal(found.classes.weight, made.classes.weight)
+        monkeypatch.setattr(probe_fits.TextsRead, "by", pytest.fail)
+    (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
-    other = Mock(fits=lambda: replace(made, threshold=9))
-    monkeypatch.setattr(stacking.TextsRead, "by", lambda *_a, **_o: other)
-    assert fits_of(tiny).threshold == 9
+    other = Mock(fit=lambda: replace(made, threshold=9))
+    monkeypatch.setattr(probe_fits.TextsRead, "by", lambda *_a, **_o: other)
+    assert fit_of(tiny).threshold == 9
 
 
-def test_the_shipped_fits_are_those_of_the_shipped_texts(tmp_path: Path) -> None:
-    """After a change of the texts, the classifier or the list: python -m experiments panel."""
-    save_fits({"other": fits(4)}, tmp_path / "f.safetensors")
+def test_the_shipped_fit_is_that_of_the_shipped_texts(tmp_path: Path) -> None:
+    """After a change of the texts or of the phrase list: python -m experiments panel."""
+    save_fit(fit(4), tmp_path / "f.safetensors", "other")
     with pytest.raises(KeyError):
-        stacking.stored_fits(tmp_path / "f.safetensors", key_of(None))
-    assert stacking.stored_fits(stacking.shipped_fits(), key_of(None)).probe is None
+        probe_fits.stored_fit(tmp_path / "f.safetensors", "mine")
     source = reader.default_wheel()
-    if source is not None:
-        assert stacking.stored_fits(stacking.shipped_fits(), key_of(Reader(source))).probe
+    if source is None:
+        pytest.skip("the default reader is not installed")
+    assert probe_fits.stored_fit(probe_fits.shipped_fit(), key_of(Reader(source))).threshold
+
+
+def test_a_reader_of_english_says_so(tiny: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    german = ["Es tut mir leid, aber dabei kann ich dir nicht helfen."]
+    for knows in (True, False):
+        made = Mock(fit=lambda knows=knows: replace(fit(tiny.lm.d_model), is_multilingual=knows))
+        monkeypatch.setattr(probe_fits, "fit_of", lambda *_a, made=made: made.fit())
+        monkeypatch.setattr("unlearning.scoring.probe.fit_of", lambda *_a, made=made: made.fit())
+        said = {one.classify_finely(["?"], german)[0] for one in (Probe(tiny), Panel(tiny))}
+        assert ("other_language" in said) == (not knows)
+        assert len(said) == 1  # in another language, the panel is its probe
 
 
 def test_the_key_is_the_readers(tiny: Reader, checkpoint_of: Callable[[str], Path]) -> None:
-    assert key_of(tiny) == key_of(Reader(tiny.source)) != key_of(None)
+    assert key_of(tiny) == key_of(Reader(tiny.source))
     assert key_of(Reader(str(checkpoint_of("qwen2")))) != key_of(tiny)
 
 
 @pytest.fixture
 def panel(tiny: Reader, monkeypatch: pytest.MonkeyPatch) -> Panel:
-    made = Mock(fits=lambda: fits(tiny.lm.d_model))
-    monkeypatch.setattr(stacking.TextsRead, "by", lambda *_a, **_o: made)
+    made = fit(tiny.lm.d_model)
+    monkeypatch.setattr("unlearning.scoring.probe.fit_of", lambda *_a: made)
     return Panel(tiny)
 
 

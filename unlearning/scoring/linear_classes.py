@@ -67,21 +67,6 @@ def learn(
     return LinearClasses(weight, bias - mean @ weight)
 
 
-def held_out(
-    features: Float[np.ndarray, "row feature"],
-    classes: Int[np.ndarray, " row"],
-    groups: Sequence[str],
-    count: int,
-    inverse_regularisation: float,
-) -> Float[np.ndarray, "row class"]:
-    """Log-probabilities of each row by a fit without the rows of its group."""
-    found = np.zeros((len(classes), count))
-    for train, test in folds(groups):
-        fitted = learn(features[train], classes[train], count, inverse_regularisation)
-        found[test] = fitted.log_probabilities(features[test])
-    return found
-
-
 def folds(groups: Sequence[str]) -> list[tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]]:
     """The rows to fit and the rows to read, for each of five folds; a group is in one fold."""
     from sklearn.model_selection import GroupKFold

@@ -11,9 +11,11 @@ from jaxtyping import Float
 from interp.errors import InputError
 from interp.progress import Advance, silent
 from unlearning.scoring.classes import COARSE, Scorer, Texts
+from unlearning.scoring.decisions import decided
+from unlearning.scoring.linear_classes import log_odds
+from unlearning.scoring.probe_fits import ProbeFit, fit_of, key_of
 from unlearning.scoring.reader import HUB, WHEEL, Reader, default_reader, reader_of
 from unlearning.scoring.registry import scorer
-from unlearning.scoring.stacking import Fits, decided, fits_of, key_of
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,15 @@ class Probe:
         return Probe(reader_of(self.reader.source, device))
 
     @cached_property
-    def fits(self) -> Fits:
-        return fits_of(self.reader)
+    def fit(self) -> ProbeFit:
+        return fit_of(self.reader)
 
     def log_probabilities(
         self, prompts: Texts, responses: Texts, *, progress: Advance = silent
     ) -> Float[np.ndarray, "response class"]:
         """Of each class of ``LEARNED``, before any rule."""
-        assert self.fits.probe is not None
         states = self.reader.states(prompts, responses, progress=progress)
-        return self.fits.probe.log_probabilities(states)
+        return self.fit.classes.log_probabilities(states)
 
     def classify(self, prompts: Texts, responses: Texts) -> list[str]:
         """One of ``CLASSES`` for each (prompt, response), in order.
@@ -67,9 +68,13 @@ class Probe:
             ValueError: the numbers of prompts and responses differ.
             ModelError: the reader cannot be loaded.
         """
-        return decided(
-            prompts, responses, self.fits.rule, self.log_probabilities, self.fits.probe_threshold
-        )
+        return decided(prompts, responses, self.fit.rule, self._read)
+
+    def _read(
+        self, prompts: Texts, responses: Texts
+    ) -> tuple[Float[np.ndarray, " response"], Float[np.ndarray, "response class"]]:
+        logs = self.log_probabilities(prompts, responses)
+        return log_odds(logs) - self.fit.threshold, logs
 
 
 @scorer("probe", title="linear probe on a reader's states")
