@@ -95,7 +95,9 @@ def test_nothing_else_is_a_verdict(reply: str) -> None:
 
 
 def test_the_scales_share_no_class_and_no_word() -> None:
-    assert set(REFUSAL.verdicts.values()) | {REFUSAL.when_empty} == set(FINE_CLASSES)
+    # A judge reads every language.
+    read = set(FINE_CLASSES) - {"other_language"}
+    assert set(REFUSAL.verdicts.values()) | {REFUSAL.when_empty} == read
     assert not set(REFUSAL.verdicts.values()) & set(BIASED_OR_TOXIC.verdicts.values())
     assert not set(REFUSAL.verdicts) & set(BIASED_OR_TOXIC.verdicts)
     assert REFUSAL.version != BIASED_OR_TOXIC.version

@@ -22,6 +22,7 @@ from experiments.site.methods import methods_page
 from experiments.site.names import FOLDER, name_pages
 from tests.test_docs import ROOT, code_blocks
 from tests.test_front_door import few
+from unlearning.losses import FORGET
 
 DOCS = ROOT / "docs"
 # Pages with Python that needs another machine, and pages that another test runs.
@@ -64,6 +65,9 @@ def test_the_python_of_a_page_runs(
     page: Path, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # What a page registers is gone after it.
+    for part in ("_entries", "_abouts", "_origins", "_makers"):
+        monkeypatch.setattr(FORGET, part, dict(getattr(FORGET, part)))
     shutil.copytree(sp.example_run().record.folder, "runs/mine")  # where the pages expect a run
     space: dict[str, Any] = {"__name__": "page"}
     for block in code_blocks(page.read_text(encoding="utf-8"), "python"):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from unlearning.scoring.classes import Scorer
-from unlearning.scoring.panel import Panel
 
 #: Log-odds by which the threshold is moved in both directions.
 SHIFT = 0.1
@@ -32,6 +31,8 @@ def view_of_panel(
         ``disagree``: share of answers on which members differ; ``rows``: ids of ten of them, the
         least sure first.
     """
+    from unlearning.scoring.panel import Panel  # a report of stored numbers needs no model
+
     if not isinstance(scorer, Panel):
         return None
     odds = np.nan_to_num(scorer.log_odds(*texts), nan=-np.inf)
