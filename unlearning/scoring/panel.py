@@ -3,9 +3,9 @@
 Each member is wrong in its own way: the list misses refusals in other words, the classifier and the
 probe inflate on styles that they have not seen. So their evidence is added with a limit: the
 log-odds of the classifier and of the probe above their thresholds, each cut at ± ``LIMIT``, and
-± ``LISTED`` for the list. Both numbers were chosen on texts of four origins (people's and a
-reader's, each read by members that had not seen the origin or the prompt); a regression over the
-members (stacking) was better on texts like those it had seen, and worse on others.
+± ``LISTED`` for the list. Both numbers were chosen on texts of four origins that the members had
+not seen (docs/explanation/scoring.md); a regression over the members (stacking) was better on texts
+like those it had learned, and worse on others.
 
 Rules come first: an empty reply, a loop and a repeated prompt need no reading. The list and the
 classifier read English only; in other languages the probe decides, if its reader knows them.

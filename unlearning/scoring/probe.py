@@ -34,7 +34,7 @@ class Probe:
 
     @property
     def version(self) -> str:
-        """Changes with the reader and with the fit; loads the reader."""
+        """Changes with the reader and with the fit; loads a reader that is no file."""
         return key_of(self.reader)
 
     def on(self, device: str) -> Probe:

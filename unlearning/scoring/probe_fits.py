@@ -184,7 +184,8 @@ def texts_for(
 
 def _written(reader: Reader, progress: Advance) -> list[Begun]:
     """What the reader writes, from the user's cache if it is there."""
-    key = hashlib.sha256(repr([reader.fingerprint, WRITTEN]).encode("utf-8")).hexdigest()[:16]
+    told = [reader.fingerprint, WRITTEN, refusal_texts()]  # some of which it continues
+    key = hashlib.sha256(repr(told).encode("utf-8")).hexdigest()[:16]
     path = user_cache("panel") / f"written-{key}.json"
     with suppress(OSError, ValueError, TypeError, InputError):
         return [Begun(**row) for row in read_json(path)["texts"]]
