@@ -34,7 +34,7 @@ class Probe:
 
     @property
     def version(self) -> str:
-        """Changes with the reader and with the fit; loads a reader that is no file."""
+        """Changes with the reader and with the fit; a file is not loaded."""
         return key_of(self.reader)
 
     def on(self, device: str) -> Probe:
