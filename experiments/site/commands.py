@@ -64,7 +64,7 @@ def command_page(name: str, command: Any, more: str) -> Iterator[str]:
 
 def options_of(line: str, command: Any) -> Iterator[str]:
     """The usage line and every parameter, each with its help."""
-    with typer.Context(command, info_name=line) as context:
+    with typer.Context(command, info_name=line, **command.context_settings) as context:
         usage = " ".join(command.collect_usage_pieces(context))
         yield from ("", "```console", f"$ {line} {usage}", "```")
         yield from ("", "```{program} " + line, "```")
