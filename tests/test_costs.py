@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, Qwen2Config
 
 from analyses.costs import (
     CostedModel,
@@ -156,6 +156,19 @@ def test_expected_work_is_at_most_the_most() -> None:
     )
     few = work_of(short, prompts_of(plan), Reading(12, 8, 16))
     assert few.at_most.steps == 2 * len(plan.arms) < work.expected.steps
+
+
+def test_reading_holds_the_widest_part_of_a_layer() -> None:
+    def read(width: int, layers: int = 2) -> float:
+        config = Qwen2Config(
+            vocab_size=50, hidden_size=32, intermediate_size=width, num_hidden_layers=layers,
+            num_attention_heads=2, num_key_value_heads=2,
+        )  # fmt: skip
+        return footprint_of(config, None, torch.float32).reading
+
+    # The gate, its activation or product, and the other half: three of the part's width.
+    assert read(4096) - read(2048) == pytest.approx(3 * 2048 * 4, rel=0.01)
+    assert read(2048, layers=3) == pytest.approx(read(2048), rel=0.01)
 
 
 def test_equal_settings_share_a_measurement() -> None:

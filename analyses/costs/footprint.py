@@ -7,8 +7,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, finalize
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from analyses.costs.cut import Trained, built, cut_config, trained_dtype, with_weights
 
@@ -31,6 +34,7 @@ class Footprint:
         trained: trained parameters.
         layer: bytes that one layer keeps for the backward, per token.
         state: bytes of one token's state.
+        reading: bytes per token at the peak of a forward without gradients.
         cache: bytes of one token's keys and values, in all layers.
         vocabulary: length of a token's logits.
         recomputes: whether it can compute activations again in the backward.
@@ -44,6 +48,7 @@ class Footprint:
     state: float
     cache: float
     vocabulary: int
+    reading: float = 0.0
     recomputes: bool = True
     is_rough: bool = False
 
@@ -67,6 +72,7 @@ def _footprint(held: Trained, dtype: torch.dtype) -> Footprint:
             warnings.simplefilter("ignore")
             few = _measured(cut_config(config, max(1, some // 2)), held.settings, dtype)
             many = _measured(cut_config(config, some), held.settings, dtype)
+            reading = _reading_peak(cut_config(config, min(depth, 2)), dtype)
     except Exception:  # an architecture that needs numbers, or more than text
         return _rule_of_thumb(config, held.settings, dtype)
     grown = some - max(1, some // 2)
@@ -78,7 +84,7 @@ def _footprint(held: Trained, dtype: torch.dtype) -> Footprint:
         value + per * (depth - some) for value, per in zip(many, slope, strict=True)
     )
     return Footprint(
-        depth, round(parameters), round(trained), max(kept, 0.0) / depth,
+        depth, round(parameters), round(trained), max(kept, 0.0) / depth, reading=reading,
         **_widths(config, trained_dtype(held.settings, dtype)),
     )  # fmt: skip
 
@@ -105,16 +111,61 @@ def _measured(
             kept[place] = tensor
         return tensor
 
-    ids = torch.zeros(ROWS, TOKENS, dtype=torch.long)
     halved = torch.autocast("cpu", torch.bfloat16) if settings.autocast else nullcontext()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one), halved:
-        model(
-            input_ids=ids, attention_mask=torch.ones_like(ids),
-            position_ids=torch.arange(TOKENS).expand(ROWS, -1), use_cache=False,
-            logits_to_keep=1,
-        )  # fmt: skip
+        _forward(model)
     bytes_kept = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     return parameters, float(trained + model.left_out), bytes_kept / (ROWS * TOKENS)
+
+
+def _forward(model: Any) -> None:
+    ids = torch.zeros(ROWS, TOKENS, dtype=torch.long)
+    model(
+        input_ids=ids, attention_mask=torch.ones_like(ids),
+        position_ids=torch.arange(TOKENS).expand(ROWS, -1), use_cache=False, logits_to_keep=1,
+    )  # fmt: skip
+
+
+def _reading_peak(config: Any, dtype: torch.dtype) -> float:
+    """Bytes per token at the peak of a forward without gradients; the depth does not matter."""
+    model = with_weights(built(config, None, dtype), "cpu")
+    with torch.no_grad(), _Live() as live:
+        _forward(model)
+    return live.most / (ROWS * TOKENS)
+
+
+def _storages(values: object) -> list[torch.UntypedStorage]:
+    leaves = tree_leaves(values)
+    return [one.untyped_storage() for one in leaves if isinstance(one, torch.Tensor)]
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make, while something holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.most = 0
+        self._seen = WeakSet[torch.UntypedStorage]()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        given = tree_leaves((args, kwargs))
+        self._seen.update(one.untyped_storage() for one in given if isinstance(one, torch.Tensor))
+        made = func(*args, **(kwargs or {}))
+        for one in tree_leaves(made):
+            if (
+                isinstance(one, torch.Tensor)
+                and (storage := one.untyped_storage()) not in self._seen
+            ):
+                self._seen.add(storage)
+                self._count(storage.nbytes())
+                finalize(storage, self._count, -storage.nbytes())
+        return made
+
+    def _count(self, change: int) -> None:
+        self.held += change
+        self.most = max(self.most, self.held)
 
 
 def _widths(config: Any, dtype: torch.dtype) -> dict[str, Any]:
@@ -144,4 +195,6 @@ def _rule_of_thumb(config: Any, settings: TrainingSettings | None, dtype: torch.
     if settings is not None and lora:
         trained = 18 * depth * width * settings.lora_rank
     kept = 34 * width * (3 if lora else 1) * max(1, dtype.itemsize // 2)
-    return Footprint(depth, parameters, trained, kept, **_widths(config, dtype), is_rough=True)
+    widths = _widths(config, dtype)
+    widths["reading"] = 12 * widths["state"]  # as in dense models with a gated feed-forward part
+    return Footprint(depth, parameters, trained, kept, **widths, is_rough=True)

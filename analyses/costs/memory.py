@@ -99,10 +99,9 @@ def logits(
 
 def reading_memory(footprint: Footprint, rows: float, tokens: float) -> float:
     """Bytes of generating: keys and values, and the last token's logits in float32."""
-    # A cache grows by copies; the feed-forward part of a layer is a few states wide.
-    return rows * (1.2 * footprint.cache * tokens + 12 * footprint.vocabulary) + (
-        rows * tokens * 12 * footprint.state
-    )
+    # A cache grows by copies.
+    token = 1.2 * footprint.cache + footprint.reading
+    return rows * (token * tokens + 12 * footprint.vocabulary)
 
 
 def peak(device: Device, on_device: float, loaded: float) -> Memory:
