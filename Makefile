@@ -35,7 +35,7 @@ test: .venv/installed-dev
 	  exit $$code
 
 tests-only: .venv/installed-dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30 --durations-min=2
 
 # Files, run folders, templates and arguments of any kind: other examples each time, for some minutes.
 MINUTES ?= 10
