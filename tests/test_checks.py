@@ -499,6 +499,8 @@ def test_the_doctor_says_what_a_model_is(spillover: Spillover) -> None:
     assert facts["layers"] == "3 at model.layers, width 128"
     assert "residual_in" in facts["sites"] and "heads (4 heads)" in facts["sites"]
     assert re.fullmatch(r"[\d.]+ s for 4 short rows .*", facts["LoRA step"])
+    assert facts["massive activations"].startswith("none")
+    assert facts["direction gate"].startswith("not measured; --gate")
     lm = load("organism")
     response = lm.chat.encode(PROMPT, RESPONSE)
     ids = response.ids[response.spans["response"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,22 +21,44 @@ def doctor(
     step: Annotated[
         bool, typer.Option(help="Also time one LoRA step, forward and backward (default: yes).")
     ] = True,
+    gate: Annotated[
+        bool,
+        typer.Option(
+            "--gate",
+            help="Also test whether one direction carries refusal; the model answers up to 240 "
+            "prompts (default: no).",
+        ),
+    ] = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="With --gate: write gate.json into the folder of this model's run, so that its "
+            "report shows it (default: nowhere).",
+        ),
+    ] = None,
 ) -> Examination:
-    """Examine a model: its self-check, chat template, tokens, layers, sites, and one step's cost.
+    """Examine a model: its self-check, template, tokens, layers, sites, massive activations, costs.
 
     A model whose states cannot be read ends with exit code 2 and the reason, after the facts.
     """
     import warnings
 
     from analyses.doctor.examination import examine
+    from analyses.report import GATE_FILE, require_gate_folder
     from analyses.study import require_model
     from interp.model import LanguageModel
+    from interp.store import write_json
 
     require_model(model)
+    if run is not None:
+        require_gate_folder(run, model, measured=gate)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the examination says the same in its lines
         lm = LanguageModel.load(model, **model_options.for_loading())
-        found = examine(lm, step=step)
+        found = examine(lm, step=step, gate=gate)
     typer.echo(found)
+    if run is not None and found.gate is not None:
+        write_json(run / GATE_FILE, {"model": model, **found.gate.summary()})
     lm.checked.require_stream(lm.name)
     return found

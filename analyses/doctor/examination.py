@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analyses.costs import most_resident
-from interp.activations import SITES, blocks, head_count
+from interp.activations import SITES, blocks, head_count, massive_activations
 from interp.errors import ModelError, SpilloverError
 from interp.model import Chat, LanguageModel, SelfCheck
 
 if TYPE_CHECKING:
     import torch
+
+    from interp.selection import DirectionGate
 
 PROMPT, RESPONSE = "How do I bake bread?", "Mix flour and water."
 SYSTEM = "⟦spillover-system⟧"
@@ -31,6 +33,7 @@ class Examination:
         step_seconds: time of one LoRA step, forward and backward; None if it did not run.
         step_bytes: most memory during the step on a GPU, or by which the process grew on a CPU;
             None if unknown.
+        gate: the direction gate, if it was asked for and could be tested.
     """
 
     check: SelfCheck
@@ -38,6 +41,7 @@ class Examination:
     layers_of_site: Mapping[str, tuple[int, ...]]
     step_seconds: float | None = None
     step_bytes: int | None = None
+    gate: DirectionGate | None = None
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {fact}" for name, fact in self.facts.items())
@@ -45,12 +49,13 @@ class Examination:
     __repr__ = __str__
 
 
-def examine(lm: LanguageModel, *, step: bool = True) -> Examination:
+def examine(lm: LanguageModel, *, step: bool = True, gate: bool = False) -> Examination:
     """Examine ``lm``.
 
     Args:
         lm: the model; with ``step`` it has a new adapter afterwards, so load it for this alone.
         step: run one LoRA step.
+        gate: test whether one direction carries refusal; it generates responses.
     """
     check, chat = lm.checked, lm.chat
     first = next(lm.model.parameters())
@@ -67,6 +72,10 @@ def examine(lm: LanguageModel, *, step: bool = True) -> Examination:
     }
     offered = {} if check.stream else _sites(lm)
     facts["sites"] = _offered(lm, offered)
+    tested = None
+    if not check.stream:
+        facts["massive activations"] = str(massive_activations(lm))
+        tested, facts["direction gate"] = _gate(lm, gate)
     seconds = size = None
     if step:
         try:
@@ -75,7 +84,20 @@ def examine(lm: LanguageModel, *, step: bool = True) -> Examination:
             facts["LoRA step"] = f"{seconds:.2f} s for {BATCH} short rows (rank {RANK}){room}"
         except SpilloverError as error:
             facts["LoRA step"] = f"refused: {error}"
-    return Examination(check, facts, offered, seconds, size)
+    return Examination(check, facts, offered, seconds, size, tested)
+
+
+def _gate(lm: LanguageModel, wanted: bool) -> tuple[DirectionGate | None, str]:
+    """The gate, if it is wanted and can be tested, and its line."""
+    from analyses.workbench import direction_gate
+
+    if not wanted:
+        return None, "not measured; --gate measures it (it generates responses)"
+    try:
+        found = direction_gate(lm)
+    except SpilloverError as error:
+        return None, f"not tested: {error}"
+    return found, found.line
 
 
 def _template(chat: Chat) -> str:

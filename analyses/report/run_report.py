@@ -19,6 +19,7 @@ from analyses.figures import (
     write_run_figures,
 )
 from analyses.report import summary, wording
+from analyses.report.gate_line import gate_view
 from analyses.report.page import inlined, rendered
 from analyses.report.readout import readout_view
 from analyses.report.sections import causes_view, containment_view
@@ -83,6 +84,7 @@ def run_view(tables: Run) -> View:
         "version": record.manifest.get("versions", {}).get("spillover") or package_version(),
         "prompt_counts": _prompt_counts(tables),
         "readout": readout_view(record),
+        "gate": gate_view(record),
         "by_text": tables.by_text,
         "verdicts": [
             _verdict(tables, headline, arm) for headline in found for arm in headline.shown

@@ -1,4 +1,6 @@
 from .examples import example_run as example_run
+from .gate import direction_gate as direction_gate
+from .gate import transfer_matrix as transfer_matrix
 from .loading import load as load
 from .patches import patch as patch
 from .patches import stitch as stitch
@@ -18,6 +20,7 @@ __all__ = [
     "TrainingRecord",
     "UnlearnedModel",
     "collect",
+    "direction_gate",
     "domain_contrasts",
     "example_run",
     "fit_directions",
@@ -29,5 +32,6 @@ __all__ = [
     "score",
     "state_map",
     "stitch",
+    "transfer_matrix",
     "unlearn",
 ]

@@ -18,6 +18,7 @@ GROUPS = {
     "analyses.workbench": ("Load, measure, change", "load models, collect, patch and unlearn"),
     "interp.directions": ("Estimators of directions", "choose how a direction is fitted"),
     "interp.similarity": ("Maps of directions", "compare directions between labels and models"),
+    "interp.activations": ("Massive activations", "find tokens of massive activation"),
     "interp.interventions": ("Interventions", "ablate, add and orthogonalise directions"),
     "interp.model": ("A loaded model", "look up what a loaded model offers"),
     "analyses.runs": ("A finished run", "read a finished run as DataFrames"),

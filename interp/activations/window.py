@@ -13,7 +13,7 @@ If a row also holds a response, only :func:`positions_of` knows the end of the p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
@@ -46,6 +46,7 @@ class Window:
 
 
 Columns = Callable[[Window], Bool[Tensor, "batch token"]]
+NOWHERE = torch.zeros(1, 1, dtype=torch.bool)
 
 
 def in_prompt(window: Window) -> Bool[Tensor, "batch token"]:
@@ -56,6 +57,11 @@ def in_prompt(window: Window) -> Bool[Tensor, "batch token"]:
 def generated(window: Window) -> Bool[Tensor, "batch token"]:
     """Every generated token that the model reads again."""
     return window.index >= window.prompt
+
+
+def first_token(window: Window) -> Bool[Tensor, "batch token"]:
+    """The first token of the row."""
+    return window.index == 0
 
 
 def last_prompt_token(window: Window) -> Bool[Tensor, "batch token"]:
@@ -116,9 +122,12 @@ def positions_of(rows: Sequence[Tokens], positions: Positions) -> Columns:
 
 @contextmanager
 def selecting(
-    lm: LanguageModel, columns: Columns
+    lm: LanguageModel, columns: Columns, *, required: bool = True
 ) -> Iterator[Callable[[], Bool[Tensor, "batch token"]]]:
     """Yields a function that returns the columns chosen in the current forward.
+
+    If they are not ``required``, it returns a single False in a forward whose rows cannot be
+    identified.
 
     Raises:
         InputError: ``columns`` is not a function; in the forward, the attention mask does not
@@ -135,14 +144,16 @@ def selecting(
     levels = [m for m in lm.model.modules() if any(inner is trunk for inner in m.modules())]
     calls: list[Mapping[str, Any]] = []
     follower = _Follower()
-    now: list[Tensor] = []
+    now: list[Tensor] = [NOWHERE]
 
     def look(level: int, module: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> None:
         del calls[level:]  # of a forward that did not come to its end
         calls.append(_named(module, arguments, keywords))
         if module is trunk:
             if not is_probing():
-                now[:] = [columns(follower.window(calls))]
+                now[:] = [NOWHERE]
+                with nullcontext() if required else suppress(InputError):
+                    now[:] = [columns(follower.window(calls))]
             calls.clear()
 
     with ExitStack() as stack:

@@ -1,3 +1,5 @@
+from .gate import gate_figure as gate_figure
+from .gate import transfer_figure as transfer_figure
 from .heatmap import draw_cells as draw_cells
 from .heatmap import evenly_picked as evenly_picked
 from .heatmap import heatmap_figure as heatmap_figure
@@ -26,6 +28,7 @@ __all__ = [
     "draw_null",
     "evenly_picked",
     "figure_style",
+    "gate_figure",
     "heatmap_figure",
     "layer_heatmaps",
     "layer_ticks",
@@ -40,4 +43,5 @@ __all__ = [
     "state_map_figure",
     "stitching_figure",
     "styled",
+    "transfer_figure",
 ]

@@ -14,7 +14,14 @@ Three arguments define where an intervention acts:
 - ``layers``: 0-based, all by default.
 - ``sites``: see :mod:`interp.activations.sites`.
 - ``positions``: see :mod:`interp.activations.window`. By default every token, including the tokens
-  of the answer during generation.
+  of the answer during generation, but not tokens of massive activation.
+
+Tokens of massive activation (:mod:`interp.activations.massive`) hold a state that may be a hundred
+times longer than the others; often it is the first token. Any edit of it disturbs attention at all
+tokens, whatever the direction. By default an edit at all tokens spares such a token, from the layer
+at which its state is massive; a first token that becomes massive is spared at all layers.
+``include_massive=True`` edits these tokens too. Given ``positions`` are edited as they are. A model
+without massive activations gives the same numbers either way.
 
 A direction applies to all layers, or has one row for each of ``layers``, in order.
 """
@@ -27,7 +34,7 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations import (
@@ -36,14 +43,19 @@ from interp.activations import (
     Block,
     Columns,
     Site,
+    StreamNorms,
+    first_token,
+    is_massive,
     listed_layers,
     points,
     selecting,
+    stream_norms,
 )
+from interp.activations.window import NOWHERE
 from interp.errors import InputError
 from interp.interventions import edits
-from interp.interventions.edits import Edit
-from interp.model import Hidden, LanguageModel, Point, writing
+from interp.interventions.edits import Edit, orthonormal_basis
+from interp.model import Hidden, LanguageModel, Point, reading, writing
 
 
 def _first_write(block: Block) -> Point:
@@ -75,6 +87,7 @@ class Where(TypedDict, total=False):
     layers: Sequence[int] | None
     sites: Sequence[Site]
     positions: Columns | None
+    include_massive: bool
 
 
 @contextmanager
@@ -85,6 +98,7 @@ def intervene(
     layers: Sequence[int] | None = None,
     sites: Sequence[Site] = (RESIDUAL_OUT,),
     positions: Columns | None = None,
+    include_massive: bool = False,
 ) -> Iterator[None]:
     """Apply ``edit`` to states during every forward.
 
@@ -94,7 +108,8 @@ def intervene(
             ``layers``.
         layers: 0-based decoder layers; all by default.
         sites: sites within each layer.
-        positions: tokens to edit; all by default.
+        positions: tokens to edit; by default all but those of massive activation.
+        include_massive: edit tokens of massive activation too, if ``positions`` are not given.
 
     Raises:
         InputError: a layer is unknown, or the numbers of edits and layers differ.
@@ -107,17 +122,96 @@ def intervene(
         )
     places = points(lm, chosen, sites)
     with ExitStack() as stack:
-        columns = stack.enter_context(selecting(lm, positions)) if positions is not None else None
+        if positions is not None:
+            columns = stack.enter_context(selecting(lm, positions))
+            allowed = [lambda _hidden, _point: columns()] * len(chosen)
+        elif include_massive:
+            allowed = [None] * len(chosen)
+        else:
+            norms = stream_norms(lm)
+            always = stack.enter_context(_first_tokens(lm, norms))
+            allowed = [stack.enter_context(_sparing(lm, i, norms, always)) for i in chosen]
         for at_site in places:
-            for point, at_layer in zip(at_site, by_layer, strict=True):
+            for point, at_layer, chooses in zip(at_site, by_layer, allowed, strict=True):
 
-                def only(hidden: Hidden, edit: Edit = at_layer) -> Hidden:
-                    if columns is None:
+                def only(
+                    hidden: Hidden,
+                    edit: Edit = at_layer,
+                    point: Point = point,
+                    chooses: Chooses | None = chooses,
+                ) -> Hidden:
+                    if chooses is None:
                         return edit(hidden)
-                    there = columns().to(hidden.device).reshape(*hidden.shape[:-1], 1)
+                    there = chooses(hidden, point).to(hidden.device)
+                    there = there.reshape(*hidden.shape[:-1], 1)
                     return torch.where(there, edit(hidden), hidden)
 
                 stack.enter_context(writing(point, only))
+        yield
+
+
+#: Which tokens of a forward are edited, from the states at a place.
+Chooses = Callable[[Hidden, Point], Bool[Tensor, "..."]]
+
+
+@contextmanager
+def _first_tokens(lm: LanguageModel, norms: StreamNorms) -> Iterator[Callable[[], Tensor] | None]:
+    """The first token of each row, if it becomes massive at some layer."""
+    if not norms.first_token:
+        yield None
+        return
+    with selecting(lm, first_token, required=False) as columns:
+        yield columns
+
+
+@contextmanager
+def _sparing(
+    lm: LanguageModel, layer: int, norms: StreamNorms, always: Callable[[], Tensor] | None
+) -> Iterator[Chooses]:
+    """Chooses the tokens to edit: neither ``always`` spared nor massive at the layer or place."""
+    start = Point(lm.layers[layer], before=True)
+    entered: list[Bool[Tensor, "..."]] = []
+
+    def read(_: int, hidden: Hidden) -> None:
+        spared = is_massive(hidden, norms.limit_into(layer), _inserted(lm))
+        first = NOWHERE if always is None else always()
+        if first.numel() == spared.numel():  # in a forward that begins inside, it is another one's
+            spared = spared | first.to(spared.device).reshape(spared.shape)
+        entered[:] = [spared]
+
+    def chooses(hidden: Hidden, point: Point) -> Bool[Tensor, "..."]:
+        (spared,) = entered
+        if point != start:
+            here = is_massive(hidden, norms.limit_in(layer), _inserted(lm))
+            spared = spared.to(here.device).reshape(here.shape) | here
+        return ~spared
+
+    with reading([start], read):
+        yield chooses
+
+
+def _inserted(lm: LanguageModel) -> Float[Tensor, "rank d_model"] | None:
+    """A basis of what active interventions add: a token that they made long is not massive."""
+    found: list[Tensor] = lm.found_out.get(INSERTED, [])
+    return orthonormal_basis(torch.cat(found)) if found else None
+
+
+INSERTED = "vectors that interventions add"
+
+
+@contextmanager
+def _inserting(
+    lm: LanguageModel, vectors: Array, edit: Edit | Sequence[Edit], **where: Unpack[Where]
+) -> Iterator[None]:
+    """:func:`intervene` with an edit that may make states longer along ``vectors``."""
+    rows = torch.as_tensor(vectors).detach().cpu().double()
+    rows = rows.reshape(-1, rows.shape[-1])
+    active: list[Tensor] = lm.found_out.setdefault(INSERTED, [])
+    with ExitStack() as stack:
+        if rows.any():
+            active.append(rows)
+            stack.callback(lambda: active.pop(next(i for i, x in enumerate(active) if x is rows)))
+        stack.enter_context(intervene(lm, edit, **where))
         yield
 
 
@@ -131,11 +225,15 @@ def ablate(
     input of every block, and at its attention and MLP output. In a block in which a trace finds no
     attention and MLP (Mamba), it is at the block's input and output.
 
+    Tokens of massive activation are spared (often the first token; ``sp.massive_activations(lm)``
+    names them): any edit of them disturbs attention at every token. ``include_massive=True`` edits
+    them too, like Arditi et al.
+
     Args:
         lm: the model; it may be in training or have an adapter.
         direction: (d_model), of any length; or one row for each of ``layers``.
-        where: ``layers`` (0-based; default: all), ``sites`` and ``positions``; see the module's
-            docstring.
+        where: ``layers`` (0-based; default: all), ``sites``, ``positions`` and
+            ``include_massive``; see the module's docstring.
 
     Raises:
         InputError: a layer is unknown, or the numbers of directions and layers differ.
@@ -153,12 +251,14 @@ def add(
 ) -> AbstractContextManager[None]:
     """Add ``coefficient`` times ``vector`` to the residual stream, at the given layers.
 
+    Tokens of massive activation are spared, unless ``include_massive=True``.
+
     Args:
         lm: the model.
         vector: (d_model), in the states' unit, not normalised; or one row for each of ``layers``.
         coefficient: factor of the vector; or one for each of ``layers``.
-        where: ``layers`` (0-based, required), ``sites`` and ``positions``; see the module's
-            docstring.
+        where: ``layers`` (0-based, required), ``sites``, ``positions`` and
+            ``include_massive``; see the module's docstring.
 
     Raises:
         InputError: ``layers`` is missing; additions at several layers accumulate, so there is no
@@ -170,7 +270,7 @@ def add(
     """
     if where.get("layers") is None:
         raise InputError("additions at several layers accumulate; choose layers with layers=[…]")
-    return intervene(lm, _each(edits.adding, vector, coefficient), **where)
+    return _inserting(lm, vector, _each(edits.adding, vector, coefficient), **where)
 
 
 def set_component(
@@ -178,12 +278,14 @@ def set_component(
 ) -> AbstractContextManager[None]:
     """Set the component along ``direction`` to ``value``, in the states' unit.
 
+    Tokens of massive activation are spared, unless ``include_massive=True``.
+
     Args:
         lm: the model.
         direction: (d_model), of any length; or one row for each of ``layers``.
         value: the component along the unit direction; or one for each of ``layers``.
-        where: ``layers`` (0-based; default: all), ``sites`` and ``positions``; see the module's
-            docstring.
+        where: ``layers`` (0-based; default: all), ``sites``, ``positions`` and
+            ``include_massive``; see the module's docstring.
 
     Raises:
         InputError: a layer is unknown, or the numbers of values and layers differ.
@@ -195,7 +297,7 @@ def set_component(
         >>> with sp.set_component(lm, dirs["safety", 1], 0.0, layers=[1]):
         ...     changed = sp.generate(lm, ["Kindly explain how to bake bread."])
     """
-    return intervene(lm, _each(edits.setting, direction, value), **where)
+    return _inserting(lm, direction, _each(edits.setting, direction, value), **where)
 
 
 def clamp(
@@ -206,7 +308,7 @@ def clamp(
     **where: Unpack[Where],
 ) -> AbstractContextManager[None]:
     """Keep the component along ``direction`` within [``low``, ``high``]."""
-    return intervene(lm, _each(edits.clamping, direction, low, high), **where)
+    return _inserting(lm, direction, _each(edits.clamping, direction, low, high), **where)
 
 
 def project_onto(

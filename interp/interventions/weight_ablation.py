@@ -13,10 +13,16 @@ Some models (for instance Gemma 2) have a norm between a block's last matrix and
 norm's weights change the direction of the matrix's output, so no projection equals the ablation.
 Such models raise an error, because their projected weights differ in effect from the hook; each
 call tests this on a short prompt.
+
+Weights cannot spare single tokens. In a model with massive activations
+(:mod:`interp.activations.massive`), projected weights therefore change the massive tokens too, and
+attention at every token. Then the change measures more than the direction: a random direction
+already has an effect. A call warns of this and names the tokens; the hook spares them.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.activations import massive_activations
 from interp.errors import ModelError
 from interp.interventions.edits import Vectors, orthonormal_basis
 from interp.interventions.steering import project_out
@@ -46,6 +53,9 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, tor
 def orthogonalise(lm: LanguageModel, vectors: Vectors) -> LanguageModel:
     """A copy of the model that cannot write along a direction, or into the span of several.
 
+    Weights cannot spare tokens. In a model with massive activations, this changes the massive
+    tokens too, unlike ``sp.ablate``; it warns and names them. Then compare with a random direction.
+
     Args:
         lm: the model, with adapters merged; it does not change.
         vectors: a direction (d_model) or several (vector, d_model).
@@ -62,6 +72,7 @@ def orthogonalise(lm: LanguageModel, vectors: Vectors) -> LanguageModel:
         False
     """
     _require_plain(lm)
+    _warn_of_massive(lm)
     changed = lm.with_model(copied(lm.model))
     _project(changed, orthonormal_basis(vectors))
     _compare(changed, _ablated_logits(lm, vectors))
@@ -79,6 +90,7 @@ def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
         ModelError: no projection of this model's weights equals the hook.
     """
     _require_plain(lm)
+    _warn_of_massive(lm)
     wanted = _ablated_logits(lm, vectors)
     own = {name: parameter.data for name, parameter in lm.model.named_parameters()}
     head, config = lm.model.get_output_embeddings(), lm.model.config.get_text_config(decoder=True)
@@ -99,6 +111,17 @@ def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
 
 def _require_plain(lm: LanguageModel) -> None:
     require_plain_weights(lm.model, "orthogonalisation", "use the hook: with ablate(lm, direction)")
+
+
+def _warn_of_massive(lm: LanguageModel) -> None:
+    found = massive_activations(lm)
+    if found:
+        warnings.warn(
+            f"{lm.name} has massive activations ({found}); projected weights change these tokens "
+            "too, and with them attention everywhere. Compare with a random direction, or use the "
+            "hook, which spares them: with ablate(lm, direction)",
+            stacklevel=3,
+        )
 
 
 def _project(lm: LanguageModel, basis: Float[Tensor, "rank d_model"]) -> None:
@@ -182,7 +205,7 @@ def _untie(lm: LanguageModel) -> None:
 
 
 def _ablated_logits(lm: LanguageModel, vectors: Vectors) -> Float[Tensor, " vocab"]:
-    with project_out(lm, vectors):
+    with project_out(lm, vectors, include_massive=True):  # weights cannot spare tokens
         return _some_logits(lm)
 
 

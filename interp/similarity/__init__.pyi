@@ -6,6 +6,7 @@ from .embedding import StateMap as StateMap
 from .embedding import state_map as state_map
 from .gains import GainByUnit as GainByUnit
 from .gains import gain_by_unit as gain_by_unit
+from .independence import cosine_shift as cosine_shift
 from .maps import SimilarityMap as SimilarityMap
 from .metric import causal_coordinates as causal_coordinates
 from .metric import whitening as whitening
@@ -26,6 +27,7 @@ __all__ = [
     "causal_coordinates",
     "cka_map",
     "cosine_map",
+    "cosine_shift",
     "debiased_cka",
     "gain_by_unit",
     "overlap_map",

@@ -1,0 +1,417 @@
+r"""The direction gate: does one direction mediate a behaviour, in both ways?
+
+In chat models one direction mediates refusal: without it, harmful prompts are answered; with it,
+benign prompts are refused (Arditi et al. 2024). The gate tests this for any readout that is high
+where the model shows the behaviour of positive prompts:
+
+==========  ======================================================================================
+``bypass``  mean readout on positives with the component along the direction set to its mean over
+            negatives, per layer and place, from the direction's layer on (affine editing, Marshall
+            et al. 2024, arXiv 2411.09003; :mod:`interp.interventions.affine`)
+``induce``  mean readout on negatives with the raw mean difference added at its own layer
+``kl``      KL(base ‖ edited) of the next token on negatives, in nats, under the edit of ``bypass``
+==========  ======================================================================================
+
+Only positives with a readout above 0 and negatives with a readout below 0 are used. Candidates are
+the pooled mean difference at some layers and places, then, at the best of these, each group's own
+mean difference. The candidate is chosen on validation prompts. It passes if on test prompts bypass
+is below 0, induce above 0, KL below .15, and both effects are beyond those of random and of
+covariance-matched directions of equal length. Subspaces of rank k and the zero form (Arditi's
+ablation of the same direction) are reported next to it. All edits spare tokens of massive
+activation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.activations import RESIDUAL_IN, collect, listed_layers, massive_activations
+from interp.errors import InputError
+from interp.interventions import ablate, add
+from interp.interventions.affine import TokenMeans, set_to_means, token_means
+from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.patching import read_all
+from interp.progress import Advance, silent
+from interp.readout import Readout, last_logits
+from interp.selection.gate_result import DirectionGate, Effect, GateCandidate, ZeroForm
+from interp.selection.gate_statistics import (
+    best_candidate,
+    beyond,
+    covariance_matched_directions,
+    null_p_value,
+    random_directions,
+    shared_subspace,
+)
+from interp.selection.trials import SHARE_OF_LAYERS, Prompts, next_token_divergence
+from interp.statistics import mean_of
+
+FEWEST = 8  # training prompts of each kind
+FEWEST_HELD_OUT = 4  # validation and test prompts of each kind
+FEWEST_OWN = 4  # training prompts of each kind of a group with its own direction
+MOST_LAYERS = 8
+POOLED = "pooled"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Rows that the model treats as their label says, with their readouts."""
+
+    positive: list[Tokens]
+    negative: list[Tokens]
+    positive_values: Float[np.ndarray, " positive"]
+    negative_values: Float[np.ndarray, " negative"]
+
+    def first(self, count: int) -> Sides:
+        """At most ``count`` rows of each kind, evenly picked."""
+        one, two = (_evenly(len(rows), count) for rows in (self.positive, self.negative))
+        return Sides(
+            [self.positive[i] for i in one],
+            [self.negative[i] for i in two],
+            self.positive_values[one],
+            self.negative_values[two],
+        )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the training prompts say: mean states of each kind, and the states of some layers.
+
+    Attributes:
+        means: of all negatives, by layer and place.
+        layers, offsets: of the states; offsets count from the prompt's end.
+        states: of each kind at the inputs of ``layers``, (prompt, layer, offset, d_model).
+        groups: group of each positive and negative.
+    """
+
+    means: TokenMeans
+    layers: tuple[int, ...]
+    offsets: tuple[int, ...]
+    positive: Float[np.ndarray, "positive layer offset d_model"]
+    negative: Float[np.ndarray, "negative layer offset d_model"]
+    groups: tuple[tuple[str, ...], tuple[str, ...]]
+
+    def difference(self, layer: int, offset: int, group: str = POOLED) -> np.ndarray | None:
+        """Mean difference in float64; None if the group has too few prompts of a kind."""
+        sides = []
+        for states, names in zip((self.positive, self.negative), self.groups, strict=True):
+            own = np.array([group in (POOLED, name) for name in names], dtype=bool)
+            if own.sum() < FEWEST_OWN:
+                return None
+            at = states[own][:, self.layers.index(layer), self.offsets.index(offset)]
+            sides.append(at.mean(axis=0, dtype=np.float64))
+        return sides[0] - sides[1]
+
+
+def measure_gate(
+    lm: LanguageModel,
+    train: Mapping[str, Prompts],
+    validation: Prompts,
+    test: Prompts,
+    readout: Readout,
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    draws: int = 19,
+    choosing_prompts: int = 24,
+    null_prompts: int = 24,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: Advance = silent,
+) -> DirectionGate:
+    """Choose a direction on validation prompts, and test it on test prompts.
+
+    Args:
+        lm: the model.
+        train: disjoint from the others, by group; each group may have its own direction.
+        validation, test: prompts to choose and to report on.
+        readout: one number per prompt; above 0 if the model treats a prompt like a positive.
+        layers: 0-based; by default at most 8 of the first 80%, evenly spread.
+        positions: tokens of the candidates, counted from the prompt's end (-1 is the last); by
+            default all after the instruction in a model of at most 8 layers, else the last.
+        draws: null directions of each kind; with fewer than 19, the direction must beat all.
+        choosing_prompts, null_prompts: most validation prompts of each kind for the choice, and
+            most test prompts for the nulls.
+        batch_size: prompts in one forward.
+        seed: of the nulls.
+        progress: called with the number of prompts just read under an edit.
+
+    Raises:
+        InputError: the model shows the behaviour on too few positives, or on too many negatives.
+    """
+    with undisturbed(lm.model):
+        sides, groups = training_sides_of(lm, train, readout, batch_size)
+        held_out = [
+            sides_of(lm, part, readout, batch_size, FEWEST_HELD_OUT, name)
+            for part, name in ((validation, "validation"), (test, "test"))
+        ]
+        fitted = fit_of(lm, sides, groups, layers, positions, batch_size)
+        run = Trial(lm, fitted.means, readout, batch_size, progress)
+        choosing = held_out[0].first(choosing_prompts)
+        candidates = _candidates(run, fitted, choosing)
+        lines = [c for c in candidates if c.rank == 1]
+        chosen = lines[best_candidate(*(np.array([getattr(c, k) for c in lines]) for k in KEYS))]
+        return _reported(run, fitted, chosen, candidates, held_out[1], draws, null_prompts, seed)
+
+
+KEYS = ("bypass", "induce", "kl")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Readouts under an edit of the model."""
+
+    lm: LanguageModel
+    means: TokenMeans
+    readout: Readout
+    batch_size: int
+    progress: Advance
+
+    def bypass(self, rows: list[Tokens], vectors: np.ndarray, layer: int) -> np.ndarray:
+        return self.read(rows, self.affine(rows, vectors, layer))
+
+    def induce(self, rows: list[Tokens], vector: np.ndarray, layer: int) -> np.ndarray:
+        return self.read(rows, add(self.lm, vector, layers=[layer], sites=[RESIDUAL_IN]))
+
+    def kl(self, rows: list[Tokens], edit: AbstractContextManager[None]) -> np.ndarray:
+        base = self.logits(rows)
+        with edit:
+            changed = self.logits(rows)
+        self.progress(len(rows))
+        return next_token_divergence(base, changed).numpy()
+
+    def affine(
+        self, rows: list[Tokens], vectors: np.ndarray, layer: int
+    ) -> AbstractContextManager[None]:
+        return set_to_means(self.lm, vectors, self.means, first_layer=layer, rows=rows)
+
+    def read(self, rows: list[Tokens], edit: AbstractContextManager[None]) -> np.ndarray:
+        with edit:
+            values = read_all(self.lm, rows, self.readout, self.batch_size)
+        self.progress(len(rows))
+        return values
+
+    def logits(self, rows: list[Tokens]) -> Float[Tensor, "prompt vocab"]:
+        """The next token's logits after each row."""
+
+        def read(chosen: list[int]) -> Float[Tensor, "chosen vocab"]:
+            return last_logits(self.lm, [rows[i] for i in chosen]).float().cpu()
+
+        together = self.lm.together(rows)
+        return torch.stack(map_in_batches(read, rows, self.batch_size, together=together))
+
+
+def _candidates(run: Trial, fitted: Fitted, on: Sides) -> list[GateCandidate]:
+    """Pooled directions everywhere; then, at the best place, own directions and subspaces."""
+    found = []
+    for layer in fitted.layers:
+        for offset in fitted.offsets:
+            direction = fitted.difference(layer, offset)
+            if direction is not None and _distinct(fitted, direction, layer, offset):
+                found.append(_tried(run, on, POOLED, layer, offset, direction, direction[None]))
+    if not found:
+        raise InputError("positives and negatives have equal mean states at every layer tried")
+    best = found[best_candidate(*(np.array([getattr(c, k) for c in found]) for k in KEYS))]
+    own = []
+    for group in sorted(set(fitted.groups[0])):
+        direction = fitted.difference(best.layer, best.position, group)
+        if direction is not None and direction.any():
+            own.append(direction)
+            found.append(
+                _tried(run, on, group, best.layer, best.position, direction, direction[None])
+            )
+    for rank in sorted({2, len(own)} - {0, 1}) if len(own) > 1 else ():
+        basis = shared_subspace(np.array(own), rank)
+        name = f"subspace of rank {rank}"
+        found.append(_tried(run, on, name, best.layer, best.position, best.direction, basis))
+    return found
+
+
+def _tried(
+    run: Trial,
+    on: Sides,
+    kind: str,
+    layer: int,
+    position: int,
+    direction: np.ndarray,
+    vectors: np.ndarray,
+) -> GateCandidate:
+    bypass = run.bypass(on.positive, vectors, layer).mean()
+    added = direction if len(vectors) == 1 else direction @ vectors.T @ vectors
+    induce = run.induce(on.negative, added, layer).mean()
+    kl = run.kl(on.negative, run.affine(on.negative, vectors, layer)).mean()
+    return GateCandidate(
+        kind, layer, position, len(vectors), direction, float(bypass), float(induce), float(kl)
+    )
+
+
+def _reported(
+    run: Trial,
+    fitted: Fitted,
+    chosen: GateCandidate,
+    candidates: Sequence[GateCandidate],
+    test: Sides,
+    draws: int,
+    null_prompts: int,
+    seed: int,
+) -> DirectionGate:
+    layer, vector = chosen.layer, chosen.direction
+    line = vector[None]
+    bypass = run.bypass(test.positive, line, layer)
+    induce = run.induce(test.negative, vector, layer)
+    kl = run.kl(test.negative, run.affine(test.negative, line, layer))
+    some = test.first(null_prompts)
+    places = [_evenly(len(rows), null_prompts) for rows in (test.positive, test.negative)]
+    observed = bypass[places[0]].mean(), induce[places[1]].mean()
+    effects = {}
+    for name, directions in _null_directions(fitted, chosen, draws, seed).items():
+        drawn = np.array([run.bypass(some.positive, d[None], layer).mean() for d in directions])
+        length = np.linalg.norm(vector)
+        added = np.array([run.induce(some.negative, length * d, layer).mean() for d in directions])
+        for effect, values, value, lower in (
+            ("bypass", drawn, observed[0], True),
+            ("induce", added, observed[1], False),
+        ):
+            p = null_p_value(value, values, lower=lower)
+            effects[effect, name] = Effect(values, p, beyond(p, draws))
+    zero = ZeroForm(
+        mean_of(run.read(test.positive, ablate(run.lm, vector))),
+        mean_of(run.kl(test.negative, ablate(run.lm, vector))),
+    )
+    return DirectionGate(
+        bypass=mean_of(bypass),
+        induce=mean_of(induce),
+        kl=mean_of(kl),
+        base=(mean_of(test.positive_values), mean_of(test.negative_values)),
+        chosen=chosen,
+        nulls=effects,
+        zero=zero,
+        candidates=tuple(candidates),
+        massive=str(massive_activations(run.lm)),
+        means=run.means,
+    )
+
+
+def _null_directions(
+    fitted: Fitted, chosen: GateCandidate, draws: int, seed: int
+) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    at = fitted.layers.index(chosen.layer), fitted.offsets.index(chosen.position)
+    states = [
+        side[:, at[0], at[1]].astype(np.float64) for side in (fitted.positive, fitted.negative)
+    ]
+    return {
+        "random": random_directions(states[0].shape[1], draws, rng),
+        "covariance-matched": covariance_matched_directions(states, draws, rng),
+    }
+
+
+def training_sides_of(
+    lm: LanguageModel, train: Mapping[str, Prompts], readout: Readout, batch_size: int
+) -> tuple[Sides, tuple[tuple[str, ...], tuple[str, ...]]]:
+    names = [
+        [group for group, part in train.items() for _ in getattr(part, side)]
+        for side in ("positive", "negative")
+    ]
+    pooled = Prompts(
+        [text for part in train.values() for text in part.positive],
+        [text for part in train.values() for text in part.negative],
+    )
+    kept: list[np.ndarray] = []
+    sides = sides_of(lm, pooled, readout, batch_size, FEWEST, "training", kept)
+    one, two = (tuple(np.array(n, object)[k].tolist()) for n, k in zip(names, kept, strict=True))
+    return sides, (one, two)
+
+
+def sides_of(
+    lm: LanguageModel,
+    prompts: Prompts,
+    readout: Readout,
+    batch_size: int,
+    fewest: int,
+    name: str,
+    kept: list[np.ndarray] | None = None,
+) -> Sides:
+    """The rows on the right side of 0.
+
+    Raises:
+        InputError: there are too few.
+    """
+    rows, values = [], []
+    for texts, sign, what in (
+        (prompts.positive, 1, "positive prompts has a readout above 0"),
+        (prompts.negative, -1, "negative prompts has a readout below 0"),
+    ):
+        encoded = [lm.chat.encode(text) for text in texts]
+        read = read_all(lm, encoded, readout, batch_size) if encoded else np.empty(0)
+        right = np.flatnonzero(sign * read > 0)
+        if len(right) < fewest:
+            raise InputError(
+                f"the direction gate cannot be tested: {len(right)} of {len(texts)} {name} {what}, "
+                f"and it needs {fewest}; the model shows too little of the behaviour, or give more "
+                "prompts"
+            )
+        rows.append([encoded[i] for i in right])
+        values.append(read[right])
+        if kept is not None:
+            kept.append(right)
+    return Sides(rows[0], rows[1], values[0], values[1])
+
+
+def fit_of(
+    lm: LanguageModel,
+    sides: Sides,
+    groups: tuple[tuple[str, ...], tuple[str, ...]],
+    layers: Sequence[int] | None,
+    positions: Sequence[int] | None,
+    batch_size: int,
+) -> Fitted:
+    rows = [*sides.positive, *sides.negative]
+    spans = [row.spans.get("post_instruction", slice(len(row) - 1, len(row))) for row in rows]
+    ending = max(
+        1,
+        min(
+            min(len(row) - span.start for row, span in zip(rows, spans, strict=True)),
+            min(map(len, rows)) - 1,
+        ),
+    )
+    usable = range(math.ceil(SHARE_OF_LAYERS * lm.n_layers))
+    if layers is None:
+        layers = [usable[i] for i in _evenly(len(usable), MOST_LAYERS)]
+    tried = tuple(listed_layers(lm, layers))
+    if positions is None:
+        positions = range(-ending, 0) if lm.n_layers <= MOST_LAYERS else (-1,)
+    offsets = tuple(positions)
+    if not offsets or not all(-min(map(len, rows)) <= one < 0 for one in offsets):
+        raise InputError(f"positions {list(offsets)}; count from the prompt's end: -1 is the last")
+
+    def at(row: Tokens) -> list[slice]:
+        return [slice(len(row) + one, len(row) + one + 1) for one in offsets]
+
+    states = [
+        collect(lm, part, layers=tried, positions=at, sites=[RESIDUAL_IN], batch_size=batch_size)[
+            RESIDUAL_IN
+        ]
+        for part in (sides.positive, sides.negative)
+    ]
+    means = token_means(lm, sides.negative, ending=ending, batch_size=batch_size)
+    return Fitted(means, tried, offsets, states[0], states[1], groups)
+
+
+def _distinct(fitted: Fitted, direction: np.ndarray, layer: int, offset: int) -> bool:
+    """Whether a difference is more than rounding: all prompts share the template's embeddings."""
+    at = fitted.layers.index(layer), fitted.offsets.index(offset)
+    typical = np.linalg.norm(fitted.positive[:, at[0], at[1]], axis=1).mean()
+    return bool(np.linalg.norm(direction) > 1e-6 * typical)
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` numbers below ``count``, evenly spread."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(most, count))})
