@@ -169,14 +169,15 @@ def _reference(lm: LanguageModel) -> tuple[StreamNorms, MassiveActivations]:
     if "stream norms" not in lm.found_out:
         rows = [lm.chat.encode(text) for text in SENTENCES]
         parts = [_norms(lm, row) for row in rows]
-        medians = (
+        into, out = (
             tuple(np.median(np.concatenate(side, axis=1), axis=1).tolist())
             for side in zip(*parts, strict=True)
         )
-        norms = StreamNorms(*medians, first_token=False)
+        norms = StreamNorms(into, out, first_token=False)
         limits = np.array([norms.limit_into(layer) for layer in range(lm.n_layers)])
-        first = all((into[:, 0] > limits).any() for into, _ in parts)
-        found = _examined(lm, [into for into, _ in parts], rows, norms)
+        entering = [entered for entered, _ in parts]
+        first = all((entered[:, 0] > limits).any() for entered in entering)
+        found = _examined(lm, entering, rows, norms)
         lm.found_out["stream norms"] = replace(norms, first_token=first), found
     known: tuple[StreamNorms, MassiveActivations] = lm.found_out["stream norms"]
     return known

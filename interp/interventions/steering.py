@@ -122,12 +122,11 @@ def intervene(
         )
     places = points(lm, chosen, sites)
     with ExitStack() as stack:
+        allowed: list[Chooses | None] = [None] * len(chosen)
         if positions is not None:
             columns = stack.enter_context(selecting(lm, positions))
             allowed = [lambda _hidden, _point: columns()] * len(chosen)
-        elif include_massive:
-            allowed = [None] * len(chosen)
-        else:
+        elif not include_massive:
             norms = stream_norms(lm)
             always = stack.enter_context(_first_tokens(lm, norms))
             allowed = [stack.enter_context(_sparing(lm, i, norms, always)) for i in chosen]
