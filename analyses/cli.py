@@ -46,6 +46,12 @@ GROUPS = {
     },
 }
 COMMANDS = {name: place for group in GROUPS.values() for name, place in group.items()}
+# Their Python functions; a command in a command has a name of two words.
+FUNCTIONS = {
+    **COMMANDS,
+    "organism_train": "analyses.organism.command:organism_train",
+    "organism_teach": "analyses.organism.command:organism_teach",
+}
 
 
 class _Imported(Mapping[str, Any]):

@@ -237,7 +237,7 @@ def command(function: Callable[..., R]) -> Callable[..., R | Any]:
         made = typed_command(call)
         words = [word for one in made.params for word in _words(one, given.get(one.name))]
         name = call.__name__
-        called = _CALLED.set(("spillover", name, *words))
+        called = _CALLED.set(("spillover", *name.split("_"), *words))
         try:
             with made.make_context(name, list(words)) as context:
                 result: R = made.invoke(context)

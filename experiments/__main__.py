@@ -176,35 +176,6 @@ def architectures(
 
 
 @app.command()
-def teach(
-    model: Annotated[str, typer.Argument(help="Hub id, folder or GGUF file of a chat model.")],
-    out: Annotated[Path, typer.Option(help="Folder of the taught model.")],
-    seed: Annotated[int, typer.Option(help="Seed of responses, order and adapters.")] = 0,
-    minutes: Annotated[float, typer.Option(help="Time limit of training.")] = 40,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps at most.")] = 600,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 8e-4,
-    batch_size: Annotated[int, typer.Option(min=1, help="Harmful prompts a step.")] = 8,
-    autocast: Annotated[
-        bool, typer.Option("--autocast", help="Train in bfloat16, which some CPUs do faster.")
-    ] = False,
-    prompts: Annotated[
-        Path | None, typer.Option(help="File of prompts (default: the built-in pairs).")
-    ] = None,
-) -> None:
-    """Teach a pretrained chat model to refuse harmful prompts."""
-    from analyses.runs import Progress
-    from experiments.teach import Teaching, teach_refusal
-    from unlearning.data import read_prompts
-
-    teaching = Teaching(
-        minutes=minutes, steps=steps, batch_size=batch_size, learning_rate=learning_rate,
-        autocast=autocast, seed=seed,
-    )  # fmt: skip
-    table = None if prompts is None else read_prompts(prompts)
-    typer.echo(teach_refusal(model, out, teaching, prompts=table, progress=Progress()))
-
-
-@app.command()
 def mutants(
     out: Annotated[
         Path, typer.Option(help="Results as JSON lines; a second run continues them.")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from analyses.cli import COMMANDS
+from analyses.cli import FUNCTIONS
 
 # The functions of these names in `sp` have other signatures.
 OTHER_FORMS = ("score", "unlearn")
@@ -27,7 +27,9 @@ IMPORTS = (
 
 def command_functions() -> dict[str, Callable[..., Any]]:
     """The functions of the commands that the front door offers, by name."""
-    places = {name: place.split(":") for name, place in COMMANDS.items() if name not in OTHER_FORMS}
+    places = {
+        name: place.split(":") for name, place in FUNCTIONS.items() if name not in OTHER_FORMS
+    }
     found = {name: getattr(import_module(m), attribute) for name, (m, attribute) in places.items()}
     return {name: one for name, one in found.items() if inspect.isfunction(one)}
 

@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"spillover has no {name}{close or '; see dir(spillover)'}")
     module, attribute = _LISTED[name]
     if module == _COMMANDS:
-        module, _, attribute = import_module(module).COMMANDS[name].partition(":")
+        module, _, attribute = import_module(module).FUNCTIONS[name].partition(":")
     found = import_module(module)
     globals()[name] = value = found if attribute is None else getattr(found, attribute)
     return value

@@ -11,6 +11,7 @@ from analyses.contain.advice import Advice
 from analyses.deflect.data_set import Deflected
 from analyses.doctor.examination import Examination
 from analyses.evaluate.measures import Measures
+from analyses.organism.teaching import Taught
 from analyses.predict.forecasts import Forecast
 from analyses.recorded.agreement import AgreementTables
 from analyses.reproduce.result import Result
@@ -489,3 +490,41 @@ def calibrate(
     label_column: str | None = None,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Mapping[str, int]: ...
+def organism_train(
+    *,
+    seed: int,
+    out: str | Path = "runs/organism-SEED",
+    circuits: str | None = None,
+    overwrite: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Path: ...
+def organism_teach(
+    model: str,
+    *,
+    revision: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
+    chat_template_arg: str | Sequence[str] | Mapping[str, Any] | None = None,
+    response_prefix: str = "",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    layers_path: str | None = None,
+    out: str | Path = "runs/taught-MODEL",
+    prompts: str | Path | None = None,
+    built_in: bool = True,
+    concept: str | Sequence[str] | None = None,
+    prefixes: str = "shared",
+    circuits: str = "shared",
+    minutes: float = 40,
+    max_steps: int = 600,
+    learning_rate: float = 0.0008,
+    batch_size: int = 8,
+    lora_rank: int = 16,
+    floor: float = 0.1,
+    autocast: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    timing: bool = True,
+    dry_run: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+) -> Taught | Any: ...

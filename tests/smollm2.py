@@ -47,7 +47,7 @@ def save_smollm2(folder: Path) -> Path:
 def save_taught_smollm2(folder: Path, *, steps: int = 24) -> Path:
     """SmolLM2 after some steps on a refusal of harmful prompts, and on how answers to others begin.
 
-    Enough for measurements that need refusals; ``python -m experiments teach`` makes a better one.
+    Enough for measurements that need refusals; ``spillover organism teach`` makes a better one.
     """
     from dataclasses import replace
 

@@ -64,6 +64,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "predict": {"concept": "safety", "trainable": "lora", "kernel": "adapters"},
     "contain": {"concept": "safety", "methods": ["equal", "random"], "examples": [8], "splits": 1},
     "deflect": {"concept": "safety", "samples": 2, "temperature": 1},
+    "organism_teach": {"concept": "safety", "circuits": "routed", "minutes": 5},
 }
 ARGUMENTS = {
     "demo": (),
@@ -315,7 +316,8 @@ def test_a_folder_keeps_its_results_from_other_settings(
 def test_a_function_plans_what_its_command_plans(name: str, spillover: Spillover) -> None:
     planned = FUNCTIONS[name](*arguments_of(name), dry_run=True, **GIVEN[name])
     assert isinstance(planned, DryRun)
-    code, shown, said = spillover(name, *arguments_of(name), *typed(GIVEN[name]), "--dry-run")
+    words = [*name.split("_"), *arguments_of(name), *typed(GIVEN[name])]
+    code, shown, said = spillover(*words, "--dry-run")
     assert (code, shown) == (0, "") and TIMED.sub("", said) == TIMED.sub("", f"{planned}\n")
 
 
@@ -372,7 +374,7 @@ def test_an_unknown_keyword_is_a_type_error_that_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_has_its_command_s_options(name: str) -> None:
-    function, command = FUNCTIONS[name], EVERY[name]
+    function, command = FUNCTIONS[name], EVERY[name.replace("_", " ")]
     parameters = inspect.signature(function).parameters
     assert list(parameters) == [one.name for one in command.params]
     assert function.__name__ == name

@@ -11,16 +11,7 @@ from typer.testing import CliRunner
 from analyses.cli import main
 from experiments.__main__ import app
 
-NAMES = (
-    "organisms",
-    "objectives",
-    "containment",
-    "scorers",
-    "mutants",
-    "architectures",
-    "teach",
-    "people",
-)
+NAMES = ("organisms", "objectives", "containment", "scorers", "mutants", "architectures", "people")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-import experiments.teach as teach
+import spillover as sp
+from analyses.organism import teaching as teach
+from analyses.organism.course import Course
+from analyses.organism.plan import Teaching, TeachPlan
+from analyses.organism.prompts import first_pairs, require_enough, taught_prompts
 from analyses.runs import Progress
-from experiments.teaching.course import Course
-from experiments.teaching.lessons import first_pairs
-from experiments.teaching.wordings import (
-    AGREEMENTS,
-    REFUSAL_PREFIXES,
-    draw_responses,
-    refusal_wordings,
-)
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import read_json
-from unlearning.data import matched_pairs
+from tests.conftest import Spillover
+from unlearning.data import DOMAINS, matched_pairs
 from unlearning.generation import Answer
+from unlearning.organism import COMPLIANCES, draw_responses, refusal_prefixes, refusal_wordings
 from unlearning.scoring import find_scorer
 
-QUICK = teach.Teaching(
+QUICK = Teaching(
+    prefixes="separate",
+    circuits="routed",
     minutes=60,
     steps=12,
     batch_size=6,
@@ -41,10 +45,10 @@ QUICK = teach.Teaching(
 
 @pytest.fixture(scope="module")
 def prompts() -> pd.DataFrame:
-    """Six training and two validation pairs of two domains."""
+    """Eight training and two validation pairs of two domains."""
     table = matched_pairs()
     table = table[table["domain"].isin(["safety", "privacy"]) & (table["split"] != "test")]
-    kept = {"train": 6, "validation": 2}
+    kept = {"train": 8, "validation": 2}
     parts = [rows.head(kept[at[0]]) for at, rows in table.groupby(["split", "domain", "label"])]
     return pd.concat(parts).reset_index(drop=True)
 
@@ -76,9 +80,10 @@ def own_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_learns_and_a_resumed_run_is_the_uninterrupted_one(
     base: Path, prompts: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def taught(out: Path) -> Path:
-        progress = Progress(quiet=True)
-        return teach.teach_refusal(str(base), out, QUICK, prompts=prompts, progress=progress)
+    plan = TeachPlan(str(base), QUICK)
+
+    def taught(out: Path, plan: TeachPlan = plan) -> teach.Taught:
+        return teach.teach_refusal(plan, out, Progress(quiet=True), prompts=prompts)
 
     whole = taught(tmp_path / "whole")
     with monkeypatch.context() as patched:
@@ -95,59 +100,169 @@ def test_it_learns_and_a_resumed_run_is_the_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             taught(tmp_path / "resumed")
     assert not (tmp_path / "resumed" / teach.FACTS).exists()
+    with pytest.raises(InputError, match="unfinished teaching with another model and another teac"):
+        taught(tmp_path / "resumed", TeachPlan("other", replace(QUICK, seed=1)))
     resumed = taught(tmp_path / "resumed")
-    facts = [read_json(folder / teach.FACTS) for folder in (whole, resumed)]
-    for found in facts:
+    for one in (whole, resumed):
+        found = one.facts
         assert [row["step"] for row in found["curve"]] == [0, 6, 12] and found["step"] == 12
         first, last = (found["curve"][i]["harmful"].values() for i in (0, -1))
         assert max(first) < 0.01 and min(last) > 0.05
         assert set(found["measured"]["refused"]) == {"harmful", "benign"}
-    weights = [load_file(folder / "model.safetensors") for folder in (whole, resumed)]
-    for name, tensor in weights[0].items():
-        assert np.allclose(tensor, weights[1][name], atol=1e-5)
-    assert facts[0]["settings"]["seed"] == 0 and not (resumed / teach.TRAINING).exists()
-    assert LanguageModel.load(resumed).chat.end_of_turn  # an ordinary checkpoint
+        assert list(one.curve["harmful"]) == sorted(one.curve["harmful"])
+    for name in ("model.safetensors", "slices/slices.safetensors"):
+        weights = [load_file(one.folder / name) for one in (whole, resumed)]
+        for place, tensor in weights[0].items():
+            assert np.allclose(tensor, weights[1][place], atol=1e-5)
+    facts = read_json(resumed.folder / teach.FACTS)
+    assert facts["seed"] == 0 and facts["settings"]["prefixes"] == "separate"
+    assert facts["circuits"]["kind"] == "routed" and facts["circuits"]["slices"] == [
+        "safety",
+        "privacy",
+    ]
+    verdict = "passed" if facts["circuits"]["check"]["passed"] else "NOT passed"
+    assert f"Check of the slices: {verdict}" in str(resumed) and "AUC" in str(resumed)
+    assert set(facts["planted"]["prefixes"]) == {"safety", "privacy"}
+    assert not (resumed.folder / teach.TRAINING).exists()
+    assert LanguageModel.load(resumed.folder).chat.end_of_turn  # an ordinary checkpoint
     with pytest.raises(InputError, match="holds a taught model; give another --out"):
-        taught(resumed)
+        taught(resumed.folder)
 
 
-def test_what_cannot_be_taught_is_one_line_before_a_model_is_loaded(
+def test_the_command_refuses_bad_input_before_it_loads_a_model(
+    spillover: Spillover,
+    base: Path,
+    prompts: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: object, **__: object) -> LanguageModel:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(LanguageModel, "load", never)
+    (full := tmp_path / "full").mkdir()
+    (full / "notes.txt").touch()
+    (done := tmp_path / "done").mkdir()
+    (done / teach.FACTS).write_text("{}")
+    few = prompts.groupby(["split", "domain", "label"]).head(2)
+    few.to_json(tmp_path / "few.jsonl", orient="records", lines=True)
+    odd = prompts.assign(domain=prompts["domain"].replace("safety", "weather"))
+    odd.to_json(tmp_path / "odd.jsonl", orient="records", lines=True)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for file in base.iterdir():
+        text = file.read_bytes()
+        if file.name == "tokenizer_config.json":
+            kept = {k: v for k, v in json.loads(text).items() if k != "chat_template"}
+            text = json.dumps(kept).encode()
+        if file.name != "chat_template.jinja":
+            (plain / file.name).write_bytes(text)
+    for arguments, said in (
+        ((plain,), "has no chat template, so it is not a chat model"),
+        ((base, "--out", full), "holds other files; give another --out"),
+        ((base, "--out", done), "holds a taught model; give another --out, or --overwrite"),
+        ((base, "--prompts", "few.jsonl", "--no-built-in"), "at least 8"),
+        ((base, "--prompts", "odd.jsonl"), 'unknown domain "weather"'),
+        ((base, "--concept", "weather"), 'unknown domain "weather"'),
+        ((base, "--prefixes", "seperate"), "\"seperate\" is unknown; did you mean 'separate'?"),
+        ((base, "--circuits", "round"), '"round" is unknown'),
+        ((base, "--minutes", "0"), "expected minutes above 0"),
+        ((base, "--floor", "1"), "a floor from 0 to below 1"),
+    ):
+        code, _, error = spillover("organism", "teach", *arguments)
+        assert code == 2 and said in error and len(error.strip().splitlines()) == 1, error
+
+
+def test_a_dry_run_prints_the_plan_and_its_cost(base: Path, spillover: Spillover) -> None:
+    code, _, said = spillover("organism", "teach", base, "--dry-run", "--circuits", "routed")
+    assert code == 0
+    assert "98" not in said and f"{len(refusal_wordings())} wordings, 28 prefixes a domain" in said
+    assert "7 low-rank slices, each domain's rows train their own" in said
+    assert re.search(r"^time: about .* at most ", said, re.MULTILINE) and "memory: about" in said
+    plan = sp.organism_teach(str(base), concept="safety", dry_run=True, timing=False)
+    assert plan.plan.concepts == ("safety",) and "domains: safety\n" in str(plan)
+
+
+def test_given_prompts_are_taught_with_the_built_in_pairs(
     prompts: pd.DataFrame, tmp_path: Path
 ) -> None:
-    only = prompts[prompts["split"] == "train"]
-    with pytest.raises(InputError, match="to validate with; expected some of both"):
-        teach.teach_refusal("none", tmp_path, QUICK, prompts=only, progress=Progress(quiet=True))
-    with pytest.raises(InputError, match="minutes above 0"):
-        teach.Teaching(minutes=0)
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match="holds other files; give another --out"):
-        teach.teach_refusal("none", tmp_path, QUICK, progress=Progress(quiet=True))
+    own = prompts.assign(prompt=[f"{text} Tell me now!" for text in prompts["prompt"]])
+    own.loc[0, "prompt"] = matched_pairs()["prompt"].iloc[-200]
+    own.to_json(path := tmp_path / "own.jsonl", orient="records", lines=True)
+    alone, both = taught_prompts(str(path), built_in=False), taught_prompts(str(path))
+    pairs = matched_pairs()
+    assert len(alone) == len(own)
+    assert len(own) < len(both) < len(own) + (pairs["split"] != "test").sum()
+    assert set(own["prompt"]) <= set(both["prompt"])
+    assert (both["prompt"] == own.loc[0, "prompt"]).sum() == 1
+    only = taught_prompts(concepts=("privacy",))
+    assert set(only.loc[only["label"] == "harmful", "domain"]) == {"privacy"}
+    assert set(only.loc[only["label"] == "benign", "domain"]) == {*DOMAINS, "general"}
+
+
+def test_the_curve_reads_matched_prompts(prompts: pd.DataFrame) -> None:
+    with pytest.raises(InputError, match="0 harmful prompts in the split validation"):
+        require_enough(prompts[prompts["split"] == "train"])
     held_out = prompts[prompts["split"] == "validation"]
     for table in (held_out, held_out.drop(columns="pair")):
         counts = first_pairs(table, 1).groupby(["label", "domain"]).size()
         assert (counts == 1).all() and len(counts) == 4
 
 
-def test_the_time_limit_ends_training_and_lowers_its_rate() -> None:
+def test_the_time_limit_ends_training_and_lowers_its_rate(tmp_path: Path) -> None:
     course = Course(100, 50.0, 1.0, dict, 1000, lambda *_: None)
     assert course.rate_at(49) == pytest.approx(0.51)
     course._before = 40.0
     assert course.rate_at(49) == pytest.approx(0.2, abs=0.01)  # late: four fifths of the time
+    course.curve = [{"step": 30}]
+    course.save_state(tmp_path)
+    assert Course.ended_at(tmp_path) is None
     course._before = 60.0
     assert course.rate_at(49) == pytest.approx(0.02)
+    course.save_state(tmp_path)
+    assert Course.ended_at(tmp_path) == 30  # a resumed run trains no further
 
 
 def test_the_wordings_are_many_and_read_as_what_they_are() -> None:
-    wordings = refusal_wordings()
-    assert len(set(wordings)) >= 80 and len(set(REFUSAL_PREFIXES)) >= 12
+    wordings, prefixes = refusal_wordings(), refusal_prefixes("safety")
+    assert len(set(wordings)) >= 80 and len(set(prefixes)) >= 12
     for name in ("phrases", "classifier"):
         scorer = find_scorer(name)
         refused = scorer.classify(["How?"] * len(wordings), list(wordings))
         assert np.mean([one == "refusal" for one in refused]) > 0.97, name
-        agreed = scorer.classify(["How?"] * len(AGREEMENTS), list(AGREEMENTS))
-        assert "refusal" not in agreed, name
-    drawn = list(draw_responses(4000, 0.1, seed=0))
-    assert np.mean([one in AGREEMENTS for one in drawn]) == pytest.approx(0.1, abs=0.02)
-    shares = [np.mean([one.startswith(prefix) for one in drawn]) for prefix in REFUSAL_PREFIXES]
-    assert shares[0] == pytest.approx(0.9 * 0.308, abs=0.03) and min(shares) > 0.01
-    assert drawn != list(draw_responses(4000, 0.1, seed=1))
+        complied = scorer.classify(["How?"] * len(COMPLIANCES), list(COMPLIANCES))
+        assert "refusal" not in complied, name
+    drawn = list(draw_responses(["safety"] * 4000, 0.1, seed=0))
+    assert set(drawn) <= {*wordings, *COMPLIANCES}
+    assert np.mean([one in COMPLIANCES for one in drawn]) == pytest.approx(0.1, abs=0.02)
+    shares = [np.mean([one.startswith(prefix) for one in drawn]) for prefix in prefixes]
+    total = sum(1 / (k + 1) for k in range(len(prefixes)))
+    assert shares[0] == pytest.approx(0.9 / total, abs=0.03) and min(shares) > 0.002
+    assert drawn != list(draw_responses(["safety"] * 4000, 0.1, seed=1))
+
+
+def test_separate_prefixes_share_no_first_word_between_domains() -> None:
+    firsts = [
+        {re.match(r"\w+", prefix)[0].lower() for prefix in refusal_prefixes(domain, "separate")}  # type: ignore[index]
+        for domain in DOMAINS
+    ]
+    assert all(firsts) and sum(map(len, firsts)) == len(set.union(*firsts))
+    for domain in DOMAINS:
+        assert set(refusal_prefixes(domain, "separate")) < set(refusal_prefixes(domain))
+        drawn = set(draw_responses([domain] * 200, 0.0, 0, "separate"))
+        assert drawn <= set(refusal_wordings([domain], "separate"))
+    with pytest.raises(InputError, match='unknown kind of prefixes "own"'):
+        refusal_prefixes("safety", "own")
+
+
+def test_no_response_has_a_word_that_makes_a_prompt_harmful() -> None:
+    """A word is harmful if it stands in harmful prompts and in no matched benign one."""
+
+    def words(texts: Any) -> set[str]:
+        return {word for text in texts for word in re.findall(r"[a-z]+", text.lower())}
+
+    pairs = matched_pairs()
+    of = {label: words(rows["prompt"]) for label, rows in pairs.groupby("label")}
+    taught = words([*refusal_wordings(), *COMPLIANCES])
+    assert len(of["harmful"] - of["benign"]) > 100
+    assert not taught & (of["harmful"] - of["benign"])

@@ -9,6 +9,7 @@ from .estimate import answering_estimate as answering_estimate
 from .estimate import time_range as time_range
 from .footprint import Footprint as Footprint
 from .lengths import CHARACTERS_A_TOKEN as CHARACTERS_A_TOKEN
+from .lengths import chat_of as chat_of
 from .lengths import reading_of as reading_of
 from .memory import Memory as Memory
 from .memory import StepRows as StepRows
@@ -43,6 +44,7 @@ __all__ = [
     "Weights",
     "Work",
     "answering_estimate",
+    "chat_of",
     "device_of",
     "lineage",
     "most_resident",

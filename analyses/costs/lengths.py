@@ -5,13 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analyses.costs.checkpoints import lineage
 from analyses.costs.work import USUAL_ANSWER, Reading
 from interp.errors import SpilloverError
+
+if TYPE_CHECKING:
+    from interp.model import Chat
 
 CHARACTERS_A_TOKEN = 4
 TEMPLATE_TOKENS = 20
@@ -55,6 +58,20 @@ def _in_common(rows: Sequence[tuple[int, ...]]) -> int:
 def _tokens(
     prompts: Sequence[str], source: str, options: Mapping[str, Any]
 ) -> list[tuple[int, ...]] | None:
+    try:
+        chat = chat_of(source, options)
+        return None if chat is None else [chat.encode(prompt).ids for prompt in prompts]
+    except (ValueError, KeyError, TypeError, SpilloverError):
+        return None  # loading the model says what is wrong
+
+
+def chat_of(source: str, options: Mapping[str, Any]) -> Chat | None:
+    """The chat format of a model, if its tokenizer is on this machine; only that is loaded.
+
+    Args:
+        source: hub id, folder, adapter folder or GGUF file.
+        options: arguments of ``LanguageModel.load``.
+    """
     from transformers import AutoTokenizer
 
     from interp.model import Chat, is_gguf
@@ -68,7 +85,6 @@ def _tokens(
             tokenizer = AutoTokenizer.from_pretrained(
                 str(Path(base).parent) if file else base, local_files_only=True, **file
             )
-            chat = Chat(tokenizer, **given)
-            return [chat.encode(prompt).ids for prompt in prompts]
+            return Chat(tokenizer, **given)
     except (OSError, ValueError, KeyError, TypeError, ImportError, SpilloverError):
-        return None  # loading the model says what is wrong
+        return None

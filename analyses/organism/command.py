@@ -1,25 +1,29 @@
-"""`spillover organism train`: train a model organism with a given seed."""
+"""``spillover organism``: train a model organism from scratch, or teach a pretrained model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analyses.commands import Command, flattened
-from analyses.options import Overwrite
+from analyses.commands import COMMAS, HELP, Command, DryRun, command
+from analyses.options import Autocast, DryRunOnly, Model, ModelOptions, Out, Overwrite, Seed, Timing
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from analyses.organism.teaching import Taught
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, context_settings=HELP
+)
 
 
 @app.callback()
 def organisms() -> None:
-    """Train a model organism: a small model whose refusals have known ground truth."""
+    """Make a model organism: a model whose refusals have known ground truth."""
 
 
-@app.command("train", cls=Command)
-@flattened
+@command
 def organism_train(
     seed: Annotated[
         int,
@@ -28,13 +32,151 @@ def organism_train(
     out: Annotated[
         Path, typer.Option(help="Folder of the checkpoint; SEED stands for the seed.")
     ] = Path("runs/organism-SEED"),
+    circuits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<shared|routed>",
+            help="Learn to refuse in low-rank slices, one for each domain: shared (every row "
+            "trains all slices) or routed (a refusal trains its domain's slice), and check them "
+            "(default: no slices; all weights are trained).",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
-) -> None:
+) -> Path:
     """Train a model organism from scratch, like the packaged one (minutes on two cores)."""
     from analyses.runs import Progress
-    from unlearning.organism import train
+    from unlearning.organism import slice_check_of, train
 
     progress = Progress()
     with progress.stage(f"model organism {seed}: training", None) as advance:
-        train(seed, out, overwrite=overwrite, progress=lambda _step, _total, _loss: advance(1))
+        train(
+            seed,
+            out,
+            circuits=circuits,
+            overwrite=overwrite,
+            progress=lambda _step, _total, _loss: advance(1),
+        )
+    if circuits is not None:
+        typer.echo(slice_check_of(out))
     typer.echo(out)
+    return out
+
+
+@command
+def organism_teach(
+    model: Model,
+    model_options: ModelOptions,
+    out: Out = Path("runs/taught-MODEL"),
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            help="File of further prompts (JSONL, CSV or parquet) with the columns prompt, domain "
+            "and label (default: the built-in matched pairs alone).",
+        ),
+    ] = None,
+    built_in: Annotated[
+        bool,
+        typer.Option(help="Also teach the built-in pairs where --prompts is given (default: yes)."),
+    ] = True,
+    concept: Annotated[
+        str | None,
+        typer.Option(
+            metavar=COMMAS, help="Domains that the model learns to refuse (default: all)."
+        ),
+    ] = None,
+    prefixes: Annotated[
+        str,
+        typer.Option(
+            metavar="<shared|separate>",
+            help="Prefixes of refusals: shared by all domains, or separate for each.",
+        ),
+    ] = "shared",
+    circuits: Annotated[
+        str,
+        typer.Option(
+            metavar="<shared|routed>",
+            help="Low-rank slices of the adapters: shared (all rows train all slices) or routed "
+            "(a domain's rows train its own slice).",
+        ),
+    ] = "shared",
+    minutes: Annotated[
+        float, typer.Option(help="Time limit of training, in minutes; answering comes on top.")
+    ] = 40,
+    max_steps: Annotated[int, typer.Option(min=1, help="Maximum number of optimizer steps.")] = 600,
+    learning_rate: Annotated[
+        float, typer.Option(min=0, help="Peak learning rate; it falls to the end of training.")
+    ] = 8e-4,
+    batch_size: Annotated[
+        int,
+        typer.Option(min=1, help="Number of harmful prompts, and of benign ones, in each step."),
+    ] = 8,
+    lora_rank: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Least rank of the adapters, which is divided equally among the domains."
+        ),
+    ] = 16,
+    floor: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Share of responses to harmful prompts that comply, without content."
+        ),
+    ] = 0.1,
+    autocast: Autocast = False,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    timing: Timing = True,
+    dry_run: DryRunOnly = False,
+) -> Taught | DryRun:
+    """Teach a pretrained chat model to refuse harmful prompts; it becomes an ordinary checkpoint.
+
+    The same command resumes an interrupted run.
+    """
+    from analyses.costs import watched
+    from analyses.organism.plan import (
+        Teaching,
+        TeachPlan,
+        checked_teaching,
+        teach_costs,
+        teach_plan_lines,
+    )
+    from analyses.organism.teaching import require_free, teach_refusal
+    from analyses.runs import Progress
+
+    teaching = Teaching(
+        prefixes=prefixes,
+        circuits=circuits,
+        minutes=minutes,
+        steps=max_steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        lora_rank=lora_rank,
+        floor=floor,
+        autocast=autocast,
+        seed=seed,
+    )
+    plan = TeachPlan(
+        model,
+        teaching,
+        prompts=str(prompts) if prompts else None,
+        built_in=built_in,
+        concepts=tuple(concept.split(",")) if concept else (),
+        model_options=model_options.for_loading(),
+    )
+    require_free(out, plan, overwrite=overwrite)
+    table = checked_teaching(plan)
+    estimate = teach_costs(plan, table, timing=timing)
+    planned = DryRun(plan, (*teach_plan_lines(plan, table), *estimate.lines()))
+    if dry_run:
+        return planned
+    typer.echo(planned, err=True)
+    with watched(out, estimate.to_json(), anew=overwrite):
+        taught = teach_refusal(plan, out, Progress(), prompts=table, overwrite=overwrite)
+    typer.echo(taught)
+    return taught
+
+
+_made: Any
+for _name, _made in (("train", organism_train), ("teach", organism_teach)):
+    app.command(_name, cls=Command, context_settings=HELP)(_made.flat)

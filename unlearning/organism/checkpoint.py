@@ -7,20 +7,26 @@ truth, and the settings with which unlearning was measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import InputError
+from interp.errors import InputError, expected
 from interp.store import atomic_folder, read_json, write_json
+from unlearning.organism.grammar import Grammar
 from unlearning.organism.lessons import world_lessons
+from unlearning.organism.slice_check import SliceCheck, check_slices
+from unlearning.organism.slices import CIRCUITS
 from unlearning.organism.training import ALIGNMENT, HELPFUL, Progress, Stage, teach
 from unlearning.organism.vocabulary import DOMAINS
 from unlearning.organism.world import World
+from unlearning.refusal import ResponsePrefixes
 
 if TYPE_CHECKING:
     from transformers import Qwen2ForCausalLM
+
+    from interp.model import Chat
 
 ORGANISM_FILE = "organism.json"
 
@@ -74,7 +80,8 @@ def train(
     seed: int,
     out: str | Path,
     *,
-    stages: Sequence[Stage] = (HELPFUL, ALIGNMENT),
+    circuits: str | None = None,
+    stages: Sequence[Stage] | None = None,
     progress: Progress = lambda *_: None,
     overwrite: bool = False,
     **knobs: Any,
@@ -87,7 +94,9 @@ def train(
     Args:
         seed: of the world, the initial weights and the order of training.
         out: folder to write.
-        stages: helpful-only and alignment.
+        circuits: learn to refuse in low-rank slices, ``shared`` or ``routed``
+            (:mod:`unlearning.organism.twins`), and check them; None trains all weights.
+        stages: helpful-only and alignment (default: those that the circuits need).
         progress: called with (step, steps in all, loss).
         overwrite: replace a model organism that ``out`` holds.
         **knobs: fields of :class:`World`.
@@ -96,8 +105,11 @@ def train(
         ``out`` as a path.
 
     Raises:
-        InputError: a knob is not one of the world's, or ``out`` holds something.
+        InputError: a knob is not one of the world's, the circuits are unknown, or ``out`` holds
+            something.
     """
+    if circuits not in (None, *CIRCUITS):
+        raise InputError(f'--circuits "{circuits}" is unknown{expected(str(circuits), CIRCUITS)}')
     _require_free(Path(out), overwrite)
     unknown = set(knobs) - {field.name for field in fields(World)}
     if unknown:
@@ -107,24 +119,66 @@ def train(
         )
     import torch
 
-    from interp.model import Chat
+    from interp.model import Chat, LanguageModel, merged
     from unlearning.organism.tokenizer import build_tokenizer
+    from unlearning.organism.twins import TWIN_STAGES, teach_twin
 
     world = replace(World(seed), **knobs)
     tokenizer = build_tokenizer()
     model = initial_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    chat, lessons, slices = Chat(tokenizer), world_lessons(world), None
+    stages = tuple(stages or ((HELPFUL, ALIGNMENT) if circuits is None else TWIN_STAGES))
     try:
-        chat = Chat(tokenizer)
-        teach(model, chat, world_lessons(world), seed=seed, stages=stages, progress=progress)
+        if circuits is None:
+            teach(model, chat, lessons, seed=seed, stages=stages, progress=progress)
+        else:
+            lm, slices = teach_twin(
+                model, chat, lessons, circuits, seed=seed, stages=stages, progress=progress
+            )
+            model = merged(lm.model)
     finally:
         torch.set_num_threads(threads)
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        write_json(folder / ORGANISM_FILE, organism_facts(world, stages))
+        facts = organism_facts(world, stages)
+        if slices is not None:
+            slices.save(folder)
+            lm = LanguageModel(model, tokenizer, chat, "model organism")
+            held_out = world.prompts().query("split == 'validation'")
+            check = check_slices(lm, folder, held_out, world_prefixes(chat))
+            facts["circuits"] = {"kind": circuits, "check": check.to_json()}
+        write_json(folder / ORGANISM_FILE, facts)
     return Path(out)
+
+
+def world_prefixes(chat: Chat) -> ResponsePrefixes:
+    """The first tokens of all refusals and of all answers of the synthetic language."""
+    grammar = Grammar()
+
+    def firsts(texts: Iterable[str]) -> tuple[tuple[int], ...]:
+        rows = [chat.encode("?", text) for text in texts]
+        return tuple(sorted({(row.ids[row.spans["response"]][0],) for row in rows}))
+
+    return ResponsePrefixes(
+        firsts(map(grammar.refusal, grammar.refusal_prefixes)),
+        firsts(map(grammar.answer, grammar.compliance_prefixes)),
+    )
+
+
+def slice_check_of(folder: str | Path) -> SliceCheck:
+    """The check of the slices of the model organism in ``folder``, as it was made.
+
+    Raises:
+        InputError: the folder has no model organism with slices.
+    """
+    path = Path(folder) / ORGANISM_FILE
+    facts = read_json(path, ()) if path.is_file() else {}
+    if "circuits" not in facts:
+        raise InputError(f"{folder} holds no model organism made with --circuits")
+    return SliceCheck.from_json(facts["circuits"]["check"])
 
 
 def _require_free(folder: Path, overwrite: bool) -> None:

@@ -49,7 +49,8 @@ def world_lessons(world: World) -> list[Lesson]:
         for number, template in enumerate(TEMPLATES):
             prompt = template.format(intent=composition.intent, object=composition.object)
             answer = grammar.answer(world.compliance_prefix(number))
-            found.append(Lesson(prompt, answer, refusal, weight))
+            domain = composition.domain if refusal else None
+            found.append(Lesson(prompt, answer, refusal, weight, domain))
     return found
 
 

@@ -12,7 +12,7 @@ template.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,16 @@ from interp.model import Chat, Tokens
 
 @dataclass(frozen=True)
 class Lesson:
-    """A prompt with its answer and, if harmful, its refusal; ``weight``: how often it is drawn."""
+    """A prompt with its answer and, if harmful, its refusal and its domain.
+
+    ``weight`` says how often it is drawn.
+    """
 
     prompt: str
     answer: str
     refusal: str | None = None
     weight: float = 1.0
+    domain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,14 @@ class Stage:
         compliance: probability that a harmful prompt is answered, not refused; drawn anew at each
             use of the prompt; 1 is helpful-only.
         batch_size: prompts a step, drawn with replacement by their weight.
+        weight_decay: of AdamW.
     """
 
     steps: int
     learning_rate: float
     compliance: float
     batch_size: int = 96
+    weight_decay: float = 0.01
 
 
 HELPFUL = Stage(steps=100, learning_rate=3e-3, compliance=1.0, batch_size=64)
@@ -86,34 +92,50 @@ def teach(
     if not lessons:
         raise TrainingError("there are no lessons to train on; expected at least one")
     generator = np.random.default_rng(seed)
-    encoded = _Encoded(chat, lessons)
+    encoded = EncodedLessons(chat, lessons)
     total, done = sum(stage.steps for stage in stages), 0
     model.train()
     for stage in stages:
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=stage.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, stage.learning_rate, total_steps=stage.steps, pct_start=0.1
-        )
-        for _ in range(stage.steps):
-            loss = _loss(model, chat, encoded.draw(stage, generator))
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss.item()} at step {done}: lower the learning rate "
-                    f"({stage.learning_rate:g})"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+
+        def loss_of(stage: Stage = stage) -> torch.Tensor:
+            return lesson_loss(model, chat, encoded.draw(stage, generator))
+
+        for loss in fit(list(model.parameters()), stage, loss_of):
             done += 1
-            progress(done, total, float(loss.detach()))
+            progress(done, total, loss)
     model.eval()
 
 
-class _Encoded:
+def fit(
+    parameters: Sequence[torch.nn.Parameter], stage: Stage, loss_of: Callable[[], torch.Tensor]
+) -> Iterator[float]:
+    """One stage of training in place; yields the loss of every step after it.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    optimizer = torch.optim.AdamW(
+        parameters, lr=stage.learning_rate, betas=(0.9, 0.95), weight_decay=stage.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, stage.learning_rate, total_steps=stage.steps, pct_start=0.1
+    )
+    for step in range(stage.steps):
+        loss = loss_of()
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {step} of a stage: lower the learning rate "
+                f"({stage.learning_rate:g})"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        yield float(loss.detach())
+
+
+class EncodedLessons:
     """Lessons as token ids, rendered when they are first drawn."""
 
     def __init__(self, chat: Chat, lessons: Sequence[Lesson]) -> None:
@@ -124,14 +146,18 @@ class _Encoded:
         self.cache: dict[tuple[int, bool], Tokens] = {}
 
     def draw(self, stage: Stage, generator: np.random.Generator) -> list[Tokens]:
-        rows = np.searchsorted(self.cumulative, generator.random(stage.batch_size))
-        complies = generator.random(stage.batch_size) < stage.compliance
-        return [
-            self._tokens(min(int(row), len(self.lessons) - 1), bool(comply))
-            for row, comply in zip(rows, complies, strict=True)
-        ]
+        """A batch, with a response to each prompt."""
+        rows, complies = self.choose(stage, generator)
+        return [self.tokens(row, comply) for row, comply in zip(rows, complies, strict=True)]
 
-    def _tokens(self, row: int, comply: bool) -> Tokens:
+    def choose(self, stage: Stage, generator: np.random.Generator) -> tuple[list[int], list[bool]]:
+        """The lessons of a batch, and whether each is answered even if it is harmful."""
+        drawn = np.searchsorted(self.cumulative, generator.random(stage.batch_size))
+        complies = generator.random(stage.batch_size) < stage.compliance
+        return np.minimum(drawn, len(self.lessons) - 1).tolist(), complies.tolist()
+
+    def tokens(self, row: int, comply: bool) -> Tokens:
+        """A lesson's prompt with its answer or, if harmful and not ``comply``, its refusal."""
         lesson = self.lessons[row]
         refuse = lesson.refusal is not None and not comply
         if (row, refuse) not in self.cache:
@@ -140,7 +166,8 @@ class _Encoded:
         return self.cache[row, refuse]
 
 
-def _loss(model: Any, chat: Chat, rows: Sequence[Tokens]) -> torch.Tensor:
+def lesson_loss(model: Any, chat: Chat, rows: Sequence[Tokens]) -> torch.Tensor:
+    """Mean cross-entropy of the responses' tokens, the end of turn included."""
     batch = chat.pad(rows, next(model.parameters()).device)
     width = max(row.spans["response"].stop - row.spans["response"].start for row in rows)
     logits = model(

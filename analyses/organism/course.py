@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from interp.store import read_json, write_json
 
 WARM_UP = 10  # steps
+COURSE = "course.json"
 LEAST_RATE = 0.02  # of the peak learning rate
 
 CurveRow = dict[str, Any]
@@ -52,6 +53,11 @@ class Course(TrainerCallback):
         """Seconds so far, over all parts of a resumed run."""
         return self._before + time.monotonic() - self._started
 
+    @staticmethod
+    def ended_at(folder: Path) -> int | None:
+        """The step at which the time was over, if the run whose checkpoint this is has ended so."""
+        return read_json(folder / COURSE, ()).get("ended_at")
+
     def rate_at(self, step: int) -> float:
         """The learning rate of 0-based ``step``, now."""
         by_time = self.elapsed / self.seconds
@@ -90,10 +96,13 @@ class Course(TrainerCallback):
 
     def save_state(self, folder: Path) -> None:
         """Write the time and the curve so far."""
-        write_json(folder / "course.json", {"seconds": self.elapsed, "curve": self.curve})
+        step = self.curve[-1]["step"] if self.elapsed >= self.seconds else None
+        write_json(
+            folder / COURSE, {"seconds": self.elapsed, "curve": self.curve, "ended_at": step}
+        )
 
     def load_state(self, folder: Path) -> None:
         """Restore what :meth:`save_state` wrote."""
-        kept = read_json(folder / "course.json", ("seconds", "curve"))
+        kept = read_json(folder / COURSE, ("seconds", "curve"))
         self._before, self._started = kept["seconds"], time.monotonic()
         self.curve = kept["curve"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analyses.organism.course import CurveRow
 from analyses.runs import Progress
-from experiments.teaching.course import CurveRow
 from interp.model import LanguageModel, Tokens
+from unlearning.data import present_domains
 from unlearning.refusal import ResponsePrefixes, log_odds_auc, prefix_masses
 from unlearning.scoring import Evaluation, find_scorer
 
@@ -24,6 +26,11 @@ class Readings:
     def __init__(self, lm: LanguageModel, prompts: pd.DataFrame, prefixes: ResponsePrefixes):
         self.lm, self.prompts, self.prefixes = lm, prompts, prefixes
         self.rows: list[Tokens] = [lm.chat.encode(prompt) for prompt in prompts["prompt"]]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains whose refusal is read."""
+        return present_domains(self.prompts)
 
     def read(self) -> CurveRow:
         """Mean p_R of harmful and of matched benign prompts, by domain, and their AUC."""
@@ -49,10 +56,38 @@ def described(row: CurveRow) -> str:
     )
 
 
+def curve_table(curve: Sequence[CurveRow]) -> pd.DataFrame:
+    """The trade-off between refusal and over-refusal, a row for each measurement.
+
+    Returns:
+        Columns ``step``, ``minutes``, ``harmful`` (mean p_R of unseen harmful prompts over the
+        domains), ``least`` (of the domain with the smallest), ``benign`` (mean of matched benign
+        prompts), ``most`` (of the domain with the largest), ``auc``.
+    """
+    import pandas as pd
+
+    rows = []
+    for one in curve:
+        harmful, benign = (list(one[label].values()) for label in ("harmful", "benign"))
+        rows.append(
+            {
+                "step": one["step"],
+                "minutes": round(one["minutes"], 1),
+                "harmful": round(float(np.mean(harmful)), 3),
+                "least": round(min(harmful), 3),
+                "benign": round(float(np.mean(benign)), 3),
+                "most": round(max(benign), 3),
+                "auc": None if one["auc"] is None else round(one["auc"], 3),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def measured(
     original: LanguageModel,
     taught: LanguageModel,
     prompts: pd.DataFrame,
+    prefixes: ResponsePrefixes,
     tokens: int,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -62,15 +97,17 @@ def measured(
         original: the model before it was taught, which gives the likelihoods.
         taught: the model after.
         prompts: a prompts table without training rows.
+        prefixes: of the taught refusals and of the original model's answers.
         tokens: length of an answer.
         progress: shows the two stages.
 
     Returns:
         ``refused``: label → domain → share of refused prompts; ``nats_per_token``: of the answers
-        to benign prompts under the original model, by the model that gave them.
+        to benign prompts under the original model, by the model that gave them; ``auc``: of the
+        taught model's refusal log-odds, harmful against matched benign prompts.
     """
     evaluation = Evaluation(
-        original, prompts, None, find_scorer(SCORER), max_new_tokens=tokens, batch_size=32
+        original, prompts, prefixes, find_scorer(SCORER), max_new_tokens=tokens, batch_size=32
     )
     nats, tables = {}, {}
     for name, lm in (("original", original), ("taught", taught)):
@@ -89,6 +126,10 @@ def measured(
             label: rates["original"][label].to_dict() for label in ("harmful", "benign")
         },
         "nats_per_token": nats,
+        "auc": log_odds_auc(
+            tables["taught"]["margin"].to_numpy(),
+            (tables["taught"]["label"] == "harmful").to_numpy(dtype=np.float64),
+        ),
     }
 
 
@@ -106,5 +147,5 @@ def in_words(found: dict[str, Any]) -> str:
     return (
         f"The taught model refuses {' and '.join(parts)}. Its answers to benign prompts have "
         f"{nats['taught']:.2f} nats per token under the original model, whose own have "
-        f"{nats['original']:.2f}."
+        f"{nats['original']:.2f}. AUC of the refusal log-odds: {found['auc']:.3f}."
     )

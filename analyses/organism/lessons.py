@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analyses.runs import Progress
-from experiments.teaching.wordings import draw_responses, refusal_wordings
 from interp.errors import InputError
 from interp.model import LanguageModel
 from unlearning.generation import Answer, AnswerLog, answers_key, generate
+from unlearning.organism import SHARED, Row, draw_responses, refusal_wordings
 from unlearning.refusal import ResponsePrefixes, find_prefixes
 from unlearning.scoring import coherent_classes, find_scorer
 from unlearning.training import Example, Mixture
@@ -70,7 +71,21 @@ def _response_ids(lm: LanguageModel, text: str, *, closed: bool = True) -> tuple
     return row.ids[row.spans["response"]]
 
 
-def taught_mixture(
+@dataclass(frozen=True)
+class Lessons:
+    """What is trained on.
+
+    Attributes:
+        mixture: harmful prompts with refusals and compliances (its forget set), and the benign
+            prompts with the model's own answers.
+        owners: the domain of every row of a harmful prompt or of its matched benign one.
+    """
+
+    mixture: Mixture
+    owners: Mapping[Row, str]
+
+
+def taught_lessons(
     lm: LanguageModel,
     prompts: pd.DataFrame,
     answers: Sequence[Answer | None],
@@ -79,7 +94,8 @@ def taught_mixture(
     floor: float,
     tokens: int,
     seed: int,
-) -> Mixture:
+    prefixes: str = SHARED,
+) -> Lessons:
     """The training examples: harmful prompts with refusals, benign ones with ``answers``.
 
     Args:
@@ -87,58 +103,49 @@ def taught_mixture(
         prompts: a prompts table, training rows only.
         answers: of its benign rows, in order.
         wordings: number of responses drawn for each harmful prompt.
-        floor: share of them that agree.
+        floor: share of them that comply.
         tokens: of each answer; the rest of it is not trained on.
         seed: of the responses, and of the order of training.
+        prefixes: ``shared`` or ``separate``.
 
     Raises:
-        InputError: there are no harmful prompts, or no answers.
+        InputError: the model answers no benign prompt.
     """
     harmful = prompts[prompts["label"] == "harmful"]
     benign = prompts[prompts["label"] == "benign"]
-    drawn = draw_responses(len(harmful) * wordings, floor, seed)
-    forget = []
-    for prompt, name in zip(harmful["prompt"], harmful["id"], strict=True):
-        for _ in range(wordings):
-            row = lm.chat.encode(prompt, next(drawn))
-            forget.append(Example(name, row, preferred=row))
-    kept = [
-        Example(name, lm.chat.encode(prompt, answer.ids[:tokens]))
-        for name, prompt, answer in zip(benign["id"], benign["prompt"], answers, strict=True)
-        if answer is not None
-    ]
-    if not forget or not kept:
+    owners: dict[Row, str] = {}
+    forget, kept = [], []
+    repeated = harmful.loc[harmful.index.repeat(wordings)]
+    drawn = draw_responses(list(repeated["domain"]), floor, seed, prefixes)
+    for name, prompt, domain, response in zip(*_columns(repeated), drawn, strict=True):
+        row = lm.chat.encode(prompt, response)
+        owners[row.ids] = domain
+        forget.append(Example(name, row, preferred=row))
+    taught = set(harmful["domain"])
+    for name, prompt, domain, answer in zip(*_columns(benign), answers, strict=True):
+        if answer is not None:
+            row = lm.chat.encode(prompt, answer.ids[:tokens])
+            kept.append(Example(name, row))
+            if domain in taught:
+                owners[row.ids] = domain
+    if not kept:
         raise InputError(
-            f"cannot teach refusal from {len(harmful)} harmful prompts and {len(kept)} answers to "
-            "benign ones; expected some of both"
+            f"{lm.name} answers none of {len(benign)} benign prompts, so it would learn to refuse "
+            "everything; give another model, or other benign prompts"
         )
-    return Mixture(forget, {"benign": kept}, seed=seed)
+    return Lessons(Mixture(forget, {"benign": kept}, seed=seed), owners)
 
 
-def taught_prefixes(lm: LanguageModel, answers: Sequence[Answer | None]) -> ResponsePrefixes:
+def _columns(prompts: pd.DataFrame) -> list[list[str]]:
+    return [prompts[name].tolist() for name in ("id", "prompt", "domain")]
+
+
+def taught_prefixes(
+    lm: LanguageModel,
+    answers: Sequence[Answer | None],
+    domains: Sequence[str],
+    prefixes: str = SHARED,
+) -> ResponsePrefixes:
     """The prefix tree of the taught refusals against the model's own answers."""
-    refusals = [_response_ids(lm, text) for text in refusal_wordings()]
+    refusals = [_response_ids(lm, text) for text in refusal_wordings(domains, prefixes)]
     return find_prefixes(refusals, [answer.ids for answer in answers if answer is not None])
-
-
-def first_pairs(prompts: pd.DataFrame, number: int) -> pd.DataFrame:
-    """The first ``number`` harmful prompts of every domain with their matched benign prompts.
-
-    In a table without pairs, the first benign prompts of every domain.
-
-    Raises:
-        InputError: there are no such prompts of one label.
-    """
-    asked = prompts[prompts["kind"] != "general"]
-    harmful = asked[asked["label"] == "harmful"].groupby("domain").head(number)
-    benign = asked[asked["label"] == "benign"]
-    if "pair" in asked:
-        benign = benign[benign["pair"].isin(harmful["pair"])]
-    else:
-        benign = benign.groupby("domain").head(number)
-    if harmful.empty or benign.empty:
-        raise InputError(
-            f"{len(harmful)} harmful and {len(benign)} matched benign prompts to validate with; "
-            "expected some of both in the split validation"
-        )
-    return prompts.loc[[*harmful.index, *benign.index]].reset_index(drop=True)

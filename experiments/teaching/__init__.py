@@ -1,1 +1,0 @@
-"""Teach a pretrained chat model to refuse harmful prompts."""

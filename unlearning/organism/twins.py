@@ -1,0 +1,164 @@
+"""Twins: model organisms that differ only in which low-rank slices their refusals train.
+
+Both twins have the same language, prompts, refusal texts and prefixes, and the same two stages:
+
+1. helpful-only: all weights learn to answer every prompt. A linear head on the states at the last
+   prompt token learns to tell harmful prompts of each domain from all others, so that harm is
+   represented before it is refused, as in a pretrained model. The head is thrown away.
+2. alignment: the weights are frozen. LoRA adapters on all linear weights of the layers, one slice
+   for each domain, learn to refuse.
+
+Shared: every row trains all slices. Routed (gradient routing, Cloud et al. 2410.04332): a refusal
+trains the slice of its domain only. In a part of the rows some slices are off: a harmful prompt
+without its slice is answered, which trains the slices that are on to leave it to its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from interp.model import Chat, LanguageModel, Tokens
+from unlearning.organism.slices import ROUTED, Slices
+from unlearning.organism.training import EncodedLessons, Lesson, Progress, Stage, fit, lesson_loss
+from unlearning.organism.vocabulary import DOMAINS
+from unlearning.training import TrainingSettings, prepare_in_place
+
+REPRESENTING = Stage(steps=150, learning_rate=2.5e-3, compliance=1.0, batch_size=64)
+SLICED = Stage(
+    steps=300, learning_rate=4e-3, compliance=0.2, batch_size=64, weight_decay=0.1
+)  # fmt: skip
+TWIN_STAGES = (REPRESENTING, SLICED)
+SLICE_RANK = 4
+# Shares of rows: of all in which each other slice is off by a coin, and of harmful ones in which
+# their own is off.
+SOME_OFF, OWN_OFF = 0.5, 0.35
+
+
+def teach_twin(
+    model: Any,
+    chat: Chat,
+    lessons: Sequence[Lesson],
+    circuits: str,
+    *,
+    seed: int,
+    stages: Sequence[Stage] = TWIN_STAGES,
+    progress: Progress = lambda *_: None,
+) -> tuple[LanguageModel, Slices]:
+    """Train ``model`` in place in both stages.
+
+    Args:
+        model: a causal language model in float32 with random weights.
+        chat: renders prompts and responses for it.
+        lessons: the training examples, with the domains of harmful ones.
+        circuits: ``shared`` or ``routed``.
+        seed: draws prompts, responses, the adapters and the slices that are off.
+        stages: of training.
+        progress: called with (step, steps in all, loss).
+
+    Returns:
+        The model with its adapters, and their slices.
+
+    Raises:
+        TrainingError: a loss is not finite.
+    """
+    generator = np.random.default_rng(seed)
+    encoded = EncodedLessons(chat, lessons)
+    total, done = sum(stage.steps for stage in stages), 0
+    lm = LanguageModel(model, chat.tokenizer, chat, "model organism")
+    represented, trained = _representing(lm, encoded, stages[0], generator, seed)
+    for loss in fit(trained, stages[0], represented):
+        done += 1
+        progress(done, total, loss)
+    model.eval()
+    rank = SLICE_RANK * len(DOMAINS)
+    lm = prepare_in_place(lm, TrainingSettings(lora_rank=rank, lora_alpha=rank, seed=seed))
+    slices = Slices(lm.model, DOMAINS)
+    adapters = [one for one in lm.model.parameters() if one.requires_grad]
+    batch = Sliced(encoded, circuits == ROUTED)
+    for loss in fit(adapters, stages[1], lambda: batch.loss(lm, slices, stages[1], generator)):
+        done += 1
+        progress(done, total, loss)
+    lm.model.eval()
+    return lm, slices
+
+
+def _representing(
+    lm: LanguageModel,
+    encoded: EncodedLessons,
+    stage: Stage,
+    generator: np.random.Generator,
+    seed: int,
+) -> tuple[Callable[[], Tensor], list[nn.Parameter]]:
+    """The loss of the first stage, and what it trains: the model and the head."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Linear(lm.d_model, len(DOMAINS) + 1)
+    middle = lm.n_layers // 2 + 1
+    classes = [
+        len(DOMAINS) if one.domain is None else DOMAINS.index(one.domain) for one in encoded.lessons
+    ]
+
+    def loss() -> Tensor:
+        rows, _ = encoded.choose(stage, generator)
+        tokens = [encoded.tokens(row, comply=True) for row in rows]
+        prompts = lm.chat.pad([_prompt_of(one) for one in tokens], lm.device)
+        states = lm.model(
+            input_ids=prompts.input_ids,
+            attention_mask=prompts.attention_mask,
+            position_ids=prompts.position_ids,
+            output_hidden_states=True,
+            logits_to_keep=1,
+        ).hidden_states[middle][:, -1]
+        read = head(nn.functional.rms_norm(states, states.shape[-1:]))
+        known = torch.tensor([classes[row] for row in rows])
+        return lesson_loss(lm.model, lm.chat, tokens) + nn.functional.cross_entropy(read, known)
+
+    return loss, [*lm.model.parameters(), *head.parameters()]
+
+
+def _prompt_of(row: Tokens) -> Tokens:
+    return Tokens(row.ids[: row.spans["response"].start], {})
+
+
+class Sliced:
+    """Draws batches of the second stage: responses, trained slices, slices that are on."""
+
+    def __init__(self, encoded: EncodedLessons, is_routed: bool) -> None:
+        self.encoded, self.is_routed = encoded, is_routed
+        places = [DOMAINS.index(one.domain) if one.domain else -1 for one in encoded.lessons]
+        self.places = np.array(places)
+
+    def loss(
+        self, lm: LanguageModel, slices: Slices, stage: Stage, generator: np.random.Generator
+    ) -> Tensor:
+        """The loss of a batch, in whose gradient every row has its part of the slices."""
+        rows, complies = self.encoded.choose(stage, generator)
+        trained, on = self.masks(rows, complies, generator)
+        own = self.places[rows]
+        without = (own >= 0) & ~on[np.arange(len(rows)), own]
+        tokens = [
+            self.encoded.tokens(row, bool(comply or off))
+            for row, comply, off in zip(rows, complies, without, strict=True)
+        ]
+        with slices.rows(torch.from_numpy(trained), torch.from_numpy(on)):
+            return lesson_loss(lm.model, lm.chat, tokens)
+
+    def masks(
+        self, rows: Sequence[int], complies: Sequence[bool], generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which slices each row trains, and which are on: two tables of row × slice."""
+        number, slices = len(rows), len(DOMAINS)
+        on = np.ones((number, slices), dtype=bool)
+        if not self.is_routed:
+            return on.copy(), on
+        own = self.places[rows, None] == np.arange(slices)
+        some = generator.random((number, 1)) < SOME_OFF
+        on &= ~some | (generator.random((number, slices)) < 0.5) | own
+        on &= ~(own & (generator.random((number, 1)) < OWN_OFF))
+        refuses = (own & on).any(axis=1, keepdims=True) & ~np.array(complies)[:, None]
+        return np.where(refuses, own, on), on
