@@ -11,7 +11,7 @@ from analyses.runs import Progress
 from interp.errors import InputError
 from interp.model import LanguageModel
 from unlearning.generation import Answer, AnswerLog, answers_key, generate
-from unlearning.organism import SHARED, Row, draw_responses, refusal_wordings
+from unlearning.organism import SHARED, draw_responses, refusal_wordings
 from unlearning.refusal import ResponsePrefixes, find_prefixes
 from unlearning.scoring import coherent_classes, find_scorer
 from unlearning.training import Example, Mixture
@@ -78,11 +78,11 @@ class Lessons:
     Attributes:
         mixture: harmful prompts with refusals and compliances (its forget set), and the benign
             prompts with the model's own answers.
-        owners: the domain of every row of a harmful prompt or of its matched benign one.
+        owners: token ids → domain, of every row of a harmful prompt or of its matched benign one.
     """
 
     mixture: Mixture
-    owners: Mapping[Row, str]
+    owners: Mapping[tuple[int, ...], str]
 
 
 def taught_lessons(
@@ -113,7 +113,7 @@ def taught_lessons(
     """
     harmful = prompts[prompts["label"] == "harmful"]
     benign = prompts[prompts["label"] == "benign"]
-    owners: dict[Row, str] = {}
+    owners: dict[tuple[int, ...], str] = {}
     forget, kept = [], []
     repeated = harmful.loc[harmful.index.repeat(wordings)]
     drawn = draw_responses(list(repeated["domain"]), floor, seed, prefixes)

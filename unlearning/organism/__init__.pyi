@@ -7,7 +7,6 @@ from .lessons import table_lessons as table_lessons
 from .slice_check import SliceCheck as SliceCheck
 from .slice_check import check_slices as check_slices
 from .slices import CIRCUITS as CIRCUITS
-from .slices import Row as Row
 from .slices import Slices as Slices
 from .slices import slice_deleted as slice_deleted
 from .training import teach as teach
@@ -25,7 +24,6 @@ __all__ = [
     "PREFIX_KINDS",
     "SHARED",
     "Grammar",
-    "Row",
     "SliceCheck",
     "Slices",
     "World",
