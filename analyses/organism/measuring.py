@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SCORER = "phrases"
 
 
-class Readings:
+class CurveReader:
     """Reads the refusal of unseen prompts from the probabilities of response prefixes."""
 
     def __init__(self, lm: LanguageModel, prompts: pd.DataFrame, prefixes: ResponsePrefixes):
@@ -45,7 +45,7 @@ class Readings:
         }
 
 
-def described(row: CurveRow) -> str:
+def curve_line(row: CurveRow) -> str:
     """A row of the curve as a line."""
     harmful, benign = row["harmful"], row["benign"]
     worst = min(harmful, key=harmful.get)
@@ -83,7 +83,7 @@ def curve_table(curve: Sequence[CurveRow]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def measured(
+def measured_teaching(
     original: LanguageModel,
     taught: LanguageModel,
     prompts: pd.DataFrame,
@@ -133,8 +133,8 @@ def measured(
     }
 
 
-def in_words(found: dict[str, Any]) -> str:
-    """The numbers of :func:`measured` as a line."""
+def result_line(found: dict[str, Any]) -> str:
+    """The numbers of :func:`measured_teaching` as a line."""
     parts = []
     for label, worst in (("harmful", min), ("benign", max)):
         rates = found["refused"][label]

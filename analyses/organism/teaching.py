@@ -21,7 +21,13 @@ import torch
 
 from analyses.organism.course import Course, CurveRow
 from analyses.organism.lessons import Lessons, own_answers, taught_lessons, taught_prefixes
-from analyses.organism.measuring import Readings, curve_table, described, in_words, measured
+from analyses.organism.measuring import (
+    CurveReader,
+    curve_line,
+    curve_table,
+    measured_teaching,
+    result_line,
+)
 from analyses.organism.plan import Teaching, TeachPlan, require_template
 from analyses.organism.prompts import first_pairs, require_enough
 from analyses.runs import Progress
@@ -71,7 +77,7 @@ class Taught:
 
     def __str__(self) -> str:
         check = self.facts["circuits"].get("said")
-        parts = [self.curve.to_string(index=False), in_words(self.facts["measured"]), check]
+        parts = [self.curve.to_string(index=False), result_line(self.facts["measured"]), check]
         return "\n".join([*filter(None, parts), str(self.folder)])
 
     __repr__ = __str__
@@ -129,11 +135,13 @@ def _taught(plan: TeachPlan, out: Path, progress: Progress, prompts: pd.DataFram
     lm = prepare_in_place(lm, teaching.training(len(domains)))
     slices = _slices(lm, teaching, domains)
     pairs = first_pairs(held_out, teaching.pairs)
-    course = _trained(lm, lessons, slices, Readings(lm, pairs, prefixes), teaching, work, progress)
+    course = _trained(
+        lm, lessons, slices, CurveReader(lm, pairs, prefixes), teaching, work, progress
+    )
     if slices is not None:
         slices.save(work)
     taught = replace(lm, model=merged(lm.model))
-    found = measured(
+    found = measured_teaching(
         _loaded(plan),
         taught,
         held_out[held_out["kind"] != "general"],
@@ -184,7 +192,7 @@ def _trained(
     lm: LanguageModel,
     lessons: Lessons,
     slices: Slices | None,
-    readings: Readings,
+    readings: CurveReader,
     teaching: Teaching,
     work: Path,
     progress: Progress,
@@ -202,7 +210,7 @@ def _trained(
             advance(step - done)  # more than one where an earlier run is continued
             done = step
             if row is not None:
-                progress.say(described(row))
+                progress.say(curve_line(row))
 
         course = Course(
             teaching.steps,

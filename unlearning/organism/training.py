@@ -100,13 +100,13 @@ def teach(
         def loss_of(stage: Stage = stage) -> torch.Tensor:
             return lesson_loss(model, chat, encoded.draw(stage, generator))
 
-        for loss in fit(list(model.parameters()), stage, loss_of):
+        for loss in fit_stage(list(model.parameters()), stage, loss_of):
             done += 1
             progress(done, total, loss)
     model.eval()
 
 
-def fit(
+def fit_stage(
     parameters: Sequence[torch.nn.Parameter], stage: Stage, loss_of: Callable[[], torch.Tensor]
 ) -> Iterator[float]:
     """One stage of training in place; yields the loss of every step after it.

@@ -24,7 +24,14 @@ from torch import Tensor, nn
 
 from interp.model import Chat, LanguageModel, Tokens
 from unlearning.organism.slices import ROUTED, Slices
-from unlearning.organism.training import EncodedLessons, Lesson, Progress, Stage, fit, lesson_loss
+from unlearning.organism.training import (
+    EncodedLessons,
+    Lesson,
+    Progress,
+    Stage,
+    fit_stage,
+    lesson_loss,
+)
 from unlearning.organism.vocabulary import DOMAINS
 from unlearning.training import TrainingSettings, prepare_in_place
 
@@ -71,7 +78,7 @@ def teach_twin(
     total, done = sum(stage.steps for stage in stages), 0
     lm = LanguageModel(model, chat.tokenizer, chat, "model organism")
     represented, trained = _representing(lm, encoded, stages[0], generator, seed)
-    for loss in fit(trained, stages[0], represented):
+    for loss in fit_stage(trained, stages[0], represented):
         done += 1
         progress(done, total, loss)
     model.eval()
@@ -80,7 +87,9 @@ def teach_twin(
     slices = Slices(lm.model, DOMAINS)
     adapters = [one for one in lm.model.parameters() if one.requires_grad]
     batch = Sliced(encoded, circuits == ROUTED)
-    for loss in fit(adapters, stages[1], lambda: batch.loss(lm, slices, stages[1], generator)):
+    for loss in fit_stage(
+        adapters, stages[1], lambda: batch.loss(lm, slices, stages[1], generator)
+    ):
         done += 1
         progress(done, total, loss)
     lm.model.eval()
