@@ -100,7 +100,7 @@ def test_it_learns_and_a_resumed_run_is_the_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             taught(tmp_path / "resumed")
     assert not (tmp_path / "resumed" / teach.FACTS).exists()
-    with pytest.raises(InputError, match="unfinished teaching with another model and another teac"):
+    with pytest.raises(InputError, match="unfinished teaching with another seed and another model"):
         taught(tmp_path / "resumed", TeachPlan("other", replace(QUICK, seed=1)))
     resumed = taught(tmp_path / "resumed")
     for one in (whole, resumed):

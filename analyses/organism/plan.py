@@ -133,7 +133,8 @@ class TeachPlan:
     @property
     def settings(self) -> dict[str, Any]:
         """The inputs as JSON values."""
-        return dict(json.loads(json.dumps(asdict(self), default=str)))
+        given = asdict(self)
+        return dict(json.loads(json.dumps({**given.pop("teaching"), **given}, default=str)))
 
 
 def checked_teaching(plan: TeachPlan) -> pd.DataFrame:

@@ -110,8 +110,9 @@ def teach_refusal(
     require_template(plan.model, plan.model_options)
     if overwrite:
         _clear(out, plan)
+    (out / TRAINING).mkdir(parents=True, exist_ok=True)
+    write_json(out / TRAINING / BEGUN, plan.settings)
     with locked(out / TRAINING / LOCK, out):
-        write_json(out / TRAINING / BEGUN, plan.settings)
         return _taught(plan, out, progress, prompts)
 
 
