@@ -174,11 +174,12 @@ def test_the_command_refuses_bad_input_before_it_loads_a_model(
 
 
 def test_a_dry_run_prints_the_plan_and_its_cost(base: Path, spillover: Spillover) -> None:
-    code, _, said = spillover("organism", "teach", base, "--dry-run", "--circuits", "routed")
+    words = (base, "--dry-run", "--circuits", "routed", "--no-timing")
+    code, _, said = spillover("organism", "teach", *words)
     assert code == 0
-    assert "98" not in said and f"{len(refusal_wordings())} wordings, 28 prefixes a domain" in said
+    assert f"{len(refusal_wordings())} wordings, 28 prefixes a domain" in said
     assert "7 low-rank slices, each domain's rows train their own" in said
-    assert re.search(r"^time: about .* at most ", said, re.MULTILINE) and "memory: about" in said
+    assert "memory: about" in said and "time: not measured" in said
     plan = sp.organism_teach(str(base), concept="safety", dry_run=True, timing=False)
     assert plan.plan.concepts == ("safety",) and "domains: safety\n" in str(plan)
 
@@ -226,9 +227,9 @@ def test_the_time_limit_ends_training_and_lowers_its_rate(tmp_path: Path) -> Non
 def test_the_wordings_are_many_and_read_as_what_they_are() -> None:
     wordings, prefixes = refusal_wordings(), refusal_prefixes("safety")
     assert len(set(wordings)) >= 80 and len(set(prefixes)) >= 12
-    for name in ("phrases", "classifier"):
+    for name, some in (("phrases", wordings), ("classifier", wordings[::4])):
         scorer = find_scorer(name)
-        refused = scorer.classify(["How?"] * len(wordings), list(wordings))
+        refused = scorer.classify(["How?"] * len(some), list(some))
         assert np.mean([one == "refusal" for one in refused]) > 0.97, name
         complied = scorer.classify(["How?"] * len(COMPLIANCES), list(COMPLIANCES))
         assert "refusal" not in complied, name
