@@ -41,7 +41,7 @@ COMMAS, PAIRS = "A,B,...", "NAME=VALUE"
 METAVARS = {"Path": "PATH", "int": "INTEGER", "float": "NUMBER", "str": "TEXT"}
 KEPT_IN = ("adapter", "checkpoint", "merged", "model")  # a model's folder, named by its parent
 # Values of required parameters in the examples of docstrings.
-EXAMPLES = {
+EXAMPLES: dict[str, str | int] = {
     "paper": "mushtaq2025",
     "model": "organism",
     "base": "organism",
@@ -51,6 +51,7 @@ EXAMPLES = {
     "folders": "runs/demo",
     "sides": "scored.jsonl",
     "file": "labelled.jsonl",
+    "seed": 1,
 }
 # For commands without a dry run: lines that make the files of the example, and its output.
 _ANSWERS = (
@@ -434,8 +435,11 @@ def _documented(
     lines += ["", "Raises:", "    InputError: an argument is invalid, or the command cannot run."]
     needed = [name for name, one in signature.parameters.items() if one.default is one.empty]
     if EXAMPLES.keys() >= set(needed):
+        named = {
+            n for n in needed if signature.parameters[n].kind is inspect.Parameter.KEYWORD_ONLY
+        }
         given = ", ".join(
-            f'{"concept=" if name == "concept" else ""}"{EXAMPLES[name]}"' for name in needed
+            f"{f'{name}=' * (name in named)}{json.dumps(EXAMPLES[name])}" for name in needed
         )
         dry = "dry_run" in signature.parameters
         call = f"sp.{function.__name__}({given}{', ' * bool(given and dry)}{'dry_run=True' * dry})"

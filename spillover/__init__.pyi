@@ -496,8 +496,9 @@ def organism_train(
     out: str | Path = "runs/organism-SEED",
     circuits: str | None = None,
     overwrite: bool = False,
+    dry_run: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
-) -> Path: ...
+) -> Path | Any: ...
 def organism_teach(
     model: str,
     *,

@@ -107,7 +107,7 @@ def test_it_learns_and_a_resumed_run_is_the_uninterrupted_one(
         found = one.facts
         assert [row["step"] for row in found["curve"]] == [0, 6, 12] and found["step"] == 12
         first, last = (found["curve"][i]["harmful"].values() for i in (0, -1))
-        assert max(first) < 0.01 and min(last) > 0.05
+        assert min(last) > 20 * max(first)
         assert set(found["measured"]["refused"]) == {"harmful", "benign"}
         assert list(one.curve["harmful"]) == sorted(one.curve["harmful"])
     for name in ("model.safetensors", "slices/slices.safetensors"):

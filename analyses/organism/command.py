@@ -42,11 +42,25 @@ def organism_train(
         ),
     ] = None,
     overwrite: Overwrite = False,
-) -> Path:
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan (steps and prompts) and do nothing.")
+    ] = False,
+) -> Path | DryRun:
     """Train a model organism from scratch, like the packaged one (minutes on two cores)."""
     from analyses.runs import Progress
-    from unlearning.organism import slice_check_of, train
+    from unlearning.organism import slice_check_of, train, training_stages
 
+    stages = training_stages(circuits)
+    steps = " and ".join(f"{one.steps} steps of {one.batch_size} prompts" for one in stages)
+    planned = DryRun(
+        {"seed": seed, "circuits": circuits},
+        (
+            f"model organism: seed {seed}; circuits: {circuits or 'all weights'}",
+            f"training: {steps}; some minutes of one core",
+        ),
+    )
+    if dry_run:
+        return planned
     progress = Progress()
     with progress.stage(f"model organism {seed}: training", None) as advance:
         train(

@@ -9,6 +9,7 @@ from .slice_check import check_slices as check_slices
 from .slices import CIRCUITS as CIRCUITS
 from .slices import Slices as Slices
 from .slices import slice_deleted as slice_deleted
+from .checkpoint import training_stages as training_stages
 from .training import teach as teach
 from .wordings import COMPLIANCES as COMPLIANCES
 from .wordings import PREFIX_KINDS as PREFIX_KINDS
@@ -38,4 +39,5 @@ __all__ = [
     "table_lessons",
     "teach",
     "train",
+    "training_stages",
 ]

@@ -108,8 +108,7 @@ def train(
         InputError: a knob is not one of the world's, the circuits are unknown, or ``out`` holds
             something.
     """
-    if circuits not in (None, *CIRCUITS):
-        raise InputError(f'--circuits "{circuits}" is unknown{expected(str(circuits), CIRCUITS)}')
+    stages = tuple(stages or training_stages(circuits))
     _require_free(Path(out), overwrite)
     unknown = set(knobs) - {field.name for field in fields(World)}
     if unknown:
@@ -121,7 +120,7 @@ def train(
 
     from interp.model import Chat, LanguageModel, merged
     from unlearning.organism.tokenizer import build_tokenizer
-    from unlearning.organism.twins import TWIN_STAGES, teach_twin
+    from unlearning.organism.twins import teach_twin
 
     world = replace(World(seed), **knobs)
     tokenizer = build_tokenizer()
@@ -129,7 +128,6 @@ def train(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     chat, lessons, slices = Chat(tokenizer), world_lessons(world), None
-    stages = tuple(stages or ((HELPFUL, ALIGNMENT) if circuits is None else TWIN_STAGES))
     try:
         if circuits is None:
             teach(model, chat, lessons, seed=seed, stages=stages, progress=progress)
@@ -152,6 +150,19 @@ def train(
             facts["circuits"] = {"kind": circuits, "check": check.to_json()}
         write_json(folder / ORGANISM_FILE, facts)
     return Path(out)
+
+
+def training_stages(circuits: str | None = None) -> tuple[Stage, ...]:
+    """The stages of training: helpful-only and alignment.
+
+    Raises:
+        InputError: the circuits are unknown.
+    """
+    from unlearning.organism.twins import TWIN_STAGES
+
+    if circuits not in (None, *CIRCUITS):
+        raise InputError(f'--circuits "{circuits}" is unknown{expected(str(circuits), CIRCUITS)}')
+    return (HELPFUL, ALIGNMENT) if circuits is None else TWIN_STAGES
 
 
 def world_prefixes(chat: Chat) -> ResponsePrefixes:
