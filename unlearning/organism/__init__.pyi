@@ -2,6 +2,7 @@ from .checkpoint import load_world as load_world
 from .checkpoint import shipped as shipped
 from .checkpoint import slice_check_of as slice_check_of
 from .checkpoint import train as train
+from .checkpoint import training_stages as training_stages
 from .grammar import Grammar as Grammar
 from .lessons import table_lessons as table_lessons
 from .slice_check import SliceCheck as SliceCheck
@@ -9,7 +10,6 @@ from .slice_check import check_slices as check_slices
 from .slices import CIRCUITS as CIRCUITS
 from .slices import Slices as Slices
 from .slices import slice_deleted as slice_deleted
-from .checkpoint import training_stages as training_stages
 from .training import teach as teach
 from .wordings import COMPLIANCES as COMPLIANCES
 from .wordings import PREFIX_KINDS as PREFIX_KINDS
