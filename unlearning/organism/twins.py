@@ -33,7 +33,6 @@ from unlearning.organism.training import (
     lesson_loss,
 )
 from unlearning.organism.vocabulary import DOMAINS
-from unlearning.training import TrainingSettings, prepare_in_place
 
 REPRESENTING = Stage(steps=150, learning_rate=2.5e-3, compliance=1.0, batch_size=64)
 SLICED = Stage(
@@ -82,8 +81,7 @@ def teach_twin(
         done += 1
         progress(done, total, loss)
     model.eval()
-    rank = SLICE_RANK * len(DOMAINS)
-    lm = prepare_in_place(lm, TrainingSettings(lora_rank=rank, lora_alpha=rank, seed=seed))
+    lm = _with_adapters(lm, SLICE_RANK * len(DOMAINS), seed)
     slices = Slices(lm.model, DOMAINS)
     adapters = [one for one in lm.model.parameters() if one.requires_grad]
     batch = Sliced(encoded, circuits == ROUTED)
@@ -94,6 +92,20 @@ def teach_twin(
         progress(done, total, loss)
     lm.model.eval()
     return lm, slices
+
+
+def _with_adapters(lm: LanguageModel, rank: int, seed: int) -> LanguageModel:
+    """Adapters on all linear weights but the head's; all else is frozen.
+
+    Not those of ``unlearning.training``, which reads models with scorers, one of them an organism's.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted: Any = get_peft_model(lm.model, config)
+    return lm.with_model(adapted)
 
 
 def _representing(
