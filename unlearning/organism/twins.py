@@ -97,7 +97,7 @@ def teach_twin(
 def _with_adapters(lm: LanguageModel, rank: int, seed: int) -> LanguageModel:
     """Adapters on all linear weights but the head's; all else is frozen.
 
-    Not those of ``unlearning.training``, which reads models with scorers, one of them an organism's.
+    Not those of ``unlearning.training``: it imports scorers, and one of them is of this room.
     """
     from peft import LoraConfig, get_peft_model
 
