@@ -109,7 +109,7 @@ def test_it_learns_and_a_resumed_run_is_the_uninterrupted_one(
         first, last = (found["curve"][i]["harmful"].values() for i in (0, -1))
         assert min(last) > 20 * max(first)
         assert set(found["measured"]["refused"]) == {"harmful", "benign"}
-        assert list(one.curve["harmful"]) == sorted(one.curve["harmful"])
+        assert list(one.curve["step"]) == [0, 6, 12]
     for name in ("model.safetensors", "slices/slices.safetensors"):
         weights = [load_file(one.folder / name) for one in (whole, resumed)]
         for place, tensor in weights[0].items():
