@@ -6,7 +6,7 @@ OUT ?= runs/demo
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test tests-only fuzz lint docs bench bench-gpu clean
+.PHONY: demo test tests-only test-browser fuzz lint docs bench bench-gpu clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -36,6 +36,10 @@ test: .venv/installed-dev
 
 tests-only: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=30 --durations-min=2
+
+# The report in Debian's chromium, with real clicks: apt-get install chromium.
+test-browser: .venv/installed-dev
+	$(BIN)/python -m pytest tests/browser
 
 # Files, run folders, templates and arguments of any kind: other examples each time, for some minutes.
 MINUTES ?= 10

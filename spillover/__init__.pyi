@@ -159,6 +159,7 @@ def study(
 def report(
     folder: str | Path,
     *,
+    compare: str | Path | None = None,
     show_completions: bool = False,
     plugin: str | Path | Sequence[str | Path] | None = None,
 ) -> Run: ...

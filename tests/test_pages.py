@@ -32,6 +32,7 @@ ELSEWHERE = {
     "plugins": "tests/test_plugins.py",
     "matrix": "tests/test_matrix.py",
     "evaluation": "a model's folder; the gallery runs it",
+    "report": "tests/browser; it opens a browser",
     "index": "the gallery runs while the site is built",
 }
 PAGES = [

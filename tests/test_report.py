@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import shutil
 import subprocess
@@ -62,10 +64,25 @@ def page(run: Path) -> str:
 
 
 def test_the_page_is_whole_and_asks_nothing_of_the_world(page):
+    """Its policy allows its two scripts by their hashes, and no connection."""
     parsed = _Page(page)
-    assert not parsed.open and "script" not in parsed.tags
+    assert not parsed.open
     assert all(address.startswith(("data:image/svg+xml", "#")) for address in parsed.addresses)
-    assert "url(" not in page and "@import" not in page
+    without_scripts = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "url(" not in without_scripts and "@import" not in without_scripts
+    scripts = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in scripts]
+    allowed = " ".join(f"'sha256-{found.decode()}'" for found in hashes)
+    assert len(scripts) == 2 and f'script-src {allowed}"' in page
+    assert "default-src 'none'" in page and "connect-src" not in page
+
+
+def test_replaced_figures_stay_for_readers_without_scripts(run, page):
+    pictures = re.findall(r'data-name="(\w+)"', page)
+    assert sorted(pictures) == sorted(path.stem for path in (run / "figures").glob("*.svg"))
+    (stills,) = re.findall(r"<noscript>(.*?)</noscript>", page, flags=re.DOTALL)
+    names = set(re.findall(r'data-name="(\w+)"', stills))
+    assert names == {name for name in pictures if name.startswith(("cosine", "rotation"))} != set()
 
 
 def test_a_target_that_the_base_model_hardly_refuses_is_marked(run):
@@ -90,6 +107,8 @@ def test_the_first_screen_names_what_matters(page):
     for words in ("leaked away in", "complied", "recovered", "rotated at layers 2–3"):
         assert words in top
     assert "npo-retain-10-safety-0" in top  # what is missing is said
+    # Two arms have no recovery: one is degenerate, one never reached the level.
+    assert "×100: the contained arm's target does not comply" in top and "×1: " in top
     assert "model organism" in top
 
 
@@ -138,9 +157,9 @@ def test_foreign_text_is_escaped_and_completions_stay_out_unless_asked(tmp_path)
     completions.to_parquet(folder / "arms" / "after" / "completions.parquet")
     built = tables.Run(folder)
     hidden = run_report.render(built, ())
-    assert evil not in hidden and "said" not in hidden
+    assert evil not in hidden and "said &lt;" not in hidden and "said \\u003c" not in hidden
     shown = run_report.render(built, (), show_completions=True)
-    assert evil not in shown and "said &lt;script&gt;" in shown
+    assert evil not in shown and "said &lt;script&gt;" in shown and "said \\u003cscript" in shown
 
 
 def test_every_containment_method_is_in_the_report(run, tmp_path):

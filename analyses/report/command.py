@@ -18,9 +18,17 @@ if TYPE_CHECKING:
 @command
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished or unfinished run.")],
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a second run of the same model on the same prompts; a second page "
+            "shows both side by side (default: none)."
+        ),
+    ] = None,
     show_completions: ShowCompletions = False,
 ) -> Run:
     """Rebuild a run's tables, figures and report from its arms."""
+    from analyses.report.comparison import write_comparison
     from analyses.report.run_report import write_report
     from analyses.runs import Run
     from interp.store import read_json
@@ -29,4 +37,6 @@ def report(
     for note in plugins.reuse(read_json(config, ()).get("plugins", ()) if config.is_file() else ()):
         typer.echo(f"note: {note}", err=True)
     typer.echo(write_report(folder, show_completions=show_completions))
+    if compare is not None:
+        typer.echo(write_comparison(folder, compare, show_completions=show_completions))
     return Run(folder)

@@ -1,14 +1,14 @@
 """`report.html`: one self-contained page that shows a finished or unfinished run.
 
-The page inlines its figures, fetches nothing and runs no script. It escapes all outside text. It
-shows completions only on request.
+The page inlines its figures and its script, and fetches nothing. It escapes all outside text. It
+shows completions only on request. Without its script it shows pictures of all figures.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analyses.figures import (
     Drawing,
@@ -19,8 +19,9 @@ from analyses.figures import (
     write_run_figures,
 )
 from analyses.report import summary, wording
+from analyses.report.data import explorable
 from analyses.report.gate_line import gate_view
-from analyses.report.page import inlined, rendered
+from analyses.report.page import inlined, rendered, scripted
 from analyses.report.readout import readout_view
 from analyses.report.sections import causes_view, containment_view
 from analyses.runs import (
@@ -38,8 +39,12 @@ from analyses.runs import (
 from interp.statistics import Estimate
 from interp.store import package_version, read_table, write_text
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 COMPLETIONS_SHOWN = 12
 MOST_NAMED = 2
+EXPLORED = ("cosine", "rotation_")  # still figures whose numbers the script draws by layer
 # Entries of config.json and manifest.json that the page shows; a run in progress may lack some.
 FROM_CONFIG = ("model_name", "model", "scorer", "command")
 FROM_MANIFEST = ("versions", "hashes", "device", "seeds", "seconds")
@@ -63,13 +68,31 @@ def write_report(folder: str | Path, *, show_completions: bool = False) -> Path:
 def render(tables: Run, drawn: tuple[Drawing, ...], *, show_completions: bool = False) -> str:
     """The page as text; it reads the figures from `figures/`."""
     images = inlined(tables.record.folder, (drawing.name for drawing in drawn))
+    run = explorable(tables, show_completions=show_completions)
     view = run_view(tables) | {
         "drawings": drawn,
         "images": images,
+        "explored": [each.name for each in drawn if each.name.startswith(EXPLORED)],
+        "maps": {name: found["title"] for name, found in run["maps"].items()},
+        "script": scripted({"runs": [run], "numbers": _numbers(drawn)}),
         "completions": _completions(tables) if show_completions else [],
         "show_completions": show_completions,
     }
     return rendered("report/report.html.jinja", view)
+
+
+def _numbers(drawn: tuple[Drawing, ...]) -> dict[str, str]:
+    """The CSV of every still figure that the page shows."""
+    return {
+        drawing.name: csv_text(drawing.data)
+        for drawing in drawn
+        if not drawing.name.startswith(EXPLORED)
+    }
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table for the page's downloads; the files of the folder have more digits."""
+    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def run_view(tables: Run) -> View:
@@ -86,15 +109,13 @@ def run_view(tables: Run) -> View:
         "readout": readout_view(record),
         "gate": gate_view(record),
         "by_text": tables.by_text,
-        "verdicts": [
-            _verdict(tables, headline, arm) for headline in found for arm in headline.shown
-        ],
+        "verdicts": verdict_views(tables),
         "unfinished": list(record.unfinished),
         "stories": [_story(tables, headline) for headline in found],
         "arms": [_arm_row(tables, arm) for arm in record.arms],
         "benign": _benign(tables, found),
         "hidden": _hidden(tables, found),
-        "overview_caption": _overview_caption(found),
+        "overview_caption": overview_caption(tables),
         "causes": causes_view(record, [arm.name for headline in found for arm in headline.shown]),
         "containment": containment_view(record),
         "decomposition": tables.decomposition,
@@ -112,7 +133,9 @@ def _title(found: tuple[Headline, ...]) -> str:
     return "Change between two models" if found else "A run in progress"
 
 
-def _overview_caption(found: tuple[Headline, ...]) -> str:
+def overview_caption(tables: Run) -> str:
+    """What the overview shows, and why each undefined mark in it is undefined."""
+    found = headlines(tables.record)
     bars = "Bars: 95% intervals over prompts, not over training seeds."
     if not any(headline.plain.matched for headline in found):
         return f"Lost share of each domain's mean p_R (grey band: less than .05). {bars}"
@@ -124,8 +147,27 @@ def _overview_caption(found: tuple[Headline, ...]) -> str:
         return f"{leak} {bars}"
     return (
         f"{leak} {bars} ᴿ: in the retain set. Held out: not in it; only held-out domains show "
-        "containment. Crosses: undefined. Orange line: a target that answers less is degenerate."
-    )
+        "containment. Orange line: a target that answers less is degenerate."
+    ) + _undefined(tables, found)
+
+
+def _undefined(tables: Run, found: tuple[Headline, ...]) -> str:
+    """The reason of every cross in the overview."""
+    said: dict[str, list[str]] = {}
+    for headline in found:
+        for arm in headline.sweep:
+            rows = rows_of(tables.recovery, arm=arm.name, quantity="recovery")
+            rows = rows[rows["value"].isna() & (rows["domains"] > 0)] if len(rows) else rows
+            for reason in dict.fromkeys(rows["reason"].fillna("too few prompts")):
+                said.setdefault(reason, []).append(f"{title_of(headline)}, {arm.weight_label}")
+    reasons = [f"{'; '.join(arms)}: {reason}" for reason, arms in said.items()]
+    return f" Crosses: no recovery is defined ({'. '.join(reasons)})." if reasons else ""
+
+
+def verdict_views(tables: Run) -> list[View]:
+    """What became of each arm that the run shows, in one sentence."""
+    found = headlines(tables.record)
+    return [_verdict(tables, headline, arm) for headline in found for arm in headline.shown]
 
 
 def _verdict(tables: Run, headline: Headline, arm: Arm) -> View:

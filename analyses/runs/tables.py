@@ -20,6 +20,7 @@ from analyses.runs.behaviours import (
 )
 from analyses.runs.decomposition import Decomposition, decompose
 from analyses.runs.leakage import LOW_BASE, ArmLeakage, leakage_curves, measure, untouched_p_value
+from analyses.runs.opening import open_page
 from analyses.runs.recovery import recover
 from interp.errors import InputError
 from interp.statistics import Estimate
@@ -56,6 +57,20 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.record.folder)!r}): {len(self.record.arms)} arms"
+
+    def explore(self) -> None:
+        """Open the run's report: under the cell in a Jupyter notebook, else in the browser.
+
+        Raises:
+            InputError: the folder holds no report yet.
+        """
+        page = self.record.folder / "report.html"
+        if not page.is_file():
+            raise InputError(
+                f"{self.record.folder} holds no report.html; write it with sp.report(FOLDER) or "
+                "`spillover report FOLDER`, in a copy if the folder is read-only"
+            )
+        open_page(page)
 
     @cached_property
     def arms(self) -> pd.DataFrame:

@@ -8,7 +8,7 @@ prompts in the other folds. Pairs stay together.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -58,11 +58,18 @@ class Projections:
             }
         )
 
-    def plot(self, layer: int | None = None) -> Figure:
-        """Draw the distributions at one layer, the last by default."""
-        from interp.figures import projection_figure
+    def plot(self, layer: int | None = None, *, interactive: bool = False) -> Figure | Any:
+        """Draw the distributions at one layer, the last by default; with Plotly on request."""
+        from interp.figures import interactive_histogram, projection_figure
 
-        return projection_figure({"": self}, layer)
+        if not interactive or layer not in (None, *self.layers):
+            return projection_figure({"": self}, layer)
+        place = len(self.layers) - 1 if layer is None else self.layers.index(layer)
+        return interactive_histogram(
+            self.value[:, place],
+            self.positive,
+            title=f"projection on the direction of the other folds, layer {self.layers[place]}",
+        )
 
 
 def held_out_projections(

@@ -5,10 +5,15 @@ from .heatmap import evenly_picked as evenly_picked
 from .heatmap import heatmap_figure as heatmap_figure
 from .heatmap import layer_heatmaps as layer_heatmaps
 from .heatmap import readable_on as readable_on
+from .interactive import interactive_heatmap as interactive_heatmap
+from .interactive import interactive_histogram as interactive_histogram
+from .interactive import interactive_lines as interactive_lines
+from .interactive import interactive_points as interactive_points
 from .layers import draw_by_layer as draw_by_layer
 from .layers import draw_null as draw_null
 from .layers import rotation_by_layer_figure as rotation_by_layer_figure
 from .layers import similarity_by_layer_figure as similarity_by_layer_figure
+from .patching import patching_cells as patching_cells
 from .patching import patching_figure as patching_figure
 from .patching import stitching_figure as stitching_figure
 from .projections import projection_figure as projection_figure
@@ -30,10 +35,15 @@ __all__ = [
     "figure_style",
     "gate_figure",
     "heatmap_figure",
+    "interactive_heatmap",
+    "interactive_histogram",
+    "interactive_lines",
+    "interactive_points",
     "layer_heatmaps",
     "layer_ticks",
     "legend_above",
     "new_figure",
+    "patching_cells",
     "patching_figure",
     "projection_figure",
     "readable_on",

@@ -24,6 +24,7 @@ from interp.figures.style import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from interp.patching import Cell, Effects, Stitching
@@ -51,22 +52,8 @@ def patching_figure(
         level: cells inside the null at this level are hatched grey.
         groups: prompts of one group are drawn together.
     """
-    import pandas as pd
-
-    table = effects.to_dataframe(level=level, groups=groups)
-    quantity = "fraction" if table["defined"].all() else "effect"
-    if effects.controls is None:
-        clear = (table[f"{quantity}_low"] > 0) | (table[f"{quantity}_high"] < 0)
-        grey = "interval contains 0"
-    else:
-        # 1 - .95 is a rounding error above 1 / 20, but other levels may lie below.
-        clear = table["p_family_wise"] <= 1 - level + 1e-9
-        grey = "inside the null"
-    kept = [i for i, cell in enumerate(effects.cells) if _is_drawn(cell, effects)]
-    values, shown = table[quantity].to_numpy()[kept], clear.to_numpy()[kept]
-    parts = ["panel", "row", "column"]
-    cells = pd.DataFrame([_place(effects.cells[i], labels or {}) for i in kept], columns=parts)
-    cells = cells.assign(value=values, clear=shown)
+    cells, quantity, grey = patching_cells(effects, labels=labels, level=level, groups=groups)
+    values = cells["value"].to_numpy()
     panels, rows, columns = (list(cells[part].unique()) for part in parts)
     columns.sort(key=lambda name: (name == OUTSIDE, int(name) if name != OUTSIDE else 0))
     limit = 1.0 if quantity == "fraction" else float(np.abs(values).max()) or 1.0
@@ -98,6 +85,36 @@ def patching_figure(
         label=f"{name}\n(hatched: {grey})",
     )
     return figure
+
+
+def patching_cells(
+    effects: Effects,
+    *,
+    labels: Mapping[str, str] | None = None,
+    level: float = 0.95,
+    groups: Sequence[object] | None = None,
+) -> tuple[pd.DataFrame, str, str]:
+    """What :func:`patching_figure` draws: a table, the quantity, and what grey cells mean.
+
+    The table has ``panel``, ``row``, ``column``, ``value``, ``low``, ``high``, ``n`` and ``clear``.
+    """
+    import pandas as pd
+
+    table = effects.to_dataframe(level=level, groups=groups)
+    quantity = "fraction" if table["defined"].all() else "effect"
+    if effects.controls is None:
+        clear = (table[f"{quantity}_low"] > 0) | (table[f"{quantity}_high"] < 0)
+        grey = "interval contains 0"
+    else:
+        # 1 - .95 is a rounding error above 1 / 20, but other levels may lie below.
+        clear = table["p_family_wise"] <= 1 - level + 1e-9
+        grey = "inside the null"
+    kept = [i for i, cell in enumerate(effects.cells) if _is_drawn(cell, effects)]
+    parts = ["panel", "row", "column"]
+    cells = pd.DataFrame([_place(effects.cells[i], labels or {}) for i in kept], columns=parts)
+    names = {quantity: "value", f"{quantity}_low": "low", f"{quantity}_high": "high", "n": "n"}
+    numbers = table.assign(clear=clear)[[*names, "clear"]].rename(columns=names)
+    return cells.join(numbers.iloc[kept].reset_index(drop=True)), quantity, grey
 
 
 @styled

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -146,11 +146,22 @@ class Effects:
         *,
         level: float = 0.95,
         groups: Sequence[object] | None = None,
-    ) -> Figure:
-        """A heatmap of the cells; see :func:`interp.figures.patching_figure`."""
-        from interp.figures import patching_figure
+        interactive: bool = False,
+    ) -> Figure | Any:
+        """A heatmap of the cells; see :func:`interp.figures.patching_figure`.
 
-        return patching_figure(self, labels=labels, level=level, groups=groups)
+        With ``interactive``, a Plotly figure with a slider over the panels.
+        """
+        from interp.figures import interactive_heatmap, patching_cells, patching_figure
+
+        if not interactive:
+            return patching_figure(self, labels=labels, level=level, groups=groups)
+        cells, quantity, _ = patching_cells(self, labels=labels, level=level, groups=groups)
+        limit = 1.0 if quantity == "fraction" else float(cells["value"].abs().max()) or 1.0
+        return interactive_heatmap(
+            cells, row="row", column="column", panel="panel", measure=quantity,
+            limits=(-limit, limit),
+        )  # fmt: skip
 
     def _against_controls(self, level: float) -> dict[str, Float[np.ndarray, " cell"]]:
         assert self.controls is not None

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -105,11 +105,32 @@ class Stitching:
             n=len(self.base),
         )
 
-    def plot(self, *, level: float = 0.95, groups: Sequence[object] | None = None) -> Figure:
-        """Both shares by layer with their intervals over prompts."""
-        from interp.figures import stitching_figure
+    def plot(
+        self,
+        *,
+        level: float = 0.95,
+        groups: Sequence[object] | None = None,
+        interactive: bool = False,
+    ) -> Figure | Any:
+        """Both shares by layer with their intervals over prompts.
 
-        return stitching_figure(self, level=level, groups=groups)
+        With ``interactive``, a Plotly figure with a slider over the two shares.
+        """
+        import pandas as pd
+
+        from interp.figures import interactive_lines, stitching_figure
+
+        if not interactive:
+            return stitching_figure(self, level=level, groups=groups)
+        table = self.to_dataframe(level=level, groups=groups)
+        ends = {"": "value", "_low": "low", "_high": "high"}
+        shares = [
+            table.rename(columns={f"{name}{end}": to for end, to in ends.items()})[
+                ["layer", *ends.values(), "n"]
+            ].assign(share=name)
+            for name in ("representation", "routing")
+        ]
+        return interactive_lines(pd.concat(shares), by="share", measure="share of the change")
 
     @property
     def _represented(self) -> Float[np.ndarray, "layer prompt"]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -61,11 +61,19 @@ class StateMap:
             columns |= {"umap_1": self.umap[:, 0], "umap_2": self.umap[:, 1]}
         return pd.DataFrame(columns)
 
-    def plot(self) -> Figure:
-        """Draw the maps side by side, with the agreement scores below."""
-        from interp.figures import state_map_figure
+    def plot(self, *, interactive: bool = False) -> Figure | Any:
+        """Draw the maps side by side, with the agreement scores below.
 
-        return state_map_figure(self)
+        With ``interactive``, a Plotly figure with a slider over the maps.
+        """
+        from interp.figures import interactive_points, state_map_figure
+
+        if not interactive:
+            return state_map_figure(self)
+        maps = {"PCA": ("pca_1", "pca_2")}
+        if self.umap is not None:
+            maps["UMAP (distances have no meaning)"] = ("umap_1", "umap_2")
+        return interactive_points(self.to_dataframe(), maps)
 
 
 def state_map(

@@ -212,19 +212,38 @@ class SimilarityMap:
         table = pd.DataFrame(rows, columns=[_escaped(self.measure), *names, "reliability"])
         return table.to_latex(index=False, float_format="%.2f", column_format="l" + "r" * (k + 1))
 
-    def plot(self, layers: Sequence[int] | None = None, *, layer: int | None = None) -> Figure:
+    def plot(
+        self,
+        layers: Sequence[int] | None = None,
+        *,
+        layer: int | None = None,
+        interactive: bool = False,
+    ) -> Figure | Any:
         """Draw heatmaps; cells inside the null are hatched, and the caption describes the null.
 
         Args:
             layers: names of layers; all by default.
             layer: one layer alone, with a number in every cell.
+            interactive: return a Plotly figure with a slider over the layers.
 
         Raises:
-            InputError: a layer that is not in the map.
+            InputError: a layer that is not in the map, or Plotly is not installed.
         """
-        from interp.figures import heatmap_figure
+        from interp.figures import heatmap_figure, interactive_heatmap
 
-        return heatmap_figure(self, layers if layer is None else [layer])
+        chosen = layers if layer is None else [layer]
+        if not interactive:
+            return heatmap_figure(self, chosen)
+        table = self.to_dataframe().assign(
+            clear=(self.defined if self.no_null else self.outside_null).ravel()
+        )
+        if chosen is not None:
+            table = table[table["layer"].isin([self.layers[self.at(name)] for name in chosen])]
+        # The similarity of a label with itself carries no information.
+        table = table.assign(value=table["value"].where(table["label_a"] != table["label_b"]))
+        return interactive_heatmap(
+            table, row="label_a", column="label_b", measure=self.measure, limits=self.limits
+        )
 
     def _latex_cell(self, depth: int, a: int, b: int) -> str:
         value = self.value[depth, a, b]

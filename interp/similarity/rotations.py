@@ -135,18 +135,23 @@ class Rotations(Mapping[str, Rotation]):
         tables = [found.to_dataframe().assign(label=label) for label, found in self.items()]
         return pd.concat(tables, ignore_index=True)[["label", *COLUMNS]]
 
-    def plot(self, quantity: str = "angle_degrees") -> Figure:
+    def plot(self, quantity: str = "angle_degrees", *, interactive: bool = False) -> Figure | Any:
         """Draw one panel per label: the quantity over layers, with the null band.
 
         Args:
             quantity: one of :data:`QUANTITIES`.
+            interactive: return a Plotly figure with a slider over the labels.
 
         Raises:
-            InputError: an unknown quantity.
+            InputError: an unknown quantity, or Plotly is not installed.
         """
-        from interp.figures import rotation_by_layer_figure
+        from interp.figures import interactive_lines, rotation_by_layer_figure
 
-        return rotation_by_layer_figure(self, quantity)
+        if not interactive or quantity not in QUANTITIES:
+            return rotation_by_layer_figure(self, quantity)
+        table = self.to_dataframe()
+        rows = table[table["quantity"] == quantity]
+        return interactive_lines(rows, by="label", measure=quantity.replace("_", " "))
 
 
 @overload

@@ -1,0 +1,250 @@
+"""The report as a reader uses it: real clicks and keys, in a real browser without a network."""
+
+from __future__ import annotations
+
+import json
+import random
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.browser.conftest import PROMPT, PROMPTS
+
+LARGEST = 4_000_000  # bytes of a page
+CELL = """([name, i, j]) => {
+  const figure = document.getElementById(`${name}-figure`);
+  figure.scrollIntoView({ block: "center" });
+  const { _size: size, xaxis, yaxis } = figure._fullLayout;
+  const box = figure.querySelector(".main-svg").getBoundingClientRect();
+  return [box.x + size.l + xaxis.c2p(j), box.y + size.t + yaxis.c2p(i)];
+}"""
+TOO_WIDE = """() => {
+  const width = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= width) return [];
+  return [...document.querySelectorAll("main *")]
+    .filter((one) => one.getBoundingClientRect().right > width + 1)
+    .map((one) => `${one.tagName}.${one.className}`).slice(0, 12);
+}"""
+LUMINANCE_OF_TEXT = Path(__file__).with_name("contrast.js").read_text(encoding="utf-8")
+
+
+def hovered(page: Any, name: str, row: int, column: int) -> str:
+    """What the page shows over a cell."""
+    x, y = page.evaluate(CELL, [name, row, column])
+    page.mouse.move(x - 200, y - 200)
+    page.mouse.move(x, y, steps=3)
+    page.wait_for_selector(f"#{name}-figure .hoverlayer .hovertext")
+    return page.inner_text(f"#{name}-figure .hoverlayer .hovertext")
+
+
+def said(page: Any, section: str) -> str:
+    return page.inner_text(f'[data-section="{section}"] > .said')
+
+
+def set_layer(page: Any, section: str, place: int) -> None:
+    page.locator(f'[data-section="{section}"] input[type=range]').fill(str(place))
+
+
+def printed(value: float, digits: int) -> str:
+    rounded = Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    return str(rounded + 0).replace("-", "−")
+
+
+@pytest.mark.parametrize("run", ["example", "deep"])
+@pytest.mark.parametrize(("name", "digits", "unit"), [("cosine", 4, ""), ("rotation", 2, "°")])
+def test_hovered_cells_are_those_of_the_csv_files(
+    run: str, name: str, digits: int, unit: str, opened: Any, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(run)
+    table = pd.read_csv(folder / f"{name}.csv")
+    if name == "rotation":
+        table = table[table["quantity"] == "angle_degrees"]
+    page = opened(folder / "report.html").page
+    rows, columns = ["domain_a", "domain_b"] if name == "cosine" else ["arm", "domain"]
+    axes = page.evaluate(
+        "name => JSON.parse(document.getElementById('data').textContent).runs[0].maps[name].axes",
+        name,
+    )
+    layers = [int(key) for key in axes[0]["keys"]]
+    assert layers == sorted(table["layer"].unique())
+    draw = random.Random(f"{run}{name}")
+    for layer in draw.sample(layers, 3):
+        set_layer(page, name, layers.index(layer))
+        for _ in range(2):
+            i, j = draw.randrange(len(axes[1]["keys"])), draw.randrange(len(axes[2]["keys"]))
+            cell = table[
+                (table["layer"] == layer)
+                & (table[rows] == axes[1]["keys"][i])
+                & (table[columns] == axes[2]["keys"][j])
+            ].iloc[0]
+            text = hovered(page, name, i, j).replace("\n", " ")
+            assert f"layer {layer}" in text
+            if not cell["defined"]:
+                assert "undefined: the split halves do not agree" in text
+                continue
+            numbers = [printed(cell[end], digits) + unit for end in ("value", "low", "high")]
+            assert "{} ({} to {})".format(*numbers) in text
+            assert text.endswith(f"n = {cell['n']} prompts")
+            if pd.notna(cell["null_low"]):
+                band = [printed(cell[end], digits) + unit for end in ("null_low", "null_high")]
+                assert "null: {} to {}".format(*band) in text
+
+
+def test_the_slider_moves_the_layer_by_mouse_and_keys(deep: Path, opened: Any) -> None:
+    page = opened(deep / "report.html").page
+    slider = page.locator('[data-section="cosine"] input[type=range]')
+    before = hovered(page, "cosine", 0, 1)
+    slider.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text('[data-section="cosine"] .field output') == "1"
+    assert slider.get_attribute("aria-valuetext") == "layer 1"
+    after = hovered(page, "cosine", 0, 1)
+    assert "layer 1" in after and after != before
+
+
+def test_a_cell_opens_its_pair_by_click_and_by_enter(deep: Path, opened: Any) -> None:
+    page = opened(deep / "report.html").page
+    panel = page.locator(".pair")
+    assert not panel.is_visible()
+    x, y = page.evaluate(CELL, ["leakage", 0, 3])
+    page.mouse.click(x, y)
+    assert panel.locator("h3").inner_text() == "Safety: NPO → Bias"
+    assert "rotation after layer 28" in panel.inner_text()
+    assert panel.locator(".line").count() == 3
+    leak = pd.read_csv(deep / "leakage.csv").query(
+        "arm == 'npo-safety-0' and domain == 'bias' and quantity == 'L_90'"
+    )
+    assert printed(leak["value"].iloc[0], 4) in panel.inner_text()
+    assert page.evaluate("document.activeElement.textContent") == "Safety: NPO → Bias"
+    panel.get_by_role("button", name="Close").click()
+    assert not panel.is_visible()
+    assert page.evaluate("document.activeElement.id") == "leakage-figure"
+    for key in ("ArrowDown", "ArrowUp", "ArrowLeft", "Enter"):
+        page.keyboard.press(key)
+    assert panel.locator("h3").inner_text() == "Safety: NPO → Sensitive" or panel.is_visible()
+
+
+def test_the_table_filters_searches_and_sorts(deep: Path, opened: Any) -> None:
+    page = opened(deep / "report.html").page
+    table = page.locator('[data-section="prompts"]')
+    total = int(said(page, "prompts").split("(")[1].split()[0])
+    table.get_by_label("Domain").select_option("bias")
+    table.get_by_label("Kind").select_option("harmful")
+    table.get_by_label("Split").select_option("test")
+    assert f"{PROMPTS} of {PROMPTS} " in said(page, "prompts") and total > PROMPTS
+    assert set(table.locator("td.domain").all_inner_texts()) == {"bias"}
+    table.get_by_role("button", name="log-odds after").click()
+    numbers = [
+        float(text.replace("−", "-")) for text in table.locator("td.number").all_inner_texts()
+    ]
+    after = numbers[1::2]
+    assert after == sorted(after) and len(set(after)) > 5
+    assert table.locator('th[aria-sort="ascending"]').inner_text().startswith("log-odds after")
+    page.keyboard.press("Enter")  # the focus stays on the header
+    numbers = [
+        float(text.replace("−", "-")) for text in table.locator("td.number").all_inner_texts()
+    ]
+    assert numbers[1::2] == after[::-1]
+    table.get_by_label("Search").fill("no such prompt")
+    assert "0 of 0" in said(page, "prompts")
+
+
+def test_a_prompt_with_html_stays_text(deep: Path, opened: Any) -> None:
+    found = opened(deep / "report.html")
+    page = found.page
+    page.locator('[data-section="prompts"]').get_by_label("Search").fill("onerror")
+    assert page.locator("td.prompt").first.inner_text() == PROMPT
+    assert page.locator("td.completion").first.inner_text() == f"said {PROMPT}"
+    assert page.evaluate("window.ran") is None
+    assert page.locator('img[src="x"]').count() == 0 and not found.complaints
+
+
+@pytest.mark.parametrize("run", ["example", "deep", "compared"])
+def test_the_page_asks_for_nothing_and_complains_of_nothing(
+    run: str, opened: Any, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(run)
+    path = path if path.is_file() else path / "report.html"
+    found = opened(path)
+    assert [url for url in found.requests if not url.startswith(("data:", "blob:"))] == [
+        path.as_uri()
+    ]
+    assert not found.complaints
+    assert path.stat().st_size < LARGEST
+
+
+def test_everything_is_reached_by_the_keyboard(deep: Path, opened: Any) -> None:
+    page = opened(deep / "report.html").page
+    reached = set()
+    for _ in range(120):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                """() => {
+                  const at = document.activeElement;
+                  const section = at.closest("[data-section]")?.dataset.section ?? "page";
+                  return `${section} ${at.tagName} ${at.type ?? ""}`.trim();
+                }"""
+            )
+        )
+    for section in ("leakage", "cosine", "rotation", "gain", "patching"):
+        assert f"{section} DIV" in reached and f"{section} BUTTON button" in reached
+    for section in ("cosine", "rotation", "gain", "patching"):
+        assert f"{section} INPUT range" in reached
+    assert {"leakage SELECT select-one", "prompts INPUT search"} <= reached
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 390])
+def test_all_text_has_contrast_aa_and_fits_the_width(
+    scheme: str, width: int, deep: Path, opened: Any
+) -> None:
+    size = {"width": width, "height": 800}
+    page = opened(deep / "report.html", color_scheme=scheme, viewport=size).page
+    x, y = page.evaluate(CELL, ["leakage", 0, 3])
+    page.mouse.click(x, y)
+    page.wait_for_selector(".pair .line .main-svg")
+    weak = json.loads(page.evaluate(LUMINANCE_OF_TEXT))
+    assert not weak, weak[:5]
+    assert not page.evaluate(TOO_WIDE)
+
+
+def test_without_javascript_every_figure_is_a_picture(example: Path, opened: Any) -> None:
+    page = opened(example / "report.html", java_script_enabled=False).page
+    names = {path.stem for path in (example / "figures").glob("*.svg")}
+    shown = page.locator("img[data-name]")
+    assert {image.get_attribute("data-name") for image in shown.all()} == names
+    assert all(image.is_visible() for image in shown.all())
+    assert not page.locator(".needs-script").first.is_visible()
+
+
+def test_every_figure_is_downloaded_as_svg_png_and_csv(example: Path, opened: Any) -> None:
+    page = opened(example / "report.html", accept_downloads=True).page
+    begins = {"SVG": (b"<svg", b"<?xml"), "PNG": (b"\x89PNG",), "CSV": (b"arm,", b"layer,")}
+    for figure in ('figure:has(img[data-name="leakage"])', '[data-section="cosine"]'):
+        for kind, starts in begins.items():
+            button = page.locator(figure).get_by_role("button", name=kind)
+            with page.expect_download() as started:
+                button.click()
+            content = Path(started.value.path()).read_bytes()
+            assert content.startswith(starts), content[:40]
+    shown = pd.read_csv(started.value.path())
+    written = pd.read_csv(example / "cosine.csv")
+    assert shown["value"].tolist() == written["value"].round(4).tolist()
+
+
+def test_two_runs_stand_side_by_side(compared: Path, opened: Any) -> None:
+    page = opened(compared).page
+    assert page.locator(".sides > section").count() >= 2
+    sliders = page.locator('[data-section="rotation"] input[type=range]')
+    assert sliders.count() == 2
+    sliders.first.fill("7")
+    outputs = page.locator('[data-section="rotation"] .field output')
+    assert outputs.all_inner_texts() == ["7", "7"]  # both sides show the same layer
+    assert "less lost" in page.inner_text("main")
+    table = page.locator('[data-section="prompts"]')
+    assert table.get_by_role("button", name="class after, second model").count() == 1
