@@ -108,7 +108,7 @@ def test_the_first_screen_names_what_matters(page):
         assert words in top
     assert "npo-retain-10-safety-0" in top  # what is missing is said
     # Two arms have no recovery: one is degenerate, one never reached the level.
-    assert "×100: the contained arm's target does not comply" in top and "×1: " in top
+    assert "×100: the contained arm&#39;s target does not comply" in top and "×1: " in top
     assert "model organism" in top
 
 

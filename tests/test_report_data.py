@@ -54,7 +54,7 @@ def test_cells_follow_the_axes_and_name_what_is_missing() -> None:
 
 
 def test_numbers_are_those_that_the_page_prints() -> None:
-    assert rounded([0.12345678, float("nan")], 4) == [0.1235, None]
+    assert rounded([0.12345678, float("nan"), float("inf")], 4) == [0.1235, None, None]
     assert str(rounded([-0.00001], 4)[0]) == "0.0"  # a zero has no sign
     assert coded(["b", "a", "b"]) == {"names": ["b", "a"], "codes": [0, 1, 0]}
 

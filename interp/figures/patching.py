@@ -54,7 +54,7 @@ def patching_figure(
     """
     cells, quantity, grey = patching_cells(effects, labels=labels, level=level, groups=groups)
     values = cells["value"].to_numpy()
-    panels, rows, columns = (list(cells[part].unique()) for part in parts)
+    panels, rows, columns = (list(cells[part].unique()) for part in ("panel", "row", "column"))
     columns.sort(key=lambda name: (name == OUTSIDE, int(name) if name != OUTSIDE else 0))
     limit = 1.0 if quantity == "fraction" else float(np.abs(values).max()) or 1.0
     side = 0.085 * max(map(len, rows)) + 0.2

@@ -108,7 +108,8 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = pd.read_parquet(folder / "prompts.parquet")
     prompts.loc[prompts["id"] == "bias-harmful-test-000", "prompt"] = PROMPT
     prompts.to_parquet(folder / "prompts.parquet")
-    said = pd.DataFrame({"prompt_id": prompts["id"], "completion": f"said {PROMPT}"})
+    said = pd.DataFrame({"prompt_id": prompts["id"], "completion": "said so"})
+    said["completion"] = said["completion"].where(prompts["prompt"] != PROMPT, f"said {PROMPT}")
     said.to_parquet(folder / "arms" / "npo-safety-0" / "completions.parquet")
     _explain(folder / "causes" / "npo-safety-0")
     run = Run(folder)

@@ -24,8 +24,9 @@
     const text = walker.currentNode.textContent.trim();
     const element = walker.currentNode.parentElement;
     if (!text || !element.checkVisibility?.()) continue;
-    // The numbers in cells stand on the cells' colours: black or white, whichever is stronger.
-    if (element.closest(".heatmap-label, script, style, noscript, option")) continue;
+    // The numbers in cells stand on the cells' colours, black or white, whichever is stronger;
+    // what a figure says under the mouse has the page's two strongest colours.
+    if (element.closest(".heatmap-label, .hoverlayer, script, style, noscript, option")) continue;
     const style = getComputedStyle(element);
     const inside = element instanceof SVGElement;
     const colour = parse(inside ? style.fill : style.color);

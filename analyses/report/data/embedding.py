@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,7 +26,8 @@ def as_json_text(value: Any) -> str:
 
 def rounded(values: Iterable[float], digits: int) -> list[float | None]:
     """The numbers with as many decimals as the page prints; None where there is no number."""
-    return [None if pd.isna(value) else round(float(value), digits) + 0.0 for value in values]
+    numbers = pd.Series(list(values), dtype=float)
+    return [round(value, digits) + 0.0 if math.isfinite(value) else None for value in numbers]
 
 
 def coded(values: Iterable[Any]) -> dict[str, list]:

@@ -52,7 +52,7 @@ def cells_of(
     cells: Json = {
         name: rounded(rows[name], digits) for name in NUMBERS if name in rows and len(rows)
     }
-    cells["n"] = [None if pd.isna(n) else int(n) for n in rows["n"]]
+    cells["n"] = [None if n is None else int(n) for n in rounded(rows["n"], 0)]
     clear = rows["clear"] if "clear" in rows else pd.Series(True, rows.index)
     cells["clear"] = [int(flag is True or flag == 1) for flag in clear]
     said = rows["reason"] if "reason" in rows else pd.Series(None, rows.index, dtype=object)
@@ -160,7 +160,7 @@ def rotation_heatmap(run: Run, quantity: str) -> Json | None:
         f"{null_of_rotation(run)}.",
         table.assign(value=table["value"].where(table["defined"].astype(bool))),
         [layers, arms_axis(run, arms), domains_axis(run, "domain")],
-        limits=(0, max(10.0, float(table["value"].max()))) if angle else _around_one(table),
+        limits=(0, max(10.0, _largest(table["value"]))) if angle else _around_one(table),
         digits=2 if angle else 4,
         unit="°" if angle else "",
         start=2 * len(layers.keys) // 3,
@@ -169,8 +169,13 @@ def rotation_heatmap(run: Run, quantity: str) -> Json | None:
 
 
 def _around_one(table: pd.DataFrame) -> tuple[float, float]:
-    reach = max(0.1, float((table["value"] - 1).abs().max()))
+    reach = max(0.1, _largest((table["value"] - 1).abs()))
     return (1 - reach, 1 + reach)
+
+
+def _largest(values: pd.Series) -> float:
+    """The largest finite value, or 0."""
+    return max((value for value in rounded(values, 4) if value is not None), default=0.0)
 
 
 def leakage_heatmap(run: Run) -> Json | None:

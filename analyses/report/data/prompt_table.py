@@ -34,8 +34,8 @@ def merged_prompts(
     """
     base = runs[0].record.base.last.drop_duplicates("prompt_id")
     ids = base["prompt_id"]
-    texts = read_table(runs[0].record.folder / "prompts.parquet", ("id", "prompt"))
-    texts = texts.drop_duplicates("id").set_index("id")["prompt"]
+    prompts = read_table(runs[0].record.folder / "prompts.parquet", ("id", "prompt"))
+    texts = dict(zip(prompts["id"], prompts["prompt"], strict=True))
     arms, after = [], {}
     for place, (run, name) in enumerate(zip(runs, names, strict=True)):
         for arm, label in zip(run.record.arms, arm_labels(run, run.record.arms), strict=True):

@@ -125,7 +125,6 @@ function drawMap(map, host, prefix, open = null) {
       height,
       xaxis: { ...ticksOf(columns), tickangle: -35 },
       yaxis: { ...ticksOf(rows), autorange: "reversed" },
-      hoverlabel: { align: "left" },
     });
     return Plotly.react(figure, tracesOf(map, place.slice(0, -2)), layout, CONFIG);
   };

@@ -40,13 +40,14 @@ function isDeep(value, limits, colours) {
 
 /** What every figure shares: a transparent background, the page's font and colours. */
 function layoutOf(extra) {
-  const { ink, line } = themeColours();
+  const { ink, line, page } = themeColours();
   const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
   const { xaxis, yaxis, ...rest } = extra;
   return {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
+    hoverlabel: { align: "left", bgcolor: ink, bordercolor: ink, font: { color: page } },
     margin: { l: 10, r: 10, t: 10, b: 10 },
     xaxis: { ...axis, fixedrange: true, ...xaxis },
     yaxis: { ...axis, fixedrange: true, ...yaxis },
