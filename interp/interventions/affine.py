@@ -55,7 +55,7 @@ def token_means(
     Args:
         lm: the model, with its active interventions.
         rows: prompts without a response.
-        ending: number of tokens at the end of a prompt that get a mean of their own.
+        ending: number of tokens at the end of a prompt that get their own mean.
         batch_size: prompts in one forward.
 
     Raises:

@@ -107,6 +107,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     prompts = pd.read_parquet(folder / "prompts.parquet")
     prompts.loc[prompts["id"] == "bias-harmful-test-000", "prompt"] = PROMPT
+    prompts["forecast"] = np.arange(len(prompts)) / 100
     prompts.to_parquet(folder / "prompts.parquet")
     said = pd.DataFrame({"prompt_id": prompts["id"], "completion": "said so"})
     said["completion"] = said["completion"].where(prompts["prompt"] != PROMPT, f"said {PROMPT}")

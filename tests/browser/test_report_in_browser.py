@@ -46,6 +46,13 @@ def said(page: Any, section: str) -> str:
     return page.inner_text(f'[data-section="{section}"] > .said')
 
 
+def column(table: Any, name: str) -> list[float]:
+    """The numbers of a column in the order shown."""
+    names = table.locator("th[data-column]").evaluate_all("all => all.map(e => e.dataset.column)")
+    cells = table.locator(f"tbody td:nth-child({names.index(name) + 1})").all_inner_texts()
+    return [float(text.replace("−", "-")) for text in cells]
+
+
 def set_layer(page: Any, section: str, place: int) -> None:
     page.locator(f'[data-section="{section}"] input[type=range]').fill(str(place))
 
@@ -140,17 +147,14 @@ def test_the_table_filters_searches_and_sorts(deep: Path, opened: Any) -> None:
     assert f"{PROMPTS} of {PROMPTS} " in said(page, "prompts") and total > PROMPTS
     assert set(table.locator("td.domain").all_inner_texts()) == {"bias"}
     table.get_by_role("button", name="log-odds after").click()
-    numbers = [
-        float(text.replace("−", "-")) for text in table.locator("td.number").all_inner_texts()
-    ]
-    after = numbers[1::2]
+    after = column(table, "log_odds_after")
     assert after == sorted(after) and len(set(after)) > 5
     assert table.locator('th[aria-sort="ascending"]').inner_text().startswith("log-odds after")
     page.keyboard.press("Enter")  # the focus stays on the header
-    numbers = [
-        float(text.replace("−", "-")) for text in table.locator("td.number").all_inner_texts()
-    ]
-    assert numbers[1::2] == after[::-1]
+    assert column(table, "log_odds_after") == after[::-1]
+    table.get_by_role("button", name="forecast").click()
+    forecasts = column(table, "forecast")
+    assert forecasts == sorted(forecasts) and len(set(forecasts)) == PROMPTS
     table.get_by_label("Search").fill("no such prompt")
     assert "0 of 0" in said(page, "prompts")
 

@@ -14,13 +14,15 @@ from interp.store import read_table
 
 Json = dict[str, Any]
 DIGITS = 2  # of log-odds, nats
+FORECASTS = {"forecast": 2, "flip_90": 2}  # columns that `spillover predict` adds to the prompts
 
 
 def prompt_table(run: Run, *, show_completions: bool = False) -> Json:
     """Columns of the prompts of the base model's scores, and by arm what changes.
 
-    Keys: ``prompt``, ``domain``, ``split``, ``label``, ``before`` and, by arm, ``after``; each of
-    these two holds ``class``, ``log_odds`` (nats) and, on request, ``completion``.
+    Keys: ``forecasts`` (None without any), ``prompt``, ``domain``, ``split``, ``label``, ``before``
+    and, by arm, ``after``; each of these two holds ``class``, ``log_odds`` (nats) and, on request,
+    ``completion``.
     """
     return merged_prompts((run,), ("",), show_completions=show_completions)
 
@@ -30,7 +32,7 @@ def merged_prompts(
 ) -> Json:
     """The prompts of runs of one base model in one table; labels of arms begin with the run's name.
 
-    The prompts and the answers before are those of the first run.
+    The prompts, the answers before and the forecasts, if any, are those of the first run.
     """
     base = runs[0].record.base.last.drop_duplicates("prompt_id")
     ids = base["prompt_id"]
@@ -42,7 +44,12 @@ def merged_prompts(
             key = f"{place}/{arm.name}"
             arms.append({"name": key, "label": f"{name}: {label}" if name else label, "run": place})
             after[key] = _answers(run, arm, ids, show_completions)
+    told = prompts.drop_duplicates("id").set_index("id").reindex(ids)
     return {
+        "forecasts": {
+            name: rounded(told[name], digits) for name, digits in FORECASTS.items() if name in told
+        }
+        or None,
         "prompt": [str(texts.get(name, name)) for name in ids],
         **{name: coded(base[name].fillna("–")) for name in ("domain", "split", "label")},
         "before": _answers(runs[0], runs[0].record.base, ids, show_completions),

@@ -1,13 +1,20 @@
 // The prompts table: one arm's answers against the base model's, filtered, searched and sorted.
 
 const PAGE = 50;
+// What `spillover predict` says of each prompt before training.
+const FORECASTS = {
+  forecast: "forecast of the loss (nats per nat of the target)",
+  flip_90: "forecast: probability to lose its refusal at 90% forgetting",
+};
 
 /** Draws the table of `data` into `host`. */
 function drawPrompts(data, host, prefix) {
-  if (!data.arms.length) return host.append(make("p", {}, "No arm has finished yet."));
+  if (!data.arms.length && !data.forecasts) {
+    return host.append(make("p", {}, "No arm has finished yet."));
+  }
   // Of two runs, the first arm of each; of one run, one arm and on request another.
   const ofOther = data.arms.find((arm) => arm.run !== data.arms[0].run);
-  const state = { arm: data.arms[0].name, other: ofOther ? ofOther.name : "",
+  const state = { arm: data.arms.length ? data.arms[0].name : "", other: ofOther ? ofOther.name : "",
     search: "", sort: null, down: false, shown: PAGE };
   const filters = { domain: "", split: "", label: "", before: "", after: "" };
   const every = data.prompt.map((_, i) => i);
@@ -22,12 +29,16 @@ function drawPrompts(data, host, prefix) {
       { name: "label", title: "kind", read: (i) => decoded(data.label, i) },
       { name: "split", title: "split", read: (i) => decoded(data.split, i) },
       { name: "before", title: "class before", read: (i) => decoded(data.before.class, i) },
-      { name: "after", title: "class after", read: (i) => decoded(after.class, i) },
       { name: "log_odds_before", title: "log-odds before (nats)", number: true,
         read: (i) => data.before.log_odds[i] },
-      { name: "log_odds_after", title: "log-odds after (nats)", number: true,
-        read: (i) => after.log_odds[i] },
     ];
+    if (after) {
+      found.push(
+        { name: "after", title: "class after", read: (i) => decoded(after.class, i) },
+        { name: "log_odds_after", title: "log-odds after (nats)", number: true,
+          read: (i) => after.log_odds[i] },
+      );
+    }
     if (other) {
       found.push(
         { name: "other", title: "class after, second model", read: (i) => decoded(other.class, i) },
@@ -35,11 +46,10 @@ function drawPrompts(data, host, prefix) {
           read: (i) => other.log_odds[i] },
       );
     }
-    if (after.forecast) {
-      found.push({ name: "forecast", title: "forecast of the log-odds (nats)", number: true,
-        read: (i) => after.forecast[i] });
+    for (const [name, values] of Object.entries(data.forecasts ?? {})) {
+      found.push({ name, title: FORECASTS[name], number: true, read: (i) => values[i] });
     }
-    if (after.completion) {
+    if (after?.completion) {
       found.push({ name: "completion", title: "completion after", read: (i) => after.completion[i] });
     }
     return found;
@@ -50,7 +60,7 @@ function drawPrompts(data, host, prefix) {
     const needle = state.search.toLowerCase();
     const rows = every.filter((i) => {
       const fits = Object.entries(filters).every(([name, value]) => {
-        return !value || all.find((column) => column.name === name).read(i) === value;
+        return !value || all.find((column) => column.name === name)?.read(i) === value;
       });
       return fits && (!needle || all.some((column) => (
         !column.number && String(column.read(i) ?? "").toLowerCase().includes(needle)
