@@ -133,7 +133,7 @@ def cosine_heatmap(run: Run) -> Json | None:
         "cosine",
         "Cosines between domains before",
         "Cross-fitted cosines between the domains' directions in the base model. Grey, in "
-        "brackets: inside the null of permuted labels.",
+        "brackets: inside the null of permuted labels. The diagonal carries no information.",
         table.assign(value=table["value"].where(table["defined"].astype(bool))),
         [layers, domains_axis(run, "domain_a"), domains_axis(run, "domain_b")],
         limits=(-1, 1),

@@ -99,7 +99,9 @@ function ticksOf(axis) {
 function shortOf(map, cell) {
   if (cell.value === null) return "–";
   const text = written(cell.value, map.unit === "°" ? 0 : 2, map.unit);
-  return cell.clear ? text : `(${text})`;
+  // A map with nulls has none where there is nothing to test, as on the diagonal.
+  const untested = map.cells.null_low && cell.null_low === null;
+  return cell.clear || untested ? text : `(${text})`;
 }
 
 /** Draws a map into `host`; `open`, if given, is called with a cell's place. */
