@@ -24,6 +24,7 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+PATIENCE = 120_000  # milliseconds, for a busy machine
 PROMPTS = 16  # of a domain, kind and split of the deep run
 PROMPT = '</script><img src=x onerror="window.ran = 1"><b>bold</b> &amp; "quoted"'
 EXAMPLE = Path(__file__).resolve().parents[2] / "analyses" / "workbench" / "example"
@@ -70,6 +71,7 @@ def opened(browser: Any) -> Iterator[Any]:
         contexts.append(context)
         context.set_offline(True)
         found = Opened(context.new_page())
+        found.page.set_default_timeout(PATIENCE)
         found.page.on("request", lambda request: found.requests.append(request.url))
         found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
         found.page.on(
