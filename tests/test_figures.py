@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from analyses import figures
 from analyses.figures import outside_null, run_drawings, write_run_figures
 from analyses.runs import tables
+from spillover import example_run
 from tests.synthetic_run import write_comparison, write_run
 
 
@@ -42,6 +43,15 @@ def test_every_figure_has_a_vector_a_bitmap_and_its_numbers(run, drawn):
         assert "<svg" in stem.with_suffix(".svg").read_text("utf-8")
         assert len(pd.read_csv(stem.with_suffix(".csv"))) == len(drawing.data) > 0
         assert drawing.title and drawing.caption
+
+
+def test_every_recovery_is_within_its_axis():
+    run = example_run()
+    shown = run.recovery[run.recovery["quantity"] == "recovery"]["value"].dropna()
+    [axes] = figures.containment_figure(run).axes
+    bottom, top = axes.get_ylim()
+    assert shown.max() > 1.32  # more than the usual axis holds
+    assert bottom < shown.min() <= shown.max() < top
 
 
 def test_drawing_leaves_no_global_state(run):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# The axis reaches every value; beyond these limits a value is written at the edge.
+USUAL, WIDEST = (-0.15, 1.32), (-1.0, 2.5)
 SETS = {"retained": (CONTAINED, "s", "retained"), "held_out": (GREEN, "o", "held out")}
 
 
@@ -43,8 +45,11 @@ def recovery_panel(axes: Axes, tables: Run, headline: Headline) -> None:
         axes.axvspan(place - 0.4, place + 0.4, color="#f4f6fa", lw=0, zorder=0)
         axes.text(place, 1.12, "chosen", ha="center", va="bottom", fontsize=8, color=MUTED)
     table = tables.recovery
+    bottom, top = USUAL
     if not table.empty:
         table = table[table["quantity"] == "recovery"]
+        reached = table.loc[table["arm"].isin(names), "value"].dropna().clip(*WIDEST)
+        bottom, top = min([bottom, *reached - 0.12]), max([top, *reached + 0.12])
         for shift, (name, (colour, marker, label)) in zip((-0.1, 0.1), SETS.items(), strict=True):
             rows = table[table["set"] == name].set_index("arm").reindex(names)
             if not (rows["domains"].fillna(0) > 0).any():
@@ -55,6 +60,12 @@ def recovery_panel(axes: Axes, tables: Run, headline: Headline) -> None:
                 x + shift, value, yerr=np.nan_to_num(reach), fmt=marker, ls="-", color=colour,
                 ms=5, lw=1.5, label=label,
             )  # fmt: skip
+            for place in np.flatnonzero((value < bottom) | (value > top)):
+                edge, align = (bottom, "bottom") if value[place] < bottom else (top, "top")
+                axes.text(
+                    x[place] + shift, edge, f"{value[place]:.1f}", color=colour, fontsize=8,
+                    ha="center", va=align,
+                )  # fmt: skip
             missing = ~np.isfinite(value)
             axes.plot(x[missing] + shift, np.zeros(missing.sum()), "x", color=colour, ms=6)
     answers = np.array([tables.verdicts[name].answer_rate.value for name in names])
@@ -65,7 +76,7 @@ def recovery_panel(axes: Axes, tables: Run, headline: Headline) -> None:
     axes.axhline(FEWEST_ANSWERS, color=ANSWERS, lw=0.8, alpha=0.6)
     axes.set_xticks(x, labels)
     axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.set_ylim(-0.15, 1.32)
+    axes.set_ylim(bottom, top)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
     axes.grid(axis="y")
     axes.set_xlabel("weight of the retain loss")
