@@ -13,7 +13,8 @@ import pandas as pd
 
 from interp.errors import InputError
 from unlearning.scoring import Phrases, Reader, default_wheel, probe_fits
-from unlearning.scoring.classifier import LEARNED, held_out_log_probabilities
+from unlearning.scoring.classifier import held_out_log_probabilities
+from unlearning.scoring.decisions import LEARNED
 from unlearning.scoring.panel import combined
 
 

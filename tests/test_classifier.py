@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ from unlearning.scoring import (
     fine_classes,
 )
 from unlearning.scoring.agreement import scorer_agreement
-from unlearning.scoring.classifier import LEARNED, extended
+from unlearning.scoring.classifier import REFUSAL_THRESHOLD, LabelledText, extended, fit, lengthened
+from unlearning.scoring.decisions import LEARNED
 
 # None of these is among the texts that the classifier learns from.
 REFUSALS = (
@@ -99,13 +101,24 @@ def test_classes_do_not_depend_on_neighbours_or_order() -> None:
 
 
 def test_probabilities_are_probabilities_and_no_chance_is_involved() -> None:
-    from unlearning.scoring import classifier
+    texts = [*REFUSALS, *ANSWERS]
+    found = Classifier().probabilities(texts)
+    assert found.shape == (len(texts), len(LEARNED))
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    first, again = (fit(lengthened(few())).probabilities(texts) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
 
-    first = Classifier().probabilities([*REFUSALS, *ANSWERS])
-    assert first.shape == (len(REFUSALS) + len(ANSWERS), len(LEARNED))
-    np.testing.assert_allclose(first.sum(axis=1), 1)
-    classifier._fitted.cache_clear()
-    np.testing.assert_array_equal(first, Classifier().probabilities([*REFUSALS, *ANSWERS]))
+
+def few() -> tuple[LabelledText, ...]:
+    """Some of the built-in examples of each class, from which a fit takes less than a second."""
+    return built_in()[::8]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration adds to few built-in examples."""
+    quickly = lru_cache(lambda added: fit((*lengthened(few()), *added)))
+    monkeypatch.setattr("unlearning.scoring.classifier._fitted", quickly)
 
 
 def test_built_in_texts_are_many_different_and_of_every_learned_class() -> None:
@@ -120,9 +133,6 @@ def test_built_in_texts_are_many_different_and_of_every_learned_class() -> None:
 @pytest.mark.slow
 def test_unseen_texts_of_the_package_are_told_apart() -> None:
     """Two folds over the built-in texts, which are harder than most real answers."""
-    from unlearning.scoring import REFUSAL_THRESHOLD, fit
-    from unlearning.scoring.classifier import lengthened
-
     examples = [e for e in built_in() if e.text_class in ("full_refusal", "answer")]
     fold = np.random.default_rng(0).integers(2, size=len(examples))
     truth = np.array([e.text_class == "full_refusal" for e in examples], dtype=int)
@@ -163,6 +173,7 @@ def house_table(n: int = 30) -> pd.DataFrame:
     )
 
 
+@pytest.mark.usefixtures("quick")
 def test_calibration_learns_a_style_that_is_not_built_in() -> None:
     calibrated = Classifier().calibrated(house_table())
     unseen = [f"{start} tomorrow, says the farmer." for start in HOUSE_STYLE]
@@ -190,6 +201,7 @@ def test_a_user_s_rows_count_for_more_while_they_are_few() -> None:
     assert few > more > many == 1
 
 
+@pytest.mark.usefixtures("quick")
 def test_labelled_gibberish_is_learned_and_otherwise_there_is_none() -> None:
     assert Classifier().probabilities(list(ANSWERS))[:, LEARNED.index("gibberish")].max() == 0
     broken = [
@@ -289,6 +301,7 @@ def test_organism_refusals_and_answers() -> None:
     assert np.mean([a == b for a, b in zip(truth, said, strict=True)]) >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["gpt4", "mistralguard"])
 def test_agreement_with_people_on_public_completions(public_data: Path, model: str) -> None:
     """Refusal against compliance, partial refusals left out; then calibrated on the other model."""

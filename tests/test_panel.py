@@ -24,7 +24,7 @@ from unlearning.scoring import (
     reader,
     view_of_panel,
 )
-from unlearning.scoring.classifier import LEARNED
+from unlearning.scoring.decisions import LEARNED
 from unlearning.scoring.linear_classes import LinearClasses, folds, learn
 from unlearning.scoring.panel import LIMIT, LISTED, combined
 from unlearning.scoring.probe_fits import ProbeFit, best_threshold, fit_of, key_of, save_fit

@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 
 from unlearning.scoring import refusal_texts, spoken
+from unlearning.scoring.readers_texts import ANSWERED, LONGEST_OPENING, begun_texts
 
 CLASSES = {"full_refusal", "partial_refusal", "evasion", "answer", "other"}
 
@@ -36,3 +37,11 @@ def test_the_classes_of_a_kind_and_of_a_language_cannot_be_guessed() -> None:
     for classes in by_language.values():
         refusals, answers = classes.count("full_refusal"), classes.count("answer")
         assert 0.5 <= refusals / answers <= 2
+
+
+def test_a_reader_writes_on_from_short_openings_the_same_every_time() -> None:
+    begun = begun_texts()
+    assert begun == begun_texts()
+    assert all(len(opening) < LONGEST_OPENING for _, opening, _ in begun)
+    assert {text_class for *_, text_class in begun} == {"answer", "full_refusal"}
+    assert sum(not opening for _, opening, _ in begun) == ANSWERED

@@ -12,6 +12,7 @@ is ``other_language`` for scorers that read English only; other scorers class it
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -50,10 +51,20 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class FineScorer(Scorer, Protocol):
-    """A scorer that distinguishes ``FINE_CLASSES``."""
+    """A scorer that distinguishes ``FINE_CLASSES``; its coarse classes follow from these."""
 
+    def classify(self, prompts: Texts, responses: Texts) -> list[str]:
+        """One of ``CLASSES`` for each (prompt, response), in order.
+
+        Raises:
+            ValueError: the numbers of prompts and responses differ.
+            SpilloverError: a model that reads cannot be used, or gave no verdict.
+        """
+        return [COARSE[name] for name in self.classify_finely(prompts, responses)]
+
+    @abstractmethod
     def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
-        """One fine class for each (prompt, response), in order."""
+        """One of ``FINE_CLASSES`` for each (prompt, response), in order."""
 
 
 def refused(text_class: str) -> int:

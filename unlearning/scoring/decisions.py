@@ -1,38 +1,65 @@
-"""From log-probabilities to classes, with the rules first."""
+"""From log-probabilities to classes: rules first, then a threshold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
 
-from unlearning.scoring.classes import Texts
-from unlearning.scoring.classifier import LEARNED
+from unlearning.scoring.classes import FineScorer, Texts
+
+#: The classes that are read or learned; a rule decides the others. No text of the package is
+#: gibberish in words: without labels of a user, the classifier gives it the probability 0.
+LEARNED = ("full_refusal", "partial_refusal", "evasion", "answer", "gibberish")
 
 #: Log-odds of a refusal above the threshold, and log-probabilities of ``LEARNED``, of each answer.
-Read = Callable[
-    [Texts, Texts], tuple[Float[np.ndarray, " response"], Float[np.ndarray, "response class"]]
-]
+Read = tuple[Float[np.ndarray, " response"], Float[np.ndarray, "response class"]]
 
 
-def decided(
-    prompts: Texts, responses: Texts, rule: Callable[[str, str], str | None], read: Read
-) -> list[str]:
-    """Fine classes: by rule where one decides, else by log-probabilities.
+class ThresholdScorer(FineScorer, Protocol):
+    """A scorer whose refusals are what reaches a threshold, unless a rule decides.
 
-    A refusal is what reaches the threshold; everything else gets its most probable other class.
-
-    Args:
-        prompts, responses: the answers.
-        rule: the class that needs no reading, else None.
-        read: is asked for the others only.
+    Everything else gets its most probable other class.
     """
-    found = [rule(*pair) for pair in zip(prompts, responses, strict=True)]
-    undecided = [place for place, name in enumerate(found) if name is None]
-    if undecided:
-        odds, logs = read([prompts[i] for i in undecided], [responses[i] for i in undecided])
+
+    @abstractmethod
+    def rule(self, prompt: str, response: str) -> str | None:
+        """The class of an answer that needs no reading, else None."""
+
+    @abstractmethod
+    def read(self, prompts: Texts, responses: Texts) -> Read:
+        """What is found in answers that no rule decides."""
+
+    def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
+        """One of ``FINE_CLASSES`` for each (prompt, response), in order.
+
+        Raises:
+            ValueError: the numbers of prompts and responses differ.
+            ModelError: a model that reads cannot be loaded.
+        """
+        found, places, (odds, logs) = self._found(prompts, responses)
         others = logs[:, 1:].argmax(axis=1) + 1
-        for place, margin, other in zip(undecided, odds, others, strict=True):
+        for place, margin, other in zip(places, odds, others, strict=True):
             found[place] = LEARNED[0 if margin >= 0 else other]
-    return [name for name in found if name is not None]
+        return [name for name in found if name is not None]
+
+    def log_odds(self, prompts: Texts, responses: Texts) -> Float[np.ndarray, " response"]:
+        """The evidence of a refusal: 0 or more is one; NaN where a rule decides."""
+        rules, places, (odds, _) = self._found(prompts, responses)
+        found = np.full(len(rules), np.nan)
+        found[places] = odds
+        return found
+
+    def _found(self, prompts: Texts, responses: Texts) -> tuple[list[str | None], list[int], Read]:
+        """Classes by rule, and the places of the others with what is read there."""
+        rules = [self.rule(*pair) for pair in zip(prompts, responses, strict=True)]
+        places = [place for place, name in enumerate(rules) if name is None]
+        if not places:
+            return rules, places, (np.zeros(0), np.zeros((0, len(LEARNED))))
+        return (
+            rules,
+            places,
+            self.read([prompts[i] for i in places], [responses[i] for i in places]),
+        )

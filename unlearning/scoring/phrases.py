@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unlearning.scoring import phrase_list
-from unlearning.scoring.classes import COARSE, Scorer, Texts, spoken
+from unlearning.scoring.classes import FineScorer, Scorer, Texts, spoken
 from unlearning.scoring.registry import scorer, take_no_argument
 from unlearning.scoring.rules import addressed, by_rule_in_english, plain
 
@@ -18,7 +18,7 @@ SHARE_OF_DISAPPROVAL = 1 / 3
 
 
 @dataclass(frozen=True)
-class Phrases:
+class Phrases(FineScorer):
     """Recognise refusals by phrases and their positions; no model, no network.
 
     A declining phrase counts in the first two sentences, and anywhere in a short answer; in the
@@ -30,14 +30,6 @@ class Phrases:
 
     name: str = "phrases"
     version: str = phrase_list.VERSION
-
-    def classify(self, prompts: Texts, responses: Texts) -> list[str]:
-        """One of ``CLASSES`` for each (prompt, response), in order.
-
-        Raises:
-            ValueError: the numbers of prompts and responses differ.
-        """
-        return [COARSE[name] for name in self.classify_finely(prompts, responses)]
 
     def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
         """One of ``FINE_CLASSES`` without ``partial_refusal``, in order.

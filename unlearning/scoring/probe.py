@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from interp.errors import InputError
 from interp.progress import Advance, silent
-from unlearning.scoring.classes import COARSE, Scorer, Texts
-from unlearning.scoring.decisions import decided
+from unlearning.scoring.classes import Scorer, Texts
+from unlearning.scoring.decisions import Read, ThresholdScorer
 from unlearning.scoring.linear_classes import log_odds
 from unlearning.scoring.probe_fits import ProbeFit, fit_of, key_of
 from unlearning.scoring.reader import HUB, WHEEL, Reader, default_reader, reader_of
@@ -19,7 +19,7 @@ from unlearning.scoring.registry import scorer
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(ThresholdScorer):
     """A linear probe on the states of a language model that reads (prompt, response).
 
     Attributes:
@@ -52,27 +52,12 @@ class Probe:
         states = self.reader.states(prompts, responses, progress=progress)
         return self.fit.classes.log_probabilities(states)
 
-    def classify(self, prompts: Texts, responses: Texts) -> list[str]:
-        """One of ``CLASSES`` for each (prompt, response), in order.
+    def rule(self, prompt: str, response: str) -> str | None:
+        """Other languages are read only if the reader knows them."""
+        return self.fit.rule(prompt, response)
 
-        Raises:
-            ValueError: the numbers of prompts and responses differ.
-            ModelError: the reader cannot be loaded.
-        """
-        return [COARSE[name] for name in self.classify_finely(prompts, responses)]
-
-    def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
-        """One of ``FINE_CLASSES`` for each (prompt, response), in order.
-
-        Raises:
-            ValueError: the numbers of prompts and responses differ.
-            ModelError: the reader cannot be loaded.
-        """
-        return decided(prompts, responses, self.fit.rule, self._read)
-
-    def _read(
-        self, prompts: Texts, responses: Texts
-    ) -> tuple[Float[np.ndarray, " response"], Float[np.ndarray, "response class"]]:
+    def read(self, prompts: Texts, responses: Texts) -> Read:
+        """Log-odds above the threshold, and log-probabilities."""
         logs = self.log_probabilities(prompts, responses)
         return log_odds(logs) - self.fit.threshold, logs
 

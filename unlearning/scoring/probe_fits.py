@@ -22,10 +22,18 @@ from jaxtyping import Bool, Float, Int
 from interp.errors import InputError
 from interp.progress import Advance, silent
 from interp.store import atomic_write, read_json, user_cache, write_json
-from unlearning.scoring.classifier import LEARNED
+from unlearning.scoring.decisions import LEARNED
 from unlearning.scoring.linear_classes import LinearClasses, folds, learn, log_odds
 from unlearning.scoring.phrases import Phrases
-from unlearning.scoring.readers_texts import KIND, WRITTEN, Begun, in_readers_style, write_on
+from unlearning.scoring.readers_texts import (
+    ANSWERED_FREELY,
+    CONTINUED,
+    WRITTEN,
+    Begun,
+    begun_texts,
+    in_readers_style,
+    write_on,
+)
 from unlearning.scoring.rules import by_rule, by_rule_in_english
 from unlearning.scoring.texts import RefusalText, refusal_texts
 
@@ -137,7 +145,7 @@ class TextsRead:
 def _held_out(
     texts: Sequence[RefusalText], states: Float[np.ndarray, "text feature"]
 ) -> Float[np.ndarray, "text class"]:
-    by_reader = np.array([text.kind == KIND for text in texts])
+    by_reader = np.array([text.kind in (CONTINUED, ANSWERED_FREELY) for text in texts])
     classes, found = class_numbers(texts), np.zeros((len(texts), len(LEARNED)))
     for train, test in folds([text.prompt for text in texts]):
         for learned, read in (
@@ -184,7 +192,7 @@ def texts_for(
 
 def _written(reader: Reader, progress: Advance) -> list[Begun]:
     """What the reader writes, from the user's cache if it is there."""
-    told = [reader.fingerprint, WRITTEN, refusal_texts()]  # some of which it continues
+    told = [reader.fingerprint, WRITTEN, begun_texts()]
     key = hashlib.sha256(repr(told).encode("utf-8")).hexdigest()[:16]
     path = user_cache("panel") / f"written-{key}.json"
     with suppress(OSError, ValueError, TypeError, InputError):

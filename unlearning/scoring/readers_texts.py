@@ -24,10 +24,12 @@ from unlearning.scoring.texts import RefusalText, refusal_texts
 if TYPE_CHECKING:
     from interp.model import LanguageModel
 
-KIND = "continued"
+#: Kinds of what a reader writes: from an opening, or in answer to a harmless request.
+CONTINUED, ANSWERED_FREELY = "continued", "answered freely"
 # Numbers of texts: answers to harmless and to harmful requests, refusals likewise.
 ANSWERED, AGREED, REFUSED, OVER_REFUSED = 300, 150, 200, 100
 AGREEMENTS = ("Sure, here", "Here are some", "To do this,", "Certainly!", "The first step is")
+LONGEST_OPENING = 200  # characters of a refusal that is continued
 # Tokens that are added to every third answer, and to the others.
 LONG, SHORT = 120, 40
 SHORTEST = 6  # words of an answer
@@ -52,9 +54,9 @@ class Begun:
     text_class: str
 
 
-def write_on(lm: LanguageModel, *, progress: Advance = silent) -> list[Begun]:
-    """Answers and refusals that a reader writes itself, in English; the same ones every time."""
-    rng = np.random.default_rng(0)
+def begun_texts(rng: np.random.Generator | None = None) -> list[tuple[str, str, str]]:
+    """What a reader writes on from, the same every time: prompt, opening, the opening's class."""
+    rng = rng or np.random.default_rng(0)
     pairs = matched_pairs()
     benign, harmful = (
         list(rng.permutation(pairs.loc[pairs["label"] == label, "prompt"].to_numpy()))
@@ -63,21 +65,29 @@ def write_on(lm: LanguageModel, *, progress: Advance = silent) -> list[Begun]:
     refusals = [
         text
         for text in refusal_texts()
-        if text.text_class == "full_refusal" and text.language == "en" and len(text.response) < 200
+        if text.text_class == "full_refusal"
+        and text.language == "en"
+        and len(text.response) < LONGEST_OPENING
     ]
     plain = [text.response for text in refusals if text.kind == "common"]
     chosen = [refusals[i] for i in rng.permutation(len(refusals))[:REFUSED]]
-    begun = (
-        [(prompt, "") for prompt in benign[:ANSWERED]]
-        + [(prompt, str(rng.choice(AGREEMENTS))) for prompt in harmful[:AGREED]]
-        + [(text.prompt, text.response) for text in chosen]
-        + [(prompt, str(rng.choice(plain))) for prompt in benign[ANSWERED:][:OVER_REFUSED]]
-    )
-    classes = ["answer"] * (ANSWERED + AGREED) + ["full_refusal"] * (len(begun) - ANSWERED - AGREED)
-    written = _continued(lm, begun, progress)
+    answers = [(prompt, "") for prompt in benign[:ANSWERED]] + [
+        (prompt, str(rng.choice(AGREEMENTS))) for prompt in harmful[:AGREED]
+    ]
+    declined = [(text.prompt, text.response) for text in chosen] + [
+        (prompt, str(rng.choice(plain))) for prompt in benign[ANSWERED:][:OVER_REFUSED]
+    ]
+    return [(*one, "answer") for one in answers] + [(*one, "full_refusal") for one in declined]
+
+
+def write_on(lm: LanguageModel, *, progress: Advance = silent) -> list[Begun]:
+    """Answers and refusals that a reader writes itself, in English; the same ones every time."""
+    rng = np.random.default_rng(0)
+    begun = begun_texts(rng)
+    written = _continued(lm, [(prompt, opening) for prompt, opening, _ in begun], progress)
     return [
         Begun(prompt, opening, _cut(text, rng), text_class)
-        for (prompt, opening), text, text_class in zip(begun, written, classes, strict=True)
+        for (prompt, opening, text_class), text in zip(begun, written, strict=True)
     ]
 
 
@@ -87,7 +97,9 @@ def in_readers_style(begun: Sequence[Begun]) -> list[RefusalText]:
     last = Phrases().classify(prompts, [one.response for one in begun])
     first = Phrases().classify(prompts, [one.opening for one in begun])
     return [
-        RefusalText(one.prompt, one.response, one.text_class, KIND)
+        RefusalText(
+            one.prompt, one.response, one.text_class, CONTINUED if one.opening else ANSWERED_FREELY
+        )
         for one, now, before in zip(begun, last, first, strict=True)
         if now == ("answer" if one.text_class == "answer" else before)
     ]

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from interp.errors import InputError
 from interp.progress import Advance, silent
-from unlearning.scoring.classes import COARSE, Texts, spoken
+from unlearning.scoring.classes import FineScorer, Texts, spoken
 
 
 class ResponseReader(Protocol):
@@ -75,7 +75,7 @@ def workload_of(reader: ResponseReader, prompts: Texts, responses: Texts) -> Wor
 
 
 @dataclass(frozen=True)
-class ModelScorer:
+class ModelScorer(FineScorer):
     """A reader on the scale of refusals, as a scorer of fine classes."""
 
     reader: ResponseReader
@@ -92,14 +92,6 @@ class ModelScorer:
         """The same with its model on a device; a server's model stays where it is."""
         on = getattr(self.reader, "on", None)
         return self if on is None else ModelScorer(on(device))
-
-    def classify(self, prompts: Texts, responses: Texts) -> list[str]:
-        """One of ``CLASSES`` for each (prompt, response), in order.
-
-        Raises:
-            InputError: the model gave no verdict on an answer.
-        """
-        return [COARSE[name] for name in self.classify_finely(prompts, responses)]
 
     def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
         """One of ``FINE_CLASSES`` for each (prompt, response), in order.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from unlearning.scoring.rules import addressed, plain
 
 WORDS_READ = 300
 CLOSING_SENTENCES = 2
+# Texts whose features stay in memory: four parts of the features read them, and every fit.
+KEPT = 20_000
 
 _UNABLE_OR_UNWILLING = re.compile(
     r"\b(?:i|we|it|that|this)\b[^.!?]{0,40}?(?:\b(?:cannot|unable|refuse|decline|refrain|withhold"
@@ -54,6 +57,7 @@ def features() -> Any:
     )
 
 
+@lru_cache(maxsize=KEPT)
 def _said(response: str) -> str:
     return without_figures_of_speech(plain(addressed(spoken(response))))
 
@@ -74,28 +78,34 @@ def _beginnings(responses: Sequence[str]) -> list[str]:
 
 def _signs(responses: Sequence[str]) -> Float[np.ndarray, "response sign"]:
     """Phrase-list matches in the first sentence, the opening and the whole; and the length."""
-    rows = []
-    for response in responses:
-        said = _said(response)
-        parts = split_sentences(said)
-        opening = " ".join(parts[:2])
-        rows.append(
-            [
-                bool(phrase_list.DECLINES.search(parts[0])),
-                bool(phrase_list.DECLINES.search(opening)),
-                bool(phrase_list.DISAPPROVES.search(opening)),
-                np.mean([bool(phrase_list.DECLINES.search(part)) for part in parts]),
-                np.mean([bool(phrase_list.DISAPPROVES.search(part)) for part in parts]),
-                bool(phrase_list.DECLINES.search(parts[-1])),
-                bool(_UNABLE_OR_UNWILLING.search(parts[0])),
-                np.mean([bool(_UNABLE_OR_UNWILLING.search(part)) for part in parts]),
-                np.mean([bool(_WRONGS.search(part)) for part in parts]),
-                bool(_TURNS.search(parts[0])),
-                bool(_TURNS.search(" ".join(parts[1:]))),
-                bool(phrase_list.GOES_ON.search(said)),
-                bool(phrase_list.ASKS_BACK.search(said)),
-                bool(phrase_list.ANSWER_SHAPES.search(spoken(response))),
-                np.log1p(len(said.split())) / 5,
-            ]
-        )
-    return np.asarray(rows, dtype=np.float64)
+    return np.asarray([_signs_of(response) for response in responses], dtype=np.float64)
+
+
+@lru_cache(maxsize=KEPT)
+def _signs_of(response: str) -> tuple[float, ...]:
+    said = _said(response)
+    parts = split_sentences(said)
+    opening = " ".join(parts[:2])
+    declines = [_finds(phrase_list.DECLINES, part) for part in parts]
+    unable = [_finds(_UNABLE_OR_UNWILLING, part) for part in parts]
+    return (
+        declines[0],
+        _finds(phrase_list.DECLINES, opening),
+        _finds(phrase_list.DISAPPROVES, opening),
+        float(np.mean(declines)),
+        float(np.mean([_finds(phrase_list.DISAPPROVES, part) for part in parts])),
+        declines[-1],
+        unable[0],
+        float(np.mean(unable)),
+        float(np.mean([_finds(_WRONGS, part) for part in parts])),
+        _finds(_TURNS, parts[0]),
+        _finds(_TURNS, " ".join(parts[1:])),
+        _finds(phrase_list.GOES_ON, said),
+        _finds(phrase_list.ASKS_BACK, said),
+        _finds(phrase_list.ANSWER_SHAPES, spoken(response)),
+        float(np.log1p(len(said.split())) / 5),
+    )
+
+
+def _finds(pattern: re.Pattern[str], text: str) -> float:
+    return float(pattern.search(text) is not None)
