@@ -60,10 +60,10 @@ def recovery_panel(axes: Axes, tables: Run, headline: Headline) -> None:
                 x + shift, value, yerr=np.nan_to_num(reach), fmt=marker, ls="-", color=colour,
                 ms=5, lw=1.5, label=label,
             )  # fmt: skip
-            for place in np.flatnonzero((value < bottom) | (value > top)):
-                edge, align = (bottom, "bottom") if value[place] < bottom else (top, "top")
+            for point in np.flatnonzero((value < bottom) | (value > top)):
+                edge, align = (bottom, "bottom") if value[point] < bottom else (top, "top")
                 axes.text(
-                    x[place] + shift, edge, f"{value[place]:.1f}", color=colour, fontsize=8,
+                    x[point] + shift, edge, f"{value[point]:.1f}", color=colour, fontsize=8,
                     ha="center", va=align,
                 )  # fmt: skip
             missing = ~np.isfinite(value)
