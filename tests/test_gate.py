@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
+from analyses.predict.by_intervention import intervention_transfer
+from analyses.report import GATE_FILE, require_gate_folder
+from analyses.report.gate_line import gate_view
 from interp.errors import InputError
 from interp.interventions import ablate
 from interp.model import LanguageModel
@@ -32,6 +37,7 @@ from interp.selection.gate_statistics import (
     shared_subspace,
 )
 from interp.similarity import cosine_shift
+from interp.store import write_json
 
 WIDTH, GAP = 24, 4.0
 MARKS = {"red": " zebra", "blue": " quartz"}
@@ -284,3 +290,66 @@ def test_orthogonal_directions_may_depend_on_one_another() -> None:
     assert shift[1] > 0.3
     with pytest.raises(InputError, match="length zero"):
         cosine_shift(states, states, 0 * axis)
+
+
+def test_the_predictor_is_the_matrix_of_held_out_halves(reader: LanguageModel) -> None:
+    lm = planted(reader, separate=True)
+    rows = [
+        {
+            "id": text,
+            "prompt": text,
+            "domain": domain,
+            "label": label,
+            "split": "train",
+            "pair": None,
+        }
+        for domain, group in (("bias", "red"), ("privacy", "blue"))
+        for start in (0, 1)
+        for label, texts in (
+            ("harmful", prompts(start, group).positive),
+            (
+                "benign",
+                [text.replace(".", f" {group}.") for text in prompts(start, group).negative],
+            ),
+        )
+        for text in texts
+    ]
+    evidence: Any = SimpleNamespace(
+        lm=lm,
+        domains=("bias", "privacy", "safety"),
+        responses=pd.DataFrame(rows),
+        harmful={
+            domain: pd.DataFrame(
+                [r for r in rows if r["domain"] == domain and r["label"] == "harmful"]
+            )
+            for domain in ("bias", "privacy")
+        },
+        read_log_odds=log_odds([0]),
+        batch_size=8,
+    )
+    found = intervention_transfer(evidence)
+    removed = found["removed, depth 0.5"]
+    assert np.isnan(removed[2]).all() and np.isnan(removed[:, 2]).all()
+    assert removed[0, 0] > 0.8 and abs(removed[0, 1]) < 0.2
+    assert set(found) == {
+        f"{kind}, depth {depth}"
+        for kind in ("removed", "induced", "dependence")
+        for depth in (0.25, 0.5, 0.75)
+    }
+
+
+def test_a_report_shows_the_gate_or_the_command(reader: LanguageModel, tmp_path: Path) -> None:
+    record: Any = SimpleNamespace(folder=tmp_path, config={"model": "some/model"})
+    assert gate_view(record)["command"] == "spillover doctor some/model --gate --run FOLDER"
+    with pytest.raises(InputError, match="has no config.json"):
+        require_gate_folder(tmp_path, "some/model", measured=True)
+    write_json(tmp_path / "config.json", {"model": "some/model"})
+    require_gate_folder(tmp_path, "some/model", measured=True)
+    with pytest.raises(InputError, match="studies some/model, not another"):
+        require_gate_folder(tmp_path, "another", measured=True)
+    with pytest.raises(InputError, match="give --gate"):
+        require_gate_folder(tmp_path, "some/model", measured=False)
+    gate = gate_of(planted(reader))
+    write_json(tmp_path / GATE_FILE, gate.summary())
+    view = gate_view(record)
+    assert view["line"].startswith("passed: ") and not view["command"]

@@ -1,4 +1,10 @@
-"""Predictors from gradients: the effect of a step on one domain on another's log-odds."""
+"""Predictors from gradients: the effect of a step on one domain on another's log-odds.
+
+In the literature these are first-order influences: TracIn (Pruthi et al. 2020, arXiv 2002.08484)
+at one checkpoint, between a loss and a readout; with Adam's diagonal as in LESS (Xia et al. 2024,
+arXiv 2402.04333). Gradient ascent and NPO begin with the same gradient, so the prediction is that
+losses that begin with the same gradient leak alike at equal forgetting level.
+"""
 
 from __future__ import annotations
 

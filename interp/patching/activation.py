@@ -4,6 +4,11 @@ Activation patching runs the target with one cell's states from the source (Vig 
 et al. 2022; good practice: Heimersheim and Nanda 2024). It costs one forward of the source, one of
 the target, and a part of one for every cell: the layers and tokens that the patch can change.
 
+A cell may contain a token of massive activation, often the first token
+(:mod:`interp.activations.massive`; ``sp.massive_activations(lm)`` names them). A patch replaces its
+state by the same token's state in another run, so it stays massive. A random control of the same
+length disturbs it and attention everywhere; look at the other spans then.
+
 Attribution patching computes all cells at once from one gradient (Nanda 2023; Syed et al. 2023). To
 first order in the change of the states,
 :math:`m^{\mathrm{patched}} - m^{\mathrm{target}} \approx

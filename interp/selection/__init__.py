@@ -14,7 +14,12 @@ candidate. The readout is high where the model shows the behaviour of positive p
 The rule chooses the lowest bypass among candidates with a small KL that induce the behaviour and
 lie in the first 80% of the layers. Directions of later layers represent output tokens. Like the
 paper, :func:`score_candidates` keeps only positives with a readout above 0 and negatives with a
-readout below 0.
+readout below 0. Unlike in the paper, both edits spare tokens of massive activation
+(:mod:`interp.activations.massive`), because an edit of them has an effect whatever the direction.
+
+:func:`measure_gate` asks whether one direction mediates the behaviour in both ways, with an affine
+edit and nulls (:mod:`interp.selection.gate`). :func:`measure_transfer` asks what the edit of one
+group's direction does to another group's behaviour.
 """
 
 import lazy_loader

@@ -2,6 +2,7 @@ from .candidates import Candidates as Candidates
 from .candidates import Choice as Choice
 from .candidates import HeldOutChoice as HeldOutChoice
 from .candidates import choose_held_out as choose_held_out
+from .gate import TooFewPromptsError as TooFewPromptsError
 from .gate import measure_gate as measure_gate
 from .gate_result import DirectionGate as DirectionGate
 from .transfer import TransferMatrix as TransferMatrix
@@ -16,6 +17,7 @@ __all__ = [
     "DirectionGate",
     "HeldOutChoice",
     "Prompts",
+    "TooFewPromptsError",
     "TransferMatrix",
     "choose_held_out",
     "measure_gate",

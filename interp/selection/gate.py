@@ -60,6 +60,10 @@ MOST_LAYERS = 8
 POOLED = "pooled"
 
 
+class TooFewPromptsError(InputError):
+    """The model treats too few prompts as their label says."""
+
+
 @dataclass(frozen=True)
 class Sides:
     """Rows that the model treats as their label says, with their readouts."""
@@ -342,7 +346,7 @@ def sides_of(
     """The rows on the right side of 0.
 
     Raises:
-        InputError: there are too few.
+        TooFewPromptsError: there are too few.
     """
     rows, values = [], []
     for texts, sign, what in (
@@ -353,7 +357,7 @@ def sides_of(
         read = read_all(lm, encoded, readout, batch_size) if encoded else np.empty(0)
         right = np.flatnonzero(sign * read > 0)
         if len(right) < fewest:
-            raise InputError(
+            raise TooFewPromptsError(
                 f"the direction gate cannot be tested: {len(right)} of {len(texts)} {name} {what}, "
                 f"and it needs {fewest}; the model shows too little of the behaviour, or give more "
                 "prompts"

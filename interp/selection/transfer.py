@@ -10,7 +10,8 @@ b's positives and negatives:
 
 1 is the whole gap between the two kinds of prompts. The edits are those of
 :mod:`interp.selection.gate`, on prompts that the directions were not fitted on. The null is the
-same with directions drawn from the covariance within groups, of equal length. A third matrix is the
+same with directions drawn from the covariance within groups, of the mean length. A third matrix is
+the
 representational dependence (:mod:`interp.similarity.independence`): how much the ablation of a's
 direction changes the cosine of b's positives with b's direction, as a mean over layers.
 """
@@ -25,7 +26,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.activations import RESIDUAL_OUT, collect
-from interp.errors import InputError
 from interp.interventions import ablate
 from interp.model import LanguageModel, undisturbed
 from interp.progress import Advance, silent
@@ -34,6 +34,7 @@ from interp.selection.gate import (
     FEWEST_HELD_OUT,
     Fitted,
     Sides,
+    TooFewPromptsError,
     Trial,
     fit_of,
     sides_of,
@@ -76,18 +77,28 @@ class TransferMatrix:
 
     def __repr__(self) -> str:
         other = ~np.eye(len(self.labels), dtype=bool)
+        nulls = [
+            f"null {drawn.mean():.2f}" if len(drawn) else "no null"
+            for drawn in (self.null_removed, self.null_induced)
+        ]
         return (
             f"TransferMatrix of {len(self.labels)} groups at layer {self.layer}, token "
             f"{self.position}: removed {np.diag(self.removed).mean():.2f} in the own group, "
-            f"{self.removed[other].mean():.2f} in others (null {self.null_removed.mean():.2f}); "
+            f"{self.removed[other].mean():.2f} in others ({nulls[0]}); "
             f"induced {np.diag(self.induced).mean():.2f} and {self.induced[other].mean():.2f} "
-            f"(null {self.null_induced.mean():.2f})"
+            f"({nulls[1]})"
         )
 
     def outside_null(self, effect: str) -> Bool[np.ndarray, "source target"]:
         """Whether ``removed`` or ``induced`` exceeds 95% of the null draws of its target."""
+        return getattr(self, effect) > self.null_limit(effect)
+
+    def null_limit(self, effect: str) -> Float[np.ndarray, " target"]:
+        """The 95th percentile of the null of ``removed`` or ``induced``; infinite without draws."""
         drawn = getattr(self, f"null_{effect}")
-        return getattr(self, effect) > np.quantile(drawn, 0.95, axis=0, method="higher")
+        if not len(drawn):
+            return np.full(drawn.shape[1], np.inf)
+        return np.quantile(drawn, 0.95, axis=0, method="higher")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per pair: source, target, effects, their null's 95th percentile, geometry."""
@@ -96,12 +107,7 @@ class TransferMatrix:
         k = len(self.labels)
         rows, columns = (index.ravel() for index in np.indices((k, k)))
         names = np.array(self.labels)
-        limits = {
-            f"{effect}_null": np.quantile(
-                getattr(self, f"null_{effect}"), 0.95, axis=0, method="higher"
-            )[columns]
-            for effect in ("removed", "induced")
-        }
+        limits = {f"{one}_null": self.null_limit(one)[columns] for one in ("removed", "induced")}
         kinds = ("removed", "induced", "cosine", "dependence")
         values = {kind: getattr(self, kind).ravel() for kind in kinds}
         return pd.DataFrame({"source": names[rows], "target": names[columns], **values, **limits})
@@ -136,14 +142,15 @@ def measure_transfer(
         readout: one number per prompt; above 0 if the model treats a prompt like a positive.
         layer, position: of the directions; :func:`~interp.selection.gate.measure_gate` chooses
             them.
-        draws: null directions.
+        draws: null directions; with 0 there is no null, and nothing is outside it.
         prompts: most held-out prompts of each kind and group.
         batch_size: prompts in one forward.
         seed: of the null directions.
         progress: called with the number of prompts just read under an edit.
 
     Raises:
-        InputError: fewer than two groups have enough prompts that the model treats as labelled.
+        TooFewPromptsError: fewer than two groups have enough prompts that the model treats as
+            labelled.
     """
     with undisturbed(lm.model):
         sides, names = training_sides_of(lm, train, readout, batch_size)
@@ -155,7 +162,7 @@ def measure_transfer(
             if direction is not None and direction.any() and rows is not None:
                 directions[label], groups[label] = direction, rows.first(prompts)
         if len(directions) < 2:
-            raise InputError(
+            raise TooFewPromptsError(
                 f"a transfer matrix needs two groups with {FEWEST_HELD_OUT} or more prompts of "
                 f"each kind that the model treats as labelled; {len(directions)} have them"
             )
@@ -166,7 +173,7 @@ def measure_transfer(
 def _tested(lm: LanguageModel, part: Prompts, readout: Readout, batch_size: int) -> Sides | None:
     try:
         return sides_of(lm, part, readout, batch_size, FEWEST_HELD_OUT, "held-out")
-    except InputError:
+    except TooFewPromptsError:
         return None
 
 
@@ -202,8 +209,8 @@ def _matrix(
         position,
         np.array([one for one, _ in own]),
         np.array([two for _, two in own]),
-        np.array([one for one, _ in null]),
-        np.array([two for _, two in null]),
+        np.reshape([one for one, _ in null], (-1, len(gap))),
+        np.reshape([two for _, two in null], (-1, len(gap))),
         units @ units.T,
         _dependence(run, units, list(groups.values())),
         gap,
