@@ -50,10 +50,10 @@ def direction_gate(
             a model of at most 8 layers, else the last).
         per_domain: most prompts of each domain, label and split.
         draws: null directions of each kind; with fewer than 19, the direction must beat all.
-        scorer: distinguishes refusals from answers (default: ``panel``; ``grammar`` for a model
-            organism).
-        max_new_tokens: maximum length of a response in tokens (default: 48; 16 for a model
-            organism).
+        scorer: distinguishes refusals from answers (default: ``panel``; ``grammar`` for a
+            model organism).
+        max_new_tokens: maximum length of a response in tokens (default: 48; 16 for a
+            model organism).
         batch_size: prompts in one forward.
         seed: of the sample of prompts and of the null directions.
 
