@@ -43,6 +43,7 @@ def score_candidates(
     layers: Sequence[int] | None = None,
     positions: Positions = post_instruction,
     batch_size: int = 32,
+    include_massive: bool = False,
     progress: Advance = silent,
 ) -> Candidates:
     """Fit a direction at every layer and position on ``train``, and try each on ``validation``.
@@ -54,6 +55,7 @@ def score_candidates(
         layers: 0-based layers to try; by default the first 80%, like the paper.
         positions: tokens at the end of the prompts.
         batch_size: prompts in one forward.
+        include_massive: edit tokens of massive activation too, like the paper.
         progress: called with the number of prompts just tried, times that of the candidates.
 
     Raises:
@@ -84,8 +86,11 @@ def score_candidates(
 
     def ablated(layer: int, position: int) -> AbstractContextManager[None]:
         direction = directions[layer, position]
-        return ablate(lm, direction) if direction.any() else nullcontext()
+        if not direction.any():
+            return nullcontext()
+        return ablate(lm, direction, include_massive=include_massive)
 
+    added: dict[str, Any] = {"sites": [RESIDUAL_IN], "include_massive": include_massive}
     with undisturbed(lm.model):
 
         def try_positive(chosen: list[int]) -> None:
@@ -100,7 +105,7 @@ def score_candidates(
             for i, j in np.ndindex(directions.shape[:2]):
                 with ablated(i, j):
                     kl[i, j, chosen] = next_token_divergence(base, last_logits(lm, batch)).numpy()
-                with add(lm, directions[i, j], layers=[tried[i]], sites=[RESIDUAL_IN]):
+                with add(lm, directions[i, j], layers=[tried[i]], **added):
                     induce[i, j, chosen] = read_out(lm, batch, readout)
 
         for rows, work in ((rows_positive, try_positive), (rows_negative, try_negative)):
