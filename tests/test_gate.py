@@ -295,29 +295,16 @@ def test_orthogonal_directions_may_depend_on_one_another() -> None:
 def test_the_predictor_is_the_matrix_of_held_out_halves(reader: LanguageModel) -> None:
     lm = planted(reader, separate=True)
     rows = [
-        {
-            "id": text,
-            "prompt": text,
-            "domain": domain,
-            "label": label,
-            "split": "train",
-            "pair": None,
-        }
+        {"id": f"{domain} {text}", "prompt": text, "domain": domain, "label": label}
         for domain, group in (("bias", "red"), ("privacy", "blue"))
-        for start in (0, 1)
-        for label, texts in (
-            ("harmful", prompts(start, group).positive),
-            (
-                "benign",
-                [text.replace(".", f" {group}.") for text in prompts(start, group).negative],
-            ),
-        )
+        for part in (prompts(0, group), prompts(1, group))
+        for label, texts in (("harmful", part.positive), ("benign", part.negative))
         for text in texts
     ]
     evidence: Any = SimpleNamespace(
         lm=lm,
         domains=("bias", "privacy", "safety"),
-        responses=pd.DataFrame(rows),
+        responses=pd.DataFrame(rows).assign(split="train"),
         harmful={
             domain: pd.DataFrame(
                 [r for r in rows if r["domain"] == domain and r["label"] == "harmful"]
