@@ -50,6 +50,7 @@ MEANT = (
     *("answer opener", "refusal opener", "not told apart", "margin kernel", "base margin"),
     *("dose ", "margin + "),
     "GGUF file, or organism",  # the name of the packaged one
+    "My answer is no:",  # a refusal
 )
 
 
@@ -88,9 +89,10 @@ def said(text: str) -> Iterator[tuple[str, str]]:
     plain = re.sub(r"\]\([^)]*\)", "]", CODE.sub("", text))  # and without addresses of links
     for meant in MEANT:
         plain = plain.replace(meant, "")
+    plain = re.sub(r"\s+", " ", plain)
     for pattern, instead in NOT_SAID.items():
         for found in pattern.finditer(plain):
-            yield plain[max(0, found.start() - 30) : found.end() + 20].replace("\n", " "), instead
+            yield plain[max(0, found.start() - 30) : found.end() + 20], instead
 
 
 @pytest.mark.parametrize("wing", ["spillover", "interp", "unlearning", "analyses", "docs", "."])

@@ -55,7 +55,7 @@ class Slices:
 
     Raises:
         InputError: the rank cannot be divided, or a weight is adapted as a parameter (fused
-            experts), where no row of a batch has an adapter state of its own.
+            experts), where the rows of a batch have no separate adapter states.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
