@@ -53,6 +53,19 @@ def example_run(
     typer.echo(make_example_run(out))
 
 
+@app.command("prompt-forecasts")
+def prompt_forecasts(
+    out: Annotated[Path, typer.Option(help="Folder of model organisms, runs, table and figure.")],
+    seeds: Annotated[
+        str, typer.Option(help="Model organism seeds, separated by commas.")
+    ] = "301,302,303",
+) -> None:
+    """Compare the forecast by prompt with the prompts that flip, on several model organisms."""
+    from experiments.prompt_forecasts import measure_prompt_forecasts
+
+    typer.echo(json.dumps(measure_prompt_forecasts(_numbers(seeds), out), indent=2))
+
+
 @app.command()
 def objectives(
     out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")],

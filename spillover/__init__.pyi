@@ -17,13 +17,16 @@ from analyses.recorded.agreement import AgreementTables
 from analyses.reproduce.result import Result
 from analyses.runs import LeakageMatrix
 from analyses.runs import Run as Run
+from analyses.workbench import HarmAndRefusal as HarmAndRefusal
 from analyses.workbench import TrainingRecord as TrainingRecord
 from analyses.workbench import UnlearnedModel as UnlearnedModel
 from analyses.workbench import collect as collect
 from analyses.workbench import direction_gate as direction_gate
 from analyses.workbench import example_run as example_run
+from analyses.workbench import extractions as extractions
 from analyses.workbench import fit_directions as fit_directions
 from analyses.workbench import generate as generate
+from analyses.workbench import harm_and_refusal as harm_and_refusal
 from analyses.workbench import load as load
 from analyses.workbench import patch as patch
 from analyses.workbench import prompts as prompts

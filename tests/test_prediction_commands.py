@@ -38,6 +38,7 @@ from analyses.predict.forecasts import Forecast
 from analyses.predict.products import Kernel
 from analyses.predict.tournaments import choose_set, hash_of
 from analyses.predict.world import PredictedRun, load_worlds
+from analyses.report import run_report
 from analyses.runs import LeakageMatrix
 from analyses.study import readout, study_plan
 from interp.errors import InputError
@@ -200,7 +201,21 @@ def test_a_forecast_is_made_without_training(
     predictors = pd.read_csv("out/predictors.csv").set_index(["predictor", "domain"])["value"]
     ranked = predictors["objective kernel"].to_dict()
     assert Path("out/forecast.svg").is_file()
+    told = pd.read_parquet("out/prompts.parquet")
+    assert list(told["id"]) == list(table["id"]) and told["log_odds"].notna().all()
+    refused = told["log_odds"] > 0
+    assert told.loc[refused, ["flip_50", "flip_90"]].stack().between(0, 1).all()
+    assert told.loc[~refused, "flip_90"].isna().all()
+    trained = told[(told["split"] == "train") & (told["label"] == "harmful")]
+    means = trained.groupby("domain")["forecast"].mean()
+    for row in found["leakage"]:  # a domain's forecast is the mean of its prompts' forecasts
+        assert means[row["domain"]] == pytest.approx(row["value"], abs=0.05)
+    assert means["safety"] == pytest.approx(1, abs=0.15)
+    assert "refused prompts outside safety" in text and "log-odds of training prompts" in said
+    page = run_report.write_report(Path("out")).read_text(encoding="utf-8")
+    assert "Prompts most at risk" in page
     code, text, _ = spillover(*command, "--out", "out", "--kernel", "weights")
+    assert "no forecast for single prompts: --kernel weights keeps no gradient" in text
     other = json.loads(Path("out/forecast.json").read_text(encoding="utf-8"))
     assert code == 0 and other["kernel"] == "weights"
     one, two = ({row["domain"]: row["value"] for row in f["leakage"]} for f in (found, other))

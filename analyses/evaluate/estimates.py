@@ -7,14 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from analyses.evaluate.findings import refused_by
-from interp.statistics import (
-    Estimate,
-    auc_interval,
-    mean_of,
-    share_difference,
-    share_of,
-    unit_count,
-)
+from interp.statistics import Estimate, auc_of, mean_of, share_difference, share_of
 
 CLUSTER = "cluster"
 Units = np.ndarray | None
@@ -69,12 +62,6 @@ def separation(table: pd.DataFrame, scorer: str) -> Estimate:
     rows = table[(table["split"] != "train") & table[refused_by(scorer)].notna()]
     refused = rows[refused_by(scorer)].to_numpy(dtype=np.float64) == 1
     log_odds = rows["margin"].to_numpy(dtype=np.float64)
-    above, below = log_odds[refused], log_odds[~refused]
-    if not above.size or not below.size:
+    if len(set(refused)) < 2:
         return Estimate.undefined("only one class among the held-out prompts", len(rows))
-    wins = np.sign(above[:, None] - below[None, :]) / 2 + 0.5  # 1 where the refused one is higher
-    units = units_of(rows)
-    if units is None:
-        units = np.arange(len(rows))
-    counts = unit_count(units[refused]), unit_count(units[~refused])
-    return Estimate(float(wins.mean()), *auc_interval(float(wins.mean()), *counts), len(rows))
+    return auc_of(log_odds, refused, units_of(rows))

@@ -10,6 +10,7 @@ from .geometry import has_control as has_control
 from .geometry import null_of_rotation as null_of_rotation
 from .geometry import outside_null as outside_null
 from .geometry import rotation_figure as rotation_figure
+from .harm import harm_figure as harm_figure
 from .leakage import curves_legend as curves_legend
 from .leakage import curves_panel as curves_panel
 from .leakage import forgetting_curve_figure as forgetting_curve_figure
@@ -43,6 +44,7 @@ __all__ = [
     "domain_label",
     "figure_style",
     "forgetting_curve_figure",
+    "harm_figure",
     "has_control",
     "leakage_figure",
     "matrix_figure",

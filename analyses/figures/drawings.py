@@ -20,6 +20,8 @@ from analyses.figures.geometry import (
     rotation_figure,
     rotation_panel,
 )
+from analyses.figures.harm import CAPTION as CAPTION_OF_HARM
+from analyses.figures.harm import harm_figure
 from analyses.figures.leakage import (
     forgetting_curve_figure,
     leakage_figure,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_HARM = 2  # figures of harm and refusal; harm.csv has every arm
 FEWEST_SOURCES = 3  # with fewer sources, bars are easier to read than a matrix
 
 
@@ -121,7 +124,24 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
             containment_figure(tables),
             tables.recovery,
         )
+    yield from _harm(tables)
     yield from _geometry(tables)
+
+
+def _harm(tables: Run) -> Iterator[Drawing]:
+    """Harm and refusal apart, for the first plain arms."""
+    if tables.harm.empty:
+        return
+    for headline in headlines(tables.record)[:MOST_HARM]:
+        rows = tables.harm[tables.harm["arm"] == headline.plain.name]
+        if not rows.empty:
+            yield Drawing(
+                f"harm_{headline.plain.name}",
+                f"Harm and refusal apart: {title_of(headline)}",
+                CAPTION_OF_HARM,
+                harm_figure(rows),
+                rows,
+            )
 
 
 def _geometry(tables: Run) -> Iterator[Drawing]:

@@ -11,6 +11,8 @@ from .figures import tournament_figure as tournament_figure
 from .forecasts import at_depth as at_depth
 from .forecasts import forecast as forecast
 from .products import ADAM_EPSILON as ADAM_EPSILON
+from .prompt_skill import PromptSkill as PromptSkill
+from .prompt_skill import forecast_skill as forecast_skill
 from .registry import PREDICTORS as PREDICTORS
 from .registry import Predictor as Predictor
 from .registry import predictor as predictor
@@ -24,12 +26,14 @@ __all__ = [
     "Evidence",
     "LeakageOutcome",
     "Predictor",
+    "PromptSkill",
     "Skill",
     "at_depth",
     "cells_figure",
     "evidence_of",
     "forecast",
     "forecast_figure",
+    "forecast_skill",
     "predict",
     "predictor",
     "read_choices",

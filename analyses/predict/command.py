@@ -56,12 +56,13 @@ def predict(
     from analyses.predict.forecasts import (
         ADAPTERS,
         TRAINED,
+        WEIGHTS,
         report_forecast,
         require_forecastable,
         require_kernel,
     )
     from analyses.predict.tournaments import read_choices
-    from analyses.study import check, study_plan
+    from analyses.study import check, study_plan, work_with_prompts
 
     asked = study_plan(
         model, [concept], training, chat, prompts, None, seeds=[seed], control=False,
@@ -77,7 +78,10 @@ def predict(
         )
     untrained = replace(asked, arms=())
     streamed = kernel != TRAINED
-    context = check(untrained, out, dry_run, timing=timing, gradients=settings, streamed=streamed)
+    context = check(
+        untrained, out, dry_run, timing=timing, gradients=settings, streamed=streamed,
+        counted=None if kernel == WEIGHTS else work_with_prompts,
+    )  # fmt: skip
     if isinstance(context, DryRun):
         return context
     with watched(out, context.expected, anew=overwrite):

@@ -76,6 +76,7 @@ class Evidence:
     say: Callable[[str], object] = lambda _: None
     sources: tuple[str, ...] | None = None
     _reads: dict[str, PromptReads] = field(default_factory=dict, init=False, repr=False)
+    _held: dict[str, Gradients] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
@@ -207,20 +208,30 @@ class Evidence:
         return found
 
     def gradients_of_deflections(self, domain: str) -> Gradients:
-        """∇S_a of one domain.
+        """∇S_a of one domain; held where it is the one source of a forecast.
 
         Raises:
             InputError: the model refuses fewer than eight of its training prompts.
         """
+        if domain in self._held:
+            return self._held[domain]
         self.say(f"gradients: refusals of {domain}")
         rows = self._deflections(domain)
-        return mean_gradients(
+        found = mean_gradients(
             self.untrained,
             rows,
             _summed_log_prob,
             prompts=self._deflected[domain],
             batch_size=self.batch_size,
         )
+        if self.sources == (domain,):
+            self._held[domain] = found
+        return found
+
+    def groups_of_deflections(self, domain: str) -> dict[str, int]:
+        """The group of :meth:`gradients_of_deflections` that each prompt's refusals belong to."""
+        prompts = pd.unique(pd.Series(self._deflected[domain]))
+        return {prompt: number % GROUPS for number, prompt in enumerate(prompts)}
 
     @cached_property
     def objective_kernel_of_all_weights(self) -> Kernel:

@@ -25,6 +25,7 @@ import pandas as pd
 from scipy import stats
 
 from analyses.figures import Drawing, write_results
+from analyses.predict.by_prompt import ASKED, forecast_by_prompt, most_at_risk
 from analyses.predict.evidence import Evidence, evidence_of
 from analyses.predict.figures import COMPLIES_FROM, forecast_figure
 from analyses.predict.gradients import GROUPS
@@ -32,12 +33,13 @@ from analyses.predict.products import Kernel
 from analyses.predict.registry import PREDICTORS
 from analyses.study import NoLogOddsError, establish
 from interp.errors import InputError, expected
+from interp.progress import Advance, silent
 from interp.registry import declared_by_plugins
-from interp.store import without_nan
+from interp.store import without_nan, write_table
 from unlearning.refusal import prefix_masses
 
 if TYPE_CHECKING:
-    from analyses.study import Context
+    from analyses.study import Baseline, Context
     from unlearning.refusal import ResponsePrefixes
     from unlearning.training import TrainingSettings
 
@@ -68,6 +70,9 @@ class Forecast:
         rankings: ``predictor, kind, variant, domain, value`` of every predictor.
         readout: ``LOG_ODDS``, or ``LIKELIHOOD`` of the domains' own refusals.
         left_out: names of predictors that need log-odds, where there are none.
+        prompts: the forecast of every prompt that was asked for
+            (:func:`analyses.predict.by_prompt.forecast_by_prompt`); None where there is none.
+        why_no_prompts: the reason for that; empty if no prompts were asked for.
     """
 
     concept: str
@@ -76,6 +81,8 @@ class Forecast:
     rankings: pd.DataFrame
     readout: str = LOG_ODDS
     left_out: tuple[str, ...] = ()
+    prompts: pd.DataFrame | None = None
+    why_no_prompts: str = ""
 
     @property
     def defined(self) -> bool:
@@ -89,7 +96,9 @@ class Forecast:
 
     def sentences(self) -> list[str]:
         """The forecast in words."""
-        return [self._most_exposed(), self._ending(), *self._about_text()]
+        return [
+            self._most_exposed(), self._ending(), *self._about_text(), *self._about_prompts(),
+        ]  # fmt: skip
 
     def _most_exposed(self) -> str:
         if not self.defined:
@@ -140,9 +149,29 @@ class Forecast:
             )
         return said
 
+    def _about_prompts(self) -> list[str]:
+        """How many prompts are at risk, or why there is no forecast by prompt."""
+        if self.prompts is None:
+            why = self.why_no_prompts
+            return [f"There is no forecast for single prompts: {why}."] if why else []
+        others = self.prompts[self.prompts["domain"] != self.concept]
+        at_risk = most_at_risk(others)
+        refused = int((others["log_odds"] > 0).sum())
+        return [
+            f"Of {refused} refused prompts outside {self.concept}, {len(at_risk)} have a "
+            "probability above 1/2 to lose their refusal at 90% forgetting (prompts.parquet)."
+        ]
+
 
 def forecast(
-    evidence: Evidence, concept: str, frozen: Mapping[str, Any], *, seed: int, over: str = TRAINED
+    evidence: Evidence,
+    concept: str,
+    frozen: Mapping[str, Any],
+    *,
+    seed: int,
+    over: str = TRAINED,
+    asked: pd.DataFrame | None = None,
+    progress: Advance = silent,
 ) -> Forecast:
     """Forecast the unlearning of ``concept``.
 
@@ -155,6 +184,9 @@ def forecast(
         over: parameters of the kernel. ``trainable`` keeps the gradients of ``concept`` and of one
             other domain in main memory. LoRA ``adapters`` and all ``weights`` store no gradients
             and leave out the other predictors from gradients.
+        asked: prompts with their log-odds, for a forecast of each
+            (:data:`analyses.predict.by_prompt.ASKED`).
+        progress: called with the number of these prompts read, twice for each.
 
     Raises:
         InputError: the domain or the kernel is unknown, or training would not use adapters.
@@ -174,16 +206,28 @@ def forecast(
         evidence, concept, frozen, without=None if over == TRAINED else "kernel"
     )
     by_text = evidence.prefixes is None
+    leakage = found.relative()
+    prompts, why = None, ""
+    if asked is not None:
+        why = _why_no_prompts(leakage, evidence, concept, over)
+        if not why:
+            row = evidence.domains.index(concept)
+            prompts = forecast_by_prompt(
+                evidence, concept, asked, found.values[row, row], adam=over == TRAINED,
+                progress=progress,
+            )  # fmt: skip
     beyond = 0.0 if by_text else BEYOND_FIRST_STEP[over]
     return Forecast(
         concept,
-        _leakage(found.relative(), evidence, concept, beyond),
+        _leakage(leakage, evidence, concept, beyond),
         None
         if evidence.prefixes is None
         else _compliance(evidence, evidence.prefixes, concept, seed),
         rankings,
         LIKELIHOOD if by_text else LOG_ODDS,
         left_out,
+        prompts,
+        why,
     )
 
 
@@ -202,21 +246,45 @@ def report_forecast(
         InputError: the model refuses too few of the prompts of some domain.
     """
     with context.run.locked():
-        evidence = evidence_of(context, establish(context), training)
+        baseline = establish(context)
+        evidence = evidence_of(context, baseline, training)
+        asked = _asked(context, baseline)
         with context.progress.stage(f"gradients of {len(evidence.domains)} domains"):
-            found = forecast(evidence, concept, frozen, seed=seed, over=over)
+            found = forecast(evidence, concept, frozen, seed=seed, over=over, asked=asked)
         _write_forecast(context, found, concept, over)
     return found
 
 
+def _asked(context: Context, baseline: Baseline) -> pd.DataFrame:
+    """All prompts with the base model's log-odds; those of training prompts are read now."""
+    known = baseline.scores.set_index("prompt_id")["margin"]
+    asked = context.prompts.assign(log_odds=context.prompts["id"].map(known).astype(float))
+    unread = ~asked["id"].isin(known.index)
+    if baseline.prefixes is not None and unread.any():
+        lm = context.reference
+        rows = [lm.chat.encode(prompt) for prompt in asked.loc[unread, "prompt"]]
+        with context.progress.stage("log-odds of training prompts", len(rows)) as advance:
+            masses = prefix_masses(
+                lm, rows, baseline.prefixes, batch_size=context.plan.batch_size, progress=advance
+            )
+        asked.loc[unread, "log_odds"] = masses.log_odds
+    return asked
+
+
 def _write_forecast(context: Context, found: Forecast, concept: str, over: str) -> None:
     folder = context.run.folder
+    if found.prompts is not None:
+        told = found.prompts.drop(columns=[n for n in ASKED if n not in ("id", "log_odds")])
+        given = context.prompts
+        kept = given.drop(columns=[name for name in told if name in given and name != "id"])
+        write_table(folder / "prompts.parquet", kept.merge(told, on="id", how="left"))
     rows = found.leakage.to_dict("records")
     facts = {
         "concept": concept,
         "kernel": "trained" if over == TRAINED else over,
         "readout": found.readout,
         "leakage": rows,
+        "why_no_prompts": found.why_no_prompts or None,
         "compliance": found.compliance,
     }
     drawn = []
@@ -257,6 +325,20 @@ def require_kernel(name: str) -> None:
     """
     if name not in KERNELS:
         raise InputError(f'unknown kernel "{name}"{expected(name, KERNELS)}')
+
+
+def _why_no_prompts(relative: Kernel, evidence: Evidence, concept: str, over: str) -> str:
+    """Why there is no forecast for single prompts; empty if there is one."""
+    if evidence.prefixes is None:
+        return "refusal is read from text, so that a prompt has no log-odds"
+    if over == WEIGHTS:
+        return (
+            "--kernel weights keeps no gradient that the weights could move along; give --kernel "
+            "trainable or adapters"
+        )
+    if not np.isfinite(relative.values[evidence.domains.index(concept)]).any():
+        return "the objective has no significant effect on the target's own refusals"
+    return ""
 
 
 def _leakage(relative: Kernel, evidence: Evidence, concept: str, beyond: float) -> pd.DataFrame:

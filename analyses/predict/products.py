@@ -155,7 +155,7 @@ class ProductsWith:
             domains.index(domain): _own(gradients) for domain, gradients in sources.items()
         }
         self._diagonals = {
-            domain: {name: _adam(one.flatten(1)) for name, one in gradients.of.items()}
+            domain: {name: adam_diagonal(one.flatten(1)) for name, one in gradients.of.items()}
             for domain, gradients in sources.items()
         }
 
@@ -205,14 +205,14 @@ def products_of(
     return found.products()
 
 
+def adam_diagonal(gradient: Float[Tensor, "group *shape"]) -> Float[Tensor, "*shape"]:
+    """Adam's diagonal P for the mean square gradient over groups."""
+    return 1 / ((gradient**2).mean(dim=0).sqrt() + ADAM_EPSILON)
+
+
 def _own(gradients: Gradients) -> dict[str, Float[np.ndarray, "group group"]]:
     flat = {name: gradient.flatten(1) for name, gradient in gradients.of.items()}
     return {name: _products(one, one) for name, one in flat.items()}
-
-
-def _adam(gradient: Float[Tensor, "group weight"]) -> Float[Tensor, " weight"]:
-    """Adam's diagonal for the mean square gradient."""
-    return 1 / ((gradient**2).mean(dim=0).sqrt() + ADAM_EPSILON)
 
 
 def _products(

@@ -19,8 +19,10 @@ from analyses.figures import (
     write_run_figures,
 )
 from analyses.report import summary, wording
+from analyses.report.at_risk import at_risk_view
 from analyses.report.data import explorable
 from analyses.report.gate_line import gate_view
+from analyses.report.harm import harm_view
 from analyses.report.page import inlined, rendered, scripted
 from analyses.report.readout import readout_view
 from analyses.report.sections import causes_view, containment_view
@@ -118,6 +120,8 @@ def run_view(tables: Run) -> View:
         "overview_caption": overview_caption(tables),
         "causes": causes_view(record, [arm.name for headline in found for arm in headline.shown]),
         "containment": containment_view(record),
+        "at_risk": at_risk_view(record),
+        "harm": harm_view(tables),
         "decomposition": tables.decomposition,
         "planted": record.config.get("planted"),
         "null_of_rotation": null_of_rotation(tables),

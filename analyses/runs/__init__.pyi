@@ -29,17 +29,25 @@ from .decomposition import Decomposition as Decomposition
 from .decomposition import decompose as decompose
 from .decomposition import over_worlds as over_worlds
 from .degenerate import CoherenceBounds as CoherenceBounds
+from .extractions import EXTRACTIONS as EXTRACTIONS
+from .extractions import extraction_angles as extraction_angles
+from .extractions import extraction_table as extraction_table
 from .folder import Inputs as Inputs
 from .folder import RunFolder as RunFolder
 from .folder import kept_table as kept_table
 from .folder import seconds_of as seconds_of
 from .folder import update_config as update_config
 from .folder import write_manifest as write_manifest
+from .harm import HARM as HARM
+from .harm import REFUSAL as REFUSAL
+from .harm import Reads as Reads
+from .harm import harm_and_refusal_table as harm_and_refusal_table
 from .leakage import LOW_BASE as LOW_BASE
 from .leakage import ONSET_AT as ONSET_AT
 from .leakage import UNTOUCHED_WITHIN as UNTOUCHED_WITHIN
 from .leakage import ArmLeakage as ArmLeakage
 from .leakage import at_crossing as at_crossing
+from .leakage import kept_rows as kept_rows
 from .leakage import matched_step as matched_step
 from .leakage import measure as measure
 from .leakage import relative_drop as relative_drop
@@ -61,13 +69,16 @@ from .tables import Run as Run
 
 __all__ = [
     "BASE",
+    "EXTRACTIONS",
     "FEWEST_ANSWERS",
+    "HARM",
     "LEAST_LEAKAGE",
     "LOW_BASE",
     "MOST_GIBBERISH",
     "ONSET_AT",
     "PREFILLED",
     "RECOVERY_SETS",
+    "REFUSAL",
     "SHARE_KEYS",
     "TESTED",
     "UNTOUCHED_WITHIN",
@@ -80,6 +91,7 @@ __all__ = [
     "Inputs",
     "LeakageMatrix",
     "Progress",
+    "Reads",
     "Run",
     "RunFolder",
     "RunRecord",
@@ -96,7 +108,11 @@ __all__ = [
     "counted_arms",
     "decompose",
     "estimate_of",
+    "extraction_angles",
+    "extraction_table",
+    "harm_and_refusal_table",
     "headlines",
+    "kept_rows",
     "kept_table",
     "matched_step",
     "measure",

@@ -19,12 +19,13 @@ from analyses.runs.behaviours import (
     verdict_on,
 )
 from analyses.runs.decomposition import Decomposition, decompose
+from analyses.runs.extractions import EXTRACTIONS, with_extractions
 from analyses.runs.leakage import LOW_BASE, ArmLeakage, leakage_curves, measure, untouched_p_value
 from analyses.runs.opening import open_page
 from analyses.runs.recovery import recover
 from interp.errors import InputError
 from interp.statistics import Estimate
-from interp.store import write_csv
+from interp.store import read_table, write_csv
 
 EQUIVALENCE = ("L_90", "drop")  # where "does not leak" is tested
 RECOVERY_SETS = ("retained", "held_out")
@@ -107,11 +108,30 @@ class Run:
 
     @cached_property
     def rotation(self) -> pd.DataFrame:
-        """Rotation, gain and offset of every domain's direction, by arm and layer."""
-        return _stack(
+        """Rotation, gain and offset of every domain's direction, by arm and layer.
+
+        Rows of angles have ``by_position`` and ``by_contrast``: how far apart two ways to extract
+        the same direction from the base model are, in degrees (:mod:`analyses.runs.extractions`).
+        """
+        stacked = _stack(
             arm.rotation.assign(arm=arm.name)
             for arm in self.record.arms
             if arm.rotation is not None
+        )
+        path = self.record.folder / "arms" / BASE / EXTRACTIONS
+        if stacked.empty or not path.is_file():
+            return stacked
+        return with_extractions(stacked, read_table(path, ("domain", "layer")))
+
+    @cached_property
+    def harm(self) -> pd.DataFrame:
+        """Whether each arm still sees harm, by probe, domain and layer; see
+        :func:`analyses.runs.harm_and_refusal_table`.
+        """
+        return _stack(
+            read_table(path, ("probe", "domain", "layer")).assign(arm=arm.name)
+            for arm in self.record.arms
+            if (path := self.record.folder / "arms" / arm.name / "harm.parquet").is_file()
         )
 
     @cached_property
@@ -167,6 +187,8 @@ class Run:
         """Write each table as CSV into the run's folder, atomically."""
         for name in ("arms", "behaviour", "leakage", "recovery", "rotation", "cosine"):
             write_csv(self.record.folder / f"{name}.csv", getattr(self, name))
+        if not self.harm.empty:
+            write_csv(self.record.folder / "harm.csv", self.harm)
 
 
 def _stack(tables: object) -> pd.DataFrame:

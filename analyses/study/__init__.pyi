@@ -52,6 +52,7 @@ from .resolve import require_model as require_model
 from .resolve import scorer_of as scorer_of
 from .work import FORECAST_GROUPS as FORECAST_GROUPS
 from .work import work_of as work_of
+from .work import work_with_prompts as work_with_prompts
 from .workers import make_arms_in_workers as make_arms_in_workers
 from .workers import make_planned as make_planned
 from .workers import require_workers as require_workers
@@ -114,4 +115,5 @@ __all__ = [
     "weights_to_try",
     "with_enough_deflections",
     "work_of",
+    "work_with_prompts",
 ]

@@ -9,8 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analyses.runs import BASE, Inputs, cosine_table, write_directions
-from analyses.study.context import Context, require_layers
+from analyses.runs import (
+    BASE,
+    EXTRACTIONS,
+    Inputs,
+    cosine_table,
+    extraction_angles,
+    extraction_table,
+    write_directions,
+)
+from analyses.study.context import INSTRUCTION, LAST, Context, require_layers
 from analyses.study.inputs import base_inputs
 from analyses.study.prefilling import write_prefilled
 from analyses.study.readout import (
@@ -69,6 +77,9 @@ def establish(context: Context) -> Baseline:
             if len(context.base_contrasts) > 1:  # a map compares two domains or more
                 cosines = cosine_table(context.base_contrasts, layers)
                 write_table(run.folder / "cosine.parquet", cosines)
+            there, here = (context.base_states.at(one) for one in (INSTRUCTION, LAST))
+            apart = extraction_angles(context.prompts, context.evaluated, there, here, layers)
+            write_table(folder / EXTRACTIONS, extraction_table(apart))
         write_prefilled(context, found.responses, lm, BASE)
         run.finish(BASE, found.inputs)
     # Written even if the base was not scored again, because the planned arms may have changed.

@@ -15,7 +15,7 @@ import pandas as pd
 from analyses.runs import Progress, RunFolder, contrasts
 from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.resolve import depth_of, prompts_of, require_model, scorer_of
-from interp.activations import collect
+from interp.activations import Activations, collect, instruction_and_last
 from interp.errors import InputError
 from interp.model import LanguageModel, copied, merged
 from interp.statistics import Contrast
@@ -24,6 +24,8 @@ from unlearning.deflections import read_deflections, short_of_prompts
 from unlearning.losses import for_forgetting
 from unlearning.refusal import ResponsePrefixes
 from unlearning.scoring import Evaluation, Scorer
+
+INSTRUCTION, LAST = 0, 1  # positions of the states
 
 
 @dataclass(frozen=True)
@@ -137,19 +139,28 @@ class Context:
 
     @cached_property
     def base_contrasts(self) -> dict[str, Contrast]:
-        """The base model's states, collected on first use: a resumed run may not need them."""
-        return self.contrasts(self.reference, "base model")
+        """The base model's contrasts at the last token of the prompt."""
+        return self.contrasts(self.base_states)
 
-    def contrasts(self, lm: LanguageModel, name: str) -> dict[str, Contrast]:
-        """Every domain's harmful prompts and controls as states of ``lm``, all layers."""
+    @cached_property
+    def base_states(self) -> Activations:
+        """The base model's states, collected on first use: a resumed run may not need them."""
+        return self.states(self.reference, "base model")
+
+    def states(self, lm: LanguageModel, name: str) -> Activations:
+        """The evaluated prompts at the last token of the instruction, and of the prompt."""
         with self.progress.stage(f"{name}: states", len(self.evaluated)) as advance:
-            states = collect(
+            return collect(
                 lm,
                 list(self.evaluated["prompt"]),
+                positions=instruction_and_last,
                 batch_size=self.plan.batch_size,
                 progress=advance,
             )
-        return contrasts(self.prompts, self.evaluated, states)
+
+    def contrasts(self, states: Activations, position: int = LAST) -> dict[str, Contrast]:
+        """Every domain's harmful prompts and controls, all layers, at one position."""
+        return contrasts(self.prompts, self.evaluated, states.at(position))
 
 
 def study_context(

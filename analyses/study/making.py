@@ -20,6 +20,7 @@ from analyses.runs import (
 )
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
+from analyses.study.harm import write_harm
 from analyses.study.inputs import arm_inputs
 from analyses.study.keeping import Keeper
 from analyses.study.methods import Guard
@@ -27,6 +28,7 @@ from analyses.study.mixing import mixture_of
 from analyses.study.plan import ArmPlan
 from analyses.study.prefilling import write_prefilled
 from analyses.study.together import TrainingRun, share
+from interp.activations import Activations
 from interp.errors import InputError, SpilloverError, TrainingError
 from interp.model import LanguageModel, adapters_merged
 from interp.progress import Advance
@@ -80,7 +82,10 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
         write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
         with adapters_merged(lm.model):
             write_prefilled(context, baseline.responses, lm, name)
-            _write_rotations(context, lm, arm)
+            states = _states(context, lm, arm)
+            _write_rotations(context, states, arm)
+            if states is not None:
+                write_harm(context, baseline, states, scores, name)
         if arm.training:
             check_weights(context, arm, lm, folder)
         discard_all(folder / "training")
@@ -143,7 +148,7 @@ def compare_states(context: Context, made: Sequence[Made]) -> None:
         return
     for m in made:
         if not (folders[m.arm.name] / ALONE).is_file():  # an earlier version made the arm
-            _write_rotations(context, load_made(context, m.arm), m.arm)
+            _write_rotations(context, _states(context, load_made(context, m.arm), m.arm), m.arm)
     alone = {name: pd.read_parquet(folder / ALONE) for name, folder in folders.items()}
     null = [alone[m.arm.name] for m in made if m.arm.control]
     for m in made:
@@ -151,20 +156,25 @@ def compare_states(context: Context, made: Sequence[Made]) -> None:
         write_table(folders[m.arm.name] / ROTATION, table)
 
 
-def _write_rotations(context: Context, lm: LanguageModel, arm: ArmPlan) -> None:
+def _states(context: Context, lm: LanguageModel, arm: ArmPlan) -> Activations | None:
+    """The arm's states; None if its shape is not the base's."""
+    base = context.reference
+    if (lm.n_layers, lm.d_model) != (base.n_layers, base.d_model):
+        context.progress.say(f"{arm.name}: its shape differs from the base's; no rotations")
+        return None
+    return context.states(lm, arm.name)
+
+
+def _write_rotations(context: Context, states: Activations | None, arm: ArmPlan) -> None:
     """The arm's rotations with the null of sampling noise, so that an unfinished run has them."""
-    table = rotation_table(_rotations(context, lm, arm))
+    table = rotation_table({} if states is None else _rotations(context, states, arm))
     for name in (ALONE, ROTATION):
         write_table(context.run.arm(arm.name) / name, table)
 
 
-def _rotations(context: Context, lm: LanguageModel, arm: ArmPlan) -> dict[str, Rotation]:
-    base = context.reference
-    if (lm.n_layers, lm.d_model) != (base.n_layers, base.d_model):
-        context.progress.say(f"{arm.name}: its shape differs from the base's; no rotations")
-        return {}
-    after = context.contrasts(lm, arm.name)
-    layers = range(base.n_layers)
+def _rotations(context: Context, states: Activations, arm: ArmPlan) -> dict[str, Rotation]:
+    after = context.contrasts(states)
+    layers = range(context.reference.n_layers)
     provenance = {"model": context.plan.model, "arm": arm.name}
     write_directions(context.run.arm(arm.name), after, layers, provenance, context.plan.estimator)
     return rotations(context.base_contrasts, after, layers)

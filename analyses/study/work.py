@@ -70,6 +70,22 @@ def forecast_work(prompts: pd.DataFrame, reading: Reading) -> Extent:
     )
 
 
+def work_with_prompts(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
+    """:func:`work_of`, and a forecast of every prompt: two forwards, next to the gradients.
+
+    The log-odds of the training prompts are read as well. At most: a forward for each path of a
+    prefix tree, and the refusals of a domain once more where no gradient was kept.
+    """
+    train = prompts["split"] == "train"
+    read = 2 * len(prompts) * reading.prompt
+    again = train & (prompts["label"] == "harmful")
+    most = int(prompts.loc[again, "domain"].value_counts().max()) * (
+        reading.prompt + reading.answer
+    )
+    by_prompt = Extent(Work(read=read), Work(read=MOST_NODES * read, trained=most))
+    return work_of(plan, prompts, reading) + reading.masses(int(train.sum())) + by_prompt
+
+
 def streamed_work(prompts: pd.DataFrame, reading: Reading, layers: int) -> Extent:
     """A forecast that stores no gradients: rows pass through the model once for each layer.
 

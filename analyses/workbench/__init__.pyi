@@ -1,6 +1,9 @@
 from .examples import example_run as example_run
 from .gate import direction_gate as direction_gate
 from .gate import transfer_matrix as transfer_matrix
+from .harm import HarmAndRefusal as HarmAndRefusal
+from .harm import extractions as extractions
+from .harm import harm_and_refusal as harm_and_refusal
 from .loading import load as load
 from .patches import patch as patch
 from .patches import stitch as stitch
@@ -17,14 +20,17 @@ from .training import UnlearnedModel as UnlearnedModel
 from .training import unlearn as unlearn
 
 __all__ = [
+    "HarmAndRefusal",
     "TrainingRecord",
     "UnlearnedModel",
     "collect",
     "direction_gate",
     "domain_contrasts",
     "example_run",
+    "extractions",
     "fit_directions",
     "generate",
+    "harm_and_refusal",
     "load",
     "patch",
     "prompts",

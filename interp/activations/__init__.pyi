@@ -9,6 +9,9 @@ from .massive import is_massive as is_massive
 from .massive import massive_activations as massive_activations
 from .massive import stream_norms as stream_norms
 from .positions import Positions as Positions
+from .positions import instruction_and_last as instruction_and_last
+from .positions import last_instruction_token as last_instruction_token
+from .positions import last_of as last_of
 from .positions import post_instruction as post_instruction
 from .sites import ATTENTION_OUT as ATTENTION_OUT
 from .sites import HEADS as HEADS
@@ -48,7 +51,10 @@ __all__ = [
     "collect",
     "first_token",
     "head_count",
+    "instruction_and_last",
     "is_massive",
+    "last_instruction_token",
+    "last_of",
     "last_prompt_token",
     "listed_layers",
     "massive_activations",

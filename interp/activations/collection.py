@@ -7,7 +7,7 @@ length, which keeps padding small. Collected states are copied, so that a batch'
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,19 @@ class Activations:
                 "choose a site by its name, and a position: activations[site][:, :, position]"
             )
         return next(iter(self.sites.values()))[:, :, 0]
+
+    def at(self, position: int) -> Activations:
+        """The same activations at one of their positions, by its number.
+
+        Raises:
+            InputError: there is no such position.
+        """
+        count = self.token_ids.shape[1]
+        if not -count <= position < count:
+            raise InputError(f"no position {position}; there are {count}")
+        chosen = slice(position % count, position % count + 1)
+        sites = {name: states[:, :, chosen] for name, states in self.sites.items()}
+        return replace(self, sites=sites, token_ids=self.token_ids[:, chosen])
 
     @property
     def dtype(self) -> np.dtype:

@@ -2,8 +2,9 @@
 
 A position is a slice of the prompt's tokens; the states of its tokens are averaged. A function
 maps a prompt's tokens to its positions: :func:`last_token`, ``post_instruction``,
-``mean_over("instruction")``, or a custom function. To use spans beyond the chat format's, add them
-to the tokens: ``replace(tokens, spans={**tokens.spans, "intent": slice(9, 12)})``.
+``mean_over("instruction")``, ``last_of("instruction")``, or a custom function. To use spans beyond
+the chat format's, add them to the tokens: ``replace(tokens, spans={**tokens.spans, "intent":
+slice(9, 12)})``.
 """
 
 from __future__ import annotations
@@ -49,6 +50,35 @@ def mean_over(*names: str) -> Positions:
         return [_span(tokens, name) for name in names]
 
     return positions
+
+
+def last_of(*names: str) -> Positions:
+    """The last token of each of the named spans; each is one position.
+
+    Raises:
+        InputError: when called on a prompt in which a named span has no tokens.
+    """
+
+    def positions(tokens: Tokens) -> list[slice]:
+        found = []
+        for name in names:
+            span = _span(tokens, name)
+            if span.stop <= span.start:
+                raise InputError(f"the span {name} of a prompt has no tokens, so no last one")
+            found.append(slice(span.stop - 1, span.stop))
+        return found
+
+    return positions
+
+
+last_instruction_token = last_of("instruction")
+"""The last token of the user's text, before the template's suffix. Spans come from rendering the
+chat template, so it is the same token of any template."""
+
+
+def instruction_and_last(tokens: Tokens) -> list[slice]:
+    """Two positions: :data:`last_instruction_token`, then :func:`last_token`."""
+    return [*last_instruction_token(tokens), *last_token(tokens)]
 
 
 post_instruction = every_token("post_instruction", "response_prefix")

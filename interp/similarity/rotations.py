@@ -19,6 +19,10 @@ probe's length is log-odds per unit of the state.
 Naive angles are biased by sampling noise: noise that both models share reduces them towards 0°, and
 independent noise moves them towards 90°.
 
+An angle is small or large next to the angle between two *ways* to extract the same direction from
+one model: at another token, or against other negative prompts. ``ways`` puts such angles next to
+it, as columns ``by_…`` of its table.
+
 The null bands show the values of an unchanged direction under this sampling noise. They do not
 show the effect of a harmless change of the model. For that, pass arms with other changes to
 :func:`against_controls`.
@@ -27,7 +31,7 @@ show the effect of a harmless change of the model. For that, pass arms with othe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -62,6 +66,8 @@ class Rotation:
     """Number of separate prompts (units) in the smallest of the four groups."""
     undefined: str = ""
     """The reason why gain and offsets are undefined at all layers; otherwise empty."""
+    ways: Mapping[str, Estimates] = field(default_factory=dict)
+    """By name, the angle in degrees between two ways to extract the direction from one model."""
 
     def __repr__(self) -> str:
         angles = zip(self.layers, self.angle_degrees.value, strict=True)
@@ -74,14 +80,22 @@ class Rotation:
         return {name: getattr(self, name) for name in QUANTITIES}
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per layer and quantity; NaN where ``defined`` is false."""
+        """One row per layer and quantity; NaN where ``defined`` is false.
+
+        Each of ``ways`` is a column ``by_NAME`` of the rows of angles.
+        """
         import pandas as pd
 
         tables = [
             pd.DataFrame({"layer": self.layers, "quantity": name, "n": self.n, **vars(estimates)})
             for name, estimates in self.estimates.items()
         ]
-        return pd.concat(tables, ignore_index=True)[COLUMNS]
+        table = pd.concat(tables, ignore_index=True)[COLUMNS]
+        for way, angle in self.ways.items():
+            by_layer = dict(zip(self.layers, angle.value, strict=True))
+            is_angle = table["quantity"] == "angle_degrees"
+            table[f"by_{way}"] = table["layer"].map(by_layer).where(is_angle)
+        return table
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,9 @@ class Rotations(Mapping[str, Rotation]):
         import pandas as pd
 
         tables = [found.to_dataframe().assign(label=label) for label, found in self.items()]
-        return pd.concat(tables, ignore_index=True)[["label", *COLUMNS]]
+        stacked = pd.concat(tables, ignore_index=True)
+        ways = [name for name in stacked if name not in ("label", *COLUMNS)]
+        return stacked[["label", *COLUMNS, *ways]]
 
     def plot(self, quantity: str = "angle_degrees", *, interactive: bool = False) -> Figure | Any:
         """Draw one panel per label: the quantity over layers, with the null band.
@@ -162,6 +178,7 @@ def rotation(
     same_prompts: bool = True,
     layers: Sequence[int] | None = None,
     level: float = 0.95,
+    ways: Mapping[str, Rotations] | None = None,
 ) -> Rotations: ...
 
 
@@ -183,6 +200,7 @@ def rotation(
     same_prompts: bool = True,
     layers: Sequence[int] | None = None,
     level: float = 0.95,
+    ways: Mapping[str, Rotations] | None = None,
 ) -> Rotation | Rotations:
     """How directions rotated between two models; for mean differences also gain and offset.
 
@@ -193,6 +211,9 @@ def rotation(
             of ``after`` is a separate prompt.
         layers: names of the layers; those of ``before``, or 0, 1, … by default.
         level: coverage of the intervals.
+        ways: for fitted directions, by name: rotations of the same labels and layers between two
+            ways to extract them from one model, for the columns ``by_…`` of the table
+            (``sp.extractions``).
 
     Returns:
         One rotation for a contrast, or one per label for fitted directions. Angle, cosine and gain
@@ -213,6 +234,8 @@ def rotation(
         >>> figure = rotations.plot()
     """
     if isinstance(before, Contrast) and isinstance(after, Contrast):
+        if ways:
+            raise InputError("ways are by label; give fitted directions before and after")
         return _of_mean_difference(before, after, same_prompts, layers, level)
     if not (isinstance(before, FittedDirections) and isinstance(after, FittedDirections)):
         raise InputError(
@@ -231,7 +254,21 @@ def rotation(
             if linear
             else _of_refits(before.estimator, *pair, same_prompts, names, level)
         )
-    return Rotations(of_labels)
+    return Rotations(
+        {label: _with_ways(one, label, ways or {}) for label, one in of_labels.items()}
+    )
+
+
+def _with_ways(change: Rotation, label: str, ways: Mapping[str, Rotations]) -> Rotation:
+    """The rotation with the label's angle of every way that has the label."""
+    found = {name: of_labels[label] for name, of_labels in ways.items() if label in of_labels}
+    for name, way in found.items():
+        if way.layers != change.layers:
+            raise InputError(
+                f"the layers of the way {name} are {list(way.layers)}, those of the rotation "
+                f"{list(change.layers)}; give the same ones"
+            )
+    return replace(change, ways={name: way.angle_degrees for name, way in found.items()})
 
 
 def _of_refits(

@@ -41,6 +41,7 @@ from .nulls import shuffled_within as shuffled_within
 from .nulls import standardised as standardised
 from .nulls import studentised_products as studentised_products
 from .proportions import auc_interval as auc_interval
+from .proportions import auc_of as auc_of
 from .proportions import difference_bounds as difference_bounds
 from .proportions import effective_share as effective_share
 from .proportions import paired_correlation as paired_correlation
@@ -87,6 +88,7 @@ __all__ = [
     "Means",
     "Vectors",
     "auc_interval",
+    "auc_of",
     "bootstrap_interval",
     "centring_matrix",
     "class_means",

@@ -177,6 +177,32 @@ def auc_interval(
     return low, high
 
 
+def auc_of(
+    values: Readings, positive: np.ndarray, groups: Groups = None, level: float = LEVEL
+) -> Estimate:
+    """The area under the ROC curve: P(a positive row's value is above a negative row's).
+
+    Ties count half. In the interval, rows of one group count once on each side.
+
+    Args:
+        values: of the rows.
+        positive: whether each row is positive.
+        groups: group of each row; by default, each row is its own group.
+        level: coverage.
+    """
+    from scipy.stats import rankdata
+
+    values, positive = np.asarray(values, dtype=np.float64), np.asarray(positive, dtype=bool)
+    counts = int(positive.sum()), int((~positive).sum())
+    if not all(counts):
+        return Estimate.undefined("all rows belong to one class", len(values))
+    above = rankdata(values)[positive].sum() - counts[0] * (counts[0] + 1) / 2
+    found = float(above / (counts[0] * counts[1]))
+    labels = np.arange(len(values)) if groups is None else np.asarray(groups)
+    above_units, below_units = (len(np.unique(labels[side])) for side in (positive, ~positive))
+    return Estimate(found, *auc_interval(found, above_units, below_units, level), len(values))
+
+
 def paired_correlation(after: Readings, before: Readings, n: float) -> float:
     """Correlation of paired readings, towards 0 by Newcombe's continuity correction if positive.
 

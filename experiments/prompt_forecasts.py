@@ -1,0 +1,131 @@
+"""Does the forecast by prompt say which refused prompts flip? Model organisms, each unlearned.
+
+The error of the predicted log-odds (:data:`analyses.predict.by_prompt.ERROR`) is fitted on TUNING
+model organisms, by maximum likelihood of the flips, and frozen in the code before a REPORTED one is
+run. ``manifest.json`` names every arm before the first is made; an arm without a result is listed
+as missing. ``prompts.parquet`` holds a row per prompt: :func:`pooled` makes every table from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special
+
+import spillover as sp
+from analyses.figures import Drawing, write_results
+from analyses.predict import forecast_skill
+from analyses.predict.by_prompt import ERROR, LEVELS
+from analyses.predict.prompt_figures import prompt_skill_figure
+from analyses.predict.prompt_skill import FORECAST, PREDICTORS, calibration, skill_table
+from analyses.runs import Progress, over_worlds
+from analyses.study import organism_plan, run_study
+from interp.store import content_key, read_json, write_json, write_table
+from unlearning.organism import shipped, train
+
+TUNING = (106,)
+REPORTED = (301, 302, 303)
+CONCEPTS = ("safety", "privacy")
+SHIPPED = 106  # the seed of the packaged model organism
+
+
+def measure_prompt_forecasts(
+    seeds: Sequence[int], out: str | Path, *, concepts: Sequence[str] = CONCEPTS
+) -> dict[str, Any]:
+    """Unlearn the concepts in each model organism, forecast each, and write tables and a figure.
+
+    Finished parts in ``out`` are not computed again.
+    """
+    folder = Path(out)
+    planned = {
+        "seeds": list(seeds), "concepts": list(concepts), "levels": list(LEVELS), "error": ERROR,
+        "frozen": content_key("prompt forecast", ERROR, LEVELS, list(PREDICTORS)),
+    }  # fmt: skip
+    if not (folder / "manifest.json").is_file():
+        write_json(folder / "manifest.json", planned)
+    rows = pd.concat([_world(seed, folder, concepts) for seed in seeds], ignore_index=True)
+    write_table(folder / "prompts.parquet", rows)
+    table, curve = pooled(rows)
+    missing = [
+        f"{seed}: {concept} at {level:.0%}"
+        for seed in seeds for concept in concepts for level in LEVELS
+        if rows[(rows["world"] == seed) & (rows["concept"] == concept)
+                & (rows["level"] == level)].empty
+    ]  # fmt: skip
+    found = {
+        **read_json(folder / "manifest.json"),
+        "missing": missing,
+        "table": table.to_dict("records"),
+        "fitted_error_of_these": fitted_error(rows),
+    }
+    drawn = [Drawing("prompt_forecasts", "", "", prompt_skill_figure(table, curve), table)]
+    write_results(
+        folder, tables={"calibration": curve}, facts={"prompt_forecasts": found}, drawings=drawn,
+        figures="",
+    )  # fmt: skip
+    return found
+
+
+def _world(seed: int, folder: Path, concepts: Sequence[str]) -> pd.DataFrame:
+    """The refused prompts of one model organism's arms, with every predictor."""
+    model = shipped() if seed == SHIPPED else folder / f"organism-{seed}"
+    if not (model / "organism.json").is_file():
+        train(seed, model)
+    run = folder / f"run-{seed}"
+    command = f"python -m experiments prompt-forecasts --seeds {seed} --out {folder}"
+    plan = organism_plan(str(model), concepts, seeds=[0], control=False, command=command)
+    run_study(plan, run, Progress(quiet=True))
+    parts = []
+    for concept in concepts:
+        told = folder / f"forecast-{seed}-{concept}"
+        if not (told / "forecast.json").is_file():
+            sp.predict(str(model), concept=concept, out=told, timing=False)
+        parts.append(forecast_skill(run, told).prompts.assign(world=seed, concept=concept))
+    return pd.concat(parts, ignore_index=True)
+
+
+def pooled(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """AUROC over worlds (mean over a world's arms first), and the calibration over all prompts.
+
+    Columns: ``level, predictor``; ``value`` with Student's interval over worlds and ``within``
+    cells; ``ahead``: how far the forecast by prompt is ahead, paired over worlds, with
+    ``ahead_low`` and ``ahead_high``; ``worlds`` and ``n`` prompts.
+    """
+    parts = [skill_table(part, seed=0).assign(world=world) for world, part in rows.groupby("world")]
+    by_world = (
+        pd.concat(parts)
+        .groupby(["level", "predictor", "world"], sort=False)[["value", "within"]]
+        .mean()
+    )
+    table = []
+    for (level, predictor), of_worlds in by_world.groupby(level=[0, 1], sort=False):
+        values = of_worlds["value"].to_numpy()
+        first = by_world.loc[(level, FORECAST), "value"].to_numpy()
+        found, ahead = over_worlds(values), over_worlds(first - values)
+        table.append(
+            {
+                "level": level, "predictor": predictor, "value": found.value, "low": found.low,
+                "high": found.high, "within": float(of_worlds["within"].mean()),
+                "ahead": ahead.value, "ahead_low": ahead.low, "ahead_high": ahead.high,
+                "worlds": len(values), "n": int((rows["level"] == level).sum()),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(table), calibration(rows)
+
+
+def fitted_error(rows: pd.DataFrame) -> dict[str, float]:
+    """The two parts of the error with the largest likelihood of these flips."""
+    known = rows.dropna(subset=[FORECAST])
+    ahead, nats = known[FORECAST].to_numpy(), known["nats"].to_numpy()
+    flipped = known["flipped"].to_numpy(dtype=bool)
+
+    def loss(logs: np.ndarray) -> float:
+        told = ahead / np.hypot(np.exp(logs[0]), np.exp(logs[1]) * nats)
+        return -float(special.log_ndtr(np.where(flipped, told, -told)).sum())
+
+    found = optimize.minimize(loss, np.log([0.5, 0.2]), method="Nelder-Mead").x
+    return {"nats": float(np.exp(found[0])), "share": float(np.exp(found[1]))}

@@ -1,0 +1,209 @@
+"""The forecast by prompt: exact slopes, no memory of a prompt, and a judge nothing deceives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import special
+
+from analyses.predict import Evidence
+from analyses.predict.by_prompt import flip_probability, forecast_by_prompt, most_at_risk, nats_at
+from analyses.predict.gradients import Scalar, mean_gradients
+from analyses.predict.prompt_skill import PREDICTORS, calibration, flips, judged, skill_table
+from analyses.predict.slopes import moved, slopes_along
+from analyses.runs import Arm
+from interp.errors import InputError
+from interp.model import LanguageModel
+from interp.readout import log_odds
+from interp.statistics import auc_of
+from unlearning.refusal import ResponsePrefixes, refusal_log_odds
+from unlearning.training import TrainingSettings, prepare_in_place
+
+THINGS = ("grass", "snow", "coal", "rust", "a long road by the sea", "ash", "milk", "ink")
+TEXTS = [f"What is the colour of {thing}?" for thing in THINGS]
+READOUT = log_odds([5, 17, 40])
+# Two paths of inner nodes, so the readout needs two forwards.
+DEEP = ResponsePrefixes(((5,), (7, 9), (11, 13, 17)), ((6,), (7, 8)))
+
+
+@pytest.fixture(scope="module", params=["projections", "lora"])
+def lm(request: pytest.FixtureRequest, checkpoint_of: Callable[[str], Path]) -> LanguageModel:
+    settings = TrainingSettings(trained=request.param, lora_rank=4, lora_alpha=4)
+    return prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+
+
+def explicit(lm: LanguageModel, text: str, scalar: Scalar) -> dict[str, torch.Tensor]:
+    """One prompt's own gradient."""
+    named = {n: p for n, p in lm.model.named_parameters() if p.requires_grad}
+    value = scalar(lm, [lm.chat.encode(text)]).sum()
+    found = torch.autograd.grad(value, list(named.values()), allow_unused=True)
+    return {n: torch.zeros_like(p) if g is None else g
+            for (n, p), g in zip(named.items(), found, strict=True)}  # fmt: skip
+
+
+def dot(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return sum(float((one[name].double() * other[name].double()).sum()) for name in other)
+
+
+@pytest.mark.parametrize("scalar", [READOUT, partial(refusal_log_odds, prefixes=DEEP)])
+def test_two_forwards_give_the_products_with_every_prompt_s_own_gradient(
+    lm: LanguageModel, scalar: Scalar
+) -> None:
+    rows = [lm.chat.encode(text) for text in TEXTS]
+    direction = explicit(lm, "Name a bird that can swim.", scalar)
+    norm = dot(direction, direction)
+    direction = {name: part / norm for name, part in direction.items()}
+    before = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
+    read: list[int] = []
+    found = slopes_along(lm, rows, scalar, direction, 0.02, batch_size=3, progress=read.append)
+    expected = [dot(explicit(lm, text, scalar), direction) for text in TEXTS]
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    assert sum(read) == 2 * len(rows)
+    for name, parameter in lm.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+def test_weights_come_back_whatever_happens_on_the_way(lm: LanguageModel) -> None:
+    name, parameter = next((n, p) for n, p in lm.model.named_parameters() if p.requires_grad)
+    before = parameter.detach().clone()
+    with pytest.raises(KeyError), moved(lm, {name: torch.ones_like(parameter)}, 0.3):
+        assert torch.allclose(parameter, before + 0.3)
+        raise KeyError
+    assert torch.equal(parameter, before)
+    with pytest.raises(InputError, match="no parameter nonsuch"), moved(lm, {"nonsuch": before}, 1):
+        pass
+
+
+def test_the_refusal_of_a_prompt_says_nothing_of_its_own_forecast(lm: LanguageModel) -> None:
+    """A target's training prompt is read along the gradient of the other groups' refusals."""
+    target, others = TEXTS[:4], TEXTS[4:]
+    rows = [lm.chat.encode(text) for text in target]
+    evidence = SimpleNamespace(
+        untrained=lm, batch_size=4, read_log_odds=READOUT,
+        gradients_of_deflections=lambda _concept: mean_gradients(lm, rows, READOUT, groups=4),
+        groups_of_deflections=lambda _concept: {text: i for i, text in enumerate(target)},
+    )  # fmt: skip
+    asked = pd.DataFrame(
+        {"id": range(8), "prompt": TEXTS, "domain": ["a"] * 4 + ["b"] * 4, "split": "train"}
+        | {"label": "harmful", "log_odds": 2.0}
+    )
+    own = {text: explicit(lm, text, READOUT) for text in TEXTS}
+    products = np.array([[dot(own[a], own[b]) for b in target] for a in TEXTS])
+    scale = products[:4].mean()
+    found = forecast_by_prompt(cast(Evidence, evidence), "a", asked, scale, adam=False)
+    without = (products[:4].sum(axis=1) - np.diag(products)) / 3
+    expected = np.concatenate([without, products[4:].mean(axis=1)]) / scale
+    np.testing.assert_allclose(found["forecast"], expected, rtol=0.01, atol=0.01)
+    assert list(found["prompt"]) == [*target, *others]
+    for wrong, message in ((0.0, "own kernel"), (np.nan, "own kernel")):
+        with pytest.raises(InputError, match=message):
+            forecast_by_prompt(cast(Evidence, evidence), "a", asked, wrong, adam=False)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_the_target_s_own_prompts_say_how_far_a_level_is(level: float) -> None:
+    rng = np.random.default_rng(0)
+    m, f = rng.normal(3, 1, 200), rng.uniform(0.5, 1.5, 200)
+    lost = nats_at(m, f, level)
+    kept = special.expit(m - lost * f).mean() / special.expit(m).mean()
+    assert kept == pytest.approx(1 - level, abs=1e-9)
+    assert np.isnan(nats_at(m, -f, level)), "a target that only gains never gets there"
+    told = flip_probability(m, f, lost)
+    assert ((told > 0.5) == (lost * f > m))[m > 0].all() and np.isnan(told[m <= 0]).all()
+    assert ((told >= 0) & (told <= 1))[m > 0].all()
+
+
+def world(seed: int, *, slope_matters: bool = True, prompts: int = 60) -> dict[str, pd.DataFrame]:
+    """A forecast and an arm's scores in which each prompt loses its own share, by plan."""
+    rng = np.random.default_rng(seed)
+    told, scores = [], []
+    for domain, mean in (("a", 1.0), ("b", 0.7), ("c", 0.4)):
+        for split in ("train", "validation", "test"):
+            for i in range(prompts):
+                m, f = rng.normal(2.5, 1), mean + rng.normal(0, 0.3)
+                row = {"id": f"{domain}{split}{i}", "domain": domain, "split": split}
+                text = f"tell {domain} of {rng.choice(list(THINGS))} {i}"
+                told.append(row | {"prompt": text, "label": "harmful", "log_odds": m,
+                                   "forecast": f, "flip_50": 0.5, "flip_90": 0.5})  # fmt: skip
+                share = f if slope_matters else mean + rng.normal(0, 0.3)
+                for step in range(25):
+                    lost = m - 0.5 * step * share
+                    scores.append({"prompt_id": row["id"], "domain": domain, "split": split,
+                                   "label": "harmful", "kind": None, "step": step, "dose": 0.0,
+                                   "margin": lost, "p_R": special.expit(lost), "p_C": 0.0,
+                                   "p_O": 0.0})  # fmt: skip
+    return {"told": pd.DataFrame(told), "scores": pd.DataFrame(scores)}
+
+
+def skill_of(made: dict[str, pd.DataFrame], level: float = 0.9) -> pd.DataFrame:
+    arm = Arm("arm", {"concept": "a"}, made["scores"], None)
+    found = flips(arm, level, "test")
+    assert set(found["domain"]) == {"b", "c"}, "the target's own prompts do not count"
+    prompts = judged(made["told"], "a", found, level).assign(arm="arm", level=level)
+    return skill_table(prompts, seed=0).set_index("predictor")
+
+
+def test_a_forecast_that_knows_each_prompt_s_loss_wins_within_cells_too() -> None:
+    found = skill_of(world(0))
+    assert set(found.index) == set(PREDICTORS)
+    assert found.loc["forecast", "value"] > 0.97 > found.loc["domain mean", "value"] > 0.55
+    assert found.loc["forecast", "within"] > 0.95 and found.loc["forecast", "p"] < 0.01
+    assert found.loc["domain mean", "within"] == pytest.approx(0.5)
+    told = found.loc["forecast"]
+    assert told["low"] < told["value"] < told["high"] <= 1
+
+
+def test_a_forecast_that_knows_no_prompt_is_at_chance_within_cells() -> None:
+    """Slopes that are true of the domain alone, and of no prompt in it."""
+    made = [
+        skill_of(world(seed, slope_matters=False, prompts=30)).loc["slope"] for seed in range(8)
+    ]
+    table = pd.DataFrame(made)
+    assert table["within"].mean() == pytest.approx(0.5, abs=0.06)
+    assert (table["p"] < 0.05).sum() <= 2
+    assert table["value"].mean() > 0.55, "between domains they are right"
+
+
+def test_ties_count_half_and_one_class_is_undefined() -> None:
+    values = np.array([1.0, 1.0, 2.0, 0.0])
+    flipped = np.array([True, False, True, False])
+    assert auc_of(values, flipped).value == pytest.approx((0.5 + 3) / 4)
+    assert not auc_of(values, np.ones(4, dtype=bool)).defined
+
+
+def test_another_model_s_forecast_is_refused() -> None:
+    made = world(1, prompts=20)
+    arm = Arm("arm", {"concept": "a"}, made["scores"], None)
+    found = flips(arm, 0.5, "test")
+    other = made["told"].assign(log_odds=made["told"]["log_odds"] + 1)
+    with pytest.raises(InputError, match="differ by 1 nats"):
+        judged(other, "a", found, 0.5)
+    with pytest.raises(InputError, match="lacks 1 prompts"):
+        judged(made["told"][made["told"]["id"] != found["prompt_id"][0]], "a", found, 0.5)
+    silent = Arm("arm", {"concept": "a"}, made["scores"].assign(margin=np.nan), None)
+    with pytest.raises(InputError, match="reads refusal from text"):
+        flips(silent, 0.5, "test")
+
+
+def test_true_probabilities_lie_in_the_intervals_of_what_happened() -> None:
+    rng = np.random.default_rng(3)
+    told = rng.uniform(size=4000)
+    drawn = pd.DataFrame(
+        {"level": 0.9, "probability": told, "flipped": rng.uniform(size=4000) < told}
+    )
+    found = calibration(drawn)
+    assert len(found) == 7 and found["n"].sum() == 4000
+    assert ((found["low"] <= found["told"]) & (found["told"] <= found["high"])).sum() >= 6
+
+
+def test_the_prompts_at_risk_are_the_likeliest_first() -> None:
+    table = pd.DataFrame({"id": list("abcd"), "flip_90": [0.4, 0.9, np.nan, 0.6], "forecast": 1.0})
+    assert list(most_at_risk(table)["id"]) == ["b", "d"]
