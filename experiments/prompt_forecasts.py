@@ -9,6 +9,7 @@ as missing. ``prompts.parquet`` holds a row per prompt: :func:`pooled` makes eve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
-import spillover as sp
 from analyses.figures import Drawing, write_results
-from analyses.predict import forecast_skill
-from analyses.predict.by_prompt import ERROR, LEVELS
+from analyses.predict import forecast_skill, read_choices
+from analyses.predict.by_prompt import ERROR, FORECAST, LEVELS, PREDICTORS
+from analyses.predict.forecasts import report_forecast
 from analyses.predict.prompt_figures import prompt_skill_figure
-from analyses.predict.prompt_skill import FORECAST, PREDICTORS, calibration, skill_table
+from analyses.predict.prompt_skill import calibration, skill_table
 from analyses.runs import Progress, over_worlds
-from analyses.study import organism_plan, run_study
+from analyses.study import organism_plan, run_study, study_context
 from interp.store import content_key, read_json, write_json, write_table
 from unlearning.organism import shipped, train
 
@@ -83,7 +84,9 @@ def _world(seed: int, folder: Path, concepts: Sequence[str]) -> pd.DataFrame:
     for concept in concepts:
         told = folder / f"forecast-{seed}-{concept}"
         if not (told / "forecast.json").is_file():
-            sp.predict(str(model), concept=concept, out=told, timing=False)
+            untrained = replace(plan, arms=(), concepts=(concept,))
+            context = study_context(untrained, told, Progress(quiet=True))
+            report_forecast(context, concept, plan.arms[0].settings, read_choices(), seed=0)
         parts.append(forecast_skill(run, told).prompts.assign(world=seed, concept=concept))
     return pd.concat(parts, ignore_index=True)
 
@@ -102,18 +105,22 @@ def pooled(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         .mean()
     )
     table = []
-    for (level, predictor), of_worlds in by_world.groupby(level=[0, 1], sort=False):
-        values = of_worlds["value"].to_numpy()
-        first = by_world.loc[(level, FORECAST), "value"].to_numpy()
-        found, ahead = over_worlds(values), over_worlds(first - values)
-        table.append(
-            {
-                "level": level, "predictor": predictor, "value": found.value, "low": found.low,
-                "high": found.high, "within": float(of_worlds["within"].mean()),
-                "ahead": ahead.value, "ahead_low": ahead.low, "ahead_high": ahead.high,
-                "worlds": len(values), "n": int((rows["level"] == level).sum()),
-            }
-        )  # fmt: skip
+    for level in rows["level"].unique():
+        at_level = by_world.xs(level, level="level")
+        values, within = (at_level[name].unstack("world") for name in ("value", "within"))
+        first = values.loc[FORECAST].to_numpy()
+        for predictor in values.index:
+            of_worlds = values.loc[predictor].to_numpy()
+            found, ahead = over_worlds(of_worlds), over_worlds(first - of_worlds)
+            table.append(
+                {
+                    "level": level, "predictor": predictor, "value": found.value,
+                    "low": found.low, "high": found.high,
+                    "within": float(within.loc[predictor].mean()),
+                    "ahead": ahead.value, "ahead_low": ahead.low, "ahead_high": ahead.high,
+                    "worlds": len(of_worlds), "n": int((rows["level"] == level).sum()),
+                }
+            )  # fmt: skip
     return pd.DataFrame(table), calibration(rows)
 
 

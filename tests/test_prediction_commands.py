@@ -215,7 +215,8 @@ def test_a_forecast_is_made_without_training(
     page = run_report.write_report(Path("out")).read_text(encoding="utf-8")
     assert "Prompts most at risk" in page
     code, text, _ = spillover(*command, "--out", "out", "--kernel", "weights")
-    assert "no forecast for single prompts: --kernel weights keeps no gradient" in text
+    assert "Single prompts have no forecast: --kernel weights keeps no gradient" in text
+    assert "forecast" not in pd.read_parquet("out/prompts.parquet")
     other = json.loads(Path("out/forecast.json").read_text(encoding="utf-8"))
     assert code == 0 and other["kernel"] == "weights"
     one, two = ({row["domain"]: row["value"] for row in f["leakage"]} for f in (found, other))

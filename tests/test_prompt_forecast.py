@@ -15,9 +15,15 @@ import torch
 from scipy import special
 
 from analyses.predict import Evidence
-from analyses.predict.by_prompt import flip_probability, forecast_by_prompt, most_at_risk, nats_at
+from analyses.predict.by_prompt import (
+    PREDICTORS,
+    flip_probability,
+    forecast_by_prompt,
+    most_at_risk,
+    nats_at,
+)
 from analyses.predict.gradients import Scalar, mean_gradients
-from analyses.predict.prompt_skill import PREDICTORS, calibration, flips, judged, skill_table
+from analyses.predict.prompt_skill import calibration, flips, judged, skill_table
 from analyses.predict.slopes import moved, slopes_along
 from analyses.runs import Arm
 from interp.errors import InputError

@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 
 from analyses.report import run_report, wording
+from analyses.report.at_risk import at_risk_view
+from analyses.report.page import rendered
 from analyses.report.summary import summarise
 from analyses.runs import Arm, Run, TargetVerdict, pick, tables
 from interp.statistics import Estimate, rate_of
@@ -287,3 +289,21 @@ def test_a_stopped_sweep_is_not_a_target_that_fails_to_comply(unfinished: tuple[
     said = run_report._stand_in(run, Mock(concept="safety", sweep=[Mock(retain_weight=0.3)]))
     assert "(×1)" in said
     assert ("not finished" in said) == bool(unfinished) != ("complies" in said)
+
+
+def test_the_prompts_most_at_risk_are_those_of_other_domains_and_escaped(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    record = Run(tmp_path / "run").record
+    assert at_risk_view(record) == {}, "no forecast was made"
+    told = pd.read_parquet(record.folder / "prompts.parquet")
+    told = told.assign(log_odds=1.0, forecast=0.5, flip_50=0.1, flip_90=float("nan"))
+    place = told.index[told["domain"] == "bias"][:2]
+    told.loc[place, "flip_90"], told.loc[place[1], "prompt"] = [0.2, 0.9], "<script>go</script>"
+    told.loc[told.index[told["domain"] == "safety"][0], "flip_90"] = 0.99
+    told.to_parquet(record.folder / "prompts.parquet")
+    write_json(record.folder / "forecast.json", {"concept": "safety"})
+    view = at_risk_view(record)
+    assert (view["refused"], view["at_risk"], len(view["rows"])) == (2, 1, 2)
+    page = rendered("report/at_risk.html.jinja", {"at_risk": view})
+    assert "&lt;script&gt;go" in page and "<script>" not in page
+    assert page.index("90%") < page.index("20%", page.index("&lt;script"))

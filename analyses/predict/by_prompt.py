@@ -38,6 +38,16 @@ if TYPE_CHECKING:
     from analyses.predict.slopes import Direction
 
 LEVELS = (0.5, 0.9)
+FORECAST = "forecast"
+# What a forecast by prompt is compared with (:mod:`analyses.predict.prompt_skill`), as figures say.
+PREDICTORS = {
+    FORECAST: "forecast by prompt",
+    "slope": "slope of the prompt alone",
+    "domain mean and log-odds": "domain's mean slope and base log-odds",
+    "domain mean": "domain's mean slope",
+    "base log-odds": "base log-odds",
+    "TF-IDF neighbour": "nearest forget prompt (TF-IDF)",
+}
 ASKED = ("id", "prompt", "domain", "split", "label", "log_odds")
 # How far the target's mean log-odds are moved, in nats, to each side: small against the curvature,
 # large against the rounding of log-odds.

@@ -153,7 +153,7 @@ class Forecast:
         """How many prompts are at risk, or why there is no forecast by prompt."""
         if self.prompts is None:
             why = self.why_no_prompts
-            return [f"There is no forecast for single prompts: {why}."] if why else []
+            return [f"Single prompts have no forecast: {why}."] if why else []
         others = self.prompts[self.prompts["domain"] != self.concept]
         at_risk = most_at_risk(others)
         refused = int((others["log_odds"] > 0).sum())
@@ -273,11 +273,12 @@ def _asked(context: Context, baseline: Baseline) -> pd.DataFrame:
 
 def _write_forecast(context: Context, found: Forecast, concept: str, over: str) -> None:
     folder = context.run.folder
+    table = context.prompts
     if found.prompts is not None:
         told = found.prompts.drop(columns=[n for n in ASKED if n not in ("id", "log_odds")])
-        given = context.prompts
-        kept = given.drop(columns=[name for name in told if name in given and name != "id"])
-        write_table(folder / "prompts.parquet", kept.merge(told, on="id", how="left"))
+        kept = table.drop(columns=[name for name in told if name in table and name != "id"])
+        table = kept.merge(told, on="id", how="left")
+    write_table(folder / "prompts.parquet", table)  # without an earlier kernel's forecast
     rows = found.leakage.to_dict("records")
     facts = {
         "concept": concept,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analyses.figures.style import BLUE, INK, MUTED, VERMILLION, new_figure, styled
-from analyses.predict.prompt_skill import FORECAST, PREDICTORS
+from analyses.predict.by_prompt import FORECAST, PREDICTORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -32,7 +32,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
-from analyses.predict.by_prompt import LEVELS, flip_column, nats_at
+from analyses.predict.by_prompt import FORECAST, LEVELS, PREDICTORS, flip_column, nats_at
 from analyses.runs import Arm, Run, at_crossing, relative_drop, running_maximum, trajectories
 from interp.errors import InputError
 from interp.statistics import auc_of, rate_of
@@ -41,15 +41,6 @@ from interp.store import read_json, read_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORECAST = "forecast"
-PREDICTORS = {
-    FORECAST: "forecast by prompt",
-    "slope": "slope of the prompt alone",
-    "domain mean and log-odds": "domain's mean slope and base log-odds",
-    "domain mean": "domain's mean slope",
-    "base log-odds": "base log-odds",
-    "TF-IDF neighbour": "nearest forget prompt (TF-IDF)",
-}
 BINS = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0)
 PERMUTATIONS = 1000
 SAME_MODEL = 0.25  # nats by which base log-odds of one model may differ: half precision in batches

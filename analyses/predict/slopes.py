@@ -81,13 +81,13 @@ def moved(lm: LanguageModel, direction: Direction, by: float) -> Iterator[None]:
     parameters = dict(lm.model.named_parameters())
     if unknown := direction.keys() - parameters.keys():
         raise InputError(f"the model has no parameter {min(unknown)}")
-    kept = {name: parameters[name].detach().clone() for name in direction}
+    # In main memory, because a device may hold no second copy of the weights.
+    kept = {name: parameters[name].detach().to("cpu", copy=True) for name in direction}
     try:
         with torch.no_grad():
             for name, part in direction.items():
                 parameter = parameters[name]
-                change = (by * part.double()).to(parameter.device, parameter.dtype)
-                parameter.copy_(kept[name] + change)
+                parameter.add_((by * part.double()).to(parameter.device, parameter.dtype))
         yield
     finally:
         with torch.no_grad():

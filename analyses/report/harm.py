@@ -21,14 +21,19 @@ def harm_view(tables: Run) -> list[dict[str, Any]]:
     for headline in headlines(tables.record):
         of_arm = chosen[chosen["arm"] == headline.plain.name]
         rows = of_arm[of_arm["probe"] == HARM]
-        if rows.empty:
+        told = tables.harm.loc[tables.harm["arm"] == headline.plain.name, ["probe", "note"]]
+        notes = [
+            f"{probe} direction: {note}"
+            for probe, note in told[told["note"] != ""].drop_duplicates().itertuples(index=False)
+        ]
+        if of_arm.empty and not notes:
             continue
         refusal = of_arm[of_arm["probe"] != HARM].set_index("domain")
         found.append(
             {
                 "title": title_of(headline),
-                "layer": int(rows["layer"].iloc[0]),
-                "notes": [note for note in of_arm["note"].drop_duplicates() if note],
+                "layer": int(rows["layer"].iloc[0]) if len(rows) else None,
+                "notes": notes,
                 "rows": [
                     {
                         "domain": domain_label(row["domain"]),

@@ -16,15 +16,18 @@ Both are cross-fitted, as the rotation is (:mod:`interp.similarity`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from analyses.runs.rotation_tables import contrasts
-from interp.activations import Activations
 from interp.errors import InputError
 from interp.similarity import Rotation, Rotations, rotation
 from interp.statistics import Contrast, unit_numbers
+
+if TYPE_CHECKING:
+    from interp.activations import Activations
 
 POSITION, CONTRAST = "position", "contrast"
 EXTRACTIONS = "extractions.parquet"  # in the base model's folder

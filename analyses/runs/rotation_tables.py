@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from interp.activations import Activations
 from interp.directions import ESTIMATORS, DirectionSet
 from interp.similarity import Rotation, cosine_map, rotation
 from interp.statistics import Contrast
@@ -17,6 +16,8 @@ from unlearning.data import controls
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from interp.activations import Activations
 
 FEWEST_PROMPTS = 8
 ROW = ["domain", "layer", "quantity"]

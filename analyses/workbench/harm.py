@@ -90,8 +90,8 @@ def harm_and_refusal(
         prompts: a table of prompts.
         refused: 1 or 0 for each prompt in the base and in the changed model (default: both models
             answer the prompts of the two splits, and the scorer reads the answers).
-        scorer: distinguishes refusals from answers (default: ``panel``; ``grammar`` for a model
-            organism).
+        scorer: distinguishes refusals from answers (default: ``panel``; ``grammar``
+            for a model organism).
         fit_on, read_on: splits on which the directions are fitted and read.
         batch_size: prompts in one forward.
 
