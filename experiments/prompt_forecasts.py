@@ -8,6 +8,8 @@ as missing. ``prompts.parquet`` holds a row per prompt: :func:`pooled` makes eve
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from analyses.predict.prompt_figures import prompt_skill_figure
 from analyses.predict.prompt_skill import calibration, skill_table
 from analyses.runs import Progress, over_worlds
 from analyses.study import organism_plan, run_study, study_context
-from interp.store import content_key, read_json, write_json, write_table
+from interp.store import read_json, write_json, write_table
 from unlearning.organism import shipped, train
 
 TUNING = (106,)
@@ -44,7 +46,7 @@ def measure_prompt_forecasts(
     folder = Path(out)
     planned = {
         "seeds": list(seeds), "concepts": list(concepts), "levels": list(LEVELS), "error": ERROR,
-        "frozen": content_key("prompt forecast", ERROR, LEVELS, list(PREDICTORS)),
+        "frozen": hashlib.sha256(json.dumps([ERROR, LEVELS, list(PREDICTORS)]).encode()).hexdigest(),
     }  # fmt: skip
     if not (folder / "manifest.json").is_file():
         write_json(folder / "manifest.json", planned)

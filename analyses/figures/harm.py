@@ -31,7 +31,7 @@ def harm_figure(table: pd.DataFrame) -> Figure:
     """Both directions' AUROC before and after, by domain, at the chosen layers."""
     chosen = table[table["chosen"].astype(bool)]
     domains = list(dict.fromkeys(table["domain"]))[::-1]
-    figure = new_figure(7.4, 0.34 * len(domains) + 1.5)
+    figure = new_figure(7.4, 0.36 * len(domains) + 2.2)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, probe, colour in zip(panels, (HARM, REFUSAL), (BLUE, VERMILLION), strict=True):
         rows = chosen[chosen["probe"] == probe].set_index("domain").reindex(domains)

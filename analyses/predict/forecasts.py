@@ -25,12 +25,13 @@ import pandas as pd
 from scipy import stats
 
 from analyses.figures import Drawing, write_results
-from analyses.predict.by_prompt import ASKED, forecast_by_prompt, most_at_risk
+from analyses.predict.by_prompt import forecast_by_prompt, most_at_risk
 from analyses.predict.evidence import Evidence, evidence_of
 from analyses.predict.figures import COMPLIES_FROM, forecast_figure
 from analyses.predict.gradients import GROUPS
 from analyses.predict.products import Kernel
 from analyses.predict.registry import PREDICTORS
+from analyses.runs import PROMPT_FORECAST
 from analyses.study import NoLogOddsError, establish
 from interp.errors import InputError, expected
 from interp.progress import Advance, silent
@@ -275,9 +276,8 @@ def _write_forecast(context: Context, found: Forecast, concept: str, over: str) 
     folder = context.run.folder
     table = context.prompts
     if found.prompts is not None:
-        told = found.prompts.drop(columns=[n for n in ASKED if n not in ("id", "log_odds")])
-        kept = table.drop(columns=[name for name in told if name in table and name != "id"])
-        table = kept.merge(told, on="id", how="left")
+        kept = table.drop(columns=[name for name in PROMPT_FORECAST if name in table])
+        table = kept.merge(found.prompts[["id", *PROMPT_FORECAST]], on="id", how="left")
     write_table(folder / "prompts.parquet", table)  # without an earlier kernel's forecast
     rows = found.leakage.to_dict("records")
     facts = {

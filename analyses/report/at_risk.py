@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from analyses.figures import domain_label
-from analyses.runs import RunRecord
+from analyses.runs import PROMPT_FORECAST, RunRecord
 from interp.store import read_json, read_table
 
 SHOWN = 15
 # As `spillover predict` writes them.
 FORECAST, TABLE = "forecast.json", "prompts.parquet"
-COLUMNS = ("prompt", "domain", "log_odds", "forecast", "flip_50", "flip_90")
+COLUMNS = ("prompt", "domain", *PROMPT_FORECAST)
 
 
 def at_risk_view(record: RunRecord) -> dict[str, Any]:

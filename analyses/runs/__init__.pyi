@@ -32,6 +32,7 @@ from .degenerate import CoherenceBounds as CoherenceBounds
 from .extractions import EXTRACTIONS as EXTRACTIONS
 from .extractions import extraction_angles as extraction_angles
 from .extractions import extraction_table as extraction_table
+from .folder import PROMPT_FORECAST as PROMPT_FORECAST
 from .folder import Inputs as Inputs
 from .folder import RunFolder as RunFolder
 from .folder import kept_table as kept_table
@@ -77,6 +78,7 @@ __all__ = [
     "MOST_GIBBERISH",
     "ONSET_AT",
     "PREFILLED",
+    "PROMPT_FORECAST",
     "RECOVERY_SETS",
     "REFUSAL",
     "SHARE_KEYS",

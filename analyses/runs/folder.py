@@ -36,6 +36,8 @@ from interp.store import (
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Columns that a forecast adds to a folder's prompts.parquet.
+PROMPT_FORECAST = ("log_odds", "forecast", "flip_50", "flip_90")
 BEGUN, DONE, INPUTS, LOCKS = "BEGUN", "DONE", "inputs.json", ".locks"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "numpy", "scikit-learn")
 

@@ -194,6 +194,8 @@ def refuse_other_settings(context: Context) -> None:
             with ``--overwrite``.
     """
 
+    from analyses.runs import PROMPT_FORECAST
+
     plan, folder = context.plan, context.run.folder
     if plan.overwrite:
         return
@@ -213,6 +215,8 @@ def refuse_other_settings(context: Context) -> None:
             pairs.append((was, now))
     other = {name for was, now in pairs for name in was.keys() & now if was[name] != now[name]}
     held = read_table(prompts)
+    told = [name for name in PROMPT_FORECAST if name in held and name not in context.prompts]
+    held = held.drop(columns=told)
     if held.to_json(orient="records") != context.prompts.to_json(orient="records"):
         other.add("prompts")
     if other:
