@@ -44,9 +44,10 @@ def measure_prompt_forecasts(
     Finished parts in ``out`` are not computed again.
     """
     folder = Path(out)
+    frozen = json.dumps([ERROR, LEVELS, list(PREDICTORS)]).encode()
     planned = {
         "seeds": list(seeds), "concepts": list(concepts), "levels": list(LEVELS), "error": ERROR,
-        "frozen": hashlib.sha256(json.dumps([ERROR, LEVELS, list(PREDICTORS)]).encode()).hexdigest(),
+        "frozen": hashlib.sha256(frozen).hexdigest(),
     }  # fmt: skip
     if not (folder / "manifest.json").is_file():
         write_json(folder / "manifest.json", planned)
