@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from scipy import special
 
+from analyses.costs import Reading
 from analyses.predict import Evidence
 from analyses.predict.by_prompt import (
     PREDICTORS,
@@ -26,10 +28,12 @@ from analyses.predict.gradients import Scalar, mean_gradients
 from analyses.predict.prompt_skill import calibration, flips, judged, skill_table
 from analyses.predict.slopes import moved, slopes_along
 from analyses.runs import Arm
+from analyses.study import organism_plan, work_of, work_with_prompts
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.readout import log_odds
 from interp.statistics import auc_of
+from unlearning.organism import shipped
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 from unlearning.training import TrainingSettings, prepare_in_place
 
@@ -213,3 +217,17 @@ def test_true_probabilities_lie_in_the_intervals_of_what_happened() -> None:
 def test_the_prompts_at_risk_are_the_likeliest_first() -> None:
     table = pd.DataFrame({"id": list("abcd"), "flip_90": [0.4, 0.9, np.nan, 0.6], "forecast": 1.0})
     assert list(most_at_risk(table)["id"]) == ["b", "d"]
+
+
+def test_the_plan_counts_two_forwards_of_every_prompt() -> None:
+    plan = replace(organism_plan(str(shipped()), ("safety",), seeds=[0]), arms=())
+    prompts = pd.DataFrame(
+        {"split": ["train", "test"] * 6, "label": ["harmful", "harmful", "benign", "benign"] * 3,
+         "domain": "safety"}
+    )  # fmt: skip
+    reading = Reading(prompt=10, own=8, answer=16)
+    without, found = (count(plan, prompts, reading) for count in (work_of, work_with_prompts))
+    log_odds = reading.masses(6)
+    more = found.expected.read - without.expected.read - log_odds.expected.read
+    assert more == 2 * 12 * 10
+    assert found.at_most.read - without.at_most.read > more
