@@ -2,8 +2,9 @@
 
 The error of the predicted log-odds (:data:`analyses.predict.by_prompt.ERROR`) was set before any
 flip was looked at; the result has the values of largest likelihood next to it. Development ran on
-TUNING model organisms, never on REPORTED ones. ``manifest.json`` names every arm before the first is made; an arm without a result is listed
-as missing. ``prompts.parquet`` holds a row per prompt: :func:`pooled` makes every table from it.
+TUNING model organisms, never on REPORTED ones. ``manifest.json`` names every arm before the first
+is made; an arm without a result is listed as missing. ``prompts.parquet`` holds a row per prompt:
+:func:`pooled` makes every table from it.
 """
 
 from __future__ import annotations

@@ -54,9 +54,9 @@ STEP = {torch.float32: 0.05, torch.float64: 0.05}
 HALF_STEP = 1.0
 MOST_NATS = 100.0
 
-# Standard deviation of the error of the predicted log-odds, hypot(nats, share · s_τ). Set before any
-# flip was looked at, and fitted to none: half a nat, and a fifth of the loss, three times the spread
-# of a domain's forecast (BEYOND_FIRST_STEP). experiments/prompt_forecasts.py fits both for comparison.
+# Standard deviation of the error of the predicted log-odds: hypot(nats, share · s_τ). Set before
+# any flip was looked at, and fitted to none: half a nat, and a fifth of the loss, three times the
+# spread of a domain's forecast (BEYOND_FIRST_STEP); experiments/prompt_forecasts.py compares.
 ERROR = {"nats": 0.5, "share": 0.2}
 
 Values = Float[np.ndarray, " prompt"]
