@@ -62,6 +62,10 @@ def column(table: Any, name: str) -> list[float]:
     return [float(text.replace("−", "-")) for text in cells]
 
 
+def said(page: Any, section: str) -> str:
+    return page.inner_text(f'[data-section="{section}"] > .said')
+
+
 def set_layer(page: Any, section: str, place: int) -> None:
     page.locator(f'[data-section="{section}"] input[type=range]').fill(str(place))
 
