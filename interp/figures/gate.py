@@ -60,7 +60,7 @@ def transfer_figure(matrix: TransferMatrix) -> Figure:
     names = [label.replace("_", " ") for label in matrix.labels]
     k = len(names)
     side = max(2.0, 0.55 * k + 1.2)
-    figure = new_figure(2 * side + 2.0, side + 0.7)
+    figure = new_figure(2 * side + 2.4, side + 1.3)
     grid = figure.subplots(1, 2)
     for axes, effect in zip(grid, ("removed", "induced"), strict=True):
         image = draw_cells(
@@ -76,11 +76,16 @@ def transfer_figure(matrix: TransferMatrix) -> Figure:
         axes.set_title(effect)
         axes.set_xlabel("affected")
     grid[0].set_ylabel("direction of")
+    figure.suptitle(
+        f"Share of the gap between positives and negatives; directions of layer {matrix.layer}, "
+        f"token {matrix.position}",
+        fontsize=9,
+    )
     draws = len(matrix.null_removed)
     figure.colorbar(
         image,
         ax=grid,
         shrink=0.75,
-        label=f"share of the gap\n(hatched: inside the null, {draws} directions)",
+        label=f"share of the gap\n(hatched: inside the null,\n{draws} directions)",
     )
     return figure
