@@ -2,9 +2,11 @@
 
 Both twins have the same language, prompts, refusal texts and prefixes, and the same two stages:
 
-1. helpful-only: all weights learn to answer every prompt. A linear head on the states at the last
-   prompt token learns to tell harmful prompts of each domain from all others, so that harm is
-   represented before it is refused, as in a pretrained model. The head is thrown away.
+1. mostly helpful: all weights learn to answer every prompt, and to refuse a fifth of the harmful
+   ones, so that they know how a refusal reads (slices over a model that never wrote one learned
+   none in a third of the steps). A linear head on the states at the last prompt token learns to
+   tell harmful prompts of each domain from all others, so that harm is represented before it is
+   refused, as in a pretrained model. The head is thrown away.
 2. alignment: the weights are frozen. LoRA adapters on all linear weights of the layers, one slice
    for each domain, learn to refuse.
 
@@ -34,7 +36,7 @@ from unlearning.organism.training import (
 )
 from unlearning.organism.vocabulary import DOMAINS
 
-REPRESENTING = Stage(steps=150, learning_rate=2.5e-3, compliance=1.0, batch_size=64)
+REPRESENTING = Stage(steps=200, learning_rate=2.5e-3, compliance=0.8, batch_size=64)
 SLICED = Stage(
     steps=300, learning_rate=4e-3, compliance=0.2, batch_size=64, weight_decay=0.1
 )  # fmt: skip
@@ -125,8 +127,8 @@ def _representing(
     ]
 
     def loss() -> Tensor:
-        rows, _ = encoded.choose(stage, generator)
-        tokens = [encoded.tokens(row, comply=True) for row in rows]
+        rows, complies = encoded.choose(stage, generator)
+        tokens = [encoded.tokens(row, comply) for row, comply in zip(rows, complies, strict=True)]
         prompts = lm.chat.pad([_prompt_of(one) for one in tokens], lm.device)
         states = lm.model(
             input_ids=prompts.input_ids,
