@@ -159,21 +159,14 @@ def test_the_check_compares_own_and_other_domains(own: float, other: float, pass
     assert check.to_json()["lost"]["safety"]["bias"] == other
 
 
-def test_a_refusal_trains_its_domain_s_slice_and_a_harmful_prompt_without_it_is_answered() -> None:
+def test_a_refusal_trains_its_domain_s_slice_and_an_answer_all() -> None:
     lessons = [Lesson("a", "yes", "no", domain=name) for name in DOMAINS] + [Lesson("b", "yes")]
     encoded: Any = SimpleNamespace(lessons=lessons)
-    rows = [*range(len(lessons))] * 200
-    complies = [False, True] * (len(rows) // 2)
-    own = np.array([[row == place for place in range(len(DOMAINS))] for row in rows])
-    trained, on = Sliced(encoded, False).masks(rows, complies, np.random.default_rng(0))
-    assert trained.all() and on.all()
-    trained, on = Sliced(encoded, True).masks(rows, complies, np.random.default_rng(0))
-    refuses = (own & on).any(axis=1) & ~np.array(complies)
-    assert np.array_equal(trained[refuses], own[refuses])
-    assert np.array_equal(trained[~refuses], on[~refuses])
-    off = (own & ~on).any(axis=1)
-    assert 0.3 < off[own.any(axis=1)].mean() < 0.4 and not off[~own.any(axis=1)].any()
-    assert 0.2 < (~on & ~own).mean() < 0.25  # half of the rows, by a coin
+    rows, everywhere = [*range(len(lessons))] * 2, np.ones((8, 7), dtype=bool)
+    complies = [False] * 8 + [True] * 8
+    own = np.vstack([np.eye(7, dtype=bool), np.ones(7, dtype=bool)])  # the last one is benign
+    routed, shared = (Sliced(encoded, kind).trained(rows, complies) for kind in (True, False))
+    assert np.array_equal(routed, np.vstack([own, everywhere])) and shared.all()
 
 
 def test_twins_are_made_and_checked(spillover: Spillover, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,7 @@ Both twins have the same language, prompts, refusal texts and prefixes, and the 
    for each domain, learn to refuse.
 
 Shared: every row trains all slices. Routed (gradient routing, Cloud et al. 2410.04332): a refusal
-trains the slice of its domain only. In a part of the rows some slices are off: a harmful prompt
-without its slice is answered, which trains the slices that are on to leave it to its own.
+trains the slice of its domain only, and answers train all.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from interp.model import Chat, LanguageModel, Tokens
@@ -42,9 +42,6 @@ SLICED = Stage(
 )  # fmt: skip
 TWIN_STAGES = (REPRESENTING, SLICED)
 SLICE_RANK = 4
-# Shares of rows: of all in which each other slice is off by a coin, and of harmful ones in which
-# their own is off.
-SOME_OFF, OWN_OFF = 0.5, 0.35
 
 
 def teach_twin(
@@ -149,7 +146,7 @@ def _prompt_of(row: Tokens) -> Tokens:
 
 
 class Sliced:
-    """Draws batches of the second stage: responses, trained slices, slices that are on."""
+    """Draws batches of the second stage: rows with a response, and the slices that each trains."""
 
     def __init__(self, encoded: EncodedLessons, is_routed: bool) -> None:
         self.encoded, self.is_routed = encoded, is_routed
@@ -161,27 +158,16 @@ class Sliced:
     ) -> Tensor:
         """The loss of a batch, in whose gradient every row has its part of the slices."""
         rows, complies = self.encoded.choose(stage, generator)
-        trained, on = self.masks(rows, complies, generator)
-        own = self.places[rows]
-        without = (own >= 0) & ~on[np.arange(len(rows)), own]
         tokens = [
-            self.encoded.tokens(row, bool(comply or off))
-            for row, comply, off in zip(rows, complies, without, strict=True)
+            self.encoded.tokens(row, comply) for row, comply in zip(rows, complies, strict=True)
         ]
-        with slices.rows(torch.from_numpy(trained), torch.from_numpy(on)):
+        with slices.rows(torch.from_numpy(self.trained(rows, complies))):
             return lesson_loss(lm.model, lm.chat, tokens)
 
-    def masks(
-        self, rows: Sequence[int], complies: Sequence[bool], generator: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Which slices each row trains, and which are on: two tables of row × slice."""
-        number, slices = len(rows), len(DOMAINS)
-        on = np.ones((number, slices), dtype=bool)
-        if not self.is_routed:
-            return on.copy(), on
-        own = self.places[rows, None] == np.arange(slices)
-        some = generator.random((number, 1)) < SOME_OFF
-        on &= ~some | (generator.random((number, slices)) < 0.5) | own
-        on &= ~(own & (generator.random((number, 1)) < OWN_OFF))
-        refuses = (own & on).any(axis=1, keepdims=True) & ~np.array(complies)[:, None]
-        return np.where(refuses, own, on), on
+    def trained(
+        self, rows: Sequence[int], complies: Sequence[bool]
+    ) -> Bool[np.ndarray, "row slice"]:
+        """Which slices each row trains: a refusal its own where circuits are routed, else all."""
+        own = self.places[rows, None] == np.arange(len(DOMAINS))
+        refuses = own.any(axis=1, keepdims=True) & ~np.array(complies)[:, None]
+        return np.where(refuses & self.is_routed, own, True)
