@@ -1,10 +1,9 @@
 """Does the forecast by prompt say which refused prompts flip? Model organisms, each unlearned.
 
-The error of the predicted log-odds (:data:`analyses.predict.by_prompt.ERROR`) was set before any
-flip was looked at; the result has the values of largest likelihood next to it. Development ran on
-TUNING model organisms, never on REPORTED ones. ``manifest.json`` names every arm before the first
-is made; an arm without a result is listed as missing. ``prompts.parquet`` holds a row per prompt:
-:func:`pooled` makes every table from it.
+Development, and the error of the predicted log-odds (:data:`analyses.predict.by_prompt.ERROR`),
+used TUNING model organisms, never REPORTED ones; a result has the error of largest likelihood as
+well. ``manifest.json`` names every arm before the first is made; an arm without a result is listed
+as missing. ``prompts.parquet`` holds a row per prompt: :func:`pooled` makes every table from it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from analyses.predict.prompt_figures import prompt_skill_figure
 from analyses.predict.prompt_skill import calibration, skill_table
 from analyses.runs import Progress, over_worlds
 from analyses.study import organism_plan, run_study, study_context
-from interp.store import read_json, write_json, write_table
+from interp.store import read_json, without_nan, write_json, write_table
 from unlearning.organism import shipped, train
 
 TUNING = (106,)
@@ -61,7 +60,7 @@ def measure_prompt_forecasts(
         if rows[(rows["world"] == seed) & (rows["concept"] == concept)
                 & (rows["level"] == level)].empty
     ]  # fmt: skip
-    found = {
+    found: dict[str, Any] = {
         **read_json(folder / "manifest.json"),
         "missing": missing,
         "table": table.to_dict("records"),
@@ -69,10 +68,13 @@ def measure_prompt_forecasts(
     }
     drawn = [Drawing("prompt_forecasts", "", "", prompt_skill_figure(table, curve), table)]
     write_results(
-        folder, tables={"calibration": curve}, facts={"prompt_forecasts": found}, drawings=drawn,
+        folder,
+        tables={"calibration": curve},
+        facts={"prompt_forecasts": without_nan(found)},
+        drawings=drawn,
         figures="",
-    )  # fmt: skip
-    return found
+    )
+    return dict(without_nan(found))
 
 
 def _world(seed: int, folder: Path, concepts: Sequence[str]) -> pd.DataFrame:

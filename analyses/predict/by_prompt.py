@@ -13,7 +13,7 @@ group, because it would raise f_i by memory of the prompt alone.
 **Levels.** The target's own training prompts say how many nats s_τ the target loses on average
 until τ of its refusal is gone: the s at which the mean of p_R = σ(m_i − s f_i) is 1 − τ of what it
 was. A refused prompt (m_i > 0) flips if m_i − s_τ f_i < 0, up to an error of the first step. That
-error (:data:`ERROR`) was set before any flip was looked at.
+error (:data:`ERROR`) has the size that a domain's forecast has.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ STEP = {torch.float32: 0.05, torch.float64: 0.05}
 HALF_STEP = 1.0
 MOST_NATS = 100.0
 
-# Standard deviation of the error of the predicted log-odds: hypot(nats, share · s_τ). Set before
-# any flip was looked at, and fitted to none: half a nat, and a fifth of the loss, three times the
-# spread of a domain's forecast (BEYOND_FIRST_STEP); experiments/prompt_forecasts.py compares.
-ERROR = {"nats": 0.5, "share": 0.2}
+# Standard deviation of the error of the predicted log-odds: hypot(nats, share · s_τ). The share is
+# the spread of a domain's forecast on development model organisms (BEYOND_FIRST_STEP); on the flips
+# of the packaged one .057 has the largest likelihood (experiments/prompt_forecasts.py).
+ERROR = {"nats": 0.05, "share": 0.06}
 
 Values = Float[np.ndarray, " prompt"]
 

@@ -37,14 +37,14 @@ def prompt_skill_figure(table: pd.DataFrame, calibration: pd.DataFrame) -> Figur
         for place, name in zip(places, names, strict=True):
             rows = table[(table["level"] == level) & (table["predictor"] == name)]
             _auroc(axes, place + APART * (0.5 - k), rows, colour)
-        axes.plot([], [], "o", color=colour, label=f"{level:.0%} forgetting")
+        axes.plot([], [], "o", color=colour, label=f"at {level:.0%} forgetting")
         _calibration(drawn, calibration[calibration["level"] == level], colour, k)
     axes.set_yticks(places, [PREDICTORS[name] for name in names])
     for label, name in zip(axes.get_yticklabels(), names, strict=True):
         label.set_fontweight("bold" if name == FORECAST else "normal")
     axes.set_xlim(min(0.4, float(table["value"].min()) - 0.05), 1.01)
     axes.set_xlabel("AUROC: which refused prompts flip (.5: chance)")
-    axes.legend(frameon=False, loc="lower left", fontsize=8)
+    figure.legend(frameon=False, loc="outside upper left", ncols=2, fontsize=8)
     drawn.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=":")
     drawn.set_xlabel("probability to flip, before training")
     drawn.set_ylabel("share that flipped")
