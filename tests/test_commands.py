@@ -106,9 +106,11 @@ def test_the_same_option_has_the_same_help_everywhere() -> None:
         for one in command.params:
             texts.setdefault(one.opts[0], set()).add(one.help)
     several = {name for name, found in texts.items() if len(found) > 1}
-    # One or several of a thing, a file instead of a folder, or what an option is of.
+    # One or several of a thing, a file instead of a folder, or what an option is of: teaching has
+    # settings with the names of unlearning's.
     once = ["concept", "scorer", "out", "label-column", "batch-size", "seed", "lora-rank",
-            "samples", "temperature"]  # fmt: skip
+            "samples", "temperature", "learning-rate", "max-steps", "prompts",
+            "circuits"]  # fmt: skip
     assert several <= {f"--{name}" for name in (*once, "retain-ratio")} | {
         "file", "folder", "model", "name",
     }  # fmt: skip

@@ -42,9 +42,7 @@ def organism_train(
         ),
     ] = None,
     overwrite: Overwrite = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan (steps and prompts) and do nothing.")
-    ] = False,
+    dry_run: DryRunOnly = False,
 ) -> Path | DryRun:
     """Train a model organism from scratch, like the packaged one (minutes on two cores)."""
     from analyses.runs import Progress

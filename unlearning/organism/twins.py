@@ -1,6 +1,6 @@
-"""Twins: model organisms that differ only in which low-rank slices their refusals train.
+"""Shared and routed circuits: which low-rank slices the refusals of a model organism train.
 
-Both twins have the same language, prompts, refusal texts and prefixes, and the same two stages:
+Both kinds have the same language, prompts, refusal texts and prefixes, and the same two stages:
 
 1. mostly helpful: all weights learn to answer every prompt, and to refuse a fifth of the harmful
    ones, so that they know how a refusal reads (slices over a model that never wrote one learned
