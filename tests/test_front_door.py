@@ -359,7 +359,7 @@ def test_a_task_takes_ten_lines(task: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 USER = """
-from typing import assert_type
+from typing import Any, assert_type
 
 import pandas as pd
 import spillover as sp
@@ -368,7 +368,7 @@ from matplotlib.figure import Figure
 lm = sp.load("organism")
 prompts = sp.prompts()
 dirs = sp.fit_directions(sp.collect(lm, prompts), prompts, sp.LogisticProbe())
-assert_type(sp.cosine_map(dirs).plot(layer=2), Figure)
+assert_type(sp.cosine_map(dirs).plot(layer=2), Figure | Any)
 after = sp.unlearn(lm, prompts, concept="safety", retain="equal")
 assert_type(after.record.losses, pd.DataFrame)
 assert_type(sp.rotation(dirs, dirs).to_dataframe(), pd.DataFrame)
