@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from analyses.predict.by_intervention import intervention_transfer
-from analyses.report import GATE_FILE, require_gate_folder
+from analyses.report import GATE_FILE, weights_of_run
 from analyses.report.gate_line import gate_view
 from interp.errors import InputError
 from interp.interventions import ablate
@@ -37,7 +38,9 @@ from interp.selection.gate_statistics import (
     shared_subspace,
 )
 from interp.similarity import cosine_shift
-from interp.store import write_json
+from interp.store import read_json, write_json
+from spillover import example_run
+from tests.conftest import Spillover
 
 WIDTH, GAP = 24, 4.0
 MARKS = {"red": " zebra", "blue": " quartz"}
@@ -328,15 +331,28 @@ def test_the_predictor_is_the_matrix_of_held_out_halves(reader: LanguageModel) -
 def test_a_report_shows_the_gate_or_the_command(reader: LanguageModel, tmp_path: Path) -> None:
     record: Any = SimpleNamespace(folder=tmp_path, config={"model": "some/model"})
     assert gate_view(record)["command"] == "spillover doctor some/model --gate --run FOLDER"
-    with pytest.raises(InputError, match="has no config.json"):
-        require_gate_folder(tmp_path, "some/model", measured=True)
-    write_json(tmp_path / "config.json", {"model": "some/model"})
-    require_gate_folder(tmp_path, "some/model", measured=True)
-    with pytest.raises(InputError, match="studies some/model, not another"):
-        require_gate_folder(tmp_path, "another", measured=True)
+    with pytest.raises(InputError, match="has no manifest.json"):
+        weights_of_run(tmp_path, measured=True)
+    write_json(tmp_path / "manifest.json", {"hashes": {"model": "of some model"}})
+    assert weights_of_run(tmp_path, measured=True) == "of some model"
     with pytest.raises(InputError, match="give --gate"):
-        require_gate_folder(tmp_path, "some/model", measured=False)
+        weights_of_run(tmp_path, measured=False)
     gate = gate_of(planted(reader))
     write_json(tmp_path / GATE_FILE, gate.summary())
     view = gate_view(record)
     assert view["line"].startswith("passed: ") and not view["command"]
+
+
+@pytest.mark.slow
+def test_the_gate_goes_into_the_folder_of_a_run_of_the_same_weights(
+    spillover: Spillover, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(example_run().record.folder, run)
+    code, said, wrong = spillover("doctor", "organism", "--gate", "--run", str(run))
+    assert code == 0, wrong
+    assert read_json(run / GATE_FILE)["line"] in said
+    manifest = read_json(run / "manifest.json")
+    write_json(run / "manifest.json", {**manifest, "hashes": {"model": "of another model"}})
+    code, _, wrong = spillover("doctor", "organism", "--gate", "--run", str(run))
+    assert code == 2 and "other weights than" in wrong

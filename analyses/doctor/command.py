@@ -9,6 +9,7 @@ import typer
 
 from analyses.commands import command
 from analyses.options import Model, ModelOptions
+from interp.errors import InputError
 
 if TYPE_CHECKING:
     from analyses.doctor.examination import Examination
@@ -45,17 +46,21 @@ def doctor(
     import warnings
 
     from analyses.doctor.examination import examine
-    from analyses.report import GATE_FILE, require_gate_folder
+    from analyses.report import GATE_FILE, weights_of_run
     from analyses.study import require_model
     from interp.model import LanguageModel
     from interp.store import write_json
 
     require_model(model)
-    if run is not None:
-        require_gate_folder(run, model, measured=gate)
+    studied = None if run is None else weights_of_run(run, measured=gate)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the examination says the same in its lines
         lm = LanguageModel.load(model, **model_options.for_loading())
+        if studied is not None and studied != lm.fingerprint():
+            raise InputError(
+                f"the run in {run} has a base model with other weights than {model}; give the "
+                "run's own model, or another folder"
+            )
         found = examine(lm, step=step, gate=gate)
     typer.echo(found)
     if run is not None and found.gate is not None:

@@ -1,6 +1,6 @@
 from .command import report as report
 from .gate_line import GATE_FILE as GATE_FILE
-from .gate_line import require_gate_folder as require_gate_folder
+from .gate_line import weights_of_run as weights_of_run
 from .page import inlined as inlined
 from .page import write_page as write_page
 from .run_report import write_report as write_report
@@ -14,8 +14,8 @@ __all__ = [
     "inlined",
     "interval",
     "report",
-    "require_gate_folder",
     "significant",
+    "weights_of_run",
     "write_page",
     "write_report",
 ]

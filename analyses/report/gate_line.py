@@ -10,7 +10,7 @@ from analyses.runs import RunRecord
 from interp.errors import InputError
 from interp.store import read_json
 
-GATE_FILE = "gate.json"
+GATE_FILE, MANIFEST = "gate.json", "manifest.json"
 
 
 def gate_view(record: RunRecord) -> dict[str, Any]:
@@ -26,20 +26,19 @@ def gate_view(record: RunRecord) -> dict[str, Any]:
     return {"line": "", "massive": "", "command": shlex.join(parts) if model else ""}
 
 
-def require_gate_folder(folder: Path, model: str, *, measured: bool) -> None:
-    """Check that a gate of ``model`` may be written into a run's folder.
+def weights_of_run(folder: Path, *, measured: bool) -> str:
+    """The fingerprint of the base model in a run's folder, into which a gate may be written.
 
     Raises:
-        InputError: it is not measured, or the folder is not a run of this model.
+        InputError: the gate is not measured, or the folder is not a finished run of one model.
     """
     if not measured:
         raise InputError("--run says where the direction gate goes; give --gate too")
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"{folder} is not the folder of a run: it has no config.json")
-    studied = str(read_json(path).get("model", ""))
-    if Path(studied).name != Path(model).name:
+    path = folder / MANIFEST
+    hashes = read_json(path).get("hashes") if path.is_file() else None
+    if not hashes or "model" not in hashes:
         raise InputError(
-            f"the run in {folder} studies {studied or 'no single model'}, not {model}; give its "
-            "own model, or another folder"
+            f"{folder} is not the folder of a finished run: it has no {MANIFEST} with the hash of "
+            "a base model"
         )
+    return str(hashes["model"])
