@@ -234,7 +234,8 @@ def _norms(
             hook = layer.register_forward_pre_hook(partial(before, i), with_kwargs=True)
             stack.callback(hook.remove)
             stack.callback(layer.register_forward_hook(partial(after, i)).remove)
-        lm.logits(lm.chat.pad([shortened], lm.device), keep=1)
+        # All columns: some models give their last layers only the kept ones (Gemma 4).
+        lm.logits(lm.chat.pad([shortened], lm.device), keep=len(shortened))
     return (
         np.stack([into[i].cpu().numpy() for i in range(lm.n_layers)]),
         np.stack([out[i].cpu().numpy() for i in range(lm.n_layers)]),
