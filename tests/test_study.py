@@ -245,9 +245,9 @@ def test_a_killed_study_makes_only_what_is_missing(
     (folder / "prompts.parquet").unlink()
     before = made(folder)
     collected: list[str] = []
-    whole = Context.contrasts
+    whole = Context.states
     monkeypatch.setattr(
-        Context, "contrasts", lambda self, lm, name: collected.append(name) or whole(self, lm, name)
+        Context, "states", lambda self, lm, name: collected.append(name) or whole(self, lm, name)
     )
     run_study(finished.plan, folder, Said())
     assert collected == [CONTROL, "base model"]  # no states of arms that were finished

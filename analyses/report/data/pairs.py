@@ -29,8 +29,10 @@ def causes(run: Run) -> dict[str, Any]:
     """By arm and domain: the sentences of ``spillover explain``."""
     found: dict[str, Any] = {}
     for arm in run.record.arms:
-        for path in sorted((run.record.folder / "causes" / arm.name).glob("*.json")):
-            stored = read_json(path, ("sentence",))
-            said = [stored["sentence"], stored.get("place") or ""]
-            found.setdefault(arm.name, {})[path.stem] = " ".join(filter(None, said))
+        for domain in run.record.domains:
+            path = run.record.folder / "causes" / arm.name / f"{domain}.json"
+            if path.is_file():
+                stored = read_json(path, ("sentence",))
+                said = [stored["sentence"], stored.get("place") or ""]
+                found.setdefault(arm.name, {})[domain] = " ".join(filter(None, said))
     return found
