@@ -65,9 +65,7 @@ def test_a_study_and_a_comparison_of_its_adapter_on_a_small_qwen2(
     assert set(read_json(run / "summary.json")["base"]["refusal_rate"]) == set(DOMAINS[:3])
     assert family in page and "safety" in page.lower()
     # The answers of the report's table of prompts were not asked for.
-    said = pd.read_parquet(run / "arms" / "base" / "responses.parquet")["response"]
-    assert any(len(answer) > 40 for answer in said)
-    assert not any(answer in page for answer in said if len(answer) > 40)
+    assert '"class":' in page and '"completion":' not in page
 
     adapter = run / "arms" / "safety-npo-seed0" / "adapter"
     compared = tmp_path / "compare"
