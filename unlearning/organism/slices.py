@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from interp.errors import InputError, ModelError
@@ -36,14 +36,6 @@ FOLDER = "slices"  # inside a model's folder
 TENSORS, NAMES = "slices.safetensors", "slices.json"
 INPUT, OUTPUT = ".A", ".B"
 OTHERWISE = "give --circuits shared"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Masks of a batch: the columns of the adapters that each row trains, and those that are on."""
-
-    trained: Bool[Tensor, "row 1 rank"]
-    on: Float[Tensor, "row 1 rank"]
 
 
 class Slices:
@@ -68,24 +60,17 @@ class Slices:
                 f"{len(self.names)} equal slices; give a multiple"
             )
         self.width = min(ranks) // len(self.names)
-        self._rows: Rows | None = None
+        self._trained: Bool[Tensor, "row 1 rank"] | None = None  # what each row trains
 
     @contextmanager
-    def rows(
-        self, trained: Bool[Tensor, "row slice"], on: Bool[Tensor, "row slice"] | None = None
-    ) -> Iterator[None]:
-        """Inside, every forward is of these rows.
-
-        Args:
-            trained: which slices each row trains.
-            on: which slices take part in the row's forward (default: all).
-        """
+    def rows(self, trained: Bool[Tensor, "row slice"]) -> Iterator[None]:
+        """Inside, every forward is of rows that train these slices."""
         with self._hooked():
-            self._rows = self._masks(trained, on)
+            self._trained = self._mask(trained)
             try:
                 yield
             finally:
-                self._rows = None
+                self._trained = None
 
     @contextmanager
     def owned(self, owners: Mapping[Row, str]) -> Iterator[None]:
@@ -98,21 +83,21 @@ class Slices:
 
         def look(_module: nn.Module, _arguments: tuple, given: dict[str, Any]) -> None:
             if not torch.is_grad_enabled():
-                self._rows = None
+                self._trained = None
                 return
             ids, kept = given["input_ids"], given["attention_mask"].bool()
             trained = torch.ones(len(ids), len(self.names), dtype=torch.bool)
             for i, (row, mask) in enumerate(zip(ids, kept, strict=True)):
                 if (place := places.get(tuple(row[mask].tolist()))) is not None:
                     trained[i] = torch.arange(len(self.names)) == place
-            self._rows = self._masks(trained, None)
+            self._trained = self._mask(trained)
 
         with self._hooked(), ExitStack() as stack:
             stack.enter_context(self.model.register_forward_pre_hook(look, with_kwargs=True))
             try:
                 yield
             finally:
-                self._rows = None
+                self._trained = None
 
     def save(self, folder: Path) -> None:
         """Write the slices into ``folder/slices``, so that each can be deleted from the model."""
@@ -126,15 +111,9 @@ class Slices:
         save_file(tensors, folder / FOLDER / TENSORS)
         write_json(folder / FOLDER / NAMES, {"names": self.names, "rank": self.width})
 
-    def _masks(
-        self, trained: Bool[Tensor, "row slice"], on: Bool[Tensor, "row slice"] | None
-    ) -> Rows:
+    def _mask(self, trained: Bool[Tensor, "row slice"]) -> Bool[Tensor, "row 1 rank"]:
         device = next(self.model.parameters()).device
-        wide = [
-            (mask.repeat_interleave(self.width, dim=1)[:, None]).to(device)
-            for mask in (trained, torch.ones_like(trained) if on is None else on)
-        ]
-        return Rows(wide[0], wide[1].float())
+        return trained.repeat_interleave(self.width, dim=1)[:, None].to(device)
 
     @contextmanager
     def _hooked(self) -> Iterator[None]:
@@ -146,23 +125,23 @@ class Slices:
 
     def _read(self, place: str) -> Callable[[nn.Module, tuple, Tensor], Tensor | None]:
         def read(module: nn.Module, inputs: tuple, states: Tensor) -> Tensor | None:
-            if self._rows is None:
+            trained = self._trained
+            if trained is None:
                 return None
-            trained = self._rows.trained
             if states.ndim != 3 or len(states) != len(trained):
                 raise ModelError(
                     f"gradients cannot be routed by rows: {place} reads a tensor of shape "
                     f"{tuple(inputs[0].shape)} in a batch of {len(trained)} rows; {OTHERWISE}"
                 )
             frozen = nn.functional.linear(inputs[0], module.get_parameter("weight").detach())
-            return torch.where(trained, states, frozen) * self._rows.on.to(states.dtype)
+            return torch.where(trained, states, frozen)
 
         return read
 
     def _write(self, module: nn.Module, inputs: tuple, _output: Tensor) -> Tensor | None:
-        if self._rows is None:
+        if self._trained is None:
             return None
-        states, trained = inputs[0], self._rows.trained
+        states, trained = inputs[0], self._trained
         weight = module.get_parameter("weight")
         mine = nn.functional.linear(states * trained, weight)
         return mine + nn.functional.linear(states * ~trained, weight.detach())

@@ -61,7 +61,7 @@ def teach_twin(
         chat: renders prompts and responses for it.
         lessons: the training examples, with the domains of harmful ones.
         circuits: ``shared`` or ``routed``.
-        seed: draws prompts, responses, the adapters and the slices that are off.
+        seed: draws prompts, responses and the adapters.
         stages: of training.
         progress: called with (step, steps in all, loss).
 
