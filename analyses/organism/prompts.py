@@ -79,7 +79,7 @@ def require_enough(table: pd.DataFrame) -> None:
                 f"least {fewest}, or the model learns to refuse everything"
             )
     if not domains:
-        raise InputError("there are no harmful prompts, so no refusal can be taught; add some")
+        raise InputError("the prompts hold no harmful rows to teach refusals of; add some")
 
 
 def first_pairs(prompts: pd.DataFrame, number: int) -> pd.DataFrame:

@@ -329,7 +329,7 @@ def require_kernel(name: str) -> None:
 
 
 def _why_no_prompts(relative: Kernel, evidence: Evidence, concept: str, over: str) -> str:
-    """Why there is no forecast for single prompts; empty if there is one."""
+    """The reason why single prompts get no forecast; empty if they get one."""
     if evidence.prefixes is None:
         return "refusal is read from text, so that a prompt has no log-odds"
     if over == WEIGHTS:

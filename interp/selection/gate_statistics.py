@@ -97,8 +97,8 @@ def covariance_matched_directions(
     residual = np.concatenate([states - states.mean(axis=0) for states in groups])
     if not residual.any():
         raise InputError(
-            "the states do not vary within the groups, so there are no covariance-matched "
-            "directions; choose a token that has read the prompt"
+            "the states do not vary within the groups, so covariance-matched directions "
+            "cannot be drawn; choose a token that has read the prompt"
         )
     return _units(rng.normal(size=(draws, len(residual))) @ residual)
 

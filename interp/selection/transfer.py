@@ -142,7 +142,7 @@ def measure_transfer(
         readout: one number per prompt; above 0 if the model treats a prompt like a positive.
         layer, position: of the directions; :func:`~interp.selection.gate.measure_gate` chooses
             them.
-        draws: null directions; with 0 there is no null, and nothing is outside it.
+        draws: null directions; with 0, no cell counts as outside its null.
         prompts: most held-out prompts of each kind and group.
         batch_size: prompts in one forward.
         seed: of the null directions.
