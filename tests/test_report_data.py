@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -147,3 +148,14 @@ def test_explore_opens_the_report_or_says_how_to_write_it(
     sp.Run(folder).explore()
     (srcdoc,) = shown[0]["extras"]
     assert len(opened) == 1 and '"x"' not in srcdoc and "&lt;p class=&quot;x&quot;&gt;" in srcdoc
+
+
+def test_the_example_run_opens_a_page_that_it_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    run = sp.example_run()
+    run.explore()
+    run.explore()
+    assert len(set(opened)) == 1 and opened[0].endswith("example/report.html")
+    assert not (run.record.folder / "report.html").exists()
+    assert "Pair by pair" in Path(urlsplit(opened[0]).path).read_text("utf-8")
