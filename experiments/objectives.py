@@ -121,8 +121,7 @@ def objectives_figure(runs: Mapping[str, Run], sources: tuple[str, ...] = SOURCE
         for axes, source in zip(grid[:, column], sources, strict=True):
             arm = next(arm for arm in run.record.arms if arm.concept == source)
             curves_panel(axes, run.curves[run.curves["arm"] == arm.name], source, colours)
-            outcome = run.verdicts[arm.name].outcome
-            axes.set_title(f"{arm.label}\n{domain_label(source)}: {outcome.badge}")
+            axes.set_title(f"{arm.label}\n{domain_label(source)}: {run.badge(arm)}")
             axes.set_xlabel("forgetting level" if source == sources[-1] else "")
             axes.set_ylabel("refusal lost (test)" if column == 0 else "")
     curves_legend(figure, colours)

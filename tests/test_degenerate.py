@@ -237,7 +237,7 @@ def test_the_run_and_its_matrix_mark_a_degenerate_arm(tmp_path: Path) -> None:
     tables = Run(tmp_path / "run")
     row = tables.arms.iloc[0]
     assert row["outcome"] == "collapsed" and row["reached"]
-    assert wording.badge(tables, tables.record.arms[0]) == "degenerate"
+    assert tables.badge(tables.record.arms[0]) == "degenerate"
     assert "DEGENERATE" in wording.arm_sentence(tables, tables.record.arms[0])
     matrix = LeakageMatrix({"run": tables})
     assert matrix.cells["area"].notna().all() and list(matrix.cells["outcome"]) == ["collapsed"]

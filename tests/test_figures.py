@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from analyses import figures
 from analyses.figures import outside_null, run_drawings, write_run_figures
-from analyses.runs import tables
+from analyses.report.run_report import verdict_views
+from analyses.runs import TargetVerdict, tables
 from spillover import example_run
 from tests.synthetic_run import write_comparison, write_run
 
@@ -43,6 +44,19 @@ def test_every_figure_has_a_vector_a_bitmap_and_its_numbers(run, drawn):
         assert "<svg" in stem.with_suffix(".svg").read_text("utf-8")
         assert len(pd.read_csv(stem.with_suffix(".csv"))) == len(drawing.data) > 0
         assert drawing.title and drawing.caption
+
+
+@pytest.mark.parametrize("decided", [True, False])
+def test_the_figure_and_the_verdicts_of_the_first_screen_agree(
+    decided: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outcome that an interval does not decide has its question mark in both."""
+    monkeypatch.setattr(TargetVerdict, "decided", decided)
+    run = example_run()
+    badges = {view["badge"] for view in verdict_views(run)}
+    drawn = [text.get_text() for axes in figures.overview_figure(run).axes for text in axes.texts]
+    assert badges <= set(drawn)
+    assert ("complied" if decided else "complied?") in badges
 
 
 def test_every_recovery_is_within_its_axis():

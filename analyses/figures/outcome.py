@@ -55,14 +55,14 @@ def outcome_panel(
 
     In a comparison without a concept the rows are the domains, after the change.
     """
+    known = {arm.name: arm for arm in tables.record.arms}
     if headline.concept is None:
         rows = [(headline.plain.name, domain, domain_label(domain)) for domain in
                 tables.record.domains]  # fmt: skip
     else:
-        labels = {arm.name: arm.label for arm in tables.record.arms}
         names = arms or tuple(arm.name for arm in headline.shown)
         rows = [(BASE, headline.concept, "Before")]
-        rows += [(name, headline.concept, labels[name]) for name in names]
+        rows += [(name, headline.concept, known[name].label) for name in names]
     for y, (arm, domain, _) in enumerate(rows):
         text = _shares(tables, arm, domain, TEXT)
         _stack(axes, y - 0.1, text, 0.46, faint=False)
@@ -70,10 +70,9 @@ def outcome_panel(
             _stack(axes, y + 0.26, _shares(tables, arm, domain, MASS), 0.16, faint=True)
         _answer_interval(axes, tables, arm, domain, y)
         if arm in tables.verdicts:
-            outcome = tables.verdicts[arm].outcome
-            bad = outcome is TargetOutcome.DEGENERATE
+            bad = tables.verdicts[arm].outcome is TargetOutcome.DEGENERATE
             axes.text(
-                1.02, y, outcome.badge, va="center", fontsize=8.5,
+                1.02, y, tables.badge(known[arm]), va="center", fontsize=8.5,
                 color=VERMILLION if bad else MUTED, weight="bold" if bad else "normal",
             )  # fmt: skip
         elif headline.concept and not np.isfinite(text[0]):
@@ -126,5 +125,6 @@ def outcome_figure(tables: Run) -> Figure:
 CAPTION = (
     "Upper bar: classes of generated text, with Wilson's interval of the answer rate. Lower bar: "
     "probability mass at the first answer position. A target that stops refusing must answer at "
-    f"least {FEWEST_ANSWERS:.0%} of its prompts, or it is degenerate."
+    f"least {FEWEST_ANSWERS:.0%} of its prompts, or it is degenerate. Question mark: an interval "
+    "contains its threshold."
 )

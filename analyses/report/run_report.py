@@ -175,7 +175,7 @@ def verdict_views(tables: Run) -> list[View]:
 
 
 def _verdict(tables: Run, headline: Headline, arm: Arm) -> View:
-    word = wording.badge(tables, arm)
+    word = tables.badge(arm)
     stand_in = arm is headline.contained and not headline.chosen
     return {
         "concept": domain_label(headline.concept) if headline.concept else "",
@@ -287,7 +287,7 @@ def _arm_row(tables: Run, arm: Arm) -> View:
         "seed": arm.seed,
         "steps": arm.step,
         "reached": _reached(tables, arm),
-        "badge": wording.badge(tables, arm),
+        "badge": tables.badge(arm),
         "refusal": _rate(tables, arm.name, concept),
         "answer": _rate(tables, arm.name, concept, "answer_rate"),
         "nats": _coherence(tables, arm.name, concept, "nll"),

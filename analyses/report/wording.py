@@ -60,19 +60,6 @@ def significant(estimate: Estimate, digits: int = 3) -> str:
     return f"{value} ({low} to {high})" if estimate.low <= estimate.high else value
 
 
-def badge(tables: Run, arm: Arm) -> str:
-    """One or two words for the outcome of an arm's target."""
-    if arm.concept is None:
-        return "control" if arm.control else "compared"
-    outcome = tables.verdicts[arm.name].outcome
-    reached = bool(tables.arms.set_index("arm").loc[arm.name, "reached"])
-    if outcome is TargetOutcome.STILL_REFUSES and not reached:
-        return "not reached"
-    # A question mark: the point estimates support the verdict, their intervals do not.
-    decided = outcome is TargetOutcome.UNKNOWN or tables.verdicts[arm.name].decided
-    return outcome.badge + ("" if decided else "?")
-
-
 def arm_sentence(tables: Run, arm: Arm) -> str:
     """The arm's verdict in one sentence."""
     parts = [leak_clause(tables, arm)]

@@ -149,6 +149,19 @@ class Run:
             if arm.concept
         }
 
+    def badge(self, arm: Arm) -> str:
+        """One or two words for the outcome of an arm's target, in figures and in the report.
+
+        A question mark: the point estimates support it, but an interval contains its threshold.
+        """
+        if arm.concept is None:
+            return "control" if arm.control else "compared"
+        verdict = self.verdicts[arm.name]
+        if verdict.outcome is TargetOutcome.STILL_REFUSES and not self.measured[arm.name].reached:
+            return "not reached"
+        decided = verdict.decided or verdict.outcome is TargetOutcome.UNKNOWN
+        return verdict.outcome.badge + ("" if decided else "?")
+
     @cached_property
     def by_text(self) -> bool:
         """Whether refusal is read from the text of answers, without log-odds."""
