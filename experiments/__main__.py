@@ -53,6 +53,19 @@ def example_run(
     typer.echo(make_example_run(out))
 
 
+@app.command()
+def gallery(
+    out: Annotated[Path, typer.Option(help="Folder of the rows.")] = Path("docs/gallery/rows"),
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of the runs (default: a temporary one).")
+    ] = None,
+) -> None:
+    """Make the rows of the gallery's figures of longer commands."""
+    from experiments.gallery import make_gallery_rows
+
+    typer.echo(make_gallery_rows(out, work))
+
+
 @app.command("prompt-forecasts")
 def prompt_forecasts(
     out: Annotated[Path, typer.Option(help="Folder of model organisms, runs, table and figure.")],

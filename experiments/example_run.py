@@ -8,6 +8,7 @@ machine.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,11 +43,16 @@ def make_example_run(out: Path) -> Path:
             command="python -m experiments example-run",
         )  # fmt: skip
         run_study(replace(plan, prompts=str(prompts), every_step=False), run, Progress())
-        shutil.rmtree(out, ignore_errors=True)
-        for path in (path for pattern in KEPT for path in run.glob(pattern)):
-            target = out / path.relative_to(run)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
+        return ship(run, out, KEPT)
+
+
+def ship(run: Path, out: Path, kept: Sequence[str]) -> Path:
+    """Copy a run's files of the patterns ``kept``: without paths, in single precision."""
+    shutil.rmtree(out, ignore_errors=True)
+    for path in (path for pattern in kept for path in run.glob(pattern)):
+        target = out / path.relative_to(run)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
     without_paths(out)
     for path in out.rglob("*.parquet"):
         table = pd.read_parquet(path)

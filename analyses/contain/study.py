@@ -156,7 +156,7 @@ def _shallow_recovery(
     """Run the shallow-recovery tests on the recommended arm; return their sentences."""
     from analyses.contain.shallow_recovery.figures import shallow_recovery_figure
     from analyses.contain.shallow_recovery.measure import measure_shallow_recovery
-    from analyses.figures import Drawing, save_drawings
+    from analyses.figures import Drawing, write_results
 
     if (prefixes := baseline.prefixes) is None:
         return ["The shallow-recovery tests need refusal prefixes, and this model has none."]
@@ -177,8 +177,8 @@ def _shallow_recovery(
             batch_size=context.plan.batch_size,
             seed=seed,
         )
-    table = found.to_dataframe()
-    save_drawings([Drawing("residue", "", "", shallow_recovery_figure(found), table)], folder)
+    drawing = Drawing("residue", "", "", shallow_recovery_figure(found), found.to_dataframe())
+    write_results(folder, tables=found.tables, drawings=[drawing], figures="")
     return found.sentences
 
 

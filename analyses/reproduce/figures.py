@@ -47,7 +47,7 @@ def reproduction_drawings(found: Result) -> tuple[Drawing, ...]:
             "the null, prompts permuted between the concepts. Dotted: the paper's layer "
             f"({found.layer}, from 0). The title gives the mean |cos| between the components "
             "of two halves of the prompts at this layer.",
-            entanglement_figure(found),
+            entanglement_figure(found.layers, found.layer),
             found.layers,
         ),
     )
@@ -101,13 +101,18 @@ def _panel(axes: Axes, part: pd.DataFrame, columns: list[str], before: pd.Series
 
 
 @styled
-def entanglement_figure(found: Result) -> Figure:
-    """A panel for each unlearned concept, a line for each other domain."""
-    concepts = found.plan.study.concepts
+def entanglement_figure(layers: pd.DataFrame, layer: int) -> Figure:
+    """A panel for each unlearned concept, a line for each other domain.
+
+    Args:
+        layers: ``entanglement.csv``, R3 between the concepts at every layer.
+        layer: the paper's layer in this model, 0-based.
+    """
+    concepts = list(layers["source"].drop_duplicates())
     figure = new_figure(5.2 * len(concepts), 3.0)
     for axes, concept in zip(figure.subplots(1, len(concepts), squeeze=False)[0], concepts,
                              strict=True):  # fmt: skip
-        mine = found.layers[found.layers["source"] == concept]
+        mine = layers[layers["source"] == concept]
         band = mine[mine["target"] != concept].groupby("layer")
         axes.fill_between(
             list(band.groups), band["null_low"].min(), band["null_high"].max(), color=NULL, lw=0
@@ -119,11 +124,11 @@ def entanglement_figure(found: Result) -> Figure:
                 ls=(0, (4, 2)) if target == concept else "-",
                 label=domain_label(str(target)) + (" (itself)" if target == concept else ""),
             )  # fmt: skip
-        axes.axvline(found.layer, color=MUTED, lw=0.8, ls=":")
+        axes.axvline(layer, color=MUTED, lw=0.8, ls=":")
         axes.axhline(0, color=FAINT, lw=0.8)
         axes.set_xlabel("layer")
         axes.set_ylabel("mean cosine with c")
-        stability = mine.loc[mine["layer"] == found.layer, "stability"].iloc[0]
+        stability = mine.loc[mine["layer"] == layer, "stability"].iloc[0]
         axes.set_title(f"c of {domain_label(concept)}, split-half |cos| {stability:.2f}")
         axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -1,5 +1,6 @@
 """Assemble the sources of the site, build it and check its links; a warning is an error."""
 
+import os
 import sys
 
 from sphinx.cmd.build import main
@@ -14,6 +15,8 @@ def build() -> int:
     """Exit status: 0 without warnings and broken links."""
     source, html = SITE / "source", SITE / "html"
     assemble(source)
+    # The gallery's kernel draws rows of the experiments, which are not installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     options = ["-W", "--keep-going", "-q", "-j", "2", "-c", str(ROOT / "docs")]
     status = main([*options, "-d", str(SITE / "doctrees"), str(source), str(html), *sys.argv[1:]])
     if status:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pandas as pd
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["BASE", "PLAIN", "Finding", "ShallowRecovery", "measure_shallow_recovery"]
 
 BASE, PLAIN = "base", "plain"
+TABLES = ("prefilled", "triggers", "relearning", "curves")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,20 @@ class ShallowRecovery:
     def sentences(self) -> list[str]:
         """A plain sentence for each test and contained model."""
         return [finding.sentence for finding in self.findings]
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The tables of the tests, by the names of their files."""
+        return {name: getattr(self, name) for name in TABLES if len(getattr(self, name))}
+
+    @classmethod
+    def from_tables(
+        cls, concept: str, contained: tuple[str, ...], folder: str | Path
+    ) -> ShallowRecovery:
+        """The tables that ``spillover contain`` wrote, without the findings (``residue.csv``)."""
+        paths = {name: Path(folder) / f"{name}.csv" for name in TABLES}
+        tables = {n: pd.read_csv(p) if p.is_file() else pd.DataFrame() for n, p in paths.items()}
+        return cls(concept, contained, **tables, findings=())
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row per finding: ``test, model, verdict, value, low, high, n, reason, sentence``."""
