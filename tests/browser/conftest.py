@@ -25,6 +25,11 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 PATIENCE = 120_000  # milliseconds, for a busy machine
+WIDE = {"width": 1400, "height": 800}
+RESET = """() => {
+  for (const panel of document.querySelectorAll(".pair")) panel.hidden = true;
+  scrollTo(0, 0);
+}"""
 PROMPTS = 16  # of a domain, kind and split of the deep run
 PROMPT = '</script><img src=x onerror="window.ran = 1"><b>bold</b> &amp; "quoted"'
 EXAMPLE = Path(__file__).resolve().parents[2] / "analyses" / "workbench" / "example"
@@ -61,14 +66,28 @@ class Opened:
     complaints: list[str] = field(default_factory=list)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def opened(browser: Any) -> Iterator[Any]:
-    """``opened(path, **options of a context)``: the page, once it has drawn everything."""
-    contexts = []
+    """``opened(path, **options of a context)``: the page, once it has drawn everything.
+
+    Tests share the page of a path and options; each finds it light, wide, at its top and without an
+    open pair.
+    """
+    pages: dict[str, Opened] = {}
 
     def open_page(path: Path, **options: Any) -> Opened:
-        context = browser.new_context(**options)
-        contexts.append(context)
+        key = f"{path} {options}"
+        if key not in pages:
+            pages[key] = load(path, options)
+        found = pages[key]
+        if not options:
+            found.page.emulate_media(color_scheme="light")
+            found.page.set_viewport_size(WIDE)
+            found.page.evaluate(RESET)
+        return found
+
+    def load(path: Path, options: dict[str, Any]) -> Opened:
+        context = browser.new_context(**{"viewport": WIDE, **options})
         context.set_offline(True)
         found = Opened(context.new_page())
         found.page.set_default_timeout(PATIENCE)
@@ -84,8 +103,8 @@ def opened(browser: Any) -> Iterator[Any]:
         return found
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for found in pages.values():
+        found.page.context.close()
 
 
 @pytest.fixture(scope="session")

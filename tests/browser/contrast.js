@@ -1,4 +1,4 @@
-// Texts whose contrast is below AA (WCAG 2: 4.5, or 3 for large text), as JSON.
+// Texts whose contrast is below AA (WCAG 2: 4.5, or 3 for large text).
 () => {
   const parse = (text) => {
     const found = text.match(/[\d.]+/g);
@@ -35,5 +35,5 @@
     const large = parseFloat(style.fontSize) >= 24;
     if (ratio < (large ? 3 : 4.5)) weak.push(`${text.slice(0, 40)}: ${ratio.toFixed(2)}`);
   }
-  return JSON.stringify(weak);
+  return weak;
 }
