@@ -3,30 +3,42 @@
 Development, and the error of the predicted log-odds (:data:`analyses.predict.by_prompt.ERROR`),
 used TUNING model organisms, never REPORTED ones; a result has the error of largest likelihood as
 well. ``manifest.json`` names every arm before the first is made; an arm without a result is listed
-as missing. ``prompts.parquet`` holds a row per prompt: :func:`pooled` makes every table from it.
+as missing. ``prompts.parquet`` holds a row per prompt, and :func:`write_prompt_forecasts` makes
+every table and the figure from it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import typer
 from scipy import optimize, special
 
 from analyses.figures import Drawing, write_results
 from analyses.predict import forecast_skill, read_choices
 from analyses.predict.by_prompt import ERROR, FORECAST, LEVELS, PREDICTORS
 from analyses.predict.forecasts import report_forecast
+from analyses.predict.prompt_calibration import (
+    BASE_RATE,
+    BINS,
+    KINDS,
+    PRIOR,
+    calibration,
+    reliability_table,
+)
 from analyses.predict.prompt_figures import prompt_skill_figure
-from analyses.predict.prompt_skill import calibration, skill_table
+from analyses.predict.prompt_skill import skill_table
 from analyses.runs import Progress, over_worlds
 from analyses.study import organism_plan, run_study, study_context
+from interp.errors import InputError
 from interp.store import read_json, without_nan, write_json, write_table
 from unlearning.organism import shipped, train
 
@@ -44,7 +56,7 @@ def measure_prompt_forecasts(
     Finished parts in ``out`` are not computed again.
     """
     folder = Path(out)
-    frozen = json.dumps([ERROR, LEVELS, list(PREDICTORS)]).encode()
+    frozen = json.dumps([ERROR, LEVELS, list(PREDICTORS), list(KINDS), BINS, PRIOR]).encode()
     planned = {
         "seeds": list(seeds), "concepts": list(concepts), "levels": list(LEVELS), "error": ERROR,
         "frozen": hashlib.sha256(frozen).hexdigest(),
@@ -53,23 +65,39 @@ def measure_prompt_forecasts(
         write_json(folder / "manifest.json", planned)
     rows = pd.concat([_world(seed, folder, concepts) for seed in seeds], ignore_index=True)
     write_table(folder / "prompts.parquet", rows)
-    table, curve = pooled(rows)
+    return write_prompt_forecasts(rows, read_json(folder / "manifest.json"), folder)
+
+
+def write_prompt_forecasts(
+    rows: pd.DataFrame, planned: Mapping[str, Any], out: str | Path
+) -> dict[str, Any]:
+    """Write every table and the figure from the rows per prompt.
+
+    Args:
+        rows: ``prompts.parquet`` of a measurement.
+        planned: its ``manifest.json``; an arm without a row is ``missing``.
+        out: a folder.
+    """
+    table = pooled(rows)
+    curve, reliability = calibration(rows), pooled_reliability(rows)
     missing = [
         f"{seed}: {concept} at {level:.0%}"
-        for seed in seeds for concept in concepts for level in LEVELS
+        for seed in planned["seeds"] for concept in planned["concepts"]
+        for level in planned["levels"]
         if rows[(rows["world"] == seed) & (rows["concept"] == concept)
                 & (rows["level"] == level)].empty
     ]  # fmt: skip
     found: dict[str, Any] = {
-        **read_json(folder / "manifest.json"),
+        **planned,
         "missing": missing,
         "table": table.to_dict("records"),
+        "reliability": reliability.to_dict("records"),
         "fitted_error_of_these": fitted_error(rows),
     }
     drawn = [Drawing("prompt_forecasts", "", "", prompt_skill_figure(table, curve), table)]
     write_results(
-        folder,
-        tables={"calibration": curve},
+        out,
+        tables={"calibration": curve, "reliability": reliability},
         facts={"prompt_forecasts": without_nan(found)},
         drawings=drawn,
         figures="",
@@ -93,41 +121,62 @@ def _world(seed: int, folder: Path, concepts: Sequence[str]) -> pd.DataFrame:
             untrained = replace(plan, arms=(), concepts=(concept,))
             context = study_context(untrained, told, Progress(quiet=True))
             report_forecast(context, concept, plan.arms[0].settings, read_choices(), seed=0)
-        parts.append(forecast_skill(run, told).prompts.assign(world=seed, concept=concept))
-    return pd.concat(parts, ignore_index=True)
+        try:
+            found = forecast_skill(run, told).prompts
+        except InputError as error:  # no forecast, or no arm that reaches a level: it is missing
+            typer.echo(f"{seed}, {concept}: {error}", err=True)
+            continue
+        parts.append(found.assign(world=seed, concept=concept))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def pooled(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AUROC over worlds (mean over a world's arms first), and the calibration over all prompts.
+def pooled(rows: pd.DataFrame) -> pd.DataFrame:
+    """AUROC of every predictor over worlds (mean over a world's arms first).
 
-    Columns: ``level, predictor``; ``value`` with Student's interval over worlds and ``within``
-    cells; ``ahead``: how far the forecast by prompt is ahead, paired over worlds, with
+    Columns: ``level, predictor``; ``value`` with Student's interval over worlds; the mean
+    ``within`` cells; ``ahead``: how far the forecast by prompt is ahead, paired over worlds, with
     ``ahead_low`` and ``ahead_high``; ``worlds`` and ``n`` prompts.
     """
-    parts = [skill_table(part, seed=0).assign(world=world) for world, part in rows.groupby("world")]
+    return _over_worlds(rows, partial(skill_table, seed=0), "predictor", "within", FORECAST)
+
+
+def pooled_reliability(rows: pd.DataFrame) -> pd.DataFrame:
+    """Brier score (``value``) and ``ece`` of every kind of probability, as in :func:`pooled`.
+
+    ``ahead`` is the Brier score of the base rate minus that of the kind: above 0 is better.
+    """
+    return _over_worlds(rows, reliability_table, "kind", "ece", BASE_RATE)
+
+
+def _over_worlds(
+    rows: pd.DataFrame,
+    measured: Callable[[pd.DataFrame], pd.DataFrame],
+    name: str,
+    other: str,
+    reference: str,
+) -> pd.DataFrame:
+    """Means over worlds of ``value`` and ``other`` by level and ``name``; see :func:`pooled`."""
+    parts = [measured(part).assign(world=world) for world, part in rows.groupby("world")]
     by_world = (
-        pd.concat(parts)
-        .groupby(["level", "predictor", "world"], sort=False)[["value", "within"]]
-        .mean()
+        pd.concat(parts).groupby(["level", name, "world"], sort=False)[["value", other]].mean()
     )
     table = []
     for level in rows["level"].unique():
         at_level = by_world.xs(level, level="level")
-        values, within = (at_level[name].unstack("world") for name in ("value", "within"))
-        first = values.loc[FORECAST].to_numpy()
-        for predictor in values.index:
-            of_worlds = values.loc[predictor].to_numpy()
+        values, others = (at_level[column].unstack("world") for column in ("value", other))
+        first = values.loc[reference].to_numpy()
+        for row in values.index:
+            of_worlds = values.loc[row].to_numpy()
             found, ahead = over_worlds(of_worlds), over_worlds(first - of_worlds)
             table.append(
                 {
-                    "level": level, "predictor": predictor, "value": found.value,
-                    "low": found.low, "high": found.high,
-                    "within": float(within.loc[predictor].mean()),
+                    "level": level, name: row, "value": found.value,
+                    "low": found.low, "high": found.high, other: float(others.loc[row].mean()),
                     "ahead": ahead.value, "ahead_low": ahead.low, "ahead_high": ahead.high,
                     "worlds": len(of_worlds), "n": int((rows["level"] == level).sum()),
                 }
             )  # fmt: skip
-    return pd.DataFrame(table), calibration(rows)
+    return pd.DataFrame(table)
 
 
 def fitted_error(rows: pd.DataFrame) -> dict[str, float]:

@@ -18,6 +18,7 @@ from scipy import special
 from analyses.costs import Reading
 from analyses.predict import Evidence
 from analyses.predict.by_prompt import (
+    ERROR,
     PREDICTORS,
     flip_probability,
     forecast_by_prompt,
@@ -25,7 +26,17 @@ from analyses.predict.by_prompt import (
     nats_at,
 )
 from analyses.predict.gradients import Scalar, mean_gradients
-from analyses.predict.prompt_skill import calibration, flips, judged, skill_table
+from analyses.predict.prompt_calibration import (
+    BASE_RATE,
+    BEFORE,
+    RECALIBRATED,
+    calibration,
+    expected_error,
+    fitted_calibration,
+    reliability_table,
+    with_recalibrated,
+)
+from analyses.predict.prompt_skill import flips, judged, skill_table
 from analyses.predict.slopes import moved, slopes_along
 from analyses.runs import Arm
 from analyses.study import organism_plan, work_of, work_with_prompts
@@ -203,15 +214,83 @@ def test_another_model_s_forecast_is_refused() -> None:
         flips(silent, 0.5, "test")
 
 
+def judged_prompts(seed: int, *, scale: float = 1.0, shift: float = 0.0) -> pd.DataFrame:
+    """Refused prompts whose probability before training is right if the scale is 1, the shift 0."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(-0.3, 1.5, 1500)
+    return pd.DataFrame(
+        {"arm": "arm", "level": 0.9, "domain": rng.choice(["b", "c", "d"], len(z)),
+         "label": "harmful", "unit": range(len(z)), "nats": 5.0,
+         "forecast": z * np.hypot(ERROR["nats"], ERROR["share"] * 5.0),
+         "probability": special.ndtr(z),
+         "flipped": rng.uniform(size=len(z)) < special.ndtr(shift + scale * z)}
+    )  # fmt: skip
+
+
 def test_true_probabilities_lie_in_the_intervals_of_what_happened() -> None:
-    rng = np.random.default_rng(3)
-    told = rng.uniform(size=4000)
-    drawn = pd.DataFrame(
-        {"level": 0.9, "probability": told, "flipped": rng.uniform(size=4000) < told}
-    )
-    found = calibration(drawn)
-    assert len(found) == 7 and found["n"].sum() == 4000
-    assert ((found["low"] <= found["told"]) & (found["told"] <= found["high"])).sum() >= 6
+    found = calibration(with_recalibrated(judged_prompts(3), judged_prompts(4)))
+    assert set(found["kind"]) == {BEFORE, RECALIBRATED}
+    for _kind, curve in found.groupby("kind"):
+        assert curve["n"].sum() == 1500
+        assert ((curve["low"] <= curve["told"]) & (curve["told"] <= curve["high"])).sum() >= 6
+
+
+def test_recalibration_mends_what_was_told_too_surely_and_keeps_what_was_right() -> None:
+    wrong, right = {"scale": 0.4, "shift": -0.8}, {}
+    for how, better in ((wrong, True), (right, False)):
+        asked = with_recalibrated(judged_prompts(5, **how), judged_prompts(6, **how))
+        found = reliability_table(asked).set_index("kind")
+        assert (found["low"] < found["value"]).all() and (found["value"] < found["high"]).all()
+        gain = found.loc[BEFORE, "value"] - found.loc[RECALIBRATED, "value"]
+        assert gain > 0.05 if better else abs(gain) < 0.005
+        assert found.loc[RECALIBRATED, "ece"] < 0.05
+        assert found.loc[RECALIBRATED, "value"] < found.loc[BASE_RATE, "value"]
+
+
+def test_no_prompt_and_no_domain_takes_part_in_its_own_calibration() -> None:
+    asked, known = judged_prompts(7), judged_prompts(8)
+    found = with_recalibrated(asked, known)[RECALIBRATED]
+    other = known.assign(flipped=known["flipped"] ^ (known["domain"] == "b"))
+    again = with_recalibrated(asked.assign(flipped=~asked["flipped"]), other)[RECALIBRATED]
+    own = asked["domain"] == "b"
+    np.testing.assert_array_equal(found[own], again[own])
+    assert not np.allclose(found[~own], again[~own])
+
+
+def test_an_arm_without_validation_prompts_keeps_the_probability_before_training() -> None:
+    asked = judged_prompts(9)
+    found = with_recalibrated(asked, asked.head(0))
+    np.testing.assert_allclose(found[RECALIBRATED], asked["probability"], atol=1e-3)
+    assert found[BASE_RATE].isna().all()
+    shift, scale = fitted_calibration(np.full(40, -3.0), np.zeros(40, dtype=bool))
+    assert abs(shift) < 0.5 and 0.5 < scale < 2, "an arm in which nothing flipped says little"
+
+
+def test_the_calibration_error_is_the_distance_from_the_share_that_flipped() -> None:
+    told = pd.DataFrame({"p": [0.1, 0.1, 0.9, 0.9], "flipped": [False, True, True, True]})
+    assert expected_error(told, "p") == pytest.approx(0.5 * 0.4 + 0.5 * 0.1)
+    assert np.isnan(expected_error(told.head(0), "p"))
+
+
+def test_permuted_within_cells_a_forecast_is_at_chance_and_no_better_than_the_base_rate() -> None:
+    """Not the domain and not the number of flips, but the prompt is what the forecast names."""
+    rng = np.random.default_rng(10)
+    within, below, gains = [], 0, []
+    for seed in range(20):
+        asked, known = (
+            table.assign(forecast=table.groupby("domain")["forecast"].transform(rng.permutation))
+            for table in (judged_prompts(seed).head(300), judged_prompts(100 + seed).head(300))
+        )
+        asked["probability"] = special.ndtr(asked["forecast"] / np.hypot(0.05, 0.06 * 5))
+        asked = with_recalibrated(asked, known)
+        table = skill_table(asked.assign(**{name: 0.0 for name in PREDICTORS if name not in asked}),
+                            seed=0).set_index("predictor")  # fmt: skip
+        within.append(table.loc["forecast", "within"])
+        below += table.loc["forecast", "p"] < 0.05
+        found = reliability_table(asked).set_index("kind")["value"]
+        gains.append(found[BASE_RATE] - found[RECALIBRATED])
+    assert np.mean(within) == pytest.approx(0.5, abs=0.03) and below <= 4
+    assert max(gains) < 0.01
 
 
 def test_the_prompts_at_risk_are_the_likeliest_first() -> None:

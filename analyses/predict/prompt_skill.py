@@ -22,7 +22,6 @@ the values within cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,15 +32,15 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 
 from analyses.predict.by_prompt import FORECAST, LEVELS, PREDICTORS, flip_column, nats_at
+from analyses.predict.prompt_calibration import calibration, reliability_table, with_recalibrated
 from analyses.runs import Arm, Run, at_crossing, relative_drop, running_maximum, trajectories
 from interp.errors import InputError
-from interp.statistics import auc_of, rate_of
+from interp.statistics import auc_of
 from interp.store import read_json, read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BINS = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0)
 PERMUTATIONS = 1000
 SAME_MODEL = 0.25  # nats by which base log-odds of one model may differ: half precision in batches
 
@@ -60,14 +59,18 @@ class PromptSkill:
             cells, its ``p`` and ``null_high`` (95th percentile) by permutation within cells. NaN
             where all prompts, or none, flipped.
         prompts: a row per arm, level and refused prompt: every predictor, ``probability``, ``nats``
-            (s_τ), and whether it ``flipped``.
-        calibration: a row per level and bin of the probability: its mean (``told``) and the share
-            that flipped, ``value`` with ``low``, ``high`` and ``n``, over all arms.
+            (s_τ), the ``recalibrated`` probability and the ``base rate``, and whether it
+            ``flipped``.
+        calibration: the share that flipped by bin of the probability, over all arms
+            (:func:`analyses.predict.prompt_calibration.calibration`).
+        reliability: Brier score and calibration error of each kind of probability
+            (:func:`analyses.predict.prompt_calibration.reliability_table`).
     """
 
     table: pd.DataFrame
     prompts: pd.DataFrame
     calibration: pd.DataFrame
+    reliability: pd.DataFrame
 
     def plot(self) -> Figure:
         """AUROC of every predictor, and the calibration of the probabilities."""
@@ -99,15 +102,20 @@ def forecast_skill(
             f"{run.record.folder} has no arm without a retain set that unlearned {concept} along "
             "scored steps; give the run in which it was unlearned"
         )
-    parts = [
-        judged(told, concept, flips(arm, level, split), level).assign(arm=arm.name, level=level)
-        for arm in arms
-        for level in LEVELS
-    ]
+    parts = []
+    for arm in arms:
+        for level in LEVELS:
+            asked, known = (
+                judged(told, concept, flips(arm, level, part), level)
+                for part in (split, "validation")
+            )
+            parts.append(with_recalibrated(asked, known).assign(arm=arm.name, level=level))
     prompts = pd.concat(parts, ignore_index=True)
     if prompts.empty:
         raise InputError(f"no arm of {concept} reaches a forgetting level of {LEVELS[0]:.0%}")
-    return PromptSkill(skill_table(prompts, seed=seed), prompts, calibration(prompts))
+    return PromptSkill(
+        skill_table(prompts, seed=seed), prompts, calibration(prompts), reliability_table(prompts)
+    )
 
 
 def read_prompt_forecast(folder: str | Path) -> tuple[str, pd.DataFrame]:
@@ -221,26 +229,6 @@ def skill_table(prompts: pd.DataFrame, *, seed: int) -> pd.DataFrame:
                     "null_high": np.quantile(null, 0.95) if len(null) else np.nan,
                 }
             )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def calibration(prompts: pd.DataFrame, bins: Sequence[float] = BINS) -> pd.DataFrame:
-    """The share that flipped by bin of the probability, with Wilson's interval."""
-    told = prompts.dropna(subset=["probability"])
-    place = np.clip(np.digitize(told["probability"], bins) - 1, 0, len(bins) - 2)
-    rows = []
-    for level in told["level"].unique():
-        for k in range(len(bins) - 1):
-            part = told[(place == k) & (told["level"] == level)]
-            if len(part):
-                found = rate_of(int(part["flipped"].sum()), len(part))
-                rows.append(
-                    {
-                        "level": level, "from": bins[k], "to": bins[k + 1],
-                        "told": float(part["probability"].mean()), "value": found.value,
-                        "low": found.low, "high": found.high, "n": found.n,
-                    }
-                )  # fmt: skip
     return pd.DataFrame(rows)
 
 
