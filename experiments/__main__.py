@@ -72,11 +72,25 @@ def prompt_forecasts(
     seeds: Annotated[
         str, typer.Option(help="Model organism seeds, separated by commas.")
     ] = "301,302,303",
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="prompts.parquet of an earlier measurement: make the tables from it, without "
+            "models (default: measure).",
+        ),
+    ] = None,
 ) -> None:
     """Compare the forecast by prompt with the prompts that flip, on several model organisms."""
-    from experiments.prompt_forecasts import measure_prompt_forecasts
+    from experiments import prompt_forecasts as measured
+    from interp.store import read_table
 
-    typer.echo(json.dumps(measure_prompt_forecasts(_numbers(seeds), out), indent=2))
+    chosen = _numbers(seeds)
+    if rows is None:
+        found = measured.measure_prompt_forecasts(chosen, out)
+    else:
+        found = measured.write_prompt_forecasts(read_table(rows), measured.planned(chosen), out)
+    typer.echo(json.dumps(found, indent=2))
 
 
 @app.command()

@@ -56,39 +56,43 @@ def measure_prompt_forecasts(
     Finished parts in ``out`` are not computed again.
     """
     folder = Path(out)
-    frozen = json.dumps([ERROR, LEVELS, list(PREDICTORS), list(KINDS), BINS, PRIOR]).encode()
-    planned = {
-        "seeds": list(seeds), "concepts": list(concepts), "levels": list(LEVELS), "error": ERROR,
-        "frozen": hashlib.sha256(frozen).hexdigest(),
-    }  # fmt: skip
     if not (folder / "manifest.json").is_file():
-        write_json(folder / "manifest.json", planned)
+        write_json(folder / "manifest.json", planned(seeds, concepts))
     rows = pd.concat([_world(seed, folder, concepts) for seed in seeds], ignore_index=True)
     write_table(folder / "prompts.parquet", rows)
     return write_prompt_forecasts(rows, read_json(folder / "manifest.json"), folder)
 
 
+def planned(seeds: Sequence[int], concepts: Sequence[str] = CONCEPTS) -> dict[str, Any]:
+    """Every arm that a measurement will make, and the hash of what is frozen."""
+    frozen = json.dumps([ERROR, LEVELS, list(PREDICTORS), list(KINDS), BINS, PRIOR]).encode()
+    return {
+        "seeds": list(seeds), "concepts": list(concepts), "levels": list(LEVELS), "error": ERROR,
+        "frozen": hashlib.sha256(frozen).hexdigest(),
+    }  # fmt: skip
+
+
 def write_prompt_forecasts(
-    rows: pd.DataFrame, planned: Mapping[str, Any], out: str | Path
+    rows: pd.DataFrame, manifest: Mapping[str, Any], out: str | Path
 ) -> dict[str, Any]:
     """Write every table and the figure from the rows per prompt.
 
     Args:
         rows: ``prompts.parquet`` of a measurement.
-        planned: its ``manifest.json``; an arm without a row is ``missing``.
+        manifest: what was :func:`planned`; an arm without a row is ``missing``.
         out: a folder.
     """
     table = pooled(rows)
     curve, reliability = calibration(rows), pooled_reliability(rows)
     missing = [
         f"{seed}: {concept} at {level:.0%}"
-        for seed in planned["seeds"] for concept in planned["concepts"]
-        for level in planned["levels"]
+        for seed in manifest["seeds"] for concept in manifest["concepts"]
+        for level in manifest["levels"]
         if rows[(rows["world"] == seed) & (rows["concept"] == concept)
                 & (rows["level"] == level)].empty
     ]  # fmt: skip
     found: dict[str, Any] = {
-        **planned,
+        **manifest,
         "missing": missing,
         "table": table.to_dict("records"),
         "reliability": reliability.to_dict("records"),
@@ -96,7 +100,7 @@ def write_prompt_forecasts(
     }
     drawn = [Drawing("prompt_forecasts", "", "", prompt_skill_figure(table, curve), table)]
     write_results(
-        out,
+        Path(out),
         tables={"calibration": curve, "reliability": reliability},
         facts={"prompt_forecasts": without_nan(found)},
         drawings=drawn,

@@ -19,6 +19,7 @@ from analyses.costs import Reading
 from analyses.predict import Evidence
 from analyses.predict.by_prompt import (
     ERROR,
+    LEVELS,
     PREDICTORS,
     flip_probability,
     forecast_by_prompt,
@@ -40,10 +41,12 @@ from analyses.predict.prompt_skill import flips, judged, skill_table
 from analyses.predict.slopes import moved, slopes_along
 from analyses.runs import Arm
 from analyses.study import organism_plan, work_of, work_with_prompts
+from experiments.prompt_forecasts import planned, write_prompt_forecasts
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.readout import log_odds
 from interp.statistics import auc_of
+from interp.store import read_table, write_table
 from unlearning.organism import shipped
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 from unlearning.training import TrainingSettings, prepare_in_place
@@ -180,6 +183,37 @@ def test_a_forecast_that_knows_each_prompt_s_loss_wins_within_cells_too() -> Non
     assert found.loc["domain mean", "within"] == pytest.approx(0.5)
     told = found.loc["forecast"]
     assert told["low"] < told["value"] < told["high"] <= 1
+
+
+def test_tables_over_worlds_come_from_the_rows_per_prompt_and_name_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    parts = []
+    for seed in (1, 2, 3):
+        made = world(seed, prompts=20)
+        arm = Arm("arm", {"concept": "a"}, made["scores"], None)
+        for level in LEVELS:
+            asked, known = (
+                judged(made["told"], "a", flips(arm, level, split), level)
+                for split in ("test", "validation")
+            )
+            parts.append(
+                with_recalibrated(asked, known).assign(
+                    arm="arm", level=level, world=seed, concept="a"
+                )
+            )
+    rows = pd.concat(parts, ignore_index=True)
+    write_table(tmp_path / "prompts.parquet", rows)
+    read = read_table(tmp_path / "prompts.parquet")
+    found = write_prompt_forecasts(read, planned([1, 2, 3, 4], ["a"]), tmp_path)
+    assert found["missing"] == ["4: a at 50%", "4: a at 90%"]
+    table = pd.DataFrame(found["table"]).set_index(["level", "predictor"])
+    assert (table.loc[(slice(None), "forecast"), "ahead"] == 0).all()
+    assert table.loc[(0.9, "base log-odds"), "ahead"] > 0
+    told = pd.DataFrame(found["reliability"]).set_index(["level", "kind"])
+    assert told.loc[(0.9, RECALIBRATED), "ahead"] > 0, "better than the base rate"
+    for name in ("prompt_forecasts.csv", "calibration.csv", "reliability.csv"):
+        assert (tmp_path / name).is_file()
 
 
 def test_a_forecast_that_knows_no_prompt_is_at_chance_within_cells() -> None:

@@ -18,6 +18,7 @@ in a bin it is above 0 for true probabilities too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -80,7 +81,10 @@ def calibration(prompts: pd.DataFrame, bins: Sequence[float] = BINS) -> pd.DataF
     for kind in (BEFORE, RECALIBRATED):
         told = prompts.dropna(subset=[kind])
         place = _bins_of(told[kind], bins)
-        for (level, k), part in told.groupby([told["level"], place]):
+        for level, k in product(told["level"].unique(), np.unique(place)):
+            part = told[(told["level"] == level) & (place == k)]
+            if part.empty:
+                continue
             found = rate_of(int(part["flipped"].sum()), len(part))
             rows.append(
                 {
