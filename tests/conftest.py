@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -30,6 +31,8 @@ if "SPILLOVER_DEVICE_TESTS" not in os.environ:
 # Nothing goes into the user's caches, and nothing comes from there.
 _CACHE = tempfile.TemporaryDirectory(prefix="spillover-tests-")
 os.environ["SPILLOVER_CACHE"] = _CACHE.name
+# Processes that tests start find compiled code; without it, each compiles all of it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Reading answers with a language model takes a second for five of them; its own tests ask for it.
 os.environ["SPILLOVER_READER"] = "none"
 # UMAP of a few dozen points takes a second without its compiler, whose start takes twenty.
@@ -89,6 +92,31 @@ def leave_out_report(patched: pytest.MonkeyPatch) -> None:
     from analyses.report import run_report
 
     patched.setattr(run_report, "write_report", lambda folder: folder / "report.html")
+
+
+def leave_out_pictures(patched: pytest.MonkeyPatch) -> None:
+    """Figures are made, and saved as empty pictures: drawing them takes longer than all else."""
+    from matplotlib.figure import Figure
+
+    def save_empty(_figure: Figure, target: Any, **_options: Any) -> None:
+        write = target.write if hasattr(target, "write") else Path(target).write_bytes
+        write(b"<svg/>")
+
+    patched.setattr(Figure, "savefig", save_empty)
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this test's commands write has every figure, but empty."""
+    leave_out_pictures(monkeypatch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plans_of_a_moment() -> Iterator[None]:
+    """Plans measure the machine's speed on few rows: how good that is has tests of its own."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("analyses.costs.rates.LONG_ENOUGH", 0.0)
+        yield
 
 
 @pytest.fixture

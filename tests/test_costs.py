@@ -192,6 +192,7 @@ def test_the_time_of_many_rows_follows_from_few_along_a_line(
         return spent[-1]
 
     monkeypatch.setattr(_Cut, "_once", once)
+    monkeypatch.setattr("analyses.costs.rates.LONG_ENOUGH", 0.05)  # as outside of these tests
     most = 512
     found = object.__new__(_Cut)._time(lambda rows: lambda: fixed + row * rows, most)
     assert found == pytest.approx((fixed + row * most) / most)

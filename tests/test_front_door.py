@@ -43,6 +43,14 @@ def few(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True)
 
 
+def fewer(prompts: pd.DataFrame) -> pd.DataFrame:
+    """What safety is unlearned with, and 8 prompts of each other kind of two domains."""
+    trained_on = (prompts["domain"] == "safety") & (prompts["label"] == "harmful")
+    others = prompts[~trained_on & prompts["domain"].isin(["safety", "privacy"])]
+    others = others.groupby(["label", "split"]).head(8)
+    return pd.concat([prompts[trained_on], others], ignore_index=True)
+
+
 @pytest.fixture(scope="module")
 def after(lm: sp.LanguageModel, prompts: pd.DataFrame) -> sp.UnlearnedModel:
     return sp.unlearn(lm, prompts, concept="safety", max_steps=8, quiet=True)
@@ -98,6 +106,7 @@ def test_unlearning_leaves_the_model_bit_equal(
     lm: sp.LanguageModel, prompts: pd.DataFrame, trainable: Any
 ) -> None:
     """Also one in half precision, which full training casts, and in train mode."""
+    prompts = fewer(prompts)  # a processor is slow in half precision
     base = replace(lm, model=sp.load("organism", dtype="bfloat16").model.train())
     base.model.requires_grad_(True)
     base.layers[0].eval()
@@ -174,7 +183,7 @@ def test_an_adapter_in_memory_is_part_of_the_base(
     before = state(base)["weights"]
     trained = sp.unlearn(
         base,
-        prompts,
+        fewer(prompts),
         concept="safety",
         learning_rate=0.0,
         max_steps=1,
@@ -223,10 +232,10 @@ def test_an_adapter_in_memory_is_part_of_the_base(
     ],
 )
 def test_a_wrong_argument_is_one_line(
-    wrong: Any, said: str, lm: sp.LanguageModel, prompts: pd.DataFrame
+    wrong: Any, said: str, namespace: dict[str, Any], prompts: pd.DataFrame
 ) -> None:
     with pytest.raises(InputError, match=said) as found:
-        wrong(lm, sp.collect(lm, prompts), prompts)
+        wrong(namespace["lm"], namespace["acts"], prompts)
     assert "\n" not in str(found.value)
 
 
