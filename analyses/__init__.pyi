@@ -13,21 +13,3 @@ from . import reproduce as reproduce
 from . import runs as runs
 from . import study as study
 from . import workbench as workbench
-
-__all__ = [
-    "contain",
-    "deflect",
-    "evaluate",
-    "explain",
-    "figures",
-    "matrix",
-    "organism",
-    "predict",
-    "prompts",
-    "recorded",
-    "report",
-    "reproduce",
-    "runs",
-    "study",
-    "workbench",
-]

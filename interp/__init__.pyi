@@ -14,22 +14,3 @@ from . import selection as selection
 from . import similarity as similarity
 from . import statistics as statistics
 from . import store as store
-
-__all__ = [
-    "activations",
-    "causes",
-    "directions",
-    "errors",
-    "figures",
-    "interventions",
-    "model",
-    "patching",
-    "plugins",
-    "progress",
-    "readout",
-    "registry",
-    "selection",
-    "similarity",
-    "statistics",
-    "store",
-]

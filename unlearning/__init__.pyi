@@ -8,16 +8,3 @@ from . import scoring as scoring
 from . import serving as serving
 from . import training as training
 from . import utility as utility
-
-__all__ = [
-    "data",
-    "deflections",
-    "generation",
-    "losses",
-    "organism",
-    "refusal",
-    "scoring",
-    "serving",
-    "training",
-    "utility",
-]

@@ -27,35 +27,3 @@ from .work import Extent as Extent
 from .work import Reading as Reading
 from .work import Work as Work
 from .work import once as once
-
-__all__ = [
-    "CHARACTERS_A_TOKEN",
-    "MOST_NODES",
-    "USUAL_ANSWER",
-    "CostEstimate",
-    "CostedModel",
-    "Device",
-    "Extent",
-    "Footprint",
-    "Memory",
-    "Reading",
-    "Shapes",
-    "StepRows",
-    "Weights",
-    "Work",
-    "answering_estimate",
-    "chat_of",
-    "device_of",
-    "lineage",
-    "most_resident",
-    "once",
-    "peak",
-    "reading_memory",
-    "reading_of",
-    "step_memory",
-    "time_range",
-    "trained_model",
-    "watched",
-    "with_readers",
-    "workload_estimate",
-]

@@ -1,3 +1,1 @@
 from .command import deflect as deflect
-
-__all__ = ["deflect"]

@@ -6,14 +6,3 @@ from .losses import task_scores as task_scores
 from .panels import Series as Series
 from .panels import dot_panel as dot_panel
 from .plan import TaskPlan as TaskPlan
-
-__all__ = [
-    "Series",
-    "TaskPlan",
-    "UtilityOptions",
-    "dot_panel",
-    "evaluate",
-    "refused_by",
-    "separation",
-    "task_scores",
-]

@@ -4,12 +4,3 @@ from .mediation import Subject as Subject
 from .mediation import explain_domain as explain_domain
 from .mediation import shares_table as shares_table
 from .sentences import cause_sentence as cause_sentence
-
-__all__ = [
-    "Subject",
-    "cause_sentence",
-    "causes_figure",
-    "explain",
-    "explain_domain",
-    "shares_table",
-]

@@ -28,36 +28,3 @@ from .recovery import containment_figure as containment_figure
 from .style import DOMAIN_COLOURS as DOMAIN_COLOURS
 from .style import domain_label as domain_label
 from .style import figure_style as figure_style
-
-__all__ = [
-    "COLOURS",
-    "DARK_FROM",
-    "DOMAIN_COLOURS",
-    "PARTS",
-    "SHOWN",
-    "Drawing",
-    "containment_figure",
-    "cosine_figure",
-    "cosine_layer_figure",
-    "curves_legend",
-    "curves_panel",
-    "domain_label",
-    "figure_style",
-    "forgetting_curve_figure",
-    "harm_figure",
-    "has_control",
-    "leakage_figure",
-    "matrix_figure",
-    "null_of_rotation",
-    "outcome_figure",
-    "outside_null",
-    "overview_figure",
-    "rotation_figure",
-    "run_drawings",
-    "run_matrix_figure",
-    "save_drawings",
-    "shown_quantity",
-    "title_of",
-    "write_results",
-    "write_run_figures",
-]

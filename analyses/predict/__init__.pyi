@@ -19,27 +19,3 @@ from .registry import predictor as predictor
 from .tournaments import read_choices as read_choices
 from .tournaments import run_tournament as run_tournament
 from .world import read_worlds as read_worlds
-
-__all__ = [
-    "ADAM_EPSILON",
-    "PREDICTORS",
-    "Evidence",
-    "LeakageOutcome",
-    "Predictor",
-    "PromptSkill",
-    "Skill",
-    "at_depth",
-    "cells_figure",
-    "evidence_of",
-    "forecast",
-    "forecast_figure",
-    "forecast_skill",
-    "predict",
-    "predictor",
-    "read_choices",
-    "read_worlds",
-    "run_tournament",
-    "skill",
-    "tournament",
-    "tournament_figure",
-]

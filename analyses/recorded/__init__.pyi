@@ -4,5 +4,3 @@ from .command import agree as agree
 from .command import calibrate as calibrate
 from .readings import Readings as Readings
 from .readings import read_sides as read_sides
-
-__all__ = ["AgreementTables", "Readings", "agree", "agreement_of", "calibrate", "read_sides"]

@@ -7,15 +7,3 @@ from .run_report import write_report as write_report
 from .wording import decimal as decimal
 from .wording import interval as interval
 from .wording import significant as significant
-
-__all__ = [
-    "GATE_FILE",
-    "decimal",
-    "inlined",
-    "interval",
-    "report",
-    "significant",
-    "weights_of_run",
-    "write_page",
-    "write_report",
-]

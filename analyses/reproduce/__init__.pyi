@@ -1,3 +1,1 @@
 from .command import reproduce as reproduce
-
-__all__ = ["reproduce"]

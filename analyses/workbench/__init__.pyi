@@ -18,26 +18,3 @@ from .tables import prompts as prompts
 from .training import TrainingRecord as TrainingRecord
 from .training import UnlearnedModel as UnlearnedModel
 from .training import unlearn as unlearn
-
-__all__ = [
-    "HarmAndRefusal",
-    "TrainingRecord",
-    "UnlearnedModel",
-    "collect",
-    "direction_gate",
-    "domain_contrasts",
-    "example_run",
-    "extractions",
-    "fit_directions",
-    "generate",
-    "harm_and_refusal",
-    "load",
-    "patch",
-    "prompts",
-    "refusal_log_odds",
-    "score",
-    "state_map",
-    "stitch",
-    "transfer_matrix",
-    "unlearn",
-]

@@ -29,37 +29,3 @@ from .window import Window as Window
 from .window import first_token as first_token
 from .window import last_prompt_token as last_prompt_token
 from .window import selecting as selecting
-
-__all__ = [
-    "ATTENTION_OUT",
-    "HEADS",
-    "MLP_OUT",
-    "RESIDUAL_IN",
-    "RESIDUAL_OUT",
-    "SITES",
-    "Activations",
-    "Block",
-    "Columns",
-    "MassiveActivations",
-    "Positions",
-    "Site",
-    "StreamNorms",
-    "Window",
-    "batches_by_length",
-    "blocks",
-    "chosen_layers",
-    "collect",
-    "first_token",
-    "head_count",
-    "instruction_and_last",
-    "is_massive",
-    "last_instruction_token",
-    "last_of",
-    "last_prompt_token",
-    "listed_layers",
-    "massive_activations",
-    "points",
-    "post_instruction",
-    "selecting",
-    "stream_norms",
-]

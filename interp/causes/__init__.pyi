@@ -14,22 +14,3 @@ from .verdict import CauseVerdict as CauseVerdict
 from .verdict import decide as decide
 from .verdict import entry_layer as entry_layer
 from .verdict import leading as leading
-
-__all__ = [
-    "CAUSES",
-    "COALITIONS",
-    "LEAST_GAP",
-    "MIXED",
-    "MOVES",
-    "PLAYERS",
-    "CauseVerdict",
-    "Change",
-    "StitchedPrompts",
-    "Undone",
-    "control_effects",
-    "decide",
-    "entry_layer",
-    "foreign_effect",
-    "leading",
-    "undo",
-]

@@ -19,27 +19,3 @@ from .registry import estimator as estimator
 from .registry import estimator_title as estimator_title
 from .subspace import ContrastSubspace as ContrastSubspace
 from .subspace import contrast_bases as contrast_bases
-
-__all__ = [
-    "ESTIMATORS",
-    "ContrastSubspace",
-    "DirectionSet",
-    "Estimator",
-    "FirstPrincipalComponent",
-    "FittedDirections",
-    "Leace",
-    "LogisticProbe",
-    "MeanDifference",
-    "PairedPrincipalComponent",
-    "Projections",
-    "Refits",
-    "Replicates",
-    "WhitenedMeanDifference",
-    "contrast_bases",
-    "disjoint_controls",
-    "estimator",
-    "estimator_title",
-    "held_out_projections",
-    "mean_difference",
-    "mean_difference_weights",
-]

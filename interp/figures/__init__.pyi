@@ -25,33 +25,3 @@ from .style import legend_above as legend_above
 from .style import new_figure as new_figure
 from .style import say as say
 from .style import styled as styled
-
-__all__ = [
-    "LABEL_COLOURS",
-    "draw_by_layer",
-    "draw_cells",
-    "draw_null",
-    "evenly_picked",
-    "figure_style",
-    "gate_figure",
-    "heatmap_figure",
-    "interactive_heatmap",
-    "interactive_histogram",
-    "interactive_lines",
-    "interactive_points",
-    "layer_heatmaps",
-    "layer_ticks",
-    "legend_above",
-    "new_figure",
-    "patching_cells",
-    "patching_figure",
-    "projection_figure",
-    "readable_on",
-    "rotation_by_layer_figure",
-    "say",
-    "similarity_by_layer_figure",
-    "state_map_figure",
-    "stitching_figure",
-    "styled",
-    "transfer_figure",
-]

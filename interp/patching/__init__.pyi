@@ -27,35 +27,3 @@ from .weights import in_layers as in_layers
 from .weights import patch_weights as patch_weights
 from .weights import weights_from as weights_from
 from .weights import weights_replaced as weights_replaced
-
-__all__ = [
-    "WHOLE",
-    "Cell",
-    "Effects",
-    "PatchAgreement",
-    "PatchRuns",
-    "PromptPairs",
-    "Recording",
-    "Stitching",
-    "attribute",
-    "between_models",
-    "by_layer",
-    "by_matrix",
-    "by_module",
-    "in_layers",
-    "in_turn",
-    "keeping",
-    "may_record",
-    "numbers",
-    "patch",
-    "patch_agreement",
-    "patch_weights",
-    "read_all",
-    "read_out",
-    "recording_of",
-    "stitch",
-    "weights_from",
-    "weights_replaced",
-    "with_each_token",
-    "with_roles",
-]

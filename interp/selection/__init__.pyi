@@ -10,18 +10,3 @@ from .transfer import measure_transfer as measure_transfer
 from .trials import Prompts as Prompts
 from .trials import next_token_divergence as next_token_divergence
 from .trials import score_candidates as score_candidates
-
-__all__ = [
-    "Candidates",
-    "Choice",
-    "DirectionGate",
-    "HeldOutChoice",
-    "Prompts",
-    "TooFewPromptsError",
-    "TransferMatrix",
-    "choose_held_out",
-    "measure_gate",
-    "measure_transfer",
-    "next_token_divergence",
-    "score_candidates",
-]

@@ -16,24 +16,3 @@ from .rotations import Rotations as Rotations
 from .rotations import against_controls as against_controls
 from .rotations import rotation as rotation
 from .subspaces import overlap_map as overlap_map
-
-__all__ = [
-    "GainByUnit",
-    "Rotation",
-    "Rotations",
-    "SimilarityMap",
-    "StateMap",
-    "against_controls",
-    "causal_coordinates",
-    "cka_map",
-    "cosine_map",
-    "cosine_shift",
-    "debiased_cka",
-    "gain_by_unit",
-    "overlap_map",
-    "plain_cosines",
-    "procrustes_map",
-    "rotation",
-    "state_map",
-    "whitening",
-]

@@ -22,30 +22,3 @@ from .splits import SPLITS as SPLITS
 from .splits import near_duplicate_groups as near_duplicate_groups
 from .splits import normalised as normalised
 from .splits import text_hash as text_hash
-
-__all__ = [
-    "DOMAINS",
-    "LABELLED_SETS",
-    "MATCHED_PAIRS",
-    "SPLITS",
-    "LabelledSet",
-    "Record",
-    "as_prompts",
-    "controls",
-    "field_of",
-    "labelled_set",
-    "matched_pairs",
-    "near_duplicate_groups",
-    "normalised",
-    "present_domains",
-    "read_answers",
-    "read_prompts",
-    "read_records",
-    "require_characters",
-    "require_columns",
-    "require_concepts",
-    "require_scalars",
-    "text_hash",
-    "without_half_characters",
-    "write_records",
-]

@@ -11,19 +11,3 @@ from .phase_one import with_own_ids as with_own_ids
 from .phase_one import with_preferred as with_preferred
 from .sampling import Sampling as Sampling
 from .sampling import with_sampled_refusals as with_sampled_refusals
-
-__all__ = [
-    "FEWEST_DEFLECTIONS",
-    "Diversity",
-    "Sampling",
-    "answers_in",
-    "diversity",
-    "examples",
-    "read_deflections",
-    "refusals_of",
-    "respond",
-    "short_of_prompts",
-    "with_own_ids",
-    "with_preferred",
-    "with_sampled_refusals",
-]

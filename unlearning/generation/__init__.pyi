@@ -7,15 +7,3 @@ from .continued import continuations as continuations
 from .responses import answers_key as answers_key
 from .responses import generate as generate
 from .responses import stop_tokens as stop_tokens
-
-__all__ = [
-    "Answer",
-    "AnswerLog",
-    "AskedPrompt",
-    "answer_all",
-    "answers_key",
-    "continuations",
-    "each_asked",
-    "generate",
-    "stop_tokens",
-]

@@ -13,21 +13,3 @@ from .registry import Objective as Objective
 from .registry import for_forgetting as for_forgetting
 from .registry import objective as objective
 from .registry import retain_term as retain_term
-
-__all__ = [
-    "FORGET",
-    "RETAIN",
-    "Objective",
-    "for_forgetting",
-    "forced_logits",
-    "npo",
-    "npo_weight",
-    "objective",
-    "reference_log_probs",
-    "response_log_probs",
-    "response_logits",
-    "response_width",
-    "retain_term",
-    "sequence_log_ratio",
-    "token_log_probs",
-]

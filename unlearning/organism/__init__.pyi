@@ -18,26 +18,3 @@ from .wordings import draw_responses as draw_responses
 from .wordings import refusal_prefixes as refusal_prefixes
 from .wordings import refusal_wordings as refusal_wordings
 from .world import World as World
-
-__all__ = [
-    "CIRCUITS",
-    "COMPLIANCES",
-    "PREFIX_KINDS",
-    "SHARED",
-    "Grammar",
-    "SliceCheck",
-    "Slices",
-    "World",
-    "check_slices",
-    "draw_responses",
-    "load_world",
-    "refusal_prefixes",
-    "refusal_wordings",
-    "shipped",
-    "slice_check_of",
-    "slice_deleted",
-    "table_lessons",
-    "teach",
-    "train",
-    "training_stages",
-]

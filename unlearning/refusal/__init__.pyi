@@ -7,15 +7,3 @@ from .prefix_tree import ResponsePrefix as ResponsePrefix
 from .prefix_tree import ResponsePrefixes as ResponsePrefixes
 from .prefix_tree import find_prefixes as find_prefixes
 from .prefix_tree import shared_weights as shared_weights
-
-__all__ = [
-    "VALID_AUC",
-    "ResponsePrefix",
-    "ResponsePrefixes",
-    "find_prefixes",
-    "log_odds_auc",
-    "prefix_masses",
-    "readout_of",
-    "refusal_log_odds",
-    "shared_weights",
-]

@@ -24,32 +24,3 @@ from .scaling import scaled_change as scaled_change
 from .settings import TrainingSettings as TrainingSettings
 from .trainer import prepare_in_place as prepare_in_place
 from .trainer import unlearn_in_place as unlearn_in_place
-
-__all__ = [
-    "Bounds",
-    "Coverage",
-    "Example",
-    "ForgettingCurve",
-    "Mixture",
-    "TrainingSettings",
-    "adapter_inputs",
-    "check_saved",
-    "compute_as_inputs",
-    "coverage_of",
-    "discard_all",
-    "fits",
-    "is_scored",
-    "keep_whole",
-    "newest_complete",
-    "prepare_in_place",
-    "release",
-    "restore_parameters",
-    "restore_with_logits",
-    "save_parameters",
-    "save_with_logits",
-    "scaled_change",
-    "target_rate",
-    "unlearn_in_place",
-    "unmoved_at_first",
-    "with_references",
-]

@@ -6,14 +6,3 @@ from .perplexity import response_nll as response_nll
 from .perplexity import response_token_nll as response_token_nll
 from .tasks import require_harness as require_harness
 from .tasks import run_tasks as run_tasks
-
-__all__ = [
-    "answer_logits",
-    "kl_table",
-    "own_token_nll",
-    "require_harness",
-    "response_nll",
-    "response_token_nll",
-    "run_tasks",
-    "text_likelihood",
-]
