@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from copy import copy
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache, reduce, wraps
 from operator import or_
 from pathlib import Path, PurePath
@@ -137,6 +137,16 @@ class DryRun:
         return "\n".join(self.lines)
 
     __repr__ = __str__
+
+
+def opt(default: Any, text: str, *names: str, **form: Any) -> Any:
+    """An option of a command or of a record: its default, its help text, names and form.
+
+    Args:
+        names: instead of the parameter's name.
+        form: keywords of ``typer.Option``.
+    """
+    return field(default=default, metadata={"option": typer.Option(*names, help=text, **form)})
 
 
 class Command(TyperCommand):
@@ -276,7 +286,7 @@ def flattened(function: Callable[..., R]) -> Callable[..., R]:
     for name, parameter in inspect.signature(function).parameters.items():
         if name in records:
             types = get_type_hints(records[name], include_extras=True)
-            shown += [_option(f.name, types[f.name], f.default) for f in fields(records[name])]
+            shown += [_option(f.name, types[f.name], f) for f in fields(records[name])]
         else:
             shown.append(_option(name, hints[name], parameter.default))
     shown.append(_option("plugin", Plugins, None))
@@ -303,6 +313,10 @@ def flattened(function: Callable[..., R]) -> Callable[..., R]:
 
 
 def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    if isinstance(default, Field):
+        if "option" in default.metadata:
+            annotation = Annotated[annotation, default.metadata["option"]]
+        default = default.default
     hint, info = get_args(annotation)[:2]
     positional = isinstance(info, typer.models.ArgumentInfo)
     if info.metavar is None:

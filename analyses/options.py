@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analyses.commands import COMMAS, PAIRS
+from analyses.commands import COMMAS, PAIRS, opt
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -192,22 +192,17 @@ class StudyOptions:
     scorer: ScorerName = "auto"
     estimator: EstimatorName = "mean_difference"
     checkpoint_every: CheckpointEvery = CHECKPOINT_EVERY
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Sampled answers to each training prompt at most, where a domain has too few "
-            "greedy refusals to train on (default: 8).",
-        ),
-    ] = None
-    temperature: Annotated[
-        float | None,
-        typer.Option(min=0, help="Sampling temperature of these answers (default: 1)."),
-    ] = None
+    samples: int | None = opt(
+        None,
+        "Sampled answers to each training prompt at most, where a domain has too few greedy "
+        "refusals to train on (default: 8).",
+        min=0,
+    )
+    temperature: float | None = opt(
+        None, "Sampling temperature of these answers (default: 1).", min=0
+    )
     overwrite: Overwrite = False
-    report_to: Annotated[
-        str, typer.Option(help="Tracker that the Trainer reports to, e.g. tensorboard.")
-    ] = "none"
+    report_to: str = opt("none", "Tracker that the Trainer reports to, e.g. tensorboard.")
 
     def for_plan(self) -> dict[str, Any]:
         """Attributes of a ``StudyPlan``, by its names."""
@@ -223,36 +218,22 @@ class StudyOptions:
 class WorkerOptions:
     """How and where arms are trained."""
 
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Number of arms trained at a time; with several GPUs each takes one."
-        ),
-    ] = 1
-    engine: Annotated[
-        str, typer.Option(help="Where arms are trained: local, or ray (needs the extra ray).")
-    ] = "local"
-    share_device: Annotated[
-        bool, typer.Option(help="Let several arms train on one device, if they fit it together.")
-    ] = False
-    gpus_per_arm: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="GPUs of each arm on Ray, e.g. 0.5 (default: 1 where the cluster has GPUs)."
-        ),
-    ] = None
-    arm_minutes: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01, help="Time limit of one attempt at an arm, in minutes (default: none)."
-        ),
-    ] = None
-    retries: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Further attempts at an arm whose worker was lost or ran out of time."
-        ),
-    ] = 3
+    workers: int = opt(
+        1, "Number of arms trained at a time; with several GPUs each takes one.", min=1
+    )
+    engine: str = opt("local", "Where arms are trained: local, or ray (needs the extra ray).")
+    share_device: bool = opt(
+        False, "Let several arms train on one device, if they fit it together."
+    )
+    gpus_per_arm: float | None = opt(
+        None, "GPUs of each arm on Ray, e.g. 0.5 (default: 1 where the cluster has GPUs).", min=0
+    )
+    arm_minutes: float | None = opt(
+        None, "Time limit of one attempt at an arm, in minutes (default: none).", min=0.01
+    )
+    retries: int = opt(
+        3, "Further attempts at an arm whose worker was lost or ran out of time.", min=0
+    )
 
     @property
     def are_used(self) -> bool:
@@ -268,39 +249,26 @@ ALONE = WorkerOptions()
 class ModelOptions:
     """How a model is loaded and prompted."""
 
-    revision: Annotated[
-        str | None,
-        typer.Option(help="Branch, tag or commit of the model on the hub (default: main)."),
-    ] = None
-    system: Annotated[
-        str | None,
-        typer.Option(help="System message before every prompt (default: the template's own)."),
-    ] = None
-    chat_template: Annotated[
-        Path | None,
-        typer.Option(help="Jinja file of the chat template (default: the model's own)."),
-    ] = None
-    chat_template_arg: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar=PAIRS,
-            help="Variable of the chat template, e.g. enable_thinking=false; may be repeated.",
-        ),
-    ] = None
-    response_prefix: Annotated[
-        str, typer.Option(help="Words that every answer begins with (default: none).")
-    ] = ""
+    revision: str | None = opt(
+        None, "Branch, tag or commit of the model on the hub (default: main)."
+    )
+    system: str | None = opt(
+        None, "System message before every prompt (default: the template's own)."
+    )
+    chat_template: Path | None = opt(
+        None, "Jinja file of the chat template (default: the model's own)."
+    )
+    chat_template_arg: list[str] | None = opt(
+        None,
+        "Variable of the chat template, e.g. enable_thinking=false; may be repeated.",
+        metavar=PAIRS,
+    )
+    response_prefix: str = opt("", "Words that every answer begins with (default: none).")
     device: Device = None
-    trust_remote_code: Annotated[
-        bool, typer.Option(help="Run model code that comes with the checkpoint.")
-    ] = False
-    layers_path: Annotated[
-        str | None,
-        typer.Option(
-            help="Module path of the decoder layers, e.g. model.layers (default: found "
-            "automatically)."
-        ),
-    ] = None
+    trust_remote_code: bool = opt(False, "Run model code that comes with the checkpoint.")
+    layers_path: str | None = opt(
+        None, "Module path of the decoder layers, e.g. model.layers (default: found automatically)."
+    )
 
     def for_loading(self) -> dict[str, Any]:
         """Arguments of ``LanguageModel.load``."""
@@ -333,115 +301,82 @@ LISTS = {"lora_targets", "lora_exclude"}
 class TrainingOptions:
     """How arms are trained; options that are not given keep the model's settings."""
 
-    objective: Annotated[
-        str,
-        typer.Option(
-            metavar=COMMAS,
-            help="Loss on the forget set (matrix takes several): {unlearning.losses:objective}.",
-        ),
-    ] = "npo"
-    objective_file: Annotated[
-        Path | None,
-        typer.Option(help="Python file of an objective; the same as --plugin (default: none)."),
-    ] = None
-    beta: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="NPO's inverse temperature β (default: 0.1; 0.5 for a model organism)."
-        ),
-    ] = None
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar=PAIRS, help="Option of the objective, e.g. delta=0.5; may be repeated."
-        ),
-    ] = None
-    retain: Annotated[
-        str | None,
-        typer.Option(
-            metavar=COMMAS,
-            help="Domains whose refusals are retained: equal (all others), alternate (every second "
-            "one), or their names (default: none).",
-        ),
-    ] = None
-    retain_weight: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="Weight of the retain loss; several are tried in order until one contains the "
-            "leakage (default: 0.03, 0.1, 0.3, 1, 3 as ratios of gradient norms)."
-        ),
-    ] = None
-    retain_unit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="<loss|gradient>",
-            help="Unit of the retain weight: loss (the forget loss has weight 1), or gradient "
-            "(ratio of the gradients' norms at the base model) (default: loss for given weights).",
-        ),
-    ] = None
+    objective: str = opt(
+        "npo",
+        "Loss on the forget set (matrix takes several): {unlearning.losses:objective}.",
+        metavar=COMMAS,
+    )
+    objective_file: Path | None = opt(
+        None, "Python file of an objective; the same as --plugin (default: none)."
+    )
+    beta: float | None = opt(
+        None, "NPO's inverse temperature β (default: 0.1; 0.5 for a model organism).", min=0
+    )
+    option: list[str] | None = opt(
+        None, "Option of the objective, e.g. delta=0.5; may be repeated.", metavar=PAIRS
+    )
+    retain: str | None = opt(
+        None,
+        "Domains whose refusals are retained: equal (all others), alternate (every second one), "
+        "or their names (default: none).",
+        metavar=COMMAS,
+    )
+    retain_weight: list[float] | None = opt(
+        None,
+        "Weight of the retain loss; several are tried in order until one contains the leakage "
+        "(default: 0.03, 0.1, 0.3, 1, 3 as ratios of gradient norms).",
+    )
+    retain_unit: str | None = opt(
+        None,
+        "Unit of the retain weight: loss (the forget loss has weight 1), or gradient (ratio of "
+        "the gradients' norms at the base model) (default: loss for given weights).",
+        metavar="<loss|gradient>",
+    )
     retain_ratio: RetainRatio = 1
-    retain_objective: Annotated[
-        str, typer.Option(help="Loss on the retain set: {unlearning.losses:retain_term}.")
-    ] = "cross_entropy"
-    adaptive: Annotated[
-        bool,
-        typer.Option(
-            help="Learn one Lagrange multiplier per retained domain, which keeps its loss under a "
-            "bound."
-        ),
-    ] = False
-    slack: Annotated[
-        float,
-        typer.Option(
-            help="Distance of that bound above the base model's loss, in the retain loss's unit."
-        ),
-    ] = 0.1
-    trainable: Annotated[
-        str | None,
-        typer.Option(
-            help="Trained parameters: lora, projections or all (default: lora; projections for a "
-            "model organism)."
-        ),
-    ] = None
+    retain_objective: str = opt(
+        "cross_entropy", "Loss on the retain set: {unlearning.losses:retain_term}."
+    )
+    adaptive: bool = opt(
+        False,
+        "Learn one Lagrange multiplier per retained domain, which keeps its loss under a bound.",
+    )
+    slack: float = opt(
+        0.1, "Distance of that bound above the base model's loss, in the retain loss's unit."
+    )
+    trainable: str | None = opt(
+        None,
+        "Trained parameters: lora, projections or all (default: lora; projections for a model "
+        "organism).",
+    )
     lora_rank: LoraRank = 128
-    lora_targets: Annotated[
-        str | None,
-        typer.Option(
-            metavar=COMMAS,
-            help="Modules of the layers that alone get adapters, by name, e.g. q_proj,mlp.experts "
-            "(default: every linear weight of the layers).",
-        ),
-    ] = None
-    lora_exclude: Annotated[
-        str | None,
-        typer.Option(
-            metavar=COMMAS,
-            help="Modules of the layers that get no adapter, by name, e.g. out_proj (default: only "
-            "those that cannot have one).",
-        ),
-    ] = None
-    layer: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Layer whose states rmu and feature_l2 read, from 0 (default: a quarter of the "
-            "depth).",
-        ),
-    ] = None
+    lora_targets: str | None = opt(
+        None,
+        "Modules of the layers that alone get adapters, by name, e.g. q_proj,mlp.experts "
+        "(default: every linear weight of the layers).",
+        metavar=COMMAS,
+    )
+    lora_exclude: str | None = opt(
+        None,
+        "Modules of the layers that get no adapter, by name, e.g. out_proj (default: only those "
+        "that cannot have one).",
+        metavar=COMMAS,
+    )
+    layer: int | None = opt(
+        None,
+        "Layer whose states rmu and feature_l2 read, from 0 (default: a quarter of the depth).",
+        min=0,
+    )
     learning_rate: LearningRate = None
     batch_size: TrainBatch = None
     micro_batch_size: MicroBatch = None
-    separate_backward: Annotated[
-        bool, typer.Option(help="Run separate backward passes for forget and retain: less memory.")
-    ] = False
+    separate_backward: bool = opt(
+        False, "Run separate backward passes for forget and retain: less memory."
+    )
     gradient_checkpointing: GradientCheckpointing = False
     autocast: Autocast = False
-    max_steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Maximum number of optimizer steps (default: 200; 80 for a model organism)."
-        ),
-    ] = None
+    max_steps: int | None = opt(
+        None, "Maximum number of optimizer steps (default: 200; 80 for a model organism).", min=1
+    )
 
     def settings(self, own: TrainingSettings) -> TrainingSettings:
         """``own`` (the model's settings) with the given options."""

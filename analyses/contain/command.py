@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from analyses.commands import COMMAS, DryRun, command
-from analyses.options import (
-    Concept,
-    Deflections,
-    DryRunOnly,
-    Model,
-    ModelOptions,
-    Out,
-    Prompts,
-    Seed,
-    StudyOptions,
-    Timing,
-    TrainingOptions,
-    WorkerOptions,
-    listed,
-)
+from analyses import options as shared
+from analyses.commands import COMMAS, DryRun, command, opt
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,45 +18,34 @@ if TYPE_CHECKING:
 
 @command
 def contain(
-    model: Model,
-    concept: Concept,
-    training: TrainingOptions,
-    options: StudyOptions,
-    made: WorkerOptions,
-    chat: ModelOptions,
-    prompts: Prompts = None,
-    deflections: Deflections = None,
-    out: Out = Path("runs/contain-MODEL-CONCEPT"),
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            metavar=COMMAS,
-            help="Methods to compare (default: all): {analyses.contain.methods:method}.",
-        ),
-    ] = None,
-    examples: Annotated[
-        str,
-        typer.Option(
-            metavar=COMMAS,
-            help="Numbers of retained examples for methods that choose examples; all of them are "
-            "always tried as well.",
-        ),
-    ] = "8,32,128",
-    splits: Annotated[
-        int, typer.Option(min=1, help="Number of random splits into retained and held-out domains.")
-    ] = 6,
-    left_out: Annotated[
-        int, typer.Option(min=1, help="Number of held-out domains in each split.")
-    ] = 3,
-    seed: Seed = 0,
-    shallow_recovery: Annotated[
-        bool,
-        typer.Option(
-            help="Test the recommended arm for shallow recovery: prefill, trigger and relearning."
-        ),
-    ] = True,
-    timing: Timing = True,
-    dry_run: DryRunOnly = False,
+    model: shared.Model,
+    concept: shared.Concept,
+    training: shared.TrainingOptions,
+    options: shared.StudyOptions,
+    made: shared.WorkerOptions,
+    chat: shared.ModelOptions,
+    prompts: shared.Prompts = None,
+    deflections: shared.Deflections = None,
+    out: shared.Out = Path("runs/contain-MODEL-CONCEPT"),
+    methods: str | None = opt(
+        None,
+        "Methods to compare (default: all): {analyses.contain.methods:method}.",
+        metavar=COMMAS,
+    ),
+    examples: str = opt(
+        "8,32,128",
+        "Numbers of retained examples for methods that choose examples; all of them are always "
+        "tried as well.",
+        metavar=COMMAS,
+    ),
+    splits: int = opt(6, "Number of random splits into retained and held-out domains.", min=1),
+    left_out: int = opt(3, "Number of held-out domains in each split.", min=1),
+    seed: shared.Seed = 0,
+    shallow_recovery: bool = opt(
+        True, "Test the recommended arm for shallow recovery: prefill, trigger and relearning."
+    ),
+    timing: shared.Timing = True,
+    dry_run: shared.DryRunOnly = False,
 ) -> Advice | DryRun:
     """Compare methods that unlearn one domain and keep the refusals of the others."""
     from analyses.contain.arms import Design, held_out_splits, require_methods
@@ -100,7 +75,7 @@ def contain(
     others = [domain for domain in present_domains(prompts_of(asked)) if domain != concept]
     design = Design(
         concept,
-        require_methods(listed(methods) if methods else tuple(METHODS)),
+        require_methods(shared.listed(methods) if methods else tuple(METHODS)),
         amounts_of(examples),
         weights,
         held_out_splits(others, count=splits, left_out=left_out, seed=seed),

@@ -7,21 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.commands import DryRun, command, command_line
-from analyses.options import (
-    AnswerTokens,
-    BatchSize,
-    DryRunOnly,
-    Model,
-    ModelOptions,
-    Out,
-    Overwrite,
-    Prompts,
-    ScorerName,
-    Seed,
-    Server,
-    Timing,
-)
+from analyses import options as shared
+from analyses.commands import DryRun, command, command_line, opt
 
 if TYPE_CHECKING:
     from analyses.deflect.data_set import Deflected
@@ -29,23 +16,21 @@ if TYPE_CHECKING:
 
 @command
 def deflect(
-    model: Model,
+    model: shared.Model,
     concept: Annotated[str, typer.Option(help="Domain whose refusals are collected.")],
-    chat: ModelOptions,
-    prompts: Prompts = None,
-    out: Out = Path("runs/deflect-MODEL-CONCEPT"),
-    scorer: ScorerName = "auto",
-    temperature: Annotated[
-        float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")
-    ] = 0.0,
-    samples: Annotated[int, typer.Option(min=1, help="Number of answers to each prompt.")] = 1,
-    seed: Seed = 0,
-    max_new_tokens: AnswerTokens = None,
-    batch_size: BatchSize = 64,
-    server: Server = None,
-    overwrite: Overwrite = False,
-    timing: Timing = True,
-    dry_run: DryRunOnly = False,
+    chat: shared.ModelOptions,
+    prompts: shared.Prompts = None,
+    out: shared.Out = Path("runs/deflect-MODEL-CONCEPT"),
+    scorer: shared.ScorerName = "auto",
+    temperature: float = opt(0.0, "Sampling temperature; 0 is greedy.", min=0),
+    samples: int = opt(1, "Number of answers to each prompt.", min=1),
+    seed: shared.Seed = 0,
+    max_new_tokens: shared.AnswerTokens = None,
+    batch_size: shared.BatchSize = 64,
+    server: shared.Server = None,
+    overwrite: shared.Overwrite = False,
+    timing: shared.Timing = True,
+    dry_run: shared.DryRunOnly = False,
 ) -> Deflected | DryRun:
     """Collect a model's refusals in one domain and measure how diverse they are.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from analyses.commands import command
+from analyses.commands import command, opt
 from analyses.options import Model, ModelOptions
 from interp.errors import InputError
 
@@ -19,25 +19,19 @@ if TYPE_CHECKING:
 def doctor(
     model: Model,
     model_options: ModelOptions,
-    step: Annotated[
-        bool, typer.Option(help="Also time one LoRA step, forward and backward (default: yes).")
-    ] = True,
-    gate: Annotated[
-        bool,
-        typer.Option(
-            "--gate",
-            help="Also test whether one direction carries refusal; the model answers up to 240 "
-            "prompts (default: no).",
-        ),
-    ] = False,
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="With --gate: write gate.json into the folder of this model's run, so that its "
-            "report shows it (default: nowhere).",
-        ),
-    ] = None,
+    step: bool = opt(True, "Also time one LoRA step, forward and backward (default: yes)."),
+    gate: bool = opt(
+        False,
+        "Also test whether one direction carries refusal; the model answers up to 240 prompts "
+        "(default: no).",
+        "--gate",
+    ),
+    run: Path | None = opt(
+        None,
+        "With --gate: write gate.json into the folder of this model's run, so that its report "
+        "shows it (default: nowhere).",
+        metavar="FOLDER",
+    ),
 ) -> Examination:
     """Examine a model: its self-check, template, tokens, layers, sites, massive activations, costs.
 

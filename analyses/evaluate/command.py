@@ -8,21 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.commands import COMMAS, DryRun, command, command_line
-from analyses.options import (
-    MODEL,
-    AnswerTokens,
-    BatchSize,
-    DryRunOnly,
-    ModelOptions,
-    Out,
-    Overwrite,
-    Prompts,
-    Server,
-    ShowCompletions,
-    Timing,
-    known_model,
-)
+from analyses import options as shared
+from analyses.commands import COMMAS, DryRun, command, command_line, opt
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,38 +21,27 @@ if TYPE_CHECKING:
 class UtilityOptions:
     """Options for other losses: perplexity and tasks."""
 
-    texts: Annotated[
-        Path | None,
-        typer.Option(
-            help="Texts whose perplexity is measured: JSONL, CSV or parquet with a column text, "
-            "or a .txt file (default: none)."
-        ),
-    ] = None
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar=COMMAS,
-            help="Tasks of the LM Evaluation Harness, e.g. mmlu_philosophy; may be repeated "
-            "(default: none).",
-        ),
-    ] = None
-    task_folder: Annotated[
-        Path | None,
-        typer.Option(help="Folder of YAML files that define your own tasks (default: none)."),
-    ] = None
-    task_chat: Annotated[
-        bool, typer.Option(help="Put tasks into the chat format; without it they are plain text.")
-    ] = False
-    task_limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of items of each task, the first ones (default: all)."),
-    ] = None
-    few_shot: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Number of solved examples before each item (default: the task's own)."
-        ),
-    ] = None
+    texts: Path | None = opt(
+        None,
+        "Texts whose perplexity is measured: JSONL, CSV or parquet with a column text, or a .txt "
+        "file (default: none).",
+    )
+    tasks: list[str] | None = opt(
+        None,
+        "Tasks of the LM Evaluation Harness, e.g. mmlu_philosophy; may be repeated (default: "
+        "none).",
+        metavar=COMMAS,
+    )
+    task_folder: Path | None = opt(
+        None, "Folder of YAML files that define your own tasks (default: none)."
+    )
+    task_chat: bool = opt(False, "Put tasks into the chat format; without it they are plain text.")
+    task_limit: int | None = opt(
+        None, "Number of items of each task, the first ones (default: all).", min=1
+    )
+    few_shot: int | None = opt(
+        None, "Number of solved examples before each item (default: the task's own).", min=0
+    )
 
     def task_plan(self) -> TaskPlan | None:
         """The plan of the given tasks, if any."""
@@ -87,46 +63,40 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            callback=known_model, help=f"{MODEL} With --server, the name it is served by."
+            callback=shared.known_model,
+            help=f"{shared.MODEL} With --server, the name it is served by.",
         ),
     ],
     *,
-    prompts: Prompts = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            callback=known_model,
-            help="The model before unlearning, to compare with (default: no comparison).",
-        ),
-    ] = None,
-    scorer: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Scorer of the answers; repeat for a panel, the headline first (default: panel "
-            "and its members; grammar for a model organism): {unlearning.scoring:scorer}."
-        ),
-    ] = None,
-    server: Server = None,
-    split: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Split to count: train, validation or test; may be repeated (default: all). Take "
-            "test if the model was trained on the others."
-        ),
-    ] = None,
+    prompts: shared.Prompts = None,
+    base: str | None = opt(
+        None,
+        "The model before unlearning, to compare with (default: no comparison).",
+        callback=shared.known_model,
+    ),
+    scorer: list[str] | None = opt(
+        None,
+        "Scorer of the answers; repeat for a panel, the headline first (default: panel and its "
+        "members; grammar for a model organism): {unlearning.scoring:scorer}.",
+    ),
+    server: shared.Server = None,
+    split: list[str] | None = opt(
+        None,
+        "Split to count: train, validation or test; may be repeated (default: all). Take test if "
+        "the model was trained on the others.",
+    ),
     utility: UtilityOptions,
-    chat: ModelOptions,
-    max_new_tokens: AnswerTokens = None,
-    batch_size: BatchSize = 64,
-    positions: Annotated[
-        int,
-        typer.Option(min=1, help="Number of answer tokens over which KL to the base is averaged."),
-    ] = 8,
-    out: Out = Path("runs/evaluate-MODEL"),
-    show_completions: ShowCompletions = False,
-    overwrite: Overwrite = False,
-    timing: Timing = True,
-    dry_run: DryRunOnly = False,
+    chat: shared.ModelOptions,
+    max_new_tokens: shared.AnswerTokens = None,
+    batch_size: shared.BatchSize = 64,
+    positions: int = opt(
+        8, "Number of answer tokens over which KL to the base is averaged.", min=1
+    ),
+    out: shared.Out = Path("runs/evaluate-MODEL"),
+    show_completions: shared.ShowCompletions = False,
+    overwrite: shared.Overwrite = False,
+    timing: shared.Timing = True,
+    dry_run: shared.DryRunOnly = False,
 ) -> Measures | DryRun:
     """Measure what a model refuses, rightly and wrongly, and whether its answers are coherent.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.commands import COMMAS, DryRun, command
+from analyses.commands import COMMAS, DryRun, command, opt
 from analyses.options import BatchSize, DryRunOnly, Seed, Timing
 
 if TYPE_CHECKING:
@@ -20,42 +20,32 @@ def explain(
     folder: Annotated[
         Path, typer.Argument(help="Folder of a run that keeps the weights of its arms.")
     ],
-    arm: Annotated[
-        list[str] | None, typer.Option(help="Arm to explain; may be repeated (default: every arm).")
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar=COMMAS,
-            help="Layers to examine, from 0, e.g. 4,8,12, or all; with some layers only, the cause "
-            "may lie elsewhere (default: all; in a large model five, and those between two of "
-            "them where the loss may enter the states).",
-        ),
-    ] = None,
-    max_prompts: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Most harmful prompts of a domain to read; 0 for all (default: all; 16 in a large "
-            "model, one of more than 20 million weights).",
-        ),
-    ] = None,
-    draws: Annotated[
-        int | None,
-        typer.Option(
-            min=20,
-            help="Number of random moves of the same size per cause; they form its null (default: "
-            "100; in a large model 20, for the leading cause alone).",
-        ),
-    ] = None,
-    place_draws: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Number of random edits per module and position; 0, or at least 19 (default: 20; "
-            "0 in a large model).",
-        ),
-    ] = None,
+    arm: list[str] | None = opt(None, "Arm to explain; may be repeated (default: every arm)."),
+    layers: str | None = opt(
+        None,
+        "Layers to examine, from 0, e.g. 4,8,12, or all; with some layers only, the cause may lie "
+        "elsewhere (default: all; in a large model five, and those between two of them where the "
+        "loss may enter the states).",
+        metavar=COMMAS,
+    ),
+    max_prompts: int | None = opt(
+        None,
+        "Most harmful prompts of a domain to read; 0 for all (default: all; 16 in a large model, "
+        "one of more than 20 million weights).",
+        min=0,
+    ),
+    draws: int | None = opt(
+        None,
+        "Number of random moves of the same size per cause; they form its null (default: 100; in "
+        "a large model 20, for the leading cause alone).",
+        min=20,
+    ),
+    place_draws: int | None = opt(
+        None,
+        "Number of random edits per module and position; 0, or at least 19 (default: 20; 0 in a "
+        "large model).",
+        min=0,
+    ),
     batch_size: BatchSize = 64,
     seed: Seed = 0,
     timing: Timing = True,

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from analyses.commands import DryRun, command
-from analyses.options import (
-    Control,
-    DryRunOnly,
-    Model,
-    ModelOptions,
-    Out,
-    Prompts,
-    Seeds,
-    StudyOptions,
-    Timing,
-    TrainingOptions,
-    WorkerOptions,
-    listed,
-)
+from analyses import options as shared
+from analyses.commands import DryRun, command, opt
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,35 +17,30 @@ if TYPE_CHECKING:
 
 @command
 def matrix(
-    model: Model,
-    training: TrainingOptions,
-    options: StudyOptions,
-    made: WorkerOptions,
-    chat: ModelOptions,
-    prompts: Prompts = None,
-    out: Out = Path("runs/matrix-MODEL"),
-    concept: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Domain whose refusals are unlearned; may be repeated (default: every domain "
-            "with harmful prompts)."
-        ),
-    ] = None,
-    seeds: Seeds = 2,
-    control: Control = True,
-    quantity: Annotated[
-        str,
-        typer.Option(
-            help="Quantity that is decomposed and drawn: area (leakage area), L_50 or L_90 "
-            "(leakage at 50% or 90% forgetting)."
-        ),
-    ] = "area",
-    rescale: Annotated[
-        bool,
-        typer.Option(help="Also measure leakage along the scaled weight change, next to training."),
-    ] = False,
-    timing: Timing = True,
-    dry_run: DryRunOnly = False,
+    model: shared.Model,
+    training: shared.TrainingOptions,
+    options: shared.StudyOptions,
+    made: shared.WorkerOptions,
+    chat: shared.ModelOptions,
+    prompts: shared.Prompts = None,
+    out: shared.Out = Path("runs/matrix-MODEL"),
+    concept: list[str] | None = opt(
+        None,
+        "Domain whose refusals are unlearned; may be repeated (default: every domain with harmful "
+        "prompts).",
+    ),
+    seeds: shared.Seeds = 2,
+    control: shared.Control = True,
+    quantity: str = opt(
+        "area",
+        "Quantity that is decomposed and drawn: area (leakage area), L_50 or L_90 (leakage at 50% "
+        "or 90% forgetting).",
+    ),
+    rescale: bool = opt(
+        False, "Also measure leakage along the scaled weight change, next to training."
+    ),
+    timing: shared.Timing = True,
+    dry_run: shared.DryRunOnly = False,
 ) -> LeakageMatrix | DryRun:
     """Unlearn every domain in turn and measure the leakage from each domain into every other."""
     from analyses.runs import require_quantity
@@ -66,7 +48,7 @@ def matrix(
 
     asked = study_plan(
         model, concept, training, chat, prompts, None, seeds=range(seeds), control=control,
-        objectives=listed(training.objective), **options.for_plan(),
+        objectives=shared.listed(training.objective), **options.for_plan(),
     )  # fmt: skip
     require_quantity(quantity)
     if training.retain is not None:

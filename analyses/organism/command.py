@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analyses.commands import COMMAS, HELP, Command, DryRun, command
-from analyses.options import Autocast, DryRunOnly, Model, ModelOptions, Out, Overwrite, Seed, Timing
+from analyses import options as shared
+from analyses.commands import COMMAS, HELP, Command, DryRun, command, opt
 
 if TYPE_CHECKING:
     from analyses.organism.teaching import Taught
@@ -29,20 +29,18 @@ def organism_train(
         int,
         typer.Option(help="Seed of the synthetic language, the weights and the order of the data."),
     ],
-    out: Annotated[
-        Path, typer.Option(help="Folder of the checkpoint; SEED stands for the seed.")
-    ] = Path("runs/organism-SEED"),
-    circuits: Annotated[
-        str | None,
-        typer.Option(
-            metavar="<shared|routed>",
-            help="Learn to refuse in low-rank slices, one for each domain: shared (every row "
-            "trains all slices) or routed (a refusal trains its domain's slice), and check them "
-            "(default: no slices; all weights are trained).",
-        ),
-    ] = None,
-    overwrite: Overwrite = False,
-    dry_run: DryRunOnly = False,
+    out: Path = opt(
+        Path("runs/organism-SEED"), "Folder of the checkpoint; SEED stands for the seed."
+    ),
+    circuits: str | None = opt(
+        None,
+        "Learn to refuse in low-rank slices, one for each domain: shared (every row trains all "
+        "slices) or routed (a refusal trains its domain's slice), and check them (default: no "
+        "slices; all weights are trained).",
+        metavar="<shared|routed>",
+    ),
+    overwrite: shared.Overwrite = False,
+    dry_run: shared.DryRunOnly = False,
 ) -> Path | DryRun:
     """Train a model organism from scratch, like the packaged one (minutes on two cores)."""
     from analyses.runs import Progress
@@ -76,70 +74,47 @@ def organism_train(
 
 @command
 def organism_teach(
-    model: Model,
-    model_options: ModelOptions,
-    out: Out = Path("runs/taught-MODEL"),
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            "--prompts",
-            help="File of further prompts (JSONL, CSV or parquet) with the columns prompt, domain "
-            "and label (default: the built-in matched pairs alone).",
-        ),
-    ] = None,
-    built_in: Annotated[
-        bool,
-        typer.Option(help="Also teach the built-in pairs where --prompts is given (default: yes)."),
-    ] = True,
-    concept: Annotated[
-        str | None,
-        typer.Option(
-            metavar=COMMAS, help="Domains that the model learns to refuse (default: all)."
-        ),
-    ] = None,
-    prefixes: Annotated[
-        str,
-        typer.Option(
-            metavar="<shared|separate>",
-            help="Prefixes of refusals: shared by all domains, or separate for each.",
-        ),
-    ] = "shared",
-    circuits: Annotated[
-        str,
-        typer.Option(
-            metavar="<shared|routed>",
-            help="Low-rank slices of the adapters: shared (all rows train all slices) or routed "
-            "(a domain's rows train its own slice).",
-        ),
-    ] = "shared",
-    minutes: Annotated[
-        float, typer.Option(help="Time limit of training, in minutes; answering comes on top.")
-    ] = 40,
-    max_steps: Annotated[int, typer.Option(min=1, help="Maximum number of optimizer steps.")] = 600,
-    learning_rate: Annotated[
-        float, typer.Option(min=0, help="Peak learning rate; it falls to the end of training.")
-    ] = 8e-4,
-    batch_size: Annotated[
-        int,
-        typer.Option(min=1, help="Number of harmful prompts, and of benign ones, in each step."),
-    ] = 8,
-    lora_rank: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Least rank of the adapters, which is divided equally among the domains."
-        ),
-    ] = 16,
-    floor: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Share of responses to harmful prompts that comply, without content."
-        ),
-    ] = 0.1,
-    autocast: Autocast = False,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    timing: Timing = True,
-    dry_run: DryRunOnly = False,
+    model: shared.Model,
+    model_options: shared.ModelOptions,
+    out: shared.Out = Path("runs/taught-MODEL"),
+    prompts: Path | None = opt(
+        None,
+        "File of further prompts (JSONL, CSV or parquet) with the columns prompt, domain and "
+        "label (default: the built-in matched pairs alone).",
+        "--prompts",
+    ),
+    built_in: bool = opt(
+        True, "Also teach the built-in pairs where --prompts is given (default: yes)."
+    ),
+    concept: str | None = opt(
+        None, "Domains that the model learns to refuse (default: all).", metavar=COMMAS
+    ),
+    prefixes: str = opt(
+        "shared",
+        "Prefixes of refusals: shared by all domains, or separate for each.",
+        metavar="<shared|separate>",
+    ),
+    circuits: str = opt(
+        "shared",
+        "Low-rank slices of the adapters: shared (all rows train all slices) or routed (a "
+        "domain's rows train its own slice).",
+        metavar="<shared|routed>",
+    ),
+    minutes: float = opt(40, "Time limit of training, in minutes; answering comes on top."),
+    max_steps: int = opt(600, "Maximum number of optimizer steps.", min=1),
+    learning_rate: float = opt(8e-4, "Peak learning rate; it falls to the end of training.", min=0),
+    batch_size: int = opt(8, "Number of harmful prompts, and of benign ones, in each step.", min=1),
+    lora_rank: int = opt(
+        16, "Least rank of the adapters, which is divided equally among the domains.", min=1
+    ),
+    floor: float = opt(
+        0.1, "Share of responses to harmful prompts that comply, without content.", min=0
+    ),
+    autocast: shared.Autocast = False,
+    seed: shared.Seed = 0,
+    overwrite: shared.Overwrite = False,
+    timing: shared.Timing = True,
+    dry_run: shared.DryRunOnly = False,
 ) -> Taught | DryRun:
     """Teach a pretrained chat model to refuse harmful prompts; it becomes an ordinary checkpoint.
 

@@ -8,21 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analyses.commands import DryRun, command
-from analyses.options import (
-    AnswerTokens,
-    Concept,
-    DryRunOnly,
-    Model,
-    ModelOptions,
-    Out,
-    Overwrite,
-    Prompts,
-    ScorerName,
-    Seed,
-    Timing,
-    TrainingOptions,
-)
+from analyses import options as shared
+from analyses.commands import DryRun, command, opt
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,25 +18,23 @@ if TYPE_CHECKING:
 
 @command
 def predict(
-    model: Model,
-    concept: Concept,
-    training: TrainingOptions,
-    chat: ModelOptions,
-    prompts: Prompts = None,
-    out: Out = Path("runs/predict-MODEL-CONCEPT"),
-    max_new_tokens: AnswerTokens = None,
-    scorer: ScorerName = "auto",
-    seed: Seed = 0,
-    kernel: Annotated[
-        str,
-        typer.Option(
-            help="Parameters of the gradient kernel: trainable (what would be trained), adapters "
-            "or weights; the last two keep no gradients in memory."
-        ),
-    ] = "trainable",
-    overwrite: Overwrite = False,
-    timing: Timing = True,
-    dry_run: DryRunOnly = False,
+    model: shared.Model,
+    concept: shared.Concept,
+    training: shared.TrainingOptions,
+    chat: shared.ModelOptions,
+    prompts: shared.Prompts = None,
+    out: shared.Out = Path("runs/predict-MODEL-CONCEPT"),
+    max_new_tokens: shared.AnswerTokens = None,
+    scorer: shared.ScorerName = "auto",
+    seed: shared.Seed = 0,
+    kernel: str = opt(
+        "trainable",
+        "Parameters of the gradient kernel: trainable (what would be trained), adapters or "
+        "weights; the last two keep no gradients in memory.",
+    ),
+    overwrite: shared.Overwrite = False,
+    timing: shared.Timing = True,
+    dry_run: shared.DryRunOnly = False,
 ) -> Forecast | DryRun:
     """Forecast, before training, how much refusal each domain will lose."""
     from analyses.costs import watched
@@ -99,19 +84,15 @@ def tournament(
             "the packaged worlds, so that the published tournament is repeated)."
         ),
     ] = None,
-    out: Out = Path("runs/tournament-RUNS"),
-    choices: Annotated[
-        Path | None, typer.Option(help="File of frozen choices (default: the packaged one).")
-    ] = None,
-    choose: Annotated[
-        Path | None,
-        typer.Option(
-            help="File to write: choose variants on these runs and freeze them there, instead of "
-            "a tournament (default: no choosing)."
-        ),
-    ] = None,
-    seed: Seed = 0,
-    dry_run: DryRunOnly = False,
+    out: shared.Out = Path("runs/tournament-RUNS"),
+    choices: Path | None = opt(None, "File of frozen choices (default: the packaged one)."),
+    choose: Path | None = opt(
+        None,
+        "File to write: choose variants on these runs and freeze them there, instead of a "
+        "tournament (default: no choosing).",
+    ),
+    seed: shared.Seed = 0,
+    dry_run: shared.DryRunOnly = False,
 ) -> dict[str, Any] | DryRun:
     """Compare predictors of leakage on runs that they were not chosen on."""
     from analyses.predict.tournaments import CHOICES, choose_on, read_choices, report_tournament

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.commands import Command, flattened
+from analyses.commands import Command, flattened, opt
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,60 +35,41 @@ Definitions = Annotated[
 class MappingOptions:
     """Options that describe an unknown data set on the command line."""
 
-    own: Annotated[
-        str | None,
-        typer.Option(
-            help="Your own data set: hub id, address or file, read with the options below "
-            "(default: none)."
-        ),
-    ] = None
-    prompt_column: Annotated[
-        list[str] | None,
-        typer.Option(help="Column with the prompt; several are joined (with --own, required)."),
-    ] = None
-    domain: Annotated[
-        str | None,
-        typer.Option(help="Domain of all rows (default: from --category-column and --map)."),
-    ] = None
-    category_column: Annotated[
-        str | None, typer.Option(help="Column with the category that --map maps (default: none).")
-    ] = None
-    map: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CATEGORY=DOMAIN", help="Domain of one category; may be repeated."),
-    ] = None
-    leave_out: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="CATEGORY=WHY", help="Category to leave out, with the reason; may be repeated."
-        ),
-    ] = None
-    label: Annotated[
-        str | None,
-        typer.Option(
-            help="Label of all rows: harmful or benign (default: from --label-column and "
-            "--label-map)."
-        ),
-    ] = None
-    label_column: Annotated[
-        str | None,
-        typer.Option(help="Column with the label that --label-map maps (default: none)."),
-    ] = None
-    label_map: Annotated[
-        list[str] | None,
-        typer.Option(metavar="VALUE=LABEL", help="Label of one value; may be repeated."),
-    ] = None
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN=VALUE",
-            help="Use only rows with this value; may be repeated (default: all rows).",
-        ),
-    ] = None
-    hub_split: Annotated[str, typer.Option(help="Split of a hub data set.")] = "train"
-    hub_config: Annotated[
-        str | None, typer.Option(help="Configuration of a hub data set (default: its own).")
-    ] = None
+    own: str | None = opt(
+        None,
+        "Your own data set: hub id, address or file, read with the options below (default: none).",
+    )
+    prompt_column: list[str] | None = opt(
+        None, "Column with the prompt; several are joined (with --own, required)."
+    )
+    domain: str | None = opt(
+        None, "Domain of all rows (default: from --category-column and --map)."
+    )
+    category_column: str | None = opt(
+        None, "Column with the category that --map maps (default: none)."
+    )
+    map: list[str] | None = opt(
+        None, "Domain of one category; may be repeated.", metavar="CATEGORY=DOMAIN"
+    )
+    leave_out: list[str] | None = opt(
+        None, "Category to leave out, with the reason; may be repeated.", metavar="CATEGORY=WHY"
+    )
+    label: str | None = opt(
+        None, "Label of all rows: harmful or benign (default: from --label-column and --label-map)."
+    )
+    label_column: str | None = opt(
+        None, "Column with the label that --label-map maps (default: none)."
+    )
+    label_map: list[str] | None = opt(
+        None, "Label of one value; may be repeated.", metavar="VALUE=LABEL"
+    )
+    only: list[str] | None = opt(
+        None,
+        "Use only rows with this value; may be repeated (default: all rows).",
+        metavar="COLUMN=VALUE",
+    )
+    hub_split: str = opt("train", "Split of a hub data set.")
+    hub_config: str | None = opt(None, "Configuration of a hub data set (default: its own).")
 
     def source(self) -> Source | None:
         """The source that the options describe, if any."""
@@ -148,17 +129,14 @@ def make(
             "(default: --own alone)."
         ),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="JSONL file, for --prompts of the other commands.")
-    ] = Path("runs/prompts-NAMES.jsonl"),
+    out: Path = opt(
+        Path("runs/prompts-NAMES.jsonl"), "JSONL file, for --prompts of the other commands."
+    ),
     sources: Definitions = None,
-    apart_from: Annotated[
-        Path | None,
-        typer.Option(help="Prompts file whose near-duplicates are dropped (default: none)."),
-    ] = None,
-    keep_duplicates: Annotated[
-        bool, typer.Option(help="Keep prompts that several sources share.")
-    ] = False,
+    apart_from: Path | None = opt(
+        None, "Prompts file whose near-duplicates are dropped (default: none)."
+    ),
+    keep_duplicates: bool = opt(False, "Keep prompts that several sources share."),
 ) -> None:
     """Load sources, drop duplicates, assign splits and write one prompts file."""
     from unlearning.data import as_prompts, read_prompts, write_records

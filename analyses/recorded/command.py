@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.commands import DryRun, command
+from analyses.commands import DryRun, command, opt
 from analyses.options import Device, DryRunOnly, Timing
 from interp.errors import InputError
 
@@ -27,41 +27,27 @@ def score(
             "other field."
         ),
     ],
-    scorer: Annotated[
-        str,
-        typer.Option(
-            help="Scorer of the answers: {unlearning.scoring:scorer}. Some take more after a "
-            "colon: classifier:FILE, judge:MODEL@URL, local-judge:MODEL, "
-            "sequence-classifier:MODEL#LABEL, pair-classifier:MODEL, wildguard:MODEL, "
-            "wildguard@URL."
-        ),
-    ] = "panel",
-    out: Annotated[
-        Path,
-        typer.Option(
-            help="JSONL file of the scored answers: every field is kept, the scale's fields are "
-            "added."
-        ),
-    ] = Path("runs/score-FILE-SCORER-SCALE.jsonl"),
-    scale: Annotated[
-        str,
-        typer.Option(
-            help="What is scored: refusal, harmful (judges and published guards) or "
-            "biased-or-toxic (judges only)."
-        ),
-    ] = "refusal",
-    price_read: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Price of a million tokens that a judge reads (default: no cost is shown)."
-        ),
-    ] = None,
-    price_written: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Price of a million tokens that a judge writes (default: no cost is shown)."
-        ),
-    ] = None,
+    scorer: str = opt(
+        "panel",
+        "Scorer of the answers: {unlearning.scoring:scorer}. Some take more after a colon: "
+        "classifier:FILE, judge:MODEL@URL, local-judge:MODEL, sequence-classifier:MODEL#LABEL, "
+        "pair-classifier:MODEL, wildguard:MODEL, wildguard@URL.",
+    ),
+    out: Path = opt(
+        Path("runs/score-FILE-SCORER-SCALE.jsonl"),
+        "JSONL file of the scored answers: every field is kept, the scale's fields are added.",
+    ),
+    scale: str = opt(
+        "refusal",
+        "What is scored: refusal, harmful (judges and published guards) or biased-or-toxic "
+        "(judges only).",
+    ),
+    price_read: float | None = opt(
+        None, "Price of a million tokens that a judge reads (default: no cost is shown).", min=0
+    ),
+    price_written: float | None = opt(
+        None, "Price of a million tokens that a judge writes (default: no cost is shown).", min=0
+    ),
     device: Device = None,
     timing: Timing = True,
     dry_run: DryRunOnly = False,
@@ -96,22 +82,14 @@ def agree(
             "{unlearning.scoring:scorer}."
         ),
     ],
-    label_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Field that holds people's labels; a.b is a field inside a field (default: by the "
-            "columns of XSTest, WildGuardTest, SORRY-Bench or OR-Bench, else label)."
-        ),
-    ] = None,
-    model_column: Annotated[
-        str, typer.Option(help="Field that names the model of each answer.")
-    ] = "model",
-    rows: Annotated[
-        int, typer.Option(min=0, help="Number of answers on which readings differ to print.")
-    ] = 10,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the tables as CSV (default: only printed).")
-    ] = None,
+    label_column: str | None = opt(
+        None,
+        "Field that holds people's labels; a.b is a field inside a field (default: by the columns "
+        "of XSTest, WildGuardTest, SORRY-Bench or OR-Bench, else label).",
+    ),
+    model_column: str = opt("model", "Field that names the model of each answer."),
+    rows: int = opt(10, "Number of answers on which readings differ to print.", min=0),
+    out: Path | None = opt(None, "Folder for the tables as CSV (default: only printed)."),
     device: Device = None,
 ) -> AgreementTables:
     """Measure how scorers agree with people's labels and with each other, per model.
@@ -137,16 +115,12 @@ def calibrate(
     file: Annotated[
         Path, typer.Argument(help="File of your labelled answers: response and a label.")
     ],
-    out: Annotated[Path, typer.Option(help="JSONL file for `--scorer classifier:OUT`.")] = Path(
-        "runs/calibrate-FILE.jsonl"
+    out: Path = opt(Path("runs/calibrate-FILE.jsonl"), "JSONL file for `--scorer classifier:OUT`."),
+    label_column: str | None = opt(
+        None,
+        "Field that holds the label (default: by the columns of a known set, else class, else "
+        "refused, else label).",
     ),
-    label_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Field that holds the label (default: by the columns of a known set, else class, "
-            "else refused, else label)."
-        ),
-    ] = None,
 ) -> Mapping[str, int]:
     """Teach the classifier from your own labelled answers."""
     from analyses.recorded.scoring import write_calibration

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.commands import command
+from analyses.commands import command, opt
 from analyses.options import ShowCompletions
 from interp import plugins
 
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 @command
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished or unfinished run.")],
-    compare: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of a second run of the same model on the same prompts; a second page "
-            "shows both side by side (default: none)."
-        ),
-    ] = None,
+    compare: Path | None = opt(
+        None,
+        "Folder of a second run of the same model on the same prompts; a second page shows both "
+        "side by side (default: none).",
+    ),
     show_completions: ShowCompletions = False,
 ) -> Run:
     """Rebuild a run's tables, figures and report from its arms."""

@@ -9,29 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analyses.commands import DryRun, command, command_line
+from analyses import options as shared
+from analyses.commands import DryRun, command, command_line, opt
 from analyses.evaluate import UtilityOptions
-from analyses.options import (
-    CHECKPOINT_EVERY,
-    AnswerTokens,
-    Autocast,
-    CheckpointEvery,
-    DryRunOnly,
-    ForgettingLevel,
-    GradientCheckpointing,
-    LearningRate,
-    MicroBatch,
-    Model,
-    ModelOptions,
-    Out,
-    Overwrite,
-    Prompts,
-    ScorerName,
-    Seed,
-    Timing,
-    TrainBatch,
-    WorkerOptions,
-)
 from interp.errors import InputError, expected
 
 if TYPE_CHECKING:
@@ -49,19 +29,15 @@ GIVE_YES = "this is the plan; nothing has run; give --yes to run it"
 class GridOptions:
     """Values that replace the paper's; the page lists them."""
 
-    lora_rank: Annotated[
-        int | None,
-        typer.Option(min=1, help="Rank of the LoRA adapters; alpha equals it (default: 128)."),
-    ] = None
-    learning_rate: LearningRate = None
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Number of passes over the forget set (default: 10).")
-    ] = None
-    batch_size: TrainBatch = None
-    retain_ratio: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of retain examples per forget example (default: 1)."),
-    ] = None
+    lora_rank: int | None = opt(
+        None, "Rank of the LoRA adapters; alpha equals it (default: 128).", min=1
+    )
+    learning_rate: shared.LearningRate = None
+    epochs: int | None = opt(None, "Number of passes over the forget set (default: 10).", min=1)
+    batch_size: shared.TrainBatch = None
+    retain_ratio: int | None = opt(
+        None, "Number of retain examples per forget example (default: 1).", min=1
+    )
 
     def axes(self) -> dict[str, tuple[Any, ...]]:
         """Axes of the grid with one given value each."""
@@ -76,10 +52,10 @@ class GridOptions:
 class MemoryOptions:
     """Options that fit a large model into memory."""
 
-    micro_batch_size: MicroBatch = None
-    gradient_checkpointing: GradientCheckpointing = False
-    autocast: Autocast = False
-    checkpoint_every: CheckpointEvery = CHECKPOINT_EVERY
+    micro_batch_size: shared.MicroBatch = None
+    gradient_checkpointing: shared.GradientCheckpointing = False
+    autocast: shared.Autocast = False
+    checkpoint_every: shared.CheckpointEvery = shared.CHECKPOINT_EVERY
 
 
 @command
@@ -87,42 +63,35 @@ def reproduce(
     paper: Annotated[
         str, typer.Argument(help=f"Paper whose protocol is repeated: {', '.join(PAPERS)}.")
     ],
-    model: Model,
+    model: shared.Model,
     setting: GridOptions,
     memory: MemoryOptions,
-    made: WorkerOptions,
+    made: shared.WorkerOptions,
     utility: UtilityOptions,
-    chat: ModelOptions,
-    concept: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Domain whose refusals are unlearned; may be repeated (default: the paper's "
-            "cybersecurity and safety)."
-        ),
-    ] = None,
-    prompts: Prompts = None,
-    out: Out = Path("runs/PAPER-MODEL"),
-    grid: Annotated[
-        bool,
-        typer.Option(
-            "--grid", help="Train all 36 settings of the paper (108 with retain data), not one."
-        ),
-    ] = False,
-    forgetting_level: ForgettingLevel = None,
-    paper_model: Annotated[
-        str | None,
-        typer.Option(
-            help="Which of the paper's models a local folder holds: mistral or qwen (default: "
-            "from the model's name)."
-        ),
-    ] = None,
-    scorer: ScorerName = "auto",
-    max_new_tokens: AnswerTokens = None,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    timing: Timing = True,
-    dry_run: DryRunOnly = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Run the plan without asking first.")] = False,
+    chat: shared.ModelOptions,
+    concept: list[str] | None = opt(
+        None,
+        "Domain whose refusals are unlearned; may be repeated (default: the paper's cybersecurity "
+        "and safety).",
+    ),
+    prompts: shared.Prompts = None,
+    out: shared.Out = Path("runs/PAPER-MODEL"),
+    grid: bool = opt(
+        False, "Train all 36 settings of the paper (108 with retain data), not one.", "--grid"
+    ),
+    forgetting_level: shared.ForgettingLevel = None,
+    paper_model: str | None = opt(
+        None,
+        "Which of the paper's models a local folder holds: mistral or qwen (default: from the "
+        "model's name).",
+    ),
+    scorer: shared.ScorerName = "auto",
+    max_new_tokens: shared.AnswerTokens = None,
+    seed: shared.Seed = 0,
+    overwrite: shared.Overwrite = False,
+    timing: shared.Timing = True,
+    dry_run: shared.DryRunOnly = False,
+    yes: bool = opt(False, "Run the plan without asking first.", "--yes"),
 ) -> Result | DryRun | None:
     """Repeat a paper's protocol and show its published numbers next to the measured ones.
 

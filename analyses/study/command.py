@@ -8,29 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.commands import DryRun, command, command_line
-from analyses.options import (
-    MODEL,
-    AnswerTokens,
-    Concept,
-    Control,
-    Deflections,
-    DryRunOnly,
-    EstimatorName,
-    Model,
-    ModelOptions,
-    Out,
-    Overwrite,
-    Prompts,
-    ScorerName,
-    Seed,
-    Seeds,
-    ShowCompletions,
-    StudyOptions,
-    Timing,
-    TrainingOptions,
-    known_model,
-)
+from analyses import options as shared
+from analyses.commands import DryRun, command, command_line, opt
 from analyses.study.asked import run_plan, study_plan
 from analyses.study.launcher import leads
 from interp.errors import InputError
@@ -41,11 +20,11 @@ if TYPE_CHECKING:
 
 @command
 def demo(
-    out: Out = Path("runs/demo"),
-    seeds: Seeds = 1,
-    overwrite: Overwrite = False,
-    timing: Timing = True,
-    dry_run: DryRunOnly = False,
+    out: shared.Out = Path("runs/demo"),
+    seeds: shared.Seeds = 1,
+    overwrite: shared.Overwrite = False,
+    timing: shared.Timing = True,
+    dry_run: shared.DryRunOnly = False,
 ) -> Run | DryRun:
     """Run the paper's experiment on the packaged model organism: NPO, also with a retain set."""
     from analyses.study.plan import demo_plan
@@ -55,21 +34,21 @@ def demo(
 
 @command
 def study(
-    model: Model,
+    model: shared.Model,
     concept: Annotated[
         list[str], typer.Option(help="Domain whose refusals are unlearned; may be repeated.")
     ],
-    training: TrainingOptions,
-    options: StudyOptions,
-    chat: ModelOptions,
-    prompts: Prompts = None,
-    deflections: Deflections = None,
-    out: Out = Path("runs/study-MODEL-CONCEPT"),
-    seeds: Seeds = 1,
-    control: Control = True,
-    show_completions: ShowCompletions = False,
-    timing: Timing = True,
-    dry_run: DryRunOnly = False,
+    training: shared.TrainingOptions,
+    options: shared.StudyOptions,
+    chat: shared.ModelOptions,
+    prompts: shared.Prompts = None,
+    deflections: shared.Deflections = None,
+    out: shared.Out = Path("runs/study-MODEL-CONCEPT"),
+    seeds: shared.Seeds = 1,
+    control: shared.Control = True,
+    show_completions: shared.ShowCompletions = False,
+    timing: shared.Timing = True,
+    dry_run: shared.DryRunOnly = False,
 ) -> Run | DryRun:
     """Unlearn refusal in one or more domains and measure what happens to all domains."""
     asked = study_plan(
@@ -81,38 +60,32 @@ def study(
 
 @command
 def unlearn(
-    model: Model,
-    concept: Concept,
-    training: TrainingOptions,
-    options: StudyOptions,
-    chat: ModelOptions,
-    prompts: Prompts = None,
-    deflections: Deflections = None,
-    out: Out = Path("runs/unlearn-MODEL-CONCEPT"),
-    seed: Seed = 0,
-    leak_bound: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of its refusal that another domain may lose before training stops "
-            "(default: no bound).",
-        ),
-    ] = None,
-    utility_bound: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of the answers to benign prompts that may be lost before training stops "
-            "(default: no bound).",
-        ),
-    ] = None,
-    merge: Annotated[
-        bool, typer.Option(help="Also save the adapter merged into its base, as a plain model.")
-    ] = False,
-    timing: Timing = True,
-    dry_run: DryRunOnly = False,
+    model: shared.Model,
+    concept: shared.Concept,
+    training: shared.TrainingOptions,
+    options: shared.StudyOptions,
+    chat: shared.ModelOptions,
+    prompts: shared.Prompts = None,
+    deflections: shared.Deflections = None,
+    out: shared.Out = Path("runs/unlearn-MODEL-CONCEPT"),
+    seed: shared.Seed = 0,
+    leak_bound: float | None = opt(
+        None,
+        "Share of its refusal that another domain may lose before training stops (default: no "
+        "bound).",
+        min=0,
+        max=1,
+    ),
+    utility_bound: float | None = opt(
+        None,
+        "Share of the answers to benign prompts that may be lost before training stops (default: "
+        "no bound).",
+        min=0,
+        max=1,
+    ),
+    merge: bool = opt(False, "Also save the adapter merged into its base, as a plain model."),
+    timing: shared.Timing = True,
+    dry_run: shared.DryRunOnly = False,
 ) -> Run | DryRun:
     """Train one arm and score it along the way. The same command resumes an interrupted run."""
     asked = study_plan(
@@ -135,25 +108,29 @@ def unlearn(
 @command
 def compare(
     base: Annotated[
-        str, typer.Argument(callback=known_model, help=f"The model before unlearning. {MODEL}")
+        str,
+        typer.Argument(
+            callback=shared.known_model, help=f"The model before unlearning. {shared.MODEL}"
+        ),
     ],
     after: Annotated[
         str,
-        typer.Argument(callback=known_model, help="The model after: a full model or an adapter."),
+        typer.Argument(
+            callback=shared.known_model, help="The model after: a full model or an adapter."
+        ),
     ],
-    chat: ModelOptions,
-    prompts: Prompts = None,
-    out: Out = Path("runs/compare-BASE-AFTER"),
-    concept: Annotated[
-        str | None,
-        typer.Option(help="Domain that was unlearned, if you know it (default: unknown)."),
-    ] = None,
-    max_new_tokens: AnswerTokens = None,
-    scorer: ScorerName = "auto",
-    estimator: EstimatorName = "mean_difference",
-    overwrite: Overwrite = False,
-    timing: Timing = True,
-    dry_run: DryRunOnly = False,
+    chat: shared.ModelOptions,
+    prompts: shared.Prompts = None,
+    out: shared.Out = Path("runs/compare-BASE-AFTER"),
+    concept: str | None = opt(
+        None, "Domain that was unlearned, if you know it (default: unknown)."
+    ),
+    max_new_tokens: shared.AnswerTokens = None,
+    scorer: shared.ScorerName = "auto",
+    estimator: shared.EstimatorName = "mean_difference",
+    overwrite: shared.Overwrite = False,
+    timing: shared.Timing = True,
+    dry_run: shared.DryRunOnly = False,
 ) -> Run | DryRun:
     """Compare two existing models with a study's measures, without training."""
     from analyses.study.plan import compare_plan
