@@ -79,27 +79,10 @@ class MeanDifference(Directed):
         (7, 3, 128)
     """
 
-    splits: int = 50
-    resamples: int = 100
-    level: float = 0.95
-    seed: int = 0
-
-    def fit(self, states: States, labels: Labels, groups: Sequence[object] | None = None) -> Self:
-        """Fit at every layer.
-
-        Args:
-            states: activations of positive and negative prompts.
-            labels: which are positive.
-            groups: prompts of one group (a matched pair) are never separated.
-
-        Raises:
-            InputError: fewer than four prompts on a side, or activations that are not finite.
-        """
-        contrast = Contrast.from_labels(states, labels, groups)
-        self._fit_contrast(contrast)
+    def _learn(self, contrast: Contrast, number: Float[np.ndarray, " layer"]) -> None:
+        # The plain means, because those in coordinates have rounding errors.
         self.direction_ = mean_difference(contrast.positive, contrast.negative)
         self.unit_direction_ = unit(self.direction_)
-        return self
 
     def prepared(self, contrast: Contrast) -> tuple[Sample, Refit]:
         """See :class:`~interp.directions.fitting.Directed`."""
@@ -149,10 +132,6 @@ class FirstPrincipalComponent(Directed):
     )
     # Measured: nominal 95% intervals covered 14 to 70% where two variances were similar.
     no_interval: ClassVar[str] = "in halves of the prompts, another component may come first"
-    splits: int = 50
-    resamples: int = 100
-    level: float = 0.95
-    seed: int = 0
 
     def fit(
         self, states: States, labels: Labels | None = None, groups: Sequence[object] | None = None
@@ -222,12 +201,8 @@ class PairedPrincipalComponent(Directed):
         "swapping the labels of a pair changes the sign of its difference, but the component of "
         "paired differences does not depend on signs"
     )
-    splits: int = 50
-    resamples: int = 100
-    level: float = 0.95
-    seed: int = 0
 
-    def fit(self, states: States, labels: Labels, groups: Sequence[object]) -> Self:
+    def fit(self, states: States, labels: Labels, groups: Sequence[object] | None = None) -> Self:
         """Fit at every layer.
 
         Args:
@@ -298,24 +273,8 @@ class WhitenedMeanDifference(Directed):
         >>> dirs = sp.fit_directions(acts, prompts, found)
     """
 
-    splits: int = 50
-    resamples: int = 100
-    level: float = 0.95
-    seed: int = 0
-
-    def fit(self, states: States, labels: Labels, groups: Sequence[object] | None = None) -> Self:
-        """Fit at every layer.
-
-        Args:
-            states: activations of positive and negative prompts.
-            labels: which are positive.
-            groups: prompts of one group (a matched pair) are never separated.
-
-        Raises:
-            InputError: fewer than four prompts on a side, or activations that are not finite.
-        """
-        self.shrinkage_ = self._fit_contrast(Contrast.from_labels(states, labels, groups))
-        return self
+    def _learn(self, contrast: Contrast, number: Float[np.ndarray, " layer"]) -> None:
+        self.shrinkage_ = number
 
     def prepared(self, contrast: Contrast) -> tuple[Sample, Refit]:
         """See :class:`~interp.directions.fitting.Directed`."""
@@ -365,25 +324,10 @@ class LogisticProbe(Directed):
     inverse_penalty: float = 1.0
     splits: int = 20
     resamples: int = 25
-    level: float = 0.95
-    seed: int = 0
 
-    def fit(self, states: States, labels: Labels, groups: Sequence[object] | None = None) -> Self:
-        """Fit at every layer.
-
-        Args:
-            states: activations of positive and negative prompts.
-            labels: which are positive.
-            groups: prompts of one group (a matched pair) are never separated.
-
-        Raises:
-            InputError: fewer than four prompts on a side, or activations that are not finite.
-        """
-        contrast = Contrast.from_labels(states, labels, groups)
-        intercept = self._fit_contrast(contrast)
+    def _learn(self, contrast: Contrast, number: Float[np.ndarray, " layer"]) -> None:
         middle = contrast.states.mean(axis=0)
-        self.intercept_ = intercept - np.einsum("ld,ld->l", self.direction_, middle)
-        return self
+        self.intercept_ = number - np.einsum("ld,ld->l", self.direction_, middle)
 
     def prepared(self, contrast: Contrast) -> tuple[Sample, Refit]:
         """See :class:`~interp.directions.fitting.Directed`."""

@@ -56,21 +56,27 @@ class Estimator(Protocol):
         """Fit at every layer."""
 
 
-class Reliable:
-    """Declares what :func:`fit_reliability` needs and what it sets."""
+class Learned:
+    """Declares what :func:`fit_reliability` sets."""
 
-    splits: int
-    resamples: int
-    level: float
-    seed: int
     reliability_: Float[np.ndarray, " layer"]
     reliability_low_: Float[np.ndarray, " layer"]
     reliability_high_: Float[np.ndarray, " layer"]
     n_: int
 
 
+@dataclass(kw_only=True)
+class Reliable(Learned):
+    """The settings of a split-half reliability; see :class:`~interp.directions.MeanDifference`."""
+
+    splits: int = 50
+    resamples: int = 100
+    level: float = 0.95
+    seed: int = 0
+
+
 class Directed(Reliable):
-    """Declares what :func:`fit_direction` sets, and how other labels of the same rows are fitted.
+    """Fits a direction and its reliability; an estimator defines :meth:`prepared`.
 
     ``no_null`` gives the reason why permuted labels do not give a null for the estimator.
     ``no_interval`` gives the reason why refits to halves of the prompts do not give an interval.
@@ -89,15 +95,29 @@ class Directed(Reliable):
         """
         raise NotImplementedError
 
-    def _fit_contrast(self, contrast: Contrast) -> Float[np.ndarray, " layer"]:
-        """Fit to all rows and to halves of them; returns the second output of ``solve``."""
+    def fit(self, states: States, labels: Labels, groups: Sequence[object] | None = None) -> Self:
+        """Fit at every layer.
+
+        Args:
+            states: activations of positive and negative prompts.
+            labels: which are positive.
+            groups: prompts of one group (a matched pair) are never separated.
+
+        Raises:
+            InputError: fewer than four prompts on a side, or activations that are not finite.
+        """
+        contrast = Contrast.from_labels(states, labels, groups)
         sample, refit = self.prepared(contrast)
         positive = contrast.classes == 0
 
         def solve(counts: Counts) -> tuple[Vectors, Float[np.ndarray, "sample layer"]]:
             return refit(np.broadcast_to(positive, counts.shape), counts)
 
-        return fit_direction(self, sample, solve)
+        self._learn(contrast, fit_direction(self, sample, solve))
+        return self
+
+    def _learn(self, contrast: Contrast, number: Float[np.ndarray, " layer"]) -> None:
+        """Set the other learned attributes; ``number`` is the second output of the refit."""
 
 
 @dataclass(frozen=True)

@@ -117,10 +117,6 @@ class Leace(Directed):
     """
 
     shrink: bool = True
-    splits: int = 50
-    resamples: int = 100
-    level: float = 0.95
-    seed: int = 0
 
     def fit(
         self,

@@ -56,10 +56,6 @@ class ContrastSubspace(Reliable):
     """
 
     dimensions: int = 2
-    splits: int = 50
-    resamples: int = 100
-    level: float = 0.95
-    seed: int = 0
 
     def fit(self, states: States, labels: Labels, groups: Sequence[object] | None = None) -> Self:
         """Fit at every layer.
