@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-from interp.figures import LABEL_COLOURS, figure_style, legend_above, new_figure, say, styled
-from interp.figures.style import (
-    BLUE,
-    FAINT,
-    GREEN,
-    INK,
-    MUTED,
-    NULL,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    YELLOW,
-)
-
-__all__ = [
-    "ANSWERS",
-    "BLUE",
-    "CONTAINED",
-    "DOMAIN_COLOURS",
-    "FAINT",
-    "GREEN",
-    "INK",
-    "MUTED",
-    "NEITHER",
-    "NULL",
-    "ORANGE",
-    "PLAIN",
-    "PURPLE",
-    "REFUSES",
-    "SKY",
-    "VERMILLION",
-    "YELLOW",
-    "domain_label",
-    "figure_style",
-    "legend_above",
-    "new_figure",
-    "say",
-    "styled",
-]
+from interp.figures import LABEL_COLOURS
+from interp.figures import figure_style as figure_style
+from interp.figures import legend_above as legend_above
+from interp.figures import new_figure as new_figure
+from interp.figures import say as say
+from interp.figures import styled as styled
+from interp.figures.style import BLUE as BLUE
+from interp.figures.style import FAINT as FAINT
+from interp.figures.style import GREEN as GREEN
+from interp.figures.style import INK as INK
+from interp.figures.style import MUTED as MUTED
+from interp.figures.style import NULL as NULL
+from interp.figures.style import ORANGE as ORANGE
+from interp.figures.style import PURPLE as PURPLE
+from interp.figures.style import SKY as SKY
+from interp.figures.style import VERMILLION as VERMILLION
 
 PLAIN, CONTAINED = VERMILLION, BLUE
 REFUSES, ANSWERS, NEITHER = "#8fb8d8", "#f2b84b", "#4b4b55"

@@ -59,8 +59,6 @@ from interp.statistics import (
     permuted_weights,
 )
 
-__all__ = ["Contrast", "SimilarityMap", "cosine_between", "cosine_map", "plain_cosines"]
-
 
 def cosine_between(a: Contrast, b: Contrast, *, level: float = 0.95) -> Estimates:
     """Cross-fitted cosine between two contrasts of different prompts, per layer.

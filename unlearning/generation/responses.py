@@ -42,8 +42,6 @@ from interp.store import content_key
 from unlearning.data import text_hash
 from unlearning.generation.answer_log import Answer, AnswerLog, AskedPrompt, answer_all, each_asked
 
-__all__ = ["Answer", "answers_key", "generate", "stop_tokens"]
-
 # Checkpoints come with decoding settings (Qwen2.5's with a repetition penalty, even in greedy
 # decoding). These change the model's distribution, so they are off here.
 AS_IT_IS = {

@@ -14,8 +14,7 @@ from jaxtyping import Float
 
 from interp.model import LanguageModel, Tokens, adapters_merged
 from interp.progress import Advance, silent
-from unlearning.generation import generate
-from unlearning.generation.responses import Answer
+from unlearning.generation import Answer, generate
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 from unlearning.scoring.classes import Scorer, refused, spoken
 from unlearning.scoring.coherence import is_gibberish, repetition

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from unlearning.scoring import Scorer
     from unlearning.training import Example, TrainingSettings
 
-__all__ = ["BASE", "PLAIN", "Finding", "ShallowRecovery", "measure_shallow_recovery"]
 
 BASE, PLAIN = "base", "plain"
 TABLES = ("prefilled", "triggers", "relearning", "curves")

@@ -21,8 +21,7 @@ from jaxtyping import Bool, Float
 from analyses.contain.shallow_recovery.others import Others, Probe, compared_rows
 from interp.errors import InputError
 from interp.model import LanguageModel
-from unlearning.generation import generate
-from unlearning.generation.responses import Answer
+from unlearning.generation import Answer, generate
 from unlearning.losses import reference_log_probs
 from unlearning.refusal import ResponsePrefix, ResponsePrefixes
 from unlearning.scoring import CLASSES
