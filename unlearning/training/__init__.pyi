@@ -15,6 +15,7 @@ from .mixture import Mixture as Mixture
 from .parameters import restore_parameters as restore_parameters
 from .parameters import save_parameters as save_parameters
 from .precision import compute_as_inputs as compute_as_inputs
+from .preparation import prepare_in_place as prepare_in_place
 from .reference import with_references as with_references
 from .saving import check_saved as check_saved
 from .saving import keep_whole as keep_whole
@@ -22,5 +23,4 @@ from .saving import restore_with_logits as restore_with_logits
 from .saving import save_with_logits as save_with_logits
 from .scaling import scaled_change as scaled_change
 from .settings import TrainingSettings as TrainingSettings
-from .trainer import prepare_in_place as prepare_in_place
 from .trainer import unlearn_in_place as unlearn_in_place

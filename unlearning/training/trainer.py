@@ -21,8 +21,6 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from interp.errors import InputError, MachineError, TrainingError, first_line
 from interp.model import LanguageModel, is_out_of_memory
 from unlearning.losses import npo_weight, sequence_log_ratio
-from unlearning.training import parameters
-from unlearning.training.adapters import lora_in_place
 from unlearning.training.arguments import training_arguments
 from unlearning.training.balance import MEASURED, gradient_ratio
 from unlearning.training.checkpoints import (
@@ -33,7 +31,6 @@ from unlearning.training.checkpoints import (
     reported,
     resume,
 )
-from unlearning.training.eval_mode import check_train_mode, hold_in_eval_mode, probe_logits
 from unlearning.training.mixture import Mixture, collator, rows_of
 from unlearning.training.reference import with_references
 from unlearning.training.settings import TrainingSettings
@@ -43,46 +40,6 @@ from unlearning.training.views import OF_OUTPUTS, Supply, View, control_vector, 
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def prepare_in_place(lm: LanguageModel, settings: TrainingSettings) -> LanguageModel:
-    """The model with the chosen parameters trainable, in eval mode during training too.
-
-    It is changed in place.
-
-    Raises:
-        ModelError: the model would be trained with noise, whatever its modes.
-        InputError: it cannot recompute activations.
-    """
-    given = probe_logits(lm)
-    if settings.trained == "lora":
-        lm = lora_in_place(
-            lm,
-            rank=settings.lora_rank,
-            alpha=settings.lora_alpha,
-            seed=settings.seed,
-            targets=settings.lora_targets,
-            exclude=settings.lora_exclude,
-        )
-    else:
-        lm = parameters.PARAMETERS[settings.trained](lm)
-    hold_in_eval_mode(lm.model)
-    if settings.activation_checkpointing:
-        _recompute_activations(lm)
-    check_train_mode(lm, given)
-    return lm
-
-
-def _recompute_activations(lm: LanguageModel) -> None:
-    model: Any = lm.model
-    # Older versions of transformers have the second name alone, newer ones deprecate it.
-    enable = getattr(model, "activation_checkpointing_enable", None)
-    try:
-        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    except ValueError as error:
-        raise InputError(
-            f"{lm.name} cannot recompute activations ({error}); leave out --gradient-checkpointing"
-        ) from error
 
 
 def unlearn_in_place(
@@ -98,7 +55,7 @@ def unlearn_in_place(
     states: Mapping[str, Stateful] | None = None,
     report_to: str = "none",
 ) -> pd.DataFrame:
-    """Train ``lm`` (see :func:`prepare_in_place`) in place on ``mixture``.
+    """Train ``lm`` (see :func:`~unlearning.training.prepare_in_place`) in place on ``mixture``.
 
     Args:
         lm: a prepared model.
