@@ -134,11 +134,6 @@ def _reading_peak(config: Any, dtype: torch.dtype) -> float:
     return live.most / (ROWS * TOKENS)
 
 
-def _storages(values: object) -> list[torch.UntypedStorage]:
-    leaves = tree_leaves(values)
-    return [one.untyped_storage() for one in leaves if isinstance(one, torch.Tensor)]
-
-
 class _Live(TorchDispatchMode):
     """Counts the bytes of all tensors that operations make, while something holds them."""
 

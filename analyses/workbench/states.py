@@ -79,11 +79,7 @@ def collect(
 def domain_contrasts(
     acts: Activations, prompts: pd.DataFrame, *, split: str | None = "train"
 ) -> dict[str, Contrast]:
-    """Harmful against benign prompts of the same domain, for every domain.
-
-    Pairs stay together. A domain with fewer than 16 benign prompts borrows a share of the domain
-    ``general`` that no other domain gets. Texts that stand in two domains are left out with their
-    pairs, because two directions would share their noise.
+    """Harmful against benign prompts of every domain; :func:`fit_directions` says which ones.
 
     Args:
         acts: activations of exactly these prompts, in this order.
