@@ -22,6 +22,7 @@ from analyses.report.summary import summarise
 from analyses.runs import Arm, Run, TargetVerdict, pick, tables
 from interp.statistics import Estimate, rate_of
 from interp.store import read_json, write_json
+from spillover import example_run
 from tests.synthetic_run import PLANTED_NLL, write_comparison, write_run
 
 UNCLOSED = {"meta", "img", "br", "link", "input"}
@@ -307,3 +308,11 @@ def test_the_prompts_most_at_risk_are_those_of_other_domains_and_escaped(run, tm
     page = rendered("report/at_risk.html.jinja", {"at_risk": view})
     assert "&lt;script&gt;go" in page and "<script>" not in page
     assert page.index("90%") < page.index("20%", page.index("&lt;script"))
+
+
+def test_the_first_screen_says_why_a_rotation_is_undefined() -> None:
+    why = "Rotation –: undefined, because the split halves do not agree on a direction."
+    run = example_run()
+    assert not run.rotation["defined"].all() and why in run_report.overview_caption(run)
+    run.__dict__["rotation"] = run.rotation.assign(defined=True)
+    assert why not in run_report.overview_caption(run)

@@ -91,7 +91,7 @@ def rotation_panel(axes: Axes, tables: Run, headline: Headline) -> None:
     axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", lw=1.5)
     axes.tick_params(which="minor", length=0)
-    null = "in null" if has_control(tables) else "sampling noise; no control arm"
+    null = "in null" if has_control(tables) else "noise"  # of sampling alone
     axes.set_xlabel(f"layer of {headline.plain.label} (hatched: {null}, –: undefined)")
 
 

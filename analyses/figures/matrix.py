@@ -179,7 +179,7 @@ def _seeds(
     mean = cells.groupby(["source", "target", "objective"])[quantity].transform("mean")
     count = cells.groupby(["source", "target", "objective"])[quantity].transform("size")
     cells, mean = cells[count > 1], mean[count > 1]
-    axes.set_title("Each seed against the mean")
+    axes.set_title("Each seed and the mean")
     if cells.empty:
         say(axes, "one unlearning seed:\nnoise is unknown")
         return
@@ -197,7 +197,7 @@ def _shares(
     axes: Axes, study: LeakageMatrix, run: str, quantity: str, objective: str | None
 ) -> None:
     """The shares of the variance over cells, with the test of the interaction against noise."""
-    axes.set_title("Source, target and interaction effects")
+    axes.set_title("Shares of the variance")
     try:
         parts = study.decomposition(run, quantity, objective)
     except InputError:

@@ -96,7 +96,9 @@ def render_comparison(run: Run, other: Run, *, show_completions: bool = False) -
     view = {
         "title": f"{names[0]} compared with {names[1]}",
         "model": _name(run),
-        "scorer": str(run.record.config.get("scorer") or ""),
+        "scorer": str(run.record.config.get("scorer") or "").replace(
+            "margin + ", "" if run.by_text else "refusal log-odds and "
+        ),
         "version": package_version(),
         "sides": sides,
         "differences": differences(run, other),

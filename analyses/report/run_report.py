@@ -21,6 +21,7 @@ from analyses.figures import (
 from analyses.report import summary, wording
 from analyses.report.at_risk import at_risk_view
 from analyses.report.data import explorable
+from analyses.report.data.maps import NO_DIRECTION
 from analyses.report.gate_line import gate_view
 from analyses.report.harm import harm_view
 from analyses.report.page import inlined, rendered, scripted
@@ -141,6 +142,7 @@ def overview_caption(tables: Run) -> str:
     """What the overview shows, and why each undefined mark in it is undefined."""
     found = headlines(tables.record)
     bars = "Bars: 95% intervals over prompts, not over training seeds."
+    bars += _without_direction(tables, found)
     if not any(headline.plain.matched for headline in found):
         return f"Lost share of each domain's mean p_R (grey band: less than .05). {bars}"
     leak = (
@@ -153,6 +155,15 @@ def overview_caption(tables: Run) -> str:
         f"{leak} {bars} ᴿ: in the retain set. Held out: not in it; only held-out domains show "
         "containment. Orange line: a target that answers less is degenerate."
     ) + _undefined(tables, found)
+
+
+def _without_direction(tables: Run, found: tuple[Headline, ...]) -> str:
+    """The reason of every dash among the rotations in the overview."""
+    rows = rows_of(tables.rotation, quantity="angle_degrees") if len(tables.rotation) else None
+    plain = [headline.plain.name for headline in found]
+    if rows is None or rows.loc[rows["arm"].isin(plain), "defined"].all():
+        return ""
+    return f" Rotation –: undefined, because {NO_DIRECTION}."
 
 
 def _undefined(tables: Run, found: tuple[Headline, ...]) -> str:

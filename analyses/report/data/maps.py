@@ -128,12 +128,14 @@ def cosine_heatmap(run: Run) -> Json | None:
     if table.empty:
         return None
     layers = _layers(table)
+    corrected = ", corrected for all cells and layers" if "p_corrected" in table else ""
     table = table.assign(clear=outside_null(table))
     return heatmap(
         "cosine",
         "Cosines between domains before",
         "Cross-fitted cosines between the domains' directions in the base model. Grey, in "
-        "brackets: inside the null of permuted labels. The diagonal carries no information.",
+        f"brackets: inside the null of permuted labels{corrected} (the band is that of one cell). "
+        "The diagonal carries no information.",
         table.assign(value=table["value"].where(table["defined"].astype(bool))),
         [layers, domains_axis(run, "domain_a"), domains_axis(run, "domain_b")],
         limits=(-1, 1),
