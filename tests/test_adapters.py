@@ -18,7 +18,7 @@ from interp.activations.backends import Backend
 from interp.activations.positions import mean_over
 from interp.activations.sites import RESIDUAL_MID, SITES, blocks
 from interp.errors import InputError
-from interp.model import LanguageModel, Point, writing
+from interp.model import LanguageModel, Point, Tokens, writing
 from tests.more_families import MORE_FAMILIES, save_family
 from tests.test_hooks import hooks_of
 
@@ -37,26 +37,22 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return BACKENDS[request.param]
 
 
-def assert_same(lm: LanguageModel, backend: Backend, **options: object) -> None:
+def tokens_and_mean(row: Tokens) -> list[slice]:
+    """Single tokens, and a mean over several."""
+    return [*post_instruction(row), *mean_over("instruction")(row)]
+
+
+def assert_same(lm: LanguageModel, backend: Backend) -> None:
     """At every site that the model has, last tokens and means, two batches."""
     (block,) = blocks(lm, [0])
     sites = [site for site in SITES.values() if site.find(block) is not None]
-    for positions in (post_instruction, mean_over("instruction")):
-        ours = collect(lm, PROMPTS, sites=sites, positions=positions, batch_size=2, layers=[0, 2])
-        theirs = collect(
-            lm,
-            PROMPTS,
-            sites=sites,
-            positions=positions,
-            batch_size=2,
-            layers=[0, 2],
-            backend=backend,
-        )
-        for site in sites:
-            found, wanted = theirs[site], ours[site]
-            assert found.shape == wanted.shape
-            scale = max(1.0, float(np.nanmax(np.abs(wanted))))
-            assert found == pytest.approx(wanted, abs=1e-5 * scale, nan_ok=True), site.name
+    given = {"sites": sites, "positions": tokens_and_mean, "batch_size": 2, "layers": [0, 2]}
+    ours, theirs = collect(lm, PROMPTS, **given), collect(lm, PROMPTS, **given, backend=backend)
+    for site in sites:
+        found, wanted = theirs[site], ours[site]
+        assert found.shape == wanted.shape
+        scale = max(1.0, float(np.nanmax(np.abs(wanted))))
+        assert found == pytest.approx(wanted, abs=1e-5 * scale, nan_ok=True), site.name
 
 
 def test_the_same_numbers(checkpoint: Path, backend: Backend, tmp_path: Path) -> None:

@@ -446,6 +446,7 @@ def test_the_reported_worlds_are_none_that_the_method_was_chosen_on(tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_pictures")
 def test_the_command_recommends_and_looks_under_what_it_recommends(
     spillover: Spillover, tmp_path: Path
 ) -> None:

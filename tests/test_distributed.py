@@ -48,6 +48,7 @@ def together(
                 *options,
                 f"--prompts={small_world}",
                 f"--out={folder / 'arm'}",
+                "--no-timing",
             ),
         ],
         cwd=REPOSITORY,

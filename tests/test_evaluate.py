@@ -39,7 +39,10 @@ SENTENCE = "Nothing that is asked here means anything"
 
 @pytest.fixture
 def spillover(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    without_pictures: None,
 ) -> Spillover:
     """Runs ``spillover evaluate`` in an empty folder: exit code, standard output and error."""
     monkeypatch.chdir(tmp_path)

@@ -69,7 +69,7 @@ def test_what_is_no_run_is_not_loaded_for_a_matrix(names: list[str], tmp_path: P
     assert answer_or_line(lambda: LeakageMatrix.load([tmp_path / name for name in names])) is None
 
 
-@fuzzed(12)
+@fuzzed(8)
 @given(damaged=damages())
 def test_a_damaged_run_is_read_rightly_or_refused(
     damaged: tuple[Path, Any], tmp_path: Path

@@ -48,6 +48,7 @@ def small() -> Iterator[None]:
     own = few(sp.prompts("organism"))
     lm = sp.load("organism")
     after = sp.unlearn(lm, own, concept="safety", max_steps=2, quiet=True)
+    own = own.groupby(["domain", "label", "split"]).head(16).reset_index(drop=True)
     prompts = sp.prompts
 
     def fewer(source: Any = None) -> pd.DataFrame:

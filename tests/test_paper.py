@@ -305,6 +305,7 @@ def answers(right: float) -> pd.DataFrame:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_pictures")
 def test_a_reproduction_on_the_organism(
     spillover: Spillover, world: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

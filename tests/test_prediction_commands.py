@@ -46,12 +46,14 @@ from tests.conftest import Spillover
 from unlearning.organism import load_world, shipped
 from unlearning.refusal import find_prefixes
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 SOURCES = ("safety", "bias", "privacy")
 
 
 def asked(out: Path, prompts: Path, sources: Sequence[str] = SOURCES) -> list[str]:
     concepts = [part for source in sources for part in ("--concept", source)]
-    options = ["--seeds", "1", "--no-control", "--out", str(out), "--prompts", str(prompts)]
+    options = ["--seeds", "1", "--no-control", "--no-timing"]
+    options += ["--out", str(out), "--prompts", str(prompts)]
     return ["matrix", str(shipped()), *options, *concepts]
 
 

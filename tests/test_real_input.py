@@ -24,6 +24,7 @@ from unlearning.organism import table_lessons, teach
 from unlearning.organism.training import Stage
 from unlearning.training import TrainingSettings
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 DOMAINS = ("safety", "cybersecurity", "toxicity", "general")
 LONGEST, MOST = 90, 90
 STAGES = (Stage(60, 3e-3, compliance=1.0, batch_size=12), Stage(300, 2e-3, 0.1, batch_size=12))

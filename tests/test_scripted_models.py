@@ -22,7 +22,7 @@ from interp.store import read_json
 from tests.conftest import Spillover
 from tests.scripted_models import SCRIPTS, prompts, save_scripted_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_pictures")]
 
 DEPTHS = {"0 shared": 1, "2 shared": 3, "6 shared": 7}
 NO_REFUSAL, ALL_REFUSED = "never refuses", "always refuses"
@@ -167,7 +167,7 @@ def test_sampled_refusals_are_unlearned_and_marked_low_base(run: Callable[..., E
     assert text["value"].isna().all() and text["reason"].notna().all()
 
 
-@pytest.mark.parametrize("model", ["6 shared", "inseparable", ALL_REFUSED])
+@pytest.mark.parametrize("model", ["6 shared", "inseparable"])
 def test_predict_reads_the_tree_or_the_text(model: str, run: Callable[..., Ended]) -> None:
     ended = run("predict", model, "--concept", "safety")
     assert ended.code == 0 and "privacy" in ended.out, ended.err

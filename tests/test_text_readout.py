@@ -122,6 +122,7 @@ def test_rows_on_which_two_scorers_disagree_teach_nothing() -> None:
     assert missing_sides(foreign) == ["harmful", "benign"]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_study_goes_on_by_text(
     tmp_path: Path, small_world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

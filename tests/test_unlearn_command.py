@@ -22,6 +22,7 @@ from analyses.cli import main
 from analyses.runs import matched_step
 from interp.errors import InputError
 from interp.model import LanguageModel
+from tests.conftest import leave_out_pictures
 from unlearning.organism import load_world, shipped
 from unlearning.training import Bounds, newest_complete
 
@@ -37,7 +38,12 @@ class Ended(NamedTuple):
 def run_cli(arguments: list[str]) -> Ended:
     """The command line, in this process."""
     error = io.StringIO()
-    with mock.patch.object(sys, "argv", ["spillover", *arguments]), redirect_stderr(error):
+    with (
+        mock.patch.object(sys, "argv", ["spillover", *arguments]),
+        redirect_stderr(error),
+        pytest.MonkeyPatch.context() as patched,
+    ):
+        leave_out_pictures(patched)
         try:
             main()
         except SystemExit as stopped:
@@ -60,7 +66,7 @@ def command(out: Path, prompts: Path, *options: str) -> list[str]:
     return [
         "unlearn", str(shipped()), "--concept", "bias", "--retain", "safety,privacy",
         "--prompts", str(prompts), "--adaptive", "--max-steps", str(STEPS),
-        "--checkpoint-every", "1", "--out", str(out),
+        "--checkpoint-every", "1", "--no-timing", "--out", str(out),
         *options,
     ]  # fmt: skip
 

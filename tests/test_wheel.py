@@ -93,7 +93,7 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
         "contain", str(model), *named, "--methods", "equal,mine", "--objective", "my_hinge",
         "--estimator", "my_median", "--examples", "8", "--splits", "1", "--left-out", "1",
         "--retain-weight", "0.1", "--max-steps", "3", "--workers", "2", "--no-shallow-recovery",
-        "--out", "run",
+        "--no-timing", "--out", "run",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     start = [sys.executable, "-m", "spillover"]
@@ -144,7 +144,7 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
     spillover("report", "run")
     assert "my longest" in (folder / "report.html").read_text(encoding="utf-8")
 
-    spillover("predict", "organism", *named, "--out", "forecast")
+    spillover("predict", "organism", *named, "--no-timing", "--out", "forecast")
     [table] = [
         rows
         for path in (empty / "forecast").rglob("*.csv")
@@ -153,7 +153,8 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
     assert (table.loc[table["predictor"] == "my constant", "value"] == 0.5).all()
     assert set(table.loc[table["predictor"] == "my constant", "domain"]) == {"safety", "bias"}
 
-    spillover("evaluate", "organism", "--prompts", "prompts.jsonl", "--out", "evaluation")
+    given = ["--prompts", "prompts.jsonl", "--no-timing", "--out", "evaluation"]
+    spillover("evaluate", "organism", *given)
     summary = json.loads((empty / "evaluation" / "summary.json").read_text(encoding="utf-8"))
     refused = summary["model"]["refusal_rate"]["harmful"]
     assert set(refused) >= set(DOMAINS[:3]) and refused["cybersecurity"]["value"] == 1.0

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import reduce
+from operator import and_
 from typing import Any
 
 import numpy as np
@@ -88,11 +90,11 @@ def behaviour(arm: Arm) -> pd.DataFrame:
 
 def _mean(prompts: pd.DataFrame, column: str, stratum: str, lacking: str) -> Estimate:
     """The mean over the prompts that have a value; undefined, as ``lacking``, without any."""
-    known = prompts.dropna(subset=[column]) if column in prompts else prompts[:0]
+    known, groups = _known(prompts, column)
     if known.empty:
         return Estimate.undefined(lacking, len(prompts))
-    clusters = pd.factorize(known["cluster"])[0] if "cluster" in known else None
-    values = known[column].to_numpy(dtype=np.float64)
+    clusters = None if groups is None else pd.factorize(groups)[0]
+    values = known.to_numpy(dtype=np.float64)
     if column in MEANS.values() and set(values) <= {0.0, 1.0}:  # refusal is read from text
         return share_of(values, clusters)
     limits = SHARE if column in SHARES else UNLIMITED
@@ -100,18 +102,26 @@ def _mean(prompts: pd.DataFrame, column: str, stratum: str, lacking: str) -> Est
 
 
 def _rate(prompts: pd.DataFrame, classes: tuple[str, ...]) -> Estimate:
-    known = prompts.dropna(subset=["class"])
+    known, groups = _known(prompts, "class")
     if known.empty:
         return Estimate.undefined("no text was generated", len(prompts))
-    groups = known["cluster"].to_numpy() if "cluster" in known else None
-    return share_of(known["class"].isin(classes).to_numpy(np.float64), groups)
+    return share_of(known.isin(classes).to_numpy(np.float64), groups)
+
+
+def _known(prompts: pd.DataFrame, column: str) -> tuple[pd.Series, np.ndarray | None]:
+    """The values of a column that are there, and the groups of their prompts, if they have any."""
+    if column not in prompts:
+        return pd.Series(dtype=np.float64), None
+    there = prompts[column].notna().to_numpy()
+    groups = prompts["cluster"].to_numpy()[there] if "cluster" in prompts else None
+    return prompts.loc[there, column], groups
 
 
 def rows_of(table: pd.DataFrame, **values: object) -> pd.DataFrame:
     """The rows whose columns have these values; no rows from an empty table without columns."""
-    for column, value in values.items():
-        table = table if table.empty else table[table[column] == value]
-    return table
+    if table.empty or not values:
+        return table
+    return table[reduce(and_, (table[column] == value for column, value in values.items()))]
 
 
 def estimate_of(row: Any) -> Estimate:
