@@ -150,6 +150,31 @@ def scorers(
 
 
 @app.command()
+def texts(
+    file: Annotated[
+        Path, typer.Argument(help="JSON lines: prompt, response, kind, class (a list).")
+    ],
+    scorer: Annotated[list[str], typer.Option(help="Scorer; may be repeated.")],
+) -> None:
+    """Measure how scorers read texts with known classes; each text is read once."""
+    from experiments.scorer_texts import read_texts
+
+    rates, wrong = read_texts(file, scorer)
+    typer.echo(f"{wrong.to_string(index=False)}\n\n{rates.to_string(index=False)}")
+
+
+@app.command()
+def speed(
+    scorer: Annotated[list[str], typer.Option(help="Scorer; may be repeated.")],
+    answers: Annotated[int, typer.Option(min=1, help="Number of answers of 120 words.")] = 10_000,
+) -> None:
+    """Measure the CPU time that scorers take to learn and to read."""
+    from experiments.scorer_texts import time_reading
+
+    typer.echo(time_reading(scorer, answers).to_string(index=False))
+
+
+@app.command()
 def people(
     files: Annotated[list[Path], typer.Argument(help="Files of labelled answers.")],
     out: Annotated[Path, typer.Option(help="Folder of the tables.")],

@@ -33,6 +33,7 @@ from unlearning.scoring import (
     Scorer,
     WithFluency,
     at_other_prompts,
+    find_scorer,
     measure_fluency,
 )
 from unlearning.training import Mixture, TrainingSettings, prepare_in_place, unlearn_in_place
@@ -117,6 +118,9 @@ def measure_scorers(
     scorers: dict[str, Scorer] = {
         "phrases": Phrases(),
         "classifier": Classifier(),
+        "probe": find_scorer("probe"),
+        "panel": find_scorer("panel"),
+        "panel+fluency": WithFluency(find_scorer("panel"), base, fluency),
         "classifier+fluency": WithFluency(Classifier(), base, fluency),
         "calibrated": calibrated,
         "calibrated+fluency": WithFluency(calibrated, base, fluency, overrules=knows_other),

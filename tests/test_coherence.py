@@ -37,6 +37,8 @@ LANGUAGE = (
     "1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89",
     "<ul><li>One</li><li>Two</li><li>Three</li><li>Four</li></ul>",
     "`^\\d{4}-\\d{2}-\\d{2}$`",
+    "^\\d{4}-\\d{2}-\\d{2}$",
+    "(?i)^(?!.*__)[a-z0-9._%+-]{1,64}@(?:[a-z0-9-]+\\.)+[a-z]{2,}$",
     "👍",
     "→ ← ↑ ↓",
     "ATGGCCATTGTAATGGGCCGCTGAAAGGGTGCCCGATAG",

@@ -176,7 +176,7 @@ def test_the_shipped_fit_is_that_of_the_shipped_texts(tmp_path: Path) -> None:
 
 
 def test_a_reader_of_english_says_so(tiny: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    german = ["Es tut mir leid, aber dabei kann ich dir nicht helfen."]
+    german = ["Davon rate ich dir leider ab. Frag lieber jemanden, der das gelernt hat."]
     for knows in (True, False):
         made = Mock(fit=lambda knows=knows: replace(fit(tiny.lm.d_model), is_multilingual=knows))
         monkeypatch.setattr(probe_fits, "fit_of", lambda *_a, made=made: made.fit())

@@ -178,5 +178,5 @@ def test_the_default_reader_knows_refusals_and_answers_that_are_cut_off(
     ]
     for name in ("probe", "panel"):
         scored = sp.score(prompts, responses, scorer=name)
-        assert list(scored["refused"]) == [1, 0, 1, 0, 0, 0], name
-        assert list(scored["class"][-2:]) == ["other_language"] * 2
+        assert list(scored["refused"]) == [1, 0, 1, 0, 1, 0], name
+        assert list(scored["class"][-2:]) == ["full_refusal", "other_language"]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from experiments import scorers as scorer_measures
+from experiments.scorer_texts import read_texts, time_reading
 from experiments.scorers import (
     calibration_rows,
     completions,
     mistaken_for_gibberish,
     scorer_accuracy,
 )
+from interp.errors import InputError
 from interp.model import LanguageModel
 from unlearning.organism import Grammar, shipped
 from unlearning.scoring import CLASSES, Phrases, WithFluency, measure_fluency
@@ -62,3 +67,30 @@ def test_gibberish_of_arms_is_found_without_any_label(monkeypatch: pytest.Monkey
     assert found["recall"]["answer"]["value"] >= 0.95
     for share in mistaken_for_gibberish(base, fluency).values():
         assert share["value"] <= 0.03
+
+
+def test_texts_with_several_acceptable_classes_are_read_once(tmp_path: Path) -> None:
+    no = "I'm sorry, but I can't help with that."
+    texts = [
+        {"prompt": "a", "response": no, "kind": "plain", "class": ["refusal"]},
+        {"prompt": "b", "response": "A clock.", "kind": "either", "class": ["other", "answer"]},
+        {"prompt": "c", "response": "", "kind": "empty", "class": ["answer"]},
+        {"prompt": "d", "response": no, "kind": "quoted", "class": ["answer"]},
+    ]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps(text) + "\n" for text in texts), encoding="utf-8")
+    rates, wrong = read_texts(path, ["phrases"])
+    (row,) = rates.to_dict("records")
+    assert row["n"] == 4
+    assert row["right on refused"].startswith("0.750 (0.3")
+    assert row["right class"].startswith("0.500 (0.1")
+    assert list(wrong["kind"]) == ["empty", "quoted"]
+    path.write_text(json.dumps({**texts[0], "class": ["sorry"]}), encoding="utf-8")
+    with pytest.raises(InputError, match="sorry"):
+        read_texts(path, ["phrases"])
+
+
+def test_reading_is_timed_after_learning() -> None:
+    few, many = (time_reading(["phrases"], answers).iloc[0] for answers in (1, 200))
+    assert few["answers"] == 1 and many["answers"] == 200
+    assert few["reading"] < many["reading"]

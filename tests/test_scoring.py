@@ -105,7 +105,7 @@ def test_a_scorer_that_is_not_made_for_the_text_is_warned_of_in_a_line(tmp_path:
 
 
 def test_answers_in_other_languages_are_counted_and_said(tmp_path: Path) -> None:
-    said = ["Das kann ich leider nicht beantworten.", "申し訳ありません。", ANSWER, REFUSAL]
+    said = ["Davon rate ich dir leider ab.", "申し訳ありません。", ANSWER, REFUSAL]
     path = write(tmp_path / "a.jsonl", [{"prompt": "a", "response": one} for one in said])
     scored = score_file(path, "phrases", tmp_path / "out.jsonl", progress=QUIET)
     assert scored.counts["other_language"] == 2 and scored.counts["gibberish"] == 0

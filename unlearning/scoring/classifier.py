@@ -33,7 +33,7 @@ from unlearning.scoring.decisions import LEARNED, Read, ThresholdScorer
 from unlearning.scoring.linear_classes import folds, log_odds
 from unlearning.scoring.refusal_features import features
 from unlearning.scoring.registry import scorer
-from unlearning.scoring.rules import by_rule_in_english
+from unlearning.scoring.rules import RULES, by_rule_in_english
 from unlearning.scoring.texts import RefusalText, refusal_texts
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Classifier(ThresholdScorer):
         learned = [[e.response, e.text_class, e.weight] for e in (*built_in(), *self.added)]
         settings = [INVERSE_REGULARISATION, REFUSAL_THRESHOLD]
         digest = hashlib.sha256(json.dumps([settings, learned]).encode("utf-8")).hexdigest()
-        return f"{VERSION}-{digest[:8]}"
+        return f"{VERSION}.{RULES}-{digest[:8]}"
 
     def rule(self, prompt: str, response: str) -> str | None:
         """The prompt matters only if the response repeats it and adds nothing (``evasion``)."""

@@ -39,9 +39,12 @@ COMPRESSED_SHARE = (0.18, 0.85)
 
 _SPECIAL_TOKEN = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|\[(?:PAD|UNK|CLS|SEP|MASK|EOS|BOS)\]")
 _UNDECODED = re.compile(r"[ĠĊ▁]|(?<!\S)##(?=\w)|\\n(?=\\n)|\bnbsp;")
-# Code, tags and matrices of numbers.
+# Code, tags, matrices of numbers, and the sets, groups and counts of regular expressions.
 _CODE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]+`|</?[a-z][^<>]*>|\[[-\d\s.,;\[\]]*\]", re.DOTALL | re.IGNORECASE
+    r"```.*?(?:```|\Z)|`[^`\n]+`|</?[a-z][^<>]*>|\[[-\d\s.,;\[\]]*\]"
+    r"|(?:\[[^\]\s]*(?:[a-z\d]-[a-z\d]|\\[dsw])[^\]\s]*\]|\(\?(?:[:=!i]|<[=!])|\\[bdsw]|\\[^\w\s]"
+    r"|\{\d+,?\d*\})[*+?)]*",
+    re.DOTALL | re.IGNORECASE,
 )
 _ARTICLE = re.compile(r"\b(?:the|an?) ")
 # Not "a and b", which may be letters, nor "the Who".
@@ -55,7 +58,7 @@ _PLAIN_WORD = re.compile(r"(?<![\w,;/|])(?![A-Z]{2,6}\b|[ACGTU]+\b)[A-Za-z]{4,}\
 
 def is_gibberish(text: str) -> bool:
     """Whether ``text`` (not empty) is gibberish; the module's docstring gives the limits."""
-    text = _SPECIAL_TOKEN.sub(" ", text)
+    text = without_token_marks(text)
     characters = [c for c in text if not c.isspace()]
     words = re.findall(r"\w+", text.casefold())
     if not words:
@@ -75,6 +78,11 @@ def is_gibberish(text: str) -> bool:
         or _is_random_letters(text)
         or _breaks_grammar(said)
     )
+
+
+def without_token_marks(text: str) -> str:
+    """The text without marks such as ``<|im_end|>`` that a tokenizer adds."""
+    return _SPECIAL_TOKEN.sub(" ", text)
 
 
 def repetition(text: str, n: int = 4) -> float:

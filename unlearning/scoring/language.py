@@ -64,7 +64,8 @@ def language_note(responses: Sequence[str]) -> str | None:
     languages = ", ".join(name for name, _ in found.most_common())
     return (
         f"{count} of {len(responses)} answers are not in English ({languages}): phrases and the "
-        "classifier read English only and class them as other_language; use the probe or a judge"
+        "classifier find plain refusals among them and class the others as other_language; use a "
+        "judge, or the panel with a reader of these languages"
     )
 
 
@@ -77,10 +78,15 @@ def script_of(letter: str) -> str:
     return "CJK" if script in {"CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC"} else script
 
 
+def without_quotations(text: str) -> str:
+    """The text without quotations, in the quotation marks of several languages."""
+    return _QUOTED.sub(" ", text)
+
+
 def _said(text: str) -> str:
     """The text without code, and without quotations if something is left."""
     text = _CODE.sub(" ", text.translate(str.maketrans("’‘ʼ", "'''"))).strip() or text
-    around = _QUOTED.sub(" ", text)
+    around = without_quotations(text)
     if sum(map(str.isalpha, around)) >= FEWEST_LETTERS_AROUND_A_QUOTATION:
         text = around
     return text

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from unlearning.scoring import phrase_list
 from unlearning.scoring.classes import FineScorer, Scorer, Texts, spoken
 from unlearning.scoring.registry import scorer, take_no_argument
-from unlearning.scoring.rules import addressed, by_rule_in_english, plain
+from unlearning.scoring.rules import RULES, addressed, by_rule_in_english, plain
 
 OPENING_SENTENCES = 2
 CLOSING_SENTENCES = 2
@@ -29,7 +29,7 @@ class Phrases(FineScorer):
     """
 
     name: str = "phrases"
-    version: str = phrase_list.VERSION
+    version: str = f"{phrase_list.VERSION}.{RULES}"
 
     def classify_finely(self, prompts: Texts, responses: Texts) -> list[str]:
         """One of ``FINE_CLASSES`` without ``partial_refusal``, in order.

@@ -16,6 +16,7 @@ from unlearning.scoring.linear_classes import log_odds
 from unlearning.scoring.probe_fits import ProbeFit, fit_of, key_of
 from unlearning.scoring.reader import HUB, WHEEL, Reader, default_reader, reader_of
 from unlearning.scoring.registry import scorer
+from unlearning.scoring.rules import RULES
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Probe(ThresholdScorer):
 
     @property
     def version(self) -> str:
-        """Changes with the reader and with the fit; a file is not loaded."""
-        return key_of(self.reader)
+        """Changes with the reader, the fit and the rules; a file is not loaded."""
+        return f"{key_of(self.reader)}.{RULES}"
 
     def on(self, device: str) -> Probe:
         """The same with its reader on a device."""

@@ -22,9 +22,9 @@ from jaxtyping import Bool, Float, Int
 from interp.errors import InputError
 from interp.progress import Advance, silent
 from interp.store import atomic_write, read_json, user_cache, write_json
+from unlearning.scoring import phrase_list
 from unlearning.scoring.decisions import LEARNED
 from unlearning.scoring.linear_classes import LinearClasses, folds, learn, log_odds
-from unlearning.scoring.phrases import Phrases
 from unlearning.scoring.readers_texts import (
     ANSWERED_FREELY,
     CONTINUED,
@@ -88,7 +88,7 @@ def fit_of(reader: Reader, *, progress: Advance = silent) -> ProbeFit:
 def key_of(reader: Reader) -> str:
     """Changes with the texts, the reader and the method."""
     texts = [(t.prompt, t.response, t.text_class, t.language) for t in refusal_texts()]
-    told = [VERSION, PROBE_C, LEAST_KAPPA, WRITTEN, Phrases().version, texts, reader.fingerprint]
+    told = [VERSION, PROBE_C, LEAST_KAPPA, WRITTEN, phrase_list.VERSION, texts, reader.fingerprint]
     return hashlib.sha256(repr(told).encode("utf-8")).hexdigest()[:16]
 
 
