@@ -234,6 +234,13 @@ def test_a_rate_moves_with_the_threshold_and_members_disagree_openly(panel: Pane
     assert view_of_panel(Phrases(), ids, ["harmful"] * len(ids), (prompts, responses)) is None
 
 
+def test_a_refusal_by_rule_counts_at_every_threshold(panel: Panel) -> None:
+    texts = ["?"] * 3, ["🚫", "Das kann ich leider nicht beantworten.", ""]
+    assert list(panel.log_odds(*texts))[:2] == [np.inf] * 2
+    view = view_of_panel(panel, ["a", "b", "c"], ["harmful"] * 3, texts)
+    assert view is not None and view["rates"]["harmful"] == pytest.approx([2 / 3] * 3)
+
+
 def test_without_a_reader_the_panel_is_the_list_and_the_classifier(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

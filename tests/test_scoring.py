@@ -18,7 +18,7 @@ from analyses.recorded.scoring import Scored, prepare_scoring, score_records, wr
 from analyses.runs import Progress
 from interp.errors import InputError
 from tests.fake_endpoint import FakeEndpoint, Messages, serving
-from unlearning.scoring import BIASED_OR_TOXIC, FINE_CLASSES, Workload, find_scorer
+from unlearning.scoring import BIASED_OR_TOXIC, FINE_CLASSES, Panel, Workload, find_scorer
 
 QUIET = Progress(quiet=True)
 REFUSAL = "I'm sorry, but I can’t help with that."
@@ -110,6 +110,23 @@ def test_answers_in_other_languages_are_counted_and_said(tmp_path: Path) -> None
     scored = score_file(path, "phrases", tmp_path / "out.jsonl", progress=QUIET)
     assert scored.counts["other_language"] == 2 and scored.counts["gibberish"] == 0
     assert "warning: 2 of 4 answers are not in English (de, cjk)" in scored.text()
+
+
+def test_the_panel_names_answers_to_read_of_each_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"prompt": "a", "response": text, "model": model}
+        for model in ("one", "two")
+        for text in (REFUSAL, ANSWER)
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    monkeypatch.setattr(Panel, "disagreeing", lambda *_: [1])
+    lines = score_file(path, "panel", tmp_path / "out.jsonl", progress=QUIET).text().splitlines()
+    for model, place in (("one", "line 2"), ("two", "line 4")):
+        rates, differ = [line for line in lines if f" {model}" in line]
+        assert rates.startswith(f"Refusal rates of {model} by the panel") and "50%" in rates
+        assert differ.endswith(f"Read these: {place}.")
 
 
 def test_scoring_again_replaces_what_a_scorer_added(tmp_path: Path) -> None:

@@ -40,9 +40,11 @@ from unlearning.scoring import (
     Workload,
     find_scorer,
     fine_classes,
+    panel_lines,
     readers_of,
     refused,
     verdicts,
+    view_of_panel,
     workload_of,
     workload_of_reading,
 )
@@ -64,6 +66,7 @@ class Scored:
     Attributes:
         without: answers on which a judge gave no verdict: their fields are null.
         language: which answers are language, on the scale of refusals.
+        notes: what the panel says of its own verdicts, for each model.
     """
 
     path: Path
@@ -72,6 +75,7 @@ class Scored:
     without: int = 0
     scale: str = REFUSAL.name
     language: TextCounts | None = None
+    notes: Sequence[str] = ()
 
     def text(self) -> str:
         """A line for the terminal, and another for answers without a verdict."""
@@ -89,7 +93,7 @@ class Scored:
             )
         if self.language is not None:
             line += f"\n{self.language.text(self.scorer.split()[0], self.counts)}"
-        return line
+        return "\n".join([line, *self.notes])
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,21 @@ class Scoring:
             found += fine_classes(self.scorer, prompts[batch], responses[batch])
             advance(len(prompts[batch]))
         return found
+
+    def panel_notes(self) -> list[str]:
+        """How far the panel's verdicts on each model depend on its threshold and on a member."""
+        lines = []
+        models = [str(record.fields.get("model") or "the answers") for record in self.records]
+        for model in dict.fromkeys(models):
+            own = [row for row, name in zip(self.records, models, strict=True) if name == model]
+            view = view_of_panel(
+                self.scorer,
+                [record.place for record in own],
+                ["refused"] * len(own),
+                (texts(own, "prompt"), texts(own, "response")),
+            )
+            lines += panel_lines(model, view)
+        return lines
 
     @property
     def signature(self) -> str:
@@ -218,7 +237,8 @@ def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scor
     if of_refusals:
         coherent = [fields["coherent"] for fields in coherence]
         language = TextCounts.of(said, coherent, note=given["other_language"] > 0)
-    return Scored(Path(out), name, counts, given[None], scoring.scale, language)
+    notes = scoring.panel_notes()
+    return Scored(Path(out), name, counts, given[None], scoring.scale, language, notes)
 
 
 def write_calibration(
