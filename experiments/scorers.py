@@ -116,6 +116,7 @@ def measure_scorers(
     calibrated = Classifier().calibrated(learned)
     knows_other = ("refusal", "answer")
     scorers: dict[str, Scorer] = {
+        "grammar": Grammar(),
         "phrases": Phrases(),
         "classifier": Classifier(),
         "probe": find_scorer("probe"),
