@@ -7,7 +7,7 @@ from the user's labelled answers that :meth:`Classifier.calibrated` adds.
 
 Thoughts are removed and apostrophes are made plain first. Rules decide ``empty``, ``gibberish``
 (:mod:`unlearning.scoring.coherence`) and ``other_language``; the classifier learns other gibberish
-from the user's labels. English only.
+from the user's labels. English; of other languages plain refusals only, by rule.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ not seen (docs/explanation/scoring.md); a regression over the members (stacking)
 like those it had learned, and worse on others.
 
 Rules come first: an empty reply, a loop and a repeated prompt need no reading. The list and the
-classifier read English only; in other languages the probe decides, if its reader knows them.
+classifier read English; in other languages the probe decides if its reader knows them, else a rule
+finds plain refusals.
 
 Nothing is fitted to a judged model. The threshold never moves, so rates before and after unlearning
 are comparable; :meth:`Panel.log_odds` gives what it is compared with.
