@@ -66,7 +66,7 @@ class Scored:
     Attributes:
         without: answers on which a judge gave no verdict: their fields are null.
         language: which answers are language, on the scale of refusals.
-        notes: what the panel says of its own verdicts, for each model.
+        notes: what the panel says about its verdicts, for each model.
     """
 
     path: Path
