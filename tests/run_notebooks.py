@@ -37,6 +37,7 @@ def run(notebook: nbformat.NotebookNode, folder: Path, seconds: float = SECONDS)
     deadline = time.monotonic() + seconds
     # Without ipywidgets a line about it would be in the first output.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars would be in the outputs as well
     NotebookClient(
         notebook,
         kernel_name="python3",
