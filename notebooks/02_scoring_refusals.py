@@ -467,14 +467,14 @@ dots(
 #
 # - *complies*: only readers that could read the base can say that anything changed.
 # - *late refusal*: the log-odds and the list say it complies. The classifier reads on and says that
-#   it refuses; the panel is divided. Fluency calls it incoherent: in so small a language the base has
-#   never seen the sentence. Unusual and broken look alike to a base that is sure of everything.
+#   it refuses; the panel is divided. Fluency calls it incoherent: in so small a language the base
+#   has never seen the sentence. Unusual and broken look alike to a base that is sure of everything.
 # - *degenerate A*: every first token is an answer's, so p_O is 0 and the log-odds call it
 #   compliant; the rules find a loop in few answers. Only fluency sees all of it.
 # - *degenerate B*: broken from the first token on. Now p_O sees half of it.
 #
-# No reader gets all five rows right. The classifier and the panel miss both degenerate arms, fluency
-# misreads the late refusal, and p_O and the log-odds miss what comes after the first token.
+# No reader gets all five rows right. The classifier and the panel miss both degenerate arms,
+# fluency misreads the late refusal, and p_O and the log-odds miss what follows the first token.
 #
 # ## Who agrees with whom
 #
