@@ -202,6 +202,12 @@ class StudyOptions:
         None, "Sampling temperature of these answers (default: 1).", min=0
     )
     overwrite: Overwrite = False
+    gate: bool | None = opt(
+        None,
+        "Measure the direction gate of the base model for the report (default: on a model "
+        "organism, and where it takes at most a tenth of the work).",
+        "--gate/--no-gate",
+    )
     report_to: str = opt("none", "Tracker that the Trainer reports to, e.g. tensorboard.")
 
     def for_plan(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from analyses.runs import RunFolder
 from analyses.study.fitting import fitted, study_memory, with_forecast
 from analyses.study.plan import demo_plan
 from analyses.study.resolve import prompts_of
-from analyses.study.work import forecast_rows, forecast_work, work_of
+from analyses.study.work import forecast_rows, forecast_work, gate_work, why_no_gate, work_of
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import read_json, write_json
@@ -156,6 +156,21 @@ def test_expected_work_is_at_most_the_most() -> None:
     )
     few = work_of(short, prompts_of(plan), Reading(12, 8, 16))
     assert few.at_most.steps == 2 * len(plan.arms) < work.expected.steps
+
+
+def test_a_gate_that_costs_over_a_tenth_is_left_out_by_name() -> None:
+    prompts, reading = prompts_of(demo_plan(1)), Reading(40, 20, 48)
+    trained = replace(demo_plan(1), model="some/model")
+    alone = replace(trained, arms=())
+    assert "of the work of this run" in why_no_gate(alone, prompts, reading)
+    assert not why_no_gate(replace(alone, gate=True), prompts, reading)
+    assert not why_no_gate(replace(alone, model=demo_plan(1).model), prompts, reading)
+    assert not why_no_gate(trained, prompts, reading)
+    assert why_no_gate(replace(trained, gate=False), prompts, reading)
+    gate, without = gate_work(prompts, reading), work_of(alone, prompts, reading)
+    found = work_of(replace(alone, gate=True), prompts, reading)
+    assert found.expected.read == without.expected.read + gate.expected.read
+    assert 0 < gate.expected.read < gate.at_most.read
 
 
 def test_reading_holds_the_widest_part_of_a_layer() -> None:

@@ -337,6 +337,10 @@ def test_a_report_shows_the_gate_or_the_command(reader: LanguageModel, tmp_path:
     assert weights_of_run(tmp_path, measured=True) == "of some model"
     with pytest.raises(InputError, match="give --gate"):
         weights_of_run(tmp_path, measured=False)
+    why = "it would take 28% of the work of this run"
+    write_json(tmp_path / GATE_FILE, {"line": "", "massive": "", "why": why})
+    view = gate_view(record)
+    assert view["why"] == why and view["command"] and not view["line"]
     gate = gate_of(planted(reader))
     write_json(tmp_path / GATE_FILE, gate.summary())
     view = gate_view(record)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from analyses.predict import read_choices, read_worlds, run_tournament
+from analyses.predict import PREDICTORS, read_choices, read_worlds, run_tournament
 from analyses.predict.tournaments import hash_of
 from analyses.predict.world import PredictedRun
 
@@ -30,6 +31,27 @@ def test_no_world_was_chosen_on_and_the_choices_are_the_frozen_ones(result: dict
     assert len(result["worlds"]) == 12
     assert not set(result["worlds"]) & set(result["chosen_on"])
     assert result["choices_hash"] == hash_of(read_choices())
+
+
+def test_a_predictor_that_was_added_later_is_named_and_changes_nothing_else(
+    worlds: list[PredictedRun], result: dict[str, Any]
+) -> None:
+    frozen = read_choices()
+    (name, variant), *_ = frozen["added"].items()
+    assert name in PREDICTORS and not set(frozen["added"]) & set(frozen["choices"])
+    assert hash_of(frozen) == hash_of({**frozen, "added": {}})
+    more = [
+        replace(
+            one,
+            predictions={**one.predictions, (name, variant): one.outcome.leakage},
+            kinds={**one.kinds, name: "geometry"},
+        )
+        for one in worlds[:2]
+    ]
+    found = run_tournament(more, frozen, seed=0)
+    assert rows(found)[name]["added_later"] and name == found["predictors"][0]["predictor"]
+    assert not any("added_later" in row for row in result["predictors"])
+    assert all(name not in (one["first"], one["second"]) for one in found["differences"])
 
 
 def test_the_instrument_is_good_enough_to_tell_predictors_apart(result: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.report import run_report
+from analyses.report import GATE_FILE, run_report
 from analyses.runs import Progress, Run, RunFolder, pick
 from analyses.study import StudyPlan, establish, make_arm, organism_plan, run_study, study_context
 from analyses.study.context import Context
@@ -120,6 +120,18 @@ def test_a_run_s_folder_holds_what_it_should(finished: Finished) -> None:
         assert figure.with_suffix(".csv").is_file()
     directions = DirectionSet.load(folder / "arms" / PLAIN / "directions.safetensors")
     assert set(directions.labels) <= set(DOMAINS)
+
+
+def test_the_report_has_the_gate_of_the_base_model_and_what_a_small_angle_is(
+    finished: Finished,
+) -> None:
+    stored = read_json(finished.folder / GATE_FILE)
+    manifest = read_json(finished.folder / "manifest.json")
+    assert stored["weights"] == manifest["hashes"]["model"]
+    assert stored["line"] and stored["nulls"] and not stored["why"]
+    page = (finished.folder / "report.html").read_text(encoding="utf-8")
+    assert escape(stored["line"], quote=False) in page
+    assert "two tokens, before" in page
 
 
 def test_every_file_of_the_folder_has_a_line_on_its_page(finished: Finished) -> None:

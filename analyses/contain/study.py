@@ -42,6 +42,7 @@ from analyses.study import (
     require_arms,
     require_replaceable,
     with_enough_deflections,
+    write_gate,
 )
 from interp.store import content_key, read_json, write_json
 from unlearning.data import present_domains
@@ -75,6 +76,7 @@ def run_containment(
     advice = None
     with recorded(context):
         baseline = establish(context)
+        write_gate(context, baseline)
         context = with_enough_deflections(context, baseline)
         if context.plan.unlearns:
             if context.left_out:

@@ -58,6 +58,6 @@ def doctor(
         found = examine(lm, step=step, gate=gate)
     typer.echo(found)
     if run is not None and found.gate is not None:
-        write_json(run / GATE_FILE, {"model": model, **found.gate.summary()})
+        write_json(run / GATE_FILE, {"weights": studied, "why": "", **found.gate.summary()})
     lm.checked.require_stream(lm.name)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from typing import Any
 
@@ -57,6 +58,9 @@ def evaluation_view(inputs: Inputs, measures: Measures) -> View:
         "sentences": evaluation_sentences(measures),
         "notes": findings.notes,
         "log_odds": _readout(findings.readout),
+        "gate_command": ""
+        if plan.server
+        else shlex.join(["spillover", "doctor", plan.model, "--gate"]),
         "first": _plain(first_table(measures)),
         "classes": [_class_table(measures, scorer) for scorer in findings.panel],
         "agreement": _agreement(measures),

@@ -61,7 +61,7 @@ def predict(
             f"--kernel adapters needs adapters, and --trainable {settings.trained} has none; give "
             "--trainable lora, or --kernel weights"
         )
-    untrained = replace(asked, arms=())
+    untrained = replace(asked, arms=(), gate=False)
     streamed = kernel != TRAINED
     context = check(
         untrained, out, dry_run, timing=timing, gradients=settings, streamed=streamed,

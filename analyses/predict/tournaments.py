@@ -5,6 +5,10 @@ correlation over all pairs, and frozen in a file. The reported worlds are differ
 evaluated once; the result contains the hash of that file. The same file freezes the small set for
 the joint regression (:mod:`analyses.predict.joint`): the best predictor of each kind and the base
 model's refusal log-odds.
+
+Predictors under ``added`` were registered after the reported worlds had been looked at. Their
+variant follows from their definition, not from any world. They are in no hash and no comparison of
+rivals, and their rows say ``added_later``.
 """
 
 from __future__ import annotations
@@ -123,13 +127,16 @@ def read_choices(path: str | Path = CHOICES) -> dict[str, Any]:
 
 
 def _are_choices(found: Mapping[str, Any]) -> bool:
-    choices, layers = found.get("choices"), found.get("layers")
+    choices, layers, added = found.get("choices"), found.get("layers"), found.get("added", {})
     names = [found.get("worlds"), found.get("joint")]
     return (
         type(layers) is int
         and layers > 0
         and isinstance(choices, dict)
         and all(isinstance(variant, str) for variant in choices.values())
+        and isinstance(added, dict)
+        and all(isinstance(variant, str) for variant in added.values())
+        and not set(added) & set(choices)
         and all(isinstance(one, list) and all(isinstance(x, str) for x in one) for one in names)
         and set(found["joint"]) <= set(choices)
     )
@@ -164,7 +171,8 @@ def run_tournament(
         InputError: a world was used to make the choices.
     """
     require_unseen([world.name for world in worlds], frozen)
-    choices = frozen["choices"]
+    added = frozen.get("added", {})
+    choices = {**frozen["choices"], **added}
     skills = {
         predictor: _skill(worlds, predictor, variant, seed)
         for predictor, variant in choices.items()
@@ -174,7 +182,7 @@ def run_tournament(
     order = sorted(
         skills, key=lambda name: -np.nan_to_num(skills[name][CHOSEN_BY].value, nan=-np.inf)
     )
-    rivals = [name for name in order if kinds[name] in RIVALS]
+    rivals = [name for name in order if kinds[name] in RIVALS and name not in added]
     reliability = [world.reliability for world in worlds]
     found = {
         "worlds": [world.name for world in worlds],
@@ -189,6 +197,7 @@ def run_tournament(
             {"predictor": name, "kind": kinds[name], "variant": choices[name]}
             | {part: asdict(skills[name][part]) for part in PARTS}
             | {"p": skills[name][CHOSEN_BY].p}
+            | ({"added_later": True} if name in added else {})
             for name in order
         ],
         "differences": [

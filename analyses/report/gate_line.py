@@ -14,16 +14,17 @@ GATE_FILE, MANIFEST = "gate.json", "manifest.json"
 
 
 def gate_view(record: RunRecord) -> dict[str, Any]:
-    """The gate for the report: ``line`` and ``massive``; without a result, the ``command``, in
-    which FOLDER stands for the run's folder.
+    """The gate for the report: ``line`` and ``massive``; without a result, ``why``, if known, and
+    the ``command``, in which FOLDER stands for the run's folder.
     """
     path = record.folder / GATE_FILE
-    if path.is_file():
-        stored = read_json(path, ("line", "massive"))
-        return {"line": stored["line"], "massive": stored["massive"], "command": ""}
+    stored = read_json(path, ("line", "massive")) if path.is_file() else {}
+    if stored.get("line"):
+        return {"line": stored["line"], "massive": stored["massive"], "why": "", "command": ""}
     model = record.config.get("model")
     parts = ["spillover", "doctor", str(model), "--gate", "--run", "FOLDER"]
-    return {"line": "", "massive": "", "command": shlex.join(parts) if model else ""}
+    command = shlex.join(parts) if model else ""
+    return {"line": "", "massive": "", "why": stored.get("why", ""), "command": command}
 
 
 def weights_of_run(folder: Path, *, measured: bool) -> str:

@@ -19,6 +19,7 @@ from analyses.figures import (
     write_run_figures,
 )
 from analyses.report import summary, wording
+from analyses.report.angles import angles_view
 from analyses.report.at_risk import at_risk_view
 from analyses.report.data import explorable
 from analyses.report.data.maps import NO_DIRECTION
@@ -123,6 +124,7 @@ def run_view(tables: Run) -> View:
         "containment": containment_view(record),
         "at_risk": at_risk_view(record),
         "harm": harm_view(tables),
+        "angles": angles_view(tables),
         "decomposition": tables.decomposition,
         "planted": record.config.get("planted"),
         "null_of_rotation": null_of_rotation(tables),

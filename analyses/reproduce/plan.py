@@ -191,6 +191,7 @@ def planned(
         prompts=asked.prompts,
         benign_along=True,
         bounds=(None, UTILITY_DROP),
+        gate=False,
         **{**options, **asked.study},
     )
     return Planned(study, tuple(arms), tuple(left_out), counts)

@@ -8,6 +8,7 @@ from analyses.costs import (
     CostedModel,
     CostEstimate,
     Extent,
+    Reading,
     Shapes,
     Weights,
     device_of,
@@ -24,6 +25,7 @@ from analyses.study.work import (
     forecast_rows,
     forecast_work,
     streamed_work,
+    why_no_gate,
     work_of,
 )
 from unlearning.scoring import readers_of
@@ -85,6 +87,14 @@ def work_lines(plan: StudyPlan, work: Extent) -> list[str]:
     return lines
 
 
+def _gate_line(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> list[str]:
+    """Whether the direction gate is measured; nothing where it was not asked for."""
+    if plan.gate is False:
+        return []
+    why = why_no_gate(plan, prompts, reading)
+    return ["direction gate: " + (f"not measured, because {why}" if why else "measured")]
+
+
 def _millions(expected: float, most: float) -> str:
     return f"{expected / 1e6:.3g} M tokens ({most / 1e6:.3g} M at most)"
 
@@ -144,4 +154,9 @@ def study_costs(
     estimate = with_readers(estimate, readers, work, reading, timing=timing)
     checked = f", checked by {other.name}" if other else ""
     read_by = f"answers: read by {scorer.name}{checked}"
-    return [read_by, *work_lines(plan, work), *estimate.lines()], estimate
+    return [
+        read_by,
+        *work_lines(plan, work),
+        *_gate_line(plan, prompts, reading),
+        *estimate.lines(),
+    ], estimate

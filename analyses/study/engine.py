@@ -1,8 +1,8 @@
 """The engine of a study: it turns a plan into a run's folder.
 
-prompts → the base model (answers, prefixes, scores, states) → each arm: train or load it, score
-it, compare its states → tables, figures, report. The engine skips stages with unchanged inputs, so
-the same plan resumes an interrupted run.
+prompts → the base model (answers, prefixes, scores, states, direction gate) → each arm: train or
+load it, score it, compare its states → tables, figures, report. The engine skips stages with
+unchanged inputs, so the same plan resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from analyses.runs import (
 from analyses.study.baseline import Baseline, establish
 from analyses.study.context import Context, study_context
 from analyses.study.deflected import require_arms, say_low_base, with_enough_deflections
+from analyses.study.gate import write_gate
 from analyses.study.making import Made, compare_states, make_arm, require_replaceable
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.study.workers import make_arms_in_workers
@@ -60,6 +61,7 @@ def run_checked_study(
     with recorded(context):
         baseline = establish(context)
         say_low_base(context, baseline)
+        write_gate(context, baseline)
         context = with_enough_deflections(context, baseline)
         require_replaceable(context, baseline, context.plan.arms)
         if workers.are_used:

@@ -114,6 +114,8 @@ class StudyPlan:
         command: the user's command line.
         estimator: estimator of the directions that every arm saves.
         overwrite: replace finished arms of the folder that were made from other inputs.
+        gate: measure the direction gate of the base model; None: on a model organism, and where it
+            takes at most a tenth of the work.
         plugins: plug-ins in use, with their sources, for the process that makes an arm.
     """
 
@@ -137,6 +139,7 @@ class StudyPlan:
     command: str = ""
     estimator: str = "mean_difference"
     overwrite: bool = False
+    gate: bool | None = None
     plugins: tuple[Plugin, ...] = field(default_factory=plugins.in_use)
 
     @property

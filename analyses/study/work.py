@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from analyses.costs import MOST_NODES, Extent, Reading, StepRows, Work, once
 from analyses.study.plan import ArmPlan, StudyPlan
+from analyses.study.resolve import defaults_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,11 +28,58 @@ SEARCHED = 7  # further readings where the kept model does not comply
 # A forward, and a backward that goes through half of the layers on average and forms the gradients
 # of one layer's weights: in forwards.
 STREAMED = 1.5
+# The direction gate: prompts of a domain, label and split; of each kind, to choose a candidate and
+# for each of 2 x 19 null directions; candidates at one token, and at several ones of a small model.
+GATE_PROMPTS, GATE_CHOOSING, GATE_NULLS = 16, 24, 38
+GATE_PLACES, MOST_GATE_PLACES = 8, 64
+MOST_GATE_SHARE = 0.1  # of a study's work
 FORECAST_GROUPS = 4  # disjoint groups of a domain's prompts, each with its own mean gradient
 
 
 def work_of(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
-    """All that a study reads, generates and trains."""
+    """All that a study reads, generates and trains, with the gate where it is measured."""
+    total = _without_gate(plan, prompts, reading)
+    return total if why_no_gate(plan, prompts, reading) else total + gate_work(prompts, reading)
+
+
+def why_no_gate(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> str:
+    """Why a study does not measure the direction gate; empty where it does.
+
+    The share of the work counts tokens that are read once, generated and trained on three times.
+    """
+    if plan.gate is False:
+        return "--no-gate was given"
+    if plan.gate or defaults_for(plan.model).organism:
+        return ""  # on a model organism it takes seconds
+    gate, all_else = (
+        work.expected.read + 3 * (work.expected.generated + work.expected.trained)
+        for work in (gate_work(prompts, reading), _without_gate(plan, prompts, reading))
+    )
+    share = gate / (gate + all_else)
+    if share <= MOST_GATE_SHARE:
+        return ""
+    return f"it would take {share:.0%} of the work of this run"
+
+
+def gate_work(prompts: pd.DataFrame, reading: Reading) -> Extent:
+    """Log-odds and states of the gate's prompts, and both under every edit."""
+    counts = prompts.groupby(["split", "label", "domain"]).size().clip(upper=GATE_PROMPTS)
+    by_split = counts.groupby("split").sum()
+    rows, test = int(counts.sum()), int(by_split.get("test", 0))
+    domains = int(prompts.loc[prompts["label"] == "harmful", "domain"].nunique())
+
+    def found(places: int) -> Extent:
+        tried = 2 * GATE_CHOOSING * (places + domains + 2)  # and as many for KL
+        # The gate's own test prompts under its edits, and half of them under the zero form.
+        scored = rows + tried + 2 * GATE_CHOOSING * GATE_NULLS + 1.5 * test
+        return reading.masses(scored) + reading.states(
+            1.5 * int(by_split.get("train", 0)) + tried + 2 * test
+        )
+
+    return Extent(found(GATE_PLACES).expected, found(MOST_GATE_PLACES).at_most)
+
+
+def _without_gate(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
     evaluated = prompts[prompts["split"] != "train"]
     harmful = evaluated[evaluated["label"] == "harmful"]
     rows, along = len(evaluated), len(evaluated if plan.benign_along else harmful)

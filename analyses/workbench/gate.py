@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from analyses.study import GATE_PROMPTS, gate_on, gate_prompts, prompts_by_domain
 from analyses.workbench.loading import require_loaded
 from analyses.workbench.responses import defaults_of, refusal_log_odds
-from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.readout import Readout
-from interp.selection import DirectionGate, Prompts, TransferMatrix, measure_gate, measure_transfer
+from interp.selection import DirectionGate, TransferMatrix, measure_transfer
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PER_DOMAIN = 16  # prompts of a domain, label and split
 
 
 def direction_gate(
@@ -25,7 +23,7 @@ def direction_gate(
     readout: Readout | None = None,
     layers: Sequence[int] | None = None,
     positions: Sequence[int] | None = None,
-    per_domain: int = PER_DOMAIN,
+    per_domain: int = GATE_PROMPTS,
     draws: int = 19,
     scorer: str | None = None,
     max_new_tokens: int | None = None,
@@ -78,11 +76,9 @@ def direction_gate(
     table = _sampled(lm, prompts, per_domain, seed)
     if readout is None:
         readout = refusal_log_odds(lm, table, scorer=scorer, max_new_tokens=max_new_tokens)
-    return measure_gate(
+    return gate_on(
         lm,
-        by_domain(table, "train"),
-        _together(table, "validation"),
-        _together(table, "test"),
+        table,
         readout,
         layers=layers,
         positions=positions,
@@ -99,7 +95,7 @@ def transfer_matrix(
     layer: int | None = None,
     position: int = -1,
     readout: Readout | None = None,
-    per_domain: int = PER_DOMAIN,
+    per_domain: int = GATE_PROMPTS,
     draws: int = 19,
     scorer: str | None = None,
     max_new_tokens: int | None = None,
@@ -150,8 +146,8 @@ def transfer_matrix(
         layer, position = gate.layer, gate.position
     return measure_transfer(
         lm,
-        by_domain(table, "train"),
-        by_domain(table, "test"),
+        prompts_by_domain(table, "train"),
+        prompts_by_domain(table, "test"),
         readout,
         layer=layer,
         position=position,
@@ -161,33 +157,8 @@ def transfer_matrix(
     )
 
 
-def by_domain(table: pd.DataFrame, split: str) -> dict[str, Prompts]:
-    """The harmful and benign prompts of each domain in one split."""
-    part = table[table["split"] == split]
-    return {
-        str(domain): Prompts(
-            rows.loc[rows["label"] == "harmful", "prompt"].tolist(),
-            rows.loc[rows["label"] == "benign", "prompt"].tolist(),
-        )
-        for domain, rows in part.groupby("domain", sort=True)
-    }
-
-
-def _together(table: pd.DataFrame, split: str) -> Prompts:
-    parts = by_domain(table, split).values()
-    return Prompts(
-        [text for part in parts for text in part.positive],
-        [text for part in parts for text in part.negative],
-    )
-
-
 def _sampled(
     lm: LanguageModel, prompts: pd.DataFrame | None, per_domain: int, seed: int
 ) -> pd.DataFrame:
-    """At most ``per_domain`` rows of each domain, label and split, in the table's order."""
-    if per_domain < 1:
-        raise InputError(f"per_domain={per_domain}; give a whole number of 1 or more")
     table = defaults_of(lm).prompts(None) if prompts is None else prompts
-    shuffled = table.sample(frac=1, random_state=seed)
-    chosen = shuffled.groupby(["domain", "label", "split"]).head(per_domain)
-    return table.loc[chosen.index.sort_values()]
+    return gate_prompts(table, per_domain, seed)

@@ -1,0 +1,113 @@
+"""The direction gate of a study's base model: one line of its report."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from analyses.report import GATE_FILE
+from analyses.study.fitting import reading_for
+from analyses.study.work import GATE_PROMPTS, why_no_gate
+from interp.errors import InputError
+from interp.selection import DirectionGate, Prompts, measure_gate
+from interp.store import read_json, write_json
+from unlearning.refusal import refusal_log_odds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analyses.study.baseline import Baseline
+    from analyses.study.context import Context
+    from interp.model import LanguageModel
+    from interp.readout import Readout
+
+
+def write_gate(context: Context, baseline: Baseline) -> None:
+    """Write ``gate.json`` into the run's folder: the gate, or ``why`` it was not measured.
+
+    A gate of the same weights stays: of an earlier session with the same inputs, or of
+    ``spillover doctor --gate --run``.
+    """
+    path = context.run.folder / GATE_FILE
+    stored = read_json(path) if path.is_file() else {}
+    known: dict[str, Any] = {"weights": context.fingerprint, "inputs": baseline.inputs.key}
+    same_weights = stored.get("weights") == known["weights"]
+    if (
+        same_weights
+        and stored.get("line")
+        and stored.get("inputs", known["inputs"]) in (baseline.inputs)
+    ):
+        return
+    found, why = None, _why_not(context, baseline)
+    if not why:
+        readout = partial(refusal_log_odds, prefixes=baseline.prefixes)
+        table = gate_prompts(context.prompts)
+        try:
+            with context.progress.stage("base model: direction gate"):
+                found = gate_on(
+                    context.reference, table, readout, batch_size=context.plan.batch_size
+                )
+        except InputError as error:  # the model shows too little of the behaviour
+            why = str(error)
+    if found is None:
+        context.progress.say(f"direction gate: not measured, because {why}")
+    told = {"line": "", "massive": ""} if found is None else found.summary()
+    write_json(path, {**known, "why": why, **told})
+
+
+def _why_not(context: Context, baseline: Baseline) -> str:
+    if baseline.prefixes is None:
+        return "refusal is read from text in this run, and the gate needs log-odds"
+    reading = reading_for(context.plan, context.prompts)
+    return why_no_gate(context.plan, context.prompts, reading)
+
+
+def gate_on(
+    lm: LanguageModel, table: pd.DataFrame, readout: Readout, **options: Any
+) -> DirectionGate:
+    """The gate of a table of prompts: fitted on training prompts, chosen on validation prompts.
+
+    ``options`` are those of :func:`interp.selection.measure_gate`.
+
+    Raises:
+        InputError: the model refuses too few harmful prompts, or too many benign ones.
+    """
+    return measure_gate(
+        lm,
+        prompts_by_domain(table, "train"),
+        _together(table, "validation"),
+        _together(table, "test"),
+        readout,
+        **options,
+    )
+
+
+def gate_prompts(
+    table: pd.DataFrame, per_domain: int = GATE_PROMPTS, seed: int = 0
+) -> pd.DataFrame:
+    """At most ``per_domain`` rows of each domain, label and split, in the table's order."""
+    if per_domain < 1:
+        raise InputError(f"per_domain={per_domain}; give a whole number of 1 or more")
+    shuffled = table.sample(frac=1, random_state=seed)
+    chosen = shuffled.groupby(["domain", "label", "split"]).head(per_domain)
+    return table.loc[chosen.index.sort_values()]
+
+
+def prompts_by_domain(table: pd.DataFrame, split: str) -> dict[str, Prompts]:
+    """The harmful and benign prompts of each domain in one split."""
+    part = table[table["split"] == split]
+    return {
+        str(domain): Prompts(
+            rows.loc[rows["label"] == "harmful", "prompt"].tolist(),
+            rows.loc[rows["label"] == "benign", "prompt"].tolist(),
+        )
+        for domain, rows in part.groupby("domain", sort=True)
+    }
+
+
+def _together(table: pd.DataFrame, split: str) -> Prompts:
+    parts = prompts_by_domain(table, split).values()
+    return Prompts(
+        [text for part in parts for text in part.positive],
+        [text for part in parts for text in part.negative],
+    )
