@@ -23,7 +23,7 @@ def angles_view(tables: Run) -> list[dict[str, Any]]:
         of_target = (rows if target["value"].isna().all() else target).dropna(subset=["value"])
         if of_target.empty:
             continue
-        layer = int(of_target.loc[of_target["value"].idxmax(), "layer"])
+        layer = int(of_target["layer"].iloc[int(of_target["value"].argmax())])
         found.append(
             {
                 "title": title_of(headline),

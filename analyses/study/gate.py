@@ -40,6 +40,7 @@ def write_gate(context: Context, baseline: Baseline) -> None:
         return
     found, why = None, _why_not(context, baseline)
     if not why:
+        assert baseline.prefixes is not None
         readout = partial(refusal_log_odds, prefixes=baseline.prefixes)
         table = gate_prompts(context.prompts)
         try:
