@@ -183,6 +183,12 @@ Server = Annotated[
 ]
 
 
+GATE_HELP = (
+    "Measure whether one direction carries refusal (default: doctor does not; a study does on a "
+    "model organism, and where it takes at most a tenth of the work)."
+)
+
+
 @dataclass(frozen=True)
 class StudyOptions:
     """Attributes of a ``StudyPlan`` that every study may change; ``None`` keeps the default."""
@@ -202,12 +208,7 @@ class StudyOptions:
         None, "Sampling temperature of these answers (default: 1).", min=0
     )
     overwrite: Overwrite = False
-    gate: bool | None = opt(
-        None,
-        "Measure the direction gate of the base model for the report (default: on a model "
-        "organism, and where it takes at most a tenth of the work).",
-        "--gate/--no-gate",
-    )
+    gate: bool | None = opt(None, GATE_HELP, "--gate/--no-gate")
     report_to: str = opt("none", "Tracker that the Trainer reports to, e.g. tensorboard.")
 
     def for_plan(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from analyses.commands import command, opt
-from analyses.options import Model, ModelOptions
+from analyses.options import GATE_HELP, Model, ModelOptions
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,12 +20,7 @@ def doctor(
     model: Model,
     model_options: ModelOptions,
     step: bool = opt(True, "Also time one LoRA step, forward and backward (default: yes)."),
-    gate: bool = opt(
-        False,
-        "Also test whether one direction carries refusal; the model answers up to 240 prompts "
-        "(default: no).",
-        "--gate",
-    ),
+    gate: bool = opt(False, GATE_HELP, "--gate"),
     run: Path | None = opt(
         None,
         "With --gate: write gate.json into the folder of this model's run, so that its report "
