@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,7 +48,7 @@ def reproduction_drawings(found: Result) -> tuple[Drawing, ...]:
             "the null, prompts permuted between the concepts. Dotted: the paper's layer "
             f"({found.layer}, from 0). The title gives the mean |cos| between the components "
             "of two halves of the prompts at this layer.",
-            entanglement_figure(found.layers, found.layer),
+            entanglement_figure(found.layers, found.layer, found.plan.study.concepts),
             found.layers,
         ),
     )
@@ -101,14 +102,14 @@ def _panel(axes: Axes, part: pd.DataFrame, columns: list[str], before: pd.Series
 
 
 @styled
-def entanglement_figure(layers: pd.DataFrame, layer: int) -> Figure:
+def entanglement_figure(layers: pd.DataFrame, layer: int, concepts: Sequence[str]) -> Figure:
     """A panel for each unlearned concept, a line for each other domain.
 
     Args:
         layers: ``entanglement.csv``, R3 between the concepts at every layer.
         layer: the paper's layer in this model, 0-based.
+        concepts: those that were unlearned.
     """
-    concepts = list(layers["source"].drop_duplicates())
     figure = new_figure(5.2 * len(concepts), 3.0)
     for axes, concept in zip(figure.subplots(1, len(concepts), squeeze=False)[0], concepts,
                              strict=True):  # fmt: skip
