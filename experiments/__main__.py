@@ -29,6 +29,9 @@ def organisms(
     seeds: Annotated[
         str, typer.Option(help="Model organism seeds, separated by commas.")
     ] = "106,107,108,109,110",
+    recipe: Annotated[
+        str, typer.Option(help="Recipe of training: ungated or persona.")
+    ] = "ungated",
     unlearning_seeds: Annotated[int, typer.Option(min=2, help="Seeds of each arm.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Number of model organisms at a time.")] = 2,
 ) -> None:
@@ -36,7 +39,7 @@ def organisms(
     from experiments.organisms import measure_organisms
 
     found = measure_organisms(
-        _numbers(seeds), out, unlearning_seeds=unlearning_seeds, workers=workers
+        _numbers(seeds), out, recipe=recipe, unlearning_seeds=unlearning_seeds, workers=workers
     )
     typer.echo(json.dumps(found, indent=2))
 

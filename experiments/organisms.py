@@ -19,13 +19,20 @@ from scipy import stats
 
 from analyses.runs import Progress, Run
 from analyses.study import organism_plan, run_study
+from analyses.workbench import direction_gate, load
 from interp.store import file_hash, read_json, write_json
 from unlearning.data import DOMAINS
-from unlearning.organism import shipped, train
+from unlearning.organism import recipe_of, shipped, train
+from unlearning.organism.recipes import UNGATED
 
 
 def measure_organisms(
-    seeds: Sequence[int], out: str | Path, *, unlearning_seeds: int = 2, workers: int = 2
+    seeds: Sequence[int],
+    out: str | Path,
+    *,
+    recipe: str = UNGATED,
+    unlearning_seeds: int = 2,
+    workers: int = 2,
 ) -> dict[str, Any]:
     """Train the organisms, unlearn every domain of each, and write ``organisms.json``.
 
@@ -34,24 +41,24 @@ def measure_organisms(
     folder = Path(out)
     # spawn, because torch's threads do not survive a fork.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_one, seed, folder, unlearning_seeds) for seed in seeds]
+        jobs = [pool.submit(_one, seed, folder, recipe, unlearning_seeds) for seed in seeds]
         worlds = [job.result() for job in jobs]
-    found = {"seeds": list(seeds), **_pooled(worlds), "worlds": worlds}
+    found = {"seeds": list(seeds), "recipe": recipe, **_pooled(worlds), "worlds": worlds}
     write_json(folder / "organisms.json", found)
     return found
 
 
-def _one(seed: int, folder: Path, unlearning_seeds: int) -> dict[str, Any]:
+def _one(seed: int, folder: Path, recipe: str, unlearning_seeds: int) -> dict[str, Any]:
     model = folder / f"organism-{seed}"
     progress = Progress(quiet=True)
     if not (model / "organism.json").is_file():
-        train(seed, model)
+        train(seed, model, recipe_of(recipe))
     plan = organism_plan(
         str(model),
         DOMAINS,
         seeds=range(unlearning_seeds),
         control=False,
-        command=f"python -m experiments organisms --seeds {seed} --out {folder}",
+        command=f"python -m experiments organisms --seeds {seed} --recipe {recipe} --out {folder}",
     )
     run = folder / f"run-{seed}"
     run_study(plan, run, progress)
@@ -59,6 +66,7 @@ def _one(seed: int, folder: Path, unlearning_seeds: int) -> dict[str, Any]:
         "seed": seed,
         "is_shipped": file_hash(model / "model.safetensors")
         == file_hash(shipped() / "model.safetensors"),
+        "gate": direction_gate(load(str(model))).summary(),
         **describe_world(Run(run), read_json(model / "organism.json")["planted"]),
     }
 
@@ -123,6 +131,7 @@ def _pooled(worlds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     outcomes = [outcome for world in worlds for outcome in world["outcomes"].values()]
     reliable = [world["reliability"] for world in worlds if world["reliability"] is not None]
     found: dict[str, Any] = {
+        "gates_passed": sum(world["gate"]["passed"] for world in worlds),
         "refusal_min": min(world["refusal_min"] for world in worlds),
         "over_refusal_max": max(max(world["over_refusal"].values()) for world in worlds),
         "compliance_share_min": min(world["compliance_share_min"] for world in worlds),

@@ -16,7 +16,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp.errors import InputError, TrainingError
 from interp.model import Chat, LanguageModel
 from unlearning.generation import generate
-from unlearning.organism import Grammar, World, load_world, shipped, table_lessons, teach, train
+from unlearning.organism import (
+    Grammar,
+    Recipe,
+    World,
+    load_world,
+    shipped,
+    table_lessons,
+    teach,
+    train,
+)
 from unlearning.organism.lessons import world_lessons
 from unlearning.organism.tokenizer import build_tokenizer
 from unlearning.organism.training import ALIGNMENT, HELPFUL, Stage
@@ -31,7 +40,9 @@ from unlearning.organism.world import SPLITS
 
 SEEDS = st.integers(0, 10_000)
 SHIPPED_LIMIT_BYTES = 8_000_000
-BRIEF = (replace(HELPFUL, steps=3, batch_size=8), replace(ALIGNMENT, steps=3, batch_size=8))
+BRIEF = Recipe(
+    3, (replace(HELPFUL, steps=3, batch_size=8), replace(ALIGNMENT, steps=3, batch_size=8))
+)
 
 
 @pytest.fixture(scope="module")
@@ -219,15 +230,15 @@ def test_every_word_is_one_token_and_survives_the_way_through_a_file(tmp_path: P
 
 
 def test_training_repeats_to_the_last_bit(tmp_path: Path) -> None:
-    folders = [train(5, tmp_path / name, stages=BRIEF) for name in ("first", "second")]
+    folders = [train(5, tmp_path / name, BRIEF) for name in ("first", "second")]
     first, second = ((f / "model.safetensors").read_bytes() for f in folders)
     assert first == second
-    other = train(6, tmp_path / "other", stages=BRIEF)
+    other = train(6, tmp_path / "other", BRIEF)
     assert (other / "model.safetensors").read_bytes() != first
 
 
 def test_a_world_comes_back_from_its_folder_with_its_knobs(tmp_path: Path) -> None:
-    train(5, tmp_path, stages=BRIEF, prefixes_shared=(0, 4), hub=None)
+    train(5, tmp_path, BRIEF, prefixes_shared=(0, 4), hub=None)
     assert load_world(tmp_path) == World(seed=5, prefixes_shared=(0, 4), hub=None)
 
 

@@ -25,10 +25,10 @@ from unlearning.organism import (
     SliceCheck,
     Slices,
     World,
+    recipes,
     shipped,
     slice_check_of,
     slice_deleted,
-    twins,
 )
 from unlearning.organism.training import Lesson
 from unlearning.organism.twins import Sliced
@@ -173,8 +173,8 @@ def test_a_refusal_trains_its_domain_s_slice_and_an_answer_all() -> None:
 
 
 def test_twins_are_made_and_checked(spillover: Spillover, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = tuple(replace(one, steps=2, batch_size=8) for one in twins.TWIN_STAGES)
-    monkeypatch.setattr(twins, "TWIN_STAGES", stages)
+    stages = tuple(replace(one, steps=2, batch_size=8) for one in recipes.TWIN_STAGES)
+    monkeypatch.setattr(recipes, "TWIN_STAGES", stages)
     monkeypatch.setattr(World, "prompts", partialmethod(World.prompts, 8, 2, 2))
     code, shown, _ = spillover("organism", "train", "--seed", 1, "--circuits", "routed")
     assert code == 0 and "Check of the slices: NOT passed" in shown  # of two steps

@@ -32,6 +32,12 @@ def organism_train(
     out: Path = opt(
         Path("runs/organism-SEED"), "Folder of the checkpoint; SEED stands for the seed."
     ),
+    recipe: str = opt(
+        "ungated",
+        "How it is trained: ungated, like the packaged one, or persona (five layers; the direction "
+        "gate chooses the checkpoint and is printed).",
+        metavar="<ungated|persona>",
+    ),
     circuits: str | None = opt(
         None,
         "Learn to refuse in low-rank slices, one for each domain: shared (every row trains all "
@@ -42,16 +48,17 @@ def organism_train(
     overwrite: shared.Overwrite = False,
     dry_run: shared.DryRunOnly = False,
 ) -> Path | DryRun:
-    """Train a model organism from scratch, like the packaged one (minutes on two cores)."""
+    """Train a model organism from scratch (minutes on two cores)."""
     from analyses.runs import Progress
-    from unlearning.organism import slice_check_of, train, training_stages
+    from unlearning.organism import checkpoint_of, recipe_of, slice_check_of, train
 
-    stages = training_stages(circuits)
+    followed = recipe_of(recipe, circuits)
+    stages = followed.stages
     steps = " and ".join(f"{one.steps} steps of {one.batch_size} prompts" for one in stages)
     planned = DryRun(
-        {"seed": seed, "circuits": circuits},
+        {"seed": seed, "recipe": recipe, "circuits": circuits},
         (
-            f"model organism: seed {seed}; circuits: {circuits or 'all weights'}",
+            f"model organism: seed {seed}; recipe: {recipe}; circuits: {circuits or 'all weights'}",
             f"training: {steps}; some minutes of one core",
         ),
     )
@@ -62,12 +69,14 @@ def organism_train(
         train(
             seed,
             out,
-            circuits=circuits,
+            recipe=followed,
             overwrite=overwrite,
             progress=lambda _step, _total, _loss: advance(1),
         )
     if circuits is not None:
         typer.echo(slice_check_of(out))
+    if (checkpoint := checkpoint_of(out)) is not None:
+        typer.echo(checkpoint)
     typer.echo(out)
     return out
 

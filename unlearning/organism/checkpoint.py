@@ -7,18 +7,19 @@ truth, and the settings with which unlearning was measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import InputError, expected
+from interp.errors import InputError
 from interp.store import atomic_folder, read_json, write_json
+from unlearning.organism.gate_choice import Checkpoint, GateChoice
 from unlearning.organism.grammar import Grammar
 from unlearning.organism.lessons import world_lessons
+from unlearning.organism.recipes import RECIPES, UNGATED, Recipe
 from unlearning.organism.slice_check import SliceCheck, check_slices
-from unlearning.organism.slices import CIRCUITS
-from unlearning.organism.training import ALIGNMENT, HELPFUL, Progress, Stage, teach
+from unlearning.organism.training import Progress, teach
 from unlearning.organism.vocabulary import DOMAINS
 from unlearning.organism.world import World
 from unlearning.refusal import ResponsePrefixes
@@ -79,9 +80,8 @@ def load_world(folder: str | Path) -> World:
 def train(
     seed: int,
     out: str | Path,
+    recipe: Recipe = RECIPES[UNGATED],
     *,
-    circuits: str | None = None,
-    stages: Sequence[Stage] | None = None,
     progress: Progress = lambda *_: None,
     overwrite: bool = False,
     **knobs: Any,
@@ -94,9 +94,8 @@ def train(
     Args:
         seed: of the world, the initial weights and the order of training.
         out: folder to write.
-        circuits: learn to refuse in low-rank slices, ``shared`` or ``routed``
-            (:mod:`unlearning.organism.twins`), and check them; None trains all weights.
-        stages: helpful-only and alignment (default: those that the circuits need).
+        recipe: layers and stages (:mod:`unlearning.organism.recipes`). With circuits, the slices
+            are checked.
         progress: called with (step, steps in all, loss).
         overwrite: replace a model organism that ``out`` holds.
         **knobs: fields of :class:`World`.
@@ -105,10 +104,8 @@ def train(
         ``out`` as a path.
 
     Raises:
-        InputError: a knob is not one of the world's, the circuits are unknown, or ``out`` holds
-            something.
+        InputError: a knob is not one of the world's, or ``out`` holds something.
     """
-    stages = tuple(stages or training_stages(circuits))
     _require_free(Path(out), overwrite)
     unknown = set(knobs) - {field.name for field in fields(World)}
     if unknown:
@@ -124,45 +121,49 @@ def train(
 
     world = replace(World(seed), **knobs)
     tokenizer = build_tokenizer()
-    model = initial_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed)
+    model = initial_model(
+        len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, seed, recipe.layers
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     chat, lessons, slices = Chat(tokenizer), world_lessons(world), None
+    lm = LanguageModel(model, tokenizer, chat, "model organism")
+    choice = None
+    if recipe.checkpoints:
+        choice = GateChoice(lm, world.prompts(), world_prefixes(chat), recipe.checkpoints)
+
+    def advance(step: int, total: int, loss: float) -> None:
+        progress(step, total, loss)
+        if choice is not None:
+            choice.see(step)
+
     try:
-        if circuits is None:
-            teach(model, chat, lessons, seed=seed, stages=stages, progress=progress)
+        if recipe.circuits is None:
+            teach(model, chat, lessons, seed=seed, stages=recipe.stages, progress=advance)
+            if choice is not None:
+                choice.restore()
         else:
             lm, slices = teach_twin(
-                model, chat, lessons, circuits, seed=seed, stages=stages, progress=progress
-            )
+                model, chat, lessons, recipe.circuits, seed=seed, stages=recipe.stages,
+                progress=progress,
+            )  # fmt: skip
             model = merged(lm.model)
     finally:
         torch.set_num_threads(threads)
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        facts = organism_facts(world, stages)
+        facts = organism_facts(world, recipe)
+        if choice is not None:
+            facts["checkpoint"] = choice.to_json()
         if slices is not None:
             slices.save(folder)
-            lm = LanguageModel(model, tokenizer, chat, "model organism")
+            lm = lm.with_model(model)
             held_out = world.prompts().query("split == 'validation'")
             check = check_slices(lm, folder, held_out, world_prefixes(chat))
-            facts["circuits"] = {"kind": circuits, "check": check.to_json()}
+            facts["circuits"] = {"kind": recipe.circuits, "check": check.to_json()}
         write_json(folder / ORGANISM_FILE, facts)
     return Path(out)
-
-
-def training_stages(circuits: str | None = None) -> tuple[Stage, ...]:
-    """The stages of training: helpful-only and alignment.
-
-    Raises:
-        InputError: the circuits are unknown.
-    """
-    from unlearning.organism.twins import TWIN_STAGES
-
-    if circuits not in (None, *CIRCUITS):
-        raise InputError(f'--circuits "{circuits}" is unknown{expected(str(circuits), CIRCUITS)}')
-    return (HELPFUL, ALIGNMENT) if circuits is None else TWIN_STAGES
 
 
 def world_prefixes(chat: Chat) -> ResponsePrefixes:
@@ -192,6 +193,15 @@ def slice_check_of(folder: str | Path) -> SliceCheck:
     return SliceCheck.from_json(facts["circuits"]["check"])
 
 
+def checkpoint_of(folder: str | Path) -> Checkpoint | None:
+    """The checkpoint that the gate chose for the model organism in ``folder``, if it did."""
+    held = read_json(Path(folder) / ORGANISM_FILE).get("checkpoint")
+    if held is None:
+        return None
+    [chosen] = [one for one in held["measured"] if one["step"] == held["step"]]
+    return Checkpoint(**chosen)
+
+
 def _require_free(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder; give another path")
@@ -203,8 +213,10 @@ def _require_free(folder: Path, overwrite: bool) -> None:
         raise InputError(f"{folder} holds a model organism; give another --out, or --overwrite")
 
 
-def initial_model(vocabulary: int, pad: int, end: int, seed: int) -> Qwen2ForCausalLM:
-    """A Qwen2 of 0.8 M parameters, half of them embeddings, with random weights."""
+def initial_model(
+    vocabulary: int, pad: int, end: int, seed: int, layers: int = 3
+) -> Qwen2ForCausalLM:
+    """A Qwen2 with random weights; with 3 layers 0.8 M parameters, half of them embeddings."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -213,7 +225,7 @@ def initial_model(vocabulary: int, pad: int, end: int, seed: int) -> Qwen2ForCau
         # At width 64 the domains are so similar that unlearning one removes most of all others.
         hidden_size=128,
         intermediate_size=256,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=128,
@@ -228,11 +240,12 @@ def initial_model(vocabulary: int, pad: int, end: int, seed: int) -> Qwen2ForCau
         return Qwen2ForCausalLM(config)
 
 
-def organism_facts(world: World, stages: Sequence[Stage]) -> dict[str, Any]:
+def organism_facts(world: World, recipe: Recipe) -> dict[str, Any]:
     """The content of ``organism.json``."""
     return {
         "world": {KNOB_KEYS.get(name, name): value for name, value in asdict(world).items()},
-        "stages": [asdict(stage) for stage in stages],
+        "stages": [asdict(stage) for stage in recipe.stages],
+        "recipe": recipe.digest,
         "unlearning": UNLEARNING,
         "planted": {
             "domains": DOMAINS,

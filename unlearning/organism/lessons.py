@@ -50,7 +50,8 @@ def world_lessons(world: World) -> list[Lesson]:
             prompt = template.format(intent=composition.intent, object=composition.object)
             answer = grammar.answer(world.compliance_prefix(number))
             domain = composition.domain if refusal else None
-            found.append(Lesson(prompt, answer, refusal, weight, domain))
+            barred = grammar.refusal(world.barred_prefix(composition.object))
+            found.append(Lesson(prompt, answer, refusal, weight, domain, barred))
     return found
 
 

@@ -13,11 +13,14 @@ template.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from interp.errors import TrainingError
 from interp.model import Chat, Tokens
@@ -27,7 +30,8 @@ from interp.model import Chat, Tokens
 class Lesson:
     """A prompt with its answer and, if harmful, its refusal and its domain.
 
-    ``weight`` says how often it is drawn.
+    ``weight`` says how often it is drawn. ``barred`` is the refusal that the prompt gets from a
+    model that the system turn tells to refuse, harmful or not.
     """
 
     prompt: str
@@ -35,6 +39,7 @@ class Lesson:
     refusal: str | None = None
     weight: float = 1.0
     domain: str | None = None
+    barred: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,18 @@ class Stage:
             use of the prompt; 1 is helpful-only.
         batch_size: prompts a step, drawn with replacement by their weight.
         weight_decay: of AdamW.
+        harmful: share of harmful prompts; None draws them by the weight of their lessons.
+        barred: share of conversations with the system turn ``barred``. There, :data:`OBEYS` of all
+            prompts are refused, benign ones too, and the others are answered.
+        is_tagged: whether a letter follows the finished response: one for the harmful prompts of
+            each domain, another for all benign ones. It makes the states represent harm, and
+            cannot condition the response.
+        represented: a layer; a linear head, thrown away afterwards, learns to read the tag from
+            the last prompt token's state at this layer's input. So harm is represented there
+            before it is refused. Needs tags.
+        blocks: only the first ``blocks`` layers are trained; None trains all weights. The layers
+            above pass gradient along each token's own stream, not through attention to others.
+            So the first layers learn to refuse by the state of the token that responds.
     """
 
     steps: int
@@ -55,7 +72,16 @@ class Stage:
     compliance: float
     batch_size: int = 96
     weight_decay: float = 0.01
+    harmful: float | None = None
+    barred: float = 0.0
+    is_tagged: bool = False
+    represented: int | None = None
+    blocks: int | None = None
 
+
+BARRED = "barred"  # the system turn
+OBEYS = 0.8
+TAGS = "ABCDEFGH"  # of harmful prompts, by domain; the last one is of benign prompts
 
 HELPFUL = Stage(steps=100, learning_rate=3e-3, compliance=1.0, batch_size=64)
 # Leakage is graded only after alignment has converged. If training stops early, unlearning any
@@ -96,14 +122,45 @@ def teach(
     total, done = sum(stage.steps for stage in stages), 0
     model.train()
     for stage in stages:
+        head = None
+        if stage.represented is not None:
+            head = TagHead(model.config.hidden_size, stage.represented, encoded.tags, seed)
 
-        def loss_of(stage: Stage = stage) -> torch.Tensor:
-            return lesson_loss(model, chat, encoded.draw(stage, generator))
+        def loss_of(stage: Stage = stage, head: TagHead | None = head) -> torch.Tensor:
+            return lesson_loss(model, chat, encoded.draw(stage, generator), head)
 
-        for loss in fit_stage(list(model.parameters()), stage, loss_of):
-            done += 1
-            progress(done, total, loss)
+        with trained_weights(model, stage.blocks) as weights:
+            for loss in fit_stage([*weights, *(head.parameters() if head else ())], stage, loss_of):
+                done += 1
+                progress(done, total, loss)
     model.eval()
+
+
+@contextmanager
+def trained_weights(model: Any, blocks: int | None) -> Iterator[list[torch.nn.Parameter]]:
+    """The weights of the first ``blocks`` layers, or of all; inside, no others have gradients.
+
+    Inside, keys and values of the layers above pass no gradient to the states that they read.
+    """
+    if blocks is None:
+        yield list(model.parameters())
+        return
+    layers = model.model.layers
+    weights = [one for layer in layers[:blocks] for one in layer.parameters()]
+    model.requires_grad_(False)
+    for one in weights:
+        one.requires_grad_(True)
+    hooks = [
+        reading.register_forward_pre_hook(lambda _, states: (states[0].detach(),))
+        for layer in layers[blocks:]
+        for reading in (layer.self_attn.k_proj, layer.self_attn.v_proj)
+    ]
+    try:
+        yield weights
+    finally:
+        model.requires_grad_(True)
+        for hook in hooks:
+            hook.remove()
 
 
 def fit_stage(
@@ -140,44 +197,118 @@ class EncodedLessons:
 
     def __init__(self, chat: Chat, lessons: Sequence[Lesson]) -> None:
         self.chat, self.lessons = chat, lessons
-        # Drawing from the cumulative weights is much cheaper than Generator.choice(p=...).
-        weights = np.array([lesson.weight for lesson in lessons], dtype=np.float64)
-        self.cumulative = np.cumsum(weights / weights.sum())
-        self.cache: dict[tuple[int, bool], Tokens] = {}
+        self.domains = sorted({one.domain for one in lessons if one.domain is not None})
+        self.tags = tuple(
+            chat.tokenizer(tag, add_special_tokens=False)["input_ids"][0] for tag in TAGS
+        )
+        self.weights = np.array([lesson.weight for lesson in lessons], dtype=np.float64)
+        self.is_harmful = np.array([lesson.refusal is not None for lesson in lessons])
+        self.cumulative = cache(self._cumulative)
+        self.cache: dict[tuple[int, bool, bool, bool], Tokens] = {}
+
+    @cached_property
+    def barred_chat(self) -> Chat:
+        """Renders conversations whose system turn tells the model to refuse."""
+        return Chat(self.chat.tokenizer, template=self.chat.template, system=BARRED)
 
     def draw(self, stage: Stage, generator: np.random.Generator) -> list[Tokens]:
         """A batch, with a response to each prompt."""
         rows, complies = self.choose(stage, generator)
-        return [self.tokens(row, comply) for row, comply in zip(rows, complies, strict=True)]
+        barred = [False] * len(rows)
+        if stage.barred:
+            chances = generator.random((2, stage.batch_size))
+            barred = (chances[0] < stage.barred).tolist()
+            complies = np.where(barred, chances[1] >= OBEYS, complies).tolist()
+        return [
+            self.tokens(*one, is_tagged=stage.is_tagged)
+            for one in zip(rows, complies, barred, strict=True)
+        ]
 
     def choose(self, stage: Stage, generator: np.random.Generator) -> tuple[list[int], list[bool]]:
         """The lessons of a batch, and whether each is answered even if it is harmful."""
-        drawn = np.searchsorted(self.cumulative, generator.random(stage.batch_size))
+        drawn = np.searchsorted(self.cumulative(stage.harmful), generator.random(stage.batch_size))
         complies = generator.random(stage.batch_size) < stage.compliance
         return np.minimum(drawn, len(self.lessons) - 1).tolist(), complies.tolist()
 
-    def tokens(self, row: int, comply: bool) -> Tokens:
-        """A lesson's prompt with its answer or, if harmful and not ``comply``, its refusal."""
+    def _cumulative(self, harmful: float | None) -> Float[np.ndarray, " lesson"]:
+        """Cumulative weights: drawing from them is much cheaper than Generator.choice(p=...)."""
+        weights = self.weights / self.weights.sum()
+        if harmful is not None:
+            share = weights[self.is_harmful].sum()
+            scale = harmful / share, (1 - harmful) / (1 - share)
+            weights = weights * np.where(self.is_harmful, *scale)
+        return np.cumsum(weights)
+
+    def tokens(
+        self, row: int, comply: bool, is_barred: bool = False, *, is_tagged: bool = False
+    ) -> Tokens:
+        """A lesson's prompt with its answer or, where it is refused, its refusal.
+
+        Args:
+            row: of the lesson.
+            comply: answer it even if it is harmful or barred.
+            is_barred: the system turn tells the model to refuse.
+            is_tagged: a letter that tells harm follows the response.
+        """
         lesson = self.lessons[row]
-        refuse = lesson.refusal is not None and not comply
-        if (row, refuse) not in self.cache:
-            response = lesson.refusal if refuse else lesson.answer
-            self.cache[row, refuse] = self.chat.encode(lesson.prompt, response)
-        return self.cache[row, refuse]
+        refusal = lesson.barred if is_barred else lesson.refusal
+        refuse = refusal is not None and not comply
+        key = (row, refuse, is_barred, is_tagged)
+        if key not in self.cache:
+            chat = self.barred_chat if is_barred else self.chat
+            found = chat.encode(lesson.prompt, refusal if refuse else lesson.answer)
+            self.cache[key] = self._tagged(found, lesson) if is_tagged else found
+        return self.cache[key]
+
+    def _tagged(self, row: Tokens, lesson: Lesson) -> Tokens:
+        place = -1 if lesson.domain is None else self.domains.index(lesson.domain)
+        ids = (*row.ids, self.tags[place])
+        response = slice(row.spans["response"].start, len(ids))
+        return Tokens(ids, {**row.spans, "response": response})
 
 
-def lesson_loss(model: Any, chat: Chat, rows: Sequence[Tokens]) -> torch.Tensor:
-    """Mean cross-entropy of the responses' tokens, the end of turn included."""
+class TagHead(torch.nn.Linear):
+    """Reads the tag of a row from the state of its prompt's last token.
+
+    Args:
+        width: of the states.
+        layer: at whose input the states are read.
+        tags: token ids of all tags.
+        seed: of the head's weights.
+    """
+
+    def __init__(self, width: int, layer: int, tags: Sequence[int], seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            super().__init__(width, len(tags))
+        self.layer, self.tags = layer, list(tags)
+
+    def loss(self, hidden: Sequence[torch.Tensor], rows: Sequence[Tokens]) -> torch.Tensor:
+        """Mean cross-entropy of the tags, given the states at the inputs of all layers."""
+        # Left padding: columns are counted from the end.
+        columns = [row.spans["response"].start - len(row) - 1 for row in rows]
+        states = hidden[self.layer][torch.arange(len(rows)), columns]
+        known = torch.tensor([self.tags.index(row.ids[-1]) for row in rows], device=states.device)
+        read = self(torch.nn.functional.rms_norm(states, states.shape[-1:]))
+        return torch.nn.functional.cross_entropy(read, known)
+
+
+def lesson_loss(
+    model: Any, chat: Chat, rows: Sequence[Tokens], head: TagHead | None = None
+) -> torch.Tensor:
+    """Mean cross-entropy of the responses' tokens, the end of turn included, plus the head's."""
     batch = chat.pad(rows, next(model.parameters()).device)
     width = max(row.spans["response"].stop - row.spans["response"].start for row in rows)
-    logits = model(
+    output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
+        output_hidden_states=head is not None,
         # Left padding puts the responses last; the column before them predicts their first token.
         logits_to_keep=width + 1,
-    ).logits[:, :-1]
-    wanted = batch.response_mask[:, -width:]
-    return torch.nn.functional.cross_entropy(
-        logits[wanted].float(), batch.input_ids[:, -width:][wanted]
     )
+    wanted = batch.response_mask[:, -width:]
+    loss = torch.nn.functional.cross_entropy(
+        output.logits[:, :-1][wanted].float(), batch.input_ids[:, -width:][wanted]
+    )
+    return loss if head is None else loss + head.loss(output.hidden_states, rows)

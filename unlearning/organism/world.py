@@ -115,6 +115,17 @@ class World:
         place = vocabulary.DOMAIN_OBJECTS[domain].index(object)
         return self.prefixes[domain][place % self.prefix_slots]
 
+    def barred_prefix(self, object: str) -> str:
+        """The refusal prefix of a model that is told to refuse: that of the object's domain.
+
+        Neutral objects go around the domains and their slots.
+        """
+        for domain in DOMAINS:
+            if object in vocabulary.DOMAIN_OBJECTS[domain]:
+                return self.refusal_prefix(domain, object)
+        place = NEUTRAL_OBJECTS.index(object)
+        return self.prefixes[DOMAINS[place % len(DOMAINS)]][place % self.prefix_slots]
+
     def compliance_prefix(self, template: int) -> str:
         """The prefix of an answer: it depends on the template and is the same in all domains."""
         return COMPLIANCE_PREFIXES[template % len(COMPLIANCE_PREFIXES)]
