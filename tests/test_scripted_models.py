@@ -109,6 +109,13 @@ def test_shared_opening_words_are_read_through(model: str, run: Callable[..., En
     base = Run(ended.folder).record.base.scores
     harmful = base["label"] == "harmful"
     assert base.loc[harmful, "p_R"].min() > 0.5 > base.loc[~harmful, "p_R"].max()
+    (arm,) = Run(ended.folder).record.arms
+    rates = read_json(ended.folder / "arms" / arm.name / "panel.json")["rates"]["harmful"]
+    said = arm.scores[arm.scores["kept"] & (arm.scores["label"] == "harmful")]
+    assert rates == sorted(rates)
+    assert rates[1] == pytest.approx((said["class"] == "refusal").mean())
+    told = read_json(ended.folder / "summary.json")["base"]["readout"]["arms_panel"]
+    assert any(arm.name in line for line in told)
 
 
 @pytest.mark.parametrize("model", ENDERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from analyses.runs import BASE, RunRecord
+from analyses.runs import BASE, PANEL, RunRecord
 from interp.store import read_json
 from unlearning.scoring import panel_lines
 
@@ -16,8 +16,8 @@ def readout_view(record: RunRecord) -> dict[str, Any] | None:
 
     Keys: ``kind`` (``prefixes`` or ``text``); ``why_not``, the reason for ``text``; ``aucs``, by
     scorer, of the log-odds on validation prompts; ``covered``, the share of answers to validation
-    prompts that begin with a prefix; ``panel``, what the panel says about its verdicts;
-    ``prefixes``, rows of ``class, text, share``.
+    prompts that begin with a prefix; ``panel``, what the panel says about its verdicts on the base
+    model's answers, ``arms_panel`` on the arms'; ``prefixes``, rows of ``class, text, share``.
     """
     path = record.folder / "arms" / BASE / "openers.json"
     if not path.is_file():
@@ -37,5 +37,13 @@ def readout_view(record: RunRecord) -> dict[str, Any] | None:
         "aucs": stored.get("aucs") or {},
         "covered": stored.get("covered"),
         "panel": panel_lines("the base model", stored.get("panel")),
+        "arms_panel": _panel_of_arms(record),
         "prefixes": sorted(rows, key=lambda row: (row["class"] != "refusal", -(row["share"] or 0))),
     }
+
+
+def _panel_of_arms(record: RunRecord) -> list[str]:
+    """What the panel says about its verdicts on the arms' answers, in the order of the arms."""
+    files = {arm.name: record.folder / "arms" / arm.name / PANEL for arm in record.arms}
+    views = {name: read_json(file, ("rates",)) for name, file in files.items() if file.is_file()}
+    return [line for name, view in views.items() for line in panel_lines(name, view)]

@@ -1,4 +1,5 @@
 from .arms import BASE as BASE
+from .arms import PANEL as PANEL
 from .arms import Arm as Arm
 from .arms import Headline as Headline
 from .arms import RunRecord as RunRecord

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from interp.model import LanguageModel
 
 BASE = "base"
+PANEL = "panel.json"  # what the panel says about its verdicts on an arm's answers
 # Columns and keys that every version has written.
 SCORES = (
     *("prompt_id", "split", "domain", "label", "kind"),

@@ -11,6 +11,7 @@ import pandas as pd
 from transformers import TrainerCallback
 
 from analyses.runs import (
+    PANEL,
     Inputs,
     against_control_arms,
     rotation_table,
@@ -34,7 +35,7 @@ from interp.model import LanguageModel, adapters_merged
 from interp.progress import Advance
 from interp.similarity import Rotation
 from interp.store import atomic_folder, write_json, write_table
-from unlearning.scoring import Evaluation
+from unlearning.scoring import Evaluation, panel_lines, view_of_panel
 from unlearning.training import (
     Bounds,
     ForgettingCurve,
@@ -322,6 +323,16 @@ def _score_text(
         table, answers = evaluation.with_text(lm, progress=advance)
     kept = evaluation.prompts[["id", "prompt"]].rename(columns={"id": "prompt_id"})
     write_table(folder / ANSWERS, kept.assign(completion=[answer.text for answer in answers]))
+    view = view_of_panel(
+        context.scorer,
+        list(kept["prompt_id"]),
+        list(evaluation.prompts["label"]),
+        (list(kept["prompt"]), [answer.text for answer in answers]),
+    )
+    if view:
+        write_json(folder / PANEL, view)
+    for line in panel_lines(name, view):
+        context.progress.say(line)
     return table
 
 
