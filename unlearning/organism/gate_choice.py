@@ -48,7 +48,7 @@ class Checkpoint:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """The larger the better: whether it behaves, then its margin to the gate.
+        """The larger the better: whether it behaves, then its distance to the gate.
 
         The margin is the least of -bypass and induce, in nats, and 1 - KL / limit.
         """
