@@ -15,6 +15,9 @@ import typer
 
 import spillover as sp
 from analyses.cli import COMMANDS, app
+from analyses.contain.shallow_recovery.figures import shallow_recovery_figure
+from analyses.reproduce.figures import entanglement_figure
+from experiments.gallery import ROWS, shallow_recovery
 from experiments.site.assemble import with_links
 from experiments.site.commands import command_pages
 from experiments.site.links import broken_links
@@ -123,6 +126,14 @@ def test_every_public_name_has_its_place() -> None:
 def test_the_method_map_has_a_file_for_every_entry() -> None:
     rows = re.findall(r"^\| `[^`]+` \|.*\| `([\w/]+\.py)` \|$", methods_page(), re.MULTILINE)
     assert len(rows) > 50 and all((ROOT / file).is_file() for file in rows)
+
+
+def test_the_shipped_rows_of_the_gallery_are_drawn() -> None:
+    """R3 has a panel for each unlearned concept, though its table has every domain."""
+    layers = pd.read_csv(ROWS / "reproduce" / "entanglement.csv")
+    assert layers["source"].nunique() > 1
+    assert len(entanglement_figure(layers, 0, ["safety"]).axes) == 1
+    assert len(shallow_recovery_figure(shallow_recovery()).axes) == 4
 
 
 def test_links_lead_to_the_site_or_become_text(tmp_path: Path) -> None:
