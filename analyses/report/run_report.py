@@ -208,13 +208,17 @@ def _stand_in(tables: Run, headline: Headline) -> str:
         for config in tables.record.config.get("arms", [])
         if config.get("retain") and config.get("concept") == headline.concept
     }
-    untried = sorted(planned.keys() - {arm.retain_weight for arm in headline.sweep})
+    tried = {one.retain_weight for one in headline.sweep if one.retain_weight is not None}
+    untried = sorted(planned.keys() - tried)
     if not untried:
         return "No weight recovered enough while the target complied; the best is shown."
     weights = ", ".join(planned[weight] for weight in untried)
     if tables.record.unfinished:
         return f"The study is not finished; larger weights ({weights}) are missing."
-    return f"The target no longer complies. Larger weights ({weights}) were not tried."
+    return (
+        f"With {planned[max(tried)]} the target no longer complies, so larger weights ({weights}) "
+        "were not tried."
+    )
 
 
 def _prompt_counts(tables: Run) -> str:
