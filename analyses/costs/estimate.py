@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analyses.costs.checkpoints import Weights, weights_of
@@ -11,8 +11,9 @@ from analyses.costs.cut import config_of
 from analyses.costs.devices import Device, device_of
 from analyses.costs.footprint import Footprint, footprint_of
 from analyses.costs.memory import Memory, peak, reading_memory
-from analyses.costs.rates import Rates, Shapes, measured_rates
+from analyses.costs.rates import DEQUANTISED, Rates, Shapes, measured_rates
 from analyses.costs.work import Extent, Reading
+from interp.model import is_gguf
 
 UNKNOWN = "memory and time: unknown until the model has been downloaded"
 UNMEASURED = "time: not measured (--no-timing)"
@@ -51,7 +52,8 @@ class CostedModel:
             return None
         weights, footprint = found
         device = device_of(self.options).kind
-        return measured_rates(config, footprint, weights.torch_dtype, device, shapes, settings)
+        rates = measured_rates(config, footprint, weights.torch_dtype, device, shapes, settings)
+        return replace(rates, load=rates.load + DEQUANTISED) if is_gguf(self.source) else rates
 
 
 @dataclass(frozen=True)

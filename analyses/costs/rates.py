@@ -43,6 +43,7 @@ ARM = 0.2
 PAGE = 3.0
 MAP = 0.02  # a cosine of two directions, or a rotation, in one layer, with its null
 LOADED = 4e-9  # for a byte of weights
+DEQUANTISED = 20.0  # a GGUF file's metadata and names of weights (SmolLM2), before its weights
 
 
 @dataclass(frozen=True)

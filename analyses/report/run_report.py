@@ -155,7 +155,7 @@ def overview_caption(tables: Run) -> str:
         return f"{leak} {bars}"
     return (
         f"{leak} {bars} ᴿ: in the retain set. Held out: not in it; only held-out domains show "
-        "containment. Orange line: a target that answers less is degenerate."
+        "containment. Orange line: a target that answers less does not comply."
     ) + _undefined(tables, found)
 
 

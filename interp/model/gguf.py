@@ -7,9 +7,12 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from interp.errors import ModelError
 
@@ -27,6 +30,19 @@ def is_gguf(source: str | Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(4) == b"GGUF"
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Within it the metadata of a GGUF file are parsed once, which takes seconds.
+
+    Transformers asks for them four times: twice for the configuration, for the tokenizer and for
+    the weights. It only reads what was parsed.
+    """
+    import gguf
+
+    with mock.patch.object(gguf, "GGUFReader", lru_cache(maxsize=1)(gguf.GGUFReader)):
+        yield
 
 
 def dequantised(path: Path, dtype: torch.dtype | str, load: Callable[..., Any]) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import ModelError
-from interp.model.gguf import dequantised, is_gguf
+from interp.model.gguf import dequantised, is_gguf, parsed_once
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +52,9 @@ def load_merged(
     folder = Path(source)
     if is_gguf(folder):
         options = {**options, "gguf_file": folder.name}
-        model = dequantised(folder, dtype, partial(_load_whole, options=options))
-        return model, load_tokenizer(folder.parent, options)
+        with parsed_once():
+            model = dequantised(folder, dtype, partial(_load_whole, options=options))
+            return model, load_tokenizer(folder.parent, options)
     if not (folder / "adapter_config.json").is_file():
         return _load_whole(source, dtype, options), load_tokenizer(source, options)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
