@@ -81,7 +81,7 @@ def test_log_odds_that_rank_wrongly_are_not_used(tmp_path: Path) -> None:
     # An older run kept the shares of the tree that it did not use.
     path = tmp_path / "arms" / BASE / "openers.json"
     write_json(path, found.to_json(str) | {"shares": {"refusal": [1.0], "compliance": [1.0]}})
-    view = readout_view(SimpleNamespace(folder=tmp_path))  # type: ignore[arg-type]
+    view = readout_view(SimpleNamespace(folder=tmp_path, arms=()))  # type: ignore[arg-type]
     assert view is not None and view["kind"] == "text" and view["prefixes"] == []
     with pytest.raises(InputError, match="explain needs refusal log-odds.* AUC of 0.00"):
         require_prefixes(path.parent, "explain")
