@@ -18,6 +18,7 @@ import typer
 from analyses.cli import app
 from experiments.__main__ import app as experiments
 from experiments.registries import in_page
+from unlearning.scoring import COARSE, refused
 
 ROOT = Path(__file__).resolve().parent.parent
 MIGRATION = ROOT / "docs" / "reference" / "migration.md"
@@ -121,6 +122,13 @@ def test_the_readme_s_table_is_that_of_the_registries() -> None:
     assert page.read_text(encoding="utf-8") == in_page(page), (
         "run: python -m experiments registries README.md"
     )
+
+
+def test_the_page_on_scoring_defines_every_class() -> None:
+    """With ``refused`` and the class among the four that it counts as."""
+    text = (ROOT / "docs" / "explanation" / "scoring.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([01]) \| `(\w+)` \| \w", text, re.MULTILINE)
+    assert rows == [(fine, str(refused(one)), one) for fine, one in COARSE.items()]
 
 
 def test_the_readme_is_short() -> None:

@@ -54,7 +54,8 @@ def score(
 ) -> Scored | DryRun:
     """Score recorded answers: refused or not, and in which class.
 
-    The command stores each verdict of a judge at once, so the same command resumes the run.
+    Only a full refusal is refused; the docs define every class (page "Score refusals"). The
+    command stores each verdict of a judge at once, so the same command resumes the run.
     """
     from analyses.recorded.scoring import prepare_scoring, score_records
     from analyses.runs import Progress
