@@ -19,7 +19,8 @@ from analyses.report import GATE_FILE, weights_of_run
 from analyses.report.gate_line import gate_view
 from interp.errors import InputError
 from interp.interventions import ablate
-from interp.model import LanguageModel
+from interp.interventions.affine import set_to_means, token_means
+from interp.model import LanguageModel, Tokens
 from interp.readout import last_logits, log_odds
 from interp.selection import (
     DirectionGate,
@@ -196,6 +197,22 @@ def test_a_model_that_refuses_too_little_is_named(reader: LanguageModel) -> None
     lm.model.threshold += 10
     with pytest.raises(InputError, match="gate cannot be tested: 0 of 16 training positive prom"):
         gate_of(lm)
+
+
+def test_the_edit_of_a_prompt_does_not_depend_on_the_others(reader: LanguageModel) -> None:
+    lm = planted(reader)
+    texts = ["Salt.", "Tell me about salt.", "Tell me about the old maps of the sea, please."]
+    rows = [lm.chat.encode(text) for text in texts]
+    means = token_means(lm, rows, ending=2)
+    direction = torch.randn(WIDTH, generator=torch.Generator().manual_seed(2)).numpy()
+
+    def logits(read: list[Tokens], known: list[Tokens]) -> Tensor:
+        with set_to_means(lm, direction, means, first_layer=1, rows=known):
+            return last_logits(lm, read)
+
+    alone = torch.cat([logits([row], [row]) for row in rows])
+    assert torch.allclose(logits(rows, rows), alone, atol=1e-5)
+    assert torch.allclose(torch.cat([logits([row], rows) for row in rows]), alone, atol=1e-5)
 
 
 def test_a_massive_first_token_is_spared(reader: LanguageModel) -> None:

@@ -27,5 +27,6 @@ from .sites import points as points
 from .window import Columns as Columns
 from .window import Window as Window
 from .window import first_token as first_token
+from .window import known_beginning as known_beginning
 from .window import last_prompt_token as last_prompt_token
 from .window import selecting as selecting

@@ -12,7 +12,7 @@ If a row also holds a response, only :func:`positions_of` knows the end of the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,8 +105,7 @@ def positions_of(rows: Sequence[Tokens], positions: Positions) -> Columns:
             return chosen
         for i, present in enumerate(window.index >= 0):
             ids = tuple(window.input_ids[i][present].tolist())
-            beginnings = (ids[:length] for length in lengths if length <= len(ids))
-            row = next((beginning for beginning in beginnings if beginning in known), None)
+            row = known_beginning(ids, known, lengths)
             if row is None:
                 raise InputError(
                     f"a row of {len(ids)} tokens is not one of the {len(known)} with known "
@@ -118,6 +117,21 @@ def positions_of(rows: Sequence[Tokens], positions: Positions) -> Columns:
         return chosen
 
     return columns
+
+
+def known_beginning(
+    ids: tuple[int, ...], known: Container[tuple[int, ...]], lengths: Sequence[int]
+) -> tuple[int, ...] | None:
+    """The longest beginning of ``ids`` that is a known row; None if there is none.
+
+    Args:
+        ids: tokens of a row, which may go on after the known one.
+        known: rows, by their tokens.
+        lengths: of the known rows, the longest first.
+    """
+    # A slice beyond the end is the row itself, so longer rows must be left out.
+    beginnings = (ids[:length] for length in lengths if length <= len(ids))
+    return next((beginning for beginning in beginnings if beginning in known), None)
 
 
 @contextmanager

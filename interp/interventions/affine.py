@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations import RESIDUAL_IN, Window, collect, selecting
+from interp.activations import RESIDUAL_IN, Window, collect, known_beginning, selecting
 from interp.errors import InputError
 from interp.interventions.edits import Vectors, orthonormal_basis
 from interp.interventions.steering import intervene
@@ -150,6 +150,6 @@ class PromptEnds:
             return lengths
         for i, present in enumerate(window.index >= 0):
             ids = tuple(window.input_ids[i][present].tolist())
-            beginnings = (size for size in self.sizes if ids[:size] in self.known)
-            lengths[i] = next(beginnings, int(lengths[i]))
+            if prompt := known_beginning(ids, self.known, self.sizes):
+                lengths[i] = len(prompt)
         return lengths
