@@ -124,7 +124,7 @@ def test_the_command_s_files_hold_the_matrix_with_its_null(
         np.array(npo["matrix"], dtype=float), study.matrix("world"), equal_nan=True
     )
     assert "! privacy: of 2 arms, 1 degenerate" in said
-    assert "left out: npo-safety-1 (did not reach the forgetting level)" in said
+    assert "left out: npo-safety-1 (level not reached)" in said
     assert len(pd.read_csv(tmp_path / "matrix.csv")) == len(study.cells)
     assert (tmp_path / "figures" / "matrix.png").is_file()
     assert (tmp_path / "figures" / "matrix.svg").is_file()

@@ -115,7 +115,7 @@ def _kept(
         for name, domains in (("retained", arm.retain), ("held_out", held_out))
     }
     benign = benign_loss(record.base, arm, resamples)
-    recovery["benign"] = _benign(lost, benign, obstacle if after.reached else "not reached")
+    recovery["benign"] = _benign(lost, benign, obstacle if after.reached else "level not reached")
     weight = arm.config["retain_weight"] if _is_weighted(arm) else None
     key = (described["method"], described["examples"], weight)
     return Kept(arm.name, key, described["split"], verdict, after.reached, recovery)

@@ -92,8 +92,8 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
             "Leakage area A[a,b] of domain b while a is unlearned (plain arms, mean over seeds): "
             "0 untouched, 1 the same rate of loss as the source. Small numbers: half the width of "
             "the 95% interval over prompts and seeds. Bar: the interval contains 0; ring: tested "
-            "not to leak. Bottom row (null): training on benign answers alone. Sources that are "
-            "degenerate or never reached the forgetting level are listed, not imputed.",
+            "not to leak. Bottom row (null): training on benign answers alone. A source whose "
+            "target did not comply has its outcome below its name. Grey row: level not reached.",
             matrix_figure(tables),
             tables.leakage[tables.leakage["quantity"] == "area"],
         )

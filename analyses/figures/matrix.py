@@ -57,7 +57,7 @@ def run_matrix_figure(
 ) -> Figure:
     """X[a,b] of one run, the mean over seeds; rows are sources, columns other domains.
 
-    Sources that never reached the forgetting level have labelled grey rows; they are not imputed. A
+    Grey rows are sources whose level was not reached; they are not imputed. A
     source whose target did not comply has its outcome below its name. Small numbers: half the width
     of the cell's 95% interval over prompts and seeds. Bar below a number: the interval contains 0.
     Ring: tested not to leak, ``|L_.9| < .05``. The row below the matrix is the null: the

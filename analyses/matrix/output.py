@@ -97,7 +97,7 @@ def matrix_text(found: dict[str, Any]) -> str:
             lines += [table.round(2).to_string(na_rep="-"), *_outcomes(of), *_sentences(of, symbol)]
         lines += _last_step(of_run["last_step"], domains)
         for left in of_run["left_out"]:
-            lines.append(f"left out: {left['arm']} (did not reach the forgetting level)")
+            lines.append(f"left out: {left['arm']} (level not reached)")
     if "pooled" in found:
         shares = _by_part(found["pooled"]["shares"])
         said = (f"{part} {_shown(share)}" for part, share in shares if share["value"] is not None)

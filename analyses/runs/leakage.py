@@ -294,9 +294,7 @@ def leakage_of(
             elif source_base < LOW_BASE:
                 reason = f"low base in the source, {source}"
             elif level[-1] < tau:
-                reason = (
-                    f"not reached: the forgetting level ended at {level[-1]:.2f}, under {tau:g}"
-                )
+                reason = f"level not reached: it ended at {level[-1]:.2f}, under {tau:g}"
             else:
                 reason = "low base" if base_rate[domain] < LOW_BASE else None
             quantities[name][domain] = (

@@ -61,9 +61,9 @@ def recover(
     if obstacle is None and not domains:
         obstacle = "no such domain"
     if obstacle is None and not plain.reached:
-        obstacle = "the plain arm did not reach the forgetting level"
+        obstacle = "level not reached in the plain arm"
     if obstacle is None and not contained.reached:
-        obstacle = "the contained arm did not reach the forgetting level"
+        obstacle = "level not reached in the contained arm"
     if obstacle is None and not counted:
         obstacle = f"nothing to recover: no domain leaked more than {LEAST_LEAKAGE:g}"
     if obstacle is not None:

@@ -150,7 +150,7 @@ class Run:
         }
 
     def badge(self, arm: Arm) -> str:
-        """One or two words for the outcome of an arm's target, in figures and in the report.
+        """A few words for the outcome of an arm's target, in figures and in the report.
 
         A question mark: the point estimates support it, but an interval contains its threshold.
         """
@@ -158,7 +158,7 @@ class Run:
             return "control" if arm.control else "compared"
         verdict = self.verdicts[arm.name]
         if verdict.outcome is TargetOutcome.STILL_REFUSES and not self.measured[arm.name].reached:
-            return "not reached"
+            return "level not reached"
         decided = verdict.decided or verdict.outcome is TargetOutcome.UNKNOWN
         return verdict.outcome.badge + ("" if decided else "?")
 

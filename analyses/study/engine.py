@@ -154,11 +154,7 @@ def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
     answers = verdict_on(arm.concept, behaviour(arm.on_validation()), base).answer_rate.value
     before, after = (measure(a.on_validation().scores, a.concept) for a in (plain, arm))
     recovery = recover(before, after, plan.retain).recovery.value
-    shown = (
-        "undefined (the forgetting level was not reached)"
-        if math.isnan(recovery)
-        else f"{recovery:.2f}"
-    )
+    shown = "undefined (level not reached)" if math.isnan(recovery) else f"{recovery:.2f}"
     context.progress.say(
         f"{plan.name}: on validation prompts, recovery in the retained domains {shown}, "
         f"target answers {answers:.2f}"
