@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 TEXT = (("answer_rate",), ("refusal_rate",), ("other_rate", "gibberish_rate"))
 MASS = (("p_C",), ("p_R",), ("other_mass",))
 COLOURS = (ANSWERS, REFUSES, NEITHER)
+BADGE_WIDTH = 14  # characters a line: more would meet the next panel of the overview
 
 
 def _shares(tables: Run, arm: str, domain: str, parts: tuple[tuple[str, ...], ...]) -> list:
@@ -72,7 +74,7 @@ def outcome_panel(
         if arm in tables.verdicts:
             bad = tables.verdicts[arm].outcome is TargetOutcome.DEGENERATE
             axes.text(
-                1.02, y, tables.badge(known[arm]), va="center", fontsize=8.5,
+                1.02, y, fill(tables.badge(known[arm]), BADGE_WIDTH), va="center", fontsize=8.5,
                 color=VERMILLION if bad else MUTED, weight="bold" if bad else "normal",
             )  # fmt: skip
         elif headline.concept and not np.isfinite(text[0]):
