@@ -9,7 +9,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
@@ -88,19 +87,17 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def leave_out_report(patched: pytest.MonkeyPatch) -> None:
-    """Figures take most of a small study's time, and have tests of their own."""
+    """Figures and the report's gate take most of a small study's time, and have tests."""
     from analyses.report import run_report
+    from analyses.study import engine
 
     patched.setattr(run_report, "write_report", lambda folder: folder / "report.html")
+    patched.setattr(engine, "write_gate", lambda *_: None)
 
 
 def leave_out_pictures(patched: pytest.MonkeyPatch) -> None:
     """Figures are made, and saved as empty pictures: drawing them takes longer than all else."""
-    from matplotlib.figure import Figure
-
-    def save_empty(_figure: Figure, target: Any, **_options: Any) -> None:
-        write = target.write if hasattr(target, "write") else Path(target).write_bytes
-        write(b"<svg/>")
+    from tests.quick import Figure, save_empty
 
     patched.setattr(Figure, "savefig", save_empty)
 
@@ -116,6 +113,14 @@ def _plans_of_a_moment() -> Iterator[None]:
     """Plans measure the machine's speed on few rows: how good that is has tests of its own."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("analyses.costs.rates.LONG_ENOUGH", 0.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No test survives a power cut; those that look at what is synced put their own in place."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _handle: None)
         yield
 
 

@@ -5,7 +5,7 @@
 
 Every process writes ``OUT/NAME-RANK.pt`` for each run: gradients of every step, final weights, the
 log, and the type of the wrapper around the model. Further arguments are those of a command that
-these processes run afterwards, as if it had been launched itself.
+these processes run afterwards, as if it had been launched itself; its pictures are empty.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from interp.model import LanguageModel
+from tests.quick import Figure, save_empty
 from unlearning.losses import reference_log_probs
 from unlearning.training import (
     Example,
@@ -191,6 +192,7 @@ def main(checkpoint: Path, folder: Path, *command: str) -> None:
     for name in SHARDED:
         found = sharded_step(name, checkpoint)
         torch.save(found, folder / f"{name}-{distributed.get_rank()}.pt")
+    Figure.savefig = save_empty  # type: ignore[assignment]
     sys.argv = ["spillover", *command]
     runpy.run_module("spillover", run_name="__main__", alter_sys=True)
 

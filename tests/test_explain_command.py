@@ -53,8 +53,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_pictures")
 def test_the_planted_cause_is_found_in_a_run(run: Path, spillover: Spillover) -> None:
-    code, out, err = spillover("explain", run, "--draws", 20)
+    code, out, err = spillover("explain", run, "--draws", 20, "--place-draws", 19)
     assert code == 0, err
     (arm,) = (run / "causes").iterdir()
     found = read_json(arm / "bias.json")

@@ -126,6 +126,7 @@ def shown_by(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_report")
 @each_twin
 def test_every_cell_runs(
     twin: Path, small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

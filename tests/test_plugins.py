@@ -217,10 +217,11 @@ def test_a_file_that_is_not_there_is_one_line(spillover: Spillover) -> None:
 # What is imported
 
 
-def loaded_after(*commands: list[str], folder: Path = ROOT) -> set[str]:
-    """Modules of a fresh process after these command lines."""
+def loaded_after(*commands: list[str], folder: Path = ROOT, first: str = "") -> set[str]:
+    """Modules of a fresh process after ``first`` and these command lines."""
     program = (
-        "import io, sys\nfrom contextlib import redirect_stdout\nfrom analyses.cli import main\n"
+        f"{first}\nimport io, sys\nfrom contextlib import redirect_stdout\n"
+        "from analyses.cli import main\n"
         f"for words in {list(commands)!r}:\n"
         "    sys.argv = ['spillover', *words]\n"
         "    try:\n"
@@ -257,8 +258,9 @@ def test_a_study_imports_nothing_of_what_builds_on_it(tmp_path: Path) -> None:
     ]
     pd.concat(few).to_json(tmp_path / "prompts.jsonl", orient="records", lines=True)
     study = ["study", str(shipped()), "--concept", "safety", "--out", "run"]
-    study += ["--prompts", "prompts.jsonl", "--max-steps", "1", "--no-control"]
-    loaded = loaded_after(["study", "--help"], [str(word) for word in study], folder=tmp_path)
+    study += ["--prompts", "prompts.jsonl", "--max-steps", "1", "--no-control", "--no-timing"]
+    quick = "from tests.quick import Figure, save_empty; Figure.savefig = save_empty"
+    loaded = loaded_after(["study", "--help"], study, folder=tmp_path, first=quick)
     assert (tmp_path / "run" / "report.html").is_file() and "analyses.study.making" in loaded
     later = ("contain", "predict", "explain", "evaluate", "reproduce", "matrix", "deflect")
     assert not [name for name in loaded if name.startswith(tuple(f"analyses.{x}" for x in later))]

@@ -47,6 +47,7 @@ from unlearning.organism import load_world, shipped
 from unlearning.refusal import find_prefixes
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
+ROOT = Path(__file__).parents[1]
 SOURCES = ("safety", "bias", "privacy")
 
 
@@ -67,12 +68,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Path:
     """Three sources, two workers, one of which is killed as soon as it has begun an arm."""
     out = tmp_path_factory.mktemp("matrix") / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "analyses.cli", *asked(out, small_world), "--workers", "2"]
-    with subprocess.Popen(command, env=environment) as process:
+    command = [sys.executable, "-m", "tests.quick", *asked(out, small_world), "--workers", "2"]
+    with subprocess.Popen(command, env=environment, cwd=ROOT) as process:
         while process.poll() is None and len(list(out.glob("arms/*/BEGUN"))) < 3:
             time.sleep(0.1)
         if process.poll() is None:
-            os.kill(children_of(process.pid)[-1], signal.SIGKILL)
+            server = children_of(process.pid)[-1]  # which forks into the workers
+            os.kill(children_of(server)[-1], signal.SIGKILL)
         assert process.wait(timeout=600) == 0
     return out
 

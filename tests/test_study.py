@@ -26,6 +26,7 @@ from interp.directions import DirectionSet
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.store import file_hash, read_json
+from tests.conftest import leave_out_pictures
 from unlearning.data import DOMAINS
 from unlearning.losses import FORGET, objective
 from unlearning.organism import shipped
@@ -76,7 +77,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Fin
     )
     plan = shortened(replace(plan, prompts=str(small_world)))
     folder = tmp_path_factory.mktemp("study") / "run"
-    assert run_study(plan, folder, Said()) == folder / "report.html"
+    with pytest.MonkeyPatch.context() as patched:
+        leave_out_pictures(patched)
+        assert run_study(plan, folder, Said()) == folder / "report.html"
     return Finished(plan, folder)
 
 
@@ -532,6 +535,7 @@ def test_an_adapter_stands_for_the_model_that_it_was_trained_on(
     assert file_hash(shipped() / "model.safetensors") == base
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_study_of_one_domain_has_no_map_and_is_whole(tmp_path: Path, small_world: Path) -> None:
     table = pd.read_json(small_world, lines=True)
     one = tmp_path / "one.jsonl"

@@ -66,8 +66,8 @@ class LeakageOutcome:
         sums[0, 1 : n + 1] = sums[1, n + 1 :] = 1
         return np.linalg.pinv(np.vstack([design, sums]))[:, : len(rows)]
 
-    def of(self, predictions: Matrices) -> dict[str, Values]:
-        """The rank correlation of every part, for each of many predictions.
+    def of(self, predictions: Matrices, parts: Sequence[str] = PARTS) -> dict[str, Values]:
+        """The rank correlation of each part, for each of many predictions.
 
         NaN where all values of a prediction, or of the leakage, are equal in a part. A cell that
         the prediction leaves undefined gets the prediction's mean.
@@ -75,24 +75,29 @@ class LeakageOutcome:
         rows, columns = self._cells
         cells = _filled(predictions[:, rows, columns])
         truth = self.leakage[rows, columns][None]
-        alpha, gamma, delta = self._parts(cells)
-        true_alpha, true_gamma, true_delta = self._parts(truth)
         spread, scale = np.ptp(cells, axis=1), np.ptp(truth, axis=1)
-        sources, targets = np.unique(rows), np.unique(columns)
-        return {
-            "all_pairs": _spearman(cells, truth, spread, scale),
-            "potency": _spearman(alpha[:, sources], true_alpha[:, sources], spread, scale),
-            "susceptibility": _spearman(gamma[:, targets], true_gamma[:, targets], spread, scale),
-            "within_source": self._within_source(cells, truth, spread, scale),
-            "entanglement": _spearman(delta, true_delta, spread, scale),
-        }
+        found = {}
+        for part in parts:
+            if part == "within_source":
+                found[part] = self._within_source(cells, truth, spread, scale)
+            else:
+                one, other = (self._part(part, values) for values in (cells, truth))
+                found[part] = _spearman(one, other, spread, scale)
+        return found
 
-    def _parts(self, cells: Float[np.ndarray, "sample cell"]) -> tuple[np.ndarray, ...]:
+    def _part(self, part: str, cells: Float[np.ndarray, "sample cell"]) -> np.ndarray:
+        """The values of a part: of cells, sources, targets or pairs."""
+        if part == "all_pairs":
+            return cells
         rows, columns = self._cells
         n = len(self.leakage)
         effects = cells @ self._effects.T
         alpha, gamma = effects[:, 1 : n + 1], effects[:, n + 1 :]
-        return alpha, gamma, cells - effects[:, :1] - alpha[:, rows] - gamma[:, columns]
+        if part == "potency":
+            return alpha[:, np.unique(rows)]
+        if part == "susceptibility":
+            return gamma[:, np.unique(columns)]
+        return cells - effects[:, :1] - alpha[:, rows] - gamma[:, columns]
 
     def _within_source(
         self, cells: np.ndarray, truth: np.ndarray, spread: Values, scale: Values

@@ -35,7 +35,7 @@ def _prediction(rng: np.random.Generator, leakage: np.ndarray) -> np.ndarray:
 def _true_skill(part: str) -> float:
     rng = np.random.default_rng(1)
     leakages = [_matrix(rng) for _ in range(4000)]
-    values = [LeakageOutcome(x).of(_prediction(rng, x)[None])[part][0] for x in leakages]
+    values = [LeakageOutcome(x).of(_prediction(rng, x)[None], [part])[part][0] for x in leakages]
     return float(np.mean(values))
 
 

@@ -13,9 +13,10 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
-from unlearning.scoring.language import script_of
+from unlearning.scoring.language import KEPT, script_of
 
 # Statistics of shorter texts are uninformative: "No, no, no!" is an answer.
 FEWEST_WORDS = 8
@@ -56,6 +57,7 @@ _BROKEN = re.compile(
 _PLAIN_WORD = re.compile(r"(?<![\w,;/|])(?![A-Z]{2,6}\b|[ACGTU]+\b)[A-Za-z]{4,}\b(?! ?[,;/|])")
 
 
+@lru_cache(maxsize=KEPT)
 def is_gibberish(text: str) -> bool:
     """Whether ``text`` (not empty) is gibberish; the module's docstring gives the limits."""
     text = without_token_marks(text)

@@ -17,6 +17,8 @@ from functools import lru_cache
 from importlib.resources import files
 
 ENGLISH = "en"
+#: Texts whose features are kept: several scorers read the same answers.
+KEPT = 20_000
 #: Weight of a word with a letter that English does not have, and of words that names contain.
 WEAK = 0.5
 # One function word is enough in a text of up to three words; else a coincidence is possible.
@@ -33,6 +35,7 @@ def is_english(text: str) -> bool:
     return language_of(text) == ENGLISH
 
 
+@lru_cache(maxsize=KEPT)
 def language_of(text: str) -> str:
     """The language of a text.
 

@@ -16,13 +16,12 @@ from jaxtyping import Float
 
 from unlearning.scoring import phrase_list
 from unlearning.scoring.classes import spoken
+from unlearning.scoring.language import KEPT
 from unlearning.scoring.phrases import opening_of, split_sentences, without_figures_of_speech
 from unlearning.scoring.rules import addressed, plain
 
 WORDS_READ = 300
 CLOSING_SENTENCES = 2
-# Texts whose features stay in memory: four parts of the features read them, and every fit.
-KEPT = 20_000
 
 _UNABLE_OR_UNWILLING = re.compile(
     r"\b(?:i|we|it|that|this)\b[^.!?]{0,40}?(?:\b(?:cannot|unable|refuse|decline|refrain|withhold"
