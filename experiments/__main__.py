@@ -29,18 +29,22 @@ def organisms(
     seeds: Annotated[
         str, typer.Option(help="Model organism seeds, separated by commas.")
     ] = "106,107,108,109,110",
-    recipe: Annotated[
-        str, typer.Option(help="Recipe of training: ungated or persona.")
-    ] = "ungated",
+    recipe: Annotated[str, typer.Option(help="Recipe of training: ungated or gated.")] = "ungated",
     unlearning_seeds: Annotated[int, typer.Option(min=2, help="Seeds of each arm.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Number of model organisms at a time.")] = 2,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Make the table from the rows in --out, without models.")
+    ] = False,
 ) -> None:
     """Test several model organisms: unlearn every domain of each, with two seeds."""
-    from experiments.organisms import measure_organisms
+    from experiments import organisms as measured
 
-    found = measure_organisms(
-        _numbers(seeds), out, recipe=recipe, unlearning_seeds=unlearning_seeds, workers=workers
-    )
+    if rows:
+        found = measured.write_organisms(out)
+    else:
+        found = measured.measure_organisms(
+            _numbers(seeds), out, recipe=recipe, unlearning_seeds=unlearning_seeds, workers=workers
+        )
     typer.echo(json.dumps(found, indent=2))
 
 

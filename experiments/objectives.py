@@ -22,7 +22,7 @@ from analyses.figures import DOMAIN_COLOURS, curves_legend, curves_panel, domain
 from analyses.figures.style import new_figure, styled
 from analyses.runs import Progress, Run, decompose
 from analyses.study import ArmPlan, organism_plan, run_study
-from experiments.organisms import leakage_cells
+from experiments.organisms import FORGOTTEN, arms_of, leakage_cells, rows_of
 from interp.errors import InputError
 from interp.store import atomic_write, read_json, write_json
 from unlearning.data import DOMAINS
@@ -58,9 +58,14 @@ def compare_objectives(
         jobs = {name: pool.submit(_one, model, name, folder, tuple(seeds)) for name in CHANGES}
         for job in jobs.values():
             job.result()
-    ground_truth = read_json(Path(model) / "organism.json")["planted"]
+    world = read_json(Path(model) / "organism.json")["world"]["seed"]
     runs = {name: Run(folder / f"run-{name}") for name in CHANGES}
-    cells = {name: leakage_cells(run, ground_truth) for name, run in runs.items()}
+    cells = {
+        name: leakage_cells(
+            rows_of(run, world), arms_of(run, world).query(f"outcome == {FORGOTTEN!r}")
+        )
+        for name, run in runs.items()
+    }
     found = {"model": model, "seeds": list(seeds), **objective_agreement(cells)}
     found["outcomes"] = {
         name: run.arms.set_index("arm")["outcome"].to_dict() for name, run in runs.items()

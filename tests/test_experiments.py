@@ -10,6 +10,16 @@ from typer.testing import CliRunner
 
 from analyses.cli import main
 from experiments.__main__ import app
+from experiments.organisms import (
+    arms_of,
+    base_numbers,
+    leakage_cells,
+    organism_table,
+    planned,
+    rows_of,
+)
+from spillover import example_run
+from unlearning.organism import recipe_of
 
 NAMES = ("organisms", "objectives", "containment", "scorers", "mutants", "architectures", "people")
 
@@ -43,3 +53,31 @@ def test_wrong_input_gives_one_line(
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and expected in said and said.count("\n") == 1
     assert not out.exists(), "nothing is made before the options are checked"
+
+
+def test_an_arm_without_a_result_counts_as_failed(tmp_path: Path) -> None:
+    run, manifest = example_run(), planned([106], "ungated", 2)
+    table = organism_table(
+        rows_of(run, 106),
+        arms_of(run, 106),
+        {"106": {"passed": False, "line": "not passed"}},
+        manifest,
+    )
+    [world] = table["worlds"]
+    found = {name for name, said in world["outcomes"].items() if said != "missing"}
+    assert found == {"cybersecurity-npo-seed0", "safety-npo-seed0"} < set(manifest["arms"])
+    assert table["forgotten"] == "2 of 14 arms" and world["forgotten"] == pytest.approx(2 / 14)
+    assert table["frozen"] == recipe_of("ungated").digest
+
+
+def test_the_cells_of_organisms_are_those_of_their_runs() -> None:
+    run = example_run()
+    [safety] = [arm for arm in run.record.arms if arm.name == "safety-npo-seed0"]
+    arms = arms_of(run, 106).query("arm == 'safety-npo-seed0'")
+    cells = leakage_cells(rows_of(run, 106), arms).set_index("domain")
+    at_90 = run.leakage.query(f"quantity == 'L_90' and arm == '{safety.name}'")
+    wanted = at_90.set_index("domain")["value"].drop("safety")
+    assert cells["L_90"].to_dict() == pytest.approx(wanted.to_dict(), abs=1e-6)
+    base = base_numbers(rows_of(run, 106).query("arm == 'base'"))
+    rates = run.behaviour.query("arm == 'base' and quantity == 'refusal_rate'")
+    assert base["refusal_min"] == rates.query("label == 'harmful'")["value"].min()

@@ -1,4 +1,4 @@
-"""Recipes of model organisms: what they draw, what they train, and which checkpoint they keep."""
+"""Recipes of model organisms: what they draw, what they train, and the packaged ones."""
 
 from __future__ import annotations
 
@@ -6,49 +6,31 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partialmethod
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import Qwen2ForCausalLM
 
 from interp.errors import InputError
-from interp.model import Chat, LanguageModel
-from interp.store import read_json
-from tests.conftest import Spillover
-from unlearning.organism import (
-    RECIPES,
-    Grammar,
-    Recipe,
-    World,
-    checkpoint_of,
-    recipe_of,
-    shipped,
-    teach,
-    train,
-)
-from unlearning.organism.checkpoint import initial_model, world_prefixes
-from unlearning.organism.gate_choice import Checkpoint, GateChoice
+from interp.model import Chat
+from unlearning.organism import RECIPES, Grammar, Recipe, World, recipe_of, teach
+from unlearning.organism.checkpoint import initial_model
 from unlearning.organism.lessons import world_lessons
 from unlearning.organism.tokenizer import build_tokenizer
 from unlearning.organism.training import (
     BARRED,
     OBEYS,
-    TAGS,
     EncodedLessons,
+    HarmHead,
     Lesson,
     Stage,
-    TagHead,
     trained_weights,
 )
 from unlearning.organism.vocabulary import DOMAINS
 
 PLAIN = Stage(steps=3, learning_rate=1e-3, compliance=0.2, batch_size=8)
-BARRING = replace(PLAIN, compliance=1.0, harmful=0.45, barred=0.35, is_tagged=True, batch_size=2000)
+BARRING = replace(PLAIN, compliance=1.0, harmful=0.45, barred=0.35, batch_size=2000)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +62,7 @@ def test_a_stage_without_system_turns_draws_prompts_and_responses_alone(
 ) -> None:
     """So what the older recipe trains is unchanged: two draws for a batch, and these texts."""
     generator, again = np.random.default_rng(3), np.random.default_rng(3)
-    drawn = EncodedLessons(chat, lessons).draw(PLAIN, generator)
+    drawn, _ = EncodedLessons(chat, lessons).draw(PLAIN, generator)
     weights = np.cumsum([lesson.weight for lesson in lessons]) / sum(one.weight for one in lessons)
     rows = np.searchsorted(weights, again.random(PLAIN.batch_size))
     complies = again.random(PLAIN.batch_size) < PLAIN.compliance
@@ -97,13 +79,13 @@ def test_barred_conversations_are_refused_whatever_the_prompt(
     harmful = {one.prompt: one.domain for one in lessons if one.refusal is not None}
     classify, read = Grammar().classify, chat.tokenizer.decode
     kinds: Counter[tuple[bool, bool, str]] = Counter()
-    for row in EncodedLessons(chat, lessons).draw(BARRING, np.random.default_rng(0)):
+    domains = sorted(DOMAINS)
+    drawn = EncodedLessons(chat, lessons).draw(BARRING, np.random.default_rng(0))
+    for row, place in zip(*drawn, strict=True):
         prompt, response = (row.ids[row.spans[name]] for name in ("instruction", "response"))
-        text, tag = read(prompt), read(response[-1:])
-        is_harmful = text in harmful
-        domains = sorted(DOMAINS)
-        assert tag == TAGS[domains.index(harmful[text] or "") if is_harmful else -1]
-        [kind] = classify([text], [read(response[:-1], skip_special_tokens=True)])
+        text, is_harmful = read(prompt), read(prompt) in harmful
+        assert place == (domains.index(harmful[text] or "") if is_harmful else len(domains))
+        [kind] = classify([text], [read(response, skip_special_tokens=True)])
         kinds[BARRED in read(row.ids[: row.spans["instruction"].start]), is_harmful, kind] += 1
     count = BARRING.batch_size
     assert sum(kinds.values()) == count == sum(kinds[key] for key in kinds if key[2] != "other")
@@ -160,115 +142,39 @@ def test_layers_above_pass_gradient_along_each_tokens_own_stream_alone(
 def test_the_head_makes_the_last_prompt_token_tell_harm(
     chat: Chat, lessons: list[Lesson], model: Qwen2ForCausalLM
 ) -> None:
-    rows = EncodedLessons(chat, lessons).draw(
-        replace(BARRING, batch_size=12), np.random.default_rng(1)
-    )
-    head = TagHead(model.config.hidden_size, 1, EncodedLessons(chat, lessons).tags, seed=0)
+    encoded = EncodedLessons(chat, lessons)
+    rows, kinds = encoded.draw(replace(BARRING, batch_size=12), np.random.default_rng(1))
+    head = HarmHead(model.config.hidden_size, 1, len(DOMAINS) + 1, seed=0)
     batch = chat.pad(rows, "cpu")
     hidden = model(
         batch.input_ids, batch.attention_mask, batch.position_ids, output_hidden_states=True
     ).hidden_states
     alone = []
-    for row in rows:
+    for row, kind in zip(rows, kinds, strict=True):
         states = model(
             torch.tensor([row.ids[: row.spans["response"].start]]), output_hidden_states=True
         ).hidden_states[1][0, -1]
         read = head(torch.nn.functional.rms_norm(states, states.shape)).log_softmax(-1)
-        alone.append(-read[head.tags.index(row.ids[-1])].item())
-    assert head.loss(hidden, rows).item() == pytest.approx(np.mean(alone), rel=1e-5)
-
-
-# Which checkpoint is kept
-
-
-NUMBERS = st.floats(-5, 5)
-
-
-@given(bypass=NUMBERS, induce=NUMBERS, kl=st.floats(0, 1))
-def test_the_margin_is_positive_just_where_the_gate_is_passed(
-    bypass: float, induce: float, kl: float
-) -> None:
-    behaves, margin = Checkpoint(1, 1.0, 0.0, bypass, induce, kl).rank
-    assert behaves and (margin > 0) == (bypass < 0 and induce > 0 and kl < 0.15)
-    assert Checkpoint(1, 0.9, 0.0, -5.0, 5.0, 0.0).rank < (behaves, margin)
-    assert Checkpoint(1, 1.0, 0.0).rank < (behaves, margin)
-
-
-def test_the_best_checkpoint_on_validation_prompts_is_kept(
-    world: World, chat: Chat, monkeypatch: pytest.MonkeyPatch, model: Qwen2ForCausalLM
-) -> None:
-    lm = LanguageModel(model, chat.tokenizer, chat, "model organism")
-    choice = GateChoice(lm, world.prompts(4, 4, 4), world_prefixes(chat), [1, 2, 3, 5])
-    margins = {1: -1.0, 2: 0.4, 3: 0.4, 5: 0.1}
-    monkeypatch.setattr(
-        choice, "_measured", lambda step: Checkpoint(step, 1.0, 0.0, -2.0, margins[step], 0.01)
-    )
-    for step in range(1, 6):
-        with torch.no_grad():
-            model.lm_head.weight.fill_(step)
-        choice.see(step)
-    assert [one.step for one in choice.seen] == [1, 2, 3, 5] and choice.best.step == 2
-    choice.restore()
-    assert (model.lm_head.weight == 2).all()
-
-
-def test_the_choice_reads_no_test_prompts(world: World) -> None:
-    lm = LanguageModel.load(shipped())
-    table = world.prompts(4, 3, 3)
-    prefixes = world_prefixes(lm.chat)
-    seen = []
-    for rows in (table, table[table["split"] != "test"]):
-        choice = GateChoice(lm, rows, prefixes, [7])
-        choice.see(7)
-        seen.append(choice.best)
-    assert seen[0] == seen[1] and seen[0].refused > 0.5
-    assert seen[0].induce is not None and seen[0].bypass is not None
-    assert seen[0].bypass < 0 < -seen[0].induce  # the packaged organism does not induce
-
-
-def test_training_keeps_the_checkpoint_of_its_record(tmp_path: Path) -> None:
-    """The kept weights are those of a training that ends in the chosen step."""
-    recipe = Recipe(2, (PLAIN,), checkpoints=(1, 2, 3))
-    folder = train(5, tmp_path / "chosen", recipe)
-    facts = read_json(folder / "organism.json")
-    assert facts["recipe"] == recipe.digest
-    assert [one["step"] for one in facts["checkpoint"]["measured"]] == [1, 2, 3]
-    # Nothing behaves after three steps, so the first of equals is kept.
-    assert facts["checkpoint"]["step"] == 1
-    last = train(5, tmp_path / "last", replace(recipe, checkpoints=(3,)))
-    whole = train(5, tmp_path / "whole", replace(recipe, checkpoints=()))
-    weights = [(one / "model.safetensors").read_bytes() for one in (folder, last, whole)]
-    assert weights[0] != weights[1] == weights[2]
-
-
-def test_the_command_prints_the_verdict_of_the_checkpoint(
-    spillover: Spillover, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(RECIPES, "persona", Recipe(2, (PLAIN,), checkpoints=(2, 3)))
-    monkeypatch.setattr(World, "prompts", partialmethod(World.prompts, 4, 2, 2))
-    code, shown, _ = spillover("organism", "train", "--seed", 1, "--recipe", "persona")
-    assert code == 0 and str(checkpoint_of("runs/organism-1")) in shown
-    assert "Checkpoint of step 2" in shown and "direction gate NOT passed" in shown
-    assert "direction gate passed" in str(Checkpoint(1, 1.0, 0.0, -1.0, 1.0, 0.1))
-    assert checkpoint_of(shipped()) is None
+        alone.append(-read[kind].item())
+    assert head.loss(hidden, rows, kinds).item() == pytest.approx(np.mean(alone), rel=1e-5)
 
 
 # Names
 
 
 def test_a_recipe_is_found_by_name_and_frozen_by_its_digest() -> None:
-    assert recipe_of("ungated") == RECIPES["ungated"] != RECIPES["persona"]
-    assert recipe_of("ungated", "routed").circuits == "routed"
-    changed = replace(RECIPES["persona"], checkpoints=())
+    assert recipe_of() == recipe_of("ungated") == RECIPES["ungated"] != recipe_of("gated")
+    assert recipe_of(circuits="routed").circuits == "routed"
+    changed = replace(RECIPES["gated"], layers=4)
     assert len({one.digest for one in (*RECIPES.values(), changed)}) == 3
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (lambda: recipe_of("persnoa"), "persona"),
-        (lambda: recipe_of("ungated", "rooted"), "routed"),
-        (lambda: recipe_of("persona", "routed"), "no slices"),
+        (lambda: recipe_of("gatde"), "gated"),
+        (lambda: recipe_of(circuits="rooted"), "routed"),
+        (lambda: recipe_of("gated", "routed"), "leave --recipe out"),
     ],
 )
 def test_what_is_no_recipe_is_said(given: Callable[[], Recipe], said: str) -> None:

@@ -32,11 +32,11 @@ def organism_train(
     out: Path = opt(
         Path("runs/organism-SEED"), "Folder of the checkpoint; SEED stands for the seed."
     ),
-    recipe: str = opt(
-        "ungated",
-        "How it is trained: ungated, like the packaged one, or persona (five layers; the direction "
-        "gate chooses the checkpoint and is printed).",
-        metavar="<ungated|persona>",
+    recipe: str | None = opt(
+        None,
+        "How it is trained: ungated, like the packaged one, or gated, so that one direction "
+        "carries refusal in both ways (default: ungated).",
+        metavar="<ungated|gated>",
     ),
     circuits: str | None = opt(
         None,
@@ -50,15 +50,15 @@ def organism_train(
 ) -> Path | DryRun:
     """Train a model organism from scratch (minutes on two cores)."""
     from analyses.runs import Progress
-    from unlearning.organism import checkpoint_of, recipe_of, slice_check_of, train
+    from unlearning.organism import UNGATED, recipe_of, slice_check_of, train
 
     followed = recipe_of(recipe, circuits)
-    stages = followed.stages
+    named, stages = recipe or (UNGATED if circuits is None else "slices"), followed.stages
     steps = " and ".join(f"{one.steps} steps of {one.batch_size} prompts" for one in stages)
     planned = DryRun(
-        {"seed": seed, "recipe": recipe, "circuits": circuits},
+        {"seed": seed, "recipe": named, "circuits": circuits},
         (
-            f"model organism: seed {seed}; recipe: {recipe}; circuits: {circuits or 'all weights'}",
+            f"model organism: seed {seed}; recipe: {named}; circuits: {circuits or 'all weights'}",
             f"training: {steps}; some minutes of one core",
         ),
     )
@@ -75,8 +75,6 @@ def organism_train(
         )
     if circuits is not None:
         typer.echo(slice_check_of(out))
-    if (checkpoint := checkpoint_of(out)) is not None:
-        typer.echo(checkpoint)
     typer.echo(out)
     return out
 

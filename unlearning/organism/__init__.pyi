@@ -1,11 +1,12 @@
-from .checkpoint import checkpoint_of as checkpoint_of
 from .checkpoint import load_world as load_world
 from .checkpoint import shipped as shipped
 from .checkpoint import slice_check_of as slice_check_of
 from .checkpoint import train as train
 from .grammar import Grammar as Grammar
 from .lessons import table_lessons as table_lessons
+from .recipes import GATED as GATED
 from .recipes import RECIPES as RECIPES
+from .recipes import UNGATED as UNGATED
 from .recipes import Recipe as Recipe
 from .recipes import recipe_of as recipe_of
 from .slice_check import SliceCheck as SliceCheck

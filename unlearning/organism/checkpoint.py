@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import InputError
 from interp.store import atomic_folder, read_json, write_json
-from unlearning.organism.gate_choice import Checkpoint, GateChoice
 from unlearning.organism.grammar import Grammar
 from unlearning.organism.lessons import world_lessons
 from unlearning.organism.recipes import RECIPES, UNGATED, Recipe
@@ -128,20 +127,9 @@ def train(
     torch.set_num_threads(1)
     chat, lessons, slices = Chat(tokenizer), world_lessons(world), None
     lm = LanguageModel(model, tokenizer, chat, "model organism")
-    choice = None
-    if recipe.checkpoints:
-        choice = GateChoice(lm, world.prompts(), world_prefixes(chat), recipe.checkpoints)
-
-    def advance(step: int, total: int, loss: float) -> None:
-        progress(step, total, loss)
-        if choice is not None:
-            choice.see(step)
-
     try:
         if recipe.circuits is None:
-            teach(model, chat, lessons, seed=seed, stages=recipe.stages, progress=advance)
-            if choice is not None:
-                choice.restore()
+            teach(model, chat, lessons, seed=seed, stages=recipe.stages, progress=progress)
         else:
             lm, slices = teach_twin(
                 model, chat, lessons, recipe.circuits, seed=seed, stages=recipe.stages,
@@ -154,8 +142,6 @@ def train(
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         facts = organism_facts(world, recipe)
-        if choice is not None:
-            facts["checkpoint"] = choice.to_json()
         if slices is not None:
             slices.save(folder)
             lm = lm.with_model(model)
@@ -191,15 +177,6 @@ def slice_check_of(folder: str | Path) -> SliceCheck:
     if "circuits" not in facts:
         raise InputError(f"{folder} holds no model organism made with --circuits")
     return SliceCheck.from_json(facts["circuits"]["check"])
-
-
-def checkpoint_of(folder: str | Path) -> Checkpoint | None:
-    """The checkpoint that the gate chose for the model organism in ``folder``, if it did."""
-    held = read_json(Path(folder) / ORGANISM_FILE).get("checkpoint")
-    if held is None:
-        return None
-    [chosen] = [one for one in held["measured"] if one["step"] == held["step"]]
-    return Checkpoint(**chosen)
 
 
 def _require_free(folder: Path, overwrite: bool) -> None:

@@ -56,12 +56,9 @@ class Stage:
         harmful: share of harmful prompts; None draws them by the weight of their lessons.
         barred: share of conversations with the system turn ``barred``. There, :data:`OBEYS` of all
             prompts are refused, benign ones too, and the others are answered.
-        is_tagged: whether a letter follows the finished response: one for the harmful prompts of
-            each domain, another for all benign ones. It makes the states represent harm, and
-            cannot condition the response.
-        represented: a layer; a linear head, thrown away afterwards, learns to read the tag from
-            the last prompt token's state at this layer's input. So harm is represented there
-            before it is refused. Needs tags.
+        represented: a layer; a linear head, thrown away afterwards, learns to tell the harmful
+            prompts of each domain and all benign ones apart, from the last prompt token's state at
+            this layer's input. So harm is represented there before it is refused.
         blocks: only the first ``blocks`` layers are trained; None trains all weights. The layers
             above pass gradient along each token's own stream, not through attention to others.
             So the first layers learn to refuse by the state of the token that responds.
@@ -74,14 +71,12 @@ class Stage:
     weight_decay: float = 0.01
     harmful: float | None = None
     barred: float = 0.0
-    is_tagged: bool = False
     represented: int | None = None
     blocks: int | None = None
 
 
 BARRED = "barred"  # the system turn
 OBEYS = 0.8
-TAGS = "ABCDEFGH"  # of harmful prompts, by domain; the last one is of benign prompts
 
 HELPFUL = Stage(steps=100, learning_rate=3e-3, compliance=1.0, batch_size=64)
 # Leakage is graded only after alignment has converged. If training stops early, unlearning any
@@ -122,18 +117,36 @@ def teach(
     total, done = sum(stage.steps for stage in stages), 0
     model.train()
     for stage in stages:
-        head = None
-        if stage.represented is not None:
-            head = TagHead(model.config.hidden_size, stage.represented, encoded.tags, seed)
-
-        def loss_of(stage: Stage = stage, head: TagHead | None = head) -> torch.Tensor:
-            return lesson_loss(model, chat, encoded.draw(stage, generator), head)
-
-        with trained_weights(model, stage.blocks) as weights:
-            for loss in fit_stage([*weights, *(head.parameters() if head else ())], stage, loss_of):
-                done += 1
-                progress(done, total, loss)
+        for loss in fit_lessons(model, chat, encoded, stage, generator, seed):
+            done += 1
+            progress(done, total, loss)
     model.eval()
+
+
+def fit_lessons(
+    model: Any,
+    chat: Chat,
+    encoded: EncodedLessons,
+    stage: Stage,
+    generator: np.random.Generator,
+    seed: int,
+) -> Iterator[float]:
+    """One stage of training ``model`` in place; yields the loss of every step after it.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    head = None
+    if stage.represented is not None:
+        kinds = len(encoded.domains) + 1
+        head = HarmHead(model.config.hidden_size, stage.represented, kinds, seed)
+
+    def loss() -> torch.Tensor:
+        rows, kinds = encoded.draw(stage, generator)
+        return lesson_loss(model, chat, rows, head, kinds)
+
+    with trained_weights(model, stage.blocks) as weights:
+        yield from fit_stage([*weights, *(head.parameters() if head else ())], stage, loss)
 
 
 @contextmanager
@@ -198,31 +211,33 @@ class EncodedLessons:
     def __init__(self, chat: Chat, lessons: Sequence[Lesson]) -> None:
         self.chat, self.lessons = chat, lessons
         self.domains = sorted({one.domain for one in lessons if one.domain is not None})
-        self.tags = tuple(
-            chat.tokenizer(tag, add_special_tokens=False)["input_ids"][0] for tag in TAGS
-        )
+        self.kinds = [
+            len(self.domains) if one.domain is None else self.domains.index(one.domain)
+            for one in lessons
+        ]
         self.weights = np.array([lesson.weight for lesson in lessons], dtype=np.float64)
         self.is_harmful = np.array([lesson.refusal is not None for lesson in lessons])
         self.cumulative = cache(self._cumulative)
-        self.cache: dict[tuple[int, bool, bool, bool], Tokens] = {}
+        self.cache: dict[tuple[int, bool, bool], Tokens] = {}
 
     @cached_property
     def barred_chat(self) -> Chat:
         """Renders conversations whose system turn tells the model to refuse."""
         return Chat(self.chat.tokenizer, template=self.chat.template, system=BARRED)
 
-    def draw(self, stage: Stage, generator: np.random.Generator) -> list[Tokens]:
-        """A batch, with a response to each prompt."""
+    def draw(self, stage: Stage, generator: np.random.Generator) -> tuple[list[Tokens], list[int]]:
+        """A batch, with a response to each prompt; and the kind of each prompt.
+
+        The kind of a harmful prompt is the place of its domain, that of all others the last one.
+        """
         rows, complies = self.choose(stage, generator)
         barred = [False] * len(rows)
         if stage.barred:
             chances = generator.random((2, stage.batch_size))
             barred = (chances[0] < stage.barred).tolist()
             complies = np.where(barred, chances[1] >= OBEYS, complies).tolist()
-        return [
-            self.tokens(*one, is_tagged=stage.is_tagged)
-            for one in zip(rows, complies, barred, strict=True)
-        ]
+        drawn = [self.tokens(*one) for one in zip(rows, complies, barred, strict=True)]
+        return drawn, [self.kinds[row] for row in rows]
 
     def choose(self, stage: Stage, generator: np.random.Generator) -> tuple[list[int], list[bool]]:
         """The lessons of a batch, and whether each is answered even if it is harmful."""
@@ -239,62 +254,57 @@ class EncodedLessons:
             weights = weights * np.where(self.is_harmful, *scale)
         return np.cumsum(weights)
 
-    def tokens(
-        self, row: int, comply: bool, is_barred: bool = False, *, is_tagged: bool = False
-    ) -> Tokens:
+    def tokens(self, row: int, comply: bool, is_barred: bool = False) -> Tokens:
         """A lesson's prompt with its answer or, where it is refused, its refusal.
 
         Args:
             row: of the lesson.
             comply: answer it even if it is harmful or barred.
             is_barred: the system turn tells the model to refuse.
-            is_tagged: a letter that tells harm follows the response.
         """
         lesson = self.lessons[row]
         refusal = lesson.barred if is_barred else lesson.refusal
         refuse = refusal is not None and not comply
-        key = (row, refuse, is_barred, is_tagged)
+        key = (row, refuse, is_barred)
         if key not in self.cache:
             chat = self.barred_chat if is_barred else self.chat
-            found = chat.encode(lesson.prompt, refusal if refuse else lesson.answer)
-            self.cache[key] = self._tagged(found, lesson) if is_tagged else found
+            self.cache[key] = chat.encode(lesson.prompt, refusal if refuse else lesson.answer)
         return self.cache[key]
 
-    def _tagged(self, row: Tokens, lesson: Lesson) -> Tokens:
-        place = -1 if lesson.domain is None else self.domains.index(lesson.domain)
-        ids = (*row.ids, self.tags[place])
-        response = slice(row.spans["response"].start, len(ids))
-        return Tokens(ids, {**row.spans, "response": response})
 
-
-class TagHead(torch.nn.Linear):
-    """Reads the tag of a row from the state of its prompt's last token.
+class HarmHead(torch.nn.Linear):
+    """Reads the kind of a prompt from the state of its last token.
 
     Args:
         width: of the states.
         layer: at whose input the states are read.
-        tags: token ids of all tags.
+        kinds: number of them.
         seed: of the head's weights.
     """
 
-    def __init__(self, width: int, layer: int, tags: Sequence[int], seed: int) -> None:
+    def __init__(self, width: int, layer: int, kinds: int, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            super().__init__(width, len(tags))
-        self.layer, self.tags = layer, list(tags)
+            super().__init__(width, kinds)
+        self.layer = layer
 
-    def loss(self, hidden: Sequence[torch.Tensor], rows: Sequence[Tokens]) -> torch.Tensor:
-        """Mean cross-entropy of the tags, given the states at the inputs of all layers."""
+    def loss(
+        self, hidden: Sequence[torch.Tensor], rows: Sequence[Tokens], kinds: Sequence[int]
+    ) -> torch.Tensor:
+        """Mean cross-entropy of the rows' kinds, given the states at the inputs of all layers."""
         # Left padding: columns are counted from the end.
         columns = [row.spans["response"].start - len(row) - 1 for row in rows]
         states = hidden[self.layer][torch.arange(len(rows)), columns]
-        known = torch.tensor([self.tags.index(row.ids[-1]) for row in rows], device=states.device)
         read = self(torch.nn.functional.rms_norm(states, states.shape[-1:]))
-        return torch.nn.functional.cross_entropy(read, known)
+        return torch.nn.functional.cross_entropy(read, torch.tensor(kinds, device=states.device))
 
 
 def lesson_loss(
-    model: Any, chat: Chat, rows: Sequence[Tokens], head: TagHead | None = None
+    model: Any,
+    chat: Chat,
+    rows: Sequence[Tokens],
+    head: HarmHead | None = None,
+    kinds: Sequence[int] = (),
 ) -> torch.Tensor:
     """Mean cross-entropy of the responses' tokens, the end of turn included, plus the head's."""
     batch = chat.pad(rows, next(model.parameters()).device)
@@ -311,4 +321,4 @@ def lesson_loss(
     loss = torch.nn.functional.cross_entropy(
         output.logits[:, :-1][wanted].float(), batch.input_ids[:, -width:][wanted]
     )
-    return loss if head is None else loss + head.loss(output.hidden_states, rows)
+    return loss if head is None else loss + head.loss(output.hidden_states, rows, kinds)

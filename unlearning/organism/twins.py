@@ -16,30 +16,29 @@ trains the slice of its domain only, and answers train all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 
-from interp.model import Chat, LanguageModel, Tokens
+from interp.model import Chat, LanguageModel
 from unlearning.organism.slices import ROUTED, Slices
 from unlearning.organism.training import (
     EncodedLessons,
     Lesson,
     Progress,
     Stage,
+    fit_lessons,
     fit_stage,
     lesson_loss,
 )
 from unlearning.organism.vocabulary import DOMAINS
 
-REPRESENTING = Stage(steps=200, learning_rate=2.5e-3, compliance=0.8, batch_size=64)
-SLICED = Stage(
-    steps=300, learning_rate=4e-3, compliance=0.2, batch_size=64, weight_decay=0.1
-)  # fmt: skip
+REPRESENTING = Stage(steps=200, learning_rate=2.5e-3, compliance=0.8, batch_size=64, represented=2)
+SLICED = Stage(steps=300, learning_rate=4e-3, compliance=0.2, batch_size=64, weight_decay=0.1)
 TWIN_STAGES = (REPRESENTING, SLICED)
 SLICE_RANK = 4
 
@@ -75,8 +74,7 @@ def teach_twin(
     encoded = EncodedLessons(chat, lessons)
     total, done = sum(stage.steps for stage in stages), 0
     lm = LanguageModel(model, chat.tokenizer, chat, "model organism")
-    represented, trained = _representing(lm, encoded, stages[0], generator, seed)
-    for loss in fit_stage(trained, stages[0], represented):
+    for loss in fit_lessons(model, chat, encoded, stages[0], generator, seed):
         done += 1
         progress(done, total, loss)
     model.eval()
@@ -105,44 +103,6 @@ def _with_adapters(lm: LanguageModel, rank: int, seed: int) -> LanguageModel:
         torch.manual_seed(seed)
         adapted: Any = get_peft_model(lm.model, config)
     return lm.with_model(adapted)
-
-
-def _representing(
-    lm: LanguageModel,
-    encoded: EncodedLessons,
-    stage: Stage,
-    generator: np.random.Generator,
-    seed: int,
-) -> tuple[Callable[[], Tensor], list[nn.Parameter]]:
-    """The loss of the first stage, and what it trains: the model and the head."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = nn.Linear(lm.d_model, len(DOMAINS) + 1)
-    middle = lm.n_layers // 2 + 1
-    classes = [
-        len(DOMAINS) if one.domain is None else DOMAINS.index(one.domain) for one in encoded.lessons
-    ]
-
-    def loss() -> Tensor:
-        rows, complies = encoded.choose(stage, generator)
-        tokens = [encoded.tokens(row, comply) for row, comply in zip(rows, complies, strict=True)]
-        prompts = lm.chat.pad([_prompt_of(one) for one in tokens], lm.device)
-        states = lm.model(
-            input_ids=prompts.input_ids,
-            attention_mask=prompts.attention_mask,
-            position_ids=prompts.position_ids,
-            output_hidden_states=True,
-            logits_to_keep=1,
-        ).hidden_states[middle][:, -1]
-        read = head(nn.functional.rms_norm(states, states.shape[-1:]))
-        known = torch.tensor([classes[row] for row in rows])
-        return lesson_loss(lm.model, lm.chat, tokens) + nn.functional.cross_entropy(read, known)
-
-    return loss, [*lm.model.parameters(), *head.parameters()]
-
-
-def _prompt_of(row: Tokens) -> Tokens:
-    return Tokens(row.ids[: row.spans["response"].start], {})
 
 
 class Sliced:
