@@ -501,7 +501,7 @@ def organism_train(
     *,
     seed: int,
     out: str | Path = "runs/organism-SEED",
-    recipe: str = "ungated",
+    recipe: str | None = None,
     circuits: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
