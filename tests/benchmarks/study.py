@@ -11,7 +11,8 @@ part's floor is measured on the same prompts, answers and rows:
     states      a forward of the trunk over the evaluated prompts, for the base and for the arm
     steps       forward and backward of the trunk, and of the head at response positions
     read-outs   one reading at each scored step, and of all prompts before and after
-    scorers     one pass of each scorer over the answers, and of the base model for their coherence
+    scorers     loading the panel's reader, one pass of the panel over every answer that the study
+                has it read, and of the base model over the arm's answers for their coherence
 
 Two more parts are necessary, and were not in the first list. They are given apart, so that both
 ratios can be read:
@@ -19,9 +20,9 @@ ratios can be read:
     references  NPO's log-probabilities of the refusals that it trains on, under the base model
     coherence   a pass of the base model over the answers that are read along training
 
-Seconds are CPU time of this process, so that other processes do not count. Prints one JSON object:
-seconds of the study, of each part's floor and of each further part's, and the wall seconds of the
-study's stages.
+Seconds are CPU time of this process, so that other processes do not count. The classifier learns
+before, because it learns once in a process. Prints one JSON object: seconds of the study, of each
+part's floor and of each further part's, and the wall seconds of the study's stages.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ import argparse
 import cProfile
 import io
 import json
-import os
 import re
 import tempfile
 from collections import defaultdict
@@ -39,6 +39,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import process_time
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -53,13 +54,14 @@ from analyses.study.keeping import READINGS
 from analyses.study.mixing import mixture_of
 from analyses.study.plan import StudyPlan, unlearning_arms
 from analyses.study.prefilling import opening_of, prompts_to_prefill
-from analyses.study.readout import other_reader
 from interp.model import LanguageModel
 from tests.smollm2 import save_taught_smollm2
 from unlearning.data import matched_pairs
 from unlearning.deflections import Sampling
 from unlearning.losses import reference_log_probs
 from unlearning.refusal import prefix_masses
+from unlearning.scoring import Classifier, Reader, find_scorer
+from unlearning.scoring.reader import reader_of
 from unlearning.training import TrainingSettings, prepare_in_place
 from unlearning.training.mixture import collator
 from unlearning.utility import response_nll
@@ -68,7 +70,6 @@ TARGET, OTHER = "safety", "privacy"
 # Validation prompts, as many test prompts, and training prompts.
 ROWS = {TARGET: (8, 40), OTHER: (8, 8), "general": (16, 24)}
 STEPS, TOKENS, BATCH = 6, 24, 64
-READER = "SPILLOVER_READER"
 STAGE = re.compile(r"^(.+?): ([\d.]+) s$", re.MULTILINE)
 
 
@@ -93,19 +94,32 @@ def small_plan(model: Path, prompts: Path) -> StudyPlan:
     )  # fmt: skip
 
 
-def study(context: Context, said: io.StringIO) -> tuple[float, dict[str, float]]:
-    """Seconds of the study from its loading to its report, and of its stages."""
+def study(
+    context: Context, said: io.StringIO
+) -> tuple[float, dict[str, float], list[tuple[str, str]]]:
+    """Seconds of the study from its loading to its report and of its stages; what is read.
+
+    That is every different prompt and answer that the panel's reader reads.
+    """
     start = process_time()
-    run_checked_study(context)
+    with patch.object(Reader, "states", autospec=True, side_effect=Reader.states) as reading:
+        run_checked_study(context)
     seconds = process_time() - start
+    pairs = [pair for call in reading.call_args_list for pair in zip(*call.args[1:], strict=True)]
     stages: dict[str, float] = defaultdict(float)
     for name, taken in STAGE.findall(said.getvalue()):
         stages[re.sub(r"loading /.*", "loading", name)] += float(taken)
-    return seconds, dict(stages)
+    return seconds, dict(stages), list(dict.fromkeys(pairs))
 
 
-def floors(context: Context) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds of each part's floor, and of the further ones, for the finished study."""
+def floors(
+    context: Context, answers: Sequence[tuple[str, str]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of each part's floor, and of the further ones, for the finished study.
+
+    Args:
+        answers: with their prompts, what the panel's reader has read.
+    """
     plan, folder = context.plan, Path(context.plan.model)
     [arm] = plan.arms
     arm_folder = context.run.arm(arm.name)
@@ -145,15 +159,13 @@ def floors(context: Context) -> tuple[dict[str, float], dict[str, float]]:
     said = pd.read_parquet(arm_folder / "completions.parquet")
 
     def score() -> None:
-        for table in (baseline.responses, said.rename(columns={"completion": "response"})):
-            for scorer in (context.scorer, other_reader(context.scorer)):
-                if scorer is not None:
-                    scorer.classify(list(table["prompt"]), list(table["response"]))
+        reader_of.cache_clear()  # the study's reader keeps the states of what it has read
+        find_scorer("panel").classify(*map(list, zip(*answers, strict=True)))
         coherence(list(said["prompt"]))
 
     def coherence(prompts: Sequence[str]) -> None:
-        answers = said.set_index("prompt")["completion"]
-        rows = [(prompt, str(answers[prompt])) for prompt in prompts]
+        given = said.set_index("prompt")["completion"]
+        rows = [(prompt, str(given[prompt])) for prompt in prompts]
         response_nll(context.reference, rows, batch_size=BATCH)
 
     def coherence_along() -> None:
@@ -254,7 +266,7 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, help="write the profile of the study to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    os.environ[READER] = "none"  # the panel without its probe, which keeps what it has read
+    Classifier().classify([""], [""])
     with tempfile.TemporaryDirectory() as scratch:
         model = options.model or save_taught_smollm2(Path(scratch) / "model")
         prompts = Path(scratch) / "prompts.jsonl"
@@ -265,11 +277,11 @@ def main() -> None:
         profile = cProfile.Profile(process_time)
         if options.profile:
             profile.enable()
-        seconds, stages = study(context, said)
+        seconds, stages, answers = study(context, said)
         if options.profile:
             profile.disable()
             profile.dump_stats(options.profile)
-        parts, more = floors(context)
+        parts, more = floors(context, answers)
     print(json.dumps({"study": seconds, "stages": stages, "floors": parts, "more": more}))
 
 
