@@ -25,6 +25,7 @@ from analyses.report import GATE_FILE
 from analyses.runs import BASE, Progress, Run, measure
 from analyses.runs.leakage import on_path
 from analyses.study import organism_plan, run_study
+from interp.errors import InputError
 from interp.store import read_json, read_table, without_nan, write_json, write_table
 from unlearning.data import DOMAINS
 from unlearning.organism import UNGATED, World, recipe_of, train
@@ -52,8 +53,10 @@ def measure_organisms(
     Finished parts in ``out`` are not computed again.
     """
     folder = Path(out)
-    manifest = planned(seeds, recipe, unlearning_seeds)
-    write_json(folder / "manifest.json", manifest)
+    manifest, path = planned(seeds, recipe, unlearning_seeds), folder / "manifest.json"
+    if path.is_file() and read_json(path) != manifest:
+        raise InputError(f"{path} names other arms or another recipe; give another --out")
+    write_json(path, manifest)
     # spawn, because torch's threads do not survive a fork.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         jobs = [pool.submit(_made, seed, folder, recipe, unlearning_seeds) for seed in seeds]
@@ -97,7 +100,7 @@ def organism_table(
         worlds.append(
             {
                 "seed": seed,
-                "gate": {name: gates[str(seed)][name] for name in ("passed", "line")},
+                "gate": {name: gates[str(seed)].get(name) for name in ("passed", "line")},
                 **base_numbers(rows[(rows["world"] == seed) & (rows["arm"] == BASE)]),
                 "outcomes": outcomes.to_dict(),
                 "forgotten": float((outcomes == FORGOTTEN).mean()),
@@ -173,7 +176,8 @@ def leakage_cells(rows: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
                      "readout_sharing": world.readout_sharing[source, place],
                      "feature_sharing": world.feature_sharing[source, place]}
                 )  # fmt: skip
-    return pd.DataFrame(found)
+    names = ("domain", "area", "L_90", "readout_sharing", "feature_sharing")
+    return pd.DataFrame(found, columns=[*arms.columns, *names])
 
 
 def reliability(cells: pd.DataFrame) -> float | None:
@@ -186,6 +190,8 @@ def reliability(cells: pd.DataFrame) -> float | None:
 
 def slopes(cells: pd.DataFrame) -> dict[str, float]:
     """Least-squares slopes of A on the true read-out and feature sharing, jointly."""
+    if cells["area"].notna().sum() < 3:
+        return {"readout_sharing": np.nan, "feature_sharing": np.nan}
     mean = cells.groupby(["source", "domain"]).mean(numeric_only=True).dropna(subset=["area"])
     design = np.column_stack([np.ones(len(mean)), mean["readout_sharing"], mean["feature_sharing"]])
     fitted, *_ = np.linalg.lstsq(design, mean["area"].to_numpy(), rcond=None)
@@ -193,14 +199,14 @@ def slopes(cells: pd.DataFrame) -> dict[str, float]:
 
 
 def _percentiles(values: pd.Series) -> dict[str, float]:
-    levels = (10, 50, 90)
-    return dict(zip(map(str, levels), np.nanpercentile(values, levels).tolist(), strict=True))
+    found = values.astype(float).quantile([0.1, 0.5, 0.9])  # NaN left out
+    return dict(zip(("10", "50", "90"), found.tolist(), strict=True))
 
 
 def _pooled(worlds: Sequence[dict[str, Any]], cells: pd.DataFrame) -> dict[str, Any]:
     outcomes = [outcome for world in worlds for outcome in world["outcomes"].values()]
     found: dict[str, Any] = {
-        "gates_passed": sum(world["gate"]["passed"] for world in worlds),
+        "gates_passed": sum(bool(world["gate"]["passed"]) for world in worlds),
         "refusal_min": min(world["refusal_min"] for world in worlds),
         "over_refusal_max": max(max(world["over_refusal"].values()) for world in worlds),
         "compliance_share_min": min(world["compliance_share_min"] for world in worlds),

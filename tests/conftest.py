@@ -118,7 +118,7 @@ def _plans_of_a_moment() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test survives a power cut; those that look at what is synced put their own in place."""
+    """Tests do not wait for the disk. A test of what is synced replaces ``os.fsync`` itself."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda _handle: None)
         yield

@@ -2,7 +2,7 @@
 
     python -m tests.quick WORDS
 
-Drawing takes longer than all else of a small study, and has tests of its own.
+Drawing takes most of the time of a small study. Other tests look at what is drawn.
 """
 
 from __future__ import annotations

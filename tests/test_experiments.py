@@ -14,10 +14,13 @@ from experiments.organisms import (
     arms_of,
     base_numbers,
     leakage_cells,
+    measure_organisms,
     organism_table,
     planned,
     rows_of,
 )
+from interp.errors import InputError
+from interp.store import write_json
 from spillover import example_run
 from unlearning.organism import recipe_of
 
@@ -68,6 +71,14 @@ def test_an_arm_without_a_result_counts_as_failed(tmp_path: Path) -> None:
     assert found == {"cybersecurity-npo-seed0", "safety-npo-seed0"} < set(manifest["arms"])
     assert table["forgotten"] == "2 of 14 arms" and world["forgotten"] == pytest.approx(2 / 14)
     assert table["frozen"] == recipe_of("ungated").digest
+    none = organism_table(rows_of(run, 106), arms_of(run, 106)[:0], {"106": {"line": ""}}, manifest)
+    assert none["forgotten"] == "0 of 14 arms" and none["gates_passed"] == 0
+
+
+def test_a_manifest_is_not_replaced_by_another(tmp_path: Path) -> None:
+    write_json(tmp_path / "manifest.json", planned([1], "ungated", 2))
+    with pytest.raises(InputError, match="another recipe"):
+        measure_organisms([1], tmp_path, recipe="gated")
 
 
 def test_the_cells_of_organisms_are_those_of_their_runs() -> None:

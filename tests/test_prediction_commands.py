@@ -73,8 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Path:
         while process.poll() is None and len(list(out.glob("arms/*/BEGUN"))) < 3:
             time.sleep(0.1)
         if process.poll() is None:
-            server = children_of(process.pid)[-1]  # which forks into the workers
-            os.kill(children_of(server)[-1], signal.SIGKILL)
+            os.kill(children_of(process.pid)[-1], signal.SIGKILL)
         assert process.wait(timeout=600) == 0
     return out
 

@@ -36,7 +36,6 @@ from .methods import method as method
 from .mixing import RANKING as RANKING
 from .mixing import mixture_of as mixture_of
 from .mixing import pool_of as pool_of
-from .one_arm import make_planned as make_planned
 from .plan import LEAST_ANSWERS as LEAST_ANSWERS
 from .plan import LEAST_RECOVERY as LEAST_RECOVERY
 from .plan import ArmPlan as ArmPlan
@@ -60,4 +59,5 @@ from .work import GATE_PROMPTS as GATE_PROMPTS
 from .work import work_of as work_of
 from .work import work_with_prompts as work_with_prompts
 from .workers import make_arms_in_workers as make_arms_in_workers
+from .workers import make_planned as make_planned
 from .workers import require_workers as require_workers

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +35,10 @@ class LocalWorkers:
         number = next(i for i in range(self.workers.workers) if i not in self.jobs.values())
         if number not in self.pools:
             devices = devices_of(self.plan)
+            # spawn, because torch's threads do not survive a fork.
             self.pools[number] = ProcessPoolExecutor(
                 1,
-                self._processes(),
+                multiprocessing.get_context("spawn"),
                 initializer=partial(use_device, devices[number % len(devices)])
                 if devices
                 else None,
@@ -48,21 +47,6 @@ class LocalWorkers:
         job = self.pools[number].submit(self.make_one, self.plan, self.out, name, threads)
         self.jobs[job] = number
         return job
-
-    def _processes(self) -> BaseContext:
-        """How workers begin. This process cannot fork: torch's threads do not survive it.
-
-        On a CPU a server, which has no threads, imports what an arm needs once, and forks into the
-        workers of the whole command: a worker begins in a moment instead of some five seconds.
-        """
-        from interp.model.language_model import usable_device
-
-        device = usable_device(self.plan.model_options.get("device"))
-        if sys.platform != "linux" or device.type != "cpu":
-            return multiprocessing.get_context("spawn")
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([self.make_one.__module__])
-        return context
 
     def wait(self, jobs: Sequence[Any], seconds: float | None) -> Sequence[Any]:
         """The ended jobs."""

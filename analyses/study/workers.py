@@ -15,6 +15,7 @@ from analyses.study.jobs import Engine, MakeOne, make_in_turn
 from analyses.study.local_workers import LocalWorkers, require_room
 from analyses.study.plan import StudyPlan
 from analyses.study.ray_workers import RayWorkers
+from interp import plugins
 from interp.errors import InputError, expected
 
 ENGINES: Mapping[str, Callable[[StudyPlan, Path, WorkerOptions, MakeOne], Engine]] = {
@@ -37,8 +38,7 @@ def make_arms_in_workers(
     Without ``names`` it makes the plain and contained arms. The study makes the control arms later,
     because they run for as many steps as the others took.
 
-    A worker imports the module of ``make_one`` and runs it (default:
-    :func:`analyses.study.one_arm.make_planned`).
+    A worker imports the module of ``make_one`` and runs it (default: :func:`make_planned`).
 
     Raises:
         InputError: the engine's package is not installed, or a worker cannot write the run's
@@ -48,8 +48,6 @@ def make_arms_in_workers(
     if names is None:
         names = [arm.name for arm in plan.arms if not arm.control and not arm.sweep]
     if names:
-        from analyses.study.one_arm import make_planned
-
         engine = ENGINES[workers.engine](plan, out.resolve(), workers, make_one or make_planned)
         make_in_turn(engine, names, workers, progress)
 
@@ -64,3 +62,20 @@ def require_workers(plan: StudyPlan, workers: WorkerOptions) -> None:
         raise InputError(f"unknown engine {workers.engine}{expected(workers.engine, ENGINES)}")
     if workers.engine == "local":
         require_room(plan, workers)
+
+
+def make_planned(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
+    """Make one arm in a separate process."""
+    import torch
+
+    from analyses.study.baseline import establish
+    from analyses.study.context import study_context
+    from analyses.study.making import make_arm
+
+    torch.set_num_threads(threads)
+    plugins.use_all(plan.plugins)
+    plugins.load_all()
+    context = study_context(plan, out, Progress(quiet=True))
+    [arm] = [arm for arm in plan.arms if arm.name == name]
+    make_arm(context, establish(context), arm)
+    return name
