@@ -144,7 +144,7 @@ def test_the_head_makes_the_last_prompt_token_tell_harm(
 ) -> None:
     encoded = EncodedLessons(chat, lessons)
     rows, kinds = encoded.draw(replace(BARRING, batch_size=12), np.random.default_rng(1))
-    head = HarmHead(model.config.hidden_size, 1, len(DOMAINS) + 1, seed=0)
+    head = HarmHead(model.config.hidden_size, 1, len(DOMAINS) + 1, seed=0, harm=2.0)
     batch = chat.pad(rows, "cpu")
     hidden = model(
         batch.input_ids, batch.attention_mask, batch.position_ids, output_hidden_states=True
@@ -154,8 +154,11 @@ def test_the_head_makes_the_last_prompt_token_tell_harm(
         states = model(
             torch.tensor([row.ids[: row.spans["response"].start]]), output_hidden_states=True
         ).hidden_states[1][0, -1]
-        read = head(torch.nn.functional.rms_norm(states, states.shape)).log_softmax(-1)
-        alone.append(-read[kind].item())
+        read = head(torch.nn.functional.rms_norm(states, states.shape))
+        of_kind, of_harm = read.split([len(DOMAINS) + 1, 2])
+        benign = int(kind == len(DOMAINS))
+        two = [-of_kind.log_softmax(-1)[kind], -2 * of_harm.log_softmax(-1)[benign]]
+        alone.append(float(sum(two)))
     assert head.loss(hidden, rows, kinds).item() == pytest.approx(np.mean(alone), rel=1e-5)
 
 

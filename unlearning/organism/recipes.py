@@ -52,7 +52,7 @@ RECIPES = {
         (
             Stage(
                 steps=900, learning_rate=3e-3, compliance=1.0, batch_size=64, weight_decay=0.05,
-                harmful=0.45, barred=0.35, represented=3,
+                harmful=0.45, barred=0.35, represented=3, harm=1.0,
             ),
             Stage(
                 steps=160, learning_rate=7e-4, compliance=0.1, batch_size=80, weight_decay=0.05,

@@ -59,6 +59,8 @@ class Stage:
         represented: a layer; a linear head, thrown away afterwards, learns to tell the harmful
             prompts of each domain and all benign ones apart, from the last prompt token's state at
             this layer's input. So harm is represented there before it is refused.
+        harm: weight, in that head's loss, of telling all harmful prompts from benign ones by one
+            direction, next to telling the domains apart.
         blocks: only the first ``blocks`` layers are trained; None trains all weights. The layers
             above pass gradient along each token's own stream, not through attention to others.
             So the first layers learn to refuse by the state of the token that responds.
@@ -72,6 +74,7 @@ class Stage:
     harmful: float | None = None
     barred: float = 0.0
     represented: int | None = None
+    harm: float = 0.0
     blocks: int | None = None
 
 
@@ -139,7 +142,7 @@ def fit_lessons(
     head = None
     if stage.represented is not None:
         kinds = len(encoded.domains) + 1
-        head = HarmHead(model.config.hidden_size, stage.represented, kinds, seed)
+        head = HarmHead(model.config.hidden_size, stage.represented, kinds, seed, stage.harm)
 
     def loss() -> torch.Tensor:
         rows, kinds = encoded.draw(stage, generator)
@@ -273,30 +276,36 @@ class EncodedLessons:
 
 
 class HarmHead(torch.nn.Linear):
-    """Reads the kind of a prompt from the state of its last token.
+    """Reads the kind of a prompt from the state of its last token, and whether it is harmful.
 
     Args:
         width: of the states.
         layer: at whose input the states are read.
-        kinds: number of them.
+        kinds: number of them; the last one is benign.
         seed: of the head's weights.
+        harm: weight of the second reading in the loss; the first has weight 1.
     """
 
-    def __init__(self, width: int, layer: int, kinds: int, seed: int) -> None:
+    def __init__(self, width: int, layer: int, kinds: int, seed: int, harm: float = 0.0) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            super().__init__(width, kinds)
-        self.layer = layer
+            super().__init__(width, kinds + 2)
+        self.layer, self.harm = layer, harm
 
     def loss(
         self, hidden: Sequence[torch.Tensor], rows: Sequence[Tokens], kinds: Sequence[int]
     ) -> torch.Tensor:
-        """Mean cross-entropy of the rows' kinds, given the states at the inputs of all layers."""
+        """Mean cross-entropy of both readings, given the states at the inputs of all layers."""
         # Left padding: columns are counted from the end.
         columns = [row.spans["response"].start - len(row) - 1 for row in rows]
         states = hidden[self.layer][torch.arange(len(rows)), columns]
         read = self(torch.nn.functional.rms_norm(states, states.shape[-1:]))
-        return torch.nn.functional.cross_entropy(read, torch.tensor(kinds, device=states.device))
+        true = torch.tensor(kinds, device=states.device)
+        of_kind, of_harm = read[:, :-2], read[:, -2:]
+        benign = (true == of_kind.shape[1] - 1).long()
+        return torch.nn.functional.cross_entropy(
+            of_kind, true
+        ) + self.harm * torch.nn.functional.cross_entropy(of_harm, benign)
 
 
 def lesson_loss(
