@@ -739,6 +739,18 @@ def test_npo_forgets_and_a_retain_set_holds(checkpoint_of: Checkpoints, tmp_path
     assert found[True][1] > max(found[False][1], 0)
 
 
+def test_the_configuration_that_is_saved_is_the_given_one(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    settings = replace(MOVING, max_steps=1)
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    given = lm.model.config.to_dict()
+    assert given["use_cache"]
+    lm = prepare_in_place(lm, settings)
+    trained(lm, settings, tmp_path)
+    assert lm.model.config.to_dict() == given
+
+
 def test_the_same_seed_trains_the_same_weights(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
     def run(seed: int) -> Mapping[str, Tensor]:
         settings = replace(MOVING, trained="lora", lora_rank=2, max_steps=2, seed=seed)

@@ -88,7 +88,7 @@ def unlearn_in_place(
         lm, mixture, terms[0].needs, retained="reference" in needs_of(terms[1:]), cache=cache
     )
     folder = Path(folder)
-    with _on_device_of(lm), _fitting(lm, settings):
+    with _on_device_of(lm), _configuration_of(lm), _fitting(lm, settings):
         trainer = UnlearningTrainer(
             lm,
             mixture,
@@ -114,6 +114,18 @@ def unlearn_in_place(
 def _on_device_of(lm: LanguageModel) -> AbstractContextManager[object]:
     """Trainer changes the process's current GPU; afterwards it is what it was."""
     return torch.cuda.device(lm.device) if lm.device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _configuration_of(lm: LanguageModel) -> Iterator[None]:
+    """Trainer turns the cache off in the configuration, which is saved; put it back afterwards."""
+    config = lm.model.config
+    kept = getattr(config, "use_cache", None)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            config.use_cache = kept
 
 
 @contextmanager
