@@ -1,6 +1,7 @@
 from .adapters import adapter_base as adapter_base
 from .adapters import load_adapter_weights as load_adapter_weights
 from .adapters import merged as merged
+from .batching import fitting as fitting
 from .batching import in_fitting_batches as in_fitting_batches
 from .batching import in_order as in_order
 from .batching import is_out_of_memory as is_out_of_memory

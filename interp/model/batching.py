@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import TypeVar
 
@@ -128,6 +129,23 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS)
+
+
+@contextmanager
+def fitting(what: str, device: object, advice: str) -> Iterator[None]:
+    """Say in one line what does not fit if memory runs out in the block, and what to do.
+
+    Raises:
+        MachineError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MachineError(
+            f"{what} does not fit into the free memory of {device} ({first_line(error)}); {advice}"
+        ) from error
 
 
 def _release() -> None:

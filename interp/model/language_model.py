@@ -11,7 +11,7 @@ import copy
 import hashlib
 import inspect
 import warnings
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.errors import InputError, MachineError, ModelError, first_line
-from interp.model.batching import is_out_of_memory
+from interp.errors import InputError, ModelError, first_line
+from interp.model.batching import fitting, is_out_of_memory
 from interp.model.chat import Batch, Chat, Tokens
 from interp.model.checks import check_model
 from interp.model.context import context_length, require_room
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 # Of what is found out about a model, the names of what its weights do not change.
 BEHAVIOUR = ("checked", "shortcuts")
+SMALLER = (
+    "stop other programs on this device, choose another with --device, or load a smaller model or "
+    "one in fewer bits (--dtype bfloat16)"
+)
 
 
 @dataclass(frozen=True)
@@ -98,21 +102,20 @@ class LanguageModel:
         Raises:
             ModelError: the source is not a causal language model, is gated, or cannot be read.
             InputError: the device does not exist.
+            MachineError: the model, or a short forward of it, does not fit into memory.
         """
         check_source(source)
         device = usable_device(device)
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
-        try:
-            model, tokenizer = load_merged(source, dtype, options)
-        except ModelError:
-            raise
-        except Exception as error:
-            raise load_error(source, error) from error
+        with fitting(str(source), "cpu", SMALLER):
+            model, tokenizer = _read(source, dtype, options)
         model = moved(model, device, source).eval()
         chat = Chat(tokenizer, **chat_options)
         name = Path(source).name if Path(source).exists() else str(source)
         lm = cls(model, tokenizer, chat, name, layers_path=layers_path)
-        lm.found_out.update(like.behaviour if like else {"checked": check_loaded(lm, source)})
+        with fitting(f"a forward of {source}", device, SMALLER):
+            found = like.behaviour if like else {"checked": check_loaded(lm, source)}
+        lm.found_out.update(found)
         for line in lm.checked.lines():
             warnings.warn(f"self-check of {name}: {line}", stacklevel=2)
         return lm
@@ -225,22 +228,26 @@ class LanguageModel:
         return digest.hexdigest()
 
 
+def _read(source: str | Path, dtype: torch.dtype | str, options: Mapping[str, Any]) -> Any:
+    """:func:`~interp.model.loading.load_merged`, with its errors explained, except full memory."""
+    try:
+        return load_merged(source, dtype, options)
+    except ModelError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise load_error(source, error) from error
+
+
 def moved(model: Any, device: torch.device, source: str | Path) -> Any:
     """The model on a device; ``source`` names it in the error.
 
     Raises:
         MachineError: it does not fit there.
     """
-    try:
+    with fitting(str(source), device, SMALLER):
         return model.to(device)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MachineError(
-            f"{source} does not fit into the memory of {device} ({first_line(error)}); stop other "
-            "programs on this device, choose another with --device, or load a smaller model or "
-            "one in fewer bits (--dtype bfloat16)"
-        ) from error
 
 
 def usable_device(name: str | torch.device | None) -> torch.device:

@@ -10,6 +10,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ collect_ignore += ["test_two_devices.py"] * (DEVICES < 2)
 
 #: Limits the memory of the first device to so many bytes more than it holds now.
 Limited = Callable[[int], AbstractContextManager[None]]
-#: Trains a checkpoint on a device: the checkpoint's folder, the device, and other settings.
+#: Prepares a model and trains it for some steps, with other settings.
 Train = Callable[..., LanguageModel]
+
+# Bytes of CUDA's allocator: a tensor takes a multiple of the first, out of blocks of the others.
+SMALLEST, SMALL_BLOCK, BLOCK = 512, 2 * 2**20, 20 * 2**20
 
 RESPONSES = ("I cannot help with that.", "No.", "Here is a list of the tools.")
 STEPS = TrainingSettings(
@@ -51,42 +55,75 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint("qwen2", tmp_path_factory.mktemp("qwen2"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def warm() -> None:
+    """Libraries keep workspaces on a device from their first product on, forward and backward."""
+    if DEVICES:
+        weight = torch.ones(8, 8, device="cuda", requires_grad=True)
+        (weight @ weight).sum().backward()
+
+
 @pytest.fixture
 def trained(tmp_path: Path) -> Train:
     def train(lm: LanguageModel, **settings: Any) -> LanguageModel:
-        return unlearned(lm, tmp_path / "trainer", **settings)
+        lm, mixture, chosen = ready(lm, **settings)
+        unlearn_in_place(lm, mixture, chosen, folder=tmp_path / "trainer")
+        return lm
 
     return train
 
 
 @pytest.fixture
 def limited() -> Limited:
-    """The memory of the first device, limited as another program would."""
+    """The memory of the first device, limited as another program would.
+
+    A real device gives memory in blocks of :data:`SMALL_BLOCK` to tensors under 1 MiB, and of up to
+    :data:`BLOCK` to larger ones, and a tensor also finds room in the blocks that earlier tests left
+    partly free. So these are filled first, and the limit counts whole blocks: less than
+    ``SMALL_BLOCK`` more is nothing more.
+    """
 
     @contextmanager
     def limit(more: int) -> Iterator[None]:
         gc.collect()  # so that garbage does not count
-        simulated = _simulated()
-        if simulated is not None:
+        if (simulated := simulated_cuda()) is not None:
             simulated.limit(torch.cuda.memory_allocated(0) + more)
+            undo, filled = partial(simulated.limit, None), []
         else:
-            total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.empty_cache()
-            torch.cuda.set_per_process_memory_fraction(
-                (torch.cuda.memory_allocated(0) + more) / total, 0
-            )
+            _allow(0)
+            filled = _filled()
+            _allow(more)
+            undo = partial(torch.cuda.set_per_process_memory_fraction, 1.0, 0)
         try:
             yield
         finally:
-            if simulated is not None:
-                simulated.limit(None)
-            else:
-                torch.cuda.set_per_process_memory_fraction(1.0, 0)
+            undo()
+            filled.clear()
 
     return limit
 
 
-def _simulated() -> Any:
+def _allow(more: int) -> None:
+    """Let the real device's allocator have ``more`` bytes than it has now."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(0) + more) / total, 0)
+
+
+def _filled() -> list[torch.Tensor]:
+    """Tensors in all that is free in the blocks which the allocator has."""
+    found: list[torch.Tensor] = []
+    size = 2 * BLOCK
+    while size >= SMALLEST:
+        try:
+            found.append(torch.empty(size, dtype=torch.uint8, device="cuda:0"))
+        except torch.OutOfMemoryError:
+            size //= 2
+    return found
+
+
+def simulated_cuda() -> Any:
+    """The simulated CUDA's module; None on a real device."""
     try:
         import simcuda  # type: ignore[import-not-found]
     except ImportError:
@@ -94,8 +131,8 @@ def _simulated() -> Any:
     return simcuda
 
 
-def unlearned(lm: LanguageModel, folder: Path, **settings: Any) -> LanguageModel:
-    """``lm`` after some steps of an objective, with two retain groups."""
+def ready(lm: LanguageModel, **settings: Any) -> tuple[LanguageModel, Mixture, TrainingSettings]:
+    """``lm`` with its parameters to train, a mixture with two retain groups, and the settings."""
     chosen = replace(STEPS, **{"options": {}, **settings})
     lm = prepare_in_place(lm, chosen)
     rows = [
@@ -106,8 +143,7 @@ def unlearned(lm: LanguageModel, folder: Path, **settings: Any) -> LanguageModel
         for i, (row, known) in enumerate(zip(rows, reference_log_probs(lm, rows), strict=True))
     ]
     retain = {"a": [Example("a", rows[1])], "b": [Example("b", rows[2])]}
-    unlearn_in_place(lm, Mixture(forget, retain, seed=1), chosen, folder=folder)
-    return lm
+    return lm, Mixture(forget, retain, seed=1), chosen
 
 
 def weights(lm: LanguageModel) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +17,24 @@ import torch
 
 from analyses.study import engine, organism_plan, run_study
 from interp.errors import MachineError
-from interp.model import LanguageModel
+from interp.model import LanguageModel, batching
 from tests.benchmarks.gpu.__main__ import PARTS
 from tests.conftest import Spillover, leave_out_report
-from tests.device.conftest import Limited, Train, weights
+from tests.device import readers
+from tests.device.conftest import (
+    BLOCK,
+    SMALL_BLOCK,
+    STEPS,
+    Limited,
+    Train,
+    ready,
+    simulated_cuda,
+    weights,
+)
 from tests.device.readers import READERS, compare
 from tests.test_study import Said, shortened
 from unlearning.organism import load_world, shipped
+from unlearning.training import prepare_in_place, unlearn_in_place
 
 KINDS: dict[str, dict[str, Any]] = {
     "npo": {},
@@ -31,6 +43,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "adaptive": {"adaptive": True, "slack": 0.0, "multiplier_rate": 0.5},
 }
 KIB, MIB = 2**10, 2**20
+LONG = tuple(
+    f"Which of these tools does a carpenter need: {'saw, ' * (80 + i)}?" for i in range(64)
+)
 MOST_WAITS = {"npo": 16, "lora": 34, "separate": 32}  # of a step; KL picks rows by a mask
 
 
@@ -96,17 +111,28 @@ def test_adapters_compute_like_a_bfloat16_base_and_keep_float32_weights(
 
 
 def test_a_step_that_does_not_fit_says_what_makes_it_smaller(
-    checkpoint: Path, trained: Train, limited: Limited
+    checkpoint: Path, limited: Limited, tmp_path: Path
 ) -> None:
+    lm, mixture, settings = ready(LanguageModel.load(checkpoint, device="cuda"), max_steps=1)
     torch.cuda.reset_peak_memory_stats()
     before = held()
-    lm = trained(LanguageModel.load(checkpoint, device="cuda"), max_steps=1)
+    unlearn_in_place(lm, mixture, settings, folder=tmp_path)
     need = torch.cuda.max_memory_allocated() - before
-    del lm
-    gc.collect()
+    lm, mixture, settings = ready(LanguageModel.load(checkpoint, device="cuda"))
     wanted = "--micro-batch-size 1 .*--gradient-checkpointing"
     with limited(int(need * 0.8)), pytest.raises(MachineError, match=wanted):
-        trained(LanguageModel.load(checkpoint, device="cuda"))
+        unlearn_in_place(lm, mixture, settings, folder=tmp_path)
+
+
+@pytest.mark.parametrize("trained", ["lora", "projections", "all"])
+def test_a_model_that_cannot_be_prepared_says_what_makes_it_smaller(
+    trained: str, checkpoint: Path, limited: Limited
+) -> None:
+    lm = LanguageModel.load(checkpoint, device="cuda")
+    smaller = "--lora-rank 2" if trained == "lora" else "--trainable lora"
+    wanted = f"parameters to train does not fit.*{smaller}.*--device"
+    with limited(KIB), pytest.raises(MachineError, match=wanted):
+        prepare_in_place(lm, replace(STEPS, trained=trained))
 
 
 def test_a_model_that_does_not_fit_says_so(checkpoint: Path, limited: Limited) -> None:
@@ -114,19 +140,42 @@ def test_a_model_that_does_not_fit_says_so(checkpoint: Path, limited: Limited) -
         LanguageModel.load(checkpoint, device="cuda")
 
 
+def test_a_model_that_leaves_no_room_for_its_self_check_says_so(
+    checkpoint: Path, limited: Limited, tmp_path: Path
+) -> None:
+    before = held()
+    lm = LanguageModel.load(checkpoint, device="cuda")
+    size = held() - before
+    del lm
+    unchecked = shutil.copytree(checkpoint, tmp_path / "copy")
+    with limited(size + KIB), pytest.raises(MachineError, match=r"does not fit.*--device"):
+        LanguageModel.load(unchecked, device="cuda")
+
+
 # Of the other readers, most of the memory is not that of a batch.
 BATCHED = ["every site", "patch", "likelihood", "generate and score"]
 
 
 @pytest.mark.parametrize("name", BATCHED)
-def test_readers_back_off_and_find_the_same(name: str, checkpoint: Path, limited: Limited) -> None:
+def test_readers_back_off_and_find_the_same(
+    name: str, checkpoint: Path, limited: Limited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least = 0
+    if simulated_cuda() is None:  # batches of many blocks of memory
+        monkeypatch.setattr(readers, "PROMPTS", LONG)
+        least = SMALL_BLOCK + BLOCK
+    released: list[str] = []
+    release = batching._release
+    monkeypatch.setattr(batching, "_release", lambda: (released.append(name), release()))
     lm = LanguageModel.load(checkpoint, device="cuda")
     before = held()
     torch.cuda.reset_peak_memory_stats()
     wanted = READERS[name](lm)
     peak = torch.cuda.max_memory_allocated() - before
-    with limited(int(peak * 0.7)):
+    assert not released and peak > least
+    with limited(max(int(peak * 0.7), least)):
         found = READERS[name](lm)
+    assert released
     compare(found, wanted)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from interp.errors import InputError
-from interp.model import LanguageModel
+from interp.model import LanguageModel, fitting
 from unlearning.training import parameters
 from unlearning.training.adapters import lora_in_place
 from unlearning.training.eval_mode import check_train_mode, hold_in_eval_mode, probe_logits
@@ -20,24 +20,35 @@ def prepare_in_place(lm: LanguageModel, settings: TrainingSettings) -> LanguageM
     Raises:
         ModelError: the model would be trained with noise, whatever its modes.
         InputError: it cannot recompute activations.
+        MachineError: it does not fit into memory.
     """
-    given = probe_logits(lm)
-    if settings.trained == "lora":
-        lm = lora_in_place(
-            lm,
-            rank=settings.lora_rank,
-            alpha=settings.lora_alpha,
-            seed=settings.seed,
-            targets=settings.lora_targets,
-            exclude=settings.lora_exclude,
-        )
-    else:
-        lm = parameters.PARAMETERS[settings.trained](lm)
-    hold_in_eval_mode(lm.model)
-    if settings.activation_checkpointing:
-        _recompute_activations(lm)
-    check_train_mode(lm, given)
+    smaller = (
+        f"--lora-rank {max(1, settings.lora_rank // 2)}"
+        if settings.trained == "lora"
+        else "--trainable lora"
+    )
+    advice = f"give {smaller}, a smaller model, or choose another --device"
+    with fitting(f"{lm.name} with its parameters to train", lm.device, advice):
+        given = probe_logits(lm)
+        lm = _with_parameters(lm, settings)
+        hold_in_eval_mode(lm.model)
+        if settings.activation_checkpointing:
+            _recompute_activations(lm)
+        check_train_mode(lm, given)
     return lm
+
+
+def _with_parameters(lm: LanguageModel, settings: TrainingSettings) -> LanguageModel:
+    if settings.trained != "lora":
+        return parameters.PARAMETERS[settings.trained](lm)
+    return lora_in_place(
+        lm,
+        rank=settings.lora_rank,
+        alpha=settings.lora_alpha,
+        seed=settings.seed,
+        targets=settings.lora_targets,
+        exclude=settings.lora_exclude,
+    )
 
 
 def _recompute_activations(lm: LanguageModel) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from interp.errors import InputError, MachineError, TrainingError, first_line
-from interp.model import LanguageModel, is_out_of_memory
+from interp.errors import InputError, TrainingError
+from interp.model import LanguageModel, fitting
 from unlearning.losses import npo_weight, sequence_log_ratio
 from unlearning.training.arguments import training_arguments
 from unlearning.training.balance import MEASURED, gradient_ratio
@@ -79,16 +79,17 @@ def unlearn_in_place(
     Raises:
         InputError: the mixture lacks the pairs or the retain set that an objective needs.
         TrainingError: the loss or its gradient is not finite; names the step.
+        MachineError: a step does not fit into memory.
     """
     import pandas as pd
 
     terms = terms_of(settings, mixture)
     needs = needs_of(terms)
-    mixture = with_references(
-        lm, mixture, terms[0].needs, retained="reference" in needs_of(terms[1:]), cache=cache
-    )
     folder = Path(folder)
     with _on_device_of(lm), _configuration_of(lm), _fitting(lm, settings):
+        mixture = with_references(
+            lm, mixture, terms[0].needs, retained="reference" in needs_of(terms[1:]), cache=cache
+        )
         trainer = UnlearningTrainer(
             lm,
             mixture,
@@ -128,23 +129,17 @@ def _configuration_of(lm: LanguageModel) -> Iterator[None]:
             config.use_cache = kept
 
 
-@contextmanager
-def _fitting(lm: LanguageModel, settings: TrainingSettings) -> Iterator[None]:
+def _fitting(lm: LanguageModel, settings: TrainingSettings) -> AbstractContextManager[None]:
     """Say what makes a step smaller if it does not fit into memory."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        rows = settings.micro_batch_size or settings.batch_size
-        advice = [f"--micro-batch-size {rows // 2} (the same gradient)"] * (rows > 1)
-        advice += ["--gradient-checkpointing"] * (not settings.activation_checkpointing)
-        advice += ["--trainable lora"] * (settings.trained != "lora")
-        raise MachineError(
-            f"a training step of {rows} forget examples at a time does not fit into the memory of "
-            f"{lm.device} next to the models ({first_line(error)}); give "
-            f"{', '.join([*advice, 'a smaller model'])}, or choose another --device"
-        ) from error
+    rows = settings.micro_batch_size or settings.batch_size
+    advice = [f"--micro-batch-size {rows // 2} (the same gradient)"] * (rows > 1)
+    advice += ["--gradient-checkpointing"] * (not settings.activation_checkpointing)
+    advice += ["--trainable lora"] * (settings.trained != "lora")
+    return fitting(
+        f"a training step of {rows} forget examples at a time",
+        lm.device,
+        f"give {', '.join([*advice, 'a smaller model'])}, or choose another --device",
+    )
 
 
 def _train_with_checkpoints(trainer: UnlearningTrainer, kept: Mapping[str, Stateful]) -> None:
