@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from importlib import import_module
 
 from jaxtyping import Float
@@ -47,10 +48,12 @@ def torch_hooks(
 
     def forward(batch: Batch, take: Take) -> States:
         taken: dict[int, Tensor] = {}
+        take_on = cache(take.to)  # layers may lie on several devices
+        take_on(batch.input_ids.device)
 
         def keep(index: int, hidden: Hidden) -> None:
             # Some layers fold batch and token into one axis for their MLP.
-            taken[index] = take(hidden.reshape(*batch.input_ids.shape, -1))
+            taken[index] = take_on(hidden.device)(hidden.reshape(*batch.input_ids.shape, -1))
 
         with undisturbed(lm.model), reading(places, keep), stopping_after(last):
             lm.model(**lm.inputs(batch), use_cache=False)

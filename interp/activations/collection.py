@@ -243,7 +243,7 @@ class StateReader:
         with np.errstate(over="ignore"):
             narrow = wide.astype(self.dtype, copy=False)
         # Residual streams hold a few entries in the thousands, and some beyond 65,504.
-        if (np.isinf(narrow) & np.isfinite(wide)).any():
+        if narrow is not wide and (np.isinf(narrow) & np.isfinite(wide)).any():
             raise InputError(
                 f"{site.name} reaches {np.nanmax(np.abs(wide)):.3g}, which {self.dtype} cannot "
                 "hold; collect in float32"

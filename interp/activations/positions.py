@@ -122,6 +122,10 @@ class Take:
                 weights[i, j] = within / (span.stop - span.start)
         return cls(torch.from_numpy(columns), torch.from_numpy(weights))
 
+    def to(self, device: torch.device) -> Take:
+        """The same on a device: done once, so that no layer waits for a copy from the host."""
+        return Take(self.columns.to(device), self.weights.to(device))
+
     def __call__(
         self, states: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch position width"]:
@@ -132,7 +136,7 @@ class Take:
     @property
     def rows(self) -> Int[Tensor, "batch 1 1"]:
         """The row index that matches ``columns``."""
-        return torch.arange(len(self.columns))[:, None, None]
+        return torch.arange(len(self.columns), device=self.columns.device)[:, None, None]
 
     def mean(
         self, taken: Float[Tensor, "batch position token width"]

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from analyses.study import engine, organism_plan, run_study
+from interp.activations import SITES, collect
 from interp.errors import MachineError
 from interp.model import LanguageModel, batching
 from tests.benchmarks.gpu.__main__ import PARTS
@@ -215,6 +217,36 @@ def test_every_arm_of_a_study_has_the_memory_of_the_first(
     starts, peaks = zip(*memory, strict=True)
     assert len(memory) == 3 and len(set(starts)) == 1
     assert max(peaks) <= 1.02 * peaks[0]
+
+
+# Waiting for the device
+
+
+class Waits(TorchDispatchMode):
+    """Counts copies between devices, and numbers that the host reads: it waits at each."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        aten = torch.ops.aten
+        if func in (aten._to_copy.default, aten.copy_.default):
+            other = args[1] if func is aten.copy_.default else made
+            self.count += other.device != args[0].device
+        self.count += func in (aten._local_scalar_dense.default, aten.nonzero.default)
+        return made
+
+
+@pytest.mark.parametrize("site", ["residual_out", "heads"])
+def test_collecting_waits_as_often_for_many_layers_as_for_one(site: str, checkpoint: Path) -> None:
+    lm = LanguageModel.load(checkpoint, device="cuda")
+    waits = []
+    for layers in ([3], range(4)):
+        collect(lm, readers.PROMPTS, layers=layers, sites=[SITES[site]])
+        with Waits() as counted:
+            collect(lm, readers.PROMPTS, layers=layers, sites=[SITES[site]])
+        waits.append(counted.count)
+    assert 0 < waits[0] == waits[1]
 
 
 # The benchmark of GPUs

@@ -78,6 +78,7 @@ def transformer_lens(
     def forward(batch: Batch, take: Take) -> States:
         refuse_edits(lm, "TransformerLens")
         taken: dict[str, Tensor] = {}
+        take = take.to(batch.input_ids.device)
 
         def keep(name: str) -> Any:
             def hook(states: Tensor, hook: Any) -> None:
