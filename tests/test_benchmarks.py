@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
+from interp.model import LanguageModel
 from tests.benchmarks import npo_step
 from tests.benchmarks.__main__ import step_memory, table
 from tests.benchmarks.gpu import __main__ as gpu
-from tests.benchmarks.gpu import step
+from tests.benchmarks.gpu import reading, step
 from tests.benchmarks.gpu.models import SHAPES, random_model
 from tests.benchmarks.gpu.step import SMALL, GpuWorkload, training_step
 from tests.benchmarks.paired import median, ratio
@@ -108,6 +110,35 @@ def test_a_training_step_is_measured_and_runs_without_a_gpu() -> None:
     assert found["tokens_per_second"]["n"] == 2
     assert 0 < found["utilisation"] < 1
     assert found["planned_gigabytes"] > 0 and found["peak_over_planned"] is None
+
+
+def _attends_to_padding(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}
+
+
+def _counts_padding_twice(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    padded = int((inputs["attention_mask"] == 0).any())
+    return {**inputs, "position_ids": inputs["position_ids"] * (1 + padded)}
+
+
+@pytest.mark.parametrize("fault", [dict, _attends_to_padding, _counts_padding_twice])
+def test_padding_is_met_only_with_the_right_mask_and_positions(
+    fault: Callable[[dict[str, Tensor]], dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sharp(name: str) -> LanguageModel:
+        """Narrow random models attend to all tokens alike; at 7B, positions matter."""
+        lm = random_model(name)
+        for layer in lm.layers:
+            for part in ("q_proj", "k_proj"):
+                layer.get_parameter(f"self_attn.{part}.weight").data *= 8
+        return lm
+
+    right = LanguageModel.inputs
+    monkeypatch.setattr(reading, "random_model", sharp)
+    monkeypatch.setattr(LanguageModel, "inputs", lambda lm, batch: fault(right(lm, batch)))
+    found = reading.padded_against_single("tiny", reading.SMALL)
+    assert found["met"]["padded"] is (fault is dict)
+    assert fault is not dict or found["padded"]["logits"] > 0
 
 
 def test_a_step_takes_the_fastest_way_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from tests.benchmarks.collect import interleaved
 from tests.benchmarks.gpu.models import random_model, random_rows, wait
 from tests.benchmarks.paired import median, ratio
 
-ROUNDING = 0.05  # what a forward in bfloat16 may differ by, relative; a wrong mask differs by 1
+OVER_ROUNDING = 2.0  # a padded row's difference, over the largest of rows in unpadded batches
 OVER_TRUNK = 1.05
 
 
@@ -42,16 +42,27 @@ SMALL = ReadingWorkload(rows=4, shortest=3, longest=12, pairs=2)
 def padded_against_single(
     name: str, workload: ReadingWorkload = ReadingWorkload()
 ) -> dict[str, Any]:
-    """Relative differences of a row's last logits and states: padded, and in a batch unpadded."""
+    """Relative differences of each row's last logits and states from the row alone.
+
+    A row differs in any batch, because products of other shapes round otherwise: at 28 layers with
+    random weights, by some percent in bfloat16, so no fixed number separates rounding from faults.
+    Each row is also read in a batch of rows of its length, without padding. Padded rows may differ
+    by twice the largest of these differences, because attention with a mask is another kernel and
+    rounds once more. Wrong positions or a wrong mask differ by about 1.
+    """
     lm = random_model(name)
     lengths = np.linspace(workload.shortest, workload.longest, workload.rows).round().astype(int)
     rows = random_rows(lm, lengths.tolist())
     alone = [_last(lm, [row]) for row in rows]
     together = _last(lm, rows)
     padded = [_distances(alone[i], together, i) for i in range(len(rows))]
-    others = random_rows(lm, [len(rows[-1])] * (workload.rows - 1), seed=1)
-    unpadded = _distances(alone[-1], _last(lm, [rows[-1], *others]), 0)
-    worst = np.max(padded, axis=0)
+    unpadded = []
+    for i, row in enumerate(rows):
+        others = random_rows(lm, [len(row)] * (len(rows) - 1), seed=i + 1)
+        unpadded.append(_distances(alone[i], _last(lm, [row, *others]), 0))
+    worst, rounding = np.max(padded, axis=0), np.max(unpadded, axis=0)
+    # Where a batch happens to round like a row, one unit in the last place is left.
+    allowed = OVER_ROUNDING * np.maximum(rounding, torch.finfo(lm.model.dtype).eps)
     agreeing = np.mean(
         [int(alone[i][0][0].argmax()) == int(together[0][i].argmax()) for i in range(len(rows))]
     )
@@ -59,10 +70,10 @@ def padded_against_single(
         "rows": workload.rows,
         "tokens": lengths.tolist(),
         "padded": {"logits": worst[0], "states": worst[1]},
-        "unpadded_batch": {"logits": unpadded[0], "states": unpadded[1]},
+        "unpadded_batches": {"logits": rounding[0], "states": rounding[1]},
         "same_first_token": float(agreeing),
         "self_check": lm.checked.lines(),
-        "met": {"padded": bool((worst <= ROUNDING).all())},
+        "met": {"padded": bool((worst <= allowed).all())},
     }
 
 
