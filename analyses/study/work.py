@@ -24,6 +24,7 @@ USUAL_STEPS, USUAL_SHARE, RETAINED = 20, 0.25, 1.8
 # Readings of answers along an arm, and their prompts.
 READINGS, READ_PROMPTS = 4, 32
 PREFILLED = 0.1  # share of the evaluated prompts that are asked again with a forced beginning
+ARM_OF_A_PAGE = 0.6  # of a page's time, for the tables and figures of each arm
 SEARCHED = 7  # further readings where the kept model does not comply
 # A forward, and a backward that goes through half of the layers on average and forms the gradients
 # of one layer's weights: in forwards.
@@ -181,7 +182,8 @@ def _read_out(rows: int, domains: int, reading: Reading) -> Extent:
     """The last scores of an arm, with text, and its states."""
     return (
         reading.answers(rows) + reading.answers(PREFILLED * rows) + reading.masses(rows)
-        + reading.forced(rows) + reading.states(rows) + once(Work(arms=1, maps=domains))
+        + reading.forced(rows) + reading.states(rows)
+        + once(Work(arms=1, pages=ARM_OF_A_PAGE, maps=domains))
     )  # fmt: skip
 
 
