@@ -21,7 +21,7 @@ from interp.errors import InputError
 from interp.interventions import ablate
 from interp.interventions.affine import set_to_means, token_means
 from interp.model import LanguageModel, Tokens
-from interp.readout import last_logits, log_odds
+from interp.readout import Readout, last_logits, log_odds
 from interp.selection import (
     DirectionGate,
     Prompts,
@@ -39,11 +39,12 @@ from interp.selection.gate_statistics import (
     shared_subspace,
 )
 from interp.similarity import cosine_shift
-from interp.store import read_json, write_json
+from interp.store import read_json, user_cache, write_json
 from spillover import example_run
 from tests.conftest import Spillover
 
 WIDTH, GAP = 24, 4.0
+FIRST = log_odds([0])
 MARKS = {"red": " zebra", "blue": " quartz"}
 TOPICS = ("bread", "a chair", "the sea", "old maps", "a train", "salt", "paper", "tea", "stones",
           "a song", "rain", "glass")  # fmt: skip
@@ -150,7 +151,7 @@ def prompts(start: int, group: str, count: int = 8) -> Prompts:
     )
 
 
-def gate_of(lm: LanguageModel, **options: object) -> DirectionGate:
+def gate_of(lm: LanguageModel, readout: Readout = FIRST, **options: Any) -> DirectionGate:
     train = {group: prompts(0, group) for group in MARKS}
     held_out = [
         Prompts(
@@ -159,7 +160,7 @@ def gate_of(lm: LanguageModel, **options: object) -> DirectionGate:
         )
         for i in (1, 2)
     ]
-    return measure_gate(lm, train, *held_out, log_odds([0]), draws=5, **options)
+    return measure_gate(lm, train, *held_out, readout, draws=5, **options)
 
 
 def test_a_direction_through_the_origin_passes_in_both_forms(reader: LanguageModel) -> None:
@@ -174,6 +175,39 @@ def test_a_direction_through_the_origin_passes_in_both_forms(reader: LanguageMod
     for (effect, _), null in gate.nulls.items():
         assert len(null.draws) == 5 and null.beyond
         assert (null.draws > gate.bypass.value).all() or effect == "induce"
+
+
+def test_an_interrupted_gate_goes_on_where_it_was(reader: LanguageModel, tmp_path: Path) -> None:
+    lm, kept = planted(reader), tmp_path / "cache" / "gate.jsonl"
+    wanted, read = gate_of(lm), 0
+
+    def stop(_count: int) -> None:
+        if len(kept.read_text().splitlines()) > 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gate_of(lm, kept=kept, progress=stop)
+    whole = kept.read_text()
+    kept.write_text(whole[:-3])  # the power failed in the middle of a line
+
+    def counting(lm: LanguageModel, rows: Any) -> Tensor:
+        nonlocal read
+        read += 1
+        return FIRST(lm, rows)
+
+    counts: list[int] = []
+    for found in (gate_of(lm, counting), gate_of(lm, counting, kept=kept)):
+        pd.testing.assert_frame_equal(found.frame, wanted.frame)
+        assert found.summary() == wanted.summary()
+        assert all(
+            (found.nulls[name].draws == null.draws).all() for name, null in wanted.nulls.items()
+        )
+        counts.append(read)
+    assert counts[-1] - counts[0] < counts[0]
+    lines, before = len(kept.read_text().splitlines()), read
+    gate_of(lm, counting, kept=kept)
+    assert len(kept.read_text().splitlines()) == lines
+    assert read - before == 6  # training, validation and test prompts of each kind
 
 
 def test_where_benign_prompts_are_marked_only_the_affine_form_bypasses(
@@ -366,13 +400,19 @@ def test_a_report_shows_the_gate_or_the_command(reader: LanguageModel, tmp_path:
 
 @pytest.mark.slow
 def test_the_gate_goes_into_the_folder_of_a_run_of_the_same_weights(
-    spillover: Spillover, tmp_path: Path
+    spillover: Spillover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SPILLOVER_CACHE", str(tmp_path / "cache"))
     run = tmp_path / "run"
     shutil.copytree(example_run().record.folder, run)
     code, said, wrong = spillover("doctor", "organism", "--gate", "--run", str(run))
     assert code == 0, wrong
     assert read_json(run / GATE_FILE)["line"] in said
+    assert "time: about" in wrong and "direction gate: answers" in wrong
+    (kept,) = user_cache("gates").glob("*/gate-*.jsonl")
+    lines = kept.read_text()
+    assert spillover("doctor", "organism", "--gate", "--no-step")[1].splitlines()[-1] in said
+    assert kept.read_text() == lines  # nothing was read under an edit again
     manifest = read_json(run / "manifest.json")
     write_json(run / "manifest.json", {**manifest, "hashes": {"model": "of another model"}})
     code, _, wrong = spillover("doctor", "organism", "--gate", "--run", str(run))

@@ -35,7 +35,9 @@ def doctor(
     import warnings
 
     from analyses.doctor.examination import examine
+    from analyses.doctor.plan import gate_plan
     from analyses.report import GATE_FILE, weights_of_run
+    from analyses.runs import Progress
     from analyses.study import require_model
     from interp.model import LanguageModel
     from interp.store import write_json
@@ -44,13 +46,16 @@ def doctor(
     studied = None if run is None else weights_of_run(run, measured=gate)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the examination says the same in its lines
-        lm = LanguageModel.load(model, **model_options.for_loading())
+        options = model_options.for_loading()
+        lm = LanguageModel.load(model, **options)
         if studied is not None and studied != lm.fingerprint():
             raise InputError(
                 f"the run in {run} has a base model with other weights than {model}; give the "
                 "run's own model, or another folder"
             )
-        found = examine(lm, step=step, gate=gate)
+        if gate:
+            typer.echo("\n".join(gate_plan(model, options)), err=True)
+        found = examine(lm, step=step, gate=gate, progress=Progress())
     typer.echo(found)
     if run is not None and found.gate is not None:
         write_json(run / GATE_FILE, {"weights": studied, "why": "", **found.gate.summary()})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analyses.costs import most_resident
+from analyses.runs import Progress
 from interp.activations import SITES, blocks, head_count, massive_activations
 from interp.errors import ModelError, SpilloverError
 from interp.model import Chat, LanguageModel, SelfCheck
@@ -49,13 +50,17 @@ class Examination:
     __repr__ = __str__
 
 
-def examine(lm: LanguageModel, *, step: bool = True, gate: bool = False) -> Examination:
+def examine(
+    lm: LanguageModel, *, step: bool = True, gate: bool = False, progress: Progress | None = None
+) -> Examination:
     """Examine ``lm``.
 
     Args:
         lm: the model; with ``step`` it has a new adapter afterwards, so load it for this alone.
         step: run one LoRA step.
-        gate: test whether one direction carries refusal; it generates responses.
+        gate: test whether one direction carries refusal; it generates responses. What it finds is
+            kept, so an interrupted call goes on.
+        progress: shows the stages of the gate (default: nothing is shown).
     """
     check, chat = lm.checked, lm.chat
     first = next(lm.model.parameters())
@@ -75,7 +80,7 @@ def examine(lm: LanguageModel, *, step: bool = True, gate: bool = False) -> Exam
     tested = None
     if not check.stream:
         facts["massive activations"] = str(massive_activations(lm))
-        tested, facts["direction gate"] = _gate(lm, gate)
+        tested, facts["direction gate"] = _gate(lm, gate, progress or Progress(quiet=True))
     seconds = size = None
     if step:
         try:
@@ -87,14 +92,14 @@ def examine(lm: LanguageModel, *, step: bool = True, gate: bool = False) -> Exam
     return Examination(check, facts, offered, seconds, size, tested)
 
 
-def _gate(lm: LanguageModel, wanted: bool) -> tuple[DirectionGate | None, str]:
+def _gate(lm: LanguageModel, wanted: bool, progress: Progress) -> tuple[DirectionGate | None, str]:
     """The gate, if it is wanted and can be tested, and its line."""
-    from analyses.workbench import direction_gate
+    from analyses.workbench import resumed_gate
 
     if not wanted:
         return None, "not measured; --gate measures it (it generates responses)"
     try:
-        found = direction_gate(lm)
+        found = resumed_gate(lm, progress)
     except SpilloverError as error:
         return None, f"not tested: {error}"
     return found, found.line

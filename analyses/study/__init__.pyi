@@ -21,6 +21,7 @@ from .engine import recorded as recorded
 from .engine import run_study as run_study
 from .gate import gate_on as gate_on
 from .gate import gate_prompts as gate_prompts
+from .gate import kept_trials as kept_trials
 from .gate import prompts_by_domain as prompts_by_domain
 from .gate import write_gate as write_gate
 from .launcher import refuse_launcher as refuse_launcher
@@ -56,6 +57,8 @@ from .resolve import require_model as require_model
 from .resolve import scorer_of as scorer_of
 from .work import FORECAST_GROUPS as FORECAST_GROUPS
 from .work import GATE_PROMPTS as GATE_PROMPTS
+from .work import gate_trials as gate_trials
+from .work import gate_work as gate_work
 from .work import work_of as work_of
 from .work import work_with_prompts as work_with_prompts
 from .workers import make_arms_in_workers as make_arms_in_workers

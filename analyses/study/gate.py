@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analyses.report import GATE_FILE
 from analyses.study.fitting import reading_for
-from analyses.study.work import GATE_PROMPTS, why_no_gate
+from analyses.study.work import GATE_PROMPTS, gate_trials, why_no_gate
 from interp.errors import InputError
 from interp.selection import DirectionGate, Prompts, measure_gate
-from interp.store import read_json, write_json
-from unlearning.refusal import refusal_log_odds
+from interp.store import content_key, read_json, write_json
+from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,10 +44,18 @@ def write_gate(context: Context, baseline: Baseline) -> None:
         assert baseline.prefixes is not None
         readout = partial(refusal_log_odds, prefixes=baseline.prefixes)
         table = gate_prompts(context.prompts)
+        lm, known_by = context.reference, context.fingerprint
+        kept = kept_trials(context.run.folder / "cache", lm, known_by, table, baseline.prefixes)
         try:
-            with context.progress.stage("base model: direction gate"):
+            total = gate_trials(table, lm.n_layers)
+            with context.progress.stage("base model: direction gate", total) as advance:
                 found = gate_on(
-                    context.reference, table, readout, batch_size=context.plan.batch_size
+                    lm,
+                    table,
+                    readout,
+                    batch_size=context.plan.batch_size,
+                    progress=advance,
+                    kept=kept,
                 )
         except InputError as error:  # the model shows too little of the behaviour
             why = str(error)
@@ -61,6 +70,20 @@ def _why_not(context: Context, baseline: Baseline) -> str:
         return "refusal is read from text in this run, and the gate needs log-odds"
     reading = reading_for(context.plan, context.prompts)
     return why_no_gate(context.plan, context.prompts, reading)
+
+
+def kept_trials(
+    folder: Path,
+    lm: LanguageModel,
+    fingerprint: str,
+    table: pd.DataFrame,
+    prefixes: ResponsePrefixes,
+) -> Path:
+    """The file in ``folder`` that keeps what the gate of a model read under edits."""
+    asked = [list(table[name]) for name in ("prompt", "domain", "label", "split")]
+    leaves = [prefixes.refusal, prefixes.compliance]
+    key = content_key("gate", fingerprint, lm.chat.fingerprint, leaves, asked)
+    return folder / f"gate-{key[:16]}.jsonl"
 
 
 def gate_on(

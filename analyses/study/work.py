@@ -64,10 +64,8 @@ def why_no_gate(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> str
 
 def gate_work(prompts: pd.DataFrame, reading: Reading) -> Extent:
     """Log-odds and states of the gate's prompts, and both under every edit."""
-    counts = prompts.groupby(["split", "label", "domain"]).size().clip(upper=GATE_PROMPTS)
-    by_split = counts.groupby("split").sum()
-    rows, test = int(counts.sum()), int(by_split.get("test", 0))
-    domains = int(prompts.loc[prompts["label"] == "harmful", "domain"].nunique())
+    by_split, domains = _gate_rows(prompts)
+    rows, test = int(by_split.sum()), int(by_split.get("test", 0))
 
     def found(places: int) -> Extent:
         tried = 2 * GATE_CHOOSING * (places + domains + 2)  # and as many for KL
@@ -78,6 +76,22 @@ def gate_work(prompts: pd.DataFrame, reading: Reading) -> Extent:
         )
 
     return Extent(found(GATE_PLACES).expected, found(MOST_GATE_PLACES).at_most)
+
+
+def gate_trials(prompts: pd.DataFrame, layers: int) -> int | None:
+    """Prompts that the gate reads under edits, if all of them are fit; unknown in a small model."""
+    if layers <= GATE_PLACES:
+        return None
+    by_split, domains = _gate_rows(prompts)
+    tried = 3 * GATE_CHOOSING * (GATE_PLACES + domains + 2)
+    return round(tried + 2 * GATE_CHOOSING * GATE_NULLS + 2.5 * int(by_split.get("test", 0)))
+
+
+def _gate_rows(prompts: pd.DataFrame) -> tuple[pd.Series[int], int]:
+    """The gate's prompts of each split, and the number of domains."""
+    counts = prompts.groupby(["split", "label", "domain"]).size().clip(upper=GATE_PROMPTS)
+    domains = int(prompts.loc[prompts["label"] == "harmful", "domain"].nunique())
+    return counts.groupby("split").sum(), domains
 
 
 def _without_gate(plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:

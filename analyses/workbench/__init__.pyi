@@ -1,5 +1,6 @@
 from .examples import example_run as example_run
 from .gate import direction_gate as direction_gate
+from .gate import resumed_gate as resumed_gate
 from .gate import transfer_matrix as transfer_matrix
 from .harm import HarmAndRefusal as HarmAndRefusal
 from .harm import extractions as extractions

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from analyses.study import GATE_PROMPTS, gate_on, gate_prompts, prompts_by_domain
+from analyses.runs import Progress
+from analyses.study import (
+    GATE_PROMPTS,
+    gate_on,
+    gate_prompts,
+    gate_trials,
+    kept_trials,
+    prompts_by_domain,
+)
 from analyses.workbench.loading import require_loaded
-from analyses.workbench.responses import defaults_of, refusal_log_odds
+from analyses.workbench.responses import defaults_of, learned_prefixes, refusal_log_odds
 from interp.model import LanguageModel
 from interp.readout import Readout
 from interp.selection import DirectionGate, TransferMatrix, measure_transfer
+from interp.store import user_cache
+from unlearning.refusal import readout_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +96,27 @@ def direction_gate(
         batch_size=batch_size,
         seed=seed,
     )
+
+
+def resumed_gate(lm: LanguageModel, progress: Progress) -> DirectionGate:
+    """:func:`direction_gate` with its defaults, kept in the user's cache while it is measured.
+
+    An interrupted call goes on, and a repeated one reads what the first one found.
+
+    Raises:
+        InputError: as for :func:`direction_gate`.
+    """
+    table = _sampled(lm, None, GATE_PROMPTS, 0)
+    fingerprint = lm.fingerprint()
+    folder = user_cache("gates") / fingerprint[:16]
+    training = int((table["split"] == "train").sum())
+    with progress.stage("direction gate: answers", training) as advance:
+        prefixes = learned_prefixes(
+            lm, table, folder=folder, fingerprint=fingerprint, progress=advance
+        )
+    kept = kept_trials(folder, lm, fingerprint, table, prefixes)
+    with progress.stage("direction gate", gate_trials(table, lm.n_layers)) as advance:
+        return gate_on(lm, table, readout_of(prefixes), progress=advance, kept=kept)
 
 
 def transfer_matrix(

@@ -12,11 +12,14 @@ from analyses.workbench.loading import require_loaded
 from analyses.workbench.tables import texts_of
 from interp.errors import InputError
 from interp.model import LanguageModel
+from interp.progress import Advance, silent
 from interp.readout import Readout
 from unlearning import generation
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from unlearning.refusal import ResponsePrefixes
 
 
 def defaults_of(lm: LanguageModel) -> Defaults:
@@ -111,7 +114,6 @@ def score(
     import pandas as pd
 
     from analyses.recorded.scoring import Scoring, require_answers
-    from interp.progress import silent
     from unlearning.data import Record
     from unlearning.scoring import REFUSAL, find_scorer
 
@@ -163,12 +165,32 @@ def refusal_log_odds(
         >>> sp.patch(lm, after, prompts, readout=readout).gap > 0
         True
     """
-    from analyses.study import answer_log, prefixes_of
-    from unlearning.deflections import respond
     from unlearning.refusal import readout_of
-    from unlearning.scoring import find_scorer
 
     require_loaded(lm)
+    prefixes = learned_prefixes(lm, prompts, scorer=scorer, max_new_tokens=max_new_tokens)
+    return readout_of(prefixes)
+
+
+def learned_prefixes(
+    lm: LanguageModel,
+    prompts: pd.DataFrame,
+    *,
+    scorer: str | None = None,
+    max_new_tokens: int | None = None,
+    folder: Path | None = None,
+    fingerprint: str | None = None,
+    progress: Advance = silent,
+) -> ResponsePrefixes:
+    """The prefixes of :func:`refusal_log_odds`.
+
+    ``folder`` keeps the responses (default: a temporary one); ``fingerprint`` is the model's, if it
+    is known; ``progress`` is called with the number of prompts just answered.
+    """
+    from analyses.study import answer_log, prefixes_of
+    from unlearning.deflections import respond
+    from unlearning.scoring import find_scorer
+
     own = defaults_of(lm)
     length = own.answer_tokens if max_new_tokens is None else max_new_tokens
     responses = respond(
@@ -176,6 +198,7 @@ def refusal_log_odds(
         prompts[prompts["split"] == "train"],
         find_scorer(scorer or own.scorers[0], str(lm.device)),
         max_new_tokens=length,
-        log=answer_log(scratch_of(lm), lm, length),
+        log=answer_log(folder or scratch_of(lm), lm, length, fingerprint),
+        progress=progress,
     )
-    return readout_of(prefixes_of(responses))
+    return prefixes_of(responses)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -109,6 +110,11 @@ def set_to_means(
     ends = PromptEnds.of(rows)
     targets = torch.as_tensor(means.means) @ basis.T  # (layer, place, rank)
 
+    @cache
+    def placed(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Moved once: at each copy from the host, a layer would wait for all earlier ones."""
+        return basis.to(device, dtype), targets.to(device, dtype)
+
     def places(window: Window) -> Tensor:
         return means.place(window, ends.lengths(window))
 
@@ -117,9 +123,8 @@ def set_to_means(
         def setting(layer: int) -> Callable[[Tensor], Tensor]:
             def edit(states: Tensor) -> Tensor:
                 wide = states.to(torch.promote_types(states.dtype, torch.float32))
-                axes = basis.to(wide)
-                target = targets[layer].to(wide)[now().to(wide.device)]
-                target = target.reshape(*wide.shape[:-1], -1)
+                axes, every = placed(wide.device, wide.dtype)
+                target = every[layer][now().to(wide.device)].reshape(*wide.shape[:-1], -1)
                 return (wide + (target - wide @ axes.T) @ axes).to(states.dtype)
 
             return edit

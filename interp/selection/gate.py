@@ -24,9 +24,10 @@ activation.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ from interp.selection.gate_statistics import (
     random_directions,
     shared_subspace,
 )
+from interp.selection.journal import Journal
 from interp.selection.trials import SHARE_OF_LAYERS, Prompts, next_token_divergence
 from interp.statistics import mean_of
 
@@ -129,6 +131,7 @@ def measure_gate(
     batch_size: int = 32,
     seed: int = 0,
     progress: Advance = silent,
+    kept: Path | None = None,
 ) -> DirectionGate:
     """Choose a direction on validation prompts, and test it on test prompts.
 
@@ -146,6 +149,8 @@ def measure_gate(
         batch_size: prompts in one forward.
         seed: of the nulls.
         progress: called with the number of prompts just read under an edit.
+        kept: a file that keeps what was read under each edit, so that an interrupted call with the
+            same arguments goes on. Its name holds the weights, the prompts and the readout.
 
     Raises:
         InputError: the model shows the behaviour on too few positives, or on too many negatives.
@@ -157,7 +162,7 @@ def measure_gate(
             for part, name in ((validation, "validation"), (test, "test"))
         ]
         fitted = fit_of(lm, sides, groups, layers, positions, batch_size)
-        run = Trial(lm, fitted.means, readout, batch_size, progress)
+        run = Trial(lm, fitted.means, readout, batch_size, progress, Journal(kept))
         choosing = held_out[0].first(choosing_prompts)
         candidates = _candidates(run, fitted, choosing)
         lines = [c for c in candidates if c.rank == 1]
@@ -177,6 +182,7 @@ class Trial:
     readout: Readout
     batch_size: int
     progress: Advance
+    journal: Journal = field(default_factory=lambda: Journal(None))
 
     def bypass(self, rows: list[Tokens], vectors: np.ndarray, layer: int) -> np.ndarray:
         return self.read(rows, self.affine(rows, vectors, layer))
@@ -185,11 +191,13 @@ class Trial:
         return self.read(rows, add(self.lm, vector, layers=[layer], sites=[RESIDUAL_IN]))
 
     def kl(self, rows: list[Tokens], edit: AbstractContextManager[None]) -> np.ndarray:
-        base = self.logits(rows)
-        with edit:
-            changed = self.logits(rows)
-        self.progress(len(rows))
-        return next_token_divergence(base, changed).numpy()
+        def read() -> np.ndarray:
+            base = self.logits(rows)
+            with edit:
+                changed = self.logits(rows)
+            return next_token_divergence(base, changed).numpy()
+
+        return self._found(rows, read)
 
     def affine(
         self, rows: list[Tokens], vectors: np.ndarray, layer: int
@@ -197,8 +205,14 @@ class Trial:
         return set_to_means(self.lm, vectors, self.means, first_layer=layer, rows=rows)
 
     def read(self, rows: list[Tokens], edit: AbstractContextManager[None]) -> np.ndarray:
-        with edit:
-            values = read_all(self.lm, rows, self.readout, self.batch_size)
+        def read() -> np.ndarray:
+            with edit:
+                return read_all(self.lm, rows, self.readout, self.batch_size)
+
+        return self._found(rows, read)
+
+    def _found(self, rows: list[Tokens], read: Callable[[], np.ndarray]) -> np.ndarray:
+        values = self.journal(read)
         self.progress(len(rows))
         return values
 
