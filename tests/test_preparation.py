@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +16,7 @@ from interp.model import LanguageModel
 from tests.architectures import tiny
 from unlearning.training import TrainingSettings, prepare_in_place, release
 from unlearning.training.eval_mode import probe_logits
+from unlearning.training.fused import FusedLinear
 
 Checkpoints = Callable[[str], Path]
 LORA = TrainingSettings(lora_rank=4, lora_alpha=4)
@@ -102,3 +104,42 @@ def test_a_released_model_has_its_modes_back() -> None:
     assert not any(module.training for module in lm.layers.modules())
     release(lm.model)
     assert all(module.training for module in lm.model.train().modules())
+
+
+def lora_gradients(lm: LanguageModel) -> dict[str, Tensor]:
+    lm.model.zero_grad()
+    batch = lm.chat.pad([lm.chat.encode(t) for t in ("Which birds swim?", "Why?")], lm.device)
+    lm.logits(batch, keep=2).logsumexp(dim=-1).sum().backward()
+    return {n: p.grad.clone() for n, p in lm.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize("alpha", [4, 6])
+def test_a_fused_adapter_computes_what_peft_computes(
+    family: str, alpha: int, checkpoint_of: Checkpoints
+) -> None:
+    """Logits, states at a hook and gradients, in float64."""
+    lm = LanguageModel.load(checkpoint_of(family), dtype=torch.float64)
+    given = probe_logits(lm)
+    lm = prepare_in_place(lm, TrainingSettings(lora_rank=4, lora_alpha=alpha))
+    modules = [one for one in lm.model.modules() if type(one) is FusedLinear]
+    assert len(modules) >= 4 * lm.n_layers
+    torch.testing.assert_close(probe_logits(lm), given, rtol=0, atol=0)  # B is 0
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in lm.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.3, generator=generator)
+    fused, gradients = probe_logits(lm), lora_gradients(lm)
+    seen: list[Tensor] = []
+    with modules[0].base_layer.register_forward_hook(lambda *given: seen.append(given[2])):
+        torch.testing.assert_close(probe_logits(lm), fused)
+    assert seen[0].ndim == 3  # as PEFT calls it
+    with lm.model.disable_adapter():
+        torch.testing.assert_close(probe_logits(lm), given, rtol=0, atol=0)
+    for module in modules:
+        module.__class__ = Linear
+    torch.testing.assert_close(probe_logits(lm), fused)
+    assert (fused - given).norm() > 0.01 * given.norm()
+    plain = lora_gradients(lm)
+    assert plain.keys() == gradients.keys() and all(one.any() for one in plain.values())
+    torch.testing.assert_close(gradients, plain)
