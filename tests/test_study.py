@@ -132,6 +132,7 @@ def test_the_report_has_the_gate_of_the_base_model_and_what_a_small_angle_is(
     manifest = read_json(finished.folder / "manifest.json")
     assert stored["weights"] == manifest["hashes"]["model"]
     assert stored["line"] and stored["nulls"] and not stored["why"]
+    assert not list(finished.folder.glob("cache/gate-*"))  # only an interrupted gate leaves one
     page = (finished.folder / "report.html").read_text(encoding="utf-8")
     assert escape(stored["line"], quote=False) in page
     assert "two tokens, before" in page

@@ -63,6 +63,8 @@ def write_gate(context: Context, baseline: Baseline) -> None:
         context.progress.say(f"direction gate: not measured, because {why}")
     told = {"line": "", "massive": ""} if found is None else found.summary()
     write_json(path, {**known, "why": why, **told})
+    for part in (context.run.folder / "cache").glob("gate-*.jsonl"):
+        part.unlink()  # what an interrupted gate would have gone on from
 
 
 def _why_not(context: Context, baseline: Baseline) -> str:
