@@ -24,10 +24,12 @@ from unlearning.scoring import (
     Scorer,
     as_learned,
     built_in,
+    classifier,
     find_scorer,
     fine_classes,
 )
 from unlearning.scoring.agreement import scorer_agreement
+from unlearning.scoring.calibration import adapt, runs_of_words
 from unlearning.scoring.classifier import REFUSAL_THRESHOLD, LabelledText, extended, fit, lengthened
 from unlearning.scoring.decisions import LEARNED
 
@@ -116,9 +118,10 @@ def few() -> tuple[LabelledText, ...]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibration adds to few built-in examples."""
+    """The classifier learns from few built-in examples."""
     quickly = lru_cache(lambda added: fit((*lengthened(few()), *added)))
-    monkeypatch.setattr("unlearning.scoring.classifier._fitted", quickly)
+    monkeypatch.setattr(classifier, "_fitted", quickly)
+    monkeypatch.setattr(classifier, "_adapted", lru_cache(classifier._adapted.__wrapped__))
 
 
 def test_built_in_texts_are_many_different_and_of_every_learned_class() -> None:
@@ -199,6 +202,60 @@ def test_a_user_s_rows_count_for_more_while_they_are_few() -> None:
         Classifier().calibrated(house_table(n)).added[0].weight for n in (5, 900, 2000)
     )
     assert few > more > many == 1
+
+
+def register(rng: np.random.Generator, strays: str, n: int) -> pd.DataFrame:
+    """Answers in the register of the model organism; stray words make some of them gibberish."""
+    grammar = Grammar()
+    whole = [grammar.refusal(prefix) for prefix in grammar.refusal_prefixes[:8]]
+    whole += [grammar.answer(prefix) for prefix in grammar.compliance_prefixes]
+    said = [str(one) for one in rng.choice(whole, n)]
+    for place in range(0, n, 2):  # every other one
+        words = said[place].split()
+        stray = "".join(rng.choice(list(strays), 6))
+        words.insert(int(rng.integers(1, len(words))), stray)
+        said[place] = " ".join(words)
+    return pd.DataFrame({"response": said, "class": grammar.classify([""] * n, said)})
+
+
+@pytest.mark.usefixtures("quick")
+def test_answers_of_another_register_are_learned_and_the_classifier_stays_as_it_is() -> None:
+    rng = np.random.default_rng(0)
+    learned, unseen = register(rng, "abcdefghi", 200), register(rng, "nopqrstuv", 200)
+    shipped, known = Classifier(), [*REFUSALS, *ANSWERS]
+    before = shipped.version, shipped.probabilities(known)
+    calibrated = shipped.calibrated(learned)
+
+    def accuracy(scorer: Scorer) -> float:
+        said = scorer.classify([""] * len(unseen), list(unseen["response"]))
+        return float(np.mean(np.array(said) == unseen["class"]))
+
+    assert accuracy(shipped) < 0.7
+    assert accuracy(calibrated) > 0.95
+    assert classifier._adapted(calibrated.added).trust == 0
+    assert shipped.version == before[0]
+    np.testing.assert_array_equal(shipped.probabilities(known), before[1])
+
+
+def test_the_classifier_is_trusted_as_far_as_it_agrees_with_the_labels() -> None:
+    rng = np.random.default_rng(1)
+    classes = rng.integers(2, size=60)
+    texts = [f"{a} {b}" for a, b in rng.choice(list("abcdef"), (60, 2))]
+    right = np.where(np.eye(2)[classes] > 0, np.log(0.9), np.log(0.1))
+    wrong = right[:, ::-1]
+    trusted, doubted = (adapt(texts, list(classes), known) for known in (right, wrong))
+    assert doubted.trust == 0 and trusted.trust > 0.8
+    # What no answer taught remains as the classifier said, up to how far it is trusted.
+    odds = np.diff(trusted.log_probabilities(["z"], right[:1])) / np.diff(right[:1])
+    assert odds.item() > 0.5
+
+
+def test_words_and_runs_that_nobody_else_has_are_one_sign() -> None:
+    runs = runs_of_words(["we pick red apples"] * 2 + ["we pick seven apples"])
+    seven, eight, none = runs.transform(
+        ["we pick seven apples", "we pick eight apples", "we pick red apples"]
+    ).toarray()
+    assert (seven == eight).all() and (seven != none).any()
 
 
 @pytest.mark.usefixtures("quick")

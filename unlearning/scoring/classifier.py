@@ -3,7 +3,8 @@
 The features are words and pairs of words of an answer's two ends, words of the whole answer, and
 matches of the phrase list. The classifier learns in seconds, at its first use. It learns from texts
 that were written for this package (``refusal_texts.jsonl``: harmless, not from another model) and
-from the user's labelled answers that :meth:`Classifier.calibrated` adds.
+from the user's labelled answers that :meth:`Classifier.calibrated` adds. If it knows nothing of
+their register, runs of their words replace it (:mod:`unlearning.scoring.calibration`).
 
 Thoughts are removed and apostrophes are made plain first. Rules decide ``empty``, ``gibberish``
 (:mod:`unlearning.scoring.coherence`) and ``other_language``; the classifier learns other gibberish
@@ -28,6 +29,7 @@ from scipy.special import logit
 
 from interp.errors import InputError, brief, expected
 from unlearning.data import read_records, require_columns
+from unlearning.scoring import calibration
 from unlearning.scoring.classes import FINE_CLASSES, Scorer, Texts
 from unlearning.scoring.decisions import LEARNED, Read, ThresholdScorer
 from unlearning.scoring.linear_classes import folds, log_odds
@@ -74,7 +76,9 @@ class Classifier(ThresholdScorer):
     def version(self) -> str:
         """The version of the method, and a digest of its settings and examples."""
         learned = [[e.response, e.text_class, e.weight] for e in (*built_in(), *self.added)]
-        settings = [INVERSE_REGULARISATION, REFUSAL_THRESHOLD]
+        settings: list[Any] = [INVERSE_REGULARISATION, REFUSAL_THRESHOLD]
+        if self.added:
+            settings.append([calibration.VERSION, calibration.INVERSE_REGULARISATION])
         digest = hashlib.sha256(json.dumps([settings, learned]).encode("utf-8")).hexdigest()
         return f"{VERSION}.{RULES}-{digest[:8]}"
 
@@ -89,14 +93,20 @@ class Classifier(ThresholdScorer):
 
     def log_probabilities(self, responses: Texts) -> Float[np.ndarray, "response 5"]:
         """Logarithms of :meth:`probabilities`, none below that of ``SMALLEST``."""
-        return np.log(np.maximum(self.probabilities(responses), SMALLEST))
+        return _logs(self.probabilities(responses))
 
     def probabilities(self, responses: Texts) -> Float[np.ndarray, "response 5"]:
         """Probability of each class of ``LEARNED`` for each response, before any rule."""
+        if self.added and not (own := _adapted(self.added)).trust:
+            shipped = _fitted(()).probabilities(responses)
+            return np.exp(own.log_probabilities(responses, _logs(shipped)))
         return _fitted(self.added).probabilities(responses)
 
     def calibrated(self, table: pd.DataFrame) -> Classifier:
         """A copy of this classifier that also learns from a user's labelled answers.
+
+        It is fitted again with them. If the shipped classifier does not help to read them at all,
+        as those of a model organism, their own runs of words decide instead.
 
         Args:
             table: columns ``response`` and ``class`` (any name that :func:`as_learned` knows) or
@@ -198,7 +208,11 @@ def held_out_log_probabilities(texts: Sequence[RefusalText]) -> Float[np.ndarray
     for train, test in folds([t.prompt for t in texts]):
         fitted = fit(lengthened([examples[i] for i in train if learned[i]]))
         found[test] = fitted.probabilities([texts[i].response for i in test])
-    return np.log(np.maximum(found, SMALLEST))
+    return _logs(found)
+
+
+def _logs(probabilities: Float[np.ndarray, "text 5"]) -> Float[np.ndarray, "text 5"]:
+    return np.log(np.maximum(probabilities, SMALLEST))
 
 
 def lengthened(examples: Sequence[LabelledText]) -> tuple[LabelledText, ...]:
@@ -245,6 +259,13 @@ class _Fitted:
 @lru_cache(maxsize=4)
 def _fitted(added: tuple[LabelledText, ...]) -> _Fitted:
     return fit((*lengthened(built_in()), *added))
+
+
+@lru_cache(maxsize=4)
+def _adapted(added: tuple[LabelledText, ...]) -> calibration.Adaptation:
+    texts = [e.response for e in added]
+    classes = [LEARNED.index(e.text_class) for e in added]
+    return calibration.adapt(texts, classes, _logs(_fitted(()).probabilities(texts)))
 
 
 def fit(examples: Sequence[LabelledText]) -> _Fitted:
