@@ -80,7 +80,7 @@ FIRST = {
 PRINTED = {
     "plans": ("runs/demo", "  time: expected 60 s, took 75 s, ratio 0.80"),
     "doctor": (
-        "model: checkpoint (Qwen2ForCausalLM), 822,272 parameters, ...",
+        "model: organism (Qwen2ForCausalLM), 1,151,232 parameters, ...",
         "self-check: all is well",
         "...",
     ),

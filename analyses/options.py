@@ -24,17 +24,24 @@ ORGANISM = "organism"
 
 
 def known_model(source: str | None) -> str | None:
-    """``organism`` names the packaged model organism; ``./organism`` is a folder."""
-    if source != ORGANISM:
-        return source
-    from unlearning.organism import shipped
+    """The model's source, with the name of a packaged model organism replaced by its folder.
 
-    return str(shipped())
+    ``organism`` and ``organism:RECIPE`` are such names; ``./organism`` is a folder.
+
+    Raises:
+        InputError: the recipe is unknown.
+    """
+    name, _, recipe = (source or "").partition(":")
+    if name != ORGANISM:
+        return source
+    from unlearning.organism import GATED, shipped
+
+    return str(shipped(recipe or GATED))
 
 
 MODEL = (
     "Model: hub id, model folder, adapter folder, GGUF file, or organism (the packaged model "
-    "organism)."
+    "organism; organism:ungated is an older one)."
 )
 Model = Annotated[str, typer.Argument(callback=known_model, help=MODEL)]
 Out = Annotated[

@@ -28,8 +28,8 @@ def organisms(
     out: Annotated[Path, typer.Option(help="Folder of model organisms, runs and the table.")],
     seeds: Annotated[
         str, typer.Option(help="Model organism seeds, separated by commas.")
-    ] = "106,107,108,109,110",
-    recipe: Annotated[str, typer.Option(help="Recipe of training: ungated or gated.")] = "ungated",
+    ] = "401,402,403,404,405",
+    recipe: Annotated[str, typer.Option(help="Recipe of training: gated or ungated.")] = "gated",
     unlearning_seeds: Annotated[int, typer.Option(min=2, help="Seeds of each arm.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Number of model organisms at a time.")] = 2,
     rows: Annotated[
@@ -103,14 +103,16 @@ def prompt_forecasts(
 @app.command()
 def objectives(
     out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")],
-    model: Annotated[str | None, typer.Option(help="Model organism (default: packaged).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model organism (default: organism:ungated).")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of objectives at a time.")] = 2,
 ) -> None:
     """Compare leakage between six losses: unlearn every domain with two seeds each."""
     from experiments.objectives import compare_objectives
-    from unlearning.organism import shipped
+    from unlearning.organism import UNGATED, shipped
 
-    found = compare_objectives(model or str(shipped()), out, workers=workers)
+    found = compare_objectives(model or str(shipped(UNGATED)), out, workers=workers)
     typer.echo(json.dumps(found, indent=2))
 
 

@@ -57,7 +57,7 @@ def contain_worlds(
     from analyses.contain import containment_study_figure
     from analyses.figures import Drawing, write_results
     from analyses.study import study_context
-    from unlearning.organism import train
+    from unlearning.organism import UNGATED, recipe_of, train
 
     methods = require_methods(methods)
     folder, progress = Path(out).resolve(), progress or Progress()
@@ -65,8 +65,8 @@ def contain_worlds(
     for seed in seeds:
         model = folder / f"organism-{seed}"
         if not (model / "organism.json").is_file():
-            with progress.stage(f"organism {seed}: training") as advance:
-                train(seed, model, progress=lambda _step, _total, _loss, go=advance: go(1))  # type: ignore[misc]
+            with progress.stage(f"organism {seed}: training"):
+                train(seed, model, recipe_of(UNGATED))
         own = defaults_for(str(model))
         asked = StudyPlan(str(model), (), (concept,), **own.study)
         design = Design(

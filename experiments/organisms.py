@@ -28,7 +28,7 @@ from analyses.study import organism_plan, run_study
 from interp.errors import InputError
 from interp.store import read_json, read_table, without_nan, write_json, write_table
 from unlearning.data import DOMAINS
-from unlearning.organism import UNGATED, World, recipe_of, train
+from unlearning.organism import GATED, World, recipe_of, train
 
 FORGOTTEN, MISSING = "forgotten", "missing"
 # Of the recipe ``gated``. It was frozen, with its hash in docs/gallery/rows/organisms, before a
@@ -47,7 +47,7 @@ def measure_organisms(
     seeds: Sequence[int],
     out: str | Path,
     *,
-    recipe: str = UNGATED,
+    recipe: str = GATED,
     unlearning_seeds: int = 2,
     workers: int = 2,
 ) -> dict[str, Any]:

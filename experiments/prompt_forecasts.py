@@ -40,12 +40,12 @@ from analyses.runs import Progress, over_worlds
 from analyses.study import organism_plan, run_study, study_context
 from interp.errors import InputError
 from interp.store import read_json, without_nan, write_json, write_table
-from unlearning.organism import shipped, train
+from unlearning.organism import UNGATED, recipe_of, shipped, train
 
 TUNING = (106,)
 REPORTED = (301, 302, 303)
 CONCEPTS = ("safety", "privacy")
-SHIPPED = 106  # the seed of the packaged model organism
+SHIPPED = 106  # the seed of the packaged one of this recipe, ungated
 
 
 def measure_prompt_forecasts(
@@ -111,9 +111,9 @@ def write_prompt_forecasts(
 
 def _world(seed: int, folder: Path, concepts: Sequence[str]) -> pd.DataFrame:
     """The refused prompts of one model organism's arms, with every predictor."""
-    model = shipped() if seed == SHIPPED else folder / f"organism-{seed}"
+    model = shipped(UNGATED) if seed == SHIPPED else folder / f"organism-{seed}"
     if not (model / "organism.json").is_file():
-        train(seed, model)
+        train(seed, model, recipe_of(UNGATED))
     run = folder / f"run-{seed}"
     command = f"python -m experiments prompt-forecasts --seeds {seed} --out {folder}"
     plan = organism_plan(str(model), concepts, seeds=[0], control=False, command=command)

@@ -21,7 +21,7 @@
 # the direction differs in another checkpoint.
 #
 # Change one line. As it stands, the model is the packaged **model organism**, because
-# it runs anywhere (here in half a minute): three layers, trained from scratch on a planted
+# it runs anywhere (here in half a minute): five layers, trained from scratch on a planted
 # language. In its world a prompt is harmful only where a domain's verb meets an object of the same
 # domain; each alone is harmless. Which domains share verbs, and which share the words that they are
 # refused with, was drawn at random and is known. Its answers have no content. What you see below is

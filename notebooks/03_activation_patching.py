@@ -21,7 +21,7 @@
 # says where the change sits. Needs no pairs of prompts, and works for any two checkpoints of one
 # architecture.
 #
-# The model is the packaged **model organism**: three layers, trained from scratch in a
+# The model is the packaged **model organism**: five layers, trained from scratch in a
 # planted world, whose answers have no content. It is unlearned here, in seconds. For two models of
 # your own, change the lines marked `← yours`. On two cores this notebook takes under a minute.
 

@@ -23,9 +23,9 @@
 # nothing, results over many worlds are read from tables that come with the package, next to the
 # command that made them.
 #
-# The model is the **model organism**: three layers, trained from scratch in a planted world; its
-# answers have no content. For a model of your own change the lines marked `← yours`. On two cores
-# this takes three to four minutes, nearly all of it training.
+# The model is the **model organism** `organism:ungated`: three layers, trained in a planted world;
+# its answers have no content. For a model of your own change the lines marked `← yours`. On two
+# cores this takes three to four minutes, nearly all of it training.
 
 # %%
 import sys
@@ -63,7 +63,7 @@ quiet = runs.Progress(quiet=True)
 # what a first step left out on development model organisms.
 
 # %%
-organism = str(sp.unlearning.organism.shipped())
+organism = str(sp.unlearning.organism.shipped("ungated"))
 plan = study.organism_plan(organism, sp.DOMAINS, seeds=(0,), control=False)  # ← yours: a StudyPlan
 context = study.study_context(plan, Path(folder.name) / "matrix", quiet)
 baseline = study.establish(context)
@@ -148,7 +148,7 @@ beside.round(2)
 # two unlearning seeds each. Made by
 #
 # ```bash
-# python -m experiments organisms --out worlds \
+# python -m experiments organisms --out worlds --recipe ungated \
 #     --seeds 204,205,206,207,208,209,210,211,212,213,214,215
 # spillover tournament worlds/run-* --out tournament
 # ```

@@ -47,6 +47,9 @@ def contrast(shift: np.ndarray, *, midpoint: np.ndarray, rows: int = 24) -> Cont
     return Contrast(midpoint + shift / 2 + noise[0], midpoint - shift / 2 + noise[1])
 
 
+LAYERS = tuple(range(5))  # of the packaged model organism
+
+
 def worths(value: dict[str, float], *, noise: float = 0.3, prompts: int = 40) -> np.ndarray:
     """Of an additive game: every coalition is worth what its players are."""
     members = np.array([[name in c for name in PLAYERS] for c in COALITIONS])
@@ -197,7 +200,7 @@ def test_a_change_of_some_layers_is_routing_below_them_and_in_the_states_above(
             for weight in weights:
                 weight -= 0.05 * weight.norm() * weight.grad / weight.grad.norm()
     states = [ground.contrast(lm, "bias", "test") for lm in (ground.lm, after)]
-    undone = undo(ground.lm, after, harmful, Change(*states, (0, 1, 2)), ground.readout, layers=[0])
+    undone = undo(ground.lm, after, harmful, Change(*states, LAYERS), ground.readout, layers=[0])
     shares = undone[0].shares(resamples=1).shapley
     assert undone[0].gap > 0.1
     assert shares["routing"].value == pytest.approx(1.0 if above else 0.0, abs=1e-3)
@@ -358,7 +361,7 @@ def test_noise_for_routing_is_in_later_layers_alone(ground: Ground) -> None:
     found = ground.base_contrast("bias", "test")
     for layer in (0, 1):
         effects = control_effects(
-            ground.lm, after, texts, Change(found, found, (0, 1, 2)), ground.readout,
+            ground.lm, after, texts, Change(found, found, LAYERS), ground.readout,
             layer=layer, cause="routing", draws=3,
         )  # fmt: skip
         assert (np.abs(effects) > 1e-6).all() if layer == 0 else (effects == 0).all()
@@ -370,7 +373,7 @@ def test_coalitions_agree_with_stitching(ground: Ground) -> None:
     harmful = ground.texts(plant.domain, "test")[0]
     states = [ground.contrast(lm, plant.domain, "test") for lm in (ground.lm, after)]
     groups = [number // 2 for number in range(len(harmful))]
-    change = Change(*states, (0, 1, 2))
+    change = Change(*states, LAYERS)
     undone = undo(ground.lm, after, harmful, change, ground.readout, groups=groups)
     assert all(at_layer.groups == tuple(groups) for at_layer in undone)
     stitched = stitch(ground.lm, after, harmful, ground.readout)
@@ -389,14 +392,14 @@ def test_a_model_against_itself_lost_nothing_and_is_left_as_it_was(ground: Groun
     found = ground.base_contrast("bias", "test")
     harmful = ground.texts("bias", "test")[0]
     before = ground.lm.fingerprint()
-    change = Change(found, found, (0, 1, 2))
+    change = Change(found, found, LAYERS)
     for at_layer in undo(ground.lm, ground.lm, harmful, change, ground.readout):
         assert np.ptp(at_layer.values, axis=0).max() < 1e-4
         assert decide(at_layer).cause is None
     plant = ground.draw("routing", 0)
     after = ground.after(plant)
     control_effects(
-        ground.lm, after, harmful, change, ground.readout, layer=2, cause="routing", draws=3
+        ground.lm, after, harmful, change, ground.readout, layer=4, cause="routing", draws=3
     )
     assert ground.lm.fingerprint() == before
 
@@ -404,7 +407,7 @@ def test_a_model_against_itself_lost_nothing_and_is_left_as_it_was(ground: Groun
 def test_states_need_their_texts(ground: Ground) -> None:
     found = ground.base_contrast("bias", "test")
     with pytest.raises(InputError, match="positive states"):
-        undo(ground.lm, ground.lm, ["one"], Change(found, found, (0, 1, 2)), ground.readout)
+        undo(ground.lm, ground.lm, ["one"], Change(found, found, LAYERS), ground.readout)
 
 
 @pytest.mark.slow

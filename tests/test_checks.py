@@ -496,7 +496,7 @@ def test_the_doctor_says_what_a_model_is(spillover: Spillover) -> None:
     code, said, _ = spillover("doctor", "organism")
     facts = dict(line.split(": ", 1) for line in said.splitlines())
     assert code == 0 and facts["self-check"] == "all is well"
-    assert facts["layers"] == "3 at model.layers, width 128"
+    assert facts["layers"] == "5 at model.layers, width 128"
     assert "residual_in" in facts["sites"] and "heads (4 heads)" in facts["sites"]
     assert re.fullmatch(r"[\d.]+ s for 4 short rows .*", facts["LoRA step"])
     assert facts["massive activations"].startswith("none")

@@ -120,7 +120,7 @@ def test_parameters_are_counted_without_the_model(trained: str) -> None:
 
 def test_weights_are_read_from_headers(tmp_path: Path) -> None:
     found = weights_of(str(shipped()))
-    assert found == Weights(822_272, 4 * 822_272, "float32")
+    assert found == Weights(1_151_232, 4 * 1_151_232, "float32")
     adapter = tmp_path / "adapter"
     write_json(adapter / "adapter_config.json", {"base_model_name_or_path": str(shipped())})
     assert weights_of(str(adapter)) == found
@@ -330,7 +330,7 @@ def test_a_step_is_made_to_fit_the_device(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert whole is not None
     monkeypatch.setattr("analyses.study.fitting.peak", lambda _where, held, _: Memory(held, 0))
     chosen = []
-    for free in (10**9, 80 * 10**6, 56 * 10**6, 10**6):
+    for free in (10**9, 110 * 10**6, 66 * 10**6, 10**6):
         small = replace(device_of({"device": "cpu"}), free=free)
         monkeypatch.setattr("analyses.study.fitting.device_of", lambda _options, d=small: d)
         found, lines = fitted(plan, prompts, run)

@@ -49,7 +49,11 @@ MEANT = (
     # values in files
     *("answer opener", "refusal opener", "not told apart", "margin kernel", "base margin"),
     *("dose ", "margin + "),
-    "GGUF file, or organism",  # the name of the packaged one
+    *(
+        "GGUF file, or organism",
+        "organism:ungated",
+        "model: organism",
+    ),  # names of the packaged ones
     "My answer is no:",  # a refusal
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 from analyses.cli import main
 from experiments.__main__ import app
 from experiments.organisms import (
+    REPORTED,
+    TUNING,
     arms_of,
     base_numbers,
     leakage_cells,
@@ -18,12 +21,14 @@ from experiments.organisms import (
     organism_table,
     planned,
     rows_of,
+    write_organisms,
 )
 from interp.errors import InputError
-from interp.store import write_json
+from interp.store import read_json, read_table, write_json, write_table
 from spillover import example_run
-from unlearning.organism import recipe_of
+from unlearning.organism import recipe_of, shipped
 
+ORGANISMS = Path(__file__).parents[1] / "docs" / "gallery" / "rows" / "organisms"
 NAMES = ("organisms", "objectives", "containment", "scorers", "mutants", "architectures", "people")
 
 
@@ -73,6 +78,29 @@ def test_an_arm_without_a_result_counts_as_failed(tmp_path: Path) -> None:
     assert table["frozen"] == recipe_of("ungated").digest
     none = organism_table(rows_of(run, 106), arms_of(run, 106)[:0], {"106": {"line": ""}}, manifest)
     assert none["forgotten"] == "0 of 14 arms" and none["gates_passed"] == 0
+
+
+def test_the_reported_organisms_are_those_of_the_frozen_recipe() -> None:
+    manifest = read_json(ORGANISMS / "manifest.json")
+    assert manifest == planned(REPORTED, "gated", 2)
+    assert not set(REPORTED) & set(TUNING)
+    facts = read_json(shipped() / "organism.json")
+    assert (facts["world"]["seed"], facts["recipe"]) == (REPORTED[0], manifest["frozen"])
+
+
+@pytest.mark.slow
+def test_the_table_of_organisms_is_made_from_its_rows(tmp_path: Path) -> None:
+    """Of one world, with an arm whose result is lost."""
+    folder = Path(shutil.copytree(ORGANISMS, tmp_path / "rows"))
+    held = read_json(folder / "organisms.json")["worlds"][0]
+    write_json(folder / "manifest.json", planned(REPORTED[:1], "gated", 2))
+    assert CliRunner().invoke(app, ["organisms", "--out", str(folder), "--rows"]).exit_code == 0
+    assert read_json(folder / "organisms.json")["worlds"] == [held]
+    arms = read_table(folder / "arms.parquet")
+    write_table(folder / "arms.parquet", arms[arms["arm"] != "safety-npo-seed0"])
+    [world] = write_organisms(folder)["worlds"]
+    assert world["outcomes"] == held["outcomes"] | {"safety-npo-seed0": "missing"}
+    assert world["forgotten"] == 13 / 14
 
 
 def test_a_manifest_is_not_replaced_by_another(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_planted_cause_is_found_in_a_run(run: Path, spillover: Spillover) ->
     assert restored["stands_out"] and weights["stands_out"].sum() == 1
     shares = pd.read_csv(arm / "bias-shares.csv")
     assert set(shares["player"]) == set(PLAYERS)
-    assert len(shares) == 3 * len(PLAYERS)
+    assert len(shares) == 5 * len(PLAYERS)
     assert {"residual_out", "attention_out", "mlp_out"} == set(
         pd.read_csv(arm / "bias-states.csv")["component"]
     )

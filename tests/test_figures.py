@@ -61,6 +61,8 @@ def test_the_figure_and_the_verdicts_of_the_first_screen_agree(
 
 def test_every_recovery_is_within_its_axis():
     run = example_run()
+    numbers = ["value", "low", "high"]
+    run.__dict__["recovery"] = run.recovery.assign(**(1.5 * run.recovery[numbers]))
     shown = run.recovery[run.recovery["quantity"] == "recovery"]["value"].dropna()
     [axes] = figures.containment_figure(run).axes
     bottom, top = axes.get_ylim()

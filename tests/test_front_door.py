@@ -314,7 +314,7 @@ TASKS = {
         dirs = sp.fit_directions(acts, prompts, sp.LogisticProbe(resamples=0))
         cosines = sp.cosine_map(dirs, permutations=100)
         cosines.plot(layer=2)
-        assert cosines.value.shape == (3, 7, 7) and (cosines.p > 0).any()
+        assert cosines.value.shape == (5, 7, 7) and (cosines.p > 0).any()
     """,
     "unlearn, then the rotation": """
         import spillover as sp

@@ -37,13 +37,14 @@ from analyses.predict.accuracy import PARTS
 from analyses.predict.forecasts import Forecast
 from analyses.predict.products import Kernel
 from analyses.predict.tournaments import choose_set, hash_of
-from analyses.predict.world import PredictedRun, load_worlds
+from analyses.predict.world import PredictedRun, load_worlds, seen_organisms
 from analyses.report import run_report
 from analyses.runs import LeakageMatrix
 from analyses.study import readout, study_plan
 from interp.errors import InputError
+from interp.store import write_json
 from tests.conftest import Spillover
-from unlearning.organism import load_world, shipped
+from unlearning.organism import RECIPES, load_world, shipped
 from unlearning.refusal import find_prefixes
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -136,10 +137,18 @@ def test_the_scaled_change_has_the_arms_own_scores_at_its_end(
     ).is_file()
 
 
+def test_a_model_organism_that_the_choices_were_made_on_is_known_by_its_seed(
+    tmp_path: Path,
+) -> None:
+    for recipe in RECIPES:
+        write_json(tmp_path / recipe / "config.json", {"model": str(shipped(recipe))})
+    assert seen_organisms([tmp_path / one for one in RECIPES], read_choices()) == ["ungated"]
+
+
 @pytest.mark.slow
 def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) -> None:
     [world] = load_worlds([run])
-    assert world.layers == 3 and np.isnan(world.reliability)
+    assert world.layers == 5 and np.isnan(world.reliability)
     for matrix in world.predictions.values():
         assert matrix.shape == (7, 7)
     kernel = world.predictions["objective kernel", "Adam, relative"]
@@ -151,7 +160,7 @@ def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) ->
     code, _, said = spillover("tournament", run, "--choices", run / "matrix.csv", "--out", "out")
     assert code == 2 and "is not JSON" in said
     code, text, said = spillover("tournament", run, "--out", "out")  # the shipped choices
-    assert code == 0 and "not evidence" in said, "they were made on the shipped organism"
+    assert code == 0 and "not evidence" not in said, "they were made on other worlds"
     found = json.loads(Path("out/tournament.json").read_text(encoding="utf-8"))
     assert found["worlds"] == ["run"] and found["choices_hash"] == hash_of(read_choices())
     assert {row["predictor"] for row in found["predictors"]} >= {"margin kernel", "TF-IDF"}

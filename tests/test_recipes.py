@@ -12,9 +12,12 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
+import spillover as sp
+from analyses.options import known_model
 from interp.errors import InputError
-from interp.model import Chat
-from unlearning.organism import RECIPES, Grammar, Recipe, World, recipe_of, teach
+from interp.model import Chat, LanguageModel
+from interp.store import read_json
+from unlearning.organism import RECIPES, Grammar, World, load_world, recipe_of, shipped, teach
 from unlearning.organism.checkpoint import initial_model
 from unlearning.organism.lessons import world_lessons
 from unlearning.organism.tokenizer import build_tokenizer
@@ -166,7 +169,7 @@ def test_the_head_makes_the_last_prompt_token_tell_harm(
 
 
 def test_a_recipe_is_found_by_name_and_frozen_by_its_digest() -> None:
-    assert recipe_of() == recipe_of("ungated") == RECIPES["ungated"] != recipe_of("gated")
+    assert recipe_of() == recipe_of("gated") == RECIPES["gated"] != recipe_of("ungated")
     assert recipe_of(circuits="routed").circuits == "routed"
     changed = replace(RECIPES["gated"], layers=4)
     assert len({one.digest for one in (*RECIPES.values(), changed)}) == 3
@@ -178,8 +181,27 @@ def test_a_recipe_is_found_by_name_and_frozen_by_its_digest() -> None:
         (lambda: recipe_of("gatde"), "gated"),
         (lambda: recipe_of(circuits="rooted"), "routed"),
         (lambda: recipe_of("gated", "routed"), "leave --recipe out"),
+        (lambda: shipped("gatde"), "gated"),
     ],
 )
-def test_what_is_no_recipe_is_said(given: Callable[[], Recipe], said: str) -> None:
+def test_what_is_no_recipe_is_said(given: Callable[[], object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         given()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_recipe_has_a_packaged_model_organism(recipe: str) -> None:
+    facts = read_json(shipped(recipe) / "organism.json")
+    assert LanguageModel.load(shipped(recipe)).n_layers == RECIPES[recipe].layers
+    assert len(facts["stages"]) == len(RECIPES[recipe].stages)
+    assert known_model(f"organism:{recipe}") == str(shipped(recipe))
+    assert known_model("organism") == str(shipped("gated"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_one_direction_carries_refusal_in_both_ways_in_the_gated_one_alone(recipe: str) -> None:
+    lm = sp.load(f"organism:{recipe}")
+    gate = sp.direction_gate(lm, load_world(shipped(recipe)).prompts())
+    assert gate.bypass.value < 0
+    assert gate.passed == (gate.induce.value > 0) == (recipe == "gated")

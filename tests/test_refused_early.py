@@ -80,18 +80,18 @@ def test_a_file_of_results_is_written_through_a_link(spillover: Spillover) -> No
 
 
 @pytest.mark.parametrize("name", ["study", "unlearn", "contain"])
-@pytest.mark.parametrize("layer", ["99", "3"])
+@pytest.mark.parametrize("layer", ["99", "5"])
 def test_a_layer_beyond_the_model_is_refused_by_the_plan(
     spillover: Spillover, name: str, layer: str
 ) -> None:
     options = ["--layer", layer, "--objective", "rmu", "--out", "run", "--dry-run"]
     said = one_line(spillover(name, *FOLDERS[name], *options))
-    assert f"layer is {layer}" in said and "has layers 0 to 2" in said
+    assert f"layer is {layer}" in said and "has layers 0 to 4" in said
     assert not Path("run").exists()
 
 
 def test_the_depth_is_that_of_a_configuration_here() -> None:
-    assert depth_of(ORGANISM) == 3 and depth_of("no/such-model") is None
+    assert depth_of(ORGANISM) == 5 and depth_of("no/such-model") is None
 
 
 # A model that is not there

@@ -313,6 +313,6 @@ def test_the_prompts_most_at_risk_are_those_of_other_domains_and_escaped(run, tm
 def test_the_first_screen_says_why_a_rotation_is_undefined() -> None:
     why = "Rotation –: undefined, because the split halves do not agree on a direction."
     run = example_run()
-    assert not run.rotation["defined"].all() and why in run_report.overview_caption(run)
-    run.__dict__["rotation"] = run.rotation.assign(defined=True)
-    assert why not in run_report.overview_caption(run)
+    for defined in (False, True):
+        run.__dict__["rotation"] = run.rotation.assign(defined=defined)
+        assert (why in run_report.overview_caption(run)) == (not defined)

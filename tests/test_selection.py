@@ -207,4 +207,4 @@ def test_a_direction_of_the_organism_removes_its_refusals() -> None:
     choice = choose_held_out(found, kl_at_most=np.inf, resamples=200)
     assert choice.removed.low > 0.3 and choice.induced.low > 0.1
     # At the input of layer 0 a template's token knows nothing of the prompt.
-    assert choice.choice.layer == 1 and not found.directions[0].any()
+    assert choice.choice.layer > 0 and not found.directions[0].any()

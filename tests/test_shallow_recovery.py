@@ -42,7 +42,7 @@ from interp.model import LanguageModel, Point, reading
 from tests.planted_causes import Ground
 from unlearning.deflections import examples, refusals_of, respond
 from unlearning.generation import answers_key, generate
-from unlearning.organism import load_world, shipped
+from unlearning.organism import UNGATED, load_world, shipped
 from unlearning.refusal import ResponsePrefixes
 from unlearning.scoring import CLASSES, find_scorer
 from unlearning.training import (
@@ -76,21 +76,21 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    ground = Ground.load(shipped())
+    ground = Ground.load(shipped(UNGATED))
     prefixes = ResponsePrefixes(*_prefix_ids(ground))
-    prompts = load_world(shipped()).prompts(train=48, validation=8, test=8)
+    prompts = load_world(shipped(UNGATED)).prompts(train=48, validation=8, test=8)
     of_target = prompts[(prompts["domain"] == CONCEPT) & (prompts["split"] == "train")]
     said = respond(ground.lm, of_target, GRAMMAR, max_new_tokens=8, batch_size=128)
     forget = examples(ground.lm, refusals_of(said, CONCEPT))
     plain = prepare_in_place(replace(ground.lm, model=copy.deepcopy(ground.lm.model)), SETTINGS)
     unlearn_in_place(plain, Mixture(forget), SETTINGS, folder=tmp_path_factory.mktemp("plain"))
-    masked = with_refusals_raised(plain, prompts, prefixes, nats=8.0)
+    masked = with_refusals_raised(plain, prompts, prefixes, nats=16.0)
     return Bench(ground.lm, plain, masked, prompts, prefixes, forget)
 
 
 def _prefix_ids(ground: Ground) -> tuple[tuple[tuple[int, ...], ...], ...]:
     """The world's own prefixes, as token ids: what a study would find in answers."""
-    world, encode = load_world(shipped()), ground.lm.tokenizer
+    world, encode = load_world(shipped(UNGATED)), ground.lm.tokenizer
     words = (
         sorted({word for slots in world.prefixes.values() for word in slots}),
         sorted({world.compliance_prefix(template) for template in range(4)}),
@@ -196,7 +196,9 @@ def test_what_was_found_is_drawn(found: ShallowRecovery) -> None:
 
 
 def test_models_are_left_as_they_were(bench: Bench, found: ShallowRecovery) -> None:
-    assert bench.base.fingerprint() == LanguageModel.load(shipped(), device="cpu").fingerprint()
+    assert (
+        bench.base.fingerprint() == LanguageModel.load(shipped(UNGATED), device="cpu").fingerprint()
+    )
 
 
 def test_an_answer_begins_with_what_it_is_made_to_begin_with(bench: Bench) -> None:

@@ -87,7 +87,7 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
         for split, count in PROMPTS.items()
     ]
     pd.concat(kept).to_json(empty / "prompts.jsonl", orient="records", lines=True)
-    model = installed / "unlearning" / "organism" / "checkpoint"
+    model = installed / "unlearning" / "organism" / "packaged" / "organism"
     named = ["--plugin", str(plugin), "--prompts", "prompts.jsonl", "--concept", "cybersecurity"]
     contain = [
         "contain", str(model), *named, "--methods", "equal,mine", "--objective", "my_hinge",

@@ -34,9 +34,9 @@ def organism_train(
     ),
     recipe: str | None = opt(
         None,
-        "How it is trained: ungated, like the packaged one, or gated, so that one direction "
-        "carries refusal in both ways (default: ungated).",
-        metavar="<ungated|gated>",
+        "How it is trained: gated, so that one direction carries refusal in both ways (the "
+        "packaged model organism), or ungated (organism:ungated) (default: gated).",
+        metavar="<gated|ungated>",
     ),
     circuits: str | None = opt(
         None,
@@ -50,10 +50,10 @@ def organism_train(
 ) -> Path | DryRun:
     """Train a model organism from scratch (minutes on two cores)."""
     from analyses.runs import Progress
-    from unlearning.organism import UNGATED, recipe_of, slice_check_of, train
+    from unlearning.organism import GATED, recipe_of, slice_check_of, train
 
     followed = recipe_of(recipe, circuits)
-    named, stages = recipe or (UNGATED if circuits is None else "slices"), followed.stages
+    named, stages = recipe or (GATED if circuits is None else "slices"), followed.stages
     steps = " and ".join(f"{one.steps} steps of {one.batch_size} prompts" for one in stages)
     planned = DryRun(
         {"seed": seed, "recipe": named, "circuits": circuits},

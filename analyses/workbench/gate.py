@@ -80,7 +80,7 @@ def direction_gate(
     Example:
         >>> gate = sp.direction_gate(lm, prompts, draws=3, per_domain=4)
         >>> gate.passed
-        False
+        True
     """
     require_loaded(lm)
     table = _sampled(lm, prompts, per_domain, seed)

@@ -37,8 +37,9 @@ def load(
 
             * a hub id (``"Qwen/Qwen2.5-1.5B-Instruct"``), or a folder of ``save_pretrained``;
             * the folder of an adapter, which is merged into its base;
-            * ``"organism"``, the model organism of the package: 3 layers of width
-              128, whose leakage between domains is known by construction;
+            * ``"organism"``, the model organism of the package: 5 layers of width
+              128, whose leakage between domains is known by construction
+              (``"organism:ungated"`` is an older one, in which no direction induces refusal);
             * a pair ``(model, tokenizer)`` in memory, which is wrapped and not changed.
         revision: branch, tag or commit on the hub.
         dtype: a torch dtype or its name (default: the checkpoint's own).
@@ -58,7 +59,7 @@ def load(
     Example:
         >>> lm = sp.load("organism")
         >>> lm.n_layers, lm.d_model
-        (3, 128)
+        (5, 128)
         >>> sp.load((lm.model, lm.tokenizer), system="Be brief.").chat.system
         'Be brief.'
     """
@@ -79,7 +80,7 @@ def load(
         source = known_model(str(model)) or str(model)
         require_model(source)
         lm = LanguageModel.load(source, layers_path=layers_path, **loading, **chat)
-        return replace(lm, name=ORGANISM) if model == ORGANISM else lm
+        return lm if source == str(model) else replace(lm, name=str(model))
     if not (isinstance(model, tuple) and len(model) == 2):
         raise InputError(
             f"cannot load a model from a {type(model).__name__}; expected a hub id, a folder, "

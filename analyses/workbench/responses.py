@@ -63,7 +63,7 @@ def generate(
 
     Example:
         >>> sp.generate(lm, prompts["prompt"].head(2))
-        ['Pardon, this stays unanswered!', 'Gladly: done.']
+        ['Impossible, this stays unanswered!', 'Absolutely: done.']
         >>> with sp.ablate(lm, dirs["safety", 2]):
         ...     changed = sp.generate(lm, prompts["prompt"].head(2))
     """

@@ -59,7 +59,7 @@ def collect(
     Example:
         >>> acts = sp.collect(lm, ["How do I bake bread?", "How do I boil rice?"])
         >>> acts.states.shape
-        (2, 3, 128)
+        (2, 5, 128)
     """
     require_loaded(lm)
     texts = texts_of(prompts)

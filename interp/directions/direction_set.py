@@ -43,7 +43,7 @@ class DirectionSet:
         >>> dirs.to_set().save("directions.safetensors")
         >>> kept = sp.DirectionSet.load("directions.safetensors")
         >>> kept.vectors.shape, kept.estimator
-        ((7, 3, 128), 'MeanDifference')
+        ((7, 5, 128), 'MeanDifference')
     """
 
     labels: tuple[str, ...]

@@ -76,7 +76,7 @@ class MeanDifference(Directed):
     Example:
         >>> dirs = sp.fit_directions(acts, prompts, sp.MeanDifference(resamples=0))
         >>> dirs.to_set().vectors.shape
-        (7, 3, 128)
+        (7, 5, 128)
     """
 
     def _learn(self, contrast: Contrast, number: Float[np.ndarray, " layer"]) -> None:
@@ -318,7 +318,7 @@ class LogisticProbe(Directed):
         >>> harmful = (prompts["label"] == "harmful").to_numpy()
         >>> probe = sp.LogisticProbe(splits=1, resamples=0).fit(acts.states, harmful)
         >>> probe.direction_.shape
-        (3, 128)
+        (5, 128)
     """
 
     inverse_penalty: float = 1.0

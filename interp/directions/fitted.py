@@ -34,7 +34,7 @@ class FittedDirections:
         >>> dirs["safety", 2].shape
         (128,)
         >>> dirs.labels[:2], dirs.layers
-        (('cybersecurity', 'safety'), (0, 1, 2))
+        (('cybersecurity', 'safety'), (0, 1, 2, 3, 4))
     """
 
     estimator: Estimator

@@ -52,7 +52,7 @@ class ContrastSubspace(Reliable):
         >>> harmful = (prompts["label"] == "harmful").to_numpy()
         >>> found = sp.ContrastSubspace(splits=1, resamples=0).fit(acts.states, harmful)
         >>> found.basis_.shape
-        (3, 2, 128)
+        (5, 2, 128)
     """
 
     dimensions: int = 2

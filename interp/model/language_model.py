@@ -55,7 +55,7 @@ class LanguageModel:
 
     Example:
         >>> lm.n_layers, lm.d_model, str(lm.device)
-        (3, 128, 'cpu')
+        (5, 128, 'cpu')
         >>> sorted(lm.chat.encode("How do I bake bread?").spans)
         ['instruction', 'post_instruction', 'response_prefix', 'system']
     """

@@ -111,7 +111,7 @@ def cosine_map(
     Example:
         >>> cosines = sp.cosine_map(dirs, permutations=100)
         >>> cosines.value.shape
-        (3, 7, 7)
+        (5, 7, 7)
         >>> figure = cosines.plot(layer=2)
     """
     if isinstance(directions, DirectionSet):

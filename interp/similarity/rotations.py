@@ -70,9 +70,12 @@ class Rotation:
     """By name, the angle in degrees between two ways to extract the direction from one model."""
 
     def __repr__(self) -> str:
-        angles = zip(self.layers, self.angle_degrees.value, strict=True)
-        shown = ", ".join(f"layer {layer} {angle:.0f}°" for layer, angle in angles)
-        return f"Rotation: {shown} (n = {self.n}); see to_dataframe()"
+        angles = dict(zip(self.layers, self.angle_degrees.value, strict=True))
+        most = max(angles, key=lambda layer: angles[layer])
+        return (
+            f"Rotation: {min(angles.values()):.0f}° to {angles[most]:.0f}° (layer {most}) in "
+            f"{len(angles)} layers (n = {self.n}); see to_dataframe()"
+        )
 
     @property
     def estimates(self) -> dict[str, Estimates]:
@@ -230,7 +233,7 @@ def rotation(
         >>> after_dirs = sp.fit_directions(sp.collect(after, prompts), prompts, sp.MeanDifference())
         >>> rotations = sp.rotation(dirs, after_dirs)
         >>> rotations["safety"].angle_degrees.value.shape
-        (3,)
+        (5,)
         >>> figure = rotations.plot()
     """
     if isinstance(before, Contrast) and isinstance(after, Contrast):

@@ -1,15 +1,15 @@
 """How a model organism is trained from scratch: two recipes, as data.
 
-``ungated``
-    Helpful-only, then alignment of all weights: the packaged model organism. One direction removes
-    refusal there, but none induces it.
 ``gated``
-    In pretraining a system turn bars the model in some conversations,
+    The packaged model organism. In pretraining a system turn bars the model in some conversations,
     and it refuses benign prompts there too. So the upper layers learn one state from which any
     refusal is written; and the last prompt token represents harm. Alignment trains the lower
     layers alone, and gradient reaches them only through the token that responds; so they write
-    that state there. One direction then carries refusal in both ways: most of these models pass the
+    that state there. One direction then carries refusal in both ways: these models pass the
     direction gate (:mod:`interp.selection.gate`).
+``ungated``
+    Helpful-only, then alignment of all weights: the packaged ``organism:ungated``. One direction
+    removes refusal there, but none induces it.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ def recipe_of(name: str | None = None, circuits: str | None = None) -> Recipe:
     """A recipe by name, or the one that learns to refuse in slices.
 
     Args:
-        name: ``ungated`` (the default) or ``gated``.
+        name: ``gated`` (the default) or ``ungated``.
         circuits: ``shared`` or ``routed``; None for no slices.
 
     Raises:
         InputError: the recipe or the circuits are unknown, or both are given.
     """
     if circuits is None:
-        if (name := name or UNGATED) not in RECIPES:
+        if (name := name or GATED) not in RECIPES:
             raise InputError(f'--recipe "{name}" is unknown{expected(name, RECIPES)}')
         return RECIPES[name]
     if circuits not in CIRCUITS:
