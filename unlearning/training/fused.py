@@ -22,7 +22,7 @@ class FusedLinear(Linear):
             result: Tensor = super().forward(x, *args, **kwargs)
             return result
         rows = x.reshape(-1, x.shape[-1])
-        # As rows, the output is no view, so that adding to it in place costs the backward nothing.
+        # The output of 2-d rows is not a view: autograd would copy a view that is changed in place.
         found = self.base_layer(rows)
         low = self.lora_A[adapter](rows)
         weight = self.lora_B[adapter].weight.to(low.dtype)
