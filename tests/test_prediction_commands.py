@@ -34,9 +34,10 @@ from analyses.predict import (
     tournament_figure,
 )
 from analyses.predict.accuracy import PARTS
+from analyses.predict.figures import cells_table
 from analyses.predict.forecasts import Forecast
 from analyses.predict.products import Kernel
-from analyses.predict.tournaments import choose_set, hash_of
+from analyses.predict.tournaments import choose_on, choose_set, hash_of
 from analyses.predict.world import PredictedRun, load_worlds, seen_organisms
 from analyses.report import run_report
 from analyses.runs import LeakageMatrix
@@ -361,6 +362,39 @@ def test_a_layer_stands_for_its_depth() -> None:
     assert at_depth("k = 8, layer 2", 3, 32) == "k = 8, layer 31"
     assert at_depth("layer 1", 3, 33) == "layer 16"
     assert at_depth("Adam, relative", 3, 32) == "Adam, relative"
+
+
+def test_worlds_of_another_depth_are_read_at_the_same_relative_layer() -> None:
+    rng = np.random.default_rng(5)
+    shallow = [planted_world(rng, f"world-{i}", noise=0.5) for i in range(3)]
+    frozen = frozen_on(["development"], good="layer 2", noise="")
+
+    def with_layers(count: int) -> list[PredictedRun]:
+        """The good prediction is that of the last layer, and noise that of all others."""
+        names = [("good", f"layer {layer}") for layer in range(count)]
+        return [
+            replace(
+                one,
+                layers=count,
+                predictions=dict.fromkeys(names, one.predictions["noise", ""])
+                | {names[-1]: one.predictions["good", ""]}
+                | {("noise", ""): one.predictions["noise", ""]},
+            )
+            for one in shallow
+        ]
+
+    three, five = with_layers(3), with_layers(5)
+    expected = run_tournament(three, frozen)
+    assert run_tournament(five, frozen) == expected
+    assert run_tournament([three[0], *five[1:]], frozen) == expected
+    assert cells_table(five, expected).equals(cells_table(three, expected))
+
+
+def test_variants_are_chosen_on_models_of_one_depth(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    worlds = [planted_world(rng, "world-0", 0.5), replace(planted_world(rng, "b", 0.5), layers=5)]
+    with pytest.raises(InputError, match="3, 5 layers.*models of one depth"):
+        choose_on(worlds, tmp_path / "choices.json", seed=0)
 
 
 def frozen_on(worlds: list[str], **choices: str) -> dict[str, object]:

@@ -8,7 +8,6 @@ from .evidence import evidence_of as evidence_of
 from .figures import cells_figure as cells_figure
 from .figures import forecast_figure as forecast_figure
 from .figures import tournament_figure as tournament_figure
-from .forecasts import at_depth as at_depth
 from .forecasts import forecast as forecast
 from .products import ADAM_EPSILON as ADAM_EPSILON
 from .prompt_skill import PromptSkill as PromptSkill
@@ -18,4 +17,5 @@ from .registry import Predictor as Predictor
 from .registry import predictor as predictor
 from .tournaments import read_choices as read_choices
 from .tournaments import run_tournament as run_tournament
+from .world import at_depth as at_depth
 from .world import read_worlds as read_worlds

@@ -173,7 +173,7 @@ def cells_figure(
     shown = [rows[name] for name in predictors if name in rows]
     figure = new_figure(3.1 * len(shown) + 0.6, 3.5)
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    table = cells_table(worlds, {"predictors": shown}).dropna()
+    table = cells_table(worlds, {**result, "predictors": shown}).dropna()
     for axes, row in zip(panels, shown, strict=True):
         cells = table[table["predictor"] == row["predictor"]]
         colour = KINDS.get(row["kind"], GREEN)
@@ -200,7 +200,7 @@ def cells_table(worlds: Sequence[PredictedRun], result: Mapping[str, Any]) -> pd
     for world in worlds:
         for row in result["predictors"]:
             name = row["predictor"]
-            told = world.predictions[name, row["variant"]]
+            told = world.predictions[world.key(name, row["variant"], result["layers"])]
             for i, j in np.argwhere(world.outcome.measured):
                 source, target = world.domains[i], world.domains[j]
                 leaked = world.outcome.leakage[i, j]

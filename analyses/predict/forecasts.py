@@ -14,7 +14,6 @@ trained models, and nothing is said of compliance.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from analyses.predict.figures import COMPLIES_FROM, forecast_figure
 from analyses.predict.gradients import GROUPS
 from analyses.predict.products import Kernel
 from analyses.predict.registry import PREDICTORS
+from analyses.predict.world import at_depth
 from analyses.runs import PROMPT_FORECAST
 from analyses.study import NoLogOddsError, establish
 from interp.errors import InputError, expected
@@ -392,16 +392,6 @@ def _rankings(
         ]
     columns = ["predictor", "kind", "variant", "domain", "value"]
     return pd.DataFrame(rows, columns=columns), tuple(left_out)
-
-
-def at_depth(variant: str, chosen_of: int, layers: int) -> str:
-    """The variant with its layer moved to the same relative depth in another model."""
-
-    def moved(found: re.Match[str]) -> str:
-        depth = int(found.group(1)) / max(chosen_of - 1, 1)
-        return f"layer {round(depth * (layers - 1))}"
-
-    return re.sub(r"layer (\d+)", moved, variant)
 
 
 def _shown(numbers: Mapping[str, float] | pd.Series) -> str:

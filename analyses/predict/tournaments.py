@@ -58,7 +58,16 @@ def choose_set(
 
 
 def choose_on(worlds: Sequence[PredictedRun], path: str | Path, *, seed: int) -> str:
-    """Choose on these worlds, write the frozen file with their names, return the text to print."""
+    """Choose on these worlds, write the frozen file with their names, return the text to print.
+
+    Raises:
+        InputError: the worlds' models differ in their number of layers.
+    """
+    if len(depths := {world.layers for world in worlds}) > 1:
+        raise InputError(
+            f"the models have {', '.join(map(str, sorted(depths)))} layers, so their "
+            "variants differ; choose on runs of models of one depth"
+        )
     found = choose(worlds, seed=seed)
     together = choose_set(worlds, found, seed=seed)
     names = [world.name for world in worlds]
@@ -89,10 +98,16 @@ def report_tournament(
     write_results(folder, facts={"tournament": result}, drawings=drawn, figures="")
     shown = table.round(3).to_string(index=False, na_rep="-")
     together = "\n".join(_said(row) for row in result["joint"]["predictors"])
+    moved = sorted({world.layers for world in worlds} - {frozen["layers"]})
+    depths = (
+        f"layers were chosen on models of {frozen['layers']}; in models of "
+        f"{' and '.join(map(str, moved))} the layer of the same relative depth is taken\n"
+    )
     ceiling = "unknown" if result["ceiling"] is None else f"{result['ceiling']:.3f}"
     return result, (
         f"{shown}\ncompared jointly (standardised coefficient over all pairs)\n"
         f"{together or result['joint']['why']}\n"
+        f"{depths if moved else ''}"
         f"worlds: {len(worlds)}; ceiling {ceiling}; p: all pairs; {folder / 'tournament.json'}"
     )
 
@@ -174,9 +189,11 @@ def run_tournament(
     added = frozen.get("added", {})
     choices = {**frozen["choices"], **added}
     skills = {
-        predictor: _skill(worlds, predictor, variant, seed)
+        predictor: _skill(worlds, predictor, variant, frozen["layers"], seed)
         for predictor, variant in choices.items()
-        if all((predictor, variant) in world.predictions for world in worlds)
+        if all(
+            world.key(predictor, variant, frozen["layers"]) in world.predictions for world in worlds
+        )
     }
     kinds = worlds[0].kinds
     order = sorted(
@@ -192,6 +209,7 @@ def run_tournament(
         "ceiling": float(np.sqrt(np.mean(reliability))),
         "choices_hash": hash_of(frozen),
         "chosen_on": frozen["worlds"],
+        "layers": frozen["layers"],
         "seed": seed,
         "predictors": [
             {"predictor": name, "kind": kinds[name], "variant": choices[name]}
@@ -206,15 +224,19 @@ def run_tournament(
             for first, second in combinations(rivals[:3], 2)
             for part in PARTS
         ],
-        "joint": _joint(worlds, {n: choices[n] for n in frozen["joint"] if n in skills}, seed),
+        "joint": _joint(
+            worlds, {n: choices[n] for n in frozen["joint"] if n in skills}, frozen["layers"], seed
+        ),
     }
     return without_nan(found)
 
 
-def _joint(worlds: Sequence[PredictedRun], chosen: Mapping[str, str], seed: int) -> dict[str, Any]:
+def _joint(
+    worlds: Sequence[PredictedRun], chosen: Mapping[str, str], layers: int, seed: int
+) -> dict[str, Any]:
     """Coefficients of the frozen set in one regression, or ``why`` there are none."""
     predictions = {
-        name: [world.predictions[name, variant] for world in worlds]
+        name: [world.predictions[world.key(name, variant, layers)] for world in worlds]
         for name, variant in chosen.items()
     }
     outcomes = [world.outcome.leakage for world in worlds]
@@ -231,15 +253,20 @@ def _joint(worlds: Sequence[PredictedRun], chosen: Mapping[str, str], seed: int)
 
 
 def _skill(
-    worlds: Sequence[PredictedRun], predictor: str, variant: str, seed: int, **sizes: int
+    worlds: Sequence[PredictedRun],
+    predictor: str,
+    variant: str,
+    layers: int,
+    seed: int,
+    **sizes: int,
 ) -> Mapping[str, Skill]:
-    predictions = [world.predictions[predictor, variant] for world in worlds]
+    predictions = [world.predictions[world.key(predictor, variant, layers)] for world in worlds]
     return skill(predictions, [world.outcome for world in worlds], seed=seed, **sizes)
 
 
 def _chosen_by(worlds: Sequence[PredictedRun], predictor: str, variant: str, seed: int) -> float:
     """The criterion of choice; minus infinity where it is undefined."""
-    found = _skill(worlds, predictor, variant, seed, permutations=1)
+    found = _skill(worlds, predictor, variant, worlds[0].layers, seed, permutations=1)
     return float(np.nan_to_num(found[CHOSEN_BY].value, nan=-np.inf))
 
 

@@ -7,6 +7,7 @@ the package.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,20 @@ class PredictedRun:
     predictions: Matrices
     kinds: Mapping[str, str]
     layers: int
+
+    def key(self, predictor: str, variant: str, chosen_of: int) -> tuple[str, str]:
+        """Where ``predictions`` has a variant chosen on models of ``chosen_of`` layers."""
+        return predictor, at_depth(variant, chosen_of, self.layers)
+
+
+def at_depth(variant: str, chosen_of: int, layers: int) -> str:
+    """The variant with its layer moved to the same relative depth in another model."""
+
+    def moved(found: re.Match[str]) -> str:
+        depth = int(found.group(1)) / max(chosen_of - 1, 1)
+        return f"layer {round(depth * (layers - 1))}"
+
+    return re.sub(r"layer (\d+)", moved, variant)
 
 
 def load_worlds(folders: list[Path]) -> list[PredictedRun]:
