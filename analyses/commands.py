@@ -20,74 +20,24 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache, reduce, wraps
 from operator import or_
 from pathlib import Path, PurePath
-from textwrap import wrap
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
+from analyses.command_help import default_of, documented, with_entries
 from interp import plugins
 from interp.errors import InputError, nearest
 from interp.numbers import plain_number
-from interp.registry import declared, declared_by_plugins
 from interp.store import require_file, require_folder
 
-ENTRIES = re.compile(r"\{([\w.]+):(\w+)\}")
 HELP = {"help_option_names": ["--help", "-h"]}
 GIVEN = re.compile(r"[A-Z]{2,}")
 # The form of several values in one option.
 COMMAS, PAIRS = "A,B,...", "NAME=VALUE"
 METAVARS = {"Path": "PATH", "int": "INTEGER", "float": "NUMBER", "str": "TEXT"}
 KEPT_IN = ("adapter", "checkpoint", "merged", "model")  # a model's folder, named by its parent
-# Values of required parameters in the examples of docstrings.
-EXAMPLES: dict[str, str | int] = {
-    "paper": "mushtaq2025",
-    "model": "organism",
-    "base": "organism",
-    "after": "organism",
-    "concept": "safety",
-    "folder": "runs/demo",
-    "folders": "runs/demo",
-    "sides": "scored.jsonl",
-    "file": "labelled.jsonl",
-    "seed": 1,
-}
-# For commands without a dry run: lines that make the files of the example, and its output.
-_ANSWERS = (
-    "import pandas as pd",
-    'said = ["I\'m sorry, but I can\'t help with that.", "Boil the water first."]',
-    'answers = pd.DataFrame({"prompt": ["Locks?", "Rice?"], "response": said, "label": [1, 0]})',
-)
-_COPY = ("import shutil", '_ = shutil.copytree(sp.example_run().record.folder, "runs/demo")')
-FIRST = {
-    "plans": (
-        "import json, pathlib",
-        'pathlib.Path("runs/demo").mkdir(parents=True)',
-        'plan = {"expected": {"seconds": 60}, "actual": {"seconds": 75}}',
-        'file = pathlib.Path("runs/demo/manifest.json")',
-        '_ = file.write_text(json.dumps({"plan": plan}))',
-    ),
-    "report": _COPY,
-    "explain": _COPY,
-    "agree": (
-        *_ANSWERS,
-        'scored = answers.assign(scorer="phrases").join(sp.score(answers["prompt"], said))',
-        'scored.to_json("scored.jsonl", orient="records", lines=True)',
-    ),
-    "calibrate": (*_ANSWERS, 'answers.to_json("labelled.jsonl", orient="records", lines=True)'),
-}
-PRINTED = {
-    "plans": ("runs/demo", "  time: expected 60 s, took 75 s, ratio 0.80"),
-    "doctor": (
-        "model: organism (Qwen2ForCausalLM), 1,151,232 parameters, ...",
-        "self-check: all is well",
-        "...",
-    ),
-    "report": ("runs/demo/report.html",),
-    "agree": ('Labels: column "label"', "..."),
-    "calibrate": ("runs/calibrate-labelled.jsonl: 1 full_refusal, 1 answer",),
-}
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 # Old -> new name of an option, for commands that have only the new name. A name in capitals is an
@@ -236,7 +186,7 @@ def command(function: Callable[..., R]) -> Callable[..., R | Any]:
     """
     flat = flattened(function)
     shown = flat.__signature__.parameters.values()  # type: ignore[attr-defined]
-    parameters = [one.replace(annotation=_accepted(one), default=_plain(one)) for one in shown]
+    parameters = [one.replace(annotation=_accepted(one), default=default_of(one)) for one in shown]
     signature = inspect.Signature(parameters, return_annotation=flat.returns)  # type: ignore[attr-defined]
 
     @wraps(function)
@@ -260,7 +210,7 @@ def command(function: Callable[..., R]) -> Callable[..., R | Any]:
 
     del call.__wrapped__
     call.__annotations__ = {}
-    call.__doc__ = _documented(function, list(shown), signature)
+    call.__doc__ = documented(function, list(shown), signature)
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.flat = flat  # type: ignore[attr-defined]
     return call
@@ -384,16 +334,6 @@ def command_line() -> str:
     return shlex.join(_CALLED.get() or ("spillover", *sys.argv[1:]))
 
 
-def with_entries(text: str) -> str:
-    """A help text with the names of registered entries filled in."""
-    return ENTRIES.sub(_names_of_entries, text)
-
-
-def _names_of_entries(found: re.Match[str]) -> str:
-    abouts = {**declared(*found.groups()), **declared_by_plugins(found[2])}
-    return ", ".join(about.option for about in abouts.values())
-
-
 def _words(parameter: Any, value: Any) -> list[str]:
     """The words of a command line for a value from Python."""
     if value is None:
@@ -433,38 +373,3 @@ def _accepted(parameter: inspect.Parameter) -> Any:
         if info.metavar == PAIRS and part is not NoneType:
             found.append(Mapping[str, Any])
     return reduce(or_, found)
-
-
-def _documented(
-    function: Callable[..., Any], shown: Sequence[inspect.Parameter], signature: inspect.Signature
-) -> str:
-    """The docstring of a Python function: the command's, its options, and an example."""
-    lines = [inspect.getdoc(function) or "", "", "Args:"]
-    for one in shown:
-        text = with_entries(get_args(one.annotation)[1].help or "")
-        if one.default not in (None, one.empty, "") and "default" not in text:
-            text += f" Default: {_plain(one)!r}."
-        whole = f"{one.name}: {text}"
-        lines += wrap(whole, 96, initial_indent=" " * 4, subsequent_indent=" " * 8)
-    lines += ["", "Raises:", "    InputError: an argument is invalid, or the command cannot run."]
-    needed = [name for name, one in signature.parameters.items() if one.default is one.empty]
-    if EXAMPLES.keys() >= set(needed):
-        named = {
-            n for n in needed if signature.parameters[n].kind is inspect.Parameter.KEYWORD_ONLY
-        }
-        given = ", ".join(
-            f"{f'{name}=' * (name in named)}{json.dumps(EXAMPLES[name])}" for name in needed
-        )
-        dry = "dry_run" in signature.parameters
-        call = f"sp.{function.__name__}({given}{', ' * bool(given and dry)}{'dry_run=True' * dry})"
-        call = f"{'plan' if dry else 'found'} = {call}"
-        first = FIRST.get(function.__name__, ())
-        lines += ["", "Example:"]
-        lines += [f"    >>> {line}" for line in ("import spillover as sp", *first, call)]
-        lines += [f"    {line}" for line in PRINTED.get(function.__name__, ())]
-    return "\n".join(lines)
-
-
-def _plain(parameter: inspect.Parameter) -> Any:
-    default = parameter.default
-    return str(default) if isinstance(default, PurePath) else default

@@ -23,7 +23,7 @@ from scipy import stats
 
 from analyses.report import GATE_FILE
 from analyses.runs import BASE, Progress, Run, measure
-from analyses.runs.leakage import on_path
+from analyses.runs.trajectory import on_path
 from analyses.study import organism_plan, run_study
 from interp.errors import InputError
 from interp.store import read_json, read_table, without_nan, write_json, write_table

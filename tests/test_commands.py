@@ -14,8 +14,8 @@ import pytest
 import typer
 
 import spillover
-from analyses import commands
 from analyses.cli import COMMANDS, GROUPS, app
+from analyses.command_help import with_entries
 from analyses.commands import OLD_OPTIONS, OLD_VALUES, Command, DryRun, default_out
 from analyses.options import known_model
 from experiments.front_door_stub import command_functions, stub_text
@@ -119,7 +119,7 @@ def test_the_same_option_has_the_same_help_everywhere() -> None:
 @pytest.mark.parametrize("path", EVERY)
 def test_help_is_a_phrase_that_says_what_an_option_does(path: str) -> None:
     for one in EVERY[path].params:
-        text = commands.with_entries(one.help or "")
+        text = with_entries(one.help or "")
         assert len(text.split()) > 3 and text[0].isupper() and text.endswith("."), text
         unsaid = one.default in (None, "") and not one.required and not one.multiple
         assert not unsaid or "default" in text, text

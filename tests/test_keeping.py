@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 
 from analyses.runs import Arm, measure, trajectories
-from analyses.runs.leakage import kept_rows, matched_step
+from analyses.runs.trajectory import kept_rows, matched_step
 from analyses.study.keeping import ALONG, READINGS, Keeper, Reading, best_of
 from interp.model import LanguageModel
 from tests.test_saving import LORA, trained

@@ -23,7 +23,7 @@ from scipy import stats
 from analyses.matrix import rescaling
 from analyses.matrix.output import write_rescaled
 from analyses.matrix.rescaling import rescaled, rescaling_agreement
-from analyses.options import ModelOptions, TrainingOptions
+from analyses.options import ModelOptions
 from analyses.predict import (
     Evidence,
     LeakageOutcome,
@@ -42,6 +42,7 @@ from analyses.predict.world import PredictedRun, load_worlds, seen_organisms
 from analyses.report import run_report
 from analyses.runs import LeakageMatrix
 from analyses.study import readout, study_plan
+from analyses.training_options import TrainingOptions
 from interp.errors import InputError
 from interp.store import write_json
 from tests.conftest import Spillover

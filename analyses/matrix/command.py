@@ -9,6 +9,7 @@ import typer
 
 from analyses import options as shared
 from analyses.commands import DryRun, command, opt
+from analyses.training_options import TrainingOptions
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @command
 def matrix(
     model: shared.Model,
-    training: shared.TrainingOptions,
+    training: TrainingOptions,
     options: shared.StudyOptions,
     made: shared.WorkerOptions,
     chat: shared.ModelOptions,

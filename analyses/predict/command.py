@@ -10,6 +10,7 @@ import typer
 
 from analyses import options as shared
 from analyses.commands import DryRun, command, opt
+from analyses.training_options import TrainingOptions
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def predict(
     model: shared.Model,
     concept: shared.Concept,
-    training: shared.TrainingOptions,
+    training: TrainingOptions,
     chat: shared.ModelOptions,
     prompts: shared.Prompts = None,
     out: shared.Out = Path("runs/predict-MODEL-CONCEPT"),

@@ -49,12 +49,9 @@ from .leakage import ONSET_AT as ONSET_AT
 from .leakage import UNTOUCHED_WITHIN as UNTOUCHED_WITHIN
 from .leakage import ArmLeakage as ArmLeakage
 from .leakage import at_crossing as at_crossing
-from .leakage import kept_rows as kept_rows
-from .leakage import matched_step as matched_step
 from .leakage import measure as measure
 from .leakage import relative_drop as relative_drop
 from .leakage import running_maximum as running_maximum
-from .leakage import trajectories as trajectories
 from .leakage_matrix import LeakageMatrix as LeakageMatrix
 from .progress import Progress as Progress
 from .recovery import LEAST_LEAKAGE as LEAST_LEAKAGE
@@ -68,3 +65,6 @@ from .rotation_tables import rotations as rotations
 from .rotation_tables import write_directions as write_directions
 from .tables import RECOVERY_SETS as RECOVERY_SETS
 from .tables import Run as Run
+from .trajectory import kept_rows as kept_rows
+from .trajectory import matched_step as matched_step
+from .trajectory import trajectories as trajectories

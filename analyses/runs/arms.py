@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analyses.runs.degenerate import CoherenceBounds
-from analyses.runs.leakage import FEWEST_STEPS, kept_rows, matched_step
+from analyses.runs.leakage import FEWEST_STEPS
+from analyses.runs.trajectory import kept_rows, matched_step
 from interp.errors import FileError, InputError
 from interp.registry import declared, declared_by_plugins
 from interp.store import read_json, read_table

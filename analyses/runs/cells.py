@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analyses.runs.leakage import LOW_BASE, equivalence_p_value, on_path, untouched_p_value
+from analyses.runs.leakage import LOW_BASE, equivalence_p_value, untouched_p_value
 from analyses.runs.tables import Run
+from analyses.runs.trajectory import on_path
 from interp.errors import InputError, expected
 from interp.statistics import Draws, pooled_freedom, skewed_interval
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from analyses.commands import DryRun, command_line
-from analyses.options import ALONE, ModelOptions, TrainingOptions, WorkerOptions
+from analyses.options import ALONE, ModelOptions, WorkerOptions
 from analyses.study.launcher import leads, processes
+from analyses.training_options import TrainingOptions
 from interp import plugins
 from interp.errors import InputError
 from interp.store import read_json, read_table

@@ -12,6 +12,7 @@ from analyses import options as shared
 from analyses.commands import DryRun, command, command_line, opt
 from analyses.study.asked import run_plan, study_plan
 from analyses.study.launcher import leads
+from analyses.training_options import TrainingOptions
 from interp.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def study(
     concept: Annotated[
         list[str], typer.Option(help="Domain whose refusals are unlearned; may be repeated.")
     ],
-    training: shared.TrainingOptions,
+    training: TrainingOptions,
     options: shared.StudyOptions,
     chat: shared.ModelOptions,
     prompts: shared.Prompts = None,
@@ -62,7 +63,7 @@ def study(
 def unlearn(
     model: shared.Model,
     concept: shared.Concept,
-    training: shared.TrainingOptions,
+    training: TrainingOptions,
     options: shared.StudyOptions,
     chat: shared.ModelOptions,
     prompts: shared.Prompts = None,

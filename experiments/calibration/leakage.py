@@ -14,7 +14,6 @@ import numpy as np
 
 from analyses.runs import ArmLeakage, recover
 from analyses.runs.leakage import (
-    Trajectory,
     area,
     at_crossing,
     leakage_of,
@@ -22,6 +21,7 @@ from analyses.runs.leakage import (
     running_maximum,
     untouched_p_value,
 )
+from analyses.runs.trajectory import Trajectory
 from experiments.calibration.settings import Setting, Tally, covered, rejected
 
 STEPS = np.array([0, 1, 2, 3, 5, 8, 12, 20])

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from analyses.cli import GROUPS, app
-from analyses.commands import with_entries
+from analyses.command_help import with_entries
 
 FOLDER = "reference/commands"
 SPECIAL = re.compile(r"([\\*_{}\[\]<>|$])")
