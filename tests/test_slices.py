@@ -31,7 +31,7 @@ from unlearning.organism import (
     slice_deleted,
 )
 from unlearning.organism.training import Lesson
-from unlearning.organism.twins import Sliced
+from unlearning.organism.twins import ALONE, OTHERS_ON, OWN_ON, Sliced
 from unlearning.training import TrainingSettings, prepare_in_place
 
 NAMES = ("safety", "privacy", "bias")
@@ -162,14 +162,43 @@ def test_the_check_compares_own_and_other_domains(own: float, other: float, pass
     assert check.to_json()["lost"]["safety"]["bias"] == other
 
 
-def test_a_refusal_trains_its_domain_s_slice_and_an_answer_all() -> None:
+def test_a_slice_that_is_off_writes_nothing_and_has_no_gradient(
+    lm: LanguageModel, rows: list[Tokens]
+) -> None:
+    slices = Slices(lm.model, NAMES)
+    on = torch.tensor([True, False, True]).expand(3, 3)
+    with slices.rows(on, on):
+        loss = loss_of(lm, rows)
+        loss.backward()
+    assert all(gradient.any() == (place != 1) for place, gradient in by_slice(lm, slices.width))
+    with torch.no_grad():
+        for name, parameter in lm.model.named_parameters():
+            if ".lora_B." in name:
+                parameter[:, slices.width : 2 * slices.width] = 0
+        assert loss_of(lm, rows).item() == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_a_refusal_trains_its_domain_s_slice_and_no_other_refuses_for_it() -> None:
     lessons = [Lesson("a", "yes", "no", domain=name) for name in DOMAINS] + [Lesson("b", "yes")]
     encoded: Any = SimpleNamespace(lessons=lessons)
-    rows, everywhere = [*range(len(lessons))] * 2, np.ones((8, 7), dtype=bool)
-    complies = [False] * 8 + [True] * 8
-    own = np.vstack([np.eye(7, dtype=bool), np.ones(7, dtype=bool)])  # the last one is benign
-    routed, shared = (Sliced(encoded, kind).trained(rows, complies) for kind in (True, False))
-    assert np.array_equal(routed, np.vstack([own, everywhere])) and shared.all()
+    rows, complies = [*range(8)] * 500, [False, True] * 2000
+    own = np.tile(np.vstack([np.eye(7, dtype=bool), np.zeros((1, 7), dtype=bool)]), (500, 1))
+    is_harmful = own.any(axis=1)
+    drawn = Sliced(encoded, is_routed=True).switched(rows, complies, np.random.default_rng(0))
+    has_own = (drawn.on & own).any(axis=1)
+    assert np.array_equal(drawn.trained[has_own], own[has_own])
+    assert np.array_equal(drawn.trained[~has_own], drawn.on[~has_own])
+    assert drawn.complies[is_harmful & ~has_own].all()
+    kept = has_own | ~is_harmful
+    assert np.array_equal(drawn.complies[kept], np.array(complies)[kept])
+    assert has_own[is_harmful].mean() == pytest.approx(OWN_ON, abs=0.03)
+    count = drawn.on[~has_own].sum(axis=1)
+    assert set(count) == {1, 6, 7} and (count == 1).mean() == pytest.approx(ALONE, abs=0.03)
+    for place in range(7):  # with the own slice, each other one is on, and off, often
+        others = drawn.on[(is_harmful & has_own) & ~own[:, place], place]
+        assert others.mean() == pytest.approx(np.mean(OTHERS_ON), abs=0.04)
+    shared = Sliced(encoded, is_routed=False).switched(rows, complies, np.random.default_rng(0))
+    assert shared.on.all() and shared.trained.all() and np.array_equal(shared.complies, complies)
 
 
 def test_twins_are_made_and_checked(spillover: Spillover, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from interp.errors import InputError, expected
 from unlearning.organism.slices import CIRCUITS
 from unlearning.organism.training import ALIGNMENT, HELPFUL, Stage
-from unlearning.organism.twins import TWIN_STAGES
+from unlearning.organism.twins import SLICED
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ RECIPES = {
     ),
     UNGATED: Recipe(3, (HELPFUL, ALIGNMENT)),
 }  # fmt: skip
+TWIN_STAGES = (RECIPES[GATED].stages[0], SLICED)
 
 
 def recipe_of(name: str | None = None, circuits: str | None = None) -> Recipe:
@@ -82,4 +83,4 @@ def recipe_of(name: str | None = None, circuits: str | None = None) -> Recipe:
         raise InputError(f'--circuits "{circuits}" is unknown{expected(circuits, CIRCUITS)}')
     if name is not None:
         raise InputError("--circuits has its own recipe; leave --recipe out")
-    return Recipe(3, TWIN_STAGES, circuits)
+    return Recipe(RECIPES[GATED].layers, TWIN_STAGES, circuits)

@@ -61,16 +61,25 @@ class Slices:
             )
         self.width = min(ranks) // len(self.names)
         self._trained: Bool[Tensor, "row 1 rank"] | None = None  # what each row trains
+        self._on: Bool[Tensor, "row 1 rank"] | None = None  # what each row uses; None: all
 
     @contextmanager
-    def rows(self, trained: Bool[Tensor, "row slice"]) -> Iterator[None]:
-        """Inside, every forward is of rows that train these slices."""
+    def rows(
+        self, trained: Bool[Tensor, "row slice"], on: Bool[Tensor, "row slice"] | None = None
+    ) -> Iterator[None]:
+        """Inside, every forward is of rows that train these slices.
+
+        Args:
+            trained: the slices that have a gradient from each row.
+            on: the slices that each row has, among them those that it trains; None for all.
+        """
         with self._hooked():
             self._trained = self._mask(trained)
+            self._on = None if on is None else self._mask(on)
             try:
                 yield
             finally:
-                self._trained = None
+                self._trained = self._on = None
 
     @contextmanager
     def owned(self, owners: Mapping[Row, str]) -> Iterator[None]:
@@ -134,7 +143,8 @@ class Slices:
                     f"{tuple(inputs[0].shape)} in a batch of {len(trained)} rows; {OTHERWISE}"
                 )
             frozen = nn.functional.linear(inputs[0], module.get_parameter("weight").detach())
-            return torch.where(trained, states, frozen)
+            routed = torch.where(trained, states, frozen)
+            return routed if self._on is None else routed * self._on
 
         return read
 

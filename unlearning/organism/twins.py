@@ -2,22 +2,27 @@
 
 Both kinds have the same language, prompts, refusal texts and prefixes, and the same two stages:
 
-1. mostly helpful: all weights learn to answer every prompt, and to refuse a fifth of the harmful
-   ones, so that they know how a refusal reads (slices over a model that never wrote one learned
-   none in a third of the steps). A linear head on the states at the last prompt token learns to
-   tell harmful prompts of each domain from all others, so that harm is represented before it is
-   refused, as in a pretrained model. The head is thrown away.
+1. pretraining, that of the packaged model organism. All weights learn to answer every prompt; the
+   last prompt token represents the harm of each domain; and the upper layers know one state from
+   which any refusal is written.
 2. alignment: the weights are frozen. LoRA adapters on all linear weights of the layers, one slice
    for each domain, learn to refuse.
 
 Shared: every row trains all slices. Routed (gradient routing, Cloud et al. 2410.04332): a refusal
-trains the slice of its domain only, and answers train all.
+trains the slice of its domain only. There, some slices are off in each row, so that a slice does
+its work whatever the others do:
+
+- a harmful prompt whose own slice is on is refused; of the others, some are on;
+- a harmful prompt whose own slice is off is answered, by all others or by a single one. So no
+  slice refuses for another's domain, and a single one has nothing to prevent: all others together
+  would learn to prevent refusal;
+- a benign prompt is answered, by all slices or by a single one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,10 +42,14 @@ from unlearning.organism.training import (
 )
 from unlearning.organism.vocabulary import DOMAINS
 
-REPRESENTING = Stage(steps=200, learning_rate=2.5e-3, compliance=0.8, batch_size=64, represented=2)
-SLICED = Stage(steps=300, learning_rate=4e-3, compliance=0.2, batch_size=64, weight_decay=0.1)
-TWIN_STAGES = (REPRESENTING, SLICED)
+SLICED = Stage(
+    steps=200, learning_rate=4e-3, compliance=0.1, batch_size=80, weight_decay=0.05, harmful=0.6
+)
 SLICE_RANK = 4
+# Of routed circuits. The share of harmful prompts whose own slice is on; for each of these, one of
+# the chances with which every other slice is on; and the share of the other prompts that a single
+# slice answers.
+OWN_ON, OTHERS_ON, ALONE = 0.6, (0.5, 0.7, 0.85), 0.6
 
 
 def teach_twin(
@@ -50,7 +59,7 @@ def teach_twin(
     circuits: str,
     *,
     seed: int,
-    stages: Sequence[Stage] = TWIN_STAGES,
+    stages: Sequence[Stage],
     progress: Progress = lambda *_: None,
 ) -> tuple[LanguageModel, Slices]:
     """Train ``model`` in place in both stages.
@@ -61,7 +70,7 @@ def teach_twin(
         lessons: the training examples, with the domains of harmful ones.
         circuits: ``shared`` or ``routed``.
         seed: draws prompts, responses and the adapters.
-        stages: of training.
+        stages: pretraining and alignment.
         progress: called with (step, steps in all, loss).
 
     Returns:
@@ -105,6 +114,14 @@ def _with_adapters(lm: LanguageModel, rank: int, seed: int) -> LanguageModel:
     return lm.with_model(adapted)
 
 
+class Switched(NamedTuple):
+    """Of each row of a batch: whether it is answered, and its slices that are on and trained."""
+
+    complies: Bool[np.ndarray, " row"]
+    on: Bool[np.ndarray, "row slice"]
+    trained: Bool[np.ndarray, "row slice"]
+
+
 class Sliced:
     """Draws batches of the second stage: rows with a response, and the slices that each trains."""
 
@@ -118,16 +135,36 @@ class Sliced:
     ) -> Tensor:
         """The loss of a batch, in whose gradient every row has its part of the slices."""
         rows, complies = self.encoded.choose(stage, generator)
+        drawn = self.switched(rows, complies, generator)
         tokens = [
-            self.encoded.tokens(row, comply) for row, comply in zip(rows, complies, strict=True)
+            self.encoded.tokens(row, comply)
+            for row, comply in zip(rows, drawn.complies, strict=True)
         ]
-        with slices.rows(torch.from_numpy(self.trained(rows, complies))):
+        with slices.rows(torch.from_numpy(drawn.trained), torch.from_numpy(drawn.on)):
             return lesson_loss(lm.model, lm.chat, tokens)
 
-    def trained(
-        self, rows: Sequence[int], complies: Sequence[bool]
-    ) -> Bool[np.ndarray, "row slice"]:
-        """Which slices each row trains: a refusal its own where circuits are routed, else all."""
+    def switched(
+        self, rows: Sequence[int], complies: Sequence[bool], generator: np.random.Generator
+    ) -> Switched:
+        """Which slices of each row are on and trained: all, unless circuits are routed.
+
+        Args:
+            rows: of the lessons.
+            complies: whether a row is answered even if it is harmful and its own slice is on.
+            generator: draws what is on.
+        """
+        shape = len(rows), len(DOMAINS)
+        if not self.is_routed:
+            everything = np.ones(shape, dtype=bool)
+            return Switched(np.array(complies), everything, everything)
         own = self.places[rows, None] == np.arange(len(DOMAINS))
-        refuses = own.any(axis=1, keepdims=True) & ~np.array(complies)[:, None]
-        return np.where(refuses & self.is_routed, own, True)
+        is_harmful = own.any(axis=1)
+        has_own = is_harmful & (generator.random(len(rows)) < OWN_ON)
+        chances = generator.choice(OTHERS_ON, (len(rows), 1))
+        with_own = own | (generator.random(shape) < chances)
+        single = np.argmax(np.where(own, 0.0, generator.random(shape)), axis=1)
+        is_alone = generator.random((len(rows), 1)) < ALONE
+        without = np.where(is_alone, np.eye(len(DOMAINS), dtype=bool)[single], ~own)
+        on = np.where(has_own[:, None], with_own, without)
+        trained = np.where(has_own[:, None], own, on)
+        return Switched(np.array(complies) | (is_harmful & ~has_own), on, trained)
