@@ -21,6 +21,7 @@ from .outcome import watched as watched
 from .rates import Shapes as Shapes
 from .reader import with_readers as with_readers
 from .reader import workload_estimate as workload_estimate
+from .work import ARM_OF_A_PAGE as ARM_OF_A_PAGE
 from .work import MOST_NODES as MOST_NODES
 from .work import USUAL_ANSWER as USUAL_ANSWER
 from .work import Extent as Extent

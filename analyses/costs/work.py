@@ -110,3 +110,5 @@ class Reading:
 # Inner nodes of a tree of prefixes below its root: none on the model organism, 2 or 3 on SmolLM2;
 # at most 8.
 USUAL_NODES, MOST_NODES = 2, 8
+# Of a study's report, the part that each arm adds with its tables and figures.
+ARM_OF_A_PAGE = 0.6

@@ -268,7 +268,7 @@ def evaluation_costs(inputs: Inputs, *, timing: bool = True) -> CostEstimate | N
     rows, models = len(prompts), len(plan.loaded)
     texts = sum(map(len, inputs.texts)) / CHARACTERS_A_TOKEN
     work = once(Work(arms=1, read=texts)) + reading.answers(rows) + reading.masses(rows)
-    work = work.times(models) + once(Work(pages=0.5))
+    work = work.times(models) + once(Work(pages=1.2))
     if plan.base:  # reads the answers, for their coherence; and both models, for the divergence
         work += reading.forced(rows).times(1 + models)
     subjects = [CostedModel(one, plan.model_options) for one in plan.loaded]

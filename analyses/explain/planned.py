@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from analyses.costs import CostedModel, CostEstimate, Extent, Work, answering_estimate, reading_of
+from analyses.costs import (
+    ARM_OF_A_PAGE,
+    CostedModel,
+    CostEstimate,
+    Extent,
+    Work,
+    answering_estimate,
+    reading_of,
+)
 from analyses.explain.mediation import Subject, evenly
 from analyses.explain.sizes import ALL, Sizes, default_sizes
 from analyses.explain.work import SMALL_BATCHES, DomainWork
@@ -81,9 +89,10 @@ def explain_plan(
         expected += work.total()
         most += max(work.total(), work.total(routing=True))
     states = 2 * len(evaluated) * reading.prompt
+    pages = 1 + ARM_OF_A_PAGE * len(record.arms)  # the run's report is written anew
     extent = Extent(
         *(
-            Work(read=SMALL_BATCHES * tokens + states, arms=2, pages=1)
+            Work(read=SMALL_BATCHES * tokens + states, arms=2, pages=pages)
             for tokens in (expected, most)
         )
     )

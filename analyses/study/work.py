@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, TypeAlias
 
-from analyses.costs import MOST_NODES, Extent, Reading, StepRows, Work, once
+from analyses.costs import ARM_OF_A_PAGE, MOST_NODES, Extent, Reading, StepRows, Work, once
 from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.resolve import defaults_for
 
@@ -24,7 +24,6 @@ USUAL_STEPS, USUAL_SHARE, RETAINED = 20, 0.25, 1.8
 # Readings of answers along an arm, and their prompts.
 READINGS, READ_PROMPTS = 4, 32
 PREFILLED = 0.1  # share of the evaluated prompts that are asked again with a forced beginning
-ARM_OF_A_PAGE = 0.6  # of a page's time, for the tables and figures of each arm
 SEARCHED = 7  # further readings where the kept model does not comply
 # A forward, and a backward that goes through half of the layers on average and forms the gradients
 # of one layer's weights: in forwards.
