@@ -250,3 +250,17 @@ def test_slow_tokenizers_are_refused() -> None:
 def test_batches_go_to_the_wanted_device(chats: dict[str, Chat]) -> None:
     batch = chats["qwen2"].pad([chats["qwen2"].encode("Why?")], torch.device("meta"))
     assert batch.input_ids.device.type == batch.response_mask.device.type == "meta"
+
+
+def test_what_was_encoded_before_changes_nothing(
+    chats: dict[str, Chat], checkpoint_of: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp.model.chat.MOST_ENCODED", 3)
+    asked = [(f" {prompt}", said) for prompt in PROMPTS for said in (None, "I cannot.", (5, 7))]
+    chat = chats["qwen2"]
+    for closed in (True, False, True):
+        for prompt, said in [*asked, *reversed(asked)]:
+            fresh = chat_of(checkpoint_of("qwen2"))
+            assert chat.encode(prompt, said, closed=closed) == fresh.encode(
+                prompt, said, closed=closed
+            )

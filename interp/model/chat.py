@@ -30,6 +30,8 @@ from interp.model.template import CLOCK, Template
 from interp.model.thoughts import begun_thought, closings_of, has_marks, in_think_tags, marks_in
 
 LONGEST_MARK = 12  # tokens of the mark that begins a thought
+# Conversations whose tokens are kept: every stage reads the same prompts, often at every step.
+MOST_ENCODED = 65_536
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
@@ -111,6 +113,7 @@ class Chat:
         self._rendered = Template(
             tokenizer, self.template, system, response_prefix, self.template_arguments
         )
+        self._encoded: dict[tuple[str, str | None, bool], Tokens] = {}
         self.end_of_turn = self._ids(self._rendered.end.strip())
         words = (token.content for token in tokenizer.added_tokens_decoder.values())
         self._thought_tokens = marks_in(words)
@@ -157,11 +160,14 @@ class Chat:
             ModelError: the template changes this prompt, or it has no place for a response given
                 as text.
         """
-        if isinstance(response, str):
-            return self._conversation(prompt.strip(), response, closed)
-        tokens, _ = self._tokens(self._pieces(prompt.strip()))
-        if response is None:
-            return tokens
+        if response is None or isinstance(response, str):
+            key = prompt.strip(), response, closed
+            if (known := self._encoded.get(key)) is None:
+                if len(self._encoded) >= MOST_ENCODED:
+                    self._encoded.clear()
+                known = self._encoded[key] = self._conversation(*key)
+            return known
+        tokens = self.encode(prompt)
         ids = (*tokens.ids, *(int(i) for i in response))
         return Tokens(ids, {**tokens.spans, "response": slice(len(tokens), len(ids))})
 
@@ -243,7 +249,9 @@ class Chat:
             ("response_prefix", self._rendered.prefix),
         )
 
-    def _conversation(self, prompt: str, response: str, closed: bool) -> Tokens:
+    def _conversation(self, prompt: str, response: str | None, closed: bool) -> Tokens:
+        if response is None:
+            return self._tokens(self._pieces(prompt))[0]
         turn = self._rendered.turn(prompt, response)
         *opened, (_, prefix) = self._pieces(prompt)
         lead, said = turn.lead, turn.response + (turn.end if closed else "")
