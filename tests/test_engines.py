@@ -14,15 +14,20 @@ from typing import Any
 
 import pytest
 
-from analyses.options import WorkerOptions
-from analyses.runs import Progress
-from analyses.study import StudyPlan, make_arms_in_workers, require_workers
+from analyses.options import ALONE, WorkerOptions
+from analyses.runs import Progress, RunFolder
+from analyses.study import ArmPlan, StudyPlan, arms_in_workers, require_workers
+from analyses.study.engine import contained_arms
 from analyses.study.jobs import Lost, make_in_turn
 from analyses.study.local_workers import LocalWorkers
+from analyses.study.making import Made
 from analyses.study.ray_workers import _gpus, _require_shared_folder
+from analyses.study.workers import ENGINES
 from interp.errors import InputError, MachineError, SpilloverError
 from interp.plugins import Plugin
+from interp.store import read_json, write_json
 from tests.lost_worker import make_late, make_or_be_lost
+from unlearning.training import TrainingSettings
 
 ARMS = ["finished", "interrupted", "later"]
 
@@ -39,10 +44,9 @@ def cluster() -> Iterator[Any]:
 
 def made(plan: Any, folder: Path, make_one: Any = None, **given: Any) -> list[str]:
     """The attempts at arms that were made in workers."""
-    make_arms_in_workers(
-        plan, folder, Progress(quiet=True), workers=WorkerOptions(**given), names=ARMS,
-        make_one=make_one,
-    )  # fmt: skip
+    options: Any = {"workers": WorkerOptions(**given), "make_one": make_one}
+    with arms_in_workers(plan, folder, Progress(quiet=True), **options) as together:
+        together([ArmPlan(name) for name in ARMS])
     return (folder / "attempts.txt").read_text(encoding="utf-8").split()
 
 
@@ -144,14 +148,42 @@ def in_turn(engine: Scripted, **given: Any) -> None:
 def test_what_is_lost_or_late_is_tried_again() -> None:
     engine = Scripted(a=["lost", "never", "well"], b=["well"])
     in_turn(engine, workers=2)
-    assert sorted(engine.begun[:-1]) == ["a", "a", "a", "b"] and engine.begun[-1] == "closed"
+    assert sorted(engine.begun) == ["a", "a", "a", "b"]
     assert engine.stopped == 1 and not any(engine.ends.values())
     # Lost too often: the study itself makes it. Late too often: an error, after the others.
     in_turn(Scripted(a=["lost"] * 2, b=["well"]), retries=1)
     engine = Scripted(a=["never"] * 2, b=["well"])
     with pytest.raises(MachineError, match="^a: not finished in .* minutes.*--arm-minutes"):
         in_turn(engine, retries=1)
-    assert engine.begun == ["a", "a", "b", "closed"] and engine.stopped == 2
+    assert engine.begun == ["a", "a", "b"] and engine.stopped == 2
+
+
+def test_the_processes_stay_for_the_next_arms_and_end_with_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Scripted] = []
+
+    def start(*_: Any) -> Scripted:
+        started.append(Scripted(a=["well"], b=["lost", "lost"], c=["never"]))
+        return started[-1]
+
+    monkeypatch.setitem(ENGINES, "local", start)  # type: ignore[misc]
+    a, b, c = (ArmPlan(name) for name in "abc")
+    plan, silent = StudyPlan("model", ()), Progress(quiet=True)
+    with arms_in_workers(plan, tmp_path, silent, workers=ALONE) as together:
+        together([a, b])
+    assert not started
+    limits = WorkerOptions(workers=2, retries=0, arm_minutes=0.0005)
+    with (
+        pytest.raises(MachineError, match="^c: not finished"),
+        arms_in_workers(plan, tmp_path, silent, workers=limits) as together,
+    ):
+        together([])
+        assert not started
+        together([a, b])
+        together([c])
+    [engine] = started
+    assert engine.begun == ["a", "b", "c", "closed"] and engine.stopped == 1
 
 
 def test_an_unknown_engine_is_named() -> None:
@@ -201,3 +233,40 @@ def test_a_worker_writes_the_run_s_folder_before_any_work(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="a Ray worker cannot write"):
         _require_shared_folder(OtherNode(None), tmp_path / "file" / "run")
+
+
+def test_sweeps_go_on_together_and_each_ends_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Safety is contained by the second weight, bias never; a larger one would not comply."""
+    outcomes = {
+        "safety .03": (0.1, 1.0), "safety .1": (0.8, 0.9), "bias .03": (0.2, 1.0),
+        "bias .1": (0.4, 0.9), "bias .3": (0.9, 0.5), "alone": (0.0, 0.0),
+    }  # fmt: skip
+    settings = TrainingSettings()
+    weights = (".03", ".1", ".3", "1")
+    arms = [
+        ArmPlan(f"{concept} {weight}", concept, settings, retain=("privacy",), sweep=True)
+        for concept in ("safety", "bias")
+        for weight in weights
+    ] + [ArmPlan("alone", "toxicity", settings, retain=("privacy",))]
+    context: Any = SimpleNamespace(run=RunFolder(tmp_path), progress=Progress(quiet=True))
+    turns: list[list[str]] = []
+
+    def make(chosen: Sequence[ArmPlan]) -> list[Made]:
+        turns.append([arm.name for arm in chosen])
+        for name in turns[-1]:
+            write_json(context.run.arm(name) / "config.json", {})
+        return [Made(arm, True) for arm in chosen]
+
+    monkeypatch.setattr("analyses.study.engine.containment", lambda _, arm: outcomes[arm.name])
+    made = contained_arms(context, arms, make)
+    assert turns == [["safety .03", "bias .03", "alone"], ["safety .1", "bias .1"], ["bias .3"]]
+    assert [one.arm.name for one in made] == [name for turn in turns for name in turn]
+    config = {name: read_json(context.run.arm(name) / "config.json", ()) for name in outcomes}
+    assert {name for name, held in config.items() if held.get("selected")} == {
+        "safety .1", "alone",
+    }  # fmt: skip
+    assert {name for name, held in config.items() if held.get("stands_in")} == {
+        "safety .1", "bias .1",
+    }  # fmt: skip

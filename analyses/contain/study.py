@@ -30,11 +30,12 @@ from analyses.study import (
     ArmPlan,
     Baseline,
     Context,
+    MakeTogether,
     StudyPlan,
+    arms_in_workers,
     establish,
     load_made,
     make_arm,
-    make_arms_in_workers,
     make_planned,
     mixture_of,
     pool_of,
@@ -83,7 +84,11 @@ def run_containment(
                 design = design.without([n for n in context.left_out if n != design.concept])
             if baseline.prefixes is None:
                 design = _by_text(context, design)
-            advice = _contained(context, baseline, design, workers, shallow_recovery, seed)
+            with arms_in_workers(
+                context.plan, context.run.folder, context.progress,
+                workers=workers, make_one=make_contained,
+            ) as together:  # fmt: skip
+                advice = _contained(context, baseline, design, together, shallow_recovery, seed)
     with context.progress.stage("tables, figures, report"):
         write_report(context.run.folder)
     require_arms(context)
@@ -102,7 +107,7 @@ def _contained(
     context: Context,
     baseline: Baseline,
     design: Design,
-    workers: WorkerOptions,
+    together: MakeTogether,
     shallow_recovery: bool,
     seed: int,
 ) -> Advice:
@@ -110,12 +115,7 @@ def _contained(
     require_replaceable(context, baseline, design.everything())
 
     def made(arms: Sequence[ArmPlan]) -> None:
-        if workers.are_used:
-            names = [arm.name for arm in arms]
-            make_arms_in_workers(
-                context.plan, context.run.folder, context.progress,
-                workers=workers, names=names, make_one=make_contained,
-            )  # fmt: skip
+        together(arms)
         for arm in arms:  # those of a lost worker
             make_arm(context, baseline, arm)
 

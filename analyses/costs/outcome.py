@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,8 +24,8 @@ def watched(
 
     Sessions of a resumed command add up: its seconds are their sum, its peaks the largest one, and
     the plan is the first one's. A command that fails writes nothing. ``processor_seconds`` are
-    summed over the process's threads: with one thread they are less than ``seconds`` where other
-    programs share the processor.
+    summed over the threads of this process and of the workers that it has ended: with one thread
+    they are less than ``seconds`` where other programs share the processor.
 
     Args:
         folder: of the command's results.
@@ -37,7 +38,7 @@ def watched(
     has_gpu = torch.cuda.is_available()
     for device in range(torch.cuda.device_count() if has_gpu else 0):
         torch.cuda.reset_peak_memory_stats(device)
-    started, computed = time.monotonic(), time.process_time()
+    started, computed = time.monotonic(), _computed()
     yield
     on_devices = [
         torch.cuda.max_memory_allocated(device)
@@ -46,9 +47,7 @@ def watched(
     before = earlier.get("actual") or {}
     actual = {
         "seconds": time.monotonic() - started + (before.get("seconds") or 0.0),
-        "processor_seconds": (
-            time.process_time() - computed + (before.get("processor_seconds") or 0.0)
-        ),
+        "processor_seconds": (_computed() - computed + (before.get("processor_seconds") or 0.0)),
         "device_bytes": max([before.get("device_bytes") or 0, *on_devices]),
         "main_bytes": max(before.get("main_bytes") or 0, most_resident()),
     }
@@ -56,6 +55,11 @@ def watched(
     held = read_json(path, ()) if path.is_file() else {}
     plan = {"expected": earlier.get("expected") or expected, "actual": actual}
     write_json(path, {**held, PLAN: plan})
+
+
+def _computed() -> float:
+    """Processor's seconds of this process and of those it started that have ended."""
+    return sum(os.times()[:4])
 
 
 def _kept(folder: Path) -> dict[str, Any]:

@@ -33,7 +33,6 @@ from analyses.study import (
     Context,
     establish,
     make_arms,
-    make_arms_in_workers,
     recorded,
     require_replaceable,
     study_context,
@@ -69,9 +68,7 @@ def run_protocol(
     with recorded(context):
         baseline = establish(context)
         require_replaceable(context, baseline, plan.study.arms)
-        if workers.are_used:
-            make_arms_in_workers(plan.study, out, progress, workers=workers)
-        make_arms(context, baseline)
+        make_arms(context, baseline, workers)
         found = _result(asked, plan, context)
     with progress.stage("tables, figures, page"):
         write_reproduction(found, out)

@@ -61,6 +61,7 @@ from .work import gate_trials as gate_trials
 from .work import gate_work as gate_work
 from .work import work_of as work_of
 from .work import work_with_prompts as work_with_prompts
-from .workers import make_arms_in_workers as make_arms_in_workers
+from .workers import MakeTogether as MakeTogether
+from .workers import arms_in_workers as arms_in_workers
 from .workers import make_planned as make_planned
 from .workers import require_workers as require_workers

@@ -160,7 +160,9 @@ def run_plan(
         )
     if not leads():
         return _take_part(plan, out, dry_run)
-    context = check(plan, out, dry_run, timing=timing)
+    more = [f"workers: {workers.workers} arms at a time; time and memory are those of one alone"]
+    more *= workers.workers > 1
+    context = check(plan, out, dry_run, more, timing=timing)
     if isinstance(context, DryRun):
         return context
     from analyses.costs import watched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,8 +30,13 @@ def demo(
 ) -> Run | DryRun:
     """Run the paper's experiment on the packaged model organism: NPO, also with a retain set."""
     from analyses.study.plan import demo_plan
+    from interp.model.language_model import usable_device
 
-    return run_plan(replace(demo_plan(seeds), overwrite=overwrite), out, dry_run, timing=timing)
+    asked = replace(demo_plan(seeds), overwrite=overwrite)
+    # Two small models with a thread each train faster than one with two.
+    together = 2 if usable_device(None).type == "cpu" and (os.cpu_count() or 1) > 1 else 1
+    made = shared.WorkerOptions(workers=together)
+    return run_plan(asked, out, dry_run, timing=timing, workers=made)
 
 
 @command
@@ -41,6 +47,7 @@ def study(
     ],
     training: TrainingOptions,
     options: shared.StudyOptions,
+    made: shared.WorkerOptions,
     chat: shared.ModelOptions,
     prompts: shared.Prompts = None,
     deflections: shared.Deflections = None,
@@ -56,7 +63,9 @@ def study(
         model, concept, training, chat, prompts, deflections, seeds=range(seeds), control=control,
         search=True, **options.for_plan(),
     )  # fmt: skip
-    return run_plan(asked, out, dry_run, timing=timing, show_completions=show_completions)
+    return run_plan(
+        asked, out, dry_run, timing=timing, workers=made, show_completions=show_completions
+    )
 
 
 @command

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from analyses.study.deflected import require_arms, say_low_base, with_enough_def
 from analyses.study.gate import write_gate
 from analyses.study.making import Made, compare_states, make_arm, require_replaceable
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
-from analyses.study.workers import make_arms_in_workers
+from analyses.study.workers import arms_in_workers
 from interp.store import read_table
 
 
@@ -64,10 +64,7 @@ def run_checked_study(
         write_gate(context, baseline)
         context = with_enough_deflections(context, baseline)
         require_replaceable(context, baseline, context.plan.arms)
-        if workers.are_used:
-            folder, progress = context.run.folder, context.progress
-            make_arms_in_workers(context.plan, folder, progress, workers=workers)
-        make_arms(context, baseline)
+        make_arms(context, baseline, workers)
     with context.progress.stage("tables, figures, report"):
         shown = {"show_completions": True} if show_completions else {}
         report = run_report.write_report(context.run.folder, **shown)
@@ -96,41 +93,69 @@ def recorded(context: Context) -> Iterator[None]:
         )
 
 
-def make_arms(context: Context, baseline: Baseline) -> None:
+def make_arms(context: Context, baseline: Baseline, workers: WorkerOptions = ALONE) -> None:
     """Plain arms, then control arms for as many steps, then contained arms by rising weight.
+
+    Several workers make arms that do not wait for one another at the same time; what they leave
+    out, this process makes.
+    """
+    folder, arms = context.run.folder, context.plan.arms
+    with arms_in_workers(context.plan, folder, context.progress, workers=workers) as together:
+
+        def make(chosen: Sequence[ArmPlan]) -> list[Made]:
+            together(chosen)
+            return [make_arm(context, baseline, arm) for arm in chosen]
+
+        made = make([arm for arm in arms if not arm.control and not arm.retain])
+        steps = max((steps_of(context, done) for done in made), default=1)
+        for arm in arms:
+            if arm.control and arm.training:
+                training = replace(arm.training, max_steps=steps)
+                made.append(make_arm(context, baseline, replace(arm, training=training)))
+        made += contained_arms(context, [arm for arm in arms if arm.retain and arm.training], make)
+    compare_states(context, made)
+
+
+def contained_arms(
+    context: Context, arms: Sequence[ArmPlan], make: Callable[[Sequence[ArmPlan]], list[Made]]
+) -> list[Made]:
+    """Make contained arms: at a time the next weight of each sweep, and all arms that have none.
 
     A sweep over weights ends with the first weight that contains the leakage, or with which the
     target no longer complies: with a larger weight the target would comply even less.
     """
-    arms = context.plan.arms
-    made = [make_arm(context, baseline, arm) for arm in arms if not arm.control and not arm.retain]
-    steps = max((steps_of(context, done) for done in made), default=1)
-    for arm in arms:
-        if arm.control and arm.training:
-            training = replace(arm.training, max_steps=steps)
-            made.append(make_arm(context, baseline, replace(arm, training=training)))
-    settled: set[tuple[str | None, int]] = set()
+
+    def sweep_of(arm: ArmPlan) -> tuple[str | None, int]:
+        return arm.concept, arm.settings.seed
+
+    made: list[Made] = []
     best: dict[tuple[str | None, int], tuple[float, str]] = {}
-    for arm in arms:
-        if not arm.retain or not arm.training:
-            continue
-        story = (arm.concept, arm.training.seed)
-        if story in settled:
-            context.progress.say(f"{arm.name}: skipped, because a smaller weight ended the sweep")
-            continue
-        made.append(make_arm(context, baseline, arm))
-        recovery, answers = containment(context, arm)
-        chosen = recovery >= LEAST_RECOVERY and answers >= LEAST_ANSWERS
-        if chosen or not arm.sweep:
-            update_config(context.run.arm(arm.name) / "config.json", selected=True)
-        if answers >= LEAST_ANSWERS and recovery > best.get(story, (-math.inf, ""))[0]:
-            best[story] = recovery, arm.name
-        if arm.sweep and (chosen or answers < LEAST_ANSWERS):
-            settled.add(story)
+    waiting = list(arms)
+    while waiting:
+        turn = [
+            arm
+            for place, arm in enumerate(waiting)
+            if not arm.sweep or sweep_of(arm) not in map(sweep_of, waiting[:place])
+        ]
+        waiting = [arm for arm in waiting if arm not in turn]
+        made += make(turn)
+        for arm in turn:
+            recovery, answers = containment(context, arm)
+            chosen = recovery >= LEAST_RECOVERY and answers >= LEAST_ANSWERS
+            if chosen or not arm.sweep:
+                update_config(context.run.arm(arm.name) / "config.json", selected=True)
+            if answers >= LEAST_ANSWERS and recovery > best.get(sweep_of(arm), (-math.inf, ""))[0]:
+                best[sweep_of(arm)] = recovery, arm.name
+            if arm.sweep and (chosen or answers < LEAST_ANSWERS):
+                for left in [one for one in waiting if sweep_of(one) == sweep_of(arm)]:
+                    waiting.remove(left)
+                    context.progress.say(
+                        f"{left.name}: skipped, because a smaller weight ended the sweep"
+                    )
     for _recovery, name in best.values():
         # Shown where no weight was chosen.
         update_config(context.run.arm(name) / "config.json", stands_in=True)
-    compare_states(context, made)
+    return made
 
 
 def steps_of(context: Context, made: Made) -> int:

@@ -53,37 +53,34 @@ def make_in_turn(
     late: list[str] = []
     title = f"{len(names)} arms, {workers.workers} at a time"
     with progress.stage(title, len(names)) as advance:
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers.workers:
-                    name, attempt = waiting.pop(0)
-                    running[engine.start(name)] = name, attempt, time.monotonic()
-                first = min(started for _, _, started in running.values())
-                left = None if limit is None else max(0.0, first + limit - time.monotonic())
-                ended = list(engine.wait(list(running), left))
-                now = time.monotonic()
-                overdue = [
-                    job for job, (_, _, started) in running.items()
-                    if limit is not None and job not in ended and now - started >= limit
-                ]  # fmt: skip
-                for job in [*ended, *overdue]:
-                    name, attempt, _ = running.pop(job)
-                    try:
-                        if job in overdue:
-                            engine.stop(job)
-                            raise Lost
-                        engine.result(job)
-                    except Lost:
-                        why = "ran out of time" if job in overdue else "its worker was lost"
-                        if attempt <= workers.retries:
-                            progress.say(f"{name}: {why}; tried again")
-                            waiting.insert(0, (name, attempt + 1))
-                            continue
-                        progress.say(f"{name}: {why}, {attempt} times")
-                        late += [name] * (job in overdue)
-                    advance(1)
-        finally:
-            engine.close()
+        while waiting or running:
+            while waiting and len(running) < workers.workers:
+                name, attempt = waiting.pop(0)
+                running[engine.start(name)] = name, attempt, time.monotonic()
+            first = min(started for _, _, started in running.values())
+            left = None if limit is None else max(0.0, first + limit - time.monotonic())
+            ended = list(engine.wait(list(running), left))
+            now = time.monotonic()
+            overdue = [
+                job for job, (_, _, started) in running.items()
+                if limit is not None and job not in ended and now - started >= limit
+            ]  # fmt: skip
+            for job in [*ended, *overdue]:
+                name, attempt, _ = running.pop(job)
+                try:
+                    if job in overdue:
+                        engine.stop(job)
+                        raise Lost
+                    engine.result(job)
+                except Lost:
+                    why = "ran out of time" if job in overdue else "its worker was lost"
+                    if attempt <= workers.retries:
+                        progress.say(f"{name}: {why}; tried again")
+                        waiting.insert(0, (name, attempt + 1))
+                        continue
+                    progress.say(f"{name}: {why}, {attempt} times")
+                    late += [name] * (job in overdue)
+                advance(1)
     if late:
         raise MachineError(
             f"{', '.join(late)}: not finished in {workers.arm_minutes:g} minutes, {workers.retries}"

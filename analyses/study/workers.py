@@ -6,14 +6,15 @@ one arm at most: it is tried again, and the study makes what is still missing by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from analyses.options import WorkerOptions
 from analyses.runs import Progress
 from analyses.study.jobs import Engine, MakeOne, make_in_turn
 from analyses.study.local_workers import LocalWorkers, require_room
-from analyses.study.plan import StudyPlan
+from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.ray_workers import RayWorkers
 from interp import plugins
 from interp.errors import InputError, expected
@@ -24,32 +25,45 @@ ENGINES: Mapping[str, Callable[[StudyPlan, Path, WorkerOptions, MakeOne], Engine
 }
 
 
-def make_arms_in_workers(
+#: Makes arms of a plan at the same time.
+MakeTogether = Callable[[Sequence[ArmPlan]], None]
+
+
+@contextmanager
+def arms_in_workers(
     plan: StudyPlan,
     out: Path,
     progress: Progress,
     *,
     workers: WorkerOptions,
-    names: Sequence[str] | None = None,
     make_one: MakeOne | None = None,
-) -> None:
-    """Make arms of the plan in parallel; the base must be scored already.
+) -> Iterator[MakeTogether]:
+    """Inside, a function that makes arms of the plan in parallel; the base must be scored already.
 
-    Without ``names`` it makes the plain and contained arms. The study makes the control arms later,
-    because they run for as many steps as the others took.
-
-    A worker imports the module of ``make_one`` and runs it (default: :func:`make_planned`).
+    The processes stay from one call to the next. Where one process makes all arms, the function
+    makes none. A worker imports the module of ``make_one`` and runs it (default:
+    :func:`make_planned`).
 
     Raises:
-        InputError: the engine's package is not installed, or a worker cannot write the run's
-            folder.
-        MachineError: an arm ran out of time in every attempt.
+        InputError: (the function) the engine's package is not installed, or a worker cannot write
+            the run's folder.
+        MachineError: (the function) an arm ran out of time in every attempt.
     """
-    if names is None:
-        names = [arm.name for arm in plan.arms if not arm.control and not arm.sweep]
-    if names:
-        engine = ENGINES[workers.engine](plan, out.resolve(), workers, make_one or make_planned)
-        make_in_turn(engine, names, workers, progress)
+    engines: list[Engine] = []
+
+    def make(arms: Sequence[ArmPlan]) -> None:
+        if not (arms and workers.are_used):
+            return
+        if not engines:
+            start = ENGINES[workers.engine]
+            engines.append(start(plan, out.resolve(), workers, make_one or make_planned))
+        make_in_turn(engines[0], [arm.name for arm in arms], workers, progress)
+
+    try:
+        yield make
+    finally:
+        for engine in engines:
+            engine.close()
 
 
 def require_workers(plan: StudyPlan, workers: WorkerOptions) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from analyses.contain.methods.guards import along
 from analyses.options import WorkerOptions
 from analyses.runs import Progress
-from analyses.study import StudyPlan, make_arms_in_workers, require_workers
+from analyses.study import ArmPlan, StudyPlan, arms_in_workers, require_workers
 from interp.errors import InputError
 from interp.model import Chat, LanguageModel
 from tests.device.conftest import Train, weights
@@ -90,10 +90,11 @@ def test_a_step_is_projected_on_both_devices() -> None:
 
 
 def test_each_worker_takes_a_device(tmp_path: Path) -> None:
-    make_arms_in_workers(
+    with arms_in_workers(
         StudyPlan("organism", ()), tmp_path, Progress(quiet=True),
-        workers=WorkerOptions(workers=2), names=["a", "b"], make_one=note_device,
-    )  # fmt: skip
+        workers=WorkerOptions(workers=2), make_one=note_device,
+    ) as together:  # fmt: skip
+        together([ArmPlan("a"), ArmPlan("b")])
     used = {path.read_text() for path in tmp_path.glob("*.txt")}
     assert used == {"0", "1"} or torch.cuda.get_device_name() != "Simulated GPU"
 
