@@ -12,7 +12,7 @@ import typer
 from analyses import options as shared
 from analyses.commands import DryRun, command, command_line, opt
 from analyses.study.asked import run_plan, study_plan
-from analyses.study.launcher import leads
+from analyses.study.launcher import leads, processes
 from analyses.training_options import TrainingOptions
 from interp.errors import InputError
 
@@ -34,8 +34,8 @@ def demo(
 
     asked = replace(demo_plan(seeds), overwrite=overwrite)
     # Two small models with a thread each train faster than one with two.
-    together = 2 if usable_device(None).type == "cpu" and (os.cpu_count() or 1) > 1 else 1
-    made = shared.WorkerOptions(workers=together)
+    alone = processes() > 1 or usable_device(None).type != "cpu" or (os.cpu_count() or 1) < 2
+    made = shared.ALONE if alone else shared.WorkerOptions(workers=2)
     return run_plan(asked, out, dry_run, timing=timing, workers=made)
 
 
