@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from analyses.cli import main
+from experiments.pages import with_table
 from interp.errors import InputError
 from interp.store import write_text
 
@@ -218,9 +219,9 @@ def registries(
     page: Annotated[Path, typer.Argument(help="Markdown page with the two marks of the table.")],
 ) -> None:
     """Rewrite a page's table of objectives and methods from the registries."""
-    from experiments.registries import in_page
+    from experiments.registries import registry_table
 
-    write_text(page, in_page(page))
+    write_text(page, with_table(page, "registries", registry_table()))
 
 
 @app.command()
@@ -242,11 +243,11 @@ def architectures(
     ] = False,
 ) -> None:
     """Compare every capability with plain computations, on a tiny model of each family."""
-    from experiments.architectures.table import in_page, measure_into, read_table
+    from experiments.architectures.table import measure_into, page_of, read_table
 
     found = read_table(out) if table else measure_into(out, family or (), resume=resume)
     if page is not None:
-        write_text(page, in_page(page, found))
+        write_text(page, with_table(page, "architectures", page_of(found)))
 
 
 @app.command()
@@ -266,14 +267,14 @@ def mutants(
     ] = None,
 ) -> None:
     """Change one line at a time and see whether the tests notice."""
-    from experiments.mutants import all_mutants, chosen, false_alarms, in_page, try_mutants
+    from experiments.mutants import all_mutants, chosen, false_alarms, page_of, try_mutants
 
     found = try_mutants(chosen(all_mutants(seed), part), out, seconds=seconds)
     typer.echo(found["verdict"].value_counts().to_string())
     if alarms := false_alarms(found):
         raise InputError(f"these tests fail without a mutant: {', '.join(alarms)}; mend them first")
     if page is not None:
-        write_text(page, in_page(page, found))
+        write_text(page, with_table(page, "mutants", page_of(found)))
 
 
 @app.command()
@@ -292,15 +293,17 @@ def calibration(
     ),
 ) -> None:
     """Measure the coverage of every interval and the error rate of every test."""
-    from experiments.calibration.benchmark import PARTS, in_page, read_rows, run_part
+    import pandas as pd
+
+    from experiments.calibration.benchmark import PARTS, markdown, read_rows, run_part
 
     if part is not None and part not in PARTS:
         raise InputError(f'no part "{part}"; expected {" or ".join(PARTS)}')
     for name in [] if table else [part] if part else PARTS:
         run_part(name, docs, quantity or (), typer.echo)
-    tables = [read_rows(docs / f"calibration-{name}.csv") for name in PARTS]
+    found = pd.concat([read_rows(docs / f"calibration-{name}.csv") for name in PARTS])
     page = docs / "calibration.md"
-    page.write_text(in_page(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    write_text(page, with_table(page, "calibration", markdown(found)))
 
 
 def _numbers(seeds: str) -> list[int]:

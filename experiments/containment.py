@@ -48,7 +48,6 @@ def contain_worlds(
     splits: int = 6,
     examples: Sequence[int] = EXAMPLES,
     methods: Sequence[str] = tuple(METHODS),
-    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Train the organisms, contain ``concept`` in each, and write ``worlds.csv`` and its figure.
 
@@ -60,7 +59,7 @@ def contain_worlds(
     from unlearning.organism import UNGATED, recipe_of, train
 
     methods = require_methods(methods)
-    folder, progress = Path(out).resolve(), progress or Progress()
+    folder, progress = Path(out).resolve(), Progress()
     runs = []
     for seed in seeds:
         model = folder / f"organism-{seed}"

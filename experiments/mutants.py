@@ -23,6 +23,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,7 +42,6 @@ FILES_AT_ONCE = (2, 4, 8)
 FAILED = re.compile(r"^(?:FAILED|ERROR) ([^\s\[]+)", re.MULTILINE)
 #: A busy machine gives tests their processor time later.
 WALL_PER_PROCESSOR_TIME = 4.0
-FENCE = re.compile(r"(<!-- made by: python -m experiments mutants -->\n).*?(<!-- end -->)", re.S)
 #: Heavy and never changed: imported once, before the processes of all mutants part.
 HEAVY = ("torch", "transformers", "peft", "pandas", "scipy.stats", "sklearn.linear_model", "pytest")
 
@@ -75,8 +75,7 @@ def _reasons() -> dict[tuple[str, str, str, str], str]:
 
 
 def _judged(one: Mutant, reasons: dict[tuple[str, str, str, str], str]) -> Mutant:
-    because = reasons.get((one.file, one.where, one.old, one.new), "")
-    return Mutant(one.file, one.where, one.old, one.new, one.start, one.tests, because)
+    return replace(one, equivalent=reasons.get((one.file, one.where, one.old, one.new), ""))
 
 
 def try_mutants(
@@ -295,12 +294,6 @@ def _line(row: Mapping[Hashable, Any]) -> str:
 def _short(text: str, most: int = 60) -> str:
     said = " ".join(text.split()).replace("|", "∣").replace("`", "'")
     return said if len(said) <= most else said[: most - 1] + "…"
-
-
-def in_page(page: Path, table: pd.DataFrame) -> str:
-    """The page's text with the current table between its two marks."""
-    text = page.read_text(encoding="utf-8")
-    return FENCE.sub(lambda found: f"{found[1]}\n{page_of(table)}\n\n{found[2]}", text)
 
 
 def chosen(mutants: Iterable[Mutant], part: str) -> list[Mutant]:

@@ -69,10 +69,6 @@ class Mutant:
     equivalent: str = ""
 
     @property
-    def wing(self) -> str:
-        return self.file.split("/")[0]
-
-    @property
     def key(self) -> str:
         """Names the change without its place in the file."""
         text = "\x00".join((self.file, self.where, self.old, self.new))

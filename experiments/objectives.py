@@ -8,7 +8,7 @@ and between the two seeds of one objective, which is the upper limit of agreemen
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import combinations
@@ -41,13 +41,12 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "fine_tuning": {"options": {}},
     "rmu": {"options": {}, "layer": 1, "learning_rate": 1e-3},
 }
+SEEDS = (0, 1)
 # Shown in the figure.
 SOURCES = ("cybersecurity", "safety")
 
 
-def compare_objectives(
-    model: str, out: str | Path, *, seeds: Sequence[int] = (0, 1), workers: int = 2
-) -> dict[str, Any]:
+def compare_objectives(model: str, out: str | Path, *, workers: int = 2) -> dict[str, Any]:
     """Unlearn every domain with every objective; write ``objectives.json`` and its figure.
 
     Finished parts in ``out`` are not computed again.
@@ -55,7 +54,7 @@ def compare_objectives(
     folder = Path(out)
     # spawn, because torch's threads do not survive a fork.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        jobs = {name: pool.submit(_one, model, name, folder, tuple(seeds)) for name in CHANGES}
+        jobs = {name: pool.submit(_one, model, name, folder) for name in CHANGES}
         for job in jobs.values():
             job.result()
     world = read_json(Path(model) / "organism.json")["world"]["seed"]
@@ -66,7 +65,7 @@ def compare_objectives(
         )
         for name, run in runs.items()
     }
-    found = {"model": model, "seeds": list(seeds), **objective_agreement(cells)}
+    found = {"model": model, "seeds": list(SEEDS), **objective_agreement(cells)}
     found["outcomes"] = {
         name: run.arms.set_index("arm")["outcome"].to_dict() for name, run in runs.items()
     }
@@ -76,8 +75,8 @@ def compare_objectives(
     return found
 
 
-def _one(model: str, objective: str, folder: Path, seeds: tuple[int, ...]) -> None:
-    plan = organism_plan(model, DOMAINS, seeds=seeds, control=False)
+def _one(model: str, objective: str, folder: Path) -> None:
+    plan = organism_plan(model, DOMAINS, seeds=SEEDS, control=False)
     plan = replace(plan, arms=tuple(_with(objective, arm) for arm in plan.arms))
     run_study(plan, folder / f"run-{objective}", Progress(quiet=True))
 
@@ -116,18 +115,18 @@ def objective_agreement(cells: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 
 
 @styled
-def objectives_figure(runs: Mapping[str, Run], sources: tuple[str, ...] = SOURCES) -> Figure:
+def objectives_figure(runs: Mapping[str, Run]) -> Figure:
     """Leakage curves, a row for each source and a column for each objective."""
-    figure = new_figure(2.9 * len(runs) + 1.4, 2.9 * len(sources))
-    grid = figure.subplots(len(sources), len(runs), squeeze=False, sharex=True, sharey=True)
+    figure = new_figure(2.9 * len(runs) + 1.4, 2.9 * len(SOURCES))
+    grid = figure.subplots(len(SOURCES), len(runs), squeeze=False, sharex=True, sharey=True)
     colours: dict[str, str] = {}
     for column, run in enumerate(runs.values()):
         colours |= dict(zip(run.record.domains, DOMAIN_COLOURS, strict=False))
-        for axes, source in zip(grid[:, column], sources, strict=True):
+        for axes, source in zip(grid[:, column], SOURCES, strict=True):
             arm = next(arm for arm in run.record.arms if arm.concept == source)
             curves_panel(axes, run.curves[run.curves["arm"] == arm.name], source, colours)
             axes.set_title(f"{arm.label}\n{domain_label(source)}: {run.badge(arm)}")
-            axes.set_xlabel("forgetting level" if source == sources[-1] else "")
+            axes.set_xlabel("forgetting level" if source == SOURCES[-1] else "")
             axes.set_ylabel("refusal lost (test)" if column == 0 else "")
     curves_legend(figure, colours)
     return figure

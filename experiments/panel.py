@@ -6,8 +6,6 @@ a probe that knows only what people wrote.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -18,11 +16,8 @@ from unlearning.scoring.decisions import LEARNED
 from unlearning.scoring.panel import combined
 
 
-def ship_fit(path: Path | None = None) -> pd.DataFrame:
+def ship_fit() -> pd.DataFrame:
     """Make and write the fit for the default reader.
-
-    Args:
-        path: the file (default: the one in the package).
 
     Returns:
         For panels with and without the reader, and each kind of text: the number of texts, the
@@ -37,7 +32,7 @@ def ship_fit(path: Path | None = None) -> pd.DataFrame:
     reader = Reader(source)
     read = probe_fits.TextsRead.by(reader)
     fit = read.fit()
-    probe_fits.save_fit(fit, path or probe_fits.shipped_fit(), probe_fits.key_of(reader))
+    probe_fits.save_fit(fit, probe_fits.shipped_fit(), probe_fits.key_of(reader))
     return pd.concat(
         [
             rates_by_kind(held_out_verdicts(read, fit.threshold), reader.name),

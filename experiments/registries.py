@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from analyses.contain.methods import METHODS
 from interp.directions import ESTIMATORS
 from interp.registry import About, Registry
@@ -17,9 +14,6 @@ KINDS: dict[str, tuple[Registry, str]] = {
     "Containment": (METHODS, "--methods"),
     "Estimator": (ESTIMATORS, "--estimator"),
 }
-FENCE = re.compile(
-    r"(<!-- made by: python -m experiments registries .*?-->\n).*?(<!-- end -->)", re.S
-)
 
 
 def registry_table() -> str:
@@ -34,14 +28,6 @@ def registry_table() -> str:
                 f"| {about.paper or 'here'} | {_badge(about)} |"
             )
     return "\n".join(rows) + "\n"
-
-
-def in_page(page: Path) -> str:
-    """The page's text with the current table between its two marks."""
-    return FENCE.sub(
-        lambda found: f"{found[1]}\n{registry_table()}\n{found[2]}",
-        page.read_text(encoding="utf-8"),
-    )
 
 
 def _badge(about: About) -> str:

@@ -51,7 +51,6 @@ def measure_people(
     model: str = "model",
     device: str | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
 ) -> tuple[AgreementTables, pd.DataFrame]:
     """Agreement of scorers with labels, and the controls; each scorer reads every answer twice.
 
@@ -66,7 +65,7 @@ def measure_people(
     Raises:
         InputError: a file or scorer cannot be used, or there are no labels.
     """
-    progress, began = progress or Progress(), time.time()
+    progress, began = Progress(), time.time()
     readings = read_sides(
         *files, *scorers, label=label, model=model, device=device, progress=progress
     )

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from analyses.runs import Progress
 from interp.model import LanguageModel
+from interp.statistics import rate_of
 from interp.store import atomic_write, write_json
 from unlearning.deflections import examples, refusals_of, respond, with_preferred
 from unlearning.losses import for_forgetting
@@ -76,24 +76,22 @@ CALIBRATION = (
 )
 # The packaged model organism; its arms on this domain were not used before.
 FRESH_CONCEPT, FRESH_FROM_BASE, FROM_ARM = "toxicity", 400, 40
+EACH = 50  # fresh completions of every class
 
 
-def measure_scorers(
-    out: str | Path, *, draw: int = 1, each: int = 50, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Calibrate the panel, draw ``each`` completions of every class, and measure the accuracy.
+def measure_scorers(out: str | Path, *, draw: int = 1) -> dict[str, Any]:
+    """Calibrate the panel, draw 50 completions of every class, and measure the accuracy.
 
     Args:
         out: folder of the calibration model organisms (trained if they are missing), the answers
             (``calibration.jsonl``, ``fresh.jsonl``) and ``scorers.json``.
         draw: seed of unlearning, of sampling and of the choice of new completions.
-        each: number of completions of every class.
 
     Returns:
         Every scorer's accuracy and recall of every class with Wilson intervals, and the share of
         the base model's held-out answers that count as gibberish.
     """
-    folder, progress = Path(out), progress or Progress()
+    folder, progress = Path(out), Progress()
     said = []
     for source in CALIBRATION:
         organism = folder / f"organism-{source.seed}"
@@ -108,7 +106,7 @@ def measure_scorers(
     with progress.stage("the shipped organism: breaking, asking"):
         fresh = completions(shipped(UNGATED), FRESH_CONCEPT, FRESH_FROM_BASE, draw)
     drawn = pd.concat(
-        [rows.sample(each, random_state=draw) for _, rows in fresh.groupby("class")],
+        [rows.sample(EACH, random_state=draw) for _, rows in fresh.groupby("class")],
         ignore_index=True,
     )
     _write(learned, folder / "calibration.jsonl")
@@ -218,10 +216,8 @@ def scorer_accuracy(scorer: Scorer, drawn: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _share(hits: Sequence[bool] | pd.Series) -> dict[str, float]:
-    count, n = int(np.sum(hits)), len(hits)
-    bounds = binomtest(count, n).proportion_ci(method="wilson")
-    return {"value": count / n, "low": float(bounds.low), "high": float(bounds.high), "n": n}
+def _share(hits: Sequence[bool] | pd.Series) -> dict[str, Any]:
+    return rate_of(int(np.sum(hits)), len(hits)).to_json()
 
 
 def _write(rows: pd.DataFrame, path: Path) -> None:

@@ -12,13 +12,14 @@ from experiments.calibration.benchmark import (
     PARTS,
     beyond_limit,
     calibrated,
-    in_page,
     judged,
+    markdown,
     measured,
     read_rows,
     settings_of,
 )
 from experiments.calibration.settings import LIMIT, Setting, covered, rejected
+from experiments.pages import with_table
 
 DOCS = Path(__file__).parents[1] / "docs" / "reference"
 TABLES = {part: read_rows(DOCS / f"calibration-{part}.csv") for part in PARTS}
@@ -50,8 +51,8 @@ def test_the_table_has_the_settings_and_their_seeds(part: str) -> None:
 
 
 def test_the_page_is_that_of_the_tables() -> None:
-    page = (DOCS / "calibration.md").read_text(encoding="utf-8")
-    assert in_page(page, list(TABLES.values())) == page
+    page, found = DOCS / "calibration.md", markdown(pd.concat(TABLES.values()))
+    assert with_table(page, "calibration", found) == page.read_text(encoding="utf-8")
 
 
 def test_the_published_rates_are_calibrated() -> None:

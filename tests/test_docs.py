@@ -17,7 +17,8 @@ import typer
 
 from analyses.cli import app
 from experiments.__main__ import app as experiments
-from experiments.registries import in_page
+from experiments.pages import with_table
+from experiments.registries import registry_table
 from unlearning.scoring import COARSE, refused
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,7 +120,7 @@ def unknown_words(program: str, words: list[str]) -> list[str]:
 
 def test_the_readme_s_table_is_that_of_the_registries() -> None:
     page = ROOT / "README.md"
-    assert page.read_text(encoding="utf-8") == in_page(page), (
+    assert page.read_text(encoding="utf-8") == with_table(page, "registries", registry_table()), (
         "run: python -m experiments registries README.md"
     )
 

@@ -9,14 +9,9 @@ import pandas as pd
 import pytest
 
 from experiments.architectures.checks import CHECKS
-from experiments.architectures.table import (
-    in_page,
-    measure_families,
-    measure_into,
-    page_of,
-    read_table,
-)
+from experiments.architectures.table import measure_families, measure_into, page_of, read_table
 from experiments.architectures.tiny import save_tiny_model
+from experiments.pages import with_table
 from interp.errors import InputError
 from interp.model import LanguageModel
 
@@ -76,12 +71,12 @@ def test_the_page_counts_families_and_cells(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before", encoding="utf-8")
     with pytest.raises(InputError, match="no marks"):
-        in_page(page, table())
+        with_table(page, "architectures", text)
     page.write_text(
         "before\n<!-- made by: python -m experiments architectures -->\nold\n<!-- end -->\nafter\n",
         encoding="utf-8",
     )
-    made = in_page(page, table())
+    made = with_table(page, "architectures", text)
     assert text in made and "old" not in made and made.endswith("<!-- end -->\nafter\n")
 
 

@@ -140,7 +140,7 @@ def found(bench: Bench) -> ShallowRecovery:
 
 def test_a_base_against_itself_shows_no_shallow_recovery(found: ShallowRecovery) -> None:
     own = [finding for finding in found.findings if finding.model == "the base"]
-    assert len(own) == 5 and not any(one.is_shallow for one in own)
+    assert len(own) == 5 and all(one.verdict != "residue" for one in own)
     for finding in own:
         assert finding.verdict in ("not told apart", "no room")
         assert finding.difference.value == finding.difference.low == 0
@@ -154,7 +154,7 @@ def test_a_mask_on_the_output_is_found_under_its_cover(found: ShallowRecovery) -
     verdicts = {f.test: f.verdict for f in found.findings if f.model == "masked"}
     assert verdicts["refusal opener"] == "residue"
     assert verdicts["relearning on answers"] == "residue"
-    assert any(one.is_shallow for one in found.findings if one.model == "masked")
+    assert any(one.verdict == "residue" for one in found.findings if one.model == "masked")
     (sentence,) = (f.sentence for f in found.findings
                    if (f.model, f.test) == ("masked", "refusal opener"))  # fmt: skip
     assert "recovered, not repaired" in sentence

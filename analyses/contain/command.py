@@ -104,7 +104,7 @@ def contain(
         advice = study.run_containment(
             context, design, shallow_recovery=shallow_recovery, seed=seed, workers=made
         )
-    typer.echo("\n".join([*advice.sentences, str(study.folder_of(out))]))
+    typer.echo("\n".join([*advice.sentences, str(out / study.FOLDER)]))
     return advice
 
 

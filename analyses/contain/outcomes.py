@@ -116,13 +116,10 @@ def _kept(
     }
     benign = benign_loss(record.base, arm, resamples)
     recovery["benign"] = _benign(lost, benign, obstacle if after.reached else "level not reached")
-    weight = arm.config["retain_weight"] if _is_weighted(arm) else None
+    weighted = METHODS[described["method"]].weighted
+    weight = arm.config["retain_weight"] if weighted else None
     key = (described["method"], described["examples"], weight)
     return Kept(arm.name, key, described["split"], verdict, after.reached, recovery)
-
-
-def _is_weighted(arm: Arm) -> bool:
-    return METHODS[arm.config["containment"]["method"]].weighted
 
 
 def benign_loss(base: Arm, arm: Arm, resamples: int = RESAMPLES) -> Draws:

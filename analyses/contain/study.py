@@ -233,7 +233,7 @@ def _kept(
         return arm.on_validation() if validation else arm
 
     found = {arm.name: seen(arm) for arm in record.arms if arm.name in names | {design.plain.name}}
-    looked_at = type(record)(**{**vars(record), "base": seen(record.base)})
+    looked_at = replace(record, base=seen(record.base))
     contained = [arm for name, arm in found.items() if name in names]
     resamples = {"resamples": 200} if validation else {}
     return kept_by(looked_at, contained, found[design.plain.name], **resamples)
@@ -261,8 +261,3 @@ def key_of(arm: ArmPlan) -> Key:
     assert arm.containment is not None
     weight = arm.settings.retain_weight if arm.containment.how.weighted else None
     return arm.containment.method, arm.containment.examples, weight
-
-
-def folder_of(run: str | Path) -> Path:
-    """The folder of a containment study's results."""
-    return Path(run) / FOLDER

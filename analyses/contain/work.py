@@ -46,9 +46,9 @@ class ContainmentWork:
             for weighed in (usual, most)
         ]
         both = Extent(found[0].expected, found[1].at_most)
-        return both + self._tests(plan, prompts, reading) if self.shallow_recovery else both
+        return both + self._tests(prompts, reading) if self.shallow_recovery else both
 
-    def _tests(self, plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
+    def _tests(self, prompts: pd.DataFrame, reading: Reading) -> Extent:
         tested = (prompts["label"] == "harmful") & (prompts["split"] == "test")
         others = int((tested & (prompts["domain"] != self.design.concept)).sum())
         answers = reading.answers(others * MODELS * PREFIXES)

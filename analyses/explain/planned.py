@@ -78,7 +78,7 @@ def explain_plan(
     """
     prompts = read_table(record.folder / "prompts.parquet")
     evaluated = prompts[prompts["split"] != "train"]
-    source, options = record.config["model"], dict(record.config.get("model_options") or {})
+    source, options = record.config["model"], record.model_options
     reading = reading_of(list(evaluated["prompt"]), 0, source, options)
     expected, most = 0.0, 0.0
     for domain in domains:
@@ -123,8 +123,7 @@ def plan_without_models(
     Raises:
         InputError: a layer does not exist.
     """
-    options = dict(record.config.get("model_options") or {})
-    found = CostedModel(record.config["model"], options).footprint()
+    found = CostedModel(record.config["model"], record.model_options).footprint()
     if found is None:
         return None
     footprint, layers = found[1], asked["layers"]

@@ -350,12 +350,11 @@ def evidence_of_run(record: RunRecord) -> Evidence:
         InputError: the run trained no arm, so the trained parameters are unknown; or its model has
             no refusal log-odds.
     """
-    config, training = record.config, training_of(record)
+    training = training_of(record)
     settings = TrainingSettings(**{**training, "adam_betas": tuple(training["adam_betas"])})
-    options = dict(config.get("model_options") or {})
 
     def load() -> LanguageModel:
-        return LanguageModel.load(config["model"], **options)
+        return LanguageModel.load(record.config["model"], **record.model_options)
 
     base = record.folder / "arms" / BASE
     prefixes = require_prefixes(base, "a tournament")

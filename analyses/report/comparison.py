@@ -6,14 +6,13 @@ runs is resampled over the same prompts.
 
 from __future__ import annotations
 
-import base64
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from analyses.figures import domain_label, figure_style, overview_figure, shown_quantity, title_of
 from analyses.report.data import explorable, merged_prompts
-from analyses.report.page import rendered, scripted
+from analyses.report.page import data_uri, rendered, scripted
 from analyses.report.run_report import csv_text, overview_caption, verdict_views
 from analyses.report.wording import interval
 from analyses.runs import Arm, Run, headlines
@@ -125,7 +124,7 @@ def _side(run: Run, name: str) -> View:
         "command": run.record.config.get("command") or "",
         "verdicts": verdict_views(run),
         "caption": overview_caption(run),
-        "image": "data:image/svg+xml;base64," + base64.b64encode(image.getvalue()).decode("ascii"),
+        "image": data_uri(image.getvalue()),
     }
 
 

@@ -45,11 +45,12 @@ def inlined(folder: Path, names: Iterable[str], *, within: str = "figures") -> d
 
     Data URIs keep the ids of one SVG separate from those of another.
     """
-    found = {}
-    for name in names:
-        content = (folder / within / f"{name}.svg").read_bytes()
-        found[name] = "data:image/svg+xml;base64," + base64.b64encode(content).decode("ascii")
-    return found
+    return {name: data_uri((folder / within / f"{name}.svg").read_bytes()) for name in names}
+
+
+def data_uri(svg: bytes) -> str:
+    """An SVG as an address that a page can hold."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
 
 def scripted(data: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from analyses.report.angles import angles_view
 from analyses.report.at_risk import at_risk_view
 from analyses.report.data import explorable
 from analyses.report.data.maps import NO_DIRECTION
+from analyses.report.data.prompt_table import prompt_table
 from analyses.report.gate_line import gate_view
 from analyses.report.harm import harm_view
 from analyses.report.page import inlined, rendered, scripted
@@ -40,7 +41,6 @@ from analyses.runs import (
     rows_of,
     weight_label,
 )
-from interp.statistics import Estimate
 from interp.store import package_version, read_table, write_text
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def write_report(folder: str | Path, *, show_completions: bool = False) -> Path:
 def render(tables: Run, drawn: tuple[Drawing, ...], *, show_completions: bool = False) -> str:
     """The page as text; it reads the figures from `figures/`."""
     images = inlined(tables.record.folder, (drawing.name for drawing in drawn))
-    run = explorable(tables, show_completions=show_completions)
+    prompts = prompt_table(tables, show_completions=show_completions)
+    run = explorable(tables) | {"prompts": prompts}
     view = run_view(tables) | {
         "drawings": drawn,
         "images": images,
@@ -325,26 +326,18 @@ def _benign(tables: Run, found: tuple[Headline, ...]) -> list[View]:
     """Refusals of benign prompts, before and after, by kind."""
     benign = tables.behaviour[tables.behaviour["label"] == "benign"]
     kinds = list(benign["group"].drop_duplicates())
-    arms = [(BASE, "Before")]
-    arms += [(arm.name, f"{title_of(headline)}: {arm.label}") for headline in found
-             for arm in headline.shown]  # fmt: skip
     rows = []
-    for name, label in arms:
+    for name, label in _before_and_after(found):
         of_arm = benign[benign["arm"] == name]
-        rates: dict[str, Estimate] = {
-            kind: pick(of_arm, "refusal_rate", kind, label="benign") for kind in kinds
-        }
+        rates = {kind: pick(of_arm, "refusal_rate", kind, label="benign") for kind in kinds}
         rows.append({"label": label, "rates": {k: wording.interval(r) for k, r in rates.items()}})
     return rows if kinds else []
 
 
 def _hidden(tables: Run, found: tuple[Headline, ...]) -> list[View]:
     """Refusal rates per domain, plain and after the first words of an answer."""
-    arms = [(BASE, "Before")]
-    arms += [(arm.name, f"{title_of(headline)}: {arm.label}") for headline in found
-             for arm in headline.shown]  # fmt: skip
     rows = []
-    for name, label in arms:
+    for name, label in _before_and_after(found):
         of_arm = rows_of(tables.behaviour, arm=name)
         if PREFILLED in set(of_arm["quantity"]):
             rates = {
@@ -356,6 +349,13 @@ def _hidden(tables: Run, found: tuple[Headline, ...]) -> list[View]:
             }
             rows.append({"label": label, "rates": rates})
     return rows
+
+
+def _before_and_after(found: tuple[Headline, ...]) -> list[tuple[str, str]]:
+    """The base model and every shown arm: its name and its label."""
+    shown = ((headline, arm) for headline in found for arm in headline.shown)
+    after = [(arm.name, f"{title_of(headline)}: {arm.label}") for headline, arm in shown]
+    return [(BASE, "Before"), *after]
 
 
 def _completions(tables: Run) -> list[View]:

@@ -49,12 +49,12 @@ def change(before: Estimate, after: Estimate) -> str:
     return f"{decimal(before.value)} → {interval(after)}" if before.defined else interval(after)
 
 
-def significant(estimate: Estimate, digits: int = 3) -> str:
-    """The same with ``digits`` significant digits, for very small or large numbers."""
+def significant(estimate: Estimate) -> str:
+    """An estimate with three significant digits, for very small or large numbers."""
     if not estimate.defined:
         return "–"
     value, low, high = (
-        f"{number:.{digits}g}".replace("-", "−")
+        f"{number:.3g}".replace("-", "−")
         for number in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value} ({low} to {high})" if estimate.low <= estimate.high else value

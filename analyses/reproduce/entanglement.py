@@ -31,6 +31,7 @@ from interp.statistics import LEVEL
 
 HALVES = 20
 PERMUTATIONS = 100
+PAPER_LAYERS = 32  # of its Mistral
 
 States = Float[np.ndarray, "prompt d_model"]
 Gram = Float[np.ndarray, "prompt prompt"]
@@ -106,11 +107,11 @@ def entanglement(
     )
 
 
-def layer_of(wanted: int, layers: int, paper_layers: int = 32) -> int:
+def layer_of(wanted: int, layers: int) -> int:
     """The paper's layer as a 0-based decoder layer; in a shallow model, the same relative depth."""
     if layers > wanted:
         return wanted - 1
-    return max(0, round(wanted * layers / paper_layers) - 1)
+    return max(0, round(wanted * layers / PAPER_LAYERS) - 1)
 
 
 def _band(

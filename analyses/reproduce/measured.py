@@ -52,7 +52,7 @@ class Rates:
         return self.shares[self.domains.index(domain)]
 
 
-def rates_of(arm: Arm, domains: Sequence[str], *, seed: int = 0) -> Rates:
+def rates_of(arm: Arm, domains: Sequence[str]) -> Rates:
     """Refusal shares of the arm's generated texts at the kept step."""
     rows = arm.last[(arm.last["split"] == "test") & (arm.last["label"] == "harmful")]
     value, draws, shares, freedom = [], [], [], 0
@@ -61,7 +61,7 @@ def rates_of(arm: Arm, domains: Sequence[str], *, seed: int = 0) -> Rates:
         refused = mine["refused"].to_numpy(dtype=np.float64)
         names = mine["cluster"] if "cluster" in mine else mine["prompt_id"]
         clusters = pd.factorize(names)[0]
-        weights = resampling_weights(clusters, RESAMPLES, seed, f"test/{domain}")
+        weights = resampling_weights(clusters, RESAMPLES, 0, f"test/{domain}")
         value.append(refused.mean())
         draws.append(weighted_means(refused, weights))
         shares.append(share_of(refused, clusters))

@@ -154,6 +154,11 @@ class RunRecord:
     unfinished: tuple[str, ...]
     cosine: pd.DataFrame | None
 
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """Arguments of ``LanguageModel.load`` for the run's models."""
+        return dict(self.config.get("model_options") or {})
+
     def plain_of(self, contained: Arm) -> Arm | None:
         """The same arm without retain data, if it has finished."""
         return next((arm for arm in self.arms if contained.contains(arm)), None)
@@ -318,7 +323,7 @@ def base_of(record: RunRecord) -> LanguageModel:
     from interp.model import LanguageModel  # a report of a run needs no torch
 
     source = record.config["model"]
-    base = LanguageModel.load(source, **_options(record))
+    base = LanguageModel.load(source, **record.model_options)
     was = (record.manifest.get("hashes") or {}).get("model")
     if was is not None and was != base.fingerprint():
         raise InputError(
@@ -342,7 +347,7 @@ def after_of(record: RunRecord, arm: Arm) -> LanguageModel:
             f"{record.folder} holds no weights of {arm.name} (adapter/ or model/); "
             "run the study again and keep the weights"
         )
-    return LanguageModel.load(source, **_options(record))
+    return LanguageModel.load(source, **record.model_options)
 
 
 def weights_of(record: RunRecord, arm: Arm) -> str | None:
@@ -352,7 +357,3 @@ def weights_of(record: RunRecord, arm: Arm) -> str | None:
     folder = record.folder / "arms" / arm.name
     kept: tuple[Path, ...] = (folder / "adapter", folder / "model")
     return next((str(path) for path in kept if path.is_dir()), None)
-
-
-def _options(record: RunRecord) -> dict[str, Any]:
-    return dict(record.config.get("model_options") or {})

@@ -257,7 +257,7 @@ def role_of(arm: Arm, domain: str) -> str:
     return "retained" if domain in arm.retain else "held_out"
 
 
-def _obstacle(name: str, arm: Arm, verdict: TargetVerdict) -> str | None:
+def _obstacle(name: str, verdict: TargetVerdict) -> str | None:
     """Why an arm's leakage does not count: its target does not comply, or this is unknown."""
     if verdict.outcome is TargetOutcome.UNKNOWN:
         return f"the {name} arm generated no text, so compliance is unknown"
@@ -275,8 +275,8 @@ def _recovery(
         return pd.DataFrame()
     obstacle = None
     if leaks[contained.name].reached and leaks[plain.name].reached:  # else that is the reason
-        obstacle = _obstacle("contained", contained, verdicts[contained.name])
-        obstacle = obstacle or _obstacle("plain", plain, verdicts[plain.name])
+        obstacle = _obstacle("contained", verdicts[contained.name])
+        obstacle = obstacle or _obstacle("plain", verdicts[plain.name])
     rows = []
     for name in RECOVERY_SETS:
         domains = [domain for domain in record.domains if role_of(contained, domain) == name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from analyses.costs import (
     step_memory,
     trained_model,
 )
+from analyses.study.launcher import processes
 from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.resolve import defaults_for
 from analyses.study.work import FORECAST_GROUPS, batch_of
@@ -47,7 +47,7 @@ def fitted(
     earlier session of the run chose.
     """
     settings = largest(plan)
-    shared = int(os.environ.get("WORLD_SIZE", "1")) > 1  # a launcher's processes share the rows
+    shared = processes() > 1  # a launcher's processes share the rows
     if settings is None or settings.micro_batch_size is not None or shared:
         return plan, []
     if (earlier := _earlier(plan, run)) is not None:

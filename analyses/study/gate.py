@@ -32,12 +32,9 @@ def write_gate(context: Context, baseline: Baseline) -> None:
     path = context.run.folder / GATE_FILE
     stored = read_json(path) if path.is_file() else {}
     known: dict[str, Any] = {"weights": context.fingerprint, "inputs": baseline.inputs.key}
-    same_weights = stored.get("weights") == known["weights"]
-    if (
-        same_weights
-        and stored.get("line")
-        and stored.get("inputs", known["inputs"]) in (baseline.inputs)
-    ):
+    is_same = stored.get("weights") == known["weights"]
+    is_same &= stored.get("inputs", known["inputs"]) in baseline.inputs
+    if is_same and stored.get("line"):
         return
     found, why = None, _why_not(context, baseline)
     if not why:

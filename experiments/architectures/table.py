@@ -12,13 +12,10 @@ import pandas as pd
 
 from experiments.architectures.checks import CHECKS, LIMIT, NOT_OFFERED, Subject
 from experiments.architectures.tiny import families, save_tiny_model
-from interp.errors import InputError, SpilloverError
+from interp.errors import SpilloverError
 from interp.store import write_text
 
 SOURCE = Path("docs/reference/architectures.csv")
-FENCE = re.compile(
-    r"(<!-- made by: python -m experiments architectures -->\n).*?(<!-- end -->)", re.S
-)
 COLUMNS = ("family", "check", "result", "detail")
 OK, REFUSED, WRONG, CRASH = "ok", "refused", "wrong", "crash"
 RESULTS = (OK, REFUSED, WRONG, CRASH)
@@ -168,15 +165,3 @@ def _kinds(table: pd.DataFrame) -> list[str]:
             kinds.setdefault(kind, []).append(family)
     rows = [f"| {kind} | {', '.join(names)} |" for kind, names in sorted(kinds.items())]
     return ["| The self-check finds | Families |", "|---|---|", *rows]
-
-
-def in_page(page: Path, table: pd.DataFrame) -> str:
-    """The page with the tables of ``table`` between its marks.
-
-    Raises:
-        InputError: the page has no marks.
-    """
-    text = page.read_text(encoding="utf-8")
-    if not FENCE.search(text):
-        raise InputError(f"{page} has no marks of the table; expected {FENCE.pattern}")
-    return FENCE.sub(lambda match: f"{match[1]}{page_of(table)}\n{match[2]}", text)

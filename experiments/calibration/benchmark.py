@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ COLUMNS = ["quantity", "setting", "kind", "rate", "error", "hits", "of", "withhe
 SHOWN = {
     "potency": "source effect", "susceptibility": "target effect", "entanglement": "interaction",
 }  # fmt: skip
-MARKS = ("<!-- made by: python -m experiments calibration -->", "<!-- end -->")
 
 
 def settings_of(part: str) -> tuple[Setting, ...]:
@@ -88,13 +87,6 @@ def beyond_limit(table: pd.DataFrame) -> np.ndarray:
     limit = table["kind"].map(LIMIT)
     is_coverage = table["kind"] == "coverage"
     return np.where(is_coverage, table["rate"] < limit, table["rate"] > limit)
-
-
-def in_page(page: str, tables: Sequence[pd.DataFrame]) -> str:
-    """The page's text with the table between its two marks."""
-    start, end = MARKS
-    before, rest = page.split(start, 1)
-    return f"{before}{start}\n\n{markdown(pd.concat(tables))}\n{end}{rest.split(end, 1)[1]}"
 
 
 def markdown(table: pd.DataFrame) -> str:

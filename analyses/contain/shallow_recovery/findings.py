@@ -69,10 +69,6 @@ class Finding:
     difference: Estimate
     sentence: str
 
-    @property
-    def is_shallow(self) -> bool:
-        return self.verdict == SHALLOW
-
 
 def of_compliance_prefixes(spoken: Mapping[str, Spoken], others: Others, name: str) -> Finding:
     """Does it answer after a compliance prefix where the base still refuses?"""

@@ -85,12 +85,10 @@ class Others:
             for name, members in self.members().items()
         }
 
-    def means_over_repeats(
-        self, values: Float[np.ndarray, "repeat prompt"], seed: int = 0
-    ) -> dict[str, Draws]:
+    def means_over_repeats(self, values: Float[np.ndarray, "repeat prompt"]) -> dict[str, Draws]:
         """Mean over prompts and repeats (such as triggers); both are resampled."""
         repeats = len(values)
-        chosen = resampling_weights(repeats, len(self.weights), seed, "repeats", fewest=2)
+        chosen = resampling_weights(repeats, len(self.weights), 0, "repeats", fewest=2)
         if repeats < 2:
             chosen = np.ones((len(self.weights), 1))
         mixed = weighted_means(values, chosen)  # each resample's own mean over repeats

@@ -97,9 +97,8 @@ def prefilled(
 
     Args:
         models: the first is the base; each is looked up once.
-        probe: the prompts and the scorer. The scorer reads the whole answer, prefix included; the
-        base's
-            refusals are cut after the prefix that they begin with.
+        probe: the prompts and the scorer. The scorer reads the whole answer, prefix included;
+            the base's refusals are cut after the prefix that they begin with.
         forced: prefixes by kind, from :func:`draw_prefixes`.
     """
     texts = list(probe.others.table["prompt"])

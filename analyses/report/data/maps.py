@@ -35,9 +35,7 @@ class Axis:
     slider: bool = False
 
 
-def cells_of(
-    table: pd.DataFrame, axes: Sequence[Axis], digits: int, *, otherwise: str = "not measured"
-) -> Json:
+def cells_of(table: pd.DataFrame, axes: Sequence[Axis], digits: int, *, otherwise: str) -> Json:
     """The numbers of a long table in the order of the axes, the last axis fastest.
 
     Args:
@@ -68,37 +66,31 @@ def heatmap(
     axes: Sequence[Axis],
     *,
     limits: tuple[float, float],
+    otherwise: str,
     digits: int = 4,
     unit: str = "",
-    start: int = 0,
-    otherwise: str = "not measured",
 ) -> Json:
-    """A heatmap as the page draws it; ``start`` is the index on the axis with a slider."""
+    """A heatmap as the page draws it; an axis with a slider begins at two thirds of its values."""
     return {
         "name": name,
         "title": title,
         "caption": caption,
         "axes": [
-            {
-                "column": axis.column,
-                "title": axis.title,
-                "keys": [str(key) for key in axis.keys],
-                "labels": list(axis.labels),
-                "slider": axis.slider,
-            }
+            vars(axis) | {"keys": [str(key) for key in axis.keys], "labels": list(axis.labels)}
             for axis in axes
         ],
         "cells": cells_of(table, axes, digits, otherwise=otherwise),
         "limits": list(limits),
         "digits": digits,
         "unit": unit,
-        "start": start,
+        "start": next((2 * len(axis.keys) // 3 for axis in axes if axis.slider), 0),
     }
 
 
-def domains_axis(run: Run, column: str, title: str = "domain") -> Axis:
+def domains_axis(run: Run, column: str) -> Axis:
     """The run's domains with their readable names."""
-    return Axis(column, title, run.record.domains, [domain_label(d) for d in run.record.domains])
+    names = run.record.domains
+    return Axis(column, "domain", names, [domain_label(name) for name in names])
 
 
 def arms_axis(run: Run, arms: Sequence[Arm]) -> Axis:
@@ -117,7 +109,8 @@ def arm_labels(run: Run, arms: Sequence[Arm]) -> list[str]:
     ]
 
 
-def _layers(table: pd.DataFrame) -> Axis:
+def layers_axis(table: pd.DataFrame) -> Axis:
+    """The layers of a table, which the reader chooses with a slider."""
     layers = [int(layer) for layer in sorted(table["layer"].unique())]
     return Axis("layer", "layer", layers, [str(layer) for layer in layers], slider=True)
 
@@ -127,7 +120,6 @@ def cosine_heatmap(run: Run) -> Json | None:
     table = run.cosine
     if table.empty:
         return None
-    layers = _layers(table)
     corrected = ", corrected for all cells and layers" if "p_corrected" in table else ""
     table = table.assign(clear=outside_null(table))
     return heatmap(
@@ -137,9 +129,8 @@ def cosine_heatmap(run: Run) -> Json | None:
         f"brackets: inside the null of permuted labels{corrected} (the band is that of one cell). "
         "The diagonal carries no information.",
         table.assign(value=table["value"].where(table["defined"].astype(bool))),
-        [layers, domains_axis(run, "domain_a"), domains_axis(run, "domain_b")],
+        [layers_axis(table), domains_axis(run, "domain_a"), domains_axis(run, "domain_b")],
         limits=(-1, 1),
-        start=2 * len(layers.keys) // 3,
         otherwise=NO_DIRECTION,
     )
 
@@ -150,7 +141,6 @@ def rotation_heatmap(run: Run, quantity: str) -> Json | None:
     table = table if table.empty else table[table["quantity"] == quantity]
     if table.empty:
         return None
-    layers = _layers(table)
     arms = [arm for arm in run.record.arms if arm.name in set(table["arm"])]
     table = table.assign(clear=outside_null(table))
     angle = quantity == "angle_degrees"
@@ -161,11 +151,10 @@ def rotation_heatmap(run: Run, quantity: str) -> Json | None:
         "after, cross-fitted over split halves. Grey, in brackets: inside the null, which is "
         f"{null_of_rotation(run)}.",
         table.assign(value=table["value"].where(table["defined"].astype(bool))),
-        [layers, arms_axis(run, arms), domains_axis(run, "domain")],
+        [layers_axis(table), arms_axis(run, arms), domains_axis(run, "domain")],
         limits=(0, max(10.0, _largest(table["value"]))) if angle else _around_one(table),
         digits=2 if angle else 4,
         unit="°" if angle else "",
-        start=2 * len(layers.keys) // 3,
         otherwise=NO_DIRECTION,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analyses.figures import domain_label
-from analyses.report.data.maps import Axis, arm_labels, heatmap
+from analyses.report.data.maps import Axis, arm_labels, heatmap, layers_axis
 from analyses.runs import Run
 from interp.errors import FileError, first_line
 
@@ -42,7 +42,6 @@ def patching_heatmap(run: Run) -> dict[str, Any] | None:
         keys = list(table[column].drop_duplicates())
         return Axis(column, title, keys, [str(key).replace("_", " ") for key in keys])
 
-    layers = [int(layer) for layer in sorted(table["layer"].unique())]
     return heatmap(
         "patching",
         "Patching: where the loss is",
@@ -52,12 +51,11 @@ def patching_heatmap(run: Run) -> dict[str, Any] | None:
         table,
         [
             axis("pair", "pair"),
-            Axis("layer", "layer", layers, [str(layer) for layer in layers], slider=True),
+            layers_axis(table),
             axis("position", "place"),
             axis("component", "component"),
         ],
         limits=(-1, 1),
-        start=2 * len(layers) // 3,
         otherwise="not patched",
     )
 
