@@ -1,6 +1,7 @@
 from .accuracy import LeakageOutcome as LeakageOutcome
 from .accuracy import Skill as Skill
 from .accuracy import skill as skill
+from .by_prompt import direction_of as direction_of
 from .command import predict as predict
 from .command import tournament as tournament
 from .evidence import Evidence as Evidence
@@ -9,12 +10,12 @@ from .figures import cells_figure as cells_figure
 from .figures import forecast_figure as forecast_figure
 from .figures import tournament_figure as tournament_figure
 from .forecasts import forecast as forecast
-from .products import ADAM_EPSILON as ADAM_EPSILON
 from .prompt_skill import PromptSkill as PromptSkill
 from .prompt_skill import forecast_skill as forecast_skill
 from .registry import PREDICTORS as PREDICTORS
 from .registry import Predictor as Predictor
 from .registry import predictor as predictor
+from .slopes import slopes_along as slopes_along
 from .tournaments import read_choices as read_choices
 from .tournaments import run_tournament as run_tournament
 from .world import at_depth as at_depth

@@ -170,8 +170,8 @@ def flip_column(level: float) -> str:
     return f"flip_{round(100 * level)}"
 
 
-def most_at_risk(prompts: pd.DataFrame, *, above: float = 0.5) -> pd.DataFrame:
+def most_at_risk(prompts: pd.DataFrame) -> pd.DataFrame:
     """The prompts that are likely to flip at 90% forgetting, the likeliest first."""
     column = flip_column(LEVELS[-1])
-    found = prompts[prompts[column] > above]
+    found = prompts[prompts[column] > 0.5]
     return found.sort_values([column, "forecast"], ascending=False, ignore_index=True)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from analyses.study import FORECAST_GROUPS
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens, in_fitting_batches, reading
-from interp.progress import Advance, silent
 from unlearning.training import unmoved_at_first
 
 GROUPS = FORECAST_GROUPS
@@ -79,7 +78,6 @@ def mean_gradients(
     prompts: Sequence[object] | None = None,
     groups: int = GROUPS,
     batch_size: int = 32,
-    progress: Advance = silent,
 ) -> Gradients:
     """Gradients of the mean of ``scalar`` over every group of rows, for all trainable parameters.
 
@@ -91,7 +89,7 @@ def mean_gradients(
     """
     members = _members(len(rows), groups, prompts)
     passes = _Passes(lm, rows, scalar, _trainable(lm), reads=False)
-    passes.run(members, batch_size, progress)
+    passes.run(members, batch_size)
     return Gradients(passes.gradients)
 
 
@@ -109,7 +107,7 @@ def prompt_gradients(
         InputError: as in :func:`mean_gradients`.
     """
     passes = _Passes(lm, rows, scalar, _trainable(lm), reads=True)
-    passes.run(_members(len(rows), groups), batch_size, silent)
+    passes.run(_members(len(rows), groups), batch_size)
     return Gradients(passes.gradients), passes.found
 
 
@@ -121,7 +119,7 @@ def read_prompts(
     The model must have trainable parameters in every layer (they carry the graph).
     """
     passes = _Passes(lm, rows, scalar, {}, reads=True)
-    passes.run([range(len(rows))], batch_size, silent)
+    passes.run([range(len(rows))], batch_size)
     return passes.found
 
 
@@ -145,7 +143,7 @@ class _Passes:
             np.zeros(len(rows)), np.zeros((len(rows), *shape), np.float32), np.zeros(shape)
         )
 
-    def run(self, members: Sequence[Sequence[int]], batch_size: int, progress: Advance) -> None:
+    def run(self, members: Sequence[Sequence[int]], batch_size: int) -> None:
         """Pass every group's rows through the model; its mode is restored afterwards."""
         training = self.lm.model.training
         self.lm.model.eval()
@@ -158,7 +156,6 @@ class _Passes:
             for batch, one in in_fitting_batches(rows, batch_size, work, self.lm.together(rows)):
                 self._add(group, len(members), one, len(rows))
                 self._keep([chosen[i] for i in batch], one)
-                progress(len(batch))
         self.lm.model.train(training)
 
     def _one(self, rows: Sequence[Tokens]) -> _Batch:

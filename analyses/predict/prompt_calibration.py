@@ -17,7 +17,6 @@ in a bin it is above 0 for true probabilities too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -72,7 +71,7 @@ def fitted_calibration(z: Values, flipped: Bool[np.ndarray, " prompt"]) -> tuple
     return float(shift), float(np.exp(scale))
 
 
-def calibration(prompts: pd.DataFrame, bins: Sequence[float] = BINS) -> pd.DataFrame:
+def calibration(prompts: pd.DataFrame) -> pd.DataFrame:
     """The share that flipped by level, kind and bin of the probability, with Wilson's interval.
 
     ``told`` is the mean probability in the bin. The interval covers the sampling of prompts.
@@ -80,7 +79,7 @@ def calibration(prompts: pd.DataFrame, bins: Sequence[float] = BINS) -> pd.DataF
     rows = []
     for kind in (BEFORE, RECALIBRATED):
         told = prompts.dropna(subset=[kind])
-        place = _bins_of(told[kind], bins)
+        place = _bins_of(told[kind])
         for level, k in product(told["level"].unique(), np.unique(place)):
             part = told[(told["level"] == level) & (place == k)]
             if part.empty:
@@ -88,7 +87,7 @@ def calibration(prompts: pd.DataFrame, bins: Sequence[float] = BINS) -> pd.DataF
             found = rate_of(int(part["flipped"].sum()), len(part))
             rows.append(
                 {
-                    "level": level, "kind": kind, "from": bins[k], "to": bins[k + 1],
+                    "level": level, "kind": kind, "from": BINS[k], "to": BINS[k + 1],
                     "told": float(part[kind].mean()), "value": found.value,
                     "low": found.low, "high": found.high, "n": found.n,
                 }
@@ -115,17 +114,17 @@ def reliability_table(prompts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def expected_error(told: pd.DataFrame, kind: str, bins: Sequence[float] = BINS) -> float:
+def expected_error(told: pd.DataFrame, kind: str) -> float:
     """The expected calibration error; NaN without prompts."""
     if told.empty:
         return float("nan")
-    parts = told.groupby(_bins_of(told[kind], bins))
+    parts = told.groupby(_bins_of(told[kind]))
     apart = (parts[kind].mean() - parts["flipped"].mean()).abs()
     return float((apart * parts.size()).sum() / len(told))
 
 
-def _bins_of(told: pd.Series, bins: Sequence[float]) -> np.ndarray:
-    return np.clip(np.digitize(told, bins) - 1, 0, len(bins) - 2)
+def _bins_of(told: pd.Series) -> np.ndarray:
+    return np.clip(np.digitize(told, BINS) - 1, 0, len(BINS) - 2)
 
 
 def _distance(prompts: pd.DataFrame) -> Values:

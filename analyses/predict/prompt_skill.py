@@ -33,7 +33,15 @@ from scipy.stats import rankdata
 
 from analyses.predict.by_prompt import FORECAST, LEVELS, PREDICTORS, flip_column, nats_at
 from analyses.predict.prompt_calibration import calibration, reliability_table, with_recalibrated
-from analyses.runs import Arm, Run, at_crossing, relative_drop, running_maximum, trajectories
+from analyses.runs import (
+    Arm,
+    Run,
+    at_crossing,
+    on_path,
+    relative_drop,
+    running_maximum,
+    trajectories,
+)
 from interp.errors import InputError
 from interp.statistics import auc_of
 from interp.store import read_json, read_table
@@ -148,7 +156,7 @@ def flips(arm: Arm, level: float, split: str) -> pd.DataFrame:
         raise InputError(f"{arm.name} reads refusal from text, so no prompt has log-odds")
     target = trajectories(scores, "validation")[str(arm.concept)]
     reached = running_maximum(relative_drop(target.p_refuse.mean(axis=0)))
-    along = scores if "scale" not in scores else scores[scores["scale"].fillna(1) == 1]
+    along = on_path(scores)
     along = along[(along["label"] == "harmful") & (along["split"] == split)]
     along = along[along["step"].isin(target.steps) & (along["domain"] != arm.concept)]
     wide = along.pivot(index="prompt_id", columns="step", values="margin").dropna()
@@ -245,19 +253,15 @@ def auroc_within(values: Values, flipped: Flipped, cells: Cells) -> float:
 
 
 def permuted_within(
-    values: Values,
-    flipped: Flipped,
-    cells: Cells,
-    rng: np.random.Generator,
-    permutations: int = PERMUTATIONS,
+    values: Values, flipped: Flipped, cells: Cells, rng: np.random.Generator
 ) -> Float[np.ndarray, " permutation"]:
     """:func:`auroc_within` of values permuted within cells; empty where it is undefined."""
     mixed = [cell for cell in np.unique(cells) if len(set(flipped[cells == cell])) == 2]
-    total, wins = 0.0, np.zeros(permutations)
+    total, wins = 0.0, np.zeros(PERMUTATIONS)
     for cell in mixed:
         here = cells == cell
         ranks, positive = rankdata(values[here]), int(flipped[here].sum())
-        drawn = rng.permuted(np.tile(ranks, (permutations, 1)), axis=1)[:, :positive]
+        drawn = rng.permuted(np.tile(ranks, (PERMUTATIONS, 1)), axis=1)[:, :positive]
         wins += drawn.sum(axis=1) - positive * (positive + 1) / 2
         total += positive * (len(ranks) - positive)
     return wins / total if total else np.empty(0)

@@ -38,7 +38,6 @@ from analyses.predict.products import Kernel
 from analyses.predict.traces import Side, Traces, products
 from interp.errors import ModelError
 from interp.model import LanguageModel, LinearWeight, linear_weights
-from interp.progress import Advance, silent
 
 #: LoRA's A for a weight: (its place, its input's width) → (rank, width), or one for each expert.
 Sketch = Callable[[str, int], Float[Tensor, "*expert rank width"]]
@@ -53,7 +52,6 @@ def streamed_kernel(
     batch_size: int = 32,
     layers_at_once: int = 1,
     sketch: Sketch | None = None,
-    progress: Advance = silent,
 ) -> Kernel:
     """⟨∇f_a, ∇g_b⟩ over the linear weights of all layers, from rows of different groups.
 
@@ -64,7 +62,6 @@ def streamed_kernel(
         batch_size: rows in one forward, halved when memory runs out.
         layers_at_once: decoder layers whose inputs and gradients are held together.
         sketch: LoRA's A, scaled by α/r, for each weight, without biases. None takes all weights.
-        progress: called with the number of finished layers.
 
     Raises:
         InputError: a domain has fewer prompts than groups, or there are fewer than three groups.
@@ -89,7 +86,6 @@ def streamed_kernel(
             )
             found += _of_traces(block, left[0], right[0], units, sketch)
             found += _of_stored(stored, left[1], right[1], sketch)
-            progress(min(layers_at_once, lm.n_layers - start))
     lm.model.train(training)
     split = found.reshape(len(sources.rows), groups, len(targets.rows), groups)
     return Kernel.from_products(split.transpose(1, 3, 0, 2))

@@ -67,4 +67,5 @@ from .tables import RECOVERY_SETS as RECOVERY_SETS
 from .tables import Run as Run
 from .trajectory import kept_rows as kept_rows
 from .trajectory import matched_step as matched_step
+from .trajectory import on_path as on_path
 from .trajectory import trajectories as trajectories

@@ -12,7 +12,11 @@ import pandas as pd
 
 from experiments.calibration.settings import GOOD, LIMIT, NOMINAL, Setting
 
-PARTS = ("behaviour", "representation")
+# The modules of each part's settings, in the order of the table.
+PARTS = {
+    "behaviour": ("proportions", "means", "leakage", "comparisons", "worlds"),
+    "representation": ("directions", "maps", "alignments", "patching", "causes"),
+}
 COLUMNS = ["quantity", "setting", "kind", "rate", "error", "hits", "of", "withheld", "seed"]
 # Words of the page for those of the code, from which the seeds follow.
 SHOWN = {
@@ -22,8 +26,8 @@ SHOWN = {
 
 def settings_of(part: str) -> tuple[Setting, ...]:
     """The settings of one part, in the order of the table."""
-    found: tuple[Setting, ...] = import_module(f"experiments.calibration.{part}").SETTINGS
-    return found
+    modules = (import_module(f"experiments.calibration.{name}") for name in PARTS[part])
+    return tuple(setting for module in modules for setting in module.SETTINGS)
 
 
 def measured(setting: Setting, replications: int | None = None) -> dict[str, Any]:

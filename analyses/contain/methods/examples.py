@@ -6,21 +6,17 @@ domains do not influence the choice in other domains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from analyses.predict import ADAM_EPSILON, Evidence, at_depth, read_choices
+from analyses.predict import Evidence, at_depth, direction_of, read_choices, slopes_along
 from analyses.study import METHODS, method
 from interp.activations import collect
 from interp.directions import mean_difference
-from interp.model import LanguageModel, Tokens, map_in_batches
 
 #: Scores of the other domains' deflections; the largest are taken first.
 Scores = Float[np.ndarray, " example"]
@@ -142,40 +138,13 @@ def by_first_step(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: i
     refusal log-odds at both ends of one virtual step, in which the target loses 0.05 nats.
     """
     lm = evidence.untrained
-    forgetting = evidence.gradients_of_deflections(concept).of
+    forgetting = evidence.gradients_of_deflections(concept)
+    step = direction_of(forgetting, 1.0, without=-1, adam=True)
     log_odds = evidence.gradients_of_log_odds(concept).of
-    step = {n: g.mean(dim=0) / ((g**2).mean(dim=0).sqrt() + ADAM_EPSILON)
-            for n, g in forgetting.items()}  # fmt: skip
     both = [(step[n], g.mean(dim=0)) for n, g in log_odds.items() if n in step]
     slope = abs(sum(float((change * mean).sum()) for change, mean in both))
     size = STEP_NATS / max(slope, np.finfo(float).tiny)
     texts = [lm.chat.encode(prompt) for prompt in pool["prompt"]]
-    ends = []
-    for sign in (1.0, -1.0):
-        with _moved(lm, {n: sign * size * change for n, change in step.items()}):
-            ends.append(_log_odds(evidence, texts))
-    return (ends[0] - ends[1]) / (2 * size)
-
-
-@contextmanager
-def _moved(lm: LanguageModel, changes: Mapping[str, Tensor]) -> Iterator[None]:
-    """Context in which the model's parameters are changed by the given amounts."""
-    parameters = dict(lm.model.named_parameters())
-    kept = {name: parameters[name].detach().clone() for name in changes}
-    with torch.no_grad():
-        try:
-            for name, change in changes.items():
-                parameters[name].add_(change.to(parameters[name]))
-            yield
-        finally:
-            for name, value in kept.items():
-                parameters[name].copy_(value)
-
-
-def _log_odds(evidence: Evidence, rows: Sequence[Tokens]) -> Scores:
-    lm = evidence.untrained
-
-    def read(chosen: list[int]) -> list[float]:
-        return evidence.read_log_odds(lm, [rows[i] for i in chosen]).tolist()
-
-    return np.array(map_in_batches(read, rows, evidence.batch_size, together=lm.together(rows)))
+    return slopes_along(
+        lm, texts, evidence.read_log_odds, step, size, batch_size=evidence.batch_size
+    )
