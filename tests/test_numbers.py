@@ -11,7 +11,6 @@ import torch
 
 import spillover as sp
 from interp.errors import InputError
-from interp.interventions.steering import clamp
 from interp.model import LanguageModel
 from interp.similarity.embedding import state_map
 from interp.statistics import layer_names
@@ -89,12 +88,6 @@ def test_a_direction_of_another_model_is_one_line(lm: LanguageModel, direction: 
         pytest.raises(InputError, match="127 entries for states of 128"),
     ):
         logits(lm)
-
-
-def test_infinite_bounds_clamp_nothing(lm: LanguageModel, direction: np.ndarray) -> None:
-    with clamp(lm, direction, np.float32("-inf"), np.float64("inf")):
-        found = logits(lm)
-    assert np.allclose(found, logits(lm), atol=1e-5)
 
 
 def test_layers_of_every_kind_collect_alike(lm: LanguageModel) -> None:

@@ -17,7 +17,6 @@ from analyses.explain.mediation import Subject
 from interp.activations import collect
 from interp.errors import ModelError
 from interp.interventions import orthogonalise
-from interp.interventions.weight_ablation import orthogonalised
 from interp.model import LanguageModel, copied
 from interp.model.packed import head_weights, packed_weights
 from interp.patching import PatchRuns, patch_weights, weights_from
@@ -132,9 +131,6 @@ def refused(name: str, lm: LanguageModel, plain: LanguageModel) -> None:
             pass
     elif name == "orthogonalise":
         orthogonalise(lm, direction)
-    elif name == "orthogonalised":
-        with orthogonalised(lm, direction):
-            pass
     elif name == "scale":
         with scaled_change(lm, lm) as scale:
             scale(0.5)
@@ -146,16 +142,7 @@ def refused(name: str, lm: LanguageModel, plain: LanguageModel) -> None:
         prepare_in_place(lm, TrainingSettings(trained=name))
 
 
-WORK = [
-    "patch",
-    "swap",
-    "swap into a plain model",
-    "orthogonalise",
-    "orthogonalised",
-    "scale",
-    "explain",
-    "relearn",
-]
+WORK = ["patch", "swap", "swap into a plain model", "orthogonalise", "scale", "explain", "relearn"]
 
 
 @pytest.mark.parametrize("work", [*WORK, "projections", "all"])

@@ -1,4 +1,4 @@
-"""Edit a model's states or weights: ablate, add, clamp, orthogonalise. Also: the logit lens."""
+"""Edit a model's states or weights: ablate, add, set, orthogonalise. Also: the logit lens."""
 
 import lazy_loader
 

@@ -84,7 +84,6 @@ def set_to_means(
     *,
     first_layer: int,
     rows: Sequence[Tokens] = (),
-    include_massive: bool = False,
 ) -> Iterator[None]:
     """Set the component along a direction or in a subspace to the means, from a layer on.
 
@@ -95,7 +94,6 @@ def set_to_means(
         first_layer: 0-based; the edit acts at the input of this layer and of all later ones.
         rows: the prompts, if the model also reads tokens after them in the same forward. Without
             them, the prompt is the input of a generation's first forward.
-        include_massive: edit tokens of massive activation too.
 
     Raises:
         InputError: the layer does not exist, or the vectors are zero.
@@ -130,9 +128,7 @@ def set_to_means(
             return edit
 
         edits = [setting(layer) for layer in layers]
-        with intervene(
-            lm, edits, layers=layers, sites=[RESIDUAL_IN], include_massive=include_massive
-        ):
+        with intervene(lm, edits, layers=layers, sites=[RESIDUAL_IN]):
             yield
 
 

@@ -8,9 +8,7 @@ states of the same shape. With :math:`\hat r` the unit direction and
 ``ablating``            :math:`h - s \hat r`
 ``adding``              :math:`h + c\, v`
 ``setting``             :math:`h + (c - s)\, \hat r`
-``clamping``            :math:`h + (\min(\max(s, a), b) - s)\, \hat r`
-``projecting_onto``     :math:`B^\top B h` for an orthonormal basis B
-``projecting_out``      :math:`h - B^\top B h`
+``projecting_out``      :math:`h - B^\top B h` for an orthonormal basis B
 ======================  =============================================
 
 ``adding`` uses the length of its vector; all other edits use only the orientation of a direction.
@@ -53,27 +51,6 @@ def setting(direction: Vector, value: float) -> Edit:
     2024). If it is 0, this is ablation.
     """
     return _edit(_unit(direction), lambda h, axis: h + (value - h @ axis).unsqueeze(-1) * axis)
-
-
-def clamping(direction: Vector, low: float = -np.inf, high: float = np.inf) -> Edit:
-    """Clamps the component along ``direction`` to [``low``, ``high``].
-
-    Raises:
-        InputError: ``low`` is above ``high``.
-    """
-    if low > high:
-        raise InputError(f"clamping to [{low:g}, {high:g}]: the lower bound is above the upper")
-
-    def move(h: Tensor, axis: Tensor) -> Tensor:
-        along = h @ axis
-        return h + (along.clamp(low, high) - along).unsqueeze(-1) * axis
-
-    return _edit(_unit(direction), move)
-
-
-def projecting_onto(vectors: Vectors) -> Edit:
-    """Projects onto the span of ``vectors``, which need not be orthogonal."""
-    return _edit(orthonormal_basis(vectors), lambda h, basis: (h @ basis.T) @ basis)
 
 
 def projecting_out(vectors: Vectors) -> Edit:

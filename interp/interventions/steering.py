@@ -299,27 +299,6 @@ def set_component(
     return _inserting(lm, direction, _each(edits.setting, direction, value), **where)
 
 
-def clamp(
-    lm: LanguageModel,
-    direction: Array,
-    low: PerLayer = -np.inf,
-    high: PerLayer = np.inf,
-    **where: Unpack[Where],
-) -> AbstractContextManager[None]:
-    """Keep the component along ``direction`` within [``low``, ``high``]."""
-    return _inserting(lm, direction, _each(edits.clamping, direction, low, high), **where)
-
-
-def project_onto(
-    lm: LanguageModel, vectors: Array, **where: Unpack[Where]
-) -> AbstractContextManager[None]:
-    """Project states onto the span of ``vectors``.
-
-    ``vectors`` has shape (vector, d_model), or (layer, vector, d_model) with one array per layer.
-    """
-    return intervene(lm, _each(edits.projecting_onto, vectors, rank=2), **where)
-
-
 def project_out(
     lm: LanguageModel, vectors: Array, **where: Unpack[Where]
 ) -> AbstractContextManager[None]:

@@ -23,8 +23,6 @@ already has an effect. A call warns of this and names the tokens; the hook spare
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -77,36 +75,6 @@ def orthogonalise(lm: LanguageModel, vectors: Vectors) -> LanguageModel:
     _project(changed, orthonormal_basis(vectors))
     _compare(changed, _ablated_logits(lm, vectors))
     return changed
-
-
-@contextmanager
-def orthogonalised(lm: LanguageModel, vectors: Vectors) -> Iterator[None]:
-    """The model itself, with projected weights inside the block and its original ones afterwards.
-
-    This copies only the matrices that write to the stream, not the whole model. Do not train inside
-    the block.
-
-    Raises:
-        ModelError: no projection of this model's weights equals the hook.
-    """
-    _require_plain(lm)
-    _warn_of_massive(lm)
-    wanted = _ablated_logits(lm, vectors)
-    own = {name: parameter.data for name, parameter in lm.model.named_parameters()}
-    head, config = lm.model.get_output_embeddings(), lm.model.config.get_text_config(decoder=True)
-    unembedding = head.weight
-    configs = [one for one in (lm.model.config, config) if hasattr(one, "tie_word_embeddings")]
-    tied = [one.tie_word_embeddings for one in configs]
-    try:
-        _project(lm, orthonormal_basis(vectors))
-        _compare(lm, wanted)
-        yield
-    finally:
-        head.weight = unembedding
-        for one, was in zip(configs, tied, strict=True):
-            one.tie_word_embeddings = was
-        for name, data in own.items():
-            lm.model.get_parameter(name).data = data
 
 
 def _require_plain(lm: LanguageModel) -> None:
