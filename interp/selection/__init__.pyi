@@ -2,8 +2,8 @@ from .candidates import Candidates as Candidates
 from .candidates import Choice as Choice
 from .candidates import HeldOutChoice as HeldOutChoice
 from .candidates import choose_held_out as choose_held_out
-from .gate import TooFewPromptsError as TooFewPromptsError
 from .gate import measure_gate as measure_gate
+from .gate_prompts import TooFewPromptsError as TooFewPromptsError
 from .gate_result import DirectionGate as DirectionGate
 from .transfer import TransferMatrix as TransferMatrix
 from .transfer import measure_transfer as measure_transfer

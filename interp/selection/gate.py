@@ -23,7 +23,6 @@ activation.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -34,14 +33,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations import RESIDUAL_IN, collect, listed_layers, massive_activations
+from interp.activations import RESIDUAL_IN, massive_activations
 from interp.errors import InputError
 from interp.interventions import ablate, add
-from interp.interventions.affine import TokenMeans, set_to_means, token_means
+from interp.interventions.affine import TokenMeans, set_to_means
 from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
 from interp.patching import read_all
 from interp.progress import Advance, silent
 from interp.readout import Readout, last_logits
+from interp.selection.gate_prompts import (
+    FEWEST_HELD_OUT,
+    POOLED,
+    Fitted,
+    Sides,
+    evenly_spread,
+    fit_of,
+    sides_of,
+    training_sides_of,
+)
 from interp.selection.gate_result import DirectionGate, Effect, GateCandidate, ZeroForm
 from interp.selection.gate_statistics import (
     best_candidate,
@@ -52,68 +61,8 @@ from interp.selection.gate_statistics import (
     shared_subspace,
 )
 from interp.selection.journal import Journal
-from interp.selection.trials import SHARE_OF_LAYERS, Prompts, next_token_divergence
+from interp.selection.trials import Prompts, next_token_divergence
 from interp.statistics import mean_of
-
-FEWEST = 8  # training prompts of each kind
-FEWEST_HELD_OUT = 4  # validation and test prompts of each kind
-FEWEST_OWN = 4  # training prompts of each kind of a group with its own direction
-MOST_LAYERS = 8
-POOLED = "pooled"
-
-
-class TooFewPromptsError(InputError):
-    """The model treats too few prompts as their label says."""
-
-
-@dataclass(frozen=True)
-class Sides:
-    """Rows that the model treats as their label says, with their readouts."""
-
-    positive: list[Tokens]
-    negative: list[Tokens]
-    positive_values: Float[np.ndarray, " positive"]
-    negative_values: Float[np.ndarray, " negative"]
-
-    def first(self, count: int) -> Sides:
-        """At most ``count`` rows of each kind, evenly picked."""
-        one, two = (_evenly(len(rows), count) for rows in (self.positive, self.negative))
-        return Sides(
-            [self.positive[i] for i in one],
-            [self.negative[i] for i in two],
-            self.positive_values[one],
-            self.negative_values[two],
-        )
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What the training prompts say: mean states of each kind, and the states of some layers.
-
-    Attributes:
-        means: of all negatives, by layer and place.
-        layers, offsets: of the states; offsets count from the prompt's end.
-        states: of each kind at the inputs of ``layers``, (prompt, layer, offset, d_model).
-        groups: group of each positive and negative.
-    """
-
-    means: TokenMeans
-    layers: tuple[int, ...]
-    offsets: tuple[int, ...]
-    positive: Float[np.ndarray, "positive layer offset d_model"]
-    negative: Float[np.ndarray, "negative layer offset d_model"]
-    groups: tuple[tuple[str, ...], tuple[str, ...]]
-
-    def difference(self, layer: int, offset: int, group: str = POOLED) -> np.ndarray | None:
-        """Mean difference in float64; None if the group has too few prompts of a kind."""
-        sides = []
-        for states, names in zip((self.positive, self.negative), self.groups, strict=True):
-            own = np.array([group in (POOLED, name) for name in names], dtype=bool)
-            if own.sum() < FEWEST_OWN:
-                return None
-            at = states[own][:, self.layers.index(layer), self.offsets.index(offset)]
-            sides.append(at.mean(axis=0, dtype=np.float64))
-        return sides[0] - sides[1]
 
 
 def measure_gate(
@@ -165,12 +114,8 @@ def measure_gate(
         run = Trial(lm, fitted.means, readout, batch_size, progress, Journal(kept))
         choosing = held_out[0].first(choosing_prompts)
         candidates = _candidates(run, fitted, choosing)
-        lines = [c for c in candidates if c.rank == 1]
-        chosen = lines[best_candidate(*(np.array([getattr(c, k) for c in lines]) for k in KEYS))]
+        chosen = _best([candidate for candidate in candidates if candidate.rank == 1])
         return _reported(run, fitted, chosen, candidates, held_out[1], draws, null_prompts, seed)
-
-
-KEYS = ("bypass", "induce", "kl")
 
 
 @dataclass(frozen=True)
@@ -236,7 +181,7 @@ def _candidates(run: Trial, fitted: Fitted, on: Sides) -> list[GateCandidate]:
                 found.append(_tried(run, on, POOLED, layer, offset, direction, direction[None]))
     if not found:
         raise InputError("positives and negatives have equal mean states at every layer tried")
-    best = found[best_candidate(*(np.array([getattr(c, k) for c in found]) for k in KEYS))]
+    best = _best(found)
     own = []
     for group in sorted(set(fitted.groups[0])):
         direction = fitted.difference(best.layer, best.position, group)
@@ -250,6 +195,11 @@ def _candidates(run: Trial, fitted: Fitted, on: Sides) -> list[GateCandidate]:
         name = f"subspace of rank {rank}"
         found.append(_tried(run, on, name, best.layer, best.position, best.direction, basis))
     return found
+
+
+def _best(candidates: Sequence[GateCandidate]) -> GateCandidate:
+    bypass, induce, kl = np.array([(one.bypass, one.induce, one.kl) for one in candidates]).T
+    return candidates[best_candidate(bypass, induce, kl)]
 
 
 def _tried(
@@ -286,7 +236,7 @@ def _reported(
     induce = run.induce(test.negative, vector, layer)
     kl = run.kl(test.negative, run.affine(test.negative, line, layer))
     some = test.first(null_prompts)
-    places = [_evenly(len(rows), null_prompts) for rows in (test.positive, test.negative)]
+    places = [evenly_spread(len(rows), null_prompts) for rows in (test.positive, test.negative)]
     observed = bypass[places[0]].mean(), induce[places[1]].mean()
     effects = {}
     for name, directions in _null_directions(fitted, chosen, draws, seed).items():
@@ -321,115 +271,14 @@ def _null_directions(
     fitted: Fitted, chosen: GateCandidate, draws: int, seed: int
 ) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    at = fitted.layers.index(chosen.layer), fitted.offsets.index(chosen.position)
-    states = [
-        side[:, at[0], at[1]].astype(np.float64) for side in (fitted.positive, fitted.negative)
-    ]
+    states = [side.astype(np.float64) for side in fitted.at(chosen.layer, chosen.position)]
     return {
         "random": random_directions(states[0].shape[1], draws, rng),
         "covariance-matched": covariance_matched_directions(states, draws, rng),
     }
 
 
-def training_sides_of(
-    lm: LanguageModel, train: Mapping[str, Prompts], readout: Readout, batch_size: int
-) -> tuple[Sides, tuple[tuple[str, ...], tuple[str, ...]]]:
-    names = [
-        [group for group, part in train.items() for _ in getattr(part, side)]
-        for side in ("positive", "negative")
-    ]
-    pooled = Prompts(
-        [text for part in train.values() for text in part.positive],
-        [text for part in train.values() for text in part.negative],
-    )
-    kept: list[np.ndarray] = []
-    sides = sides_of(lm, pooled, readout, batch_size, FEWEST, "training", kept)
-    one, two = (tuple(np.array(n, object)[k].tolist()) for n, k in zip(names, kept, strict=True))
-    return sides, (one, two)
-
-
-def sides_of(
-    lm: LanguageModel,
-    prompts: Prompts,
-    readout: Readout,
-    batch_size: int,
-    fewest: int,
-    name: str,
-    kept: list[np.ndarray] | None = None,
-) -> Sides:
-    """The rows on the right side of 0.
-
-    Raises:
-        TooFewPromptsError: there are too few.
-    """
-    rows, values = [], []
-    for texts, sign, what in (
-        (prompts.positive, 1, "positive prompts has a readout above 0"),
-        (prompts.negative, -1, "negative prompts has a readout below 0"),
-    ):
-        encoded = [lm.chat.encode(text) for text in texts]
-        read = read_all(lm, encoded, readout, batch_size) if encoded else np.empty(0)
-        right = np.flatnonzero(sign * read > 0)
-        if len(right) < fewest:
-            raise TooFewPromptsError(
-                f"the direction gate cannot be tested: {len(right)} of {len(texts)} {name} {what}, "
-                f"and it needs {fewest}; the model shows too little of the behaviour, or give more "
-                "prompts"
-            )
-        rows.append([encoded[i] for i in right])
-        values.append(read[right])
-        if kept is not None:
-            kept.append(right)
-    return Sides(rows[0], rows[1], values[0], values[1])
-
-
-def fit_of(
-    lm: LanguageModel,
-    sides: Sides,
-    groups: tuple[tuple[str, ...], tuple[str, ...]],
-    layers: Sequence[int] | None,
-    positions: Sequence[int] | None,
-    batch_size: int,
-) -> Fitted:
-    rows = [*sides.positive, *sides.negative]
-    spans = [row.spans.get("post_instruction", slice(len(row) - 1, len(row))) for row in rows]
-    ending = max(
-        1,
-        min(
-            min(len(row) - span.start for row, span in zip(rows, spans, strict=True)),
-            min(map(len, rows)) - 1,
-        ),
-    )
-    usable = range(math.ceil(SHARE_OF_LAYERS * lm.n_layers))
-    if layers is None:
-        layers = [usable[i] for i in _evenly(len(usable), MOST_LAYERS)]
-    tried = tuple(listed_layers(lm, layers))
-    if positions is None:
-        positions = range(-ending, 0) if lm.n_layers <= MOST_LAYERS else (-1,)
-    offsets = tuple(positions)
-    if not offsets or not all(-min(map(len, rows)) <= one < 0 for one in offsets):
-        raise InputError(f"positions {list(offsets)}; count from the prompt's end: -1 is the last")
-
-    def at(row: Tokens) -> list[slice]:
-        return [slice(len(row) + one, len(row) + one + 1) for one in offsets]
-
-    states = [
-        collect(lm, part, layers=tried, positions=at, sites=[RESIDUAL_IN], batch_size=batch_size)[
-            RESIDUAL_IN
-        ]
-        for part in (sides.positive, sides.negative)
-    ]
-    means = token_means(lm, sides.negative, ending=ending, batch_size=batch_size)
-    return Fitted(means, tried, offsets, states[0], states[1], groups)
-
-
 def _distinct(fitted: Fitted, direction: np.ndarray, layer: int, offset: int) -> bool:
     """Whether a difference is more than rounding: all prompts share the template's embeddings."""
-    at = fitted.layers.index(layer), fitted.offsets.index(offset)
-    typical = np.linalg.norm(fitted.positive[:, at[0], at[1]], axis=1).mean()
+    typical = np.linalg.norm(fitted.at(layer, offset)[0], axis=1).mean()
     return bool(np.linalg.norm(direction) > 1e-6 * typical)
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    """At most ``most`` numbers below ``count``, evenly spread."""
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(most, count))})

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import InputError
+from interp.statistics import unit
 
 KL_BELOW = 0.15
 LEVEL = 0.05
@@ -83,7 +84,7 @@ def random_directions(
     d_model: int, draws: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "draw d_model"]:
     """Unit directions, uniform on the sphere."""
-    return _units(rng.normal(size=(draws, d_model)))
+    return unit(rng.normal(size=(draws, d_model)))
 
 
 def covariance_matched_directions(
@@ -100,16 +101,11 @@ def covariance_matched_directions(
             "the states do not vary within the groups, so covariance-matched directions "
             "cannot be drawn; choose a token that has read the prompt"
         )
-    return _units(rng.normal(size=(draws, len(residual))) @ residual)
+    return unit(rng.normal(size=(draws, len(residual))) @ residual)
 
 
 def shared_subspace(
     directions: Float[np.ndarray, "direction d_model"], rank: int
 ) -> Float[np.ndarray, "rank d_model"]:
     """The first right singular vectors of unit directions: their best shared subspace."""
-    return np.linalg.svd(_units(directions), full_matrices=False)[2][:rank]
-
-
-def _units(rows: Float[np.ndarray, "row d_model"]) -> Float[np.ndarray, "row d_model"]:
-    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1.0)
+    return np.linalg.svd(unit(directions), full_matrices=False)[2][:rank]

@@ -11,9 +11,8 @@ b's positives and negatives:
 1 is the whole gap between the two kinds of prompts. The edits are those of
 :mod:`interp.selection.gate`, on prompts that the directions were not fitted on. The null is the
 same with directions drawn from the covariance within groups, of the mean length. A third matrix is
-the
-representational dependence (:mod:`interp.similarity.independence`): how much the ablation of a's
-direction changes the cosine of b's positives with b's direction, as a mean over layers.
+the representational dependence (:mod:`interp.similarity.independence`): how much the ablation of
+a's direction changes the cosine of b's positives with b's direction, as a mean over layers.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from interp.interventions import ablate
 from interp.model import LanguageModel, undisturbed
 from interp.progress import Advance, silent
 from interp.readout import Readout
-from interp.selection.gate import (
+from interp.selection.gate import Trial
+from interp.selection.gate_prompts import (
     FEWEST_HELD_OUT,
     Fitted,
     Sides,
     TooFewPromptsError,
-    Trial,
     fit_of,
     sides_of,
     training_sides_of,
@@ -199,7 +198,7 @@ def _matrix(
     vectors = np.array(list(directions.values()))
     lengths = np.linalg.norm(vectors, axis=1)
     own = [effects(vector) for vector in vectors]
-    states = [side[:, 0, 0].astype(np.float64) for side in (fitted.positive, fitted.negative)]
+    states = [side.astype(np.float64) for side in fitted.at(layer, position)]
     drawn = covariance_matched_directions(states, draws, np.random.default_rng(seed))
     null = [effects(lengths.mean() * direction) for direction in drawn]
     units = vectors / lengths[:, None]
