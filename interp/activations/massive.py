@@ -35,6 +35,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.activations.collection import encoded
 from interp.model import LanguageModel, Tokens, hidden_into, hidden_of, probing, undisturbed
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def massive_activations(
         >>> bool(sp.massive_activations(lm))
         False
     """
-    rows = [_encoded(lm, text) for text in texts or ()]
+    rows = [encoded(lm, text) for text in texts or ()]
     if not rows:
         return _reference(lm)[1]
     return _examined(lm, [_norms(lm, row)[0] for row in rows], rows, stream_norms(lm))
@@ -207,10 +208,6 @@ def is_massive(
         basis = inserted.to(wide)
         wide = wide - (wide @ basis.T) @ basis
     return torch.linalg.vector_norm(wide, dim=-1, keepdim=True) > limit
-
-
-def _encoded(lm: LanguageModel, text: str | Tokens) -> Tokens:
-    return text if isinstance(text, Tokens) else lm.chat.encode(text)
 
 
 def _norms(

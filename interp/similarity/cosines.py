@@ -57,6 +57,7 @@ from interp.statistics import (
     isotropic_cosine,
     layer_names,
     permuted_weights,
+    reliability_of_whole,
 )
 
 
@@ -155,7 +156,7 @@ def cosine_map(
     lasting = np.clip(reliability, 0.0, 1.0)
     if not linear:
         reliability = np.stack([part.reliability for part in replicates], axis=-1)
-        lasting = _of_whole(reliability)
+        lasting = reliability_of_whole(reliability)
     defined = stacked(cell.cosine.defined for cell in cells)
 
     no_null, no_interval = (getattr(estimator, f"no_{name}", "") for name in ("null", "interval"))
@@ -230,7 +231,7 @@ def _values_alone(
         defined=np.isfinite(value),
         reliability=reliability,
         n=tuple(directions.n.tolist()),
-        ceiling=_ceiling(_of_whole(reliability)),
+        ceiling=_ceiling(reliability_of_whole(reliability)),
         no_null="vectors without their prompts cannot be fitted again",
         low=missing,
         high=missing,
@@ -241,12 +242,6 @@ def _values_alone(
         isotropic=missing,
         covariance_matched=missing,
     )
-
-
-def _of_whole(reliability: Float[np.ndarray, "layer label"]) -> Float[np.ndarray, "layer label"]:
-    """Reliability with all prompts: 2ρ/(1 + ρ) if halves have ρ (Spearman and Brown 1910)."""
-    rho = np.clip(reliability, 0.0, 1.0)
-    return 2 * rho / (1 + rho)
 
 
 def _ceiling(reliability: Float[np.ndarray, "layer label"]) -> Cells:

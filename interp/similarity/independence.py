@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import InputError
+from interp.statistics import unit
 
 
 def cosine_shift(
@@ -39,12 +40,5 @@ def cosine_shift(
     length = np.linalg.norm(direction)
     if not length > 0:
         raise InputError("a direction of length zero; give a nonzero direction")
-    one, two = (_cosines(x.astype(np.float64), direction / length) for x in (before, after))
+    one, two = (unit(x.astype(np.float64)) @ (direction / length) for x in (before, after))
     return np.abs(two - one).mean(axis=0)
-
-
-def _cosines(
-    states: Float[np.ndarray, "prompt layer d_model"], unit: Float[np.ndarray, " d_model"]
-) -> Float[np.ndarray, "prompt layer"]:
-    lengths = np.linalg.norm(states, axis=-1)
-    return (states @ unit) / np.where(lengths > 0, lengths, 1.0)

@@ -36,8 +36,6 @@ class Cell:
     reliability: Float[np.ndarray, "layer 2"]
     lengths: Layers
     """Product of the noise-corrected lengths; NaN where a direction does not exist."""
-    plain_lengths: Layers
-    """Product of the lengths including noise."""
     product: Layers
     error: Layers
     """Standard error of the inner product if the directions are perpendicular."""
@@ -61,7 +59,6 @@ def cell_of(products: InnerProducts, n: float, level: float, *, refitted: bool =
         there=np.stack([exists(products, index, confidence)[1] for index in (0, 1)], axis=1),
         reliability=products.value[:, :2] / plain,
         lengths=np.where(cosine.defined, lengths, np.nan),
-        plain_lengths=np.sqrt(np.prod(plain, axis=1)),
         product=products.value[:, 2],
         error=np.sqrt(products.variance(0.0, 0.0, 1.0)),
     )

@@ -252,14 +252,13 @@ def rotation(
     of_labels = {}
     for label, contrast in before.contrasts.items():
         pair = (contrast, after.contrasts[label])
-        of_labels[label] = (
+        change = (
             _of_mean_difference(*pair, same_prompts, names, level)
             if linear
             else _of_refits(before.estimator, *pair, same_prompts, names, level)
         )
-    return Rotations(
-        {label: _with_ways(one, label, ways or {}) for label, one in of_labels.items()}
-    )
+        of_labels[label] = _with_ways(change, label, ways or {})
+    return Rotations(of_labels)
 
 
 def _with_ways(change: Rotation, label: str, ways: Mapping[str, Rotations]) -> Rotation:
@@ -282,21 +281,19 @@ def _of_refits(
     layers: Sequence[int],
     level: float,
 ) -> Rotation:
-    _check(before, after, same_prompts)
-    paired = after.linked_as(before) if same_prompts else after
+    paired = _paired(before, after, same_prompts)
     parts = [Refits.of(estimator, side).replicates() for side in (before, paired)]
     products, effective = refitted_products(parts[0], parts[1], same_units=same_prompts)
     angle = angle_degrees(products, Confidence(level, effective), refitted=True)
-    cosine = as_cosine(angle)
     no_interval = getattr(estimator, "no_interval", "")
     if no_interval:
-        angle, cosine = angle.without_interval(), cosine.without_interval()
+        angle = angle.without_interval()
     missing, title = np.full(angle.value.shape, np.nan), estimator_title(estimator)
     undefined = Estimates.where(missing > 0, **dict.fromkeys(BOUNDS, missing))
     return Rotation(
         layers=layer_names(layers, len(missing)),
         angle_degrees=angle,
-        cosine=cosine,
+        cosine=as_cosine(angle),
         gain=undefined,
         offset=undefined,
         offset_orthogonal=undefined,
@@ -313,9 +310,8 @@ def _of_mean_difference(
     layers: Sequence[int] | None,
     level: float,
 ) -> Rotation:
-    _check(before, after, same_prompts)
+    paired = _paired(before, after, same_prompts)
     names = layer_names(layers, before.positive.shape[1])
-    paired = after.linked_as(before) if same_prompts else after
     means = joint_means(before, paired, VECTORS, same_units=same_prompts)
     products = inner_products(means, PRODUCTS)
     confidence = Confidence(level, means.effective_n)
@@ -380,14 +376,15 @@ def _check_same_fits(before: FittedDirections, after: FittedDirections) -> None:
             )
 
 
-def _check(before: Contrast, after: Contrast, same_prompts: bool) -> None:
+def _paired(before: Contrast, after: Contrast, same_prompts: bool) -> Contrast:
+    """``after``, with the links of ``before`` if the prompts are the same."""
     if before.positive.shape[1:] != after.positive.shape[1:]:
         raise InputError(
             f"(layer, d_model) is {before.positive.shape[1:]} before and "
             f"{after.positive.shape[1:]} after; compare models of the same architecture"
         )
     if not same_prompts:
-        return
+        return after
     if (len(before.positive), len(before.negative)) != (len(after.positive), len(after.negative)):
         raise InputError(
             f"{len(before.positive)} + {len(before.negative)} prompts before and "
@@ -400,3 +397,4 @@ def _check(before: Contrast, after: Contrast, same_prompts: bool) -> None:
         raise InputError(
             "the pairs or groups of prompts differ before and after; use the same in both"
         )
+    return after.linked_as(before)

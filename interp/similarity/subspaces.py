@@ -39,6 +39,7 @@ from interp.statistics import (
     isotropic_overlap,
     layer_names,
     permuted_weights,
+    reliability_of_whole,
     resampling_weights,
     unit_count,
 )
@@ -133,8 +134,7 @@ def overlap_map(
     exists = np.stack([fit.exists for fit in fits], axis=-1)
     defined = np.stack([exists[:, i] & exists[:, j] for i, j in pairs], axis=-1)
     reliability = np.stack([fit.reliability for fit in fits], axis=-1)
-    # The whole has 2ρ/(1 + ρ) where halves have ρ (Spearman and Brown).
-    lasting = 2 * np.clip(reliability, 0.0, 1.0) / (1 + np.clip(reliability, 0.0, 1.0))
+    lasting = reliability_of_whole(reliability)
     value, isotropic = statistics[0], isotropic_overlap(width, (dimensions, dimensions), level)
     log_odds = _logit(value)
     values = {"value": value, "low": expit(log_odds - reach), "high": expit(log_odds + reach)}

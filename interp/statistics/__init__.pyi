@@ -55,6 +55,7 @@ from .reliability import Vectors as Vectors
 from .reliability import cosines_of_halves as cosines_of_halves
 from .reliability import error_degrees as error_degrees
 from .reliability import overlaps_of_halves as overlaps_of_halves
+from .reliability import reliability_of_whole as reliability_of_whole
 from .reliability import split_half_reliability as split_half_reliability
 from .rows import Axes as Axes
 from .rows import Coordinates as Coordinates

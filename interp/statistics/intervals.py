@@ -114,13 +114,11 @@ def fisher_interval(
     return np.tanh(z - reach), np.tanh(z + reach)
 
 
-def last_accepted(
-    accepts: Callable[[Layers], Accepted], inside: Layers, outside: Layers, steps: int = 60
-) -> Layers:
+def last_accepted(accepts: Callable[[Layers], Accepted], inside: Layers, outside: Layers) -> Layers:
     """The last accepted value from ``inside`` (accepted) to ``outside``, by bisection."""
     good, bad = np.array(inside, np.float64), np.array(outside, np.float64)
     all_the_way = accepts(bad)
-    for _ in range(steps):
+    for _ in range(60):
         middle = (good + bad) / 2
         accepted = accepts(middle)
         good, bad = np.where(accepted, middle, good), np.where(accepted, bad, middle)

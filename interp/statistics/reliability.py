@@ -132,5 +132,10 @@ def error_degrees(reliability: Float[np.ndarray, "..."]) -> Float[np.ndarray, ".
     simulation with 64 prompts per side). Bounds of a reliability give bounds of the angle. If
     ρ ≤ 0, the angle is 90°.
     """
-    rho = np.clip(reliability, 0.0, 1.0)
-    return np.degrees(np.arccos(np.sqrt(2 * rho / (1 + rho))))
+    return np.degrees(np.arccos(np.sqrt(reliability_of_whole(reliability))))
+
+
+def reliability_of_whole(halves: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Reliability with all prompts: 2ρ/(1 + ρ) if halves have ρ (Spearman and Brown 1910)."""
+    rho = np.clip(halves, 0.0, 1.0)
+    return 2 * rho / (1 + rho)
