@@ -19,8 +19,8 @@ from unlearning.training import (
     Mixture,
     TrainingSettings,
     prepare_in_place,
-    trainer,
     unlearn_in_place,
+    views,
 )
 from unlearning.training.mixture import collator
 from unlearning.training.views import Supply, control_vector, reference_of
@@ -283,7 +283,7 @@ def test_a_copy_of_the_model_is_made_only_where_a_term_reads_it(
         copies.append(lm)
         return reference_of(lm)
 
-    monkeypatch.setattr(trainer, "reference_of", counted)
+    monkeypatch.setattr(views, "reference_of", counted)
     settings = TrainingSettings(objective=objective, retain_objective=retain, trained="projections",
                                 batch_size=2, max_steps=1)  # fmt: skip
     lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)

@@ -133,22 +133,13 @@ def adapter_inputs(lm: LanguageModel) -> dict[str, Float[Tensor, "*expert rank w
     the weight's input. Weights without an adapter have one row of zeros; a model without adapters
     has no entry.
     """
-    from peft.tuners.lora import LoraLayer
-    from peft.tuners.lora.layer import ParamWrapper
-
     found = {}
-    for path, module in lm.model.named_modules():
-        if not isinstance(module, LoraLayer):
-            continue
-        name = path.removeprefix("base_model.model.").replace(".base_layer", "")
+    for name, module in _adapters(lm.model).items():
         [adapter] = module.lora_A
-        first: nn.Module = module.lora_A[adapter]
-        matrix = module.scaling[adapter] * first.get_parameter("weight").detach()
-        if isinstance(module, ParamWrapper):
-            name = f"{name}.{module.parameter_name}".removesuffix(".weight")
-            if module.num_experts > 1:
-                matrix = matrix.reshape(module.num_experts, -1, matrix.shape[-1])
-        found[name] = matrix
+        matrix = module.scaling[adapter] * module.lora_A[adapter].weight.detach()
+        if getattr(module, "num_experts", 1) > 1:  # an adapter of fused experts
+            matrix = matrix.reshape(module.num_experts, -1, matrix.shape[-1])
+        found[name.removesuffix(".weight")] = matrix
     for weight in lm.found_out.get(FROZEN, ()):
         width = weight.value.shape[-1 if weight.reads_last else -2]
         found[weight.place] = torch.zeros(1, width, device=weight.value.device)
@@ -164,11 +155,8 @@ def unmoved_at_first(lm: LanguageModel) -> set[str]:
 
 def adapted_weights(model: nn.Module) -> Iterator[nn.Parameter]:
     """The weights of the base model that have an adapter."""
-    from peft.tuners.lora.layer import ParamWrapper
-
-    for module, _matrix in _outputs(model).values():
-        base = module.get_base_layer()
-        yield getattr(base, module.parameter_name if isinstance(module, ParamWrapper) else "weight")
+    for name, module in _adapters(model).items():
+        yield getattr(module.get_base_layer(), name.rpartition(".")[2])
 
 
 def fits(pattern: str, name: str) -> bool:
@@ -278,15 +266,16 @@ def _inject(lm: LanguageModel, config: LoraConfig, seed: int) -> LanguageModel:
 def _outside(lm: LanguageModel, targets: Targets) -> tuple[str, ...]:
     """Modules that got an adapter and are not among the targets: PEFT compares ends of names."""
     wanted = {weight.name for weight in targets.weights}
-    return tuple(name.rpartition(".")[0] for name in _outputs(lm.model) if name not in wanted)
+    return tuple(name.rpartition(".")[0] for name in _adapters(lm.model) if name not in wanted)
 
 
 def _failing(lm: LanguageModel, targets: Targets) -> dict[LinearWeight, str]:
     """Weights whose adapters have no effect on the logits, or break the forward."""
-    adapters = _outputs(lm.model)
+    adapters = _adapters(lm.model)
     if missing := [weight for weight in targets.weights if weight.name not in adapters]:
         return dict.fromkeys(missing, REFUSED)
-    matrices = [adapters[weight.name][1] for weight in targets.weights]
+    seconds = [adapters[weight.name].lora_B for weight in targets.weights]
+    matrices = [matrix.weight for second in seconds for matrix in second.values()]
     try:
         return dict.fromkeys(without_gradient(lm, targets.weights, matrices), UNREACHED)
     except (AttributeError, TypeError, RuntimeError, ValueError, ModelError):
@@ -328,19 +317,17 @@ def _failing_alone(
     return found
 
 
-def _outputs(model: nn.Module) -> dict[str, tuple[Any, Tensor]]:
-    """Every adapted weight's name in the base model, with its adapter and its B."""
+def _adapters(model: nn.Module) -> dict[str, Any]:
+    """PEFT's module around every adapted weight, by the weight's name in the base model."""
     from peft.tuners.lora import LoraLayer
     from peft.tuners.lora.layer import ParamWrapper
 
-    found: dict[str, tuple[Any, Tensor]] = {}
+    found = {}
     for path, module in model.named_modules():
         if isinstance(module, LoraLayer):
             name = path.removeprefix("base_model.model.").replace(".base_layer", "")
             parameter = module.parameter_name if isinstance(module, ParamWrapper) else "weight"
-            [adapter] = module.lora_B
-            second: nn.Module = module.lora_B[adapter]
-            found[f"{name}.{parameter}"] = module, second.get_parameter("weight")
+            found[f"{name}.{parameter}"] = module
     return found
 
 

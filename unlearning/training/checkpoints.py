@@ -138,16 +138,14 @@ class Checkpointing(TrainerCallback):
 
     Args:
         states: name → state; only the first process writes them to ``checkpoint-STEP/NAME/``.
-        keep: number of complete checkpoints to keep; during a save there is one more.
 
     Raises:
         InputError: training begins before the step of a checkpoint in the folder.
         TrainingError: a trained weight is not finite; the checkpoint does not count.
     """
 
-    def __init__(self, states: Mapping[str, Stateful], *, keep: int = 2) -> None:
+    def __init__(self, states: Mapping[str, Stateful]) -> None:
         self.states = dict(states)
-        self.keep = keep
 
     def on_train_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
@@ -181,7 +179,7 @@ class Checkpointing(TrainerCallback):
             (checkpoint / name).mkdir(exist_ok=True)
             one.save_state(checkpoint / name)
         seal(checkpoint)
-        prune(args.output_dir, self.keep)
+        prune(args.output_dir)
 
 
 class StopOnSignal(TrainerCallback):

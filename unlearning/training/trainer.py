@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from interp.errors import InputError, TrainingError
+from interp.errors import TrainingError
 from interp.model import LanguageModel, fitting
 from unlearning.losses import npo_weight, sequence_log_ratio
 from unlearning.training.arguments import training_arguments
@@ -36,7 +36,7 @@ from unlearning.training.reference import with_references
 from unlearning.training.settings import TrainingSettings
 from unlearning.training.stop_together import StopTogether
 from unlearning.training.terms import Term, Weights, needs_of, term_weights, terms_of, weighted_sum
-from unlearning.training.views import OF_OUTPUTS, Supply, View, control_vector, reference_of
+from unlearning.training.views import OF_OUTPUTS, View, supply_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,7 +195,8 @@ class UnlearningTrainer(Trainer):
         self.terms = terms
         self.weights: Weights = term_weights(settings, mixture)
         self.around_forward = around_forward
-        self.supply = _supply(lm, settings, terms)
+        needs = [frozenset(term.needs) for term in terms]
+        self.supply = supply_of(lm, needs, settings.layer, settings.seed)
         if settings.retain_unit == "gradient" and mixture.retain:
             self.weights.scale(self._gradient_ratio(lm.model))
         self._names = [
@@ -379,24 +380,3 @@ class _StepEnd(TrainerCallback):
 
     def on_step_end(self, *_arguments: Any, **_keywords: Any) -> None:
         self.trainer.end_step()
-
-
-def _supply(lm: LanguageModel, settings: TrainingSettings, terms: Sequence[Term]) -> Supply:
-    needs = needs_of(terms)
-    reads_states = bool(needs & {"states", "reference_states"})
-    layer = lm.n_layers // 4 if settings.layer is None else settings.layer
-    if reads_states and not 0 <= layer < lm.n_layers:
-        raise InputError(f"layer is {layer}; {lm.name} has layers 0 to {lm.n_layers - 1}")
-    control = None
-    if "control" in needs:
-        control = control_vector(lm.d_model, settings.seed).to(lm.device)
-    return Supply(
-        [frozenset(term.needs) for term in terms],
-        reference_of(lm) if needs & {"reference_logits", "reference_states"} else None,
-        next(name for name, module in lm.model.named_modules() if module is lm.layers[layer])
-        if reads_states
-        else "",
-        control,
-        "position_ids" in lm.forward_options,
-        lm.checked,
-    )

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from interp.errors import InputError
 from interp.model import (
     AS_EXPECTED,
     LanguageModel,
@@ -148,6 +149,38 @@ class Supply:
         if self.control is not None and "control" in needs:
             view["control"] = self.control
         return view
+
+
+def supply_of(
+    lm: LanguageModel, needs: Sequence[frozenset[str]], layer: int | None, seed: int
+) -> Supply:
+    """What the terms of a run read from ``lm``.
+
+    Args:
+        lm: the prepared model.
+        needs: quantities that each group's term names, by the group's number.
+        layer: 0-based; objectives on states read its output. None is a quarter of the depth.
+        seed: of RMU's direction.
+
+    Raises:
+        InputError: the model has no such layer.
+    """
+    every = frozenset[str]().union(*needs)
+    path = ""
+    if every & {"states", "reference_states"}:
+        layer = lm.n_layers // 4 if layer is None else layer
+        if not 0 <= layer < lm.n_layers:
+            raise InputError(f"layer is {layer}; {lm.name} has layers 0 to {lm.n_layers - 1}")
+        read = lm.layers[layer]
+        path = next(name for name, module in lm.model.named_modules() if module is read)
+    return Supply(
+        needs,
+        reference_of(lm) if every & {"reference_logits", "reference_states"} else None,
+        path,
+        control_vector(lm.d_model, seed).to(lm.device) if "control" in every else None,
+        "position_ids" in lm.forward_options,
+        lm.checked,
+    )
 
 
 def reference_of(lm: LanguageModel) -> Reference:
