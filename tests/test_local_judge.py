@@ -92,7 +92,7 @@ def test_a_model_that_gives_no_verdicts_is_no_judge(small: LocalJudge) -> None:
 @pytest.mark.filterwarnings("ignore:the tokenizer has no chat template")
 def test_a_model_whose_context_is_too_short(checkpoint_of: Callable[[str], Path]) -> None:
     judge = LocalJudge(str(checkpoint_of("gpt2")), least_mass=0.0)
-    with pytest.raises(ModelError, match="reads at most 512 tokens"):
+    with pytest.raises(InputError, match="context of 512 tokens"):
         judge.read(["p"], ["a word and another, " * 100])
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import ModelError
+from interp.errors import ModelError, first_line
 from interp.model.gguf import dequantised, is_gguf, parsed_once
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def load_error(source: str | Path, error: Exception) -> ModelError:
         )
     if "trust_remote_code" in text:
         return ModelError(f"{source} brings its own code; allow it with --trust-remote-code")
-    first_line = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
     where = "the folder" if Path(source).exists() else "the hub id, the network and HF_TOKEN"
-    return ModelError(f"{source} could not be loaded as a causal LM: {first_line}; check {where}")
+    return ModelError(
+        f"{source} could not be loaded as a causal LM: {first_line(error)}; check {where}"
+    )

@@ -55,6 +55,12 @@ def _pipes(opening: str) -> tuple[str, ...]:
     return (ended,) if ended != opening else (f"{opening[:2]}/{opening[2:]}", "<|end|>")
 
 
+def _closed_by(closing: str, opening: str) -> Mark:
+    """A kind with one closing text, which also ends a thought that the prompt has opened."""
+    pattern = re.escape(closing)
+    return Mark(opening, pattern, alone=pattern, close=lambda opening: (closing,))
+
+
 HARMONY_ANSWER = "<|end|><|start|>assistant<|channel|>final<|message|>"
 
 MARKS = (
@@ -75,24 +81,9 @@ MARKS = (
     ),
     # ... and as text whose special tokens were left out.
     Mark(r"\A\s*(?-i:analysis)(?=(?-i:[A-Z]))", "assistantfinal"),
-    Mark(
-        r"<\|channel>(?:thought|analysis)\b",
-        r"<channel\|>",
-        alone=r"<channel\|>",
-        close=lambda opening: ("<channel|>",),
-    ),
-    Mark(
-        r"<unused94>(?:thought\b)?",
-        "<unused95>",
-        alone="<unused95>",
-        close=lambda opening: ("<unused95>",),
-    ),
-    Mark(
-        r"<\|inner_prefix\|>",
-        r"<\|inner_suffix\|>",
-        alone=r"<\|inner_suffix\|>",
-        close=lambda opening: ("<|inner_suffix|>",),
-    ),
+    _closed_by("<channel|>", r"<\|channel>(?:thought|analysis)\b"),
+    _closed_by("<unused95>", r"<unused94>(?:thought\b)?"),
+    _closed_by("<|inner_suffix|>", r"<\|inner_prefix\|>"),
     Mark(
         r"<\|im_start\|>think\b",
         r"<\|im_start\|>answer\b",

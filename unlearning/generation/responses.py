@@ -109,8 +109,6 @@ def generate(
         InputError: a prompt is longer than the model's context.
         MachineError: a single prompt does not fit into memory, or the log's disk is full.
     """
-    from unlearning.generation.responses import Draw, uniform_numbers
-
     stops = stop_tokens(lm)
 
     def batches(asked: Sequence[AskedPrompt]) -> Iterator[dict[AskedPrompt, Answer]]:

@@ -251,8 +251,7 @@ class _Fitted:
     def probabilities(self, responses: Texts) -> Float[np.ndarray, "response 5"]:
         found = self.regression.predict_proba(self.features.transform(list(responses)))
         ordered = np.zeros((len(responses), len(LEARNED)))
-        for column, name in enumerate(self.regression.classes_):
-            ordered[:, LEARNED.index(name)] = found[:, column]
+        ordered[:, [LEARNED.index(name) for name in self.regression.classes_]] = found
         return ordered
 
 

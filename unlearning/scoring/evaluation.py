@@ -110,10 +110,9 @@ class Evaluation:
 
         Without prefixes they are read from generated answers; see :meth:`by_class`.
         """
-        if self.prefixes is None:
-            with adapters_merged(lm.model):
-                return self.by_class(self._answers(lm)[1])
         with adapters_merged(lm.model):
+            if self.prefixes is None:
+                return self.by_class(self._answers(lm)[1])
             found = prefix_masses(lm, self.rows, self.prefixes, batch_size=self.batch_size)
         return self._table(found.columns())
 

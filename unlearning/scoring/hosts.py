@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-from interp.errors import ModelError
+from interp.errors import ModelError, first_line
 from interp.model import LanguageModel, Tokens, check_source
 from interp.progress import Advance, silent
 from unlearning.generation import continuations
@@ -119,12 +119,12 @@ class LocalHost:
                 f"{self.source} has no chat template, through which {form.name} reads; give the "
                 "published checkpoint with its tokenizer"
             )
-        for shape in (_plain, _in_parts):
+        for shape in (list, _in_parts):
             probe = [{**message, "content": f"probe{i}text"} for i, message in enumerate(asked)]
             try:
                 shown = self._rendered(shape(probe), form)
             except Exception as error:  # whatever the template raises
-                why = next(iter(str(error).splitlines()), type(error).__name__)
+                why = first_line(error)
             else:
                 if all(message["content"] in shown for message in probe):
                     return self._rendered(shape(asked), form)
@@ -197,10 +197,6 @@ class ServedHost:
 def _text(asked: Asked) -> str:
     parts = [asked] if isinstance(asked, str) else [message["content"] for message in asked]
     return "\n".join(parts)
-
-
-def _plain(messages: Any) -> Any:
-    return messages
 
 
 def _in_parts(messages: Any) -> Any:

@@ -9,7 +9,6 @@ or one that always thinks first), and it is not used.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import takewhile
@@ -19,7 +18,7 @@ import torch
 from jaxtyping import Float
 
 from interp.errors import InputError, ModelError
-from interp.model import LanguageModel, Tokens, check_source, map_in_batches
+from interp.model import LanguageModel, Tokens, check_source, map_in_batches, require_room
 from interp.progress import Advance, silent
 from unlearning.scoring.classes import Scorer, Texts
 from unlearning.scoring.reading import (
@@ -102,8 +101,8 @@ class LocalJudge:
         """The most probable class of each answer; every answer has one.
 
         Raises:
-            ModelError: the model cannot be loaded, has too short a context, or does not reply
-            with verdicts.
+            ModelError: the model cannot be loaded, or does not reply with verdicts.
+            InputError: a question is longer than the model's context.
         """
         found = self.probabilities(prompts, responses, progress=progress)
         if len(found) and (mass := float(np.median(found.sum(axis=1)))) < self.least_mass:
@@ -127,7 +126,7 @@ class LocalJudge:
         """
         lead, openings = self._openings()
         rows = [self._encoded(*pair, lead) for pair in zip(prompts, responses, strict=True)]
-        self._require_room(rows)
+        require_room(self.lm.model, self.lm.tokenizer, rows)
 
         def read(chosen: list[int]) -> Float[np.ndarray, "chosen verdict"]:
             batch = self.lm.chat.pad([rows[i] for i in chosen], self.lm.device)
@@ -147,16 +146,6 @@ class LocalJudge:
         start = tokens.spans["response"].start
         spans = {name: span for name, span in tokens.spans.items() if name != "response"}
         return Tokens(tokens.ids[:start] + lead, spans)
-
-    def _require_room(self, rows: Sequence[Tokens]) -> None:
-        config = self.lm.model.config.get_text_config(decoder=True)
-        room = getattr(config, "max_position_embeddings", None)
-        longest = max(map(len, rows), default=0)
-        if room is not None and longest > room:
-            raise ModelError(
-                f"{self.name} reads at most {room} tokens, but the rubric with the longest answer "
-                f"has {longest}; use a model with a longer context"
-            )
 
     def _openings(self) -> tuple[tuple[int, ...], list[frozenset[int]]]:
         """Tokens that all verdicts share at their beginning, and each verdict's next tokens."""

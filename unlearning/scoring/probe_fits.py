@@ -172,7 +172,7 @@ def texts_for(
     What it wrote and its states stay in the user's cache.
     """
     texts = [*refusal_texts(), *in_readers_style(_written(reader, progress))]
-    pairs = list(zip(*_columns(texts), strict=True))
+    pairs = [(text.prompt, text.response) for text in texts]
     path = user_cache("panel") / f"states-{reader.fingerprint}.npz"
     known: dict[tuple[str, str], Float[np.ndarray, " feature"]] = {}
     with suppress(OSError, ValueError, KeyError), np.load(path) as kept:
@@ -201,11 +201,6 @@ def _written(reader: Reader, progress: Advance) -> list[Begun]:
     with suppress(OSError, InputError):  # it is a cache
         write_json(path, {"texts": [asdict(one) for one in found]})
     return found
-
-
-def _columns(texts: Sequence[RefusalText]) -> tuple[list[str], list[str]]:
-    """Prompts and responses."""
-    return [text.prompt for text in texts], [text.response for text in texts]
 
 
 def best_threshold(odds: Float[np.ndarray, " text"], classes: Int[np.ndarray, " text"]) -> float:

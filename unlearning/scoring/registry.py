@@ -33,30 +33,25 @@ SCORERS: Registry[ScorerEntry] = Registry("scorer", "unlearning.scoring", "score
 
 
 def scorer(
-    name: str,
-    *,
-    title: str = "",
-    paper: str = "",
-    badge: str = "",
-    differs: str = "",
-    scales: Sequence[str] = (REFUSAL.name,),
+    name: str, *, scales: Sequence[str] = (REFUSAL.name,), **about: str
 ) -> Callable[[Factory], Factory]:
     """Register a function that makes a scorer from the text after the colon of its name.
 
     Args:
-        name, title, paper, badge, differs: as in :class:`interp.registry.About`.
+        name: what a user types.
         scales: names of the scales that it reads; with several, the function takes one of them as
             its second argument.
+        about: ``title, paper, badge, differs`` of :class:`interp.registry.About`.
 
     Raises:
         InputError: the name is taken, the badge is unknown, or the function takes other parameters.
     """
 
     def register(make: Factory) -> Factory:
-        about = About(name, title, paper, badge, differs)
+        described = About(name, **about)
         taken = ("argument", "scale") if len(scales) > 1 else ("argument",)
         require_parameters(make, taken, f"the scorer {name}")
-        SCORERS.add(about, ScorerEntry(about, make, scales), make)
+        SCORERS.add(described, ScorerEntry(described, make, scales), make)
         return make
 
     return register

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import InputError, ModelError
+from interp.errors import InputError, ModelError, first_line
 from interp.model import check_source, map_in_batches, moved, usable_device
 from interp.progress import Advance, silent
 from unlearning.scoring.classes import FINE_CLASSES, Scorer, Texts
@@ -209,9 +209,8 @@ class SequenceClassifier:
         try:
             return kind.from_pretrained(self.source, **options)
         except Exception as error:  # whatever the library or the hub raises
-            line = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
-                f"{self.source} could not be loaded as a sequence classifier: {line}"
+                f"{self.source} could not be loaded as a sequence classifier: {first_line(error)}"
             ) from error
 
 

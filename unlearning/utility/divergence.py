@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InputError, ModelError
 from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
 from interp.progress import Advance, silent
+from interp.selection import next_token_divergence
 from unlearning.losses import forced_logits, reference_log_probs
 
 POSITIONS = 8
@@ -78,9 +78,7 @@ def kl_divergence(
             f"logits of shape {tuple(base.shape)} and {tuple(other.shape)}: the two models have "
             "different vocabularies, so the KL divergence is not defined"
         )
-    log_p, log_q = (logits.cpu().double().log_softmax(dim=-1) for logits in (base, other))
-    terms = log_p.exp() * (log_p - log_q)
-    return terms.masked_fill(log_p == -torch.inf, 0.0).sum(dim=-1).numpy()
+    return next_token_divergence(base, other).numpy()
 
 
 def kl_to_base(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import InputError
+from interp.errors import InputError, first_line
 from interp.model import LanguageModel
 
 if TYPE_CHECKING:
@@ -112,10 +112,9 @@ def run_tasks(
             fewshot_random_seed=seed,
         )
     except (OSError, ValueError, KeyError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"tasks {', '.join(tasks)} could not be run: {first}; the harness's own tasks take "
-            "their data from the hub"
+            f"tasks {', '.join(tasks)} could not be run: {first_line(error)}; the harness's own "
+            "tasks take their data from the hub"
         ) from error
     return _by_item(found or {})
 

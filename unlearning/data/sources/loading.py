@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import InputError
+from interp.errors import InputError, first_line
 from unlearning.data.prompts import GENERAL, matched_pairs
 from unlearning.data.records import (
     SUFFIXES,
@@ -238,7 +238,6 @@ def fetch(source: Source) -> list[dict[str, Any]]:
             )
     # RuntimeError: the data set is a script, which the library no longer runs.
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         advice = f"download it from {source.location} and give the file"
         if "://" not in source.location:
             page = f"https://huggingface.co/datasets/{source.location}"
@@ -246,7 +245,9 @@ def fetch(source: Source) -> list[dict[str, Any]]:
                 f"download it from {page} and give the file, or, where it is gated, accept its "
                 "terms there and set HF_TOKEN"
             )
-        raise InputError(f"{source.location} cannot be fetched ({reason}); {advice}") from error
+        raise InputError(
+            f"{source.location} cannot be fetched ({first_line(error)}); {advice}"
+        ) from error
     return [dict(row) for row in table]
 
 
