@@ -27,10 +27,10 @@ import typer
 from typer.core import TyperCommand
 
 from analyses.command_help import default_of, documented, with_entries
+from analyses.paths import require_file, require_folder
 from interp import plugins
 from interp.errors import InputError, nearest
 from interp.numbers import plain_number
-from interp.store import require_file, require_folder
 
 HELP = {"help_option_names": ["--help", "-h"]}
 GIVEN = re.compile(r"[A-Z]{2,}")

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -24,7 +23,6 @@ from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from interp.errors import FileError, InputError, brief
 
@@ -49,7 +47,7 @@ KINDS = (
 )
 NOT_WRITABLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR,
-    errno.ENAMETOOLONG, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL,
 )  # fmt: skip
 WAITS = (0.05, 0.1, 0.2, 0.4)  # seconds between attempts to move a file that is in use
 
@@ -101,7 +99,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         InputError: ``path`` is a folder, a device, a pipe or a socket, its folder cannot be
             written, or (on Windows) another program has the file open.
     """
-    target, kept = _target_of(path)
+    target, kept = file_target(path)
     with _in_one_line(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         # The same folder is on the same file system, where os.replace is atomic.
@@ -153,50 +151,19 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(rest, ignore_errors=True)
 
 
-def local_path(path: str | Path) -> Path:
-    """``path`` on a file system of this machine; ``file:///a/b`` is ``/a/b``.
+def file_target(path: str | Path) -> tuple[Path, int | None]:
+    """The file that ``path`` names, links followed, and its mode; None where it is new.
 
     Raises:
-        InputError: it is the address of something else, such as ``s3://bucket/folder``.
+        InputError: it is a folder, a device, a pipe or a socket, or part of it is a file.
     """
-    text = str(path)
-    # ``Path`` leaves one slash; a single letter is a drive.
-    scheme, slash, rest = text.partition(":/")
-    if not slash or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
-        return Path(path)
-    if scheme.lower() == "file":
-        return Path("/" + unquote(rest).lstrip("/"))
-    address = f"{scheme}://{rest.lstrip('/')}"
-    raise InputError(
-        f"{address} is not on a file system of this machine, and results are written, locked and "
-        "replaced there; mount it and give the folder, or copy the finished folder to it"
-    )
-
-
-def require_folder(path: str | Path) -> Path:
-    """``path``, which is a folder of this machine or nothing yet.
-
-    Raises:
-        InputError: it is a file, or part of it is, or it is elsewhere (:func:`local_path`).
-    """
-    path = local_path(path)
-    first = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
-    if os.path.lexists(first) and not first.is_dir():
-        raise InputError(f"{first} is a file; expected a folder, or a new name")
-    return path
-
-
-def require_file(path: str | Path) -> Path:
-    """``path``, to which a file can be written.
-
-    Raises:
-        InputError: it is a folder, a device, a pipe or a socket, or part of it is a file, or it is
-            elsewhere (:func:`local_path`).
-    """
-    path = local_path(path)
-    require_folder(path.parent)
-    _target_of(path)
-    return path
+    mode = None
+    with _in_one_line(path), suppress(FileNotFoundError):
+        mode = os.stat(path).st_mode
+    if mode is not None and not stat.S_ISREG(mode):
+        kind = next((word for has, word in KINDS if has(mode)), "not a regular file")
+        raise InputError(f"{path} is {kind}; give the path of a file")
+    return Path(os.path.realpath(path)), mode
 
 
 def share_folder(folder: str | Path) -> None:
@@ -218,22 +185,6 @@ def _set_mode(path: Path, mode: int) -> None:
     if path.stat().st_mode != mode:
         with suppress(PermissionError):
             path.chmod(stat.S_IMODE(mode))
-
-
-def _target_of(path: str | Path) -> tuple[Path, int | None]:
-    """The file that ``path`` names, links followed, and its mode; None where it is new."""
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        mode = None
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}); give another path"
-        ) from error
-    if mode is not None and not stat.S_ISREG(mode):
-        kind = next((word for has, word in KINDS if has(mode)), "not a regular file")
-        raise InputError(f"{path} is {kind}; give the path of a file")
-    return Path(os.path.realpath(path)), mode
 
 
 @contextmanager

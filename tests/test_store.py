@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analyses.paths import local_path, require_file, require_folder
 from interp import store
 from interp.errors import FileError, InputError
 from interp.store import (
@@ -21,11 +22,8 @@ from interp.store import (
     content_key,
     file_hash,
     is_out_of_room,
-    local_path,
     read_json,
     read_table,
-    require_file,
-    require_folder,
     sync_folder,
     write_json,
 )

@@ -12,9 +12,10 @@ import pandas as pd
 
 from analyses.costs import CostedModel, CostEstimate, Work, answering_estimate, once, reading_of
 from analyses.deflect.data_set import MANIFEST, MORE
+from analyses.paths import require_folder
 from analyses.study import Defaults, StudyPlan, defaults_for, require_model, scorer_of
 from interp.errors import InputError, expected
-from interp.store import read_json, require_folder
+from interp.store import read_json
 from unlearning.data import DOMAINS
 from unlearning.deflections import FEWEST_DEFLECTIONS
 

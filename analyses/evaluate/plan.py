@@ -17,9 +17,10 @@ from analyses.costs import (
     reading_of,
     with_readers,
 )
+from analyses.paths import require_folder
 from analyses.study import Defaults, check_line, defaults_for, name_of, require_model
 from interp.errors import InputError, expected
-from interp.store import file_hash, require_folder
+from interp.store import file_hash
 from unlearning.scoring import Panel, Scorer, find_scorer, readers_are_off, readers_of
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analyses.paths import require_folder
 from interp.errors import FileError, InputError
 from interp.locks import locked
 from interp.store import (
@@ -27,7 +28,6 @@ from interp.store import (
     package_version,
     read_json,
     read_table,
-    require_folder,
     write_json,
     write_table,
     write_text,

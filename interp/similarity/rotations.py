@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-BOUNDS = ("value", "low", "high", "null_low", "null_high")
 COLUMNS = ["layer", "quantity", "value", "low", "high", "n", "null_low", "null_high", "defined"]
 QUANTITIES = ("angle_degrees", "cosine", "gain", "offset", "offset_orthogonal")
 
@@ -289,7 +288,7 @@ def _of_refits(
     if no_interval:
         angle = angle.without_interval()
     missing, title = np.full(angle.value.shape, np.nan), estimator_title(estimator)
-    undefined = Estimates.where(missing > 0, **dict.fromkeys(BOUNDS, missing))
+    undefined = replace(angle.without_interval(), value=missing, defined=missing > 0)
     return Rotation(
         layers=layer_names(layers, len(missing)),
         angle_degrees=angle,
