@@ -29,6 +29,7 @@ from interp.causes.undoing import runs_of
 from interp.model import LanguageModel, probe_tokens, stopping_after, undisturbed
 from interp.patching import PatchRuns, by_layer, numbers, weights_replaced
 from interp.readout import Readout
+from interp.statistics import unit
 
 Direction = Float[np.ndarray, " d_model"]
 
@@ -88,7 +89,7 @@ def foreign_effect(
     """
     if stitched is None:
         stitched = StitchedPrompts(runs_of(base, after, texts, change), readout, [layer])
-    direction = _unit(foreign.means(layer).restoring(cause))
+    direction = unit(foreign.means(layer).restoring(cause))
     with undisturbed(base.model), undisturbed(after.model):
         found = _moved(stitched, layer, change.means(layer), cause, [direction], batch_size)
     return float(found[0])
@@ -101,7 +102,7 @@ def _directions(
     # Centred by class; otherwise the difference of the class means would dominate the covariance.
     for label in (0, 1):
         states[change.after.classes == label] -= states[change.after.classes == label].mean(axis=0)
-    return [_unit(rng.normal(size=len(states)) @ states) for _ in range(draws)]
+    return [unit(rng.normal(size=len(states)) @ states) for _ in range(draws)]
 
 
 def _moved(
@@ -203,7 +204,3 @@ def _noisy(
     noise = torch.randn(own.shape, generator=generator)
     noise *= sign * lengths[name] / noise.norm()
     return (own.float() + noise.to(own.device)).to(own)
-
-
-def _unit(vector: np.ndarray) -> Direction:
-    return vector / max(float(np.linalg.norm(vector)), 1e-300)

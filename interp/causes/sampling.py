@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.causes.change import Change, ClassMeans
-from interp.statistics import effective_number, sums_by_unit, unit_numbers
+from interp.statistics import effective_number, joined_numbers, sums_by_unit, unit_numbers
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,8 @@ def _joined(
     units = np.unique(units, return_inverse=True)[1]
     if groups is None:
         return effect, units[:prompts]
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     count = effect.shape[1]
-    ends = units[:prompts], count + unit_numbers(groups, prompts)
-    size = int(ends[1].max()) + 1
-    graph = coo_array((np.ones(prompts), ends), shape=(size, size))
-    label = connected_components(graph, directed=False)[1][:count]
+    group = count + unit_numbers(groups, prompts)
+    label = joined_numbers(units[:prompts], group, int(group.max()) + 1)[:count]
     joined = np.unique(label, return_inverse=True)[1]
     return np.asarray(effect @ np.eye(int(joined.max()) + 1)[joined]), joined[units[:prompts]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp.statistics import Coordinates, labelled_weights
+from interp.statistics import Coordinates, labelled_weights, shrinkage_intensity
 
 # Maximum number of entries in the covariances of one batch of samples: 64 MB.
 BATCH = 8_000_000
@@ -62,7 +62,8 @@ def discriminants(
             mean = np.trace(covariance, axis1=1, axis2=2) / d_model
             intensity = np.zeros(len(some))
             if shrink:
-                intensity = _intensity(covariance, fourth, n, mean, d_model)
+                squared = np.einsum("sab,sab->s", covariance, covariance)
+                intensity = shrinkage_intensity(squared, fourth, n, mean, d_model)
             vectors[some, layer] = _solved(covariance, intensity, mean, weights @ rows)
             shrinkage[some, layer] = intensity
     return vectors, shrinkage
@@ -88,20 +89,6 @@ def _covariances(
         fourth += (members * lengths**2).sum(axis=1)
     n = counts.sum(axis=1)
     return covariance / n[:, None, None], fourth / n
-
-
-def _intensity(
-    covariance: Covariances,
-    fourth: Float[np.ndarray, " sample"],
-    n: Float[np.ndarray, " sample"],
-    mean: Float[np.ndarray, " sample"],
-    d_model: int,
-) -> Float[np.ndarray, " sample"]:
-    """Ledoit and Wolf's intensity, as in :func:`interp.statistics.shrunk_covariance`."""
-    squared = np.einsum("sab,sab->s", covariance, covariance)
-    distance = squared - d_model * mean**2
-    error = np.clip((fourth - squared) / n, 0.0, np.maximum(distance, 0.0))
-    return np.where(distance > 0, error / np.where(distance > 0, distance, 1.0), 1.0)
 
 
 def _solved(

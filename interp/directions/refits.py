@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.directions.fitting import REFITTED_SPLITS, Directed, Estimator, Labellings, copies_of
-from interp.statistics import Axes, Contrast, Counts, Vectors, kinds_of_units
+from interp.statistics import Axes, Contrast, Counts, Vectors, even_halves, kinds_of_units
 
 # Up to this number, units of one kind are left out one by one; above it, several at a time.
 MOST_LEFT_OUT = 100
@@ -119,7 +119,7 @@ class Refits:
             seed: of the splits; contrasts of the same units get the same splits.
         """
         units, kinds = self.contrast.units, kinds_of_units(self.contrast)
-        first = _halves(kinds, self.splits, np.random.default_rng(seed))[:, units]
+        first = even_halves(kinds, self.splits, np.random.default_rng(seed))[:, units]
         block, kind = _blocks(kinds)
         without = (block[units] != np.arange(len(kind))[:, None]).astype(float)
         counts = np.concatenate([first, 1.0 - first, without])
@@ -139,17 +139,6 @@ class Refits:
         share = np.clip(noise / np.where(jackknifed > 0, jackknifed, np.inf), 0.0, 1.0)
         influence = np.sqrt(share)[:, None, None] * pulls.transpose(1, 0, 2)
         return Replicates(halves, influence, self.axes, kind, self.n, self.effective_n)
-
-
-def _halves(
-    kinds: Int[np.ndarray, " unit"], splits: int, rng: np.random.Generator
-) -> Float[np.ndarray, "split unit"]:
-    """1 for units of the first half; units of one kind are spread evenly over both."""
-    shape = (splits, len(kinds))
-    order = np.lexsort((rng.random(shape), np.broadcast_to(kinds, shape)))
-    first = np.empty(shape)
-    np.put_along_axis(first, order, (np.arange(len(kinds)) % 2).astype(float)[None], axis=1)
-    return first
 
 
 def _blocks(

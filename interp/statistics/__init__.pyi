@@ -12,6 +12,7 @@ from .bootstrap import unit_count as unit_count
 from .bootstrap import weighted_means as weighted_means
 from .contrast import Contrast as Contrast
 from .contrast import effective_number as effective_number
+from .contrast import joined_numbers as joined_numbers
 from .contrast import unit_numbers as unit_numbers
 from .crossfit import MINIMUM_UNITS as MINIMUM_UNITS
 from .crossfit import InnerProducts as InnerProducts
@@ -54,6 +55,7 @@ from .reliability import Counts as Counts
 from .reliability import Vectors as Vectors
 from .reliability import cosines_of_halves as cosines_of_halves
 from .reliability import error_degrees as error_degrees
+from .reliability import even_halves as even_halves
 from .reliability import overlaps_of_halves as overlaps_of_halves
 from .reliability import reliability_of_whole as reliability_of_whole
 from .reliability import split_half_reliability as split_half_reliability
@@ -66,5 +68,6 @@ from .rows import kinds_of_units as kinds_of_units
 from .rows import labelled_weights as labelled_weights
 from .rows import layer_names as layer_names
 from .rows import principal_axes as principal_axes
+from .rows import shrinkage_intensity as shrinkage_intensity
 from .rows import shrunk_covariance as shrunk_covariance
 from .rows import unit as unit

@@ -127,12 +127,9 @@ class Contrast:
         grouped = np.arange(rows) if self.groups is None else np.asarray(self.groups)
         if self.pairs is None:
             return grouped
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
-        ends = (grouped[self.pairs[:, 0]], grouped[self.pairs[:, 1] + len(self.positive)])
-        graph = coo_array((np.ones(len(self.pairs)), ends), shape=(grouped.max() + 1,) * 2)
-        return np.asarray(connected_components(graph, directed=False)[1], np.int64)[grouped]
+        first, second = self.pairs.T
+        ends = grouped[first], grouped[second + len(self.positive)]
+        return joined_numbers(*ends, grouped.max() + 1)[grouped]
 
     @property
     def units_of_sides(self) -> tuple[Int[np.ndarray, " unit"], Int[np.ndarray, " unit"]]:
@@ -145,6 +142,17 @@ def effective_number(units: Int[np.ndarray, " row"]) -> float:
     """Effective number of units: their number if all hold equally many rows."""
     sizes = np.unique(units, return_counts=True)[1]
     return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def joined_numbers(
+    first: Int[np.ndarray, " link"], second: Int[np.ndarray, " link"], count: int
+) -> Int[np.ndarray, " number"]:
+    """A new number for each of ``count`` numbers; those that links join share it."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def unit_numbers(groups: Sequence[object] | None, rows: int) -> Int[np.ndarray, " row"]:

@@ -67,11 +67,8 @@ def split_half_reliability(
     rng = np.random.default_rng(resampling.seed)
 
     def halved(halvings: int) -> Similarities:
-        shape = (halvings, len(kinds))
-        order = np.lexsort((rng.random(shape), np.broadcast_to(kinds, shape)))
-        first = np.empty(shape)
-        np.put_along_axis(first, order, (np.arange(len(kinds)) % 2).astype(float)[None], axis=1)
-        return similarity(first[:, units], 1 - first[:, units])
+        first = even_halves(kinds, halvings, rng)[:, units]
+        return similarity(first, 1 - first)
 
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         # Without a direction in any half, the reliability is NaN.
@@ -86,6 +83,17 @@ def split_half_reliability(
     reach = reach * np.sqrt(1 + 1 / resampling.splits + 1 / freedom)
     z = fisher_z(value)
     return value, np.tanh(z - reach), np.tanh(z + reach)
+
+
+def even_halves(
+    kinds: Int[np.ndarray, " unit"], splits: int, rng: np.random.Generator
+) -> Float[np.ndarray, "split unit"]:
+    """1 for units of the first half; units of one kind are spread evenly over both."""
+    shape = (splits, len(kinds))
+    order = np.lexsort((rng.random(shape), np.broadcast_to(kinds, shape)))
+    first = np.empty(shape)
+    np.put_along_axis(first, order, (np.arange(len(kinds)) % 2).astype(float)[None], axis=1)
+    return first
 
 
 def cosines_of_halves(

@@ -145,10 +145,7 @@ def shrunk_covariance(
     if shrink:
         squared = (values**2).sum(axis=1)  # ‖S‖²
         fourth = ((rows**2).sum(axis=2) ** 2 / counts).sum(axis=1) / n
-        distance = squared - d_model * mean**2  # ‖S - m I‖²
-        # Squared error of S, at most the distance.
-        error = np.clip((fourth - squared) / n, 0.0, np.maximum(distance, 0.0))
-        intensity = np.where(distance > 0, error / np.where(distance > 0, distance, 1.0), 1.0)
+        intensity = shrinkage_intensity(squared, fourth, n, mean, d_model)
     rest = intensity * mean
     return ShrunkCovariance(
         vectors=vectors,
@@ -156,6 +153,23 @@ def shrunk_covariance(
         rest=rest,
         shrinkage=intensity,
     )
+
+
+def shrinkage_intensity(
+    squared: Float[np.ndarray, " case"],
+    fourth: Float[np.ndarray, " case"],
+    n: np.ndarray | float,
+    mean: Float[np.ndarray, " case"],
+    d_model: int,
+) -> Float[np.ndarray, " case"]:
+    """Ledoit and Wolf's intensity for S with squared norm ``squared`` and mean eigenvalue ``mean``.
+
+    ``fourth`` is the mean fourth power of the lengths of the ``n`` rows.
+    """
+    distance = squared - d_model * mean**2  # ‖S - m I‖²
+    # Squared error of S, at most the distance.
+    error = np.clip((fourth - squared) / n, 0.0, np.maximum(distance, 0.0))
+    return np.where(distance > 0, error / np.where(distance > 0, distance, 1.0), 1.0)
 
 
 def centring_matrix(
