@@ -33,6 +33,7 @@ from interp.patching.alignment import Alignment
 from interp.patching.effects import Effects
 from interp.patching.patched import patched_target, swaps_at
 from interp.patching.places import keeping, patch_places, random_directions, random_move, read_out
+from interp.patching.recording import numbers
 from interp.patching.runs import PatchRuns
 from interp.progress import Advance, silent
 from interp.readout import Readout
@@ -174,4 +175,4 @@ def _gradients(
     found: dict[Point, list[Hidden]] = {point: [] for point in own}
     for (point, _), gradient in zip(moves, gradients, strict=True):
         found[point].append(gradient)
-    return own, found, values.detach().cpu().double().numpy()
+    return own, found, numbers(values)

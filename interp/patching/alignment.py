@@ -96,16 +96,13 @@ def _matched(giving: Tokens, taking: Tokens, position: str) -> list[tuple[slice,
     """Pairs of non-empty spans (source, target)."""
     if position == WHOLE:
         # Align the rows at their ends, then align every common span at its end.
-        names = [name for name in taking.spans if name in giving.spans]
+        names = list(taking.spans)
         pairs = [(slice(0, len(giving)), slice(0, len(taking)))]
     else:
         names, pairs = [position], []
-    pairs += [(giving.spans[n], taking.spans[n]) for n in names if _there(giving, taking, n)]
+    both = giving.spans.keys() & taking.spans.keys()
+    pairs += [(giving.spans[name], taking.spans[name]) for name in names if name in both]
     return [(a, b) for a, b in pairs if a.stop > a.start and b.stop > b.start]
-
-
-def _there(giving: Tokens, taking: Tokens, name: str) -> bool:
-    return name in giving.spans and name in taking.spans
 
 
 def chosen_positions(runs: PatchRuns, positions: Sequence[str] | None) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from interp.errors import InputError
 from interp.model import Hidden, LanguageModel, Point, Tokens, map_in_batches, reading
 from interp.patching.alignment import Alignment, Replacement, chosen_positions
 from interp.patching.effects import Cell
+from interp.patching.recording import numbers
 from interp.patching.runs import PatchRuns
 from interp.readout import Readout, last_logits
 
@@ -90,7 +91,7 @@ def read_out(
     lm: LanguageModel, rows: Sequence[Tokens], readout: Readout
 ) -> Float[np.ndarray, " prompt"]:
     """The readout of each row, in float64."""
-    return readout(lm, rows).detach().cpu().double().numpy()
+    return numbers(readout(lm, rows))
 
 
 def read_all(

@@ -73,7 +73,7 @@ class PatchRuns:
     def positions(self) -> tuple[str, ...]:
         """Names of the spans with a token in some row of both sides, in the target's order."""
         held = [
-            dict.fromkeys(n for row in rows for n, span in row.spans.items() if _length(span))
+            dict.fromkeys(n for row in rows for n, at in row.spans.items() if at.stop > at.start)
             for rows in (self.source_rows, self.target_rows)
         ]
         return tuple(name for name in held[1] if name in held[0])
@@ -142,7 +142,3 @@ def with_each_token(row: Tokens, names: Sequence[str] = AFTER_INSTRUCTION) -> To
         else:
             spans[name] = span
     return replace(row, spans=spans)
-
-
-def _length(span: slice) -> int:
-    return span.stop - span.start
